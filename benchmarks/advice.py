@@ -34,19 +34,18 @@ from scipy.stats import binomtest, t
 
 from gradiometer import Estimate, Finding, Interrupted, Run, diagnose
 from gradiometer.estimation.batch_table import relative_updates
-from gradiometer.forks import Branch, CoolNow, Effect, Fork, GoOn, Shorter, alternative_of
+from gradiometer.forks import Branch, CoolNow, Effect, Fork, GoOn, Loop, Shorter, alternative_of, fork
 from gradiometer.forks.alternatives import Alternative, BatchSize
 from gradiometer.forks.branch import Tail
 from gradiometer.forks.recorded import scores
-from gradiometer.forks.recorded.growing import grown_in
+from gradiometer.forks.recorded.growing import train_branches
 from gradiometer.forks.recorded.trials import end_of, verdict_on
 from gradiometer.jobs import Here
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.differences import mean_over_pairs
 from gradiometer.problems import Problem, load
-from gradiometer.train import fork_run, train
-from gradiometer.train.forking.run_state import RunSource
-from gradiometer.train.restoring.replay import state_at
+from gradiometer.train import loop_at, train
+from gradiometer.verdict.words.forks import record_of
 
 REPLICATES, LEVEL = 4, 0.9
 SHARES = (0.3, 0.42, 0.6, 0.85, 1.0)
@@ -93,18 +92,19 @@ def scores_of(case: Case, seed: int, keep: Path) -> Iterator[dict[str, Any]]:
     if not findings:
         return
     wanted = [text for finding in findings for text in finding.alternatives]
-    made = fork_run(run, wanted, horizon="100%", replicates=REPLICATES, problem=problem)
-    fork, family = made.record.fork, run.hyperparameters.family if run.hyperparameters else "other"
-    effects = {effect.alternative: effect for effect in fork.effects(level=LEVEL)}
+    loop = loop_at(run, problem=problem)
+    made = fork(loop, wanted, horizon="100%", replicates=REPLICATES, out=run.path)
+    family = run.hyperparameters.family if run.hyperparameters else "other"
+    effects = {effect.alternative: effect for effect in made.effects(level=LEVEL)}
     for finding in findings:
         given = [alternative_of(text) for text in finding.alternatives]
         yardstick = next((one for one in given if isinstance(one, Shorter)), None)
         tried = [one for one in given if one != yardstick]
-        verdicts = [verdict_on(fork, one, effects[one.name], yardstick) for one in tried]
+        verdicts = [verdict_on(made, one, effects[one.name], yardstick) for one in tried]
         kind = scores.kind_of_advice(finding.alternatives, family)
         row = {"case": case.name, "seed": seed, "kind": kind, "advised": ", or ".join(one.name for one in tried)}
         best = min((effects[one.name] for one in tried), key=_better)
-        yield {**row, "what": "advice", "verdict": best_of(verdicts), "measured": shares(best, fork)}
+        yield {**row, "what": "advice", "verdict": best_of(verdicts), "measured": shares(best, made)}
         for forecast, measured in numbers_of(run, problem, finding, diagnosis.estimates, tried[0]):
             yield {
                 **row, "what": "number", "verdict": verdict_on_number(forecast, measured),
@@ -132,41 +132,42 @@ def numbers_of(
     run: Run, problem: Problem, finding: Finding, estimates: Mapping[str, Estimate], wanted: Alternative
 ) -> Iterator[tuple[Estimate, Estimate]]:
     """The forecast number of a finding, and what branches measure."""
-    source = RunSource(run.configuration, state_at(run, run.steps, "fork", problem), seed=1, problem=problem)
+    loop = loop_at(run, run.steps, problem=problem)
+    loop.seed = 1
     steps, batch = int(run.manifest["steps"]) - run.steps, run.configuration.batch_size
     if isinstance(wanted, BatchSize) and finding.forecast:
         size = round(wanted.factor * batch)
         updates = relative_updates([estimates["noise_scale"]], batch, size)
         examples = transformed(updates, lambda updates: wanted.factor * updates)
-        yield examples, examples_to_the_same_loss(source, wanted, steps * batch)
+        yield examples, examples_to_the_same_loss(loop, wanted, steps * batch)
     looks = [event for event in run.events if event["event"] == "stationarity"]
     if isinstance(wanted, CoolNow) and looks:
         length = min(int(looks[-1]["steps"]) // 2, steps)
-        ends = ends_of(source, [GoOn(), wanted], [length * batch], "none")
+        ends = ends_of(loop, [GoOn(), wanted], [length * batch], "none")
         gains = ends[GoOn().name, length * batch] - ends[wanted.name, length * batch]
         yield Estimate(**looks[-1]["predicted"]), mean_over_pairs(gains.tolist(), LEVEL)
 
 
 def ends_of(
-    source: RunSource, tried: Sequence[Alternative], horizons: Sequence[int], tail: Tail
+    loop: Loop, tried: Sequence[Alternative], horizons: Sequence[int], tail: Tail
 ) -> dict[tuple[str, int], np.ndarray]:
     """Training loss of every replicate, by alternative and horizon; infinite if it diverged."""
     branches = [
         Branch(one, place, horizon, tail) for one in tried for horizon in horizons for place in range(REPLICATES)
     ]
     found: dict[tuple[str, int], np.ndarray] = {}
-    for result in grown_in(Here(), source, branches):
+    for result in train_branches(Here(), loop, branches):
         losses = found.setdefault((result.alternative, result.horizon), np.full(REPLICATES, np.inf))
         if result.readouts:
             losses[result.replicate] = result.readouts["train_loss"].mean
     return found
 
 
-def examples_to_the_same_loss(source: RunSource, wanted: BatchSize, left: int) -> Estimate:
+def examples_to_the_same_loss(loop: Loop, wanted: BatchSize, left: int) -> Estimate:
     """Examples that the other batch needs, relative to going on, with the jackknife over replicates."""
     own = int((LONGER if wanted.factor > 1 else SHORTER) * left)
     lengths = [max(int(share * left), 1) for share in SHARES]
-    ends = ends_of(source, [GoOn()], lengths, "linear") | ends_of(source, [wanted], [own], "linear")
+    ends = ends_of(loop, [GoOn()], lengths, "linear") | ends_of(loop, [wanted], [own], "linear")
     going = np.stack([ends[GoOn().name, length] for length in lengths])
 
     def log_ratio(chosen: np.ndarray) -> float:
@@ -234,7 +235,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         *errors(rows),
         "",
-        *(f"{kind}: {scores.track_record(kind, rows)}" for kind in dict.fromkeys(row["kind"] for row in rows)),
+        *(f"{kind}: {record_of(kind, rows)}" for kind in dict.fromkeys(row["kind"] for row in rows)),
     ]
     return lines
 

@@ -28,6 +28,7 @@ from gradiometer.forks import (
     Branch,
     BranchResult,
     Fork,
+    Loop,
     Rate,
     Readout,
     Rung,
@@ -156,10 +157,9 @@ def engine_fork(
     def evaluate(trained: torch.nn.Module) -> dict[str, torch.Tensor]:
         return {"test_loss": trained(torch.from_numpy(test.examples))}
 
-    return fork(
-        model, optimizer, loss=lambda model, batch: model(batch), batches=batches, evaluate=evaluate,
-        alternatives=list(setting.alternatives), horizon=f"{horizon} examples", replicates=replicates, seed=seed,
-    )  # fmt: skip
+    loop = Loop(model, optimizer, loss=lambda model, batch: model(batch), batches=batches, evaluate=evaluate)
+    alternatives = list(setting.alternatives)
+    return fork(loop, alternatives, horizon=f"{horizon} examples", replicates=replicates, seed=seed)
 
 
 def engine_study(setting: Setting, forks: int) -> tuple[dict[str, float], np.ndarray]:

@@ -19,6 +19,7 @@ from tail_families import FAMILIES, Family
 
 from gradiometer import Draw, Estimate, Finding, GradientNoise, Sampling, Series
 from gradiometer.measurement.uncertainty import NOISE_PRIOR, ratio_now
+from gradiometer.verdict import say
 
 BATCH = 32
 COUNTS = (20, 40, 100, 200)
@@ -49,7 +50,7 @@ class Row:
     def lows(self) -> np.ndarray:
         """The L of every sentence "at least L"."""
         pairs = zip(self.scales, self.findings, strict=True)
-        return np.array([each.low for each, finding in pairs if "is at least" in finding.seen])
+        return np.array([each.low for each, finding in pairs if "is at least" in say(finding).seen])
 
     @property
     def lows_without_room(self) -> np.ndarray:
@@ -59,7 +60,7 @@ class Row:
     @property
     def refused(self) -> float:
         """Share of the findings which say that nothing bounds the noise scale."""
-        return float(np.mean(["cannot be bounded" in finding.seen for finding in self.findings]))
+        return float(np.mean(["cannot be bounded" in say(finding).seen for finding in self.findings]))
 
     @property
     def ends(self) -> float:
@@ -81,7 +82,7 @@ def row(family: Family, readings: int, windows: int, seed: int = 0) -> Row:
             sampling=Sampling(Draw.FRESH),
         )
         estimates = gauge.estimate(series.at_newest())
-        finding = gauge.interpret(estimates)
+        finding = gauge.judge(estimates)
         assert finding is not None
         scales.append(estimates["noise_scale"])
         findings.append(finding)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from horizon_networks import NETWORKS, Network
 
-from gradiometer.forks import Fork, fork
+from gradiometer.forks import Fork, Loop, fork
 from gradiometer.forks.branch import Tail
 from gradiometer.measurement import Estimate
 from gradiometer.measurement.uncertainty.differences import mean_over_pairs
@@ -78,10 +78,13 @@ def add_seed(choices: Choices, network: Network, seed: int, pool: str, keep: Pat
     rest = network.rest * network.batch_size
 
     def tried(share: float, tail: Tail, order: int) -> Fork:
-        return fork(
+        loop = Loop(
             model, optimizer, loss=network.loss, batches=train, batch_size=network.batch_size, evaluate=test,
-            alternatives=[f"rate {factor:g}x" for factor in FACTORS if factor != 1], replicates=REPLICATES,
-            horizon=f"{round(share * network.rest)} updates", tail=tail, left=f"{rest} examples", seed=order,
+            left=f"{rest} examples",
+        )  # fmt: skip
+        rates = [f"rate {factor:g}x" for factor in FACTORS if factor != 1]
+        return fork(
+            loop, rates, horizon=f"{round(share * network.rest)} updates", replicates=REPLICATES, tail=tail, seed=order,
             pool=pool, out=keep / f"{network.name}, {seed}, {share:g} {tail} {order}",
         )  # fmt: skip
 

@@ -27,6 +27,7 @@ from gradiometer import State, diagnose
 from gradiometer.problems import load
 from gradiometer.run import Configuration
 from gradiometer.train import train
+from gradiometer.verdict import say
 
 Make = Callable[[], nn.Module]
 SPOKEN = ("trajectory", "endpoint")
@@ -166,7 +167,7 @@ def alarms(case: Case) -> list[str]:
         problem = replace(problem, model=case.model)
     with tempfile.TemporaryDirectory() as folder:
         found = diagnose(train(problem, configuration, Path(folder))).findings
-    return [each.seen for each in found if each.gauge in SPOKEN and each.state in (State.ACT, State.LOOK)]
+    return [say(each).seen for each in found if each.gauge in SPOKEN and each.state in (State.ACT, State.LOOK)]
 
 
 @click.command()

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gradiometer import supervised
-from gradiometer.forks import Fork, fork
+from gradiometer.forks import Fork, Loop, fork
 from gradiometer.problems import load
 
 EPOCHS, FORKED_AFTER, BATCH = 12, 4, 32
@@ -29,19 +29,17 @@ def main() -> None:
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * len(loader))
     for epoch in range(EPOCHS):
         if epoch == FORKED_AFTER:
-            found = fork(
+            loop = Loop(
                 model,
                 optimizer,
                 loss=loss,
                 batches=loader,
                 evaluate=digits.test,
-                alternatives=ALTERNATIVES,
-                horizon="25%",
-                left=f"{EPOCHS - epoch} epochs",
                 scheduler=scheduler,
+                left=f"{EPOCHS - epoch} epochs",
                 index=epoch * len(loader),
             )
-            show(found)
+            show(fork(loop, ALTERNATIVES, horizon="25%"))
         for batch in loader:
             optimizer.zero_grad()
             loss(model, batch).mean().backward()

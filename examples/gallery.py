@@ -33,11 +33,12 @@ from gradiometer import (
     diagnose,
     watch,
 )
-from gradiometer.forks import Fork, forks_of
+from gradiometer.forks import Fork, fork, forks_of
 from gradiometer.measurement import significant
 from gradiometer.problems import load
 from gradiometer.report.page import write_page
-from gradiometer.train import fork_run, spike_causes, train
+from gradiometer.train import loop_at, spike_causes, train
+from gradiometer.verdict import say
 
 WRONG, MISSING = 0.2, -999.0
 STEPS, WARM, RATE, BATCH = 500, 50, 2e-3, 8
@@ -93,13 +94,14 @@ class Exhibit:
         found = diagnose(run)
         for spike in found.spikes:
             spike_causes(run, spike.peak, problem=problem)
-        fork_run(run, [*advised(found.findings), *self.tried], at=self.at, horizon="100%", problem=problem)
+        alternatives = [*advised(found.findings), *self.tried]
+        fork(loop_at(run, self.at, problem=problem), alternatives, horizon="100%", out=run.path)
         return run.refreshed()
 
 
 def advised(findings: Iterable[Finding]) -> list[str]:
     """The alternatives that findings advise."""
-    return [text for finding in findings for text in finding.alternatives]
+    return [text for finding in findings for text in finding.cure]
 
 
 class Transformer(nn.Module):
@@ -220,9 +222,13 @@ def said(found: Diagnosis) -> list[str]:
     sentences = [
         text
         for finding in urgent
-        for text in (finding.seen, finding.advice and f"Try: {finding.advice} {finding.forecast}", finding.tried)
+        for text in (
+            say(finding).seen,
+            say(finding).advice and f"Try: {say(finding).advice} {say(finding).forecast}",
+            say(finding).tried,
+        )
     ]
-    return [text.strip() for text in sentences if text] or [found.headline]
+    return [text.strip() for text in sentences if text] or [found.said]
 
 
 def effects(fork: Fork) -> list[str]:

@@ -10,7 +10,8 @@ from typing import ClassVar
 
 import torch
 
-from gradiometer import Estimate, Finding, Gauge, Issue, Series, State, TrainingStep, watch
+from gradiometer import Estimate, Finding, Gauge, Issue, Series, State, TrainingStep, say, watch
+from gradiometer.measurement import RunFacts
 from gradiometer.measurement.uncertainty import proportion
 from gradiometer.problems import load
 
@@ -35,11 +36,14 @@ class ClippedShare(Gauge):
         clipped = series.moments["clipped"]
         return {"clipped_share": proportion(int(clipped.sum()), len(clipped), level)}
 
-    def interpret(self, estimates: Mapping[str, Estimate]) -> Finding:
+    def judge(self, estimates: Mapping[str, Estimate], run: RunFacts) -> Finding:
         share = estimates["clipped_share"]
         state = State.LOOK if share.low > 0.5 else State.OK
-        seen = f"Clipping at {self.norm:g} shortens a share of {share} of the steps."
-        return Finding(self.name, self.issue, state, seen, "A clipped step has a smaller rate than the schedule says.")
+        facts = {
+            "seen": f"Clipping at {self.norm:g} shortens a share of {{clipped_share}} of the steps.",
+            "means": "A clipped step has a smaller rate than the schedule says.",
+        }
+        return Finding(self.name, self.issue, "own", state, {"clipped_share": share}, facts)
 
 
 def main() -> None:
@@ -56,7 +60,7 @@ def main() -> None:
             w.step(loss, batch)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-    print(next(finding.seen for finding in w.findings() if finding.gauge == "clipped_share"))
+    print(next(say(finding).seen for finding in w.findings() if finding.gauge == "clipped_share"))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from gradiometer import supervised, watch
-from gradiometer.forks import Fork, fork
+from gradiometer.forks import Fork, Loop, fork
 
 INPUTS = torch.randn(96, 6, generator=torch.Generator().manual_seed(1))
 LABELS = (INPUTS[:, :3].argmax(dim=1) + 1) % 3
@@ -54,6 +54,18 @@ SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
         [lr_scheduler.ConstantLR(optimizer, 0.5, 6), lr_scheduler.StepLR(optimizer, 3)]
     ),
 }
+
+
+OF_LOOP = (
+    "loss", "step", "batches", "batch_size", "evaluate", "scheduler", "scheduler_each", "scaler", "accumulation", "left",
+    "index",
+)  # fmt: skip
+
+
+def fork_by(model: nn.Module, optimizer: torch.optim.Optimizer, **settings: Any) -> Fork:
+    """A fork of a loop of one's own, with the settings of both."""
+    own = {name: settings.pop(name) for name in OF_LOOP if name in settings}
+    return fork(Loop(model, optimizer, **own), **settings)
 
 
 class OwnLoop:
@@ -132,7 +144,7 @@ class OwnLoop:
             "scaler": self.scaler,
             **given,
         }
-        return fork(self.model, self.optimizer, **settings)
+        return fork_by(self.model, self.optimizer, **settings)
 
     def state(self) -> Seen:
         """All that training consists of, as bytes, numbers and identities."""

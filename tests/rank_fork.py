@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from forked_loop import CRITERION, INPUTS, LABELS, network
-from gradiometer.forks import Custom, fork
+from gradiometer.forks import Custom, Loop, fork
 
 Sizes = list[int]
 
@@ -38,17 +38,9 @@ def trained(*, forks: bool) -> tuple[dict[str, Any], Sizes]:
     for step, batch in enumerate([*loader, *loader]):
         if forks and step == 12 and dist.get_rank() == 0:
             before = random.getstate(), repr(np.random.get_state()), torch.get_rng_state()  # noqa: NPY002
-            found = fork(
-                model,
-                optimizer,
-                loss=CRITERION,
-                batches=loader,
-                scheduler=scheduler,
-                alternatives=["rate 2x", Custom("look", look)],
-                horizon="12 updates",
-                replicates=2,
-                evaluate=(INPUTS, LABELS),
-            )
+            evaluate = INPUTS, LABELS
+            loop = Loop(model, optimizer, loss=CRITERION, batches=loader, scheduler=scheduler, evaluate=evaluate)
+            found = fork(loop, ["rate 2x", Custom("look", look)], horizon="12 updates", replicates=2)
             assert found.horizon == 12 * 8 and all(result.diverged is None for result in found.results)
             assert random.getstate() == before[0] and repr(np.random.get_state()) == before[1]  # noqa: NPY002
             assert torch.get_rng_state().equal(before[2])

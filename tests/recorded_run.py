@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gradiometer.measurement import Estimates, Finding, Gauge, Issue, Moments, Series
+from gradiometer.measurement.gauge import NOTHING_KNOWN, RunFacts
 from gradiometer.run import Configuration, Recorder, Run
 
 
@@ -32,7 +33,7 @@ class Square(Gauge):
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         return {}
 
-    def interpret(self, estimates: Estimates) -> Finding | None:
+    def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
         return None
 
 

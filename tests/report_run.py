@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from gradiometer import Diagnosis
-from gradiometer.estimation.batch_advice import interpret_batch_size
+from gradiometer.estimation.batch_advice import judge_batch_size
 from gradiometer.measurement import Estimate, Finding, Issue, State
 from gradiometer.run import Configuration, Run, RunFolder
 
@@ -67,17 +67,17 @@ def diagnosis_of(steps: int = STEPS, layers: tuple[str, ...] = LAYERS, unbounded
         latest[f"noise_scale/{layer}"] = _interval(scale, scale / 1.4, scale * 1.7, unit="examples")
     if layers:
         latest[f"noise_scale/{layers[-1]}"] = _interval(2100.0, 480.0, math.inf, unit="examples", needed=1200)
+    batch = judge_batch_size("noise", latest["batch_size"], latest["noise_scale"])
+    many = {"seen": "The noise points many ways.", "means": "Its directions are many."}
+    steep = {"seen": "η λ_max is above 2.", "means": "It grows.", "paste": ("--learning-rate 0.01",)}
     return Diagnosis(
-        verdict="Trained for 6,000 steps; test accuracy 96.4 % [95.3, 97.4]; the gradient is not "
-        "distinguishable from zero yet: the noise scale is at least 610, above B = 32.",
+        outcome="Trained for 6,000 steps; test accuracy 96.4 % [95.3, 97.4]",
+        said="the gradient is not distinguishable from zero yet: the noise scale is at least 610, above B = 32",
+        headline=batch,
         findings=(
-            interpret_batch_size("noise", latest["batch_size"], latest["noise_scale"]),
-            Finding(
-                "noise_shape", Issue.ESTIMATION, State.OK, "The noise points many ways.", "Its directions are many."
-            ),
-            Finding(
-                "batch_sharpness", Issue.DRIFT, State.ACT, "η λ_max is above 2.", "It grows.", "`--learning-rate 0.01`"
-            ),
+            batch,
+            Finding("noise_shape", Issue.ESTIMATION, "own", State.OK, facts=many),
+            Finding("batch_sharpness", Issue.DRIFT, "own", State.ACT, facts=steep),
         ),
         estimates=latest,
         history=history,

@@ -9,8 +9,10 @@ import pytest
 from advice import best_of, ratio_at, table, verdict_on_number, written
 
 from gradiometer import Estimate, Finding, Issue, State
-from gradiometer.forks.recorded.scores import kept_scores, kind_of_advice, track_record
+from gradiometer.forks.recorded.scores import kept_scores, kind_of_advice
 from gradiometer.forks.recorded.trials import with_trials
+from gradiometer.verdict import say
+from gradiometer.verdict.words.forks import record_of
 from report_run import run_in
 
 KINDS = {
@@ -35,14 +37,16 @@ def test_advice_has_a_kind(kind: str, given: tuple[tuple[str, ...], str]) -> Non
 
 def test_findings_cite_what_the_benchmark_has_kept(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=200)
-    finding = Finding("noise", Issue.ESTIMATION, State.LOOK, "Seen.", "Means.", alternatives=("batch 2x, rate 1.29x",))
+    finding = Finding(
+        "noise", Issue.ESTIMATION, "own", State.LOOK, facts={"seen": "Seen."}, cure=("batch 2x, rate 1.29x",)
+    )
     (found,) = with_trials(run, [finding])
     scores = [score for score in kept_scores() if score["kind"] == "a larger batch under SGD"]
     counts = Counter((score["what"], score["verdict"]) for score in scores)
     total = sum(count for (what, _), count in counts.items() if what == "advice")
     assert total >= 8 and len({score["case"] for score in kept_scores()}) >= 12
-    assert f"Such advice held in {counts['advice', 'held']} of {total} trials" in found.tried
-    assert found.tried.endswith(": benchmarks/advice.py.")
+    assert f"Such advice held in {counts['advice', 'held']} of {total} trials" in say(found).tried
+    assert say(found).tried.endswith(": benchmarks/advice.py.")
 
 
 def test_no_kind_that_is_advised_fails_in_a_third_of_its_cases() -> None:
@@ -52,14 +56,14 @@ def test_no_kind_that_is_advised_fails_in_a_third_of_its_cases() -> None:
 
 
 def test_a_kind_that_was_never_followed_has_no_record() -> None:
-    assert track_record("a smaller rate", []) == "" and kind_of_advice(["batch 2x, rate 2x"], "other") == ""
+    assert record_of("a smaller rate", []) == "" and kind_of_advice(["batch 2x, rate 2x"], "other") == ""
     scores = [{"kind": "k", "what": what, "verdict": verdict} for what, verdict in
               (("advice", "held"), ("advice", "did not hold"), ("advice", "open"), ("number", "held"))]  # fmt: skip
-    assert track_record("k", scores) == (
+    assert record_of("k", scores) == (
         "Such advice held in 1 of 3 trials (1 undecided), and its forecast number in 1 of 1 trials: benchmarks/advice.py."
     )
     undecided = {"kind": "k", "what": "number", "verdict": "open"}
-    assert "number" not in track_record("k", [*scores[:3], undecided])
+    assert "number" not in record_of("k", [*scores[:3], undecided])
 
 
 @pytest.mark.parametrize(

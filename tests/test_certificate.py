@@ -27,6 +27,7 @@ from gradiometer.problems import Examples, load
 from gradiometer.problems.closed_forms import Quadratic
 from gradiometer.run import Configuration, Run, load_artifacts
 from gradiometer.train import train
+from gradiometer.verdict.words.say import say
 
 FRESH = Sampling(Draw.FRESH)
 
@@ -169,7 +170,7 @@ def test_the_verdict_separates_a_minimum_a_saddle_and_a_slope(
 def test_an_unclear_gradient_comes_with_the_number_of_batches_that_would_decide() -> None:
     found = certified([2.0, 1.0, 0.5], [0.0, 0.0, 0.0], batches=8, batch_size=4, seed=1)
     assert found.verdict is Verdict.CANNOT_TELL
-    assert "--batches" in found.finding().advice or "--exact" in found.finding().advice
+    assert "--batches" in say(found.finding()).advice or "--exact" in say(found.finding()).advice
     assert found.finding().state.value == "cannot tell"
 
 

@@ -56,7 +56,7 @@ def test_reading_a_run_needs_no_torch(trained: dict) -> None:
     script = (
         "import sys\n"
         "from gradiometer.run.reader import Run\n"
-        "from gradiometer.diagnosis import diagnose\n"
+        "from gradiometer.verdict.diagnosis import diagnose\n"
         "assert 'noise_scale' in diagnose(Run.open(sys.argv[1])).estimates\n"
         "assert 'torch' not in sys.modules"
     )

@@ -16,6 +16,7 @@ from gradiometer.report.compare import compare
 from gradiometer.report.compare.contrast import NOT_TRAINING, Contrast, claim, sentence, verdict
 from gradiometer.report.compare.page import groups_table, in_words, render
 from gradiometer.run import Configuration, Run
+from gradiometer.verdict.words.say import say
 from report_run import run_in
 
 
@@ -179,7 +180,7 @@ def test_one_reading_in_a_long_run_makes_the_next_ones_far_away(tmp_path: Path) 
     readings = (run.path / "readings.jsonl").read_text().splitlines()
     (run.path / "readings.jsonl").write_text("\n".join(readings[:2]) + "\n")
     (noise,) = [finding for finding in diagnose(Run.open(run.path)).findings if finding.gauge == "noise"]
-    assert "an interval needs about 6,000 more steps" in noise.seen
+    assert "an interval needs about 6,000 more steps" in say(noise).seen
 
 
 def test_runs_of_unequal_length_are_compared_where_both_have_been(tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ from gradiometer.report.sections.rates import rates_of
 from gradiometer.run import Budget, Configuration, Run, save_artifact
 from gradiometer.run.settings.planned import planned
 from gradiometer.train import Training
+from gradiometer.verdict.words.say import say
 from report_run import run_in
 
-NOTHING = Diagnosis("", (), {}, {})
+NOTHING = Diagnosis((), {}, {})
 
 
 def of(run: Run) -> Section:
@@ -86,7 +87,7 @@ def test_whether_the_rate_reaches_zero_is_a_finding(
 ) -> None:
     (answer,) = of(run_in(tmp_path, steps=600, **settings)).answers
     assert answer.finding.gauge == "schedule" and answer.finding.state is state
-    assert words in answer.finding.seen
+    assert words in say(answer.finding).seen
 
 
 def test_the_certificate_is_shown_in_the_section_on_its_card_and_in_the_verdict(tmp_path: Path) -> None:
@@ -110,9 +111,9 @@ def test_the_certificate_is_shown_in_the_section_on_its_card_and_in_the_verdict(
 def test_every_verdict_has_its_words(relative: float, low: float, verdict: str) -> None:
     found = certificate(relative, low)
     assert found.verdict == verdict
-    assert found.finding().means
+    assert say(found.finding()).means
     slope = replace(found, gradient_squared=Estimate.exact(0.04))
-    assert slope.verdict == "not stationary" and "20.0 %" in slope.finding().seen
+    assert slope.verdict == "not stationary" and "20.0 %" in say(slope.finding()).seen
 
 
 def look(step: int, rate: float, left: float, value: float, stopped: bool) -> dict[str, object]:

@@ -4,7 +4,6 @@ import math
 import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import torch
 from gradiometer import BadArgument, Interrupted, diagnose
 from gradiometer.convergence.plateau import Plateau, floor_by_formula, forecast, gain_of_averaging, plateau_since
 from gradiometer.convergence.plateau.noise_floor import CUT, finding
-from gradiometer.forks import Branch, Effect, GoOn, Hold, engine, forks_of, grown
+from gradiometer.forks import Branch, Effect, Fork, GoOn, Hold, Loop, engine, forks_of, train_branch
 from gradiometer.forks.recorded import growing
 from gradiometer.measurement import Estimate, Objective, State
 from gradiometer.problems import Examples
@@ -21,14 +20,14 @@ from gradiometer.problems.closed_forms import Quadratic
 from gradiometer.report.sections.rates import rates_of
 from gradiometer.run import Configuration, Run, RunFolder, load_latest
 from gradiometer.run.budget import Budget
-from gradiometer.train import Cooling, TrainProbe, train
+from gradiometer.train import Cooling, TrainProbe, loop_at, train
 from gradiometer.train import loop as loops
 from gradiometer.train.cooling import PROBE
 from gradiometer.train.forking import cooling_fork
-from gradiometer.train.forking.run_state import RunSource
 from gradiometer.train.restoring import recorded
 from gradiometer.train.restoring.replay import state_at
 from gradiometer.train.training import Training
+from gradiometer.verdict.words.say import say
 from test_train import StopAt, weights
 
 CURVATURES = [1.0, 0.5, 0.2]
@@ -78,7 +77,7 @@ def test_until_a_decision_the_bits_are_those_without_cooling(tmp_path: Path, coo
     ours, theirs = (state_at(run, 640, "fork", quadratic()) for run in (cooled, alone))
     names = [name for name in theirs.tensors if not name.startswith("random.python")]  # the shape checker draws from it
     assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in names)
-    assert ours.values["param_groups"] == theirs.values["param_groups"]
+    assert ours.state["param_groups"] == theirs.state["param_groups"]
 
 
 def test_a_rate_that_still_pays_is_kept_to_the_end(tmp_path: Path) -> None:
@@ -89,9 +88,12 @@ def test_a_rate_that_still_pays_is_kept_to_the_end(tmp_path: Path) -> None:
     assert all("lower" in each["outcome"] for each in decisions(run))
     assert weights(run) == weights(train(quadratic(), settings(**slow, cool="off"), tmp_path))
     (found,) = [finding for finding in diagnose(run).findings if finding.gauge == "cooling"]
-    assert "At step 160 the rate was kept: hold 75% ends" in found.seen
-    assert "At step 190 the rate was kept to the end: hold 100% ends" in found.seen and "1.0 times" in found.means
-    assert "(hold)" in found.means and "one-sided" in found.caveat
+    assert "At step 160 the rate was kept: hold 75% ends" in say(found).seen
+    assert (
+        "At step 190 the rate was kept to the end: hold 100% ends" in say(found).seen
+        and "1.0 times" in say(found).means
+    )
+    assert "(hold)" in say(found).means and "one-sided" in say(found).caveat
 
 
 def test_a_larger_budget_pays_for_an_early_fork_and_for_one_where_the_test_proposes_a_cut(tmp_path: Path) -> None:
@@ -129,7 +131,7 @@ def test_without_a_budget_the_rate_goes_to_zero_in_the_last_fifth_and_no_fork_is
     assert (decision["step"], decision["begins"], decision["fork"], decision["spent"]) == (80, 80, None, 0)
     assert not forks_of(run)
     (found,) = [finding for finding in diagnose(run).findings if finding.gauge == "cooling"]
-    assert "`cool_budget` did not pay for a fork" in found.seen and not found.caveat
+    assert "`cool_budget` did not pay for a fork" in say(found).seen and not say(found).caveat
 
 
 @pytest.mark.parametrize(
@@ -155,9 +157,9 @@ def test_a_fork_decides(
     effect = Effect("hold 80%", "train_loss", GAIN, GAIN, None, replicates=2)
     monkeypatch.setattr(Effect, "verdict", verdict)
     asked = []
-    fork = SimpleNamespace(effects=lambda *readout, level: asked.append((*readout, level)) or [effect])
-    record = SimpleNamespace(fork=fork, name="0001")
-    monkeypatch.setattr(cooling_fork, "_forked", lambda *_: record)
+    fork = Fork(step, (Hold(0.8),), 2, 100, (), path=Path("forks/0001"))
+    monkeypatch.setattr(Fork, "effects", lambda _, *readout, level: asked.append((*readout, level)) or [effect])
+    monkeypatch.setattr(cooling_fork, "fork_here", lambda *_, **__: fork)
     decision = cooling_fork.decided(training, training.cooling, cooled.folder, lambda: False)
     assert (decision.begins, decision.fork) == (begins, "0001")
     assert asked == [("train_loss", pytest.approx(0.8))]  # its ends are one-sided bounds at the run's 90 %
@@ -191,15 +193,15 @@ def test_watching_only_leaves_the_weights_as_they_were(tmp_path: Path, watched: 
 def test_a_cooled_run_that_was_stopped_in_a_fork_continues_from_its_branches_to_the_same_bits(
     tmp_path: Path, cooled: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grown_before, count = engine.grown, []
+    train_before, count = engine.train_branch, []
 
-    def grown_and_stopped(*given):
+    def train_and_stop(*given):
         count.append(1)
         if len(count) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return grown_before(*given)
+        return train_before(*given)
 
-    monkeypatch.setattr(growing, "grown", grown_and_stopped)
+    monkeypatch.setattr(growing, "train_branch", train_and_stop)
     with pytest.raises(Interrupted, match="stopped at step 640"):
         train(quadratic(), settings(), tmp_path)
     (folder,) = tmp_path.iterdir()
@@ -230,8 +232,8 @@ def test_the_way_to_zero_multiplies_whatever_the_schedule_gives(tmp_path: Path) 
 
 def test_the_finding_says_since_when_and_what_a_cut_would_gain(watched: Run) -> None:
     (found,) = [finding for finding in diagnose(watched).findings if finding.gauge == "stationarity"]
-    assert "At η = 0.300 the loss shows no slope since about step" in found.seen
-    assert "‰ per 1,000 steps. A cut to 0.0300 is predicted to gain 0.0" in found.seen
+    assert "At η = 0.300 the loss shows no slope since about step" in say(found).seen
+    assert "‰ per 1,000 steps. A cut to 0.0300 is predicted to gain 0.0" in say(found).seen
 
 
 def test_a_moving_loss_is_compared_with_the_gain_of_a_cut() -> None:
@@ -239,8 +241,10 @@ def test_a_moving_loss_is_compared_with_the_gain_of_a_cut() -> None:
     assert finding(None, 0.1, None, 0.01) is None
     paying, spent = (finding(None, 0.1, {**look, "stopped": stopped}, 0.01) for stopped in (False, True))
     assert paying is not None and spent is not None
-    assert paying.state is State.OK and "gain 0.100 [0.0800, 0.120]; more steps could still gain 0.500" in paying.seen
-    assert spent.state is State.LOOK and "fork" in spent.advice and spent.alternatives == ("cool now",)
+    assert (
+        paying.state is State.OK and "gain 0.100 [0.0800, 0.120]; more steps could still gain 0.500" in say(paying).seen
+    )
+    assert spent.state is State.LOOK and "fork" in say(spent).advice and spent.cure == ("cool now",)
 
 
 def test_the_probe_of_a_training_set_gives_the_gradient_of_its_loss() -> None:
@@ -276,7 +280,7 @@ def test_a_plateau_is_found_since_its_start_and_not_in_a_slope() -> None:
     assert finding(None, 0.1, None, 0.01) is None
     steep = Plateau(2132, Estimate.interval(-6.1e-4, -1.2e-3, 4e-6, level=0.9, method="t", samples=568), 0.04)
     told = finding(steep, 0.1, None, 0.01)
-    assert told is not None and "since about step 2,132: −610 [−1,200, 4.0] ‰ per 1,000 steps" in told.seen
+    assert told is not None and "since about step 2,132: −610 [−1,200, 4.0] ‰ per 1,000 steps" in say(told).seen
 
 
 @pytest.mark.parametrize("remembered", [0.0, 0.9])
@@ -348,9 +352,10 @@ def test_a_cut_is_to_a_tenth() -> None:
 def test_a_branch_of_a_fork_keeps_the_way_to_zero_that_the_run_has_begun(cooled: Run, monkeypatch) -> None:
     problem, start = quadratic(), decisions(cooled)[0]["begins"] + 3
     ended = state_at(cooled, start + 15, "fork", problem)
-    source = RunSource(cooled.configuration, state_at(cooled, start, "fork", problem), problem=problem, own_until=800)
-    assert source.state.values["cooling"]["begins"] == 640
+    loop = loop_at(cooled, start, problem=problem)
+    loop.data.see_own(800)
+    assert state_at(cooled, start, "fork", problem).state["cooling"]["begins"] == 640
     ends = []
-    monkeypatch.setattr(RunSource, "readouts", lambda self, model: ends.append(model.state_dict()) or {})
-    assert grown(source, Branch(GoOn(), 0, horizon=15 * 10, tail="none")).updates == 15
+    monkeypatch.setattr(Loop, "readouts", lambda self, model: ends.append(model.state_dict()) or {})
+    assert train_branch(loop, Branch(GoOn(), 0, horizon=15 * 10, tail="none")).updates == 15
     assert all(torch.equal(value, ended.tensors[f"model.{key}"]) for key, value in ends[0].items())

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gradiometer import BadArgument, Estimate, supervised
-from gradiometer.forks import BatchSize, Branch, BranchResult, Readout
+from gradiometer.forks import BatchSize, Branch, BranchResult, Loop, Readout
 from gradiometer.forks.critical import Cell, CriticalBatch, batch_fit, critical_batch, critical_batch_by
 
 BATCH, HORIZONS = 16, (2_000, 4_000, 8_000)
@@ -147,15 +147,14 @@ def test_a_loop_of_your_own_is_measured_once_and_not_touched(tmp_path: Path) -> 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     before, done = [each.clone() for each in model.parameters()], list[BranchResult]()
     random_state = torch.get_rng_state()
-    given: dict[str, Any] = {
-        "loss": supervised(torch.nn.MSELoss(reduction="none")), "batches": (inputs, inputs.sum(dim=1)), "batch_size": 2,
-        "factors": [0.5, 1], "replicates": 2, "out": tmp_path, "progress": done.append,
-    }  # fmt: skip
-    found = critical_batch(model, optimizer, horizon="24 updates", **given)
+    loss = supervised(torch.nn.MSELoss(reduction="none"))
+    loop = Loop(model, optimizer, loss=loss, batches=(inputs, inputs.sum(dim=1)), batch_size=2)
+    given: dict[str, Any] = {"factors": [0.5, 1], "replicates": 2, "out": tmp_path, "progress": done.append}
+    found = critical_batch(loop, horizon="24 updates", **given)
     assert all((now == then).all() for now, then in zip(model.parameters(), before, strict=True))
     assert (torch.get_rng_state() == random_state).all()
     assert sorted(found.best_rates) == [1, 2] and {cell.horizon for cell in found.cells} == {12, 24, 48}
     (ledger,) = (tmp_path / "forks").glob("critical-*.jsonl")
     assert len(ledger.read_text(encoding="utf-8").splitlines()) == len(done) == len(found.results)
     with pytest.raises(BadArgument, match="`horizon` is 40 examples, too few for two lengths of 12 updates"):
-        critical_batch(model, optimizer, horizon="20 updates", **given)
+        critical_batch(loop, horizon="20 updates", **given)

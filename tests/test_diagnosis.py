@@ -1,17 +1,20 @@
 """What a run's readings say along the run, and at the newest reading."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gradiometer import diagnose
-from gradiometer.diagnosis import along, verdict_of
 from gradiometer.estimation import GradientNoise
 from gradiometer.measurement import Draw, Finding, Issue, Sampling, Series, State
-from gradiometer.measurement.finding import Reservations
 from gradiometer.run import Run
+from gradiometer.verdict import say
+from gradiometer.verdict.diagnosis import along, leading
+from gradiometer.verdict.reservations import Reservations
+from gradiometer.verdict.words.headline import headline_in_words
 from report_run import LAYERS, run_in
 
 
@@ -47,6 +50,14 @@ def test_the_curve_has_points_along_the_run_and_ends_at_the_newest_reading(readi
     assert len(ends) == points and ends == sorted(set(ends)) and ends[-1] == readings
 
 
+def own(gauge: str, state: State, seen: str, **facts: str) -> Finding:
+    return Finding(gauge, Issue.CONVERGENCE, "own", state, facts={"seen": seen, "means": "It is.", **facts})
+
+
+def verdict_of(run: Run, findings: list[Finding]) -> str:
+    return headline_in_words(leading(run, findings), run.configuration, is_over=run.status == "finished")
+
+
 def test_the_finding_goes_on_with_the_sentence_of_the_verdict(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=100)
     for seen, ending in (
@@ -54,13 +65,15 @@ def test_the_finding_goes_on_with_the_sentence_of_the_verdict(tmp_path: Path) ->
         ("B = 32 is below.", "B = 32 is below"),
         ("ReLU 1: 3 of 4 units are dead.", "ReLU 1: 3 of 4 units are dead"),
     ):
-        assert verdict_of(run, [Finding("any", Issue.DRIFT, State.ACT, seen, "It is.")]) == ending
+        assert verdict_of(run, [own("any", State.ACT, seen)]) == ending
 
 
 def test_a_verdict_that_is_not_urgent_is_short_and_says_if_it_cannot_tell(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=100)
-    under_way = Finding("trajectory", Issue.CONVERGENCE, State.OK, "The parameters are under way: by 0.9.", "It is.")
-    unknown = Finding("noise", Issue.ESTIMATION, State.CANNOT_TELL, "The noise scale is at least 9.", "Wait.")
+    under_way = own(
+        "trajectory", State.OK, "The parameters are under way: by 0.9.", lead="The parameters are under way"
+    )
+    unknown = own("noise", State.CANNOT_TELL, "The noise scale is at least 9.")
     assert verdict_of(run, [unknown, under_way]) == "the parameters are under way"
     assert run.status == "finished" and verdict_of(run, [unknown]) == "cannot tell: the noise scale is at least 9"
     events = (run.path / "events.jsonl").read_text().splitlines(keepends=True)
@@ -72,7 +85,8 @@ def test_the_verdict_is_the_outcome_and_the_headline(tmp_path: Path) -> None:
     found = diagnose(run_in(tmp_path, steps=100))
     assert found.outcome.startswith("Trained for 100 steps; test accuracy")
     assert found.verdict.startswith(f"{found.outcome}; ")
-    assert found.headline[0].isupper() and found.verdict.lower() == f"{found.outcome}; {found.headline}".lower()
+    assert found.verdict == f"{found.outcome}; {found.said}."
+    assert found.headline is None and found.said.startswith("nothing was measured")
 
 
 def test_a_budget_that_could_not_pay_for_enough_readings_is_a_finding_with_two_ways_out(tmp_path: Path) -> None:
@@ -86,14 +100,14 @@ def test_a_budget_that_could_not_pay_for_enough_readings_is_a_finding_with_two_w
         file.write(json.dumps({"kind": "overhead", **overhead}) + "\n")
     findings = diagnose(Run.open(run.path)).findings
     (found,) = [finding for finding in findings if finding.gauge == "overhead"]
-    assert found.state is State.CANNOT_TELL and found.seen.startswith("The budget of 2 % paid for 9 readings")
-    assert found.advice == "Set a larger `budget`, or `every` = 1 to measure every step, at any cost."
-    assert not [finding for finding in findings if "more steps" in finding.seen]
+    assert found.state is State.CANNOT_TELL and say(found).seen.startswith("The budget of 2 % paid for 9 readings")
+    assert say(found).advice == "Set a larger `budget`, or `every` = 1 to measure every step, at any cost."
+    assert not [finding for finding in findings if "more steps" in say(finding).seen]
 
 
 def test_without_a_verdict_there_is_no_advice_and_no_forecast() -> None:
-    told = Finding("noise", Issue.ESTIMATION, State.LOOK, "Seen.", "Means.", "Try.", "But.", forecast="Forecast: 0.5.")
+    told = replace(own("noise", State.LOOK, "Seen.", advice="Try.", forecast="Forecast: 0.5."), cure=("rate 2x",))
     held = Reservations(loss="another loss").on(told, uses_loss=True)
-    assert (held.state, held.advice, held.forecast, held.alternatives) == (State.CANNOT_TELL, "", "", ())
-    assert "Forecast" not in str(held) and "Forecast" in str(told)
+    assert (held.state, say(held).advice, say(held).forecast, held.cure) == (State.CANNOT_TELL, "", "", ())
+    assert "Forecast" not in str(say(held)) and "Forecast" in str(say(told))
     assert Reservations(loss="another loss").on(told, uses_loss=False) == told

@@ -18,6 +18,7 @@ from gradiometer.logs import Column, Log, log_findings, read_log
 from gradiometer.logs.rate import rate_findings
 from gradiometer.measurement import Finding, State
 from gradiometer.measurement.uncertainty import slope
+from gradiometer.verdict.words.say import say
 
 LOGS = Path(__file__).parent / "logs"
 
@@ -66,21 +67,25 @@ def test_the_hidden_nan_is_dated_and_its_mask_named() -> None:
     found = by_gauge(read("hf_nan.json"))["log_finite"]
     norms = [line for line in json.loads((LOGS / "hf_nan.json").read_text())["log_history"] if "grad_norm" in line]
     bad = [line["step"] for line in norms if not math.isfinite(line["grad_norm"])]
-    assert f"grad_norm in {len(bad)} of {len(norms)} values, first at step {bad[0]}" in found.seen
-    assert "the logged loss at these steps is 0" in found.seen and "logging_nan_inf_filter" in found.means
+    assert f"grad_norm in {len(bad)} of {len(norms)} values, first at step {bad[0]}" in say(found).seen
+    assert "the logged loss at these steps is 0" in say(found).seen and "logging_nan_inf_filter" in say(found).means
     zeros = read("hf_nan.json")
     bare = Log("made", "Hugging Face's Trainer", {"loss": zeros.columns["loss"]})
-    assert "is exactly 0 from step" in by_gauge(bare)["log_finite"].seen
+    assert "is exactly 0 from step" in say(by_gauge(bare)["log_finite"]).seen
 
 
 def test_a_resume_that_lost_its_scheduler_is_placed() -> None:
     found = by_gauge(read("hf_resumed.json"))["log_learning_rate"]
-    assert "at step 200 to" in found.seen and "at step 205" in found.seen and "scheduler's state" in found.means
+    assert (
+        "at step 200 to" in say(found).seen
+        and "at step 205" in say(found).seen
+        and "scheduler's state" in say(found).means
+    )
 
 
 def test_steps_made_twice_are_counted_and_the_later_values_count() -> None:
     log = read("plain_restarted.jsonl")
-    assert "from 299 to 200" in by_gauge(log)["log_steps"].seen
+    assert "from 299 to 200" in say(by_gauge(log)["log_steps"]).seen
     assert log.losses is not None and len(log.losses) == 500 and len(log.losses.latest) == 400
 
 
@@ -104,9 +109,9 @@ def test_flat_noise_is_a_plateau_or_undecided_and_a_fall_is_seen() -> None:
     assert by_gauge(log_of(2_000, loss=1 + 0.05 * noise))["log_plateau"].state is State.LOOK
     assert by_gauge(log_of(50, loss=1 + 0.5 * noise[:50]))["log_plateau"].state is State.CANNOT_TELL
     falling = by_gauge(log_of(2_000, loss=3 - np.arange(2_000) / 2_000 + 0.05 * noise))["log_plateau"]
-    assert falling.state is State.OK and "still falls" in falling.means
+    assert falling.state is State.OK and "still falls" in say(falling).means
     rising = by_gauge(log_of(2_000, loss=1 + np.arange(2_000) / 2_000 + 0.05 * noise))["log_plateau"]
-    assert rising.state is State.LOOK and "rises" in rising.means
+    assert rising.state is State.LOOK and "rises" in say(rising).means
 
 
 def test_no_staircase_is_seen_in_a_loss_that_knows_no_epochs() -> None:
@@ -133,7 +138,7 @@ def test_no_staircase_is_seen_in_a_loss_that_knows_no_epochs() -> None:
 )
 def test_a_schedule_differs_from_a_broken_resume(rates: np.ndarray, state: State, words: str) -> None:
     (finding,) = rate_findings(log_of(len(rates), lr=rates, loss=np.ones(len(rates))))
-    assert finding.state is state and words in str(finding)
+    assert finding.state is state and words in str(say(finding))
 
 
 def test_logs_are_found_in_the_folders_the_tools_make(tmp_path: Path) -> None:
@@ -150,7 +155,9 @@ def test_logs_are_found_in_the_folders_the_tools_make(tmp_path: Path) -> None:
 
 def test_held_out_losses_are_not_taken_for_training_and_a_name_can_be_given() -> None:
     log = log_of(20, eval_loss=np.ones(20), my_objective=np.arange(20), **{"val/loss": np.ones(20)})
-    assert log.losses is None and "no training loss (name its column with --loss)" in by_gauge(log)["log_limits"].seen
+    assert (
+        log.losses is None and "no training loss (name its column with --loss)" in say(by_gauge(log)["log_limits"]).seen
+    )
     named = Log(log.path, log.tool, log.columns, (), "my_objective")
     assert named.losses is not None and named.losses.name == "my_objective"
 

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from gradiometer import BadArgument
 from gradiometer.cli.doctor import doctor
 from gradiometer.logs import Column, Log, log_findings, read_log
+from gradiometer.verdict.words.say import say
 
 NANOGPT = """number of parameters: 10.65M
 using fused AdamW: True
@@ -144,7 +145,7 @@ def test_steps_and_losses_beyond_float_are_no_traceback(tmp_path: Path) -> None:
     log = read(tmp_path, "\n".join(rows), "log.jsonl")
     assert log.notes == ("2 rows had a step beyond 2⁵³ and were skipped.",)
     assert training_loss(log)[6] == np.inf and len(training_loss(log)) == 37
-    assert any("not a finite number" in finding.seen.lower() for finding in log_findings(log))
+    assert any("not a finite number" in say(finding).seen.lower() for finding in log_findings(log))
 
 
 @pytest.mark.filterwarnings("error")

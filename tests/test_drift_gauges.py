@@ -19,7 +19,7 @@ from gradiometer.drift import (
     LossChange,
     Momentum,
     StepDrift,
-    edge_sentence,
+    edge_finding,
     largest_stable_rate,
     stability_limit,
 )
@@ -36,6 +36,7 @@ from gradiometer.measurement import (
     TrainingStep,
     supervised,
 )
+from gradiometer.verdict.words.say import say
 
 GAUGES: tuple[Gauge, ...] = (BatchSharpness(), CurvatureAlongGradient(), StepDrift(), LossChange())
 SAMPLING = Sampling(Draw.REPLACEMENT, 48)
@@ -208,9 +209,9 @@ def test_a_gauge_is_recreated_by_its_repr_and_measures_the_same_again(gauge: Gau
 def test_every_finding_is_a_sentence_without_nan(gauge: Gauge) -> None:
     for count in (2, 60):
         found = gauge.estimate(series(gauge, count))
-        finding = gauge.interpret(found)
-        assert finding is not None and finding.seen.endswith(".") and "nan" not in str(finding)
-        assert set(finding.estimates) <= set(found)
+        finding = gauge.judge(found)
+        assert finding is not None and say(finding).seen.endswith(".") and "nan" not in str(say(finding))
+        assert set(finding.numbers) <= set(found)
         assert (finding.state is State.CANNOT_TELL) or count == 60
 
 
@@ -283,8 +284,8 @@ def test_a_rate_above_the_edge_gives_a_warning() -> None:
 )
 def test_the_finding_about_the_learning_rate_has_three_states(value: float, state: State) -> None:
     sharpness = Estimate.bound(value, low=value - 0.1, high=value + 0.1, method="Lanczos, residual", samples=9)
-    finding = edge_sentence(sharpness, 0.1)
-    assert finding.state is state and "2/η = 20.0" in finding.seen
+    finding = edge_finding(sharpness, 0.1)
+    assert finding.state is state and "2/η = 20.0" in say(finding).seen
     rate = largest_stable_rate(sharpness)
     assert rate.low < 2 / value < rate.high
     assert largest_stable_rate(Estimate.exact(-1.0)).value == math.inf
@@ -320,7 +321,7 @@ def _estimates(share: float, width: float, momentum: float = 0.0) -> tuple[Batch
 )
 def test_the_state_follows_the_share_of_the_edge(share: float, width: float, momentum: float, state: State) -> None:
     gauge, estimates = _estimates(share, width, momentum)
-    assert gauge.interpret(estimates).state is state
+    assert gauge.judge(estimates).state is state
 
 
 def test_estimates_of_drift_need_no_torch() -> None:

@@ -100,7 +100,7 @@ def test_the_section_shows_sharpness_its_edge_and_the_density(trained: Run, tmp_
         "batch_sharpness": tuple((step, _around(5 + step / 10)) for step in (10, 20, 30, 40)),
         "edge": tuple((step, Estimate.exact(10.0)) for step in (10, 20, 30, 40)),
     }
-    section = drift_section(run, Diagnosis("", (), {"batch_sharpness": _around(9.0)}, history))
+    section = drift_section(run, Diagnosis((), {"batch_sharpness": _around(9.0)}, history))
     assert [figure.name for figure in section.figures] == ["sharpness", "density"]
     assert "batch sharpness goes from 6.00 [5.40, 6.60]" in section.figures[0].summary
     assert "The edge 2/η is 10.0." in section.figures[0].summary
@@ -164,7 +164,7 @@ def _with_surveys(run: Run) -> Run:
 def test_the_edge_is_drawn_for_a_changing_learning_rate(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=600, schedule="cosine")
     history = {"batch_sharpness": ((600, _around(9.0)),), "edge": ((600, Estimate.exact(40.0)),)}
-    figure = drift_section(run, Diagnosis("", (), {"batch_sharpness": _around(9.0)}, history)).figures[0]
+    figure = drift_section(run, Diagnosis((), {"batch_sharpness": _around(9.0)}, history)).figures[0]
     assert "The edge 2/η is 20.0 at the largest η, and rises as η falls." in figure.summary
     drawn = [row["edge"] for rows in figure.chart.to_dict()["datasets"].values() for row in rows if "edge" in row]
     known = [edge for edge in drawn if edge is not None]

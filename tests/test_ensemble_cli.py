@@ -28,6 +28,8 @@ from gradiometer.report.sections.ensemble import ensemble_section
 from gradiometer.run import Configuration, Run, load_artifacts
 from gradiometer.train import train
 from gradiometer.train.ensemble import evaluate_ensemble
+from gradiometer.verdict.words.exploration import ensemble_in_words
+from gradiometer.verdict.words.say import say
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +134,10 @@ def some_report(gain: tuple[float, float, float], barrier: tuple[float, float], 
     return replace(report, **changes)
 
 
+def in_words(report: EnsembleReport) -> list[str]:
+    return ensemble_in_words(report.finding("runs/a"))
+
+
 def test_sentences_follow_the_intervals() -> None:
     better, unclear, worse = (
         some_report(gain, barrier)
@@ -153,22 +159,22 @@ def test_sentences_follow_the_intervals() -> None:
         ),
         (worse, "predicts worse than the last snapshot alone: its calibrated log-loss is higher by 0.00200 [0.00100, "),
     ):
-        assert verdict in report.sentences[0]
-        assert report.sentences[0].endswith("its error is lower by 0.00100 [−0.00100, 0.00300] (no clear difference).")
+        assert verdict in in_words(report)[0]
+        assert in_words(report)[0].endswith("its error is lower by 0.00100 [−0.00100, 0.00300] (no clear difference).")
     added = "With a fifth member the calibrated log-loss is lower by 0.00100 [−0.00100, 0.00300] (no clear difference)."
-    assert unclear.sentences[1] == added
-    assert "The snapshots lie in one basin: the highest error barrier" in better.sentences[2]
-    assert "It is unclear if the snapshots lie in one basin: the highest error barrier" in unclear.sentences[2]
-    assert "The snapshots lie in different basins" in worse.sentences[2]
-    assert better.finding("runs/a").advice == "gradiometer ensemble runs/a --export ensemble.pt2"
-    assert worse.finding("runs/a").advice == ""
+    assert in_words(unclear)[1] == added
+    assert "The snapshots lie in one basin: the highest error barrier" in in_words(better)[2]
+    assert "It is unclear if the snapshots lie in one basin: the highest error barrier" in in_words(unclear)[2]
+    assert "The snapshots lie in different basins" in in_words(worse)[2]
+    assert say(better.finding("runs/a")).advice == "gradiometer ensemble runs/a --export ensemble.pt2"
+    assert say(worse.finding("runs/a")).advice == ""
     fewer = some_report((0.001, 0.002, 0.003), (0.0, 0.001), chosen=3)
     assert (
         "Only the last 3 of 5 snapshots are averaged: on 2,500 validation examples the earlier ones did not help"
-        in fewer.sentences[2]
+        in in_words(fewer)[2]
     )
     many = some_report((0.001, 0.002, 0.003), (0.0, 0.001), deep_ensemble_equivalent=Estimate.exact(math.inf))
-    assert "more than were given [more than were given, more than were given]" in many.sentences[3]
+    assert "more than were given [more than were given, more than were given]" in in_words(many)[3]
 
 
 def test_the_evaluation_does_not_change_the_run(runs: dict[str, Path]) -> None:

@@ -15,6 +15,7 @@ from gradiometer.estimation.gram import of_a_finite_population
 from gradiometer.measurement import Draw, Objective, Reading, Sampling, Series, State, TrainingStep
 from gradiometer.problems.closed_forms import Quadratic
 from gradiometer.problems.closed_forms.quadratic import Position, position_losses
+from gradiometer.verdict import say
 
 GRADIENTS = np.array([[1.0, 0.2, -0.3], [-0.5, 1.5, 0.4], [2.0, -1.0, 0.1], [0.3, 0.4, 1.2]])
 """Four examples, three parameters: all of the population."""
@@ -155,7 +156,7 @@ def test_dimension_and_tests_equal_the_closed_forms_on_the_quadratic(quadratic: 
     for name, value in expected.items():
         assert estimates[name].value == pytest.approx(value, rel=0.1), name
         assert estimates[name].high < 1.5 * value, name
-    seen, means = (gauge.interpret(estimates).seen, gauge.interpret(estimates).means)
+    seen, means = (say(gauge.judge(estimates)).seen, say(gauge.judge(estimates)).means)
     assert seen.startswith("The gradient noise has about 3.") and "times as long as the gradient" in means
 
 
@@ -215,12 +216,12 @@ def test_gradients_that_need_too_much_memory_are_refused(monkeypatch: pytest.Mon
 def test_an_unknown_shape_gives_no_finding_or_cannot_tell() -> None:
     moments = asdict(NoiseMoments(1.0, 1.0, 0.1, 1.0, 1.0, 1.0, 0.5))
     readings = [Reading("noise_shape", place, 8, 0.1, moments) for place in range(2)]
-    assert NoiseShape().interpret(NoiseShape().estimate(Series.of(readings, FRESH))) is None
+    assert NoiseShape().judge(NoiseShape().estimate(Series.of(readings, FRESH))) is None
     readings = [
         Reading("noise_shape", place, 8, 0.1, moments | {"gradient_norm_squared": (-1.0) ** place})
         for place in range(40)
     ]
-    finding = NoiseShape().interpret(NoiseShape().estimate(Series.of(readings, FRESH)))
+    finding = NoiseShape().judge(NoiseShape().estimate(Series.of(readings, FRESH)))
     assert finding is not None and finding.state is State.CANNOT_TELL
 
 

@@ -25,6 +25,7 @@ from gradiometer.measurement import (
     supervised,
     take,
 )
+from gradiometer.verdict import say
 
 FRESH = Sampling(Draw.FRESH)
 EXAMPLES = torch.tensor([[1.0, 0.2], [-0.5, 1.5], [2.0, -1.0], [0.3, 0.4]], dtype=torch.float64)
@@ -85,12 +86,12 @@ def test_the_finding_gives_the_share_of_random_numbers_and_advice_if_it_is_large
         for step, (whole, part) in enumerate(noise)
     ]
     estimates = NoiseSources().estimate(Series.of(readings, FRESH, ("0",)))
-    finding = NoiseSources().interpret(estimates)
+    finding = NoiseSources().judge(estimates)
     assert finding is not None and finding.state is state
     share = estimates["drawn_share"]
     assert share.value == pytest.approx(drawn, abs=0.05)
-    assert finding.seen.startswith(f"{share.value:.0%} [") and "random numbers in the model" in finding.seen
-    assert ("Less Dropout" in finding.advice) == (state is State.LOOK)
+    assert say(finding).seen.startswith(f"{share.value:.0%} [") and "random numbers in the model" in say(finding).seen
+    assert ("Less Dropout" in say(finding).advice) == (state is State.LOOK)
 
 
 def test_a_loss_without_random_numbers_has_only_noise_from_data_at_no_extra_cost(
@@ -102,7 +103,7 @@ def test_a_loss_without_random_numbers_has_only_noise_from_data_at_no_extra_cost
     estimates = NoiseSources().estimate(series_of(NoiseSources(), objective, (EXAMPLES, TARGETS), 20, 6))
     assert estimates["drawn_share"].high == estimates["noise_of_draws"].value == 0
     assert estimates["noise_of_data"].value > 0
-    assert NoiseSources().interpret(estimates) is None
+    assert NoiseSources().judge(estimates) is None
 
 
 def test_noise_from_random_numbers_is_given_by_layer() -> None:
@@ -225,10 +226,10 @@ def test_the_variation_of_squared_gaussians_is_two_and_a_few_large_norms_are_fou
     even = _windows(np.square(generator.standard_normal((200, 32))))
     estimate = HeavyExamples().estimate(even)["norm_variation"]
     assert 1.5 < estimate.low < 2 and estimate.value == pytest.approx(2, rel=0.2)
-    assert HeavyExamples().interpret(HeavyExamples().estimate(_windows(np.ones((200, 32))))).state is State.OK
+    assert HeavyExamples().judge(HeavyExamples().estimate(_windows(np.ones((200, 32))))).state is State.OK
     heavy = _windows(generator.lognormal(0, 3, (200, 32)))
-    finding = HeavyExamples().interpret(HeavyExamples().estimate(heavy))
-    assert finding.state is State.LOOK and "noisiest(objective, batch, 10)" in finding.advice
+    finding = HeavyExamples().judge(HeavyExamples().estimate(heavy))
+    assert finding.state is State.LOOK and "noisiest(objective, batch, 10)" in say(finding).advice
 
 
 def test_the_variation_of_long_tailed_norms_has_only_a_lower_bound_that_holds() -> None:
@@ -239,11 +240,11 @@ def test_the_variation_of_long_tailed_norms_has_only_a_lower_bound_that_holds() 
         estimate = HeavyExamples().estimate(windows)["norm_variation"]
         held += estimate.low <= math.exp(9 / 4) - 1 <= estimate.high
     assert held >= 90
-    assert "their variation is at least" in HeavyExamples().interpret(HeavyExamples().estimate(windows)).seen
+    assert "their variation is at least" in say(HeavyExamples().judge(HeavyExamples().estimate(windows))).seen
 
 
 def test_few_readings_of_norms_give_no_finding() -> None:
-    assert HeavyExamples().interpret(HeavyExamples().estimate(_windows(np.ones((2, 32))))) is None
+    assert HeavyExamples().judge(HeavyExamples().estimate(_windows(np.ones((2, 32))))) is None
 
 
 def _windows(norms: np.ndarray) -> Series:

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
+from forked_run import fork_of
 from gradiometer import Draw, Reading, Run, Sampling, Series, diagnose
 from gradiometer.drift import BatchSharpness
 from gradiometer.forks.recorded.trials import advised
 from gradiometer.measurement.finding import Finding, State
 from gradiometer.problems import load
 from gradiometer.run import Configuration
-from gradiometer.train import fork_run, train
+from gradiometer.train import train
+from gradiometer.verdict.words.say import say
 
 EDGE = 2.0
 """Of plain SGD, in units of 1/η."""
@@ -26,7 +28,7 @@ def finding(share: float, rates: np.ndarray, momentum: float = 0.0) -> Finding:
         for place, rate in enumerate(rates)
     ]  # fmt: skip
     gauge = BatchSharpness(momentum=momentum)
-    found = gauge.interpret(gauge.estimate(Series.of(readings, Sampling(Draw.FRESH)).at_newest()))
+    found = gauge.judge(gauge.estimate(Series.of(readings, Sampling(Draw.FRESH)).at_newest()))
     assert found is not None
     return found
 
@@ -37,21 +39,21 @@ CONSTANT = np.full(40, 0.1)
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_a_rate_far_below_its_edge_is_told_with_larger_rates_to_try(momentum: float) -> None:
     found = finding(0.1, CONSTANT, momentum)
-    assert found.state is State.LOOK and "far below its edge" in found.means and found.advice
+    assert found.state is State.LOOK and "far below its edge" in say(found).means and say(found).advice
     assert [one.name for one in advised([found])] == ["rate 2x", "rate 4x"]
     near = finding(0.5, CONSTANT, momentum)
-    assert near.state is State.OK and "far" not in near.means and not near.alternatives
+    assert near.state is State.OK and "far" not in say(near).means and not near.cure
 
 
 @pytest.mark.parametrize("rates", [np.linspace(0.1, 1e-4, 40), np.linspace(1e-4, 0.1, 40), np.repeat([0.1, 0.01], 20)])
 def test_a_rate_that_falls_or_warms_up_is_below_its_edge_on_purpose(rates: np.ndarray) -> None:
     found = finding(0.1, rates)
-    assert found.state is not State.LOOK and not found.alternatives
+    assert found.state is not State.LOOK and not found.cure
 
 
 def test_a_rate_that_is_too_high_still_offers_half_of_it() -> None:
     found = finding(2.0, CONSTANT)
-    assert found.state is State.ACT and list(found.alternatives) == ["rate 0.5x"]
+    assert found.state is State.ACT and list(found.cure) == ["rate 0.5x"]
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +67,10 @@ def slow_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_a_run_far_below_its_edge_offers_a_fork_and_the_fork_shows_that_it_holds(slow_run: Run) -> None:
     (found,) = [one for one in diagnose(slow_run).findings if one.gauge == "batch_sharpness"]
-    assert found.state is State.LOOK and "--advice" in found.tried
-    made = fork_run(slow_run, advised([found]), horizon="60 updates", replicates=2)
-    assert {effect.alternative: effect.verdict for effect in made.record.fork.effects("train_loss")} == {
+    assert found.state is State.LOOK and "--advice" in say(found).tried
+    made = fork_of(slow_run, advised([found]), horizon="60 updates", replicates=2)
+    assert {effect.alternative: effect.verdict for effect in made.fork.effects("train_loss")} == {
         "rate 2x": "better", "rate 4x": "better",
     }  # fmt: skip
     (again,) = [one for one in diagnose(Run.open(slow_run.path)).findings if one.gauge == "batch_sharpness"]
-    assert again.tried.startswith("Tried:")
+    assert say(again).tried.startswith("Tried:")

@@ -142,7 +142,7 @@ def test_half_and_twice_the_rate_and_twice_the_batch_are_tried_by_default(run: R
         (["--schedule", "Cosinus(0.1)"], "`--schedule` follow Cosinus(0.1) cannot be used"),
         (["--try", "warp 9"], "`--try` warp 9 cannot be used: `alternatives` names 'warp 9'"),
         (["--at", "999"], "`at` must be between 0 and 200"),
-        (["--horizon", "5000 updates"], "`horizon` is 50,000 examples, and 1,000 are left of the run"),
+        (["--horizon", "5000 updates"], "`horizon` is 50,000 examples, and 1,000 are left of the training"),
         (["--readout", "bleu", *SHORT], "'bleu' is not one of 'test_loss', 'train_loss', 'test_accuracy'"),
         (["--level", "90"], "`level` must lie between 0 and 1"),
         (["--advice"], "`--advice` finds nothing to try"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from forked_loop import fork_by
 from gradiometer import BadArgument, UserCodeFailed
 from gradiometer.convergence.schedules import Constant, Linear
 from gradiometer.forks import (
@@ -33,7 +34,6 @@ from gradiometer.forks import (
     Using,
     WeightDecay,
     alternative_of,
-    fork,
     tail_factor,
 )
 
@@ -89,7 +89,7 @@ def by_hand(
 def ended(alternative: Alternative | str, **settings: Any) -> float:
     model, optimizer = made()
     given: dict[str, Any] = {"horizon": f"{UPDATES} updates", "tail": "none", "replicates": 1, **settings}
-    found = fork(
+    found = fork_by(
         model,
         optimizer,
         loss=lambda model, batch: model(batch).mean(),
@@ -143,7 +143,7 @@ def test_an_alternative_does_what_it_says(alternative: Alternative | str, expect
 
 def test_skipping_counts_updates_as_training_does() -> None:
     assert ended(Skip(102, 104), index=100) == pytest.approx(by_hand(batches=POINTS[:2] + POINTS[4:UPDATES]), rel=1e-12)
-    with pytest.raises(BadArgument, match=r"`start` 2 is before the fork: its first update has index 100"):
+    with pytest.raises(BadArgument, match=r"`skip` 2:4 is not within the branches, which go from step 100"):
         ended(Skip(2, 4), index=100)
 
 
@@ -187,7 +187,7 @@ def test_schedules_of_training_continue_in_units_of_the_original_batch() -> None
     model, optimizer = made()
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
     settings: dict[str, Any] = {"horizon": f"{UPDATES} updates", "tail": "none", "replicates": 1}
-    found = fork(
+    found = fork_by(
         model,
         optimizer,
         loss=lambda model, batch: model(batch),
@@ -223,7 +223,7 @@ def test_an_alternative_that_names_nothing_in_the_optimizer_is_refused(
 ) -> None:
     model, optimizer = made(kind)
     with pytest.raises(BadArgument, match=message):
-        fork(
+        fork_by(
             model,
             optimizer,
             loss=lambda model, batch: model(batch),
@@ -246,7 +246,7 @@ def test_parameter_groups_without_weight_decay_keep_none() -> None:
             lambda one, *_: seen.update(decays=[group["weight_decay"] for group in one.param_groups])
         )
 
-    fork(
+    fork_by(
         model,
         optimizer,
         loss=loss,

@@ -102,14 +102,20 @@ def test_a_branch_that_diverged_is_read_back_and_not_trained_again(tmp_path: Pat
 
 def test_a_budget_races_over_growing_horizons() -> None:
     found = OwnLoop().fork(
-        batches=LISTED, horizon=None, replicates=1, budget=3.0, left="64 updates", alternatives=["rate 1e-6x"]
+        batches=LISTED, horizon=None, replicates=None, budget=3.0, left="64 updates", alternatives=["rate 1e-6x"]
     )
     horizons = {result.horizon for result in found.results}
     assert horizons == {found.horizon} and found.horizon % 8 == 0 and 16 * 8 <= found.horizon <= 64 * 8
     for given, message in (
         ({"budget": 1.0, "left": "10 updates"}, "`horizon` is given together with `budget`"),
-        ({"budget": 1.0, "horizon": None}, "`budget` is in units of the whole training: give `left`"),
-        ({"budget": float("nan"), "horizon": None, "left": "10 updates"}, "`budget` must be positive and finite"),
+        (
+            {"budget": 1.0, "horizon": None, "replicates": None},
+            "`budget` is in units of the whole training: give `left`",
+        ),
+        (
+            {"budget": float("nan"), "horizon": None, "replicates": None, "left": "10 updates"},
+            "`budget` must be above 0 and finite",
+        ),
         ({"horizon": None}, "`horizon` is missing"),
     ):
         with pytest.raises(BadArgument, match=message):

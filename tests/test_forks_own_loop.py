@@ -16,11 +16,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from forked_loop import BATCHES, CRITERION, INPUTS, LABELS, OwnLoop, everything, network, pickled, trained
+from forked_loop import BATCHES, CRITERION, INPUTS, LABELS, OwnLoop, everything, fork_by, network, pickled, trained
 from gradiometer import BadArgument, Unsupported, UserCodeFailed, supervised, watch
-from gradiometer.forks import Branch, Custom, Fork, Readout, alternative_of, fork, grown
-from gradiometer.forks.data import data_of
-from gradiometer.forks.loop_state import LoopState, parts_of
+from gradiometer.forks import Branch, Custom, Fork, Loop, Readout, alternative_of, train_branch
 from gradiometer.jobs import Here
 from gradiometer.measurement import Draw, Sampling
 from test_distributed import run_all
@@ -120,7 +118,7 @@ def test_a_fork_between_measured_steps_has_no_hooks_on_layers(tmp_path: Path) ->
             optimizer.step()
         assert sum(len(module._forward_hooks) for module in model.modules()) == 2  # of the step to come
         settings = {"loss": loss, "batches": data, "batch_size": 16, "horizon": "2 updates", "replicates": 1}
-        fork(model, optimizer, alternatives=[Custom("look", look)], **settings)
+        fork_by(model, optimizer, alternatives=[Custom("look", look)], **settings)
     assert seen and set(seen) == {0}
 
 
@@ -165,13 +163,15 @@ def test_a_branch_that_was_sent_to_another_process_has_the_same_bits() -> None:
     loop = OwnLoop("AdamW", "one cycle", dropout=0.3, scaled=True)
     loop.model[0].weight.register_hook(lambda gradient: gradient * 0.5)  # type: ignore[index]
     loop.update()
-    parts = parts_of(loop.model, loop.optimizer, loop.scheduler, loop.scaler).copied()
-    data = data_of(DataLoader(TensorDataset(INPUTS, LABELS), batch_size=8, shuffle=True), None)
-    here = LoopState(parts, data, loss=loop.loss, evaluate=everything)
+    loader = DataLoader(TensorDataset(INPUTS, LABELS), batch_size=8, shuffle=True)
+    here = Loop(
+        loop.model, loop.optimizer, loss=loop.loss, batches=loader, evaluate=everything, scheduler=loop.scheduler,
+        scaler=loop.scaler,
+    )  # fmt: skip
     there = pickle.loads(cloudpickle.dumps(here))
     for text in ("go on", "batch 2x, rate 2x & clip 0.1", "SGD(lr=0.1)"):
         branch = Branch(alternative_of(text), 1, 64)
-        one, two = grown(here, branch).to_dict(), grown(there, branch).to_dict()
+        one, two = train_branch(here, branch).to_dict(), train_branch(there, branch).to_dict()
         assert {**one, "seconds": 0} == {**two, "seconds": 0}
 
 
@@ -267,7 +267,12 @@ def test_arguments_that_cannot_be_used_are_refused_by_name() -> None:
     refused(BadArgument, "has 'go on' twice", alternatives=["go on"])
     refused(BadArgument, "`replicates` must be at least 1", replicates=0)
     refused(BadArgument, "`scheduler_each` is 'epoch'", scheduler_each="epoch")
-    refused(BadArgument, "`horizon` is 800 examples, and only 80 are `left`", horizon="100 updates", left="10 updates")
+    refused(
+        BadArgument,
+        "`horizon` is 800 examples, and 80 are left of the training",
+        horizon="100 updates",
+        left="10 updates",
+    )
     refused(BadArgument, "`horizon` is beyond the data: `batches` ended after 16", batches=lambda seed: BATCHES[:2])
     refused(BadArgument, "`batches` returned no batch", batches=lambda seed: [])
     refused(BadArgument, "`scheduler` belongs to another optimizer", scheduler=OwnLoop(scheduler="lambda").scheduler)

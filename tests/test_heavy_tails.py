@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from gradiometer import Draw, Estimate, Finding, GradientNoise, Sampling, Series, State
-from gradiometer.estimation.batch_advice import interpret_batch_size
+from gradiometer.estimation.batch_advice import judge_batch_size
 from gradiometer.measurement.uncertainty import ratio_now
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 from heavy_tails import COUNTS, FAMILIES, Row, row
 from tail_families import lognormal, outliers, rare_class
+
+from gradiometer.verdict import say
 
 
 def noise(variance: np.ndarray, norm_squared: np.ndarray) -> Series:
@@ -69,10 +71,10 @@ def test_the_finding_names_heavy_tails() -> None:
     )
     assert estimates["noise_variation"].value > 1
     scale = Estimate.interval(450.0, 364.0, 589.0, level=0.9, method="now", samples=100)
-    found = interpret_batch_size("noise", Estimate.exact(32.0), scale, variation=estimates["noise_variation"])
-    assert found.state is State.LOOK and "as if few examples carried" in found.caveat
+    found = judge_batch_size("noise", Estimate.exact(32.0), scale, variation=estimates["noise_variation"])
+    assert found.state is State.LOOK and "as if few examples carried" in say(found).caveat
     even = replace(Estimate.exact(0.3), samples=100)
-    assert "few examples" not in interpret_batch_size("noise", Estimate.exact(32.0), scale, variation=even).caveat
+    assert "few examples" not in say(judge_batch_size("noise", Estimate.exact(32.0), scale, variation=even)).caveat
 
 
 def test_if_few_readings_carry_the_noise_nothing_is_advised() -> None:
@@ -80,12 +82,14 @@ def test_if_few_readings_carry_the_noise_nothing_is_advised() -> None:
 
     def found(variation: float) -> Finding:
         seen = replace(Estimate.exact(variation), samples=20)
-        return interpret_batch_size("noise", Estimate.exact(32.0), scale, variation=seen)
+        return judge_batch_size("noise", Estimate.exact(32.0), scale, variation=seen)
 
     refused = found(4.0)
-    assert refused.state is State.CANNOT_TELL and not refused.advice
-    assert "cannot be bounded: few examples carry the noise" in refused.seen and "4.0 of the 20" in refused.seen
-    assert found(2.0).advice
+    assert refused.state is State.CANNOT_TELL and not say(refused).advice
+    assert (
+        "cannot be bounded: few examples carry the noise" in say(refused).seen and "4.0 of the 20" in say(refused).seen
+    )
+    assert say(found(2.0)).advice
 
 
 def test_a_drift_of_the_noise_is_no_heavy_tail() -> None:

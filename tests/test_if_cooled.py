@@ -12,6 +12,7 @@ from gradiometer.forks import forks_of
 from gradiometer.problems import load
 from gradiometer.run import Configuration, Run
 from gradiometer.train import resume, train
+from gradiometer.verdict import say
 from test_train import StopAt, weights
 
 pytest.importorskip("schedulefree")
@@ -59,7 +60,9 @@ def test_forecasts_are_made_at_doublings_and_hold_in_the_forks_that_score_them(w
         (128, ("go on", "hold 0%")), (256, ("go on", "hold 0%")),
     ]  # fmt: skip
     (said,) = [one for one in diagnose(whole).findings if one.gauge == "if_cooled"]
-    assert "2 of 2 such forecasts" in said.tried and any("if the rate went to zero" in text for text in said.paragraphs)
+    assert "2 of 2 such forecasts" in say(said).tried and any(
+        "if the rate went to zero" in text for text in say(said).paragraphs
+    )
 
 
 def test_a_forecast_moves_no_weight_and_does_not_depend_on_the_length(whole: Run, tmp_path: Path) -> None:

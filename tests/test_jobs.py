@@ -14,8 +14,7 @@ import torch
 
 from gradiometer import BadArgument, RunDamaged, UserCodeFailed
 from gradiometer.jobs import Here, Job, Ledger, Outcome, Processes, pool_of
-from gradiometer.jobs.parcels import packed
-from gradiometer.jobs.performing import Desk
+from gradiometer.jobs.task import pack, perform_task, settings_here, unpack
 
 
 def numbers() -> tuple[float, ...]:
@@ -35,7 +34,7 @@ def test_one_failed_job_is_named_with_its_traceback_while_the_others_go_on() -> 
     good, bad, also = Here().run(jobs)
     assert (good.result, also.result) == (2.0, 3.0) and good.error is None and good.seconds > 0
     assert bad.name == "bad" and bad.result is None and "in half" in str(bad.error)
-    assert "unsupported operand" in str(bad.error) and "performing.py" not in str(bad.error)
+    assert "unsupported operand" in str(bad.error) and "jobs/job.py" not in str(bad.error)
     with pytest.raises(TypeError, match="unsupported operand") as raised:
         bad.value()
     assert "In the job 'bad'" in raised.value.__notes__[0]
@@ -119,10 +118,10 @@ def test_two_jobs_of_one_name_are_refused() -> None:
 def test_a_job_that_cannot_be_sent_is_refused_before_a_process_starts() -> None:
     endless = (k for k in range(3))
     with pytest.raises(
-        BadArgument, match=r"the job 'b', .* because of its argument 2 \(generator\): TypeError: cannot"
+        BadArgument, match=r"the job 'b', which cannot be sent to another process: TypeError: cannot .*generator"
     ):
         Processes(2).run([Job("a", half, (1,)), Job("b", max, (1, endless))])
-    with pytest.raises(BadArgument, match=r"because of its function .* inside of the job, or use the pool \"here\""):
+    with pytest.raises(BadArgument, match=r"cannot pickle .* inside of the job, or use the pool \"here\""):
         Processes(2).run([Job("a", lambda: list(endless))])
     with pytest.raises(BadArgument, match=r"`shared` \(generator\) cannot be sent to another process: TypeError"):
         Processes(2).run([Job("a", half)], shared=endless)
@@ -179,11 +178,18 @@ def test_an_outcome_is_on_the_disk_before_it_is_handed_out(tmp_path: Path, monke
         assert len(synced) == number
 
 
-def test_a_process_reads_what_jobs_share_once() -> None:
-    desk, reads = Desk(), []
-    desk.prepare("a", lambda: reads.append(7) or 7)
-    outcomes = [desk.perform(packed(Job(f"{k}", max, (k,)))) for k in range(3)]
-    assert [outcome.result for outcome in outcomes] == [7, 7, 7] and reads == [7]
+def test_a_process_reads_what_jobs_share_once_and_has_its_settings_back() -> None:
+    reads: list[str] = []
+    settings = settings_here()
+
+    def outcomes(name: str) -> list[Outcome]:
+        shared = name, lambda: reads.append(name) or name
+        parcels = [pack(Job(f"{k}", lambda shared, k: (shared, k, Processes(4).size), (k,))) for k in range(3)]
+        return [unpack(perform_task(settings, shared, parcel)) for parcel in parcels]
+
+    assert [outcome.result for outcome in outcomes("first")] == [("first", k, 1) for k in range(3)]
+    assert [outcome.result for outcome in outcomes("second")] == [("second", k, 1) for k in range(3)]
+    assert reads == ["first", "second"] and settings_here() == settings
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1.0, 1), (1.9, 1), (2.0, 2), (3.5, 3)])

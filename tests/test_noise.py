@@ -13,7 +13,7 @@ from torch import nn
 from conftest import Case
 from gradiometer import BadArgument
 from gradiometer.estimation import GradientNoise, examples_factor, noise_moments, updates_factor
-from gradiometer.estimation.batch_advice import interpret_batch_size
+from gradiometer.estimation.batch_advice import judge_batch_size
 from gradiometer.measurement import (
     Draw,
     Estimate,
@@ -26,6 +26,7 @@ from gradiometer.measurement import (
     TrainingStep,
     supervised,
 )
+from gradiometer.verdict import say
 
 FEATURES = torch.tensor([[1.0, 0.2], [-0.5, 1.5], [2.0, -1.0], [0.3, 0.4]], dtype=torch.float64)
 TARGETS = torch.tensor([[0.7], [-1.2], [0.1], [2.0]], dtype=torch.float64)
@@ -219,7 +220,7 @@ def test_two_readings_give_no_noise_scale() -> None:
         _series({"gradient_variance": np.ones((2, 1)), "gradient_norm_squared": np.ones((2, 1))})
     )
     assert not estimates["noise_scale"].tells
-    finding = GradientNoise().interpret(estimates)
+    finding = GradientNoise().judge(estimates)
     assert finding is not None and finding.state is State.CANNOT_TELL
 
 
@@ -229,8 +230,8 @@ def finding_at(batch_size: int, value: float, low: float, high: float, needed: i
     scale = Estimate.interval(
         value, low, high, level=0.9, method="Fieller", samples=200, unit="examples", needed=needed
     )
-    finding = interpret_batch_size("noise", Estimate.exact(float(batch_size)), scale)
-    return finding.state, f"{finding.seen} {finding.means}"
+    finding = judge_batch_size("noise", Estimate.exact(float(batch_size)), scale)
+    return finding.state, f"{say(finding).seen} {say(finding).means}"
 
 
 def test_a_batch_below_the_noise_scale() -> None:

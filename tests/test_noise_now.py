@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from gradiometer import Draw, Estimate, GradientNoise, Reading, Sampling, Series, State
-from gradiometer.estimation.batch_advice import interpret_batch_size
+from gradiometer.estimation.batch_advice import judge_batch_size
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
-from gradiometer.estimation.rate_advice import completed
-from gradiometer.measurement import Group, Hyperparameters
+from gradiometer.measurement import Group, Hyperparameters, RunFacts
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.uncertainty import NOISE_PRIOR, ratio_now
+from gradiometer.verdict import say
 
 
 def estimate(value: float, low: float, high: float, earlier: float) -> Estimate:
@@ -50,10 +50,10 @@ def test_the_estimate_is_the_one_of_now_and_has_the_early_value_beside_it(power:
         *moments, steps=series.steps, learning_rate=series.learning_rate, prior=NOISE_PRIOR, rare_noise=2 / 32
     )
     assert (now.value, now.low, now.high) == (alone.value, alone.low, alone.high)
-    seen = GradientNoise().interpret(GradientNoise().estimate(series.at_newest()))
+    seen = GradientNoise().judge(GradientNoise().estimate(series.at_newest()))
     assert (
         seen is not None
-        and f"now (step 999; it was {significant(now.earlier[1], 2)} at step {now.earlier[0]})" in seen.seen
+        and f"now (step 999; it was {significant(now.earlier[1], 2)} at step {now.earlier[0]})" in say(seen).seen
     )
 
 
@@ -77,66 +77,67 @@ def test_no_batch_is_advised_while_the_noise_scale_drifts_past_b(
     early: float, now: float, batch: float, withheld: bool
 ) -> None:
     scale = estimate(now, 95.0, 105.0, early)
-    found = interpret_batch_size("noise", Estimate.exact(batch), scale)
-    assert ("is expected to pass B" in found.means) == withheld
-    assert (found.state is State.CANNOT_TELL and found.advice == "") == withheld
+    found = judge_batch_size("noise", Estimate.exact(batch), scale)
+    assert ("is expected to pass B" in say(found).means) == withheld
+    assert (found.state is State.CANNOT_TELL and say(found).advice == "") == withheld
 
 
 def test_an_unknown_end_withholds_nothing() -> None:
     scale = estimate(np.inf, 300.0, np.inf, 12.0)
-    assert interpret_batch_size("noise", Estimate.exact(32.0), scale).state is State.LOOK
+    assert judge_batch_size("noise", Estimate.exact(32.0), scale).state is State.LOOK
 
 
 def test_a_value_of_long_ago_is_not_called_that_of_now_and_advises_no_batch() -> None:
     scale = estimate(100.0, 95.0, 105.0, 95.0)
     batch = Estimate.exact(10.0)
-    assert "now (step 999; it was 95 at step 99)" in interpret_batch_size("noise", batch, scale).seen
-    recent = interpret_batch_size("noise", batch, replace(scale, reached=1200))
-    assert recent.state is State.LOOK and "now (step 999;" in recent.seen
-    outdated = interpret_batch_size("noise", batch, replace(scale, reached=2500))
-    assert "at the newest reading (step 999 of 2,500; it was 95 at step 99)" in outdated.seen
-    assert outdated.state is State.CANNOT_TELL and "2.5 times as long since" in outdated.means
-    assert "budget" in outdated.advice and "`B =" not in outdated.advice
+    assert "now (step 999; it was 95 at step 99)" in say(judge_batch_size("noise", batch, scale)).seen
+    recent = judge_batch_size("noise", batch, replace(scale, reached=1200))
+    assert recent.state is State.LOOK and "now (step 999;" in say(recent).seen
+    outdated = judge_batch_size("noise", batch, replace(scale, reached=2500))
+    assert "at the newest reading (step 999 of 2,500; it was 95 at step 99)" in say(outdated).seen
+    assert outdated.state is State.CANNOT_TELL and "2.5 times as long since" in say(outdated).means
+    assert "budget" in say(outdated).advice and "`B =" not in say(outdated).advice
 
 
 def test_the_drift_is_followed_to_the_last_step_of_training() -> None:
     scale = estimate(100.0, 95.0, 105.0, 50.0)  # rises by 2 in a factor of ten: 123.2 after twice the steps, then 131
     batch = Estimate.exact(125.0)
-    assert "is expected to pass B" not in interpret_batch_size("noise", batch, scale).means
-    assert "is expected to pass B" in interpret_batch_size("noise", batch, replace(scale, reached=1240)).means
+    assert "is expected to pass B" not in say(judge_batch_size("noise", batch, scale)).means
+    assert "is expected to pass B" in say(judge_batch_size("noise", batch, replace(scale, reached=1240))).means
 
 
 def test_a_lower_bound_of_long_ago_is_dated() -> None:
     scale = replace(estimate(100.0, 50.0, math.inf, 95.0), earlier=None)
-    assert "at least 50.0;" in interpret_batch_size("noise", Estimate.exact(60.0), scale).seen
-    found = interpret_batch_size("noise", Estimate.exact(60.0), replace(scale, reached=1500))
-    assert "was at least 50.0 at the newest reading (step 999 of 1,500)" in found.seen
+    assert "at least 50.0;" in say(judge_batch_size("noise", Estimate.exact(60.0), scale)).seen
+    found = judge_batch_size("noise", Estimate.exact(60.0), replace(scale, reached=1500))
+    assert "was at least 50.0 at the newest reading (step 999 of 1,500)" in say(found).seen
     unknown = replace(scale, value=math.nan, low=-math.inf, reached=1500)
-    assert "∞" not in interpret_batch_size("noise", Estimate.exact(60.0), unknown).seen
+    assert "∞" not in say(judge_batch_size("noise", Estimate.exact(60.0), unknown)).seen
 
 
 @pytest.mark.parametrize(("examples", "possible"), [(None, True), (64, True), (63, False)])
 def test_no_batch_above_the_training_set_is_advised(examples: int | None, possible: bool) -> None:
     gauge, scale = GradientNoise(), replace(estimate(100.0, 95.0, 105.0, 95.0), earlier=None)
     latest = {"noise_scale": scale, "batch_size": Estimate.exact(32.0)}
-    found = gauge.interpret(latest)
-    assert found is not None and found.advice
-    limited = completed(found, gauge, latest, None, examples=examples)
+    found = gauge.judge(latest)
+    assert found is not None and say(found).advice
+    limited = gauge.judge(latest, RunFacts(examples=examples))
+    assert limited is not None
     assert (limited == found) == possible
-    assert possible or (not limited.advice and "63 training examples, so twice the batch" in limited.means)
+    assert possible or (not say(limited).advice and "63 training examples, so twice the batch" in say(limited).means)
 
 
 def test_an_outdated_preconditioned_scale_advises_no_rates() -> None:
     gauge = PreconditionedNoise()
     scale = replace(estimate(100.0, 95.0, 105.0, 95.0), earlier=None, reached=5000)
     latest = {"preconditioned_noise_scale": scale, "preconditioned_batch_size": Estimate.exact(32.0)}
-    found = gauge.interpret(latest)
+    found = gauge.judge(latest)
     settings = Hyperparameters((0,), ((Group("AdamW", "adaptive", 0.001),),), reached=5000)
-    assert completed(found, gauge, latest, settings) == found and found.state is State.CANNOT_TELL
+    assert gauge.judge(latest, RunFacts(settings)) == found and found.state is State.CANNOT_TELL
 
 
 def test_readings_that_ended_early_give_an_outdated_finding() -> None:
     series = replace(drifting(0.0), reached=3000)
-    found = GradientNoise().interpret(GradientNoise().estimate(series.at_newest()))
+    found = GradientNoise().judge(GradientNoise().estimate(series.at_newest()))
     assert found is not None and found.state is State.CANNOT_TELL
-    assert "at the newest reading (step 999 of 3,000" in found.seen and "no batch is advised" in found.means
+    assert "at the newest reading (step 999 of 3,000" in say(found).seen and "no batch is advised" in say(found).means

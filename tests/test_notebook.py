@@ -10,7 +10,9 @@ import pytest
 from gradients_by_hand import backward, batches, network, watched
 from gradiometer import Diagnosis, State
 from gradiometer.integrations.watch import Findings
+from gradiometer.measurement.finding import Trial
 from gradiometer.report.page.notebook import COLOURS
+from gradiometer.verdict import say
 from report_run import diagnosis_of
 
 NEVER_CLOSED = {"br", "hr", "img"}
@@ -45,7 +47,7 @@ def findings(diagnosis: Diagnosis, *warnings: str) -> Findings:
 def test_a_card_says_what_print_says_with_the_interval_as_a_bar_against_its_threshold() -> None:
     found = findings(diagnosis_of(unbounded=0), "step 3 was skipped")
     card = Elements(found._repr_html_())
-    assert all(" ".join(finding.seen.split()) in " ".join(card.text.split()) for finding in found)
+    assert all(" ".join(say(finding).seen.split()) in " ".join(card.text.split()) for finding in found)
     assert "step 3 was skipped" in card.text and "Try" in card.text
     (track,) = (dict(attributes) for _, attributes in card.found if attributes.get("role") == "img")
     estimate = found.diagnosis.estimates["noise_scale"]
@@ -62,7 +64,8 @@ def test_a_card_says_what_print_says_with_the_interval_as_a_bar_against_its_thre
 def test_a_card_has_no_script_no_style_sheet_no_link_and_escapes_what_it_shows() -> None:
     hostile = "<script>alert(1)</script><img src=x onerror=alert(1)>"
     diagnosis = diagnosis_of()
-    bad = replace(diagnosis.findings[0], seen=hostile, advice=hostile, caveat=hostile, means=hostile, tried=hostile)
+    facts = dict.fromkeys(("seen", "means", "advice", "caveat"), hostile)
+    bad = replace(diagnosis.findings[0], claim="own", facts=facts, trial=Trial(facts={"call": hostile}))
     card = Elements(Findings((bad,), (hostile,), diagnosis)._repr_html_())
     assert {tag for tag, _ in card.found} <= {"div", "span", "b", "code", "details", "summary"}
     assert not any(name.startswith("on") or name in {"href", "src", "class", "id"} for _, a in card.found for name in a)
@@ -92,7 +95,7 @@ def test_a_watch_shows_its_run_and_findings_and_says_when_there_are_none(tmp_pat
     card = Elements(w._repr_html_())
     assert w.run is not None and w.run.name in card.text and "3 steps" in card.text and "finished" in card.text
     assert repr(w) == f"<watch: {w.run.path}, 3 steps>"
-    assert str(w.run.path) in card.text and all(finding.seen in card.text for finding in w.findings())
+    assert str(w.run.path) in card.text and all(say(finding).seen in card.text for finding in w.findings())
 
 
 def test_print_keeps_to_80_columns_and_names_each_paragraph() -> None:

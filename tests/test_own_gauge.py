@@ -16,12 +16,23 @@ from gradiometer import GAUGES, BadArgument, UserCodeFailed, diagnose
 from gradiometer.cli import main
 from gradiometer.gauges import Asked
 from gradiometer.integrations.watch import watch
-from gradiometer.measurement import Estimate, Finding, Gauge, Issue, Series, State, TrainingStep
+from gradiometer.measurement import (
+    NOTHING_KNOWN,
+    Estimate,
+    Finding,
+    Gauge,
+    Issue,
+    RunFacts,
+    Series,
+    State,
+    TrainingStep,
+)
 from gradiometer.measurement.uncertainty import mean
 from gradiometer.problems import load
 from gradiometer.report.page import write_page
 from gradiometer.run import Configuration, Run
 from gradiometer.train import resume, train
+from gradiometer.verdict import say
 
 
 @dataclass(frozen=True)
@@ -43,9 +54,13 @@ class LongShare(Gauge):
     def estimate(self, series: Series, level: float = 0.9) -> dict[str, Estimate]:
         return {"long_share": mean(series.moments["long"], level=level, spacing=series.spacing)}
 
-    def interpret(self, estimates: Mapping[str, Estimate]) -> Finding:
-        seen = f"Longer than {self.norm:g} is a share of {estimates['long_share']}."
-        return Finding(self.name, self.issue, State.OK, seen, "This is a test.", estimates=("long_share",))
+    def judge(self, estimates: Mapping[str, Estimate], run: RunFacts = NOTHING_KNOWN) -> Finding:
+        facts = {
+            "seen": "Longer than {norm} is a share of {long_share}.",
+            "means": "This is a test.",
+            "norm": self.norm,
+        }
+        return Finding(self.name, self.issue, "own", State.OK, {"long_share": estimates["long_share"]}, facts)
 
 
 class Failing(LongShare):
@@ -79,7 +94,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_it_is_in_findings_run_table_page_and_export(run: Run, tmp_path: Path, capsys) -> None:
     diagnosis = diagnose(run)
-    assert any(finding.seen.startswith("Longer than 0.5") for finding in diagnosis.findings)
+    assert any(say(finding).seen.startswith("Longer than 0.5") for finding in diagnosis.findings)
     assert diagnosis.estimates["long_share"].samples == 20
     assert run.manifest["gauges"] == [
         {
@@ -101,7 +116,7 @@ def test_a_run_opens_without_the_class_and_names_the_gap(run: Run, monkeypatch: 
     opened = Run.open(run.path)
     diagnosis = diagnose(opened)
     (gap,) = [finding for finding in diagnosis.findings if finding.gauge == "long_share"]
-    assert gap.state is State.CANNOT_TELL and gap.seen == (
+    assert gap.state is State.CANNOT_TELL and say(gap).seen == (
         f"The class of the gauge 'long_share', {__name__}:LongShare, is not available. The run has 20 readings of it."
     )
     assert opened.series("long_share").moments["long"].shape == (20,) and "long_share" not in diagnosis.estimates

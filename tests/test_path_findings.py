@@ -17,6 +17,7 @@ from gradiometer.convergence.trajectory import (
 from gradiometer.convergence.trajectory.chaos import chaos_finding
 from gradiometer.convergence.trajectory.infinity import infinity_finding
 from gradiometer.convergence.trajectory.path_facts import Kind
+from gradiometer.verdict.words.say import say
 
 STEPS = np.array(kept_steps(4096))
 
@@ -40,8 +41,8 @@ def test_chaos_past_the_edge_is_told() -> None:
     points, losses = descent(7.0)
     found = chaos_finding(Estimate.exact(7.0 / 2), facts_of(path(points)), losses, 7.0)
     assert found is not None and found.state is State.ACT
-    assert "chaos past the edge" in found.seen and "3.50 times its limit at η = 7.00" in found.seen
-    assert found.advice.startswith("Halve the learning rate")
+    assert "chaos past the edge" in say(found).seen and "3.50 times its limit at η = 7.00" in say(found).seen
+    assert say(found).advice.startswith("Halve the learning rate")
 
 
 @pytest.mark.parametrize(("learning_rate", "noise", "share"), [(0.5, 0.0, 0.25), (0.5, 1.0, 0.25), (1.9, 0.1, 0.95)])
@@ -75,7 +76,7 @@ def test_twins_below_half_of_a_layer_are_told() -> None:
     with torch.no_grad():
         first.weight[3], first.weight[7] = first.weight[5], -first.weight[5]
     (found,) = Endpoint(10, 1.0, twins=twin_units_of(model)).findings(Kind.CONVERGING)
-    assert found.seen.startswith("3 of 20 rows equal another up to sign in 0.weight") and found.state is State.LOOK
+    assert say(found).seen.startswith("3 of 20 rows equal another up to sign in 0.weight") and found.state is State.LOOK
 
 
 def test_a_loss_far_above_its_start_is_chaos_even_in_flat_places() -> None:
@@ -84,7 +85,7 @@ def test_a_loss_far_above_its_start_is_chaos_even_in_flat_places() -> None:
     losses = np.r_[2.3, random.uniform(20, 90, 400)]
     for share in (None, Estimate.exact(0.01)):
         found = chaos_finding(share, facts, losses, 3.0)
-        assert found is not None and "the loss is far above its start at η = 3.00" in found.seen
+        assert found is not None and "the loss is far above its start at η = 3.00" in say(found).seen
     assert chaos_finding(None, facts, np.r_[2.3, random.uniform(1, 4, 400)], 3.0) is None
     assert chaos_finding(Estimate.exact(4.0), facts, np.r_[2.3, random.uniform(2.2, 2.4, 400)], 3.0) is not None
 
@@ -94,8 +95,8 @@ def test_a_network_that_fits_every_example_runs_to_infinity_and_others_do_not() 
              "alignment": Estimate.exact(0.85)}  # fmt: skip
     losses = 2.3 / (1 + np.arange(4000) / 4)
     found = infinity_finding(facts, losses, weight_decay=0.0)
-    assert found is not None and found.state is State.LOOK and "before step 1,000" in found.seen
-    assert "each time by 0.812 [0.732, 0.933] times as much as the time before" in found.seen
+    assert found is not None and found.state is State.LOOK and "before step 1,000" in say(found).seen
+    assert "each time by 0.812 [0.732, 0.933] times as much as the time before" in say(found).seen
     slower = facts | {"norm_growth": Estimate.interval(-0.5, -0.6, -0.4, level=0.9, method="fit", samples=4)}
     sideways = facts | {"alignment": Estimate.exact(0.5)}
     for others in (slower, sideways):
@@ -110,11 +111,11 @@ def test_the_moves_are_described_by_their_factor_in_a_doubling_of_time() -> None
     facts = {"step_correlation": Estimate.exact(0.5), "travel": Estimate.exact(9.0), "turns": Estimate.exact(0.0),
              "turn_consistency": Estimate.exact(0.0), "straightness": Estimate.exact(0.8),
              "alignment": Estimate.exact(0.1), "move_slope": Estimate.exact(0.5)}  # fmt: skip
-    found = Trajectory().interpret(facts)
-    assert found is not None and found.seen == (
+    found = Trajectory().judge(facts)
+    assert found is not None and say(found).seen == (
         "The parameters are under way: with every doubling of time their moves become 1.41 times as long, and the net "
         "distance is 0.80 of the path length."
     )
     unknown = facts | {"move_slope": Estimate.unknown(level=0.9, method="fit", samples=3)}
-    found = Trajectory().interpret(unknown)
-    assert found is not None and found.seen.endswith("under way: the net distance is 0.80 of the path length.")
+    found = Trajectory().judge(unknown)
+    assert found is not None and say(found).seen.endswith("under way: the net distance is 0.80 of the path length.")

@@ -15,9 +15,7 @@ from torch import Tensor
 
 from gradiometer import Interrupted, UserCodeFailed
 from gradiometer.jobs import Here, Job, Pool, Processes
-from gradiometer.jobs.processes import Submission
-from gradiometer.jobs.worker import Worker
-from trainings import alive, same, trainings, until
+from trainings import alive, same, trained, trainings, until
 
 pytestmark = pytest.mark.slow
 
@@ -59,16 +57,38 @@ def test_a_process_has_one_thread_and_a_job_of_more_cpus_runs_alone(pool: Pool) 
     assert all(first[1] <= second[0] for first, second in itertools.pairwise(ordered))
 
 
-def test_a_killed_process_costs_its_job_only(pool: Pool) -> None:
+def test_the_job_of_a_killed_process_runs_again_in_another_one_with_the_same_bits(tmp_path: Path, caplog) -> None:
+    def work(data: tuple[Tensor, Tensor], number: int) -> tuple[int, dict[str, Tensor]]:
+        (tmp_path / f"{number} {os.getpid()}").touch()
+        if number == 2 and len(list(tmp_path.glob("2 *"))) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number, trained(data, 64)
+
+    _, data = trainings()
+    with Processes(2) as pool:
+        outcomes = {o.name: o for o in pool.run([Job(f"{k}", work, (k,), seed=7) for k in range(5)], shared=data)}
+    expected = Here().results([Job("here", trained, (64,), seed=7)], shared=data)[0]
+    assert all(outcome.error is None and same(outcome.result[1], expected) for outcome in outcomes.values())
+    tries = [len(list(tmp_path.glob(f"{k} *"))) for k in range(5)]
+    assert tries == [1, 1, 2, 1, 1]  # the loss of a process costs no other job
+    assert "the process of the job '2' ended with SIGKILL(-9), perhaps because memory ran out" in caplog.text
+    assert "the job starts again in another one" in caplog.text
+
+
+def test_a_job_that_kills_every_process_fails_alone(pool: Pool, tmp_path: Path) -> None:
     def work(number: int) -> int:
         if number == 2:
+            (tmp_path / f"{os.getpid()}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.05)
         return number
 
     outcomes = {o.name: o for o in pool.run([Job(f"{k}", work, (k,)) for k in range(8)])}
     assert sorted(o.result for o in outcomes.values() if o.error is None) == [0, 1, 3, 4, 5, 6, 7]
-    assert "the process of the job '2' was killed by signal 9 (SIGKILL), perhaps because" in str(outcomes["2"].error)
+    assert "the process of the job '2' ended with SIGKILL(-9), perhaps because" in str(outcomes["2"].error)
+    with pytest.raises(Interrupted, match="memory ran out; the job is not finished"):
+        outcomes["2"].value()
+    assert len(list(tmp_path.iterdir())) == 3
     assert pool.results([Job("after", work, (9,))]) == [9]
 
 
@@ -80,14 +100,7 @@ def test_a_process_killed_between_two_submissions_is_replaced(pool: Pool) -> Non
     assert set(pool.results([Job(f"{k}", os.getpid) for k in range(4)])).isdisjoint(ids)
 
 
-def test_processes_stay_for_the_next_submission_on_a_busy_machine_too(pool: Pool, monkeypatch) -> None:
-    at_once = Submission._put_back
-
-    def late(submission: Submission, worker: Worker | None) -> None:
-        time.sleep(0.1)
-        at_once(submission, worker)
-
-    monkeypatch.setattr(Submission, "_put_back", late)
+def test_processes_stay_for_the_next_submission(pool: Pool) -> None:
     ids = [set(pool.results([Job(f"{k}", os.getpid) for k in range(4)])) for _ in range(3)]
     assert len(set.union(*ids)) <= 2
 
@@ -249,7 +262,7 @@ def test_a_closed_pool_has_no_processes_and_starts_new_ones() -> None:
 
 def test_a_process_that_cannot_start_is_an_error_and_not_an_endless_loop(monkeypatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with Processes(2) as broken, pytest.raises(Exception, match="could not start: it ended with exit code 1"):
+    with Processes(2) as broken, pytest.raises(Exception, match="a process of the pool could not start: "):
         list(broken.run([Job("a", int), Job("b", int)]))
 
 
@@ -263,11 +276,33 @@ def test_outcomes_come_as_they_finish(pool: Pool, tmp_path: Path) -> None:
 
 
 def test_processes_that_were_started_have_their_modules_when_the_first_job_comes() -> None:
+    def slow() -> tuple[int, bool]:
+        known = "gradiometer.problems" in sys.modules
+        time.sleep(0.5)
+        return os.getpid(), known
+
     with Processes(2) as pool:
         pool.start(["gradiometer.problems"])
-        began = [worker._process.pid for worker in pool._idle]
-        found = pool.results([Job(f"{k}", lambda: (os.getpid(), "gradiometer.problems" in sys.modules)) for k in "ab"])
-    assert len(began) == 2 and {process for process, _ in found} <= set(began) and all(known for _, known in found)
-    with Processes(1) as pool, pytest.raises(Interrupted, match="could not start"):
+        until(lambda: all(worker.ready.done() for worker in pool._idle))
+        found = pool.results([Job(name, slow) for name in "ab"])
+    assert len({process for process, _ in found}) == 2 and all(known for _, known in found)
+    with Processes(1) as pool, pytest.raises(Interrupted, match=r"could not start: .*gradiometer\.nothing"):
         pool.start(["gradiometer.nothing"])
         pool.results([Job("a", os.getpid)])
+
+
+ENDS = """
+import time
+from gradiometer.jobs import Job, Processes
+
+pool = Processes(1)
+outcomes = pool.run([Job(f"{k}", lambda k: time.sleep(60 * k), (k,)) for k in range(2)])
+next(outcomes)
+raise SystemExit(7)
+"""
+
+
+def test_a_program_that_ends_does_not_wait_for_jobs() -> None:
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (7, "") and time.monotonic() - began < 50

@@ -7,16 +7,18 @@ from typing import Any
 import pytest
 
 from command_line import called
+from forked_run import fork_of
 from gradiometer import BadArgument, Interrupted, Problem, diagnose
 from gradiometer.forks import forks_of
 from gradiometer.problems.closed_forms import Quadratic
 from gradiometer.run import Configuration, Run
 from gradiometer.run.ranks import Ranks
-from gradiometer.train import fork_run, resume, train
+from gradiometer.train import resume, train
 from gradiometer.train.forking import rate_fork
 from gradiometer.train.forking.rate_fork import RateDecision, RateForks
 from gradiometer.train.restoring import recorded
 from gradiometer.train.restoring.replay import state_at
+from gradiometer.verdict import say
 from test_train import StopAt, weights
 
 STEPS = 200
@@ -58,7 +60,7 @@ def test_a_rate_that_is_far_too_low_is_doubled_at_the_marks_and_the_run_ends_low
     assert losses[: MARKS[0]].tolist() == plain.losses[1][: MARKS[0]].tolist()
     assert losses[-20:].mean() < 0.8 * plain.losses[1][-20:].mean() and not forks_of(plain)
     (said,) = [one for one in diagnose(slow_run).findings if one.gauge == "rate"]
-    assert "At step 20 the rate was multiplied by 2" in said.seen and "times the updates" in said.means
+    assert "At step 20 the rate was multiplied by 2" in say(said).seen and "times the updates" in say(said).means
 
 
 def test_a_lower_rate_is_taken_where_it_is_shown_to_end_lower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +68,7 @@ def test_a_lower_rate_is_taken_where_it_is_shown_to_end_lower(tmp_path: Path, mo
     monkeypatch.setattr(rate_fork, "FACTORS", (0.5, 8.0))
     run = train(quadratic(), settings(learning_rate=0.5, momentum=0.98, batch_size=50), tmp_path)
     assert [event["factor"] for event in decisions(run)][1] == 0.5
-    before, after = (state_at(run, step, "fork", quadratic()).values["param_groups"][0]["lr"] for step in (60, 61))
+    before, after = (state_at(run, step, "fork", quadratic()).state["param_groups"][0]["lr"] for step in (60, 61))
     assert after == pytest.approx(0.5 * before * (1 - 61 / STEPS) / (1 - 60 / STEPS), rel=1e-6)
 
 
@@ -96,16 +98,16 @@ def test_a_fork_that_was_stopped_continues_from_its_branches(
 ) -> None:
     from gradiometer.forks.recorded import growing
 
-    made, count = growing.grown_in, []
+    made, count = growing.train_branches, []
 
-    def grown(*arguments: Any, **named: Any) -> Any:
+    def train_some(*arguments: Any, **named: Any) -> Any:
         for result in made(*arguments, **named):
             count.append(result)
             if len(count) == 3:
                 raise KeyboardInterrupt
             yield result
 
-    monkeypatch.setattr(growing, "grown_in", grown)
+    monkeypatch.setattr(growing, "train_branches", train_some)
     with pytest.raises(KeyboardInterrupt):
         train(quadratic(), settings(checkpoint_seconds=0), tmp_path)
     (folder,) = tmp_path.iterdir()
@@ -119,9 +121,9 @@ def test_a_fork_that_was_stopped_continues_from_its_branches(
 
 def test_a_fork_of_the_run_starts_from_the_changed_rate(slow_run: Run) -> None:
     state = state_at(slow_run, 100, "fork", quadratic())
-    assert not state.warnings and state.values["param_groups"][0]["lr"] == pytest.approx(4 * 0.004 * 0.5)
-    made = fork_run(slow_run, ["rate 0.5x"], at=100, horizon="20 updates", replicates=2)
-    assert made.record.fork.effects("train_loss")[0].verdict == "worse"
+    assert not state.warnings and state.state["param_groups"][0]["lr"] == pytest.approx(4 * 0.004 * 0.5)
+    made = fork_of(slow_run, ["rate 0.5x"], at=100, horizon="20 updates", replicates=2)
+    assert made.fork.effects("train_loss")[0].verdict == "worse"
 
 
 def test_a_fork_budget_is_refused_where_it_cannot_be_used() -> None:

@@ -7,9 +7,9 @@ import torch
 
 from gradiometer import BadArgument, Interrupted
 from gradiometer.problems import Examples
-from gradiometer.run import Configuration, Run, RunFolder, checkpoint_steps, load_latest
+from gradiometer.run import Checkpoint, Configuration, Run, RunFolder, checkpoint_steps, load_latest
 from gradiometer.train import train
-from gradiometer.train.restoring.replay import RunState, state_at
+from gradiometer.train.restoring.replay import state_at
 from test_train import StopAt, problem, settings
 
 WAYS = {
@@ -21,27 +21,27 @@ WAYS = {
 }
 
 
-def stopped_at(step: int, asked: Configuration, folder: Path, name: str = "mlp") -> RunState:
+def stopped_at(step: int, asked: Configuration, folder: Path, name: str = "mlp") -> Checkpoint:
     """The state in which a run stops."""
     with pytest.raises(Interrupted):
         train(problem(name), asked, folder, StopAt(step))
     (path,) = folder.iterdir()
     checkpoint, _ = load_latest(RunFolder.open(path))
     values = {name: value for name, value in checkpoint.state.items() if name != "recorder"}
-    return RunState(checkpoint.step, dict(checkpoint.tensors), values)
+    return Checkpoint(checkpoint.step, dict(checkpoint.tensors), values)
 
 
-def same(ours: RunState, theirs: RunState) -> bool:
+def same(ours: Checkpoint, theirs: Checkpoint) -> bool:
     """True if every bit is the same. The origin of moves belongs to the gauges.
 
     Python's generator is left out: the shape checker of this suite draws from it.
     """
     names = [name for name in theirs.tensors if not name.startswith(("origin.", "random.python"))]
-    values = {name: value for name, value in theirs.values.items() if name != "origin"}
+    values = {name: value for name, value in theirs.state.items() if name != "origin"}
     return (
         {*ours.tensors} - {"random.python"} == {*names}
         and all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in names)
-        and {name: ours.values[name] for name in values} == values
+        and {name: ours.state[name] for name in values} == values
     )
 
 
@@ -59,7 +59,7 @@ def test_the_state_at_a_step_is_that_of_a_run_that_was_stopped_there(
     before = torch.get_rng_state()
     found = state_at(run, 23, "fork", loaded)
     assert torch.equal(torch.get_rng_state(), before)
-    assert found.warnings == () and found.values["step"] == 23
+    assert found.warnings == () and found.state["step"] == 23
     assert same(found, stopped_at(23, asked, tmp_path / "stopped"))
 
 

@@ -11,7 +11,7 @@ import pytest
 from gradiometer import BadArgument, Diagnosis
 from gradiometer.cli import gradiometer
 from gradiometer.cli.outcome import answers
-from gradiometer.drift import edge_sentence
+from gradiometer.drift import edge_finding
 from gradiometer.measurement import Estimate, Finding, Issue, State
 from gradiometer.report.charts import strip
 from gradiometer.report.page import render
@@ -36,7 +36,9 @@ def interval(value: float, low: float, high: float) -> Estimate:
 
 
 def finding(gauge: str, state: State, estimates: tuple[str, ...] = ()) -> Finding:
-    return Finding(gauge, Issue.CONVERGENCE, state, f"{gauge} seen.", "It means.", estimates=estimates)
+    facts = {"seen": f"{gauge} seen.", "means": "It means."}
+    numbers = {name: interval(1.0, 0.5, 2.0) for name in estimates}
+    return Finding(gauge, Issue.CONVERGENCE, "own", state, numbers, facts)
 
 
 def test_every_question_has_a_card_in_order_and_one_without_an_answer_names_its_command(run: Run) -> None:
@@ -97,7 +99,7 @@ def test_a_watched_loop_is_told_no_command_that_cannot_know_its_model(tmp_path: 
 
 def test_a_card_draws_the_interval_against_its_threshold(run: Run) -> None:
     sharpness = Estimate.bound(15.0, low=14.0, high=16.0, method="Lanczos, residual", samples=1)
-    answer = Answer(edge_sentence(sharpness, 0.1), {"sharpness": sharpness, "edge": Estimate.exact(20.0)})
+    answer = Answer(edge_finding(sharpness, 0.1), {"sharpness": sharpness, "edge": Estimate.exact(20.0)})
     drawn = cards(run, [answer])[1].shown[0].strips["sharpness"]
     assert [tick.label for tick in drawn.ticks] == ["edge = 20"]
     assert 0 < drawn.left < drawn.right < drawn.ticks[0].place < 100
@@ -128,7 +130,7 @@ def test_a_question_without_an_answer_is_named_in_one_line_with_its_command_insi
     assert 'id="row-batch"' in page and "Not measured: plateau, converged, ensemble" in page
     assert all(question.words in page for question in QUESTIONS)
     command = "<code>gradiometer train digits --every 10</code>"
-    assert command not in page and command in render(run, Diagnosis("Nothing.", (), {}, {}))
+    assert command not in page and command in render(run, Diagnosis((), {}, {}, said="Nothing"))
 
 
 def test_the_charts_of_a_section_are_in_one_row(run: Run) -> None:

@@ -254,3 +254,7 @@ def test_an_end_that_is_not_there_is_written_as_open() -> None:
     assert interval(NOTHING_KNOWN) == "(−∞, ∞)"
     assert interval(Estimate.exact(32.0)) == "exact"
     assert [number(value) for value in (32.0, 0.0123, math.inf)] == ["32", "0.0123", "∞"]
+
+
+def test_a_short_axis_has_ticks_where_a_logarithm_rounds_up() -> None:
+    assert LogAxis(0.5333333333333333, 0.8333333333333333).ticks == [0.6, 0.7, 0.8]

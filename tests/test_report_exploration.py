@@ -42,7 +42,7 @@ def diagnosed(draw: Draw = Draw.RESHUFFLED, examples: int | None = 1437, steps: 
     for place, window in enumerate(windows):
         for name, estimate in window.items():
             history.setdefault(name, []).append((100 * (place + 1), estimate))
-    finding = gauge.interpret(windows[-1])
+    finding = gauge.judge(windows[-1])
     assert finding is not None
     return replace(
         diagnosis_of(),

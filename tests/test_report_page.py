@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 
 from gradiometer import Diagnosis, Finding, Issue, State, StorageFailed, diagnose
+from gradiometer.measurement.finding import Trial
 from gradiometer.report.overview import listing, write_overview
 from gradiometer.report.page import render, write_charts, write_page
 from gradiometer.run import Run
+from gradiometer.verdict import say
 from report_run import LAYERS, diagnosis_of, run_in
 
-NOTHING = Diagnosis("Nothing was measured.", (), {}, {})
+NOTHING = Diagnosis((), {}, {}, said="nothing was measured")
 
 
 class Page(HTMLParser):
@@ -89,8 +91,10 @@ def test_a_run_named_like_a_script_is_harmless(tmp_path: Path) -> None:
     run = run_in(tmp_path, name=f"{evil}<img src=x onerror=alert(1)>", steps=100)
     (run.path / "events.jsonl").write_text("{torn")
     diagnosis = diagnosis_of(layers=(*LAYERS, "</script><script>alert(2)</script>"))
-    finding = replace(diagnosis.findings[0], seen=f"`{evil}` was seen")
-    page = render(Run.open(run.path), replace(diagnosis, verdict=evil, findings=(finding,)))
+    finding = replace(diagnosis.findings[0], claim="own", facts={"seen": f"`{evil}` was seen"})
+    page = render(
+        Run.open(run.path), replace(diagnosis, said=evil, outcome=evil, headline=finding, findings=(finding,))
+    )
     parsed = Page(page)
     assert len(parsed.of("script")) == 4
     assert not parsed.of("img")
@@ -151,14 +155,19 @@ def test_a_row_shows_its_interval_against_the_batch_size(page: str) -> None:
 
 
 def test_the_first_screen_has_verdict_loss_action_and_gain(run: Run) -> None:
-    advice, forecast = "`batch_size = 64` with `lr = 0.1`, if time matters more.", "Forecast: 0.6 [0.5, 0.7] times."
+    paste, forecast = ("batch_size = 64", "lr = 0.1"), "Forecast: 0.6 [0.5, 0.7] times."
     diagnosis = diagnosis_of()
-    finding = replace(
-        diagnosis.findings[0], advice=advice, forecast=forecast, tried="Not tried: `this`.", state=State.ACT
+    finding = Finding(
+        "noise",
+        Issue.ESTIMATION,
+        "own",
+        State.ACT,
+        facts={"seen": "It is too small.", "paste": paste, "advice": ", if time matters more.", "forecast": forecast},
+        trial=Trial(facts={"call": "`this`"}),
     )
     page = render(run, replace(diagnosis, findings=(finding, *diagnosis.findings[1:]), outcome="Trained"))
     first = page[page.index('<header class="top">') : page.index('<div class="rows">')]
-    assert f"<h1>{diagnosis.headline}</h1>" in first
+    assert f"<h1>{diagnosis.said[0].upper()}{diagnosis.said[1:]}.</h1>" in first
     assert first.count("data-chart=") == 1 and 'data-chart="loss"' in first
     assert '<p class="line"><code>batch_size = 64\nlr = 0.1</code></p>' in first
     assert '<p class="gain">Forecast: 0.6 [0.5, 0.7] times.</p>' in first
@@ -166,21 +175,24 @@ def test_the_first_screen_has_verdict_loss_action_and_gain(run: Run) -> None:
 
 
 def test_the_title_is_not_at_odds_with_the_next_action(run: Run) -> None:
-    calm = Finding("trajectory", Issue.CONVERGENCE, State.OK, "The parameters are under way: by 0.9.", "They move.")
+    calm = Finding("trajectory", Issue.CONVERGENCE, "own", State.OK, facts={"seen": "The parameters are under way."})
     diagnosis = replace(
-        diagnosis_of(), findings=(calm,), verdict="Trained; the parameters are under way.", outcome="Trained"
+        diagnosis_of(), findings=(calm,), headline=calm, said="the parameters are under way", outcome="Trained"
     )
     page = render(run, diagnosis)
     assert "<code>--schedule linear</code>" in page
     assert re.search(r"<h1>The learning rate ends at \S+, 100% of its peak.</h1>", page)
-    doubtful = replace(diagnosis, verdict="Trained; no verdict: the loss is another one.")
+    other = replace(calm, claim="another_loss", state=State.CANNOT_TELL, facts={"reason": "the loss is another one"})
+    doubtful = replace(diagnosis, headline=other, said="no verdict: the loss is another one")
     assert "<h1>No verdict: the loss is another one.</h1>" in render(run, doubtful)
 
 
 def test_without_advice_the_page_says_that_no_change_is_advised(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=600, schedule="linear")
     diagnosis = diagnosis_of()
-    silent = tuple(replace(finding, advice="") for finding in diagnosis.findings)
+    silent = tuple(
+        replace(finding, claim="own", facts={"seen": say(finding).seen}, cure=()) for finding in diagnosis.findings
+    )
     assert "No finding advises a change." in render(run, replace(diagnosis, findings=silent))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from gradiometer import BadArgument
 from gradiometer.cli.options import configuration_from
-from gradiometer.estimation.rate_advice import SHAPES
+from gradiometer.estimation.batch_advice import SHAPES
 from gradiometer.run import Configuration
 from gradiometer.run.settings.planned import planned
 from gradiometer.run.settings.values import SCHEDULES

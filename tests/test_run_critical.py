@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from forked_run import critical_batch_of
 from gradiometer import BadArgument, Run
 from gradiometer.cli.batch import batch
 from gradiometer.jobs import Here
 from gradiometer.problems import load
 from gradiometer.run import Configuration
-from gradiometer.train import critical_batch_of, train
-from gradiometer.train.forking.run_critical import noise_scale_at
+from gradiometer.train import train
+from gradiometer.train.batch_comparison import noise_scale_at
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +32,12 @@ def test_the_forecast_is_the_noise_scale_of_that_step(run: Run) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"at": 500}, "`at` must be between 0 and 499, got 500"),
+        ({"at": 500}, "`at` 500 is the end of the run"),
         (
             {"at": 480},
             "`horizon` is 20 examples, too few for two lengths of 12 updates with two batches: give at least 96",
         ),
-        ({"at": 400, "horizon": "900 examples"}, "`horizon` is 900 examples, and 400 are left of the run"),
+        ({"at": 400, "horizon": "900 examples"}, "`horizon` is 900 examples, and 400 are left of the training"),
         ({"at": 0, "replicates": 1}, "`replicates` must be at least 2, got 1"),
     ],
 )

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from forked_run import fork_of, was_finished
 from gradiometer import BadArgument, Run, RunDamaged
 from gradiometer.forks import ForkRecord, Plan, Rate, forks_of
 from gradiometer.jobs import Here
 from gradiometer.problems import load
 from gradiometer.run import Configuration, checkpoint_steps
-from gradiometer.train import fork_run, train
-from gradiometer.train.forking.run_fork import default_step
+from gradiometer.train import train
+from gradiometer.train.forking.run_loop import default_step
 
 ALTERNATIVES = ["rate 2x", "batch 2x, rate sqrt"]
 
@@ -53,7 +54,7 @@ def numbers(record: ForkRecord) -> list[dict]:
 
 def test_a_fork_leaves_the_run_as_it_was(run: Run) -> None:
     before = contents(run)
-    record = fork_run(run, ALTERNATIVES, horizon="10 updates", replicates=2).record
+    record = fork_of(run, ALTERNATIVES, horizon="10 updates", replicates=2)
     assert contents(run) == before
     assert record.path == run.path / "forks" / "0001" and record.finished and not record.running
     assert [result.alternative for result in record.fork.results] == 2 * ["go on", "rate 2x", "batch 2x, rate 1.41x"]
@@ -69,31 +70,29 @@ def test_a_fork_that_was_stopped_continues_from_its_finished_branches(run: Run) 
 
     asked = {"horizon": "10 updates", "replicates": 2}
     with pytest.raises(KeyboardInterrupt):
-        fork_run(run, ALTERNATIVES, **asked, progress=stop)
+        fork_of(run, ALTERNATIVES, **asked, progress=stop)
     (half,) = forks_of(run)
     assert len(half.fork.results) == 3 and not half.finished
     first = half.branches_path.read_bytes()
-    made = fork_run(run, ALTERNATIVES, **asked)
-    assert made.record.path == half.path and not made.was_finished
+    assert not was_finished(run, ALTERNATIVES, **asked)
     lines = half.branches_path.read_bytes()
     assert lines.startswith(first) and len(lines.splitlines()) == 6
-    asked_again = fork_run(run, ALTERNATIVES, **asked)
-    assert asked_again.was_finished and half.branches_path.read_bytes() == lines
-    assert fork_run(run, ALTERNATIVES, **asked, seed=1).record.name == "0002"
+    assert was_finished(run, ALTERNATIVES, **asked) and half.branches_path.read_bytes() == lines
+    assert fork_of(run, ALTERNATIVES, **asked, seed=1).name == "0002"
 
 
 def test_a_pool_that_is_given_stays_open(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[str] = []
     monkeypatch.setattr(Here, "close", lambda _: closed.append("closed"))
-    fork_run(run, ["rate 2x"], horizon="4 updates", replicates=1, pool=Here())
+    fork_of(run, ["rate 2x"], horizon="4 updates", replicates=1, pool=Here())
     assert not closed
-    fork_run(run, ["rate 2x"], horizon="4 updates", replicates=1, pool="here", seed=1)
+    fork_of(run, ["rate 2x"], horizon="4 updates", replicates=1, pool="here", seed=1)
     assert len(closed) == 1
 
 
 def test_lines_that_do_not_fit_are_named_and_their_branches_trained_again(run: Run) -> None:
     asked = {"horizon": "10 updates", "replicates": 2}
-    record = fork_run(run, ["rate 2x"], **asked).record
+    record = fork_of(run, ["rate 2x"], **asked)
     whole = numbers(record)
     lines = record.branches_path.read_text().splitlines()
     other, negative = json.loads(lines[1]), json.loads(lines[2])
@@ -110,13 +109,13 @@ def test_lines_that_do_not_fit_are_named_and_their_branches_trained_again(run: R
     assert first.startswith("0001/branches.jsonl:2: not a branch of this fork (the plan has no 'rate 3x'")
     assert "branches.jsonl:3: not a branch of this fork (Expected `int` >= 0 - at `$.updates`): skipped." in second
     assert torn_line == "branches.jsonl:4: the last line is incomplete: skipped."
-    mended = fork_run(run, ["rate 2x"], **asked).record
+    mended = fork_of(run, ["rate 2x"], **asked)
     assert numbers(mended) == whole
     assert (mended.path / "branches.damaged.jsonl").read_text() == spoiled
 
 
 def test_a_plan_that_cannot_be_read_is_named_and_left_out(run: Run) -> None:
-    record = fork_run(run, ["rate 2x"], horizon="5 updates", replicates=1).record
+    record = fork_of(run, ["rate 2x"], horizon="5 updates", replicates=1)
     (record.path / "fork.json").write_text('{"format": 1, "plan": {"step": "ten"}}')
     warnings: list[str] = []
     assert forks_of(run, warnings) == ()
@@ -127,15 +126,15 @@ def test_a_plan_that_cannot_be_read_is_named_and_left_out(run: Run) -> None:
 
 
 def test_a_race_spends_its_budget_at_most_and_is_continued(run: Run) -> None:
-    record = fork_run(run, ["rate 4x", "rate 0.1x"], budget=1.0).record
+    record = fork_of(run, ["rate 4x", "rate 0.1x"], budget=1.0)
     results = [json.loads(line)["result"] for line in record.branches_path.read_text().splitlines()]
     assert sum(result["examples"] for result in results) <= 2000
     assert record.finished and record.fork.horizon == record.plan.horizon
-    assert fork_run(run, ["rate 4x", "rate 0.1x"], budget=1.0).was_finished
+    assert was_finished(run, ["rate 4x", "rate 0.1x"], budget=1.0)
 
 
 def test_skipped_batches_are_those_of_the_run(run: Run) -> None:
-    record = fork_run(run, ["skip 110:115"], horizon="30 updates", replicates=1).record
+    record = fork_of(run, ["skip 110:115"], horizon="30 updates", replicates=1)
     assert record.plan.own_until == 115
     ours, skipped = record.fork.results
     assert (ours.updates, skipped.updates, skipped.examples) == (30, 25, 300)
@@ -151,7 +150,7 @@ def test_the_step_of_a_fork_is_the_middle_or_the_newest_checkpoint(run: Run) -> 
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ({"horizon": "101 updates"}, "`horizon` is 1,010 examples, and 1,000 are left of the run"),
+        ({"horizon": "101 updates"}, "`horizon` is 1,010 examples, and 1,000 are left of the training"),
         ({"horizon": "soon"}, "`horizon` must be a length with its unit"),
         ({"at": 201}, "`at` must be between 0 and 200, the last step on record, got 201"),
         ({"at": -1}, "`at` must be between 0 and 200"),
@@ -170,16 +169,27 @@ def test_the_step_of_a_fork_is_the_middle_or_the_newest_checkpoint(run: Run) -> 
 )
 def test_what_does_not_fit_the_run_is_refused_before_anything_is_kept(run: Run, asked: dict, sentence: str) -> None:
     with pytest.raises(BadArgument) as refused:
-        fork_run(run, **{"alternatives": ["rate 2x"], **asked})
+        fork_of(run, **{"alternatives": ["rate 2x"], **asked})
     assert sentence in str(refused.value)
     assert forks_of(run) == ()
+
+
+@pytest.mark.parametrize(
+    ("room", "old", "new"),
+    [("train", "fork_run", "fork(loop_at(run, step)"), ("train", "critical_batch_of", "critical_batch(loop_at(run, step)"),
+     ("forks", "grown", "`train_branch`"), ("forks", "Continuation", "`Loop`")],
+)  # fmt: skip
+def test_who_imports_an_old_name_is_told_the_new_one(room: str, old: str, new: str) -> None:
+    with pytest.raises(ImportError) as told:
+        exec(f"from gradiometer.{room} import {old}")
+    assert new in str(told.value)
 
 
 def test_a_run_on_other_data_is_refused(run: Run) -> None:
     manifest = run.folder.manifest_path
     manifest.write_text(manifest.read_text().replace('fingerprint = "', 'fingerprint = "0'))
     with pytest.raises(BadArgument, match="was trained on data with fingerprint 0"):
-        fork_run(Run.open(run.path), ["rate 2x"])
+        fork_of(Run.open(run.path), ["rate 2x"])
 
 
 def test_plans_are_equal_after_a_round_trip_through_json(tmp_path: Path) -> None:
@@ -198,9 +208,9 @@ def test_processes_give_the_same_bits(run: Run, tmp_path: Path) -> None:
     import shutil
 
     other = Run.open(shutil.copytree(run.path, tmp_path / "other"))
-    here = fork_run(run, ALTERNATIVES, replicates=2)
-    apart = fork_run(other, ALTERNATIVES, replicates=2, pool="processes:2")
-    assert numbers(here.record) == numbers(apart.record)
+    here = fork_of(run, ALTERNATIVES, replicates=2)
+    apart = fork_of(other, ALTERNATIVES, replicates=2, pool="processes:2")
+    assert numbers(here) == numbers(apart)
 
 
 @pytest.mark.slow
@@ -220,7 +230,7 @@ def test_a_killed_fork_continues(run: Run) -> None:
     (half,) = forks_of(run)
     done = branches.read_bytes().splitlines()[: len(half.fork.results)]
     assert 3 < len(done) < 120 and not half.finished and not half.running
-    record = fork_run(run, ["rate 0.5x", "rate 2x"], replicates=40, horizon="100%").record
+    record = fork_of(run, ["rate 0.5x", "rate 2x"], replicates=40, horizon="100%")
     assert record.path == half.path and record.finished
     lines = branches.read_bytes().splitlines()
     assert lines[: len(done)] == done
@@ -258,7 +268,7 @@ def test_a_plan_file_with_anything_in_it_is_named(tmp_path: Path, content: str) 
     ],
 )
 def test_a_line_with_anything_in_it_is_left_out(run: Run, field: str, value: object) -> None:
-    record = fork_run(run, ["rate 2x"], horizon="5 updates", replicates=2).record
+    record = fork_of(run, ["rate 2x"], horizon="5 updates", replicates=2)
     first, *others = record.branches_path.read_text().splitlines()
     line = json.loads(first)
     line["result"][field] = value

@@ -7,13 +7,11 @@ import pytest
 import torch
 
 from gradiometer import Draw
-from gradiometer.forks import Branch, GoOn, grown
+from gradiometer.forks import Branch, GoOn, Loop, train_branch
 from gradiometer.measurement import Order
-from gradiometer.run import Run, load_latest
-from gradiometer.train import train
+from gradiometer.run import load_latest
+from gradiometer.train import loop_at, train
 from gradiometer.train.forking.order import positions
-from gradiometer.train.forking.run_state import RunSource
-from gradiometer.train.restoring.replay import state_at
 from test_train import problem, settings
 
 EVER = 10**6
@@ -26,20 +24,16 @@ WAYS = {
 }
 
 
-def source_of(run: Run, step: int, name: str = "mlp", **settings) -> RunSource:
-    loaded = problem(name)
-    return RunSource(run.configuration, state_at(run, step, "fork", loaded), problem=loaded, **settings)
-
-
 @pytest.mark.parametrize("way", WAYS)
 def test_a_branch_without_a_change_has_the_bits_of_the_run(tmp_path: Path, way: str, monkeypatch) -> None:
     name, asked = WAYS[way]
     run = train(problem(name), settings(epochs=3, **asked), tmp_path)
-    source = source_of(run, 13, name, own_until=EVER)
+    loop = loop_at(run, 13, problem=problem(name))
+    loop.data.see_own(EVER)
     ends = []
-    monkeypatch.setattr(RunSource, "readouts", lambda self, model: ends.append(model.state_dict()) or {})
+    monkeypatch.setattr(Loop, "readouts", lambda self, model: ends.append(model.state_dict()) or {})
     left = 300 - 13 * run.configuration.batch_size if run.configuration.batch_size == 10 else 300 - 100 - 4 * 12
-    result = grown(source, Branch(GoOn(), replicate=0, horizon=left, tail="none"))
+    result = train_branch(loop, Branch(GoOn(), replicate=0, horizon=left, tail="none"))
     assert (result.updates, result.diverged) == (run.steps - 13, None)
     checkpoint, _ = load_latest(run.folder)
     assert all(torch.equal(value, checkpoint.tensors[f"model.{key}"]) for key, value in ends[0].items())
@@ -47,11 +41,11 @@ def test_a_branch_without_a_change_has_the_bits_of_the_run(tmp_path: Path, way: 
 
 def test_the_state_is_the_same_after_a_branch_and_replicates_differ(tmp_path: Path) -> None:
     run = train(problem(), settings(epochs=2), tmp_path)
-    source = source_of(run, 13)
-    before = {key: value.clone() for key, value in source.state.tensors.items()}
+    loop = loop_at(run, 13, problem=problem())
+    before = loop.copy().digest()
     branches = [Branch(GoOn(), replicate, horizon=50) for replicate in (0, 1, 0)]
-    first, other, again = (grown(source, branch) for branch in branches)
-    assert all(torch.equal(before[key], value) for key, value in source.state.tensors.items())
+    first, other, again = (train_branch(loop, branch) for branch in branches)
+    assert loop.digest() == before
     assert first.curve == again.curve != other.curve
     assert first.readouts["test_loss"].mean == again.readouts["test_loss"].mean
     assert set(first.readouts) == {"train_loss", "test_loss", "test_accuracy"}
@@ -62,10 +56,10 @@ def test_a_source_can_be_sent_to_another_process(tmp_path: Path) -> None:
 
     configuration = settings(epochs=1, batch_size=256, problem="digits", momentum=0.5)
     run = train(load("digits"), configuration, tmp_path)
-    source = RunSource(run.configuration, state_at(run, 3, "fork"))
+    loop = loop_at(run, 3)
     branch = Branch(GoOn(), 0, horizon=512)
-    sent = grown(pickle.loads(pickle.dumps(source)), branch)
-    here = grown(source, branch)
+    sent = train_branch(pickle.loads(pickle.dumps(loop)), branch)
+    here = train_branch(loop, branch)
     assert (sent.curve, sent.readouts["test_accuracy"].mean) == (here.curve, here.readouts["test_accuracy"].mean)
 
 

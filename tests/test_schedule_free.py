@@ -12,7 +12,7 @@ from torch import nn
 from command_line import called
 from gradiometer import BadArgument, Interrupted, supervised
 from gradiometer.convergence import refresh_batch_norm
-from gradiometer.forks import BranchResult, Rate, fork
+from gradiometer.forks import BranchResult, Loop, Rate, fork
 from gradiometer.measurement.optimizer.averaged import at_average, averages_itself, schedule_free, to_average
 from gradiometer.problems import load
 from gradiometer.run import Configuration, Run, load_latest
@@ -131,10 +131,12 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits_and_any_step_can_be_rep
 def test_a_branch_is_read_out_at_the_average_with_new_batch_norm_statistics() -> None:
     model, seen = net(), data()
     optimizer = schedule_free(model.parameters(), RATE)
-    made = fork(
-        model, optimizer, loss=LOSS, batches=lambda _: seen, alternatives=[Rate(2)], horizon="12 updates", tail="none",
-        replicates=1, evaluate=lambda model: {"loss": float(LOSS(model, seen[0]).mean())},
-    )  # fmt: skip
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        return {"loss": float(LOSS(model, seen[0]).mean())}
+
+    loop = Loop(model, optimizer, loss=LOSS, batches=lambda _: seen, evaluate=evaluate)
+    made = fork(loop, [Rate(2)], horizon="12 updates", tail="none", replicates=1)
     stepped(model, optimizer, seen)
     to_average(optimizer)
     refresh_batch_norm(model, seen, LOSS)
@@ -192,7 +194,7 @@ def test_a_race_ends_with_it_where_the_others_do_not_learn() -> None:
         return torch.optim.SGD(parameters, lr=min(rate, 1.0) * 1e-9)
 
     found = tune(Noisy(), loss=loss, batches=batches, steps=200, optimizer=[idle, "schedulefree"])
-    assert found.made.name == "schedulefree" and found.race[0][0].lane.trials.forks[0].tail == "none"
+    assert found.made.name == "schedulefree" and found.race[0][0].lane.forks[0].tail == "none"
 
 
 def test_the_command_tunes_and_trains_it(
@@ -230,5 +232,5 @@ def test_a_longer_training_needs_a_lower_rate_unless_it_keeps_the_rate_to_its_en
         assert settings["lower"] == lower
         return choose(*given, **settings)
 
-    monkeypatch.setattr("gradiometer.tuning.race.choose", told)
+    monkeypatch.setattr("gradiometer.tuning.lane.choose", told)
     assert tuned(optimizer=optimizer, steps=100).learning_rate > 0

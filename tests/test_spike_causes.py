@@ -14,6 +14,7 @@ from gradiometer.forks import SpikeCauses, Trial, causes_of
 from gradiometer.problems import load
 from gradiometer.run.spikes import spikes_of
 from gradiometer.train import spike_causes, train
+from gradiometer.verdict import say
 
 SPIKE = Spike(first=100, peak=101, last=101, level=1.0, height=9.0, score=50.0, limit=9.0, ended=True)
 
@@ -55,7 +56,7 @@ def test_an_instability_is_named_as_the_cause(unstable: Run) -> None:
 
 def test_the_finding_has_the_cause_as_soon_as_its_spike_was_tried(unstable: Run) -> None:
     def tried() -> str:
-        return next(finding.tried for finding in diagnose(unstable).findings if finding.gauge == "spikes")
+        return next(say(finding).tried for finding in diagnose(unstable).findings if finding.gauge == "spikes")
 
     *others, clearest = sorted(spikes_of(unstable), key=lambda each: each.score)
     spike_causes(unstable, others[0].peak)

@@ -16,6 +16,7 @@ from gradiometer.drift.spikes.examination import Before, Examiner
 from gradiometer.problems import Examples, Problem
 from gradiometer.run import Configuration
 from gradiometer.train import train
+from gradiometer.verdict.words.say import say
 
 STEPS, AT, SIZE = 320, 270, 16
 EVENT = "loss_examined"
@@ -65,20 +66,20 @@ def finding(run: Run | None) -> Finding:
 
 def test_wrong_labels_are_this_batch_and_the_examples_are_named(tmp_path: Path) -> None:
     found = finding(trained(tmp_path, bad=(2, 5))[1])
-    assert "at step 270" in found.seen and found.means.startswith("This batch: ")
-    assert re.search(r"2 of its 16 examples have \d+% of the rise: examples 2, 5 of the batch\.", found.means)
+    assert "at step 270" in say(found).seen and say(found).means.startswith("This batch: ")
+    assert re.search(r"2 of its 16 examples have \d+% of the rise: examples 2, 5 of the batch\.", say(found).means)
     then, now = map(
-        float, re.findall(r"the batch before, the loss was (\S+) at their step and (\S+) at", found.means)[0]
+        float, re.findall(r"the batch before, the loss was (\S+) at their step and (\S+) at", say(found).means)[0]
     )
     assert now == pytest.approx(then, abs=0.3)
 
 
 def test_parameters_that_moved_are_an_instability_though_the_first_loss_is_the_highest(tmp_path: Path) -> None:
     found = finding(trained(tmp_path, jump=8.0)[1])
-    assert "at step 270" in found.seen and found.means.startswith("Instability: ")
-    assert "The rise is spread over the batch" in found.means
+    assert "at step 270" in say(found).seen and say(found).means.startswith("Instability: ")
+    assert "The rise is spread over the batch" in say(found).means
     then, now = map(
-        float, re.findall(r"the batch before, the loss was (\S+) at their step and (\S+) at", found.means)[0]
+        float, re.findall(r"the batch before, the loss was (\S+) at their step and (\S+) at", say(found).means)[0]
     )
     assert now > 5 * then
 
@@ -94,7 +95,7 @@ def test_an_examination_leaves_training_as_it_was(tmp_path: Path, settings: dict
 def test_without_a_budget_nothing_is_examined(tmp_path: Path) -> None:
     run = trained(tmp_path, bad=(2, 5), budget=0.0, every=None)[1]
     assert run is not None and EVENT not in [event["event"] for event in run.events]
-    assert finding(run).means.startswith("This batch: ") and "of its 16 examples" not in finding(run).means
+    assert say(finding(run)).means.startswith("This batch: ") and "of its 16 examples" not in say(finding(run)).means
 
 
 def test_a_training_of_a_problem_names_examples_and_layer(tmp_path: Path) -> None:
@@ -105,8 +106,8 @@ def test_a_training_of_a_problem_names_examples_and_layer(tmp_path: Path) -> Non
     settings = {"batch_size": SIZE, "epochs": 1, "learning_rate": 0.01, "every": 20, "momentum": 0.0}
     run = train(problem, Configuration(problem="wild", **settings), tmp_path)
     found = finding(run)
-    assert found.means.startswith("This batch: ") and "1 of its 16 examples has" in found.means
-    assert re.search(r"The gradient of \S+ was \d+ times as long as usual, the most of all layers\.", found.means)
+    assert say(found).means.startswith("This batch: ") and "1 of its 16 examples has" in say(found).means
+    assert re.search(r"The gradient of \S+ was \d+ times as long as usual, the most of all layers\.", say(found).means)
 
 
 def test_a_loss_that_couples_its_examples_or_fails_again_gives_no_examples() -> None:

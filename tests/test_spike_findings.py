@@ -11,6 +11,7 @@ from gradiometer.logs import Column, Log, log_findings
 from gradiometer.measurement import State
 from gradiometer.report.page import render
 from gradiometer.run import Configuration, RunFolder
+from gradiometer.verdict.words.say import say
 
 STEPS = 1200
 GAUGES = ("noise", "batch_sharpness")
@@ -64,40 +65,42 @@ def log_finding(spikes: Spiky, *, spacing: int = 1, **columns: np.ndarray) -> Fi
 def test_a_high_loss_of_one_batch_alone_is_this_batch(tmp_path: Path) -> None:
     found = finding(run_with(tmp_path, ONE_BATCH))
     assert found.state is State.LOOK
-    assert found.seen == "The loss spiked at step 700: it rose from 1.01 to 6.00 and came back after 1 step."
-    assert found.means.startswith("This batch: ") and "had the usual loss" in found.means
-    assert "the batch of step 700" in found.advice and "1 of 50" in found.caveat
+    assert say(found).seen == "The loss spiked at step 700: it rose from 1.01 to 6.00 and came back after 1 step."
+    assert say(found).means.startswith("This batch: ") and "had the usual loss" in say(found).means
+    assert "the batch of step 700" in say(found).advice and "1 of 50" in say(found).caveat
 
 
 def test_a_loss_that_rises_over_many_batches_is_an_instability(tmp_path: Path) -> None:
     found = finding(run_with(tmp_path, RISING))
-    assert found.means.startswith("Instability: ") and "high on 7 other batches" in found.means
-    assert "from 1.01 to 6.00 and came back after 8 steps" in found.seen and "learning rate" in found.advice
+    assert say(found).means.startswith("Instability: ") and "high on 7 other batches" in say(found).means
+    assert "from 1.01 to 6.00 and came back after 8 steps" in say(found).seen and "learning rate" in say(found).advice
 
 
 def test_a_jump_that_decays_cannot_be_told(tmp_path: Path) -> None:
     found = finding(run_with(tmp_path, AT_ONCE))
-    assert "cannot tell if this batch or an instability" in found.means
-    assert "before step 700, once without this batch and once with half of the learning rate" in found.advice
+    assert "cannot tell if this batch or an instability" in say(found).means
+    assert "before step 700, once without this batch and once with half of the learning rate" in say(found).advice
 
 
 def test_the_nearest_sharpness_is_compared_with_its_edge(tmp_path: Path) -> None:
     """η times 10 is 1, half of the edge; η times 30 is beyond it."""
     below = finding(run_with(tmp_path, RISING))
-    assert "At step 700, η times the batch sharpness was 1.00, 0.50 of its edge 2.00 (one reading)." in below.means
+    assert "At step 700, η times the batch sharpness was 1.00, 0.50 of its edge 2.00 (one reading)." in say(below).means
     above = finding(run_with(tmp_path, RISING, sharpness=30.0))
-    assert "was 3.00, 1.5 of its edge 2.00 (one reading), which speaks for an instability." in above.means
+    assert "was 3.00, 1.5 of its edge 2.00 (one reading), which speaks for an instability." in say(above).means
 
 
 def test_the_layer_whose_gradient_rose_is_named_only_if_one_did(tmp_path: Path) -> None:
     found = finding(run_with(tmp_path, RISING, loud=(700, 710)))
-    assert "At step 700, the gradient of second.weight was 10 times as long as usual, the most of all" in found.means
-    assert "of all layers" not in finding(run_with(tmp_path, RISING)).means
+    assert (
+        "At step 700, the gradient of second.weight was 10 times as long as usual, the most of all" in say(found).means
+    )
+    assert "of all layers" not in say(finding(run_with(tmp_path, RISING))).means
 
 
 def test_a_spike_that_lasts_to_the_end_asks_for_action(tmp_path: Path) -> None:
     found = finding(run_with(tmp_path, {STEPS - 12: np.linspace(2, 6, 12).tolist()}))
-    assert found.state is State.ACT and "has not come back yet" in found.seen
+    assert found.state is State.ACT and "has not come back yet" in say(found).seen
 
 
 def test_a_run_without_a_spike_has_no_such_finding(tmp_path: Path) -> None:
@@ -119,11 +122,17 @@ def test_the_page_marks_the_spikes_and_has_the_finding(tmp_path: Path) -> None:
 
 def test_the_doctor_finds_spikes_and_says_what_a_mean_over_steps_hides() -> None:
     alone, averaged = log_finding(ONE_BATCH), log_finding(ONE_BATCH, spacing=10)
-    assert alone is not None and alone.means.startswith("This batch: ") and alone.seen.startswith("loss spiked at")
-    assert averaged is not None and "at step 7,000" in averaged.seen
-    assert "cannot tell" in averaged.means and "a mean over 10 steps of the log" in averaged.means
+    assert (
+        alone is not None
+        and say(alone).means.startswith("This batch: ")
+        and say(alone).seen.startswith("loss spiked at")
+    )
+    assert averaged is not None and "at step 7,000" in say(averaged).seen
+    assert "cannot tell" in say(averaged).means and "a mean over 10 steps of the log" in say(averaged).means
     rising = log_finding(RISING, spacing=10)
-    assert rising is not None and "Instability: " in rising.means and "several values of the log" in rising.means
+    assert (
+        rising is not None and "Instability: " in say(rising).means and "several values of the log" in say(rising).means
+    )
     assert log_finding({}) is None
 
 
@@ -140,4 +149,4 @@ def test_the_steps_of_many_spikes_are_shortened(tmp_path: Path, count: int) -> N
         1: "at step 100:", 2: "at steps 100 and 240.", 5: "at steps 100, 240, 380, 520 and 660.",
         7: "7 times, at steps 100, 240, 380, 520, 660 and 2 more.",
     }  # fmt: skip
-    assert listed[count] in found.seen
+    assert listed[count] in say(found).seen

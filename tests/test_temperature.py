@@ -24,6 +24,7 @@ from gradiometer.measurement import Draw, Motion, Origin, Reading, Sampling, Ser
 from gradiometer.run import Configuration
 from gradiometer.train import Training, train
 from gradiometer.train.restoring.state import capture, restore
+from gradiometer.verdict.words.say import say
 from thermometer import INDEPENDENT, Sgd, double, parts_of, readings_of
 
 NAN = math.nan
@@ -127,8 +128,8 @@ def test_reshuffled_epochs_put_in_less_heat_and_name_the_colder_directions() -> 
     assert reshuffled["temperature_minibatch"].value == pytest.approx(0.8 * apart["temperature_minibatch"].value)
     assert reshuffled["temperature"].value == pytest.approx(apart["temperature"].value)
     assert reshuffled["forgotten_curvature"].value == pytest.approx(4 / (20 * 0.1))
-    assert "a direction of curvature 2.0 runs at a quarter of this" in str(Temperature().interpret(reshuffled))
-    assert "a quarter of this" not in str(Temperature().interpret(apart))
+    assert "a direction of curvature 2.0 runs at a quarter of this" in str(say(Temperature().judge(reshuffled)))
+    assert "a quarter of this" not in str(say(Temperature().judge(apart)))
 
 
 def test_the_colder_directions_are_colder_by_the_exact_law() -> None:
@@ -193,7 +194,7 @@ def test_a_run_reports_its_temperature(tmp_path) -> None:
     run = train(load("digits"), configuration, tmp_path)
     found = diagnose(run)
     (finding,) = (each for each in found.findings if each.gauge == "temperature")
-    assert finding.state is State.OK and "in posterior units (N = 1,437)" in finding.seen
+    assert finding.state is State.OK and "in posterior units (N = 1,437)" in say(finding).seen
     assert abs(found.estimates["temperature_residual"].value) < 1e-3 * found.estimates["temperature"].value
     assert found.history["temperature"] and found.history["temperature_configurational"]
 
@@ -223,10 +224,12 @@ def test_measuring_the_temperature_leaves_training_as_it_was(gauge: Temperature,
 def test_every_finding_is_a_sentence_with_its_numbers() -> None:
     for steps in (2, 160):
         found = Temperature().estimate(series_of_mlp(INDEPENDENT, steps=steps))
-        finding = Temperature().interpret(found)
-        assert finding is not None and finding.seen.endswith(".") and "nan" not in str(finding)
+        finding = Temperature().judge(found)
+        assert finding is not None and say(finding).seen.endswith(".") and "nan" not in str(say(finding))
         assert finding.state is (State.OK if steps == 160 else State.CANNOT_TELL)
-    assert "The parameters still move away" in finding.means or "The parameters still move back" in finding.means
+    assert (
+        "The parameters still move away" in say(finding).means or "The parameters still move back" in say(finding).means
+    )
 
 
 @pytest.mark.slow

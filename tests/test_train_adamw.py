@@ -13,7 +13,7 @@ from gradiometer.problems import load
 from gradiometer.run import Budget
 from gradiometer.train import Training, resume, train
 from gradiometer.train.batch_comparison import compare_for_run
-from gradiometer.train.loop import Loop
+from gradiometer.train.loop import Trainer
 
 ADAMW = {"optimizer": "adamw", "learning_rate": 2e-3, "weight_decay": 0.1, "steps": 60}
 
@@ -65,14 +65,14 @@ def test_without_a_record_of_its_rates_a_run_still_says_adamw(tmp_path: Path) ->
 def test_a_stopped_run_is_resumed_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configuration = Configuration(**ADAMW, checkpoint_seconds=0, every=3)
     whole = train(load("digits"), configuration, tmp_path)
-    step = Loop._step
+    step = Trainer._step
 
-    def killed_at_30(loop: Loop) -> None:
+    def killed_at_30(loop: Trainer) -> None:
         if loop.training.step == 30:
             raise KeyboardInterrupt
         step(loop)
 
-    monkeypatch.setattr(Loop, "_step", killed_at_30)
+    monkeypatch.setattr(Trainer, "_step", killed_at_30)
     with pytest.raises(KeyboardInterrupt):
         train(load("digits"), configuration, tmp_path)
     monkeypatch.undo()

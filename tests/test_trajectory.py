@@ -24,13 +24,14 @@ from gradiometer.convergence.trajectory import (
     twin_units_of,
 )
 from gradiometer.convergence.trajectory.endpoint import NAME
-from gradiometer.convergence.trajectory.trajectory import MEANINGS, keeps
-from gradiometer.measurement import Estimate, Objective, State, supervised
+from gradiometer.convergence.trajectory.trajectory import CLAIMS, keeps
+from gradiometer.measurement import Estimate, Finding, Objective, State, supervised
 from gradiometer.problems import load
 from gradiometer.problems.closed_forms import Quadratic
 from gradiometer.run import Configuration, Run
 from gradiometer.train import resume, train
-from gradiometer.train.loop import Loop
+from gradiometer.train.loop import Trainer
+from gradiometer.verdict.words.say import say
 from trajectory_cases import CASES, Case, named
 
 ALARMS = {"diverging", "shaking apart", "circling", "saddle", "dead units", "symmetric start"}
@@ -41,8 +42,8 @@ def name_of(case: Case, seed: int = 0) -> str:
     steps, points, rates = case.path(seed)
     path = Path.of(steps, points, rates)
     estimates = facts_of(path)
-    kind, finding = kind_of(estimates), Trajectory().interpret(estimates)
-    assert finding is not None and finding.seen.startswith(f"The parameters are {kind}: ")
+    kind, finding = kind_of(estimates), Trajectory().judge(estimates)
+    assert finding is not None and say(finding).seen.startswith(f"The parameters are {kind}: ")
     objective, problem = case.objective(points[-1])
     batch = problem.train.batch(torch.arange(min(256, len(problem.train))))
     return named(kind, endpoint_of(objective, batch, path))
@@ -82,9 +83,11 @@ def test_weight_decay_is_part_of_the_curvature_at_the_endpoint() -> None:
 
 
 def test_every_kind_has_a_meaning_and_alarms_have_advice() -> None:
-    assert set(MEANINGS) == set(Kind)
-    for kind, (state, means, advice) in MEANINGS.items():
-        assert means and bool(advice) == (str(kind) in ALARMS) == (state in (State.LOOK, State.ACT))
+    assert set(CLAIMS) == set(Kind)
+    for kind, (claim, state, names) in CLAIMS.items():
+        facts = {name: Estimate.exact(0.5) for name in names}
+        said = say(Finding(Trajectory.name, Trajectory.issue, claim, state, facts=facts))
+        assert said.means and bool(said.advice) == (str(kind) in ALARMS) == (state in (State.LOOK, State.ACT))
 
 
 @pytest.mark.slow
@@ -120,8 +123,8 @@ def test_a_slow_approach_on_a_quadratic_is_not_called_diverging() -> None:
 def test_a_short_run_cannot_be_classified() -> None:
     assert walk(np.random.default_rng(0).standard_normal((200, 3))) is Kind.CANNOT_TELL
     estimates = facts_of(Path.of(np.arange(3), np.zeros((3, 2)), np.ones(3)))
-    finding = Trajectory().interpret(estimates)
-    assert finding is not None and finding.state is State.CANNOT_TELL and "cannot be classified" in finding.seen
+    finding = Trajectory().judge(estimates)
+    assert finding is not None and finding.state is State.CANNOT_TELL and "cannot be classified" in say(finding).seen
 
 
 def test_the_interval_of_the_move_slope_covers_the_value_for_a_rate_of_one_over_t() -> None:
@@ -209,7 +212,8 @@ def test_a_network_of_equal_weights_is_still_symmetric_after_training() -> None:
     )
     assert [finding.state for finding in found] == [State.ACT]
     assert (
-        found[0].seen == "20 of 20 rows equal another up to sign in 0.weight: a symmetric start that training has kept."
+        say(found[0]).seen
+        == "20 of 20 rows equal another up to sign in 0.weight: a symmetric start that training has kept."
     )
 
 
@@ -227,7 +231,7 @@ def test_a_saddle_needs_a_marked_negative_curvature_and_a_long_stay() -> None:
     assert not curved(-1.0, 2.0, 10.0, seen=0.05).saddle  # the noise of batches sees the way out
     assert not list(curved(-1.0, 2.0, 10.0).findings(Kind.UNDER_WAY))
     (finding,) = curved(-1.0, 2.0, 10.0).findings(Kind.CONVERGING)
-    assert "e^9.9" in finding.means
+    assert "e^9.9" in say(finding).means
     again = Endpoint.of(curved(-1.0, 2.0, 10.0).to_dict())
     assert again == curved(-1.0, 2.0, 10.0)
 
@@ -262,8 +266,8 @@ def trained(tmp_path, model: str, **changes) -> Run:
 )
 def test_a_run_with_an_unusual_end_has_a_finding_with_advice(tmp_path, model: str, schedule: str, seen: str) -> None:
     run = trained(tmp_path, model, schedule=schedule, batch_size=256, epochs=330)
-    found = [finding for finding in diagnose(run).findings if finding.seen.startswith(seen)]
-    assert len(found) == 1 and found[0].state is State.ACT and found[0].advice
+    found = [finding for finding in diagnose(run).findings if say(finding).seen.startswith(seen)]
+    assert len(found) == 1 and found[0].state is State.ACT and say(found[0]).advice
 
 
 @pytest.mark.parametrize("changes", [{}, {"learning_rate": 0.3, "batch_size": 128}, {"model": "cnn", "momentum": 0.9}])
@@ -279,17 +283,17 @@ def test_an_ordinary_run_raises_no_alarm(tmp_path, changes) -> None:
 def test_a_resumed_run_stores_the_same_iterates(tmp_path, monkeypatch) -> None:
     settings = {"schedule": "InversePower(0.5, power=0.6)", "batch_size": 16, "epochs": 20}
     whole = trained(tmp_path / "whole", "ring", **settings)
-    step = Loop._step
+    step = Trainer._step
 
-    def stops(self: Loop) -> None:
+    def stops(self: Trainer) -> None:
         step(self)
         if self.training.step == 131:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(Loop, "_step", stops)
+    monkeypatch.setattr(Trainer, "_step", stops)
     with pytest.raises(Interrupted):
         trained(tmp_path / "cut", "ring", **settings)
-    monkeypatch.setattr(Loop, "_step", step)
+    monkeypatch.setattr(Trainer, "_step", step)
     (folder,) = (tmp_path / "cut").iterdir()
     resumed = resume(folder)
     one, other = (run.series(Trajectory.name) for run in (whole, resumed))

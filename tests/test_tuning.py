@@ -21,7 +21,7 @@ from gradiometer.forks.branch import Tail
 from gradiometer.problems.closed_forms import Quadratic, QuadraticLaw
 from gradiometer.tuning import Tuned, tune
 from gradiometer.tuning.choice import LOWER, Choice, Round, Stage, choose, rate_of
-from gradiometer.tuning.trials import end_loss, late_loss
+from gradiometer.tuning.lane import end_loss, late_loss
 
 FIRST, STAGES = Stage(16, 7, 4), (Stage(30, 3, 2), Stage(60, 3, 2))
 LAST = (Stage(90, 3, 2, "third"),)

@@ -21,8 +21,9 @@ from gradiometer.forks.data import data_of
 from gradiometer.run import Configuration
 from gradiometer.tuning import Tuned, tune
 from gradiometer.tuning.aim import FILE, check_aim, paces_for
+from gradiometer.tuning.lane import Ended
 from gradiometer.tuning.optimizers import Made
-from gradiometer.tuning.race import LEAN, Ended, _ordered
+from gradiometer.tuning.race import LEAN, _ordered
 from test_tuning import Stopped
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -61,7 +62,7 @@ def two_sizes() -> Tuned:
 def test_for_the_same_examples_a_small_batch_makes_more_updates_and_wins() -> None:
     found = two_sizes()
     assert (found.batch_size, found.steps) == (8, 300) and found.cost <= found.budget and found.times is None
-    small, large = sorted(found.race[0], key=lambda end: end.lane.trials.size)
+    small, large = sorted(found.race[0], key=lambda end: end.lane.size)
     assert small.results[0].updates // 4 == large.results[0].updates
     assert small.results[0].examples == pytest.approx(large.results[0].examples, abs=32)
     assert found.races[0].names[1].startswith("batch 4x, rate ")
@@ -84,16 +85,16 @@ def test_if_a_step_takes_much_longer_for_a_large_batch_it_loses() -> None:
 def test_for_the_same_time_a_larger_batch_may_end_a_little_worse(worse: float, chosen: int) -> None:
     """Short branches lean to small batches."""
 
-    real = {end.lane.trials.size: end for end in two_sizes().race[0]}
+    real = {end.lane.size: end for end in two_sizes().race[0]}
 
     def end(size: int, loss: float) -> Ended:
         [result] = real[size].results
         return replace(real[size], results=(replace(result, readouts={"train_loss": Readout(loss)}),))
 
     ends = [end(8, 1.0), end(32, 1 + worse)]
-    assert [one.lane.trials.size for one in _ordered(ends, LEAN)] == [chosen, 40 - chosen]
-    assert [one.lane.trials.size for one in _ordered(ends, 0.0)] == [8, 32]
-    assert [one.lane.trials.size for one in _ordered([end(8, math.inf), end(32, 2.0)], LEAN)] == [32, 8]
+    assert [one.lane.size for one in _ordered(ends, LEAN)] == [chosen, 40 - chosen]
+    assert [one.lane.size for one in _ordered(ends, 0.0)] == [8, 32]
+    assert [one.lane.size for one in _ordered([end(8, math.inf), end(32, 2.0)], LEAN)] == [32, 8]
 
 
 def test_times_are_measured_once_and_not_taken_over_for_other_sizes(tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_a_choice_of_a_batch_that_was_stopped_goes_on_to_the_same_bits(tmp_path:
     on, again = tuned(aim="time", out=tmp_path), tuned(aim="time", out=tmp_path)
     assert json.dumps(on.to_dict()) == json.dumps(again.to_dict())
     lines = sum(len(path.read_text().splitlines()) for path in tmp_path.glob("forks/*/branches.jsonl"))
-    trained = sum(len(fork.results) for end in on.race[0] for fork in end.lane.trials.forks)
+    trained = sum(len(fork.results) for end in on.race[0] for fork in end.lane.forks)
     assert lines == trained + sum(len(part) for part in on.race)
 
 

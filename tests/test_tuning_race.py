@@ -16,7 +16,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.forks import BranchResult
 from gradiometer.forks.recorded.record import ForkRecord
 from gradiometer.run import Configuration
-from gradiometer.tuning.stages import Plan
+from gradiometer.tuning.stages import Rounds
 from gradiometer.tuning.variants import variants
 from test_tuning import Stopped, tuned
 
@@ -153,7 +153,7 @@ def test_the_command_writes_the_optimizer_that_won(
 
 
 def test_the_last_round_has_three_branches_for_what_is_left_of_the_budget_and_four_on_a_plateau() -> None:
-    plan = Plan(steps=300, whole=1.3, spent=24.0, readout=6.0)
+    plan = Rounds(steps=300, whole=1.3, spent=24.0, readout=6.0)
     [last], [on_plateau] = plan.then(70.0, False), plan.then(70.0, True)
     assert (last.most, last.updates) == (3, (390 - 24 - 70) // 3 - 6)
     assert (on_plateau.most, on_plateau.updates) == (4, (390 - 24 - 70) // 4 - 6)

@@ -90,7 +90,7 @@ def test_training_that_ends_with_one_is_an_interrupted_run_with_a_reason(tmp_pat
 
 
 def test_a_job_that_cannot_be_sent_because_of_one_is_named() -> None:
-    with Processes(1) as pool, pytest.raises(BadArgument, match=r"the job 'odd'.*its argument 1 .*Unprintable; create"):
+    with Processes(1) as pool, pytest.raises(BadArgument, match=r"the job 'odd', which cannot .*Unprintable; create"):
         list(pool.run([Job("odd", id, (Unsendable(),))]))
 
 

@@ -15,6 +15,7 @@ from gradiometer.problems import load
 from gradiometer.report.page import write_page
 from gradiometer.run import Budget, Configuration
 from gradiometer.train import Training, train
+from gradiometer.verdict import say
 from own_loop import LOSS, SAMPLING, Loop
 from watched_loop import Clock
 
@@ -70,7 +71,8 @@ def test_they_see_in_a_watched_loop_what_they_see_in_train(tmp_path: Path, form:
                 getattr(wanted.estimates[name], end), rel=max(close["rel"], 1e-9) * 10
             ), name
     told = [
-        {f.gauge: f.seen for f in each.findings if f.gauge in ("temperature", "trajectory")} for each in (found, wanted)
+        {f.gauge: say(f).seen for f in each.findings if f.gauge in ("temperature", "trajectory")}
+        for each in (found, wanted)
     ]
     assert told[0].keys() == {"temperature", "trajectory"} and (accumulation > 1 or told[0] == told[1])
     assert write_page(run, found).stat().st_size > 10_000

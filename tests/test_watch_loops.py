@@ -14,6 +14,7 @@ from gradiometer import BadArgument, Unsupported, UserCodeFailed, watch
 from gradiometer.integrations.watch import Watch
 from gradiometer.integrations.watch.updates import A_WHILE
 from gradiometer.measurement import supervised
+from gradiometer.verdict import say
 
 JUDGES = ("batch_sharpness", "step_drift", "loss_change")
 
@@ -106,7 +107,7 @@ def test_several_updates_on_one_batch_are_not_taken_for_the_whole_training_set(t
     assert [event["repeats"] for event in w.run.events if "repeats" in event] == (
         ["batch", "no"] if updates > 8 else []
     )
-    assert not any("is not possible" in finding.means for finding in w.findings())
+    assert not any("is not possible" in say(finding).means for finding in w.findings())
 
 
 def test_a_batch_of_places_that_is_the_whole_training_set_is_seen_and_not_doubled(tmp_path: Path) -> None:
@@ -127,8 +128,8 @@ def test_a_batch_of_places_that_is_the_whole_training_set_is_seen_and_not_double
             optimizer.step()
     assert any("measured batches have the same 64 rows" in warning for warning in w.run.warnings)
     (finding,) = (finding for finding in w.findings() if finding.gauge == "noise")
-    assert "above B = 64" in finding.seen and not finding.advice
-    assert "There are 64 training examples, so twice the batch is not possible" in finding.means
+    assert "above B = 64" in say(finding).seen and not say(finding).advice
+    assert "There are 64 training examples, so twice the batch is not possible" in say(finding).means
 
 
 def test_a_watch_that_has_ended_looks_at_no_optimizer_any_more(tmp_path: Path) -> None:

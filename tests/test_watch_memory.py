@@ -66,7 +66,7 @@ class Greedy(Gauge):
         """Nothing."""
         return {}
 
-    def interpret(self, estimates):
+    def judge(self, estimates, run=None):
         """Nothing."""
 
 

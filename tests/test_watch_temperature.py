@@ -16,6 +16,7 @@ from gradiometer.exploration.temperature import Temperature, heat_balance
 from gradiometer.integrations.watch.updates import Updates
 from gradiometer.measurement import Draw, ExampleNorms, Objective, Sampling
 from gradiometer.run import Run
+from gradiometer.verdict.words.say import say
 from own_loop import LOSS, SAMPLING, Loop, assert_closed, balance_of, sgd_of
 
 FORMS = pytest.mark.parametrize(
@@ -106,8 +107,8 @@ def test_clipping_reads_as_the_smaller_rate_it_is(tmp_path: Path) -> None:
         for end in ("low", "value", "high"):
             assert getattr(found[name], end) == pytest.approx(getattr(wanted[name], end), rel=1e-8), name
     assert found["temperature_clipping"].value == pytest.approx(factors.mean())
-    assert "Gradients were clipped, to" in Temperature().interpret(found).means
-    assert "clipped" not in Temperature().interpret(wanted).means
+    assert "Gradients were clipped, to" in say(Temperature().judge(found)).means
+    assert "clipped" not in say(Temperature().judge(wanted)).means
 
 
 def test_a_scaler_changes_no_temperature_and_a_step_it_skips_is_not_measured(tmp_path: Path) -> None:

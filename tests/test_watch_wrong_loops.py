@@ -8,6 +8,7 @@ import torch
 
 from gradients_by_hand import LOSSES, assert_read, backward, batches, by_hand, network, watched
 from gradiometer import BadArgument
+from gradiometer.verdict import say
 
 # Accumulation --------------------------------------------------------------------------------------------------------
 
@@ -108,7 +109,7 @@ def test_training_on_the_sum_over_a_batch_is_named(tmp_path: Path, divided: bool
         assert "divide the learning rate that is advised" in told and len(w.run.series("noise")) == 60
     else:
         assert "give `step` the mean, which is the sum divided by 8" in told
-        assert all("No verdict" in finding.seen for finding in w.findings())
+        assert all("No verdict" in say(finding).seen for finding in w.findings())
 
 
 def test_a_gradient_that_a_forgotten_scaler_made_longer_is_no_sum(tmp_path: Path) -> None:

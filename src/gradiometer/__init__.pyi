@@ -1,8 +1,6 @@
 from .convergence.schedules.schedule import Schedule as Schedule
 from .convergence.theorem.theorem import Verdict as Verdict
 from .convergence.theorem.theorem import theorem as theorem
-from .diagnosis import Diagnosis as Diagnosis
-from .diagnosis import diagnose as diagnose
 from .errors import BadArgument as BadArgument
 from .errors import Diverged as Diverged
 from .errors import GradiometerError as GradiometerError
@@ -45,5 +43,8 @@ from .problems.examples import Examples as Examples
 from .problems.problem import Problem as Problem
 from .run.configuration import Configuration as Configuration
 from .run.reader import Run as Run
+from .verdict.diagnosis import Diagnosis as Diagnosis
+from .verdict.diagnosis import diagnose as diagnose
+from .verdict.words.say import say as say
 
 __version__: str

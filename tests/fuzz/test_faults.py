@@ -67,8 +67,8 @@ def test_a_page_is_safe_from_every_fault(
     monkeypatch.setattr("gradiometer.report.page.page.render", lambda *_: f"<p>{next(pages)}</p>" * 100)
 
     def prepare() -> Callable[[], object]:
-        write_page(run, Diagnosis("", (), {}, {}))
-        return lambda: write_page(run, Diagnosis("", (), {}, {}))
+        write_page(run, Diagnosis((), {}, {}))
+        return lambda: write_page(run, Diagnosis((), {}, {}))
 
     def check(label: str, raised: bool) -> None:
         text = path.read_text()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from gradiometer.estimation.batch_table import BatchRow, BatchTable
-    from gradiometer.estimation.rate_advice import RateBracket
+    from gradiometer.estimation.rate_brackets import RateBracket
     from gradiometer.measurement.estimate import Estimate
     from gradiometer.train.batch_comparison import BatchComparison
 
@@ -137,11 +137,18 @@ def _branch(path: Path, given: dict[str, Any], pool: str, as_json: bool) -> None
     """Measure the critical batch of a run by branching, and print it."""
     from gradiometer.cli.branches import following
     from gradiometer.cli.outcome import filled, print_json
+    from gradiometer.forks.critical.of_loop import critical_batch
     from gradiometer.run.reader import Run
-    from gradiometer.train.forking.run_critical import critical_batch_of
+    from gradiometer.train.batch_comparison import noise_scale_at
+    from gradiometer.train.forking.run_loop import loop_at
 
     with following(quiet=as_json) as shown:
-        found = critical_batch_of(Run.open(path), pool=pool, progress=shown.count, **given)
+        run, level = Run.open(path), given.pop("level")
+        loop = loop_at(run, given.pop("at", None))
+        found = critical_batch(
+            loop, forecast=noise_scale_at(run, loop.index), level=run.configuration.level if level is None else level,
+            pool=pool, threads=run.configuration.threads, out=run.path, progress=shown.count, **given,
+        )  # fmt: skip
     if as_json:
         print_json(found.to_dict())
     else:
@@ -153,9 +160,11 @@ def _print(found: "BatchComparison") -> None:
     from rich.console import Console
 
     from gradiometer.cli.outcome import filled
+    from gradiometer.verdict.words.say import say
 
+    said = say(found.finding)
     click.echo(filled(f"{found.subject}, B = {found.present:,}, {found.settings.sentence}") + "\n")
-    click.echo(filled(f"{found.finding.seen} {found.finding.means}") + "\n")
+    click.echo(filled(f"{said.seen} {said.means}") + "\n")
     if found.table is not None:
         path = f", over {len(found.noise_scales)} windows of the run" if len(found.noise_scales) > 1 else ""
         click.echo(f"To the same loss, relative to the present batch{path}:\n")

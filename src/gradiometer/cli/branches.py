@@ -23,7 +23,7 @@ class Following:
 
     def __init__(self, console: Console | None) -> None:
         self.console = console
-        self.counted = 0
+        self.counted, self.began = 0, False
         self.waiting = ExitStack()
         self.counter = Counter(console, "branches")
 
@@ -35,6 +35,7 @@ class Following:
     def begin(self, plan: "Plan") -> None:
         """Print what will be trained, and start the bar."""
         self.waiting.close()
+        self.began = True
         if self.console is None:
             return
         count = len(plan.branches)
@@ -79,5 +80,5 @@ def started(pool: str) -> "Iterator[Pool]":
     from gradiometer.jobs.choice import opened
 
     with opened(pool) as where:
-        where.start(["gradiometer.train.forking.run_state"])
+        where.start(["gradiometer.train.forking.run_loop"])
         yield where

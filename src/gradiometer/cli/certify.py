@@ -49,13 +49,14 @@ def certify(run: Path, examples: int, tolerance: float, mode: str, seed: int, as
     finding = certificate.finding()
     if as_json:
         from gradiometer.cli.outcome import printed_json
+        from gradiometer.verdict.words.say import as_dict
 
         result = {
             "run": str(run),
             "verdict": str(certificate.verdict),
             **asdict(certificate),
             "estimates": {name: estimate.to_dict() for name, estimate in certificate.estimates.items()},
-            "finding": finding.to_dict(),
+            "finding": as_dict(finding),
         }
         with printed_json(result | {"page": None}) as result:
             result["page"] = keep(Run.reopen(run), certificate)

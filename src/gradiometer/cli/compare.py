@@ -109,9 +109,10 @@ def _tell(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -> Non
     """Print each group with its numbers, the verdict, and each contrast as sentences and numbers."""
     from gradiometer.cli.outcome import filled
     from gradiometer.forks.recorded.words import label_of, outcome
-    from gradiometer.report.compare.contrast import QUANTITIES, verdict
+    from gradiometer.report.compare.contrast import QUANTITIES, finding_of, verdict
     from gradiometer.report.compare.forks import tried_by
-    from gradiometer.report.compare.page import CAVEAT, changes, finding_of, in_words
+    from gradiometer.report.compare.page import CAVEAT, changes, in_words
+    from gradiometer.verdict.words.say import say
 
     for group in groups:
         click.echo(filled(f"{group.letter:<2} {_runs_of(group)}", hanging=3))
@@ -122,7 +123,8 @@ def _tell(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -> Non
     for contrast in contrasts:
         finding, (first, second) = finding_of(contrast), contrast.names
         click.echo("\n" + filled(f"{finding.state.symbol} {second} against {first}: {changes(contrast)}", hanging=2))
-        for text in (finding.seen, finding.means):
+        said = say(finding)
+        for text in (said.seen, said.means):
             click.echo(filled(text, indent=2))
         for difference in contrast.differences:
             name = f"{QUANTITIES[difference.quantity]} {'ratio' if difference.is_ratio else 'difference'}"

@@ -60,17 +60,19 @@ def _try_the_advice(run: "Run", problem: "Problem", *, quiet: bool) -> None:
     from gradiometer.cli.progress import working
 
     with working("reading the findings", quiet=quiet):
-        from gradiometer.diagnosis import diagnose
+        from gradiometer.forks.forking import fork
         from gradiometer.forks.recorded.trials import advised
-        from gradiometer.train.forking.run_fork import fork_run
+        from gradiometer.train.forking.run_loop import loop_at
+        from gradiometer.verdict.diagnosis import diagnose
 
         alternatives = advised(diagnose(run).findings) or WITHOUT_ADVICE
     with following(quiet) as progress:
-        fork_run(
-            run,
+        fork(
+            loop_at(run, problem=problem),
             alternatives,
             replicates=REPLICATES,
-            problem=problem,
+            threads=run.configuration.threads,
+            out=run.path,
             begin=progress.begin,
             progress=progress.update,
         )

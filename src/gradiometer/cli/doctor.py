@@ -43,6 +43,7 @@ def doctor(path: Path, loss: str | None, level: float, fail_on: str | None, as_j
 
 def _print_json(log: "Log", findings: "tuple[Finding, ...]") -> None:
     from gradiometer.cli.outcome import print_json
+    from gradiometer.verdict.words.say import as_dict
 
     print_json(
         {
@@ -50,7 +51,7 @@ def _print_json(log: "Log", findings: "tuple[Finding, ...]") -> None:
             "tool": log.tool,
             "columns": {name: len(column) for name, column in log.columns.items()},
             "notes": list(log.notes),
-            "findings": [finding.to_dict() for finding in findings],
+            "findings": [as_dict(finding) for finding in findings],
         }
     )
 

@@ -57,19 +57,21 @@ def ensemble(
     from gradiometer.cli.progress import working
     from gradiometer.report.page.page import keep
     from gradiometer.train.ensemble import evaluate_ensemble
+    from gradiometer.verdict.words.exploration import ensemble_in_words
 
     with working("scoring the snapshots", quiet=as_json):
         found = evaluate_ensemble(run, against, points=points, level=level)
     report = found.report
+    sentences = ensemble_in_words(report.finding(str(run)))
     if as_json:
         from gradiometer.cli.outcome import printed_json
 
-        derived = {"scores": report.scores, "sentences": report.sentences, "export": None, "report": None}
+        derived = {"scores": report.scores, "sentences": sentences, "export": None, "report": None}
         with printed_json({"run": run, **asdict(report), **derived}) as result:
             result["report"] = keep(found.run, report)
             result["export"] = None if export is None else _export(found, export)
         return
-    _print(report)
+    _print(report, sentences)
     click.echo(f"\npage    {keep(found.run, report)}")
     if export is not None:
         click.echo(f"export  {_export(found, export)}")
@@ -82,7 +84,7 @@ def _export(found: "EnsembleEvaluation", path: Path) -> Path:
     return export(found.ensemble, example_inputs(found.problem, found.ensemble), path)
 
 
-def _print(report: "EnsembleReport") -> None:
+def _print(report: "EnsembleReport", sentences: list[str]) -> None:
     """The scores, the differences, the diversity of the members, and the conclusions."""
     from gradiometer.cli.outcome import filled
     from gradiometer.exploration.ensembles.ensemble_report import negative
@@ -103,7 +105,7 @@ def _print(report: "EnsembleReport") -> None:
     click.echo(f"  {'correlation of outputs':<30}{min(values):.4f} to {max(values):.4f}")
     for number, path in enumerate(report.paths, start=1):
         click.echo(f"  {f'error barrier {number} to {report.snapshots}':<30}{path.barrier}")
-    for sentence in report.sentences:
+    for sentence in sentences:
         click.echo("\n" + filled(sentence))
 
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from gradiometer.forks.recorded.record import ForkRecord
     from gradiometer.measurement.estimate import Estimate
     from gradiometer.run.reader import Run
-    from gradiometer.train.forking.run_fork import RunFork
 
 DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
 """What is tried if nothing is asked for."""
@@ -86,6 +85,7 @@ def fork(
     from gradiometer.cli.branches import following, started
     from gradiometer.cli.spike import explain_spike
     from gradiometer.errors import BadArgument, Interrupted
+    from gradiometer.forks.recorded.record import ForkRecord
     from gradiometer.run.reader import Run
 
     if level is not None:
@@ -100,23 +100,27 @@ def fork(
     alternatives = _alternatives(opened, asked)
     try:
         with started(pool) as where, following(quiet=as_json) as progress:
-            from gradiometer.train.forking.run_fork import fork_run
+            from gradiometer.forks.forking import fork as train_fork
+            from gradiometer.train.forking.run_loop import loop_at
 
-            made = fork_run(
-                opened, alternatives, at=at, horizon=horizon, replicates=replicates, tail=tail, budget=budget,
-                pool=where, seed=seed, begin=progress.begin, progress=progress.update,
+            found = train_fork(
+                loop_at(opened, at), alternatives, horizon=horizon, replicates=replicates, tail=tail, budget=budget,
+                seed=seed, pool=where, threads=opened.configuration.threads, out=opened.path, begin=progress.begin,
+                progress=progress.update,
             )  # fmt: skip
     except KeyboardInterrupt:
         raise Interrupted("stopped: the same command continues from the branches that are finished.") from None
     level = opened.configuration.level if level is None else level
-    effects = made.record.fork.effects(readout, level=level)
+    effects, record = found.effects(readout, level=level), ForkRecord.of(found)
     if as_json:
         from gradiometer.cli.outcome import printed_json
 
-        with printed_json(_as_object(opened, made, effects)) as result:
+        with printed_json(
+            _as_object(opened, record, effects, was_finished=not progress.began, notes=found.notes)
+        ) as result:
             result["page"] = _page(opened)
         return
-    _tell(made, effects)
+    _tell(record, effects, was_finished=not progress.began, notes=found.notes)
     if (page := _page(opened)) is not None:
         click.echo(f"page  {page}")
 
@@ -153,9 +157,9 @@ def _alternatives(run: "Run", asked: dict[str, Any]) -> "tuple[Alternative, ...]
 
 
 def _advised(run: "Run") -> "tuple[Alternative, ...]":
-    from gradiometer.diagnosis import diagnose
     from gradiometer.errors import BadArgument
     from gradiometer.forks.recorded.trials import advised
+    from gradiometer.verdict.diagnosis import diagnose
 
     found = advised(diagnose(run).findings)
     if not found:
@@ -167,21 +171,23 @@ def _advised(run: "Run") -> "tuple[Alternative, ...]":
 
 def _page(run: "Run") -> str | None:
     """The page with the fork, unless a process is writing the run: it writes its page itself at the end."""
-    from gradiometer.diagnosis import diagnose
     from gradiometer.report.page.page import write_page
+    from gradiometer.verdict.diagnosis import diagnose
 
     now = run.refreshed()
     return None if now.status == "running" else str(write_page(now, diagnose(now)))
 
 
-def _as_object(run: "Run", made: "RunFork", effects: "tuple[Effect, ...]") -> dict[str, Any]:
+def _as_object(
+    run: "Run", record: "ForkRecord", effects: "tuple[Effect, ...]", *, was_finished: bool, notes: tuple[str, ...]
+) -> dict[str, Any]:
     from gradiometer.forks.recorded.words import comparison, setting
 
-    record, found = made.record, made.record.fork
+    found = record.fork
     return {
         "run": str(run.path),
         "fork": str(record.path),
-        "was_finished": made.was_finished,
+        "was_finished": was_finished,
         "plan": record.plan.to_dict(),
         "sentence": f"{setting(found)} {comparison(found, effects)}",
         "readout": effects[0].readout if effects else None,
@@ -199,22 +205,22 @@ def _as_object(run: "Run", made: "RunFork", effects: "tuple[Effect, ...]") -> di
             for result in found.results
         ],
         "stopped": list(record.stops or ()),
-        "warnings": [*made.warnings, *record.warnings],
+        "warnings": [*notes, *record.warnings],
         "page": None,
     }
 
 
-def _tell(made: "RunFork", effects: "tuple[Effect, ...]") -> None:
+def _tell(record: "ForkRecord", effects: "tuple[Effect, ...]", *, was_finished: bool, notes: tuple[str, ...]) -> None:
     """Print the sentence, the table, warnings, what more replicates would decide, and the place."""
     from rich.console import Console
 
     from gradiometer.cli.outcome import filled, line_width
     from gradiometer.forks.recorded.words import comparison, setting, stopped, undecided
 
-    record, found = made.record, made.record.fork
-    if made.was_finished:
+    found = record.fork
+    if was_finished:
         click.echo(filled(f"This fork was finished before: {record.path}") + "\n")
-    for warning in (*made.warnings, *record.warnings):
+    for warning in (*notes, *record.warnings):
         click.echo(filled(f"warning: {warning}", hanging=2), err=True)
     click.echo(filled(f"{setting(found)} {comparison(found, effects)}") + "\n")
     Console(width=line_width()).print(_table(record, effects))

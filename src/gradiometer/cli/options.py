@@ -90,11 +90,11 @@ def talk_options(command: Command) -> Command:
 
 
 def _known_pool(_: click.Context, __: click.Parameter, text: str) -> str:
-    """The text, unless no pool has it. Of the usual one nothing is imported."""
+    """The text, unless no pool has it or nothing answers at its address. Of the usual one nothing is imported."""
     if text != "here":
         from gradiometer.jobs.choice import pool_of
 
-        pool_of(text, "--pool")
+        pool_of(text, "--pool").check()  # before the work begins, which may take minutes to reach the pool
     return text
 
 

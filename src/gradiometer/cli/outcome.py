@@ -16,10 +16,10 @@ from gradiometer.cli.boundary import report_error
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gradiometer.diagnosis import Diagnosis
     from gradiometer.measurement.finding import Finding
     from gradiometer.report.sections.section import Section
     from gradiometer.run.reader import Run
+    from gradiometer.verdict.diagnosis import Diagnosis
 
 WIDTH = 80
 """Maximum length of a line, in characters."""
@@ -29,9 +29,9 @@ def conclude(run: "Run", *, as_json: bool, no_open: bool, fail_on: str | None) -
     """Diagnose a run, print the result, write its page and open it. Returns the exit code."""
     if follows():
         return 0
-    from gradiometer.diagnosis import diagnose
     from gradiometer.report.page.page import write_page
     from gradiometer.report.sections.catalogue import sections
+    from gradiometer.verdict.diagnosis import diagnose
 
     diagnosis = diagnose(run)
     shown = sections(run, diagnosis)
@@ -107,8 +107,10 @@ def filled(text: str, indent: int = 0, hanging: int = 0) -> str:
 
 def tell_finding(finding: "Finding", verdict: str | None = None) -> None:
     """Print what was seen, what it means and what to do. `verdict` replaces the state in the heading."""
+    from gradiometer.verdict.words.say import say
+
     click.echo(f"\n{finding.state.symbol} {finding.issue}: {verdict or finding.state}")
-    for text in finding.paragraphs:
+    for text in say(finding).paragraphs:
         click.echo(filled(text, indent=2))
 
 

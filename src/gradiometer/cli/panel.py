@@ -21,12 +21,15 @@ from gradiometer.cli.progress import clock, error_console, waiting
 from gradiometer.drift.spikes.cause import explain
 from gradiometer.drift.spikes.detection import find_spikes
 from gradiometer.drift.spikes.finding import spikes_finding
-from gradiometer.estimation.rate_advice import completed, is_outranked
+from gradiometer.estimation.batch_advice import is_outranked
 from gradiometer.measurement.estimate import Estimate, counted, significant
 from gradiometer.measurement.finding import Finding, State
+from gradiometer.measurement.gauge import RunFacts
 from gradiometer.report.sections.questions import NOT_MEASURED, NOT_MEASURED_SYMBOL, QUESTIONS, Answer
 from gradiometer.run.cadence.overhead import of_the_budget, time_used, too_few
 from gradiometer.run.settings.planned import hyperparameters_of
+from gradiometer.verdict.diagnosis import judge
+from gradiometer.verdict.words.say import say
 
 if TYPE_CHECKING:
     from gradiometer.measurement.estimate import Estimates
@@ -165,7 +168,8 @@ class Panel:
             answers = question.answers(found)
             if answers:
                 finding = answers[0].finding
-                symbol, style, words = finding.state.symbol, COLOURS[finding.state], f"{finding.state}: {finding.seen}"
+                symbol, style = finding.state.symbol, COLOURS[finding.state]
+                words = f"{finding.state}: {say(finding).seen}"
             else:
                 command = question.command(self.path, training.configuration)
                 symbol, style, words = NOT_MEASURED_SYMBOL, "dim", f"{NOT_MEASURED} yet\n{command}"
@@ -173,7 +177,7 @@ class Panel:
             table.add_row(Text(symbol, style=style), Text(question.short, style=style), Text(body))
         if (spiked := self._spikes(training.step)) is not None:
             style = COLOURS[spiked.state]
-            body = two_lines(f"{spiked.state}: {spiked.seen}", room)
+            body = two_lines(f"{spiked.state}: {say(spiked).seen}", room)
             table.add_row(Text(spiked.state.symbol, style=style), Text("spikes", style=style), Text(body))
         return table
 
@@ -225,10 +229,10 @@ def _estimates(training: "Training", recorder: "Recorder") -> "Iterator[tuple[Ga
 def _answers(training: "Training", estimated: "Sequence[tuple[Gauge, Estimates]]") -> Iterator[Answer]:
     configuration, measured = training.configuration, {gauge.name for gauge, _ in estimated}
     settings = hyperparameters_of(configuration, training.step)
+    facts = RunFacts(settings, configuration.schedule, frozenset(measured))
     for gauge, estimates in sorted(estimated, key=lambda pair: is_outranked(pair[0].name, measured)):
-        if (finding := gauge.interpret(estimates)) is not None:
-            told = completed(finding, gauge, estimates, settings, configuration.schedule, measured)
-            yield Answer(told, estimates, gauge)
+        if (finding := judge(gauge, estimates, facts)) is not None:
+            yield Answer(finding, estimates, gauge)
 
 
 def spark(values: Iterable[float], width: int) -> str:

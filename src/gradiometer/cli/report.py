@@ -18,12 +18,12 @@ from gradiometer.cli.options import json_option
 def report(run: Path, level: float | None, charts: Path | None, gauges: tuple[str, ...], as_json: bool) -> None:
     """Print the findings of RUN, finished or not, and write its page."""
     from gradiometer.cli.outcome import as_object, printed_json, tell, tell_place
-    from gradiometer.diagnosis import diagnose
     from gradiometer.errors import BadArgument
     from gradiometer.gauges import imported_gauge
     from gradiometer.report.page.page import write_charts, write_page
     from gradiometer.report.sections.catalogue import sections
     from gradiometer.run.reader import Run
+    from gradiometer.verdict.diagnosis import diagnose
 
     if level is not None and not 0 < level < 1:
         raise BadArgument(f"`--level` must lie between 0 and 1, got {level}.")

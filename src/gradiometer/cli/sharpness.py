@@ -60,7 +60,7 @@ def sharpness(
     from gradiometer.cli.progress import working
     from gradiometer.errors import BadArgument
     from gradiometer.report.page.page import keep
-    from gradiometer.train.curvature import edge_finding, survey_training
+    from gradiometer.train.curvature import sharpness_finding, survey_training
 
     if png is not None and not png.parent.is_dir():
         raise BadArgument(f"`--png` {png}: the folder {png.parent} does not exist.")
@@ -68,11 +68,12 @@ def sharpness(
     training.model.train(mode == "train")
     with working("measuring the curvature", quiet=as_json):
         found = survey_training(training, examples, top=top, probes=probes, seed=seed)
-    finding = edge_finding(training, found)
+    finding = sharpness_finding(training, found)
     if as_json:
         from gradiometer.cli.outcome import printed_json
+        from gradiometer.verdict.words.say import as_dict
 
-        result = {"target": target, **asdict(found), "finding": finding.to_dict(), "page": None, "png": None}
+        result = {"target": target, **asdict(found), "finding": as_dict(finding), "page": None, "png": None}
         with printed_json(result):
             result["page"] = None if run is None else keep(run, found)
             result["png"] = None if png is None else _draw(found, training, png)

@@ -13,7 +13,7 @@ from .loss_change import LossChange as LossChange
 from .operator import Product as Product
 from .spectrum import SpectralDensity as SpectralDensity
 from .stability import Momentum as Momentum
-from .stability import edge_sentence as edge_sentence
+from .stability import edge_finding as edge_finding
 from .stability import largest_stable_rate as largest_stable_rate
 from .stability import stability_limit as stability_limit
 from .step_drift import StepDrift as StepDrift

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
+from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
-from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import GradientOf, Moments, Series, check_gradient_of
 
 if TYPE_CHECKING:  # readings are estimated without torch
@@ -77,23 +77,10 @@ class CurvatureAlongGradient(Gauge):
             "batch_size": Estimate.exact(series.usual_batch_size, unit="examples"),
         }
 
-    def interpret(self, estimates: Estimates) -> Finding | None:
-        """Say which share of the second-order cost of a step is noise."""
-        scale, batch = estimates["curvature_noise_scale"], estimates["batch_size"].value
-        if not (scale.tells and scale.value > 0):
-            needed = f" It needs about {scale.needed:,} more steps." if scale.needed else ""
-            seen = f"The curvature along the gradient is not distinguishable from zero yet.{needed}"
-            return self._finding(State.CANNOT_TELL, seen, "The share of noise in the cost of a step is not known yet.")
-        share = scale.value / (scale.value + batch)
-        seen = (
-            f"The noise scale weighted by curvature, tr(HΣ)/gᵀHg, is {scale} "
-            f"({counted(scale.samples, 'measured step')}); B = {batch:,.0f}."
-        )
-        means = (
-            f"About {significant(100 * share, 2)} % of the second-order cost of a step is noise, which a larger batch "
-            "reduces; the rest comes from the length of the step, which a smaller learning rate reduces."
-        )
-        return self._finding(State.OK, seen, means)
-
-    def _finding(self, state: State, seen: str, means: str) -> Finding:
-        return Finding(self.name, self.issue, state, seen, means, estimates=("curvature_noise_scale", "batch_size"))
+    def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
+        """The scale that gives the share of noise in the second-order cost of a step, if it is known."""
+        numbers = {name: estimates[name] for name in ("curvature_noise_scale", "batch_size")}
+        scale = numbers["curvature_noise_scale"]
+        if scale.tells and scale.value > 0:
+            return Finding(self.name, self.issue, "curvature_noise_share", State.OK, numbers)
+        return Finding(self.name, self.issue, "curvature_noise_unknown", State.CANNOT_TELL, numbers)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.drift.stability import BELOW, BEYOND, HALF_THE_RATE, MOVES, Momentum
+from gradiometer.drift.stability import BELOW, BEYOND, HALF_THE_RATE, Momentum
 from gradiometer.errors import Unsupported
-from gradiometer.measurement.estimate import Estimate, Estimates, about, counted, significant
-from gradiometer.measurement.finding import Finding, Issue, State
-from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.estimate import Estimate, Estimates
+from gradiometer.measurement.finding import Doubt, Finding, Issue, State
+from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import Moments, Series
 from gradiometer.measurement.uncertainty.now import SHARPNESS_PRIOR
 
@@ -27,11 +27,7 @@ STEADY = 0.8
 zero, or warms up, is far below its edge on purpose."""
 
 LARGER_RATES = ("rate 2x", "rate 4x")
-"""The alternatives that try a larger learning rate."""
-
-FASTER = "A larger learning rate, if it ends lower in a fork: the edge does not say which rate is the best."
-
-CAVEAT = "The edge is that of a quadratic; batch sharpness usually rises to it and stays there, which is not a failure."
+"""The changes that try a larger learning rate."""
 
 
 @dataclass(frozen=True)
@@ -129,27 +125,33 @@ class BatchSharpness(Gauge):
         measured = zip(series.moments["momentum"].tolist(), series.moments["nesterov"].tolist(), strict=True)
         return [Momentum(momentum, bool(nesterov)) for momentum, nesterov in measured]
 
-    def interpret(self, estimates: Estimates) -> Finding | None:
-        """Compare batch sharpness with its edge: below, at, beyond, or not known yet."""
-        sharpness, share, edge = (estimates[name] for name in ("batch_sharpness", "edge_share", "edge"))
-        kind = Momentum(estimates["momentum"].value, self.nesterov)
+    def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
+        """Compare batch sharpness with its edge: far below, below, at, beyond, or not known yet."""
+        share, kind = estimates["edge_share"], Momentum(estimates["momentum"].value, self.nesterov)
         lowest = kind.limit_of_small_batches / kind.limit
         steady = "steadiness" in estimates and estimates["steadiness"].value >= STEADY
-        state, means, advice = _against(share, lowest, steady=steady)
-        times = f"{significant(share.value, 2)} of the edge {kind.formula} = {significant(edge.value)}"
-        measured = counted(sharpness.samples, "measured step")
-        seen = f"The batch sharpness {sharpness} is {times} ({measured})."
-        if not share.tells:
-            needs = f"; an interval needs {about(share.needed)} more steps" if share.needed else ""
-            seen = f"The batch sharpness is not known yet ({measured}){needs}."
-        caveat = CAVEAT
+        claim, state, cure = _against(share, lowest, steady=steady)
+        facts = {
+            "share": share.value,
+            "share_is_known": share.tells,
+            "needed": share.needed,
+            "momentum": kind.momentum,
+            "nesterov": kind.nesterov,
+            "room": lowest / share.high if share.high > 0 else None,
+        }
+        doubts = [Doubt("batch_edge_of_quadratic")]
         if kind.momentum:
-            plateau = significant(estimates["small_batch_edge"].value)
-            caveat = f"With momentum and small batches it is reported to settle at 2(1 − μ)/η = {plateau}. {CAVEAT}"
-        caveat = "" if state is State.CANNOT_TELL else caveat
-        rests_on = ("batch_sharpness", "edge")
-        tries = {State.ACT: (HALF_THE_RATE,), State.LOOK: LARGER_RATES if advice == FASTER else ()}.get(state, ())
-        return Finding(self.name, self.issue, state, seen, means, advice, caveat, rests_on, tries)
+            doubts.insert(0, Doubt("lower_edge_of_momentum", {"edge": estimates["small_batch_edge"].value}))
+        return Finding(
+            self.name,
+            self.issue,
+            claim,
+            state,
+            {name: estimates[name] for name in ("batch_sharpness", "edge")},
+            facts,
+            cure,
+            doubts=() if state is State.CANNOT_TELL else tuple(doubts),
+        )
 
 
 def _edge(share: float) -> float:
@@ -163,24 +165,20 @@ def _steadiness(rates: Float[np.ndarray, " readings"]) -> float:
     return float(rates[len(rates) // 2 :].min()) / highest if highest > 0 else 0.0
 
 
-def _against(share: Estimate, lowest: float, *, steady: bool) -> tuple[State, str, str]:
-    """State, meaning and advice for a share of the edge; training can stay anywhere between `lowest` and 1.
+def _against(share: Estimate, lowest: float, *, steady: bool) -> tuple[str, State, tuple[str, ...]]:
+    """Claim, state and cure for a share of the edge; training can stay anywhere between `lowest` and 1.
 
     Args:
         share: η times the batch sharpness, as a share of the edge.
         lowest: The edge of small batches, as a share of the edge.
         steady: True if the rate neither warms up nor falls.
     """
+    if steady and share.high < FAR * lowest:
+        return "batch_sharpness_far_below_edge", State.LOOK, LARGER_RATES
     if share.high < BELOW * lowest:
-        times = f"{significant(lowest / share.high, 2)} times " if share.high > 0 else ""
-        means = f"On average a batch does not overshoot its own loss. At this curvature η could be {times}larger."
-        if steady and share.high < FAR * lowest:
-            return State.LOOK, f"The learning rate is far below its edge. {means}", FASTER
-        return State.OK, means, ""
+        return "batch_sharpness_below_edge", State.OK, ()
     if share.low > BEYOND:
-        means = "Batches overshoot their own loss: the steps are too long for this curvature."
-        return State.ACT, means, "A smaller learning rate, or a warm-up, unless the loss comes down again by itself."
+        return "batch_sharpness_beyond_edge", State.ACT, (HALF_THE_RATE,)
     if share.low >= BELOW * lowest and share.high <= BEYOND:
-        means = "Training is at the edge of stochastic stability: the learning rate, not the loss, sets the curvature."
-        return State.LOOK, means, MOVES
-    return State.CANNOT_TELL, "It is too early to say whether the learning rate is at its edge.", ""
+        return "batch_sharpness_at_edge", State.LOOK, ()
+    return "batch_sharpness_unclear", State.CANNOT_TELL, ()

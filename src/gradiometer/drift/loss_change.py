@@ -5,18 +5,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from gradiometer.drift.stability import HALF_THE_RATE
-from gradiometer.measurement.estimate import Estimate, Estimates, about, counted, significant
+from gradiometer.measurement.estimate import Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
-from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import Moments, Series
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
-
-CAVEAT = (
-    "This looks one step ahead only: the learning rate that gains most in one step is far below the one that gains "
-    "most in many steps (Wu et al. 2018)."
-)
 
 
 @dataclass(frozen=True)
@@ -64,35 +59,19 @@ class LossChange(Gauge):
             "unpredicted_change": series.mean(seen - first - second, level=level, unit=self.unit, fourth_powers=True),
         }
 
-    def interpret(self, estimates: Estimates) -> Finding | None:
-        """Say what a step gains, and which share of the gain curvature undoes."""
-        share, seen_change = estimates["curvature_share"], estimates["seen_change"]
+    def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
+        """If a step raises the loss, and if a shorter one would gain more in one step."""
+        share = estimates["curvature_share"]
         if not share.tells:
-            needed = f"; that needs {about(share.needed)} more steps" if share.needed else ""
-            seen = f"The gain of a step is not distinguishable from zero yet{needed}."
-            return self._finding(State.CANNOT_TELL, seen, "It is too early to say whether the steps are too long.")
-        seen = (
-            f"A step changes the loss by {_signed(seen_change)}; curvature undoes a share of {share} of the gain from "
-            f"the slope ({counted(share.samples, 'measured step')})."
-        )
-        if share.low > 1:
-            means = "To second order a step raises the loss: it is too long for this curvature."
-            return self._finding(
-                State.ACT, seen, means, "A smaller learning rate, or a larger batch if noise dominates."
-            )
-        if share.low > 0.5:
-            means = f"A step {significant(2 * share.value, 2)} times shorter would gain more in that step."
-            return self._finding(State.LOOK, seen, means, "A smaller learning rate, if the loss no longer falls.")
-        if share.high < 0.5:
-            return self._finding(State.OK, seen, "The slope outweighs the curvature: steps are short enough to gain.")
-        return self._finding(State.CANNOT_TELL, seen, "It is too early to say whether a shorter step would gain more.")
-
-    def _finding(self, state: State, seen: str, means: str, advice: str = "") -> Finding:
-        caveat = "" if state is State.CANNOT_TELL else CAVEAT
-        rests_on, tries = ("curvature_share", "seen_change"), (HALF_THE_RATE,) if advice else ()
-        return Finding(self.name, self.issue, state, seen, means, advice, caveat, rests_on, tries)
-
-
-def _signed(change: Estimate) -> str:
-    """A change with its sign."""
-    return f"+{change}" if change.value > 0 else str(change)
+            claim, state = "loss_change_unknown", State.CANNOT_TELL
+        elif share.low > 1:
+            claim, state = "loss_change_up", State.ACT
+        elif share.low > 0.5:
+            claim, state = "loss_change_long_step", State.LOOK
+        elif share.high < 0.5:
+            claim, state = "loss_change_short_step", State.OK
+        else:
+            claim, state = "loss_change_unclear", State.CANNOT_TELL
+        numbers = {name: estimates[name] for name in ("curvature_share", "seen_change")}
+        cure = (HALF_THE_RATE,) if state in (State.ACT, State.LOOK) else ()
+        return Finding(self.name, self.issue, claim, state, numbers, cure=cure)

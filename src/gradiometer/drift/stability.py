@@ -1,23 +1,17 @@
-"""The edge of stability of SGD on a quadratic, and what a sharpness means for the learning rate."""
+"""The edge of stability of SGD on a quadratic, and a sharpness compared with it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Finding, Issue, State
 
 BELOW, BEYOND = 0.8, 1.25
 """Training is at the edge between these shares of it: sharpness oscillates about the edge."""
 
-MOVES = "A smaller learning rate lets training move to a sharper region, a larger one to a flatter region."
-
 HALF_THE_RATE = "rate 0.5x"
-"""The alternative that tries a smaller learning rate."""
-
-CAVEAT = (
-    "The edge is that of a quadratic. A network's sharpness usually rises to it and stays there (Cohen et al. 2021), "
-    "so being at the edge is not a failure, and the sharpness at the start says little about the later one."
-)
+"""The change that tries a smaller learning rate."""
 
 
 @dataclass(frozen=True)
@@ -103,27 +97,39 @@ def largest_stable_rate(sharpness: Estimate, kind: Momentum = PLAIN, *, weight_d
     return Estimate.bound(rate(sharpness.value), low=low, high=high, method=sharpness.method, samples=sharpness.samples)
 
 
-def edge_sentence(
+def edge_finding(
     sharpness: Estimate, learning_rate: float, kind: Momentum = PLAIN, *, weight_decay: float = 0.0
 ) -> Finding:
     """Compare the full-batch sharpness λ_max with the edge of this learning rate: below, at, or beyond."""
     limit = stability_limit(learning_rate, kind, weight_decay=weight_decay)
-    rate = largest_stable_rate(sharpness, kind, weight_decay=weight_decay)
+    largest = largest_stable_rate(sharpness, kind, weight_decay=weight_decay)
     share = sharpness.value / limit if limit > 0 else float("inf")
-    seen = (
-        f"The sharpness λ_max = {sharpness} is {significant(share, 2)} of the edge "
-        f"{kind.formula} = {significant(limit)} at η = {significant(learning_rate)}."
-    )
     if share < BELOW:
-        state = State.OK
-        means = f"Full-batch steps are stable on this quadratic up to η = {significant(rate.value)}."
-        advice = ""
+        claim, state = "sharpness_below_edge", State.OK
     elif share <= BEYOND:
-        state = State.LOOK
-        means = "Training is at the edge of stability: the learning rate, not the loss, sets the sharpness."
-        advice = MOVES
+        claim, state = "sharpness_at_edge", State.LOOK
     else:
-        state = State.ACT
-        means = f"Full-batch steps grow along that direction: they are stable up to η = {significant(rate.value)}."
-        advice = f"`--lr {rate.low:.2g}`, or a warm-up, if the loss jumps up and stays there."
-    return Finding("sharpness", Issue.DRIFT, state, seen, means, advice, CAVEAT, ("sharpness", "edge"))
+        claim, state = "sharpness_beyond_edge", State.ACT
+    facts = {
+        "share": share,
+        "learning_rate": learning_rate,
+        "momentum": kind.momentum,
+        "nesterov": kind.nesterov,
+        "largest_stable_rate": largest.value,
+        "surely_stable_rate": largest.low,
+    }
+    numbers = {"sharpness": sharpness, "edge": Estimate.exact(limit, unit=sharpness.unit)}
+    return Finding("sharpness", Issue.DRIFT, claim, state, numbers, facts)
+
+
+def no_edge_finding(sharpness: Estimate, step: int, optimizers: Sequence[str]) -> Finding:
+    """A sharpness under optimizers whose edge of stability is not known.
+
+    Args:
+        sharpness: λ_max.
+        step: The step at which it was measured.
+        optimizers: Names of the optimizers.
+    """
+    facts = {"step": step, "optimizers": tuple(optimizers)}
+    numbers = {"sharpness": sharpness}
+    return Finding("sharpness", Issue.DRIFT, "sharpness_without_edge", State.CANNOT_TELL, numbers, facts)

@@ -1,13 +1,12 @@
 """Step drift: the change of the gradient over one step, with the noise removed (statement S3 of the lecture)."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from gradiometer.measurement.estimate import Estimate, Estimates, about, counted, significant
+from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
-from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import GradientOf, Moments, Series, check_gradient_of
 
 if TYPE_CHECKING:  # readings are estimated without torch
@@ -77,25 +76,13 @@ class StepDrift(Gauge):
             "drift_batch_size": Estimate.exact(series.setting(moments["made_by"]), unit="examples"),
         }
 
-    def interpret(self, estimates: Estimates) -> Finding | None:
-        """Say by which share of its length the gradient changes over a step."""
+    def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
+        """If a step changes the gradient as a whole, or a part of it."""
         drift, batch = estimates["step_drift"], estimates["drift_batch_size"].value
         if not drift.tells:
-            needed = f"; an upper bound needs {about(drift.needed)} more steps" if drift.needed else ""
-            seen = f"The drift of the gradient over a step is not known yet{needed}."
-            return self._finding(State.CANNOT_TELL, seen, "It is too early to say how long a gradient stays valid.")
-        share, low, high = (f"{100 * math.sqrt(max(end, 0)):.2g} %" for end in (drift.value, drift.low, drift.high))
-        seen = (
-            f"Over one step of B = {batch:,.0f} the gradient changes by {share} [{low}, {high}] of its length "
-            f"({counted(drift.samples, 'measured step')})."
-        )
-        if drift.low > 1:
-            means = "Every step changes the gradient completely: it leaves the region in which g is nearly constant."
-            advice = "A smaller learning rate, or a larger batch if noise dominates."
-            return self._finding(State.LOOK, seen, means, advice)
-        lasts = significant(1 / math.sqrt(drift.value), 2) if drift.value > 0 else "many"
-        means = f"Steps in one direction would change the gradient completely after about {lasts} of them."
-        return self._finding(State.OK, seen, means)
-
-    def _finding(self, state: State, seen: str, means: str, advice: str = "") -> Finding:
-        return Finding(self.name, self.issue, state, seen, means, advice, estimates=("step_drift",))
+            claim, state = "step_drift_unknown", State.CANNOT_TELL
+        elif drift.low > 1:
+            claim, state = "step_drift_whole", State.LOOK
+        else:
+            claim, state = "step_drift_part", State.OK
+        return Finding(self.name, self.issue, claim, state, {"step_drift": drift}, {"batch_size": batch})

@@ -1,15 +1,21 @@
-"""Advice on the batch size, from a model of what a larger or a smaller batch saves."""
+"""Is the batch too small or too large? A model of what another batch saves, and the claim that follows from it."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
 
-from gradiometer.measurement.estimate import Estimate, about, counted, significant
-from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.estimation.batch_table import relative_updates
+from gradiometer.estimation.rate_brackets import PRECONDITIONED, rate_brackets
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import Doubt, Finding, Issue, State
+from gradiometer.measurement.gauge import NOTHING_KNOWN, RunFacts
+from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER
+from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
+from gradiometer.measurement.uncertainty.arithmetic import transformed
 
 NEAR = 4.0
 """Within this factor of the noise scale a batch trades updates for examples about evenly."""
-
-NEARLY_HALVES = 1.8
 
 AHEAD = 2.0
 """Advice on the batch looks ahead to this many times the steps made so far."""
@@ -23,26 +29,17 @@ UNEVEN = 1.0
 FEWEST_CARRYING = 5.0
 """Effective number of readings below which nothing is said about the noise scale."""
 
-CAVEAT = (
-    "The factors come from a model (one step of SGD at its best learning rate), and the noise scale usually grows as "
-    "the loss falls."
-)
+HELD = 1.25
+"""A forecast of examples has held if at most this factor more were needed, or what its interval allows."""
 
-ZERO = "The gradient is not distinguishable from zero in these readings,"
+AT_THE_SCALE = 1.5
+"""Examples that twice the batch costs at the noise scale, by the model: below the scale it costs less."""
 
-Parts = tuple[State, str, str, str]
-"""State, seen, means and advice of a finding."""
+SHAPES = ("constant", "cosine", "linear", "trapezoid", "cycles")
+"""Schedules of `gradiometer train` whose rate is given by `--lr`."""
 
-
-@dataclass(frozen=True)
-class _Words:
-    """The name of the noise scale, and the unit behind a batch size, with a space before it."""
-
-    scale: str
-    unit: str
-
-    def size(self, batch: float) -> str:
-        return f"{batch:,.0f}{self.unit}"
+MODEL = Doubt("one_step_model")
+"""The doubt of every claim that compares a batch with the noise scale."""
 
 
 def updates_factor(batch_size: float, noise_scale: float) -> float:
@@ -69,7 +66,12 @@ def examples_factor(batch_size: float, noise_scale: float) -> float:
     return 1 + batch_size / noise_scale
 
 
-def interpret_batch_size(
+def is_outranked(gauge: str, measured: Collection[str]) -> bool:
+    """True for the noise scale where the preconditioned one is measured too, which then answers for the batch."""
+    return gauge == "noise" and PRECONDITIONED in measured
+
+
+def judge_batch_size(
     gauge: str,
     batch_size: Estimate,
     noise_scale: Estimate,
@@ -77,6 +79,7 @@ def interpret_batch_size(
     kind: str = "gradient",
     unit: str = "",
     variation: Estimate | None = None,
+    run: RunFacts = NOTHING_KNOWN,
 ) -> Finding:
     """Compare the batch size with the noise scale: below, near, above, or not known yet.
 
@@ -88,59 +91,71 @@ def interpret_batch_size(
         unit: Unit of both if that is not examples, such as "tokens".
         variation: CV² of the readings of the noise. If it is large, few examples carry the noise. Then the finding says
             so, and advises nothing if too few readings carry it.
+        run: What is known of the run: the optimizer that the advice is for, and the number of examples.
 
     Example:
-        >>> from gradiometer import Estimate
+        >>> from gradiometer import Estimate, say
         >>> scale = Estimate.interval(450.0, 364.0, 589.0, level=0.9, method="Fieller", samples=200)
-        >>> finding = interpret_batch_size("noise", Estimate.exact(32.0), scale)
-        >>> print(finding.seen)
+        >>> finding = judge_batch_size("noise", Estimate.exact(32.0), scale)
+        >>> print(say(finding).seen)
         B = 32 is 14x below the gradient noise scale 450 [364, 589] (200 measured steps).
-        >>> print(finding.advice)
+        >>> print(say(finding).advice)
         `B = 64` if wall time matters more than examples.
     """
-    batch, words = batch_size.value, _Words(f"{kind} noise scale", f" {unit}" if unit else "")
-    uneven = variation if variation is not None and noise_scale.low > 0 and variation.value > UNEVEN else None
-    if uneven is not None and _carrying(uneven) < FEWEST_CARRYING:
-        state, seen, means, advice = _carried_by_few(noise_scale, uneven, words)
-    elif _age(noise_scale) > RECENT and (noise_scale.low > 0 or noise_scale.high < math.inf):
-        state, seen, means, advice = _outdated(batch, noise_scale, words)
-    elif _passes(batch, noise_scale):
-        state, seen, means, advice = _moving(batch, noise_scale, words)
-    elif noise_scale.low > batch:
-        state, seen, means, advice = _below(batch, noise_scale, words)
-    elif noise_scale.high < batch:
-        state, seen, means, advice = _above(batch, noise_scale, words)
-    elif noise_scale.low >= batch / NEAR and noise_scale.high <= batch * NEAR:
-        state, seen, means, advice = _near(batch, noise_scale, words)
-    else:
-        state, seen, means, advice = _unknown(batch, noise_scale, words)
-    caveat = "" if state is State.CANNOT_TELL else CAVEAT
-    if uneven is not None and state is not State.CANNOT_TELL:
-        caveat = f"{_uneven(uneven)} {caveat}"
-    return Finding(gauge, Issue.ESTIMATION, state, seen, means, advice, caveat, ("noise_scale", "batch_size"))
+    place = place_of(batch_size, noise_scale, variation)
+    prefix = "" if kind == "gradient" else f"{kind}_"
+    numbers = {f"{prefix}noise_scale": noise_scale, f"{prefix}batch_size": batch_size}
+    facts: dict[str, Any] = {"kind": kind, "unit": unit, "place": place}
+    if place in ("few", "outdated", "moving", "unknown"):
+        if place == "few":
+            facts["variation"] = variation
+        return Finding(gauge, Issue.ESTIMATION, "batch_undecided", State.CANNOT_TELL, numbers, facts)
+    uneven = _uneven(noise_scale, variation)
+    doubts = (MODEL,) if uneven is None else (Doubt("uneven_noise", {"variation": uneven.value}), MODEL)
+    claim = {"below": "batch_small", "above": "batch_large", "near": "batch_near"}[place]
+    state = State.OK if place == "near" else State.LOOK
+    found = Finding(gauge, Issue.ESTIMATION, claim, state, numbers, facts, doubts=doubts)
+    return for_the_optimizer(found, run) if kind == "gradient" else found
 
 
-def _carrying(variation: Estimate) -> float:
+def place_of(  # noqa: PLR0911 (a list of cases, the first of which holds)
+    batch_size: Estimate, noise_scale: Estimate, variation: Estimate | None = None
+) -> str:
+    """Where B is: below, near or above the noise scale; or few, outdated, moving or unknown if that cannot be told."""
+    batch = batch_size.value
+    uneven = _uneven(noise_scale, variation)
+    if uneven is not None and carrying(uneven) < FEWEST_CARRYING:
+        return "few"
+    if age(noise_scale) > RECENT and (noise_scale.low > 0 or noise_scale.high < math.inf):
+        return "outdated"
+    if _passes(batch, noise_scale):
+        return "moving"
+    if noise_scale.low > batch:
+        return "below"
+    if noise_scale.high < batch:
+        return "above"
+    if noise_scale.low >= batch / NEAR and noise_scale.high <= batch * NEAR:
+        return "near"
+    return "unknown"
+
+
+def _uneven(noise_scale: Estimate, variation: Estimate | None) -> Estimate | None:
+    """The variation if it is so large that few examples seem to carry the noise."""
+    if variation is None or not noise_scale.low > 0 or not variation.value > UNEVEN:
+        return None
+    return variation
+
+
+def carrying(variation: Estimate) -> float:
     """The effective number of readings that carry the noise, (Σx)²/Σx²."""
     return variation.samples / (1 + variation.value)
 
 
-def _uneven(variation: Estimate) -> str:
-    return (
-        f"The readings of the noise are uneven (their CV² is {significant(variation.value, 2)}), as if few examples "
-        "carried most of it. Two such examples in one batch are rare and may not have been seen: the interval is wider "
-        "for that."
-    )
-
-
-def _carried_by_few(noise_scale: Estimate, variation: Estimate, words: _Words) -> Parts:
-    some = significant(_carrying(variation), 2)
-    seen = (
-        f"The {words.scale} cannot be bounded: few examples carry the noise. The CV² of its readings is "
-        f"{significant(variation.value, 2)}, so {some} of the {counted(noise_scale.samples, 'measured step')} carry it."
-    )
-    means = "Examples that were not seen yet may change it by any factor, so no other batch is advised."
-    return State.CANNOT_TELL, seen, means, ""
+def age(noise_scale: Estimate) -> float:
+    """How many times as long training is as it was at the step of the value, at least 1."""
+    if noise_scale.step is None or noise_scale.reached is None:
+        return 1.0
+    return (noise_scale.reached + 1) / (noise_scale.step + 1)
 
 
 def _passes(batch: float, noise_scale: Estimate) -> bool:
@@ -150,115 +165,104 @@ def _passes(batch: float, noise_scale: Estimate) -> bool:
     step, value = noise_scale.earlier
     if not (0 < value < math.inf and noise_scale.value < math.inf):
         return False
-    ahead = math.log(AHEAD * _age(noise_scale))
+    ahead = math.log(AHEAD * age(noise_scale))
     growth: float = (noise_scale.value / value) ** (ahead / math.log((noise_scale.step + 1) / (step + 1)))
     return (noise_scale.value < batch) != (growth * noise_scale.value < batch)
 
 
-def _age(noise_scale: Estimate) -> float:
-    """How many times as long training is as it was at the step of the value, at least 1."""
-    if noise_scale.step is None or noise_scale.reached is None:
-        return 1.0
-    return (noise_scale.reached + 1) / (noise_scale.step + 1)
+def for_the_optimizer(found: Finding, run: RunFacts) -> Finding:  # noqa: PLR0911 (a list of cases)
+    """The claim for the optimizer of the run: what it advises, forecasts and doubts.
+
+    The forecast is SGD's. Another batch comes with a range of rates for Adam's kind, and not at all for an optimizer
+    for which nothing is known. No batch above the number of examples is advised.
+    """
+    scale, batch = found.numbers["noise_scale"], found.numbers["batch_size"].value
+    if found.claim == "batch_small" and run.examples is not None and 2 * batch > run.examples:
+        return impossible(found, run.examples)
+    settings = run.settings
+    if settings is None:
+        return found
+    if settings.family == "adaptive" and PRECONDITIONED in run.measured:
+        return changed(found, "batch_outranked", State.OK, {"optimizers": settings.names})
+    if settings.family == "other":
+        known = settings.names != (UNKNOWN_OPTIMIZER,)
+        return changed(found, "batch_unforeseen", State.CANNOT_TELL, {"optimizers": settings.names if known else ()})
+    if settings.family == "adaptive":
+        adaptive = _with(found, facts={"optimizers": settings.names}, doubts=(Doubt("no_single_rate"),))
+        return adaptive if found.claim == "batch_near" else with_a_bracket(adaptive, settings, round(batch))
+    if found.claim == "batch_near":
+        return found
+    return _with_a_forecast(found, scale, batch, settings, run.schedule)
 
 
-def _outdated(batch: float, noise_scale: Estimate, words: _Words) -> Parts:
-    value = _with_interval(noise_scale)
-    if not math.isfinite(noise_scale.high):
-        value = f"at least {significant(noise_scale.low)} {_when(noise_scale)}"
-    seen = f"The {words.scale} was {value}, and B is {words.size(batch)}."
-    means = (
-        f"Training is {_age(noise_scale):.1f} times as long since, so the scale may have changed: no batch is advised."
-    )
-    advice = "a larger `budget`, or `steps=` in `watch` if training has at most 1,000 steps, to have later readings."
-    return State.CANNOT_TELL, seen, means, advice
+def impossible(found: Finding, examples: int) -> Finding:
+    """The claim that twice the batch would be more than all examples."""
+    return changed(found, "batch_of_all", State.OK, {"examples": examples})
 
 
-def _moving(batch: float, noise_scale: Estimate, words: _Words) -> Parts:
-    side, verb = ("below", "rising") if noise_scale.value < batch else ("above", "falling")
-    seen = f"The {words.scale} is {_with_interval(noise_scale)}, {side} B = {words.size(batch)}, and {verb}."
-    means = f"It is expected to pass B before training is {AHEAD:.0f} times as long, so no other batch is advised."
-    return State.CANNOT_TELL, seen, means, ""
+def _with_a_forecast(
+    found: Finding, scale: Estimate, batch: float, settings: Hyperparameters, schedule: str | None
+) -> Finding:
+    """Twice or half the batch with its rate, by the model of SGD."""
+    larger = found.claim == "batch_small"
+    size = round(2 * batch) if larger else max(int(batch // 2), 1)
+    updates = relative_updates([scale], round(batch), size)
+    examples = transformed(updates, lambda factor: factor * size / batch)
+    cure = [change_of(size / batch, 1 / updates.value)]
+    doubts = found.doubts
+    if larger:
+        cure.append(yardstick(min(max(HELD * examples.value, examples.high), size / batch)))
+        bracket = rate_brackets("sgd", max(settings.peaks), round(batch), [size])[0]
+        doubts = (*doubts, Doubt("tuned_rates", {"low": bracket.low, "high": bracket.high}))
+    facts = {
+        "size": size,
+        "rate_factor": 1 / updates.value,
+        "peaks": tuple(settings.peaks),
+        "constant": settings.is_constant,
+        "schedule": schedule,
+    }
+    forecast = {"updates": updates, "examples": examples}
+    return _with(found, facts=facts, cure=tuple(cure), forecast=forecast, doubts=doubts)
 
 
-def _below(batch: float, noise_scale: Estimate, words: _Words) -> Parts:
-    times = significant(noise_scale.value / batch, 2)
-    seen = f"B = {words.size(batch)} is {times}x below the {words.scale} {_with_interval(noise_scale)}."
-    if not math.isfinite(noise_scale.high):
-        seen = _unbounded(batch, noise_scale, words, f", above B = {words.size(batch)}")
-    reference = noise_scale.value if math.isfinite(noise_scale.value) else noise_scale.low
-    now, doubled = (updates_factor(times * batch, reference) for times in (1, 2))
-    more = examples_factor(2 * batch, reference) / examples_factor(batch, reference) - 1
-    updates = "nearly halves the number of updates"
-    if now / doubled < NEARLY_HALVES:
-        updates = f"divides the number of updates by {now / doubled:.1f}"
-    means = (
-        f"In this range doubling B {updates} ({now:.1f}x → {doubled:.1f}x of the minimum) and "
-        f"costs {more:.0%} more examples."
-    )
-    return State.LOOK, seen, means, f"`B = {2 * batch:.0f}`{words.unit} if wall time matters more than examples."
+def with_a_bracket(found: Finding, settings: Hyperparameters, batch: int) -> Finding:
+    """The claim with twice or half the batch and the range of learning rates that may belong to it.
+
+    Args:
+        found: That the batch is too small or too large.
+        settings: The settings of the optimizers.
+        batch: B, in examples.
+    """
+    larger = found.claim == "batch_small"
+    size = 2 * batch if larger else max(batch // 2, 1)
+    peak = max(settings.peaks)
+    bracket = rate_brackets("adaptive", peak, batch, [size])[0]
+    cure = [change_of(size / batch, end / peak) for end in (bracket.low, bracket.high)]
+    if larger:
+        cure.append(yardstick(AT_THE_SCALE))
+    facts = {
+        "size": size,
+        "bracket": (bracket.low, bracket.high),
+        "peaks": tuple(settings.peaks),
+        "constant": settings.is_constant,
+    }
+    return _with(found, facts=facts, cure=tuple(cure))
 
 
-def _above(batch: float, noise_scale: Estimate, words: _Words) -> Parts:
-    advice = f"`B = {max(batch // 2, 1):.0f}`{words.unit} if examples are expensive."
-    if not noise_scale.value > 0:
-        is_below = f"below {significant(noise_scale.high)}" if noise_scale.high > 0 else "0: no noise was seen"
-        seen = f"The {words.scale} is {is_below}, and B = {words.size(batch)} is above it."
-        means = "The examples in a batch already agree, so averaging more of them gains little."
-        return State.LOOK, seen, means, advice
-    times = significant(batch / noise_scale.value, 2)
-    seen = f"B = {words.size(batch)} is {times}x above the {words.scale} {_with_interval(noise_scale)}."
-    more = updates_factor(batch / 2, noise_scale.value) / updates_factor(batch, noise_scale.value) - 1
-    saved = 1 - examples_factor(batch / 2, noise_scale.value) / examples_factor(batch, noise_scale.value)
-    means = f"In this range halving B costs {more:.0%} more updates and saves {saved:.0%} of the examples."
-    return State.LOOK, seen, means, advice
+def change_of(batch: float, rate: float) -> str:
+    """The change that tries another batch with its rate."""
+    return f"batch {batch:.4g}x, rate {rate:.3g}x"
 
 
-def _near(batch: float, noise_scale: Estimate, words: _Words) -> Parts:
-    seen = f"B = {words.size(batch)} is near the {words.scale} {_with_interval(noise_scale)}."
-    updates, examples = updates_factor(batch, noise_scale.value), examples_factor(batch, noise_scale.value)
-    means = f"Here updates ({updates:.1f}x of the minimum) and examples ({examples:.1f}x) trade about evenly."
-    return State.OK, seen, means, ""
+def yardstick(examples: float) -> str:
+    """The change that twice the batch is compared with: going on, on so many times fewer examples."""
+    return f"shorter {1 / examples:.3g}x"
 
 
-def _unknown(batch: float, noise_scale: Estimate, words: _Words) -> Parts:
-    if not noise_scale.low > 0:
-        seen = f"The {words.scale} is not known yet; {_needs(batch, noise_scale, words, 'an interval')}."
-    elif not math.isfinite(noise_scale.high):
-        seen = _unbounded(batch, noise_scale, words)
-        means = f"{ZERO} so it is too early to say whether another batch size would be better."
-        return State.CANNOT_TELL, seen, means, ""
-    else:
-        seen = f"The {words.scale} {_with_interval(noise_scale)} is too uncertain for B = {words.size(batch)}."
-    return State.CANNOT_TELL, seen, "It is too early to say whether another batch size would be better.", ""
+def changed(found: Finding, claim: str, state: State, facts: dict[str, Any]) -> Finding:
+    """Another claim from the same numbers, without a cure and doubts."""
+    return Finding(found.gauge, found.issue, claim, state, found.numbers, {**found.facts, **facts})
 
 
-def _with_interval(noise_scale: Estimate) -> str:
-    value, low, high = map(significant, (noise_scale.value, noise_scale.low, noise_scale.high))
-    return f"{value} [{low}, {high}] {_when(noise_scale)}"
-
-
-def _when(noise_scale: Estimate) -> str:
-    """What the value is of: a step of training, with an early value if it has changed, or a window."""
-    if noise_scale.step is None:
-        return f"({counted(noise_scale.samples, 'measured step')})"
-    when = f"step {noise_scale.step:,}"
-    if _age(noise_scale) > RECENT:
-        when += f" of {noise_scale.reached:,}"
-    if noise_scale.earlier is not None:
-        step, value = noise_scale.earlier
-        when += f"; it was {significant(value, 2)} at step {step:,}"
-    return f"at the newest reading ({when})" if _age(noise_scale) > RECENT else f"now ({when})"
-
-
-def _unbounded(batch: float, noise_scale: Estimate, words: _Words, above: str = "") -> str:
-    needs = "there is no upper bound yet"
-    if noise_scale.needed is not None:
-        needs = _needs(batch, noise_scale, words, "an upper bound")
-    return f"The {words.scale} is at least {significant(noise_scale.low)}{above}; {needs}."
-
-
-def _needs(batch: float, noise_scale: Estimate, words: _Words, what: str) -> str:
-    if noise_scale.needed is None:
-        return f"it is too early to say how many steps {what} needs"
-    return f"{what} needs {about(noise_scale.needed)} more steps at B = {words.size(batch)}"
+def _with(found: Finding, *, facts: dict[str, Any], **changes: Any) -> Finding:
+    return replace(found, facts={**found.facts, **facts}, **changes)

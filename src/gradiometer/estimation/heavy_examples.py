@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimates, counted
+from gradiometer.measurement.estimate import Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
-from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import Moments, Series
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 
@@ -64,23 +64,16 @@ class HeavyExamples(Gauge):
             "example_norm_squared": series.mean(moments["mean"], level=level, unit=self.unit),
         }
 
-    def interpret(self, estimates: Estimates) -> Finding | None:
-        """Say how much of the squared gradient norms a tenth of the examples has."""
-        share, variation = estimates["top_tenth_share"], estimates["norm_variation"]
+    def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
+        """If few examples make most of the noise; None if that is not known yet."""
+        share = estimates["top_tenth_share"]
         if not share.tells:
             return None
-        seen = (
-            f"A tenth of a batch has {share.value:.0%} [{share.low:.0%}, {share.high:.0%}] of its squared gradient "
-            f"norms ({counted(share.samples, 'measured step')}; their variation is {variation})."
-        )
-        state, means, advice = State.OK, "The noise comes from many examples.", ""
+        claim, state = "noise_of_many", State.OK
         if share.low > 0.5:
-            state = State.LOOK
-            means = "A few examples make most of the noise: single steps vary wildly, and intervals need long windows."
-            advice = "`noisiest(objective, batch, 10)` lists them: check their labels."
-        caveat = "Late in training most examples are learnt, so a few make most of the noise in a healthy run too."
-        names = ("top_tenth_share", "norm_variation")
-        return Finding(self.name, self.issue, state, seen, means, advice, caveat, names)
+            claim, state = "noise_of_few", State.LOOK
+        numbers = {name: estimates[name] for name in ("top_tenth_share", "norm_variation")}
+        return Finding(self.name, self.issue, claim, state, numbers)
 
 
 def norm_moments(norms: Float[np.ndarray, " examples"]) -> dict[str, float]:

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.errors import BadArgument
-from gradiometer.estimation.batch_advice import interpret_batch_size
+from gradiometer.estimation.batch_advice import judge_batch_size
 from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue
-from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import GradientOf, Moments, Series, Spread, check_gradient_of
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.heavy_tails import Tails
@@ -121,10 +121,10 @@ class GradientNoise(Gauge):
             **shares,
         }
 
-    def interpret(self, estimates: Estimates) -> Finding | None:
+    def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
         """Compare the batch size with the noise scale: below, near, above, or not known yet."""
         scale, variation = estimates["noise_scale"], estimates.get("noise_variation")
-        return interpret_batch_size(self.name, estimates["batch_size"], scale, variation=variation)
+        return judge_batch_size(self.name, estimates["batch_size"], scale, variation=variation, run=run)
 
 
 def of_the_gradient_meant(

@@ -10,9 +10,9 @@ from jaxtyping import Float
 
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.gram import FEWEST, NoiseMoments, of_a_finite_population
-from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
+from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
-from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import GradientOf, Moments, Series, check_gradient_of
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 
@@ -98,26 +98,15 @@ class NoiseShape(Gauge):
             "orthogonality_test": _root(ratio(error * across, square)),
         }
 
-    def interpret(self, estimates: Estimates) -> Finding | None:
-        """Describe the number of directions of the noise, and its parts along and across the gradient."""
-        dimension, norm = estimates["effective_dimension"], estimates["norm_test"]
-        if not dimension.tells:
-            return None
-        seen = (
-            f"The gradient noise has about {significant(dimension.value)} [{significant(dimension.low)}, "
-            f"{significant(dimension.high)}] directions ({counted(dimension.samples, 'measured step')})."
-        )
-        if not norm.tells:
-            means = "The error of a batch relative to the gradient is not known yet."
-            return Finding(self.name, self.issue, State.CANNOT_TELL, seen, means)
-        along, across = estimates["inner_product_test"], estimates["orthogonality_test"]
-        split = f"{along} along it, which makes a step too long or too short, and {across} across it"
-        if not (along.tells and across.tells):
-            split = "its part along the gradient is not known yet"
-        means = f"The error of one batch is {norm} times as long as the gradient: {split}."
-        caveat = "The moments are fourth powers of gradients: late in training a few large readings dominate them."
+    def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
+        """The number of directions of the noise, and its parts along and across the gradient."""
         names = ("effective_dimension", "norm_test", "inner_product_test", "orthogonality_test")
-        return Finding(self.name, self.issue, State.OK, seen, means, caveat=caveat, estimates=names)
+        numbers = {name: estimates[name] for name in names}
+        if not numbers["effective_dimension"].tells:
+            return None
+        if not numbers["norm_test"].tells:
+            return Finding(self.name, self.issue, "noise_directions", State.CANNOT_TELL, numbers)
+        return Finding(self.name, self.issue, "noise_shape", State.OK, numbers)
 
 
 def _root(square: Estimate) -> Estimate:

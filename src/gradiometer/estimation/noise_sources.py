@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from gradiometer.estimation.noise import noise_moments
-from gradiometer.measurement.estimate import Estimate, Estimates, counted
+from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
-from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import Moments, Series
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 
@@ -73,19 +73,12 @@ class NoiseSources(Gauge):
             **by_layer,
         }
 
-    def interpret(self, estimates: Estimates) -> Finding | None:
-        """Say how much of the noise comes from random numbers in the model; None if it draws none."""
+    def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
+        """How much of the noise comes from random numbers in the model; None if it draws none."""
         share, drawn = estimates["drawn_share"], estimates["noise_of_draws"]
         if drawn.low == drawn.high == 0 or not share.tells:
             return None
-        steps = f"({counted(share.samples, 'measured step')})"
-        percent = f"{share.value:.0%} [{share.low:.0%}, {share.high:.0%}]"
+        claim, state = "noise_of_examples", State.OK
         if share.low > 0.5:
-            state = State.LOOK
-            means = "Most of the noise is not in the data: new random numbers change a step more than new examples do."
-            advice = "Less Dropout, or a larger batch, makes ĝ more accurate; more data does not."
-        else:
-            state, means, advice = State.OK, "The rest comes from the choice of examples.", ""
-        seen = f"{percent} of the gradient noise comes from random numbers in the model, such as Dropout {steps}."
-        caveat = "Assumes separate random numbers for every example; augmentation outside the model counts as data."
-        return Finding(self.name, self.issue, state, seen, means, advice, caveat, ("drawn_share",))
+            claim, state = "noise_of_draws", State.LOOK
+        return Finding(self.name, self.issue, claim, state, {"drawn_share": share})

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gradiometer.errors import BadArgument
-from gradiometer.estimation.batch_advice import interpret_batch_size
+from gradiometer.estimation.batch_advice import changed, impossible, judge_batch_size, with_a_bracket
 from gradiometer.estimation.noise import noise_moments, noise_scales, of_the_gradient_meant, variation_of
-from gradiometer.measurement.estimate import Estimate, Estimates, significant
-from gradiometer.measurement.finding import Finding, Issue, State
-from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.estimate import Estimate, Estimates
+from gradiometer.measurement.finding import Doubt, Finding, Issue, State
+from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import GradientOf, Moments, Series, check_gradient_of
 
 if TYPE_CHECKING:  # readings are estimated without torch
@@ -22,14 +22,8 @@ VALID = 2.0
 COOLED = 0.5
 """Below this share of its peak, a learning rate that falls is a cool-down."""
 
-RATES = (1.0, 1.5)
-"""Factors of the best learning rate seen when B is doubled under AdamW: 2^p with p from −0.03 to 0.63."""
-
-CAVEAT = (
-    "Under AdamW this scale was within a factor of 2 of the batch size that branches with tuned rates found, in 6 of 6 "
-    "conditions on two small networks, and in 6 of 7 on others; under RMSprop it was 7 times too large in the one "
-    "condition tested. No other batch was tried in this run."
-)
+TRIALS = Doubt("preconditioned_trials")
+"""The doubt of every claim that compares a batch with this scale."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,7 @@ class PreconditionedNoise(Gauge):
     predicted over branched 1.11 in the geometric mean and 1.63 at most, where tr Σ/‖g‖² had 0.70 and 2.6.
 
     Example:
-        >>> from gradiometer import Draw, Reading, Sampling, Series
+        >>> from gradiometer import Draw, Reading, Sampling, Series, say
         >>> from gradiometer.estimation import PreconditionedNoise
         >>> name, gauge = "preconditioned_noise", PreconditionedNoise(tokens=128)
         >>> moments = [{"variance": [8.0 + i % 3], "norm_squared": [0.1]} for i in range(60)]
@@ -69,7 +63,7 @@ class PreconditionedNoise(Gauge):
         >>> estimates = gauge.estimate(Series.of(readings, Sampling(Draw.FRESH)))
         >>> print(estimates["preconditioned_noise_scale"])
         11,500 [11,400, 11,700] tokens
-        >>> print(gauge.interpret(estimates).seen)
+        >>> print(say(gauge.judge(estimates)).seen)
         B = 1,024 tokens is 11x below the preconditioned noise scale 11,500 [11,400, 11,700] (60 measured steps).
     """
 
@@ -128,46 +122,31 @@ class PreconditionedNoise(Gauge):
             **({} if cooled is None else {"cool_down": Estimate.exact(cooled)}),
         }
 
-    def interpret(self, estimates: Estimates) -> Finding:
+    def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding:
         """Compare the batch size with the scale, within its validity of a factor of 2; no advice in a cool-down."""
-        scale, batch_size = estimates["preconditioned_noise_scale"], estimates["preconditioned_batch_size"]
+        scale, batch = estimates["preconditioned_noise_scale"], estimates["preconditioned_batch_size"]
         unit = "" if self.tokens is None else "tokens"
         variation = estimates.get("preconditioned_variation")
-        found = interpret_batch_size(
-            self.name, batch_size, scale, kind="preconditioned", unit=unit, variation=variation
-        )
-        found = replace(found, estimates=("preconditioned_noise_scale", "preconditioned_batch_size"))
+        found = judge_batch_size(self.name, batch, scale, kind="preconditioned", unit=unit, variation=variation)
         if found.state is State.CANNOT_TELL:
             return found
         if (cooled := estimates.get("cool_down")) is not None:
-            means = (
-                f"The learning rate falls and is {significant(cooled.value, 2)} of its peak. In such a cool-down the "
-                "scale grows although the batch is not too small, so no batch is advised."
-            )
-            return replace(found, state=State.CANNOT_TELL, means=means, advice="", caveat="")
-        if found.advice and scale.low <= VALID * batch_size.value and scale.high >= batch_size.value / VALID:
-            if not math.isfinite(scale.high):
-                means = "B is not too large. It is not known if it is too small: the scale has no upper bound yet."
-                return replace(found, state=State.CANNOT_TELL, means=means, advice="", caveat="")
-            means = f"The scale predicts the batch size only within a factor of {VALID:.0f}, so B may be right."
-            return replace(found, state=State.OK, means=means, advice="", caveat=CAVEAT)
-        return replace(found, advice=self._advice(batch_size, scale), caveat=CAVEAT)
+            return changed(found, "batch_in_cool_down", State.CANNOT_TELL, {"cooled": cooled.value})
+        is_uncertain = scale.low <= VALID * batch.value and scale.high >= batch.value / VALID
+        if found.claim == "batch_near" or not is_uncertain:
+            return self._with_rates(replace(found, doubts=(TRIALS,)), batch.value, run)
+        if not math.isfinite(scale.high):
+            return changed(found, "batch_not_large", State.CANNOT_TELL, {})
+        return replace(changed(found, "batch_within_validity", State.OK, {}), doubts=(TRIALS,))
 
-    def _advice(self, batch_size: Estimate, scale: Estimate) -> str:
-        """Another batch with a bracket of rates: no rule for the rate held under AdamW."""
-        examples = batch_size.value / (self.tokens or 1)
-        slow, fast = RATES
-        if scale.low > batch_size.value:
-            return (
-                f"`B = {2 * examples:.0f}` with a learning rate of {slow:.1f} to {fast:.1f} times the present one, if "
-                "wall time matters more than examples."
-            )
-        if scale.high < batch_size.value and examples >= 2:
-            return (
-                f"`B = {examples // 2:.0f}` with a learning rate of {1 / fast:.2f} to {1 / slow:.1f} times the present "
-                "one, if examples are expensive."
-            )
-        return ""
+    def _with_rates(self, found: Finding, batch: float, run: RunFacts) -> Finding:
+        """The claim about B with what belongs to another one: a range of rates, or that there are too few examples."""
+        examples = batch / (self.tokens or 1)
+        found = replace(found, facts={**found.facts, "batch_in_examples": examples})
+        if found.claim == "batch_small" and run.examples is not None and 2 * examples > run.examples:
+            return impossible(found, run.examples)
+        has_other = found.claim == "batch_small" or (found.claim == "batch_large" and examples >= 2)
+        return with_a_bracket(found, run.settings, round(examples)) if has_other and run.settings else found
 
     def _in_tokens(self, examples: Estimate) -> Estimate:
         """The same in tokens, if the user counts them."""

@@ -17,7 +17,6 @@ from .alternatives.updates import Skip as Skip
 from .alternatives.updates import WeightDecay as WeightDecay
 from .branch import Branch as Branch
 from .branch import BranchResult as BranchResult
-from .branch import Readout as Readout
 from .branch import tail_factor as tail_factor
 from .branches import Fork as Fork
 from .comparison.effects import Effect as Effect
@@ -27,14 +26,14 @@ from .comparison.racing import Stop as Stop
 from .comparison.racing import race as race
 from .comparison.rungs import Rung as Rung
 from .comparison.rungs import rungs_for as rungs_for
-from .continuation import Continuation as Continuation
 from .critical.batch import CriticalBatch as CriticalBatch
 from .critical.batch import critical_batch_by as critical_batch_by
-from .critical.own_loop import critical_batch as critical_batch
-from .engine import Source as Source
-from .engine import grown as grown
+from .critical.of_loop import critical_batch as critical_batch
+from .engine import train_branch as train_branch
 from .forking import fork as fork
 from .horizon import Horizon as Horizon
+from .loop import Loop as Loop
+from .readout import Readout as Readout
 from .recorded.causes import SpikeCauses as SpikeCauses
 from .recorded.causes import Trial as Trial
 from .recorded.causes import causes_of as causes_of

@@ -1,26 +1,19 @@
 """`Branch`: one alternative, trained from one state on one order of the data; its result, and the file form of both."""
 
-import base64
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-import numpy as np
-from jaxtyping import Float
-
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.alternative import Alternative
 from gradiometer.forks.alternatives.text import alternative_of
+from gradiometer.forks.readout import Readout, plain_number
 
 Tail = Literal["linear", "half", "third", "none"]
 """How the rate ends. linear: it falls to zero over the whole horizon. half, third: over its last half or third. none:
 it does not."""
-
-HIGHER_IS_BETTER = ("accuracy", "acc", "auc", "auroc", "f1", "score", "precision", "recall", "bleu", "rouge", "r2")
-"""Parts of the names of metrics that are better if they are higher."""
-
 
 HELD: dict[Tail, float] = {"linear": 0.0, "half": 0.5, "third": 2 / 3, "none": 1.0}
 """Share of the horizon before the rate starts to fall."""
@@ -102,50 +95,6 @@ def check_tail(tail: Any) -> None:
         raise BadArgument(f"`tail` must be one of {', '.join(get_args(Tail))}, got {tail!r}.")
 
 
-def lower_is_better(name: str) -> bool:
-    """False if the name of a metric says that higher values are better, such as "accuracy" or "val_auc"."""
-    words = name.lower().replace("-", "_").split("_")
-    return not any(word.startswith(HIGHER_IS_BETTER) for word in words)
-
-
-@dataclass(frozen=True, eq=False)
-class Readout:
-    """One number that a model is judged by at the end of a branch.
-
-    Args:
-        mean: The number.
-        values: Its value for every example, whose mean it is, if there are such values.
-        lower_is_better: True for a loss, False for an accuracy.
-
-    >>> from gradiometer.forks import Readout
-    >>> Readout.of(np.array([0.0, 1.0]), lower_is_better=False).mean
-    0.5
-    """
-
-    mean: float
-    values: Float[np.ndarray, " examples"] | None = None
-    lower_is_better: bool = True
-
-    @classmethod
-    def of(cls, values: Float[np.ndarray, " examples"], *, lower_is_better: bool = True) -> "Readout":
-        """The readout with these values, kept in single precision."""
-        with np.errstate(over="ignore"):  # a loss beyond single precision is inf
-            each = values.astype(np.float32)
-        return cls(float(np.mean(values, dtype=np.float64)), each, lower_is_better)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The readout as JSON types: the values as base64 of float32, little-endian."""
-        values = None if self.values is None else base64.b64encode(self.values.astype("<f4").tobytes()).decode()
-        return {"mean": _number(self.mean), "values": values, "lower_is_better": self.lower_is_better}
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> "Readout":
-        """The readout from the result of `to_dict`."""
-        text = stored["values"]
-        values = None if text is None else np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float32)
-        return cls(float(stored["mean"]), values, bool(stored["lower_is_better"]))
-
-
 @dataclass(frozen=True, eq=False)
 class BranchResult:
     """What came of a branch.
@@ -183,10 +132,10 @@ class BranchResult:
             "updates": self.updates,
             "examples": self.examples,
             "seconds": self.seconds,
-            "curve": [[examples, _number(loss)] for examples, loss in self.curve],
+            "curve": [[examples, plain_number(loss)] for examples, loss in self.curve],
             "readouts": {name: readout.to_dict() for name, readout in self.readouts.items()},
             "diverged": self.diverged,
-            "highest": _number(self.highest),
+            "highest": plain_number(self.highest),
         }
 
     @classmethod
@@ -195,8 +144,3 @@ class BranchResult:
         curve = tuple((int(examples), float(loss)) for examples, loss in stored["curve"])
         readouts = {name: Readout.from_dict(readout) for name, readout in stored["readouts"].items()}
         return cls(**{**stored, "curve": curve, "highest": float(stored["highest"]), "readouts": readouts})
-
-
-def _number(value: float) -> float | str:
-    """A number for JSON, which has no infinity and no NaN."""
-    return value if math.isfinite(value) else str(value)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -31,6 +32,8 @@ class Fork:
         tail: How the rate of every branch ends.
         seed: Seed of the data orders and random draws.
         left: Examples that are left in the training; None if that is not known.
+        path: The folder in which it is kept; None if it is in memory only.
+        notes: Sentences about the state that the branches start from.
     """
 
     step: int
@@ -42,6 +45,8 @@ class Fork:
     tail: Tail = "linear"
     seed: int = 0
     left: int | None = None
+    path: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def of(self, alternative: Alternative | str) -> tuple[BranchResult, ...]:
         """The results of an alternative, or of the baseline, by replicate.
@@ -106,7 +111,7 @@ class Fork:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What could make the comparison wrong."""
-        found = []
+        found = list(self.notes)
         if self.tail == "none":
             found.append(
                 "The rates stay constant in all branches, which favours small rates at any length: an interval does "

@@ -2,11 +2,9 @@
 
 import copy
 import functools
-import hashlib
 import io
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
@@ -14,103 +12,73 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.errors import Unsupported, summary
-from gradiometer.measurement.batch import leaves
 from gradiometer.measurement.optimizer.clipping import Clipping
 
 OURS = "gradiometer."
 """Hooks of this package are those of a watch: on parameters, the optimizer, and layers while a step is measured."""
-
-DIGITS = 16
 
 MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 STEP = "step"
 """A scheduler replaces this method of its optimizer by a wrapper that counts; the wrapper holds the original."""
 
 
-@dataclass
-class Parts:
-    """What training changes.
+Parts = tuple[nn.Module, list[torch.optim.Optimizer], Sequence[Any], Any]
+"""What training changes: the model, its optimizers, the schedulers, and the scaler or None."""
 
-    Args:
-        model: The model.
-        optimizer: Its optimizer.
-        schedulers: The schedulers of the optimizer.
-        scaler: The GradScaler, or None.
+
+def copied(
+    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], schedulers: Sequence[Any], scaler: Any
+) -> Parts:
+    """Copies of what training changes, which refer to each other as the originals do.
+
+    Hooks on modules, parameters and the optimizer are kept, except those of a watch. Gradients are left out.
+
+    Raises:
+        Unsupported: A part cannot be copied.
     """
+    memo: dict[int, Any] = {}
+    for one in [*_ours(model, optimizers), *_cached(model)]:
+        memo[id(one)] = one.detach().clone() if isinstance(one, Tensor) else one
+    made = [_new(type(optimizer)) for optimizer in optimizers]
+    memo |= {id(optimizer): new for optimizer, new in zip(optimizers, made, strict=True)}
+    model_copy = _copied("model", model, memo)
+    for optimizer, new in zip(optimizers, made, strict=True):
+        new.__setstate__(_copied("optimizer", _without_wrapper(optimizer), memo))
+        _mark_step(new)
+    others = _copied("scheduler", tuple(schedulers), memo), _copied("scaler", scaler, memo)
+    for hooks in _hook_tables(model_copy, made):
+        for key in [key for key, hook in hooks.items() if is_ours(hook)]:
+            del hooks[key]
+    _give_hooks(model_copy, {place: _copied("model", hooks, memo) for place, hooks in _parameter_hooks(model)})
+    return model_copy, made, *others
 
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedulers: Sequence[Any] = ()
-    scaler: Any = None
 
-    def copied(self) -> "Parts":
-        """Copies of all parts, which refer to each other as the parts do.
+def dumped(
+    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], schedulers: Sequence[Any], scaler: Any
+) -> bytes:
+    """The parts as bytes, for `loaded`. Unlike pickle they keep all attributes of the optimizer, and hooks.
 
-        Hooks on modules, parameters and the optimizer are kept, except those of a watch. Gradients are left out.
+    Raises:
+        Unsupported: A part cannot be pickled.
+    """
+    buffer = io.BytesIO()
+    parts = model, list(optimizers), schedulers, scaler
+    try:
+        _Pickler(buffer).dump((parts, dict(_parameter_hooks(model))))
+    except Exception as error:
+        raise Unsupported(
+            f"`model`, `optimizer`, `scheduler` or `scaler` cannot be sent to another process ({summary(error)}): "
+            "use pool='here'."
+        ) from error
+    return buffer.getvalue()
 
-        Raises:
-            Unsupported: A part cannot be copied.
-        """
-        memo: dict[int, Any] = {}
-        kept = list(_ours(self)) + list(_cached(self.model))
-        for one in kept:
-            memo[id(one)] = one.detach().clone() if isinstance(one, Tensor) else one
-        optimizer = type(self.optimizer).__new__(type(self.optimizer))
-        memo[id(self.optimizer)] = optimizer
-        model, settings, schedulers, scaler = (
-            _copied(name, part, memo)
-            for name, part in (
-                ("model", self.model),
-                ("optimizer", _without_wrapper(self.optimizer)),
-                ("scheduler", tuple(self.schedulers)),
-                ("scaler", self.scaler),
-            )
-        )
-        optimizer.__setstate__(settings)
-        parts = Parts(model, optimizer, schedulers, scaler)
-        for hooks in _hook_tables(parts):
-            for key in [key for key, hook in hooks.items() if is_ours(hook)]:
-                del hooks[key]
-        _give_hooks(
-            parts.model, {place: _copied("model", hooks, memo) for place, hooks in _parameter_hooks(self.model)}
-        )
-        return parts
 
-    def dumped(self) -> bytes:
-        """The parts as bytes, for `loaded`. Unlike pickle they keep all attributes of the optimizer, and hooks.
-
-        Raises:
-            Unsupported: A part cannot be pickled.
-        """
-        buffer = io.BytesIO()
-        try:
-            _Pickler(buffer).dump((vars(self), dict(_parameter_hooks(self.model))))
-        except Exception as error:
-            raise Unsupported(
-                f"`model`, `optimizer`, `scheduler` or `scaler` cannot be sent to another process ({summary(error)}): "
-                "use pool='here'."
-            ) from error
-        return buffer.getvalue()
-
-    def digest(self) -> str:
-        """The first digits of the SHA-256 of the model's and the optimizer's state."""
-        found = hashlib.sha256()
-        for place, leaf in leaves([self.model.state_dict(), self.optimizer.state_dict()], "state"):
-            found.update(place.encode())
-            found.update(
-                leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-                if isinstance(leaf, Tensor)
-                else repr(leaf).encode()
-            )
-        return found.hexdigest()[:DIGITS]
-
-    @classmethod
-    def loaded(cls, stored: bytes) -> "Parts":
-        """The parts from the result of `dumped`, made by this program."""
-        settings, hooks = cloudpickle.loads(stored)
-        parts = cls(**settings)
-        _give_hooks(parts.model, hooks)
-        return parts
+def loaded(stored: bytes) -> Parts:
+    """The parts from the result of `dumped`, made by this program."""
+    parts: Parts
+    parts, hooks = cloudpickle.loads(stored)
+    _give_hooks(parts[0], hooks)
+    return parts
 
 
 def is_ours(hook: Any) -> bool:
@@ -127,11 +95,11 @@ def is_ours(hook: Any) -> bool:
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, one: Any) -> Any:
         if isinstance(one, torch.optim.Optimizer):
-            return _optimizer, (type(one),), _without_wrapper(one), None, None, _set_state
+            return _new, (type(one),), _without_wrapper(one), None, None, _set_state
         return super().reducer_override(one)
 
 
-def _optimizer(kind: type[torch.optim.Optimizer]) -> torch.optim.Optimizer:
+def _new(kind: type[torch.optim.Optimizer]) -> torch.optim.Optimizer:
     return kind.__new__(kind)
 
 
@@ -144,6 +112,22 @@ def _without_wrapper(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {name: value for name, value in vars(optimizer).items() if name != STEP}
 
 
+def _mark_step(optimizer: torch.optim.Optimizer) -> None:
+    """Mark the step of an optimizer as counted and made: else its schedulers warn, also when another optimizer trains.
+
+    A scheduler of torch wraps the method, and the wrapper of the original would step the original.
+    """
+    step = optimizer.step
+
+    @functools.wraps(step)
+    def counted(*given: Any, **named: Any) -> Any:
+        return step(*given, **named)
+
+    counted._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
+    optimizer._opt_called = True  # type: ignore[attr-defined]
+    optimizer.step = counted  # type: ignore[method-assign]
+
+
 def _copied(name: str, part: Any, memo: dict[int, Any]) -> Any:
     try:
         return copy.deepcopy(part, memo)
@@ -154,18 +138,19 @@ def _copied(name: str, part: Any, memo: dict[int, Any]) -> Any:
         ) from error
 
 
-def _hook_tables(parts: Parts) -> Iterator[dict[int, Any]]:
-    """The tables of hooks of the modules and the optimizer."""
-    for module in parts.model.modules():
+def _hook_tables(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[dict[int, Any]]:
+    """The tables of hooks of the modules and the optimizers."""
+    for module in model.modules():
         for name in MODULE_HOOKS:
             yield getattr(module, name)
-    for name, table in vars(parts.optimizer).items():
-        if name.endswith("_hooks") and isinstance(table, OrderedDict):
-            yield table
+    for optimizer in optimizers:
+        for name, table in vars(optimizer).items():
+            if name.endswith("_hooks") and isinstance(table, OrderedDict):
+                yield table
 
 
-def _ours(parts: Parts) -> Iterator[Any]:
-    return (hook for hooks in _hook_tables(parts) for hook in hooks.values() if is_ours(hook))
+def _ours(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[Any]:
+    return (hook for hooks in _hook_tables(model, optimizers) for hook in hooks.values() if is_ours(hook))
 
 
 def _cached(model: nn.Module) -> Iterator[Tensor]:

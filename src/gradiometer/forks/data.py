@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -53,6 +54,18 @@ class Data(ABC):
     def batches(self, seed: int) -> Iterator[Batch]:
         """The batches of training in the order of a seed, epoch after epoch."""
 
+    def replicate(self, seed: int, number: int) -> Iterator[Batch]:
+        """The batches of a replicate of a fork with this seed."""
+        return self.batches(zlib.crc32(f"{seed}/data/{number}".encode()))
+
+    def see_own(self, until: int) -> int:
+        """Begin each order with the batches that training itself has there, up to this update; 0 if they are not known.
+
+        Args:
+            until: Index of the first update whose batch is a new one.
+        """
+        return 0
+
     def some(self, count: int, seed: int) -> list[Batch]:
         """Some training examples, `count` of them if there are as many, in one batch if they can be joined."""
         chosen, total = list[Batch](), 0
@@ -74,14 +87,18 @@ class Ordered(Data):
     Args:
         examples: The examples.
         size: Number of examples in a batch.
+        draw: REPLACEMENT for independent draws, which have no epochs.
     """
 
-    def __init__(self, examples: Examples, size: int) -> None:
-        self.examples, self.size, self.epoch = examples, size, len(examples)
+    def __init__(self, examples: Examples, size: int, draw: Draw = Draw.RESHUFFLED) -> None:
+        self.examples = examples
+        self.size = size
+        self._draw = draw
+        self.epoch = len(examples) if draw is Draw.RESHUFFLED else None
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """The batches in the order of a seed."""
-        order = Order(Draw.RESHUFFLED, len(self.examples), self.size or 1, seed)
+        order = Order(self._draw, len(self.examples), self.size or 1, seed)
         batches = (self.examples.batch(order.batch(step)) for step in itertools.count())
         return batches if self.examples.in_memory else _apart(batches, seed)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from gradiometer.errors import BadArgument, UserCodeFailed
-from gradiometer.forks.branch import Readout, lower_is_better
+from gradiometer.forks.readout import Readout, lower_is_better
 from gradiometer.measurement.batch import Batch, batch_size, mapped
 from gradiometer.measurement.loss import Loss, checked_loss
 from gradiometer.problems.examples import Examples

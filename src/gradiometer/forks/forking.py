@@ -1,52 +1,53 @@
-"""`fork`: what would have happened, for a training loop that a user wrote."""
+"""`fork`: what would have happened, for any training."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from torch import nn
-
+from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
-from gradiometer.forks.alternatives.alternative import Alternative
+from gradiometer.forks.alternatives.alternative import Alternative, GoOn, Together
 from gradiometer.forks.alternatives.text import alternative_of
-from gradiometer.forks.branch import Tail
+from gradiometer.forks.alternatives.updates import Skip
+from gradiometer.forks.branch import Branch, Tail
 from gradiometer.forks.branches import Fork
-from gradiometer.forks.continuation import Step
-from gradiometer.forks.own_loop import own_loop
-from gradiometer.forks.recorded.growing import Progress, check_fits, grow
+from gradiometer.forks.checks import check_trainable
+from gradiometer.forks.comparison.rungs import Rung, rungs_for
+from gradiometer.forks.engine import train_branch
+from gradiometer.forks.horizon import Horizon
+from gradiometer.forks.loop import Loop
+from gradiometer.forks.recorded.growing import Progress, check_fits, train_plan
 from gradiometer.forks.recorded.plan import Plan
 from gradiometer.forks.recorded.record import ForkRecord
+from gradiometer.forks.untouched import guarded_copy
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.pool import Pool
-from gradiometer.measurement.loss import Loss
-from gradiometer.storage.disk import writing
+
+REPLICATES, HORIZON = 4, "25%"
+"""Defaults."""
+
+FEWEST = 16
+"""Fewest updates of a branch in a race."""
+
+TIMED = 8
+"""Number of updates that are timed for a horizon in seconds."""
 
 
 def fork(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    *,
-    loss: Loss | None = None,
-    step: Step | None = None,
-    batches: Any,
-    batch_size: int | None = None,
-    evaluate: Any = None,
+    loop: Loop,
     alternatives: Sequence[Alternative | str],
+    *,
     horizon: str | None = None,
     budget: float | None = None,
-    replicates: int = 4,
+    replicates: int | None = None,
     tail: Tail = "linear",
-    scheduler: Any = None,
-    scheduler_each: Literal["update", "epoch"] = "update",
-    scaler: Any = None,
-    accumulation: int = 1,
-    left: str | None = None,
-    index: int = 0,
     seed: int = 0,
     pool: str | Pool = "here",
     threads: int = 1,
     out: Path | None = None,
+    begin: Callable[[Plan], object] | None = None,
     progress: Progress | None = None,
 ) -> Fork:
     """Train several continuations of a training, each on the same data, and compare where they end.
@@ -56,37 +57,22 @@ def fork(
     call it on rank 0 only, while the other processes wait.
 
     Args:
-        model: The model. DDP and torch.compile are unwrapped.
-        optimizer: Any optimizer of torch that trains this model.
-        loss: Called as `loss(model, batch)`; returns the mean loss or one value per example. May use autocast.
-        step: In place of `loss`: called as `step(model, optimizer, batch)`, makes one whole update, returns the loss.
-        batches: The training data: a DataLoader that shuffles; tensors or a data set, with `batch_size`; a list of
-            batches; or a function of a seed that returns an iterable of batches.
-        batch_size: Size of a batch, if `batches` are examples.
-        evaluate: A test set (tensors, data set, DataLoader), for the readouts "test_loss" and, with labels of classes,
-            "test_accuracy"; or a function of the model that returns a number, or a mapping from names to numbers, to
-            one value per example, or to `Readout`s. The model is in eval mode, without gradients.
+        loop: The training: one of your own, or that of a run at one of its steps, from `gradiometer.train.loop_at`.
         alternatives: Alternatives or their texts, such as "rate 2x". They are compared with going on as it is.
-        horizon: Length of a branch: "500 updates", "2 epochs", "64_000 examples", "10 s", or "25%" of what is left.
+        horizon: Length of a branch: "500 updates", "2 epochs", "64_000 examples", "10 s", or "25%" of what is left,
+            which is the default if it is known what is left.
         budget: In place of `horizon` and `replicates`: the most that all branches may cost together, in units of the
-            whole training (`index` and `left`). Alternatives race over growing horizons, and those that are clearly
-            worse are stopped.
-        replicates: Number of data orders, each common to all alternatives.
+            whole training. Alternatives race over growing horizons, and those that are clearly worse are stopped.
+        replicates: Number of data orders, each common to all alternatives. Default: 4.
         tail: How the rate of every branch ends: "linear" to zero over the whole horizon, "half" or "third" over its
             last half or third, "none" not at all. Without a tail the comparison leans to small rates.
-        scheduler: A scheduler of torch for `optimizer`, or a list of them. It is stepped in units of the original
-            batch, so that a batch of 2x advances it by two.
-        scheduler_each: "update" if training steps it after every update, "epoch" if after every epoch.
-        scaler: The GradScaler of training, for `loss`.
-        accumulation: Number of batches whose gradients are added up in one update.
-        left: What is left of the training, such as "4000 updates"; needed for a horizon in percent.
-        index: Number of updates so far, from which `Skip` counts.
         seed: Seed of the data orders and of the random draws.
-        pool: Where branches are trained: "here", "processes", "processes:4", or a `Pool`. The numbers are the same. In
-            processes nothing in the functions may depend on what they change elsewhere.
+        pool: Where branches are trained: "here", "processes", "processes:4", "ray", or a `Pool`. The numbers are the
+            same. In processes nothing in the functions may depend on what they change elsewhere.
         threads: Number of threads of torch in every branch.
         out: A folder. The branches are kept in its sub-folder `forks`, and a fork that was stopped continues if it is
             asked again for the same state of model and optimizer, with the same functions and data.
+        begin: Called with the plan before the first branch; not if all of them were finished before.
         progress: Called after every branch with its result, the number of finished branches and of all.
 
     Raises:
@@ -98,53 +84,109 @@ def fork(
         >>> import torch
         >>> from torch import nn
         >>> from gradiometer import supervised
-        >>> from gradiometer.forks import fork
+        >>> from gradiometer.forks import Loop, fork
         >>> inputs = torch.randn(512, 4, generator=torch.Generator().manual_seed(0))
         >>> model = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-        >>> found = fork(
-        ...     model,
-        ...     optimizer,
-        ...     loss=supervised(nn.MSELoss(reduction="none")),
-        ...     batches=(inputs, inputs.sum(dim=1)),
-        ...     batch_size=32,
-        ...     alternatives=["rate 4x"],
-        ...     horizon="20 updates",
-        ... )
+        >>> data, loss = (inputs, inputs.sum(dim=1)), supervised(nn.MSELoss(reduction="none"))
+        >>> loop = Loop(model, optimizer, loss=loss, batches=data, batch_size=32)
+        >>> found = fork(loop, ["rate 4x"], horizon="20 updates")
         >>> before, after = (found.of(name)[0].readouts["train_loss"].mean for name in found.names)
         >>> after < before
         True
     """
-    chosen = tuple(map(alternative_of, _listed(alternatives)))
-    loop = own_loop(
-        model, optimizer, loss=loss, step=step, batches=batches, batch_size=batch_size, evaluate=evaluate,
-        scheduler=scheduler, scheduler_each=scheduler_each, scaler=scaler, accumulation=accumulation, left=left,
-        index=index, seed=seed,
-    )  # fmt: skip
-    with opened(pool) as where, loop.untouched():
-        rungs = loop.rungs(budget, horizon, 1 + len(chosen))
-        length = rungs[-1].horizon if rungs else loop.length(horizon)
-        many = rungs[-1].replicates if rungs else replicates
-        digest = "" if out is None else loop.copies.digest()
-        plan = Plan(index, chosen, many, length, tail, seed, loop.left, rungs=rungs, state=digest)
-        loop.check(tail)
-        check_fits(loop.state, chosen)
-        record = None if out is None else _record(out, plan)
-        ledger = None if record is None else record.ledger()
-        results, stops = grow(loop.state, plan, where, ledger=ledger, progress=progress, threads=threads)
-    if record is not None:
-        record.finish(stops)
-    return plan.fork(results)
-
-
-def _record(out: Path, plan: Plan) -> ForkRecord:
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    return ForkRecord.keep(out, plan)
-
-
-def _listed(alternatives: Any) -> Sequence[Alternative | str]:
-    """The alternatives, if they are a list."""
+    check_loop(loop)
     if not isinstance(alternatives, list | tuple):
         raise BadArgument("`alternatives` must be a list of at least one alternative, such as ['rate 2x'].")
-    return alternatives
+    chosen = tuple(map(alternative_of, alternatives))
+    check_whole("seed", seed, 0)
+    skipped = [skip for one in chosen for skip in _skips(one)]
+    own_until = loop.data.see_own(max((skip.stop for skip in skipped), default=0))
+    rungs = _rungs(loop, budget, horizon, replicates, 1 + len(chosen))
+    if rungs:
+        length, many = rungs[-1].horizon, rungs[-1].replicates
+    else:
+        length, many = length_of(loop, horizon, seed), REPLICATES if replicates is None else replicates
+    for skip in skipped:
+        _check_within(skip, loop.index, length / loop.size)
+    digest = "" if out is None or loop.source is not None else loop.digest()
+    plan = Plan(loop.index, chosen, many, length, tail, seed, loop.left, own_until, rungs, digest)
+    known = None if out is None else ForkRecord.find(out, plan)
+    if known is not None and known.finished:
+        return replace(known.fork, path=known.path)
+    with opened(pool) as where, guarded_copy(loop, seed) as start:
+        check_start(start, tail)
+        check_fits(start, chosen)
+        return train_plan(start, plan, where, out=out, begin=begin, progress=progress, threads=threads)
+
+
+def check_loop(loop: Any) -> None:
+    """Raise unless this is a loop, as up to version 0.2 a model and its optimizer were given."""
+    if not isinstance(loop, Loop):
+        raise BadArgument(
+            f"`loop` must be a Loop, got {type(loop).__name__}: give Loop(model, optimizer, loss=..., batches=...), or "
+            "loop_at(run, step)."
+        )
+
+
+def check_start(start: Loop, tail: Tail) -> None:
+    """Make one update of a loop of one's own: what is wrong with a function shows here, with its traceback."""
+    if start.source is None:
+        check_trainable(start.model)
+        train_branch(start, Branch(GoOn(), 0, start.size, tail))
+
+
+def length_of(loop: Loop, text: str | None, seed: int) -> int:
+    """The length of a branch in examples. To find that of a time, a few updates are made."""
+    if text is None and loop.left is None:
+        raise BadArgument("`horizon` is missing: give a length such as '500 updates', or a `budget`.")
+
+    def seconds_per_update() -> float:
+        most = TIMED * loop.size if loop.left is None else min(TIMED * loop.size, loop.left)
+        with guarded_copy(loop, seed) as start:
+            timed = train_branch(start, Branch(GoOn(), 0, most))
+        return timed.seconds / max(timed.updates, 1)
+
+    length = Horizon.parse(HORIZON if text is None else text).examples(
+        batch=loop.size, epoch=loop.epoch, left=loop.left, seconds_per_update=seconds_per_update
+    )
+    if loop.left is not None and length > loop.left:
+        raise BadArgument(
+            f"`horizon` is {length:,} examples, and {loop.left:,} are left of the training: give a shorter one, such "
+            "as 25%."
+        )
+    return length
+
+
+def _rungs(
+    loop: Loop, budget: float | None, horizon: str | None, replicates: int | None, alternatives: int
+) -> tuple[Rung, ...]:
+    """The stages of a race that a budget in units of the training pays for; none without a budget."""
+    if budget is None:
+        return ()
+    if not 0 < budget < math.inf:
+        raise BadArgument(f"`budget` must be above 0 and finite, got {budget}.")
+    for name, value in (("horizon", horizon), ("replicates", replicates)):
+        if value is not None:
+            raise BadArgument(f"`{name}` is given together with `budget`, which chooses it: leave one of them out.")
+    if loop.left is None:
+        raise BadArgument("`budget` is in units of the whole training: give `left`, such as left='4000 updates'.")
+    examples = max(int(budget * (loop.examples + loop.left)), 1)
+    rungs = rungs_for(alternatives, examples, left=loop.left, shortest=min(FEWEST * loop.size, loop.left))
+    # The batches of a run are known to the last example, those of a loop of one's own only by their usual size.
+    unit = loop.size if loop.source is None else 1
+    return tuple(Rung(max(rung.horizon // unit, 1) * unit, rung.replicates) for rung in rungs)
+
+
+def _skips(alternative: Alternative) -> tuple[Skip, ...]:
+    if isinstance(alternative, Together):
+        return (*_skips(alternative.first), *_skips(alternative.second))
+    return (alternative,) if isinstance(alternative, Skip) else ()
+
+
+def _check_within(skip: Skip, step: int, updates: float) -> None:
+    if not step <= skip.start < step + updates:
+        raise BadArgument(
+            f"`skip` {skip.start}:{skip.stop} is not within the branches, which go from step {step:,} to "
+            f"{step + math.floor(updates):,}: start them before step {skip.start:,}, or give a longer horizon."
+        )

@@ -1,74 +1,48 @@
-"""A training is not touched while branches are grown beside it."""
+"""A training is not touched while branches are trained beside it."""
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradiometer.errors import BadArgument
-from gradiometer.forks.copies import Parts
+from gradiometer.forks.loop import Loop
 
 
 @contextmanager
-def untouched(original: Parts, copies: Parts) -> Iterator[None]:
-    """Set the gradients of a training aside inside, and check at the end that nothing of it was changed.
+def guarded_copy(original: Loop, seed: int) -> Iterator[Loop]:
+    """A copy of a training to start branches from. Gradients of the training are set aside inside.
 
     Args:
         original: The training.
-        copies: Copies of it, made just before.
+        seed: Seed of the branches.
 
     Raises:
-        BadArgument: The user's functions have changed it, in place of the copies that they were called with. It is
-            put back to what it was.
+        BadArgument: At the end, if the user's functions have changed the training in place of the copies that they were
+            called with. It is put back to what it was.
     """
+    start = original.copy()
+    start.seed = seed
     parameters = list(original.model.parameters())
     gradients = [parameter.grad for parameter in parameters]
     for parameter in parameters:
         parameter.grad = None
     try:
-        yield
+        yield start
     finally:
         touched = any(parameter.grad is not None for parameter in parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        changed = _changed(original, copies)
+        changed = not _same(original.state(), start.state())
     if touched or changed:
         if changed:
-            original.model.load_state_dict(copies.model.state_dict())
-            original.optimizer.load_state_dict(copies.optimizer.state_dict())
-            for scheduler, before in zip(original.schedulers, copies.schedulers, strict=True):
-                scheduler.load_state_dict(before.state_dict())
+            original.restore(start.state())
         raise BadArgument(
             "`loss`, `step`, `evaluate` or an alternative worked on the training itself: use only the model, optimizer "
             "and batch that the function is called with. The training was put back to what it was."
         )
-
-
-def refuse_outside(name: str, function: Any, model: torch.nn.Module) -> None:
-    """Raise if a function uses the model by a name from outside, since branches train a copy.
-
-    Raises:
-        BadArgument: It does.
-    """
-    if not isinstance(function, FunctionType):
-        return
-    used = inspect.getclosurevars(function)
-    if any(one is model for one in (*used.nonlocals.values(), *used.globals.values())):
-        raise BadArgument(f"`{name}` uses the model from outside of it: use the one it is called with, a copy.")
-
-
-def _changed(original: Parts, copies: Parts) -> bool:
-    pairs = [
-        (original.model.state_dict(), copies.model.state_dict()),
-        (original.optimizer.state_dict(), copies.optimizer.state_dict()),
-    ]
-    schedulers = zip(original.schedulers, copies.schedulers, strict=True)
-    pairs += [(one.state_dict(), two.state_dict()) for one, two in schedulers]
-    return not all(_same(one, two) for one, two in pairs)
 
 
 def _same(one: Any, two: Any) -> bool:

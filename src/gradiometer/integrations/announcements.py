@@ -6,9 +6,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradiometer.diagnosis import diagnose
 from gradiometer.run.reader import Run
 from gradiometer.run.settings.watched import WatchedConfiguration
+from gradiometer.verdict.diagnosis import diagnose
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Any
 
 from gradiometer.arguments import check_level, check_number, check_whole
-from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadArgument, summary
 from gradiometer.estimation.noise import GradientNoise, moments_of_norms
 from gradiometer.integrations.announcements import Announcements
@@ -21,6 +20,7 @@ from gradiometer.measurement.reading import Draw, Reading, Sampling
 from gradiometer.run.folder import WATCHED, RunFolder, file_name, versions
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
+from gradiometer.verdict.diagnosis import diagnose
 
 Number = Any
 """A number of Python, NumPy, JAX or TensorFlow, or a tensor with one element."""

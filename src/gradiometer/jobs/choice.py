@@ -1,16 +1,15 @@
 """A pool from its text form."""
 
 import difflib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gradiometer.errors import BadArgument
-from gradiometer.jobs.here import Here
-from gradiometer.jobs.on_ray import Ray
-from gradiometer.jobs.pool import Pool
+from gradiometer.jobs.pool import Here, Pool
 from gradiometer.jobs.processes import Processes
 
-KINDS = ("here", "processes", "ray")
+TEXT = re.compile("here|processes(:(?P<count>0*[1-9][0-9]*))?|ray(:(?P<address>.+))?")
 
 
 def pool_of(pool: str | Pool, name: str = "pool") -> Pool:
@@ -31,24 +30,29 @@ def pool_of(pool: str | Pool, name: str = "pool") -> Pool:
     """
     if isinstance(pool, Pool):
         return pool
-    kind, colon, detail = pool.partition(":") if isinstance(pool, str) else ("", "", "")
-    if kind == "here" and not colon:
+    found = TEXT.fullmatch(pool) if isinstance(pool, str) else None
+    if found is None:
+        kind = str(pool).partition(":")[0]
+        near = difflib.get_close_matches(kind, ("here", "processes", "ray"), n=1)
+        meant = f" Did you mean {near[0]!r}?" if near and near[0] != kind else ""
+        raise BadArgument(
+            f"`{name}` must be here, processes, processes:COUNT, ray or ray:ADDRESS, got {pool!r}.{meant}"
+        )
+    if pool == "here":
         return Here()
-    if kind == "processes" and not colon:
-        return Processes()
-    if kind == "processes" and detail.isdecimal() and int(detail):
-        return Processes(int(detail))
-    if kind == "ray" and (detail or not colon):
-        return Ray(pool if detail.startswith("//") else detail or None)
-    near = difflib.get_close_matches(kind, KINDS, n=1)
-    meant = f" Did you mean {near[0]!r}?" if near and kind not in KINDS else ""
-    raise BadArgument(f"`{name}` must be here, processes, processes:COUNT, ray or ray:ADDRESS, got {pool!r}.{meant}")
+    if pool.startswith("processes"):
+        return Processes(int(found["count"]) if found["count"] else None)
+    from gradiometer.jobs.on_ray import Ray  # noqa: PLC0415  (an extra, which takes a second)
+
+    address = found["address"]
+    return Ray(pool if address and address.startswith("//") else address)
 
 
 @contextmanager
 def opened(pool: str | Pool, name: str = "pool") -> Iterator[Pool]:
     """The pool of a text, closed at the end. A pool that was given as one stays open."""
     made = pool_of(pool, name)
+    made.check()
     try:
         yield made
     finally:

@@ -1,11 +1,17 @@
-"""A job, an independent piece of work, and its outcome."""
+"""A job, an independent piece of work: its outcome, and how it is performed so that its numbers depend on no place."""
 
+import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from gradiometer.arguments import check_number, check_whole
-from gradiometer.errors import BadArgument, UserCodeFailed
+from gradiometer.errors import BadArgument, UserCodeFailed, summary, user_line
+from gradiometer.jobs.threads import threads
+from gradiometer.randomness import untouched_randomness
 
 
 @dataclass(frozen=True)
@@ -89,3 +95,34 @@ class Outcome:
         raised = self.exception or UserCodeFailed(f"the job {self.name!r} failed.")
         raised.add_note(f"In the job {self.name!r}:\n{self.error}")
         raise raised
+
+
+def perform(job: Job, shared: Any = None) -> Outcome:
+    """Run a job in this process. Its exceptions become an outcome, except KeyboardInterrupt."""
+    began = time.perf_counter()
+    arguments = job.arguments if shared is None else (shared, *job.arguments)
+    # Asking how many accelerators there are would start one, in a process that uses none.
+    count = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
+    devices = [torch.device("cuda", place) for place in range(count)]
+    try:
+        with (
+            threads(job.threads),
+            untouched_randomness(job.seed, devices),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
+            result = job.work(*arguments)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # such as SystemExit
+        return failure(job.name, error, time.perf_counter() - began)
+    return Outcome(job.name, result, seconds=time.perf_counter() - began)
+
+
+def failure(name: str, error: BaseException, seconds: float = 0.0) -> Outcome:
+    """The outcome of a job that raised this error."""
+    below = error.__traceback__.tb_next if error.__traceback__ is not None else None  # without this room's own frame
+    text = "".join(traceback.format_exception(type(error), error, below)).rstrip()
+    if not isinstance(error, Exception):
+        error = UserCodeFailed(f"the job {name!r} raised {summary(error)}{user_line(error)}, which ends a program.")
+    return Outcome(name, error=text, seconds=seconds, exception=error)

@@ -1,16 +1,27 @@
 """Pools: run many jobs somewhere, and hand back their outcomes as they come."""
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from itertools import chain
 from types import TracebackType
 from typing import Any, final
 
-from gradiometer.errors import BadArgument
-from gradiometer.jobs.job import Job, Outcome
+from gradiometer.errors import BadArgument, Interrupted
+from gradiometer.jobs.job import Job, Outcome, failure, perform
 from gradiometer.jobs.ledger import Ledger
+from gradiometer.jobs.task import Shared, in_pool, pack_given, settings_here, unpack
+
+ATTEMPTS = 3
+"""Times that a job is started whose process is lost. A job that is lost again and again is likely to be the reason."""
 
 Progress = Callable[[Outcome, int, int], None]
 """Called after each job with its outcome, the number of finished jobs, and the number of all jobs."""
+
+Outcomes = Generator[Outcome, None, None]
 
 
 class Pool(ABC):
@@ -27,11 +38,12 @@ class Pool(ABC):
         shared: Any = None,
         ledger: Ledger | None = None,
         progress: Progress | None = None,
-    ) -> Generator[Outcome, None, None]:
+    ) -> Outcomes:
         """Run jobs, and yield their outcomes in the order in which they finish.
 
-        A failed job is an outcome with `error`, and the others continue. If the iterator is closed early, the jobs that
-        are not finished are stopped.
+        A failed job is an outcome with `error`, and the others continue. A job whose process or machine is lost starts
+        again in another one, with the same numbers; after three losses it has failed. If the iterator is closed early,
+        the jobs that are not finished are stopped.
 
         Args:
             jobs: The jobs, with different names.
@@ -51,25 +63,31 @@ class Pool(ABC):
             [('+1', 11), ('+2', 12)]
         """
         jobs = list(jobs)
-        names = [job.name for job in jobs]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise BadArgument(f"`jobs` must have different names, got {twice!r} twice.")
-        kept = {} if ledger is None else ledger.finished()
-        known = [kept[name] for name in names if name in kept]
-        open_jobs = [job for job in jobs if job.name not in kept]
-        outcomes = self._outcomes(open_jobs, shared) if open_jobs else iter(())
-        return _delivered(known, outcomes, ledger, progress, len(jobs))
+        [(name, count)] = Counter(job.name for job in jobs).most_common(1) or [("", 0)]
+        if count > 1:
+            raise BadArgument(f"`jobs` must have different names, got {name!r} twice.")
+        finished = {} if ledger is None else ledger.finished()
+        known = [finished[job.name] for job in jobs if job.name in finished]
+        missing = [job for job in jobs if job.name not in finished]
+        outcomes = self._outcomes(missing, shared) if missing else (outcome for outcome in known[:0])
+        return _delivery(known, outcomes, ledger if missing else None, progress, len(jobs))
 
     @final
-    def in_order(self, jobs: Sequence[Job], *, shared: Any = None, progress: Progress | None = None) -> Iterator[Any]:
+    def in_order(
+        self, jobs: Sequence[Job], *, shared: Any = None, progress: Progress | None = None
+    ) -> Generator[Any, None, None]:
         """The results of jobs in the order of the jobs, each as soon as possible. A failure stops all jobs.
 
         Raises:
             Exception: What a job raised, with its name and traceback as a note.
         """
-        outcomes = self.run(jobs, shared=shared, progress=progress)
-        return _sorted([job.name for job in jobs], outcomes)
+        arrived: dict[str, Any] = {}
+        with closing(self.run(jobs, shared=shared, progress=progress)) as outcomes:
+            for job in jobs:
+                while job.name not in arrived:
+                    outcome = next(outcomes)
+                    arrived[outcome.name] = outcome.value()
+                yield arrived.pop(job.name)
 
     @final
     def results(self, jobs: Sequence[Job], *, shared: Any = None, progress: Progress | None = None) -> list[Any]:
@@ -93,6 +111,13 @@ class Pool(ABC):
     ) -> None:
         self.close()
 
+    def check(self) -> None:  # noqa: B027 (most pools are always within reach)
+        """Refuse a pool that is not within reach.
+
+        Raises:
+            BadArgument: Nothing answers at its address.
+        """
+
     def start(self, modules: Sequence[str] = (), most: int = 8) -> None:  # noqa: B027 (most pools have nothing to start)
         """Start the processes of this pool in the background, so that they are ready when jobs come.
 
@@ -111,46 +136,146 @@ class Pool(ABC):
         """End the processes of this pool, if it has any. It starts new ones if it is used again."""
 
     @abstractmethod
-    def _outcomes(self, jobs: Sequence[Job], shared: Any) -> Iterator[Outcome]:
-        """The outcomes of these jobs, at least one, as they finish. What cannot be sent is refused at once."""
+    def _dispatch(self) -> "Dispatch | None":
+        """What runs the jobs of a submission in other processes; None if they run in this one."""
+
+    def _outcomes(self, jobs: Sequence[Job], shared: Any) -> Outcomes:
+        """The outcomes of these jobs, as they finish. What cannot be sent is refused at once."""
+        dispatch = None if in_pool() else self._dispatch()
+        if dispatch is None:
+            return (perform(job, shared) for job in jobs)
+        parcels = [pack_given(f"`jobs` has the job {job.name!r}, which", job) for job in jobs]
+        content = None if shared is None else pack_given(f"`shared` ({type(shared).__name__})", shared)
+        return dispatch.outcomes(jobs, parcels, content)
 
 
-def _delivered(
-    known: Sequence[Outcome], outcomes: Iterator[Outcome], ledger: Ledger | None, progress: Progress | None, total: int
-) -> Generator[Outcome, None, None]:
-    done = 0
+class Here(Pool):
+    """Runs jobs in this process, one after another. The random generators are afterwards as they were.
 
-    def counted(outcome: Outcome) -> Outcome:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(outcome, done, total)
-        return outcome
+    Example:
+        >>> from gradiometer.jobs import Here, Job
+        >>> import torch
+        >>> Here().results([Job("a", lambda: torch.rand(1).item(), seed=5)]) == [
+        ...     torch.rand(1, generator=torch.Generator().manual_seed(5)).item()
+        ... ]
+        True
+    """
 
-    try:
-        for outcome in known:
-            yield counted(outcome)
-        if ledger is None:
-            for outcome in outcomes:
-                yield counted(outcome)
-        elif done < total:
-            with ledger.opened() as keep:
-                for outcome in outcomes:
-                    yield counted(keep(outcome) if outcome.error is None else outcome)
-    finally:
-        close = getattr(outcomes, "close", None)
-        if close is not None:
-            close()
+    def __repr__(self) -> str:
+        return "Here()"
+
+    @property
+    def size(self) -> int:
+        """1."""
+        return 1
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+    def _dispatch(self) -> None:
+        """Nothing: jobs run in this process."""
 
 
-def _sorted(names: Sequence[str], outcomes: Generator[Outcome, None, None]) -> Iterator[Any]:
-    arrived: dict[str, Any] = {}
-    try:
-        for name in names:
-            while name not in arrived:
-                outcome = next(outcomes)
-                arrived[outcome.name] = outcome.value()
-            yield arrived.pop(name)
-        next(outcomes, None)  # so that it ends as it would in a loop
-    finally:
-        outcomes.close()
+class WorkerLost(Exception):
+    """The process or machine of a job is lost. The message says how, as the end of a sentence.
+
+    Args:
+        how: How it was lost.
+        for_good: True if there is nowhere else to run the job.
+    """
+
+    def __init__(self, how: str, for_good: bool = False) -> None:
+        super().__init__(how)
+        self.for_good = for_good
+
+
+class Dispatch(ABC):
+    """Runs the jobs of one submission in other processes. A job whose process is lost is given to another one."""
+
+    @final
+    def outcomes(self, jobs: Sequence[Job], parcels: Sequence[bytes], shared: bytes | None) -> Outcomes:
+        """The outcomes of jobs, as they finish. At the end, jobs that still run are stopped.
+
+        Args:
+            jobs: The jobs.
+            parcels: The same as bytes.
+            shared: What they share.
+        """
+        waiting = deque(zip(jobs, parcels, strict=True))
+        running: dict[Any, tuple[Job, bytes]] = {}
+        losses = Counter[str]()
+        settings = settings_here()
+        try:
+            self._prepare(jobs)
+            place = None if shared is None else self._share(shared)
+            while waiting or running:
+                while waiting:
+                    job, parcel = waiting[0]
+                    task = self._begin(job, settings, place, parcel)
+                    if task is None:
+                        break
+                    running[task] = waiting.popleft()
+                for task in self._finished(list(running)):
+                    job, parcel = running.pop(task)
+                    try:
+                        outcome = unpack(self._answer(task))
+                    except WorkerLost as loss:
+                        losses[job.name] += 1
+                        text = f"the process of the job {job.name!r} {loss}"
+                        if losses[job.name] < ATTEMPTS and not loss.for_good:
+                            logging.getLogger(__name__).warning("%s: the job starts again in another one.", text)
+                            waiting.append((job, parcel))
+                            continue
+                        outcome = failure(job.name, Interrupted(f"{text}; the job is not finished."))
+                    except Exception as error:  # such as a class that only the other process could import
+                        outcome = failure(job.name, error)
+                    yield replace(outcome, name=job.name)
+        finally:
+            self._stop(list(running))
+
+    @abstractmethod
+    def _prepare(self, jobs: Sequence[Job]) -> None:
+        """Prepare for these jobs."""
+
+    @abstractmethod
+    def _share(self, content: bytes) -> Shared:
+        """Put what the jobs share where every process can read it."""
+
+    @abstractmethod
+    def _begin(self, job: Job, *arguments: Any) -> Any:
+        """A task that calls `perform_task` with these arguments; None if no worker is free."""
+
+    @abstractmethod
+    def _finished(self, tasks: Sequence[Any]) -> Iterable[Any]:
+        """Wait for some of these tasks, and return those that are finished."""
+
+    @abstractmethod
+    def _answer(self, task: Any) -> bytes:
+        """What a finished task returned.
+
+        Raises:
+            WorkerLost: Its process was lost.
+        """
+
+    @abstractmethod
+    def _stop(self, tasks: Sequence[Any]) -> None:
+        """Stop these tasks, and end the submission."""
+
+
+def _delivery(
+    known: Sequence[Outcome],
+    outcomes: Outcomes,
+    ledger: Ledger | None,
+    progress: Progress | None,
+    total: int,
+) -> Outcomes:
+    with ExitStack() as stack:
+        keep = None if ledger is None else stack.enter_context(ledger.opened())
+        stack.enter_context(closing(outcomes))
+        for done, arrived in enumerate(chain(known, outcomes), start=1):
+            outcome = arrived
+            if keep is not None and done > len(known) and arrived.error is None:
+                outcome = keep(arrived)
+            if progress is not None:
+                progress(outcome, done, total)
+            yield outcome

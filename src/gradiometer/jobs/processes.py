@@ -1,22 +1,35 @@
-"""Jobs in processes of this machine."""
+"""Jobs in processes of this machine, which loky starts."""
 
 import os
-import queue
+import re
 import shutil
+import signal
+import tempfile
 import threading
+import time
 import weakref
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
+
+import torch
+from loky import cpu_count
+from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 
 from gradiometer.arguments import check_whole
-from gradiometer.jobs.caller import Caller, in_pool
-from gradiometer.jobs.here import Here
-from gradiometer.jobs.job import Job, Outcome
-from gradiometer.jobs.parcels import packed, packed_job, write_shared
-from gradiometer.jobs.pool import Pool
-from gradiometer.jobs.worker import Worker
+from gradiometer.compiler import postpone_compiler
+from gradiometer.errors import Interrupted, summary
+from gradiometer.jobs.job import Job
+from gradiometer.jobs.pool import Dispatch, Pool, WorkerLost
+from gradiometer.jobs.task import Shared, in_pool, perform_task
+from gradiometer.storage.disk import reason_of, writing
+
+REMEDY = "free some space there, or set TMPDIR to another folder"
+ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "VECLIB_MAXIMUM", "NUMEXPR")}
 
 
 class Processes(Pool):
@@ -27,9 +40,9 @@ class Processes(Pool):
     `if __name__ == "__main__"`. They take over the search path, the working folder and torch's settings. What jobs
     print goes to standard error.
 
-    Tensors in `shared` are in memory once for all processes; a process that changes one changes its own copy only. A
-    killed process costs its job only. A job of several `cpus` runs beside fewer others. Inside a process of a pool the
-    jobs run in that process: pools of pools do not multiply processes.
+    Tensors in `shared` are in memory once for all processes; a process that changes one changes its own copy only. The
+    job of a killed process runs again in another one. A job of several `cpus` runs beside fewer others. Inside a
+    process of a pool the jobs run in that process: pools of pools do not multiply processes.
 
     Args:
         count: Number of processes. Default: the number of processors that this program may use.
@@ -46,10 +59,11 @@ class Processes(Pool):
     def __init__(self, count: int | None = None) -> None:
         if count is not None:
             check_whole("count", count, 1)
-        self.count = processors() if count is None else int(count)
+        self.count = int(count or cpu_count())
         self._given = count
         self._idle: list[Worker] = []
-        self._stop = weakref.finalize(self, _stop_all, self._idle)
+        self._folder: Path | None = None
+        self._remove: Callable[[], object] = list
 
     def __repr__(self) -> str:
         return f"Processes({'' if self._given is None else self._given})"
@@ -65,137 +79,164 @@ class Processes(Pool):
     def start(self, modules: Sequence[str] = (), most: int = 8) -> None:
         """Start the processes in the background: jobs then do not wait for imports that are finished."""
         if not in_pool():
-            self._idle += [Worker(modules) for _ in range(min(self.count, most) - len(self._idle))]
+            for _ in range(min(self.count, most) - len(self._idle)):
+                self._idle.append(Worker(self._scratch(), modules))
 
     def close(self) -> None:
         """End the processes. New ones start if the pool is used again."""
-        _stop_all(self._idle)
+        stop_workers(self._idle)
+        self._idle.clear()
+        self._remove()
+        self._folder = None
 
-    def _outcomes(self, jobs: Sequence[Job], shared: Any) -> Iterator[Outcome]:
-        if in_pool():
-            return Here()._outcomes(jobs, shared)
-        parcels = deque((job.name, min(job.threads, self.count), packed_job(job)) for job in jobs)
-        folder = None if shared is None else write_shared(shared)
-        return _running(Submission(parcels, self.count, folder, self._idle))
+    def _scratch(self) -> Path:
+        """The folder for what jobs share. It goes with the pool, and with its processes if the program is killed."""
+        if self._folder is None:
+            with writing(Path(tempfile.gettempdir()), REMEDY):
+                self._folder = Path(tempfile.mkdtemp(prefix="gradiometer-"))
+            self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        return self._folder
+
+    def _dispatch(self) -> "ProcessDispatch":
+        return ProcessDispatch(self.start, self._scratch(), self._idle, self.count)
 
 
-class Submission:
-    """Jobs on their way through processes: a thread for each process hands it one job after another.
+class Worker:
+    """A process that performs jobs, one at a time: loky's executor of one process, so that it can be lost alone.
 
     Args:
-        parcels: Name, processors and bytes of each job.
-        count: Processors for all of them.
-        folder: The folder of what they share; None if they share nothing.
-        idle: Processes of the pool without a job. They are used first, and those that remain at the end are put back.
+        folder: The folder that it removes if this program is killed.
+        modules: Names of modules that it imports before its first job.
+
+    Raises:
+        Interrupted: The system starts no process.
     """
 
-    def __init__(
-        self, parcels: deque[tuple[str, int, bytes]], count: int, folder: Path | None, idle: list[Worker]
-    ) -> None:
-        self.total = len(parcels)
-        self._remove = None if folder is None else weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self.outcomes: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
-        self._waiting, self._free, self._idle = parcels, count, idle
-        self._changed, self._closed = threading.Condition(), False
-        self._preparation = (b"" if folder is None else os.fsencode(folder)) + b"\0" + packed(Caller.here())
-        self._workers: set[Worker | None] = set()
-        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(min(count, self.total))]
-
-    def start(self) -> None:
-        """Start the threads, which start the processes."""
-        for thread in self._threads:
-            thread.start()
-
-    def wait(self) -> None:
-        """Wait until all jobs are finished and all processes are put back."""
-        for thread in self._threads:
-            thread.join()
-
-    def close(self) -> None:
-        """Stop the jobs that are not finished, with their processes, and put the others back."""
-        with self._changed:
-            self._closed = True
-            self._waiting.clear()
-            stopped = [worker for worker in self._workers if worker is not None]
-            self._changed.notify_all()
-        for worker in stopped:
-            worker.stop()
-        self.wait()
-        if self._remove is not None:
-            self._remove()
-
-    def _serve(self) -> None:
-        worker: Worker | None = None
+    def __init__(self, folder: Path, modules: Sequence[str] = ()) -> None:
+        self._executor = ProcessPoolExecutor(1, env=ONE_THREAD, initializer=_settle, initargs=(os.getpid(), folder))
+        # Without it, a program that ends while a job runs would wait for the job.
+        self._executor._flags.kill_workers = True
         try:
-            while (parcel := self._next()) is not None:
-                name, cost, content = parcel
-                if worker is None or not worker.alive:
-                    worker = self._another(worker)
-                outcome = worker.perform(name, content)
-                self._finish(cost)
-                self.outcomes.put(outcome)
-        except BaseException as error:
-            self.outcomes.put(error)
+            self.ready = self.submit(exec, "import " + ", ".join(("gradiometer.jobs.task", *modules)))
+        except OSError as error:
+            raise Interrupted(f"a process of the pool could not start: {reason_of(error)}.") from error
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+        """Call a function in the process.
+
+        Raises:
+            BrokenProcessPool: The process has ended.
+        """
+        # Ctrl-C is for this program, which then stops the process. A new process inherits what is blocked.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            task: Future[Any] = self._executor.submit(work, *arguments)
+            return task
         finally:
-            self._put_back(worker)
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
-    def _next(self) -> tuple[str, int, bytes] | None:
-        """The next job, as soon as its processors are free; None at the end."""
-        with self._changed:
-            while self._waiting and self._waiting[0][1] > self._free:
-                self._changed.wait()
-            if not self._waiting:
-                return None
-            self._free -= self._waiting[0][1]
-            return self._waiting.popleft()
+    def kill(self) -> None:
+        """Kill the process, and the processes that its jobs have started."""
+        for number in list(self._executor._processes):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(number, signal.SIGKILL)
 
-    def _finish(self, cost: int) -> None:
-        with self._changed:
-            self._free += cost
-            self._changed.notify_all()
-
-    def _another(self, ended: Worker | None) -> Worker:
-        if ended is not None:
-            ended.stop()
-        with self._changed:
-            if self._closed:
-                raise InterruptedError
-            self._workers -= {ended}
-            while self._idle and not self._idle[-1].alive:
-                self._idle.pop().stop()
-            worker = self._idle.pop() if self._idle else Worker()
-            self._workers.add(worker)
-        worker.prepare(self._preparation)
-        return worker
-
-    def _put_back(self, worker: Worker | None) -> None:
-        with self._changed:
-            if worker is not None and not self._closed:
-                self._workers.discard(worker)
-                self._idle.append(worker)
-            self._changed.notify_all()
+    def stop(self) -> None:
+        """Wait for the end of a process that is killed."""
+        self._executor.shutdown(kill_workers=True)
 
 
-def processors() -> int:
-    """Number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def stop_workers(workers: Sequence[Worker]) -> None:
+    """Kill processes, and wait for their end."""
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.stop()
 
 
-def _running(submission: Submission) -> Iterator[Outcome]:
-    try:
-        submission.start()
-        for _ in range(submission.total):
-            outcome = submission.outcomes.get()
-            if isinstance(outcome, BaseException):
-                raise outcome
-            yield outcome
-        submission.wait()
-    finally:
-        submission.close()
+class ProcessDispatch(Dispatch):
+    """Jobs on their way through processes.
+
+    Args:
+        start: Starts processes of the pool.
+        folder: The folder of the pool.
+        idle: Its processes without a job. They are used first, and each is put back after a job.
+        count: Processors for all jobs.
+    """
+
+    def __init__(self, start: Callable[..., None], folder: Path, idle: list[Worker], count: int) -> None:
+        self._start = start
+        self._file = folder / uuid4().hex
+        self._idle = idle
+        self._free = self._count = count
+        self._busy: dict[Future[bytes], tuple[Worker, int]] = {}
+
+    def _prepare(self, jobs: Sequence[Job]) -> None:
+        self._start(most=len(jobs))
+
+    def _share(self, content: bytes) -> Shared:
+        with writing(self._file.parent, REMEDY):
+            self._file.write_bytes(content)
+        # Its tensors are pages of the file, so that all processes use the same memory.
+        return self._file.name, partial(torch.load, self._file, mmap=True, weights_only=False)
+
+    def _begin(self, job: Job, *arguments: Any) -> "Future[bytes] | None":
+        cost = min(job.threads, self._count)
+        if cost > self._free:
+            return None
+        worker = self._idle.pop() if self._idle else Worker(self._file.parent)
+        try:
+            task = worker.submit(perform_task, *arguments)
+        except BrokenProcessPool:  # killed since its last job
+            worker.stop()
+            return self._begin(job, *arguments)
+        self._free -= cost
+        self._busy[task] = worker, cost
+        return task
+
+    def _finished(self, tasks: "Sequence[Future[bytes]]") -> "Iterable[Future[bytes]]":
+        finished = wait(tasks, return_when=FIRST_COMPLETED).done
+        for task in finished:
+            unready = self._busy[task][0].ready.exception()
+            if unready is not None:
+                raise Interrupted(f"a process of the pool could not start: it {_ending(unready)}.") from unready
+        return finished
+
+    def _answer(self, task: "Future[bytes]") -> bytes:
+        worker, cost = self._busy.pop(task)
+        self._free += cost
+        try:
+            answer: bytes = task.result()
+        except BrokenProcessPool as error:
+            worker.stop()
+            raise WorkerLost(_ending(error)) from error
+        self._idle.append(worker)
+        return answer
+
+    def _stop(self, tasks: "Sequence[Future[bytes]]") -> None:
+        stop_workers([worker for worker, _ in self._busy.values()])
+        self._file.unlink(missing_ok=True)
 
 
-def _stop_all(workers: list[Worker]) -> None:
-    while workers:
-        workers.pop().stop()
+def _ending(error: BaseException) -> str:
+    """How a process ended, as the end of a sentence. loky's message has its exit code."""
+    code = re.search(r"\w+\(-?\d+\)", str(error))
+    if code is None:
+        return f"has failed: {summary(error)}"
+    return f"ended with {code[0]}{', perhaps because memory ran out' if 'SIGKILL' in code[0] else ''}"
+
+
+def _settle(parent: int, folder: Path) -> None:
+    """Make a new process one of a pool: it ends with its parent, and prints to standard error."""
+    os.setpgid(0, 0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    postpone_compiler()
+    threading.Thread(target=_end_with, args=(parent, folder), daemon=True).start()
+
+
+def _end_with(parent: int, folder: Path) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.1)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.killpg(0, signal.SIGKILL)  # also the processes that a job has started

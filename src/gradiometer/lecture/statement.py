@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gradiometer.jobs.here import Here
 from gradiometer.jobs.job import Job
-from gradiometer.jobs.pool import Pool
+from gradiometer.jobs.pool import Here, Pool
 from gradiometer.lecture.experiment import Experiment, Outcome, Setting, measured, predicted
 from gradiometer.measurement.estimate import Estimate
 

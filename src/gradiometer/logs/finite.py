@@ -5,17 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from gradiometer.logs.log import Column, Log
-from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 
 GAUGE = "log_finite"
 
 STUCK = 3
 """Number of zeros in a row, at the end of a positive loss, that count as a hidden NaN."""
-
-FILTER = (
-    "Hugging Face's Trainer omits NaN and inf from its average loss (`logging_nan_inf_filter`), so it logs 0 or an old "
-    "value instead."
-)
 
 
 def finite_findings(log: Log) -> Iterator[Finding]:
@@ -43,47 +38,21 @@ def _not_finite(columns: list[Column], hidden: bool) -> Finding:
     places = []
     for column in columns:
         wrong = ~np.isfinite(column.values)
-        first = int(column.steps[wrong].min())
-        places.append(f"{column.name} in {int(wrong.sum()):,} of {len(column):,} values, first at step {first:,}")
-    last = [bool(~np.isfinite(column.values[-1])) for column in columns]
-    means = (
-        "It lasted to the end: the parameters are no longer finite, and no step after it was useful."
-        if any(last)
-        else "It passed: the batches were skipped, as the loss scaling of mixed precision does."
-    )
-    return Finding(
-        GAUGE,
-        Issue.CONVERGENCE,
-        State.ACT if any(last) else State.LOOK,
-        f"Not a finite number: {'; '.join(places)}{'; the logged loss at these steps is 0' if hidden else ''}.",
-        f"{means} {FILTER if hidden else ''}".strip(),
-        "Go back to a checkpoint before that step; look at the examples of its batch; try a smaller learning rate, a "
-        "warm-up, or float32 instead of half precision.",
-        "If the log averages over steps, the true first step is earlier, by up to the steps between two lines.",
-    )
+        places.append((column.name, int(wrong.sum()), len(column), int(column.steps[wrong].min())))
+    lasted = any(not np.isfinite(column.values[-1]) for column in columns)
+    claim, state = ("log_not_finite_at_end", State.ACT) if lasted else ("log_not_finite", State.LOOK)
+    facts = {"places": tuple(places), "logged_as_zero": hidden}
+    return Finding(GAUGE, Issue.CONVERGENCE, claim, state, facts=facts)
 
 
 def _zeros(losses: Column) -> Finding:
     first = int(losses.steps[np.flatnonzero(losses.values != 0)[-1] + 1])
-    return Finding(
-        GAUGE,
-        Issue.CONVERGENCE,
-        State.ACT,
-        f"{losses.name} is exactly 0 from step {first:,} to the end, and was positive before.",
-        f"It may hide a NaN. {FILTER}",
-        "Print the loss of one batch from the last checkpoint; log the gradient norm, or set "
-        "logging_nan_inf_filter=False.",
-        "A loss that can reach zero, such as a hinge loss, looks the same.",
-    )
+    facts = {"loss": losses.name, "first_step": first}
+    return Finding(GAUGE, Issue.CONVERGENCE, "log_zero_at_end", State.ACT, facts=facts)
 
 
 def _all_well(losses: Column, norms: Column | None) -> Finding:
-    also = f" and of {norms.name} ({len(norms):,})" if norms is not None else ""
-    return Finding(
-        GAUGE,
-        Issue.CONVERGENCE,
-        State.OK,
-        f"Every value of {losses.name} ({len(losses):,}){also} is a finite number.",
-        "There is no sign of NaN or inf.",
-        caveat="" if norms is not None else "Without a gradient norm in the log, skipped batches cannot be seen.",
-    )
+    columns = [losses] if norms is None else [losses, norms]
+    facts = {"columns": tuple((column.name, len(column)) for column in columns)}
+    doubts = (Doubt("no_gradient_norm"),) if norms is None else ()
+    return Finding(GAUGE, Issue.CONVERGENCE, "log_finite", State.OK, facts=facts, doubts=doubts)

@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Int
 
 from gradiometer.logs.log import Column, Log
-from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.finding import Finding, Issue, State
 
 GAUGE = "log_learning_rate"
@@ -40,17 +39,11 @@ def _backwards(log: Log) -> Finding | None:
     back = np.flatnonzero(np.diff(column.steps) < 0)
     if not len(back):
         return None
-    places = [f"from {column.steps[place]:,} to {column.steps[place + 1]:,}" for place in back[:3]]
-    again = int((column.steps[back] - column.steps[back + 1]).sum())
-    return Finding(
-        "log_steps",
-        Issue.CONVERGENCE,
-        State.LOOK,
-        f"The step goes back {len(back)} time{'s' * (len(back) > 1)}: {', '.join(places)}.",
-        f"The run was resumed from a checkpoint, or two runs share the file. About {again:,} steps were made twice; "
-        "the later values count.",
-        "Compare the loss before and after: a jump means that the optimizer's state was lost, too.",
-    )
+    facts = {
+        "jumps": tuple((int(column.steps[place]), int(column.steps[place + 1])) for place in back),
+        "repeated": int((column.steps[back] - column.steps[back + 1]).sum()),
+    }
+    return Finding("log_steps", Issue.CONVERGENCE, "log_steps_back", State.LOOK, facts=facts)
 
 
 def _leaps(rates: Column, *, upwards: bool) -> Int[np.ndarray, " leaps"]:
@@ -67,50 +60,32 @@ def _leaps(rates: Column, *, upwards: bool) -> Int[np.ndarray, " leaps"]:
 
 
 def _restarted(rates: Column, leaps: Int[np.ndarray, " leaps"]) -> Finding:
-    places = [
-        f"from {significant(rates.values[place])} at step {rates.steps[place]:,} to "
-        f"{significant(rates.values[place + 1])} at step {rates.steps[place + 1]:,}"
-        for place in leaps[:3]
-    ]
+    """Jumps up: a schedule with restarts if they are equally far apart, otherwise perhaps a broken resume."""
     gaps = np.diff(rates.steps[leaps])
     regular = len(leaps) >= 2 and bool((np.abs(gaps - gaps.mean()) <= 0.1 * gaps.mean()).all())
-    return Finding(
-        GAUGE,
-        Issue.CONVERGENCE,
-        State.OK if regular else State.LOOK,
-        f"{rates.name} jumps up {len(leaps)} time{'s' * (len(leaps) > 1)}: {'; '.join(places)}.",
-        "The distances are equal: this is a schedule with restarts."
-        if regular
-        else "A decreasing schedule does not do this. If the run was resumed there, the scheduler's state was not "
-        "restored, or the length of the run was changed.",
-        ""
-        if regular
-        else "Load the scheduler's state with the model's, or start the new schedule at the current step.",
-        "" if regular else "A single intended warm restart looks the same.",
-    )
+    claim, state = ("log_rate_restarts", State.OK) if regular else ("log_rate_jumps", State.LOOK)
+    jumps = tuple((_point(rates, place), _point(rates, place + 1)) for place in leaps.tolist())
+    return Finding(GAUGE, Issue.CONVERGENCE, claim, state, facts={"rate": rates.name, "jumps": jumps})
+
+
+def _point(rates: Column, place: int) -> tuple[int, float]:
+    """Step and rate at a place."""
+    return int(rates.steps[place]), float(rates.values[place])
 
 
 def _as_scheduled(rates: Column) -> Finding:
     """Describes the schedule: constant, warm-up, steps down, to zero."""
     values = rates.values
     top, place = float(values.max()), int(values.argmax())
-    words = []
-    if np.ptp(values) <= 1e-6 * top:
-        words.append(f"constant at {significant(top)}")
-    else:
-        if values[0] < 0.9 * top:
-            words.append(f"rises to {significant(top)} by step {rates.steps[place]:,}")
-        down = _leaps(rates, upwards=False)
-        if len(down):
-            at = ", ".join(f"{rates.steps[leap + 1]:,}" for leap in down[:4])
-            words.append(f"steps down at {at}")
-        words.append(f"ends at {values[-1] / top:.2g} of its largest, {significant(top)}")
-    zero = values[-1] <= 0.05 * top
-    return Finding(
-        GAUGE,
-        Issue.CONVERGENCE,
-        State.OK,
-        f"{rates.name}: {', '.join(words)}; it never jumps up.",
-        "It goes to zero by the end." if zero else "It does not go to zero: the parameters keep fluctuating.",
-        "" if zero else "If this was the end of the run, a final decay to zero removes the fluctuations.",
-    )
+    to_zero = bool(values[-1] <= 0.05 * top)
+    facts = {
+        "rate": rates.name,
+        "highest": top,
+        "highest_step": int(rates.steps[place]),
+        "constant": bool(np.ptp(values) <= 1e-6 * top),
+        "rises": bool(values[0] < 0.9 * top),
+        "steps_down": tuple(int(rates.steps[leap + 1]) for leap in _leaps(rates, upwards=False)),
+        "last": float(values[-1]),
+    }
+    claim = "log_rate_to_zero" if to_zero else "log_rate_above_zero"
+    return Finding(GAUGE, Issue.CONVERGENCE, claim, State.OK, facts=facts)

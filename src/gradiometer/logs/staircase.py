@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.logs.log import Column, Log
-from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
 
@@ -32,17 +31,13 @@ def staircase_finding(log: Log, level: float) -> Finding | None:
         return None
     fall = mean(falls, level=level, batches=len(falls))
     if fall.low > 0 and fall.value >= SHARE * size:
-        return _seen(losses.name, fall, size)
-    bound = significant(max(fall.high, 0.0))
-    return Finding(
-        GAUGE,
-        Issue.ESTIMATION,
-        State.OK if fall.high < SHARE * size else State.CANNOT_TELL,
-        f"{losses.name} changes by {_signed(fall)} when an epoch begins, apart from its trend ({fall.samples} epochs).",
-        f"No staircase: seeing the examples again gains at most {bound} at once."
-        if fall.high < SHARE * size
-        else "Too few values to see a fall of the loss when epochs begin.",
-    )
+        claim, state = "log_staircase", State.LOOK
+    elif fall.high < SHARE * size:
+        claim, state = "log_no_staircase", State.OK
+    else:
+        claim, state = "log_staircase_unclear", State.CANNOT_TELL
+    facts = {"loss": losses.name, "fall": fall, "mean_loss": size}
+    return Finding(GAUGE, Issue.ESTIMATION, claim, state, facts=facts)
 
 
 def _falls(losses: Column, epochs: Column) -> tuple[Float[np.ndarray, " boundaries"], float]:
@@ -68,21 +63,3 @@ def _at(losses: Column, part: np.ndarray, step: int) -> float:
     steps, values = losses.steps[part].astype(np.float64), losses.values[part]
     away = steps - steps.mean()
     return float(values.mean() + (away @ values) / (away @ away) * (float(step) - steps.mean()))
-
-
-def _seen(name: str, fall: Estimate, size: float) -> Finding:
-    return Finding(
-        GAUGE,
-        Issue.ESTIMATION,
-        State.LOOK,
-        f"{name} falls by {fall} when an epoch begins ({fall.samples} epochs), {fall.value / size:.0%} of its mean.",
-        "The network remembers single examples, and has seen all of them from the second epoch on: the training loss "
-        "no longer estimates the loss on new examples.",
-        "Judge by held-out examples only; try more data, augmentation, weight decay, or fewer epochs.",
-        "A learning rate that is cut at every epoch, or examples without shuffling, look the same.",
-    )
-
-
-def _signed(fall: Estimate) -> str:
-    """The change, which is minus the fall."""
-    return f"{significant(-fall.value)} [{significant(-fall.high)}, {significant(-fall.low)}]"

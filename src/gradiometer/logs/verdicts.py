@@ -19,8 +19,8 @@ def log_findings(log: Log, level: float = 0.9) -> tuple[Finding, ...]:
         >>> import numpy as np
         >>> from gradiometer.logs import Column, Log, log_findings
         >>> losses = Column("loss", np.arange(3), np.array([2.0, 1.0, np.nan]))
-        >>> log_findings(Log("made", "a test", {"loss": losses}))[0].seen
-        'Not a finite number: loss in 1 of 3 values, first at step 2.'
+        >>> log_findings(Log("made", "a test", {"loss": losses}))[0].claim
+        'log_not_finite_at_end'
     """
     check_level(level)
     found = sorted(_findings(log, level), key=lambda finding: finding.state.rank)
@@ -37,24 +37,11 @@ def _findings(log: Log, level: float) -> Iterator[Finding]:
 
 def _cannot_tell(log: Log) -> Finding:
     """The columns this log lacks, and the limits of every log."""
-    missing = [
-        f"{what} ({why})"
-        for column, what, why in (
-            (log.losses, "no training loss", "name its column with --loss"),
-            (log.gradient_norms, "no gradient norm", "NaN and inf in the gradient stay hidden"),
-            (log.epochs, "no epoch", "a staircase cannot be seen"),
-            (log.learning_rates, "no learning rate", "the schedule and a broken resume cannot be seen"),
-        )
-        if column is None
-    ]
-    return Finding(
-        "log_limits",
-        Issue.ESTIMATION,
-        State.CANNOT_TELL,
-        f"This log has {'; '.join(missing)}."
-        if missing
-        else "This log has a loss, a gradient norm, epochs and a rate.",
-        "A log cannot show how accurate the batch gradient is, if the batch is too small, if the learning rate is at "
-        "its limit, or what a cut would gain: this needs gradients of two parts of a batch, during training.",
-        "Use gradiometer train, or gradiometer.watch in your training loop.",
-    )
+    columns = {
+        "losses": log.losses,
+        "gradient_norms": log.gradient_norms,
+        "epochs": log.epochs,
+        "learning_rates": log.learning_rates,
+    }
+    missing = tuple(name for name, column in columns.items() if column is None)
+    return Finding("log_limits", Issue.ESTIMATION, "log_limits", State.CANNOT_TELL, facts={"missing": missing})

@@ -11,7 +11,9 @@ from .estimate import significant as significant
 from .finding import Finding as Finding
 from .finding import Issue as Issue
 from .finding import State as State
+from .gauge import NOTHING_KNOWN as NOTHING_KNOWN
 from .gauge import Gauge as Gauge
+from .gauge import RunFacts as RunFacts
 from .gradient_graph import GradientGraph as GradientGraph
 from .gradient_graph import flat as flat
 from .loss import Loss as Loss

@@ -1,9 +1,11 @@
-"""Findings: what a gauge's estimates mean for a person, and how urgent that is."""
+"""Findings: what the numbers of a run mean, as data. The sentences are in `verdict/words`."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+from gradiometer.measurement.estimate import Estimate
 
 
 class Issue(StrEnum):
@@ -35,130 +37,63 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """Something that could make a finding wrong.
+
+    Args:
+        kind: Its name in the table of words.
+        facts: What fills the slots of its sentence.
+    """
+
+    kind: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of the cure of a finding in forks of the run, or how to try it.
+
+    Args:
+        results: What the newest fork with each change has shown, as facts: the step, the effect, the fork, the verdict.
+        facts: If there is no result: how to try it, and how often such a cure has helped.
+    """
+
+    results: tuple[Mapping[str, Any], ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Finding:
-    """What a gauge's estimates mean for a person.
+    """What the numbers of a run mean, as data. `verdict.words.say` makes sentences of it.
 
     Args:
         gauge: Name of the gauge.
         issue: The issue of SGD that it is about.
+        claim: What is claimed: its name in the table of words. "own" takes its sentences from `facts`.
         state: How urgent it is.
-        seen: What was measured: one sentence, with its numbers.
-        means: What it would mean.
-        advice: What to try, as a command or a line of code; empty if there is nothing to do.
-        caveat: What could make it wrong.
-        estimates: Names of the estimates that the finding rests on.
-        alternatives: What the advice would change in training, each as the text of an alternative of a fork, such as
-            "rate 0.5x".
-        forecast: What a model expects of it; empty without a forecast.
-        tried: What came of it in a fork, or how to try it.
-        claim: What limits the training, as the value of a `Claim`; empty for a gauge that makes no claim.
+        numbers: The estimates that the claim rests on, by name. The page draws their intervals.
+        facts: Whatever else the sentences need: counts, names, steps, settings.
+        cure: What to change in training, each as the text of a change that a fork can try, such as "rate 0.5x".
+        forecast: What a model expects of the cure, by name of the quantity.
+        trial: What came of the cure when it was tried.
+        doubts: What could make the claim wrong.
 
-    >>> from gradiometer import Finding
-    >>> from gradiometer.measurement.finding import Issue, State
-    >>> seen, means = "Noise scale 181 [140, 260].", "B = 48 is 3.8 times below it."
-    >>> finding = Finding("noise", Issue.ESTIMATION, State.LOOK, seen, means, advice="Try B = 96.")
-    >>> print(finding.state.symbol, finding)
-    ◆ Noise scale 181 [140, 260]. B = 48 is 3.8 times below it. Try B = 96.
+    >>> from gradiometer import Estimate, Finding, say
+    >>> from gradiometer.measurement import Issue, State
+    >>> scale = Estimate.interval(181.0, 140.0, 260.0, level=0.9, method="Fieller", samples=40)
+    >>> facts = {"seen": "The noise scale is {noise_scale}.", "advice": "Try B = 96."}
+    >>> finding = Finding("noise", Issue.ESTIMATION, "own", State.LOOK, {"noise_scale": scale}, facts)
+    >>> print(finding.state.symbol, say(finding))
+    ◆ The noise scale is 181 [140, 260]. Try B = 96.
     """
 
     gauge: str
     issue: Issue
+    claim: str
     state: State
-    seen: str
-    means: str
-    advice: str = ""
-    caveat: str = ""
-    estimates: Sequence[str] = ()
-    alternatives: Sequence[str] = ()
-    forecast: str = ""
-    tried: str = ""
-    claim: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as a dictionary, as in a run's files and in `--json`."""
-        return asdict(self)
-
-    @property
-    def paragraphs(self) -> tuple[str, ...]:
-        """Seen, meaning, advice with its forecast, what came of it when it was tried, and what could make it wrong.
-
-        None is empty.
-        """
-        advice = self.advice and f"try: {self.advice} {self.forecast}".rstrip()
-        caveat = self.caveat and f"caution: {self.caveat}"
-        return tuple(text for text in (self.seen, self.means, advice, self.tried, caveat) if text)
-
-    def __str__(self) -> str:
-        parts = (self.seen, self.means, self.advice, self.forecast, self.tried, self.caveat)
-        return " ".join(part for part in parts if part)
-
-
-@dataclass(frozen=True)
-class Reservations:
-    """What the warnings of a run take from its findings: gauges that have stopped, and verdicts that do not hold.
-
-    Args:
-        loss: The warning that the measured loss is not the trained one; empty if there is none.
-        stopped: Step and reason, by the name of a gauge that is no longer measured. `all` stands for every gauge.
-    """
-
-    loss: str = ""
-    stopped: Mapping[str, tuple[int, str]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, events: Iterable[Mapping[str, Any]]) -> "Reservations":
-        """Read them from the events of a run. A process that resumes the run begins without any."""
-        loss, stopped = "", dict[str, tuple[int, str]]()
-        for event in events:
-            if event["event"] == "resumed":
-                loss, stopped = "", {}
-            if event["event"] == "warning" and event.get("withholds") == "loss":
-                loss = loss or str(event["text"])
-            if event["event"] == "warning" and "stopped" in event:
-                stopped.setdefault(str(event["stopped"]), (int(event["step"]), str(event["text"])))
-        return cls(loss, stopped)
-
-    def why(self, gauge: str) -> tuple[int, str] | None:
-        """The step after which a gauge was not measured, and the reason; None if it did not stop."""
-        return self.stopped.get(gauge, self.stopped.get("all"))
-
-    def on(self, finding: Finding, *, uses_loss: bool) -> Finding:
-        """The finding with these reservations.
-
-        Args:
-            finding: What a gauge found.
-            uses_loss: True if the gauge was measured with the loss that the user gave.
-        """
-        if uses_loss and self.loss:
-            return replace(
-                finding,
-                state=State.CANNOT_TELL,
-                seen="No verdict: the readings describe another loss than the one that is trained.",
-                means="A warning of this run says how they differ.",
-                advice="",
-                caveat="",
-                forecast="",
-                alternatives=(),
-            )
-        if (why := self.why(finding.gauge)) is None:
-            return finding
-        step, reason = why
-        if finding.state is State.CANNOT_TELL:
-            return self.stop_of(finding.gauge, finding.issue)
-        caveat = f"{finding.caveat} Not measured after step {step:,}: {_sentence(reason)}".strip()
-        return replace(finding, caveat=caveat)
-
-    def stop_of(self, gauge: str, issue: Issue) -> Finding:
-        """The finding for a gauge that stopped before it could tell anything."""
-        step, reason = self.stopped.get(gauge, self.stopped.get("all", (0, "")))
-        return Finding(
-            gauge=gauge,
-            issue=issue,
-            state=State.CANNOT_TELL,
-            seen=f"Stopped at step {step:,}: {_sentence(reason)}",
-            means="There are too few readings for a verdict, and no more will come.",
-        )
-
-
-def _sentence(text: str) -> str:
-    return text.rstrip(".") + "."
+    numbers: Mapping[str, Estimate] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    cure: tuple[str, ...] = ()
+    forecast: Mapping[str, Estimate] = field(default_factory=dict)
+    trial: Trial | None = None
+    doubts: tuple[Doubt, ...] = ()

@@ -1,4 +1,4 @@
-"""The gauge: frozen settings and three verbs, `measure`, `estimate`, `interpret`."""
+"""The gauge: frozen settings and three verbs, `measure`, `estimate`, `judge`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 from gradiometer.measurement.estimate import Estimates
 from gradiometer.measurement.finding import Finding, Issue
+from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.measurement.reading import Moments, Series
 
 if TYPE_CHECKING:  # a gauge is read, a year later, on a machine without torch
@@ -28,6 +29,26 @@ class Measurable(Protocol):
     @property
     def learning_rate(self) -> float:
         """η at this step."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a gauge may know of the run when it judges its estimates.
+
+    Args:
+        settings: The settings of the optimizers along the run; None if they are not known.
+        schedule: The schedule of a run of `gradiometer train`; None for a loop that is watched.
+        measured: Names of the gauges that have readings.
+        examples: Number of training examples; None if it is not known.
+    """
+
+    settings: Hyperparameters | None = None
+    schedule: str | None = None
+    measured: frozenset[str] = frozenset()
+    examples: int | None = None
+
+
+NOTHING_KNOWN = RunFacts()
 
 
 @dataclass(frozen=True)
@@ -106,5 +127,10 @@ class Gauge(ABC):
         """The gauge's quantities over a window of steps, each with its interval at `level`."""
 
     @abstractmethod
-    def interpret(self, estimates: Estimates) -> Finding | None:
-        """A finding for a person, or None if there is nothing to say."""
+    def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
+        """What the estimates mean for a person, as data; None if there is nothing to say.
+
+        Args:
+            estimates: What `estimate` returned.
+            run: What is known of the run.
+        """

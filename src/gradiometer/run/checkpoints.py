@@ -48,13 +48,15 @@ class Checkpoint:
         step: Number of steps done, which is the index of the next one.
         tensors: Parameters, buffers and all other tensors, on the CPU.
         state: The rest, as JSON values.
-        path: Folder of the checkpoint.
+        path: Folder of the checkpoint; None if it is not kept.
+        warnings: Sentences about damaged checkpoints, and about steps that could not be repeated exactly.
     """
 
     step: int
     tensors: Mapping[str, "torch.Tensor"]
     state: Mapping[str, Any]
-    path: Path
+    path: Path | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def save(

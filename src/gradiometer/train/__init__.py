@@ -5,4 +5,17 @@ The arithmetic of training is the same with the instrument on, off, or at anothe
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+RENAMED = {
+    "fork_run": "`gradiometer.forks.fork(loop_at(run, step), alternatives, out=run.path)`",
+    "RunFork": "`gradiometer.forks.Fork`",
+    "critical_batch_of": "`gradiometer.forks.critical_batch(loop_at(run, step), out=run.path)`",
+}
+"""Names of version 0.2, and what takes their place."""
+
+
+def __getattr__(name: str) -> object:
+    if name in RENAMED:
+        raise ImportError(f"`gradiometer.train.{name}` is now {RENAMED[name]}.")
+    return _attribute(name)

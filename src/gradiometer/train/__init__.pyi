@@ -1,8 +1,6 @@
 from .cooling import Cooling as Cooling
 from .cooling import TrainProbe as TrainProbe
-from .forking.run_critical import critical_batch_of as critical_batch_of
-from .forking.run_fork import RunFork as RunFork
-from .forking.run_fork import fork_run as fork_run
+from .forking.run_loop import loop_at as loop_at
 from .forking.run_spike import spike_causes as spike_causes
 from .guard import Guard as Guard
 from .loop import Watcher as Watcher

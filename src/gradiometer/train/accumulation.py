@@ -3,13 +3,14 @@
 import random
 import zlib
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradiometer.measurement.batch import Batch, batch_size, chunks, span
-from gradiometer.measurement.loss import checked_loss, with_graph
+from gradiometer.measurement.loss import Loss, checked_loss, with_graph
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.parts import SpreadBuilder
 from gradiometer.measurement.reading import Spread
@@ -147,3 +148,26 @@ class Accumulator:
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 (the global one is what models use)
+
+
+class MicroBatches:
+    """The gradient of a batch as a training makes it that accumulates: see `gradiometer.forks.loop.Gradient`.
+
+    Args:
+        loss: The loss of training.
+        accumulation: Number of micro-batches of a batch of training; a larger batch has more of them.
+        seed: Seed of the training.
+    """
+
+    def __init__(self, loss: Loss, accumulation: int, seed: int) -> None:
+        self._loss, self._accumulation, self._seed = loss, accumulation, seed
+        self._newest: tuple[nn.Module, int, Accumulator] | None = None
+
+    def __call__(self, model: nn.Module, batch: Batch, factor: Fraction) -> float:
+        """Put the gradient into `.grad`, and return the loss."""
+        parts = max(round(self._accumulation * factor), 1)
+        if self._newest is None or self._newest[0] is not model or self._newest[1] != parts:
+            accumulator = Accumulator(Objective(model, self._loss), parts, Ranks(), Budget(0.0), self._seed)
+            self._newest = model, parts, accumulator
+        loss, _ = self._newest[2](batch, False, 0, lambda _: "in a branch")
+        return loss

@@ -5,18 +5,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from gradiometer.errors import BadArgument
-from gradiometer.estimation.batch_advice import interpret_batch_size
+from gradiometer.estimation.batch_advice import judge_batch_size
 from gradiometer.estimation.batch_table import BatchTable, batch_sizes
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
-from gradiometer.estimation.rate_advice import PRECONDITIONED, RateBracket, completed, rate_brackets
+from gradiometer.estimation.rate_brackets import PRECONDITIONED, RateBracket, rate_brackets
 from gradiometer.estimation.step_time import StepTimes, step_times
 from gradiometer.gauges import recorded_gauges
 from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding
+from gradiometer.measurement.gauge import RunFacts
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.measurement.reading import Series
 from gradiometer.run.configuration import Configuration
@@ -25,6 +27,7 @@ from gradiometer.run.settings.planned import hyperparameters_of
 from gradiometer.run.settings.watched import WatchedConfiguration
 from gradiometer.train.brief import advance, started
 from gradiometer.train.training import Training
+from gradiometer.verdict.words.say import as_dict, say
 
 MEASURED = 200
 """Steps measured at the end of a brief training."""
@@ -81,7 +84,7 @@ class BatchComparison:
             "learning_rate": self.learning_rate,
             "learning_rates": self.settings.rate_words,
             "noise_scale": [scale.to_dict() for scale in self.noise_scales],
-            "finding": self.finding.to_dict(),
+            "finding": as_dict(self.finding),
             "present": self.present,
             **table,
             "brackets": [asdict(bracket) for bracket in self.brackets],
@@ -92,7 +95,7 @@ class BatchComparison:
     @property
     def caveat(self) -> str:
         """What could make the numbers wrong: for SGD that of the table, else that of the finding."""
-        return self.finding.caveat if self.table is None else CAVEAT
+        return say(self.finding).caveat if self.table is None else CAVEAT
 
 
 def compare_for_run(
@@ -129,7 +132,19 @@ def _preconditioned(run: Run, series: Series, level: float) -> Finding:
     """The finding of the noise scale under P, which predicts the batch better under an adaptive optimizer."""
     gauge = next(gauge for gauge in recorded_gauges(run)[0] if isinstance(gauge, PreconditionedNoise))
     estimates = gauge.estimate(series.at_newest(), level)
-    return completed(gauge.interpret(estimates), gauge, estimates, run.hyperparameters)
+    return gauge.judge(estimates, RunFacts(run.hyperparameters))
+
+
+def noise_scale_at(run: Run, step: int) -> Estimate | None:
+    """The preconditioned noise scale at the newest reading before a step, or the plain one; None without readings."""
+    for kind, name in ((PreconditionedNoise, "preconditioned_noise_scale"), (GradientNoise, "noise_scale")):
+        series = run.series(kind.name)
+        before = None if series is None else series[: int(np.searchsorted(series.steps, step, side="right"))]
+        if before is None or not len(before):
+            continue
+        gauge = next(each for each in recorded_gauges(run)[0] if isinstance(each, kind))
+        return gauge.estimate(before.at_newest(), run.configuration.level)[name]
+    return None
 
 
 def _windows(series: Series) -> Iterator[Series]:
@@ -175,8 +190,8 @@ def _compared(
             training = started(configuration)
             sizes = batch_sizes(present, len(training.data))
             times = _timed(training, sizes, seconds)
-    finding = interpret_batch_size(gauge.name, latest["batch_size"], latest["noise_scale"])
-    finding = completed(finding, gauge, latest, settings, schedule)
+    facts = RunFacts(settings, schedule)
+    finding = judge_batch_size(gauge.name, latest["batch_size"], latest["noise_scale"], run=facts)
     rate, relative, table = max(settings.peaks), times.relative if times else None, None
     if settings.family == "sgd":
         table = BatchTable.of(scales, sizes, present=present, learning_rate=rate, relative_times=relative)

@@ -5,9 +5,9 @@ import torch
 from gradiometer.convergence.certificate.certifying import TrainingSet
 from gradiometer.drift.curvature import AT_ONCE, Curvature
 from gradiometer.drift.curvature_survey import Survey, survey
-from gradiometer.drift.stability import Momentum, edge_sentence
+from gradiometer.drift.stability import Momentum, edge_finding, no_edge_finding
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement.finding import Finding
 from gradiometer.measurement.objective import Objective
 from gradiometer.run.configuration import OPTIMIZERS
 from gradiometer.train.training import Training
@@ -56,13 +56,10 @@ def rate_ahead(training: Training) -> float:
     return training.learning_rate if training.learning_rate > 0 else training.configuration.rate
 
 
-def edge_finding(training: Training, found: Survey) -> Finding:
+def sharpness_finding(training: Training, found: Survey) -> Finding:
     """Compare the sharpness of a survey with the edge of the training's learning rate."""
     settings = training.configuration
     if settings.optimizer != "sgd":
-        name = OPTIMIZERS[settings.optimizer]
-        seen = f"The sharpness λ_max = {found.sharpness} at step {found.step:,}."
-        means = f"The edge of stability is known for SGD, and not for {name}."
-        return Finding("sharpness", Issue.DRIFT, State.CANNOT_TELL, seen, means, estimates=("sharpness",))
+        return no_edge_finding(found.sharpness, found.step, (OPTIMIZERS[settings.optimizer],))
     kind = Momentum(settings.momentum, settings.nesterov)
-    return edge_sentence(found.sharpness, rate_ahead(training), kind, weight_decay=settings.weight_decay)
+    return edge_finding(found.sharpness, rate_ahead(training), kind, weight_decay=settings.weight_decay)

@@ -89,7 +89,7 @@ def train(
         manifest = {"configuration": configuration.to_dict(), "versions": versions(), "gauges": asked.manifest()}
         manifest |= training.facts()
         folder = RunFolder.create(out, name_of_run(problem) if name is None else name, manifest)
-        return Loop(training, folder, budget, watcher).go()
+        return Trainer(training, folder, budget, watcher).go()
 
 
 def resume(path: Path, watcher: Watcher | None = None, gauges: Sequence[Gauge] = ()) -> Run:
@@ -119,12 +119,12 @@ def resume(path: Path, watcher: Watcher | None = None, gauges: Sequence[Gauge] =
         training = Training(problem, configuration_of(run, "resume"), budget, ranks, gauges=made)
         if not ranks.first:
             return follow(training)
-        loop = Loop(training, RunFolder.open(path), budget, watcher)
+        loop = Trainer(training, RunFolder.open(path), budget, watcher)
         loop.restore_latest(run)
         return loop.go()
 
 
-class Loop:
+class Trainer:
     """A training with its recorder and checkpoints, from its present step to its end."""
 
     def __init__(self, training: Training, folder: RunFolder, budget: Budget, watcher: Watcher | None) -> None:

@@ -14,11 +14,10 @@ from torch import nn
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.step_time import StepTimes, step_times
 from gradiometer.forks.data import Data
-from gradiometer.forks.loop_state import parts_of
+from gradiometer.forks.loop import Loop
 from gradiometer.measurement.batch import mapped
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.loss import Loss, checked_loss, with_graph
-from gradiometer.problems.user_code import user_code
+from gradiometer.measurement.loss import Loss
 from gradiometer.randomness import untouched_randomness
 from gradiometer.run.cadence.clock import clock_for
 from gradiometer.storage.disk import read_file, replace_file, writing
@@ -101,24 +100,19 @@ def _what(model: nn.Module, made: Made) -> list[Any]:
 
 def _measured(model: nn.Module, made: Made, data: Mapping[int, Data], *, loss: Loss, seed: int) -> StepTimes:
     """Time steps of a copy, in turn. On one thread of the CPU, other processes do not count."""
-    copies = parts_of(model, made(model.parameters(), 1e-6), None, None).copied()
-    devices = {parameter.device for parameter in copies.model.parameters()}
-    digits, device = zlib.crc32(f"{seed}/times".encode()), next(iter(devices))
+    first = next(iter(data.values()))
+    loop = Loop(model, made(model.parameters(), 1e-6), loss=loss, batches=first).copy()
+    digits, device = zlib.crc32(f"{seed}/times".encode()), next(iter(loop.devices))
     batches = {size: each.batches(digits) for size, each in data.items()}
 
     def step(size: int) -> None:
         batch: Any = mapped(next(batches[size]), lambda tensor: tensor.to(device))
-        copies.optimizer.zero_grad(set_to_none=True)
-        with user_code("loss"):
-            value = with_graph(checked_loss(loss(copies.model, batch), batch).mean())
-            value.backward()
-        copies.optimizer.step()
-        value.item()  # waits for the device
+        float(loop.update(batch))  # waits for the device
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
     sizes = list(data)
-    with untouched_randomness(digits, devices):
+    with untouched_randomness(digits, loop.devices):
         clock = clock_for(device.type) if torch.get_num_threads() == 1 else time.perf_counter
         return step_times(step, sizes, sizes[0], seconds=SECONDS, clock=clock)
 

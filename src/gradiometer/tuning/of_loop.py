@@ -15,17 +15,17 @@ from gradiometer.jobs.pool import Pool
 from gradiometer.measurement.loss import Loss
 from gradiometer.tuning.aim import Aim
 from gradiometer.tuning.choice import Choice, rate_of
+from gradiometer.tuning.lane import Lane, lanes_of
 from gradiometer.tuning.optimizers import SCHEDULE_FREE
-from gradiometer.tuning.race import Lane, Part, as_fork, finish, raced
+from gradiometer.tuning.race import Part, as_fork, finish, raced
 from gradiometer.tuning.task import (
     ADAPTIVE,
     BUDGET,
     Measured,
     Task,
     data_for,
-    lanes_of,
     measured,
-    plan_of,
+    rounds_of,
     steps_without_length,
 )
 from gradiometer.tuning.tuned import Tuned
@@ -125,7 +125,7 @@ def tune(
     before = measured(task)
     with opened(pool) as where:
         lanes = lanes_of(task, before, where)
-        lane, choice, parts = raced(lanes, plan_of(task, before))
+        lane, choice, parts = raced(lanes, rounds_of(task, before))
     races = tuple(as_fork(part, seed=seed, left=steps * before.size) for part in parts)
     if out is not None:
         finish(out, lanes, races)
@@ -140,11 +140,6 @@ def _tuned(
 ) -> Tuned:  # fmt: skip
     rate, probed = rate_of(lane.bracket.rate, choice.exponent), None if lane.bracket is ADAPTIVE else lane.bracket
     return Tuned(
-        rate, lane.trials.steps, lane.trials.size, lane.made, probed, choice, lane.bracket.rate, _forks(lane), cost,
+        rate, lane.steps, lane.size, lane.made, probed, choice, lane.bracket.rate, lane.forks, cost,
         task.budget, task.replicates, parts, races, task.aim, before.paces.times,
     )  # fmt: skip
-
-
-def _forks(lane: Lane) -> tuple[Fork, ...]:
-    """The rounds of its rates."""
-    return lane.trials.forks if lane.trials is lane.short else (*lane.short.forks[:1], *lane.trials.forks)

@@ -1,7 +1,7 @@
 """`tune_problem`: tune a training that a configuration describes, and its configuration with the choice."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,13 +9,13 @@ import msgspec
 
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
+from gradiometer.forks.data import Ordered
 from gradiometer.forks.recorded.growing import Progress
 from gradiometer.forks.recorded.record import FOLDER
 from gradiometer.jobs.pool import Pool
 from gradiometer.jobs.threads import threads
-from gradiometer.measurement.batch import Batch, Order
+from gradiometer.measurement.batch import Order
 from gradiometer.measurement.reading import Draw
-from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.ranks import Ranks
@@ -143,7 +143,7 @@ def tune_problem(
         tuned = tune(
             model,
             loss=problem.loss,
-            batches=data if reshuffled else _Drawn(data, order.batch_size),
+            batches=data if reshuffled else Ordered(data, order.batch_size, order.draw),
             batch_size=(batch_size or order.batch_size) if reshuffled else None,
             aim=aim,
             steps=steps,
@@ -162,18 +162,3 @@ def tune_problem(
     settings = plain | tuned.settings
     chosen = msgspec.structs.replace(configuration, **settings)
     return ProblemTuned(tuned, chosen, path)
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """Batches of independent draws, by seed."""
-
-    data: Examples
-    size: int
-
-    def __call__(self, seed: int) -> Iterator[Batch]:
-        order = Order(Draw.REPLACEMENT, len(self.data), self.size, seed)
-        step = 0
-        while True:
-            yield self.data.batch(order.batch(step))
-            step += 1

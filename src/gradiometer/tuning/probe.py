@@ -11,11 +11,12 @@ from torch import nn
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
-from gradiometer.forks.data import data_of
-from gradiometer.forks.loop_state import parts_of
+from gradiometer.forks.checks import check_optimizer, check_trainable
+from gradiometer.forks.loop import Loop
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.loss import Loss, checked_loss, with_graph
+from gradiometer.measurement.optimizer.wrappers import bare, bare_optimizer
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
 
@@ -144,14 +145,17 @@ class Probe:
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, *, seed: int = 0) -> None:
-        parts = parts_of(model, optimizer, None, None)
-        if not isinstance(parts.optimizer, torch.optim.SGD):
+        self.model: nn.Module = bare(model)
+        self.optimizer: torch.optim.Optimizer = bare_optimizer(optimizer)
+        check_trainable(self.model)
+        check_optimizer(self.model, self.optimizer)
+        if not isinstance(self.optimizer, torch.optim.SGD):
             raise Unsupported(
-                f"`optimizer` is {type(parts.optimizer).__name__}, and the probe is for SGD: the best rates of adaptive"
+                f"`optimizer` is {type(self.optimizer).__name__}, and the probe is for SGD: the best rates of adaptive"
                 " optimizers do not depend on the scale of the loss, so that a fixed bracket serves them."
             )
         check_whole("seed", seed, 0)
-        self.model, self.optimizer, self._loss, self._seed = parts.model, parts.optimizer, loss, seed
+        self._loss, self._seed = loss, seed
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
         self._start = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()))
         self._path: list[Probed] = []
@@ -329,10 +333,11 @@ def bracket(
     """
     check_whole("updates", updates, 1)
     check_whole("seed", seed, 0)
-    copies = parts_of(model, optimizer, None, None).copied()
-    probe = Probe(copies.model, copies.optimizer, loss, seed=seed)
+    loop = Loop(model, optimizer, loss=loss, batches=batches, batch_size=batch_size)
+    copy = loop.copy()
+    probe = Probe(copy.model, copy.optimizer, loss, seed=seed)
     device = next(iter(probe.devices))
-    batches_of = data_of(batches, batch_size).batches(zlib.crc32(f"{seed}/bracket".encode()))
+    batches_of = loop.data.batches(zlib.crc32(f"{seed}/bracket".encode()))
     for _ in range(updates):
         batch = next(batches_of, None)
         if batch is None:

@@ -35,7 +35,7 @@ SHARE_FIRST = 0.6
 
 
 @dataclass(frozen=True)
-class Plan:
+class Rounds:
     """The rounds that a budget pays for.
 
     Args:

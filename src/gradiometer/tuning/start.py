@@ -6,13 +6,11 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
 
 from gradiometer.errors import BadArgument, UserCodeFailed
-from gradiometer.forks.data import Data
-from gradiometer.forks.loop_state import parts_of
+from gradiometer.forks.loop import Loop
 from gradiometer.measurement.batch import mapped
-from gradiometer.measurement.loss import Loss, checked_loss, with_graph
+from gradiometer.measurement.loss import checked_loss
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
 
@@ -34,10 +32,8 @@ class Start:
     forwards: int = 0
 
 
-def start_of(
-    model: nn.Module, optimizer: torch.optim.Optimizer, data: Data, *, loss: Loss, seed: int, forwards: int = 0
-) -> Start:
-    """The loss and the norm of the gradient, from four batches. The model is not touched.
+def start_of(loop: Loop, *, seed: int, forwards: int = 0) -> Start:
+    """The loss and the norm of the gradient, from four batches. The loop is not touched.
 
     The loss is also measured on so many further batches, fewer if the data end: what branches learn is compared to it,
     and in four batches a few examples of a large loss may hide that.
@@ -46,27 +42,24 @@ def start_of(
         BadArgument: The data end before.
         UserCodeFailed: The loss raised, or its gradient is zero or not finite.
     """
-    copies = parts_of(model, optimizer, None, None).copied()
-    devices = {parameter.device for parameter in copies.model.parameters()}
-    digits = zlib.crc32(f"{seed}/start".encode())
-    batches, losses, norms = data.batches(digits), list[float](), list[float]()
-    with untouched_randomness(digits, devices):
+    loss = loop.loss
+    assert loss is not None
+    copy, digits = loop.copy(), zlib.crc32(f"{seed}/start".encode())
+    device = next(iter(copy.devices))
+    batches, losses, norms = copy.data.batches(digits), list[float](), list[float]()
+    with untouched_randomness(digits, copy.devices):
         for _ in range(BATCHES):
             batch: Any = next(batches, None)
             if batch is None:
                 raise BadArgument(f"`batches` ended before {BATCHES} batches: give more.")
-            batch = mapped(batch, lambda tensor: tensor.to(next(iter(devices))))
-            copies.optimizer.zero_grad(set_to_none=True)
-            with user_code("loss"):
-                value = with_graph(checked_loss(loss(copies.model, batch), batch).mean())
-                value.backward()
-            losses.append(float(value.detach()))
-            gradients = [p.grad.double() for p in copies.model.parameters() if p.grad is not None]
+            copy.optimizer.zero_grad(set_to_none=True)
+            losses.append(float(copy.backward([mapped(batch, lambda tensor: tensor.to(device))])))
+            gradients = [p.grad.double() for p in copy.model.parameters() if p.grad is not None]
             norms.append(float(torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()))
         with torch.no_grad(), user_code("loss"):
             for further in islice(batches, forwards):
-                batch = mapped(further, lambda tensor: tensor.to(next(iter(devices))))
-                losses.append(float(checked_loss(loss(copies.model, batch), batch).mean()))
+                batch = mapped(further, lambda tensor: tensor.to(device))
+                losses.append(float(checked_loss(loss(copy.model, batch), batch).mean()))
     norm = sum(norms) / len(norms)
     if not 0 < norm < float("inf"):
         raise UserCodeFailed(f"`loss` has a gradient of norm {norm} at the start of training: no rate can be chosen.")

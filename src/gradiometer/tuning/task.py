@@ -1,6 +1,5 @@
-"""What a tuning is asked to do, what it measures before the first branch, and the lanes of its race."""
+"""What a tuning is asked to do, and what it measures before the first branch."""
 
-import itertools
 import math
 import zlib
 from collections.abc import Mapping, Sequence
@@ -14,33 +13,26 @@ from torch import nn
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
+from gradiometer.forks.checks import check_trainable
 from gradiometer.forks.data import Data, Ordered, data_of, first_size
-from gradiometer.forks.loop_state import check_functions, parts_of
+from gradiometer.forks.loop import Loop
 from gradiometer.forks.recorded.growing import Progress
-from gradiometer.jobs.pool import Pool
 from gradiometer.measurement.loss import Loss
 from gradiometer.tuning.aim import Aim, Paces, check_aim, paces_for
 from gradiometer.tuning.optimizers import Made
 from gradiometer.tuning.probe import Bracket, bracket
-from gradiometer.tuning.race import LEAN, Lane
-from gradiometer.tuning.stages import FEWEST, Plan
+from gradiometer.tuning.stages import FEWEST, Rounds
 from gradiometer.tuning.start import BATCHES, Start, start_of
-from gradiometer.tuning.trials import FORWARD, Trials
 from gradiometer.tuning.variants import several_of
 
 BUDGET = 1.3
 """Default budget, in units of the training."""
 
+FORWARD = 3
+"""A forward pass costs an update divided by this."""
+
 ADAPTIVE = Bracket(1e-5, 1.0, 3e-3, ())
 """Bracket of optimizers whose rate does not depend on the scale of the loss."""
-
-ADAPTIVE_STEPS, LEAST_ADAPTIVE, MOST_ADAPTIVE = 10_000, -3, 7
-"""The first round of these optimizers is centred at the rate of this bracket in a training of so many updates. Each of
-their updates moves a weight by about the rate, and so the rates of shorter trainings are higher, here as 1/√updates;
-by at most so many steps of the grid down and up."""
-
-ABOVE = 5
-"""The first round is centred this many steps of the grid above the rate of the probe."""
 
 EPOCHS = 10
 """Length of the training that a rate is chosen for if no length is given."""
@@ -99,8 +91,7 @@ class Task:
         if len(self.data) > 1 and len(self.kinds) > 1:
             raise BadArgument("`batch_size` has several values, and so has the optimizer: choose one after the other.")
         parameters = self.model.parameters() if isinstance(self.model, nn.Module) else []
-        parts = parts_of(self.model, self.kinds[0](parameters, 1.0), None, None)
-        check_functions(parts, loss=self.loss, step=None, evaluate=None, scaler=None, accumulation=1)
+        check_trainable(Loop(self.model, self.kinds[0](parameters, 1.0), loss=self.loss, batches=self.present).model)
 
     @property
     def present(self) -> Data:
@@ -128,6 +119,7 @@ class Measured:
         brackets: For every kind of optimizer the updates of its probe, 0 if it needs none, and its bracket.
         paces: The updates of each batch size that count as one of the first.
         size: Examples of an update at the first batch size.
+        readout: Training examples that every branch is read out on.
     """
 
     start: Start
@@ -135,6 +127,7 @@ class Measured:
     brackets: Mapping[tuple[Any, ...], tuple[int, Bracket]]
     paces: Paces
     size: int
+    readout: int
 
     @property
     def spent(self) -> float:
@@ -175,15 +168,15 @@ def measured(task: Task) -> Measured:
         UserCodeFailed: The loss or the optimizer raised, or the loss is not finite at the start.
     """
     model, loss, seed, kinds = task.model, task.loss, task.seed, task.kinds
-    first = kinds[0](model.parameters(), 1.0)
+    loop = Loop(model, kinds[0](model.parameters(), 1.0), loss=loss, batches=task.present)
     size = first_size(task.present, seed) * task.present.shards
-    forwards = _readout(task, size) // size
-    start = start_of(model, first, task.present, loss=loss, seed=seed, forwards=forwards)
+    readout = _readout(task, size)
+    start = start_of(loop, seed=seed, forwards=readout // size)
     if task.clip is not None:
         kinds = tuple(kind.clipped(task.clip * start.norm) for kind in kinds)
     found = _brackets(task, kinds)
     paces = paces_for(task.aim, model, kinds[0], task.data, loss=loss, seed=seed, out=task.out)
-    return Measured(start, kinds, found, paces, size)
+    return Measured(start, kinds, found, paces, size, readout)
 
 
 def _brackets(task: Task, kinds: Sequence[Made]) -> dict[tuple[Any, ...], tuple[int, Bracket]]:
@@ -200,44 +193,15 @@ def _brackets(task: Task, kinds: Sequence[Made]) -> dict[tuple[Any, ...], tuple[
     return found
 
 
-def plan_of(task: Task, before: Measured) -> Plan:
+def rounds_of(task: Task, before: Measured) -> Rounds:
     """The rounds that the budget pays for."""
-    paces, readout = before.paces.updates, _readout(task, before.size)
-    looks = max(readout / (size if task.of_batch else before.size) / FORWARD / pace for size, pace in paces.items())
+    paces = before.paces.updates
+    sizes = {size: size if task.of_batch else before.size for size in paces}
+    looks = max(before.readout / sizes[size] / FORWARD / pace for size, pace in paces.items())
     families, others = len(before.brackets), len(task.data) - 1
     decays, slowest = len(task.kinds) // families, min(paces.values())
     budget = float(task.budget)
-    return Plan(task.steps, budget, before.spent, looks, families + others, decays, task.replicates, slowest)
-
-
-def lanes_of(task: Task, before: Measured, pool: Pool) -> list[Lane]:
-    """A lane for every optimizer, or for every batch size. Those that differ in weight decay share the first round."""
-    lanes, short = list[Lane](), dict[Any, Trials]()
-    for kind, size in itertools.product(before.kinds, task.data):
-        _, found = before.brackets[kind.family]
-        trials = _trials(task, before, pool, kind, size)
-        shared = short.setdefault((kind.family, size), trials)
-        centre = _first_of_adaptive(task.steps) if found is ADAPTIVE else ABOVE
-        lean = LEAN if task.aim == "time" else 0.0
-        pace = before.paces.updates[size]
-        lanes.append(Lane(kind, found, trials, shared, centre, before.start.loss, pace, task.of_batch, lean))
-    return lanes
-
-
-def _first_of_adaptive(steps: int) -> int:
-    """The exponent of the first centre; a step of the grid is a factor of √2."""
-    return max(LEAST_ADAPTIVE, min(round(math.log2(ADAPTIVE_STEPS / steps)), MOST_ADAPTIVE))
-
-
-def _trials(task: Task, before: Measured, pool: Pool, kind: Made, size: int) -> Trials:
-    _, found = before.brackets[kind.family]
-    steps = max(round(task.steps * before.paces.updates[size]), 1)
-    return Trials(
-        task.model, kind, task.data[size], task.loss, size if task.of_batch else before.size, steps,
-        _readout(task, before.size), task.replicates, found.rate, pool, seed=task.seed, threads=task.threads,
-        out=task.out, progress=task.progress, keeps_rate=kind.is_schedule_free,
-        label=f" batch {size}" if task.of_batch else "",
-    )  # fmt: skip
+    return Rounds(task.steps, budget, before.spent, looks, families + others, decays, task.replicates, slowest)
 
 
 def _readout(task: Task, size: int) -> int:

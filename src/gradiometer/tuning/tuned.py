@@ -23,10 +23,9 @@ from gradiometer.measurement.loss import Loss
 from gradiometer.train.guard import Guard
 from gradiometer.tuning.aim import Aim, times_to_dict
 from gradiometer.tuning.choice import LOWER, Choice, rate_of
+from gradiometer.tuning.lane import READOUT, Ended, end_loss, late_loss
 from gradiometer.tuning.optimizers import Made
 from gradiometer.tuning.probe import Bracket
-from gradiometer.tuning.race import Ended
-from gradiometer.tuning.trials import READOUT, end_loss, late_loss
 
 SEVERAL = (
     "Branches of more than two optimizers are short: a race of three chose the best one in 7 of 16 trials. Race two, "

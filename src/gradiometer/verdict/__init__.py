@@ -1,4 +1,4 @@
-"""What limits a run: claims from its recorded numbers, and the words for them."""
+"""The verdict on a run: the one chain from its numbers to findings, and the one place where they become sentences."""
 
 import lazy_loader
 

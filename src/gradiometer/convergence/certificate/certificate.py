@@ -9,8 +9,8 @@ from typing import ClassVar
 from gradiometer.arguments import check_level, check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.artifact import Artifact
-from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 
 TOLERANCE = 0.01
@@ -126,53 +126,49 @@ class Certificate(Artifact):
         }
 
     def finding(self) -> Finding:
-        """The verdict as a sentence, with its numbers and advice."""
-        state, means, advice = self._meaning()
+        """The verdict with its numbers."""
+        estimates = self.estimates
+        claim, state = self._claim()
         return Finding(
             gauge="certificate",
             issue=Issue.CONVERGENCE,
+            claim=claim,
             state=state,
-            seen=(
-                f"At step {self.step:,} the gradient of the training loss is {_per_cent(self.relative)} of what it was "
-                f"at the start, and the lowest curvature is {_per_cent(self.curvature_share)} of the largest "
-                f"({self.level:.0%})."
-            ),
-            means=means,
-            advice=advice,
-            caveat=(
-                f"For both, less than {significant(100 * self.tolerance, 2)} % counts as zero; another tolerance may "
-                f"give another verdict. This is about the training loss in {self.mode} mode, not about test examples."
-            ),
-            estimates=("relative_gradient_norm", "certificate_tolerance"),
+            numbers={name: estimates[name] for name in ("relative_gradient_norm", "certificate_tolerance")},
+            facts={
+                "step": self.step,
+                "curvature_share": self.curvature_share,
+                "level": self.level,
+                "batches": self._batches_needed() if claim == "certificate_gradient_unclear" else None,
+            },
+            doubts=(Doubt("certificate_tolerance", {"tolerance": self.tolerance, "mode": self.mode}),),
         )
 
-    def _meaning(self) -> tuple[State, str, str]:
+    def _claim(self) -> tuple[str, State]:
         match self.verdict:
             case Verdict.MINIMUM:
-                return State.OK, "This is a minimum of the training loss, within the tolerance.", ""
+                return "certificate_minimum", State.OK
             case Verdict.SADDLE:
-                means = "The gradient is zero and a direction curves down: this is a saddle, not a minimum."
-                return State.LOOK, means, "Continue with a larger rate or a smaller batch: noise leaves a saddle."
+                return "certificate_saddle", State.LOOK
             case Verdict.NOT_STATIONARY:
-                means = "Training has not reached a stationary point of its loss."
-                return State.LOOK, means, "Train longer, with a rate that goes to zero: `--schedule linear`."
+                return "certificate_not_stationary", State.LOOK
         if self.relative.high <= self.tolerance:
-            means = "The gradient is zero, but it is unclear if a direction curves down."
-            return State.CANNOT_TELL, means, "Certify again with more `--examples`."
-        return State.CANNOT_TELL, "It is unclear if this is a stationary point.", self._how_many()
+            return "certificate_curvature_unclear", State.CANNOT_TELL
+        return "certificate_gradient_unclear", State.CANNOT_TELL
 
-    def _how_many(self) -> str:
-        """About how many batches would decide: the interval shrinks with the square root of their number."""
+    def _batches_needed(self) -> int | None:
+        """About how many batches would decide: the interval shrinks with the square root of their number.
+
+        None if all examples are needed.
+        """
         target, squared = self.tolerance**2, _ratio(self.gradient_squared, self.start_squared)
         distance, width = target - squared.value, squared.high - squared.value
         if not (distance and self.gradient_squared.samples):
-            return "Certify again with `--exact` (`exact=True`), which uses all examples."
+            return None
         batches = self.gradient_squared.samples * (width / distance) ** 2
         if not batches * self.gradients / self.gradient_squared.samples < self.of:
-            return "Certify again with `--exact` (`exact=True`), which uses all examples."
-        return (
-            f"Certify again with `--batches {significant(math.ceil(batches), 2).replace(',', '')}` or with `--exact`."
-        )
+            return None
+        return math.ceil(batches)
 
 
 def root(squared: Estimate, unit: str = "") -> Estimate:
@@ -208,11 +204,3 @@ def _ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
         method=numerator.method,
         samples=numerator.samples,
     )
-
-
-def _per_cent(estimate: Estimate) -> str:
-    """ "1.3 % [1.1, 1.6]", or "1.3 %" if it is exact."""
-    middle = f"{significant(100 * estimate.value)} %"
-    if estimate.method == "exact":
-        return middle
-    return f"{middle} [{significant(100 * estimate.low)}, {significant(100 * estimate.high)}]"

@@ -15,7 +15,7 @@ from scipy.special import stdtrit
 from gradiometer.arguments import check_level, check_number, check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.measurement.uncertainty.slopes import slope
@@ -232,25 +232,26 @@ def finding(found: Plateau | None, learning_rate: float, cut: Mapping[str, Any] 
     if found is None and cut is None:
         return None
     stopped = cut is not None and bool(cut["stopped"])
-    seen = "the loss still moves."
-    caveat = "The gain of more steps is extrapolated along the run's own trajectory."
-    if found is not None:
-        value, low, high = (significant(1e6 * x, 2) for x in (found.slope.value, found.slope.low, found.slope.high))
-        seen = f"the loss shows no slope since about step {found.since:,}: {value} [{low}, {high}] ‰ per 1,000 steps."
-        caveat = "A loss that shows no slope may still have one: the interval says how steep it may be."
-    means = "More steps at this rate show no sign of lowering the loss."
-    if cut is not None:
-        predicted, left = Estimate(**cut["predicted"]), significant(float(cut["left"]))
-        seen += f" A cut to {significant(to)} is predicted to gain {predicted}; more steps could still gain {left}."
-        means = "This test shows no reason to cut the rate yet."
+    if cut is None:
+        claim = "flat_loss"
+    elif stopped:
+        claim = "cut_gains_more"
+    else:
+        claim = "no_cut_yet"
     advised = stopped or cut is None
     return Finding(
         gauge="stationarity",
         issue=Issue.CONVERGENCE,
+        claim=claim,
         state=State.LOOK if advised else State.OK,
-        seen=f"At η = {significant(learning_rate)} {seen}",
-        means="More steps at this rate could gain little compared with a cut." if stopped else means,
-        advice="Try the cut in a fork: branches that are really trained." if advised else "",
-        caveat=caveat,
-        alternatives=("cool now",) if advised else (),
+        facts={
+            "learning_rate": learning_rate,
+            "since": None if found is None else found.since,
+            "slope": None if found is None else found.slope,
+            "cut_to": to,
+            "predicted_gain": None if cut is None else Estimate(**cut["predicted"]),
+            "gain_of_more_steps": None if cut is None else float(cut["left"]),
+        },
+        cure=("cool now",) if advised else (),
+        doubts=(Doubt("extrapolated_gain" if found is None else "flat_within_noise"),),
     )

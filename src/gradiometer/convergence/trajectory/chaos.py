@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.convergence.trajectory.endpoint import NAME
-from gradiometer.measurement.estimate import Estimate, Estimates, significant
+from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.uncertainty.means import mean
 
@@ -64,16 +64,9 @@ def chaos_finding(
     best = float(np.convolve(losses, np.ones(WINDOW) / WINDOW, mode="valid").min())
     if not (far or (past and (late.low > ABOVE * max(best, 0.0) or late.low > NO_GAIN * first > 0))):
         return None
-    times = f"{significant(late.value / best, 2)} times the best it has reached" if best > 0 else "above its best"
-    sharpness = f"the sharpness is {share} times its limit" if past else "the loss is far above its start"
-    return Finding(
-        NAME,
-        Issue.CONVERGENCE,
-        State.ACT,
-        f"Training is in chaos past the edge of stability: {sharpness} at η = {significant(learning_rate)}, the "
-        f"loss is {times}, and the correlation of each step with the next is {correlation}.",
-        "The steps are too long for the curvature. They do not blow up, because the loss curves less farther away.",
-        "Halve the learning rate until the sharpness is below its limit.",
-        "The sharpness was measured at one point, and changes quickly there.",
-        ("step_correlation",),
-    )
+    edge = {
+        "sharpness_share": share if past else None,
+        "learning_rate": learning_rate,
+        "times_best": late.value / best if best > 0 else None,
+    }
+    return Finding(NAME, Issue.CONVERGENCE, "chaos", State.ACT, {"step_correlation": correlation}, edge)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,7 +11,7 @@ from jaxtyping import Float
 
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.convergence.trajectory.path_facts import Kind, Path
-from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 
@@ -51,8 +50,6 @@ initial weights have none. In a tiny model, in which each number is a row, two m
 
 PRODUCTS = 60
 """Most Hessian products for the eigenvalues."""
-
-_finding = partial(Finding, NAME, Issue.CONVERGENCE)
 
 
 @dataclass(frozen=True)
@@ -104,12 +101,27 @@ class Endpoint:
 
     def findings(self, kind: Kind) -> Iterator[Finding]:
         """The findings, given the kind of the path; none if nothing is unusual."""
-        if kind is not Kind.UNDER_WAY and self.saddle:
-            yield _saddle(self)
+        if kind is not Kind.UNDER_WAY and self.saddle and self.smallest and self.sharpness:
+            yield self._at_saddle(self.smallest, self.sharpness)
         if worst := _most(self.dead):
-            yield _dead(*worst, self.examples)
+            name, dead, units = worst
+            facts = {"layer": name, "dead": dead, "units": units, "examples": self.examples}
+            state = State.ACT if dead == units else State.LOOK
+            yield Finding(NAME, Issue.CONVERGENCE, "dead_relu", state, facts=facts)
         if worst := _most(self.twins, least=0.0 if PARAMETERS not in self.twins else MANY):
-            yield _twin(*worst)
+            name, twins, rows = worst
+            facts = {"weight": name, "twins": twins, "rows": rows}
+            state = State.ACT if twins >= MANY * rows else State.LOOK
+            yield Finding(NAME, Issue.CONVERGENCE, "twin_units", state, facts=facts)
+
+    def _at_saddle(self, smallest: Estimate, sharpness: Estimate) -> Finding:
+        facts = {
+            "sharpness": sharpness,
+            "growth": -smallest.high * self.travelled,
+            "examples": self.examples,
+        }
+        numbers = {"smallest_curvature": smallest}
+        return Finding(NAME, Issue.CONVERGENCE, "saddle", State.ACT, numbers, facts)
 
 
 def endpoint_of(
@@ -185,35 +197,3 @@ def _most(counts: Mapping[str, tuple[int, int]], least: float = MANY) -> tuple[s
     shares = {name: some / all_ for name, (some, all_) in counts.items() if all_}
     name = max(shares, key=lambda name: shares[name], default=None)
     return (name, *counts[name]) if name is not None and shares[name] >= least else None
-
-
-def _saddle(endpoint: Endpoint) -> Finding:
-    growth = significant(-endpoint.smallest.high * endpoint.travelled, 2) if endpoint.smallest else "?"
-    return _finding(
-        State.ACT,
-        f"Training is at a saddle: the smallest curvature is {endpoint.smallest}, the largest {endpoint.sharpness}.",
-        f"A deviation along it would have grown by e^{growth} in the last three quarters of the run, but neither the "
-        "gradient nor its noise has a part in that direction.",
-        "Change the start: add random numbers to the parameters, and look for a symmetry in the initialisation.",
-        f"The curvature was measured on {endpoint.examples:,} examples.",
-        ("smallest_curvature",),
-    )
-
-
-def _dead(name: str, dead: int, units: int, examples: int) -> Finding:
-    return _finding(
-        State.ACT if dead == units else State.LOOK,
-        f"{dead:,} of {units:,} units are dead in {name}: zero on each of {examples:,} examples.",
-        "Their weights have no gradient and do not change any more. The usual cause is a step that was too large.",
-        "Start again with a smaller learning rate or a warm-up.",
-        "A unit may be active on examples that were not checked.",
-    )
-
-
-def _twin(name: str, twins: int, rows: int) -> Finding:
-    return _finding(
-        State.ACT if twins >= MANY * rows else State.LOOK,
-        f"{twins:,} of {rows:,} rows equal another up to sign in {name}: a symmetric start that training has kept.",
-        "Their gradients are equal too, for every batch: they stay equal, and act as fewer units.",
-        "Initialise with random numbers.",
-    )

@@ -4,8 +4,8 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.convergence.trajectory.endpoint import NAME
-from gradiometer.convergence.trajectory.path_facts import NO_END, OUTWARDS, per_doubling
-from gradiometer.measurement.estimate import Estimates, significant
+from gradiometer.convergence.trajectory.path_facts import NO_END, OUTWARDS
+from gradiometer.measurement.estimate import Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
 
 FITTED = 0.02
@@ -51,15 +51,5 @@ def infinity_finding(facts: Estimates, losses: Float[np.ndarray, " steps"], weig
     first, early, late = losses[:FIRST].mean(), losses[steps // 8 : steps // 4].mean(), losses[-(steps // 4) :].mean()
     if not (0 < early < FITTED * first and late < STILL * early):
         return None
-    return Finding(
-        NAME,
-        Issue.CONVERGENCE,
-        State.LOOK,
-        f"The parameters run to infinity: ‖Φ‖ has grown in each of the last four doublings of time, each time by "
-        f"{per_doubling(growth)} times as much as the time before. The loss was at {significant(early / first, 2)} of "
-        f"its first value before step {steps // 4:,}, and is at {significant(late / first, 2)} now.",
-        "The loss has no minimum: once every example is classified correctly, larger parameters always lower it.",
-        "Use weight decay, or stop here: only the norm still grows.",
-        "This is based on the iterates so far: they do not prove where the path ends.",
-        ("norm_growth",),
-    )
+    shares = {"early_share": float(early / first), "late_share": float(late / first), "early_until": steps // 4}
+    return Finding(NAME, Issue.CONVERGENCE, "path_to_infinity", State.LOOK, {"norm_growth": growth}, shares)

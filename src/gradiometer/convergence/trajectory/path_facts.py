@@ -40,6 +40,9 @@ NO_END = -0.2
 OUTWARDS = 0.7
 """Cosine between the last doubling's move and Φ from which the norm says where the parameters go."""
 
+TO_REST = 1.25
+"""p from which a path whose speed falls as (Σ η)^−p may come to rest; with p ≤ 1 its length has no end."""
+
 METHOD = "least squares over doublings"
 
 
@@ -215,7 +218,7 @@ def _flies(facts: Estimates) -> bool:
     return (
         facts["straightness"].value >= ALONG
         and facts["alignment"].value >= ALONG
-        and facts["slowing"].high < 1.25
+        and facts["slowing"].high < TO_REST
         and facts["slowing_misfit"].value < 0.5
     )
 

@@ -1,6 +1,5 @@
 """The trajectory gauge: a few iterates of every doubling of time, as sketches, and the kind of path they follow."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -8,10 +7,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from gradiometer.convergence.trajectory.path_facts import SETTLED_IN, Kind, Path, facts_of, kind_of, per_doubling
-from gradiometer.measurement.estimate import Estimates, significant
+from gradiometer.convergence.trajectory.path_facts import SETTLED_IN, TO_REST, Kind, Path, facts_of, kind_of
+from gradiometer.measurement.estimate import Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
-from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import Moments, Series
 
 if TYPE_CHECKING:  # runs are read on machines without torch
@@ -28,8 +27,6 @@ PERIOD = NUMBERS * 2**12
 
 ROLLED = 7919
 """The signs shift by this many places after every period."""
-
-CAVEAT = "This is based on the iterates so far: they do not prove where the path ends."
 
 
 def keeps(step: int) -> bool:
@@ -144,63 +141,23 @@ class Trajectory(Gauge):
         """The numbers about the path, from `gradiometer.convergence.trajectory.path_facts.facts_of`."""
         return facts_of(Path.of(series.steps, np.asarray(series.moments["point"]), series.learning_rate), level)
 
-    def interpret(self, estimates: Estimates) -> Finding | None:
-        """The kind of path, what it means, and advice."""
+    def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
+        """The kind of path, with the numbers that decided it."""
         kind = kind_of(estimates)
-        state, means, advice = MEANINGS[kind]
-        if kind is Kind.CANNOT_TELL:
-            return Finding(self.name, self.issue, state, "The trajectory cannot be classified yet.", means, advice)
-        seen = f"The parameters are {kind}: {_numbers(kind, estimates)}."
-        return Finding(self.name, self.issue, state, seen, means, advice, CAVEAT)
+        claim, state, names = CLAIMS[kind]
+        if kind is Kind.DIVERGING and estimates["slowing"].high >= TO_REST:  # by its growth
+            claim, names = "path_diverging_in_length", ("norm_growth",)
+        facts = {name: estimates[name] for name in names}
+        return Finding(self.name, self.issue, claim, state, facts=facts)
 
 
-MEANINGS: dict[Kind, tuple[State, str, str]] = {
-    Kind.CONVERGING: (State.OK, "Each doubling of time moves them less: only a short way is left.", ""),
-    Kind.WANDERING: (
-        State.OK,
-        "They stay in a region without coming to rest, as expected if the learning rate does not go to zero.",
-        "",
-    ),
-    Kind.UNDER_WAY: (State.OK, "Training has kept one direction for several doublings of time.", ""),
-    Kind.DIVERGING: (
-        State.LOOK,
-        "They slowly go to infinity, in a direction that no longer changes. The loss may still approach its infimum: "
-        "cross-entropy does this once every example is classified correctly.",
-        "Use weight decay, or stop here: only the norm still grows.",
-    ),
-    Kind.SHAKING: (
-        State.ACT,
-        "Each step undoes the one before: the learning rate is too large for the curvature.",
-        "Halve the learning rate.",
-    ),
-    Kind.CIRCLING: (
-        State.LOOK,
-        "They move in circles without approaching a point: a limit cycle, whatever the loss does.",
-        "Use weight decay, or average the iterates.",
-    ),
-    Kind.CANNOT_TELL: (State.CANNOT_TELL, "It takes about 300 steps, and four doublings of time of the same kind.", ""),
+CLAIMS: dict[Kind, tuple[str, State, tuple[str, ...]]] = {
+    Kind.CONVERGING: ("path_converging", State.OK, ("move_slope", "straightness")),
+    Kind.WANDERING: ("path_wandering", State.OK, ("move_slope", "straightness")),
+    Kind.UNDER_WAY: ("path_under_way", State.OK, ("move_slope", "straightness")),
+    Kind.DIVERGING: ("path_diverging", State.LOOK, ("alignment", "slowing")),
+    Kind.SHAKING: ("path_shaking_apart", State.ACT, ("step_correlation",)),
+    Kind.CIRCLING: ("path_circling", State.LOOK, ("turns",)),
+    Kind.CANNOT_TELL: ("path_unknown", State.CANNOT_TELL, ()),
 }
-
-
-def _numbers(kind: Kind, estimates: Estimates) -> str:
-    """The numbers that decided the kind."""
-    if kind is Kind.SHAKING:
-        return f"the correlation of each step with the next is {estimates['step_correlation']}"
-    if kind is Kind.CIRCLING:
-        return f"{significant(abs(estimates['turns'].value), 2)} turns in the last four doublings of time"
-    if kind is Kind.DIVERGING and estimates["slowing"].high >= 1.25:
-        return (
-            f"‖Φ‖ has grown in each of the last four doublings of time, each time by "
-            f"{per_doubling(estimates['norm_growth'])} times as much as the time before"
-        )
-    if kind is Kind.DIVERGING:
-        return (
-            f"the cosine between the last doubling's move and the parameters is "
-            f"{significant(estimates['alignment'].value)}, and the speed falls as (Σ η)^−p with p = "
-            f"{estimates['slowing']}"
-        )
-    moves, straight = estimates["move_slope"], significant(estimates["straightness"].value, 2)
-    distance = f"the net distance is {straight} of the path length"
-    if math.isnan(moves.value):
-        return distance
-    return f"with every doubling of time their moves become {per_doubling(moves)} times as long, and {distance}"
+"""For each kind of path: its claim, its state, and the names of the numbers that decided it."""

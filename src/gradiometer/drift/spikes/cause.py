@@ -1,5 +1,6 @@
 """The likely cause of a spike: this batch, or an instability of the training."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -7,9 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.drift.spikes.detection import Spike
-from gradiometer.drift.spikes.evidence import ROSE, STAYED, Examined
-from gradiometer.drift.stability import BEYOND, Momentum
-from gradiometer.measurement.estimate import significant
+from gradiometer.drift.spikes.evidence import ROSE, STAYED, Examined, Observation
+from gradiometer.drift.stability import Momentum
 from gradiometer.measurement.reading import Series
 
 NEAR = 3
@@ -32,10 +32,10 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True)
 class Explanation:
-    """The likely cause of a spike, with its evidence in sentences."""
+    """The likely cause of a spike, with its evidence."""
 
     cause: Cause
-    evidence: tuple[str, ...]
+    evidence: tuple[Observation, ...]
 
 
 def explain(
@@ -43,7 +43,7 @@ def explain(
     *,
     batches: float = 1.0,
     examined: Examined | None = None,
-    readings: tuple[str, ...] = (),
+    readings: Sequence[Observation | None] = (),
     same_examples: bool = False,
 ) -> Explanation:
     """The cause that the losses around a spike, or an examination of its first step, speak for.
@@ -55,45 +55,44 @@ def explain(
         spike: The spike.
         batches: Number of batches whose mean is one loss: 1, or more in a log that averages.
         examined: An examination within the spike. It decides if the loss rose on other examples.
-        readings: Further evidence, as sentences.
+        readings: Further evidence; None is left out.
         same_examples: True if every batch has the same examples, such as the whole training set.
     """
     if same_examples:
-        why = "Every batch has the same examples, so the loss rose because the parameters had moved."
-        return Explanation(Cause.INSTABILITY, (why, *readings))
+        return _explanation(Cause.INSTABILITY, Observation("same_examples"), *readings)
     cause, why = _from_losses(spike, batches)
     share = None if examined is None else examined.others
-    readings = (*(() if examined is None else (examined.other_examples, examined.heaviest_examples)), *readings)
+    if examined is not None:
+        readings = (examined.other_examples, examined.heaviest_examples, *readings)
     if share is not None and share >= ROSE:
-        return Explanation(Cause.INSTABILITY, readings)
+        return _explanation(Cause.INSTABILITY, *readings)
     if share is not None and share <= STAYED:
-        after = "Its update then moved the parameters too far." if spike.length > 1 else ""
-        return Explanation(Cause.THIS_BATCH, (after, *readings))
-    return Explanation(cause, (why, *readings))
+        after = Observation("moved_by_its_update") if spike.length > 1 else None
+        return _explanation(Cause.THIS_BATCH, after, *readings)
+    return _explanation(cause, why, *readings)
 
 
-def _from_losses(spike: Spike, batches: float) -> tuple[Cause, str]:
+def _explanation(cause: Cause, *evidence: Observation | None) -> Explanation:
+    return Explanation(cause, tuple(each for each in evidence if each is not None))
+
+
+def _from_losses(spike: Spike, batches: float) -> tuple[Cause, Observation]:
     if spike.length == 1 and batches > 1:
-        return Cause.UNKNOWN, f"The high value is a mean over {batches:,.0f} steps of the log."
+        return Cause.UNKNOWN, Observation("mean_of_steps", {"steps": batches})
     if spike.length == 1 and not spike.ended:
-        return Cause.UNKNOWN, "It is the last loss of the record, so the losses after it are not known."
+        return Cause.UNKNOWN, Observation("last_loss")
     if spike.length == 1:
-        return Cause.THIS_BATCH, "The batches before and after it, which have other examples, had the usual loss."
+        return Cause.THIS_BATCH, Observation("batches_beside_it")
     if spike.peak > spike.first and spike.length >= 3:
-        others = f"on {spike.length - 1:,} other batches" if batches <= 1 else "in several values of the log"
-        return Cause.INSTABILITY, (
-            f"It was high {others}, and the highest value came after the first high one: the parameters had moved."
-        )
-    return Cause.UNKNOWN, (
-        "The first high loss is the highest, and the loss stayed high after it. Either the update on this batch moved "
-        "the parameters too far, or they had moved before."
-        if spike.peak == spike.first
-        else "The loss was high on two batches only."
-    )
+        others = spike.length - 1 if batches <= 1 else None
+        return Cause.INSTABILITY, Observation("highest_later", {"other_batches": others})
+    if spike.peak == spike.first:
+        return Cause.UNKNOWN, Observation("highest_first")
+    return Cause.UNKNOWN, Observation("two_batches")
 
 
-def sharpness_near(spike: Spike, series: Series, kind: Momentum) -> str:
-    """η times the batch sharpness against its edge, at the last reading before the end of the spike, as a sentence.
+def sharpness_near(spike: Spike, series: Series, kind: Momentum) -> Observation | None:
+    """η times the batch sharpness against its edge, at the last reading before the end of the spike; None without one.
 
     Args:
         spike: Its places are steps.
@@ -102,19 +101,14 @@ def sharpness_near(spike: Spike, series: Series, kind: Momentum) -> str:
     """
     at = _last_until(spike.last, series)
     if at is None or series.moments["norm_squared"][at] <= 0:
-        return ""
+        return None
     sharpness = series.moments["curvature"][at] / series.moments["norm_squared"][at]
     product = float(series.learning_rate[at] * sharpness)
-    share = product / kind.limit
-    return (
-        f"At step {series.steps[at]:,}, η times the batch sharpness was {significant(product)}, "
-        f"{significant(share, 2)} of its edge {significant(kind.limit)} (one reading)"
-        f"{', which speaks for an instability.' if share > BEYOND else '.'}"
-    )
+    return Observation("sharpness", {"step": int(series.steps[at]), "product": product, "edge": kind.limit})
 
 
-def layer_near(spike: Spike, series: Series) -> str:
-    """The layer whose gradient rose most at a reading within the spike, as a sentence; empty if none is known.
+def layer_near(spike: Spike, series: Series) -> Observation | None:
+    """The layer whose gradient rose most at a reading within the spike; None if none is known.
 
     Args:
         spike: Its places are steps.
@@ -123,21 +117,19 @@ def layer_near(spike: Spike, series: Series) -> str:
     inside = np.flatnonzero((series.steps >= spike.first) & (series.steps <= spike.last + 1))
     usual = usual_norms(spike.first, series)
     if not len(inside) or len(series.layers) < 2 or usual is None:
-        return ""
+        return None
     squares = _squared_norms(series)
     highest = squares[inside].max(axis=0)
     known = (usual > 0) & (highest > 0)
     if not known.any():
-        return ""
+        return None
     ratios = np.where(known, np.sqrt(np.where(known, highest, 1) / np.where(known, usual, 1)), 0)
     layer = int(ratios.argmax())
     if ratios[layer] < LONGER:
-        return ""
+        return None
     step = int(series.steps[inside[squares[inside, layer].argmax()]])
-    return (
-        f"At step {step:,}, the gradient of {series.layers[layer]} was {significant(float(ratios[layer]), 2)} times as "
-        "long as usual, the most of all layers."
-    )
+    facts = {"step": step, "layer": series.layers[layer], "times": float(ratios[layer])}
+    return Observation("longest_layer_at_step", facts)
 
 
 def usual_norms(step: int, series: Series) -> Float[np.ndarray, " layers"] | None:

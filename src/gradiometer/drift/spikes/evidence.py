@@ -1,14 +1,13 @@
-"""What an examination of a step has found, as it is kept with the run and as it is said."""
+"""What speaks for a cause of a spike, as data; and what an examination of a step has found."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from gradiometer.drift.spikes.detection import Spike
-from gradiometer.measurement.estimate import significant
 
 EVENT = "loss_examined"
 """Name of the event."""
@@ -21,6 +20,19 @@ EARLY = 4
 
 ROSE, STAYED = 0.5, 0.2
 """The loss of other examples rose if it rose by at least this share of the rise; it stayed if by at most this one."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Something that speaks for or against a cause of a spike.
+
+    Args:
+        kind: Its name in the table of words.
+        facts: What fills the slots of its sentence.
+    """
+
+    kind: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,32 +77,24 @@ class Examined:
         return (self.others_now - self.others_then) / (self.loss - self.usual)
 
     @property
-    def other_examples(self) -> str:
-        """The loss of other examples, as a sentence; empty if it is not known."""
+    def other_examples(self) -> Observation | None:
+        """The loss of other examples; None if it is not known."""
         if self.others_then is None or self.others_now is None:
-            return ""
-        return (
-            f"On the examples of the batch before, the loss was {significant(self.others_then)} at their step and "
-            f"{significant(self.others_now)} at the parameters of this one."
-        )
+            return None
+        return Observation("other_examples", {"then": self.others_then, "now": self.others_now})
 
     @property
-    def heaviest_examples(self) -> str:
-        """The examples that have the rise, as a sentence; empty if they are not known."""
+    def heaviest_examples(self) -> Observation | None:
+        """The examples that have the rise; None if they are not known."""
         if self.share is None:
-            return ""
+            return None
         if not self.examples:
-            spread = "The rise is spread over the batch: an" if self.share < ROSE else "An"
-            return f"{spread} eighth of its examples has {self.share:.0%} of the rise."
-        several = len(self.examples) > 1
-        have, places = "have" if several else "has", ", ".join(map(str, self.examples))
-        return (
-            f"{len(self.examples)} of its {self.size} examples {have} {self.share:.0%} of the rise: "
-            f"example{'s' * several} {places} of the batch."
-        )
+            return Observation("heaviest_eighth", {"share": self.share})
+        facts = {"examples": tuple(self.examples), "size": self.size, "share": self.share}
+        return Observation("heaviest_examples", facts)
 
-    def layer(self, layers: Sequence[str], usual: Float[np.ndarray, " layers"]) -> str:
-        """The layer whose gradient is the longest of all compared with its usual length, as a sentence.
+    def layer(self, layers: Sequence[str], usual: Float[np.ndarray, " layers"]) -> Observation | None:
+        """The layer whose gradient is the longest of all compared with its usual length; None if it is not known.
 
         Args:
             layers: Names of the layers.
@@ -98,10 +102,7 @@ class Examined:
         """
         now = np.array(self.norms_squared)
         if len(layers) < 2 or now.shape != usual.shape or not (usual > 0).all():
-            return ""
+            return None
         ratios = np.sqrt(now / usual)
         layer = int(ratios.argmax())
-        return (
-            f"The gradient of {layers[layer]} was {significant(float(ratios[layer]), 2)} times as long as usual, the "
-            "most of all layers."
-        )
+        return Observation("longest_layer", {"layer": layers[layer], "times": float(ratios[layer])})

@@ -17,8 +17,7 @@ from gradiometer.exploration.chains.parts import in_parts
 from gradiometer.exploration.chains.state import Function, SampledChains, SGDChains, StackedModels, trainable
 from gradiometer.exploration.samplers.sgld import SGLD
 from gradiometer.jobs.choice import opened
-from gradiometer.jobs.here import Here
-from gradiometer.jobs.pool import Pool
+from gradiometer.jobs.pool import Here, Pool
 from gradiometer.measurement import batch as batches
 from gradiometer.measurement.batch import Batch, Order, take
 from gradiometer.measurement.loss import Loss

@@ -23,8 +23,7 @@ from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.exploration.temperature.equipartition import DIRECTIONS, Equipartition, Shape, watched_directions
 from gradiometer.exploration.temperature.virial import BLOCKS, Virial
 from gradiometer.jobs.choice import opened
-from gradiometer.jobs.here import Here
-from gradiometer.jobs.pool import Pool
+from gradiometer.jobs.pool import Here, Pool
 from gradiometer.measurement.batch import Batch, Order, take
 from gradiometer.measurement.batch import batch_size as size_of
 from gradiometer.measurement.estimate import Estimate, about, counted

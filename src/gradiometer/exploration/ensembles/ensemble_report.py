@@ -1,24 +1,17 @@
-"""The report on a run's snapshots as an ensemble, in numbers and sentences: kept in the run, and read without torch."""
+"""The report on a run's snapshots as an ensemble, in numbers: kept in the run, and read without torch."""
 
-import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.calibration import ReliabilityBin
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 
-ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 FEWEST = 2
 """Least number of members of an ensemble: the average of one model is that model."""
-
-NO_POSTERIOR = (
-    "This is a cheap ensemble, not a posterior: it has few members, the schedule decided where they are, and their "
-    "spread is not a credible interval."
-)
 
 
 @dataclass(frozen=True)
@@ -119,77 +112,44 @@ class EnsembleReport(Artifact):
         """Calibrated log-loss of the last snapshot less that of the ensemble, paired by example."""
         return negative(self.baselines[0].difference["calibrated_nll"])
 
-    @property
-    def sentences(self) -> list[str]:
-        """The results in words, one sentence each."""
-        sentences = [self._against_the_last(), self._last_member()]
-        if self.chosen < self.snapshots:
-            sentences.append(
-                f"Only the last {self.chosen} of {self.snapshots} snapshots are averaged: on {self.validation:,} "
-                "validation examples the earlier ones did not help."
-            )
-        if self.paths:
-            sentences.append(self._basin())
-        if self.deep_ensemble_equivalent is not None:
-            value, low, high = (
-                "more than were given" if number == math.inf else f"{number:.2g}"
-                for number in (getattr(self.deep_ensemble_equivalent, name) for name in ("value", "low", "high"))
-            )
-            sentences.append(f"Number of other runs whose average has the same log-loss: {value} [{low}, {high}].")
-        return [*sentences, NO_POSTERIOR]
-
     def finding(self, run: str) -> Finding:
         """The comparison with the last snapshot as a finding.
 
         Args:
             run: The run's folder, as a command names it.
         """
-        state = State.OK if self.gain.low > 0 else State.LOOK if self.gain.high < 0 else State.CANNOT_TELL
-        return Finding(
-            "ensemble",
-            Issue.EXPLORATION,
-            state,
-            seen=self._against_the_last(),
-            means=" ".join([self._last_member(), *([self._basin()] if self.paths else [])]),
-            advice=f"gradiometer ensemble {run} --export ensemble.pt2" if state is State.OK else "",
-            caveat=f"{NO_POSTERIOR} The intervals are over {self.scored:,} test examples, for this one run.",
-            estimates=("gain",),
-        )
+        gain = self.gain
+        if gain.low > 0:
+            claim, state = "ensemble_better", State.OK
+        elif gain.high < 0:
+            claim, state = "ensemble_worse", State.LOOK
+        else:
+            claim, state = "ensemble_unclear", State.CANNOT_TELL
+        facts = {
+            "run": run,
+            "snapshots": self.snapshots,
+            "chosen": self.chosen,
+            "validation": self.validation,
+            "gain_in_error": negative(self.baselines[0].difference["error"]),
+            "gain_of_last_member": negative(self.sizes[self.chosen - 1].added["calibrated_nll"]),
+            "basin": self._basin() if self.paths else None,
+            "deep_ensemble_equivalent": self.deep_ensemble_equivalent,
+        }
+        doubts = (Doubt("cheap_ensemble", {"scored": self.scored}),)
+        return Finding("ensemble", Issue.EXPLORATION, claim, state, {"gain": gain}, facts, doubts=doubts)
 
-    def _against_the_last(self) -> str:
-        gain, error = self.gain, negative(self.baselines[0].difference["error"])
-        verdict = "predicts better than" if gain.low > 0 else "shows no clear difference from"
-        return (
-            f"The average of {self.chosen} snapshots {'predicts worse than' if gain.high < 0 else verdict} the last "
-            f"snapshot alone: its calibrated log-loss is {_lower_by(gain)}, and its error is {_lower_by(error)}."
-        )
-
-    def _last_member(self) -> str:
-        gain = negative(self.sizes[self.chosen - 1].added["calibrated_nll"])
-        name = ORDINALS[self.chosen - 1] if self.chosen <= len(ORDINALS) else f"{self.chosen}th"
-        article = "an" if name.startswith("e") else "a"
-        return f"With {article} {name} member the calibrated log-loss is {_lower_by(gain)}."
-
-    def _basin(self) -> str:
+    def _basin(self) -> dict[str, Any]:
+        """If the snapshots lie in one basin, with the highest barrier of the error on the way to the last one."""
         number, path = max(enumerate(self.paths, start=1), key=lambda numbered: numbered[1].barrier.value)
         barrier, error = path.barrier, self.sizes[0].scores["error"].value
+        one: bool | None = None
         if all(each.barrier.high < error / 2 for each in self.paths):
-            verdict = "The snapshots lie in one basin"
+            one = True
         elif barrier.low > error / 2:
-            verdict = "The snapshots lie in different basins"
-        else:
-            verdict = "It is unclear if the snapshots lie in one basin"
-        return (
-            f"{verdict}: the highest error barrier to the last snapshot is {barrier}, from snapshot {number}, and its "
-            f"error is {error:.3g}."
-        )
+            one = False
+        return {"is_one": one, "barrier": barrier, "snapshot": number, "error": error}
 
 
 def negative(estimate: Estimate) -> Estimate:
     """The estimate with the opposite sign."""
     return replace(estimate, value=-estimate.value, low=-estimate.high, high=-estimate.low)
-
-
-def _lower_by(gain: Estimate) -> str:
-    words = f"lower by {gain}" if gain.value >= 0 else f"higher by {negative(gain)}"
-    return words if gain.low > 0 or gain.high < 0 else f"{words} (no clear difference)"

@@ -11,9 +11,9 @@ from gradiometer.drift.stability import Momentum
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import noise_moments
 from gradiometer.exploration.temperature.heat_balance import HeatBalance, Parts, heat_balance, rates_of
-from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
-from gradiometer.measurement.finding import Finding, Issue, State
-from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.estimate import Estimate, Estimates
+from gradiometer.measurement.finding import Doubt, Finding, Issue, State
+from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import Draw, Moments, Series
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.now import TEMPERATURE_PRIOR
@@ -27,9 +27,6 @@ if TYPE_CHECKING:  # estimates are made from a run on disk, possibly without tor
 
 CLIPPED = 1e-3
 """Relative change of a gradient's length above which it was clipped, not rounded."""
-
-FAR = 10.0
-"""Ratio of the temperature to the posterior's above which no learning rate is suggested."""
 
 MOVING = 0.2
 """Share of the heat in the drift above which Φ is still moving, not spread around one place."""
@@ -206,78 +203,56 @@ class Temperature(Gauge):
             )
         return examples
 
-    def interpret(self, estimates: Estimates) -> Finding | None:
+    def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
         """The temperature, the source of its heat, and if Φ still moves or is spread around one place."""
-        temperature, share = estimates["temperature"], estimates["temperature_drift_share"]
+        temperature = estimates["temperature"]
+        numbers = {"temperature": temperature}
         if not temperature.tells:
-            needed = f"; an interval needs about {temperature.needed:,} more steps" if temperature.needed else ""
-            return self._finding(State.CANNOT_TELL, f"The temperature SGD runs at is not known yet{needed}.", "")
-        means = "It is proportional to η/(B(1 − μ)): half the learning rate or twice the batch halves it."
-        if (clipping := estimates.get("temperature_clipping")) is not None:
-            means = (
-                f"Gradients were clipped, to {clipping} of their length on average. The temperature is that of a "
-                "learning rate smaller by this factor. It is proportional to η; its dependence on B is limited by "
-                "clipping. If the noise has few directions, the parameters are a little hotter."
-            )
-        means += _against_the_posterior(estimates.get("temperature_posterior"))
-        means += _on_its_way(share) if clipping is None else ""
-        return self._finding(State.OK, _seen(estimates), means, _caveat(estimates))
-
-    def _finding(self, state: State, seen: str, means: str, caveat: str = "") -> Finding:
-        means = means or "How widely SGD explores is not known yet."
-        return Finding(self.name, self.issue, state, seen, means, "", caveat, ("temperature",))
-
-
-def _on_its_way(share: Estimate) -> str:
-    """A sentence if the drift is significant and more than a small share of the heat, or not known."""
-    if not share.tells:
-        return " It is not known yet if the parameters still move or stay around one place."
-    if not (abs(share.value) > MOVING and (share.low > 0 or share.high < 0)):
-        return ""
-    amount = "more than all" if abs(share.value) > 1 else f"{abs(share.value):.0%}"
-    way = f"away from their earlier place, which takes {amount}" if share.value > 0 else f"back, which adds {amount}"
-    return f" The parameters still move {way} of the heat, so the heat put in is not yet their temperature."
+            return Finding(self.name, self.issue, "temperature_unknown", State.CANNOT_TELL, numbers)
+        posterior, examples = estimates.get("temperature_posterior"), estimates.get("temperature_examples")
+        minibatch = estimates["temperature_minibatch"].value
+        drift = estimates["temperature_drift_share"]
+        facts = {
+            "minibatch_share": minibatch / temperature.value if temperature.value else 0.0,
+            "clipping": estimates.get("temperature_clipping"),
+            "posterior": posterior if temperature.unit else None,
+            "examples": None if examples is None else examples.value,
+            "times_of_posterior": None if posterior is None else _times_of(posterior),
+            "motion": _motion(drift),
+            "drift_share": drift.value,
+        }
+        doubts = (Doubt("one_temperature", _spread(estimates)),)
+        return Finding(self.name, self.issue, "temperature", State.OK, numbers, facts, doubts=doubts)
 
 
-def _seen(estimates: Estimates) -> str:
-    temperature, posterior = estimates["temperature"], estimates.get("temperature_posterior")
-    parts = [f"The temperature SGD runs at is {temperature}"]
-    if temperature.unit and posterior is not None:
-        parts.append(f", {posterior} in posterior units (N = {estimates['temperature_examples'].value:,.0f})")
-    share = estimates["temperature_minibatch"].value / temperature.value if temperature.value else 0.0
-    amount = "all" if share > 0.995 else f"{share:.0%}"
-    parts.append(f"; {amount} of it is mini-batch noise ({counted(temperature.samples, 'measured step')}).")
-    return "".join(parts)
+def _motion(drift_share: Estimate) -> Literal["unknown", "away", "back", "none"]:
+    """If Φ moves: the drift is significant and more than a small share of the heat."""
+    if not drift_share.tells:
+        return "unknown"
+    if drift_share.value > MOVING and drift_share.low > 0:
+        return "away"
+    if drift_share.value < -MOVING and drift_share.high < 0:
+        return "back"
+    return "none"
 
 
-def _against_the_posterior(posterior: Estimate | None) -> str:
-    """How far SGD is from the posterior's temperature, and the η for it, if the temperature is known and not 1."""
-    if posterior is None or not posterior.low > 0 or posterior.low <= 1 <= posterior.high:
-        return ""
-    hotter, times = posterior.low > 1, max(posterior.value, 1 / posterior.value)
-    if times > FAR:
-        return f" The posterior has temperature 1: SGD is far {'hotter' if hotter else 'colder'}."
-    rate = f"{significant(times, 2)} times {'smaller' if hotter else 'larger'}"
-    return (
-        f" The posterior has temperature 1: SGD is {'hotter' if hotter else 'colder'}, and would match it at a "
-        f"learning rate about {rate}{'' if hotter else ', if training is stable there'}."
-    )
+def _times_of(posterior: Estimate) -> float | None:
+    """The temperature in units of the posterior's, which is 1; None if it is not known to differ."""
+    if not posterior.low > 0 or posterior.low <= 1 <= posterior.high:
+        return None
+    return posterior.value
 
 
-def _caveat(estimates: Estimates) -> str:
-    """The temperature is effective; how far layers differ; the effect of reshuffled epochs."""
-    layers = {name: each for name, each in estimates.items() if name.startswith("temperature/") and each.tells}
-    words = "It is an effective temperature: one number, although each direction has a different one"
+def _spread(estimates: Estimates) -> dict[str, Any]:
+    """How far the temperatures of layers differ, and the curvature below which reshuffled epochs cool a direction."""
+    layers = {
+        name.removeprefix("temperature/"): each.value
+        for name, each in estimates.items()
+        if name.startswith("temperature/") and each.tells
+    }
+    forgotten = estimates.get("forgotten_curvature")
+    spread: dict[str, Any] = {"forgotten_curvature": None if forgotten is None else forgotten.value}
     if len(layers) > 1:
-        cold, hot = (pick(layers, key=lambda name: layers[name].value) for pick in (min, max))
-        low, high = (
-            f"{significant(layers[name].value, 2)} in {name.removeprefix('temperature/')}" for name in (cold, hot)
-        )
-        words += f" (by layer from {low} to {high})"
-    if (forgotten := estimates.get("forgotten_curvature")) is None:
-        return f"{words}."
-    return (
-        f"{words}. Epochs in random order undo their own noise: a direction of curvature "
-        f"{significant(forgotten.value, 2)} runs at a quarter of this temperature, flatter directions are colder in "
-        "proportion, and much steeper ones have all of it. With --sampling replacement all directions have all of it."
-    )
+        coldest, hottest = min(layers, key=layers.__getitem__), max(layers, key=layers.__getitem__)
+        spread |= {"coldest": (coldest, layers[coldest]), "hottest": (hottest, layers[hottest])}
+    return spread

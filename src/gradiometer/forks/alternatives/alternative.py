@@ -8,11 +8,13 @@ from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
-    from gradiometer.forks.continuation import Continuation
+    from gradiometer.forks.loop import Loop
 
 
 class Alternative(ABC):
     """A named change to how training continues. A frozen dataclass; `a & b` makes both changes.
+
+    It is called with a `Loop`, a copy of the training, which it changes.
 
     >>> from gradiometer.forks import Momentum, Rate
     >>> (Rate(2) & Momentum(0.95)).name
@@ -32,7 +34,7 @@ class Alternative(ABC):
         """The alternative in a few words, such as "rate 2x"."""
 
     @abstractmethod
-    def change(self, going: "Continuation") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Change how training continues, before its first update.
 
         Raises:
@@ -63,7 +65,7 @@ class GoOn(Alternative):
         """Always "go on"."""
         return "go on"
 
-    def change(self, going: "Continuation") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Change nothing."""
 
 
@@ -84,10 +86,10 @@ class Together(Alternative):
         """Both names."""
         return f"{self.first.name} & {self.second.name}"
 
-    def change(self, going: "Continuation") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Make both changes."""
-        self.first.change(going)
-        self.second.change(going)
+        self.first(loop)
+        self.second(loop)
 
 
 def times(factor: Amount) -> str:

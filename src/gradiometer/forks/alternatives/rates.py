@@ -14,7 +14,7 @@ from gradiometer.forks.alternatives.alternative import Alternative, check_in, ti
 from gradiometer.forks.horizon import FINEST
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
-    from gradiometer.forks.continuation import Continuation
+    from gradiometer.forks.loop import Loop
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Rate(Alternative):
         """Such as "rate 2x"."""
         return f"rate {times(self.factor)}"
 
-    def change(self, going: "Continuation") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Multiply the rate."""
-        going.factor *= self.factor
+        loop.factor *= self.factor
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ class BatchSize(Alternative):
         rate = "" if self.rate is None else f", rate {times(self.rate_factor)}"
         return f"batch {times(self.factor)}{rate}"
 
-    def change(self, going: "Continuation") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Multiply the batch and the rate."""
-        going.batch_factor *= Fraction(self.factor).limit_denominator(FINEST)
-        going.factor *= self.rate_factor
+        loop.batch_factor *= Fraction(self.factor).limit_denominator(FINEST)
+        loop.factor *= self.rate_factor
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ class Following(Alternative):
         """Such as "follow Constant(value=0.1)"."""
         return f"follow {self.schedule!r}"
 
-    def change(self, going: "Continuation") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Replace the schedule of training."""
-        going.follow(self.schedule)
+        loop.follow(self.schedule)
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,9 @@ class CoolNow(Alternative):
         """ "cool now", and the factor if it is not 0.1."""
         return "cool now" if self.factor == CUT else f"cool now {times(self.factor)}"
 
-    def change(self, going: "Continuation") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Multiply the rate."""
-        going.factor *= self.factor
+        loop.factor *= self.factor
 
 
 @dataclass(frozen=True)
@@ -168,9 +168,9 @@ class Hold(Alternative):
         """Such as "hold 80%"."""
         return f"hold {100 * self.share:.3g}%"
 
-    def change(self, going: "Continuation") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Start the tail later."""
-        going.hold = float(self.share)
+        loop.hold = float(self.share)
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class RestartHot(Alternative):
         """Such as "restart hot 10x"."""
         return f"restart hot {times(self.factor)}"
 
-    def change(self, going: "Continuation") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Multiply the rate and empty the optimizer's state."""
-        going.factor *= self.factor
-        going.optimizer.state.clear()
+        loop.factor *= self.factor
+        loop.optimizer.state.clear()

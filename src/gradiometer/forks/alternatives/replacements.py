@@ -12,7 +12,7 @@ from torch import nn
 from gradiometer.convergence.formulas.expression import nearest
 from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.alternative import Alternative
-from gradiometer.forks.continuation import Continuation
+from gradiometer.forks.loop import Loop
 from gradiometer.problems.user_code import user_code
 
 
@@ -48,9 +48,9 @@ class Using(Alternative):
     def __repr__(self) -> str:
         return f"Using({', '.join([self.optimizer.__name__, *(f'{key}={value!r}' for key, value in self.settings)])})"
 
-    def change(self, going: Continuation) -> None:
+    def __call__(self, loop: Loop) -> None:
         """Replace the optimizer."""
-        going.use(self._made([{"params": group["params"]} for group in going.optimizer.param_groups]))
+        loop.use(self._made([{"params": group["params"]} for group in loop.optimizer.param_groups]))
 
     def to_dict(self) -> dict[str, Any]:
         """The class by its name, and the settings."""
@@ -98,14 +98,14 @@ class Custom(Alternative):
         """The label."""
         return self.label
 
-    def change(self, going: Continuation) -> None:
+    def __call__(self, loop: Loop) -> None:
         """Call the function."""
         with user_code("alternatives", self.label):
-            changed = self.function(going.model, going.optimizer, going.stream.batches)
+            changed = self.function(loop.model, loop.optimizer, loop.stream.batches)
         if isinstance(changed, torch.optim.Optimizer):
-            going.use(changed)
+            loop.use(changed)
         elif isinstance(changed, Iterable):
-            going.stream.batches = iter(changed)
+            loop.stream.batches = iter(changed)
         elif changed is not None:
             raise BadArgument(
                 f"`function` of {self.label!r} returned a {type(changed).__name__}: return nothing, an optimizer, or "

@@ -10,7 +10,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.alternative import Alternative, check_in, times
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
-    from gradiometer.forks.continuation import Continuation
+    from gradiometer.forks.loop import Loop
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class Momentum(Alternative):
         """Such as "momentum 0.9"."""
         return f"momentum {self.value:g}"
 
-    def change(self, going: "Continuation") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Set it in every parameter group, whatever a scheduler does with it."""
-        groups = going.optimizer.param_groups
+        groups = loop.optimizer.param_groups
         if all("momentum" in group for group in groups):
-            going.fix("momentum", [self.value] * len(groups))
+            loop.fix("momentum", [self.value] * len(groups))
         elif all(isinstance(group.get("betas"), tuple | list) for group in groups):
-            going.fix("betas", [(self.value, *group["betas"][1:]) for group in groups])
+            loop.fix("betas", [(self.value, *group["betas"][1:]) for group in groups])
         else:
-            _refuse("momentum", going)
+            _refuse("momentum", loop)
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ class WeightDecay(Alternative):
         """Such as "weight decay 0.01"."""
         return f"weight decay {self.value:g}"
 
-    def change(self, going: "Continuation") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Set it in the parameter groups."""
-        groups = going.optimizer.param_groups
+        groups = loop.optimizer.param_groups
         if not all("weight_decay" in group for group in groups):
-            _refuse("weight decay", going)
+            _refuse("weight decay", loop)
         decays = [float(group["weight_decay"]) for group in groups]
         some = any(decays)
-        going.fix("weight_decay", [self.value if decay or not some else decay for decay in decays])
+        loop.fix("weight_decay", [self.value if decay or not some else decay for decay in decays])
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ class Clip(Alternative):
         """Such as "clip 1"."""
         return f"clip {self.norm:g}"
 
-    def change(self, going: "Continuation") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Clip before every update."""
-        going.clip = min(self.norm, math.inf if going.clip is None else going.clip)
+        loop.clip = min(self.norm, math.inf if loop.clip is None else loop.clip)
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,9 @@ class Shorter(Alternative):
         """Such as "shorter 0.75x"."""
         return f"shorter {times(self.share)}"
 
-    def change(self, going: "Continuation") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Shorten the branch."""
-        going.share *= self.share
+        loop.share *= self.share
 
 
 @dataclass(frozen=True)
@@ -145,16 +145,16 @@ class Skip(Alternative):
         """Such as "skip 1200:1205"."""
         return f"skip {self.start}:{self.stop}"
 
-    def change(self, going: "Continuation") -> None:
+    def __call__(self, loop: "Loop") -> None:
         """Leave them out of the stream."""
-        if self.start < going.step:
-            raise BadArgument(f"`start` {self.start:,} is before the fork: its first update has index {going.step:,}.")
-        going.stream.skip(self.start - going.step, self.stop - going.step)
+        if self.start < loop.index:
+            raise BadArgument(f"`start` {self.start:,} is before the fork: its first update has index {loop.index:,}.")
+        loop.stream.skip(self.start - loop.index, self.stop - loop.index)
 
 
-def _refuse(what: str, going: "Continuation") -> None:
-    keys = ", ".join(key for key in going.optimizer.param_groups[0] if key not in ("params", "initial_lr"))
+def _refuse(what: str, loop: "Loop") -> None:
+    keys = ", ".join(key for key in loop.optimizer.param_groups[0] if key not in ("params", "initial_lr"))
     raise BadArgument(
-        f"`alternatives` changes the {what}, but `optimizer` {type(going.optimizer).__name__} has none: its settings "
+        f"`alternatives` changes the {what}, but `optimizer` {type(loop.optimizer).__name__} has none: its settings "
         f"are {keys}."
     )

@@ -9,7 +9,8 @@ from jaxtyping import Float
 
 from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
-from gradiometer.forks.branch import BranchResult, Readout
+from gradiometer.forks.branch import BranchResult
+from gradiometer.forks.readout import Readout
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty import (
     PairsNeeded,

@@ -1,40 +1,46 @@
-"""The branches of a plan, trained in a pool."""
+"""The branches of a plan, trained in a pool and kept in a folder."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from gradiometer.forks.alternatives.alternative import Alternative
 from gradiometer.forks.branch import Branch, BranchResult
+from gradiometer.forks.branches import Fork
 from gradiometer.forks.comparison.racing import Stop, race
-from gradiometer.forks.engine import Source, changed, grown
+from gradiometer.forks.engine import changed, train_branch
+from gradiometer.forks.loop import Loop
 from gradiometer.forks.recorded.plan import Plan
+from gradiometer.forks.recorded.record import ForkRecord
 from gradiometer.jobs.job import Job
 from gradiometer.jobs.ledger import Ledger
 from gradiometer.jobs.pool import Pool
 from gradiometer.randomness import untouched_randomness
+from gradiometer.storage.disk import writing
 
 Progress = Callable[[BranchResult, int, int], None]
 """Called with a result, and the numbers of finished branches and of all planned branches."""
 
 
-def check_fits(source: Source, alternatives: Sequence[Alternative]) -> None:
+def check_fits(loop: Loop, alternatives: Sequence[Alternative]) -> None:
     """Make each change once, without an update. Random states are afterwards as before.
 
     Raises:
         BadArgument: An alternative does not fit the training.
     """
     for alternative in alternatives:
-        with untouched_randomness(0, source.devices), changed(source, alternative, 0, seed=0):
+        with untouched_randomness(0, loop.devices), changed(loop, alternative, 0, seed=0):
             pass
 
 
-def grown_in(
-    pool: Pool, source: Source, branches: Sequence[Branch], *, ledger: Ledger | None = None, threads: int = 1
+def train_branches(
+    pool: Pool, loop: Loop, branches: Sequence[Branch], *, ledger: Ledger | None = None, threads: int = 1
 ) -> Iterator[BranchResult]:
     """Train branches in a pool; their results as they finish.
 
     Args:
         pool: Where the branches are trained.
-        source: The state.
+        loop: The training.
         branches: The branches.
         ledger: Where finished branches are kept; those that are in it are not trained again.
         threads: Threads of torch in every branch.
@@ -42,9 +48,9 @@ def grown_in(
     Raises:
         GradiometerError: A branch failed; the others are finished and in the ledger.
     """
-    jobs = [Job(branch.name, grown, (branch,), cpus=float(threads)) for branch in branches]
+    jobs = [Job(branch.name, train_branch, (branch,), cpus=float(threads)) for branch in branches]
     failed = []
-    for outcome in pool.run(jobs, shared=source, ledger=ledger):
+    for outcome in pool.run(jobs, shared=loop, ledger=ledger):
         if outcome.error is not None:
             failed.append(outcome)
         else:
@@ -53,48 +59,59 @@ def grown_in(
         outcome.value()
 
 
-def grow(
-    source: Source,
+def train_plan(
+    loop: Loop,
     plan: Plan,
     pool: Pool,
     *,
-    ledger: Ledger | None = None,
+    out: Path | None = None,
+    begin: Callable[[Plan], object] | None = None,
     progress: Progress | None = None,
     threads: int = 1,
-) -> tuple[tuple[BranchResult, ...], tuple[Stop, ...]]:
+) -> Fork:
     """Train the branches of a plan, all of them or as in a race.
 
     Args:
-        source: The state.
+        loop: The training.
         plan: What to do.
         pool: Where the branches are trained.
-        ledger: Where finished branches are kept; those that are in it are not trained again.
+        out: A folder. Finished branches are kept below it, and are not trained again by the same plan.
+        begin: Called with the plan before the first branch.
         progress: Called after every branch.
         threads: Threads of torch in every branch.
 
-    Returns:
-        The results, and the alternatives that a race has stopped.
-
     Raises:
-        GradiometerError: A branch failed; the others are in the ledger.
+        GradiometerError: A branch failed; the others are kept.
     """
+    record = None if out is None else kept(out, plan)
+    if record is not None and record.finished:
+        return replace(record.fork, path=record.path)
+    if begin is not None:
+        begin(plan)
+    ledger = None if record is None else record.ledger()
     total, done = len(plan.branches), 0
 
     def train(branches: Sequence[Branch]) -> Iterator[BranchResult]:
         nonlocal done
-        for result in grown_in(pool, source, branches, ledger=ledger, threads=threads):
+        for result in train_branches(pool, loop, branches, ledger=ledger, threads=threads):
             done += 1
             if progress is not None:
                 progress(result, done, max(total, done))
             yield result
 
-    if not plan.rungs:
-        return tuple(train(plan.branches)), ()
-    return _raced(train, plan)
+    stops: tuple[Stop, ...] = ()
+    if plan.rungs:
+        found = race(train, plan.alternatives, plan.rungs, tail=plan.tail)
+        results, stops = found.results, found.stops
+    else:
+        results = tuple(train(plan.branches))
+    if record is not None:
+        record.finish(stops)
+    return replace(plan.fork(results), path=None if record is None else record.path, notes=loop.warnings)
 
 
-def _raced(
-    train: Callable[[Sequence[Branch]], Iterable[BranchResult]], plan: Plan
-) -> tuple[tuple[BranchResult, ...], tuple[Stop, ...]]:
-    found = race(train, plan.alternatives, plan.rungs, tail=plan.tail)
-    return found.results, found.stops
+def kept(out: Path, plan: Plan) -> ForkRecord:
+    """The record of a plan below a folder, which is made if there is none."""
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    return ForkRecord.keep(out, plan)

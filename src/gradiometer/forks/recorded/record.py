@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import msgspec
 
 from gradiometer.errors import BadArgument, RunDamaged
-from gradiometer.forks.branch import BranchResult, Readout
+from gradiometer.forks.branch import BranchResult
 from gradiometer.forks.branches import Fork
 from gradiometer.forks.comparison.racing import Stop
+from gradiometer.forks.readout import Readout
 from gradiometer.forks.recorded.plan import Plan
 from gradiometer.jobs.ledger import Ledger
 from gradiometer.run.reader import Run
@@ -113,6 +114,17 @@ class ForkRecord:
             raise RunDamaged(f"`{path / PLAN}` cannot be read: {reason_of(error)}.") from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RunDamaged(f"`{path / PLAN}` is not the plan of a fork: {error}") from error
+
+    @classmethod
+    def of(cls, fork: Fork) -> "ForkRecord":
+        """The record of a fork that is kept.
+
+        Raises:
+            BadArgument: It is in memory only.
+        """
+        if fork.path is None:
+            raise BadArgument("`fork` is not kept in a folder: give `out` when it is made.")
+        return cls.open(fork.path)
 
     @property
     def name(self) -> str:

@@ -47,26 +47,21 @@ def kept_scores() -> tuple[Mapping[str, Any], ...]:
     return tuple(json.loads(text))
 
 
-def track_record(kind: str, scores: Iterable[Mapping[str, Any]] | None = None) -> str:
-    """How often advice of this kind held, in a sentence; empty if it was never followed.
+def track_record(kind: str, scores: Iterable[Mapping[str, Any]] | None = None) -> dict[str, Counter[str]]:
+    """How often advice of this kind, and the number that it forecast, held when it was followed to the end.
 
     Args:
         kind: The kind: see `kind_of_advice`.
         scores: The scores. Default: those that come with the package.
 
+    Returns:
+        Counts of the verdicts "held", "did not hold" and "open", for "advice" and for "number".
+
     >>> track_record("a cut of the rate", [{"kind": "a cut of the rate", "what": "advice", "verdict": "held"}])
-    'Such advice held in 1 of 1 trials: benchmarks/advice.py.'
+    {'advice': Counter({'held': 1}), 'number': Counter()}
     """
     of_kind = [score for score in (kept_scores() if scores is None else scores) if score["kind"] == kind]
-    parts = [_share(of_kind, what) for what in ("advice", "number")]
-    if not parts[0]:
-        return ""
-    number = f", and its forecast number in {parts[1]}" if parts[1] else ""
-    return f"Such advice held in {parts[0]}{number}: {SOURCE}."
-
-
-def _share(scores: Iterable[Mapping[str, Any]], what: str) -> str:
-    """How many held, such as "5 of 6 trials (1 undecided)"; empty if none is decided."""
-    counts = Counter(score["verdict"] for score in scores if score["what"] == what)
-    undecided = f" ({counts['open']} undecided)" if counts["open"] else ""
-    return f"{counts['held']} of {counts.total()} trials{undecided}" if counts.total() > counts["open"] else ""
+    return {
+        what: Counter(str(score["verdict"]) for score in of_kind if score["what"] == what)
+        for what in ("advice", "number")
+    }

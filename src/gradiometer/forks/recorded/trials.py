@@ -1,8 +1,9 @@
 """What forks have shown about the advice of findings: tried or not, and if it held."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.alternative import Alternative
@@ -12,10 +13,8 @@ from gradiometer.forks.alternatives.updates import Shorter
 from gradiometer.forks.branches import Fork
 from gradiometer.forks.comparison.effects import Effect, effects_of
 from gradiometer.forks.recorded.record import ForkRecord, forks_of
-from gradiometer.forks.recorded.scores import Verdict, kind_of_advice, track_record
-from gradiometer.forks.recorded.words import label_of, outcome
-from gradiometer.measurement.estimate import significant
-from gradiometer.measurement.finding import Finding
+from gradiometer.forks.recorded.scores import Verdict, kind_of_advice
+from gradiometer.measurement.finding import Finding, Trial
 from gradiometer.run.reader import Run
 
 TOLERANCE = 0.01
@@ -27,57 +26,47 @@ convention of this package for "little", and the sentence about the advice names
 that is compared with a shorter training: see `verdict_on`.
 """
 
-UNDECIDED = "This fork does not decide if the advice held."
-
-UNCOMPARED = "Whether it needs more examples than forecast is seen with `--advice`, which adds a shorter training."
-
-LEANING = "Its branches lean to small rates, so it does not decide if the advice held."
-
 ALIKE = 1.15
 """Factors this close to each other are the same advice, since a forecast moves a little with every reading."""
 
 
 def advised(findings: Iterable[Finding]) -> tuple[Alternative, ...]:
     """The alternatives that findings advise, each once."""
-    found = {text: alternative_of(text) for finding in findings for text in finding.alternatives}
+    found = {text: alternative_of(text) for finding in findings for text in finding.cure}
     return tuple({one.name: one for one in found.values()}.values())
 
 
 def with_trials(run: Run, findings: Sequence[Finding]) -> list[Finding]:
-    """The findings with what forks of this run have shown about their advice.
+    """The findings with what forks of this run have shown about their cures.
 
-    If nothing was tried, they get the command that tries it, and how often such advice has held.
+    If nothing was tried, they get how to try it, and the kind of advice, by which its record is kept.
     """
-    if not any(finding.alternatives for finding in findings):
+    if not any(finding.cure for finding in findings):
         return list(findings)
     records = [record for record in forks_of(run) if record.fork.results]
-    return [_with_trial(run, finding, records) if finding.alternatives else finding for finding in findings]
+    return [
+        replace(finding, trial=_trial(run, finding.cure, records)) if finding.cure else finding for finding in findings
+    ]
 
 
-def _with_trial(run: Run, finding: Finding, records: Sequence[ForkRecord]) -> Finding:
-    wanted = list(map(alternative_of, finding.alternatives))
+def _trial(run: Run, cure: Sequence[str], records: Sequence[ForkRecord]) -> Trial:
+    """What came of a cure, or how to try it."""
+    wanted = list(map(alternative_of, cure))
     yardstick = next((one for one in wanted if isinstance(one, Shorter)), None)
-    tried = [sentence for one in wanted if one != yardstick for sentence in _trial(one, yardstick, records)]
-    if tried:
-        first, *others = tried
-        return replace(finding, tried=" ".join((f"Tried: {first}", *(each[0].upper() + each[1:] for each in others))))
+    results = [_result(one, yardstick, records) for one in wanted if one != yardstick]
+    if known := tuple(result for result in results if result is not None):
+        return Trial(known)
     family = run.hyperparameters.family if run.hyperparameters else "other"
-    record = track_record(kind_of_advice(finding.alternatives, family))
-    return replace(finding, tried=f"{_not_tried(run, finding)} {record}".rstrip())
+    facts: dict[str, Any] = {"advice": kind_of_advice(cure, family)}
+    if run.has_program_with_model and run.watched:
+        facts["alternatives"] = list(cure)
+    elif run.has_program_with_model:
+        facts["call"] = f"{run.call('fork', '').removesuffix('`')} --advice`"
+    return Trial(facts=facts)
 
 
-def _not_tried(run: Run, finding: Finding) -> str:
-    """The command that tries an advice."""
-    if not run.has_program_with_model:
-        return "Not tried."
-    if run.watched:
-        call = f"w.fork(batches=loader, alternatives={list(finding.alternatives)}, horizon='500 updates')"
-        return f"Not tried: `{call}` in your program."
-    return f"Not tried: {run.call('fork', '').removesuffix('`')} --advice`."
-
-
-def _trial(wanted: Alternative, yardstick: Shorter | None, records: Sequence[ForkRecord]) -> Iterator[str]:
-    """What the newest fork with this alternative has shown."""
+def _result(wanted: Alternative, yardstick: Shorter | None, records: Sequence[ForkRecord]) -> Mapping[str, Any] | None:
+    """What the newest fork with this alternative has shown; None without one."""
     for record in reversed(records):
         names = [one.name for one in record.fork.alternatives if alike(one, wanted)]
         try:
@@ -86,12 +75,9 @@ def _trial(wanted: Alternative, yardstick: Shorter | None, records: Sequence[For
             continue
         if names and names[0] in effects:
             effect = effects[names[0]]
-            verdict = LEANING if record.fork.leans else judged(record.fork, wanted, effect, yardstick)
-            yield (
-                f"from step {record.plan.step:,}, {effect.alternative} {outcome(effect)} in {label_of(effect.readout)} "
-                f"(fork {record.name}). {verdict}"
-            )
-            return
+            told = {"verdict": "leaning"} if record.fork.leans else judged(record.fork, wanted, effect, yardstick)
+            return {"step": record.plan.step, "fork": record.name, "effect": effect, **told}
+    return None
 
 
 def verdict_on(fork: Fork, wanted: Alternative, effect: Effect, yardstick: Shorter | None = None) -> Verdict:
@@ -136,24 +122,26 @@ def _shorter(fork: Fork, yardstick: Shorter | None) -> Alternative | None:
     return next((one for one in fork.alternatives if yardstick is not None and alike(one, yardstick)), None)
 
 
-def judged(fork: Fork, wanted: Alternative, effect: Effect, yardstick: Shorter | None = None) -> str:
-    """Whether an advice held, as a sentence: see `verdict_on`."""
+def judged(fork: Fork, wanted: Alternative, effect: Effect, yardstick: Shorter | None = None) -> Mapping[str, Any]:
+    """Whether an advice held, see `verdict_on`, and what its sentence needs besides.
+
+    Returns:
+        `verdict`; `share`: the share of the examples of the shorter training that decided; `uncompared`: True if such a
+        training would decide; `is_cut`; `may_be_worse`; `not_better`: True if it may end worse than going on.
+    """
     verdict = verdict_on(fork, wanted, effect, yardstick)
     allowed = TOLERANCE * abs(end_of(fork, effect.readout))
+    best, worst = _ends(effect)
     by_examples = isinstance(wanted, BatchSize) and wanted.factor > 1 and effect.verdict != "diverged"
-    if verdict == "open":
-        compared = _shorter(fork, yardstick) is not None
-        return UNCOMPARED if by_examples and not compared and _ends(effect)[0] > allowed else UNDECIDED
-    if by_examples and not _ends(effect)[1] < allowed:
-        than = f"a training on {significant(yardstick.share, 2)} of the examples" if yardstick else ""
-        if verdict == "held":
-            return f"The advice held: with fewer updates it ends better than {than}, so it needs no more than forecast."
-        return f"The advice did not hold: it ends worse than {than}, so it needs more than forecast."
-    if verdict == "held":
-        gain = "so more steps at this rate gain little" if isinstance(wanted, CoolNow) else "with fewer updates"
-        return f"The advice held{f': it ends at most {TOLERANCE:.0%} worse, {gain}' if _ends(effect)[1] > 0 else ''}."
-    compared = _may_be_worse(wanted) and effect.verdict != "diverged"
-    return f"The advice did not hold{f': it ends more than {TOLERANCE:.0%} worse' if compared else ''}."
+    compared = _shorter(fork, yardstick) is not None
+    return {
+        "verdict": verdict,
+        "uncompared": by_examples and not compared and best > allowed,
+        "share": yardstick.share if yardstick is not None and by_examples and not worst < allowed else None,
+        "is_cut": isinstance(wanted, CoolNow),
+        "may_be_worse": _may_be_worse(wanted) and effect.verdict != "diverged",
+        "not_better": worst > 0,
+    }
 
 
 def _may_be_worse(wanted: Alternative) -> bool:

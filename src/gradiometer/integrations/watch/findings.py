@@ -3,9 +3,10 @@
 import textwrap
 from collections.abc import Iterable
 
-from gradiometer.diagnosis import Diagnosis
 from gradiometer.measurement.finding import Finding
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis
+from gradiometer.verdict.words.say import say
 
 WIDTH = 80
 """Maximum length of a printed line, in characters."""
@@ -38,7 +39,7 @@ class Findings(tuple[Finding, ...]):
         findings = [
             "\n".join(_filled(text, "  " if place else f"{finding.state.symbol} ") for place, text in enumerate(texts))
             for finding in self
-            for texts in (finding.paragraphs,)
+            for texts in (say(finding).paragraphs,)
         ]
         return "\n".join([*warnings, *findings]) or "Nothing has been measured yet."
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadArgument, summary
 from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.trackers import Trackers
@@ -21,6 +20,7 @@ from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
 from gradiometer.run.settings.watched import WatchedConfiguration
+from gradiometer.verdict.diagnosis import diagnose
 
 LossesGiven = float | Tensor | Sequence[Any]
 """A mean loss, or the losses of single examples."""

@@ -41,6 +41,32 @@ class Shield:
             self._stop(error)
 
 
+class Hook:
+    """A hook on a module, an optimizer or a backward whose errors go to a shield.
+
+    Copies and pickles of what it is on do nothing in its place.
+
+    Args:
+        shield: Takes the errors.
+        call: What the hook does. It returns nothing, so that nothing is changed.
+    """
+
+    def __init__(self, shield: Shield | None = None, call: Callable[..., object] | None = None) -> None:
+        self._shield, self._call = shield, call
+
+    def __call__(self, *arguments: object) -> None:
+        """Do it."""
+        if self._shield is not None and self._call is not None:
+            with self._shield:
+                self._call(*arguments)
+
+    def __reduce__(self) -> "tuple[type[Hook], tuple[()]]":
+        return Hook, ()
+
+    def __deepcopy__(self, _: object) -> "Hook":
+        return Hook()
+
+
 def reason_of(error: Exception) -> str:
     """The error as the end of a sentence. An error that was not raised on purpose is named with its type."""
     if isinstance(error, GradiometerError):

@@ -143,7 +143,8 @@ class Watch(Forks, Automatic):
             self._handles.append(before_the_update(optimizer, self._measure_what_waited, self.shield))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._triage.close()
+        with self._triage.shield:
+            self._triage.close()
         with self.shield:
             self._capture.stop()
             self._pace.end(self.steps)
@@ -167,7 +168,8 @@ class Watch(Forks, Automatic):
         """
         steps, between = self.steps, self._between
         if steps >= self._triage.next:
-            self._triage.at_step(steps, len(self._parts), batch)
+            with self._triage.shield:
+                self._triage.at_step(steps, len(self._parts), batch)
         try:
             if steps < between.until:
                 self.steps = steps + between.take(steps, self._parts, loss, batch)
@@ -232,7 +234,8 @@ class Watch(Forks, Automatic):
         """
         if self.ranks.first:
             self._kept.evaluate(self.steps, test=test, train=train)
-            self._triage.evaluated()
+            with self._triage.shield:
+                self._triage.evaluated()
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values, without tensors, for your checkpoint: with them the same run can be continued."""
@@ -359,11 +362,13 @@ class Watch(Forks, Automatic):
         between = self._between
         rate = optimizer.param_groups[0]["lr"]
         if rate is not self._triage.rate:
-            self._triage.note_rate(self.steps - 1, rate)
+            with self._triage.shield:
+                self._triage.note_rate(max(self.steps - 1, 0), rate)
         self._pace.updates += 1
         between.waits = False
         if self._triage.awaits_update:
-            self._triage.updated(self.steps - 1)
+            with self._triage.shield:
+                self._triage.updated(self.steps - 1)
         if self.steps >= between.planned or self._parts:
             with self.shield:
                 self._settle_update()

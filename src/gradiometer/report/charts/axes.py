@@ -47,7 +47,8 @@ class LogAxis:
         """Three to six multiples of 1, 2 or 5 times a power of ten."""
         rough = (self.high - self.low) / 3
         power = 10.0 ** math.floor(math.log10(rough))
-        stride = max(step * power for step in (1, 2, 5) if step * power <= rough)
+        # The logarithm of 0.0999… rounds to −1, so that no step may be small enough.
+        stride = max((step * power for step in (1, 2, 5) if step * power <= rough), default=power)
         first, last = math.ceil(self.low / stride), math.floor(self.high / stride)
         return [float(f"{count * stride:.12g}") for count in range(first, last + 1)]
 

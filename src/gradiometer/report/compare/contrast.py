@@ -7,11 +7,14 @@ from typing import Any
 
 import msgspec
 
-from gradiometer.diagnosis import Diagnosis, diagnose
-from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.optimizer.hyperparameters import listed
 from gradiometer.measurement.uncertainty.differences import PairsNeeded
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis, diagnose
+from gradiometer.verdict.words.comparison import apart, named
+from gradiometer.verdict.words.say import say
 
 NOT_TRAINING = (
     *("seed", "threads", "device", "data_dir", "checkpoint_seconds", "keep_checkpoints", "checkpoint_at"),
@@ -191,70 +194,49 @@ def verdict(groups: Sequence[Group], contrasts: Sequence[Contrast]) -> str:
         return f"No configuration is shown to differ from {groups[0].letter}."
     words = QUANTITIES[best.deciding.quantity]
     if best.deciding.better > 0:
-        first, second = _named(best)
-        return f"{found}. {second} is best: it ends {_apart(best.deciding.estimate)} in {words} than {first}."
+        first, second = named(finding_of(best))
+        return f"{found}. {second} is best: it ends {apart(best.deciding.estimate)} in {words} than {first}."
     return f"{found}, and none is better in {words}."
+
+
+def finding_of(contrast: Contrast) -> Finding:
+    """A contrast as a finding: "look" if a difference is shown, otherwise "cannot tell"."""
+    deciding, groups = contrast.deciding, (contrast.baseline, contrast.other)
+    settings: tuple[str, tuple[str, str]] | None = None
+    if len(contrast.changed) == 1:
+        ((name, values),) = contrast.changed.items()
+        settings = (name, (str(values[0]), str(values[1])))
+    if not contrast.changed:
+        claim = "comparison_of_seeds"
+    elif contrast.shown:
+        claim = "comparison_with_difference"
+    else:
+        claim = "comparison_without_difference"
+    return Finding(
+        gauge="comparison",
+        issue=Issue.CONVERGENCE,
+        claim=claim,
+        state=State.LOOK if contrast.shown else State.CANNOT_TELL,
+        facts={
+            "names": contrast.names,
+            "quantity": QUANTITIES[deciding.quantity],
+            "difference": deciding.estimate,
+            "is_ratio": deciding.is_ratio,
+            "over_seeds": deciding.over == "seeds",
+            "pairs": contrast.pairs,
+            "setting": settings,
+            "seeds": tuple(each.seed for group in groups for each in group.runs),
+            "pairs_needed": deciding.needed,
+            "next_seed": contrast.other.runs[0].seed + 1,
+        },
+    )
 
 
 def sentence(contrast: Contrast) -> str:
     """A sentence that says if there is a difference, with its numbers."""
-    first, second = contrast.names
-    deciding = contrast.deciding
-    words = QUANTITIES[deciding.quantity]
-    if not contrast.changed:
-        seeds = " and ".join(str(each.seed) for group in (contrast.baseline, contrast.other) for each in group.runs)
-        apart = f"{_signed(deciding.estimate)} in {words}"
-        return (
-            f"No difference is shown: {first} and {second} have the same configuration with the seeds {seeds}. "
-            f"Their difference, {apart}, is due to the seeds."
-        )
-    over = ""
-    if deciding.over == "seeds":
-        over = f", over {deciding.estimate.samples} {'pairs of seeds' if contrast.pairs >= 2 else 'runs'}"
-    if contrast.shown and not deciding.is_ratio:
-        first, second = _named(contrast)
-        return f"{second} ends {_apart(deciding.estimate)} in {words} than {first}{over}."
-    what = f"the {words} of {second} minus that of {first} is {_signed(deciding.estimate)}"
-    return f"{'There is a difference' if contrast.shown else 'No difference is shown'}: {what}{over}."
-
-
-def _named(contrast: Contrast) -> tuple[str, str]:
-    """The letters of both groups, each with the one setting that differs."""
-    first, second = (f"{name}{_settings(contrast, place)}" for place, name in enumerate(contrast.names))
-    return first, second
-
-
-def _settings(contrast: Contrast, place: int) -> str:
-    """The one setting that differs, as that of the baseline (0) or of the other (1); empty if several differ."""
-    if len(contrast.changed) > 1:
-        return ""
-    ((name, values),) = contrast.changed.items()
-    return f" ({name.replace('_', ' ')} {values[place]})"
-
-
-def _apart(estimate: Estimate) -> str:
-    """The size of a difference with its interval, and its direction: 0.02 [0.01, 0.03] lower."""
-    low, high = sorted((abs(estimate.low), abs(estimate.high)))
-    side = "higher" if estimate.value > 0 else "lower"
-    return f"{significant(abs(estimate.value))} [{significant(low)}, {significant(high)}] {side}"
+    return say(finding_of(contrast)).seen
 
 
 def claim(contrast: Contrast) -> str:
     """A sentence that says what a conclusion about the configurations would need."""
-    if not contrast.changed:
-        return "To compare configurations, change more than the seed."
-    needed = contrast.deciding.needed
-    if needed is None:
-        return (
-            f"This is about these two runs. One run of each does not show how much is due to the seeds: a conclusion "
-            f"about the configurations needs at least 2 seeds of each (--seed {contrast.other.runs[0].seed + 1})."
-        )
-    if contrast.shown:
-        return "This is about the configurations: the interval includes the spread between these seeds."
-    return f"To show a difference of this size with a probability of 80 %, {needed} pairs of seeds would be needed."
-
-
-def _signed(estimate: Estimate) -> str:
-    """The estimate with its sign: −0.02 [−0.05, 0.01]."""
-    plus = "+" if estimate.value > 0 else ""
-    return f"{plus}{significant(estimate.value)} [{significant(estimate.low)}, {significant(estimate.high)}]"
+    return say(finding_of(contrast)).means

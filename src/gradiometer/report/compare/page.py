@@ -7,19 +7,19 @@ from functools import partial
 from pathlib import Path
 
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.uncertainty.differences import mean_over_pairs
 from gradiometer.report.charts.blocks import blocks
 from gradiometer.report.charts.interval_strip import strip
 from gradiometer.report.charts.marks import Curve
 from gradiometer.report.compare.charts import together_chart
-from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, Group, claim, sentence, verdict
+from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, Group, finding_of, verdict
 from gradiometer.report.compare.forks import forks_figures, tried_by
 from gradiometer.report.page.cards import Shown
 from gradiometer.report.page.document import document
 from gradiometer.report.page.rows import Row, Small
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells, change
 from gradiometer.storage.disk import replace_file, writing
+from gradiometer.verdict.words.say import say
 
 CONTENT = "compare.html.jinja"
 
@@ -91,17 +91,6 @@ def render(groups: Sequence[Group], contrasts: Sequence[Contrast]) -> str:
     )
 
 
-def finding_of(contrast: Contrast) -> Finding:
-    """A contrast as a finding: "look" if a difference is shown, otherwise "cannot tell"."""
-    return Finding(
-        gauge="comparison",
-        issue=Issue.CONVERGENCE,
-        state=State.LOOK if contrast.shown else State.CANNOT_TELL,
-        seen=sentence(contrast),
-        means=claim(contrast),
-    )
-
-
 def changes(contrast: Contrast) -> str:
     """The settings that differ, such as "learning rate 0.1 → 0.001"."""
     if not contrast.changed:
@@ -119,13 +108,14 @@ def _row(contrast: Contrast, *, alone: bool) -> Row:
     """The row of a contrast, with its deciding difference. If it is the only one, its sentence is the page's title."""
     first, second = contrast.names
     finding = finding_of(contrast)
+    said = say(finding)
     estimates = {f"{each.quantity} {second}": each.estimate for each in contrast.differences}
     drawn = {
         f"{each.quantity} {second}": strip(each.estimate, {"no difference": Estimate.exact(each.none)})
         for each in contrast.differences
     }
     strips = {name: each for name, each in drawn.items() if each is not None}
-    deciding = contrast.deciding
+    deciding, said = contrast.deciding, say(finding)
     small = Small(
         str(deciding.estimate),
         strip(deciding.estimate, {"equal": Estimate.exact(deciding.none)}),
@@ -140,7 +130,7 @@ def _row(contrast: Contrast, *, alone: bool) -> Row:
         small=None if alone else small,  # its row is open, and has the same strip
         words="",
         trend=None,
-        shown=(Shown(replace(finding, seen="") if alone else finding, estimates, strips),),
+        shown=(Shown(finding, replace(said, seen="") if alone else said, estimates, strips),),
         section=None,
     )
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradiometer.diagnosis import diagnose
 from gradiometer.report.page.document import document, fragment, specs
 from gradiometer.report.page.markup import json_for_script
 from gradiometer.report.page.page import CONTENT, content
@@ -14,6 +13,7 @@ from gradiometer.report.sections.catalogue import sections
 from gradiometer.report.sections.section import Figure
 from gradiometer.run.reader import Run
 from gradiometer.storage.journal import being_written
+from gradiometer.verdict.diagnosis import diagnose
 
 SHARE, SHARE_OF_LONG = 0.05, 0.004
 """Share of one core that reading and drawing may use. It is smaller for a long run, whose page changes slowly: with

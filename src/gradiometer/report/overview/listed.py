@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from gradiometer.diagnosis import diagnose
 from gradiometer.errors import BadArgument, GradiometerError
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.blocks import blocks
@@ -17,6 +16,7 @@ from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import run_folders
 from gradiometer.run.reader import Run, Status
 from gradiometer.storage.disk import reason_of
+from gradiometer.verdict.diagnosis import diagnose
 
 LAST = 20
 """The last loss is the mean over the last of at most this many equal parts of the run."""
@@ -168,7 +168,7 @@ def _listed(path: Path) -> Listed:
         score=estimates.get("test_accuracy", estimates.get("test_loss")),
         is_accuracy=is_accuracy,
         verdict=diagnosis.verdict,
-        headline=diagnosis.headline,
+        headline=f"{diagnosis.said[:1].upper()}{diagnosis.said[1:]}.",
         age=max(time.time() - _written(run), 0.0),
     )
 

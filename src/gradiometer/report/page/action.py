@@ -1,12 +1,10 @@
 """The next action: what the most urgent finding advises, as lines to paste, and what it would gain."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gradiometer.measurement.finding import Finding
-
-_LINES = re.compile(r"`([^`]+)`(?: with `([^`]+)`)?[,:]?\s*")
+from gradiometer.verdict.words.say import say
 
 
 @dataclass(frozen=True)
@@ -34,20 +32,20 @@ def action_of(findings: Iterable[Finding]) -> Action | None:
     """The advice of the most urgent finding that has one; None if no finding advises anything.
 
     >>> from gradiometer.measurement import Finding, Issue, State
-    >>> advice = "`batch_size = 64` with `lr = 0.03`, if time matters more."
-    >>> action = action_of([Finding("noise", Issue.ESTIMATION, State.LOOK, "Seen.", "Means.", advice)])
-    >>> action.lines, action.words
-    ('batch_size = 64\\nlr = 0.03', 'if time matters more.')
+    >>> facts = {"seen": "Seen.", "means": "Means.", "advice": "Less noise, if time matters more."}
+    >>> action = action_of([Finding("mine", Issue.ESTIMATION, "own", State.LOOK, facts=facts)])
+    >>> action.seen, action.words
+    ('Seen.', 'Less noise, if time matters more.')
     """
     for finding in sorted(findings, key=lambda finding: finding.state.rank):
-        if finding.advice:
-            lines = _LINES.match(finding.advice)
+        said = say(finding)
+        if said.advice:
             return Action(
                 state=finding.state.name.lower(),
-                seen=finding.seen,
-                lines="\n".join(filter(None, lines.groups())) if lines else "",
-                words=finding.advice[lines.end() :] if lines else finding.advice,
-                forecast=finding.forecast,
-                tried=finding.tried,
+                seen=said.seen,
+                lines="\n".join(said.paste),
+                words=said.suggestion.lstrip(",: ") if said.paste else said.suggestion,
+                forecast=said.forecast,
+                tried=said.tried,
             )
     return None

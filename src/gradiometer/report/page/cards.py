@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gradiometer.convergence.certificate.certificate import Certificate
-from gradiometer.diagnosis import Diagnosis
 from gradiometer.gauges import GAUGES
 from gradiometer.measurement.estimate import Estimates
 from gradiometer.measurement.finding import Finding
@@ -20,6 +19,9 @@ from gradiometer.report.sections.section import Section
 from gradiometer.report.sections.spikes import NAME as SPIKES
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis
+from gradiometer.verdict.words.say import say
+from gradiometer.verdict.words.sentences import Sentences
 
 SYMBOLS = {
     name: symbol
@@ -43,11 +45,13 @@ class Shown:
 
     Attributes:
         finding: The finding.
+        said: The finding in words.
         estimates: Its estimates, by name.
         strips: The strips of the estimates that can be drawn, by name.
     """
 
     finding: Finding
+    said: Sentences
     estimates: Estimates
     strips: Mapping[str, Strip]
 
@@ -55,7 +59,8 @@ class Shown:
     def of(cls, answer: Answer) -> "Shown":
         """Draw every interval in the finding, with the exact numbers in the finding as thresholds."""
         symbols = SYMBOLS if answer.gauge is None else {**SYMBOLS, **answer.gauge.symbols}
-        return cls(answer.finding, answer.estimates, strips(answer.estimates, answer.finding.estimates, symbols))
+        drawn = strips(answer.estimates, tuple(answer.finding.numbers), symbols)
+        return cls(answer.finding, say(answer.finding), answer.estimates, drawn)
 
 
 @dataclass(frozen=True)

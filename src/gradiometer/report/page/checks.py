@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradiometer.diagnosis import Diagnosis
 from gradiometer.run.cadence.overhead import of_the_budget, time_used
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis
 
 FEWEST = 40
 """With fewer readings, an interval is wide mostly for want of readings."""

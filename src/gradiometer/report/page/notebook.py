@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
-from gradiometer.diagnosis import Diagnosis
 from gradiometer.measurement.finding import Finding
 from gradiometer.report.page.cards import Shown
 from gradiometer.report.page.document import rendered
 from gradiometer.report.sections.questions import Answer
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis
 
 COLOURS = {"act": "#d6595e", "look": "#b07a16", "cannot_tell": "#7d8894", "ok": "#37945c"}
 """One colour for each state, with a contrast of 3 to 1 on white and on black. Words have the colour of the notebook."""

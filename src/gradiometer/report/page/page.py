@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from gradiometer.diagnosis import Diagnosis, diagnose
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.finding import State
 from gradiometer.measurement.reading import Draw
@@ -23,6 +22,7 @@ from gradiometer.run.artifacts import save_artifact
 from gradiometer.run.cadence.overhead import overhead_sentence
 from gradiometer.run.reader import Run
 from gradiometer.storage.disk import replace_file, writing
+from gradiometer.verdict.diagnosis import Diagnosis, diagnose
 
 STATUS_SYMBOLS = {"running": "▸", "finished": "✓", "interrupted": "‖", "diverged": "▲"}
 DRAWN = {Draw.RESHUFFLED: "reshuffled", Draw.REPLACEMENT: "with replacement", Draw.FRESH: "of new examples"}
@@ -120,9 +120,10 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
 
 def _title(diagnosis: Diagnosis, action: Action | None) -> str:
     """The verdict, or what the next action answers to if the verdict is only that something is ok."""
-    said = diagnosis.headline
-    calm = any(each.state is State.OK and each.seen.startswith(said.removesuffix(".")) for each in diagnosis.findings)
-    return action.seen if action is not None and calm else said
+    calm = diagnosis.headline is not None and diagnosis.headline.state is State.OK
+    if action is not None and calm:
+        return action.seen
+    return f"{diagnosis.said[:1].upper()}{diagnosis.said[1:]}."
 
 
 def _facts(run: Run) -> tuple[str, ...]:

@@ -1,15 +1,14 @@
 """The rows of the page: a question, its number, its interval and its trend. The evidence is inside, to be opened."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gradiometer.diagnosis import Diagnosis
 from gradiometer.report.charts.interval_strip import Strip, interval, number
 from gradiometer.report.charts.sparklines import Sparkline, sparkline
 from gradiometer.report.page.cards import Card, Shown
 from gradiometer.report.sections.section import Figure, Section
+from gradiometer.verdict.diagnosis import Diagnosis
 
 LOSS = "loss"
 """Name of the section whose first chart is at the top of the page."""
@@ -94,7 +93,7 @@ def _row(card: Card, section: Section | None, diagnosis: Diagnosis) -> Row:
         word=card.word,
         symbol=card.symbol,
         small=small,
-        words="" if small else _beginning(card.shown[0].finding.seen),
+        words="" if small else card.shown[0].said.beginning,
         trend=None if small is None else sparkline(diagnosis.history.get(small.quantity, ())),
         shown=card.shown,
         section=section,
@@ -103,18 +102,13 @@ def _row(card: Card, section: Section | None, diagnosis: Diagnosis) -> Row:
 
 def _small(shown: Shown, diagnosis: Diagnosis) -> Small | None:
     """The first number of a finding that can be drawn, or else the first that it names."""
-    names = [*shown.strips, *(name for name in shown.finding.estimates if name in shown.estimates)]
+    names = [*shown.strips, *(name for name in shown.finding.numbers if name in shown.estimates)]
     if not names:
         return None
     estimate = shown.estimates[names[0]]
     unit = f" {estimate.unit}" if len(estimate.unit) <= LONGEST_UNIT else ""
     words = f"{number(estimate.value)} {interval(estimate)}{unit}" if estimate.tells else str(estimate)
     return Small(words, shown.strips.get(names[0]), names[0])
-
-
-def _beginning(seen: str) -> str:
-    """The first clause of a sentence."""
-    return re.split(r"[:;]|\. ", seen, maxsplit=1)[0].removesuffix(".")
 
 
 def _numbers(section: Section) -> Row:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from gradiometer.diagnosis import Diagnosis
 from gradiometer.report.sections.convergence import convergence_section
 from gradiometer.report.sections.drift import drift_section
 from gradiometer.report.sections.ensemble import ensemble_section
@@ -13,6 +12,7 @@ from gradiometer.report.sections.loss import loss_section
 from gradiometer.report.sections.section import Section
 from gradiometer.report.sections.spikes import spikes_section
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis
 
 SECTIONS: tuple[Callable[[Run, Diagnosis], Section], ...] = (
     loss_section,

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from gradiometer.convergence.certificate.certificate import Certificate
 from gradiometer.convergence.schedules.horizon import horizon
-from gradiometer.convergence.theorem.theorem import SUFFICIENT, Verdict
-from gradiometer.diagnosis import Diagnosis
+from gradiometer.convergence.theorem.theorem import Verdict
 from gradiometer.gauges import labels_of
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Finding, Issue, State
@@ -20,6 +20,9 @@ from gradiometer.report.sections.section import Figure, Numbers, Section, cells
 from gradiometer.report.sections.trajectory import trajectory_figure, trajectory_rows
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis
+from gradiometer.verdict.words.convergence import course_of_rate
+from gradiometer.verdict.words.say import say
 
 DRAWN = 400
 """Maximum number of steps in the chart."""
@@ -41,7 +44,7 @@ def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
         advice = f" {run.call('certify', 'train')} checks if this is a stationary point of the training loss."
         lead = LEAD + (advice if run.has_program_with_model else "")
     else:
-        lead = f"{LEAD} {certificates[-1].finding().seen} Verdict: {certificates[-1].verdict}."
+        lead = f"{LEAD} {say(certificates[-1].finding()).seen} Verdict: {certificates[-1].verdict}."
     return Section(
         name="convergence",
         title=TITLE,
@@ -55,7 +58,7 @@ def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
 
 def _rate_figure(rates: Rates) -> Figure:
     distance, noise = rates.sums()
-    parts = [f"η {_change(rates)}."]
+    parts = [f"η {course_of_rate(_course(rates))}."]
     if rates.verdict is not None:
         parts.append(f"If the run never ended: {rates.verdict.why}")
     parts.append(f"Over the run Σ η = {significant(distance)} and Σ η² = {significant(noise)}.")
@@ -82,18 +85,17 @@ def _rate_figure(rates: Rates) -> Figure:
     )
 
 
-def _change(rates: Rates) -> str:
-    first, last = float(rates.values[0]), float(rates.values[-1])
-    peak = float(rates.values.max())
-    if peak == float(rates.values.min()):
-        return f"is constant at {significant(first)}"
-    middle = (
-        f", with a peak of {significant(peak)} at step {int(rates.steps[rates.values.argmax()]):,},"
-        if peak > first
-        else ""
-    )
-    ends = ", which counts as zero" if rates.reaches_zero else ""
-    return f"goes from {significant(first)}{middle} to {significant(last)} at step {int(rates.steps[-1]):,}{ends}"
+def _course(rates: Rates) -> dict[str, Any]:
+    """The learning rate along the run: first, highest and last, as the facts of a finding."""
+    return {
+        "first": float(rates.values[0]),
+        "last": float(rates.values[-1]),
+        "last_step": int(rates.steps[-1]),
+        "lowest": float(rates.values.min()),
+        "peak": float(rates.values.max()),
+        "peak_step": int(rates.steps[rates.values.argmax()]),
+        "reaches_zero": rates.reaches_zero,
+    }
 
 
 def _rate_table(rates: Rates) -> Numbers:
@@ -110,24 +112,11 @@ def _finding(rates: Rates) -> Finding | None:
     """A finding that says if η reaches zero by the end of the run."""
     if not rates.planned:
         return None
-    last, peak = float(rates.values[-1]), float(rates.values.max())
     if rates.reaches_zero:
-        return Finding(
-            "schedule",
-            Issue.CONVERGENCE,
-            State.OK,
-            f"The learning rate {_change(rates)}.",
-            "A constant rate would leave the iterates spread around the minimum; this schedule removes that spread.",
-        )
-    return Finding(
-        "schedule",
-        Issue.CONVERGENCE,
-        State.LOOK,
-        f"The learning rate ends at {significant(last)}, {last / peak:.0%} of its peak.",
-        "If the rate does not go to zero, the iterates stay spread around the minimum, and the loss above its floor.",
-        "`--schedule linear` ends at zero. Averaging the iterates removes the spread, too.",
-        f"For an infinite run, {SUFFICIENT}. There may be good reasons to end a finite run at this rate.",
-    )
+        claim, state = "schedule_to_zero", State.OK
+    else:
+        claim, state = "schedule_above_zero", State.LOOK
+    return Finding("schedule", Issue.CONVERGENCE, claim, state, facts=_course(rates))
 
 
 def _heading(estimates: Mapping[str, Estimate], certificates: Sequence[Certificate]) -> str:

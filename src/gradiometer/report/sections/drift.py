@@ -2,12 +2,11 @@
 
 import math
 
-from gradiometer.diagnosis import Diagnosis
 from gradiometer.drift.curvature_survey import Survey
-from gradiometer.drift.stability import Momentum, edge_sentence, stability_limit
+from gradiometer.drift.stability import Momentum, edge_finding, no_edge_finding, stability_limit
 from gradiometer.gauges import labels_of
 from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement.finding import Issue
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER, Group
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.report.charts.drift_charts import density_chart, sharpness_chart
@@ -16,6 +15,8 @@ from gradiometer.report.sections.questions import Answer
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells, change, quantity_table
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis
+from gradiometer.verdict.words.drift import no_edge
 
 NEARLY_ZERO = 1e-3
 """Share of the largest learning rate below which a schedule has ended, so that the edge is far away."""
@@ -92,7 +93,7 @@ def _sharpness_figure(batch: Curve, surveys: tuple[Survey, ...], edge: Curve, ru
     elif edge:
         parts.append(f"The edge {formula} is {significant(edge[-1][1].value)}.")
     else:
-        parts.append(_no_edge(run))
+        parts.append(no_edge(_settings(run).names))
     rows = [(f"{step:,}", "batch sharpness", *cells(estimate)) for step, estimate in batch]
     rows += [(f"{step:,}", "sharpness λ_max", *cells(estimate)) for step, estimate in full]
     rows += [(f"{step:,}", f"edge {formula}", *cells(estimate)) for step, estimate in edge]
@@ -117,13 +118,11 @@ def _answer(survey: Survey, run: Run) -> Answer:
     if not group.learning_rate > NEARLY_ZERO * peak.learning_rate:
         group = peak
     if not math.isfinite(_edge(group)):
-        seen = f"The sharpness λ_max = {survey.sharpness} at step {survey.step:,}."
-        found = Finding("sharpness", Issue.DRIFT, State.CANNOT_TELL, seen, _no_edge(run), estimates=("sharpness",))
-        return Answer(found, {"sharpness": survey.sharpness})
+        finding = no_edge_finding(survey.sharpness, survey.step, _settings(run).names)
+        return Answer(finding, finding.numbers)
     kind, decay, rate = Momentum(group.momentum, group.nesterov), group.weight_decay, group.learning_rate
-    edge = Estimate.exact(stability_limit(rate, kind, weight_decay=decay), unit=survey.sharpness.unit)
-    finding = edge_sentence(survey.sharpness, rate, kind, weight_decay=decay)
-    return Answer(finding, {"sharpness": survey.sharpness, "edge": edge})
+    finding = edge_finding(survey.sharpness, rate, kind, weight_decay=decay)
+    return Answer(finding, finding.numbers)
 
 
 def _settings(run: Run) -> Hyperparameters:
@@ -140,10 +139,6 @@ def _fastest_of_all(run: Run) -> Group:
     """The group of the present optimizer at the largest η of the run."""
     settings = _settings(run)
     return _fastest(tuple(group for groups in settings.groups for group in groups if group.optimizer in settings.names))
-
-
-def _no_edge(run: Run) -> str:
-    return f"The edge of stability is known for SGD, and not for {' and '.join(_settings(run).names)}."
 
 
 def _edge(group: Group) -> float:

@@ -4,7 +4,6 @@ import shlex
 
 import altair as alt
 
-from gradiometer.diagnosis import Diagnosis
 from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.axes import plain_row
@@ -13,6 +12,7 @@ from gradiometer.report.sections.questions import Answer
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis
 
 SCORES = {
     "error": "error, share of examples",

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable
 
-from gradiometer.diagnosis import Diagnosis
 from gradiometer.estimation.batch_table import BatchTable, batch_sizes
 from gradiometer.gauges import labels_of
 from gradiometer.measurement.estimate import Estimate
@@ -24,6 +23,7 @@ from gradiometer.report.sections.section import (
     quantity_table,
 )
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis
 
 MOST_LAYERS = 40
 """Maximum number of layers in the chart. The table has all of them."""

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from gradiometer.diagnosis import Diagnosis
 from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.gauges import labels_of
 from gradiometer.measurement.estimate import Estimate
@@ -14,6 +13,7 @@ from gradiometer.report.charts.exploration_charts import drift_share_chart, heat
 from gradiometer.report.charts.marks import Curve
 from gradiometer.report.sections.section import Figure, Numbers, Section, by_layer, cells, change, quantity_table
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis
 
 MOST_LAYERS = 40
 """Maximum number of layers in the chart. The table has all of them."""

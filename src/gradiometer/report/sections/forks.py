@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from gradiometer.diagnosis import Diagnosis
 from gradiometer.forks.branch import BranchResult
 from gradiometer.forks.branches import Fork
 from gradiometer.forks.comparison.effects import Effect
@@ -13,6 +12,7 @@ from gradiometer.report.charts.fork_charts import MOST, branches_chart, effects_
 from gradiometer.report.charts.interval_strip import interval
 from gradiometer.report.sections.section import Figure, Numbers, Section
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis
 
 SHOWN = 3
 """Most forks with charts, the newest ones. The table has all."""

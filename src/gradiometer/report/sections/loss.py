@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradiometer.diagnosis import Diagnosis
 from gradiometer.drift.spikes.detection import Spike
-from gradiometer.drift.spikes.finding import steps_of
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.report.charts.blocks import Block, blocks
 from gradiometer.report.charts.charts import accuracy_chart, loss_chart
 from gradiometer.report.charts.marks import Curve
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells, change, numbers_of
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis
+from gradiometer.verdict.words.spikes import steps_in_words
 
 MOST_JUMPS = 12
 """A learning rate that was recorded more often follows a curve, which has its own chart."""
@@ -66,7 +66,7 @@ def _loss_figure(
         first = next(block.first for block in training if block.spoiled)
         parts.append(f"{spoiled:,} losses from step {first:,} on are not finite; the means exclude them")
     if spikes:
-        parts.append(f"The loss spiked at {steps_of(spikes)}")
+        parts.append(f"The loss spiked at {steps_in_words([spike.first for spike in spikes])}")
     changes = _rate_changes(run)
     if changes:
         parts.append("; ".join(f"{words} at step {step:,}" for step, words in changes))

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradiometer.diagnosis import Diagnosis
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.drift.spikes.finding import clearest
 from gradiometer.measurement.estimate import counted, significant
 from gradiometer.report.charts.drift_charts import spike_chart
 from gradiometer.report.sections.section import Figure, Numbers, Section
 from gradiometer.run.reader import Run
+from gradiometer.verdict.diagnosis import Diagnosis
 
 NAME = "spikes"
 

@@ -12,6 +12,7 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.convergence_charts import move_lengths_chart
 from gradiometer.report.sections.section import Figure, Numbers, cells
 from gradiometer.run.reader import Run
+from gradiometer.verdict.words.say import say
 
 
 def trajectory_figure(run: Run, estimates: Mapping[str, Estimate]) -> Figure | None:
@@ -29,15 +30,18 @@ def trajectory_figure(run: Run, estimates: Mapping[str, Estimate]) -> Figure | N
     if len(found) < 2:
         return None
     first, last = found[0], found[-1]
-    finding = Trajectory().interpret(estimates)
-    seen = "" if finding is None else f"{finding.seen} {finding.means} "
+    finding = Trajectory().judge(estimates)
+    kind = ""
+    if finding is not None:
+        said = say(finding)
+        kind = f"{said.seen} {said.means} "
     rows = tuple((f"{each.first:,} – {each.last:,}", *cells(each.moved), *cells(each.stepped)) for each in found)
     return Figure(
         name=Trajectory.name,
         title="Path of the parameters",
         chart=move_lengths_chart(found),
         summary=(
-            f"{seen}Between groups of iterates the parameters moved by {_text(first.moved)} in steps {first.first:,} "
+            f"{kind}Between groups of iterates the parameters moved by {_text(first.moved)} in steps {first.first:,} "
             f"to {first.last:,}, and by {_text(last.moved)} in steps {last.first:,} to {last.last:,}. A single step "
             f"moved them by {_text(first.stepped)} and {_text(last.stepped)}."
         ),

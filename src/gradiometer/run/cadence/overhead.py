@@ -29,19 +29,32 @@ def of_the_budget(overhead: Mapping[str, Any]) -> float:
     return float(overhead["used"] - sum(spent.get(name, 0.0) for name in others))
 
 
+def readings_wanted(overhead: Mapping[str, Any], every: int | None = None) -> int | None:
+    """How many readings a run of 300 steps should have, if the budget could not pay for them; else None.
+
+    Arguments as in `time_used`.
+    """
+    return None if every is not None else overhead.get("short_of")
+
+
+def paid_for(overhead: Mapping[str, Any]) -> str:
+    """What the budget paid for and what intervals need, if it could not pay for enough readings."""
+    measured = counted(overhead["measured_steps"], "reading")
+    return (
+        f"The budget of {100 * overhead['budget']:.2g} % paid for {measured}, and intervals need about "
+        f"{overhead['short_of']}"
+    )
+
+
+MORE_READINGS = "set a larger `budget`, or `every` = 1 to measure every step, at any cost."
+
+
 def too_few(overhead: Mapping[str, Any], every: int | None = None) -> str:
     """A sentence if the budget could not pay for the readings that a run of 300 steps should have; else empty.
 
     Arguments as in `time_used`.
     """
-    wanted = overhead.get("short_of")
-    if wanted is None or every is not None:
-        return ""
-    measured = counted(overhead["measured_steps"], "reading")
-    return (
-        f"The budget of {100 * overhead['budget']:.2g} % paid for {measured}, and intervals need about {wanted}: "
-        "set a larger `budget`, or `every` = 1 to measure every step, at any cost."
-    )
+    return "" if readings_wanted(overhead, every) is None else f"{paid_for(overhead)}: {MORE_READINGS}"
 
 
 def overhead_sentence(overhead: Mapping[str, Any], every: int | None = None) -> str:

@@ -8,15 +8,12 @@ from typing import Any, ClassVar
 from gradiometer.convergence.plateau.noise_floor import FINISH, if_cooled
 from gradiometer.forks.alternatives.alternative import GoOn
 from gradiometer.forks.alternatives.rates import Hold
-from gradiometer.forks.recorded.plan import Plan
-from gradiometer.forks.recorded.record import ForkRecord
+from gradiometer.forks.branches import Fork
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.run.folder import RunFolder
 from gradiometer.train.averaged import evaluated
-from gradiometer.train.forking.cooling_fork import READOUT, finished_fork
-from gradiometer.train.forking.order import examples_before
-from gradiometer.train.forking.rate_fork import source_of
-from gradiometer.train.forking.run_state import RunSource
+from gradiometer.train.forking.cooling_fork import READOUT, fork_here, name_of
+from gradiometer.train.forking.run_loop import loop_under_way
 from gradiometer.train.training import Training
 
 FIRST = 64
@@ -88,9 +85,9 @@ class CooledForecasts:
             GradiometerError: A branch failed.
         """
         step, seed = training.step, training.configuration.seed
-        source = source_of(training, seed)
+        loop = loop_under_way(training, seed)
         with evaluated(training):
-            averaged = source.readouts(training.model)[READOUT].mean
+            averaged = loop.readouts(training.model)[READOUT].mean
         known, self.before, self.asked = self.before, (step, averaged), step
         forecast = None
         if known is not None and 2 * known[0] == step and math.isfinite(averaged) and math.isfinite(known[1]):
@@ -98,18 +95,13 @@ class CooledForecasts:
         cost = 2 * REPLICATES * length(step)
         if forecast is None or self.spent + cost > self.budget * step:
             return CooledForecast(averaged, _dict(forecast), None, None, None, self.spent)
-        record = self._forked(training, source, folder, is_stopped)
+        found = fork_here(
+            training, (Hold(0.0),), REPLICATES, until=step + length(step), tail="none", folder=folder,
+            is_stopped=is_stopped,
+        )  # fmt: skip
         self.spent += cost
-        cooled, on = (_mean(record, name) for name in (Hold(0.0).name, GoOn().name))
-        return CooledForecast(averaged, _dict(forecast), record.name, cooled, on, self.spent)
-
-    def _forked(
-        self, training: Training, source: RunSource, folder: RunFolder, is_stopped: Callable[[], bool]
-    ) -> ForkRecord:
-        step, order, seed = training.step, training.order, training.configuration.seed
-        before, until, end = (examples_before(order, at) for at in (step, step + length(step), self.steps))
-        plan = Plan(step, (Hold(0.0),), REPLICATES, until - before, "none", seed, end - before)
-        return finished_fork(folder, plan, lambda: source, is_stopped)
+        cooled, on = (_mean(found, name) for name in (Hold(0.0).name, GoOn().name))
+        return CooledForecast(averaged, _dict(forecast), name_of(found), cooled, on, self.spent)
 
 
 def length(step: int) -> int:
@@ -117,8 +109,8 @@ def length(step: int) -> int:
     return max(round(FINISH * step), 1)
 
 
-def _mean(record: ForkRecord, name: str) -> float | None:
-    losses = [result.readouts[READOUT].mean for result in record.fork.of(name) if result.diverged is None]
+def _mean(found: Fork, name: str) -> float | None:
+    losses = [result.readouts[READOUT].mean for result in found.of(name) if result.diverged is None]
     return sum(losses) / len(losses) if losses else None
 
 

@@ -2,27 +2,18 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, ClassVar
-
-import msgspec
 
 from gradiometer.errors import BadArgument
 from gradiometer.forks.alternatives.rates import Rate
 from gradiometer.forks.comparison.effects import Effect
-from gradiometer.forks.recorded.plan import Plan
-from gradiometer.forks.recorded.record import ForkRecord
 from gradiometer.forks.recorded.words import outcome
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.ranks import Ranks
-from gradiometer.train.forking.cooling_fork import READOUT, finished_fork
-from gradiometer.train.forking.order import examples_before
-from gradiometer.train.forking.run_state import RunSource
+from gradiometer.train.forking.cooling_fork import READOUT, fork_here, name_of
 from gradiometer.train.guard import scale_rates
-from gradiometer.train.restoring.replay import RunState
-from gradiometer.train.restoring.state import capture
 from gradiometer.train.training import Training
 
 MARKS = (0.1, 0.3, 0.6)
@@ -113,29 +104,15 @@ class RateForks:
             GradiometerError: A branch failed.
         """
         step = training.step
-        record = self._forked(training, folder, is_stopped)
-        effects = record.fork.effects(READOUT, level=2 * training.configuration.level - 1)
+        rates = tuple(Rate(factor) for factor in FACTORS)
+        until = step + self.length(step)
+        found = fork_here(training, rates, REPLICATES, until=until, folder=folder, is_stopped=is_stopped)
+        effects = found.effects(READOUT, level=2 * training.configuration.level - 1)
         factor = factor_of(effects)
         self.asked, self.spent = step, self.spent + self.cost(step)
         change_rate(training, factor)
         shown = "; ".join(f"{effect.alternative} {outcome(effect)}" for effect in effects)
-        return RateDecision(factor, record.name, shown, self.spent)
-
-    def _forked(self, training: Training, folder: RunFolder, is_stopped: Callable[[], bool]) -> ForkRecord:
-        """The finished fork at the present step."""
-        step, order, seed = training.step, training.order, training.configuration.seed
-        before, until, end = (examples_before(order, at) for at in (step, step + self.length(step), self.steps))
-        rates = tuple(Rate(factor) for factor in FACTORS)
-        plan = Plan(step, rates, REPLICATES, until - before, seed=seed, left=end - before)
-        return finished_fork(folder, plan, partial(source_of, training, seed), is_stopped)
-
-
-def source_of(training: Training, seed: int) -> RunSource:
-    """The present state of a training as a source of branches, which are read out on training examples alone."""
-    tensors, values = capture(training)
-    configuration = msgspec.structs.replace(training.configuration, fork_budget=0.0)
-    problem = replace(training.problem, test=None)
-    return RunSource(configuration, RunState(training.step, tensors, values), seed=seed, problem=problem)
+        return RateDecision(factor, name_of(found), shown, self.spent)
 
 
 def factor_of(effects: Iterable[Effect]) -> float:

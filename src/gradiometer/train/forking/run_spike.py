@@ -11,19 +11,18 @@ from gradiometer.drift.spikes.detection import Spike
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.forks.alternatives.updates import Clip
+from gradiometer.forks.forking import fork
 from gradiometer.forks.recorded.causes import HALF, LEAD, ORDERS, SpikeCauses, skipping, start_of
 from gradiometer.forks.recorded.growing import Progress
 from gradiometer.forks.recorded.plan import Plan
+from gradiometer.forks.recorded.record import ForkRecord
 from gradiometer.jobs.pool import Pool
-from gradiometer.measurement.batch import Order
 from gradiometer.measurement.estimate import counted
-from gradiometer.measurement.reading import Draw
 from gradiometer.problems.problem import Problem
 from gradiometer.run.reader import Run
 from gradiometer.run.spikes import spikes_of
-from gradiometer.train.forking.order import examples_before
-from gradiometer.train.forking.run_fork import fork_run
-from gradiometer.train.restoring.recorded import configuration_of, problem_of
+from gradiometer.train.forking.run_loop import loop_at
+from gradiometer.train.restoring.recorded import configuration_of
 
 
 def spike_causes(
@@ -55,20 +54,19 @@ def spike_causes(
     Raises:
         BadArgument: The loss has no spike there.
     """
-    configuration, spike = configuration_of(run, "fork"), _spike_at(run, step)
-    problem = problem or problem_of(run, "fork")
-    order = Order(Draw(configuration.sampling), len(problem.train), configuration.batch_size, configuration.seed)
-    at = start_of(spike)
-    left = examples_before(order, int(run.manifest["steps"])) - examples_before(order, at)
+    configuration_of(run, "fork")
+    spike = _spike_at(run, step)
+    loop = loop_at(run, start_of(spike), problem=problem)
+    assert loop.left is not None
     # Without its batches, an instability needs as many updates more to rise.
-    wanted = spike.last + 1 - at + max(spike.length, LEAD)
-    fork = partial(
-        fork_run, run, at=at, horizon=f"{min(wanted, left // order.batch_size)} updates", tail="none", pool=pool,
-        seed=seed, problem=problem, begin=begin, progress=progress,
+    wanted = spike.last + 1 - loop.index + max(spike.length, LEAD)
+    tried = partial(
+        fork, loop, horizon=f"{min(wanted, loop.left // loop.size)} updates", tail="none", seed=seed, pool=pool,
+        threads=run.configuration.threads, out=run.path, begin=begin, progress=progress,
     )  # fmt: skip
-    own = fork([skipping(spike), HALF, *_clipping(run, spike)], replicates=1)
-    other = fork([HALF], replicates=ORDERS)
-    return SpikeCauses.of(run, spike, own.record, other.record)
+    own = tried([skipping(spike), HALF, *_clipping(run, spike)], replicates=1)
+    other = tried([HALF], replicates=ORDERS)
+    return SpikeCauses.of(run, spike, ForkRecord.of(own), ForkRecord.of(other))
 
 
 def _spike_at(run: Run, step: int) -> Spike:

@@ -1,7 +1,6 @@
 """The state of a run at any step: from the nearest checkpoint before it, by making the same steps again."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,25 +13,8 @@ from gradiometer.run.checkpoints import Checkpoint, load_latest
 from gradiometer.run.reader import Run
 from gradiometer.train.guard import scale_rates
 from gradiometer.train.restoring.recorded import configuration_of, problem_of
-from gradiometer.train.restoring.state import Tensors, Values, capture, restore
+from gradiometer.train.restoring.state import capture, restore
 from gradiometer.train.training import Training
-
-
-@dataclass(frozen=True)
-class RunState:
-    """Everything that the next step of a run depends on, as `capture` returns it.
-
-    Attributes:
-        step: Number of updates made.
-        tensors: Parameters, buffers, optimizer state and random states.
-        values: The rest.
-        warnings: Sentences about damaged checkpoints, and about steps that could not be repeated exactly.
-    """
-
-    step: int
-    tensors: Tensors
-    values: Values
-    warnings: tuple[str, ...] = ()
 
 
 def training_of(run: Run, verb: str, problem: Problem | None = None) -> Training:
@@ -47,7 +29,7 @@ def training_of(run: Run, verb: str, problem: Problem | None = None) -> Training
     return Training(problem or problem_of(run, verb), configuration, Budget(0.0), gauges=())
 
 
-def state_at(run: Run, step: int, verb: str, problem: Problem | None = None) -> RunState:
+def state_at(run: Run, step: int, verb: str, problem: Problem | None = None) -> Checkpoint:
     """The state of a run after `step` updates. Nothing is written, and all random states are unchanged.
 
     The steps from the nearest checkpoint on, or from the start, are made again. They have the same bits on the same
@@ -69,11 +51,11 @@ def state_at(run: Run, step: int, verb: str, problem: Problem | None = None) -> 
     checkpoint, warnings = load_latest(run.folder, up_to=step)
     if checkpoint is not None and checkpoint.step == step:
         values = {name: value for name, value in checkpoint.state.items() if name != "recorder"}
-        return RunState(step, dict(checkpoint.tensors), values, tuple(warnings))
+        return Checkpoint(step, checkpoint.tensors, values, warnings=tuple(warnings))
     with threads(run.configuration.threads), untouched_randomness(0, []):
         training = training_of(run, verb, problem)
         warnings += _replayed(training, run, checkpoint, step)
-        return RunState(step, *capture(training), tuple(warnings))
+        return Checkpoint(step, *capture(training), warnings=tuple(warnings))
 
 
 def _replayed(training: Training, run: Run, checkpoint: Checkpoint | None, step: int) -> list[str]:

@@ -14,6 +14,7 @@ from gradiometer.verdict.triage.thresholds import (
     DIED,
     EXPLODED,
     FELL_BACK,
+    FEW_ENTRIES,
     FEWEST_LOOKS,
     FEWEST_STEPS,
     GREW,
@@ -151,7 +152,7 @@ def late_deaths(signs: Signs) -> float:
     if zeros is None or at_start is None or len(zeros) < FEWEST_LOOKS:
         return float("nan")
     alive = 1 - at_start[0]
-    known = alive > 1 - DEAD
+    known = (alive > 1 - DEAD) & (weight_sizes(signs) >= FEW_ENTRIES)
     return float(((1 - np.median(zeros[-3:], axis=0))[known] / alive[known]).min()) if known.any() else float("nan")
 
 
@@ -165,12 +166,19 @@ def zero_shares(signs: Signs, *, at_start: bool = False) -> np.ndarray | None:
     nonzero = signs.tensors["nonzero"]
     if at_start:
         nonzero = signs.tensors.get("nonzero_at_start", nonzero)[:1]
+    places = no_embeddings(signs)
+    return np.asarray(1 - nonzero[:, places] / weight_sizes(signs)) if places else None
+
+
+def no_embeddings(signs: Signs) -> list[int]:
+    """Places of the weight tensors that are not of embeddings."""
     layers = signs.facts.get("layers", [])
-    places = [place for place in signs.weights if not str(layers[place]).startswith("Embedding")]
-    sizes = np.array(signs.facts["sizes"], dtype=float)[places]
-    if not places:
-        return None
-    return np.asarray(1 - nonzero[:, places] / sizes)
+    return [int(place) for place in signs.weights if not str(layers[place]).startswith("Embedding")]
+
+
+def weight_sizes(signs: Signs) -> np.ndarray:
+    """Number of entries of these tensors."""
+    return np.array(signs.facts["sizes"], dtype=float)[no_embeddings(signs)]
 
 
 def largest_zero_share(shares: np.ndarray | None) -> float:

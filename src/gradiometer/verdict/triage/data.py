@@ -7,6 +7,7 @@ from gradiometer.verdict.triage.level import Level
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
     ABOVE_TRAINING,
+    AFTER_THE_BEST,
     BAD_RISE,
     BEST_BEFORE,
     FEWEST_STEPS,
@@ -27,7 +28,7 @@ def overfit(signs: Signs, _: Level) -> Claimed | None:
         return None
     best = int(test.argmin())
     training = training_loss(signs)
-    if not steps[best] < BEST_BEFORE * signs.steps:
+    if not steps[best] < BEST_BEFORE * signs.steps or len(test) - 1 - best < AFTER_THE_BEST:
         return None
     if not (test[-1] > ROSE * test[best] and test[-1] > ABOVE_TRAINING * training):
         return None

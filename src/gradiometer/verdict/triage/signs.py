@@ -62,8 +62,9 @@ class Signs:
     def of(cls, run: Run) -> "Signs":
         """The signs in a run."""
         steps, losses = run.losses
-        whole = np.full(int(steps[-1]) + 1 if len(steps) else 0, np.nan)
-        whole[steps] = losses
+        # a step whose loss was not recorded has that of its neighbours, so that only a trained loss can be NaN
+        every = np.arange(int(steps[-1]) + 1 if len(steps) else 0)
+        whole = np.interp(every, steps, losses) if len(steps) else np.array([])
         looks, single, tensors = _stacked(run.signs)
         settings = run.hyperparameters
         rates = np.array([])

@@ -11,6 +11,7 @@ from gradiometer.verdict.triage import course, data, faults, length, schedule
 from gradiometer.verdict.triage.level import Known, Level, level_of
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import FEWEST_LOOKS, FEWEST_STEPS
+from gradiometer.verdict.triage.tried import as_tried
 
 Rule = Callable[[Signs, Level], Claimed | None]
 
@@ -84,7 +85,7 @@ class Triage:
 
 
 def triage_of(run: Run | Signs) -> Triage:
-    """Judge a run by the quantities that every training has.
+    """Judge a run by the quantities that every training has. Claims that forks of the run contradict are left out.
 
     Args:
         run: A run, or its signs.
@@ -95,12 +96,16 @@ def triage_of(run: Run | Signs) -> Triage:
     <Claim.UNDECIDED: 'undecided'>
     """
     signs = run if isinstance(run, Signs) else Signs.of(run)
-    level = level_of(signs)
-    found = [claimed for rule in ORDER if (claimed := rule(signs, level)) is not None]
+    with np.errstate(all="ignore"):  # a training that diverged has numbers that are not finite, which fail every test
+        level = level_of(signs)
+        made = [rule(signs, level) for rule in ORDER]
+    found = [each for each in made if each is not None]
     explained = frozenset[Claim]().union(*(EXPLAINED.get(each.claim, frozenset()) for each in found))
     if any(each.claim not in (Claim.LABELS_RANDOM, Claim.LABELS_NOISY, Claim.OVERFIT) for each in found):
         explained |= {Claim.LABELS_RANDOM}  # what is left where nothing else says why nothing is learnt
     claims = tuple(each for each in found if each.claim not in explained)
+    if isinstance(run, Run):
+        claims = as_tried(claims, run)
     unseen = unseen_by(signs, level)
     return Triage(_confused(claims) or (_passed(signs, level),), level, unseen)
 

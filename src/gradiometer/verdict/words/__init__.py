@@ -1,1 +1,1 @@
-"""The words of verdicts: the one place where claims become sentences."""
+"""The one place of sentences: a table of claims, each with a function that says it."""

@@ -1,193 +1,163 @@
-"""The sentences of triage: for each claim what was seen, what it means, and what could make it wrong."""
+"""Words about what limits a run: the sentences of triage's claims."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.measurement.finding import Finding, Issue, State
-from gradiometer.verdict.claims import Claim, Claimed
-from gradiometer.verdict.triage.triage import Triage
+from gradiometer.measurement.finding import Doubt, Finding
+from gradiometer.verdict.claims import Claim
+from gradiometer.verdict.words.sentences import Sentences
 
 
-class Sentences(NamedTuple):
+class Words(NamedTuple):
     """The words for a claim. Numbers stand in braces by their names; `{name:%}` is a percentage."""
 
     seen: str
     means: str
-    issue: Issue = Issue.CONVERGENCE
 
 
-WORDS: dict[Claim, Sentences] = {
-    Claim.NAN_EXAMPLE: Sentences(
+WORDS: Mapping[Claim, Words] = {
+    Claim.NAN_EXAMPLE: Words(
         "Some training examples hold NaN or infinity.",
         "Every weight that such an example reaches becomes NaN with it. Find these examples and leave them out.",
-        Issue.ESTIMATION,
     ),
-    Claim.NO_GRADIENT: Sentences(
+    Claim.NO_GRADIENT: Words(
         "Some trainable parameters are never updated: {untrained} of {tensors} tensors are in no optimizer, and "
         "{unreached} get no gradient.",
         "They stay as they were initialised, and the rest has to work around them.",
-        Issue.DRIFT,
     ),
-    Claim.SOFTMAX_TWICE: Sentences(
+    Claim.SOFTMAX_TWICE: Words(
         "The loss takes a softmax of outputs that are probabilities already.",
         "The loss then cannot come near zero, and gradients are small: give it the outputs before the softmax.",
     ),
-    Claim.EVAL_MODE: Sentences(
+    Claim.EVAL_MODE: Words(
         "The model is trained in eval mode: its dropout and batch normalisation ({layers} layers) are switched off.",
         "It is usually forgotten to switch back to training mode after an evaluation.",
-        Issue.ESTIMATION,
     ),
-    Claim.ZERO_GRAD: Sentences(
+    Claim.ZERO_GRAD: Words(
         "Gradients are never cleared: at {looks:%} of the steps `.grad` still held the earlier ones.",
         "Each update is then made with the sum of all gradients so far.",
-        Issue.ESTIMATION,
     ),
-    Claim.ACCUMULATION: Sentences(
+    Claim.ACCUMULATION: Words(
         "The losses of {backwards} backwards of one update are added, not averaged.",
         "The gradient, and under SGD the learning rate, is {backwards} times larger than for the mean loss.",
-        Issue.ESTIMATION,
     ),
-    Claim.DROPOUT: Sentences(
+    Claim.DROPOUT: Words(
         "Dropout removes most of a layer: {dropped:%}.",
         "What is left is too little to learn from.",
-        Issue.ESTIMATION,
     ),
-    Claim.UNSCALED: Sentences(
+    Claim.UNSCALED: Words(
         "The inputs are not scaled: their spread is {spread} and their mean {mean}.",
         "Layers are initialised for inputs with mean 0 and spread 1.",
-        Issue.DRIFT,
     ),
-    Claim.UNSHUFFLED: Sentences(
+    Claim.UNSHUFFLED: Words(
         "The training data are not shuffled: examples in one batch are more alike than in a random order.",
         "Each update then fits one kind of example, and the next ones undo it.",
-        Issue.ESTIMATION,
     ),
-    Claim.CLIP_SMALL: Sentences(
+    Claim.CLIP_SMALL: Words(
         "Clipping removes nearly all of the gradient: {left:%} of its length is left at a usual step.",
         "The steps are then as small as with a learning rate lower by this factor.",
-        Issue.DRIFT,
     ),
-    Claim.RATE_BURST: Sentences(
+    Claim.RATE_BURST: Words(
         "The learning rate jumped: from step {step} on it was {times} times higher for {steps} steps.",
         "Such a jump throws the weights away from what they had learnt.",
     ),
-    Claim.SCHEDULE_UNIT: Sentences(
+    Claim.SCHEDULE_UNIT: Words(
         "The schedule counts in another unit than the loop steps it.",
         "A scheduler that is made for epochs must be stepped once an epoch, and one made for updates at every update.",
     ),
-    Claim.DECAY_EARLY: Sentences(
+    Claim.DECAY_EARLY: Words(
         "The learning rate was next to zero too early: from step {from_step} on, for {low_for:%} of the run.",
         "In that time hardly anything was learnt.",
     ),
-    Claim.EXPLODING: Sentences(
+    Claim.EXPLODING: Words(
         "The network starts with far too large outputs: the first loss is {first_loss}, where a guess costs {guess}.",
         "The weights are too large at the start.",
-        Issue.DRIFT,
     ),
-    Claim.DEAD_RELU: Sentences(
+    Claim.DEAD_RELU: Words(
         "Most units of a layer are dead from the start: {zeros:%} of its gradient is exactly zero.",
         "A unit whose input is always negative has no gradient and never learns.",
-        Issue.DRIFT,
     ),
-    Claim.WEIGHT_DECAY: Sentences(
+    Claim.WEIGHT_DECAY: Words(
         "Weight decay of {decay} shrinks the weights faster than the loss can hold them: to {growth:%} of their size.",
         "The loss stays high, since every weight is pulled to zero.",
-        Issue.DRIFT,
     ),
-    Claim.VANISHING: Sentences(
+    Claim.VANISHING: Words(
         "The gradient hardly reaches the first layer: it is {ratio:%} of that in the last one, and nothing is learnt.",
         "Weights, activations or depth make gradients smaller from layer to layer.",
-        Issue.DRIFT,
     ),
-    Claim.RATE_HIGH: Sentences(
+    Claim.RATE_HIGH: Words(
         "The learning rate is too high: a step changes the weights by {movement:%} of their size, and they have grown "
         "{growth} times.",
         "Steps this large overshoot what the gradient can tell.",
-        Issue.DRIFT,
     ),
-    Claim.MOMENTUM_RATE: Sentences(
+    Claim.MOMENTUM_RATE: Words(
         "The learning rate is too high for a momentum of {momentum}: a step changes the weights by {movement:%} of "
         "their size, and they have grown {growth} times.",
         "With momentum μ every gradient counts 1/(1 − μ) times.",
-        Issue.DRIFT,
     ),
-    Claim.RATE_LOW: Sentences(
+    Claim.RATE_LOW: Words(
         "The learning rate is too low: in {steps} steps the weights moved {travel:%} of their size (healthy runs: 150 "
         "% or more).",
         "The training has hardly left its start.",
     ),
-    Claim.NO_DECAY: Sentences(
+    Claim.NO_DECAY: Words(
         "It is time to decay the learning rate: it was constant, and at the end every step still moved the weights by "
         "{movement:%} of their size.",
         "At a constant rate the noise of the gradients keeps the loss up.",
     ),
-    Claim.STOPPED_EARLY: Sentences(
+    Claim.STOPPED_EARLY: Words(
         "The training stopped early: in its second half the loss still fell by {fell:%}, after {epochs} epochs.",
         "More steps at this rate, with a decay at the end, gain more.",
     ),
-    Claim.BATCH_SMALL: Sentences(
+    Claim.BATCH_SMALL: Words(
         "The batch is too small: successive gradients of {batch} examples share {shared:%} of their size.",
         "Nearly all of a step is noise.",
-        Issue.ESTIMATION,
     ),
-    Claim.BATCH_LARGE: Sentences(
+    Claim.BATCH_LARGE: Words(
         "The batch is too large for this length: {updates} updates an epoch, whose gradients share {shared:%} of their "
         "size.",
         "The examples in a batch say the same; a smaller batch makes more updates in the same time.",
-        Issue.ESTIMATION,
     ),
-    Claim.OVERFIT: Sentences(
+    Claim.OVERFIT: Words(
         "The model overfits: the loss on held-out examples was lowest at step {best_step}, {best}, and is {now} now; "
         "on training examples it is {train}.",
         "What it learnt since then holds for the training examples only.",
-        Issue.EXPLORATION,
     ),
-    Claim.LABELS_RANDOM: Sentences(
+    Claim.LABELS_RANDOM: Words(
         "The labels seem to have nothing to do with the inputs: the loss on held-out examples never came below "
         "{lowest:%} of a guess.",
         "The weights moved far, so the training works; look at a few examples with their labels.",
-        Issue.ESTIMATION,
     ),
-    Claim.LABELS_NOISY: Sentences(
+    Claim.LABELS_NOISY: Words(
         "Some training labels seem to be wrong: the loss on held-out examples is {ratio:%} of that in training.",
         "Wrong labels keep the training loss up, and the held-out ones have fewer of them.",
-        Issue.ESTIMATION,
     ),
-    Claim.LEAK: Sentences(
+    Claim.LEAK: Words(
         "Held-out examples are also in the training set: {share:%} of those that were compared.",
         "The evaluation then cannot show overfitting.",
-        Issue.ESTIMATION,
     ),
-    Claim.BAD_BATCH: Sentences(
+    Claim.BAD_BATCH: Words(
         "One batch did harm: at step {step} the loss rose by {rise} guesses, and the step before was normal.",
         "Look at the examples of this batch.",
-        Issue.ESTIMATION,
     ),
-    Claim.UNSTABLE: Sentences(
+    Claim.UNSTABLE: Words(
         "The training is unstable: the loss jumped {jumps} times.",
         "A lower learning rate or clipping keeps such steps small.",
-        Issue.DRIFT,
     ),
-    Claim.MAY_STOP: Sentences("The training may stop: nothing more is gained.", "More steps change little."),
-    Claim.HEALTHY: Sentences(
+    Claim.MAY_STOP: Words("The training may stop: nothing more is gained.", "More steps change little."),
+    Claim.HEALTHY: Words(
         "Nothing that was looked for limits this run: the weights moved {travel:%} of their size, and the loss came "
         "down to {loss:%} of a guess.",
         "It was looked for faults of the loop, the schedule, the learning rate, the length and the data.",
     ),
-    Claim.UNDECIDED: Sentences(
+    Claim.UNDECIDED: Words(
         "No sign so far of something that limits this run, after {steps} steps.",
         "The learning rate and the length can be judged at the end of the training, or at its planned length.",
     ),
 }
-
-DOUBTS = {
-    "no_decay": "A rate without decay looks the same: only a fork can tell (`cool now`).",
-    "stopped_early": "A training that stopped early looks the same: only a fork can tell (`go on`).",
-    "fine_tuning": "A trained model that is trained further also moves little.",
-}
-"""What could make a claim wrong, by name."""
 
 MISSING = {
     "labels": "without the outputs and labels of a batch",
@@ -217,46 +187,35 @@ class _Number:
         return significant(self._value)
 
 
-def sentence(claimed: Claimed) -> str:
-    """What was seen, with its numbers.
-
-    >>> from gradiometer.verdict.claims import Claim, Claimed
-    >>> sentence(Claimed(Claim.DROPOUT, {"dropped": 0.9}))
-    'Dropout removes most of a layer: 90 %.'
-    """
-    return _filled(WORDS[claimed.claim].seen, claimed.numbers)
-
-
-def findings_of(triage: Triage) -> tuple[Finding, ...]:
-    """The claims as findings, in their order."""
-    return tuple(_finding(claimed, triage) for claimed in triage.claims)
-
-
-def _finding(claimed: Claimed, triage: Triage) -> Finding:
-    words = WORDS[claimed.claim]
-    passes = claimed.claim in (Claim.HEALTHY, Claim.UNDECIDED, Claim.MAY_STOP)
+def limits(finding: Finding) -> Sentences:
+    """What limits a run, or that nothing was found."""
+    words = WORDS[Claim(finding.claim)]
+    numbers = {**finding.facts.get("numbers", {}), **finding.numbers}
+    seen = words.seen.format(**{name: _Number(value) for name, value in numbers.items()})
+    unseen = finding.facts.get("unseen", {})
     means = words.means
-    if passes and triage.unseen:
-        names = [f"{', '.join(claims)} {MISSING[missing]}" for missing, claims in triage.unseen.items()]
-        means += f" Not to be seen: {'; '.join(names)}."
-    return Finding(
-        gauge="triage",
-        issue=words.issue,
-        state=State.OK if passes else State.ACT,
-        seen=sentence(claimed),
-        means=means,
-        advice=" or ".join(f"`{change}`" for change in claimed.cure),
-        caveat=" ".join(DOUBTS[doubt] for doubt in claimed.doubts),
-        alternatives=changes_of(claimed),
-        claim=claimed.claim.value,
-    )
+    if unseen:
+        parts = [f"{', '.join(claims)} {MISSING[missing]}" for missing, claims in unseen.items()]
+        means = f"{means} Not to be seen: {'; '.join(parts)}."
+    lines = (*finding.cure, *finding.facts.get("lines", ()))
+    lead, _, _ = seen.partition(": ")
+    others = "".join(f" or `{line}`" for line in lines[1:])
+    return Sentences(seen, means, lines[:1], others, lead=lead)
 
 
-def changes_of(claimed: Claimed) -> tuple[str, ...]:
-    """The cures that a fork can try."""
-    starts = ("rate ", "batch ", "momentum ", "weight decay ", "cool now", "clip ", "skip ", "follow ")
-    return tuple(change for change in claimed.cure if change.startswith(starts))
+CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {claim.value: limits for claim in Claim}
+"""A function that says each claim."""
+
+DOUBT_WORDS = {
+    "no_decay": "A rate without decay looks the same: only a fork can tell (`cool now`).",
+    "stopped_early": "A training that stopped early looks the same: only a fork can tell (`go on`).",
+    "fine_tuning": "A trained model that is trained further also moves little.",
+}
 
 
-def _filled(text: str, numbers: Mapping[str, Estimate | float]) -> str:
-    return text.format(**{name: _Number(value) for name, value in numbers.items()})
+def _fixed(text: str, _: Doubt) -> str:
+    return text
+
+
+DOUBTS: Mapping[str, Callable[[Doubt], str]] = {kind: partial(_fixed, text) for kind, text in DOUBT_WORDS.items()}
+"""A function that says each doubt."""

@@ -1,14 +1,18 @@
 """A fork of a watched loop, kept in its run."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 from gradiometer.errors import BadArgument, Unsupported
-from gradiometer.forks import Alternative, Fork, fork
+from gradiometer.forks import Alternative, Fork, Loop, fork
 from gradiometer.integrations.watch.capture import Capture
 from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.losses import no_loss
 from gradiometer.integrations.watch.requests.looks import Looks
+
+OF_LOOP = frozenset(inspect.signature(Loop).parameters)
+"""Arguments of `Loop`; the others are those of `fork`."""
 
 
 class Forks(Looks):
@@ -28,7 +32,8 @@ class Forks(Looks):
         Args:
             batches: The training data, for example the DataLoader, as in `gradiometer.forks.fork`.
             alternatives: What is compared with going on as it is, such as ["rate 2x"].
-            settings: The other arguments of `gradiometer.forks.fork`, such as `horizon`, `evaluate` and `scheduler`.
+            settings: The other arguments of `gradiometer.forks.Loop`, such as `evaluate` and `scheduler`, and of
+                `gradiometer.forks.fork`, such as `horizon`.
 
         Raises:
             BadArgument: An argument is invalid, there was no step yet, or `loss` is missing.
@@ -60,15 +65,11 @@ class Forks(Looks):
             own = settings.get("loss") is None and settings.get("step") is None
             if own and self._objective.loss is no_loss:
                 raise BadArgument("`loss` is missing: give loss=lambda model, batch: ... to `watch` or here.")
-            known: dict[str, Any] = {"index": self.steps, "out": run.path}
+            known: dict[str, Any] = {"index": self.steps}
             if own:
                 known["loss"] = vars(self._objective.loss)["__wrapped__"]  # decorators of the user's own stay on it
             if settings.get("step") is None:
                 known |= {"accumulation": self._accumulation, "scaler": self._capture.scaler}
-            return fork(
-                self._objective.model,
-                self._optimizers[0],
-                batches=batches,
-                alternatives=alternatives,
-                **{**known, **settings},
-            )
+            known |= {name: settings.pop(name) for name in OF_LOOP if name in settings}
+            loop = Loop(self._objective.model, self._optimizers[0], batches=batches, **known)
+            return fork(loop, alternatives, **{"out": run.path, **settings})

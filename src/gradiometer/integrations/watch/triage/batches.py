@@ -68,7 +68,7 @@ class BatchSigns:
         known = known[known >= 0] if known.is_cpu else known.clamp_min(0)
         if not known.numel():
             return {}
-        size = out.shape[classes] if out is not None and classes is not None else int(known.max()) + 1
+        size = 0 if out is None or classes is None else out.shape[classes]
         counts = torch.bincount(known, minlength=size).float() if known.is_cpu else _counted(known, size)
         before = self._counts
         if before is None or len(before) != len(counts):

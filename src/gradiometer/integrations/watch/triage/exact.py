@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.integrations.backwards import Listener
+from gradiometer.integrations.watch.shield import Hook, Shield
 from gradiometer.integrations.watch.triage.products import gradients_of, together
 from gradiometer.measurement.objective import Objective
 
@@ -56,11 +57,14 @@ class BackwardsOfStep:
 
     Args:
         parameters: The trainable parameters.
+        shield: Takes errors.
         optimizers: Those that clear the gradients. Gradients of parameters that none of them has are left to lie.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        self._parameters = parameters
+    def __init__(
+        self, parameters: Sequence[Tensor], optimizers: Sequence[torch.optim.Optimizer], shield: Shield
+    ) -> None:
+        self._parameters, self._shield = parameters, shield
         trained = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
         self._cleared = [parameter for parameter in parameters if id(parameter) in trained]
         self._listener: Listener | None = None
@@ -80,7 +84,7 @@ class BackwardsOfStep:
         """Listen to the coming update."""
         self.stop()
         self.count, self.stale, self.roots, self._made = 0, None, [], None
-        self._listener = Listener(self._before, self._after).start()
+        self._listener = Listener(Hook(self._shield, self._before), Hook(self._shield, self._after)).start()
 
     def stop(self) -> None:
         """Do not listen any longer."""
@@ -88,11 +92,13 @@ class BackwardsOfStep:
             self._listener.remove()
         self._listener = None
 
+    @torch.no_grad()
     def _before(self) -> None:
         if self.count == 0:
             held = [parameter.grad.detach() for parameter in self._cleared if parameter.grad is not None]
             self.stale = together(torch._foreach_norm(held)).norm() if held else None
 
+    @torch.no_grad()
     def _after(self, loss: Tensor | None) -> None:
         self.count += 1
         if loss is not None:

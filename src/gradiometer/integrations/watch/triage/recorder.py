@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.integrations.watch.accelerator.copied import Copied
-from gradiometer.integrations.watch.shield import Shield, reason_of
+from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
 from gradiometer.integrations.watch.triage.batches import BatchSigns, parts_of
 from gradiometer.integrations.watch.triage.exact import BackwardsOfStep, facts_of, planned_steps, sensitive_layers
 from gradiometer.integrations.watch.triage.products import Products, gradients_of, together
@@ -66,12 +66,13 @@ class TriageRecorder:
     ) -> None:
         self._objective, self._optimizers, self._accumulation = objective, optimizers, accumulation
         self._scale, self._warn, self._charge = scale, warn, charge
-        self._shield = Shield(self._stop)
-        self._shield.before_first_update = False  # what fails here never reaches training
+        self.shield = Shield(self._stop)
+        """The context for everything that training calls: an error ends triage, and nothing else."""
+        self.shield.before_first_update = False  # what fails here never reaches training
         self._products = Products(objective.parameters)
-        self._backwards = BackwardsOfStep(objective.parameters, optimizers)
+        self._backwards = BackwardsOfStep(objective.parameters, optimizers, self.shield)
         self._batches = BatchSigns()
-        self._shared = SharedRows(objective.model)
+        self._shared = SharedRows(objective.model, self.shield)
         self._sensitive = sensitive_layers(objective.model)
         self.rate: Any = None
         """The learning rate of the last update."""
@@ -99,7 +100,7 @@ class TriageRecorder:
         self._recorder = recorder
         if self.next == NEVER:
             return
-        with self._shield:
+        with self.shield:
             facts = facts_of(self._objective, self._optimizers) | planned_steps(self._optimizers)
             if planned is not None:
                 facts["steps"] = planned
@@ -117,8 +118,8 @@ class TriageRecorder:
             return
         if self._target is None:
             self._first = self._target = step + 1
-        began = time.thread_time()
-        with self._shield, torch.no_grad():
+        began = time.perf_counter()
+        with torch.no_grad():
             if step < self._target:
                 self._products.keep()
                 if self._target == self._first:
@@ -131,9 +132,9 @@ class TriageRecorder:
 
     def updated(self, step: int) -> None:
         """Do what is due after the update of a step."""
-        began = time.thread_time()
+        began = time.perf_counter()
         self.awaits_update = False
-        with self._shield, torch.no_grad():
+        with self.shield, torch.no_grad():
             if self._target is not None and step < self._target:
                 self._open()
             else:
@@ -152,20 +153,19 @@ class TriageRecorder:
     def evaluated(self) -> None:
         """An evaluation was made."""
         if self.next != NEVER and not is_compiled(self._objective.model):
-            with self._shield:
-                self._shared.evaluated()
+            self._shared.evaluated()
 
     def close(self) -> None:
         """Write what waits, and remove all hooks."""
-        with self._shield:
-            self._remove_hooks()
-            self._shared.close()
-            self._write()
-            self._write_rates()
         self.next, self.awaits_update = NEVER, False
+        self._backwards.stop()
+        self._remove_hooks()
+        self._shared.close()
+        self._write()
+        self._write_rates()
 
     def _pay(self, began: float) -> None:
-        took = time.thread_time() - began
+        took = time.perf_counter() - began
         self._spent += took
         self._charge(EVENT, took)
 
@@ -174,7 +174,7 @@ class TriageRecorder:
         self._backwards.start()
         self._takes_moments = self._batches.due
         if self._takes_moments and not is_compiled(self._objective.model):
-            self._handles.append(self._objective.model.register_forward_hook(self._ran))
+            self._handles.append(self._objective.model.register_forward_hook(Hook(self.shield, self._ran)))
 
     def _ran(self, model: nn.Module, _: Any, output: Any) -> None:
         if torch.is_grad_enabled():
@@ -213,18 +213,18 @@ class TriageRecorder:
             self._look["root"] = together([root.reshape(()) for root in heard.roots]).mean()
         if self._takes_moments:
             self._look |= self._batches.of(batch, self._output)
-        self._look |= self._shared.shared(parts_of(batch)[0])
+        self._look |= self._shared.shared(parts_of(batch)[0], compares=self._takes_moments)
         self._output = None
         self._remove_hooks()
         for optimizer in self._optimizers:
-            self._handles.append(optimizer.register_step_pre_hook(self._before_update))
+            self._handles.append(optimizer.register_step_pre_hook(Hook(self.shield, self._before_update)))
 
     def _before_update(self, *_: Any) -> None:
         """Take what clipping has left, and the parameters. Several optimizers make one update: the first counts."""
         if "clipped" in self._look:
             return
-        began = time.thread_time()
-        with self._shield, torch.no_grad():
+        began = time.perf_counter()
+        with torch.no_grad():
             self._look["clipped"] = together(torch._foreach_norm(gradients_of(self._objective.parameters))).norm()
             self._look["weights"] = together(torch._foreach_norm(parameters_of(self._objective)))
             self._products.keep_parameters()
@@ -288,10 +288,8 @@ class TriageRecorder:
     def _stop(self, error: Exception) -> None:
         """An error of our own: record nothing more."""
         self.next, self.awaits_update = NEVER, False
-        self._backwards.stop()
-        self._shared.close()
-        self._remove_hooks()
-        self._warn(f"triage has stopped, and training continues: {reason_of(error)}")
+        text = f"triage has stopped, and training continues: {reason_of(error)}"
+        attempt(self._backwards.stop, self._remove_hooks, self._shared.close, lambda: self._warn(text))
 
 
 NEVER = 2**62

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradiometer.integrations.watch.shield import Hook, Shield
+
 ROWS = 4096
 """Most rows of each kind whose fingerprints are kept: 32 KiB."""
 
@@ -20,21 +22,23 @@ class SharedRows:
 
     Args:
         model: The model.
+        shield: Takes errors.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, shield: Shield) -> None:
+        self._model, self._shield = model, shield
         self._hook: Any = None
         self._calls: list[Tensor] = []
         self._trained: list[Tensor] = []
         self._keys: Tensor | None = None
-        self._evaluations = 0
+        self._evaluations = self._count = 0
+        self._seen: set[int] = set()
 
     def evaluated(self) -> None:
         """An evaluation has ended."""
         self._evaluations += 1
         if self._evaluations == 1:
-            self._hook = self._model.register_forward_pre_hook(self._called)
+            self._hook = self._model.register_forward_pre_hook(Hook(self._shield, self._called))
         else:
             self.close()
 
@@ -44,28 +48,41 @@ class SharedRows:
             self._hook.remove()
         self._hook = None
 
-    def shared(self, inputs: Tensor | None) -> dict[str, Tensor]:
+    def shared(self, inputs: Tensor | None, *, compares: bool) -> dict[str, Tensor]:
         """How many rows of the batch were seen before, and how many of those in the evaluation are trained on.
 
         Args:
             inputs: The rows of the training batch that is looked at.
+            compares: False to leave out the evaluation, whose comparison takes as long as the rest of a look.
         """
         if inputs is None or not inputs.dim() or inputs[:1].numel() < 2:
             return {}
         signs: dict[str, Tensor] = {}
-        if sum(map(len, self._trained)) < ROWS:
+        if self._count < ROWS:
             rows = self._fingerprints(inputs)
             if self._trained:
-                signs["repeated_rows"] = torch.isin(rows, torch.cat(self._trained)).sum()
+                signs["repeated_rows"] = self._repeated(rows)
             self._trained.append(rows)
-        if self._hook is not None or not self._calls:
+            self._count += len(rows)
+        if not compares or self._hook is not None or not self._calls:
             return signs
         trained = torch.cat(self._trained)
         found = [torch.isin(rows.to(trained.device), trained).sum() for rows in self._calls]
         return signs | {
-            "evaluated_rows": torch.tensor([float(len(rows)) for rows in self._calls]),
+            "evaluated_rows": torch.tensor([float(len(rows)) for rows in self._calls], device="cpu"),
             "shared_rows": torch.stack(found).float(),
         }
+
+    def _repeated(self, rows: Tensor) -> Tensor:
+        """How many of these rows were seen before. On a CPU a set is quicker than a search in all of them."""
+        if not rows.is_cpu:
+            return torch.isin(rows, torch.cat(self._trained)).sum()
+        if not self._seen:
+            self._seen.update(self._trained[0].tolist())
+        numbers = rows.tolist()
+        count = len(self._seen.intersection(numbers))
+        self._seen.update(numbers)
+        return torch.tensor(float(count), device="cpu")
 
     def _called(self, _: nn.Module, arguments: Sequence[Any]) -> None:
         if torch.is_grad_enabled() or sum(map(len, self._calls)) >= ROWS:
@@ -79,6 +96,6 @@ class SharedRows:
         rows = inputs.detach().reshape(len(inputs), -1)[:ROWS, :ENTRIES]
         bits = rows.float().contiguous().view(torch.int32) if rows.is_floating_point() else rows
         if self._keys is None or len(self._keys) < bits.shape[1]:
-            generator = torch.Generator().manual_seed(0)
+            generator = torch.Generator("cpu").manual_seed(0)
             self._keys = torch.randint(2**61, (bits.shape[1],), generator=generator, device="cpu").to(inputs.device)
         return (bits.long() * self._keys[: bits.shape[1]]).sum(dim=1)

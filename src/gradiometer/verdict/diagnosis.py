@@ -1,7 +1,5 @@
-"""The diagnosis of a run: estimates, findings, and a verdict in one sentence."""
+"""The diagnosis of a run: the one chain from its numbers to findings, the most urgent of which is the headline."""
 
-import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -21,52 +19,37 @@ from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.drift.spikes.cause import Explanation, explain, layer_near, sharpness_near, usual_norms
 from gradiometer.drift.spikes.detection import Spike
-from gradiometer.drift.spikes.evidence import Examined
+from gradiometer.drift.spikes.evidence import Examined, Observation
 from gradiometer.drift.spikes.finding import GAUGE as SPIKES
 from gradiometer.drift.spikes.finding import clearest, spikes_finding
 from gradiometer.drift.stability import Momentum
+from gradiometer.estimation.batch_advice import is_outranked
 from gradiometer.estimation.noise import GradientNoise
-from gradiometer.estimation.rate_advice import completed, is_outranked
 from gradiometer.forks.recorded.causes import causes_of
 from gradiometer.forks.recorded.decisions import cooled_finding, cooling_finding, rate_finding
 from gradiometer.forks.recorded.trials import with_trials
 from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
-from gradiometer.measurement.estimate import Estimate, counted
-from gradiometer.measurement.finding import Finding, Issue, Reservations, State
-from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import Doubt, Finding, Issue, State, Trial
+from gradiometer.measurement.gauge import Gauge, RunFacts
 from gradiometer.measurement.reading import Series
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.now import FEWEST
 from gradiometer.problems.user_code import user_code
 from gradiometer.run.artifacts import load_artifacts
-from gradiometer.run.cadence.overhead import too_few
+from gradiometer.run.cadence.overhead import readings_wanted
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
-from gradiometer.run.settings.watched import WatchedConfiguration
 from gradiometer.run.spikes import spikes_of
 from gradiometer.verdict.claims import Claim
+from gradiometer.verdict.reservations import Reservations
+from gradiometer.verdict.triage.findings import findings_of
 from gradiometer.verdict.triage.triage import Triage, triage_of
-from gradiometer.verdict.words.triage import findings_of
+from gradiometer.verdict.words.headline import ending, headline_in_words, outcome_of
+from gradiometer.verdict.words.say import as_dict
 
 POINTS = 24
 """Maximum number of points of a curve along a run."""
-
-
-class Headline(str):
-    """The most urgent finding in one sentence, with the claim of the run.
-
-    Args:
-        text: The sentence.
-        claim: What limits the run, as far as triage saw.
-    """
-
-    claim: Claim
-
-    def __new__(cls, text: str, claim: Claim) -> "Headline":
-        """The sentence with its claim."""
-        made = super().__new__(cls, text)
-        made.claim = claim
-        return made
 
 
 @dataclass(frozen=True)
@@ -74,32 +57,32 @@ class Diagnosis:
     """Estimates and findings from the readings of a run.
 
     Args:
-        verdict: One sentence.
         findings: The findings of the gauges, most urgent first.
         estimates: Estimates at the newest reading. The key is the quantity, or `quantity/layer` for one layer.
         history: Estimates along the run. For each quantity, pairs of a step and the estimate of its value there, from
             the readings up to it.
+        headline: The finding that leads; None if there is none.
+        outcome: The state of the run and its test score, in words.
+        said: The headline in words.
         gauges: The gauges that the run was measured with and whose classes are available.
         spikes: The spikes of the training loss. Their places are steps.
-        outcome: The beginning of the verdict: the state of the run and its test score.
         triage: What triage says; None for a run without its signs.
     """
 
-    verdict: str
     findings: tuple[Finding, ...]
     estimates: Mapping[str, Estimate]
     history: Mapping[str, tuple[tuple[int, Estimate], ...]]
+    headline: Finding | None = None
+    outcome: str = ""
+    said: str = ""
     gauges: tuple[Gauge, ...] = ()
     spikes: tuple[Spike, ...] = ()
-    outcome: str = ""
     triage: Triage | None = None
 
     @property
-    def headline(self) -> Headline:
-        """The rest of the verdict, as a sentence: the most urgent finding. Its `claim` says what limits the run."""
-        rest = self.verdict.removeprefix(f"{self.outcome}; ")
-        claim = Claim.UNDECIDED if self.triage is None else self.triage.claims[0].claim
-        return Headline(rest[:1].upper() + rest[1:], claim)
+    def verdict(self) -> str:
+        """The outcome and the headline, in one sentence."""
+        return f"{self.outcome}; {self.said}."
 
     @property
     def labels(self) -> dict[str, str]:
@@ -111,9 +94,9 @@ class Diagnosis:
         """Verdict, findings and latest estimates, as `--json` prints them."""
         return {
             "verdict": self.verdict,
-            "claim": self.headline.claim.value,
+            "headline": None if self.headline is None else self.headline.claim,
             "claims": [] if self.triage is None else [each.claim.value for each in self.triage.claims],
-            "findings": [finding.to_dict() for finding in self.findings],
+            "findings": [as_dict(finding) for finding in self.findings],
             "estimates": {name: estimate.to_dict() for name, estimate in self.estimates.items()},
         }
 
@@ -132,43 +115,15 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     'Stopped at step 0; nothing was measured: the budget of 2 % has not yet covered one measurement ...'
     """
     level = run.configuration.level if level is None else level
-    findings: list[Finding] = []
     estimates: dict[str, Estimate] = {}
     history: dict[str, list[tuple[int, Estimate]]] = {}
+    findings = [*_of_gauges(run, level, estimates, history), *_of_the_run(run, level, estimates)]
     gauges, missing = recorded_gauges(run)
-    few = too_few(run.overhead, run.configuration.every)
-    schedule = run.configuration.schedule if isinstance(run.configuration, Configuration) else None
-    repeats = _has_one_batch(run)
-    for gauge in gauges:
-        series = run.series(gauge.name)
-        if series is None:
-            continue
-        ours = type(gauge) in GAUGES.values()
-        with nullcontext() if ours else user_code(f"{type(gauge).__name__}.estimate"):
-            latest = gauge.estimate(series.at_newest(), level)
-            if few and not gauge.own_steps:  # more steps at this budget bring few readings
-                latest = {name: replace(estimate, needed=None) for name, estimate in latest.items()}
-            estimates |= latest
-            if finding := gauge.interpret(latest):
-                examples = round(series.usual_batch_size) if repeats else run.sampling.examples
-                found = completed(finding, gauge, latest, run.hyperparameters, schedule, run.gauges, examples)
-                findings.append(found)
-            if gauge.own_steps:
-                continue  # it is about the whole path
-            for past in along(series):
-                for name, estimate in gauge.estimate(past.at_newest(by_layer=False), level).items():
-                    history.setdefault(name, []).append((int(past.steps[-1]), estimate))
-    if few:
-        findings.append(_too_few(few))
     findings += [_unavailable(name, path, run) for name, path in missing.items()]
-    findings += _endpoint(run, estimates)
-    findings += filter(
-        None, (_stationarity(run, level), *(each(run) for each in (cooling_finding, rate_finding, cooled_finding)))
-    )
     spikes = spikes_of(run)
     if spikes:
         found = spikes_finding(spikes, partial(_explained, run, gauges))
-        findings.append(found if run.watched else replace(found, tried=_tried(run, clearest(spikes))))
+        findings.append(found if run.watched else replace(found, trial=_causes(run, clearest(spikes))))
     if run.evaluations:
         estimates |= {name: Estimate(**fields) for name, fields in run.evaluations[-1]["estimates"].items()}
     for certificate in load_artifacts(run, Certificate)[-1:]:
@@ -176,42 +131,105 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         estimates |= certificate.estimates
     findings = with_trials(run, _with_reservations(run, findings, gauges))
     findings.sort(key=lambda each: (each.state.rank, each.gauge != SPIKES, is_outranked(each.gauge, run.gauges)))
-    judged = triage_of(run) if run.signs else None
+    judged = triage_of(run) if run.signs and not Reservations.of(run.events).loss else None
     if judged is not None:
-        findings = led_by(judged, findings)
-    outcome = outcome_of(run, estimates)
+        findings = led_by(judged, with_trials(run, findings_of(judged)), findings)
+    headline = leading(run, findings)
     return Diagnosis(
-        verdict=f"{outcome}; {verdict_of(run, findings)}.",
         findings=tuple(findings),
         estimates=estimates,
         history={name: tuple(points) for name, points in history.items()},
+        headline=headline,
+        outcome=outcome_of(ending(run.status, run.steps), estimates),
+        said=headline_in_words(headline, run.configuration, is_over=run.status == "finished"),
         gauges=gauges,
         spikes=spikes,
-        outcome=outcome,
         triage=judged,
     )
 
 
-def led_by(judged: Triage, findings: list[Finding]) -> list[Finding]:
+def led_by(judged: Triage, found: Sequence[Finding], findings: Sequence[Finding]) -> list[Finding]:
     """The findings with those of triage. If something is wrong, it leads, and gauges advise nothing.
 
     What a gauge reads is true also then, but its advice about batch and rate is for a run that learns.
     """
-    found = list(findings_of(judged))
     if judged.passes:
-        urgent = [each for each in findings if each.state in (State.ACT, State.LOOK)]
-        return [*urgent, *found, *(each for each in findings if each not in urgent)]
-    calm = [
-        replace(each, state=State.OK, advice="", forecast="", tried="", alternatives=()) if each.advice else each
-        for each in findings
-    ]
-    return [*found, *calm]
+        return sorted([*found, *findings], key=lambda each: each.state.rank)
+    return [*found, *(_without_advice(each) if each.cure else each for each in findings)]
+
+
+def _without_advice(finding: Finding) -> Finding:
+    """The finding as a reading alone."""
+    return replace(finding, state=State.OK, cure=(), trial=None, facts={**finding.facts, "withheld": True})
+
+
+def _of_gauges(
+    run: Run, level: float, estimates: dict[str, Estimate], history: dict[str, list[tuple[int, Estimate]]]
+) -> Iterator[Finding]:
+    """The findings of the gauges. Their estimates, now and along the run, are added to `estimates` and `history`."""
+    few = readings_wanted(run.overhead, run.configuration.every) is not None
+    for gauge in recorded_gauges(run)[0]:
+        series = run.series(gauge.name)
+        if series is None:
+            continue
+        is_ours = type(gauge) in GAUGES.values()
+        with nullcontext() if is_ours else user_code(f"{type(gauge).__name__}.estimate"):
+            latest = gauge.estimate(series.at_newest(), level)
+            if few and not gauge.own_steps:  # more steps at this budget bring few readings
+                latest = {name: replace(estimate, needed=None) for name, estimate in latest.items()}
+            estimates |= latest
+            found = judge(gauge, latest, facts_of(run, series))
+            # A gauge that chooses its steps itself is about the whole path.
+            for part in () if gauge.own_steps else along(series):
+                for name, estimate in gauge.estimate(part.at_newest(by_layer=False), level).items():
+                    history.setdefault(name, []).append((int(part.steps[-1]), estimate))
+        if found is not None:
+            yield found
+
+
+def facts_of(run: Run, series: Series) -> RunFacts:
+    """What a gauge may know of a run when it judges its estimates."""
+    schedule = run.configuration.schedule if isinstance(run.configuration, Configuration) else None
+    examples = round(series.usual_batch_size) if _has_one_batch(run) else run.sampling.examples
+    return RunFacts(run.hyperparameters, schedule, frozenset(run.gauges), examples)
+
+
+def judge(gauge: Gauge, estimates: Mapping[str, Estimate], run: RunFacts) -> Finding | None:
+    """What a gauge finds, with the doubt that comes with several learning rates."""
+    found = gauge.judge(estimates, run)
+    if found is None or run.settings is None or not gauge.sgd_only or len(set(run.settings.peaks)) == 1:
+        return found
+    return replace(found, doubts=(*found.doubts, Doubt("several_rates", {"peaks": tuple(run.settings.peaks)})))
+
+
+def _of_the_run(run: Run, level: float, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
+    """The findings that come from no gauge: the budget, the check after the last step, the plateau, the forks."""
+    if (wanted := readings_wanted(run.overhead, run.configuration.every)) is not None:
+        yield Finding(
+            "overhead", Issue.ESTIMATION, "budget_short", State.CANNOT_TELL, facts={**run.overhead, "short_of": wanted}
+        )
+    yield from _endpoint(run, estimates)
+    for found in (_stationarity(run, level), cooling_finding(run), rate_finding(run), cooled_finding(run)):
+        if found is not None:
+            yield found
+
+
+def leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
+    """The finding that leads: the most urgent one of which something is known."""
+    if reason := Reservations.of(run.events).loss:
+        return Finding("loss", Issue.ESTIMATION, "another_loss", State.CANNOT_TELL, facts={"reason": reason})
+    passed = [each for each in findings if each.claim == Claim.HEALTHY]
+    if passed:
+        return passed[0]  # what a gauge advises then makes a healthy training cheaper, and is no illness
+    ours = [each for each in findings if not is_outranked(each.gauge, run.gauges)] or list(findings)
+    known = (each for each in ours if each.state is not State.CANNOT_TELL)
+    return next(known, ours[0] if ours else None)
 
 
 def _explained(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:
     """The likely cause of a spike, with the readings near it."""
     examined = Examined.within(spike, run.events)
-    evidence: list[str] = []
+    evidence: list[Observation | None] = []
     for gauge in gauges:
         if (series := run.series(gauge.name)) is None:
             continue
@@ -219,9 +237,9 @@ def _explained(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:
             evidence.append(sharpness_near(spike, series, gauge.kind))
         elif isinstance(gauge, GradientNoise):
             usual = usual_norms(spike.first, series)
-            layer = "" if examined is None or usual is None else examined.layer(series.layers, usual)
+            layer = None if examined is None or usual is None else examined.layer(series.layers, usual)
             evidence.append(layer or layer_near(spike, series))
-    return explain(spike, examined=examined, readings=tuple(evidence), same_examples=_has_one_batch(run))
+    return explain(spike, examined=examined, readings=evidence, same_examples=_has_one_batch(run))
 
 
 def _has_one_batch(run: Run) -> bool:
@@ -230,11 +248,11 @@ def _has_one_batch(run: Run) -> bool:
     return found[-1:] == ["batch"]
 
 
-def _tried(run: Run, spike: Spike) -> str:
+def _causes(run: Run, spike: Spike) -> Trial:
     """The cause of a spike that forks have found, or the command that finds it."""
     if (found := causes_of(run, spike)) is not None:
-        return f"Tried: {found.words} (forks {' and '.join(found.forks)})"
-    return f"Not tried: {run.call('fork', '').removesuffix('`')} --spike {spike.peak}`."
+        return Trial(facts={"causes": found})
+    return Trial(facts={"call": f"{run.call('fork', '').removesuffix('`')} --spike {spike.peak}`"})
 
 
 def _with_reservations(run: Run, findings: Sequence[Finding], gauges: Sequence[Gauge]) -> list[Finding]:
@@ -254,28 +272,8 @@ def _with_reservations(run: Run, findings: Sequence[Finding], gauges: Sequence[G
 def _unavailable(name: str, path: str, run: Run) -> Finding:
     """The finding for a gauge whose class is not available."""
     series = run.series(name)
-    readings = counted(0 if series is None else len(series), "reading")
-    return Finding(
-        gauge=name,
-        issue=Issue.ESTIMATION,
-        state=State.CANNOT_TELL,
-        seen=f"The class of the gauge {name!r}, {path}, is not available. The run has {readings} of it.",
-        means="Its moments can be exported, but estimates need the class.",
-        advice=f"`gradiometer report {shlex.quote(str(run.path))} --gauge {path}`, or Run.open(path, gauges=[...]).",
-    )
-
-
-def _too_few(text: str) -> Finding:
-    """The finding for a budget that could not pay for enough readings."""
-    seen, _, advice = text.partition(": ")
-    return Finding(
-        gauge="overhead",
-        issue=Issue.ESTIMATION,
-        state=State.CANNOT_TELL,
-        seen=f"{seen}.",
-        means="Intervals stay wide, and more steps change little.",
-        advice=advice[:1].upper() + advice[1:],
-    )
+    facts = {"class": path, "readings": 0 if series is None else len(series), "run": str(run.path)}
+    return Finding(name, Issue.ESTIMATION, "gauge_unavailable", State.CANNOT_TELL, facts=facts)
 
 
 def _endpoint(run: Run, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
@@ -328,58 +326,3 @@ def along(series: Series) -> Iterator[Series]:
     for stop in sorted({*np.linspace(len(series), 0, POINTS, endpoint=False).astype(int).tolist()}):
         if stop >= min(FEWEST, len(series)):
             yield series[:stop]
-
-
-def outcome_of(run: Run, estimates: Mapping[str, Estimate]) -> str:
-    """The state of the run and its test score."""
-    parts = [_ending(run)]
-    if (accuracy := estimates.get("test_accuracy")) is not None:
-        parts.append(f"test accuracy {accuracy.value:.1%} [{accuracy.low:.1%}, {accuracy.high:.1%}]")
-    elif (loss := estimates.get("test_loss")) is not None:
-        parts.append(f"test loss {loss}" if loss.tells else f"test loss not known ({loss.method})")
-    return "; ".join(parts)
-
-
-def verdict_of(run: Run, findings: list[Finding]) -> str:
-    """The most urgent finding, or the reason that there is no verdict."""
-    if reason := Reservations.of(run.events).loss:
-        return f"no verdict: {reason.rstrip('.')}"
-    if not findings:
-        return _nothing_measured(run.configuration)
-    ours = [each for each in findings if not is_outranked(each.gauge, run.gauges)] or findings
-    return _most_urgent(ours, over=run.status == "finished")
-
-
-def _ending(run: Run) -> str:
-    if run.status == "diverged":
-        return f"Training diverged at step {run.steps:,} and was stopped"
-    if run.status == "finished":
-        return f"Trained for {counted(run.steps, 'step')}"
-    return f"{'Stopped' if run.status == 'interrupted' else 'Under way'} at step {run.steps:,}"
-
-
-def _nothing_measured(configuration: Configuration | WatchedConfiguration) -> str:
-    """The reason that nothing was measured, and what to do."""
-    if configuration.budget == 0:
-        return "measuring was off (budget 0)"
-    if configuration.every is not None:
-        return "nothing was measured"
-    return (
-        f"nothing was measured: the budget of {100 * configuration.budget:.2g} % has not yet covered one measurement "
-        "(set a larger `budget`, or `every` = 1 to measure every step, at any cost)"
-    )
-
-
-def _most_urgent(findings: list[Finding], *, over: bool) -> str:
-    """The most urgent finding with a known state; its beginning, if it is not urgent.
-
-    Its first letter becomes lower-case unless it starts a symbol. What a run that is over cannot tell, it never will.
-    """
-    first_known = next((finding for finding in findings if finding.state is not State.CANNOT_TELL), findings[0])
-    seen = first_known.seen.removesuffix(".")
-    if first_known.state in (State.OK, State.CANNOT_TELL):
-        seen = re.split(r": |\. " if first_known.state is State.OK else r"\. ", seen, maxsplit=1)[0]
-    first = seen.split()[0]
-    said = seen[0].lower() + seen[1:] if len(first) > 1 and first.isalpha() and first.istitle() else seen
-    unknown = "cannot tell" if over else "cannot tell yet"
-    return f"{unknown}: {said}" if first_known.state is State.CANNOT_TELL else said

@@ -1,0 +1,59 @@
+"""The claims of triage as findings, for the one chain of a run."""
+
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import Doubt, Finding, Issue, State
+from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.triage.triage import Triage
+
+GAUGE = "triage"
+"""The name under which triage has findings."""
+
+CHANGES = ("rate ", "batch ", "momentum ", "weight decay ", "cool now", "clip ", "skip ", "follow ")
+"""Beginnings of cures that a fork can try. The others are lines of the program."""
+
+ISSUES: dict[Claim, Issue] = {
+    **dict.fromkeys(
+        (Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.UNSTABLE, Claim.VANISHING, Claim.EXPLODING, Claim.DEAD_RELU),
+        Issue.DRIFT,
+    ),
+    **dict.fromkeys((Claim.CLIP_SMALL, Claim.WEIGHT_DECAY, Claim.NO_GRADIENT, Claim.UNSCALED), Issue.DRIFT),
+    **dict.fromkeys(
+        (Claim.RATE_LOW, Claim.NO_DECAY, Claim.DECAY_EARLY, Claim.SCHEDULE_UNIT, Claim.RATE_BURST, Claim.STOPPED_EARLY),
+        Issue.CONVERGENCE,
+    ),
+    **dict.fromkeys((Claim.HEALTHY, Claim.UNDECIDED, Claim.MAY_STOP, Claim.SOFTMAX_TWICE), Issue.CONVERGENCE),
+    Claim.OVERFIT: Issue.EXPLORATION,
+}
+"""The issue of SGD that a claim is about. What is not listed is about the batch gradient: estimation."""
+
+
+def findings_of(triage: Triage) -> tuple[Finding, ...]:
+    """The claims as findings, in their order."""
+    return tuple(_finding(claimed, triage) for claimed in triage.claims)
+
+
+def changes_of(claimed: Claimed) -> tuple[str, ...]:
+    """The cures that a fork can try."""
+    return tuple(change for change in claimed.cure if change.startswith(CHANGES))
+
+
+def _finding(claimed: Claimed, triage: Triage) -> Finding:
+    passes = claimed.claim in (Claim.HEALTHY, Claim.UNDECIDED, Claim.MAY_STOP)
+    changes = changes_of(claimed)
+    numbers = {name: value for name, value in claimed.numbers.items() if not isinstance(value, Estimate)}
+    return Finding(
+        GAUGE,
+        ISSUES.get(claimed.claim, Issue.ESTIMATION),
+        claimed.claim.value,
+        State.OK if passes else State.ACT,
+        numbers={name: value for name, value in claimed.numbers.items() if isinstance(value, Estimate)},
+        facts={
+            "numbers": numbers,
+            "lines": tuple(line for line in claimed.cure if line not in changes),
+            "unseen": {name: [claim.value for claim in claims] for name, claims in triage.unseen.items()}
+            if passes
+            else {},
+        },
+        cure=changes,
+        doubts=tuple(Doubt(doubt) for doubt in claimed.doubts),
+    )

@@ -1,0 +1,315 @@
+"""Words for drift: the curvature against its edge, and what one step changes."""
+
+import math
+
+from gradiometer.drift.stability import Momentum
+from gradiometer.measurement.estimate import Estimate, about, counted, significant
+from gradiometer.measurement.finding import Doubt, Finding
+from gradiometer.verdict.words.sentences import Sentences
+
+MOVES = "A smaller learning rate lets training move to a sharper region, a larger one to a flatter region."
+
+EDGE_OF_QUADRATIC = (
+    "The edge is that of a quadratic. A network's sharpness usually rises to it and stays there "
+    "(Cohen et al. 2021), so being at the edge is not a failure, and the sharpness at the start "
+    "says little about the later one."
+)
+
+NO_OVERSHOOT = "On average a batch does not overshoot its own loss."
+
+ONE_STEP = (
+    "This looks one step ahead only: the learning rate that gains most in one step is far below "
+    "the one that gains most in many steps (Wu et al. 2018)."
+)
+
+
+# The sharpness of the full loss
+
+
+def sharpness_below_edge(finding: Finding) -> Sentences:
+    """Full-batch steps are stable."""
+    rate = significant(finding.facts["largest_stable_rate"])
+    return Sentences(
+        seen=_share_of_edge(finding),
+        means=f"Full-batch steps are stable on this quadratic up to η = {rate}.",
+        caveat=EDGE_OF_QUADRATIC,
+    )
+
+
+def sharpness_at_edge(finding: Finding) -> Sentences:
+    """The learning rate sets the sharpness."""
+    return Sentences(
+        seen=_share_of_edge(finding),
+        means=("Training is at the edge of stability: the learning rate, not the loss, sets the sharpness."),
+        suggestion=MOVES,
+        caveat=EDGE_OF_QUADRATIC,
+    )
+
+
+def sharpness_beyond_edge(finding: Finding) -> Sentences:
+    """Full-batch steps grow."""
+    rate = significant(finding.facts["largest_stable_rate"])
+    return Sentences(
+        seen=_share_of_edge(finding),
+        means=f"Full-batch steps grow along that direction: they are stable up to η = {rate}.",
+        paste=(f"--lr {finding.facts['surely_stable_rate']:.2g}",),
+        suggestion=", or a warm-up, if the loss jumps up and stays there.",
+        caveat=EDGE_OF_QUADRATIC,
+    )
+
+
+def _share_of_edge(finding: Finding) -> str:
+    facts, edge = finding.facts, finding.numbers["edge"].value
+    formula = Momentum(facts["momentum"], facts["nesterov"]).formula
+    return (
+        f"The sharpness λ_max = {finding.numbers['sharpness']} is "
+        f"{significant(facts['share'], 2)} of the edge {formula} = {significant(edge)} "
+        f"at η = {significant(facts['learning_rate'])}."
+    )
+
+
+def sharpness_without_edge(finding: Finding) -> Sentences:
+    """The edge is not known for this optimizer."""
+    sharpness, step = finding.numbers["sharpness"], finding.facts["step"]
+    return Sentences(
+        seen=f"The sharpness λ_max = {sharpness} at step {step:,}.",
+        means=no_edge(finding.facts["optimizers"]),
+    )
+
+
+def no_edge(optimizers: tuple[str, ...]) -> str:
+    """A sentence that names optimizers whose edge of stability is not known.
+
+    Args:
+        optimizers: Their names.
+    """
+    return f"The edge of stability is known for SGD, and not for {' and '.join(optimizers)}."
+
+
+# The sharpness of batches
+
+
+def batch_sharpness_far_below_edge(finding: Finding) -> Sentences:
+    """A steady rate far below its edge."""
+    return _batch_sharpness(
+        finding,
+        f"The learning rate is far below its edge. {NO_OVERSHOOT} {_room(finding)}",
+        "A larger learning rate, if it ends lower in a fork: the edge does not say which rate is the best.",
+    )
+
+
+def batch_sharpness_below_edge(finding: Finding) -> Sentences:
+    """Batches do not overshoot."""
+    return _batch_sharpness(finding, f"{NO_OVERSHOOT} {_room(finding)}")
+
+
+def batch_sharpness_at_edge(finding: Finding) -> Sentences:
+    """The learning rate sets the curvature."""
+    return _batch_sharpness(
+        finding,
+        "Training is at the edge of stochastic stability: the learning rate, not the loss, sets the curvature.",
+        MOVES,
+    )
+
+
+def batch_sharpness_beyond_edge(finding: Finding) -> Sentences:
+    """Batches overshoot."""
+    return _batch_sharpness(
+        finding,
+        "Batches overshoot their own loss: the steps are too long for this curvature.",
+        "A smaller learning rate, or a warm-up, unless the loss comes down again by itself.",
+    )
+
+
+def batch_sharpness_unclear(finding: Finding) -> Sentences:
+    """The interval is too wide."""
+    return _batch_sharpness(finding, "It is too early to say whether the learning rate is at its edge.")
+
+
+def _batch_sharpness(finding: Finding, means: str, suggestion: str = "") -> Sentences:
+    facts, sharpness = finding.facts, finding.numbers["batch_sharpness"]
+    measured = counted(sharpness.samples, "measured step")
+    if not facts["share_is_known"]:
+        unknown = f"The batch sharpness is not known yet ({measured})"
+        if not facts["needed"]:
+            return Sentences(f"{unknown}.", means, suggestion=suggestion)
+        rest = f"; an interval needs {about(facts['needed'])} more steps."
+        return Sentences(unknown + rest, means, suggestion=suggestion)
+    formula = Momentum(facts["momentum"], facts["nesterov"]).formula
+    edge = significant(finding.numbers["edge"].value)
+    share = f"{significant(facts['share'], 2)} of the edge {formula} = {edge}"
+    seen = f"The batch sharpness {sharpness} is {share} ({measured})."
+    return Sentences(seen, means, suggestion=suggestion)
+
+
+def _room(finding: Finding) -> str:
+    room = finding.facts["room"]
+    times = "" if room is None else f"{significant(room, 2)} times "
+    return f"At this curvature η could be {times}larger."
+
+
+# One step
+
+
+def step_drift_unknown(finding: Finding) -> Sentences:
+    """The interval is not finite yet."""
+    needed = finding.numbers["step_drift"].needed
+    unknown = "The drift of the gradient over a step is not known yet"
+    means = "It is too early to say how long a gradient stays valid."
+    if not needed:
+        return Sentences(f"{unknown}.", means)
+    return Sentences(f"{unknown}; an upper bound needs {about(needed)} more steps.", means)
+
+
+def step_drift_whole(finding: Finding) -> Sentences:
+    """A step changes the gradient completely."""
+    return Sentences(
+        seen=_share_of_gradient(finding),
+        means=("Every step changes the gradient completely: it leaves the region in which g is nearly constant."),
+        suggestion="A smaller learning rate, or a larger batch if noise dominates.",
+    )
+
+
+def step_drift_part(finding: Finding) -> Sentences:
+    """A gradient lasts for several steps."""
+    drift = finding.numbers["step_drift"].value
+    lasts = significant(1 / math.sqrt(drift), 2) if drift > 0 else "many"
+    return Sentences(
+        seen=_share_of_gradient(finding),
+        means=(f"Steps in one direction would change the gradient completely after about {lasts} of them."),
+    )
+
+
+def _share_of_gradient(finding: Finding) -> str:
+    drift = finding.numbers["step_drift"]
+    share, low, high = (f"{100 * math.sqrt(max(end, 0)):.2g} %" for end in (drift.value, drift.low, drift.high))
+    return (
+        f"Over one step of B = {finding.facts['batch_size']:,.0f} the gradient changes by {share} "
+        f"[{low}, {high}] of its length ({counted(drift.samples, 'measured step')})."
+    )
+
+
+def loss_change_unknown(finding: Finding) -> Sentences:
+    """The gain is not different from zero."""
+    needed = finding.numbers["curvature_share"].needed
+    unknown = "The gain of a step is not distinguishable from zero yet"
+    means = "It is too early to say whether the steps are too long."
+    if not needed:
+        return Sentences(f"{unknown}.", means)
+    return Sentences(f"{unknown}; that needs {about(needed)} more steps.", means)
+
+
+def loss_change_up(finding: Finding) -> Sentences:
+    """A step raises the loss."""
+    return _loss_change(
+        finding,
+        "To second order a step raises the loss: it is too long for this curvature.",
+        "A smaller learning rate, or a larger batch if noise dominates.",
+        ONE_STEP,
+    )
+
+
+def loss_change_long_step(finding: Finding) -> Sentences:
+    """A shorter step would gain more."""
+    times = significant(2 * finding.numbers["curvature_share"].value, 2)
+    return _loss_change(
+        finding,
+        f"A step {times} times shorter would gain more in that step.",
+        "A smaller learning rate, if the loss no longer falls.",
+        ONE_STEP,
+    )
+
+
+def loss_change_short_step(finding: Finding) -> Sentences:
+    """Steps gain."""
+    means = "The slope outweighs the curvature: steps are short enough to gain."
+    return _loss_change(finding, means, caveat=ONE_STEP)
+
+
+def loss_change_unclear(finding: Finding) -> Sentences:
+    """The interval contains the threshold."""
+    return _loss_change(finding, "It is too early to say whether a shorter step would gain more.")
+
+
+def _loss_change(finding: Finding, means: str, suggestion: str = "", caveat: str = "") -> Sentences:
+    share, change = finding.numbers["curvature_share"], finding.numbers["seen_change"]
+    seen = (
+        f"A step changes the loss by {_signed(change)}; curvature undoes a share of {share} of the gain from the slope "
+        f"({counted(share.samples, 'measured step')})."
+    )
+    return Sentences(seen, means, suggestion=suggestion, caveat=caveat)
+
+
+def _signed(change: Estimate) -> str:
+    return f"+{change}" if change.value > 0 else str(change)
+
+
+def curvature_noise_unknown(finding: Finding) -> Sentences:
+    """The curvature along the gradient is not different from zero."""
+    needed = finding.numbers["curvature_noise_scale"].needed
+    lead = "The curvature along the gradient is not distinguishable from zero yet"
+    means = "The share of noise in the cost of a step is not known yet."
+    if not needed:
+        return Sentences(f"{lead}.", means)
+    return Sentences(f"{lead}. It needs about {needed:,} more steps.", means, lead=lead)
+
+
+def curvature_noise_share(finding: Finding) -> Sentences:
+    """The share of noise in the cost of a step."""
+    scale, batch = finding.numbers["curvature_noise_scale"], finding.numbers["batch_size"].value
+    share = significant(100 * scale.value / (scale.value + batch), 2)
+    return Sentences(
+        seen=(
+            f"The noise scale weighted by curvature, tr(HΣ)/gᵀHg, is {scale} "
+            f"({counted(scale.samples, 'measured step')}); B = {batch:,.0f}."
+        ),
+        means=(
+            f"About {share} % of the second-order cost of a step is noise, which a larger batch "
+            "reduces; the rest comes from the length of the step, which a smaller learning rate "
+            "reduces."
+        ),
+    )
+
+
+# Doubts
+
+
+def lower_edge_of_momentum(doubt: Doubt) -> str:
+    """Small batches with momentum are reported to settle lower."""
+    edge = significant(doubt.facts["edge"])
+    return f"With momentum and small batches it is reported to settle at 2(1 − μ)/η = {edge}."
+
+
+def batch_edge_of_quadratic(doubt: Doubt) -> str:
+    """The edge is that of a quadratic."""
+    return (
+        "The edge is that of a quadratic; batch sharpness usually rises to it and stays there, which is not a failure."
+    )
+
+
+CLAIMS = {
+    "batch_sharpness_at_edge": batch_sharpness_at_edge,
+    "batch_sharpness_below_edge": batch_sharpness_below_edge,
+    "batch_sharpness_beyond_edge": batch_sharpness_beyond_edge,
+    "batch_sharpness_far_below_edge": batch_sharpness_far_below_edge,
+    "batch_sharpness_unclear": batch_sharpness_unclear,
+    "curvature_noise_share": curvature_noise_share,
+    "curvature_noise_unknown": curvature_noise_unknown,
+    "loss_change_long_step": loss_change_long_step,
+    "loss_change_short_step": loss_change_short_step,
+    "loss_change_unclear": loss_change_unclear,
+    "loss_change_unknown": loss_change_unknown,
+    "loss_change_up": loss_change_up,
+    "sharpness_at_edge": sharpness_at_edge,
+    "sharpness_below_edge": sharpness_below_edge,
+    "sharpness_beyond_edge": sharpness_beyond_edge,
+    "sharpness_without_edge": sharpness_without_edge,
+    "step_drift_part": step_drift_part,
+    "step_drift_unknown": step_drift_unknown,
+    "step_drift_whole": step_drift_whole,
+}
+
+DOUBTS = {
+    "batch_edge_of_quadratic": batch_edge_of_quadratic,
+    "lower_edge_of_momentum": lower_edge_of_momentum,
+}

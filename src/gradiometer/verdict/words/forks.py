@@ -1,0 +1,177 @@
+"""Words about forks: what they decided, and what came of an advice that was tried."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from gradiometer.forks.recorded.scores import SOURCE, track_record
+from gradiometer.forks.recorded.trials import TOLERANCE
+from gradiometer.forks.recorded.words import label_of, outcome
+from gradiometer.measurement.estimate import significant
+from gradiometer.measurement.finding import Doubt, Finding
+from gradiometer.verdict.words.sentences import Sentences
+
+COMPARED = "Forks compared keeping the rate for a share of the branch (hold) with taking it to zero from its start."
+
+
+def goes_to_zero(finding: Finding) -> Sentences:
+    """From which step the rate goes to zero, as forks decided it."""
+    facts = finding.facts
+    decisions = [(_cooling(event, facts["steps"]), _by_fork(event)) for event in facts["decisions"]]
+    seen = " ".join(f"{decision}{reason}" for decision, reason in decisions)
+    means = "No fork was made: the rate goes to zero over the last fifth."
+    if facts["spent"] is not None:
+        means = f"{COMPARED} They cost {significant(facts['spent'], 2)} times the updates of the run."
+    return Sentences(seen, means, lead=decisions[0][0])
+
+
+def _cooling(event: Mapping[str, Any], steps: int | None) -> str:
+    step, begins = event["step"], event["begins"]
+    if event["fork"] is None or begins == step:
+        return f"From step {step:,} the rate goes to zero"
+    return f"At step {step:,} the rate was kept{' to the end' if begins == steps else ''}"
+
+
+def _by_fork(event: Mapping[str, Any]) -> str:
+    """What a fork showed, after the decision that it led to."""
+    if event["fork"] is None:
+        return "; `cool_budget` did not pay for a fork."
+    return f": {event['outcome']} in training loss (fork {event['fork']})."
+
+
+def changed_by_forks(finding: Finding) -> Sentences:
+    """How forks changed the rate on the way."""
+    spent = significant(finding.facts["spent"], 2)
+    means = f"Forks compared half and twice the rate with going on. They cost {spent} times the updates of the run."
+    decisions = [(_changed(event), _by_fork(event)) for event in finding.facts["decisions"]]
+    return Sentences(" ".join(map("".join, decisions)), means, lead=decisions[0][0])
+
+
+def _changed(event: Mapping[str, Any]) -> str:
+    change = "stayed" if event["factor"] == 1 else f"was multiplied by {event['factor']:g}"
+    return f"At step {event['step']:,} the rate {change}"
+
+
+def if_cooled(finding: Finding) -> Sentences:
+    """The loss if the rate went to zero now."""
+    facts = finding.facts
+    return Sentences(
+        f"The training loss of the average was {significant(facts['averaged'])} at step {facts['step']:,}.",
+        f"Forecast: if the rate went to zero from there, the loss would be {facts['if_cooled']}. "
+        "The training can be stopped at any step, and counts at its average.",
+    )
+
+
+def trial_in_words(finding: Finding) -> str:
+    """What came of the cure of a finding, or how to try it; empty if there is nothing to try."""
+    if (trial := finding.trial) is None:
+        return ""
+    if trial.results:
+        first, *others = [_result(result) for result in trial.results]
+        return " ".join((f"Tried: {first}", *(each[0].upper() + each[1:] for each in others)))
+    facts = trial.facts
+    if (causes := facts.get("causes")) is not None:
+        return f"Tried: {causes.words} (forks {' and '.join(causes.forks)})"
+    if "forecasts" in facts:
+        held, scored = facts["held"], facts["forecasts"]
+        return f"Tried: {held} of {scored} such forecasts of this run held in a fork." if scored else "Not tried."
+    record = record_of(facts.get("advice", ""))
+    return f"{_how(facts)} {record}".rstrip()
+
+
+def _how(facts: Mapping[str, Any]) -> str:
+    """The command or the call that tries it."""
+    if "alternatives" in facts:
+        call = f"w.fork(batches=loader, alternatives={facts['alternatives']}, horizon='500 updates')"
+        return f"Not tried: `{call}` in your program."
+    return f"Not tried: {facts['call']}." if "call" in facts else "Not tried."
+
+
+def record_of(kind: str, scores: Iterable[Mapping[str, Any]] | None = None) -> str:
+    """How often advice of this kind held, in a sentence; empty if it was never followed.
+
+    Arguments as in `track_record`.
+
+    >>> record_of("a cut of the rate")[:24]
+    'Such advice held in 5 of'
+    """
+    counts = track_record(kind, scores)
+    advice, number = _share(counts["advice"]), _share(counts["number"])
+    if not advice:
+        return ""
+    also = f", and its forecast number in {number}" if number else ""
+    return f"Such advice held in {advice}{also}: {SOURCE}."
+
+
+def _share(counts: Counter[str]) -> str:
+    """How many held, such as "5 of 6 trials (1 undecided)"; empty if none is decided."""
+    undecided = f" ({counts['open']} undecided)" if counts["open"] else ""
+    return f"{counts['held']} of {counts.total()} trials{undecided}" if counts.total() > counts["open"] else ""
+
+
+def _result(result: Mapping[str, Any]) -> str:
+    effect = result["effect"]
+    return (
+        f"from step {result['step']:,}, {effect.alternative} {outcome(effect)} in {label_of(effect.readout)} "
+        f"(fork {result['fork']}). {verdict_in_words(result)}"
+    )
+
+
+def verdict_in_words(result: Mapping[str, Any]) -> str:
+    """Whether an advice held in a fork, as a sentence."""
+    match result["verdict"]:
+        case "leaning":
+            return "Its branches lean to small rates, so it does not decide if the advice held."
+        case "held":
+            return f"The advice held{_why_held(result)}."
+        case "did not hold":
+            return f"The advice did not hold{_why_not(result)}."
+    if result["uncompared"]:
+        return "Whether it needs more examples than forecast is seen with `--advice`, which adds a shorter training."
+    return "This fork does not decide if the advice held."
+
+
+def _why_held(result: Mapping[str, Any]) -> str:
+    if (share := result["share"]) is not None:
+        than = f"a training on {significant(share, 2)} of the examples"
+        return f": with fewer updates it ends better than {than}, so it needs no more than forecast"
+    gain = "so more steps at this rate gain little" if result["is_cut"] else "with fewer updates"
+    return f": it ends at most {TOLERANCE:.0%} worse, {gain}" if result["not_better"] else ""
+
+
+def _why_not(result: Mapping[str, Any]) -> str:
+    if (share := result["share"]) is not None:
+        than = f"a training on {significant(share, 2)} of the examples"
+        return f": it ends worse than {than}, so it needs more than forecast"
+    return f": it ends more than {TOLERANCE:.0%} worse" if result["may_be_worse"] else ""
+
+
+def cooling_forks(_: Doubt) -> str:
+    """What the forks of `--cool auto` did not compare."""
+    return (
+        "The forks compared the training loss, and no other ways to lower the rate. Each end of their intervals is a "
+        "one-sided bound at the level of the run."
+    )
+
+
+def rate_forks(_: Doubt) -> str:
+    """How short the branches were."""
+    return "The branches take a fifth of what was left of the run, and shorter branches lean to small rates."
+
+
+def next_fifth(_: Doubt) -> str:
+    """What the forecast of the loss at a rate of zero is for."""
+    return "The forecast is for a fall of the rate over the next fifth of the steps so far, on training examples."
+
+
+CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
+    "rate_goes_to_zero": goes_to_zero,
+    "rate_by_forks": changed_by_forks,
+    "loss_if_cooled": if_cooled,
+}
+
+DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
+    "cooling_forks": cooling_forks,
+    "rate_forks": rate_forks,
+    "next_fifth": next_fifth,
+}

@@ -1,0 +1,322 @@
+"""Words for the logs of other tools."""
+
+from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.finding import Doubt, Finding
+from gradiometer.verdict.words.sentences import Sentences
+
+FILTER = (
+    "Hugging Face's Trainer omits NaN and inf from its average loss (`logging_nan_inf_filter`), "
+    "so it logs 0 or an old value instead."
+)
+
+PLACES, STEPS = 3, 4
+"""Most jumps, and most steps, that are listed."""
+
+
+# Finite numbers
+
+
+def log_not_finite_at_end(finding: Finding) -> Sentences:
+    """NaN or inf up to the end."""
+    return _not_finite(
+        finding,
+        "It lasted to the end: the parameters are no longer finite, and no step after it was useful.",
+    )
+
+
+def log_not_finite(finding: Finding) -> Sentences:
+    """NaN or inf that passed."""
+    return _not_finite(
+        finding,
+        "It passed: the batches were skipped, as the loss scaling of mixed precision does.",
+    )
+
+
+def _not_finite(finding: Finding, means: str) -> Sentences:
+    places = (
+        f"{name} in {wrong:,} of {values:,} values, first at step {first:,}"
+        for name, wrong, values, first in finding.facts["places"]
+    )
+    hidden = finding.facts["logged_as_zero"]
+    zeros = "; the logged loss at these steps is 0" if hidden else ""
+    lead = "Not a finite number"
+    return Sentences(
+        seen=f"{lead}: {'; '.join(places)}{zeros}.",
+        means=f"{means} {FILTER}" if hidden else means,
+        suggestion=(
+            "Go back to a checkpoint before that step; look at the examples of its batch; try a "
+            "smaller learning rate, a warm-up, or float32 instead of half precision."
+        ),
+        caveat=(
+            "If the log averages over steps, the true first step is earlier, by up to the steps between two lines."
+        ),
+        lead=lead,
+    )
+
+
+def log_zero_at_end(finding: Finding) -> Sentences:
+    """Zeros that may hide NaN."""
+    loss, step = finding.facts["loss"], finding.facts["first_step"]
+    return Sentences(
+        seen=f"{loss} is exactly 0 from step {step:,} to the end, and was positive before.",
+        means=f"It may hide a NaN. {FILTER}",
+        suggestion=(
+            "Print the loss of one batch from the last checkpoint; log the gradient norm, or set "
+            "logging_nan_inf_filter=False."
+        ),
+        caveat="A loss that can reach zero, such as a hinge loss, looks the same.",
+    )
+
+
+def log_finite(finding: Finding) -> Sentences:
+    """Every value is finite."""
+    columns = " and of ".join(f"{name} ({values:,})" for name, values in finding.facts["columns"])
+    return Sentences(
+        seen=f"Every value of {columns} is a finite number.",
+        means="There is no sign of NaN or inf.",
+    )
+
+
+def no_gradient_norm(doubt: Doubt) -> str:
+    """Batches that mixed precision skips leave no trace in the loss."""
+    return "Without a gradient norm in the log, skipped batches cannot be seen."
+
+
+# The slope of the loss
+
+
+def log_too_short(finding: Finding) -> Sentences:
+    """No slope can be measured."""
+    facts = finding.facts
+    fewest, values = facts["fewest"], facts["values"]
+    why = f"{values} values" if values < fewest else "values, which are all equal"
+    lead = f"Too few values to see if {facts['loss']} still falls"
+    return Sentences(
+        seen=f"{lead}: the latest half has {why}.",
+        means=f"At least {fewest} values that differ are needed in the latest half of the log.",
+        lead=lead,
+    )
+
+
+def log_plateau(finding: Finding) -> Sentences:
+    """A flat loss."""
+    most = significant(finding.facts["most"])
+    return _slope(
+        finding,
+        f"A plateau: at this learning rate, the same number of steps again gains at most {most}.",
+        "Cut the learning rate, or average the iterates: the rest is noise, or the floor of the loss.",
+    )
+
+
+def log_falling(finding: Finding) -> Sentences:
+    """A loss that falls."""
+    return _slope(finding, "It still falls, by more than the noise explains.")
+
+
+def log_rising(finding: Finding) -> Sentences:
+    """A loss that rises."""
+    return _slope(
+        finding,
+        "It rises, by more than the noise explains.",
+        "Try a smaller learning rate, and check what changed there.",
+    )
+
+
+def log_slope_unclear(finding: Finding) -> Sentences:
+    """The noise hides the slope."""
+    most = significant(finding.facts["most"])
+    return _slope(
+        finding,
+        f"The noise is too large to see a plateau: the same number of steps again may gain up to {most}.",
+        "Log the mean over more steps, or train longer.",
+    )
+
+
+def _slope(finding: Finding, means: str, suggestion: str = "") -> Sentences:
+    facts = finding.facts
+    return Sentences(
+        seen=(
+            f"The slope of {facts['loss']} is {facts['slope']}, over {facts['values']:,} values "
+            f"from step {facts['first_step']:,}."
+        ),
+        means=means,
+        suggestion=suggestion,
+        caveat="If the loss is still curved, this is the mean of its slopes.",
+    )
+
+
+# The learning rate
+
+
+def log_steps_back(finding: Finding) -> Sentences:
+    """The step counter goes back."""
+    jumps = finding.facts["jumps"]
+    places = ", ".join(f"from {before:,} to {after:,}" for before, after in jumps[:PLACES])
+    lead = f"The step goes back {_times(len(jumps))}"
+    return Sentences(
+        seen=f"{lead}: {places}.",
+        means=(
+            "The run was resumed from a checkpoint, or two runs share the file. About "
+            f"{finding.facts['repeated']:,} steps were made twice; the later values count."
+        ),
+        suggestion=("Compare the loss before and after: a jump means that the optimizer's state was lost, too."),
+        lead=lead,
+    )
+
+
+def log_rate_restarts(finding: Finding) -> Sentences:
+    """A schedule with restarts."""
+    means = "The distances are equal: this is a schedule with restarts."
+    return _jumps(finding, means)
+
+
+def log_rate_jumps(finding: Finding) -> Sentences:
+    """A resume that lost the scheduler's state."""
+    return _jumps(
+        finding,
+        "A decreasing schedule does not do this. If the run was resumed there, the scheduler's "
+        "state was not restored, or the length of the run was changed.",
+        "Load the scheduler's state with the model's, or start the new schedule at the current step.",
+        "A single intended warm restart looks the same.",
+    )
+
+
+def _jumps(finding: Finding, means: str, suggestion: str = "", caveat: str = "") -> Sentences:
+    jumps = finding.facts["jumps"]
+    places = "; ".join(
+        f"from {significant(before)} at step {one:,} to {significant(after)} at step {other:,}"
+        for (one, before), (other, after) in jumps[:PLACES]
+    )
+    lead = f"{finding.facts['rate']} jumps up {_times(len(jumps))}"
+    return Sentences(f"{lead}: {places}.", means, suggestion=suggestion, caveat=caveat, lead=lead)
+
+
+def _times(number: int) -> str:
+    return f"{number} time" if number == 1 else f"{number} times"
+
+
+def log_rate_to_zero(finding: Finding) -> Sentences:
+    """A rate that ends at zero."""
+    return _course(finding, "It goes to zero by the end.")
+
+
+def log_rate_above_zero(finding: Finding) -> Sentences:
+    """A rate that does not end at zero."""
+    return _course(
+        finding,
+        "It does not go to zero: the parameters keep fluctuating.",
+        "If this was the end of the run, a final decay to zero removes the fluctuations.",
+    )
+
+
+def _course(finding: Finding, means: str, suggestion: str = "") -> Sentences:
+    """The schedule: constant, or warm-up, steps down and the end."""
+    facts = finding.facts
+    highest = significant(facts["highest"])
+    parts = []
+    if facts["constant"]:
+        parts.append(f"constant at {highest}")
+    else:
+        if facts["rises"]:
+            parts.append(f"rises to {highest} by step {facts['highest_step']:,}")
+        if facts["steps_down"]:
+            at = ", ".join(f"{step:,}" for step in facts["steps_down"][:STEPS])
+            parts.append(f"steps down at {at}")
+        share = facts["last"] / facts["highest"]
+        parts.append(f"ends at {share:.2g} of its largest, {highest}")
+    lead = facts["rate"]
+    seen = f"{lead}: {', '.join(parts)}; it never jumps up."
+    return Sentences(seen, means, suggestion=suggestion, lead=lead)
+
+
+# The staircase
+
+
+def log_staircase(finding: Finding) -> Sentences:
+    """The loss falls when an epoch begins."""
+    loss, fall = finding.facts["loss"], finding.facts["fall"]
+    share = fall.value / finding.facts["mean_loss"]
+    return Sentences(
+        seen=(f"{loss} falls by {fall} when an epoch begins ({fall.samples} epochs), {share:.0%} of its mean."),
+        means=(
+            "The network remembers single examples, and has seen all of them from the second "
+            "epoch on: the training loss no longer estimates the loss on new examples."
+        ),
+        suggestion=("Judge by held-out examples only; try more data, augmentation, weight decay, or fewer epochs."),
+        caveat=("A learning rate that is cut at every epoch, or examples without shuffling, look the same."),
+    )
+
+
+def log_no_staircase(finding: Finding) -> Sentences:
+    """The loss does not fall when an epoch begins."""
+    bound = significant(max(finding.facts["fall"].high, 0.0))
+    means = f"No staircase: seeing the examples again gains at most {bound} at once."
+    return Sentences(_change_at_epochs(finding), means)
+
+
+def log_staircase_unclear(finding: Finding) -> Sentences:
+    """The noise hides a fall."""
+    means = "Too few values to see a fall of the loss when epochs begin."
+    return Sentences(_change_at_epochs(finding), means)
+
+
+def _change_at_epochs(finding: Finding) -> str:
+    loss, fall = finding.facts["loss"], finding.facts["fall"]
+    return f"{loss} changes by {_minus(fall)} when an epoch begins, apart from its trend ({fall.samples} epochs)."
+
+
+def _minus(fall: Estimate) -> str:
+    """The change, which is minus the fall."""
+    low, high = significant(-fall.high), significant(-fall.low)
+    return f"{significant(-fall.value)} [{low}, {high}]"
+
+
+# The limits of a log
+
+MISSING = {
+    "losses": "no training loss (name its column with --loss)",
+    "gradient_norms": "no gradient norm (NaN and inf in the gradient stay hidden)",
+    "epochs": "no epoch (a staircase cannot be seen)",
+    "learning_rates": "no learning rate (the schedule and a broken resume cannot be seen)",
+}
+
+
+def log_limits(finding: Finding) -> Sentences:
+    """What no log can show."""
+    missing = [MISSING[name] for name in finding.facts["missing"]]
+    seen = "This log has a loss, a gradient norm, epochs and a rate."
+    if missing:
+        seen = f"This log has {'; '.join(missing)}."
+    return Sentences(
+        seen=seen,
+        means=(
+            "A log cannot show how accurate the batch gradient is, if the batch is too small, if "
+            "the learning rate is at its limit, or what a cut would gain: this needs gradients of "
+            "two parts of a batch, during training."
+        ),
+        suggestion="Use gradiometer train, or gradiometer.watch in your training loop.",
+    )
+
+
+CLAIMS = {
+    "log_falling": log_falling,
+    "log_finite": log_finite,
+    "log_limits": log_limits,
+    "log_no_staircase": log_no_staircase,
+    "log_not_finite": log_not_finite,
+    "log_not_finite_at_end": log_not_finite_at_end,
+    "log_plateau": log_plateau,
+    "log_rate_above_zero": log_rate_above_zero,
+    "log_rate_jumps": log_rate_jumps,
+    "log_rate_restarts": log_rate_restarts,
+    "log_rate_to_zero": log_rate_to_zero,
+    "log_rising": log_rising,
+    "log_slope_unclear": log_slope_unclear,
+    "log_staircase": log_staircase,
+    "log_staircase_unclear": log_staircase_unclear,
+    "log_steps_back": log_steps_back,
+    "log_too_short": log_too_short,
+    "log_zero_at_end": log_zero_at_end,
+}
+
+DOUBTS = {"no_gradient_norm": no_gradient_norm}

@@ -1,0 +1,114 @@
+"""The table of claims, and the one function that makes sentences of a finding."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from gradiometer.errors import BadArgument
+from gradiometer.measurement.finding import Doubt, Finding
+from gradiometer.verdict.triage.findings import GAUGE
+from gradiometer.verdict.words import (
+    batch,
+    comparison,
+    convergence,
+    drift,
+    estimation,
+    exploration,
+    forks,
+    logs,
+    own,
+    paths,
+    run,
+    spikes,
+    triage,
+)
+from gradiometer.verdict.words.sentences import Sentences
+
+CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
+    **batch.CLAIMS,
+    **comparison.CLAIMS,
+    **convergence.CLAIMS,
+    **drift.CLAIMS,
+    **estimation.CLAIMS,
+    **exploration.CLAIMS,
+    **forks.CLAIMS,
+    **logs.CLAIMS,
+    **own.CLAIMS,
+    **paths.CLAIMS,
+    **run.CLAIMS,
+    **spikes.CLAIMS,
+}
+"""A function that says each claim of a gauge. Those of triage are in a table of their own: both say `batch_small`, from
+other numbers."""
+
+DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
+    **batch.DOUBTS,
+    **convergence.DOUBTS,
+    **drift.DOUBTS,
+    **estimation.DOUBTS,
+    **exploration.DOUBTS,
+    **forks.DOUBTS,
+    **logs.DOUBTS,
+    **run.DOUBTS,
+}
+"""A function that says each doubt."""
+
+
+def say(finding: Finding) -> Sentences:
+    """A finding in sentences: the only place where they are made.
+
+    Args:
+        finding: The finding.
+
+    Raises:
+        BadArgument: The claim or a doubt is not in the table.
+
+    >>> from gradiometer import Estimate, Finding, say
+    >>> from gradiometer.measurement import Issue, State
+    >>> numbers = {"batch_size": Estimate.exact(32.0), "noise_scale": Estimate.exact(40.0)}
+    >>> finding = Finding("noise", Issue.ESTIMATION, "batch_near", State.OK, numbers, {"kind": "gradient"})
+    >>> say(finding).seen
+    'B = 32 is near the gradient noise scale 40.0 [40.0, 40.0] (0 measured steps).'
+    """
+    claims = triage.CLAIMS if finding.gauge == GAUGE else CLAIMS
+    if finding.claim not in claims:
+        raise BadArgument(
+            f"`claim` must be in the table of words or 'own', got {finding.claim!r}: a gauge of your own says 'own' "
+            "and gives its sentences in `facts`."
+        )
+    sentences = claims[finding.claim](finding)
+    doubts = triage.DOUBTS if finding.gauge == GAUGE else DOUBTS
+    if finding.facts.get("withheld"):  # triage found something that comes first
+        sentences = replace(sentences, paste=(), suggestion="", forecast="")
+    caveats = [sentences.caveat, *(_doubt(doubt, doubts) for doubt in finding.doubts)]
+    return replace(
+        sentences,
+        caveat=" ".join(text for text in caveats if text),
+        tried=forks.trial_in_words(finding),
+    )
+
+
+def _doubt(doubt: Doubt, doubts: Mapping[str, Callable[[Doubt], str]]) -> str:
+    if doubt.kind not in doubts:
+        raise BadArgument(f"`doubts` must be in the table of words, got {doubt.kind!r}.")
+    return doubts[doubt.kind](doubt)
+
+
+def as_dict(finding: Finding) -> dict[str, Any]:
+    """A finding as `--json` prints it: the data, and the sentences."""
+    sentences = say(finding)
+    return {
+        "gauge": finding.gauge,
+        "issue": finding.issue,
+        "claim": finding.claim,
+        "state": finding.state,
+        "seen": sentences.seen,
+        "means": sentences.means,
+        "advice": sentences.advice,
+        "forecast": sentences.forecast,
+        "tried": sentences.tried,
+        "caveat": sentences.caveat,
+        "numbers": {name: estimate.to_dict() for name, estimate in finding.numbers.items()},
+        "cure": list(finding.cure),
+        "doubts": [doubt.kind for doubt in finding.doubts],
+    }

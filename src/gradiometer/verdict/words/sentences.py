@@ -1,0 +1,52 @@
+"""What a finding says, part by part."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """A finding in words. Any part but the first may be empty.
+
+    Args:
+        seen: What was measured: one sentence, with its numbers.
+        means: What it would mean.
+        paste: Lines of code or commands that the advice begins with, to be pasted.
+        suggestion: What to try, or what follows the lines to paste.
+        forecast: What a model expects of the advice.
+        tried: What came of the advice in a fork, or how to try it.
+        caveat: What could make it wrong.
+        lead: The first clause of `seen`, for a row or a headline. Default: all of it.
+    """
+
+    seen: str
+    means: str = ""
+    paste: tuple[str, ...] = ()
+    suggestion: str = ""
+    forecast: str = ""
+    tried: str = ""
+    caveat: str = ""
+    lead: str = ""
+
+    @property
+    def advice(self) -> str:
+        """What to try, with the lines to paste."""
+        return " with ".join(f"`{line}`" for line in self.paste) + self.suggestion
+
+    @property
+    def beginning(self) -> str:
+        """The first clause of `seen`, without a full stop."""
+        return (self.lead or self.seen).removesuffix(".")
+
+    @property
+    def paragraphs(self) -> tuple[str, ...]:
+        """Seen, meaning, advice with its forecast, what came of it when it was tried, and what could make it wrong.
+
+        None is empty.
+        """
+        advice = self.advice and f"try: {self.advice} {self.forecast}".rstrip()
+        caveat = self.caveat and f"caution: {self.caveat}"
+        return tuple(text for text in (self.seen, self.means, advice, self.tried, caveat) if text)
+
+    def __str__(self) -> str:
+        parts = (self.seen, self.means, self.advice, self.forecast, self.tried, self.caveat)
+        return " ".join(part for part in parts if part)
