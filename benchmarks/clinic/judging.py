@@ -11,8 +11,8 @@ from clinic.cases import SEEDS, Case, sick_cases, well_cases
 from clinic.data import data_of
 from clinic.illnesses import follow
 from clinic.recipe import Recipe
+from gradiometer import Run, diagnose
 from gradiometer.measurement.uncertainty.proportions import proportion
-from gradiometer.run import Run
 
 QUIET = {"healthy", "undecided", "may_stop"}
 """Claims that name no cause."""
@@ -53,11 +53,10 @@ class Said:
 
 def said_of(bench: Bench, case: Case) -> Said:
     """The verdict of the run of a case, from its folder."""
-    from gradiometer.diagnosis import diagnose  # noqa: PLC0415 (what only this function needs)
-
     diagnosis = diagnose(Run.open(bench.run(Wanted(case.recipe, case.seed, watched=True))))
     claims = () if diagnosis.triage is None else diagnosis.triage.claims
-    return Said(str(diagnosis.headline.claim), {str(each.claim): tuple(each.cure) for each in claims})
+    headline = "undecided" if diagnosis.headline is None else str(diagnosis.headline.claim)
+    return Said(headline, {str(each.claim): tuple(each.cure) for each in claims})
 
 
 def judge(bench: Bench, half: str, *, follow: bool, verbose: bool) -> list[str]:

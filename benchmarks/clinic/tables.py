@@ -143,7 +143,6 @@ conv_skips clothes momentum step : clip_small 0.5
 conv_norm clothes sgd cosine : weight_decay 0.015
 smooth waves adamw cosine : weight_decay 0.4
 smooth clothes adamw cosine : overfit 500
-lstm manual adamw cosine : leak 300
 smooth clothes adamw cosine : leak 150
 smooth interactions sgd cosine : unshuffled 1
 conv_skips clothes adamw cosine : unscaled 60
