@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gradiometer.arguments import check_whole
 from gradiometer.convergence.formulas.number import Amount
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, bounded
 from gradiometer.forks.branch import Branch, BranchResult
 from gradiometer.forks.critical.batch import FEWEST_UPDATES, CriticalBatch, critical_batch_by
 from gradiometer.forks.forking import HORIZON, REPLICATES, check_loop, check_start, length_of
@@ -25,6 +25,7 @@ SHARES = (0.25, 0.5, 1)
 """Horizons as shares of the longest."""
 
 
+@bounded
 def critical_batch(
     loop: Loop,
     *,
