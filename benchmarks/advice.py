@@ -34,13 +34,13 @@ from scipy.stats import binomtest, t
 
 from gradiometer import Estimate, Finding, Interrupted, Run, diagnose
 from gradiometer.estimation.batch_table import relative_updates
-from gradiometer.forks import Branch, CoolNow, Effect, Fork, GoOn, Loop, Shorter, alternative_of, fork
-from gradiometer.forks.alternatives import Alternative, BatchSize
-from gradiometer.forks.branch import Tail
-from gradiometer.forks.recorded import scores
-from gradiometer.forks.recorded.growing import train_branches
-from gradiometer.forks.recorded.trials import end_of, verdict_on
 from gradiometer.jobs import Here
+from gradiometer.loop import Branch, CoolNow, Effect, Fork, GoOn, Loop, Shorter, alternative_of, fork
+from gradiometer.loop.branch import Tail
+from gradiometer.loop.changes import Alternative, BatchSize
+from gradiometer.loop.recorded import scores
+from gradiometer.loop.recorded.growing import train_branches
+from gradiometer.loop.recorded.trials import end_of, verdict_on
 from gradiometer.measurement.uncertainty.arithmetic import transformed
 from gradiometer.measurement.uncertainty.differences import mean_over_pairs
 from gradiometer.problems import Problem, load

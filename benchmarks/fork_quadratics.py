@@ -6,7 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from gradiometer.forks import (
+from gradiometer.lab.closed_forms import Quadratic, QuadraticLaw
+from gradiometer.loop import (
     Alternative,
     BatchSize,
     Branch,
@@ -18,7 +19,6 @@ from gradiometer.forks import (
     Readout,
     tail_factor,
 )
-from gradiometer.lab.closed_forms import Quadratic, QuadraticLaw
 
 BATCH, UNIT = 8, 4
 """Examples in a batch, and in the smallest batch of any alternative."""

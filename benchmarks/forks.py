@@ -9,7 +9,7 @@ linearly to zero, and a fresh test set of 100 examples. Its effects are compared
 
 1. Effects from simulated branches: bias, and the coverage of the three kinds of intervals.
 2. Races over six rates, early and late in training: whether the truly best one is kept, and what the race cost.
-3. The real engine, `gradiometer.forks.fork`, on the same quadratics: do its branches end where the law says?
+3. The real engine, `gradiometer.loop.fork`, on the same quadratics: do its branches end where the law says?
 4. The critical batch at the start of training: does its interval cover what exact losses give?
 """
 
@@ -24,7 +24,7 @@ import torch
 from fork_quadratics import BATCH, GO_ON, SETTINGS, WARM, Going, HeldOut, Setting, results_of
 from scipy.stats import binomtest, t
 
-from gradiometer.forks import (
+from gradiometer.loop import (
     Branch,
     BranchResult,
     Fork,

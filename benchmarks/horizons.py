@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/horizons.py --seeds 5 --networks "CNN, SGD"
 
 Each of four networks is trained for 150 updates. Then branches try five rates, a factor of 2 apart, over a share of
-what is left, with `gradiometer.forks.fork`. They keep their rate, or it falls to zero over their last half, or over
+what is left, with `gradiometer.loop.fork`. They keep their rate, or it falls to zero over their last half, or over
 their whole length. The rate with the lowest mean test loss of four replicates is the choice. Its regret is the test
 loss of the whole rest of the training, cooled to zero from that rate, over that from the best rate, minus 1; other
 data orders than those of the branches. The best rate is the one with the lowest mean over all seeds. A seed is a start
@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from horizon_networks import NETWORKS, Network
 
-from gradiometer.forks import Fork, Loop, fork
-from gradiometer.forks.branch import Tail
+from gradiometer.loop import Fork, Loop, fork
+from gradiometer.loop.branch import Tail
 from gradiometer.measurement import Estimate
 from gradiometer.measurement.uncertainty.differences import mean_over_pairs
 

@@ -24,7 +24,7 @@ from torch import nn
 from tuning_problems import PROBLEMS, Cell
 from tuning_runs import SHAPES, Counted, Shape, losses_of, sgd, stacked, trained, trapezoid
 
-from gradiometer.forks.data import data_of
+from gradiometer.loop.data import data_of
 from gradiometer.tuning import Tuned, tune
 from gradiometer.tuning.aim import paces_for
 from gradiometer.tuning.optimizers import Made

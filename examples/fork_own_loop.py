@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gradiometer import supervised
-from gradiometer.forks import Fork, Loop, fork
+from gradiometer.loop import Fork, Loop, fork
 from gradiometer.problems import load
 
 EPOCHS, FORKED_AFTER, BATCH = 12, 4, 32

@@ -33,7 +33,7 @@ from gradiometer import (
     diagnose,
     watch,
 )
-from gradiometer.forks import Fork, fork, forks_of
+from gradiometer.loop import Fork, fork, forks_of
 from gradiometer.measurement import significant
 from gradiometer.problems import load
 from gradiometer.report.page import write_page

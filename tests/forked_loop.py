@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from gradiometer import supervised, watch
-from gradiometer.forks import Fork, Loop, fork
+from gradiometer.loop import Fork, Loop, fork
 
 INPUTS = torch.randn(96, 6, generator=torch.Generator().manual_seed(1))
 LABELS = (INPUTS[:, :3].argmax(dim=1) + 1) % 3

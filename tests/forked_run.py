@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gradiometer import Run
-from gradiometer.forks import Alternative, CriticalBatch, ForkRecord, critical_batch, fork
+from gradiometer.loop import Alternative, CriticalBatch, ForkRecord, critical_batch, fork
 from gradiometer.problems import Problem
 from gradiometer.train import loop_at
 from gradiometer.train.batch_comparison import noise_scale_at

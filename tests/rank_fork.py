@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from forked_loop import CRITERION, INPUTS, LABELS, network
-from gradiometer.forks import Custom, Loop, fork
+from gradiometer.loop import Custom, Loop, fork
 
 Sizes = list[int]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gradiometer import RunDamaged
-from gradiometer.forks.recorded.record import ForkRecord, _check_stop
+from gradiometer.loop.recorded.record import ForkRecord, _check_stop
 from gradiometer.measurement import Estimate
 
 GOOD = {"alternative": "rate 2x", "horizon": 64, "replicates": 2, "reason": "worse", "behind": "go on"}

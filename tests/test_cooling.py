@@ -12,9 +12,9 @@ import torch
 from gradiometer import BadArgument, Interrupted, diagnose
 from gradiometer.convergence.plateau import Plateau, floor_by_formula, forecast, gain_of_averaging, plateau_since
 from gradiometer.convergence.plateau.noise_floor import CUT, finding
-from gradiometer.forks import Branch, Effect, Fork, GoOn, Hold, Loop, engine, forks_of, train_branch
-from gradiometer.forks.recorded import growing
 from gradiometer.lab.closed_forms import Quadratic
+from gradiometer.loop import Branch, Effect, Fork, GoOn, Hold, Loop, engine, forks_of, train_branch
+from gradiometer.loop.recorded import growing
 from gradiometer.measurement import Estimate, Objective, State
 from gradiometer.problems import Examples
 from gradiometer.report.sections.rates import rates_of

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from gradiometer import BadArgument, Estimate, supervised
-from gradiometer.forks import BatchSize, Branch, BranchResult, Loop, Readout
-from gradiometer.forks.critical import Cell, CriticalBatch, batch_fit, critical_batch, critical_batch_by
+from gradiometer.loop import BatchSize, Branch, BranchResult, Loop, Readout
+from gradiometer.loop.critical import Cell, CriticalBatch, batch_fit, critical_batch, critical_batch_by
 
 BATCH, HORIZONS = 16, (2_000, 4_000, 8_000)
 

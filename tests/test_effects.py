@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gradiometer import BadArgument
-from gradiometer.forks import BranchResult, CoolNow, Effect, Fork, Rate, Readout, effects_of
+from gradiometer.loop import BranchResult, CoolNow, Effect, Fork, Rate, Readout, effects_of
 from gradiometer.measurement.uncertainty import mean_over_pairs, simultaneous_means
 
 HORIZON = 640

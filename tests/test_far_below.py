@@ -6,7 +6,7 @@ import pytest
 from forked_run import fork_of
 from gradiometer import Draw, Reading, Run, Sampling, Series, diagnose
 from gradiometer.drift import BatchSharpness
-from gradiometer.forks.recorded.trials import advised
+from gradiometer.loop.recorded.trials import advised
 from gradiometer.measurement.finding import Finding, State
 from gradiometer.problems import load
 from gradiometer.run import Configuration

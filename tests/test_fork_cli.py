@@ -8,8 +8,8 @@ import pytest
 from command_line import called
 from gradiometer import Run
 from gradiometer.cli.branches import Following
-from gradiometer.forks import BranchResult, Fork, Rate, Readout, alternative_of, forks_of
-from gradiometer.forks.recorded.words import comparison, setting, undecided
+from gradiometer.loop import BranchResult, Fork, Rate, Readout, alternative_of, forks_of
+from gradiometer.loop.recorded.words import comparison, setting, undecided
 from gradiometer.problems import load
 from gradiometer.run import Configuration
 from gradiometer.train import train

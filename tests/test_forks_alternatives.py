@@ -13,7 +13,7 @@ from torch import nn
 from forked_loop import fork_by
 from gradiometer import BadArgument, UserCodeFailed
 from gradiometer.convergence.schedules import Constant, Linear
-from gradiometer.forks import (
+from gradiometer.loop import (
     Alternative,
     BatchSize,
     Branch,

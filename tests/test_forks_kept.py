@@ -12,7 +12,7 @@ from torch import nn
 
 from forked_loop import BATCHES, CRITERION, OwnLoop
 from gradiometer import BadArgument, Unsupported, watch
-from gradiometer.forks import ForkRecord, Plan, Rate, forks_of
+from gradiometer.loop import ForkRecord, Plan, Rate, forks_of
 
 LISTED = list(BATCHES)
 

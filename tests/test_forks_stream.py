@@ -18,8 +18,8 @@ from torch.utils.data import (
 )
 
 from gradiometer import BadArgument
-from gradiometer.forks import Horizon, Stream
-from gradiometer.forks.data import data_of
+from gradiometer.loop import Horizon, Stream
+from gradiometer.loop.data import data_of
 
 
 def batches(count: int = 12, size: int = 4) -> Iterator[torch.Tensor]:

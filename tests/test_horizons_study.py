@@ -6,7 +6,7 @@ import pytest
 from horizon_networks import NETWORKS
 from horizons import FACTORS, SHARES, TAILS, Choices, losses_of, rows
 
-from gradiometer.forks import BranchResult, Fork, Readout, alternative_of
+from gradiometer.loop import BranchResult, Fork, Readout, alternative_of
 
 
 def test_the_regret_of_a_choice_is_that_of_the_whole_rest() -> None:

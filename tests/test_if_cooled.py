@@ -8,7 +8,7 @@ import pytest
 
 from gradiometer import BadArgument, Interrupted, diagnose
 from gradiometer.convergence.plateau.noise_floor import if_cooled
-from gradiometer.forks import forks_of
+from gradiometer.loop import forks_of
 from gradiometer.problems import load
 from gradiometer.run import Configuration, Run
 from gradiometer.train import resume, train

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gradiometer import BadArgument
-from gradiometer.forks import Branch, BranchResult, Momentum, Race, Rate, Readout, Rung, race, rungs_for
+from gradiometer.loop import Branch, BranchResult, Momentum, Race, Rate, Readout, Rung, race, rungs_for
 
 RUNGS = [Rung(100, 4), Rung(200, 4), Rung(400, 4)]
 

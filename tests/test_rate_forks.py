@@ -9,8 +9,8 @@ import pytest
 from command_line import called
 from forked_run import fork_of
 from gradiometer import BadArgument, Interrupted, Problem, diagnose
-from gradiometer.forks import forks_of
 from gradiometer.lab.closed_forms import Quadratic
+from gradiometer.loop import forks_of
 from gradiometer.run import Configuration, Run
 from gradiometer.run.ranks import Ranks
 from gradiometer.train import resume, train
@@ -98,7 +98,7 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(slow_run: Run, tmp_path
 def test_a_fork_that_was_stopped_continues_from_its_branches(
     slow_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gradiometer.forks.recorded import growing
+    from gradiometer.loop.recorded import growing
 
     made, count = growing.train_branches, []
 

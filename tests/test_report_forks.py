@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from gradiometer import Run, diagnose
-from gradiometer.forks import BranchResult, ForkRecord, Plan, Readout, alternative_of
 from gradiometer.jobs import Here, Job
+from gradiometer.loop import BranchResult, ForkRecord, Plan, Readout, alternative_of
 from gradiometer.report.live.follow import Followed
 from gradiometer.report.page import render, write_charts
 from gradiometer.report.sections.forks import forks_section

@@ -13,8 +13,8 @@ import pytest
 
 from forked_run import fork_of, was_finished
 from gradiometer import BadArgument, Run, RunDamaged
-from gradiometer.forks import ForkRecord, Plan, Rate, forks_of
 from gradiometer.jobs import Here
+from gradiometer.loop import ForkRecord, Plan, Rate, forks_of
 from gradiometer.problems import load
 from gradiometer.run import Configuration, checkpoint_steps
 from gradiometer.train import train
@@ -193,7 +193,7 @@ def test_a_run_on_other_data_is_refused(run: Run) -> None:
 
 
 def test_plans_are_equal_after_a_round_trip_through_json(tmp_path: Path) -> None:
-    from gradiometer.forks import Rung, alternative_of
+    from gradiometer.loop import Rung, alternative_of
 
     texts = ["follow Cosine(0.1, steps=500)", "skip 3:5", "AdamW(lr=0.001) & clip 1", "weight decay 0.01"]
     plan = Plan(3, tuple(map(alternative_of, texts)), 2, 640, "half", 7, 900, 5, (Rung(320, 2), Rung(640, 2)))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gradiometer import Draw
-from gradiometer.forks import Branch, GoOn, Loop, train_branch
+from gradiometer.loop import Branch, GoOn, Loop, train_branch
 from gradiometer.measurement import Order
 from gradiometer.run import load_latest
 from gradiometer.train import loop_at, train

@@ -12,7 +12,7 @@ from torch import nn
 from command_line import called
 from gradiometer import BadArgument, Interrupted, supervised
 from gradiometer.convergence import refresh_batch_norm
-from gradiometer.forks import BranchResult, Loop, Rate, fork
+from gradiometer.loop import BranchResult, Loop, Rate, fork
 from gradiometer.measurement.optimizer.averaged import at_average, averages_itself, schedule_free, to_average
 from gradiometer.problems import load
 from gradiometer.run import Configuration, Run, load_latest

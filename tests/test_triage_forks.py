@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradiometer.forks import ForkRecord
+from gradiometer.loop import ForkRecord
 from gradiometer.run import Run
 from gradiometer.verdict import Claim, Claimed
 from gradiometer.verdict.triage.tried import as_tried

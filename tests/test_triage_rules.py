@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradiometer.forks import alternative_of
+from gradiometer.loop import alternative_of
 from gradiometer.verdict import Claim, Signs, triage_of
 from gradiometer.verdict.triage import thresholds as limits
 from gradiometer.verdict.triage.findings import changes_of, findings_of

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from gradiometer import Estimate, Finding, Issue, State
-from gradiometer.forks import BranchResult, Effect, Fork, ForkRecord, Plan, Readout, alternative_of
-from gradiometer.forks.recorded.trials import advised, alike, judged, with_trials
+from gradiometer.loop import BranchResult, Effect, Fork, ForkRecord, Plan, Readout, alternative_of
+from gradiometer.loop.recorded.trials import advised, alike, judged, with_trials
 from gradiometer.run import Run
 from gradiometer.verdict import say
 from gradiometer.verdict.words.forks import verdict_in_words

@@ -8,7 +8,7 @@ import pytest
 from command_line import called
 from gradiometer import Run
 from gradiometer.cli.tune import BUDGET, configuration_to_tune
-from gradiometer.forks import forks_of
+from gradiometer.loop import forks_of
 from gradiometer.run import Configuration
 from gradiometer.tuning import task
 

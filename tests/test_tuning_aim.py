@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from command_line import called
 from gradiometer import supervised
 from gradiometer.errors import BadArgument
-from gradiometer.forks.branch import Readout
-from gradiometer.forks.data import data_of
+from gradiometer.loop.branch import Readout
+from gradiometer.loop.data import data_of
 from gradiometer.run import Configuration
 from gradiometer.tuning import Tuned, tune
 from gradiometer.tuning.aim import FILE, check_aim, paces_for

@@ -13,8 +13,8 @@ from torch import nn
 
 from command_line import called
 from gradiometer.errors import BadArgument
-from gradiometer.forks import BranchResult
-from gradiometer.forks.recorded.record import ForkRecord
+from gradiometer.loop import BranchResult
+from gradiometer.loop.recorded.record import ForkRecord
 from gradiometer.run import Configuration
 from gradiometer.tuning.stages import Rounds
 from gradiometer.tuning.variants import variants

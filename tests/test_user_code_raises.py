@@ -14,7 +14,7 @@ import gradiometer
 from command_line import called
 from gradiometer import UserCodeFailed, supervised
 from gradiometer.errors import bounded, calling, of_user, printable
-from gradiometer.forks import Loop, fork
+from gradiometer.loop import Loop, fork
 from gradiometer.tuning import tune
 
 PROBLEM = r"""

@@ -12,8 +12,8 @@ import spoiled
 
 from gradiometer import Run, diagnose
 from gradiometer.cli import main
-from gradiometer.forks import Horizon, alternative_of, forks_of
-from gradiometer.forks.recorded.words import comparison, setting
+from gradiometer.loop import Horizon, alternative_of, forks_of
+from gradiometer.loop.recorded.words import comparison, setting
 from gradiometer.report.page.page import render
 
 ASKED = ("--try", "rate 2x", "--at", "10", "--horizon", "2 updates", "--replicates", "2")

@@ -32,7 +32,7 @@ from faults import CALLS
 import gradiometer
 from gradiometer import Run
 from gradiometer.cli import main
-from gradiometer.forks import forks_of
+from gradiometer.loop import forks_of
 from gradiometer.run import load_latest
 from gradiometer.run.reader import HISTORY
 from gradiometer.storage.journal import read_journal

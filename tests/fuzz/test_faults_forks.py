@@ -10,10 +10,10 @@ from every_call import each_way
 from faults import UNREADABLE
 
 from gradiometer import BadArgument
-from gradiometer.forks import ForkRecord, Plan, Rate
-from gradiometer.forks.branch import Branch, BranchResult, Readout
-from gradiometer.forks.recorded import record
 from gradiometer.jobs import Here, Job, Ledger, Outcome
+from gradiometer.loop import ForkRecord, Plan, Rate
+from gradiometer.loop.branch import Branch, BranchResult, Readout
+from gradiometer.loop.recorded import record
 from gradiometer.storage.disk import replace_file
 
 PLAN = Plan(step=3, alternatives=(Rate(2),), replicates=2, horizon=64)

@@ -14,7 +14,7 @@ import pytest
 from kills import branches, of_a_training
 
 from gradiometer import Run
-from gradiometer.forks import forks_of
+from gradiometer.loop import forks_of
 from trainings import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="locks are POSIX")]

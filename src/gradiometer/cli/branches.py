@@ -9,9 +9,9 @@ from rich.console import Console
 from gradiometer.cli.progress import Counter, error_console, waiting
 
 if TYPE_CHECKING:
-    from gradiometer.forks.branch import BranchResult
-    from gradiometer.forks.recorded.plan import Plan
     from gradiometer.jobs.pool import Pool
+    from gradiometer.loop.branch import BranchResult
+    from gradiometer.loop.recorded.plan import Plan
 
 
 class Following:

@@ -60,8 +60,8 @@ def _try_the_advice(run: "Run", problem: "Problem", *, quiet: bool) -> None:
     from gradiometer.cli.progress import working
 
     with working("reading the findings", quiet=quiet):
-        from gradiometer.forks.forking import fork
-        from gradiometer.forks.recorded.trials import advised
+        from gradiometer.loop.forking import fork
+        from gradiometer.loop.recorded.trials import advised
         from gradiometer.train.forking.run_loop import loop_at
         from gradiometer.verdict.diagnosis import diagnose
 

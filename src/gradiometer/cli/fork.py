@@ -10,9 +10,9 @@ from gradiometer.cli.options import SEED, json_option, pool_option, trust_option
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gradiometer.forks.alternatives.alternative import Alternative
-    from gradiometer.forks.comparison.effects import Effect
-    from gradiometer.forks.recorded.record import ForkRecord
+    from gradiometer.loop.changes.alternative import Alternative
+    from gradiometer.loop.comparison.effects import Effect
+    from gradiometer.loop.recorded.record import ForkRecord
     from gradiometer.measurement.estimate import Estimate
     from gradiometer.run.reader import Run
 
@@ -86,7 +86,7 @@ def fork(
     from gradiometer.cli.branches import following, started
     from gradiometer.cli.spike import explain_spike
     from gradiometer.errors import BadArgument, Interrupted
-    from gradiometer.forks.recorded.record import ForkRecord
+    from gradiometer.loop.recorded.record import ForkRecord
     from gradiometer.run.reader import Run
 
     if level is not None:
@@ -101,7 +101,7 @@ def fork(
     alternatives = _alternatives(opened, asked)
     try:
         with started(pool) as where, following(quiet=as_json) as progress:
-            from gradiometer.forks.forking import fork as train_fork
+            from gradiometer.loop.forking import fork as train_fork
             from gradiometer.train.forking.run_loop import loop_at
 
             found = train_fork(
@@ -129,7 +129,7 @@ def fork(
 def _alternatives(run: "Run", asked: dict[str, Any]) -> "tuple[Alternative, ...]":
     """What the flags ask for, or the default."""
     from gradiometer.errors import BadArgument
-    from gradiometer.forks.alternatives.text import alternative_of
+    from gradiometer.loop.changes.text import alternative_of
 
     texts: list[tuple[str, str]] = []
     for flag, form in (
@@ -159,7 +159,7 @@ def _alternatives(run: "Run", asked: dict[str, Any]) -> "tuple[Alternative, ...]
 
 def _advised(run: "Run") -> "tuple[Alternative, ...]":
     from gradiometer.errors import BadArgument
-    from gradiometer.forks.recorded.trials import advised
+    from gradiometer.loop.recorded.trials import advised
     from gradiometer.verdict.diagnosis import diagnose
 
     found = advised(diagnose(run).findings)
@@ -182,7 +182,7 @@ def _page(run: "Run") -> str | None:
 def _as_object(
     run: "Run", record: "ForkRecord", effects: "tuple[Effect, ...]", *, was_finished: bool, notes: tuple[str, ...]
 ) -> dict[str, Any]:
-    from gradiometer.forks.recorded.words import comparison, setting
+    from gradiometer.loop.recorded.words import comparison, setting
 
     found = record.fork
     return {
@@ -216,7 +216,7 @@ def _tell(record: "ForkRecord", effects: "tuple[Effect, ...]", *, was_finished: 
     from rich.console import Console
 
     from gradiometer.cli.outcome import filled, line_width
-    from gradiometer.forks.recorded.words import comparison, setting, stopped, undecided
+    from gradiometer.loop.recorded.words import comparison, setting, stopped, undecided
 
     found = record.fork
     if was_finished:
@@ -234,7 +234,7 @@ def _table(record: "ForkRecord", effects: "tuple[Effect, ...]") -> "Table":
     """One row for each alternative, after that of the baseline."""
     from rich.table import Table
 
-    from gradiometer.forks.recorded.words import label_of, mean_end, signed
+    from gradiometer.loop.recorded.words import label_of, mean_end, signed
 
     found = record.fork
     readout = effects[0].readout if effects else ""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from gradiometer.forks.recorded.causes import SpikeCauses
+    from gradiometer.loop.recorded.causes import SpikeCauses
     from gradiometer.run.reader import Run
 
 

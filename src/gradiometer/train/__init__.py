@@ -8,9 +8,9 @@ import lazy_loader
 _attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 RENAMED = {
-    "fork_run": "`gradiometer.forks.fork(loop_at(run, step), alternatives, out=run.path)`",
-    "RunFork": "`gradiometer.forks.Fork`",
-    "critical_batch_of": "`gradiometer.forks.critical_batch(loop_at(run, step), out=run.path)`",
+    "fork_run": "`gradiometer.loop.fork(loop_at(run, step), alternatives, out=run.path)`",
+    "RunFork": "`gradiometer.loop.Fork`",
+    "critical_batch_of": "`gradiometer.loop.critical_batch(loop_at(run, step), out=run.path)`",
 }
 """Names of version 0.2, and what takes their place."""
 

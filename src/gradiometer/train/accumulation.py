@@ -151,7 +151,7 @@ class Accumulator:
 
 
 class MicroBatches:
-    """The gradient of a batch as a training makes it that accumulates: see `gradiometer.forks.loop.Gradient`.
+    """The gradient of a batch as a training makes it that accumulates: see `gradiometer.loop.loop.Gradient`.
 
     Args:
         loss: The loss of training.

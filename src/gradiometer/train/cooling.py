@@ -12,8 +12,8 @@ from torch import Tensor
 from gradiometer.convergence.plateau.extrapolation import BLOCKS, BLOCKS_PER_OCTAVE, PER_BLOCK, Extrapolation, Look
 from gradiometer.convergence.plateau.noise_floor import CUT, FINISH, forecast, gain_of_averaging
 from gradiometer.errors import BadArgument
-from gradiometer.forks.alternatives.rates import Hold
-from gradiometer.forks.branch import tail_factor
+from gradiometer.loop.branch import tail_factor
+from gradiometer.loop.changes.rates import Hold
 from gradiometer.measurement.batch import Batch, chunks
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat

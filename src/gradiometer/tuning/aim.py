@@ -13,8 +13,8 @@ from torch import nn
 
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.step_time import StepTimes, step_times
-from gradiometer.forks.data import Data
-from gradiometer.forks.loop import Loop
+from gradiometer.loop.data import Data
+from gradiometer.loop.loop import Loop
 from gradiometer.measurement.batch import mapped
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.loss import Loss

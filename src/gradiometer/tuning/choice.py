@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from gradiometer.convergence.formulas.number import Amount
-from gradiometer.forks.branch import Tail
+from gradiometer.loop.branch import Tail
 
 STEP = 0.5
 """Rates are tried on a grid: one step is half an octave, a factor of √2."""

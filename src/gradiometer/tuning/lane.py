@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gradiometer.forks.alternatives.alternative import GoOn
-from gradiometer.forks.alternatives.rates import Rate
-from gradiometer.forks.branch import Branch, BranchResult, Tail
-from gradiometer.forks.branches import Fork
-from gradiometer.forks.loop import Loop
-from gradiometer.forks.recorded.growing import kept, train_branches
-from gradiometer.forks.recorded.plan import Plan
-from gradiometer.forks.recorded.record import ForkRecord
-from gradiometer.forks.untouched import guarded_copy
 from gradiometer.jobs.pool import Pool
+from gradiometer.loop.branch import Branch, BranchResult, Tail
+from gradiometer.loop.branches import Fork
+from gradiometer.loop.changes.alternative import GoOn
+from gradiometer.loop.changes.rates import Rate
+from gradiometer.loop.loop import Loop
+from gradiometer.loop.recorded.growing import kept, train_branches
+from gradiometer.loop.recorded.plan import Plan
+from gradiometer.loop.recorded.record import ForkRecord
+from gradiometer.loop.untouched import guarded_copy
 from gradiometer.tuning.choice import LOWER, STEP, Choice, Stage, choose, rate_of
 from gradiometer.tuning.optimizers import Made
 from gradiometer.tuning.probe import Bracket

@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from gradiometer.convergence.formulas.number import Amount
-from gradiometer.forks.branches import Fork
-from gradiometer.forks.recorded.growing import Progress
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.pool import Pool
+from gradiometer.loop.branches import Fork
+from gradiometer.loop.recorded.growing import Progress
 from gradiometer.measurement.loss import Loss
 from gradiometer.tuning.aim import Aim
 from gradiometer.tuning.choice import Choice, rate_of

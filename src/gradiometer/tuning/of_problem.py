@@ -8,11 +8,11 @@ import msgspec
 
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument, bounded
-from gradiometer.forks.data import Ordered
-from gradiometer.forks.recorded.growing import Progress
-from gradiometer.forks.recorded.record import FOLDER
 from gradiometer.jobs.pool import Pool
 from gradiometer.jobs.threads import threads
+from gradiometer.loop.data import Ordered
+from gradiometer.loop.recorded.growing import Progress
+from gradiometer.loop.recorded.record import FOLDER
 from gradiometer.measurement.batch import Order
 from gradiometer.measurement.reading import Draw
 from gradiometer.problems.problem import Problem

@@ -11,8 +11,8 @@ from torch import nn
 from gradiometer.arguments import check_number
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
-from gradiometer.forks.alternatives.alternative import Alternative
-from gradiometer.forks.alternatives.replacements import Custom, Using
+from gradiometer.loop.changes.alternative import Alternative
+from gradiometer.loop.changes.replacements import Custom, Using
 from gradiometer.measurement.optimizer.averaged import schedule_free, schedule_free_class
 from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.problems.user_code import user_code

@@ -11,8 +11,8 @@ from torch import nn
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
-from gradiometer.forks.checks import check_optimizer, check_trainable
-from gradiometer.forks.loop import Loop
+from gradiometer.loop.checks import check_optimizer, check_trainable
+from gradiometer.loop.loop import Loop
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.loss import Loss, checked_loss, with_graph
@@ -306,7 +306,7 @@ def bracket(
         model: The model.
         optimizer: Its optimizer, torch.optim.SGD.
         loss: Called as `loss(model, batch)`; returns the mean loss or one value per example.
-        batches: The training data, as in `gradiometer.forks.fork`.
+        batches: The training data, as in `gradiometer.loop.fork`.
         batch_size: Size of a batch, if `batches` are examples.
         updates: Number of updates.
         seed: Seed of the data order and of the random draws.

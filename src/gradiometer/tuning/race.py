@@ -6,13 +6,13 @@ from pathlib import Path
 
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
-from gradiometer.forks.alternatives.alternative import Alternative, GoOn
-from gradiometer.forks.alternatives.rates import BatchSize
-from gradiometer.forks.branch import Branch
-from gradiometer.forks.branches import Fork
-from gradiometer.forks.recorded.plan import Plan
-from gradiometer.forks.recorded.record import ForkRecord
 from gradiometer.jobs.job import Outcome
+from gradiometer.loop.branch import Branch
+from gradiometer.loop.branches import Fork
+from gradiometer.loop.changes.alternative import Alternative, GoOn
+from gradiometer.loop.changes.rates import BatchSize
+from gradiometer.loop.recorded.plan import Plan
+from gradiometer.loop.recorded.record import ForkRecord
 from gradiometer.tuning.choice import Choice, below_best
 from gradiometer.tuning.lane import Ended, Lane, loss_of
 from gradiometer.tuning.stages import Rounds

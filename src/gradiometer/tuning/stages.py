@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradiometer.errors import BadArgument
-from gradiometer.forks.branch import Tail
+from gradiometer.loop.branch import Tail
 from gradiometer.tuning.choice import Stage
 
 FEWEST = 16

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from gradiometer.errors import BadArgument, UserCodeFailed
-from gradiometer.forks.loop import Loop
+from gradiometer.loop.loop import Loop
 from gradiometer.measurement.batch import mapped
 from gradiometer.measurement.loss import checked_loss
 from gradiometer.problems.user_code import user_code

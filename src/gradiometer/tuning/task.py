@@ -13,10 +13,10 @@ from torch import nn
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
-from gradiometer.forks.checks import check_trainable
-from gradiometer.forks.data import Data, Ordered, data_of, first_size
-from gradiometer.forks.loop import Loop
-from gradiometer.forks.recorded.growing import Progress
+from gradiometer.loop.checks import check_trainable
+from gradiometer.loop.data import Data, Ordered, data_of, first_size
+from gradiometer.loop.loop import Loop
+from gradiometer.loop.recorded.growing import Progress
 from gradiometer.measurement.loss import Loss
 from gradiometer.tuning.aim import Aim, Paces, check_aim, paces_for
 from gradiometer.tuning.optimizers import Made

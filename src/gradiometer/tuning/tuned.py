@@ -15,9 +15,9 @@ from gradiometer.convergence.schedules.named import trapezoid
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.schedules.shapes import Constant
 from gradiometer.estimation.step_time import StepTimes
-from gradiometer.forks.branches import Fork
-from gradiometer.forks.comparison.effects import Effect
-from gradiometer.forks.recorded.words import outcome
+from gradiometer.loop.branches import Fork
+from gradiometer.loop.comparison.effects import Effect
+from gradiometer.loop.recorded.words import outcome
 from gradiometer.measurement.estimate import counted, significant
 from gradiometer.measurement.loss import Loss
 from gradiometer.train.guard import Guard

@@ -25,10 +25,10 @@ from gradiometer.drift.spikes.finding import clearest, spikes_finding
 from gradiometer.drift.stability import Momentum
 from gradiometer.estimation.batch_advice import is_outranked
 from gradiometer.estimation.noise import GradientNoise
-from gradiometer.forks.recorded.causes import causes_of
-from gradiometer.forks.recorded.decisions import cooled_finding, cooling_finding, rate_finding
-from gradiometer.forks.recorded.trials import with_trials
 from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
+from gradiometer.loop.recorded.causes import causes_of
+from gradiometer.loop.recorded.decisions import cooled_finding, cooling_finding, rate_finding
+from gradiometer.loop.recorded.trials import with_trials
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State, Trial
 from gradiometer.measurement.gauge import Gauge, RunFacts

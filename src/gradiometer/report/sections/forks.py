@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from gradiometer.forks.branch import BranchResult
-from gradiometer.forks.branches import Fork
-from gradiometer.forks.comparison.effects import Effect
-from gradiometer.forks.recorded.record import ForkRecord, forks_of
-from gradiometer.forks.recorded.words import comparison, label_of, mean_end, setting, signed, stopped, undecided
+from gradiometer.loop.branch import BranchResult
+from gradiometer.loop.branches import Fork
+from gradiometer.loop.comparison.effects import Effect
+from gradiometer.loop.recorded.record import ForkRecord, forks_of
+from gradiometer.loop.recorded.words import comparison, label_of, mean_end, setting, signed, stopped, undecided
 from gradiometer.measurement.estimate import significant
 from gradiometer.report.charts.fork_charts import MOST, branches_chart, effects_chart
 from gradiometer.report.charts.interval_strip import interval

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gradiometer.forks.alternatives.alternative import Alternative
-from gradiometer.forks.branch import BranchResult, Tail
-from gradiometer.forks.branches import Fork
-from gradiometer.forks.recorded.growing import train_plan
-from gradiometer.forks.recorded.plan import Plan
-from gradiometer.forks.recorded.words import outcome
 from gradiometer.jobs.choice import opened
+from gradiometer.loop.branch import BranchResult, Tail
+from gradiometer.loop.branches import Fork
+from gradiometer.loop.changes.alternative import Alternative
+from gradiometer.loop.recorded.growing import train_plan
+from gradiometer.loop.recorded.plan import Plan
+from gradiometer.loop.recorded.words import outcome
 from gradiometer.run.folder import RunFolder
 from gradiometer.train.cooling import Cooling
 from gradiometer.train.forking.order import examples_before

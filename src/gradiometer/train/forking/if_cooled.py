@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from gradiometer.convergence.plateau.noise_floor import FINISH, if_cooled
-from gradiometer.forks.alternatives.alternative import GoOn
-from gradiometer.forks.alternatives.rates import Hold
-from gradiometer.forks.branches import Fork
+from gradiometer.loop.branches import Fork
+from gradiometer.loop.changes.alternative import GoOn
+from gradiometer.loop.changes.rates import Hold
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.run.folder import RunFolder
 from gradiometer.train.averaged import evaluated

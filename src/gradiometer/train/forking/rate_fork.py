@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from gradiometer.errors import BadArgument
-from gradiometer.forks.alternatives.rates import Rate
-from gradiometer.forks.comparison.effects import Effect
-from gradiometer.forks.recorded.words import outcome
+from gradiometer.loop.changes.rates import Rate
+from gradiometer.loop.comparison.effects import Effect
+from gradiometer.loop.recorded.words import outcome
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.ranks import Ranks

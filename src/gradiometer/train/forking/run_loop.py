@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from gradiometer.errors import BadArgument
-from gradiometer.forks.data import Data
-from gradiometer.forks.evaluation import losses_on
-from gradiometer.forks.loop import Loop
-from gradiometer.forks.readout import Readout
+from gradiometer.loop.data import Data
+from gradiometer.loop.evaluation import losses_on
+from gradiometer.loop.loop import Loop
+from gradiometer.loop.readout import Readout
 from gradiometer.measurement.batch import Batch, Order
 from gradiometer.problems.evaluation import AT_ONCE, correctness
 from gradiometer.problems.examples import Examples
@@ -49,7 +49,7 @@ def loop_at(run: Run, step: int | None = None, *, problem: Problem | None = None
     Example:
         >>> from pathlib import Path
         >>> from gradiometer import Configuration
-        >>> from gradiometer.forks import fork
+        >>> from gradiometer.loop import fork
         >>> from gradiometer.problems import load
         >>> from gradiometer.train import loop_at, train
         >>> configuration = Configuration(problem="quadratic", batch_size=10, epochs=1, budget=0.0)

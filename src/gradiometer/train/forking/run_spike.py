@@ -10,13 +10,13 @@ from gradiometer.drift.spikes.cause import usual_norms
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise
-from gradiometer.forks.alternatives.updates import Clip
-from gradiometer.forks.forking import fork
-from gradiometer.forks.recorded.causes import HALF, LEAD, ORDERS, SpikeCauses, skipping, start_of
-from gradiometer.forks.recorded.growing import Progress
-from gradiometer.forks.recorded.plan import Plan
-from gradiometer.forks.recorded.record import ForkRecord
 from gradiometer.jobs.pool import Pool
+from gradiometer.loop.changes.updates import Clip
+from gradiometer.loop.forking import fork
+from gradiometer.loop.recorded.causes import HALF, LEAD, ORDERS, SpikeCauses, skipping, start_of
+from gradiometer.loop.recorded.growing import Progress
+from gradiometer.loop.recorded.plan import Plan
+from gradiometer.loop.recorded.record import ForkRecord
 from gradiometer.measurement.estimate import counted
 from gradiometer.problems.problem import Problem
 from gradiometer.run.reader import Run

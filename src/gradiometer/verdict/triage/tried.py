@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from gradiometer.errors import BadArgument
-from gradiometer.forks.alternatives.text import alternative_of
-from gradiometer.forks.comparison.effects import Effect
-from gradiometer.forks.recorded.record import forks_of
+from gradiometer.loop.changes.text import alternative_of
+from gradiometer.loop.comparison.effects import Effect
+from gradiometer.loop.recorded.record import forks_of
 from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim, Claimed
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from gradiometer.errors import BadArgument, Unsupported
-from gradiometer.forks import Alternative, Fork, Loop, fork
 from gradiometer.integrations.watch.capture import Capture
 from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.losses import no_loss
 from gradiometer.integrations.watch.requests.looks import Looks
+from gradiometer.loop import Alternative, Fork, Loop, fork
 
 OF_LOOP = frozenset(inspect.signature(Loop).parameters)
 """Arguments of `Loop`; the others are those of `fork`."""
@@ -23,17 +23,17 @@ class Forks(Looks):
     _capture: Capture
 
     def fork(self, *, batches: Any, alternatives: Sequence[Alternative | str], **settings: Any) -> Fork | None:
-        """What would have happened from here with other settings: `gradiometer.forks.fork` for the watched loop.
+        """What would have happened from here with other settings: `gradiometer.loop.fork` for the watched loop.
 
         Model, optimizer, loss, scaler, accumulation and the number of updates are those of the watch. Call it after
         `optimizer.step()`. The training stays the same, bit for bit, and the fork is kept in the run. Its time is
         reported in `overhead`, outside the budget. On several processes rank 0 forks and the others get None.
 
         Args:
-            batches: The training data, for example the DataLoader, as in `gradiometer.forks.fork`.
+            batches: The training data, for example the DataLoader, as in `gradiometer.loop.fork`.
             alternatives: What is compared with going on as it is, such as ["rate 2x"].
-            settings: The other arguments of `gradiometer.forks.Loop`, such as `evaluate` and `scheduler`, and of
-                `gradiometer.forks.fork`, such as `horizon`.
+            settings: The other arguments of `gradiometer.loop.Loop`, such as `evaluate` and `scheduler`, and of
+                `gradiometer.loop.fork`, such as `horizon`.
 
         Raises:
             BadArgument: An argument is invalid, there was no step yet, or `loss` is missing.

@@ -1,0 +1,146 @@
+"""`Branch`: one alternative, trained from one state on one order of the data; its result, and the file form of both."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from gradiometer.arguments import check_whole
+from gradiometer.errors import BadArgument
+from gradiometer.loop.changes.alternative import Alternative
+from gradiometer.loop.changes.text import alternative_of
+from gradiometer.loop.readout import Readout, plain_number
+
+Tail = Literal["linear", "half", "third", "none"]
+"""How the rate ends. linear: it falls to zero over the whole horizon. half, third: over its last half or third. none:
+it does not."""
+
+HELD: dict[Tail, float] = {"linear": 0.0, "half": 0.5, "third": 2 / 3, "none": 1.0}
+"""Share of the horizon before the rate starts to fall."""
+
+
+def tail_factor(tail: Tail, start: int, stop: int, horizon: int, hold: float | None = None) -> float:
+    """The factor of the tail on the rate of an update, in the middle of its examples.
+
+    The middle makes the sum over a branch the same for all batch sizes.
+
+    Args:
+        tail: How the rate ends.
+        start: Examples before the update.
+        stop: Examples after it.
+        horizon: Examples of the whole branch.
+        hold: Share of the horizon before the rate falls to zero, in place of that of `tail`; see `Hold`.
+
+    >>> from gradiometer.loop import tail_factor
+    >>> [tail_factor("linear", start, start + 1, 4) for start in range(4)]
+    [0.875, 0.625, 0.375, 0.125]
+    """
+    held = HELD[tail] if hold is None else hold
+    if held >= 1:
+        return 1.0
+    left = 1 - (start + stop) / (2 * horizon)
+    return max(min(left / (1 - held), 1.0), 0.0)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One alternative, trained from one state on one order of the data to one horizon.
+
+    Args:
+        alternative: How training continues.
+        replicate: Number of the data order and of the random draws; the same number is common to all alternatives.
+        horizon: Length in examples.
+        tail: How the rate ends.
+
+    >>> from gradiometer.loop import Branch, Rate
+    >>> Branch(Rate(2), replicate=0, horizon=6_400).name
+    'rate 2x, replicate 0, 6,400 examples, tail linear'
+    """
+
+    alternative: Alternative
+    replicate: int
+    horizon: int
+    tail: Tail = "linear"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.alternative, Alternative):
+            raise BadArgument(f"`alternative` must be an Alternative, got {type(self.alternative).__name__}.")
+        check_whole("replicate", self.replicate, 0)
+        check_whole("horizon", self.horizon, 1)
+        check_tail(self.tail)
+
+    @property
+    def name(self) -> str:
+        """The branch in a few words, different for every branch of a fork."""
+        return f"{self.alternative.name}, replicate {self.replicate}, {self.horizon:,} examples, tail {self.tail}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The branch as JSON types."""
+        return {
+            "alternative": self.alternative.to_dict(),
+            "replicate": self.replicate,
+            "horizon": self.horizon,
+            "tail": self.tail,
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Branch":
+        """The branch from the result of `to_dict`."""
+        return cls(alternative_of(stored["alternative"]), stored["replicate"], stored["horizon"], stored["tail"])
+
+
+def check_tail(tail: Any) -> None:
+    """Raise unless `tail` is known."""
+    if tail not in get_args(Tail):
+        raise BadArgument(f"`tail` must be one of {', '.join(get_args(Tail))}, got {tail!r}.")
+
+
+@dataclass(frozen=True, eq=False)
+class BranchResult:
+    """What came of a branch.
+
+    Args:
+        alternative: Name of the alternative.
+        replicate: Number of the data order.
+        horizon: Length in examples, as it was asked for.
+        updates: Number of updates that were made.
+        examples: How far the data went on, skipped examples included.
+        seconds: Time of the updates, without the readouts.
+        curve: Examples so far and the mean loss of the updates since the point before, at most 48 points.
+        readouts: The readouts at the end, by name; empty if the branch diverged.
+        diverged: Why it did; None if it did not.
+        highest: The highest loss of one update; NaN if it is not known.
+    """
+
+    alternative: str
+    replicate: int
+    horizon: int
+    updates: int
+    examples: int
+    seconds: float
+    curve: tuple[tuple[int, float], ...]
+    readouts: Mapping[str, Readout] = field(default_factory=dict)
+    diverged: str | None = None
+    highest: float = math.nan
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON types."""
+        return {
+            "alternative": self.alternative,
+            "replicate": self.replicate,
+            "horizon": self.horizon,
+            "updates": self.updates,
+            "examples": self.examples,
+            "seconds": self.seconds,
+            "curve": [[examples, plain_number(loss)] for examples, loss in self.curve],
+            "readouts": {name: readout.to_dict() for name, readout in self.readouts.items()},
+            "diverged": self.diverged,
+            "highest": plain_number(self.highest),
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "BranchResult":
+        """The result from the result of `to_dict`."""
+        curve = tuple((int(examples), float(loss)) for examples, loss in stored["curve"])
+        readouts = {name: Readout.from_dict(readout) for name, readout in stored["readouts"].items()}
+        return cls(**{**stored, "curve": curve, "highest": float(stored["highest"]), "readouts": readouts})

@@ -1,0 +1,123 @@
+"""Branches: an alternative is trained from a loop to its horizon, and the model is read out."""
+
+import math
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from gradiometer.errors import UserCodeFailed
+from gradiometer.loop.branch import Branch, BranchResult, tail_factor
+from gradiometer.loop.changes.alternative import Alternative
+from gradiometer.loop.loop import Loop
+from gradiometer.measurement.untouched import Surroundings
+from gradiometer.randomness import untouched_randomness
+
+PIECES = 48
+"""Most points of the curve of a branch."""
+
+FEWEST = 2
+"""Fewest examples of the last batch, which is cut at the horizon: BatchNorm needs two."""
+
+
+def train_branch(loop: Loop, branch: Branch) -> BranchResult:
+    """Train one branch. Random states, and what the loss uses besides its model, are afterwards as before.
+
+    The random draws of a replicate (data order, Dropout) are the same for all alternatives and on any machine.
+
+    Args:
+        loop: The training, which is copied.
+        branch: What to do from there.
+
+    Returns:
+        The result. A loss or a readout that is not finite ends the branch as diverged; it is not an error.
+
+    Raises:
+        BadArgument: The alternative does not fit the training, or the data end before the horizon.
+        UserCodeFailed: The loss, the optimizer or a metric raised.
+    """
+    seed = zlib.crc32(f"{loop.seed}/{branch.replicate}/draws".encode())
+    with untouched_randomness(seed, loop.devices):
+        with changed(loop, branch.alternative, branch.replicate, seed) as copy:
+            result = _train(copy, branch)
+            if result.diverged is None:
+                copy.finish()
+        if result.diverged is not None:
+            return result
+        readouts = loop.readouts(copy.model)
+    for name, readout in readouts.items():
+        if not math.isfinite(readout.mean):
+            return replace(result, diverged=f"{name} is {readout.mean}")
+    return replace(result, readouts=readouts)
+
+
+@contextmanager
+def changed(loop: Loop, alternative: Alternative, replicate: int, seed: int) -> Iterator[Loop]:
+    """A copy with an alternative. What its functions use besides the model is afterwards as before."""
+    copy = loop.copy()
+    copy.begin(replicate)
+    # What is found before the change is not of this branch alone.
+    with Surroundings((*copy.calls, alternative), copy.model).untouched(seed):
+        alternative(copy)
+        yield copy
+
+
+def _train(loop: Loop, branch: Branch) -> BranchResult:
+    """Train up to the horizon."""
+    began, stream = time.perf_counter(), loop.stream
+    horizon = max(round(loop.share * branch.horizon), 1)
+    tail = partial(tail_factor, branch.tail, horizon=horizon, hold=loop.hold)
+    curve: list[tuple[int, float]] = []
+    losses: list[Tensor | float] = []
+    highest, updates, diverged = math.nan, 0, None
+    fewest = 1
+    while horizon - stream.examples >= fewest and diverged is None:
+        try:
+            update = loop.advance(tail, horizon - stream.examples)
+        except UserCodeFailed as error:
+            if _is_finite(loop.model):
+                raise
+            diverged = f"the parameters are not finite ({error})"
+            break
+        fewest = min(update.examples, FEWEST) if stream.examples == update.examples else fewest
+        if update.loss is not None:
+            losses.append(update.loss)
+            updates += 1
+        due = stream.examples * PIECES // horizon > len(curve)
+        if losses and (due or horizon - stream.examples < fewest):
+            mean, most = _mean_and_most(losses)
+            highest = most if math.isnan(highest) else max(highest, most)
+            curve.append((stream.examples, mean))
+            losses.clear()
+            if not math.isfinite(mean):
+                diverged = f"the loss is {mean} after {updates:,} update{'s' if updates > 1 else ''}"
+    return BranchResult(
+        branch.alternative.name,
+        branch.replicate,
+        branch.horizon,
+        updates,
+        stream.examples,
+        time.perf_counter() - began,
+        tuple(curve),
+        diverged=diverged,
+        highest=highest,
+    )
+
+
+def _mean_and_most(losses: Sequence[Tensor | float]) -> tuple[float, float]:
+    """The mean of some losses and the highest, which are fetched from their device together."""
+    if all(isinstance(loss, Tensor) for loss in losses):
+        known = torch.stack([loss for loss in losses if isinstance(loss, Tensor)]).double()
+        mean, most = torch.stack([known.mean(), known.max()]).tolist()
+        return mean, most
+    numbers = list(map(float, losses))
+    return sum(numbers) / len(numbers), max(numbers)
+
+
+def _is_finite(model: nn.Module) -> bool:
+    return all(bool(parameter.isfinite().all()) for parameter in model.parameters())

@@ -1,0 +1,131 @@
+"""The readouts of a model at the end of a branch: losses on fixed examples, accuracy, and the user's own metrics."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from gradiometer.errors import BadArgument, UserCodeFailed
+from gradiometer.loop.readout import Readout, lower_is_better
+from gradiometer.measurement.batch import Batch, batch_size, mapped
+from gradiometer.measurement.loss import Loss, checked_loss
+from gradiometer.problems.examples import Examples
+from gradiometer.problems.user_code import user_code
+
+AT_ONCE = 1024
+"""Most test examples that are run at once."""
+
+LABELS = ("labels", "label", "targets", "target", "y")
+"""Keys of the labels in a batch that is a mapping."""
+
+
+def losses_on(batches: Iterator[Batch], loss: Loss, model: nn.Module, name: str) -> dict[str, Readout]:
+    """The loss on these batches, and the accuracy if the model's output and the labels are those of classes.
+
+    Args:
+        batches: The examples.
+        loss: The loss of training.
+        model: The model, in eval mode.
+        name: "train" or "test".
+    """
+    losses: list[Tensor] = []
+    sizes: list[int] = []
+    right: list[Tensor | None] = []
+    device = next(model.parameters()).device
+    for given in batches:
+        batch = mapped(given, lambda tensor: tensor.to(device))
+        outputs: list[Any] = []
+        handle = model.register_forward_hook(lambda _, __, output, into=outputs: into.append(output))
+        try:
+            with user_code("loss", f"on {name} examples"):
+                value = checked_loss(loss(model, batch), batch)
+        finally:
+            handle.remove()
+        losses.append(value.detach().double())
+        sizes.append(batch_size(batch))
+        right.append(_right(outputs, batch))
+    found = {f"{name}_loss": _loss(losses, sizes)}
+    if name == "test" and all(each is not None for each in right):
+        correct = torch.cat([each for each in right if each is not None]).cpu().numpy().astype(np.float64)
+        found["test_accuracy"] = Readout.of(correct, lower_is_better=False)
+    return found
+
+
+def _loss(losses: Sequence[Tensor], sizes: Sequence[int]) -> Readout:
+    """The mean loss of all examples, with the losses of each if they are known."""
+    if all(loss.dim() for loss in losses):
+        return Readout.of(torch.cat(list(losses)).cpu().numpy())
+    means = torch.stack([loss.mean() for loss in losses]).cpu().numpy()
+    return Readout(float(np.average(means, weights=sizes)))
+
+
+def _right(outputs: Sequence[Any], batch: Batch) -> Tensor | None:
+    """True for every example whose label has the largest output; None if this is no classification."""
+    if isinstance(batch, Mapping):
+        labels = next((batch[key] for key in LABELS if key in batch), None)
+    else:
+        labels = batch[1] if isinstance(batch, tuple | list) and len(batch) == 2 else None
+    if len(outputs) != 1 or not isinstance(labels, Tensor) or labels.dim() != 1 or labels.dtype is not torch.int64:
+        return None
+    scores = getattr(outputs[0], "logits", outputs[0])
+    if not isinstance(scores, Tensor) or scores.dim() != 2 or scores.shape[0] != len(labels) or scores.shape[1] < 2:
+        return None
+    return scores.argmax(dim=1) == labels
+
+
+def held_out(evaluate: Any) -> Iterator[Batch]:
+    """The examples of a test set, once, in order."""
+    if isinstance(evaluate, DataLoader):
+        yield from Examples(evaluate.dataset, "evaluate", evaluate.collate_fn).batches(evaluate.batch_size or AT_ONCE)
+    else:
+        yield from examples_of(evaluate).batches(AT_ONCE)
+
+
+def examples_of(evaluate: Any) -> Examples:
+    """The test set that a person gives as `evaluate`.
+
+    Raises:
+        BadArgument: It is none.
+    """
+    if isinstance(evaluate, DataLoader):
+        if isinstance(evaluate.dataset, IterableDataset):
+            raise BadArgument("`evaluate` has an IterableDataset: give a function of the model that returns metrics.")
+        return Examples(evaluate.dataset, "evaluate", evaluate.collate_fn)
+    return evaluate if isinstance(evaluate, Examples) else Examples(evaluate, "evaluate")
+
+
+def metrics(evaluate: Callable[[nn.Module], Any], model: nn.Module) -> dict[str, Readout]:
+    """The metrics that a user's function returns.
+
+    Args:
+        evaluate: Returns a number, or a mapping from names to numbers, to one value per example, or to `Readout`s.
+        model: The model, in eval mode.
+    """
+    with user_code("evaluate"):
+        found = evaluate(model)
+    if not isinstance(found, Mapping):
+        name = getattr(evaluate, "__name__", "metric")
+        found = {"metric" if name == "<lambda>" else name: found}
+    return {str(name): _readout(str(name), value) for name, value in found.items()}
+
+
+def _readout(name: str, value: Any) -> Readout:
+    if isinstance(value, Readout):
+        return value
+    try:
+        numbers: Float[np.ndarray, "..."] = (
+            value.detach().cpu().double().numpy() if isinstance(value, Tensor) else np.asarray(value, dtype=np.float64)
+        )
+    except (TypeError, ValueError):
+        numbers = np.empty((0, 0))
+    if numbers.ndim == 0:
+        return Readout(float(numbers), lower_is_better=lower_is_better(name))
+    if numbers.ndim == 1 and len(numbers):
+        return Readout.of(numbers, lower_is_better=lower_is_better(name))
+    raise UserCodeFailed(
+        f"`evaluate` returned for {name!r} a {type(value).__name__}: return a number, or one value per example."
+    )

@@ -1,0 +1,193 @@
+"""`fork`: what would have happened, for any training."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gradiometer.arguments import check_whole
+from gradiometer.errors import BadArgument, bounded
+from gradiometer.jobs.choice import opened
+from gradiometer.jobs.pool import Pool
+from gradiometer.loop.branch import Branch, Tail
+from gradiometer.loop.branches import Fork
+from gradiometer.loop.changes.alternative import Alternative, GoOn, Together
+from gradiometer.loop.changes.text import alternative_of
+from gradiometer.loop.changes.updates import Skip
+from gradiometer.loop.checks import check_trainable
+from gradiometer.loop.comparison.rungs import Rung, rungs_for
+from gradiometer.loop.engine import train_branch
+from gradiometer.loop.horizon import Horizon
+from gradiometer.loop.loop import Loop
+from gradiometer.loop.recorded.growing import Progress, check_fits, train_plan
+from gradiometer.loop.recorded.plan import Plan
+from gradiometer.loop.recorded.record import ForkRecord
+from gradiometer.loop.untouched import guarded_copy
+
+REPLICATES, HORIZON = 4, "25%"
+"""Defaults."""
+
+FEWEST = 16
+"""Fewest updates of a branch in a race."""
+
+TIMED = 8
+"""Number of updates that are timed for a horizon in seconds."""
+
+
+@bounded
+def fork(
+    loop: Loop,
+    alternatives: Sequence[Alternative | str],
+    *,
+    horizon: str | None = None,
+    budget: float | None = None,
+    replicates: int | None = None,
+    tail: Tail = "linear",
+    seed: int = 0,
+    pool: str | Pool = "here",
+    threads: int = 1,
+    out: Path | None = None,
+    begin: Callable[[Plan], object] | None = None,
+    progress: Progress | None = None,
+) -> Fork:
+    """Train several continuations of a training, each on the same data, and compare where they end.
+
+    Call it between two updates, in training mode. The training itself is not touched: every branch trains copies, and
+    parameters, optimizer, schedulers, hooks, modes and random states are afterwards the same, bit for bit. Under DDP
+    call it on rank 0 only, while the other processes wait.
+
+    Args:
+        loop: The training: one of your own, or that of a run at one of its steps, from `gradiometer.train.loop_at`.
+        alternatives: Alternatives or their texts, such as "rate 2x". They are compared with going on as it is.
+        horizon: Length of a branch: "500 updates", "2 epochs", "64_000 examples", "10 s", or "25%" of what is left,
+            which is the default if it is known what is left.
+        budget: In place of `horizon` and `replicates`: the most that all branches may cost together, in units of the
+            whole training. Alternatives race over growing horizons, and those that are clearly worse are stopped.
+        replicates: Number of data orders, each common to all alternatives. Default: 4.
+        tail: How the rate of every branch ends: "linear" to zero over the whole horizon, "half" or "third" over its
+            last half or third, "none" not at all. Without a tail the comparison leans to small rates.
+        seed: Seed of the data orders and of the random draws.
+        pool: Where branches are trained: "here", "processes", "processes:4", "ray", or a `Pool`. The numbers are the
+            same. In processes nothing in the functions may depend on what they change elsewhere.
+        threads: Number of threads of torch in every branch.
+        out: A folder. The branches are kept in its sub-folder `forks`, and a fork that was stopped continues if it is
+            asked again for the same state of model and optimizer, with the same functions and data.
+        begin: Called with the plan before the first branch; not if all of them were finished before.
+        progress: Called after every branch with its result, the number of finished branches and of all.
+
+    Raises:
+        BadArgument: An argument cannot be used, an alternative does not fit the training, or the data end too early.
+        Unsupported: The training cannot be copied.
+        UserCodeFailed: The loss, the step, the optimizer or the evaluation raised.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from gradiometer import supervised
+        >>> from gradiometer.loop import Loop, fork
+        >>> inputs = torch.randn(512, 4, generator=torch.Generator().manual_seed(0))
+        >>> model = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        >>> data, loss = (inputs, inputs.sum(dim=1)), supervised(nn.MSELoss(reduction="none"))
+        >>> loop = Loop(model, optimizer, loss=loss, batches=data, batch_size=32)
+        >>> found = fork(loop, ["rate 4x"], horizon="20 updates")
+        >>> before, after = (found.of(name)[0].readouts["train_loss"].mean for name in found.names)
+        >>> after < before
+        True
+    """
+    check_loop(loop)
+    if not isinstance(alternatives, list | tuple):
+        raise BadArgument("`alternatives` must be a list of at least one alternative, such as ['rate 2x'].")
+    chosen = tuple(map(alternative_of, alternatives))
+    check_whole("seed", seed, 0)
+    skipped = [skip for one in chosen for skip in _skips(one)]
+    own_until = loop.data.see_own(max((skip.stop for skip in skipped), default=0))
+    rungs = _rungs(loop, budget, horizon, replicates, 1 + len(chosen))
+    if rungs:
+        length, many = rungs[-1].horizon, rungs[-1].replicates
+    else:
+        length, many = length_of(loop, horizon, seed), REPLICATES if replicates is None else replicates
+    for skip in skipped:
+        _check_within(skip, loop.index, length / loop.size)
+    digest = "" if out is None or loop.source is not None else loop.digest()
+    plan = Plan(loop.index, chosen, many, length, tail, seed, loop.left, own_until, rungs, digest)
+    known = None if out is None else ForkRecord.find(out, plan)
+    if known is not None and known.finished:
+        return replace(known.fork, path=known.path)
+    with opened(pool) as where, guarded_copy(loop, seed) as start:
+        check_start(start, tail)
+        check_fits(start, chosen)
+        return train_plan(start, plan, where, out=out, begin=begin, progress=progress, threads=threads)
+
+
+def check_loop(loop: Any) -> None:
+    """Raise unless this is a loop, as up to version 0.2 a model and its optimizer were given."""
+    if not isinstance(loop, Loop):
+        raise BadArgument(
+            f"`loop` must be a Loop, got {type(loop).__name__}: give Loop(model, optimizer, loss=..., batches=...), or "
+            "loop_at(run, step)."
+        )
+
+
+def check_start(start: Loop, tail: Tail) -> None:
+    """Make one update of a loop of one's own: what is wrong with a function shows here, with its traceback."""
+    if start.source is None:
+        check_trainable(start.model)
+        train_branch(start, Branch(GoOn(), 0, start.size, tail))
+
+
+def length_of(loop: Loop, text: str | None, seed: int) -> int:
+    """The length of a branch in examples. To find that of a time, a few updates are made."""
+    if text is None and loop.left is None:
+        raise BadArgument("`horizon` is missing: give a length such as '500 updates', or a `budget`.")
+
+    def seconds_per_update() -> float:
+        most = TIMED * loop.size if loop.left is None else min(TIMED * loop.size, loop.left)
+        with guarded_copy(loop, seed) as start:
+            timed = train_branch(start, Branch(GoOn(), 0, most))
+        return timed.seconds / max(timed.updates, 1)
+
+    length = Horizon.parse(HORIZON if text is None else text).examples(
+        batch=loop.size, epoch=loop.epoch, left=loop.left, seconds_per_update=seconds_per_update
+    )
+    if loop.left is not None and length > loop.left:
+        raise BadArgument(
+            f"`horizon` is {length:,} examples, and {loop.left:,} are left of the training: give a shorter one, such "
+            "as 25%."
+        )
+    return length
+
+
+def _rungs(
+    loop: Loop, budget: float | None, horizon: str | None, replicates: int | None, alternatives: int
+) -> tuple[Rung, ...]:
+    """The stages of a race that a budget in units of the training pays for; none without a budget."""
+    if budget is None:
+        return ()
+    if not 0 < budget < math.inf:
+        raise BadArgument(f"`budget` must be above 0 and finite, got {budget}.")
+    for name, value in (("horizon", horizon), ("replicates", replicates)):
+        if value is not None:
+            raise BadArgument(f"`{name}` is given together with `budget`, which chooses it: leave one of them out.")
+    if loop.left is None:
+        raise BadArgument("`budget` is in units of the whole training: give `left`, such as left='4000 updates'.")
+    examples = max(int(budget * (loop.examples + loop.left)), 1)
+    rungs = rungs_for(alternatives, examples, left=loop.left, shortest=min(FEWEST * loop.size, loop.left))
+    # The batches of a run are known to the last example, those of a loop of one's own only by their usual size.
+    unit = loop.size if loop.source is None else 1
+    return tuple(Rung(max(rung.horizon // unit, 1) * unit, rung.replicates) for rung in rungs)
+
+
+def _skips(alternative: Alternative) -> tuple[Skip, ...]:
+    if isinstance(alternative, Together):
+        return (*_skips(alternative.first), *_skips(alternative.second))
+    return (alternative,) if isinstance(alternative, Skip) else ()
+
+
+def _check_within(skip: Skip, step: int, updates: float) -> None:
+    if not step <= skip.start < step + updates:
+        raise BadArgument(
+            f"`skip` {skip.start}:{skip.stop} is not within the branches, which go from step {step:,} to "
+            f"{step + math.floor(updates):,}: start them before step {skip.start:,}, or give a longer horizon."
+        )

@@ -1,0 +1,463 @@
+"""`Loop`: a training between two updates, which is copied, advanced, kept and restored."""
+
+import hashlib
+import math
+import zlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gradiometer.arguments import check_whole
+from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
+from gradiometer.convergence.schedules.schedule import Schedule
+from gradiometer.errors import BadArgument, UserCodeFailed
+from gradiometer.loop.checks import check_functions, check_optimizer, check_scheduler, is_test_set
+from gradiometer.loop.copies import copied, dumped, loaded
+from gradiometer.loop.data import Data, data_of, first_size
+from gradiometer.loop.evaluation import held_out, losses_on, metrics
+from gradiometer.loop.horizon import Horizon
+from gradiometer.loop.readout import Readout
+from gradiometer.loop.stream import ORIGINAL, Stream
+from gradiometer.measurement.batch import Batch, batch_size, leaves
+from gradiometer.measurement.loss import Loss, checked_loss, with_graph
+from gradiometer.measurement.optimizer.averaged import averages_itself, to_average
+from gradiometer.measurement.optimizer.clipping import Clipping
+from gradiometer.measurement.optimizer.wrappers import bare, bare_optimizer
+from gradiometer.measurement.untouched import Surroundings, in_eval_mode
+from gradiometer.problems.user_code import user_code
+from gradiometer.randomness import untouched_randomness
+
+Step = Callable[[nn.Module, torch.optim.Optimizer, Batch], Tensor | float]
+"""Called as `step(model, optimizer, batch)`: makes one whole update and returns the loss of the batch."""
+
+Gradient = Callable[[nn.Module, Batch, Fraction], Tensor | float]
+"""Called as `gradient(model, batch, factor)`, where `factor` is the size of the batch as a multiple of the usual one:
+puts the gradient of the mean loss into `.grad` and returns this loss."""
+
+TRAIN_EXAMPLES = 2048
+"""Most training examples of the readout "train_loss"."""
+
+DIGITS = 16
+"""Hexadecimal digits of a digest."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """One update of a branch.
+
+    Args:
+        loss: The mean loss of the batch; None if the whole batch was skipped.
+        examples: How far the data went on.
+    """
+
+    loss: Tensor | float | None
+    examples: int
+
+
+class Source(Protocol):
+    """Where a loop comes from, if that is a run on disk: it is made again in another process instead of being sent."""
+
+    def bring(self, loop: "Loop") -> None:
+        """Bring the loop to its place; called before anything is copied from it."""
+
+    def seed(self, replicate: int) -> None:
+        """Set the random states of a replicate, if they are those of the run."""
+
+    def again(self, loop: "Loop") -> tuple[Callable[..., "Loop"], tuple[Any, ...]]:
+        """A function and its arguments, which make the loop again."""
+
+
+class Loop:
+    """A training between two updates: its model, optimizer, scheduler, scaler, loss and data.
+
+    It refers to the training itself. `copy` makes another one, which is changed and trained instead. Make it between
+    two updates, in training mode.
+
+    Args:
+        model: The model. DDP and torch.compile are unwrapped.
+        optimizer: Any optimizer of torch that trains this model.
+        loss: Called as `loss(model, batch)`; returns the mean loss or one value per example. May use autocast.
+        step: In place of `loss`: called as `step(model, optimizer, batch)`, makes one whole update, returns the loss.
+        batches: The training data: a DataLoader that shuffles; tensors or a data set, with `batch_size`; a list of
+            batches; or a function of a seed that returns an iterable of batches.
+        batch_size: Size of a batch, if `batches` are examples.
+        evaluate: A test set (tensors, data set, DataLoader), for the readouts "test_loss" and, with labels of classes,
+            "test_accuracy"; or a function of the model that returns a number, or a mapping from names to numbers, to
+            one value per example, or to `Readout`s. The model is in eval mode, without gradients.
+        scheduler: A scheduler of torch for `optimizer`, or a list of them. It is stepped in units of the original
+            batch, so that a batch of 2x advances it by two.
+        scheduler_each: "update" if training steps it after every update, "epoch" if after every epoch.
+        scaler: The GradScaler of training, for `loss`.
+        accumulation: Number of batches whose gradients are added up in one update.
+        left: What is left of the training, such as "4000 updates"; needed for lengths in percent.
+        index: Number of updates so far, from which `Skip` counts.
+        readout_examples: Most training examples of the readout "train_loss".
+
+    Attributes:
+        factor: Factor on the rate of training, which a change may set, as the following ones.
+        batch_factor: Factor on the batch of training.
+        share: Share of the length of a branch that is trained.
+        clip: Largest norm of the gradient; None for no clipping besides training's own.
+        hold: Share of a branch before its rate falls to zero; None for that of its tail.
+        stream: The batches of a branch, after `begin`.
+        size: Examples in an update.
+        epoch: Examples in an epoch; None if that is not known.
+        examples: Examples that were trained on so far.
+        left: Examples that are left of the training; None if that is not known.
+        gradient: Makes the gradient in place of a backward pass of `loss`.
+        source: The run that the loop comes from; None for a loop of one's own.
+        warnings: Sentences about the state that it starts from.
+        seed: Seed of the data orders and of the random draws of branches.
+
+    Raises:
+        BadArgument: An argument cannot be used.
+        Unsupported: The training cannot be copied.
+
+    >>> import torch
+    >>> from gradiometer import supervised
+    >>> from gradiometer.loop import Loop
+    >>> model, inputs = torch.nn.Linear(1, 1), torch.arange(8.0)[:, None]
+    >>> optimizer, loss = torch.optim.SGD(model.parameters(), lr=0.01), supervised(torch.nn.MSELoss())
+    >>> loop = Loop(model, optimizer, loss=loss, batches=(inputs, 2 * inputs), batch_size=4)
+    >>> copy = loop.copy()
+    >>> losses = [copy.update((inputs, 2 * inputs)) for _ in range(10)]
+    >>> bool(losses[-1] < losses[0]), copy.index, loop.index
+    (True, 10, 0)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        loss: Loss | None = None,
+        step: Step | None = None,
+        batches: Any,
+        batch_size: int | None = None,
+        evaluate: Any = None,
+        scheduler: Any = None,
+        scheduler_each: Literal["update", "epoch"] = "update",
+        scaler: Any = None,
+        accumulation: int = 1,
+        left: str | None = None,
+        index: int = 0,
+        readout_examples: int = TRAIN_EXAMPLES,
+    ) -> None:
+        self.data: Data = data_of(batches, batch_size)
+        if not isinstance(model, nn.Module):
+            raise BadArgument(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
+        self.model: nn.Module = bare(model)
+        self.optimizer: torch.optim.Optimizer = bare_optimizer(optimizer)
+        check_optimizer(self.model, self.optimizer)
+        several = scheduler if isinstance(scheduler, list | tuple) else [] if scheduler is None else [scheduler]
+        self.schedulers: Sequence[Any] = tuple(several)
+        for one in self.schedulers:
+            check_scheduler(one, self.optimizer)
+        self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        check_functions(
+            self.model, self.optimizer, loss=loss, step=step, evaluate=evaluate, scaler=scaler,
+            accumulation=accumulation,
+        )  # fmt: skip
+        check_whole("index", index, 0)
+        self.loss = loss
+        self.step = step
+        self.evaluate = evaluate
+        self.gradient: Gradient | None = None
+        self.accumulation = accumulation * self.data.shards
+        self.size = first_size(self.data, 0) * self.accumulation
+        self.epoch = self.data.epoch
+        self.scheduler_every = _updates_per_step(scheduler_each, self.data, self.size)
+        self.index = index
+        self.examples = index * self.size
+        self.left: int | None = None
+        if left is not None:
+            self.left = Horizon.parse(left, "left").examples(batch=self.size, epoch=self.epoch, name="left")
+        self.readout_examples = readout_examples
+        self.source: Source | None = None
+        self.warnings: tuple[str, ...] = ()
+        self.seed = 0
+        self.factor = 1.0
+        self.batch_factor = ORIGINAL
+        self.share = 1.0
+        self.clip: float | None = None
+        self.hold: float | None = None
+        self.stream = Stream(iter(()))
+        self._schedule: Schedule | None = None
+        self._fixed: dict[str, Sequence[Any]] = {}
+        # The optimizer that the schedulers move, also if a change has put another one in its place.
+        self._planner = self.optimizer
+        self._rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self._updates = 0
+        self._is_clipping = False
+        self._has_gradient = False
+        self._newest: deque[Batch] = deque(maxlen=REFRESHED)
+        self._some: list[Batch] | None = None
+
+    @property
+    def devices(self) -> set[torch.device]:
+        """The devices of the parameters."""
+        return {parameter.device for parameter in self.model.parameters()}
+
+    @property
+    def calls(self) -> tuple[Callable[..., Any], ...]:
+        """The functions that an update calls."""
+        return tuple(call for call in (self.loss, self.step, self.gradient) if call is not None)
+
+    def copy(self) -> "Loop":
+        """A copy of everything that training changes; functions and data are shared. Nothing is changed here.
+
+        Hooks on modules, parameters and the optimizer are kept, except those of a watch. Gradients are left out.
+
+        Raises:
+            Unsupported: A part cannot be copied.
+        """
+        if self.source is not None:
+            self.source.bring(self)
+        made = Loop.__new__(Loop)
+        vars(made).update(vars(self))
+        made.model, optimizers, made.schedulers, made.scaler = copied(*self._parts)
+        made._planner, made.optimizer = optimizers[0], optimizers[-1]
+        made._fixed, made._newest = dict(self._fixed), self._newest.copy()
+        return made
+
+    @property
+    def _parts(self) -> tuple[nn.Module, list[torch.optim.Optimizer], Sequence[Any], Any]:
+        optimizers = [self._planner] if self._planner is self.optimizer else [self._planner, self.optimizer]
+        return self.model, optimizers, self.schedulers, self.scaler
+
+    def state(self) -> dict[str, Any]:
+        """The states of the model, the optimizer, the schedulers and the scaler, as `state_dict` of each gives it."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "index": self.index,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put a state back, which `state` has returned. The optimizer keeps tensors of it."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for scheduler, one in zip(self.schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(one)
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        self.index = state["index"]
+
+    def digest(self) -> str:
+        """The first digits of the SHA-256 of the model's and the optimizer's state."""
+        found = hashlib.sha256()
+        for place, leaf in leaves([self.model.state_dict(), self.optimizer.state_dict()], "state"):
+            found.update(place.encode())
+            if isinstance(leaf, Tensor):
+                found.update(leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            else:
+                found.update(repr(leaf).encode())
+        return found.hexdigest()[:DIGITS]
+
+    def __reduce__(self) -> tuple[Callable[..., "Loop"], tuple[Any, ...]]:
+        if self.source is not None:
+            return self.source.again(self)
+        parts = {"model", "optimizer", "schedulers", "scaler", "_planner"}
+        others = {name: value for name, value in vars(self).items() if name not in parts}
+        return _loaded, (dumped(*self._parts), {**others, "stream": Stream(iter(())), "_some": None})
+
+    def begin(self, replicate: int) -> None:
+        """Start a branch here: the data come in the order of this replicate."""
+        device = next(self.model.parameters()).device
+        batches = self.data.replicate(self.seed, replicate)
+        self.stream = Stream(batches, accumulation=self.accumulation, device=device)
+        self._rates = [float(group["lr"]) for group in self._planner.param_groups]
+        self._updates = 0
+        if self.source is not None:
+            self.source.seed(replicate)
+
+    def fix(self, setting: str, values: Sequence[Any]) -> None:
+        """Keep a setting of the optimizer at these values, one for every parameter group, in all updates."""
+        self._fixed[setting] = values
+
+    def follow(self, schedule: Schedule) -> None:
+        """Take the rate from a schedule of the original updates since the fork, in place of training's own."""
+        if not max(self._rates) > 0:
+            raise BadArgument(
+                "`optimizer` has the rate 0 now, so a schedule has no ratios to keep: fork an update later."
+            )
+        self._schedule = schedule
+
+    def use(self, optimizer: torch.optim.Optimizer) -> None:
+        """Use another optimizer. Its rate changes in the proportion in which training's own would have changed."""
+        if not max(self._rates) > 0:
+            raise BadArgument(
+                "`optimizer` has the rate 0 now, and another one cannot follow its schedule: fork an update later."
+            )
+        self.optimizer = optimizer
+        if averages_itself(optimizer):
+            optimizer.train()  # type: ignore[attr-defined]
+        self._fixed.clear()
+
+    def update(self, *batches: Batch) -> Tensor | float:
+        """One update on these batches, whose gradients are added up, as training makes it. Returns their mean loss."""
+        loss = self._train(batches)
+        self._count(self._updates + 1)
+        return loss
+
+    def advance(self, tail: Callable[[int, int], float], most: int) -> Update:
+        """The next update of a branch. The rate of each parameter group is the one that training would have there.
+
+        It is multiplied by `factor` and by the factor of the tail. Schedulers continue in units of the original batch.
+
+        Args:
+            tail: The factor of the tail, called with the number of examples before and after the update.
+            most: Largest number of examples.
+        """
+        before = self.stream.examples
+        original = self.stream.original if self._schedule is not None else Fraction(0)
+        taken = self.stream.take(self.batch_factor, most)
+        loss = None
+        if taken.pieces and averages_itself(self.optimizer):
+            self._newest.extend(taken.pieces)
+        if taken.pieces:
+            groups = self.optimizer.param_groups
+            base = [group["lr"] for group in groups]
+            self._set(self._planned(base, original), self.factor * tail(before, self.stream.examples))
+            loss = self._train(taken.pieces)
+            for group, rate in zip(groups, base, strict=True):
+                group["lr"] = rate
+        self._count(self.stream.updates)
+        return Update(loss, taken.examples)
+
+    def finish(self) -> None:
+        """Move the model to the average of an optimizer that averages its iterates, with new BatchNorm statistics."""
+        if to_average(self.optimizer) and self.loss is not None and self._newest:
+            refresh_batch_norm(self.model, self._newest, self.loss)
+
+    def readouts(self, model: nn.Module) -> dict[str, Readout]:
+        """The numbers that a model is judged by. The same random numbers, and no gradients, at every call.
+
+        They are the training loss on a few fixed examples, the loss and accuracy on a test set, the user's metrics.
+        """
+        seed, found, evaluate = zlib.crc32(f"{self.seed}/readouts".encode()), dict[str, Readout](), self.evaluate
+        used = Surroundings((self.loss, evaluate), model)
+        with torch.no_grad(), untouched_randomness(seed, self.devices), used.untouched(seed), in_eval_mode(model):
+            if self.loss is not None:
+                if self._some is None:
+                    self._some = self.data.some(self.readout_examples, seed)
+                found |= losses_on(iter(self._some), self.loss, model, "train")
+            if is_test_set(evaluate):
+                assert self.loss is not None
+                found |= losses_on(held_out(evaluate), self.loss, model, "test")
+            elif evaluate is not None:
+                found |= metrics(evaluate, model)
+        return found
+
+    def _planned(self, base: Sequence[Any], original: Fraction) -> Sequence[Any]:
+        """The rate of every group at this update, without the factors."""
+        replaced = self.optimizer is not self._planner
+        if self._schedule is not None:
+            rates = base if replaced else self._rates
+            largest = max(map(float, rates))
+            return [self._schedule(math.floor(original)) * (float(rate) / largest) for rate in rates]
+        if replaced:
+            now = max(float(group["lr"]) for group in self._planner.param_groups)
+            return [rate * (now / max(self._rates)) for rate in base]
+        return base
+
+    def _set(self, rates: Sequence[Any], multiplier: float) -> None:
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * multiplier
+        for setting, values in self._fixed.items():
+            for group, value in zip(self.optimizer.param_groups, values, strict=True):
+                group[setting] = value
+
+    def _train(self, pieces: Sequence[Batch]) -> Tensor | float:
+        """Train on these pieces, and return their mean loss."""
+        if self.clip is not None and not self._is_clipping:
+            self.optimizer.register_step_pre_hook(Clipping(float(self.clip)))
+            self._is_clipping = True
+        if self.step is not None:
+            with user_code("step"):
+                loss = self.step(self.model, self.optimizer, _only(pieces))
+            if not isinstance(loss, Tensor | float):
+                raise UserCodeFailed(f"`step` returned {type(loss).__name__}: return the mean loss of the batch.")
+            return loss.detach().mean() if isinstance(loss, Tensor) else loss
+        if self.gradient is not None:
+            mean = self.gradient(self.model, _only(pieces), self.batch_factor)
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
+            mean = self.backward(pieces)
+        self._check_gradient()
+        with user_code("optimizer"):
+            if self.scaler is None:
+                self.optimizer.step()
+            else:
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+        return mean
+
+    def backward(self, pieces: Sequence[Batch]) -> Tensor:
+        """Add up the gradient of the mean loss of these pieces, and return this loss."""
+        assert self.loss is not None
+        sizes = [batch_size(piece) for piece in pieces] if len(pieces) > 1 else [1]
+        total, losses = sum(sizes), []
+        for piece, size in zip(pieces, sizes, strict=True):
+            with user_code("loss"):
+                loss = with_graph(checked_loss(self.loss(self.model, piece), piece).mean())
+            if len(pieces) > 1:
+                # A division where sizes are equal, since that is what training loops write; it has other bits.
+                loss = loss / len(pieces) if size * len(pieces) == total else loss * (size / total)
+            with user_code("loss", "in backward"):
+                (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+            losses.append(loss.detach())
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _check_gradient(self) -> None:
+        """Raise if the first backward gave no gradient to the loop's own model."""
+        if not self._has_gradient:
+            groups = self.optimizer.param_groups
+            self._has_gradient = any(p.grad is not None for group in groups for p in group["params"])
+            if not self._has_gradient:
+                raise BadArgument(
+                    "`loss` gave no gradient to the model that it was called with: use its arguments (model, batch), "
+                    "not a model from outside."
+                )
+
+    def _count(self, updates: int) -> None:
+        """Count the updates of the original training since the loop began, and step its schedulers as often as due."""
+        due, done = updates // self.scheduler_every, self._updates // self.scheduler_every
+        self.index += updates - self._updates
+        self._updates = updates
+        for _ in range(due - done):
+            for scheduler in self.schedulers:
+                scheduler.step()
+
+
+def _only(pieces: Sequence[Batch]) -> Batch:
+    if len(pieces) > 1:
+        raise BadArgument("`step` takes one batch, and these batches cannot be joined: give `loss` instead.")
+    return pieces[0]
+
+
+def _loaded(parts: bytes, others: dict[str, Any]) -> Loop:
+    """The loop from what `Loop.__reduce__` has made."""
+    loop = Loop.__new__(Loop)
+    vars(loop).update(others)
+    loop.model, optimizers, loop.schedulers, loop.scaler = loaded(parts)
+    loop._planner, loop.optimizer = optimizers[0], optimizers[-1]
+    return loop
+
+
+def _updates_per_step(each: str, data: Data, size: int) -> int:
+    """The number of updates between two steps of the scheduler."""
+    if each not in ("update", "epoch"):
+        raise BadArgument(f"`scheduler_each` must be 'update' or 'epoch', got {each!r}.")
+    if each == "update":
+        return 1
+    if data.epoch is None:
+        raise BadArgument("`scheduler_each` is 'epoch', and the size of an epoch is not known: give a DataLoader.")
+    return -(-data.epoch // size)

@@ -1,0 +1,292 @@
+"""Forks in a run's folder: `forks/0001/fork.json` is the plan, `branches.jsonl` has a line for each finished branch."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+
+from gradiometer.errors import BadArgument, RunDamaged
+from gradiometer.loop.branch import BranchResult
+from gradiometer.loop.branches import Fork
+from gradiometer.loop.comparison.racing import Stop
+from gradiometer.loop.readout import Readout
+from gradiometer.loop.recorded.plan import Plan
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.run.reader import Run
+from gradiometer.storage.disk import (
+    check_inside,
+    one_at_a_time,
+    read_file,
+    reason_of,
+    replace_file,
+    sync_folder,
+    writing,
+)
+from gradiometer.storage.journal import JournalWriter, being_written, plain, read_journal, restored
+
+if TYPE_CHECKING:  # a run is read on a machine without torch
+    from gradiometer.jobs.ledger import Ledger
+
+FORMAT = 1
+"""Version of the two files. It is raised if readers of the previous version cannot read the new one."""
+
+FOLDER, PLAN, BRANCHES, DAMAGED = "forks", "fork.json", "branches.jsonl", "branches.damaged.jsonl"
+
+
+class _Stopped(msgspec.Struct):
+    """A stop as it is written: see `Stop`."""
+
+    alternative: str
+    horizon: int
+    replicates: int
+    behind: str
+    gap: dict[str, Any] | None
+
+
+class _StoredReadout(msgspec.Struct):
+    mean: float
+    values: str | None
+    lower_is_better: bool
+
+
+class _Stored(msgspec.Struct, forbid_unknown_fields=True):
+    """The types of a branch in the file."""
+
+    alternative: str
+    replicate: Annotated[int, msgspec.Meta(ge=0)]
+    horizon: Annotated[int, msgspec.Meta(ge=1)]
+    updates: Annotated[int, msgspec.Meta(ge=0)]
+    examples: Annotated[int, msgspec.Meta(ge=0)]
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+    curve: list[tuple[int, float]]
+    readouts: dict[str, _StoredReadout]
+    diverged: str | None
+    highest: float
+
+
+@dataclass(frozen=True)
+class ForkRecord:
+    """A fork on disk: finished, under way, or stopped. Make it by `open`, `keep` or `forks_of`.
+
+    Args:
+        path: Its folder.
+        plan: What it was asked to do.
+        stops: The alternatives that a race has stopped, each with the reason; None until a fork is finished.
+
+    >>> from pathlib import Path
+    >>> from gradiometer.loop import ForkRecord, Plan, Rate
+    >>> record = ForkRecord.keep(Path("."), Plan(step=100, alternatives=(Rate(2),), replicates=2, horizon=6_400))
+    >>> record.name, record.finished, ForkRecord.open(record.path).plan == record.plan
+    ('0001', False, True)
+    """
+
+    path: Path
+    plan: Plan
+    stops: tuple[Mapping[str, Any], ...] | None = None
+
+    @classmethod
+    def keep(cls, parent: Path, plan: Plan) -> "ForkRecord":
+        """The record of this plan below a run's folder: the one that has it already, or a new one.
+
+        Raises:
+            StorageFailed: It cannot be written.
+        """
+        folder = parent / FOLDER
+        with writing(folder):
+            check_inside(folder / PLAN)
+            folder.mkdir(exist_ok=True)
+            with one_at_a_time(folder):
+                if (known := cls.find(parent, plan)) is not None:
+                    return known
+                aside = folder / ".new"  # if this process is killed, the next one uses it again
+                aside.mkdir(exist_ok=True)
+                cls(aside, plan)._write()
+                path = folder / f"{_newest(folder) + 1:04d}"
+                aside.rename(path)
+                sync_folder(folder)
+                return cls(path, plan)
+
+    @classmethod
+    def find(cls, parent: Path, plan: Plan) -> "ForkRecord | None":
+        """The record of this plan below a run's folder, or None."""
+        return next((found for found in _records(parent) if found.plan == plan), None)
+
+    @classmethod
+    def open(cls, path: Path) -> "ForkRecord":
+        """The record in this folder.
+
+        Raises:
+            RunDamaged: Its plan cannot be read.
+        """
+        try:
+            content = json.loads(read_file(path / PLAN))
+            if not content["format"] <= FORMAT:
+                raise RunDamaged(f"`{path}` was written by a newer gradiometer: install that one.")
+            stops = content["stops"]
+            if not isinstance(content["plan"], dict):
+                raise TypeError("`plan` is no object")
+            for stop in stops or ():
+                _check_stop(stop)
+            return cls(path, Plan.from_dict(content["plan"]), None if stops is None else tuple(map(dict, stops)))
+        except OSError as error:
+            raise RunDamaged(f"`{path / PLAN}` cannot be read: {reason_of(error)}.") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise RunDamaged(f"`{path / PLAN}` is not the plan of a fork: {error}") from error
+
+    @classmethod
+    def of(cls, fork: Fork) -> "ForkRecord":
+        """The record of a fork that is kept.
+
+        Raises:
+            BadArgument: It is in memory only.
+        """
+        if fork.path is None:
+            raise BadArgument("`fork` is not kept in a folder: give `out` when it is made.")
+        return cls.open(fork.path)
+
+    @property
+    def name(self) -> str:
+        """Number of the fork, such as 0001."""
+        return self.path.name
+
+    @property
+    def branches_path(self) -> Path:
+        """File of the finished branches."""
+        return self.path / BRANCHES
+
+    def ledger(self) -> "Ledger":
+        """The finished branches, for a pool. If lines do not fit, `branches.damaged.jsonl` keeps the file first.
+
+        Raises:
+            BadArgument: Another process is working on this fork.
+            StorageFailed: The file cannot be written.
+        """
+        from gradiometer.jobs.ledger import Ledger  # noqa: PLC0415 (imports torch)
+
+        if being_written(self.branches_path):
+            raise BadArgument(f"`{self.path}` is being written by another process: wait until it has finished.")
+        if self._read[1]:
+            self._put_damaged_aside()
+        return Ledger(self.branches_path, encode=BranchResult.to_dict, decode=self._checked)
+
+    def _put_damaged_aside(self) -> None:
+        """Keep the file of the branches, and write it anew without the lines that do not fit."""
+        locked = JournalWriter(self.branches_path, self.path, "start the same fork again")  # nobody else appends
+        with closing(locked), writing(self.branches_path):
+            lines = ForkRecord(self.path, self.plan, self.stops)._read[2]
+            replace_file(self.path / DAMAGED, read_file(self.branches_path))
+            replace_file(self.branches_path, b"".join(json.dumps(plain(line)).encode() + b"\n" for line in lines))
+
+    @cached_property
+    def fork(self) -> Fork:
+        """The fork with the branches that are finished."""
+        return self.plan.fork(self._read[0])
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence about each line that could not be used, and about what could make the comparison wrong."""
+        return (*self._read[1], *self.fork.warnings)
+
+    @property
+    def finished(self) -> bool:
+        """True if every branch is finished that is wanted."""
+        return self.stops is not None
+
+    def finish(self, stops: Sequence[Stop] = ()) -> "ForkRecord":
+        """Note that every branch is finished.
+
+        Raises:
+            StorageFailed: It cannot be written.
+        """
+        made = ForkRecord(self.path, self.plan, tuple(restored(plain(stops))))
+        with writing(self.path):
+            made._write()
+        return made
+
+    def _write(self) -> None:
+        stops = None if self.stops is None else plain(self.stops)
+        content = {"format": FORMAT, "plan": self.plan.to_dict(), "stops": stops}
+        replace_file(self.path / PLAN, json.dumps(content, indent=1, allow_nan=False).encode())
+
+    @property
+    def running(self) -> bool:
+        """True if a process is working on it."""
+        return not self.finished and being_written(self.branches_path)
+
+    @cached_property
+    def _read(self) -> tuple[tuple[BranchResult, ...], list[str], list[dict[str, Any]]]:
+        """The results, a warning for each line that does not fit, and the other lines."""
+        lines, warnings = read_journal(self.branches_path)
+        results: dict[str, BranchResult] = {}
+        kept: dict[str, dict[str, Any]] = {}
+        for number, record in lines:
+            try:
+                result, name = self._checked(record["result"]), str(record["name"])
+            except (ValueError, KeyError, msgspec.ValidationError) as error:
+                warnings.append(f"{self.name}/{BRANCHES}:{number}: not a branch of this fork ({error}): skipped.")
+                continue
+            results[name], kept[name] = result, record
+        return tuple(results.values()), warnings, list(kept.values())
+
+    def _checked(self, stored: Mapping[str, Any]) -> BranchResult:
+        """The result of a branch of this plan.
+
+        Raises:
+            ValueError: It belongs to no branch, or a number is missing.
+        """
+        result = BranchResult.from_dict(msgspec.to_builtins(msgspec.convert(restored(stored), _Stored)))
+        known = result.alternative in self.plan.names and result.horizon in self.plan.horizons
+        if not (known and (self.plan.rungs or result.replicate < self.plan.replicates)):  # a race may add replicates
+            raise ValueError(
+                f"the plan has no {result.alternative!r} of replicate {result.replicate!r} and {result.horizon!r} "
+                "examples"
+            )
+        if result.diverged is None and not (result.readouts and all(map(_is_finite, result.readouts.values()))):
+            raise ValueError("it has no finite readout, and did not diverge")
+        return result
+
+
+def forks_of(run: Run, warnings: list[str] | None = None) -> tuple[ForkRecord, ...]:
+    """The forks of a run, in the order in which they were started.
+
+    Args:
+        run: The run.
+        warnings: Takes a sentence about each fork whose plan cannot be read; it is left out.
+
+    >>> from gradiometer.loop import forks_of
+    >>> from gradiometer.run import Run, RunFolder
+    >>> forks_of(Run.open(RunFolder.create("runs", "alone", {}).path))
+    ()
+    """
+    return tuple(_records(run.path, warnings))
+
+
+def _records(parent: Path, warnings: list[str] | None = None) -> Iterator[ForkRecord]:
+    for path in sorted(parent.glob(f"{FOLDER}/[0-9]*/{PLAN}")):
+        try:
+            yield ForkRecord.open(path.parent)
+        except (RunDamaged, BadArgument) as error:
+            if warnings is not None:
+                warnings.append(str(error))
+
+
+def _check_stop(stop: Any) -> None:
+    """Raises ValueError or TypeError if this is not the record of a stop."""
+    found = msgspec.convert(stop, _Stopped)
+    if found.gap is not None:
+        Estimate(**restored(found.gap))
+
+
+def _newest(folder: Path) -> int:
+    """The highest number, 0 without any."""
+    return max((int(path.name) for path in folder.iterdir() if path.name.isdecimal()), default=0)
+
+
+def _is_finite(readout: Readout) -> bool:
+    return math.isfinite(readout.mean)

@@ -1,0 +1,178 @@
+"""What forks have shown about the advice of findings: tried or not, and if it held."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from gradiometer.errors import BadArgument
+from gradiometer.loop.branches import Fork
+from gradiometer.loop.changes.alternative import Alternative
+from gradiometer.loop.changes.rates import BatchSize, CoolNow, Rate
+from gradiometer.loop.changes.text import alternative_of
+from gradiometer.loop.changes.updates import Shorter
+from gradiometer.loop.comparison.effects import Effect, effects_of
+from gradiometer.loop.recorded.record import ForkRecord, forks_of
+from gradiometer.loop.recorded.scores import Verdict, kind_of_advice
+from gradiometer.measurement.finding import Finding, Trial
+from gradiometer.run.reader import Run
+
+TOLERANCE = 0.01
+"""How much worse a larger batch or a cut may end, as a share of the readout.
+
+Their findings do not promise a better end for the same examples: a larger batch makes fewer updates and needs somewhat
+more examples to the same loss, and before a cut more steps gain little. No measurement gives the 1 %; it is the
+convention of this package for "little", and the sentence about the advice names it. A larger batch that ends worse than
+that is compared with a shorter training: see `verdict_on`.
+"""
+
+ALIKE = 1.15
+"""Factors this close to each other are the same advice, since a forecast moves a little with every reading."""
+
+
+def advised(findings: Iterable[Finding]) -> tuple[Alternative, ...]:
+    """The alternatives that findings advise, each once."""
+    found = {text: alternative_of(text) for finding in findings for text in finding.cure}
+    return tuple({one.name: one for one in found.values()}.values())
+
+
+def with_trials(run: Run, findings: Sequence[Finding]) -> list[Finding]:
+    """The findings with what forks of this run have shown about their cures.
+
+    If nothing was tried, they get how to try it, and the kind of advice, by which its record is kept.
+    """
+    if not any(finding.cure for finding in findings):
+        return list(findings)
+    records = [record for record in forks_of(run) if record.fork.results]
+    return [
+        replace(finding, trial=_trial(run, finding.cure, records)) if finding.cure else finding for finding in findings
+    ]
+
+
+def _trial(run: Run, cure: Sequence[str], records: Sequence[ForkRecord]) -> Trial:
+    """What came of a cure, or how to try it."""
+    wanted = list(map(alternative_of, cure))
+    yardstick = next((one for one in wanted if isinstance(one, Shorter)), None)
+    results = [_result(one, yardstick, records) for one in wanted if one != yardstick]
+    if known := tuple(result for result in results if result is not None):
+        return Trial(known)
+    family = run.hyperparameters.family if run.hyperparameters else "other"
+    facts: dict[str, Any] = {"advice": kind_of_advice(cure, family)}
+    if run.has_program_with_model and run.watched:
+        facts["alternatives"] = list(cure)
+    elif run.has_program_with_model:
+        facts["call"] = f"{run.call('fork', '').removesuffix('`')} --advice`"
+    return Trial(facts=facts)
+
+
+def _result(wanted: Alternative, yardstick: Shorter | None, records: Sequence[ForkRecord]) -> Mapping[str, Any] | None:
+    """What the newest fork with this alternative has shown; None without one."""
+    for record in reversed(records):
+        names = [one.name for one in record.fork.alternatives if alike(one, wanted)]
+        try:
+            effects = {effect.alternative: effect for effect in record.fork.effects()}
+        except BadArgument:  # a fork that has just begun has no branch of the baseline
+            continue
+        if names and names[0] in effects:
+            effect = effects[names[0]]
+            told = {"verdict": "leaning"} if record.fork.leans else judged(record.fork, wanted, effect, yardstick)
+            return {"step": record.plan.step, "fork": record.name, "effect": effect, **told}
+    return None
+
+
+def verdict_on(fork: Fork, wanted: Alternative, effect: Effect, yardstick: Shorter | None = None) -> Verdict:
+    """Whether an advice held.
+
+    Another rate or a smaller batch should end better for the same examples. A larger batch and a cut should end at most
+    1 % worse: see `TOLERANCE`. A larger batch that ends worse than that may still need no more examples than was
+    forecast. So it is compared with a training on fewer examples, as many times fewer as the forecast allows it to
+    need more: it held if it ends better. Without such branches that is open.
+
+    Args:
+        fork: The fork.
+        wanted: What was advised.
+        effect: What it changed.
+        yardstick: The shorter training of the advice.
+    """
+    if effect.verdict == "diverged":
+        return "did not hold"
+    if not effect.estimate.tells:
+        return "open"
+    allowed = TOLERANCE * abs(end_of(fork, effect.readout)) if _may_be_worse(wanted) else 0.0
+    best, worst = _ends(effect)
+    if worst < allowed:
+        return "held"
+    if isinstance(wanted, BatchSize) and wanted.factor > 1:
+        return _against_shorter(fork, effect, yardstick)
+    return "did not hold" if best > allowed else "open"
+
+
+def _against_shorter(fork: Fork, effect: Effect, yardstick: Shorter | None) -> Verdict:
+    """Whether a larger batch ends better than a training on fewer examples."""
+    shorter = _shorter(fork, yardstick)
+    if shorter is None:
+        return "open"
+    effects = effects_of(fork.results, shorter.name, effect.readout, level=effect.estimate.level)
+    found = next(each for each in effects if each.alternative == effect.alternative)
+    return {"better": "held", "worse": "did not hold"}.get(found.verdict, "open")  # type: ignore[return-value]
+
+
+def _shorter(fork: Fork, yardstick: Shorter | None) -> Alternative | None:
+    """The shorter training of an advice, if it was tried."""
+    return next((one for one in fork.alternatives if yardstick is not None and alike(one, yardstick)), None)
+
+
+def judged(fork: Fork, wanted: Alternative, effect: Effect, yardstick: Shorter | None = None) -> Mapping[str, Any]:
+    """Whether an advice held, see `verdict_on`, and what its sentence needs besides.
+
+    Returns:
+        `verdict`; `share`: the share of the examples of the shorter training that decided; `uncompared`: True if such a
+        training would decide; `is_cut`; `may_be_worse`; `not_better`: True if it may end worse than going on.
+    """
+    verdict = verdict_on(fork, wanted, effect, yardstick)
+    allowed = TOLERANCE * abs(end_of(fork, effect.readout))
+    best, worst = _ends(effect)
+    by_examples = isinstance(wanted, BatchSize) and wanted.factor > 1 and effect.verdict != "diverged"
+    compared = _shorter(fork, yardstick) is not None
+    return {
+        "verdict": verdict,
+        "uncompared": by_examples and not compared and best > allowed,
+        "share": yardstick.share if yardstick is not None and by_examples and not worst < allowed else None,
+        "is_cut": isinstance(wanted, CoolNow),
+        "may_be_worse": _may_be_worse(wanted) and effect.verdict != "diverged",
+        "not_better": worst > 0,
+    }
+
+
+def _may_be_worse(wanted: Alternative) -> bool:
+    return isinstance(wanted, CoolNow) or (isinstance(wanted, BatchSize) and wanted.factor > 1)
+
+
+def _ends(effect: Effect) -> tuple[float, float]:
+    """The best and the worst end of an effect, so that lower is better."""
+    low, high = effect.estimate.low, effect.estimate.high
+    return (low, high) if effect.lower_is_better else (-high, -low)
+
+
+def end_of(fork: Fork, readout: str) -> float:
+    """The mean readout of going on as it is."""
+    ends = [result.readouts[readout].mean for result in fork.of(fork.baseline) if readout in result.readouts]
+    return sum(ends) / len(ends) if ends else 0.0
+
+
+def alike(one: Alternative, other: Alternative) -> bool:
+    """True if two alternatives are the same up to small differences of their factors."""
+    match one, other:
+        case (Rate(), Rate()):
+            return _near(one.factor, other.factor)
+        case (BatchSize(), BatchSize()):
+            return _near(one.factor, other.factor) and _near(one.rate_factor, other.rate_factor)
+        case (CoolNow(), CoolNow()):
+            return _near(one.factor, other.factor)
+        case (Shorter(), Shorter()):
+            return _near(one.share, other.share)
+    return one == other
+
+
+def _near(one: float, other: float) -> bool:
+    return abs(math.log(one / other)) < math.log(ALIKE)
