@@ -124,9 +124,16 @@ RISEN = [1.0, 0.5, 0.4, 0.4, 0.42, 0.43, 0.44, 0.45, 0.46]
 LATE_BEST = [1.0, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.41, 0.45, 0.5]
 CONSTANT = np.full(STEPS, 0.1)
 BAD = falling()
-BAD[200] += 2 * GUESS
+BAD[200] += 2.5 * GUESS
 NOT_SO_BAD = falling()
-NOT_SO_BAD[200] += 1.2 * GUESS
+NOT_SO_BAD[200] += 1.7 * GUESS
+BEFORE_LEARNING = np.where(np.arange(STEPS) < 200, falling(0.7), falling())
+BEFORE_LEARNING[200] += 2.5 * GUESS
+MOVED_FAR = np.vstack([moved(0.007)[: len(LOOKS) // 2], moved(0.0125)[len(LOOKS) // 2 :]])
+MOVED_LITTLE = np.vstack([moved(0.002)[: len(LOOKS) // 2], moved(0.0125)[len(LOOKS) // 2 :]])
+LEAP = np.vstack([moved(0.4)[:1], moved(0.009)[1:]])
+NO_LEAP = np.vstack([moved(0.3)[:1], moved(0.009)[1:]])
+DIES = np.vstack([tensors(0.6, 0.1, 0.6)[:3], tensors(0.005, 0.1, 0.6)[3:]])
 BURST = cosine_rates()
 BURST[200:206] *= 8
 SLIGHT = cosine_rates()
@@ -157,7 +164,7 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         )
     ],
     Claim.UNSCALED: [
-        ({"input_std": constant(8.5)}, {"input_std": constant(7.5)}),
+        ({"input_std": constant(5.2)}, {"input_std": constant(4.8)}),
         ({"input_mean": constant(3.2)}, {"input_mean": constant(2.8)}),
     ],
     Claim.UNSHUFFLED: [({"classes": constant(4)}, {"classes": constant(5)})],
@@ -184,6 +191,10 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         )
     ],
     Claim.WEIGHT_DECAY: [
+        (  # such a share is usual for AdamW
+            {"weight_decay": 0.003, "losses": falling(0.2)},
+            {"weight_decay": 0.022, "losses": falling(0.2), "optimizer": "AdamW", "family": "adaptive"},
+        ),
         (
             {"weight_decay": 1e-5, "weights": tensors(1.2, 1, 1.2), "losses": falling(0.4)},
             {"weight_decay": 1e-5, "weights": tensors(1.3, 1, 1.3), "losses": falling(0.4)},
@@ -192,27 +203,47 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"weight_decay": 0.0016, "losses": falling(0.2)},
             {"weight_decay": 0.0014, "losses": falling(0.2)},
         ),
+        (  # a quarter of the movement: at any loss that leaves something to gain
+            {"weight_decay": 0.0095, "losses": falling(0.06)},
+            {"weight_decay": 0.0085, "losses": falling(0.06)},
+        ),
     ],
     Claim.VANISHING: [
         (
-            {"gradient": tensors(0.055, 0.1, 0.6), "losses": falling(0.95)},
-            {"gradient": tensors(0.065, 0.1, 0.6), "losses": falling(0.95)},
+            {"gradient": tensors(0.028, 0.1, 0.6), "losses": falling(0.95)},
+            {"gradient": tensors(0.032, 0.1, 0.6), "losses": falling(0.95)},
         ),
         (
             {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(0.95), "movement": moved(1e-4)},
             {"gradient": tensors(0.007, 0.1, 0.6), "losses": falling(0.95), "movement": moved(1e-4)},
         ),
+        (
+            {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(1.4)},
+            {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(1.6)},
+        ),
+        (
+            {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(0.95)},
+            {"gradient": DIES, "losses": falling(0.95)},
+        ),
+        (
+            {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(0.95), "nonzero": half_zero(0.88)},
+            {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(0.95), "nonzero": half_zero(0.92)},
+        ),
     ],
     Claim.RATE_HIGH: [
         (
-            {"family": "adaptive", "movement": moved(0.009), "weights_at_start": tensors(0.7, 1, 0.7)},
-            {"family": "adaptive", "movement": moved(0.009), "weights_at_start": tensors(0.8, 1, 0.8)},
+            {"movement": moved(0.009), "weights_at_start": tensors(0.58, 1, 0.58)},
+            {"movement": moved(0.009), "weights_at_start": tensors(0.62, 1, 0.62)},
         ),
         (
-            {"family": "adaptive", "movement": moved(0.0085), "weights_at_start": tensors(0.7, 1, 0.7)},
-            {"family": "adaptive", "movement": moved(0.0075), "weights_at_start": tensors(0.7, 1, 0.7)},
+            {"movement": moved(0.0085), "weights_at_start": tensors(0.5, 1, 0.5)},
+            {"movement": moved(0.0075), "weights_at_start": tensors(0.5, 1, 0.5)},
         ),
-        ({"nonzero": half_zero(0.89)}, {"nonzero": half_zero(0.87)}),
+        (
+            {"family": "adaptive", "movement": LEAP, "weights_at_start": tensors(0.5, 1, 0.5)},
+            {"family": "adaptive", "movement": NO_LEAP, "weights_at_start": tensors(0.5, 1, 0.5)},
+        ),
+        ({"nonzero": half_zero(0.91)}, {"nonzero": half_zero(0.89)}),
         (
             {"movement": moved(0.021), "losses": falling(0.92)},
             {"movement": moved(0.019), "losses": falling(0.92)},
@@ -221,9 +252,10 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     ],
     Claim.MOMENTUM_RATE: [
         (
-            {"momentum": 0.8, "movement": moved(0.009), "weights_at_start": tensors(0.7, 1, 0.7)},
-            {"momentum": 0.7, "movement": moved(0.009), "weights_at_start": tensors(0.7, 1, 0.7)},
-        )
+            {"momentum": 0.96, "movement": moved(0.009), "weights_at_start": tensors(0.5, 1, 0.5)},
+            {"momentum": 0.94, "movement": moved(0.009), "weights_at_start": tensors(0.5, 1, 0.5)},
+        ),
+        ({"momentum": 0.96, "nonzero": half_zero(0.91)}, {"momentum": 0.96, "nonzero": half_zero(0.89)}),
     ],
     Claim.RATE_LOW: [
         ({"movement": moved(0.59 / STEPS)}, {"movement": moved(0.61 / STEPS)}),
@@ -272,6 +304,7 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     ],
     Claim.NO_DECAY: [
         ({"rates": CONSTANT, "movement": moved(0.0103)}, {"rates": CONSTANT, "movement": moved(0.0097)}),
+        ({"rates": CONSTANT, "movement": MOVED_FAR}, {"rates": CONSTANT, "movement": MOVED_LITTLE}),
         ({"rates": CONSTANT, "movement": moved(0.015)}, {"movement": moved(0.015)}),
         ({"rates": CONSTANT, "movement": moved(0.015)}, {"rates": CONSTANT, "has_ended": False}),
     ],
@@ -279,6 +312,10 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         (evaluations([*RISEN, 0.47], 0.3), evaluations([*RISEN, 0.455], 0.3)),
         (evaluations([*RISEN, 0.47], 0.3), evaluations([*RISEN, 0.47], 0.4)),
         (evaluations([*LATE_BEST[1:], 0.5], 0.3), evaluations(LATE_BEST, 0.3)),
+        (
+            {**evaluations([*RISEN, 0.47], 0.3), "examples": 6000},
+            {**evaluations([*RISEN, 0.47], 0.3), "examples": 7000},
+        ),
     ],
     Claim.LEAK: [
         (
@@ -303,11 +340,18 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     ],
     Claim.LABELS_NOISY: [
         (
-            {**evaluations([0.69] * 10, 1.0), "facts": {"dropout": 0.0}},
-            {**evaluations([0.72] * 10, 1.0), "facts": {"dropout": 0.0}},
-        )
+            {**evaluations([0.84] * 10, 1.5), "facts": {"dropout": 0.0}},
+            {**evaluations([1.3] * 10, 1.5), "facts": {"dropout": 0.0}},
+        ),
+        (  # the same ratio where both are small
+            {**evaluations([0.3] * 10, 0.5), "facts": {"dropout": 0.0}},
+            {**evaluations([0.15] * 10, 0.25), "facts": {"dropout": 0.0}},
+        ),
     ],
-    Claim.BAD_BATCH: [({"losses": BAD}, {"losses": NOT_SO_BAD})],
+    Claim.BAD_BATCH: [
+        ({"losses": BAD}, {"losses": NOT_SO_BAD}),
+        ({"losses": BAD}, {"losses": BEFORE_LEARNING}),
+    ],
 }
 
 

@@ -10,6 +10,7 @@ from gradiometer.verdict.triage.thresholds import (
     AT_A_GUESS,
     DEAD,
     DECAY_LEFT,
+    DECAY_MOSTLY,
     DECAY_SHARE,
     DIED,
     EXPLODED,
@@ -19,9 +20,12 @@ from gradiometer.verdict.triage.thresholds import (
     FEWEST_STEPS,
     GREW,
     HELD_UP,
+    LEAPT,
     LEARNT,
+    LEFT_A_GUESS,
     LEFT_TO_GAIN,
     LONG_AT_A_GUESS,
+    LONG_TRAVEL,
     MOMENTUM_COUNTS,
     MOVED_FAST,
     MOVED_SLOWLY,
@@ -60,12 +64,16 @@ def dead_relu(signs: Signs, level: Level) -> Claimed | None:
 
 
 def vanishing(signs: Signs, level: Level) -> Claimed | None:
-    """While the loss stays at a guess, the first layer has next to no gradient."""
+    """From the start and while the loss stays at a guess, some layer has next to no gradient."""
     at_a_guess = steps_at_a_guess(signs, level)
-    ratio = first_over_last(signs, until=at_a_guess)
+    ratio = smallest_over_last(signs, until=at_a_guess)
     limit = VANISHED if signs.travel > TRAVEL else VANISHED_AT_REST
     if not at_a_guess > LONG_AT_A_GUESS * signs.steps or not ratio < limit:
         return None
+    if not smallest_over_last(signs, until=at_a_guess // 10) < limit:
+        return None
+    if late_deaths(signs) < DIED or ended_at(signs, level) > LEFT_A_GUESS:
+        return None  # units that died on the way pass no gradient either, and a rate that is too high leaves a guess
     cure = ("nn.init.kaiming_normal_(layer.weight)", "nn.BatchNorm1d(width)")
     return Claimed(Claim.VANISHING, {"ratio": ratio, "steps": float(at_a_guess)}, cure)
 
@@ -76,7 +84,10 @@ def weight_decay(signs: Signs, level: Level) -> Claimed | None:
         return None
     late = ended_at(signs, level)
     share = decay_share(signs)
-    if not ((signs.growth < SHRANK and late > HELD_UP) or (share > DECAY_SHARE and late > DECAY_LEFT)):
+    shrank = signs.growth < SHRANK and late > HELD_UP
+    moves = signs.family == "sgd" and share > DECAY_SHARE and late > DECAY_LEFT
+    moves_most = share > DECAY_MOSTLY and late > LEFT_TO_GAIN
+    if not (shrank or moves or moves_most):
         return None
     numbers = {"decay": signs.weight_decay, "growth": signs.growth, "share": share}
     return Claimed(Claim.WEIGHT_DECAY, numbers, (f"weight decay {signs.weight_decay / 100:.2g}",))
@@ -88,12 +99,13 @@ def rate_high(signs: Signs, level: Level) -> Claimed | None:
     if signs.steps < FEWEST_STEPS and not diverged:
         return None
     moved, late, died = mean_movement(signs), ended_at(signs, level), late_deaths(signs)
-    grew = moved > MOVED_FAST and signs.growth > GREW
+    leapt = signs.family != "adaptive" or largest_movement(signs) > LEAPT
+    grew = moved > MOVED_FAST and signs.growth > GREW and leapt
     fell_back = late > AT_A_GUESS and moved > FELL_BACK
     if not (diverged or grew or fell_back or (died < DIED and late > LEARNT)):
         return None
     numbers = {"movement": moved, "growth": signs.growth, "loss": late, "alive": died}
-    if signs.family == "sgd" and signs.momentum >= MOMENTUM_COUNTS and grew:
+    if signs.family == "sgd" and signs.momentum >= MOMENTUM_COUNTS:
         factor = 1 - signs.momentum
         return Claimed(Claim.MOMENTUM_RATE, numbers | {"momentum": signs.momentum}, (f"rate {factor:.2g}x",))
     return Claimed(Claim.RATE_HIGH, numbers, ("rate 0.25x",))
@@ -117,7 +129,7 @@ def no_decay(signs: Signs, level: Level) -> Claimed | None:
         return None
     moved = mean_movement(signs, since=0.5)
     left = ended_at(signs, level)
-    if not (moved > STILL_MOVING and left > LEFT_TO_GAIN):
+    if not (moved > STILL_MOVING and left > LEFT_TO_GAIN and signs.travel > LONG_TRAVEL):
         return None
     return Claimed(Claim.NO_DECAY, {"movement": moved, "loss": left}, ("cool now",), ("stopped_early",))
 
@@ -131,6 +143,12 @@ def mean_movement(signs: Signs, since: float = 0.0) -> float:
     """The mean of ‖Δw‖/‖w‖ over the steps from this share of the run on; NaN if unknown."""
     late = signs.movements[round(since * signs.steps) :]
     return float(late.mean()) if len(late) else float("nan")
+
+
+def largest_movement(signs: Signs) -> float:
+    """The largest ‖Δw‖/‖w‖ of a step that was looked at; NaN if unknown."""
+    known = signs.movement[np.isfinite(signs.movement)]
+    return float(known.max()) if len(known) else float("nan")
 
 
 def decay_share(signs: Signs) -> float:
@@ -195,19 +213,28 @@ def steps_at_a_guess(signs: Signs, level: Level) -> int:
     return int(below[0]) if len(below) else signs.steps
 
 
-def first_over_last(signs: Signs, until: int) -> float:
-    """Gradient of a weight in the first weight tensor over that in the last, root mean square; NaN if unknown.
+MULTIPLY = ("Linear", "Conv")
+"""Beginnings of the names of layers that multiply their input by their weights, once."""
+
+
+def smallest_over_last(signs: Signs, until: int) -> float:
+    """Gradient of a weight in the layer where it is smallest over that in the last layer, root mean square.
+
+    Only linear layers and convolutions count: most rows of an embedding get no gradient from a batch, a table of
+    positions gets that of all examples, and the state of a recurrent layer gets little of labels that are noise. NaN if
+    there are fewer than two of them.
 
     Args:
-        until: The median is over the looks before this step.
+        until: The medians are over the looks before this step.
     """
-    if "gradient" not in signs.tensors or len(signs.weights) < 2:
+    layers = signs.facts.get("layers", [])
+    places = [int(place) for place in signs.weights if str(layers[place]).startswith(MULTIPLY)]
+    if "gradient" not in signs.tensors or len(places) < 2:
         return float("nan")
-    sizes = np.array(signs.facts["sizes"], dtype=float)
-    sizes = np.sqrt(sizes[[signs.weights[0], signs.weights[-1]]])
     early = signs.looks < max(until, 1)
-    both = signs.tensors["gradient"][early][:, [signs.weights[0], signs.weights[-1]]] / sizes
+    sizes = np.array(signs.facts["sizes"], dtype=float)[places]
+    by_weight = signs.tensors["gradient"][early][:, places] / np.sqrt(sizes)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = both[:, 0] / both[:, 1]
-    ratios = ratios[np.isfinite(ratios)]
-    return float(np.median(ratios)) if len(ratios) else float("nan")
+        ratios = by_weight / by_weight[:, -1:]
+    ratios = ratios[np.isfinite(ratios).all(axis=1)]
+    return float(np.median(ratios, axis=0).min()) if len(ratios) else float("nan")

@@ -12,11 +12,14 @@ from gradiometer.verdict.triage.thresholds import (
     BEST_BEFORE,
     FEWEST_STEPS,
     LEAKED,
+    LEARNT_BEFORE,
     NEARLY_ALL,
     NEXT_RISE,
     NOISY,
+    NOISY_BY,
     RANDOM,
     ROSE,
+    SEEN_AGAIN,
     TRAVEL,
 )
 
@@ -24,7 +27,7 @@ from gradiometer.verdict.triage.thresholds import (
 def overfit(signs: Signs, _: Level) -> Claimed | None:
     """The test loss had its lowest value long ago, and is above the training loss."""
     steps, test = _tests(signs)
-    if len(test) < 3:
+    if len(test) < 3 or signs.epochs < SEEN_AGAIN:
         return None
     best = int(test.argmin())
     training = training_loss(signs)
@@ -60,19 +63,20 @@ def labels_random(signs: Signs, level: Level) -> Claimed | None:
     return Claimed(Claim.LABELS_RANDOM, {"lowest": lowest, "travel": signs.travel}, ("check the labels",))
 
 
-def labels_noisy(signs: Signs, _: Level) -> Claimed | None:
+def labels_noisy(signs: Signs, level: Level) -> Claimed | None:
     """The test loss is far below the training loss."""
     test = _tests(signs)[1]
     if not len(test) or signs.steps < FEWEST_STEPS or float(signs.facts.get("dropout", 0.0)) > 0:
         return None
-    ratio = float(test[-1] / training_loss(signs))
-    if not ratio < NOISY:
+    training = training_loss(signs)
+    ratio = float(test[-1] / training)
+    if not (ratio < NOISY and training - test[-1] > NOISY_BY * level.value):
         return None
     return Claimed(Claim.LABELS_NOISY, {"ratio": ratio}, ("check the labels of the training set",))
 
 
 def bad_batch(signs: Signs, level: Level) -> Claimed | None:
-    """One step has a loss far above its neighbours, and no other step has."""
+    """After something was learnt, one step has a loss far above its neighbours, and no other step has."""
     losses = signs.losses
     if len(losses) < FEWEST_STEPS or not level.value > 0:
         return None
@@ -80,6 +84,8 @@ def bad_batch(signs: Signs, level: Level) -> Claimed | None:
     step = int(rises.argmax())
     elsewhere = np.concatenate([rises[: max(step - 10, 0)], rises[step + AFTER_A_RISE :]])
     if not rises[step] > BAD_RISE or (len(elsewhere) and elsewhere.max() > NEXT_RISE * rises[step]):
+        return None
+    if not losses[step - 8 : step].max() < LEARNT_BEFORE * level.value:
         return None
     return Claimed(Claim.BAD_BATCH, {"step": float(step), "rise": float(rises[step])}, (f"skip {step}:{step + 1}",))
 

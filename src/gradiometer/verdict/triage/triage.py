@@ -55,7 +55,9 @@ EXPLAINED: dict[Claim, frozenset[Claim]] = {
     Claim.LEAK: frozenset({Claim.RATE_HIGH}),
     Claim.ACCUMULATION: frozenset({Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY}),
     Claim.EVAL_MODE: frozenset({Claim.RATE_HIGH}),
-    Claim.UNSHUFFLED: frozenset({Claim.BAD_BATCH, Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY}),
+    Claim.UNSHUFFLED: frozenset(
+        {Claim.BAD_BATCH, Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY, Claim.LABELS_NOISY}
+    ),
     Claim.BATCH_LARGE: frozenset({Claim.RATE_LOW, Claim.STOPPED_EARLY}),
     Claim.RATE_LOW: frozenset({Claim.STOPPED_EARLY, Claim.NO_DECAY}),
     Claim.BATCH_SMALL: frozenset({Claim.NO_DECAY, Claim.STOPPED_EARLY}),
