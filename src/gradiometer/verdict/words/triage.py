@@ -85,8 +85,8 @@ WORDS: Mapping[Claim, Words] = {
         "The loss stays high, since every weight is pulled to zero.",
     ),
     Claim.VANISHING: Words(
-        "The gradient hardly gets through the network: in one layer it is {ratio:%} of that in the last, and nothing is "
-        "learnt.",
+        "The gradient hardly gets through the network: in one layer it is {ratio:%} of that in the last, and nothing "
+        "is learnt.",
         "Weights, activations or depth make gradients smaller from layer to layer.",
     ),
     Claim.RATE_HIGH: Words(
