@@ -80,7 +80,7 @@ def test_a_limit_of_the_size_of_files_is_named(tmp_path: Path) -> None:
         raise refused
     with pytest.raises(Interrupted, match=f"{way}, then"), interrupted_by_disk(tmp_path, tmp_path, "but all is safe"):
         raise refused
-    sentence, code = explained(refused, [])
+    sentence, code = explained(OSError(errno.EFBIG, os.strerror(errno.EFBIG), "page"), [])
     assert code == 6 and way in sentence
 
 

@@ -91,7 +91,6 @@ def test_every_command_ends(run: tuple[str, Path], capsys: pytest.CaptureFixture
         ("fork", path, "--at", "30", "--rate", "2x", "--horizon", "20 updates", "--replicates", "2"),
         ("batch", problem, "--steps", "200", "--seconds", "0.1"),
         ("tune", problem, "--steps", "40"),
-        ("split", problem, "--steps", "40", "--members", "1,2"),
         ("report", path),
     ):
         with limited():

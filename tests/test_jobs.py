@@ -35,7 +35,7 @@ def test_one_failed_job_is_named_with_its_traceback_while_the_others_go_on() -> 
     assert (good.result, also.result) == (2.0, 3.0) and good.error is None and good.seconds > 0
     assert bad.name == "bad" and bad.result is None and "in half" in str(bad.error)
     assert "unsupported operand" in str(bad.error) and "jobs/job.py" not in str(bad.error)
-    with pytest.raises(TypeError, match="unsupported operand") as raised:
+    with pytest.raises(UserCodeFailed, match="TypeError: unsupported operand") as raised:
         bad.value()
     assert "In the job 'bad'" in raised.value.__notes__[0]
 
@@ -229,7 +229,7 @@ def test_results_are_in_the_order_of_the_jobs_and_a_failure_stops_the_others() -
     ran: list[int] = []
     assert list(Here().in_order([Job(name, name.upper) for name in ("b", "a")])) == ["B", "A"]
     jobs = [Job("first", ran.append, (1,)), Job("bad", half, ("text",)), Job("last", ran.append, (3,))]
-    with pytest.raises(TypeError, match="unsupported operand"):
+    with pytest.raises(UserCodeFailed, match="TypeError: unsupported operand"):
         Here().results(jobs)
     assert ran == [1]
 

@@ -78,7 +78,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "ensemble": ("ensemble", RUN, "--points", "3"),
     "fork": ("fork", RUN, "--at", "12", "--rate", "2x", "--horizon", "8 updates", "--replicates", "2"),
     "batch": ("batch", "raising:problem", "--steps", "200", "--seconds", "0.1"),
-    "split": ("split", "raising:problem", "--steps", "16", "--members", "1,2"),
     "sample": ("sample", RUN, "--steps", "96", "--burn-in", "10"),
 }
 SITES = ("model", "forward", "loss", "correct", "data")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -155,8 +155,8 @@ class Objective:
 
         return self.with_parameters(leaves, differentiated)
 
-    def _called(self, batch: Batch) -> Tensor:
-        """The loss of a batch as the user's function returns it."""
+    def _called(self, batch: Batch) -> Any:
+        """What the user's loss returns for a batch: it is checked later."""
         with calling("loss"):
             return self.loss(self.model, batch)
 

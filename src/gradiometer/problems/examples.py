@@ -1,5 +1,6 @@
 """A finite set of examples, as tensors or as a torch data set, with batches by index."""
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import Any
@@ -78,7 +79,9 @@ class Examples:
 
     def to(self, device: torch.device | str) -> "Examples":
         """The same examples on a device. Tensors are moved now, the batches of a data set when they are taken."""
-        moved = Examples(_moved(self.data, device) if self.in_memory else self.data, self.name, self.collate)
+        moved = copy.copy(self)  # they were checked when they were given
+        if self.in_memory:
+            moved.data = _moved(self.data, device)
         moved.device = torch.device(device)
         return moved
 

@@ -133,7 +133,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     findings.sort(key=lambda each: (each.state.rank, each.gauge != SPIKES, is_outranked(each.gauge, run.gauges)))
     judged = triage_of(run) if run.signs and not Reservations.of(run.events).loss else None
     if judged is not None:
-        findings = led_by(judged, with_trials(run, findings_of(judged)), findings)
+        findings = led_by(judged, with_trials(run, findings_of(judged, run.hyperparameters)), findings)
     headline = leading(run, findings)
     return Diagnosis(
         findings=tuple(findings),

@@ -31,6 +31,7 @@ SYMBOLS = {
 """Mathematical symbols of quantities, for the ticks of a strip."""
 
 FURTHER = {
+    "triage": "What limits this run?",
     "schedule": "Does the learning rate end at zero?",
     "endpoint": "What is special about where training ended?",
     "spikes": "Did the loss spike?",

@@ -9,6 +9,7 @@ from gradiometer.report.charts.sparklines import Sparkline, sparkline
 from gradiometer.report.page.cards import Card, Shown
 from gradiometer.report.sections.section import Figure, Section
 from gradiometer.verdict.diagnosis import Diagnosis
+from gradiometer.verdict.triage.findings import GAUGE as TRIAGE
 
 LOSS = "loss"
 """Name of the section whose first chart is at the top of the page."""
@@ -74,6 +75,7 @@ def rows(
     """
     left = {section.name: section for section in sections}
     placed = [*(card for card in asked if card.shown), *further]
+    placed.sort(key=lambda card: card.shown[0].finding.gauge != TRIAGE)  # what limits the run comes first
     made = [_row(card, left.pop(card.section, None), diagnosis) for card in placed]
     others = [_numbers(section) for section in left.values() if _figures(section) or _has_table(section)]
     return (*made, *sorted(others, key=lambda row: not row.words))

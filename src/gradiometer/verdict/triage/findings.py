@@ -2,6 +2,7 @@
 
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
+from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.triage import Triage
 
@@ -27,9 +28,14 @@ ISSUES: dict[Claim, Issue] = {
 """The issue of SGD that a claim is about. What is not listed is about the batch gradient: estimation."""
 
 
-def findings_of(triage: Triage) -> tuple[Finding, ...]:
-    """The claims as findings, in their order."""
-    return tuple(_finding(claimed, triage) for claimed in triage.claims)
+def findings_of(triage: Triage, settings: Hyperparameters | None = None) -> tuple[Finding, ...]:
+    """The claims as findings, in their order.
+
+    Args:
+        triage: The claims.
+        settings: The settings of the optimizers, from which a change of the rate is written as a rate; None if unknown.
+    """
+    return tuple(_finding(claimed, triage, settings) for claimed in triage.claims)
 
 
 def changes_of(claimed: Claimed) -> tuple[str, ...]:
@@ -37,7 +43,7 @@ def changes_of(claimed: Claimed) -> tuple[str, ...]:
     return tuple(change for change in claimed.cure if change.startswith(CHANGES))
 
 
-def _finding(claimed: Claimed, triage: Triage) -> Finding:
+def _finding(claimed: Claimed, triage: Triage, settings: Hyperparameters | None) -> Finding:
     passes = claimed.claim in (Claim.HEALTHY, Claim.UNDECIDED, Claim.MAY_STOP)
     changes = changes_of(claimed)
     numbers = {name: value for name, value in claimed.numbers.items() if not isinstance(value, Estimate)}
@@ -50,6 +56,8 @@ def _finding(claimed: Claimed, triage: Triage) -> Finding:
         facts={
             "numbers": numbers,
             "lines": tuple(line for line in claimed.cure if line not in changes),
+            "rates": () if settings is None else tuple(settings.peaks),
+            "is_constant": settings is None or settings.is_constant,
             "unseen": {name: [claim.value for claim in claims] for name, claims in triage.unseen.items()}
             if passes
             else {},

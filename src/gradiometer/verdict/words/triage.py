@@ -5,8 +5,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
+from gradiometer.loop.changes.rates import Rate
+from gradiometer.loop.changes.text import alternative_of
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding
+from gradiometer.measurement.optimizer.shape import number
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.words.sentences import Sentences
 
@@ -198,10 +201,21 @@ def limits(finding: Finding) -> Sentences:
     if unseen:
         parts = [f"{', '.join(claims)} {MISSING[missing]}" for missing, claims in unseen.items()]
         means = f"{means} Not to be seen: {'; '.join(parts)}."
-    lines = (*finding.cure, *finding.facts.get("lines", ()))
     lead, _, _ = seen.partition(": ")
-    others = "".join(f" or `{line}`" for line in lines[1:])
-    return Sentences(seen, means, lines[:1], others, lead=lead)
+    first, *others = [*finding.cure, *finding.facts.get("lines", ())] or [""]
+    paste, then = _to_paste(first, finding)
+    or_else = "".join(f" or `{line}`" for line in others)
+    return Sentences(seen, means, (paste,) if paste else (), f"{then}{or_else}", lead=lead)
+
+
+def _to_paste(line: str, finding: Finding) -> tuple[str, str]:
+    """A change of the rate as the rate itself, if there is one, and how it relates to the present one."""
+    rates = finding.facts.get("rates", ())
+    change = alternative_of(line) if line.startswith("rate ") and len(rates) == 1 else None
+    if not isinstance(change, Rate):
+        return line, ""
+    peak = "" if finding.facts["is_constant"] else " as the peak of the schedule"
+    return f"lr = {number(change.factor * rates[0])}", f"{peak}, {change.factor:g} times the present rate"
 
 
 CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {claim.value: limits for claim in Claim}

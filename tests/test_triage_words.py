@@ -1,0 +1,36 @@
+"""What a claim of triage pastes: a change of the rate is the rate itself, if one rate is known."""
+
+import pytest
+
+from gradiometer.measurement import Group, Hyperparameters
+from gradiometer.verdict import Claim, say
+from gradiometer.verdict.claims import Claimed
+from gradiometer.verdict.triage.findings import findings_of
+from gradiometer.verdict.triage.level import Known, Level
+from gradiometer.verdict.triage.triage import Triage
+
+LOW = Claimed(Claim.RATE_LOW, {"travel": 0.04, "steps": 500.0}, ("rate 16x",))
+
+
+def advice(*groups: tuple[Group, ...]) -> str:
+    settings = Hyperparameters(tuple(range(0, 10 * len(groups), 10)), groups, reached=500) if groups else None
+    (finding,) = findings_of(Triage((LOW,), Level(2.3, Known.LABELS), unseen={}), settings)
+    assert finding.cure == ("rate 16x",)
+    return say(finding).advice
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ((), "`rate 16x`"),
+        (((Group("SGD", "sgd", 0.01),),), "`lr = 0.16`, 16 times the present rate"),
+        (((Group("SGD", "sgd", 0.01), Group("SGD", "sgd", 0.1)),), "`rate 16x`"),
+        (
+            ((Group("SGD", "sgd", 0.01),), (Group("SGD", "sgd", 0.001),)),
+            "`lr = 0.16` as the peak of the schedule, 16 times the present rate",
+        ),
+    ],
+    ids=["unknown", "constant", "two groups", "scheduled"],
+)
+def test_a_change_of_the_rate_is_pasted_as_the_rate(groups: tuple[tuple[Group, ...], ...], expected: str) -> None:
+    assert advice(*groups) == expected
