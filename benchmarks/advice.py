@@ -88,20 +88,20 @@ def scores_of(case: Case, seed: int, keep: Path) -> Iterator[dict[str, Any]]:
     """Follow what the findings of a case advise, and score it."""
     run, problem = stopped_run(case, seed, keep)
     diagnosis = diagnose(run)
-    findings = [finding for finding in diagnosis.findings if finding.alternatives]
+    findings = [finding for finding in diagnosis.findings if finding.cure]
     if not findings:
         return
-    wanted = [text for finding in findings for text in finding.alternatives]
+    wanted = [text for finding in findings for text in finding.cure]
     loop = loop_at(run, problem=problem)
     made = fork(loop, wanted, horizon="100%", replicates=REPLICATES, out=run.path)
     family = run.hyperparameters.family if run.hyperparameters else "other"
     effects = {effect.alternative: effect for effect in made.effects(level=LEVEL)}
     for finding in findings:
-        given = [alternative_of(text) for text in finding.alternatives]
+        given = [alternative_of(text) for text in finding.cure]
         yardstick = next((one for one in given if isinstance(one, Shorter)), None)
         tried = [one for one in given if one != yardstick]
         verdicts = [verdict_on(made, one, effects[one.name], yardstick) for one in tried]
-        kind = scores.kind_of_advice(finding.alternatives, family)
+        kind = scores.kind_of_advice(finding.cure, family)
         row = {"case": case.name, "seed": seed, "kind": kind, "advised": ", or ".join(one.name for one in tried)}
         best = min((effects[one.name] for one in tried), key=_better)
         yield {**row, "what": "advice", "verdict": best_of(verdicts), "measured": shares(best, made)}

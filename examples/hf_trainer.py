@@ -11,6 +11,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from gradiometer import say
 from gradiometer.problems import load
 
 try:
@@ -57,7 +58,7 @@ def main() -> None:
     examples = [{"images": image, "labels": label} for image, label in zip(images, labels, strict=True)]
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        print(trained(examples, folder)[1].findings()[0].seen)
+        print(say(trained(examples, folder)[1].findings()[0]).seen)
         examples[700] = {"images": torch.full_like(images[700], torch.inf), "labels": labels[700]}
         trainer, callback = trained(examples, folder)
     told = next(text for text in callback.watch.run.warnings if "for the first time" in text)

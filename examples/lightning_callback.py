@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from gradiometer import say
 from gradiometer.problems import load
 
 try:
@@ -55,7 +56,7 @@ def main() -> None:
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
     )  # fmt: skip
     trainer.fit(Digits(), loader)
-    print(callback.findings()[0].seen)
+    print(say(callback.findings()[0]).seen)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Three lines are ours: the `with`, the `step` and the `print`. With and without t
 import torch
 from torch import nn
 
-from gradiometer import Draw, Sampling, watch
+from gradiometer import Draw, Sampling, say, watch
 from gradiometer.problems import load
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 12, 32, 0.1
@@ -28,7 +28,7 @@ def main() -> None:
                 w.step(loss, batch)
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
-    print(w.findings()[0].seen)
+    print(say(w.findings()[0]).seen)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from gradiometer import Draw, Sampling, watch
+from gradiometer import Draw, Sampling, say, watch
 from gradiometer.problems import load
 
 STEPS, BATCH_SIZE, LEARNING_RATE = 600, 64, 0.1
@@ -48,7 +48,8 @@ def main() -> None:
             optimizer.step()
     if w.run is not None:
         count = dist.get_world_size()
-        print(f"{count} process{'' if count == 1 else 'es'}: {w.findings()[0].seen}")
+        noise = next(finding for finding in w.findings() if finding.gauge == "noise")
+        print(f"{count} process{'' if count == 1 else 'es'}: {say(noise).seen}")
     dist.barrier()
     dist.destroy_process_group()
 

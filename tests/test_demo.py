@@ -44,7 +44,7 @@ def test_the_demo_tries_what_it_advises(answer: dict[str, Any]) -> None:
     branches = [json.loads(line) for line in record.read_text().splitlines()]
     assert len(branches) == 3 * REPLICATES  # going on, the advice, and going on for the examples that it promises
     tried = [finding["tried"] for finding in answer["findings"] if finding["tried"]]
-    advised = [finding for finding in answer["findings"] if finding["alternatives"]]
+    advised = [finding for finding in answer["findings"] if finding["cure"]]
     middle = f"Tried: from step {answer['steps'] // 2:,}, "
     assert all(sentence.startswith(middle) for sentence in tried) and len(tried) == len(advised)
 
