@@ -59,6 +59,22 @@ def test_a_fault_of_the_system_is_a_sentence_with_a_way_out(error: Exception, wo
     assert code == 6 and words in sentence and sentence.endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (os_error(errno.EMFILE), "too many files are open"),
+        (os_error(errno.ENOMEM), "there is not enough memory"),
+        (RuntimeError("can't start new thread"), "no more threads or processes"),
+    ],
+)
+def test_a_fault_of_the_system_in_the_users_code_has_the_line_and_a_way_out(error: Exception, words: str) -> None:
+    try:
+        raise error
+    except Exception as raised:
+        sentence, code = explained(raised, [])
+    assert code == 6 and "test_boundary.py" in sentence and words in sentence
+
+
 class Interrupts:
     def __set_name__(self, owner: type, name: str) -> None:
         raise KeyboardInterrupt

@@ -93,9 +93,9 @@ def test_no_command_follows_a_link(
 def test_a_link_is_refused_below_a_run_and_allowed_elsewhere(tmp_path: Path) -> None:
     elsewhere, run = tmp_path / "elsewhere", tmp_path / "run"
     (elsewhere / "inner").mkdir(parents=True)
-    (elsewhere / "run.toml").touch()  # a link may lead to a folder that looks like a run
+    (elsewhere / "run.toml").write_text("format = 1")  # a link may lead to a folder that looks like a run
     run.mkdir()
-    (run / "run.toml").touch()
+    (run / "run.toml").write_text("format = 1")
     (run / "checkpoints").symlink_to(elsewhere)
     (tmp_path / "link").symlink_to(run)
     for path in (run / "checkpoints" / "file", run / "checkpoints" / "inner" / "file"):
@@ -119,3 +119,16 @@ def test_a_link_in_the_place_of_a_folder_is_removed_and_not_followed(tmp_path: P
     assert (
         (kept / "file").exists() and not (tmp_path / "step").exists() and not (tmp_path / ".step.removed").is_symlink()
     )
+
+
+def test_a_configuration_beside_a_link_to_the_runs_may_have_the_name_of_a_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project, large_disk = tmp_path / "project", tmp_path / "large-disk"
+    project.mkdir()
+    large_disk.mkdir()
+    monkeypatch.chdir(project)
+    Path("runs").symlink_to(large_disk)
+    Path("run.toml").write_text("steps = 4\n")
+    code, _, error = called(capsys, "train", "digits", "--config", "run.toml", *QUIET)
+    assert code == 0, error

@@ -159,3 +159,13 @@ def test_without_a_writable_home_the_machine_itself_is_the_key(tmp_path: Path, m
     configuration = Configuration(problem="owned:problem").to_dict()
     first = RunFolder.create(tmp_path, "run", {"configuration": configuration})
     assert first.manifest["made_by"]
+
+
+def test_a_relative_folder_of_state_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be another one in each working folder, and so would be the key."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_STATE_HOME", "state")
+    monkeypatch.chdir(tmp_path)
+    RunFolder.create(tmp_path, "run", {"configuration": Configuration(problem="owned:problem").to_dict()})
+    assert not Path("state").exists()
+    assert (tmp_path / "home/.local/state/gradiometer/key").stat().st_mode & 0o777 == 0o600

@@ -1,5 +1,6 @@
 """Whatever the user's code raises, and whenever, is the user's: a sentence with the line, exit code 2, no traceback."""
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -231,6 +232,43 @@ def test_an_error_keeps_its_type_until_the_boundary() -> None:
     with pytest.raises(UserCodeFailed, match="`loss` raised IndexError"):
         outer()
     assert of_user(UserCodeFailed("x.")) is None and of_user(KeyboardInterrupt()) is None
+
+
+def test_an_error_of_our_own_in_a_gauge_is_called_a_bug(tmp_path: Path) -> None:
+    code = (
+        "from gradiometer.cli import main\nfrom gradiometer.drift import BatchSharpness\n"
+        "def measure(self, step): raise TypeError('a bug')\n"
+        "BatchSharpness.measure = measure\n"
+        "main(['train', 'digits', '--steps', '8', '--every', '4', '--gauges', 'batch_sharpness', '-q', '--no-open'])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and "TypeError: a bug" in ended.stderr and "RecursionError" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "folder", ["usr/lib/python3/dist-packages/torch", "home/me/.local/lib/python3.12/site-packages/torch", "link"]
+)
+def test_a_line_of_a_library_is_not_the_users(tmp_path: Path, folder: str) -> None:
+    """Also of one that is outside of the environment; and of this package, if it is reached by a link."""
+    package = tmp_path / folder
+    package.parent.mkdir(parents=True, exist_ok=True)
+    if folder == "link":
+        package.symlink_to(Path(gradiometer.__file__).parent)
+        code = (
+            f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.modules.pop('gradiometer', None)\n"
+            "import link.errors as errors\n"
+        )
+    else:
+        package.mkdir()
+        code = "from gradiometer import errors\n"
+    library = package / "library.py"
+    code += (
+        f"lines = {{}}\nexec(compile('def call(): raise TypeError(0)', {str(library)!r}, 'exec'), lines)\n"
+        "try:\n    lines['call']()\nexcept TypeError as error:\n"
+        "    error = error.with_traceback(error.__traceback__.tb_next)\n    print(errors.of_user(error))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "None\n"
 
 
 @pytest.mark.parametrize(

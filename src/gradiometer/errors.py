@@ -28,8 +28,10 @@ from typing import ClassVar, ParamSpec, TypeVar
 Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
 
-_OURS = str(Path(__file__).resolve().parent)
-_INSTALLED = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "platlib"))
+# A library may be reached by a link, and lie outside of the environment: for all users, or for one.
+_OURS = (str(Path(__file__).parent), str(Path(__file__).resolve().parent))
+_STANDARD = sysconfig.get_path("stdlib")
+_INSTALLED = {"site-packages", "dist-packages"}
 
 _MARK = "_gradiometer_called"
 """Attribute of an error that was raised in a call of the user's code."""
@@ -190,9 +192,16 @@ def bounded(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
 def user_line(error: BaseException) -> str:
     """The last line in a file of the user that led to an error, as part of a sentence; empty if there is none."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith((_OURS, *_INSTALLED, "<")):
+        if not _is_installed(frame.filename):
             return f", at {Path(frame.filename).name}:{frame.lineno}"
     return ""
+
+
+def _is_installed(file: str) -> bool:
+    """True for a file of gradiometer, of Python or of an installed library, and for none."""
+    if file.startswith((*_OURS, _STANDARD, "<")):
+        return True
+    return not _INSTALLED.isdisjoint(Path(file).parts)
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

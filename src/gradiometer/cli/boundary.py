@@ -82,8 +82,10 @@ def _explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int
     theirs = None if _is_interrupt(error) else of_user(error)
     if theirs is not None:
         theirs.__cause__, error = error, theirs
-    if isinstance(error, UserCodeFailed) and ran_out_of_memory(error):
-        return f"{str(error).rstrip('.')}: {_MORE_MEMORY}", REFUSED
+    if isinstance(error, UserCodeFailed):
+        shortage = _MORE_MEMORY if ran_out_of_memory(error) else _shortage(error.__cause__ or error)
+        if shortage is not None:
+            return f"{str(error).rstrip('.')}: {shortage}", REFUSED
     if isinstance(error, GradiometerError):
         return str(error), error.exit_code
     if _is_interrupt(error):

@@ -43,7 +43,10 @@ def measured(gauge: Gauge, step: Measurable) -> Moments | None:
         return gauge.measure(cast("TrainingStep", step))
     except Exception as error:
         if not ran_out_of_memory(error):
-            raise of_user(error) or error from error
+            theirs = of_user(error)
+            if theirs is None:
+                raise
+            raise theirs from error
         reason = str(error).rstrip(".") if isinstance(error, UserCodeFailed) else summary(error)
         raise Unsupported(f"the memory was not enough ({reason}); free some, or leave it out of `gauges`") from error
 

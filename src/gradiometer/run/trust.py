@@ -66,7 +66,8 @@ def check_trust(manifest: Mapping[str, Any], path: Path, verb: str) -> None:
         return
     raise BadArgument(
         f"`{path}` was made by another user, on another machine, or was changed since, and {verb} would "
-        f"{_would_run(configuration)}. Nothing was imported. Look at that code, then add --trust."
+        f"{_would_run(configuration)}. Nothing was imported. Look at that code, then add --trust (in Python: with "
+        "gradiometer.run.trusting())."
     )
 
 
@@ -83,10 +84,11 @@ def _would_run(configuration: Mapping[str, Any]) -> str:
 
 def _key() -> bytes:
     """A secret of this user on this machine; where no file can be kept, what only they know of the machine."""
-    home = os.environ.get("XDG_STATE_HOME")
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))
     try:
-        folder = (Path(home) if home else Path.home() / ".local" / "state") / "gradiometer"
-        return _kept_key(folder / "key")
+        if not state.is_absolute():  # unset, or another folder in each working folder
+            state = Path.home() / ".local" / "state"
+        return _kept_key(state / "gradiometer" / "key")
     except (OSError, RuntimeError):  # a home that cannot be written to, or none
         known = [platform.node(), str(os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME"))]
         with suppress(OSError):

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import stat
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -72,8 +73,13 @@ def check_inside(path: Path) -> None:
 
 
 def is_run(folder: Path) -> bool:
-    """True if this is the folder of a run."""
-    return os.path.lexists(folder / "run.toml")
+    """True if this is the folder of a run. A `run.toml` without `format` is a configuration that somebody named so."""
+    try:
+        return "format" in tomllib.loads(read_file(folder / "run.toml").decode())
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):  # none that could be opened as a run
+        return False
+    except OSError:
+        return True
 
 
 def write_new(path: Path, content: bytes) -> None:
