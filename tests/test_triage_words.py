@@ -34,3 +34,11 @@ def advice(*groups: tuple[Group, ...]) -> str:
 )
 def test_a_change_of_the_rate_is_pasted_as_the_rate(groups: tuple[tuple[Group, ...], ...], expected: str) -> None:
     assert advice(*groups) == expected
+
+
+def test_the_second_sentence_has_its_numbers_too() -> None:
+    claimed = Claimed(Claim.ACCUMULATION, {"backwards": 4.0}, ("(loss / 4).backward()",))
+    (finding,) = findings_of(Triage((claimed,), Level(2.3, Known.LABELS), unseen={}))
+    assert (
+        say(finding).means == "The gradient, and under SGD the learning rate, is 4 times larger than for the mean loss."
+    )

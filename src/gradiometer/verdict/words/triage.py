@@ -195,9 +195,10 @@ def limits(finding: Finding) -> Sentences:
     """What limits a run, or that nothing was found."""
     words = WORDS[Claim(finding.claim)]
     numbers = {**finding.facts.get("numbers", {}), **finding.numbers}
-    seen = words.seen.format(**{name: _Number(value) for name, value in numbers.items()})
+    shown = {name: _Number(value) for name, value in numbers.items()}
+    seen = words.seen.format(**shown)
+    means = words.means.format(**shown)
     unseen = finding.facts.get("unseen", {})
-    means = words.means
     if unseen:
         parts = [f"{', '.join(claims)} {MISSING[missing]}" for missing, claims in unseen.items()]
         means = f"{means} Not to be seen: {'; '.join(parts)}."
