@@ -151,6 +151,10 @@ WORDS: Mapping[Claim, Words] = {
         "The training is unstable: the loss jumped {jumps} times.",
         "A lower learning rate or clipping keeps such steps small.",
     ),
+    Claim.FORK_BETTER: Words(
+        "Another learning rate ended better in a fork of this run: it changed the result at the end by {fork}.",
+        "The readings alone show nothing that limits this run.",
+    ),
     Claim.MAY_STOP: Words("The training may stop: nothing more is gained.", "More steps change little."),
     Claim.HEALTHY: Words(
         "Nothing that was looked for limits this run: the weights moved {travel:%} of their size, and the loss came "
