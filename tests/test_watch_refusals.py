@@ -103,7 +103,10 @@ def test_what_cannot_be_watched_is_refused_by_name(tmp_path: Path) -> None:
     sgd, adam = torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.Adam(model.parameters())
     loss = supervised(nn.CrossEntropyLoss())
     refused: list[tuple[str, Callable[[], Any]]] = [
-        ("one backward per step shows no spread", lambda: watch(model, torch.optim.Rprop(model.parameters()))),
+        (
+            "one backward per step shows no spread",
+            lambda: watch(model, torch.optim.Rprop(model.parameters()), gauges="noise"),
+        ),
         ("`accumulation` must be at least 1", lambda: watch(model, sgd, loss=loss, accumulation=0)),
         ("not for Adam", lambda: watch(model, adam, loss=loss, gauges="batch_sharpness")),
         (

@@ -55,8 +55,8 @@ def sensitive_layers(model: nn.Module) -> list[nn.Module]:
 class BackwardsOfStep:
     """Listens to the backwards of one update: their number, `.grad` before the first and after the last of them.
 
-    Backwards that leave `.grad` of all parameters alone belong to another model, as in a GAN. If gradients are cleared
-    between two backwards, as SAM does, only those after that count.
+    A backward of another model, such as the critic of a generator, does not count: it leaves these gradients alone.
+    If gradients are set to None between two backwards, as in SAM, only those after that count.
 
     Args:
         parameters: The trainable parameters.
@@ -77,8 +77,7 @@ class BackwardsOfStep:
         self.roots: list[Tensor] = []
         """What each backward was called on."""
         self._made: Tensor | None = None
-        self._stale_now: Tensor | None = None
-        self._before_it: list[tuple[Tensor | None, int]] = []
+        self._marks: list[tuple[int, int]] = []
 
     @property
     def made(self) -> Tensor:
@@ -96,34 +95,29 @@ class BackwardsOfStep:
         if self._listener is not None:
             self._listener.remove()
         self._listener = None
-        self._before_it = []
 
     @torch.no_grad()
     def _before(self) -> None:
-        self._before_it = self._versions()
         held = [parameter.grad.detach() for parameter in self._cleared if parameter.grad is not None]
-        if self.count and not held:
+        if not held:
             self.count, self.roots = 0, []
         if self.count == 0:
-            self._stale_now = together(torch._foreach_norm(held)).norm() if held else None
+            self.stale = together(torch._foreach_norm(held)).norm() if held else None
+        self._marks = self._marked()
 
     @torch.no_grad()
     def _after(self, loss: Tensor | None) -> None:
-        before, self._before_it = self._before_it, []
-        after = self._versions()
-        if all(old is new and version == now for (old, version), (new, now) in zip(before, after, strict=True)):
+        if self._marked() == self._marks:
             return
-        if self.count == 0:
-            self.stale = self._stale_now
         self.count += 1
         if loss is not None:
             self.roots.append(loss)
         self._made = self._norms()
 
-    def _versions(self) -> list[tuple[Tensor | None, int]]:
-        """`.grad` of every parameter, and how often it was written in place. Both are known without its numbers."""
+    def _marked(self) -> list[tuple[int, int]]:
+        """Which tensor each `.grad` is, and how often it was written: what adds to it changes one of the two."""
         gradients = [parameter.grad for parameter in self._parameters]
-        return [(gradient, 0 if gradient is None else gradient._version) for gradient in gradients]
+        return [(0, 0) if one is None else (id(one), one._version) for one in gradients]
 
     def _norms(self) -> Tensor:
         return together(torch._foreach_norm(gradients_of(self._parameters)))

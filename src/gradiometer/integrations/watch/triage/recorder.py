@@ -141,14 +141,14 @@ class TriageRecorder:
                 self._finish(step)
         self._pay(began)
 
-    def note_rate(self, step: int, rate: float | Tensor) -> None:
+    def note_rate(self, step: int, rate: float | int | Tensor) -> None:
         """Note that the first group of the optimizer made this update with another rate than the last one."""
         before, self.rate = self.rate, rate
         if isinstance(rate, Tensor) or self.next == NEVER or rate == before:
             return
         self._rate_changes += 1
         if not self._rates or abs(rate - self._rates[-1][1]) > RATE_CHANGE * abs(self._rates[-1][1]):
-            self._rates.append((step, rate))
+            self._rates.append((step, float(rate)))
 
     def evaluated(self) -> None:
         """An evaluation was made."""
