@@ -1,5 +1,7 @@
 """What a claim of triage pastes: a change of the rate is the rate itself, if one rate is known."""
 
+import math
+
 import pytest
 
 from gradiometer.measurement import Group, Hyperparameters
@@ -42,3 +44,9 @@ def test_the_second_sentence_has_its_numbers_too() -> None:
     assert (
         say(finding).means == "The gradient, and under SGD the learning rate, is 4 times larger than for the mean loss."
     )
+
+
+def test_a_sentence_whose_numbers_are_unknown_ends_after_its_first_clause() -> None:
+    claimed = Claimed(Claim.RATE_HIGH, {"movement": math.nan, "growth": math.nan}, ("rate 0.25x",))
+    (finding,) = findings_of(Triage((claimed,), Level(2.3, Known.LABELS), unseen={}))
+    assert say(finding).seen == "The learning rate is too high."
