@@ -314,7 +314,7 @@ def test_an_error_in_a_process_is_raised_as_in_one_process() -> None:
     def broken(model: nn.Module, batch: object) -> Tensor:
         raise KeyError("no such column")
 
-    with pytest.raises(UserCodeFailed, match="KeyError: .no such column"):
+    with pytest.raises(UserCodeFailed, match=r"KeyError: .no such column"):
         run_chains(mlp, broken, data(1, 8), chains=2, steps=2, batch_size=4, learning_rate=0.1, pool="processes:2")
 
 

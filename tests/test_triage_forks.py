@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradiometer.loop import ForkRecord
+from gradiometer.loop import CoolNow, ForkRecord, Rate
+from gradiometer.measurement import Group, Hyperparameters
 from gradiometer.run import Run
-from gradiometer.verdict import Claim, Claimed
-from gradiometer.verdict.triage.tried import as_tried
+from gradiometer.verdict import Claim, Claimed, say
+from gradiometer.verdict.triage.findings import findings_of
+from gradiometer.verdict.triage.triage import triage_of
+from gradiometer.verdict.triage.tried import as_tried, better_change, was_followed
 from report_run import run_in
 from test_trials import kept
 
@@ -66,3 +69,60 @@ def test_a_fork_tells_confused_claims_apart(run: Run) -> None:
 def test_without_a_gain_of_cooling_the_other_of_two_confused_claims_stays(run: Run) -> None:
     fork(run, "cool now", 0.7, 0.71, 0.72)
     assert [each.claim for each in as_tried((NO_DECAY, STOPPED), run)] == [Claim.STOPPED_EARLY]
+
+
+HIGH = Claimed(Claim.RATE_HIGH, {"movement": 0.1}, ("rate 0.25x",))
+
+
+@pytest.mark.parametrize(
+    ("claimed", "change", "ends", "stays"),
+    [
+        (LOW, "rate 2x", (0.7, 0.71, 0.72), False),
+        (LOW, "rate 2x", (0.3, 0.312, 0.318), True),
+        (LOW, "rate 16x", (0.7, 0.71, 0.72), True),
+        (LOW, "rate 0.5x", (0.3, 0.312, 0.318), False),
+        (LOW, "rate 0.5x", (0.7, 0.71, 0.72), True),
+        (HIGH, "rate 0.5x", (0.7, 0.71, 0.72), False),
+        (HIGH, "rate 2x", (0.3, 0.312, 0.318), False),
+        (FAULT, "rate 2x", (0.7, 0.71, 0.72), True),
+    ],
+)
+def test_other_changes_of_the_rate_count_as_far_as_they_tell(
+    run: Run, claimed: Claimed, change: str, ends: tuple[float, ...], stays: bool
+) -> None:
+    fork(run, change, *ends)
+    assert as_tried((claimed,), run) == ((claimed,) if stays else ())
+
+
+def test_a_run_is_not_called_healthy_if_a_fork_with_another_rate_ended_better(run: Run) -> None:
+    assert triage_of(run).passes
+    fork(run, "rate 4x", 0.3, 0.312, 0.318)
+    found = triage_of(run)
+    (claimed,) = found.claims
+    assert claimed.claim is Claim.FORK_BETTER and claimed.cure == ("rate 4x",) and not found.passes
+    (finding,) = findings_of(found)
+    assert say(finding).seen.startswith("Another learning rate ended better in a fork of this run")
+    fork(run, "rate 4x", 0.7, 0.71, 0.72, seed=1)
+    assert triage_of(run).passes
+
+
+def test_forks_by_which_a_run_decides_itself_are_no_claim(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    fork(run, "rate 4x", 0.3, 0.312, 0.318)
+    assert better_change(run) is not None
+    events = [*run.events, {"event": "rate fork", "step": 100}]
+    monkeypatch.setattr(Run, "events", property(lambda _: events))
+    assert better_change(run) is None
+
+
+@pytest.mark.parametrize(
+    ("rate_at_end", "change", "followed"),
+    [(0.1, Rate(4.0), False), (0.4, Rate(4.0), True), (0.025, Rate(4.0), False), (0.0, CoolNow(0.5), True)],
+)
+def test_a_change_that_a_loop_has_followed_since_is_no_claim(
+    run: Run, monkeypatch: pytest.MonkeyPatch, rate_at_end: float, change: Rate | CoolNow, followed: bool
+) -> None:
+    groups = ((Group("SGD", "sgd", 0.1),), (Group("SGD", "sgd", rate_at_end),))
+    settings = Hyperparameters((0, 120), groups, reached=200)
+    monkeypatch.setattr(Run, "configuration", property(lambda _: None))
+    monkeypatch.setattr(Run, "hyperparameters", property(lambda _: settings))
+    assert was_followed(run, 100, change) == followed

@@ -225,6 +225,24 @@ def test_gradients_that_are_never_cleared_are_seen(tmp_path: Path) -> None:
     assert "zero_grad" in claims_of(tmp_path, clears=1000)
 
 
+def test_the_backward_of_a_critic_does_not_find_gradients_of_the_generator(tmp_path: Path) -> None:
+    generator, critic = network(), nn.Linear(4, 1)
+    ours, theirs = sgd(generator), sgd(critic)
+    with watch(generator, ours, out=tmp_path, quiet=True, page=False) as w:
+        for _ in range(STEPS):
+            made = generator(INPUTS[:16])
+            theirs.zero_grad()
+            critic(made.detach()).mean().backward()  # `.grad` of the generator still holds the step before
+            theirs.step()
+            ours.zero_grad()
+            loss = critic(made).mean()
+            loss.backward()
+            w.step(loss)
+            ours.step()
+    assert w.run is not None
+    assert "zero_grad" not in {finding.claim for finding in diagnose(w.run).findings}
+
+
 def test_gradients_that_are_cleared_at_every_tenth_step_are_seen(tmp_path: Path) -> None:
     assert "zero_grad" in claims_of(tmp_path, clears=10)
 

@@ -37,6 +37,14 @@ def tensors(*values: float) -> np.ndarray:
     return np.tile(np.array(values, dtype=float), (len(LOOKS), 1))
 
 
+def in_turn() -> np.ndarray:
+    """Gradients of three tensors, two of which have one at every second look each, as two experts in turn."""
+    gradients = tensors(0.6, 0.5, 0.6245)
+    gradients[::2, 0] = 0.0
+    gradients[1::2, 1] = 0.0
+    return gradients
+
+
 def cosine_rates(peak: float = 0.1, steps: int = STEPS) -> np.ndarray:
     return peak * 0.5 * (1 + np.cos(np.pi * np.arange(steps) / steps))
 
@@ -147,7 +155,10 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({"not_finite": "inputs"}, {"not_finite": "layers"}),
     ],
     Claim.NO_GRADIENT: [
-        ({"without_gradient": constant(1)}, {"without_gradient": constant(0)}),
+        (
+            {"without_gradient": constant(1), "gradient": tensors(0.6, 0.0, 0.6245)},
+            {"without_gradient": constant(1), "gradient": in_turn()},
+        ),
         ({"facts": {"untrained": ["2.weight"]}}, {"facts": {"untrained": []}}),
     ],
     Claim.SOFTMAX_TWICE: [

@@ -1,5 +1,7 @@
 """What a claim of triage pastes: a change of the rate is the rate itself, if one rate is known."""
 
+import math
+
 import pytest
 
 from gradiometer.measurement import Group, Hyperparameters
@@ -34,3 +36,17 @@ def advice(*groups: tuple[Group, ...]) -> str:
 )
 def test_a_change_of_the_rate_is_pasted_as_the_rate(groups: tuple[tuple[Group, ...], ...], expected: str) -> None:
     assert advice(*groups) == expected
+
+
+def test_the_second_sentence_has_its_numbers_too() -> None:
+    claimed = Claimed(Claim.ACCUMULATION, {"backwards": 4.0}, ("(loss / 4).backward()",))
+    (finding,) = findings_of(Triage((claimed,), Level(2.3, Known.LABELS), unseen={}))
+    assert (
+        say(finding).means == "The gradient, and under SGD the learning rate, is 4 times larger than for the mean loss."
+    )
+
+
+def test_a_sentence_whose_numbers_are_unknown_ends_after_its_first_clause() -> None:
+    claimed = Claimed(Claim.RATE_HIGH, {"movement": math.nan, "growth": math.nan}, ("rate 0.25x",))
+    (finding,) = findings_of(Triage((claimed,), Level(2.3, Known.LABELS), unseen={}))
+    assert say(finding).seen == "The learning rate is too high."

@@ -66,6 +66,30 @@ def test_the_readings_are_those_of_a_loop_that_gives_its_batches(tmp_path: Path)
         assert moment[0] == pytest.approx(other.moments[name][0], nan_ok=True)
 
 
+@pytest.mark.page
+def test_a_loop_whose_noise_cannot_be_seen_is_still_watched_for_what_limits_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    model = Keyword()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
+    inputs, labels = torch.randn(64, 20), torch.randint(3, (64,))
+    with watch(model, optimizer, out=tmp_path) as w:
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = LOSS(model(scaled=False, inputs=inputs), labels)
+            loss.backward()
+            w.step(loss)
+            return loss
+
+        for _ in range(60):
+            optimizer.step(closure)
+    assert w.run.signs and not w.run.gauges and [finding.gauge for finding in w.findings()] == ["triage"]
+    printed = capsys.readouterr().err
+    assert "looks for what limits the run. The gradient noise is not measured" in printed and "report.html" in printed
+
+
 def test_no_hook_is_left_and_copies_of_the_model_have_none_that_acts(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Keyword()

@@ -241,8 +241,9 @@ def test_rules_that_are_known_and_not() -> None:
         assert isinstance(unknown, str)
 
 
-def test_the_budget_is_kept_in_the_long_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chains that cost as much as the training itself are made rarely."""
+@pytest.mark.parametrize("alternates", [False, True], ids=["one size", "another size at every step"])
+def test_the_budget_is_kept_in_the_long_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alternates: bool) -> None:
+    """Chains that cost as much as the training itself are made rarely, also if they are all cut short."""
     monkeypatch.setattr(successive, "EARLY_BUDGETS", 0.0)
     monkeypatch.setattr(successive, "LATEST", 1)
     loop = Loop(OPTIMIZERS["SGD"])
@@ -256,8 +257,8 @@ def test_the_budget_is_kept_in_the_long_run(tmp_path: Path, monkeypatch: pytest.
             read(*given)
 
         monkeypatch.setattr(w._successive, "_read", slow)
-        for _ in range(3000):
-            w.step(*loop.backward())
+        for step in range(3000):
+            w.step(*loop.backward(8 + alternates * (step % 2)))
             loop.optimizer.step()
             seconds[0] += 1.0
         assert 0.01 < w.budget.spent_on["products of gradients"] / 3000 < 0.035

@@ -72,6 +72,18 @@ def test_the_first_loss_that_is_not_finite_is_told_with_step_layer_and_examples(
     assert math.isnan(w.run.losses[1][3])
 
 
+def test_a_loss_that_is_not_finite_without_a_loss_to_run_again_says_what_is_known(tmp_path: Path) -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        inputs = torch.randn(8, 4)
+        model(inputs).sum().backward()
+        with pytest.warns(RuntimeWarning, match="parameters and inputs are finite; give `watch` a `loss` to find"):
+            w.step(math.nan, inputs)
+        optimizer.step()
+    assert w.run is not None and "missing" not in w.run.warnings[0]
+
+
 def test_a_weight_or_an_input_that_is_not_finite_is_named(tmp_path: Path) -> None:
     for spoil, told in (("weight", "the parameter 2.weight is not finite"), ("batch", "in example 1 of the batch")):
         model, _, w = simple(tmp_path, budget=0.0, every=None)
@@ -103,7 +115,10 @@ def test_what_cannot_be_watched_is_refused_by_name(tmp_path: Path) -> None:
     sgd, adam = torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.Adam(model.parameters())
     loss = supervised(nn.CrossEntropyLoss())
     refused: list[tuple[str, Callable[[], Any]]] = [
-        ("one backward per step shows no spread", lambda: watch(model, torch.optim.Rprop(model.parameters()))),
+        (
+            "one backward per step shows no spread",
+            lambda: watch(model, torch.optim.Rprop(model.parameters()), gauges="noise"),
+        ),
         ("`accumulation` must be at least 1", lambda: watch(model, sgd, loss=loss, accumulation=0)),
         ("not for Adam", lambda: watch(model, adam, loss=loss, gauges="batch_sharpness")),
         (

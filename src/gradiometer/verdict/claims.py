@@ -43,6 +43,7 @@ class Claim(StrEnum):
     BAD_BATCH = "bad_batch"
     RATE_BURST = "rate_burst"
     NAN_EXAMPLE = "nan_example"
+    FORK_BETTER = "fork_better"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument
@@ -19,12 +20,14 @@ class Inputs:
 
     def __init__(self, model: nn.Module, shield: Shield) -> None:
         self._newest: Tensor | None = None
-        self._hook: Any = model.register_forward_pre_hook(Hook(shield, self._keep), with_kwargs=True)
+        self._hook: Any = None
+        if not isinstance(model, torch.jit.ScriptModule):  # it takes no hooks
+            self._hook = model.register_forward_pre_hook(Hook(shield, self._keep), with_kwargs=True)
 
     def _keep(self, _: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         for value in (*given, *named.values()):
             if isinstance(value, Tensor) and value.dim():
-                self._newest = value
+                self._newest = value.detach()  # inputs that another model made hold the graph of that model
                 return
 
     def take(self, *, has_loss: bool) -> Tensor:

@@ -33,6 +33,7 @@ class Losses:
         rank: Rank of this process; None if there is only one.
         seed: Seed of the random numbers that the loss draws when it is run again.
         locate: True to look for the layer and the examples. No process can run a sharded model alone.
+        has_loss: False if `watch` was given no loss: then only parameters and inputs are looked at.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class Losses:
         rank: int | None,
         seed: int,
         locate: bool = True,
+        has_loss: bool = True,
     ) -> None:
         self._objective, self._warn, self._seed, self._locate = objective, warn, seed, locate
+        self._has_loss = has_loss
         self._accumulation, self._rank = accumulation, rank
         self.on_cpu = all(device.type == "cpu" for device in objective.devices)
         """True if the whole model is on the CPU, and with it the losses."""
@@ -84,7 +87,7 @@ class Losses:
         fields: dict[str, str] = {}
         if self._locate:
             with as_written():
-                found = culprit(self._objective, parts[-1].batch, seed=self._seed)
+                found = culprit(self._objective, parts[-1].batch, seed=self._seed, has_loss=self._has_loss)
             place, fields = f": {found}", {"not_finite": found.kind}
         self._report(f"the loss is {loss} at step {step:,}{which}, for the first time in this run{place}", **fields)
 

@@ -32,7 +32,7 @@ class Culprit(str):
         return made
 
 
-def culprit(objective: Objective, batch: Batch, *, seed: int = 0) -> Culprit:
+def culprit(objective: Objective, batch: Batch, *, seed: int = 0, has_loss: bool = True) -> Culprit:
     """The place of the first number that is not finite, as text: a parameter, the batch, or the output of a layer.
 
     Runs the batch once more, and its examples one by one, at the present parameters. Call it before the update.
@@ -41,6 +41,7 @@ def culprit(objective: Objective, batch: Batch, *, seed: int = 0) -> Culprit:
         objective: The model and its loss.
         batch: The batch whose loss is not finite.
         seed: Seed of the random numbers that the loss draws.
+        has_loss: False if the model cannot be run again, because `watch` was given no loss.
     """
     for name, parameter in zip(objective.names, objective.parameters, strict=True):
         if not parameter.isfinite().all():
@@ -49,6 +50,8 @@ def culprit(objective: Objective, batch: Batch, *, seed: int = 0) -> Culprit:
     examples = _examples(batch, lambda one: not _finite(one))
     if examples:
         return Culprit(f"the batch itself is not finite, in {examples}", "inputs")
+    if not has_loss:
+        return Culprit("parameters and inputs are finite; give `watch` a `loss` to find the layer", "unknown")
     try:
         layer = _first_layer(objective, batch, seed)
         examples = _examples(batch, lambda one: not _finite(_loss(objective, one, seed)))

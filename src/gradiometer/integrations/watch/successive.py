@@ -219,7 +219,12 @@ class Successive:
 
     def _begin_chain(self, step: int, gradient: Flat, size: int) -> None:
         """Keep the gradient of the step before a chain; if a buffer or P is not known yet, wait for it."""
+        was_cut_short = self._last is not None
         self._end_chain(step)
+        if was_cut_short:  # it has cost its steps all the same
+            self._plan(step)
+            if self.next > step + 1:
+                return
         self._weights = self._buffers = None
         if self._rule.buffer and self._memory() is None:
             self._abandon(step)
@@ -245,7 +250,7 @@ class Successive:
     def _abandon(self, step: int) -> None:
         """Leave this step out."""
         self._end_chain(step)
-        self.next = step + 1
+        self._plan(step)
 
     def _end_chain(self, step: int) -> None:
         """Begin to fetch the numbers of a chain, and take in those of the one before."""
@@ -318,7 +323,7 @@ class Successive:
         training = self._budget.training
         if step <= EARLY_STEPS:
             self._early = max(EARLY_SHARE * training, EARLY_BUDGETS * self._budget.share)
-        cost = self._spent / self._chains
+        cost = self._spent / max(self._chains, 1)
         missing = self._spent + cost - self._share * training - self._early
         pace = training / (step + 1)
         if missing <= 0 or not self._share * pace > 0:

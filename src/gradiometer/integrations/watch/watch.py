@@ -8,13 +8,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from gradiometer.gauges import GaugesAsked
+from gradiometer.gauges import Asked, GaugesAsked
 from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.watch.checks.arguments import check_settings, optimizers_of, probe_from, sampling_from
 from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.description import gauges_for
-from gradiometer.integrations.watch.watching import Watch
+from gradiometer.integrations.watch.successive import reads_products
+from gradiometer.integrations.watch.watching import PARTS, Watch
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.optimizer.wrappers import bare
@@ -99,10 +100,10 @@ def watch(
         steps: Number of updates of the whole training, if you know it: the first 40 readings are then spread over the
             run, up to 1,000 steps, in place of the first 300 steps.
         gauges: Names with commas between them, or a list of names and gauges of your own, such as
-            ["noise", MyGauge()]. By default the noise; under Adam, AdamW, RMSprop, Adagrad and their kind also the
-            preconditioned noise, unless the model is sharded; under SGD with `loss` also the batch sharpness, on
-            one process. On several: noise, preconditioned_noise, temperature, trajectory, and with `loss`
-            batch_sharpness and curvature_along_gradient.
+            ["noise", MyGauge()]. By default the noise, if training's own gradients show it or there is `loss`; under
+            Adam, AdamW, RMSprop, Adagrad and their kind also the preconditioned noise, unless the model is sharded;
+            under SGD with `loss` also the batch sharpness, on one process. On several: noise, preconditioned_noise,
+            temperature, trajectory, and with `loss` batch_sharpness and curvature_along_gradient.
         parts: Number of parts that a batch is split into at a measured step of one backward; 0 means one per example.
         level: Confidence level of every interval.
         seed: Seed of the random numbers that measuring draws. Training's own random states are not touched.
@@ -144,6 +145,11 @@ def watch(
         alone=Ranks.here().alone,
         sharded=is_sharded(bare(model)),
     )
+    is_default = gauges is None and every is None and parts == PARTS
+    if is_default and loss is None and probe is None and groups is None and accumulation == 1:
+        compared = is_sharded(bare(model)) or not Ranks.here().alone
+        if not (compared or reads_products(optimizers, chosen.names, supported=bool(budget))):
+            chosen = Asked(())  # what limits the run is looked for in any loop
     drawn = None if probe is None else probe_from(probe, chosen, accumulation, has_loss=loss is not None)
     asked = {
         "budget": budget,

@@ -131,6 +131,7 @@ class Watch(Forks, Automatic):
             self._objective,
             self._warn,
             locate=not sharded,
+            has_loss=loss is not None,
             accumulation=accumulation,
             rank=None if self.ranks.alone else self.ranks.rank,
             seed=asked["seed"],

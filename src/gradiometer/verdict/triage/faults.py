@@ -20,12 +20,23 @@ from gradiometer.verdict.triage.thresholds import (
 def no_gradient(signs: Signs, _: Level) -> Claimed | None:
     """Parameters that no optimizer holds, or that no backward reaches."""
     untrained = len(signs.facts.get("untrained", []))
-    unreached = _usual(signs.series("without_gradient"))
+    unreached = float(never_reached(signs))
     if not (untrained or unreached):
         return None
     numbers = {"untrained": float(untrained), "unreached": unreached, "tensors": float(len(signs.facts["tensors"]))}
     cure = ("optimizer = type(optimizer)(model.parameters(), ...)",) if untrained else ()
     return Claimed(Claim.NO_GRADIENT, numbers, cure or ("remove `detach()` and `no_grad()` before these parameters",))
+
+
+def never_reached(signs: Signs) -> int:
+    """Number of tensors that had no gradient at any look. An expert or a layer that is left out at times has some."""
+    counts = signs.series("without_gradient")
+    if not len(counts):
+        return 0
+    fewest = int(counts.min())
+    if "gradient" not in signs.tensors:
+        return fewest
+    return min(fewest, int((signs.tensors["gradient"] == 0).all(axis=0).sum()))
 
 
 def softmax_twice(signs: Signs, _: Level) -> Claimed | None:

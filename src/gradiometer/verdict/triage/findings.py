@@ -23,6 +23,7 @@ ISSUES: dict[Claim, Issue] = {
         Issue.CONVERGENCE,
     ),
     **dict.fromkeys((Claim.HEALTHY, Claim.UNDECIDED, Claim.MAY_STOP, Claim.SOFTMAX_TWICE), Issue.CONVERGENCE),
+    Claim.FORK_BETTER: Issue.CONVERGENCE,
     Claim.OVERFIT: Issue.EXPLORATION,
 }
 """The issue of SGD that a claim is about. What is not listed is about the batch gradient: estimation."""

@@ -11,7 +11,7 @@ from gradiometer.verdict.triage import course, data, faults, length, schedule
 from gradiometer.verdict.triage.level import Known, Level, level_of
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import FEWEST_LOOKS, FEWEST_STEPS
-from gradiometer.verdict.triage.tried import as_tried
+from gradiometer.verdict.triage.tried import as_tried, better_change
 
 Rule = Callable[[Signs, Level], Claimed | None]
 
@@ -106,10 +106,12 @@ def triage_of(run: Run | Signs) -> Triage:
     if any(each.claim not in (Claim.LABELS_RANDOM, Claim.LABELS_NOISY, Claim.OVERFIT) for each in found):
         explained |= {Claim.LABELS_RANDOM}  # what is left where nothing else says why nothing is learnt
     claims = tuple(each for each in found if each.claim not in explained)
+    better = None
     if isinstance(run, Run):
         claims = as_tried(claims, run)
+        better = None if claims else better_change(run)
     unseen = unseen_by(signs, level)
-    return Triage(_confused(claims) or (_passed(signs, level),), level, unseen)
+    return Triage(_confused(claims) or (better or _passed(signs, level),), level, unseen)
 
 
 def _confused(claims: tuple[Claimed, ...]) -> tuple[Claimed, ...]:

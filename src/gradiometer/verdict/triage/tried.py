@@ -1,22 +1,32 @@
 """What forks of a run say about the claims of triage: a fork outranks a reading."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from gradiometer.errors import BadArgument
+from gradiometer.loop.changes.alternative import Alternative
+from gradiometer.loop.changes.rates import CoolNow, Rate
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.comparison.effects import Effect
-from gradiometer.loop.recorded.record import forks_of
+from gradiometer.loop.recorded.record import ForkRecord, forks_of
+from gradiometer.measurement.optimizer.groups import Group
+from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim, Claimed
 
 CONFUSED = {Claim.NO_DECAY: Claim.STOPPED_EARLY, Claim.STOPPED_EARLY: Claim.NO_DECAY}
 """Claims that readings take for each other. A fork that shows one of them takes the other back."""
 
+COOLED = 0.01
+"""A rate that fell by more than the square root of this since a fork was cooled."""
+
 
 def as_tried(claims: tuple[Claimed, ...], run: Run) -> tuple[Claimed, ...]:
     """The claims that forks of this run leave, each with the effect of its cure as the number `fork`.
 
-    A claim whose cure ended worse, or diverged, is taken back.
+    A claim whose cure ended worse, or diverged, is taken back. So is one about the rate if a smaller change in the same
+    direction ended worse, or a change in the other direction better.
     """
     effects = effects_by_change(run)
     if not effects:
@@ -27,35 +37,99 @@ def as_tried(claims: tuple[Claimed, ...], run: Run) -> tuple[Claimed, ...]:
     for each in claims:
         effect = tried[each.claim]
         if effect is None:
-            if CONFUSED.get(each.claim) not in shown:
+            if CONFUSED.get(each.claim) not in shown and not is_contradicted(each, effects):
                 left.append(each)
         elif effect.verdict not in ("worse", "diverged"):
             left.append(replace(each, numbers={**each.numbers, "fork": effect.estimate}))
     return tuple(left)
 
 
+def better_change(run: Run) -> Claimed | None:
+    """The change of the rate that ended best in forks of this run, if it ended better and was not followed since."""
+    newest: dict[str, tuple[int, Effect]] = {}
+    for record in forks_of(run):
+        for effect in effects_of_record(record):
+            newest[effect.alternative] = record.plan.step, effect
+    better = []
+    for name, (step, effect) in newest.items():
+        change = change_of(name)
+        if effect.verdict == "better" and isinstance(change, Rate | CoolNow) and not was_followed(run, step, change):
+            better.append(effect)
+    if not better:
+        return None
+    best = max(better, key=lambda effect: abs(effect.estimate.value))
+    return Claimed(Claim.FORK_BETTER, {"fork": best.estimate}, (best.alternative,))
+
+
+def was_followed(run: Run, step: int, change: Rate | CoolNow) -> bool:
+    """True if the rates of the run after a fork may be those of this change: then a fork shows what was done."""
+    if any(event["event"] in ("rate fork", "cooling") for event in run.events):
+        return True  # the run decides on its rate by forks
+    settings = run.hyperparameters
+    if settings is None or isinstance(run.configuration, Configuration):
+        return False
+    at_fork = largest_rate(settings.at(step))
+    at_end = largest_rate(settings.now)
+    if not at_fork > 0 or not at_end > 0:
+        return True
+    moved = math.log(at_end / at_fork)
+    factor = change.factor if isinstance(change, Rate) else COOLED
+    return abs(moved - math.log(factor)) < abs(moved)
+
+
+def largest_rate(groups: Sequence[Group]) -> float:
+    """η of the group where it is largest."""
+    return max((float(group.learning_rate) for group in groups), default=0.0)
+
+
+def is_contradicted(claimed: Claimed, effects: dict[str, Effect]) -> bool:
+    """True if forks with other changes of the rate show that the claim is wrong."""
+    cures = [change for change in map(change_of, claimed.cure) if isinstance(change, Rate)]
+    if not cures:
+        return False
+    wanted = math.log(cures[0].factor)
+    for name, effect in effects.items():
+        change = change_of(name)
+        if not isinstance(change, Rate):
+            continue
+        moved = math.log(change.factor)
+        if moved * wanted < 0 and effect.verdict == "better":
+            return True
+        if moved * wanted > 0 and abs(moved) <= abs(wanted) and effect.verdict in ("worse", "diverged"):
+            return True
+    return False
+
+
+def change_of(text: str) -> Alternative | None:
+    """A change from its text; None for a line of the program, which no fork can change."""
+    try:
+        return alternative_of(text)
+    except BadArgument:
+        return None
+
+
 def effect_of(claimed: Claimed, effects: dict[str, Effect]) -> Effect | None:
     """The effect of the first of its cures that was tried; None if none was."""
-    names = []
-    for change in claimed.cure:
-        try:
-            names.append(alternative_of(change).name)
-        except BadArgument:  # a line of the program, which no fork can change
-            continue
+    names = [change.name for change in map(change_of, claimed.cure) if change is not None]
     return next((effects[name] for name in names if name in effects), None)
 
 
 def effects_by_change(run: Run) -> dict[str, Effect]:
-    """The effect of every change that forks of this run have tried, of the newest fork that did.
+    """The effect of every change that forks of this run have tried, of the newest fork that did."""
+    found: dict[str, Effect] = {}
+    for record in forks_of(run):
+        found |= {effect.alternative: effect for effect in effects_of_record(record)}
+    return found
+
+
+def effects_of_record(record: ForkRecord) -> Sequence[Effect]:
+    """The effects of a fork at the end of its branches.
 
     Short forks, and those at constant rates, are left out: they lean to small rates, whatever the end would show.
     """
-    found: dict[str, Effect] = {}
-    for record in forks_of(run):
-        if not record.fork.results or record.fork.leans:
-            continue
-        try:
-            found |= {effect.alternative: effect for effect in record.fork.effects()}
-        except BadArgument:  # a fork that has just begun has no branch of the baseline
-            continue
-    return found
+    if not record.fork.results or record.fork.leans:
+        return ()
+    try:
+        return record.fork.effects()
+    except BadArgument:  # a fork that has just begun has no branch of the baseline
+        return ()

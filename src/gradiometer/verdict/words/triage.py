@@ -27,9 +27,9 @@ WORDS: Mapping[Claim, Words] = {
         "Every weight that such an example reaches becomes NaN with it. Find these examples and leave them out.",
     ),
     Claim.NO_GRADIENT: Words(
-        "Some trainable parameters are never updated: {untrained} of {tensors} tensors are in no optimizer, and "
+        "Some trainable parameters are never updated: of {tensors} tensors, {untrained} are in no optimizer and "
         "{unreached} get no gradient.",
-        "They stay as they were initialised, and the rest has to work around them.",
+        "They keep their initial values.",
     ),
     Claim.SOFTMAX_TWICE: Words(
         "The loss takes a softmax of outputs that are probabilities already.",
@@ -37,7 +37,7 @@ WORDS: Mapping[Claim, Words] = {
     ),
     Claim.EVAL_MODE: Words(
         "The model is trained in eval mode: its dropout and batch normalisation ({layers} layers) are switched off.",
-        "It is usually forgotten to switch back to training mode after an evaluation.",
+        "Usually `model.train()` is missing after an evaluation.",
     ),
     Claim.ZERO_GRAD: Words(
         "Gradients are never cleared: at {looks:%} of the steps `.grad` still held the earlier ones.",
@@ -88,18 +88,18 @@ WORDS: Mapping[Claim, Words] = {
         "The loss stays high, since every weight is pulled to zero.",
     ),
     Claim.VANISHING: Words(
-        "The gradient hardly gets through the network: in one layer it is {ratio:%} of that in the last, and nothing "
-        "is learnt.",
+        "The gradient vanishes on its way through the network: in one layer it is {ratio:%} of that in the last, and "
+        "nothing is learnt.",
         "Weights, activations or depth make gradients smaller from layer to layer.",
     ),
     Claim.RATE_HIGH: Words(
-        "The learning rate is too high: a step changes the weights by {movement:%} of their size, and they have grown "
-        "{growth} times.",
+        "The learning rate is too high: a step changes the weights by {movement:%} of their size, and they are now "
+        "{growth} times as large as at the start.",
         "Steps this large overshoot what the gradient can tell.",
     ),
     Claim.MOMENTUM_RATE: Words(
         "The learning rate is too high for a momentum of {momentum}: a step changes the weights by {movement:%} of "
-        "their size, and they have grown {growth} times.",
+        "their size, and they are now {growth} times as large as at the start.",
         "With momentum μ every gradient counts 1/(1 − μ) times.",
     ),
     Claim.RATE_LOW: Words(
@@ -151,11 +151,15 @@ WORDS: Mapping[Claim, Words] = {
         "The training is unstable: the loss jumped {jumps} times.",
         "A lower learning rate or clipping keeps such steps small.",
     ),
+    Claim.FORK_BETTER: Words(
+        "Another learning rate ended better in a fork of this run: it changed the result at the end by {fork}.",
+        "The readings alone show nothing that limits this run.",
+    ),
     Claim.MAY_STOP: Words("The training may stop: nothing more is gained.", "More steps change little."),
     Claim.HEALTHY: Words(
-        "Nothing that was looked for limits this run: the weights moved {travel:%} of their size, and the loss came "
+        "No sign of a limit was found: the weights moved {travel:%} of their size, and the loss came "
         "down to {loss:%} of a guess.",
-        "It was looked for faults of the loop, the schedule, the learning rate, the length and the data.",
+        "Checked: the loop, the schedule, the learning rate, the length and the data.",
     ),
     Claim.UNDECIDED: Words(
         "No sign so far of something that limits this run, after {steps} steps.",
@@ -179,10 +183,15 @@ class _Number:
     def __init__(self, value: Estimate | float) -> None:
         self._value = value
 
+    @property
+    def is_unknown(self) -> bool:
+        """True if there is nothing to print: the sentence then ends after its first clause."""
+        return not isinstance(self._value, Estimate) and not math.isfinite(self._value)
+
     def __format__(self, form: str) -> str:
         if isinstance(self._value, Estimate):
             return str(self._value)
-        if not math.isfinite(self._value):
+        if self.is_unknown:
             return "unknown"
         if form == "%":
             return f"{significant(100 * self._value, 2)} %"
@@ -195,13 +204,16 @@ def limits(finding: Finding) -> Sentences:
     """What limits a run, or that nothing was found."""
     words = WORDS[Claim(finding.claim)]
     numbers = {**finding.facts.get("numbers", {}), **finding.numbers}
-    seen = words.seen.format(**{name: _Number(value) for name, value in numbers.items()})
+    shown = {name: _Number(value) for name, value in numbers.items()}
+    seen = words.seen.format(**shown)
+    lead, _, _ = seen.partition(": ")
+    if any(number.is_unknown and f"{{{name}" in words.seen for name, number in shown.items()):
+        seen = f"{lead.removesuffix('.')}."
+    means = words.means.format(**shown)
     unseen = finding.facts.get("unseen", {})
-    means = words.means
     if unseen:
         parts = [f"{', '.join(claims)} {MISSING[missing]}" for missing, claims in unseen.items()]
-        means = f"{means} Not to be seen: {'; '.join(parts)}."
-    lead, _, _ = seen.partition(": ")
+        means = f"{means} Not checked: {'; '.join(parts)}."
     first, *others = [*finding.cure, *finding.facts.get("lines", ())] or [""]
     paste, then = _to_paste(first, finding)
     or_else = "".join(f" or `{line}`" for line in others)

@@ -55,6 +55,9 @@ def sensitive_layers(model: nn.Module) -> list[nn.Module]:
 class BackwardsOfStep:
     """Listens to the backwards of one update: their number, `.grad` before the first and after the last of them.
 
+    A backward of another model, such as the critic of a generator, does not count: it leaves these gradients alone.
+    If gradients are set to None between two backwards, as in SAM, only those after that count.
+
     Args:
         parameters: The trainable parameters.
         shield: Takes errors.
@@ -74,6 +77,7 @@ class BackwardsOfStep:
         self.roots: list[Tensor] = []
         """What each backward was called on."""
         self._made: Tensor | None = None
+        self._marks: list[tuple[int, int]] = []
 
     @property
     def made(self) -> Tensor:
@@ -94,16 +98,26 @@ class BackwardsOfStep:
 
     @torch.no_grad()
     def _before(self) -> None:
+        held = [parameter.grad.detach() for parameter in self._cleared if parameter.grad is not None]
+        if not held:
+            self.count, self.roots = 0, []
         if self.count == 0:
-            held = [parameter.grad.detach() for parameter in self._cleared if parameter.grad is not None]
             self.stale = together(torch._foreach_norm(held)).norm() if held else None
+        self._marks = self._marked()
 
     @torch.no_grad()
     def _after(self, loss: Tensor | None) -> None:
+        if self._marked() == self._marks:
+            return
         self.count += 1
         if loss is not None:
             self.roots.append(loss)
         self._made = self._norms()
+
+    def _marked(self) -> list[tuple[int, int]]:
+        """Which tensor each `.grad` is, and how often it was written: what adds to it changes one of the two."""
+        gradients = [parameter.grad for parameter in self._parameters]
+        return [(0, 0) if one is None else (id(one), one._version) for one in gradients]
 
     def _norms(self) -> Tensor:
         return together(torch._foreach_norm(gradients_of(self._parameters)))

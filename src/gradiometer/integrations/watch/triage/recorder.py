@@ -141,18 +141,18 @@ class TriageRecorder:
                 self._finish(step)
         self._pay(began)
 
-    def note_rate(self, step: int, rate: float | Tensor) -> None:
+    def note_rate(self, step: int, rate: float | int | Tensor) -> None:
         """Note that the first group of the optimizer made this update with another rate than the last one."""
         before, self.rate = self.rate, rate
         if isinstance(rate, Tensor) or self.next == NEVER or rate == before:
             return
         self._rate_changes += 1
         if not self._rates or abs(rate - self._rates[-1][1]) > RATE_CHANGE * abs(self._rates[-1][1]):
-            self._rates.append((step, rate))
+            self._rates.append((step, float(rate)))
 
     def evaluated(self) -> None:
         """An evaluation was made."""
-        if self.next != NEVER and not is_compiled(self._objective.model):
+        if self.next != NEVER and not takes_no_hooks(self._objective.model):
             self._shared.evaluated()
 
     def close(self) -> None:
@@ -173,7 +173,7 @@ class TriageRecorder:
         """Listen to the coming step: its forward and its backwards."""
         self._backwards.start()
         self._takes_moments = self._batches.due
-        if self._takes_moments and not is_compiled(self._objective.model):
+        if self._takes_moments and not takes_no_hooks(self._objective.model):
             self._handles.append(self._objective.model.register_forward_hook(Hook(self.shield, self._ran)))
 
     def _ran(self, model: nn.Module, _: Any, output: Any) -> None:
@@ -323,6 +323,6 @@ def rows_of(batch: Batch) -> int:
     return first.shape[0] if isinstance(first, Tensor) and first.dim() else 0
 
 
-def is_compiled(model: nn.Module) -> bool:
-    """True if hooks on the model would have it compiled again."""
-    return getattr(model, "_compiled_call_impl", None) is not None
+def takes_no_hooks(model: nn.Module) -> bool:
+    """True if hooks on the model would have it compiled again, or if it is scripted and refuses them."""
+    return isinstance(model, torch.jit.ScriptModule) or getattr(model, "_compiled_call_impl", None) is not None

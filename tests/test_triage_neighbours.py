@@ -1,0 +1,124 @@
+"""What triage reads in loops with more than one model, more than one backward, or a model that takes no hooks."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradiometer import BadArgument, Run, diagnose, watch
+
+GENERATOR = torch.Generator().manual_seed(0)
+INPUTS = torch.randn(256, 8, generator=GENERATOR)
+LABELS = (INPUTS @ torch.randn(8, 4, generator=GENERATOR)).argmax(dim=1)
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def loss_on(model: nn.Module, rows: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(model(INPUTS[rows]), LABELS[rows])
+
+
+def run_of(folder: Path, update: Callable[[nn.Module, torch.optim.Optimizer, Tensor], Tensor]) -> Run:
+    """A run whose loop calls `update` for the gradient of each step."""
+    torch.manual_seed(1)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, out=folder, quiet=True, page=False) as w:
+        for _ in range(150):
+            rows = torch.randint(len(INPUTS), (16,))
+            loss = update(model, optimizer, rows)
+            w.step(loss, (INPUTS[rows], LABELS[rows]))
+            optimizer.step()
+    assert w.run is not None
+    return w.run
+
+
+def claims_of(run: Run) -> list[str]:
+    triage = diagnose(run).triage
+    assert triage is not None
+    return [each.claim.value for each in triage.claims]
+
+
+def test_another_model_that_is_trained_between_two_steps_is_no_fault_of_this_one(tmp_path: Path) -> None:
+    other = network()
+    optimizer_of_other = torch.optim.SGD(other.parameters(), lr=0.1)
+
+    def update(model: nn.Module, optimizer: torch.optim.Optimizer, rows: Tensor) -> Tensor:
+        optimizer_of_other.zero_grad()
+        loss_on(other, rows).backward()
+        optimizer_of_other.step()
+        optimizer.zero_grad()
+        loss = loss_on(model, rows)
+        loss.backward()
+        return loss
+
+    run = run_of(tmp_path, update)
+    assert claims_of(run) == ["healthy"]
+    assert {signs["backwards"] for _, signs in run.signs if "backwards" in signs} == {1}
+
+
+def test_two_backwards_with_gradients_cleared_between_them_are_not_added(tmp_path: Path) -> None:
+    def update(model: nn.Module, optimizer: torch.optim.Optimizer, rows: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        loss_on(model, rows).backward()
+        optimizer.zero_grad()
+        loss = loss_on(model, rows)
+        loss.backward()
+        return loss
+
+    assert claims_of(run_of(tmp_path, update)) == ["healthy"]
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["to None", "in place"])
+def test_two_backwards_that_are_added_and_gradients_that_are_never_cleared_are_seen(
+    tmp_path: Path, in_place: bool
+) -> None:
+    def added(model: nn.Module, optimizer: torch.optim.Optimizer, rows: Tensor) -> Tensor:
+        optimizer.zero_grad(set_to_none=not in_place)
+        loss_on(model, rows).backward()
+        loss = loss_on(model, rows)
+        loss.backward()
+        return loss
+
+    def never_cleared(model: nn.Module, _: torch.optim.Optimizer, rows: Tensor) -> Tensor:
+        loss = loss_on(model, rows)
+        loss.backward()
+        return loss
+
+    assert "accumulation" in claims_of(run_of(tmp_path / "added", added))
+    assert "zero_grad" in claims_of(run_of(tmp_path / "never", never_cleared))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_a_scripted_model_is_watched_and_needs_its_batches(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = torch.jit.script(network())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for step in range(60):
+            rows = torch.randint(len(INPUTS), (16,))
+            optimizer.zero_grad()
+            loss = loss_on(model, rows)
+            loss.backward()
+            if not step:
+                with pytest.raises(BadArgument, match="`batch` is missing"):
+                    w.step(loss)
+            w.step(loss, (INPUTS[rows], LABELS[rows]))
+            optimizer.step()
+            if step % 20 == 19:
+                w.evaluated(test=0.1 + loss)
+    assert w.run is not None and not w.run.warnings
+    assert len(w.run.losses[1]) == 60 and len(w.run.signs) > 5
+
+
+def test_the_inputs_that_stand_for_a_batch_hold_no_graph(tmp_path: Path) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    features = INPUTS[:16].clone().requires_grad_()
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        nn.functional.cross_entropy(model(features * 2), LABELS[:16]).backward()
+        assert w._batch_seen().grad_fn is None
