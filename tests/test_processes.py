@@ -32,6 +32,20 @@ def test_the_numbers_are_the_same_here_and_in_processes(pool: Pool) -> None:
         assert same(one, other)
 
 
+def test_an_error_names_the_line_of_the_script_here_and_in_processes(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from gradiometer.jobs import Here, Job, Processes\n"
+        "def work():\n"
+        "    raise ValueError('wrong')\n"
+        "with Processes(1) as processes:\n"
+        "    for pool in (Here(), processes):\n"
+        "        print(*(repr(outcome.exception) for outcome in pool.run([Job('a', work)])))\n"
+    )
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert ended.stdout == 2 * "UserCodeFailed('your code raised ValueError: wrong, at script.py:3.')\n"
+
+
 def test_jobs_take_over_torchs_settings_and_the_working_folder(pool: Pool, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "numbers.txt").write_text("1 2")

@@ -33,6 +33,9 @@ _OURS = (str(Path(__file__).parent), str(Path(__file__).resolve().parent))
 _STANDARD = sysconfig.get_path("stdlib")
 _INSTALLED = {"site-packages", "dist-packages"}
 
+_SENT = "<dynamic-code>"
+"""What cloudpickle names as the file of a function of a script that was sent to another process."""
+
 _MARK = "_gradiometer_called"
 """Attribute of an error that was raised in a call of the user's code."""
 
@@ -191,9 +194,12 @@ def bounded(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
 
 def user_line(error: BaseException) -> str:
     """The last line in a file of the user that led to an error, as part of a sentence; empty if there is none."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not _is_installed(frame.filename):
-            return f", at {Path(frame.filename).name}:{frame.lineno}"
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
+        if file == _SENT:
+            file = "<ours>" if module.partition(".")[0] == "gradiometer" else frame.f_globals.get("__file__", module)
+        if not _is_installed(file):
+            return f", at {Path(file).name}:{line}"
     return ""
 
 

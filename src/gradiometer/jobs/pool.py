@@ -79,7 +79,8 @@ class Pool(ABC):
         """The results of jobs in the order of the jobs, each as soon as possible. A failure stops all jobs.
 
         Raises:
-            Exception: What a job raised, with its name and traceback as a note.
+            UserCodeFailed: A job of your own raised. Its name and traceback are a note.
+            GradiometerError: What another job raised.
         """
         arrived: dict[str, Any] = {}
         with closing(self.run(jobs, shared=shared, progress=progress)) as outcomes:
@@ -94,7 +95,8 @@ class Pool(ABC):
         """The results of jobs, in the order of the jobs. A failure stops all jobs and is raised.
 
         Raises:
-            Exception: What a job raised, with its name and traceback as a note.
+            UserCodeFailed: A job of your own raised. Its name and traceback are a note.
+            GradiometerError: What another job raised.
 
         Example:
             >>> from gradiometer.jobs import Here, Job
