@@ -1,5 +1,6 @@
 """What triage reads in loops with more than one model, more than one backward, or a model that takes no hooks."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,3 +123,27 @@ def test_the_inputs_that_stand_for_a_batch_hold_no_graph(tmp_path: Path) -> None
     with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
         nn.functional.cross_entropy(model(features * 2), LABELS[:16]).backward()
         assert w._batch_seen().grad_fn is None
+
+
+@pytest.mark.parametrize("steps", range(20, 24), ids=lambda steps: f"{steps} steps")
+def test_after_the_end_a_watch_holds_no_copy_of_the_parameters(tmp_path: Path, steps: int) -> None:
+    """Also if the training ends in the middle of a look or of a chain."""
+    size = 123 * 4
+    model = nn.Sequential(nn.Linear(8, 123), nn.ReLU(), nn.Linear(123, 4))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    rows = torch.arange(16)
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(INPUTS[rows]), LABELS[rows])
+            loss.backward()
+            w.step(loss, (INPUTS[rows], LABELS[rows]))
+            optimizer.step()
+    optimizer.zero_grad()
+    del loss
+    gc.collect()
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    tensors = [one for one in gc.get_objects() if type(one) in (Tensor, nn.Parameter) and one.numel() in (size, whole)]
+    copies = {one.data_ptr() for one in tensors}
+    assert len(copies) == 4  # the weights, the two moments of Adam, and the small model's start for `certify`
+    assert w.steps == steps

@@ -24,8 +24,9 @@ RESTORES = {
     *("copy_", "_foreach_copy_"),
 }
 """Calls that put back what measuring has changed. If torch cannot do that, nobody can."""
-TRAINING = {"supervised.<locals>.loss", "Hook.__call__"}
-"""Functions of ours that training calls itself: the loss, and a hook that asks torch if it is compiled."""
+TRAINING = {"supervised.<locals>.loss", "Hook.__call__", "_heard", "_loss"}
+"""Functions of ours that training calls itself: the loss, a hook that asks torch if it is compiled, and `backward` while
+somebody listens, which asks torch whether it is inside of another one."""
 
 
 class Place(NamedTuple):

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -57,7 +58,9 @@ def _heard(tensors: Any, *arguments: Any, **named: Any) -> None:
     for listener in listeners:
         listener.before()
     _plain(tensors, *arguments, **named)
-    loss = _loss(tensors)
+    loss = None
+    with suppress(Exception):  # training must not end here
+        loss = _loss(tensors)
     for listener in listeners:
         listener.after(loss)
 

@@ -184,6 +184,7 @@ class Successive:
             self._fetch()
             for gauge in list(self._open):
                 self._write(gauge)
+        self._weights = self._buffers = None
         self.next = NEVER
 
     def _read(self, step: int, loss: Tensor | float, batch: Batch) -> None:

@@ -195,7 +195,8 @@ class Watch(Forks, Automatic):
             self._pace.end(self.steps)
             self._between.end()
         while self._handles:
-            self._handles.pop().remove()
+            with self.shield:
+                self._handles.pop().remove()
         self._kept.close(self.steps, self._trackers, error)
 
     def _draw_from(self, loader: Any) -> None:
@@ -216,8 +217,9 @@ class Watch(Forks, Automatic):
         if batch is None:
             batch = self._batch_seen()
         elif self._inputs is not None:
-            self._inputs.remove()
-            self._inputs = None
+            inputs, self._inputs = self._inputs, None
+            with self.shield:
+                inputs.remove()
         steps, between = self.steps, self._between
         if steps >= self._triage.next:
             with self._triage.shield:
@@ -252,7 +254,7 @@ class Watch(Forks, Automatic):
             if self._inputs is None:
                 raise BadArgument("`batch` is missing: it was given before. Call w.step(loss, batch) at every step.")
             return self._inputs.take(has_loss=self._has_loss)
-        except BadArgument as error:
+        except Exception as error:
             if not self._handles:
                 raise BadArgument(OUTSIDE) from error
             self.shield.caught(error)

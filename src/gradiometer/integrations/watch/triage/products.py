@@ -41,6 +41,10 @@ class Products:
         torch._foreach_sub_(self._copy, [parameter.detach() for parameter in self._parameters])
         return together(torch._foreach_norm(self._copy))
 
+    def free(self) -> None:
+        """Free the copy."""
+        self._copy, self._holds_gradient = [], False
+
     def _fill(self, tensors: list[Tensor]) -> None:
         if not self._copy:
             self._copy = [torch.empty_like(parameter) for parameter in self._parameters]

@@ -161,8 +161,14 @@ class TriageRecorder:
         self._backwards.stop()
         self._remove_hooks()
         self._shared.close()
+        self._free()
         self._write()
         self._write_rates()
+
+    def _free(self) -> None:
+        """Free what is as large as the model or its outputs: the watch itself is kept for its findings."""
+        self._products.free()
+        self._look, self._output = {}, None
 
     def _pay(self, began: float) -> None:
         took = time.perf_counter() - began
@@ -289,7 +295,7 @@ class TriageRecorder:
         """An error of our own: record nothing more."""
         self.next, self.awaits_update = NEVER, False
         text = f"triage has stopped, and training continues: {reason_of(error)}"
-        attempt(self._backwards.stop, self._remove_hooks, self._shared.close, lambda: self._warn(text))
+        attempt(self._backwards.stop, self._remove_hooks, self._shared.close, self._free, lambda: self._warn(text))
 
 
 NEVER = 2**62
