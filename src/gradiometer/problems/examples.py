@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import IterableDataset, TensorDataset, default_collate
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, calling
 from gradiometer.measurement.batch import Batch, batch_size, leaves, mapped, take
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
@@ -121,8 +121,10 @@ def _checked_dataset(data: Any, name: str, collate: Callable[[list[Any]], Batch]
         )
     if len(data):
         with untouched_randomness(0, []):
+            with calling(name):
+                first = data[0]
             try:
-                batch_size(collate([data[0]]))
+                batch_size(collate([first]))
             except (TypeError, RuntimeError, BadArgument) as error:
                 reason = str(error).partition("\n")[0].rstrip(".")
                 raise BadArgument(
