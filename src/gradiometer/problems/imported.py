@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary
+from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary, user_line
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.registry import nearest
@@ -38,7 +38,7 @@ def load(
         except GradiometerError:
             raise
         except (Exception, SystemExit) as error:
-            raise UserCodeFailed(f"`{name}` raised {summary(error)}.") from error
+            raise UserCodeFailed(f"`{name}` raised {summary(error)}{user_line(error)}.") from error
     return returned if isinstance(returned, Problem) else _of_tuple(name, returned, model)
 
 
