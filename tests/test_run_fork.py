@@ -177,7 +177,7 @@ def test_what_does_not_fit_the_run_is_refused_before_anything_is_kept(run: Run, 
 @pytest.mark.parametrize(
     ("room", "old", "new"),
     [("train", "fork_run", "fork(loop_at(run, step)"), ("train", "critical_batch_of", "critical_batch(loop_at(run, step)"),
-     ("forks", "grown", "`train_branch`"), ("forks", "Continuation", "`Loop`")],
+     ("forks", "grown", "`train_branch`"), ("forks", "Continuation", "`Loop` in `gradiometer.loop`"), ("forks", "fork", "`fork` in `gradiometer.loop`")],
 )  # fmt: skip
 def test_who_imports_an_old_name_is_told_the_new_one(room: str, old: str, new: str) -> None:
     with pytest.raises(ImportError) as told:

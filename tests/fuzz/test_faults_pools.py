@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from loky.backend import fork_exec
+from loky.process_executor import ProcessPoolExecutor
 
 from gradiometer import Interrupted, StorageFailed
 from gradiometer.jobs import Job, Processes
@@ -110,7 +110,7 @@ def test_a_system_that_starts_no_process_is_a_sentence(monkeypatch: pytest.Monke
     def refused(*_: Any, **__: Any) -> None:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    monkeypatch.setattr(fork_exec, "fork_exec", refused)
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", refused)  # where loky starts its process
     with Processes(1) as pool, pytest.raises(Interrupted, match="could not start: resource temporarily unavailable"):
         pool.results([Job("one", abs, (-1,))], shared=torch.ones(3))
 

@@ -35,8 +35,9 @@ def perform_task(settings: tuple[Any, ...], shared: Shared | None, parcel: bytes
         outcome = perform(unpack(parcel), None if shared is None else _read(*shared))
     except Exception as error:  # such as a module that is not in the search path
         outcome = failure("", error)
+    finally:
+        _apply(before)
     sys.stdout.flush()
-    _apply(before)
     if not _arrives(outcome.exception):
         outcome = replace(outcome, exception=None)
     try:
