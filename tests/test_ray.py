@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from gradiometer import BadArgument, Unsupported
+from gradiometer import BadArgument, Unsupported, UserCodeFailed
 from gradiometer.jobs import Here, Job, Pool, Ray, on_ray, pool_of
 from gradiometer.jobs.choice import opened
 from trainings import alive, same, trainings, until
@@ -46,7 +46,7 @@ def test_one_failed_job_and_one_lost_process_cost_these_jobs_only(pool: Pool) ->
 
     outcomes = {o.name: o for o in pool.run([Job(f"{k}", work, (k,)) for k in range(6)])}
     assert [outcomes[f"{k}"].result for k in (0, 3, 4, 5)] == [-6, 3, 2, 1]
-    assert isinstance(outcomes["1"].exception, ZeroDivisionError) and "in work" in str(outcomes["1"].error)
+    assert isinstance(outcomes["1"].exception, UserCodeFailed) and "in work" in str(outcomes["1"].error)
     assert "the process of the job '2' was lost" in str(outcomes["2"].error)  # three times
 
 
