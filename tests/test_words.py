@@ -7,7 +7,7 @@ import pytest
 from finding_samples import ensemble, findings_of_rooms
 from finding_samples_of_runs import findings_of_runs
 from gradiometer.drift.spikes.evidence import Observation
-from gradiometer.measurement import Finding
+from gradiometer.measurement import Finding, Issue, State
 from gradiometer.verdict.words import (
     batch,
     comparison,
@@ -85,3 +85,9 @@ def test_the_report_on_an_ensemble_is_said_sentence_by_sentence() -> None:
     assert sentences[3].startswith("The snapshots lie in one basin: ")
     assert sentences[4] == "Number of other runs whose average has the same log-loss: 2 [1, 3]."
     assert sentences[5] == exploration.NO_POSTERIOR and len(sentences) == 6
+
+
+def test_a_single_brace_in_a_sentence_of_your_own_stays() -> None:
+    facts = {"seen": "The block { is open.", "means": "It stays {open}."}
+    said = say(Finding("mine", Issue.DRIFT, "own", State.OK, facts=facts))
+    assert said.seen == "The block { is open." and said.means == "It stays {open}."

@@ -21,8 +21,12 @@ def own(finding: Finding) -> Sentences:
 def _filled(text: str, finding: Finding) -> str:
     """Replace the names that are numbers or facts of the finding, and leave other braces as they are."""
     slots = {**finding.facts, **finding.numbers}
+    try:
+        fields = list(string.Formatter().parse(text))
+    except ValueError:  # a single brace, as in a line of code
+        return text
     parts = []
-    for literal, name, spec, conversion in string.Formatter().parse(text):
+    for literal, name, spec, conversion in fields:
         parts.append(literal)
         if name is None:
             continue
