@@ -92,7 +92,7 @@ def test_whether_the_rate_reaches_zero_is_a_finding(
 
 def test_the_certificate_is_shown_in_the_section_on_its_card_and_in_the_verdict(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=600)
-    assert f"`gradiometer certify {run.path}` checks if" in of(run).lead
+    assert f"`gradiometer measure certificate {run.path}` checks if" in of(run).lead
     save_artifact(run, certificate())
     section = of(run)
     assert "Verdict: minimum." in section.lead

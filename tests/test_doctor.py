@@ -217,7 +217,7 @@ def test_a_run_of_our_own_is_sent_to_its_report(tmp_path: Path) -> None:
     (run / "run.toml").touch()
     (run / "readings.jsonl").write_text('{"step": 1, "learning_rate": 0.1}')
     for path in (run, run / "readings.jsonl"):
-        with pytest.raises(BadArgument, match=r"is a run of gradiometer, .* gradiometer report .*digits-mlp-1"):
+        with pytest.raises(BadArgument, match=r"is a run of gradiometer, .* gradiometer show .*digits-mlp-1"):
             read_log(path)
     with pytest.raises(BadArgument, match="has no log of a known format"):
         read_log(tmp_path)

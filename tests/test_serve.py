@@ -193,7 +193,7 @@ def test_what_cannot_be_shown_is_refused_by_name(tmp_path: Path, run: Run) -> No
 
 
 def test_the_command_prints_an_address_that_answers_and_ends_with_ctrl_c(run: Run) -> None:
-    command = [sys.executable, "-u", "-m", "gradiometer", "show", str(run.path), "--no-open"]
+    command = [sys.executable, "-u", "-m", "gradiometer", "show", "--live", str(run.path), "--no-open"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ) as shown:
         try:
             assert shown.stdout is not None

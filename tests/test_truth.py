@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from gradiometer.cli.selftest import selftest
+from gradiometer.cli.learn.selftest import selftest
 from gradiometer.estimation import noise
 from gradiometer.lab.selftest import SelfTest, checks, run_checks
 from gradiometer.lab.selftest.checks import independent_coverage, stationary_coverage, undecided_coverage

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems r
 
 
 def test_a_run_s_own_name_and_settings_are_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ("train", "quadratic", "--steps", "20", "-q", "--no-open", "--out", str(tmp_path))
+    command = ("train", "quadratic", "--steps", "20", "--no-open", "--out", str(tmp_path))
     code, _, error = called(capsys, *command, "--name", NAME)
     assert code == 2 and error.startswith("error: `name` must be a file name of at most 200 letters")
     with pytest.raises(BadArgument, match="`manifest` cannot be written as TOML"):
@@ -72,9 +72,9 @@ def test_an_error_that_quotes_one_is_a_warning_and_training_continues(tmp_path: 
 def test_a_run_in_such_a_folder_can_be_read_compared_and_shown(tmp_path: Path) -> None:
     runs = [run_in(tmp_path / NAME, name, steps=60).path for name in ("first", "second")]
     first, second = [path.rename(path.with_name(f"{path.name}{NAME}")) for path in runs]
-    assert run_cli("report", str(first)).returncode == 0
+    assert run_cli("show", str(first)).returncode == 0
     assert "caf?" in (first / "report.html").read_text(encoding="utf-8")
-    compared = run_cli("compare", str(first), str(second), "--out", str(tmp_path / "compare.html"))
+    compared = run_cli("runs", "compare", str(first), str(second), "--out", str(tmp_path / "compare.html"))
     assert compared.returncode == 0, compared.stderr
     live = Live([first, second])
     thread = threading.Thread(target=live.serve)

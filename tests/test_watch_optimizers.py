@@ -14,8 +14,7 @@ from click.testing import CliRunner
 from torch import nn
 
 from gradiometer import BadArgument, diagnose, watch
-from gradiometer.cli.batch import batch
-from gradiometer.cli.report import report
+from gradiometer.cli.measure.batch import batch
 from gradiometer.estimation import PreconditionedNoise
 from gradiometer.integrations.watch import Watch
 from gradiometer.measurement import Finding, Hyperparameters, State, supervised

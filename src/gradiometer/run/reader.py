@@ -36,6 +36,9 @@ GIVEN = "given"
 POINTS = 200
 """Number of steps at which a schedule is read if no learning rate was recorded."""
 
+_COMMANDS = {"certify": "measure certificate", "sharpness": "measure sharpness"}
+"""Commands that are not called like the method of `Watch` that does the same."""
+
 _Steps = Int[np.ndarray, " steps"]
 _Losses = Float[np.ndarray, " steps"]
 
@@ -123,7 +126,8 @@ class Run:
         """The command for this run, or the call that does its work in a program with `watch`, in backticks."""
         if self.watched:
             return f"`w.{verb}({examples})` in your program"
-        return f"`gradiometer {verb} {shlex.quote(str(self.path))}`"
+        command = _COMMANDS.get(verb, verb)
+        return f"`gradiometer {command} {shlex.quote(str(self.path))}`"
 
     @property
     def manifest(self) -> dict[str, Any]:

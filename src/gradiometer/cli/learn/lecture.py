@@ -1,4 +1,4 @@
-"""`gradiometer lecture`: the statements of the lecture, each predicted before it is measured."""
+"""`gradiometer learn lecture`: the statements of the lecture, each predicted before it is measured."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gradiometer.lab.lecture.statement import Result, Statement
 
 
-@click.command(epilog="Example: gradiometer lecture S6 S11 --out lecture")
+@click.command(epilog="Example: gradiometer learn lecture S6 S11 --out lecture")
 @click.argument("statements", metavar="[S1 … S12]", nargs=-1)
 @click.option(
     "--out",

@@ -1,4 +1,4 @@
-"""`gradiometer selftest`: check the measurements on this machine against exact answers."""
+"""`gradiometer learn selftest`: check the measurements on this machine against exact answers."""
 
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MARKS = {True: "✓ passed", False: "✗ failed"}
 
 
-@click.command(epilog="Example: gradiometer selftest --full --pool processes")
+@click.command(epilog="Example: gradiometer learn selftest --full --pool processes")
 @click.option("--full", is_flag=True, help="Use more batches and windows. Takes several minutes instead of one.")
 @pool_option
 @json_option

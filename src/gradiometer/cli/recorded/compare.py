@@ -1,4 +1,4 @@
-"""`gradiometer compare`: differences between runs."""
+"""`gradiometer runs compare`: differences between runs."""
 
 import math
 import sys
@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.options import json_option
+from gradiometer.cli.completion import runs as runs_of
+from gradiometer.cli.options import json_option, no_open_option
 
 if TYPE_CHECKING:
     from gradiometer.report.compare.contrast import Contrast, Group
 
 
-@click.command(epilog="Example: gradiometer compare runs/digits-mlp-1 runs/digits-mlp-2")
-@click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--level", type=float, default=None, help="Confidence level. Default: that of the first run.")
+@click.command(epilog="Example: gradiometer runs compare runs/digits-mlp-1 runs/digits-mlp-2")
+@click.argument("runs", type=click.Path(path_type=Path), shell_complete=runs_of, nargs=-1, required=True)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="File of the page.",
 )
-@click.option("--no-open", is_flag=True, help="Do not open the page in a browser.")
+@no_open_option
 @json_option
-def compare(runs: tuple[Path, ...], level: float | None, out: Path, no_open: bool, as_json: bool) -> None:
+def compare(runs: tuple[Path, ...], out: Path, no_open: bool, as_json: bool) -> None:
     """Compare two or more RUNS: differences from the first in loss, test score and noise scale, with intervals.
 
     Runs that differ only in their seed are one group: its numbers are means over the seeds. Groups with the same seeds
@@ -35,14 +35,11 @@ def compare(runs: tuple[Path, ...], level: float | None, out: Path, no_open: boo
     these runs only; several seeds of each say something about the configurations.
     """
     from gradiometer.cli.outcome import printed_json
-    from gradiometer.errors import BadArgument
     from gradiometer.report.compare.compare import compare as compared_runs
     from gradiometer.report.compare.page import write_comparison
     from gradiometer.run.reader import Run
 
-    if level is not None and not 0 < level < 1:
-        raise BadArgument(f"`--level` must lie between 0 and 1, got {level}.")
-    groups, contrasts = compared_runs([Run.open(path) for path in runs], level)
+    groups, contrasts = compared_runs([Run.open(path) for path in runs])
     if as_json:
         with printed_json(_as_object(groups, contrasts)) as result:
             result["page"] = write_comparison(groups, contrasts, out)

@@ -1,4 +1,4 @@
-"""`gradiometer certify`: is the last checkpoint of a run a minimum, a saddle, or not stationary?"""
+"""`gradiometer measure certificate`: is the last checkpoint of a run a minimum, a saddle, or not stationary?"""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.options import SEED, json_option, trust_option
+from gradiometer.cli.completion import runs
+from gradiometer.cli.options import json_option
 from gradiometer.cli.place import load_last_checkpoint, training_at_start
 
 if TYPE_CHECKING:
@@ -21,21 +22,23 @@ SYMBOLS = {
 }
 
 
-@click.command(epilog="Example: gradiometer certify runs/digits-mlp-1 --exact")
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="RUN")
+@click.command(epilog="Example: gradiometer measure certificate runs/digits-mlp-1 --batches all")
+@click.argument(
+    "run", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="RUN", shell_complete=runs
+)
 @click.option("--level", type=float, default=0.95, show_default=True, help="Confidence level.")
-@click.option("--batches", type=int, default=64, show_default=True, help="Number of batches for the gradient.")
-@click.option("--exact", is_flag=True, help="Use all training examples for the gradient instead.")
+@click.option("--batches", default="64", show_default=True, metavar="COUNT|all",
+              help="Number of batches for the gradient, or all training examples.")  # fmt: skip
 @click.option("--examples", type=int, default=2048, show_default=True, help="Examples for the curvature, at most.")
 @click.option("--tolerance", type=float, default=0.01, show_default=True,
               help="Gradients below this share of the one at the start count as zero, and so do curvatures below this "
                    "share of the largest one.")  # fmt: skip
 @click.option("--mode", type=click.Choice(["train", "eval"]), default="train", show_default=True,
               help="Mode of the model.")  # fmt: skip
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the batches and the random vectors.")
 @json_option
-@trust_option
-def certify(run: Path, examples: int, tolerance: float, mode: str, seed: int, as_json: bool, **gradient: Any) -> None:
+def certificate(
+    run: Path, level: float, batches: str, examples: int, tolerance: float, mode: str, as_json: bool
+) -> None:
     """Decide if the last checkpoint of RUN is a minimum, a saddle, or not a stationary point of the training loss.
 
     Compares the gradient of the training loss with the one at the start of training, and the lowest curvature with the
@@ -46,49 +49,64 @@ def certify(run: Path, examples: int, tolerance: float, mode: str, seed: int, as
     from gradiometer.run.reader import Run
 
     with working("certifying", quiet=as_json):
-        certificate = _certified(run, examples, tolerance, mode, seed, **gradient)
-    finding = certificate.finding()
+        found = _certified(run, examples, tolerance, mode, level, batches)
+    finding = found.finding()
     if as_json:
         from gradiometer.cli.outcome import printed_json
         from gradiometer.verdict.words.say import as_dict
 
         result = {
             "run": str(run),
-            "verdict": str(certificate.verdict),
-            **asdict(certificate),
-            "estimates": {name: estimate.to_dict() for name, estimate in certificate.estimates.items()},
+            "verdict": str(found.verdict),
+            **asdict(found),
+            "estimates": {name: estimate.to_dict() for name, estimate in found.estimates.items()},
             "finding": as_dict(finding),
         }
         with printed_json(result | {"page": None}) as result:
-            result["page"] = keep(Run.reopen(run), certificate)
+            result["page"] = keep(Run.reopen(run), found)
         return
     from gradiometer.cli.outcome import tell_finding
 
-    _show(certificate)
-    tell_finding(finding, f"{certificate.verdict}, at {certificate.level:.0%}")
-    click.echo(f"\npage  {keep(Run.reopen(run), certificate)}")
+    _show(found)
+    tell_finding(finding, f"{found.verdict}, at {found.level:.0%}")
+    click.echo(f"\npage  {keep(Run.reopen(run), found)}")
 
 
-def _certified(
-    path: Path, examples: int, tolerance: float, mode: str, seed: int, *, level: float, **gradient: Any
-) -> "Certificate":
+def _certified(path: Path, examples: int, tolerance: float, mode: str, level: float, batches: str) -> "Certificate":
     """Measure the gradient at the start of the run, then the certificate at its last checkpoint."""
     import gradiometer.convergence.certificate.certifying as measuring
     from gradiometer.arguments import check_level
 
     check_level(tolerance, "tolerance")
     check_level(level)
-    training, _ = training_at_start(path, "certify")
+    training, _ = training_at_start(path, "measure certificate")
     settings = training.configuration
-    gradient |= {"level": level, "batch_size": settings.batch_size, "weight_decay": settings.penalty}
+    gradient: dict[str, Any] = {
+        "level": level,
+        "batch_size": settings.batch_size,
+        "weight_decay": settings.penalty,
+        **_gradient(batches),
+    }
     objective, data = training.objective, training.data
     training.model.train(mode == "train")
-    start, _ = measuring.gradient_squared(objective, data, seed=seed, **gradient)
+    start, _ = measuring.gradient_squared(objective, data, seed=0, **gradient)
     load_last_checkpoint(training, path)
     training.model.train(mode == "train")
     return measuring.certify(
-        objective, data, start, examples=examples, tolerance=tolerance, step=training.step, seed=seed + 1, **gradient
+        objective, data, start, examples=examples, tolerance=tolerance, step=training.step, seed=1, **gradient
     )
+
+
+def _gradient(batches: str) -> dict[str, Any]:
+    """From what the gradient is taken: a number of batches, or all examples."""
+    from gradiometer.errors import BadArgument
+
+    if batches == "all":
+        return {"exact": True}
+    try:
+        return {"exact": False, "batches": int(batches)}
+    except ValueError:
+        raise BadArgument(f"`--batches` must be a whole number, or all, got {batches!r}.") from None
 
 
 def _show(certificate: "Certificate") -> None:

@@ -1,4 +1,4 @@
-"""`gradiometer sample`: draw from a posterior, and measure the temperature of the draws."""
+"""`gradiometer learn sample`: draw from a posterior, and measure the temperature of the draws."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from gradiometer.cli.options import SEED, json_option, pool_option, trust_option
+from gradiometer.cli.completion import targets
+from gradiometer.cli.options import SEED, configuration_options, json_option, pool_option
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ WATCHED = 2000
 """The losses and the accuracy are drawn on at most this many examples."""
 
 
+OTHERS = {"model": None, "data_dir": None, "momentum": None, "weight_decay": None, "level": 0.9}
+"""What `--set` gives, with the default of each."""
+
+
 class Start(NamedTuple):
     """The problem and the models to start from, and the settings that flags replace."""
 
@@ -35,14 +40,12 @@ class Start(NamedTuple):
     defaults: dict[str, Any]
 
 
-@click.command(epilog="Example: gradiometer sample logistic-regression --sampler sghmc --lr 0.1 --steps 20000")
-@click.argument("target", metavar="RUN|PROBLEM")
+@click.command(epilog="Example: gradiometer learn sample logistic-regression --sampler sghmc --lr 0.1 --steps 20000")
+@click.argument("target", metavar="RUN|PROBLEM", shell_complete=targets)
 @click.option("--sampler", "kind", type=click.Choice(["sgld", "sghmc", "sgnht"]), default="sgld", show_default=True)
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="T in posterior units: U = N × loss.")
 @click.option("--lr", "learning_rate", type=float, help="Learning rate, for the mean loss. [0.05, or the run's]")
-@click.option("--momentum", type=float, help="Momentum of sghmc and sgnht. [0.9]")
 @click.option("-b", "--batch-size", type=int, help="Batch size. [32, or the run's]")
-@click.option("--weight-decay", type=float, help="λ of a Gaussian prior of precision Nλ. [0, or the run's]")
 @click.option("--steps", type=int, default=5000, show_default=True, help="Measured steps of each chain.")
 @click.option("--burn-in", type=int, default=2000, show_default=True, help="Steps before the measurement.")
 @click.option("--every", type=int, default=10, show_default=True, help="Steps between two draws.")
@@ -54,34 +57,43 @@ class Start(NamedTuple):
     help="Independent chains; 2 or more: R-hat.",
 )
 @click.option("--png", type=click.Path(file_okay=False, path_type=Path), help="Folder for pictures of the chains.")
-@click.option(
-    "--hold/--no-hold", default=True, show_default=True, help="Inject T minus the heat of SGD itself, or inject T."
-)
-@click.option("--model", help="One of the problem's models.")
-@click.option("--data-dir", help="Folder of the data.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the start, the batches and the noise.")
-@click.option("--level", type=float, default=0.9, show_default=True, help="Confidence level of all intervals.")
+@configuration_options()
 @pool_option
 @json_option
-@trust_option
-def sample(target: str, kind: str, chains: int, png: Path | None, pool: str, as_json: bool, **settings: Any) -> None:
+def sample(
+    target: str,
+    kind: str,
+    chains: int,
+    png: Path | None,
+    settings: dict[str, Any],
+    pool: str,
+    as_json: bool,
+    **flags: Any,
+) -> None:
     """Draw from exp(−U/T) with U = N × the mean loss, from the last checkpoint of RUN or the start of PROBLEM.
 
     Prints the temperature asked for and the one measured, the heat of SGD itself and the injected temperature, and the
     posterior mean and spread of losses and accuracy, all with intervals. If SGD itself is hotter than the temperature
     asked for, it stops and suggests a learning rate or a batch size. Several chains have different seeds and starts
     (chains of a RUN all start from its checkpoint); R-hat and effective sample sizes show if they have mixed.
+    --set takes model and data_dir of a PROBLEM, the momentum of sghmc and sgnht (0.9 by default), weight_decay λ of a
+    Gaussian prior of precision Nλ, and the level of the intervals.
     """
     import torch
 
+    from gradiometer.arguments import check_level
     from gradiometer.cli.outcome import filled, printed_json
     from gradiometer.cli.progress import working
     from gradiometer.errors import BadArgument
     from gradiometer.exploration.chains.sampling import agreement
 
     torch.set_num_threads(1)
-    if not 0 < settings["level"] < 1:
-        raise BadArgument(f"`--level` must lie between 0 and 1, got {settings['level']}.")
+    for name in settings:
+        if name not in OTHERS:
+            raise BadArgument(f"`--set` {name} does not change a sample: it takes {', '.join(OTHERS)}.")
+    settings = flags | OTHERS | settings
+    check_level(settings["level"])
     if png is not None and chains < 2:
         raise BadArgument("`--png` compares chains with each other: add --chains 4.")
     start = _run_start(Path(target), settings) if is_run(target) else _problem_start(target, settings)
@@ -120,8 +132,8 @@ def _run_start(path: Path, settings: dict[str, Any]) -> Start:
 
     for name in ("model", "data_dir"):
         if settings[name] is not None:
-            raise BadArgument(f"`--{name.replace('_', '-')}` is the run's own: leave it out, or name a problem.")
-    training, run = training_at_start(path, "sample")
+            raise BadArgument(f"`--set` {name} is the run's own: leave it out, or name a problem.")
+    training, run = training_at_start(path, "learn sample")
     load_last_checkpoint(training, path)
     configuration = training.configuration
     defaults = {
@@ -138,7 +150,7 @@ def _sampled(start: Start, kind: str, given: dict[str, Any], chains: int, pool: 
     from gradiometer.exploration.chains.sampling import sample as run_sampler
 
     problem = start.problem
-    own = {name: given.get(name) for name in ("temperature", "weight_decay", "hold", "batch_size", "momentum")}
+    own = {name: given.get(name) for name in ("temperature", "weight_decay", "batch_size", "momentum")}
     own |= {"lr": given["learning_rate"], "examples": len(problem.train), "burn_in": given["burn_in"] // 2}
     return run_sampler(
         start.model,

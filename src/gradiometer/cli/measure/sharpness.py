@@ -1,4 +1,4 @@
-"""`gradiometer sharpness`: the curvature of a run or a problem, and the edge of its learning rate."""
+"""`gradiometer measure sharpness`: the curvature of a run or a problem, and the edge of its learning rate."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.options import SEED, json_option, trust_option
+from gradiometer.cli.completion import targets
+from gradiometer.cli.options import SEED, configuration_options, json_option
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
 from gradiometer.run.configuration import MOST_STEPS, Configuration
 
@@ -20,13 +21,9 @@ MOST = 100
 """Most eigenvalues: each needs several products, and Lanczos stops after 400."""
 
 
-@click.command(epilog="Example: gradiometer sharpness digits --steps 200 --lr 0.5 --png density.png")
-@click.argument("target", metavar="RUN|PROBLEM")
-@click.option("--model", default=None, help="Model of the problem.")
-@click.option("--data-dir", default=None, help="Folder of data on disk.")
+@click.command(epilog="Example: gradiometer measure sharpness digits --set learning_rate=0.5 --png density.png")
+@click.argument("target", metavar="RUN|PROBLEM", shell_complete=targets)
 @click.option("--steps", type=click.IntRange(0, MOST_STEPS - 1), default=0, help="Steps to train a PROBLEM first.")
-@click.option("--lr", "learning_rate", type=float, default=None, help="Learning rate to train with and to judge.")
-@click.option("-b", "--batch-size", type=int, default=None, help="Batch size to train with.")
 @click.option("--examples", type=int, default=None, help="Size of a fixed subsample of the training set. [1024]")
 @click.option("--top", type=click.IntRange(1, MOST), default=5, show_default=True, help="Number of top eigenvalues.")
 @click.option(
@@ -39,10 +36,11 @@ MOST = 100
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed for model, subsample and random vectors.")
 @click.option("--mode", type=click.Choice(["train", "eval"]), default="train", show_default=True, help="Model mode.")
 @click.option("--png", type=click.Path(dir_okay=False, path_type=Path), default=None, help="Save the density plot.")
+@configuration_options()
 @json_option
-@trust_option
 def sharpness(
     target: str,
+    steps: int,
     examples: int | None,
     top: int,
     probes: int,
@@ -50,9 +48,9 @@ def sharpness(
     mode: str,
     png: Path | None,
     as_json: bool,
-    **settings: Any,
+    settings: dict[str, Any],
 ) -> None:
-    """Measure the curvature of a RUN at its last checkpoint, or of a PROBLEM at its start.
+    """Measure the curvature of a RUN at its last checkpoint, or of a PROBLEM at its start, with the settings of --set.
 
     Prints the largest eigenvalues of the Hessian, the smallest, its trace, the curvature along the gradient and the
     share of negative curvature, each with its error, and compares the learning rate with the edge of stability. The
@@ -65,7 +63,7 @@ def sharpness(
 
     if png is not None and not png.parent.is_dir():
         raise BadArgument(f"`--png` {png}: the folder {png.parent} does not exist.")
-    training, run = _training(target, seed, settings)
+    training, run = _training(target, steps, seed, settings)
     training.model.train(mode == "train")
     with working("measuring the curvature", quiet=as_json):
         found = survey_training(training, examples, top=top, probes=probes, seed=seed)
@@ -86,22 +84,20 @@ def sharpness(
         click.echo(f"png  {_draw(found, training, png)}")
 
 
-def _training(target: str, seed: int, settings: dict[str, Any]) -> "tuple[Training, Run | None]":
+def _training(target: str, steps: int, seed: int, settings: dict[str, Any]) -> "tuple[Training, Run | None]":
     """A run at its last checkpoint, or a problem after `steps` steps."""
     from gradiometer.errors import BadArgument
 
     if is_run(target):
-        if given := [name for name, value in settings.items() if value]:
-            flag = {"learning_rate": "lr"}.get(given[0], given[0]).replace("_", "-")
-            raise BadArgument(f"`--{flag}` is only for a problem: leave it out, the run {target} has its own value.")
-        training, run = training_at_start(Path(target), "sharpness")
+        if steps or settings:
+            flag = "--steps" if steps else f"--set {next(iter(settings))}"
+            raise BadArgument(f"`{flag}` is only for a problem: leave it out, the run {target} has its own value.")
+        training, run = training_at_start(Path(target), "measure sharpness")
         load_last_checkpoint(training, Path(target))
         return training, run
     from gradiometer.train.brief import advance, started
 
-    steps = settings.pop("steps")
-    settings = {name: value for name, value in settings.items() if value is not None}
-    training = started(Configuration(problem=target, seed=seed, **settings))
+    training = started(Configuration.from_mapping({"seed": seed, **settings, "problem": target}, ""))
     advance(training, steps)
     return training, None
 

@@ -1,12 +1,14 @@
-"""`gradiometer export`: the numbers of a run as a table."""
+"""`gradiometer runs export`: the numbers of a run as a table."""
 
 from pathlib import Path
 
 import click
 
+from gradiometer.cli.completion import runs
 
-@click.command(epilog="Example: gradiometer export runs/digits-cnn-1 --out readings.csv")
-@click.argument("run", type=click.Path(path_type=Path))
+
+@click.command(epilog="Example: gradiometer runs export runs/digits-cnn-1 --out readings.csv")
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=runs)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

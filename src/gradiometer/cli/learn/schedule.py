@@ -1,10 +1,12 @@
-"""`gradiometer schedule`: learning rates by the convergence theorem, and over a finite run."""
+"""`gradiometer learn schedule`: learning rates by the convergence theorem, and over a finite run."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from gradiometer.cli.options import json_option
 
 if TYPE_CHECKING:
     from gradiometer.convergence.schedules.horizon import RateOverRun
@@ -17,7 +19,7 @@ NAMES, RATE = ("constant", "cosine", "linear", "trapezoid"), 0.1
 """Schedules with a name, as in `gradiometer train`, and their first rate, which is its default."""
 
 EXAMPLE = """\
-Example: gradiometer schedule '1/t' '0.1/sqrt(t)' 'Cosine(0.1, steps=1000)' --steps 1000
+Example: gradiometer learn schedule '1/t' '0.1/sqrt(t)' 'Cosine(0.1, steps=1000)' --steps 1000
 """
 
 
@@ -25,7 +27,7 @@ Example: gradiometer schedule '1/t' '0.1/sqrt(t)' 'Cosine(0.1, steps=1000)' --st
 @click.argument("expressions", metavar="EXPR...", nargs=-1, required=True)
 @click.option("--steps", type=click.IntRange(min=1), help="Also judge each EXPR over a run of this length.")
 @click.option("--tuned", type=float, help="Best peak rate of the first EXPR: convert it for the others. Needs --steps.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="Save a chart as this PNG file.")
 def schedule(
     expressions: tuple[str, ...], steps: int | None, tuned: float | None, as_json: bool, png: Path | None

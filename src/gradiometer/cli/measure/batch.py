@@ -1,4 +1,4 @@
-"""`gradiometer batch`: updates, examples and time at other batch sizes."""
+"""`gradiometer measure batch`: updates, examples and time at other batch sizes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from gradiometer.cli.options import configuration_from, configuration_options, json_option, trust_option
+from gradiometer.cli.completion import targets
+from gradiometer.cli.options import configuration_options, json_option, pool_option
 from gradiometer.cli.place import is_run
+from gradiometer.run.configuration import Configuration
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,22 +21,16 @@ if TYPE_CHECKING:
 
 Of = Literal["now", "run"]
 
-LEFT_OUT = (
-    *("problem", "schedule", "epochs", "budget", "gauges", "check_edge", "check_endpoint", "every"),
-    *("steps", "name", "checkpoint_seconds", "keep_checkpoints", "checkpoint_at"),
-)
 
-
-@click.command(epilog="Example: gradiometer batch digits --model cnn --lr 0.1 --steps 600")
-@click.argument("target", metavar="RUN-OR-PROBLEM")
+@click.command(epilog="Example: gradiometer measure batch runs/digits-cnn-1")
+@click.argument("target", metavar="RUN-OR-PROBLEM", shell_complete=targets)
 @click.option("--steps", type=click.IntRange(min=200), default=600, show_default=True,
               help="Steps to train a problem; the noise is measured in the last 200.")  # fmt: skip
 @click.option("--of", type=click.Choice(["now", "run"]), default="now", show_default=True,
               help="Noise scale now, to continue the run, or over the whole run, to plan another.")  # fmt: skip
-@click.option("--measure-time/--no-measure-time", default=True, show_default=True,
-              help="Measure the time of a step at every batch size on this machine.")  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True,
-              help="About how long to measure step times.")  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(min=0), default=10.0, show_default=True,
+              help="About how long to measure the time of a step at every batch size on this machine; 0: not at "
+              "all.")  # fmt: skip
 @click.option("--branch", is_flag=True,
               help="Measure the critical batch: train branches of a run with three batch sizes, each at its own best "
               "rate. Costs about 18 times what is left of the run from --at on.")  # fmt: skip
@@ -45,22 +41,16 @@ LEFT_OUT = (
               "10 s. A quarter and a half of it are trained, too.  [default: 25%]")  # fmt: skip
 @click.option("--replicates", type=click.IntRange(min=2), default=None,
               help="With --branch: number of data orders.  [default: 4]")  # fmt: skip
-@click.option("--tolerance", type=click.FloatRange(min=0, min_open=True), default=None,
-              help="With --branch: share of examples that a larger batch may cost.  [default: 0.2]")  # fmt: skip
 @click.option("--at", type=int, default=None, metavar="STEP",
               help="With --branch: the step to branch from. Default: the middle of a finished run, else the newest "
               "checkpoint.")  # fmt: skip
-@click.option("--pool", default="here", show_default=True, metavar="WHERE",
-              help="With --branch: where branches are trained: here, processes, processes:4, ray or "
-              "ray:ADDRESS.")  # fmt: skip
-@configuration_options(*LEFT_OUT)
+@pool_option
+@configuration_options()
 @json_option
-@trust_option
 def batch(
     target: str,
     steps: int,
     of: Of,
-    measure_time: bool,
     seconds: float,
     branch: bool,
     at: int | None,
@@ -69,13 +59,12 @@ def batch(
     batches: str | None,
     horizon: str | None,
     replicates: int | None,
-    tolerance: float | None,
-    **flags: Any,
+    settings: dict[str, Any],
 ) -> None:
     """Estimate updates, examples and time to the same loss at other batch sizes, relative to the present one.
 
     RUN-OR-PROBLEM is the folder of a run, whose readings give the noise scale, or a problem (digits, fashion-mnist,
-    module:function), which is trained briefly first. Training flags apply only to a problem; a run keeps its own.
+    module:function), which is trained briefly first, with the settings of --set. A run keeps its own, but for level.
 
     The learning rates are peaks of the schedule. Updates and examples are forecast for SGD. For Adam, AdamW, RMSprop
     and Adagrad only a range of learning rates is given, and for other optimizers nothing.
@@ -87,26 +76,24 @@ def batch(
         "factors": batches and _factors(batches),
         "horizon": horizon,
         "replicates": replicates,
-        "tolerance": tolerance,
         "at": at,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     if branch:
         if not is_run(target):
             raise BadArgument(f"`--branch` needs a run, and {target!r} is none: train one first.")
-        _refuse_for_a_run({name: value for name, value in flags.items() if name != "level"})
-        _branch(Path(target), {**given, "level": flags["level"]}, pool, as_json)
+        _branch(Path(target), {**given, "level": _level(settings)}, pool, as_json)
         return
     if given:
         flag = next(iter(given)).replace("factors", "batches")
         raise BadArgument(f"`--{flag}` is about branches: give it with --branch.")
-    budget = seconds if measure_time else None
+    budget = seconds or None
     if is_run(target):
-        level = flags.pop("level")
-        _refuse_for_a_run(flags)
-        found = compare_for_run(Path(target), of=of, level=level, seconds=budget)
+        found = compare_for_run(Path(target), of=of, level=_level(settings), seconds=budget)
     else:
-        found = compare_for_problem(configuration_from(None, {"problem": target, **flags}), steps=steps, seconds=budget)
+        found = compare_for_problem(
+            Configuration.from_mapping({**settings, "problem": target}, ""), steps=steps, seconds=budget
+        )
     if as_json:
         from gradiometer.cli.outcome import print_json
 
@@ -115,13 +102,14 @@ def batch(
         _print(found)
 
 
-def _refuse_for_a_run(flags: dict[str, Any]) -> None:
-    """Raise if a setting of training is given."""
+def _level(settings: dict[str, Any]) -> float | None:
+    """The confidence level, which is all that `--set` may change for a run."""
     from gradiometer.errors import BadArgument
 
-    if given := [name for name, value in flags.items() if value is not None]:
-        flag = f"--{given[0].replace('_', '-')}"
-        raise BadArgument(f"`{flag}` cannot be changed for a run: leave it out, or give a problem instead.")
+    for name in settings:
+        if name != "level":
+            raise BadArgument(f"`--set` {name} cannot be changed for a run: leave it out, or give a problem instead.")
+    return settings.get("level")
 
 
 def _factors(text: str) -> list[float]:

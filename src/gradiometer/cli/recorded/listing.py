@@ -1,4 +1,4 @@
-"""`gradiometer runs`: the runs of a folder."""
+"""`gradiometer runs list`: the runs of a folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +12,10 @@ if TYPE_CHECKING:
 
     from gradiometer.report.overview.listed import Listed
 
-STATES = ("running", "finished", "interrupted", "diverged")
 ORDERS = ("age", "name", "loss", "score", "steps")
 
 
-@click.command(epilog="Example: gradiometer runs --sort loss --match 'digits-*'")
+@click.command("list", epilog="Example: gradiometer runs --sort loss --match 'digits-*'")
 @click.argument("folder", type=click.Path(path_type=Path), default=Path("runs"))
 @click.option(
     "--sort",
@@ -26,15 +25,14 @@ ORDERS = ("age", "name", "loss", "score", "steps")
     help="Order: newest, name, lowest loss, best test score, or most steps first.",
 )
 @click.option("--match", default="*", show_default=True, help="Pattern for the names of the runs.")
-@click.option("--status", type=click.Choice(STATES), multiple=True, help="List only runs in this state. Repeatable.")
 @click.option("--page", type=click.Path(path_type=Path), default=None, help="Also write the list as an HTML page.")
 @json_option
-def runs(folder: Path, sort: str, match: str, status: tuple[str, ...], page: Path | None, as_json: bool) -> None:
+def list_runs(folder: Path, sort: str, match: str, page: Path | None, as_json: bool) -> None:
     """List the runs in FOLDER (default: runs), each with its last loss, test score and verdict."""
     from gradiometer.report.overview.listed import listing
     from gradiometer.report.overview.page import write_overview
 
-    found, warnings = listing(folder, sort=sort, match=match, status=status)
+    found, warnings = listing(folder, sort=sort, match=match)
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     if as_json:
