@@ -12,7 +12,7 @@ from gradiometer.cli.options import json_option
 if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
     from gradiometer.measurement.estimate import Estimate
-    from gradiometer.train.ensemble import EnsembleEvaluation
+    from gradiometer.run.ensemble import EnsembleEvaluation
 
 
 @click.command(epilog="Example: gradiometer ensemble runs/digits-mlp-3 --against runs/digits-mlp-1 --export digits.pt2")
@@ -50,7 +50,7 @@ def ensemble(run: Path, against: tuple[Path, ...], export: Path | None, points: 
         check_file(export)
     from gradiometer.cli.progress import working
     from gradiometer.report.page.page import keep
-    from gradiometer.train.ensemble import evaluate_ensemble
+    from gradiometer.run.ensemble import evaluate_ensemble
     from gradiometer.verdict.words.exploration import ensemble_in_words
 
     with working("scoring the snapshots", quiet=as_json):
@@ -73,7 +73,7 @@ def ensemble(run: Path, against: tuple[Path, ...], export: Path | None, points: 
 
 def _export(found: "EnsembleEvaluation", path: Path) -> Path:
     from gradiometer.exploration.ensembles.export import export
-    from gradiometer.train.ensemble import example_inputs
+    from gradiometer.run.ensemble import example_inputs
 
     return export(found.ensemble, example_inputs(found.problem, found.ensemble), path)
 
