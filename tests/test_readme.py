@@ -58,6 +58,6 @@ def test_the_images_of_the_documents_are_small() -> None:
 
 
 def test_the_readme_is_short_and_its_links_exist() -> None:
-    assert len(README.splitlines()) <= 110
+    assert len(README.splitlines()) <= 90
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert [link for link in links if not (Path(__file__).parent.parent / link).exists()] == []
