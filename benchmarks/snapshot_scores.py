@@ -31,7 +31,7 @@ from gradiometer.exploration.ensembles import (
     validation_mask,
 )
 from gradiometer.measurement.uncertainty import mean
-from gradiometer.run import load_snapshots
+from gradiometer.run.snapshots import load_snapshots
 
 LEVEL = 0.9
 BASELINE = "single, cosine"

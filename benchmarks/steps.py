@@ -21,8 +21,8 @@ from gradiometer import (
 from gradiometer.estimation import PreconditionedNoise
 from gradiometer.integrations.watch.successive import Successive, reads_products
 from gradiometer.measurement import Batch, ExampleNorms, chunks
-from gradiometer.run import Budget
-from gradiometer.train import Training
+from gradiometer.run.budget import Budget
+from gradiometer.train.training import Training
 
 LEARNING_RATE = 0.01
 MICROBATCHES = 2

@@ -9,7 +9,8 @@ from faint_words import FAINT
 from gradiometer.lab.lecture import STATEMENTS, write_site
 from gradiometer.lab.lecture.statement import result
 from gradiometer.report.compare import compare, write_comparison
-from gradiometer.report.overview import listing, write_overview
+from gradiometer.report.overview.listed import listing
+from gradiometer.report.overview.page import write_overview
 from gradiometer.report.page import write_page
 from report_run import diagnosis_of, run_in
 

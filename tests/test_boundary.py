@@ -21,7 +21,7 @@ from gradiometer import RunDamaged, RunNotFound
 from gradiometer.cli.boundary import ended_by_sigterm, explained
 from gradiometer.cli.place import load_last_checkpoint
 from gradiometer.cli.streams import Streams, spelled
-from gradiometer.run import Recorder
+from gradiometer.run.recorder import Recorder
 from report_run import run_in
 
 

@@ -15,7 +15,7 @@ from altair import LayerChart
 
 from command_line import called, run_cli, spent
 from gradiometer.convergence.trajectory import kept_steps
-from gradiometer.report.charts import loss_chart
+from gradiometer.report.charts.charts import loss_chart
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from command_line import called
 from gradiometer import BadArgument, Interrupted, StorageFailed
 from gradiometer.cli.boundary import LONGEST, explained
-from gradiometer.run import RunFolder
+from gradiometer.run.folder import RunFolder
 from gradiometer.storage.disk import interrupted_by_disk, writing
 from gradiometer.train.stopping import asked_to_stop
 

@@ -11,14 +11,16 @@ from gradiometer import Diagnosis, diagnose
 from gradiometer.convergence.certificate import Certificate
 from gradiometer.measurement import Estimate, State
 from gradiometer.problems import load
-from gradiometer.report.charts import page_spec
-from gradiometer.report.page import render
-from gradiometer.report.sections import Section
+from gradiometer.report.charts.charts import page_spec
+from gradiometer.report.page.page import render
 from gradiometer.report.sections.convergence import convergence_section
 from gradiometer.report.sections.rates import rates_of
-from gradiometer.run import Budget, Configuration, Run, save_artifact
+from gradiometer.report.sections.section import Section
+from gradiometer.run import Configuration, Run
+from gradiometer.run.artifacts import save_artifact
+from gradiometer.run.budget import Budget
 from gradiometer.run.settings.planned import planned
-from gradiometer.train import Training
+from gradiometer.train.training import Training
 from gradiometer.verdict.words.say import say
 from report_run import run_in
 

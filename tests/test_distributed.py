@@ -19,7 +19,8 @@ from gradiometer.exploration.temperature import heat_balance
 from gradiometer.integrations.fsdp import _places
 from gradiometer.measurement import Objective
 from gradiometer.problems import load
-from gradiometer.run import RunFolder, load_latest
+from gradiometer.run.checkpoints import load_latest
+from gradiometer.run.folder import RunFolder
 from gradiometer.train import train as train_alone
 
 pytestmark = pytest.mark.slow  # two processes are started for every kind of loop

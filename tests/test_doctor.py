@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from gradiometer import BadArgument
 from gradiometer.cli.doctor import doctor
-from gradiometer.logs import Column, Log, log_findings, read_log
+from gradiometer.logs import Log, log_findings, read_log
+from gradiometer.logs.log import Column
 from gradiometer.logs.rate import rate_findings
 from gradiometer.measurement import Finding, State
 from gradiometer.measurement.uncertainty import slope

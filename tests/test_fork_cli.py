@@ -8,7 +8,9 @@ import pytest
 from command_line import called
 from gradiometer import Run
 from gradiometer.cli.branches import Following
-from gradiometer.loop import BranchResult, Fork, Rate, Readout, alternative_of, forks_of
+from gradiometer.loop import Fork, Rate, alternative_of, forks_of
+from gradiometer.loop.branch import BranchResult
+from gradiometer.loop.readout import Readout
 from gradiometer.loop.recorded.words import comparison, setting, undecided
 from gradiometer.problems import load
 from gradiometer.run import Configuration

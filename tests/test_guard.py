@@ -16,8 +16,8 @@ from gradiometer.errors import BadArgument, Diverged, Interrupted
 from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.problems import Examples, Problem
 from gradiometer.run.budget import Budget
-from gradiometer.train import Guard, resume, train
-from gradiometer.train.guard import MOST
+from gradiometer.train import resume, train
+from gradiometer.train.guard import MOST, Guard
 from gradiometer.train.restoring import recorded
 from gradiometer.train.restoring.replay import state_at
 from gradiometer.train.training import Training

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from gradiometer.problems import load
-from gradiometer.run import Configuration, Run, RunFolder, load_latest
+from gradiometer.run import Configuration, Run
+from gradiometer.run.checkpoints import load_latest
+from gradiometer.run.folder import RunFolder
 from gradiometer.storage.journal import being_written
 from gradiometer.train import resume, train
 

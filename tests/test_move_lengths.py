@@ -9,7 +9,7 @@ import torch
 
 from gradiometer import diagnose
 from gradiometer.convergence.trajectory import MoveLength, Trail, kept_steps, lengths_of, sketch
-from gradiometer.report.charts import page_spec
+from gradiometer.report.charts.charts import page_spec
 from gradiometer.report.sections.convergence import convergence_section
 from gradiometer.run import Run
 from report_run import run_in

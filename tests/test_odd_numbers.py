@@ -9,7 +9,7 @@ import pytest
 from command_line import called
 from gradiometer import BadArgument
 from gradiometer.arguments import check_whole
-from gradiometer.loop import Horizon
+from gradiometer.loop.horizon import Horizon
 from gradiometer.run import Configuration
 
 WHOLE = ("batch_size", "epochs", "steps", "accumulation", "parts", "every", "snapshots", "keep_checkpoints")

@@ -10,8 +10,8 @@ import pytest
 
 from command_line import called
 from gradiometer import BadArgument, Diagnosis, Run
-from gradiometer.report.overview import listing, write_overview
-from gradiometer.report.overview.listed import ORDERS
+from gradiometer.report.overview.listed import ORDERS, listing
+from gradiometer.report.overview.page import write_overview
 from report_run import run_in
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from gradiometer.cli.outcome import answers, tell
 from gradiometer.cli.panel import Panel, two_lines
 from gradiometer.problems import load
-from gradiometer.report.sections import sections
+from gradiometer.report.sections.catalogue import sections
 from gradiometer.report.sections.questions import QUESTIONS
 from gradiometer.run import Configuration
 from gradiometer.train import train

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from command_line import called
-from gradiometer.run import Configuration, RunFolder
+from gradiometer.run import Configuration
+from gradiometer.run.folder import RunFolder
 
 PROBLEMS = """
 import torch

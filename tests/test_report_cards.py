@@ -13,12 +13,12 @@ from gradiometer import BadArgument, Diagnosis
 from gradiometer.cli.outcome import answers
 from gradiometer.drift import edge_finding
 from gradiometer.measurement import Estimate, Finding, Issue, State
-from gradiometer.report.charts import strip
-from gradiometer.report.page import render
+from gradiometer.report.charts.interval_strip import strip
 from gradiometer.report.page.cards import answers_of, cards, further_cards
 from gradiometer.report.page.checks import checks
+from gradiometer.report.page.page import render
 from gradiometer.report.page.rows import rows
-from gradiometer.report.sections import sections
+from gradiometer.report.sections.catalogue import sections
 from gradiometer.report.sections.questions import QUESTIONS, Answer
 from gradiometer.run import Run
 from gradiometer.run.folder import WATCHED

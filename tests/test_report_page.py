@@ -16,8 +16,10 @@ import pytest
 
 from gradiometer import Diagnosis, Finding, Issue, State, StorageFailed, diagnose
 from gradiometer.measurement.finding import Trial
-from gradiometer.report.overview import listing, write_overview
-from gradiometer.report.page import render, write_charts, write_page
+from gradiometer.report.overview.listed import listing
+from gradiometer.report.overview.page import write_overview
+from gradiometer.report.page import write_charts, write_page
+from gradiometer.report.page.page import render
 from gradiometer.run import Run
 from gradiometer.verdict import say
 from report_run import LAYERS, diagnosis_of, run_in

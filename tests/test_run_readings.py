@@ -8,7 +8,8 @@ import pytest
 
 from gradiometer.measurement import Group
 from gradiometer.measurement.optimizer.groups import written
-from gradiometer.run import Configuration, Run, RunFolder
+from gradiometer.run import Configuration, Run
+from gradiometer.run.folder import RunFolder
 from gradiometer.run.readings import AT_ONCE, Readings
 
 

@@ -10,7 +10,7 @@ import pytest
 from command_line import called
 from gradiometer import BadArgument, Configuration, Run, diagnose
 from gradiometer.drift.spikes.detection import Spike
-from gradiometer.loop import SpikeCauses, Trial, causes_of
+from gradiometer.loop.recorded.causes import SpikeCauses, Trial, causes_of
 from gradiometer.problems import load
 from gradiometer.run.spikes import spikes_of
 from gradiometer.train import spike_causes, train

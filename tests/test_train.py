@@ -16,11 +16,15 @@ from gradiometer.convergence.schedules import Linear
 from gradiometer.convergence.theorem import read
 from gradiometer.measurement import batch_size, supervised
 from gradiometer.problems import Examples, Problem
-from gradiometer.run import Budget, Configuration, Run, RunFolder, load_latest
-from gradiometer.train import Training, train
+from gradiometer.run import Configuration, Run
+from gradiometer.run.budget import Budget
+from gradiometer.run.checkpoints import load_latest
+from gradiometer.run.folder import RunFolder
 from gradiometer.train import loop as loops
+from gradiometer.train import train
 from gradiometer.train.restoring import recorded
 from gradiometer.train.restoring.state import restore
+from gradiometer.train.training import Training
 
 
 def problem(name: str = "mlp", examples: int = 100) -> Problem:

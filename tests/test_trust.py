@@ -8,7 +8,8 @@ import pytest
 
 from command_line import called
 from gradiometer import BadArgument, Run
-from gradiometer.run import Configuration, RunFolder, trusting
+from gradiometer.run import Configuration, trusting
+from gradiometer.run.folder import RunFolder
 from gradiometer.train import resume
 
 MODULE = """

@@ -11,7 +11,7 @@ import torch
 
 from command_line import called
 from gradiometer import Run
-from gradiometer.run import load_latest
+from gradiometer.run.checkpoints import load_latest
 from gradiometer.train.loop import Trainer
 
 TRAIN = ("train", "quadratic", "--tune", "--tune-budget", "3", "--steps", "400", "--every", "20", "--no-open")

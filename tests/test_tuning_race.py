@@ -13,7 +13,7 @@ from torch import nn
 
 from command_line import called
 from gradiometer.errors import BadArgument
-from gradiometer.loop import BranchResult
+from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.recorded.record import ForkRecord
 from gradiometer.run import Configuration
 from gradiometer.tuning.stages import Rounds

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from command_line import called, run_cli
 from gradiometer import BadArgument, Run, supervised, watch
-from gradiometer.report.live import Live
-from gradiometer.run import RunFolder
+from gradiometer.report.live.serve import Live
+from gradiometer.run.folder import RunFolder
 from gradiometer.run.ranks import Ranks
 from gradiometer.storage.journal import JournalWriter, read_journal
 from report_run import run_in

@@ -19,10 +19,13 @@ from gradiometer.estimation import PreconditionedNoise
 from gradiometer.integrations.watch import Watch
 from gradiometer.measurement import Finding, Hyperparameters, State, supervised
 from gradiometer.report.page import write_page
-from gradiometer.run import Run, WatchedConfiguration
-from gradiometer.verdict import Claim, Claimed, Triage, say
+from gradiometer.run import Run
+from gradiometer.run.settings.watched import WatchedConfiguration
+from gradiometer.verdict import Claim, say
 from gradiometer.verdict import diagnosis as chain
+from gradiometer.verdict.claims import Claimed
 from gradiometer.verdict.triage.level import Known, Level
+from gradiometer.verdict.triage.triage import Triage
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,8 @@ import spoiled
 
 from gradiometer import Run, diagnose
 from gradiometer.cli import main
-from gradiometer.loop import Horizon, alternative_of, forks_of
+from gradiometer.loop import alternative_of, forks_of
+from gradiometer.loop.horizon import Horizon
 from gradiometer.loop.recorded.words import comparison, setting
 from gradiometer.report.page.page import render
 

@@ -33,7 +33,7 @@ import gradiometer
 from gradiometer import Run
 from gradiometer.cli import main
 from gradiometer.loop import forks_of
-from gradiometer.run import load_latest
+from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.reader import HISTORY
 from gradiometer.storage.journal import read_journal
 

@@ -54,7 +54,8 @@ class Run:
         gauges: Custom gauges, or their classes, that the run was measured with.
 
     >>> from gradiometer import Run
-    >>> from gradiometer.run import Recorder, RunFolder
+    >>> from gradiometer.run.folder import RunFolder
+    >>> from gradiometer.run.recorder import Recorder
     >>> folder = RunFolder.create("runs", "example", {})
     >>> with Recorder(folder, []) as recorder:
     ...     for step in range(3):

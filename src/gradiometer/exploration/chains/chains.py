@@ -105,7 +105,8 @@ def run_chains(
 
     Example:
         >>> import torch
-        >>> from gradiometer import run_chains, supervised
+        >>> from gradiometer import supervised
+        >>> from gradiometer.exploration.chains.chains import run_chains
         >>> data = torch.ones(8, 1), torch.full((8, 1), 3.0)
         >>> loss = supervised(lambda outputs, targets: (outputs - targets).square().flatten())
         >>> settings = {"chains": 4, "steps": 50, "batch_size": 2, "learning_rate": 0.1}

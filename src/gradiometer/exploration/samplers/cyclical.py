@@ -42,7 +42,7 @@ class CyclicalSampling:
         `explore`; they draw from all of the rest).
 
     Example:
-        >>> from gradiometer import CyclicalSampling
+        >>> from gradiometer.exploration.samplers.cyclical import CyclicalSampling
         >>> from gradiometer.convergence.schedules.cycles import SnapshotCycle
         >>> plan = CyclicalSampling(SnapshotCycle(0.1, steps=100, snapshots=4), explore=0.6, settle=0.2)
         >>> [step for step in range(50) if plan.samples(step)]
