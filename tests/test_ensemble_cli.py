@@ -26,8 +26,8 @@ from gradiometer.measurement import Estimate
 from gradiometer.problems.images.digits import load
 from gradiometer.report.sections.ensemble import ensemble_section
 from gradiometer.run import Configuration, Run, load_artifacts
-from gradiometer.train import train
 from gradiometer.run.ensemble import evaluate_ensemble
+from gradiometer.train import train
 from gradiometer.verdict.words.exploration import ensemble_in_words
 from gradiometer.verdict.words.say import say
 
