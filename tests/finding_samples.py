@@ -14,7 +14,7 @@ from gradiometer.convergence.trajectory.chaos import chaos_finding
 from gradiometer.convergence.trajectory.endpoint import Endpoint
 from gradiometer.convergence.trajectory.infinity import infinity_finding
 from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of
-from gradiometer.convergence.trajectory.trajectory import Trajectory, kept_steps
+from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.drift import BatchSharpness, CurvatureAlongGradient, LossChange, Momentum, StepDrift, edge_finding
 from gradiometer.drift.spikes import Spike
 from gradiometer.drift.spikes.cause import Explanation, explain, layer_near, sharpness_near
@@ -29,6 +29,7 @@ from gradiometer.measurement.uncertainty.differences import PairsNeeded
 from gradiometer.report.compare.contrast import Compared, Contrast, Difference, Group, finding_of
 from gradiometer.report.sections.convergence import _finding as schedule_finding
 from gradiometer.report.sections.rates import GIVEN, Rates
+from known_steps import kept_steps
 from report_run import run_in
 
 

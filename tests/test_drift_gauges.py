@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from conftest import CASES, Case
 from gradiometer import BadArgument
 from gradiometer.drift import (
-    Anchor,
     BatchSharpness,
     CurvatureAlongGradient,
     LossChange,
@@ -225,31 +224,6 @@ def test_dropout_cancels_for_a_step_of_no_length() -> None:
     assert LossChange().measure(step)["seen"] == pytest.approx(0, abs=1e-6)
 
 
-def test_drift_over_a_horizon_does_not_include_noise() -> None:
-    small, draw = Small(), torch.Generator().manual_seed(1)
-    covered, values = [], []
-    with torch.no_grad():
-        ends = [p + 0.15 * torch.randn(p.shape, dtype=p.dtype, generator=draw) for p in small.objective.parameters]
-    after = torch.cat([end.reshape(-1) for end in ends])
-    exact = float((small.gradient(after) - small.gradient(small.here)).square().sum())
-    start = [p.detach().clone() for p in small.objective.parameters]
-    for seed in range(40):
-        anchor = Anchor(small.objective, small.batch(draw, 64)[0], seed=seed)
-        _move(small, ends)
-        found = anchor.drift()
-        _move(small, start)
-        values.append(found.squared.value)
-        covered.append(found.squared.low <= exact <= found.squared.high)
-    assert unbiased(np.array(values), exact)
-    assert np.mean(covered) > 0.75  # 90 % less 3 standard errors of 40
-
-
-def _move(small: Small, to: list[Tensor]) -> None:
-    with torch.no_grad():
-        for parameter, value in zip(small.objective.parameters, to, strict=True):
-            parameter.copy_(value)
-
-
 @pytest.mark.parametrize("kind", [Momentum(), Momentum(0.5), Momentum(0.9), Momentum(0.9, nesterov=True)])
 def test_steps_of_torch_on_a_quadratic_stop_shrinking_at_the_edge(kind: Momentum) -> None:
     limit = stability_limit(0.1, kind, weight_decay=0.2)
@@ -348,11 +322,6 @@ import gradiometer.drift.loss_change, gradiometer.drift.stability
             "no other half can judge its step: pass a `probe`",
         ),
         (lambda: StepDrift().measure(SMALL.step(0, probe=False, size=2)), "leaves only 1 example to split in halves"),
-        (
-            lambda: Anchor(SMALL.objective, SMALL.step(0).batch),
-            "`probe` must have at least 16 examples for 8 pairs, got 6",
-        ),
-        (lambda: Anchor(SMALL.objective, SMALL.step(0).batch, pairs=2), "`pairs` must be at least 4, got 2"),
     ],
 )
 def test_settings_and_steps_without_drift_are_refused(build, message: str) -> None:

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from gradiometer import diagnose
-from gradiometer.convergence.trajectory import MoveLength, Trail, kept_steps, lengths_of, sketch
+from gradiometer.convergence.trajectory import MoveLength, Trail, lengths_of, sketch
 from gradiometer.report.charts import page_spec
 from gradiometer.report.sections.convergence import convergence_section
 from gradiometer.run import Run
+from known_steps import kept_steps
 from report_run import run_in
 
 STEPS = 1_100

@@ -10,7 +10,6 @@ from gradiometer.convergence.trajectory import (
     Trail,
     Trajectory,
     facts_of,
-    kept_steps,
     kind_of,
     twin_units_of,
 )
@@ -18,6 +17,7 @@ from gradiometer.convergence.trajectory.chaos import chaos_finding
 from gradiometer.convergence.trajectory.infinity import infinity_finding
 from gradiometer.convergence.trajectory.path_facts import Kind
 from gradiometer.verdict.words.say import say
+from known_steps import kept_steps
 
 STEPS = np.array(kept_steps(4096))
 

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from quadratic_law import QuadraticLaw
 
 from gradiometer import BadArgument
-from gradiometer.lab.closed_forms import Quadratic, QuadraticLaw
+from gradiometer.lab.closed_forms import Quadratic
 
 GENERATOR = np.random.default_rng(5)
 ROTATION = np.linalg.qr(GENERATOR.standard_normal((3, 3)))[0]

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 
 from gradiometer.convergence.theorem import read
-from gradiometer.convergence.trajectory import Endpoint, Kind, kept_steps
+from gradiometer.convergence.trajectory import Endpoint, Kind
 from gradiometer.convergence.trajectory.endpoint import MANY
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.lab.counterexamples import (
@@ -23,6 +23,7 @@ from gradiometer.lab.counterexamples import (
 from gradiometer.lab.counterexamples.catalogue import DEAD_UNIT, DYING_RATE, dead_unit
 from gradiometer.measurement import Objective
 from gradiometer.problems import Problem
+from known_steps import kept_steps
 
 
 @dataclass(frozen=True)

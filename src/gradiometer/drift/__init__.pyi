@@ -4,8 +4,6 @@ from .curvature import Curvature as Curvature
 from .curvature_survey import Survey as Survey
 from .curvature_survey import survey as survey
 from .density import spectral_density as spectral_density
-from .horizon import Anchor as Anchor
-from .horizon import HorizonDrift as HorizonDrift
 from .hutchinson import trace as trace
 from .lanczos import Eigenvalues as Eigenvalues
 from .lanczos import eigenvalues as eigenvalues

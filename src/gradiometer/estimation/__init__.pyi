@@ -4,7 +4,6 @@ from .batch_table import BatchRow as BatchRow
 from .batch_table import BatchTable as BatchTable
 from .batch_table import batch_sizes as batch_sizes
 from .batch_table import relative_updates as relative_updates
-from .example_norms import noisiest as noisiest
 from .example_norms import squared_norms as squared_norms
 from .gram import NoiseMoments as NoiseMoments
 from .heavy_examples import HeavyExamples as HeavyExamples

@@ -4,7 +4,6 @@ from .extrapolation import LookTimes as LookTimes
 from .extrapolation import PlateauProbe as PlateauProbe
 from .extrapolation import extrapolated_gain as extrapolated_gain
 from .noise_floor import Plateau as Plateau
-from .noise_floor import floor_by_formula as floor_by_formula
 from .noise_floor import forecast as forecast
 from .noise_floor import gain_of_averaging as gain_of_averaging
 from .noise_floor import if_cooled as if_cooled

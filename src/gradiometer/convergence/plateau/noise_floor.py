@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import stdtrit
 
-from gradiometer.arguments import check_level, check_number, check_whole
+from gradiometer.arguments import check_level, check_number
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
@@ -199,25 +199,6 @@ def if_cooled(averaged: float, before: float, *, level: float = 0.9) -> Estimate
     return Estimate.interval(
         value, low, high, level=level, method="loss of the average, and a share of its latest change", samples=2
     )
-
-
-def floor_by_formula(learning_rate: float, gradient_variance: float, batch_size: int, momentum: float = 0.0) -> float:
-    """(η/4) tr Σ/(B(1 − μ)), the excess loss near a quadratic minimum at a small rate, in units of the loss.
-
-    Within 2 to 4 % on quadratics at a small rate; on networks 1.06 to 3.3 times the measured floor.
-
-    Source: Mandt, Hoffman & Blei (2017), eq. 14 and section 4.3; with momentum: their eq. 27.
-
-    >>> from gradiometer.convergence.plateau import floor_by_formula
-    >>> floor_by_formula(learning_rate=0.1, gradient_variance=8.0, batch_size=20)
-    0.01
-    """
-    check_number("learning_rate", learning_rate, positive=True)
-    check_number("gradient_variance", gradient_variance)
-    check_whole("batch_size", batch_size, 1)
-    if not 0 <= momentum < 1:
-        raise BadArgument(f"`momentum` must be at least 0 and below 1, got {momentum}.")
-    return learning_rate * gradient_variance / (4 * batch_size * (1 - momentum))
 
 
 def finding(found: Plateau | None, learning_rate: float, cut: Mapping[str, Any] | None, to: float) -> Finding | None:

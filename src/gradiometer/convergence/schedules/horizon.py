@@ -85,17 +85,6 @@ def horizon(schedule: Schedule, steps: int) -> RateOverRun:
     )
 
 
-def left(schedule: Schedule, start: int, steps: int) -> tuple[float, float]:
-    """Σ η and Σ η² from a step to the end of the run: how far it can still travel, and with how much noise.
-
-    >>> from gradiometer.convergence.schedules import Constant, left
-    >>> left(Constant(0.5), 90, 100)
-    (5.0, 2.5)
-    """
-    rates = _rates(schedule, start, steps)
-    return float(rates.sum()), float(np.square(rates).sum())
-
-
 def transferred(tuned: Amount, source: Schedule, target: Schedule, steps: int) -> float:
     """The peak rate for the shape `target`, from a peak rate tuned for the shape `source`.
 

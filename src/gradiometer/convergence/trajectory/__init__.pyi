@@ -9,5 +9,4 @@ from .path_facts import Trail as Trail
 from .path_facts import facts_of as facts_of
 from .path_facts import kind_of as kind_of
 from .trajectory import Trajectory as Trajectory
-from .trajectory import kept_steps as kept_steps
 from .trajectory import sketch as sketch

@@ -43,22 +43,6 @@ def keeps(step: int) -> bool:
     return past == length - 1 or any(0 <= past - group * length // 5 < 3 for group in range(5))
 
 
-def kept_steps(steps: int) -> list[int]:
-    """The steps whose iterates a run of this length stores, in order.
-
-    >>> from gradiometer.convergence.trajectory import kept_steps
-    >>> kept_steps(64)[-16:]
-    [32, 33, 34, 38, 39, 40, 44, 45, 46, 51, 52, 53, 57, 58, 59, 63]
-    """
-    kept: list[int] = []
-    length = SETTLED_IN
-    while length < steps:
-        groups = (length + group * length // 5 + place for group in range(5) for place in range(3))
-        kept += sorted({*groups, 2 * length - 1})
-        length *= 2
-    return [step for step in kept if step < steps]
-
-
 def sketch(parameters: "Sequence[Tensor]") -> "Float[Tensor, ' sketch']":
     """Φ itself if it has at most 61 numbers, else 61 sums of every 61st entry with random signs, in double precision.
 

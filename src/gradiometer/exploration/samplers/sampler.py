@@ -48,7 +48,7 @@ class Sampler(torch.optim.Optimizer, ABC):
     can help, and a `BadArgument` states the heat and what to change. Calls of `halves` with the gradients of two half
     batches measure the share of mini-batch noise, which alone can raise the same error.
 
-    At temperature 0 no noise is injected: plain SGD, as in the exploring phase of `CyclicalSampling`.
+    At temperature 0 no noise is injected: plain SGD.
     """
 
     momentum: ClassVar[float] = 0.9

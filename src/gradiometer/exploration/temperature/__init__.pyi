@@ -4,8 +4,6 @@ from .equipartition import Equipartition as Equipartition
 from .equipartition import Shape as Shape
 from .heat_balance import HeatBalance as HeatBalance
 from .heat_balance import heat_balance as heat_balance
-from .kramers import barrier_seen as barrier_seen
-from .kramers import escape_time as escape_time
 from .kramers import passage_steps as passage_steps
 from .stationary_law import SGDRule as SGDRule
 from .stationary_law import configurational_temperature as configurational_temperature

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.temperature.kramers import WIDTHS_OF_A_LAW, escape_time, passage_steps
+from gradiometer.exploration.temperature.kramers import WIDTHS_OF_A_LAW, passage_steps
 from gradiometer.exploration.temperature.stationary_law import SGDRule, small_rate_temperature
 from gradiometer.lab.closed_forms.quadratic import check_count
 from gradiometer.measurement.batch import Batch
@@ -42,9 +42,9 @@ class DoubleWell:
 
     Example:
         >>> from gradiometer.lab.closed_forms import DoubleWell
-        >>> well = DoubleWell(barrier=1.0)
-        >>> well.temperature(0.2, batch_size=1), round(well.kramers_steps(0.2, batch_size=1))
-        (0.1, 126913)
+        >>> well = DoubleWell(barrier=1.0, variance=16.0)
+        >>> well.temperature(0.05, batch_size=2), round(well.exact_steps(0.05, batch_size=2))
+        (0.2, 3325)
     """
 
     barrier: float = 1.0
@@ -61,20 +61,6 @@ class DoubleWell:
         """8ΔL/w², V″ at both minima."""
         return 8 * self.barrier / self.half_distance**2
 
-    @property
-    def curvature_at_top(self) -> float:
-        """−4ΔL/w², V″ at the top."""
-        return -4 * self.barrier / self.half_distance**2
-
-    @property
-    def correction(self) -> float:
-        """3/(8ΔL), Kramers' κ: half is from the bottom of the wells, half from the top."""
-        return 3 / (8 * self.barrier)
-
-    def mean_loss(self, position: float) -> float:
-        """V(Φ) = ΔL((Φ/w)² − 1)²."""
-        return self.barrier * ((position / self.half_distance) ** 2 - 1) ** 2
-
     def gradient(self, position: Float[np.ndarray, " walkers"]) -> Float[np.ndarray, " walkers"]:
         """V′(Φ) = 4ΔL Φ((Φ/w)² − 1)/w²."""
         scaled = position / self.half_distance
@@ -83,15 +69,6 @@ class DoubleWell:
     def temperature(self, learning_rate: float, batch_size: int) -> float:
         """T = ησ²/(2B), in units of the loss."""
         return small_rate_temperature(self.variance, 1, SGDRule(learning_rate, batch_size))
-
-    def kramers_steps(self, learning_rate: float, batch_size: int) -> float:
-        """π w²/(2√2 ΔL η) · exp(ΔL/T)(1 + 3T/(8ΔL)), the mean number of steps from one minimum to the other.
-
-        It holds for a small learning rate and a low temperature.
-        """
-        temperature, bend = self.temperature(learning_rate, batch_size), self.correction
-        time = escape_time(self.barrier, self.curvature, self.curvature_at_top, temperature, correction=bend)
-        return time / learning_rate
 
     def exact_steps(self, learning_rate: float, batch_size: int) -> float:
         """The mean number of steps from one minimum to the other or beyond, for Gaussian x, at any η and temperature.

@@ -81,11 +81,6 @@ class LinearRegression:
         covariance: Matrix = temperature * np.linalg.inv(self.curvature)
         return covariance
 
-    def gradient_noise(self, at: Float[np.ndarray, " params"]) -> Matrix:
-        """Σ, the covariance of the gradient of an example's loss at a point."""
-        gradients = -(self.targets - self.inputs @ at)[:, None] * self.inputs / self.noise**2
-        return np.cov(gradients, rowvar=False, ddof=0)
-
     def mean_loss(self, temperature: float = 1.0) -> float:
         """E of the mean loss under exp(−U/T): its smallest value plus Td/(2N)."""
         size = len(self.targets)

@@ -7,7 +7,6 @@ which goes to zero with Δ. And if Σ η_t = ∞, moves of any length remain pos
 Source: McAllester (2020), TTIC 31230, Stochastic Gradient Descent: the classical convergence theorem.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from jaxtyping import Float
 from gradiometer.arguments import check_whole
 from gradiometer.convergence.certificate.lowest_curvature import NEVER
 from gradiometer.convergence.formulas.number import Amount
-from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.drift.curvature import Curvature
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size
@@ -37,8 +35,6 @@ KEPT = 20_000
 """Examples whose backward graphs are kept in memory for the products."""
 SHORT = 1e-6
 """Below this ηλK, the change of g is linear in it."""
-MOST_STEPS = 10_000_000
-"""Most steps in the search for the end of a move."""
 
 
 @dataclass(frozen=True)
@@ -210,41 +206,6 @@ def moves(
 def steps_of(distance: Amount, learning_rate: Amount, gradient_norm: float) -> int:
     """K = ⌈Δ/(η‖g‖)⌉; a whole number is not rounded up to the next."""
     return max(math.ceil(distance / (learning_rate * gradient_norm) * (1 - 1e-12)), 1)
-
-
-def steps_to_move(
-    schedule: Schedule, distance: Amount, gradient_norm: float, start: int = 0, most: int = MOST_STEPS
-) -> int | None:
-    """Number of steps of a schedule for a move of length Δ: the least K with Σ η_t ‖g‖ ≥ Δ.
-
-    If Σ η_t = ∞ there is such a K from every step on, however small η_t has become there.
-
-    Args:
-        schedule: η_t.
-        distance: Δ.
-        gradient_norm: ‖g‖.
-        start: The step at which the move begins.
-        most: The search stops after this many steps.
-
-    Returns:
-        K, or None if the search stopped, which proves nothing.
-
-    >>> from gradiometer.convergence.schedules import InverseTime
-    >>> from gradiometer.lab.lecture import steps_to_move
-    >>> steps_to_move(InverseTime(1.0, 1.0), distance=0.01, gradient_norm=2.0, start=1_000_000)
-    5013
-    """
-    if not (distance > 0 and gradient_norm > 0):
-        raise BadArgument(f"`distance` and `gradient_norm` must be positive, got {distance} and {gradient_norm}.")
-    sought, gone, steps = distance / gradient_norm * (1 - 1e-12), 0.0, 0
-    for length in (min(2**power, 2**20) for power in itertools.count(4)):
-        rates = np.cumsum([schedule(step) for step in range(start + steps, start + steps + length)])
-        if gone + rates[-1] >= sought:
-            return steps + int(np.searchsorted(rates, sought - gone)) + 1
-        gone, steps = gone + float(rates[-1]), steps + length
-        if steps >= most:
-            return None
-    return None
 
 
 def _quadrature(curvature: Curvature, products: int) -> tuple[Float[np.ndarray, " basis"], Float[np.ndarray, " basis"]]:

@@ -33,7 +33,8 @@ class QuadraticLaw:
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.lab.closed_forms import Quadratic, QuadraticLaw
+        >>> from gradiometer.lab.closed_forms import Quadratic
+        >>> from quadratic_law import QuadraticLaw
         >>> quadratic = Quadratic([1.0, 0.1], [1.0, 1.0])
         >>> start = QuadraticLaw.at(quadratic, [1.0, 1.0])
         >>> constant, cooled = np.full(200, 0.1), np.linspace(0.1, 0.0, 200)
