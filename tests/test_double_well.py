@@ -95,12 +95,8 @@ def test_the_double_well_is_a_problem_by_name_whose_gradient_is_the_one_written_
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: DoubleWell(barrier=NAN), "`barrier` must be positive and finite, got nan"),
-        (lambda: DoubleWell(variance=0.0), "`variance` must be positive and finite, got 0.0"),
         (lambda: DoubleWell().exact_steps(0.25, 1), "between 0 and 2/curvature = 0.25, got 0.25"),
         (lambda: DoubleWell().temperature(-1.0, 1), "`learning_rate` must be positive and finite, got -1.0"),
-        (lambda: DoubleWell().crossing_steps(0.1, 1, walkers=3, steps=9), "`walkers` must be at least 4, got 3"),
-        (lambda: DoubleWell().crossing_steps(0.1, 1, walkers=4, steps=0), "`steps` must be at least 1, got 0"),
         (lambda: DoubleWell().crossing_steps(0.01, 8, walkers=9, steps=50), "9 walkers made 0 crossings"),
         (lambda: DoubleWell().crossing_steps(0.24, 1, walkers=99, steps=999), "made a walker diverge"),
         (lambda: DoubleWell().exact_steps(1e-8, 1), "steps too short for an exact solution"),

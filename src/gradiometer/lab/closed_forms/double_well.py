@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature.kramers import WIDTHS_OF_A_LAW, passage_steps
 from gradiometer.exploration.temperature.stationary_law import SGDRule, small_rate_temperature
-from gradiometer.lab.closed_forms.quadratic import check_count
-from gradiometer.measurement.batch import Batch
+from gradiometer.lab.closed_forms.models import output_losses
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
+from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 
@@ -50,11 +49,6 @@ class DoubleWell:
     barrier: float = 1.0
     half_distance: float = 1.0
     variance: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("barrier", "half_distance", "variance"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise BadArgument(f"`{name}` must be positive and finite, got {getattr(self, name)}.")
 
     @property
     def curvature(self) -> float:
@@ -110,9 +104,6 @@ class DoubleWell:
         Raises:
             BadArgument: η is not below the limit of the wells, or almost no walker crossed.
         """
-        check_count("steps", steps)
-        if not walkers >= FEWEST_READINGS:
-            raise BadArgument(f"`walkers` must be at least {FEWEST_READINGS}, got {walkers}.")
         crossings = self._crossings(learning_rate, batch_size, walkers, steps, seed)
         rate = mean(crossings / steps, level=level, batches=walkers)
         if not rate.low > 0:
@@ -185,14 +176,13 @@ class DoubleWell:
             seed: Seed of the examples.
             start: Φ_0; the default is −w.
         """
-        check_count("examples", examples)
         generator = np.random.default_rng(seed)
         drawn = generator.standard_normal((2, examples, 1)) * math.sqrt(self.variance)
         train, test = (torch.from_numpy(part - part.mean()) for part in drawn)
         return Problem(
             name="double-well",
             model=lambda: Walker(self, -self.half_distance if start is None else start),
-            loss=walker_losses,
+            loss=output_losses,
             train=Examples(train, "train"),
             test=Examples(test, "test"),
             model_name="walker",
@@ -223,12 +213,6 @@ class Walker(nn.Module):
         loss = self.well.barrier * ((self.position / self.well.half_distance).square() - 1).square()
         losses: Tensor = loss - examples[:, 0] * self.position
         return losses
-
-
-def walker_losses(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
-    """The loss of a `Walker`: its output."""
-    losses: Tensor = model(batch)
-    return losses
 
 
 def load(model: str = "walker", seed: int = 0) -> Problem:

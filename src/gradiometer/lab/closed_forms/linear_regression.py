@@ -1,6 +1,5 @@
 """Bayesian linear regression: a posterior in closed form, at any temperature."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradiometer.errors import BadArgument
 from gradiometer.lab.closed_forms.matrices import Matrix
+from gradiometer.lab.closed_forms.models import Predictor
 from gradiometer.measurement.batch import Batch
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
@@ -43,16 +42,6 @@ class LinearRegression:
     targets: Float[np.ndarray, " examples"]
     noise: float = 1.0
     precision: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, values in (("inputs", self.inputs), ("targets", self.targets)):
-            if not np.isfinite(values).all():
-                raise BadArgument(f"`{name}` must be finite.")
-        if len(self.inputs) != len(self.targets):
-            raise BadArgument(f"`inputs` has {len(self.inputs)} examples, but `targets` has {len(self.targets)}.")
-        for name, value in (("noise", self.noise), ("precision", self.precision)):
-            if not 0 < value < math.inf:
-                raise BadArgument(f"`{name}` must be positive and finite, got {value}.")
 
     @classmethod
     def drawn(cls, examples: int, slopes: Sequence[float], noise: float = 1.0, seed: int = 0) -> "LinearRegression":
@@ -101,24 +90,12 @@ class LinearRegression:
         size, precision = self.inputs.shape[1], self.precision
         return Problem(
             name="linear-regression",
-            model=lambda: Slopes(size, precision),
+            model=lambda: Predictor("slopes", size, precision),
             loss=loss,
             train=Examples((torch.from_numpy(self.inputs), torch.from_numpy(self.targets)), "train"),
             model_name="slopes",
             description=f"Bayesian linear regression of {size} slopes, {len(self.targets):,} examples to train on.",
         )
-
-
-class Slopes(nn.Module):
-    """xᵀΦ."""
-
-    def __init__(self, size: int, precision: float) -> None:
-        super().__init__()
-        self.slopes = nn.Parameter(torch.randn(size, dtype=torch.float64) / math.sqrt(precision))
-
-    def forward(self, inputs: Float[Tensor, "examples params"]) -> Float[Tensor, " examples"]:
-        """The prediction of every example."""
-        return inputs @ self.slopes
 
 
 EXAMPLES = 500

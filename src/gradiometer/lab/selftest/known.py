@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from gradiometer.lab.closed_forms.quadratic import Position, Quadratic, position_losses
+from gradiometer.lab.closed_forms.models import output_losses
+from gradiometer.lab.closed_forms.quadratic import Position, Quadratic
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Objective
 from gradiometer.problems.examples import Examples
@@ -100,7 +101,7 @@ class KnownQuadratic(Known):
 
     def objective(self) -> Objective:
         """A `Position` at the point."""
-        return Objective(Position(self.quadratic, self.point.numpy()), position_losses)
+        return Objective(Position(self.quadratic, self.point.numpy()), output_losses)
 
     def stationary_noise_scale(self, learning_rate: float, batch_size: int) -> float:
         """tr Σ / tr(HSH), with S the stationary covariance."""
