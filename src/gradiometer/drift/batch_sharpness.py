@@ -22,10 +22,6 @@ if TYPE_CHECKING:  # readings are estimated without torch
 FAR = 0.25
 """Share of the lowest edge below which a rate is far below it. Tuned rates of small networks were at 0.5 to 2 of it."""
 
-STEADY = 0.8
-"""A rate is steady if it was no lower than this share of its peak in the last half of the readings. One that falls to
-zero, or warms up, is far below its edge on purpose."""
-
 LARGER_RATES = ("rate 2x", "rate 4x")
 """The changes that try a larger learning rate."""
 
@@ -129,7 +125,9 @@ class BatchSharpness(Gauge):
         """Compare batch sharpness with its edge: far below, below, at, beyond, or not known yet."""
         share, kind = estimates["edge_share"], Momentum(estimates["momentum"].value, self.nesterov)
         lowest = kind.limit_of_small_batches / kind.limit
-        steady = "steadiness" in estimates and estimates["steadiness"].value >= STEADY
+        # 0.8: A rate is steady if it was no lower than this share of its peak in the last half of
+        # the readings. One that falls to zero, or warms up, is far below its edge on purpose.
+        steady = "steadiness" in estimates and estimates["steadiness"].value >= 0.8
         claim, state, cure = _against(share, lowest, steady=steady)
         facts = {
             "share": share.value,

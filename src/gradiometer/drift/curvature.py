@@ -25,8 +25,6 @@ AT_ONCE = 128
 KEPT = 2048
 """Examples whose graphs are kept; for the others every call of `products` builds the graph again."""
 
-FEWEST_PARTS = 4
-"""Parts of the examples from which one of them finds the start for the largest eigenvalue."""
 ROUGH, ROUGH_PRODUCTS, RANDOM = 5.0, 10, 0.1
 """Its tolerance, relative to the one wanted; most of its products; and the random share of the start."""
 
@@ -137,7 +135,9 @@ class Curvature:
             drawn = random_vectors(self, 1, self.generator)
             drawn /= drawn.norm()
             settings["start"] = self.gradient[None] / self.gradient.norm() + drawn
-            if (largest, smallest) == (1, 0) and len(self._graphs) == len(self.batches) >= FEWEST_PARTS:
+            # 4: parts of the examples from which one of them finds the start for the largest
+            # eigenvalue.
+            if (largest, smallest) == (1, 0) and len(self._graphs) == len(self.batches) >= 4:
                 settings["start"] = self._sharpest_of_a_part(**settings) + RANDOM * drawn
         return eigenvalues(self, largest=largest, smallest=smallest, generator=self.generator, **settings)
 

@@ -17,12 +17,6 @@ BASIS_NUMBERS = 2**28
 """Most numbers in the basis and its image, 1 GiB in single precision; a larger basis is restarted."""
 SHORTEST_BASIS = 20
 """Vectors that a basis may always hold in addition to the wanted ones, whatever the memory."""
-FRESH = 1e-3
-"""Share of a random direction in a warm start, to find directions that the start lacks."""
-ROUNDING = 4
-"""Smallest tolerance, in ε of the operator's type."""
-ATTEMPTS = 8
-"""Directions that are tried for a new row. In all tests the first random one was new; the end must not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +90,15 @@ def eigenvalues(
     basis = _Basis(operator, wanted, generator)
     if start is not None:
         fresh = random_vectors(operator, len(start), generator)
-        for vector in start.to(fresh) + FRESH * fresh / fresh.norm(dim=1, keepdim=True):
+        # 1e-3: share of a random direction in a warm start, to find directions that the start
+        # lacks.
+        for vector in start.to(fresh) + 1e-3 * fresh / fresh.norm(dim=1, keepdim=True):
             basis.add(vector)
     else:
         basis.add(random_vectors(operator, 1, generator)[0])
     # Products are rounded to the operator's type: no residual is much smaller than that.
-    reachable = max(tolerance, ROUNDING * basis.epsilon)
+    # 4: smallest tolerance, in ε of the operator's type.
+    reachable = max(tolerance, 4 * basis.epsilon)
     while not basis.complete and basis.products < most_products:
         values, coefficients = basis.ritz()
         bound = reachable * max(abs(values[0]), abs(values[-1]))
@@ -164,7 +161,9 @@ class _Basis:
         self.projected[-1, :] = self.projected[:, -1] = row
 
     def _new_part(self, direction: Float[Tensor, " params"]) -> Float[Tensor, "1 params"]:
-        for _ in range(ATTEMPTS):
+        # 8: directions that are tried for a new row. In all tests the first random one was new; the
+        # end must not depend on it.
+        for _ in range(8):
             vector = orthogonalised(direction[None], self.vectors)
             if vector.norm() > 1e3 * torch.finfo(vector.dtype).eps * direction.norm():
                 return vector

@@ -14,9 +14,6 @@ from gradiometer.measurement.uncertainty.power_law import MOST_READINGS, Drift
 HALVES = 2.0
 """If all noise points one way, ⟨ĝ_1, ĝ_2⟩ of two halves has the standard deviation 2 tr Σ/B; it is less with more."""
 
-WHOLE_BATCHES = 1.0
-"""The same of two whole batches, in units of tr Σ/B."""
-
 PRODUCT = "product"
 """The moment that readings from products have, and others have not."""
 
@@ -86,20 +83,20 @@ def source_of(
         memory=moments.get("memory"),
         loss=moments.get("loss"),
         travelled=moments.get("travelled"),
-        share_of_examples=min(float(series.usual_batch_size) * finite, MOST_OF_EPOCH),
+        # 0.49: largest share of the examples in one batch for which the correction for reshuffled
+        # epochs is made.
+        share_of_examples=min(float(series.usual_batch_size) * finite, 0.49),
     )
 
     def source(readings: Steps, doubts: tuple[Source, ...] = ()) -> Source:
         per_batch = 1 / series.batch_size - finite
         noise = np.where(per_batch > 0, (moments["squared"] - readings) / np.where(per_batch > 0, per_batch, 1.0), 0.0)
         independent = readings - noise * finite
-        return Source(noise[:, None], independent[:, None], PRODUCT_PRIOR, WHOLE_BATCHES, doubts)
+        # 1.0: standard deviation of ⟨ĝ_1, ĝ_2⟩ of two whole batches if all noise points one way, in
+        # units of tr Σ/B.
+        return Source(noise[:, None], independent[:, None], PRODUCT_PRIOR, 1.0, doubts)
 
     return source(found.norm_squared, tuple(source(found.ways[name]) for name in found.doubted))
-
-
-MOST_OF_EPOCH = 0.49
-"""Largest share of the examples in one batch for which the correction for reshuffled epochs is made."""
 
 
 def _is_reshuffled(series: Series) -> bool:

@@ -20,9 +20,6 @@ if TYPE_CHECKING:  # readings are estimated without torch
 VALID = 2.0
 """Largest factor between this scale and the batch size that branches with tuned rates found."""
 
-COOLED = 0.5
-"""Below this share of its peak, a learning rate that falls is a cool-down."""
-
 TRIALS = Doubt("preconditioned_trials")
 """The doubt of every claim that compares a batch with this scale."""
 
@@ -164,4 +161,5 @@ def _cooled(series: Series) -> float | None:
     """η over its peak if it is below half of it and still falls over the last quarter of the readings; else None."""
     recent = series.learning_rate[-max(len(series) // 4, 2) :]
     share = float(recent[-1] / float(series.learning_rate.max())) if float(series.learning_rate.max()) > 0 else 1.0
-    return share if share < COOLED and recent[-1] < recent.max() else None
+    # 0.5: below this share of its peak, a learning rate that falls is a cool-down.
+    return share if share < 0.5 and recent[-1] < recent.max() else None

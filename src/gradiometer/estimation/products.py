@@ -41,17 +41,11 @@ with the square of that, since the line bends (Nesterov on quadratics: 0.9 of â€
 same trainings the interval score was 1.52 with 0.1, 1.49 with 0.2 and 1.58 with 0.3.
 """
 
-CLEARLY = 2.0
-"""Standard errors by which two ways have to differ before the bias is taken to be larger than its prior."""
-
 SLOPE_REACH = 1 / 12
 """Readings to either side behind the slope of the loss, as a share of all. A 24th and a 6th scored 1.51 and 1.53."""
 
 FEWEST_COMPARED = 16
 """Readings that are compared at least, since fewer do not show the error of a mean."""
-
-APART = 2.6
-"""Standard errors beyond which two ways contradict each other: one comparison in a hundred by chance."""
 
 Steps = Float[np.ndarray, " steps"]
 
@@ -227,10 +221,12 @@ class Signal:
         newest = slice(-max(len(self.norm_squared) // 2, FEWEST_COMPARED), None)
         together = self.norm_squared[newest]
         least = BIAS * abs(float(together.mean()))
+        # 2.6: standard errors beyond which two ways contradict each other: one comparison in a
+        # hundred by chance.
         return tuple(
             name
             for name, way in self.ways.items()
-            if abs(float((way[newest] - together).mean())) > max(least, APART * _error(way[newest] - together))
+            if abs(float((way[newest] - together).mean())) > max(least, 2.6 * _error(way[newest] - together))
         )
 
 
@@ -322,7 +318,9 @@ def combination(steady: Steps, unbiased: Steps, bias: float = BIAS) -> Steps:
     error = _error(difference)
     if not error > 0:
         return unbiased
-    seen = float(difference.mean()) ** 2 - (CLEARLY * error) ** 2
+    # 2.0: standard errors by which two ways have to differ before the bias is taken to be larger
+    # than its prior.
+    seen = float(difference.mean()) ** 2 - (2.0 * error) ** 2
     squared_bias = max((bias * float(steady[newest].mean())) ** 2, seen)
     weight = squared_bias / (squared_bias + error**2)
     mixed: Steps = (1 - weight) * steady + weight * unbiased

@@ -15,9 +15,6 @@ from gradiometer.jobs.job import Job, Outcome, failure, perform
 from gradiometer.jobs.ledger import Ledger
 from gradiometer.jobs.task import Shared, in_pool, pack_given, settings_here, unpack
 
-ATTEMPTS = 3
-"""Times that a job is started whose process is lost. A job that is lost again and again is likely to be the reason."""
-
 Progress = Callable[[Outcome, int, int], None]
 """Called after each job with its outcome, the number of finished jobs, and the number of all jobs."""
 
@@ -224,7 +221,9 @@ class Dispatch(ABC):
                     except WorkerLost as loss:
                         losses[job.name] += 1
                         text = f"the process of the job {job.name!r} {loss}"
-                        if losses[job.name] < ATTEMPTS and not loss.for_good:
+                        # 3: times that a job is started whose process is lost. A job that is lost
+                        # again and again is likely to be the reason.
+                        if losses[job.name] < 3 and not loss.for_good:
                             logging.getLogger(__name__).warning("%s: the job starts again in another one.", text)
                             waiting.append((job, parcel))
                             continue

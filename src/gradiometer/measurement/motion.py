@@ -15,9 +15,6 @@ from gradiometer.measurement.parts import squared_norms
 
 Tensors = dict[str, Tensor]
 
-ROUNDING = 1e-4
-"""Rounding error allowed when all parameters are compared with one factor, as a share of the gradient's norm."""
-
 
 @dataclass(frozen=True)
 class Update:
@@ -198,6 +195,8 @@ def factor_of(norms: Float[Tensor, "2 parameters"], taken: Sequence[Tensor]) -> 
     factor = float((lengths.square().sum() / made.sum()).sqrt()) if made.any() else 1.0
     if not (math.isfinite(factor) and factor > 0):
         return math.nan
-    rounding = max(ROUNDING, *(8 * torch.finfo(each.dtype).eps for each in taken))
+    # 1e-4: rounding error allowed when all parameters are compared with one factor, as a share of
+    # the gradient's norm.
+    rounding = max(1e-4, *(8 * torch.finfo(each.dtype).eps for each in taken))
     off = float((lengths - factor * before).abs().max())
     return None if off > rounding * float(lengths.norm()) else factor

@@ -28,10 +28,6 @@ WITHOUT_PARAMETERS = (
     "call `requires_grad_(True)` on the parameters to train."
 )
 
-PROBES = 4
-"""Number of batches on which `Objective.traits` tests the loss. One batch could miss a coupling by chance (class
-weights that happen to balance). Further batches can only change the answer from fixed to not fixed."""
-
 
 class Objective:
     """A model and its loss, as a function of parameters and a batch.
@@ -188,7 +184,10 @@ class Objective:
         """
         mode = tuple([module.training for module in self._places.modules])
         probed, traits = self._traits.get(mode, (0, Traits()))
-        if probed < PROBES:
+        # 4: number of batches on which `Objective.traits` tests the loss. One batch could miss a
+        # coupling by chance (class weights that happen to balance). Further batches can only change
+        # the answer from fixed to not fixed.
+        if probed < 4:
             with torch.no_grad(), self.untouched_randomness(seed):
                 leaves = self.leaves()
                 traits |= probe_traits(

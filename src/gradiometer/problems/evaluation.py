@@ -23,9 +23,6 @@ from gradiometer.randomness import untouched_randomness
 AT_ONCE = 1024
 """The largest number of examples in a part."""
 
-PARTS = 10
-"""The smallest number of parts: a loss that is a mean has its interval over the parts."""
-
 
 def evaluate(problem: Problem, model: nn.Module, device: torch.device, level: float = 0.9) -> Mapping[str, Estimate]:
     """The loss and the accuracy on the test set, in eval mode, with intervals over its examples.
@@ -76,7 +73,8 @@ def _over(examples: Examples, problem: Problem, model: nn.Module) -> tuple[np.nd
     """The loss of every example, and if the problem has `correct`, its value for every example."""
     losses: list[Tensor] = []
     correct: list[Tensor] = []
-    parts = min(max(-(-len(examples) // AT_ONCE), PARTS), len(examples))
+    # 10: the smallest number of parts: a loss that is a mean has its interval over the parts.
+    parts = min(max(-(-len(examples) // AT_ONCE), 10), len(examples))
     for index in torch.arange(len(examples)).tensor_split(parts):
         batch = examples.batch(index)
         with user_code("loss", "on held-out examples"):

@@ -16,9 +16,6 @@ from gradiometer.measurement.batch import Batch, batch_size, leaves, mapped, tak
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
 
-FINGERPRINTED = 256
-"""Number of evenly spaced examples of a data set in its fingerprint. For tensors, all examples are used."""
-
 
 class Examples:
     """N examples; a batch is taken by its index.
@@ -95,7 +92,9 @@ class Examples:
         if self.in_memory:
             _digest(self.data, digest)
             return digest.hexdigest()
-        chosen = torch.linspace(0, len(self) - 1, min(len(self), FINGERPRINTED), dtype=torch.float64).long()
+        # 256: number of evenly spaced examples of a data set in its fingerprint. For tensors, all
+        # examples are used.
+        chosen = torch.linspace(0, len(self) - 1, min(len(self), 256), dtype=torch.float64).long()
         with untouched_randomness(0, []):
             for part in torch.split(chosen, 32):
                 _digest(self.batch(part), digest)

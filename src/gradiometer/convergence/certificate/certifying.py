@@ -31,8 +31,6 @@ SAMPLES = 4
 """Independent samples that these are divided into, unless they are all examples."""
 KEPT_NUMBERS = 2**28
 """Most numbers in the stored batch gradients, 1 GiB in single precision; above it, several batches are averaged."""
-TOGETHER = 1000
-"""Examples per batch of a full pass."""
 COLUMNS = 2**20
 
 
@@ -199,7 +197,8 @@ def _full_gradient(
 ) -> Float[Tensor, " params"]:
     """g, summed in double precision."""
     total = torch.zeros_like(flat(objective.parameters), dtype=torch.float64)
-    for index in torch.arange(len(train)).split(TOGETHER):
+    # 1000: examples per batch of a full pass.
+    for index in torch.arange(len(train)).split(1000):
         gradient = flat(objective.gradient(train.batch(index), at=at, seed=seed)).double()
         total += gradient * (len(index) / len(train))
     return total

@@ -20,17 +20,8 @@ BLOCKS = 16
 PER_BLOCK = 4
 """Iterates per block whose loss is measured; all of them in a block of fewer steps."""
 
-DENSE = 64
-"""Iterates of a longer block that its mean is of, or up to twice as many: equally many steps apart."""
-
 LISTS = ("taken", "means", "gradients", "losses")
 """Names of the attributes that are lists of tensors."""
-
-ERRORS = 1.0
-"""Standard errors, over the parts of the probe, between the remaining gain and its upper end."""
-
-RIDGE = 1e-4
-"""Added to each curvature, as a share of their mean: along flatter directions noise, not curvature, limits the gain."""
 
 
 @runtime_checkable
@@ -191,7 +182,9 @@ class Extrapolation:
 
     @property
     def _stride(self) -> int:
-        return max(self._length // DENSE, 1)
+        # 64: iterates of a longer block that its mean is of, or up to twice as many: equally many
+        # steps apart.
+        return max(self._length // 64, 1)
 
     def _average(self, position: Points) -> None:
         if self._mean is None:
@@ -280,7 +273,9 @@ def extrapolated_gain(
     symmetric = (curvatures + curvatures.mT) / 2
     values, axes = torch.linalg.eigh(symmetric)
     values = values.abs()
-    ridge = RIDGE * values.mean(dim=1, keepdim=True)
+    # 1e-4: added to each curvature, as a share of their mean: along flatter directions noise, not
+    # curvature, limits the gain.
+    ridge = 1e-4 * values.mean(dim=1, keepdim=True)
     damped = (values + ridge).clamp_min(torch.finfo(values.dtype).tiny)
     weights = (1 / damped * (1 - values / (2 * damped))).sqrt()
     along = torch.einsum("rab,qra->qrb", axes, slopes) * weights
@@ -291,4 +286,6 @@ def extrapolated_gain(
     unbiased = pairs / (count * (count - 1))
     left_out = without / ((count - 1) * (count - 2))
     error = ((count - 1) / count * ((left_out - left_out.mean(dim=0)) ** 2).sum(dim=0)).sqrt()
-    return torch.minimum((total**2).sum(dim=1) / count**2, unbiased + ERRORS * error)
+    # one standard error, over the parts of the probe, between the remaining gain and its upper
+    # end.
+    return torch.minimum((total**2).sum(dim=1) / count**2, unbiased + error)

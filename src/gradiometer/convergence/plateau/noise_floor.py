@@ -35,10 +35,6 @@ NOISE_OF_BRANCHES = 0.1
 FEWEST_STEPS = 256
 """Shortest stretch of a run that is tested for a slope."""
 
-FEWEST_AT_THE_START = 16
-APART = 0.9995
-"""Level at which the mean of a first part must lie outside of what the later ones predict, on each side."""
-
 
 @dataclass(frozen=True)
 class Plateau:
@@ -97,11 +93,13 @@ def _starts_apart(losses: Float[np.ndarray, " steps"]) -> bool:
     The later parts show how much such a mean varies, whatever the correlation of the losses.
     """
     length = len(losses) // 8
-    while length >= FEWEST_AT_THE_START:
+    while length >= 16:
         count = len(losses) // length
         means = losses[: count * length].reshape(count, length).mean(axis=1)
         later = means[1:]
-        margin = float(stdtrit(len(later) - 1, APART) * later.std(ddof=1)) * math.sqrt(1 + 1 / len(later))
+        # 0.9995: level at which the mean of a first part must lie outside of what the later ones
+        # predict, on each side.
+        margin = float(stdtrit(len(later) - 1, 0.9995) * later.std(ddof=1)) * math.sqrt(1 + 1 / len(later))
         if abs(means[0] - later.mean()) > margin:
             return True
         length //= 2

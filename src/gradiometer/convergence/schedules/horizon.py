@@ -14,8 +14,6 @@ from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
 
-NEAR_ZERO = 1e-4
-"""A last rate below this share of the largest one counts as zero."""
 LONGEST_RUN = 10_000_000
 
 
@@ -77,7 +75,8 @@ def horizon(schedule: Schedule, steps: int) -> RateOverRun:
         steps=steps,
         peak=peak,
         final=float(rates[-1]),
-        reaches_zero=last < NEAR_ZERO * peak,
+        # 1e-4: A last rate below this share of the largest one counts as zero.
+        reaches_zero=last < 1e-4 * peak,
         distance=float(rates.sum()),
         noise=float(np.square(rates).sum()),
         bound=bound,

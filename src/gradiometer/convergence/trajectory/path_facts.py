@@ -22,17 +22,11 @@ FEWEST_DOUBLINGS = 4
 LONGEST_MEMORY = 10
 """Only so many of the latest doublings are used."""
 
-STRAIGHT = 0.6
-"""A path is straight if net distance/path length is above this; noise about a point gives about 0.1."""
-
 ALONG = 0.95
 """A flight is along Φ if the cosine is above this: its direction has settled, and only its length grows."""
 
 RECEDING = -0.2
 """log₂ of the move length, change per doubling. Below this, only a few such moves are left; above, perhaps no end."""
-
-HOVERING = -0.35
-"""The same change: above this, a path that is not straight keeps its size; η ∝ 1/t gives −½."""
 
 NO_END = -0.2
 """log₂ of the growth of ‖Φ‖ in a doubling, change per doubling: above this, its sum has no end in sight."""
@@ -194,12 +188,16 @@ def kind_of(facts: Estimates) -> Kind:
     circles = abs(facts["turns"].value) >= 1 and abs(facts["turn_consistency"].value) >= 0.95
     if circles and not facts["move_slope"].high < RECEDING:
         return Kind.CIRCLING
-    moves, straight = facts["move_slope"], facts["straightness"].value >= STRAIGHT
+    # 0.6: A path is straight if net distance/path length is above this; noise about a point gives
+    # about 0.1.
+    moves, straight = facts["move_slope"], facts["straightness"].value >= 0.6
     if moves.high < (RECEDING if straight else 0):
         return Kind.DIVERGING if _grows(facts) else Kind.CONVERGING
     if straight:
         return Kind.DIVERGING if _flies(facts) else Kind.UNDER_WAY
-    return Kind.WANDERING if moves.low > HOVERING else Kind.CANNOT_TELL
+    # -0.35: change per doubling of log₂ of the move length, above which a path that is not straight
+    # keeps its size; η ∝ 1/t gives −½.
+    return Kind.WANDERING if moves.low > -0.35 else Kind.CANNOT_TELL
 
 
 def per_doubling(slope: Estimate) -> Estimate:

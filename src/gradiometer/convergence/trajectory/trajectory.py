@@ -25,9 +25,6 @@ NUMBERS = 61
 PERIOD = NUMBERS * 2**12
 """Number of random signs; they are reused, shifted, for the next entries."""
 
-ROLLED = 7919
-"""The signs shift by this many places after every period."""
-
 
 def keeps(step: int) -> bool:
     """True if the iterate before this step is stored, from step 16 on: sixteen per doubling of the steps.
@@ -62,7 +59,8 @@ def sketch(parameters: "Sequence[Tensor]") -> "Float[Tensor, ' sketch']":
     signs = _signs()
     for place, part in enumerate(whole.split(PERIOD)):
         # The shift is no multiple of 61, so no two entries of one sum share a sign: they would not cancel on average.
-        first = place * ROLLED % PERIOD
+        # 7919: the signs shift by this many places after every period.
+        first = place * 7919 % PERIOD
         signed = part.double() * signs[first : first + len(part)].to(part.device)
         rows = len(signed) // NUMBERS * NUMBERS
         total += signed[:rows].reshape(-1, NUMBERS).sum(dim=0).cpu()

@@ -25,20 +25,8 @@ SHORT = 4
 SMALLEST = 0.05
 """The smallest rise that is reported, relative to the loss."""
 
-RISEN = 1.3
-"""A rise of the learning rate by this factor explains a rise of the loss."""
-
 HEAVIEST, HEAVIEST_MEDIANS = 3, 4
 """Degrees of freedom of the heaviest tail that noise may have, and of its medians."""
-
-STEADY = 4.0
-"""Where the levels before and after differ by more spreads than this, noise is not measured."""
-
-FEW_ZEROS = 0.01
-"""Up to this share of the losses may be exactly zero, as a loss falls below the smallest float."""
-
-LARGEST = 1e150
-"""Larger numbers are left out: their squares are beyond a float."""
 
 FEWEST = 3
 """Number of blocks before a spike, at least."""
@@ -111,12 +99,15 @@ def find_spikes(
     if not 0 < false_alarms < 1:
         raise BadArgument(f"`false_alarms` must be between 0 and 1, got {false_alarms}.")
     values = np.asarray(losses, dtype=np.float64)
-    kept = np.flatnonzero(np.abs(values) < LARGEST)
+    # 1e150: larger numbers are left out: their squares are beyond a float.
+    kept = np.flatnonzero(np.abs(values) < 1e150)
     rate, size = _alike(values, rates, "rates")[kept], _alike(values, sizes, "sizes")[kept]
     values = values[kept]
     if len(values) < (FEWEST + 2) * BLOCK:
         return []
-    in_logs = bool((values >= 0).all() and (values == 0).mean() <= FEW_ZEROS)
+    # 0.01: up to this share of the losses may be exactly zero, as a loss falls below the smallest
+    # float.
+    in_logs = bool((values >= 0).all() and (values == 0).mean() <= 0.01)
     heights = np.log(np.maximum(values, values[values > 0].min())) if in_logs else values
     smallest = float(np.log1p(SMALLEST)) if in_logs else SMALLEST * float(np.median(np.abs(values)))
     noise = np.ones(len(values)) if sizes is None else np.sqrt(np.fmax(np.nanmedian(size) / size, 1))
@@ -151,7 +142,9 @@ class _Search:
         self.rise = self.series - np.maximum(self.before, after)
         self.drop = np.minimum(self.before, after) - self.series
         self.noise = self.series - (self.before + after) / 2  # without the trend
-        self.steady = np.abs(self.before - after) <= STEADY * self.spread
+        # 4.0: where the levels before and after differ by more spreads than this, noise is not
+        # measured.
+        self.steady = np.abs(self.before - after) <= 4.0 * self.spread
 
     def spikes(self, false_alarms: float, smallest: float) -> Iterator[Spike]:
         """The spikes, with first, peak, last and height in terms of the heights."""
@@ -193,7 +186,8 @@ class _Search:
         back = BLOCK * self.scale * (1 if self.scale == 1 else SIDE)
         rates = self.rate[max(first - back, 0) : peak + 1]
         rates = rates[np.isfinite(rates)]
-        return len(rates) > 0 and bool((rates / np.minimum.accumulate(rates)).max() > RISEN)
+        # 1.3: A rise of the learning rate by this factor explains a rise of the loss.
+        return len(rates) > 0 and bool((rates / np.minimum.accumulate(rates)).max() > 1.3)
 
 
 def _surroundings(series: _Values) -> tuple[_Values, _Values, _Values]:

@@ -18,8 +18,6 @@ from gradiometer.measurement.estimate import Estimate
 Draws = Float[np.ndarray, "draws chains"]
 
 TAILS = (0.05, 0.95)
-POSITIONS = 10
-"""Positions per parameter, at least: fewer look alike along some direction by chance."""
 
 METHOD = "windowed autocorrelations, and a jackknife over chains"
 
@@ -88,7 +86,8 @@ def size_of_slowest(path: Sequence[Float[Tensor, " params"]]) -> float:
 
     Infinite, as nothing is known, with fewer than ten positions per parameter.
     """
-    if len(path) < POSITIONS * max(len(path[0]) if path else 1, 1):
+    # 10: positions per parameter, at least: fewer look alike along some direction by chance.
+    if len(path) < 10 * max(len(path[0]) if path else 1, 1):
         return math.inf
     positions = torch.stack(list(path)).double().cpu().numpy()
     away = positions - positions.mean(axis=0)

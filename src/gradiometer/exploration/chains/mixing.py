@@ -25,9 +25,6 @@ FEWEST_CHAINS, FEWEST_DRAWS = 2, 8
 STEADY = 1.01
 """Largest R-hat of chains that count as mixed."""
 
-ENOUGH = 100
-"""Effective draws per chain, at least: with fewer, R-hat and the tails are not reliable."""
-
 
 @dataclass(frozen=True)
 class Mixing:
@@ -52,7 +49,9 @@ class Mixing:
     @property
     def mixed(self) -> bool:
         """True if R-hat is at most 1.01 and there are 100 effective draws per chain."""
-        enough = min(self.bulk.value, self.tail.value) >= ENOUGH * self.chains
+        # 100: effective draws per chain, at least: with fewer, R-hat and the tails are not
+        # reliable.
+        enough = min(self.bulk.value, self.tail.value) >= 100 * self.chains
         return self.rhat.value <= STEADY and enough
 
     def __str__(self) -> str:

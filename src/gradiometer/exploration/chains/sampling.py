@@ -31,9 +31,6 @@ from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw
 
-HALVED = 20
-"""Steps between two pairs of half-batch gradients."""
-
 SURE = 0.99
 FEWEST_STEPS = 2 * BLOCKS
 
@@ -251,7 +248,8 @@ def sample(
         if step == burn_in:
             chains.before_step = measure
         index = next(batches)
-        if halved and step % HALVED == 0:
+        # 20: steps between two pairs of half-batch gradients.
+        if halved and step % 20 == 0:
             first, second = (engine.gradients(half) for half in index.chunk(2, dim=1))
             for place, each in enumerate(samplers):
                 each.halves([gradient[place] for gradient in first], [gradient[place] for gradient in second])

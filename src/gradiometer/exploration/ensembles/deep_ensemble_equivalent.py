@@ -12,8 +12,6 @@ from gradiometer.exploration.ensembles.calibration import Labels, LogProbabiliti
 from gradiometer.exploration.ensembles.scores import Predictions, averaged
 from gradiometer.measurement.estimate import Estimate
 
-RESAMPLES = 1000
-
 
 def deep_ensemble_equivalent(
     ensemble: Predictions,
@@ -62,7 +60,7 @@ def deep_ensemble_equivalent(
         raise BadArgument(f"`ensemble` must be scored on the {curve.shape[1]} examples of `runs`, got {len(own)}.")
     examples, draws = len(own), np.random.default_rng(seed)
     resampled = []
-    for _ in range(RESAMPLES):
+    for _ in range(1000):
         weights = np.bincount(draws.integers(0, examples, examples), minlength=examples)
         resampled.append(_crossing(float(own @ weights), curve @ weights))
     low, high = np.quantile(resampled, ((1 - level) / 2, (1 + level) / 2), method="inverted_cdf").tolist()

@@ -10,9 +10,6 @@ from gradiometer.exploration.ensembles.calibration import Labels, LogProbabiliti
 from gradiometer.exploration.ensembles.ensemble_report import FEWEST, EnsembleSize
 from gradiometer.exploration.ensembles.scores import Predictions, averaged, differences, fitted_temperature, scores
 
-VALIDATION = 0.25
-"""Share of the held-out examples that choose m and the temperature, and are not scored."""
-
 
 def ensemble_sizes(
     members: Sequence[LogProbabilities], labels: Labels, validation: Bool[np.ndarray, " examples"], level: float = 0.9
@@ -49,7 +46,8 @@ def chosen_count(members: Sequence[LogProbabilities], labels: Labels) -> int:
     return min(range(FEWEST, len(members) + 1), key=loss)
 
 
-def validation_mask(examples: int, seed: int = 0, share: float = VALIDATION) -> Bool[np.ndarray, " examples"]:
+# 0.25: share of the held-out examples that choose m and the temperature, and are not scored.
+def validation_mask(examples: int, seed: int = 0, share: float = 0.25) -> Bool[np.ndarray, " examples"]:
     """True for the held-out examples used for validation. Depends only on their number and the seed.
 
     Example:

@@ -14,12 +14,6 @@ SMALL = 64
 REFRESH = 20
 """Steps between two eigendecompositions of the matrix, and of the first iteration for the hottest direction."""
 
-GROWTH = 1.5
-"""Each iteration ends after 1.5 times the steps of all before it: few gradients have large chance directions."""
-
-FEWEST = 100
-"""Least number of steps that search the hottest direction."""
-
 
 class HeatMatrix:
     """The running mean of the heat of SGD itself as a matrix O: its heat along a unit vector v is vᵀOv.
@@ -82,7 +76,8 @@ class Hottest:
     """
 
     def __init__(self, search: int, memory: int) -> None:
-        self.search, self.heat, self.steps = max(search, FEWEST), Heat(memory), 0
+        # 100: least number of steps that search the hottest direction.
+        self.search, self.heat, self.steps = max(search, 100), Heat(memory), 0
         self.direction = torch.zeros(0)
         self._next: Tensor | None = None
         self._refresh = REFRESH
@@ -102,7 +97,9 @@ class Hottest:
         self._next += gradient * (gradient @ self.direction)
         if self.steps >= self._refresh or self.found:
             self.direction = _unit(self._next)
-            self._refresh = round(GROWTH * self.steps)
+            # 1.5: each iteration ends after 1.5 times the steps of all before it: few gradients
+            # have large chance directions.
+            self._refresh = round(1.5 * self.steps)
             self._next = None if self.found else torch.zeros_like(gradient)
 
     def along(self, vector: Float[Tensor, " params"]) -> float:

@@ -20,9 +20,6 @@ because 1,000 steps know this heat only to about 5 %."""
 FEW, UNEVEN = 50, 1.5
 """From so many readings on, a direction that is so many times as hot as the mean shows that the heat is not even."""
 
-HALVES = 50
-"""Pairs of half-batch gradients over which the mini-batch heat is averaged."""
-
 
 @dataclass(frozen=True)
 class Balance:
@@ -53,7 +50,8 @@ class GroupHeat:
     """
 
     def __init__(self, burn_in: int, memory: int) -> None:
-        self.mean, self.halves = Heat(memory), Heat(HALVES)
+        # 50: pairs of half-batch gradients over which the mini-batch heat is averaged.
+        self.mean, self.halves = Heat(memory), Heat(50)
         self.matrix, self.hottest = HeatMatrix(memory), Hottest(burn_in, memory)
 
     def balance(self, asked: float, injected: float) -> Balance:

@@ -25,8 +25,6 @@ Step = Callable[[Tensor, Gradient, torch.Generator], Tensor]
 """One step of a functional sampler: (parameters, gradient, generator) → new parameters."""
 
 CURVATURES = (0.1, 0.3, 1.0, 3.0)
-CHECK_EVERY = 64
-"""Steps between checks for iterates that are not finite."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,8 @@ def audit(
         for step, position in zip(range(steps), _positions(sampler, start, gradient, seed), strict=False):
             if step >= burn_in:
                 sums[step >= half] += h * position.detach().square()
-            if step % CHECK_EVERY == 0 and not torch.isfinite(position).all():
+            # 64: steps between checks for iterates that are not finite.
+            if step % 64 == 0 and not torch.isfinite(position).all():
                 raise Diverged(f"the sampler's iterates are not finite after {step + 1} steps: take a smaller step.")
     counts = half - burn_in, steps - half
     first, second = ((total / count).view(copies, -1).numpy() for total, count in zip(sums, counts, strict=True))

@@ -9,9 +9,6 @@ from jaxtyping import Float
 from gradiometer.arguments import check_number
 from gradiometer.errors import BadArgument
 
-NODES_PER_WIDTH = 4
-"""Quadrature nodes per standard deviation of the noise of a step."""
-
 MOST_NODES = 3000
 WIDTHS_OF_A_LAW = 12
 """Distance below the start that is included, in standard deviations of the stationary law around the start."""
@@ -54,7 +51,8 @@ def passage_steps(
     if not lowest < start < end:
         raise BadArgument(f"`lowest` < `start` < `end` must hold, got {lowest}, {start} and {end}.")
     width = math.sqrt(2 * learning_rate * temperature)
-    count = math.ceil(NODES_PER_WIDTH * (end - lowest) / width) + 20
+    # 4: quadrature nodes per standard deviation of the noise of a step.
+    count = math.ceil(4 * (end - lowest) / width) + 20
     if not count <= MOST_NODES:
         raise BadArgument(
             f"`learning_rate` {learning_rate:g} at temperature {temperature:g} makes steps too short for an exact "

@@ -25,9 +25,6 @@ if TYPE_CHECKING:  # estimates are made from a run on disk, possibly without tor
 
     import gradiometer.measurement.step
 
-CLIPPED = 1e-3
-"""Relative change of a gradient's length above which it was clipped, not rounded."""
-
 MOVING = 0.2
 """Share of the heat in the drift above which Φ is still moving, not spread around one place."""
 
@@ -176,7 +173,8 @@ class Temperature(Gauge):
             rate = float(np.median(rates[rates > 0])) / (1 - self.momentum)
             estimates["forgotten_curvature"] = Estimate.exact(batches / rate, unit="loss / parameter²")
         factors = series.moments.get("factor", np.ones(1))
-        if (abs(factors - 1) > CLIPPED).any():
+        # 1e-3: relative change of a gradient's length above which it was clipped, not rounded.
+        if (abs(factors - 1) > 1e-3).any():
             estimates["temperature_clipping"] = series.mean(factors, level=level)
         return estimates | self._by_layer(series, balance, scale, settings)
 

@@ -18,9 +18,6 @@ from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 
-SETTLED = 20.0
-"""Relaxation times 1/(ηV″) before crossings are counted, because the first crossing takes time."""
-
 STEPS_AT_ONCE = 512
 """Steps whose noise is drawn at once."""
 
@@ -126,7 +123,9 @@ class DoubleWell:
     ) -> Float[np.ndarray, " walkers"]:
         """The number of crossings of each walker, once the wells have filled."""
         spread = math.sqrt(2 * learning_rate * self._checked_temperature(learning_rate, batch_size))
-        settling = math.ceil(SETTLED / (learning_rate * self.curvature))
+        # 20.0: relaxation times 1/(ηV″) before crossings are counted, because the first crossing
+        # takes time.
+        settling = math.ceil(20.0 / (learning_rate * self.curvature))
         generator, w = np.random.default_rng(seed), self.half_distance
         position, side = np.full(walkers, -w), np.full(walkers, -1.0)
         crossings = np.zeros(walkers)

@@ -98,13 +98,12 @@ class LinearRegression:
         )
 
 
-EXAMPLES = 500
 SLOPES = (1.0, -0.5, 0.25, 0.0, 2.0)
 
 
 def known(seed: int = 0) -> LinearRegression:
     """The regression of `load`."""
-    return LinearRegression.drawn(EXAMPLES, SLOPES, seed=seed)
+    return LinearRegression.drawn(500, SLOPES, seed=seed)
 
 
 def load(model: str = "slopes", seed: int = 0) -> Problem:

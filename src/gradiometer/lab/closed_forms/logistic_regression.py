@@ -135,9 +135,6 @@ def sign_found(model: nn.Module, batch: Batch) -> Bool[Tensor, " examples"]:
 
 
 DIGITS = (3, 8)
-EXAMPLES = 100
-INK = 5.0
-"""Subtracted from the ink: about the mean pixel of threes and eights, on the scale from 0 to 16."""
 
 
 def known() -> tuple[LogisticRegression, LogisticRegression]:
@@ -150,8 +147,10 @@ def known() -> tuple[LogisticRegression, LogisticRegression]:
     chosen = np.isin(labels, DIGITS)
     halves = np.stack([images[:, :, :4].mean(axis=(1, 2)), images[:, :, 4:].mean(axis=(1, 2))], axis=1)
     parts = []
-    for part in (np.flatnonzero(chosen & ~held_out)[:EXAMPLES], np.flatnonzero(chosen & held_out)):
-        inputs = np.column_stack([halves[part] - INK, np.ones(len(part))])
+    for part in (np.flatnonzero(chosen & ~held_out)[:100], np.flatnonzero(chosen & held_out)):
+        # 5.0: subtracted from the ink: about the mean pixel of threes and eights, on the scale from
+        # 0 to 16.
+        inputs = np.column_stack([halves[part] - 5.0, np.ones(len(part))])
         parts.append(LogisticRegression(inputs, labels[part] == DIGITS[1]))
     return parts[0], parts[1]
 

@@ -30,9 +30,6 @@ from gradiometer.measurement.uncertainty.means import mean
 BatchDraw = Callable[[torch.Generator], Batch]
 """Draws a batch, independently each time, so that its mean gradient is g."""
 
-FEWEST_REPEATS = 4
-KEPT = 20_000
-"""Examples whose backward graphs are kept in memory for the products."""
 SHORT = 1e-6
 """Below this ηλK, the change of g is linear in it."""
 
@@ -85,7 +82,8 @@ class Ground:
             level: Confidence level of tr Σ.
             seed: Seed of everything random.
         """
-        curvature = Curvature(objective, everything, kept=KEPT, seed=seed)
+        # 20_000: examples whose backward graphs are kept in memory for the products.
+        curvature = Curvature(objective, everything, kept=20_000, seed=seed)
         g = curvature.gradient.double()
         norm_squared = float(g @ g)
         if not norm_squared > 0:
@@ -179,7 +177,7 @@ def moves(
     """
     if not 0 < distance < math.inf:
         raise BadArgument(f"`distance` must be positive, got {distance}.")
-    check_whole("repeats", repeats, FEWEST_REPEATS)
+    check_whole("repeats", repeats, 4)
     for rate in learning_rates:
         if not 0 < rate < math.inf:
             raise BadArgument(f"`learning_rates` must be positive, got {rate}.")

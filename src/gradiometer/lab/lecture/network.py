@@ -22,7 +22,6 @@ from gradiometer.problems.examples import Examples
 from gradiometer.problems.images.digits import load
 
 MLP = "the digits' MLP, 64-64-10"
-STEPS = 100
 
 Weights = Sequence[Tensor]
 """The parameters of a network, tensor by tensor."""
@@ -141,7 +140,7 @@ class Network:
 
 
 @cache
-def digits_network(steps: int = STEPS) -> Network:
+def digits_network(steps: int = 100) -> Network:
     """The digits' MLP after plain SGD at η = 0.1 and B = 32."""
     torch.manual_seed(0)
     problem = load("mlp")

@@ -17,21 +17,22 @@ from gradiometer.problems.images.digits import load
 WELL, RATE = DoubleWell(variance=16.0), 0.05
 BATCHES = (1, 2, 3)
 """T = ησ²/(2B): 0.4, 0.2 and 0.13 of the barrier."""
-WALKERS, CROSSINGS = 400, 40
 
 PAIRS, STEPS = 12, (100, 300, 1000)
 SPREADS = (0.1, 1.0, 3.0)
 """Standard deviation of the weights at the start of the convex regressions."""
 
-WALK_RATE, BATCH, LENGTHS, WALKS = 0.01, 32, (1, 4, 16), 60
+WALK_RATE = 0.01
+BATCH = 32
+LENGTHS = (1, 4, 16)
 PUSHES = 40
 """Batch gradients whose noise is followed by Hessian products."""
 
 
 def _crossing(batch_size: int) -> Estimate:
     """Mean steps from one minimum to the other, over many walkers, each long enough for many crossings."""
-    steps = int(min(CROSSINGS * WELL.exact_steps(RATE, batch_size), 60_000))
-    return WELL.crossing_steps(RATE, batch_size, walkers=WALKERS, steps=steps, level=LEVEL, seed=batch_size)
+    steps = int(min(40 * WELL.exact_steps(RATE, batch_size), 60_000))
+    return WELL.crossing_steps(RATE, batch_size, walkers=400, steps=steps, level=LEVEL, seed=batch_size)
 
 
 @cache
@@ -86,7 +87,7 @@ def spread_of_walks(network: Network, steps: int, seed: int = 0) -> Estimate:
 def walked(network: Network, steps: int, seed: int = 0) -> Estimate:
     """‖Φ_a − Φ_b‖² of two runs of torch's SGD from the same network on different batches, over pairs of runs."""
     apart = []
-    for pair in range(WALKS):
+    for pair in range(60):
         ends = [network.after(steps, BATCH, WALK_RATE, seed=10_000 * (seed + 1) + 2 * pair + end) for end in (0, 1)]
         apart.append(float((ends[0] - ends[1]).square().sum()))
     return averaged(apart)

@@ -30,7 +30,7 @@ CHAINS = 2000
 TIMES = spaced_steps(2000, 7)
 
 NETWORK_RATE = InversePower(0.3, time_constant=100.0)
-NETWORK_TIMES, NETWORK_BATCH = (100, 400, 1600), 32
+NETWORK_TIMES = (100, 400, 1600)
 DENSE, STRIDE = 100, 5
 """Curvature along ĝ is taken at each of the first steps, and then at every fifth."""
 QUANTILE = float(ndtri((1 + LEVEL) / 2))
@@ -112,7 +112,7 @@ def trained(seed: int = 1, hidden: int = 32) -> Trained:
     scheduler = NETWORK_RATE.scheduler(optimizer)
     looks = np.array([*range(DENSE), *range(DENSE, last, STRIDE)])
     found, curvatures = [], []
-    for step, chosen in enumerate(network.batches(NETWORK_BATCH, last, seed=7 + seed)):
+    for step, chosen in enumerate(network.batches(32, last, seed=7 + seed)):
         full = Curvature.of(objective, network.everything, at_once=len(network.train))
         optimizer.zero_grad()
         objective.loss(model, network.train.batch(chosen)).mean().backward()

@@ -19,7 +19,7 @@ from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
 
 TIMES = (10, 100, 1000, 10_000)
-RUNAWAY, RATE = Arctangent(), 1.0
+RUNAWAY = Arctangent()
 
 NOISY, RUNS = Saddle(deviation=(0.5,)), 4000
 CYCLE, CYCLE_RATES, SETTLED = LogCosh(), (2.2, 2.5, 3.0, 4.0), 2000
@@ -38,7 +38,7 @@ LEAVES, LEAVING_RATE, KICK = (2, 4, 6), 0.1, 1e-3
 @cache
 def _runaway() -> tuple[Float[np.ndarray, " steps"], Float[np.ndarray, " times"]]:
     """η_t = 1/t, and x after each of `TIMES`."""
-    rates = RATE / np.arange(1, TIMES[-1] + 1)
+    rates = 1.0 / np.arange(1, TIMES[-1] + 1)
     return rates, RUNAWAY.simulate(rates, kept=TIMES)[:, 0, 0]
 
 

@@ -14,7 +14,6 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.objective import Objective
 from gradiometer.problems.examples import Examples
 
-BATCH, REPEATS, NOISE_BATCHES = 16, 24, 400
 SHORT, LONG = 0.01, 0.4
 """η at which one step makes the whole of a short move, and of a long one."""
 RATES, LONG_RATES = tuple(SHORT / steps for steps in (100, 10, 1)), (LONG / 400,)
@@ -26,12 +25,12 @@ def _moves(objective: Objective, examples: Examples, whole: float, rates: tuple[
     """Moves of one length from the model's parameters, by their learning rate."""
 
     def draw(generator: torch.Generator) -> Batch:
-        return examples.batch(torch.randint(len(examples), (BATCH,), generator=generator))
+        return examples.batch(torch.randint(len(examples), (16,), generator=generator))
 
     everything = [examples.batch(torch.arange(len(examples)))]
-    ground = Ground.of(objective, everything, draw, batches=NOISE_BATCHES, level=LEVEL)
+    ground = Ground.of(objective, everything, draw, batches=400, level=LEVEL)
     distance = whole * ground.norm
-    made = moves(objective, ground, draw, distance=distance, learning_rates=rates, repeats=REPEATS, level=LEVEL, seed=9)
+    made = moves(objective, ground, draw, distance=distance, learning_rates=rates, repeats=24, level=LEVEL, seed=9)
     return {move.learning_rate: move for move in made}
 
 

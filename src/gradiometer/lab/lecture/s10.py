@@ -14,7 +14,7 @@ from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
 
 QUADRATIC = Quadratic([[2.0, 0.5], [0.5, 1.0]], [[3.0, -1.0], [-1.0, 2.0]])
-BATCH, CHAINS, STEPS = 4, 8000, 300
+BATCH = 4
 RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 REAL_RATES = (0.02, 0.05, 0.1)
@@ -28,7 +28,7 @@ def _simulated(rate: float, start: float) -> Estimate:
     """tr S, the mean squared distance from the minimum."""
     seed = int(100 * rate) + int(start)
     begin = [start, -start]
-    chains = QUADRATIC.simulate([rate] * STEPS, chains=CHAINS, batch_size=BATCH, start=begin, seed=seed)
+    chains = QUADRATIC.simulate([rate] * 300, chains=8000, batch_size=BATCH, start=begin, seed=seed)
     return averaged(((chains[-1] - QUADRATIC.minimum) ** 2).sum(axis=1))
 
 

@@ -22,7 +22,8 @@ from gradiometer.problems.images.digits import load
 
 SNAPSHOTS = 5
 COUNTS = tuple(range(1, SNAPSHOTS + 1))
-EXAMPLE, BATCH, CHAINS = OneDimensional(variance=4.0), 4, 8000
+EXAMPLE = OneDimensional(variance=4.0)
+BATCH = 4
 CYCLE = SnapshotCycle(0.1, steps=SNAPSHOTS * 30, snapshots=SNAPSHOTS)
 """Short enough for a snapshot to remember the one before: 0.22 of it."""
 
@@ -31,8 +32,6 @@ SHORT_CYCLE = SnapshotCycle(0.2, steps=SNAPSHOTS * 10, snapshots=SNAPSHOTS)
 
 REAL_CYCLE = SnapshotCycle(0.2, steps=SNAPSHOTS * 90, snapshots=SNAPSHOTS)
 RUNS = 8
-FEW = 0.1
-"""A barrier counts as none if it is below this share of the one between runs from different starts."""
 
 
 def _averaged(count: int) -> float:
@@ -47,7 +46,7 @@ def _averaged(count: int) -> float:
 @cache
 def _ends() -> Float[np.ndarray, "snapshots chains"]:
     rates = [CYCLE(step) for step in range(CYCLE.steps)]
-    chains = EXAMPLE.simulate(rates, chains=CHAINS, batch_size=BATCH, seed=12)
+    chains = EXAMPLE.simulate(rates, chains=8000, batch_size=BATCH, seed=12)
     found: np.ndarray = chains[CYCLE.length :: CYCLE.length]
     return found
 
@@ -147,7 +146,9 @@ def _one_basin(apart: int) -> Estimate:
     """Above less the mean loss of the ends, as no loss is below zero, and below a share of the barrier between runs."""
     ends = [_trained(seed)[place] for seed in range(RUNS) for place in (-1 - apart, -1)]
     least = -float(np.mean([digits_network().loss(_weights(end)) for end in ends]))
-    return Estimate.bound(0.0, low=least, high=FEW * _between_runs(), method="one basin", samples=RUNS)
+    # 0.1: A barrier counts as none if it is below this share of the one between runs from different
+    # starts.
+    return Estimate.bound(0.0, low=least, high=0.1 * _between_runs(), method="one basin", samples=RUNS)
 
 
 @cache

@@ -19,9 +19,6 @@ LEVEL = 0.9
 BAND = (0.87, 0.93)
 """Allowed coverage of a 90 % interval."""
 
-STEPS = 100
-"""Readings in a window at a fixed point."""
-
 Progress = Callable[[int, int], None]
 Part = Callable[[], list[SelfTest]]
 
@@ -77,7 +74,8 @@ def _covered(windows: int) -> Iterator[Part]:
 
 def independent_coverage(known: Known, batch_size: int, windows: int) -> list[SelfTest]:
     """Independent batches at a fixed point, 100 readings per window."""
-    made = independent_windows(known, batch_size, windows, STEPS)
+    # 100: readings in a window at a fixed point.
+    made = independent_windows(known, batch_size, windows, 100)
     return [_coverage(known, batch_size, "independent readings", made)]
 
 

@@ -12,9 +12,6 @@ from gradiometer.lab.selftest.known import Known, Weights
 from gradiometer.measurement.reading import Spread
 from gradiometer.measurement.uncertainty.means import ratio_of_means
 
-AT_ONCE = 20_000
-"""Number of batches whose gradients are in memory at once."""
-
 CHAINS = 100
 """Parallel runs of SGD: enough to make a step efficient, few enough to stay in the processor's cache."""
 
@@ -52,7 +49,8 @@ def independent_windows(known: Known, batch_size: int, windows: int, steps: int,
     # Only inner products matter: the span of the gradients has at most as many dimensions as examples.
     reduced = torch.linalg.qr(per_example.mT).R.mT
     moments = []
-    for count in np.diff([*range(0, windows * steps, AT_ONCE), windows * steps]):
+    # 20_000: number of batches whose gradients are in memory at once.
+    for count in np.diff([*range(0, windows * steps, 20_000), windows * steps]):
         halves = drawn_halves(generator, int(count), batch_size, len(reduced)) @ reduced
         moments.append(half_moments(halves, batch_size))
     variance, norm_squared = np.concatenate(moments, axis=1).reshape(2, windows, steps)

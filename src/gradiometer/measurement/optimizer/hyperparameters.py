@@ -13,9 +13,6 @@ from gradiometer.measurement.estimate import counted
 from gradiometer.measurement.optimizer.groups import Family, Group
 from gradiometer.measurement.optimizer.shape import Path, number, shape_of
 
-PROPORTIONAL = 0.01
-"""The rates of groups have one shape if their ratio is constant to this relative error."""
-
 MOST_RATES = 3
 """Maximum number of different values of groups that are listed. Of more, the range is given."""
 
@@ -107,7 +104,9 @@ class Hyperparameters:
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = rates / rates[largest] if rates[largest].any() else rates
         known = np.isfinite(ratios).all(axis=0)
-        if np.ptp(ratios[:, known], axis=1).max() <= PROPORTIONAL * ratios[:, known].max():
+        # 0.01: the rates of groups have one shape if their ratio is constant to this relative
+        # error.
+        if np.ptp(ratios[:, known], axis=1).max() <= 0.01 * ratios[:, known].max():
             return f"{groups} with peaks {listed(self.peaks)}; the largest: {shape_of(self._path(rates[largest]))}"
         if len(rates) <= MOST_RATES:
             return f"{groups}: " + "; ".join(shape_of(self._path(path)) for path in rates)

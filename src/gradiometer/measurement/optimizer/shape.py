@@ -11,15 +11,6 @@ from gradiometer.measurement.estimate import counted
 SAME = 1e-6
 """Relative difference below which two rates are the same."""
 
-FITS = 0.02
-"""A curve fits if it misses no rate by more than this share of the fall."""
-
-COARSE = 0.15
-"""The same for a rate that changes in larger steps, such as once an epoch."""
-
-MOST_CUTS = 4
-"""Maximum number of cuts that are listed one by one."""
-
 A_WHILE = 0.05
 """Share of the steps so far for which a constant rate between a rise and a fall is mentioned."""
 
@@ -118,7 +109,8 @@ def _fall(path: Path, *, from_peak: bool) -> str:
     steps, rates = path.steps, path.rates
     levels = np.flatnonzero(np.abs(np.diff(rates)) > SAME * rates[0]) + 1
     stretches = np.diff(np.concatenate([[0], levels, [len(rates)]]))
-    if len(levels) <= MOST_CUTS and (stretches[:-1] > 1).all():
+    # 4: maximum number of cuts that are listed one by one.
+    if len(levels) <= 4 and (stretches[:-1] > 1).all():
         cuts = [f"{number(float(rates[at]))} from step {steps[at]:,}" for at in levels]
         return ", then ".join([number(float(rates[0])), *cuts] if from_peak else cuts)
     first, last = int(levels[0]) - 1, int(levels[-1])
@@ -140,7 +132,9 @@ def _curve(steps: Int[np.ndarray, " n"], rates: Float[np.ndarray, " n"]) -> str:
     """The name of the curve that fits best; empty if none fits."""
     part = (steps - steps[0]) / (steps[-1] - steps[0])
     end = float(rates[-1] / rates[0])
-    allowed = min(max(FITS, float(-np.diff(rates).min()) / float(rates[0] - rates[-1])), COARSE)
+    # 0.02: A curve fits if it misses no rate by more than this share of the fall.
+    # 0.15: this share for a rate that changes in larger steps, such as once an epoch.
+    allowed = min(max(0.02, float(-np.diff(rates).min()) / float(rates[0] - rates[-1])), 0.15)
     misses = {}
     for name, curve in CURVES.items():
         off = np.abs(curve(part, end) - rates / rates[0]) / (1 - end)

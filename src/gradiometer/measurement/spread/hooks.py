@@ -13,9 +13,6 @@ from torch import Tensor, nn
 
 from gradiometer.measurement.spread.rules import Rule, is_short, operations, rule_of, short_ones
 
-HALF_A_STEP = 1.5
-"""Operations of half a batch's forward and backward, in those of the whole batch's forward."""
-
 Shield = AbstractContextManager[Any, bool | None]
 
 NO_SHIELD: Shield = nullcontext()
@@ -112,7 +109,9 @@ class ExampleHooks:
         """‖c_i‖² since `start`, in double precision; None if a layer was not used once, or not on these examples."""
         self._make_short_ones()
         calls, answers, norms = self._calls, self._answers, sorted(self._norms, key=itemgetter(0))
-        self.worth = self._rules <= HALF_A_STEP * self._forwards
+        # 1.5: operations of half a batch's forward and backward, in those of the whole batch's
+        # forward.
+        self.worth = self._rules <= 1.5 * self._forwards
         self._forget()
         found = [position for positions, _ in norms for position in positions]
         if calls != len(self._layers) or answers != calls or len(found) < self._count:

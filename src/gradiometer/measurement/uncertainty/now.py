@@ -40,19 +40,11 @@ MOMENT_PRIOR = Drift(time=(-0.3, 0.8), rate=(0.2, 0.5), share=0.5, wander=0.15)
 FEWEST = 16
 """Smallest number of readings. Fewer do not show a drift."""
 
-CLEARLY = 4.0
-"""Standard errors above zero from which a moment of either sign counts as positive."""
-
 NEIGHBOURS = 15
 """Readings in the running mean by which each reading is divided."""
 
 GUARDS = (16, 8, 4)
 """Each guard is the newest 16th, 8th and 4th of the readings."""
-
-FEWEST_GUARDING = 8
-GUARD_LEVEL = 0.95
-FEWEST_SINCE_CHANGE = 8
-"""Readings at about the newest learning rate. With fewer, the value there is extrapolated."""
 
 Readings = Float[np.ndarray, " steps"]
 Steps = Shaped[np.ndarray, " steps"]
@@ -126,7 +118,8 @@ def ratio_now(
         return ratio_of_means(above[-count:], below[-count:], level=level, nonnegative=nonnegative)
 
     sure = _errors_above_zero(above), _errors_above_zero(below)
-    positive = nonnegative or min(sure) > CLEARLY
+    # 4.0: standard errors above zero from which a moment of either sign counts as positive.
+    positive = nonnegative or min(sure) > 4.0
     direct = not positive and sure[1] >= sure[0]
     values, units = (above, below) if direct else (below, above)
     sizes = np.sqrt(_neighbours(above) * _neighbours(below)) if positive else _neighbours(units)
@@ -250,8 +243,8 @@ def _guarded(estimate: Estimate, recent: Callable[[int, float], Estimate]) -> Es
     """The estimate, widened to contain the intervals of the newest readings that contradict it."""
     low, high, contradicted = estimate.low, estimate.high, False
     for share in GUARDS:
-        count = max(FEWEST_GUARDING, estimate.samples // share)
-        strict = recent(count, GUARD_LEVEL)
+        count = max(8, estimate.samples // share)
+        strict = recent(count, 0.95)
         if not strict.low <= estimate.value <= strict.high:
             plain = recent(count, estimate.level)
             low, high, contradicted = min(low, plain.low), max(high, plain.high), True
@@ -271,7 +264,8 @@ def _method(learning_rate: Readings | None) -> str:
     newest = learning_rate[-1]
     changed = ~((learning_rate <= 2 * newest) & (learning_rate >= newest / 2))
     since = int(np.argmax(changed[::-1])) if changed.any() else len(learning_rate)
-    return f"{name}, extrapolated" if since < FEWEST_SINCE_CHANGE else name
+    # 8: readings at about the newest learning rate. With fewer, the value there is extrapolated.
+    return f"{name}, extrapolated" if since < 8 else name
 
 
 def _found(

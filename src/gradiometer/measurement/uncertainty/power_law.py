@@ -30,13 +30,6 @@ STILL_WANDER = 1 / 3
 TIME_POWERS = np.linspace(-3.6, 2.4, 21)
 RATE_POWERS = np.linspace(-0.5, 2.0, 9)
 
-LEAST_RATE = 1e-3
-"""Smallest learning rate that counts, as a share of the largest. Schedules start and end at zero."""
-
-VARIED = 1.05
-"""Ratio of the largest rate to the smallest above which the rate counts as varied."""
-
-BISECTIONS = 40
 PLACES = np.sinh(np.linspace(-7.0, 7.0, 2_001))
 """Where Student's distribution is tabulated: its function is called some ten thousand times for one estimate."""
 
@@ -112,7 +105,7 @@ class Mixture:
         reach = 10 * self.errors
         low = np.full(len(shares), float((self.centers - reach).min()))
         high = np.full(len(shares), float((self.centers + reach).max()))
-        for _ in range(BISECTIONS):
+        for _ in range(40):
             middle = (low + high) / 2
             under = self.below(middle) < shares
             low, high = np.where(under, middle, low), np.where(under, high, middle)
@@ -200,8 +193,11 @@ def _log_rate(learning_rate: np.ndarray | None) -> np.ndarray | None:
     """log η_i/η_now, or None if the rate hardly varied."""
     if learning_rate is None or not learning_rate.max() > 0:
         return None
-    rate = np.maximum(learning_rate, LEAST_RATE * learning_rate.max())
-    return np.log(rate / rate[-1]) if rate.max() > VARIED * rate.min() else None
+    # 1e-3: smallest learning rate that counts, as a share of the largest. Schedules start and end
+    # at zero.
+    rate = np.maximum(learning_rate, 1e-3 * learning_rate.max())
+    # 1.05: ratio of the largest rate to the smallest above which the rate counts as varied.
+    return np.log(rate / rate[-1]) if rate.max() > 1.05 * rate.min() else None
 
 
 def _thinned(series: np.ndarray) -> np.ndarray:

@@ -15,9 +15,6 @@ from gradiometer.measurement.uncertainty.differences import mean_over_pairs
 DRAWS = 4000
 """Simulated sets of pairs behind a quantile: its level is known to ±0.5 %."""
 
-FEWEST_SHARING = 3
-"""Fewest alternatives whose variances are drawn towards each other. Two do not show how alike they are."""
-
 _LIKENESS = np.geomspace(0.2, 100, 400)
 """Degrees of freedom that the common variance may be worth."""
 
@@ -163,7 +160,9 @@ def _drawn_together(
     variances: Float[np.ndarray, "*sets alternatives"], freedom: int
 ) -> Float[np.ndarray, "*sets alternatives"]:
     """Each variance as a mean of its own and the common one, weighted by how alike the variances look."""
-    if variances.shape[-1] < FEWEST_SHARING:
+    # 3: fewest alternatives whose variances are drawn towards each other. Two do not show how alike
+    # they are.
+    if variances.shape[-1] < 3:
         return variances
     logs = np.log(np.maximum(variances, 1e-12 * variances.max()))
     unlike = logs.var(axis=-1, ddof=1) - polygamma(1, freedom / 2)
