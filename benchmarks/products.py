@@ -30,7 +30,7 @@ from products_runs import COLUMNS, Training, recorded
 from gradiometer import Draw, Estimate, GradientNoise, Sampling, Series
 from gradiometer.estimation import PreconditionedNoise
 from gradiometer.estimation.products import PRODUCT_PRIOR, Momentum, by_loss
-from gradiometer.measurement.uncertainty import ratio_now
+from gradiometer.measurement.uncertainty.now import ratio_now
 
 TRAININGS = {"choosing": CHOOSING, "judging": JUDGING}
 HALVES_EVERY = 25

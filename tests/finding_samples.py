@@ -15,12 +15,12 @@ from gradiometer.convergence.trajectory.endpoint import Endpoint
 from gradiometer.convergence.trajectory.infinity import infinity_finding
 from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of
 from gradiometer.convergence.trajectory.trajectory import Trajectory
-from gradiometer.drift import BatchSharpness, CurvatureAlongGradient, LossChange, Momentum, StepDrift, edge_finding
+from gradiometer.drift import BatchSharpness, CurvatureAlongGradient, LossChange, StepDrift
 from gradiometer.drift.spikes import Spike
 from gradiometer.drift.spikes.cause import Explanation, explain, layer_near, sharpness_near
 from gradiometer.drift.spikes.evidence import Examined
 from gradiometer.drift.spikes.finding import spikes_finding
-from gradiometer.drift.stability import no_edge_finding
+from gradiometer.drift.stability import Momentum, edge_finding, no_edge_finding
 from gradiometer.exploration.ensembles.ensemble_report import Baseline, EnsembleReport, EnsembleSize, LinearPath
 from gradiometer.exploration.temperature import Temperature
 from gradiometer.logs import Column, Log, log_findings

@@ -14,7 +14,9 @@ from gradiometer.exploration.chains.engines import Engine, Sequential, Stacked, 
 from gradiometer.exploration.chains.stacked import is_stackable
 from gradiometer.exploration.chains.state import ChainState, make_models
 from gradiometer.exploration.samplers import SGLD
-from gradiometer.measurement import Draw, Loss, Objective, Order, supervised, take
+from gradiometer.measurement import Draw, Objective, Order, supervised
+from gradiometer.measurement.batch import take
+from gradiometer.measurement.loss import Loss
 
 EXAMPLES, BATCH, STEPS = 90, 16, 40
 CROSS_ENTROPY = supervised(nn.CrossEntropyLoss(reduction="none"))

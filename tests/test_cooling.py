@@ -10,8 +10,14 @@ import pytest
 import torch
 
 from gradiometer import BadArgument, Interrupted, diagnose
-from gradiometer.convergence.plateau import Plateau, forecast, gain_of_averaging, plateau_since
-from gradiometer.convergence.plateau.noise_floor import CUT, finding
+from gradiometer.convergence.plateau.noise_floor import (
+    CUT,
+    Plateau,
+    finding,
+    forecast,
+    gain_of_averaging,
+    plateau_since,
+)
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.loop import Branch, Effect, Fork, GoOn, Hold, Loop, engine, forks_of, train_branch
 from gradiometer.loop.recorded import growing

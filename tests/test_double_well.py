@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gradiometer import BadArgument
-from gradiometer.exploration.temperature import passage_steps
+from gradiometer.exploration.temperature.kramers import passage_steps
 from gradiometer.lab.closed_forms import DoubleWell
 from gradiometer.measurement import Estimate, Objective
 from gradiometer.measurement.uncertainty import weighted_slope

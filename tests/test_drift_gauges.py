@@ -12,17 +12,9 @@ from torch import Tensor, nn
 
 from conftest import CASES, Case
 from gradiometer import BadArgument
-from gradiometer.drift import (
-    BatchSharpness,
-    CurvatureAlongGradient,
-    LossChange,
-    Momentum,
-    StepDrift,
-    edge_finding,
-    largest_stable_rate,
-    stability_limit,
-)
+from gradiometer.drift import BatchSharpness, CurvatureAlongGradient, LossChange, StepDrift
 from gradiometer.drift.edge import edge_warning
+from gradiometer.drift.stability import Momentum, edge_finding, largest_stable_rate, stability_limit
 from gradiometer.measurement import (
     Draw,
     Estimate,

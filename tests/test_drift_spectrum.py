@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from gradiometer import BadArgument
-from gradiometer.drift import Product, eigenvalues, spectral_density, survey, trace
-from gradiometer.drift.density import tridiagonal
+from gradiometer.drift.curvature import survey
+from gradiometer.drift.density import spectral_density, tridiagonal
+from gradiometer.drift.hutchinson import trace
+from gradiometer.drift.lanczos import eigenvalues
+from gradiometer.drift.operator import Product
 from gradiometer.drift.quadrature_bounds import bounds_below
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))

@@ -14,20 +14,14 @@ from torch.nn import functional as F  # noqa: N812
 
 from gradiometer import BadArgument, GradiometerError, RunDamaged, RunNotFound, Unsupported, diagnose
 from gradiometer.cli import gradiometer
-from gradiometer.exploration.ensembles import (
-    Baseline,
-    EnsembleReport,
-    EnsembleSize,
-    LinearPath,
-    Snapshot,
-    validation_mask,
-)
+from gradiometer.exploration.ensembles import Snapshot, validation_mask
+from gradiometer.exploration.ensembles.ensemble_report import Baseline, EnsembleReport, EnsembleSize, LinearPath
 from gradiometer.measurement import Estimate
 from gradiometer.problems.images.digits import load
 from gradiometer.report.sections.ensemble import ensemble_section
 from gradiometer.run import Configuration, Run, load_artifacts
-from gradiometer.train import train
 from gradiometer.run.ensemble import evaluate_ensemble
+from gradiometer.train import train
 from gradiometer.verdict.words.exploration import ensemble_in_words
 from gradiometer.verdict.words.say import say
 

@@ -10,8 +10,10 @@ import torch
 
 from conftest import CASES, Case
 from gradiometer import BadArgument
-from gradiometer.estimation import GradientNoise, NoiseMoments, NoiseShape, cosine, inner_products
-from gradiometer.estimation.gram import of_a_finite_population
+from gradiometer.estimation import GradientNoise, NoiseShape
+from gradiometer.estimation.gram import NoiseMoments, of_a_finite_population
+from gradiometer.estimation.micro_batches import inner_products
+from gradiometer.estimation.noise import cosine
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.lab.closed_forms.models import output_losses
 from gradiometer.lab.closed_forms.quadratic import Position

@@ -12,19 +12,8 @@ from conftest import CASES, Case
 from gradiometer import BadArgument, Unsupported
 from gradiometer.estimation import GradientNoise, HeavyExamples, NoiseSources, squared_norms
 from gradiometer.estimation.heavy_examples import norm_moments
-from gradiometer.measurement import (
-    Batch,
-    Draw,
-    Objective,
-    Reading,
-    Sampling,
-    Series,
-    State,
-    TrainingStep,
-    batch_size,
-    supervised,
-    take,
-)
+from gradiometer.measurement import Batch, Draw, Objective, Reading, Sampling, Series, State, TrainingStep, supervised
+from gradiometer.measurement.batch import batch_size, take
 from gradiometer.verdict import say
 
 FRESH = Sampling(Draw.FRESH)

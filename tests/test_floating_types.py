@@ -15,7 +15,8 @@ import torch
 
 from command_line import called
 from gradiometer import Run, UserCodeFailed
-from gradiometer.drift import Product, eigenvalues
+from gradiometer.drift.lanczos import eigenvalues
+from gradiometer.drift.operator import Product
 from gradiometer.gauges import GAUGES
 from gradiometer.interruption import StopAsked, heed, heeding
 

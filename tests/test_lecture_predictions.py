@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from gradiometer.convergence.schedules import SnapshotCycle
-from gradiometer.lab.lecture import STATEMENTS, s05, s07, s08, s12
+from gradiometer.lab.lecture import s05, s07, s08, s12
+from gradiometer.lab.lecture.catalogue import STATEMENTS
 from gradiometer.lab.lecture.experiment import (
     Circumstance,
     Experiment,

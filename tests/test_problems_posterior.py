@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT, Sampler
+from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT
+from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.lab.closed_forms import (
     LinearRegression,
     LogisticRegression,

@@ -18,7 +18,7 @@ from gradiometer.estimation.products import (
     signal,
     slope_of_loss,
 )
-from gradiometer.measurement.uncertainty import ratio_now
+from gradiometer.measurement.uncertainty.now import ratio_now
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from gradiometer import BadArgument, Diverged
-from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT, Heat, Sampler
+from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT
+from gradiometer.exploration.samplers.heat import Heat
+from gradiometer.exploration.samplers.sampler import Sampler
 
 N = 1000
 TEMPERATURE = 2.0

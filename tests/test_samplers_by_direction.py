@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer import BadArgument
-from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT, Sampler
+from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT
 from gradiometer.exploration.samplers.by_direction import Hottest
-from gradiometer.exploration.temperature import Equipartition, Shape, Virial
+from gradiometer.exploration.samplers.sampler import Sampler
+from gradiometer.exploration.temperature.equipartition import Equipartition, Shape
+from gradiometer.exploration.temperature.virial import Virial
 from gradiometer.measurement import Estimate
 
 N = 1000

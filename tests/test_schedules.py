@@ -26,12 +26,11 @@ from gradiometer.convergence.schedules import (
     Schedule,
     SnapshotCycle,
     StepDecay,
-    Warmup,
     WarmupStableDecay,
-    horizon,
-    picture,
-    transferred,
 )
+from gradiometer.convergence.schedules.algebra import Warmup
+from gradiometer.convergence.schedules.horizon import horizon, transferred
+from gradiometer.convergence.schedules.picture import picture
 
 CATALOGUE = [
     "Constant(0.1)",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gradiometer import BadArgument
-from gradiometer.convergence.plateau import Extrapolation, LookTimes, extrapolated_gain
+from gradiometer.convergence.plateau.extrapolation import Extrapolation, LookTimes, extrapolated_gain
 from gradiometer.lab.closed_forms import Quadratic
 from streams import Observation, Stream
 

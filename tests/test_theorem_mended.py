@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from gradiometer import theorem
 from gradiometer.cli.schedule import schedule as command
 from gradiometer.convergence.schedules import Formula, Linear
-from gradiometer.convergence.theorem import evidence
+from gradiometer.convergence.theorem.evidence import evidence
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from gradiometer import BadArgument, Configuration, Run
 from gradiometer.cli.options import configuration_from
-from gradiometer.measurement import preconditioner_of
+from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.problems import load
 from gradiometer.run import Budget
 from gradiometer.train import Training, resume, train

@@ -10,20 +10,11 @@ from torch import nn
 from torch.nn import functional
 
 from gradiometer import BadArgument, Interrupted, diagnose
-from gradiometer.convergence.trajectory import (
-    Endpoint,
-    Kind,
-    Trail,
-    Trajectory,
-    dead_units_of,
-    endpoint_of,
-    facts_of,
-    kind_of,
-    sketch,
-    twin_units_of,
-)
-from gradiometer.convergence.trajectory.endpoint import NAME
-from gradiometer.convergence.trajectory.trajectory import CLAIMS
+from gradiometer.convergence.trajectory import Trajectory
+from gradiometer.convergence.trajectory.dead_units import dead_units_of, twin_units_of
+from gradiometer.convergence.trajectory.endpoint import NAME, Endpoint, endpoint_of
+from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of, kind_of
+from gradiometer.convergence.trajectory.trajectory import CLAIMS, sketch
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.measurement import Estimate, Finding, Objective, State, supervised
 from gradiometer.problems import load

@@ -11,12 +11,14 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from gradiometer.cli.selftest import selftest
 from gradiometer.estimation import noise
-from gradiometer.lab.selftest import SelfTest, checks, run_checks
-from gradiometer.lab.selftest.checks import independent_coverage, stationary_coverage, undecided_coverage
+from gradiometer.lab.selftest import checks
+from gradiometer.lab.selftest.check import SelfTest
+from gradiometer.lab.selftest.checks import independent_coverage, run_checks, stationary_coverage, undecided_coverage
 from gradiometer.lab.selftest.known import Known, KnownQuadratic, known_network, known_problems
 from gradiometer.lab.selftest.unbiased import Bench, gradient_norm_squared, gradient_variance
 from gradiometer.lab.selftest.windows import drawn_halves, stationary_windows
-from gradiometer.measurement import Draw, Spread
+from gradiometer.measurement import Draw
+from gradiometer.measurement.reading import Spread
 
 QUADRATIC, LOGISTIC, MLP = known_problems()
 PROBLEMS = pytest.mark.parametrize("known", [QUADRATIC, LOGISTIC, MLP], ids=lambda known: known.name)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from conftest import CASES
 from gradiometer import diagnose, watch
-from gradiometer.convergence.trajectory import Trajectory, sketch
+from gradiometer.convergence.trajectory import Trajectory
+from gradiometer.convergence.trajectory.trajectory import sketch
 from gradiometer.exploration.temperature import Temperature
 from gradiometer.problems import load
 from gradiometer.report.page import write_page

@@ -1,17 +1,5 @@
 from .along_gradient import CurvatureAlongGradient as CurvatureAlongGradient
 from .batch_sharpness import BatchSharpness as BatchSharpness
 from .curvature import Curvature as Curvature
-from .curvature import survey as survey
-from .curvature_survey import Survey as Survey
-from .density import spectral_density as spectral_density
-from .hutchinson import trace as trace
-from .lanczos import Eigenvalues as Eigenvalues
-from .lanczos import eigenvalues as eigenvalues
 from .loss_change import LossChange as LossChange
-from .operator import Product as Product
-from .spectrum import SpectralDensity as SpectralDensity
-from .stability import Momentum as Momentum
-from .stability import edge_finding as edge_finding
-from .stability import largest_stable_rate as largest_stable_rate
-from .stability import stability_limit as stability_limit
 from .step_drift import StepDrift as StepDrift

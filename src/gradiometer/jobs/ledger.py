@@ -34,7 +34,8 @@ class Ledger:
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from gradiometer.jobs import Here, Job, Ledger
+        >>> from gradiometer.jobs import Job, Ledger
+        >>> from gradiometer.jobs.pool import Here
         >>> ledger = Ledger(Path(tempfile.mkdtemp()) / "finished.jsonl")
         >>> [first] = Here().run([Job("seven", lambda: 7)], ledger=ledger)
         >>> [again] = Here().run([Job("seven", lambda: print("is not run again"))], ledger=ledger)

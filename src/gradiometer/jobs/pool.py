@@ -54,7 +54,8 @@ class Pool(ABC):
             BadArgument: Two jobs have the same name, or a job or `shared` cannot be sent to another process.
 
         Example:
-            >>> from gradiometer.jobs import Here, Job
+            >>> from gradiometer.jobs import Job
+            >>> from gradiometer.jobs.pool import Here
             >>> jobs = [Job(f"+{k}", lambda shared, k: shared + k, (k,)) for k in (1, 2)]
             >>> [(outcome.name, outcome.result) for outcome in Here().run(jobs, shared=10)]
             [('+1', 11), ('+2', 12)]
@@ -96,7 +97,8 @@ class Pool(ABC):
             GradiometerError: What another job raised.
 
         Example:
-            >>> from gradiometer.jobs import Here, Job
+            >>> from gradiometer.jobs import Job
+            >>> from gradiometer.jobs.pool import Here
             >>> Here().results([Job(text, text.upper) for text in ("a", "b")])
             ['A', 'B']
         """
@@ -152,7 +154,8 @@ class Here(Pool):
     """Runs jobs in this process, one after another. The random generators are afterwards as they were.
 
     Example:
-        >>> from gradiometer.jobs import Here, Job
+        >>> from gradiometer.jobs import Job
+        >>> from gradiometer.jobs.pool import Here
         >>> import torch
         >>> Here().results([Job("a", lambda: torch.rand(1).item(), seed=5)]) == [
         ...     torch.rand(1, generator=torch.Generator().manual_seed(5)).item()

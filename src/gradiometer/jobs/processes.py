@@ -50,7 +50,7 @@ class Processes(Pool):
         BadArgument: `count` is not a whole number from 1.
 
     Example: no process starts before there are jobs.
-        >>> from gradiometer.jobs import Processes
+        >>> from gradiometer.jobs.processes import Processes
         >>> Processes(2).count
         2
     """

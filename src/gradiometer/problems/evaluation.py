@@ -30,7 +30,8 @@ def evaluate(problem: Problem, model: nn.Module, device: torch.device, level: fl
     The model's mode and all random states are unchanged afterwards. If the loss is a mean, its interval is over
     parts of the test set. Without a test set the result is empty.
 
-    >>> from gradiometer.problems import evaluate, load
+    >>> from gradiometer.problems import load
+    >>> from gradiometer.problems.evaluation import evaluate
     >>> digits = load("digits")
     >>> sorted(evaluate(digits, digits.model(), torch.device("cpu")))
     ['test_accuracy', 'test_loss']

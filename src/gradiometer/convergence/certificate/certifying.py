@@ -67,7 +67,8 @@ def certify(
         step: Training steps so far.
         seed: Seed of everything random.
 
-    >>> from gradiometer.convergence.certificate import certify, gradient_squared
+    >>> from gradiometer.convergence.certificate import certify
+    >>> from gradiometer.convergence.certificate.certifying import gradient_squared
     >>> from gradiometer import Objective
     >>> from gradiometer.lab.closed_forms import Quadratic
     >>> problem = Quadratic([1.0, 4.0], [1.0, 1.0]).problem(examples=100, start=[2.0, 1.0])

@@ -59,7 +59,7 @@ def lanczos_deficit(dimension: int, products: int, failure: float) -> float:
     Source: Kuczyński & Woźniakowski (1992), Estimating the Largest Eigenvalue by the Power and Lanczos Algorithms with
         a Random Start, th. 4.2.
 
-    >>> from gradiometer.convergence.certificate import lanczos_deficit
+    >>> from gradiometer.convergence.certificate.lowest_curvature import lanczos_deficit
     >>> round(lanczos_deficit(dimension=1_000_000, products=100, failure=0.05), 4)
     0.0027
     """

@@ -66,7 +66,7 @@ class Expression:
     Raises:
         BadArgument: If the formula is outside the grammar, or one of its constants is too large for a double.
 
-    >>> from gradiometer.convergence.formulas import Expression
+    >>> from gradiometer.convergence.formulas.expression import Expression
     >>> Expression("0.1/sqrt(t)")(4)
     0.05
     """

@@ -66,7 +66,7 @@ def plateau_since(
         level: Confidence level of the slope's interval.
 
     >>> import numpy as np
-    >>> from gradiometer.convergence.plateau import plateau_since
+    >>> from gradiometer.convergence.plateau.noise_floor import plateau_since
     >>> steps = np.arange(8000)
     >>> losses = np.maximum(4 - steps / 1000, 1) + 0.1 * np.random.default_rng(0).standard_normal(8000)
     >>> plateau_since(steps, losses).since
@@ -114,7 +114,7 @@ def gain_of_averaging(iterates: Float[np.ndarray, " taken"], averaged: float, le
     Source: Mandt, Hoffman & Blei (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, section 5.
 
     >>> import numpy as np
-    >>> from gradiometer.convergence.plateau import gain_of_averaging
+    >>> from gradiometer.convergence.plateau.noise_floor import gain_of_averaging
     >>> losses = np.array([1.2, 1.1, 1.3, 1.2, 1.25, 1.15, 1.2, 1.2])
     >>> print(gain_of_averaging(losses, averaged=1.0))
     0.200 [0.160, 0.240]
@@ -142,7 +142,7 @@ def forecast(gain: Estimate, falling: float, learning_rate: float, cut: float) -
         learning_rate: η.
         cut: η′, below η.
 
-    >>> from gradiometer.convergence.plateau import forecast
+    >>> from gradiometer.convergence.plateau.noise_floor import forecast
     >>> from gradiometer import Estimate
     >>> gain = Estimate.interval(0.10, 0.08, 0.12, level=0.9, method="measured", samples=8)
     >>> print(forecast(gain, falling=0.0, learning_rate=0.1, cut=0.01))
@@ -177,7 +177,7 @@ def if_cooled(averaged: float, before: float, *, level: float = 0.9) -> Estimate
     Raises:
         BadArgument: A loss is not finite.
 
-    >>> from gradiometer.convergence.plateau import if_cooled
+    >>> from gradiometer.convergence.plateau.noise_floor import if_cooled
     >>> print(if_cooled(1.0, before=2.0))
     0.841 [0.640, 1.11]
     """

@@ -1,13 +1,6 @@
-from .algebra import Product as Product
-from .algebra import Then as Then
-from .algebra import Warmup as Warmup
 from .cycles import CosineRestarts as CosineRestarts
 from .cycles import OneCycle as OneCycle
 from .cycles import SnapshotCycle as SnapshotCycle
-from .horizon import RateOverRun as RateOverRun
-from .horizon import horizon as horizon
-from .horizon import transferred as transferred
-from .picture import picture as picture
 from .schedule import Schedule as Schedule
 from .shapes import Constant as Constant
 from .shapes import Cosine as Cosine

@@ -61,7 +61,8 @@ def horizon(schedule: Schedule, steps: int) -> RateOverRun:
         schedule: Any schedule that is not zero throughout the run.
         steps: T.
 
-    >>> from gradiometer.convergence.schedules import Linear, horizon
+    >>> from gradiometer.convergence.schedules import Linear
+    >>> from gradiometer.convergence.schedules.horizon import horizon
     >>> print(horizon(Linear(0.1, steps=1000), 1000))
     Over 1,000 steps it reaches zero; Σ η = 50.05, Σ η² = 3.338; worst case 2.006 D G/√T at a peak of 0.0315 D/G.
     """
@@ -94,7 +95,8 @@ def transferred(tuned: Amount, source: Schedule, target: Schedule, steps: int) -
         source, target: The shapes. Only their form over the run matters, not their height.
         steps: T.
 
-    >>> from gradiometer.convergence.schedules import Constant, Linear, transferred
+    >>> from gradiometer.convergence.schedules import Constant, Linear
+    >>> from gradiometer.convergence.schedules.horizon import transferred
     >>> round(transferred(0.1, Constant(1.0), Linear(1.0, steps=1000), 1000), 3)
     0.29
     """

@@ -39,7 +39,7 @@ class Evidence:
         blocks: Number of dyadic blocks that could be evaluated.
         negative: The first evaluated step with a negative value.
 
-    >>> from gradiometer.convergence.theorem import evidence
+    >>> from gradiometer.convergence.theorem.evidence import evidence
     >>> evidence(lambda t: 1 / t).sum_diverges
     True
     """

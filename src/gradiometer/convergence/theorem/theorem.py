@@ -125,7 +125,7 @@ def _named(subject: Subject) -> str:
 def read(text: str) -> Schedule:
     """The schedule in a text: a shape such as "Cosine(0.1, steps=1000)" if it has a capital letter, else a formula.
 
-    >>> from gradiometer.convergence.theorem import read
+    >>> from gradiometer.convergence.theorem.theorem import read
     >>> read("0.1/sqrt(t)")(3)
     0.05
     """

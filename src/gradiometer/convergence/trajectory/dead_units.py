@@ -25,7 +25,7 @@ def dead_units_of(objective: Objective, batch: Batch, seed: int = 0) -> Mapping[
     (four axes and more) it is a channel. Costs one gradient. ReLUs in compiled or scripted modules are not seen.
 
     >>> import torch
-    >>> from gradiometer.convergence.trajectory import dead_units_of
+    >>> from gradiometer.convergence.trajectory.dead_units import dead_units_of
     >>> from gradiometer import Objective, supervised
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
     >>> _ = model[0].weight.data.fill_(0), model[0].bias.data.fill_(-1)

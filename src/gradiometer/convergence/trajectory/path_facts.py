@@ -143,7 +143,7 @@ def facts_of(path: Trail, level: float = 0.9) -> Estimates:
     - `slowing_misfit`: residuals of that law over those of an exponential decay; below 1 the power law fits better.
 
     >>> import numpy as np
-    >>> from gradiometer.convergence.trajectory import Trail, facts_of, kind_of
+    >>> from gradiometer.convergence.trajectory.path_facts import Trail, facts_of, kind_of
     >>> from gradiometer.convergence.trajectory.trajectory import keeps
     >>> steps = np.array([step for step in range(1000) if keeps(step)])
     >>> line = steps[:, None] * np.array([1.0, 2.0])

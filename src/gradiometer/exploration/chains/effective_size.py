@@ -38,7 +38,7 @@ def bulk_size(draws: Draws, level: float = 0.9) -> Estimate:
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.exploration.chains import bulk_size
+        >>> from gradiometer.exploration.chains.effective_size import bulk_size
         >>> noise = np.random.default_rng(0).standard_normal((500, 4))
         >>> print(bulk_size(noise))
         1,830 [1,500, 2,240]

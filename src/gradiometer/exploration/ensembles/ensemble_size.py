@@ -46,20 +46,17 @@ def chosen_count(members: Sequence[LogProbabilities], labels: Labels) -> int:
     return min(range(FEWEST, len(members) + 1), key=loss)
 
 
-# 0.25: share of the held-out examples that choose m and the temperature, and are not scored.
-def validation_mask(examples: int, seed: int = 0, share: float = 0.25) -> Bool[np.ndarray, " examples"]:
-    """True for the held-out examples used for validation. Depends only on their number and the seed.
+def validation_mask(examples: int) -> Bool[np.ndarray, " examples"]:
+    """True for the held-out examples used for validation. Depends only on their number.
 
     Example:
         >>> from gradiometer.exploration.ensembles import validation_mask
         >>> validation_mask(8).nonzero()[0].tolist()
         [2, 4]
     """
-    if not 0 < share < 1:
-        raise BadArgument(f"`share` must lie between 0 and 1, got {share}.")
-    taken = max(round(share * examples), 1)
+    taken = max(round(examples / 4), 1)  # they choose m and the temperature, and are not scored
     if not 1 <= taken < examples:
         raise BadArgument(f"`examples` must be at least 2, got {examples}: some choose, and the others are scored.")
     mask = np.zeros(examples, dtype=bool)
-    mask[np.random.default_rng(seed).permutation(examples)[:taken]] = True
+    mask[np.random.default_rng(0).permutation(examples)[:taken]] = True
     return mask

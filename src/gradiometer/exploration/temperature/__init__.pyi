@@ -1,17 +1,6 @@
 from .audit import Audit as Audit
 from .audit import audit as audit
-from .equipartition import Equipartition as Equipartition
-from .equipartition import Shape as Shape
-from .heat_balance import HeatBalance as HeatBalance
-from .heat_balance import heat_balance as heat_balance
-from .kramers import passage_steps as passage_steps
 from .stationary_law import SGDRule as SGDRule
-from .stationary_law import configurational_temperature as configurational_temperature
-from .stationary_law import excess_loss as excess_loss
-from .stationary_law import mode_variance as mode_variance
 from .stationary_law import reshuffled_covariance as reshuffled_covariance
-from .stationary_law import small_rate_temperature as small_rate_temperature
 from .stationary_law import stationary_covariance as stationary_covariance
-from .stationary_law import without_replacement as without_replacement
 from .thermometer import Temperature as Temperature
-from .virial import Virial as Virial

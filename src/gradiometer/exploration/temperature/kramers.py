@@ -37,7 +37,7 @@ def passage_steps(
         lowest: A position below which Φ practically never is.
 
     Example:
-        >>> from gradiometer.exploration.temperature import passage_steps
+        >>> from gradiometer.exploration.temperature.kramers import passage_steps
         >>> def bowl(position):
         ...     return position
         >>> steps = passage_steps(bowl, learning_rate=0.5, temperature=1.0, start=0.0, end=1.0, lowest=-8.0)

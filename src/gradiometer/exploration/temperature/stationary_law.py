@@ -101,7 +101,8 @@ def mode_variance(curvature: float, noise: float, rule: SGDRule) -> float:
     for Nesterov use `stationary_covariance`.
 
     Example:
-        >>> from gradiometer.exploration.temperature import SGDRule, mode_variance
+        >>> from gradiometer.exploration.temperature import SGDRule
+        >>> from gradiometer.exploration.temperature.stationary_law import mode_variance
         >>> round(mode_variance(curvature=1.0, noise=4.0, rule=SGDRule(learning_rate=0.1, batch_size=4)), 5)
         0.05263
 
@@ -131,7 +132,8 @@ def stationary_covariance(curvature: ArrayLike, noise: ArrayLike, rule: SGDRule)
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.exploration.temperature import SGDRule, excess_loss, stationary_covariance
+        >>> from gradiometer.exploration.temperature import SGDRule, stationary_covariance
+        >>> from gradiometer.exploration.temperature.stationary_law import excess_loss
         >>> curvature, noise = np.diag([1.0, 0.1]), np.eye(2)
         >>> covariance = stationary_covariance(curvature, noise, SGDRule(learning_rate=0.1, batch_size=4))
         >>> covariance.diagonal().round(4)
@@ -200,7 +202,7 @@ def without_replacement(batch_size: int, examples: int) -> float:
     """(N − B)/(N − 1), the factor by which different examples in a batch reduce the variance of its mean.
 
     Example:
-        >>> from gradiometer.exploration.temperature import without_replacement
+        >>> from gradiometer.exploration.temperature.stationary_law import without_replacement
         >>> round(without_replacement(batch_size=32, examples=100), 3)
         0.687
 
@@ -226,7 +228,8 @@ def small_rate_temperature(gradient_variance: float, parameters: int, rule: SGDR
     """T = η tr Σ/(2dB(1 − μ)), in units of the loss: the limit of small η, exact for no η.
 
     Example:
-        >>> from gradiometer.exploration.temperature import SGDRule, small_rate_temperature
+        >>> from gradiometer.exploration.temperature import SGDRule
+        >>> from gradiometer.exploration.temperature.stationary_law import small_rate_temperature
         >>> small_rate_temperature(gradient_variance=8.0, parameters=2, rule=SGDRule(learning_rate=0.1, batch_size=4))
         0.05
 

@@ -32,7 +32,7 @@ class Counterexample(ABC):
         mean, deviation: Mean and standard deviation of an example's numbers, which are normal and independent.
 
     Example:
-        >>> from gradiometer.lab.counterexamples import Arctangent
+        >>> from gradiometer.lab.counterexamples.line import Arctangent
         >>> Arctangent().simulate([1.0, 0.5, 0.5]).ravel().round(3)  # runs away to infinity
         array([0.   , 1.   , 1.25 , 1.445])
     """

@@ -27,7 +27,8 @@ class Hyperparameters:
         reached: Last step of training so far.
         recorded: False if the rates are those of a planned schedule.
 
-    >>> from gradiometer.measurement import Group, Hyperparameters
+    >>> from gradiometer.measurement.optimizer.groups import Group
+    >>> from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
     >>> before, after = Group("SGD", "sgd", 0.1, momentum=0.9), Group("SGD", "sgd", 0.01, momentum=0.9)
     >>> settings = Hyperparameters((0, 600), ((before,), (after,)), reached=900)
     >>> print(settings.optimizer, "·", settings.rate_words, "·", settings.momentum_words)

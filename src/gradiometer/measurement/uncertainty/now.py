@@ -96,7 +96,8 @@ def ratio_now(
         weights are this package's own.
 
     >>> import numpy as np
-    >>> from gradiometer.measurement.uncertainty import ratio_now, ratio_of_means
+    >>> from gradiometer.measurement.uncertainty import ratio_of_means
+    >>> from gradiometer.measurement.uncertainty.now import ratio_now
     >>> steps, noise = np.arange(1, 201), np.random.default_rng(0).normal(size=200)
     >>> signal = 10 / steps  # ‖g‖² falls, so the noise scale rises from 10 to 2,000
     >>> variance = np.full(200, 100.0)
@@ -166,7 +167,8 @@ def mean_now(
         prior: The drift that is expected.
 
     >>> import numpy as np
-    >>> from gradiometer.measurement.uncertainty import mean, mean_now
+    >>> from gradiometer.measurement.uncertainty import mean
+    >>> from gradiometer.measurement.uncertainty.now import mean_now
     >>> steps, noise = np.arange(1, 201), np.random.default_rng(0).normal(size=200)
     >>> samples = 10 / np.sqrt(steps) * (1 + 0.3 * noise)  # ends at 0.71
     >>> print(mean_now(samples, steps=steps))

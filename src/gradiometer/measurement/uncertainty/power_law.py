@@ -47,7 +47,7 @@ class Drift:
         share: Share of the readings that is used, the newest ones, above 0 and at most 1.
         wander: Standard deviation of what no power law follows, relative to the quantity.
 
-    >>> from gradiometer.measurement.uncertainty import Drift
+    >>> from gradiometer.measurement.uncertainty.power_law import Drift
     >>> Drift(time=(0.0, 0.5), rate=(1.0, 0.5)).share
     0.7
     """

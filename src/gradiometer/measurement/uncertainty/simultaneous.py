@@ -50,7 +50,7 @@ def simultaneous_means(differences: Differences, *, level: float = 0.9, unit: st
         Introduction to the Bootstrap, section 6.5.
 
     >>> import numpy as np
-    >>> from gradiometer.measurement.uncertainty import simultaneous_means
+    >>> from gradiometer.measurement.uncertainty.simultaneous import simultaneous_means
     >>> differences = np.array([[0.021, -0.004], [0.034, 0.001], [0.027, -0.002], [0.018, 0.003]])
     >>> for mean in simultaneous_means(differences):
     ...     print(mean)
@@ -96,7 +96,7 @@ def over_examples_too(
 
     >>> import numpy as np
     >>> from gradiometer import Estimate
-    >>> from gradiometer.measurement.uncertainty import over_examples_too
+    >>> from gradiometer.measurement.uncertainty.simultaneous import over_examples_too
     >>> here = Estimate.interval(2.0, 1.9, 2.1, level=0.9, method="Student over 2 pairs", samples=2)
     >>> (in_general,) = over_examples_too([here], [np.array([[1.0, 3.0, 2.0, 2.1], [0.9, 3.1, 1.9, 2.0]])])
     >>> print(in_general)
