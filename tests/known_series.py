@@ -115,7 +115,6 @@ FROM_THE_ALGEBRA: list[tuple[str, Truth, str]] = [
     ("CosineRestarts(0.1, steps=10, lengthen=3, shrink=0.5)", ALL, "blocks: ρα = 1.5, ρα² = 0.75"),
     ("CosineRestarts(0.1, steps=10, lengthen=1.5, shrink=0.5)", FINITE, "blocks: ρα = 0.75"),
     ("CosineRestarts(0.1, steps=10, lengthen=2, shrink=0.5, final=0.001)", STAYS, "0.001 at the bottom"),
-    ("CosineRestarts(1.0, steps=7) * CosineRestarts(0.1, steps=10, lengthen=2, shrink=0.5)", ALL, "½ times blocks"),
     ("InversePower(0.1) * InversePower(1.0, power=2.0)", FINITE, "t^-3"),
     ("InversePower(1.0, power=0.4) * InversePower(1.0, power=0.6)", ALL, "p = 1 exactly"),
     ("3.0 * InversePower(0.1)", ALL, "a multiple"),

@@ -5,9 +5,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, floor, logarithm
-from gradiometer.convergence.formulas.bounds import NIL, UNIT, Bounds, Share
-from gradiometer.convergence.formulas.expansion import CONSTANT
+from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, floor, logarithm, mixture
 from gradiometer.convergence.formulas.number import Amount, Number
 from gradiometer.convergence.schedules.schedule import Count, Lengthening, Positive, Rate, Schedule, Shrinking, power
 
@@ -97,9 +95,7 @@ class CosineRestarts(Schedule):
         height = self.initial * shrinking(step, self.steps, self.lengthen, self.shrink)
         if self.steps == 1 and self.lengthen == 1:
             return height
-        below_one = Share(CONSTANT, Fraction(self.steps - 1, self.steps) if self.lengthen == 1 else Fraction(1))
-        wave = Asymptotics((Bounds(NIL, UNIT, Share(CONSTANT), below_one),))
-        return wave * height + (1 - wave) * self.final
+        return mixture(height, self.final)
 
 
 @dataclass(frozen=True)
