@@ -101,7 +101,8 @@ class _Pooled:
             self.squares + (values - mean[:, None]).square().sum(dim=1) + away**2 * self.count * count / total
         )
         self.mean = self.mean + away * count / total
-        self.count, self.batches = total, self.batches + 1
+        self.count = total
+        self.batches = self.batches + 1
 
     def put(self, layer: _BatchNorm) -> None:
         """Write mean and unbiased variance into the layer, unless it was never called."""
@@ -118,7 +119,8 @@ def _only_training(model: nn.Module, layers: Sequence[_BatchNorm]) -> Iterator[N
     """Put these layers in training mode without running statistics, and everything else in evaluation mode."""
     with in_eval_mode(model):
         for layer in layers:
-            layer.training, layer.track_running_stats = True, False
+            layer.training = True
+            layer.track_running_stats = False
         try:
             yield
         finally:

@@ -118,7 +118,8 @@ class _Basis:
     def __init__(self, operator: Symmetric, wanted: int, generator: torch.Generator) -> None:
         room = max(BASIS_NUMBERS // (2 * operator.dimension), wanted + SHORTEST_BASIS)
         self.capacity = min(room, operator.dimension)
-        self._operator, self._generator = operator, generator
+        self._operator = operator
+        self._generator = generator
         self._vectors = empty_rows(operator, 0)
         self._images = self._vectors.clone()
         self.projected = np.zeros((0, 0))

@@ -130,7 +130,8 @@ class PreconditionedNoise(Gauge):
         found = judge_batch_size(self.name, batch, scale, kind="preconditioned", unit=unit, variation=variation)
         if found.state is State.CANNOT_TELL:
             return found
-        if (cooled := estimates.get("cool_down")) is not None:
+        cooled = estimates.get("cool_down")
+        if cooled is not None:
             return changed(found, "batch_in_cool_down", State.CANNOT_TELL, {"cooled": cooled.value})
         is_uncertain = scale.low <= VALID * batch.value and scale.high >= batch.value / VALID
         if found.claim == "batch_near" or not is_uncertain:
@@ -150,7 +151,8 @@ class PreconditionedNoise(Gauge):
 
     def _in_tokens(self, examples: Estimate) -> Estimate:
         """The same in tokens, if the user counts them."""
-        if (tokens := self.tokens) is None:
+        tokens = self.tokens
+        if tokens is None:
             return examples
         value, low, high = (tokens * number for number in (examples.value, examples.low, examples.high))
         earlier = None if examples.earlier is None else (examples.earlier[0], tokens * examples.earlier[1])

@@ -50,7 +50,8 @@ class GradientGraph:
     """
 
     def __init__(self, objective: Objective, batch: Batch, *, seed: int = 0) -> None:
-        self._objective, self.examples = objective, batch_size(batch)
+        self._objective = objective
+        self.examples = batch_size(batch)
         self._leaves = objective.leaves()
         with torch.enable_grad(), objective.untouched_randomness(seed), twice_differentiable(objective.model):
             loss, self._gradient = objective.differentiable_gradient(self._leaves, batch)

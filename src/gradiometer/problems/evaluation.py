@@ -56,7 +56,8 @@ def correctness(problem: Problem, model: nn.Module, batch: Batch) -> Tensor | No
 
 def _mean_loss(losses: Float[np.ndarray, " losses"], level: float) -> Estimate:
     """The mean loss. A loss that is not finite makes it unknown, and does not stop the training."""
-    if wrong := int((~np.isfinite(losses)).sum()):
+    wrong = int((~np.isfinite(losses)).sum())
+    if wrong:
         method = f"{wrong:,} of {len(losses):,} losses are not finite"
         return Estimate.unknown(level=level, method=method, samples=len(losses))
     return skewed_mean(losses, level=level)
@@ -80,6 +81,7 @@ def _over(examples: Examples, problem: Problem, model: nn.Module) -> tuple[np.nd
         batch = examples.batch(index)
         with user_code("loss", "on held-out examples"):
             losses.append(checked_loss(problem.loss(model, batch), batch).reshape(-1).double())
-        if (right := correctness(problem, model, batch)) is not None:
+        right = correctness(problem, model, batch)
+        if right is not None:
             correct.append(right)
     return torch.cat(losses).cpu().numpy(), torch.cat(correct).cpu().numpy() if correct else None

@@ -41,7 +41,8 @@ class Examples:
     def __init__(
         self, data: Any, name: str = "examples", collate: Callable[[list[Any]], Batch] = default_collate
     ) -> None:
-        self.name, self.collate = name, collate
+        self.name = name
+        self.collate = collate
         is_plain = isinstance(data, TensorDataset) and collate is default_collate
         self.data: Any = tuple(data.tensors) if is_plain else data
         self.device: torch.device | None = None

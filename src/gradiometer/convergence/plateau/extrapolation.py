@@ -74,7 +74,8 @@ class LookTimes:
     def __init__(self, first: int, per_octave: int) -> None:
         check_whole("first", first, 1)
         check_whole("per_octave", per_octave, 1)
-        self.first, self.per_octave = first, per_octave
+        self.first = first
+        self.per_octave = per_octave
         self.taken = 0
 
     @property
@@ -198,7 +199,8 @@ class Extrapolation:
         self._means.append(mean)
         self._gradients.append(self.probe.gradient(mean))
         self._lengths.append(length)
-        self._mean, self._taken = None, []
+        self._mean = None
+        self._taken = []
         for kept in (self._means, self._gradients, self._losses, self._lengths):
             del kept[:-BLOCKS]
 
@@ -250,7 +252,9 @@ class Extrapolation:
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Restore the state that `tensors` and `values` returned."""
-        self.steps, self.looks.taken, self._starts = values["steps"], values["looks"], values["starts"]
+        self.steps = values["steps"]
+        self.looks.taken = values["looks"]
+        self._starts = values["starts"]
         self._lengths = list(values["lengths"])
         self._mean = tensors.get("mean")
         for name in LISTS:

@@ -94,12 +94,14 @@ class Endpoint:
         """The findings, given the kind of the path; none if nothing is unusual."""
         if kind is not Kind.UNDER_WAY and self.saddle and self.smallest and self.sharpness:
             yield self._at_saddle(self.smallest, self.sharpness)
-        if worst := _most(self.dead):
+        worst = _most(self.dead)
+        if worst:
             name, dead, units = worst
             facts = {"layer": name, "dead": dead, "units": units, "examples": self.examples}
             state = State.ACT if dead == units else State.LOOK
             yield Finding(NAME, Issue.CONVERGENCE, "dead_relu", state, facts=facts)
-        if worst := _most(self.twins, least=0.0 if PARAMETERS not in self.twins else MANY):
+        worst = _most(self.twins, least=0.0 if PARAMETERS not in self.twins else MANY)
+        if worst:
             name, twins, rows = worst
             facts = {"weight": name, "twins": twins, "rows": rows}
             state = State.ACT if twins >= MANY * rows else State.LOOK

@@ -132,8 +132,10 @@ class _Search:
     """The search on one scale: places count medians of `scale` successive values, the last of which is complete."""
 
     def __init__(self, heights: _Values, noise: _Values, rate: _Values, scale: int) -> None:
-        self.scale, self.offset = scale, len(heights) % scale
-        self.heights, self.rate = heights, rate
+        self.scale = scale
+        self.offset = len(heights) % scale
+        self.heights = heights
+        self.rate = rate
         medians = heights[self.offset :].reshape(-1, scale)
         self.series: _Values = heights if scale == 1 else np.median(medians, axis=1)
         self.before, after, spread = _surroundings(self.series)

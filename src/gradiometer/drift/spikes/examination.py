@@ -49,7 +49,8 @@ class Examiner:
     """
 
     def __init__(self, objective: Objective, seed: int = 0) -> None:
-        self._objective, self._seed = objective, seed
+        self._objective = objective
+        self._seed = seed
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._usual = self._above = math.inf
         self._new = self._count = self._steps = 0
@@ -82,7 +83,8 @@ class Examiner:
             self.learn([loss])
 
     def _pause(self) -> None:
-        self.limit, self._new = math.inf, 0
+        self.limit = math.inf
+        self._new = 0
         self._count += 1
 
     def examine(

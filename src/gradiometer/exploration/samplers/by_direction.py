@@ -27,7 +27,8 @@ class HeatMatrix:
     """
 
     def __init__(self, memory: int) -> None:
-        self.memory, self.readings = memory, 0
+        self.memory = memory
+        self.readings = 0
         self.mean: Tensor | None = None
         self._axes: tuple[Tensor, Tensor] | None = None
 
@@ -57,7 +58,9 @@ class HeatMatrix:
     def of(cls, state: dict[str, Any]) -> "HeatMatrix":
         """From a `state_dict`."""
         found = cls(state["memory"])
-        found.readings, found.mean, found._axes = state["readings"], state["mean"], state["axes"]
+        found.readings = state["readings"]
+        found.mean = state["mean"]
+        found._axes = state["axes"]
         return found
 
 
@@ -77,7 +80,9 @@ class Hottest:
 
     def __init__(self, search: int, memory: int) -> None:
         # 100: least number of steps that search the hottest direction.
-        self.search, self.heat, self.steps = max(search, 100), Heat(memory), 0
+        self.search = max(search, 100)
+        self.heat = Heat(memory)
+        self.steps = 0
         self.direction = torch.zeros(0)
         self._next: Tensor | None = None
         self._refresh = REFRESH
@@ -120,8 +125,11 @@ class Hottest:
     def of(cls, state: dict[str, Any], heat: Heat) -> "Hottest":
         """From a `state_dict` and the recorded heat."""
         found = cls(state["search"], heat.memory)
-        found.steps, found.heat = state["steps"], heat
-        found.direction, found._next, found._refresh = state["direction"], state["next"], state["refresh"]
+        found.steps = state["steps"]
+        found.heat = heat
+        found.direction = state["direction"]
+        found._next = state["next"]
+        found._refresh = state["refresh"]
         return found
 
 

@@ -51,8 +51,10 @@ class GroupHeat:
 
     def __init__(self, burn_in: int, memory: int) -> None:
         # 50: pairs of half-batch gradients over which the mini-batch heat is averaged.
-        self.mean, self.halves = Heat(memory), Heat(50)
-        self.matrix, self.hottest = HeatMatrix(memory), Hottest(burn_in, memory)
+        self.mean = Heat(memory)
+        self.halves = Heat(50)
+        self.matrix = HeatMatrix(memory)
+        self.hottest = Hottest(burn_in, memory)
 
     def balance(self, asked: float, injected: float) -> Balance:
         """The heat now, beside the temperature asked for and the one injected."""
@@ -96,7 +98,8 @@ class GroupHeat:
     def of(cls, state: dict[str, Any]) -> "GroupHeat":
         """From a `state_dict`."""
         found = cls(state["hottest"]["search"], state["mean"]["memory"])
-        found.mean, found.halves = Heat(**state["mean"]), Heat(**state["halves"])
+        found.mean = Heat(**state["mean"])
+        found.halves = Heat(**state["halves"])
         found.matrix = HeatMatrix.of(state["matrix"])
         found.hottest = Hottest.of(state["hottest"], Heat(**state["along"]))
         return found

@@ -52,7 +52,8 @@ class Heat:
         if self.pending < max(self.memory // BLOCKS, 1):
             return False
         self.blocks = [*self.blocks[1 - BLOCKS :], self.partial / self.pending]
-        self.partial, self.pending = 0.0, 0
+        self.partial = 0.0
+        self.pending = 0
         return True
 
     @property
@@ -80,5 +81,8 @@ class Heat:
 
     def clear(self) -> None:
         """Reset the record."""
-        self.mean, self.readings, self.partial, self.pending = 0.0, 0, 0.0, 0
+        self.mean = 0.0
+        self.readings = 0
+        self.partial = 0.0
+        self.pending = 0
         self.blocks = []

@@ -193,7 +193,8 @@ class Sampler(torch.optim.Optimizer, ABC):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the state of another sampler, with bit-identical results."""
-        if missing := [key for key in ("noise", "heat") if key not in state_dict]:
+        missing = [key for key in ("noise", "heat") if key not in state_dict]
+        if missing:
             raise BadArgument(f"`state_dict` has no {missing[0]!r}: it is not the state of {type(self).__name__}.")
         super().load_state_dict({key: value for key, value in state_dict.items() if key not in ("noise", "heat")})
         self._noise.load_state_dict(state_dict["noise"])
@@ -316,7 +317,8 @@ class Sampler(torch.optim.Optimizer, ABC):
     def _check(self, group: dict[str, Any]) -> None:
         """Validate the settings of a group."""
         known = {*self.defaults, *SCHEDULED, "params", "injected"}
-        if unknown := [name for name in group if name not in known]:
+        unknown = [name for name in group if name not in known]
+        if unknown:
             settings = ", ".join(sorted(self.defaults))
             raise BadArgument(f"`{unknown[0]}` is not a setting of {type(self).__name__}, which has {settings}.")
         if group["examples"] is None:

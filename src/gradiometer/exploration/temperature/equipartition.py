@@ -83,7 +83,10 @@ class Equipartition:
     def __init__(
         self, directions: Float[Tensor, "directions params"], origin: Float[Tensor, " params"], steps: int
     ) -> None:
-        self.directions, self.origin, self.steps, self.added = directions, origin.detach().clone(), steps, 0
+        self.directions = directions
+        self.origin = origin.detach().clone()
+        self.steps = steps
+        self.added = 0
         count = len(directions)
         self._products = np.zeros((BLOCKS, count, count))
         self._moments = np.zeros((5, BLOCKS, count))  # of x, g, x², x²g and x³g

@@ -134,7 +134,8 @@ class Network:
                 sampling=sampling,
                 probe=probe,
             )
-            if (moments := gauge.measure(step)) is not None:
+            moments = gauge.measure(step)
+            if moments is not None:
                 readings.append(Reading(gauge.name, index, size, learning_rate, moments))
         return gauge.estimate(Series.of(readings, sampling, self.objective.layers), LEVEL)
 

@@ -33,7 +33,9 @@ class Hook:
     """
 
     def __init__(self, work: Callable[..., None], shield: Shield, around: Around) -> None:
-        self._work, self._shield, self._around = work, shield, around
+        self._work = work
+        self._shield = shield
+        self._around = around
 
     def __call__(self, *given: Any) -> None:
         """Do the work."""
@@ -127,7 +129,8 @@ class ExampleHooks:
 
     def _forget(self) -> None:
         self._calls = self._answers = self._rules = self._forwards = self._kept = 0
-        self._entered, self._short = {}, {}
+        self._entered = {}
+        self._short = {}
         self._norms = []
 
     def _enter(self, at: int, layer: nn.Module, entered: tuple[Any, ...], output: Any) -> None:
@@ -176,7 +179,8 @@ class ExampleHooks:
 
     def _count_operations(self, layers: int, layer: nn.Module, entered: Tensor, error: Tensor) -> None:
         extra, forward = operations(layer, entered, error)
-        self._rules, self._forwards = self._rules + layers * extra, self._forwards + layers * forward
+        self._rules = self._rules + layers * extra
+        self._forwards = self._forwards + layers * forward
 
 
 @contextmanager

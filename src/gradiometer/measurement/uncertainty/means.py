@@ -51,7 +51,8 @@ def mean(
     samples = finite_samples(samples, "samples")
     _check(level, spacing)
     readings = len(samples)
-    if (missing := _missing(readings, batches)) > 0:
+    missing = _missing(readings, batches)
+    if missing > 0:
         return _too_few(readings, missing * spacing, level, unit)
     length = readings // batches if batches else batch_length(samples)
     means, value = batch_means(samples, length, batches), float(samples.mean())
@@ -135,7 +136,8 @@ def ratio_of_means(
     _check_paired("numerator", numerator, "denominator", denominator)
     _check(level, spacing)
     readings = len(numerator)
-    if (missing := _missing(readings, batches)) > 0:
+    missing = _missing(readings, batches)
+    if missing > 0:
         return _too_few(readings, missing * spacing, level, unit)
     # Scaled, the squares and products of tiny or huge moments do not overflow.
     sizes = largest(numerator), largest(denominator)
