@@ -105,11 +105,11 @@ def eigenvalues(
         residuals = (basis.residual(values[p], coefficients[:, p]) for p in _ends(len(values), largest, smallest))
         coarse = next((residual for residual in residuals if not residual.norm() <= bound), None)
         if coarse is None and basis.size >= wanted:
-            return _finished(basis, largest, smallest, converged=True)
+            return _result(basis, largest, smallest, converged=True)
         if basis.full:
             basis.compress(coefficients, largest, smallest)
         basis.add(random_vectors(operator, 1, generator)[0] if coarse is None else coarse)
-    return _finished(basis, largest, smallest, converged=basis.complete)
+    return _result(basis, largest, smallest, converged=basis.complete)
 
 
 class _Basis:
@@ -204,7 +204,7 @@ class _Basis:
             self._images = torch.cat([self._images, self._images.new_empty((more, self._images.shape[1]))])
 
 
-def _finished(basis: _Basis, largest: int, smallest: int, converged: bool) -> Eigenvalues:
+def _result(basis: _Basis, largest: int, smallest: int, converged: bool) -> Eigenvalues:
     values, coefficients = basis.ritz()
     pairs = _ends(len(values), largest, smallest)
     rounding = 10 * basis.epsilon * max(abs(values[0]), abs(values[-1]))

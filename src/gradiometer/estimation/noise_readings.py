@@ -75,7 +75,7 @@ def source_of(
     if PRODUCT not in series.moments:
         return Source(series.moments[variance], series.moments[norm_squared])
     moments = {name: values.reshape(len(series)) for name, values in series.moments.items()}
-    finite = 1 / series.sampling.examples if _is_reshuffled(series) and series.sampling.examples else 0.0
+    finite = 1 / series.sampling.examples if _in_epochs(series) and series.sampling.examples else 0.0
     found = signal(
         moments[PRODUCT],
         moments["squared"],
@@ -99,5 +99,5 @@ def source_of(
     return source(found.norm_squared, tuple(source(found.ways[name]) for name in found.doubted))
 
 
-def _is_reshuffled(series: Series) -> bool:
+def _in_epochs(series: Series) -> bool:
     return series.sampling.draw is Draw.RESHUFFLED

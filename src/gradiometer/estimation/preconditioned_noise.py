@@ -112,7 +112,7 @@ class PreconditionedNoise(Gauge):
         )
         scales = noise_scales("preconditioned_noise_scale", source, series, self.gradient_of, level)
         batch_size = Estimate.exact(series.usual_batch_size, unit="examples")
-        cooled = _cooled(series)
+        cooled = _share_of_peak(series)
         return {
             **{name: self._in_tokens(scale) for name, scale in scales.items()},
             "preconditioned_variance": series.mean(variance.sum(axis=1), level=level, unit=self.unit),
@@ -159,7 +159,7 @@ class PreconditionedNoise(Gauge):
         return replace(examples, value=value, low=low, high=high, unit="tokens", earlier=earlier)
 
 
-def _cooled(series: Series) -> float | None:
+def _share_of_peak(series: Series) -> float | None:
     """η over its peak if it is below half of it and still falls over the last quarter of the readings; else None."""
     recent = series.learning_rate[-max(len(series) // 4, 2) :]
     share = float(recent[-1] / float(series.learning_rate.max())) if float(series.learning_rate.max()) > 0 else 1.0

@@ -181,7 +181,7 @@ class RayDispatch(Dispatch):
     def _begin(self, job: Job, *arguments: Any) -> Any:
         return self._task.options(name=job.name, num_cpus=job.cpus, num_gpus=job.gpus).remote(*arguments)
 
-    def _finished(self, tasks: Sequence[Any]) -> Sequence[Any]:
+    def _wait_for_some(self, tasks: Sequence[Any]) -> Sequence[Any]:
         finished, _ = ray.wait(list(tasks), num_returns=1, timeout=LOOK_SECONDS)
         self._ended = not finished and not is_there()
         return tasks if self._ended else finished

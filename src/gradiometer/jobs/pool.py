@@ -217,7 +217,7 @@ class Dispatch(ABC):
                     if task is None:
                         break
                     running[task] = waiting.popleft()
-                for task in self._finished(list(running)):
+                for task in self._wait_for_some(list(running)):
                     job, parcel = running.pop(task)
                     try:
                         outcome = unpack(self._answer(task))
@@ -250,7 +250,7 @@ class Dispatch(ABC):
         """A task that calls `perform_task` with these arguments; None if no worker is free."""
 
     @abstractmethod
-    def _finished(self, tasks: Sequence[Any]) -> Iterable[Any]:
+    def _wait_for_some(self, tasks: Sequence[Any]) -> Iterable[Any]:
         """Wait for some of these tasks, and return those that are finished."""
 
     @abstractmethod

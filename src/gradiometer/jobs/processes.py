@@ -193,7 +193,7 @@ class ProcessDispatch(Dispatch):
         self._busy[task] = worker, cost
         return task
 
-    def _finished(self, tasks: "Sequence[Future[bytes]]") -> "Iterable[Future[bytes]]":
+    def _wait_for_some(self, tasks: "Sequence[Future[bytes]]") -> "Iterable[Future[bytes]]":
         finished = wait(tasks, return_when=FIRST_COMPLETED).done
         for task in finished:
             unready = self._busy[task][0].ready.exception()

@@ -77,7 +77,7 @@ class GradientGraph:
             Unsupported: The loss has no second derivative.
             UserCodeFailed: The product is not finite.
         """
-        with self._explained():
+        with self._explain_errors():
             found = list(self._backward(vector))
         self._check(found)
         return found
@@ -90,7 +90,7 @@ class GradientGraph:
             UserCodeFailed: A product is not finite.
         """
         if len(vectors) > 1 and self._batched:
-            with self._explained():
+            with self._explain_errors():
                 found = self._batched_products(vectors)
             if found is not None:
                 self._check([found])
@@ -103,7 +103,7 @@ class GradientGraph:
         return rows
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explain_errors(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:

@@ -46,7 +46,7 @@ class Surroundings:
     """
 
     def __init__(self, loss: Any, model: nn.Module) -> None:
-        found, own = list(_reached([loss, model])), set(map(id, model.modules()))
+        found, own = list(_reachable([loss, model])), set(map(id, model.modules()))
         self.generators = [one for one in found if isinstance(one, GENERATORS) and not _is_global(one)]
         self.modules = [one for one in found if isinstance(one, nn.Module) and id(one) not in own]
 
@@ -76,7 +76,7 @@ class Surroundings:
                 buffer.data.copy_(before)  # as batch normalization does: a graph that has saved it stays valid
 
 
-def _reached(roots: Iterable[Any]) -> Iterator[Any]:
+def _reachable(roots: Iterable[Any]) -> Iterator[Any]:
     """Every object that can be reached from these, each once, the nearest first."""
     waiting, seen = deque(roots), dict[int, Any]()
     # 5000: most objects that are looked at.

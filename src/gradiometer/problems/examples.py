@@ -66,7 +66,7 @@ class Examples:
         with user_code(self.name):
             items = self.data.__getitems__(index.tolist()) if hasattr(self.data, "__getitems__") else None
             collated = self.collate(items or [self.data[position] for position in index.tolist()])
-        return collated if self.device is None else _moved(collated, self.device)
+        return collated if self.device is None else _to_device(collated, self.device)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All examples once, in order, `size` at a time. The last batch may be smaller."""
@@ -79,7 +79,7 @@ class Examples:
         """The same examples on a device. Tensors are moved now, the batches of a data set when they are taken."""
         moved = copy.copy(self)  # they were checked when they were given
         if self.in_memory:
-            moved.data = _moved(self.data, device)
+            moved.data = _to_device(self.data, device)
         moved.device = torch.device(device)
         return moved
 
@@ -133,7 +133,7 @@ def _checked_dataset(data: Any, name: str, collate: Callable[[list[Any]], Batch]
     return len(data)
 
 
-def _moved(data: Batch, device: torch.device | str) -> Batch:
+def _to_device(data: Batch, device: torch.device | str) -> Batch:
     return mapped(data, lambda tensor: tensor.to(device))
 
 

@@ -38,7 +38,7 @@ Time = Any
 """A step, or a value computed from one: an int, a float or `Asymptotics`. Formulas use only arithmetic on it."""
 
 
-def _reflected(combine: Callable[[Any, Any], Any]) -> Callable[[Any, Any], "Asymptotics"]:
+def _on_the_left(combine: Callable[[Any, Any], Any]) -> Callable[[Any, Any], "Asymptotics"]:
     """The operator for a number on the left."""
     return lambda self, other: combine(Asymptotics.constant(other), self)
 
@@ -93,13 +93,13 @@ class Asymptotics:
     def __pow__(self, other: "Real") -> "Asymptotics":
         return _pairwise(_power, self, other)
 
-    __radd__ = _reflected(operator.add)
-    __rsub__ = _reflected(operator.sub)
-    __rmul__ = _reflected(operator.mul)
-    __rtruediv__ = _reflected(operator.truediv)
-    __rfloordiv__ = _reflected(operator.floordiv)
-    __rmod__ = _reflected(operator.mod)
-    __rpow__ = _reflected(operator.pow)
+    __radd__ = _on_the_left(operator.add)
+    __rsub__ = _on_the_left(operator.sub)
+    __rmul__ = _on_the_left(operator.mul)
+    __rtruediv__ = _on_the_left(operator.truediv)
+    __rfloordiv__ = _on_the_left(operator.floordiv)
+    __rmod__ = _on_the_left(operator.mod)
+    __rpow__ = _on_the_left(operator.pow)
     __lt__, __le__, __gt__, __ge__ = map(_comparison, (operator.lt, operator.le, operator.gt, operator.ge))
 
     def __neg__(self) -> "Asymptotics":

@@ -68,7 +68,7 @@ class Bounds:
         if self.precise is not None and other.precise is not None:
             return Bounds.exactly(self.low * other.low)
         if self.precise is not None or other.precise is not None:
-            return other._scaled(self.low) if self.precise is not None else self._scaled(other.low)
+            return other._times_factor(self.low) if self.precise is not None else self._times_factor(other.low)
         if self.high.sign <= 0:
             return -(-self * other)
         if other.high.sign <= 0:
@@ -79,9 +79,9 @@ class Bounds:
         rise = _faster(_times(self.rise, other.low), _times(other.rise, self.low))
         return Bounds(self.low * other.low, self.high * other.high, rise)
 
-    def _scaled(self, factor: Expansion) -> "Bounds":
+    def _times_factor(self, factor: Expansion) -> "Bounds":
         if factor.sign < 0:
-            return -self._scaled(-factor)
+            return -self._times_factor(-factor)
         if factor.is_zero:
             return Bounds.exactly(NIL)
         return Bounds(self.low * factor, self.high * factor, _times(self.rise, factor))

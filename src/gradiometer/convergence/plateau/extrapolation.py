@@ -161,7 +161,7 @@ class Extrapolation:
         self._starts = ends
         if len(self._means) < BLOCKS:
             return nothing
-        self.look = self._looked()
+        self.look = self._take_look()
         return self.look.stopped
 
     @property
@@ -204,7 +204,7 @@ class Extrapolation:
         for kept in (self._means, self._gradients, self._losses, self._lengths):
             del kept[:-BLOCKS]
 
-    def _looked(self) -> Look:
+    def _take_look(self) -> Look:
         octave, half = BLOCKS_PER_OCTAVE, BLOCKS_PER_OCTAVE // 2
         centre, recent, earlier = self._centre(octave, 0), self._centre(half, 0), self._centre(octave, half)
         averaged, recent_loss = self.probe.loss(centre).double(), self.probe.loss(recent).double()
@@ -212,7 +212,7 @@ class Extrapolation:
         gain = torch.minimum(
             iterates.mean(dim=1) - averaged, torch.cat(self._losses[-half:], dim=1).mean(dim=1) - recent_loss
         )
-        left = self._left(centre)
+        left = self._gain_left(centre)
         fell = self.probe.loss(earlier).double() - recent_loss
         return Look(self.steps, left, gain, iterates, averaged, fell, left <= self.share * gain)
 
@@ -225,7 +225,7 @@ class Extrapolation:
             centre.add_(mean, alpha=length / sum(lengths))
         return centre
 
-    def _left(self, centre: Points) -> Losses:
+    def _gain_left(self, centre: Points) -> Losses:
         parts = self.probe.gradients(centre)
         there = parts.mean(dim=0)
         away = torch.stack(self._means, dim=1) - centre[:, None]

@@ -109,17 +109,17 @@ class Schedule(ABC):
         return Asymptotics.constant(self.formula(step))
 
     def __mul__(self, other: "Schedule | Amount") -> "Schedule":
-        return _made("Product", self, _lifted(other))
+        return _schedule_of("Product", self, _as_schedule(other))
 
     __rmul__ = __mul__
 
     def warmed_up(self, steps: int, start: Amount = 0.0, *, within: bool = False) -> "Schedule":
         """Starts with a linear rise. The schedule begins after it or, if `within`, at step 0 under the rise."""
-        return _made("Warmup", self, steps, start, within)
+        return _schedule_of("Warmup", self, steps, start, within)
 
     def then(self, steps: int, other: "Schedule | Amount") -> "Schedule":
         """This one for some steps, then another one, which begins at its step 0."""
-        return _made("Then", self, steps, _lifted(other))
+        return _schedule_of("Then", self, steps, _as_schedule(other))
 
     def scheduler(self, optimizer: "torch.optim.Optimizer") -> "torch.optim.lr_scheduler.LambdaLR":
         """A PyTorch scheduler that follows this schedule. Call its `step` after every optimizer step.
@@ -162,7 +162,7 @@ class Schedule(ABC):
             for name, value in settings.items()
             if name != "kind"
         }
-        return _made(settings["kind"], **given)
+        return _schedule_of(settings["kind"], **given)
 
     @classmethod
     def parse(cls, text: str) -> "Schedule":
@@ -196,11 +196,11 @@ def power(base: Amount, exponent: Time) -> Time:
     return float(base) ** exponent if isinstance(exponent, int | float) else base**exponent
 
 
-def _made(kind: Any, *values: Any, **settings: Any) -> Schedule:
+def _schedule_of(kind: Any, *values: Any, **settings: Any) -> Schedule:
     """A schedule by the name of its class; the classes are in files that import this one."""
     made: Schedule = import_module(READER).built(kind, values, settings)
     return made
 
 
-def _lifted(other: "Schedule | Amount") -> Schedule:
-    return other if isinstance(other, Schedule) else _made("Constant", other)
+def _as_schedule(other: "Schedule | Amount") -> Schedule:
+    return other if isinstance(other, Schedule) else _schedule_of("Constant", other)

@@ -81,7 +81,7 @@ def _value(node: ast.AST) -> Any:
         case ast.Call(func=ast.Name(id=name), args=parts, keywords=keywords) if all(word.arg for word in keywords):
             return built(name, list(map(_value, parts)), _settings(keywords))
         case ast.Call(func=ast.Attribute(value=owner, attr=method), args=parts, keywords=keywords) if method in METHODS:
-            return _applied(_value(owner), method, list(map(_value, parts)), _settings(keywords))
+            return _call_method(_value(owner), method, list(map(_value, parts)), _settings(keywords))
         case ast.BinOp(left=left, op=ast.Mult(), right=right):
             return _value(left) * _value(right)
     raise BadArgument(f"`text`: {ast.unparse(node)[:80]} is not part of a schedule.")
@@ -94,7 +94,7 @@ def _settings(keywords: Sequence[ast.keyword]) -> dict[str, Any]:
     return settings
 
 
-def _applied(owner: Any, method: str, values: list[Any], settings: dict[str, Any]) -> Any:
+def _call_method(owner: Any, method: str, values: list[Any], settings: dict[str, Any]) -> Any:
     if not isinstance(owner, Schedule):
         raise BadArgument(f"`text`: .{method} needs a schedule on its left, got {owner!r}.")
     try:

@@ -63,7 +63,7 @@ def evidence(function: Function, seconds: float = SECONDS) -> Evidence:
         nonlocal negative, underflown
         # 1000: the last dyadic block [2^k, 2^(k+1)) that is evaluated.
         for k in range(1, 1000):
-            values = _evaluated(function, k, generator)
+            values = _values_in_block(function, k, generator)
             if values is None or time.thread_time() - spent > seconds:
                 break
             negative = negative or next((t for t, value in values if value < 0), None)
@@ -128,7 +128,7 @@ def within(seconds: float, call: Callable[[], Result]) -> Result | None:
             signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - began), 1e-3))
 
 
-def _evaluated(function: Function, k: int, generator: random.Random) -> list[tuple[int, float]] | None:
+def _values_in_block(function: Function, k: int, generator: random.Random) -> list[tuple[int, float]] | None:
     start = 1 << k
     # 12 steps are evaluated per block: its first two, and ten others at random.
     steps = {start, start + 1, *(start + generator.randrange(start) for _ in range(10))}

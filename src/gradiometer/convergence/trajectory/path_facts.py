@@ -233,7 +233,7 @@ def _norm_growth(centres: Float[np.ndarray, "groups sketch"], level: float) -> E
     growth = np.diff(np.linalg.norm(centres[::GROUPS], axis=1))
     if not (growth > 0).all():
         return Estimate.bound(-math.inf, low=-math.inf, high=-math.inf, method="does not grow", samples=len(growth))
-    return _fitted(np.arange(len(growth)), np.log2(growth), level)
+    return _slope_of_line(np.arange(len(growth)), np.log2(growth), level)
 
 
 def _share(part: "float | np.floating[Any]", whole: "float | np.floating[Any]") -> float:
@@ -249,10 +249,12 @@ def _slope(squares: Float[np.ndarray, " groups"], level: float) -> Estimate:
     values = values[np.isfinite(values)]
     if len(values) < FEWEST_DOUBLINGS:
         return Estimate.unknown(level=level, method=METHOD, samples=len(values))
-    return _fitted(np.arange(len(values)), values, level)
+    return _slope_of_line(np.arange(len(values)), values, level)
 
 
-def _fitted(x: Float[np.ndarray, " n"] | Int[np.ndarray, " n"], y: Float[np.ndarray, " n"], level: float) -> Estimate:
+def _slope_of_line(
+    x: Float[np.ndarray, " n"] | Int[np.ndarray, " n"], y: Float[np.ndarray, " n"], level: float
+) -> Estimate:
     """Slope of a straight line, with Student's interval."""
     slope, squares, spread = _line(x, y)
     error = math.sqrt(squares / (len(x) - 2) / spread)
@@ -291,4 +293,4 @@ def _slowing(path: Trail, level: float) -> tuple[Estimate, float]:
         return Estimate.unknown(level=level, method=METHOD, samples=count), math.inf
     slowness, between = -np.log(moved / passed), (time[1:] + time[:-1]) / 2
     power, exponential = _line(np.log(between), slowness)[1], _line(between, slowness)[1]
-    return _fitted(np.log(between), slowness, level), power / max(exponential, 1e-30)
+    return _slope_of_line(np.log(between), slowness, level), power / max(exponential, 1e-30)

@@ -116,8 +116,8 @@ def find_spikes(
         if len(heights) < scale * (FEWEST + 2) * BLOCK:
             break
         stretches = _Search(heights, noise, rate, scale).spikes(false_alarms, smallest)
-        found = _merged(found, list(stretches), 4 * scale)
-    return [_placed(spike, values, kept, in_logs) for spike in found]
+        found = _merge(found, list(stretches), 4 * scale)
+    return [_in_losses(spike, values, kept, in_logs) for spike in found]
 
 
 def _alike(values: _Values, given: Sequence[float] | _Values | None, name: str) -> _Values:
@@ -163,13 +163,13 @@ class _Search:
             level = float(self.before[stretch[0]])
             line = level + max((self.series[top] - level) / 4, min(limit, scores[top]) / 2 * self.spread[top])
             begin, end = _extent(self.series, top, float(line))
-            first, last = self._refined(begin, end, float(line))
+            first, last = self._refine(begin, end, float(line))
             peak = first + int(self.heights[first : last + 1].argmax())
             if not self._risen(first, peak):
                 ended = end < len(self.series) - 1
                 yield Spike(first, peak, last, level, float(self.heights[peak]), float(scores[top]), limit, ended)
 
-    def _refined(self, begin: int, end: int, line: float) -> tuple[int, int]:
+    def _refine(self, begin: int, end: int, line: float) -> tuple[int, int]:
         """The first and the last high value of these medians, and of those next to them."""
         first, last = self.offset + begin * self.scale, self.offset + (end + 1) * self.scale - 1
         high = self.heights > line
@@ -230,7 +230,7 @@ def _extent(series: _Values, top: int, line: float) -> tuple[int, int]:
     return begin, end
 
 
-def _merged(found: list[Spike], coarser: list[Spike], long: int) -> list[Spike]:
+def _merge(found: list[Spike], coarser: list[Spike], long: int) -> list[Spike]:
     """The spikes of all scales. A long one takes the place of those within; a short one was seen better before."""
     for spike in coarser:
         within = [each for each in found if each.first <= spike.last and spike.first <= each.last]
@@ -240,7 +240,7 @@ def _merged(found: list[Spike], coarser: list[Spike], long: int) -> list[Spike]:
     return sorted(found, key=lambda spike: spike.first)
 
 
-def _placed(spike: Spike, values: _Values, kept: Int[np.ndarray, " values"], in_logs: bool) -> Spike:
+def _in_losses(spike: Spike, values: _Values, kept: Int[np.ndarray, " values"], in_logs: bool) -> Spike:
     """In terms of the losses that were given."""
     return Spike(
         first=int(kept[spike.first]),

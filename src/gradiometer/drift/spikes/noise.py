@@ -39,7 +39,7 @@ def noise_limit(scores: _Scores, false_alarms: float, *, together: int, gap: flo
         usable[stretches[place]] = False
     # 20: the most peaks that may lie above a gap.
     peaks = np.append(tops[order[:20]], usual)
-    return min(_extrapolated(scores[usable], false_alarms), _after_a_gap(peaks, gap))
+    return min(_far_quantile(scores[usable], false_alarms), _after_a_gap(peaks, gap))
 
 
 def grouped(high: Bool[np.ndarray, " _"], together: int) -> list[Int[np.ndarray, " _"]]:
@@ -48,7 +48,7 @@ def grouped(high: Bool[np.ndarray, " _"], together: int) -> list[Int[np.ndarray,
     return np.split(places, np.flatnonzero(np.diff(places) > together) + 1) if len(places) else []
 
 
-def _extrapolated(scores: _Scores, false_alarms: float) -> float:
+def _far_quantile(scores: _Scores, false_alarms: float) -> float:
     """The far quantile of Student's t, through two upper quantiles of the scores; infinite with too few scores.
 
     The heavier of two tails counts: that of the scores, and that of their distances from the centre. The latter has

@@ -49,7 +49,7 @@ def bulk_size(draws: Draws, level: float = 0.9) -> Estimate:
         arviz-stats; the window: Geyer (1992), Practical Markov Chain Monte Carlo; the variance of a windowed sum:
         Wolff (2004), Monte Carlo Errors with Less Errors, equation 42.
     """
-    return _sized(partial(_size, method="bulk"), draws, normal_scores(halves(draws)), level)
+    return _size_estimate(partial(_size, method="bulk"), draws, normal_scores(halves(draws)), level)
 
 
 def tail_size(draws: Draws, level: float = 0.9) -> Estimate:
@@ -59,7 +59,7 @@ def tail_size(draws: Draws, level: float = 0.9) -> Estimate:
     half a standard error, so its own interval would be too low more often.
     """
     first, second = (
-        _sized(
+        _size_estimate(
             partial(_size, method="quantile", prob=tail),
             draws,
             halves((draws <= np.quantile(draws, tail)).astype(float)),
@@ -116,7 +116,7 @@ def _size(draws: Draws, **method: object) -> float:
     return float(array_stats.ess(draws.T, **method))
 
 
-def _sized(
+def _size_estimate(
     size: Callable[[Draws], float], draws: Draws, split: Float[np.ndarray, "size 2 chains"], level: float
 ) -> Estimate:
     """The size of `draws` and its interval; `split` are the half chains whose correlations are summed."""

@@ -96,7 +96,7 @@ def mixing(draws: Mapping[str, Draws], level: float = 0.9) -> list[Mixing]:
     """
     found = []
     for name, values in draws.items():
-        checked = _checked(name, values)
+        checked = _valid_draws(name, values)
         bulk, tail = bulk_size(checked, level), tail_size(checked, level)
         mean = _mean(checked, bulk.value, level)
         found.append(Mixing(name, rank_rhat(checked, level), bulk, tail, mean, checked.shape[1]))
@@ -126,7 +126,7 @@ def _mean(draws: Draws, size: float, level: float) -> Estimate:
     return Estimate.interval(middle, middle - away, middle + away, level=level, method=method, samples=draws.size)
 
 
-def _checked(name: str, draws: Draws) -> Draws:
+def _valid_draws(name: str, draws: Draws) -> Draws:
     values = np.asarray(draws, dtype=np.float64)
     if not (values.ndim == 2 and values.shape[1] >= FEWEST_CHAINS and values.shape[0] >= FEWEST_DRAWS):
         raise BadArgument(

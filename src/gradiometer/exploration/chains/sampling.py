@@ -260,7 +260,7 @@ def sample(
                 paths.append(torch.stack([_flat(parameters) for parameters in chains.of_one]))
     draws = recorder.draws()
     return [
-        _sampled(
+        _result_of_chain(
             each,
             virial,
             equipartitions[place].shape(examples, dict(zip(names, virial.by_tensor(examples, SURE), strict=True))),
@@ -292,7 +292,7 @@ def agreement(chains: Sequence[Sampled], level: float = 0.9) -> list[Mixing]:
     return mixing({name: values for name, values in draws.items() if np.ptp(values) > 0}, level)
 
 
-def _sampled(
+def _result_of_chain(
     sampler: Sampler,
     virial: Virial,
     shape: Shape,

@@ -216,7 +216,7 @@ class Sampler(torch.optim.Optimizer, ABC):
                 self.state[param][name] = torch.zeros_like(param)
         return [self.state[param][name] for param in params]
 
-    def _injected(self, place: int, reading: float, scale: float) -> float:
+    def _injection(self, place: int, reading: float, scale: float) -> float:
         """The temperature to inject, given this step's reading of the own heat. Raises if that is above T."""
         group, heat = self.param_groups[place], self._heats[place].mean
         judge = heat.add(reading, scale)

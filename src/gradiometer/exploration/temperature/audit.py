@@ -124,14 +124,14 @@ def audit(
     if not 0 <= burn_in <= steps - 2:
         raise BadArgument(f"`burn_in` must lie between 0 and steps − 2 = {steps - 2}, got {burn_in}.")
     # A derived seed, because a sampler with seed 0 must not draw the same numbers as the gradient noise.
-    generator = torch.Generator().manual_seed(_derived(seed, "gradient"))
+    generator = torch.Generator().manual_seed(_seed_for(seed, "gradient"))
     start = torch.randn(len(h), dtype=torch.float64, generator=generator) * (temperature / h).sqrt()
 
     def gradient(position: Tensor) -> Tensor:
         exact = h * position.detach() / examples
         return exact + math.sqrt(noise) * torch.randn(len(h), dtype=torch.float64, generator=generator)
 
-    with untouched_randomness(_derived(seed, "global"), [torch.device("cpu")]):
+    with untouched_randomness(_seed_for(seed, "global"), [torch.device("cpu")]):
         sums = [torch.zeros_like(h), torch.zeros_like(h)]
         half = burn_in + (steps - burn_in) // 2
         for step, position in zip(range(steps), _positions(sampler, start, gradient, seed), strict=False):
@@ -163,7 +163,7 @@ def _positions(sampler: MakeOptimizer | Step, start: Tensor, gradient: Gradient,
             f"generator) and make a step, got {arguments} arguments."
         )
     if arguments == 3:
-        position, generator = start.clone(), torch.Generator().manual_seed(_derived(seed, "step"))
+        position, generator = start.clone(), torch.Generator().manual_seed(_seed_for(seed, "step"))
         while True:
             position = function(position, gradient, generator)
             yield position
@@ -177,7 +177,7 @@ def _positions(sampler: MakeOptimizer | Step, start: Tensor, gradient: Gradient,
         yield parameter
 
 
-def _derived(seed: int, purpose: str) -> int:
+def _seed_for(seed: int, purpose: str) -> int:
     return zlib.crc32(f"audit/{seed}/{purpose}".encode())
 
 

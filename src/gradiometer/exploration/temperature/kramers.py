@@ -61,10 +61,10 @@ def passage_steps(
     nodes, weights = np.polynomial.legendre.leggauss(count)
     nodes, weights = lowest + (nodes + 1) / 2 * (end - lowest), weights * (end - lowest) / 2
 
-    def reached(points: Float[np.ndarray, " starts"]) -> Float[np.ndarray, "starts nodes"]:
+    def chances_from(points: Float[np.ndarray, " starts"]) -> Float[np.ndarray, "starts nodes"]:
         away = (nodes - (points - learning_rate * gradient(points))[:, None]) / width
         chances: np.ndarray = np.exp(-(away**2) / 2) / (width * math.sqrt(2 * math.pi)) * weights
         return chances
 
-    steps = np.linalg.solve(np.eye(count) - reached(nodes), np.ones(count))
-    return 1 + float(reached(np.array([start]))[0] @ steps)
+    steps = np.linalg.solve(np.eye(count) - chances_from(nodes), np.ones(count))
+    return 1 + float(chances_from(np.array([start]))[0] @ steps)

@@ -145,7 +145,7 @@ def stationary_covariance(curvature: ArrayLike, noise: ArrayLike, rule: SGDRule)
     """
     curvatures, axes, in_axes = _in_axes(curvature, noise)
     transitions, in_axes = rule.transitions(curvatures), in_axes / rule.batch_size
-    modes = _settled(transitions, in_axes[:, :, None, None] * np.outer(rule.kick, rule.kick))[:, :, 0, 0]
+    modes = _stationary_solution(transitions, in_axes[:, :, None, None] * np.outer(rule.kick, rule.kick))[:, :, 0, 0]
     covariance: Square = axes @ modes @ axes.T
     return covariance
 
@@ -181,7 +181,7 @@ def reshuffled_covariance(
     transitions, in_axes = rule.transitions(curvatures), in_axes / (examples - 1)
     powers, responses = _through_an_epoch(transitions, rule.kick, len(sizes))
 
-    def gathered(count: int) -> Pairs:
+    def contribution(count: int) -> Pairs:
         """The covariance added by the first `count` batches of an epoch."""
         felt = responses[:, len(sizes) - count :]
         apart = np.einsum("ika,jkb,k->ijab", felt, felt, examples / sizes[:count])
@@ -189,10 +189,10 @@ def reshuffled_covariance(
         brought: Pairs = in_axes[:, :, None, None] * (apart - np.einsum("ia,jb->ijab", together, together))
         return brought
 
-    start = _settled(powers[-1], gathered(len(sizes)))
+    start = _stationary_solution(powers[-1], contribution(len(sizes)))
     positions = range(len(sizes)) if batches is None else [batches]
     modes = [
-        (np.einsum("iab,jcd,ijbd->ijac", powers[k], powers[k], start) + gathered(k))[:, :, 0, 0] for k in positions
+        (np.einsum("iab,jcd,ijbd->ijac", powers[k], powers[k], start) + contribution(k))[:, :, 0, 0] for k in positions
     ]
     covariance: Square = axes @ np.mean(modes, axis=0) @ axes.T
     return covariance
@@ -253,7 +253,7 @@ def _in_axes(curvature: ArrayLike, noise: ArrayLike) -> tuple[Float[np.ndarray, 
     return curvatures, axes, axes.T @ Sigma @ axes
 
 
-def _settled(transitions: Float[np.ndarray, "params 2 2"], noise: Pairs) -> Pairs:
+def _stationary_solution(transitions: Float[np.ndarray, "params 2 2"], noise: Pairs) -> Pairs:
     """The solution X of X = P_i X P_jᵀ + Q for every pair of modes."""
     count = len(transitions)
     pairs = np.einsum("iab,jcd->ijacbd", transitions, transitions).reshape(count, count, 4, 4)

@@ -114,7 +114,7 @@ class Temperature(Gauge):
         """By layer: ⟨Φ − c, ĝ⟩, the heat of this step, tr Σ, ‖Φ − ηᵤv − c‖², and the number of parameters."""
         rate, motion, here = step.learning_rate, step.motion, step.objective.parameters
         check_number("learning_rate", rate)
-        factor, pull = self._taken(step)
+        factor, pull = self._factor_and_pull(step)
         away = behind = motion.away(here)
         kick = factor * rate / (2 * (1 - self.momentum)) * step.products_by_layer(pull, pull)
         if self.momentum:
@@ -132,7 +132,7 @@ class Temperature(Gauge):
             "origin": float(motion.since),
         } | ({} if motion.update is None else {"factor": factor})
 
-    def _taken(self, step: "gradiometer.measurement.step.TrainingStep") -> "tuple[float, Sequence[Tensor]]":
+    def _factor_and_pull(self, step: "gradiometer.measurement.step.TrainingStep") -> "tuple[float, Sequence[Tensor]]":
         """The clipping factor s, and ĝ with weight decay, before clipping."""
         update, decay, here = step.motion.update, self.weight_decay, step.objective.parameters
         if update is not None:

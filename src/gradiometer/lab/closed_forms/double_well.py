@@ -133,7 +133,7 @@ class DoubleWell:
             noise = generator.standard_normal((min(STEPS_AT_ONCE, steps - start), walkers))
             noise *= spread
             with np.errstate(over="ignore", invalid="ignore"):  # a walker that diverges is found below
-                for step, arrived in enumerate(self._moved(position, side, noise, learning_rate), start):
+                for step, arrived in enumerate(self._moves(position, side, noise, learning_rate), start):
                     if step >= 0:
                         crossings += arrived
             if not np.isfinite(position).all():
@@ -143,7 +143,7 @@ class DoubleWell:
                 )
         return crossings
 
-    def _moved(
+    def _moves(
         self,
         position: Float[np.ndarray, " walkers"],
         side: Float[np.ndarray, " walkers"],

@@ -227,10 +227,10 @@ def _gone(
         torch._foreach_add_(total, gradient)
         torch._foreach_add_(point, gradient, alpha=-rate)
     torch._foreach_div_(total, steps)
-    error = _squared(torch._foreach_sub(total, ground.gradient)) / ground.norm_squared
-    return error, math.sqrt(_squared(torch._foreach_sub(point, start)))
+    error = _squared_norm(torch._foreach_sub(total, ground.gradient)) / ground.norm_squared
+    return error, math.sqrt(_squared_norm(torch._foreach_sub(point, start)))
 
 
-def _squared(parts: Gradients | tuple[torch.Tensor, ...]) -> float:
+def _squared_norm(parts: Gradients | tuple[torch.Tensor, ...]) -> float:
     norms = torch._foreach_norm(list(parts), dtype=torch.float64)
     return float(torch.stack(norms).square().sum())

@@ -72,7 +72,7 @@ def chart(outcome: ExperimentResult, *, with_measurement: bool = True) -> alt.La
         layers.append(_line(experiment, claimed, DOTTED).encode(x=x("dial"), y=y("theory")))
     if outcome.rival:
         layers.append(_line(experiment, outcome.rival, DASH_DOTTED).encode(x=x("dial"), y=y("theory")))
-    layers += _predicted(_rows(experiment.points, outcome.predicted, PREDICTED, row), x, y)
+    layers += _prediction_layers(_rows(experiment.points, outcome.predicted, PREDICTED, row), x, y)
     if with_measurement:
         rows = _rows(experiment.points, outcome.measured, MEASURED, row)
         base = _base(rows, x)
@@ -80,7 +80,7 @@ def chart(outcome: ExperimentResult, *, with_measurement: bool = True) -> alt.La
     return layered(*layers).properties(width=WIDTH, height=HEIGHT)
 
 
-def _predicted(rows: Sequence[Row], x: Horizontal, y: Vertical) -> list[alt.Chart | alt.LayerChart]:
+def _prediction_layers(rows: Sequence[Row], x: Horizontal, y: Vertical) -> list[alt.Chart | alt.LayerChart]:
     base, colour = _base(rows, x), SERIES["color"]
     known = base.transform_filter("datum.value !== null")
     area = base.transform_filter("datum.low !== null && datum.high !== null").mark_area()

@@ -36,7 +36,7 @@ def _crossing(batch_size: int) -> Estimate:
 
 
 @cache
-def _trained(seed: int) -> dict[int, Weights]:
+def _weights_of(seed: int) -> dict[int, Weights]:
     """The weights of a network with its own start and batches, after each of `STEPS`."""
     network = digits_network()
     torch.manual_seed(seed)
@@ -58,13 +58,15 @@ def reordered(weights: Weights, seed: int) -> Weights:
 
 def by_symmetry(step: int, first: int = 0) -> Estimate:
     """The barrier between a network and itself with its hidden units in another order, over networks."""
-    ends = [(_trained(seed)[step], reordered(_trained(seed)[step], seed)) for seed in range(first, first + 2 * PAIRS)]
+    ends = [
+        (_weights_of(seed)[step], reordered(_weights_of(seed)[step], seed)) for seed in range(first, first + 2 * PAIRS)
+    ]
     return averaged([digits_network().barrier(*pair) for pair in ends])
 
 
 def between_runs(step: int, first: int = 0) -> Estimate:
     """L halfway between two runs less the mean of L at both, over independent pairs."""
-    pairs = [(_trained(seed)[step], _trained(seed + 1)[step]) for seed in range(first, first + 2 * PAIRS, 2)]
+    pairs = [(_weights_of(seed)[step], _weights_of(seed + 1)[step]) for seed in range(first, first + 2 * PAIRS, 2)]
     return averaged([digits_network().barrier(*pair) for pair in pairs])
 
 
@@ -94,7 +96,7 @@ def walked(network: Network, steps: int, seed: int = 0) -> Estimate:
 
 
 @cache
-def _settled(spread: float) -> Regressions:
+def _runs_at_rest(spread: float) -> Regressions:
     """Convex regressions from random starts, after a run whose rate goes to zero."""
     runs = Regressions(seed=int(10 * spread), start=spread)
     runs.train(Linear(0.2, steps=100), 100)
@@ -103,7 +105,7 @@ def _settled(spread: float) -> Regressions:
 
 def _valley(spread: float) -> Estimate:
     """−μ‖δ‖²/8 is the highest and −λ‖δ‖²/8 the lowest middle of a loss whose curvatures lie between μ and λ."""
-    runs = _settled(spread)
+    runs = _runs_at_rest(spread)
     squared = float((runs.weights[::2] - runs.weights[1::2]).square().sum(dim=(1, 2)).mean())
     low, high = -runs.largest_curvature * squared / 8, -DECAY * squared / 8
     return Estimate.bound(high, low=low, high=high, method="curvature between μ and λ", samples=RUNS // 2)
@@ -111,7 +113,7 @@ def _valley(spread: float) -> Estimate:
 
 def _middle(spread: float) -> Estimate:
     """L halfway between two regressions less the mean of L at both."""
-    runs = _settled(spread)
+    runs = _runs_at_rest(spread)
     one, other = runs.weights[::2], runs.weights[1::2]
     return averaged(runs.losses((one + other) / 2) - (runs.losses(one) + runs.losses(other)) / 2)
 

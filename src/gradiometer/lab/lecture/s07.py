@@ -96,7 +96,7 @@ class Trained:
         """The same for a small rate without noise: (L_0 − L_t)/Σ η."""
         return float((self.losses[0] - self.losses[steps]) / self.rates[:steps].sum())
 
-    def weighted(self, steps: int) -> float:
+    def weighted_mean(self, steps: int) -> float:
         """The η-weighted mean of ‖∇L‖²."""
         return float(np.average(self.gradients[:steps], weights=self.rates[:steps]))
 
@@ -160,7 +160,7 @@ def _experiments() -> tuple[Experiment, ...]:
             dial="steps",
             points=NETWORK_TIMES,
             predict=lambda steps: trained().balance(steps),
-            measure=lambda steps: trained().weighted(steps),
+            measure=lambda steps: trained().weighted_mean(steps),
             rival=Rival("no noise, (L_0 − L_t)/Σ η", lambda steps: trained().without_noise(steps)),
             says="(L_0 − L_t + ½ Σ η² ĝᵀHĝ)/Σ η, from the theorem's own proof: the fall of the loss and the noise pay "
             "for the gradient. Σ η grows without end, and the rest does not, so the gradient goes to zero.",

@@ -161,7 +161,7 @@ def _leaving(time: int) -> Estimate:
     return averaged(x**2)
 
 
-def _grown(time: int) -> float:
+def _growth(time: int) -> float:
     """E x² at a time, to first order in x: the saddle pushes away, and each step adds (ηc)²."""
     growth = (1 - LEAVING_RATE * NOISY.smallest_curvature) ** 2
     return (LEAVING_RATE * KICK) ** 2 * (growth**time - 1) / (growth - 1)
@@ -238,7 +238,7 @@ def _experiments() -> tuple[Experiment, ...]:
             quantity="E x²",
             dial="step, t",
             points=LEAVES,
-            predict=_grown,
+            predict=_growth,
             measure=_leaving,
             claim=lambda _: 0.0,
             says="A little noise along the falling direction is enough: it grows by (1 + ηπ²/2)² per step, and the run "

@@ -46,7 +46,7 @@ def _on_the_digits(whole: float, rates: tuple[float, ...]) -> dict[float, Move]:
     return _moves(network.objective, network.train, whole, rates)
 
 
-def _predicted(move: Move) -> Estimate:
+def _prediction(move: Move) -> Estimate:
     """Noise and drift together; the noise within its interval."""
     return Estimate.interval(
         move.predicted,
@@ -66,7 +66,7 @@ def _experiments() -> tuple[Experiment, ...]:
             setting=Circumstance.KNOWN,
             where="a quadratic of three parameters, moves of one length",
             points=RATES,
-            predict=lambda rate: _predicted(_on_the_quadratic()[rate]),
+            predict=lambda rate: _prediction(_on_the_quadratic()[rate]),
             measure=lambda rate: _on_the_quadratic()[rate].seen,
             says="A move takes K ∝ 1/η steps, and the mean of K gradients has the squared error tr Σ/(BK‖g‖²): it goes "
             "to zero with η.",
@@ -76,7 +76,7 @@ def _experiments() -> tuple[Experiment, ...]:
             setting=Circumstance.REAL,
             where=f"{MLP}, a hundred steps into training",
             points=RATES,
-            predict=lambda rate: _predicted(_on_the_digits(SHORT, RATES)[rate]),
+            predict=lambda rate: _prediction(_on_the_digits(SHORT, RATES)[rate]),
             measure=lambda rate: _on_the_digits(SHORT, RATES)[rate].seen,
             rival=Rival("one gradient is as good as many", lambda _: _on_the_digits(SHORT, RATES)[SHORT].predicted),
             says="The same from a point of a real run: at a hundredth of the rate, the mean of the gradients of the "
@@ -87,7 +87,7 @@ def _experiments() -> tuple[Experiment, ...]:
             setting=Circumstance.FAILS,
             where="the same network, a move forty times as long",
             points=LONG_RATES,
-            predict=lambda rate: _predicted(_on_the_digits(LONG, LONG_RATES)[rate]),
+            predict=lambda rate: _prediction(_on_the_digits(LONG, LONG_RATES)[rate]),
             measure=lambda rate: _on_the_digits(LONG, LONG_RATES)[rate].seen,
             claim=lambda rate: _on_the_digits(LONG, LONG_RATES)[rate].noise.value,
             says="“At practically the same Φ” no longer holds. Over a long move the full gradient itself changes, and "

@@ -36,7 +36,9 @@ REAL_RATES = (0.01, 0.1, 1.0)
 REAL_SIZES = (8, 32, 128)
 
 
-def _settled(noise: Float[np.ndarray, " params"], rate: float, size: int) -> Float[np.ndarray, "chains params"]:
+def _stationary_iterates(
+    noise: Float[np.ndarray, " params"], rate: float, size: int
+) -> Float[np.ndarray, "chains params"]:
     """Iterates after they have forgotten that they started at the minimum."""
     # 6.0: ηh·steps in the flattest direction: the variance is within e⁻¹² of its stationary value.
     steps, seed = int(6.0 / (rate * CURVATURES.min())), int(1000 * rate) + size
@@ -47,7 +49,7 @@ def _settled(noise: Float[np.ndarray, " params"], rate: float, size: int) -> Flo
 
 def _temperature(rate: float, size: int) -> Estimate:
     """⟨Φ − Φ*, g⟩/d, which equipartition calls the temperature."""
-    return averaged((_settled(ISOTROPIC, rate, size) ** 2 @ CURVATURES) / len(CURVATURES))
+    return averaged((_stationary_iterates(ISOTROPIC, rate, size) ** 2 @ CURVATURES) / len(CURVATURES))
 
 
 def _exact(rate: float, size: int) -> float:
@@ -58,7 +60,7 @@ def _exact(rate: float, size: int) -> float:
 
 def _of_mode(mode: int) -> Estimate:
     """h·Var of one direction."""
-    return averaged(CURVATURES[mode - 1] * _settled(UNEVEN, RATE, BATCH)[:, mode - 1] ** 2)
+    return averaged(CURVATURES[mode - 1] * _stationary_iterates(UNEVEN, RATE, BATCH)[:, mode - 1] ** 2)
 
 
 def _heat(rate: float, size: int) -> Estimate:

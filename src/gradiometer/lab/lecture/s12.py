@@ -34,7 +34,7 @@ REAL_CYCLE = SnapshotCycle(0.2, steps=SNAPSHOTS * 90, snapshots=SNAPSHOTS)
 RUNS = 8
 
 
-def _averaged(count: int) -> float:
+def _loss_of_average(count: int) -> float:
     """E ½(mean of the last snapshots)², exactly: a snapshot is a linear function of the one before, plus noise."""
     rates = [CYCLE(step) for step in range(CYCLE.steps)]
     variances = EXAMPLE.law(rates, BATCH)[1][CYCLE.length :: CYCLE.length]
@@ -52,7 +52,7 @@ def _ends() -> Float[np.ndarray, "snapshots chains"]:
 
 
 @cache
-def _trained(seed: int) -> tuple[Snapshot, ...]:
+def _snapshots_of(seed: int) -> tuple[Snapshot, ...]:
     """The snapshots of a run of the digits' MLP."""
     network, collector = digits_network(), SnapshotCollector(REAL_CYCLE)
     torch.manual_seed(seed)
@@ -124,7 +124,7 @@ class RegressionCycles:
             found.append(torch.softmax(self.runs.inputs @ self.runs.weights, dim=-1))
         return found
 
-    def gained(self, count: int) -> Estimate:
+    def measured_gain(self, count: int) -> Estimate:
         """The mean cross-entropy of the last snapshots less that of their average, over runs."""
         last = self.snapshots[-count:]
         each = np.mean([self.runs.entropies(one) for one in last], axis=0)
@@ -144,7 +144,7 @@ def _weights(snapshot: Snapshot) -> list[torch.Tensor]:
 
 def _one_basin(apart: int) -> Estimate:
     """Above less the mean loss of the ends, as no loss is below zero, and below a share of the barrier between runs."""
-    ends = [_trained(seed)[place] for seed in range(RUNS) for place in (-1 - apart, -1)]
+    ends = [_snapshots_of(seed)[place] for seed in range(RUNS) for place in (-1 - apart, -1)]
     least = -float(np.mean([digits_network().loss(_weights(end)) for end in ends]))
     # 0.1: A barrier counts as none if it is below this share of the one between runs from different
     # starts.
@@ -154,13 +154,13 @@ def _one_basin(apart: int) -> Estimate:
 @cache
 def _between_runs() -> float:
     """The mean barrier between the last snapshots of runs from different starts."""
-    ends = [_weights(_trained(seed)[-1]) for seed in range(RUNS)]
+    ends = [_weights(_snapshots_of(seed)[-1]) for seed in range(RUNS)]
     return float(np.mean([digits_network().barrier(one, other) for one, other in combinations(ends, 2)]))
 
 
 def _between_cycles(apart: int) -> Estimate:
     """The barrier between the last snapshot and one a number of cycles before, over runs."""
-    pairs = [(_trained(seed)[-1 - apart], _trained(seed)[-1]) for seed in range(RUNS)]
+    pairs = [(_snapshots_of(seed)[-1 - apart], _snapshots_of(seed)[-1]) for seed in range(RUNS)]
     return averaged([digits_network().barrier(*map(_weights, pair)) for pair in pairs])
 
 
@@ -174,7 +174,7 @@ def _experiments() -> tuple[Experiment, ...]:
             quantity="excess loss of the average",
             dial="snapshots averaged, m",
             points=COUNTS,
-            predict=_averaged,
+            predict=_loss_of_average,
             measure=lambda count: averaged(_ends()[-count:].mean(axis=0) ** 2 / 2),
             says="Averaging m snapshots divides the variance, but by less than m: a snapshot remembers ∏(1 − η_t) of "
             "the one before.",
@@ -187,7 +187,7 @@ def _experiments() -> tuple[Experiment, ...]:
             dial="snapshots averaged, m",
             points=COUNTS[1:],
             predict=lambda count: _cycles().gain(count),
-            measure=lambda count: _cycles().gained(count),
+            measure=lambda count: _cycles().measured_gain(count),
             rival=Rival("snapshots that forget each other", lambda count: _cycles().gain(count, memory=False)),
             says="Half the variance of log p among the snapshots, from H and Σ at the minimum and the schedule alone. "
             "A snapshot that remembers the one before gains less.",

@@ -36,7 +36,11 @@ def run_checks(full: bool = False, progress: Progress | None = None, pool: str |
         progress: Called with the number of parts done and the number of all parts.
         pool: Where the parts run: "here", "processes", "processes:4", "ray", or a `Pool`. The numbers are the same.
     """
-    parts = [*_unbiased(3000, full=True), *_covered(4000)] if full else [*_unbiased(2000), *_covered(1000)]
+    parts = (
+        [*_tests_of_moments(3000, full=True), *_tests_of_coverage(4000)]
+        if full
+        else [*_tests_of_moments(2000), *_tests_of_coverage(1000)]
+    )
     jobs = [Job(f"part {number}", part) for number, part in enumerate(parts, start=1)]
 
     def tell(_: Outcome, done: int, total: int) -> None:
@@ -47,7 +51,7 @@ def run_checks(full: bool = False, progress: Progress | None = None, pool: str |
         return [check for found in where.results(jobs, progress=tell) for check in found]
 
 
-def _unbiased(steps: int, full: bool = False) -> Iterator[Part]:
+def _tests_of_moments(steps: int, full: bool = False) -> Iterator[Part]:
     """The gauge's moments at a fixed point: from halves everywhere, with other settings on some problems."""
     quadratic, logistic, network = known_problems()
     benches = [Bench(known, size) for known, size in product((quadratic, logistic, network), BATCH_SIZES)]
@@ -62,7 +66,7 @@ def _unbiased(steps: int, full: bool = False) -> Iterator[Part]:
         yield partial(lambda bench: list(bench.checks(steps)), bench)
 
 
-def _covered(windows: int) -> Iterator[Part]:
+def _tests_of_coverage(windows: int) -> Iterator[Part]:
     """The intervals in this number of windows, or twice as many if they are cheap to simulate."""
     problems = list(product(known_problems(), BATCH_SIZES))
     for known, size in problems:

@@ -39,7 +39,7 @@ class Path:
     rates: Float[np.ndarray, " lines"]
     reached: int
 
-    def filled(self) -> "Path":
+    def with_ends(self) -> "Path":
         """The path with a point at the end of every constant stretch."""
         starts = self.steps.tolist()
         ends = [after - max(1, int(SPACING * after)) for after in starts[1:]]
@@ -71,7 +71,7 @@ def shape_of(path: Path) -> str:
     if turns == 0 and signs[0] > 0:
         return _rising(path)
     if turns == 0:
-        return _falling(path.filled())
+        return _falling(path.with_ends())
     if turns == 1 and signs[0] > 0:
         return _warmed_up(path)
     low, now = number(float(rates.min())), number(float(rates[-1]))
@@ -79,7 +79,7 @@ def shape_of(path: Path) -> str:
 
 
 def _rising(path: Path) -> str:
-    filled = path.filled()
+    filled = path.with_ends()
     peak = float(filled.rates[-1])
     first = int(filled.steps[np.argmax(filled.rates >= (1 - SAME) * peak)])
     if path.reached - first > A_WHILE * path.reached:
@@ -91,7 +91,7 @@ def _warmed_up(path: Path) -> str:
     at_peak = int(path.rates.argmax())
     top = int(path.steps[at_peak])
     rise = f"warm-up over {counted(top - int(path.steps[0]), 'step')} to {number(float(path.rates[at_peak]))}"
-    after = Path(path.steps[at_peak:], path.rates[at_peak:], path.reached).filled()
+    after = Path(path.steps[at_peak:], path.rates[at_peak:], path.reached).with_ends()
     return f"{rise}, then {_fall(after, from_peak=False)}"
 
 

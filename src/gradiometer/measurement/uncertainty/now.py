@@ -107,7 +107,7 @@ def ratio_now(
     337 [241, 559] examples
     """
     numerator, denominator = finite_samples(numerator, "numerator"), finite_samples(denominator, "denominator")
-    steps, learning_rate = _checked(steps, learning_rate, numerator=numerator, denominator=denominator)
+    steps, learning_rate = _as_doubles(steps, learning_rate, numerator=numerator, denominator=denominator)
     check_level(level)
     if len(steps) < FEWEST:
         return _too_few(steps, level, unit)
@@ -128,7 +128,7 @@ def ratio_now(
     if found is None or (positive and not found[1] > 0):
         estimate = recent(len(steps), level)
     elif direct:
-        estimate = _guarded(_found(found[1], found[0], found[2], len(steps), level, learning_rate), recent)
+        estimate = _widen(_estimate(found[1], found[0], found[2], len(steps), level, learning_rate), recent)
     elif not positive and found[0] <= 0 <= found[2]:
         estimate = Estimate.unknown(level=level, method=_method(learning_rate), samples=len(steps))
     else:
@@ -139,8 +139,8 @@ def ratio_now(
             spread = float(np.std(below[used] / sizes[used] - value * weights) / weights.mean())
             rare_noise *= size[0] / size[1]
             high = with_unseen_pairs(value, high, spread, Tails.of(above).excess, rare_noise)
-        estimate = _found(1 / value, _inverse(high), _inverse(low), len(steps), level, learning_rate)
-        estimate = _guarded(estimate, recent)
+        estimate = _estimate(1 / value, _inverse(high), _inverse(low), len(steps), level, learning_rate)
+        estimate = _widen(estimate, recent)
         if positive:
             estimate = opened(estimate, mixture, value, value - low, float(steps[-1] - steps[0]))
     scale = min(size[0] / size[1], sys.float_info.max)
@@ -177,7 +177,7 @@ def mean_now(
     1.35 [0.959, 1.74]
     """
     samples = finite_samples(samples, "samples")
-    steps, learning_rate = _checked(steps, learning_rate, samples=samples)
+    steps, learning_rate = _as_doubles(steps, learning_rate, samples=samples)
     check_level(level)
     if len(steps) < FEWEST:
         return _too_few(steps, level, unit)
@@ -194,7 +194,7 @@ def mean_now(
         estimate = recent(len(steps), level)
     else:
         low, value, high, _ = found
-        estimate = _guarded(_found(value, low, high, len(steps), level, learning_rate), recent)
+        estimate = _widen(_estimate(value, low, high, len(steps), level, learning_rate), recent)
     return transformed(estimate, lambda mean: mean * size, unit=unit)
 
 
@@ -241,7 +241,7 @@ def _neighbours(sizes: Readings) -> Readings:
     return means
 
 
-def _guarded(estimate: Estimate, recent: Callable[[int, float], Estimate]) -> Estimate:
+def _widen(estimate: Estimate, recent: Callable[[int, float], Estimate]) -> Estimate:
     """The estimate, widened to contain the intervals of the newest readings that contradict it."""
     low, high, contradicted = estimate.low, estimate.high, False
     for share in GUARDS:
@@ -270,7 +270,7 @@ def _method(learning_rate: Readings | None) -> str:
     return f"{name}, extrapolated" if since < 8 else name
 
 
-def _found(
+def _estimate(
     value: float, low: float, high: float, samples: int, level: float, learning_rate: Readings | None
 ) -> Estimate:
     method = _method(learning_rate)
@@ -294,7 +294,7 @@ def _too_few(steps: Readings, level: float, unit: str) -> Estimate:
     return Estimate.unknown(level=level, method="too few readings", samples=count, unit=unit, needed=needed)
 
 
-def _checked(
+def _as_doubles(
     steps: np.ndarray, learning_rate: np.ndarray | None, **samples: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Steps and rates in double precision, if they fit to the readings."""

@@ -137,8 +137,8 @@ def power_law(
     Returns:
         The mixture over all pairs, or None if no pair gives a positive sum.
     """
-    values, units, steps = _thinned(values), _thinned(units), _thinned(steps)
-    rate = _log_rate(None if learning_rate is None else _thinned(learning_rate))
+    values, units, steps = _thin(values), _thin(units), _thin(steps)
+    rate = _log_rate(None if learning_rate is None else _thin(learning_rate))
     clocks = [_log_age(steps)] if rate is None else [_log_age(steps), rate]
     powers, log_prior, wander = _grid(prior, varied=rate is not None)
     logs = sum(np.outer(power, clock) for power, clock in zip(powers, clocks, strict=False))
@@ -157,7 +157,7 @@ def power_law(
     wandered = np.minimum((wander * centers) ** 2, squares * count / total**2)
     scores = [_batch_sums((clock - (expected @ clock / total)[:, None]) * residuals, count) for clock in clocks]
     fit = FIT * np.log(squares + 1e-24 * squares.max() + np.finfo(float).tiny)
-    log_weights = log_prior - count / 2 * (fit + (1 - FIT) * np.log1p(_chi_squared(np.stack(scores)) / count))
+    log_weights = log_prior - count / 2 * (fit + (1 - FIT) * np.log1p(_chi_square(np.stack(scores)) / count))
     weights = np.exp(log_weights - log_weights.max())
     errors = np.maximum(np.sqrt(noise + wandered), 1e-12 * np.abs(centers) + np.finfo(float).tiny)
     heavy = weights > 1e-7
@@ -200,7 +200,7 @@ def _log_rate(learning_rate: np.ndarray | None) -> np.ndarray | None:
     return np.log(rate / rate[-1]) if rate.max() > 1.05 * rate.min() else None
 
 
-def _thinned(series: np.ndarray) -> np.ndarray:
+def _thin(series: np.ndarray) -> np.ndarray:
     """The means of equal stretches of a long series; the oldest remainder is dropped."""
     if len(series) <= MOST_READINGS:
         return series
@@ -221,7 +221,7 @@ def _spread(sums: Float[np.ndarray, "powers batches"]) -> tuple[np.ndarray, np.n
     return squares, np.maximum(np.divide(products, squares, out=np.zeros(len(sums)), where=squares > 0), 0.0)
 
 
-def _chi_squared(scores: Float[np.ndarray, "clocks powers batches"]) -> Float[np.ndarray, " powers"]:
+def _chi_square(scores: Float[np.ndarray, "clocks powers batches"]) -> Float[np.ndarray, " powers"]:
     """The score test's χ² (Hotelling's T²): the square of the mean score over its variance, around its mean."""
     batches = scores.shape[-1]
     size = np.sqrt((scores**2).sum(axis=-1, keepdims=True))

@@ -57,7 +57,7 @@ def simultaneous_means(differences: Differences, *, level: float = 0.9, unit: st
     0.0250 [0.0138, 0.0362]
     −0.000500 [−0.00544, 0.00444]
     """
-    differences = _checked(differences)
+    differences = _as_pairs(differences)
     check_level(level)
     pairs, alternatives = differences.shape
     if alternatives == 1:
@@ -102,7 +102,7 @@ def over_examples_too(
     >>> print(in_general)
     2.00 [0.987, 3.01]
     """
-    checked = [_checked(each) for each in differences]
+    checked = [_as_pairs(each) for each in differences]
     examples = checked[0].shape[1]
     if not examples >= 2:
         raise BadArgument(f"`differences` must hold at least 2 examples, got {examples}.")
@@ -111,7 +111,7 @@ def over_examples_too(
     quantile = float(stdtrit(examples - 1, (1 + level) / 2))
     found = []
     for estimate, each in zip(estimates, checked, strict=True):
-        wider = quantile * math.sqrt(_sampled(each))
+        wider = quantile * math.sqrt(_variance_of_sampling(each))
         low, high = estimate.value - estimate.low, estimate.high - estimate.value
         found.append(
             Estimate.interval(
@@ -123,7 +123,7 @@ def over_examples_too(
     return tuple(found)
 
 
-def _sampled(differences: Float[np.ndarray, "pairs examples"]) -> float:
+def _variance_of_sampling(differences: Float[np.ndarray, "pairs examples"]) -> float:
     """The variance that the sampling of the examples gives the mean, beyond that within pairs."""
     pairs, examples = differences.shape
     across = differences.mean(axis=0)
@@ -173,7 +173,7 @@ def _drawn_together(
     return drawn
 
 
-def _checked(differences: np.ndarray) -> np.ndarray:
+def _as_pairs(differences: np.ndarray) -> np.ndarray:
     """Differences as doubles, of at least two pairs."""
     found = np.asarray(differences, dtype=np.float64)
     if not len(found) >= 2:

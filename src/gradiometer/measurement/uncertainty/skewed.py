@@ -39,13 +39,13 @@ def skewed_mean(samples: Float[np.ndarray, " examples"], *, level: float = 0.9, 
     size = len(samples)
     skewness = float((((samples - plain.value) / spread) ** 3).mean()) / math.sqrt(size)
     quantile = float(stdtrit(size - 1, (1 + level) / 2))
-    below, above = (_untransformed(end, skewness) * spread / math.sqrt(size) for end in (quantile, -quantile))
+    below, above = (_inverse_transform(end, skewness) * spread / math.sqrt(size) for end in (quantile, -quantile))
     return Estimate.interval(
         plain.value, plain.value - below, plain.value - above, level=level, method=METHOD, samples=size, unit=unit
     )
 
 
-def _untransformed(ratio: float, skewness: float) -> float:
+def _inverse_transform(ratio: float, skewness: float) -> float:
     """The t whose transform t + at²/3 + a²t³/27 + a/6 is this ratio; a is the skewness over √n."""
     if abs(skewness) < 1e-6:
         return ratio

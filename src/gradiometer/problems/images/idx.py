@@ -24,7 +24,7 @@ def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
 
     Source: Y. LeCun, C. Cortes, C. Burges, The MNIST database, "File formats".
     """
-    content = _decompressed(path)
+    content = _decompress(path)
     magic, expected = content[:4], bytes([0, 0, 8, dimensions])
     header = 4 + 4 * dimensions
     if magic != expected:
@@ -43,7 +43,7 @@ def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
     return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
 
 
-def _decompressed(path: Path) -> bytes:
+def _decompress(path: Path) -> bytes:
     try:
         content = read_file(path)
         return gzip.decompress(content) if path.suffix == ".gz" else content
