@@ -24,7 +24,7 @@ from gradiometer.convergence.certificate.lowest_curvature import (
 )
 from gradiometer.drift import Curvature
 from gradiometer.drift.lanczos import eigenvalues
-from gradiometer.drift.operator import Product
+from gradiometer.drift.operator import VectorProduct
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.measurement import Batch, Draw, Estimate, Objective, Sampling, supervised
 from gradiometer.measurement.gradient_graph import flat
@@ -109,7 +109,7 @@ def test_the_part_of_the_spectrum_that_lanczos_misses_is_bounded_over_random_sta
     missed = []
     for seed in range(30):
         generator = torch.Generator().manual_seed(seed)
-        operator = Product(lambda vectors: vectors * values, values)
+        operator = VectorProduct(lambda vectors: vectors * values, values)
         found = eigenvalues(operator, largest=1, smallest=1, tolerance=1e-12, most_products=20, generator=generator)
         missed.append(float(found.smallest[0].value + 1) / 2)
     assert np.mean(np.array(missed) > share) <= 0.1

@@ -14,7 +14,7 @@ from conftest import CASES, Case
 from gradiometer import BadArgument
 from gradiometer.drift import BatchSharpness, CurvatureAlongGradient, LossChange, StepDrift
 from gradiometer.drift.edge import edge_warning
-from gradiometer.drift.stability import Momentum, edge_finding, largest_stable_rate, stability_limit
+from gradiometer.drift.stability import MomentumRule, edge_finding, largest_stable_rate, stability_limit
 from gradiometer.measurement import (
     Draw,
     Estimate,
@@ -216,8 +216,10 @@ def test_dropout_cancels_for_a_step_of_no_length() -> None:
     assert LossChange().measure(step)["seen"] == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", [Momentum(), Momentum(0.5), Momentum(0.9), Momentum(0.9, nesterov=True)])
-def test_steps_of_torch_on_a_quadratic_stop_shrinking_at_the_edge(kind: Momentum) -> None:
+@pytest.mark.parametrize(
+    "kind", [MomentumRule(), MomentumRule(0.5), MomentumRule(0.9), MomentumRule(0.9, nesterov=True)]
+)
+def test_steps_of_torch_on_a_quadratic_stop_shrinking_at_the_edge(kind: MomentumRule) -> None:
     limit = stability_limit(0.1, kind, weight_decay=0.2)
     for curvature, stable in ((0.98 * limit, True), (1.02 * limit, False)):
         point = nn.Parameter(torch.ones((), dtype=torch.float64))
@@ -243,8 +245,8 @@ def test_a_rate_above_the_edge_gives_a_warning() -> None:
     warning = edge_warning(objective, batch, learning_rate=0.08)
     assert warning is not None and "0.0800 is 2.0 times beyond the edge of stability" in warning
     assert "2/η = 25.0" in warning and "try --lr 0.04" in warning
-    assert edge_warning(objective, batch, learning_rate=0.07, kind=Momentum(0.9)) is None
-    assert edge_warning(objective, batch, learning_rate=0.07, kind=Momentum(0.9, nesterov=True)) is not None
+    assert edge_warning(objective, batch, learning_rate=0.07, kind=MomentumRule(0.9)) is None
+    assert edge_warning(objective, batch, learning_rate=0.07, kind=MomentumRule(0.9, nesterov=True)) is not None
 
 
 @pytest.mark.parametrize(
@@ -306,7 +308,7 @@ import gradiometer.drift.loss_change, gradiometer.drift.stability
     ("build", "message"),
     [
         (lambda: BatchSharpness(momentum=1.0), "`momentum` must be at least 0 and below 1, got 1.0"),
-        (lambda: Momentum(float("nan")), "`momentum` must be at least 0 and below 1, got nan"),
+        (lambda: MomentumRule(float("nan")), "`momentum` must be at least 0 and below 1, got nan"),
         (lambda: stability_limit(float("nan")), "`learning_rate` must be positive, got nan"),
         (lambda: stability_limit(0.1, weight_decay=-1.0), "`weight_decay` must be at least 0"),
         (

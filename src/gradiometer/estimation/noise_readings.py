@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.estimation.products import PRODUCT_PRIOR, Momentum, Steps, signal
+from gradiometer.estimation.products import PRODUCT_PRIOR, GradientMemory, Steps, signal
 from gradiometer.measurement.reading import Draw, Series
 from gradiometer.measurement.uncertainty.now import NOISE_PRIOR
 from gradiometer.measurement.uncertainty.power_law import MOST_READINGS, Drift
@@ -21,7 +21,7 @@ Moments = Float[np.ndarray, "steps layers"]
 
 
 @dataclass(frozen=True)
-class Source:
+class ReadingSource:
     """tr Σ and ‖g‖² at every reading, both as for independent examples.
 
     Attributes:
@@ -36,7 +36,7 @@ class Source:
     norm_squared: Moments
     prior: Drift = NOISE_PRIOR
     pairs: float = HALVES
-    doubts: tuple["Source", ...] = ()
+    doubts: tuple["ReadingSource", ...] = ()
 
 
 def averaged(series: Series) -> Series:
@@ -65,7 +65,7 @@ def averaged(series: Series) -> Series:
 
 def source_of(
     series: Series, variance: str = "gradient_variance", norm_squared: str = "gradient_norm_squared"
-) -> Source:
+) -> ReadingSource:
     """The readings of a series.
 
     Args:
@@ -73,13 +73,13 @@ def source_of(
         variance, norm_squared: Names of the moments, if the readings are not from products.
     """
     if PRODUCT not in series.moments:
-        return Source(series.moments[variance], series.moments[norm_squared])
+        return ReadingSource(series.moments[variance], series.moments[norm_squared])
     moments = {name: values.reshape(len(series)) for name, values in series.moments.items()}
     finite = 1 / series.sampling.examples if _in_epochs(series) and series.sampling.examples else 0.0
     found = signal(
         moments[PRODUCT],
         moments["squared"],
-        momentum=Momentum(moments["momentum"], nesterov=bool(moments["nesterov"].all())),
+        momentum=GradientMemory(moments["momentum"], nesterov=bool(moments["nesterov"].all())),
         memory=moments.get("memory"),
         loss=moments.get("loss"),
         travelled=moments.get("travelled"),
@@ -88,13 +88,13 @@ def source_of(
         share_of_examples=min(float(series.usual_batch_size) * finite, 0.49),
     )
 
-    def source(readings: Steps, doubts: tuple[Source, ...] = ()) -> Source:
+    def source(readings: Steps, doubts: tuple[ReadingSource, ...] = ()) -> ReadingSource:
         per_batch = 1 / series.batch_size - finite
         noise = np.where(per_batch > 0, (moments["squared"] - readings) / np.where(per_batch > 0, per_batch, 1.0), 0.0)
         independent = readings - noise * finite
         # 1.0: standard deviation of ⟨ĝ_1, ĝ_2⟩ of two whole batches if all noise points one way, in
         # units of tr Σ/B.
-        return Source(noise[:, None], independent[:, None], PRODUCT_PRIOR, 1.0, doubts)
+        return ReadingSource(noise[:, None], independent[:, None], PRODUCT_PRIOR, 1.0, doubts)
 
     return source(found.norm_squared, tuple(source(found.ways[name]) for name in found.doubted))
 

@@ -17,7 +17,7 @@ Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Update:
+class SGDUpdate:
     """The vector that SGD multiplies by its rate: s ĝ + λΦ. This is ĝ + (λ/s)Φ at the rate s η.
 
     Clipping the gradient by its norm amounts to a smaller learning rate for one step: s is below 1.
@@ -55,7 +55,7 @@ class Motion:
     origin: Sequence[Tensor]
     since: int
     velocity: Sequence[Tensor | None] | None = None
-    update: Update | None = None
+    update: SGDUpdate | None = None
 
     def away(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Φ − c, one tensor per trainable parameter."""
@@ -102,7 +102,7 @@ class Origin:
         parameters: Sequence[Tensor],
         step: int,
         velocity: Sequence[Tensor | None] | None = None,
-        update: Update | None = None,
+        update: SGDUpdate | None = None,
     ) -> Motion:
         """The motion at this step. Call it at every measured step.
 
@@ -136,7 +136,7 @@ def velocity_of(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[Tens
 
 def update_of(
     optimizer: Optimizer, parameters: Sequence[Tensor], made: Float[Tensor, " parameters"], *, scale: float = 1.0
-) -> Update:
+) -> SGDUpdate:
     """The update that `torch.optim.SGD` is about to make, given the norm of ĝ after `backward`.
 
     Clipping by the norm of the whole gradient shrinks the gradients of all parameters by one factor. Clipping by
@@ -166,7 +166,7 @@ def update_of(
         taken = list(torch._foreach_div(taken, factor * scale))
     groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     decays = [0.0 if p.grad is None else float(groups[id(p)]["weight_decay"]) for p in parameters]
-    return Update(taken, factor, decays)
+    return SGDUpdate(taken, factor, decays)
 
 
 def multiple(made: Float[Tensor, " parameters"], taken: Sequence[Tensor]) -> float | None:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.drift.spikes.evidence import ROSE, STAYED, Examined, Observation
-from gradiometer.drift.stability import Momentum
+from gradiometer.drift.stability import MomentumRule
 from gradiometer.estimation.noise_readings import PRODUCT
 from gradiometer.measurement.reading import Series
 
@@ -83,7 +83,7 @@ def _from_losses(spike: Spike, batches: float) -> tuple[Cause, Observation]:
     return Cause.UNKNOWN, Observation("two_batches")
 
 
-def sharpness_near(spike: Spike, series: Series, kind: Momentum) -> Observation | None:
+def sharpness_near(spike: Spike, series: Series, kind: MomentumRule) -> Observation | None:
     """η times the batch sharpness against its edge, at the last reading before the end of the spike; None without one.
 
     Args:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from gradiometer.arguments import check_number, check_whole
-from gradiometer.drift.stability import Momentum
+from gradiometer.drift.stability import MomentumRule
 from gradiometer.errors import BadArgument
 
 Square = Float[np.ndarray, "params params"]
@@ -42,7 +42,7 @@ class SGDRule:
     def __post_init__(self) -> None:
         check_number("learning_rate", self.learning_rate, positive=True)
         check_whole("batch_size", self.batch_size, 1)
-        Momentum(self.momentum, self.nesterov)
+        MomentumRule(self.momentum, self.nesterov)
 
     @property
     def heat(self) -> float:
@@ -51,7 +51,7 @@ class SGDRule:
 
     def limit(self, sharpness: float) -> float:
         """The learning rate from which the iterates diverge along the sharpest direction."""
-        return Momentum(self.momentum, self.nesterov).limit / sharpness
+        return MomentumRule(self.momentum, self.nesterov).limit / sharpness
 
     def transitions(self, curvatures: Float[np.ndarray, " params"]) -> Float[np.ndarray, "params 2 2"]:
         """P of every mode in (φ, v) ← P (φ, v) + kick ζ. φ is the distance from the minimum, ζ the noise of ĝ.

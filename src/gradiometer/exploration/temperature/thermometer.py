@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from gradiometer.arguments import check_number, check_whole
-from gradiometer.drift.stability import Momentum
+from gradiometer.drift.stability import MomentumRule
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import noise_moments
 from gradiometer.exploration.temperature.heat_balance import HeatBalance, Parts, heat_balance, rates_of
@@ -95,7 +95,7 @@ class Temperature(Gauge):
     looks_back: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        Momentum(self.momentum, self.nesterov)
+        MomentumRule(self.momentum, self.nesterov)
         check_number("weight_decay", self.weight_decay)
         check_number("injected", self.injected)
         if self.units not in ("loss", "posterior"):

@@ -8,7 +8,7 @@ from gradiometer.jobs.choice import opened
 from gradiometer.jobs.job import Job, Outcome
 from gradiometer.jobs.pool import Pool
 from gradiometer.lab.selftest.check import SelfTest
-from gradiometer.lab.selftest.known import Known, KnownQuadratic, known_problems
+from gradiometer.lab.selftest.known import KnownProblem, KnownQuadratic, known_problems
 from gradiometer.lab.selftest.unbiased import Bench
 from gradiometer.lab.selftest.windows import Windows, independent_windows, stationary_windows
 from gradiometer.measurement.reading import Draw
@@ -76,14 +76,14 @@ def _tests_of_coverage(windows: int) -> Iterator[Part]:
     yield partial(undecided_coverage, 2 * windows)
 
 
-def independent_coverage(known: Known, batch_size: int, windows: int) -> list[SelfTest]:
+def independent_coverage(known: KnownProblem, batch_size: int, windows: int) -> list[SelfTest]:
     """Independent batches at a fixed point, 100 readings per window."""
     # 100: readings in a window at a fixed point.
     made = independent_windows(known, batch_size, windows, 100)
     return [_coverage(known, batch_size, "independent readings", made)]
 
 
-def stationary_coverage(known: Known, batch_size: int, windows: int) -> list[SelfTest]:
+def stationary_coverage(known: KnownProblem, batch_size: int, windows: int) -> list[SelfTest]:
     """Along SGD at a constant learning rate, large enough for many independent points in a window.
 
     η is 1.5 on the quadratic, whose sharpness is 1, and for classifiers at B = 32, else 1: the readings of ‖g‖² have
@@ -104,7 +104,9 @@ def undecided_coverage(windows: int) -> list[SelfTest]:
     return [_coverage(quadratic, 2, "along SGD, η = 0.2, ‖g‖² undecided", made, band=(BAND[0], 1.0))]
 
 
-def _coverage(known: Known, batch_size: int, how: str, windows: Windows, band: tuple[float, float] = BAND) -> SelfTest:
+def _coverage(
+    known: KnownProblem, batch_size: int, how: str, windows: Windows, band: tuple[float, float] = BAND
+) -> SelfTest:
     share = proportion(windows.covered(LEVEL), len(windows), level=LEVEL)
     return SelfTest(
         problem=known.name,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.lab.selftest.check import SelfTest
-from gradiometer.lab.selftest.known import Known
+from gradiometer.lab.selftest.known import KnownProblem
 from gradiometer.measurement.batch import Batch, batch_size, chunks
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.parts import SpreadBuilder
@@ -34,7 +34,7 @@ class Bench:
         shared: True if the micro-batches are those that training accumulates; else the gauge computes them.
     """
 
-    known: Known
+    known: KnownProblem
     batch_size: int
     parts: int | None = 2
     draw: Draw = Draw.REPLACEMENT

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.estimation.noise import noise_moments
-from gradiometer.lab.selftest.known import Known, Weights
+from gradiometer.lab.selftest.known import KnownProblem, Weights
 from gradiometer.measurement.reading import Spread
 from gradiometer.measurement.uncertainty.means import ratio_of_means
 
@@ -42,7 +42,7 @@ class Windows:
         return sum(estimate.low <= self.noise_scale <= estimate.high for estimate in estimates)
 
 
-def independent_windows(known: Known, batch_size: int, windows: int, steps: int, seed: int = 0) -> Windows:
+def independent_windows(known: KnownProblem, batch_size: int, windows: int, steps: int, seed: int = 0) -> Windows:
     """Readings at the fixed point, from independent batches drawn with replacement."""
     generator = torch.Generator().manual_seed(seed)
     per_example = known.per_example
@@ -59,7 +59,7 @@ def independent_windows(known: Known, batch_size: int, windows: int, steps: int,
 
 
 def stationary_windows(
-    known: Known, batch_size: int, learning_rate: float, windows: int, steps: int, burn_in: int, seed: int = 0
+    known: KnownProblem, batch_size: int, learning_rate: float, windows: int, steps: int, burn_in: int, seed: int = 0
 ) -> Windows:
     """Readings along stationary runs of SGD at a constant learning rate.
 

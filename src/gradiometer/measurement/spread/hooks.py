@@ -26,7 +26,7 @@ Place = dict[str, int]
 """Positions of a layer's trainable parameters among all of them, by their names in the layer."""
 
 
-class Hook:
+class LayerHook:
     """A hook that does some work within `shield` and `around`, and nothing while code is compiled.
 
     A copy of the model, and a file that `torch.save` makes of it, get a function that does nothing in its place.
@@ -71,8 +71,8 @@ class ExampleHooks:
     ) -> None:
         self._count = len(parameters)
         self._layers = _layers_of(model, parameters)
-        self._entering = [Hook(partial(self._enter, at), shield, around) for at in range(len(self._layers))]
-        self._leaving = [Hook(partial(self._leave, at), shield, around) for at in range(len(self._layers))]
+        self._entering = [LayerHook(partial(self._enter, at), shield, around) for at in range(len(self._layers))]
+        self._leaving = [LayerHook(partial(self._leave, at), shield, around) for at in range(len(self._layers))]
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._calls = self._answers = self._rules = self._forwards = 0
         self._entered: dict[int, Tensor] = {}
