@@ -26,8 +26,8 @@ from gradiometer.measurement import Estimate
 from gradiometer.problems.images.digits import load
 from gradiometer.report.sections.ensemble import ensemble_section
 from gradiometer.run import Configuration, Run, load_artifacts
-from gradiometer.train import train
 from gradiometer.run.ensemble import evaluate_ensemble
+from gradiometer.train import train
 from gradiometer.verdict.words.exploration import ensemble_in_words
 from gradiometer.verdict.words.say import say
 
@@ -111,7 +111,7 @@ def test_the_run_keeps_the_report_and_its_page_shows_it(runs: dict[str, Path]) -
     ):
         (run.path / EnsembleReport.files).write_text(json.dumps(spoiled))
         assert load_artifacts(run, EnsembleReport) == ()
-        assert EnsembleReport.files in run.unread_artifacts
+        assert EnsembleReport.files in run.unread
     assert "The run has 3 snapshots" in ensemble_section(run, diagnose(run)).lead
 
 
