@@ -211,7 +211,17 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({"row_sum_off": constant(1e-6), "output_min": constant(0.0)}, {"output_min": constant(0.0)}),
     ],
     Claim.EVAL_MODE: [({"in_eval": constant(2)}, {"in_eval": constant(1)})],
-    Claim.DROPOUT: [({"facts": {"dropout": 0.8}}, {"facts": {"dropout": 0.75}})],
+    Claim.DROPOUT: [
+        ({"facts": {"dropout": 0.7}}, {"facts": {"dropout": 0.65}, "test": np.full(10, np.nan)}),
+        (
+            {"facts": {"dropout": 0.5}, **evaluations([0.35] * 10, 0.3)},
+            {"facts": {"dropout": 0.5}, **evaluations([0.37] * 10, 0.3)},
+        ),
+        (
+            {"facts": {"dropout": 0.5}, **evaluations([0.35] * 10, 0.3)},
+            {"facts": {"dropout": 0.45}, **evaluations([0.35] * 10, 0.3)},
+        ),
+    ],
     Claim.ZERO_GRAD: [({"stale": constant(0.1)}, {"stale": constant(0.0005)})],
     Claim.ACCUMULATION: [
         (

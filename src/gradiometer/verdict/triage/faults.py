@@ -10,9 +10,11 @@ from gradiometer.verdict.triage.thresholds import (
     CLEARED,
     CLIPPED,
     DROPPED,
+    DROPPED_IN_VAIN,
     FAR,
     FAR_IN_SPITE,
     HALF_CLIPPED,
+    NO_GAP,
     SORTED,
     STALE,
     UNDIVIDED,
@@ -71,9 +73,11 @@ def eval_mode(signs: Signs, _: Level) -> Claimed | None:
 
 
 def dropout(signs: Signs, _: Level) -> Claimed | None:
-    """Dropout leaves too little."""
+    """Dropout leaves too little, or half, although nothing is overfitted."""
     share = float(signs.facts.get("dropout", 0.0))
-    if not share >= DROPPED:
+    known = np.isfinite(signs.test) & np.isfinite(signs.train)
+    in_vain = known.any() and signs.test[known][-1] < NO_GAP * signs.train[known][-1]
+    if not (share >= DROPPED or (share >= DROPPED_IN_VAIN and in_vain and signs.has_ended)):
         return None
     return Claimed(Claim.DROPOUT, {"dropped": share}, ("nn.Dropout(0.1)",))
 
