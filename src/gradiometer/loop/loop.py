@@ -5,6 +5,7 @@ import math
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, Protocol
@@ -195,6 +196,7 @@ class Loop:
         self._updates = 0
         self._is_clipping = False
         self._has_gradient = False
+        self._takes_gradients = False
         self._newest: deque[Batch] = deque(maxlen=REFRESHED)
         self._some: list[Batch] | None = None
 
@@ -338,13 +340,24 @@ class Loop:
             refresh_batch_norm(self.model, self._newest, self.loss)
 
     def readouts(self, model: nn.Module) -> dict[str, Readout]:
-        """The numbers that a model is judged by. The same random numbers, and no gradients, at every call.
+        """The numbers that a model is judged by, with the same random numbers at every call.
 
         They are the training loss on a few fixed examples, the loss and accuracy on a test set, the user's metrics.
+        They are taken without gradients, unless a loss needs them, such as that of a gradient penalty.
         """
+        if not self._takes_gradients:
+            try:
+                return self._readouts(model, torch.no_grad())
+            except UserCodeFailed:
+                found = self._readouts(model, torch.enable_grad())
+                self._takes_gradients = True
+                return found
+        return self._readouts(model, torch.enable_grad())
+
+    def _readouts(self, model: nn.Module, gradients: AbstractContextManager[Any]) -> dict[str, Readout]:
         seed, found, evaluate = zlib.crc32(f"{self.seed}/readouts".encode()), dict[str, Readout](), self.evaluate
         used = Surroundings((self.loss, evaluate), model)
-        with torch.no_grad(), untouched_randomness(seed, self.devices), used.untouched(seed), in_eval_mode(model):
+        with gradients, untouched_randomness(seed, self.devices), used.untouched(seed), in_eval_mode(model):
             if self.loss is not None:
                 if self._some is None:
                     self._some = self.data.some(self.readout_examples, seed)
