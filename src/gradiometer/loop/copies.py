@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.errors import Unsupported, summary
-from gradiometer.measurement.optimizer.clipping import Clipping
+from gradiometer.measurement.optimizer.clipping import Clipping, ValueClipping
 
 OURS = "gradiometer."
 """Hooks of this package are those of a watch: on parameters, the optimizer, and layers while a step is measured."""
@@ -88,7 +88,7 @@ def loaded(stored: bytes) -> Parts:
 
 def is_ours(hook: Any) -> bool:
     """True for a hook that a watch has put in place."""
-    if isinstance(hook, Clipping):  # it belongs to the training
+    if isinstance(hook, Clipping | ValueClipping):  # it belongs to the training
         return False
     while isinstance(hook, functools.partial):
         hook = hook.func

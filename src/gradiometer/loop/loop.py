@@ -27,7 +27,7 @@ from gradiometer.loop.stream import ORIGINAL, Stream
 from gradiometer.measurement.batch import Batch, batch_size, leaves
 from gradiometer.measurement.loss import Loss, checked_loss, with_graph
 from gradiometer.measurement.optimizer.averaged import averages_itself, to_average
-from gradiometer.measurement.optimizer.clipping import Clipping
+from gradiometer.measurement.optimizer.clipping import Clipping, ValueClipping
 from gradiometer.measurement.optimizer.wrappers import bare, bare_optimizer
 from gradiometer.measurement.untouched import Surroundings, in_eval_mode
 from gradiometer.problems.user_code import user_code
@@ -103,7 +103,8 @@ class Loop:
         factor: Factor on the rate of training, which a change may set, as the following ones.
         batch_factor: Factor on the batch of training.
         share: Share of the length of a branch that is trained.
-        clip: Largest norm of the gradient; None for no clipping besides training's own.
+        clip: Largest norm of the gradient, by a change or by training itself; None for no clipping.
+        clip_value: Largest absolute value of the numbers in the gradient, as training clips them; None if it does not.
         hold: Share of a branch before its rate falls to zero; None for that of its tail.
         stream: The batches of a branch, after `begin`.
         size: Examples in an update.
@@ -186,6 +187,7 @@ class Loop:
         self.batch_factor = ORIGINAL
         self.share = 1.0
         self.clip: float | None = None
+        self.clip_value: float | None = None
         self.hold: float | None = None
         self.stream = Stream(iter(()))
         self._schedule: Schedule | None = None
@@ -390,8 +392,11 @@ class Loop:
 
     def _train(self, pieces: Sequence[Batch]) -> Tensor | float:
         """Train on these pieces, and return their mean loss."""
-        if self.clip is not None and not self._is_clipping:
-            self.optimizer.register_step_pre_hook(Clipping(float(self.clip)))
+        if not self._is_clipping and (self.clip is not None or self.clip_value is not None):
+            if self.clip_value is not None:
+                self.optimizer.register_step_pre_hook(ValueClipping(float(self.clip_value)))
+            if self.clip is not None:
+                self.optimizer.register_step_pre_hook(Clipping(float(self.clip)))
             self._is_clipping = True
         if self.step is not None:
             with user_code("step"):

@@ -33,6 +33,7 @@ from gradiometer.integrations.watch.losses import Losses, explained, no_loss
 from gradiometer.integrations.watch.part import NO_PART, Part, part_of
 from gradiometer.integrations.watch.processes.together import Together
 from gradiometer.integrations.watch.requests.forks import Forks
+from gradiometer.integrations.watch.requests.kept_updates import COST, KeptUpdatesOfLoop
 from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.integrations.watch.successive import Successive, reads_products
@@ -153,6 +154,16 @@ class Watch(Forks, Automatic):
             warn=self._warn,
             charge=self.budget.charge,
         )
+        self._kept_updates = KeptUpdatesOfLoop(
+            model,
+            called,
+            loss,
+            self._optimizers,
+            accumulation=accumulation,
+            scaler=self._capture.scaler,
+            enabled=bool(asked["budget"]) and self.ranks.alone and not sharded,
+            spending=partial(self.budget.spending, COST, fixed=True),
+        )
         self._pace = Pace(self._warn, partial(self._settings.search, self._follow_updates_of))
         self._successive = None
         if self._products is not None:
@@ -190,6 +201,8 @@ class Watch(Forks, Automatic):
             self._triage.close()
         if self._successive is not None:
             self._successive.close()
+        with self._kept_updates.shield:
+            self._kept_updates.close()
         with self.shield:
             self._capture.stop()
             self._pace.end(self.steps)
@@ -214,6 +227,9 @@ class Watch(Forks, Automatic):
                 Without it, the first tensor that the model was called with stands for the batch: its rows are the
                 examples. What needs the labels or runs the model again needs the batch.
         """
+        if self.steps >= self._kept_updates.next:
+            with self._kept_updates.shield:
+                self._kept_updates.at_step(self.steps, batch)
         if batch is None:
             batch = self._batch_seen()
         elif self._inputs is not None:
@@ -463,6 +479,8 @@ class Watch(Forks, Automatic):
         if self._triage.awaits_update:
             with self._triage.shield:
                 self._triage.updated(self.steps - 1)
+        if self._kept_updates.awaits_update:
+            self._kept_updates.updated(self.steps - 1)
         if self._successive is not None:
             self._successive.updated = True
         if self.steps >= between.planned or self._parts:
