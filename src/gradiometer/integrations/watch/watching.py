@@ -201,8 +201,7 @@ class Watch(Forks, Automatic):
             self._triage.close()
         if self._successive is not None:
             self._successive.close()
-        with self._kept_updates.shield:
-            self._kept_updates.close()
+        self._kept_updates.close()
         with self.shield:
             self._capture.stop()
             self._pace.end(self.steps)
@@ -228,8 +227,7 @@ class Watch(Forks, Automatic):
                 examples. What needs the labels or runs the model again needs the batch.
         """
         if self.steps >= self._kept_updates.next:
-            with self._kept_updates.shield:
-                self._kept_updates.at_step(self.steps, batch)
+            self._kept_updates.at_step(batch)
         if batch is None:
             batch = self._batch_seen()
         elif self._inputs is not None:

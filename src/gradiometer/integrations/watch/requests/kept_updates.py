@@ -93,15 +93,15 @@ class KeptUpdatesOfLoop:
         if not enabled:
             self.why_none = "they are kept on one process, with a budget, and for a model that is not sharded only"
 
-    def at_step(self, step: int, batch: Batch | None) -> None:
+    def at_step(self, batch: Batch | None) -> None:
         """Take the batch of a backward, before the update."""
         self.awaits_update = True
         if not self._is_open:
             return
-        if batch is None:
-            self._give_up("`w.step` was called without the batch", for_good=True)
-        elif not self._batches or batch is not self._batches[-1]:  # a closure takes the same batch several times
-            with self._spending():
+        with self.shield, self._spending():
+            if batch is None:
+                self._give_up("`w.step` was called without the batch", for_good=True)
+            elif not self._batches or batch is not self._batches[-1]:  # a closure takes the same batch several times
                 if self._state is None:
                     self._keep_state()  # the first call of the model was not seen
                 self._batches.append(batch)
