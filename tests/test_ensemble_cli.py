@@ -27,7 +27,7 @@ from gradiometer.problems.images.digits import load
 from gradiometer.report.sections.ensemble import ensemble_section
 from gradiometer.run import Configuration, Run, load_artifacts
 from gradiometer.train import train
-from gradiometer.train.ensemble import evaluate_ensemble
+from gradiometer.run.ensemble import evaluate_ensemble
 from gradiometer.verdict.words.exploration import ensemble_in_words
 from gradiometer.verdict.words.say import say
 

@@ -22,7 +22,7 @@ from gradiometer.report.sections import sections
 from gradiometer.report.sections.questions import QUESTIONS, Answer
 from gradiometer.run import Run
 from gradiometer.run.folder import WATCHED
-from gradiometer.train.restoring.recorded import IN_YOUR_PROGRAM, problem_of
+from gradiometer.run.problem import IN_YOUR_PROGRAM, problem_of
 from report_run import diagnosis_of, run_in
 
 

@@ -1,8 +1,8 @@
 from .along_gradient import CurvatureAlongGradient as CurvatureAlongGradient
 from .batch_sharpness import BatchSharpness as BatchSharpness
 from .curvature import Curvature as Curvature
+from .curvature import survey as survey
 from .curvature_survey import Survey as Survey
-from .curvature_survey import survey as survey
 from .density import spectral_density as spectral_density
 from .horizon import Anchor as Anchor
 from .horizon import HorizonDrift as HorizonDrift

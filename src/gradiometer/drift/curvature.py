@@ -7,18 +7,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradiometer.drift.curvature_survey import Survey
 from gradiometer.drift.density import spectral_density
 from gradiometer.drift.hutchinson import trace
 from gradiometer.drift.lanczos import Eigenvalues, eigenvalues
 from gradiometer.drift.operator import Product, Symmetric, random_vectors
 from gradiometer.drift.spectrum import SpectralDensity
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.batch import Batch, batch_size, span
+from gradiometer.measurement.batch import Batch, TrainingSet, batch_size, span
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import GradientGraph, flat
 from gradiometer.measurement.objective import Objective
 
 Mode = Literal["train", "eval"]
+
+EXAMPLES = 1024
+"""Examples of a survey by default, or all if there are fewer."""
 
 AT_ONCE = 128
 """Examples in one graph: the cheapest number for a small CNN on a CPU; all 1,024 in one graph cost twice as much."""
@@ -169,3 +173,91 @@ class Curvature:
 
     def _graph(self, place: int, batch: Batch) -> GradientGraph:
         return GradientGraph(self.objective, batch, seed=self.seed + place)
+
+
+def survey(
+    curvature: Curvature,
+    *,
+    of: int,
+    step: int = 0,
+    top: int = 5,
+    probes: int = 8,
+    iterations: int = 40,
+    level: float = 0.9,
+) -> Survey:
+    """Measure everything in a `Survey`.
+
+    Costs 20 to 60 products for Lanczos, `probes` for the trace, and probes × iterations for the density.
+
+    Args:
+        curvature: The Hessian.
+        of: Number of examples in the training set.
+        step: Number of training steps before the survey.
+        top: Number of largest eigenvalues; the smallest is added.
+        probes: Number of random vectors for the trace and for the density.
+        iterations: Lanczos steps from each, for the density.
+        level: Confidence level of trace and density.
+
+    Example:
+        >>> import torch
+        >>> from gradiometer import Objective
+        >>> from gradiometer.drift import Curvature
+        >>> from gradiometer.problems import load
+        >>> problem = load("digits")
+        >>> objective = Objective(problem.model(), problem.loss)
+        >>> curvature = Curvature.of(objective, problem.train.batch(torch.arange(100)))
+        >>> found = survey(curvature, of=len(problem.train), top=1, iterations=10)
+        >>> found.what
+        'a fixed subsample of 100 of 1,437 examples, in train mode'
+        >>> found.smallest[0].value < 0 < found.sharpness.value
+        True
+    """
+    before = curvature.products_made
+    top = min(top, max(curvature.dimension - 1, 1))
+    ends = curvature.eigenvalues(largest=top, smallest=min(1, curvature.dimension - top))
+    trace = curvature.trace(probes=probes, ends=ends, level=level)
+    density = curvature.density(probes=probes, iterations=iterations, level=level)
+    gradient = curvature.gradient.double()
+    return Survey(
+        step=step,
+        examples=curvature.examples,
+        of=of,
+        mode=curvature.mode,
+        dimension=curvature.dimension,
+        loss=curvature.loss,
+        largest=ends.largest,
+        smallest=ends.smallest or ends.largest[-1:],
+        trace=trace,
+        gradient_norm_squared=Estimate.exact(float(gradient @ gradient), unit="(loss / parameter)²"),
+        gradient_curvature=Estimate.exact(curvature.along_gradient(), unit="loss³ / parameter⁴"),
+        density=density,
+        products=curvature.products_made - before,
+        converged=ends.converged,
+    )
+
+
+def survey_examples(
+    objective: Objective, train: TrainingSet, examples: int | None = None, *, step: int, seed: int = 0, **numbers: int
+) -> Survey:
+    """The curvature of a loss over a training set, or a fixed random subsample of it.
+
+    Args:
+        objective: The model, in the mode to use, and its loss.
+        train: The training examples.
+        examples: Size of the subsample; None for 1,024 or all.
+        step: The step of training.
+        seed: Seed of the subsample, the vectors and random numbers in the loss.
+        numbers: `top`, number of largest eigenvalues, and `probes`, number of random vectors for trace and density.
+
+    Raises:
+        BadArgument: There are fewer training examples.
+    """
+    available = len(train)
+    examples = min(EXAMPLES, available) if examples is None else examples
+    if not 1 <= examples <= available:
+        raise BadArgument(f"`examples` must lie between 1 and the {available:,} training examples, got {examples:,}.")
+    order = torch.arange(available)
+    if examples < available:
+        order = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:examples]
+    curvature = Curvature(objective, [train.batch(part) for part in order.split(AT_ONCE)], seed=seed)
+    return survey(curvature, of=available, step=step, **numbers)

@@ -25,6 +25,7 @@ from gradiometer.run.budget import Budget
 from gradiometer.run.checkpoints import Checkpoint, load_latest, save
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder, versions
+from gradiometer.run.problem import configuration_of, problem_of
 from gradiometer.run.ranks import RankLost, together
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Mode, Recorder
@@ -33,7 +34,6 @@ from gradiometer.train.follow import COOL, GO_ON, STEP, dismiss, follow, lead
 from gradiometer.train.forking.cooling_fork import Stopped, decided
 from gradiometer.train.forking.run_forks import forks_along
 from gradiometer.train.preparation import name_of_run
-from gradiometer.train.restoring.recorded import configuration_of, problem_of
 from gradiometer.train.restoring.state import capture, fitting, restore
 from gradiometer.train.snapshots import collector_of
 from gradiometer.train.spikes import SpikeWatch

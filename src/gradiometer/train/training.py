@@ -29,6 +29,7 @@ from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.measurement.reading import Draw, Sampling, Series, Spread
 from gradiometer.measurement.spread.example_norms import ExampleNorms
 from gradiometer.measurement.step import TrainingStep
+from gradiometer.problems.model import new_model
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
@@ -40,7 +41,7 @@ from gradiometer.run.settings.planned import check_rates, planned
 from gradiometer.train.accumulation import Accumulator
 from gradiometer.train.cooling import Cooling
 from gradiometer.train.guard import Guard
-from gradiometer.train.preparation import device_of, new_model, new_optimizer, seed_everything, update
+from gradiometer.train.preparation import device_of, new_optimizer, seed_everything, update
 
 EXPLODED = 1e4
 """A loss this many times that of the first step is called diverged."""

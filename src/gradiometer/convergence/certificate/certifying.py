@@ -1,7 +1,6 @@
 """Measures a certificate: the gradient of the training loss and its lowest curvature, from all examples or some."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from gradiometer.convergence.certificate.gradient_norm import FEWEST_BATCHES, UN
 from gradiometer.convergence.certificate.lowest_curvature import LowestCurvature, of_all_examples, of_samples
 from gradiometer.drift.curvature import AT_ONCE, Curvature
 from gradiometer.errors import BadArgument, Diverged, bounded
-from gradiometer.measurement.batch import Batch, mapped
+from gradiometer.measurement.batch import Batch, TrainingSet, mapped
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
@@ -34,17 +33,6 @@ KEPT_NUMBERS = 2**28
 TOGETHER = 1000
 """Examples per batch of a full pass."""
 COLUMNS = 2**20
-
-
-@runtime_checkable
-class TrainingSet(Protocol):
-    """N examples, indexed by position."""
-
-    def __len__(self) -> int:
-        """N."""
-
-    def batch(self, index: Int[Tensor, " chosen"]) -> Batch:
-        """The examples at these positions."""
 
 
 @bounded

@@ -22,11 +22,11 @@ from gradiometer.randomness import untouched_randomness
 from gradiometer.run.budget import Budget
 from gradiometer.run.checkpoints import Checkpoint, checkpoint_steps
 from gradiometer.run.configuration import Configuration
+from gradiometer.run.problem import configuration_of
 from gradiometer.run.reader import Run
 from gradiometer.train.accumulation import MicroBatches
 from gradiometer.train.cooling import Cooling
 from gradiometer.train.forking.order import examples_before, positions
-from gradiometer.train.restoring.recorded import configuration_of
 from gradiometer.train.restoring.replay import state_at, training_of
 from gradiometer.train.restoring.state import restore, set_random_states
 from gradiometer.train.training import Training

@@ -10,9 +10,9 @@ from gradiometer.problems.problem import Problem
 from gradiometer.randomness import untouched_randomness
 from gradiometer.run.budget import Budget
 from gradiometer.run.checkpoints import Checkpoint, load_latest
+from gradiometer.run.problem import configuration_of, problem_of
 from gradiometer.run.reader import Run
 from gradiometer.train.guard import scale_rates
-from gradiometer.train.restoring.recorded import configuration_of, problem_of
 from gradiometer.train.restoring.state import capture, restore
 from gradiometer.train.training import Training
 

@@ -13,6 +13,7 @@ from gradiometer.convergence.averaging import tracked
 from gradiometer.convergence.certificate.certificate import TOLERANCE, Certificate
 from gradiometer.convergence.certificate.certifying import BATCHES, EXAMPLES, certify, gradient_squared
 from gradiometer.convergence.certificate.gradient_norm import UNIT
+from gradiometer.drift.curvature import survey_examples
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.estimation.noise import GradientNoise, of_the_gradient_meant
@@ -35,7 +36,6 @@ from gradiometer.run.ranks import Ranks
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
 from gradiometer.run.snapshots import save_snapshot, snapshot_paths
-from gradiometer.train.curvature import survey_examples
 
 if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
@@ -232,7 +232,7 @@ class Looks:
             BadArgument: There are fewer than two snapshots, or `train` is missing.
             Unsupported: The examples are not those of a classification, or too few.
         """
-        from gradiometer.train.ensemble import score_snapshots  # noqa: PLC0415 (heavy)
+        from gradiometer.run.ensemble import score_snapshots  # noqa: PLC0415 (heavy)
 
         with self._looking() as run:
             if run is None:

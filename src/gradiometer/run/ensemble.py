@@ -22,15 +22,14 @@ from gradiometer.exploration.ensembles.ensemble_report import Baseline, Ensemble
 from gradiometer.exploration.ensembles.ensemble_size import chosen_count, ensemble_sizes, validation_mask
 from gradiometer.exploration.ensembles.scores import Predictions, averaged, differences, scores
 from gradiometer.exploration.ensembles.swag import SWAG
+from gradiometer.problems.model import new_model, refresh
 from gradiometer.problems.predictions import held_out_labels, log_probabilities
 from gradiometer.problems.problem import Problem
 from gradiometer.randomness import untouched_randomness
 from gradiometer.run.checkpoints import load_latest
+from gradiometer.run.problem import problem_of
 from gradiometer.run.reader import Run
 from gradiometer.run.snapshots import load_snapshots
-from gradiometer.train.preparation import new_model
-from gradiometer.train.restoring.recorded import problem_of
-from gradiometer.train.snapshots import refresh
 
 FEWEST_HELD_OUT = 2 * FEWEST_IN_BIN * BINS
 """Test examples needed, so that every bin of the calibration error has enough."""
