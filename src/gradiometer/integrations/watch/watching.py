@@ -33,7 +33,7 @@ from gradiometer.integrations.watch.losses import Losses, explained, no_loss
 from gradiometer.integrations.watch.part import NO_PART, Part, part_of
 from gradiometer.integrations.watch.processes.together import Together
 from gradiometer.integrations.watch.requests.forks import Forks
-from gradiometer.integrations.watch.requests.kept_updates import COST, KeptUpdatesOfLoop
+from gradiometer.integrations.watch.requests.kept_updates import KeptUpdatesOfLoop
 from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.integrations.watch.successive import Successive, reads_products
@@ -154,15 +154,9 @@ class Watch(Forks, Automatic):
             warn=self._warn,
             charge=self.budget.charge,
         )
+        can_keep = bool(asked["budget"]) and self.ranks.alone and not sharded
         self._kept_updates = KeptUpdatesOfLoop(
-            model,
-            called,
-            loss,
-            self._optimizers,
-            accumulation=accumulation,
-            scaler=self._capture.scaler,
-            enabled=bool(asked["budget"]) and self.ranks.alone and not sharded,
-            spending=partial(self.budget.spending, COST, fixed=True),
+            model, called, loss, self._optimizers, self._capture.scaler, accumulation, self.budget if can_keep else None
         )
         self._pace = Pace(self._warn, partial(self._settings.search, self._follow_updates_of))
         self._successive = None

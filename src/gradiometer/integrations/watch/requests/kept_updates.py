@@ -1,7 +1,7 @@
 """Keeps a few updates of a watched loop, so that a fork can be compared with what the loop does."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -23,6 +23,7 @@ from gradiometer.loop.replay import (
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import GlobalStates
+from gradiometer.run.budget import Budget
 
 IN_A_ROW = 4
 """Number of updates that are kept together, each of which must be the same on a copy."""
@@ -48,10 +49,9 @@ class KeptUpdatesOfLoop:
         called: The model as the loop calls it.
         loss: The loss, whose generators are kept, too; None if there is none.
         optimizers: The optimizers of the loop; with more than one nothing is kept.
-        accumulation: Number of calls of `step` for one update.
         scaler: The GradScaler, if there is one.
-        enabled: False to keep nothing.
-        spending: Returns a context that charges the time inside.
+        accumulation: Number of calls of `step` for one update.
+        budget: Pays for the time; None to keep nothing.
     """
 
     def __init__(
@@ -60,14 +60,12 @@ class KeptUpdatesOfLoop:
         called: nn.Module,
         loss: Any,
         optimizers: Sequence[torch.optim.Optimizer],
-        *,
-        accumulation: int,
         scaler: Any,
-        enabled: bool,
-        spending: Callable[[], AbstractContextManager[None]],
+        accumulation: int,
+        budget: Budget | None,
     ) -> None:
         self._model, self._called, self._loss, self._optimizers = model, called, loss, optimizers
-        self._accumulation, self._scaler, self._spending = accumulation, scaler, spending
+        self._accumulation, self._scaler, self._budget = accumulation, scaler, budget
         self.shield = Shield(self._stop)
         """The context for everything that training calls: an error ends the keeping, and nothing else."""
         self.shield.before_first_update = False
@@ -86,11 +84,11 @@ class KeptUpdatesOfLoop:
         self._weights: Marks | None = None
         self._modes: list[bool] = []
         self._handle: Any = None
-        self.next = FIRST - 1 if enabled else NEVER
+        self.next = FIRST - 1 if budget is not None else NEVER
         """The next step at which `at_step` has something to do."""
         self.awaits_update = False
         """True if `updated` has something to do after the coming update."""
-        if not enabled:
+        if budget is None:
             self.why_none = "they are kept on one process, with a budget, and for a model that is not sharded only"
 
     def at_step(self, batch: Batch | None) -> None:
@@ -123,6 +121,11 @@ class KeptUpdatesOfLoop:
         """Keep no more. What is kept stays for forks after the end."""
         self._close_stretch()
         self.next, self.awaits_update = NEVER, False
+
+    def _spending(self) -> AbstractContextManager[None]:
+        """A context that charges the time inside."""
+        assert self._budget is not None
+        return self._budget.spending(COST, fixed=True)
 
     def _begin(self, step: int) -> None:
         """Keep the coming updates, unless they cannot be kept."""
