@@ -11,7 +11,7 @@ import pytest
 from command_line import unknown_words
 from gradiometer import BadArgument, Diagnosis
 from gradiometer.cli.outcome import answers
-from gradiometer.drift import edge_finding
+from gradiometer.drift.stability import edge_finding
 from gradiometer.measurement import Estimate, Finding, Issue, State
 from gradiometer.report.charts.interval_strip import strip
 from gradiometer.report.page.cards import answers_of, cards, further_cards

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from gradiometer import BadArgument, Interrupted
-from gradiometer.measurement import Group, Moments
+from gradiometer.measurement import Moments
+from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.run import Run
 from gradiometer.run.budget import Budget
 from gradiometer.run.folder import RunFolder

@@ -13,8 +13,9 @@ from torch import nn
 from conftest import CASES
 from gradiometer import BadArgument, Diverged, Interrupted, RunDamaged, Unsupported, UserCodeFailed, diagnose
 from gradiometer.convergence.schedules import Linear
-from gradiometer.convergence.theorem import read
-from gradiometer.measurement import batch_size, supervised
+from gradiometer.convergence.theorem.theorem import read
+from gradiometer.measurement import supervised
+from gradiometer.measurement.batch import batch_size
 from gradiometer.problems import Examples, Problem
 from gradiometer.run import Configuration, Run
 from gradiometer.run import problem as recorded

@@ -8,7 +8,8 @@ import pytest
 
 from gradiometer.loop import CoolNow, Rate
 from gradiometer.loop.recorded.record import ForkRecord
-from gradiometer.measurement import Group, Hyperparameters
+from gradiometer.measurement.optimizer.groups import Group
+from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.run import Run
 from gradiometer.verdict import Claim, say
 from gradiometer.verdict.claims import Claimed

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from conftest import CASES
 from gradiometer import diagnose, watch
-from gradiometer.convergence.trajectory import Trajectory, kept_steps, sketch
+from gradiometer.convergence.trajectory import Trajectory
+from gradiometer.convergence.trajectory.trajectory import sketch
 from gradiometer.exploration.temperature import Temperature
 from gradiometer.problems import load
 from gradiometer.report.page import write_page
@@ -18,6 +19,7 @@ from gradiometer.run.budget import Budget
 from gradiometer.train import train
 from gradiometer.train.training import Training
 from gradiometer.verdict import say
+from known_steps import kept_steps
 from own_loop import LOSS, SAMPLING, Loop
 from watched_loop import Clock
 

@@ -17,7 +17,8 @@ from gradiometer import BadArgument, diagnose, watch
 from gradiometer.cli.measure.batch import batch
 from gradiometer.estimation import PreconditionedNoise
 from gradiometer.integrations.watch import Watch
-from gradiometer.measurement import Finding, Hyperparameters, State, supervised
+from gradiometer.measurement import Finding, State, supervised
+from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.report.page import write_page
 from gradiometer.run import Run
 from gradiometer.run.settings.watched import WatchedConfiguration

@@ -14,7 +14,7 @@ from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.trajectory.endpoint import Endpoint, endpoint_of
 from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of, kind_of
 from gradiometer.drift.edge import edge_warning
-from gradiometer.drift.stability import Momentum
+from gradiometer.drift.stability import MomentumRule
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.snapshots import checked_cycle
 from gradiometer.gauges import Asked
@@ -176,7 +176,7 @@ class Training:
                 self.objective,
                 self._few(),
                 learning_rate=self.learning_rate,
-                kind=Momentum(configuration.momentum, configuration.nesterov),
+                kind=MomentumRule(configuration.momentum, configuration.nesterov),
                 weight_decay=configuration.weight_decay,
                 seed=configuration.seed,
             )

@@ -33,6 +33,7 @@ from gradiometer.integrations.watch.losses import Losses
 from gradiometer.integrations.watch.part import NO_PART, Part, part_of
 from gradiometer.integrations.watch.processes.together import Together
 from gradiometer.integrations.watch.requests.forks import Forks
+from gradiometer.integrations.watch.requests.kept_updates import KeptUpdatesOfLoop
 from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.integrations.watch.subject import Subject
@@ -135,6 +136,10 @@ class Watch(Forks, Automatic):
             warn=self._warn,
             charge=self.budget.charge,
         )
+        can_keep = bool(asked["budget"]) and self.ranks.alone and not sharded
+        self._kept_updates = KeptUpdatesOfLoop(
+            model, called, loss, self._optimizers, self._capture.scaler, accumulation, self.budget if can_keep else None
+        )
         self._pace = Pace(self._warn, partial(self._settings.search, self._follow_updates_of))
         self._successive = self._products_reader()
         self._between = Between(self._losses, self._settings, self._pace, self.budget, accumulation)
@@ -182,6 +187,7 @@ class Watch(Forks, Automatic):
             self._triage.close()
         if self._successive is not None:
             self._successive.close()
+        self._kept_updates.close()
         with self.shield:
             self._capture.stop()
             self._pace.end(self.steps)
@@ -205,6 +211,8 @@ class Watch(Forks, Automatic):
                 Without it, the first tensor that the model was called with stands for the batch: its rows are the
                 examples. What needs the labels or runs the model again needs the batch.
         """
+        if self.steps >= self._kept_updates.next:
+            self._kept_updates.at_step(batch)
         if batch is None:
             batch = self._batch_seen()
         elif self._inputs is not None:
@@ -473,6 +481,8 @@ class Watch(Forks, Automatic):
         if self._triage.awaits_update:
             with self._triage.shield:
                 self._triage.updated(self.steps - 1)
+        if self._kept_updates.awaits_update:
+            self._kept_updates.updated(self.steps - 1)
         if self._successive is not None:
             self._successive.updated = True
         if self.steps >= between.planned or self._parts:

@@ -47,7 +47,7 @@ def loop_at(run: Run, step: int | None = None, *, problem: Problem | None = None
         (100, ['rate 2x'])
     """
     configuration_of(run, "fork")
-    at, last = default_step(run) if step is None else step, int(run.manifest["steps"])
+    at, last = default_step(run) if step is None else step, run.manifest.get("steps", run.steps)
     if not 0 <= at <= run.steps:
         raise BadArgument(f"`at` must be between 0 and {run.steps:,}, the last step on record, got {at:,}.")
     if at == last:
