@@ -11,7 +11,8 @@ import torch
 from gradiometer import Configuration, Run, Sampling, diagnose, watch
 from gradiometer.measurement import Draw
 from gradiometer.measurement.batch import Batch, Order
-from gradiometer.problems import Problem, evaluate, load
+from gradiometer.problems import Problem, load
+from gradiometer.problems.evaluation import evaluate
 from gradiometer.run.settings.planned import planned
 from gradiometer.train import train
 
