@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from gradiometer.cli.measure.batch import _choices, _table, batch
 from rich.console import Console
 
 from gradiometer import BadArgument, Diverged, RunNotFound
+from gradiometer.cli.measure.batch import _choices, _table, batch
 from gradiometer.estimation.batch_table import BatchRow, BatchTable
 from gradiometer.measurement import Estimate
 from gradiometer.problems import load

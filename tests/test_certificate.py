@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from gradiometer.cli.measure.certificate import certificate as verb
 from torch import Tensor, nn
 
 from gradiometer import BadArgument, Diverged, diagnose
+from gradiometer.cli.measure.certificate import certificate as verb
 from gradiometer.convergence.certificate import Certificate, certify
 from gradiometer.convergence.certificate.certificate import PointKind
 from gradiometer.convergence.certificate.certifying import gradient_squared

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from gradiometer.cli.measure.sharpness import sharpness
 
 from gradiometer import BadArgument, Diagnosis, diagnose
+from gradiometer.cli.measure.sharpness import sharpness
 from gradiometer.drift import Curvature
 from gradiometer.drift.curvature import survey
 from gradiometer.drift.curvature_survey import Survey

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from gradiometer.cli.learn.sample import sample
 
 from gradiometer import BadArgument
+from gradiometer.cli.learn.sample import sample
 from gradiometer.exploration.chains import mixing
 from gradiometer.exploration.chains.mixing import rank_counts
 from gradiometer.report.charts import save_png

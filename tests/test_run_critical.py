@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from gradiometer.cli.measure.batch import batch
 
 from forked_run import critical_batch_of
 from gradiometer import BadArgument, Run
+from gradiometer.cli.measure.batch import batch
 from gradiometer.jobs.pool import Here
 from gradiometer.problems import load
 from gradiometer.run import Configuration

@@ -88,8 +88,7 @@ class Watch(Forks, Automatic):
             not kind.own_steps and kind.name not in self.read_elsewhere for kind in gauges.kinds
         )
         if self._cadenced and subject.spread is None:
-            model = self._objective.model
-            check_spread(model, self.ranks, accumulation=accumulation, has_loss=subject.has_loss)
+            check_spread(self._objective.model, self.ranks, accumulation=accumulation, has_loss=subject.has_loss)
         self._out, self._name, self._batches, self._accumulation = out, file_name(name), batches, accumulation
         self._asked, self._gauges, self._announcements = asked, gauges, announcements
         self._updates = None
@@ -136,9 +135,15 @@ class Watch(Forks, Automatic):
             warn=self._warn,
             charge=self.budget.charge,
         )
-        can_keep = bool(asked["budget"]) and self.ranks.alone and not sharded
+        can_keep = bool(asked["budget"]) and self.ranks.alone and not (sharded or subject.is_own)
         self._kept_updates = KeptUpdatesOfLoop(
-            model, called, loss, self._optimizers, self._capture.scaler, accumulation, self.budget if can_keep else None
+            self._objective.model,
+            called,
+            getattr(self._objective.loss, "__wrapped__", None),
+            self._optimizers,
+            self._capture.scaler,
+            accumulation,
+            self.budget if can_keep else None,
         )
         self._pace = Pace(self._warn, partial(self._settings.search, self._follow_updates_of))
         self._successive = self._products_reader()
@@ -287,18 +292,6 @@ class Watch(Forks, Automatic):
         # A step that waits decides later, when its cost is known; on several processes now, as the others do.
         if not (self._parts or (self.ranks.alone and bool(self._waiting))):
             self._decide()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain values, without tensors, for your checkpoint: with them the same run can be continued."""
-        return {"steps": self.steps, **self._kept.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue the run of a checkpoint. Call it before the first step."""
-        if self._begun:
-            raise BadArgument("`state` came too late: load it before the first step, to continue the same run.")
-        if "steps" not in state:
-            raise BadArgument("`state` is not the state_dict of a watch: give what `state_dict()` returned.")
-        self.steps, self._restored = int(state["steps"]), state
 
     @property
     def read_elsewhere(self) -> tuple[str, ...]:

@@ -68,6 +68,7 @@ class Looks:
     _kept: Kept
     _announcements: Announcements
     _restored: Mapping[str, Any]
+    _begun: bool
     _triage: TriageRecorder
     _at_start: list[torch.Tensor] | None = None
 
@@ -105,6 +106,18 @@ class Looks:
         self._kept.evaluate(self.steps, {name: estimate.to_dict() for name, estimate in estimates.items()})
         with self._triage.shield:
             self._triage.evaluated()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, without tensors, for your checkpoint: with them the same run can be continued."""
+        return {"steps": self.steps, **self._kept.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue the run of a checkpoint. Call it before the first step."""
+        if self._begun:
+            raise BadArgument("`state` came too late: load it before the first step, to continue the same run.")
+        if "steps" not in state:
+            raise BadArgument("`state` is not the state_dict of a watch: give what `state_dict()` returned.")
+        self.steps, self._restored = int(state["steps"]), state
 
     def __repr__(self) -> str:
         run = self.run
