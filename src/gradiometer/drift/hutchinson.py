@@ -55,9 +55,9 @@ def trace(
 
     Example:
         >>> from gradiometer.drift.lanczos import eigenvalues
-        >>> from gradiometer.drift.operator import Product
+        >>> from gradiometer.drift.operator import VectorProduct
         >>> matrix = torch.ones(20, 20) + torch.eye(20)  # its trace is 40
-        >>> operator = Product(lambda vectors: vectors @ matrix, like=torch.zeros(20))
+        >>> operator = VectorProduct(lambda vectors: vectors @ matrix, like=torch.zeros(20))
         >>> generator = torch.Generator().manual_seed(0)
         >>> print(trace(operator, probes=16, generator=generator))
         43.2 [31.9, 54.6] loss / parameter²

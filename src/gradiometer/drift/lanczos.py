@@ -80,8 +80,8 @@ def eigenvalues(
     residual and restarts: Stathopoulos & Saad (1998), Restarting Techniques for the (Jacobi-)Davidson Methods.
 
     Example:
-        >>> from gradiometer.drift.operator import Product
-        >>> operator = Product(lambda vectors: vectors * torch.arange(50.0), like=torch.zeros(50))  # 0, 1, …, 49
+        >>> from gradiometer.drift.operator import VectorProduct
+        >>> operator = VectorProduct(lambda vectors: vectors * torch.arange(50.0), like=torch.zeros(50))  # 0, 1, …, 49
         >>> ends = eigenvalues(operator, largest=2, smallest=1, generator=torch.Generator().manual_seed(0))
         >>> [round(end.value) for end in (*ends.largest, *ends.smallest)], ends.converged
         ([49, 48, 0], True)
