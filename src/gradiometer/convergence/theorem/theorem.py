@@ -92,10 +92,11 @@ def theorem(subject: Subject) -> TheoremVerdict:
     """
     if isinstance(subject, str):
         return replace(theorem(read(subject)), expression=subject)
-    late = f"It is undecided: there is no answer within {SECONDS:g} s."
-    return within(SECONDS, lambda: _decide(subject)) or TheoremVerdict(
-        getattr(subject, "text", repr(subject)), None, None, None, None, late
-    )
+    verdict = within(SECONDS, lambda: _decide(subject))
+    if verdict is None:
+        late = f"It is undecided: there is no answer within {SECONDS:g} s."
+        return TheoremVerdict(getattr(subject, "text", repr(subject)), None, None, None, None, late)
+    return verdict
 
 
 def _decide(subject: Subject) -> TheoremVerdict:
