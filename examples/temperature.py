@@ -29,7 +29,7 @@ from gradiometer import (
     TrainingStep,
 )
 from gradiometer.measurement import Estimates, significant, velocity_of
-from gradiometer.measurement.uncertainty import transformed, weighted_slope
+from gradiometer.measurement.uncertainty import transform, weighted_slope
 from gradiometer.problems import load
 
 
@@ -133,7 +133,7 @@ def line(problem: Problem, images: int) -> tuple[Estimate, Estimate]:
         found.append(run.temperature(steps=240, every=2))
     places = [math.log(setting.heat) for setting in LINE]
     both = ("temperature", "temperature_minibatch")
-    return tuple(weighted_slope(places, [transformed(each[name], math.log) for each in found]) for name in both)
+    return tuple(weighted_slope(places, [transform(each[name], math.log) for each in found]) for name in both)
 
 
 def main() -> None:

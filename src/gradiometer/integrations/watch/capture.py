@@ -24,7 +24,7 @@ from gradiometer.integrations.watch.part import Part
 from gradiometer.integrations.watch.processes.exchange import Exchange
 from gradiometer.integrations.watch.processes.together import StepOf, Together
 from gradiometer.integrations.watch.shield import Shield
-from gradiometer.measurement.batch import Batch, joined
+from gradiometer.measurement.batch import Batch, join_batches
 from gradiometer.measurement.motion import Motion
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.optimizer.groups import Group, largest_rate
@@ -306,7 +306,7 @@ class Capture:
         @cache
         def together() -> Batch:
             with suppress(BadArgument):
-                return joined(batches) if len(batches) > 1 else batches[0]
+                return join_batches(batches) if len(batches) > 1 else batches[0]
             return batches[-1]
 
         return together
