@@ -25,12 +25,13 @@ from gradiometer.measurement import Estimate, Objective, State
 from gradiometer.problems import Examples
 from gradiometer.report.sections.rates import rates_of
 from gradiometer.run import Configuration, Run, RunFolder, load_latest
+from gradiometer.run import problem as recorded
 from gradiometer.run.budget import Budget
 from gradiometer.train import Cooling, TrainProbe, loop_at, train
 from gradiometer.train import loop as loops
 from gradiometer.train.cooling import PROBE
-from gradiometer.train.forking import cooling_fork
-from gradiometer.train.restoring import recorded
+from gradiometer.train.policies.cool import Cool
+from gradiometer.train.policies.policy import Here
 from gradiometer.train.restoring.replay import state_at
 from gradiometer.train.training import Training
 from gradiometer.verdict.words.say import say
@@ -168,9 +169,11 @@ def test_a_fork_decides(
     asked = []
     fork = Fork(step, (Hold(0.8),), 2, 100, (), path=Path("forks/0001"))
     monkeypatch.setattr(Fork, "effects", lambda _, *readout, level: asked.append((*readout, level)) or [effect])
-    monkeypatch.setattr(cooling_fork, "fork_here", lambda *_, **__: fork)
-    decision = cooling_fork.decided(training, training.cooling, cooled.folder, lambda: False)
-    assert (decision.begins, decision.fork) == (begins, "0001")
+    monkeypatch.setattr(Here, "fork", lambda *_, **__: fork)
+    assert training.cooling is not None
+    decision = Cool(training.cooling).decide(Here(training, cooled.folder, lambda: False))
+    assert (decision["begins"], decision["fork"]) == (begins, "0001")
+    assert training.cooling.begins == begins
     assert asked == [("train_loss", pytest.approx(0.8))]  # its ends are one-sided bounds at the run's 90 %
 
 

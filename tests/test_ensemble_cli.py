@@ -105,7 +105,7 @@ def test_the_run_keeps_the_report_and_its_page_shows_it(runs: dict[str, Path]) -
     ):
         (run.path / EnsembleReport.files).write_text(json.dumps(spoiled))
         assert load_artifacts(run, EnsembleReport) == ()
-        assert EnsembleReport.files in run.unread_artifacts
+        assert EnsembleReport.files in run.unread
     assert "The run has 3 snapshots" in ensemble_section(run, diagnose(run)).lead
 
 

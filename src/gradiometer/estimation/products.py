@@ -259,13 +259,9 @@ def signal(
     >>> import numpy as np
     >>> from gradiometer.estimation.products import GradientMemory, signal
     >>> rng, steps = np.random.default_rng(0), np.arange(64)
-    >>> found = signal(
-    ...     -1 + rng.normal(size=64),
-    ...     np.full(64, 9.0),
-    ...     momentum=GradientMemory(),
-    ...     loss=np.ones(64),
-    ...     travelled=0.1 * steps,
-    ... )
+    >>> products, loss = -1 + rng.normal(size=64), np.ones(64)
+    >>> memory = GradientMemory()
+    >>> found = signal(products, np.full(64, 9.0), momentum=memory, loss=loss, travelled=0.1 * steps)
     >>> bool(abs(found.norm_squared.mean() - 1) < 0.4), list(found.ways)
     (True, ['loss'])
     """

@@ -4,7 +4,7 @@ import functools
 import pickle
 import random
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -53,6 +53,13 @@ class Surroundings:
     def states(self) -> list[bytes]:
         """The states of the generators."""
         return [pickle.dumps(_state(generator)) for generator in self.generators]
+
+    def restore(self, states: Sequence[tuple[Any, bytes]]) -> None:
+        """Put these generators into states that `states` has returned, as far as they are among those found."""
+        found = set(map(id, self.generators))
+        for generator, state in states:
+            if id(generator) in found:
+                _restore(generator, pickle.loads(state))
 
     @contextmanager
     def untouched(self, seed: int) -> Iterator[None]:

@@ -142,7 +142,8 @@ def example_inputs(problem: Problem, ensemble: Ensemble) -> torch.Tensor:
 def _final(path: Path, run: Run, device: torch.device) -> tuple[Problem, nn.Module]:
     """The problem and the final model of another run on the same data."""
     other = Run.open(path)
-    if other.manifest["problem"]["fingerprint"] != run.manifest["problem"]["fingerprint"]:
+    theirs, ours = (each.manifest.get("problem", {}).get("fingerprint") for each in (other, run))
+    if theirs != ours:
         raise BadArgument(f"`--against` {path} must be trained on the data of {run.path}: its test examples differ.")
     if other.status != "finished":
         raise BadArgument(f"`--against` {path} must be finished to have a final model: it is {other.status}.")
