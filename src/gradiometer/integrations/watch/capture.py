@@ -25,7 +25,7 @@ from gradiometer.integrations.watch.processes.exchange import Exchange
 from gradiometer.integrations.watch.processes.together import StepOf, Together
 from gradiometer.integrations.watch.shield import Shield
 from gradiometer.integrations.watch.subject import Subject
-from gradiometer.measurement.batch import Batch, joined
+from gradiometer.measurement.batch import Batch, join_batches
 from gradiometer.measurement.motion import Motion
 from gradiometer.measurement.objective import Gradients
 from gradiometer.measurement.optimizer.groups import Group, largest_rate
@@ -318,7 +318,7 @@ class Capture:
         @cache
         def together() -> Batch:
             with suppress(BadArgument):
-                return joined(batches) if len(batches) > 1 else batches[0]
+                return join_batches(batches) if len(batches) > 1 else batches[0]
             return batches[-1]
 
         return together
