@@ -14,14 +14,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from gradiometer import BadArgument, GradiometerError, RunDamaged, RunNotFound, Unsupported, diagnose
 from gradiometer.cli import gradiometer
-from gradiometer.exploration.ensembles import (
-    Baseline,
-    EnsembleReport,
-    EnsembleSize,
-    LinearPath,
-    Snapshot,
-    validation_mask,
-)
+from gradiometer.exploration.ensembles import Snapshot, validation_mask
+from gradiometer.exploration.ensembles.ensemble_report import Baseline, EnsembleReport, EnsembleSize, LinearPath
 from gradiometer.measurement import Estimate
 from gradiometer.problems.images.digits import load
 from gradiometer.report.sections.ensemble import ensemble_section

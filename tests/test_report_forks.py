@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from gradiometer import Run, diagnose
-from gradiometer.jobs import Here, Job
+from gradiometer.jobs import Job
+from gradiometer.jobs.pool import Here
 from gradiometer.loop import BranchResult, ForkRecord, Plan, Readout, alternative_of
 from gradiometer.report.live.follow import Followed
 from gradiometer.report.page import render, write_charts

@@ -13,7 +13,7 @@ import pytest
 
 from forked_run import fork_of, was_finished
 from gradiometer import BadArgument, Run, RunDamaged
-from gradiometer.jobs import Here
+from gradiometer.jobs.pool import Here
 from gradiometer.loop import ForkRecord, Plan, Rate, forks_of
 from gradiometer.problems import load
 from gradiometer.run import Configuration, checkpoint_steps

@@ -17,7 +17,7 @@ from gradiometer.cli.place import load_last_checkpoint, training_at_start
 from gradiometer.convergence.certificate import Certificate
 from gradiometer.convergence.theorem.theorem import read, theorem
 from gradiometer.drift.curvature_survey import Survey
-from gradiometer.exploration.ensembles import EnsembleReport
+from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 from gradiometer.logs import log_findings, read_log
 from gradiometer.report.page.page import render
 from gradiometer.run import Configuration, load_artifacts

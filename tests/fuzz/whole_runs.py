@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gradiometer.train.forking.cooling_fork import Decision
+from gradiometer.train.forking.if_cooled import CooledForecast
+from gradiometer.train.forking.rate_fork import RateDecision
 from harness import recorded_run
 from torch import nn
 
@@ -19,9 +22,6 @@ from gradiometer.loop.comparison.racing import Stop
 from gradiometer.loop.comparison.rungs import Rung
 from gradiometer.run import RunFolder
 from gradiometer.storage.journal import plain
-from gradiometer.train.forking.cooling_fork import Decision
-from gradiometer.train.forking.if_cooled import CooledForecast
-from gradiometer.train.forking.rate_fork import RateDecision
 
 ABOUT = Estimate.interval(0.5, 0.4, 0.6, level=0.9, method="Student", samples=20)
 SPIKE = 130

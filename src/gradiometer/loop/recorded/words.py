@@ -46,6 +46,15 @@ def comparison(fork: Fork, effects: Sequence[Effect]) -> str:
     return f"Against going on as it is, in {label_of(effects[0].readout)}: {'; '.join(parts)}."
 
 
+def at_end(fork: Fork, readout: str | None = None, level: float = 0.9) -> str:
+    """What is expected at the end of the training, in a sentence; empty if the branches do not show it."""
+    if not fork.shows_end or not fork.leaves_some:
+        return ""
+    effects = fork.at_end(readout, level)
+    parts = "; ".join(f"{effect.alternative} {outcome(effect)}" for effect in effects)
+    return f"At the end of the training, by the trend from a quarter to a half of what is left: {parts}."
+
+
 def outcome(effect: Effect) -> str:
     """What the effect of an alternative shows, such as "ends 0.013 [0.004, 0.022] higher"."""
     estimate = effect.estimate
