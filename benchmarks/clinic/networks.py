@@ -292,8 +292,8 @@ def decoder(data: Data, activation: Kind) -> Body:
 
 
 def vast(data: Data, activation: Kind) -> Body:
-    """Two layers of 2,200: 5.2 million parameters on the shapes."""
-    return dense(data.shape.numel(), (2_200, 2_200), activation)
+    """Two layers of 2,240: 5.1 million parameters on the rings."""
+    return dense(data.shape.numel(), (2_240, 2_240), activation)
 
 
 Network = Callable[[Data, Kind], Body]

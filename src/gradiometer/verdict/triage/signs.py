@@ -44,6 +44,7 @@ class Signs:
         train: Loss on training examples at each, in eval mode; NaN where unknown.
         has_ended: True if the training is over.
         not_finite: Where the first number was that is not finite: "inputs", "parameters", "layers", or empty.
+        logged: The step of every loss, where not every step has one, as in a log; empty if each has.
     """
 
     losses: Array
@@ -63,6 +64,7 @@ class Signs:
     train: Array = field(default_factory=lambda: np.array([]))
     has_ended: bool = True
     not_finite: str = ""
+    logged: Int[np.ndarray, " _"] = field(default_factory=lambda: np.array([], dtype=np.int64))
 
     @classmethod
     def of(cls, run: Run) -> "Signs":
@@ -118,6 +120,15 @@ class Signs:
     def steps(self) -> int:
         """Number of steps with a loss."""
         return len(self.losses)
+
+    def step_of(self, place: int) -> int:
+        """The step of this loss."""
+        return int(self.logged[min(place, len(self.logged) - 1)]) if len(self.logged) else place
+
+    @property
+    def length(self) -> int:
+        """Length of the training, in steps."""
+        return int(self.logged[-1]) + 1 if len(self.logged) else self.steps
 
     def series(self, name: str) -> Array:
         """A sign along the looks, without those at which it was not recorded."""
@@ -223,15 +234,20 @@ class Signs:
         total = squares[known].sum()
         return float(products[known].sum() / total) if total > 0 else float("nan")
 
-    @cached_property
+    @property
     def epochs(self) -> float:
-        """Passes over the training set: from its size, or else from how often rows came back; NaN if neither is known.
+        """Passes over the training set: from its size, or else from how often rows came back; NaN if neither is known."""
+        if self.examples and self.batch_size:
+            return self.steps * self.batch_size / self.examples
+        return self.epochs_by_rows
+
+    @cached_property
+    def epochs_by_rows(self) -> float:
+        """Passes over the training set, from how often rows came back; NaN if that is unknown.
 
         Rows of a share f of the steps are compared. In E epochs, a row that is seen was seen before with a chance of
         f (E − 1) / 2 on average.
         """
-        if self.examples and self.batch_size:
-            return self.steps * self.batch_size / self.examples
         repeated, rows = self.single.get("repeated_rows"), self.single.get("rows")
         if repeated is None or rows is None or not np.isfinite(repeated).any():
             return float("nan")

@@ -176,6 +176,9 @@ STALE = 1e-3
 UNDIVIDED = 0.3
 """The number that `backward` was called on is the mean loss of a micro-batch, not a part of it, within this."""
 
+COMES_BACK = 0.2
+"""Share of the rows that come back in later epochs, below which training rows are changed at random each time."""
+
 BURST, BURST_SHARE = 5.0, 0.05
 """A rate this many times its neighbours, for less than this share of the run, is a burst."""
 

@@ -134,11 +134,11 @@ def _passed(signs: Signs, level: Level) -> Claimed:
     enough = signs.steps >= FEWEST_STEPS and len(signs.looks) >= FEWEST_LOOKS and level.known_by is not Known.NOTHING
     left = course.ended_at(signs, level)
     if enough and signs.has_ended:
-        return Claimed(Claim.HEALTHY, {"travel": signs.travel, "loss": left, "steps": float(signs.steps)})
-    fell, error = length.late_fall(signs)
+        return Claimed(Claim.HEALTHY, {"travel": signs.travel, "loss": left, "steps": float(signs.length)})
+    fell, error = course.late_fall(signs)
     if signs.steps >= LONG_ENOUGH and fell + error < FLAT and left < AT_A_GUESS and not length.test_falls(signs):
-        return Claimed(Claim.MAY_STOP, {"fell": fell, "steps": float(signs.steps)})
-    return Claimed(Claim.UNDECIDED, {"steps": float(signs.steps)})
+        return Claimed(Claim.MAY_STOP, {"fell": fell, "steps": float(signs.length)})
+    return Claimed(Claim.UNDECIDED, {"steps": float(signs.length)})
 
 
 def unseen_by(signs: Signs, level: Level) -> dict[str, tuple[Claim, ...]]:
