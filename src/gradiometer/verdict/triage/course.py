@@ -21,6 +21,7 @@ from gradiometer.verdict.triage.thresholds import (
     FEW_ENTRIES,
     FEWEST_LOOKS,
     FEWEST_STEPS,
+    FLAT_IN_A_LOG,
     GREW,
     HELD_UP,
     JUMPED,
@@ -41,7 +42,6 @@ from gradiometer.verdict.triage.thresholds import (
     SHRANK,
     STAYS_VANISHED,
     STEPS_OF_REACH,
-    STILL_FALLING,
     STILL_STRIDING,
     STRODE,
     TO_AND_FRO,
@@ -242,7 +242,7 @@ def no_decay(signs: Signs, level: Level) -> Claimed | None:
     plain = signs.family == "sgd" and not signs.momentum
     to_and_fro = plain and shared < TO_AND_FRO
     noisy = not plain and stride > STILL_STRIDING and noise > NOISY_LOSS
-    flat = not len(signs.looks) and stopped_falling(signs)
+    flat = not len(signs.looks) and late_fall(signs)[0] < FLAT_IN_A_LOG  # all that a log has
     if not (to_and_fro or noisy or flat) or not left > LEFT_TO_GAIN:
         return None
     numbers = {"movement": mean_movement(signs, since=0.5), "loss": left, "shared": shared, "noise": noise}
@@ -259,12 +259,6 @@ def late_fall(signs: Signs) -> tuple[float, float]:
     first, last = late[:quarter], late[-quarter:]
     error = np.sqrt(first.var(ddof=1) / quarter + last.var(ddof=1) / quarter)
     return float(1 - last.mean() / first.mean()), float(error / first.mean())
-
-
-def stopped_falling(signs: Signs) -> bool:
-    """True if the loss no longer falls in the second half, as a log alone shows it."""
-    fell, error = late_fall(signs)
-    return fell - 2 * error < STILL_FALLING and fell < STILL_FALLING
 
 
 def late_cosine(signs: Signs) -> float:

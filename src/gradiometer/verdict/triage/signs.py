@@ -236,7 +236,7 @@ class Signs:
 
     @property
     def epochs(self) -> float:
-        """Passes over the training set: from its size, or else from how often rows came back; NaN if neither is known."""
+        """Passes over the training set: from its size, or else from rows that came back; NaN if neither is known."""
         if self.examples and self.batch_size:
             return self.steps * self.batch_size / self.examples
         return self.epochs_by_rows

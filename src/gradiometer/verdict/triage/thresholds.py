@@ -70,6 +70,10 @@ optimizers, the stride, and the usual change of the loss in units of it, above w
 loss in units of a guess that leaves something to gain. Of 45 trainings at constant rates, a cosine gained 3 to 55 % in
 the 11 to and fro, and more than 15 % in 9 of the 11 above both limits; it gained more than 15 % in 2 of the others."""
 
+FLAT_IN_A_LOG = 0.03
+"""Fall of the loss in the second half of a log with a constant rate, below which a decay is what is missing: 0.016 at a
+plateau; 0.06 in two logs of healthy trainings at a constant rate."""
+
 SHORT_REACH = 30.0
 """`Signs.reach` below which a loss that still falls speaks for more steps, and above which for a decay. Stopped after a
 sixth of the steps: 5; all steps at a constant rate: 15 to 49 with momentum, 38 to 116 with Adam."""

@@ -110,6 +110,7 @@ def triage_of(run: Run | Signs) -> Triage:
     with np.errstate(all="ignore"):  # a training that diverged has numbers that are not finite, which fail every test
         level = level_of(signs)
         made = [rule(signs, level) for rule in ORDER]
+        passed = _passed(signs, level)
     found = [each for each in made if each is not None]
     explained = frozenset[Claim]().union(*(EXPLAINED.get(each.claim, frozenset()) for each in found))
     if any(each.claim not in (Claim.LABELS_RANDOM, Claim.LABELS_NOISY, Claim.OVERFIT) for each in found):
@@ -120,7 +121,7 @@ def triage_of(run: Run | Signs) -> Triage:
         claims = as_tried(claims, run)
         better = None if claims else better_change(run)
     unseen = unseen_by(signs, level)
-    return Triage(_confused(claims) or (better or _passed(signs, level),), level, unseen)
+    return Triage(_confused(claims) or (better or passed,), level, unseen)
 
 
 def _confused(claims: tuple[Claimed, ...]) -> tuple[Claimed, ...]:

@@ -220,7 +220,7 @@ def limits(finding: Finding) -> Sentences:
     first, *others = [*finding.cure, *finding.facts.get("lines", ())] or [""]
     paste, then = _to_paste(first, finding)
     or_else = "".join(f" or `{line}`" for line in others)
-    return Sentences(seen, means, (paste,) if paste else (), f"{then}{or_else}", lead=lead)
+    return Sentences(seen, means, (paste,) if paste else (), f"{then}{or_else}", lead=lead if ": " in seen else "")
 
 
 def _to_paste(line: str, finding: Finding) -> tuple[str, str]:
