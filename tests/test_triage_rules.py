@@ -291,6 +291,10 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"weight_decay": 0.0016, "losses": falling(0.2)},
             {"weight_decay": 0.0014, "losses": falling(0.2)},
         ),
+        (  # with a decay that is usual, the rate is what is too high
+            {"weight_decay": 0.0011, "losses": falling(0.2), "movement": moved(0.003)},
+            {"weight_decay": 0.0009, "losses": falling(0.2), "movement": moved(0.003)},
+        ),
         (  # a quarter of the movement: at any loss that leaves something to gain
             {"weight_decay": 0.0095, "losses": falling(0.06)},
             {"weight_decay": 0.0085, "losses": falling(0.06)},
@@ -561,7 +565,10 @@ def test_a_scaler_that_was_not_given_is_no_clipping() -> None:
 def test_a_record_of_losses_alone_says_what_it_cannot_see() -> None:
     found = triage_of(Signs(losses=falling()))
     assert found.claims[0].claim is Claim.UNDECIDED
-    assert {"labels", "batch", "evaluations", "looks"} <= set(found.unseen)
+    assert set(found.unseen) == {"labels", "batch", "evaluations", "examples", "rate", "looks"}
+    sentence = say(findings_of(found)[0]).means
+    assert "Could not be seen: exploding, softmax_twice, unshuffled without the outputs" in sentence
+    assert "overfit, labels_random, labels_noisy, leak without `w.evaluated(test=..., train=...)`" in sentence
 
 
 def test_the_level_is_the_variance_of_the_targets_for_a_squared_error() -> None:

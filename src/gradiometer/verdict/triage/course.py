@@ -45,6 +45,7 @@ from gradiometer.verdict.triage.thresholds import (
     STILL_STRIDING,
     STRODE,
     TO_AND_FRO,
+    USUAL_DECAY,
     VANISHED,
     WARM,
     WIDE_OUTPUTS,
@@ -97,7 +98,9 @@ def weight_decay(signs: Signs, level: Level) -> Claimed | None:
     late = ended_at(signs, level)
     share = decay_share(signs)
     shrank = signs.growth < SHRANK and late > HELD_UP
-    moves = signs.family == "sgd" and share > DECAY_SHARE and late > DECAY_LEFT
+    # a decay that is usual has such a share only at a rate that is too high
+    unusual = signs.family == "sgd" and signs.weight_decay > USUAL_DECAY
+    moves = unusual and share > DECAY_SHARE and late > DECAY_LEFT
     moves_most = share > DECAY_MOSTLY and late > LEFT_TO_GAIN
     if not (shrank or moves or moves_most):
         return None

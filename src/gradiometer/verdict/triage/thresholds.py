@@ -152,6 +152,9 @@ and the share from which it is so for every optimizer and at any loss that leave
 with SGD, 0.32 to 1.4 with AdamW; healthy AdamW with a decay of 0.05: 0.05 to 0.093. For weights with a normalisation it
 settles at √(ηλ/2): 0.016 for the usual SGD of residual networks."""
 
+USUAL_DECAY = 1e-3
+"""Weight decay that SGD is used with, up to ten times the 1e-4 of residual networks on ImageNet."""
+
 FADED, FADED_FOR, FEWEST_FALLS = 0.1, 0.4, 4
 """A rate that falls by one factor again and again, at least so often, and is below this share of its height for more
 than this share of the run, falls in the wrong unit: meant once an epoch. It has less than half of the way of a cosine.

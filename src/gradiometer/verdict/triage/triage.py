@@ -82,7 +82,8 @@ class Triage:
     Args:
         claims: The claims, the most certain first. The first one is the headline; never empty.
         level: The level of a guess.
-        unseen: Claims that could not have been seen, with what is missing: "loss", "batch", "evaluations", "end".
+        unseen: Claims that could not have been seen, by what is missing: "labels", "batch", "evaluations", "examples",
+            "rate", "looks" or "end".
     """
 
     claims: tuple[Claimed, ...]
@@ -146,13 +147,17 @@ def unseen_by(signs: Signs, level: Level) -> dict[str, tuple[Claim, ...]]:
     """The claims that could not have been made, by what is missing."""
     missing: dict[str, tuple[Claim, ...]] = {}
     if level.known_by in (Known.START, Known.NOTHING):
-        missing["labels"] = (Claim.EXPLODING,)
+        missing["labels"] = (Claim.EXPLODING, Claim.SOFTMAX_TWICE, Claim.UNSHUFFLED)
     if not len(signs.series("input_std")):
-        missing["batch"] = (Claim.UNSCALED, Claim.UNSHUFFLED)
+        missing["batch"] = (Claim.UNSCALED, Claim.NAN_EXAMPLE)
     if not np.isfinite(signs.test).any():
-        missing["evaluations"] = (Claim.OVERFIT, Claim.LABELS_RANDOM, Claim.LABELS_NOISY)
+        missing["evaluations"] = (Claim.OVERFIT, Claim.LABELS_RANDOM, Claim.LABELS_NOISY, Claim.LEAK)
+    if not np.isfinite(signs.epochs):
+        missing["examples"] = (Claim.BATCH_LARGE, Claim.STOPPED_EARLY)
+    if not len(signs.rates):
+        missing["rate"] = (Claim.NO_DECAY, Claim.DECAY_EARLY, Claim.SCHEDULE_UNIT, Claim.RATE_BURST)
     if not len(signs.looks):
-        missing["looks"] = (Claim.RATE_LOW, Claim.RATE_HIGH, Claim.NO_DECAY, Claim.DEAD_RELU, Claim.VANISHING)
+        missing["looks"] = (Claim.RATE_LOW, Claim.RATE_HIGH, Claim.DEAD_RELU, Claim.VANISHING, Claim.CLIP_SMALL)
     if not signs.has_ended:
         missing["end"] = (Claim.RATE_LOW, Claim.NO_DECAY, Claim.STOPPED_EARLY)
     return missing
