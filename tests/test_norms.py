@@ -17,7 +17,7 @@ from gradiometer import BadArgument, Draw, NormsWatch, Sampling, diagnose, watch
 from gradiometer.measurement import supervised
 from gradiometer.report.page.cards import cards
 from gradiometer.run import overhead_sentence
-from gradiometer.train.restoring.recorded import problem_of
+from gradiometer.run.problem import problem_of
 
 STEP = {"small": 4.0, "big": 2.0, "sizes": (8, 32), "learning_rate": 0.1}
 

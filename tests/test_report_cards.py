@@ -11,7 +11,7 @@ import pytest
 from gradiometer import BadArgument, Diagnosis
 from gradiometer.cli import gradiometer
 from gradiometer.cli.outcome import answers
-from gradiometer.drift import edge_finding
+from gradiometer.drift.stability import edge_finding
 from gradiometer.measurement import Estimate, Finding, Issue, State
 from gradiometer.report.charts import strip
 from gradiometer.report.page import render
@@ -22,7 +22,7 @@ from gradiometer.report.sections import sections
 from gradiometer.report.sections.questions import QUESTIONS, Answer
 from gradiometer.run import Run
 from gradiometer.run.folder import WATCHED
-from gradiometer.train.restoring.recorded import IN_YOUR_PROGRAM, problem_of
+from gradiometer.run.problem import IN_YOUR_PROGRAM, problem_of
 from report_run import diagnosis_of, run_in
 
 

@@ -11,7 +11,7 @@ from gradiometer.cli.options import json_option, trust_option
 if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
     from gradiometer.measurement.estimate import Estimate
-    from gradiometer.train.ensemble import EnsembleEvaluation
+    from gradiometer.run.ensemble import EnsembleEvaluation
 
 
 @click.command(epilog="Example: gradiometer ensemble runs/digits-mlp-3 --against runs/digits-mlp-1 --export digits.pt2")
@@ -57,7 +57,7 @@ def ensemble(
         raise BadArgument(f"`--level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
     from gradiometer.cli.progress import working
     from gradiometer.report.page.page import keep
-    from gradiometer.train.ensemble import evaluate_ensemble
+    from gradiometer.run.ensemble import evaluate_ensemble
     from gradiometer.verdict.words.exploration import ensemble_in_words
 
     with working("scoring the snapshots", quiet=as_json):
@@ -80,7 +80,7 @@ def ensemble(
 
 def _export(found: "EnsembleEvaluation", path: Path) -> Path:
     from gradiometer.exploration.ensembles.export import export
-    from gradiometer.train.ensemble import example_inputs
+    from gradiometer.run.ensemble import example_inputs
 
     return export(found.ensemble, example_inputs(found.problem, found.ensemble), path)
 

@@ -20,8 +20,8 @@ def is_run(target: str) -> bool:
 def training_at_start(path: Path, verb: str) -> "tuple[Training, Run]":
     """The training of a run before its first step, and the run. `verb` is the command that needs it."""
     from gradiometer.run.budget import Budget
+    from gradiometer.run.problem import configuration_of, problem_of
     from gradiometer.run.reader import Run
-    from gradiometer.train.restoring.recorded import configuration_of, problem_of
     from gradiometer.train.training import Training
 
     run = Run.open(path)

@@ -105,8 +105,8 @@ def sample(target: str, kind: str, chains: int, png: Path | None, pool: str, as_
 
 
 def _problem_start(name: str, settings: dict[str, Any]) -> Start:
+    from gradiometer.problems.model import new_model
     from gradiometer.problems.registry import load
-    from gradiometer.train.preparation import new_model
 
     problem = load(name, model=settings["model"], data_dir=settings["data_dir"], seed=settings["seed"])
     defaults = {"learning_rate": 0.05, "batch_size": min(32, len(problem.train)), "weight_decay": 0.0}

@@ -7,26 +7,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradiometer.drift.curvature_survey import Survey
 from gradiometer.drift.density import spectral_density
 from gradiometer.drift.hutchinson import trace
 from gradiometer.drift.lanczos import Eigenvalues, eigenvalues
-from gradiometer.drift.operator import Product, Symmetric, random_vectors
+from gradiometer.drift.operator import Symmetric, VectorProduct, random_vectors
 from gradiometer.drift.spectrum import SpectralDensity
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.batch import Batch, batch_size, span
+from gradiometer.measurement.batch import Batch, TrainingSet, batch_size, span
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import GradientGraph, flat
 from gradiometer.measurement.objective import Objective
 
 Mode = Literal["train", "eval"]
 
+EXAMPLES = 1024
+"""Examples of a survey by default, or all if there are fewer."""
+
 AT_ONCE = 128
 """Examples in one graph: the cheapest number for a small CNN on a CPU; all 1,024 in one graph cost twice as much."""
 KEPT = 2048
 """Examples whose graphs are kept; for the others every call of `products` builds the graph again."""
 
-FEWEST_PARTS = 4
-"""Parts of the examples from which one of them finds the start for the largest eigenvalue."""
 ROUGH, ROUGH_PRODUCTS, RANDOM = 5.0, 10, 0.1
 """Its tolerance, relative to the one wanted; most of its products; and the random share of the start."""
 
@@ -114,7 +116,7 @@ class Curvature:
     def parts(self) -> Iterator[tuple[float, Symmetric]]:
         """The Hessian of each part, with the part's share of the examples."""
         for graph in self._all_graphs():
-            yield graph.examples / self.examples, Product(graph.products, self.like)
+            yield graph.examples / self.examples, VectorProduct(graph.products, self.like)
 
     def along(self, direction: Float[Tensor, " params"]) -> float:
         """vᵀ H v, exact for these examples up to rounding. One product."""
@@ -137,7 +139,9 @@ class Curvature:
             drawn = random_vectors(self, 1, self.generator)
             drawn /= drawn.norm()
             settings["start"] = self.gradient[None] / self.gradient.norm() + drawn
-            if (largest, smallest) == (1, 0) and len(self._graphs) == len(self.batches) >= FEWEST_PARTS:
+            # 4: parts of the examples from which one of them finds the start for the largest
+            # eigenvalue.
+            if (largest, smallest) == (1, 0) and len(self._graphs) == len(self.batches) >= 4:
                 settings["start"] = self._sharpest_of_a_part(**settings) + RANDOM * drawn
         return eigenvalues(self, largest=largest, smallest=smallest, generator=self.generator, **settings)
 
@@ -146,7 +150,7 @@ class Curvature:
     ) -> Float[Tensor, "1 params"]:
         """The sharpest direction of the first part of the examples, roughly."""
         return eigenvalues(
-            Product(self._graphs[0].products, self.like),
+            VectorProduct(self._graphs[0].products, self.like),
             tolerance=min(ROUGH * tolerance, 0.5),
             most_products=min(ROUGH_PRODUCTS, most_products),
             start=start,
@@ -169,3 +173,91 @@ class Curvature:
 
     def _graph(self, place: int, batch: Batch) -> GradientGraph:
         return GradientGraph(self.objective, batch, seed=self.seed + place)
+
+
+def survey(
+    curvature: Curvature,
+    *,
+    of: int,
+    step: int = 0,
+    top: int = 5,
+    probes: int = 8,
+    iterations: int = 40,
+    level: float = 0.9,
+) -> Survey:
+    """Measure everything in a `Survey`.
+
+    Costs 20 to 60 products for Lanczos, `probes` for the trace, and probes × iterations for the density.
+
+    Args:
+        curvature: The Hessian.
+        of: Number of examples in the training set.
+        step: Number of training steps before the survey.
+        top: Number of largest eigenvalues; the smallest is added.
+        probes: Number of random vectors for the trace and for the density.
+        iterations: Lanczos steps from each, for the density.
+        level: Confidence level of trace and density.
+
+    Example:
+        >>> import torch
+        >>> from gradiometer import Objective
+        >>> from gradiometer.drift import Curvature
+        >>> from gradiometer.problems import load
+        >>> problem = load("digits")
+        >>> objective = Objective(problem.model(), problem.loss)
+        >>> curvature = Curvature.of(objective, problem.train.batch(torch.arange(100)))
+        >>> found = survey(curvature, of=len(problem.train), top=1, iterations=10)
+        >>> found.what
+        'a fixed subsample of 100 of 1,437 examples, in train mode'
+        >>> found.smallest[0].value < 0 < found.sharpness.value
+        True
+    """
+    before = curvature.products_made
+    top = min(top, max(curvature.dimension - 1, 1))
+    ends = curvature.eigenvalues(largest=top, smallest=min(1, curvature.dimension - top))
+    trace = curvature.trace(probes=probes, ends=ends, level=level)
+    density = curvature.density(probes=probes, iterations=iterations, level=level)
+    gradient = curvature.gradient.double()
+    return Survey(
+        step=step,
+        examples=curvature.examples,
+        of=of,
+        mode=curvature.mode,
+        dimension=curvature.dimension,
+        loss=curvature.loss,
+        largest=ends.largest,
+        smallest=ends.smallest or ends.largest[-1:],
+        trace=trace,
+        gradient_norm_squared=Estimate.exact(float(gradient @ gradient), unit="(loss / parameter)²"),
+        gradient_curvature=Estimate.exact(curvature.along_gradient(), unit="loss³ / parameter⁴"),
+        density=density,
+        products=curvature.products_made - before,
+        converged=ends.converged,
+    )
+
+
+def survey_examples(
+    objective: Objective, train: TrainingSet, examples: int | None = None, *, step: int, seed: int = 0, **numbers: int
+) -> Survey:
+    """The curvature of a loss over a training set, or a fixed random subsample of it.
+
+    Args:
+        objective: The model, in the mode to use, and its loss.
+        train: The training examples.
+        examples: Size of the subsample; None for 1,024 or all.
+        step: The step of training.
+        seed: Seed of the subsample, the vectors and random numbers in the loss.
+        numbers: `top`, number of largest eigenvalues, and `probes`, number of random vectors for trace and density.
+
+    Raises:
+        BadArgument: There are fewer training examples.
+    """
+    available = len(train)
+    examples = min(EXAMPLES, available) if examples is None else examples
+    if not 1 <= examples <= available:
+        raise BadArgument(f"`examples` must lie between 1 and the {available:,} training examples, got {examples:,}.")
+    order = torch.arange(available)
+    if examples < available:
+        order = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:examples]
+    curvature = Curvature(objective, [train.batch(part) for part in order.split(AT_ONCE)], seed=seed)
+    return survey(curvature, of=available, step=step, **numbers)

@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from gradiometer.drift.spectrum import SpectralDensity
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
-
-if TYPE_CHECKING:  # a survey is read without torch
-    import gradiometer.drift.curvature
 
 
 @dataclass(frozen=True)
@@ -104,64 +101,3 @@ class Survey(Artifact):
         if self.examples == self.of:
             return f"the full loss, {self.of:,} examples, in {self.mode} mode"
         return f"a fixed subsample of {self.examples:,} of {self.of:,} examples, in {self.mode} mode"
-
-
-def survey(
-    curvature: "gradiometer.drift.curvature.Curvature",
-    *,
-    of: int,
-    step: int = 0,
-    top: int = 5,
-    probes: int = 8,
-    iterations: int = 40,
-    level: float = 0.9,
-) -> Survey:
-    """Measure everything in a `Survey`.
-
-    Costs 20 to 60 products for Lanczos, `probes` for the trace, and probes × iterations for the density.
-
-    Args:
-        curvature: The Hessian.
-        of: Number of examples in the training set.
-        step: Number of training steps before the survey.
-        top: Number of largest eigenvalues; the smallest is added.
-        probes: Number of random vectors for the trace and for the density.
-        iterations: Lanczos steps from each, for the density.
-        level: Confidence level of trace and density.
-
-    Example:
-        >>> import torch
-        >>> from gradiometer import Objective
-        >>> from gradiometer.drift import Curvature
-        >>> from gradiometer.problems import load
-        >>> problem = load("digits")
-        >>> objective = Objective(problem.model(), problem.loss)
-        >>> curvature = Curvature.of(objective, problem.train.batch(torch.arange(100)))
-        >>> found = survey(curvature, of=len(problem.train), top=1, iterations=10)
-        >>> found.what
-        'a fixed subsample of 100 of 1,437 examples, in train mode'
-        >>> found.smallest[0].value < 0 < found.sharpness.value
-        True
-    """
-    before = curvature.products_made
-    top = min(top, max(curvature.dimension - 1, 1))
-    ends = curvature.eigenvalues(largest=top, smallest=min(1, curvature.dimension - top))
-    trace = curvature.trace(probes=probes, ends=ends, level=level)
-    density = curvature.density(probes=probes, iterations=iterations, level=level)
-    gradient = curvature.gradient.double()
-    return Survey(
-        step=step,
-        examples=curvature.examples,
-        of=of,
-        mode=curvature.mode,
-        dimension=curvature.dimension,
-        loss=curvature.loss,
-        largest=ends.largest,
-        smallest=ends.smallest or ends.largest[-1:],
-        trace=trace,
-        gradient_norm_squared=Estimate.exact(float(gradient @ gradient), unit="(loss / parameter)²"),
-        gradient_curvature=Estimate.exact(curvature.along_gradient(), unit="loss³ / parameter⁴"),
-        density=density,
-        products=curvature.products_made - before,
-        converged=ends.converged,
-    )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,17 @@ from gradiometer.measurement.reading import Draw
 Batch = Any
 """A tree of tuples, lists and mappings. The first axis of every tensor is the example. Tensors without an axis,
 numbers, strings and None are shared by all examples."""
+
+
+@runtime_checkable
+class TrainingSet(Protocol):
+    """N examples, indexed by position."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def batch(self, index: Int[Tensor, " chosen"]) -> Batch:
+        """The examples at these positions."""
 
 
 def batch_size(batch: Batch, name: str = "batch") -> int:

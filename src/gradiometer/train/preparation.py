@@ -3,20 +3,16 @@
 import random
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
-from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
-from gradiometer.measurement.objective import WITHOUT_PARAMETERS
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.optimizer.averaged import schedule_free
 from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.problems.problem import Problem
-from gradiometer.problems.user_code import user_code
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.ranks import Ranks
 
@@ -25,27 +21,6 @@ def name_of_run(problem: Problem) -> str:
     """Problem and model as a file name for every system: mine:problem becomes mine-problem."""
     words = re.findall(r"\w[\w.]*", f"{problem.name}-{problem.model_name}")
     return "-".join(words)[:60] or "run"
-
-
-def new_model(problem: Problem) -> nn.Module:
-    """A new model whose gradients can be read."""
-    with user_code("model"):
-        model: Any = problem.model()
-    if not isinstance(model, nn.Module):
-        raise UserCodeFailed(f"`model` made a {type(model).__name__}, a torch.nn.Module was expected.")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise Unsupported(WITHOUT_PARAMETERS)
-    for name, parameter in model.named_parameters():
-        if parameter.is_meta:
-            raise Unsupported(f"`model` has {name} on the meta device, which holds no numbers: make it on the CPU.")
-        if is_lazy(parameter):
-            raise Unsupported(f"`model` has no shape yet for {name}: run it once on a batch before it is returned.")
-        if parameter.is_complex():
-            raise Unsupported(f"`model` has the complex parameter {name}: use two real parameters instead.")
-    for name, module in model.named_modules():
-        if getattr(module, "sparse", False) is True:
-            raise Unsupported(f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.")
-    return model
 
 
 def new_optimizer(configuration: Configuration, parameters: Sequence[Tensor]) -> Optimizer:

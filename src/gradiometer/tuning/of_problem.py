@@ -15,11 +15,12 @@ from gradiometer.loop.recorded.growing import Progress
 from gradiometer.loop.recorded.record import FOLDER
 from gradiometer.measurement.batch import Order
 from gradiometer.measurement.reading import Draw
+from gradiometer.problems.model import new_model
 from gradiometer.problems.problem import Problem
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.ranks import Ranks
 from gradiometer.storage.disk import replace_file, writing
-from gradiometer.train.preparation import device_of, name_of_run, new_model, seed_everything
+from gradiometer.train.preparation import device_of, name_of_run, seed_everything
 from gradiometer.tuning.aim import Aim
 from gradiometer.tuning.of_loop import tune
 from gradiometer.tuning.task import BUDGET

@@ -19,10 +19,10 @@ from gradiometer.loop.recorded.plan import Plan
 from gradiometer.loop.recorded.record import ForkRecord
 from gradiometer.measurement.estimate import counted
 from gradiometer.problems.problem import Problem
+from gradiometer.run.problem import configuration_of
 from gradiometer.run.reader import Run
 from gradiometer.run.spikes import spikes_of
 from gradiometer.train.forking.run_loop import loop_at
-from gradiometer.train.restoring.recorded import configuration_of
 
 
 def spike_causes(

@@ -13,6 +13,7 @@ from gradiometer.convergence.averaging import tracked
 from gradiometer.convergence.certificate.certificate import TOLERANCE, Certificate
 from gradiometer.convergence.certificate.certifying import BATCHES, EXAMPLES, certify, gradient_squared
 from gradiometer.convergence.certificate.gradient_norm import UNIT
+from gradiometer.drift.curvature import survey_examples
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.estimation.noise import GradientNoise, of_the_gradient_meant
@@ -22,8 +23,9 @@ from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.watch.data import OnDevice, examples_of
 from gradiometer.integrations.watch.findings import Findings
-from gradiometer.integrations.watch.kept import Kept
+from gradiometer.integrations.watch.kept import Kept, LossesGiven, evaluation
 from gradiometer.integrations.watch.losses import no_loss
+from gradiometer.integrations.watch.triage.recorder import TriageRecorder
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.objective import Objective
@@ -35,7 +37,6 @@ from gradiometer.run.ranks import Ranks
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
 from gradiometer.run.snapshots import save_snapshot, snapshot_paths
-from gradiometer.train.curvature import survey_examples
 
 if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
@@ -67,6 +68,8 @@ class Looks:
     _kept: Kept
     _announcements: Announcements
     _restored: Mapping[str, Any]
+    _begun: bool
+    _triage: TriageRecorder
     _at_start: list[torch.Tensor] | None = None
 
     @property
@@ -82,6 +85,39 @@ class Looks:
     def findings(self) -> Findings:
         """The findings so far, the most urgent first, and the warnings."""
         return self._kept.findings()
+
+    def evaluated(self, test: LossesGiven | None = None, train: LossesGiven | None = None) -> None:
+        """Record an evaluation of the model as it is now, so that overfitting can be seen.
+
+            w.evaluated(test=test_losses, train=losses_on_some_training_examples)
+
+        Args:
+            test: The loss on held-out examples: their mean, or the loss of every example, whose mean has an interval.
+            train: The same on training examples, in eval mode.
+
+        Raises:
+            BadArgument: An argument is not a number, a tensor or a list of numbers.
+        """
+        if self.ranks.first:
+            self.record_evaluation(evaluation(test=test, train=train))
+
+    def record_evaluation(self, estimates: Mapping[str, Estimate]) -> None:
+        """Record an evaluation whose estimates are known, such as "test_loss"."""
+        self._kept.evaluate(self.steps, {name: estimate.to_dict() for name, estimate in estimates.items()})
+        with self._triage.shield:
+            self._triage.evaluated()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, without tensors, for your checkpoint: with them the same run can be continued."""
+        return {"steps": self.steps, **self._kept.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue the run of a checkpoint. Call it before the first step."""
+        if self._begun:
+            raise BadArgument("`state` came too late: load it before the first step, to continue the same run.")
+        if "steps" not in state:
+            raise BadArgument("`state` is not the state_dict of a watch: give what `state_dict()` returned.")
+        self.steps, self._restored = int(state["steps"]), state
 
     def __repr__(self) -> str:
         run = self.run
@@ -232,7 +268,7 @@ class Looks:
             BadArgument: There are fewer than two snapshots, or `train` is missing.
             Unsupported: The examples are not those of a classification, or too few.
         """
-        from gradiometer.train.ensemble import score_snapshots  # noqa: PLC0415 (heavy)
+        from gradiometer.run.ensemble import score_snapshots  # noqa: PLC0415 (heavy)
 
         with self._looking() as run:
             if run is None:

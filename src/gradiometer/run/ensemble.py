@@ -14,7 +14,7 @@ from torch import nn
 from gradiometer.convergence.averaging import tracked
 from gradiometer.errors import BadArgument, RunDamaged, Unsupported
 from gradiometer.exploration.ensembles.barrier import linear_path
-from gradiometer.exploration.ensembles.calibration import BINS, FEWEST_IN_BIN, LogProbabilities, reliability
+from gradiometer.exploration.ensembles.calibration import BINS, LogProbabilities, reliability
 from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ensemble_equivalent
 from gradiometer.exploration.ensembles.diversity import correlations, disagreement
 from gradiometer.exploration.ensembles.ensemble import Ensemble
@@ -22,17 +22,16 @@ from gradiometer.exploration.ensembles.ensemble_report import Baseline, Ensemble
 from gradiometer.exploration.ensembles.ensemble_size import chosen_count, ensemble_sizes, validation_mask
 from gradiometer.exploration.ensembles.scores import Predictions, averaged, differences, scores
 from gradiometer.exploration.ensembles.swag import SWAG
+from gradiometer.problems.model import new_model, refresh
 from gradiometer.problems.predictions import held_out_labels, log_probabilities
 from gradiometer.problems.problem import Problem
 from gradiometer.randomness import untouched_randomness
 from gradiometer.run.checkpoints import load_latest
+from gradiometer.run.problem import problem_of
 from gradiometer.run.reader import Run
 from gradiometer.run.snapshots import load_snapshots
-from gradiometer.train.preparation import new_model
-from gradiometer.train.restoring.recorded import problem_of
-from gradiometer.train.snapshots import refresh
 
-FEWEST_HELD_OUT = 2 * FEWEST_IN_BIN * BINS
+FEWEST_HELD_OUT = 2 * 3 * BINS
 """Test examples needed, so that every bin of the calibration error has enough."""
 
 
@@ -143,7 +142,8 @@ def example_inputs(problem: Problem, ensemble: Ensemble) -> torch.Tensor:
 def _final(path: Path, run: Run, device: torch.device) -> tuple[Problem, nn.Module]:
     """The problem and the final model of another run on the same data."""
     other = Run.open(path)
-    if other.manifest["problem"]["fingerprint"] != run.manifest["problem"]["fingerprint"]:
+    theirs, ours = (each.manifest.get("problem", {}).get("fingerprint") for each in (other, run))
+    if theirs != ours:
         raise BadArgument(f"`--against` {path} must be trained on the data of {run.path}: its test examples differ.")
     if other.status != "finished":
         raise BadArgument(f"`--against` {path} must be finished to have a final model: it is {other.status}.")
