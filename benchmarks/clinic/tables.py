@@ -188,7 +188,6 @@ stack         shapes 400   32    0.012        0.20       0.02          0.012    
 residual_norm shapes 500   32    0.020        0.50       0.05          0.020         0.020             0.006
 vision        shapes 300   32    0.005        -          -             0.005         -                 0.002
 decoder       source 300   32    0.003        -          -             0.003         -                 0.001
-vast          rings  150   64    0.002        -          0.06          -             -                 -
 """
 
 FRESH_SICK = """
@@ -196,7 +195,6 @@ swish arm sgd cosine : rate_low 6
 layer_norm rings adamw cosine : rate_low 10
 vision shapes adamw cosine : rate_low 8
 decoder source adamw cosine : rate_low 8
-vast rings adamw cosine : rate_low 8
 stack shapes momentum step : rate_high 6
 funnel rings adamw cosine : rate_high 4
 decoder source adamw cosine : rate_high 10
@@ -224,11 +222,11 @@ layer_norm arm momentum step : clip_small 0.1
 swish arm adamw cosine : weight_decay 1
 stack shapes sgd cosine : weight_decay 0.02
 funnel shapes adamw cosine : overfit 300
-vision shapes adamw cosine : overfit 400
 stack shapes adamw cosine : leak 200
+layer_norm rings adamw cosine : overfit 300
 layer_norm rings adamw cosine : unshuffled 1
 swish arm adamw cosine : unscaled 30
-vision shapes adamw cosine : unscaled 50
+stack shapes adamw cosine : unscaled 50
 vision shapes adamw cosine : labels_random 1
 layer_norm rings adamw cosine : labels_noisy 0.25
 funnel rings adamw cosine : vanishing 0.35
@@ -236,12 +234,10 @@ funnel shapes adamw cosine : sigmoids 1
 swish arm adamw cosine : exploding 6
 funnel rings adamw cosine : dead_relu 1
 stack shapes adamw cosine : dropout 0.6
-decoder source adamw cosine : dropout 0.8
 layer_norm rings adamw cosine : softmax_twice 1
-decoder source adam onecycle : softmax_twice 1
 residual_norm shapes sgd cosine : eval_mode 1
 layer_norm arm adamw cosine : head_only 1
-vision shapes adamw cosine : detached 1
+stack shapes momentum step : detached 1
 swish arm momentum constant : bad_batch 20
 swish arm adamw cosine : rate_burst 30
 stack shapes sgd cosine : nan_example 3
