@@ -16,6 +16,9 @@ BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "
 USUAL_WIDTH = 64
 """Width of the networks on which the limits of `Signs.reach` were chosen; narrower ones count the same."""
 
+SMALL = 0.29
+"""Norm of the weights of a layer over the root of its outputs, half of that at PyTorch's own start: 1/√3."""
+
 DEEPEST = 8
 """Layers beyond which the function of a network does not change faster: deeper ones are residual."""
 
@@ -31,7 +34,7 @@ class Signs:
         looks: Steps at which the signs below were recorded.
         single: Numbers of every look, by name; NaN where one was not recorded.
         tensors: Numbers of every look and tensor, by name.
-        facts: What does not change: names, sizes and axes of the tensors, layers, dropout, planned length.
+        facts: What does not change: names, sizes, axes and rows of the tensors, layers, dropout, planned length.
         rates: The largest learning rate of every step.
         momentum: Momentum of SGD, or β₁; the largest of the groups.
         weight_decay: The largest of the groups.
@@ -187,9 +190,11 @@ class Signs:
         places = [place for place in self.weights if not str(layers[place]).startswith("Embedding")]
         if "movement" not in self.tensors or not places:
             return np.full(self.steps, np.nan)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            moved = self.tensors["movement"][:, places] / self.tensors["weights"][:, places]
         widths = np.sqrt(np.array(self.facts["sizes"], dtype=float)[places])
+        # weights that begin far smaller than usual, as in GPT-2, first have to grow to what matters
+        outputs = np.array(self.facts.get("rows", np.zeros(len(self.facts["sizes"]))), dtype=float)[places]
+        sizes = np.maximum(self.tensors["weights"][:, places], SMALL * np.sqrt(outputs))
+        moved = self.tensors["movement"][:, places] / sizes
         momentum = min(self.momentum, 0.9)  # OneCycleLR ends at 0.95, and has 0.85 where most of the way is made
         persistence = np.sqrt((1 + momentum) / (1 - momentum))
         by_layer = moved * np.sqrt(np.maximum(widths / USUAL_WIDTH, 1)) * persistence
