@@ -34,6 +34,8 @@ from gradiometer.integrations.watch.part import NO_PART, Part, part_of
 from gradiometer.integrations.watch.processes.together import Together
 from gradiometer.integrations.watch.requests.forks import Forks
 from gradiometer.integrations.watch.requests.kept_updates import KeptUpdatesOfLoop
+from gradiometer.integrations.watch.requests.on_the_way import OnTheWay
+from gradiometer.integrations.watch.requests.trials import Trials
 from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.integrations.watch.successive import Successive, reads_products
@@ -79,6 +81,7 @@ class Watch(Forks, Automatic):
         gauges: Asked,
         to: Sequence[Any],
         announcements: Announcements,
+        trials: float = 0.0,
     ) -> None:
         called = model
         model = bare(model)
@@ -154,10 +157,8 @@ class Watch(Forks, Automatic):
             warn=self._warn,
             charge=self.budget.charge,
         )
-        can_keep = bool(asked["budget"]) and self.ranks.alone and not sharded
-        self._kept_updates = KeptUpdatesOfLoop(
-            model, called, loss, self._optimizers, self._capture.scaler, accumulation, self.budget if can_keep else None
-        )
+        kept = KeptUpdatesOfLoop(model, called, loss, self._optimizers, self._capture.scaler, accumulation, self.budget)
+        self.on_the_way = OnTheWay(kept, Trials(trials, self, announcements.say))
         self._pace = Pace(self._warn, partial(self._settings.search, self._follow_updates_of))
         self._successive = None
         if self._products is not None:
@@ -195,7 +196,7 @@ class Watch(Forks, Automatic):
             self._triage.close()
         if self._successive is not None:
             self._successive.close()
-        self._kept_updates.close()
+        self.on_the_way.close(self.steps, error)
         with self.shield:
             self._capture.stop()
             self._pace.end(self.steps)
@@ -207,6 +208,7 @@ class Watch(Forks, Automatic):
 
     def _draw_from(self, loader: Any) -> None:
         """Take the sampling from the loader, if it was not given and nothing is written yet."""
+        self.on_the_way.draw_from(loader)
         batches = self._batches
         if not (batches.known or self._begun) and (sampling := known_sampling(loader)) is not None:
             batches.sampling, batches.known = sampling, True
@@ -220,8 +222,8 @@ class Watch(Forks, Automatic):
                 Without it, the first tensor that the model was called with stands for the batch: its rows are the
                 examples. What needs the labels or runs the model again needs the batch.
         """
-        if self.steps >= self._kept_updates.next:
-            self._kept_updates.at_step(batch)
+        if self.steps >= self.on_the_way.next:
+            self.on_the_way.at_step(self.steps, batch, is_first=not self._parts)
         if batch is None:
             batch = self._batch_seen()
         elif self._inputs is not None:
@@ -471,8 +473,8 @@ class Watch(Forks, Automatic):
         if self._triage.awaits_update:
             with self._triage.shield:
                 self._triage.updated(self.steps - 1)
-        if self._kept_updates.awaits_update:
-            self._kept_updates.updated(self.steps - 1)
+        if self.on_the_way.kept.awaits_update:
+            self.on_the_way.updated(self.steps - 1)
         if self._successive is not None:
             self._successive.updated = True
         if self.steps >= between.planned or self._parts:

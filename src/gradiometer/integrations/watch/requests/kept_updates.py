@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
 from gradiometer.integrations.watch.triage.recorder import NEVER, takes_no_hooks
 from gradiometer.loop.replay import (
@@ -24,6 +25,7 @@ from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import GlobalStates
 from gradiometer.run.budget import Budget
+from gradiometer.run.ranks import Ranks
 
 IN_A_ROW = 4
 """Number of updates that are kept together, each of which must be the same on a copy."""
@@ -51,7 +53,7 @@ class KeptUpdatesOfLoop:
         optimizers: The optimizers of the loop; with more than one nothing is kept.
         scaler: The GradScaler, if there is one.
         accumulation: Number of calls of `step` for one update.
-        budget: Pays for the time; None to keep nothing.
+        budget: Pays for the time. With a share of 0 nothing is kept.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class KeptUpdatesOfLoop:
         optimizers: Sequence[torch.optim.Optimizer],
         scaler: Any,
         accumulation: int,
-        budget: Budget | None,
+        budget: Budget,
     ) -> None:
         self._model, self._called, self._loss, self._optimizers = model, called, loss, optimizers
         self._accumulation, self._scaler, self._budget = accumulation, scaler, budget
@@ -84,11 +86,12 @@ class KeptUpdatesOfLoop:
         self._weights: Marks | None = None
         self._modes: list[bool] = []
         self._handle: Any = None
-        self.next = FIRST - 1 if budget is not None else NEVER
+        can_keep = bool(budget.share) and Ranks.here().alone and not is_sharded(model)
+        self.next = FIRST - 1 if can_keep else NEVER
         """The next step at which `at_step` has something to do."""
         self.awaits_update = False
         """True if `updated` has something to do after the coming update."""
-        if budget is None:
+        if not can_keep:
             self.why_none = "they are kept on one process, with a budget, and for a model that is not sharded only"
 
     def at_step(self, batch: Batch | None) -> None:
@@ -124,7 +127,6 @@ class KeptUpdatesOfLoop:
 
     def _spending(self) -> AbstractContextManager[None]:
         """A context that charges the time inside."""
-        assert self._budget is not None
         return self._budget.spending(COST, fixed=True)
 
     def _begin(self, step: int) -> None:
