@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from quadratic_law import QuadraticLaw
 from torch import nn
 
 from gradiometer import supervised
 from gradiometer.errors import BadArgument
-from gradiometer.lab.closed_forms import Quadratic, QuadraticLaw
+from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.loop import BranchResult, tail_factor
 from gradiometer.loop.branch import Tail
 from gradiometer.tuning import Tuned, tune

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gradiometer.arguments import check_whole
 from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
 from gradiometer.convergence.schedules.schedule import Schedule
-from gradiometer.errors import BadArgument, UserCodeFailed
+from gradiometer.errors import BadArgument, UserCodeFailed, bounded
 from gradiometer.loop.checks import check_functions, check_optimizer, check_scheduler, is_test_set
 from gradiometer.loop.copies import copied, dumped, loaded
 from gradiometer.loop.data import Data, data_of, first_size
@@ -132,6 +132,7 @@ class Loop:
     (True, 10, 0)
     """
 
+    @bounded
     def __init__(
         self,
         model: nn.Module,

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from gradiometer.convergence.formulas.number import Amount
+from gradiometer.errors import bounded
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.pool import Pool
 from gradiometer.loop.branches import Fork
@@ -35,6 +36,7 @@ CLIP = 2.0
 """Default of `clip`."""
 
 
+@bounded
 def tune(
     model: nn.Module,
     *,

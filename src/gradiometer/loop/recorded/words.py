@@ -1,12 +1,12 @@
 """A fork in words: what was done, and what each alternative changed."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.branches import Fork
 from gradiometer.loop.comparison.effects import Effect
+from gradiometer.loop.comparison.racing import Stop
 from gradiometer.measurement.estimate import Estimate, counted, significant
 from gradiometer.measurement.uncertainty.differences import MOST_PAIRS
 
@@ -105,17 +105,16 @@ def mean_end(results: Sequence[BranchResult], readout: str) -> str:
     return significant(sum(ends) / len(ends)) if ends else "—"
 
 
-def stopped(stops: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def stopped(stops: Sequence[Stop]) -> tuple[str, ...]:
     """Why a race has stopped alternatives, one sentence for each."""
     found = []
     for stop in stops:
-        if stop["gap"] is None:
-            found.append(f"{stop['alternative']} was stopped because it diverged.")
+        if stop.gap is None:
+            found.append(f"{stop.alternative} was stopped because it diverged.")
             continue
-        gap = Estimate(**stop["gap"])
         found.append(
-            f"{stop['alternative']} was stopped after {stop['horizon']:,} examples in {stop['replicates']} replicates: "
-            f"it was {signed(gap)} behind {stop['behind']}."
+            f"{stop.alternative} was stopped after {stop.horizon:,} examples in {stop.replicates} replicates: "
+            f"it was {signed(stop.gap)} behind {stop.behind}."
         )
     return tuple(found)
 

@@ -23,17 +23,15 @@ WORDS = 3
 
 def forks_section(run: Run, diagnosis: Diagnosis) -> Section:
     """The newest forks with their charts, and a table of all effects."""
-    warnings: list[str] = []
-    records = [record for record in forks_of(run, warnings) if _has_baseline(record)]
+    records = [record for record in forks_of(run) if _has_baseline(record)]
     level = run.configuration.level
     effects = {record.name: record.fork.effects(level=level) for record in records}
     newest = list(reversed(records))
     figures = [figure for record in newest[:SHOWN] for figure in _figures(record, effects[record.name])]
-    lead = "Each alternative was trained from a step of this run, on the same data as going on as it is."
     return Section(
         "forks",
         "What would have happened",
-        " ".join((lead, *warnings)),
+        "Each alternative was trained from a step of this run, on the same data as going on as it is.",
         tuple(figures),
         _table(newest, effects) if newest else None,
         heading="All forks",

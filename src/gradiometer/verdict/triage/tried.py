@@ -17,8 +17,8 @@ from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.triage.course import is_near
 from gradiometer.verdict.triage.signs import Signs
-from gradiometer.verdict.triage.thresholds import TRAVEL
 
 CONFUSED = {Claim.NO_DECAY: Claim.STOPPED_EARLY, Claim.STOPPED_EARLY: Claim.NO_DECAY}
 """Claims that readings take for each other. A fork that shows one of them takes the other back."""
@@ -63,12 +63,13 @@ def rate_instead(run: Run, effects: dict[str, Effect]) -> Claimed | None:
         if isinstance(change := change_of(name), Rate) and change.factor > 1 and effect.verdict == "better"
     ]
     signs = Signs.of(run)
-    if not raised or not signs.travel < TRAVEL:
+    if not raised or not is_near(signs):
         return None
     best = max(raised, key=lambda effect: abs(effect.estimate.value))
     numbers: dict[str, Estimate | float] = {
-        "travel": signs.travel,
+        "reach": signs.reach,
         "steps": float(signs.steps),
+        "travel": signs.travel,
         "fork": best.estimate,
     }
     return Claimed(Claim.RATE_LOW, numbers, (best.alternative,), ("fine_tuning",))
