@@ -15,6 +15,7 @@ from torch import nn
 
 from gradiometer import BadArgument, diagnose, watch
 from gradiometer.cli.measure.batch import batch
+from gradiometer.cli.show import show
 from gradiometer.estimation import PreconditionedNoise
 from gradiometer.integrations.watch import Watch
 from gradiometer.measurement import Finding, State, supervised
