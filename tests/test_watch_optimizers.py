@@ -15,6 +15,7 @@ from torch import nn
 
 from gradiometer import BadArgument, diagnose, watch
 from gradiometer.cli.measure.batch import batch
+from gradiometer.cli.show import show
 from gradiometer.estimation import PreconditionedNoise
 from gradiometer.integrations.watch import Watch
 from gradiometer.measurement import Finding, State, supervised
@@ -319,7 +320,7 @@ def test_an_exchanged_optimizer_is_found_and_followed(tmp_path: Path, after: Any
 @pytest.mark.slow
 def test_the_report_in_the_terminal_names_the_settings(tmp_path: Path) -> None:
     run = loop(tmp_path, adamw, warm_up_and_cosine)
-    told, asked = (CliRunner().invoke(report, [str(run.path), *flags]) for flags in ([], ["--json"]))
+    told, asked = (CliRunner().invoke(show, [str(run.path), *flags]) for flags in ([], ["--json"]))
     words = "learning rate warm-up over 20 steps to 6e-4, then cosine to 6e-5"
     assert f"AdamW · {words} · momentum (β₁) 0.9 · weight decay 0.1" in " ".join(told.stdout.split())
     assert json.loads(asked.stdout)["hyperparameters"]["optimizer"] == "AdamW"

@@ -39,6 +39,9 @@ from gradiometer.storage.journal import read_journal
 
 HARD, IN_ORDER, AT_A_FILE, IN_AN_APPEND = "SIGKILL", "SIGTERM", "at a file operation", "in an append"
 NOTES = "appended"
+SOON = 2.0
+"""Seconds of the processor in which a process that is asked to stop has to end."""
+
 DEATHS = 12
 """Kills of one piece of work, after which it is continued to its end."""
 
@@ -208,6 +211,15 @@ def begun(arguments: Sequence[str], folder: Path, way: str = "", place: int = -1
         os._exit(code)
 
 
+def processor_seconds(number: int) -> float:
+    """What a process has used so far, also one that has ended and is not waited for; 0 where the system does not say."""
+    path = Path(f"/proc/{number}/stat")
+    if not path.exists():
+        return 0.0
+    fields = path.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def ended(number: int) -> int:
     """The exit code of a process; the negative number of the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
@@ -338,7 +350,11 @@ class Killer:
         moment = time.monotonic() + draw.uniform(0, self.seconds)
         while time.monotonic() < moment and not os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             time.sleep(0.002)
+        used = processor_seconds(number)
         os.kill(number, signal.SIGKILL if way == HARD else signal.SIGTERM)
+        os.waitid(os.P_PID, number, os.WEXITED | os.WNOWAIT)
+        took = processor_seconds(number) - used
+        assert took < SOON, f"{self.name}: {took:.1f} s from {way} to the end"
         return ended(number)
 
 

@@ -10,7 +10,7 @@ import torch
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 from gradiometer.loop.horizon import FINEST
-from gradiometer.measurement.batch import Batch, batch_size, chunks, joined, mapped, span, tensors_of
+from gradiometer.measurement.batch import Batch, batch_size, chunks, join_batches, mapped, span, tensors_of
 
 ORIGINAL = Fraction(1)
 """The size of an update of the original training."""
@@ -141,7 +141,7 @@ class Stream:
         if self._accumulation > 1 or len(pieces) < 2:
             return pieces
         try:
-            return [joined(pieces)]
+            return [join_batches(pieces)]
         except BadArgument:
             return pieces
 

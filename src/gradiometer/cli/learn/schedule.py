@@ -66,19 +66,19 @@ def schedule(
 
 def _shape(expression: str, steps: int) -> "Schedule":
     """The schedule of a name, over a run of this length, or of a formula or shape."""
-    from gradiometer.convergence.schedules.named import named
+    from gradiometer.convergence.schedules.named import schedule_by_name
     from gradiometer.convergence.theorem.theorem import read
 
-    found = named(expression.strip().lower(), RATE, steps) if expression.strip().lower() in NAMES else None
+    found = schedule_by_name(expression.strip().lower(), RATE, steps) if expression.strip().lower() in NAMES else None
     return read(expression) if found is None else found
 
 
 def _over_a_run(shapes: "list[Schedule]", steps: int, tuned: float | None) -> "list[tuple[RateOverRun, float | None]]":
     """Each shape over the run, and the tuned rate of the first one converted for it."""
-    from gradiometer.convergence.schedules.horizon import horizon, transferred
+    from gradiometer.convergence.schedules.horizon import horizon, transfer_rate
 
     return [
-        (horizon(shape, steps), None if tuned is None else transferred(tuned, shapes[0], shape, steps))
+        (horizon(shape, steps), None if tuned is None else transfer_rate(tuned, shapes[0], shape, steps))
         for shape in shapes
     ]
 

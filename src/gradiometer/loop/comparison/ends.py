@@ -56,7 +56,7 @@ def effects_at_end(
     ... ]
     >>> (effect,) = effects_at_end(results, "go on", left=100)
     >>> print(effect.verdict, effect.estimate)
-    better −0.025 [−0.055, −0.0125]
+    better −0.0250 [−0.0550, −0.0125]
     """
     longest = max((result.horizon for result in results), default=0)
     late = effects_of(results, baseline, readout, level=level, horizon=longest)

@@ -10,10 +10,8 @@ from torch import Tensor
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size, dealt, take
 from gradiometer.measurement.objective import Gradients, Objective
-from gradiometer.measurement.parts import SpreadBuilder, squared_norms
+from gradiometer.measurement.parts import SpreadBuilder
 from gradiometer.measurement.reading import Spread
-from gradiometer.measurement.spread.example_norms import example_norms
-from gradiometer.measurement.traits import Traits
 
 PER_EXAMPLE_NUMBERS = 2**25
 """Largest number of values in memory when gradients are computed per example: 128 MiB in single precision."""
@@ -57,7 +55,7 @@ class Apart:
         if traits.coupled:  # there are no batch statistics of one example
             count = max(min(count, size // 2), 2)
         elif count == size > 2 and self.example_of is None:
-            return self._from_layers(traits) or self._per_example()
+            return self._per_example()
         parts = self.dealt(count)
         if not (traits.fixed and self.gradient is not None):
             return self.all_run(parts)
@@ -99,16 +97,6 @@ class Apart:
                 rest = list(torch._foreach_lerp(rest, gradients, weight))
             del gradients
         return builder.finish(whole)
-
-    def _from_layers(self, traits: Traits) -> Spread | None:
-        """The spread of single examples by one more backward; None if a layer has no rule, or P is wanted."""
-        if self.preconditioner is not None or not traits.fixed:
-            return None
-        found = example_norms(self.objective, self.batch, seed=self.seed_of("examples"))
-        if found is None:
-            return None
-        norms, gradient = found
-        return SpreadBuilder(self.objective.layer_of, [1] * len(norms), [norms]).finish_from(squared_norms(gradient))
 
     def _per_example(self) -> Spread:
         """Compute the gradient of every example by vmap, a few at a time; ĝ is their mean."""
