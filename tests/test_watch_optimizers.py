@@ -23,9 +23,9 @@ from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.report.page import write_page
 from gradiometer.run import Run
 from gradiometer.run.settings.watched import WatchedConfiguration
-from gradiometer.verdict import Claim, say
 from gradiometer.verdict import diagnosis as chain
-from gradiometer.verdict.claims import Claimed
+from gradiometer.verdict import say
+from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.triage import Triage
 

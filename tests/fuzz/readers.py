@@ -16,7 +16,7 @@ from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 from gradiometer.loop import forks_of
 from gradiometer.loop.recorded.words import comparison, setting, stopped
 from gradiometer.report.live.follow import Followed
-from gradiometer.run import load_artifacts
+from gradiometer.run.artifacts import load_artifacts
 
 Reader = Callable[[random.Random, Path, Path], None]
 

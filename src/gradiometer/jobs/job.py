@@ -87,7 +87,7 @@ class Outcome:
     def value(self) -> Any:
         """The result, or raise what the job raised, with the job's name and its traceback as a note.
 
-        >>> from gradiometer.jobs import Outcome
+        >>> from gradiometer.jobs.job import Outcome
         >>> Outcome("seven", 7).value()
         7
         """
