@@ -15,7 +15,7 @@ from gradiometer.lab.closed_forms.matrices import Matrix
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
 from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import digits_network
-from gradiometer.lab.lecture.regressions import DECAY, SIZE, Regressions
+from gradiometer.lab.lecture.regressions import DECAY, SIZE, Regressions, minimum
 from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.problems.images.digits import load
@@ -89,7 +89,7 @@ class RegressionCycles:
         """F, the second moment of an example's gradient of the cross-entropy; the covariance of each snapshot; and
         what remains of a snapshot one cycle later: all in the axes of H.
         """
-        quadratic = self.runs.at_the_minimum
+        quadratic = minimum()
         axes, curvatures = quadratic.axes, quadratic.eigenvalues
         noise, mean = axes.T @ quadratic.noise @ axes, DECAY * (axes.T @ quadratic.minimum)
         covariance, kept, ends = np.zeros_like(noise), np.ones_like(curvatures), []
@@ -117,7 +117,7 @@ class RegressionCycles:
     @cached_property
     def snapshots(self) -> list[Float[Tensor, "runs examples classes"]]:
         """The probabilities of every run at the end of every cycle."""
-        self.runs.put(self.runs.at_the_minimum.minimum)
+        self.runs.put(minimum().minimum)
         found = []
         for _ in range(SNAPSHOTS):
             self.runs.train(self.cycle, self.cycle.length)
@@ -172,7 +172,7 @@ def _experiments() -> tuple[Experiment, ...]:
             setting=Circumstance.KNOWN,
             where="the one-dimensional example in five cycles of 30 steps, η₀ = 0.1",
             quantity="excess loss of the average",
-            dial="snapshots mean_estimate, m",
+            dial="snapshots averaged, m",
             points=COUNTS,
             predict=_loss_of_average,
             measure=lambda count: mean_estimate(_ends()[-count:].mean(axis=0) ** 2 / 2),
@@ -184,7 +184,7 @@ def _experiments() -> tuple[Experiment, ...]:
             setting=Circumstance.REAL,
             where="softmax regression on the digits, 64 runs of five cycles at B = 8",
             quantity="cross-entropy gained by averaging",
-            dial="snapshots mean_estimate, m",
+            dial="snapshots averaged, m",
             points=COUNTS[1:],
             predict=lambda count: _cycles().gain(count),
             measure=lambda count: _cycles().measured_gain(count),

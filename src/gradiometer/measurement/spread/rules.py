@@ -32,8 +32,10 @@ def rule_of(layer: nn.Module) -> Rule | None:
     """The rule of this layer; None if there is none. A subclass may compute anything, so it has none either."""
     if isinstance(layer, nn.Embedding) and (layer.sparse or layer.scale_grad_by_freq or layer.max_norm is not None):
         return None
-    if isinstance(layer, nn.Conv2d) and (layer.groups != 1 or layer.padding_mode != "zeros" or _is_named(layer)):
-        return None
+    if isinstance(layer, nn.Conv2d):
+        named = isinstance(layer.padding, str)  # "same" pads more on one side if the kernel is even
+        if named or layer.groups != 1 or layer.padding_mode != "zeros":
+            return None
     return _RULES.get(type(layer))
 
 
@@ -61,11 +63,6 @@ def short_ones(entered: Sequence[Tensor], errors: Sequence[Tensor]) -> dict[str,
     bias = torch.linalg.vector_norm(error, dim=2).square()
     weight = bias * torch.linalg.vector_norm(torch.stack(list(entered)).to(error.dtype), dim=2).square()
     return {"weight": weight, "bias": bias}
-
-
-def _is_named(layer: nn.Conv2d) -> bool:
-    """True if the padding is a word such as "same"."""
-    return isinstance(layer.padding, str)
 
 
 def _linear(layer: nn.Linear, entered: Tensor, error: Tensor) -> Norms:
