@@ -35,9 +35,10 @@ from scipy.stats import binomtest, t
 from gradiometer import Estimate, Finding, Interrupted, Run, diagnose
 from gradiometer.estimation.batch_table import relative_updates
 from gradiometer.jobs.pool import Here
-from gradiometer.loop import Branch, CoolNow, Effect, Fork, GoOn, Loop, Shorter, alternative_of, fork
-from gradiometer.loop.branch import Tail
-from gradiometer.loop.changes import Alternative, BatchSize
+from gradiometer.loop import CoolNow, Effect, Fork, Loop, Shorter, alternative_of, fork
+from gradiometer.loop.branch import Branch, Tail
+from gradiometer.loop.changes.alternative import Alternative, GoOn
+from gradiometer.loop.changes.rates import BatchSize
 from gradiometer.loop.recorded import scores
 from gradiometer.loop.recorded.growing import train_branches
 from gradiometer.loop.recorded.trials import end_of, verdict_on

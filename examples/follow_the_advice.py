@@ -26,9 +26,9 @@ import altair as alt
 import numpy as np
 import torch
 
-from gradiometer import Draw, Estimate, GradientNoise, Objective, Reading, Sampling, Series, TrainingStep
+from gradiometer import Draw, Estimate, GradientNoise, Objective, Sampling, Series, TrainingStep
 from gradiometer.estimation import relative_updates
-from gradiometer.measurement import Order
+from gradiometer.measurement import Order, Reading
 from gradiometer.measurement.uncertainty import mean, transform
 from gradiometer.problems import load
 from gradiometer.report.charts import layered, save_png

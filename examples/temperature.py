@@ -15,20 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gradiometer import (
-    BadArgument,
-    Draw,
-    Estimate,
-    Objective,
-    Origin,
-    Problem,
-    Reading,
-    Sampling,
-    Series,
-    Temperature,
-    TrainingStep,
-)
-from gradiometer.measurement import Estimates, significant, velocity_of
+from gradiometer import BadArgument, Draw, Estimate, Objective, Problem, Sampling, Series, Temperature, TrainingStep
+from gradiometer.measurement import Estimates, Origin, Reading, significant, velocity_of
 from gradiometer.measurement.uncertainty import transform, weighted_slope
 from gradiometer.problems import load
 

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from gradiometer import theorem
-from gradiometer.cli.schedule import schedule as command
+from gradiometer.cli.learn.schedule import schedule as command
 from gradiometer.convergence.schedules import Formula, Linear
 
 

@@ -52,7 +52,8 @@ class GradientNoise(Gauge):
     E‖ĝ‖² = ‖g‖² + E‖ĝ − g‖², whose square root is close to E‖ĝ‖ if the noise has many directions.
 
     Example:
-        >>> from gradiometer import Draw, GradientNoise, Reading, Sampling, Series
+        >>> from gradiometer import Draw, GradientNoise, Sampling, Series
+        >>> from gradiometer.measurement.reading import Reading
         >>> moments = [{"gradient_variance": [8.0 + i % 3], "gradient_norm_squared": [0.1]} for i in range(60)]
         >>> readings = [Reading("noise", i, batch_size=32, learning_rate=0.1, moments=m) for i, m in enumerate(moments)]
         >>> estimates = GradientNoise().estimate(Series.of(readings, Sampling(Draw.FRESH)))

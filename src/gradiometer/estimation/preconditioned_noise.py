@@ -53,7 +53,8 @@ class PreconditionedNoise(Gauge):
     predicted over branched 1.11 in the geometric mean and 1.63 at most, where tr Σ/‖g‖² had 0.70 and 2.6.
 
     Example:
-        >>> from gradiometer import Draw, Reading, Sampling, Series, say
+        >>> from gradiometer import Draw, Sampling, Series, say
+        >>> from gradiometer.measurement.reading import Reading
         >>> from gradiometer.estimation import PreconditionedNoise
         >>> name, gauge = "preconditioned_noise", PreconditionedNoise(tokens=128)
         >>> moments = [{"variance": [8.0 + i % 3], "norm_squared": [0.1]} for i in range(60)]

@@ -40,7 +40,7 @@ class Stream:
         accumulation: Number of these batches in one update of the original training.
         device: Where the tensors of a batch are moved; None leaves them where they are.
 
-    >>> from gradiometer.loop import Stream
+    >>> from gradiometer.loop.stream import Stream
     >>> stream = Stream(iter(torch.arange(12).split(4)))
     >>> [stream.take(0.5).pieces, stream.take(0.5).pieces, stream.take(2).pieces]
     [[tensor([0, 1])], [tensor([2, 3])], [tensor([ 4,  5,  6,  7,  8,  9, 10, 11])]]

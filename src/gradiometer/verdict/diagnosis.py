@@ -109,7 +109,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         level: Confidence level. Default: that of the run.
 
     >>> from gradiometer import Run, diagnose
-    >>> from gradiometer.run import RunFolder
+    >>> from gradiometer.run.folder import RunFolder
     >>> folder = RunFolder.create("runs", "empty", {})
     >>> diagnose(Run.open(folder.path)).verdict
     'Stopped at step 0; nothing was measured: the budget of 2 % has not yet covered one measurement ...'

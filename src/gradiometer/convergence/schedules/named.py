@@ -1,4 +1,4 @@
-"""Schedules with a name of their own: those that `gradiometer train` and `gradiometer schedule` know."""
+"""Schedules with a name of their own: those that `gradiometer train` and `gradiometer learn schedule` know."""
 
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.convergence.schedules.schedule import Schedule

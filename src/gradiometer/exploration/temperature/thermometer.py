@@ -57,7 +57,8 @@ class Temperature(Gauge):
         parts: k of the spread, as in `GradientNoise`.
 
     Example:
-        >>> from gradiometer import Draw, Reading, Sampling, Series, Temperature
+        >>> from gradiometer import Draw, Sampling, Series, Temperature
+        >>> from gradiometer.measurement.reading import Reading
         >>> moments = {"configurational": 2.0, "kick": 2.1, "noise": 160.0, "distance": 40.0, "parameters": 10.0}
         >>> moments = {name: [value] for name, value in moments.items()} | {"origin": 0.0}
         >>> readings = [Reading("temperature", step, 4, 0.1, moments) for step in range(20)]

@@ -18,7 +18,7 @@ def gauge_unavailable(finding: Finding) -> Sentences:
     return Sentences(
         f"{lead}. The run has {readings} of it.",
         "Its moments can be exported, but estimates need the class.",
-        (f"gradiometer report {shlex.quote(finding.facts['run'])} --gauge {path}",),
+        (f"gradiometer show {shlex.quote(finding.facts['run'])} --gauge {path}",),
         ", or `Run.open(path, gauges=[YourGauge])`.",
         lead=lead,
     )
