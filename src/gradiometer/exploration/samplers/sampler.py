@@ -304,13 +304,15 @@ class Sampler(torch.optim.Optimizer, ABC):
     def _way_out(self, place: int, share: float) -> str:
         """What would do, given a share of the learning rate that would do for what was judged."""
         group = self.param_groups[place]
-        heat = self._heats[place]
-        # If the mean of the group is held, a direction without heat of its own is below T by that mean.
-        share = min(share, heat.room(group["temperature"], heat.mean.temperature))
+        share = min(share, self._heats[place].room(group["temperature"], self._cold_by(place)))
         batch = f"a batch at least {significant(1 / share)} times as large"
         if group["batch_size"] is not None:
             batch = f"a batch of at least {math.ceil(group['batch_size'] / share):,}"
         return f"Use `lr` below {significant(group['lr'] * share)}, {batch}, or a higher temperature."
+
+    def _cold_by(self, place: int) -> float:
+        """By how much a direction without heat of its own is below T if the mean of the group is held."""
+        return self._heats[place].mean.temperature
 
     def _check(self, group: dict[str, Any]) -> None:
         """Validate the settings of a group."""
