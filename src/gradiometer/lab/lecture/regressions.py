@@ -59,6 +59,7 @@ class Regressions:
         """ĝ of every run on its own batch, including weight decay."""
         inputs = self.inputs[chosen]
         errors = torch.softmax(inputs @ weights, dim=-1)
+        # p − y without a one-hot copy of the labels for every run.
         errors.scatter_add_(2, self.labels[chosen][..., None], -torch.ones_like(errors[..., :1]))
         return inputs.mT @ errors / chosen.shape[1] + DECAY * weights
 
@@ -93,6 +94,7 @@ class Regressions:
         shares = torch.softmax(self.inputs @ weights[0], dim=-1)
         shares[torch.arange(len(self.labels)), self.labels] -= 1
         each = (self.inputs[:, :, None] * shares[:, None, :]).flatten(1)  # the decay is the same for all examples
+        # N in the denominator: the batches are drawn from these examples.
         noise = torch.cov(each.T, correction=0)
         return Quadratic(self._hessian(weights[0]).numpy(), noise.numpy(), weights.flatten().numpy())
 

@@ -40,6 +40,7 @@ def _on_digits(rate: float) -> Estimate:
     """tr S of the regressions: the mean over looks at every run; the runs are independent."""
     runs, center = Regressions(seed=int(1000 * rate)), minimum().minimum
     runs.put(center)
+    # Steps in proportion to 1/η: a smaller rate forgets more slowly.
     runs.train(Constant(rate), int(FORGOTTEN / rate))
     looks = np.zeros(RUNS)
     for _ in range(LOOKS):
@@ -53,6 +54,7 @@ def _variance_at_ends(rate: float) -> Estimate:
     generator = np.random.default_rng(int(1000 * rate))
     values = generator.standard_normal(EXAMPLES)
     values = (values - values.mean()) / values.std()
+    # Four times 1/η steps: what is left of the start is e⁻⁸ of the variance.
     position, epochs = np.zeros(EPOCHS), max(int(4 / (rate * EXAMPLES)), 1) + 1
     for _ in range(epochs):
         order = generator.permuted(np.tile(values, (EPOCHS, 1)), axis=1)

@@ -154,6 +154,7 @@ def _one_basin(apart: int) -> Estimate:
 @cache
 def _between_runs() -> float:
     """The mean barrier between the last snapshots of runs from different starts."""
+    # All pairs of runs: only their mean is used, so they need not be independent.
     ends = [_weights(_snapshots_of(seed)[-1]) for seed in range(RUNS)]
     return float(np.mean([digits_network().barrier(one, other) for one, other in combinations(ends, 2)]))
 

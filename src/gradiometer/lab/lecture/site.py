@@ -124,6 +124,7 @@ def _write(path: Path, template: str, **parts: Any) -> None:
             **parts,
         )
     )
+    # Whole or not at all: a browser may read the page while the lecture goes on.
     replace_file(path, text.encode())
 
 
