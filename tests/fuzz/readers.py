@@ -12,7 +12,7 @@ from fork_kinds import ASKED, called
 from gradiometer import Run, diagnose
 from gradiometer.convergence.certificate import Certificate
 from gradiometer.drift.curvature_survey import Survey
-from gradiometer.exploration.ensembles import EnsembleReport
+from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 from gradiometer.loop import forks_of
 from gradiometer.loop.recorded.words import comparison, setting, stopped
 from gradiometer.report.live.follow import Followed
