@@ -66,7 +66,7 @@ def doctor(draw: random.Random, run: Path, _: Path) -> None:
 
 
 def batch(_: random.Random, run: Path, __: Path) -> None:
-    called(("batch", str(run), "--no-measure-time"))
+    called(("batch", str(run), "--seconds", "0"))
 
 
 def ensemble(_: random.Random, run: Path, __: Path) -> None:
@@ -79,7 +79,7 @@ def fork(_: random.Random, run: Path, __: Path) -> None:
 
 
 def resume(_: random.Random, run: Path, __: Path) -> None:
-    called(("resume", str(run), "-q", "--no-open"))
+    called(("resume", str(run), "--no-open"))
 
 
 SHARES: dict[Reader, int] = {
