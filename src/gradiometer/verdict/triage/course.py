@@ -20,7 +20,6 @@ from gradiometer.verdict.triage.thresholds import (
     FELL_BACK,
     FEW_ENTRIES,
     FEWEST_LOOKS,
-    FEWEST_STEPS,
     FLAT_IN_A_LOG,
     GREW,
     HELD_UP,
@@ -93,7 +92,7 @@ def vanishing(signs: Signs, level: Level) -> Claimed | None:
 
 def weight_decay(signs: Signs, level: Level) -> Claimed | None:
     """Weights shrink under weight decay while the loss is still high, or decay is much of what moves them."""
-    if not signs.weight_decay > 0 or signs.steps < FEWEST_STEPS:
+    if not signs.weight_decay > 0 or signs.is_short:
         return None
     late = ended_at(signs, level)
     share = decay_share(signs)
@@ -111,7 +110,7 @@ def weight_decay(signs: Signs, level: Level) -> Claimed | None:
 def rate_high(signs: Signs, level: Level) -> Claimed | None:
     """Steps are large against the weights while they grow, kept the loss at a guess, killed units, or made it jump."""
     diverged = not np.isfinite(signs.losses[-10:]).all()
-    if signs.steps < FEWEST_STEPS and not diverged:
+    if signs.is_short and not diverged:
         return None
     moved, late, died = mean_movement(signs), ended_at(signs, level), late_deaths(signs)
     jumps = len(jumps_of(signs, level)) if usual_stride(signs) > CALM else 0
@@ -169,7 +168,7 @@ NORMALISATIONS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNor
 
 def jumps_of(signs: Signs, level: Level) -> list[int]:
     """Steps after which the loss stayed far above all of the eight before, well after the start and apart in time."""
-    if not level.value > 0 or signs.steps < FEWEST_STEPS:
+    if not level.value > 0 or signs.is_short:
         return []
     rises = lasting_rises(signs.losses / level.value)
     noise = np.nanmedian(np.abs(np.diff(signs.losses))) / level.value
@@ -203,7 +202,7 @@ def lasting_rises(losses: np.ndarray) -> np.ndarray:
 
 def rate_low(signs: Signs, level: Level) -> Claimed | None:
     """The network has not come far, in slow steps, and its loss was still falling or has not left a guess."""
-    if signs.steps < FEWEST_STEPS or not signs.has_ended or not is_near(signs):
+    if signs.is_short or not signs.has_ended or not is_near(signs):
         return None
     if signs.family == "sgd" and not signs.momentum and signs.cosine < OPPOSED:
         return None
@@ -238,7 +237,7 @@ def fall_by_rate(signs: Signs) -> float:
 
 def no_decay(signs: Signs, level: Level) -> Claimed | None:
     """A constant rate whose noise keeps the loss up: steps go to and fro, or are large where batches differ."""
-    if signs.steps < FEWEST_STEPS or not signs.has_ended or not is_constant(signs):
+    if signs.is_short or not signs.has_ended or not is_constant(signs):
         return None
     left = ended_at(signs, level)
     shared, stride, noise = late_cosine(signs), late_stride(signs), late_noise(signs)

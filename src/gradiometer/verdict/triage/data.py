@@ -14,7 +14,6 @@ from gradiometer.verdict.triage.thresholds import (
     BAD_RISE,
     BEST_BEFORE,
     COMES_BACK,
-    FEWEST_STEPS,
     LEAKED,
     LEARNT_BEFORE,
     NEARLY_ALL,
@@ -62,7 +61,7 @@ def leak(signs: Signs, _: Level) -> Claimed | None:
 def labels_random(signs: Signs, level: Level) -> Claimed | None:
     """The weights travelled far, and the test loss never came below a guess."""
     _, test = _tests(signs)
-    if len(test) < 2 or signs.steps < FEWEST_STEPS or not level.value > 0:
+    if len(test) < 2 or signs.is_short or not level.value > 0:
         return None
     lowest = float(test.min() / level.value)
     if not lowest > RANDOM or is_near(signs) or not np.isfinite(signs.reach):
@@ -75,7 +74,7 @@ def labels_random(signs: Signs, level: Level) -> Claimed | None:
 def labels_noisy(signs: Signs, level: Level) -> Claimed | None:
     """The test loss is far below the training loss."""
     test = _tests(signs)[1]
-    if not len(test) or signs.steps < FEWEST_STEPS or float(signs.facts.get("dropout", 1.0)) > 0 or is_augmented(signs):
+    if not len(test) or signs.is_short or float(signs.facts.get("dropout", 1.0)) > 0 or is_augmented(signs):
         return None
     training = training_loss(signs)
     ratio = float(test[-1] / training)
@@ -87,7 +86,7 @@ def labels_noisy(signs: Signs, level: Level) -> Claimed | None:
 def bad_batch(signs: Signs, level: Level) -> Claimed | None:
     """After something was learnt, the loss of one step is far above its neighbours and stays up, and no other is."""
     losses = signs.losses
-    if len(losses) < FEWEST_STEPS or not level.value > 0:
+    if signs.is_short or not level.value > 0:
         return None
     rises = lasting_rises(losses / level.value)
     step = int(rises.argmax())

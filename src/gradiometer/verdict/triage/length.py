@@ -17,7 +17,6 @@ from gradiometer.verdict.triage.thresholds import (
     FEW_EPOCHS,
     FEW_LABELS,
     FEW_UPDATES,
-    FEWEST_STEPS,
     FLAT,
     LARGE_BATCH,
     LEARNT,
@@ -36,7 +35,7 @@ from gradiometer.verdict.triage.thresholds import (
 
 def stopped_early(signs: Signs, level: Level) -> Claimed | None:
     """The rate is still high, and the loss still falls, after few passes over the data."""
-    if signs.steps < FEWEST_STEPS or not signs.has_ended or not ends_high(signs):
+    if signs.is_short or not signs.has_ended or not ends_high(signs):
         return None
     epochs = signs.epochs
     fell, error = late_fall(signs)
@@ -51,7 +50,7 @@ def stopped_early(signs: Signs, level: Level) -> Claimed | None:
 def batch_small(signs: Signs, level: Level) -> Claimed | None:
     """Successive gradients of tiny batches share next to nothing."""
     small = SMALL_FOR_BATCH_NORM if has_batch_norm(signs) else SMALL_BATCH
-    if signs.steps < FEWEST_STEPS or not 0 < signs.batch_size <= small:
+    if signs.is_short or not 0 < signs.batch_size <= small:
         return None
     if (signs.series("labels") > FEW_LABELS).any():
         return None

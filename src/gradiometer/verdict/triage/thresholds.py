@@ -209,5 +209,5 @@ rows are evaluated as well: their calls have them anyway."""
 FEWEST_LOOKS = 5
 """Looks before anything that is not exact is said."""
 
-FEWEST_STEPS = 50
-"""Steps before anything is said about rates, noise or the length."""
+FEWEST_STEPS, FEWEST_LOGGED = 50, 20
+"""Steps, and lines of a log, each of several steps, before anything is said about rates, noise or the length."""
