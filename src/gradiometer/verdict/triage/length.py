@@ -75,7 +75,7 @@ def batch_large(signs: Signs, level: Level) -> Claimed | None:
     short = signs.steps < STEPS_OF_REACH and signs.reach < limit
     if not (alike or (seen_again and short)) or generalises_worse(signs):
         return None
-    numbers = {"batch": float(signs.batch_size), "updates": signs.updates_an_epoch, "shared": signs.cosine}
+    numbers = {"batch": float(signs.batch_size), "updates": signs.updates_an_epoch, "steps": float(signs.steps)}
     return Claimed(Claim.BATCH_LARGE, numbers, ("batch 0.125x",))
 
 
