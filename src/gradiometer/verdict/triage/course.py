@@ -29,7 +29,7 @@ from gradiometer.verdict.triage.thresholds import (
     LEAPT,
     LEARNT,
     LEFT_A_GUESS,
-    LEFT_TO_GAIN,
+    LITTLE_LEFT,
     LONG_AT_A_GUESS,
     MOMENTUM_COUNTS,
     MOVED_FAST,
@@ -41,6 +41,7 @@ from gradiometer.verdict.triage.thresholds import (
     SHRANK,
     STAYS_VANISHED,
     STEPS_OF_REACH,
+    STILL_LEARNS,
     STILL_STRIDING,
     STRODE,
     TO_AND_FRO,
@@ -100,7 +101,7 @@ def weight_decay(signs: Signs, level: Level) -> Claimed | None:
     # a decay that is usual has such a share only at a rate that is too high
     unusual = signs.family == "sgd" and signs.weight_decay > USUAL_DECAY
     moves = unusual and share > DECAY_SHARE and late > DECAY_LEFT
-    moves_most = share > DECAY_MOSTLY and late > LEFT_TO_GAIN
+    moves_most = share > DECAY_MOSTLY and late > LITTLE_LEFT
     if not (shrank or moves or moves_most):
         return None
     numbers = {"decay": signs.weight_decay, "growth": signs.growth, "share": share}
@@ -150,11 +151,11 @@ def grew(signs: Signs) -> bool:
 
 
 def overshot(signs: Signs) -> bool:
-    """True if a step of SGD changed the network by about itself. With normalisation that does no harm."""
+    """True if steps of SGD changed the network by about itself. With normalisation that does no harm."""
     later = signs.strides[WARM:]
     if signs.family != "sgd" or not len(later) or is_normalised(signs):
         return False
-    return bool(later.max() > OVERSHOT)
+    return bool(np.quantile(later, 0.98) > OVERSHOT)
 
 
 def is_normalised(signs: Signs) -> bool:
@@ -245,7 +246,7 @@ def no_decay(signs: Signs, level: Level) -> Claimed | None:
     to_and_fro = plain and shared < TO_AND_FRO
     noisy = not plain and stride > STILL_STRIDING and noise > NOISY_LOSS
     flat = not len(signs.looks) and late_fall(signs)[0] < FLAT_IN_A_LOG  # all that a log has
-    if not (to_and_fro or noisy or flat) or not left > LEFT_TO_GAIN:
+    if not (to_and_fro or noisy or flat) or not left > LITTLE_LEFT or late_fall(signs)[0] > STILL_LEARNS:
         return None
     numbers = {"movement": mean_movement(signs, since=0.5), "loss": left, "shared": shared, "noise": noise}
     return Claimed(Claim.NO_DECAY, numbers, ("cool now",), ("stopped_early",))

@@ -66,8 +66,8 @@ def labels_random(signs: Signs, level: Level) -> Claimed | None:
     lowest = float(test.min() / level.value)
     if not lowest > RANDOM or is_near(signs) or not np.isfinite(signs.reach):
         return None
-    if signs.cosine > NO_SIGNAL and training_loss(signs) > AT_A_GUESS * level.value:
-        return None  # its gradients agree, so it is about to learn
+    if signs.cosine > NO_SIGNAL or training_loss(signs) < AT_A_GUESS * level.value:
+        return None  # gradients that agree are about to learn; what is learnt by heart is overfitted
     return Claimed(Claim.LABELS_RANDOM, {"lowest": lowest, "travel": signs.travel}, ("check the labels",))
 
 

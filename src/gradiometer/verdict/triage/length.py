@@ -20,7 +20,6 @@ from gradiometer.verdict.triage.thresholds import (
     FLAT,
     LARGE_BATCH,
     LEARNT,
-    LEFT_TO_GAIN,
     LITTLE_LEFT,
     NO_NOISE,
     RISEN,
@@ -30,6 +29,7 @@ from gradiometer.verdict.triage.thresholds import (
     SMALL_FOR_BATCH_NORM,
     STEPS_OF_REACH,
     STILL_FALLING,
+    STILL_LEARNS,
 )
 
 
@@ -39,9 +39,9 @@ def stopped_early(signs: Signs, level: Level) -> Claimed | None:
         return None
     epochs = signs.epochs
     fell, error = late_fall(signs)
-    if not (fell > STILL_FALLING and fell > 2 * error and epochs < FEW_EPOCHS and signs.reach < SHORT_REACH):
+    if not (fell > STILL_FALLING and fell > 2 * error and epochs < FEW_EPOCHS):
         return None
-    if not ended_at(signs, level) > LEFT_TO_GAIN:
+    if not (signs.reach < SHORT_REACH or fell > STILL_LEARNS) or not ended_at(signs, level) > LITTLE_LEFT:
         return None
     numbers = {"fell": fell, "epochs": epochs}
     return Claimed(Claim.STOPPED_EARLY, numbers, (f"train for {4 * signs.length:,} steps",), ("no_decay",))

@@ -42,7 +42,7 @@ EXPLAINED: dict[Claim, frozenset[Claim]] = {
     Claim.CLIP_SMALL: frozenset({Claim.RATE_LOW, Claim.NO_DECAY, Claim.STOPPED_EARLY}),
     Claim.SOFTMAX_TWICE: frozenset({Claim.NO_DECAY, Claim.STOPPED_EARLY, Claim.VANISHING}),
     Claim.DROPOUT: frozenset({Claim.RATE_HIGH, Claim.UNSTABLE}),
-    Claim.SCHEDULE_UNIT: frozenset({Claim.DECAY_EARLY, Claim.RATE_LOW, Claim.NO_DECAY}),
+    Claim.SCHEDULE_UNIT: frozenset({Claim.RATE_BURST, Claim.DECAY_EARLY, Claim.RATE_LOW, Claim.NO_DECAY}),
     Claim.DECAY_EARLY: frozenset({Claim.RATE_LOW}),
     Claim.RATE_BURST: frozenset({Claim.BAD_BATCH, Claim.RATE_HIGH}),
     Claim.EXPLODING: frozenset({Claim.RATE_HIGH, Claim.RATE_LOW, Claim.NO_DECAY}),
