@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from gradiometer import BadArgument
 from gradiometer.cli.doctor import doctor
-from gradiometer.logs import Column, Log, log_findings, read_log
+from gradiometer.logs import Log, log_findings, read_log
+from gradiometer.logs.log import Column
 from gradiometer.logs.rate import rate_findings
 from gradiometer.measurement import Finding, State
 from gradiometer.measurement.uncertainty.slopes import slope
@@ -248,7 +249,7 @@ def test_a_run_of_our_own_is_sent_to_its_report(tmp_path: Path) -> None:
     (run / "run.toml").touch()
     (run / "readings.jsonl").write_text('{"step": 1, "learning_rate": 0.1}')
     for path in (run, run / "readings.jsonl"):
-        with pytest.raises(BadArgument, match=r"is a run of gradiometer, .* gradiometer report .*digits-mlp-1"):
+        with pytest.raises(BadArgument, match=r"is a run of gradiometer, .* gradiometer show .*digits-mlp-1"):
             read_log(path)
     with pytest.raises(BadArgument, match="has no log of a known format"):
         read_log(tmp_path)

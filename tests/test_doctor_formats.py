@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from gradiometer import BadArgument
 from gradiometer.cli.doctor import doctor
-from gradiometer.logs import Column, Log, log_findings, read_log
+from gradiometer.logs import Log, log_findings, read_log
+from gradiometer.logs.log import Column
 from gradiometer.verdict.words.say import say
 
 NANOGPT = """number of parameters: 10.65M

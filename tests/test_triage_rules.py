@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from gradiometer.loop import alternative_of
-from gradiometer.verdict import Claim, Signs, triage_of
+from gradiometer.verdict import Claim
 from gradiometer.verdict.triage import thresholds as limits
 from gradiometer.verdict.triage.findings import changes_of, findings_of
 from gradiometer.verdict.triage.level import Known, level_of
-from gradiometer.verdict.triage.triage import ORDER
+from gradiometer.verdict.triage.signs import Signs
+from gradiometer.verdict.triage.triage import ORDER, triage_of
 from gradiometer.verdict.words.say import say
 from gradiometer.verdict.words.triage import WORDS
 

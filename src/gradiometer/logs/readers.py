@@ -50,7 +50,7 @@ def read_log(path: Path, loss: str | None = None) -> Log:
         raise BadArgument(f"`{path}` does not exist.")
     run = path if path.is_dir() else path.parent
     if _is_run(run):
-        raise BadArgument(f"`{run}` is a run of gradiometer, which has more than a log: use gradiometer report {run}")
+        raise BadArgument(f"`{run}` is a run of gradiometer, which has more than a log: use gradiometer show {run}")
     found = _in_folder(path) if path.is_dir() and metrics_folder(path) is None else path
     if (metrics := metrics_folder(found)) is not None:
         return read_metrics(metrics, loss)
@@ -95,7 +95,7 @@ def _in_folder(folder: Path) -> Path:
 
 
 def _is_run(folder: Path) -> bool:
-    """True for a run of gradiometer, for which `gradiometer report` shows more."""
+    """True for a run of gradiometer, for which `gradiometer show` shows more."""
     return (folder / "run.toml").is_file()
 
 

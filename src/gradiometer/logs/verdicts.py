@@ -17,7 +17,8 @@ def log_findings(log: Log, level: float = 0.9) -> tuple[Finding, ...]:
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.logs import Column, Log, log_findings
+        >>> from gradiometer.logs import Log, log_findings
+        >>> from gradiometer.logs.log import Column
         >>> losses = Column("loss", np.arange(3), np.array([2.0, 1.0, np.nan]))
         >>> log_findings(Log("made", "a test", {"loss": losses}))[0].claim
         'log_not_finite_at_end'

@@ -103,7 +103,8 @@ def triage_of(run: Run | Signs) -> Triage:
         run: A run, or its signs.
 
     >>> import numpy as np
-    >>> from gradiometer.verdict import Signs, triage_of
+    >>> from gradiometer.verdict.triage.signs import Signs
+    >>> from gradiometer.verdict.triage.triage import triage_of
     >>> triage_of(Signs(losses=np.ones(10))).claims[0].claim
     <Claim.UNDECIDED: 'undecided'>
     """

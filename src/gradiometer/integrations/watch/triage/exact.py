@@ -124,19 +124,33 @@ class BackwardsOfStep:
         return together(torch._foreach_norm(gradients_of(self._parameters)))
 
 
-def planned_steps(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
-    """The scheduler of the optimizers and the length that it plans, in its own steps; empty if none can be seen.
+def scheduler_of(
+    optimizers: Sequence[torch.optim.Optimizer], steps: int
+) -> tuple[torch.optim.lr_scheduler.LRScheduler | None, str]:
+    """The scheduler of the optimizers, and if it was stepped at each "update" or "epoch"; None if none is known.
 
     A scheduler knows its optimizer, and not the other way round, so that the collector of garbage is asked for it.
+
+    Args:
+        optimizers: The optimizers.
+        steps: Updates so far.
     """
     if not any("initial_lr" in group for optimizer in optimizers for group in optimizer.param_groups):
-        return {}
+        return None, "update"
     for optimizer in optimizers:
         for holder in gc.get_referrers(optimizer):
             # Python keeps the attributes of an object in itself or in a dictionary
             owners = gc.get_referrers(holder) if isinstance(holder, dict) else [holder]
             for owner in owners:
                 if isinstance(owner, torch.optim.lr_scheduler.LRScheduler) and owner.optimizer is optimizer:
-                    totals = [getattr(owner, name) for name in TOTALS if isinstance(getattr(owner, name, None), int)]
-                    return {"scheduler": type(owner).__name__, **({"scheduled": totals[0]} if totals else {})}
-    return {}
+                    return owner, "update" if 2 * owner.last_epoch >= steps else "epoch"
+    return None, "update"
+
+
+def planned_steps(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
+    """The scheduler of the optimizers and the length that it plans, in its own steps; empty if none can be seen."""
+    scheduler, _ = scheduler_of(optimizers, 0)
+    if scheduler is None:
+        return {}
+    totals = [getattr(scheduler, name) for name in TOTALS if isinstance(getattr(scheduler, name, None), int)]
+    return {"scheduler": type(scheduler).__name__, **({"scheduled": totals[0]} if totals else {})}
