@@ -19,7 +19,6 @@ from gradiometer.run import Configuration, Run, load_latest
 from gradiometer.train import resume, train
 from gradiometer.train.restoring.replay import state_at
 from gradiometer.tuning import tune
-from gradiometer.tuning.choice import LOWER, Choice, choose
 from test_train import StopAt, weights
 from test_tuning import Noisy, Stopped, batches, loss, tuned
 
@@ -222,15 +221,3 @@ def test_without_a_length_it_is_tuned_for_ten_epochs_and_the_file_has_no_length(
         tune(Noisy(), loss=loss, batches=inputs, batch_size=8, optimizer="sgd")
     with pytest.raises(BadArgument, match="the length of an epoch is not known"):
         tune(Noisy(), loss=loss, batches=batches)
-
-
-@pytest.mark.parametrize(("optimizer", "lower"), [("schedulefree", 0), ("sgd", LOWER), ("adamw", LOWER)])
-def test_a_longer_training_needs_a_lower_rate_unless_it_keeps_the_rate_to_its_end(
-    optimizer: str, lower: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def told(*given: Any, **settings: Any) -> Choice:
-        assert settings["lower"] == lower
-        return choose(*given, **settings)
-
-    monkeypatch.setattr("gradiometer.tuning.lane.choose", told)
-    assert tuned(optimizer=optimizer, steps=100).learning_rate > 0
