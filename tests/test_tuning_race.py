@@ -6,8 +6,9 @@ from functools import cache
 
 import numpy as np
 import pytest
+from quadratic_law import QuadraticLaw
 
-from gradiometer.lab.closed_forms import Quadratic, QuadraticLaw
+from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.loop import Readout
 from gradiometer.tuning import Entry, Race, Rung
 from gradiometer.tuning.race import COOLED, FIRST

@@ -2,6 +2,8 @@
 
 import math
 import zlib
+from collections.abc import Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -30,7 +32,7 @@ class Mean:
 
     def __init__(self, updates: int) -> None:
         self.since = updates - max(updates // 4, 1)
-        self.sums: list[Tensor] = []
+        self.sums: Sequence[Tensor] = []
         self.count = 0
 
     @torch.no_grad()
