@@ -34,7 +34,7 @@ from scipy.stats import binomtest, t
 
 from gradiometer import Estimate, Finding, Interrupted, Run, diagnose
 from gradiometer.estimation.batch_table import relative_updates
-from gradiometer.jobs import Here
+from gradiometer.jobs.pool import Here
 from gradiometer.loop import Branch, CoolNow, Effect, Fork, GoOn, Loop, Shorter, alternative_of, fork
 from gradiometer.loop.branch import Tail
 from gradiometer.loop.changes import Alternative, BatchSize

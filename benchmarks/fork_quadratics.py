@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from quadratic_law import QuadraticLaw
 
-from gradiometer.lab.closed_forms import Quadratic, QuadraticLaw
+from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.loop import (
     Alternative,
     BatchSize,

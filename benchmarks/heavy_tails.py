@@ -18,7 +18,7 @@ import numpy as np
 from tail_families import FAMILIES, Family
 
 from gradiometer import Draw, Estimate, Finding, GradientNoise, Sampling, Series
-from gradiometer.measurement.uncertainty import NOISE_PRIOR, ratio_now
+from gradiometer.measurement.uncertainty.now import NOISE_PRIOR, ratio_now
 from gradiometer.verdict import say
 
 BATCH = 32

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer import supervised
-from gradiometer.measurement import Batch, Loss
+from gradiometer.measurement import Batch
+from gradiometer.measurement.loss import Loss
 from gradiometer.problems import load
 
 EARLY = 150

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gradiometer import Objective
-from gradiometer.drift import Curvature, survey
+from gradiometer.drift import Curvature
+from gradiometer.drift.curvature import survey
 from gradiometer.problems import load
 
 STEPS = (0, 10, 50, 200, 1000)

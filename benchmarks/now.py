@@ -30,14 +30,8 @@ from now_scores import COUNTS, Case, noise_cases, row, scored, sharpness_cases, 
 
 from gradiometer import Estimate
 from gradiometer.jobs import Job, pool_of
-from gradiometer.measurement.uncertainty import (
-    SHARPNESS_PRIOR,
-    TEMPERATURE_PRIOR,
-    mean,
-    mean_now,
-    ratio_now,
-    ratio_of_means,
-)
+from gradiometer.measurement.uncertainty import mean, ratio_of_means
+from gradiometer.measurement.uncertainty.now import SHARPNESS_PRIOR, TEMPERATURE_PRIOR, mean_now, ratio_now
 
 Method = Callable[[Case], Estimate]
 

@@ -22,7 +22,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from gradiometer.jobs import Here, Job, Pool, pool_of
+from gradiometer.jobs import Job, Pool, pool_of
+from gradiometer.jobs.pool import Here
 
 EMPTY = 200
 """Jobs that do nothing."""

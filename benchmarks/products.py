@@ -29,8 +29,8 @@ from products_runs import COLUMNS, Training, recorded
 
 from gradiometer import Draw, Estimate, GradientNoise, Sampling, Series
 from gradiometer.estimation import PreconditionedNoise
-from gradiometer.estimation.products import PRODUCT_PRIOR, Momentum, by_loss
-from gradiometer.measurement.uncertainty import ratio_now
+from gradiometer.estimation.products import PRODUCT_PRIOR, GradientMemory, by_loss
+from gradiometer.measurement.uncertainty.now import ratio_now
 
 TRAININGS = {"choosing": CHOOSING, "judging": JUDGING}
 HALVES_EVERY = 25
@@ -208,7 +208,7 @@ def epochs() -> None:
                 seen = reshuffled(momentum, size, examples=examples, batch=batch, runs=200, seed=1)
                 square = seen["truth"].mean()
                 product, memory = seen["product"], seen["memory"]
-                rule = Momentum(momentum)
+                rule = GradientMemory(momentum)
                 share = rule.first / (rule.mean - rule.first) if momentum else math.nan
                 slope = by_loss(product, memory if momentum else None, np.zeros_like(product), rule)
                 per_set = examples / (examples - 1) / examples

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.estimation.products import Momentum, Signal, signal
+from gradiometer.estimation.products import GradientMemory, Signal, signal
 
 BATCH = 16
 """Examples of a batch."""
@@ -30,15 +30,15 @@ class Rule:
     """
 
     name: str
-    momentum: Momentum
+    momentum: GradientMemory
     adaptive: bool = False
 
 
 RULES = (
-    Rule("plain SGD", Momentum()),
-    Rule("heavy ball 0.9", Momentum(0.9)),
-    Rule("Nesterov 0.9", Momentum(0.9, nesterov=True)),
-    Rule("AdamW", Momentum(0.9), adaptive=True),
+    Rule("plain SGD", GradientMemory()),
+    Rule("heavy ball 0.9", GradientMemory(0.9)),
+    Rule("Nesterov 0.9", GradientMemory(0.9, nesterov=True)),
+    Rule("AdamW", GradientMemory(0.9), adaptive=True),
 )
 
 

@@ -10,8 +10,7 @@ import torch
 from now_runs import Data, Optimizer, Schedule, constant
 from torch import Tensor, nn
 
-from gradiometer.measurement import preconditioner_of
-from gradiometer.measurement.preconditioner import is_adaptive
+from gradiometer.measurement.preconditioner import is_adaptive, preconditioner_of
 
 LAGS = 8
 """Products are kept up to this lag. Only the first is used by what ships; the others show what it leaves out."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer import SGHMC, SGLD, SGNHT, Estimate
-from gradiometer.exploration.samplers import Sampler
+from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.measurement.uncertainty import mean
 
 CHAINS, STEPS, MODES = 500, 2000, 10

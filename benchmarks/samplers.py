@@ -30,10 +30,12 @@ from torch.func import functional_call
 
 from gradiometer import SGLD, BadArgument, Estimate
 from gradiometer.exploration.chains.engines import Stacked
-from gradiometer.exploration.chains.state import SampledChains
-from gradiometer.measurement import Traits, take
-from gradiometer.problems.images import cross_entropy, fashion_mnist_mlp
+from gradiometer.exploration.chains.state import ChainState
+from gradiometer.measurement.batch import take
+from gradiometer.measurement.traits import Traits
+from gradiometer.problems.images.classification import cross_entropy
 from gradiometer.problems.images.fashion_mnist import load
+from gradiometer.problems.images.models import fashion_mnist_mlp
 
 EXAMPLES, BATCH_SIZE = 60_000, 32
 RATE = 0.001
@@ -134,7 +136,7 @@ def together(make: Callable[[], nn.Module]) -> Step:
     seeds = range(TOGETHER)
     models = [make() for _ in seeds]
     samplers = [SGLD(model.parameters(), lr=RATE, examples=EXAMPLES, temperature=5000.0) for model in models]
-    engine = Stacked(SampledChains(models, seeds, samplers), cross_entropy, partial(take, data), Traits())
+    engine = Stacked(ChainState(models, seeds, samplers), cross_entropy, partial(take, data), Traits())
     index = torch.randint(len(data[1]), (TOGETHER, BATCH_SIZE))
     return lambda: engine.step(index)
 

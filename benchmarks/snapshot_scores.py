@@ -15,21 +15,13 @@ from snapshot_runs import HOT, MEMBERS, SEEDS, Job, Labelled, Regime, small_cnn
 from torch import nn
 
 from gradiometer import Estimate
-from gradiometer.exploration.ensembles import (
-    EnsembleSize,
-    LinearPath,
-    LogProbabilities,
-    Predictions,
-    averaged,
-    calibration_error,
-    chosen_count,
-    correlations,
-    deep_ensemble_equivalent,
-    disagreement,
-    ensemble_sizes,
-    linear_path,
-    validation_mask,
-)
+from gradiometer.exploration.ensembles import LogProbabilities, Predictions, averaged, disagreement, validation_mask
+from gradiometer.exploration.ensembles.barrier import linear_path
+from gradiometer.exploration.ensembles.calibration import calibration_error
+from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ensemble_equivalent
+from gradiometer.exploration.ensembles.diversity import correlations
+from gradiometer.exploration.ensembles.ensemble_report import EnsembleSize, LinearPath
+from gradiometer.exploration.ensembles.ensemble_size import chosen_count, ensemble_sizes
 from gradiometer.measurement.uncertainty import mean
 from gradiometer.run import load_snapshots
 

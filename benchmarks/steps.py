@@ -20,7 +20,9 @@ from gradiometer import (
 )
 from gradiometer.estimation import PreconditionedNoise
 from gradiometer.integrations.watch.successive import Successive, reads_products
-from gradiometer.measurement import Batch, ExampleNorms, chunks
+from gradiometer.measurement import Batch
+from gradiometer.measurement.batch import chunks
+from gradiometer.measurement.spread.example_norms import ExampleNorms
 from gradiometer.run import Budget
 from gradiometer.train import Training
 

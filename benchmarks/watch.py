@@ -24,7 +24,7 @@ from rounds import ratio
 from workloads import BATCH_SIZE, WORKLOADS, batches
 
 from gradiometer import Draw, GradiometerError, Problem, Sampling, Watch, watch
-from gradiometer.measurement import chunks
+from gradiometer.measurement.batch import chunks
 
 ACCUMULATION = 4
 LEARNING_RATE = 0.01

@@ -10,11 +10,11 @@ minute.
 import argparse
 from pathlib import Path
 
+import altair as alt
 import torch
 
 from gradiometer import BadArgument, Objective, Problem
-from gradiometer.convergence.schedules import InverseTime
-from gradiometer.lab.lecture import Ground, Move, moves, moves_chart, steps_to_move
+from gradiometer.lab.lecture import Ground, Move, moves
 from gradiometer.measurement import Batch
 from gradiometer.problems import load
 from gradiometer.report.charts import save_png
@@ -26,8 +26,6 @@ STEPS = {1: (1, 3, 10, 30, 100, 300, 1000), 10: (1, 3, 10, 30, 100)}
 """K of the moves, for Δ and for ten times Δ."""
 FIRST_RATE = 0.004
 """η at which one step goes the distance Δ."""
-LATE = 10**6
-"""A step of the schedule 1/t from which on moves must be possible, too."""
 
 
 def problem() -> Problem:
@@ -60,8 +58,8 @@ def main() -> None:
         distance = times * FIRST_RATE * ground.norm
         rates = [times * FIRST_RATE / count for count in steps]
         made += moves(objective, ground, draw, distance=distance, learning_rates=rates, seed=times)
-    picture = save_png(moves_chart(made), out / "physicists_proof.png", "Error of the mean gradient over a move")
-    tell(made, ground, picture)
+    picture = save_png(chart(made), out / "physicists_proof.png", "Error of the mean gradient over a move")
+    tell(made, picture)
 
 
 def train(model: torch.nn.Module, trained: Problem, count: int) -> None:
@@ -73,18 +71,41 @@ def train(model: torch.nn.Module, trained: Problem, count: int) -> None:
         optimizer.step()
 
 
-def tell(made: list[Move], ground: Ground, picture: Path) -> None:
+def chart(made: list[Move]) -> alt.LayerChart:
+    """The error against η: measured points with their intervals, predicted lines, one colour for each Δ."""
+    rows = [
+        {
+            "rate": move.learning_rate,
+            "distance": f"Δ = {move.distance:.2g}",
+            "seen": move.seen.value,
+            "low": move.seen.low,
+            "high": move.seen.high,
+            "predicted": move.predicted,
+        }
+        for move in made
+    ]
+    log = alt.Scale(type="log")
+    error = alt.Axis(title="relative squared error of the mean gradient")
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X("rate:Q", scale=log, title="learning rate η"), color=alt.Color("distance:N", title=None)
+    )
+    return alt.layer(
+        base.mark_line().encode(y=alt.Y("predicted:Q", scale=log, axis=error)),
+        base.mark_rule().encode(y="low:Q", y2="high:Q"),
+        base.mark_point(filled=True).encode(y="seen:Q"),
+    ).properties(width=680, height=280)
+
+
+def tell(made: list[Move], picture: Path) -> None:
     print(f"{'Δ':>8} {'η':>9} {'K':>6}  {'seen':<28} {'predicted':>9} = noise + drift")
     for move in made:
         parts = f"{move.predicted:9.2g} = {move.noise.value:.2g} + {move.drift:.2g}"
         print(f"{move.distance:8.3g} {move.learning_rate:9.2g} {move.steps:6,}  {move.seen!s:<28} {parts}")
     first, last = made[0], made[len(STEPS[1]) - 1]
-    later = steps_to_move(InverseTime(1.0, 1.0), first.distance, ground.norm, start=LATE)
     print(
         f"From η = {first.learning_rate:.2g} to {last.learning_rate:.2g} the relative squared error of the mean of the "
         f"K gradients of one move falls from {first.seen} to {last.seen} (predicted {first.predicted:.2g} and "
-        f"{last.predicted:.2g}); and with η_t = 1/t the same move is still made after step {LATE:,}, in {later:,} "
-        f"steps. {picture}"
+        f"{last.predicted:.2g}). {picture}"
     )
 
 

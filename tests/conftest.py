@@ -16,7 +16,8 @@ from torch.nn import functional as F  # noqa: N812
 
 import array_checks  # noqa: F401  # before gradiometer, which it checks
 from gradiometer.integrations.announcements import Announcements
-from gradiometer.measurement import Batch, Loss, Objective, supervised
+from gradiometer.measurement import Batch, Objective, supervised
+from gradiometer.measurement.loss import Loss
 
 torch.set_num_threads(1)
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="state-")  # the key that signs runs is not the user's own

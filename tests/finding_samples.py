@@ -14,13 +14,13 @@ from gradiometer.convergence.trajectory.chaos import chaos_finding
 from gradiometer.convergence.trajectory.endpoint import Endpoint
 from gradiometer.convergence.trajectory.infinity import infinity_finding
 from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of
-from gradiometer.convergence.trajectory.trajectory import Trajectory, kept_steps
-from gradiometer.drift import BatchSharpness, CurvatureAlongGradient, LossChange, Momentum, StepDrift, edge_finding
+from gradiometer.convergence.trajectory.trajectory import Trajectory
+from gradiometer.drift import BatchSharpness, CurvatureAlongGradient, LossChange, StepDrift
 from gradiometer.drift.spikes import Spike
 from gradiometer.drift.spikes.cause import Explanation, explain, layer_near, sharpness_near
 from gradiometer.drift.spikes.evidence import Examined
 from gradiometer.drift.spikes.finding import spikes_finding
-from gradiometer.drift.stability import no_edge_finding
+from gradiometer.drift.stability import MomentumRule, edge_finding, no_edge_finding
 from gradiometer.exploration.ensembles.ensemble_report import Baseline, EnsembleReport, EnsembleSize, LinearPath
 from gradiometer.exploration.temperature import Temperature
 from gradiometer.logs import Column, Log, log_findings
@@ -29,6 +29,7 @@ from gradiometer.measurement.uncertainty.differences import PairsNeeded
 from gradiometer.report.compare.contrast import Compared, Contrast, Difference, Group, finding_of
 from gradiometer.report.sections.convergence import _finding as schedule_finding
 from gradiometer.report.sections.rates import GIVEN, Rates
+from known_steps import kept_steps
 from report_run import run_in
 
 
@@ -54,7 +55,7 @@ def judged(gauge: Gauge, **estimates: Estimate) -> Iterator[Finding]:
 def drift() -> Iterator[Finding]:
     """The sharpness against its edge, and what one step changes."""
     for sharpness in (5.0, 20.0, 80.0):
-        for kind in (Momentum(), Momentum(0.9), Momentum(0.9, nesterov=True)):
+        for kind in (MomentumRule(), MomentumRule(0.9), MomentumRule(0.9, nesterov=True)):
             yield edge_finding(about(sharpness, 0.1, "loss / parameter²"), 0.1, kind)
     yield no_edge_finding(exact(20.0), 1000, ("Adam", "Lion"))
     for needed in (None, 3952):
@@ -99,7 +100,7 @@ def spikes() -> Iterator[Finding]:
         for ended in (True, False):
             spike = Spike(first, peak, last, level=1.0, height=6.0, score=40.0, limit=9.0, ended=ended)
             for examined in examinations:
-                near = [sharpness_near(spike, sharp, Momentum()), layer_near(spike, layers)]
+                near = [sharpness_near(spike, sharp, MomentumRule()), layer_near(spike, layers)]
                 if examined is not None:
                     near.append(examined.layer(("a", "b"), np.array([1.0, 1.0])))
                 for batches in (1.0, 10.0):

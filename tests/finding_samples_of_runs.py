@@ -12,9 +12,10 @@ from gradiometer import Draw, Estimate, GradientNoise, Reading, Run, Sampling, S
 from gradiometer.drift import BatchSharpness
 from gradiometer.estimation import HeavyExamples, NoiseShape, NoiseSources, PreconditionedNoise
 from gradiometer.loop.recorded.decisions import cooled_finding, cooling_finding, rate_finding
-from gradiometer.measurement import Finding, Gauge, Hyperparameters, Issue, RunFacts, State
-from gradiometer.measurement import Group as ParameterGroup
+from gradiometer.measurement import Finding, Gauge, Issue, RunFacts, State
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER
+from gradiometer.measurement.optimizer.groups import Group as ParameterGroup
+from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.verdict.diagnosis import _unavailable, judge, leading
 from gradiometer.verdict.reservations import Reservations
 from report_run import run_in

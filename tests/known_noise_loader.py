@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from fixed_point import BATCH, POINTS
-from gradiometer.convergence.trajectory import kept_steps
-from gradiometer.exploration.temperature import heat_balance
+from gradiometer.exploration.temperature.heat_balance import heat_balance
+from known_steps import kept_steps
 
 MEASURED = {"every": 1, "level": 0.999, "gauges": "noise"}
 QUIET = pytest.mark.filterwarnings("ignore")

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from fixed_point import POINTS
-from gradiometer.measurement import preconditioner_of
+from gradiometer.measurement.preconditioner import preconditioner_of
 from rank_loops import Blocks, local, loop, sharded
 
 STEPS, RATE = 12, 0.01

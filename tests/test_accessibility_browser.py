@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from faint_words import FAINT
-from gradiometer.lab.lecture import STATEMENTS, write_site
+from gradiometer.lab.lecture.catalogue import STATEMENTS
+from gradiometer.lab.lecture.site import write_site
 from gradiometer.lab.lecture.statement import result
 from gradiometer.report.compare import compare, write_comparison
 from gradiometer.report.overview import listing, write_overview

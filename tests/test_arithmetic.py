@@ -7,7 +7,9 @@ import pytest
 
 from gradiometer import BadArgument
 from gradiometer.measurement import Estimate
-from gradiometer.measurement.uncertainty import average, median, product, transformed
+from gradiometer.measurement.uncertainty import transformed
+from gradiometer.measurement.uncertainty.arithmetic import average, product
+from gradiometer.measurement.uncertainty.medians import median
 
 Z = 1.6448536269514722
 """The normal distribution's 95 % quantile: intervals at 90 %."""

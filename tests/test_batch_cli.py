@@ -10,7 +10,7 @@ from rich.console import Console
 
 from gradiometer import BadArgument, Diverged, RunNotFound
 from gradiometer.cli.batch import _choices, _table, batch
-from gradiometer.estimation import BatchRow, BatchTable
+from gradiometer.estimation.batch_table import BatchRow, BatchTable
 from gradiometer.measurement import Estimate
 from gradiometer.problems import load
 from gradiometer.run import Configuration

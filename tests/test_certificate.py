@@ -12,18 +12,22 @@ from torch import Tensor, nn
 
 from gradiometer import BadArgument, Diverged, diagnose
 from gradiometer.cli.certify import certify as verb
-from gradiometer.convergence.certificate import (
-    Certificate,
-    PointKind,
-    certify,
-    gradient_squared,
+from gradiometer.convergence.certificate import Certificate, certify
+from gradiometer.convergence.certificate.certificate import PointKind
+from gradiometer.convergence.certificate.certifying import gradient_squared
+from gradiometer.convergence.certificate.gradient_norm import squared_norm
+from gradiometer.convergence.certificate.lowest_curvature import (
     lanczos_deficit,
-    squared_norm,
+    of_all_examples,
+    of_samples,
+    products_for,
 )
-from gradiometer.convergence.certificate.lowest_curvature import of_all_examples, of_samples, products_for
-from gradiometer.drift import Curvature, Product, eigenvalues
+from gradiometer.drift import Curvature
+from gradiometer.drift.lanczos import eigenvalues
+from gradiometer.drift.operator import VectorProduct
 from gradiometer.lab.closed_forms import Quadratic
-from gradiometer.measurement import Batch, Draw, Estimate, Objective, Sampling, flat, supervised
+from gradiometer.measurement import Batch, Draw, Estimate, Objective, Sampling, supervised
+from gradiometer.measurement.gradient_graph import flat
 from gradiometer.problems import Examples, load
 from gradiometer.run import Configuration, Run, load_artifacts
 from gradiometer.train import train
@@ -105,7 +109,7 @@ def test_the_part_of_the_spectrum_that_lanczos_misses_is_bounded_over_random_sta
     missed = []
     for seed in range(30):
         generator = torch.Generator().manual_seed(seed)
-        operator = Product(lambda vectors: vectors * values, values)
+        operator = VectorProduct(lambda vectors: vectors * values, values)
         found = eigenvalues(operator, largest=1, smallest=1, tolerance=1e-12, most_products=20, generator=generator)
         missed.append(float(found.smallest[0].value + 1) / 2)
     assert np.mean(np.array(missed) > share) <= 0.1

@@ -14,8 +14,8 @@ import pytest
 from altair import LayerChart
 
 from command_line import called, run_cli, spent
-from gradiometer.convergence.trajectory import kept_steps
 from gradiometer.report.charts import loss_chart
+from known_steps import kept_steps
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,14 @@ import pytest
 import torch
 
 from gradiometer import BadArgument, Interrupted, diagnose
-from gradiometer.convergence.plateau import Plateau, floor_by_formula, forecast, gain_of_averaging, plateau_since
-from gradiometer.convergence.plateau.noise_floor import CUT, finding
+from gradiometer.convergence.plateau.noise_floor import (
+    CUT,
+    Plateau,
+    finding,
+    forecast,
+    gain_of_averaging,
+    plateau_since,
+)
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.loop import Branch, Effect, Fork, GoOn, Hold, Loop, engine, forks_of, train_branch
 from gradiometer.loop.recorded import growing
@@ -19,12 +25,13 @@ from gradiometer.measurement import Estimate, Objective, State
 from gradiometer.problems import Examples
 from gradiometer.report.sections.rates import rates_of
 from gradiometer.run import Configuration, Run, RunFolder, load_latest
+from gradiometer.run import problem as recorded
 from gradiometer.run.budget import Budget
 from gradiometer.train import Cooling, TrainProbe, loop_at, train
 from gradiometer.train import loop as loops
 from gradiometer.train.cooling import PROBE
-from gradiometer.train.forking import cooling_fork
-from gradiometer.train.restoring import recorded
+from gradiometer.train.policies.cool import Cool
+from gradiometer.train.policies.policy import Here
 from gradiometer.train.restoring.replay import state_at
 from gradiometer.train.training import Training
 from gradiometer.verdict.words.say import say
@@ -162,9 +169,11 @@ def test_a_fork_decides(
     asked = []
     fork = Fork(step, (Hold(0.8),), 2, 100, (), path=Path("forks/0001"))
     monkeypatch.setattr(Fork, "effects", lambda _, *readout, level: asked.append((*readout, level)) or [effect])
-    monkeypatch.setattr(cooling_fork, "fork_here", lambda *_, **__: fork)
-    decision = cooling_fork.decided(training, training.cooling, cooled.folder, lambda: False)
-    assert (decision.begins, decision.fork) == (begins, "0001")
+    monkeypatch.setattr(Here, "fork", lambda *_, **__: fork)
+    assert training.cooling is not None
+    decision = Cool(training.cooling).decide(Here(training, cooled.folder, lambda: False))
+    assert (decision["begins"], decision["fork"]) == (begins, "0001")
+    assert training.cooling.begins == begins
     assert asked == [("train_loss", pytest.approx(0.8))]  # its ends are one-sided bounds at the run's 90 %
 
 
@@ -182,7 +191,6 @@ def test_the_forecast_of_a_cut_covers_the_known_gain_and_is_scored(cut: Run) -> 
     (scored,) = events(cut, "cut scored")
     predicted = Estimate(**scored["predicted"])
     assert predicted.low <= floors[0] - floors[1] <= predicted.high
-    assert 0.3 <= floor_by_formula(0.3, quadratic_of_train.gradient_variance, 10) / floors[0] <= 1.0
     assert scored["cut_at"] <= 400 < scored["step"]
     assert scored["within"] == (predicted.low <= scored["seen"] <= predicted.high)
 
@@ -330,7 +338,6 @@ GAIN = Estimate.interval(0.1, 0.08, 0.12, level=0.9, method="", samples=8)
         (lambda: forecast(GAIN, math.nan, 0.1, 0.01), "`falling` must be at least 0 and finite, got nan"),
         (lambda: plateau_since(np.arange(500), np.full(500, np.nan)), "`losses` must be finite"),
         (lambda: plateau_since(np.arange(500), np.ones(500), math.nan), "`level` must lie between 0 and 1"),
-        (lambda: floor_by_formula(0.1, math.nan, 8), "`gradient_variance` must be at least 0 and finite, got nan"),
         (lambda: settings(cool_budget=math.nan), "`cool_budget` must be at least 0 and finite, got nan"),
         (lambda: settings(level=0.5), "`level` must be above 0.5 for `cool` = auto, .* got 0.5"),
         (lambda: settings(level=math.nan), "`level` must lie between 0 and 1, got nan"),

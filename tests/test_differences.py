@@ -7,15 +7,14 @@ import pytest
 
 from gradiometer import BadArgument
 from gradiometer.measurement import Estimate
-from gradiometer.measurement.uncertainty import (
-    difference_of_estimates,
+from gradiometer.measurement.uncertainty import proportion
+from gradiometer.measurement.uncertainty.arithmetic import difference_of_estimates, ratio_of_estimates
+from gradiometer.measurement.uncertainty.differences import (
+    MOST_PAIRS,
     difference_over_runs,
     mean_over_pairs,
     pairs_needed,
-    proportion,
-    ratio_of_estimates,
 )
-from gradiometer.measurement.uncertainty.differences import MOST_PAIRS
 
 TRIALS = 2_000
 ERROR = 3 * math.sqrt(0.09 / TRIALS)

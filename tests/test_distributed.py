@@ -14,13 +14,13 @@ from torch import nn
 
 from fixed_point import BATCH, NOISE_SCALE, assert_known
 from gradiometer import Run, diagnose
-from gradiometer.convergence.trajectory import kept_steps
-from gradiometer.exploration.temperature import heat_balance
+from gradiometer.exploration.temperature.heat_balance import heat_balance
 from gradiometer.integrations.fsdp import _places
 from gradiometer.measurement import Objective
 from gradiometer.problems import load
 from gradiometer.run import RunFolder, load_latest
 from gradiometer.train import train as train_alone
+from known_steps import kept_steps
 
 pytestmark = pytest.mark.slow  # two processes are started for every kind of loop
 COVERAGE = 300  # seconds: these train a hundred times, which takes 103 s on two idle cores

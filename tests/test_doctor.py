@@ -17,7 +17,7 @@ from gradiometer.cli.doctor import doctor
 from gradiometer.logs import Column, Log, log_findings, read_log
 from gradiometer.logs.rate import rate_findings
 from gradiometer.measurement import Finding, State
-from gradiometer.measurement.uncertainty import slope
+from gradiometer.measurement.uncertainty.slopes import slope
 from gradiometer.verdict.words.say import say
 
 LOGS = Path(__file__).parent / "logs"

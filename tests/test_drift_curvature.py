@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from conftest import CASES, Case, TinyTransformer
 from gradiometer import BadArgument, Unsupported, UserCodeFailed
-from gradiometer.drift import Curvature, SpectralDensity
+from gradiometer.drift import Curvature
+from gradiometer.drift.spectrum import SpectralDensity
 from gradiometer.measurement import Objective, supervised
 
 
 def in_double(case: Case) -> tuple[Objective, object]:
-    from gradiometer.measurement import mapped
+    from gradiometer.measurement.batch import mapped
 
     case.model.double()
     batch = mapped(case.batch, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)

@@ -11,7 +11,9 @@ from click.testing import CliRunner, Result
 
 from gradiometer import BadArgument, Diagnosis, diagnose
 from gradiometer.cli.sharpness import sharpness
-from gradiometer.drift import Curvature, Survey, survey
+from gradiometer.drift import Curvature
+from gradiometer.drift.curvature import survey
+from gradiometer.drift.curvature_survey import Survey
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.measurement import Estimate, Objective
 from gradiometer.problems import load

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from gradiometer import BadArgument
-from gradiometer.drift import Product, eigenvalues, spectral_density, survey, trace
-from gradiometer.drift.density import tridiagonal
+from gradiometer.drift.curvature import survey
+from gradiometer.drift.density import spectral_density, tridiagonal
+from gradiometer.drift.hutchinson import trace
+from gradiometer.drift.lanczos import eigenvalues
+from gradiometer.drift.operator import VectorProduct
 from gradiometer.drift.quadrature_bounds import bounds_below
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -24,12 +27,14 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def rotated(spectrum: np.ndarray, seed: int = 0) -> tuple[np.ndarray, Product]:
+def rotated(spectrum: np.ndarray, seed: int = 0) -> tuple[np.ndarray, VectorProduct]:
     """A symmetric matrix of this spectrum in random axes, and its operator."""
     axes = np.linalg.qr(np.random.default_rng(seed).standard_normal((len(spectrum),) * 2))[0]
     matrix = torch.from_numpy(axes * spectrum @ axes.T)
     matrix = (matrix + matrix.T) / 2
-    return matrix.numpy(), Product(lambda vectors: vectors @ matrix, torch.zeros(len(spectrum), dtype=torch.float64))
+    return matrix.numpy(), VectorProduct(
+        lambda vectors: vectors @ matrix, torch.zeros(len(spectrum), dtype=torch.float64)
+    )
 
 
 def network_spectrum(size: int = 200) -> np.ndarray:
@@ -150,7 +155,7 @@ class MeanOfParts:
     def products(self, vectors: Tensor) -> Tensor:
         return vectors @ torch.from_numpy(self.matrix)
 
-    def parts(self) -> Iterator[tuple[float, Product]]:
+    def parts(self) -> Iterator[tuple[float, VectorProduct]]:
         return zip(self.shares, self.operators, strict=True)
 
 
@@ -166,7 +171,7 @@ def test_a_trace_over_parts_covers_and_is_more_precise() -> None:
         assert abs(values.mean() - exact) < 4 * values.std(ddof=1) / np.sqrt(400)
         assert 0.87 <= np.mean([estimate.low <= exact <= estimate.high for estimate in estimates]) <= 0.93
         assert "of each of 5 parts" in estimates[0].method
-        one = Product(operator.products, operator.like)
+        one = VectorProduct(operator.products, operator.like)
         together = np.array([trace(one, probes=12, generator=draw, **extra).value for _ in range(400)])
         assert values.std() < 0.8 * together.std()
 
@@ -225,7 +230,9 @@ def test_no_measure_with_the_same_quadrature_leaves_the_bounds() -> None:
     for _ in range(20):
         points, shares = np.sort(random.normal(size=40)), random.dirichlet(np.ones(40))
         matrix = tridiagonal(
-            Product(lambda vectors, points=points: vectors * torch.from_numpy(points), like=torch.zeros(40).double()),
+            VectorProduct(
+                lambda vectors, points=points: vectors * torch.from_numpy(points), like=torch.zeros(40).double()
+            ),
             torch.from_numpy(np.sqrt(shares))[None],
             8,
         )[0]

@@ -8,7 +8,8 @@ import pytest
 
 from gradiometer import BadArgument
 from gradiometer.loop import BranchResult, CoolNow, Effect, Fork, Rate, Readout, effects_of
-from gradiometer.measurement.uncertainty import mean_over_pairs, simultaneous_means
+from gradiometer.measurement.uncertainty.differences import mean_over_pairs
+from gradiometer.measurement.uncertainty.simultaneous import simultaneous_means
 
 HORIZON = 640
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from gradiometer import BadArgument, StorageFailed, Unsupported
 from gradiometer.exploration.ensembles import Ensemble, Snapshot, export
-from gradiometer.problems.images import digits_cnn
 from gradiometer.problems.images.digits import load
+from gradiometer.problems.images.models import digits_cnn
 
 
 def models(count: int = 3) -> list[nn.Module]:
@@ -24,9 +24,6 @@ def test_an_ensemble_predicts_the_mean_of_its_members_probabilities() -> None:
     members, images = models(), torch.randn(7, 1, 8, 8)
     mean = sum(member(images).softmax(1) for member in members) / 3
     torch.testing.assert_close(Ensemble(members)(images), mean)
-    weighted = 0.5 * members[0](images).softmax(1) + 0.125 * members[1](images).softmax(1)
-    weighted = weighted + 0.375 * members[2](images).softmax(1)
-    torch.testing.assert_close(Ensemble(members, weights=[4.0, 1.0, 3.0])(images), weighted)
     cooler = (mean**2) / (mean**2).sum(1, keepdim=True)
     torch.testing.assert_close(Ensemble(members, temperature=0.5)(images), cooler)
     last = (members[1](images).softmax(1) + members[2](images).softmax(1)) / 2
@@ -45,9 +42,6 @@ def test_a_probability_below_the_smallest_float_keeps_its_loss() -> None:
     ("count", "settings", "words"),
     [
         (1, {}, "at least 2 models, got 1"),
-        (3, {"weights": [1.0, 1.0]}, "one per member, 3, got 2"),
-        (2, {"weights": [1.0, math.nan]}, "finite, not negative, and not all zero"),
-        (2, {"weights": [0.0, 0.0]}, "finite, not negative, and not all zero"),
         (2, {"temperature": math.nan}, "`temperature` must be positive and finite, got nan"),
     ],
 )
@@ -70,7 +64,7 @@ def test_an_ensemble_is_made_of_snapshots_of_one_architecture() -> None:
 
 
 def test_an_exported_ensemble_predicts_the_same_for_any_number_of_examples(tmp_path: Path) -> None:
-    ensemble = Ensemble(models(), weights=[1.0, 2.0, 3.0], temperature=1.7)
+    ensemble = Ensemble(models(), temperature=1.7)
     path = export(ensemble, torch.randn(4, 1, 8, 8), tmp_path / "e.pt2")
     program = torch.export.load(path).module()
     for count in (1, 2, 19):

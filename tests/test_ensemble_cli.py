@@ -14,20 +14,14 @@ from torch.nn import functional as F  # noqa: N812
 
 from gradiometer import BadArgument, GradiometerError, RunDamaged, RunNotFound, Unsupported, diagnose
 from gradiometer.cli import gradiometer
-from gradiometer.exploration.ensembles import (
-    Baseline,
-    EnsembleReport,
-    EnsembleSize,
-    LinearPath,
-    Snapshot,
-    validation_mask,
-)
+from gradiometer.exploration.ensembles import Snapshot, validation_mask
+from gradiometer.exploration.ensembles.ensemble_report import Baseline, EnsembleReport, EnsembleSize, LinearPath
 from gradiometer.measurement import Estimate
 from gradiometer.problems.images.digits import load
 from gradiometer.report.sections.ensemble import ensemble_section
 from gradiometer.run import Configuration, Run, load_artifacts
-from gradiometer.train import train
 from gradiometer.run.ensemble import evaluate_ensemble
+from gradiometer.train import train
 from gradiometer.verdict.words.exploration import ensemble_in_words
 from gradiometer.verdict.words.say import say
 
@@ -111,7 +105,7 @@ def test_the_run_keeps_the_report_and_its_page_shows_it(runs: dict[str, Path]) -
     ):
         (run.path / EnsembleReport.files).write_text(json.dumps(spoiled))
         assert load_artifacts(run, EnsembleReport) == ()
-        assert EnsembleReport.files in run.unread_artifacts
+        assert EnsembleReport.files in run.unread
     assert "The run has 3 snapshots" in ensemble_section(run, diagnose(run)).lead
 
 

@@ -10,10 +10,13 @@ import torch
 
 from conftest import CASES, Case
 from gradiometer import BadArgument
-from gradiometer.estimation import GradientNoise, NoiseMoments, NoiseShape, cosine, inner_products
-from gradiometer.estimation.gram import of_a_finite_population
+from gradiometer.estimation import GradientNoise, NoiseShape
+from gradiometer.estimation.gram import NoiseMoments, of_a_finite_population
+from gradiometer.estimation.micro_batches import inner_products
+from gradiometer.estimation.noise import cosine
 from gradiometer.lab.closed_forms import Quadratic
-from gradiometer.lab.closed_forms.quadratic import Position, position_losses
+from gradiometer.lab.closed_forms.models import output_losses
+from gradiometer.lab.closed_forms.quadratic import Position
 from gradiometer.measurement import Draw, Objective, Reading, Sampling, Series, State, TrainingStep
 from gradiometer.verdict import say
 
@@ -126,7 +129,7 @@ def readings_of(quadratic: Quadratic, steps: int, batch_size: int, gauge: NoiseS
     """Readings of fresh batches at a fixed point, where g is not small."""
     generator = np.random.default_rng(1)
     start = quadratic.minimum + 0.5
-    objective = Objective(Position(quadratic, start), position_losses)
+    objective = Objective(Position(quadratic, start), output_losses)
     root = np.linalg.cholesky(quadratic.noise) @ np.linalg.inv(quadratic.curvature)
     readings = []
     for index in range(steps):

@@ -10,21 +10,10 @@ from torch import Tensor, nn
 
 from conftest import CASES, Case
 from gradiometer import BadArgument, Unsupported
-from gradiometer.estimation import GradientNoise, HeavyExamples, NoiseSources, noisiest, squared_norms
+from gradiometer.estimation import GradientNoise, HeavyExamples, NoiseSources, squared_norms
 from gradiometer.estimation.heavy_examples import norm_moments
-from gradiometer.measurement import (
-    Batch,
-    Draw,
-    Objective,
-    Reading,
-    Sampling,
-    Series,
-    State,
-    TrainingStep,
-    batch_size,
-    supervised,
-    take,
-)
+from gradiometer.measurement import Batch, Draw, Objective, Reading, Sampling, Series, State, TrainingStep, supervised
+from gradiometer.measurement.batch import batch_size, take
 from gradiometer.verdict import say
 
 FRESH = Sampling(Draw.FRESH)
@@ -200,7 +189,7 @@ def test_a_model_of_linear_layers_needs_no_per_example_gradients(monkeypatch: py
     assert not any(module._forward_hooks for module in case.model.modules())
 
 
-def test_an_example_with_a_wrong_label_is_among_the_noisiest() -> None:
+def test_an_example_with_a_wrong_label_has_the_largest_norm() -> None:
     model, generator = nn.Linear(4, 2, bias=False).double(), torch.manual_seed(0)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[3.0, 0, 0, 0], [-3.0, 0, 0, 0]]))
@@ -208,10 +197,8 @@ def test_an_example_with_a_wrong_label_is_among_the_noisiest() -> None:
     labels = (features[:, 0] < 0).long()
     wrong = int(features[:, 0].abs().argmax())
     labels[wrong] = 1 - labels[wrong]
-    places, shares = noisiest(Objective(model, CROSS_ENTROPY), (features, labels), 3)
-    assert places[0] == wrong and shares[0] > 0.5 and shares.diff().max() <= 0
-    with pytest.raises(BadArgument, match="`count` must lie between 1 and the 50 examples, got 0"):
-        noisiest(Objective(model, CROSS_ENTROPY), (features, labels), 0)
+    norms = squared_norms(Objective(model, CROSS_ENTROPY), (features, labels))
+    assert norms.argmax() == wrong and norms.max() > norms.sum() / 2
 
 
 def test_the_top_tenth_of_32_counts_three_and_a_fifth() -> None:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from gradiometer import BadArgument
-from gradiometer.estimation import BatchTable, GradientNoise, batch_sizes, relative_updates, step_times
-from gradiometer.estimation.step_time import FEWEST_ROUNDS, MOST_ROUNDS
+from gradiometer.estimation import GradientNoise, relative_updates
+from gradiometer.estimation.batch_table import BatchTable, batch_sizes
+from gradiometer.estimation.step_time import FEWEST_ROUNDS, MOST_ROUNDS, step_times
 from gradiometer.measurement import Draw, Estimate, Reading, Sampling, Series
 
 SIZES = (8, 16, 32, 64, 128)

@@ -8,8 +8,8 @@ from importlib import import_module
 import pytest
 
 from gradiometer import UserCodeFailed
-from gradiometer.convergence.theorem import evidence, theorem
-from gradiometer.convergence.theorem.evidence import within
+from gradiometer.convergence.theorem import theorem
+from gradiometer.convergence.theorem.evidence import evidence, within
 from known_series import ALL, FINITE, SLOW, STAYS, Truth, conditions
 
 OPAQUE: list[tuple[Callable[[int], float], Truth]] = [

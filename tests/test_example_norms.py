@@ -11,7 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import CASES
 from gradiometer import Draw, Objective, Sampling, TrainingStep, supervised
-from gradiometer.measurement import Batch, ExampleNorms, take
+from gradiometer.measurement import Batch
+from gradiometer.measurement.batch import take
+from gradiometer.measurement.spread.example_norms import ExampleNorms
 from gradiometer.measurement.spread.hooks import ExampleHooks, reading
 
 EXAMPLES = 6

@@ -15,7 +15,8 @@ import torch
 
 from command_line import called
 from gradiometer import Run, UserCodeFailed
-from gradiometer.drift import Product, eigenvalues
+from gradiometer.drift.lanczos import eigenvalues
+from gradiometer.drift.operator import VectorProduct
 from gradiometer.gauges import GAUGES
 from gradiometer.interruption import StopAsked, heed, heeding
 
@@ -104,7 +105,7 @@ def test_every_command_ends(run: tuple[str, Path], capsys: pytest.CaptureFixture
 @pytest.mark.parametrize("kind", TYPES)
 def test_eigenvalues_are_right_within_their_bounds_in_every_type(kind: str) -> None:
     values = torch.linspace(-1, 4, 40).to(getattr(torch, kind))
-    operator = Product(lambda vectors: vectors * values, like=values)
+    operator = VectorProduct(lambda vectors: vectors * values, like=values)
     with limited():
         ends = eigenvalues(operator, largest=2, smallest=1, generator=torch.Generator().manual_seed(0))
     assert ends.converged and ends.products <= 41
@@ -113,7 +114,7 @@ def test_eigenvalues_are_right_within_their_bounds_in_every_type(kind: str) -> N
 
 
 def test_a_product_that_is_not_finite_ends_the_loop() -> None:
-    operator = Product(lambda vectors: vectors * float("nan"), like=torch.zeros(30))
+    operator = VectorProduct(lambda vectors: vectors * float("nan"), like=torch.zeros(30))
     with limited(), pytest.raises(UserCodeFailed, match="has a product that is not finite"):
         eigenvalues(operator, generator=torch.Generator().manual_seed(0))
 
@@ -125,7 +126,7 @@ def test_lanczos_heeds_a_request_between_its_products() -> None:
         made.append(1)
         return vectors * torch.arange(1000.0)
 
-    operator = Product(product, like=torch.zeros(1000))
+    operator = VectorProduct(product, like=torch.zeros(1000))
     with heeding(lambda: len(made) >= 3), pytest.raises(StopAsked):
         eigenvalues(operator, tolerance=1e-6, generator=torch.Generator().manual_seed(0))
     assert len(made) == 3

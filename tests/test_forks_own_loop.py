@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from forked_loop import BATCHES, CRITERION, INPUTS, LABELS, OwnLoop, everything, fork_by, network, pickled, trained
 from gradiometer import BadArgument, Unsupported, UserCodeFailed, supervised, watch
-from gradiometer.jobs import Here
+from gradiometer.jobs.pool import Here
 from gradiometer.loop import Branch, Custom, Fork, Loop, Readout, alternative_of, train_branch
 from gradiometer.measurement import Draw, Sampling
 from test_distributed import run_all

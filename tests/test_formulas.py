@@ -3,7 +3,7 @@
 import pytest
 
 from gradiometer import BadArgument
-from gradiometer.convergence.formulas import Expression
+from gradiometer.convergence.formulas.expression import Expression
 from gradiometer.convergence.theorem import theorem
 
 

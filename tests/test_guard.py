@@ -15,12 +15,10 @@ from gradiometer import Configuration, supervised
 from gradiometer.errors import BadArgument, Diverged, Interrupted
 from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.problems import Examples, Problem
-from gradiometer.run.budget import Budget
+from gradiometer.run import problem as recorded
 from gradiometer.train import Guard, resume, train
 from gradiometer.train.guard import MOST
-from gradiometer.train.restoring import recorded
 from gradiometer.train.restoring.replay import state_at
-from gradiometer.train.training import Training
 from test_train import StopAt
 
 SQUARED = supervised(nn.MSELoss(reduction="none"))
@@ -224,12 +222,13 @@ def test_a_return_lowers_all_later_rates_of_any_scheduler(made: Any) -> None:
     assert rates[1] == pytest.approx(0.5 * rates[0], rel=1e-6)
 
 
-def test_a_return_at_a_measured_step_leaves_no_hooks() -> None:
-    asked = Configuration(problem="x:y", learning_rate=1.0, steps=STEPS, batch_size=8, guard=0.1, check_edge=False)
-    training = Training(doubtful(), asked, Budget(0.02))
-    loss, _ = training.backward(training.batch(), measured=True)
-    assert training.went_back(loss, training.batch(), "diverged") and math.isfinite(loss)
-    assert not training._examples._hooks.active
+def test_a_return_at_a_measured_step_leaves_no_hooks(tmp_path: Path) -> None:
+    asked = Configuration(
+        problem="x:y", learning_rate=1.0, steps=STEPS, batch_size=8, guard=0.1, check_edge=False, every=1, budget=0.5
+    )
+    run = train(doubtful(), asked, tmp_path)
+    series, returns = run.series("noise"), [text for text in run.warnings if "the guard went back" in text]
+    assert returns and run.steps == STEPS and series is not None and len(series.steps) < STEPS
 
 
 def test_a_loss_that_raises_leaves_the_parameters_as_they_are() -> None:

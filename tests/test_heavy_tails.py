@@ -10,7 +10,7 @@ import pytest
 
 from gradiometer import Draw, Estimate, Finding, GradientNoise, Sampling, Series, State
 from gradiometer.estimation.batch_advice import judge_batch_size
-from gradiometer.measurement.uncertainty import ratio_now
+from gradiometer.measurement.uncertainty.now import ratio_now
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from gradiometer import BadArgument
-from gradiometer.measurement import Group, Hyperparameters
 from gradiometer.measurement.optimizer.changes import Changes
-from gradiometer.measurement.optimizer.groups import read
+from gradiometer.measurement.optimizer.groups import Group, read
+from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.run import Recorder, Run, RunFolder
 
 T = 5000

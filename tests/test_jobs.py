@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from gradiometer import BadArgument, RunDamaged, UserCodeFailed
-from gradiometer.jobs import Here, Job, Ledger, Outcome, Processes, pool_of
+from gradiometer.jobs import Job, Ledger, Outcome, pool_of
+from gradiometer.jobs.pool import Here
+from gradiometer.jobs.processes import Processes
 from gradiometer.jobs.task import pack, perform_task, settings_here, unpack
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from gradiometer import BadArgument
 from gradiometer.cli import main
-from gradiometer.lab.lecture import STATEMENTS, Site, chosen, run, write_site
+from gradiometer.lab.lecture.catalogue import STATEMENTS, chosen
 from gradiometer.lab.lecture.experiment import Circumstance, Experiment, ExperimentResult, measured, meets, predicted
-from gradiometer.lab.lecture.site import prediction
-from gradiometer.lab.lecture.statement import Result, result
+from gradiometer.lab.lecture.site import Site, prediction, write_site
+from gradiometer.lab.lecture.statement import Result, result, run
 from gradiometer.measurement import Estimate
 
 

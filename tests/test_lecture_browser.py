@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from gradiometer.lab.closed_forms import DoubleWell, OneDimensional
-from gradiometer.lab.counterexamples import Arctangent, LogCosh, Saddle
-from gradiometer.lab.lecture import STATEMENTS, write_site
+from gradiometer.lab.counterexamples.line import Arctangent, LogCosh
+from gradiometer.lab.counterexamples.plane import Saddle
+from gradiometer.lab.lecture.catalogue import STATEMENTS
+from gradiometer.lab.lecture.site import write_site
 from gradiometer.lab.lecture.statement import result
 
 sync_api = pytest.importorskip("playwright.sync_api")

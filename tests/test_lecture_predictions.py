@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from gradiometer.convergence.schedules import SnapshotCycle
-from gradiometer.lab.lecture import STATEMENTS, s05, s07, s08, s12
+from gradiometer.lab.lecture import s05, s07, s08, s12
+from gradiometer.lab.lecture.catalogue import STATEMENTS
 from gradiometer.lab.lecture.experiment import (
     Circumstance,
     Experiment,
@@ -111,7 +112,7 @@ def test_two_runs_part_as_a_random_walk_from_another_network_too() -> None:
 def test_the_gradient_of_another_network_is_paid_by_its_loss_and_its_noise() -> None:
     run = s07.trained(seed=53, hidden=24)
     for steps in s07.NETWORK_TIMES:
-        ours, theirs = run.balance(steps), Estimate.exact(run.weighted(steps))
+        ours, theirs = run.balance(steps), Estimate.exact(run.weighted_mean(steps))
         assert meets(ours, theirs)
         noise = ours.value - run.without_noise(steps)
         assert excludes(ours, theirs, ours.value - noise), "no noise"
@@ -144,7 +145,7 @@ def test_the_margin_of_two_classes_is_reached_by_no_other_direction() -> None:
 def test_the_gain_of_other_snapshots_is_known_before_they_are_trained() -> None:
     cycles = s12.Cycles(SnapshotCycle(0.15, steps=60, snapshots=5), size=16, seed=5)
     for count in (2, 3, 5):
-        measured_gain = cycles.gained(count)
+        measured_gain = cycles.measured_gain(count)
         ours = Estimate.exact(cycles.gain(count))
         assert meets(ours, measured_gain)
         assert excludes(ours, measured_gain, cycles.gain(count, memory=False)), "snapshots without memory"

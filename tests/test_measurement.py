@@ -9,7 +9,8 @@ from torch import nn
 
 from conftest import CASES, Case
 from gradiometer import BadArgument, Unsupported, UserCodeFailed
-from gradiometer.measurement import Draw, Objective, Sampling, TrainingStep, batch_size, chunks, supervised, take
+from gradiometer.measurement import Draw, Objective, Sampling, TrainingStep, supervised
+from gradiometer.measurement.batch import batch_size, chunks, take
 from gradiometer.measurement.spread.apart import Apart
 
 SAMPLING = Sampling(Draw.REPLACEMENT, 100)
@@ -184,6 +185,6 @@ def test_a_model_loss_or_batch_that_cannot_be_measured_raises(build, error: type
 
 
 def _double(batch):
-    from gradiometer.measurement import mapped
+    from gradiometer.measurement.batch import mapped
 
     return mapped(batch, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)

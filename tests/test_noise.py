@@ -12,8 +12,9 @@ from torch import nn
 
 from conftest import Case
 from gradiometer import BadArgument
-from gradiometer.estimation import GradientNoise, examples_factor, noise_moments, updates_factor
-from gradiometer.estimation.batch_advice import judge_batch_size
+from gradiometer.estimation import GradientNoise
+from gradiometer.estimation.batch_advice import examples_factor, judge_batch_size, updates_factor
+from gradiometer.estimation.noise import noise_moments
 from gradiometer.measurement import (
     Draw,
     Estimate,
@@ -21,11 +22,11 @@ from gradiometer.measurement import (
     Reading,
     Sampling,
     Series,
-    Spread,
     State,
     TrainingStep,
     supervised,
 )
+from gradiometer.measurement.reading import Spread
 from gradiometer.verdict import say
 
 FEATURES = torch.tensor([[1.0, 0.2], [-0.5, 1.5], [2.0, -1.0], [0.3, 0.4]], dtype=torch.float64)

@@ -9,9 +9,11 @@ import pytest
 from gradiometer import Draw, Estimate, GradientNoise, Reading, Sampling, Series, State
 from gradiometer.estimation.batch_advice import judge_batch_size
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
-from gradiometer.measurement import Group, Hyperparameters, RunFacts
+from gradiometer.measurement import RunFacts
 from gradiometer.measurement.estimate import significant
-from gradiometer.measurement.uncertainty import NOISE_PRIOR, ratio_now
+from gradiometer.measurement.optimizer.groups import Group
+from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
+from gradiometer.measurement.uncertainty.now import NOISE_PRIOR, ratio_now
 from gradiometer.verdict import say
 
 

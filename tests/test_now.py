@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from gradiometer import BadArgument, Estimate
-from gradiometer.measurement.uncertainty import NOISE_PRIOR, Drift, mean_now, ratio_now, ratio_of_means, trend
+from gradiometer.measurement.uncertainty import ratio_of_means
+from gradiometer.measurement.uncertainty.now import NOISE_PRIOR, mean_now, ratio_now
+from gradiometer.measurement.uncertainty.power_law import Drift
+from gradiometer.measurement.uncertainty.trends import trend
 
 STEPS = np.arange(1, 121) * 10
 

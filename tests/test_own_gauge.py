@@ -16,17 +16,8 @@ from gradiometer import GAUGES, BadArgument, UserCodeFailed, diagnose
 from gradiometer.cli import main
 from gradiometer.gauges import Asked
 from gradiometer.integrations.watch import watch
-from gradiometer.measurement import (
-    NOTHING_KNOWN,
-    Estimate,
-    Finding,
-    Gauge,
-    Issue,
-    RunFacts,
-    Series,
-    State,
-    TrainingStep,
-)
+from gradiometer.measurement import Estimate, Finding, Gauge, Issue, RunFacts, Series, State, TrainingStep
+from gradiometer.measurement.gauge import NOTHING_KNOWN
 from gradiometer.measurement.uncertainty import mean
 from gradiometer.problems import load
 from gradiometer.report.page import write_page

@@ -5,19 +5,14 @@ import pytest
 import torch
 
 from gradiometer import Estimate, State
-from gradiometer.convergence.trajectory import (
-    Endpoint,
-    Trail,
-    Trajectory,
-    facts_of,
-    kept_steps,
-    kind_of,
-    twin_units_of,
-)
+from gradiometer.convergence.trajectory import Trajectory
 from gradiometer.convergence.trajectory.chaos import chaos_finding
+from gradiometer.convergence.trajectory.dead_units import twin_units_of
+from gradiometer.convergence.trajectory.endpoint import Endpoint
 from gradiometer.convergence.trajectory.infinity import infinity_finding
-from gradiometer.convergence.trajectory.path_facts import Kind
+from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of, kind_of
 from gradiometer.verdict.words.say import say
+from known_steps import kept_steps
 
 STEPS = np.array(kept_steps(4096))
 

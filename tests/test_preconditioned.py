@@ -23,9 +23,9 @@ from gradiometer.measurement import (
     Series,
     State,
     TrainingStep,
-    preconditioner_of,
     supervised,
 )
+from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.problems import load
 from gradiometer.run import Configuration
 from gradiometer.train import train

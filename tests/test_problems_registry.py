@@ -11,8 +11,8 @@ from torch import nn
 
 from gradiometer import BadArgument, UserCodeFailed
 from gradiometer.measurement import Objective
-from gradiometer.problems import NAMES, load
-from gradiometer.problems.registry import KNOWN
+from gradiometer.problems import load
+from gradiometer.problems.registry import KNOWN, NAMES
 
 HERE_TOO = """
 import random
@@ -157,7 +157,9 @@ def test_each_failure_is_one_sentence_that_names_it(folder: Path, name: str, set
 
 
 def test_names_are_listed_without_torch() -> None:
-    code = "import sys; from gradiometer.problems import NAMES; assert 'torch' not in sys.modules; print(*NAMES)"
+    code = (
+        "import sys; from gradiometer.problems.registry import NAMES; assert 'torch' not in sys.modules; print(*NAMES)"
+    )
     listed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_environment()
     )

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from gradiometer import Interrupted, UserCodeFailed
-from gradiometer.jobs import Here, Job, Pool, Processes
+from gradiometer.jobs import Job, Pool
+from gradiometer.jobs.pool import Here
+from gradiometer.jobs.processes import Processes
 from trainings import alive, same, trained, trainings, until
 
 pytestmark = pytest.mark.slow
@@ -35,7 +37,7 @@ def test_the_numbers_are_the_same_here_and_in_processes(pool: Pool) -> None:
 def test_an_error_names_the_line_of_the_script_here_and_in_processes(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from gradiometer.jobs import Here, Job, Processes\n"
+        "from gradiometer.jobs import Job; from gradiometer.jobs.pool import Here; from gradiometer.jobs.processes import Processes\n"
         "def work():\n"
         "    raise ValueError('wrong')\n"
         "with Processes(1) as processes:\n"
@@ -192,7 +194,8 @@ PROGRAM = """
 import dataclasses, os, sys
 from pathlib import Path
 import torch
-from gradiometer.jobs import Job, Processes
+from gradiometer.jobs import Job
+from gradiometer.jobs.processes import Processes
 
 print("starts")  # would be printed again by a process that runs this script
 
@@ -226,7 +229,8 @@ def test_a_program_without_a_guard_works(how: str, tmp_path: Path) -> None:
 
 WAITING = """
 import os, sys, time
-from gradiometer.jobs import Job, Processes
+from gradiometer.jobs import Job
+from gradiometer.jobs.processes import Processes
 import torch
 
 folder = sys.argv[1]
@@ -307,7 +311,8 @@ def test_processes_that_were_started_have_their_modules_when_the_first_job_comes
 
 ENDS = """
 import time
-from gradiometer.jobs import Job, Processes
+from gradiometer.jobs import Job
+from gradiometer.jobs.processes import Processes
 
 pool = Processes(1)
 outcomes = pool.run([Job(f"{k}", lambda k: time.sleep(60 * k), (k,)) for k in range(2)])

@@ -9,7 +9,7 @@ import pytest
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.products import (
     PRODUCT_PRIOR,
-    Momentum,
+    GradientMemory,
     Signal,
     by_lags,
     by_levels,
@@ -18,7 +18,7 @@ from gradiometer.estimation.products import (
     signal,
     slope_of_loss,
 )
-from gradiometer.measurement.uncertainty import ratio_now
+from gradiometer.measurement.uncertainty.now import ratio_now
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
@@ -81,7 +81,7 @@ def test_reshuffled_epochs_are_corrected(momentum: float) -> None:
     """The slope of the loss less tr Σ/N is ‖g‖² at stationarity; without the correction it is far too large."""
     seen = reshuffled(momentum, 0.1, examples=1400, batch=32, runs=200, seed=6)
     memory = None if momentum == 0 else seen["memory"]
-    plain = by_loss(seen["product"], memory, np.zeros_like(seen["product"]), Momentum(momentum))
+    plain = by_loss(seen["product"], memory, np.zeros_like(seen["product"]), GradientMemory(momentum))
     share = 32 / 1400
     corrected = (plain - share / (1 - share) * seen["norm_squared"]) / (1 - share / (1 - share))
     truth = seen["truth"].mean()
@@ -105,17 +105,17 @@ def test_ways_that_agree_are_not_doubted() -> None:
 def test_refusals() -> None:
     ones = np.ones(8)
     with pytest.raises(BadArgument, match="`decay` must be at least 0 and below 1, got 1"):
-        Momentum(1.0)
+        GradientMemory(1.0)
     with pytest.raises(BadArgument, match="`momentum` must be above 0"):
-        by_lags(ones, ones, Momentum())
+        by_lags(ones, ones, GradientMemory())
     with pytest.raises(BadArgument, match="`memory` is missing"):
-        by_loss(ones, None, ones, Momentum(0.9))
+        by_loss(ones, None, ones, GradientMemory(0.9))
     with pytest.raises(BadArgument, match="`product` alone is not enough"):
-        signal(ones, ones, momentum=Momentum())
+        signal(ones, ones, momentum=GradientMemory())
     with pytest.raises(BadArgument, match="`level` has no sample"):
         by_levels(ones, ones, np.nan * ones)
     with pytest.raises(BadArgument, match="`share_of_examples` must be at least 0 and below"):
-        signal(ones, ones, momentum=Momentum(), loss=ones, travelled=np.arange(8.0), share_of_examples=0.7)
+        signal(ones, ones, momentum=GradientMemory(), loss=ones, travelled=np.arange(8.0), share_of_examples=0.7)
 
 
 def test_the_slope_is_per_unit_of_the_rate() -> None:

@@ -9,7 +9,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import gammaln
 
 from gradiometer import BadArgument
-from gradiometer.measurement.uncertainty import difference_of_proportions
+from gradiometer.measurement.uncertainty.proportions import difference_of_proportions
 
 
 def outcomes(only_first: int, only_second: int, both: int, neither: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,12 +12,15 @@ from gradiometer import BadArgument, Interrupted, Problem, diagnose
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.loop import forks_of
 from gradiometer.run import Configuration, Run
+from gradiometer.run import problem as recorded
+from gradiometer.run.budget import Budget
 from gradiometer.run.ranks import Ranks
 from gradiometer.train import resume, train
-from gradiometer.train.forking import rate_fork
-from gradiometer.train.forking.rate_fork import RateDecision, RateForks
-from gradiometer.train.restoring import recorded
+from gradiometer.train.policies import rates
+from gradiometer.train.policies.chosen import policies_of
+from gradiometer.train.policies.rates import Rates
 from gradiometer.train.restoring.replay import state_at
+from gradiometer.train.training import Training
 from gradiometer.verdict import say
 from test_train import StopAt, weights
 
@@ -35,7 +38,7 @@ def settings(**changes: Any) -> Configuration:
 
 
 def decisions(run: Run) -> list[dict[str, Any]]:
-    return [event for event in run.events if event["event"] == RateDecision.EVENT]
+    return [event for event in run.events if event["event"] == Rates.event]
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +68,7 @@ def test_a_rate_that_is_far_too_low_is_doubled_at_the_marks_and_the_run_ends_low
 
 def test_a_lower_rate_is_taken_where_it_is_shown_to_end_lower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a momentum of 0.98 the position swings, and at step 60 the lower rate stops it sooner."""
-    monkeypatch.setattr(rate_fork, "FACTORS", (0.5, 8.0))
+    monkeypatch.setattr(rates, "FACTORS", (0.5, 8.0))
     run = train(quadratic(), settings(learning_rate=0.5, momentum=0.98, batch_size=50), tmp_path)
     assert [event["factor"] for event in decisions(run)][1] == 0.5
     before, after = (state_at(run, step, "fork", quadratic()).state["param_groups"][0]["lr"] for step in (60, 61))
@@ -79,7 +82,7 @@ def test_the_forks_cost_no_more_than_the_budget_and_are_left_out_where_it_does_n
     assert [event["step"] for event in decisions(late)] == MARKS[2:]
     none = train(quadratic(), settings(fork_budget=0.3), tmp_path)
     assert not decisions(none) and not forks_of(none)
-    whole = RateForks(settings(), STEPS, Ranks())
+    whole = Rates(settings(), STEPS)
     assert sum(map(whole.cost, MARKS)) == pytest.approx(2.4, abs=0.01)
 
 
@@ -133,7 +136,7 @@ def test_a_fork_budget_is_refused_where_it_cannot_be_used() -> None:
         with pytest.raises(BadArgument, match="fork_budget"):
             settings(**wrong)
     with pytest.raises(BadArgument, match="`fork_budget` is for training in one process"):
-        RateForks(settings(), STEPS, Ranks(rank=0, count=2))
+        policies_of(Training(quadratic(), settings(), Budget(0.0), Ranks(rank=0, count=2), gauges=()))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 from gradiometer import BadArgument, Diagnosis
 from gradiometer.cli import gradiometer
 from gradiometer.cli.outcome import answers
-from gradiometer.drift import edge_finding
+from gradiometer.drift.stability import edge_finding
 from gradiometer.measurement import Estimate, Finding, Issue, State
 from gradiometer.report.charts import strip
 from gradiometer.report.page import render

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from gradiometer import Run, diagnose
-from gradiometer.jobs import Here, Job
+from gradiometer.jobs import Job
+from gradiometer.jobs.pool import Here
 from gradiometer.loop import BranchResult, ForkRecord, Plan, Readout, alternative_of
 from gradiometer.report.live.follow import Followed
 from gradiometer.report.page import render, write_charts
@@ -111,7 +112,8 @@ def test_a_fork_under_way_says_how_far_it_is_and_the_live_page_follows_it(run: R
 def test_a_fork_that_cannot_be_read_is_named_on_the_page(run: Run) -> None:
     record = kept(run, TRIED)
     (record.path / "fork.json").write_text("{")
-    assert "is not the plan of a fork" in forks_section(run, diagnosis_of()).lead
+    page = render(run, diagnosis_of())
+    assert "forks/0001/fork.json cannot be read: left out" in page and "is not the plan of a fork" in page
 
 
 def test_diagnosing_a_run_with_forks_changes_nothing_in_its_numbers(run: Run) -> None:

@@ -16,8 +16,12 @@ import pytest
 
 from gradiometer import Diagnosis, Finding, Issue, State, StorageFailed, diagnose
 from gradiometer.measurement.finding import Trial
+from gradiometer.report.live.follow import Followed
 from gradiometer.report.overview import listing, write_overview
 from gradiometer.report.page import render, write_charts, write_page
+from gradiometer.report.sections import catalogue
+from gradiometer.report.sections.catalogue import SECTIONS
+from gradiometer.report.sections.section import Section
 from gradiometer.run import Run
 from gradiometer.verdict import say
 from report_run import LAYERS, diagnosis_of, run_in
@@ -229,6 +233,22 @@ def test_what_could_not_be_read_is_said_on_the_page(tmp_path: Path) -> None:
     page = render(opened, diagnosis_of())
     assert "Warnings" in page
     assert all(warning.split("(")[0][:20] in page for warning in opened.warnings)
+
+
+def test_a_section_that_fails_says_so_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drift_section(run: Run, _: Diagnosis) -> Section:
+        raise KeyError(run.manifest["steps"])
+
+    kept = [drift_section if each.__name__ == "drift_section" else each for each in SECTIONS]
+    monkeypatch.setattr(catalogue, "SECTIONS", kept)
+    run = run_in(tmp_path, steps=100)
+    with pytest.warns(RuntimeWarning, match="drift: the section could not be drawn: KeyError: 100"):
+        page = render(run, diagnosis_of(steps=100))
+    assert "The section could not be drawn: KeyError: 100." in page
+    assert "row-drift-failed" in page and "The gradient noise scale goes from" in page
+    with pytest.warns(RuntimeWarning, match="could not be drawn"):
+        view = Followed(run.path).latest()
+    assert "could not be drawn" in view.update("/live/") and len(view.figures) >= 1
 
 
 def test_the_page_is_written_into_the_run_and_replaced_whole(run: Run, page: str, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from forked_run import critical_batch_of
 from gradiometer import BadArgument, Run
 from gradiometer.cli.batch import batch
-from gradiometer.jobs import Here
+from gradiometer.jobs.pool import Here
 from gradiometer.problems import load
 from gradiometer.run import Configuration
 from gradiometer.train import train

@@ -13,7 +13,7 @@ import pytest
 
 from forked_run import fork_of, was_finished
 from gradiometer import BadArgument, Run, RunDamaged
-from gradiometer.jobs import Here
+from gradiometer.jobs.pool import Here
 from gradiometer.loop import ForkRecord, Plan, Rate, forks_of
 from gradiometer.problems import load
 from gradiometer.run import Configuration, checkpoint_steps
@@ -117,9 +117,10 @@ def test_lines_that_do_not_fit_are_named_and_their_branches_trained_again(run: R
 def test_a_plan_that_cannot_be_read_is_named_and_left_out(run: Run) -> None:
     record = fork_of(run, ["rate 2x"], horizon="5 updates", replicates=1)
     (record.path / "fork.json").write_text('{"format": 1, "plan": {"step": "ten"}}')
-    warnings: list[str] = []
-    assert forks_of(run, warnings) == ()
-    assert "fork.json` is not the plan of a fork" in warnings[0]
+    assert forks_of(run) == ()
+    (warning,) = run.warnings
+    assert warning.startswith("forks/0001/fork.json cannot be read: left out (")
+    assert "fork.json` is not the plan of a fork: Expected `int`, got `str` - at `$.plan.step`" in warning
     (record.path / "fork.json").write_text('{"format": 2}')
     with pytest.raises(RunDamaged, match="written by a newer gradiometer"):
         ForkRecord.open(record.path)

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradiometer.measurement import Group
-from gradiometer.measurement.optimizer.groups import written
+from gradiometer.measurement.optimizer.groups import Group, written
 from gradiometer.run import Configuration, Run, RunFolder
 from gradiometer.run.readings import AT_ONCE, Readings
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from gradiometer import BadArgument, Interrupted
-from gradiometer.measurement import Group, Moments
+from gradiometer.measurement import Moments
+from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.run import Budget, Recorder, Run, RunFolder
 from gradiometer.run.recorder import FOLLOWED, LOSSES_A_LINE
 from recorded_run import MANIFEST, Dear, Square, Step, check_whole, loss_at, train

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from gradiometer import BadArgument, Diverged
-from gradiometer.convergence.schedules import SnapshotCycle
-from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT, CyclicalSampling, Heat, Sampler
+from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT
+from gradiometer.exploration.samplers.heat import Heat
+from gradiometer.exploration.samplers.sampler import Sampler
 
 N = 1000
 TEMPERATURE = 2.0
@@ -269,23 +270,6 @@ def test_gradients_that_are_not_finite_raise_diverged() -> None:
             sampler.step()
 
 
-def test_a_cycle_explores_without_noise_and_then_samples_at_its_temperature() -> None:
-    position = nn.Parameter(torch.ones(5))
-    sampler = SGLD([position], lr=0.1, examples=N)
-    plan = CyclicalSampling(SnapshotCycle(0.2, steps=20, snapshots=2), temperature=0.5, explore=0.5, settle=0.0)
-    rate, temperature = plan.schedulers(sampler)
-    seen = []
-    for step in range(20):
-        seen.append((sampler.param_groups[0]["lr"], sampler.param_groups[0]["temperature"]))
-        before = position.detach().clone()
-        position.grad = torch.zeros(5)
-        sampler.step()
-        assert torch.equal(before, position) != plan.samples(step)
-        rate.step(), temperature.step()
-    assert [t for _, t in seen] == ([0.0] * 5 + [0.5] * 5) * 2
-    assert [eta for eta, _ in seen] == pytest.approx([plan.cycle(step) for step in range(20)])
-
-
 def made(kind: type[Sampler] = SGLD, **settings: object) -> Sampler:
     return kind([nn.Parameter(torch.zeros(2))], **{"lr": 0.1, "examples": N, **settings})
 
@@ -316,16 +300,6 @@ def made(kind: type[Sampler] = SGLD, **settings: object) -> Sampler:
             "`params` of a group must have one device and dtype",
         ),
         (lambda: made().load_state_dict({"state": {}}), "`state_dict` has no 'noise': it is not the state of SGLD"),
-        (lambda: CyclicalSampling(SnapshotCycle(0.1, 10, 2), explore=1.0), r"`explore` must lie in \[0, 1\), got 1.0"),
-        (
-            lambda: CyclicalSampling(SnapshotCycle(0.1, 10, 2), explore=0.7, settle=0.2),
-            "`explore` 0.7 and `settle` 0.2 leave no step to sample in a cycle of 5 steps",
-        ),
-        (
-            lambda: CyclicalSampling(SnapshotCycle(0.1, 10, 2), 1.0, 0.7, 0.4),
-            r"`settle` must lie in \[0, 1 − explore\)",
-        ),
-        (lambda: CyclicalSampling(SnapshotCycle(0.1, 10, 2), math.nan), "`temperature` must be positive and finite"),
     ],
 )
 def test_invalid_settings_are_named(make: Callable[[], object], message: str) -> None:

@@ -1,6 +1,5 @@
 """Samplers keep the temperature in every direction, or raise; the shape of a run is measured; cycles draw enough."""
 
-import logging
 import math
 import re
 
@@ -11,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer import BadArgument
-from gradiometer.convergence.schedules import SnapshotCycle
-from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT, CyclicalSampling, Sampler
+from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT
 from gradiometer.exploration.samplers.by_direction import Hottest
-from gradiometer.exploration.temperature import Equipartition, Shape, Virial
+from gradiometer.exploration.samplers.sampler import Sampler
+from gradiometer.exploration.temperature.equipartition import Equipartition, Shape
+from gradiometer.exploration.temperature.virial import Virial
 from gradiometer.measurement import Estimate
 
 N = 1000
@@ -258,37 +258,3 @@ def test_a_tensor_that_differs_is_named() -> None:
     fine = Estimate.interval(1.0, 0.9, 1.1, level=0.99, method="known", samples=9)
     shape = Shape(hottest=fine, coldest=fine, tail=fine, tensors={"weight": cold, "bias": fine})
     assert shape.differing(1.0) == ["tensor weight 0.800 [0.700, 0.900]"] and not shape.differing(0.9)
-
-
-def test_the_default_cycles_draw_the_share_of_the_variance_that_is_stated(caplog: pytest.LogCaptureFixture) -> None:
-    plan = CyclicalSampling(SnapshotCycle(0.4, steps=300, snapshots=2))
-    chains = nn.Parameter(torch.zeros(4000, dtype=torch.float64))
-    sampler = SGLD([chains], 0.4, examples=N)
-    for curvature in (0.4, 0.02):
-        chains.data.zero_()
-        schedulers, squares = plan.schedulers(sampler, curvature), []
-        for step in range(300):
-            chains.grad = curvature * chains.detach()
-            sampler.step()
-            if step >= 150 and plan.samples(step):
-                squares.append(float(chains.detach().square().mean()) * N * curvature)
-            for scheduler in schedulers:
-                scheduler.step()
-        assert np.mean(squares) == pytest.approx(plan.variance_share(curvature), abs=0.06)
-    assert plan.variance_share(0.4) > 0.99 and plan.variance_share(0.02) < 0.8
-    assert plan.variance_share(4.5 / (0.4 * 150)) > 0.9
-    words = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(words) == 1 and "of the posterior variance along curvature 0.02" in words[0]
-
-
-def test_the_share_along_a_very_flat_direction_is_that_of_the_rates_with_noise() -> None:
-    """Many cycles with η₀h near zero: the share of the sum of the rates at which there is noise."""
-    plan = CyclicalSampling(SnapshotCycle(0.1, 400, 4), explore=0.2, settle=0.4)
-    rates = [plan.cycle(step) for step in range(100)]
-    assert plan.variance_share(1e-12) == pytest.approx(sum(rates[20:]) / sum(rates), rel=1e-9)
-
-
-def test_the_share_of_a_cycle_that_draws_only_at_small_rates_is_the_one_seen_in_runs() -> None:
-    """The last fifth of a cosine in cycles of 500 steps: 0.21 to 0.60 for η₀h of 0.05 to 0.2."""
-    plan = CyclicalSampling(SnapshotCycle(0.1, 2000, 4), explore=0.8, settle=0.0)
-    assert [round(plan.variance_share(curvature), 2) for curvature in (0.5, 2.0)] == [0.21, 0.60]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Optimizer
 from torch.optim import lr_scheduler as peer
 
 from gradiometer import BadArgument
@@ -19,24 +19,18 @@ from gradiometer.convergence.schedules import (
     CosineRestarts,
     Exponential,
     InversePower,
-    InverseSquareRoot,
-    InverseTime,
     Linear,
     MultiStep,
-    Noam,
     OneCycle,
     Polynomial,
     Schedule,
     SnapshotCycle,
     StepDecay,
-    Triangular,
-    Warmup,
     WarmupStableDecay,
-    horizon,
-    left,
-    picture,
-    transferred,
 )
+from gradiometer.convergence.schedules.algebra import Warmup
+from gradiometer.convergence.schedules.horizon import horizon, transferred
+from gradiometer.convergence.schedules.picture import picture
 
 CATALOGUE = [
     "Constant(0.1)",
@@ -46,29 +40,16 @@ CATALOGUE = [
     "Polynomial(0.1, steps=50, power=2.0)",
     "Linear(0.1, steps=50, final=0.01)",
     "Cosine(0.1, steps=50)",
-    "Tanh(0.1, steps=50)",
-    "InverseTime(0.1, time_constant=7.0)",
     "InversePower(0.1, power=0.6)",
-    "InverseSquareRoot(0.1)",
-    "Noam(512, warmup=40)",
     "WarmupStableDecay(0.1, warmup=5, stable=20, decay=10, shape='1-sqrt')",
-    "Piecewise(boundaries=(10, 20), rates=(0.1, 0.01, 0.0))",
-    "PiecewiseLinear(points=((5, 0.1), (20, 0.3), (30, 0.0)))",
     "Formula('0.1/sqrt(t)')",
     "OneCycle(0.1, steps=50)",
-    "Triangular(0.01, 0.1, up=7, down=9, shrink=0.5)",
     "CosineRestarts(0.1, steps=10, lengthen=2, shrink=0.5)",
     "SnapshotCycle(0.1, steps=100, snapshots=7)",
-    "InverseTime(0.1) + Constant(0.01)",
-    "InverseTime(0.1) * Cosine(1.0, steps=50)",
-    "0.5 * InverseTime(0.1)",
-    "InverseTime(0.1).at_least(0.001)",
-    "InverseTime(0.1).at_most(InverseSquareRoot(0.05))",
-    "InverseTime(0.1).shifted(5)",
-    "InverseTime(0.1).then(20, Constant(0.01))",
-    "InverseTime(0.1).warmed_up(10)",
-    "InverseTime(0.1).held(8)",
-    "Linear(0.1, steps=12).repeated(12, lengthen=2, shrink=0.5)",
+    "InversePower(0.1) * Cosine(1.0, steps=50)",
+    "0.5 * InversePower(0.1)",
+    "InversePower(0.1).then(20, Constant(0.01))",
+    "InversePower(0.1).warmed_up(10)",
 ]
 PEERS = json.loads((Path(__file__).parent / "peer_schedules.json").read_text())
 
@@ -87,7 +68,7 @@ def test_the_repr_recreates_it(schedule: Schedule) -> None:
 
 
 def test_json_and_pickle_recreate_it(schedule: Schedule) -> None:
-    back = Schedule.from_json(schedule.to_json())
+    back = Schedule.from_dict(json.loads(json.dumps(schedule.to_dict())))
     assert back == schedule
     assert hash(back) == hash(schedule)
     assert pickle.loads(pickle.dumps(schedule)) == schedule
@@ -138,19 +119,6 @@ TORCH = {
         ),
         99,
     ),
-    "triangular": TorchCase(
-        Triangular(0.01, 0.1, 7, 9), lambda o: peer.CyclicLR(o, 0.01, 0.1, 7, 9, cycle_momentum=False), 90
-    ),
-    "triangular2": TorchCase(
-        Triangular(0.01, 0.1, 8, shrink=0.5),
-        lambda o: peer.CyclicLR(o, 0.01, 0.1, 8, mode="triangular2", cycle_momentum=False),
-        90,
-    ),
-    "exp_range": TorchCase(
-        Triangular(0.01, 0.1, 8, decay=0.99),
-        lambda o: peer.CyclicLR(o, 0.01, 0.1, 8, mode="exp_range", gamma=0.99, cycle_momentum=False),
-        90,
-    ),
     "restarts": TorchCase(
         CosineRestarts(0.1, 10, final=0.01), lambda o: peer.CosineAnnealingWarmRestarts(o, 10, 1, 0.01), 55
     ),
@@ -167,7 +135,7 @@ TORCH = {
         lambda o: peer.ChainedScheduler([peer.ConstantLR(o, 0.5, 5), peer.ExponentialLR(o, 0.9)]),
         40,
     ),
-    "lambda": TorchCase(InverseTime(0.1), lambda o: peer.LambdaLR(o, lambda step: 1 / (1 + step)), 40),
+    "lambda": TorchCase(InversePower(0.1), lambda o: peer.LambdaLR(o, lambda step: 1 / (1 + step)), 40),
 }
 
 
@@ -216,11 +184,6 @@ def test_it_equals_the_schedule_of_another_library(given: dict[str, Any]) -> Non
     assert [schedule(step) for step in range(len(given["rates"]))] == pytest.approx(given["rates"], abs=1e-12)
 
 
-def test_noam_equals_the_equation_of_the_paper() -> None:
-    for step in (1, 7, 400, 4000, 4001, 100_000):
-        assert Noam(512, 4000)(step - 1) == pytest.approx(512**-0.5 * min(step**-0.5, step * 4000**-1.5), rel=1e-12)
-
-
 def test_the_snapshot_cycle_equals_the_paper_and_takes_one_snapshot_per_cycle() -> None:
     cycle = SnapshotCycle(0.2, steps=100, snapshots=7)
     for t in range(1, 101):
@@ -242,52 +205,12 @@ def test_a_group_with_another_rate_keeps_its_ratio() -> None:
 def test_an_optimizer_with_a_rate_of_zero_is_rejected() -> None:
     with pytest.raises(BadArgument, match="`lr` of the optimizer must be positive"):
         Constant(0.1).scheduler(optimizer(0.0))
-    assert Constant(0.1).scheduler(optimizer(0.0), reference=1.0).get_last_lr() == [0.0]
-
-
-def test_momentum_and_betas_follow_a_schedule_and_resume() -> None:
-    heavy = optimizer(momentum=0.9)
-    momentum = Linear(0.5, steps=10, final=0.9)
-    scheduler = momentum.scheduler(heavy, "momentum")
-    rate = Cosine(0.1, steps=10).scheduler(heavy)
-    for step in range(6):
-        assert heavy.param_groups[0]["momentum"] == pytest.approx(momentum(step))
-        assert heavy.param_groups[0]["lr"] == pytest.approx(Cosine(0.1, steps=10)(step))
-        heavy.step()
-        scheduler.step()
-        rate.step()
-    again = optimizer(momentum=0.9)
-    resumed = momentum.scheduler(again, "momentum")
-    resumed.load_state_dict(json.loads(json.dumps(scheduler.state_dict())))
-    again.step()
-    resumed.step()
-    assert again.param_groups[0]["momentum"] == pytest.approx(momentum(7))
-    adam = Adam([torch.nn.Parameter(torch.zeros(1))])
-    Constant(0.7).scheduler(adam, "betas[0]")
-    assert adam.param_groups[0]["betas"] == (0.7, 0.999)
-
-
-@pytest.mark.parametrize("parameter", ["momentun", "betas", "momentum[0]", ""])
-def test_an_unknown_hyperparameter_is_rejected(parameter: str) -> None:
-    with pytest.raises(BadArgument, match="`parameter` must name a number"):
-        Constant(0.1).scheduler(optimizer(momentum=0.9), parameter)
 
 
 def test_warming_up_within_covers_the_schedules_own_beginning() -> None:
     cosine = Cosine(0.1, steps=50)
     assert Warmup(cosine, 10, within=True)(20) == cosine(20)
     assert Warmup(cosine, 10)(20) == cosine(10)
-
-
-def test_holding_counts_in_epochs() -> None:
-    held = InverseTime(0.1).held(8)
-    assert [held(step) for step in range(24)] == [InverseTime(0.1)(step // 8) for step in range(24)]
-
-
-def test_growing_cycles_stretch_and_shrink_the_schedule() -> None:
-    cycles = Cosine(0.1, steps=10).repeated(10, lengthen=2, shrink=0.5)
-    restarts = CosineRestarts(0.1, 10, lengthen=2, shrink=0.5)
-    assert [cycles(step) for step in range(500)] == pytest.approx([restarts(step) for step in range(500)], abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +220,7 @@ def test_growing_cycles_stretch_and_shrink_the_schedule() -> None:
         (lambda: Constant(math.nan), "`rate` of Constant must"),
         (lambda: Cosine(math.inf, 10), "`initial` of Cosine must"),
         (lambda: Cosine(0.1, 0), "`steps` of Cosine must be a whole number of at least 1, got 0"),
-        (lambda: InverseTime(0.1, time_constant=math.nan), "`time_constant` of InverseTime must"),
+        (lambda: InversePower(0.1, time_constant=math.nan), "`time_constant` of InversePower must"),
         (lambda: CosineRestarts(0.1, 10, lengthen=0.5), "`lengthen` of CosineRestarts must be at least 1"),
         (lambda: CosineRestarts(0.1, 10, shrink=2.0), "`shrink` of CosineRestarts must be at most 1"),
         (lambda: WarmupStableDecay(0.1, 1, 1, 1, shape="cubic"), "`shape` of WarmupStableDecay must be one of"),
@@ -313,10 +236,9 @@ def test_growing_cycles_stretch_and_shrink_the_schedule() -> None:
         (lambda: Schedule.parse("Constant(rate=0.1, rate=0.2)"), "a setting is given twice"),
         (lambda: Schedule.parse("Cosine("), "is not a schedule"),
         (lambda: Schedule.parse("0.1"), "is a number"),
-        (lambda: Schedule.from_json("{"), "`text` is not JSON"),
-        (lambda: Schedule.from_json('{"initial": 1}'), "must be an object with the key 'kind'"),
+        (lambda: Schedule.from_dict({"initial": 1}), "must be an object with the key 'kind'"),
         (lambda: Exponential(0.1, 3.0)(10_000), "gives inf at step 10000"),
-        (lambda: Constant(0.1) * -1.0, "`factor` of Scaled must"),
+        (lambda: Constant(0.1) * -1.0, "`rate` of Constant must"),
     ],
 )
 def test_an_invalid_schedule_raises_and_names_the_setting(make: Any, message: str) -> None:
@@ -348,9 +270,9 @@ def test_a_negative_or_nan_rate_raises_and_names_the_step() -> None:
         (Linear(1.0, 1000), 2.006),
         (Cosine(1.0, 1000), 2.063),
         (WarmupStableDecay(1.0, 0, 800, 200), 2.173),
-        (InverseSquareRoot(1.0), 2.570),
+        (InversePower(1.0, power=0.5), 2.570),
         (Constant(1.0), 2.913),
-        (InverseTime(1.0), 6.222),
+        (InversePower(1.0), 6.222),
     ],
 )
 def test_the_bound_of_a_finite_run_is_the_published_one(shape: Schedule, worst_case: float) -> None:
@@ -378,8 +300,7 @@ def test_the_best_base_rate_makes_the_bound_smallest() -> None:
 def test_a_finite_run_has_a_distance_and_a_noise_from_any_step_on() -> None:
     over = horizon(Linear(0.1, 10), 10)
     assert over.reaches_zero and over.distance == pytest.approx(0.55) and over.noise == pytest.approx(0.0385)
-    assert left(Linear(0.1, 10), 8, 10) == pytest.approx((0.03, 0.0005))
-    assert not horizon(InverseTime(0.1), 1000).reaches_zero
+    assert not horizon(InversePower(0.1), 1000).reaches_zero
 
 
 def test_a_tuned_rate_transfers_to_another_shape_and_back() -> None:

@@ -102,6 +102,28 @@ def test_a_body_that_never_comes_is_not_waited_for(live: Live) -> None:
     assert raw(live, text).startswith(b"HTTP/1.1 403")
 
 
+def test_three_hundred_half_sent_requests_deny_nobody(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "SECONDS", 60.0)
+    with ExitStack() as stack:
+        for _ in range(300):
+            half = stack.enter_context(socket.create_connection(("127.0.0.1", live.port), timeout=20))
+            half.sendall(b"GET / HTTP/1.1\r\nHost: ")
+        began = time.monotonic()
+        with urllib.request.urlopen(live.address, timeout=20) as page:
+            assert page.status == 200
+        assert time.monotonic() - began < 5
+
+
+def test_a_page_that_cannot_be_drawn_is_a_sentence(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise KeyError("step")
+
+    monkeypatch.setattr(live.followed[0], "latest", fails)
+    for target in ("", "update"):
+        answer = raw(live, request(live, f"/{live.token}/run/0/{target}"))
+        assert answer.startswith(b"HTTP/1.1 503") and answer.endswith(b"KeyError: 'step'.")
+
+
 def test_fifty_viewers_are_served_and_the_next_one_gets_a_sentence(live: Live) -> None:
     address = f"/{live.token}/run/0/"
     with ExitStack() as stack:

@@ -11,8 +11,8 @@ from torch import nn
 from gradiometer import Configuration, Run, supervised
 from gradiometer.errors import Interrupted
 from gradiometer.problems import Examples, Problem
+from gradiometer.run import problem as recorded
 from gradiometer.train import resume, train
-from gradiometer.train.restoring import recorded
 from test_train import StopAt
 
 ASKED = Configuration(

@@ -16,6 +16,7 @@ from gradiometer import BadArgument, Estimate, Run, RunDamaged, diagnose
 from gradiometer.convergence.certificate import Certificate
 from gradiometer.exploration.ensembles import Snapshot
 from gradiometer.logs import read_log
+from gradiometer.report.page.page import render
 from gradiometer.run import Configuration, Recorder, RunFolder, load_artifacts, load_latest, save_artifact
 from gradiometer.run.checkpoints import STATE, SUMS, TENSORS, save
 from gradiometer.storage import disk
@@ -71,11 +72,30 @@ def test_events_that_fit_are_read_whole(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("examples", ["inf", "1e400", "-3", "0", "'many'", "nan", "1.5", "9999999999999999999"])
-def test_a_number_of_examples_that_is_none_is_refused(folder: RunFolder, examples: str) -> None:
+def test_a_number_of_examples_that_is_none_is_left_out_and_named(folder: RunFolder, examples: str) -> None:
     manifest = folder.manifest_path
     manifest.write_text(f"{manifest.read_text()}\n[sampling]\ndraw = 'reshuffled'\nexamples = {examples}\n")
-    with pytest.raises(RunDamaged, match="`sampling` must be a table of draw and examples"):
-        _ = Run.open(folder.path).sampling
+    run = Run.open(folder.path)
+    line = manifest.read_text().splitlines().index("[sampling]") + 1
+    assert run.sampling.examples is None
+    (warning,) = run.warnings
+    assert warning.startswith(f"run.toml:{line}: `sampling` is damaged: left out (")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("layers", "3"), ("steps", "-1"), ("ranks", "'two'"), ("problem", "[]"), ("versions", "{torch = 2.9}"),
+     ("gauges", "[{name = 'mine'}]"), ("created", "2026-01-01T00:00:00Z"), ("probe", "{draw = 'never'}")],
+)  # fmt: skip
+def test_a_key_of_a_run_that_does_not_fit_is_left_out_and_named(folder: RunFolder, key: str, value: str) -> None:
+    path = folder.manifest_path
+    rest = "\n".join(line for line in path.read_text().splitlines() if not line.startswith(f"{key} ="))
+    path.write_text(f"{key} = {value}\n{rest}")
+    run = Run.open(folder.path)
+    assert key not in run.manifest and run.configuration == folder.configuration
+    (warning,) = run.warnings
+    assert warning.startswith(f"run.toml:1: `{key}` is damaged: left out (")
+    render(run, diagnose(run))
 
 
 def put_fifo(path: Path) -> None:

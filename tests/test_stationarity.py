@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gradiometer import BadArgument
-from gradiometer.convergence.plateau import Extrapolation, LookTimes, extrapolated_gain
+from gradiometer.convergence.plateau.extrapolation import Extrapolation, LookTimes, extrapolated_gain
 from gradiometer.lab.closed_forms import Quadratic
 from streams import Observation, Stream
 
@@ -147,7 +147,7 @@ def test_a_test_that_always_fires_is_early_in_every_run() -> None:
     """The study can fail: a test that takes everything for stopped is early in every run."""
     far = 30 * torch.ones(10, 3)
     eager = Extrapolation(CURVED.probe(10, 64, seed=9), share=1.0, first=1)
-    eager._left = lambda centre: torch.zeros(len(centre), dtype=torch.float64)  # type: ignore[method-assign]
+    eager._gain_left = lambda centre: torch.zeros(len(centre), dtype=torch.float64)  # type: ignore[method-assign]
     assert (first_alarms(eager, CURVED, far, 40) >= 0).all()
 
 

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import CASES
 from gradiometer import Draw, GradientNoise, Sampling, TrainingStep, watch
-from gradiometer.measurement import ExampleNorms
+from gradiometer.measurement.spread.example_norms import ExampleNorms
 
 FETCHES = {
     torch.ops.aten._local_scalar_dense.default,

@@ -13,18 +13,16 @@ from torch import nn
 
 from conftest import CASES, Case
 from gradiometer import BadArgument
-from gradiometer.exploration.temperature import (
-    SGDRule,
-    Temperature,
-    heat_balance,
-    reshuffled_covariance,
-    stationary_covariance,
-)
-from gradiometer.measurement import Draw, Motion, Origin, Reading, Sampling, Series, State, TrainingStep, velocity_of
+from gradiometer.errors import Interrupted
+from gradiometer.exploration.temperature import SGDRule, Temperature, reshuffled_covariance, stationary_covariance
+from gradiometer.exploration.temperature.heat_balance import heat_balance
+from gradiometer.measurement import Draw, Origin, Reading, Sampling, Series, State, TrainingStep, velocity_of
+from gradiometer.measurement.motion import Motion
 from gradiometer.run import Configuration
-from gradiometer.train import Training, train
-from gradiometer.train.restoring.state import capture, restore
+from gradiometer.train import Training, resume, train
+from gradiometer.train.restoring.state import capture
 from gradiometer.verdict.words.say import say
+from test_train import StopAt
 from thermometer import INDEPENDENT, Sgd, double, parts_of, readings_of
 
 NAN = math.nan
@@ -167,23 +165,14 @@ def test_a_resumed_training_reads_the_same_temperatures(tmp_path, momentum: floa
 
     settings = {"gauges": "temperature", "every": 1, "epochs": 1, "batch_size": 100, "momentum": momentum}
     configuration = Configuration(**settings, weight_decay=0.01, check_edge=False)
-    gauge = Temperature(momentum, weight_decay=0.01)
-
-    def moments(training: Training, steps: int) -> list:
-        found = []
-        for _ in range(steps):
-            batch = training.batch()
-            training.backward(batch, True)
-            found.append(gauge.measure(training.caught(batch, None)))
-            training.update()
-        return found
-
-    whole, before, after = (Training(load("digits"), configuration, Budget(0.5)) for _ in range(3))
-    expected = moments(whole, 9)
-    assert moments(before, 5) == expected[:5]
-    tensors, values = capture(before)
-    restore(after, {name: tensor.clone() for name, tensor in tensors.items()}, values)
-    assert moments(after, 4) == expected[5:]
+    whole = train(load("digits"), configuration, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(load("digits"), configuration, tmp_path / "stopped", StopAt(5))
+    (folder,) = (tmp_path / "stopped").iterdir()
+    one, other = (run.series("temperature") for run in (whole, resume(folder)))
+    assert one is not None and other is not None and one.steps.tolist() == other.steps.tolist()
+    for name, moments in one.moments.items():
+        assert np.array_equal(moments, other.moments[name], equal_nan=True)
     assert "origin" not in capture(Training(load("digits"), Configuration(gauges="noise"), Budget(0.5)))[1]
 
 

@@ -7,16 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.exploration.temperature import (
-    SGDRule,
-    Temperature,
-    configurational_temperature,
-    heat_balance,
-    small_rate_temperature,
-)
+from gradiometer.exploration.temperature import SGDRule, Temperature
+from gradiometer.exploration.temperature.heat_balance import heat_balance
+from gradiometer.exploration.temperature.stationary_law import configurational_temperature, small_rate_temperature
 from gradiometer.lab.closed_forms import Quadratic
-from gradiometer.lab.closed_forms.quadratic import position_losses
-from gradiometer.measurement import Estimate, Motion, Objective, Series, TrainingStep
+from gradiometer.lab.closed_forms.models import output_losses
+from gradiometer.measurement import Estimate, Objective, Series, TrainingStep
+from gradiometer.measurement.motion import Motion
 from thermometer import INDEPENDENT, Sgd
 
 QUADRATIC = Quadratic([1.0, 0.3], [1.0, 2.0])
@@ -70,7 +67,7 @@ KINDS = pytest.mark.parametrize(
 @KINDS
 def test_simulated_moments_are_those_the_gauge_measures(sgd: Sgd) -> None:
     moments, parts = simulated(sgd, chains=2, steps=6, seed=1)
-    objective = Objective(QUADRATIC.problem(8).model(), position_losses)
+    objective = Objective(QUADRATIC.problem(8).model(), output_losses)
     for step in range(6):
         here, gradient, velocity = (torch.from_numpy(parts[name][step, 1]) for name in ("here", "gradient", "velocity"))
         with torch.no_grad():

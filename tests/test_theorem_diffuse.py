@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gradiometer import theorem
-from gradiometer.convergence.theorem import read
+from gradiometer.convergence.theorem.theorem import read
 
 DECIDED = [
     ("max(sin(t), 0.5)/t**2", (True, False, True)),

@@ -13,14 +13,16 @@ from torch import nn
 from conftest import CASES
 from gradiometer import BadArgument, Diverged, Interrupted, RunDamaged, Unsupported, UserCodeFailed, diagnose
 from gradiometer.convergence.schedules import Linear
-from gradiometer.convergence.theorem import read
-from gradiometer.measurement import batch_size, supervised
+from gradiometer.convergence.theorem.theorem import read
+from gradiometer.measurement import supervised
+from gradiometer.measurement.batch import batch_size
 from gradiometer.problems import Examples, Problem
 from gradiometer.run import Budget, Configuration, Run, RunFolder, load_latest
+from gradiometer.run import problem as recorded
 from gradiometer.train import Training, train
 from gradiometer.train import loop as loops
-from gradiometer.train.restoring import recorded
 from gradiometer.train.restoring.state import restore
+from spying_gauge import Spy
 
 
 def problem(name: str = "mlp", examples: int = 100) -> Problem:
@@ -165,7 +167,7 @@ def test_learning_rate_follows_the_cosine_to_zero() -> None:
     seen = []
     for _ in range(training.steps):
         seen.append(training.learning_rate)
-        training.backward(training.batch(), measured=False)
+        training.backward(training.batch())
         training.update()
     expected = [0.1 * (1 + math.cos(math.pi * t / 200)) for t in range(200)]
     assert seen == pytest.approx(expected, rel=1e-12)
@@ -177,12 +179,10 @@ def test_a_step_is_judged_by_examples_of_its_own_and_training_keeps_its_bits(tmp
     plain = train(problem(), settings(epochs=4, budget=0.0), tmp_path / "plain")
     measured = train(problem(), settings(epochs=4, every=2, gauges=gauges), tmp_path / "measured")
     assert weights(measured) == weights(plain)
-    training = Training(problem(), settings(), Budget(0.0))
-    batch = training.batch()
-    training.backward(batch, measured=False)
-    step = training.caught(batch, None)
-    assert step.acting_size == batch_size(batch) == batch_size(step.judging)
-    assert not torch.equal(step.judging[0], batch[0])
+    judged = Spy(lambda step: (step.acting_size, batch_size(step.judging), step.judging[0], step.batch[0]))
+    train(problem(), settings(epochs=1, every=1), tmp_path / "seen", gauges=[judged])
+    for acting_size, judging_size, judging, acting in judged.seen:
+        assert acting_size == judging_size == len(acting) and not torch.equal(judging, acting)
 
 
 @pytest.mark.parametrize("text", ["0.1/sqrt(t)", "WarmupStableDecay(0.2, warmup=20, stable=130, decay=50)", "linear"])
@@ -193,7 +193,7 @@ def test_learning_rate_follows_any_schedule_of_the_room(text: str) -> None:
     seen = []
     for _ in range(training.steps):
         seen.append(training.learning_rate)
-        training.backward(training.batch(), measured=False)
+        training.backward(training.batch())
         training.update()
     shape = Linear(0.1, steps=200) if text == "linear" else read(text)
     assert seen == pytest.approx([shape(step) for step in range(200)], rel=1e-12)

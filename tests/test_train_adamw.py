@@ -8,12 +8,13 @@ from safetensors.torch import load_file
 
 from gradiometer import BadArgument, Configuration, Run
 from gradiometer.cli.options import configuration_from
-from gradiometer.measurement import preconditioner_of
+from gradiometer.measurement import TrainingStep
 from gradiometer.problems import load
 from gradiometer.run import Budget
 from gradiometer.train import Training, resume, train
 from gradiometer.train.batch_comparison import compare_for_run
 from gradiometer.train.loop import Trainer
+from spying_gauge import SpyUnderP
 
 ADAMW = {"optimizer": "adamw", "learning_rate": 2e-3, "weight_decay": 0.1, "steps": 60}
 
@@ -21,7 +22,7 @@ ADAMW = {"optimizer": "adamw", "learning_rate": 2e-3, "weight_decay": 0.1, "step
 def parameters_after(configuration: Configuration) -> list[torch.Tensor]:
     training = Training(load("digits"), configuration, Budget(0.0), gauges=())
     while training.step < training.steps:
-        training.backward(training.batch(), measured=False)
+        training.backward(training.batch())
         training.update()
     return [parameter.detach().clone() for parameter in training.parameters]
 
@@ -91,22 +92,22 @@ def test_a_stopped_run_is_resumed_with_the_same_bits(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])
-def test_the_norms_under_the_preconditioner_are_those_of_its_definition(accumulation: int) -> None:
-    configuration = Configuration(**ADAMW, accumulation=accumulation)
-    training = Training(load("digits"), configuration, Budget(0.5))
-    for _ in range(5):
-        training.backward(training.batch(), measured=False)
-        training.update()
-    batch = training.batch()
-    _, spread = training.backward(batch, measured=True)
-    known = preconditioner_of(training.optimizer, training.parameters)
-    caught = training.caught(batch, spread)
-    found = caught.preconditioned_spread(2)
-    weighted = sum(
-        (p.double() * q.grad.double().square()).sum().item() for p, q in zip(known, training.parameters, strict=True)
-    )
-    assert found is not None and found.mean_squared_norm.sum() == pytest.approx(weighted, rel=1e-5)
-    assert len(found.sizes) == (4 if accumulation == 4 else 2)
+def test_the_norms_under_the_preconditioner_are_those_of_its_definition(tmp_path: Path, accumulation: int) -> None:
+    def norms(step: TrainingStep) -> tuple[float, float, int] | None:
+        known, found = step.preconditioner, step.preconditioned_spread(2)
+        if known is None or found is None:
+            return None
+        pairs = zip(known, step.objective.parameters, strict=True)
+        weighted = sum((p.double() * q.grad.double().square()).sum().item() for p, q in pairs)
+        return float(found.mean_squared_norm.sum()), weighted, len(found.sizes)
+
+    spy = SpyUnderP(norms)
+    configuration = Configuration(**ADAMW | {"every": 1, "epochs": 1}, accumulation=accumulation)
+    train(load("digits"), configuration, tmp_path, gauges=[spy])
+    seen = [numbers for numbers in spy.seen if numbers is not None]
+    assert len(seen) > 5
+    for found, weighted, parts in seen:
+        assert found == pytest.approx(weighted, rel=1e-5) and parts == (4 if accumulation == 4 else 2)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from gradiometer.loop import CoolNow, ForkRecord, Rate
-from gradiometer.measurement import Group, Hyperparameters
+from gradiometer.measurement.optimizer.groups import Group
+from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.run import Run
 from gradiometer.verdict import Claim, Claimed, say
 from gradiometer.verdict.triage.findings import findings_of

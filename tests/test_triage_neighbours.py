@@ -14,6 +14,8 @@ GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(256, 8, generator=GENERATOR)
 LABELS = (INPUTS @ torch.randn(8, 4, generator=GENERATOR)).argmax(dim=1)
 
+FAULTS = {"accumulation", "zero_grad", "no_gradient"}
+
 
 def network() -> nn.Module:
     return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
@@ -58,7 +60,7 @@ def test_another_model_that_is_trained_between_two_steps_is_no_fault_of_this_one
         return loss
 
     run = run_of(tmp_path, update)
-    assert claims_of(run) == ["healthy"]
+    assert not FAULTS & set(claims_of(run))
     assert {signs["backwards"] for _, signs in run.signs if "backwards" in signs} == {1}
 
 
@@ -71,7 +73,7 @@ def test_two_backwards_with_gradients_cleared_between_them_are_not_added(tmp_pat
         loss.backward()
         return loss
 
-    assert claims_of(run_of(tmp_path, update)) == ["healthy"]
+    assert not FAULTS & set(claims_of(run_of(tmp_path, update)))
 
 
 @pytest.mark.parametrize("in_place", [False, True], ids=["to None", "in place"])

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from gradiometer.measurement import Group, Hyperparameters
+from gradiometer.measurement.optimizer.groups import Group
+from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.verdict import Claim, say
 from gradiometer.verdict.claims import Claimed
 from gradiometer.verdict.triage.findings import findings_of

@@ -31,7 +31,8 @@ def kept(run: Run, ends: dict[str, list[float]], **settings: Any) -> ForkRecord:
     """A finished fork whose branches ended at these losses."""
     alternatives = tuple(alternative_of(name) for name in ends if name != "go on")
     record = ForkRecord.keep(run.path, Plan(100, alternatives, len(next(iter(ends.values()))), 640, **settings))
-    from gradiometer.jobs import Here, Job
+    from gradiometer.jobs import Job
+    from gradiometer.jobs.pool import Here
 
     def result(name: str, replicate: int, loss: float) -> BranchResult:
         return BranchResult(name, replicate, 640, 20, 640, 1.0, ((640, 1.0),), {"test_loss": Readout(loss)})

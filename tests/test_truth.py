@@ -11,12 +11,14 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from gradiometer.cli.selftest import selftest
 from gradiometer.estimation import noise
-from gradiometer.lab.selftest import SelfTest, checks, run_checks
-from gradiometer.lab.selftest.checks import independent_coverage, stationary_coverage, undecided_coverage
-from gradiometer.lab.selftest.known import Known, KnownQuadratic, known_network, known_problems
+from gradiometer.lab.selftest import checks
+from gradiometer.lab.selftest.check import SelfTest
+from gradiometer.lab.selftest.checks import independent_coverage, run_checks, stationary_coverage, undecided_coverage
+from gradiometer.lab.selftest.known import KnownProblem, KnownQuadratic, known_network, known_problems
 from gradiometer.lab.selftest.unbiased import Bench, gradient_norm_squared, gradient_variance
 from gradiometer.lab.selftest.windows import drawn_halves, stationary_windows
-from gradiometer.measurement import Draw, Spread
+from gradiometer.measurement import Draw
+from gradiometer.measurement.reading import Spread
 
 QUADRATIC, LOGISTIC, MLP = known_problems()
 PROBLEMS = pytest.mark.parametrize("known", [QUADRATIC, LOGISTIC, MLP], ids=lambda known: known.name)
@@ -28,7 +30,7 @@ def assert_passed(made: list[SelfTest]) -> None:
 
 
 @PROBLEMS
-def test_gradients_by_hand_equal_those_of_autograd(known: Known) -> None:
+def test_gradients_by_hand_equal_those_of_autograd(known: KnownProblem) -> None:
     objective = known.objective()
     for example, gradient in enumerate(known.per_example):
         parts = objective.gradient(known.batch(torch.tensor([example])))
@@ -40,7 +42,7 @@ def test_gradients_by_hand_equal_those_of_autograd(known: Known) -> None:
 
 
 @PROBLEMS
-def test_the_noise_along_a_chain_is_exact_at_every_point(known: Known) -> None:
+def test_the_noise_along_a_chain_is_exact_at_every_point(known: KnownProblem) -> None:
     points = known.point + torch.randn(3, len(known.point), dtype=torch.float64, generator=torch.manual_seed(1))
     drawn = drawn_halves(torch.manual_seed(2), 3, 8, len(known.examples))
     halves, full, trace = known.gradients(points, drawn)

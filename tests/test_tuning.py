@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gradiometer import supervised
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, GradiometerError
 from gradiometer.tuning import Tuned, tune
 from gradiometer.tuning.lane import LoopLane
 from gradiometer.tuning.variants import variants
@@ -48,7 +48,7 @@ def tuned(**settings: Any) -> Tuned:
     return tune(Noisy(), **{"loss": loss, "batches": batches, "steps": STEPS, **settings})
 
 
-class Stopped(Exception):
+class Stopped(GradiometerError):
     pass
 
 

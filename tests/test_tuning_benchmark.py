@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradiometer.jobs import Here, Ledger
+from gradiometer.jobs import Ledger
+from gradiometer.jobs.pool import Here
 from gradiometer.run import Configuration
 from gradiometer.run.settings.planned import planned
 

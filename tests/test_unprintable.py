@@ -12,7 +12,9 @@ from gradiometer import BadArgument, NormsWatch, RunDamaged, UserCodeFailed, sup
 from gradiometer.cli.boundary import explained
 from gradiometer.convergence.theorem import theorem
 from gradiometer.errors import ran_out_of_memory
-from gradiometer.jobs import Here, Job, Ledger, Processes
+from gradiometer.jobs import Job, Ledger
+from gradiometer.jobs.pool import Here
+from gradiometer.jobs.processes import Processes
 from unprintable import Unprintable
 
 LOSSES = supervised(nn.CrossEntropyLoss(reduction="none"))

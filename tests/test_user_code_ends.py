@@ -13,7 +13,9 @@ import torch
 
 from command_line import called
 from gradiometer.errors import UserCodeFailed, ran_out_of_memory
-from gradiometer.jobs import Here, Job, Pool, Processes
+from gradiometer.jobs import Job, Pool
+from gradiometer.jobs.pool import Here
+from gradiometer.jobs.processes import Processes
 
 PROBLEM = """
 import sys

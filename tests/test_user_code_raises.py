@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 import gradiometer
 from command_line import called
 from gradiometer import UserCodeFailed, supervised
 from gradiometer.errors import bounded, calling, of_user, printable
-from gradiometer.loop import Loop, fork
+from gradiometer.loop import Custom, Loop, fork
 from gradiometer.tuning import tune
 
 PROBLEM = r"""
@@ -79,6 +80,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "ensemble": ("ensemble", RUN, "--points", "3"),
     "fork": ("fork", RUN, "--at", "12", "--rate", "2x", "--horizon", "8 updates", "--replicates", "2"),
     "batch": ("batch", "raising:problem", "--steps", "200", "--seconds", "0.1"),
+    "fork --budget": ("fork", RUN, "--at", "4", "--rate", "2x", "--budget", "3"),
+    "batch --branch": ("batch", RUN, "--branch", "--at", "0", "--horizon", "24 updates", "--replicates", "2"),
+    "train --fork-budget": ("train", "raising:problem", "--steps", "40", "--fork-budget", "1", *QUIET),
+    "train --guard": ("train", "raising:problem", "--steps", "24", "--guard", "0.1", *QUIET),
     "sample": ("sample", RUN, "--steps", "96", "--burn-in", "10"),
 }
 SITES = ("model", "forward", "loss", "correct", "data")
@@ -182,6 +187,129 @@ def test_a_library_call_says_that_the_model_raised(work: Callable[[nn.Module], o
         work(Raises(number))
 
 
+class Counted:
+    """Counts the calls of one part of the user's code, and raises from the n-th on."""
+
+    site, left = "", 0
+
+    @classmethod
+    def of(cls, site: str) -> None:
+        cls.left -= site == cls.site
+        if site == cls.site and cls.left < 0:
+            raise ValueError(f"no more of {site}")
+
+
+class CountedSGD(torch.optim.SGD):
+    def step(self, closure: Any = None) -> Any:
+        Counted.of("step")
+        return super().step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        Counted.of("zero_grad")
+        super().zero_grad(set_to_none)
+
+    def state_dict(self) -> Any:
+        Counted.of("state_dict")
+        return super().state_dict()
+
+
+class CountedRows(Dataset[Any]):
+    def __len__(self) -> int:
+        return len(INPUTS)
+
+    def __getitem__(self, place: int) -> Any:
+        Counted.of("item")
+        return INPUTS[place], LABELS[place]
+
+
+def evaluated(model: nn.Module) -> dict[str, float]:
+    Counted.of("evaluate")
+    return {"mine": float(CRITERION(model, (INPUTS, LABELS)).mean())}
+
+
+def decay(step: int) -> float:
+    Counted.of("scheduler")
+    return 1 / (1 + step / 50)
+
+
+def change(*_: Any) -> None:
+    Counted.of("change")
+
+
+def own_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> Tensor:
+    Counted.of("own step")
+    optimizer.zero_grad()
+    value = CRITERION(model, batch).mean()
+    value.backward()
+    optimizer.step()
+    return value
+
+
+def orders(seed: int) -> Iterator[Any]:
+    while True:
+        Counted.of("batches")
+        yield INPUTS[:16], LABELS[:16]
+
+
+def fork_of_all_parts() -> None:
+    model = nn.Linear(4, 2)
+    optimizer = CountedSGD(model.parameters(), lr=0.1)
+    loop = Loop(
+        model, optimizer, loss=CRITERION, batches=CountedRows(), batch_size=16, evaluate=evaluated,
+        scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, decay),
+    )  # fmt: skip
+    fork(loop, [Custom("mine", change)], horizon="8 updates", replicates=2)
+
+
+def fork_of_a_step() -> None:
+    model = nn.Linear(4, 2)
+    loop = Loop(model, torch.optim.SGD(model.parameters(), lr=0.1), step=own_step, batches=orders, evaluate=evaluated)
+    fork(loop, ["rate 2x"], horizon="8 updates", replicates=2)
+
+
+def tune_of_all_parts() -> None:
+    def optimizer(parameters: Any, rate: float) -> torch.optim.Optimizer:
+        Counted.of("optimizer")
+        return CountedSGD(parameters, lr=rate)
+
+    tune(nn.Linear(4, 2), loss=CRITERION, batches=CountedRows(), batch_size=16, optimizer=optimizer, steps=60)
+
+
+PARTS = [
+    *((fork_of_all_parts, site) for site in ("step", "zero_grad", "state_dict", "item", "evaluate", "scheduler")),
+    *((fork_of_a_step, site) for site in ("own step", "batches", "evaluate")),
+    *((tune_of_all_parts, site) for site in ("optimizer", "step", "zero_grad", "state_dict", "item")),
+    (fork_of_all_parts, "change"),
+]
+
+
+def check_part(work: Callable[[], object], site: str, number: int) -> bool:
+    """The n-th call of a part raises. Returns False if there are fewer."""
+    Counted.site, Counted.left = site, number
+    if site == "scheduler":
+        Counted.left += 1  # torch calls it first, while the user makes the scheduler
+    try:
+        work()
+    except UserCodeFailed as error:
+        assert f"ValueError: no more of {site}, at test_user_code_raises.py:" in str(error), f"{number}: {error}"
+        return True
+    return False
+
+
+@pytest.mark.parametrize(("work", "site"), PARTS)
+def test_a_part_of_a_loop_that_raises_is_the_users(work: Callable[[], object], site: str) -> None:
+    assert check_part(work, site, 0) and check_part(work, site, 1)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("work", "site"), PARTS)
+def test_a_part_of_a_loop_that_raises_at_any_call_is_the_users(work: Callable[[], object], site: str) -> None:
+    assert all(check_part(work, site, number) for number in range(2))
+    for number in range(2, 200):
+        if not check_part(work, site, number):
+            break
+
+
 @pytest.mark.parametrize("number", [0, 1, 2, 3, 5, 8, 13, 21, 34])
 def test_a_watched_loop_goes_on_when_measuring_raises(number: int, tmp_path: Path) -> None:
     """The loss that measuring calls raises; training uses its own forward. Before the first update it is refused."""
@@ -209,7 +337,7 @@ def test_a_watched_loop_goes_on_when_measuring_raises(number: int, tmp_path: Pat
                 optimizer.step()
                 updates += 1
     except UserCodeFailed as error:
-        assert updates == 0 and r"ValueError: \x1b[31mno more" in str(error)
+        assert updates == 0 and r"ValueError: \x1b[31mno more, at test_user_code_raises.py:" in str(error)
     else:
         assert updates == 40 and watched.run is not None
         assert not any("\x1b" in text for text in watched.run.warnings)

@@ -84,4 +84,5 @@ def test_an_unmeasured_step_does_next_to_nothing(tmp_path: Path) -> None:
             sys.setprofile(None)
             made.append(len([name for name in calls if not name.startswith("<")]))
             calls.clear()
-    assert sorted(made[200:])[100] <= 4 and sorted(made)[300] <= 10  # functions of ours
+        # functions of ours; one step in 20 is kept to compare forks with, and two in ten are looks of triage
+        assert sorted(made[200:])[100] <= 4 and sorted(made)[290] <= 10

@@ -9,13 +9,15 @@ from torch import Tensor, nn
 
 from conftest import CASES
 from gradiometer import diagnose, watch
-from gradiometer.convergence.trajectory import Trajectory, kept_steps, sketch
+from gradiometer.convergence.trajectory import Trajectory
+from gradiometer.convergence.trajectory.trajectory import sketch
 from gradiometer.exploration.temperature import Temperature
 from gradiometer.problems import load
 from gradiometer.report.page import write_page
 from gradiometer.run import Budget, Configuration
 from gradiometer.train import Training, train
 from gradiometer.verdict import say
+from known_steps import kept_steps
 from own_loop import LOSS, SAMPLING, Loop
 from watched_loop import Clock
 

@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 
 from gradiometer import BadArgument, Estimate, Objective, Run, supervised, watch
 from gradiometer.cli import gradiometer
-from gradiometer.convergence.certificate import Certificate, gradient_squared
-from gradiometer.drift import Survey
-from gradiometer.exploration.ensembles import EnsembleReport
+from gradiometer.convergence.certificate import Certificate
+from gradiometer.convergence.certificate.certifying import gradient_squared
+from gradiometer.drift.curvature_survey import Survey
+from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 from gradiometer.integrations.watch import Watch
 from gradiometer.problems import Examples
 from gradiometer.run import load_artifacts

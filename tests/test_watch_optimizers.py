@@ -18,7 +18,8 @@ from gradiometer.cli.batch import batch
 from gradiometer.cli.report import report
 from gradiometer.estimation import PreconditionedNoise
 from gradiometer.integrations.watch import Watch
-from gradiometer.measurement import Finding, Hyperparameters, State, supervised
+from gradiometer.measurement import Finding, State, supervised
+from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.report.page import write_page
 from gradiometer.run import Run, WatchedConfiguration
 from gradiometer.verdict import Claim, Claimed, Triage, say

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradiometer import watch
 from gradiometer.integrations.watch import successive
 from gradiometer.integrations.watch.successive import CHAIN, Rule, rule_of
-from gradiometer.measurement import preconditioner_of
+from gradiometer.measurement.preconditioner import preconditioner_of
 
 Optimizer = Callable[[Any], torch.optim.Optimizer]
 

@@ -12,9 +12,11 @@ from torch import nn
 
 from conftest import CASES
 from gradiometer import BadArgument, Unsupported, watch
-from gradiometer.exploration.temperature import Temperature, heat_balance
+from gradiometer.exploration.temperature import Temperature
+from gradiometer.exploration.temperature.heat_balance import heat_balance
 from gradiometer.integrations.watch.updates import Updates
-from gradiometer.measurement import Draw, ExampleNorms, Objective, Sampling
+from gradiometer.measurement import Draw, Objective, Sampling
+from gradiometer.measurement.spread.example_norms import ExampleNorms
 from gradiometer.run import Run
 from gradiometer.verdict.words.say import say
 from own_loop import LOSS, SAMPLING, Loop, assert_closed, balance_of, sgd_of

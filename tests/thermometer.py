@@ -7,18 +7,8 @@ import torch
 from torch import nn
 
 from gradiometer.exploration.temperature import Temperature
-from gradiometer.measurement import (
-    Batch,
-    Draw,
-    Objective,
-    Origin,
-    Reading,
-    Sampling,
-    TrainingStep,
-    mapped,
-    take,
-    velocity_of,
-)
+from gradiometer.measurement import Batch, Draw, Objective, Origin, Reading, Sampling, TrainingStep, velocity_of
+from gradiometer.measurement.batch import mapped, take
 
 INDEPENDENT = Sampling(Draw.REPLACEMENT, 500)
 

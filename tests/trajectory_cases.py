@@ -6,23 +6,17 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from gradiometer.convergence.theorem import read
-from gradiometer.convergence.trajectory import Endpoint, Kind, kept_steps
-from gradiometer.convergence.trajectory.endpoint import MANY
+from gradiometer.convergence.theorem.theorem import read
+from gradiometer.convergence.trajectory.endpoint import MANY, Endpoint
+from gradiometer.convergence.trajectory.path_facts import Kind
 from gradiometer.lab.closed_forms import Quadratic
-from gradiometer.lab.counterexamples import (
-    Arctangent,
-    Counterexample,
-    LogCosh,
-    Mirrored,
-    Ring,
-    Saddle,
-    Softplus,
-    Winding,
-)
 from gradiometer.lab.counterexamples.catalogue import DEAD_UNIT, DYING_RATE, dead_unit
+from gradiometer.lab.counterexamples.counterexample import Counterexample
+from gradiometer.lab.counterexamples.line import Arctangent, LogCosh, Softplus
+from gradiometer.lab.counterexamples.plane import Mirrored, Ring, Saddle, Winding
 from gradiometer.measurement import Objective
 from gradiometer.problems import Problem
+from known_steps import kept_steps
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,15 @@
 """The data of the clinic: each set has rows to train on, rows to evaluate on and fresh rows that training never sees.
 
-The development half and the judged half of the clinic share no data set.
+The parts of the clinic share no data set.
 """
 
+import argparse
+import ast
+import asyncio
+import inspect
 import math
+import typing
+import unittest.mock
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -192,6 +198,72 @@ def tones() -> Data:
     return Data(*parts(signal.unsqueeze(2), labels, held_out=2_000), 4, "classes")
 
 
+# ---- the fresh part
+
+
+def shapes() -> Data:
+    """Noisy images of 12 × 12 pixels: 6 classes of lines, corners, crosses and rectangles, anywhere."""
+    generator = torch.Generator().manual_seed(10)
+    count = 16_000
+    labels = torch.randint(6, (count,), generator=generator)
+    corner = torch.randint(6, (count, 2), generator=generator)
+    length = torch.randint(4, 7, (count, 1, 1), generator=generator)
+    down = torch.arange(12).view(1, 12, 1) - corner[:, 0].view(-1, 1, 1)
+    right = torch.arange(12).view(1, 1, 12) - corner[:, 1].view(-1, 1, 1)
+    inside_down, inside_right = (down >= 0) & (down < length), (right >= 0) & (right < length)
+    middle = length // 2
+    horizontal, vertical = (down == 0) & inside_right, (right == 0) & inside_down
+    kinds = torch.stack(
+        [
+            horizontal | torch.zeros_like(vertical),
+            vertical | torch.zeros_like(horizontal),
+            horizontal | vertical,
+            ((down == middle) & inside_right) | ((right == middle) & inside_down),
+            (inside_down & inside_right) & ((down == 0) | (right == 0) | (down == length - 1) | (right == length - 1)),
+            (down == right) & inside_down,
+        ]
+    )
+    images = kinds[labels, torch.arange(count)].float()
+    images = images + 0.25 * torch.randn(images.shape, generator=generator)
+    return Data(*parts(((images - 0.07) / 0.35).unsqueeze(1), labels, held_out=2_000), 6, "classes")
+
+
+def rings() -> Data:
+    """A table of 12 columns: 4 classes by the distance and the angle in a plane, which lies askew in 4 of them."""
+    generator = torch.Generator().manual_seed(11)
+    x = torch.randn(18_000, 12, generator=generator)
+    plane = x[:, :4] @ torch.tensor([[0.9, 0.1], [-0.1, 0.9], [0.4, 0.2], [0.2, -0.4]])
+    turns = torch.atan2(plane[:, 0], plane[:, 1]) / (2 * math.pi) + 0.25 * plane.norm(dim=1)
+    turns = turns + 0.02 * torch.randn(len(turns), generator=generator)
+    return Data(*parts(x, (4 * turns).floor().long() % 4, held_out=2_000), 4, "classes")
+
+
+def arm() -> Data:
+    """Three values, where the end of an arm of four joints is and how it points, with 1 % of noise in the variance."""
+    generator = torch.Generator().manual_seed(12)
+    angles = (torch.rand(16_000, 4, generator=generator) - 0.5) * torch.tensor([6.0, 3.0, 3.0, 2.0])
+    lengths = torch.tensor([1.0, 0.8, 0.5, 0.3])
+    total = angles.cumsum(dim=1)
+    place = torch.stack([(lengths * total.cos()).sum(1), (lengths * total.sin()).sum(1), total[:, -1].sin()], dim=1)
+    y = standard(place) + 0.1 * torch.randn(place.shape, generator=generator)
+    return Data(*parts(standard(angles), y, held_out=2_000), 3, "values")
+
+
+def source() -> Data:
+    """The next of 40 characters in windows of 24 of source code that comes with Python."""
+    text = "".join(
+        inspect.getsource(module) for module in (argparse, ast, asyncio.tasks, inspect, typing, unittest.mock)
+    )
+    common = [letter for letter, _ in Counter(text).most_common(39)]
+    number = {letter: index for index, letter in enumerate(common)}
+    codes = torch.tensor([number.get(letter, 39) for letter in text])
+    windows = codes.unfold(0, 25, 25)
+    _, first = np.unique(windows[:, :-1].numpy(), axis=0, return_index=True)
+    windows = windows[torch.from_numpy(first)]
+    windows = windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(13))]
+    return Data(*parts(windows[:, :-1], windows[:, 1:], held_out=1_200), 40, "tokens")
+
+
 DEVELOPMENT: dict[str, Callable[[], Data]] = {
     "digits": shifted_digits,
     "clusters": clusters,
@@ -207,7 +279,10 @@ JUDGED: dict[str, Callable[[], Data]] = {
 }
 
 
+FRESH: dict[str, Callable[[], Data]] = {"shapes": shapes, "rings": rings, "arm": arm, "source": source}
+
+
 @cache
 def data_of(name: str) -> Data:
     """The data set of this name."""
-    return (DEVELOPMENT | JUDGED)[name]()
+    return (DEVELOPMENT | JUDGED | FRESH)[name]()

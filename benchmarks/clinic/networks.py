@@ -1,4 +1,4 @@
-"""The networks of the clinic, each as a body and a head. The two halves of the clinic share none."""
+"""The networks of the clinic, each as a body and a head. The parts of the clinic share none."""
 
 from collections.abc import Callable
 
@@ -201,6 +201,101 @@ def broad(data: Data, activation: Kind) -> Body:
     return dense(data.shape.numel(), (1_600, 1_600, 1_600), activation)
 
 
+# ---- the fresh part
+
+
+def swish(data: Data, activation: Kind) -> Body:
+    """Four layers of 56, with SiLU in place of ReLU."""
+    return dense(data.shape.numel(), (56,) * 4, nn.SiLU if activation is nn.ReLU else activation)
+
+
+def funnel(data: Data, activation: Kind) -> Body:
+    """Six layers, from 96 to 24."""
+    return dense(data.shape.numel(), (96, 80, 64, 48, 32, 24), activation)
+
+
+def layer_norm(data: Data, activation: Kind) -> Body:
+    """Three layers of 72 with LayerNorm."""
+    return dense(data.shape.numel(), (72, 72, 72), activation, nn.LayerNorm)
+
+
+def stack(data: Data, activation: Kind) -> Body:
+    """Three convolutions with two poolings, and a layer of 40."""
+    layers = [
+        nn.Conv2d(1, 10, 3, padding=1), activation(), nn.MaxPool2d(2),
+        nn.Conv2d(10, 20, 3, padding=1), activation(), nn.MaxPool2d(2),
+        nn.Conv2d(20, 20, 3, padding=1), activation(), nn.Flatten(), nn.Linear(180, 40), activation(),
+    ]  # fmt: skip
+    return layers, 40
+
+
+def residual_norm(data: Data, activation: Kind) -> Body:
+    """A small residual network of convolutions with BatchNorm."""
+
+    def block(width: int) -> nn.Module:
+        return Residual(
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), activation(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width),
+        )  # fmt: skip
+
+    first = nn.Conv2d(1, 16, 3, stride=2, padding=1, bias=False)
+    return [first, nn.BatchNorm2d(16), activation(), block(16), activation(), block(16), activation(), Mean()], 16
+
+
+class Patches(nn.Module):
+    """Vectors of the squares of an image."""
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, width, size, stride=size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From [examples, 1, height, width] to [examples, squares, width]."""
+        return self.layer(x).flatten(2).transpose(1, 2)
+
+
+class MeanOverTime(nn.Module):
+    """The mean over the positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From [examples, time, width] to [examples, width]."""
+        return x.mean(dim=1)
+
+
+def blocks(width: int, heads: int, count: int) -> list[nn.Module]:
+    """Blocks of a transformer, normalised before each part, four times as wide within."""
+    layers: list[nn.Module] = []
+    for _ in range(count):
+        layers += [
+            Residual(nn.LayerNorm(width), Causal(width, heads)),
+            Residual(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)),
+        ]
+    return layers
+
+
+def vision(data: Data, activation: Kind) -> Body:
+    """Two blocks of a transformer of width 40 on squares of 3 × 3 pixels."""
+    squares = (data.shape[1] // 3) * (data.shape[2] // 3)
+    return [Patches(3, 40), Positions(squares, 40), *blocks(40, 4, 2), nn.LayerNorm(40), MeanOverTime()], 40
+
+
+def decoder(data: Data, activation: Kind) -> Body:
+    """Three blocks of a transformer of width 48 that begins with small weights, as GPT-2 does."""
+    embedding, table = nn.Embedding(data.outputs, 48), Positions(data.shape[0], 48)
+    inner = blocks(48, 4, 3)
+    with torch.no_grad():
+        for module in (embedding, *(part for layer in inner for part in layer.modules())):
+            if isinstance(module, nn.Linear | nn.Embedding):
+                module.weight.normal_(std=0.02)
+        table.vectors.mul_(0.2)
+    return [embedding, table, *inner, nn.LayerNorm(48)], 48
+
+
+def vast(data: Data, activation: Kind) -> Body:
+    """Two layers of 2,200: 5.2 million parameters on the shapes."""
+    return dense(data.shape.numel(), (2_200, 2_200), activation)
+
+
 Network = Callable[[Data, Kind], Body]
 DEVELOPMENT: dict[str, Network] = {
     "perceptron": perceptron,
@@ -224,6 +319,18 @@ JUDGED: dict[str, Network] = {
 }
 
 
+FRESH: dict[str, Network] = {
+    "swish": swish,
+    "funnel": funnel,
+    "layer_norm": layer_norm,
+    "stack": stack,
+    "residual_norm": residual_norm,
+    "vision": vision,
+    "decoder": decoder,
+    "vast": vast,
+}
+
+
 def network_of(name: str) -> Network:
     """The network of this name."""
-    return (DEVELOPMENT | JUDGED)[name]
+    return (DEVELOPMENT | JUDGED | FRESH)[name]

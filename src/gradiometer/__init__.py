@@ -10,7 +10,7 @@ is private and may change.
 - gauges: `GradientNoise`, `Temperature` (with `Origin`); the others are in `gradiometer.estimation` and
   `gradiometer.drift`
 - schedules: `Schedule`, `theorem` and its `TheoremVerdict`; the shapes are in `gradiometer.convergence.schedules`
-- sampling: `SGLD`, `SGHMC`, `SGNHT`, `CyclicalSampling`, `audit`; `run_chains` and its `Chains`
+- sampling: `SGLD`, `SGHMC`, `SGNHT`, `audit`; chains are in `gradiometer.exploration.chains`
 - ensembles: `SnapshotCollector`, `Ensemble`; scores are in `gradiometer.exploration.ensembles`
 - training: `Problem`, `Examples`, `Configuration`; `train` and `resume` are in `gradiometer.train`
 - errors: `GradiometerError` and the errors below it, drawn in `gradiometer.errors`

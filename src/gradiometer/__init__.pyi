@@ -11,11 +11,8 @@ from .errors import StorageFailed as StorageFailed
 from .errors import Unsupported as Unsupported
 from .errors import UserCodeFailed as UserCodeFailed
 from .estimation.noise import GradientNoise as GradientNoise
-from .exploration.chains.chains import Chains as Chains
-from .exploration.chains.chains import run_chains as run_chains
 from .exploration.ensembles.ensemble import Ensemble as Ensemble
 from .exploration.ensembles.snapshots import SnapshotCollector as SnapshotCollector
-from .exploration.samplers.cyclical import CyclicalSampling as CyclicalSampling
 from .exploration.samplers.sghmc import SGHMC as SGHMC
 from .exploration.samplers.sgld import SGLD as SGLD
 from .exploration.samplers.sgnht import SGNHT as SGNHT

@@ -143,7 +143,7 @@ def recorded_gauges(run: Run) -> tuple[tuple[Gauge, ...], dict[str, str]]:
     Returns:
         The gauges, and for the others a mapping from name to import path.
     """
-    records = {record["name"]: record for record in _records(run)}
+    records = {record["name"]: record for record in run.manifest.get("gauges", [])}
     recorded = run.hyperparameters
     settings = _settings_of(run.configuration, () if recorded is None else recorded.groups[0])
     found: list[Gauge] = []
@@ -153,7 +153,7 @@ def recorded_gauges(run: Run) -> tuple[tuple[Gauge, ...], dict[str, str]]:
         if gauge is not None:
             found.append(gauge)
         elif name:
-            missing[name] = str(records.get(name, {}).get("path", "unknown"))
+            missing[name] = records[name]["path"] if name in records else "unknown"
     return tuple(found), missing
 
 
@@ -230,14 +230,6 @@ def _settings(gauge: Gauge) -> str | None:
         return None
 
 
-def _records(run: Run) -> list[Mapping[str, Any]]:
-    """The records in `run.toml` of gauges that were given as objects. Invalid records are ignored."""
-    records = run.manifest.get("gauges", [])
-    if not isinstance(records, list):
-        return []
-    return [record for record in records if isinstance(record, Mapping) and isinstance(record.get("name"), str)]
-
-
 def _restored(name: str, record: Mapping[str, Any] | None, run: Run, settings: Mapping[str, Any]) -> Gauge | None:
     for known in run.known_gauges:
         if getattr(known, "name", None) == name and isinstance(known, Gauge):
@@ -245,7 +237,7 @@ def _restored(name: str, record: Mapping[str, Any] | None, run: Run, settings: M
     if record is None:
         return _from_catalogue(name, settings) if name in GAUGES else None
     kinds = {path_of(kind): kind for kind in (*run.known_gauges, *GAUGES.values()) if isinstance(kind, type)}
-    path = str(record.get("path"))
+    path: str = record["path"]
     module, _, qualified = path.partition(":")
     kind = kinds.get(path) or getattr(sys.modules.get(module), qualified, None)
     if not (isinstance(kind, type) and issubclass(kind, Gauge)):
@@ -254,4 +246,4 @@ def _restored(name: str, record: Mapping[str, Any] | None, run: Run, settings: M
         gauge = kind(**json.loads(record.get("settings", "{}")))
     except (TypeError, ValueError):
         return None
-    return gauge if repr(gauge) == record.get("repr") else None
+    return gauge if repr(gauge) == record["repr"] else None

@@ -10,11 +10,20 @@ import torch
 
 
 class GlobalStates:
-    """The states of the global generators of Python, NumPy and torch (on the CPU), saved when this is made."""
+    """The states of the global generators of Python, NumPy and torch, saved when this is made.
 
-    def __init__(self) -> None:
+    Args:
+        devices: Accelerators whose generators are saved besides that of the CPU.
+    """
+
+    def __init__(self, devices: Iterable[torch.device] = ()) -> None:
         self._python = random.getstate()
         self._torch = torch.default_generator.get_state()
+        self._accelerators = {
+            device: torch.get_device_module(device.type).get_rng_state(device)
+            for device in devices
+            if device.type != "cpu"
+        }
         self._numpy = np.random.get_state(legacy=False)  # noqa: NPY002 (models use the global one)
 
     def seed(self, seed: int) -> None:
@@ -28,6 +37,18 @@ class GlobalStates:
         random.setstate(self._python)
         torch.default_generator.set_state(self._torch)
         np.random.set_state(self._numpy)  # noqa: NPY002
+        for device, state in self._accelerators.items():
+            torch.get_device_module(device.type).set_rng_state(state, device)
+
+    def same_as(self, other: "GlobalStates") -> bool:
+        """True if no number was drawn between two savings."""
+        ours, theirs = self._accelerators, other._accelerators
+        return (
+            self._python == other._python
+            and torch.equal(self._torch, other._torch)
+            and pickle.dumps(self._numpy) == pickle.dumps(other._numpy)
+            and all(torch.equal(state, theirs[device]) for device, state in ours.items())
+        )
 
 
 @contextmanager

@@ -71,8 +71,8 @@ def fork_folder(random: random.Random, folder: Path, base: Path) -> None:
         path = copy / "forks" / "0001" / name
         if path.is_file():
             spoiled.file(random, path)
-    run, warnings = Run.open(copy), list[str]()
-    for record in forks_of(run, warnings):
+    run = Run.open(copy)
+    for record in forks_of(run):
         assert all(record.warnings)
         comparison(record.fork, record.fork.effects())
         setting(record.fork)

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import spoiled
 from fork_kinds import alternative, called, fork_arguments, fork_folder
+from readers import record, record_findings
 
 from gradiometer import Run, diagnose
 from gradiometer.cli.place import load_last_checkpoint, training_at_start
 from gradiometer.convergence.certificate import Certificate
 from gradiometer.convergence.theorem.theorem import read, theorem
 from gradiometer.drift.curvature_survey import Survey
-from gradiometer.exploration.ensembles import EnsembleReport
+from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 from gradiometer.logs import log_findings, read_log
 from gradiometer.report.page.page import render
 from gradiometer.run import Configuration, load_artifacts
@@ -197,12 +198,13 @@ KINDS: dict[str, Callable[..., None]] = {
     for each in (
         *(schedule, toml, arguments, log, run_folder, artifact, checkpoint),
         *(alternative, fork_folder, fork_arguments),
+        *(record, record_findings),
     )
 }
 SHARES = {
-    "schedule": 26,
-    "toml": 24,
-    "arguments": 15,
+    "schedule": 16,
+    "toml": 14,
+    "arguments": 5,
     "log": 16,
     "run_folder": 2,
     "artifact": 1,
@@ -210,6 +212,8 @@ SHARES = {
     "alternative": 8,
     "fork_folder": 2,
     "fork_arguments": 2,
+    "record": 30,
+    "record_findings": 0,
 }
 """Inputs of each kind in a hundred."""
 

@@ -10,7 +10,8 @@ from every_call import each_way
 from faults import UNREADABLE
 
 from gradiometer import BadArgument
-from gradiometer.jobs import Here, Job, Ledger, Outcome
+from gradiometer.jobs import Job, Ledger, Outcome
+from gradiometer.jobs.pool import Here
 from gradiometer.loop import ForkRecord, Plan, Rate
 from gradiometer.loop.branch import Branch, BranchResult, Readout
 from gradiometer.loop.recorded import record

@@ -21,7 +21,8 @@ import torch
 from loky.process_executor import ProcessPoolExecutor
 
 from gradiometer import Interrupted, StorageFailed
-from gradiometer.jobs import Job, Processes
+from gradiometer.jobs import Job
+from gradiometer.jobs.processes import Processes
 from trainings import alive, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
@@ -134,7 +135,8 @@ def test_a_disk_without_room_for_what_is_shared_is_named(temporary: Path, monkey
 STOPPED = """
 import time
 import torch
-from gradiometer.jobs import Job, Processes
+from gradiometer.jobs import Job
+from gradiometer.jobs.processes import Processes
 
 def work(shared, k):
     time.sleep(0.05)

@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import pytest
-from harness import fault, recorded_run
+from fields import fields_of
+from harness import fault
 from kinds import KINDS
+from whole_runs import whole_runs
+
+from gradiometer.run import events, readings
 
 QUICK = {
     "schedule": 60,
@@ -17,12 +21,33 @@ QUICK = {
     "alternative": 200,
     "fork_folder": 4,
     "fork_arguments": 4,
+    "record": 2_000,
+    "record_findings": 0,
 }
+"""Inputs of each kind that the slow suite tries; the nightly one tries ten times as many, 20,000 of them records."""
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return recorded_run(tmp_path_factory.mktemp("fuzz") / "base")
+    return whole_runs(tmp_path_factory.mktemp("fuzz") / "base")[0]
+
+
+def test_the_runs_have_a_record_of_every_kind(base: Path) -> None:
+    found = {field.kind for run in (base, base.parent / "loop-1") for field in fields_of(run)}
+    lines = [kind.__struct_config__.tag for kind in readings.LINES.__args__]
+    for kind in (*(f"events.jsonl {name}" for name in events.KINDS), *(f"readings.jsonl {tag}" for tag in lines)):
+        assert any(each.startswith(kind) for each in found), kind
+
+
+def test_a_broken_field_of_a_record_is_named_and_the_rest_is_read(base: Path) -> None:
+    for seed in range(100):
+        assert (words := fault("record_findings", seed, base)) is None, f"record_findings {seed}: {words}"
+
+
+@pytest.mark.slow
+def test_every_command_reads_a_run_with_a_broken_field(base: Path) -> None:
+    for seed in range(300):
+        assert (words := fault("record", seed, base)) is None, f"record {seed}: {words}"
 
 
 @pytest.mark.slow

@@ -43,7 +43,8 @@ DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
               help="Step to fork from. Default: the middle of a finished run, else the newest checkpoint.")  # fmt: skip
 @click.option("--horizon", default=None, metavar="LENGTH",
               help="Length of a branch: 25%, 500 updates, 2 epochs, 64_000 examples or 10 s. A share is one of what "
-              "is left of the run; a length in seconds depends on the machine.  [default: 25%]")  # fmt: skip
+              "is left of the run; a length in seconds depends on the machine; 'end' trains to a quarter and a half of "
+              "what is left, for the effect at the end of the run.  [default: 25%]")  # fmt: skip
 @click.option("--tail", type=click.Choice(["linear", "half", "third", "none"]), default="linear", show_default=True,
               help="How the rate of each branch ends: it falls to zero over the whole branch, over its last half "
               "or third, or not at all, which favours small rates.")  # fmt: skip
@@ -185,14 +186,16 @@ def _as_object(
     from gradiometer.loop.recorded.words import comparison, setting
 
     found = record.fork
+    readout = effects[0].readout if effects else None
     return {
         "run": str(run.path),
         "fork": str(record.path),
         "was_finished": was_finished,
         "plan": record.plan.to_dict(),
         "sentence": f"{setting(found)} {comparison(found, effects)}",
-        "readout": effects[0].readout if effects else None,
+        "readout": readout,
         "effects": [effect.to_dict() for effect in effects],
+        "at_end": [effect.to_dict() for effect in found.at_end(readout)] if found.shows_end else [],
         "branches": [
             {
                 "alternative": result.alternative,
@@ -216,7 +219,7 @@ def _tell(record: "ForkRecord", effects: "tuple[Effect, ...]", *, was_finished: 
     from rich.console import Console
 
     from gradiometer.cli.outcome import filled, line_width
-    from gradiometer.loop.recorded.words import comparison, setting, stopped, undecided
+    from gradiometer.loop.recorded.words import at_end, comparison, setting, stopped, undecided
 
     found = record.fork
     if was_finished:
@@ -225,6 +228,8 @@ def _tell(record: "ForkRecord", effects: "tuple[Effect, ...]", *, was_finished: 
         click.echo(filled(f"warning: {warning}", hanging=2), err=True)
     click.echo(filled(f"{setting(found)} {comparison(found, effects)}") + "\n")
     Console(width=line_width()).print(_table(record, effects))
+    if ending := at_end(found, effects[0].readout if effects else None):
+        click.echo("\n" + filled(ending))
     for sentence in (*stopped(record.stops or ()), *undecided(effects)):
         click.echo("\n" + filled(sentence))
     click.echo(f"\nfork  {record.path}")

@@ -30,7 +30,7 @@ def selftest(full: bool, pool: str, as_json: bool) -> int:
 
     from gradiometer.cli.outcome import print_json
     from gradiometer.cli.progress import counting
-    from gradiometer.lab.selftest import run_checks
+    from gradiometer.lab.selftest.checks import run_checks
 
     with counting("checks") as counter:
         checks = run_checks(full, counter.update, pool)

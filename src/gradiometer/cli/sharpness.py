@@ -107,14 +107,14 @@ def _training(target: str, seed: int, settings: dict[str, Any]) -> "tuple[Traini
 
 
 def _draw(found: "Survey", training: "Training", png: Path) -> Path:
-    from gradiometer.drift.stability import Momentum, stability_limit
+    from gradiometer.drift.stability import MomentumRule, stability_limit
     from gradiometer.report.charts.charts import save_png
     from gradiometer.report.sections.drift import density_figure
     from gradiometer.storage.disk import writing
     from gradiometer.train.curvature import rate_ahead
 
     settings = training.configuration
-    kind = Momentum(settings.momentum, settings.nesterov)
+    kind = MomentumRule(settings.momentum, settings.nesterov)
     edge = (kind.formula, stability_limit(rate_ahead(training), kind)) if settings.optimizer == "sgd" else None
     figure = density_figure(found, edge)
     with writing(png, "choose another file"):

@@ -23,95 +23,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gradiometer.arguments import check_whole
-from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.untouched import in_eval_mode
 from gradiometer.randomness import untouched_randomness
-
-MultiAverage = Callable[[list[Tensor], list[Tensor], Tensor | int], None]
-"""Called by `AveragedModel` with the averages, the newest parameters and the number averaged so far."""
-
-
-def uniform() -> MultiAverage:
-    """The mean of all iterates: share 1/(n + 1) after n.
-
-    The start keeps weight 1/t: for a run that began far away, `suffix` or `polynomial` is better.
-
-    Source: Polyak & Juditsky (1992), Acceleration of Stochastic Approximation by Averaging.
-
-    >>> import torch
-    >>> from gradiometer.convergence import uniform
-    >>> model = torch.nn.Linear(1, 1)
-    >>> averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=uniform())
-    >>> for value in (1.0, 2.0, 6.0):
-    ...     _ = model.weight.data.fill_(value)
-    ...     averaged.update_parameters(model)
-    >>> averaged.module.weight.item()
-    3.0
-    """
-    return _average(lambda before: 1 / (before + 1))
-
-
-def suffix(updates: int, share: Amount = 0.5) -> MultiAverage:
-    """The mean of the last part of the iterates; before that part begins, the newest iterate itself.
-
-    Args:
-        updates: Total number of iterates; later ones are averaged in too.
-        share: The part that is averaged, above 0 and at most 1.
-
-    Source: Rakhlin, Shamir & Sridharan (2012), Making Gradient Descent Optimal for Strongly Convex Stochastic
-        Optimization, section 5.
-    """
-    check_whole("updates", updates, 1)
-    if not 0 < share <= 1:
-        raise BadArgument(f"`share` must be above 0 and at most 1, got {share}: 0.5 averages the last half.")
-    first = min(int((1 - share) * updates), updates - 1)
-    return _average(lambda before: 1 / max(before - first + 1, 1))
-
-
-def exponential(decay: Amount) -> MultiAverage:
-    """Weights that fall by `decay` from each iterate to the one before, and sum to 1: share (1 − d)/(1 − d^(n+1)).
-
-    Torch's `get_ema_multi_avg_fn` gives the first iterate the weight d^n, which dominates the first 1/(1 − d) updates;
-    this one does not. It averages over 1/(1 − d) iterates, so its covariance stays proportional to η.
-
-    Args:
-        decay: d, in [0, 1).
-
-    Source: Kingma & Ba (2015), Adam, section 3, for the correction.
-    """
-    if not 0 <= decay < 1:
-        raise BadArgument(f"`decay` must be at least 0 and below 1, got {decay}: 0.999 remembers about 1,000 iterates.")
-    return _average(lambda before: (1 - decay) / (1 - decay ** (before + 1)))
-
-
-def polynomial(power: Amount = 3) -> MultiAverage:
-    """Weights that grow about as t^power: share (γ + 1)/(t + γ) at the t-th iterate. The start is soon forgotten.
-
-    The number of updates need not be known, and the cost is small: in the long run the variance on a quadratic is
-    about (γ + 1)²/(2γ + 1) times that of the uniform average, 2.3 at γ = 3.
-
-    Args:
-        power: γ, at least 0; 0 is the uniform average.
-
-    Source: Shamir & Zhang (2013), Stochastic Gradient Descent for Non-smooth Optimization, section 4.
-    """
-    if not 0 <= power < float("inf"):
-        raise BadArgument(f"`power` must be a number of at least 0, got {power}.")
-    return _average(lambda before: (power + 1) / (before + 1 + power))
-
-
-def _average(share: Callable[[int], float]) -> MultiAverage:
-    @torch.no_grad()
-    def average(averages: list[Tensor], newest: list[Tensor], averaged: Tensor | int) -> None:
-        if averages[0].is_floating_point() or averages[0].is_complex():
-            torch._foreach_lerp_(averages, newest, share(int(averaged)))
-        else:
-            torch._foreach_copy_(averages, newest)
-
-    return average
 
 
 def tracked(model: nn.Module) -> list[_BatchNorm]:
@@ -186,7 +101,8 @@ class _Pooled:
             self.squares + (values - mean[:, None]).square().sum(dim=1) + away**2 * self.count * count / total
         )
         self.mean = self.mean + away * count / total
-        self.count, self.batches = total, self.batches + 1
+        self.count = total
+        self.batches = self.batches + 1
 
     def put(self, layer: _BatchNorm) -> None:
         """Write mean and unbiased variance into the layer, unless it was never called."""
@@ -203,7 +119,8 @@ def _only_training(model: nn.Module, layers: Sequence[_BatchNorm]) -> Iterator[N
     """Put these layers in training mode without running statistics, and everything else in evaluation mode."""
     with in_eval_mode(model):
         for layer in layers:
-            layer.training, layer.track_running_stats = True, False
+            layer.training = True
+            layer.track_running_stats = False
         try:
             yield
         finally:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.drift.stability import BELOW, BEYOND, HALF_THE_RATE, Momentum
+from gradiometer.drift.stability import BELOW, BEYOND, HALF_THE_RATE, MomentumRule
 from gradiometer.errors import Unsupported
 from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
@@ -21,10 +21,6 @@ if TYPE_CHECKING:  # readings are estimated without torch
 
 FAR = 0.25
 """Share of the lowest edge below which a rate is far below it. Tuned rates of small networks were at 0.5 to 2 of it."""
-
-STEADY = 0.8
-"""A rate is steady if it was no lower than this share of its peak in the last half of the readings. One that falls to
-zero, or warms up, is far below its edge on purpose."""
 
 LARGER_RATES = ("rate 2x", "rate 4x")
 """The changes that try a larger learning rate."""
@@ -67,12 +63,12 @@ class BatchSharpness(Gauge):
     processes: ClassVar[Literal["one", "many", "sharded"]] = "many"
 
     def __post_init__(self) -> None:
-        Momentum(self.momentum, self.nesterov)
+        MomentumRule(self.momentum, self.nesterov)
 
     @property
-    def kind(self) -> Momentum:
+    def kind(self) -> MomentumRule:
         """The kind of SGD whose edge is used."""
-        return Momentum(self.momentum, self.nesterov)
+        return MomentumRule(self.momentum, self.nesterov)
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
         """ĝᵀH_Bĝ and ‖ĝ‖², with the same random numbers (Dropout) in both, and the momentum if the step knows it.
@@ -86,7 +82,7 @@ class BatchSharpness(Gauge):
         found = {"curvature": along, "norm_squared": step.product_of(gradient, gradient)}
         return found if kind is None else {**found, "momentum": kind.momentum, "nesterov": float(kind.nesterov)}
 
-    def _kind_at(self, step: "gradiometer.measurement.step.TrainingStep") -> Momentum | None:
+    def _kind_at(self, step: "gradiometer.measurement.step.TrainingStep") -> MomentumRule | None:
         """The kind of SGD that makes this step: that with the lowest edge, if its groups differ."""
         for group in step.groups:
             if group.family != "sgd":
@@ -94,7 +90,7 @@ class BatchSharpness(Gauge):
                     f"`optimizer` is now {group.optimizer}, whose edge of stability is not known: leave "
                     f"{self.name} out of `gauges`."
                 )
-        kinds = [Momentum(group.momentum, group.nesterov) for group in step.groups]
+        kinds = [MomentumRule(group.momentum, group.nesterov) for group in step.groups]
         return min(kinds, key=lambda kind: kind.limit, default=None)
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
@@ -118,18 +114,20 @@ class BatchSharpness(Gauge):
             "steadiness": Estimate.exact(_steadiness(series.learning_rate)),
         }
 
-    def _kinds(self, series: Series) -> list[Momentum]:
+    def _kinds(self, series: Series) -> list[MomentumRule]:
         """The kind of SGD at every reading: as it was measured, or else that of the gauge."""
         if "momentum" not in series.moments:
             return [self.kind] * len(series)
         measured = zip(series.moments["momentum"].tolist(), series.moments["nesterov"].tolist(), strict=True)
-        return [Momentum(momentum, bool(nesterov)) for momentum, nesterov in measured]
+        return [MomentumRule(momentum, bool(nesterov)) for momentum, nesterov in measured]
 
     def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
         """Compare batch sharpness with its edge: far below, below, at, beyond, or not known yet."""
-        share, kind = estimates["edge_share"], Momentum(estimates["momentum"].value, self.nesterov)
+        share, kind = estimates["edge_share"], MomentumRule(estimates["momentum"].value, self.nesterov)
         lowest = kind.limit_of_small_batches / kind.limit
-        steady = "steadiness" in estimates and estimates["steadiness"].value >= STEADY
+        # 0.8: A rate is steady if it was no lower than this share of its peak in the last half of
+        # the readings. One that falls to zero, or warms up, is far below its edge on purpose.
+        steady = "steadiness" in estimates and estimates["steadiness"].value >= 0.8
         claim, state, cure = _against(share, lowest, steady=steady)
         facts = {
             "share": share.value,

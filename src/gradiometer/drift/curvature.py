@@ -11,7 +11,7 @@ from gradiometer.drift.curvature_survey import Survey
 from gradiometer.drift.density import spectral_density
 from gradiometer.drift.hutchinson import trace
 from gradiometer.drift.lanczos import Eigenvalues, eigenvalues
-from gradiometer.drift.operator import Product, Symmetric, random_vectors
+from gradiometer.drift.operator import Symmetric, VectorProduct, random_vectors
 from gradiometer.drift.spectrum import SpectralDensity
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, TrainingSet, batch_size, span
@@ -29,8 +29,6 @@ AT_ONCE = 128
 KEPT = 2048
 """Examples whose graphs are kept; for the others every call of `products` builds the graph again."""
 
-FEWEST_PARTS = 4
-"""Parts of the examples from which one of them finds the start for the largest eigenvalue."""
 ROUGH, ROUGH_PRODUCTS, RANDOM = 5.0, 10, 0.1
 """Its tolerance, relative to the one wanted; most of its products; and the random share of the start."""
 
@@ -118,7 +116,7 @@ class Curvature:
     def parts(self) -> Iterator[tuple[float, Symmetric]]:
         """The Hessian of each part, with the part's share of the examples."""
         for graph in self._all_graphs():
-            yield graph.examples / self.examples, Product(graph.products, self.like)
+            yield graph.examples / self.examples, VectorProduct(graph.products, self.like)
 
     def along(self, direction: Float[Tensor, " params"]) -> float:
         """vᵀ H v, exact for these examples up to rounding. One product."""
@@ -141,7 +139,9 @@ class Curvature:
             drawn = random_vectors(self, 1, self.generator)
             drawn /= drawn.norm()
             settings["start"] = self.gradient[None] / self.gradient.norm() + drawn
-            if (largest, smallest) == (1, 0) and len(self._graphs) == len(self.batches) >= FEWEST_PARTS:
+            # 4: parts of the examples from which one of them finds the start for the largest
+            # eigenvalue.
+            if (largest, smallest) == (1, 0) and len(self._graphs) == len(self.batches) >= 4:
                 settings["start"] = self._sharpest_of_a_part(**settings) + RANDOM * drawn
         return eigenvalues(self, largest=largest, smallest=smallest, generator=self.generator, **settings)
 
@@ -150,7 +150,7 @@ class Curvature:
     ) -> Float[Tensor, "1 params"]:
         """The sharpest direction of the first part of the examples, roughly."""
         return eigenvalues(
-            Product(self._graphs[0].products, self.like),
+            VectorProduct(self._graphs[0].products, self.like),
             tolerance=min(ROUGH * tolerance, 0.5),
             most_products=min(ROUGH_PRODUCTS, most_products),
             start=start,

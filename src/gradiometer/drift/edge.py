@@ -1,7 +1,7 @@
 """A warning before training starts if the learning rate is above the edge of stability."""
 
 from gradiometer.drift.curvature import AT_ONCE, Curvature
-from gradiometer.drift.stability import PLAIN, Momentum, largest_stable_rate, stability_limit
+from gradiometer.drift.stability import PLAIN, MomentumRule, largest_stable_rate, stability_limit
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.objective import Objective
@@ -12,7 +12,7 @@ def edge_warning(
     batch: Batch,
     *,
     learning_rate: float,
-    kind: Momentum = PLAIN,
+    kind: MomentumRule = PLAIN,
     weight_decay: float = 0.0,
     seed: int = 0,
 ) -> str | None:

@@ -54,7 +54,8 @@ def trace(
     Krylov-Aware Stochastic Trace Estimation.
 
     Example:
-        >>> from gradiometer.drift import Product, eigenvalues
+        >>> from gradiometer.drift.lanczos import eigenvalues
+        >>> from gradiometer.drift.operator import Product
         >>> matrix = torch.ones(20, 20) + torch.eye(20)  # its trace is 40
         >>> operator = Product(lambda vectors: vectors @ matrix, like=torch.zeros(20))
         >>> generator = torch.Generator().manual_seed(0)

@@ -17,12 +17,6 @@ BASIS_NUMBERS = 2**28
 """Most numbers in the basis and its image, 1 GiB in single precision; a larger basis is restarted."""
 SHORTEST_BASIS = 20
 """Vectors that a basis may always hold in addition to the wanted ones, whatever the memory."""
-FRESH = 1e-3
-"""Share of a random direction in a warm start, to find directions that the start lacks."""
-ROUNDING = 4
-"""Smallest tolerance, in ε of the operator's type."""
-ATTEMPTS = 8
-"""Directions that are tried for a new row. In all tests the first random one was new; the end must not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +80,7 @@ def eigenvalues(
     residual and restarts: Stathopoulos & Saad (1998), Restarting Techniques for the (Jacobi-)Davidson Methods.
 
     Example:
-        >>> from gradiometer.drift import Product
+        >>> from gradiometer.drift.operator import Product
         >>> operator = Product(lambda vectors: vectors * torch.arange(50.0), like=torch.zeros(50))  # 0, 1, …, 49
         >>> ends = eigenvalues(operator, largest=2, smallest=1, generator=torch.Generator().manual_seed(0))
         >>> [round(end.value) for end in (*ends.largest, *ends.smallest)], ends.converged
@@ -96,23 +90,26 @@ def eigenvalues(
     basis = _Basis(operator, wanted, generator)
     if start is not None:
         fresh = random_vectors(operator, len(start), generator)
-        for vector in start.to(fresh) + FRESH * fresh / fresh.norm(dim=1, keepdim=True):
+        # 1e-3: share of a random direction in a warm start, to find directions that the start
+        # lacks.
+        for vector in start.to(fresh) + 1e-3 * fresh / fresh.norm(dim=1, keepdim=True):
             basis.add(vector)
     else:
         basis.add(random_vectors(operator, 1, generator)[0])
     # Products are rounded to the operator's type: no residual is much smaller than that.
-    reachable = max(tolerance, ROUNDING * basis.epsilon)
+    # 4: smallest tolerance, in ε of the operator's type.
+    reachable = max(tolerance, 4 * basis.epsilon)
     while not basis.complete and basis.products < most_products:
         values, coefficients = basis.ritz()
         bound = reachable * max(abs(values[0]), abs(values[-1]))
         residuals = (basis.residual(values[p], coefficients[:, p]) for p in _ends(len(values), largest, smallest))
         coarse = next((residual for residual in residuals if not residual.norm() <= bound), None)
         if coarse is None and basis.size >= wanted:
-            return _finished(basis, largest, smallest, converged=True)
+            return _result(basis, largest, smallest, converged=True)
         if basis.full:
             basis.compress(coefficients, largest, smallest)
         basis.add(random_vectors(operator, 1, generator)[0] if coarse is None else coarse)
-    return _finished(basis, largest, smallest, converged=basis.complete)
+    return _result(basis, largest, smallest, converged=basis.complete)
 
 
 class _Basis:
@@ -121,7 +118,8 @@ class _Basis:
     def __init__(self, operator: Symmetric, wanted: int, generator: torch.Generator) -> None:
         room = max(BASIS_NUMBERS // (2 * operator.dimension), wanted + SHORTEST_BASIS)
         self.capacity = min(room, operator.dimension)
-        self._operator, self._generator = operator, generator
+        self._operator = operator
+        self._generator = generator
         self._vectors = empty_rows(operator, 0)
         self._images = self._vectors.clone()
         self.projected = np.zeros((0, 0))
@@ -164,7 +162,9 @@ class _Basis:
         self.projected[-1, :] = self.projected[:, -1] = row
 
     def _new_part(self, direction: Float[Tensor, " params"]) -> Float[Tensor, "1 params"]:
-        for _ in range(ATTEMPTS):
+        # 8: directions that are tried for a new row. In all tests the first random one was new; the
+        # end must not depend on it.
+        for _ in range(8):
             vector = orthogonalised(direction[None], self.vectors)
             if vector.norm() > 1e3 * torch.finfo(vector.dtype).eps * direction.norm():
                 return vector
@@ -204,7 +204,7 @@ class _Basis:
             self._images = torch.cat([self._images, self._images.new_empty((more, self._images.shape[1]))])
 
 
-def _finished(basis: _Basis, largest: int, smallest: int, converged: bool) -> Eigenvalues:
+def _result(basis: _Basis, largest: int, smallest: int, converged: bool) -> Eigenvalues:
     values, coefficients = basis.ritz()
     pairs = _ends(len(values), largest, smallest)
     rounding = 10 * basis.epsilon * max(abs(values[0]), abs(values[-1]))

@@ -39,7 +39,7 @@ class Mean(Symmetric, Protocol):
 
 
 @dataclass(frozen=True)
-class Product:
+class VectorProduct:
     """A symmetric operator from a function.
 
     Args:

@@ -12,14 +12,6 @@ from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
-POINTS = 400
-"""Number of points of the grid."""
-ROOM = 4.0
-"""Smoothing widths between the outermost node and the end of the grid."""
-
-RESOLVED = 0.2
-"""Largest distance of the mean quadrature bounds at which a share counts as resolved."""
-
 
 @dataclass(frozen=True)
 class SpectralDensity:
@@ -48,8 +40,10 @@ class SpectralDensity:
     @property
     def grid(self) -> Float[np.ndarray, " points"]:
         """Evenly spaced curvatures over the spectrum, in loss / parameter²."""
-        room = ROOM * self.width
-        return np.linspace(self.nodes.min() - room, self.nodes.max() + room, POINTS)
+        # 4.0: smoothing widths between the outermost node and the end of the grid.
+        room = 4.0 * self.width
+        # 400: number of points of the grid.
+        return np.linspace(self.nodes.min() - room, self.nodes.max() + room, 400)
 
     def at(self, curvature: Float[np.ndarray, " points"]) -> Float[np.ndarray, "3 points"]:
         """The density at these curvatures, and the ends of its interval, per loss / parameter².
@@ -80,7 +74,8 @@ class SpectralDensity:
         ends = [self._ends(column) for column in bounds.T]
         proven = float((self.nodes < curvature - ROUNDING * np.abs(self.nodes).max()).any()) / max(self.dimension, 1)
         least = proven if self.dimension else 0.0
-        resolved = high - low <= RESOLVED
+        # 0.2: largest distance of the mean quadrature bounds at which a share counts as resolved.
+        resolved = high - low <= 0.2
         value = max((low + high) / 2, least) if resolved else math.nan
         words = "quadrature bounds" if resolved else "not resolved: quadrature bounds"
         return Estimate.interval(

@@ -15,7 +15,7 @@ HALF_THE_RATE = "rate 0.5x"
 
 
 @dataclass(frozen=True)
-class Momentum:
+class MomentumRule:
     """The kind of SGD: plain, heavy-ball or Nesterov, as in `torch.optim.SGD`.
 
     Args:
@@ -23,7 +23,7 @@ class Momentum:
         nesterov: True for Nesterov's momentum.
 
     Example:
-        >>> Momentum(0.9).limit, Momentum(0.9).formula
+        >>> MomentumRule(0.9).limit, MomentumRule(0.9).formula
         (3.8, '2(1 + μ)/η')
     """
 
@@ -62,10 +62,10 @@ class Momentum:
         return "2(1 + μ)/((1 + 2μ)η)" if self.nesterov else "2(1 + μ)/η"
 
 
-PLAIN = Momentum()
+PLAIN = MomentumRule()
 
 
-def stability_limit(learning_rate: float, kind: Momentum = PLAIN, *, weight_decay: float = 0.0) -> float:
+def stability_limit(learning_rate: float, kind: MomentumRule = PLAIN, *, weight_decay: float = 0.0) -> float:
     """The largest curvature, in loss / parameter², at which full-batch steps do not grow. Weight decay adds to H.
 
     Example:
@@ -79,7 +79,7 @@ def stability_limit(learning_rate: float, kind: Momentum = PLAIN, *, weight_deca
     return kind.limit / learning_rate - weight_decay
 
 
-def largest_stable_rate(sharpness: Estimate, kind: Momentum = PLAIN, *, weight_decay: float = 0.0) -> Estimate:
+def largest_stable_rate(sharpness: Estimate, kind: MomentumRule = PLAIN, *, weight_decay: float = 0.0) -> Estimate:
     """The learning rate above which full-batch steps grow, from λ_max and its bounds; infinite if λ_max ≤ 0.
 
     Example:
@@ -98,7 +98,7 @@ def largest_stable_rate(sharpness: Estimate, kind: Momentum = PLAIN, *, weight_d
 
 
 def edge_finding(
-    sharpness: Estimate, learning_rate: float, kind: Momentum = PLAIN, *, weight_decay: float = 0.0
+    sharpness: Estimate, learning_rate: float, kind: MomentumRule = PLAIN, *, weight_decay: float = 0.0
 ) -> Finding:
     """Compare the full-batch sharpness λ_max with the edge of this learning rate: below, at, or beyond."""
     limit = stability_limit(learning_rate, kind, weight_decay=weight_decay)

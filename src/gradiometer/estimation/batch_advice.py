@@ -23,18 +23,6 @@ AHEAD = 2.0
 RECENT = 1.25
 """A value is that of now until training is this many times as long as at its step. An older one advises no batch."""
 
-UNEVEN = 1.0
-"""CV² of the readings of the noise above which few examples are said to carry it."""
-
-FEWEST_CARRYING = 5.0
-"""Effective number of readings below which nothing is said about the noise scale."""
-
-HELD = 1.25
-"""A forecast of examples has held if at most this factor more were needed, or what its interval allows."""
-
-AT_THE_SCALE = 1.5
-"""Examples that twice the batch costs at the noise scale, by the model: below the scale it costs less."""
-
 SHAPES = ("constant", "cosine", "linear", "trapezoid", "cycles")
 """Schedules of `gradiometer train` whose rate is given by `--lr`."""
 
@@ -124,7 +112,8 @@ def place_of(  # noqa: PLR0911 (a list of cases, the first of which holds)
     """Where B is: below, near or above the noise scale; or few, outdated, moving or unknown if that cannot be told."""
     batch = batch_size.value
     uneven = _uneven(noise_scale, variation)
-    if uneven is not None and carrying(uneven) < FEWEST_CARRYING:
+    # 5.0: effective number of readings below which nothing is said about the noise scale.
+    if uneven is not None and carrying(uneven) < 5.0:
         return "few"
     if age(noise_scale) > RECENT and (noise_scale.low > 0 or noise_scale.high < math.inf):
         return "outdated"
@@ -141,7 +130,8 @@ def place_of(  # noqa: PLR0911 (a list of cases, the first of which holds)
 
 def _uneven(noise_scale: Estimate, variation: Estimate | None) -> Estimate | None:
     """The variation if it is so large that few examples seem to carry the noise."""
-    if variation is None or not noise_scale.low > 0 or not variation.value > UNEVEN:
+    # 1.0: CV² of the readings of the noise above which few examples are said to carry it.
+    if variation is None or not noise_scale.low > 0 or not variation.value > 1.0:
         return None
     return variation
 
@@ -211,7 +201,9 @@ def _with_a_forecast(
     cure = [change_of(size / batch, 1 / updates.value)]
     doubts = found.doubts
     if larger:
-        cure.append(yardstick(min(max(HELD * examples.value, examples.high), size / batch)))
+        # 1.25: A forecast of examples has held if at most this factor more were needed, or what its
+        # interval allows.
+        cure.append(yardstick(min(max(1.25 * examples.value, examples.high), size / batch)))
         bracket = rate_brackets("sgd", max(settings.peaks), round(batch), [size])[0]
         doubts = (*doubts, Doubt("tuned_rates", {"low": bracket.low, "high": bracket.high}))
     facts = {
@@ -239,7 +231,9 @@ def with_a_bracket(found: Finding, settings: Hyperparameters, batch: int) -> Fin
     bracket = rate_brackets("adaptive", peak, batch, [size])[0]
     cure = [change_of(size / batch, end / peak) for end in (bracket.low, bracket.high)]
     if larger:
-        cure.append(yardstick(AT_THE_SCALE))
+        # 1.5: examples that twice the batch costs at the noise scale, by the model: below the scale
+        # it costs less.
+        cure.append(yardstick(1.5))
     facts = {
         "size": size,
         "bracket": (bracket.low, bracket.high),

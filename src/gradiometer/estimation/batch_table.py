@@ -25,9 +25,6 @@ from gradiometer.measurement.uncertainty.arithmetic import average, product, tra
 LARGEST_FACTOR = 16
 """The table spans a 16th of the present batch to 16 times it."""
 
-A_TENTH = 1.1
-"""A batch is called cheap if it needs at most a tenth more examples than the cheapest of the table."""
-
 
 def relative_updates(noise_scales: Sequence[Estimate], present: int, other: int) -> Estimate:
     """Updates to the same loss at another batch size, against those at the present one.
@@ -151,7 +148,9 @@ class BatchTable:
         if not known:
             return ()
         first = min(known, key=lambda row: row.examples.value)
-        most = A_TENTH * first.examples.value
+        # 1.1: A batch is called cheap if it needs at most a tenth more examples than the cheapest
+        # of the table.
+        most = 1.1 * first.examples.value
         return (first, *(row for row in known if row is not first and row.examples.value <= most))
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """The squared gradient norm of every example, to find the examples that make most of the noise."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.errors import BadArgument, Unsupported
+from gradiometer.errors import Unsupported
 from gradiometer.measurement.batch import Batch, batch_size, span
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.spread.apart import PER_EXAMPLE_NUMBERS
@@ -46,30 +46,6 @@ def squared_norms(objective: Objective, batch: Batch, *, seed: int = 0) -> Float
         )
     found = example_norms(objective, batch, seed=seed)
     return _one_by_one(objective, batch, seed) if found is None else found[0].sum(dim=1)
-
-
-def noisiest(
-    objective: Objective, batch: Batch, count: int, *, seed: int = 0
-) -> tuple[Int[Tensor, " count"], Float[Tensor, " count"]]:
-    """The examples with the largest gradient norms, largest first: their places in the batch and shares of Σ‖g_i‖².
-
-    If a few examples have most of the sum, look at them: they are often mislabelled, or unlike all others.
-
-    Example:
-        >>> from gradiometer import Objective
-        >>> from gradiometer.problems import load
-        >>> problem = load("digits")
-        >>> batch = problem.train.batch(torch.arange(100))
-        >>> places, shares = noisiest(Objective(problem.model(), problem.loss), batch, 10)
-        >>> places.shape, bool(0.1 < shares.sum() < 1)
-        (torch.Size([10]), True)
-    """
-    size = batch_size(batch)
-    if not 1 <= count <= size:
-        raise BadArgument(f"`count` must lie between 1 and the {size:,} examples, got {count}.")
-    norms = squared_norms(objective, batch, seed=seed)
-    largest = norms.topk(count)
-    return largest.indices, largest.values / norms.sum()
 
 
 def _one_by_one(objective: Objective, batch: Batch, seed: int) -> Float[Tensor, " examples"]:

@@ -62,7 +62,7 @@ class NoiseMoments:
                 f"`gram` has {count} micro-batches: the square of the noise needs at least {FEWEST} (two pairs without "
                 "a common member)."
             )
-        mean, middle = _Means(gram), _Means(_centred(gram))
+        mean, middle = _Means(gram), _Means(_centre(gram))
         variance = float(np.diag(middle.gram).sum()) / (count - 1)
         return cls(
             gradient_variance=examples * variance,
@@ -121,7 +121,7 @@ class _Means:
         self.own_and_pair = float(own @ (total - 2 * rows)) / ways(3)
 
 
-def _centred(gram: Float[np.ndarray, "parts parts"]) -> Float[np.ndarray, "parts parts"]:
+def _centre(gram: Float[np.ndarray, "parts parts"]) -> Float[np.ndarray, "parts parts"]:
     """The inner products of the centred gradients."""
     rows = gram.mean(axis=1)
     centred: np.ndarray = gram - rows[:, None] - rows + rows.mean()

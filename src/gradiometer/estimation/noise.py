@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import judge_batch_size
-from gradiometer.estimation.noise_readings import Source, averaged, source_of
+from gradiometer.estimation.noise_readings import ReadingSource, averaged, source_of
 from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
@@ -155,7 +155,7 @@ def of_the_gradient_meant(
 
 
 def noise_scales(
-    name: str, source: Source, series: Series, gradient_of: GradientOf, level: float
+    name: str, source: ReadingSource, series: Series, gradient_of: GradientOf, level: float
 ) -> dict[str, Estimate]:
     """tr Σ / ‖g‖² as `name`, and of every layer as `name/layer` if there are several.
 

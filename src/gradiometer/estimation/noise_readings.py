@@ -6,16 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.estimation.products import PRODUCT_PRIOR, Momentum, Steps, signal
+from gradiometer.estimation.products import PRODUCT_PRIOR, GradientMemory, Steps, signal
 from gradiometer.measurement.reading import Draw, Series
 from gradiometer.measurement.uncertainty.now import NOISE_PRIOR
 from gradiometer.measurement.uncertainty.power_law import MOST_READINGS, Drift
 
 HALVES = 2.0
 """If all noise points one way, ⟨ĝ_1, ĝ_2⟩ of two halves has the standard deviation 2 tr Σ/B; it is less with more."""
-
-WHOLE_BATCHES = 1.0
-"""The same of two whole batches, in units of tr Σ/B."""
 
 PRODUCT = "product"
 """The moment that readings from products have, and others have not."""
@@ -24,7 +21,7 @@ Moments = Float[np.ndarray, "steps layers"]
 
 
 @dataclass(frozen=True)
-class Source:
+class ReadingSource:
     """tr Σ and ‖g‖² at every reading, both as for independent examples.
 
     Attributes:
@@ -39,7 +36,7 @@ class Source:
     norm_squared: Moments
     prior: Drift = NOISE_PRIOR
     pairs: float = HALVES
-    doubts: tuple["Source", ...] = ()
+    doubts: tuple["ReadingSource", ...] = ()
 
 
 def averaged(series: Series) -> Series:
@@ -68,7 +65,7 @@ def averaged(series: Series) -> Series:
 
 def source_of(
     series: Series, variance: str = "gradient_variance", norm_squared: str = "gradient_norm_squared"
-) -> Source:
+) -> ReadingSource:
     """The readings of a series.
 
     Args:
@@ -76,31 +73,31 @@ def source_of(
         variance, norm_squared: Names of the moments, if the readings are not from products.
     """
     if PRODUCT not in series.moments:
-        return Source(series.moments[variance], series.moments[norm_squared])
+        return ReadingSource(series.moments[variance], series.moments[norm_squared])
     moments = {name: values.reshape(len(series)) for name, values in series.moments.items()}
-    finite = 1 / series.sampling.examples if _is_reshuffled(series) and series.sampling.examples else 0.0
+    finite = 1 / series.sampling.examples if _in_epochs(series) and series.sampling.examples else 0.0
     found = signal(
         moments[PRODUCT],
         moments["squared"],
-        momentum=Momentum(moments["momentum"], nesterov=bool(moments["nesterov"].all())),
+        momentum=GradientMemory(moments["momentum"], nesterov=bool(moments["nesterov"].all())),
         memory=moments.get("memory"),
         loss=moments.get("loss"),
         travelled=moments.get("travelled"),
-        share_of_examples=min(float(series.usual_batch_size) * finite, MOST_OF_EPOCH),
+        # 0.49: largest share of the examples in one batch for which the correction for reshuffled
+        # epochs is made.
+        share_of_examples=min(float(series.usual_batch_size) * finite, 0.49),
     )
 
-    def source(readings: Steps, doubts: tuple[Source, ...] = ()) -> Source:
+    def source(readings: Steps, doubts: tuple[ReadingSource, ...] = ()) -> ReadingSource:
         per_batch = 1 / series.batch_size - finite
         noise = np.where(per_batch > 0, (moments["squared"] - readings) / np.where(per_batch > 0, per_batch, 1.0), 0.0)
         independent = readings - noise * finite
-        return Source(noise[:, None], independent[:, None], PRODUCT_PRIOR, WHOLE_BATCHES, doubts)
+        # 1.0: standard deviation of ⟨ĝ_1, ĝ_2⟩ of two whole batches if all noise points one way, in
+        # units of tr Σ/B.
+        return ReadingSource(noise[:, None], independent[:, None], PRODUCT_PRIOR, 1.0, doubts)
 
     return source(found.norm_squared, tuple(source(found.ways[name]) for name in found.doubted))
 
 
-MOST_OF_EPOCH = 0.49
-"""Largest share of the examples in one batch for which the correction for reshuffled epochs is made."""
-
-
-def _is_reshuffled(series: Series) -> bool:
+def _in_epochs(series: Series) -> bool:
     return series.sampling.draw is Draw.RESHUFFLED

@@ -20,9 +20,6 @@ if TYPE_CHECKING:  # readings are estimated without torch
 VALID = 2.0
 """Largest factor between this scale and the batch size that branches with tuned rates found."""
 
-COOLED = 0.5
-"""Below this share of its peak, a learning rate that falls is a cool-down."""
-
 TRIALS = Doubt("preconditioned_trials")
 """The doubt of every claim that compares a batch with this scale."""
 
@@ -115,7 +112,7 @@ class PreconditionedNoise(Gauge):
         )
         scales = noise_scales("preconditioned_noise_scale", source, series, self.gradient_of, level)
         batch_size = Estimate.exact(series.usual_batch_size, unit="examples")
-        cooled = _cooled(series)
+        cooled = _share_of_peak(series)
         return {
             **{name: self._in_tokens(scale) for name, scale in scales.items()},
             "preconditioned_variance": series.mean(variance.sum(axis=1), level=level, unit=self.unit),
@@ -133,7 +130,8 @@ class PreconditionedNoise(Gauge):
         found = judge_batch_size(self.name, batch, scale, kind="preconditioned", unit=unit, variation=variation)
         if found.state is State.CANNOT_TELL:
             return found
-        if (cooled := estimates.get("cool_down")) is not None:
+        cooled = estimates.get("cool_down")
+        if cooled is not None:
             return changed(found, "batch_in_cool_down", State.CANNOT_TELL, {"cooled": cooled.value})
         is_uncertain = scale.low <= VALID * batch.value and scale.high >= batch.value / VALID
         if found.claim == "batch_near" or not is_uncertain:
@@ -153,15 +151,17 @@ class PreconditionedNoise(Gauge):
 
     def _in_tokens(self, examples: Estimate) -> Estimate:
         """The same in tokens, if the user counts them."""
-        if (tokens := self.tokens) is None:
+        tokens = self.tokens
+        if tokens is None:
             return examples
         value, low, high = (tokens * number for number in (examples.value, examples.low, examples.high))
         earlier = None if examples.earlier is None else (examples.earlier[0], tokens * examples.earlier[1])
         return replace(examples, value=value, low=low, high=high, unit="tokens", earlier=earlier)
 
 
-def _cooled(series: Series) -> float | None:
+def _share_of_peak(series: Series) -> float | None:
     """η over its peak if it is below half of it and still falls over the last quarter of the readings; else None."""
     recent = series.learning_rate[-max(len(series) // 4, 2) :]
     share = float(recent[-1] / float(series.learning_rate.max())) if float(series.learning_rate.max()) > 0 else 1.0
-    return share if share < COOLED and recent[-1] < recent.max() else None
+    # 0.5: below this share of its peak, a learning rate that falls is a cool-down.
+    return share if share < 0.5 and recent[-1] < recent.max() else None

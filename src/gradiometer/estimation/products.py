@@ -41,23 +41,17 @@ with the square of that, since the line bends (Nesterov on quadratics: 0.9 of �
 same trainings the interval score was 1.52 with 0.1, 1.49 with 0.2 and 1.58 with 0.3.
 """
 
-CLEARLY = 2.0
-"""Standard errors by which two ways have to differ before the bias is taken to be larger than its prior."""
-
 SLOPE_REACH = 1 / 12
 """Readings to either side behind the slope of the loss, as a share of all. A 24th and a 6th scored 1.51 and 1.53."""
 
 FEWEST_COMPARED = 16
 """Readings that are compared at least, since fewer do not show the error of a mean."""
 
-APART = 2.6
-"""Standard errors beyond which two ways contradict each other: one comparison in a hundred by chance."""
-
 Steps = Float[np.ndarray, " steps"]
 
 
 @dataclass(frozen=True)
-class Momentum:
+class GradientMemory:
     """How an optimizer remembers gradients: Φ ← Φ − η v with v ← μ v + ĝ, or with Nesterov's Φ ← Φ − η (ĝ + μ v).
 
     Adam and its kind are the same with P, and β₁ for μ.
@@ -66,8 +60,8 @@ class Momentum:
         decay: μ or β₁, from 0 to below 1; one number, or one for every reading if it changed, shape [steps].
         nesterov: True for Nesterov's step.
 
-    >>> from gradiometer.estimation.products import Momentum
-    >>> Momentum(0.9).first, round(Momentum(0.9).mean, 3)
+    >>> from gradiometer.estimation.products import GradientMemory
+    >>> GradientMemory(0.9).first, round(GradientMemory(0.9).mean, 3)
     (1.0, 5.263)
     """
 
@@ -121,7 +115,7 @@ def by_levels(product: Steps, norm_squared: Steps, level: Steps) -> Steps:
     return readings
 
 
-def by_lags(product: Steps, memory: Steps, momentum: Momentum) -> Steps:
+def by_lags(product: Steps, memory: Steps, momentum: GradientMemory) -> Steps:
     """‖g‖² from products with the gradient before and with the mean of earlier ones, which the buffer remembers.
 
     The line through both, as a function of the displacement, at no displacement. On one-dimensional quadratics at
@@ -136,8 +130,8 @@ def by_lags(product: Steps, memory: Steps, momentum: Momentum) -> Steps:
         A reading for every step, shape [steps].
 
     >>> import numpy as np
-    >>> from gradiometer.estimation.products import Momentum, by_lags
-    >>> by_lags(np.array([0.8]), np.array([-0.05]), Momentum(0.9)).round(2)
+    >>> from gradiometer.estimation.products import GradientMemory, by_lags
+    >>> by_lags(np.array([0.8]), np.array([-0.05]), GradientMemory(0.9)).round(2)
     array([1.])
     """
     if not momentum.remembers:
@@ -147,7 +141,7 @@ def by_lags(product: Steps, memory: Steps, momentum: Momentum) -> Steps:
     return readings
 
 
-def by_loss(product: Steps, memory: Steps | None, slope: Steps, momentum: Momentum) -> Steps:
+def by_loss(product: Steps, memory: Steps | None, slope: Steps, momentum: GradientMemory) -> Steps:
     """‖g‖² from the slope of the loss and the products: 2s − p under plain SGD, 2s − (1 + μ)⟨v, ĝ⟩ with the heavy ball.
 
     The loss changes by half the step times the sum of the gradients at both of its ends (to second order).
@@ -163,8 +157,8 @@ def by_loss(product: Steps, memory: Steps | None, slope: Steps, momentum: Moment
         A reading for every step, shape [steps].
 
     >>> import numpy as np
-    >>> from gradiometer.estimation.products import Momentum, by_loss
-    >>> by_loss(np.array([-1.0]), None, np.array([0.0]), Momentum())
+    >>> from gradiometer.estimation.products import GradientMemory, by_loss
+    >>> by_loss(np.array([-1.0]), None, np.array([0.0]), GradientMemory())
     array([1.])
     """
     decay = momentum.decay
@@ -227,10 +221,12 @@ class Signal:
         newest = slice(-max(len(self.norm_squared) // 2, FEWEST_COMPARED), None)
         together = self.norm_squared[newest]
         least = BIAS * abs(float(together.mean()))
+        # 2.6: standard errors beyond which two ways contradict each other: one comparison in a
+        # hundred by chance.
         return tuple(
             name
             for name, way in self.ways.items()
-            if abs(float((way[newest] - together).mean())) > max(least, APART * _error(way[newest] - together))
+            if abs(float((way[newest] - together).mean())) > max(least, 2.6 * _error(way[newest] - together))
         )
 
 
@@ -238,7 +234,7 @@ def signal(
     product: Steps,
     norm_squared: Steps,
     *,
-    momentum: Momentum,
+    momentum: GradientMemory,
     memory: Steps | None = None,
     loss: Steps | None = None,
     travelled: Steps | None = None,
@@ -261,11 +257,11 @@ def signal(
         BadArgument: There is no way.
 
     >>> import numpy as np
-    >>> from gradiometer.estimation.products import Momentum, signal
+    >>> from gradiometer.estimation.products import GradientMemory, signal
     >>> rng, steps = np.random.default_rng(0), np.arange(64)
-    >>> found = signal(
-    ...     -1 + rng.normal(size=64), np.full(64, 9.0), momentum=Momentum(), loss=np.ones(64), travelled=0.1 * steps
-    ... )
+    >>> products, loss = -1 + rng.normal(size=64), np.ones(64)
+    >>> memory = GradientMemory()
+    >>> found = signal(products, np.full(64, 9.0), momentum=memory, loss=loss, travelled=0.1 * steps)
     >>> bool(abs(found.norm_squared.mean() - 1) < 0.4), list(found.ways)
     (True, ['loss'])
     """
@@ -322,7 +318,9 @@ def combination(steady: Steps, unbiased: Steps, bias: float = BIAS) -> Steps:
     error = _error(difference)
     if not error > 0:
         return unbiased
-    seen = float(difference.mean()) ** 2 - (CLEARLY * error) ** 2
+    # 2.0: standard errors by which two ways have to differ before the bias is taken to be larger
+    # than its prior.
+    seen = float(difference.mean()) ** 2 - (2.0 * error) ** 2
     squared_bias = max((bias * float(steady[newest].mean())) ** 2, seen)
     weight = squared_bias / (squared_bias + error**2)
     mixed: Steps = (1 - weight) * steady + weight * unbiased

@@ -176,6 +176,57 @@ def forget_that_there_were_hooks(parameters: Sequence[Tensor]) -> None:
             parameter._backward_hooks = None
 
 
+class GradientsInPlace:
+    """The gradients of a training that reads the spread within a step itself: what is in `.grad`.
+
+    Args:
+        parameters: The trainable parameters of the model.
+        preconditioner: P, if it is read at measured steps.
+    """
+
+    in_parts = False
+    stale = False
+    is_whole = False
+    whole = None
+
+    def __init__(self, parameters: Sequence[nn.Parameter], preconditioner: Preconditioner | None) -> None:
+        self._parameters = parameters
+        self._preconditioner = preconditioner
+        self.active = False
+        """True if the coming step is measured."""
+        self.whole_is_wanted = False
+
+    @property
+    def has_read(self) -> bool:
+        """True if the step is measured: its gradient is then in place."""
+        return self.active
+
+    def start(self) -> None:
+        """Measure the coming step."""
+        self.stop()
+        self.active = True
+
+    def stop(self) -> None:
+        """Do not measure the coming step."""
+        self.active = False
+        if self._preconditioner is not None:
+            self._preconditioner.forget()
+
+    def forget(self) -> None:
+        """Nothing is kept."""
+
+    def take(self) -> Gradients:
+        """`.grad` of every parameter, zero where there is none."""
+        return [
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach()
+            for parameter in self._parameters
+        ]
+
+    def norms(self) -> Float[Tensor, "1 numbers"]:
+        """The numbers of every gradient, see `numbers_of`."""
+        return numbers_of(self.take())
+
+
 def numbers_of(
     gradients: Sequence[Tensor], preconditioner: Callable[[], Sequence[Tensor] | None] | None = None
 ) -> Float[Tensor, "1 numbers"]:

@@ -15,7 +15,7 @@ from gradiometer.integrations.given_norms import GivenNorms, number
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.findings import Findings
 from gradiometer.integrations.watch.shield import reason_of
-from gradiometer.integrations.watch.warning_log import WarningLog
+from gradiometer.integrations.watch.warning_log import WarningLog, log
 from gradiometer.measurement.reading import Draw, Reading, Sampling
 from gradiometer.run.folder import WATCHED, RunFolder, file_name, versions
 from gradiometer.run.reader import Run
@@ -94,7 +94,7 @@ class NormsWatch:
                 "`sampling` draws without replacement from a training set of unknown size: give its `examples`."
             )
         self._announcements = Announcements(page, quiet)
-        self._log = WarningLog(lambda: self.steps, speaks=True)
+        self._log = WarningLog(lambda: self.steps, log)
         self._trackers = Trackers(to, level, self._log)
         self._recorder: Recorder | None = None
         self._layers: tuple[str, ...] = ()

@@ -2,7 +2,4 @@ from .choice import pool_of as pool_of
 from .job import Job as Job
 from .job import Outcome as Outcome
 from .ledger import Ledger as Ledger
-from .on_ray import Ray as Ray
-from .pool import Here as Here
 from .pool import Pool as Pool
-from .processes import Processes as Processes

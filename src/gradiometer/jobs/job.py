@@ -33,7 +33,8 @@ class Job:
         BadArgument: An argument is invalid.
 
     Example:
-        >>> from gradiometer.jobs import Here, Job
+        >>> from gradiometer.jobs import Job
+        >>> from gradiometer.jobs.pool import Here
         >>> [outcome] = Here().run([Job("seven", lambda a, b: a + b, (3, 4))])
         >>> outcome.result
         7

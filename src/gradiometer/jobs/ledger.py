@@ -34,7 +34,8 @@ class Ledger:
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from gradiometer.jobs import Here, Job, Ledger
+        >>> from gradiometer.jobs import Job, Ledger
+        >>> from gradiometer.jobs.pool import Here
         >>> ledger = Ledger(Path(tempfile.mkdtemp()) / "finished.jsonl")
         >>> [first] = Here().run([Job("seven", lambda: 7)], ledger=ledger)
         >>> [again] = Here().run([Job("seven", lambda: print("is not run again"))], ledger=ledger)
@@ -43,7 +44,9 @@ class Ledger:
     """
 
     def __init__(self, path: Path | str, encode: Code = _as_it_is, decode: Code = _as_it_is) -> None:
-        self.path, self._encode, self._decode = Path(path), encode, decode
+        self.path = Path(path)
+        self._encode = encode
+        self._decode = decode
         self.warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -84,7 +87,8 @@ class Ledger:
 
         def keep(outcome: Outcome) -> Outcome:
             result = self._encode(outcome.result)
-            if kind := _not_json(result):
+            kind = _not_json(result)
+            if kind:
                 raise BadArgument(
                     f"`ledger` cannot keep the result of the job {outcome.name!r}, which has a {kind}: give `encode` "
                     "and `decode`, which turn it into numbers, texts, lists and dictionaries, and back."

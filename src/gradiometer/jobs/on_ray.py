@@ -28,9 +28,6 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "
 
 ADDRESS = re.compile(r"auto|(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)")
 
-REACH_SECONDS = 10
-"""Time to reach the machine of an address. Ray itself tries for two minutes."""
-
 ENDED = "was lost (the cluster of Ray has ended)"
 
 LOOK_SECONDS = 2
@@ -92,7 +89,8 @@ class Ray(Pool):
         found = ADDRESS.fullmatch(self.address or "auto")
         try:
             if found is not None and found[2] is not None:
-                socket.create_connection((found[1], int(found[2])), timeout=REACH_SECONDS).close()
+                # 10: time to reach the machine of an address. Ray itself tries for two minutes.
+                socket.create_connection((found[1], int(found[2])), timeout=10).close()
         except (OSError, OverflowError) as error:
             raise BadArgument(f"`address` {self.address!r} cannot be reached: {error}.") from error
 
@@ -183,7 +181,7 @@ class RayDispatch(Dispatch):
     def _begin(self, job: Job, *arguments: Any) -> Any:
         return self._task.options(name=job.name, num_cpus=job.cpus, num_gpus=job.gpus).remote(*arguments)
 
-    def _finished(self, tasks: Sequence[Any]) -> Sequence[Any]:
+    def _wait_for_some(self, tasks: Sequence[Any]) -> Sequence[Any]:
         finished, _ = ray.wait(list(tasks), num_returns=1, timeout=LOOK_SECONDS)
         self._ended = not finished and not is_there()
         return tasks if self._ended else finished

@@ -15,9 +15,6 @@ from gradiometer.jobs.job import Job, Outcome, failure, perform
 from gradiometer.jobs.ledger import Ledger
 from gradiometer.jobs.task import Shared, in_pool, pack_given, settings_here, unpack
 
-ATTEMPTS = 3
-"""Times that a job is started whose process is lost. A job that is lost again and again is likely to be the reason."""
-
 Progress = Callable[[Outcome, int, int], None]
 """Called after each job with its outcome, the number of finished jobs, and the number of all jobs."""
 
@@ -57,7 +54,8 @@ class Pool(ABC):
             BadArgument: Two jobs have the same name, or a job or `shared` cannot be sent to another process.
 
         Example:
-            >>> from gradiometer.jobs import Here, Job
+            >>> from gradiometer.jobs import Job
+            >>> from gradiometer.jobs.pool import Here
             >>> jobs = [Job(f"+{k}", lambda shared, k: shared + k, (k,)) for k in (1, 2)]
             >>> [(outcome.name, outcome.result) for outcome in Here().run(jobs, shared=10)]
             [('+1', 11), ('+2', 12)]
@@ -99,7 +97,8 @@ class Pool(ABC):
             GradiometerError: What another job raised.
 
         Example:
-            >>> from gradiometer.jobs import Here, Job
+            >>> from gradiometer.jobs import Job
+            >>> from gradiometer.jobs.pool import Here
             >>> Here().results([Job(text, text.upper) for text in ("a", "b")])
             ['A', 'B']
         """
@@ -155,7 +154,8 @@ class Here(Pool):
     """Runs jobs in this process, one after another. The random generators are afterwards as they were.
 
     Example:
-        >>> from gradiometer.jobs import Here, Job
+        >>> from gradiometer.jobs import Job
+        >>> from gradiometer.jobs.pool import Here
         >>> import torch
         >>> Here().results([Job("a", lambda: torch.rand(1).item(), seed=5)]) == [
         ...     torch.rand(1, generator=torch.Generator().manual_seed(5)).item()
@@ -217,14 +217,16 @@ class Dispatch(ABC):
                     if task is None:
                         break
                     running[task] = waiting.popleft()
-                for task in self._finished(list(running)):
+                for task in self._wait_for_some(list(running)):
                     job, parcel = running.pop(task)
                     try:
                         outcome = unpack(self._answer(task))
                     except WorkerLost as loss:
                         losses[job.name] += 1
                         text = f"the process of the job {job.name!r} {loss}"
-                        if losses[job.name] < ATTEMPTS and not loss.for_good:
+                        # 3: times that a job is started whose process is lost. A job that is lost
+                        # again and again is likely to be the reason.
+                        if losses[job.name] < 3 and not loss.for_good:
                             logging.getLogger(__name__).warning("%s: the job starts again in another one.", text)
                             waiting.append((job, parcel))
                             continue
@@ -248,7 +250,7 @@ class Dispatch(ABC):
         """A task that calls `perform_task` with these arguments; None if no worker is free."""
 
     @abstractmethod
-    def _finished(self, tasks: Sequence[Any]) -> Iterable[Any]:
+    def _wait_for_some(self, tasks: Sequence[Any]) -> Iterable[Any]:
         """Wait for some of these tasks, and return those that are finished."""
 
     @abstractmethod

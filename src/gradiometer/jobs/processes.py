@@ -50,7 +50,7 @@ class Processes(Pool):
         BadArgument: `count` is not a whole number from 1.
 
     Example: no process starts before there are jobs.
-        >>> from gradiometer.jobs import Processes
+        >>> from gradiometer.jobs.processes import Processes
         >>> Processes(2).count
         2
     """
@@ -193,7 +193,7 @@ class ProcessDispatch(Dispatch):
         self._busy[task] = worker, cost
         return task
 
-    def _finished(self, tasks: "Sequence[Future[bytes]]") -> "Iterable[Future[bytes]]":
+    def _wait_for_some(self, tasks: "Sequence[Future[bytes]]") -> "Iterable[Future[bytes]]":
         finished = wait(tasks, return_when=FIRST_COMPLETED).done
         for task in finished:
             unready = self._busy[task][0].ready.exception()

@@ -21,6 +21,7 @@ from .changes.updates import Skip as Skip
 from .changes.updates import WeightDecay as WeightDecay
 from .comparison.effects import Effect as Effect
 from .comparison.effects import effects_of as effects_of
+from .comparison.ends import effects_at_end as effects_at_end
 from .comparison.racing import Race as Race
 from .comparison.racing import Stop as Stop
 from .comparison.racing import race as race

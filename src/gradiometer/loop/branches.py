@@ -10,7 +10,9 @@ from gradiometer.errors import BadArgument
 from gradiometer.loop.branch import BranchResult, Tail
 from gradiometer.loop.changes.alternative import Alternative, GoOn
 from gradiometer.loop.comparison.effects import Effect, effects_of, readout_name
+from gradiometer.loop.comparison.ends import effects_at_end
 from gradiometer.loop.comparison.rungs import SHORT
+from gradiometer.measurement.estimate import significant
 
 GO_ON = GoOn()
 
@@ -34,6 +36,7 @@ class Fork:
         left: Examples that are left in the training; None if that is not known.
         path: The folder in which it is kept; None if it is in memory only.
         notes: Sentences about the state that the branches start from.
+        shorter: The results of shorter branches, as a race and `horizon="end"` have them.
     """
 
     step: int
@@ -47,6 +50,28 @@ class Fork:
     left: int | None = None
     path: Path | None = None
     notes: tuple[str, ...] = ()
+    shorter: tuple[BranchResult, ...] = ()
+
+    def __str__(self) -> str:
+        """A row for each alternative: the readout at the end of its branches, its effect there, that at the end."""
+        title = f"Fork from step {self.step:,}: {self.replicates} x {self.horizon:,} examples, tail {self.tail}"
+        if not any(result.alternative == self.baseline.name for result in self.results):
+            return f"{title}, no branch of {self.baseline.name!r} is finished"
+        effects = {effect.alternative: effect for effect in self.effects()}
+        ends = {effect.alternative: effect for effect in self.at_end()} if self.shows_end else {}
+        readout = readout_name(self.results, None)
+        heads = ["alternative", readout, "effect", "at the end of the training" if ends else ""]
+        rows = [heads]
+        for name in self.names:
+            values = [result.readouts[readout].mean for result in self.of(name) if readout in result.readouts]
+            mean = significant(float(np.mean(values))) if values else "diverged"
+            shown = [str(found[name].estimate) if name in found else "" for found in (effects, ends)]
+            rows.append([name, mean, *shown])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+        return "\n".join([title, *(line.rstrip() for line in lines)])
+
+    __repr__ = __str__
 
     def of(self, alternative: Alternative | str) -> tuple[BranchResult, ...]:
         """The results of an alternative, or of the baseline, by replicate.
@@ -69,6 +94,33 @@ class Fork:
             level: Probability that all intervals cover.
         """
         return effects_of(self.results, self.baseline.name, readout, level=level)
+
+    def at_end(self, readout: str | None = None, level: float = 0.9) -> tuple[Effect, ...]:
+        """Each alternative minus the baseline at the end of the training, by their trend: see `effects_at_end`.
+
+        Unknown unless the branches reach half of what is left, and others half of that, as with `horizon="end"`.
+
+        Args:
+            readout: Name of the readout; by default "test_loss" if there is one, else the first.
+            level: Probability that all intervals cover, as far as the order of the data goes.
+
+        Raises:
+            BadArgument: What is left of the training is not known.
+        """
+        if self.left is None:
+            raise BadArgument("`left` of this fork is not known: give `left`, such as left='4000 updates', to `Loop`.")
+        results = (*self.shorter, *self.results)
+        return effects_at_end(results, self.baseline.name, self.left, readout, level=level)
+
+    @property
+    def leaves_some(self) -> bool:
+        """True if the branches end before the training does."""
+        return self.left is not None and self.horizon < self.left
+
+    @property
+    def shows_end(self) -> bool:
+        """True if the effects at the end of the training are known."""
+        return self.left is not None and bool(self.results) and any(each.estimate.tells for each in self.at_end())
 
     def best(self, readout: str | None = None) -> str:
         """Name of the alternative, or of the baseline, with the best mean; those with a branch that diverged are last.
@@ -112,7 +164,9 @@ class Fork:
     def warnings(self) -> tuple[str, ...]:
         """What could make the comparison wrong."""
         found = list(self.notes)
-        if self.tail == "none":
+        if self.shows_end:
+            pass  # the interval at the end holds the horizon
+        elif self.tail == "none":
             found.append(
                 "The rates stay constant in all branches, which favours small rates at any length: an interval does "
                 "not see that. Use tail='linear'."

@@ -5,6 +5,7 @@ import functools
 import io
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import cloudpickle
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.errors import Unsupported, summary
-from gradiometer.measurement.optimizer.clipping import Clipping
+from gradiometer.measurement.optimizer.clipping import Clipping, ValueClipping
 
 OURS = "gradiometer."
 """Hooks of this package are those of a watch: on parameters, the optimizer, and layers while a step is measured."""
@@ -42,14 +43,18 @@ def copied(
     made = [_new(type(optimizer)) for optimizer in optimizers]
     memo |= {id(optimizer): new for optimizer, new in zip(optimizers, made, strict=True)}
     model_copy = _copied("model", model, memo)
+    for module in model_copy.modules():
+        _rebind_functions(vars(module), memo)
     for optimizer, new in zip(optimizers, made, strict=True):
         new.__setstate__(_copied("optimizer", _without_wrapper(optimizer), memo))
+        _rebind_functions(vars(new), memo)
         _mark_step(new)
     others = _copied("scheduler", tuple(schedulers), memo), _copied("scaler", scaler, memo)
     for hooks in _hook_tables(model_copy, made):
         for key in [key for key, hook in hooks.items() if is_ours(hook)]:
             del hooks[key]
-    _give_hooks(model_copy, {place: _copied("model", hooks, memo) for place, hooks in _parameter_hooks(model)})
+    hooks_of = {place: _copied("model", hooks, memo) for place, hooks in _parameter_hooks(model)}
+    _give_hooks(model_copy, {place: _renewed(hooks, memo) for place, hooks in hooks_of.items()})
     return model_copy, made, *others
 
 
@@ -83,7 +88,7 @@ def loaded(stored: bytes) -> Parts:
 
 def is_ours(hook: Any) -> bool:
     """True for a hook that a watch has put in place."""
-    if isinstance(hook, Clipping):  # it belongs to the training
+    if isinstance(hook, Clipping | ValueClipping):  # it belongs to the training
         return False
     while isinstance(hook, functools.partial):
         hook = hook.func
@@ -136,6 +141,57 @@ def _copied(name: str, part: Any, memo: dict[int, Any]) -> Any:
             f"`{name}` cannot be copied ({summary(error)}): keep what cannot be copied outside of it (files, locks, "
             "loggers, tensors with a graph), or give its class a `__deepcopy__`."
         ) from error
+
+
+def _rebind_functions(attributes: dict[Any, Any], memo: dict[int, Any]) -> None:
+    """Let functions that a module keeps use the copies in place of the originals, also in collections and hooks.
+
+    `deepcopy` copies no function. A block with `self.mlp_forward = lambda x: m.project(m.expand(x))` would run, and
+    train, the layers `m` of the original.
+    """
+    for name, value in list(attributes.items()):
+        if isinstance(value, FunctionType):
+            attributes[name] = _rebound(value, memo)
+        elif isinstance(value, dict):
+            _rebind_functions(value, memo)
+        elif isinstance(value, list):
+            value[:] = [_rebound(one, memo) if isinstance(one, FunctionType) else one for one in value]
+
+
+def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
+    """The function with copies of what its closure and its default arguments refer to, as far as the model has it."""
+    if id(function) in memo:
+        return memo[id(function)]  # type: ignore[no-any-return]
+    cells = function.__closure__
+    if not cells and not function.__defaults__ and not function.__kwdefaults__:
+        return function
+    new_cells = None if cells is None else tuple(CellType() for _ in cells)
+    made = FunctionType(function.__code__, function.__globals__, function.__name__, None, new_cells)
+    memo[id(function)] = made  # before its cells: a function may refer to itself
+    functools.update_wrapper(made, function)
+    if function.__defaults__ is not None:
+        made.__defaults__ = _renewed(function.__defaults__, memo)
+    if function.__kwdefaults__ is not None:
+        made.__kwdefaults__ = {name: _renewed(one, memo) for name, one in function.__kwdefaults__.items()}
+    for cell, new in zip(cells or (), new_cells or (), strict=True):
+        try:
+            new.cell_contents = _renewed(cell.cell_contents, memo)
+        except ValueError:  # not filled yet
+            continue
+    return made
+
+
+def _renewed(value: Any, memo: dict[int, Any]) -> Any:
+    """The copy of an object of the model; another function with copies; anything else as it is."""
+    if id(value) in memo:
+        return memo[id(value)]
+    if isinstance(value, FunctionType):
+        return _rebound(value, memo)
+    if isinstance(value, MethodType) and id(value.__self__) in memo:
+        return MethodType(value.__func__, memo[id(value.__self__)])
+    if type(value) in (list, tuple):
+        return type(value)(_renewed(one, memo) for one in value)
+    return value
 
 
 def _hook_tables(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[dict[int, Any]]:

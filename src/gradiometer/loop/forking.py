@@ -28,6 +28,9 @@ from gradiometer.loop.untouched import guarded_copy
 REPLICATES, HORIZON = 4, "25%"
 """Defaults."""
 
+END = "end"
+"""The horizon with which branches end at a quarter and at a half of what is left, to see the effect at the end."""
+
 FEWEST = 16
 """Fewest updates of a branch in a race."""
 
@@ -61,12 +64,14 @@ def fork(
         loop: The training: one of your own, or that of a run at one of its steps, from `gradiometer.train.loop_at`.
         alternatives: Alternatives or their texts, such as "rate 2x". They are compared with going on as it is.
         horizon: Length of a branch: "500 updates", "2 epochs", "64_000 examples", "10 s", or "25%" of what is left,
-            which is the default if it is known what is left.
+            which is the default if it is known what is left. "end" trains branches to a quarter and to a half of what
+            is left, for the effect at the end of the training (`Fork.at_end`); it costs three times as much.
         budget: In place of `horizon` and `replicates`: the most that all branches may cost together, in units of the
             whole training. Alternatives race over growing horizons, and those that are clearly worse are stopped.
         replicates: Number of data orders, each common to all alternatives. Default: 4.
         tail: How the rate of every branch ends: "linear" to zero over the whole horizon, "half" or "third" over its
-            last half or third, "none" not at all. Without a tail the comparison leans to small rates.
+            last half or third, "none" not at all. Without a tail the comparison leans to small rates. With horizon
+            "end" it is "half".
         seed: Seed of the data orders and of the random draws.
         pool: Where branches are trained: "here", "processes", "processes:4", "ray", or a `Pool`. The numbers are the
             same. In processes nothing in the functions may depend on what they change elsewhere.
@@ -104,6 +109,8 @@ def fork(
     skipped = [skip for one in chosen for skip in _skips(one)]
     own_until = loop.data.see_own(max((skip.stop for skip in skipped), default=0))
     rungs = _rungs(loop, budget, horizon, replicates, 1 + len(chosen))
+    if horizon == END:
+        tail = "half"  # as long at the rate of training as on the way to zero: short tails lean to small rates
     if rungs:
         length, many = rungs[-1].horizon, rungs[-1].replicates
     else:
@@ -162,7 +169,14 @@ def length_of(loop: Loop, text: str | None, seed: int) -> int:
 def _rungs(
     loop: Loop, budget: float | None, horizon: str | None, replicates: int | None, alternatives: int
 ) -> tuple[Rung, ...]:
-    """The stages of a race that a budget in units of the training pays for; none without a budget."""
+    """The stages of a race that a budget in units of the training pays for, or those for the effect at the end."""
+    if budget is None and horizon == END:
+        if loop.left is None:
+            raise BadArgument("`horizon` is 'end', and what is left is not known: give `left`, such as '4000 updates'.")
+        many = REPLICATES if replicates is None else replicates
+        if loop.left < 4 * loop.size:
+            raise BadArgument("`horizon` is 'end', and fewer than 4 updates are left: fork from an earlier step.")
+        return tuple(Rung(loop.left // parts // loop.size * loop.size, many) for parts in (4, 2))
     if budget is None:
         return ()
     if not 0 < budget < math.inf:

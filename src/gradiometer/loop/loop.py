@@ -5,6 +5,7 @@ import math
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, Protocol
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from gradiometer.arguments import check_whole
 from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
 from gradiometer.convergence.schedules.schedule import Schedule
-from gradiometer.errors import BadArgument, UserCodeFailed
+from gradiometer.errors import BadArgument, UserCodeFailed, bounded
 from gradiometer.loop.checks import check_functions, check_optimizer, check_scheduler, is_test_set
 from gradiometer.loop.copies import copied, dumped, loaded
 from gradiometer.loop.data import Data, data_of, first_size
@@ -26,7 +27,7 @@ from gradiometer.loop.stream import ORIGINAL, Stream
 from gradiometer.measurement.batch import Batch, batch_size, leaves
 from gradiometer.measurement.loss import Loss, checked_loss, with_graph
 from gradiometer.measurement.optimizer.averaged import averages_itself, to_average
-from gradiometer.measurement.optimizer.clipping import Clipping
+from gradiometer.measurement.optimizer.clipping import Clipping, ValueClipping
 from gradiometer.measurement.optimizer.wrappers import bare, bare_optimizer
 from gradiometer.measurement.untouched import Surroundings, in_eval_mode
 from gradiometer.problems.user_code import user_code
@@ -102,7 +103,8 @@ class Loop:
         factor: Factor on the rate of training, which a change may set, as the following ones.
         batch_factor: Factor on the batch of training.
         share: Share of the length of a branch that is trained.
-        clip: Largest norm of the gradient; None for no clipping besides training's own.
+        clip: Largest norm of the gradient, by a change or by training itself; None for no clipping.
+        clip_value: Largest absolute value of the numbers in the gradient, as training clips them; None if it does not.
         hold: Share of a branch before its rate falls to zero; None for that of its tail.
         stream: The batches of a branch, after `begin`.
         size: Examples in an update.
@@ -130,6 +132,7 @@ class Loop:
     (True, 10, 0)
     """
 
+    @bounded
     def __init__(
         self,
         model: nn.Module,
@@ -185,6 +188,7 @@ class Loop:
         self.batch_factor = ORIGINAL
         self.share = 1.0
         self.clip: float | None = None
+        self.clip_value: float | None = None
         self.hold: float | None = None
         self.stream = Stream(iter(()))
         self._schedule: Schedule | None = None
@@ -195,6 +199,7 @@ class Loop:
         self._updates = 0
         self._is_clipping = False
         self._has_gradient = False
+        self._takes_gradients = False
         self._newest: deque[Batch] = deque(maxlen=REFRESHED)
         self._some: list[Batch] | None = None
 
@@ -338,13 +343,24 @@ class Loop:
             refresh_batch_norm(self.model, self._newest, self.loss)
 
     def readouts(self, model: nn.Module) -> dict[str, Readout]:
-        """The numbers that a model is judged by. The same random numbers, and no gradients, at every call.
+        """The numbers that a model is judged by, with the same random numbers at every call.
 
         They are the training loss on a few fixed examples, the loss and accuracy on a test set, the user's metrics.
+        They are taken without gradients, unless a loss needs them, such as that of a gradient penalty.
         """
+        if not self._takes_gradients:
+            try:
+                return self._readouts(model, torch.no_grad())
+            except UserCodeFailed:
+                found = self._readouts(model, torch.enable_grad())
+                self._takes_gradients = True
+                return found
+        return self._readouts(model, torch.enable_grad())
+
+    def _readouts(self, model: nn.Module, gradients: AbstractContextManager[Any]) -> dict[str, Readout]:
         seed, found, evaluate = zlib.crc32(f"{self.seed}/readouts".encode()), dict[str, Readout](), self.evaluate
         used = Surroundings((self.loss, evaluate), model)
-        with torch.no_grad(), untouched_randomness(seed, self.devices), used.untouched(seed), in_eval_mode(model):
+        with gradients, untouched_randomness(seed, self.devices), used.untouched(seed), in_eval_mode(model):
             if self.loss is not None:
                 if self._some is None:
                     self._some = self.data.some(self.readout_examples, seed)
@@ -377,8 +393,11 @@ class Loop:
 
     def _train(self, pieces: Sequence[Batch]) -> Tensor | float:
         """Train on these pieces, and return their mean loss."""
-        if self.clip is not None and not self._is_clipping:
-            self.optimizer.register_step_pre_hook(Clipping(float(self.clip)))
+        if not self._is_clipping and (self.clip is not None or self.clip_value is not None):
+            if self.clip_value is not None:
+                self.optimizer.register_step_pre_hook(ValueClipping(float(self.clip_value)))
+            if self.clip is not None:
+                self.optimizer.register_step_pre_hook(Clipping(float(self.clip)))
             self._is_clipping = True
         if self.step is not None:
             with user_code("step"):

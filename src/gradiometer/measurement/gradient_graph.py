@@ -50,7 +50,8 @@ class GradientGraph:
     """
 
     def __init__(self, objective: Objective, batch: Batch, *, seed: int = 0) -> None:
-        self._objective, self.examples = objective, batch_size(batch)
+        self._objective = objective
+        self.examples = batch_size(batch)
         self._leaves = objective.leaves()
         with torch.enable_grad(), objective.untouched_randomness(seed), twice_differentiable(objective.model):
             loss, self._gradient = objective.differentiable_gradient(self._leaves, batch)
@@ -76,7 +77,7 @@ class GradientGraph:
             Unsupported: The loss has no second derivative.
             UserCodeFailed: The product is not finite.
         """
-        with self._explained():
+        with self._explain_errors():
             found = list(self._backward(vector))
         self._check(found)
         return found
@@ -89,7 +90,7 @@ class GradientGraph:
             UserCodeFailed: A product is not finite.
         """
         if len(vectors) > 1 and self._batched:
-            with self._explained():
+            with self._explain_errors():
                 found = self._batched_products(vectors)
             if found is not None:
                 self._check([found])
@@ -102,7 +103,7 @@ class GradientGraph:
         return rows
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explain_errors(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:

@@ -15,12 +15,9 @@ from gradiometer.measurement.parts import squared_norms
 
 Tensors = dict[str, Tensor]
 
-ROUNDING = 1e-4
-"""Rounding error allowed when all parameters are compared with one factor, as a share of the gradient's norm."""
-
 
 @dataclass(frozen=True)
-class Update:
+class SGDUpdate:
     """The vector that SGD multiplies by its rate: s ĝ + λΦ. This is ĝ + (λ/s)Φ at the rate s η.
 
     Clipping the gradient by its norm amounts to a smaller learning rate for one step: s is below 1.
@@ -58,7 +55,7 @@ class Motion:
     origin: Sequence[Tensor]
     since: int
     velocity: Sequence[Tensor | None] | None = None
-    update: Update | None = None
+    update: SGDUpdate | None = None
 
     def away(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Φ − c, one tensor per trainable parameter."""
@@ -105,7 +102,7 @@ class Origin:
         parameters: Sequence[Tensor],
         step: int,
         velocity: Sequence[Tensor | None] | None = None,
-        update: Update | None = None,
+        update: SGDUpdate | None = None,
     ) -> Motion:
         """The motion at this step. Call it at every measured step.
 
@@ -139,7 +136,7 @@ def velocity_of(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[Tens
 
 def update_of(
     optimizer: Optimizer, parameters: Sequence[Tensor], made: Float[Tensor, " parameters"], *, scale: float = 1.0
-) -> Update:
+) -> SGDUpdate:
     """The update that `torch.optim.SGD` is about to make, given the norm of ĝ after `backward`.
 
     Clipping by the norm of the whole gradient shrinks the gradients of all parameters by one factor. Clipping by
@@ -169,7 +166,7 @@ def update_of(
         taken = list(torch._foreach_div(taken, factor * scale))
     groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     decays = [0.0 if p.grad is None else float(groups[id(p)]["weight_decay"]) for p in parameters]
-    return Update(taken, factor, decays)
+    return SGDUpdate(taken, factor, decays)
 
 
 def multiple(made: Float[Tensor, " parameters"], taken: Sequence[Tensor]) -> float | None:
@@ -198,6 +195,8 @@ def factor_of(norms: Float[Tensor, "2 parameters"], taken: Sequence[Tensor]) -> 
     factor = float((lengths.square().sum() / made.sum()).sqrt()) if made.any() else 1.0
     if not (math.isfinite(factor) and factor > 0):
         return math.nan
-    rounding = max(ROUNDING, *(8 * torch.finfo(each.dtype).eps for each in taken))
+    # 1e-4: rounding error allowed when all parameters are compared with one factor, as a share of
+    # the gradient's norm.
+    rounding = max(1e-4, *(8 * torch.finfo(each.dtype).eps for each in taken))
     off = float((lengths - factor * before).abs().max())
     return None if off > rounding * float(lengths.norm()) else factor

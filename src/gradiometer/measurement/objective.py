@@ -28,10 +28,6 @@ WITHOUT_PARAMETERS = (
     "call `requires_grad_(True)` on the parameters to train."
 )
 
-PROBES = 4
-"""Number of batches on which `Objective.traits` tests the loss. One batch could miss a coupling by chance (class
-weights that happen to balance). Further batches can only change the answer from fixed to not fixed."""
-
 
 class Objective:
     """A model and its loss, as a function of parameters and a batch.
@@ -106,7 +102,7 @@ class Objective:
 
     def mean_loss(self, parameters: Sequence[Tensor], batch: Batch) -> Float[Tensor, ""]:
         """The mean loss of a batch at the given parameters."""
-        return checked_loss(self.with_parameters(parameters, lambda: self._called(batch)), batch).mean()
+        return checked_loss(self.with_parameters(parameters, lambda: self._call_loss(batch)), batch).mean()
 
     def gradient(self, batch: Batch, *, at: Sequence[Tensor] | None = None, seed: int = 0) -> Gradients:
         """ĝ, the gradient of the mean loss of a batch. One forward and backward.
@@ -135,8 +131,8 @@ class Objective:
         which runs again in the backward, would use the model's own parameters and change its own buffers.
         """
 
-        def differentiated() -> tuple[Tensor, tuple[Tensor, ...]]:
-            loss = with_graph(checked_loss(self._called(batch), batch).mean())
+        def differentiate() -> tuple[Tensor, tuple[Tensor, ...]]:
+            loss = with_graph(checked_loss(self._call_loss(batch), batch).mean())
             # A function without a second derivative raises only if its upstream gradient requires a gradient too.
             # If torch is given one, it imports sympy, which takes half a second.
             one = torch.ones_like(loss, requires_grad=True) if create_graph else None
@@ -153,9 +149,9 @@ class Objective:
                     "outside `backward()`: checkpoint it with use_reentrant=False."
                 ) from error
 
-        return self.with_parameters(leaves, differentiated)
+        return self.with_parameters(leaves, differentiate)
 
-    def _called(self, batch: Batch) -> Any:
+    def _call_loss(self, batch: Batch) -> Any:
         """What the user's loss returns for a batch: it is checked later."""
         with calling("loss"):
             return self.loss(self.model, batch)
@@ -188,7 +184,10 @@ class Objective:
         """
         mode = tuple([module.training for module in self._places.modules])
         probed, traits = self._traits.get(mode, (0, Traits()))
-        if probed < PROBES:
+        # 4: number of batches on which `Objective.traits` tests the loss. One batch could miss a
+        # coupling by chance (class weights that happen to balance). Further batches can only change
+        # the answer from fixed to not fixed.
+        if probed < 4:
             with torch.no_grad(), self.untouched_randomness(seed):
                 leaves = self.leaves()
                 traits |= probe_traits(

@@ -52,7 +52,7 @@ class SpreadBuilder:
             between = torch._foreach_lerp(starts[piece], ends[piece], weight)
             under.append(preconditioned_norms(between, others[piece]))
             del between
-        self.preconditioned.append(_by_owner(_joined(under), owners, len(start)))
+        self.preconditioned.append(_by_owner(_join(under), owners, len(start)))
 
     def add_norms(self, size: int, squared: Float[Tensor, "1 parameters"]) -> None:
         """Add one part by the squared norms of its gradient."""
@@ -62,22 +62,22 @@ class SpreadBuilder:
     def add_each(self, gradients: Sequence[Tensor]) -> None:
         """Add the gradients of single examples: each tensor has shape [examples, *parameter]."""
         self.sizes.extend([1] * gradients[0].shape[0])
-        self.squared.append(torch.stack([_rows_squared(gradient) for gradient in gradients], dim=1))
+        self.squared.append(torch.stack([_squares_of_rows(gradient) for gradient in gradients], dim=1))
         if self.preconditioner is not None:
             weighted = (gradient * p.sqrt() for gradient, p in zip(gradients, self.preconditioner, strict=True))
-            self.preconditioned.append(torch.stack([_rows_squared(gradient) for gradient in weighted], dim=1))
+            self.preconditioned.append(torch.stack([_squares_of_rows(gradient) for gradient in weighted], dim=1))
 
     def finish(self, mean: Sequence[Tensor]) -> Spread:
         """The spread, given the mean gradient over all examples added."""
         rows = [*self.squared, squared_norms(mean)]
         if self.preconditioner is None:
-            return self._of(_fetched(rows))
-        plain, under = _fetched(rows, [*self.preconditioned, preconditioned_norms(mean, self.preconditioner)])
+            return self._of(_fetch(rows))
+        plain, under = _fetch(rows, [*self.preconditioned, preconditioned_norms(mean, self.preconditioner)])
         return replace(self._of(plain), preconditioned=self._of(under))
 
     def finish_from(self, mean: Float[Tensor, "1 parameters"]) -> Spread:
         """The spread, given the squared norms of the mean gradient."""
-        return self._of(_fetched([*self.squared, mean]))
+        return self._of(_fetch([*self.squared, mean]))
 
     def _of(self, rows: Float[np.ndarray, "rows parameters"]) -> Spread:
         """The spread from the squared norms of all parts, and in the last row of their mean."""
@@ -85,7 +85,7 @@ class SpreadBuilder:
         return Spread(np.array(self.sizes), by_layer[:-1], by_layer[-1])
 
 
-def _fetched(*blocks: Sequence[Float[Tensor, "rows parameters"]]) -> Any:
+def _fetch(*blocks: Sequence[Float[Tensor, "rows parameters"]]) -> Any:
     """Each block as one array, all fetched by one copy; a single block alone."""
     joined = [torch.cat(list(block)) for block in blocks]
     if len(joined) == 1:
@@ -122,7 +122,7 @@ def squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, "1 parameters"]:
 
 
 def _squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, " some"]:
-    norms = torch._foreach_norm([_condensed(gradient) for gradient in gradients], dtype=torch.float64)
+    norms = torch._foreach_norm([_condense(gradient) for gradient in gradients], dtype=torch.float64)
     return torch.stack([norm.to(norms[0].device) for norm in norms]).square()
 
 
@@ -136,7 +136,7 @@ def _pieces_between(start: Sequence[Tensor], end: Sequence[Tensor], weight: floa
     (starts, ends), owners = _cut(start, end)
     pieces = ((starts[piece], ends[piece]) for piece in _pieces(starts, TOGETHER))  # one at a time, for the memory
     norms = [_squared_norms(torch._foreach_lerp(*piece, weight)).unsqueeze(0) for piece in pieces]
-    return _by_owner(_joined(norms), owners, len(start))[0]
+    return _by_owner(_join(norms), owners, len(start))[0]
 
 
 def _with_short_ones(
@@ -156,7 +156,7 @@ def _with_short_ones(
     if is_short.sum() < MANY or not all(tensor.is_cpu for tensor in lists[0]):
         return separately(*lists)
     short = lists if is_short.all() else [list(compress(each, is_short)) for each in lists]
-    terms = together(*map(_flattened, short))
+    terms = together(*map(_flatten, short))
     counts = torch.from_numpy(lengths[is_short])
     of_short = torch.segment_reduce(terms, "sum", lengths=counts, initial=0)
     if is_short.all():
@@ -167,7 +167,7 @@ def _with_short_ones(
     return sums
 
 
-def _flattened(tensors: Sequence[Tensor]) -> Float[Tensor, " numbers"]:
+def _flatten(tensors: Sequence[Tensor]) -> Float[Tensor, " numbers"]:
     """One vector of all numbers, in double precision."""
     if len({tensor.dtype for tensor in tensors}) > 1:
         tensors = [tensor.double() for tensor in tensors]
@@ -180,13 +180,13 @@ def preconditioned_norms(
 ) -> Float[Tensor, "1 parameters"]:
     """‖√P ·‖² of every parameter's gradient, a piece at a time, so that no further copy of all of them is made."""
     if all(gradient.device.type == "cpu" for gradient in gradients):
-        return _with_short_ones(lambda g, p: p.mul_(g).mul_(g), _each_preconditioned, gradients, preconditioner)[None]
+        return _with_short_ones(lambda g, p: p.mul_(g).mul_(g), _norms_under_each, gradients, preconditioner)[None]
     norms = []
     for piece in _pieces(gradients):
         weighted = torch._foreach_sqrt(list(preconditioner[piece]))
         torch._foreach_mul_(weighted, list(gradients[piece]))
         norms.append(squared_norms(weighted))
-    return _joined(norms)
+    return _join(norms)
 
 
 def _pieces(tensors: Sequence[Tensor], on_cpu: int = ON_CPU) -> Iterator[slice]:
@@ -227,15 +227,15 @@ def _by_owner(
     return norms.new_zeros(1, count).scatter_add_(1, places, norms)
 
 
-def _joined(norms: Sequence[Float[Tensor, "1 some"]]) -> Float[Tensor, "1 parameters"]:
+def _join(norms: Sequence[Float[Tensor, "1 some"]]) -> Float[Tensor, "1 parameters"]:
     return norms[0] if len(norms) == 1 else torch.cat([norm.to(norms[0].device) for norm in norms], dim=1)
 
 
-def _each_preconditioned(gradients: Sequence[Tensor], preconditioner: Sequence[Tensor]) -> Float[Tensor, " some"]:
-    return torch.stack([_preconditioned(*pair) for pair in zip(gradients, preconditioner, strict=True)])
+def _norms_under_each(gradients: Sequence[Tensor], preconditioner: Sequence[Tensor]) -> Float[Tensor, " some"]:
+    return torch.stack([_norm_under(*pair) for pair in zip(gradients, preconditioner, strict=True)])
 
 
-def _preconditioned(gradient: Tensor, preconditioner: Tensor) -> Float[Tensor, ""]:
+def _norm_under(gradient: Tensor, preconditioner: Tensor) -> Float[Tensor, ""]:
     """Runs of a length that stays in the cache; over one of them a sum in single precision errs by 1e-8."""
     runs = zip(gradient.reshape(-1).split(LONG), preconditioner.reshape(-1).split(LONG), strict=True)
     sums = [torch.dot(weighted := p * g, g.to(weighted.dtype)) for g, p in runs]
@@ -273,7 +273,7 @@ def _inner_product(a: Tensor, b: Tensor) -> Float[Tensor, ""]:
     return torch.stack(runs).sum(dtype=torch.float64)
 
 
-def _condensed(gradient: Tensor) -> Tensor:
+def _condense(gradient: Tensor) -> Tensor:
     """A shorter tensor of the same norm, for a long gradient in single precision on a CPU; otherwise the gradient.
 
     Runs of 1,024 numbers are summed in single precision, three times as fast as in double. The relative error of
@@ -287,6 +287,6 @@ def _condensed(gradient: Tensor) -> Tensor:
     return torch.cat([norms, flat[size - left :]]) if left else norms
 
 
-def _rows_squared(gradient: Tensor) -> Float[Tensor, " examples"]:
+def _squares_of_rows(gradient: Tensor) -> Float[Tensor, " examples"]:
     norms: Tensor = torch.linalg.vector_norm(gradient.reshape(len(gradient), -1), dim=1, dtype=torch.float64)
     return norms.square()

@@ -66,7 +66,7 @@ def preconditioner_of(
     Adaptive Subgradient Methods. The clip is a measured choice, see `PreconditionedNoise`.
 
     >>> import torch
-    >>> from gradiometer.measurement import preconditioner_of
+    >>> from gradiometer.measurement.preconditioner import preconditioner_of
     >>> weight = torch.nn.Parameter(torch.zeros(3))
     >>> optimizer = torch.optim.Adam([weight], lr=0.1, eps=0.0)
     >>> preconditioner_of(optimizer, [weight]) is None

@@ -257,7 +257,7 @@ class Series:
             prior=prior or MOMENT_PRIOR,
         )
         now = checked(now)
-        return self._dated(now, trend(samples, steps=self.steps, now=now, level=level))
+        return self._with_date(now, trend(samples, steps=self.steps, now=now, level=level))
 
     def ratio(
         self,
@@ -309,9 +309,9 @@ class Series:
             rare_noise=rare_noise,
         )
         now = checked(now)
-        return self._dated(now, trend(numerator, denominator, steps=self.steps, now=now, level=level))
+        return self._with_date(now, trend(numerator, denominator, steps=self.steps, now=now, level=level))
 
-    def _dated(self, now: Estimate, change: "gradiometer.measurement.uncertainty.trends.Trend | None") -> Estimate:
+    def _with_date(self, now: Estimate, change: "gradiometer.measurement.uncertainty.trends.Trend | None") -> Estimate:
         """The estimate with its step, and the early value if a change since is shown."""
         shown = change is not None and change.direction != 0
         needed = now.needed

@@ -89,12 +89,14 @@ class TrainingStep:
         self.sampling = sampling
         self.seed = seed
         self._gradient = gradient
-        self._shared, self._examples = spread, examples
+        self._shared = spread
+        self._examples = examples
         self._preconditioner = preconditioner
         self._probe = probe
         self._motion = motion
         self.example_of = example_of
-        self._arrived, self._over_processes = arrived, over_processes
+        self._arrived = arrived
+        self._over_processes = over_processes
         self._spreads: dict[int, Spread] = {}
 
     @cached_property
@@ -235,7 +237,8 @@ class TrainingStep:
 
     @cached_property
     def _random_parts(self) -> list[Tensor]:
-        if not (size := batch_size(self.batch)) >= 2:
+        size = batch_size(self.batch)
+        if not size >= 2:
             raise BadArgument("`batch` has 1 example, so no other half can judge its step: pass a `probe`.")
         return dealt(size, 2, self.generator("judge"), self.example_of)
 

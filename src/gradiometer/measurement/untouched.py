@@ -4,7 +4,7 @@ import functools
 import pickle
 import random
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -14,12 +14,6 @@ import torch
 from torch import nn
 
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-
-LARGEST = 1000
-"""Longest collection that is looked through."""
-
-MOST = 5000
-"""Most objects that are looked at."""
 
 LIBRARIES = ("torch", "numpy", "builtins", "typing", "collections", "functools", "jaxtyping", "beartype")
 """Packages whose functions and objects are not looked through."""
@@ -52,13 +46,20 @@ class Surroundings:
     """
 
     def __init__(self, loss: Any, model: nn.Module) -> None:
-        found, own = list(_reached([loss, model])), set(map(id, model.modules()))
+        found, own = list(_reachable([loss, model])), set(map(id, model.modules()))
         self.generators = [one for one in found if isinstance(one, GENERATORS) and not _is_global(one)]
         self.modules = [one for one in found if isinstance(one, nn.Module) and id(one) not in own]
 
     def states(self) -> list[bytes]:
         """The states of the generators."""
         return [pickle.dumps(_state(generator)) for generator in self.generators]
+
+    def restore(self, states: Sequence[tuple[Any, bytes]]) -> None:
+        """Put these generators into states that `states` has returned, as far as they are among those found."""
+        found = set(map(id, self.generators))
+        for generator, state in states:
+            if id(generator) in found:
+                _restore(generator, pickle.loads(state))
 
     @contextmanager
     def untouched(self, seed: int) -> Iterator[None]:
@@ -82,10 +83,11 @@ class Surroundings:
                 buffer.data.copy_(before)  # as batch normalization does: a graph that has saved it stays valid
 
 
-def _reached(roots: Iterable[Any]) -> Iterator[Any]:
+def _reachable(roots: Iterable[Any]) -> Iterator[Any]:
     """Every object that can be reached from these, each once, the nearest first."""
     waiting, seen = deque(roots), dict[int, Any]()
-    while waiting and len(seen) < MOST:
+    # 5000: most objects that are looked at.
+    while waiting and len(seen) < 5000:
         one = waiting.popleft()
         if id(one) in seen or isinstance(one, PLAIN):
             continue
@@ -102,7 +104,8 @@ def _inside(one: Any) -> list[Any]:
     if isinstance(one, functools.partial):
         return [one.func, *one.args, *one.keywords.values()]
     if isinstance(one, dict | list | tuple | set):
-        return [] if len(one) > LARGEST else list(one.values()) if isinstance(one, dict) else list(one)
+        # 1000: longest collection that is looked through.
+        return [] if len(one) > 1000 else list(one.values()) if isinstance(one, dict) else list(one)
     library = type(one).__module__.partition(".")[0] in LIBRARIES and not isinstance(one, nn.Module)
     closed = library or isinstance(one, (ModuleType, *GENERATORS))
     return [] if closed else list(getattr(one, "__dict__", {}).values())

@@ -23,9 +23,6 @@ from gradiometer.randomness import untouched_randomness
 AT_ONCE = 1024
 """The largest number of examples in a part."""
 
-PARTS = 10
-"""The smallest number of parts: a loss that is a mean has its interval over the parts."""
-
 
 def evaluate(problem: Problem, model: nn.Module, device: torch.device, level: float = 0.9) -> Mapping[str, Estimate]:
     """The loss and the accuracy on the test set, in eval mode, with intervals over its examples.
@@ -33,7 +30,8 @@ def evaluate(problem: Problem, model: nn.Module, device: torch.device, level: fl
     The model's mode and all random states are unchanged afterwards. If the loss is a mean, its interval is over
     parts of the test set. Without a test set the result is empty.
 
-    >>> from gradiometer.problems import evaluate, load
+    >>> from gradiometer.problems import load
+    >>> from gradiometer.problems.evaluation import evaluate
     >>> digits = load("digits")
     >>> sorted(evaluate(digits, digits.model(), torch.device("cpu")))
     ['test_accuracy', 'test_loss']
@@ -58,7 +56,8 @@ def correctness(problem: Problem, model: nn.Module, batch: Batch) -> Tensor | No
 
 def _mean_loss(losses: Float[np.ndarray, " losses"], level: float) -> Estimate:
     """The mean loss. A loss that is not finite makes it unknown, and does not stop the training."""
-    if wrong := int((~np.isfinite(losses)).sum()):
+    wrong = int((~np.isfinite(losses)).sum())
+    if wrong:
         method = f"{wrong:,} of {len(losses):,} losses are not finite"
         return Estimate.unknown(level=level, method=method, samples=len(losses))
     return skewed_mean(losses, level=level)
@@ -76,11 +75,13 @@ def _over(examples: Examples, problem: Problem, model: nn.Module) -> tuple[np.nd
     """The loss of every example, and if the problem has `correct`, its value for every example."""
     losses: list[Tensor] = []
     correct: list[Tensor] = []
-    parts = min(max(-(-len(examples) // AT_ONCE), PARTS), len(examples))
+    # 10: the smallest number of parts: a loss that is a mean has its interval over the parts.
+    parts = min(max(-(-len(examples) // AT_ONCE), 10), len(examples))
     for index in torch.arange(len(examples)).tensor_split(parts):
         batch = examples.batch(index)
         with user_code("loss", "on held-out examples"):
             losses.append(checked_loss(problem.loss(model, batch), batch).reshape(-1).double())
-        if (right := correctness(problem, model, batch)) is not None:
+        right = correctness(problem, model, batch)
+        if right is not None:
             correct.append(right)
     return torch.cat(losses).cpu().numpy(), torch.cat(correct).cpu().numpy() if correct else None

@@ -16,9 +16,6 @@ from gradiometer.measurement.batch import Batch, batch_size, leaves, mapped, tak
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
 
-FINGERPRINTED = 256
-"""Number of evenly spaced examples of a data set in its fingerprint. For tensors, all examples are used."""
-
 
 class Examples:
     """N examples; a batch is taken by its index.
@@ -44,7 +41,8 @@ class Examples:
     def __init__(
         self, data: Any, name: str = "examples", collate: Callable[[list[Any]], Batch] = default_collate
     ) -> None:
-        self.name, self.collate = name, collate
+        self.name = name
+        self.collate = collate
         is_plain = isinstance(data, TensorDataset) and collate is default_collate
         self.data: Any = tuple(data.tensors) if is_plain else data
         self.device: torch.device | None = None
@@ -68,7 +66,7 @@ class Examples:
         with user_code(self.name):
             items = self.data.__getitems__(index.tolist()) if hasattr(self.data, "__getitems__") else None
             collated = self.collate(items or [self.data[position] for position in index.tolist()])
-        return collated if self.device is None else _moved(collated, self.device)
+        return collated if self.device is None else _to_device(collated, self.device)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All examples once, in order, `size` at a time. The last batch may be smaller."""
@@ -81,7 +79,7 @@ class Examples:
         """The same examples on a device. Tensors are moved now, the batches of a data set when they are taken."""
         moved = copy.copy(self)  # they were checked when they were given
         if self.in_memory:
-            moved.data = _moved(self.data, device)
+            moved.data = _to_device(self.data, device)
         moved.device = torch.device(device)
         return moved
 
@@ -95,7 +93,9 @@ class Examples:
         if self.in_memory:
             _digest(self.data, digest)
             return digest.hexdigest()
-        chosen = torch.linspace(0, len(self) - 1, min(len(self), FINGERPRINTED), dtype=torch.float64).long()
+        # 256: number of evenly spaced examples of a data set in its fingerprint. For tensors, all
+        # examples are used.
+        chosen = torch.linspace(0, len(self) - 1, min(len(self), 256), dtype=torch.float64).long()
         with untouched_randomness(0, []):
             for part in torch.split(chosen, 32):
                 _digest(self.batch(part), digest)
@@ -133,7 +133,7 @@ def _checked_dataset(data: Any, name: str, collate: Callable[[list[Any]], Batch]
     return len(data)
 
 
-def _moved(data: Batch, device: torch.device | str) -> Batch:
+def _to_device(data: Batch, device: torch.device | str) -> Batch:
     return mapped(data, lambda tensor: tensor.to(device))
 
 

@@ -17,8 +17,6 @@ from gradiometer.problems.examples import Examples
 Correct = Callable[[nn.Module, Batch], Tensor]
 """Returns one truth value per example, shape [examples]: True if the prediction is right."""
 
-FINGERPRINT_DIGITS = 16
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -91,7 +89,7 @@ class Problem:
     def fingerprint(self) -> str:
         """The first digits of the SHA-256 of the training and test data. Two runs on the same data share it."""
         parts = [self.train.fingerprint(), self.test.fingerprint() if self.test is not None else "no test data"]
-        return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:FINGERPRINT_DIGITS]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 
 
 def _check_model(model: Any) -> None:

@@ -71,7 +71,7 @@ def load(
         imported = import_module("gradiometer.problems.imported")
         own: gradiometer.problems.problem.Problem = imported.load(name, model=model, data_dir=data_dir, seed=seed)
         return own
-    known = _known(name)
+    known = _entry(name)
     if data_dir is not None and "data_dir" not in known.takes:
         raise BadArgument(f"`data_dir` is not used by {name}, whose data need no folder: omit it.")
     settings = {"data_dir": data_dir, "seed": seed}
@@ -86,7 +86,7 @@ def nearest(wanted: str, names: tuple[str, ...]) -> str:
     return f"{f'did you mean {close[0]}? Available' if close else 'available'}: {', '.join(names)}"
 
 
-def _known(name: str) -> Shipped:
+def _entry(name: str) -> Shipped:
     if name not in KNOWN:
         raise BadArgument(f"`problem` {name!r} is unknown: {nearest(name, NAMES)}, and module:function for your own.")
     return KNOWN[name]

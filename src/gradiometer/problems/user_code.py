@@ -27,7 +27,8 @@ class user_code:  # noqa: N801 (used as a function is; a generator costs three t
     __slots__ = ("name", "where")
 
     def __init__(self, name: str, where: str = "") -> None:
-        self.name, self.where = name, where
+        self.name = name
+        self.where = where
 
     def __enter__(self) -> None:
         pass

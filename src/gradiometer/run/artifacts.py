@@ -42,7 +42,7 @@ def load_artifacts(run: Run, kind: type[Kind]) -> tuple[Kind, ...]:
             known = {name: value for name, value in written.items() if name in names}
             found.append(msgspec.convert(known, kind, dec_hook=_array))
         except (OSError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-            run.unread_artifacts[path.relative_to(run.path).as_posix()] = str(error).partition("\n")[0].rstrip(".")
+            run.unread[path.relative_to(run.path).as_posix()] = str(error).partition("\n")[0].rstrip(".")
     return tuple(found)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from gradiometer.convergence.averaging import tracked
 from gradiometer.errors import BadArgument, RunDamaged, Unsupported
 from gradiometer.exploration.ensembles.barrier import linear_path
-from gradiometer.exploration.ensembles.calibration import BINS, FEWEST_IN_BIN, LogProbabilities, reliability
+from gradiometer.exploration.ensembles.calibration import BINS, LogProbabilities, reliability
 from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ensemble_equivalent
 from gradiometer.exploration.ensembles.diversity import correlations, disagreement
 from gradiometer.exploration.ensembles.ensemble import Ensemble
@@ -31,7 +31,7 @@ from gradiometer.run.problem import problem_of
 from gradiometer.run.reader import Run
 from gradiometer.run.snapshots import load_snapshots
 
-FEWEST_HELD_OUT = 2 * FEWEST_IN_BIN * BINS
+FEWEST_HELD_OUT = 2 * 3 * BINS
 """Test examples needed, so that every bin of the calibration error has enough."""
 
 
@@ -142,7 +142,8 @@ def example_inputs(problem: Problem, ensemble: Ensemble) -> torch.Tensor:
 def _final(path: Path, run: Run, device: torch.device) -> tuple[Problem, nn.Module]:
     """The problem and the final model of another run on the same data."""
     other = Run.open(path)
-    if other.manifest["problem"]["fingerprint"] != run.manifest["problem"]["fingerprint"]:
+    theirs, ours = (each.manifest.get("problem", {}).get("fingerprint") for each in (other, run))
+    if theirs != ours:
         raise BadArgument(f"`--against` {path} must be trained on the data of {run.path}: its test examples differ.")
     if other.status != "finished":
         raise BadArgument(f"`--against` {path} must be finished to have a final model: it is {other.status}.")

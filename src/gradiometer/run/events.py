@@ -23,9 +23,11 @@ class _Event(msgspec.Struct):
 
 
 class _Warning(_Event):
-    text: str
+    text: Annotated[str, msgspec.Meta(min_length=1)]
     stopped: str | msgspec.UnsetType = msgspec.UNSET
     withholds: str | msgspec.UnsetType = msgspec.UNSET
+    repeats: str | msgspec.UnsetType = msgspec.UNSET
+    not_finite: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Evaluation(_Event):
@@ -79,7 +81,25 @@ class _CutScored(_Event):
     predicted: Estimate
 
 
-_KINDS: dict[str, Any] = {
+class _Triage(_Event):
+    """What triage knows of the loop: one value for each parameter tensor, and what holds for all."""
+
+    tensors: list[str]
+    sizes: list[StepNumber]
+    axes: list[Annotated[int, msgspec.Meta(ge=0, le=1000)]]
+    layers: list[str]
+    untrained: list[str] = []
+    dropout: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    steps: StepNumber | msgspec.UnsetType = msgspec.UNSET
+    scheduled: StepNumber | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        if not len(self.tensors) == len(self.sizes) == len(self.axes) == len(self.layers):
+            raise ValueError("tensors, sizes, axes and layers are not equally many")
+
+
+KINDS: dict[str, Any] = {
+    "triage": _Triage,
     "warning": _Warning,
     "evaluation": _Evaluation,
     "snapshot": _Snapshot,
@@ -114,7 +134,7 @@ def events_of(path_name: str, lines: Iterable[Line]) -> tuple[list[dict[str, Any
 
 def _typed(record: dict[str, Any], kind: str) -> dict[str, Any]:
     """The record, with the fields that are known as their types have them."""
-    wanted = _KINDS.get(kind) or _slow_kind(kind)
+    wanted = KINDS.get(kind) or _slow_kind(kind)
     return record if wanted is None else record | msgspec.to_builtins(msgspec.convert(record, wanted))
 
 

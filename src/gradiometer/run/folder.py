@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import shutil
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,17 +14,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import tomli_w
 
 from gradiometer import __version__
 from gradiometer.errors import BadArgument, RunDamaged, RunNotFound, StorageFailed
 from gradiometer.measurement.reading import Draw, Sampling
-from gradiometer.run.columns import StepNumber
 from gradiometer.run.configuration import Configuration
+from gradiometer.run.manifest import read_manifest
 from gradiometer.run.settings.watched import WatchedConfiguration
 from gradiometer.run.trust import SIGNATURE, names_code, signature
-from gradiometer.storage.disk import read_file, reason_of, replace_file, sync_folder, writing
+from gradiometer.storage.disk import reason_of, replace_file, sync_folder, writing
 
 FORMAT = 1
 """Version of the layout of a run folder. It is raised if readers of the previous version cannot read the new one."""
@@ -107,7 +105,7 @@ class RunFolder:
         written = folder.manifest.get("format")
         if type(written) is not int or not written >= 1:
             raise RunDamaged(f"`{folder.manifest_path}` has no valid `format`: it is not the manifest of a run.")
-        if str(folder._writer).startswith("0.1."):
+        if folder._writer.startswith("0.1."):
             raise RunDamaged(
                 f"`{folder.path}` was written by gradiometer {folder._writer}, whose runs this version does not read: "
                 "keep that version in an environment of its own for them."
@@ -117,10 +115,10 @@ class RunFolder:
         return folder
 
     @property
-    def _writer(self) -> object:
-        """The version of gradiometer that wrote the run."""
-        versions = self.manifest.get("versions", {})
-        return versions.get("gradiometer") if isinstance(versions, dict) else None
+    def _writer(self) -> str:
+        """The version of gradiometer that wrote the run; empty if it is not known."""
+        written: str = self.manifest.get("versions", {}).get("gradiometer", "")
+        return written
 
     @property
     def name(self) -> str:
@@ -151,60 +149,53 @@ class RunFolder:
         """File of the readings and losses of one rank."""
         return self.path / ("readings.jsonl" if rank == 0 else f"readings.rank{rank}.jsonl")
 
-    @cached_property
+    @property
     def manifest(self) -> dict[str, Any]:
-        """Content of `run.toml`."""
+        """Content of `run.toml`, without the keys that do not fit."""
+        return self._manifest_and_warnings[0]
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence about each key of `run.toml` that was left out."""
+        return self._manifest_and_warnings[1]
+
+    @cached_property
+    def _manifest_and_warnings(self) -> tuple[dict[str, Any], list[str]]:
         try:
-            return tomllib.loads(read_file(self.manifest_path).decode())
+            return read_manifest(self.manifest_path)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RunNotFound(_not_a_run_sentence(self.path)) from error
         except OSError as error:
             raise RunDamaged(f"`{self.manifest_path}` cannot be read: {reason_of(error)}.") from error
-        except (ValueError, RecursionError) as error:
-            raise RunDamaged(f"`{self.manifest_path}` is damaged: it is not valid TOML ({error}).") from error
 
     @property
     def watched(self) -> bool:
         """True if `watch` recorded it in a user's own loop, so that commands do not know its model and data."""
-        problem = self.manifest.get("problem")
-        return isinstance(problem, dict) and problem.get("description") == WATCHED
+        return bool(self.manifest.get("problem", {}).get("description") == WATCHED)
 
     @cached_property
     def configuration(self) -> Configuration | WatchedConfiguration:
         """The configuration of the run."""
-        mapping = self.manifest.get("configuration", {})
-        if not isinstance(mapping, dict):
-            raise RunDamaged(f"`{self.manifest_path}` is damaged: `configuration` is not a table.")
         try:
             kind = WatchedConfiguration if self.watched else Configuration
-            return kind.from_mapping(mapping, str(self.manifest_path))
+            return kind.from_mapping(self.manifest["configuration"], str(self.manifest_path))
         except BadArgument as error:
             raise RunDamaged(str(error)) from error
 
     @cached_property
     def sampling(self) -> Sampling:
         """How batches were drawn: `sampling` of the manifest, or else of the configuration, with unknown N."""
-        return self._sampling("sampling", {"draw": self.configuration.sampling})
+        return _sampling(self.manifest.get("sampling", {"draw": self.configuration.sampling}))
 
     @property
     def measured_sampling(self) -> Sampling:
         """How the examples of the readings were drawn: `probe` of the manifest, or else as the batches."""
-        return self._sampling("probe", None) if "probe" in self.manifest else self.sampling
-
-    def _sampling(self, key: str, default: Any) -> Sampling:
-        stated = self.manifest.get(key, default)
-        try:
-            examples = stated.get("examples")
-            return Sampling(Draw(stated["draw"]), msgspec.convert(examples, StepNumber | None))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise RunDamaged(
-                f"`{self.manifest_path}` is damaged: `{key}` must be a table of draw and examples, got {stated!r}."
-            ) from error
+        return _sampling(self.manifest["probe"]) if "probe" in self.manifest else self.sampling
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers, in the order of the moments per layer."""
-        return tuple(str(layer) for layer in self.manifest.get("layers", ()))
+        return tuple(self.manifest.get("layers", ()))
 
     def _write(self, body: str, configuration: Any, forks: Path | None) -> None:
         created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -221,6 +212,10 @@ class RunFolder:
         except OSError:
             _remove_unfinished(self)
             raise
+
+
+def _sampling(stated: Mapping[str, Any]) -> Sampling:
+    return Sampling(Draw(stated["draw"]), stated.get("examples"))
 
 
 def run_folders(parent: Path | str) -> list[Path]:

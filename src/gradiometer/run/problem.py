@@ -39,7 +39,7 @@ def problem_of(run: Run, verb: str) -> Problem:
     problem = load(
         configuration.problem, model=configuration.model, data_dir=configuration.data_dir, seed=configuration.seed
     )
-    recorded = run.manifest["problem"]["fingerprint"]
+    recorded = run.manifest.get("problem", {}).get("fingerprint")
     if problem.fingerprint != recorded:
         raise BadArgument(
             f"`{run.path}` was trained on data with fingerprint {recorded}, and {problem.name} now has "

@@ -66,8 +66,8 @@ class Run:
         self.rank = rank
         self.known_gauges = tuple(gauges)
         self._journal = Readings(folder.readings_path(rank))
-        self.unread_artifacts: dict[str, str] = {}
-        """Files of artifacts that `load_artifacts` could not use, with reasons."""
+        self.unread: dict[str, str] = {}
+        """Artifacts and forks that could not be used: their files, with reasons."""
 
     @classmethod
     def open(cls, path: Path | str, rank: int = 0, gauges: Sequence[object] = ()) -> "Run":
@@ -186,8 +186,8 @@ class Run:
             steps, groups = zip(*self._readings.settings, strict=True)
             return Hyperparameters(steps, groups, self.steps)
         longest = max(self._series.values(), key=len, default=None)
-        c, problem = self.configuration, self.manifest.get("problem")
-        name = str((isinstance(problem, dict) and problem.get("optimizer")) or UNKNOWN_OPTIMIZER)
+        c = self.configuration
+        name: str = self.manifest.get("problem", {}).get("optimizer", UNKNOWN_OPTIMIZER)
         settings: dict[str, Any] = {"optimizer": name, "family": family_of([name])}
         if isinstance(c, Configuration):
             name = OPTIMIZERS[c.optimizer]
@@ -199,7 +199,7 @@ class Run:
             from gradiometer.run.settings.planned import planned  # noqa: PLC0415 (slow)
 
             steps = np.unique(np.linspace(0, self.steps, POINTS).round().astype(int)).tolist()
-            schedule = planned(c, int(self.manifest.get("steps", self.steps + 1)))
+            schedule = planned(c, self.manifest.get("steps", self.steps + 1))
             rates = [schedule(step) for step in steps]
         else:
             return None
@@ -236,9 +236,10 @@ class Run:
     @property
     def warnings(self) -> list[str]:
         """Warnings that were raised during training, and one for everything on the disk that could not be used."""
-        raised = [str(event.get("text")) for event in self.events if event["event"] == "warning"]
-        unread = [f"{name} cannot be read: skipped ({reason})." for name, reason in self.unread_artifacts.items()]
-        return [*raised, *self._events[1], *self._readings.warnings, *self._series_and_warnings[1], *unread]
+        raised = [event["text"] for event in self.events if event["event"] == "warning"]
+        unread = [f"{name} cannot be read: left out ({reason})." for name, reason in self.unread.items()]
+        damaged = [*self.folder.warnings, *self._events[1], *self._readings.warnings, *self._series_and_warnings[1]]
+        return [*raised, *damaged, *unread]
 
     @cached_property
     def _events(self) -> tuple[list[dict[str, Any]], list[str]]:

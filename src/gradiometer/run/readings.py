@@ -46,9 +46,25 @@ class _HyperparametersLine(msgspec.Struct, tag_field="kind", tag="hyperparameter
     weight_decay: float | list[float]
 
 
+BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "weights_at_start")
+"""Signs with one number for every parameter tensor."""
+
+_LISTS = (*BY_TENSOR, "evaluated_rows", "shared_rows", "rate_steps", "rates")
+
+
 class _SignsLine(msgspec.Struct, tag_field="kind", tag="signs"):
     step: StepNumber
     signs: dict[str, Number | list[Number]]
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(sign) for name, sign in self.signs.items() if isinstance(sign, list)}
+        if lengths.keys() != self.signs.keys() & _LISTS:
+            raise ValueError("a list for one number, or one number for a list")
+        if len({lengths[name] for name in BY_TENSOR if name in lengths}) > 1:
+            raise ValueError("lists of tensors of several lengths")
+        together = self.signs.keys() & {"rate_steps", "rates", "rate_changes"}
+        if together and (len(together) < 3 or lengths["rate_steps"] != lengths["rates"] or not lengths["rates"]):
+            raise ValueError("learning rates without their steps")
 
 
 class _OverheadLine(msgspec.Struct, tag_field="kind", tag="overhead"):
@@ -65,9 +81,10 @@ class _OverheadLine(msgspec.Struct, tag_field="kind", tag="overhead"):
     beyond_allowance: bool = False
 
 
-_decoder = msgspec.json.Decoder(
-    ReadingLine | _LossesLine | _ResumedLine | _OverheadLine | _HyperparametersLine | _SignsLine
-)
+LINES = ReadingLine | _LossesLine | _ResumedLine | _OverheadLine | _HyperparametersLine | _SignsLine
+"""The types of the lines."""
+
+_decoder = msgspec.json.Decoder(LINES)
 
 
 class Readings:

@@ -58,7 +58,7 @@ def check_trust(manifest: Mapping[str, Any], path: Path, verb: str) -> None:
     Raises:
         BadArgument: The run names code, and was made by another user, on another machine, or was changed since.
     """
-    configuration = manifest.get("configuration", {})
+    configuration = manifest["configuration"]
     if _trusts.get() or not names_code(configuration):
         return
     expected = signature(str(manifest.get("created")), configuration)

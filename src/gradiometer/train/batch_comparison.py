@@ -211,7 +211,7 @@ def _timed(training: Training, sizes: Sequence[int], seconds: float) -> StepTime
 
     def step(size: int) -> None:
         chosen = torch.randint(len(training.data), (size,), generator=generator)
-        training.backward(training.data.batch(chosen), measured=False)
+        training.backward(training.data.batch(chosen))
         training.optimizer.step()
 
     return step_times(step, sizes, configuration.batch_size, seconds=seconds, level=configuration.level)

@@ -1,8 +1,10 @@
 """A training without a run folder, for commands that measure a model at its start or a few steps later."""
 
 from gradiometer.errors import Diverged
+from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Reading
+from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.registry import load
 from gradiometer.run.budget import Budget
 from gradiometer.run.configuration import Configuration
@@ -33,15 +35,34 @@ def advance(training: Training, steps: int, gauge: Gauge | None = None, last: in
     readings = []
     for left in range(steps, 0, -1):
         batch, measured = training.batch(), gauge is not None and left <= last
-        loss, spread = training.backward(batch, measured)
+        loss = training.backward(batch, measured)
         if (reason := training.divergence(loss)) is not None:
             raise Diverged(
                 f"training diverged at step {training.step:,} with learning rate "
                 f"{training.configuration.rate:g}: {reason}; try a smaller --lr"
             )
         if gauge is not None and measured:
-            step = training.caught(batch, spread)
-            if step.batch_size > 1 and (moments := gauge.measure(step)) is not None:
-                readings.append(Reading(gauge.name, step.index, step.batch_size, step.learning_rate, moments))
+            readings += _reading(training, batch, gauge)
         training.update()
     return readings
+
+
+def _reading(training: Training, batch: Batch, gauge: Gauge) -> list[Reading]:
+    """The reading of a gauge between backward and update; none of a batch of a single example."""
+    if batch_size(batch) < 2:
+        return []
+    step = TrainingStep(
+        training.objective,
+        batch,
+        index=training.step,
+        learning_rate=training.learning_rate,
+        sampling=training.sampling,
+        gradient=[parameter.grad for parameter in training.parameters],
+        spread=training.spread,
+        preconditioner=training.preconditioner,
+        seed=training.configuration.seed,
+    )
+    moments = gauge.measure(step)
+    if moments is None:
+        return []
+    return [Reading(gauge.name, step.index, step.batch_size, step.learning_rate, moments)]

@@ -2,7 +2,7 @@
 
 from gradiometer.drift.curvature import survey_examples
 from gradiometer.drift.curvature_survey import Survey
-from gradiometer.drift.stability import Momentum, edge_finding, no_edge_finding
+from gradiometer.drift.stability import MomentumRule, edge_finding, no_edge_finding
 from gradiometer.measurement.finding import Finding
 from gradiometer.run.configuration import OPTIMIZERS
 from gradiometer.train.training import Training
@@ -38,5 +38,5 @@ def sharpness_finding(training: Training, found: Survey) -> Finding:
     settings = training.configuration
     if settings.optimizer != "sgd":
         return no_edge_finding(found.sharpness, found.step, (OPTIMIZERS[settings.optimizer],))
-    kind = Momentum(settings.momentum, settings.nesterov)
+    kind = MomentumRule(settings.momentum, settings.nesterov)
     return edge_finding(found.sharpness, rate_ahead(training), kind, weight_decay=settings.weight_decay)

@@ -33,7 +33,7 @@ def follow(training: Training) -> Run:
                 training.decide(told if following == COOL else None, forked=True)
                 continue
             batch = training.batch()
-            loss, _ = training.backward(batch, bool(told))
+            loss = training.backward(batch, bool(told))
             back = training.went_back(loss, batch, training.divergence(loss))
             learning_rate = training.learning_rate
             training.update(made=not back)

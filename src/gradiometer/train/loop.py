@@ -3,7 +3,6 @@
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from threading import Event
 from typing import Protocol, runtime_checkable
@@ -17,7 +16,6 @@ from gradiometer.gauges import Asked, GaugesAsked, recorded_gauges
 from gradiometer.interruption import StopAsked, heeding
 from gradiometer.jobs.threads import threads
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.optimizer.groups import groups_of
 from gradiometer.problems.evaluation import evaluate
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
@@ -30,15 +28,15 @@ from gradiometer.run.ranks import RankLost, together
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Mode, Recorder
 from gradiometer.train.averaged import end_at_average, evaluated
-from gradiometer.train.follow import COOL, GO_ON, STEP, dismiss, follow, lead
-from gradiometer.train.forking.cooling_fork import Stopped, decided
-from gradiometer.train.forking.run_forks import forks_along
+from gradiometer.train.follow import STEP, dismiss, follow, lead
+from gradiometer.train.policies.chosen import policies_of
+from gradiometer.train.policies.policy import Here, Stopped, remember
 from gradiometer.train.preparation import name_of_run
 from gradiometer.train.restoring.state import capture, fitting, restore
 from gradiometer.train.snapshots import collector_of
-from gradiometer.train.spikes import SpikeWatch
 from gradiometer.train.stopping import asked_to_stop, way_out
 from gradiometer.train.training import Training
+from gradiometer.train.watched import watch_of
 
 
 @runtime_checkable
@@ -145,10 +143,19 @@ class Trainer:
         self.folder = folder
         self.watcher = watcher
         mode: Mode = "shared" if training.shared else "apart"
-        self.recorder = Recorder(folder, training.gauges, budget=budget, every=configuration.every, mode=mode)
+        self.watch = watch_of(training, self._tell)
+        self.recorder = Recorder(
+            folder,
+            training.gauges,
+            budget=budget,
+            every=configuration.every,
+            mode=mode,
+            elsewhere=self.watch.read_elsewhere,
+        )
+        self.losses: list[float] = []
+        """The losses of the steps before a resume."""
         self.collector = collector_of(training, folder)
-        self.spikes = SpikeWatch(training, self.recorder)
-        self.forks = forks_along(training)
+        self.policies = policies_of(training)
         self.saved_at = time.monotonic()
         self.lasting = configuration.lasting_checkpoints
 
@@ -157,11 +164,10 @@ class Trainer:
         """Train to the end, or until a step."""
         last = self.training.steps if until is None else min(until, self.training.steps)
         try:
-            with asked_to_stop() as asked:
+            with asked_to_stop() as asked, self.watch:
                 self._begin(asked)
                 while self.training.step < last:
-                    self._cool(asked)
-                    self._fork(asked)
+                    self._decide(asked)
                     self._step()
                     if asked.is_set():
                         self._stop()
@@ -184,10 +190,11 @@ class Trainer:
         _, warnings = load_latest(self.folder, use=self._use)
         self.recorder.resume(self.training.step)
         steps, losses = run.losses
-        self.spikes.pass_over(losses[steps < self.training.step].tolist())
-        self.forks.pass_over(run.events, self.training.step)
+        self.losses = losses[steps < self.training.step].tolist()
+        remember(self.policies, run.events, self.training.step)
         for warning in warnings:
-            self._warn(warning)
+            self.recorder.event("warning", self.training.step, text=warning)
+            self._tell(warning)
 
     def _use(self, checkpoint: Checkpoint) -> None:
         restore(self.training, checkpoint.tensors, checkpoint.state)
@@ -197,6 +204,8 @@ class Trainer:
     def _begin(self, asked: Event) -> None:
         if self.training.step == 0:
             self.recorder.event("started", 0)
+        self.watch.begin(self.recorder, self.training.step, self.losses)
+        if self.training.step == 0:
             self._checkpoint()
         if self.watcher:
             self.watcher.begin(self.training, self.recorder, self.folder)
@@ -219,79 +228,62 @@ class Trainer:
             self._warn(warning)
 
     def _warn(self, text: str) -> None:
+        """Write a warning into the run, which shows it."""
         self.recorder.event("warning", self.training.step, text=text)
+
+    def _tell(self, text: str) -> None:
         if self.watcher:
             self.watcher.warn(text)
 
-    def _cool(self, asked: Event) -> None:
-        """Let a fork decide if the rate goes to zero from here, where `--cool auto` asks for it."""
+    def _decide(self, asked: Event) -> None:
+        """Let the policies decide what there is to decide before this step."""
         training = self.training
-        if training.cooling is None or not training.cooling.asks(training.step):
-            return
-        try:
-            with training.budget.spending("cooling forks", outside=True):
-                decision = decided(training, training.cooling, self.folder, asked.is_set)
-        except Stopped:
-            self._stop()
-        training.ranks.told(GO_ON if decision.begins is None else COOL, decision.begins or 0)
-        training.decide(decision.begins, forked=decision.fork is not None)
-        self.recorder.event("cooling", training.step, spent=training.cooling.spent, **asdict(decision))
-
-    def _fork(self, asked: Event) -> None:
-        """Make a fork where `fork_budget` pays for it."""
-        training = self.training
-        if not self.forks.asks(training.step):
-            return
-        try:
-            with training.budget.spending("forks on the way", outside=True):
-                decision = self.forks.decided(training, self.folder, asked.is_set)
-        except Stopped:
-            self._stop()
-        self.recorder.event(decision.EVENT, training.step, **asdict(decision))
+        for policy in self.policies:
+            if not policy.due(training.step):
+                continue
+            try:
+                with training.budget.spending(policy.account, outside=True):
+                    decision = policy.decide(Here(training, self.folder, asked.is_set))
+            except Stopped:
+                self._stop()
+            self.recorder.event(policy.event, training.step, **decision)
 
     def _step(self) -> None:
-        training, recorder = self.training, self.recorder
-        step, batch = training.step, training.batch()
-        measured = recorder.due(step) and training.measurable(batch)
-        training.ranks.told(STEP, measured)
-        loss, spread = training.backward(batch, measured)
+        training, watch = self.training, self.watch
+        batch = training.batch()
+        training.ranks.told(STEP, watch.measuring)
+        loss = training.backward(batch, watch.measuring)
         reason = training.divergence(loss)
-        if back := training.went_back(loss, batch, reason):
+        went_back = training.went_back(loss, batch, reason)
+        if went_back:
             self._warn(f"the guard went back or lowered the rate, which is now {training.learning_rate:.3g}")
-            self.spikes.pass_over([loss])
+            watch.pass_over(loss)
         elif reason is not None:
             self._diverged(reason)
         else:
-            self.spikes.look(loss, batch)
-            if measured or recorder.follows(step):
-                caught = training.caught(batch, spread)
-                if measured:
-                    recorder.measure(caught)
-                if recorder.follows(step):
-                    recorder.follow(caught)
-        if step >= recorder.settings.next_look or step == training.steps - 1:
-            recorder.settings.look(step, groups_of([training.optimizer], frozenset(map(id, training.parameters))))
+            if training.step == training.steps - 1:
+                watch.note_settings()
+            watch.step(loss, batch)
         learning_rate = training.learning_rate
-        training.update(made=not back)
-        recorder.loss(step, loss)
+        training.update(made=not went_back)
         for event in training.cooled(learning_rate):
-            recorder.event(**event)
-        if self.collector and (snapshot := self.collector.after(step, training.model)):
-            recorder.event("snapshot", training.step, number=snapshot.number)
+            self.recorder.event(**event)
+        if self.collector and (snapshot := self.collector.after(training.step - 1, training.model)):
+            self.recorder.event("snapshot", training.step, number=snapshot.number)
         if training.evaluation_due():
             self._evaluate()
-        due = time.monotonic() - self.saved_at >= training.configuration.checkpoint_seconds
-        if due or training.step in self.lasting:
-            self._save()
+        is_due = time.monotonic() - self.saved_at >= training.configuration.checkpoint_seconds
+        if is_due or training.step in self.lasting:
+            self._checkpoint()
         if self.watcher:
-            self.watcher.update(training, recorder, loss)
+            self.watcher.update(training, self.recorder, loss)
 
     def _examine_endpoint(self) -> None:
         """Examine the endpoint: a saddle, dead units, a symmetry. A failure is a warning and does not end the run."""
         configuration, training = self.training.configuration, self.training
         if not (configuration.budget and configuration.check_endpoint):
             return
-        self.recorder.flush()
+        self.watch.state_dict()  # which writes everything
         run = Run.reopen(self.folder.path)
         examined = any(event["event"] == ENDPOINT and event["step"] == training.step for event in run.events)
         series = run.series(Trajectory.name)
@@ -310,16 +302,12 @@ class Trainer:
         with evaluated(training):
             estimates = evaluate(training.problem, training.model, training.device, training.configuration.level)
         if estimates:
-            fields = {name: estimate.to_dict() for name, estimate in estimates.items()}
-            self.recorder.event("evaluation", training.step, estimates=fields)
-
-    def _save(self) -> None:
-        self.recorder.flush()
-        self._checkpoint()
+            self.watch.record_evaluation(estimates)
 
     def _checkpoint(self) -> None:
+        recorded = self.watch.state_dict()["recorder"]
         tensors, values = capture(self.training)
-        values["recorder"] = self.recorder.state_dict()
+        values["recorder"] = recorded
         keep, lasting = self.training.configuration.keep_checkpoints, self.lasting
         save(self.folder, self.training.step, tensors, values, keep=keep, lasting=lasting)
         self.saved_at = time.monotonic()
@@ -327,11 +315,11 @@ class Trainer:
     def _finish(self) -> None:
         end_at_average(self.training)
         self._examine_endpoint()
-        self._save()
+        self._checkpoint()
         self.recorder.event("finished", self.training.step)
 
     def _pause(self) -> None:
-        self._save()
+        self._checkpoint()
         self.recorder.event("interrupted", self.training.step)
 
     def _stop(self) -> None:

@@ -1,7 +1,6 @@
 """A model in training: what one step does, with nothing of the run around it."""
 
 import math
-import zlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -15,25 +14,21 @@ from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.trajectory.endpoint import Endpoint, endpoint_of
 from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of, kind_of
 from gradiometer.drift.edge import edge_warning
-from gradiometer.drift.stability import Momentum
+from gradiometer.drift.stability import MomentumRule
 from gradiometer.errors import BadArgument
-from gradiometer.estimation.noise import GradientNoise
 from gradiometer.exploration.ensembles.snapshots import checked_cycle
 from gradiometer.gauges import Asked
 from gradiometer.measurement.batch import Batch, Order, batch_size, chunks
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.loss import checked_loss, with_graph
-from gradiometer.measurement.motion import Motion, Origin, velocity_of
+from gradiometer.measurement.motion import Origin
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.measurement.reading import Draw, Sampling, Series, Spread
-from gradiometer.measurement.spread.example_norms import ExampleNorms
-from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.model import new_model
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
-from gradiometer.randomness import untouched_randomness
-from gradiometer.run.budget import COOLING, READINGS, Budget
+from gradiometer.run.budget import COOLING, Budget
 from gradiometer.run.cadence.clock import clock_for
 from gradiometer.run.configuration import MOST_STEPS, Configuration
 from gradiometer.run.ranks import Ranks
@@ -103,17 +98,16 @@ class Training:
         self.cooling, self.guard = self._cooling(), self._guard()
         self.gauges = tuple(Asked.of(configuration.measured).made(configuration) if gauges is None else gauges)
         adaptive = any(gauge.needs_preconditioner for gauge in self.gauges)
-        self._preconditioner = partial(preconditioner_of, self.optimizer, self.parameters) if adaptive else None
+        self.preconditioner = partial(preconditioner_of, self.optimizer, self.parameters) if adaptive else None
         parts = configuration.accumulation, self.ranks, budget, configuration.seed
-        self._accumulator = Accumulator(self.objective, *parts, self._preconditioner) if self.shared else None
+        self._accumulator = Accumulator(self.objective, *parts, self.preconditioner) if self.shared else None
         backward = [gauge.name for gauge in self.gauges if gauge.looks_back]
         if configuration.probe and (backward or self.shared):
             who = f"{backward[0]} measures" if backward else "several gradients per update are"
             raise BadArgument(f"`probe` is for measuring apart from training, but {who} training's own: leave one out.")
         self.origin = Origin() if backward else None
-        noise = any(isinstance(gauge, GradientNoise) for gauge in self.gauges)
-        apart = noise and not (self.shared or configuration.probe or adaptive)
-        self._examples = ExampleNorms(self.objective, partial(budget.spending, READINGS), wanted=apart)
+        self.spread: Spread | None = None
+        """The spread of the micro-batches of the step at hand, if gradients are accumulated and it is measured."""
         self.step = 0
         self.first_loss = math.nan
 
@@ -182,69 +176,22 @@ class Training:
                 self.objective,
                 self._few(),
                 learning_rate=self.learning_rate,
-                kind=Momentum(configuration.momentum, configuration.nesterov),
+                kind=MomentumRule(configuration.momentum, configuration.nesterov),
                 weight_decay=configuration.weight_decay,
                 seed=configuration.seed,
             )
 
-    def backward(self, batch: Batch, measured: bool) -> tuple[float, Spread | None]:
-        """Put ĝ into `.grad`.
-
-        Returns:
-            The loss and, if micro-batches are accumulated and the step is measured, their spread.
-        """
+    def backward(self, batch: Batch, measured: bool = False) -> float:
+        """Put ĝ into `.grad`, and return the loss. `measured` asks for the spread of accumulated micro-batches."""
+        self.spread = None
         if self._accumulator is not None and not (self.ranks.alone and batch_size(batch) == 1):
-            return self._accumulator(batch, measured, self.step, partial(_where, self.step))
+            loss, self.spread = self._accumulator(batch, measured, self.step, partial(_where, self.step))
+            return loss
         self.optimizer.zero_grad(set_to_none=True)
-        if measured:
-            self._examples.start()
         with user_code("loss", _where(self.step, batch)):
-            loss = with_graph(checked_loss(self.problem.loss(self.model, batch), batch).mean())
-            loss.backward()
-        return loss.item(), None
-
-    def measurable(self, batch: Batch) -> bool:
-        """True if this batch has a spread to measure.
-
-        It needs two examples. If they are run apart and the loss couples them, two in each of two parts.
-        """
-        size = batch_size(batch)
-        if self.shared or not 2 <= size < 4:
-            return size >= 2
-        with self.budget.spending(READINGS):
-            return not self.objective.traits(batch, seed=self.configuration.seed).coupled
-
-    def caught(self, batch: Batch, spread: Spread | None) -> TrainingStep:
-        """The step as the gauges see it, between `backward` and `update`; with `probe`, one of independent examples."""
-        size, probe = batch_size(batch), self.configuration.probe
-        gradient = [parameter.grad for parameter in self.parameters]
-        return TrainingStep(
-            self.objective,
-            self._independent(size, "probe") if probe else batch,
-            index=self.step,
-            learning_rate=self.learning_rate,
-            sampling=self.measured_sampling,
-            gradient=None if probe else gradient,
-            spread=spread,
-            examples=partial(self._examples.spread, batch, gradient, seed=self.configuration.seed),
-            probe=partial(self._independent, size, "judges"),
-            motion=self._motion(),
-            preconditioner=self._preconditioner,
-            seed=self.configuration.seed,
-        )
-
-    def _motion(self) -> Motion | None:
-        """The earlier position of training and its velocity, if a gauge needs them."""
-        if self.origin is None:
-            return None
-        velocity = velocity_of(self.optimizer, self.parameters) if self.configuration.momentum else None
-        return self.origin.motion(self.parameters, self.step, velocity)
-
-    def _independent(self, count: int, purpose: str) -> Batch:
-        """Independent draws, whose mean gradient is Train's: a probe, or examples that judge a step."""
-        seed = zlib.crc32(f"{self.configuration.seed}/{self.step}/{purpose}".encode())
-        with untouched_randomness(seed, [self.device]):  # a data set may draw, too
-            return self.data.batch(torch.randint(len(self.data), (count,)))
+            value = with_graph(checked_loss(self.problem.loss(self.model, batch), batch).mean())
+            value.backward()
+        return value.item()
 
     def divergence(self, loss: float) -> str | None:
         """The reason to call this step diverged, or None. Checked before the update."""
@@ -264,10 +211,7 @@ class Training:
         """True if the guard went back to an earlier state: this step makes no update. `reason` is its divergence."""
         if self.guard is None:
             return False
-        back = self.guard.went_back(loss if reason is None else math.inf, batch)
-        if back:
-            self._examples.stop()
-        return back
+        return self.guard.went_back(loss if reason is None else math.inf, batch)
 
     def update(self, made: bool = True) -> None:
         """Φ ← Φ − η ĝ, with momentum and weight decay if configured. Not `made`: only count the step."""

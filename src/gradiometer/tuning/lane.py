@@ -2,8 +2,6 @@
 
 import math
 import zlib
-from collections.abc import Sequence
-from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -32,7 +30,7 @@ class Mean:
 
     def __init__(self, updates: int) -> None:
         self.since = updates - max(updates // 4, 1)
-        self.sums: Sequence[Tensor] = []
+        self.sums: list[Tensor] = []
         self.count = 0
 
     @torch.no_grad()
@@ -41,7 +39,10 @@ class Mean:
         if updates <= self.since:
             return
         parameters = [parameter.detach() for parameter in model.parameters()]
-        self.sums = torch._foreach_add(self.sums, parameters) if self.count else [p.clone() for p in parameters]
+        if not self.count:
+            self.sums = [torch.zeros_like(parameter) for parameter in parameters]
+        for total, parameter in zip(self.sums, parameters, strict=True):
+            total.add_(parameter)
         self.count += 1
 
     @torch.no_grad()

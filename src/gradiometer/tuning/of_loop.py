@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from gradiometer.convergence.formulas.number import Amount
+from gradiometer.errors import bounded
 from gradiometer.jobs.pool import Pool
 from gradiometer.measurement.loss import Loss
 from gradiometer.tuning.aim import Aim
@@ -22,6 +23,7 @@ CLIP = 2.0
 """Default of `clip`."""
 
 
+@bounded
 def tune(
     model: nn.Module,
     *,

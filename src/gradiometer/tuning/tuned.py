@@ -252,10 +252,10 @@ class Tuned:
         gaps = [one.behind(best) for one in others if math.isfinite(one.loss)]
         equal = [gap is not None and gap.low <= 0 for gap in gaps]
         found = []
-        wide = [one for rung in self.rungs[:1] for one in rung]
+        wide = self.rungs[min(1, len(self.rungs) - 1)]
         if not math.isfinite(best.loss):
             found.append("All rates diverged: look at the loss and at the examples.")
-        elif len(self.rungs) > 1 and _is_flat(wide):
+        elif _is_flat(wide):
             rates = sorted(one.lane.rate for one in wide)
             found.append(
                 f"All rates from {significant(rates[0])} to {significant(rates[-1])} ended at the same loss, within "

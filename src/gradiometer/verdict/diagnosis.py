@@ -22,7 +22,7 @@ from gradiometer.drift.spikes.detection import Spike
 from gradiometer.drift.spikes.evidence import Examined, Observation
 from gradiometer.drift.spikes.finding import GAUGE as SPIKES
 from gradiometer.drift.spikes.finding import clearest, spikes_finding
-from gradiometer.drift.stability import Momentum
+from gradiometer.drift.stability import MomentumRule
 from gradiometer.estimation.batch_advice import is_outranked
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
@@ -298,7 +298,7 @@ def _chaos(run: Run, endpoint: Endpoint, estimates: Mapping[str, Estimate]) -> F
     rate = float(path.learning_rate[-1])
     shares = [estimates[name] for name in ("edge_share",) if name in estimates and estimates[name].tells]
     if endpoint.sharpness is not None:
-        limit = min(Momentum(group.momentum, group.nesterov).limit for group in settings.now)
+        limit = min(MomentumRule(group.momentum, group.nesterov).limit for group in settings.now)
         shares.append(transformed(endpoint.sharpness, lambda sharpness: rate * sharpness / limit))
     share = max(shares, key=lambda each: each.low, default=None)
     return chaos_finding(share, estimates, run.losses[1], rate)

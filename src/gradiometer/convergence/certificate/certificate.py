@@ -139,7 +139,7 @@ class Certificate(Artifact):
                 "step": self.step,
                 "curvature_share": self.curvature_share,
                 "level": self.level,
-                "batches": self._batches_needed() if claim == "certificate_gradient_unclear" else None,
+                "batches": self._enough_batches() if claim == "certificate_gradient_unclear" else None,
             },
             doubts=(Doubt("certificate_tolerance", {"tolerance": self.tolerance, "mode": self.mode}),),
         )
@@ -156,7 +156,7 @@ class Certificate(Artifact):
             return "certificate_curvature_unclear", State.CANNOT_TELL
         return "certificate_gradient_unclear", State.CANNOT_TELL
 
-    def _batches_needed(self) -> int | None:
+    def _enough_batches(self) -> int | None:
         """About how many batches would decide: the interval shrinks with the square root of their number.
 
         None if all examples are needed.

@@ -30,8 +30,6 @@ SAMPLES = 4
 """Independent samples that these are divided into, unless they are all examples."""
 KEPT_NUMBERS = 2**28
 """Most numbers in the stored batch gradients, 1 GiB in single precision; above it, several batches are averaged."""
-TOGETHER = 1000
-"""Examples per batch of a full pass."""
 COLUMNS = 2**20
 
 
@@ -69,7 +67,8 @@ def certify(
         step: Training steps so far.
         seed: Seed of everything random.
 
-    >>> from gradiometer.convergence.certificate import certify, gradient_squared
+    >>> from gradiometer.convergence.certificate import certify
+    >>> from gradiometer.convergence.certificate.certifying import gradient_squared
     >>> from gradiometer import Objective
     >>> from gradiometer.lab.closed_forms import Quadratic
     >>> problem = Quadratic([1.0, 4.0], [1.0, 1.0]).problem(examples=100, start=[2.0, 1.0])
@@ -187,7 +186,8 @@ def _full_gradient(
 ) -> Float[Tensor, " params"]:
     """g, summed in double precision."""
     total = torch.zeros_like(flat(objective.parameters), dtype=torch.float64)
-    for index in torch.arange(len(train)).split(TOGETHER):
+    # 1000: examples per batch of a full pass.
+    for index in torch.arange(len(train)).split(1000):
         gradient = flat(objective.gradient(train.batch(index), at=at, seed=seed)).double()
         total += gradient * (len(index) / len(train))
     return total

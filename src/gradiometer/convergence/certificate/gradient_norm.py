@@ -53,7 +53,7 @@ def squared_norm(
         does; sampling without replacement: Cochran (1977), Sampling Techniques, ch. 2.
 
     >>> import numpy as np
-    >>> from gradiometer.convergence.certificate import squared_norm
+    >>> from gradiometer.convergence.certificate.gradient_norm import squared_norm
     >>> from gradiometer.measurement import Draw, Sampling
     >>> gradients = np.array([3.0, 4.0]) + np.random.default_rng(0).standard_normal((64, 2))
     >>> print(squared_norm(gradients @ gradients.T, batch_size=32, sampling=Sampling(Draw.FRESH)))

@@ -24,8 +24,6 @@ from gradiometer.measurement.objective import Objective
 
 NEVER = 1e-12
 """A tolerance that is never reached: Lanczos then makes all its products, and the theorem counts them."""
-HALF = 0.5
-"""For a deficit of at least this, the spread has no bound."""
 FEWEST_SAMPLES = 3
 """Independent samples of the examples; with fewer, Student's quantile is too large to be useful."""
 
@@ -61,7 +59,7 @@ def lanczos_deficit(dimension: int, products: int, failure: float) -> float:
     Source: Kuczyński & Woźniakowski (1992), Estimating the Largest Eigenvalue by the Power and Lanczos Algorithms with
         a Random Start, th. 4.2.
 
-    >>> from gradiometer.convergence.certificate import lanczos_deficit
+    >>> from gradiometer.convergence.certificate.lowest_curvature import lanczos_deficit
     >>> round(lanczos_deficit(dimension=1_000_000, products=100, failure=0.05), 4)
     0.0027
     """
@@ -175,7 +173,8 @@ class _Ends:
         largest, lowest = ends.largest[0].value, (ends.smallest or ends.largest)[0].value
         rounding = 10 * torch.finfo(ends.vectors.dtype).eps * max(abs(largest), abs(lowest))
         share = lanczos_deficit(curvature.dimension, ends.products, failure / 2)
-        missed = share / (1 - 2 * share) * (largest - lowest) if share < HALF else math.inf
+        # 0.5: for a deficit of at least this, the spread has no bound.
+        missed = share / (1 - 2 * share) * (largest - lowest) if share < 0.5 else math.inf
         return cls(largest, lowest, lowest - missed - rounding, rounding, ends.vectors[[0, -1]], ends.products)
 
 

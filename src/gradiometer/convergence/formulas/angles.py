@@ -9,8 +9,6 @@ from gradiometer.convergence.formulas.number import PI, ROUNDING, Number, Undeci
 
 POLYNOMIAL = [TIME.power(Number(Fraction(power))) for power in range(1, 9)]
 """The monomials of a polynomial in t."""
-LARGEST_ANGLE = 1e6
-"""Half turns of the largest angle whose rounded cosine is trusted."""
 PI_NUMBER = Number(Fraction(1), ((PI, 1),))
 
 
@@ -39,6 +37,7 @@ def cosine_of_turns(turns: Bounds) -> Bounds:
     if constant is None:
         return Bounds(-UNIT, UNIT)
     value = math.cos(math.pi * float(constant))
-    if not abs(float(constant)) < LARGEST_ANGLE or not abs(value) > ROUNDING:
+    # 1e6: half turns of the largest angle whose rounded cosine is trusted.
+    if not abs(float(constant)) < 1e6 or not abs(value) > ROUNDING:
         raise Undecided("a cosine is zero up to rounding, or of too large an angle")
     return Bounds.exactly(Expansion.constant(Number.rounded(value)))

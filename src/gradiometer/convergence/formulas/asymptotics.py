@@ -38,7 +38,7 @@ Time = Any
 """A step, or a value computed from one: an int, a float or `Asymptotics`. Formulas use only arithmetic on it."""
 
 
-def _reflected(combine: Callable[[Any, Any], Any]) -> Callable[[Any, Any], "Asymptotics"]:
+def _on_the_left(combine: Callable[[Any, Any], Any]) -> Callable[[Any, Any], "Asymptotics"]:
     """The operator for a number on the left."""
     return lambda self, other: combine(Asymptotics.constant(other), self)
 
@@ -66,7 +66,7 @@ class Asymptotics:
     @property
     def whole(self) -> Bounds:
         """Bounds that hold for all branches."""
-        return self.branches[0] if len(self.branches) == 1 else hull(self.branches, Fraction(1, len(self.branches)))
+        return self.branches[0] if len(self.branches) == 1 else hull(self.branches, at_known_shares=True)
 
     def each(self, function: Callable[[Bounds], Bounds]) -> "Asymptotics":
         """A function of every branch."""
@@ -93,13 +93,13 @@ class Asymptotics:
     def __pow__(self, other: "Real") -> "Asymptotics":
         return _pairwise(_power, self, other)
 
-    __radd__ = _reflected(operator.add)
-    __rsub__ = _reflected(operator.sub)
-    __rmul__ = _reflected(operator.mul)
-    __rtruediv__ = _reflected(operator.truediv)
-    __rfloordiv__ = _reflected(operator.floordiv)
-    __rmod__ = _reflected(operator.mod)
-    __rpow__ = _reflected(operator.pow)
+    __radd__ = _on_the_left(operator.add)
+    __rsub__ = _on_the_left(operator.sub)
+    __rmul__ = _on_the_left(operator.mul)
+    __rtruediv__ = _on_the_left(operator.truediv)
+    __rfloordiv__ = _on_the_left(operator.floordiv)
+    __rmod__ = _on_the_left(operator.mod)
+    __rpow__ = _on_the_left(operator.pow)
     __lt__, __le__, __gt__, __ge__ = map(_comparison, (operator.lt, operator.le, operator.gt, operator.ge))
 
     def __neg__(self) -> "Asymptotics":
@@ -141,13 +141,19 @@ def chosen(test: "Real", one: "Real", two: "Real") -> Asymptotics:
     """The first if the test is not zero, else the second."""
     picks = [Asymptotics.constant(value) for value in (test, one, two)]
     period = _common_period(picks)
-    tests, ones, twos = (_spread(value, period) for value in picks)
-    return Asymptotics(
-        tuple(
-            hull((first, second), Fraction(0)) if (truth := _truth(test)) is None else first if truth else second
-            for test, first, second in zip(tests, ones, twos, strict=True)
-        )
-    )
+    branches = []
+    for condition, first, second in zip(*(_spread(value, period) for value in picks), strict=True):
+        truth = _truth(condition)
+        if truth is None:
+            branches.append(hull((first, second), at_known_shares=False))
+        else:
+            branches.append(first if truth else second)
+    return Asymptotics(tuple(branches))
+
+
+def mixture(one: "Real", two: "Real") -> Asymptotics:
+    """A value between the two that is near each of them at a positive share of the steps."""
+    return _pairwise(lambda first, second: hull((first, second), at_known_shares=True), one, two)
 
 
 def floor(value: "Real") -> Asymptotics:

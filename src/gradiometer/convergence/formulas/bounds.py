@@ -6,8 +6,7 @@ large t raises `ZeroDivisionError` or `ValueError`, as the same operation on flo
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import dataclass
 
 from gradiometer.convergence.formulas.expansion import CONSTANT, Expansion, Monomial, by_size
 from gradiometer.convergence.formulas.number import ONE, ZERO, Number, Undecided
@@ -19,53 +18,18 @@ ABOVE = 2.0**-20
 
 
 @dataclass(frozen=True)
-class Share:
-    """At a share of the steps of every block from t to λt, a value is at least c·size for fixed c > 0 and λ > 1.
-
-    Args:
-        size: The monomial.
-        density: The share; 1 means that a small enough c leaves out an arbitrarily small share of the steps.
-    """
-
-    size: Monomial
-    density: Fraction = Fraction(1)
-
-    def times(self, factor: Expansion) -> "Share | None":
-        """The share of the product with a positive factor."""
-        return None if factor.is_zero else Share(self.size * factor.leading[1], self.density)
-
-    def power(self, exponent: Number) -> "Share":
-        """The share of the power, for a positive exponent."""
-        return Share(self.size.power(exponent), self.density)
-
-
-def larger_share(*shares: Share | None) -> Share | None:
-    """The strongest one: the larger size, or the larger density at the same size."""
-    known = [share for share in shares if share is not None]
-    return max(known, key=lambda share: (by_size(share.size), share.density), default=None)
-
-
-def both(one: Share | None, two: Share | None) -> Share | None:
-    """The share of a product: at least d₁ + d₂ − 1 of the steps belong to both shares."""
-    if one is None or two is None or not one.density + two.density > 1:
-        return None
-    return Share(one.size * two.size, one.density + two.density - 1)
-
-
-@dataclass(frozen=True)
 class Bounds:
     """low ≤ f(t) ≤ high for all large t.
 
     Args:
         low, high: The ends; equal if f is known exactly.
-        rise: How far f − low stays above zero, and at what share of the steps.
-        drop: The same for high − f.
+        rise: At a positive share of the steps of every block from t to λt, f − low is at least c·rise for fixed c > 0
+            and λ > 1. None if no such monomial is known.
     """
 
     low: Expansion
     high: Expansion
-    rise: Share | None = None
-    drop: Share | None = None
+    rise: Monomial | None = None
 
     @classmethod
     def exactly(cls, value: Expansion) -> "Bounds":
@@ -90,13 +54,12 @@ class Bounds:
         return _larger(-self.low, self.high)
 
     def __neg__(self) -> "Bounds":
-        return Bounds(-self.high, -self.low, self.drop, self.rise)
+        return Bounds(-self.high, -self.low)
 
     def __add__(self, other: "Bounds") -> "Bounds":
         if self.precise is not None and other.precise is not None:
             return Bounds.exactly(self.low + other.low)
-        rise, drop = larger_share(self.rise, other.rise), larger_share(self.drop, other.drop)
-        return Bounds(self.low + other.low, self.high + other.high, rise, drop)
+        return Bounds(self.low + other.low, self.high + other.high, _faster(self.rise, other.rise))
 
     def __sub__(self, other: "Bounds") -> "Bounds":
         return self + -other
@@ -105,7 +68,7 @@ class Bounds:
         if self.precise is not None and other.precise is not None:
             return Bounds.exactly(self.low * other.low)
         if self.precise is not None or other.precise is not None:
-            return other._scaled(self.low) if self.precise is not None else self._scaled(other.low)
+            return other._times_factor(self.low) if self.precise is not None else self._times_factor(other.low)
         if self.high.sign <= 0:
             return -(-self * other)
         if other.high.sign <= 0:
@@ -113,17 +76,15 @@ class Bounds:
         if self.low.sign < 0 or other.low.sign < 0:
             product = self.magnitude * other.magnitude
             return Bounds(-product, product)
-        rises = [both(self.rise, other.rise)]
-        rises += [one.rise and one.rise.times(two.low) for one, two in ((self, other), (other, self))]
-        return Bounds(self.low * other.low, self.high * other.high, larger_share(*rises))
+        rise = _faster(_times(self.rise, other.low), _times(other.rise, self.low))
+        return Bounds(self.low * other.low, self.high * other.high, rise)
 
-    def _scaled(self, factor: Expansion) -> "Bounds":
+    def _times_factor(self, factor: Expansion) -> "Bounds":
         if factor.sign < 0:
-            return -self._scaled(-factor)
+            return -self._times_factor(-factor)
         if factor.is_zero:
             return Bounds.exactly(NIL)
-        rise, drop = (share and share.times(factor) for share in (self.rise, self.drop))
-        return Bounds(self.low * factor, self.high * factor, rise, drop)
+        return Bounds(self.low * factor, self.high * factor, _times(self.rise, factor))
 
     def __abs__(self) -> "Bounds":
         if self.low.sign >= 0:
@@ -153,9 +114,8 @@ class Bounds:
                 raise Undecided("a divisor may be zero")
             return Bounds(self.high.power(p), self.low.power(p))
         superadditive = (p - ONE).sign >= 0  # (x + y)^p ≥ x^p + y^p for p ≥ 1
-        rise = self.rise.power(p) if self.rise and (superadditive or self.low.is_zero) else None
-        drop = self.drop.power(p) if self.drop and superadditive else None
-        return Bounds(self.low.power(p), self.high.power(p), rise, drop)
+        rise = self.rise.power(p) if self.rise is not None and (superadditive or self.low.is_zero) else None
+        return Bounds(self.low.power(p), self.high.power(p), rise)
 
     def exp(self) -> "Bounds":
         """e^f."""
@@ -200,44 +160,40 @@ def maximum(one: Bounds, two: Bounds) -> Bounds:
     if one.precise is not None and two.precise is not None:
         return one if one == two or (one.low - two.low).sign >= 0 else two
     order = (one.low - two.low).sign if one.low != two.low else 0
-    rise = larger_share(*(bounds.rise for bounds, ahead in ((one, order >= 0), (two, order <= 0)) if ahead))
+    rise = _faster(one.rise if order >= 0 else None, two.rise if order <= 0 else None)
     return Bounds(one.low if order >= 0 else two.low, _larger(one.high, two.high), rise)
 
 
 def minimum(one: Bounds, two: Bounds) -> Bounds:
     """The smaller of two at every step."""
-    if one.precise is None and two.precise is None and one.low.is_zero and two.low.is_zero:
-        shares = both(one.rise, two.rise)
-        size = one.rise and two.rise and min(one.rise.size, two.rise.size, key=by_size)
-        high = -_larger(-one.high, -two.high)
-        return Bounds(NIL, high, replace(shares, size=size) if shares and size else None)
-    smaller = -maximum(-one, -two)
-    for bounds, other in ((one, two), (two, one)):
-        if smaller.rise is None and smaller.low.is_zero and bounds.rise and other.low.sign > 0:
-            size = min(bounds.rise.size, other.low.leading[1], key=by_size)
-            smaller = replace(smaller, rise=replace(bounds.rise, size=size))
-    return smaller
+    return -maximum(-one, -two)
 
 
-def hull(parts: tuple[Bounds, ...], share: Fraction) -> Bounds:
-    """Bounds around several ones. Each holds at a share of the steps; 0 means that the share is not known."""
-    low, high = parts[0].low, parts[0].high
+def hull(parts: tuple[Bounds, ...], *, at_known_shares: bool) -> Bounds:
+    """Bounds around several ones, each of which holds at some steps: at a positive share of them if that is known."""
+    low = parts[0].low
+    high = parts[0].high
     for part in parts[1:]:
-        low, high = -_larger(-low, -part.low), _larger(high, part.high)
+        low = -_larger(-low, -part.low)
+        high = _larger(high, part.high)
     if low == high:
         return Bounds.exactly(low)
-    rises: list[Share] = []
-    for part in parts:
+    rise: Monomial | None = None
+    for part in parts if at_known_shares else ():
         gap = part.low - low if part.low != low else NIL
-        if gap.sign > 0:
-            rises.append(Share(gap.leading[1], share))
-        elif part.rise:
-            rises.append(Share(part.rise.size, part.rise.density * share))
-    best = larger_share(*rises)
-    if best is not None:
-        together = sum((rise.density for rise in rises if rise.size == best.size), Fraction(0))
-        best = Share(best.size, together) if together > 0 else None
-    return Bounds(low, high, best)
+        rise = _faster(rise, gap.leading[1] if gap.sign > 0 else part.rise)
+    return Bounds(low, high, rise)
+
+
+def _faster(one: Monomial | None, two: Monomial | None) -> Monomial | None:
+    """The one that grows faster, of those that are known."""
+    if one is None or two is None:
+        return one or two
+    return max(one, two, key=by_size)
+
+
+def _times(rise: Monomial | None, factor: Expansion) -> Monomial | None:
+    return None if rise is None or factor.is_zero else rise * factor.leading[1]
 
 
 def _larger(one: Expansion, two: Expansion) -> Expansion:

@@ -66,7 +66,7 @@ class Expression:
     Raises:
         BadArgument: If the formula is outside the grammar, or one of its constants is too large for a double.
 
-    >>> from gradiometer.convergence.formulas import Expression
+    >>> from gradiometer.convergence.formulas.expression import Expression
     >>> Expression("0.1/sqrt(t)")(4)
     0.05
     """
@@ -240,7 +240,7 @@ def _chosen(test: Asymptotics, one: Callable[[], Any], two: Callable[[], Any]) -
     return asymptotics.chosen(test, one(), two())
 
 
-def _truncated(value: Asymptotics) -> Asymptotics:
+def _integer_part(value: Asymptotics) -> Asymptotics:
     if all(branch.low.sign >= 0 for branch in value.branches):
         return asymptotics.floor(value)
     positive = asymptotics.compared(value, operator.ge, 0)
@@ -280,7 +280,7 @@ ASYMPTOTICS = Dialect(
         "cos": asymptotics.cos,
         "floor": asymptotics.floor,
         "ceil": lambda value: -asymptotics.floor(-value),
-        "int": _truncated,
+        "int": _integer_part,
         "abs": abs,
         "min": lambda *values: functools.reduce(asymptotics.smaller, values),
         "max": lambda *values: functools.reduce(asymptotics.larger, values),

@@ -98,7 +98,7 @@ class Number:
             for atom, power in other.atoms:
                 powers[atom] = powers.get(atom, 0) + power
             kept = sorted(((atom, power) for atom, power in powers.items() if power), key=lambda pair: str(pair[0]))
-            return Number(_bounded(self.factor * other.factor), tuple(kept))
+            return Number(_check_digits(self.factor * other.factor), tuple(kept))
         return Number.rounded(float(self) * float(other))
 
     def reciprocal(self) -> "Number":
@@ -166,7 +166,7 @@ def _bits(value: Fraction) -> int:
     return max(value.numerator.bit_length(), value.denominator.bit_length())
 
 
-def _bounded(value: Fraction) -> Fraction:
+def _check_digits(value: Fraction) -> Fraction:
     if _bits(value) > 4 * LARGEST_BITS:
         raise Undecided("a constant has too many digits")
     return value

@@ -20,17 +20,8 @@ BLOCKS = 16
 PER_BLOCK = 4
 """Iterates per block whose loss is measured; all of them in a block of fewer steps."""
 
-DENSE = 64
-"""Iterates of a longer block that its mean is of, or up to twice as many: equally many steps apart."""
-
 LISTS = ("taken", "means", "gradients", "losses")
 """Names of the attributes that are lists of tensors."""
-
-ERRORS = 1.0
-"""Standard errors, over the parts of the probe, between the remaining gain and its upper end."""
-
-RIDGE = 1e-4
-"""Added to each curvature, as a share of their mean: along flatter directions noise, not curvature, limits the gain."""
 
 
 @runtime_checkable
@@ -83,7 +74,8 @@ class LookTimes:
     def __init__(self, first: int, per_octave: int) -> None:
         check_whole("first", first, 1)
         check_whole("per_octave", per_octave, 1)
-        self.first, self.per_octave = first, per_octave
+        self.first = first
+        self.per_octave = per_octave
         self.taken = 0
 
     @property
@@ -169,7 +161,7 @@ class Extrapolation:
         self._starts = ends
         if len(self._means) < BLOCKS:
             return nothing
-        self.look = self._looked()
+        self.look = self._take_look()
         return self.look.stopped
 
     @property
@@ -191,7 +183,9 @@ class Extrapolation:
 
     @property
     def _stride(self) -> int:
-        return max(self._length // DENSE, 1)
+        # 64: iterates of a longer block that its mean is of, or up to twice as many: equally many
+        # steps apart.
+        return max(self._length // 64, 1)
 
     def _average(self, position: Points) -> None:
         if self._mean is None:
@@ -205,11 +199,12 @@ class Extrapolation:
         self._means.append(mean)
         self._gradients.append(self.probe.gradient(mean))
         self._lengths.append(length)
-        self._mean, self._taken = None, []
+        self._mean = None
+        self._taken = []
         for kept in (self._means, self._gradients, self._losses, self._lengths):
             del kept[:-BLOCKS]
 
-    def _looked(self) -> Look:
+    def _take_look(self) -> Look:
         octave, half = BLOCKS_PER_OCTAVE, BLOCKS_PER_OCTAVE // 2
         centre, recent, earlier = self._centre(octave, 0), self._centre(half, 0), self._centre(octave, half)
         averaged, recent_loss = self.probe.loss(centre).double(), self.probe.loss(recent).double()
@@ -217,7 +212,7 @@ class Extrapolation:
         gain = torch.minimum(
             iterates.mean(dim=1) - averaged, torch.cat(self._losses[-half:], dim=1).mean(dim=1) - recent_loss
         )
-        left = self._left(centre)
+        left = self._gain_left(centre)
         fell = self.probe.loss(earlier).double() - recent_loss
         return Look(self.steps, left, gain, iterates, averaged, fell, left <= self.share * gain)
 
@@ -230,7 +225,7 @@ class Extrapolation:
             centre.add_(mean, alpha=length / sum(lengths))
         return centre
 
-    def _left(self, centre: Points) -> Losses:
+    def _gain_left(self, centre: Points) -> Losses:
         parts = self.probe.gradients(centre)
         there = parts.mean(dim=0)
         away = torch.stack(self._means, dim=1) - centre[:, None]
@@ -257,7 +252,9 @@ class Extrapolation:
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Restore the state that `tensors` and `values` returned."""
-        self.steps, self.looks.taken, self._starts = values["steps"], values["looks"], values["starts"]
+        self.steps = values["steps"]
+        self.looks.taken = values["looks"]
+        self._starts = values["starts"]
         self._lengths = list(values["lengths"])
         self._mean = tensors.get("mean")
         for name in LISTS:
@@ -280,7 +277,9 @@ def extrapolated_gain(
     symmetric = (curvatures + curvatures.mT) / 2
     values, axes = torch.linalg.eigh(symmetric)
     values = values.abs()
-    ridge = RIDGE * values.mean(dim=1, keepdim=True)
+    # 1e-4: added to each curvature, as a share of their mean: along flatter directions noise, not
+    # curvature, limits the gain.
+    ridge = 1e-4 * values.mean(dim=1, keepdim=True)
     damped = (values + ridge).clamp_min(torch.finfo(values.dtype).tiny)
     weights = (1 / damped * (1 - values / (2 * damped))).sqrt()
     along = torch.einsum("rab,qra->qrb", axes, slopes) * weights
@@ -291,4 +290,6 @@ def extrapolated_gain(
     unbiased = pairs / (count * (count - 1))
     left_out = without / ((count - 1) * (count - 2))
     error = ((count - 1) / count * ((left_out - left_out.mean(dim=0)) ** 2).sum(dim=0)).sqrt()
-    return torch.minimum((total**2).sum(dim=1) / count**2, unbiased + ERRORS * error)
+    # one standard error, over the parts of the probe, between the remaining gain and its upper
+    # end.
+    return torch.minimum((total**2).sum(dim=1) / count**2, unbiased + error)

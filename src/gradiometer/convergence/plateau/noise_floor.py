@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import stdtrit
 
-from gradiometer.arguments import check_level, check_number, check_whole
+from gradiometer.arguments import check_level, check_number
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
@@ -34,10 +34,6 @@ NOISE_OF_BRANCHES = 0.1
 
 FEWEST_STEPS = 256
 """Shortest stretch of a run that is tested for a slope."""
-
-FEWEST_AT_THE_START = 16
-APART = 0.9995
-"""Level at which the mean of a first part must lie outside of what the later ones predict, on each side."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ def plateau_since(
         level: Confidence level of the slope's interval.
 
     >>> import numpy as np
-    >>> from gradiometer.convergence.plateau import plateau_since
+    >>> from gradiometer.convergence.plateau.noise_floor import plateau_since
     >>> steps = np.arange(8000)
     >>> losses = np.maximum(4 - steps / 1000, 1) + 0.1 * np.random.default_rng(0).standard_normal(8000)
     >>> plateau_since(steps, losses).since
@@ -97,11 +93,13 @@ def _starts_apart(losses: Float[np.ndarray, " steps"]) -> bool:
     The later parts show how much such a mean varies, whatever the correlation of the losses.
     """
     length = len(losses) // 8
-    while length >= FEWEST_AT_THE_START:
+    while length >= 16:
         count = len(losses) // length
         means = losses[: count * length].reshape(count, length).mean(axis=1)
         later = means[1:]
-        margin = float(stdtrit(len(later) - 1, APART) * later.std(ddof=1)) * math.sqrt(1 + 1 / len(later))
+        # 0.9995: level at which the mean of a first part must lie outside of what the later ones
+        # predict, on each side.
+        margin = float(stdtrit(len(later) - 1, 0.9995) * later.std(ddof=1)) * math.sqrt(1 + 1 / len(later))
         if abs(means[0] - later.mean()) > margin:
             return True
         length //= 2
@@ -116,7 +114,7 @@ def gain_of_averaging(iterates: Float[np.ndarray, " taken"], averaged: float, le
     Source: Mandt, Hoffman & Blei (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, section 5.
 
     >>> import numpy as np
-    >>> from gradiometer.convergence.plateau import gain_of_averaging
+    >>> from gradiometer.convergence.plateau.noise_floor import gain_of_averaging
     >>> losses = np.array([1.2, 1.1, 1.3, 1.2, 1.25, 1.15, 1.2, 1.2])
     >>> print(gain_of_averaging(losses, averaged=1.0))
     0.200 [0.160, 0.240]
@@ -144,7 +142,7 @@ def forecast(gain: Estimate, falling: float, learning_rate: float, cut: float) -
         learning_rate: η.
         cut: η′, below η.
 
-    >>> from gradiometer.convergence.plateau import forecast
+    >>> from gradiometer.convergence.plateau.noise_floor import forecast
     >>> from gradiometer import Estimate
     >>> gain = Estimate.interval(0.10, 0.08, 0.12, level=0.9, method="measured", samples=8)
     >>> print(forecast(gain, falling=0.0, learning_rate=0.1, cut=0.01))
@@ -179,7 +177,7 @@ def if_cooled(averaged: float, before: float, *, level: float = 0.9) -> Estimate
     Raises:
         BadArgument: A loss is not finite.
 
-    >>> from gradiometer.convergence.plateau import if_cooled
+    >>> from gradiometer.convergence.plateau.noise_floor import if_cooled
     >>> print(if_cooled(1.0, before=2.0))
     0.841 [0.640, 1.11]
     """
@@ -199,25 +197,6 @@ def if_cooled(averaged: float, before: float, *, level: float = 0.9) -> Estimate
     return Estimate.interval(
         value, low, high, level=level, method="loss of the average, and a share of its latest change", samples=2
     )
-
-
-def floor_by_formula(learning_rate: float, gradient_variance: float, batch_size: int, momentum: float = 0.0) -> float:
-    """(η/4) tr Σ/(B(1 − μ)), the excess loss near a quadratic minimum at a small rate, in units of the loss.
-
-    Within 2 to 4 % on quadratics at a small rate; on networks 1.06 to 3.3 times the measured floor.
-
-    Source: Mandt, Hoffman & Blei (2017), eq. 14 and section 4.3; with momentum: their eq. 27.
-
-    >>> from gradiometer.convergence.plateau import floor_by_formula
-    >>> floor_by_formula(learning_rate=0.1, gradient_variance=8.0, batch_size=20)
-    0.01
-    """
-    check_number("learning_rate", learning_rate, positive=True)
-    check_number("gradient_variance", gradient_variance)
-    check_whole("batch_size", batch_size, 1)
-    if not 0 <= momentum < 1:
-        raise BadArgument(f"`momentum` must be at least 0 and below 1, got {momentum}.")
-    return learning_rate * gradient_variance / (4 * batch_size * (1 - momentum))
 
 
 def finding(found: Plateau | None, learning_rate: float, cut: Mapping[str, Any] | None, to: float) -> Finding | None:

@@ -5,9 +5,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, floor, logarithm
-from gradiometer.convergence.formulas.bounds import NIL, UNIT, Bounds, Share
-from gradiometer.convergence.formulas.expansion import CONSTANT
+from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, floor, logarithm, mixture
 from gradiometer.convergence.formulas.number import Amount, Number
 from gradiometer.convergence.schedules.schedule import Count, Lengthening, Positive, Rate, Schedule, Shrinking, power
 
@@ -61,54 +59,6 @@ class OneCycle(Schedule):
 
 
 @dataclass(frozen=True)
-class Triangular(Schedule):
-    """low + (high − low) · height · triangle: repeated triangles between `low` and `high`. Torch: CyclicLR.
-
-    Args:
-        low, high: Smallest and largest η of the first triangle.
-        up, down: Steps of its two sides; `down` is `up` if it is None.
-        shrink: Factor of the height from one triangle to the next (0.5: torch's triangular2).
-        decay: Factor of the height at every step (torch's exp_range).
-
-    Source: Smith (2017), Cyclical Learning Rates for Training Neural Networks.
-
-    >>> from gradiometer.convergence.schedules import Triangular
-    >>> [Triangular(0.0, 1.0, up=2)(step) for step in range(5)]
-    [0.0, 0.5, 1.0, 0.5, 0.0]
-    """
-
-    low: Rate
-    high: Rate
-    up: Count
-    down: int | None = None
-    shrink: Shrinking = 1.0
-    decay: Shrinking = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require(self.high >= self.low, "high", "not be below `low`")
-        whole = self.down is None or (isinstance(self.down, int) and self.down >= 1)
-        self._require(whole, "down", "be None or a whole number of at least 1")
-
-    @property
-    def length(self) -> int:
-        """Steps of one triangle."""
-        return self.up + (self.up if self.down is None else self.down)
-
-    def formula(self, step: Time) -> Time:
-        cycle, place = step // self.length, step % self.length
-        triangle = place / self.up if place <= self.up else (self.length - place) / (self.length - self.up)
-        return self.low + (self.high - self.low) * triangle * power(self.shrink, cycle) * power(self.decay, step)
-
-    def asymptotics(self, step: Asymptotics) -> Asymptotics:
-        """The triangle is above zero at all steps of a cycle but one."""
-        triangle = Asymptotics((Bounds(NIL, UNIT, Share(CONSTANT, Fraction(self.length - 1, self.length))),))
-        height = shrinking(step, self.length, 1.0, self.shrink) * Asymptotics.constant(self.decay) ** step
-        width = Asymptotics.constant(self.high) - self.low
-        return Asymptotics.constant(self.low) + width * triangle * height
-
-
-@dataclass(frozen=True)
 class CosineRestarts(Schedule):
     """final + (η₀ shrink^k − final)(1 + cos(π · share of cycle k gone))/2: repeated half waves.
 
@@ -145,9 +95,7 @@ class CosineRestarts(Schedule):
         height = self.initial * shrinking(step, self.steps, self.lengthen, self.shrink)
         if self.steps == 1 and self.lengthen == 1:
             return height
-        below_one = Share(CONSTANT, Fraction(self.steps - 1, self.steps) if self.lengthen == 1 else Fraction(1))
-        wave = Asymptotics((Bounds(NIL, UNIT, Share(CONSTANT), below_one),))
-        return wave * height + (1 - wave) * self.final
+        return mixture(height, self.final)
 
 
 @dataclass(frozen=True)

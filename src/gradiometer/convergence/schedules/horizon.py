@@ -14,8 +14,6 @@ from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
 
-NEAR_ZERO = 1e-4
-"""A last rate below this share of the largest one counts as zero."""
 LONGEST_RUN = 10_000_000
 
 
@@ -63,7 +61,8 @@ def horizon(schedule: Schedule, steps: int) -> RateOverRun:
         schedule: Any schedule that is not zero throughout the run.
         steps: T.
 
-    >>> from gradiometer.convergence.schedules import Linear, horizon
+    >>> from gradiometer.convergence.schedules import Linear
+    >>> from gradiometer.convergence.schedules.horizon import horizon
     >>> print(horizon(Linear(0.1, steps=1000), 1000))
     Over 1,000 steps it reaches zero; Σ η = 50.05, Σ η² = 3.338; worst case 2.006 D G/√T at a peak of 0.0315 D/G.
     """
@@ -77,23 +76,13 @@ def horizon(schedule: Schedule, steps: int) -> RateOverRun:
         steps=steps,
         peak=peak,
         final=float(rates[-1]),
-        reaches_zero=last < NEAR_ZERO * peak,
+        # 1e-4: A last rate below this share of the largest one counts as zero.
+        reaches_zero=last < 1e-4 * peak,
         distance=float(rates.sum()),
         noise=float(np.square(rates).sum()),
         bound=bound,
         best_peak=best_base,
     )
-
-
-def left(schedule: Schedule, start: int, steps: int) -> tuple[float, float]:
-    """Σ η and Σ η² from a step to the end of the run: how far it can still travel, and with how much noise.
-
-    >>> from gradiometer.convergence.schedules import Constant, left
-    >>> left(Constant(0.5), 90, 100)
-    (5.0, 2.5)
-    """
-    rates = _rates(schedule, start, steps)
-    return float(rates.sum()), float(np.square(rates).sum())
 
 
 def transferred(tuned: Amount, source: Schedule, target: Schedule, steps: int) -> float:
@@ -106,7 +95,8 @@ def transferred(tuned: Amount, source: Schedule, target: Schedule, steps: int) -
         source, target: The shapes. Only their form over the run matters, not their height.
         steps: T.
 
-    >>> from gradiometer.convergence.schedules import Constant, Linear, transferred
+    >>> from gradiometer.convergence.schedules import Constant, Linear
+    >>> from gradiometer.convergence.schedules.horizon import transferred
     >>> round(transferred(0.1, Constant(1.0), Linear(1.0, steps=1000), 1000), 3)
     0.29
     """

@@ -19,7 +19,8 @@ def picture(schedules: Mapping[str, Schedule], steps: int) -> Any:
         schedules: Schedules by their names in the legend.
         steps: Length of the run.
 
-    >>> from gradiometer.convergence.schedules import Cosine, picture
+    >>> from gradiometer.convergence.schedules import Cosine
+    >>> from gradiometer.convergence.schedules.picture import picture
     >>> chart = picture({"cosine": Cosine(0.1, steps=100)}, 100)
     >>> chart.data.values[50]
     {'step': 50, 'rate': 0.05, 'schedule': 'cosine'}

@@ -1,6 +1,5 @@
 """`Schedule`: a learning rate as a pure function of the step. It can be combined, stored, and proven about."""
 
-import json
 import math
 import operator
 import sys
@@ -109,57 +108,41 @@ class Schedule(ABC):
         """η for large steps. Raises `Undecided` if the algebra has no answer."""
         return Asymptotics.constant(self.formula(step))
 
-    def __add__(self, other: "Schedule | Amount") -> "Schedule":
-        return _made("Sum", self, _lifted(other))
-
     def __mul__(self, other: "Schedule | Amount") -> "Schedule":
-        return _made("Product" if isinstance(other, Schedule) else "Scaled", self, other)
+        return _schedule_of("Product", self, _as_schedule(other))
 
-    __radd__ = __add__
     __rmul__ = __mul__
-
-    def at_least(self, other: "Schedule | Amount") -> "Schedule":
-        """The larger of the two at every step."""
-        return _made("Maximum", self, _lifted(other))
-
-    def at_most(self, other: "Schedule | Amount") -> "Schedule":
-        """The smaller of the two at every step."""
-        return _made("Minimum", self, _lifted(other))
-
-    def shifted(self, steps: int) -> "Schedule":
-        """The schedule some steps later: η at step + steps."""
-        return _made("Shifted", self, steps)
 
     def warmed_up(self, steps: int, start: Amount = 0.0, *, within: bool = False) -> "Schedule":
         """Starts with a linear rise. The schedule begins after it or, if `within`, at step 0 under the rise."""
-        return _made("Warmup", self, steps, start, within)
+        return _schedule_of("Warmup", self, steps, start, within)
 
     def then(self, steps: int, other: "Schedule | Amount") -> "Schedule":
         """This one for some steps, then another one, which begins at its step 0."""
-        return _made("Then", self, steps, _lifted(other))
+        return _schedule_of("Then", self, steps, _as_schedule(other))
 
-    def held(self, every: int) -> "Schedule":
-        """The schedule counted in epochs of `every` steps: constant within each."""
-        return _made("Held", self, every)
+    def scheduler(self, optimizer: "torch.optim.Optimizer") -> "torch.optim.lr_scheduler.LambdaLR":
+        """A PyTorch scheduler that follows this schedule. Call its `step` after every optimizer step.
 
-    def repeated(self, length: int, lengthen: Amount = 1.0, shrink: Amount = 1.0) -> "Schedule":
-        """Repeats the first `length` steps; each cycle is `lengthen` times as long and `shrink` times as high."""
-        return _made("Cycles", self, length, lengthen, shrink)
+        A group with the optimizer's default `lr` follows η exactly. A group with another `lr` keeps its ratio to the
+        default, so that layer-wise rates stay in proportion.
 
-    def scheduler(
-        self,
-        optimizer: "torch.optim.Optimizer",
-        parameter: str = "lr",
-        *,
-        reference: Amount | None = None,
-        last_epoch: int = -1,
-    ) -> "torch.optim.lr_scheduler.LRScheduler":
-        """A PyTorch scheduler that follows this schedule; see `torch_schedulers.scheduler`."""
-        bridge = import_module("gradiometer.convergence.schedules.torch_schedulers")
-        made: torch.optim.lr_scheduler.LRScheduler = bridge.scheduler(
-            self, optimizer, parameter, reference=reference, last_epoch=last_epoch
-        )
-        return made
+        >>> import torch
+        >>> from gradiometer.convergence.schedules import Linear
+        >>> optimizer = torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), lr=0.1)
+        >>> scheduler = Linear(0.1, steps=10).scheduler(optimizer)
+        >>> for _ in range(5):
+        ...     optimizer.step()
+        ...     scheduler.step()
+        >>> scheduler.get_last_lr()
+        [0.05]
+        """
+        from torch.optim.lr_scheduler import LambdaLR  # noqa: PLC0415  schedules are read on machines without torch
+
+        unit = float(optimizer.defaults["lr"])
+        if not unit > 0:
+            raise BadArgument(f"`lr` of the optimizer must be positive, got {unit}: it is what η is measured in.")
+        return LambdaLR(optimizer, lambda step: self(step) / unit)
 
     def to_dict(self) -> dict[str, Any]:
         """Its name and settings as JSON types."""
@@ -168,24 +151,6 @@ class Schedule(ABC):
             "kind": type(self).__name__,
             **{name: value.to_dict() if isinstance(value, Schedule) else value for name, value in settings.items()},
         }
-
-    def to_json(self) -> str:
-        """`to_dict` as text; `from_json` reads it back.
-
-        >>> from gradiometer.convergence.schedules import Linear
-        >>> Linear(0.1, steps=50).to_json()
-        '{"kind": "Linear", "initial": 0.1, "steps": 50, "final": 0.0}'
-        """
-        return json.dumps(self.to_dict())
-
-    @classmethod
-    def from_json(cls, text: str) -> "Schedule":
-        """The schedule from the text of `to_json`."""
-        try:
-            settings = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise BadArgument(f"`text` is not JSON: {error}.") from None
-        return cls.from_dict(settings)
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Schedule":
@@ -197,7 +162,7 @@ class Schedule(ABC):
             for name, value in settings.items()
             if name != "kind"
         }
-        return _made(settings["kind"], **given)
+        return _schedule_of(settings["kind"], **given)
 
     @classmethod
     def parse(cls, text: str) -> "Schedule":
@@ -231,11 +196,11 @@ def power(base: Amount, exponent: Time) -> Time:
     return float(base) ** exponent if isinstance(exponent, int | float) else base**exponent
 
 
-def _made(kind: Any, *values: Any, **settings: Any) -> Schedule:
+def _schedule_of(kind: Any, *values: Any, **settings: Any) -> Schedule:
     """A schedule by the name of its class; the classes are in files that import this one."""
     made: Schedule = import_module(READER).built(kind, values, settings)
     return made
 
 
-def _lifted(other: "Schedule | Amount") -> Schedule:
-    return other if isinstance(other, Schedule) else _made("Constant", other)
+def _as_schedule(other: "Schedule | Amount") -> Schedule:
+    return other if isinstance(other, Schedule) else _schedule_of("Constant", other)

@@ -1,13 +1,10 @@
 """The common shapes, each equal to the schedule of that name in torch, timm, transformers or optax."""
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
-
-from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, smaller
+from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time
 from gradiometer.convergence.formulas.expression import NUMBERS, expression_in
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.schedule import Count, CountOrZero, Positive, Rate, Schedule, power
@@ -142,50 +139,6 @@ class Cosine(Schedule):
 
 
 @dataclass(frozen=True)
-class Tanh(Schedule):
-    """final + (η₀ − final)(1 − tanh x)/2 with x from `lower` to `upper`, then `final`. timm: TanhLRScheduler.
-
-    Source: Hsueh, Li & Wu (2019), Stochastic Gradient Descent with Hyperbolic-Tangent Decay, eq. 5.
-    """
-
-    initial: Rate
-    steps: Count
-    final: Rate = 0.0
-    lower: Amount = -7.0
-    upper: Amount = 3.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require(math.isfinite(self.lower), "lower", "be finite")
-        self._require(self.upper > self.lower, "upper", "be above `lower`")
-
-    def formula(self, step: Time) -> Time:
-        if step >= self.steps:
-            return self.final
-        share = step / self.steps
-        fall = math.tanh(self.lower * (1 - share) + self.upper * share)
-        return self.final + (self.initial - self.final) * (1 - fall) / 2
-
-
-@dataclass(frozen=True)
-class InverseTime(Schedule):
-    """η₀ / (1 + step/τ): satisfies the theorem's three conditions.
-
-    >>> from gradiometer import theorem
-    >>> from gradiometer.convergence.schedules import InverseTime
-    >>> schedule = InverseTime(0.1, time_constant=100)
-    >>> schedule(100), theorem(schedule).theorem
-    (0.05, True)
-    """
-
-    initial: Rate
-    time_constant: Positive = 1.0
-
-    def formula(self, step: Time) -> Time:
-        return self.initial / (1 + step / self.time_constant)
-
-
-@dataclass(frozen=True)
 class InversePower(Schedule):
     """η₀ (1 + step/τ)^-p: satisfies the theorem's three conditions for ½ < p ≤ 1."""
 
@@ -195,33 +148,6 @@ class InversePower(Schedule):
 
     def formula(self, step: Time) -> Time:
         return self.initial * (1 + step / self.time_constant) ** -self.power
-
-
-@dataclass(frozen=True)
-class InverseSquareRoot(Schedule):
-    """η₀ / √(1 + step/τ). transformers: get_inverse_sqrt_schedule, after its warm-up."""
-
-    initial: Rate
-    time_constant: Positive = 1.0
-
-    def formula(self, step: Time) -> Time:
-        return self.initial * (1 + step / self.time_constant) ** -0.5
-
-
-@dataclass(frozen=True)
-class Noam(Schedule):
-    """scale · width^-½ · min(s^-½, s · warmup^-1.5) with s = step + 1.
-
-    Source: Vaswani et al. (2017), Attention Is All You Need, eq. 3.
-    """
-
-    width: Count
-    warmup: Count
-    scale: Rate = 1.0
-
-    def formula(self, step: Time) -> Time:
-        s = step + 1
-        return smaller(s**-0.5, s * self.warmup**-1.5) * self.width**-0.5 * self.scale
 
 
 @dataclass(frozen=True)
@@ -264,64 +190,6 @@ class WarmupStableDecay(Schedule):
         if share < 0:
             return self.peak
         return self.final + (self.peak - self.final) * DECAYS[self.shape](share)
-
-
-@dataclass(frozen=True)
-class Piecewise(Schedule):
-    """The first rate before the first boundary, the second rate from there on, and so on.
-
-    Optax: piecewise_constant_schedule.
-
-    >>> from gradiometer.convergence.schedules import Piecewise
-    >>> schedule = Piecewise(boundaries=(100, 200), rates=(0.1, 0.01, 0.001))
-    >>> schedule(99), schedule(100), schedule(200)
-    (0.1, 0.01, 0.001)
-    """
-
-    boundaries: tuple[int, ...]
-    rates: tuple[Amount, ...]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "boundaries", tuple(self.boundaries))
-        object.__setattr__(self, "rates", tuple(self.rates))
-        rising = all(one < two for one, two in zip((0, *self.boundaries), self.boundaries, strict=False))
-        whole = all(isinstance(boundary, int) for boundary in self.boundaries)
-        self._require(rising and whole, "boundaries", "be whole numbers above 0, each above the one before")
-        good = all(rate >= 0 and math.isfinite(rate) for rate in self.rates)
-        right = good and len(self.rates) == len(self.boundaries) + 1
-        self._require(right, "rates", "be one rate more than `boundaries`, finite and not negative")
-
-    def formula(self, step: Time) -> Time:
-        return self.rates[sum(1 for boundary in self.boundaries if step >= boundary)]
-
-
-@dataclass(frozen=True)
-class PiecewiseLinear(Schedule):
-    """Straight lines between points (step, rate); constant before the first and after the last point."""
-
-    points: tuple[tuple[int, Amount], ...]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        try:
-            points = msgspec.convert(self.points, tuple[tuple[int, Amount], ...])
-        except msgspec.ValidationError:
-            points = ()
-        good = bool(points) and all(0 <= rate < math.inf for _, rate in points)
-        rising = all(one < two for (one, _), (two, _) in itertools.pairwise(points))
-        self._require(rising and good, "points", "be (step, rate) pairs in rising order of steps")
-        object.__setattr__(self, "points", points)
-
-    def formula(self, step: Time) -> Time:
-        if step >= self.points[-1][0]:
-            return self.points[-1][1]
-        (start, low) = self.points[0]
-        for end, high in self.points:
-            if step < end:
-                return low if end == start else low + (high - low) * (step - start) / (end - start)
-            start, low = end, high
-        return low
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,15 @@ FAMILIES = (schedule_shapes, schedule_cycles, schedule_algebra)
 LONGEST = 20_000
 """Characters in the longest text accepted."""
 DEEPEST = 60
-METHODS = ("at_least", "at_most", "shifted", "warmed_up", "then", "held", "repeated")
+METHODS = ("warmed_up", "then")
 
 
 def parsed(text: str) -> Schedule:
-    """The schedule in a text: a `repr`, or schedules combined by +, * and the methods of `Schedule`.
+    """The schedule in a text: a `repr`, or schedules combined by * and the methods of `Schedule`.
 
     >>> from gradiometer import Schedule
-    >>> Schedule.parse("Cosine(0.1, steps=100).at_least(0.01)")(100)
-    0.01
+    >>> Schedule.parse("Cosine(0.1, steps=100) * 0.5")(0)
+    0.05
     """
     if not len(text) <= LONGEST:
         raise BadArgument(f"`text` must have at most {LONGEST:,} characters, got {len(text):,}.")
@@ -81,10 +81,9 @@ def _value(node: ast.AST) -> Any:
         case ast.Call(func=ast.Name(id=name), args=parts, keywords=keywords) if all(word.arg for word in keywords):
             return built(name, list(map(_value, parts)), _settings(keywords))
         case ast.Call(func=ast.Attribute(value=owner, attr=method), args=parts, keywords=keywords) if method in METHODS:
-            return _applied(_value(owner), method, list(map(_value, parts)), _settings(keywords))
-        case ast.BinOp(left=left, op=ast.Add() | ast.Mult() as op, right=right):
-            one, two = _value(left), _value(right)
-            return one + two if isinstance(op, ast.Add) else one * two
+            return _call_method(_value(owner), method, list(map(_value, parts)), _settings(keywords))
+        case ast.BinOp(left=left, op=ast.Mult(), right=right):
+            return _value(left) * _value(right)
     raise BadArgument(f"`text`: {ast.unparse(node)[:80]} is not part of a schedule.")
 
 
@@ -95,7 +94,7 @@ def _settings(keywords: Sequence[ast.keyword]) -> dict[str, Any]:
     return settings
 
 
-def _applied(owner: Any, method: str, values: list[Any], settings: dict[str, Any]) -> Any:
+def _call_method(owner: Any, method: str, values: list[Any], settings: dict[str, Any]) -> Any:
     if not isinstance(owner, Schedule):
         raise BadArgument(f"`text`: .{method} needs a schedule on its left, got {owner!r}.")
     try:

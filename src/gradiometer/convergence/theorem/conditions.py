@@ -33,7 +33,7 @@ class Conditions:
         if bounds.low.sign < 0:
             return cls(upper, None, None)
         candidates = [bounds.low.leading[1]] if bounds.low.sign > 0 else []
-        candidates += [bounds.rise.size] if bounds.rise is not None else []
+        candidates += [bounds.rise] if bounds.rise is not None else []
         return cls(upper, max(candidates, key=by_size, default=None), 1)
 
     @property

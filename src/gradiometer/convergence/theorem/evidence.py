@@ -19,14 +19,8 @@ from statistics import linear_regression
 from types import FrameType
 from typing import TypeVar
 
-LARGEST_BLOCK = 1000
-"""The last dyadic block [2^k, 2^(k+1)) that is evaluated."""
-FEWEST_BLOCKS = 24
-PROBES = 12
-"""Steps evaluated per block: its first two, and others at random."""
 SECONDS = 0.5
 """Time for all blocks."""
-FLOOR = 5e-324
 BUSY = 4
 """A limit of time may take this many times as long on a busy machine."""
 SMALLEST = -1022.0
@@ -45,7 +39,7 @@ class Evidence:
         blocks: Number of dyadic blocks that could be evaluated.
         negative: The first evaluated step with a negative value.
 
-    >>> from gradiometer.convergence.theorem import evidence
+    >>> from gradiometer.convergence.theorem.evidence import evidence
     >>> evidence(lambda t: 1 / t).sum_diverges
     True
     """
@@ -67,8 +61,9 @@ def evidence(function: Function, seconds: float = SECONDS) -> Evidence:
 
     def evaluate() -> None:
         nonlocal negative, underflown
-        for k in range(1, LARGEST_BLOCK):
-            values = _evaluated(function, k, generator)
+        # 1000: the last dyadic block [2^k, 2^(k+1)) that is evaluated.
+        for k in range(1, 1000):
+            values = _values_in_block(function, k, generator)
             if values is None or time.thread_time() - spent > seconds:
                 break
             negative = negative or next((t for t, value in values if value < 0), None)
@@ -79,7 +74,7 @@ def evidence(function: Function, seconds: float = SECONDS) -> Evidence:
             blocks.append(block)
 
     within(seconds, evaluate)
-    if len(blocks) < FEWEST_BLOCKS:
+    if len(blocks) < 24:
         steep = True if underflown and _falls_steeply([largest for *_, largest in blocks]) else None
         return Evidence(steep, None if steep is None else False, steep, len(blocks), negative)
     means, squares, largest = zip(*blocks, strict=True)
@@ -133,9 +128,10 @@ def within(seconds: float, call: Callable[[], Result]) -> Result | None:
             signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - began), 1e-3))
 
 
-def _evaluated(function: Function, k: int, generator: random.Random) -> list[tuple[int, float]] | None:
+def _values_in_block(function: Function, k: int, generator: random.Random) -> list[tuple[int, float]] | None:
     start = 1 << k
-    steps = {start, start + 1, *(start + generator.randrange(start) for _ in range(PROBES - 2))}
+    # 12 steps are evaluated per block: its first two, and ten others at random.
+    steps = {start, start + 1, *(start + generator.randrange(start) for _ in range(10))}
     try:
         values = [(t, float(function(t))) for t in sorted(steps)]
     except (ArithmeticError, ValueError, TypeError, IndexError, KeyError):
@@ -145,7 +141,7 @@ def _evaluated(function: Function, k: int, generator: random.Random) -> list[tup
 
 def _summary(values: list[float]) -> tuple[float, float, float]:
     """log₂ of the mean, of the mean square and of the largest value of a block; −∞ for zero."""
-    logs = [math.log2(value) if value >= FLOOR else -math.inf for value in values]
+    logs = [math.log2(value) if value >= 5e-324 else -math.inf for value in values]
     largest = max(logs)
     if largest == -math.inf:
         return largest, largest, largest

@@ -101,10 +101,10 @@ def theorem(subject: Subject) -> TheoremVerdict:
     if isinstance(subject, str):
         return replace(theorem(read(subject)), expression=subject)
     late = f"It is undecided: there is no answer within {SECONDS:g} s."
-    return within(SECONDS, lambda: _decided(subject)) or TheoremVerdict(_named(subject), None, None, None, None, late)
+    return within(SECONDS, lambda: _decide(subject)) or TheoremVerdict(_name_of(subject), None, None, None, None, late)
 
 
-def _decided(subject: Subject) -> TheoremVerdict:
+def _decide(subject: Subject) -> TheoremVerdict:
     if isinstance(subject, Formula):
         subject = Expression(subject.text)
     if isinstance(subject, Expression):
@@ -116,7 +116,7 @@ def _decided(subject: Subject) -> TheoremVerdict:
     raise BadArgument(f"`subject` must be a schedule, a formula in t or a function of t, got {type(subject).__name__}.")
 
 
-def _named(subject: Subject) -> str:
+def _name_of(subject: Subject) -> str:
     if isinstance(subject, Formula | Expression):
         return subject.text
     return repr(subject) if isinstance(subject, Schedule) else getattr(subject, "__name__", "") or repr(subject)
@@ -125,7 +125,7 @@ def _named(subject: Subject) -> str:
 def read(text: str) -> Schedule:
     """The schedule in a text: a shape such as "Cosine(0.1, steps=1000)" if it has a capital letter, else a formula.
 
-    >>> from gradiometer.convergence.theorem import read
+    >>> from gradiometer.convergence.theorem.theorem import read
     >>> read("0.1/sqrt(t)")(3)
     0.05
     """
@@ -155,7 +155,7 @@ def _of_schedule(schedule: Schedule) -> TheoremVerdict:
 def _of_function(function: Callable[[int], float]) -> TheoremVerdict:
     start = _start_of(function, lambda t: True, first=range(1, 65), later=())
     seen = evidence(function)
-    return _verdict(_named(function), None, replace(start, negative=start.negative or seen.negative), seen)
+    return _verdict(_name_of(function), None, replace(start, negative=start.negative or seen.negative), seen)
 
 
 def _conditions(asymptotics: Callable[[], Asymptotics]) -> Conditions | None:
@@ -222,10 +222,10 @@ def _why(answers: dict[str, bool | None], conditions: Conditions | None, start: 
     ]
     undecided = [f"whether {CONDITIONS[name][0]}" for name, answer in answers.items() if answer is None]
     parts = [f"η_t {conditions.order}"] if conditions is not None else []
-    parts += [_joined(known)] if known else []
+    parts += [_listing(known)] if known else []
     sentence = ": ".join(parts)
     if undecided:
-        sentence += f"{'; ' if sentence else ''}it is undecided {_joined(undecided)}"
+        sentence += f"{'; ' if sentence else ''}it is undecided {_listing(undecided)}"
     if start.negative is not None:
         sentence += f"; it is negative at t = {start.negative}, but the theorem needs η_t ≥ 0"
     elif falls_below_zero:
@@ -246,8 +246,8 @@ def _leaning(answers: dict[str, bool | None], seen: Evidence) -> str:
         if answer is None and getattr(seen, name) is not None
     ]
     reach = f"{seen.blocks:,} dyadic blocks, up to t = 2^{seen.blocks + 1}"
-    return f"Evidence only, from {reach}: {_joined(leanings) if leanings else 'no clear sign either way'}."
+    return f"Evidence only, from {reach}: {_listing(leanings) if leanings else 'no clear sign either way'}."
 
 
-def _joined(parts: list[str]) -> str:
+def _listing(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,13 +1,1 @@
-from .dead_units import dead_units_of as dead_units_of
-from .dead_units import twin_units_of as twin_units_of
-from .endpoint import Endpoint as Endpoint
-from .endpoint import endpoint_of as endpoint_of
-from .move_lengths import MoveLength as MoveLength
-from .move_lengths import lengths_of as lengths_of
-from .path_facts import Kind as Kind
-from .path_facts import Trail as Trail
-from .path_facts import facts_of as facts_of
-from .path_facts import kind_of as kind_of
 from .trajectory import Trajectory as Trajectory
-from .trajectory import kept_steps as kept_steps
-from .trajectory import sketch as sketch

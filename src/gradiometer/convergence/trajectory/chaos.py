@@ -8,24 +8,8 @@ from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.uncertainty.means import mean
 
-PAST = 1.5
-"""Share of the edge above which chaos is possible. Training at the edge of stability stays within 1.2 of it."""
-
-FEWEST_LOSSES = 64
 WINDOW = 8
 """Consecutive losses whose mean is compared: the lowest of these means is the best."""
-
-ABOVE = 1.15
-"""Factor of the late loss over the best one from which training does not keep what it reaches."""
-
-FAR = 2.0
-"""Factor of the late loss over the first one from which the steps are too long, whatever the sharpness at one point."""
-
-NO_GAIN = 0.9
-"""Share of the first loss above which training has gained nothing."""
-
-UNRELATED = 0.5
-"""Correlation of a step with the next, below which the path is not smooth."""
 
 
 def chaos_finding(
@@ -55,14 +39,22 @@ def chaos_finding(
     True
     """
     correlation = facts.get("step_correlation")
-    if correlation is None or not correlation.high < UNRELATED:
+    # 0.5: correlation of a step with the next, below which the path is not smooth.
+    if correlation is None or not correlation.high < 0.5:
         return None
-    if len(losses) < FEWEST_LOSSES or not np.isfinite(losses).all():
+    if len(losses) < 64 or not np.isfinite(losses).all():
         return None
     late, first = mean(losses[-(len(losses) // 4) :], level=0.98), max(float(losses[0]), 0.0)
-    far, past = late.low > FAR * first > 0, share is not None and share.low > PAST
+    # 1.5: share of the edge above which chaos is possible. Training at the edge of stability stays
+    # within 1.2 of it.
+    # 2.0: factor of the late loss over the first one from which the steps are too long, whatever
+    # the sharpness at one point.
+    far, past = late.low > 2.0 * first > 0, share is not None and share.low > 1.5
     best = float(np.convolve(losses, np.ones(WINDOW) / WINDOW, mode="valid").min())
-    if not (far or (past and (late.low > ABOVE * max(best, 0.0) or late.low > NO_GAIN * first > 0))):
+    # 1.15: factor of the late loss over the best one from which training does not keep what it
+    # reaches.
+    # 0.9: share of the first loss above which training has gained nothing.
+    if not (far or (past and (late.low > 1.15 * max(best, 0.0) or late.low > 0.9 * first > 0))):
         return None
     edge = {
         "sharpness_share": share if past else None,

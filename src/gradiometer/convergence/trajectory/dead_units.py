@@ -17,12 +17,6 @@ RELUS: tuple[Any, ...] = (
     *(torch.relu, torch.relu_, Tensor.relu, Tensor.relu_),
 )
 
-EQUAL = 1e-6
-"""Twins differ by no more than this, relative to their size: it allows for rounding only."""
-
-FEW = 64
-"""In a model of at most so many numbers, each number is a row."""
-
 
 def dead_units_of(objective: Objective, batch: Batch, seed: int = 0) -> Mapping[str, tuple[int, int]]:
     """For every ReLU of the model: the number of units that are zero on every example, and the number of units.
@@ -31,7 +25,7 @@ def dead_units_of(objective: Objective, batch: Batch, seed: int = 0) -> Mapping[
     (four axes and more) it is a channel. Costs one gradient. ReLUs in compiled or scripted modules are not seen.
 
     >>> import torch
-    >>> from gradiometer.convergence.trajectory import dead_units_of
+    >>> from gradiometer.convergence.trajectory.dead_units import dead_units_of
     >>> from gradiometer import Objective, supervised
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
     >>> _ = model[0].weight.data.fill_(0), model[0].bias.data.fill_(-1)
@@ -72,7 +66,8 @@ def twin_units_of(model: nn.Module) -> Mapping[str, tuple[int, int]]:
     zeros do not count.
     """
     named = [(name, parameter.detach()) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    if sum(parameter.numel() for _, parameter in named) <= FEW:
+    # 64: in a model of at most so many numbers, each number is a row.
+    if sum(parameter.numel() for _, parameter in named) <= 64:
         rows = torch.cat([parameter.double().reshape(-1, 1) for _, parameter in named])
         found = {"parameters": (_twins(rows), len(rows))}
     else:
@@ -94,7 +89,8 @@ def _twins(rows: Float[Tensor, "rows columns"]) -> int:
     order: Int[Tensor, " rows"] = (rows @ direction).abs().argsort()
     rows, sizes = rows[order], sizes[order]
     apart = torch.minimum((rows[1:] - rows[:-1]).norm(dim=1), (rows[1:] + rows[:-1]).norm(dim=1))
-    equal = apart <= EQUAL * sizes[1:]
+    # 1e-6: twins differ by no more than this, relative to their size: it allows for rounding only.
+    equal = apart <= 1e-6 * sizes[1:]
     member = torch.zeros(len(rows), dtype=torch.bool)
     member[1:] |= equal
     member[:-1] |= equal

@@ -23,22 +23,10 @@ if TYPE_CHECKING:  # runs are read on machines without torch
 
 NAME = "endpoint"
 
-CURVED = 0.1
-"""Smallest share of the largest curvature at which a negative one counts: networks in training have smaller ones."""
-
-STAYED = 3.0
-"""Least −λ Σ η over the last three quarters of the run for a saddle: a deviation would have grown 20-fold."""
-
-LEAVING = 0.2
-"""Share of the late moves along the negative curvature at which the run is leaving, so that it is no saddle."""
-
 BLIND = 0.01
 """Share of small batches' gradients along the negative curvature below which noise does not reach it. If a symmetry
 keeps the run there, it is zero up to rounding and the eigenvector's error; in networks in training it was 0.02 to 0.06.
 """
-
-SMALL_BATCHES = 8
-"""Number of small batches that the examples are divided into for `BLIND`."""
 
 PARAMETERS = "parameters"
 """The name of all numbers of a tiny model, as rows (see `dead_units`)."""
@@ -47,9 +35,6 @@ MANY = 0.5
 """Share of dead units in a layer from which a finding is made. Twins in a layer are told whatever their share: random
 initial weights have none. In a tiny model, in which each number is a row, two may be equal for another reason.
 """
-
-PRODUCTS = 60
-"""Most Hessian products for the eigenvalues."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +70,16 @@ class Endpoint:
         """True if the run stays at a clearly negative curvature for so long that any deviation would have left it."""
         if self.smallest is None or self.sharpness is None:
             return False
-        if not (self.along < LEAVING and self.seen < BLIND):
+        # 0.2: share of the late moves along the negative curvature at which the run is leaving, so
+        # that it is no saddle.
+        if not (self.along < 0.2 and self.seen < BLIND):
             return False
-        marked = -self.smallest.high > CURVED * max(abs(self.sharpness.value), abs(self.smallest.value))
-        return bool(marked and -self.smallest.high * self.travelled >= STAYED)
+        # 0.1: smallest share of the largest curvature at which a negative one counts: networks in
+        # training have smaller ones.
+        marked = -self.smallest.high > 0.1 * max(abs(self.sharpness.value), abs(self.smallest.value))
+        # 3.0: least −λ Σ η over the last three quarters of the run for a saddle: a deviation would
+        # have grown 20-fold.
+        return bool(marked and -self.smallest.high * self.travelled >= 3.0)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, as an event of a run stores them."""
@@ -103,12 +94,14 @@ class Endpoint:
         """The findings, given the kind of the path; none if nothing is unusual."""
         if kind is not Kind.UNDER_WAY and self.saddle and self.smallest and self.sharpness:
             yield self._at_saddle(self.smallest, self.sharpness)
-        if worst := _most(self.dead):
+        worst = _most(self.dead)
+        if worst:
             name, dead, units = worst
             facts = {"layer": name, "dead": dead, "units": units, "examples": self.examples}
             state = State.ACT if dead == units else State.LOOK
             yield Finding(NAME, Issue.CONVERGENCE, "dead_relu", state, facts=facts)
-        if worst := _most(self.twins, least=0.0 if PARAMETERS not in self.twins else MANY):
+        worst = _most(self.twins, least=0.0 if PARAMETERS not in self.twins else MANY)
+        if worst:
             name, twins, rows = worst
             facts = {"weight": name, "twins": twins, "rows": rows}
             state = State.ACT if twins >= MANY * rows else State.LOOK
@@ -155,8 +148,9 @@ def endpoint_of(
     smallest = sharpness = None
     if curvature:
         hessian = Curvature.of(objective, batch, seed=seed)
+        # 60: most Hessian products for the eigenvalues.
         values = hessian.eigenvalues(
-            largest=1, smallest=min(1, hessian.dimension - 1), tolerance=0.03, most_products=PRODUCTS
+            largest=1, smallest=min(1, hessian.dimension - 1), tolerance=0.03, most_products=60
         )
         sharpness, smallest = (
             transformed(end, lambda h: h + weight_decay, unit=end.unit)
@@ -183,7 +177,8 @@ def _share_seen(objective: "Objective", batch: "Batch", direction: "Tensor", see
     from gradiometer.measurement.gradient_graph import flat  # noqa: PLC0415
 
     size = batch_size(batch)
-    length = max(size // SMALL_BATCHES, 1)
+    # 8: number of small batches that the examples are divided into for `BLIND`.
+    length = max(size // 8, 1)
     along = whole = 0.0
     for start in range(0, size, length):
         gradient = flat(objective.gradient(span(batch, start, min(start + length, size)), seed=seed)).double()

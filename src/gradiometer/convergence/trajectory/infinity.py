@@ -8,15 +8,6 @@ from gradiometer.convergence.trajectory.path_facts import NO_END, OUTWARDS
 from gradiometer.measurement.estimate import Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
 
-FITTED = 0.02
-"""Share of the first loss below which every example is fitted, more or less."""
-
-STILL = 0.5
-"""The loss of the last quarter of the run is below this share of the loss when the examples were fitted: it goes on."""
-
-FIRST = 8
-FEWEST_LOSSES = 64
-
 
 def infinity_finding(facts: Estimates, losses: Float[np.ndarray, " steps"], weight_decay: float) -> Finding | None:
     """The finding that the parameters run to infinity; None if one of its three signs is missing.
@@ -46,10 +37,13 @@ def infinity_finding(facts: Estimates, losses: Float[np.ndarray, " steps"], weig
     if not (growth.high > NO_END and alignment.value >= OUTWARDS):
         return None
     steps = len(losses)
-    if steps < FEWEST_LOSSES or not np.isfinite(losses).all():
+    if steps < 64 or not np.isfinite(losses).all():
         return None
-    first, early, late = losses[:FIRST].mean(), losses[steps // 8 : steps // 4].mean(), losses[-(steps // 4) :].mean()
-    if not (0 < early < FITTED * first and late < STILL * early):
+    first, early, late = losses[:8].mean(), losses[steps // 8 : steps // 4].mean(), losses[-(steps // 4) :].mean()
+    # 0.02: share of the first loss below which every example is fitted, more or less.
+    # 0.5: the loss of the last quarter of the run is below this share of the loss when the examples
+    # were fitted: it goes on.
+    if not (0 < early < 0.02 * first and late < 0.5 * early):
         return None
     shares = {"early_share": float(early / first), "late_share": float(late / first), "early_until": steps // 4}
     return Finding(NAME, Issue.CONVERGENCE, "path_to_infinity", State.LOOK, {"norm_growth": growth}, shares)

@@ -45,8 +45,10 @@ def lengths_of(path: Trail, level: float = 0.9) -> tuple[MoveLength, ...]:
         level: Confidence level, between 0 and 1.
 
     >>> import numpy as np
-    >>> from gradiometer.convergence.trajectory import Trail, kept_steps, lengths_of
-    >>> steps = np.array(kept_steps(1000))
+    >>> from gradiometer.convergence.trajectory.move_lengths import lengths_of
+    >>> from gradiometer.convergence.trajectory.path_facts import Trail
+    >>> from gradiometer.convergence.trajectory.trajectory import keeps
+    >>> steps = np.array([step for step in range(1000) if keeps(step)])
     >>> walk = np.random.default_rng(0).standard_normal((1000, 30)).cumsum(axis=0)[steps]
     >>> for length in lengths_of(Trail.of(steps, walk, np.full(len(steps), 0.1)))[-2:]:
     ...     print(length.first, length.last, length.moved)

@@ -22,17 +22,11 @@ FEWEST_DOUBLINGS = 4
 LONGEST_MEMORY = 10
 """Only so many of the latest doublings are used."""
 
-STRAIGHT = 0.6
-"""A path is straight if net distance/path length is above this; noise about a point gives about 0.1."""
-
 ALONG = 0.95
 """A flight is along Φ if the cosine is above this: its direction has settled, and only its length grows."""
 
 RECEDING = -0.2
 """log₂ of the move length, change per doubling. Below this, only a few such moves are left; above, perhaps no end."""
-
-HOVERING = -0.35
-"""The same change: above this, a path that is not straight keeps its size; η ∝ 1/t gives −½."""
 
 NO_END = -0.2
 """log₂ of the growth of ‖Φ‖ in a doubling, change per doubling: above this, its sum has no end in sight."""
@@ -149,8 +143,9 @@ def facts_of(path: Trail, level: float = 0.9) -> Estimates:
     - `slowing_misfit`: residuals of that law over those of an exponential decay; below 1 the power law fits better.
 
     >>> import numpy as np
-    >>> from gradiometer.convergence.trajectory import Trail, facts_of, kept_steps, kind_of
-    >>> steps = np.array(kept_steps(1000))
+    >>> from gradiometer.convergence.trajectory.path_facts import Trail, facts_of, kind_of
+    >>> from gradiometer.convergence.trajectory.trajectory import keeps
+    >>> steps = np.array([step for step in range(1000) if keeps(step)])
     >>> line = steps[:, None] * np.array([1.0, 2.0])
     >>> facts = facts_of(Trail.of(steps, line, np.full(len(steps), 0.1)))
     >>> print(facts["straightness"], kind_of(facts))
@@ -193,12 +188,16 @@ def kind_of(facts: Estimates) -> Kind:
     circles = abs(facts["turns"].value) >= 1 and abs(facts["turn_consistency"].value) >= 0.95
     if circles and not facts["move_slope"].high < RECEDING:
         return Kind.CIRCLING
-    moves, straight = facts["move_slope"], facts["straightness"].value >= STRAIGHT
+    # 0.6: A path is straight if net distance/path length is above this; noise about a point gives
+    # about 0.1.
+    moves, straight = facts["move_slope"], facts["straightness"].value >= 0.6
     if moves.high < (RECEDING if straight else 0):
         return Kind.DIVERGING if _grows(facts) else Kind.CONVERGING
     if straight:
         return Kind.DIVERGING if _flies(facts) else Kind.UNDER_WAY
-    return Kind.WANDERING if moves.low > HOVERING else Kind.CANNOT_TELL
+    # -0.35: change per doubling of log₂ of the move length, above which a path that is not straight
+    # keeps its size; η ∝ 1/t gives −½.
+    return Kind.WANDERING if moves.low > -0.35 else Kind.CANNOT_TELL
 
 
 def per_doubling(slope: Estimate) -> Estimate:
@@ -234,7 +233,7 @@ def _norm_growth(centres: Float[np.ndarray, "groups sketch"], level: float) -> E
     growth = np.diff(np.linalg.norm(centres[::GROUPS], axis=1))
     if not (growth > 0).all():
         return Estimate.bound(-math.inf, low=-math.inf, high=-math.inf, method="does not grow", samples=len(growth))
-    return _fitted(np.arange(len(growth)), np.log2(growth), level)
+    return _slope_of_line(np.arange(len(growth)), np.log2(growth), level)
 
 
 def _share(part: "float | np.floating[Any]", whole: "float | np.floating[Any]") -> float:
@@ -250,10 +249,12 @@ def _slope(squares: Float[np.ndarray, " groups"], level: float) -> Estimate:
     values = values[np.isfinite(values)]
     if len(values) < FEWEST_DOUBLINGS:
         return Estimate.unknown(level=level, method=METHOD, samples=len(values))
-    return _fitted(np.arange(len(values)), values, level)
+    return _slope_of_line(np.arange(len(values)), values, level)
 
 
-def _fitted(x: Float[np.ndarray, " n"] | Int[np.ndarray, " n"], y: Float[np.ndarray, " n"], level: float) -> Estimate:
+def _slope_of_line(
+    x: Float[np.ndarray, " n"] | Int[np.ndarray, " n"], y: Float[np.ndarray, " n"], level: float
+) -> Estimate:
     """Slope of a straight line, with Student's interval."""
     slope, squares, spread = _line(x, y)
     error = math.sqrt(squares / (len(x) - 2) / spread)
@@ -292,4 +293,4 @@ def _slowing(path: Trail, level: float) -> tuple[Estimate, float]:
         return Estimate.unknown(level=level, method=METHOD, samples=count), math.inf
     slowness, between = -np.log(moved / passed), (time[1:] + time[:-1]) / 2
     power, exponential = _line(np.log(between), slowness)[1], _line(between, slowness)[1]
-    return _fitted(np.log(between), slowness, level), power / max(exponential, 1e-30)
+    return _slope_of_line(np.log(between), slowness, level), power / max(exponential, 1e-30)

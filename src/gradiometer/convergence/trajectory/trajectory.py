@@ -25,9 +25,6 @@ NUMBERS = 61
 PERIOD = NUMBERS * 2**12
 """Number of random signs; they are reused, shifted, for the next entries."""
 
-ROLLED = 7919
-"""The signs shift by this many places after every period."""
-
 
 def keeps(step: int) -> bool:
     """True if the iterate before this step is stored, from step 16 on: sixteen per doubling of the steps.
@@ -41,22 +38,6 @@ def keeps(step: int) -> bool:
     length = 1 << (step.bit_length() - 1)
     past = step - length
     return past == length - 1 or any(0 <= past - group * length // 5 < 3 for group in range(5))
-
-
-def kept_steps(steps: int) -> list[int]:
-    """The steps whose iterates a run of this length stores, in order.
-
-    >>> from gradiometer.convergence.trajectory import kept_steps
-    >>> kept_steps(64)[-16:]
-    [32, 33, 34, 38, 39, 40, 44, 45, 46, 51, 52, 53, 57, 58, 59, 63]
-    """
-    kept: list[int] = []
-    length = SETTLED_IN
-    while length < steps:
-        groups = (length + group * length // 5 + place for group in range(5) for place in range(3))
-        kept += sorted({*groups, 2 * length - 1})
-        length *= 2
-    return [step for step in kept if step < steps]
 
 
 def sketch(parameters: "Sequence[Tensor]") -> "Float[Tensor, ' sketch']":
@@ -78,7 +59,8 @@ def sketch(parameters: "Sequence[Tensor]") -> "Float[Tensor, ' sketch']":
     signs = _signs()
     for place, part in enumerate(whole.split(PERIOD)):
         # The shift is no multiple of 61, so no two entries of one sum share a sign: they would not cancel on average.
-        first = place * ROLLED % PERIOD
+        # 7919: the signs shift by this many places after every period.
+        first = place * 7919 % PERIOD
         signed = part.double() * signs[first : first + len(part)].to(part.device)
         rows = len(signed) // NUMBERS * NUMBERS
         total += signed[:rows].reshape(-1, NUMBERS).sum(dim=0).cpu()

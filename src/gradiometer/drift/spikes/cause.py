@@ -9,18 +9,9 @@ from jaxtyping import Float
 
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.drift.spikes.evidence import ROSE, STAYED, Examined, Observation
-from gradiometer.drift.stability import Momentum
+from gradiometer.drift.stability import MomentumRule
 from gradiometer.estimation.noise_readings import PRODUCT
 from gradiometer.measurement.reading import Series
-
-NEAR = 3
-"""A reading at most this many times the usual distance of readings away from a spike is near it."""
-
-LONGER = 2.0
-"""A layer's gradient that is this many times as long as usual is named."""
-
-BEFORE = 20
-"""Number of readings before a spike that show the usual length."""
 
 
 class Cause(StrEnum):
@@ -92,7 +83,7 @@ def _from_losses(spike: Spike, batches: float) -> tuple[Cause, Observation]:
     return Cause.UNKNOWN, Observation("two_batches")
 
 
-def sharpness_near(spike: Spike, series: Series, kind: Momentum) -> Observation | None:
+def sharpness_near(spike: Spike, series: Series, kind: MomentumRule) -> Observation | None:
     """η times the batch sharpness against its edge, at the last reading before the end of the spike; None without one.
 
     Args:
@@ -126,7 +117,8 @@ def layer_near(spike: Spike, series: Series) -> Observation | None:
         return None
     ratios = np.where(known, np.sqrt(np.where(known, highest, 1) / np.where(known, usual, 1)), 0)
     layer = int(ratios.argmax())
-    if ratios[layer] < LONGER:
+    # 2.0: A layer's gradient that is this many times as long as usual is named.
+    if ratios[layer] < 2.0:
         return None
     step = int(series.steps[inside[squares[inside, layer].argmax()]])
     facts = {"step": step, "layer": series.layers[layer], "times": float(ratios[layer])}
@@ -136,7 +128,8 @@ def layer_near(spike: Spike, series: Series) -> Observation | None:
 def usual_norms(step: int, series: Series) -> Float[np.ndarray, " layers"] | None:
     """The median squared norm of a batch's gradient by layer, in the last readings before a step; None without any."""
     before = int(np.searchsorted(series.steps, step))
-    squares = _squared_norms(series)[max(before - BEFORE, 0) : before]
+    # 20: number of readings before a spike that show the usual length.
+    squares = _squared_norms(series)[max(before - 20, 0) : before]
     return np.median(squares, axis=0) if len(squares) else None
 
 
@@ -153,6 +146,8 @@ def _squared_norms(series: Series) -> Float[np.ndarray, "steps layers"]:
 def _last_until(step: int, series: Series) -> int | None:
     """The place of the last reading at or before a step, if it is near."""
     place = int(np.searchsorted(series.steps, step, side="right")) - 1
-    if place < 0 or step - series.steps[place] > NEAR * max(series.spacing, 1):
+    # 3: A reading at most this many times the usual distance of readings away from a spike is near
+    # it.
+    if place < 0 or step - series.steps[place] > 3 * max(series.spacing, 1):
         return None
     return place

@@ -25,20 +25,8 @@ SHORT = 4
 SMALLEST = 0.05
 """The smallest rise that is reported, relative to the loss."""
 
-RISEN = 1.3
-"""A rise of the learning rate by this factor explains a rise of the loss."""
-
 HEAVIEST, HEAVIEST_MEDIANS = 3, 4
 """Degrees of freedom of the heaviest tail that noise may have, and of its medians."""
-
-STEADY = 4.0
-"""Where the levels before and after differ by more spreads than this, noise is not measured."""
-
-FEW_ZEROS = 0.01
-"""Up to this share of the losses may be exactly zero, as a loss falls below the smallest float."""
-
-LARGEST = 1e150
-"""Larger numbers are left out: their squares are beyond a float."""
 
 FEWEST = 3
 """Number of blocks before a spike, at least."""
@@ -111,12 +99,15 @@ def find_spikes(
     if not 0 < false_alarms < 1:
         raise BadArgument(f"`false_alarms` must be between 0 and 1, got {false_alarms}.")
     values = np.asarray(losses, dtype=np.float64)
-    kept = np.flatnonzero(np.abs(values) < LARGEST)
+    # 1e150: larger numbers are left out: their squares are beyond a float.
+    kept = np.flatnonzero(np.abs(values) < 1e150)
     rate, size = _alike(values, rates, "rates")[kept], _alike(values, sizes, "sizes")[kept]
     values = values[kept]
     if len(values) < (FEWEST + 2) * BLOCK:
         return []
-    in_logs = bool((values >= 0).all() and (values == 0).mean() <= FEW_ZEROS)
+    # 0.01: up to this share of the losses may be exactly zero, as a loss falls below the smallest
+    # float.
+    in_logs = bool((values >= 0).all() and (values == 0).mean() <= 0.01)
     heights = np.log(np.maximum(values, values[values > 0].min())) if in_logs else values
     smallest = float(np.log1p(SMALLEST)) if in_logs else SMALLEST * float(np.median(np.abs(values)))
     noise = np.ones(len(values)) if sizes is None else np.sqrt(np.fmax(np.nanmedian(size) / size, 1))
@@ -125,8 +116,8 @@ def find_spikes(
         if len(heights) < scale * (FEWEST + 2) * BLOCK:
             break
         stretches = _Search(heights, noise, rate, scale).spikes(false_alarms, smallest)
-        found = _merged(found, list(stretches), 4 * scale)
-    return [_placed(spike, values, kept, in_logs) for spike in found]
+        found = _merge(found, list(stretches), 4 * scale)
+    return [_in_losses(spike, values, kept, in_logs) for spike in found]
 
 
 def _alike(values: _Values, given: Sequence[float] | _Values | None, name: str) -> _Values:
@@ -141,8 +132,10 @@ class _Search:
     """The search on one scale: places count medians of `scale` successive values, the last of which is complete."""
 
     def __init__(self, heights: _Values, noise: _Values, rate: _Values, scale: int) -> None:
-        self.scale, self.offset = scale, len(heights) % scale
-        self.heights, self.rate = heights, rate
+        self.scale = scale
+        self.offset = len(heights) % scale
+        self.heights = heights
+        self.rate = rate
         medians = heights[self.offset :].reshape(-1, scale)
         self.series: _Values = heights if scale == 1 else np.median(medians, axis=1)
         self.before, after, spread = _surroundings(self.series)
@@ -151,7 +144,9 @@ class _Search:
         self.rise = self.series - np.maximum(self.before, after)
         self.drop = np.minimum(self.before, after) - self.series
         self.noise = self.series - (self.before + after) / 2  # without the trend
-        self.steady = np.abs(self.before - after) <= STEADY * self.spread
+        # 4.0: where the levels before and after differ by more spreads than this, noise is not
+        # measured.
+        self.steady = np.abs(self.before - after) <= 4.0 * self.spread
 
     def spikes(self, false_alarms: float, smallest: float) -> Iterator[Spike]:
         """The spikes, with first, peak, last and height in terms of the heights."""
@@ -168,13 +163,13 @@ class _Search:
             level = float(self.before[stretch[0]])
             line = level + max((self.series[top] - level) / 4, min(limit, scores[top]) / 2 * self.spread[top])
             begin, end = _extent(self.series, top, float(line))
-            first, last = self._refined(begin, end, float(line))
+            first, last = self._refine(begin, end, float(line))
             peak = first + int(self.heights[first : last + 1].argmax())
             if not self._risen(first, peak):
                 ended = end < len(self.series) - 1
                 yield Spike(first, peak, last, level, float(self.heights[peak]), float(scores[top]), limit, ended)
 
-    def _refined(self, begin: int, end: int, line: float) -> tuple[int, int]:
+    def _refine(self, begin: int, end: int, line: float) -> tuple[int, int]:
         """The first and the last high value of these medians, and of those next to them."""
         first, last = self.offset + begin * self.scale, self.offset + (end + 1) * self.scale - 1
         high = self.heights > line
@@ -193,7 +188,8 @@ class _Search:
         back = BLOCK * self.scale * (1 if self.scale == 1 else SIDE)
         rates = self.rate[max(first - back, 0) : peak + 1]
         rates = rates[np.isfinite(rates)]
-        return len(rates) > 0 and bool((rates / np.minimum.accumulate(rates)).max() > RISEN)
+        # 1.3: A rise of the learning rate by this factor explains a rise of the loss.
+        return len(rates) > 0 and bool((rates / np.minimum.accumulate(rates)).max() > 1.3)
 
 
 def _surroundings(series: _Values) -> tuple[_Values, _Values, _Values]:
@@ -234,7 +230,7 @@ def _extent(series: _Values, top: int, line: float) -> tuple[int, int]:
     return begin, end
 
 
-def _merged(found: list[Spike], coarser: list[Spike], long: int) -> list[Spike]:
+def _merge(found: list[Spike], coarser: list[Spike], long: int) -> list[Spike]:
     """The spikes of all scales. A long one takes the place of those within; a short one was seen better before."""
     for spike in coarser:
         within = [each for each in found if each.first <= spike.last and spike.first <= each.last]
@@ -244,7 +240,7 @@ def _merged(found: list[Spike], coarser: list[Spike], long: int) -> list[Spike]:
     return sorted(found, key=lambda spike: spike.first)
 
 
-def _placed(spike: Spike, values: _Values, kept: Int[np.ndarray, " values"], in_logs: bool) -> Spike:
+def _in_losses(spike: Spike, values: _Values, kept: Int[np.ndarray, " values"], in_logs: bool) -> Spike:
     """In terms of the losses that were given."""
     return Spike(
         first=int(kept[spike.first]),

@@ -15,9 +15,6 @@ EVENT = "loss_examined"
 EXAMINATIONS = "examinations"
 """What the budget calls the time that examinations take."""
 
-EARLY = 4
-"""An examination this many steps before the first high loss belongs to the spike."""
-
 ROSE, STAYED = 0.5, 0.2
 """The loss of other examples rose if it rose by at least this share of the rise; it stayed if by at most this one."""
 
@@ -64,7 +61,8 @@ class Examined:
         """The first examination within a spike, whose places are steps; None if there was none."""
         names = {field.name for field in fields(cls)}
         for event in events:
-            known = event.get("event") == EVENT and spike.first - EARLY <= event["step"] <= spike.last
+            # 4: an examination this many steps before the first high loss belongs to the spike.
+            known = event.get("event") == EVENT and spike.first - 4 <= event["step"] <= spike.last
             if known and names <= event.keys():
                 return cls(**{name: event[name] for name in names})
         return None

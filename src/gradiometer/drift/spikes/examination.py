@@ -25,14 +25,8 @@ SPREADS, RISE = 8.0, 0.2
 PAUSE, MOST, ONE_MORE = 64, 5, 1000
 """Fewest steps between two examinations, most examinations in a row, and the steps after which one more is allowed."""
 
-ENOUGH = 0.8
-"""The share of the rise that the named examples have together."""
-
 LARGEST_BATCH, PARTS, SINGLES = 256, 8, 32
 """The largest batch whose examples are looked at, the parts that are run first, and the most single examples."""
-
-SAME = 0.2
-"""The parts have the loss of the batch if their rises add up to its rise within this share of it."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,8 @@ class Examiner:
     """
 
     def __init__(self, objective: Objective, seed: int = 0) -> None:
-        self._objective, self._seed = objective, seed
+        self._objective = objective
+        self._seed = seed
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._usual = self._above = math.inf
         self._new = self._count = self._steps = 0
@@ -88,7 +83,8 @@ class Examiner:
             self.learn([loss])
 
     def _pause(self) -> None:
-        self.limit, self._new = math.inf, 0
+        self.limit = math.inf
+        self._new = 0
         self._count += 1
 
     def examine(
@@ -138,7 +134,9 @@ class Examiner:
         parts = [range(start, stop) for start, stop in pairwise(ends)]
         rises = [rise for part in parts if (rise := self._rise(batch, part)) is not None]
         total = size * (loss - self._usual)
-        if len(rises) < len(parts) or abs(sum(rises) - total) > SAME * total:
+        # 0.2: the parts have the loss of the batch if their rises add up to its rise within this
+        # share of it.
+        if len(rises) < len(parts) or abs(sum(rises) - total) > 0.2 * total:
             return [], None  # the loss couples the examples, or draws random numbers
         order = np.argsort(rises)[::-1].tolist()
         most_parts = min(PARTS // 2, SINGLES // max(map(len, parts)))
@@ -146,7 +144,8 @@ class Examiner:
         singles = {place: self._rise(batch, range(place, place + 1)) or 0.0 for place in places}
         heaviest = sorted(singles, key=lambda place: -singles[place])[: max(size // PARTS, 1)]
         shares = np.cumsum([singles[place] for place in heaviest]) / total
-        enough = np.flatnonzero(shares >= ENOUGH)
+        # 0.8: the share of the rise that the named examples have together.
+        enough = np.flatnonzero(shares >= 0.8)
         if not len(enough):
             return [], min(rises[order[0]] / total, 1.0)
         needed = int(enough[0]) + 1

@@ -8,9 +8,6 @@ from gradiometer.measurement.finding import Finding, Issue, State
 
 GAUGE = "spikes"
 
-LASTING = 10
-"""A spike at the end of the record that lasts for so many losses asks for action."""
-
 CLAIMS = {
     Cause.THIS_BATCH: "bad_batch",
     Cause.INSTABILITY: "unstable",
@@ -28,7 +25,8 @@ def spikes_finding(spikes: Sequence[Spike], explain: Callable[[Spike], Explanati
     """
     highest = clearest(spikes)
     explanation = explain(highest)
-    lasting = not spikes[-1].ended and spikes[-1].length >= LASTING
+    # 10: A spike at the end of the record that lasts for so many losses asks for action.
+    lasting = not spikes[-1].ended and spikes[-1].length >= 10
     facts = {
         "loss": name,
         "starts": tuple(spike.first for spike in spikes),

@@ -6,20 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import ndtri, stdtrit
 
-FEWEST = 60
-"""With fewer scores the tail is not extrapolated."""
-
 MIDDLE, FAR, FEWEST_BEYOND = 0.15, 0.01, 12
 """The two upper quantiles that show the tail, and the fewest scores beyond the far one."""
-
-SAFETY = 1.0
-"""Standard errors by which the far quantile is raised."""
-
-LOWEST = 2.0
-"""The lowest peak of noise that a gap may begin at, in units of the spread."""
-
-MOST = 20
-"""The most peaks that may lie above a gap."""
 
 _Scores = Float[np.ndarray, " scores"]
 
@@ -49,8 +37,9 @@ def noise_limit(scores: _Scores, false_alarms: float, *, together: int, gap: flo
     usable = np.ones(len(scores), dtype=bool)
     for place in order[: max(round(0.1 * max(FAR * len(scores), FEWEST_BEYOND)), 1)]:
         usable[stretches[place]] = False
-    peaks = np.append(tops[order[:MOST]], usual)
-    return min(_extrapolated(scores[usable], false_alarms), _after_a_gap(peaks, gap))
+    # 20: the most peaks that may lie above a gap.
+    peaks = np.append(tops[order[:20]], usual)
+    return min(_far_quantile(scores[usable], false_alarms), _after_a_gap(peaks, gap))
 
 
 def grouped(high: Bool[np.ndarray, " _"], together: int) -> list[Int[np.ndarray, " _"]]:
@@ -59,18 +48,20 @@ def grouped(high: Bool[np.ndarray, " _"], together: int) -> list[Int[np.ndarray,
     return np.split(places, np.flatnonzero(np.diff(places) > together) + 1) if len(places) else []
 
 
-def _extrapolated(scores: _Scores, false_alarms: float) -> float:
+def _far_quantile(scores: _Scores, false_alarms: float) -> float:
     """The far quantile of Student's t, through two upper quantiles of the scores; infinite with too few scores.
 
     The heavier of two tails counts: that of the scores, and that of their distances from the centre. The latter has
     twice as many numbers beyond a quantile, and counts at the upper end of its confidence interval.
     """
     count = len(scores)
-    if count < FEWEST:
+    # 60: with fewer scores the tail is not extrapolated.
+    if count < 60:
         return float("inf")
     centre = float(np.median(scores))
     one = _middle_and_tail(scores - centre, 1, 0.0)
-    both = _middle_and_tail(np.abs(scores - centre), 2, SAFETY)
+    # 1.0: standard errors by which the far quantile is raised.
+    both = _middle_and_tail(np.abs(scores - centre), 2, 1.0)
     middle, tail = max(one[0], both[0]), max(one[1], both[1])
     return float(centre + middle * _quantile(tail, false_alarms / count) / _quantile(tail, MIDDLE))
 
@@ -106,6 +97,7 @@ def _quantile(tail: float, beyond: float) -> float:
 
 def _after_a_gap(peaks: Float[np.ndarray, " peaks"], gap: float) -> float:
     """The lower peak of the last large gap, times the gap; infinite if there is no large gap."""
-    lower = np.maximum(peaks[1:], LOWEST)
+    # 2.0: the lowest peak of noise that a gap may begin at, in units of the spread.
+    lower = np.maximum(peaks[1:], 2.0)
     large = np.flatnonzero(peaks[:-1] >= gap * lower)
     return gap * float(lower[large[-1]]) if len(large) else float("inf")

@@ -1,14 +1,4 @@
-from .chains import Chains as Chains
-from .chains import run_chains as run_chains
-from .effective_size import autocorrelations as autocorrelations
-from .effective_size import bulk_size as bulk_size
-from .effective_size import tail_size as tail_size
-from .engines import ENGINES as ENGINES
 from .mixing import Mixing as Mixing
 from .mixing import mixing as mixing
-from .mixing import rank_counts as rank_counts
-from .moment import Moment as Moment
-from .rhat import rank_rhat as rank_rhat
 from .sampling import Sampled as Sampled
-from .sampling import agreement as agreement
 from .sampling import sample as sample

@@ -18,8 +18,6 @@ from gradiometer.measurement.estimate import Estimate
 Draws = Float[np.ndarray, "draws chains"]
 
 TAILS = (0.05, 0.95)
-POSITIONS = 10
-"""Positions per parameter, at least: fewer look alike along some direction by chance."""
 
 METHOD = "windowed autocorrelations, and a jackknife over chains"
 
@@ -40,7 +38,7 @@ def bulk_size(draws: Draws, level: float = 0.9) -> Estimate:
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.exploration.chains import bulk_size
+        >>> from gradiometer.exploration.chains.effective_size import bulk_size
         >>> noise = np.random.default_rng(0).standard_normal((500, 4))
         >>> print(bulk_size(noise))
         1,830 [1,500, 2,240]
@@ -51,7 +49,7 @@ def bulk_size(draws: Draws, level: float = 0.9) -> Estimate:
         arviz-stats; the window: Geyer (1992), Practical Markov Chain Monte Carlo; the variance of a windowed sum:
         Wolff (2004), Monte Carlo Errors with Less Errors, equation 42.
     """
-    return _sized(partial(_size, method="bulk"), draws, normal_scores(halves(draws)), level)
+    return _size_estimate(partial(_size, method="bulk"), draws, normal_scores(halves(draws)), level)
 
 
 def tail_size(draws: Draws, level: float = 0.9) -> Estimate:
@@ -61,7 +59,7 @@ def tail_size(draws: Draws, level: float = 0.9) -> Estimate:
     half a standard error, so its own interval would be too low more often.
     """
     first, second = (
-        _sized(
+        _size_estimate(
             partial(_size, method="quantile", prob=tail),
             draws,
             halves((draws <= np.quantile(draws, tail)).astype(float)),
@@ -88,7 +86,8 @@ def size_of_slowest(path: Sequence[Float[Tensor, " params"]]) -> float:
 
     Infinite, as nothing is known, with fewer than ten positions per parameter.
     """
-    if len(path) < POSITIONS * max(len(path[0]) if path else 1, 1):
+    # 10: positions per parameter, at least: fewer look alike along some direction by chance.
+    if len(path) < 10 * max(len(path[0]) if path else 1, 1):
         return math.inf
     positions = torch.stack(list(path)).double().cpu().numpy()
     away = positions - positions.mean(axis=0)
@@ -117,7 +116,7 @@ def _size(draws: Draws, **method: object) -> float:
     return float(array_stats.ess(draws.T, **method))
 
 
-def _sized(
+def _size_estimate(
     size: Callable[[Draws], float], draws: Draws, split: Float[np.ndarray, "size 2 chains"], level: float
 ) -> Estimate:
     """The size of `draws` and its interval; `split` are the half chains whose correlations are summed."""

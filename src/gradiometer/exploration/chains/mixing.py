@@ -25,9 +25,6 @@ FEWEST_CHAINS, FEWEST_DRAWS = 2, 8
 STEADY = 1.01
 """Largest R-hat of chains that count as mixed."""
 
-ENOUGH = 100
-"""Effective draws per chain, at least: with fewer, R-hat and the tails are not reliable."""
-
 
 @dataclass(frozen=True)
 class Mixing:
@@ -52,7 +49,9 @@ class Mixing:
     @property
     def mixed(self) -> bool:
         """True if R-hat is at most 1.01 and there are 100 effective draws per chain."""
-        enough = min(self.bulk.value, self.tail.value) >= ENOUGH * self.chains
+        # 100: effective draws per chain, at least: with fewer, R-hat and the tails are not
+        # reliable.
+        enough = min(self.bulk.value, self.tail.value) >= 100 * self.chains
         return self.rhat.value <= STEADY and enough
 
     def __str__(self) -> str:
@@ -97,7 +96,7 @@ def mixing(draws: Mapping[str, Draws], level: float = 0.9) -> list[Mixing]:
     """
     found = []
     for name, values in draws.items():
-        checked = _checked(name, values)
+        checked = _valid_draws(name, values)
         bulk, tail = bulk_size(checked, level), tail_size(checked, level)
         mean = _mean(checked, bulk.value, level)
         found.append(Mixing(name, rank_rhat(checked, level), bulk, tail, mean, checked.shape[1]))
@@ -127,7 +126,7 @@ def _mean(draws: Draws, size: float, level: float) -> Estimate:
     return Estimate.interval(middle, middle - away, middle + away, level=level, method=method, samples=draws.size)
 
 
-def _checked(name: str, draws: Draws) -> Draws:
+def _valid_draws(name: str, draws: Draws) -> Draws:
     values = np.asarray(draws, dtype=np.float64)
     if not (values.ndim == 2 and values.shape[1] >= FEWEST_CHAINS and values.shape[0] >= FEWEST_DRAWS):
         raise BadArgument(

@@ -38,7 +38,7 @@ def rank_rhat(draws: Float[np.ndarray, "draws chains"], level: float = 0.9) -> E
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.exploration.chains import rank_rhat
+        >>> from gradiometer.exploration.chains.rhat import rank_rhat
         >>> draws = np.random.default_rng(0).standard_normal((500, 4))
         >>> print(rank_rhat(draws))
         1.00 [0.999, 1.01]

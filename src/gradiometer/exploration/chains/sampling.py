@@ -1,37 +1,35 @@
 """Chains of a sampler: the temperature asked for, the temperature measured, and moments of functions of the draws."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, bounded
-from gradiometer.exploration.chains.chains import DrawRecorder, make_models
 from gradiometer.exploration.chains.effective_size import size_of_slowest
-from gradiometer.exploration.chains.engine_choice import EngineChoice
+from gradiometer.exploration.chains.engines import faster_engine
 from gradiometer.exploration.chains.mixing import Mixing, mixing
 from gradiometer.exploration.chains.moment import ENOUGH, Known, Moment
-from gradiometer.exploration.chains.parts import in_parts
-from gradiometer.exploration.chains.state import Function, SampledChains, trainable
+from gradiometer.exploration.chains.state import ChainState, DrawRecorder, Function, make_models, trainable
 from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.exploration.temperature.equipartition import DIRECTIONS, Equipartition, Shape, watched_directions
 from gradiometer.exploration.temperature.virial import BLOCKS, Virial
 from gradiometer.jobs.choice import opened
+from gradiometer.jobs.job import Job
 from gradiometer.jobs.pool import Here, Pool
 from gradiometer.measurement.batch import Batch, Order, take
 from gradiometer.measurement.batch import batch_size as size_of
 from gradiometer.measurement.estimate import Estimate, about, counted
 from gradiometer.measurement.loss import Loss
+from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw
-
-HALVED = 20
-"""Steps between two pairs of half-batch gradients."""
 
 SURE = 0.99
 FEWEST_STEPS = 2 * BLOCKS
@@ -214,8 +212,9 @@ def sample(
                 sample, model, loss, data, sampler, batch_size=batch_size, steps=steps, burn_in=burn_in, every=every,
                 watch=watch, known=known, draw=draw, level=level,
             )  # fmt: skip
-            parts = in_parts(where, partial(_of_seeds, some, list(seeds)), len(seeds))
-            return [each for part in parts for each in part]
+            parts = np.array_split(np.asarray(seeds), min(where.size, len(seeds)))
+            jobs = [Job(f"chains of seeds {part[0]} to {part[-1]}", _of_seeds, (part.tolist(),)) for part in parts]
+            return [each for part in where.results(jobs, shared=some) for each in part]
     batch_at, examples = (data.batch, len(data)) if hasattr(data, "batch") else (partial(take, data), size_of(data))
     orders = [Order(draw, examples, batch_size, seed) for seed in seeds]
     models = make_models(model, seeds)
@@ -224,11 +223,15 @@ def sample(
     sizes = [parameter.numel() for parameter in trainable(models[0])]
     virials = [Virial(_flat(trainable(model)), steps, sizes) for model in models]
     equipartitions: dict[int, Equipartition] = {}
-    if len(groups := samplers[0].param_groups) > 1:
+    groups = samplers[0].param_groups
+    if len(groups) > 1:
         raise BadArgument(f"`sampler` must have 1 parameter group, got {len(groups)}.")
-    chains, watching = SampledChains(models, seeds, samplers), DrawRecorder(watch or {})
+    chains = ChainState(models, seeds, samplers)
+    recorder = DrawRecorder(watch or {})
     paths: list[Float[Tensor, "chains params"]] = []
-    used = EngineChoice(chains, loss, batch_at, orders)
+    example = batch_at(orders[0].batch(0))
+    traits = Objective(models[0], loss).traits(example)
+    engine = faster_engine(chains, loss, batch_at, example, traits)
 
     def measure(place: int, gradients: Sequence[Tensor]) -> None:
         position = _flat(chains.of_one[place])
@@ -239,21 +242,25 @@ def sample(
             equipartitions[place] = Equipartition(directions, position, steps)
         equipartitions[place].add(position, gradient)
 
-    halved = groups[0]["temperature"] > 0 and draw is Draw.REPLACEMENT and batch_size >= 4 and used.traits.fixed
-    for step, index in used.steps(burn_in + steps):
+    halved = groups[0]["temperature"] > 0 and draw is Draw.REPLACEMENT and batch_size >= 4 and traits.fixed
+    batches = _batches(orders)
+    for step in range(burn_in + steps):
         if step == burn_in:
             chains.before_step = measure
-        if step > burn_in and (step - burn_in - 1) % every == 0:
-            watching.look(models, chains.values)
-            if sum(sizes) <= DIRECTIONS:
-                paths.append(torch.stack([_flat(parameters) for parameters in chains.of_one]))
-        if halved and step % HALVED == 0 and step < burn_in + steps:
-            first, second = (used.engine.gradients(half) for half in index.chunk(2, dim=1))
+        index = next(batches)
+        # 20: steps between two pairs of half-batch gradients.
+        if halved and step % 20 == 0:
+            first, second = (engine.gradients(half) for half in index.chunk(2, dim=1))
             for place, each in enumerate(samplers):
                 each.halves([gradient[place] for gradient in first], [gradient[place] for gradient in second])
-    draws = watching.draws()
+        engine.step(index)
+        if step >= burn_in and (step - burn_in) % every == 0:
+            recorder.look(models)
+            if sum(sizes) <= DIRECTIONS:
+                paths.append(torch.stack([_flat(parameters) for parameters in chains.of_one]))
+    draws = recorder.draws()
     return [
-        _sampled(
+        _result_of_chain(
             each,
             virial,
             equipartitions[place].shape(examples, dict(zip(names, virial.by_tensor(examples, SURE), strict=True))),
@@ -266,8 +273,15 @@ def sample(
     ]
 
 
-def _of_seeds(some: Callable[..., list[Sampled]], seeds: Sequence[int], places: Sequence[int]) -> list[Sampled]:
-    return some(seeds=[seeds[place] for place in places])
+def _batches(orders: Sequence[Order]) -> Iterator[Int[Tensor, "chains examples"]]:
+    """Positions of the examples in the batches of one step after another, one row per chain."""
+    for epoch in itertools.count():
+        chosen = torch.stack([order.epoch(epoch) for order in orders])
+        yield from chosen.split(orders[0].batch_size, dim=1)
+
+
+def _of_seeds(some: Callable[..., list[Sampled]], seeds: Sequence[int]) -> list[Sampled]:
+    return some(seeds=seeds)
 
 
 def agreement(chains: Sequence[Sampled], level: float = 0.9) -> list[Mixing]:
@@ -278,7 +292,7 @@ def agreement(chains: Sequence[Sampled], level: float = 0.9) -> list[Mixing]:
     return mixing({name: values for name, values in draws.items() if np.ptp(values) > 0}, level)
 
 
-def _sampled(
+def _result_of_chain(
     sampler: Sampler,
     virial: Virial,
     shape: Shape,

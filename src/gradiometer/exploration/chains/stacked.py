@@ -45,25 +45,22 @@ class StackedSequential(nn.Module):
         return outputs
 
     def __getattr__(self, name: str) -> Any:
-        raise OnlyCalled(f"the loss reads `{name}` of the model")
+        raise OnlyCalled(name)
 
     def _none(self, *_: Any, **__: Any) -> Any:
-        raise OnlyCalled("the loss reads the parameters or parts of the model")
+        raise OnlyCalled("the parameters or parts of the model")
 
     named_modules = named_children = state_dict = _none
 
 
-def why_not_stacked(model: nn.Module) -> str | None:
-    """The part of a model that has no batched form here, or None."""
-    for name, module in _leaves(model):
-        if isinstance(module, nn.Linear | nn.Flatten) and _usual(module):
-            continue
-        if not isinstance(module, ELEMENTWISE):
-            return f"{name or 'the model'} is a {type(module).__name__}"
-        if any(True for _ in module.parameters()):
-            return f"{name} has parameters"
-    hooked = next((name for name, module in model.named_modules() if module._forward_hooks), None)
-    return None if hooked is None else f"{hooked or 'the model'} has a hook"
+def is_stackable(model: nn.Module) -> bool:
+    """True if every part of a model has a batched form here."""
+    for _, module in _leaves(model):
+        linear = isinstance(module, nn.Linear | nn.Flatten) and _usual(module)
+        elementwise = isinstance(module, ELEMENTWISE) and not any(True for _ in module.parameters())
+        if not (linear or elementwise):
+            return False
+    return not any(module._forward_hooks for module in model.modules())
 
 
 def _usual(module: nn.Linear | nn.Flatten) -> bool:

@@ -43,7 +43,7 @@ def linear_path(
     Example:
         >>> import numpy as np
         >>> import torch
-        >>> from gradiometer.exploration.ensembles import linear_path
+        >>> from gradiometer.exploration.ensembles.barrier import linear_path
         >>> first, last = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
         >>> for model, weight in ((first, 1.0), (last, -1.0)):
         ...     _ = torch.nn.init.constant_(model.weight, weight)

@@ -15,9 +15,6 @@ from gradiometer.measurement.uncertainty.proportions import proportion
 BINS = 15
 """Number of bins, of equal numbers of examples."""
 
-FEWEST_IN_BIN = 3
-"""The jackknife leaves one example out, and the rest must still have a variance."""
-
 LogProbabilities = Float[np.ndarray, "examples classes"]
 Labels = Integer[np.ndarray, " examples"]
 _Samples = Float[np.ndarray, " examples"]
@@ -38,28 +35,24 @@ class ReliabilityBin:
     examples: int
 
 
-def reliability(
-    log_probabilities: LogProbabilities, labels: Labels, *, bins: int = BINS, level: float = 0.9
-) -> list[ReliabilityBin]:
+def reliability(log_probabilities: LogProbabilities, labels: Labels, *, level: float = 0.9) -> list[ReliabilityBin]:
     """The reliability diagram, least confident bin first. Calibrated predictions have accuracy = confidence.
 
     Source: Niculescu-Mizil & Caruana (2005), Predicting Good Probabilities with Supervised Learning.
     """
     confidence, correct = _confidence(log_probabilities, labels)
-    places = _places(confidence, bins)
+    places = _places(confidence)
     return [
         ReliabilityBin(
             float(confidence[inside].mean()),
             proportion(int(correct[inside].sum()), int(inside.sum()), level),
             int(inside.sum()),
         )
-        for inside in (places == place for place in range(bins))
+        for inside in (places == place for place in range(BINS))
     ]
 
 
-def calibration_error(
-    log_probabilities: LogProbabilities, labels: Labels, *, bins: int = BINS, level: float = 0.9
-) -> Estimate:
+def calibration_error(log_probabilities: LogProbabilities, labels: Labels, *, level: float = 0.9) -> Estimate:
     """Root mean square of confidence less accuracy over bins of the predicted class: debiased ECE, in ℓ₂.
 
     In a bin of n examples with gaps e = confidence − correct, ((Σe)² − Σe²)/(n (n − 1)) is an unbiased estimate of the
@@ -73,7 +66,7 @@ def calibration_error(
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.exploration.ensembles import calibration_error
+        >>> from gradiometer.exploration.ensembles.calibration import calibration_error
         >>> confidence = np.full(1000, 0.9)
         >>> labels = (np.arange(1000) % 10 >= 7).astype(int)  # 70 % are of class 0
         >>> print(calibration_error(np.log(np.stack([confidence, 1 - confidence], axis=1)), labels))
@@ -82,14 +75,14 @@ def calibration_error(
     Source: Kumar, Liang & Ma (2019), Verified Uncertainty Calibration, section 4.2; the added mistakes: Agresti & Coull
         (1998), Approximate Is Better than "Exact" for Interval Estimation of Binomial Proportions.
     """
-    _, value, low, highs = _ends(log_probabilities, labels, bins, _quantile(level))
+    _, value, low, highs = _ends(log_probabilities, labels, _quantile(level))
     return Estimate.interval(
-        value, low, max(highs), level=level, method=f"jackknife, {bins} bins of equal numbers", samples=len(labels)
+        value, low, max(highs), level=level, method=f"jackknife, {BINS} bins of equal numbers", samples=len(labels)
     )
 
 
 def calibration_difference(
-    first: LogProbabilities, second: LogProbabilities, labels: Labels, *, bins: int = BINS, level: float = 0.9
+    first: LogProbabilities, second: LogProbabilities, labels: Labels, *, level: float = 0.9
 ) -> Estimate:
     """`calibration_error` of the first predictions less that of the second, paired over the same examples.
 
@@ -101,8 +94,8 @@ def calibration_difference(
     Zou (2007), Toward Using Confidence Intervals to Compare Correlations, eq. 15.
     """
     quantile = _quantile(level)
-    ours, one, low, highs = _ends(first, labels, bins, quantile)
-    theirs, other, other_low, other_highs = _ends(second, labels, bins, quantile)
+    ours, one, low, highs = _ends(first, labels, quantile)
+    theirs, other, other_low, other_highs = _ends(second, labels, quantile)
     with np.errstate(invalid="ignore", divide="ignore"):
         correlation = float(np.nan_to_num(np.corrcoef(ours, theirs)[0, 1]))  # 0 if one is constant
 
@@ -115,7 +108,7 @@ def calibration_difference(
         value - max(distance(one - low, high - other) for high in other_highs),
         value + max(distance(high - one, other - other_low) for high in highs),
         level=level,
-        method=f"jackknife, combined; {bins} bins of equal numbers",
+        method=f"jackknife, combined; {BINS} bins of equal numbers",
         samples=len(labels),
     )
 
@@ -137,11 +130,11 @@ def squared_gaps(
 
 
 def _ends(
-    log_probabilities: LogProbabilities, labels: Labels, bins: int, quantile: float
+    log_probabilities: LogProbabilities, labels: Labels, quantile: float
 ) -> tuple[_Samples, float, float, tuple[float, float]]:
     """Pseudo-values of the squared error, whose mean estimates it; its root, the root's lower end, two upper ends."""
     confidence, correct = _confidence(log_probabilities, labels)
-    places = _places(confidence, bins)
+    places = _places(confidence)
     whole, without = squared_gaps(confidence - correct, places)
     samples = whole[places] - without
     value, margin = float(samples.mean()), quantile * float(samples.std(ddof=1)) / math.sqrt(len(samples))
@@ -168,16 +161,13 @@ def _confidence(log_probabilities: LogProbabilities, labels: Labels) -> tuple[_S
     return confidence, (predicted == labels).astype(np.float64)
 
 
-def _places(confidence: _Samples, bins: int) -> Integer[np.ndarray, " examples"]:
+def _places(confidence: _Samples) -> Integer[np.ndarray, " examples"]:
     """Bins of equal numbers of examples, in the order of their confidence."""
-    if not bins >= 1:
-        raise BadArgument(f"`bins` must be at least 1, got {bins}.")
-    if not len(confidence) >= FEWEST_IN_BIN * bins:
-        raise BadArgument(
-            f"`bins` is {bins}, which needs at least {FEWEST_IN_BIN * bins} examples, got {len(confidence)}: use fewer."
-        )
+    least = 3 * BINS  # the jackknife leaves one example out, and the rest must still have a variance
+    if not len(confidence) >= least:
+        raise BadArgument(f"`labels` must be of at least {least} examples, {BINS} bins of 3, got {len(confidence)}.")
     places = np.empty(len(confidence), dtype=np.int64)
-    places[np.argsort(confidence, kind="stable")] = np.arange(len(confidence)) * bins // len(confidence)
+    places[np.argsort(confidence, kind="stable")] = np.arange(len(confidence)) * BINS // len(confidence)
     return places
 
 

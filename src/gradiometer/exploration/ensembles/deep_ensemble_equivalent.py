@@ -12,8 +12,6 @@ from gradiometer.exploration.ensembles.calibration import Labels, LogProbabiliti
 from gradiometer.exploration.ensembles.scores import Predictions, averaged
 from gradiometer.measurement.estimate import Estimate
 
-RESAMPLES = 1000
-
 
 def deep_ensemble_equivalent(
     ensemble: Predictions,
@@ -22,7 +20,6 @@ def deep_ensemble_equivalent(
     validation: Bool[np.ndarray, " examples"],
     *,
     level: float = 0.9,
-    seed: int = 0,
 ) -> Estimate:
     """The number of independent runs whose ensemble has the same calibrated log-loss, linear between whole numbers.
 
@@ -37,13 +34,12 @@ def deep_ensemble_equivalent(
         labels: Labels of all held-out examples.
         validation: True for the examples that fit temperatures; the others are scored.
         level: Confidence level, between 0 and 1.
-        seed: Seed of the bootstrap.
 
     Example:
         >>> import numpy as np
         >>> from scipy.special import log_softmax
         >>> from gradiometer.exploration.ensembles import Predictions, averaged, validation_mask
-        >>> from gradiometer.exploration.ensembles import deep_ensemble_equivalent
+        >>> from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ensemble_equivalent
         >>> draws = np.random.default_rng(0)
         >>> labels, validation = draws.integers(0, 3, 300), validation_mask(300)
         >>> runs = list(log_softmax(np.eye(3)[labels] + draws.standard_normal((5, 300, 3)), axis=2))
@@ -60,9 +56,9 @@ def deep_ensemble_equivalent(
     own = ensemble.losses["calibrated_nll"]
     if len(own) != curve.shape[1]:
         raise BadArgument(f"`ensemble` must be scored on the {curve.shape[1]} examples of `runs`, got {len(own)}.")
-    examples, draws = len(own), np.random.default_rng(seed)
+    examples, draws = len(own), np.random.default_rng(0)
     resampled = []
-    for _ in range(RESAMPLES):
+    for _ in range(1000):
         weights = np.bincount(draws.integers(0, examples, examples), minlength=examples)
         resampled.append(_crossing(float(own @ weights), curve @ weights))
     low, high = np.quantile(resampled, ((1 - level) / 2, (1 + level) / 2), method="inverted_cdf").tolist()

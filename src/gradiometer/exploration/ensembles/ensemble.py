@@ -23,11 +23,10 @@ class Ensemble(nn.Module):
 
     Args:
         members: Models from the same inputs to logits [examples, classes], the newest last. They are not copied.
-        weights: Weight of each member, not negative; normalised to a sum of 1. Default: equal weights.
         temperature: τ of the averaged prediction, fitted on data that are not scored.
 
     Raises:
-        BadArgument: There are fewer than two members, or the weights or the temperature are invalid.
+        BadArgument: There are fewer than two members, or the temperature is invalid.
 
     Example:
         >>> import torch
@@ -45,9 +44,7 @@ class Ensemble(nn.Module):
     weights: Tensor
     temperature: Tensor
 
-    def __init__(
-        self, members: Iterable[nn.Module], weights: Sequence[float] | None = None, temperature: float = 1.0
-    ) -> None:
+    def __init__(self, members: Iterable[nn.Module], temperature: float = 1.0) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         count = len(self.members)
@@ -55,7 +52,7 @@ class Ensemble(nn.Module):
             raise BadArgument(f"`members` must be at least {FEWEST} models, got {count}: an average needs two.")
         if not 0 < temperature < math.inf:
             raise BadArgument(f"`temperature` must be positive and finite, got {temperature}.")
-        self.register_buffer("weights", _shares(weights, count))
+        self.register_buffer("weights", torch.full((count,), 1 / count))
         self.register_buffer("temperature", torch.tensor(float(temperature)))
 
     @classmethod
@@ -65,7 +62,7 @@ class Ensemble(nn.Module):
         Args:
             snapshots: In the order in which they were taken.
             model: A model of their architecture. It is copied, not changed.
-            settings: `weights` and `temperature`.
+            settings: `temperature`.
 
         Raises:
             BadArgument: A snapshot is of another architecture, or there is only one.
@@ -81,7 +78,7 @@ class Ensemble(nn.Module):
         return len(self.members)
 
     def last(self, count: int, temperature: float = 1.0) -> "Ensemble":
-        """The ensemble of the last `count` members, the same models, with equal weights."""
+        """The ensemble of the last `count` members, the same models."""
         if not FEWEST <= count <= len(self):
             raise BadArgument(f"`count` must lie between {FEWEST} and the {len(self)} members, got {count}.")
         return Ensemble(list(self.members)[-count:], temperature=temperature).train(self.training)
@@ -98,14 +95,3 @@ class Ensemble(nn.Module):
     def forward(self, *inputs: Any) -> Float[Tensor, "examples classes"]:
         """p(class | x) for every example."""
         return self.log_probabilities(*inputs).exp()
-
-
-def _shares(weights: Sequence[float] | None, count: int) -> Float[Tensor, " members"]:
-    if weights is None:
-        return torch.full((count,), 1 / count)
-    if len(weights) != count:
-        raise BadArgument(f"`weights` must be one per member, {count}, got {len(weights)}.")
-    if not all(0 <= weight < math.inf for weight in weights) or not sum(weights) > 0:
-        raise BadArgument(f"`weights` must be finite, not negative, and not all zero, got {list(weights)}.")
-    shares = torch.tensor(weights, dtype=torch.float64)
-    return (shares / shares.sum()).float()

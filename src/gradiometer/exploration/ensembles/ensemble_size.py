@@ -10,9 +10,6 @@ from gradiometer.exploration.ensembles.calibration import Labels, LogProbabiliti
 from gradiometer.exploration.ensembles.ensemble_report import FEWEST, EnsembleSize
 from gradiometer.exploration.ensembles.scores import Predictions, averaged, differences, fitted_temperature, scores
 
-VALIDATION = 0.25
-"""Share of the held-out examples that choose m and the temperature, and are not scored."""
-
 
 def ensemble_sizes(
     members: Sequence[LogProbabilities], labels: Labels, validation: Bool[np.ndarray, " examples"], level: float = 0.9
@@ -49,19 +46,17 @@ def chosen_count(members: Sequence[LogProbabilities], labels: Labels) -> int:
     return min(range(FEWEST, len(members) + 1), key=loss)
 
 
-def validation_mask(examples: int, seed: int = 0, share: float = VALIDATION) -> Bool[np.ndarray, " examples"]:
-    """True for the held-out examples used for validation. Depends only on their number and the seed.
+def validation_mask(examples: int) -> Bool[np.ndarray, " examples"]:
+    """True for the held-out examples used for validation. Depends only on their number.
 
     Example:
         >>> from gradiometer.exploration.ensembles import validation_mask
         >>> validation_mask(8).nonzero()[0].tolist()
         [2, 4]
     """
-    if not 0 < share < 1:
-        raise BadArgument(f"`share` must lie between 0 and 1, got {share}.")
-    taken = max(round(share * examples), 1)
+    taken = max(round(examples / 4), 1)  # they choose m and the temperature, and are not scored
     if not 1 <= taken < examples:
         raise BadArgument(f"`examples` must be at least 2, got {examples}: some choose, and the others are scored.")
     mask = np.zeros(examples, dtype=bool)
-    mask[np.random.default_rng(seed).permutation(examples)[:taken]] = True
+    mask[np.random.default_rng(0).permutation(examples)[:taken]] = True
     return mask

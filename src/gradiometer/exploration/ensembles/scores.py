@@ -117,10 +117,9 @@ def differences(first: Predictions, second: Predictions, level: float = 0.9) -> 
     return found
 
 
-def averaged(members: Sequence[LogProbabilities], weights: Sequence[float] | None = None) -> LogProbabilities:
+def averaged(members: Sequence[LogProbabilities]) -> LogProbabilities:
     """The logarithm of the mean of the members' probabilities."""
-    shares = np.ones(len(members)) if weights is None else np.asarray(weights)
-    mean: np.ndarray = logsumexp(np.stack(members), axis=0, b=(shares / shares.sum())[:, None, None])
+    mean: np.ndarray = logsumexp(np.stack(members), axis=0, b=1 / len(members))
     return mean
 
 

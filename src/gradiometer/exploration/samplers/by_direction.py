@@ -14,12 +14,6 @@ SMALL = 64
 REFRESH = 20
 """Steps between two eigendecompositions of the matrix, and of the first iteration for the hottest direction."""
 
-GROWTH = 1.5
-"""Each iteration ends after 1.5 times the steps of all before it: few gradients have large chance directions."""
-
-FEWEST = 100
-"""Least number of steps that search the hottest direction."""
-
 
 class HeatMatrix:
     """The running mean of the heat of SGD itself as a matrix O: its heat along a unit vector v is vᵀOv.
@@ -33,7 +27,8 @@ class HeatMatrix:
     """
 
     def __init__(self, memory: int) -> None:
-        self.memory, self.readings = memory, 0
+        self.memory = memory
+        self.readings = 0
         self.mean: Tensor | None = None
         self._axes: tuple[Tensor, Tensor] | None = None
 
@@ -63,7 +58,9 @@ class HeatMatrix:
     def of(cls, state: dict[str, Any]) -> "HeatMatrix":
         """From a `state_dict`."""
         found = cls(state["memory"])
-        found.readings, found.mean, found._axes = state["readings"], state["mean"], state["axes"]
+        found.readings = state["readings"]
+        found.mean = state["mean"]
+        found._axes = state["axes"]
         return found
 
 
@@ -82,7 +79,10 @@ class Hottest:
     """
 
     def __init__(self, search: int, memory: int) -> None:
-        self.search, self.heat, self.steps = max(search, FEWEST), Heat(memory), 0
+        # 100: least number of steps that search the hottest direction.
+        self.search = max(search, 100)
+        self.heat = Heat(memory)
+        self.steps = 0
         self.direction = torch.zeros(0)
         self._next: Tensor | None = None
         self._refresh = REFRESH
@@ -102,7 +102,9 @@ class Hottest:
         self._next += gradient * (gradient @ self.direction)
         if self.steps >= self._refresh or self.found:
             self.direction = _unit(self._next)
-            self._refresh = round(GROWTH * self.steps)
+            # 1.5: each iteration ends after 1.5 times the steps of all before it: few gradients
+            # have large chance directions.
+            self._refresh = round(1.5 * self.steps)
             self._next = None if self.found else torch.zeros_like(gradient)
 
     def along(self, vector: Float[Tensor, " params"]) -> float:
@@ -123,8 +125,11 @@ class Hottest:
     def of(cls, state: dict[str, Any], heat: Heat) -> "Hottest":
         """From a `state_dict` and the recorded heat."""
         found = cls(state["search"], heat.memory)
-        found.steps, found.heat = state["steps"], heat
-        found.direction, found._next, found._refresh = state["direction"], state["next"], state["refresh"]
+        found.steps = state["steps"]
+        found.heat = heat
+        found.direction = state["direction"]
+        found._next = state["next"]
+        found._refresh = state["refresh"]
         return found
 
 

@@ -20,9 +20,6 @@ because 1,000 steps know this heat only to about 5 %."""
 FEW, UNEVEN = 50, 1.5
 """From so many readings on, a direction that is so many times as hot as the mean shows that the heat is not even."""
 
-HALVES = 50
-"""Pairs of half-batch gradients over which the mini-batch heat is averaged."""
-
 
 @dataclass(frozen=True)
 class Balance:
@@ -53,8 +50,11 @@ class GroupHeat:
     """
 
     def __init__(self, burn_in: int, memory: int) -> None:
-        self.mean, self.halves = Heat(memory), Heat(HALVES)
-        self.matrix, self.hottest = HeatMatrix(memory), Hottest(burn_in, memory)
+        # 50: pairs of half-batch gradients over which the mini-batch heat is averaged.
+        self.mean = Heat(memory)
+        self.halves = Heat(50)
+        self.matrix = HeatMatrix(memory)
+        self.hottest = Hottest(burn_in, memory)
 
     def balance(self, asked: float, injected: float) -> Balance:
         """The heat now, beside the temperature asked for and the one injected."""
@@ -98,7 +98,8 @@ class GroupHeat:
     def of(cls, state: dict[str, Any]) -> "GroupHeat":
         """From a `state_dict`."""
         found = cls(state["hottest"]["search"], state["mean"]["memory"])
-        found.mean, found.halves = Heat(**state["mean"]), Heat(**state["halves"])
+        found.mean = Heat(**state["mean"])
+        found.halves = Heat(**state["halves"])
         found.matrix = HeatMatrix.of(state["matrix"])
         found.hottest = Hottest.of(state["hottest"], Heat(**state["along"]))
         return found

@@ -12,9 +12,6 @@ from gradiometer.measurement.uncertainty.means import mean
 BLOCKS = 10
 """Blocks of the memory. Their means give the error of the mean."""
 
-SURE = 0.998
-"""Level of the interval behind an error: its lower end is wrong in one of a thousand tests."""
-
 
 @dataclass
 class Heat:
@@ -55,7 +52,8 @@ class Heat:
         if self.pending < max(self.memory // BLOCKS, 1):
             return False
         self.blocks = [*self.blocks[1 - BLOCKS :], self.partial / self.pending]
-        self.partial, self.pending = 0.0, 0
+        self.partial = 0.0
+        self.pending = 0
         return True
 
     @property
@@ -77,9 +75,14 @@ class Heat:
 
     def above(self, temperature: float) -> bool:
         """True if the heat is significantly above a temperature, and not falling."""
-        return self.settled and self.estimate(SURE).low > temperature
+        # 0.998: level of the interval behind an error: its lower end is wrong in one of a thousand
+        # tests.
+        return self.settled and self.estimate(0.998).low > temperature
 
     def clear(self) -> None:
         """Reset the record."""
-        self.mean, self.readings, self.partial, self.pending = 0.0, 0, 0.0, 0
+        self.mean = 0.0
+        self.readings = 0
+        self.partial = 0.0
+        self.pending = 0
         self.blocks = []

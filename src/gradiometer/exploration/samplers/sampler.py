@@ -48,7 +48,7 @@ class Sampler(torch.optim.Optimizer, ABC):
     can help, and a `BadArgument` states the heat and what to change. Calls of `halves` with the gradients of two half
     batches measure the share of mini-batch noise, which alone can raise the same error.
 
-    At temperature 0 no noise is injected: plain SGD, as in the exploring phase of `CyclicalSampling`.
+    At temperature 0 no noise is injected: plain SGD.
     """
 
     momentum: ClassVar[float] = 0.9
@@ -193,7 +193,8 @@ class Sampler(torch.optim.Optimizer, ABC):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the state of another sampler, with bit-identical results."""
-        if missing := [key for key in ("noise", "heat") if key not in state_dict]:
+        missing = [key for key in ("noise", "heat") if key not in state_dict]
+        if missing:
             raise BadArgument(f"`state_dict` has no {missing[0]!r}: it is not the state of {type(self).__name__}.")
         super().load_state_dict({key: value for key, value in state_dict.items() if key not in ("noise", "heat")})
         self._noise.load_state_dict(state_dict["noise"])
@@ -215,7 +216,7 @@ class Sampler(torch.optim.Optimizer, ABC):
                 self.state[param][name] = torch.zeros_like(param)
         return [self.state[param][name] for param in params]
 
-    def _injected(self, place: int, reading: float, scale: float) -> float:
+    def _injection(self, place: int, reading: float, scale: float) -> float:
         """The temperature to inject, given this step's reading of the own heat. Raises if that is above T."""
         group, heat = self.param_groups[place], self._heats[place].mean
         judge = heat.add(reading, scale)
@@ -316,7 +317,8 @@ class Sampler(torch.optim.Optimizer, ABC):
     def _check(self, group: dict[str, Any]) -> None:
         """Validate the settings of a group."""
         known = {*self.defaults, *SCHEDULED, "params", "injected"}
-        if unknown := [name for name in group if name not in known]:
+        unknown = [name for name in group if name not in known]
+        if unknown:
             settings = ", ".join(sorted(self.defaults))
             raise BadArgument(f"`{unknown[0]}` is not a setting of {type(self).__name__}, which has {settings}.")
         if group["examples"] is None:

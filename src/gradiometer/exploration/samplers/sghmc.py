@@ -61,7 +61,7 @@ class SGHMC(Sampler):
         """Noise and its factor, whose covariance is the temperature to inject, from the momenta before and after B."""
         group, own = self.param_groups[place], self._heats[place]
         examples, scale = group["examples"], (1 + group["momentum"]) / (4 * (1 - group["momentum"]))
-        injected = self._injected(place, examples * float(new @ new - old @ old) / len(new), scale)
+        injected = self._injection(place, examples * float(new @ new - old @ old) / len(new), scale)
         small = self._small(group, len(new))
         if small:
             own.matrix.add(examples * (torch.outer(new, new) - torch.outer(old, old)))

@@ -50,7 +50,7 @@ class SGLD(Sampler):
         """Noise and its factor, whose covariance is the temperature to inject, T or T − own; empty if there is none."""
         group, own = self.param_groups[place], self._heats[place]
         examples = group["examples"]
-        injected = self._injected(place, examples * float(gradient @ gradient) / len(gradient), scale)
+        injected = self._injection(place, examples * float(gradient @ gradient) / len(gradient), scale)
         by_direction = self._small(group, len(gradient))
         if own.hottest.found:
             self._judge_along(place, examples * own.hottest.along(gradient), scale, small=by_direction)

@@ -12,12 +12,6 @@ from gradiometer.exploration.samplers.group_heat import TOLERANCE
 from gradiometer.exploration.samplers.sampler import Sampler, squared_norm, too_hot
 from gradiometer.measurement.gradient_graph import flat
 
-HOT = 10.0
-"""Before `burn_in` a reading counts at most this many times T, so that a hot start does not cause much friction."""
-
-FULL = 3.0
-"""Friction per step above which more changes little: e^−3 of the momentum is left."""
-
 
 class SGNHT(Sampler):
     """SGHMC with variable friction, which grows while the temperature is above T and falls while it is below.
@@ -80,8 +74,11 @@ class SGNHT(Sampler):
         """Change the friction by this step's configurational temperature. Raises if the friction is at its limit."""
         group, heat = self.param_groups[place], self._heats[place].mean
         seen = _configurational(group, kinetic)
-        judge, full = heat.add(seen), group["friction"] > FULL
-        self._relax(group, min(seen, HOT * group["temperature"]) if heat.readings <= group["burn_in"] else seen)
+        # 3.0: friction per step above which more changes little: e^−3 of the momentum is left.
+        judge, full = heat.add(seen), group["friction"] > 3.0
+        # 10.0: before `burn_in` a reading counts at most this many times T, so that a hot start
+        # does not cause much friction.
+        self._relax(group, min(seen, 10.0 * group["temperature"]) if heat.readings <= group["burn_in"] else seen)
         hot = judge and full and heat.readings > group["burn_in"] and heat.above(group["temperature"])
         if hot:
             self._refuse(place, heat.estimate(), "at full friction SGD itself")

@@ -25,8 +25,6 @@ Step = Callable[[Tensor, Gradient, torch.Generator], Tensor]
 """One step of a functional sampler: (parameters, gradient, generator) → new parameters."""
 
 CURVATURES = (0.1, 0.3, 1.0, 3.0)
-CHECK_EVERY = 64
-"""Steps between checks for iterates that are not finite."""
 
 
 @dataclass(frozen=True)
@@ -126,20 +124,21 @@ def audit(
     if not 0 <= burn_in <= steps - 2:
         raise BadArgument(f"`burn_in` must lie between 0 and steps − 2 = {steps - 2}, got {burn_in}.")
     # A derived seed, because a sampler with seed 0 must not draw the same numbers as the gradient noise.
-    generator = torch.Generator().manual_seed(_derived(seed, "gradient"))
+    generator = torch.Generator().manual_seed(_seed_for(seed, "gradient"))
     start = torch.randn(len(h), dtype=torch.float64, generator=generator) * (temperature / h).sqrt()
 
     def gradient(position: Tensor) -> Tensor:
         exact = h * position.detach() / examples
         return exact + math.sqrt(noise) * torch.randn(len(h), dtype=torch.float64, generator=generator)
 
-    with untouched_randomness(_derived(seed, "global"), [torch.device("cpu")]):
+    with untouched_randomness(_seed_for(seed, "global"), [torch.device("cpu")]):
         sums = [torch.zeros_like(h), torch.zeros_like(h)]
         half = burn_in + (steps - burn_in) // 2
         for step, position in zip(range(steps), _positions(sampler, start, gradient, seed), strict=False):
             if step >= burn_in:
                 sums[step >= half] += h * position.detach().square()
-            if step % CHECK_EVERY == 0 and not torch.isfinite(position).all():
+            # 64: steps between checks for iterates that are not finite.
+            if step % 64 == 0 and not torch.isfinite(position).all():
                 raise Diverged(f"the sampler's iterates are not finite after {step + 1} steps: take a smaller step.")
     counts = half - burn_in, steps - half
     first, second = ((total / count).view(copies, -1).numpy() for total, count in zip(sums, counts, strict=True))
@@ -164,7 +163,7 @@ def _positions(sampler: MakeOptimizer | Step, start: Tensor, gradient: Gradient,
             f"generator) and make a step, got {arguments} arguments."
         )
     if arguments == 3:
-        position, generator = start.clone(), torch.Generator().manual_seed(_derived(seed, "step"))
+        position, generator = start.clone(), torch.Generator().manual_seed(_seed_for(seed, "step"))
         while True:
             position = function(position, gradient, generator)
             yield position
@@ -178,7 +177,7 @@ def _positions(sampler: MakeOptimizer | Step, start: Tensor, gradient: Gradient,
         yield parameter
 
 
-def _derived(seed: int, purpose: str) -> int:
+def _seed_for(seed: int, purpose: str) -> int:
     return zlib.crc32(f"audit/{seed}/{purpose}".encode())
 
 

@@ -71,7 +71,7 @@ class Equipartition:
 
     Example: draws of N(0, diag(1, 1.5)), of which the second should be N(0, 1).
         >>> import torch
-        >>> from gradiometer.exploration.temperature import Equipartition
+        >>> from gradiometer.exploration.temperature.equipartition import Equipartition
         >>> draws = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1.5**0.5])
         >>> sums = Equipartition(torch.eye(2), torch.zeros(2), steps=4000)
         >>> for draw in draws:
@@ -83,7 +83,10 @@ class Equipartition:
     def __init__(
         self, directions: Float[Tensor, "directions params"], origin: Float[Tensor, " params"], steps: int
     ) -> None:
-        self.directions, self.origin, self.steps, self.added = directions, origin.detach().clone(), steps, 0
+        self.directions = directions
+        self.origin = origin.detach().clone()
+        self.steps = steps
+        self.added = 0
         count = len(directions)
         self._products = np.zeros((BLOCKS, count, count))
         self._moments = np.zeros((5, BLOCKS, count))  # of x, g, x², x²g and x³g

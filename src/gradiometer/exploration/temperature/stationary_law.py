@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from gradiometer.arguments import check_number, check_whole
-from gradiometer.drift.stability import Momentum
+from gradiometer.drift.stability import MomentumRule
 from gradiometer.errors import BadArgument
 
 Square = Float[np.ndarray, "params params"]
@@ -42,7 +42,7 @@ class SGDRule:
     def __post_init__(self) -> None:
         check_number("learning_rate", self.learning_rate, positive=True)
         check_whole("batch_size", self.batch_size, 1)
-        Momentum(self.momentum, self.nesterov)
+        MomentumRule(self.momentum, self.nesterov)
 
     @property
     def heat(self) -> float:
@@ -51,7 +51,7 @@ class SGDRule:
 
     def limit(self, sharpness: float) -> float:
         """The learning rate from which the iterates diverge along the sharpest direction."""
-        return Momentum(self.momentum, self.nesterov).limit / sharpness
+        return MomentumRule(self.momentum, self.nesterov).limit / sharpness
 
     def transitions(self, curvatures: Float[np.ndarray, " params"]) -> Float[np.ndarray, "params 2 2"]:
         """P of every mode in (φ, v) ← P (φ, v) + kick ζ. φ is the distance from the minimum, ζ the noise of ĝ.
@@ -101,7 +101,8 @@ def mode_variance(curvature: float, noise: float, rule: SGDRule) -> float:
     for Nesterov use `stationary_covariance`.
 
     Example:
-        >>> from gradiometer.exploration.temperature import SGDRule, mode_variance
+        >>> from gradiometer.exploration.temperature import SGDRule
+        >>> from gradiometer.exploration.temperature.stationary_law import mode_variance
         >>> round(mode_variance(curvature=1.0, noise=4.0, rule=SGDRule(learning_rate=0.1, batch_size=4)), 5)
         0.05263
 
@@ -131,7 +132,8 @@ def stationary_covariance(curvature: ArrayLike, noise: ArrayLike, rule: SGDRule)
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.exploration.temperature import SGDRule, excess_loss, stationary_covariance
+        >>> from gradiometer.exploration.temperature import SGDRule, stationary_covariance
+        >>> from gradiometer.exploration.temperature.stationary_law import excess_loss
         >>> curvature, noise = np.diag([1.0, 0.1]), np.eye(2)
         >>> covariance = stationary_covariance(curvature, noise, SGDRule(learning_rate=0.1, batch_size=4))
         >>> covariance.diagonal().round(4)
@@ -143,7 +145,7 @@ def stationary_covariance(curvature: ArrayLike, noise: ArrayLike, rule: SGDRule)
     """
     curvatures, axes, in_axes = _in_axes(curvature, noise)
     transitions, in_axes = rule.transitions(curvatures), in_axes / rule.batch_size
-    modes = _settled(transitions, in_axes[:, :, None, None] * np.outer(rule.kick, rule.kick))[:, :, 0, 0]
+    modes = _stationary_solution(transitions, in_axes[:, :, None, None] * np.outer(rule.kick, rule.kick))[:, :, 0, 0]
     covariance: Square = axes @ modes @ axes.T
     return covariance
 
@@ -179,7 +181,7 @@ def reshuffled_covariance(
     transitions, in_axes = rule.transitions(curvatures), in_axes / (examples - 1)
     powers, responses = _through_an_epoch(transitions, rule.kick, len(sizes))
 
-    def gathered(count: int) -> Pairs:
+    def contribution(count: int) -> Pairs:
         """The covariance added by the first `count` batches of an epoch."""
         felt = responses[:, len(sizes) - count :]
         apart = np.einsum("ika,jkb,k->ijab", felt, felt, examples / sizes[:count])
@@ -187,10 +189,10 @@ def reshuffled_covariance(
         brought: Pairs = in_axes[:, :, None, None] * (apart - np.einsum("ia,jb->ijab", together, together))
         return brought
 
-    start = _settled(powers[-1], gathered(len(sizes)))
+    start = _stationary_solution(powers[-1], contribution(len(sizes)))
     positions = range(len(sizes)) if batches is None else [batches]
     modes = [
-        (np.einsum("iab,jcd,ijbd->ijac", powers[k], powers[k], start) + gathered(k))[:, :, 0, 0] for k in positions
+        (np.einsum("iab,jcd,ijbd->ijac", powers[k], powers[k], start) + contribution(k))[:, :, 0, 0] for k in positions
     ]
     covariance: Square = axes @ np.mean(modes, axis=0) @ axes.T
     return covariance
@@ -200,7 +202,7 @@ def without_replacement(batch_size: int, examples: int) -> float:
     """(N − B)/(N − 1), the factor by which different examples in a batch reduce the variance of its mean.
 
     Example:
-        >>> from gradiometer.exploration.temperature import without_replacement
+        >>> from gradiometer.exploration.temperature.stationary_law import without_replacement
         >>> round(without_replacement(batch_size=32, examples=100), 3)
         0.687
 
@@ -226,7 +228,8 @@ def small_rate_temperature(gradient_variance: float, parameters: int, rule: SGDR
     """T = η tr Σ/(2dB(1 − μ)), in units of the loss: the limit of small η, exact for no η.
 
     Example:
-        >>> from gradiometer.exploration.temperature import SGDRule, small_rate_temperature
+        >>> from gradiometer.exploration.temperature import SGDRule
+        >>> from gradiometer.exploration.temperature.stationary_law import small_rate_temperature
         >>> small_rate_temperature(gradient_variance=8.0, parameters=2, rule=SGDRule(learning_rate=0.1, batch_size=4))
         0.05
 
@@ -250,7 +253,7 @@ def _in_axes(curvature: ArrayLike, noise: ArrayLike) -> tuple[Float[np.ndarray, 
     return curvatures, axes, axes.T @ Sigma @ axes
 
 
-def _settled(transitions: Float[np.ndarray, "params 2 2"], noise: Pairs) -> Pairs:
+def _stationary_solution(transitions: Float[np.ndarray, "params 2 2"], noise: Pairs) -> Pairs:
     """The solution X of X = P_i X P_jᵀ + Q for every pair of modes."""
     count = len(transitions)
     pairs = np.einsum("iab,jcd->ijacbd", transitions, transitions).reshape(count, count, 4, 4)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from gradiometer.arguments import check_number, check_whole
-from gradiometer.drift.stability import Momentum
+from gradiometer.drift.stability import MomentumRule
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import noise_moments
 from gradiometer.exploration.temperature.heat_balance import HeatBalance, Parts, heat_balance, rates_of
@@ -24,9 +24,6 @@ if TYPE_CHECKING:  # estimates are made from a run on disk, possibly without tor
     from torch import Tensor
 
     import gradiometer.measurement.step
-
-CLIPPED = 1e-3
-"""Relative change of a gradient's length above which it was clipped, not rounded."""
 
 MOVING = 0.2
 """Share of the heat in the drift above which Φ is still moving, not spread around one place."""
@@ -98,7 +95,7 @@ class Temperature(Gauge):
     looks_back: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        Momentum(self.momentum, self.nesterov)
+        MomentumRule(self.momentum, self.nesterov)
         check_number("weight_decay", self.weight_decay)
         check_number("injected", self.injected)
         if self.units not in ("loss", "posterior"):
@@ -117,7 +114,7 @@ class Temperature(Gauge):
         """By layer: ⟨Φ − c, ĝ⟩, the heat of this step, tr Σ, ‖Φ − ηᵤv − c‖², and the number of parameters."""
         rate, motion, here = step.learning_rate, step.motion, step.objective.parameters
         check_number("learning_rate", rate)
-        factor, pull = self._taken(step)
+        factor, pull = self._factor_and_pull(step)
         away = behind = motion.away(here)
         kick = factor * rate / (2 * (1 - self.momentum)) * step.products_by_layer(pull, pull)
         if self.momentum:
@@ -135,7 +132,7 @@ class Temperature(Gauge):
             "origin": float(motion.since),
         } | ({} if motion.update is None else {"factor": factor})
 
-    def _taken(self, step: "gradiometer.measurement.step.TrainingStep") -> "tuple[float, Sequence[Tensor]]":
+    def _factor_and_pull(self, step: "gradiometer.measurement.step.TrainingStep") -> "tuple[float, Sequence[Tensor]]":
         """The clipping factor s, and ĝ with weight decay, before clipping."""
         update, decay, here = step.motion.update, self.weight_decay, step.objective.parameters
         if update is not None:
@@ -176,7 +173,8 @@ class Temperature(Gauge):
             rate = float(np.median(rates[rates > 0])) / (1 - self.momentum)
             estimates["forgotten_curvature"] = Estimate.exact(batches / rate, unit="loss / parameter²")
         factors = series.moments.get("factor", np.ones(1))
-        if (abs(factors - 1) > CLIPPED).any():
+        # 1e-3: relative change of a gradient's length above which it was clipped, not rounded.
+        if (abs(factors - 1) > 1e-3).any():
             estimates["temperature_clipping"] = series.mean(factors, level=level)
         return estimates | self._by_layer(series, balance, scale, settings)
 

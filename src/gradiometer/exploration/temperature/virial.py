@@ -28,9 +28,11 @@ class Virial:
     """
 
     def __init__(self, like: Float[Tensor, " params"], steps: int, sizes: Sequence[int] | None = None) -> None:
-        self.steps, self.added = steps, 0
+        self.steps = steps
+        self.added = 0
         self.sizes = [len(like)] if sizes is None else list(sizes)
-        self.products, self.counts = np.zeros((BLOCKS, len(self.sizes))), np.zeros(BLOCKS)
+        self.products = np.zeros((BLOCKS, len(self.sizes)))
+        self.counts = np.zeros(BLOCKS)
         self.gradients = torch.zeros(BLOCKS, len(like), dtype=like.dtype, device=like.device)
         self.positions = torch.zeros(len(like), dtype=torch.float64, device=like.device)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.fsdp import ShardHooks, is_sharded, norms_of_all, not_the_mean
-from gradiometer.integrations.gradients import GradientHooks, Preconditioner
+from gradiometer.integrations.gradients import GradientHooks, GradientsInPlace, Preconditioner
 from gradiometer.integrations.watch.accelerator.as_made import AsMade, Seen
 from gradiometer.integrations.watch.accelerator.copied import Copied
 from gradiometer.integrations.watch.accelerator.stopwatch import Stopwatch
@@ -24,16 +24,16 @@ from gradiometer.integrations.watch.part import Part
 from gradiometer.integrations.watch.processes.exchange import Exchange
 from gradiometer.integrations.watch.processes.together import StepOf, Together
 from gradiometer.integrations.watch.shield import Shield
+from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.batch import Batch, joined
 from gradiometer.measurement.motion import Motion
-from gradiometer.measurement.objective import Gradients, Objective
+from gradiometer.measurement.objective import Gradients
 from gradiometer.measurement.optimizer.groups import Group, largest_rate
 from gradiometer.measurement.parts import SpreadBuilder, squared_norms
 from gradiometer.measurement.reading import Spread
 from gradiometer.measurement.spread.example_norms import ExampleNorms
 from gradiometer.measurement.step import TrainingStep
-from gradiometer.run.budget import READINGS, Budget
-from gradiometer.run.ranks import Ranks
+from gradiometer.run.budget import READINGS
 
 Norms = Float[Tensor, " parameters"]
 
@@ -42,13 +42,10 @@ class Capture:
     """Reads the gradients of measured steps.
 
     Args:
-        objective: The bare model and the loss.
+        subject: What is watched. One exchange per measured step joins what its processes read.
         batches: How batches are drawn.
-        budget: The account that the cost is charged to.
-        ranks: The processes that train together. One exchange per measured step joins what they read.
         accumulation: Number of backwards per update on each process.
         scaler: The GradScaler, if there is one: gradients are then read scaled.
-        has_loss: True if the objective can be run.
         seed: Seed of the random numbers that measuring draws.
         warn: Takes a warning, in one sentence.
         shield: Entered by everything that a backward calls.
@@ -57,42 +54,48 @@ class Capture:
 
     def __init__(
         self,
-        objective: Objective,
+        subject: Subject,
         batches: Batches,
-        budget: Budget,
-        ranks: Ranks,
         *,
         accumulation: int,
         scaler: Any,
-        has_loss: bool,
         seed: int,
         warn: Callable[[str], None],
         shield: Shield,
         preconditioner: Preconditioner | None = None,
     ) -> None:
-        self._objective, self._batches, self._ranks = objective, batches, ranks
+        objective, budget = subject.objective, subject.budget
+        self._objective, self._batches, self._ranks = objective, batches, subject.ranks
         self._parameters = objective.parameters
-        self._accumulation, self.scaler, self.has_loss = accumulation, scaler, has_loss
+        self._accumulation, self.scaler = accumulation, scaler
+        self.has_loss = subject.has_loss and not is_sharded(objective.model)
         self._seed, self._warn, self._shield = seed, warn, shield
         self._preconditioner = preconditioner
-        self._gradients = (
-            ShardHooks(objective, budget, shield, preconditioner)
-            if is_sharded(objective.model)
-            else GradientHooks(objective.parameters, budget, shield, preconditioner, keeps=self.shared)
-        )
+        self._spread_given = subject.spread
+        self._gradients: GradientHooks | ShardHooks | GradientsInPlace
+        if is_sharded(objective.model):
+            self._gradients = ShardHooks(objective, budget, shield, preconditioner)
+        elif self._spread_given is not None:
+            self._gradients = GradientsInPlace(objective.parameters, preconditioner)
+        else:
+            self._gradients = GradientHooks(objective.parameters, budget, shield, preconditioner, keeps=self.shared)
         self._builder = SpreadBuilder(objective.layer_of)
-        apart = has_loss and not self.shared and not (batches.probe or batches.groups or preconditioner)
+        made = self.shared or self._spread_given is not None
+        apart = self.has_loss and not made and not (batches.probe or batches.groups or preconditioner)
         self._examples = ExampleNorms(objective, partial(budget.spending, READINGS), shield, wanted=apart)
         self._rows = Rows(objective.model, warn, grouped=batches.groups is not None)
-        self._shares = Shares(accumulation, warn, is_checked=has_loss)
-        self._check = LossCheck(objective, warn, accumulation, seed) if has_loss else None
+        self._shares = Shares(accumulation, warn, is_checked=self.has_loss)
+        self._is_own = subject.is_own
+        self._check = None
+        if self.has_loss and not self._is_own:
+            self._check = LossCheck(objective, warn, accumulation, seed)
         self._warned: set[str] = set()
         self._divisor: Tensor | None = None
         self._factor: Copied | None = None
         self._seen, self.stopwatch = Seen(), Stopwatch(budget)
-        self.together = Together((), ranks, budget, self._parameters[0].device)
+        self.together = Together((), self._ranks, budget, self._parameters[0].device)
         numbers = self._kinds * len(self._parameters)
-        self.exchange = Exchange(ranks, accumulation, numbers, self._parameters[0].device)
+        self.exchange = Exchange(self._ranks, accumulation, numbers, self._parameters[0].device)
 
     @property
     def shared(self) -> bool:
@@ -116,7 +119,8 @@ class Capture:
         self._gradients.start()
         self._shares.start()
         self._gradients.whole_is_wanted = self._accumulation == 1
-        if not self._shield.before_first_update:  # earlier, nothing shows if the model is compiled
+        # before the first update of a person's loop nothing shows if the model is compiled
+        if self._is_own or not self._shield.before_first_update:
             self._examples.start()
 
     def stop(self) -> None:
@@ -194,17 +198,21 @@ class Capture:
         self._shares.decide([part.loss for part in parts], lambda: self._scaled)
         share = partial(self._share, parts, index, groups)
         spread = self._spread(proposal, chosen, share) if self.shared else None
+        if self._spread_given is not None:
+            spread = self._spread_given()
         if self.changed:
             return None
         gradient, made = self._gradient()  # made: ‖·‖² of every parameter's gradient, times the square of the scale
         if self._check is not None:
             self._check(parts[0].batch, parts[0].loss, None if self.shared else gradient)
-        if spread is None and (self.shared or not self._halves(parts[0])):
+        in_halves = not self.shared and self._spread_given is None and self._halves(parts[0])
+        if spread is None and not in_halves:
             return None
         if (probe := self._batches.probe) is not None:
             return probe.step(self._objective, parts[0].size, index, groups, self._preconditioner, self._seed)
         batch_of = self._batch(parts)
         self._rows.look(batch_of, sampled=self._batches.known)
+        judges = self._batches.judges
         return TrainingStep(
             self._objective,
             batch_of,
@@ -213,6 +221,9 @@ class Capture:
             groups=groups,
             sampling=self._batches.sampling,
             gradient=gradient if self._check is None or self._check.same_loss else None,
+            probe=None
+            if judges is None
+            else partial(judges.draw_for, "judges", parts[0].size, self._objective, index, self._seed),
             spread=spread,
             examples=self._of_examples(parts[0].batch, made),
             preconditioner=self._preconditioner,
@@ -224,7 +235,8 @@ class Capture:
 
     def _of_examples(self, batch: Batch, made: Callable[[], Norms] | None) -> Callable[[], Spread | None] | None:
         """A function that returns the spread of single examples, if `loss` is the loss that is trained."""
-        if made is None or self._check is None or not self._check.same_loss:
+        is_same = self._is_own or (self._check is not None and self._check.same_loss)
+        if made is None or not is_same:
             return None
         return lambda: self._examples.spread(batch, made(), scale=lambda: self._scale, seed=self._seed)
 

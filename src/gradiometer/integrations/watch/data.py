@@ -97,6 +97,10 @@ class Probe:
             raise BadArgument(f"`probe` returned {size} examples, and {count} were asked for: return as many.")
         return batch
 
+    def draw_for(self, purpose: str, count: int, objective: Objective, index: int, seed: int) -> Batch:
+        """The batch of a step for a purpose. Another purpose has other examples."""
+        return self.draw(count, objective, zlib.crc32(f"{seed}/{index}/{purpose}".encode()))
+
     def step(
         self,
         objective: Objective,
@@ -108,17 +112,14 @@ class Probe:
     ) -> TrainingStep:
         """The step that a batch of the probe would make, judged by another one. Arguments as in `TrainingStep`."""
 
-        def drawn(purpose: str) -> Batch:
-            return self.draw(count, objective, zlib.crc32(f"{seed}/{index}/{purpose}".encode()))
-
         return TrainingStep(
             objective,
-            drawn("probe"),
+            self.draw_for("probe", count, objective, index, seed),
             index=index,
             learning_rate=largest_rate(groups),
             groups=groups,
             sampling=self.sampling,
-            probe=partial(drawn, "judges"),
+            probe=partial(self.draw_for, "judges", count, objective, index, seed),
             preconditioner=preconditioner,
             seed=seed,
         )
@@ -135,6 +136,7 @@ class Batches:
             label for every row; None if there are no copies.
         known: False if the sampling is only assumed.
         axis: The axis of the examples in the batches of training.
+        judges: Independent examples on which a step is judged; None to judge it on one half of its own batch.
     """
 
     sampling: Sampling
@@ -142,6 +144,7 @@ class Batches:
     groups: int | Callable[[Batch], Any] | None = None
     known: bool = True
     axis: int = 0
+    judges: Probe | None = None
 
     def examples_first(self, batch: Batch) -> Batch:
         """A batch of training with the examples along the first axis."""

@@ -24,7 +24,9 @@ from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.gauges import Asked, GaugesAsked
+from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.watch.data import Batches
+from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.preconditioner import KNOWN, is_adaptive
@@ -34,6 +36,9 @@ from gradiometer.run.folder import WATCHED, RunFolder, versions
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.recorder import Recorder
 from gradiometer.run.settings.watched import WatchedConfiguration
+
+PARTS = 2
+"""The default of `parts`. Whoever asks for another number asks for the parts of a batch."""
 
 
 def known_sampling(loader: Any) -> Sampling | None:
@@ -170,6 +175,13 @@ def gauges_for(
         if why:
             raise BadArgument(f"`gauges` names {kind.name}, {why}.")
     return asked
+
+
+def shows_products(subject: Subject, batches: Batches, accumulation: int, asked: Mapping[str, Any]) -> bool:
+    """True if the noise can be read from the gradients of successive steps, and nothing else was asked for."""
+    is_default = asked["every"] is None and asked["parts"] == PARTS and batches.probe is None and batches.groups is None
+    is_simple = accumulation == 1 and subject.spread is None and subject.ranks.alone
+    return is_default and is_simple and not is_sharded(subject.objective.model)
 
 
 def manifest_of(

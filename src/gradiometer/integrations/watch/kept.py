@@ -19,7 +19,6 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
-from gradiometer.run.settings.watched import WatchedConfiguration
 from gradiometer.verdict.diagnosis import diagnose
 
 LossesGiven = float | Tensor | Sequence[Any]
@@ -52,13 +51,12 @@ class Kept:
         self._recorder: Recorder | None = None
         self._evaluated: list[tuple[int, dict[str, Any]]] = []
 
-    def attached(self, recorder: Recorder, configuration: WatchedConfiguration) -> Recorder:
-        """The recorder, whose run is written and read from now on."""
+    def attach(self, recorder: Recorder) -> None:
+        """Write and read the run of this recorder from now on."""
         self._settings.attach(recorder.settings)
-        self._recorder = self._losses.recorder = recorder
-        self._announcements.begin(recorder.folder.path, configuration)
+        self._recorder = recorder
+        self._losses.recorder = recorder
         self._warn.attach(recorder)
-        return recorder
 
     def close(self, step: int, trackers: Trackers, error: BaseException | None) -> None:
         """Write and send everything, and the end of the training. `error` is the user's own, which hides ours."""
@@ -87,13 +85,8 @@ class Kept:
             return Run.open(self._recorder.folder.place, gauges=self._gauges)
         return None
 
-    def evaluate(self, step: int, **losses: Any) -> None:
+    def evaluate(self, step: int, estimates: dict[str, Any]) -> None:
         """Record an evaluation. One that is made before the first step is written when the run begins."""
-        estimates = {
-            f"{name}_loss": mean_loss(name, value).to_dict() for name, value in losses.items() if value is not None
-        }
-        if not estimates:
-            raise BadArgument("`test` and `train` are missing: give the loss on held-out examples as test=...")
         self._evaluated.append((step, estimates))
         self.evaluate_what_waited()
 
@@ -132,6 +125,18 @@ class Kept:
                 self._settings.note()
                 self._losses.fetch()
                 self._recorder.flush()
+
+
+def evaluation(**losses: LossesGiven | None) -> dict[str, Estimate]:
+    """The estimates of an evaluation, by name, from the losses on the test and the training examples.
+
+    Raises:
+        BadArgument: None is given, or one is not a number, a tensor or a list of numbers.
+    """
+    estimates = {f"{name}_loss": mean_loss(name, value) for name, value in losses.items() if value is not None}
+    if not estimates:
+        raise BadArgument("`test` and `train` are missing: give the loss on held-out examples as test=...")
+    return estimates
 
 
 def mean_loss(name: str, value: Any) -> Estimate:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gradiometer.compiler import as_written
 from gradiometer.drift.spikes.evidence import EVENT, EXAMINATIONS
 from gradiometer.drift.spikes.examination import Before, Examiner
-from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary
+from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary, user_line
 from gradiometer.integrations.watch.nonfinite import culprit
 from gradiometer.integrations.watch.part import Part
 from gradiometer.integrations.watch.unmeasured.arriving import Arriving, Kept
@@ -154,8 +154,8 @@ def explained(loss: Loss) -> Loss:
             raise
         except Exception as error:
             raise UserCodeFailed(
-                f"`loss` failed when measuring ran it on {batch_size(batch)} examples "
-                f"({summary(error)}): it must work on any part of a batch, and under torch.func.vmap if `parts` is 0."
+                f"`loss` failed when measuring ran it on {batch_size(batch)} examples ({summary(error)}"
+                f"{user_line(error)}): it must work on any part of a batch, and under torch.func.vmap if `parts` is 0."
             ) from error
 
     return called

@@ -23,6 +23,7 @@ class Settings:
         objective: The model that they train. Groups without any of its parameters are left out.
         warn: Takes a warning.
         next_step: Returns the number of steps so far.
+        planned: Returns the number of steps of the whole training, if it is known.
     """
 
     def __init__(
@@ -31,8 +32,9 @@ class Settings:
         objective: Objective,
         warn: Callable[[str], None],
         next_step: Callable[[], int],
+        planned: Callable[[], int | None],
     ) -> None:
-        self._warn, self._next_step = warn, next_step
+        self._warn, self._next_step, self._planned = warn, next_step, planned
         self._optimizers, self._own = optimizers, frozenset(map(id, objective.parameters))
         self._changes: Changes | None = None
         self._hook: Any = None
@@ -125,9 +127,10 @@ class Settings:
         return tuple(raw)
 
     def note(self) -> None:
-        """Record the settings now, which are those of the next step."""
-        if self._changes is not None:
-            self._changes.look(self._next_step(), self.groups)
+        """Record the settings now, which are those of the next step, if there is one."""
+        step, planned = self._next_step(), self._planned()
+        if self._changes is not None and (planned is None or step < planned):
+            self._changes.look(step, self.groups)
 
 
 def _kept(group: dict[str, Any]) -> list[tuple[str, Any]]:

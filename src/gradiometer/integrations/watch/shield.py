@@ -14,10 +14,12 @@ class Shield:
 
     Args:
         stop: Takes the error. It should stop what failed, and warn. Its own errors are dropped.
+        passes: True to let all errors pass, at any time: for a training that can go on from its last checkpoint.
     """
 
-    def __init__(self, stop: Callable[[Exception], None]) -> None:
+    def __init__(self, stop: Callable[[Exception], None], *, passes: bool = False) -> None:
         self._stop = stop
+        self._passes = passes
         self.before_first_update = True
         """True until the first update of the optimizer. Until then errors pass."""
 
@@ -25,14 +27,14 @@ class Shield:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
-        if self.before_first_update or not isinstance(error, Exception):
+        if self._passes or self.before_first_update or not isinstance(error, Exception):
             return False
         self._take(error)
         return True
 
     def caught(self, error: Exception) -> None:
         """Handle an error as at the end of the context: raise it, or give it to `stop`."""
-        if self.before_first_update:
+        if self._passes or self.before_first_update:
             raise error
         self._take(error)
 

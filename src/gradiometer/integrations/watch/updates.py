@@ -48,13 +48,20 @@ class Updates:
         optimizers: The optimizers of the loop; there must be one.
         objective: The model that it trains.
         sampling: How batches are drawn.
+        origin: The earlier position, which is kept elsewhere; by default a new one.
 
     Raises:
         BadArgument: The size of the training set is missing.
         Unsupported: The heat balance is not known for this training.
     """
 
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], objective: Objective, sampling: Sampling) -> None:
+    def __init__(
+        self,
+        optimizers: Sequence[torch.optim.Optimizer],
+        objective: Objective,
+        sampling: Sampling,
+        origin: Origin | None = None,
+    ) -> None:
         if len(optimizers) > 1:
             raise Unsupported(
                 f"`gauges` names temperature, whose balance needs one optimizer, and `optimizer` has "
@@ -73,7 +80,7 @@ class Updates:
             )
         self._refuse_parameters_of_others()
         self._begun_with = self._rule()
-        self._origin = Origin()
+        self._origin = Origin() if origin is None else origin
 
     def pass_by(self, index: int) -> None:
         """Note the position of training. The first position after each power of two becomes the origin."""

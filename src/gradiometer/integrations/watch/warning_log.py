@@ -1,4 +1,4 @@
-"""The warnings of a watched loop: each once, through `logging` and into the run."""
+"""The warnings of a watched loop: each once, to the person and into the run."""
 
 import logging
 from collections.abc import Callable
@@ -10,17 +10,16 @@ LOG = logging.getLogger("gradiometer")
 
 
 class WarningLog:
-    """Passes warnings to the logger "gradiometer" and to the run, each text once, and keeps them.
-
-    Without handlers `logging` prints them to the standard error.
+    """Passes warnings to a person and to the run, each text once, and keeps them.
 
     Args:
         step: Returns the step of training, from 0.
-        speaks: False on processes that do not log, because rank 0 does.
+        tell: Takes each text: `log`, or `in_silence` on processes that do not log, because rank 0 does.
     """
 
-    def __init__(self, step: Callable[[], int], *, speaks: bool) -> None:
-        self._step, self._speaks = step, speaks
+    def __init__(self, step: Callable[[], int], tell: Callable[[str], object]) -> None:
+        self._step = step
+        self._tell = tell
         self._recorder: Recorder | None = None
         self._early: list[dict[str, Any]] = []
         self.texts: list[str] = []
@@ -46,6 +45,14 @@ class WarningLog:
         if text in self.texts:
             return False
         self.texts.append(text)
-        if self._speaks:
-            LOG.warning("%s", text)
+        self._tell(text)
         return True
+
+
+def log(text: str) -> None:
+    """Give a text to the logger "gradiometer". Without handlers `logging` prints it to the standard error."""
+    LOG.warning("%s", text)
+
+
+def in_silence(text: str) -> None:
+    """Tell nobody."""

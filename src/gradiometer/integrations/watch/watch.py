@@ -10,12 +10,13 @@ from torch.utils.data import DataLoader
 
 from gradiometer.gauges import Asked, GaugesAsked
 from gradiometer.integrations.announcements import Announcements
-from gradiometer.integrations.fsdp import is_sharded
+from gradiometer.integrations.fsdp import is_sharded, refuse_unsupported_shards, reshard
 from gradiometer.integrations.watch.checks.arguments import check_settings, optimizers_of, probe_from, sampling_from
 from gradiometer.integrations.watch.data import Batches
-from gradiometer.integrations.watch.description import gauges_for
+from gradiometer.integrations.watch.description import PARTS, gauges_for, refuse_what_cannot_be_watched
+from gradiometer.integrations.watch.subject import Subject
 from gradiometer.integrations.watch.successive import reads_products
-from gradiometer.integrations.watch.watching import PARTS, Watch
+from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.optimizer.wrappers import bare
@@ -159,19 +160,25 @@ def watch(
         "level": level,
         "seed": seed,
     }
+    model_as_called = model
+    model = bare(model)
+    reshard(model)
+    refuse_what_cannot_be_watched(model, optimizers)
+    refuse_unsupported_shards(model, Ranks.here())
+    batches = Batches(
+        sampling_from(sampling, examples, replacement),
+        drawn,
+        groups,
+        known=sampling is not None or examples is not None,
+        axis=batch_axis,
+    )
     watched = Watch(
-        model,
+        Subject.of_loop(model, batches.loss_of(loss), budget),
+        model_as_called,
         optimizers,
-        loss,
         out=Path(out),
         name=name,
-        batches=Batches(
-            sampling_from(sampling, examples, replacement),
-            drawn,
-            groups,
-            known=sampling is not None or examples is not None,
-            axis=batch_axis,
-        ),
+        batches=batches,
         accumulation=accumulation,
         scaler=scaler,
         asked=asked,

@@ -14,7 +14,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.gauges import Asked
 from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.automatic import Automatic
-from gradiometer.integrations.fsdp import is_sharded, preconditioner_for, refuse_unsupported_shards, reshard
+from gradiometer.integrations.fsdp import is_sharded, preconditioner_for
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.capture import Capture
 from gradiometer.integrations.watch.checks.arguments import check_spread
@@ -25,37 +25,30 @@ from gradiometer.integrations.watch.description import (
     left_out,
     manifest_of,
     recorder_of,
-    refuse_what_cannot_be_watched,
+    shows_products,
 )
 from gradiometer.integrations.watch.inputs import Inputs
-from gradiometer.integrations.watch.kept import Kept, LossesGiven
-from gradiometer.integrations.watch.losses import Losses, explained, no_loss
+from gradiometer.integrations.watch.kept import Kept
+from gradiometer.integrations.watch.losses import Losses
 from gradiometer.integrations.watch.part import NO_PART, Part, part_of
 from gradiometer.integrations.watch.processes.together import Together
 from gradiometer.integrations.watch.requests.forks import Forks
+from gradiometer.integrations.watch.requests.kept_updates import KeptUpdatesOfLoop
 from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
+from gradiometer.integrations.watch.subject import Subject
 from gradiometer.integrations.watch.successive import Successive, reads_products
 from gradiometer.integrations.watch.triage.recorder import TriageRecorder
 from gradiometer.integrations.watch.unmeasured.between import Between, next_decision
 from gradiometer.integrations.watch.updates import Following, Pace, Updates, before_the_update
 from gradiometer.integrations.watch.warning_log import WarningLog
 from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.loss import Loss
-from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.groups import largest_rate
-from gradiometer.measurement.optimizer.wrappers import bare
 from gradiometer.measurement.reading import Reading
 from gradiometer.measurement.step import TrainingStep
-from gradiometer.run.budget import BOOKKEEPING, READINGS, START, Budget
-from gradiometer.run.cadence.clock import clock_for
+from gradiometer.run.budget import BOOKKEEPING, READINGS, START
 from gradiometer.run.folder import file_name
-from gradiometer.run.ranks import Ranks
 from gradiometer.run.recorder import Recorder
-
-PARTS = 2
-"""The default of `parts`. Whoever asks for another number asks for the parts of a batch."""
-
 
 OUTSIDE = "`step` must be called inside `with watch(...) as w:`, around the whole training."
 
@@ -65,9 +58,9 @@ class Watch(Forks, Automatic):
 
     def __init__(
         self,
-        model: nn.Module,
+        subject: Subject,
+        called: nn.Module,
         optimizers: list[torch.optim.Optimizer],
-        loss: Loss | None = None,
         *,
         out: Path,
         name: str,
@@ -79,49 +72,41 @@ class Watch(Forks, Automatic):
         to: Sequence[Any],
         announcements: Announcements,
     ) -> None:
-        called = model
-        model = bare(model)
-        self.ranks, self._optimizers, sharded = Ranks.here(), optimizers, is_sharded(model)
-        reshard(model)
-        refuse_what_cannot_be_watched(model, optimizers)
-        refuse_unsupported_shards(model, self.ranks)
+        self._subject = subject
+        self._objective = subject.objective
+        self.budget = subject.budget
+        self.ranks = subject.ranks
+        self._called = called
+        self._optimizers = optimizers
+        sharded = is_sharded(self._objective.model)
         self._products = reads_products(
             optimizers,
             gauges.names,
-            supported=bool(asked["budget"])
-            and asked["every"] is None
-            and asked["parts"] == PARTS
-            and batches.probe is None
-            and batches.groups is None
-            and accumulation == 1
-            and self.ranks.alone
-            and not sharded,
+            supported=bool(asked["budget"]) and shows_products(subject, batches, accumulation, asked),
         )
-        read = () if self._products is None else self._products[1]
         self._cadenced = bool(asked["budget"]) and any(
-            not kind.own_steps and kind.name not in read for kind in gauges.kinds
+            not kind.own_steps and kind.name not in self.read_elsewhere for kind in gauges.kinds
         )
-        if self._cadenced:
-            check_spread(model, self.ranks, accumulation=accumulation, has_loss=loss is not None)
+        if self._cadenced and subject.spread is None:
+            model = self._objective.model
+            check_spread(model, self.ranks, accumulation=accumulation, has_loss=subject.has_loss)
         self._out, self._name, self._batches, self._accumulation = out, file_name(name), batches, accumulation
         self._asked, self._gauges, self._announcements = asked, gauges, announcements
-        self._objective = Objective(model, no_loss if (loss := batches.loss_of(loss)) is None else explained(loss))
-        looks_back = any(kind.looks_back for kind in gauges.kinds)
-        self._updates = Updates(self._optimizers, self._objective, batches.sampling) if looks_back else None
+        self._updates = None
+        if any(kind.looks_back for kind in gauges.kinds):
+            self._updates = Updates(optimizers, self._objective, batches.sampling, subject.origin)
         self._waiting: TrainingStep | None = None
-        self.budget = Budget(asked["budget"], clock_for(self._objective.parameters[0].device.type))
-        self.shield = Shield(self._stop)
+        self.shield = Shield(self._stop, passes=subject.is_own)
         """The context for everything that training calls: after the first update its errors become warnings."""
-        self._warn = WarningLog(lambda: self.steps, speaks=self.ranks.first)
-        self._settings = Settings(self._optimizers, self._objective, self._warn, lambda: self.steps)
+        self._warn = WarningLog(lambda: self.steps, subject.tell)
+        self._settings = Settings(
+            self._optimizers, self._objective, self._warn, lambda: self.steps, lambda: self.budget.planned
+        )
         self._capture = Capture(
-            self._objective,
+            subject,
             batches,
-            self.budget,
-            self.ranks,
             accumulation=accumulation,
             scaler=scaler if scaler is not None and scaler.is_enabled() else None,
-            has_loss=loss is not None and not sharded,
             seed=asked["seed"],
             warn=self._warn,
             shield=self.shield,
@@ -131,7 +116,7 @@ class Watch(Forks, Automatic):
             self._objective,
             self._warn,
             locate=not sharded,
-            has_loss=loss is not None,
+            has_loss=subject.has_loss,
             accumulation=accumulation,
             rank=None if self.ranks.alone else self.ranks.rank,
             seed=asked["seed"],
@@ -140,8 +125,6 @@ class Watch(Forks, Automatic):
         self._trackers = Trackers(to, asked["level"], self._warn)
         self._restored: Mapping[str, Any] = {}
         self._parts, self._handles, self._failures = list[Part](), list[Any](), 0
-        self._called = called
-        self._has_loss = loss is not None
         self._inputs: Inputs | None = None
         self._begun, self._was_called, self._recorder, self._looked_at = False, False, None, 0.0
         self._triage = TriageRecorder(
@@ -153,21 +136,35 @@ class Watch(Forks, Automatic):
             warn=self._warn,
             charge=self.budget.charge,
         )
+        can_keep = bool(asked["budget"]) and self.ranks.alone and not (sharded or subject.is_own)
+        self._kept_updates = KeptUpdatesOfLoop(
+            self._objective.model,
+            called,
+            getattr(self._objective.loss, "__wrapped__", None),
+            self._optimizers,
+            self._capture.scaler,
+            accumulation,
+            self.budget if can_keep else None,
+        )
         self._pace = Pace(self._warn, partial(self._settings.search, self._follow_updates_of))
-        self._successive = None
-        if self._products is not None:
-            self._successive = Successive(
-                self._objective,
-                self._optimizers,
-                self._products[0],
-                scaler=self._capture.scaler,
-                budget=self.budget,
-                alone=not self._cadenced,
-                gauges=read,
-            )
+        self._successive = self._products_reader()
         self._between = Between(self._losses, self._settings, self._pace, self.budget, accumulation)
         self.steps = 0
         """Number of updates so far, which is the index of the next step."""
+
+    def _products_reader(self) -> Successive | None:
+        """Reads the products of successive gradients, if this loop shows the noise by them."""
+        if self._products is None:
+            return None
+        return Successive(
+            self._objective,
+            self._optimizers,
+            self._products[0],
+            scaler=self._capture.scaler,
+            budget=self.budget,
+            alone=not self._cadenced,
+            gauges=self.read_elsewhere,
+        )
 
     def __enter__(self) -> "Watch":
         if self._handles or self._begun:
@@ -186,10 +183,17 @@ class Watch(Forks, Automatic):
             self._handles.append(before_the_update(optimizer, self._measure_what_waited, self.shield))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.end()
+        if not self._subject.is_own:
+            self._kept.close(self.steps, self._trackers, error)
+
+    def end(self) -> None:
+        """Stop following the training, and write what waits."""
         with self._triage.shield:
             self._triage.close()
         if self._successive is not None:
             self._successive.close()
+        self._kept_updates.close()
         with self.shield:
             self._capture.stop()
             self._pace.end(self.steps)
@@ -197,7 +201,6 @@ class Watch(Forks, Automatic):
         while self._handles:
             with self.shield:
                 self._handles.pop().remove()
-        self._kept.close(self.steps, self._trackers, error)
 
     def _draw_from(self, loader: Any) -> None:
         """Take the sampling from the loader, if it was not given and nothing is written yet."""
@@ -214,6 +217,8 @@ class Watch(Forks, Automatic):
                 Without it, the first tensor that the model was called with stands for the batch: its rows are the
                 examples. What needs the labels or runs the model again needs the batch.
         """
+        if self.steps >= self._kept_updates.next:
+            self._kept_updates.at_step(batch)
         if batch is None:
             batch = self._batch_seen()
         elif self._inputs is not None:
@@ -253,7 +258,7 @@ class Watch(Forks, Automatic):
         try:
             if self._inputs is None:
                 raise BadArgument("`batch` is missing: it was given before. Call w.step(loss, batch) at every step.")
-            return self._inputs.take(has_loss=self._has_loss)
+            return self._inputs.take(has_loss=self._subject.has_loss)
         except Exception as error:
             if not self._handles:
                 raise BadArgument(OUTSIDE) from error
@@ -289,34 +294,36 @@ class Watch(Forks, Automatic):
         if not (self._parts or (self.ranks.alone and bool(self._waiting))):
             self._decide()
 
-    def evaluated(self, test: LossesGiven | None = None, train: LossesGiven | None = None) -> None:
-        """Record an evaluation of the model as it is now, so that overfitting can be seen.
+    @property
+    def read_elsewhere(self) -> tuple[str, ...]:
+        """Names of the gauges whose readings are products of the gradients of successive steps."""
+        return () if self._products is None else tuple(self._products[1])
 
-            w.evaluated(test=test_losses, train=losses_on_some_training_examples)
+    def begin(self, recorder: Recorder, step: int, losses: Sequence[float]) -> None:
+        """Follow a training of ours in its own run.
 
         Args:
-            test: The loss on held-out examples: their mean, or the loss of every example, whose mean has an interval.
-            train: The same on training examples, in eval mode.
-
-        Raises:
-            BadArgument: An argument is not a number, a tensor or a list of numbers.
+            recorder: Writes the run.
+            step: The next step.
+            losses: The losses of the steps before, if the run is resumed.
         """
-        if self.ranks.first:
-            self._kept.evaluate(self.steps, test=test, train=train)
-            with self._triage.shield:
-                self._triage.evaluated()
+        self._begun = True
+        self.steps = step
+        self._losses.examiner.repeat(losses)
+        self._attach(recorder, step)
+        self._decide()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Plain values, without tensors, for your checkpoint: with them the same run can be continued."""
-        return {"steps": self.steps, **self._kept.state_dict()}
+    def note_settings(self) -> None:
+        """Record the settings of the optimizers, which are those of the coming step."""
+        self._settings.note()
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue the run of a checkpoint. Call it before the first step."""
-        if self._begun:
-            raise BadArgument("`state` came too late: load it before the first step, to continue the same run.")
-        if "steps" not in state:
-            raise BadArgument("`state` is not the state_dict of a watch: give what `state_dict()` returned.")
-        self.steps, self._restored = int(state["steps"]), state
+    def pass_over(self, loss: float) -> None:
+        """Count a step that made no update and is not looked at, and keep its loss."""
+        self._capture.forget()
+        self._losses.before = None
+        self._losses.keep(self.steps, loss)
+        self.steps += 1
+        self._decide()
 
     def _begin(self) -> None:
         """Make the run's folder and recorder, now that the batch size is known."""
@@ -334,19 +341,24 @@ class Watch(Forks, Automatic):
         self._capture.together = Together(gauges, self.ranks, self.budget, self._objective.parameters[0].device)
         if not self.ranks.first:
             return
-        read = () if self._products is None else self._products[1]
         manifest = manifest_of(configuration, self._objective, self._batches, self.ranks, self._gauges)
         recorder = recorder_of(
-            configuration, manifest, gauges, self._out, self.budget, self._restored, self.steps, read
+            configuration, manifest, gauges, self._out, self.budget, self._restored, self.steps, self.read_elsewhere
         )
-        self._recorder = self._kept.attached(recorder, configuration)
-        self._triage.attach(recorder, self.budget.planned, self.steps)
-        self._kept.evaluate_what_waited()
-        if self._successive is not None:
-            self._successive.attach(partial(self._add, recorder), self._read_parts, self.steps + 1)
+        self._announcements.begin(recorder.folder.path, configuration)
+        self._attach(recorder, self.steps + 1)
         self._remember_start()
         if text := left_out(self._objective, self._optimizers):
             self._warn(text)
+
+    def _attach(self, recorder: Recorder, following: int) -> None:
+        """Write into the run from now on. `following` is the next step that is not under way yet."""
+        self._recorder = recorder
+        self._kept.attach(recorder)
+        self._triage.attach(recorder, self.budget.planned, self.steps)
+        self._kept.evaluate_what_waited()
+        if self._successive is not None:
+            self._successive.attach(partial(self._add, recorder), self._read_parts, following)
 
     def _follow(self) -> None:
         """Let gauges that choose their own steps read Φ, which is the same at all backwards of a step."""
@@ -401,7 +413,7 @@ class Watch(Forks, Automatic):
 
     def _read_parts(self, why: str) -> None:
         """Products are no longer read: compare the parts of batches instead, if nothing was recorded so far."""
-        recorder, names = self._recorder, () if self._products is None else self._products[1]
+        recorder, names = self._recorder, self.read_elsewhere
         self._successive = None
         if recorder is None:
             return
@@ -463,6 +475,8 @@ class Watch(Forks, Automatic):
         if self._triage.awaits_update:
             with self._triage.shield:
                 self._triage.updated(self.steps - 1)
+        if self._kept_updates.awaits_update:
+            self._kept_updates.updated(self.steps - 1)
         if self._successive is not None:
             self._successive.updated = True
         if self.steps >= between.planned or self._parts:

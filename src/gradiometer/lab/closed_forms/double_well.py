@@ -10,17 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.temperature.kramers import WIDTHS_OF_A_LAW, escape_time, passage_steps
+from gradiometer.exploration.temperature.kramers import WIDTHS_OF_A_LAW, passage_steps
 from gradiometer.exploration.temperature.stationary_law import SGDRule, small_rate_temperature
-from gradiometer.lab.closed_forms.quadratic import check_count
-from gradiometer.measurement.batch import Batch
+from gradiometer.lab.closed_forms.models import output_losses
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
+from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
-
-SETTLED = 20.0
-"""Relaxation times 1/(ηV″) before crossings are counted, because the first crossing takes time."""
 
 STEPS_AT_ONCE = 512
 """Steps whose noise is drawn at once."""
@@ -42,38 +38,19 @@ class DoubleWell:
 
     Example:
         >>> from gradiometer.lab.closed_forms import DoubleWell
-        >>> well = DoubleWell(barrier=1.0)
-        >>> well.temperature(0.2, batch_size=1), round(well.kramers_steps(0.2, batch_size=1))
-        (0.1, 126913)
+        >>> well = DoubleWell(barrier=1.0, variance=16.0)
+        >>> well.temperature(0.05, batch_size=2), round(well.exact_steps(0.05, batch_size=2))
+        (0.2, 3325)
     """
 
     barrier: float = 1.0
     half_distance: float = 1.0
     variance: float = 1.0
 
-    def __post_init__(self) -> None:
-        for name in ("barrier", "half_distance", "variance"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise BadArgument(f"`{name}` must be positive and finite, got {getattr(self, name)}.")
-
     @property
     def curvature(self) -> float:
         """8ΔL/w², V″ at both minima."""
         return 8 * self.barrier / self.half_distance**2
-
-    @property
-    def curvature_at_top(self) -> float:
-        """−4ΔL/w², V″ at the top."""
-        return -4 * self.barrier / self.half_distance**2
-
-    @property
-    def correction(self) -> float:
-        """3/(8ΔL), Kramers' κ: half is from the bottom of the wells, half from the top."""
-        return 3 / (8 * self.barrier)
-
-    def mean_loss(self, position: float) -> float:
-        """V(Φ) = ΔL((Φ/w)² − 1)²."""
-        return self.barrier * ((position / self.half_distance) ** 2 - 1) ** 2
 
     def gradient(self, position: Float[np.ndarray, " walkers"]) -> Float[np.ndarray, " walkers"]:
         """V′(Φ) = 4ΔL Φ((Φ/w)² − 1)/w²."""
@@ -83,15 +60,6 @@ class DoubleWell:
     def temperature(self, learning_rate: float, batch_size: int) -> float:
         """T = ησ²/(2B), in units of the loss."""
         return small_rate_temperature(self.variance, 1, SGDRule(learning_rate, batch_size))
-
-    def kramers_steps(self, learning_rate: float, batch_size: int) -> float:
-        """π w²/(2√2 ΔL η) · exp(ΔL/T)(1 + 3T/(8ΔL)), the mean number of steps from one minimum to the other.
-
-        It holds for a small learning rate and a low temperature.
-        """
-        temperature, bend = self.temperature(learning_rate, batch_size), self.correction
-        time = escape_time(self.barrier, self.curvature, self.curvature_at_top, temperature, correction=bend)
-        return time / learning_rate
 
     def exact_steps(self, learning_rate: float, batch_size: int) -> float:
         """The mean number of steps from one minimum to the other or beyond, for Gaussian x, at any η and temperature.
@@ -133,9 +101,6 @@ class DoubleWell:
         Raises:
             BadArgument: η is not below the limit of the wells, or almost no walker crossed.
         """
-        check_count("steps", steps)
-        if not walkers >= FEWEST_READINGS:
-            raise BadArgument(f"`walkers` must be at least {FEWEST_READINGS}, got {walkers}.")
         crossings = self._crossings(learning_rate, batch_size, walkers, steps, seed)
         rate = mean(crossings / steps, level=level, batches=walkers)
         if not rate.low > 0:
@@ -158,7 +123,9 @@ class DoubleWell:
     ) -> Float[np.ndarray, " walkers"]:
         """The number of crossings of each walker, once the wells have filled."""
         spread = math.sqrt(2 * learning_rate * self._checked_temperature(learning_rate, batch_size))
-        settling = math.ceil(SETTLED / (learning_rate * self.curvature))
+        # 20.0: relaxation times 1/(ηV″) before crossings are counted, because the first crossing
+        # takes time.
+        settling = math.ceil(20.0 / (learning_rate * self.curvature))
         generator, w = np.random.default_rng(seed), self.half_distance
         position, side = np.full(walkers, -w), np.full(walkers, -1.0)
         crossings = np.zeros(walkers)
@@ -166,7 +133,7 @@ class DoubleWell:
             noise = generator.standard_normal((min(STEPS_AT_ONCE, steps - start), walkers))
             noise *= spread
             with np.errstate(over="ignore", invalid="ignore"):  # a walker that diverges is found below
-                for step, arrived in enumerate(self._moved(position, side, noise, learning_rate), start):
+                for step, arrived in enumerate(self._moves(position, side, noise, learning_rate), start):
                     if step >= 0:
                         crossings += arrived
             if not np.isfinite(position).all():
@@ -176,7 +143,7 @@ class DoubleWell:
                 )
         return crossings
 
-    def _moved(
+    def _moves(
         self,
         position: Float[np.ndarray, " walkers"],
         side: Float[np.ndarray, " walkers"],
@@ -208,14 +175,13 @@ class DoubleWell:
             seed: Seed of the examples.
             start: Φ_0; the default is −w.
         """
-        check_count("examples", examples)
         generator = np.random.default_rng(seed)
         drawn = generator.standard_normal((2, examples, 1)) * math.sqrt(self.variance)
         train, test = (torch.from_numpy(part - part.mean()) for part in drawn)
         return Problem(
             name="double-well",
             model=lambda: Walker(self, -self.half_distance if start is None else start),
-            loss=walker_losses,
+            loss=output_losses,
             train=Examples(train, "train"),
             test=Examples(test, "test"),
             model_name="walker",
@@ -246,12 +212,6 @@ class Walker(nn.Module):
         loss = self.well.barrier * ((self.position / self.well.half_distance).square() - 1).square()
         losses: Tensor = loss - examples[:, 0] * self.position
         return losses
-
-
-def walker_losses(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
-    """The loss of a `Walker`: its output."""
-    losses: Tensor = model(batch)
-    return losses
 
 
 def load(model: str = "walker", seed: int = 0) -> Problem:

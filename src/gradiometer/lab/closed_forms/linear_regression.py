@@ -1,6 +1,5 @@
 """Bayesian linear regression: a posterior in closed form, at any temperature."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradiometer.errors import BadArgument
 from gradiometer.lab.closed_forms.matrices import Matrix
+from gradiometer.lab.closed_forms.models import Predictor
 from gradiometer.measurement.batch import Batch
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
@@ -44,16 +43,6 @@ class LinearRegression:
     noise: float = 1.0
     precision: float = 1.0
 
-    def __post_init__(self) -> None:
-        for name, values in (("inputs", self.inputs), ("targets", self.targets)):
-            if not np.isfinite(values).all():
-                raise BadArgument(f"`{name}` must be finite.")
-        if len(self.inputs) != len(self.targets):
-            raise BadArgument(f"`inputs` has {len(self.inputs)} examples, but `targets` has {len(self.targets)}.")
-        for name, value in (("noise", self.noise), ("precision", self.precision)):
-            if not 0 < value < math.inf:
-                raise BadArgument(f"`{name}` must be positive and finite, got {value}.")
-
     @classmethod
     def drawn(cls, examples: int, slopes: Sequence[float], noise: float = 1.0, seed: int = 0) -> "LinearRegression":
         """Examples drawn from the model with these slopes: x is correlated, of mean 0 and scales from 1 down to ¼."""
@@ -81,11 +70,6 @@ class LinearRegression:
         covariance: Matrix = temperature * np.linalg.inv(self.curvature)
         return covariance
 
-    def gradient_noise(self, at: Float[np.ndarray, " params"]) -> Matrix:
-        """Σ, the covariance of the gradient of an example's loss at a point."""
-        gradients = -(self.targets - self.inputs @ at)[:, None] * self.inputs / self.noise**2
-        return np.cov(gradients, rowvar=False, ddof=0)
-
     def mean_loss(self, temperature: float = 1.0) -> float:
         """E of the mean loss under exp(−U/T): its smallest value plus Td/(2N)."""
         size = len(self.targets)
@@ -106,7 +90,7 @@ class LinearRegression:
         size, precision = self.inputs.shape[1], self.precision
         return Problem(
             name="linear-regression",
-            model=lambda: Slopes(size, precision),
+            model=lambda: Predictor("slopes", size, precision),
             loss=loss,
             train=Examples((torch.from_numpy(self.inputs), torch.from_numpy(self.targets)), "train"),
             model_name="slopes",
@@ -114,25 +98,12 @@ class LinearRegression:
         )
 
 
-class Slopes(nn.Module):
-    """xᵀΦ."""
-
-    def __init__(self, size: int, precision: float) -> None:
-        super().__init__()
-        self.slopes = nn.Parameter(torch.randn(size, dtype=torch.float64) / math.sqrt(precision))
-
-    def forward(self, inputs: Float[Tensor, "examples params"]) -> Float[Tensor, " examples"]:
-        """The prediction of every example."""
-        return inputs @ self.slopes
-
-
-EXAMPLES = 500
 SLOPES = (1.0, -0.5, 0.25, 0.0, 2.0)
 
 
 def known(seed: int = 0) -> LinearRegression:
     """The regression of `load`."""
-    return LinearRegression.drawn(EXAMPLES, SLOPES, seed=seed)
+    return LinearRegression.drawn(500, SLOPES, seed=seed)
 
 
 def load(model: str = "slopes", seed: int = 0) -> Problem:

@@ -1,6 +1,5 @@
 """The lecture's one-dimensional example, ½(β − y)²: SGD on it is a recursion for two numbers."""
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,9 +7,8 @@ import torch
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature.stationary_law import SGDRule, mode_variance
-from gradiometer.lab.closed_forms.quadratic import Quadratic, check_count, checked_rates
+from gradiometer.lab.closed_forms.quadratic import Quadratic
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 
@@ -39,24 +37,9 @@ class OneDimensional:
     mean: float = 0.0
     variance: float = 1.0
 
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.mean):
-            raise BadArgument(f"`mean` must be finite, got {self.mean}.")
-        if not 0 < self.variance < math.inf:
-            raise BadArgument(f"`variance` must be positive and finite, got {self.variance}.")
-
     def gradient(self, position: float) -> float:
         """g = β − E y, the population gradient."""
         return position - self.mean
-
-    @property
-    def gradient_variance(self) -> float:
-        """Σ = σ², the variance of the gradient of one example, at every β."""
-        return self.variance
-
-    def noise_scale(self, position: float) -> float:
-        """σ² / (β − E y)², in examples; infinite at the minimum."""
-        return self.variance / self.gradient(position) ** 2 if self.gradient(position) else math.inf
 
     def law(
         self, learning_rates: ArrayLike, batch_size: int, start: float = 0.0, start_variance: float = 0.0
@@ -69,8 +52,7 @@ class OneDimensional:
             start: Mean of β_0.
             start_variance: Variance of β_0.
         """
-        check_count("batch_size", batch_size)
-        rates = checked_rates(learning_rates)
+        rates = np.asarray(learning_rates, dtype=np.float64)
         means, variances = np.empty(len(rates) + 1), np.empty(len(rates) + 1)
         means[0], variances[0] = start, start_variance
         for step, rate in enumerate(rates):
@@ -84,18 +66,10 @@ class OneDimensional:
         Raises:
             BadArgument: η is not below 2. Beyond, β diverges.
         """
-        check_count("batch_size", batch_size)
-        if not 0 < learning_rate < 2:
-            raise BadArgument(
-                f"`learning_rate` must lie between 0 and 2, got {learning_rate}: there is no stationary law beyond."
-            )
         return mode_variance(1.0, self.variance, SGDRule(learning_rate, batch_size))
 
     def running_mean_variance(self, steps: int, batch_size: int) -> float:
         """σ²/(Bt), the variance of β after t steps at η_t = 1/t, from any start: β is the mean of all y so far."""
-        check_count("batch_size", batch_size)
-        if not steps >= 1:
-            raise BadArgument(f"`steps` must be at least 1, got {steps}: the first step at η = 1 forgets the start.")
         return self.variance / (batch_size * steps)
 
     def simulate(

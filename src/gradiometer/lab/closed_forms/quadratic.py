@@ -8,10 +8,9 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature import stationary_law
-from gradiometer.lab.closed_forms.matrices import Matrix, definite, semidefinite, square_root
-from gradiometer.measurement.batch import Batch
+from gradiometer.lab.closed_forms.matrices import Matrix, square_root, symmetric
+from gradiometer.lab.closed_forms.models import output_losses
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 
@@ -23,15 +22,13 @@ class Quadratic:
 
     Smooth and non-negative, as the classical theorem requires. The closed forms hold for batches of independent draws,
     fresh or with replacement. If every batch is drawn without replacement from all N examples, replace Σ by
-    Σ(N − B)/(N − 1). Over reshuffled epochs they do not hold: use `reshuffled_covariance`.
+    Σ(N − B)/(N − 1). Over reshuffled epochs they do not hold: use
+    `gradiometer.exploration.temperature.reshuffled_covariance`.
 
     Args:
         curvature: H, in loss / parameter²: its eigenvalues along the axes, [params], or a matrix, positive definite.
         noise: Σ, in (loss / parameter)²: its eigenvalues along the axes, or a matrix, positive semi-definite.
         minimum: Φ*, the minimum of the mean loss; the default is the origin.
-
-    Raises:
-        BadArgument: A matrix is not symmetric, not (semi-)definite or not finite, or sizes differ.
 
     Source: McAllester (2020), TTIC 31230, SGD as a form of MCMC; Mandt, Hoffman & Blei (2017), Stochastic Gradient
         Descent as Approximate Bayesian Inference, section 3; here without their limit of a small learning rate.
@@ -44,26 +41,15 @@ class Quadratic:
     """
 
     def __init__(self, curvature: ArrayLike, noise: ArrayLike, minimum: ArrayLike | None = None) -> None:
-        self.curvature = definite("curvature", curvature)
-        self.noise = semidefinite("noise", noise)
-        if len(self.noise) != self.dimension:
-            raise BadArgument(f"`noise` has dimension {len(self.noise)}, but `curvature` has {self.dimension}.")
-        self.minimum = self.checked_point("minimum", np.zeros(self.dimension) if minimum is None else minimum)
+        self.curvature = symmetric(curvature)
+        self.noise = symmetric(noise)
+        self.minimum = np.zeros(self.dimension) if minimum is None else np.asarray(minimum, dtype=np.float64)
         self.eigenvalues, self.axes = np.linalg.eigh(self.curvature)
-
-    def __repr__(self) -> str:
-        numbers = f"sharpness {self.sharpness:.4g}, tr Σ {self.gradient_variance:.4g}"
-        return f"<Quadratic: {self.dimension} parameters, {numbers}>"
 
     @property
     def dimension(self) -> int:
         """d, the number of parameters."""
         return len(self.curvature)
-
-    @property
-    def sharpness(self) -> float:
-        """The largest eigenvalue of H, in loss / parameter²."""
-        return float(self.eigenvalues[-1])
 
     @property
     def gradient_variance(self) -> float:
@@ -77,22 +63,13 @@ class Quadratic:
 
     def gradient(self, position: ArrayLike) -> Point:
         """g = H(Φ − Φ*), in loss / parameter."""
-        gradient: Point = self.curvature @ (self.checked_point("position", position) - self.minimum)
+        gradient: Point = self.curvature @ (np.asarray(position) - self.minimum)
         return gradient
 
     def excess_loss(self, position: ArrayLike) -> float:
         """½(Φ − Φ*)ᵀ H (Φ − Φ*), the mean loss above its floor."""
-        away = self.checked_point("position", position) - self.minimum
+        away = np.asarray(position) - self.minimum
         return float(away @ self.curvature @ away) / 2
-
-    def noise_scale(self, position: ArrayLike) -> float:
-        """tr Σ / ‖g‖², in examples; infinite at the minimum.
-
-        Source: McCandlish et al. (2018), An Empirical Model of Large-Batch Training, eq. 2.9.
-        """
-        gradient = self.gradient(position)
-        squared_norm = float(gradient @ gradient)
-        return self.gradient_variance / squared_norm if squared_norm > 0 else math.inf
 
     def stationary_covariance(
         self, learning_rate: float, batch_size: int, momentum: float = 0.0, *, nesterov: bool = False
@@ -104,31 +81,8 @@ class Quadratic:
         Raises:
             BadArgument: η is not below 2(1 + μ)/λ_max. Beyond, the iterates diverge.
         """
-        rule = self._rule(learning_rate, batch_size, momentum, nesterov)
+        rule = stationary_law.SGDRule(learning_rate, batch_size, momentum, nesterov)
         return stationary_law.stationary_covariance(self.curvature, self.noise, rule)
-
-    def reshuffled_covariance(
-        self,
-        learning_rate: float,
-        batch_size: int,
-        examples: int,
-        momentum: float = 0.0,
-        *,
-        nesterov: bool = False,
-        batches: int | None = None,
-    ) -> Matrix:
-        """S for epochs over N examples, each in a new random order, on the quadratic of these examples (`on`).
-
-        Args:
-            learning_rate: η.
-            batch_size: B.
-            examples: N.
-            momentum: μ.
-            nesterov: True for Nesterov's momentum.
-            batches: Number of batches since the epoch began; None for the mean over an epoch.
-        """
-        rule = self._rule(learning_rate, batch_size, momentum, nesterov)
-        return stationary_law.reshuffled_covariance(self.curvature, self.noise, rule, examples, batches=batches)
 
     def stationary_excess_loss(self, learning_rate: float, batch_size: int, momentum: float = 0.0) -> float:
         """½ tr(HS), the mean loss above its floor at a constant learning rate."""
@@ -163,14 +117,11 @@ class Quadratic:
             start: Φ_0 of all runs, [params], or of each, [chains, params]; the default is the minimum.
             seed: Seed of the noise.
         """
-        check_count("batch_size", batch_size)
-        check_count("chains", chains)
-        _check_momentum(momentum)
-        rates = checked_rates(learning_rates)
+        rates = np.asarray(learning_rates, dtype=np.float64)
         generator = np.random.default_rng(seed)
         root = square_root(self.noise) / math.sqrt(batch_size)
         iterates = np.empty((len(rates) + 1, chains, self.dimension))
-        iterates[0] = self._starts(chains, start)
+        iterates[0] = self.minimum if start is None else start
         velocity = np.zeros((chains, self.dimension))
         for step, rate in enumerate(rates):
             noise = generator.standard_normal((chains, self.dimension)) @ root
@@ -188,14 +139,13 @@ class Quadratic:
             seed: Seed of the examples.
             start: Φ_0; by default it is drawn from N(Φ*, I) when the model is made.
         """
-        check_count("examples", examples)
         generator = np.random.default_rng(seed)
         spread = square_root(self.noise) @ np.linalg.inv(self.curvature)
         train, test = (self.minimum + generator.standard_normal((examples, self.dimension)) @ spread for _ in range(2))
         return Problem(
             name="quadratic",
             model=lambda: Position(self, start),
-            loss=position_losses,
+            loss=output_losses,
             train=Examples(torch.from_numpy(train), "train"),
             test=Examples(torch.from_numpy(test), "test"),
             model_name="position",
@@ -209,42 +159,9 @@ class Quadratic:
         of an example drawn from the set. All closed forms hold for it, with the Train gradient as g.
         """
         points = torch.as_tensor(train.data).double().cpu().numpy()
-        if points.ndim != 2 or points.shape[1] != self.dimension:
-            raise BadArgument(f"`train` must be of shape [examples, {self.dimension}], got {list(points.shape)}.")
         centred = points - points.mean(axis=0)
         covariance = centred.T @ centred / len(points)
         return Quadratic(self.curvature, self.curvature @ covariance @ self.curvature, points.mean(axis=0))
-
-    def _rule(self, learning_rate: float, batch_size: int, momentum: float, nesterov: bool) -> stationary_law.SGDRule:
-        """The update rule, with its settings checked."""
-        check_count("batch_size", batch_size)
-        _check_momentum(momentum)
-        if not learning_rate > 0:
-            raise BadArgument(f"`learning_rate` must lie between 0 and its limit, got {learning_rate}.")
-        return stationary_law.SGDRule(learning_rate, batch_size, momentum, nesterov)
-
-    def checked_point(self, name: str, given: ArrayLike) -> Point:
-        """A finite point of this dimension, [params], from an argument of this name.
-
-        Raises:
-            BadArgument: It has another shape, or is not finite.
-        """
-        point = np.asarray(given, dtype=np.float64)
-        if point.shape != (self.dimension,):
-            raise BadArgument(f"`{name}` must be of shape [{self.dimension}], got {list(point.shape)}.")
-        if not np.isfinite(point).all():
-            raise BadArgument(f"`{name}` must be finite, got {point}.")
-        return point
-
-    def _starts(self, chains: int, start: ArrayLike | None) -> Float[np.ndarray, "chains params"]:
-        """The start of each chain."""
-        starts = np.asarray(self.minimum if start is None else start, dtype=np.float64)
-        if starts.shape not in ((self.dimension,), (chains, self.dimension)):
-            raise BadArgument(
-                f"`start` must be of shape [{self.dimension}] or [{chains}, {self.dimension}], "
-                f"got {list(starts.shape)}."
-            )
-        return np.broadcast_to(starts, (chains, self.dimension))
 
 
 class Position(nn.Module):
@@ -254,8 +171,10 @@ class Position(nn.Module):
 
     def __init__(self, quadratic: Quadratic, start: ArrayLike | None = None) -> None:
         super().__init__()
-        drawn = torch.randn(quadratic.dimension, dtype=torch.float64) + torch.from_numpy(quadratic.minimum)
-        self.position = nn.Parameter(drawn if start is None else torch.tensor(quadratic.checked_point("start", start)))
+        point = torch.randn(quadratic.dimension, dtype=torch.float64) + torch.from_numpy(quadratic.minimum)
+        if start is not None:
+            point = torch.tensor(start, dtype=torch.float64)
+        self.position = nn.Parameter(point)
         self.register_buffer("curvature", torch.from_numpy(quadratic.curvature))
 
     def forward(self, examples: Float[Tensor, "examples params"]) -> Float[Tensor, " examples"]:
@@ -265,12 +184,6 @@ class Position(nn.Module):
         return losses
 
 
-def position_losses(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
-    """The loss of a `Position`: its output."""
-    losses: Tensor = model(batch)
-    return losses
-
-
 def load(model: str = "position", seed: int = 0) -> Problem:
     """Twenty parameters with curvatures from 0.01 to 1 and noise in proportion, Σ = H: 2,000 examples.
 
@@ -278,29 +191,3 @@ def load(model: str = "position", seed: int = 0) -> Problem:
     """
     curvatures = np.geomspace(0.01, 1, 20)
     return Quadratic(curvatures, curvatures).problem(seed=seed)
-
-
-def checked_rates(given: ArrayLike) -> Float[np.ndarray, " steps"]:
-    """A learning rate for every step.
-
-    Raises:
-        BadArgument: They are not one finite number per step.
-    """
-    rates = np.asarray(given, dtype=np.float64)
-    if not (rates.ndim == 1 and np.isfinite(rates).all()):
-        raise BadArgument(
-            f"`learning_rates` must be one finite number per step, [steps], got {rates.tolist()}: "
-            "for a constant rate write [rate] * steps."
-        )
-    return rates
-
-
-def check_count(name: str, value: int) -> None:
-    """Raise `BadArgument` if the value is not at least 1."""
-    if not value >= 1:
-        raise BadArgument(f"`{name}` must be at least 1, got {value}.")
-
-
-def _check_momentum(momentum: float) -> None:
-    if not 0 <= momentum < 1:
-        raise BadArgument(f"`momentum` must lie in [0, 1), got {momentum}.")

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,9 +11,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from gradiometer.errors import BadArgument
-from gradiometer.lab.closed_forms.quadratic import check_count, checked_rates
-from gradiometer.measurement.batch import Batch
+from gradiometer.lab.closed_forms.models import output_losses
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 
@@ -34,7 +32,7 @@ class Counterexample(ABC):
         mean, deviation: Mean and standard deviation of an example's numbers, which are normal and independent.
 
     Example:
-        >>> from gradiometer.lab.counterexamples import Arctangent
+        >>> from gradiometer.lab.counterexamples.line import Arctangent
         >>> Arctangent().simulate([1.0, 0.5, 0.5]).ravel().round(3)  # runs away to infinity
         array([0.   , 1.   , 1.25 , 1.445])
     """
@@ -71,9 +69,7 @@ class Counterexample(ABC):
             seed: Seed of the examples.
             kept: Numbers of updates after which the iterate is kept; by default all, from 0 to steps.
         """
-        check_count("runs", runs)
-        check_count("batch_size", batch_size)
-        rates = checked_rates(learning_rates)
+        rates = np.asarray(learning_rates, dtype=np.float64)
         wanted = range(len(rates) + 1) if kept is None else set(kept)
         generator = np.random.default_rng(seed)
         point: Coordinates = tuple(float(x) if runs == 1 else np.full(runs, float(x)) for x in self.start)
@@ -98,7 +94,6 @@ class Counterexample(ABC):
             examples: N.
             seed: Seed of the examples.
         """
-        check_count("examples", examples)
         drawn = torch.randn(
             examples, len(self.mean), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
         )
@@ -107,7 +102,7 @@ class Counterexample(ABC):
         return Problem(
             name=self.name,
             model=lambda: Point(self),
-            loss=point_losses,
+            loss=output_losses,
             train=Examples(law[0] + law[1] * drawn, "train"),
             model_name="point",
             description=(self.__doc__ or self.name).partition("\n")[0],
@@ -133,21 +128,3 @@ class Point(nn.Module):
         """The loss of each example."""
         losses: Tensor = self.counterexample.losses(self.position, examples)
         return losses
-
-
-def point_losses(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
-    """The loss of a `Point`: its output."""
-    losses: Tensor = model(batch)
-    return losses
-
-
-def check_start(start: Sequence[float], dimension: int) -> None:
-    """Raise `BadArgument` if the start is not a finite point of this dimension."""
-    if not (len(start) == dimension and all(math.isfinite(x) for x in start)):
-        raise BadArgument(f"`start` must be {dimension} finite number{'s' * (dimension > 1)}, got {tuple(start)}.")
-
-
-def check_deviation(deviation: Sequence[float]) -> None:
-    """Raise `BadArgument` if a standard deviation is negative or not finite."""
-    if not all(0 <= x < math.inf for x in deviation):
-        raise BadArgument(f"`deviation` must be finite and not negative, got {tuple(deviation)}.")

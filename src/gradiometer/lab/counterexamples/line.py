@@ -10,8 +10,7 @@ from jaxtyping import Float
 from scipy.optimize import brentq
 from torch import Tensor
 
-from gradiometer.errors import BadArgument
-from gradiometer.lab.counterexamples.counterexample import Coordinates, Counterexample, check_start
+from gradiometer.lab.counterexamples.counterexample import Coordinates, Counterexample
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,6 @@ class Arctangent(Counterexample):
     start: tuple[float, ...] = (0.0,)
     name: ClassVar[str] = "arctangent"
     schedule: ClassVar[str] = "1/t"
-    lipschitz: ClassVar[float] = 3 * math.sqrt(3) / 8
-    """The largest |f″|, at x = 1/√3."""
-
-    def __post_init__(self) -> None:
-        check_start(self.start, 1)
 
     def losses(self, position: Float[Tensor, " params"], examples: Float[Tensor, "examples drawn"]) -> Tensor:
         """π/2 − atan x."""
@@ -63,9 +57,6 @@ class Softplus(Counterexample):
     name: ClassVar[str] = "softplus"
     schedule: ClassVar[str] = "1/t**0.6"
 
-    def __post_init__(self) -> None:
-        check_start(self.start, 1)
-
     def losses(self, position: Float[Tensor, " params"], examples: Float[Tensor, "examples drawn"]) -> Tensor:
         """log(1 + e^-x)."""
         return torch.nn.functional.softplus(-position).expand(len(examples))
@@ -73,14 +64,6 @@ class Softplus(Counterexample):
     def gradient(self, point: Coordinates, example: Coordinates) -> Coordinates:
         """−1/(1 + eˣ)."""
         return (-1 / (1 + np.exp(point[0])),)
-
-    def clock(self, x: Any) -> Any:
-        """x + eˣ, which grows like Σ η."""
-        return x + np.exp(x)
-
-    def most_excess(self, rates: Float[np.ndarray, " steps"]) -> float:
-        """Upper bound on `clock` − Σ η: Σ η² e^η / 8."""
-        return float((rates**2 * np.exp(rates) / 8).sum())
 
 
 @dataclass(frozen=True)
@@ -94,9 +77,6 @@ class LogCosh(Counterexample):
     name: ClassVar[str] = "two-cycle"
     schedule: ClassVar[str] = "3"
 
-    def __post_init__(self) -> None:
-        check_start(self.start, 1)
-
     def losses(self, position: Float[Tensor, " params"], examples: Float[Tensor, "examples drawn"]) -> Tensor:
         """log cosh x."""
         x = position.abs()
@@ -108,10 +88,4 @@ class LogCosh(Counterexample):
 
     def orbit(self, learning_rate: float) -> float:
         """The positive x with 2x = η tanh x: the point the cycle alternates with −x."""
-        if not 2 < learning_rate < math.inf:
-            raise BadArgument(f"`learning_rate` must be above 2, got {learning_rate}: below, SGD converges to 0.")
         return float(brentq(lambda x: 2 * x - learning_rate * math.tanh(x), 1e-9, learning_rate, xtol=1e-15))
-
-    def multiplier(self, learning_rate: float) -> float:
-        """(1 − η/cosh² x)², the factor of the distance to the cycle after two steps. Below 1 the cycle attracts."""
-        return (1 - learning_rate / math.cosh(self.orbit(learning_rate)) ** 2) ** 2

@@ -9,13 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.errors import BadArgument
-from gradiometer.lab.counterexamples.counterexample import (
-    Coordinates,
-    Counterexample,
-    check_deviation,
-    check_start,
-)
+from gradiometer.lab.counterexamples.counterexample import Coordinates, Counterexample
 
 
 @dataclass(frozen=True)
@@ -32,10 +26,6 @@ class Saddle(Counterexample):
     schedule: ClassVar[str] = "1/(t + 1)"
     smallest_curvature: ClassVar[float] = -(math.pi**2) / 2
     """Along x, at the origin."""
-
-    def __post_init__(self) -> None:
-        check_start(self.start, 2)
-        check_deviation(self.deviation)
 
     def losses(self, position: Float[Tensor, " params"], examples: Float[Tensor, "examples drawn"]) -> Tensor:
         """(1 + cos πx)/2 + y²/2 + ξy, with ξ the example."""
@@ -71,10 +61,6 @@ class Mirrored(Counterexample):
     name: ClassVar[str] = "mirrored"
     schedule: ClassVar[str] = "1/(t + 2)**0.6"
 
-    def __post_init__(self) -> None:
-        check_start(self.start, 2)
-        check_deviation(self.deviation)
-
     def losses(self, position: Float[Tensor, " params"], examples: Float[Tensor, "examples drawn"]) -> Tensor:
         """(y − ab)²/2, with y the example."""
         return (examples[:, 0] - position[0] * position[1]) ** 2 / 2
@@ -84,11 +70,6 @@ class Mirrored(Counterexample):
         a, b = point
         rest = example[0] - a * b
         return -rest * b, -rest * a
-
-    @property
-    def smallest_curvature(self) -> float:
-        """At the origin: −|E y|."""
-        return -abs(self.mean[0])
 
 
 @dataclass(frozen=True)
@@ -111,13 +92,6 @@ class Winding(Counterexample):
     pitch: float = 12.0
     name: ClassVar[str] = "winding"
     schedule: ClassVar[str] = "0.007/(1 + t/1000000)**0.6"
-
-    def __post_init__(self) -> None:
-        check_start(self.start, 2)
-        if not 0 < math.hypot(*self.start) < 1:
-            raise BadArgument(f"`start` must lie inside the unit circle, but not at its centre, got {self.start}.")
-        if not 0 < self.pitch < math.inf:
-            raise BadArgument(f"`pitch` must be positive and finite, got {self.pitch}.")
 
     def losses(self, position: Float[Tensor, " params"], examples: Float[Tensor, "examples drawn"]) -> Tensor:
         """u²(1 − r⁴/2 · sin(θ + pitch log u))."""
@@ -143,11 +117,6 @@ class Winding(Counterexample):
         turning = -u * u * square / 2 * cosine  # of (−y, x): ∂θ = (−y, x)/r²
         return inside * (radial * x - turning * y), inside * (radial * y + turning * x)
 
-    def turns(self, first: Float[np.ndarray, "... 2"], last: Float[np.ndarray, "... 2"]) -> Any:
-        """(pitch/2π) log(u_0/u_T), the turns from one point of the valley to another."""
-        u_first, u_last = (1 - (points**2).sum(axis=-1) for points in (np.asarray(first), np.asarray(last)))
-        return self.pitch / (2 * math.pi) * np.log(u_first / u_last)
-
 
 @dataclass(frozen=True)
 class Ring(Counterexample):
@@ -163,10 +132,6 @@ class Ring(Counterexample):
     name: ClassVar[str] = "ring"
     schedule: ClassVar[str] = "0.5/t**0.75"
 
-    def __post_init__(self) -> None:
-        check_start(self.start, 2)
-        check_deviation(self.deviation)
-
     def losses(self, position: Float[Tensor, " params"], examples: Float[Tensor, "examples drawn"]) -> Tensor:
         """(r² − 1)²/4 + ξ·Φ, with ξ the example."""
         return (position @ position - 1) ** 2 / 4 + examples @ position
@@ -176,7 +141,3 @@ class Ring(Counterexample):
         x, y = point
         rest = x * x + y * y - 1
         return rest * x + example[0], rest * y + example[1]
-
-    def angle_variance(self, rates: Float[np.ndarray, " steps"], batch_size: int = 1) -> float:
-        """Σ η² deviation²/B, the variance of the angle after these steps, to first order in the noise."""
-        return float((np.asarray(rates) ** 2).sum()) * self.deviation[0] ** 2 / batch_size

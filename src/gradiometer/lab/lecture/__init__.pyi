@@ -1,10 +1,3 @@
 from .averaged_gradient import Ground as Ground
 from .averaged_gradient import Move as Move
 from .averaged_gradient import moves as moves
-from .averaged_gradient import steps_to_move as steps_to_move
-from .catalogue import STATEMENTS as STATEMENTS
-from .catalogue import chosen as chosen
-from .chart import moves_chart as moves_chart
-from .site import Site as Site
-from .site import write_site as write_site
-from .statement import run as run

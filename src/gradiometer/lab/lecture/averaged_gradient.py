@@ -7,7 +7,6 @@ which goes to zero with Δ. And if Σ η_t = ∞, moves of any length remain pos
 Source: McAllester (2020), TTIC 31230, Stochastic Gradient Descent: the classical convergence theorem.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from jaxtyping import Float
 from gradiometer.arguments import check_whole
 from gradiometer.convergence.certificate.lowest_curvature import NEVER
 from gradiometer.convergence.formulas.number import Amount
-from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.drift.curvature import Curvature
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size
@@ -32,13 +30,8 @@ from gradiometer.measurement.uncertainty.means import mean
 BatchDraw = Callable[[torch.Generator], Batch]
 """Draws a batch, independently each time, so that its mean gradient is g."""
 
-FEWEST_REPEATS = 4
-KEPT = 20_000
-"""Examples whose backward graphs are kept in memory for the products."""
 SHORT = 1e-6
 """Below this ηλK, the change of g is linear in it."""
-MOST_STEPS = 10_000_000
-"""Most steps in the search for the end of a move."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +82,8 @@ class Ground:
             level: Confidence level of tr Σ.
             seed: Seed of everything random.
         """
-        curvature = Curvature(objective, everything, kept=KEPT, seed=seed)
+        # 20_000: examples whose backward graphs are kept in memory for the products.
+        curvature = Curvature(objective, everything, kept=20_000, seed=seed)
         g = curvature.gradient.double()
         norm_squared = float(g @ g)
         if not norm_squared > 0:
@@ -183,7 +177,7 @@ def moves(
     """
     if not 0 < distance < math.inf:
         raise BadArgument(f"`distance` must be positive, got {distance}.")
-    check_whole("repeats", repeats, FEWEST_REPEATS)
+    check_whole("repeats", repeats, 4)
     for rate in learning_rates:
         if not 0 < rate < math.inf:
             raise BadArgument(f"`learning_rates` must be positive, got {rate}.")
@@ -212,41 +206,6 @@ def steps_of(distance: Amount, learning_rate: Amount, gradient_norm: float) -> i
     return max(math.ceil(distance / (learning_rate * gradient_norm) * (1 - 1e-12)), 1)
 
 
-def steps_to_move(
-    schedule: Schedule, distance: Amount, gradient_norm: float, start: int = 0, most: int = MOST_STEPS
-) -> int | None:
-    """Number of steps of a schedule for a move of length Δ: the least K with Σ η_t ‖g‖ ≥ Δ.
-
-    If Σ η_t = ∞ there is such a K from every step on, however small η_t has become there.
-
-    Args:
-        schedule: η_t.
-        distance: Δ.
-        gradient_norm: ‖g‖.
-        start: The step at which the move begins.
-        most: The search stops after this many steps.
-
-    Returns:
-        K, or None if the search stopped, which proves nothing.
-
-    >>> from gradiometer.convergence.schedules import InverseTime
-    >>> from gradiometer.lab.lecture import steps_to_move
-    >>> steps_to_move(InverseTime(1.0, 1.0), distance=0.01, gradient_norm=2.0, start=1_000_000)
-    5013
-    """
-    if not (distance > 0 and gradient_norm > 0):
-        raise BadArgument(f"`distance` and `gradient_norm` must be positive, got {distance} and {gradient_norm}.")
-    sought, gone, steps = distance / gradient_norm * (1 - 1e-12), 0.0, 0
-    for length in (min(2**power, 2**20) for power in itertools.count(4)):
-        rates = np.cumsum([schedule(step) for step in range(start + steps, start + steps + length)])
-        if gone + rates[-1] >= sought:
-            return steps + int(np.searchsorted(rates, sought - gone)) + 1
-        gone, steps = gone + float(rates[-1]), steps + length
-        if steps >= most:
-            return None
-    return None
-
-
 def _quadrature(curvature: Curvature, products: int) -> tuple[Float[np.ndarray, " basis"], Float[np.ndarray, " basis"]]:
     """Ritz values from the Krylov space of g, and the share of ‖g‖² along the vector of each."""
     g = curvature.gradient / curvature.gradient.norm()
@@ -268,10 +227,10 @@ def _gone(
         torch._foreach_add_(total, gradient)
         torch._foreach_add_(point, gradient, alpha=-rate)
     torch._foreach_div_(total, steps)
-    error = _squared(torch._foreach_sub(total, ground.gradient)) / ground.norm_squared
-    return error, math.sqrt(_squared(torch._foreach_sub(point, start)))
+    error = _squared_norm(torch._foreach_sub(total, ground.gradient)) / ground.norm_squared
+    return error, math.sqrt(_squared_norm(torch._foreach_sub(point, start)))
 
 
-def _squared(parts: Gradients | tuple[torch.Tensor, ...]) -> float:
+def _squared_norm(parts: Gradients | tuple[torch.Tensor, ...]) -> float:
     norms = torch._foreach_norm(list(parts), dtype=torch.float64)
     return float(torch.stack(norms).square().sum())

@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 import altair as alt
 import vl_convert
 
-from gradiometer.lab.lecture.averaged_gradient import Move
 from gradiometer.lab.lecture.experiment import Experiment, ExperimentResult
-from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.axes import LogAxis, plain_row
 from gradiometer.report.charts.charts import vl_version
 from gradiometer.report.charts.marks import (
@@ -24,7 +23,6 @@ from gradiometer.report.charts.marks import (
     log_y,
     named_series,
     off_the_axis,
-    tooltip,
 )
 from gradiometer.report.charts.theme import PAGE, PAGE_FONT, config
 
@@ -74,7 +72,7 @@ def chart(outcome: ExperimentResult, *, with_measurement: bool = True) -> alt.La
         layers.append(_line(experiment, claimed, DOTTED).encode(x=x("dial"), y=y("theory")))
     if outcome.rival:
         layers.append(_line(experiment, outcome.rival, DASH_DOTTED).encode(x=x("dial"), y=y("theory")))
-    layers += _predicted(_rows(experiment.points, outcome.predicted, PREDICTED, row), x, y)
+    layers += _prediction_layers(_rows(experiment.points, outcome.predicted, PREDICTED, row), x, y)
     if with_measurement:
         rows = _rows(experiment.points, outcome.measured, MEASURED, row)
         base = _base(rows, x)
@@ -82,7 +80,7 @@ def chart(outcome: ExperimentResult, *, with_measurement: bool = True) -> alt.La
     return layered(*layers).properties(width=WIDTH, height=HEIGHT)
 
 
-def _predicted(rows: Sequence[Row], x: Horizontal, y: Vertical) -> list[alt.Chart | alt.LayerChart]:
+def _prediction_layers(rows: Sequence[Row], x: Horizontal, y: Vertical) -> list[alt.Chart | alt.LayerChart]:
     base, colour = _base(rows, x), SERIES["color"]
     known = base.transform_filter("datum.value !== null")
     area = base.transform_filter("datum.low !== null && datum.high !== null").mark_area()
@@ -131,22 +129,3 @@ def _line(experiment: Experiment, values: Sequence[float], dash: list[int]) -> a
     base = alt.Chart(alt.Data(values=rows))
     line: alt.Chart = base.mark_line(style="reference", strokeDash=dash, strokeCap="round", point=dots)
     return line
-
-
-def moves_chart(moves: Sequence[Move]) -> alt.LayerChart:
-    """Relative squared error of the mean gradient over a move against η: measured points, predicted lines, by Δ."""
-    axis = LogAxis.holding([move.seen for move in moves], also=[move.predicted for move in moves])
-    rates = [move.learning_rate for move in moves]
-    x = log_x(LogAxis(min(rates) / 1.5, max(rates) * 1.5), "learning rate η")
-    y = log_y(axis, "relative squared error of the mean gradient")
-    names = [f"Δ = {significant(distance, 2)}" for distance in sorted({move.distance for move in moves})]
-    series, layers = named_series(names), []
-    for name in names:
-        rows = [
-            {"rate": move.learning_rate, "predicted": move.predicted, "series": name, **axis.row(move.seen)}
-            for move in moves
-            if f"Δ = {significant(move.distance, 2)}" == name
-        ]
-        base = alt.Chart(alt.Data(values=rows)).encode(x=x("rate"), tooltip=tooltip("rate:Q"))
-        layers += [base.mark_line(clip=True).encode(y=y("predicted"), color=series["color"]), bars(base, y, **series)]
-    return layered(*layers).properties(width=680, height=280)

@@ -22,7 +22,6 @@ from gradiometer.problems.examples import Examples
 from gradiometer.problems.images.digits import load
 
 MLP = "the digits' MLP, 64-64-10"
-STEPS = 100
 
 Weights = Sequence[Tensor]
 """The parameters of a network, tensor by tensor."""
@@ -135,13 +134,14 @@ class Network:
                 sampling=sampling,
                 probe=probe,
             )
-            if (moments := gauge.measure(step)) is not None:
+            moments = gauge.measure(step)
+            if moments is not None:
                 readings.append(Reading(gauge.name, index, size, learning_rate, moments))
         return gauge.estimate(Series.of(readings, sampling, self.objective.layers), LEVEL)
 
 
 @cache
-def digits_network(steps: int = STEPS) -> Network:
+def digits_network(steps: int = 100) -> Network:
     """The digits' MLP after plain SGD at η = 0.1 and B = 32."""
     torch.manual_seed(0)
     problem = load("mlp")

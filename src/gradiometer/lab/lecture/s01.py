@@ -13,7 +13,7 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
 RATES = (0.01, 0.1, 1.0)
-BATCH, BATCHES = 32, 300
+BATCH = 32
 MOMENTUM, WARM = 0.9, 100
 """After `WARM` steps the momentum buffer has forgotten its start to 3e-5."""
 EXAMPLE, START = OneDimensional(mean=1.0, variance=4.0), 3.0
@@ -29,7 +29,7 @@ def _along_gradient(rate: float, momentum: float = 0.0) -> Estimate:
     """−⟨ΔΦ, g⟩/‖g‖ of torch's own optimizer, with the network put back after every step."""
     network = digits_network()
     direction = network.gradient / network.gradient.norm()
-    moves = network.moves(BATCH, BATCHES + WARM, RATES.index(rate), rate, momentum)
+    moves = network.moves(BATCH, 300 + WARM, RATES.index(rate), rate, momentum)
     along = np.array([-float(move @ direction) for move in moves])
     return mean(along[WARM:], level=LEVEL)
 

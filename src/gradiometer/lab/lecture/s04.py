@@ -25,7 +25,7 @@ SLOPES, LATE = np.array([0.5, 1.5]), (4, 6)
 """Curvatures of two examples with the same minimum."""
 
 
-def _expected(rates: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " times"]:
+def _exact_excess(rates: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " times"]:
     """E ½(β − E y)², the excess loss, after every step."""
     means, variances = EXAMPLE.law(rates, BATCH, start=2.0)
     excess: np.ndarray = (means**2 + variances) / 2
@@ -73,14 +73,14 @@ def _experiments() -> tuple[Experiment, ...]:
         known(
             name="constant",
             where="the one-dimensional example at η = 0.5",
-            predict=lambda time: _expected(constant)[time],
+            predict=lambda time: _exact_excess(constant)[time],
             measure=lambda time: _excess(constant, time, 1),
             says="At a constant rate the loss stays ½·ησ²/(B(2 − η)) above its floor.",
         ),
         known(
             name="decaying",
             where="the one-dimensional example at η = 1/t",
-            predict=lambda time: _expected(decaying)[time],
+            predict=lambda time: _exact_excess(decaying)[time],
             measure=lambda time: _excess(decaying, time, 2),
             says="If the rate goes to zero the spread does too, here as 1/t.",
         ),

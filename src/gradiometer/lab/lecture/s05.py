@@ -17,25 +17,26 @@ from gradiometer.problems.images.digits import load
 WELL, RATE = DoubleWell(variance=16.0), 0.05
 BATCHES = (1, 2, 3)
 """T = ησ²/(2B): 0.4, 0.2 and 0.13 of the barrier."""
-WALKERS, CROSSINGS = 400, 40
 
 PAIRS, STEPS = 12, (100, 300, 1000)
 SPREADS = (0.1, 1.0, 3.0)
 """Standard deviation of the weights at the start of the convex regressions."""
 
-WALK_RATE, BATCH, LENGTHS, WALKS = 0.01, 32, (1, 4, 16), 60
+WALK_RATE = 0.01
+BATCH = 32
+LENGTHS = (1, 4, 16)
 PUSHES = 40
 """Batch gradients whose noise is followed by Hessian products."""
 
 
 def _crossing(batch_size: int) -> Estimate:
     """Mean steps from one minimum to the other, over many walkers, each long enough for many crossings."""
-    steps = int(min(CROSSINGS * WELL.exact_steps(RATE, batch_size), 60_000))
-    return WELL.crossing_steps(RATE, batch_size, walkers=WALKERS, steps=steps, level=LEVEL, seed=batch_size)
+    steps = int(min(40 * WELL.exact_steps(RATE, batch_size), 60_000))
+    return WELL.crossing_steps(RATE, batch_size, walkers=400, steps=steps, level=LEVEL, seed=batch_size)
 
 
 @cache
-def _trained(seed: int) -> dict[int, Weights]:
+def _weights_of(seed: int) -> dict[int, Weights]:
     """The weights of a network with its own start and batches, after each of `STEPS`."""
     network = digits_network()
     torch.manual_seed(seed)
@@ -57,13 +58,15 @@ def reordered(weights: Weights, seed: int) -> Weights:
 
 def by_symmetry(step: int, first: int = 0) -> Estimate:
     """The barrier between a network and itself with its hidden units in another order, over networks."""
-    ends = [(_trained(seed)[step], reordered(_trained(seed)[step], seed)) for seed in range(first, first + 2 * PAIRS)]
+    ends = [
+        (_weights_of(seed)[step], reordered(_weights_of(seed)[step], seed)) for seed in range(first, first + 2 * PAIRS)
+    ]
     return averaged([digits_network().barrier(*pair) for pair in ends])
 
 
 def between_runs(step: int, first: int = 0) -> Estimate:
     """L halfway between two runs less the mean of L at both, over independent pairs."""
-    pairs = [(_trained(seed)[step], _trained(seed + 1)[step]) for seed in range(first, first + 2 * PAIRS, 2)]
+    pairs = [(_weights_of(seed)[step], _weights_of(seed + 1)[step]) for seed in range(first, first + 2 * PAIRS, 2)]
     return averaged([digits_network().barrier(*pair) for pair in pairs])
 
 
@@ -86,14 +89,14 @@ def spread_of_walks(network: Network, steps: int, seed: int = 0) -> Estimate:
 def walked(network: Network, steps: int, seed: int = 0) -> Estimate:
     """‖Φ_a − Φ_b‖² of two runs of torch's SGD from the same network on different batches, over pairs of runs."""
     apart = []
-    for pair in range(WALKS):
+    for pair in range(60):
         ends = [network.after(steps, BATCH, WALK_RATE, seed=10_000 * (seed + 1) + 2 * pair + end) for end in (0, 1)]
         apart.append(float((ends[0] - ends[1]).square().sum()))
     return averaged(apart)
 
 
 @cache
-def _settled(spread: float) -> Regressions:
+def _runs_at_rest(spread: float) -> Regressions:
     """Convex regressions from random starts, after a run whose rate goes to zero."""
     runs = Regressions(seed=int(10 * spread), start=spread)
     runs.train(Linear(0.2, steps=100), 100)
@@ -102,7 +105,7 @@ def _settled(spread: float) -> Regressions:
 
 def _valley(spread: float) -> Estimate:
     """−μ‖δ‖²/8 is the highest and −λ‖δ‖²/8 the lowest middle of a loss whose curvatures lie between μ and λ."""
-    runs = _settled(spread)
+    runs = _runs_at_rest(spread)
     squared = float((runs.weights[::2] - runs.weights[1::2]).square().sum(dim=(1, 2)).mean())
     low, high = -runs.largest_curvature * squared / 8, -DECAY * squared / 8
     return Estimate.bound(high, low=low, high=high, method="curvature between μ and λ", samples=RUNS // 2)
@@ -110,7 +113,7 @@ def _valley(spread: float) -> Estimate:
 
 def _middle(spread: float) -> Estimate:
     """L halfway between two regressions less the mean of L at both."""
-    runs = _settled(spread)
+    runs = _runs_at_rest(spread)
     one, other = runs.weights[::2], runs.weights[1::2]
     return averaged(runs.losses((one + other) / 2) - (runs.losses(one) + runs.losses(other)) / 2)
 

@@ -31,7 +31,7 @@ def _spread(values: Float[np.ndarray, " chains"]) -> Estimate:
     return averaged((values - values.mean()) ** 2 * len(values) / (len(values) - 1))
 
 
-def _simulated(rates: Float[np.ndarray, " steps"], seed: int) -> Float[np.ndarray, "times chains"]:
+def _chains(rates: Float[np.ndarray, " steps"], seed: int) -> Float[np.ndarray, "times chains"]:
     return EXAMPLE.simulate(rates, chains=CHAINS, batch_size=BATCH, start=3.0, seed=seed)
 
 
@@ -54,7 +54,7 @@ def _experiments() -> tuple[Experiment, ...]:
         known(
             name="constant",
             predict=lambda rate: EXAMPLE.stationary_variance(rate, BATCH),
-            measure=lambda rate: _spread(_simulated(np.full(STEPS, rate), 10 + RATES.index(rate))[-1]),
+            measure=lambda rate: _spread(_chains(np.full(STEPS, rate), 10 + RATES.index(rate))[-1]),
             says="At a constant rate β never comes to rest: its variance stays at ησ²/(B(2 − η)).",
             log_dial=False,
         ),
@@ -63,7 +63,7 @@ def _experiments() -> tuple[Experiment, ...]:
             dial="step, t",
             points=TIMES,
             predict=lambda time: EXAMPLE.running_mean_variance(time, BATCH),
-            measure=lambda time: _spread(_simulated(1 / np.arange(1, TIMES[-1] + 1), 20)[time]),
+            measure=lambda time: _spread(_chains(1 / np.arange(1, TIMES[-1] + 1), 20)[time]),
             says="At η = 1/t, β is the mean of all y so far: its variance is σ²/(Bt), and goes to zero.",
         ),
         variance(
@@ -84,7 +84,7 @@ def _experiments() -> tuple[Experiment, ...]:
             dial="step, t",
             points=LATE,
             predict=lambda time: growing[time],
-            measure=lambda time: _spread(_simulated(np.full(LATE[-1], BEYOND), 40)[time]),
+            measure=lambda time: _spread(_chains(np.full(LATE[-1], BEYOND), 40)[time]),
             claim=lambda _: BEYOND * EXAMPLE.variance / (BATCH * (2 - BEYOND)),
             says="Beyond η = 2 there is no stationary law (the formula becomes negative): the variance grows by a "
             "factor of (1 − η)² per step, without end.",

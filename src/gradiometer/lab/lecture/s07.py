@@ -30,7 +30,7 @@ CHAINS = 2000
 TIMES = spaced_steps(2000, 7)
 
 NETWORK_RATE = InversePower(0.3, time_constant=100.0)
-NETWORK_TIMES, NETWORK_BATCH = (100, 400, 1600), 32
+NETWORK_TIMES = (100, 400, 1600)
 DENSE, STRIDE = 100, 5
 """Curvature along ĝ is taken at each of the first steps, and then at every fifth."""
 QUANTILE = float(ndtri((1 + LEVEL) / 2))
@@ -96,7 +96,7 @@ class Trained:
         """The same for a small rate without noise: (L_0 − L_t)/Σ η."""
         return float((self.losses[0] - self.losses[steps]) / self.rates[:steps].sum())
 
-    def weighted(self, steps: int) -> float:
+    def weighted_mean(self, steps: int) -> float:
         """The η-weighted mean of ‖∇L‖²."""
         return float(np.average(self.gradients[:steps], weights=self.rates[:steps]))
 
@@ -112,7 +112,7 @@ def trained(seed: int = 1, hidden: int = 32) -> Trained:
     scheduler = NETWORK_RATE.scheduler(optimizer)
     looks = np.array([*range(DENSE), *range(DENSE, last, STRIDE)])
     found, curvatures = [], []
-    for step, chosen in enumerate(network.batches(NETWORK_BATCH, last, seed=7 + seed)):
+    for step, chosen in enumerate(network.batches(32, last, seed=7 + seed)):
         full = Curvature.of(objective, network.everything, at_once=len(network.train))
         optimizer.zero_grad()
         objective.loss(model, network.train.batch(chosen)).mean().backward()
@@ -160,7 +160,7 @@ def _experiments() -> tuple[Experiment, ...]:
             dial="steps",
             points=NETWORK_TIMES,
             predict=lambda steps: trained().balance(steps),
-            measure=lambda steps: trained().weighted(steps),
+            measure=lambda steps: trained().weighted_mean(steps),
             rival=Rival("no noise, (L_0 − L_t)/Σ η", lambda steps: trained().without_noise(steps)),
             says="(L_0 − L_t + ½ Σ η² ĝᵀHĝ)/Σ η, from the theorem's own proof: the fall of the loss and the noise pay "
             "for the gradient. Σ η grows without end, and the rest does not, so the gradient goes to zero.",

@@ -19,7 +19,7 @@ from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
 
 TIMES = (10, 100, 1000, 10_000)
-RUNAWAY, RATE = Arctangent(), 1.0
+RUNAWAY = Arctangent()
 
 NOISY, RUNS = Saddle(deviation=(0.5,)), 4000
 CYCLE, CYCLE_RATES, SETTLED = LogCosh(), (2.2, 2.5, 3.0, 4.0), 2000
@@ -38,7 +38,7 @@ LEAVES, LEAVING_RATE, KICK = (2, 4, 6), 0.1, 1e-3
 @cache
 def _runaway() -> tuple[Float[np.ndarray, " steps"], Float[np.ndarray, " times"]]:
     """η_t = 1/t, and x after each of `TIMES`."""
-    rates = RATE / np.arange(1, TIMES[-1] + 1)
+    rates = 1.0 / np.arange(1, TIMES[-1] + 1)
     return rates, RUNAWAY.simulate(rates, kept=TIMES)[:, 0, 0]
 
 
@@ -161,7 +161,7 @@ def _leaving(time: int) -> Estimate:
     return averaged(x**2)
 
 
-def _grown(time: int) -> float:
+def _growth(time: int) -> float:
     """E x² at a time, to first order in x: the saddle pushes away, and each step adds (ηc)²."""
     growth = (1 - LEAVING_RATE * NOISY.smallest_curvature) ** 2
     return (LEAVING_RATE * KICK) ** 2 * (growth**time - 1) / (growth - 1)
@@ -238,7 +238,7 @@ def _experiments() -> tuple[Experiment, ...]:
             quantity="E x²",
             dial="step, t",
             points=LEAVES,
-            predict=_grown,
+            predict=_growth,
             measure=_leaving,
             claim=lambda _: 0.0,
             says="A little noise along the falling direction is enough: it grows by (1 + ηπ²/2)² per step, and the run "

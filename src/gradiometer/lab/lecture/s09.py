@@ -14,7 +14,6 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.objective import Objective
 from gradiometer.problems.examples import Examples
 
-BATCH, REPEATS, NOISE_BATCHES = 16, 24, 400
 SHORT, LONG = 0.01, 0.4
 """η at which one step makes the whole of a short move, and of a long one."""
 RATES, LONG_RATES = tuple(SHORT / steps for steps in (100, 10, 1)), (LONG / 400,)
@@ -26,12 +25,12 @@ def _moves(objective: Objective, examples: Examples, whole: float, rates: tuple[
     """Moves of one length from the model's parameters, by their learning rate."""
 
     def draw(generator: torch.Generator) -> Batch:
-        return examples.batch(torch.randint(len(examples), (BATCH,), generator=generator))
+        return examples.batch(torch.randint(len(examples), (16,), generator=generator))
 
     everything = [examples.batch(torch.arange(len(examples)))]
-    ground = Ground.of(objective, everything, draw, batches=NOISE_BATCHES, level=LEVEL)
+    ground = Ground.of(objective, everything, draw, batches=400, level=LEVEL)
     distance = whole * ground.norm
-    made = moves(objective, ground, draw, distance=distance, learning_rates=rates, repeats=REPEATS, level=LEVEL, seed=9)
+    made = moves(objective, ground, draw, distance=distance, learning_rates=rates, repeats=24, level=LEVEL, seed=9)
     return {move.learning_rate: move for move in made}
 
 
@@ -47,7 +46,7 @@ def _on_the_digits(whole: float, rates: tuple[float, ...]) -> dict[float, Move]:
     return _moves(network.objective, network.train, whole, rates)
 
 
-def _predicted(move: Move) -> Estimate:
+def _prediction(move: Move) -> Estimate:
     """Noise and drift together; the noise within its interval."""
     return Estimate.interval(
         move.predicted,
@@ -67,7 +66,7 @@ def _experiments() -> tuple[Experiment, ...]:
             setting=Circumstance.KNOWN,
             where="a quadratic of three parameters, moves of one length",
             points=RATES,
-            predict=lambda rate: _predicted(_on_the_quadratic()[rate]),
+            predict=lambda rate: _prediction(_on_the_quadratic()[rate]),
             measure=lambda rate: _on_the_quadratic()[rate].seen,
             says="A move takes K ∝ 1/η steps, and the mean of K gradients has the squared error tr Σ/(BK‖g‖²): it goes "
             "to zero with η.",
@@ -77,7 +76,7 @@ def _experiments() -> tuple[Experiment, ...]:
             setting=Circumstance.REAL,
             where=f"{MLP}, a hundred steps into training",
             points=RATES,
-            predict=lambda rate: _predicted(_on_the_digits(SHORT, RATES)[rate]),
+            predict=lambda rate: _prediction(_on_the_digits(SHORT, RATES)[rate]),
             measure=lambda rate: _on_the_digits(SHORT, RATES)[rate].seen,
             rival=Rival("one gradient is as good as many", lambda _: _on_the_digits(SHORT, RATES)[SHORT].predicted),
             says="The same from a point of a real run: at a hundredth of the rate, the mean of the gradients of the "
@@ -88,7 +87,7 @@ def _experiments() -> tuple[Experiment, ...]:
             setting=Circumstance.FAILS,
             where="the same network, a move forty times as long",
             points=LONG_RATES,
-            predict=lambda rate: _predicted(_on_the_digits(LONG, LONG_RATES)[rate]),
+            predict=lambda rate: _prediction(_on_the_digits(LONG, LONG_RATES)[rate]),
             measure=lambda rate: _on_the_digits(LONG, LONG_RATES)[rate].seen,
             claim=lambda rate: _on_the_digits(LONG, LONG_RATES)[rate].noise.value,
             says="“At practically the same Φ” no longer holds. Over a long move the full gradient itself changes, and "

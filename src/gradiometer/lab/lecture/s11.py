@@ -24,29 +24,32 @@ from gradiometer.measurement.estimate import Estimate
 
 CURVATURES, ISOTROPIC = np.array([0.5, 1.0, 2.0]), np.array([4.0, 4.0, 4.0])
 RATES, SIZES = (0.02, 0.05, 0.1, 0.2, 0.4), (1, 4, 16, 64)
-BATCH, CHAINS, RATE = 4, 8000, 0.05
-FORGOTTEN = 6.0
-"""ηh·steps in the flattest direction: the variance is within e⁻¹² of its stationary value."""
+BATCH = 4
+RATE = 0.05
 
 UNEVEN, MODES = np.array([8.0, 1.0, 0.25]), (1, 2, 3)
 
 SAME_SIZES, SAME, LONG_AGO, LOOKS = (4, 8, 16), 160, 30.0, 6
 """B of regressions at η = B/160; η·steps before the first look, of which there are this many."""
 
-REAL_RATES, REAL_SIZES, BATCHES = (0.01, 0.1, 1.0), (8, 32, 128), 300
+REAL_RATES = (0.01, 0.1, 1.0)
+REAL_SIZES = (8, 32, 128)
 
 
-def _settled(noise: Float[np.ndarray, " params"], rate: float, size: int) -> Float[np.ndarray, "chains params"]:
+def _stationary_iterates(
+    noise: Float[np.ndarray, " params"], rate: float, size: int
+) -> Float[np.ndarray, "chains params"]:
     """Iterates after they have forgotten that they started at the minimum."""
-    steps, seed = int(FORGOTTEN / (rate * CURVATURES.min())), int(1000 * rate) + size
+    # 6.0: ηh·steps in the flattest direction: the variance is within e⁻¹² of its stationary value.
+    steps, seed = int(6.0 / (rate * CURVATURES.min())), int(1000 * rate) + size
     quadratic = Quadratic(CURVATURES, noise)
-    settled: np.ndarray = quadratic.simulate([rate] * steps, chains=CHAINS, batch_size=size, seed=seed)[-1]
+    settled: np.ndarray = quadratic.simulate([rate] * steps, chains=8000, batch_size=size, seed=seed)[-1]
     return settled
 
 
 def _temperature(rate: float, size: int) -> Estimate:
     """⟨Φ − Φ*, g⟩/d, which equipartition calls the temperature."""
-    return averaged((_settled(ISOTROPIC, rate, size) ** 2 @ CURVATURES) / len(CURVATURES))
+    return averaged((_stationary_iterates(ISOTROPIC, rate, size) ** 2 @ CURVATURES) / len(CURVATURES))
 
 
 def _exact(rate: float, size: int) -> float:
@@ -57,12 +60,12 @@ def _exact(rate: float, size: int) -> float:
 
 def _of_mode(mode: int) -> Estimate:
     """h·Var of one direction."""
-    return averaged(CURVATURES[mode - 1] * _settled(UNEVEN, RATE, BATCH)[:, mode - 1] ** 2)
+    return averaged(CURVATURES[mode - 1] * _stationary_iterates(UNEVEN, RATE, BATCH)[:, mode - 1] ** 2)
 
 
 def _heat(rate: float, size: int) -> Estimate:
     """‖ΔΦ‖²/(2ηd) of torch's own optimizer, with the network put back after every step."""
-    moves = digits_network().moves(size, BATCHES, 300 + size, rate)
+    moves = digits_network().moves(size, 300, 300 + size, rate)
     return averaged([float(move.square().sum()) / (2 * rate * len(move)) for move in moves])
 
 

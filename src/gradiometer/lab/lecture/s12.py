@@ -22,7 +22,8 @@ from gradiometer.problems.images.digits import load
 
 SNAPSHOTS = 5
 COUNTS = tuple(range(1, SNAPSHOTS + 1))
-EXAMPLE, BATCH, CHAINS = OneDimensional(variance=4.0), 4, 8000
+EXAMPLE = OneDimensional(variance=4.0)
+BATCH = 4
 CYCLE = SnapshotCycle(0.1, steps=SNAPSHOTS * 30, snapshots=SNAPSHOTS)
 """Short enough for a snapshot to remember the one before: 0.22 of it."""
 
@@ -31,11 +32,9 @@ SHORT_CYCLE = SnapshotCycle(0.2, steps=SNAPSHOTS * 10, snapshots=SNAPSHOTS)
 
 REAL_CYCLE = SnapshotCycle(0.2, steps=SNAPSHOTS * 90, snapshots=SNAPSHOTS)
 RUNS = 8
-FEW = 0.1
-"""A barrier counts as none if it is below this share of the one between runs from different starts."""
 
 
-def _averaged(count: int) -> float:
+def _loss_of_average(count: int) -> float:
     """E ½(mean of the last snapshots)², exactly: a snapshot is a linear function of the one before, plus noise."""
     rates = [CYCLE(step) for step in range(CYCLE.steps)]
     variances = EXAMPLE.law(rates, BATCH)[1][CYCLE.length :: CYCLE.length]
@@ -47,13 +46,13 @@ def _averaged(count: int) -> float:
 @cache
 def _ends() -> Float[np.ndarray, "snapshots chains"]:
     rates = [CYCLE(step) for step in range(CYCLE.steps)]
-    chains = EXAMPLE.simulate(rates, chains=CHAINS, batch_size=BATCH, seed=12)
+    chains = EXAMPLE.simulate(rates, chains=8000, batch_size=BATCH, seed=12)
     found: np.ndarray = chains[CYCLE.length :: CYCLE.length]
     return found
 
 
 @cache
-def _trained(seed: int) -> tuple[Snapshot, ...]:
+def _snapshots_of(seed: int) -> tuple[Snapshot, ...]:
     """The snapshots of a run of the digits' MLP."""
     network, collector = digits_network(), SnapshotCollector(REAL_CYCLE)
     torch.manual_seed(seed)
@@ -125,7 +124,7 @@ class RegressionCycles:
             found.append(torch.softmax(self.runs.inputs @ self.runs.weights, dim=-1))
         return found
 
-    def gained(self, count: int) -> Estimate:
+    def measured_gain(self, count: int) -> Estimate:
         """The mean cross-entropy of the last snapshots less that of their average, over runs."""
         last = self.snapshots[-count:]
         each = np.mean([self.runs.entropies(one) for one in last], axis=0)
@@ -145,21 +144,23 @@ def _weights(snapshot: Snapshot) -> list[torch.Tensor]:
 
 def _one_basin(apart: int) -> Estimate:
     """Above less the mean loss of the ends, as no loss is below zero, and below a share of the barrier between runs."""
-    ends = [_trained(seed)[place] for seed in range(RUNS) for place in (-1 - apart, -1)]
+    ends = [_snapshots_of(seed)[place] for seed in range(RUNS) for place in (-1 - apart, -1)]
     least = -float(np.mean([digits_network().loss(_weights(end)) for end in ends]))
-    return Estimate.bound(0.0, low=least, high=FEW * _between_runs(), method="one basin", samples=RUNS)
+    # 0.1: A barrier counts as none if it is below this share of the one between runs from different
+    # starts.
+    return Estimate.bound(0.0, low=least, high=0.1 * _between_runs(), method="one basin", samples=RUNS)
 
 
 @cache
 def _between_runs() -> float:
     """The mean barrier between the last snapshots of runs from different starts."""
-    ends = [_weights(_trained(seed)[-1]) for seed in range(RUNS)]
+    ends = [_weights(_snapshots_of(seed)[-1]) for seed in range(RUNS)]
     return float(np.mean([digits_network().barrier(one, other) for one, other in combinations(ends, 2)]))
 
 
 def _between_cycles(apart: int) -> Estimate:
     """The barrier between the last snapshot and one a number of cycles before, over runs."""
-    pairs = [(_trained(seed)[-1 - apart], _trained(seed)[-1]) for seed in range(RUNS)]
+    pairs = [(_snapshots_of(seed)[-1 - apart], _snapshots_of(seed)[-1]) for seed in range(RUNS)]
     return averaged([digits_network().barrier(*map(_weights, pair)) for pair in pairs])
 
 
@@ -173,7 +174,7 @@ def _experiments() -> tuple[Experiment, ...]:
             quantity="excess loss of the average",
             dial="snapshots averaged, m",
             points=COUNTS,
-            predict=_averaged,
+            predict=_loss_of_average,
             measure=lambda count: averaged(_ends()[-count:].mean(axis=0) ** 2 / 2),
             says="Averaging m snapshots divides the variance, but by less than m: a snapshot remembers ∏(1 − η_t) of "
             "the one before.",
@@ -186,7 +187,7 @@ def _experiments() -> tuple[Experiment, ...]:
             dial="snapshots averaged, m",
             points=COUNTS[1:],
             predict=lambda count: _cycles().gain(count),
-            measure=lambda count: _cycles().gained(count),
+            measure=lambda count: _cycles().measured_gain(count),
             rival=Rival("snapshots that forget each other", lambda count: _cycles().gain(count, memory=False)),
             says="Half the variance of log p among the snapshots, from H and Σ at the minimum and the schedule alone. "
             "A snapshot that remembers the one before gains less.",

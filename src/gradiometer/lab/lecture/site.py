@@ -39,7 +39,8 @@ class Site:
     def __init__(self, folder: Path, statements: Sequence[Statement]) -> None:
         if folder.exists() and not folder.is_dir():
             raise BadArgument(f"`--out` must be a folder, got the file {folder}.")
-        self.folder, self.statements = folder, tuple(statements)
+        self.folder = folder
+        self.statements = tuple(statements)
         self.results: list[Result] = []
         self.left = ""
         with writing(folder, "choose another folder"):

@@ -8,7 +8,7 @@ from gradiometer.jobs.choice import opened
 from gradiometer.jobs.job import Job, Outcome
 from gradiometer.jobs.pool import Pool
 from gradiometer.lab.selftest.check import SelfTest
-from gradiometer.lab.selftest.known import Known, KnownQuadratic, known_problems
+from gradiometer.lab.selftest.known import KnownProblem, KnownQuadratic, known_problems
 from gradiometer.lab.selftest.unbiased import Bench
 from gradiometer.lab.selftest.windows import Windows, independent_windows, stationary_windows
 from gradiometer.measurement.reading import Draw
@@ -18,9 +18,6 @@ BATCH_SIZES = (2, 4, 32)
 LEVEL = 0.9
 BAND = (0.87, 0.93)
 """Allowed coverage of a 90 % interval."""
-
-STEPS = 100
-"""Readings in a window at a fixed point."""
 
 Progress = Callable[[int, int], None]
 Part = Callable[[], list[SelfTest]]
@@ -39,7 +36,11 @@ def run_checks(full: bool = False, progress: Progress | None = None, pool: str |
         progress: Called with the number of parts done and the number of all parts.
         pool: Where the parts run: "here", "processes", "processes:4", "ray", or a `Pool`. The numbers are the same.
     """
-    parts = [*_unbiased(3000, full=True), *_covered(4000)] if full else [*_unbiased(2000), *_covered(1000)]
+    parts = (
+        [*_tests_of_moments(3000, full=True), *_tests_of_coverage(4000)]
+        if full
+        else [*_tests_of_moments(2000), *_tests_of_coverage(1000)]
+    )
     jobs = [Job(f"part {number}", part) for number, part in enumerate(parts, start=1)]
 
     def tell(_: Outcome, done: int, total: int) -> None:
@@ -50,7 +51,7 @@ def run_checks(full: bool = False, progress: Progress | None = None, pool: str |
         return [check for found in where.results(jobs, progress=tell) for check in found]
 
 
-def _unbiased(steps: int, full: bool = False) -> Iterator[Part]:
+def _tests_of_moments(steps: int, full: bool = False) -> Iterator[Part]:
     """The gauge's moments at a fixed point: from halves everywhere, with other settings on some problems."""
     quadratic, logistic, network = known_problems()
     benches = [Bench(known, size) for known, size in product((quadratic, logistic, network), BATCH_SIZES)]
@@ -65,7 +66,7 @@ def _unbiased(steps: int, full: bool = False) -> Iterator[Part]:
         yield partial(lambda bench: list(bench.checks(steps)), bench)
 
 
-def _covered(windows: int) -> Iterator[Part]:
+def _tests_of_coverage(windows: int) -> Iterator[Part]:
     """The intervals in this number of windows, or twice as many if they are cheap to simulate."""
     problems = list(product(known_problems(), BATCH_SIZES))
     for known, size in problems:
@@ -75,13 +76,14 @@ def _covered(windows: int) -> Iterator[Part]:
     yield partial(undecided_coverage, 2 * windows)
 
 
-def independent_coverage(known: Known, batch_size: int, windows: int) -> list[SelfTest]:
+def independent_coverage(known: KnownProblem, batch_size: int, windows: int) -> list[SelfTest]:
     """Independent batches at a fixed point, 100 readings per window."""
-    made = independent_windows(known, batch_size, windows, STEPS)
+    # 100: readings in a window at a fixed point.
+    made = independent_windows(known, batch_size, windows, 100)
     return [_coverage(known, batch_size, "independent readings", made)]
 
 
-def stationary_coverage(known: Known, batch_size: int, windows: int) -> list[SelfTest]:
+def stationary_coverage(known: KnownProblem, batch_size: int, windows: int) -> list[SelfTest]:
     """Along SGD at a constant learning rate, large enough for many independent points in a window.
 
     η is 1.5 on the quadratic, whose sharpness is 1, and for classifiers at B = 32, else 1: the readings of ‖g‖² have
@@ -102,7 +104,9 @@ def undecided_coverage(windows: int) -> list[SelfTest]:
     return [_coverage(quadratic, 2, "along SGD, η = 0.2, ‖g‖² undecided", made, band=(BAND[0], 1.0))]
 
 
-def _coverage(known: Known, batch_size: int, how: str, windows: Windows, band: tuple[float, float] = BAND) -> SelfTest:
+def _coverage(
+    known: KnownProblem, batch_size: int, how: str, windows: Windows, band: tuple[float, float] = BAND
+) -> SelfTest:
     share = proportion(windows.covered(LEVEL), len(windows), level=LEVEL)
     return SelfTest(
         problem=known.name,

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from gradiometer.lab.closed_forms.quadratic import Position, Quadratic, position_losses
+from gradiometer.lab.closed_forms.models import output_losses
+from gradiometer.lab.closed_forms.quadratic import Position, Quadratic
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Objective
 from gradiometer.problems.examples import Examples
@@ -40,7 +41,7 @@ class Gradients(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Known(ABC):
+class KnownProblem(ABC):
     """A finite training set and a loss with explicit gradients.
 
     Args:
@@ -82,7 +83,7 @@ class Known(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class KnownQuadratic(Known):
+class KnownQuadratic(KnownProblem):
     """The noisy quadratic on a finite set of examples: g_i = H(Φ − x_i), and tr Σ is the same everywhere.
 
     Args:
@@ -100,7 +101,7 @@ class KnownQuadratic(Known):
 
     def objective(self) -> Objective:
         """A `Position` at the point."""
-        return Objective(Position(self.quadratic, self.point.numpy()), position_losses)
+        return Objective(Position(self.quadratic, self.point.numpy()), output_losses)
 
     def stationary_noise_scale(self, learning_rate: float, batch_size: int) -> float:
         """tr Σ / tr(HSH), with S the stationary covariance."""
@@ -113,7 +114,7 @@ class KnownQuadratic(Known):
 
 
 @dataclass(frozen=True, eq=False)
-class KnownNetwork(Known):
+class KnownNetwork(KnownProblem):
     """A classifier: fully connected layers with tanh between them, cross-entropy, weight decay within the loss.
 
     Φ is one matrix [out, in + 1] per layer, whose last column is the bias. The gradient of an example's loss
@@ -184,7 +185,7 @@ class KnownNetwork(Known):
         return inputs, errors
 
 
-def known_problems() -> tuple[Known, ...]:
+def known_problems() -> tuple[KnownProblem, ...]:
     """A quadratic, a logistic regression and a network with one hidden layer, in double precision."""
     return known_quadratic(), known_network("logistic regression", hidden=()), known_network("MLP", hidden=(6,))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.lab.selftest.check import SelfTest
-from gradiometer.lab.selftest.known import Known
+from gradiometer.lab.selftest.known import KnownProblem
 from gradiometer.measurement.batch import Batch, batch_size, chunks
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.parts import SpreadBuilder
@@ -34,7 +34,7 @@ class Bench:
         shared: True if the micro-batches are those that training accumulates; else the gauge computes them.
     """
 
-    known: Known
+    known: KnownProblem
     batch_size: int
     parts: int | None = 2
     draw: Draw = Draw.REPLACEMENT
@@ -66,7 +66,7 @@ class Bench:
         generator, objective = torch.Generator().manual_seed(seed), self.known.objective()
         readings = []
         for index in range(steps):
-            batch = self.known.batch(self._drawn(generator))
+            batch = self.known.batch(self._indices(generator))
             spread = accumulated(objective, batch, self.parts or self.batch_size) if self.shared else None
             step = TrainingStep(
                 objective, batch, index=index, learning_rate=0.0, sampling=self.sampling, spread=spread, seed=seed
@@ -97,7 +97,7 @@ class Bench:
             ):
                 yield self._check(f"{symbol} of layer {layer}", readings[:, -1].mean(), truth, readings[:, -1])
 
-    def _drawn(self, generator: torch.Generator) -> Int[Tensor, " chosen"]:
+    def _indices(self, generator: torch.Generator) -> Int[Tensor, " chosen"]:
         examples = len(self.known.examples)
         if self.draw is Draw.RESHUFFLED:
             return torch.randperm(examples, generator=generator)[: self.batch_size]

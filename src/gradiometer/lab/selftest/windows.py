@@ -8,12 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.estimation.noise import noise_moments
-from gradiometer.lab.selftest.known import Known, Weights
+from gradiometer.lab.selftest.known import KnownProblem, Weights
 from gradiometer.measurement.reading import Spread
 from gradiometer.measurement.uncertainty.means import ratio_of_means
-
-AT_ONCE = 20_000
-"""Number of batches whose gradients are in memory at once."""
 
 CHAINS = 100
 """Parallel runs of SGD: enough to make a step efficient, few enough to stay in the processor's cache."""
@@ -45,14 +42,15 @@ class Windows:
         return sum(estimate.low <= self.noise_scale <= estimate.high for estimate in estimates)
 
 
-def independent_windows(known: Known, batch_size: int, windows: int, steps: int, seed: int = 0) -> Windows:
+def independent_windows(known: KnownProblem, batch_size: int, windows: int, steps: int, seed: int = 0) -> Windows:
     """Readings at the fixed point, from independent batches drawn with replacement."""
     generator = torch.Generator().manual_seed(seed)
     per_example = known.per_example
     # Only inner products matter: the span of the gradients has at most as many dimensions as examples.
     reduced = torch.linalg.qr(per_example.mT).R.mT
     moments = []
-    for count in np.diff([*range(0, windows * steps, AT_ONCE), windows * steps]):
+    # 20_000: number of batches whose gradients are in memory at once.
+    for count in np.diff([*range(0, windows * steps, 20_000), windows * steps]):
         halves = drawn_halves(generator, int(count), batch_size, len(reduced)) @ reduced
         moments.append(half_moments(halves, batch_size))
     variance, norm_squared = np.concatenate(moments, axis=1).reshape(2, windows, steps)
@@ -61,7 +59,7 @@ def independent_windows(known: Known, batch_size: int, windows: int, steps: int,
 
 
 def stationary_windows(
-    known: Known, batch_size: int, learning_rate: float, windows: int, steps: int, burn_in: int, seed: int = 0
+    known: KnownProblem, batch_size: int, learning_rate: float, windows: int, steps: int, burn_in: int, seed: int = 0
 ) -> Windows:
     """Readings along stationary runs of SGD at a constant learning rate.
 

@@ -10,7 +10,9 @@ from gradiometer.loop.changes.alternative import Alternative, GoOn, Together
 from gradiometer.loop.changes.rates import BatchSize, CoolNow, Following, Hold, Rate, RestartHot
 from gradiometer.loop.changes.updates import Clip, Momentum, Shorter, Skip, WeightDecay
 
-NUMBER = r"\+?(\d+(?:_\d+)*\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)"
+# The digits after a point are only looked for behind one: if both groups could take them, a text of 100,000 digits
+# would be tried in 100,000 ways.
+NUMBER = r"\+?(\d+(?:_\d+)*(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)"
 TIMES = NUMBER + "[x×]"
 FORMS: tuple[tuple[str, Callable[..., Alternative]], ...] = (
     ("go on", GoOn),

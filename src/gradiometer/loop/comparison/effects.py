@@ -12,13 +12,8 @@ from gradiometer.errors import BadArgument
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.readout import Readout
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty import (
-    PairsNeeded,
-    mean_over_pairs,
-    over_examples_too,
-    pairs_needed,
-    simultaneous_means,
-)
+from gradiometer.measurement.uncertainty.differences import PairsNeeded, mean_over_pairs, pairs_needed
+from gradiometer.measurement.uncertainty.simultaneous import over_examples_too, simultaneous_means
 
 Verdict = Literal["better", "worse", "open", "diverged", "baseline diverged"]
 """What an effect shows. open: neither better nor worse is shown at the level of the effects."""

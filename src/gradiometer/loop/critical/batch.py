@@ -15,7 +15,7 @@ from gradiometer.loop.branch import BranchResult, Tail, check_tail
 from gradiometer.loop.critical.cells import Cell, Grow, grown_cells
 from gradiometer.loop.critical.fit import BatchFit, batch_fit
 from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.measurement.uncertainty import ratio_of_estimates
+from gradiometer.measurement.uncertainty.arithmetic import ratio_of_estimates
 
 FEWEST_UPDATES = 12
 """Fewest updates of a branch: with fewer the rate can hardly be chosen."""

@@ -89,6 +89,7 @@ class Plan:
         """The fork with the longest of these branches, and with the alternatives that have any of them."""
         longest = max((result.horizon for result in results), default=self.horizon)
         chosen = [result for result in results if result.horizon == longest]
+        others = tuple(result for result in results if result.horizon != longest)
         chosen.sort(key=lambda result: (result.replicate, self.names.index(result.alternative)))
         tried = {result.alternative for result in chosen}
         return Fork(
@@ -100,6 +101,7 @@ class Plan:
             tail=self.tail,
             seed=self.seed,
             left=self.left,
+            shorter=others,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from gradiometer.errors import BadArgument, RunDamaged
-from gradiometer.loop.branch import BranchResult
+from gradiometer.loop.branch import BranchResult, Tail
 from gradiometer.loop.branches import Fork
 from gradiometer.loop.comparison.racing import Stop
 from gradiometer.loop.readout import Readout
 from gradiometer.loop.recorded.plan import Plan
-from gradiometer.measurement.estimate import Estimate
 from gradiometer.run.reader import Run
 from gradiometer.storage.disk import (
     check_inside,
@@ -39,14 +38,33 @@ FORMAT = 1
 FOLDER, PLAN, BRANCHES, DAMAGED = "forks", "fork.json", "branches.jsonl", "branches.damaged.jsonl"
 
 
-class _Stopped(msgspec.Struct):
-    """A stop as it is written: see `Stop`."""
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
-    alternative: str
-    horizon: int
-    replicates: int
-    behind: str
-    gap: dict[str, Any] | None
+
+class _StoredPlan(msgspec.Struct, forbid_unknown_fields=True):
+    """The types of a plan in the file."""
+
+    step: _Count
+    alternatives: list[dict[str, Any]]
+    replicates: _Count
+    horizon: _Count
+    tail: Tail = "linear"
+    seed: int = 0
+    left: _Count | None = None
+    own_until: _Count = 0
+    rungs: list[tuple[_Count, _Count]] = []
+    state: str = ""
+
+
+class _Format(msgspec.Struct):
+    format: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _StoredFork(_Format):
+    """The types of `fork.json`."""
+
+    plan: _StoredPlan
+    stops: list[Stop] | None
 
 
 class _StoredReadout(msgspec.Struct):
@@ -77,7 +95,7 @@ class ForkRecord:
     Args:
         path: Its folder.
         plan: What it was asked to do.
-        stops: The alternatives that a race has stopped, each with the reason; None until a fork is finished.
+        stops: The alternatives that a race has stopped; None until a fork is finished.
 
     >>> from pathlib import Path
     >>> from gradiometer.loop import ForkRecord, Plan, Rate
@@ -88,7 +106,7 @@ class ForkRecord:
 
     path: Path
     plan: Plan
-    stops: tuple[Mapping[str, Any], ...] | None = None
+    stops: tuple[Stop, ...] | None = None
 
     @classmethod
     def keep(cls, parent: Path, plan: Plan) -> "ForkRecord":
@@ -115,7 +133,7 @@ class ForkRecord:
     @classmethod
     def find(cls, parent: Path, plan: Plan) -> "ForkRecord | None":
         """The record of this plan below a run's folder, or None."""
-        return next((found for found in _records(parent) if found.plan == plan), None)
+        return next((found for found in _records(parent, {}) if found.plan == plan), None)
 
     @classmethod
     def open(cls, path: Path) -> "ForkRecord":
@@ -125,19 +143,16 @@ class ForkRecord:
             RunDamaged: Its plan cannot be read.
         """
         try:
-            content = json.loads(read_file(path / PLAN))
-            if not content["format"] <= FORMAT:
+            written = restored(msgspec.json.decode(read_file(path / PLAN)))
+            if msgspec.convert(written, _Format).format > FORMAT:
                 raise RunDamaged(f"`{path}` was written by a newer gradiometer: install that one.")
-            stops = content["stops"]
-            if not isinstance(content["plan"], dict):
-                raise TypeError("`plan` is no object")
-            for stop in stops or ():
-                _check_stop(stop)
-            return cls(path, Plan.from_dict(content["plan"]), None if stops is None else tuple(map(dict, stops)))
+            content = msgspec.convert(written, _StoredFork)
+            plan = Plan.from_dict(msgspec.to_builtins(content.plan))
         except OSError as error:
             raise RunDamaged(f"`{path / PLAN}` cannot be read: {reason_of(error)}.") from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, msgspec.MsgspecError, RecursionError) as error:
             raise RunDamaged(f"`{path / PLAN}` is not the plan of a fork: {error}") from error
+        return cls(path, plan, None if content.stops is None else tuple(content.stops))
 
     @classmethod
     def of(cls, fork: Fork) -> "ForkRecord":
@@ -204,7 +219,7 @@ class ForkRecord:
         Raises:
             StorageFailed: It cannot be written.
         """
-        made = ForkRecord(self.path, self.plan, tuple(restored(plain(stops))))
+        made = ForkRecord(self.path, self.plan, tuple(stops))
         with writing(self.path):
             made._write()
         return made
@@ -252,35 +267,25 @@ class ForkRecord:
         return result
 
 
-def forks_of(run: Run, warnings: list[str] | None = None) -> tuple[ForkRecord, ...]:
+def forks_of(run: Run) -> tuple[ForkRecord, ...]:
     """The forks of a run, in the order in which they were started.
 
-    Args:
-        run: The run.
-        warnings: Takes a sentence about each fork whose plan cannot be read; it is left out.
+    One whose plan cannot be read is left out, and `run.warnings` names it.
 
     >>> from gradiometer.loop import forks_of
     >>> from gradiometer.run import Run, RunFolder
     >>> forks_of(Run.open(RunFolder.create("runs", "alone", {}).path))
     ()
     """
-    return tuple(_records(run.path, warnings))
+    return tuple(_records(run.path, run.unread))
 
 
-def _records(parent: Path, warnings: list[str] | None = None) -> Iterator[ForkRecord]:
+def _records(parent: Path, unread: dict[str, str]) -> Iterator[ForkRecord]:
     for path in sorted(parent.glob(f"{FOLDER}/[0-9]*/{PLAN}")):
         try:
             yield ForkRecord.open(path.parent)
-        except (RunDamaged, BadArgument) as error:
-            if warnings is not None:
-                warnings.append(str(error))
-
-
-def _check_stop(stop: Any) -> None:
-    """Raises ValueError or TypeError if this is not the record of a stop."""
-    found = msgspec.convert(stop, _Stopped)
-    if found.gap is not None:
-        Estimate(**restored(found.gap))
+        except RunDamaged as error:
+            unread[path.relative_to(parent).as_posix()] = str(error).removesuffix(".")
 
 
 def _newest(folder: Path) -> int:

@@ -1,12 +1,12 @@
 """A fork in words: what was done, and what each alternative changed."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.branches import Fork
 from gradiometer.loop.comparison.effects import Effect
+from gradiometer.loop.comparison.racing import Stop
 from gradiometer.measurement.estimate import Estimate, counted, significant
 from gradiometer.measurement.uncertainty.differences import MOST_PAIRS
 
@@ -44,6 +44,15 @@ def comparison(fork: Fork, effects: Sequence[Effect]) -> str:
     if not parts:
         return ""
     return f"Against going on as it is, in {label_of(effects[0].readout)}: {'; '.join(parts)}."
+
+
+def at_end(fork: Fork, readout: str | None = None, level: float = 0.9) -> str:
+    """What is expected at the end of the training, in a sentence; empty if the branches do not show it."""
+    if not fork.shows_end or not fork.leaves_some:
+        return ""
+    effects = fork.at_end(readout, level)
+    parts = "; ".join(f"{effect.alternative} {outcome(effect)}" for effect in effects)
+    return f"At the end of the training, by the trend from a quarter to a half of what is left: {parts}."
 
 
 def outcome(effect: Effect) -> str:
@@ -96,17 +105,16 @@ def mean_end(results: Sequence[BranchResult], readout: str) -> str:
     return significant(sum(ends) / len(ends)) if ends else "—"
 
 
-def stopped(stops: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def stopped(stops: Sequence[Stop]) -> tuple[str, ...]:
     """Why a race has stopped alternatives, one sentence for each."""
     found = []
     for stop in stops:
-        if stop["gap"] is None:
-            found.append(f"{stop['alternative']} was stopped because it diverged.")
+        if stop.gap is None:
+            found.append(f"{stop.alternative} was stopped because it diverged.")
             continue
-        gap = Estimate(**stop["gap"])
         found.append(
-            f"{stop['alternative']} was stopped after {stop['horizon']:,} examples in {stop['replicates']} replicates: "
-            f"it was {signed(gap)} behind {stop['behind']}."
+            f"{stop.alternative} was stopped after {stop.horizon:,} examples in {stop.replicates} replicates: "
+            f"it was {signed(stop.gap)} behind {stop.behind}."
         )
     return tuple(found)
 

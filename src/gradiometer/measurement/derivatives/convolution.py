@@ -61,7 +61,7 @@ class _Convolution(torch.autograd.Function):
     def forward(context: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
         context.save_for_backward(input, weight)
         context.settings = settings
-        return _convolved(input, weight, bias, settings)
+        return _convolution(input, weight, bias, settings)
 
     @staticmethod
     def backward(context: Any, error: Tensor) -> Any:
@@ -81,7 +81,7 @@ class _Backward(torch.autograd.Function):
         context.save_for_backward(error, input, weight)
         context.set_materialize_grads(False)
         context.settings = settings
-        return _differentiated(error, input, weight, settings, wanted)
+        return _derivatives(error, input, weight, settings, wanted)
 
     @staticmethod
     def backward(context: Any, by_input: Tensor | None, by_weight: Tensor | None, by_bias: Tensor | None) -> Any:
@@ -90,25 +90,25 @@ class _Backward(torch.autograd.Function):
         settings, needs = context.settings, context.needs_input_grad
         of_error = of_input = of_weight = None
         if by_input is not None:
-            of_error = _convolved(by_input, weight, None, settings) if needs[0] else None
+            of_error = _convolution(by_input, weight, None, settings) if needs[0] else None
             if needs[2]:
-                of_weight = _differentiated(error, by_input, weight, settings, (False, True, False))[1]
+                of_weight = _derivatives(error, by_input, weight, settings, (False, True, False))[1]
         if by_weight is not None:
             if needs[0]:
-                of_error = _sum(of_error, _convolved(input, by_weight, None, settings))
+                of_error = _sum(of_error, _convolution(input, by_weight, None, settings))
             if needs[1]:
-                of_input = _differentiated(error, input, by_weight, settings, (True, False, False))[0]
+                of_input = _derivatives(error, input, by_weight, settings, (True, False, False))[0]
         if by_bias is not None and needs[0]:
             of_error = _sum(of_error, by_bias.view(-1, *[1] * (error.dim() - 2)).expand_as(error))
         return of_error, of_input, of_weight, *[None] * (1 + len(settings))
 
 
-def _convolved(input: Tensor, weight: Tensor, bias: Tensor | None, settings: Any) -> Tensor:
+def _convolution(input: Tensor, weight: Tensor, bias: Tensor | None, settings: Any) -> Tensor:
     stride, padding, dilation, groups = settings
     return torch.convolution(input, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
 
 
-def _differentiated(error: Tensor, input: Tensor, weight: Tensor, settings: Any, wanted: Any) -> Any:
+def _derivatives(error: Tensor, input: Tensor, weight: Tensor, settings: Any, wanted: Any) -> Any:
     """The derivatives by input, weight and bias; None for those that are not wanted."""
     stride, padding, dilation, groups = settings
     return torch.ops.aten.convolution_backward(

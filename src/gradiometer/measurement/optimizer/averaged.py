@@ -13,9 +13,6 @@ from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument
 
-MOMENTUM = 0.9
-"""Share of the average in the point at which schedule-free SGD takes gradients."""
-
 
 def averages_itself(optimizer: torch.optim.Optimizer) -> bool:
     """True if the optimizer has an average of its iterates to move to."""
@@ -51,7 +48,8 @@ def schedule_free(
         weight_decay: This times the parameters is added to the gradient.
     """
     kind: Any = schedule_free_class()
-    made: Any = kind(parameters, lr=learning_rate, momentum=MOMENTUM, weight_decay=weight_decay)
+    # 0.9: share of the average in the point at which schedule-free SGD takes gradients.
+    made: Any = kind(parameters, lr=learning_rate, momentum=0.9, weight_decay=weight_decay)
     made.train()
     optimizer: torch.optim.Optimizer = made
     return optimizer

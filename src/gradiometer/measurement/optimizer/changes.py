@@ -44,4 +44,5 @@ class Changes:
 
     def restart(self, step: int) -> None:
         """Read and write the settings again at this step, at which a run is continued."""
-        self._last, self.next_look = (), step
+        self._last = ()
+        self.next_look = step

@@ -1,4 +1,4 @@
-"""`Clipping`: gradients clipped to a norm before every step of an optimizer."""
+"""Gradients clipped to a norm, or to a value, before every step of an optimizer."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,3 +22,20 @@ class Clipping:
         scale = getattr(optimizer, "grad_scale", None)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         torch.nn.utils.clip_grad_norm_(parameters, self.norm * (1.0 if scale is None else float(scale)))
+
+
+@dataclass(frozen=True)
+class ValueClipping:
+    """A hook for `Optimizer.register_step_pre_hook`: every number of a gradient is clipped to [-value, value].
+
+    Args:
+        value: The largest absolute value.
+    """
+
+    value: float
+
+    def __call__(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Clip the gradients of an optimizer that is about to make its step."""
+        scale = getattr(optimizer, "grad_scale", None)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grad_value_(parameters, self.value * (1.0 if scale is None else float(scale)))

@@ -33,7 +33,7 @@ class Group:
         nesterov: True for Nesterov's momentum.
         weight_decay: Weight decay, as the optimizer defines it.
 
-    >>> from gradiometer.measurement import Group
+    >>> from gradiometer.measurement.optimizer.groups import Group
     >>> Group("AdamW", "adaptive", learning_rate=6e-4, momentum=0.9, weight_decay=0.1).learning_rate
     0.0006
     """

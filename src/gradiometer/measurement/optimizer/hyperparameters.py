@@ -13,9 +13,6 @@ from gradiometer.measurement.estimate import counted
 from gradiometer.measurement.optimizer.groups import Family, Group
 from gradiometer.measurement.optimizer.shape import Path, number, shape_of
 
-PROPORTIONAL = 0.01
-"""The rates of groups have one shape if their ratio is constant to this relative error."""
-
 MOST_RATES = 3
 """Maximum number of different values of groups that are listed. Of more, the range is given."""
 
@@ -30,7 +27,8 @@ class Hyperparameters:
         reached: Last step of training so far.
         recorded: False if the rates are those of a planned schedule.
 
-    >>> from gradiometer.measurement import Group, Hyperparameters
+    >>> from gradiometer.measurement.optimizer.groups import Group
+    >>> from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
     >>> before, after = Group("SGD", "sgd", 0.1, momentum=0.9), Group("SGD", "sgd", 0.01, momentum=0.9)
     >>> settings = Hyperparameters((0, 600), ((before,), (after,)), reached=900)
     >>> print(settings.optimizer, "·", settings.rate_words, "·", settings.momentum_words)
@@ -107,7 +105,9 @@ class Hyperparameters:
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = rates / rates[largest] if rates[largest].any() else rates
         known = np.isfinite(ratios).all(axis=0)
-        if np.ptp(ratios[:, known], axis=1).max() <= PROPORTIONAL * ratios[:, known].max():
+        # 0.01: the rates of groups have one shape if their ratio is constant to this relative
+        # error.
+        if np.ptp(ratios[:, known], axis=1).max() <= 0.01 * ratios[:, known].max():
             return f"{groups} with peaks {listed(self.peaks)}; the largest: {shape_of(self._path(rates[largest]))}"
         if len(rates) <= MOST_RATES:
             return f"{groups}: " + "; ".join(shape_of(self._path(path)) for path in rates)

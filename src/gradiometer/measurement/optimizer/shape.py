@@ -11,15 +11,6 @@ from gradiometer.measurement.estimate import counted
 SAME = 1e-6
 """Relative difference below which two rates are the same."""
 
-FITS = 0.02
-"""A curve fits if it misses no rate by more than this share of the fall."""
-
-COARSE = 0.15
-"""The same for a rate that changes in larger steps, such as once an epoch."""
-
-MOST_CUTS = 4
-"""Maximum number of cuts that are listed one by one."""
-
 A_WHILE = 0.05
 """Share of the steps so far for which a constant rate between a rise and a fall is mentioned."""
 
@@ -48,7 +39,7 @@ class Path:
     rates: Float[np.ndarray, " lines"]
     reached: int
 
-    def filled(self) -> "Path":
+    def with_ends(self) -> "Path":
         """The path with a point at the end of every constant stretch."""
         starts = self.steps.tolist()
         ends = [after - max(1, int(SPACING * after)) for after in starts[1:]]
@@ -80,7 +71,7 @@ def shape_of(path: Path) -> str:
     if turns == 0 and signs[0] > 0:
         return _rising(path)
     if turns == 0:
-        return _falling(path.filled())
+        return _falling(path.with_ends())
     if turns == 1 and signs[0] > 0:
         return _warmed_up(path)
     low, now = number(float(rates.min())), number(float(rates[-1]))
@@ -88,7 +79,7 @@ def shape_of(path: Path) -> str:
 
 
 def _rising(path: Path) -> str:
-    filled = path.filled()
+    filled = path.with_ends()
     peak = float(filled.rates[-1])
     first = int(filled.steps[np.argmax(filled.rates >= (1 - SAME) * peak)])
     if path.reached - first > A_WHILE * path.reached:
@@ -100,7 +91,7 @@ def _warmed_up(path: Path) -> str:
     at_peak = int(path.rates.argmax())
     top = int(path.steps[at_peak])
     rise = f"warm-up over {counted(top - int(path.steps[0]), 'step')} to {number(float(path.rates[at_peak]))}"
-    after = Path(path.steps[at_peak:], path.rates[at_peak:], path.reached).filled()
+    after = Path(path.steps[at_peak:], path.rates[at_peak:], path.reached).with_ends()
     return f"{rise}, then {_fall(after, from_peak=False)}"
 
 
@@ -118,7 +109,8 @@ def _fall(path: Path, *, from_peak: bool) -> str:
     steps, rates = path.steps, path.rates
     levels = np.flatnonzero(np.abs(np.diff(rates)) > SAME * rates[0]) + 1
     stretches = np.diff(np.concatenate([[0], levels, [len(rates)]]))
-    if len(levels) <= MOST_CUTS and (stretches[:-1] > 1).all():
+    # 4: maximum number of cuts that are listed one by one.
+    if len(levels) <= 4 and (stretches[:-1] > 1).all():
         cuts = [f"{number(float(rates[at]))} from step {steps[at]:,}" for at in levels]
         return ", then ".join([number(float(rates[0])), *cuts] if from_peak else cuts)
     first, last = int(levels[0]) - 1, int(levels[-1])
@@ -140,7 +132,9 @@ def _curve(steps: Int[np.ndarray, " n"], rates: Float[np.ndarray, " n"]) -> str:
     """The name of the curve that fits best; empty if none fits."""
     part = (steps - steps[0]) / (steps[-1] - steps[0])
     end = float(rates[-1] / rates[0])
-    allowed = min(max(FITS, float(-np.diff(rates).min()) / float(rates[0] - rates[-1])), COARSE)
+    # 0.02: A curve fits if it misses no rate by more than this share of the fall.
+    # 0.15: this share for a rate that changes in larger steps, such as once an epoch.
+    allowed = min(max(0.02, float(-np.diff(rates).min()) / float(rates[0] - rates[-1])), 0.15)
     misses = {}
     for name, curve in CURVES.items():
         off = np.abs(curve(part, end) - rates / rates[0]) / (1 - end)

@@ -44,7 +44,7 @@ class ExampleNorms:
 
     >>> import torch
     >>> from gradiometer import Objective
-    >>> from gradiometer.measurement import ExampleNorms
+    >>> from gradiometer.measurement.spread.example_norms import ExampleNorms
     >>> model = torch.nn.Linear(4, 1, bias=False)
     >>> _ = torch.nn.init.ones_(model.weight)
     >>> objective = Objective(model, lambda model, batch: 0.5 * model(batch).square().flatten())

@@ -13,9 +13,6 @@ from torch import Tensor, nn
 
 from gradiometer.measurement.spread.rules import Rule, is_short, operations, rule_of, short_ones
 
-HALF_A_STEP = 1.5
-"""Operations of half a batch's forward and backward, in those of the whole batch's forward."""
-
 Shield = AbstractContextManager[Any, bool | None]
 
 NO_SHIELD: Shield = nullcontext()
@@ -29,14 +26,16 @@ Place = dict[str, int]
 """Positions of a layer's trainable parameters among all of them, by their names in the layer."""
 
 
-class Hook:
+class LayerHook:
     """A hook that does some work within `shield` and `around`, and nothing while code is compiled.
 
     A copy of the model, and a file that `torch.save` makes of it, get a function that does nothing in its place.
     """
 
     def __init__(self, work: Callable[..., None], shield: Shield, around: Around) -> None:
-        self._work, self._shield, self._around = work, shield, around
+        self._work = work
+        self._shield = shield
+        self._around = around
 
     def __call__(self, *given: Any) -> None:
         """Do the work."""
@@ -72,8 +71,8 @@ class ExampleHooks:
     ) -> None:
         self._count = len(parameters)
         self._layers = _layers_of(model, parameters)
-        self._entering = [Hook(partial(self._enter, at), shield, around) for at in range(len(self._layers))]
-        self._leaving = [Hook(partial(self._leave, at), shield, around) for at in range(len(self._layers))]
+        self._entering = [LayerHook(partial(self._enter, at), shield, around) for at in range(len(self._layers))]
+        self._leaving = [LayerHook(partial(self._leave, at), shield, around) for at in range(len(self._layers))]
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._calls = self._answers = self._rules = self._forwards = 0
         self._entered: dict[int, Tensor] = {}
@@ -112,7 +111,9 @@ class ExampleHooks:
         """‖c_i‖² since `start`, in double precision; None if a layer was not used once, or not on these examples."""
         self._make_short_ones()
         calls, answers, norms = self._calls, self._answers, sorted(self._norms, key=itemgetter(0))
-        self.worth = self._rules <= HALF_A_STEP * self._forwards
+        # 1.5: operations of half a batch's forward and backward, in those of the whole batch's
+        # forward.
+        self.worth = self._rules <= 1.5 * self._forwards
         self._forget()
         found = [position for positions, _ in norms for position in positions]
         if calls != len(self._layers) or answers != calls or len(found) < self._count:
@@ -128,7 +129,8 @@ class ExampleHooks:
 
     def _forget(self) -> None:
         self._calls = self._answers = self._rules = self._forwards = self._kept = 0
-        self._entered, self._short = {}, {}
+        self._entered = {}
+        self._short = {}
         self._norms = []
 
     def _enter(self, at: int, layer: nn.Module, entered: tuple[Any, ...], output: Any) -> None:
@@ -177,7 +179,8 @@ class ExampleHooks:
 
     def _count_operations(self, layers: int, layer: nn.Module, entered: Tensor, error: Tensor) -> None:
         extra, forward = operations(layer, entered, error)
-        self._rules, self._forwards = self._rules + layers * extra, self._forwards + layers * forward
+        self._rules = self._rules + layers * extra
+        self._forwards = self._forwards + layers * forward
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def transformed(
     """
     low, high = sorted((function(estimate.low), function(estimate.high)))
     value = math.nan if math.isnan(estimate.value) else function(estimate.value)
-    found = _combined([estimate], value, low, high, method or estimate.method, unit)
+    found = _combination([estimate], value, low, high, method or estimate.method, unit)
     earlier = None if estimate.earlier is None else (estimate.earlier[0], function(estimate.earlier[1]))
     return replace(found, step=estimate.step, earlier=earlier)
 
@@ -52,7 +52,7 @@ def average(estimates: Sequence[Estimate], *, unit: str = "") -> Estimate:
     count, value = len(estimates), math.fsum(values) / len(estimates)
     kind = estimates[0].method.partition(",")[0]
     method = estimates[0].method if count == 1 else f"mean of {count} windows, {kind}"
-    return _combined(estimates, value, value - below / count, value + above / count, method, unit)
+    return _combination(estimates, value, value - below / count, value + above / count, method, unit)
 
 
 def product(*estimates: Estimate, unit: str = "") -> Estimate:
@@ -71,8 +71,8 @@ def product(*estimates: Estimate, unit: str = "") -> Estimate:
     above = math.hypot(*(_log_ratio(estimate.high, estimate.value) for estimate in estimates))
     method = " × ".join(dict.fromkeys(e.method for e in estimates if e.method != "exact")) or "exact"
     if math.isnan(value):
-        return _combined(estimates, value, 0.0, math.inf, method, unit)
-    return _combined(estimates, value, value * math.exp(-below), value * math.exp(min(above, 700.0)), method, unit)
+        return _combination(estimates, value, 0.0, math.inf, method, unit)
+    return _combination(estimates, value, value * math.exp(-below), value * math.exp(min(above, 700.0)), method, unit)
 
 
 def weighted_slope(places: Sequence[float], estimates: Sequence[Estimate], *, unit: str = "") -> Estimate:
@@ -105,7 +105,7 @@ def weighted_slope(places: Sequence[float], estimates: Sequence[Estimate], *, un
         below.append(sides[0] if share > 0 else sides[1])
         above.append(sides[1] if share > 0 else sides[0])
     method = f"weighted line through {len(estimates)} points"
-    return _combined(estimates, value, value - math.hypot(*below), value + math.hypot(*above), method, unit)
+    return _combination(estimates, value, value - math.hypot(*below), value + math.hypot(*above), method, unit)
 
 
 def difference_of_estimates(first: Estimate, second: Estimate) -> Estimate:
@@ -149,7 +149,9 @@ def ratio_of_estimates(first: Estimate, second: Estimate) -> Estimate:
     return Estimate.interval(math.exp(one - two), low, high, level=first.level, method=method, samples=samples)
 
 
-def _combined(estimates: Sequence[Estimate], value: float, low: float, high: float, method: str, unit: str) -> Estimate:
+def _combination(
+    estimates: Sequence[Estimate], value: float, low: float, high: float, method: str, unit: str
+) -> Estimate:
     """A result at the common level of the estimates; exact if all of them are."""
     uncertain = [estimate for estimate in estimates if estimate.level < 1]
     levels = {estimate.level for estimate in uncertain}

@@ -10,12 +10,6 @@ from gradiometer.errors import BadArgument
 MOST_BATCHES = 24
 """Number of batches for independent readings. More would narrow an interval by 4 % at most."""
 
-FEWEST_BATCHES = 6
-"""Smallest number of batches for dependent readings. Student's quantile (2.0 with six) grows fast below it."""
-
-CORRELATED = 0.5
-"""Correlation of neighbouring batch means, in standard errors, above which the batches are made longer."""
-
 
 def batch_means(
     samples: Float[np.ndarray, "steps ..."], length: int, count: int | None = None
@@ -51,9 +45,13 @@ def batch_length(samples: Float[np.ndarray, "steps ..."]) -> int:
     (100, 400)
     """
     length = max(len(samples) // MOST_BATCHES, 1)
-    while len(samples) // (2 * length) >= FEWEST_BATCHES:
+    # 6: smallest number of batches for dependent readings. Student's quantile (2.0 with six) grows
+    # fast below it.
+    while len(samples) // (2 * length) >= 6:
         means = batch_means(samples, length)
-        if not _lag_one_correlation(means) > CORRELATED / math.sqrt(len(means)):
+        # 0.5: correlation of neighbouring batch means, in standard errors, above which the batches
+        # are made longer.
+        if not _lag_one_correlation(means) > 0.5 / math.sqrt(len(means)):
             break
         length *= 2
     return length

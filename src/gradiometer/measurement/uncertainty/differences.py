@@ -11,9 +11,6 @@ from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 
-POWER = 0.8
-"""Probability that `PairsNeeded.about` pairs show a difference as large as the observed one."""
-
 MOST_PAIRS = 10_000
 """Largest number of pairs to report. A difference that needs more pairs is negligible."""
 
@@ -108,7 +105,9 @@ def pairs_needed(difference: float, spread: float, freedom: int, level: float = 
 def _smallest(difference: float, spread: float, level: float) -> float:
     pairs = np.unique(np.round(np.geomspace(2, MOST_PAIRS, 400)))
     reach = abs(difference) * np.sqrt(pairs)
-    enough = reach >= spread * (stdtrit(pairs - 1, (1 + level) / 2) + stdtrit(pairs - 1, POWER))
+    # 0.8: probability that `PairsNeeded.about` pairs show a difference as large as the observed
+    # one.
+    enough = reach >= spread * (stdtrit(pairs - 1, (1 + level) / 2) + stdtrit(pairs - 1, 0.8))
     return float(pairs[enough.argmax()]) if enough.any() and difference else math.inf
 
 

@@ -11,12 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-LOCAL = 15
-"""Readings in the running median that a reading is compared with."""
-
-LIGHT = 0.6
-"""Excess of Gaussian noise, in standard deviations of a reading of ‖g‖², as shares of the noise in half a batch."""
-
 
 @dataclass(frozen=True)
 class Tails:
@@ -69,13 +63,16 @@ def with_unseen_pairs(value: float, high: float, spread: float, excess: float, r
         return high
     part = rare_noise * excess
     scale = ((high - value) / spread) ** 2
-    half = scale * max(part - LIGHT * spread, 0.0)
+    # 0.6: excess of Gaussian noise, in standard deviations of a reading of ‖g‖², as shares of the
+    # noise in half a batch.
+    half = scale * max(part - 0.6 * spread, 0.0)
     return value + half + math.sqrt(scale * max(spread, part) ** 2 + half**2)
 
 
 def _running_medians(sizes: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
     """The median of the neighbours of each reading, above zero."""
-    room = min(LOCAL // 2, len(sizes) - 1)
+    # 15: readings in the running median that a reading is compared with.
+    room = min(15 // 2, len(sizes) - 1)
     padded = np.pad(sizes, room, mode="reflect")
     medians = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * room + 1), axis=1)
     result: np.ndarray = np.maximum(medians, 1e-6 * float(sizes.mean()) or 1.0)

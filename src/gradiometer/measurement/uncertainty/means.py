@@ -51,7 +51,8 @@ def mean(
     samples = finite_samples(samples, "samples")
     _check(level, spacing)
     readings = len(samples)
-    if (missing := _missing(readings, batches)) > 0:
+    missing = _missing(readings, batches)
+    if missing > 0:
         return _too_few(readings, missing * spacing, level, unit)
     length = readings // batches if batches else batch_length(samples)
     means, value = batch_means(samples, length, batches), float(samples.mean())
@@ -83,7 +84,7 @@ def difference_of_means(
     1.00 [0.896, 1.10]
     """
     first, second = finite_samples(first, "first"), finite_samples(second, "second")
-    _check_paired("first", first, "second", second)
+    _check_pairs("first", first, "second", second)
     return mean(first - second, level=level, unit=unit, batches=batches, spacing=spacing)
 
 
@@ -132,10 +133,11 @@ def ratio_of_means(
     at least 270 (90%)
     """
     numerator, denominator = finite_samples(numerator, "numerator"), finite_samples(denominator, "denominator")
-    _check_paired("numerator", numerator, "denominator", denominator)
+    _check_pairs("numerator", numerator, "denominator", denominator)
     _check(level, spacing)
     readings = len(numerator)
-    if (missing := _missing(readings, batches)) > 0:
+    missing = _missing(readings, batches)
+    if missing > 0:
         return _too_few(readings, missing * spacing, level, unit)
     # Scaled, the squares and products of tiny or huge moments do not overflow.
     sizes = largest(numerator), largest(denominator)
@@ -188,7 +190,7 @@ def _check(level: float, spacing: float) -> None:
         raise BadArgument(f"`spacing` must be a positive number of training steps, got {spacing}.")
 
 
-def _check_paired(name: str, samples: np.ndarray, other_name: str, other: np.ndarray) -> None:
+def _check_pairs(name: str, samples: np.ndarray, other_name: str, other: np.ndarray) -> None:
     if len(samples) != len(other):
         raise BadArgument(
             f"`{name}` and `{other_name}` must have the same steps, got {len(samples)} and {len(other)} readings."

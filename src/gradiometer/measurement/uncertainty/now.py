@@ -40,19 +40,11 @@ MOMENT_PRIOR = Drift(time=(-0.3, 0.8), rate=(0.2, 0.5), share=0.5, wander=0.15)
 FEWEST = 16
 """Smallest number of readings. Fewer do not show a drift."""
 
-CLEARLY = 4.0
-"""Standard errors above zero from which a moment of either sign counts as positive."""
-
 NEIGHBOURS = 15
 """Readings in the running mean by which each reading is divided."""
 
 GUARDS = (16, 8, 4)
 """Each guard is the newest 16th, 8th and 4th of the readings."""
-
-FEWEST_GUARDING = 8
-GUARD_LEVEL = 0.95
-FEWEST_SINCE_CHANGE = 8
-"""Readings at about the newest learning rate. With fewer, the value there is extrapolated."""
 
 Readings = Float[np.ndarray, " steps"]
 Steps = Shaped[np.ndarray, " steps"]
@@ -104,7 +96,8 @@ def ratio_now(
         weights are this package's own.
 
     >>> import numpy as np
-    >>> from gradiometer.measurement.uncertainty import ratio_now, ratio_of_means
+    >>> from gradiometer.measurement.uncertainty import ratio_of_means
+    >>> from gradiometer.measurement.uncertainty.now import ratio_now
     >>> steps, noise = np.arange(1, 201), np.random.default_rng(0).normal(size=200)
     >>> signal = 10 / steps  # ‖g‖² falls, so the noise scale rises from 10 to 2,000
     >>> variance = np.full(200, 100.0)
@@ -114,7 +107,7 @@ def ratio_now(
     337 [241, 559] examples
     """
     numerator, denominator = finite_samples(numerator, "numerator"), finite_samples(denominator, "denominator")
-    steps, learning_rate = _checked(steps, learning_rate, numerator=numerator, denominator=denominator)
+    steps, learning_rate = _as_doubles(steps, learning_rate, numerator=numerator, denominator=denominator)
     check_level(level)
     if len(steps) < FEWEST:
         return _too_few(steps, level, unit)
@@ -126,7 +119,8 @@ def ratio_now(
         return ratio_of_means(above[-count:], below[-count:], level=level, nonnegative=nonnegative)
 
     sure = _errors_above_zero(above), _errors_above_zero(below)
-    positive = nonnegative or min(sure) > CLEARLY
+    # 4.0: standard errors above zero from which a moment of either sign counts as positive.
+    positive = nonnegative or min(sure) > 4.0
     direct = not positive and sure[1] >= sure[0]
     values, units = (above, below) if direct else (below, above)
     sizes = np.sqrt(_neighbours(above) * _neighbours(below)) if positive else _neighbours(units)
@@ -134,7 +128,7 @@ def ratio_now(
     if found is None or (positive and not found[1] > 0):
         estimate = recent(len(steps), level)
     elif direct:
-        estimate = _guarded(_found(found[1], found[0], found[2], len(steps), level, learning_rate), recent)
+        estimate = _widen(_estimate(found[1], found[0], found[2], len(steps), level, learning_rate), recent)
     elif not positive and found[0] <= 0 <= found[2]:
         estimate = Estimate.unknown(level=level, method=_method(learning_rate), samples=len(steps))
     else:
@@ -145,8 +139,8 @@ def ratio_now(
             spread = float(np.std(below[used] / sizes[used] - value * weights) / weights.mean())
             rare_noise *= size[0] / size[1]
             high = with_unseen_pairs(value, high, spread, Tails.of(above).excess, rare_noise)
-        estimate = _found(1 / value, _inverse(high), _inverse(low), len(steps), level, learning_rate)
-        estimate = _guarded(estimate, recent)
+        estimate = _estimate(1 / value, _inverse(high), _inverse(low), len(steps), level, learning_rate)
+        estimate = _widen(estimate, recent)
         if positive:
             estimate = opened(estimate, mixture, value, value - low, float(steps[-1] - steps[0]))
     scale = min(size[0] / size[1], sys.float_info.max)
@@ -173,7 +167,8 @@ def mean_now(
         prior: The drift that is expected.
 
     >>> import numpy as np
-    >>> from gradiometer.measurement.uncertainty import mean, mean_now
+    >>> from gradiometer.measurement.uncertainty import mean
+    >>> from gradiometer.measurement.uncertainty.now import mean_now
     >>> steps, noise = np.arange(1, 201), np.random.default_rng(0).normal(size=200)
     >>> samples = 10 / np.sqrt(steps) * (1 + 0.3 * noise)  # ends at 0.71
     >>> print(mean_now(samples, steps=steps))
@@ -182,7 +177,7 @@ def mean_now(
     1.35 [0.959, 1.74]
     """
     samples = finite_samples(samples, "samples")
-    steps, learning_rate = _checked(steps, learning_rate, samples=samples)
+    steps, learning_rate = _as_doubles(steps, learning_rate, samples=samples)
     check_level(level)
     if len(steps) < FEWEST:
         return _too_few(steps, level, unit)
@@ -199,7 +194,7 @@ def mean_now(
         estimate = recent(len(steps), level)
     else:
         low, value, high, _ = found
-        estimate = _guarded(_found(value, low, high, len(steps), level, learning_rate), recent)
+        estimate = _widen(_estimate(value, low, high, len(steps), level, learning_rate), recent)
     return transformed(estimate, lambda mean: mean * size, unit=unit)
 
 
@@ -246,12 +241,12 @@ def _neighbours(sizes: Readings) -> Readings:
     return means
 
 
-def _guarded(estimate: Estimate, recent: Callable[[int, float], Estimate]) -> Estimate:
+def _widen(estimate: Estimate, recent: Callable[[int, float], Estimate]) -> Estimate:
     """The estimate, widened to contain the intervals of the newest readings that contradict it."""
     low, high, contradicted = estimate.low, estimate.high, False
     for share in GUARDS:
-        count = max(FEWEST_GUARDING, estimate.samples // share)
-        strict = recent(count, GUARD_LEVEL)
+        count = max(8, estimate.samples // share)
+        strict = recent(count, 0.95)
         if not strict.low <= estimate.value <= strict.high:
             plain = recent(count, estimate.level)
             low, high, contradicted = min(low, plain.low), max(high, plain.high), True
@@ -271,10 +266,11 @@ def _method(learning_rate: Readings | None) -> str:
     newest = learning_rate[-1]
     changed = ~((learning_rate <= 2 * newest) & (learning_rate >= newest / 2))
     since = int(np.argmax(changed[::-1])) if changed.any() else len(learning_rate)
-    return f"{name}, extrapolated" if since < FEWEST_SINCE_CHANGE else name
+    # 8: readings at about the newest learning rate. With fewer, the value there is extrapolated.
+    return f"{name}, extrapolated" if since < 8 else name
 
 
-def _found(
+def _estimate(
     value: float, low: float, high: float, samples: int, level: float, learning_rate: Readings | None
 ) -> Estimate:
     method = _method(learning_rate)
@@ -298,7 +294,7 @@ def _too_few(steps: Readings, level: float, unit: str) -> Estimate:
     return Estimate.unknown(level=level, method="too few readings", samples=count, unit=unit, needed=needed)
 
 
-def _checked(
+def _as_doubles(
     steps: np.ndarray, learning_rate: np.ndarray | None, **samples: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Steps and rates in double precision, if they fit to the readings."""

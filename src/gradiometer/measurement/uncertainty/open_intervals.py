@@ -13,15 +13,6 @@ from gradiometer.measurement.uncertainty.power_law import Mixture
 WIDEST = 30.0
 """Ratio of the ends above which an interval of a positive quantity counts as open."""
 
-SKEWED = 0.5
-"""Standard errors by which the mixture is open earlier than a normal, because of its longer lower tail."""
-
-DOUBT = 20.0
-"""Factor on the confidence of an end that the newest readings contradict."""
-
-FARTHEST = 1e6
-"""Standard errors beyond which no limit is sought."""
-
 
 def opened(estimate: Estimate, mixture: Mixture, value: float, margin: float, span: float) -> Estimate:
     """The estimate of a positive quantity, open above if its ends are more than 30 apart.
@@ -42,13 +33,16 @@ def opened(estimate: Estimate, mixture: Mixture, value: float, margin: float, sp
     most = value * (WIDEST - 1) / (WIDEST + 1)
     needed = steps_to_bound(most, margin, span) if margin > most else None  # None: widened for what was not seen
     center, error = mixture.center_and_error(estimate.level)
-    cutoff, level = SKEWED + _cutoff(estimate.level), estimate.level
+    # 0.5: standard errors by which the mixture is open earlier than a normal, because of its longer
+    # lower tail.
+    cutoff, level = 0.5 + _cutoff(estimate.level), estimate.level
     if not error > 0:
         limit = 0.0
     elif center / error < cutoff:
         limit = error * _limit(center / error, cutoff, 1 - level)
     else:  # open because the newest readings contradict the others, so that both are in doubt
-        limit = center + error * float(ndtri(1 - (1 - level) / DOUBT))
+        # 20.0: factor on the confidence of an end that the newest readings contradict.
+        limit = center + error * float(ndtri(1 - (1 - level) / 20.0))
     low = min(estimate.low, 1 / limit) if limit > 0 else estimate.low
     return Estimate.interval(
         estimate.value,
@@ -67,7 +61,8 @@ def _limit(seen: float, cutoff: float, share: float) -> float:
 
     Source: conditional inference after a selection: Lee, Sun, Sun & Taylor (2016), Exact Post-Selection Inference.
     """
-    return _largest(lambda mean: log_ndtr(seen - mean) - log_ndtr(cutoff - mean) > math.log(share), seen, FARTHEST)
+    # 1e6: standard errors beyond which no limit is sought.
+    return _largest(lambda mean: log_ndtr(seen - mean) - log_ndtr(cutoff - mean) > math.log(share), seen, 1e6)
 
 
 @lru_cache

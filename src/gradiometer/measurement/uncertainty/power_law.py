@@ -30,13 +30,6 @@ STILL_WANDER = 1 / 3
 TIME_POWERS = np.linspace(-3.6, 2.4, 21)
 RATE_POWERS = np.linspace(-0.5, 2.0, 9)
 
-LEAST_RATE = 1e-3
-"""Smallest learning rate that counts, as a share of the largest. Schedules start and end at zero."""
-
-VARIED = 1.05
-"""Ratio of the largest rate to the smallest above which the rate counts as varied."""
-
-BISECTIONS = 40
 PLACES = np.sinh(np.linspace(-7.0, 7.0, 2_001))
 """Where Student's distribution is tabulated: its function is called some ten thousand times for one estimate."""
 
@@ -54,7 +47,7 @@ class Drift:
         share: Share of the readings that is used, the newest ones, above 0 and at most 1.
         wander: Standard deviation of what no power law follows, relative to the quantity.
 
-    >>> from gradiometer.measurement.uncertainty import Drift
+    >>> from gradiometer.measurement.uncertainty.power_law import Drift
     >>> Drift(time=(0.0, 0.5), rate=(1.0, 0.5)).share
     0.7
     """
@@ -112,7 +105,7 @@ class Mixture:
         reach = 10 * self.errors
         low = np.full(len(shares), float((self.centers - reach).min()))
         high = np.full(len(shares), float((self.centers + reach).max()))
-        for _ in range(BISECTIONS):
+        for _ in range(40):
             middle = (low + high) / 2
             under = self.below(middle) < shares
             low, high = np.where(under, middle, low), np.where(under, high, middle)
@@ -144,8 +137,8 @@ def power_law(
     Returns:
         The mixture over all pairs, or None if no pair gives a positive sum.
     """
-    values, units, steps = _thinned(values), _thinned(units), _thinned(steps)
-    rate = _log_rate(None if learning_rate is None else _thinned(learning_rate))
+    values, units, steps = _thin(values), _thin(units), _thin(steps)
+    rate = _log_rate(None if learning_rate is None else _thin(learning_rate))
     clocks = [_log_age(steps)] if rate is None else [_log_age(steps), rate]
     powers, log_prior, wander = _grid(prior, varied=rate is not None)
     logs = sum(np.outer(power, clock) for power, clock in zip(powers, clocks, strict=False))
@@ -164,7 +157,7 @@ def power_law(
     wandered = np.minimum((wander * centers) ** 2, squares * count / total**2)
     scores = [_batch_sums((clock - (expected @ clock / total)[:, None]) * residuals, count) for clock in clocks]
     fit = FIT * np.log(squares + 1e-24 * squares.max() + np.finfo(float).tiny)
-    log_weights = log_prior - count / 2 * (fit + (1 - FIT) * np.log1p(_chi_squared(np.stack(scores)) / count))
+    log_weights = log_prior - count / 2 * (fit + (1 - FIT) * np.log1p(_chi_square(np.stack(scores)) / count))
     weights = np.exp(log_weights - log_weights.max())
     errors = np.maximum(np.sqrt(noise + wandered), 1e-12 * np.abs(centers) + np.finfo(float).tiny)
     heavy = weights > 1e-7
@@ -200,11 +193,14 @@ def _log_rate(learning_rate: np.ndarray | None) -> np.ndarray | None:
     """log η_i/η_now, or None if the rate hardly varied."""
     if learning_rate is None or not learning_rate.max() > 0:
         return None
-    rate = np.maximum(learning_rate, LEAST_RATE * learning_rate.max())
-    return np.log(rate / rate[-1]) if rate.max() > VARIED * rate.min() else None
+    # 1e-3: smallest learning rate that counts, as a share of the largest. Schedules start and end
+    # at zero.
+    rate = np.maximum(learning_rate, 1e-3 * learning_rate.max())
+    # 1.05: ratio of the largest rate to the smallest above which the rate counts as varied.
+    return np.log(rate / rate[-1]) if rate.max() > 1.05 * rate.min() else None
 
 
-def _thinned(series: np.ndarray) -> np.ndarray:
+def _thin(series: np.ndarray) -> np.ndarray:
     """The means of equal stretches of a long series; the oldest remainder is dropped."""
     if len(series) <= MOST_READINGS:
         return series
@@ -225,7 +221,7 @@ def _spread(sums: Float[np.ndarray, "powers batches"]) -> tuple[np.ndarray, np.n
     return squares, np.maximum(np.divide(products, squares, out=np.zeros(len(sums)), where=squares > 0), 0.0)
 
 
-def _chi_squared(scores: Float[np.ndarray, "clocks powers batches"]) -> Float[np.ndarray, " powers"]:
+def _chi_square(scores: Float[np.ndarray, "clocks powers batches"]) -> Float[np.ndarray, " powers"]:
     """The score test's χ² (Hotelling's T²): the square of the mean score over its variance, around its mean."""
     batches = scores.shape[-1]
     size = np.sqrt((scores**2).sum(axis=-1, keepdims=True))

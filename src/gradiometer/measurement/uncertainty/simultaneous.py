@@ -15,9 +15,6 @@ from gradiometer.measurement.uncertainty.differences import mean_over_pairs
 DRAWS = 4000
 """Simulated sets of pairs behind a quantile: its level is known to ±0.5 %."""
 
-FEWEST_SHARING = 3
-"""Fewest alternatives whose variances are drawn towards each other. Two do not show how alike they are."""
-
 _LIKENESS = np.geomspace(0.2, 100, 400)
 """Degrees of freedom that the common variance may be worth."""
 
@@ -53,14 +50,14 @@ def simultaneous_means(differences: Differences, *, level: float = 0.9, unit: st
         Introduction to the Bootstrap, section 6.5.
 
     >>> import numpy as np
-    >>> from gradiometer.measurement.uncertainty import simultaneous_means
+    >>> from gradiometer.measurement.uncertainty.simultaneous import simultaneous_means
     >>> differences = np.array([[0.021, -0.004], [0.034, 0.001], [0.027, -0.002], [0.018, 0.003]])
     >>> for mean in simultaneous_means(differences):
     ...     print(mean)
     0.0250 [0.0138, 0.0362]
     −0.000500 [−0.00544, 0.00444]
     """
-    differences = _checked(differences)
+    differences = _as_pairs(differences)
     check_level(level)
     pairs, alternatives = differences.shape
     if alternatives == 1:
@@ -99,13 +96,13 @@ def over_examples_too(
 
     >>> import numpy as np
     >>> from gradiometer import Estimate
-    >>> from gradiometer.measurement.uncertainty import over_examples_too
+    >>> from gradiometer.measurement.uncertainty.simultaneous import over_examples_too
     >>> here = Estimate.interval(2.0, 1.9, 2.1, level=0.9, method="Student over 2 pairs", samples=2)
     >>> (in_general,) = over_examples_too([here], [np.array([[1.0, 3.0, 2.0, 2.1], [0.9, 3.1, 1.9, 2.0]])])
     >>> print(in_general)
     2.00 [0.987, 3.01]
     """
-    checked = [_checked(each) for each in differences]
+    checked = [_as_pairs(each) for each in differences]
     examples = checked[0].shape[1]
     if not examples >= 2:
         raise BadArgument(f"`differences` must hold at least 2 examples, got {examples}.")
@@ -114,7 +111,7 @@ def over_examples_too(
     quantile = float(stdtrit(examples - 1, (1 + level) / 2))
     found = []
     for estimate, each in zip(estimates, checked, strict=True):
-        wider = quantile * math.sqrt(_sampled(each))
+        wider = quantile * math.sqrt(_variance_of_sampling(each))
         low, high = estimate.value - estimate.low, estimate.high - estimate.value
         found.append(
             Estimate.interval(
@@ -126,7 +123,7 @@ def over_examples_too(
     return tuple(found)
 
 
-def _sampled(differences: Float[np.ndarray, "pairs examples"]) -> float:
+def _variance_of_sampling(differences: Float[np.ndarray, "pairs examples"]) -> float:
     """The variance that the sampling of the examples gives the mean, beyond that within pairs."""
     pairs, examples = differences.shape
     across = differences.mean(axis=0)
@@ -163,7 +160,9 @@ def _drawn_together(
     variances: Float[np.ndarray, "*sets alternatives"], freedom: int
 ) -> Float[np.ndarray, "*sets alternatives"]:
     """Each variance as a mean of its own and the common one, weighted by how alike the variances look."""
-    if variances.shape[-1] < FEWEST_SHARING:
+    # 3: fewest alternatives whose variances are drawn towards each other. Two do not show how alike
+    # they are.
+    if variances.shape[-1] < 3:
         return variances
     logs = np.log(np.maximum(variances, 1e-12 * variances.max()))
     unlike = logs.var(axis=-1, ddof=1) - polygamma(1, freedom / 2)
@@ -174,7 +173,7 @@ def _drawn_together(
     return drawn
 
 
-def _checked(differences: np.ndarray) -> np.ndarray:
+def _as_pairs(differences: np.ndarray) -> np.ndarray:
     """Differences as doubles, of at least two pairs."""
     found = np.asarray(differences, dtype=np.float64)
     if not len(found) >= 2:

@@ -17,15 +17,6 @@ from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
 
 METHOD = "Student, skewness removed"
 
-FEWEST_CARRYING = 10.0
-"""Effective number of readings, (Σ|x|)²/Σx², below which the mean is not known."""
-
-CLEAR = 3.0
-"""Standard errors above zero from which a denominator bounds a ratio."""
-
-LONG = 200
-"""Readings from which no correction for skewness is made."""
-
 Readings = Float[np.ndarray, " steps"]
 
 
@@ -48,13 +39,13 @@ def skewed_mean(samples: Float[np.ndarray, " examples"], *, level: float = 0.9, 
     size = len(samples)
     skewness = float((((samples - plain.value) / spread) ** 3).mean()) / math.sqrt(size)
     quantile = float(stdtrit(size - 1, (1 + level) / 2))
-    below, above = (_untransformed(end, skewness) * spread / math.sqrt(size) for end in (quantile, -quantile))
+    below, above = (_inverse_transform(end, skewness) * spread / math.sqrt(size) for end in (quantile, -quantile))
     return Estimate.interval(
         plain.value, plain.value - below, plain.value - above, level=level, method=METHOD, samples=size, unit=unit
     )
 
 
-def _untransformed(ratio: float, skewness: float) -> float:
+def _inverse_transform(ratio: float, skewness: float) -> float:
     """The t whose transform t + at²/3 + a²t³/27 + a/6 is this ratio; a is the skewness over √n."""
     if abs(skewness) < 1e-6:
         return ratio
@@ -80,11 +71,14 @@ def fourth_powers(
     readings = [numerator] if denominator is None else [numerator, denominator]
     if not estimate.tells or not any(each.any() for each in readings):
         return estimate
-    if min(_carrying(each) for each in readings) < FEWEST_CARRYING:
+    # 10.0: effective number of readings, (Σ|x|)²/Σx², below which the mean is not known.
+    if min(_carrying(each) for each in readings) < 10.0:
         return _unknown(estimate, "few readings carry it")
-    if denominator is not None and not _errors_from_zero(denominator) > CLEAR:
+    # 3.0: standard errors above zero from which a denominator bounds a ratio.
+    if denominator is not None and not _errors_from_zero(denominator) > 3.0:
         return _unknown(estimate, "the denominator may be zero")
-    if newest or len(numerator) > LONG:
+    # 200: readings from which no correction for skewness is made.
+    if newest or len(numerator) > 200:
         return estimate
     unit = 1.0 if denominator is None else float(denominator.mean())
     deviations = numerator if denominator is None else numerator - numerator.mean() / unit * denominator

@@ -46,7 +46,8 @@ def trend(
         level: Confidence level of the early value.
 
     >>> import numpy as np
-    >>> from gradiometer.measurement.uncertainty import ratio_now, trend
+    >>> from gradiometer.measurement.uncertainty.now import ratio_now
+    >>> from gradiometer.measurement.uncertainty.trends import trend
     >>> steps, noise = np.arange(1, 201), np.random.default_rng(0).normal(size=200)
     >>> variance, norm_squared = np.full(200, 100.0), 10 / steps * (1 + 0.3 * noise)
     >>> now = ratio_now(variance, norm_squared, steps=steps)

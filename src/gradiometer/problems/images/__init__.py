@@ -1,5 +1,1 @@
 """Image classification on real data: digits, which come with the package, and Fashion-MNIST, read from disk."""
-
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

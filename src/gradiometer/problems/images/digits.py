@@ -12,9 +12,6 @@ from gradiometer.problems.images.classification import Labelled, classification,
 from gradiometer.problems.images.models import DIGITS
 from gradiometer.problems.problem import Problem
 
-WHITE = 16
-"""The largest pixel value: the number of black pixels in a 4 × 4 block of a 32 × 32 bitmap."""
-
 
 def load(model: str = "mlp") -> Problem:
     """The digits 0 to 9 by 13 writers: 1,437 images to train on, 360 to test on, pixels in [0, 1].
@@ -54,4 +51,5 @@ def stored() -> tuple[UInt8[Tensor, "examples 8 8"], UInt8[Tensor, " examples"],
 def _part(
     images: UInt8[Tensor, "stored 8 8"], labels: UInt8[Tensor, " stored"], chosen: Bool[Tensor, " stored"]
 ) -> Labelled:
-    return grey_values(images[chosen], WHITE), labels[chosen].long()
+    # 16: the largest pixel value: the number of black pixels in a 4 × 4 block of a 32 × 32 bitmap.
+    return grey_values(images[chosen], 16), labels[chosen].long()

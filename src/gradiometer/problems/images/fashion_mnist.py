@@ -15,7 +15,6 @@ from gradiometer.problems.problem import Problem
 
 VARIABLE = "GRADIOMETER_DATA"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-WHITE = 255
 SIDE = 28
 CLASSES = 10
 PARTS = ("train", "t10k")
@@ -113,4 +112,4 @@ def _part(folder: Path, part: str) -> Labelled:
             f"`{folder}` must have labels from 0 to {CLASSES - 1}, got {labels.max()} in its {part} files: "
             "they are from another data set."
         )
-    return grey_values(torch.from_numpy(images.copy()), WHITE), torch.from_numpy(labels.astype(np.int64))
+    return grey_values(torch.from_numpy(images.copy()), 255), torch.from_numpy(labels.astype(np.int64))

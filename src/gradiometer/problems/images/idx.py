@@ -11,8 +11,6 @@ from jaxtyping import UInt8
 from gradiometer.errors import BadArgument
 from gradiometer.storage.disk import read_file
 
-UNSIGNED_BYTE = 8
-
 
 def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
     """The array of unsigned bytes in an idx file.
@@ -26,8 +24,8 @@ def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
 
     Source: Y. LeCun, C. Cortes, C. Burges, The MNIST database, "File formats".
     """
-    content = _decompressed(path)
-    magic, expected = content[:4], bytes([0, 0, UNSIGNED_BYTE, dimensions])
+    content = _decompress(path)
+    magic, expected = content[:4], bytes([0, 0, 8, dimensions])
     header = 4 + 4 * dimensions
     if magic != expected:
         raise BadArgument(
@@ -45,7 +43,7 @@ def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
     return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
 
 
-def _decompressed(path: Path) -> bytes:
+def _decompress(path: Path) -> bytes:
     try:
         content = read_file(path)
         return gzip.decompress(content) if path.suffix == ".gz" else content

@@ -10,11 +10,10 @@ import asyncio
 import logging
 import secrets
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from hmac import compare_digest
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -24,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gradiometer.errors import BadArgument, GradiometerError, summary
-from gradiometer.report.live.follow import SOONEST, Followed
+from gradiometer.report.live.follow import SOONEST, Followed, View
 from gradiometer.report.live.protocol import TimedProtocol
 
 logger = logging.getLogger(__name__)
@@ -95,8 +94,7 @@ class Live:
             Route("/{token}/run/{number}/update", self._update),
             Route("/{token}/run/{number}/events", self._events),
         ]
-        refusals: Any = {GradiometerError: _refused, OSError: _refused}
-        return Guard(Starlette(routes=routes, lifespan=self._lifespan, exception_handlers=refusals), self)
+        return Guard(Starlette(routes=routes, lifespan=self._lifespan), self)
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -119,21 +117,26 @@ class Live:
         return RedirectResponse(f"/{self.token}/run/0/")
 
     async def _page(self, request: Request) -> Response:
-        followed = self._asked_for(request)
-        if followed is None:
-            return _nothing_here()
         runs = [(self._place(number), each.name) for number, each in enumerate(self.followed)]
-        place = self._place(self.followed.index(followed))
-        page = await asyncio.to_thread(lambda: followed.latest().page(place, runs))
-        return HTMLResponse(page.encode(errors="replace"))
+        return await self._drawn(
+            request, lambda view, place: HTMLResponse(view.page(place, runs).encode(errors="replace"))
+        )
 
     async def _update(self, request: Request) -> Response:
+        return await self._drawn(
+            request, lambda view, place: Response(view.update(place), media_type="application/json")
+        )
+
+    async def _drawn(self, request: Request, respond: Callable[[View, str], Response]) -> Response:
+        """The response made of the latest view of a run. One that cannot be drawn is a sentence: it may be, later."""
         followed = self._asked_for(request)
         if followed is None:
             return _nothing_here()
         place = self._place(self.followed.index(followed))
-        text = await asyncio.to_thread(lambda: followed.latest().update(place))
-        return Response(text, media_type="application/json")
+        try:
+            return await asyncio.to_thread(lambda: respond(followed.latest(), place))
+        except Exception as error:
+            return PlainTextResponse(_sentence(error).encode(errors="replace"), 503)
 
     async def _events(self, request: Request) -> Response:
         followed = self._asked_for(request)
@@ -213,16 +216,13 @@ def _changed(followed: Followed) -> bool:
     """True if there is a new view. A failure is logged, because the next attempt may succeed, or another run."""
     try:
         return followed.look()
-    except (GradiometerError, OSError) as error:
-        logger.warning("%s: %s", followed.name, error)
     except Exception as error:  # such as too little memory; it must not end the updates of all pages
-        logger.warning("%s: %s", followed.name, summary(error))
+        logger.warning("%s: %s", followed.name, _sentence(error))
     return False
 
 
-async def _refused(_: Request, error: Exception) -> Response:
-    """A run that cannot be read is a sentence. The next attempt may succeed."""
-    return PlainTextResponse(str(error).encode(errors="replace"), 503)
+def _sentence(error: Exception) -> str:
+    return str(error) if isinstance(error, GradiometerError | OSError) else f"{summary(error)}."
 
 
 def _nothing_here() -> Response:

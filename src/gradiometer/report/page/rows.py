@@ -77,7 +77,7 @@ def rows(
     placed = [*(card for card in asked if card.shown), *further]
     placed.sort(key=lambda card: card.shown[0].finding.gauge != TRIAGE)  # what limits the run comes first
     made = [_row(card, left.pop(card.section, None), diagnosis) for card in placed]
-    others = [_numbers(section) for section in left.values() if _figures(section) or _has_table(section)]
+    others = [_numbers(each) for each in left.values() if _figures(each) or _has_table(each) or each.words]
     return (*made, *sorted(others, key=lambda row: not row.words))
 
 

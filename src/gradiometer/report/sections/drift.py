@@ -3,7 +3,7 @@
 import math
 
 from gradiometer.drift.curvature_survey import Survey
-from gradiometer.drift.stability import Momentum, edge_finding, no_edge_finding, stability_limit
+from gradiometer.drift.stability import MomentumRule, edge_finding, no_edge_finding, stability_limit
 from gradiometer.gauges import labels_of
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Issue
@@ -120,7 +120,7 @@ def _answer(survey: Survey, run: Run) -> Answer:
     if not math.isfinite(_edge(group)):
         finding = no_edge_finding(survey.sharpness, survey.step, _settings(run).names)
         return Answer(finding, finding.numbers)
-    kind, decay, rate = Momentum(group.momentum, group.nesterov), group.weight_decay, group.learning_rate
+    kind, decay, rate = MomentumRule(group.momentum, group.nesterov), group.weight_decay, group.learning_rate
     finding = edge_finding(survey.sharpness, rate, kind, weight_decay=decay)
     return Answer(finding, finding.numbers)
 
@@ -145,7 +145,7 @@ def _edge(group: Group) -> float:
     """The edge of one group; infinite for η = 0 and for an optimizer whose edge is not known."""
     if group.family != "sgd" or not group.learning_rate > 0:
         return math.inf
-    return stability_limit(group.learning_rate, Momentum(group.momentum, group.nesterov))
+    return stability_limit(group.learning_rate, MomentumRule(group.momentum, group.nesterov))
 
 
 def _moving_edge(run: Run) -> tuple[float, Curve]:
@@ -173,4 +173,4 @@ def _from_the_start(edge: Curve, run: Run) -> Curve:
 def _edge_at_peak(run: Run) -> tuple[str, float]:
     """Formula and value of the edge at the largest η of the run."""
     group = _fastest_of_all(run)
-    return Momentum(group.momentum, group.nesterov).formula, _edge(group)
+    return MomentumRule(group.momentum, group.nesterov).formula, _edge(group)

@@ -6,7 +6,7 @@ from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.branches import Fork
 from gradiometer.loop.comparison.effects import Effect
 from gradiometer.loop.recorded.record import ForkRecord, forks_of
-from gradiometer.loop.recorded.words import comparison, label_of, mean_end, setting, signed, stopped, undecided
+from gradiometer.loop.recorded.words import at_end, comparison, label_of, mean_end, setting, signed, stopped, undecided
 from gradiometer.measurement.estimate import significant
 from gradiometer.report.charts.fork_charts import MOST, branches_chart, effects_chart
 from gradiometer.report.charts.interval_strip import interval
@@ -23,17 +23,15 @@ WORDS = 3
 
 def forks_section(run: Run, diagnosis: Diagnosis) -> Section:
     """The newest forks with their charts, and a table of all effects."""
-    warnings: list[str] = []
-    records = [record for record in forks_of(run, warnings) if _has_baseline(record)]
+    records = [record for record in forks_of(run) if _has_baseline(record)]
     level = run.configuration.level
     effects = {record.name: record.fork.effects(level=level) for record in records}
     newest = list(reversed(records))
     figures = [figure for record in newest[:SHOWN] for figure in _figures(record, effects[record.name])]
-    lead = "Each alternative was trained from a step of this run, on the same data as going on as it is."
     return Section(
         "forks",
         "What would have happened",
-        " ".join((lead, *warnings)),
+        "Each alternative was trained from a step of this run, on the same data as going on as it is.",
         tuple(figures),
         _table(newest, effects) if newest else None,
         heading="All forks",
@@ -53,7 +51,8 @@ def _sentence(record: ForkRecord, effects: Sequence[Effect]) -> str:
     if not record.finished:
         state = "under way" if record.running else "stopped"
         progress = f" ({state}, {done:,} of {len(record.plan.branches):,} branches)"
-    return f"{setting(record.fork).removesuffix('.')}{progress}. {comparison(record.fork, effects)}"
+    sentence = f"{setting(record.fork).removesuffix('.')}{progress}. {comparison(record.fork, effects)}"
+    return f"{sentence} {at_end(record.fork)}".rstrip()
 
 
 def _words(effects: Sequence[Effect]) -> str:

@@ -17,7 +17,7 @@ def plateau_figure(run: Run) -> Figure | None:
     if not tests:
         return None
     decided = [event["begins"] for event in _named(run, "cooling")]
-    begun = [step for step in decided if step is not None and step < run.manifest["steps"]]
+    begun = [step for step in decided if step is not None and step < run.manifest.get("steps", run.steps)]
     scored = _named(run, "cut scored")
     gains = [(int(test["step"]), Estimate(**test["gain"])) for test in tests]
     left = [(int(test["step"]), Estimate.exact(float(test["left"]))) for test in tests]

@@ -73,7 +73,7 @@ def rates_of(run: Run) -> Rates | None:
     """The rates from schedule and forks if they agree with the measured ones, else the measured ones, if any."""
     total, measured = run.manifest.get("steps"), _measured(run)
     configuration = run.configuration
-    if not isinstance(total, int) or not total >= 1 or not isinstance(configuration, Configuration):
+    if total is None or not isinstance(configuration, Configuration):
         return measured
     schedule = planned(configuration, total)
     steps = np.arange(0, total, -(-total // SUMMED))

@@ -12,7 +12,7 @@ from gradiometer.run.budget import Budget
 from gradiometer.run.checkpoints import Checkpoint, load_latest
 from gradiometer.run.problem import configuration_of, problem_of
 from gradiometer.run.reader import Run
-from gradiometer.train.guard import scale_rates
+from gradiometer.train.policies.chosen import policies_of
 from gradiometer.train.restoring.state import capture, restore
 from gradiometer.train.training import Training
 
@@ -66,15 +66,15 @@ def _replayed(training: Training, run: Run, checkpoint: Checkpoint | None, step:
     recorded = dict(zip(steps.tolist(), losses.tolist(), strict=True))
     first = training.step
     worst = 0.0
-    decisions = {event["step"]: event for event in run.events if event["event"] == "cooling"}
-    factors = {event["step"]: event["factor"] for event in run.events if event["event"] == "rate fork"}
+    policies = {policy.event: policy for policy in policies_of(training)}
+    decisions = {(event["event"], event["step"]): event for event in run.events if event["event"] in policies}
     while training.step < step:
-        if decision := decisions.get(training.step):
-            training.decide(decision["begins"], forked=decision["fork"] is not None)
-        if (factor := factors.get(training.step, 1.0)) != 1:
-            scale_rates(training.optimizer, training.scheduler, factor)
+        for name, policy in policies.items():
+            decision = decisions.get((name, training.step))
+            if decision is not None:
+                policy.repeat(training, decision)
         batch = training.batch()
-        loss, _ = training.backward(batch, measured=False)
+        loss = training.backward(batch)
         reason = training.divergence(loss)
         back = training.went_back(loss, batch, reason)
         if not back and reason is not None:

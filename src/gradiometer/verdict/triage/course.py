@@ -8,32 +8,44 @@ from gradiometer.verdict.triage.schedule import is_constant
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
     AT_A_GUESS,
+    CALM,
     DEAD,
     DECAY_LEFT,
     DECAY_MOSTLY,
     DECAY_SHARE,
     DIED,
+    DIED_BY_SGD,
     EXPLODED,
+    FALLS_BY_RATE,
     FELL_BACK,
     FEW_ENTRIES,
     FEWEST_LOOKS,
     FEWEST_STEPS,
     GREW,
     HELD_UP,
+    JUMPED,
+    JUMPED_IN_NOISE,
+    JUMPS,
     LEAPT,
     LEARNT,
     LEFT_A_GUESS,
     LEFT_TO_GAIN,
     LONG_AT_A_GUESS,
-    LONG_TRAVEL,
     MOMENTUM_COUNTS,
     MOVED_FAST,
-    MOVED_SLOWLY,
+    NOISY_LOSS,
+    OPPOSED,
+    OVERSHOT,
+    REACH,
+    REACH_OF_ADAM,
     SHRANK,
-    STILL_MOVING,
-    TRAVEL,
+    STAYS_VANISHED,
+    STEPS_OF_REACH,
+    STILL_STRIDING,
+    STRODE,
+    TO_AND_FRO,
     VANISHED,
-    VANISHED_AT_REST,
+    WARM,
     WIDE_OUTPUTS,
 )
 
@@ -64,18 +76,17 @@ def dead_relu(signs: Signs, level: Level) -> Claimed | None:
 
 
 def vanishing(signs: Signs, level: Level) -> Claimed | None:
-    """From the start and while the loss stays at a guess, some layer has next to no gradient."""
+    """From the start and while the loss stays at a guess, the first half of the layers has next to no gradient."""
     at_a_guess = steps_at_a_guess(signs, level)
-    ratio = smallest_over_last(signs, until=at_a_guess)
-    limit = VANISHED if signs.travel > TRAVEL else VANISHED_AT_REST
-    if not at_a_guess > LONG_AT_A_GUESS * signs.steps or not ratio < limit:
+    if not at_a_guess > LONG_AT_A_GUESS * signs.steps:
         return None
-    if not smallest_over_last(signs, until=at_a_guess // 10) < limit:
+    at_start, ratio = first_over_last(signs, until=at_a_guess // 10), first_over_last(signs, until=at_a_guess)
+    if not (at_start < VANISHED and ratio < STAYS_VANISHED):
         return None
     if late_deaths(signs) < DIED or ended_at(signs, level) > LEFT_A_GUESS:
         return None  # units that died on the way pass no gradient either, and a rate that is too high leaves a guess
     cure = ("nn.init.kaiming_normal_(layer.weight)", "nn.BatchNorm1d(width)")
-    return Claimed(Claim.VANISHING, {"ratio": ratio, "steps": float(at_a_guess)}, cure)
+    return Claimed(Claim.VANISHING, {"ratio": at_start, "steps": float(at_a_guess)}, cure)
 
 
 def weight_decay(signs: Signs, level: Level) -> Claimed | None:
@@ -94,44 +105,163 @@ def weight_decay(signs: Signs, level: Level) -> Claimed | None:
 
 
 def rate_high(signs: Signs, level: Level) -> Claimed | None:
-    """Steps are large against the weights while they grow, or left the loss at a guess, or killed units."""
+    """Steps are large against the weights while they grow, kept the loss at a guess, killed units, or made it jump."""
     diverged = not np.isfinite(signs.losses[-10:]).all()
     if signs.steps < FEWEST_STEPS and not diverged:
         return None
     moved, late, died = mean_movement(signs), ended_at(signs, level), late_deaths(signs)
-    leapt = signs.family != "adaptive" or largest_movement(signs) > LEAPT
-    grew = moved > MOVED_FAST and signs.growth > GREW and leapt
+    jumps = len(jumps_of(signs, level)) if usual_stride(signs) > CALM else 0
     fell_back = late > AT_A_GUESS and moved > FELL_BACK
-    if not (diverged or grew or fell_back or (died < DIED and late > LEARNT)):
+    deadly = died < (DIED_BY_SGD if signs.family == "sgd" else DIED) and late > LEARNT
+    if not (diverged or grew(signs) or overshot(signs) or fell_back or deadly or jumps >= JUMPS):
         return None
-    numbers = {"movement": moved, "growth": signs.growth, "loss": late, "alive": died}
+    numbers = {"movement": moved, "growth": signs.growth, "loss": late, "alive": died, "jumps": float(jumps)}
     if signs.family == "sgd" and signs.momentum >= MOMENTUM_COUNTS:
         factor = 1 - signs.momentum
         return Claimed(Claim.MOMENTUM_RATE, numbers | {"momentum": signs.momentum}, (f"rate {factor:.2g}x",))
     return Claimed(Claim.RATE_HIGH, numbers, ("rate 0.25x",))
 
 
+def unstable(signs: Signs, level: Level) -> Claimed | None:
+    """The loss jumps again and again, although steps are not large."""
+    jumps = len(jumps_of(signs, level))
+    if jumps < JUMPS or usual_stride(signs) > CALM:
+        return None
+    norms = np.sqrt((signs.tensors["gradient"] ** 2).sum(axis=1)) if "gradient" in signs.tensors else np.array([])
+    known = norms[np.isfinite(norms)]
+    clip = (f"clip {np.median(known):.2g}",) if len(known) else ()
+    return Claimed(Claim.UNSTABLE, {"jumps": float(jumps)}, (*clip, "rate 0.25x"))
+
+
+def usual_stride(signs: Signs) -> float:
+    """The stride that one step in ten exceeds; NaN if unknown."""
+    return float(np.quantile(signs.strides, 0.9)) if signs.steps else float("nan")
+
+
+def grew(signs: Signs) -> bool:
+    """True if large steps made the weights grow. Adaptive steps must be larger: weights that begin small also grow."""
+    if not (mean_movement(signs) > MOVED_FAST and signs.growth > GREW):
+        return False
+    strode = usual_stride(signs) > STRODE and not is_normalised(signs)
+    return bool(signs.family == "sgd" or largest_movement(signs) > LEAPT or strode)
+
+
+def overshot(signs: Signs) -> bool:
+    """True if a step of SGD changed the network by about itself. With normalisation that does no harm."""
+    later = signs.strides[WARM:]
+    if signs.family != "sgd" or not len(later) or is_normalised(signs):
+        return False
+    return bool(later.max() > OVERSHOT)
+
+
+def is_normalised(signs: Signs) -> bool:
+    """True if the network has normalisation layers, which take out the size of the weights before them."""
+    return any(str(layer).startswith(NORMALISATIONS) for layer in signs.facts.get("layers", []))
+
+
+NORMALISATIONS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "SyncBatchNorm")
+"""Beginnings of the names of layers that normalise."""
+
+
+def jumps_of(signs: Signs, level: Level) -> list[int]:
+    """Steps after which the loss stayed far above all of the eight before, well after the start and apart in time."""
+    if not level.value > 0 or signs.steps < FEWEST_STEPS:
+        return []
+    rises = lasting_rises(signs.losses / level.value)
+    noise = np.nanmedian(np.abs(np.diff(signs.losses))) / level.value
+    jumps: list[int] = []
+    for step in np.flatnonzero(rises > max(JUMPED, JUMPED_IN_NOISE * noise)):
+        if not jumps or step > jumps[-1] + AFTER_A_RISE:
+            jumps.append(int(step))
+    return jumps
+
+
+AFTER_A_RISE = 30
+"""Steps after a rise in which the loss may go on rising because of it."""
+
+
+def lasting_rises(losses: np.ndarray) -> np.ndarray:
+    """The rise of every loss above the largest of the eight before it, if the next three are above that one, too.
+
+    A batch of unusual examples has a high loss once, and does no harm. There is no rise in the first tenth, where a
+    loss may rise by itself.
+    """
+    first = max(len(losses) // 10, 10)
+    rises = np.full(len(losses), -np.inf)
+    with np.errstate(invalid="ignore"):
+        before = np.lib.stride_tricks.sliding_window_view(losses, 8)[:-1].max(axis=1)
+        after = np.append(losses[9:], np.full(3, np.inf))
+        after = np.lib.stride_tricks.sliding_window_view(after, 3).min(axis=1)[: len(before)]
+        rises[8:] = np.where(after > before, losses[8:] - before, -np.inf)
+    rises[:first] = -np.inf
+    return np.where(np.isfinite(rises), rises, -np.inf)
+
+
 def rate_low(signs: Signs, level: Level) -> Claimed | None:
-    """The weights hardly moved."""
-    if signs.steps < FEWEST_STEPS or not signs.has_ended:
+    """The network has not come far, in slow steps, and its loss was still falling or has not left a guess."""
+    if signs.steps < FEWEST_STEPS or not signs.has_ended or not is_near(signs):
         return None
-    if not (signs.travel < TRAVEL and mean_movement(signs) < MOVED_SLOWLY) or not ended_at(signs, level) > LEARNT:
+    if signs.family == "sgd" and not signs.momentum and signs.cosine < OPPOSED:
         return None
-    factor = 16 if signs.travel < TRAVEL / 4 else 4
-    return Claimed(
-        Claim.RATE_LOW, {"travel": signs.travel, "steps": float(signs.steps)}, (f"rate {factor}x",), ("fine_tuning",)
-    )
+    late = ended_at(signs, level)
+    if not late > LEARNT or not (late > AT_A_GUESS or fall_by_rate(signs) > FALLS_BY_RATE):
+        return None
+    factor = 16 if is_near(signs, share=0.25) else 4
+    numbers = {"reach": signs.reach, "steps": float(signs.steps), "travel": signs.travel}
+    return Claimed(Claim.RATE_LOW, numbers, (f"rate {factor}x",), ("fine_tuning",))
+
+
+def is_near(signs: Signs, share: float = 1.0) -> bool:
+    """True if the network has come less far than this share of what a rate should bring it.
+
+    In a short training that is less, so that each step is short as well: one that was stopped early is none.
+    """
+    limit = REACH if signs.family == "sgd" else REACH_OF_ADAM
+    return bool(signs.reach < share * limit * min(signs.steps / STEPS_OF_REACH, 1.0))
+
+
+def fall_by_rate(signs: Signs) -> float:
+    """The relative fall of the loss while the sum of all rates about doubled, from 35–50 % of it to 75–95 %."""
+    losses = signs.losses
+    if len(signs.rates) != len(losses) or not signs.rates.sum() > 0:
+        return float("nan")
+    sums = signs.rates.cumsum() / signs.rates.sum()
+    before, after = ((sums >= low) & (sums < high) & np.isfinite(losses) for low, high in ((0.35, 0.5), (0.75, 0.95)))
+    if not (before.any() and after.any()):
+        return float("nan")
+    return float(1 - losses[after].mean() / losses[before].mean())
 
 
 def no_decay(signs: Signs, level: Level) -> Claimed | None:
-    """A constant rate, still moving the weights at the end, with loss left to gain."""
+    """A constant rate whose noise keeps the loss up: steps go to and fro, or are large where batches differ."""
     if signs.steps < FEWEST_STEPS or not signs.has_ended or not is_constant(signs):
         return None
-    moved = mean_movement(signs, since=0.5)
     left = ended_at(signs, level)
-    if not (moved > STILL_MOVING and left > LEFT_TO_GAIN and signs.travel > LONG_TRAVEL):
+    shared, stride, noise = late_cosine(signs), late_stride(signs), late_noise(signs)
+    plain = signs.family == "sgd" and not signs.momentum
+    to_and_fro = plain and shared < TO_AND_FRO
+    noisy = not plain and stride > STILL_STRIDING and noise > NOISY_LOSS
+    if not (to_and_fro or noisy) or not left > LEFT_TO_GAIN:
         return None
-    return Claimed(Claim.NO_DECAY, {"movement": moved, "loss": left}, ("cool now",), ("stopped_early",))
+    numbers = {"movement": mean_movement(signs, since=0.5), "loss": left, "shared": shared, "noise": noise}
+    return Claimed(Claim.NO_DECAY, numbers, ("cool now",), ("stopped_early",))
+
+
+def late_cosine(signs: Signs) -> float:
+    """`Signs.cosine` of the second half; NaN if unknown."""
+    return signs.cosine_since(signs.steps // 2)
+
+
+def late_stride(signs: Signs) -> float:
+    """The mean of `Signs.strides` over the second half; NaN if unknown."""
+    late = signs.strides[signs.steps // 2 :]
+    return float(late.mean()) if len(late) else float("nan")
+
+
+def late_noise(signs: Signs) -> float:
+    """The usual change of the loss from one step to the next in the second half, in units of that loss."""
+    late = signs.finite[len(signs.finite) // 2 :]
+    return float(np.median(np.abs(np.diff(late))) / late.mean()) if len(late) > 1 else float("nan")
 
 
 def ended_at(signs: Signs, level: Level) -> float:
@@ -217,12 +347,13 @@ MULTIPLY = ("Linear", "Conv")
 """Beginnings of the names of layers that multiply their input by their weights, once."""
 
 
-def smallest_over_last(signs: Signs, until: int) -> float:
-    """Gradient of a weight in the layer where it is smallest over that in the last layer, root mean square.
+def first_over_last(signs: Signs, until: int) -> float:
+    """Largest gradient norm of a layer in the first half of the layers over that of the last layer.
 
     Only linear layers and convolutions count: most rows of an embedding get no gradient from a batch, a table of
-    positions gets that of all examples, and the state of a recurrent layer gets little of labels that are noise. NaN if
-    there are fewer than two of them.
+    positions gets that of all examples, and the state of a recurrent layer gets little of labels that are noise. The
+    largest, since a gradient that vanishes is small in all layers before: queries and keys of attention have next to
+    none at the start. Norms, since the gradient of one weight falls with the width. NaN with fewer than two layers.
 
     Args:
         until: The medians are over the looks before this step.
@@ -231,10 +362,7 @@ def smallest_over_last(signs: Signs, until: int) -> float:
     places = [int(place) for place in signs.weights if str(layers[place]).startswith(MULTIPLY)]
     if "gradient" not in signs.tensors or len(places) < 2:
         return float("nan")
-    early = signs.looks < max(until, 1)
-    sizes = np.array(signs.facts["sizes"], dtype=float)[places]
-    by_weight = signs.tensors["gradient"][early][:, places] / np.sqrt(sizes)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = by_weight / by_weight[:, -1:]
-    ratios = ratios[np.isfinite(ratios).all(axis=1)]
-    return float(np.median(ratios, axis=0).min()) if len(ratios) else float("nan")
+    gradients = signs.tensors["gradient"][signs.looks < max(until, 2)][:, places]
+    ratios = gradients[:, : len(places) // 2].max(axis=1) / gradients[:, -1]
+    ratios = ratios[np.isfinite(ratios)]
+    return float(np.median(ratios)) if len(ratios) else float("nan")

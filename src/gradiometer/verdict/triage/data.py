@@ -3,11 +3,14 @@
 import numpy as np
 
 from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.triage.course import AFTER_A_RISE, is_near, lasting_rises
 from gradiometer.verdict.triage.level import Level
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
     ABOVE_TRAINING,
     AFTER_THE_BEST,
+    AFTER_THE_BEST_AT_END,
+    AT_A_GUESS,
     BAD_RISE,
     BEST_BEFORE,
     FEWEST_STEPS,
@@ -15,12 +18,12 @@ from gradiometer.verdict.triage.thresholds import (
     LEARNT_BEFORE,
     NEARLY_ALL,
     NEXT_RISE,
+    NO_SIGNAL,
     NOISY,
     NOISY_BY,
     RANDOM,
     ROSE,
     SEEN_AGAIN,
-    TRAVEL,
 )
 
 
@@ -31,7 +34,9 @@ def overfit(signs: Signs, _: Level) -> Claimed | None:
         return None
     best = int(test.argmin())
     training = training_loss(signs)
-    if not steps[best] < BEST_BEFORE * signs.steps or len(test) - 1 - best < AFTER_THE_BEST:
+    planned = signs.facts.get("steps")
+    later = AFTER_THE_BEST if planned is None or signs.steps < planned else AFTER_THE_BEST_AT_END
+    if not steps[best] < BEST_BEFORE * signs.steps or len(test) - 1 - best < later:
         return None
     if not (test[-1] > ROSE * test[best] and test[-1] > ABOVE_TRAINING * training):
         return None
@@ -58,8 +63,10 @@ def labels_random(signs: Signs, level: Level) -> Claimed | None:
     if len(test) < 2 or signs.steps < FEWEST_STEPS or not level.value > 0:
         return None
     lowest = float(test.min() / level.value)
-    if not (lowest > RANDOM and signs.travel > TRAVEL):
+    if not lowest > RANDOM or is_near(signs) or not np.isfinite(signs.reach):
         return None
+    if signs.cosine > NO_SIGNAL and training_loss(signs) > AT_A_GUESS * level.value:
+        return None  # its gradients agree, so it is about to learn
     return Claimed(Claim.LABELS_RANDOM, {"lowest": lowest, "travel": signs.travel}, ("check the labels",))
 
 
@@ -76,11 +83,11 @@ def labels_noisy(signs: Signs, level: Level) -> Claimed | None:
 
 
 def bad_batch(signs: Signs, level: Level) -> Claimed | None:
-    """After something was learnt, one step has a loss far above its neighbours, and no other step has."""
+    """After something was learnt, the loss of one step is far above its neighbours and stays up, and no other is."""
     losses = signs.losses
     if len(losses) < FEWEST_STEPS or not level.value > 0:
         return None
-    rises = rises_of(losses / level.value)
+    rises = lasting_rises(losses / level.value)
     step = int(rises.argmax())
     elsewhere = np.concatenate([rises[: max(step - 10, 0)], rises[step + AFTER_A_RISE :]])
     if not rises[step] > BAD_RISE or (len(elsewhere) and elsewhere.max() > NEXT_RISE * rises[step]):
@@ -88,23 +95,6 @@ def bad_batch(signs: Signs, level: Level) -> Claimed | None:
     if not losses[step - 8 : step].max() < LEARNT_BEFORE * level.value:
         return None
     return Claimed(Claim.BAD_BATCH, {"step": float(step), "rise": float(rises[step])}, (f"skip {step}:{step + 1}",))
-
-
-AFTER_A_RISE = 30
-"""Steps after a rise in which the loss may go on rising because of it."""
-
-
-def rises_of(losses: np.ndarray) -> np.ndarray:
-    """The rise of every loss above the largest of the eight before it.
-
-    There is none in the first tenth, where a loss may rise by itself.
-    """
-    first = max(len(losses) // 10, 10)
-    with np.errstate(invalid="ignore"):
-        before = np.lib.stride_tricks.sliding_window_view(losses, 8)[:-1].max(axis=1)
-        rises = np.concatenate([np.full(8, -np.inf), losses[8:] - before])
-    rises[:first] = -np.inf
-    return np.asarray(np.where(np.isfinite(rises), rises, -np.inf))
 
 
 def training_loss(signs: Signs) -> float:

@@ -3,40 +3,51 @@
 import numpy as np
 
 from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.triage.course import NORMALISATIONS
 from gradiometer.verdict.triage.level import Level, trained_loss
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
     CLEARED,
     CLIPPED,
     DROPPED,
+    DROPPED_IN_VAIN,
     FAR,
+    FAR_IN_SPITE,
+    HALF_CLIPPED,
+    NO_GAP,
     SORTED,
     STALE,
     UNDIVIDED,
+    UNREACHED,
     WIDE,
 )
 
 
 def no_gradient(signs: Signs, _: Level) -> Claimed | None:
-    """Parameters that no optimizer holds, or that no backward reaches."""
+    """Parameters that no optimizer holds, or a part of the model that no backward reaches."""
     untrained = len(signs.facts.get("untrained", []))
-    unreached = float(never_reached(signs))
-    if not (untrained or unreached):
+    unreached = never_reached(signs)
+    sizes = np.array(signs.facts.get("sizes", []), dtype=float)
+    if not (untrained or (unreached.any() and sizes[unreached].sum() > UNREACHED * sizes.sum())):
         return None
-    numbers = {"untrained": float(untrained), "unreached": unreached, "tensors": float(len(signs.facts["tensors"]))}
+    numbers = {
+        "untrained": float(untrained),
+        "unreached": float(unreached.sum()),
+        "tensors": float(len(signs.facts["tensors"])),
+    }
     cure = ("optimizer = type(optimizer)(model.parameters(), ...)",) if untrained else ()
     return Claimed(Claim.NO_GRADIENT, numbers, cure or ("remove `detach()` and `no_grad()` before these parameters",))
 
 
-def never_reached(signs: Signs) -> int:
-    """Number of tensors that had no gradient at any look. An expert or a layer that is left out at times has some."""
+def never_reached(signs: Signs) -> np.ndarray:
+    """True for each tensor that had no gradient at any look. An expert or a layer that is left out at times has some.
+
+    A `.grad` of zeros is one that was reached: units that are dead.
+    """
     counts = signs.series("without_gradient")
-    if not len(counts):
-        return 0
-    fewest = int(counts.min())
-    if "gradient" not in signs.tensors:
-        return fewest
-    return min(fewest, int((signs.tensors["gradient"] == 0).all(axis=0).sum()))
+    if not len(counts) or not counts.min() > 0 or "gradient" not in signs.tensors:
+        return np.zeros(len(signs.facts.get("sizes", [])), dtype=bool)
+    return np.asarray((signs.tensors["gradient"] == 0).all(axis=0))
 
 
 def softmax_twice(signs: Signs, _: Level) -> Claimed | None:
@@ -62,9 +73,11 @@ def eval_mode(signs: Signs, _: Level) -> Claimed | None:
 
 
 def dropout(signs: Signs, _: Level) -> Claimed | None:
-    """Dropout leaves too little."""
+    """Dropout leaves too little, or half, although nothing is overfitted."""
     share = float(signs.facts.get("dropout", 0.0))
-    if not share >= DROPPED:
+    known = np.isfinite(signs.test) & np.isfinite(signs.train)
+    in_vain = known.any() and signs.test[known][-1] < NO_GAP * signs.train[known][-1]
+    if not (share >= DROPPED or (share >= DROPPED_IN_VAIN and in_vain and signs.has_ended)):
         return None
     return Claimed(Claim.DROPOUT, {"dropped": share}, ("nn.Dropout(0.1)",))
 
@@ -109,6 +122,8 @@ def nan_example(signs: Signs, _: Level) -> Claimed | None:
 def unshuffled(signs: Signs, _: Level) -> Claimed | None:
     """A batch holds fewer classes, or more similar targets, than a shuffled order would give it."""
     found, expected = signs.single.get("classes"), signs.single.get("classes_expected")
+    if _usual(signs.series("labels")) > _usual(signs.series("rows")):
+        return None  # the tokens of a text and the pixels of an image are alike in any order
     if found is not None and expected is not None:
         # what is expected comes from all labels so far: of sorted data the last look knows most
         known, kind = np.isfinite(found), "classes"
@@ -131,9 +146,10 @@ def unshuffled(signs: Signs, _: Level) -> Claimed | None:
 
 
 def unscaled(signs: Signs, _: Level) -> Claimed | None:
-    """The inputs are far from mean 0 and spread 1."""
+    """The inputs are far from mean 0 and spread 1, and the network does not begin with a normalisation."""
     spread, mean = signs.series("input_std"), signs.series("input_mean")
-    if not len(spread):
+    first = next(iter(signs.facts.get("layers", [])), "")
+    if not len(spread) or str(first).startswith(NORMALISATIONS):
         return None
     wide, middle = float(np.median(spread)), abs(float(np.median(mean)))
     if not (wide > WIDE or middle > FAR * wide > 0):
@@ -146,11 +162,17 @@ def unscaled(signs: Signs, _: Level) -> Claimed | None:
 
 
 def clip_small(signs: Signs, _: Level) -> Claimed | None:
-    """Clipping leaves a small part of the gradient at most updates."""
-    shares = clipped_shares(signs)
-    if len(shares) < 3 or not np.median(shares) < CLIPPED:
+    """Clipping leaves a small part of the gradient at most updates, and the size of the steps depends on it."""
+    if signs.family == "adaptive":
         return None
-    return Claimed(Claim.CLIP_SMALL, {"left": float(np.median(shares))}, (f"clip {_norm(signs):.2g}",))
+    shares = clipped_shares(signs)
+    if len(shares) < 3:
+        return None
+    left = float(np.median(shares))
+    # a rate that was chosen together with the clipping leads far in spite of it
+    if not (left < CLIPPED or (left < HALF_CLIPPED and signs.reach < FAR_IN_SPITE)):
+        return None
+    return Claimed(Claim.CLIP_SMALL, {"left": left}, (f"clip {_norm(signs):.2g}",))
 
 
 def clipped_shares(signs: Signs) -> np.ndarray:

@@ -4,19 +4,32 @@ import numpy as np
 
 from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.course import ended_at
+from gradiometer.verdict.triage.data import training_loss
 from gradiometer.verdict.triage.level import Level
 from gradiometer.verdict.triage.schedule import ends_high
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
     ALL_NOISE,
+    FAR_ABOVE_TRAINING,
+    FAR_ENOUGH,
+    FAR_ENOUGH_FOR_ADAM,
+    FEW_AN_EPOCH,
     FEW_EPOCHS,
+    FEW_LABELS,
     FEW_UPDATES,
     FEWEST_STEPS,
+    FLAT,
+    LARGE_BATCH,
     LEARNT,
     LEFT_TO_GAIN,
+    LITTLE_LEFT,
     NO_NOISE,
-    SHORT_TRAVEL,
+    RISEN,
+    SEEN_AGAIN,
+    SHORT_REACH,
     SMALL_BATCH,
+    SMALL_FOR_BATCH_NORM,
+    STEPS_OF_REACH,
     STILL_FALLING,
 )
 
@@ -27,7 +40,7 @@ def stopped_early(signs: Signs, level: Level) -> Claimed | None:
         return None
     epochs = signs.epochs
     fell, error = late_fall(signs)
-    if not (fell > STILL_FALLING and fell > 2 * error and epochs < FEW_EPOCHS and signs.travel < SHORT_TRAVEL):
+    if not (fell > STILL_FALLING and fell > 2 * error and epochs < FEW_EPOCHS and signs.reach < SHORT_REACH):
         return None
     if not ended_at(signs, level) > LEFT_TO_GAIN:
         return None
@@ -37,7 +50,10 @@ def stopped_early(signs: Signs, level: Level) -> Claimed | None:
 
 def batch_small(signs: Signs, level: Level) -> Claimed | None:
     """Successive gradients of tiny batches share next to nothing."""
-    if signs.steps < FEWEST_STEPS or not 0 < signs.batch_size <= SMALL_BATCH:
+    small = SMALL_FOR_BATCH_NORM if has_batch_norm(signs) else SMALL_BATCH
+    if signs.steps < FEWEST_STEPS or not 0 < signs.batch_size <= small:
+        return None
+    if (signs.series("labels") > FEW_LABELS).any():
         return None
     if not signs.cosine < ALL_NOISE or not ended_at(signs, level) > LEARNT:
         return None
@@ -45,14 +61,38 @@ def batch_small(signs: Signs, level: Level) -> Claimed | None:
     return Claimed(Claim.BATCH_SMALL, numbers, ("batch 8x, rate sqrt",))
 
 
+def has_batch_norm(signs: Signs) -> bool:
+    """True if a layer takes moments from the batch."""
+    return any(str(layer).startswith("BatchNorm") for layer in signs.facts.get("layers", []))
+
+
 def batch_large(signs: Signs, level: Level) -> Claimed | None:
-    """An epoch has few updates, whose gradients are nearly the same."""
-    if not signs.updates_an_epoch <= FEW_UPDATES or not signs.cosine > NO_NOISE:
+    """Several passes over the data have few updates, whose gradients are nearly the same, or which do not lead far."""
+    if not signs.updates_an_epoch <= FEW_AN_EPOCH or not ended_at(signs, level) > LITTLE_LEFT:
         return None
-    if not ended_at(signs, level) > LEFT_TO_GAIN:
+    alike = signs.updates_an_epoch <= FEW_UPDATES and signs.cosine > NO_NOISE
+    limit = FAR_ENOUGH if signs.family == "sgd" else FAR_ENOUGH_FOR_ADAM
+    seen_again = signs.has_ended and signs.epochs >= SEEN_AGAIN and signs.batch_size >= LARGE_BATCH
+    short = signs.steps < STEPS_OF_REACH and signs.reach < limit
+    if not (alike or (seen_again and short)) or generalises_worse(signs):
         return None
     numbers = {"batch": float(signs.batch_size), "updates": signs.updates_an_epoch, "shared": signs.cosine}
     return Claimed(Claim.BATCH_LARGE, numbers, ("batch 0.125x",))
+
+
+def generalises_worse(signs: Signs) -> bool:
+    """True if more updates would fit the training examples alone: the test loss has risen, or is far above training."""
+    test = signs.test[np.isfinite(signs.test)]
+    if not len(test):
+        return False
+    return bool(test[-1] > RISEN * test.min() or test[-1] > FAR_ABOVE_TRAINING * training_loss(signs))
+
+
+def test_falls(signs: Signs) -> bool:
+    """True if the test loss was lowest in the last quarter of the evaluations, by more than a flat loss varies."""
+    test = signs.test[np.isfinite(signs.test)]
+    earlier = test[: -max(len(test) // 4, 1)]
+    return bool(len(earlier)) and bool(test.min() < (1 - FLAT) * earlier.min())
 
 
 def late_fall(signs: Signs) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from gradiometer.verdict.triage.thresholds import (
     DECAYED_FOR,
     FADED,
     FADED_FOR,
+    FEWEST_FALLS,
     FEWEST_STEPS,
     PER_STEP,
     STRAIGHT,
@@ -23,12 +24,12 @@ def schedule_unit(signs: Signs, _: Level) -> Claimed | None:
     rates = signs.rates
     if len(rates) < FEWEST_STEPS:
         return None
-    if factor := _constant_factor(rates):
-        low = float((rates < FADED * rates.max()).mean())
-        if low > FADED_FOR:
-            return Claimed(
-                Claim.SCHEDULE_UNIT, {"factor": factor, "low_for": low}, ("call scheduler.step() once an epoch",)
-            )
+    factor, distance = _constant_factor(rates)
+    low = float((rates < FADED * rates.max()).mean())
+    if factor and low > FADED_FOR and not distance >= 0.9 * signs.updates_an_epoch:
+        return Claimed(
+            Claim.SCHEDULE_UNIT, {"factor": factor, "low_for": low}, ("call scheduler.step() once an epoch",)
+        )
     changes = signs.series("rate_changes")
     scheduled = signs.facts.get("scheduled")
     stepped = int(changes[-1]) - 1 if len(changes) else len(np.unique(rates)) - 1
@@ -84,17 +85,25 @@ def ends_high(signs: Signs) -> bool:
     return bool(len(signs.rates)) and bool(signs.rates[-1] > 0.2 * signs.rates.max())
 
 
-def _constant_factor(rates: np.ndarray) -> float:
-    """The factor of every step, if it is the same below one from step to step; otherwise 0."""
+def _constant_factor(rates: np.ndarray) -> tuple[float, float]:
+    """The factor of every step, if the rate falls by one factor again and again, and the steps from fall to fall.
+
+    Both are 0 otherwise.
+    """
     positive = rates[rates > 0]
     steps = np.arange(len(positive))
     if len(positive) < FEWEST_STEPS:
-        return 0.0
+        return 0.0, 0.0
     logs = np.log(positive)
+    falls = np.diff(logs)
+    falls = falls[falls != 0]
+    if len(falls) < FEWEST_FALLS or falls.max() > 0:
+        return 0.0, 0.0
     slope, start = np.polyfit(steps, logs, 1)
-    if not slope < -PER_STEP or not np.abs(logs - (start + slope * steps)).max() < STRAIGHT:
-        return 0.0
-    return float(np.exp(slope))
+    # a staircase leaves its line by half a stair
+    if not slope < -PER_STEP or not np.abs(logs - (start + slope * steps)).max() < max(STRAIGHT, -0.6 * falls.min()):
+        return 0.0, 0.0
+    return float(np.exp(slope)), len(positive) / len(falls)
 
 
 def _turns(rates: np.ndarray) -> int:

@@ -13,6 +13,12 @@ from gradiometer.run.reader import Run
 BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "weights_at_start")
 """Signs with one number for every parameter tensor."""
 
+USUAL_WIDTH = 64
+"""Width of the networks on which the limits of `Signs.reach` were chosen; narrower ones count the same."""
+
+DEEPEST = 8
+"""Layers beyond which the function of a network does not change faster: deeper ones are residual."""
+
 Array = Float[np.ndarray, " _"]
 
 
@@ -148,16 +154,47 @@ class Signs:
 
     @cached_property
     def movements(self) -> Array:
-        """`movement` at every step: between two looks on a straight line. Looks are not equally far apart."""
-        known = np.isfinite(self.movement)
-        if not known.any():
-            return np.full(self.steps, np.nan)
-        return np.asarray(np.interp(np.arange(self.steps), self.looks[known], self.movement[known]))
+        """`movement` at every step; NaN if unknown."""
+        return self._at_every_step(self.movement)
 
     @property
     def travel(self) -> float:
         """The sum of `movements` over all steps; NaN if unknown."""
         return float(self.movements.sum())
+
+    @cached_property
+    def strides(self) -> Array:
+        """By how much every step changed the network, in units that hold for every depth, width and momentum.
+
+        A change of its function is a sum over layers. What counts in a layer of width n is the largest singular value
+        of the change, which for the same norm is √n times larger against that of the weights. Noise makes the path of
+        the weights longer than the way: by √((1 + μ)/(1 − μ)) less with momentum μ than without. NaN where unknown.
+
+        Source: Yang, Simon and Bernstein (2023), A Spectral Condition for Feature Learning.
+        """
+        layers = self.facts.get("layers", [])
+        places = [place for place in self.weights if not str(layers[place]).startswith("Embedding")]
+        if "movement" not in self.tensors or not places:
+            return np.full(self.steps, np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            moved = self.tensors["movement"][:, places] / self.tensors["weights"][:, places]
+        widths = np.sqrt(np.array(self.facts["sizes"], dtype=float)[places])
+        momentum = min(self.momentum, 0.9)  # OneCycleLR ends at 0.95, and has 0.85 where most of the way is made
+        persistence = np.sqrt((1 + momentum) / (1 - momentum))
+        by_layer = moved * np.sqrt(np.maximum(widths / USUAL_WIDTH, 1)) * persistence
+        return self._at_every_step(_median(by_layer) * min(len(places), DEEPEST))
+
+    @property
+    def reach(self) -> float:
+        """The sum of `strides`: how far the network may have come; NaN if unknown."""
+        return float(self.strides.sum())
+
+    def _at_every_step(self, values: Array) -> Array:
+        """Values of looks at every step: between two looks on a straight line. Looks are not equally far apart."""
+        known = np.isfinite(values)
+        if not known.any():
+            return np.full(self.steps, np.nan)
+        return np.asarray(np.interp(np.arange(self.steps), self.looks[known], values[known]))
 
     @cached_property
     def growth(self) -> float:
@@ -171,14 +208,18 @@ class Signs:
         finite = ratios[np.isfinite(ratios)]
         return float(np.median(finite)) if len(finite) else float("nan")
 
-    @cached_property
+    @property
     def cosine(self) -> float:
         """Σ⟨ĝ_t, ĝ_{t−1}⟩ / Σ‖ĝ_t‖² over the looks: 1 without noise, 0 if it is all noise; NaN if unknown."""
+        return self.cosine_since(0)
+
+    def cosine_since(self, step: int) -> float:
+        """`cosine` from this step on."""
         if "product" not in self.single or "gradient" not in self.tensors:
             return float("nan")
         products = self.single["product"]
         squares = (self.tensors["gradient"] ** 2).sum(axis=1)
-        known = np.isfinite(products) & np.isfinite(squares)
+        known = np.isfinite(products) & np.isfinite(squares) & (self.looks >= step)
         total = squares[known].sum()
         return float(products[known].sum() / total) if total > 0 else float("nan")
 

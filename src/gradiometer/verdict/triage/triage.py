@@ -10,7 +10,7 @@ from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage import course, data, faults, length, schedule
 from gradiometer.verdict.triage.level import Known, Level, level_of
 from gradiometer.verdict.triage.signs import Signs
-from gradiometer.verdict.triage.thresholds import FEWEST_LOOKS, FEWEST_STEPS
+from gradiometer.verdict.triage.thresholds import AT_A_GUESS, FEWEST_LOOKS, FEWEST_STEPS, FLAT, LONG_ENOUGH
 from gradiometer.verdict.triage.tried import as_tried, better_change
 
 Rule = Callable[[Signs, Level], Claimed | None]
@@ -29,7 +29,7 @@ FAULTS: tuple[Rule, ...] = (
 )
 SCHEDULE: tuple[Rule, ...] = (schedule.rate_burst, schedule.schedule_unit, schedule.decay_early)
 COURSE: tuple[Rule, ...] = (course.exploding, course.dead_relu, course.weight_decay, course.vanishing)
-RATE: tuple[Rule, ...] = (course.rate_high, length.batch_large, course.rate_low)
+RATE: tuple[Rule, ...] = (course.rate_high, course.unstable, length.batch_large, course.rate_low)
 LENGTH: tuple[Rule, ...] = (length.batch_small, length.stopped_early, course.no_decay)
 DATA: tuple[Rule, ...] = (data.leak, data.labels_random, data.overfit, data.labels_noisy, data.bad_batch)
 ORDER: tuple[Rule, ...] = (*FAULTS, *SCHEDULE, *COURSE, *RATE, *LENGTH, *DATA)
@@ -37,10 +37,11 @@ ORDER: tuple[Rule, ...] = (*FAULTS, *SCHEDULE, *COURSE, *RATE, *LENGTH, *DATA)
 EXPLAINED: dict[Claim, frozenset[Claim]] = {
     Claim.NAN_EXAMPLE: frozenset({Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.BAD_BATCH}),
     Claim.UNSCALED: frozenset({Claim.EXPLODING, Claim.RATE_HIGH, Claim.DEAD_RELU, Claim.MOMENTUM_RATE, Claim.NO_DECAY}),
-    Claim.ZERO_GRAD: frozenset({Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY}),
+    Claim.ZERO_GRAD: frozenset({Claim.UNSTABLE, Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY}),
     Claim.NO_GRADIENT: frozenset({Claim.DEAD_RELU, Claim.VANISHING, Claim.RATE_LOW}),
     Claim.CLIP_SMALL: frozenset({Claim.RATE_LOW, Claim.NO_DECAY, Claim.STOPPED_EARLY}),
-    Claim.SOFTMAX_TWICE: frozenset({Claim.RATE_LOW, Claim.NO_DECAY, Claim.STOPPED_EARLY, Claim.VANISHING}),
+    Claim.SOFTMAX_TWICE: frozenset({Claim.NO_DECAY, Claim.STOPPED_EARLY, Claim.VANISHING}),
+    Claim.DROPOUT: frozenset({Claim.RATE_HIGH, Claim.UNSTABLE}),
     Claim.SCHEDULE_UNIT: frozenset({Claim.DECAY_EARLY, Claim.RATE_LOW, Claim.NO_DECAY}),
     Claim.DECAY_EARLY: frozenset({Claim.RATE_LOW}),
     Claim.RATE_BURST: frozenset({Claim.BAD_BATCH, Claim.RATE_HIGH}),
@@ -56,7 +57,15 @@ EXPLAINED: dict[Claim, frozenset[Claim]] = {
     Claim.ACCUMULATION: frozenset({Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY}),
     Claim.EVAL_MODE: frozenset({Claim.RATE_HIGH}),
     Claim.UNSHUFFLED: frozenset(
-        {Claim.BAD_BATCH, Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY, Claim.LABELS_NOISY}
+        {
+            Claim.BAD_BATCH,
+            Claim.UNSTABLE,
+            Claim.RATE_HIGH,
+            Claim.RATE_LOW,
+            Claim.MOMENTUM_RATE,
+            Claim.NO_DECAY,
+            Claim.LABELS_NOISY,
+        }
     ),
     Claim.BATCH_LARGE: frozenset({Claim.RATE_LOW, Claim.STOPPED_EARLY}),
     Claim.RATE_LOW: frozenset({Claim.STOPPED_EARLY, Claim.NO_DECAY}),
@@ -121,13 +130,15 @@ def _confused(claims: tuple[Claimed, ...]) -> tuple[Claimed, ...]:
 
 
 def _passed(signs: Signs, level: Level) -> Claimed:
-    """Healthy, if the end was seen; otherwise undecided."""
+    """Healthy, if the end was seen; otherwise that the training may stop, or undecided."""
     enough = signs.steps >= FEWEST_STEPS and len(signs.looks) >= FEWEST_LOOKS and level.known_by is not Known.NOTHING
-    if not (enough and signs.has_ended):
-        return Claimed(Claim.UNDECIDED, {"steps": float(signs.steps)})
-    return Claimed(
-        Claim.HEALTHY, {"travel": signs.travel, "loss": course.ended_at(signs, level), "steps": float(signs.steps)}
-    )
+    left = course.ended_at(signs, level)
+    if enough and signs.has_ended:
+        return Claimed(Claim.HEALTHY, {"travel": signs.travel, "loss": left, "steps": float(signs.steps)})
+    fell, error = length.late_fall(signs)
+    if signs.steps >= LONG_ENOUGH and fell + error < FLAT and left < AT_A_GUESS and not length.test_falls(signs):
+        return Claimed(Claim.MAY_STOP, {"fell": fell, "steps": float(signs.steps)})
+    return Claimed(Claim.UNDECIDED, {"steps": float(signs.steps)})
 
 
 def unseen_by(signs: Signs, level: Level) -> dict[str, tuple[Claim, ...]]:

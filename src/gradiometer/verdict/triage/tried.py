@@ -125,11 +125,12 @@ def effects_by_change(run: Run) -> dict[str, Effect]:
 def effects_of_record(record: ForkRecord) -> Sequence[Effect]:
     """The effects of a fork at the end of its branches.
 
-    Short forks, and those at constant rates, are left out: they lean to small rates, whatever the end would show.
+    The effects at the end of the training count, if the fork shows them. Short forks, and those at constant rates, are
+    left out: they lean to small rates, whatever the end would show.
     """
-    if not record.fork.results or record.fork.leans:
-        return ()
     try:
-        return record.fork.effects()
+        if record.fork.shows_end:
+            return record.fork.at_end()
+        return () if record.fork.leans else record.fork.effects()
     except BadArgument:  # a fork that has just begun has no branch of the baseline
         return ()

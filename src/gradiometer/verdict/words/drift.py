@@ -2,7 +2,7 @@
 
 import math
 
-from gradiometer.drift.stability import Momentum
+from gradiometer.drift.stability import MomentumRule
 from gradiometer.measurement.estimate import Estimate, about, counted, significant
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.verdict.words.sentences import Sentences
@@ -60,7 +60,7 @@ def sharpness_beyond_edge(finding: Finding) -> Sentences:
 
 def _share_of_edge(finding: Finding) -> str:
     facts, edge = finding.facts, finding.numbers["edge"].value
-    formula = Momentum(facts["momentum"], facts["nesterov"]).formula
+    formula = MomentumRule(facts["momentum"], facts["nesterov"]).formula
     return (
         f"The sharpness λ_max = {finding.numbers['sharpness']} is "
         f"{significant(facts['share'], 2)} of the edge {formula} = {significant(edge)} "
@@ -135,7 +135,7 @@ def _batch_sharpness(finding: Finding, means: str, suggestion: str = "") -> Sent
             return Sentences(f"{unknown}.", means, suggestion=suggestion)
         rest = f"; an interval needs {about(facts['needed'])} more steps."
         return Sentences(unknown + rest, means, suggestion=suggestion)
-    formula = Momentum(facts["momentum"], facts["nesterov"]).formula
+    formula = MomentumRule(facts["momentum"], facts["nesterov"]).formula
     edge = significant(finding.numbers["edge"].value)
     share = f"{significant(facts['share'], 2)} of the edge {formula} = {edge}"
     seen = f"The batch sharpness {sharpness} is {share} ({measured})."

@@ -95,7 +95,7 @@ WORDS: Mapping[Claim, Words] = {
     Claim.RATE_HIGH: Words(
         "The learning rate is too high: a step changes the weights by {movement:%} of their size, and they are now "
         "{growth} times as large as at the start.",
-        "Steps this large overshoot what the gradient can tell.",
+        "Steps this large overshoot what the gradient can tell: the loss stays up or jumps, or units die.",
     ),
     Claim.MOMENTUM_RATE: Words(
         "The learning rate is too high for a momentum of {momentum}: a step changes the weights by {movement:%} of "
@@ -103,8 +103,8 @@ WORDS: Mapping[Claim, Words] = {
         "With momentum μ every gradient counts 1/(1 − μ) times.",
     ),
     Claim.RATE_LOW: Words(
-        "The learning rate is too low: in {steps} steps the weights moved {travel:%} of their size (healthy runs: 150 "
-        "% or more).",
+        "The learning rate is too low: in {steps} steps the weights moved {travel:%} of their size, little for this "
+        "network, and the loss was still falling.",
         "The training has hardly left its start.",
     ),
     Claim.NO_DECAY: Words(
@@ -149,13 +149,16 @@ WORDS: Mapping[Claim, Words] = {
     ),
     Claim.UNSTABLE: Words(
         "The training is unstable: the loss jumped {jumps} times.",
-        "A lower learning rate or clipping keeps such steps small.",
+        "The steps are not large, so rare gradients are: clipping keeps them small.",
     ),
     Claim.FORK_BETTER: Words(
         "Another learning rate ended better in a fork of this run: it changed the result at the end by {fork}.",
         "The readings alone show nothing that limits this run.",
     ),
-    Claim.MAY_STOP: Words("The training may stop: nothing more is gained.", "More steps change little."),
+    Claim.MAY_STOP: Words(
+        "The training may stop: in the second half of {steps} steps the loss fell by {fell:%}.",
+        "More steps like these change little.",
+    ),
     Claim.HEALTHY: Words(
         "No sign of a limit was found: the weights moved {travel:%} of their size, and the loss came "
         "down to {loss:%} of a guess.",

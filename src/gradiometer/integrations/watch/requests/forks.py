@@ -4,12 +4,24 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.integrations.watch.capture import Capture
 from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.losses import no_loss
+from gradiometer.integrations.watch.requests.kept_updates import KeptUpdatesOfLoop
 from gradiometer.integrations.watch.requests.looks import Looks
 from gradiometer.loop import Alternative, Fork, Loop, fork
+from gradiometer.loop.replay import WAY_OUT, check_replay
+from gradiometer.measurement.estimate import significant
+from gradiometer.run.reader import Run
+from gradiometer.verdict.triage.faults import clipped_shares
+from gradiometer.verdict.triage.signs import Signs
+
+RECORDED = 0.01
+"""Largest relative difference of a recorded norm that counts as rounding: norms are recorded in six digits, and 1 % of
+clipping changes an effect by less than its interval."""
 
 OF_LOOP = frozenset(inspect.signature(Loop).parameters)
 """Arguments of `Loop`; the others are those of `fork`."""
@@ -21,6 +33,7 @@ class Forks(Looks):
     _accumulation: int
     _batches: Batches
     _capture: Capture
+    _kept_updates: KeptUpdatesOfLoop
 
     def fork(self, *, batches: Any, alternatives: Sequence[Alternative | str], **settings: Any) -> Fork | None:
         """What would have happened from here with other settings: `gradiometer.loop.fork` for the watched loop.
@@ -72,4 +85,50 @@ class Forks(Looks):
                 known |= {"accumulation": self._accumulation, "scaler": self._capture.scaler}
             known |= {name: settings.pop(name) for name in OF_LOOP if name in settings}
             loop = Loop(self._objective.model, self._optimizers[0], batches=batches, **known)
+            loop.warnings = self._replayed(loop, run)
             return fork(loop, alternatives, **{"out": run.path, **settings})
+
+    def _replayed(self, loop: Loop, run: Run) -> tuple[str, ...]:
+        """Compare updates of the loop with those of a copy. Returns what a reader of the fork should know."""
+        kept = self._kept_updates
+        if kept.newest is None:
+            notes: tuple[str, ...] = (
+                f"No update of your loop was compared with that of a copy, since {kept.why_none}.",
+            )
+        else:
+            notes = check_replay(loop, kept.newest)
+        return notes if loop.loss is None else (*notes, *_clipped_as_recorded(loop, Signs.of(run)))
+
+
+def _clipped_as_recorded(loop: Loop, signs: Signs) -> tuple[str, ...]:
+    """Compare what was recorded of gradients before and after clipping, at looks along the whole run, with the loop.
+
+    The largest gradients of a run are seldom among the few updates that are made again.
+
+    Returns:
+        A sentence if the loop clips to a norm that only the record shows; the loop then clips, too.
+
+    Raises:
+        Unsupported: Between the backward and the update something else happened to the gradient.
+    """
+    shares = clipped_shares(signs)
+    if loop.clip_value is not None or not len(shares) or len(shares) < len(signs.looks):
+        return ()
+    before = np.sqrt((signs.tensors["gradient"] ** 2).sum(axis=1)) / signs.single.get("scale", np.ones(len(shares)))
+    norm = loop.clip
+    if norm is None and (shares < 1 - RECORDED).any():
+        norm = float(f"{np.median((shares * before)[shares < 1 - RECORDED]):.3g}")
+    expected = np.ones(len(shares)) if norm is None else np.minimum(norm / before, 1)
+    differs = np.abs(shares - expected) > RECORDED * expected
+    if differs.any():
+        look = int(differs.argmax())
+        raise Unsupported(
+            f"`loss` does not make the updates of your loop: at step {int(signs.looks[look]):,} the gradient was "
+            f"{significant(float(shares[look]))} times as long at the update as after the backward, which clipping to "
+            f"one norm does not explain; {WAY_OUT}."
+        )
+    if norm == loop.clip:
+        return ()
+    loop.clip = norm
+    seen = f"at {int((shares < 1 - RECORDED).sum())} of {len(shares)} recorded steps"
+    return (f"Your loop clipped the gradient to norm {norm:g} {seen}, and so do the branches.",)

@@ -23,8 +23,9 @@ from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.watch.data import OnDevice, examples_of
 from gradiometer.integrations.watch.findings import Findings
-from gradiometer.integrations.watch.kept import Kept
+from gradiometer.integrations.watch.kept import Kept, LossesGiven, evaluation
 from gradiometer.integrations.watch.losses import no_loss
+from gradiometer.integrations.watch.triage.recorder import TriageRecorder
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.objective import Objective
@@ -67,6 +68,8 @@ class Looks:
     _kept: Kept
     _announcements: Announcements
     _restored: Mapping[str, Any]
+    _begun: bool
+    _triage: TriageRecorder
     _at_start: list[torch.Tensor] | None = None
 
     @property
@@ -82,6 +85,39 @@ class Looks:
     def findings(self) -> Findings:
         """The findings so far, the most urgent first, and the warnings."""
         return self._kept.findings()
+
+    def evaluated(self, test: LossesGiven | None = None, train: LossesGiven | None = None) -> None:
+        """Record an evaluation of the model as it is now, so that overfitting can be seen.
+
+            w.evaluated(test=test_losses, train=losses_on_some_training_examples)
+
+        Args:
+            test: The loss on held-out examples: their mean, or the loss of every example, whose mean has an interval.
+            train: The same on training examples, in eval mode.
+
+        Raises:
+            BadArgument: An argument is not a number, a tensor or a list of numbers.
+        """
+        if self.ranks.first:
+            self.record_evaluation(evaluation(test=test, train=train))
+
+    def record_evaluation(self, estimates: Mapping[str, Estimate]) -> None:
+        """Record an evaluation whose estimates are known, such as "test_loss"."""
+        self._kept.evaluate(self.steps, {name: estimate.to_dict() for name, estimate in estimates.items()})
+        with self._triage.shield:
+            self._triage.evaluated()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, without tensors, for your checkpoint: with them the same run can be continued."""
+        return {"steps": self.steps, **self._kept.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue the run of a checkpoint. Call it before the first step."""
+        if self._begun:
+            raise BadArgument("`state` came too late: load it before the first step, to continue the same run.")
+        if "steps" not in state:
+            raise BadArgument("`state` is not the state_dict of a watch: give what `state_dict()` returned.")
+        self.steps, self._restored = int(state["steps"]), state
 
     def __repr__(self) -> str:
         run = self.run

@@ -6,10 +6,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature.stationary_law import update_kick, update_matrices
 from gradiometer.lab.closed_forms.matrices import Matrix
-from gradiometer.lab.closed_forms.quadratic import Point, Quadratic, checked_rates
+from gradiometer.lab.closed_forms.quadratic import Point, Quadratic
 
 Means = Float[np.ndarray, "params 2"]
 Covariances = Float[np.ndarray, "params params 2 2"]
@@ -33,7 +32,8 @@ class QuadraticLaw:
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.lab.closed_forms import Quadratic, QuadraticLaw
+        >>> from gradiometer.lab.closed_forms import Quadratic
+        >>> from quadratic_law import QuadraticLaw
         >>> quadratic = Quadratic([1.0, 0.1], [1.0, 1.0])
         >>> start = QuadraticLaw.at(quadratic, [1.0, 1.0])
         >>> constant, cooled = np.full(200, 0.1), np.linspace(0.1, 0.0, 200)
@@ -55,8 +55,8 @@ class QuadraticLaw:
             velocity: v, PyTorch's momentum buffer, [params]; the default is zero.
         """
         size = quadratic.dimension
-        moved = np.zeros(size) if velocity is None else quadratic.checked_point("velocity", velocity)
-        away = quadratic.checked_point("position", position) - quadratic.minimum
+        moved = np.zeros(size) if velocity is None else np.asarray(velocity)
+        away = np.asarray(position) - quadratic.minimum
         means = np.stack([quadratic.axes.T @ away, quadratic.axes.T @ moved], axis=1)
         return cls(quadratic, means, np.zeros((size, size, 2, 2)))
 
@@ -76,15 +76,9 @@ class QuadraticLaw:
             momentum: μ, one for all steps or one for each, [steps].
             nesterov: Nesterov's momentum, Φ ← Φ − η(ĝ + μv), in place of Φ ← Φ − ηv.
         """
-        rates = checked_rates(learning_rates)
-        batches = _along(rates, "batch_size", batch_size)
-        momenta = _along(rates, "momentum", momentum)
-        if not (rates >= 0).all():
-            raise BadArgument(f"`learning_rates` must be at least 0, got {rates.min()}.")
-        if not (batches >= 1).all():
-            raise BadArgument(f"`batch_size` must be at least 1, got {batches.min()}.")
-        if not ((momenta >= 0) & (momenta < 1)).all():
-            raise BadArgument(f"`momentum` must lie in [0, 1), got {momenta.tolist()}.")
+        rates = np.asarray(learning_rates, dtype=np.float64)
+        batches = np.broadcast_to(batch_size, rates.shape)
+        momenta = np.broadcast_to(momentum, rates.shape)
         axes, curvatures = self.quadratic.axes, self.quadratic.eigenvalues
         noise = (axes.T @ self.quadratic.noise @ axes)[:, :, None, None]
         means, covariances = self.means, self.covariances
@@ -118,7 +112,7 @@ class QuadraticLaw:
         Args:
             point: c, [params].
         """
-        away = self.mean - self.quadratic.checked_point("point", point)
+        away = self.mean - np.asarray(point)
         curvature = self.quadratic.curvature
         return float(away @ curvature @ away + np.trace(curvature @ self.covariance)) / 2
 
@@ -132,13 +126,3 @@ class QuadraticLaw:
         product = self.quadratic.curvature @ self.covariance
         pull = self.quadratic.curvature @ (self.mean - self.quadratic.minimum)
         return float(np.trace(product @ product) / 2 + pull @ self.covariance @ pull)
-
-
-def _along(
-    rates: Float[np.ndarray, " steps"], name: str, given: int | float | ArrayLike
-) -> Float[np.ndarray, " steps"]:
-    """One finite value for every step."""
-    values = np.asarray(given, dtype=np.float64)
-    if values.shape not in ((), rates.shape):
-        raise BadArgument(f"`{name}` must be one number, or one per step, [{len(rates)}], got {list(values.shape)}.")
-    return np.broadcast_to(values, rates.shape)

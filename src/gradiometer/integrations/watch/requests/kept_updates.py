@@ -1,0 +1,230 @@
+"""Keeps a few updates of a watched loop, so that a fork can be compared with what the loop does."""
+
+import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
+from gradiometer.integrations.watch.triage.recorder import NEVER, takes_no_hooks
+from gradiometer.loop.replay import (
+    SETTINGS,
+    KeptUpdate,
+    KeptUpdates,
+    Marks,
+    all_tensors,
+    gradients_of,
+    marks_of,
+    tensors_of,
+)
+from gradiometer.measurement.batch import Batch, mapped
+from gradiometer.measurement.untouched import Surroundings
+from gradiometer.randomness import GlobalStates
+from gradiometer.run.budget import Budget
+
+IN_A_ROW = 4
+"""Number of updates that are kept together, each of which must be the same on a copy."""
+
+FIRST, APART = 4, 8
+"""The first that is kept, and the factor from there to the next four: 4, 32, 256, ... From step 300 on fewer than one
+update in 20 is kept."""
+
+MOST_NUMBERS = 2**24
+"""Most numbers in a state that is kept: 64 MiB in single precision, as for the parameters at the start of training."""
+
+COST = "updates kept for forks"
+"""The name under which its time is charged."""
+
+
+class KeptUpdatesOfLoop:
+    """Keeps four updates in a row: one copy of the state before them, their batches, and marks of what each one did.
+
+    The newest four stay. Nothing is run again before a fork is asked for.
+
+    Args:
+        model: The bare model.
+        called: The model as the loop calls it.
+        loss: The loss, whose generators are kept, too; None if there is none.
+        optimizers: The optimizers of the loop; with more than one nothing is kept.
+        scaler: The GradScaler, if there is one.
+        accumulation: Number of calls of `step` for one update.
+        budget: Pays for the time; None to keep nothing.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        called: nn.Module,
+        loss: Any,
+        optimizers: Sequence[torch.optim.Optimizer],
+        scaler: Any,
+        accumulation: int,
+        budget: Budget | None,
+    ) -> None:
+        self._model, self._called, self._loss, self._optimizers = model, called, loss, optimizers
+        self._accumulation, self._scaler, self._budget = accumulation, scaler, budget
+        self.shield = Shield(self._stop)
+        """The context for everything that training calls: an error ends the keeping, and nothing else."""
+        self.shield.before_first_update = False
+        self.newest: KeptUpdates | None = None
+        """The newest updates that are complete; None if there are none."""
+        self.why_none = "the loop has not made enough updates yet"
+        """Why there are none, as the end of a sentence."""
+        self._start = FIRST
+        self._is_open = False
+        self._state: KeptUpdates | None = None
+        self._used: Surroundings | None = None
+        self._batches: list[Batch] = []
+        self._random: GlobalStates | None = None
+        self._at_forward: GlobalStates | None = None
+        self._generators: list[tuple[Any, bytes]] = []
+        self._weights: Marks | None = None
+        self._modes: list[bool] = []
+        self._handle: Any = None
+        self.next = FIRST - 1 if budget is not None else NEVER
+        """The next step at which `at_step` has something to do."""
+        self.awaits_update = False
+        """True if `updated` has something to do after the coming update."""
+        if budget is None:
+            self.why_none = "they are kept on one process, with a budget, and for a model that is not sharded only"
+
+    def at_step(self, batch: Batch | None) -> None:
+        """Take the batch of a backward, before the update."""
+        self.awaits_update = True
+        if not self._is_open:
+            return
+        with self.shield, self._spending():
+            if batch is None:
+                self._give_up("`w.step` was called without the batch", for_good=True)
+            elif not self._batches or batch is not self._batches[-1]:  # a closure takes the same batch several times
+                if self._state is None:
+                    self._keep_state()  # the first call of the model was not seen
+                self._batches.append(batch)
+                self._weights = marks_of(dict(self._model.named_parameters()))
+
+    def updated(self, step: int) -> None:
+        """Take what an update did, and prepare for the next one."""
+        self.awaits_update = False
+        with self.shield, self._spending():
+            if not self._is_open:
+                if step >= self._start - 1:
+                    self._begin(step + 1)
+            elif len(self._batches) != self._accumulation:
+                self._give_up(f"an update took {len(self._batches)} calls of `w.step`, not {self._accumulation}")
+            else:
+                self._take(step)
+
+    def close(self) -> None:
+        """Keep no more. What is kept stays for forks after the end."""
+        self._close_stretch()
+        self.next, self.awaits_update = NEVER, False
+
+    def _spending(self) -> AbstractContextManager[None]:
+        """A context that charges the time inside."""
+        assert self._budget is not None
+        return self._budget.spending(COST, fixed=True)
+
+    def _begin(self, step: int) -> None:
+        """Keep the coming updates, unless they cannot be kept."""
+        if len(self._optimizers) > 1:
+            self._give_up("the loop has several optimizers", for_good=True)
+            return
+        tensors = all_tensors(self._model, self._optimizers[0])
+        if sum(tensor.numel() for tensor in tensors.values()) > MOST_NUMBERS:
+            self._give_up(f"model and optimizer have more than {MOST_NUMBERS:,} numbers", for_good=True)
+            return
+        # without the model, whose hooks lead to the watch and its own generators
+        self._used = Surroundings(self._loss, nn.Identity())
+        self._is_open = True
+        self.next = step
+        self._prepare()
+
+    def _keep_state(self) -> None:
+        """Keep the state before the first update, after all that a loop does between two updates."""
+        self._state = KeptUpdates(
+            {name: one.detach().clone() for name, one in tensors_of(self._model).items()},
+            copy.deepcopy(self._optimizers[0].state_dict()),
+            None if self._scaler is None else self._scaler.state_dict(),
+        )
+
+    def _prepare(self) -> None:
+        """Keep the random states before an update, and see to its first call of the model."""
+        self._batches, self._weights, self._at_forward = [], None, None
+        self._random = GlobalStates(self._devices)
+        self._generators = (
+            [] if self._used is None else list(zip(self._used.generators, self._used.states(), strict=True))
+        )
+        self._modes = [module.training for module in self._model.modules()]
+        self._remove_hook()
+        if not takes_no_hooks(self._model) and not isinstance(self._called, torch.jit.ScriptModule):
+            self._handle = self._called.register_forward_pre_hook(Hook(self.shield, self._at_first_call))
+
+    @property
+    def _devices(self) -> set[torch.device]:
+        return {parameter.device for parameter in self._model.parameters()}
+
+    def _at_first_call(self, *_: Any) -> None:
+        """The model is called in training: the modes and random states of this update."""
+        if torch.is_grad_enabled():
+            self._at_forward = GlobalStates(self._devices)
+            if self._state is None:
+                self._keep_state()
+            self._modes = [module.training for module in self._model.modules()]
+            self._remove_hook()
+
+    def _take(self, step: int) -> None:
+        """Keep what an update did."""
+        kept, optimizer = self._state, self._optimizers[0]
+        assert kept is not None and self._random is not None and self._weights is not None
+        kept.updates.append(
+            KeptUpdate(
+                step,
+                tuple(mapped(batch, Tensor.clone) for batch in self._batches),
+                self._random,
+                self._at_forward,
+                self._generators,
+                self._modes,
+                [{name: group[name] for name in SETTINGS if name in group} for group in optimizer.param_groups],
+                self._weights,
+                marks_of(gradients_of(self._model)),
+                marks_of(all_tensors(self._model, optimizer)),
+            )
+        )
+        self.newest = kept
+        if len(kept.updates) < IN_A_ROW:
+            self._prepare()
+        else:
+            self._end_stretch(step)
+
+    def _close_stretch(self) -> None:
+        self._remove_hook()
+        self._is_open = False
+        self._state = self._weights = None
+        self._batches = []
+
+    def _end_stretch(self, step: int) -> None:
+        self._close_stretch()
+        while self._start <= step + 1:
+            self._start *= APART
+        self.next = self._start - 1
+
+    def _give_up(self, why: str, *, for_good: bool = False) -> None:
+        """Keep nothing for now, or no more at all."""
+        if self.newest is None:
+            self.why_none = why
+        if for_good:
+            self.close()
+        else:
+            self._end_stretch(self._start)
+
+    def _remove_hook(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _stop(self, error: Exception) -> None:
+        self.newest, self.why_none = None, f"keeping them failed ({reason_of(error)})"
+        attempt(self.close)

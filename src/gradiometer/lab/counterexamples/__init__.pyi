@@ -1,9 +1,0 @@
-from .catalogue import COUNTEREXAMPLES as COUNTEREXAMPLES
-from .counterexample import Counterexample as Counterexample
-from .line import Arctangent as Arctangent
-from .line import LogCosh as LogCosh
-from .line import Softplus as Softplus
-from .plane import Mirrored as Mirrored
-from .plane import Ring as Ring
-from .plane import Saddle as Saddle
-from .plane import Winding as Winding

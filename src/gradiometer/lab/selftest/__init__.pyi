@@ -1,2 +1,0 @@
-from .check import SelfTest as SelfTest
-from .checks import run_checks as run_checks

@@ -1,0 +1,395 @@
+"""Updates that a training has made are made again on a copy and compared: a fork never answers for another training."""
+
+import copy
+import math
+import statistics
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradiometer.errors import Unsupported
+from gradiometer.loop.loop import Loop
+from gradiometer.loop.untouched import guarded_copy
+from gradiometer.measurement.batch import Batch, leaves, mapped
+from gradiometer.measurement.untouched import Surroundings
+from gradiometer.randomness import GlobalStates, untouched_randomness
+
+ROUNDING = 1e-3
+"""Largest difference between an update and its copy, as a share of the update, that counts as rounding. The same loss
+in another order, in double precision, or in halves gave 1e-7 to 2e-6 with SGD and AdamW; gradients of SGD that are
+clipped to a norm that is 1 % off give 1e-2."""
+
+NO_GRADIENT = 1e-6
+"""Gradients below this share of the largest are rounding: those of a bias before BatchNorm, which Adam moves all the
+same, had 1e-8 of it."""
+
+SETTINGS = ("lr", "momentum", "betas", "weight_decay", "nesterov", "eps")
+"""Settings of a parameter group that a loop or a scheduler may change between updates."""
+
+WAY_OUT = "give `step=`, a function of (model, optimizer, batch) that makes one whole update as your loop does"
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What is kept of tensors to tell later if others are the same, in 40 bytes for each.
+
+    Args:
+        names: Their names.
+        bits: A sum of the bits of each, weighted by their place. It differs if a bit differs.
+        numbers: For each its norm, its sum with fixed signs, and its largest absolute value. A difference of such sums
+            is, in the root of its mean square, the norm of the difference.
+    """
+
+    names: tuple[str, ...]
+    bits: Tensor
+    numbers: Tensor
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Marks):
+            return NotImplemented
+        return self.names == other.names and torch.equal(self.bits, other.bits)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def norms(self) -> dict[str, float]:
+        """The norm of each tensor."""
+        return dict(zip(self.names, self.numbers[:, 0].tolist(), strict=True))
+
+    def distance(self, other: "Marks", names: Collection[str]) -> float:
+        """About the norm of the difference of these tensors."""
+        ours = dict(zip(self.names, self.numbers[:, 1].tolist(), strict=True))
+        theirs = dict(zip(other.names, other.numbers[:, 1].tolist(), strict=True))
+        return math.sqrt(math.fsum((ours[name] - theirs[name]) ** 2 for name in names))
+
+    def farthest(self, other: "Marks") -> tuple[str, float, float]:
+        """The tensor whose norms differ most, with both norms; one that only one of them has has 0 in the other."""
+        ours, theirs = self.norms, other.norms
+        least = NO_GRADIENT * max((*ours.values(), *theirs.values()), default=0.0)
+        names = [
+            name for name in dict.fromkeys((*ours, *theirs)) if max(ours.get(name, 0.0), theirs.get(name, 0.0)) >= least
+        ]
+        name = max(names, key=lambda each: _relative(ours.get(each, 0.0), theirs.get(each, 0.0)))
+        return name, ours.get(name, 0.0), theirs.get(name, 0.0)
+
+
+@torch.no_grad()
+def marks_of(tensors: Mapping[str, Tensor]) -> Marks:
+    """The marks of these tensors."""
+    first = next(iter(tensors.values()), torch.zeros(0))
+    bits = [torch.zeros(0, dtype=torch.int64, device=first.device)]
+    numbers = [torch.zeros(0, 3, dtype=torch.float64, device=first.device)]
+    for tensor in tensors.values():
+        flat = tensor.detach().contiguous().reshape(-1)
+        flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
+        places = torch.arange(1, flat.numel() + 1, device=flat.device) * 2654435761
+        kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+        words = flat.view(kinds[flat.element_size()]).to(torch.int64)
+        bits.append((words * (2 * places + 1)).sum().reshape(1).to(first.device))
+        values = flat.to(torch.float64)
+        signs = 1 - 2 * ((places >> 16) & 1)
+        largest = values.abs().max() if values.numel() else values.sum()
+        found = torch.stack([values.norm(), (values * signs).sum(), largest]).reshape(1, 3)
+        numbers.append(found.to(first.device))
+    return Marks(tuple(tensors), torch.cat(bits).cpu(), torch.cat(numbers).cpu())
+
+
+def gradients_of(model: nn.Module) -> dict[str, Tensor]:
+    """The gradients of a model by the names of its parameters."""
+    return {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a model by their names."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def all_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The tensors of a model and of the state of its optimizer."""
+    state = leaves(optimizer.state_dict()["state"], "optimizer")
+    return {**tensors_of(model), **{name: leaf for name, leaf in state if isinstance(leaf, Tensor)}}
+
+
+@dataclass(frozen=True)
+class KeptUpdate:
+    """One update as a training made it.
+
+    Args:
+        step: Its index.
+        batches: Its batches.
+        random: The random states after the update before.
+        at_forward: Those at the first call of the model; None if it was not seen.
+        generators: Generators that the loss uses, each with its state.
+        modes: The mode of every module.
+        settings: The settings of every parameter group.
+        weights: The parameters at the backward.
+        gradient: The gradient at the update.
+        state: Parameters, buffers and the state of the optimizer after it.
+    """
+
+    step: int
+    batches: tuple[Batch, ...]
+    random: GlobalStates
+    at_forward: GlobalStates | None
+    generators: Sequence[tuple[Any, bytes]]
+    modes: Sequence[bool]
+    settings: Sequence[Mapping[str, Any]]
+    weights: Marks
+    gradient: Marks
+    state: Marks
+
+
+@dataclass
+class KeptUpdates:
+    """Some updates in a row, and the state before the first of them.
+
+    Args:
+        model: Parameters and buffers.
+        optimizer: `state_dict` of the optimizer.
+        scaler: `state_dict` of the scaler, if there is one.
+        updates: The updates.
+    """
+
+    model: Mapping[str, Tensor]
+    optimizer: Mapping[str, Any]
+    scaler: Mapping[str, Any] | None
+    updates: list[KeptUpdate] = field(default_factory=list)
+
+    def put_into(self, loop: Loop) -> None:
+        """Bring a copy of the training back to the state before the first update."""
+        own = tensors_of(loop.model)
+        if {name: one.shape for name, one in own.items()} != {name: one.shape for name, one in self.model.items()}:
+            raise Unsupported(
+                f"`model` has other parameters than at step {self.updates[0].step:,}, so that its updates cannot be "
+                "made again: fork some updates after such a change."
+            )
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(self.model[name])
+        loop.optimizer.load_state_dict(copy.deepcopy(dict(self.optimizer)))
+        if loop.scaler is not None and self.scaler is not None:
+            loop.scaler.load_state_dict(dict(self.scaler))
+
+
+@dataclass(frozen=True)
+class Again:
+    """An update that was made again on a copy.
+
+    Args:
+        kept: The update of training.
+        weights: The parameters of the copy before it.
+        gradient: Its gradient.
+        state: Its state after the update.
+        is_judged_after: False if a person's `step` may change more after the optimizer's update: then the parameters
+            before the next update count.
+    """
+
+    kept: KeptUpdate
+    weights: Marks
+    gradient: Marks
+    state: Marks
+    is_judged_after: bool
+
+    @property
+    def is_same(self) -> bool:
+        """True if every bit is that of training."""
+        return self.weights == self.kept.weights and (not self.is_judged_after or self.state == self.kept.state)
+
+    @property
+    def before(self) -> float:
+        """The difference of the parameters before the update, as a share of the update; inf if it is not known."""
+        return self._share(self.weights, self.kept.weights)
+
+    @property
+    def difference(self) -> float:
+        """The larger of the differences of the parameters before and after the update, as a share of the update."""
+        after = self._share(self.state, self.kept.state) if self.is_judged_after else 0.0
+        return max(self.before, after)
+
+    def _share(self, one: Marks, two: Marks) -> float:
+        kept, names = self.kept, self.moved
+        if one.names != two.names or self.gradient.names != kept.gradient.names:
+            return math.inf
+        size = kept.weights.distance(kept.state, names)
+        return one.distance(two, names) / size if size > 0 else math.inf
+
+    @property
+    def moved(self) -> list[str]:
+        """The parameters whose gradients are more than rounding."""
+        norms = self.kept.gradient.norms
+        least = NO_GRADIENT * max(norms.values(), default=0.0)
+        return [name for name, norm in norms.items() if norm > least]
+
+    @property
+    def common_ratio(self) -> float | None:
+        """The gradient of training over that of the copy, if it is the same in every parameter."""
+        seen, made = self.kept.gradient.norms, self.gradient.norms
+        ratios = [seen[name] / made[name] for name in self.moved if made.get(name, 0.0) > 0]
+        if not ratios or max(ratios) - min(ratios) >= ROUNDING * max(ratios):
+            return None
+        return statistics.median(ratios)
+
+    @property
+    def is_close(self) -> bool:
+        """True if it differs by rounding at most."""
+        return self.is_same or self.difference < ROUNDING
+
+
+def check_replay(loop: Loop, kept: KeptUpdates) -> tuple[str, ...]:
+    """Make kept updates again on a copy of a training. Clipping between the backward and the update is found and taken.
+
+    Args:
+        loop: The training. Its `clip` and `clip_value` are set to what its updates show.
+        kept: Some of its updates.
+
+    Returns:
+        Sentences about what a reader of the fork should know; none if every bit is that of training.
+
+    Raises:
+        Unsupported: The updates of the copy are others.
+    """
+    found = _best(loop, kept)
+    if not _is_complete(found, kept):
+        for clip, value in _clippings(found[-1]):
+            loop.clip, loop.clip_value = clip, value
+            clipped = _best(loop, kept)
+            if _is_complete(clipped, kept):
+                return _notes(clipped)
+        loop.clip = loop.clip_value = None
+        raise Unsupported(_refusal(loop, found[-1]))
+    return _notes(found)
+
+
+def _notes(found: Sequence[Again]) -> tuple[str, ...]:
+    if all(again.is_same for again in found):
+        return ()
+    most = max(again.difference for again in found)
+    return (
+        f"Updates of the loop were made again on a copy and differ by rounding, {most:.1g} of an update: the loop "
+        "computes its loss in another order, or its kernels do not repeat.",
+    )
+
+
+def _is_complete(found: Sequence[Again], kept: KeptUpdates) -> bool:
+    return len(found) == len(kept.updates) and found[-1].is_close
+
+
+def _best(loop: Loop, kept: KeptUpdates) -> list[Again]:
+    """The updates made again, up to the first that differs, by the better of two guesses where random draws begin."""
+    first = _made_again(loop, kept, at_forward=False)
+    draws = any(one.at_forward is not None and not one.at_forward.same_as(one.random) for one in kept.updates)
+    if not draws or _is_complete(first, kept):
+        return first
+    second = _made_again(loop, kept, at_forward=True)
+    return second if (len(second), -second[-1].difference) > (len(first), -first[-1].difference) else first
+
+
+def _made_again(loop: Loop, kept: KeptUpdates, *, at_forward: bool) -> list[Again]:
+    found: list[Again] = []
+    with guarded_copy(loop, loop.seed) as start:
+        again = start.copy()
+        again.schedulers = ()
+        kept.put_into(again)
+        used = Surroundings(again.calls, again.model)
+        with untouched_randomness(0, again.devices), used.untouched(0):
+            for update in kept.updates:
+                # the parameters before the last update judge the others, if there are others
+                judged = loop.step is None or len(kept.updates) == 1
+                found.append(_one_again(again, update, used, at_forward=at_forward, is_judged_after=judged))
+                if not found[-1].is_close:
+                    break
+    return found
+
+
+def _one_again(
+    again: Loop, update: KeptUpdate, used: Surroundings, *, at_forward: bool, is_judged_after: bool
+) -> Again:
+    device = next(again.model.parameters()).device
+    for group, settings in zip(again.optimizer.param_groups, update.settings, strict=True):
+        group.update(settings)
+    for module, training in zip(again.model.modules(), update.modes, strict=True):
+        module.training = training
+    update.random.restore()
+    used.restore(update.generators)
+    handles: list[Any] = []
+    if at_forward and update.at_forward is not None:
+        states = update.at_forward
+
+        def begin(*_: Any) -> None:
+            handles.pop().remove()  # the first call only
+            states.restore()
+
+        handles.append(again.model.register_forward_pre_hook(begin))
+    weights = marks_of(dict(again.model.named_parameters()))
+    again.update(*(mapped(batch, lambda tensor: tensor.to(device)) for batch in update.batches))
+    for handle in handles:
+        handle.remove()
+    state = marks_of(all_tensors(again.model, again.optimizer))
+    return Again(update, weights, marks_of(gradients_of(again.model)), state, is_judged_after)
+
+
+def _clippings(again: Again) -> Iterator[tuple[float | None, float | None]]:
+    """Norms, or values, to which the gradient may have been clipped, those with few digits first."""
+    seen, made = again.kept.gradient, again.gradient
+    if seen.names != made.names or not len(seen.names):
+        return
+    ratio = again.common_ratio
+    if ratio is not None and ratio < 1:
+        for norm in _rounded(ratio * float(made.numbers[:, 0].norm())):
+            yield norm, None
+    smaller = seen.numbers[:, 2] < made.numbers[:, 2]
+    values = seen.numbers[smaller, 2]
+    if len(values) and float(values.max() - values.min()) <= ROUNDING * float(values.max()):
+        for value in _rounded(float(values.max())):
+            yield None, value
+
+
+def _rounded(number: float) -> Iterator[float]:
+    """Numbers with few digits near a number, and then itself."""
+    known = set()
+    for digits in range(1, 8):
+        near = float(f"{number:.{digits}g}")
+        if near not in known and abs(near / number - 1) < ROUNDING:
+            known.add(near)
+            yield near
+
+
+def _refusal(loop: Loop, again: Again) -> str:
+    """What differs, where, by how much, and what to give."""
+    kept = again.kept
+    function = "`loss`" if loop.step is None else "`step`"
+    begin = f"{function} does not make the updates of your loop, so that a fork would answer for another training: "
+    at = f"at step {kept.step:,}"
+    if again.before > ROUNDING:
+        name, seen, made = kept.weights.farthest(again.weights)
+        return (
+            f"{begin}{at} {name} had norm {seen:.6g} before the update, and {made:.6g} in a copy. Something besides "
+            f"the optimizer changed it between two updates; {WAY_OUT}."
+        )
+    name, seen, made = kept.gradient.farthest(again.gradient)
+    ratio = again.common_ratio
+    if ratio is not None and _relative(ratio, 1.0) > ROUNDING:
+        return (
+            f"{begin}{at} its gradient was {ratio:.4g} times that of a copy, in every parameter. Give the loss "
+            f"that is trained, with its factor, or {WAY_OUT[5:]}."
+        )
+    if _relative(seen, made) > ROUNDING:
+        return (
+            f"{begin}{at} the gradient of {name} had norm {seen:.4g} at the update, and {made:.4g} in a copy. Your "
+            "loop makes another backward (its loss, a second one, random draws), or changes the gradient before the "
+            f"update; {WAY_OUT}."
+        )
+    name, seen, made = kept.state.farthest(again.state)
+    return (
+        f"{begin}{at} {name} had norm {seen:.6g} after the update, and {made:.6g} in a copy, from the same gradient. "
+        f"{WAY_OUT[0].upper()}{WAY_OUT[1:]}."
+    )
+
+
+def _relative(one: float, two: float) -> float:
+    """The difference of two norms as a share of the larger."""
+    largest = max(abs(one), abs(two))
+    return abs(one - two) / largest if largest > 0 else 0.0

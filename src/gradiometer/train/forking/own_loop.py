@@ -1,0 +1,114 @@
+"""A training as a loop that can be forked, and its examples in new orders."""
+
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from gradiometer.loop.data import Data
+from gradiometer.loop.evaluation import losses_on
+from gradiometer.loop.loop import Loop
+from gradiometer.loop.readout import Readout
+from gradiometer.measurement.batch import Batch, Order
+from gradiometer.problems.evaluation import AT_ONCE, correctness
+from gradiometer.problems.examples import Examples
+from gradiometer.problems.problem import Problem
+from gradiometer.train.accumulation import MicroBatches
+from gradiometer.train.cooling import Cooling
+from gradiometer.train.forking.order import examples_before, positions
+from gradiometer.train.training import Training
+
+
+def loop_under_way(training: Training, seed: int) -> Loop:
+    """A copy of a training under way. Its branches are read out on training examples alone.
+
+    Args:
+        training: The training.
+        seed: Seed of the branches.
+    """
+    loop = loop_of(training, training.step)
+    loop.evaluate = None
+    copy = loop.copy()
+    copy.seed = seed
+    keep_cooling(copy.schedulers[0], training.cooling)
+    return copy
+
+
+class RunData(Data):
+    """The examples of a run from one of its steps on, in new orders, or first in that of the run.
+
+    Args:
+        examples: The training examples.
+        order: The order of the run.
+        step: Index of the first batch.
+    """
+
+    def __init__(self, examples: Examples, order: Order, step: int) -> None:
+        self.examples = examples
+        self.order = order
+        self.step = step
+        self.size = order.batch_size
+        self.epoch = order.examples
+        self.own_until = 0
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """The batches in the order of a seed."""
+        return map(self.examples.batch, positions(self.order, self.step, seed, self.own_until))
+
+    def replicate(self, seed: int, number: int) -> Iterator[Batch]:
+        """The batches of a replicate of a fork with this seed."""
+        return self.batches(zlib.crc32(f"{seed}/{number}/order".encode()))
+
+    def see_own(self, until: int) -> int:
+        """Begin each order with the batches of the run, up to this step, so that they can be skipped."""
+        self.own_until = until
+        return until
+
+    def some(self, count: int, seed: int) -> list[Batch]:
+        """Some training examples."""
+        chosen = torch.randperm(len(self.examples), generator=torch.Generator().manual_seed(seed))[:count]
+        return list(map(self.examples.batch, chosen.split(AT_ONCE)))
+
+
+def loop_of(training: Training, step: int) -> Loop:
+    """The loop of a training that is, or is brought, at a step."""
+    problem, order = training.problem, training.order
+    loop = Loop(
+        training.model,
+        training.optimizer,
+        loss=problem.loss,
+        batches=RunData(training.data, order, step),
+        evaluate=None if problem.test is None else _evaluate_on_test(problem, training.device),
+        scheduler=training.scheduler,
+        index=step,
+    )
+    loop.examples = examples_before(order, step)
+    loop.left = examples_before(order, training.steps) - loop.examples
+    if training.configuration.accumulation > 1:
+        loop.gradient = MicroBatches(problem.loss, training.configuration.accumulation, training.configuration.seed)
+    return loop
+
+
+def _evaluate_on_test(problem: Problem, device: torch.device) -> Callable[[nn.Module], dict[str, Readout]]:
+    """The loss and the accuracy on the test examples, as a function of the model."""
+
+    def evaluate(model: nn.Module) -> dict[str, Readout]:
+        assert problem.test is not None
+        test = problem.test.to(device)
+        found = losses_on(test.batches(AT_ONCE), problem.loss, model, "test")
+        right = [correctness(problem, model, batch) for batch in test.batches(AT_ONCE)]
+        if known := [each for each in right if each is not None]:
+            correct = torch.cat(known).double().cpu().numpy()
+            found["test_accuracy"] = Readout.of(correct, lower_is_better=False)
+        return found
+
+    return evaluate
+
+
+def keep_cooling(scheduler: Any, cooling: Cooling | None) -> None:
+    """Let the scheduler give the rate with the way to zero that has begun in a run that cools itself."""
+    if cooling is not None and cooling.acts:
+        (schedule,) = scheduler.lr_lambdas
+        scheduler.lr_lambdas = [lambda step: schedule(step) * cooling.multiplier(step)]

@@ -1,0 +1,1 @@
+"""What a training decides on its way, by forks."""

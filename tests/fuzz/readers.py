@@ -1,0 +1,115 @@
+"""Commands that read a run: each is given runs in which one field of one record is broken."""
+
+import random
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from fields import Field, fields_of, other_value
+from fork_kinds import ASKED, called
+
+from gradiometer import Run, diagnose
+from gradiometer.convergence.certificate import Certificate
+from gradiometer.drift.curvature_survey import Survey
+from gradiometer.exploration.ensembles import EnsembleReport
+from gradiometer.loop import forks_of
+from gradiometer.loop.recorded.words import comparison, setting, stopped
+from gradiometer.report.live.follow import Followed
+from gradiometer.run import load_artifacts
+
+Reader = Callable[[random.Random, Path, Path], None]
+
+
+def findings(_: random.Random, run: Path, __: Path) -> None:
+    """What all commands begin with: the findings, and what every record says."""
+    opened = Run.open(run)
+    diagnose(opened).to_dict()
+    for made in forks_of(opened):
+        assert all(made.warnings)
+        comparison(made.fork, made.fork.effects())
+        setting(made.fork)
+        stopped(made.stops or ())
+    for kind in (Certificate, Survey, EnsembleReport):
+        for found in load_artifacts(opened, kind):
+            str(found.estimates if isinstance(found, Certificate) else found)
+    assert all(opened.warnings)
+
+
+def report(_: random.Random, run: Path, __: Path) -> None:
+    called(("report", str(run)))
+
+
+def show(_: random.Random, run: Path, __: Path) -> None:
+    """What the server does for a page and its update."""
+    view = Followed(run).latest()
+    view.page("/live/", [("/live/", run.name)])
+    view.update("/live/")
+
+
+def runs(_: random.Random, run: Path, __: Path) -> None:
+    called(("runs", str(run.parent), "--page", str(run.parent / "runs.html")))
+
+
+def compare(draw: random.Random, run: Path, other: Path) -> None:
+    both = [str(run), str(other)] if draw.random() < 0.5 else [str(other), str(run)]
+    called(("compare", *both, "--no-open", "--out", str(run.parent / "compare.html")))
+
+
+def export(draw: random.Random, run: Path, _: Path) -> None:
+    what = draw.choice(("readings", "losses", "evaluations"))
+    called(("export", str(run), "--out", str(run.parent / "table.csv"), "--what", what))
+
+
+def doctor(draw: random.Random, run: Path, _: Path) -> None:
+    called(("doctor", str(draw.choice((run, run / "readings.jsonl", run / "events.jsonl")))))
+
+
+def batch(_: random.Random, run: Path, __: Path) -> None:
+    called(("batch", str(run), "--no-measure-time"))
+
+
+def ensemble(_: random.Random, run: Path, __: Path) -> None:
+    called(("ensemble", str(run), "--points", "0"))
+
+
+def fork(_: random.Random, run: Path, __: Path) -> None:
+    """A fork that is finished, whose result is shown."""
+    called(("fork", str(run), *ASKED))
+
+
+def resume(_: random.Random, run: Path, __: Path) -> None:
+    called(("resume", str(run), "-q", "--no-open"))
+
+
+SHARES: dict[Reader, int] = {
+    findings: 46, export: 10, report: 8, show: 6, compare: 5, runs: 5, batch: 5, ensemble: 5, fork: 5, resume: 4, doctor: 1,
+}  # fmt: skip
+"""Inputs for each reader in a hundred: pages take ten times as long as findings, which all of them make."""
+
+_fields = cache(fields_of)
+
+
+def broken(draw: random.Random, folder: Path, base: Path) -> Field:
+    """Copy one of the two runs with one broken field to `folder / "run"`."""
+    source = base if draw.random() < 0.6 else base.parent / "loop-1"
+    fields = _fields(source)
+    # half of all draws are fair to fields, and half to kinds: an ensemble has a hundred fields, a snapshot five
+    kind = draw.choice(sorted({each.kind for each in fields}))
+    field = draw.choice(fields if draw.random() < 0.5 else [each for each in fields if each.kind == kind])
+    copy = Path(shutil.copytree(source, folder / "run"))
+    field.broken(copy, other_value(draw, field, source))
+    return field
+
+
+def record(random: random.Random, folder: Path, base: Path) -> None:
+    """A run with a broken field, read by a command."""
+    broken(random, folder, base)
+    (reader,) = random.choices([*SHARES], [*SHARES.values()])
+    reader(random, folder / "run", base)
+
+
+def record_findings(random: random.Random, folder: Path, base: Path) -> None:
+    """A run with a broken field, whose findings are made."""
+    broken(random, folder, base)
+    findings(random, folder / "run", base)

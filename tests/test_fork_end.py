@@ -1,0 +1,97 @@
+"""The effect at the end of a training, from branches to a quarter and a half of what is left."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from gradiometer import BadArgument, supervised
+from gradiometer.loop import BranchResult, Fork, ForkRecord, Loop, Readout, effects_at_end, fork
+from gradiometer.loop.recorded.words import at_end
+from gradiometer.measurement.estimate import Estimate
+
+NOISE = (0.001, -0.001, 0.002, -0.002)
+
+
+def results(quarter: float, half: float, name: str = "test_loss", *, base: float = 1.0) -> list[BranchResult]:
+    """Branches of 25 and 50 examples, whose effects are these."""
+    ends = {(25, "go on"): base, (50, "go on"): base, (25, "a"): base + quarter, (50, "a"): base + half}
+    return [
+        BranchResult(
+            each,
+            place,
+            horizon,
+            1,
+            horizon,
+            1.0,
+            (),
+            {name: Readout(end + (each == "a") * noise, None, "loss" in name)},
+        )
+        for (horizon, each), end in ends.items()
+        for place, noise in enumerate(NOISE)
+    ]
+
+
+def end(quarter: float, half: float, name: str = "test_loss", left: int = 100) -> tuple[str, Estimate]:
+    (effect,) = effects_at_end(results(quarter, half, name), "go on", left)
+    return effect.verdict, effect.estimate
+
+
+def test_an_effect_that_grows_may_grow_further_and_one_that_shrinks_keeps_its_sign() -> None:
+    verdict, estimate = end(-0.1, -0.2)
+    assert verdict == "better" and estimate.low < -0.4 < -0.25 < estimate.value < -0.14 < estimate.high
+    verdict, estimate = end(-0.4, -0.2)
+    assert verdict == "better" and estimate.low < -0.22 and estimate.value == pytest.approx(-0.1)
+    assert -0.05 < estimate.high < 0
+
+
+def test_nothing_is_called_worse_while_the_trend_is_towards_it() -> None:
+    assert end(0.4, 0.15)[0] == "open"  # it fell by 0.25, and may fall by that once more
+    assert end(0.4, 0.35)[0] == "worse"
+    assert end(0.2, 0.3)[0] == "worse"
+    assert end(0.1, -0.1)[0] == "better"
+    accuracy = {quarter: end(quarter, -0.15, "test_accuracy")[0] for quarter in (-0.4, -0.1)}
+    assert accuracy == {-0.4: "open", -0.1: "worse"}
+
+
+def test_branches_that_end_too_early_show_no_end() -> None:
+    verdict, estimate = end(-0.1, -0.2, left=130)
+    assert verdict == "open" and not estimate.tells
+    only = [result for result in results(-0.1, -0.2) if result.horizon == 50]
+    assert not effects_at_end(only, "go on", 100)[0].estimate.tells
+    (there,) = effects_at_end(only, "go on", 50)
+    assert there.estimate.value == pytest.approx(-0.2)
+
+
+def loop(left: str | None = "80 updates") -> Loop:
+    torch.manual_seed(0)
+    inputs = torch.randn(256, 4)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    data, loss = (inputs, inputs.sum(dim=1)), supervised(nn.MSELoss(reduction="none"))
+    return Loop(model, optimizer, loss=loss, batches=data, batch_size=32, left=left)
+
+
+def test_a_fork_to_the_end_trains_two_lengths_with_half_of_each_at_the_rate_of_training(tmp_path: Path) -> None:
+    found = fork(loop(), ["rate 2x"], horizon="end", replicates=2, out=tmp_path)
+    assert found.tail == "half" and found.shows_end and not found.leans
+    assert {result.updates for result in found.shorter} == {20} and {result.updates for result in found.results} == {40}
+    (effect,) = found.at_end()
+    assert effect.verdict == "better"
+    assert "rate 2x ends" in at_end(found)
+    assert [line.split("  ")[0] for line in str(found).splitlines()[1:]] == ["alternative", "go on", "rate 2x"]
+    assert str(effect.estimate) in str(found) and len(repr(found)) < 500
+    kept = ForkRecord.of(found).fork
+    assert kept.at_end() == found.at_end()
+
+
+def test_a_fork_to_the_end_needs_to_know_it() -> None:
+    with pytest.raises(BadArgument, match="`horizon` is 'end', and what is left is not known"):
+        fork(loop(None), ["rate 2x"], horizon="end")
+    with pytest.raises(BadArgument, match="fewer than 4 updates are left"):
+        fork(loop("3 updates"), ["rate 2x"], horizon="end")
+    short: Fork = fork(loop(None), ["rate 2x"], horizon="2 updates", replicates=1)
+    with pytest.raises(BadArgument, match="`left` of this fork is not known"):
+        short.at_end()
+    assert not short.shows_end and at_end(short) == ""

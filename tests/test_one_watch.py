@@ -1,0 +1,117 @@
+"""One watch: `gradiometer train` and a plain loop of a person have the same losses, readings and verdict."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gradiometer import Configuration, Run, Sampling, diagnose, watch
+from gradiometer.measurement import Draw
+from gradiometer.measurement.batch import Batch, Order
+from gradiometer.problems import Problem, load
+from gradiometer.problems.evaluation import evaluate
+from gradiometer.run.settings.planned import planned
+from gradiometer.train import train
+
+KINDS: dict[str, dict[str, Any]] = {
+    "SGD": {},
+    "momentum, cosine": {"momentum": 0.9, "schedule": "cosine"},
+    "AdamW": {"optimizer": "adamw"},
+    "every 3rd step": {"every": 3},
+    "every 3rd step, AdamW": {"every": 3, "optimizer": "adamw"},
+    "every 3rd step, gauges that look back": {"every": 3, "gauges": "noise,temperature,trajectory", "momentum": 0.9},
+    "a rate that is too high": {"learning_rate": 3.0},
+}
+
+
+@pytest.fixture(scope="module")
+def digits() -> Problem:
+    return load("digits", model="mlp")
+
+
+def ours(problem: Problem, out: Path, settings: dict[str, Any]) -> Run:
+    return train(problem, Configuration(model="mlp", epochs=3, check_edge=False, check_endpoint=False, **settings), out)
+
+
+def batches_of(problem: Problem, order: Order, steps: int) -> Iterator[Batch]:
+    return (problem.train.batch(order.batch(step)) for step in range(steps))
+
+
+def of_a_person(problem: Problem, out: Path, settings: dict[str, Any]) -> Run:
+    """The same training as a person writes it, with the lines of `watch`."""
+    configuration = Configuration(model="mlp", epochs=3, **settings)
+    torch.manual_seed(configuration.seed)
+    model, rate, momentum = problem.model(), configuration.rate, configuration.momentum
+    sgd = torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum)
+    optimizer = sgd if configuration.optimizer == "sgd" else torch.optim.AdamW(model.parameters(), rate, weight_decay=0)
+    order = Order(Draw.RESHUFFLED, len(problem.train), configuration.batch_size, seed=configuration.seed)
+    steps = 3 * order.steps_per_epoch
+    scheduler = planned(configuration, steps).scheduler(optimizer)
+    with watch(
+        model,
+        optimizer,
+        loss=problem.loss,
+        out=out,
+        sampling=Sampling(Draw.RESHUFFLED, len(problem.train)),
+        steps=steps,
+        every=configuration.every,
+        gauges=configuration.measured,
+        page=False,
+        quiet=True,
+    ) as w:
+        for step, batch in enumerate(batches_of(problem, order, steps), 1):
+            optimizer.zero_grad()
+            loss = problem.loss(model, batch).mean()
+            loss.backward()
+            w.step(loss, batch)
+            optimizer.step()
+            scheduler.step()
+            if step % order.steps_per_epoch == 0:
+                w.record_evaluation(evaluate(problem, model, torch.device("cpu")))
+    assert w.run is not None
+    return w.run
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_of_ours_and_a_loop_of_a_person_have_the_same_record(
+    digits: Problem, tmp_path: Path, kind: str
+) -> None:
+    settings = KINDS[kind]
+    run, other = ours(digits, tmp_path, settings), of_a_person(digits, tmp_path, settings)
+    assert run.losses[1].tolist() == other.losses[1].tolist()
+    evaluations = [
+        [event["estimates"] for event in one.events if event["event"] == "evaluation"] for one in (run, other)
+    ]
+    assert evaluations[0] == evaluations[1] and len(evaluations[0]) == 3
+    assert run.gauges == other.gauges and "noise" in run.gauges
+    if "every" in settings:
+        for gauge in run.gauges:
+            first, second = run.series(gauge), other.series(gauge)
+            assert first is not None and second is not None
+            later = (
+                second.steps > 0
+            )  # before its first update the loop of a person may be compiled: it is read in halves
+            assert first.steps.tolist() == second.steps.tolist()
+            for name, moments in first.moments.items():
+                assert np.array_equal(
+                    np.asarray(moments)[later], np.asarray(second.moments[name])[later], equal_nan=True
+                )
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW", "a rate that is too high"])
+def test_both_have_the_same_verdict(digits: Problem, tmp_path: Path, kind: str) -> None:
+    run, other = ours(digits, tmp_path, KINDS[kind]), of_a_person(digits, tmp_path, KINDS[kind])
+    first, second = diagnose(run), diagnose(other)
+    assert first.headline is not None and second.headline is not None
+    assert first.headline.claim == second.headline.claim
+    claims = [{finding.claim for finding in one.findings if finding.gauge == "triage"} for one in (first, second)]
+    assert claims[0] == claims[1] and claims[0]
+
+
+def test_products_of_successive_gradients_are_the_default_of_both(digits: Problem, tmp_path: Path) -> None:
+    for run in (ours(digits, tmp_path, {}), of_a_person(digits, tmp_path, {})):
+        series = run.series("noise")
+        assert series is not None and "product" in series.moments
