@@ -88,8 +88,7 @@ class Watch(Forks, Automatic):
             not kind.own_steps and kind.name not in self.read_elsewhere for kind in gauges.kinds
         )
         if self._cadenced and subject.spread is None:
-            model = self._objective.model
-            check_spread(model, self.ranks, accumulation=accumulation, has_loss=subject.has_loss)
+            check_spread(self._objective.model, self.ranks, accumulation=accumulation, has_loss=subject.has_loss)
         self._out, self._name, self._batches, self._accumulation = out, file_name(name), batches, accumulation
         self._asked, self._gauges, self._announcements = asked, gauges, announcements
         self._updates = None
