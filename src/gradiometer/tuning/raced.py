@@ -224,6 +224,7 @@ def readout_of(end: BranchResult) -> Readout:
 def duration(seconds: float) -> str:
     """A time in words.
 
+    >>> from gradiometer.tuning.raced import duration
     >>> duration(8.2), duration(400), duration(9000)
     ('8 s', '7 min', '2.5 h')
     """
