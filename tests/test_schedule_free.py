@@ -15,7 +15,8 @@ from gradiometer.convergence import refresh_batch_norm
 from gradiometer.loop import Loop, Rate, fork
 from gradiometer.measurement.optimizer.averaged import at_average, averages_itself, schedule_free, to_average
 from gradiometer.problems import load
-from gradiometer.run import Configuration, Run, load_latest
+from gradiometer.run import Configuration, Run
+from gradiometer.run.checkpoints import load_latest
 from gradiometer.train import resume, train
 from gradiometer.train.restoring.replay import state_at
 from gradiometer.tuning import tune

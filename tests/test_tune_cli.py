@@ -69,7 +69,7 @@ def test_train_with_tune_races_lists_and_trains_with_the_choice(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    lists = ["--momentum", "0,0.9", "--nesterov", "--optimizer", "sgd"]
+    lists = ["--momentum", "0,0.9", "--set", "nesterov=yes", "--optimizer", "sgd"]
     code, out, _ = called(capsys, "train", *SMALL, "--tune", *lists, "--json", "--budget", "0")
     run = Run.open(json.loads(out)["run"])
     raced = [record.fork for record in forks_of(run) if any(name.startswith("SGD(") for name in record.fork.names)]
@@ -90,8 +90,8 @@ def test_what_tuning_leaves_of_a_budget_pays_for_forks_on_the_way(
     [
         (["train", *SMALL, "--momentum", "0,0.9"], "`momentum` has 2 values: give --tune, too"),
         (["train", *SMALL, "--optimizer", "sgd,adamw"], "`optimizer` has 2 values: give --tune, too"),
-        (["train", *SMALL, "--aim", "time"], "`--aim` chooses between batch sizes before the training"),
-        (["train", *SMALL, "--tune", "-b", "10,20"], "`aim` must be 'examples' or 'time' for several batch sizes"),
+        (["train", *SMALL, "--tune", "-b", "10,20"], "`--tune` takes one batch size: choose it with `gradiometer tune"),
+        (["tune", *SMALL, "-b", "10,20"], "`aim` must be 'examples' or 'time' for several batch sizes"),
         (["train", *SMALL, "--weight-decay", "small"], "`weight_decay` must be a number"),
         (["train", *SMALL, "--tune", "--lr", "0.1"], "`--tune` chooses the rate itself: leave out --learning-rate"),
         (["tune", *SMALL, "--budget", "0.01"], "`budget` 0.01 pays for no three lanes"),

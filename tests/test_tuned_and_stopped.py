@@ -11,10 +11,10 @@ import torch
 
 from command_line import called
 from gradiometer import Run
-from gradiometer.run import load_latest
+from gradiometer.run.checkpoints import load_latest
 from gradiometer.train.loop import Trainer
 
-TRAIN = ("train", "quadratic", "--tune", "--tune-budget", "2", "--steps", "400", "--every", "20", "-q", "--no-open")
+TRAIN = ("train", "quadratic", "--tune", "--tune-budget", "2", "--steps", "400", "--every", "20", "--no-open")
 
 
 def forks_of(run: Run) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def trained(
     if stop_after is None or in_race:
         code, _, error = called(capsys, *TRAIN)
     else:
-        code, _, error = called(capsys, "resume", str(run_below(Path("runs"))), "-q", "--no-open")
+        code, _, error = called(capsys, "resume", str(run_below(Path("runs"))), "--no-open")
     assert code == 0, error
     return Run.open(run_below(Path("runs"))), in_race
 

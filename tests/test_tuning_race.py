@@ -9,9 +9,8 @@ import pytest
 from quadratic_law import QuadraticLaw
 
 from gradiometer.lab.closed_forms import Quadratic
-from gradiometer.loop import Readout
-from gradiometer.tuning import Entry, Race, Rung
-from gradiometer.tuning.race import COOLED, FIRST
+from gradiometer.loop.readout import Readout
+from gradiometer.tuning.race import COOLED, FIRST, Entry, Race, Rung
 
 CURVATURES = np.geomspace(0.05, 1, 6)
 QUADRATIC = Quadratic(np.diag(CURVATURES), np.diag(CURVATURES))

@@ -42,6 +42,7 @@ def watch(
     budget: float = 0.02,
     every: int | None = None,
     steps: int | None = None,
+    trials: float = 0.0,
     gauges: GaugesAsked | None = None,
     parts: int = 2,
     level: float = 0.9,
@@ -100,6 +101,9 @@ def watch(
         every: Measure at every `every`-th step instead of keeping to the budget.
         steps: Number of updates of the whole training, if you know it: the first 40 readings are then spread over the
             run, up to 1,000 steps, in place of the first 300 steps.
+        trials: Share of the training time that forks may use to try the cure of what limits the run, such as 0.1: at a
+            few marks and at the end, on copies; the next headline uses what they show. Needs `loss`, and the data:
+            sampling=loader, or a loop over `w.batches(loader)`.
         gauges: Names with commas between them, or a list of names and gauges of your own, such as
             ["noise", MyGauge()]. By default the noise, if training's own gradients show it or there is `loss`; under
             Adam, AdamW, RMSprop, Adagrad and their kind also the preconditioned noise, unless the model is sharded;
@@ -131,6 +135,7 @@ def watch(
         budget=budget,
         every=every,
         steps=steps,
+        trials=trials,
         parts=parts,
         level=level,
         seed=seed,
@@ -185,6 +190,9 @@ def watch(
         gauges=chosen,
         to=to,
         announcements=Announcements(page, quiet),
+        trials=trials,
     )
+    if isinstance(sampling, DataLoader):
+        watched.on_the_way.draw_from(sampling)
     watched.budget.planned = steps
     return watched

@@ -34,6 +34,8 @@ from gradiometer.integrations.watch.part import NO_PART, Part, part_of
 from gradiometer.integrations.watch.processes.together import Together
 from gradiometer.integrations.watch.requests.forks import Forks
 from gradiometer.integrations.watch.requests.kept_updates import KeptUpdatesOfLoop
+from gradiometer.integrations.watch.requests.on_the_way import OnTheWay
+from gradiometer.integrations.watch.requests.trials import Trials
 from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.integrations.watch.subject import Subject
@@ -71,6 +73,7 @@ class Watch(Forks, Automatic):
         gauges: Asked,
         to: Sequence[Any],
         announcements: Announcements,
+        trials: float = 0.0,
     ) -> None:
         self._subject = subject
         self._objective = subject.objective
@@ -135,16 +138,8 @@ class Watch(Forks, Automatic):
             warn=self._warn,
             charge=self.budget.charge,
         )
-        can_keep = bool(asked["budget"]) and self.ranks.alone and not (sharded or subject.is_own)
-        self._kept_updates = KeptUpdatesOfLoop(
-            self._objective.model,
-            called,
-            getattr(self._objective.loss, "__wrapped__", None),
-            self._optimizers,
-            self._capture.scaler,
-            accumulation,
-            self.budget if can_keep else None,
-        )
+        kept = KeptUpdatesOfLoop(subject, called, self._optimizers, self._capture.scaler, accumulation)
+        self.on_the_way = OnTheWay(kept, Trials(trials, self, announcements.say))
         self._pace = Pace(self._warn, partial(self._settings.search, self._follow_updates_of))
         self._successive = self._products_reader()
         self._between = Between(self._losses, self._settings, self._pace, self.budget, accumulation)
@@ -182,6 +177,7 @@ class Watch(Forks, Automatic):
             self._handles.append(before_the_update(optimizer, self._measure_what_waited, self.shield))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.on_the_way.close(self.steps, error)
         self.end()
         if not self._subject.is_own:
             self._kept.close(self.steps, self._trackers, error)
@@ -192,7 +188,6 @@ class Watch(Forks, Automatic):
             self._triage.close()
         if self._successive is not None:
             self._successive.close()
-        self._kept_updates.close()
         with self.shield:
             self._capture.stop()
             self._pace.end(self.steps)
@@ -203,6 +198,7 @@ class Watch(Forks, Automatic):
 
     def _draw_from(self, loader: Any) -> None:
         """Take the sampling from the loader, if it was not given and nothing is written yet."""
+        self.on_the_way.draw_from(loader)
         batches = self._batches
         if not (batches.known or self._begun) and (sampling := known_sampling(loader)) is not None:
             batches.sampling, batches.known = sampling, True
@@ -216,8 +212,8 @@ class Watch(Forks, Automatic):
                 Without it, the first tensor that the model was called with stands for the batch: its rows are the
                 examples. What needs the labels or runs the model again needs the batch.
         """
-        if self.steps >= self._kept_updates.next:
-            self._kept_updates.at_step(batch)
+        if self.steps >= self.on_the_way.next:
+            self.on_the_way.at_step(self.steps, batch, is_first=not self._parts)
         if batch is None:
             batch = self._batch_seen()
         elif self._inputs is not None:
@@ -385,7 +381,6 @@ class Watch(Forks, Automatic):
         if caught is not None and recorder is not None and updates is None:
             self._record(recorder, caught)
         elif caught is not None and recorder is not None:
-            caught.hold()
             self._waiting = caught
             if self.ranks.alone:
                 self._capture.stop()
@@ -474,8 +469,8 @@ class Watch(Forks, Automatic):
         if self._triage.awaits_update:
             with self._triage.shield:
                 self._triage.updated(self.steps - 1)
-        if self._kept_updates.awaits_update:
-            self._kept_updates.updated(self.steps - 1)
+        if self.on_the_way.kept.awaits_update:
+            self.on_the_way.updated(self.steps - 1)
         if self._successive is not None:
             self._successive.updated = True
         if self.steps >= between.planned or self._parts:

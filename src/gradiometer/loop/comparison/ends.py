@@ -45,7 +45,9 @@ def effects_at_end(
     Returns:
         The effects. They are unknown if no branch reaches half of what is left, or if none has half its length.
 
-    >>> from gradiometer.loop import BranchResult, Readout, effects_at_end
+    >>> from gradiometer.loop.branch import BranchResult
+    >>> from gradiometer.loop.comparison.ends import effects_at_end
+    >>> from gradiometer.loop.readout import Readout
     >>> ends = {(25, "go on"): 0.70, (25, "rate 2x"): 0.60, (50, "go on"): 0.50, (50, "rate 2x"): 0.45}
     >>> results = [
     ...     BranchResult(name, place, horizon, 1, horizon, 1.0, (), {"test_loss": Readout(loss + place / 1000)})
@@ -54,7 +56,7 @@ def effects_at_end(
     ... ]
     >>> (effect,) = effects_at_end(results, "go on", left=100)
     >>> print(effect.verdict, effect.estimate)
-    better −0.025 [−0.055, −0.0125]
+    better −0.0250 [−0.0550, −0.0125]
     """
     longest = max((result.horizon for result in results), default=0)
     late = effects_of(results, baseline, readout, level=level, horizon=longest)

@@ -70,14 +70,22 @@ def _result(wanted: Alternative, yardstick: Shorter | None, records: Sequence[Fo
     for record in reversed(records):
         names = [one.name for one in record.fork.alternatives if alike(one, wanted)]
         try:
-            effects = {effect.alternative: effect for effect in record.fork.effects()}
+            fork = record.fork
+            effects = {effect.alternative: effect for effect in (fork.at_end() if fork.shows_end else fork.effects())}
         except BadArgument:  # a fork that has just begun has no branch of the baseline
             continue
         if names and names[0] in effects:
             effect = effects[names[0]]
-            told = {"verdict": "leaning"} if record.fork.leans else judged(record.fork, wanted, effect, yardstick)
+            leans = record.fork.leans and not is_beyond_lean(effect, record.fork)
+            told = {"verdict": "leaning"} if leans else judged(record.fork, wanted, effect, yardstick)
             return {"step": record.plan.step, "fork": record.name, "effect": effect, **told}
     return None
+
+
+def is_beyond_lean(effect: Effect, fork: Fork) -> bool:
+    """True for a higher rate that is better although the branches prefer small rates."""
+    change = next((one for one in fork.alternatives if one.name == effect.alternative), None)
+    return effect.verdict == "better" and isinstance(change, Rate) and change.factor > 1
 
 
 def verdict_on(fork: Fork, wanted: Alternative, effect: Effect, yardstick: Shorter | None = None) -> Verdict:

@@ -5,15 +5,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gradiometer.errors import BadArgument
+from gradiometer.loop.branches import Fork
 from gradiometer.loop.changes.alternative import Alternative
 from gradiometer.loop.changes.rates import CoolNow, Rate
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.comparison.effects import Effect
 from gradiometer.loop.recorded.record import ForkRecord, forks_of
+from gradiometer.loop.recorded.trials import is_beyond_lean
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.triage.course import is_near
+from gradiometer.verdict.triage.signs import Signs
 
 CONFUSED = {Claim.NO_DECAY: Claim.STOPPED_EARLY, Claim.STOPPED_EARLY: Claim.NO_DECAY}
 """Claims that readings take for each other. A fork that shows one of them takes the other back."""
@@ -35,6 +40,9 @@ def as_tried(claims: tuple[Claimed, ...], run: Run) -> tuple[Claimed, ...]:
     shown = {claim for claim, effect in tried.items() if effect is not None and effect.verdict == "better"}
     left = []
     for each in claims:
+        if each.claim is Claim.BATCH_LARGE and (instead := rate_instead(run, effects)) is not None:
+            left.append(instead)
+            continue
         effect = tried[each.claim]
         if effect is None:
             if CONFUSED.get(each.claim) not in shown and not is_contradicted(each, effects):
@@ -44,11 +52,34 @@ def as_tried(claims: tuple[Claimed, ...], run: Run) -> tuple[Claimed, ...]:
     return tuple(left)
 
 
+def rate_instead(run: Run, effects: dict[str, Effect]) -> Claimed | None:
+    """The claim that the rate is too low, if weights moved little and a fork at a higher rate ended better.
+
+    A batch that is too large for the length leaves the same signs.
+    """
+    raised = [
+        effect
+        for name, effect in effects.items()
+        if isinstance(change := change_of(name), Rate) and change.factor > 1 and effect.verdict == "better"
+    ]
+    signs = Signs.of(run)
+    if not raised or not is_near(signs):
+        return None
+    best = max(raised, key=lambda effect: abs(effect.estimate.value))
+    numbers: dict[str, Estimate | float] = {
+        "reach": signs.reach,
+        "steps": float(signs.steps),
+        "travel": signs.travel,
+        "fork": best.estimate,
+    }
+    return Claimed(Claim.RATE_LOW, numbers, (best.alternative,), ("fine_tuning",))
+
+
 def better_change(run: Run) -> Claimed | None:
     """The change of the rate that ended best in forks of this run, if it ended better and was not followed since."""
     newest: dict[str, tuple[int, Effect]] = {}
     for record in forks_of(run):
-        for effect in effects_of_record(record):
+        for effect in effects_of_record(record, also_short=False):
             newest[effect.alternative] = record.plan.step, effect
     better = []
     for name, (step, effect) in newest.items():
@@ -122,15 +153,28 @@ def effects_by_change(run: Run) -> dict[str, Effect]:
     return found
 
 
-def effects_of_record(record: ForkRecord) -> Sequence[Effect]:
+def effects_of_record(record: ForkRecord, *, also_short: bool = True) -> Sequence[Effect]:
     """The effects of a fork at the end of its branches.
 
-    The effects at the end of the training count, if the fork shows them. Short forks, and those at constant rates, are
-    left out: they lean to small rates, whatever the end would show.
+    The effects at the end of the training count, if the fork shows them. Of short forks, and of those at constant
+    rates, only those count that a lean to small rates does not explain; none without `also_short`, since what is
+    gained in a short fork may be nothing at the end.
     """
     try:
         if record.fork.shows_end:
             return record.fork.at_end()
-        return () if record.fork.leans else record.fork.effects()
+        effects = record.fork.effects()
+        if not record.fork.leans:
+            return effects
+        return tuple(effect for effect in effects if also_short and is_shown(effect, record.fork))
     except BadArgument:  # a fork that has just begun has no branch of the baseline
         return ()
+
+
+def is_shown(effect: Effect, fork: Fork) -> bool:
+    """True if the lean of a short fork to small rates does not explain an effect.
+
+    That a constant rate gains by a cut at the end of the training is what the claim says.
+    """
+    is_cut = isinstance(change_of(effect.alternative), CoolNow) and fork.tail == "none"
+    return is_beyond_lean(effect, fork) or (is_cut and effect.verdict == "better")

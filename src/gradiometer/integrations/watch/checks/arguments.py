@@ -31,6 +31,7 @@ def check_settings(
     budget: Any,
     every: Any,
     steps: Any,
+    trials: Any,
     parts: Any,
     level: Any,
     seed: Any,
@@ -62,6 +63,7 @@ def check_settings(
         raise BadArgument(f"`scaler` must be a torch.amp.GradScaler, got {kind_of(scaler)}.")
     check_whole("accumulation", accumulation, 1)
     check_number("budget", budget)
+    _check_trials(trials, loss)
     if not budget < 1:
         raise BadArgument(f"`budget` must be below 1, the whole training time, got {budget}: write 0.02 for 2 %.")
     given = [(argument, value) for argument, value in (("every", every), ("steps", steps)) if value is not None]
@@ -78,6 +80,12 @@ def check_settings(
         check_whole("groups", groups, 2)
     if isinstance(to, str) or not isinstance(to, Iterable):
         raise BadArgument(f"`to` must be a list of trackers, got {kind_of(to)}: give to=[tracker].")
+
+
+def _check_trials(trials: Any, loss: Any) -> None:
+    check_number("trials", trials)
+    if trials > 0 and loss is None:
+        raise BadArgument("`trials` needs `loss`: give loss=lambda model, batch: ...")
 
 
 def optimizers_of(optimizer: Any) -> list[torch.optim.Optimizer]:

@@ -10,8 +10,8 @@ from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.integrations.watch.capture import Capture
 from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.losses import no_loss
-from gradiometer.integrations.watch.requests.kept_updates import KeptUpdatesOfLoop
 from gradiometer.integrations.watch.requests.looks import Looks
+from gradiometer.integrations.watch.requests.on_the_way import OnTheWay
 from gradiometer.loop import Alternative, Fork, Loop, fork
 from gradiometer.loop.replay import WAY_OUT, check_replay
 from gradiometer.measurement.estimate import significant
@@ -33,7 +33,7 @@ class Forks(Looks):
     _accumulation: int
     _batches: Batches
     _capture: Capture
-    _kept_updates: KeptUpdatesOfLoop
+    on_the_way: OnTheWay
 
     def fork(self, *, batches: Any, alternatives: Sequence[Alternative | str], **settings: Any) -> Fork | None:
         """What would have happened from here with other settings: `gradiometer.loop.fork` for the watched loop.
@@ -68,11 +68,21 @@ class Forks(Looks):
             >>> found.best()
             'rate 2x'
         """
+        return self._fork(batches=batches, alternatives=alternatives, **settings)
+
+    def _fork(
+        self,
+        *,
+        batches: Any,
+        alternatives: Sequence[Alternative | str],
+        charged_to: str = "forks on request",
+        **settings: Any,
+    ) -> Fork | None:
         if len(self._optimizers) > 1:
             raise Unsupported(f"`optimizer` has {len(self._optimizers)} optimizers, and a fork needs one for all.")
         if self._batches.axis:
             raise Unsupported("`batch_axis` is not 0, and a fork cuts batches along their first axis.")
-        with self._looking(forks=True) as run:
+        with self._looking(forks=charged_to) as run:
             if run is None or not self.ranks.first:
                 return None
             own = settings.get("loss") is None and settings.get("step") is None
@@ -90,7 +100,7 @@ class Forks(Looks):
 
     def _replayed(self, loop: Loop, run: Run) -> tuple[str, ...]:
         """Compare updates of the loop with those of a copy. Returns what a reader of the fork should know."""
-        kept = self._kept_updates
+        kept = self.on_the_way.kept
         if kept.newest is None:
             notes: tuple[str, ...] = (
                 f"No update of your loop was compared with that of a copy, since {kept.why_none}.",

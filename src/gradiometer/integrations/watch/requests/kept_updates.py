@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
+from gradiometer.integrations.watch.subject import Subject
 from gradiometer.integrations.watch.triage.recorder import NEVER, takes_no_hooks
 from gradiometer.loop.replay import (
     SETTINGS,
@@ -23,7 +25,6 @@ from gradiometer.loop.replay import (
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import GlobalStates
-from gradiometer.run.budget import Budget
 
 IN_A_ROW = 4
 """Number of updates that are kept together, each of which must be the same on a copy."""
@@ -45,27 +46,25 @@ class KeptUpdatesOfLoop:
     The newest four stay. Nothing is run again before a fork is asked for.
 
     Args:
-        model: The bare model.
+        subject: The training. Nothing is kept of ours, with a budget of 0, on several processes, or if it is sharded.
         called: The model as the loop calls it.
-        loss: The loss, whose generators are kept, too; None if there is none.
         optimizers: The optimizers of the loop; with more than one nothing is kept.
         scaler: The GradScaler, if there is one.
         accumulation: Number of calls of `step` for one update.
-        budget: Pays for the time; None to keep nothing.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        subject: Subject,
         called: nn.Module,
-        loss: Any,
         optimizers: Sequence[torch.optim.Optimizer],
         scaler: Any,
         accumulation: int,
-        budget: Budget | None,
     ) -> None:
-        self._model, self._called, self._loss, self._optimizers = model, called, loss, optimizers
-        self._accumulation, self._scaler, self._budget = accumulation, scaler, budget
+        model = subject.objective.model
+        self._model, self._called, self._optimizers = model, called, optimizers
+        self._loss = getattr(subject.objective.loss, "__wrapped__", None)
+        self._accumulation, self._scaler, self._budget = accumulation, scaler, subject.budget
         self.shield = Shield(self._stop)
         """The context for everything that training calls: an error ends the keeping, and nothing else."""
         self.shield.before_first_update = False
@@ -84,11 +83,12 @@ class KeptUpdatesOfLoop:
         self._weights: Marks | None = None
         self._modes: list[bool] = []
         self._handle: Any = None
-        self.next = FIRST - 1 if budget is not None else NEVER
+        can_keep = bool(self._budget.share) and subject.ranks.alone and not (is_sharded(model) or subject.is_own)
+        self.next = FIRST - 1 if can_keep else NEVER
         """The next step at which `at_step` has something to do."""
         self.awaits_update = False
         """True if `updated` has something to do after the coming update."""
-        if budget is None:
+        if not can_keep:
             self.why_none = "they are kept on one process, with a budget, and for a model that is not sharded only"
 
     def at_step(self, batch: Batch | None) -> None:
@@ -124,7 +124,6 @@ class KeptUpdatesOfLoop:
 
     def _spending(self) -> AbstractContextManager[None]:
         """A context that charges the time inside."""
-        assert self._budget is not None
         return self._budget.spending(COST, fixed=True)
 
     def _begin(self, step: int) -> None:

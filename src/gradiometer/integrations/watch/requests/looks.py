@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gradiometer.compiler import as_written
-from gradiometer.convergence.averaging import tracked
+from gradiometer.convergence.averaging import tracking_layers
 from gradiometer.convergence.certificate.certificate import TOLERANCE, Certificate
 from gradiometer.convergence.certificate.certifying import BATCHES, EXAMPLES, certify, gradient_squared
 from gradiometer.convergence.certificate.gradient_norm import UNIT
@@ -274,7 +274,7 @@ class Looks:
             if run is None:
                 return None
             model = self._objective.model
-            if train is None and tracked(model):
+            if train is None and tracking_layers(model):
                 raise BadArgument("`train` is missing, on which the statistics of BatchNorm are estimated.")
             held_out = examples_of(test, "test")
             examples = held_out if train is None else examples_of(train, "train")
@@ -284,15 +284,15 @@ class Looks:
             return report
 
     @contextmanager
-    def _looking(self, *, forks: bool = False) -> Iterator[Run | None]:
-        """The run, while the time is charged, that of forks apart; None on every process except rank 0."""
+    def _looking(self, *, forks: str = "") -> Iterator[Run | None]:
+        """The run, while the time is charged, that of forks to this name; None on every process except rank 0."""
         if is_sharded(self._objective.model):
             raise Unsupported("`model` is sharded (FSDP): no process can run it alone.")
         run = self.run
         if run is None and self.ranks.first:
             raise BadArgument("`step` was not called yet, so there is no run to keep a result in: call it first.")
-        name = "forks on request" if forks else "looks on request"
-        with self.budget.spending(name, fixed=not forks, outside=forks), as_written():
+        name = forks or "looks on request"
+        with self.budget.spending(name, fixed=not forks, outside=bool(forks)), as_written():
             yield run
 
     def _on_device(self, data: Any, name: str) -> OnDevice:

@@ -33,6 +33,7 @@ def facts_of(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) 
         "tensors": list(names),
         "sizes": [parameter.numel() for parameter in parameters],
         "axes": [parameter.dim() for parameter in parameters],
+        "rows": [len(parameter) if parameter.dim() else 1 for parameter in parameters],
         "layers": [kinds.get(id(parameter), "") for parameter in parameters],
         "untrained": [name for name, one in zip(names, parameters, strict=True) if id(one) not in trained],
         "dropout": max((float(p) for p in map(dropout_of, objective.model.modules()) if p is not None), default=0.0),
@@ -123,19 +124,33 @@ class BackwardsOfStep:
         return together(torch._foreach_norm(gradients_of(self._parameters)))
 
 
-def planned_steps(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
-    """The scheduler of the optimizers and the length that it plans, in its own steps; empty if none can be seen.
+def scheduler_of(
+    optimizers: Sequence[torch.optim.Optimizer], steps: int
+) -> tuple[torch.optim.lr_scheduler.LRScheduler | None, str]:
+    """The scheduler of the optimizers, and if it was stepped at each "update" or "epoch"; None if none is known.
 
     A scheduler knows its optimizer, and not the other way round, so that the collector of garbage is asked for it.
+
+    Args:
+        optimizers: The optimizers.
+        steps: Updates so far.
     """
     if not any("initial_lr" in group for optimizer in optimizers for group in optimizer.param_groups):
-        return {}
+        return None, "update"
     for optimizer in optimizers:
         for holder in gc.get_referrers(optimizer):
             # Python keeps the attributes of an object in itself or in a dictionary
             owners = gc.get_referrers(holder) if isinstance(holder, dict) else [holder]
             for owner in owners:
                 if isinstance(owner, torch.optim.lr_scheduler.LRScheduler) and owner.optimizer is optimizer:
-                    totals = [getattr(owner, name) for name in TOTALS if isinstance(getattr(owner, name, None), int)]
-                    return {"scheduler": type(owner).__name__, **({"scheduled": totals[0]} if totals else {})}
-    return {}
+                    return owner, "update" if 2 * owner.last_epoch >= steps else "epoch"
+    return None, "update"
+
+
+def planned_steps(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
+    """The scheduler of the optimizers and the length that it plans, in its own steps; empty if none can be seen."""
+    scheduler, _ = scheduler_of(optimizers, 0)
+    if scheduler is None:
+        return {}
+    totals = [getattr(scheduler, name) for name in TOTALS if isinstance(getattr(scheduler, name, None), int)]
+    return {"scheduler": type(scheduler).__name__, **({"scheduled": totals[0]} if totals else {})}

@@ -1,0 +1,174 @@
+"""Trials on the way: the cure of what limits a watched loop is tried by a fork, in a share of the training time."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from gradiometer.errors import GradiometerError
+from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
+from gradiometer.integrations.watch.triage.exact import scheduler_of
+from gradiometer.integrations.watch.triage.recorder import NEVER
+from gradiometer.loop.changes.alternative import Alternative
+from gradiometer.loop.changes.rates import CoolNow, Rate
+from gradiometer.run.budget import Budget
+from gradiometer.run.reader import Run
+from gradiometer.verdict.claims import Claim
+from gradiometer.verdict.triage.signs import Signs
+from gradiometer.verdict.triage.triage import triage_of
+from gradiometer.verdict.triage.tried import change_of, effects_by_change
+
+COST = "trials"
+"""The name under which their time is charged, outside of the budget of readings."""
+
+REPLICATES = 3
+"""Orders of the data in a trial. Two give intervals that are 2.2 times as wide, four cost a third more."""
+
+BRANCHES = 2 * REPLICATES
+"""Branches of a trial: of one change, and of going on as it is."""
+
+FEWEST, SHORTEST = 16, 100
+"""Fewest updates of a branch, as in a race, and not fewer than a hundredth of the steps so far."""
+
+COPIES = 6
+"""What the copies and the readouts of a branch cost, in updates, until it was measured: 3 to 9 for small networks."""
+
+MARGIN = 0.8
+"""Part of the affordable time that is planned with."""
+
+EXAMPLES = 512
+"""Training examples on which a trial reads the loss."""
+
+EXAMPLE = "data: give sampling=loader, or loop over w.batches(loader), with a DataLoader that shuffles"
+
+
+class Trials:
+    """Tries the cure of the first claim of triage that a short fork can judge, at a few marks and at the end.
+
+    A short fork prefers small rates. So only what this cannot explain is tried: a higher rate; the rate taken down at
+    the end of a training at a constant rate; and any cure if the share pays for branches that show the end.
+
+    Args:
+        share: The largest share of the training time.
+        watched: The watch of the loop, which has the account of the time, its optimizers, its run and its forks.
+        say: Prints a line.
+    """
+
+    def __init__(self, share: float, watched: Any, say: Callable[[object], None]) -> None:
+        self._share, self._watched, self._say = share, watched, say
+        self._budget: Budget = watched.budget
+        self.shield = Shield(self._stop)
+        """The context for everything that training calls: an error ends the trials, and nothing else."""
+        self.shield.before_first_update = False
+        self.data: Any = None
+        """The loader of the training data; None if it is not known."""
+        self._copies = float(COPIES)
+        self._made = 0
+        self.next = FEWEST if share > 0 else NEVER
+        """The next step at which a trial may be made."""
+
+    def draw_from(self, loader: Any) -> None:
+        """Take the data from this loader, if they are not known."""
+        if self.data is None:
+            self.data = loader
+
+    def at_step(self, step: int) -> None:
+        """Make a trial, if the share pays for one by now."""
+        with self.shield:
+            self._try(step, is_over=False)
+
+    def close(self, step: int, error: BaseException | None) -> None:
+        """Make a last trial, with what is left of the share, and say what all of them cost. None after an error."""
+        if self.next == NEVER or error is not None:
+            return
+        with self.shield:
+            self._try(step, is_over=True)
+        self.next = NEVER
+        if self._made and self._budget.training > 0:
+            share = self._budget.spent_on[COST] / self._budget.training
+            self._say(f"{self._made} trial{'s' * (self._made > 1)} of cures took {share:.2g} of the training time")
+
+    def _try(self, step: int, *, is_over: bool) -> None:
+        self.next = step + max(step // 8, FEWEST)
+        if self._updates(step) < max(FEWEST, step // SHORTEST):
+            return
+        if self.data is None:
+            self._give_up(f"trials need the training {EXAMPLE}")
+            return
+        with self._budget.spending(COST, outside=True):
+            began = self._budget.clock()
+            self.next = 2 * step  # reading the run costs time, too
+            planned = self._trial(step, is_over=is_over)
+            if planned:
+                self._made += 1
+                took = (self._budget.clock() - began) / self._seconds(step)
+                self._copies = max(took / BRANCHES - planned, 0.0)
+
+    def _seconds(self, step: int) -> float:
+        return max(self._budget.training, 1e-9) / max(step, 1)
+
+    def _updates(self, step: int) -> int:
+        """Updates of each branch that the share pays for."""
+        left = MARGIN * (self._share * self._budget.training - self._budget.spent_on[COST])
+        return int(left / self._seconds(step) / BRANCHES - self._copies)
+
+    def _trial(self, step: int, *, is_over: bool) -> int:
+        """Fork the loop. Returns the updates of a branch; 0 if there is nothing to try."""
+        run = self._watched.run
+        if run is None:
+            return 0
+        updates = self._updates(step)
+        planned = self._planned(run)
+        left = planned - step if planned is not None and planned > step else None
+        shows_end = not is_over and left is not None and left >= 4 and updates >= 0.75 * left
+        change = _first(run, shows_end=shows_end)
+        if change is None:
+            return 0
+        horizon = "end" if shows_end else f"{min(updates, left or updates)} updates"
+        settings: dict[str, Any] = {} if shows_end or not isinstance(change, CoolNow) else {"tail": "none"}
+        scheduler, each = scheduler_of(self._watched._optimizers, step)
+        if scheduler is not None:
+            settings |= {"scheduler": scheduler, "scheduler_each": each}
+        # without a plan, as if the training went on for as long again: short branches are known as such
+        self._watched._fork(
+            batches=self.data,
+            alternatives=[change],
+            horizon=horizon,
+            replicates=REPLICATES,
+            left=f"{left or step} updates",
+            readout_examples=EXAMPLES,
+            charged_to=COST,
+            **settings,
+        )
+        return updates
+
+    def _planned(self, run: Run) -> int | None:
+        """Planned length of the training in updates, if it is known."""
+        if self._budget.planned is not None:
+            return self._budget.planned
+        facts = Signs.of(run).facts
+        scheduler, each = scheduler_of(self._watched._optimizers, run.steps)
+        return int(facts["scheduled"]) if scheduler is not None and each == "update" and "scheduled" in facts else None
+
+    def _give_up(self, why: str) -> None:
+        self.next = NEVER
+        self._watched._warn(why)
+
+    def _stop(self, error: Exception) -> None:
+        """An error: make no more trials. A refusal is not a fault of the loop."""
+        why = reason_of(error) if isinstance(error, GradiometerError) else f"{type(error).__name__}: {error}"
+        attempt(lambda: self._give_up(f"no more cures are tried: {why}"))
+
+
+def _first(run: Run, *, shows_end: bool) -> Alternative | None:
+    """The first cure, in the order of the claims, that a fork of this kind can judge and that none has judged."""
+    signs = replace(Signs.of(run), has_ended=True)  # what it would be told if it ended now
+    known = effects_by_change(run)
+    for claimed in triage_of(signs).claims:
+        # the signs of a large batch are also those of a low rate, which a fork tells apart
+        cure = ("rate 4x", *claimed.cure) if claimed.claim is Claim.BATCH_LARGE else claimed.cure
+        for change in map(change_of, cure):
+            if change is None or change.name in known:
+                continue
+            if shows_end or isinstance(change, CoolNow) or (isinstance(change, Rate) and change.factor > 1):
+                return change
+    return None

@@ -1,0 +1,97 @@
+"""Trials on the way: `watch(..., trials=...)` tries the cure of what limits a loop, and training keeps its bits."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from gradiometer import BadArgument, diagnose, watch
+from gradiometer.integrations.watch import Watch
+from gradiometer.loop import forks_of
+from gradiometer.problems import load
+
+
+class Clock:
+    """Counts the steps of training; what is measured takes no time."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def loss(model: nn.Module, batch: Any) -> Tensor:
+    return functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def trained(
+    out: Path, trials: float, *, steps: int = 420, rate: float = 5e-4, gives_data: bool = True, noise: float = 0.0
+) -> tuple[Watch, list[float]]:
+    """A loop on digits whose rate is far too low for its batch and length."""
+    torch.manual_seed(0)
+    digits = load("digits", model="mlp")
+    model = digits.model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    loader, losses = DataLoader(TensorDataset(*digits.train.data), batch_size=128, shuffle=True), list[float]()
+    sampling = loader if gives_data else None
+    with watch(
+        model, optimizer, loss=loss, out=out, page=False, quiet=True, trials=trials, sampling=sampling, gauges=[]
+    ) as w:
+        w.budget.clock = clock = Clock()
+        while len(losses) < steps:
+            for batch in loader:
+                optimizer.zero_grad()
+                value = loss(model, batch)
+                value.backward()
+                w.step(value, batch)
+                for parameter in model.parameters() if noise else ():
+                    parameter.grad += noise * torch.randn(parameter.shape)  # type: ignore[operator]
+                optimizer.step()
+                clock.seconds += 1
+                losses.append(value.item())
+    return w, losses
+
+
+def test_a_trial_tells_a_low_rate_from_a_large_batch_and_training_keeps_its_bits(tmp_path: Path) -> None:
+    plain, losses = trained(tmp_path / "plain", 0.0)
+    w, with_trials = trained(tmp_path / "tried", 0.5)
+    assert losses == with_trials
+    assert plain.run is not None and w.run is not None
+    before, after = diagnose(plain.run), diagnose(w.run)
+    assert before.triage is not None and before.triage.claims[0].claim == "batch_large"
+    assert after.triage is not None and after.triage.claims[0].claim == "rate_low"
+    (record, *_) = forks_of(w.run)
+    assert [one.name for one in record.fork.alternatives] == ["rate 4x"]
+    assert after.triage.claims[0].numbers["fork"] == record.fork.effects()[0].estimate
+    assert w.run.warnings == []
+
+
+def test_trials_stay_within_their_share_by_plan(tmp_path: Path) -> None:
+    w, losses = trained(tmp_path, 0.5)
+    assert w.run is not None
+    updates = sum(
+        len(record.fork.results) * max(result.updates for result in record.fork.results) for record in forks_of(w.run)
+    )
+    assert 0 < updates <= 0.5 * len(losses)
+
+
+def test_trials_without_data_or_for_a_loop_that_cannot_be_replayed_are_a_warning(tmp_path: Path) -> None:
+    w, _ = trained(tmp_path / "no data", 0.5, gives_data=False)
+    assert w.run is not None and any("trials need the training data" in text for text in w.run.warnings)
+    w, losses = trained(tmp_path / "noise", 0.5, noise=1e-3)
+    assert w.run is not None and any("no more cures are tried: `loss` does not make" in text for text in w.run.warnings)
+    assert len(losses) >= 420 and forks_of(w.run) == ()
+
+
+def test_trials_need_a_loss_and_a_share(tmp_path: Path) -> None:
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(BadArgument, match="`trials` needs `loss`"):
+        watch(model, optimizer, out=tmp_path, trials=0.1)
+    with pytest.raises(BadArgument, match="`trials`"):
+        watch(model, optimizer, out=tmp_path, loss=loss, trials=-0.1)
