@@ -60,7 +60,6 @@ def train(
     watcher: Watcher | None = None,
     gauges: GaugesAsked | None = None,
     name: str | None = None,
-    forks: Path | None = None,
     until: int | None = None,
 ) -> Run:
     """Train a problem from its start, into a new run folder below `out`.
@@ -72,7 +71,6 @@ def train(
         watcher: Shows the run while it trains.
         gauges: Names and gauges of your own, such as ["noise", MyGauge()], instead of the configuration's names.
         name: Name of the run, to which a number is added. Default: problem and model.
-        forks: Folder of forks that chose the configuration, as of a tuning. The run begins with a copy of them.
         until: Step before which the training stops, with a checkpoint; `resume` continues it. Default: its end.
 
     Raises:
@@ -90,7 +88,7 @@ def train(
             return follow(training)
         manifest = {"configuration": configuration.to_dict(), "versions": versions(), "gauges": asked.manifest()}
         name = name_of_run(problem) if name is None else name
-        folder = RunFolder.create(out, name, manifest | training.facts(), forks)
+        folder = RunFolder.create(out, name, manifest | training.facts())
         return Trainer(training, folder, budget, watcher).go(until)
 
 
