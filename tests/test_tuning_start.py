@@ -10,7 +10,7 @@ from gradiometer import supervised
 from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.loop import Loop
 from gradiometer.tuning.optimizers import Made
-from gradiometer.tuning.start import overshooting, start_of
+from gradiometer.tuning.start import overshooting_rate, start_of
 
 SQUARED = supervised(nn.MSELoss(reduction="none"))
 SGD, ADAMW = Made("sgd", 0.9, False, 0.0), Made("adamw", 0.0, False, 0.0)
@@ -36,7 +36,7 @@ def found(made: Made, scale: float = 1.0, by: float = 1.0, offset: float = 0.0) 
         batch_size=16,
     )
     start = start_of(loop, seed=0)
-    rate, gradients = overshooting(loop, start)
+    rate, gradients = overshooting_rate(loop, start)
     assert 1 < gradients < 20
     return rate, start.norm
 
@@ -64,7 +64,7 @@ def test_on_a_parabola_the_rate_is_that_of_its_minimum() -> None:
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Flatten(0))
     data = torch.full((64, 1), 3.0), torch.zeros(64)
     loop = Loop(model, SGD(model.parameters(), 1.0), loss=SQUARED, batches=data, batch_size=16)
-    rate, _ = overshooting(loop, start_of(loop, seed=0))
+    rate, _ = overshooting_rate(loop, start_of(loop, seed=0))
     assert 1 / math.sqrt(2) < rate * (2 * 9) < math.sqrt(2)
 
 
@@ -74,7 +74,7 @@ def test_the_training_is_not_touched() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.get_rng_state()
     loop = Loop(model, ADAMW(model.parameters(), 1.0), loss=SQUARED, batches=(inputs, inputs.sum(1)), batch_size=8)
-    overshooting(loop, start_of(loop, seed=0))
+    overshooting_rate(loop, start_of(loop, seed=0))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
     assert all(parameter.grad is None for parameter in model.parameters())

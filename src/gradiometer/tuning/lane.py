@@ -166,7 +166,8 @@ def judge(lane: Lane, cooled: float, examples: int) -> tuple[BranchResult, Lane]
     loop = lane.advance(mean)
     if loop is None:
         return BranchResult(name, 1, max(horizon, 1), 0, 0, 0.0, (), diverged="the parameters are not finite"), lane
-    loop.readout_examples, loop.evaluate = examples, None
+    loop.readout_examples = examples
+    loop.evaluate = None
     if mean is None:
         return train_branch(loop, Branch(GoOn(), 1, horizon, tail_of(lane.made))), lane
     copy = loop.copy()

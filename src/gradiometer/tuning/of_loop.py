@@ -12,8 +12,8 @@ from gradiometer.jobs.pool import Pool
 from gradiometer.measurement.loss import Loss
 from gradiometer.tuning.aim import Aim
 from gradiometer.tuning.lane import LoopLane
-from gradiometer.tuning.raced import Progress, raced
 from gradiometer.tuning.tuned import Tuned
+from gradiometer.tuning.tuning import Progress, run_race
 from gradiometer.tuning.variants import Amounts, Optimizers
 
 BUDGET = 1.0
@@ -107,7 +107,7 @@ def tune(
         >>> 0.005 < tuned.learning_rate < 0.5, tuned.cost <= 1
         (True, True)
     """
-    return raced(
+    return run_race(
         LoopLane,
         model,
         loss=loss,

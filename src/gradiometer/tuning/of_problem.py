@@ -27,9 +27,9 @@ from gradiometer.train.preparation import device_of, name_of_run, seed_everythin
 from gradiometer.tuning.aim import Aim
 from gradiometer.tuning.forks import keep_forks
 from gradiometer.tuning.of_loop import BUDGET, CLIP
-from gradiometer.tuning.raced import Progress, raced
 from gradiometer.tuning.run_lane import RunLane
 from gradiometer.tuning.tuned import Tuned
+from gradiometer.tuning.tuning import Progress, run_race
 from gradiometer.tuning.variants import Amounts, Optimizers
 
 FILE = "tuned.toml"
@@ -155,7 +155,7 @@ def tune_problem(
     reshuffled = order.draw is Draw.RESHUFFLED
     path = out / f"{name_of_run(problem)}-tuning"
     with threads(configuration.threads):
-        tuned = raced(
+        tuned = run_race(
             partial(RunLane, problem, configuration, path / "lanes"),
             model,
             loss=problem.loss,

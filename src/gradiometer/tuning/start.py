@@ -68,7 +68,7 @@ def start_of(loop: Loop, *, seed: int, batches: int = 2) -> Start:
     return Start(norm, tuple(found), digits, float(batches))
 
 
-def overshooting(loop: Loop, start: Start) -> tuple[float, float]:
+def overshooting_rate(loop: Loop, start: Start) -> tuple[float, float]:
     """The rate at which the first update of an optimizer overshoots, and what it has cost in gradients of a batch.
 
     An update along d at the rate a is expected to lower the loss by a·s, where s is the slope. It overshoots where it
@@ -108,7 +108,10 @@ class _Line:
     """The loss of a batch along the first update of an optimizer."""
 
     def __init__(self, loop: Loop, batch: Batch, loss: float, seed: int) -> None:
-        self.loop, self.batch, self.loss, self.seed = loop, batch, loss, seed
+        self.loop = loop
+        self.batch = batch
+        self.loss = loss
+        self.seed = seed
         self.moved = [p for p in loop.model.parameters() if p.grad is not None]
         self.start = [p.detach().clone() for p in self.moved]
         self.forwards = 0

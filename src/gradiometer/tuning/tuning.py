@@ -28,7 +28,7 @@ from gradiometer.tuning.aim import Aim, check_aim, paces_for
 from gradiometer.tuning.lane import READOUT, Lane, judge
 from gradiometer.tuning.optimizers import SCHEDULE_FREE, Made
 from gradiometer.tuning.race import Entry, Race
-from gradiometer.tuning.start import overshooting, start_of
+from gradiometer.tuning.start import overshooting_rate, start_of
 from gradiometer.tuning.tuned import Tried, Tuned
 from gradiometer.tuning.variants import Amounts, Optimizers, several_of, variants
 
@@ -47,7 +47,7 @@ MakeLane = Callable[[Loop, Made, float, int, int], Lane]
 """Makes a lane of a loop at its start, an optimizer, a rate, a batch size and the number of steps."""
 
 
-def raced(
+def run_race(
     make_lane: MakeLane,
     model: nn.Module,
     *,
@@ -72,7 +72,8 @@ def raced(
     if optimizer is None:
         optimizer = "sgd" if steps is not None else SCHEDULE_FREE
     kinds = variants(optimizer, momentum, nesterov, weight_decay)
-    data, has_length = data_for(batches, batch_size, aim), steps is not None
+    data = data_for(batches, batch_size, aim)
+    has_length = steps is not None
     if steps is None:
         steps = steps_without_length(next(iter(data.values())), kinds, seed)
     for name, value, least in (("steps", steps, 8), ("seed", seed, 0), ("threads", threads, 1)):
@@ -107,8 +108,10 @@ class Tuning:
 
     def run(self, make_lane: MakeLane, *, has_length: bool = True) -> Tuned:
         """Measure the start, and race."""
-        self.began, self.done = time.monotonic(), 0.0
-        self.make_lane, self.lanes = make_lane, dict[Entry, Lane]()
+        self.began = time.monotonic()
+        self.done = 0.0
+        self.make_lane = make_lane
+        self.lanes = dict[Entry, Lane]()
         present = next(iter(self.data.values()))
         loop = self._loop(self.kinds[0], present, 1.0)
         check_trainable(loop.model)
@@ -117,7 +120,7 @@ class Tuning:
         start = start_of(loop, seed=self.seed)
         if self.clip is not None:
             self.kinds = tuple(kind.clipped(self.clip * start.norm) for kind in self.kinds)
-        probes = [overshooting(self._loop(kind, present, 1.0), start) for kind in self.kinds]
+        probes = [overshooting_rate(self._loop(kind, present, 1.0), start) for kind in self.kinds]
         self.paces = paces_for(
             self.aim, self.model, self.kinds[0], self.data, loss=self.loss, seed=self.seed, out=self.out
         )
@@ -224,8 +227,8 @@ def readout_of(end: BranchResult) -> Readout:
 def duration(seconds: float) -> str:
     """A time in words.
 
-    >>> from gradiometer.tuning.raced import duration
-    >>> duration(8.2), duration(400), duration(9000)
+    >>> from gradiometer.tuning.tuning import duration
+    >>> duration(8.2), duration(400.0), duration(9000.0)
     ('8 s', '7 min', '2.5 h')
     """
     if seconds < 100:
