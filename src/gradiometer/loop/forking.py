@@ -13,6 +13,7 @@ from gradiometer.jobs.pool import Pool
 from gradiometer.loop.branch import Branch, Tail
 from gradiometer.loop.branches import Fork
 from gradiometer.loop.changes.alternative import Alternative, GoOn, Together
+from gradiometer.loop.changes.replacements import Custom
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.changes.updates import Skip
 from gradiometer.loop.checks import check_trainable
@@ -125,6 +126,8 @@ def fork(
     with opened(pool) as where, guarded_copy(loop, seed) as start:
         check_start(start, tail)
         check_fits(start, chosen)
+        if not any(isinstance(one, Custom) for one in chosen):
+            _check_rate(start, length)
         return train_plan(start, plan, where, out=out, begin=begin, progress=progress, threads=threads)
 
 
@@ -134,6 +137,18 @@ def check_loop(loop: Any) -> None:
         raise BadArgument(
             f"`loop` must be a Loop, got {type(loop).__name__}: give Loop(model, optimizer, loss=..., batches=...), or "
             "loop_at(run, step)."
+        )
+
+
+def _check_rate(start: Loop, length: int) -> None:
+    """Raise if no update of a branch moves the parameters, so that no alternative can differ from going on."""
+    if start.source is None and not start.has_rate_within(length):
+        earlier = "an earlier step"
+        if start.high_until is not None:
+            earlier = f"a step before {start.high_until:,}, up to which the rate was at least half of its highest"
+        raise BadArgument(
+            f"`optimizer` has the learning rate 0 in the whole of the branches, from step {start.index:,} on, so that "
+            f"no alternative can differ from going on as it is: fork from {earlier}."
         )
 
 

@@ -43,6 +43,9 @@ puts the gradient of the mean loss into `.grad` and returns this loss."""
 TRAIN_EXAMPLES = 2048
 """Most training examples of the readout "train_loss"."""
 
+NO_RATE = 1e-9
+"""Share of the initial rate that is zero: a cosine ends at 1e-17 of it."""
+
 DIGITS = 16
 """Hexadecimal digits of a digest."""
 
@@ -114,6 +117,7 @@ class Loop:
         gradient: Makes the gradient in place of a backward pass of `loss`.
         source: The run that the loop comes from; None for a loop of one's own.
         warnings: Sentences about the state that it starts from.
+        high_until: The last step so far whose rate was half of the highest or more; None if that is not known.
         seed: Seed of the data orders and of the random draws of branches.
 
     Raises:
@@ -183,6 +187,7 @@ class Loop:
         self.readout_examples = readout_examples
         self.source: Source | None = None
         self.warnings: tuple[str, ...] = ()
+        self.high_until: int | None = None
         self.seed = 0
         self.factor = 1.0
         self.batch_factor = ORIGINAL
@@ -272,6 +277,19 @@ class Loop:
         parts = {"model", "optimizer", "schedulers", "scaler", "_planner"}
         others = {name: value for name, value in vars(self).items() if name not in parts}
         return _loaded, (dumped(*self._parts), {**others, "stream": Stream(iter(())), "_some": None})
+
+    def has_rate_within(self, examples: int) -> bool:
+        """True if the rate is above zero at some update of so many examples, by the schedulers of a copy."""
+        copy = self.copy()
+        for _ in range(max(examples // self.size, 1)):
+            groups = copy._planner.param_groups
+            highest = max((abs(float(group.get("initial_lr", 0.0))) for group in groups), default=0.0)
+            if any(float(group["lr"]) > NO_RATE * highest for group in groups):
+                return True
+            if not copy.schedulers:
+                return False
+            copy._count(copy._updates + 1)
+        return False
 
     def begin(self, replicate: int) -> None:
         """Start a branch here: the data come in the order of this replicate."""

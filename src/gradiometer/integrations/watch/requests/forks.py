@@ -96,6 +96,9 @@ class Forks(Looks):
             known |= {name: settings.pop(name) for name in OF_LOOP if name in settings}
             loop = Loop(self._objective.model, self._optimizers[0], batches=batches, **known)
             loop.warnings = self._replayed(loop, run)
+            rates = Signs.of(run).rates
+            high = np.flatnonzero(rates >= np.nanmax(rates, initial=0.0) / 2)
+            loop.high_until = int(high[-1]) if len(high) else None
             return fork(loop, alternatives, **{"out": run.path, **settings})
 
     def _replayed(self, loop: Loop, run: Run) -> tuple[str, ...]:
