@@ -108,6 +108,8 @@ class Loop:
         share: Share of the length of a branch that is trained.
         clip: Largest norm of the gradient, by a change or by training itself; None for no clipping.
         clip_value: Largest absolute value of the numbers in the gradient, as training clips them; None if it does not.
+        ascent: How far training moves the parameters along the gradient before a second backward, as SAM does (its ρ);
+            None if it does not.
         hold: Share of a branch before its rate falls to zero; None for that of its tail.
         stream: The batches of a branch, after `begin`.
         size: Examples in an update.
@@ -194,6 +196,7 @@ class Loop:
         self.share = 1.0
         self.clip: float | None = None
         self.clip_value: float | None = None
+        self.ascent: float | None = None
         self.hold: float | None = None
         self.stream = Stream(iter(()))
         self._schedule: Schedule | None = None
@@ -428,6 +431,8 @@ class Loop:
         else:
             self.optimizer.zero_grad(set_to_none=True)
             mean = self.backward(pieces)
+            if self.ascent is not None:
+                self._backward_above(pieces, self.ascent)
         self._check_gradient()
         with user_code("optimizer"):
             if self.scaler is None:
@@ -452,6 +457,24 @@ class Loop:
                 (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             losses.append(loss.detach())
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _backward_above(self, pieces: Sequence[Batch], distance: float) -> None:
+        """Put the gradient at parameters that are moved by a distance along the present one in its place.
+
+        Source: Foret et al. (2021), Sharpness-Aware Minimization, equation 3; the arithmetic is that of the usual code.
+        """
+        groups = self.optimizer.param_groups
+        moved = [one for group in groups for one in group["params"] if one.grad is not None]
+        with torch.no_grad():
+            norm = torch.norm(torch.stack([one.grad.norm(p=2) for one in moved]), p=2)
+            before = [one.detach().clone() for one in moved]
+            for one in moved:
+                one.add_(one.grad * (distance / (norm + 1e-12)))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.backward(pieces)
+        with torch.no_grad():
+            for one, place in zip(moved, before, strict=True):
+                one.copy_(place)
 
     def _check_gradient(self) -> None:
         """Raise if the first backward gave no gradient to the loop's own model."""

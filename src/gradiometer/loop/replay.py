@@ -126,6 +126,7 @@ class KeptUpdate:
         modes: The mode of every module.
         settings: The settings of every parameter group.
         weights: The parameters at the backward.
+        above: Those at a second forward before the update; None if there was none.
         gradient: The gradient at the update.
         state: Parameters, buffers and the state of the optimizer after it.
     """
@@ -138,6 +139,7 @@ class KeptUpdate:
     modes: Sequence[bool]
     settings: Sequence[Mapping[str, Any]]
     weights: Marks
+    above: Marks | None
     gradient: Marks
     state: Marks
 
@@ -242,7 +244,7 @@ def check_replay(loop: Loop, kept: KeptUpdates) -> tuple[str, ...]:
     """Make kept updates again on a copy of a training. Clipping between the backward and the update is found and taken.
 
     Args:
-        loop: The training. Its `clip` and `clip_value` are set to what its updates show.
+        loop: The training. Its `clip`, `clip_value` and `ascent` are set to what its updates show.
         kept: Some of its updates.
 
     Returns:
@@ -253,6 +255,12 @@ def check_replay(loop: Loop, kept: KeptUpdates) -> tuple[str, ...]:
     """
     found = _best(loop, kept)
     if not _is_complete(found, kept):
+        for ascent in _ascents(found[-1]):
+            loop.ascent = ascent
+            above = _best(loop, kept)
+            if _is_complete(above, kept):
+                return _notes(above)
+        loop.ascent = None
         for clip, value in _clippings(found[-1]):
             loop.clip, loop.clip_value = clip, value
             clipped = _best(loop, kept)
@@ -329,6 +337,20 @@ def _one_again(
         handle.remove()
     state = marks_of(all_tensors(again.model, again.optimizer))
     return Again(update, weights, marks_of(gradients_of(again.model)), state, is_judged_after)
+
+
+def _ascents(again: Again) -> Iterator[float]:
+    """Distances by which the parameters may have been moved along the gradient before a second backward."""
+    kept, made = again.kept, again.gradient
+    if kept.above is None:
+        return
+    sums = dict(zip(made.names, made.numbers[:, 1].tolist(), strict=True))
+    before, above = (
+        dict(zip(one.names, one.numbers[:, 1].tolist(), strict=True)) for one in (kept.weights, kept.above)
+    )
+    scales = [(above[name] - before[name]) / sums[name] for name in again.moved if sums.get(name)]
+    if scales and min(scales) > 0:
+        yield from _rounded(statistics.median(scales) * float(made.numbers[:, 0].norm()))
 
 
 def _clippings(again: Again) -> Iterator[tuple[float | None, float | None]]:

@@ -110,7 +110,10 @@ class Forks(Looks):
             )
         else:
             notes = check_replay(loop, kept.newest)
-        return notes if loop.loss is None else (*notes, *_clipped_as_recorded(loop, Signs.of(run)))
+        # what was recorded is the gradient of the first of two backwards
+        if loop.loss is None or loop.ascent is not None:
+            return notes
+        return (*notes, *_clipped_as_recorded(loop, Signs.of(run)))
 
 
 def _clipped_as_recorded(loop: Loop, signs: Signs) -> tuple[str, ...]:
