@@ -35,13 +35,14 @@ from scipy.stats import binomtest, t
 from gradiometer import Estimate, Finding, Interrupted, Run, diagnose
 from gradiometer.estimation.batch_table import relative_updates
 from gradiometer.jobs.pool import Here
-from gradiometer.loop import Branch, CoolNow, Effect, Fork, GoOn, Loop, Shorter, alternative_of, fork
-from gradiometer.loop.branch import Tail
-from gradiometer.loop.changes import Alternative, BatchSize
+from gradiometer.loop import CoolNow, Effect, Fork, Loop, Shorter, alternative_of, fork
+from gradiometer.loop.branch import Branch, Tail
+from gradiometer.loop.changes.alternative import Alternative, GoOn
+from gradiometer.loop.changes.rates import BatchSize
 from gradiometer.loop.recorded import scores
 from gradiometer.loop.recorded.growing import train_branches
 from gradiometer.loop.recorded.trials import end_of, verdict_on
-from gradiometer.measurement.uncertainty.arithmetic import transformed
+from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.differences import mean_over_pairs
 from gradiometer.problems import Problem, load
 from gradiometer.train import loop_at, train
@@ -138,7 +139,7 @@ def numbers_of(
     if isinstance(wanted, BatchSize) and finding.forecast:
         size = round(wanted.factor * batch)
         updates = relative_updates([estimates["noise_scale"]], batch, size)
-        examples = transformed(updates, lambda updates: wanted.factor * updates)
+        examples = transform(updates, lambda updates: wanted.factor * updates)
         yield examples, examples_to_the_same_loss(loop, wanted, steps * batch)
     looks = [event for event in run.events if event["event"] == "stationarity"]
     if isinstance(wanted, CoolNow) and looks:

@@ -26,21 +26,19 @@ from steps import (
     apart,
     half_a_batch,
     looked_at,
-    of_examples,
     two_halves,
     with_products,
 )
 from workloads import BATCH_SIZE, WORKLOADS
 
-from gradiometer import BadArgument, Estimate, Problem
+from gradiometer import Estimate, Problem
 
 WIDTH = 130
 """Of the table where there is no terminal to fit."""
 
 SHARED_TARGET = {"mlp": 1.35}
 APART_TARGET = {"cnn": 1.5, "transformer": 1.5, "thousand": 2.0, "cnn+norm+dropout": 2.1}
-EXAMPLES_TARGET = {"mlp": 1.25}
-EXAMPLES, TWO_HALVES = "measured, of examples (parts=0)", "two halves by hand"
+TWO_HALVES = "two halves by hand"
 PLAIN, ACCUMULATED, SHARED, APART = "plain step", "accumulated, unmeasured", "measured, shared", "measured, apart"
 PRODUCTS, ADAM, ADAM_PRODUCTS = "with products", "plain step, AdamW", "with products under P, AdamW"
 PRODUCTS_TARGET = {"cnn": 1.01, "transformer": 1.02, "mlp": 1.08}
@@ -78,12 +76,6 @@ class Line:
 def step_lines(name: str, problem: Problem, rounds: int) -> tuple[list[Line], dict[str, str]]:
     """The costs of single steps, and why some peers have none."""
     others, reasons = peers(name, problem)
-    try:
-        (by_examples := of_examples(problem))()
-    except BadArgument:
-        reasons[EXAMPLES] = "a layer has no rule, or half a batch takes fewer operations"
-    else:
-        others[EXAMPLES] = by_examples
     steps: dict[str, Step] = {
         PLAIN: ByHand(problem),
         LOOKED_AT: looked_at(problem),
@@ -112,10 +104,7 @@ def step_lines(name: str, problem: Problem, rounds: int) -> tuple[list[Line], di
         line(TWO_HALVES, PLAIN, to_plain[TWO_HALVES]),
         line(PRODUCTS, PLAIN, to_plain[PRODUCTS], PRODUCTS_TARGET.get(name)),
         line(ADAM_PRODUCTS, ADAM, ratio(seconds[ADAM_PRODUCTS], seconds[ADAM])),
-        *(
-            line(peer, PLAIN, to_plain[peer], EXAMPLES_TARGET.get(name) if peer == EXAMPLES else None)
-            for peer in others
-        ),
+        *(line(peer, PLAIN, to_plain[peer], None) for peer in others),
     ], reasons
 
 

@@ -8,18 +8,10 @@ import numpy as np
 from quadratic_law import QuadraticLaw
 
 from gradiometer.lab.closed_forms import Quadratic
-from gradiometer.loop import (
-    Alternative,
-    BatchSize,
-    Branch,
-    BranchResult,
-    CoolNow,
-    GoOn,
-    Momentum,
-    Rate,
-    Readout,
-    tail_factor,
-)
+from gradiometer.loop import Alternative, BatchSize, CoolNow, Momentum, Rate
+from gradiometer.loop.branch import Branch, BranchResult, tail_factor
+from gradiometer.loop.changes.alternative import GoOn
+from gradiometer.loop.readout import Readout
 
 BATCH, UNIT = 8, 4
 """Examples in a batch, and in the smallest batch of any alternative."""

@@ -24,19 +24,13 @@ import torch
 from fork_quadratics import BATCH, GO_ON, SETTINGS, WARM, Going, HeldOut, Setting, results_of
 from scipy.stats import binomtest, t
 
-from gradiometer.loop import (
-    Branch,
-    BranchResult,
-    Fork,
-    Loop,
-    Rate,
-    Readout,
-    Rung,
-    critical_batch_by,
-    effects_of,
-    fork,
-    race,
-)
+from gradiometer.loop import Fork, Loop, Rate, fork
+from gradiometer.loop.branch import Branch, BranchResult
+from gradiometer.loop.comparison.effects import effects_of
+from gradiometer.loop.comparison.racing import race
+from gradiometer.loop.comparison.rungs import Rung
+from gradiometer.loop.critical.batch import critical_batch_by
+from gradiometer.loop.readout import Readout
 
 HORIZON, REPLICATES, STARTS, EARLY = 64 * BATCH, 4, 10, 5
 RATES = (0.25, 0.5, 2.0, 4.0, 8.0)

@@ -4,7 +4,7 @@
 
 Networks of about 1,000 parameters on the digits, with three activations and two losses, at several steps of training.
 Their Hessians over 300 examples are computed whole, so that the share of eigenvalues below zero is exact. A survey has
-8 probes and 40 iterations, as `gradiometer sharpness`. *raw* is the share of the quadrature's weight below zero.
+8 probes and 40 iterations, as `measure sharpness`. *raw* is the share of the quadrature's weight below zero.
 """
 
 import argparse

@@ -14,8 +14,10 @@ from workloads import BATCH_SIZE, BATCHES
 
 from gradiometer import Configuration, Draw, GradiometerError, Problem
 from gradiometer.measurement import Order
-from gradiometer.run import Recorder, RunFolder
-from gradiometer.train import Training, train
+from gradiometer.run.folder import RunFolder
+from gradiometer.run.recorder import Recorder
+from gradiometer.train import train
+from gradiometer.train.training import Training
 
 KINDS = ("by hand", "off", "on")
 FEWEST_EPOCHS = 4

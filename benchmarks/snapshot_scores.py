@@ -23,7 +23,7 @@ from gradiometer.exploration.ensembles.diversity import correlations
 from gradiometer.exploration.ensembles.ensemble_report import EnsembleSize, LinearPath
 from gradiometer.exploration.ensembles.ensemble_size import chosen_count, ensemble_sizes
 from gradiometer.measurement.uncertainty import mean
-from gradiometer.run import load_snapshots
+from gradiometer.run.snapshots import load_snapshots
 
 LEVEL = 0.9
 BASELINE = "single, cosine"

@@ -22,9 +22,8 @@ from gradiometer.estimation import PreconditionedNoise
 from gradiometer.integrations.watch.successive import Successive, reads_products
 from gradiometer.measurement import Batch
 from gradiometer.measurement.batch import chunks
-from gradiometer.measurement.spread.example_norms import ExampleNorms
-from gradiometer.run import Budget
-from gradiometer.train import Training
+from gradiometer.run.budget import Budget
+from gradiometer.train.training import Training
 
 LEARNING_RATE = 0.01
 MICROBATCHES = 2
@@ -144,30 +143,6 @@ def adam_by_hand(problem: Problem) -> Step:
     by_hand = ByHand(problem)
     by_hand.optimizer = torch.optim.AdamW(by_hand.model.parameters(), lr=LEARNING_RATE / 10)
     return by_hand
-
-
-def of_examples(problem: Problem) -> Step:
-    """By hand, and the norms of single examples read from that backward, as `watch` and `parts=0` do.
-
-    Raises:
-        BadArgument: A layer has no rule, or half a batch takes fewer operations.
-    """
-    by_hand, gauge = ByHand(problem), GradientNoise(parts=None)
-    objective = Objective(by_hand.model, problem.loss)
-    norms, sampling, index = ExampleNorms(objective), Sampling(Draw.RESHUFFLED, len(problem.train)), iter(range(2**62))
-
-    def step() -> None:
-        batch = next(by_hand.batches)
-        norms.start()
-        by_hand.backward(batch)
-        spread = norms.spread(batch, [parameter.grad for parameter in objective.parameters])
-        if spread is None:
-            raise BadArgument("`problem` has no such spread.")
-        at = {"index": next(index), "learning_rate": LEARNING_RATE, "sampling": sampling}
-        gauge.measure(TrainingStep(objective, batch, examples=spread, **at))
-        by_hand.optimizer.step()
-
-    return step
 
 
 def two_halves(problem: Problem) -> Step:

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradiometer import BadArgument, Draw, Estimate, Objective, Reading, Sampling, Series, TrainingStep
+from gradiometer import BadArgument, Draw, Estimate, Objective, Sampling, Series, TrainingStep
 from gradiometer.drift import BatchSharpness, Curvature
-from gradiometer.measurement import Batch
+from gradiometer.measurement import Batch, Reading
 from gradiometer.problems import load
 from gradiometer.report.charts import save_png, sharpness_chart
 

@@ -26,10 +26,10 @@ import altair as alt
 import numpy as np
 import torch
 
-from gradiometer import Draw, Estimate, GradientNoise, Objective, Reading, Sampling, Series, TrainingStep
+from gradiometer import Draw, Estimate, GradientNoise, Objective, Sampling, Series, TrainingStep
 from gradiometer.estimation import relative_updates
-from gradiometer.measurement import Order
-from gradiometer.measurement.uncertainty import mean, transformed
+from gradiometer.measurement import Order, Reading
+from gradiometer.measurement.uncertainty import mean, transform
 from gradiometer.problems import load
 from gradiometer.report.charts import layered, save_png
 
@@ -256,7 +256,7 @@ def ratio(updates: np.ndarray, present: np.ndarray) -> Estimate:
     if not np.isfinite(updates).all():
         lost = f"{np.isinf(updates).sum()} of {len(updates)} failed"
         return Estimate.unknown(level=0.9, method=lost, samples=len(updates))
-    return transformed(mean(np.log(updates / present), batches=len(updates)), math.exp)
+    return transform(mean(np.log(updates / present), batches=len(updates)), math.exp)
 
 
 def in_words(estimate: Estimate) -> str:

@@ -15,21 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gradiometer import (
-    BadArgument,
-    Draw,
-    Estimate,
-    Objective,
-    Origin,
-    Problem,
-    Reading,
-    Sampling,
-    Series,
-    Temperature,
-    TrainingStep,
-)
-from gradiometer.measurement import Estimates, significant, velocity_of
-from gradiometer.measurement.uncertainty import transformed, weighted_slope
+from gradiometer import BadArgument, Draw, Estimate, Objective, Problem, Sampling, Series, Temperature, TrainingStep
+from gradiometer.measurement import Estimates, Origin, Reading, significant, velocity_of
+from gradiometer.measurement.uncertainty import transform, weighted_slope
 from gradiometer.problems import load
 
 
@@ -133,7 +121,7 @@ def line(problem: Problem, images: int) -> tuple[Estimate, Estimate]:
         found.append(run.temperature(steps=240, every=2))
     places = [math.log(setting.heat) for setting in LINE]
     both = ("temperature", "temperature_minibatch")
-    return tuple(weighted_slope(places, [transformed(each[name], math.log) for each in found]) for name in both)
+    return tuple(weighted_slope(places, [transform(each[name], math.log) for each in found]) for name in both)
 
 
 def main() -> None:

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 
+import click
 import pytest
 
-from gradiometer.cli import main
+from gradiometer.cli import gradiometer, main
 
 
 def run_cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -32,3 +34,27 @@ def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
         main(list(arguments))
     captured = capsys.readouterr()
     return ended.value.code, captured.out, captured.err
+
+
+def unknown_words(arguments: Sequence[str]) -> list[str]:
+    """Of a command line in a document: its command, if there is none, or the flags that the command does not have."""
+    command: click.Command = gradiometer
+    rest = list(arguments)
+    while isinstance(command, click.Group) and rest:
+        if rest[0] in command.commands:
+            command = command.commands[rest.pop(0)]
+        elif command.name == "runs":
+            command = command.commands["list"]
+        else:
+            return rest[:1]
+    known = {name for each in command.params for name in [*each.opts, *each.secondary_opts]}
+    return [each for each in rest if each.startswith("--") and each.partition("=")[0] not in known]
+
+
+def leaves(command: click.Command = gradiometer) -> Iterator[click.Command]:
+    """Every command that does something: those of groups, too."""
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            yield from leaves(inner)
+    else:
+        yield command

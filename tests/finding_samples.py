@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gradiometer import Draw, Estimate, Reading, Sampling, Series
+from gradiometer import Draw, Estimate, Sampling, Series
 from gradiometer.convergence.certificate.certificate import Certificate
 from gradiometer.convergence.plateau.noise_floor import Plateau, finding
 from gradiometer.convergence.trajectory.chaos import chaos_finding
@@ -23,8 +23,9 @@ from gradiometer.drift.spikes.finding import spikes_finding
 from gradiometer.drift.stability import MomentumRule, edge_finding, no_edge_finding
 from gradiometer.exploration.ensembles.ensemble_report import Baseline, EnsembleReport, EnsembleSize, LinearPath
 from gradiometer.exploration.temperature import Temperature
-from gradiometer.logs import Column, Log, log_findings
-from gradiometer.measurement import Finding, Gauge
+from gradiometer.logs import Log, log_findings
+from gradiometer.logs.log import Column
+from gradiometer.measurement import Finding, Gauge, Reading
 from gradiometer.measurement.uncertainty.differences import PairsNeeded
 from gradiometer.report.compare.contrast import Compared, Contrast, Difference, Group, finding_of
 from gradiometer.report.sections.convergence import _finding as schedule_finding

@@ -8,7 +8,8 @@ import numpy as np
 
 from gradiometer.measurement import Estimates, Finding, Gauge, Issue, Moments, Series
 from gradiometer.measurement.gauge import NOTHING_KNOWN, RunFacts
-from gradiometer.run import Configuration, Recorder, Run
+from gradiometer.run import Configuration, Run
+from gradiometer.run.recorder import Recorder
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import numpy as np
 from gradiometer import Diagnosis
 from gradiometer.estimation.batch_advice import judge_batch_size
 from gradiometer.measurement import Estimate, Finding, Issue, State
-from gradiometer.run import Configuration, Run, RunFolder
+from gradiometer.run import Configuration, Run
+from gradiometer.run.folder import RunFolder
 
 STEPS = 6_000
 LAYERS = ("conv1.weight", "conv2.weight", "fully_connected.weight", "output.weight", "output.bias")

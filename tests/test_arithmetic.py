@@ -7,7 +7,7 @@ import pytest
 
 from gradiometer import BadArgument
 from gradiometer.measurement import Estimate
-from gradiometer.measurement.uncertainty import transformed
+from gradiometer.measurement.uncertainty import transform
 from gradiometer.measurement.uncertainty.arithmetic import average, product
 from gradiometer.measurement.uncertainty.medians import median
 
@@ -29,7 +29,7 @@ def covers(share: float, trials: int) -> bool:
 
 def test_an_increasing_function_keeps_the_ends_and_a_decreasing_one_swaps_them() -> None:
     estimate = Estimate.interval(4.0, 1.0, 9.0, level=0.9, method="m", samples=7, unit="examples", needed=3)
-    root, inverse = transformed(estimate, math.sqrt), transformed(estimate, lambda x: 1 / x, unit="1/examples")
+    root, inverse = transform(estimate, math.sqrt), transform(estimate, lambda x: 1 / x, unit="1/examples")
     assert (root.value, root.low, root.high) == (2.0, 1.0, 3.0)
     assert (inverse.low, inverse.high, inverse.unit) == (1 / 9, 1.0, "1/examples")
     assert (root.level, root.samples, root.method, root.needed) == (0.9, 7, "m", 3)
@@ -37,12 +37,12 @@ def test_an_increasing_function_keeps_the_ends_and_a_decreasing_one_swaps_them()
 
 def test_an_infinite_end_stays_infinite_and_an_unknown_value_unknown() -> None:
     unknown = Estimate.unknown(level=0.9, method="too few readings", samples=2, needed=2)
-    carried = transformed(unknown, lambda x: x)
+    carried = transform(unknown, lambda x: x)
     assert math.isnan(carried.value) and (carried.low, carried.high, carried.needed) == (-math.inf, math.inf, 2)
 
 
 def test_an_exact_number_stays_exact() -> None:
-    assert transformed(Estimate.exact(4.0), math.sqrt) == Estimate.exact(2.0)
+    assert transform(Estimate.exact(4.0), math.sqrt) == Estimate.exact(2.0)
     assert product(Estimate.exact(3.0), Estimate.exact(2.0)) == Estimate.exact(6.0)
 
 
@@ -59,7 +59,7 @@ def test_nine_in_ten_intervals_contain_the_product() -> None:
     """The method is exact for log-normal estimates. Adding the ends would contain the product in 98 of 100 cases."""
     generator, errors, held = np.random.default_rng(0), (0.2, 0.3), 0
     for _ in range(2000):
-        factors = [transformed(normal(float(e * generator.standard_normal()), e), math.exp) for e in errors]
+        factors = [transform(normal(float(e * generator.standard_normal()), e), math.exp) for e in errors]
         times = product(*factors)
         held += times.low <= 1 <= times.high
     assert covers(held / 2000, 2000)

@@ -1,4 +1,4 @@
-"""`gradiometer batch`: of a run, of a problem, in words and as JSON, and what it refuses."""
+"""`gradiometer measure batch`: of a run, of a problem, in words and as JSON, and what it refuses."""
 
 import io
 import json
@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from gradiometer import BadArgument, Diverged, RunNotFound
-from gradiometer.cli.batch import _choices, _table, batch
+from gradiometer.cli.measure.batch import _choices, _table, batch
 from gradiometer.estimation.batch_table import BatchRow, BatchTable
 from gradiometer.measurement import Estimate
 from gradiometer.problems import load
@@ -97,21 +97,21 @@ def test_without_measuring_time_no_problem_is_loaded_and_no_time_is_printed(
     run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gradiometer.train.brief.load", None)  # calling it would fail
-    told = json.loads(called(run, "--json", "--no-measure-time").stdout)
+    told = json.loads(called(run, "--json", "--seconds", "0").stdout)
     assert told["fastest"] == [] and told["step_seconds"] == {}
     assert all(row["time"] is None for row in told["rows"])
-    assert "Fastest" not in called(run, "--no-measure-time").stdout
+    assert "Fastest" not in called(run, "--seconds", "0").stdout
 
 
 def test_the_whole_run_and_now_differ_if_the_noise_scale_grew(run: str) -> None:
-    path, now = (json.loads(called(run, "--json", "--no-measure-time", "--of", of).stdout) for of in ("run", "now"))
+    path, now = (json.loads(called(run, "--json", "--seconds", "0", "--of", of).stdout) for of in ("run", "now"))
     assert len(now["noise_scale"]) == 1
     assert now["rows"][-1]["updates"]["value"] != path["rows"][-1]["updates"]["value"]
 
 
 @pytest.mark.slow
 def test_a_problem_is_trained_briefly_and_measured_at_the_end() -> None:
-    arguments = ("digits", "--steps", "220", "--lr", "0.2", "--accumulation", "2", "--json", *QUICK)
+    arguments = ("digits", "--steps", "220", "--set", "learning_rate=0.2", "--set", "accumulation=2", "--json", *QUICK)
     told = json.loads(called(*arguments).stdout)
     assert told["subject"] == "digits (mlp) after 220 steps"
     assert told["noise_scale"][0]["samples"] == 200 and told["learning_rate"] == 0.2
@@ -119,23 +119,23 @@ def test_a_problem_is_trained_briefly_and_measured_at_the_end() -> None:
 
 
 def test_a_given_level_is_that_of_every_interval(run: str) -> None:
-    told = json.loads(called(run, "--json", "--level", "0.8", "--no-measure-time").stdout)
+    told = json.loads(called(run, "--json", "--set", "level=0.8", "--seconds", "0").stdout)
     assert {estimate["level"] for estimate in told["noise_scale"]} == {0.8}
 
 
 def test_wrong_arguments_of_the_batch_verb_are_refused(run: str, tmp_path: Path) -> None:
     with pytest.raises(
-        BadArgument, match="`--batch-size` cannot be changed for a run: leave it out, or give a problem instead"
+        BadArgument, match="`--set` batch_size cannot be changed for a run: leave it out, or give a problem instead"
     ):
-        called(run, "--batch-size", "64")
+        called(run, "--set", "batch_size=64")
     with pytest.raises(BadArgument, match="`level` must lie between 0 and 1, got nan"):
-        called(run, "--level", "nan")
+        called(run, "--set", "level=nan")
     with pytest.raises(RunNotFound, match="is not a run folder"):
         called(str(tmp_path / "nowhere"))
     with pytest.raises(BadArgument, match="did you mean digits"):
         called("didgits")
     with pytest.raises(BadArgument, match="so a step has no spread"):
-        called("digits", "-b", "1")
+        called("digits", "--set", "batch_size=1")
 
 
 def test_a_run_without_readings_is_refused(tmp_path: Path) -> None:
@@ -147,4 +147,4 @@ def test_a_run_without_readings_is_refused(tmp_path: Path) -> None:
 
 def test_a_brief_training_that_diverges_raises() -> None:
     with pytest.raises(Diverged, match=r"diverged at step .* with learning rate 10000: .*; try a smaller --lr"):
-        called("digits", "--steps", "200", "--lr", "1e4")
+        called("digits", "--steps", "200", "--set", "learning_rate=1e4")

@@ -21,7 +21,7 @@ from gradiometer import RunDamaged, RunNotFound
 from gradiometer.cli.boundary import ended_by_sigterm, explained
 from gradiometer.cli.place import load_last_checkpoint
 from gradiometer.cli.streams import Streams, spelled
-from gradiometer.run import Recorder
+from gradiometer.run.recorder import Recorder
 from report_run import run_in
 
 
@@ -127,10 +127,10 @@ def test_a_deleted_current_folder_is_named(tmp_path: Path, monkeypatch: pytest.M
 def test_the_traceback_is_shown_if_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, _, err = called(capsys, "schedule", "1/t", "--tuned", "1")
+    _, _, err = called(capsys, "learn", "schedule", "1/t", "--tuned", "1")
     assert "Traceback" not in err
     monkeypatch.setenv("GRADIOMETER_DEBUG", "1")
-    code, _, err = called(capsys, "schedule", "1/t", "--tuned", "1")
+    code, _, err = called(capsys, "learn", "schedule", "1/t", "--tuned", "1")
     assert code == 2 and "Traceback" in err and "BadArgument" in err
 
 
@@ -172,7 +172,7 @@ def test_output_that_cannot_be_written_still_leaves_a_page(
 ) -> None:
     (written / "report.html").unlink(missing_ok=True)
     stream = io.TextIOWrapper(io.BufferedWriter(Broken(tmp_path / "out", number)), "utf-8")
-    assert printed(stream, "report", str(written)) == code
+    assert printed(stream, "show", str(written)) == code
     assert (written / "report.html").is_file()
     error = capsys.readouterr().err
     assert error == ("" if code == 141 else "error: the output could not be written: no space left on device.\n")
@@ -181,7 +181,7 @@ def test_output_that_cannot_be_written_still_leaves_a_page(
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_the_output_is_in_the_encoding_that_was_asked_for(tmp_path: Path, encoding: str) -> None:
     with (tmp_path / "out").open("w", encoding=encoding) as stream:
-        assert printed(stream, "schedule", "1/t") == 0
+        assert printed(stream, "learn", "schedule", "1/t") == 0
     text = (tmp_path / "out").read_bytes().decode(encoding)
     assert ("η_t" in text) == (encoding == "utf-8") and ("eta_t" in text) == (encoding != "utf-8")
 
@@ -195,7 +195,7 @@ def test_streams_that_a_program_has_replaced_are_left_alone() -> None:
 
 
 def test_a_closed_standard_output_is_no_error() -> None:
-    command = f"{sys.executable} -m gradiometer schedule 1/t >&-"
+    command = f"{sys.executable} -m gradiometer learn schedule 1/t >&-"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -221,7 +221,7 @@ def test_a_result_that_cannot_be_stored_is_printed(
     written: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse_writes(monkeypatch, "report.page.page")
-    prints_and_refuses(capsys, "report", str(written))
+    prints_and_refuses(capsys, "show", str(written))
 
 
 @pytest.mark.slow
@@ -230,18 +230,18 @@ def test_no_command_loses_a_result_that_cannot_be_stored(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for seed in ("0", "1"):
-        code, *_ = called(capsys, "train", "digits", "-e", "2", "--snapshots", "3", "--seed", seed, "-q", "--no-open")
+        code, *_ = called(capsys, "train", "digits", "-e", "2", "--snapshots", "3", "--seed", seed, "--no-open")
         assert code == 0
     modules = ("report.page.page", "report.compare.page", "report.charts.charts", "run.artifacts", "tuning.of_problem")
     refuse_writes(monkeypatch, *modules)
     first, second = (str(path) for path in sorted(Path("runs").iterdir()))
-    few = ("--steps", "400", "--burn-in", "50", "--every", "2", "--no-hold")
-    prints_and_refuses(capsys, "compare", first, second)
-    prints_and_refuses(capsys, "sharpness", first, "--examples", "64", "--top", "1", "--probes", "4")
-    prints_and_refuses(capsys, "certify", first, "--examples", "64", "--batches", "8")
+    few = ("--steps", "400", "--burn-in", "50", "--every", "2")
+    prints_and_refuses(capsys, "runs", "compare", first, second)
+    prints_and_refuses(capsys, "measure", "sharpness", first, "--examples", "64", "--top", "1", "--probes", "4")
+    prints_and_refuses(capsys, "measure", "certificate", first, "--examples", "64", "--batches", "8")
     prints_and_refuses(capsys, "ensemble", first, "--points", "0")
-    prints_and_refuses(capsys, "sample", "linear-regression", *few, "--chains", "2", "--png", "pictures")
-    prints_and_refuses(capsys, "fork", first, "--rate", "2x", "--replicates", "2")
+    prints_and_refuses(capsys, "learn", "sample", "linear-regression", *few, "--chains", "2", "--png", "pictures")
+    prints_and_refuses(capsys, "fork", first, "rate 2x", "--replicates", "2")
     prints_and_refuses(capsys, "tune", "quadratic", "--steps", "40")
 
 
@@ -266,16 +266,16 @@ def test_a_run_that_is_deleted_while_it_is_trained_is_named(
         path.unlink(missing_ok=True) if gone != "." else shutil.rmtree(path, ignore_errors=True)
 
     monkeypatch.setattr(Recorder, "close", closed)
-    code, _, error = called(capsys, "train", "quadratic", "--steps", "20", "-q", "--no-open", "--out", str(tmp_path))
+    code, _, error = called(capsys, "train", "quadratic", "--steps", "20", "--no-open", "--out", str(tmp_path))
     assert code == 6 and error.endswith("-1` was deleted or moved in the meantime: nothing more can be read there.\n")
 
 
 def test_a_run_that_is_deleted_while_it_is_certified_loses_no_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert called(capsys, "train", "quadratic", "--steps", "20", "-q", "--no-open", "--out", str(tmp_path))[0] == 0
+    assert called(capsys, "train", "quadratic", "--steps", "20", "--no-open", "--out", str(tmp_path))[0] == 0
     (path,) = tmp_path.iterdir()
-    verb = import_module("gradiometer.cli.certify")
+    verb = import_module("gradiometer.cli.measure.certificate")
     certified = verb._certified
 
     def and_gone(*arguments: Any, **settings: Any) -> Any:
@@ -284,7 +284,7 @@ def test_a_run_that_is_deleted_while_it_is_certified_loses_no_result(
         return found
 
     monkeypatch.setattr(verb, "_certified", and_gone)
-    code, out, error = called(capsys, "certify", str(path))
+    code, out, error = called(capsys, "measure", "certificate", str(path))
     assert code == 6 and len(out) > 200 and "was deleted or moved in the meantime" in error
 
 
@@ -370,7 +370,7 @@ def test_too_few_open_files_are_named() -> None:
     script = (
         "import resource, gradiometer.cli as cli\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
-        "cli.main(['report', 'runs/digits-1'])"
+        "cli.main(['show', 'runs/digits-1'])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 6 and done.stderr.startswith("error: too many files are open")

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
 from gradiometer import BadArgument, Diverged, diagnose
-from gradiometer.cli.certify import certify as verb
+from gradiometer.cli.measure.certificate import certificate as verb
 from gradiometer.convergence.certificate import Certificate, certify
 from gradiometer.convergence.certificate.certificate import PointKind
 from gradiometer.convergence.certificate.certifying import gradient_squared
@@ -174,7 +174,7 @@ def test_the_verdict_separates_a_minimum_a_saddle_and_a_slope(
 def test_an_unclear_gradient_comes_with_the_number_of_batches_that_would_decide() -> None:
     found = certified([2.0, 1.0, 0.5], [0.0, 0.0, 0.0], batches=8, batch_size=4, seed=1)
     assert found.verdict is PointKind.CANNOT_TELL
-    assert "--batches" in say(found.finding()).advice or "--exact" in say(found.finding()).advice
+    assert "--batches" in say(found.finding()).advice
     assert found.finding().state.value == "cannot tell"
 
 
@@ -302,7 +302,7 @@ def test_the_command_certifies_the_last_checkpoint_and_saves_the_certificate(tra
     assert 0.05 < relative["low"] < relative["value"] < relative["high"]
     (kept,) = load_artifacts(trained, Certificate)
     assert kept.step == trained.steps and kept.relative.value == pytest.approx(relative["value"])
-    exact = json.loads(run_verb(str(trained.path), "--exact", "--examples", "64", "--json", *COARSE).output)
+    exact = json.loads(run_verb(str(trained.path), "--batches", "all", "--examples", "64", "--json", *COARSE).output)
     assert relative["low"] <= exact["estimates"]["relative_gradient_norm"]["value"] <= relative["high"]
     assert exact["gradients"] == exact["of"] == 1437
     assert "is of what it was" not in Path(exact["page"]).read_text()
@@ -320,6 +320,7 @@ def test_the_command_prints_the_verdict_and_its_numbers(trained: Run) -> None:
     [
         (("--level", "nan"), "`level` must lie between 0 and 1, got nan"),
         (("--tolerance", "0"), "`tolerance` must lie between 0 and 1, got 0.0"),
+        (("--batches", "some"), "`--batches` must be a whole number, or all, got 'some'"),
         (("--batches", "7"), "`batches` must be at least 8, got 7"),
         (("--examples", "3"), "`examples` must be at least 16, or all 1,437, got 3"),
     ],

@@ -14,7 +14,7 @@ import pytest
 from altair import LayerChart
 
 from command_line import called, run_cli, spent
-from gradiometer.report.charts import loss_chart
+from gradiometer.report.charts.charts import loss_chart
 from known_steps import kept_steps
 
 
@@ -47,7 +47,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     times = []
     for _ in range(3):
         before = spent()
-        assert "selftest" in run_cli("--help").stdout
+        assert "ensemble" in run_cli("--help").stdout
         times.append(spent() - before)
     assert min(times) < 1.0  # 0.2 s; this guards against an import of seconds
 
@@ -64,7 +64,7 @@ def test_reading_a_run_needs_no_torch(trained: dict) -> None:
 
 
 def test_report_prints_the_findings(trained: dict, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = called(capsys, "report", trained["run"])
+    code, out, _ = called(capsys, "show", trained["run"])
     assert code == 0
     assert "noise scale" in out and "report.html" in out and "of the training time" in out
 
@@ -79,7 +79,7 @@ def test_report_draws_every_chart_once(
         return loss_chart(*arguments)
 
     monkeypatch.setattr("gradiometer.report.sections.loss.loss_chart", counted)
-    code, _, _ = called(capsys, "report", trained["run"], "--png", str(tmp_path))
+    code, _, _ = called(capsys, "show", trained["run"], "--png", str(tmp_path))
     assert code == 0 and (tmp_path / "loss.png").is_file()
     assert len(drawn) == 1
 
@@ -91,7 +91,7 @@ def test_findings_are_printed_also_if_the_page_cannot_be_written(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("gradiometer.report.page.page.replace_file", full)
-    code, out, err = called(capsys, "report", trained["run"])
+    code, out, err = called(capsys, "show", trained["run"])
     assert code == 6 and "noise scale" in out and "page " not in out
     assert f"`{trained['run']}/report.html` could not be written: no space left on device" in err
 
@@ -101,7 +101,7 @@ def test_findings_are_printed_also_if_the_page_cannot_be_written(
 def test_a_full_disk_behind_standard_output_exits_with_6_and_without_a_traceback(flags: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "gradiometer", "schedule", "1/t", *flags],
+            [sys.executable, "-m", "gradiometer", "learn", "schedule", "1/t", *flags],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -116,8 +116,8 @@ def test_numbers_fit_the_terminal_too(
     trained: dict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    for verb, *flags in (("sharpness", "--top", "2", "--probes", "4"), ("certify", "--batches", "8")):
-        _, out, _ = called(capsys, verb, trained["run"], "--examples", "128", *flags)
+    for verb, *flags in (("sharpness", "--top", "2", "--probes", "4"), ("certificate", "--batches", "8")):
+        _, out, _ = called(capsys, "measure", verb, trained["run"], "--examples", "128", *flags)
         assert max(len(line) for line in out.splitlines() if not line.startswith("page ")) <= 60
 
 
@@ -126,14 +126,14 @@ def test_a_terminal_may_have_any_width(
     trained: dict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    assert called(capsys, "report", trained["run"])[0] == 0
+    assert called(capsys, "show", trained["run"])[0] == 0
 
 
 def test_sentences_fit_the_terminal(
     trained: dict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    _, out, _ = called(capsys, "report", trained["run"])
+    _, out, _ = called(capsys, "show", trained["run"])
     whole = "run ", "page ", "      gradiometer "  # paths and commands to paste are not broken
     lines = [line for line in out.splitlines() if not line.startswith(whole)]
     assert [line for line in lines if len(line) > 60 and len(line.split()) > 1] == []
@@ -146,7 +146,9 @@ def test_export_writes_every_row_as_csv_and_parquet(
     import pyarrow.parquet
 
     for ending in ("csv", "parquet"):
-        code, out, _ = called(capsys, "export", trained["run"], "--what", what, "--out", str(tmp_path / f"t.{ending}"))
+        code, out, _ = called(
+            capsys, "runs", "export", trained["run"], "--what", what, "--out", str(tmp_path / f"t.{ending}")
+        )
         assert code == 0 and "rows in" in out
     with (tmp_path / "t.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -158,7 +160,7 @@ def test_export_writes_every_row_as_csv_and_parquet(
 def test_export_refuses_a_format_it_does_not_know(
     trained: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = called(capsys, "export", trained["run"], "--out", str(tmp_path / "t.xlsx"))
+    code, _, err = called(capsys, "runs", "export", trained["run"], "--out", str(tmp_path / "t.xlsx"))
     assert code == 2 and "must end in .csv or .parquet" in err
 
 
@@ -168,7 +170,7 @@ def test_a_run_of_a_newer_version_is_refused_in_a_sentence(
     copy = Path(shutil.copytree(trained["run"], tmp_path / "copy"))
     manifest = copy / "run.toml"
     manifest.write_text(manifest.read_text().replace("format = 1", "format = 99"))
-    code, _, err = called(capsys, "report", str(copy))
+    code, _, err = called(capsys, "show", str(copy))
     assert code == 2
     assert "was written in format 99" in err and "install a newer gradiometer" in err
 
@@ -180,7 +182,7 @@ def test_lines_that_cannot_be_read_are_named_and_the_rest_is_reported(
     lines = (copy / "readings.jsonl").read_text().splitlines()
     lines[1] = "{garbled"
     (copy / "readings.jsonl").write_text("\n".join(lines)[:-5])
-    code, out, _ = called(capsys, "report", str(copy), "--json")
+    code, out, _ = called(capsys, "show", str(copy), "--json")
     told = json.loads(out)
     assert code == 0
     assert "readings.jsonl:2: a line cannot be read: skipped." in told["warnings"]

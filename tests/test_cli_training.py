@@ -28,9 +28,18 @@ from command_line import called
         (["train", "digits", "--batch-size", "1"], "so a step has no spread"),
         (["train", "nowhere:problem"], "nowhere"),
         (["train", "json:nothing"], "nothing"),
-        (["report", "no-such-run"], "is not a run folder"),
+        (["show", "no-such-run"], "is not a run folder"),
         (["resume", "no-such-run"], "is not a run folder"),
-        (["report", "--level", "1.5", "x"], "`--level` must lie between 0 and 1, got 1.5"),
+        (["train", "--set", "level=1.5"], "`level` must lie between 0 and 1, got 1.5"),
+        (["train", "--set", "levle=0.5"], "unknown key `levle`: did you mean level?"),
+        (["train", "--set", "level"], "`--set` must be NAME=VALUE, such as --set nesterov=yes, got 'level'"),
+        (["train", "--set", "level=0.5", "--set", "level=0.6"], "`--set` gives level twice"),
+        (["train", "--lr", "1", "--set", "learning_rate=2"], "`learning_rate` is given by its flag and by --set"),
+        (["train", "--set", "parts=few"], "'few' is not a valid integer"),
+        (["tune", "--set", "learning_rate=1"], "`--set` learning_rate: a tuning chooses or does not use it"),
+        (["show", "--port", "80"], "`--port` is where --live serves the page"),
+        (["show", "--live", "--png", "charts"], "`--live` serves the page: leave out --png, --gauge and --json"),
+        (["show", "a", "b"], "`RUNS` must be one run without --live, got 2"),
     ],
 )
 def test_bad_input_is_named_in_a_sentence_and_exits_with_2(
@@ -65,7 +74,6 @@ def test_a_configuration_file_is_read_and_flags_win(tmp_path: Path, capsys: pyte
         "--out",
         str(tmp_path),
         "--json",
-        "-q",
     )
     assert code == 0
     assert json.loads(out)["estimates"]["batch_size"]["value"] == 128.0
@@ -96,13 +104,13 @@ def test_a_run_that_measured_nothing_says_why_and_cannot_tell(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = ("--model", "mlp", "-e", "1", "--budget", "0", "--out", str(tmp_path), "--fail-on", "cannot tell")
-    code, out, _ = called(capsys, "train", "digits", *settings, "-q")
+    code, out, _ = called(capsys, "train", "digits", *settings)
     assert code == 3 and "measuring was off" in " ".join(out.split())
 
 
 @pytest.mark.slow
 def test_a_finding_at_or_above_fail_on_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = ("--model", "mlp", "-e", "1", "--every", "1", "--out", str(tmp_path), "-q")
+    settings = ("--model", "mlp", "-e", "1", "--every", "1", "--out", str(tmp_path))
     code, _, _ = called(capsys, "train", "digits", *settings, "--fail-on", "cannot tell")
     assert code == 3
 
@@ -143,8 +151,8 @@ def test_ctrl_c_leaves_a_run_to_resume_and_exits_with_5(tmp_path: Path) -> None:
 def test_a_torn_checkpoint_is_named_and_the_one_before_is_used(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ("--checkpoint-seconds", "0", "--budget", "0", "--model", "mlp", "-e", "2")
-    called(capsys, "train", "digits", *settings, "--out", str(tmp_path / "whole"), "-q")
+    settings = ("--set", "checkpoint_seconds=0", "--budget", "0", "--model", "mlp", "-e", "2")
+    called(capsys, "train", "digits", *settings, "--out", str(tmp_path / "whole"))
     (whole,) = (tmp_path / "whole").iterdir()
     torn = shutil.copytree(whole, tmp_path / "torn")
     events = [line for line in (torn / "events.jsonl").read_text().splitlines() if '"finished"' not in line]
@@ -173,7 +181,7 @@ def test_a_full_disk_ends_with_a_run_to_resume_and_exits_with_5(
         return write(descriptor, content)
 
     monkeypatch.setattr(os, "write", until_full)
-    code, _, err = called(capsys, "train", "digits", "-e", "3", "--every", "1", "--out", str(tmp_path), "-q")
+    code, _, err = called(capsys, "train", "digits", "-e", "3", "--every", "1", "--out", str(tmp_path))
     monkeypatch.undo()
     assert code == 5
     assert "gradiometer resume" in err and "Traceback" not in err
@@ -185,19 +193,21 @@ def test_a_full_disk_ends_with_a_run_to_resume_and_exits_with_5(
 def test_what_was_watched_and_still_pays_is_not_called_unmeasured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = ["--out", str(tmp_path), "--no-open", "-q", "--no-check-edge", "-e", "8", "--every", "10000"]
+    out = ["--out", str(tmp_path), "--no-open", "--set", "check_edge=no", "-e", "8", "--every", "10000"]
     code, told, _ = called(capsys, "train", "digits", "--cool", "watch", *out)
     assert code == 0 and "✓ plateau        ok" in told
     assert "the loss still moves. A cut to 0.0100 is predicted to" in " ".join(told.split())
     assert "--cool watch" not in told
     called(capsys, "train", "digits", "--model", "mlp", *out)
-    code, told, _ = called(capsys, "compare", *map(str, sorted(tmp_path.iterdir())), "--out", str(tmp_path / "page"))
+    code, told, _ = called(
+        capsys, "runs", "compare", *map(str, sorted(tmp_path.iterdir())), "--out", str(tmp_path / "page")
+    )
     assert code == 0 and "cool watch → off" in told and "model" not in told, "left out, or by its name, it is the same"
 
 
-@pytest.mark.parametrize("verb", ["batch", "sharpness", "sample"])
+@pytest.mark.parametrize("verb", ["measure batch", "measure sharpness", "learn sample"])
 def test_a_path_to_no_run_is_not_taken_for_a_problem(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = called(capsys, verb, str(tmp_path / "nowhere"))
+    code, _, err = called(capsys, *verb.split(), str(tmp_path / "nowhere"))
     assert code == 2 and "is not a run folder: there is no such folder" in err

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -65,13 +66,14 @@ def test_every_claim_of_an_illness_is_cured_by_a_function_or_by_a_person():
     assert {illness.claim for illness in ILLNESSES.values()} <= set(CURES) | BY_A_PERSON <= CLAIMS
 
 
-def test_the_halves_share_no_network_and_no_data():
+def test_the_parts_share_no_network_and_no_data():
     used = []
     for half in HALVES:
         recipes = [case.recipe for case in (*sick_cases(half), *well_cases(half))]
         used.append(({recipe.network for recipe in recipes}, {recipe.data for recipe in recipes}))
-    assert not used[0][0] & used[1][0]
-    assert not used[0][1] & used[1][1]
+    for one, other in combinations(used, 2):
+        assert not one[0] & other[0]
+        assert not one[1] & other[1]
 
 
 def test_names_and_trainings_are_different_within_a_half():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gradiometer.cli import main
-from gradiometer.cli.compare import _as_object
+from gradiometer.cli.recorded.compare import _as_object
 from gradiometer.report.compare import compare
 from gradiometer.report.compare.forks import forks_figures, forks_table, tried_by
 from gradiometer.report.compare.page import render
@@ -46,7 +46,7 @@ def test_the_page_and_the_command_show_them(
 ) -> None:
     path = tmp_path / "page.html"
     with pytest.raises(SystemExit, match=r"^0$"):
-        main(["compare", *(str(run.path) for run in runs), "--no-open", "--out", str(path)])
+        main(["runs", "compare", *(str(run.path) for run in runs), "--no-open", "--out", str(path)])
     said = " ".join(capsys.readouterr().out.split())
     assert "fork: batch 2x, rate 1.29x, against going on as it is A ends 0.097 [" in said
     assert "B ends 0.10 [" in said and "higher in test loss, from step 100" in said

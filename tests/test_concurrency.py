@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from gradiometer import BadArgument, Run
-from gradiometer.run import Configuration, Recorder, RunFolder
+from gradiometer.run import Configuration
+from gradiometer.run.folder import RunFolder
+from gradiometer.run.recorder import Recorder
 
 WRITER = """
 import sys
-from gradiometer.run import Recorder, RunFolder
+from gradiometer.run.folder import RunFolder
+from gradiometer.run.recorder import Recorder
 with Recorder(RunFolder.open(sys.argv[1]), []) as recorder:
     recorder.event("started", 0)
     for step in range(10**9):

@@ -11,14 +11,16 @@ from gradiometer import Diagnosis, diagnose
 from gradiometer.convergence.certificate import Certificate
 from gradiometer.measurement import Estimate, State
 from gradiometer.problems import load
-from gradiometer.report.charts import page_spec
-from gradiometer.report.page import render
-from gradiometer.report.sections import Section
+from gradiometer.report.charts.charts import page_spec
+from gradiometer.report.page.page import render
 from gradiometer.report.sections.convergence import convergence_section
 from gradiometer.report.sections.rates import rates_of
-from gradiometer.run import Budget, Configuration, Run, save_artifact
+from gradiometer.report.sections.section import Section
+from gradiometer.run import Configuration, Run
+from gradiometer.run.artifacts import save_artifact
+from gradiometer.run.budget import Budget
 from gradiometer.run.settings.planned import planned
-from gradiometer.train import Training
+from gradiometer.train.training import Training
 from gradiometer.verdict.words.say import say
 from report_run import run_in
 
@@ -92,7 +94,7 @@ def test_whether_the_rate_reaches_zero_is_a_finding(
 
 def test_the_certificate_is_shown_in_the_section_on_its_card_and_in_the_verdict(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=600)
-    assert f"`gradiometer certify {run.path}` checks if" in of(run).lead
+    assert f"`gradiometer measure certificate {run.path}` checks if" in of(run).lead
     save_artifact(run, certificate())
     section = of(run)
     assert "Verdict: minimum." in section.lead

@@ -19,17 +19,22 @@ from gradiometer.convergence.plateau.noise_floor import (
     plateau_since,
 )
 from gradiometer.lab.closed_forms import Quadratic
-from gradiometer.loop import Branch, Effect, Fork, GoOn, Hold, Loop, engine, forks_of, train_branch
+from gradiometer.loop import Effect, Fork, Hold, Loop, engine, forks_of
+from gradiometer.loop.branch import Branch
+from gradiometer.loop.changes.alternative import GoOn
+from gradiometer.loop.engine import train_branch
 from gradiometer.loop.recorded import growing
 from gradiometer.measurement import Estimate, Objective, State
 from gradiometer.problems import Examples
 from gradiometer.report.sections.rates import rates_of
-from gradiometer.run import Configuration, Run, RunFolder, load_latest
+from gradiometer.run import Configuration, Run
 from gradiometer.run import problem as recorded
 from gradiometer.run.budget import Budget
-from gradiometer.train import Cooling, TrainProbe, loop_at, train
+from gradiometer.run.checkpoints import load_latest
+from gradiometer.run.folder import RunFolder
 from gradiometer.train import loop as loops
-from gradiometer.train.cooling import PROBE
+from gradiometer.train import loop_at, train
+from gradiometer.train.cooling import PROBE, Cooling, TrainProbe
 from gradiometer.train.policies.cool import Cool
 from gradiometer.train.policies.policy import Here
 from gradiometer.train.restoring.replay import state_at

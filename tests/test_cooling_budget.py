@@ -9,8 +9,8 @@ import torch
 
 from gradiometer import BadArgument
 from gradiometer.measurement import Objective
-from gradiometer.train import Cooling, train
-from gradiometer.train.cooling import cost_of_looks, paid_examples
+from gradiometer.train import train
+from gradiometer.train.cooling import Cooling, cost_of_looks, paid_examples
 from test_cooling import decisions, events, quadratic, settings
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from gradiometer.cli.demo import DEMO, REPLICATES
 from gradiometer.problems import load
-from gradiometer.run import Budget, Configuration
-from gradiometer.train import Training
+from gradiometer.run import Configuration
+from gradiometer.run.budget import Budget
+from gradiometer.train.training import Training
 
 
 def test_the_demo_keeps_the_checkpoint_that_its_fork_begins_at() -> None:

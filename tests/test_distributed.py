@@ -18,7 +18,8 @@ from gradiometer.exploration.temperature.heat_balance import heat_balance
 from gradiometer.integrations.fsdp import _places
 from gradiometer.measurement import Objective
 from gradiometer.problems import load
-from gradiometer.run import RunFolder, load_latest
+from gradiometer.run.checkpoints import load_latest
+from gradiometer.run.folder import RunFolder
 from gradiometer.train import train as train_alone
 from known_steps import kept_steps
 
@@ -218,7 +219,7 @@ def test_what_cannot_be_measured_of_several_processes_is_refused(tmp_path: Path)
     run_all(2, *LOOPS, "refused", str(tmp_path))
 
 
-SETTINGS = ("digits", "--model", "mlp", "-e", "4", "--momentum", "0.9", "--gauges", "noise", "--no-open", "-q")
+SETTINGS = ("digits", "--model", "mlp", "-e", "4", "--momentum", "0.9", "--gauges", "noise", "--no-open")
 
 
 def test_train_on_two_ranks_is_the_training_on_one(two_ranks: Path, tmp_path: Path) -> None:
@@ -235,7 +236,7 @@ def test_train_on_two_ranks_is_the_training_on_one(two_ranks: Path, tmp_path: Pa
 
 
 def test_forks_of_rank_0_decide_when_the_rate_of_all_ranks_goes_to_zero(tmp_path: Path) -> None:
-    flags = ("digits", "--model", "mlp", "--steps", "60", "--lr", "1", "--cool", "auto", "--no-open", "-q")
+    flags = ("digits", "--model", "mlp", "--steps", "60", "--lr", "1", "--cool", "auto", "--no-open")
     run_all(2, *GRADIOMETER, "train", *flags, "--out", str(tmp_path))
     two = Run.open(tmp_path / "digits-mlp-1")
     one = train_alone(load("digits", model="mlp"), two.configuration, tmp_path)
@@ -252,7 +253,7 @@ def test_the_command_trains_on_two_ranks_and_speaks_once(tmp_path: Path) -> None
 
 
 def test_a_rank_killed_in_the_middle_ends_the_others_and_the_run_goes_on_with_another_number(tmp_path: Path) -> None:
-    often = ("--checkpoint-seconds", "0.3", "-e", "20", "--every", "5", "--out", str(tmp_path))
+    often = ("--set", "checkpoint_seconds=0.3", "-e", "20", "--every", "5", "--out", str(tmp_path))
     processes = start(2, *GRADIOMETER, "train", *SETTINGS, *often)
     folder = tmp_path / "digits-mlp-1"
     while not (folder / "checkpoints").is_dir() or len(list((folder / "checkpoints").glob("step_*[1-9]*"))) < 1:
@@ -263,7 +264,7 @@ def test_a_rank_killed_in_the_middle_ends_the_others_and_the_run_goes_on_with_an
     assert code == 5 and killed == -signal.SIGKILL
     assert "rank 0 has lost another of the 2 processes" in error and f"gradiometer resume {folder}" in error
     assert Run.open(folder).status == "interrupted" and Run.open(folder).warnings == []
-    run_all(3, *GRADIOMETER, "resume", str(folder), "--no-open", "-q")
+    run_all(3, *GRADIOMETER, "resume", str(folder), "--no-open")
     run = Run.open(folder)
     assert run.status == "finished" and run.losses[0].tolist() == [*range(45 * 20)]
     assert len({*run.series("noise").steps.tolist()}) == 45 * 20 // 5
@@ -282,7 +283,7 @@ def test_under_torchrun_dropout_resumes_to_the_same_bits(tmp_path: Path) -> None
         "-m",
         "gradiometer",
     ]
-    settings = ["mine:problem", "-e", "60", "-q", "--no-open", "--checkpoint-seconds", "0.1"]
+    settings = ["mine:problem", "-e", "60", "--no-open", "--set", "checkpoint_seconds=0.1"]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
     whole = [*torchrun, "train", *settings, "--out", str(tmp_path / "whole")]
     assert subprocess.run(whole, check=False, env=environment, capture_output=True, timeout=120).returncode == 0
@@ -295,7 +296,7 @@ def test_under_torchrun_dropout_resumes_to_the_same_bits(tmp_path: Path) -> None
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert Run.open(folder).status == "interrupted"
-    resumed = [*torchrun, "resume", str(folder), "-q", "--no-open"]
+    resumed = [*torchrun, "resume", str(folder), "--no-open"]
     assert subprocess.run(resumed, check=False, env=environment, capture_output=True, timeout=120).returncode == 0
     ends = [load_latest(RunFolder.open(path))[0] for path in (folder, tmp_path / "whole" / "mine-model-1")]
     assert all(ends[0].tensors[name].equal(ends[1].tensors[name]) for name in ends[1].tensors)

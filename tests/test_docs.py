@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from command_line import unknown_words
 from gradiometer import GAUGES
 from gradiometer.cli import gradiometer
 
@@ -36,13 +37,8 @@ def commands(page: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
 def test_every_command_shown_exists_with_its_flags(page: str) -> None:
-    for _, verb, *arguments in commands(page):
-        known = {
-            name
-            for parameter in gradiometer.commands[verb].params
-            for name in [*parameter.opts, *parameter.secondary_opts]
-        }
-        assert {argument for argument in arguments if argument.startswith("--")} <= known, verb
+    for _, *arguments in commands(page):
+        assert unknown_words(arguments) == []
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "py")])
@@ -104,7 +100,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     shown = set(re.findall(r"^::: (\S+)$", pages, flags=re.MULTILINE))
     documented = shown | {homes[path] for path in shown if path in homes}
     missing = [path for path, home in homes.items() if not {home, home.rpartition(".")[0]} & documented]
-    assert len(homes) > 100 and missing == []
+    assert missing == []
     files = [path for path in shown if (SOURCE / f"{path.replace('.', '/')}.py").exists()]
     assert files == ["gradiometer.errors"], "a module is shown in place of the function of the same name"
 

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from gradiometer import BadArgument
 from gradiometer.cli.doctor import doctor
-from gradiometer.logs import Column, Log, log_findings, read_log
+from gradiometer.logs import Log, log_findings, read_log
+from gradiometer.logs.log import Column
 from gradiometer.logs.rate import rate_findings
 from gradiometer.measurement import Finding, State
 from gradiometer.measurement.uncertainty.slopes import slope
@@ -25,10 +26,10 @@ LOGS = Path(__file__).parent / "logs"
 EXPECTED = {
     "hf_healthy.json": {"log_learning_rate": State.OK, "log_finite": State.OK},
     "hf_nan.json": {"log_finite": State.ACT, "log_learning_rate": State.OK},
-    "hf_staircase.json": {"log_staircase": State.LOOK, "log_finite": State.OK, "log_plateau": State.OK},
+    "hf_staircase.json": {"log_staircase": State.LOOK, "log_finite": State.OK},
     "hf_resumed.json": {"log_learning_rate": State.LOOK, "log_finite": State.OK},
-    "lightning_plateau.csv": {"log_plateau": State.LOOK, "log_staircase": State.OK, "log_finite": State.OK},
-    "lightning_healthy.tfevents": {"log_plateau": State.OK, "log_staircase": State.OK, "log_finite": State.OK},
+    "lightning_plateau.csv": {"triage": State.ACT, "log_staircase": State.OK, "log_finite": State.OK},
+    "lightning_healthy.tfevents": {"log_staircase": State.OK, "log_finite": State.OK},
     "plain_nan.csv": {"log_finite": State.ACT},
     "plain_restarted.jsonl": {"log_steps": State.LOOK, "log_finite": State.OK, "log_learning_rate": State.OK},
     "plain_staircase.tfevents": {"log_staircase": State.LOOK, "log_finite": State.OK},
@@ -104,14 +105,44 @@ def test_the_slope_covers_however_correlated_the_noise_is(correlation: float) ->
     assert covered <= 0.97
 
 
-def test_flat_noise_is_a_plateau_or_undecided_and_a_fall_is_seen() -> None:
-    noise = np.random.default_rng(1).standard_normal(2_000)
-    assert by_gauge(log_of(2_000, loss=1 + 0.05 * noise))["log_plateau"].state is State.LOOK
-    assert by_gauge(log_of(50, loss=1 + 0.5 * noise[:50]))["log_plateau"].state is State.CANNOT_TELL
-    falling = by_gauge(log_of(2_000, loss=3 - np.arange(2_000) / 2_000 + 0.05 * noise))["log_plateau"]
-    assert falling.state is State.OK and "still falls" in say(falling).means
-    rising = by_gauge(log_of(2_000, loss=1 + np.arange(2_000) / 2_000 + 0.05 * noise))["log_plateau"]
-    assert rising.state is State.LOOK and "rises" in say(rising).means
+NOISE = 1 + 0.02 * np.random.default_rng(1).standard_normal(300)
+FALLS = (0.3 + 2 * np.exp(-np.arange(300) / 60)) * NOISE
+FLATTENS = (0.3 + 2 * np.exp(-np.arange(300) / 20)) * NOISE
+COSINE = 0.05 * (1 + np.cos(np.pi * np.arange(300) / 300))
+BURST = np.where((np.arange(300) >= 200) & (np.arange(300) < 206), 8.0, 1.0) * COSINE
+HARMED = FALLS + np.where((np.arange(300) >= 200) & (np.arange(300) < 206), 6.0, 0.0)
+JUMPS = FALLS + np.where(np.isin(np.arange(300) % 80, range(6)) & (np.arange(300) > 100), 2.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("columns", "claim", "words"),
+    [
+        ({"loss": FLATTENS, "lr": np.full(300, 0.1)}, "no_decay", "time to decay the learning rate"),
+        ({"loss": FALLS, "lr": np.where(np.arange(300) < 100, 0.1, 1e-4)}, "decay_early", "from step 1,000 on"),
+        ({"loss": FALLS, "lr": 0.98 ** np.arange(300)}, "schedule_unit", "another unit"),
+        ({"loss": FALLS, "lr": BURST}, "rate_burst", "from step 2,000 on it was"),
+        ({"loss": HARMED, "lr": COSINE}, "bad_batch", "at step 2,000 the loss rose"),
+        ({"loss": JUMPS, "lr": COSINE}, "unstable", "the loss jumped 2 times"),
+        (
+            {"loss": FALLS, "val_loss": np.r_[FALLS[:100], np.linspace(0.7, 1.4, 200)], "lr": COSINE},
+            "overfit",
+            "was lowest at step 9",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " not in value else "",
+)
+def test_a_log_is_judged_by_the_rules_of_triage(columns: dict[str, np.ndarray], claim: str, words: str) -> None:
+    steps = 10 * np.arange(300)
+    log = Log("made", "a test", {name: Column(name, steps, values) for name, values in columns.items()})
+    first = log_findings(log)[0]
+    assert (first.gauge, first.claim, first.state) == ("triage", claim, State.ACT) and words in say(first).seen
+    calm = Log("made", "a test", {"loss": Column("loss", steps, FALLS), "lr": Column("lr", steps, COSINE)})
+    assert all(each.state in (State.OK, State.CANNOT_TELL) for each in log_findings(calm))
+
+
+def test_a_flat_loss_without_a_rate_may_stop() -> None:
+    (found,) = (each for each in log_findings(log_of(300, loss=FLATTENS)) if each.gauge == "triage")
+    assert found.claim == "may_stop" and "without" in str(say(found))
 
 
 def test_no_staircase_is_seen_in_a_loss_that_knows_no_epochs() -> None:
@@ -127,7 +158,7 @@ def test_no_staircase_is_seen_in_a_loss_that_knows_no_epochs() -> None:
     ("rates", "state", "words"),
     [
         (np.linspace(1e-4, 0.1, 50), State.OK, "rises to 0.100"),
-        (np.r_[np.linspace(1e-4, 0.1, 50), np.linspace(0.1, 1e-4, 150)], State.OK, "to zero by the end"),
+        (np.r_[np.linspace(1e-4, 0.1, 50), np.linspace(0.1, 1e-4, 150)], State.OK, "ends at 0.001 of its largest"),
         (np.repeat([0.1, 0.01, 0.001], 60), State.OK, "steps down at 60, 120"),
         (np.tile(0.05 * (1 + np.cos(np.pi * np.arange(50) / 50)), 4), State.OK, "schedule with restarts"),
         (np.r_[np.full(20, 0.01), np.full(80, 0.1)], State.OK, "rises to 0.100 by step 20"),
@@ -206,7 +237,8 @@ def test_missing_and_damaged_logs_are_reported(tmp_path: Path) -> None:
         log_findings(read_log(LOGS / "hf_healthy.json"), math.nan)
     text = (LOGS / "plain_restarted.jsonl").read_text()
     (tmp_path / "torn.jsonl").write_text(text[:-20])
-    assert read_log(tmp_path / "torn.jsonl").notes == ("1 line could not be read as JSON and was skipped.",)
+    lines = text.count("\n")
+    assert read_log(tmp_path / "torn.jsonl").understood == (lines - 1, lines)
     (tmp_path / "stepless.csv").write_text("loss,acc\n" + "".join(f"{1 / (n + 1)},0.5\n" for n in range(20)))
     assert "rows are counted" in read_log(tmp_path / "stepless.csv").notes[0]
 
@@ -217,7 +249,7 @@ def test_a_run_of_our_own_is_sent_to_its_report(tmp_path: Path) -> None:
     (run / "run.toml").touch()
     (run / "readings.jsonl").write_text('{"step": 1, "learning_rate": 0.1}')
     for path in (run, run / "readings.jsonl"):
-        with pytest.raises(BadArgument, match=r"is a run of gradiometer, .* gradiometer report .*digits-mlp-1"):
+        with pytest.raises(BadArgument, match=r"is a run of gradiometer, .* gradiometer show .*digits-mlp-1"):
             read_log(path)
     with pytest.raises(BadArgument, match="has no log of a known format"):
         read_log(tmp_path)

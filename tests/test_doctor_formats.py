@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from gradiometer import BadArgument
 from gradiometer.cli.doctor import doctor
-from gradiometer.logs import Column, Log, log_findings, read_log
+from gradiometer.logs import Log, log_findings, read_log
+from gradiometer.logs.log import Column
 from gradiometer.verdict.words.say import say
 
 NANOGPT = """number of parameters: 10.65M
@@ -75,11 +76,52 @@ def test_the_lines_of_keras_count_epochs_and_the_last_print_of_a_bar_counts(tmp_
         ("| epoch 1 | step 200 | lr 20.00 | ms/batch 5.51 | loss 5.92 | ppl 372.4", 200, 5.92),
         ("{'loss': 0.5, 'grad_norm': 1.25, 'learning_rate': 5e-05, 'step': 40}", 40, 0.5),
         ("global_step: 77, train loss: -3.5", 77, -3.5),
+        ("Epoch: [0][ 10/500]\tTime  0.120 ( 0.130)\tLoss 2.3e+00 (6.9e+00)\tAcc@1   0.00", 10, 2.3),
+        ("Epoch: [0]  [ 10/1251]  eta: 0:01:02  lr: 0.100000  img/s: 300.1  loss: 6.9 (6.95)  time: 0.1", 10, 6.9),
+        ("epoch=0 batch=10/300 loss=1.5", 10, 1.5),
+        ("3:120/500 loss 1.25 lr 0.001", 120, 1.25),
+        ("| epoch 001:    100 / 1000 loss=8.5, nll_loss=5.1, lr=0.0005, gnorm=1.2", 100, 8.5),
+        (
+            '| INFO | train_inner | {"epoch": 1, "update": 0.1, "loss": "8.1", "num_updates": "60", "lr": "5e-4"}',
+            60,
+            8.1,
+        ),
+        ("Epoch 0:  10%|█ | 10/100 [00:01<00:08, 10.0it/s, v_num=0, train_loss=2.30]", 10, 2.3),
     ],
 )
 def test_many_forms_of_a_printed_line_are_read(tmp_path: Path, line: str, at: int, loss: float) -> None:
     first = "Epoch [1/5], Step [600/600], Loss: 0.9\n" if line.startswith("Epoch [2") else ""
     assert training_loss(read(tmp_path, f"starting\n{first}{line}\n"))[at] == loss
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("wandb.csv", '"Step","run - loss","run - loss__MIN","run - loss__MAX"\n"0","2","1","3"\n"10","1.5","1","2"\n'),
+        ("loss.csv", "Wall time,Step,Value\n16.1,0,2\n16.2,10,1.5\n"),
+        ("loss.json", "[[16.1, 0, 2.0], [16.2, 10, 1.5]]"),
+    ],
+    ids=["W&B", "TensorBoard's CSV", "TensorBoard's JSON"],
+)
+def test_exports_of_a_scalar_are_its_loss(tmp_path: Path, name: str, text: str) -> None:
+    log = read(tmp_path, text, name)
+    assert training_loss(log) == {0: 2.0, 10: 1.5} and len(log.columns) == 1
+
+
+def test_a_scalar_of_validation_is_no_training_loss(tmp_path: Path) -> None:
+    log = read(tmp_path, "Wall time,Step,Value\n16.1,0,2\n16.2,10,1.5\n", "run-tag-val_loss.csv")
+    assert log.losses is None and log.held_out_losses is not None
+
+
+def test_the_lines_that_were_understood_are_counted_and_half_must_be(tmp_path: Path) -> None:
+    lines = [f"step {step} loss {2 - step / 100:.2f}" for step in range(54)]
+    log = read(tmp_path, "\n".join([*lines, *(f"took {k} s" for k in range(6))]))
+    assert log.understood == (54, 60)
+    told = CliRunner().invoke(doctor, [str(tmp_path / "training.log")], standalone_mode=False)
+    assert "54 of 60 lines understood." in told.output
+    with pytest.raises(BadArgument, match="54 of 110 lines were understood, less than half") as refused:
+        read(tmp_path, "\n".join([*lines, *(f"took {k} s" for k in range(56))]))
+    assert refused.value.exit_code == 2
 
 
 def test_epochs_in_fractions_are_kept_and_rows_counted(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`gradiometer sharpness`, the survey it makes, and the page's section of drift."""
+"""`gradiometer measure sharpness`, the survey it makes, and the page's section of drift."""
 
 import json
 from dataclasses import replace
@@ -10,16 +10,18 @@ import torch
 from click.testing import CliRunner, Result
 
 from gradiometer import BadArgument, Diagnosis, diagnose
-from gradiometer.cli.sharpness import sharpness
+from gradiometer.cli.measure.sharpness import sharpness
 from gradiometer.drift import Curvature
 from gradiometer.drift.curvature import survey
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.measurement import Estimate, Objective
 from gradiometer.problems import load
-from gradiometer.report.charts import page_spec, save_png
+from gradiometer.report.charts import save_png
+from gradiometer.report.charts.charts import page_spec
 from gradiometer.report.sections.drift import density_figure, drift_section
-from gradiometer.run import Configuration, Run, load_artifacts, save_artifact
+from gradiometer.run import Configuration, Run, load_artifacts
+from gradiometer.run.artifacts import save_artifact
 from gradiometer.storage.journal import plain
 from gradiometer.train import train
 from report_run import run_in
@@ -70,7 +72,7 @@ def test_a_saved_survey_is_loaded_unchanged(trained: Run) -> None:
 def test_the_verb_surveys_a_problem_at_its_start_and_later(tmp_path: Path) -> None:
     picture = tmp_path / "density.png"
     result = run_verb(
-        "digits", "--model", "mlp", "--examples", "64", "--steps", "3", "--top", "2", "--png", str(picture)
+        "digits", "--set", "model=mlp", "--examples", "64", "--steps", "3", "--top", "2", "--png", str(picture)
     )
     assert "a fixed subsample of 64 of 1,437 examples, in train mode, at step 3" in " ".join(result.output.split())
     assert "λ_2" in result.output and "2/η = 20.0" in " ".join(result.output.split())
@@ -78,13 +80,13 @@ def test_the_verb_surveys_a_problem_at_its_start_and_later(tmp_path: Path) -> No
 
 
 def test_the_verb_prints_one_json_object_with_every_number() -> None:
-    result = run_verb("digits", "--model", "mlp", "--examples", "64", "--mode", "eval", "--json", "--seed", "3")
+    result = run_verb("digits", "--set", "model=mlp", "--examples", "64", "--mode", "eval", "--json", "--seed", "3")
     found = json.loads(result.output)
     assert found["examples"] == 64 and found["mode"] == "eval" and len(found["largest"]) == 5
     assert all(each["low"] <= each["value"] <= each["high"] for each in found["largest"])
     assert found["finding"]["seen"].startswith("The sharpness λ_max") and found["page"] is None
     again = json.loads(
-        run_verb("digits", "--model", "mlp", "--examples", "64", "--mode", "eval", "--json", "--seed", "3").output
+        run_verb("digits", "--set", "model=mlp", "--examples", "64", "--mode", "eval", "--json", "--seed", "3").output
     )
     assert again == found
 
@@ -117,7 +119,7 @@ def test_the_section_of_a_run_without_drift_names_the_command(tmp_path: Path) ->
     configuration = Configuration(problem="digits", model="mlp", epochs=1, batch_size=500, budget=0.0)
     run = train(load("digits", model="mlp"), configuration, tmp_path)
     section = drift_section(run, diagnose(run))
-    assert not section.figures and "gradiometer sharpness" in section.lead
+    assert not section.figures and "gradiometer measure sharpness" in section.lead
 
 
 def test_a_density_is_drawn_without_an_edge() -> None:
@@ -140,7 +142,7 @@ def test_an_incomplete_survey_file_is_left_out(trained: Run) -> None:
         ),
         (("digits", "--examples", "0"), "`examples` must lie between 1 and the 1,437"),
         (("nonesuch",), "`problem` 'nonesuch' is unknown"),
-        (("digits", "--lr", "nan"), "`learning_rate` must be positive and finite, got nan"),
+        (("digits", "--set", "learning_rate=nan"), "`learning_rate` must be positive and finite, got nan"),
         (("digits", "--png", "/nonesuch/x.png"), "the folder /nonesuch does not exist"),
     ],
 )
@@ -150,8 +152,10 @@ def test_wrong_arguments_of_the_verb_are_refused(arguments: tuple[str, ...], mes
 
 
 def test_settings_of_a_problem_are_refused_for_a_run(trained: Run) -> None:
-    with pytest.raises(BadArgument, match=r"`--lr` is only for a problem: leave it out, the run .* has its own value"):
-        run_verb(str(trained.path), "--lr", "0.1")
+    with pytest.raises(
+        BadArgument, match=r"`--set learning_rate` is only for a problem: leave it out, the run .* has its own value"
+    ):
+        run_verb(str(trained.path), "--set", "learning_rate=0.1")
 
 
 def _around(value: float) -> Estimate:

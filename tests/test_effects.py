@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from gradiometer import BadArgument
-from gradiometer.loop import BranchResult, CoolNow, Effect, Fork, Rate, Readout, effects_of
+from gradiometer.loop import CoolNow, Effect, Fork, Rate
+from gradiometer.loop.branch import BranchResult
+from gradiometer.loop.comparison.effects import effects_of
+from gradiometer.loop.readout import Readout
 from gradiometer.measurement.uncertainty.differences import mean_over_pairs
 from gradiometer.measurement.uncertainty.simultaneous import simultaneous_means
 

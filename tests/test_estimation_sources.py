@@ -182,13 +182,6 @@ def test_squared_norms_equal_those_of_separate_gradients(name: str) -> None:
     torch.testing.assert_close(squared_norms(objective, batch), expected)
 
 
-def test_a_model_of_linear_layers_needs_no_per_example_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Objective, "per_example_gradients", None)  # calling it would fail
-    case = CASES["frozen_first_layer"]()
-    assert squared_norms(case.objective, case.batch).shape == (12,)
-    assert not any(module._forward_hooks for module in case.model.modules())
-
-
 def test_an_example_with_a_wrong_label_has_the_largest_norm() -> None:
     model, generator = nn.Linear(4, 2, bias=False).double(), torch.manual_seed(0)
     with torch.no_grad():

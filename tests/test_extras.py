@@ -26,10 +26,10 @@ PROMISES = {
 CORE = """
 import gradiometer.cli as cli
 try:
-    cli.main(["train", "quadratic", "-e", "1", "-q", "--no-open"])
+    cli.main(["train", "quadratic", "-e", "1", "--no-open"])
 except SystemExit as ended:
     assert ended.code == 0
-cli.main(["report", "runs/quadratic-position-1"])
+cli.main(["show", "runs/quadratic-position-1"])
 """
 
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from forked_run import fork_of
-from gradiometer import Draw, Reading, Run, Sampling, Series, diagnose
+from gradiometer import Draw, Run, Sampling, Series, diagnose
 from gradiometer.drift import BatchSharpness
 from gradiometer.loop.recorded.trials import advised
+from gradiometer.measurement import Reading
 from gradiometer.measurement.finding import Finding, State
 from gradiometer.problems import load
 from gradiometer.run import Configuration

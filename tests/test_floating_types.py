@@ -82,17 +82,17 @@ def test_every_command_ends(run: tuple[str, Path], capsys: pytest.CaptureFixture
     kind = run[0]
     problem, path = f"typed_problem:{kind}", "runs/typed-1"
     gauges = ",".join(name for name in GAUGES if name != "preconditioned_noise")
-    common = ("--steps", "60", "--snapshots", "3", "--every", "10", "--checkpoint-at", "30", "-q", "--no-open")
+    common = ("--steps", "60", "--snapshots", "3", "--every", "10", "--set", "checkpoint_at=30", "--no-open")
     for arguments in (
         ("train", problem, "--gauges", gauges, "--name", "typed", *common),
-        ("train", problem, "--optimizer", "adamw", "--every", "10", "--steps", "20", "-q", "--no-open"),
-        ("certify", path, "--examples", "64", "--batches", "8"),
-        ("sharpness", path, "--examples", "64", "--top", "2", "--probes", "4"),
+        ("train", problem, "--optimizer", "adamw", "--every", "10", "--steps", "20", "--no-open"),
+        ("measure", "certificate", path, "--examples", "64", "--batches", "8"),
+        ("measure", "sharpness", path, "--examples", "64", "--top", "2", "--probes", "4"),
         ("ensemble", path, "--points", "3"),
-        ("fork", path, "--at", "30", "--rate", "2x", "--horizon", "20 updates", "--replicates", "2"),
-        ("batch", problem, "--steps", "200", "--seconds", "0.1"),
+        ("fork", path, "--at", "30", "rate 2x", "--horizon", "20 updates", "--replicates", "2"),
+        ("measure", "batch", problem, "--steps", "200", "--seconds", "0.1"),
         ("tune", problem, "--steps", "40"),
-        ("report", path),
+        ("show", path),
     ):
         with limited():
             code, _, error = called(capsys, *arguments)
@@ -164,12 +164,12 @@ def test_a_signal_during_the_check_of_the_edge_ends_at_step_0(
             time.sleep(0.05)
 
     monkeypatch.setattr("gradiometer.train.training.edge_warning", edge)
-    code, _, error = called(capsys, "train", "slow_edge:problem", "--steps", "4", "-q", "--no-open")
+    code, _, error = called(capsys, "train", "slow_edge:problem", "--steps", "4", "--no-open")
     assert code == 5 and "stopped at step 0 of 4, nothing is lost" in error
     assert time.monotonic() - ended[0] < 10
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (path,) = Path("runs").iterdir()
-    code, _, error = called(capsys, "resume", str(path), "-q", "--no-open")
+    code, _, error = called(capsys, "resume", str(path), "--no-open")
     assert code == 0, error

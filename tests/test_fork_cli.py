@@ -8,7 +8,9 @@ import pytest
 from command_line import called
 from gradiometer import Run
 from gradiometer.cli.branches import Following
-from gradiometer.loop import BranchResult, Fork, Rate, Readout, alternative_of, forks_of
+from gradiometer.loop import Fork, Rate, alternative_of, forks_of
+from gradiometer.loop.branch import BranchResult
+from gradiometer.loop.readout import Readout
 from gradiometer.loop.recorded.words import comparison, setting, undecided
 from gradiometer.problems import load
 from gradiometer.run import Configuration
@@ -84,7 +86,9 @@ def test_the_baseline_that_diverged_is_named_and_so_are_other_tails() -> None:
 
 @pytest.mark.slow
 def test_the_command_prints_a_sentence_and_a_table_and_writes_the_page(run: Run, capsys) -> None:
-    code, said, progress = called(capsys, "fork", str(run.path), "--rate", "0.5x, 2", "--batch", "2x", "--cool", *SHORT)
+    code, said, progress = called(
+        capsys, "fork", str(run.path), "rate 0.5x", "rate 2x", "batch 2x, rate sqrt", "cool now", *SHORT
+    )
     assert code == 0
     assert "From step 100, two replicates of 10 updates, each cooled to zero." in said.replace("\n", " ")
     for name in ("go on", "rate 0.5x", "rate 2x", "batch 2x,", "cool now"):
@@ -94,7 +98,7 @@ def test_the_command_prints_a_sentence_and_a_table_and_writes_the_page(run: Run,
     assert (run.path / "report.html").is_file()
     assert "; rate 2x; batch 2x, rate " in progress, "the name of one alternative has a comma"
     assert "10 branches from step 100, 100 examples each" in progress and "10 of 10 branches" in progress
-    again = called(capsys, "fork", str(run.path), "--rate", "0.5x,2x", "--batch", "2x", "--cool", *SHORT)
+    again = called(capsys, "fork", str(run.path), "rate 0.5x", "rate 2x", "batch 2x, rate sqrt", "cool now", *SHORT)
     assert again[1].startswith("This fork was finished before") and "branches from step" not in again[2]
 
 
@@ -105,16 +109,16 @@ def test_a_command_that_is_stopped_says_that_it_continues(run: Run, capsys, monk
 
     with monkeypatch.context() as patched:
         patched.setattr(Following, "update", stop)
-        code, _, error = called(capsys, "fork", str(run.path), "--rate", "2x", *SHORT)
+        code, _, error = called(capsys, "fork", str(run.path), "rate 2x", *SHORT)
     assert code == 5 and "error: stopped: the same command continues from the branches that are finished." in error
     (half,) = forks_of(run)
     assert len(half.fork.results) == 2
-    assert called(capsys, "fork", str(run.path), "--rate", "2x", *SHORT)[0] == 0
+    assert called(capsys, "fork", str(run.path), "rate 2x", *SHORT)[0] == 0
     assert [record.finished for record in forks_of(run)] == [True]
 
 
 def test_json_has_the_effects_and_every_branch(run: Run, capsys) -> None:
-    code, printed, told = called(capsys, "fork", str(run.path), "--try", "rate 2x & momentum 0.5", *SHORT, "--json")
+    code, printed, told = called(capsys, "fork", str(run.path), "rate 2x & momentum 0.5", *SHORT, "--json")
     found = json.loads(printed)
     assert (code, told) == (0, "")
     (effect,) = found["effects"]
@@ -134,18 +138,17 @@ def test_half_and_twice_the_rate_and_twice_the_batch_are_tried_by_default(run: R
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--rate", "fast"], "`--rate` fast cannot be used: `alternatives` names 'rate fastx'"),
-        (["--rate", "0.5x,,2x"], "`--rate` 0.5x,,2x cannot be used"),
-        (["--rate", "-1"], "`--rate` -1 cannot be used"),
-        (["--batch", "nan"], "`--batch` nan cannot be used"),
-        (["--momentum", "1.5"], "`--momentum` 1.5 cannot be used: `value` must be at least 0 and less than 1"),
-        (["--skip", "9:3"], "`--skip` 9:3 cannot be used"),
-        (["--schedule", "Cosinus(0.1)"], "`--schedule` follow Cosinus(0.1) cannot be used"),
-        (["--try", "warp 9"], "`--try` warp 9 cannot be used: `alternatives` names 'warp 9'"),
+        (["rate fast"], "`CHANGE` 'rate fast' cannot be used: `alternatives` names 'rate fast'"),
+        (["rate 2x", ""], "`CHANGE` '' cannot be used"),
+        (["batch nan"], "`CHANGE` 'batch nan' cannot be used"),
+        (["momentum 1.5"], "`CHANGE` 'momentum 1.5' cannot be used: `value` must be at least 0 and less than 1"),
+        (["skip 9:3"], "`CHANGE` 'skip 9:3' cannot be used"),
+        (["follow Cosinus(0.1)"], "`CHANGE` 'follow Cosinus(0.1)' cannot be used"),
+        (["warp 9"], "`CHANGE` 'warp 9' cannot be used: `alternatives` names 'warp 9'"),
+        (["--rate", "0.5x,2x"], "'rate 0.5x' 'rate 2x'`."),
         (["--at", "999"], "`at` must be between 0 and 200"),
         (["--horizon", "5000 updates"], "`horizon` is 50,000 examples, and 1,000 are left of the training"),
         (["--readout", "bleu", *SHORT], "'bleu' is not one of 'test_loss', 'train_loss', 'test_accuracy'"),
-        (["--level", "90"], "`level` must lie between 0 and 1"),
         (["--advice"], "`--advice` finds nothing to try"),
         (["--pool", "cluster"], "`--pool`"),
     ],

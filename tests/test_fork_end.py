@@ -7,7 +7,11 @@ import torch
 from torch import nn
 
 from gradiometer import BadArgument, supervised, watch
-from gradiometer.loop import BranchResult, Fork, ForkRecord, Loop, Readout, effects_at_end, fork
+from gradiometer.loop import Fork, Loop, fork
+from gradiometer.loop.branch import BranchResult
+from gradiometer.loop.comparison.ends import effects_at_end
+from gradiometer.loop.readout import Readout
+from gradiometer.loop.recorded.record import ForkRecord
 from gradiometer.loop.recorded.words import at_end
 from gradiometer.measurement.estimate import Estimate
 

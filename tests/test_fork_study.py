@@ -7,7 +7,7 @@ import pytest
 from fork_quadratics import BATCH, GO_ON, SETTINGS, WARM, Going, HeldOut, Setting, results_of
 from forks import effects_study, engine_fork, engine_study, race_study
 
-from gradiometer.loop import Branch
+from gradiometer.loop.branch import Branch
 
 QUIET = [replace(setting, noises=tuple(1e-20 * noise for noise in setting.noises)) for setting in SETTINGS[::2]]
 

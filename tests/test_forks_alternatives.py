@@ -16,26 +16,24 @@ from gradiometer.convergence.schedules import Constant, Linear
 from gradiometer.loop import (
     Alternative,
     BatchSize,
-    Branch,
-    BranchResult,
     Clip,
     CoolNow,
     Custom,
     Following,
     Fork,
-    GoOn,
     Hold,
     Momentum,
     Rate,
-    Readout,
     RestartHot,
     Shorter,
     Skip,
     Using,
     WeightDecay,
     alternative_of,
-    tail_factor,
 )
+from gradiometer.loop.branch import Branch, BranchResult, tail_factor
+from gradiometer.loop.changes.alternative import GoOn
+from gradiometer.loop.readout import Readout
 
 CURVATURE, RATE, MOMENTUM, DECAY = 0.7, 0.2, 0.6, 0.05
 POINTS = [torch.tensor(row, dtype=torch.float64) for row in ([1.0, 2.0], [-1.0, 0.5], [3.0, 1.0], [0.0, -2.0]) * 3]

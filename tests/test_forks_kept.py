@@ -12,7 +12,9 @@ from torch import nn
 
 from forked_loop import BATCHES, CRITERION, OwnLoop
 from gradiometer import BadArgument, Unsupported, watch
-from gradiometer.loop import ForkRecord, Plan, Rate, forks_of
+from gradiometer.loop import Rate, forks_of
+from gradiometer.loop.recorded.plan import Plan
+from gradiometer.loop.recorded.record import ForkRecord
 
 LISTED = list(BATCHES)
 

@@ -19,7 +19,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from forked_loop import BATCHES, CRITERION, INPUTS, LABELS, OwnLoop, everything, fork_by, network, pickled, trained
 from gradiometer import BadArgument, Unsupported, UserCodeFailed, supervised, watch
 from gradiometer.jobs.pool import Here
-from gradiometer.loop import Branch, Custom, Fork, Loop, Readout, alternative_of, train_branch
+from gradiometer.loop import Custom, Fork, Loop, alternative_of
+from gradiometer.loop.branch import Branch
+from gradiometer.loop.engine import train_branch
+from gradiometer.loop.readout import Readout
 from gradiometer.measurement import Draw, Sampling
 from test_distributed import run_all
 

@@ -18,8 +18,9 @@ from torch.utils.data import (
 )
 
 from gradiometer import BadArgument
-from gradiometer.loop import Horizon, Stream
 from gradiometer.loop.data import data_of
+from gradiometer.loop.horizon import Horizon
+from gradiometer.loop.stream import Stream
 
 
 def batches(count: int = 12, size: int = 4) -> Iterator[torch.Tensor]:

@@ -16,8 +16,8 @@ from gradiometer.errors import BadArgument, Diverged, Interrupted
 from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.problems import Examples, Problem
 from gradiometer.run import problem as recorded
-from gradiometer.train import Guard, resume, train
-from gradiometer.train.guard import MOST
+from gradiometer.train import resume, train
+from gradiometer.train.guard import MOST, Guard
 from gradiometer.train.restoring.replay import state_at
 from test_train import StopAt
 

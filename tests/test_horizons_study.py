@@ -6,7 +6,9 @@ import pytest
 from horizon_networks import NETWORKS
 from horizons import FACTORS, SHARES, TAILS, Choices, losses_of, rows
 
-from gradiometer.loop import BranchResult, Fork, Readout, alternative_of
+from gradiometer.loop import Fork, alternative_of
+from gradiometer.loop.branch import BranchResult
+from gradiometer.loop.readout import Readout
 
 
 def test_the_regret_of_a_choice_is_that_of_the_whole_rest() -> None:

@@ -12,7 +12,9 @@ from gradiometer import BadArgument
 from gradiometer.measurement.optimizer.changes import Changes
 from gradiometer.measurement.optimizer.groups import Group, read
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
-from gradiometer.run import Recorder, Run, RunFolder
+from gradiometer.run import Run
+from gradiometer.run.folder import RunFolder
+from gradiometer.run.recorder import Recorder
 
 T = 5000
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from gradiometer.problems import load
-from gradiometer.run import Configuration, Run, RunFolder, load_latest
+from gradiometer.run import Configuration, Run
+from gradiometer.run.checkpoints import load_latest
+from gradiometer.run.folder import RunFolder
 from gradiometer.storage.journal import being_written
 from gradiometer.train import resume, train
 
@@ -17,7 +19,7 @@ SETTINGS = ["digits", "--model", "mlp", "-e", "200", "--schedule", "cosine", "--
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "gradiometer", *arguments, "-q"], stdout=subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, "-m", "gradiometer", *arguments], stdout=subprocess.DEVNULL)
 
 
 def wait_until_it_writes(process: subprocess.Popen[bytes], out: Path) -> Path:
@@ -34,7 +36,7 @@ def wait_until_it_writes(process: subprocess.Popen[bytes], out: Path) -> Path:
 @pytest.mark.parametrize("kills", [4, pytest.param(25, marks=pytest.mark.nightly)])
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path: Path, kills: int) -> None:
     # A checkpoint after every step or two: many of the kills fall into the writing of one.
-    often = ("--checkpoint-seconds", "0.005")
+    often = ("--set", "checkpoint_seconds=0.005")
     assert start("train", *SETTINGS, "--out", str(tmp_path / "whole")).wait() == 0
     moments = random.Random(0)
     process = start("train", *SETTINGS, *often, "--out", str(tmp_path / "killed"))

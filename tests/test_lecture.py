@@ -183,7 +183,7 @@ def test_a_file_instead_of_a_folder_raises(shown: Result, tmp_path: Path) -> Non
 
 def test_the_command_prints_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["lecture", "S8", "--json"])
+        main(["learn", "lecture", "S8", "--json"])
     assert ended.value.code == 0
     table = json.loads(capsys.readouterr().out)
     assert [line["statement"] for line in table["statements"]] == ["S8"]
@@ -195,7 +195,7 @@ def test_the_numbers_are_the_same_in_processes(capsys: pytest.CaptureFixture[str
     printed = []
     for pool in ("here", "processes:2"):
         with pytest.raises(SystemExit):
-            main(["lecture", "S8", "S1", "--json", "--pool", pool])
+            main(["learn", "lecture", "S8", "S1", "--json", "--pool", pool])
         printed.append(capsys.readouterr())
     assert printed[0].out == printed[1].out and json.loads(printed[0].out)["held"] == 2
     told = [re.sub(r", about [\d:]+ left", "", each.err) for each in printed]

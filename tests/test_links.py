@@ -14,23 +14,23 @@ from gradiometer.storage.disk import check_inside, remove_folder, write_new
 from gradiometer.storage.journal import JournalWriter
 
 RUN = "runs/digits-mlp-1"
-FORK = ("fork", RUN, "--at", "20", "--rate", "2x", "--horizon", "5 updates", "--replicates", "1")
-QUIET = ("-q", "--no-open")
+FORK = ("fork", RUN, "--at", "20", "rate 2x", "--horizon", "5 updates", "--replicates", "1")
+QUIET = ("--no-open",)
 MAKE = (
-    ("train", "digits", "--steps", "40", "--every", "5", "--snapshots", "2", "--checkpoint-at", "20", *QUIET),
-    ("certify", RUN, "--examples", "64", "--batches", "8"),
-    ("sharpness", RUN, "--examples", "64", "--top", "1", "--probes", "4"),
+    ("train", "digits", "--steps", "40", "--every", "5", "--snapshots", "2", "--set", "checkpoint_at=20", *QUIET),
+    ("measure", "certificate", RUN, "--examples", "64", "--batches", "8"),
+    ("measure", "sharpness", RUN, "--examples", "64", "--top", "1", "--probes", "4"),
     ("ensemble", RUN, "--points", "0"),
     FORK,
 )
 COMMANDS = {
     "resume": ("resume", RUN, *QUIET),
-    "fork": (*FORK[:5], "0.5x", *FORK[6:]),
+    "fork": (*FORK[:4], "rate 0.5x", *FORK[5:]),
     "same fork": FORK,
-    "certify": (*MAKE[1], "--seed", "1"),
+    "certify": (*MAKE[1], "--tolerance", "0.02"),
     "sharpness": (*MAKE[2], "--seed", "1"),
     "ensemble": MAKE[3],
-    "report": ("report", RUN),
+    "report": ("show", RUN),
 }
 
 

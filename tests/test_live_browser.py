@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gradiometer.report.compare import compare, write_comparison
-from gradiometer.report.live import Live
+from gradiometer.report.live.serve import Live
 from gradiometer.run import Run, run_folders
 from report_run import run_in
 
@@ -99,8 +99,19 @@ def test_a_page_whose_server_is_gone_says_so(page: "sync_api.Page", served: list
 
 def test_a_run_is_followed_through_sigkill_and_resume(browser: "sync_api.Browser", tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gradiometer"]
-    quick = ["-b", "512", "--epochs", "9000", "--every", "20", "--checkpoint-seconds", "1", "--no-check-edge"]
-    start = [*command, "train", "digits", "--model", "cnn", *quick, "--out", str(tmp_path), "-q"]
+    quick = [
+        "-b",
+        "512",
+        "--epochs",
+        "9000",
+        "--every",
+        "20",
+        "--set",
+        "checkpoint_seconds=1",
+        "--set",
+        "check_edge=no",
+    ]
+    start = [*command, "train", "digits", "--model", "cnn", *quick, "--out", str(tmp_path)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     page = browser.new_page()
     training, show = subprocess.Popen([*start, "--no-open"], **quiet), None
@@ -120,7 +131,7 @@ def test_a_run_is_followed_through_sigkill_and_resume(browser: "sync_api.Browser
         training.wait()
         sync_api.expect(page.locator(".status")).to_contain_text("interrupted", timeout=PATIENCE)
         steps = steps_of(page)
-        training = subprocess.Popen([*command, "resume", str(folder), "-q", "--no-open"], **quiet)
+        training = subprocess.Popen([*command, "resume", str(folder), "--no-open"], **quiet)
         sync_api.expect(page.locator(".status")).to_contain_text("running", timeout=PATIENCE)
         wait_beyond(page, steps)
     finally:

@@ -10,8 +10,8 @@ from torch import nn
 from conftest import CASES, Case
 from gradiometer import BadArgument, Unsupported, UserCodeFailed
 from gradiometer.measurement import Draw, Objective, Sampling, TrainingStep, supervised
+from gradiometer.measurement.apart import Apart
 from gradiometer.measurement.batch import batch_size, chunks, take
-from gradiometer.measurement.spread.apart import Apart
 
 SAMPLING = Sampling(Draw.REPLACEMENT, 100)
 

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from gradiometer import BadArgument
-from gradiometer.cli.sample import sample
+from gradiometer.cli.learn.sample import sample
 from gradiometer.exploration.chains import mixing
 from gradiometer.exploration.chains.mixing import rank_counts
 from gradiometer.report.charts import save_png

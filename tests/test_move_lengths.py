@@ -11,7 +11,7 @@ from gradiometer import diagnose
 from gradiometer.convergence.trajectory.move_lengths import MoveLength, lengths_of
 from gradiometer.convergence.trajectory.path_facts import Trail
 from gradiometer.convergence.trajectory.trajectory import sketch
-from gradiometer.report.charts import page_spec
+from gradiometer.report.charts.charts import page_spec
 from gradiometer.report.sections.convergence import convergence_section
 from gradiometer.run import Run
 from known_steps import kept_steps

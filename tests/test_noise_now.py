@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gradiometer import Draw, Estimate, GradientNoise, Reading, Sampling, Series, State
+from gradiometer import Draw, Estimate, GradientNoise, Sampling, Series, State
 from gradiometer.estimation.batch_advice import judge_batch_size
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
-from gradiometer.measurement import RunFacts
+from gradiometer.measurement import Reading, RunFacts
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters

@@ -16,7 +16,7 @@ from torch import nn
 from gradiometer import BadArgument, Draw, NormsWatch, Sampling, diagnose, watch
 from gradiometer.measurement import supervised
 from gradiometer.report.page.cards import cards
-from gradiometer.run import overhead_sentence
+from gradiometer.run.cadence.overhead import overhead_sentence
 from gradiometer.run.problem import problem_of
 
 STEP = {"small": 4.0, "big": 2.0, "sizes": (8, 32), "learning_rate": 0.1}

@@ -9,7 +9,7 @@ import pytest
 from command_line import called
 from gradiometer import BadArgument
 from gradiometer.arguments import check_whole
-from gradiometer.loop import Horizon
+from gradiometer.loop.horizon import Horizon
 from gradiometer.run import Configuration
 
 WHOLE = ("batch_size", "epochs", "steps", "accumulation", "parts", "every", "snapshots", "keep_checkpoints")
@@ -27,7 +27,7 @@ def test_epochs_that_give_too_many_steps_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, _, error = called(capsys, "train", "digits", "-e", str(2**53 - 1), "-q")
+    code, _, error = called(capsys, "train", "digits", "-e", str(2**53 - 1))
     assert code == 2 and error == (
         "error: `epochs` must give less than 2^53 steps: give fewer than 9,007,199,254,740,991.\n"
     )
@@ -46,9 +46,9 @@ def test_a_loss_that_has_grown_beyond_all_digits_is_written_with_a_power(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, _, error = called(capsys, "train", "quadratic", "--steps", "5", "-q", "--lr", "1e30", "--no-open")
+    code, _, error = called(capsys, "train", "quadratic", "--steps", "5", "--lr", "1e30", "--no-open")
     assert code == 4 and "e+58 times that of the first step" in error
-    code, _, error = called(capsys, "train", "quadratic", "--steps", "20", "-q", "--lr", "20", "--no-open")
+    code, _, error = called(capsys, "train", "quadratic", "--steps", "20", "--lr", "20", "--no-open")
     assert code == 4 and "e+" not in error.partition(" times")[0].rpartition(", ")[2]
 
 
@@ -60,7 +60,7 @@ def test_a_budget_for_a_tuning_that_was_not_asked_for_is_refused(
     assert code == 2 and error.startswith("error: `--tune-budget` is about the tuning before the training: give --tune")
 
 
-@pytest.mark.parametrize("command", ["sharpness digits", "certify .", "sample quadratic", "fork . --rate 2x"])
+@pytest.mark.parametrize("command", ["measure sharpness digits", "learn sample quadratic", "fork ."])
 @pytest.mark.parametrize("seed", ["-1", str(2**63), "1" + "0" * 30, "nan"])
 def test_a_seed_that_no_generator_takes_is_refused(capsys: pytest.CaptureFixture[str], command: str, seed: str) -> None:
     code, _, error = called(capsys, *command.split(), f"--seed={seed}")
@@ -70,9 +70,9 @@ def test_a_seed_that_no_generator_takes_is_refused(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("command", "option"),
     [
-        ("sharpness digits", "--probes=10001"),
-        ("sharpness digits", "--probes=1000000000000000000"),
-        ("sharpness digits", f"--steps={2**53}"),
+        ("measure sharpness digits", "--probes=10001"),
+        ("measure sharpness digits", "--probes=1000000000000000000"),
+        ("measure sharpness digits", f"--steps={2**53}"),
         ("ensemble .", "--points=10001"),
         ("ensemble .", "--points=1000000000000000000000000000000"),
     ],

@@ -10,9 +10,10 @@ import torch
 
 from forked_loop import BATCHES, CRITERION, OwnLoop, pickled
 from gradiometer import BadArgument, Run
-from gradiometer.loop import BranchResult, Fork, Loop, alternative_of, critical_batch, fork, forks_of
+from gradiometer.loop import Fork, Loop, alternative_of, critical_batch, fork, forks_of
+from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.forking import check_loop
-from gradiometer.run import load_latest
+from gradiometer.run.checkpoints import load_latest
 from gradiometer.train import loop_at, resume, train
 from test_train import problem, settings
 

@@ -99,7 +99,7 @@ def test_it_is_in_findings_run_table_page_and_export(run: Run, tmp_path: Path, c
     page = write_page(run, diagnosis, tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Are most gradients long?" in page and "share of long gradients" in page
     with pytest.raises(SystemExit):
-        main(["export", str(run.path), "--out", str(tmp_path / "readings.csv")])
+        main(["runs", "export", str(run.path), "--out", str(tmp_path / "readings.csv")])
     assert "long_share" in (tmp_path / "readings.csv").read_text(encoding="utf-8")
 
 
@@ -157,7 +157,7 @@ def test_the_command_line_imports_it_by_path(tmp_path: Path, monkeypatch: pytest
     found = json.loads(capsys.readouterr().out)
     assert "long_share" in found["estimates"]
     with pytest.raises(SystemExit):
-        main(["report", found["run"], "--gauge", name, "--json"])
+        main(["show", found["run"], "--gauge", name, "--json"])
     assert "long_share" in json.loads(capsys.readouterr().out)["estimates"]
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from gradiometer.cli.outcome import answers, tell
 from gradiometer.cli.panel import Panel, two_lines
 from gradiometer.problems import load
-from gradiometer.report.sections import sections
+from gradiometer.report.sections.catalogue import sections
 from gradiometer.report.sections.questions import QUESTIONS
 from gradiometer.run import Configuration
 from gradiometer.train import train
@@ -56,7 +56,7 @@ def test_five_questions_have_two_lines_each_on_80_columns(tmp_path: Path) -> Non
     assert "step 40 of 45" in text and "left" in text
     assert re.search(r"loss +\d\.\d{4} +[▁▂▃▄▅▆▇█]{40}", text) and re.search(r"learning rate +0\.1 ", text)
     assert re.search(r"noise scale now +[\d.]+ \[[\d.]+, [\d.]+\], B = 32", text)
-    assert "not measured yet" in text and "gradiometer certify" in text
+    assert "not measured yet" in text and "gradiometer measure certificate" in text
     assert re.search(r"measured 40 steps, using [\d,.]+ % of the training time +│", text)  # `every` has no budget
 
 
@@ -82,7 +82,10 @@ def test_a_spike_has_two_lines_below_the_questions(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_into_two_lines_ends_in_an_ellipsis() -> None:
     assert two_lines("a few words", 40) == "a few words\n"
-    assert two_lines("not measured yet\ngradiometer certify run", 40) == "not measured yet\ngradiometer certify run"
+    assert (
+        two_lines("not measured yet\ngradiometer measure certificate run", 40)
+        == "not measured yet\ngradiometer measure certificate run"
+    )
     cut = two_lines("word " * 40, 24).split("\n")
     assert len(cut) == 2
     assert cut[1].endswith(" …")
@@ -95,9 +98,11 @@ def test_the_end_has_a_line_for_every_question(tmp_path: Path, capsys: pytest.Ca
     lines = list(answers(run, diagnosis_of(), shown, 200))
     assert [line.split()[1] for line in lines] == [question.short.split()[0] for question in QUESTIONS]
     assert lines[0].split() == ["◆", "batch", "look"]
-    assert f"not measured: gradiometer certify {run.path}" in lines[3]
+    assert f"not measured: gradiometer measure certificate {run.path}" in lines[3]
     tell(run, diagnosis_of(), shown)
     assert "\n".join(answers(run, diagnosis_of(), shown)) in capsys.readouterr().out
     narrow = list(answers(run, diagnosis_of(), shown, 40))
-    assert f"      gradiometer certify {run.path}" in narrow, "what does not fit gets a line of its own, whole to paste"
+    assert f"      gradiometer measure certificate {run.path}" in narrow, (
+        "what does not fit gets a line of its own, whole to paste"
+    )
     assert max(len(line) for line in narrow if not line.startswith(" " * 6)) <= 40

@@ -16,7 +16,8 @@ from gradiometer.measurement import Draw
 from gradiometer.problems import Examples
 from gradiometer.problems.images.digits import load
 from gradiometer.report.page.page import gradient_meant
-from gradiometer.run import Configuration, RunFolder
+from gradiometer.run import Configuration
+from gradiometer.run.folder import RunFolder
 from gradiometer.train import train
 
 LOSS = supervised(nn.CrossEntropyLoss(reduction="none"))

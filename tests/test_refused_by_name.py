@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from command_line import called
-from gradiometer.run import Configuration, RunFolder
+from gradiometer.run import Configuration
+from gradiometer.run.folder import RunFolder
 
 PROBLEMS = """
 import torch
@@ -49,11 +50,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ("train", "--steps", "10", "-q", "--no-open"),
+        ("train", "--steps", "10", "--no-open"),
         ("tune", "--steps", "40"),
         ("tune", "--steps", "400", "--optimizer", "sgd,adamw"),
-        ("batch", "--steps", "200"),
-        ("sample", "--steps", "100"),
+        ("measure batch", "--steps", "200"),
+        ("learn sample", "--steps", "100"),
     ],
     ids=lambda command: " ".join(command[:1] + command[3:]),
 )
@@ -61,12 +62,12 @@ def test_a_model_or_data_without_numbers_is_refused(
     capsys: pytest.CaptureFixture[str], command: tuple[str, ...], kind: str
 ) -> None:
     verb, *flags = command
-    code, _, error = called(capsys, verb, f"odd_models:{kind}", *flags)
+    code, _, error = called(capsys, *verb.split(), f"odd_models:{kind}", *flags)
     assert code == 2 and SAYS[kind] in error and "Traceback" not in error
 
 
 def test_a_rate_that_the_type_cannot_hold_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, error = called(capsys, "train", "digits", "--lr", "1e39", "--steps", "4", "-q", "--no-open")
+    code, _, error = called(capsys, "train", "digits", "--lr", "1e39", "--steps", "4", "--no-open")
     assert code == 2 and "`learning_rate` is 1e+39 at step 0" in error and "Traceback" not in error
 
 

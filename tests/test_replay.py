@@ -7,7 +7,9 @@ import torch
 
 from gradiometer import BadArgument, Interrupted
 from gradiometer.problems import Examples
-from gradiometer.run import Checkpoint, Configuration, Run, RunFolder, checkpoint_steps, load_latest
+from gradiometer.run import Configuration, Run
+from gradiometer.run.checkpoints import Checkpoint, checkpoint_steps, load_latest
+from gradiometer.run.folder import RunFolder
 from gradiometer.train import train
 from gradiometer.train.restoring.replay import state_at
 from test_train import StopAt, problem, settings

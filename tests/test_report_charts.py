@@ -13,19 +13,11 @@ import pytest
 
 from gradiometer import BadArgument
 from gradiometer.measurement import Estimate
-from gradiometer.report.charts import (
-    LogAxis,
-    layers_chart,
-    loss_chart,
-    noise_scale_chart,
-    page_spec,
-    save_png,
-    save_svg,
-    strip,
-)
-from gradiometer.report.charts.axes import OPEN_ABOVE, OPEN_BELOW, UNKNOWN
+from gradiometer.report.charts import save_png
+from gradiometer.report.charts.axes import OPEN_ABOVE, OPEN_BELOW, UNKNOWN, LogAxis
 from gradiometer.report.charts.blocks import MOST, blocks
-from gradiometer.report.charts.interval_strip import interval, number
+from gradiometer.report.charts.charts import layers_chart, loss_chart, noise_scale_chart, page_spec, save_svg
+from gradiometer.report.charts.interval_strip import interval, number, strip
 from gradiometer.report.charts.theme import DARK, LIGHT, PAGE, config
 from gradiometer.report.sections.estimation import estimation_section
 from gradiometer.report.sections.loss import loss_section

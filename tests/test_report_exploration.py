@@ -10,8 +10,9 @@ import pytest
 from gradiometer import Diagnosis
 from gradiometer.exploration.temperature import Temperature
 from gradiometer.measurement import Draw, Sampling, Series
-from gradiometer.report.charts import page_spec, save_png
-from gradiometer.report.page import render
+from gradiometer.report.charts import save_png
+from gradiometer.report.charts.charts import page_spec
+from gradiometer.report.page.page import render
 from gradiometer.report.sections.exploration import exploration_section
 from report_run import diagnosis_of, run_in
 

@@ -8,9 +8,14 @@ import pytest
 from gradiometer import Run, diagnose
 from gradiometer.jobs import Job
 from gradiometer.jobs.pool import Here
-from gradiometer.loop import BranchResult, ForkRecord, Plan, Readout, alternative_of
+from gradiometer.loop import alternative_of
+from gradiometer.loop.branch import BranchResult
+from gradiometer.loop.readout import Readout
+from gradiometer.loop.recorded.plan import Plan
+from gradiometer.loop.recorded.record import ForkRecord
 from gradiometer.report.live.follow import Followed
-from gradiometer.report.page import render, write_charts
+from gradiometer.report.page import write_charts
+from gradiometer.report.page.page import render
 from gradiometer.report.sections.forks import forks_section
 from report_run import diagnosis_of, run_in
 

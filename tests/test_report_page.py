@@ -17,8 +17,10 @@ import pytest
 from gradiometer import Diagnosis, Finding, Issue, State, StorageFailed, diagnose
 from gradiometer.measurement.finding import Trial
 from gradiometer.report.live.follow import Followed
-from gradiometer.report.overview import listing, write_overview
-from gradiometer.report.page import render, write_charts, write_page
+from gradiometer.report.overview.listed import listing
+from gradiometer.report.overview.page import write_overview
+from gradiometer.report.page import write_charts, write_page
+from gradiometer.report.page.page import render
 from gradiometer.report.sections import catalogue
 from gradiometer.report.sections.catalogue import SECTIONS
 from gradiometer.report.sections.section import Section

@@ -8,8 +8,9 @@ from itertools import pairwise
 import pytest
 
 from gradiometer import BadArgument
-from gradiometer.run import Budget, clock_for, overhead_sentence
-from gradiometer.run.budget import COOLING
+from gradiometer.run.budget import COOLING, Budget
+from gradiometer.run.cadence.clock import clock_for
+from gradiometer.run.cadence.overhead import overhead_sentence
 
 
 class Clock:

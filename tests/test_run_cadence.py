@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from gradiometer.run import Budget
+from gradiometer.run.budget import Budget
 from gradiometer.run.cadence.cadence import Cadence
 from gradiometer.run.cadence.early import SMALL
 from recorded_run import Dear, Square

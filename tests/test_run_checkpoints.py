@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from gradiometer import BadArgument, Interrupted
-from gradiometer.run import RunFolder, checkpoint_steps, load_latest
-from gradiometer.run.checkpoints import save
+from gradiometer.run.checkpoints import checkpoint_steps, load_latest, save
+from gradiometer.run.folder import RunFolder
 from gradiometer.storage.disk import read_file
 
 FILES = ("tensors.safetensors", "state.json", "SHA256SUMS")

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from forked_run import critical_batch_of
 from gradiometer import BadArgument, Run
-from gradiometer.cli.batch import batch
+from gradiometer.cli.measure.batch import batch
 from gradiometer.jobs.pool import Here
 from gradiometer.problems import load
 from gradiometer.run import Configuration
@@ -61,11 +61,11 @@ def test_a_problem_has_no_branches() -> None:
 
 
 WRONG_FLAGS = {
-    "--tolerance 0.1": "`--tolerance` is about branches: give it with --branch",
+    "--at 100": "`--at` is about branches: give it with --branch",
     "--batches 1x": "`--batches` is about branches",
     "--branch --batches 1x,two": "`--batches` must be multiples such as 0.25x,1x,4x, got '1x,two'",
     "--branch --batches 1x": "`factors` must be at least two different multiples",
-    "--branch --lr 0.1": "`--learning-rate` cannot be changed for a run",
+    "--branch --set learning_rate=0.1": "`--set` learning_rate cannot be changed for a run",
     "--branch --horizon soon": "`horizon`",
 }
 

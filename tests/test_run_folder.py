@@ -11,8 +11,8 @@ import pytest
 
 from gradiometer import BadArgument, RunDamaged, RunNotFound, StorageFailed
 from gradiometer.measurement import Draw, Sampling
-from gradiometer.run import Configuration, RunFolder, run_folders
-from gradiometer.run.folder import FORMAT
+from gradiometer.run import Configuration, run_folders
+from gradiometer.run.folder import FORMAT, RunFolder
 
 MANIFEST = {
     "configuration": {"batch_size": 4},

@@ -14,9 +14,12 @@ import pytest
 from forked_run import fork_of, was_finished
 from gradiometer import BadArgument, Run, RunDamaged
 from gradiometer.jobs.pool import Here
-from gradiometer.loop import ForkRecord, Plan, Rate, forks_of
+from gradiometer.loop import Rate, forks_of
+from gradiometer.loop.recorded.plan import Plan
+from gradiometer.loop.recorded.record import ForkRecord
 from gradiometer.problems import load
-from gradiometer.run import Configuration, checkpoint_steps
+from gradiometer.run import Configuration
+from gradiometer.run.checkpoints import checkpoint_steps
 from gradiometer.train import train
 from gradiometer.train.forking.run_loop import default_step
 
@@ -194,7 +197,8 @@ def test_a_run_on_other_data_is_refused(run: Run) -> None:
 
 
 def test_plans_are_equal_after_a_round_trip_through_json(tmp_path: Path) -> None:
-    from gradiometer.loop import Rung, alternative_of
+    from gradiometer.loop import alternative_of
+    from gradiometer.loop.comparison.rungs import Rung
 
     texts = ["follow Cosine(0.1, steps=500)", "skip 3:5", "AdamW(lr=0.001) & clip 1", "weight decay 0.01"]
     plan = Plan(3, tuple(map(alternative_of, texts)), 2, 640, "half", 7, 900, 5, (Rung(320, 2), Rung(640, 2)))
@@ -216,7 +220,7 @@ def test_processes_give_the_same_bits(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_fork_continues(run: Run) -> None:
-    asked = ["--rate", "0.5x,2x", "--replicates", "40", "--horizon", "100%"]
+    asked = ["rate 0.5x", "rate 2x", "--replicates", "40", "--horizon", "100%"]
     process = subprocess.Popen(
         [sys.executable, "-m", "gradiometer", "fork", str(run.path), *asked], env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

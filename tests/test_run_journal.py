@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 from gradiometer import BadArgument, Interrupted, StorageFailed
-from gradiometer.storage import read_journal
 from gradiometer.storage.disk import replace_file
-from gradiometer.storage.journal import JournalWriter, being_written
+from gradiometer.storage.journal import JournalWriter, being_written, read_journal
 
 RECORDS: list[dict[str, Any]] = [
     {"step": 0, "values": [0.1, -2.5e-300, math.inf], "name": "η · “x”\n\t\\"},

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from gradiometer.measurement import Draw, Estimate, Sampling
-from gradiometer.run import Budget, Configuration, Recorder, Run, RunFolder
+from gradiometer.run import Configuration, Run
+from gradiometer.run.budget import Budget
+from gradiometer.run.folder import RunFolder
+from gradiometer.run.recorder import Recorder
 from recorded_run import MANIFEST, Square, Wild, check_whole, train
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from gradiometer.measurement.optimizer.groups import Group, written
-from gradiometer.run import Configuration, Run, RunFolder
+from gradiometer.run import Configuration, Run
+from gradiometer.run.folder import RunFolder
 from gradiometer.run.readings import AT_ONCE, Readings
 
 

@@ -16,8 +16,10 @@ import pytest
 from gradiometer import BadArgument, Interrupted
 from gradiometer.measurement import Moments
 from gradiometer.measurement.optimizer.groups import Group
-from gradiometer.run import Budget, Recorder, Run, RunFolder
-from gradiometer.run.recorder import FOLLOWED, LOSSES_A_LINE
+from gradiometer.run import Run
+from gradiometer.run.budget import Budget
+from gradiometer.run.folder import RunFolder
+from gradiometer.run.recorder import FOLLOWED, LOSSES_A_LINE, Recorder
 from recorded_run import MANIFEST, Dear, Square, Step, check_whole, loss_at, train
 
 

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from gradiometer import Draw
-from gradiometer.loop import Branch, GoOn, Loop, train_branch
+from gradiometer.loop import Loop
+from gradiometer.loop.branch import Branch
+from gradiometer.loop.changes.alternative import GoOn
+from gradiometer.loop.engine import train_branch
 from gradiometer.measurement import Order
-from gradiometer.run import load_latest
+from gradiometer.run.checkpoints import load_latest
 from gradiometer.train import loop_at, train
 from gradiometer.train.forking.order import positions
 from test_train import problem, settings

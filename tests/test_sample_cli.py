@@ -1,4 +1,4 @@
-"""`gradiometer sample`, and `sample` in Python."""
+"""`gradiometer learn sample`, and `sample` in Python."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from torch import nn
 
 from command_line import called
 from gradiometer import BadArgument, Diverged
-from gradiometer.cli.sample import sample as verb
+from gradiometer.cli.learn.sample import sample as verb
 from gradiometer.exploration.chains import Sampled, sample
 from gradiometer.exploration.samplers import SGHMC
 from gradiometer.lab.closed_forms import linear_regression
@@ -97,8 +97,8 @@ def test_the_verb_starts_from_the_checkpoint_of_a_run(tmp_path: Path) -> None:
     given = ("--lr", "0.001", "--steps", "100", "--burn-in", "0", "--json")
     found = json.loads(run_verb(str(run.path), *given).output)
     assert set(found["moments"]) == {"train_loss", "test_loss", "test_accuracy"}
-    with pytest.raises(BadArgument, match="`--model` is the run's own"):
-        run_verb(str(run.path), "--model", "mlp")
+    with pytest.raises(BadArgument, match="`--set` model is the run's own"):
+        run_verb(str(run.path), "--set", "model=mlp")
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,9 @@ def test_the_verb_starts_from_the_checkpoint_of_a_run(tmp_path: Path) -> None:
         (("linear-regression", "--steps", "10"), "`steps` must be at least 96, got 10"),
         (("linear-regression", "--burn-in", "-1"), "`burn_in` must be at least 0, got -1"),
         (("linear-regression", "--temperature", "nan"), "`temperature` must be at least 0 and finite"),
-        (("linear-regression", "--momentum", "0.9"), "`momentum` must be 0 for SGLD, got 0.9"),
-        (("linear-regression", "--level", "1"), "`--level` must lie between 0 and 1, got 1.0"),
+        (("linear-regression", "--set", "momentum=0.9"), "`momentum` must be 0 for SGLD, got 0.9"),
+        (("linear-regression", "--set", "level=1"), "`level` must lie between 0 and 1, got 1.0"),
+        (("linear-regression", "--set", "every=1"), "`--set` every does not change a sample: it takes model"),
         (("linear-regression", "-b", "501"), "`batch_size` must lie between 1 and the 500 training examples"),
         (
             ("linear-regression", "--lr", "0.5", "-b", "4", "--burn-in", "1500", "--steps", "3000"),
@@ -136,7 +137,7 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 
 def test_more_chains_than_fit_are_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, error = called(capsys, "sample", "quadratic", "--chains", "1000000000")
+    code, _, error = called(capsys, "learn", "sample", "quadratic", "--chains", "1000000000")
     assert code == 2 and "1000000000 is not in the range 1<=x<=10000" in error
 
 

@@ -1,4 +1,4 @@
-"""`gradiometer schedule`."""
+"""`gradiometer learn schedule`."""
 
 import json
 import subprocess
@@ -10,13 +10,13 @@ from click.testing import CliRunner
 
 from command_line import spent
 from gradiometer import BadArgument
-from gradiometer.cli.schedule import schedule as verb
+from gradiometer.cli.learn.schedule import schedule as verb
 
 
 def test_json_holds_all_verdicts_and_loads_no_heavy_library() -> None:
     texts = ["1/t", "1/sqrt(t)", "1/(t*log(t+1)**2)", "1e-12/t", "0.1*0.99**t", "Cosine(0.1, steps=1000)"]
     program = (
-        "import sys; from gradiometer.cli.schedule import schedule; schedule.main(sys.argv[1:], standalone_mode=False);"
+        "import sys; from gradiometer.cli.learn.schedule import schedule; schedule.main(sys.argv[1:], standalone_mode=False);"
         "assert not {'torch', 'sympy', 'altair'} & set(sys.modules)"
     )
     before = spent()

@@ -12,10 +12,12 @@ from torch import nn
 from command_line import called
 from gradiometer import BadArgument, Interrupted, supervised
 from gradiometer.convergence import refresh_batch_norm
-from gradiometer.loop import BranchResult, Loop, Rate, fork
+from gradiometer.loop import Loop, Rate, fork
+from gradiometer.loop.branch import BranchResult
 from gradiometer.measurement.optimizer.averaged import at_average, averages_itself, schedule_free, to_average
 from gradiometer.problems import load
-from gradiometer.run import Configuration, Run, load_latest
+from gradiometer.run import Configuration, Run
+from gradiometer.run.checkpoints import load_latest
 from gradiometer.train import resume, train
 from gradiometer.train.restoring.replay import state_at
 from gradiometer.tuning import tune

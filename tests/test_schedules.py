@@ -29,7 +29,7 @@ from gradiometer.convergence.schedules import (
     WarmupStableDecay,
 )
 from gradiometer.convergence.schedules.algebra import Warmup
-from gradiometer.convergence.schedules.horizon import horizon, transferred
+from gradiometer.convergence.schedules.horizon import horizon, transfer_rate
 from gradiometer.convergence.schedules.picture import picture
 
 CATALOGUE = [
@@ -305,8 +305,8 @@ def test_a_finite_run_has_a_distance_and_a_noise_from_any_step_on() -> None:
 
 def test_a_tuned_rate_transfers_to_another_shape_and_back() -> None:
     linear, constant = Linear(1.0, 1000), Constant(1.0)
-    assert (carried := transferred(0.1, constant, linear, 1000)) == pytest.approx(0.1 * 0.031497 / 0.010856, rel=1e-3)
-    assert transferred(carried, linear, constant, 1000) == pytest.approx(0.1)
+    assert (carried := transfer_rate(0.1, constant, linear, 1000)) == pytest.approx(0.1 * 0.031497 / 0.010856, rel=1e-3)
+    assert transfer_rate(carried, linear, constant, 1000) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("ask", [lambda: horizon(Constant(0.0), 10), lambda: horizon(Constant(0.1), 0)])

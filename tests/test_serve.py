@@ -17,8 +17,8 @@ from types import SimpleNamespace
 import pytest
 
 from gradiometer import BadArgument, RunNotFound
-from gradiometer.report.live import Live
 from gradiometer.report.live.follow import SHARE, Followed
+from gradiometer.report.live.serve import Live
 from gradiometer.run import Run
 from gradiometer.run.readings import Readings
 from report_run import run_in
@@ -193,7 +193,7 @@ def test_what_cannot_be_shown_is_refused_by_name(tmp_path: Path, run: Run) -> No
 
 
 def test_the_command_prints_an_address_that_answers_and_ends_with_ctrl_c(run: Run) -> None:
-    command = [sys.executable, "-u", "-m", "gradiometer", "show", str(run.path), "--no-open"]
+    command = [sys.executable, "-u", "-m", "gradiometer", "show", "--live", str(run.path), "--no-open"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ) as shown:
         try:
             assert shown.stdout is not None

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gradiometer.report.live import Live, protocol, serve
+from gradiometer.report.live import protocol, serve
+from gradiometer.report.live.serve import Live
 from report_run import run_in
 
 VIEWERS = 50

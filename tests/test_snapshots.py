@@ -20,8 +20,10 @@ from gradiometer.convergence.schedules import SnapshotCycle
 from gradiometer.exploration.ensembles import SWAG, Snapshot, SnapshotCollector
 from gradiometer.exploration.ensembles.snapshots import checked_cycle
 from gradiometer.problems import Examples, Problem
-from gradiometer.run import Configuration, Run, RunFolder, load_latest, load_snapshots, save_snapshot
-from gradiometer.run.snapshots import snapshot_paths
+from gradiometer.run import Configuration, Run
+from gradiometer.run.checkpoints import load_latest
+from gradiometer.run.folder import RunFolder
+from gradiometer.run.snapshots import load_snapshots, save_snapshot, snapshot_paths
 from gradiometer.train import loop as loops
 from gradiometer.train import resume, train
 

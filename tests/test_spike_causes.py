@@ -10,7 +10,7 @@ import pytest
 from command_line import called
 from gradiometer import BadArgument, Configuration, Run, diagnose
 from gradiometer.drift.spikes.detection import Spike
-from gradiometer.loop import SpikeCauses, Trial, causes_of
+from gradiometer.loop.recorded.causes import SpikeCauses, Trial, causes_of
 from gradiometer.problems import load
 from gradiometer.run.spikes import spikes_of
 from gradiometer.train import spike_causes, train
@@ -106,7 +106,7 @@ def test_the_command_says_it_in_words_and_as_one_object(run: Run, capsys: pytest
 def test_a_step_without_a_spike_is_refused_with_the_places(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BadArgument, match=r"`spike` is 3, where the loss has none: \d+ spikes? found, at "):
         spike_causes(run, 3)
-    code, _, told = called(capsys, "fork", str(run.path), "--spike", "3", "--rate", "2x")
+    code, _, told = called(capsys, "fork", str(run.path), "--spike", "3", "rate 2x")
     assert code == 2 and "`--spike` chooses the branches itself" in told
 
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from gradiometer import Finding, Run, diagnose
-from gradiometer.logs import Column, Log, log_findings
+from gradiometer.logs import Log, log_findings
+from gradiometer.logs.log import Column
 from gradiometer.measurement import State
-from gradiometer.report.page import render
-from gradiometer.run import Configuration, RunFolder
+from gradiometer.report.page.page import render
+from gradiometer.run import Configuration
+from gradiometer.run.folder import RunFolder
 from gradiometer.verdict.words.say import say
 
 STEPS = 1200

@@ -10,7 +10,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import CASES
 from gradiometer import Draw, GradientNoise, Sampling, TrainingStep, watch
-from gradiometer.measurement.spread.example_norms import ExampleNorms
 
 FETCHES = {
     torch.ops.aten._local_scalar_dense.default,
@@ -34,26 +33,23 @@ class Fetches(TorchDispatchMode):
         return operation(*arguments, **(named or {}))
 
 
-@pytest.mark.parametrize("of_examples", [True, False], ids=["examples", "halves"])
-def test_a_noise_reading_fetches_its_numbers_in_one_copy(of_examples: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_noise_reading_fetches_its_numbers_in_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     case, copies = CASES["mlp"](), []
-    objective, norms = case.objective, ExampleNorms(case.objective, wanted=of_examples)
+    objective = case.objective
     to_cpu = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copies.append(tensor.shape) or to_cpu(tensor))
 
     def reading(index: int) -> None:
-        norms.start()
         objective.loss(case.model, case.batch).mean().backward()
         gradient = [parameter.grad for parameter in objective.parameters]
-        examples = norms.spread(case.batch, gradient)
         step = TrainingStep(
             objective, case.batch, index=index, learning_rate=0.1, sampling=Sampling(Draw.REPLACEMENT, 100),
-            gradient=gradient, examples=examples,
+            gradient=gradient,
         )  # fmt: skip
         GradientNoise().measure(step)
 
-    for index in range(4):  # the traits of the loss are found out, and the norms of examples are checked
+    for index in range(4):  # the traits of the loss are found out
         reading(index)
     copies.clear()
     with Fetches() as fetches:

@@ -19,8 +19,9 @@ from gradiometer.exploration.temperature.heat_balance import heat_balance
 from gradiometer.measurement import Draw, Origin, Reading, Sampling, Series, State, TrainingStep, velocity_of
 from gradiometer.measurement.motion import Motion
 from gradiometer.run import Configuration
-from gradiometer.train import Training, resume, train
+from gradiometer.train import resume, train
 from gradiometer.train.restoring.state import capture
+from gradiometer.train.training import Training
 from gradiometer.verdict.words.say import say
 from test_train import StopAt
 from thermometer import INDEPENDENT, Sgd, double, parts_of, readings_of
@@ -161,7 +162,7 @@ def test_the_origin_is_renewed_at_powers_of_two_and_restored_from_its_state() ->
 @pytest.mark.parametrize("momentum", [0.0, 0.8])
 def test_a_resumed_training_reads_the_same_temperatures(tmp_path, momentum: float) -> None:
     from gradiometer.problems import load
-    from gradiometer.run import Budget
+    from gradiometer.run.budget import Budget
 
     settings = {"gauges": "temperature", "every": 1, "epochs": 1, "batch_size": 100, "momentum": momentum}
     configuration = Configuration(**settings, weight_decay=0.01, check_edge=False)

@@ -1,4 +1,4 @@
-"""Decisions about schedules between steps, about ceil, and leanings where doubles underflow."""
+"""Decisions about schedules between steps, about ceil."""
 
 import json
 
@@ -6,9 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from gradiometer import theorem
-from gradiometer.cli.schedule import schedule as command
+from gradiometer.cli.learn.schedule import schedule as command
 from gradiometer.convergence.schedules import Formula, Linear
-from gradiometer.convergence.theorem.evidence import evidence
 
 
 @pytest.mark.parametrize(
@@ -23,15 +22,6 @@ def test_a_constant_beyond_doubles_is_decided_and_written() -> None:
     verdict = theorem("(1e308 ** t) ** (-1e308)")
     assert verdict.limit_zero and verdict.sum_diverges is False
     assert verdict.why.startswith("η_t falls as exp(−(over 1e308) t)")
-
-
-def test_evidence_does_not_take_underflow_for_zero() -> None:
-    small = evidence(lambda t: 1e-300 / t)
-    assert small.sum_diverges is not False and small.limit_zero is True
-    slow = evidence(lambda t: 1e-250 / t**0.5)
-    assert slow.sum_diverges is True and slow.sum_of_squares_converges is False
-    assert evidence(lambda t: float(t) ** -100).sum_diverges is False
-    assert evidence(lambda t: 0.99**t).sum_diverges is False
 
 
 def test_the_command_knows_the_names_of_train() -> None:

@@ -17,11 +17,15 @@ from gradiometer.convergence.theorem.theorem import read
 from gradiometer.measurement import supervised
 from gradiometer.measurement.batch import batch_size
 from gradiometer.problems import Examples, Problem
-from gradiometer.run import Budget, Configuration, Run, RunFolder, load_latest
+from gradiometer.run import Configuration, Run
 from gradiometer.run import problem as recorded
-from gradiometer.train import Training, train
+from gradiometer.run.budget import Budget
+from gradiometer.run.checkpoints import load_latest
+from gradiometer.run.folder import RunFolder
 from gradiometer.train import loop as loops
+from gradiometer.train import train
 from gradiometer.train.restoring.state import restore
+from gradiometer.train.training import Training
 from spying_gauge import Spy
 
 

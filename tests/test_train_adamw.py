@@ -10,10 +10,11 @@ from gradiometer import BadArgument, Configuration, Run
 from gradiometer.cli.options import configuration_from
 from gradiometer.measurement import TrainingStep
 from gradiometer.problems import load
-from gradiometer.run import Budget
-from gradiometer.train import Training, resume, train
+from gradiometer.run.budget import Budget
+from gradiometer.train import resume, train
 from gradiometer.train.batch_comparison import compare_for_run
 from gradiometer.train.loop import Trainer
+from gradiometer.train.training import Training
 from spying_gauge import SpyUnderP
 
 ADAMW = {"optimizer": "adamw", "learning_rate": 2e-3, "weight_decay": 0.1, "steps": 60}

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradiometer.loop import CoolNow, ForkRecord, Rate
+from gradiometer.loop import CoolNow, Rate
+from gradiometer.loop.recorded.record import ForkRecord
 from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.run import Run
-from gradiometer.verdict import Claim, Claimed, say
+from gradiometer.verdict import Claim, say
+from gradiometer.verdict.claims import Claimed
 from gradiometer.verdict.triage.findings import findings_of
 from gradiometer.verdict.triage.triage import triage_of
 from gradiometer.verdict.triage.tried import as_tried, better_change, was_followed

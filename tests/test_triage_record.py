@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from gradiometer import Run, diagnose, watch
 from gradiometer.errors import BadArgument
-from gradiometer.verdict import Claim, Signs
+from gradiometer.verdict import Claim
+from gradiometer.verdict.triage.signs import Signs
 
 STEPS = 60
 ROWS = torch.Generator().manual_seed(5)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from gradiometer.loop import alternative_of
-from gradiometer.verdict import Claim, Signs, triage_of
+from gradiometer.verdict import Claim
 from gradiometer.verdict.triage import thresholds as limits
 from gradiometer.verdict.triage.findings import changes_of, findings_of
 from gradiometer.verdict.triage.level import Known, level_of
-from gradiometer.verdict.triage.triage import ORDER
+from gradiometer.verdict.triage.signs import Signs
+from gradiometer.verdict.triage.triage import ORDER, triage_of
 from gradiometer.verdict.words.say import say
 from gradiometer.verdict.words.triage import WORDS
 
@@ -291,6 +292,10 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"weight_decay": 0.0016, "losses": falling(0.2)},
             {"weight_decay": 0.0014, "losses": falling(0.2)},
         ),
+        (  # with a decay that is usual, the rate is what is too high
+            {"weight_decay": 0.0011, "losses": falling(0.2), "movement": moved(0.003)},
+            {"weight_decay": 0.0009, "losses": falling(0.2), "movement": moved(0.003)},
+        ),
         (  # a quarter of the movement: at any loss that leaves something to gain
             {"weight_decay": 0.0095, "losses": falling(0.06)},
             {"weight_decay": 0.0085, "losses": falling(0.06)},
@@ -558,10 +563,38 @@ def test_a_scaler_that_was_not_given_is_no_clipping() -> None:
     assert claims(healthy(clipped=constant(2.0**-16))) == {Claim.HEALTHY}
 
 
+def test_small_weights_count_with_half_of_their_usual_size() -> None:
+    small = tensors(0.3, 1.0, 0.3)
+    without, with_rows = (
+        healthy(weights=small, movement=tensors(0.002, 0.01, 0.002), facts=facts)
+        for facts in ({}, {"rows": [10, 10, 10]})
+    )
+    usual = 0.29 * np.sqrt(10)
+    assert with_rows.reach == pytest.approx(without.reach * 0.3 / usual)
+    assert with_rows.travel == without.travel
+
+
+def test_reach_does_not_depend_on_depth_width_and_momentum() -> None:
+    """Twice the layers at half of the movement, four times the width, and the longer path of noise without momentum."""
+    base = healthy(movement=moved(0.004))
+    facts = {"sizes": [100] * 4, "axes": [2] * 4, "layers": ["Linear"] * 4, "tensors": list("abcd")}
+    four = healthy(
+        movement=np.tile([0.006] * 4, (len(LOOKS), 1)), weights=np.tile([3.0] * 4, (len(LOOKS), 1)), facts=facts
+    )
+    assert four.reach == pytest.approx(base.reach)
+    wide = healthy(movement=moved(0.002), facts={"sizes": [256**2, 10, 256**2]})
+    assert wide.reach == pytest.approx(base.reach)
+    plain = healthy(movement=moved(0.004 * np.sqrt(19)), momentum=0.0)
+    assert plain.reach == pytest.approx(base.reach)
+
+
 def test_a_record_of_losses_alone_says_what_it_cannot_see() -> None:
     found = triage_of(Signs(losses=falling()))
     assert found.claims[0].claim is Claim.UNDECIDED
-    assert {"labels", "batch", "evaluations", "looks"} <= set(found.unseen)
+    assert set(found.unseen) == {"labels", "batch", "evaluations", "examples", "rate", "looks"}
+    sentence = say(findings_of(found)[0]).means
+    assert "Could not be seen: exploding, softmax_twice, unshuffled without the outputs" in sentence
+    assert "overfit, labels_random, labels_noisy, leak without `w.evaluated(test=..., train=...)`" in sentence
 
 
 def test_the_level_is_the_variance_of_the_targets_for_a_squared_error() -> None:

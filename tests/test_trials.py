@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 
 from gradiometer import Estimate, Finding, Issue, State
-from gradiometer.loop import BranchResult, Effect, Fork, ForkRecord, Plan, Readout, alternative_of
+from gradiometer.loop import Effect, Fork, alternative_of
+from gradiometer.loop.branch import BranchResult
+from gradiometer.loop.readout import Readout
+from gradiometer.loop.recorded.plan import Plan
+from gradiometer.loop.recorded.record import ForkRecord
 from gradiometer.loop.recorded.trials import advised, alike, judged, with_trials
 from gradiometer.run import Run
 from gradiometer.verdict import say

@@ -8,7 +8,8 @@ import pytest
 
 from command_line import called
 from gradiometer import BadArgument, Run
-from gradiometer.run import Configuration, RunFolder, trusting
+from gradiometer.run import Configuration, trusting
+from gradiometer.run.folder import RunFolder
 from gradiometer.train import resume
 
 MODULE = """
@@ -30,17 +31,22 @@ def problem():
 """
 RUN = "runs/owned-1"
 COMMANDS = {
-    "fork": ("fork", RUN, "--rate", "2x", "--horizon", "8 updates", "--replicates", "2"),
+    "fork": ("fork", RUN, "rate 2x", "--horizon", "8 updates", "--replicates", "2"),
     "fork --spike": ("fork", RUN, "--spike", "10"),
-    "certify": ("certify", RUN, "--examples", "64", "--batches", "8"),
-    "sharpness": ("sharpness", RUN, "--examples", "64", "--top", "1", "--probes", "4"),
+    "certify": ("measure", "certificate", RUN, "--examples", "64", "--batches", "8"),
+    "sharpness": ("measure", "sharpness", RUN, "--examples", "64", "--top", "1", "--probes", "4"),
     "ensemble": ("ensemble", RUN, "--points", "0"),
-    "batch": ("batch", RUN),
-    "batch --branch": ("batch", RUN, "--branch"),
-    "sample": ("sample", RUN, "--steps", "96", "--burn-in", "10"),
-    "resume": ("resume", "runs/stopped-1", "-q", "--no-open"),
+    "batch": ("measure", "batch", RUN),
+    "batch --branch": ("measure", "batch", RUN, "--branch"),
+    "sample": ("learn", "sample", RUN, "--steps", "96", "--burn-in", "10"),
+    "resume": ("resume", "runs/stopped-1", "--no-open"),
 }
-LOOKS = (("report", RUN), ("runs",), ("compare", RUN, "runs/stopped-1"), ("export", RUN, "--out", "table.csv"))
+LOOKS = (
+    ("show", RUN),
+    ("runs",),
+    ("runs", "compare", RUN, "runs/stopped-1"),
+    ("runs", "export", RUN, "--out", "table.csv"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made)
         patch.syspath_prepend(str(made))
-        flags = ("--steps", "24", "--every", "4", "--snapshots", "3", "--checkpoint-at", "12", "-q", "--no-open")
+        flags = ("--steps", "24", "--every", "4", "--snapshots", "3", "--set", "checkpoint_at=12", "--no-open")
         from gradiometer.cli import main
 
         for name in ("owned", "stopped"):
@@ -79,11 +85,11 @@ def test_no_command_imports_the_code_of_a_foreign_run(
     foreign: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     code, _, error = called(capsys, *COMMANDS[command])
-    assert code == 2 and "would import 'owned' and call problem()" in error and "add --trust" in error
+    assert code == 2 and "would import 'owned' and call problem()" in error and "gradiometer --trust" in error
     assert not (foreign / "canary").exists() and "owned" not in sys.modules
 
 
-@pytest.mark.parametrize("arguments", LOOKS, ids=lambda arguments: arguments[0])
+@pytest.mark.parametrize("arguments", LOOKS, ids=" ".join)
 def test_looking_at_a_foreign_run_imports_nothing(
     foreign: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
@@ -93,10 +99,10 @@ def test_looking_at_a_foreign_run_imports_nothing(
 
 
 def test_a_foreign_run_that_is_trusted_is_used(foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, error = called(capsys, *COMMANDS["sharpness"], "--trust")
+    code, _, error = called(capsys, "--trust", *COMMANDS["sharpness"])
     assert code == 0, error
     code, _, error = called(capsys, *COMMANDS["sharpness"])  # the trust ends with the command
-    assert code == 2 and "add --trust" in error
+    assert code == 2 and "gradiometer --trust" in error
 
 
 def test_ones_own_run_needs_no_trust(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,7 +145,7 @@ def resume_unfinished(path: Path) -> Run:
 
 
 def test_trust_in_python_is_a_context(foreign: Path) -> None:
-    with pytest.raises(BadArgument, match="add --trust"):
+    with pytest.raises(BadArgument, match="gradiometer --trust"):
         resume(foreign / "runs/stopped-1")
     with trusting():
         assert resume(foreign / "runs/stopped-1").status == "finished"

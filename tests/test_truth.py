@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from gradiometer.cli.selftest import selftest
+from gradiometer.cli.learn.selftest import selftest
 from gradiometer.estimation import noise
 from gradiometer.lab.selftest import checks
 from gradiometer.lab.selftest.check import SelfTest
@@ -147,12 +147,12 @@ FAILED = replace(PASSED, quantity="‖g‖²", measured=np.inf, passed=False)
 def test_the_exit_code_says_whether_all_checks_passed(
     made: list[SelfTest], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gradiometer.lab.selftest.run_checks", lambda full, progress, pool: made)
+    monkeypatch.setattr("gradiometer.lab.selftest.checks.run_checks", lambda full, progress, pool: made)
     assert selftest.main(["--json"], standalone_mode=False) == code
 
 
 def test_the_table_marks_failed_checks_with_a_word_and_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradiometer.lab.selftest.run_checks", lambda full, progress, pool: [PASSED, FAILED])
+    monkeypatch.setattr("gradiometer.lab.selftest.checks.run_checks", lambda full, progress, pool: [PASSED, FAILED])
     printed = CliRunner().invoke(selftest, [], env={"COLUMNS": "160"}).output
     rows = [line for line in printed.splitlines() if "quadratic" in line]
     assert "4.242 [4.015, 4.468]" in rows[0] and "✓ passed" in rows[0]
@@ -161,7 +161,7 @@ def test_the_table_marks_failed_checks_with_a_word_and_a_sign(monkeypatch: pytes
 
 
 def test_json_holds_every_check_and_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradiometer.lab.selftest.run_checks", lambda full, progress, pool: [PASSED, FAILED])
+    monkeypatch.setattr("gradiometer.lab.selftest.checks.run_checks", lambda full, progress, pool: [PASSED, FAILED])
     printed = json.loads(CliRunner().invoke(selftest, ["--json"]).stdout)
     assert printed["passed"] is False
     assert printed["checks"][0]["name"] == "tr Σ, quadratic, B = 4"

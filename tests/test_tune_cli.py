@@ -62,7 +62,7 @@ def test_train_with_tune_chooses_from_lists_and_trains_with_the_choice(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    lists = ["--momentum", "0,0.9", "--nesterov", "--optimizer", "sgd"]
+    lists = ["--momentum", "0,0.9", "--set", "nesterov=yes", "--optimizer", "sgd"]
     code, out, _ = called(capsys, "train", *SMALL[:2], "160", *SMALL[3:], "--tune", *lists, "--json", "--budget", "0")
     run = Run.open(json.loads(out)["run"])
     chosen = Configuration.from_toml("runs/quadratic-position-tuning/tuned.toml")
@@ -76,7 +76,7 @@ def test_a_larger_budget_of_train_pays_for_a_race_that_the_default_does_not_pay_
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    race = ["train", *SMALL, "--tune", "--momentum", "0,0.9", "--nesterov", "--json", "--budget", "0"]
+    race = ["train", *SMALL, "--tune", "--momentum", "0,0.9", "--set", "nesterov=yes", "--json", "--budget", "0"]
     code, _, err = called(capsys, *race)
     assert code == 2 and "give at least" in err
     code, out, _ = called(capsys, *race, "--tune-budget", "2.4")
@@ -88,8 +88,8 @@ def test_a_larger_budget_of_train_pays_for_a_race_that_the_default_does_not_pay_
     [
         (["train", *SMALL, "--momentum", "0,0.9"], "`momentum` has 2 values: give --tune, too"),
         (["train", *SMALL, "--optimizer", "sgd,adamw"], "`optimizer` has 2 values: give --tune, too"),
-        (["train", *SMALL, "--aim", "time"], "`--aim` chooses between batch sizes before the training"),
-        (["train", *SMALL, "--tune", "-b", "10,20"], "`aim` must be 'examples' or 'time' for several batch sizes"),
+        (["train", *SMALL, "--tune", "-b", "10,20"], "`--tune` takes one batch size: choose it with `gradiometer tune"),
+        (["tune", *SMALL, "-b", "10,20"], "`aim` must be 'examples' or 'time' for several batch sizes"),
         (["train", *SMALL, "--weight-decay", "small"], "`weight_decay` must be a number"),
         (["train", *SMALL, "--tune", "--lr", "0.1"], "`--tune` chooses the rate itself: leave out --learning-rate"),
         (["tune", *SMALL, "--budget", "0.01"], "`budget` pays for no three branches"),

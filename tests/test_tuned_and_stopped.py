@@ -11,10 +11,10 @@ import torch
 
 from command_line import called
 from gradiometer import Run
-from gradiometer.run import load_latest
+from gradiometer.run.checkpoints import load_latest
 from gradiometer.train.loop import Trainer
 
-TRAIN = ("train", "quadratic", "--tune", "--tune-budget", "3", "--steps", "400", "--every", "20", "-q", "--no-open")
+TRAIN = ("train", "quadratic", "--tune", "--tune-budget", "3", "--steps", "400", "--every", "20", "--no-open")
 
 
 def forks_of(run: Run) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def trained(
         assert code == 5, error
         (path,) = (path for path in Path("runs").iterdir() if (path / "run.toml").exists())
         assert len(forks_of(Run.open(path))) >= 2  # before it was resumed
-        code, _, error = called(capsys, "resume", str(path), "-q", "--no-open")
+        code, _, error = called(capsys, "resume", str(path), "--no-open")
         assert code == 0, error
     (path,) = (path for path in Path("runs").iterdir() if (path / "run.toml").exists())
     return Run.open(path)

@@ -18,8 +18,7 @@ from torch import nn
 from gradiometer import supervised
 from gradiometer.errors import BadArgument
 from gradiometer.lab.closed_forms import Quadratic
-from gradiometer.loop import BranchResult, tail_factor
-from gradiometer.loop.branch import Tail
+from gradiometer.loop.branch import BranchResult, Tail, tail_factor
 from gradiometer.tuning import Tuned, tune
 from gradiometer.tuning.choice import LOWER, Choice, Round, Stage, choose, rate_of
 from gradiometer.tuning.lane import end_loss, late_loss

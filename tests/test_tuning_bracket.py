@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gradiometer import supervised
 from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
-from gradiometer.tuning import Probe, bracket
+from gradiometer.tuning.probe import Probe, bracket
 
 SQUARED = supervised(nn.MSELoss(reduction="none"))
 

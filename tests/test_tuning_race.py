@@ -13,7 +13,7 @@ from torch import nn
 
 from command_line import called
 from gradiometer.errors import BadArgument
-from gradiometer.loop import BranchResult
+from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.recorded.record import ForkRecord
 from gradiometer.run import Configuration
 from gradiometer.tuning.stages import Rounds
@@ -145,7 +145,7 @@ def test_the_command_writes_the_optimizer_that_won(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     small = ["tune", "quadratic", "--steps", "240", "-b", "10", "--json"]
-    code, out, _ = called(capsys, *small, "--optimizer", "adamw,sgd", "--momentum", "0,0.9", "--nesterov")
+    code, out, _ = called(capsys, *small, "--optimizer", "adamw,sgd", "--momentum", "0,0.9", "--set", "nesterov=yes")
     told = json.loads(out)
     written = Configuration.from_toml(told["file"])
     best = told["race"][-1][0]["name"]

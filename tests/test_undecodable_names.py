@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from command_line import called, run_cli
 from gradiometer import BadArgument, Run, supervised, watch
-from gradiometer.report.live import Live
-from gradiometer.run import RunFolder
+from gradiometer.report.live.serve import Live
+from gradiometer.run.folder import RunFolder
 from gradiometer.run.ranks import Ranks
 from gradiometer.storage.journal import JournalWriter, read_journal
 from report_run import run_in
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems r
 
 
 def test_a_run_s_own_name_and_settings_are_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ("train", "quadratic", "--steps", "20", "-q", "--no-open", "--out", str(tmp_path))
+    command = ("train", "quadratic", "--steps", "20", "--no-open", "--out", str(tmp_path))
     code, _, error = called(capsys, *command, "--name", NAME)
     assert code == 2 and error.startswith("error: `name` must be a file name of at most 200 letters")
     with pytest.raises(BadArgument, match="`manifest` cannot be written as TOML"):
@@ -72,9 +72,9 @@ def test_an_error_that_quotes_one_is_a_warning_and_training_continues(tmp_path: 
 def test_a_run_in_such_a_folder_can_be_read_compared_and_shown(tmp_path: Path) -> None:
     runs = [run_in(tmp_path / NAME, name, steps=60).path for name in ("first", "second")]
     first, second = [path.rename(path.with_name(f"{path.name}{NAME}")) for path in runs]
-    assert run_cli("report", str(first)).returncode == 0
+    assert run_cli("show", str(first)).returncode == 0
     assert "caf?" in (first / "report.html").read_text(encoding="utf-8")
-    compared = run_cli("compare", str(first), str(second), "--out", str(tmp_path / "compare.html"))
+    compared = run_cli("runs", "compare", str(first), str(second), "--out", str(tmp_path / "compare.html"))
     assert compared.returncode == 0, compared.stderr
     live = Live([first, second])
     thread = threading.Thread(target=live.serve)

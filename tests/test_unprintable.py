@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradiometer import BadArgument, NormsWatch, RunDamaged, UserCodeFailed, supervised, watch
+from gradiometer import BadArgument, NormsWatch, RunDamaged, supervised, watch
 from gradiometer.cli.boundary import explained
-from gradiometer.convergence.theorem import theorem
 from gradiometer.errors import ran_out_of_memory
 from gradiometer.jobs import Job, Ledger
 from gradiometer.jobs.pool import Here
@@ -101,8 +100,3 @@ def test_a_ledger_whose_reader_raises_one_is_named(tmp_path: Path) -> None:
     list(Here().run([Job("seven", lambda: 7)], ledger=ledger))
     with pytest.raises(RunDamaged, match=r"line 1, is not a finished job of this kind \(Unprintable\)"):
         Ledger(ledger.path, decode=refuse).finished()
-
-
-def test_a_schedule_that_raises_one_is_named() -> None:
-    with pytest.raises(UserCodeFailed, match="must return a number at t = 1: Unprintable"):
-        theorem(refuse)

@@ -37,7 +37,7 @@ def problem():
         return ((model(batch) - 1) ** 2).mean(1)
     return nn.Linear(3, 1), loss, x
 """
-SHORT = ("--steps", "20", "--every", "5", "-q", "--no-open")
+SHORT = ("--steps", "20", "--every", "5", "--no-open")
 
 
 @pytest.mark.parametrize("after", [0, 12], ids=["at once", "later"])

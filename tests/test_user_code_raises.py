@@ -68,23 +68,25 @@ def problem():
     train, test = Examples(Rows(x[:64], y[:64])), Examples((x[64:], y[64:]))
     return Problem(name="raises", model=Net, loss=loss, train=train, test=test, correct=correct)
 """
-QUIET = ("-q", "--no-open")
+QUIET = ("--no-open",)
 RUN = "runs/base-1"
 COMMANDS: dict[str, tuple[str, ...]] = {
     "train": ("train", "raising:problem", "--steps", "24", "--every", "4", *QUIET),
     "train --tune": ("train", "raising:problem", "--steps", "24", "--tune", *QUIET),
     "train --cool": ("train", "raising:problem", "--steps", "40", "--cool", "auto", *QUIET),
     "tune": ("tune", "raising:problem", "--steps", "200", "--optimizer", "sgd,adamw"),
-    "certify": ("certify", RUN, "--examples", "64", "--batches", "8"),
-    "sharpness": ("sharpness", RUN, "--examples", "64", "--top", "1", "--probes", "4"),
+    "certify": ("measure", "certificate", RUN, "--examples", "64", "--batches", "8"),
+    "sharpness": ("measure", "sharpness", RUN, "--examples", "64", "--top", "1", "--probes", "4"),
     "ensemble": ("ensemble", RUN, "--points", "3"),
-    "fork": ("fork", RUN, "--at", "12", "--rate", "2x", "--horizon", "8 updates", "--replicates", "2"),
-    "batch": ("batch", "raising:problem", "--steps", "200", "--seconds", "0.1"),
-    "fork --budget": ("fork", RUN, "--at", "4", "--rate", "2x", "--budget", "3"),
-    "batch --branch": ("batch", RUN, "--branch", "--at", "0", "--horizon", "24 updates", "--replicates", "2"),
-    "train --fork-budget": ("train", "raising:problem", "--steps", "40", "--fork-budget", "1", *QUIET),
-    "train --guard": ("train", "raising:problem", "--steps", "24", "--guard", "0.1", *QUIET),
-    "sample": ("sample", RUN, "--steps", "96", "--burn-in", "10"),
+    "fork": ("fork", RUN, "--at", "12", "rate 2x", "--horizon", "8 updates", "--replicates", "2"),
+    "batch": ("measure", "batch", "raising:problem", "--steps", "200", "--seconds", "0.1"),
+    "fork --budget": ("fork", RUN, "--at", "4", "rate 2x", "--budget", "3"),
+    "batch --branch": (
+        *("measure", "batch", RUN, "--branch", "--at", "0", "--horizon", "24 updates", "--replicates", "2"),
+    ),
+    "train fork_budget": ("train", "raising:problem", "--steps", "40", "--set", "fork_budget=1", *QUIET),
+    "train guard": ("train", "raising:problem", "--steps", "24", "--set", "guard=0.1", *QUIET),
+    "sample": ("learn", "sample", RUN, "--steps", "96", "--burn-in", "10"),
 }
 SITES = ("model", "forward", "loss", "correct", "data")
 QUICK = (1, 8, 40)
@@ -111,7 +113,7 @@ def fails_at(module: Any, site: str, number: int) -> None:
 def check(module: Any, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], site: str, number: int) -> None:
     if not Path(RUN).exists():
         fails_at(module, "", 0)
-        flags = ("--steps", "24", "--every", "4", "--snapshots", "3", "--checkpoint-at", "12", "--name", "base")
+        flags = ("--steps", "24", "--every", "4", "--snapshots", "3", "--set", "checkpoint_at=12", "--name", "base")
         assert called(capsys, "train", "raising:problem", *flags, *QUIET)[0] == 0
     fails_at(module, site, number)
     code, out, error = called(capsys, *arguments)
@@ -367,7 +369,7 @@ def test_an_error_of_our_own_in_a_gauge_is_called_a_bug(tmp_path: Path) -> None:
         "from gradiometer.cli import main\nfrom gradiometer.drift import BatchSharpness\n"
         "def measure(self, step): raise TypeError('a bug')\n"
         "BatchSharpness.measure = measure\n"
-        "main(['train', 'digits', '--steps', '8', '--every', '4', '--gauges', 'batch_sharpness', '-q', '--no-open'])"
+        "main(['train', 'digits', '--steps', '8', '--every', '4', '--gauges', 'batch_sharpness', '--no-open'])"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 1 and "TypeError: a bug" in ended.stderr and "RecursionError" not in ended.stderr

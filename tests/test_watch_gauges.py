@@ -14,8 +14,10 @@ from gradiometer.convergence.trajectory.trajectory import sketch
 from gradiometer.exploration.temperature import Temperature
 from gradiometer.problems import load
 from gradiometer.report.page import write_page
-from gradiometer.run import Budget, Configuration
-from gradiometer.train import Training, train
+from gradiometer.run import Configuration
+from gradiometer.run.budget import Budget
+from gradiometer.train import train
+from gradiometer.train.training import Training
 from gradiometer.verdict import say
 from known_steps import kept_steps
 from own_loop import LOSS, SAMPLING, Loop

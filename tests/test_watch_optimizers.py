@@ -14,17 +14,20 @@ from click.testing import CliRunner
 from torch import nn
 
 from gradiometer import BadArgument, diagnose, watch
-from gradiometer.cli.batch import batch
-from gradiometer.cli.report import report
+from gradiometer.cli.measure.batch import batch
+from gradiometer.cli.show import show
 from gradiometer.estimation import PreconditionedNoise
 from gradiometer.integrations.watch import Watch
 from gradiometer.measurement import Finding, State, supervised
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.report.page import write_page
-from gradiometer.run import Run, WatchedConfiguration
-from gradiometer.verdict import Claim, Claimed, Triage, say
+from gradiometer.run import Run
+from gradiometer.run.settings.watched import WatchedConfiguration
+from gradiometer.verdict import Claim, say
 from gradiometer.verdict import diagnosis as chain
+from gradiometer.verdict.claims import Claimed
 from gradiometer.verdict.triage.level import Known, Level
+from gradiometer.verdict.triage.triage import Triage
 
 
 @pytest.fixture(autouse=True)
@@ -317,7 +320,7 @@ def test_an_exchanged_optimizer_is_found_and_followed(tmp_path: Path, after: Any
 @pytest.mark.slow
 def test_the_report_in_the_terminal_names_the_settings(tmp_path: Path) -> None:
     run = loop(tmp_path, adamw, warm_up_and_cosine)
-    told, asked = (CliRunner().invoke(report, [str(run.path), *flags]) for flags in ([], ["--json"]))
+    told, asked = (CliRunner().invoke(show, [str(run.path), *flags]) for flags in ([], ["--json"]))
     words = "learning rate warm-up over 20 steps to 6e-4, then cosine to 6e-5"
     assert f"AdamW · {words} · momentum (β₁) 0.9 · weight decay 0.1" in " ".join(told.stdout.split())
     assert json.loads(asked.stdout)["hyperparameters"]["optimizer"] == "AdamW"

@@ -16,7 +16,6 @@ from gradiometer.exploration.temperature import Temperature
 from gradiometer.exploration.temperature.heat_balance import heat_balance
 from gradiometer.integrations.watch.updates import Updates
 from gradiometer.measurement import Draw, Objective, Sampling
-from gradiometer.measurement.spread.example_norms import ExampleNorms
 from gradiometer.run import Run
 from gradiometer.verdict.words.say import say
 from own_loop import LOSS, SAMPLING, Loop, assert_closed, balance_of, sgd_of
@@ -262,10 +261,7 @@ def test_a_gradient_of_nothing_or_not_finite_is_no_reading(tmp_path: Path) -> No
     assert w.run.warnings == ["temperature: 2 of 8 readings are not finite, the first at step 4: skipped."]
 
 
-def test_of_another_loss_the_update_is_training_s_and_the_spread_is_the_loss_s(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ExampleNorms, "start", lambda norms: None)  # so that both are spreads of the same halves
+def test_of_another_loss_the_update_is_training_s_and_the_spread_is_the_loss_s(tmp_path: Path) -> None:
     own = Loop(tmp_path).go()[1].run.series("temperature").moments
     twice = {"loss": lambda model, batch: 2 * LOSS(model, batch)}
     other = Loop(tmp_path, watched=twice).go()[1].run.series("temperature").moments

@@ -14,7 +14,7 @@ from gradients_by_hand import LOSSES, backward, batches, network, watched
 from gradiometer import diagnose, watch
 from gradiometer.integrations.watch import Watch
 from gradiometer.measurement import State
-from gradiometer.report.page import render
+from gradiometer.report.page.page import render
 from gradiometer.verdict import say
 
 

@@ -42,11 +42,13 @@ def test_a_claim_and_a_doubt_are_in_one_table_only() -> None:
 
 
 def test_every_claim_is_made_by_a_gauge(findings: list[Finding]) -> None:
-    assert {finding.claim for finding in findings} == set(CLAIMS)
+    # those of triage have a test for each of its rules
+    assert {finding.claim for finding in findings if finding.gauge != "triage"} == set(CLAIMS)
 
 
 def test_every_doubt_is_had_by_a_finding(findings: list[Finding]) -> None:
-    assert {doubt.kind for finding in findings for doubt in finding.doubts} == set(DOUBTS)
+    others = [finding for finding in findings if finding.gauge != "triage"]
+    assert {doubt.kind for finding in others for doubt in finding.doubts} == set(DOUBTS)
 
 
 def test_everything_that_speaks_for_a_cause_is_observed(findings: list[Finding]) -> None:

@@ -1,6 +1,7 @@
-"""The cases of the clinic: two tables, one of healthy trainings and one of sick ones, for each half.
+"""The cases of the clinic: two tables, one of healthy trainings and one of sick ones, for each part.
 
-The halves share no network and no data. Thresholds are chosen on the development half. The judged half is judged.
+The parts share no network and no data. Thresholds are chosen on the development half. The judged half was judged again
+and again while rules were made. The fresh part was made after the rules, and judged once.
 """
 
 import zlib
@@ -9,9 +10,16 @@ from functools import cache
 
 from clinic.illnesses import BY_A_PERSON, GAINS, ILLNESSES
 from clinic.recipe import Recipe
-from clinic.tables import DEVELOPMENT_HEALTHY, DEVELOPMENT_SICK, JUDGED_HEALTHY, JUDGED_SICK
+from clinic.tables import (
+    DEVELOPMENT_HEALTHY,
+    DEVELOPMENT_SICK,
+    FRESH_HEALTHY,
+    FRESH_SICK,
+    JUDGED_HEALTHY,
+    JUDGED_SICK,
+)
 
-HALVES = ("development", "judged")
+HALVES = ("development", "judged", "fresh")
 SEEDS = (1, 2)
 """The seeds on which gains are measured. They are the same for all cases, which so share their cured trainings."""
 
@@ -22,7 +30,7 @@ class Case:
 
     Args:
         name: Its row in the table.
-        half: "development" or "judged".
+        half: "development", "judged" or "fresh".
         recipe: What is trained.
         healthy: What is trained when nothing is wrong: for a healthy case the recipe itself.
         illnesses: Names of what is wrong and how much of it, none for a healthy case.
@@ -116,6 +124,7 @@ def _tables(half: str) -> tuple[dict[str, Recipe], list[str]]:
     healthy, sick = {
         "development": (DEVELOPMENT_HEALTHY, DEVELOPMENT_SICK),
         "judged": (JUDGED_HEALTHY, JUDGED_SICK),
+        "fresh": (FRESH_HEALTHY, FRESH_SICK),
     }[half]
     rows = [row.strip() for row in sick.strip().splitlines() if row.strip() and not row.strip().startswith("#")]
     return healthy_recipes(healthy), rows

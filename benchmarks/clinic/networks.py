@@ -291,11 +291,6 @@ def decoder(data: Data, activation: Kind) -> Body:
     return [embedding, table, *inner, nn.LayerNorm(48)], 48
 
 
-def vast(data: Data, activation: Kind) -> Body:
-    """Two layers of 2,200: 5.2 million parameters on the shapes."""
-    return dense(data.shape.numel(), (2_200, 2_200), activation)
-
-
 Network = Callable[[Data, Kind], Body]
 DEVELOPMENT: dict[str, Network] = {
     "perceptron": perceptron,
@@ -327,7 +322,6 @@ FRESH: dict[str, Network] = {
     "residual_norm": residual_norm,
     "vision": vision,
     "decoder": decoder,
-    "vast": vast,
 }
 
 

@@ -175,3 +175,76 @@ smooth interactions adamw cosine : weight_decay 3 + unshuffled 1
 conv_skips clothes momentum step : clip_small 0.1 + dropout 0.9
 smooth clothes adamw cosine : decay_early 0.1 + head_only 1
 """
+
+FRESH_HEALTHY = """
+network       data   steps batch adamw/cosine sgd/cosine momentum/step adam/onecycle momentum/constant adam/constant
+swish         rings  500   32    0.020        -          -             0.020         -                 0.008
+swish         arm    600   32    0.012        0.60       0.06          0.012         0.030             0.005
+funnel        shapes 400   32    0.005        -          -             0.005         -                 0.002
+funnel        rings  500   32    0.010        -          -             0.010         -                 0.004
+layer_norm    rings  400   32    0.020        0.40       0.04          0.020         0.020             0.008
+layer_norm    arm    800   32    0.010        0.07       0.007         0.010         0.004             0.004
+stack         shapes 400   32    0.012        0.20       0.02          0.012         0.012             0.004
+residual_norm shapes 500   32    0.020        0.50       0.05          0.020         0.020             0.006
+vision        shapes 300   32    0.005        -          -             0.005         -                 0.002
+decoder       source 300   32    0.003        -          -             0.003         -                 0.001
+"""
+
+FRESH_SICK = """
+swish arm sgd cosine : rate_low 6
+layer_norm rings adamw cosine : rate_low 10
+vision shapes adamw cosine : rate_low 8
+decoder source adamw cosine : rate_low 8
+stack shapes momentum step : rate_high 6
+funnel rings adamw cosine : rate_high 4
+decoder source adamw cosine : rate_high 10
+vision shapes adamw cosine : rate_high 5
+swish arm sgd cosine : momentum_rate 0.96
+stack shapes sgd cosine : momentum_rate 0.96
+swish arm adamw cosine : no_decay 1
+residual_norm shapes sgd cosine : no_decay 1
+layer_norm arm adamw cosine : no_decay 1
+stack shapes adamw cosine : decay_early 0.3
+decoder source adamw cosine : decay_early 0.2
+swish arm adamw cosine : by_step 0.985
+residual_norm shapes adam onecycle : by_epoch 1
+layer_norm arm adamw cosine : waves 15
+stack shapes momentum constant : stopped_early 3
+swish arm adam constant : stopped_early 4
+residual_norm shapes sgd cosine : batch_small 4
+decoder source adamw cosine : batch_small 2
+swish arm adamw cosine : batch_large 8
+stack shapes sgd cosine : batch_large 4
+layer_norm rings sgd cosine : accumulation 4
+residual_norm shapes adamw cosine : zero_grad 10
+swish arm sgd cosine : clip_small 0.1
+layer_norm arm momentum step : clip_small 0.1
+swish arm adamw cosine : weight_decay 1
+stack shapes sgd cosine : weight_decay 0.02
+funnel shapes adamw cosine : overfit 300
+stack shapes adamw cosine : leak 200
+layer_norm rings adamw cosine : overfit 300
+layer_norm rings adamw cosine : unshuffled 1
+swish arm adamw cosine : unscaled 30
+stack shapes adamw cosine : unscaled 50
+vision shapes adamw cosine : labels_random 1
+layer_norm rings adamw cosine : labels_noisy 0.25
+funnel rings adamw cosine : vanishing 0.35
+funnel shapes adamw cosine : sigmoids 1
+swish arm adamw cosine : exploding 6
+funnel rings adamw cosine : dead_relu 1
+stack shapes adamw cosine : dropout 0.6
+layer_norm rings adamw cosine : softmax_twice 1
+residual_norm shapes sgd cosine : eval_mode 1
+layer_norm arm adamw cosine : head_only 1
+stack shapes momentum step : detached 1
+swish arm momentum constant : bad_batch 20
+swish arm adamw cosine : rate_burst 30
+stack shapes sgd cosine : nan_example 3
+swish arm adamw cosine : uncentred 8 + decay_early 0.15
+layer_norm rings adamw cosine : rate_low 20 + labels_noisy 0.3
+stack shapes adamw cosine : weight_decay 2 + labels_noisy 0.3
+residual_norm shapes adamw cosine : decay_early 0.15 + head_only 1
+vision shapes adamw cosine : rate_low 12 + dropout 0.8
+stack shapes momentum step : clip_small 0.05 + dropout 0.9
+"""

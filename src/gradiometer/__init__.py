@@ -4,14 +4,13 @@ Names are imported when they are first used, so reading a run needs no torch. Wh
 `gradiometer.__all__` and in `__all__` of each room (a sub-package such as `gradiometer.drift`). Every other module path
 is private and may change.
 
-- your own loop: `watch`, `sampling_of` for its DataLoader, `Watch`; `NormsWatch` for a loop without PyTorch
-- what a run says: `Run`, `diagnose`, `Diagnosis`, `Finding`, `Estimate`, `Issue`, `State`
-- measuring: `Objective`, `supervised`, `TrainingStep`, `Gauge`, `GAUGES`, `Reading`, `Series`, `Sampling`, `Draw`
-- gauges: `GradientNoise`, `Temperature` (with `Origin`); the others are in `gradiometer.estimation` and
-  `gradiometer.drift`
-- schedules: `Schedule`, `theorem` and its `TheoremVerdict`; the shapes are in `gradiometer.convergence.schedules`
-- sampling: `SGLD`, `SGHMC`, `SGNHT`, `audit`; chains are in `gradiometer.exploration.chains`
-- ensembles: `SnapshotCollector`, `Ensemble`; scores are in `gradiometer.exploration.ensembles`
+- your own loop: `watch`, `Watch`, `sampling_of` for its DataLoader; `NormsWatch` for a loop without PyTorch
+- what would have happened, and which rate: `Loop`, `fork`, `tune`; the changes are in `gradiometer.loop`
+- what a run says: `Run`, `diagnose`, `Diagnosis`, `say`, `Finding`, `Estimate`, `Issue`, `State`
+- measuring: `Objective`, `supervised`, `TrainingStep`, `Gauge`, `GAUGES`, `Series`, `Sampling`, `Draw`
+- gauges: `GradientNoise`, `Temperature`; the others are in `gradiometer.estimation` and `gradiometer.drift`
+- schedules: `Schedule`, `theorem`; the shapes are in `gradiometer.convergence.schedules`
+- sampling: `SGLD`, `SGHMC`, `SGNHT`; ensembles: `SnapshotCollector`, `Ensemble`
 - training: `Problem`, `Examples`, `Configuration`; `train` and `resume` are in `gradiometer.train`
 - errors: `GradiometerError` and the errors below it, drawn in `gradiometer.errors`
 """

@@ -89,12 +89,12 @@ def recorded_run(parent: Path) -> Path:
     here = Path.cwd()
     parent.mkdir(exist_ok=True)
     os.chdir(parent)
-    flags = ("--snapshots", "3", "--every", "5", "--checkpoint-seconds", "0.05", "-e", "6", "-q", "--no-open")
+    flags = ("--snapshots", "3", "--every", "5", "--set", "checkpoint_seconds=0.05", "-e", "6", "--no-open")
     try:
         for command in (
             ("train", "digits", "--model", "mlp", *flags),
-            ("certify", "runs/digits-mlp-1", "--examples", "64", "--batches", "8"),
-            ("sharpness", "runs/digits-mlp-1", "--examples", "64", "--top", "1", "--probes", "4"),
+            ("measure", "certificate", "runs/digits-mlp-1", "--examples", "64", "--batches", "8"),
+            ("measure", "sharpness", "runs/digits-mlp-1", "--examples", "64", "--top", "1", "--probes", "4"),
             ("ensemble", "runs/digits-mlp-1", "--points", "0"),
             ("fork", "runs/digits-mlp-1", *ASKED),
         ):

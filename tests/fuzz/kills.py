@@ -33,12 +33,15 @@ import gradiometer
 from gradiometer import Run
 from gradiometer.cli import main
 from gradiometer.loop import forks_of
-from gradiometer.run import load_latest
+from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.reader import HISTORY
 from gradiometer.storage.journal import read_journal
 
 HARD, IN_ORDER, AT_A_FILE, IN_AN_APPEND = "SIGKILL", "SIGTERM", "at a file operation", "in an append"
 NOTES = "appended"
+SOON = 2.0
+"""Seconds of the processor in which a process that is asked to stop has to end."""
+
 DEATHS = 12
 """Kills of one piece of work, after which it is continued to its end."""
 
@@ -127,8 +130,8 @@ class Work:
     ground: tuple[str, ...] = ()
 
 
-QUIET = ("-q", "--no-open")
-OFTEN = (*QUIET, "--every", "5", "--checkpoint-seconds", "0.02")
+QUIET = ("--no-open",)
+OFTEN = (*QUIET, "--every", "5", "--set", "checkpoint_seconds=0.02")
 DIGITS = ("train", "digits", "--model", "mlp", "--steps", "80", *OFTEN)
 FORKED = ("train", "digits", "--model", "mlp", "--steps", "160", *OFTEN)
 RUN = "runs/digits-mlp-1"
@@ -137,17 +140,18 @@ WORKS = {
     "adamw": Work((*DIGITS, "--optimizer", "adamw", "--lr", "0.001"), of_a_training),
     "snapshots": Work((*DIGITS, "--snapshots", "3"), of_a_training),
     "accumulation": Work((*DIGITS, "--accumulation", "4", "--weight-decay", "0.01"), of_a_training),
-    "replacement": Work((*DIGITS, "--sampling", "replacement", "--schedule", "0.1/sqrt(t)"), of_a_training),
-    "kept checkpoints": Work((*DIGITS, "--checkpoint-at", "10,33", "--keep-checkpoints", "1"), of_a_training),
-    "probe": Work((*DIGITS, "--probe", "--nesterov", "--momentum", "0.5"), of_a_training),
+    "replacement": Work((*DIGITS, "--set", "sampling=replacement", "--schedule", "0.1/sqrt(t)"), of_a_training),
+    "kept checkpoints": Work((*DIGITS, "--set", "checkpoint_at=10,33", "--set", "keep_checkpoints=1"), of_a_training),
+    "probe": Work((*DIGITS, "--set", "probe=yes", "--set", "nesterov=yes", "--momentum", "0.5"), of_a_training),
     "quadratic": Work(("train", "quadratic", "--steps", "200", *OFTEN), of_a_training),
     "logistic": Work(("train", "logistic-regression", "--steps", "200", *OFTEN), of_a_training),
-    "fork": Work(("fork", RUN, "--rate", "2x,0.5x", "--horizon", "10 updates"), of_a_fork, FORKED),
-    "race": Work(("fork", RUN, "--rate", "2x,0.1x", "--budget", "2"), of_a_fork, FORKED),
+    "fork": Work(("fork", RUN, "rate 2x", "rate 0.5x", "--horizon", "10 updates"), of_a_fork, FORKED),
+    "race": Work(("fork", RUN, "rate 2x", "rate 0.1x", "--budget", "2"), of_a_fork, FORKED),
     "batch --branch": Work(("batch", RUN, "--branch", "--at", "0"), of_a_fork, FORKED),
     "tune": Work(("tune", "digits", "--model", "mlp", "--steps", "60", "--json"), of_tuning),
     "sample --chains": Work(
-        ("sample", "linear-regression", "--chains", "2", "--steps", "400", "--burn-in", "50", "--json"), of_the_output
+        ("learn", "sample", "linear-regression", "--chains", "2", "--steps", "400", "--burn-in", "50", "--json"),
+        of_the_output,
     ),
 }
 
@@ -205,6 +209,15 @@ def begun(arguments: Sequence[str], folder: Path, way: str = "", place: int = -1
         Path("calls").write_text(json.dumps(calls))
     finally:
         os._exit(code)
+
+
+def processor_seconds(number: int) -> float:
+    """What a process has used so far, also one that has ended and is not waited for; 0 where the system does not say."""
+    path = Path(f"/proc/{number}/stat")
+    if not path.exists():
+        return 0.0
+    fields = path.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def ended(number: int) -> int:
@@ -337,7 +350,11 @@ class Killer:
         moment = time.monotonic() + draw.uniform(0, self.seconds)
         while time.monotonic() < moment and not os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             time.sleep(0.002)
+        used = processor_seconds(number)
         os.kill(number, signal.SIGKILL if way == HARD else signal.SIGTERM)
+        os.waitid(os.P_PID, number, os.WEXITED | os.WNOWAIT)
+        took = processor_seconds(number) - used
+        assert took < SOON, f"{self.name}: {took:.1f} s from {way} to the end"
         return ended(number)
 
 

@@ -25,20 +25,9 @@ from gradiometer.run.checkpoints import STATE, SUMS, TENSORS
 
 LOGS = Path(__file__).parent.parent / "logs"
 VERBS = (
-    *(
-        "train",
-        "report",
-        "compare",
-        "export",
-        "batch",
-        "fork",
-        "sharpness",
-        "schedule",
-        "certify",
-        "ensemble",
-        "sample",
-    ),
-    *("doctor", "resume", "runs", "show", "lecture", "--help", "--version", "nothing"),
+    *("train", "show", "runs compare", "runs export", "measure batch", "fork", "measure sharpness", "learn schedule"),
+    *("measure certificate", "ensemble", "learn sample", "doctor", "resume", "runs", "learn lecture", "report"),
+    *("--help", "--version", "nothing"),
 )
 OPTIONS = (
     *(
@@ -68,13 +57,10 @@ OPTIONS = (
         "-x",
     ),
     *(
-        "--parts",
+        "--set",
         "--accumulation",
         "--weight-decay",
-        "--checkpoint-at",
-        "--threads",
         "--device",
-        "--data-dir",
         "--port",
     ),
 )
@@ -104,14 +90,14 @@ def toml(random: random.Random, folder: Path) -> None:
 
 def arguments(random: random.Random, folder: Path) -> None:
     """A command line that ends before it trains, because its problem is unknown."""
-    given = [random.choice(VERBS)]
+    given = random.choice(VERBS).split()
     for _ in range(random.randint(0, 5)):
         given.append(random.choice((*OPTIONS, "no-problem", str(folder / "none"), "runs")))
         if random.random() < 0.6:
             nasty = random.choice(spoiled.NASTY)
             given.append(nasty.replace("\0", "") if isinstance(nasty, str) else json.dumps(nasty))
     known = ("digits", "quadratic")
-    if given[0] in ("train", "show", "lecture", "sample", "sharpness", "batch") and not set(known) & set(given):
+    if given[0] in ("train", "show", "learn", "measure") and not set(known) & set(given):
         given += ["no-problem", "no-problem"]  # the last flag may take one of them
     called(given)
 

@@ -12,7 +12,7 @@ from fork_kinds import ASKED, called
 from gradiometer import Run, diagnose
 from gradiometer.convergence.certificate import Certificate
 from gradiometer.drift.curvature_survey import Survey
-from gradiometer.exploration.ensembles import EnsembleReport
+from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 from gradiometer.loop import forks_of
 from gradiometer.loop.recorded.words import comparison, setting, stopped
 from gradiometer.report.live.follow import Followed
@@ -66,7 +66,7 @@ def doctor(draw: random.Random, run: Path, _: Path) -> None:
 
 
 def batch(_: random.Random, run: Path, __: Path) -> None:
-    called(("batch", str(run), "--no-measure-time"))
+    called(("batch", str(run), "--seconds", "0"))
 
 
 def ensemble(_: random.Random, run: Path, __: Path) -> None:
@@ -79,7 +79,7 @@ def fork(_: random.Random, run: Path, __: Path) -> None:
 
 
 def resume(_: random.Random, run: Path, __: Path) -> None:
-    called(("resume", str(run), "-q", "--no-open"))
+    called(("resume", str(run), "--no-open"))
 
 
 SHARES: dict[Reader, int] = {

@@ -19,8 +19,8 @@ from trainings import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="locks are POSIX")]
 
-TRAIN = ("train", "digits", "--model", "mlp", "--checkpoint-seconds", "0.2", "--every", "200", "-q", "--no-open")
-FORK = ("--rate", "2x", "--horizon", "20 updates", "--replicates", "2", "--json")
+TRAIN = ("train", "digits", "--model", "mlp", "--set", "checkpoint_seconds=0.2", "--every", "200", "--no-open")
+FORK = ("rate 2x", "--horizon", "20 updates", "--replicates", "2", "--json")
 TUNE = ("tune", "digits", "--model", "mlp", "--steps", "60", "--json")
 RUN = "runs/digits-mlp-1"
 
@@ -72,7 +72,7 @@ def test_a_resume_that_is_started_twice_is_one_training(begin: Any, tmp_path: Pa
     training = begin("together", *TRAIN, "--steps", "1500")
     until(lambda: [*(tmp_path / "together").glob("runs/*/checkpoints/step_*")])
     training.kill()
-    results = ended(*(begin("together", "resume", RUN, "-q", "--no-open") for _ in range(3)))
+    results = ended(*(begin("together", "resume", RUN, "--no-open") for _ in range(3)))
     for said in refused(results):
         assert "is being written by another process" in said or "there is nothing to resume" in said
     assert any(code == 0 for code, _ in results)

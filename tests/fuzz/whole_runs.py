@@ -17,10 +17,15 @@ from gradiometer import Estimate, Run, watch
 from gradiometer.convergence.trajectory.endpoint import NAME, Endpoint
 from gradiometer.drift.spikes.evidence import EVENT, Examined
 from gradiometer.jobs.job import Outcome
-from gradiometer.loop import BranchResult, ForkRecord, GoOn, Plan, Rate, Readout
+from gradiometer.loop import Rate
+from gradiometer.loop.branch import BranchResult
+from gradiometer.loop.changes.alternative import GoOn
 from gradiometer.loop.comparison.racing import Stop
 from gradiometer.loop.comparison.rungs import Rung
-from gradiometer.run import RunFolder
+from gradiometer.loop.readout import Readout
+from gradiometer.loop.recorded.plan import Plan
+from gradiometer.loop.recorded.record import ForkRecord
+from gradiometer.run.folder import RunFolder
 from gradiometer.storage.journal import plain
 
 ABOUT = Estimate.interval(0.5, 0.4, 0.6, level=0.9, method="Student", samples=20)

@@ -7,23 +7,16 @@ import sys
 import click
 
 from gradiometer import __version__
-from gradiometer.cli.batch import batch
 from gradiometer.cli.boundary import READER_ENDED, REFUSED, check_environment, ended_by_sigterm, report_error
-from gradiometer.cli.certify import certify
-from gradiometer.cli.compare import compare
 from gradiometer.cli.demo import demo
 from gradiometer.cli.doctor import doctor
 from gradiometer.cli.ensemble import ensemble
-from gradiometer.cli.export import export
 from gradiometer.cli.fork import fork
-from gradiometer.cli.lecture import lecture
-from gradiometer.cli.report import report
+from gradiometer.cli.learn import learn
+from gradiometer.cli.measure import measure
+from gradiometer.cli.recorded import runs
+from gradiometer.cli.renamed import answer
 from gradiometer.cli.resume import resume
-from gradiometer.cli.runs import runs
-from gradiometer.cli.sample import sample
-from gradiometer.cli.schedule import schedule
-from gradiometer.cli.selftest import selftest
-from gradiometer.cli.sharpness import sharpness
 from gradiometer.cli.show import show
 from gradiometer.cli.streams import Streams
 from gradiometer.cli.train import train
@@ -37,39 +30,32 @@ GRADIOMETER_DEBUG=1 adds the traceback to an error.
 """
 
 
-GONE = {
-    "split": "`split` is gone: it bought its choice for 1.5 to 3.25 trainings, and snapshots of one training are worth "
-    "as much where it pays. Use `gradiometer train --snapshots 5`, then `gradiometer ensemble`.",
-}
-"""Commands of the version before, and what to use now."""
-
-
 class Commands(click.Group):
-    """The commands. A name of the version before is answered with what to use now."""
+    """The commands in the order in which they are needed."""
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that the arguments name."""
-        if args[0] in GONE:
-            raise click.UsageError(GONE[args[0]], ctx)
-        return super().resolve_command(ctx, args)
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names."""
+        return list(self.commands)
 
 
 @click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="gradiometer")
-def gradiometer() -> None:
+@click.option("--trust", is_flag=True,
+              help="Import and call the code that a run names, though the run was made by another user or on another "
+              "machine.")  # fmt: skip
+@click.pass_context
+def gradiometer(context: click.Context, trust: bool) -> None:
     """Measure, with an error bar, what stochastic gradient descent does to a training run.
 
     Start with: gradiometer demo
     """
+    if trust:
+        from gradiometer.run.trust import trusting
+
+        context.with_resource(trusting())
 
 
-for verb in (
-    *(demo, train, tune, resume, show, report, runs, compare, export, fork),
-    *(batch, sharpness, schedule, certify, ensemble, sample),
-    *(doctor, lecture, selftest),
-):
+for verb in (demo, train, resume, tune, fork, measure, ensemble, runs, show, doctor, learn):
     gradiometer.add_command(verb)
 
 
@@ -95,6 +81,9 @@ def _run(arguments: list[str]) -> int:
             check_environment()
             code = gradiometer.main(args=arguments, standalone_mode=False, obj=arguments)
     except click.ClickException as error:
+        now = answer(arguments) if isinstance(error, click.UsageError) else None
+        if now is not None:
+            error = click.UsageError(now)
         error.show()
         sentence, code = error.format_message(), error.exit_code
     except click.Abort as error:

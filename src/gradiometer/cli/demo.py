@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gradiometer.cli.options import json_option, out_option, talk_options
+from gradiometer.cli.options import json_option, no_open_option, out_option
 
 if TYPE_CHECKING:
     from gradiometer.problems.problem import Problem
@@ -30,8 +30,8 @@ WITHOUT_ADVICE = ("rate 2x",)
 @click.command(epilog="Example: gradiometer demo --no-open --out runs")
 @out_option
 @json_option
-@talk_options
-def demo(out: Path, as_json: bool, quiet: bool, no_open: bool, fail_on: str | None) -> int:
+@no_open_option
+def demo(out: Path, as_json: bool, no_open: bool) -> int:
     """Train a small network on real handwritten digits, measure it, and try what it advises. Takes about half a minute.
 
     Every tenth step is measured, much more than the 2 % of the time that your own runs spend on it: a short training
@@ -44,14 +44,14 @@ def demo(out: Path, as_json: bool, quiet: bool, no_open: bool, fail_on: str | No
     from gradiometer.run.configuration import Configuration
 
     configuration = Configuration.from_mapping(DEMO, "")
-    with watching(quiet or as_json) as panel:
+    with watching(as_json) as panel:
         from gradiometer.problems.registry import load
         from gradiometer.train import train
 
         problem = load(configuration.problem, model=configuration.model)
         run = train(problem, configuration, out, panel)
-    _try_the_advice(run, problem, quiet=quiet or as_json)
-    return conclude(run, as_json=as_json, no_open=no_open, fail_on=fail_on)
+    _try_the_advice(run, problem, quiet=as_json)
+    return conclude(run, as_json=as_json, no_open=no_open, fail_on=None)
 
 
 def _try_the_advice(run: "Run", problem: "Problem", *, quiet: bool) -> None:

@@ -28,8 +28,10 @@ def doctor(path: Path, loss: str | None, level: float, fail_on: str | None, as_j
 
     PATH is a Hugging Face trainer_state.json, a CSV such as Lightning's metrics.csv, JSON lines such as W&B's, a Keras
     history as JSON, a run of MLflow, a TensorBoard event file, printed lines such as nanoGPT's, or a folder with one of
-    them. The command looks for NaN and inf in the loss or gradient, including those the log hides; spikes of the loss;
-    a staircase at the epochs; a plateau, as opposed to noise; and a learning rate that jumps at a resume.
+    them. The command names what limits the training by the rules of `watch`, as far as a log shows it: overfitting, a
+    schedule without a decay, with one that is too early or in the wrong unit, bursts, bad batches and jumps of the
+    loss. It also finds NaN and inf that the log hides, a staircase at the epochs, and a resume that lost its schedule.
+    Exit code 2 means that less than half of the lines were understood.
     """
     from gradiometer.cli.outcome import exit_code
     from gradiometer.logs.readers import read_log
@@ -51,6 +53,7 @@ def _print_json(log: "Log", findings: "tuple[Finding, ...]") -> None:
             "tool": log.tool,
             "columns": {name: len(column) for name, column in log.columns.items()},
             "notes": list(log.notes),
+            "understood": None if log.understood is None else list(log.understood),
             "findings": [as_dict(finding) for finding in findings],
         }
     )
@@ -61,6 +64,8 @@ def _tell(log: "Log", findings: "tuple[Finding, ...]") -> None:
 
     steps = max(int(column.steps.max()) for column in log.columns.values() if len(column))
     click.echo(filled(f"{log.path}: {log.tool}, {len(log.columns)} columns up to step {steps:,}."))
+    if log.understood is not None:
+        click.echo(filled(f"{log.understood[0]:,} of {log.understood[1]:,} lines understood."))
     for note in log.notes:
         click.echo(filled(f"note: {note}"))
     for finding in findings:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gradiometer.cli.options import json_option, trust_option
+from gradiometer.cli.completion import runs
+from gradiometer.cli.options import json_option
 
 if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="Example: gradiometer ensemble runs/digits-mlp-3 --against runs/digits-mlp-1 --export digits.pt2")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=runs)
 @click.option(
     "--against",
     type=click.Path(path_type=Path),
@@ -35,33 +36,25 @@ if TYPE_CHECKING:
     show_default=True,
     help="Points on the line in weight space from each snapshot to the last; 0 skips the error barriers.",
 )
-@click.option("--level", type=float, default=0.9, show_default=True, help="Confidence level of every interval.")
 @json_option
-@trust_option
-def ensemble(
-    run: Path, against: tuple[Path, ...], export: Path | None, points: int, level: float, as_json: bool
-) -> None:
+def ensemble(run: Path, against: tuple[Path, ...], export: Path | None, points: int, as_json: bool) -> None:
     """Average the predictions of the snapshots of RUN and score the average.
 
     A quarter of the test examples selects the number of snapshots and the calibration; the other examples are scored.
     The ensemble is compared with the last snapshot, with the average of the weights and with other runs; each
     difference is paired by example. The report is kept in the run and shown on its page.
     """
-    from gradiometer.errors import BadArgument
-
     if export is not None:
         from gradiometer.exploration.ensembles.export import check_file
 
         check_file(export)
-    if not 0 < level < 1:
-        raise BadArgument(f"`--level` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
     from gradiometer.cli.progress import working
     from gradiometer.report.page.page import keep
     from gradiometer.run.ensemble import evaluate_ensemble
     from gradiometer.verdict.words.exploration import ensemble_in_words
 
     with working("scoring the snapshots", quiet=as_json):
-        found = evaluate_ensemble(run, against, points=points, level=level)
+        found = evaluate_ensemble(run, against, points=points)
     report = found.report
     sentences = ensemble_in_words(report.finding(str(run)))
     if as_json:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.options import SEED, json_option, pool_option, trust_option
+from gradiometer.cli.completion import runs
+from gradiometer.cli.options import SEED, json_option, pool_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,21 +21,9 @@ DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
 """What is tried if nothing is asked for."""
 
 
-@click.command(epilog="Example: gradiometer fork runs/digits-cnn-1 --rate 0.5x,2x --batch 2x --pool processes")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--rate", default=None, metavar="0.5x,2x", help="The learning rate times these factors.")
-@click.option("--batch", default=None, metavar="2x,4x",
-              help="The batch times these factors, and the rate times the square root of each.")  # fmt: skip
-@click.option("--momentum", default=None, metavar="0.9,0.95", help="Other momenta.")
-@click.option("--weight-decay", default=None, metavar="0,1e-4", help="Other weight decays.")
-@click.option("--cool", is_flag=True, help="A cut of the rate to a tenth now.")
-@click.option("--clip", default=None, metavar="1,5", help="Gradients clipped to these norms.")
-@click.option("--skip", default=None, metavar="1200:1205", help="The batches of these steps left out; the last is not.")
-@click.option("--schedule", "schedules", multiple=True, metavar="SHAPE",
-              help="Another schedule from here on, such as 'Cosine(0.1, steps=500)'. May be repeated.")  # fmt: skip
-@click.option("--try", "texts", multiple=True, metavar="TEXT",
-              help="Any alternative, such as 'batch 4x, rate 4x' or 'rate 2x & momentum 0.95'. May be "
-              "repeated.")  # fmt: skip
+@click.command(epilog="Example: gradiometer fork runs/digits-cnn-1 'rate 0.5x' 'rate 2x' 'batch 2x, rate sqrt'")
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=runs)
+@click.argument("changes", nargs=-1, metavar="[CHANGE]...")
 @click.option("--advice", is_flag=True, help="What the findings of RUN advise.")
 @click.option("--spike", type=int, default=None, metavar="STEP",
               help="Why the loss spiked at this step: again, without these batches, at half the rate, clipped, and on "
@@ -56,12 +45,12 @@ DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
 @pool_option
 @click.option("--readout", type=click.Choice(["test_loss", "train_loss", "test_accuracy"]), default=None,
               help="What is compared. Default: the test loss, or without a test set the training loss.")  # fmt: skip
-@click.option("--level", type=float, default=None, help="Confidence level of the intervals. Default: that of RUN.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the data orders.")
 @json_option
-@trust_option
 def fork(
     run: Path,
+    changes: tuple[str, ...],
+    advice: bool,
     spike: int | None,
     at: int | None,
     horizon: str | None,
@@ -70,36 +59,34 @@ def fork(
     budget: float | None,
     pool: str,
     readout: str | None,
-    level: float | None,
     seed: int,
     as_json: bool,
-    **asked: Any,
 ) -> None:
     """Train RUN on from one of its steps in several ways, and compare where they end.
 
-    Each alternative is trained on the same data as going on as it is, and every branch ends with a rate of zero. If no
-    alternative is given, these are tried: half and twice the rate, and twice the batch with 1.41 times the rate.
+    Each CHANGE is trained on the same data as going on as it is, and every branch ends with a rate of zero. A CHANGE is
+    a text: 'rate 2x', 'batch 2x, rate sqrt', 'momentum 0.9', 'weight decay 0.01', 'clip 1', 'cool now',
+    'skip 1200:1205' (without the batches of these steps; the last is not), 'follow Cosine(0.1, steps=500)',
+    'AdamW(lr=0.001)', or several of them with & between, such as 'rate 2x & momentum 0.95'. If none is given, these are
+    tried: half and twice the rate, and twice the batch with 1.41 times the rate.
 
     RUN is not changed. The branches are kept in its folder forks/ and shown on its page. If the command is stopped, the
     same command continues; if it is repeated, it shows the result.
     """
-    from gradiometer.arguments import check_level
     from gradiometer.cli.branches import following, started
     from gradiometer.cli.spike import explain_spike
     from gradiometer.errors import BadArgument, Interrupted
     from gradiometer.loop.recorded.record import ForkRecord
     from gradiometer.run.reader import Run
 
-    if level is not None:
-        check_level(level)
     opened = Run.open(run)
     if spike is not None:
-        given = [at, horizon, replicates, budget, readout, *(value or None for value in asked.values())]
-        if any(value is not None for value in given):
+        given = [at, horizon, replicates, budget, readout]
+        if changes or advice or any(value is not None for value in given):
             raise BadArgument("`--spike` chooses the branches itself: leave out all other flags but --pool and --seed.")
         explain_spike(opened, spike, pool=pool, seed=seed, as_json=as_json)
         return
-    alternatives = _alternatives(opened, asked)
+    alternatives = _alternatives(opened, changes, advice)
     try:
         with started(pool) as where, following(quiet=as_json) as progress:
             from gradiometer.loop.forking import fork as train_fork
@@ -112,8 +99,7 @@ def fork(
             )  # fmt: skip
     except KeyboardInterrupt:
         raise Interrupted("stopped: the same command continues from the branches that are finished.") from None
-    level = opened.configuration.level if level is None else level
-    effects, record = found.effects(readout, level=level), ForkRecord.of(found)
+    effects, record = found.effects(readout, level=opened.configuration.level), ForkRecord.of(found)
     if as_json:
         from gradiometer.cli.outcome import printed_json
 
@@ -127,33 +113,18 @@ def fork(
         click.echo(f"page  {page}")
 
 
-def _alternatives(run: "Run", asked: dict[str, Any]) -> "tuple[Alternative, ...]":
-    """What the flags ask for, or the default."""
+def _alternatives(run: "Run", changes: tuple[str, ...], advice: bool) -> "tuple[Alternative, ...]":
+    """What is asked for, each once, or the default."""
     from gradiometer.errors import BadArgument
     from gradiometer.loop.changes.text import alternative_of
 
-    texts: list[tuple[str, str]] = []
-    for flag, form in (
-        ("rate", "rate {}x"),
-        ("batch", "batch {}x, rate sqrt"),
-        ("momentum", "momentum {}"),
-        ("weight_decay", "weight decay {}"),
-        ("clip", "clip {}"),
-        ("skip", "skip {}"),
-    ):
-        for value in (asked[flag] or "").split(",") if asked[flag] is not None else ():
-            texts.append((flag, form.format(value.strip().removesuffix("x"))))
-    texts += [("cool", "cool now")] * asked["cool"]
-    texts += [("schedule", f"follow {shape}") for shape in asked["schedules"]]
-    texts += [("try", text) for text in asked["texts"]]
     found = []
-    for flag, text in texts:
+    for text in changes:
         try:
             found.append(alternative_of(text))
         except BadArgument as error:
-            given = asked.get(flag) if isinstance(asked.get(flag), str) else text
-            raise BadArgument(f"`--{flag.replace('_', '-')}` {given} cannot be used: {error}") from None
-    if asked["advice"]:
+            raise BadArgument(f"`CHANGE` {text!r} cannot be used: {error}") from None
+    if advice:
         found += _advised(run)
     return tuple({one.name: one for one in found}.values()) or tuple(map(alternative_of, DEFAULTS))
 

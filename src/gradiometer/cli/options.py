@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from gradiometer.cli.completion import models
+from gradiometer.errors import BadArgument
 from gradiometer.run.configuration import Configuration
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -17,29 +19,74 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 SEED = click.IntRange(0, 2**63 - 1)
 """What a seed can be."""
 
-SHORT = {"learning_rate": ("--lr",), "batch_size": ("-b",), "epochs": ("-e",)}
+SHORT = {"learning_rate": ("--lr",), "epochs": ("-e",)}
 
 
-def configuration_options(*leave_out: str) -> Callable[[Command], Command]:
-    """One flag for every field of `Configuration`, with its docstring as the help text."""
+def configuration_options(*names: str) -> Callable[[Command], Command]:
+    """One flag for each of these fields of `Configuration`, with its docstring as the help text, and `--set`."""
     helps = _argument_texts(Configuration)
+    fields = {field.name: field for field in msgspec.structs.fields(Configuration)}
 
     def decorate(command: Command) -> Command:
-        for field in reversed(msgspec.structs.fields(Configuration)):
-            if field.name in leave_out:
-                continue
-            long = f"--{field.name.replace('_', '-')}"
-            declarations = (long, *SHORT.get(field.name, ()), field.name)
+        command = _set_option(command)
+        for name in reversed(names):
+            field = fields[name]
+            declarations = (f"--{name.replace('_', '-')}", *SHORT.get(name, ()), name)
             default = "" if field.default is None else f"  [default: {field.default}]"
-            text = helps.get(field.name, "") + default
-            if _kind(field.type) is bool:
-                option = click.option(f"{long}/--no-{long[2:]}", field.name, default=None, help=text)
-            else:
-                option = click.option(*declarations, type=_click_type(field.type), default=None, help=text)
+            option = click.option(
+                *declarations,
+                type=_click_type(field.type),
+                default=None,
+                help=helps.get(name, "") + default,
+                shell_complete=models if name == "model" else None,
+            )
             command = option(command)
         return command
 
     return decorate
+
+
+def _set_option(command: Command) -> Command:
+    """Add `--set`, for every field of `Configuration` that has no flag."""
+
+    def given(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
+        fields = {field.name: field for field in msgspec.structs.fields(Configuration)}
+        values = dict[str, Any]()
+        for text in texts:
+            key, equals, value = text.partition("=")
+            name = key.strip().replace("-", "_")
+            if not equals:
+                raise BadArgument(f"`--set` must be NAME=VALUE, such as --set nesterov=yes, got {text!r}.")
+            if name in values:
+                raise BadArgument(f"`--set` gives {name} twice: leave one of them out.")
+            # `Configuration` refuses an unknown name, and names the nearest one
+            values[name] = _converted(fields[name].type, value, option, context) if name in fields else value
+        return values
+
+    return click.option(
+        "--set", "settings", multiple=True, metavar="NAME=VALUE", callback=given,
+        help="Any other setting of a training, by its name in a TOML file, such as --set nesterov=yes. Repeatable. "
+        "They are listed in the reference, Configuration.",
+    )(command)  # fmt: skip
+
+
+def _converted(annotation: Any, text: str, option: click.Parameter, context: click.Context) -> Any:
+    """The value in a text, as the type of its field."""
+    kind = click.BOOL if _kind(annotation) is bool else click.types.convert_type(_click_type(annotation))
+    return kind.convert(text.strip(), option, context)
+
+
+def settings_of(flags: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a training that flags and `--set` give.
+
+    Raises:
+        BadArgument: A setting is given by its flag and by `--set`.
+    """
+    named = {name: value for name, value in flags.items() if name != "settings" and value is not None}
+    listed = flags.get("settings") or {}
+    for name in named.keys() & listed.keys():
+        raise BadArgument(f"`{name}` is given by its flag and by --set: leave one of them out.")
+    return named | listed
 
 
 def configuration_from(file: Path | None, flags: dict[str, Any]) -> Configuration:
@@ -50,7 +97,7 @@ def configuration_from(file: Path | None, flags: dict[str, Any]) -> Configuratio
 def given_by(file: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
     """The values that a TOML file and flags give, without defaults. Flags win over the file."""
     written = {} if file is None else Configuration.given_in(file)
-    return written | {name: value for name, value in flags.items() if value is not None}
+    return written | settings_of(flags)
 
 
 def out_option(command: Command) -> Command:
@@ -65,21 +112,6 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")(command)
 
 
-def trust_option(command: Command) -> Command:
-    """Add `--trust`, for code that a foreign run names."""
-
-    def given(context: click.Context, _: click.Parameter, value: bool) -> None:
-        if value:
-            from gradiometer.run.trust import trusting
-
-            context.with_resource(trusting())
-
-    return click.option(
-        "--trust", is_flag=True, expose_value=False, callback=given,
-        help="Import and call the code that RUN names, though RUN was made by another user or on another machine.",
-    )(command)  # fmt: skip
-
-
 def pool_option(command: Command) -> Command:
     """Add `--pool`, the place where independent pieces of work run."""
     return click.option(
@@ -88,20 +120,9 @@ def pool_option(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
-def talk_options(command: Command) -> Command:
-    """Add `--quiet`, `--no-open` and `--fail-on`."""
-    for option in (
-        click.option("-q", "--quiet", is_flag=True, help="Print nothing during training."),
-        click.option("--no-open", is_flag=True, help="Do not open the page in a browser."),
-        click.option(
-            "--fail-on",
-            type=click.Choice(["cannot tell", "look", "act"]),
-            default=None,
-            help="Exit with code 3 if a finding is at or above this state.",
-        ),
-    ):
-        command = option(command)
-    return command
+def no_open_option(command: Command) -> Command:
+    """Add `--no-open`."""
+    return click.option("--no-open", is_flag=True, help="Do not open the page in a browser.")(command)
 
 
 def _known_pool(_: click.Context, __: click.Parameter, text: str) -> str:

@@ -1,4 +1,4 @@
-"""`gradiometer show`: the page of a run, live."""
+"""`gradiometer show`: the findings of a run and its page, once or live."""
 
 import sys
 import webbrowser
@@ -7,20 +7,79 @@ from pathlib import Path
 
 import click
 
+from gradiometer.cli.completion import runs as runs_of
+from gradiometer.cli.options import json_option, no_open_option
+from gradiometer.errors import BadArgument
+
 
 @click.command(epilog="Example: gradiometer show runs/digits-cnn-1")
-@click.argument("runs", type=click.Path(path_type=Path), nargs=-1)
-@click.option("--port", type=int, default=0, help="Port to listen on. Default: any free port.")
-@click.option("--no-open", is_flag=True, help="Do not open the page in a browser.")
-def show(runs: tuple[Path, ...], port: int, no_open: bool) -> int:
-    """Show the page of RUNS during training. Default: the newest run in the folder runs.
+@click.argument("runs", type=click.Path(path_type=Path), shell_complete=runs_of, nargs=-1)
+@click.option("--live", is_flag=True,
+              help="Serve the page of RUNS to this machine alone, and update it while they continue, are killed or are "
+              "resumed. End it with Ctrl-C.")  # fmt: skip
+@click.option("--port", type=int, default=None, help="Port for --live. Default: any free port.")
+@click.option("--png", "charts", type=click.Path(path_type=Path), default=None, help="Folder for the charts, as PNG.")
+@click.option("--gauge", "gauges", multiple=True, metavar="MODULE:CLASS",
+              help="A custom gauge that the run was measured with.")  # fmt: skip
+@no_open_option
+@json_option
+def show(
+    runs: tuple[Path, ...],
+    live: bool,
+    port: int | None,
+    charts: Path | None,
+    gauges: tuple[str, ...],
+    no_open: bool,
+    as_json: bool,
+) -> int:
+    """Print the findings of a run, finished or not, write its page and open it; with --live, serve the page.
 
-    The page is served only to this machine, under an address that nobody can guess. It is updated while the run
-    continues, is killed or is resumed. Training is not affected: the command only reads files. End it with Ctrl-C.
+    RUNS are the folders of runs; one without --live. Default: the newest run in the folder runs. Training is not
+    affected: the command only reads files of the run.
     """
+    if live:
+        if charts is not None or gauges or as_json:
+            raise BadArgument("`--live` serves the page: leave out --png, --gauge and --json.")
+        return _serve(runs or _newest(), port or 0, no_open)
+    if port is not None:
+        raise BadArgument("`--port` is where --live serves the page: give --live, too.")
+    if len(runs) > 1:
+        raise BadArgument(f"`RUNS` must be one run without --live, got {len(runs)}: `gradiometer runs` lists several.")
+    _report((runs or _newest())[0], charts, gauges, no_open=no_open, as_json=as_json)
+    return 0
+
+
+def _report(path: Path, charts: Path | None, gauges: tuple[str, ...], *, no_open: bool, as_json: bool) -> None:
+    """Print the findings of a run, and write its page."""
+    from gradiometer.cli.outcome import as_object, printed_json, tell, tell_place
+    from gradiometer.gauges import imported_gauge
+    from gradiometer.report.page.page import write_charts, write_page
+    from gradiometer.report.sections.catalogue import sections
+    from gradiometer.run.reader import Run
+    from gradiometer.verdict.diagnosis import diagnose
+
+    run = Run.open(path, gauges=[type(imported_gauge(name)) for name in gauges])
+    diagnosis = diagnose(run)
+    shown = sections(run, diagnosis)
+    if as_json:
+        with printed_json(as_object(run, diagnosis) | {"charts": []}) as result:
+            result["report"] = write_page(run, diagnosis, shown=shown)
+            result["charts"] = write_charts(run, diagnosis, charts, shown=shown) if charts is not None else []
+        return
+    tell(run, diagnosis, shown)
+    page = write_page(run, diagnosis, shown=shown)
+    tell_place(run, page)
+    for chart in write_charts(run, diagnosis, charts, shown=shown) if charts is not None else []:
+        click.echo(f"chart {chart}")
+    if not no_open and sys.stdout.isatty():
+        webbrowser.open(page.resolve().as_uri())
+
+
+def _serve(runs: tuple[Path, ...], port: int, no_open: bool) -> int:
+    """Serve the pages until Ctrl-C. The address is one that nobody can guess."""
     from gradiometer.report.live.serve import Live
 
-    live = Live(runs or _newest(), port)
+    live = Live(runs, port)
     click.echo(f"{', '.join(followed.name for followed in live.followed)}  {live.address}")
     click.echo("Press Ctrl-C to end.", err=True)
     if not no_open and sys.stdout.isatty():

@@ -5,11 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.options import configuration_from, configuration_options, json_option, out_option, talk_options
+from gradiometer.cli.completion import problems
+from gradiometer.cli.options import (
+    configuration_from,
+    configuration_options,
+    json_option,
+    no_open_option,
+    out_option,
+    settings_of,
+)
 from gradiometer.cli.tune import (
     BUDGET,
     CHOSEN,
-    SEVERAL,
     configuration_to_tune,
     counts,
     one_of,
@@ -30,7 +37,7 @@ MOST_OF_A_RACE = 2.5
 
 
 @click.command(epilog="Example: gradiometer train fashion-mnist --model cnn --epochs 2 --lr 0.1")
-@click.argument("problem", required=False)
+@click.argument("problem", required=False, shell_complete=problems)
 @click.option(
     "--config",
     "file",
@@ -47,20 +54,23 @@ MOST_OF_A_RACE = 2.5
               "which may halve or double the rate: 2.5 pays for the first of them, 4 for all.  "
               f"[default: {BUDGET}]")  # fmt: skip
 @several_options
-@configuration_options("problem", *SEVERAL)
+@configuration_options(
+    "model", "learning_rate", "epochs", "steps", "schedule", "snapshots", "cool", "accumulation", "budget", "gauges",
+    "every", "seed", "device",
+)  # fmt: skip
 @out_option
 @json_option
-@talk_options
+@no_open_option
+@click.option("--fail-on", type=click.Choice(["cannot tell", "look", "act"]), default=None,
+              help="Exit with code 3 if a finding is at or above this state.")  # fmt: skip
 def train(
     problem: str | None,
     file: Path | None,
     name: str | None,
     tuning: bool,
     tune_budget: float | None,
-    aim: str | None,
     out: Path,
     as_json: bool,
-    quiet: bool,
     no_open: bool,
     fail_on: str | None,
     **flags: Any,
@@ -74,12 +84,12 @@ def train(
     from gradiometer.cli.panel import watching
 
     flags["problem"] = problem
-    quiet = quiet or as_json or follows()
+    quiet = as_json or follows()
     if tune_budget is not None and not tuning:
         raise BadArgument("`--tune-budget` is about the tuning before the training: give --tune, too.")
     budget = BUDGET if tune_budget is None else tune_budget
-    made = _tuned(file, flags, aim, budget, out, quiet) if tuning else None
-    configuration = _plain(file, flags, aim) if made is None else made.configuration
+    made = _tuned(file, flags, budget, out, quiet) if tuning else None
+    configuration = _plain(file, flags) if made is None else made.configuration
     with watching(quiet) as panel:
         from gradiometer.problems.registry import load
         from gradiometer.train import train as start
@@ -92,10 +102,8 @@ def train(
     return conclude(run, as_json=as_json, no_open=no_open, fail_on=fail_on)
 
 
-def _plain(file: Path | None, flags: dict[str, Any], aim: str | None) -> "Configuration":
+def _plain(file: Path | None, flags: dict[str, Any]) -> "Configuration":
     """The configuration of a training without a tuning, in which no flag has several values."""
-    if aim is not None:
-        raise BadArgument("`--aim` chooses between batch sizes before the training: give --tune, too.")
     several = several_in(flags)
     for name, count in counts(several).items():
         if count > 1:
@@ -103,20 +111,23 @@ def _plain(file: Path | None, flags: dict[str, Any], aim: str | None) -> "Config
     return configuration_from(file, {**flags, **one_of(several)})
 
 
-def _tuned(
-    file: Path | None, flags: dict[str, Any], aim: str | None, budget: float, out: Path, quiet: bool
-) -> "ProblemTuned":
+def _tuned(file: Path | None, flags: dict[str, Any], budget: float, out: Path, quiet: bool) -> "ProblemTuned":
     """The tuning before the training."""
     from gradiometer.cli.outcome import follows
 
-    if given := [f"--{name.replace('_', '-')}" for name in CHOSEN if flags[name] is not None]:
-        raise BadArgument(f"`--tune` chooses the rate itself: leave out {', '.join(given)}.")
+    given = settings_of(flags)
+    if chosen := [f"--{name.replace('_', '-')}" for name in CHOSEN if name in given]:
+        raise BadArgument(f"`--tune` chooses the rate itself: leave out {', '.join(chosen)}.")
     if follows():
         raise BadArgument("`--tune` works in one process: tune first, then give the file that it writes by --config.")
     several = several_in(flags)
+    if counts(several)["batch_size"] > 1:
+        raise BadArgument(
+            "`--tune` takes one batch size: choose it with `gradiometer tune --aim`, and give its file by --config."
+        )
     configuration = configuration_to_tune(file, {**flags, **one_of(several)})
     share = min(budget, MOST_OF_A_RACE if max(counts(several).values()) > 1 else BUDGET)
-    made = tuned(configuration, out, share, "here", quiet=quiet, **several, aim=aim)
+    made = tuned(configuration, out, share, "here", quiet=quiet, **several, aim=None)
     if not quiet:
         tell_tuned(made)
         click.echo()

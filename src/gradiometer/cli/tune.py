@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from gradiometer.cli.completion import problems
 from gradiometer.cli.options import configuration_options, given_by, json_option, out_option, pool_option
 from gradiometer.errors import BadArgument
 from gradiometer.run.configuration import Configuration
@@ -13,12 +14,12 @@ from gradiometer.run.configuration import Configuration
 if TYPE_CHECKING:
     from gradiometer.tuning.of_problem import ProblemTuned
 
-LEFT_OUT = (
-    *("problem", "learning_rate", "schedule", "snapshots", "cool", "accumulation", "parts", "probe", "budget"),
-    *("gauges", "check_edge", "check_endpoint", "every", "level", "checkpoint_seconds", "keep_checkpoints"),
-    *("checkpoint_at", "optimizer", "momentum", "weight_decay", "batch_size", "guard", "fork_budget"),
+UNUSED = (
+    *("learning_rate", "schedule", "snapshots", "cool", "accumulation", "parts", "probe", "budget", "gauges"),
+    *("check_edge", "check_endpoint", "every", "level", "checkpoint_seconds", "keep_checkpoints", "checkpoint_at"),
+    *("guard", "fork_budget"),
 )
-"""Settings that tuning chooses or does not use."""
+"""Settings that tuning chooses or does not use, so that `--set` refuses them."""
 
 BUDGET = 1.3
 """Default budget, in units of the training."""
@@ -36,20 +37,17 @@ MOMENTUM = {"momentum": 0.9, "nesterov": True}
 
 
 def several_options(command: Command) -> Command:
-    """Add the flags that take several values with commas between them, and `--aim`."""
+    """Add the flags of which a tuning takes several values with commas between them."""
     for option in (
-        click.option("--aim", type=click.Choice(["examples", "time"]), default=None,
-                     help="What is the same for several batch sizes of a tuning: the examples of the training, or its "
-                     "time on this machine, by measured step times. The length given is that at the first size."),
         click.option("--batch-size", "--batch", "-b", "batch_size", metavar="SIZES", default=None,
-                     help="Batch size B. A tuning takes several with commas, such as 32,64,128, to choose from for an "
-                     "--aim.  [default: 32]"),
+                     help="Batch size B. `gradiometer tune` takes several with commas, such as 32,64,128, to choose "
+                     "from for an --aim.  [default: 32]"),
         click.option("--weight-decay", metavar="NUMBERS", default=None,
                      help="Weight decay: this times the parameters is added to ĝ; with adamw, this times η times the "
                      "parameters is subtracted from them. A tuning takes several with commas, such as 0,1e-4, and "
                      "chooses by training loss, which often is lowest for the smallest.  [default: 0]"),
         click.option("--momentum", metavar="NUMBERS", default=None,
-                     help="Momentum of SGD in [0, 1): heavy ball unless --nesterov is given. A tuning takes several "
+                     help="Momentum of SGD in [0, 1): heavy ball unless --set nesterov=yes. A tuning takes several "
                      "with commas, such as 0,0.9.  [default: 0; of a tuning 0.9, Nesterov]"),
         click.option("--optimizer", metavar="NAMES", default=None,
                      help="sgd, adamw with PyTorch's defaults for β and ε, or schedulefree: schedule-free SGD. A "
@@ -61,14 +59,17 @@ def several_options(command: Command) -> Command:
 
 
 @click.command(epilog="Example: gradiometer tune digits --model cnn --epochs 5 --budget 1.0")
-@click.argument("problem", required=False)
+@click.argument("problem", required=False, shell_complete=problems)
 @click.option("--config", "file", type=click.Path(path_type=Path),
               help="TOML file with the same names as the flags. Flags win over it.")  # fmt: skip
 @click.option("--budget", type=float, default=BUDGET, show_default=True, metavar="RUNS",
               help="The most that tuning may cost, in units of the training. With 2.6, every rate is tried on two data "
               "orders, which gives intervals.")  # fmt: skip
+@click.option("--aim", type=click.Choice(["examples", "time"]), default=None,
+              help="What is the same for several batch sizes: the examples of the training, or its time on this "
+              "machine, by measured step times. The length given is that at the first size.")  # fmt: skip
 @several_options
-@configuration_options(*LEFT_OUT)
+@configuration_options("model", "epochs", "steps")
 @pool_option
 @out_option
 @json_option
@@ -93,6 +94,9 @@ def tune(
     quadratic, double-well, counterexample, or your own as module:function. If the command is stopped, the same command
     continues.
     """
+    for name in flags["settings"]:
+        if name in UNUSED:
+            raise BadArgument(f"`--set` {name}: a tuning chooses or does not use it: leave it out.")
     several = several_in(flags)
     configuration = configuration_to_tune(file, {"problem": problem, **flags, **one_of(several)})
     made = tuned(configuration, out, budget, pool, quiet=as_json, **several, aim=aim)

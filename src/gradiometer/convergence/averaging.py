@@ -29,7 +29,7 @@ from gradiometer.measurement.untouched import in_eval_mode
 from gradiometer.randomness import untouched_randomness
 
 
-def tracked(model: nn.Module) -> list[_BatchNorm]:
+def tracking_layers(model: nn.Module) -> list[_BatchNorm]:
     """The BatchNorm layers with running statistics."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
 
@@ -60,7 +60,7 @@ def refresh_batch_norm(
 
     Source: pooled mean and variance: Chan, Golub & LeVeque (1983), Algorithms for Computing the Sample Variance.
     """
-    layers = tracked(model)
+    layers = tracking_layers(model)
     if not layers:
         return
     pooled = {layer: _Pooled() for layer in layers}

@@ -45,9 +45,9 @@ def spectral_density(
     Ghorbani, Krishnan & Xiao (2019), An Investigation into Neural Net Optimization via Hessian Eigenvalue Density.
 
     Example:
-        >>> from gradiometer.drift.operator import Product
+        >>> from gradiometer.drift.operator import VectorProduct
         >>> matrix = torch.diag(torch.tensor([-1.0, 0.1, 0.2, 3.0]))
-        >>> operator = Product(lambda vectors: vectors @ matrix, like=torch.zeros(4))
+        >>> operator = VectorProduct(lambda vectors: vectors @ matrix, like=torch.zeros(4))
         >>> density = spectral_density(operator, probes=64, generator=torch.Generator().manual_seed(0))
         >>> print(density.share_below(0.0))  # one direction in four curves down
         0.250 [0.250, 0.314]

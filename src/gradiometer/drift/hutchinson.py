@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.drift.lanczos import UNIT, Eigenvalues
-from gradiometer.drift.operator import Mean, Symmetric, empty_rows, images, orthogonalised, random_vectors
+from gradiometer.drift.operator import Mean, Symmetric, empty_rows, images, orthogonalise, random_vectors
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
@@ -55,9 +55,9 @@ def trace(
 
     Example:
         >>> from gradiometer.drift.lanczos import eigenvalues
-        >>> from gradiometer.drift.operator import Product
+        >>> from gradiometer.drift.operator import VectorProduct
         >>> matrix = torch.ones(20, 20) + torch.eye(20)  # its trace is 40
-        >>> operator = Product(lambda vectors: vectors @ matrix, like=torch.zeros(20))
+        >>> operator = VectorProduct(lambda vectors: vectors @ matrix, like=torch.zeros(20))
         >>> generator = torch.Generator().manual_seed(0)
         >>> print(trace(operator, probes=16, generator=generator))
         43.2 [31.9, 54.6] loss / parameter²
@@ -92,7 +92,7 @@ def _forms(
     """vᵀHv of every part times its share, for separate random vectors orthogonal to the rows."""
     forms = []
     for share, part in operator.parts() if isinstance(operator, Mean) else [(1.0, operator)]:
-        vectors = orthogonalised(random_vectors(operator, probes, generator, "rademacher"), rows)
+        vectors = orthogonalise(random_vectors(operator, probes, generator, "rademacher"), rows)
         forms.append(share * (images(part, vectors) * vectors).sum(dim=1, dtype=torch.float64).cpu().numpy())
     return np.stack(forms)
 
@@ -104,6 +104,6 @@ def _range(
     if not sketch:
         return known[:0]
     seen = images(operator, random_vectors(operator, sketch, generator, "rademacher"))
-    rows = torch.linalg.qr(orthogonalised(seen, known).T).Q.T
-    fresh: Tensor = torch.linalg.qr(orthogonalised(rows, known).T).Q.T
+    rows = torch.linalg.qr(orthogonalise(seen, known).T).Q.T
+    fresh: Tensor = torch.linalg.qr(orthogonalise(rows, known).T).Q.T
     return fresh

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.drift.operator import Symmetric, empty_rows, images, orthogonalised, random_vectors
+from gradiometer.drift.operator import Symmetric, empty_rows, images, orthogonalise, random_vectors
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.measurement.estimate import Estimate
 
@@ -80,8 +80,8 @@ def eigenvalues(
     residual and restarts: Stathopoulos & Saad (1998), Restarting Techniques for the (Jacobi-)Davidson Methods.
 
     Example:
-        >>> from gradiometer.drift.operator import Product
-        >>> operator = Product(lambda vectors: vectors * torch.arange(50.0), like=torch.zeros(50))  # 0, 1, …, 49
+        >>> from gradiometer.drift.operator import VectorProduct
+        >>> operator = VectorProduct(lambda vectors: vectors * torch.arange(50.0), like=torch.zeros(50))  # 0, 1, …, 49
         >>> ends = eigenvalues(operator, largest=2, smallest=1, generator=torch.Generator().manual_seed(0))
         >>> [round(end.value) for end in (*ends.largest, *ends.smallest)], ends.converged
         ([49, 48, 0], True)
@@ -150,7 +150,7 @@ class _Basis:
         """Add the new part of this direction as a row, or of a random direction if nothing is new."""
         vector = self._new_part(direction)
         vector = vector / vector.norm()
-        vector = orthogonalised(vector, self.vectors)
+        vector = orthogonalise(vector, self.vectors)
         vector = vector / vector.norm()
         image = images(self._operator, vector)
         self._reserve()
@@ -165,7 +165,7 @@ class _Basis:
         # 8: directions that are tried for a new row. In all tests the first random one was new; the
         # end must not depend on it.
         for _ in range(8):
-            vector = orthogonalised(direction[None], self.vectors)
+            vector = orthogonalise(direction[None], self.vectors)
             if vector.norm() > 1e3 * torch.finfo(vector.dtype).eps * direction.norm():
                 return vector
             direction = random_vectors(self._operator, 1, self._generator)[0]

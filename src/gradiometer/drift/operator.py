@@ -91,7 +91,7 @@ def images(operator: Symmetric, vectors: Float[Tensor, "probes params"]) -> Floa
     return found
 
 
-def orthogonalised(
+def orthogonalise(
     vectors: Float[Tensor, "probes params"], basis: Float[Tensor, "basis params"]
 ) -> Float[Tensor, "probes params"]:
     """Each row minus its projection onto the span of orthonormal rows; done twice because of rounding."""

@@ -12,7 +12,7 @@ from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, RunFacts
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
-from gradiometer.measurement.uncertainty.arithmetic import transformed
+from gradiometer.measurement.uncertainty.arithmetic import transform
 
 NEAR = 4.0
 """Within this factor of the noise scale a batch trades updates for examples about evenly."""
@@ -173,10 +173,10 @@ def for_the_optimizer(found: Finding, run: RunFacts) -> Finding:  # noqa: PLR091
     if settings is None:
         return found
     if settings.family == "adaptive" and PRECONDITIONED in run.measured:
-        return changed(found, "batch_outranked", State.OK, {"optimizers": settings.names})
+        return with_claim(found, "batch_outranked", State.OK, {"optimizers": settings.names})
     if settings.family == "other":
         known = settings.names != (UNKNOWN_OPTIMIZER,)
-        return changed(found, "batch_unforeseen", State.CANNOT_TELL, {"optimizers": settings.names if known else ()})
+        return with_claim(found, "batch_unforeseen", State.CANNOT_TELL, {"optimizers": settings.names if known else ()})
     if settings.family == "adaptive":
         adaptive = _with(found, facts={"optimizers": settings.names}, doubts=(Doubt("no_single_rate"),))
         return adaptive if found.claim == "batch_near" else with_a_bracket(adaptive, settings, round(batch))
@@ -187,7 +187,7 @@ def for_the_optimizer(found: Finding, run: RunFacts) -> Finding:  # noqa: PLR091
 
 def impossible(found: Finding, examples: int) -> Finding:
     """The claim that twice the batch would be more than all examples."""
-    return changed(found, "batch_of_all", State.OK, {"examples": examples})
+    return with_claim(found, "batch_of_all", State.OK, {"examples": examples})
 
 
 def _with_a_forecast(
@@ -197,7 +197,7 @@ def _with_a_forecast(
     larger = found.claim == "batch_small"
     size = round(2 * batch) if larger else max(int(batch // 2), 1)
     updates = relative_updates([scale], round(batch), size)
-    examples = transformed(updates, lambda factor: factor * size / batch)
+    examples = transform(updates, lambda factor: factor * size / batch)
     cure = [change_of(size / batch, 1 / updates.value)]
     doubts = found.doubts
     if larger:
@@ -253,7 +253,7 @@ def yardstick(examples: float) -> str:
     return f"shorter {1 / examples:.3g}x"
 
 
-def changed(found: Finding, claim: str, state: State, facts: dict[str, Any]) -> Finding:
+def with_claim(found: Finding, claim: str, state: State, facts: dict[str, Any]) -> Finding:
     """Another claim from the same numbers, without a cure and doubts."""
     return Finding(found.gauge, found.issue, claim, state, found.numbers, {**found.facts, **facts})
 

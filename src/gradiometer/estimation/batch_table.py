@@ -20,7 +20,7 @@ from typing import Any
 
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.arithmetic import average, product, transformed
+from gradiometer.measurement.uncertainty.arithmetic import average, product, transform
 
 LARGEST_FACTOR = 16
 """The table spans a 16th of the present batch to 16 times it."""
@@ -48,7 +48,7 @@ def relative_updates(noise_scales: Sequence[Estimate], present: int, other: int)
             raise BadArgument(f"`{name}` must be at least 1 example, got {value}.")
     if present == other:
         return Estimate.exact(1.0)
-    return average([transformed(scale, lambda noise: _ratio(noise, present, other)) for scale in noise_scales])
+    return average([transform(scale, lambda noise: _ratio(noise, present, other)) for scale in noise_scales])
 
 
 def _ratio(noise_scale: float, present: int, other: int) -> float:
@@ -123,9 +123,9 @@ class BatchTable:
             rows.append(
                 BatchRow(
                     batch_size=size,
-                    learning_rate=transformed(updates, lambda factor: learning_rate / factor, unit="learning rate"),
+                    learning_rate=transform(updates, lambda factor: learning_rate / factor, unit="learning rate"),
                     updates=updates,
-                    examples=transformed(updates, partial(mul, size / present)),
+                    examples=transform(updates, partial(mul, size / present)),
                     time=None if time is None else product(updates, time),
                 )
             )

@@ -13,7 +13,7 @@ from gradiometer.measurement.estimate import Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import Moments, Series
-from gradiometer.measurement.uncertainty.arithmetic import transformed
+from gradiometer.measurement.uncertainty.arithmetic import transform
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
@@ -60,7 +60,7 @@ class HeavyExamples(Gauge):
         ratio = series.ratio(moments["square"], moments["pair"], level=level)
         return {
             "top_tenth_share": series.ratio(moments["top_tenth"], moments["mean"], level=level),
-            "norm_variation": replace(transformed(ratio, lambda square: max(square - 1, 0.0)), high=math.inf),
+            "norm_variation": replace(transform(ratio, lambda square: max(square - 1, 0.0)), high=math.inf),
             "example_norm_squared": series.mean(moments["mean"], level=level, unit=self.unit),
         }
 

@@ -10,12 +10,12 @@ from jaxtyping import Float
 
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import judge_batch_size
-from gradiometer.estimation.noise_readings import ReadingSource, averaged, source_of
+from gradiometer.estimation.noise_readings import ReadingSource, means_of_neighbours, source_of
 from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import GradientOf, Moments, Series, Spread, check_gradient_of
-from gradiometer.measurement.uncertainty.arithmetic import transformed
+from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.heavy_tails import Tails
 from gradiometer.measurement.uncertainty.now import SIGNAL_PRIOR
 
@@ -52,7 +52,8 @@ class GradientNoise(Gauge):
     E‖ĝ‖² = ‖g‖² + E‖ĝ − g‖², whose square root is close to E‖ĝ‖ if the noise has many directions.
 
     Example:
-        >>> from gradiometer import Draw, GradientNoise, Reading, Sampling, Series
+        >>> from gradiometer import Draw, GradientNoise, Sampling, Series
+        >>> from gradiometer.measurement.reading import Reading
         >>> moments = [{"gradient_variance": [8.0 + i % 3], "gradient_norm_squared": [0.1]} for i in range(60)]
         >>> readings = [Reading("noise", i, batch_size=32, learning_rate=0.1, moments=m) for i, m in enumerate(moments)]
         >>> estimates = GradientNoise().estimate(Series.of(readings, Sampling(Draw.FRESH)))
@@ -99,7 +100,7 @@ class GradientNoise(Gauge):
 
         For each layer: its noise scale and its share of tr Σ.
         """
-        series = averaged(series)
+        series = means_of_neighbours(series)
         source = source_of(series)
         variance, norm_squared, error = of_the_gradient_meant(
             source.variance, source.norm_squared, series, self.gradient_of
@@ -110,7 +111,7 @@ class GradientNoise(Gauge):
         noise_to_signal = series.ratio(
             error.sum(axis=1), whole[1], level=level, prior=source.prior, rare_noise=rare_noise
         )
-        signal_to_noise = transformed(noise_to_signal, _inverse)
+        signal_to_noise = transform(noise_to_signal, _inverse)
         shares = {
             f"noise_share/{layer}": series.ratio(variance[:, place], whole[0], level=level)
             for place, layer in enumerate(_layers(series, variance))
@@ -121,7 +122,7 @@ class GradientNoise(Gauge):
             "gradient_norm_squared": series.mean(whole[1], level=level, unit=self.unit, prior=SIGNAL_PRIOR),
             "signal_to_noise": signal_to_noise,
             "noise_variation": variation_of(whole[0]),
-            "cosine": transformed(signal_to_noise, cosine),
+            "cosine": transform(signal_to_noise, cosine),
             "batch_size": Estimate.exact(series.usual_batch_size, unit="examples"),
             **shares,
         }

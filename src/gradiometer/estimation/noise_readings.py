@@ -39,7 +39,7 @@ class ReadingSource:
     doubts: tuple["ReadingSource", ...] = ()
 
 
-def averaged(series: Series) -> Series:
+def means_of_neighbours(series: Series) -> Series:
     """The same with at most 96 readings if they are from products: each the mean of some neighbours.
 
     Single products are mostly noise, and readings are weighed by the size of their neighbours.

@@ -14,7 +14,7 @@ from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import GradientOf, Moments, Series, check_gradient_of
-from gradiometer.measurement.uncertainty.arithmetic import transformed
+from gradiometer.measurement.uncertainty.arithmetic import transform
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
@@ -111,4 +111,4 @@ class NoiseShape(Gauge):
 
 def _root(square: Estimate) -> Estimate:
     """The square root of an estimate whose true value cannot be negative."""
-    return transformed(square, lambda ratio: math.sqrt(max(ratio, 0.0)))
+    return transform(square, lambda ratio: math.sqrt(max(ratio, 0.0)))

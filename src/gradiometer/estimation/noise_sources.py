@@ -11,7 +11,7 @@ from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import Moments, Series
-from gradiometer.measurement.uncertainty.arithmetic import transformed
+from gradiometer.measurement.uncertainty.arithmetic import transform
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
@@ -59,7 +59,7 @@ class NoiseSources(Gauge):
 
         def share(part: np.ndarray, whole: np.ndarray) -> Estimate:
             ratio = series.ratio(part, whole, level=level)
-            return transformed(ratio, lambda share: min(share, 1.0))
+            return transform(ratio, lambda share: min(share, 1.0))
 
         by_layer = {
             f"drawn_share/{layer}": share(drawn[:, place], variance[:, place])

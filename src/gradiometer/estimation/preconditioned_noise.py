@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gradiometer.errors import BadArgument
-from gradiometer.estimation.batch_advice import changed, impossible, judge_batch_size, with_a_bracket
+from gradiometer.estimation.batch_advice import impossible, judge_batch_size, with_a_bracket, with_claim
 from gradiometer.estimation.noise import noise_moments, noise_scales, of_the_gradient_meant, variation_of
-from gradiometer.estimation.noise_readings import averaged, source_of
+from gradiometer.estimation.noise_readings import means_of_neighbours, source_of
 from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
@@ -53,7 +53,8 @@ class PreconditionedNoise(Gauge):
     predicted over branched 1.11 in the geometric mean and 1.63 at most, where tr Σ/‖g‖² had 0.70 and 2.6.
 
     Example:
-        >>> from gradiometer import Draw, Reading, Sampling, Series, say
+        >>> from gradiometer import Draw, Sampling, Series, say
+        >>> from gradiometer.measurement.reading import Reading
         >>> from gradiometer.estimation import PreconditionedNoise
         >>> name, gauge = "preconditioned_noise", PreconditionedNoise(tokens=128)
         >>> moments = [{"variance": [8.0 + i % 3], "norm_squared": [0.1]} for i in range(60)]
@@ -105,7 +106,7 @@ class PreconditionedNoise(Gauge):
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """The noise scale, also by layer; tr(PΣ) and its variation; gᵀPg; B; in a cool-down, η over its peak."""
-        series = averaged(series)
+        series = means_of_neighbours(series)
         source = source_of(series, "variance", "norm_squared")
         variance, norm_squared, _ = of_the_gradient_meant(
             source.variance, source.norm_squared, series, self.gradient_of
@@ -132,13 +133,13 @@ class PreconditionedNoise(Gauge):
             return found
         cooled = estimates.get("cool_down")
         if cooled is not None:
-            return changed(found, "batch_in_cool_down", State.CANNOT_TELL, {"cooled": cooled.value})
+            return with_claim(found, "batch_in_cool_down", State.CANNOT_TELL, {"cooled": cooled.value})
         is_uncertain = scale.low <= VALID * batch.value and scale.high >= batch.value / VALID
         if found.claim == "batch_near" or not is_uncertain:
             return self._with_rates(replace(found, doubts=(TRIALS,)), batch.value, run)
         if not math.isfinite(scale.high):
-            return changed(found, "batch_not_large", State.CANNOT_TELL, {})
-        return replace(changed(found, "batch_within_validity", State.OK, {}), doubts=(TRIALS,))
+            return with_claim(found, "batch_not_large", State.CANNOT_TELL, {})
+        return replace(with_claim(found, "batch_within_validity", State.OK, {}), doubts=(TRIALS,))
 
     def _with_rates(self, found: Finding, batch: float, run: RunFacts) -> Finding:
         """The claim about B with what belongs to another one: a range of rates, or that there are too few examples."""

@@ -1,4 +1,3 @@
 from .huggingface import HuggingFaceCallback as HuggingFaceCallback
 from .lightning import LightningCallback as LightningCallback
 from .norms import NormsWatch as NormsWatch
-from .trackers import Trackers as Trackers

@@ -1,4 +1,3 @@
-from .log import Column as Column
 from .log import Log as Log
 from .readers import read_log as read_log
 from .verdicts import log_findings as log_findings

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gradiometer.errors import BadArgument
-from gradiometer.logs.log import Log, columns_of
+from gradiometer.logs.log import HELD_OUT, Log, columns_of
 
 Row = dict[str, Any]
 
@@ -31,6 +31,10 @@ def read_json(path: Path, text: str, loss: str | None, supported: str) -> Log | 
     if isinstance(whole, dict) and (history := _history(whole)):
         columns, notes = columns_of(history)
         return Log(str(path), "Keras", columns, notes, loss)
+    if isinstance(whole, list) and whole and all(isinstance(row, list) and len(row) == 3 for row in whole):
+        # TensorBoard's download of one scalar: wall time, step, value
+        columns, notes = columns_of([{"step": step, named_after(path): value} for _, step, value in whole])
+        return Log(str(path), "TensorBoard's export", columns, notes, loss)
     if isinstance(whole, list):
         rows, torn = [row for row in whole if isinstance(row, dict)], 0
     elif isinstance(whole, dict) and "\n" in text.strip():
@@ -40,11 +44,12 @@ def read_json(path: Path, text: str, loss: str | None, supported: str) -> Log | 
     if not rows or torn > len(rows):
         return None
     columns, notes = columns_of(rows)
-    if torn:
-        notes += (
-            f"{torn} line{'s' * (torn > 1)} could not be read as JSON and {'was' if torn == 1 else 'were'} skipped.",
-        )
-    return Log(str(path), "JSON lines", columns, notes, loss)
+    return Log(str(path), "JSON lines", columns, notes, loss, (len(rows), len(rows) + torn))
+
+
+def named_after(path: Path) -> str:
+    """The name of the only column of a file: a loss, on held-out examples if the file's name says so."""
+    return "val_loss" if HELD_OUT.search(path.stem) else "loss"
 
 
 def _history(whole: Row) -> list[Row]:

@@ -12,10 +12,11 @@ from jaxtyping import Float, Int
 from gradiometer.errors import BadArgument
 
 HELD_OUT = re.compile(r"(^|[/_\-. ])(val|valid|validation|eval|test|dev)([/_\-. ]|$)", re.IGNORECASE)
-STEP = ("step", "global_step", "_step", "steps", "iteration", "iter", "iters", "update", "updates", "it")
+STEP = ("step", "global_step", "_step", "steps", "iteration", "iter", "iters", "num_updates", "update", "updates", "it")
 LOSSES = ("loss", "train_loss", "train/loss", "training_loss", "train_loss_step", "loss/train", "train/train_loss")
 RATES = ("learning_rate", "lr", "train/learning_rate", "train/lr", "lrs")
-NORMS = ("grad_norm", "train/grad_norm", "gradient_norm", "grad_2.0_norm_total", "train/gradient_norm")
+NORMS = ("grad_norm", "train/grad_norm", "gradient_norm", "grad_2.0_norm_total", "train/gradient_norm", "gnorm")
+HELD_OUT_LOSSES = ("val_loss", "valid_loss", "validation_loss", "eval_loss", "test_loss", "val/loss", "eval/loss")
 EPOCHS = ("epoch", "train/epoch", "epochs")
 LARGEST = 1e150
 """Larger numbers are left out of every mean: their squares are beyond a float."""
@@ -66,6 +67,7 @@ class Log:
         columns: Columns by name.
         notes: Problems found while reading, one sentence each.
         loss: Name of the training loss, if it is not a usual one.
+        understood: Number of lines that gave a number, and of all lines with numbers; None for a format without lines.
     """
 
     path: str
@@ -73,8 +75,14 @@ class Log:
     columns: Mapping[str, Column]
     notes: tuple[str, ...] = ()
     loss: str | None = field(default=None)
+    understood: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        if self.understood is not None and 2 * self.understood[0] < self.understood[1]:
+            raise BadArgument(
+                f"`{self.path}` was read as {self.tool}, and {self.understood[0]:,} of {self.understood[1]:,} lines "
+                "were understood, less than half: pass the log alone, or a CSV with a header."
+            )
         if not any(len(column) for column in self.columns.values()):
             raise BadArgument(f"`{self.path}` has no numbers over steps, but was read as the log of {self.tool}.")
         if self.loss is not None and self.loss not in self.columns:
@@ -89,6 +97,12 @@ class Log:
             return self.columns[self.loss]
         others = [name for name in self.columns if "loss" in name.lower() and not HELD_OUT.search(name)]
         return self._named(LOSSES, others)
+
+    @property
+    def held_out_losses(self) -> Column | None:
+        """The loss on held-out examples; None if no column has such a name."""
+        others = [name for name in self.columns if "loss" in name.lower() and HELD_OUT.search(name)]
+        return self._named(HELD_OUT_LOSSES, others)
 
     @property
     def learning_rates(self) -> Column | None:

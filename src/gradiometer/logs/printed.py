@@ -1,4 +1,4 @@
-"""Read the lines that a training prints: nanoGPT's, Keras's, PyTorch's tutorials', and others like them."""
+"""Read the lines that a training prints: nanoGPT's, Keras's, torchvision's, fairseq's, and others like them."""
 
 import re
 from collections.abc import Iterator
@@ -18,6 +18,14 @@ _STEP = re.compile(
     r"(?:\s{0,40}/\s{0,40}(\d[\d,]{0,30}))?",
     re.I,
 )
+_COUNTER = r"(\d{1,15})\s{0,40}/\s{0,40}(\d{1,15})"
+_IN_EPOCH = re.compile(
+    rf"(?:\bepoch\b\W{{0,4}}(\d{{1,15}})\]?\s{{0,40}}(?:\[\s{{0,40}}|:\s{{0,40}})|^\s{{0,40}}(\d{{1,15}}):\s{{0,40}}){_COUNTER}",
+    re.I,
+)
+"""Step and length of an epoch after its number: `Epoch: [0][ 10/500]`, `epoch 001: 100 / 1000`, `3:120/500`."""
+_BATCH = re.compile(rf"\bbatch(?:es)?\b{_BEFORE}{_COUNTER}", re.I)
+"""`batch=10/300`, only with the length of the epoch: a batch alone may be its size."""
 _BAR = re.compile(r"\|\s{0,40}(\d{1,15})/(\d{1,15}) \[\d{1,15}:")
 """The progress bar of tqdm: `12%|█▏        | 120/1000 [00:01<00:08, 100.00it/s, loss=2.3]`."""
 _EPOCH = re.compile(rf"\bepoch\b{_BEFORE}(\d{{1,15}}(?:\.\d{{1,40}})?)(?:\s{{0,40}}/\s{{0,40}}\d+)?", re.I)
@@ -44,9 +52,12 @@ def read_printed(path: Path, text: str, loss: str | None) -> Log | None:
         text: The lines.
         loss: Name of the training loss, if it is an unusual one. Spaces in a name are written as `_`.
     """
-    rows = list(_rows(text))
+    lines = [line for line in re.split(r"[\r\n]+", _COLOURS.sub("", text)) if re.search(r"\d", line)]
+    rows = list(_rows(lines))
     if not any("loss" in name.lower() for row in rows for name in row):
         return None
+    counters = sum(bool(_EPOCH.search(line)) and not _NAMED.search(line) for line in lines)
+    understood = min(len(rows) + counters, len(lines)), len(lines)
     if any("step" in row for row in rows):
         rows = _counted_on([row for row in rows if "step" in row])
     elif all(float(str(row["epoch"])).is_integer() for row in rows):
@@ -55,26 +66,35 @@ def read_printed(path: Path, text: str, loss: str | None) -> Log | None:
             last[row["epoch"]] = {**last.get(row["epoch"], {}), **row}
         rows = list(last.values())
     columns, notes = columns_of(rows)
-    return Log(str(path), "printed lines", columns, notes, loss)
+    return Log(str(path), "printed lines", columns, notes, loss, understood)
 
 
-def _rows(text: str) -> Iterator[Row]:
+def _rows(lines: list[str]) -> Iterator[Row]:
     """The step, the epoch and the named numbers of every line that has them."""
     epoch: float | None = None
-    for line in re.split(r"[\r\n]+", _COLOURS.sub("", text)):
-        found_epoch, found_step = _EPOCH.search(line), _BAR.search(line) or _STEP.search(line)
+    for line in lines:
+        within = _WITHIN.search(line)
+        within_epoch = None if within else _IN_EPOCH.search(line)
+        found_epoch = _EPOCH.search(line)
+        found_step = _BAR.search(line) or _STEP.search(line) or _BATCH.search(line)
         row: Row = {}
-        if found_epoch:
+        if within_epoch:
+            epoch = float(within_epoch[1] or within_epoch[2])
+        elif found_epoch:
             epoch = float(found_epoch[1])
-        if within := _WITHIN.search(line):
+        if within:
             row["epoch"] = (epoch or 1.0) - 1 + int(within[1]) / max(int(within[2]), 1)
         elif epoch is not None:
             row["epoch"] = epoch
-        if found_step and not within:
+        if within_epoch:
+            row["step"], row["of"] = within_epoch[3], within_epoch[4]
+        elif found_step and not within:
             row["step"] = _plain(found_step[1])
             if found_step[2]:
                 row["of"] = _plain(found_step[2])
         numbers = {_name(name): _plain(value) for name, value in (*_SPACED.findall(line), *_NAMED.findall(line))}
+        if "num_updates" in numbers:
+            row["step"] = numbers["num_updates"]
         numbers = {name: value for name, value in numbers.items() if name not in _TIMES}
         if numbers and ("step" in row or "epoch" in row):
             yield {**numbers, **row}

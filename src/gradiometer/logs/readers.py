@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gradiometer.errors import BadArgument
-from gradiometer.logs.json_logs import read_json
+from gradiometer.logs.json_logs import named_after, read_json
 from gradiometer.logs.log import Column, Log, columns_of
 from gradiometer.logs.mlflow import metrics_folder, read_metrics
 from gradiometer.logs.printed import read_printed
@@ -24,6 +24,8 @@ SUPPORTED = (
 )
 EVENTS = "tfevents"
 TABLES = (".csv", ".tsv")
+BANDS = ("__MIN", "__MAX")
+"""Ends of the names of columns that W&B exports beside each one."""
 
 
 def read_log(path: Path, loss: str | None = None) -> Log:
@@ -48,7 +50,7 @@ def read_log(path: Path, loss: str | None = None) -> Log:
         raise BadArgument(f"`{path}` does not exist.")
     run = path if path.is_dir() else path.parent
     if _is_run(run):
-        raise BadArgument(f"`{run}` is a run of gradiometer, which has more than a log: use gradiometer report {run}")
+        raise BadArgument(f"`{run}` is a run of gradiometer, which has more than a log: use gradiometer show {run}")
     found = _in_folder(path) if path.is_dir() and metrics_folder(path) is None else path
     if (metrics := metrics_folder(found)) is not None:
         return read_metrics(metrics, loss)
@@ -93,7 +95,7 @@ def _in_folder(folder: Path) -> Path:
 
 
 def _is_run(folder: Path) -> bool:
-    """True for a run of gradiometer, for which `gradiometer report` shows more."""
+    """True for a run of gradiometer, for which `gradiometer show` shows more."""
     return (folder / "run.toml").is_file()
 
 
@@ -109,7 +111,10 @@ def _csv(path: Path, text: str, loss: str | None) -> Log:
         raise BadArgument(f"`{path}` is not a CSV ({error}): pass {SUPPORTED}.") from error
     if not rows or not any(name and not name.replace(".", "").strip().isdigit() for name in rows[0]):
         raise BadArgument(f"`{path}` is not a CSV with a header and rows: pass {SUPPORTED}.")
-    columns, notes = columns_of([{name: value for name, value in row.items() if name} for row in rows])
+    if set(rows[0]) == {"Wall time", "Step", "Value"}:  # TensorBoard's download of one scalar
+        rows = [{"Step": row["Step"], named_after(path): row["Value"]} for row in rows]
+    kept = [{name: value for name, value in row.items() if name and not name.endswith(BANDS)} for row in rows]
+    columns, notes = columns_of(kept)
     if not columns:
         raise BadArgument(f"`{path}` has no column of numbers: pass {SUPPORTED}.")
     return Log(str(path), "Lightning's CSV" if path.name == "metrics.csv" else "a CSV", columns, notes, loss)

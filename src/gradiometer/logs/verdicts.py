@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from gradiometer.arguments import check_level
 from gradiometer.logs.finite import finite_findings
 from gradiometer.logs.log import Log
-from gradiometer.logs.plateau import plateau_finding
 from gradiometer.logs.rate import rate_findings
 from gradiometer.logs.spikes import spike_finding
 from gradiometer.logs.staircase import staircase_finding
+from gradiometer.logs.triage import triage_findings
 from gradiometer.measurement.finding import Finding, Issue, State
 
 
@@ -17,7 +17,8 @@ def log_findings(log: Log, level: float = 0.9) -> tuple[Finding, ...]:
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.logs import Column, Log, log_findings
+        >>> from gradiometer.logs import Log, log_findings
+        >>> from gradiometer.logs.log import Column
         >>> losses = Column("loss", np.arange(3), np.array([2.0, 1.0, np.nan]))
         >>> log_findings(Log("made", "a test", {"loss": losses}))[0].claim
         'log_not_finite_at_end'
@@ -29,7 +30,8 @@ def log_findings(log: Log, level: float = 0.9) -> tuple[Finding, ...]:
 
 def _findings(log: Log, level: float) -> Iterator[Finding]:
     yield from finite_findings(log)
-    for finding in (spike_finding(log), staircase_finding(log, level), plateau_finding(log, level)):
+    yield from triage_findings(log)
+    for finding in (spike_finding(log), staircase_finding(log, level)):
         if finding is not None:
             yield finding
     yield from rate_findings(log)
@@ -42,6 +44,7 @@ def _cannot_tell(log: Log) -> Finding:
         "gradient_norms": log.gradient_norms,
         "epochs": log.epochs,
         "learning_rates": log.learning_rates,
+        "held_out_losses": log.held_out_losses,
     }
     missing = tuple(name for name, column in columns.items() if column is None)
     return Finding("log_limits", Issue.ESTIMATION, "log_limits", State.CANNOT_TELL, facts={"missing": missing})

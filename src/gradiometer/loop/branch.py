@@ -31,7 +31,7 @@ def tail_factor(tail: Tail, start: int, stop: int, horizon: int, hold: float | N
         horizon: Examples of the whole branch.
         hold: Share of the horizon before the rate falls to zero, in place of that of `tail`; see `Hold`.
 
-    >>> from gradiometer.loop import tail_factor
+    >>> from gradiometer.loop.branch import tail_factor
     >>> [tail_factor("linear", start, start + 1, 4) for start in range(4)]
     [0.875, 0.625, 0.375, 0.125]
     """
@@ -52,7 +52,8 @@ class Branch:
         horizon: Length in examples.
         tail: How the rate ends.
 
-    >>> from gradiometer.loop import Branch, Rate
+    >>> from gradiometer.loop import Rate
+    >>> from gradiometer.loop.branch import Branch
     >>> Branch(Rate(2), replicate=0, horizon=6_400).name
     'rate 2x, replicate 0, 6,400 examples, tail linear'
     """

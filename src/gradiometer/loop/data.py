@@ -21,7 +21,7 @@ from torch.utils.data import (
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.batch import Batch, Order, batch_size, joined, span
+from gradiometer.measurement.batch import Batch, Order, batch_size, join_batches, span
 from gradiometer.measurement.reading import Draw
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.user_code import user_code
@@ -76,7 +76,7 @@ class Data(ABC):
             if total >= min(count, self.epoch or count):
                 break
         try:
-            return [joined(chosen)]
+            return [join_batches(chosen)]
         except BadArgument:  # sequences of unequal length
             return chosen
 

@@ -37,7 +37,7 @@ class Horizon:
         amount: How much.
         unit: One of "examples", "updates", "epochs", "seconds", "minutes", "percent" (of what is left).
 
-    >>> from gradiometer.loop import Horizon
+    >>> from gradiometer.loop.horizon import Horizon
     >>> Horizon.parse("2 epochs").examples(batch=10, epoch=1_000)
     2000
     """

@@ -28,7 +28,7 @@ class Readout:
         values: Its value for every example, whose mean it is, if there are such values.
         lower_is_better: True for a loss, False for an accuracy.
 
-    >>> from gradiometer.loop import Readout
+    >>> from gradiometer.loop.readout import Readout
     >>> Readout.of(np.array([0.0, 1.0]), lower_is_better=False).mean
     0.5
     """

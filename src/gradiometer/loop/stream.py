@@ -10,7 +10,7 @@ import torch
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 from gradiometer.loop.horizon import FINEST
-from gradiometer.measurement.batch import Batch, batch_size, chunks, joined, mapped, span, tensors_of
+from gradiometer.measurement.batch import Batch, batch_size, chunks, join_batches, mapped, span, tensors_of
 
 ORIGINAL = Fraction(1)
 """The size of an update of the original training."""
@@ -40,7 +40,7 @@ class Stream:
         accumulation: Number of these batches in one update of the original training.
         device: Where the tensors of a batch are moved; None leaves them where they are.
 
-    >>> from gradiometer.loop import Stream
+    >>> from gradiometer.loop.stream import Stream
     >>> stream = Stream(iter(torch.arange(12).split(4)))
     >>> [stream.take(0.5).pieces, stream.take(0.5).pieces, stream.take(2).pieces]
     [[tensor([0, 1])], [tensor([2, 3])], [tensor([ 4,  5,  6,  7,  8,  9, 10, 11])]]
@@ -141,7 +141,7 @@ class Stream:
         if self._accumulation > 1 or len(pieces) < 2:
             return pieces
         try:
-            return [joined(pieces)]
+            return [join_batches(pieces)]
         except BadArgument:
             return pieces
 

@@ -94,7 +94,7 @@ def dealt(
     return [(part[own] == place).nonzero().flatten() for place in range(count)]
 
 
-def joined(batches: Sequence[Batch]) -> Batch:
+def join_batches(batches: Sequence[Batch]) -> Batch:
     """One batch with the examples of all these batches. Values shared by all examples come from the first batch.
 
     Raises:

@@ -87,7 +87,7 @@ class Origin:
     `state_dict` into a checkpoint to resume a run with the same copy.
 
     >>> import torch
-    >>> from gradiometer import Origin
+    >>> from gradiometer.measurement.motion import Origin
     >>> origin = Origin()
     >>> [origin.motion([torch.tensor([float(step)])], step).since for step in range(9)]
     [0, 1, 2, 2, 4, 4, 4, 4, 8]

@@ -161,7 +161,8 @@ class Series:
         reached: Last step of training so far; 0 if that is not known.
         newest: True if estimates are about the newest reading, False if they are about the mean over the window.
 
-    >>> from gradiometer import Draw, Reading, Sampling, Series
+    >>> from gradiometer import Draw, Sampling, Series
+    >>> from gradiometer.measurement.reading import Reading
     >>> readings = [Reading("mine", step, 32, 0.1, {"loss": 2.0 - step / 10}) for step in (0, 5, 10, 15)]
     >>> series = Series.of(readings, Sampling(Draw.FRESH))
     >>> len(series), series.spacing, series[-2:].moments["loss"].tolist()

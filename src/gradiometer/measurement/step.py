@@ -11,15 +11,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradiometer.errors import BadArgument
+from gradiometer.measurement.apart import Apart
 from gradiometer.measurement.batch import Batch, batch_size, dealt, take
 from gradiometer.measurement.gradient_graph import GradientGraph, twice_differentiable
+from gradiometer.measurement.likely import LikelyGradient
 from gradiometer.measurement.motion import Motion
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.measurement.parts import inner_products, squared_norms
 from gradiometer.measurement.reading import Sampling, Spread
-from gradiometer.measurement.spread.apart import Apart
-from gradiometer.measurement.spread.likely import LikelyGradient
 
 
 class TrainingStep:
@@ -36,8 +36,6 @@ class TrainingStep:
             function that returns it (see also `LikelyGradient`). Default: it is computed when first used.
         spread: The spread of the micro-batches, if training accumulates gradients; then nothing is run again
             ("shared"). Default: parts of the batch are run again ("apart").
-        examples: The spread of single examples, if it was read during backward (see `ExampleNorms`), or a function that
-            returns it. It takes the place of the parts that would be run again, except for a spread under P.
         preconditioner: P of the optimizer before its update, one tensor per trainable parameter (see
             `preconditioner_of`), or a function that returns it, or None if it is not known yet.
         probe: Draws other examples, independent of the batch and in random order, on which the step is judged.
@@ -72,7 +70,6 @@ class TrainingStep:
         groups: tuple[Group, ...] = (),
         gradient: Sequence[Tensor | None] | Callable[[], Sequence[Tensor] | None] | None = None,
         spread: Spread | None = None,
-        examples: Spread | Callable[[], Spread | None] | None = None,
         preconditioner: Sequence[Tensor] | Callable[[], Sequence[Tensor] | None] | None = None,
         probe: Callable[[], Batch] | None = None,
         motion: Motion | Callable[[], Motion] | None = None,
@@ -90,7 +87,6 @@ class TrainingStep:
         self.seed = seed
         self._gradient = gradient
         self._shared = spread
-        self._examples = examples
         self._preconditioner = preconditioner
         self._probe = probe
         self._motion = motion
@@ -263,9 +259,8 @@ class TrainingStep:
     def spread(self, parts: int | None = 2) -> Spread:
         """The spread of the gradients of parts of this batch.
 
-        If training accumulates micro-batches, these are the parts. If single examples were read during backward, the
-        parts are the examples, for any k. Otherwise the batch is split at random into
-        `parts` parts, and the gradient of each is computed. If the loss is a fixed function of the batch, the last
+        If training accumulates micro-batches, these are the parts. Otherwise the batch is split at random into `parts`
+        parts, and the gradient of each is computed. If the loss is a fixed function of the batch, the last
         gradient follows from ĝ by subtraction.
 
         Args:
@@ -277,18 +272,7 @@ class TrainingStep:
         """
         if self._shared is not None:
             return self._shared
-        known = self._of_examples if self._preconditioner is None else None
-        return self._apart(parts) if known is None else known
-
-    def hold(self) -> None:
-        """Read now what the next forward overwrites: the spread of single examples from training's own backward."""
-        _ = self._of_examples
-
-    @cached_property
-    def _of_examples(self) -> Spread | None:
-        spread = self._examples() if callable(self._examples) else self._examples
-        self._arrived()
-        return spread
+        return self._apart(parts)
 
     def _apart(self, parts: int | None) -> Spread:
         """The spread of parts that are run again, kept for the next gauge."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradiometer.errors import UserCodeFailed
-from gradiometer.measurement.batch import Batch, batch_size, chunks, joined, span
+from gradiometer.measurement.batch import Batch, batch_size, chunks, join_batches, span
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import numpy_state
 
@@ -67,7 +67,7 @@ def probe_traits(
         return Traits(random=drawn, coupled=coupled)  # random numbers would hide a coupling of other kinds
     parts = _uneven(batch, size)
     losses = torch.stack([mean_loss(part) for part in parts])
-    twice = mean_loss(joined([parts[-1], parts[-1]]))
+    twice = mean_loss(join_batches([parts[-1], parts[-1]]))
     weights = torch.tensor([batch_size(part) / size for part in parts], dtype=losses.dtype, device=losses.device)
     tolerance = min(1e3 * torch.finfo(losses.dtype).eps, 1e-2)  # the rounding error of sums
     differs = (whole - weights @ losses).abs() > tolerance * (weights @ losses.abs())

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool
 from torch import nn
 
-from gradiometer.convergence.averaging import tracked
+from gradiometer.convergence.averaging import tracking_layers
 from gradiometer.errors import BadArgument, RunDamaged, Unsupported
 from gradiometer.exploration.ensembles.barrier import linear_path
 from gradiometer.exploration.ensembles.calibration import BINS, LogProbabilities, reliability
@@ -105,7 +105,7 @@ def score_snapshots(
         return mistakes
 
     *earlier, last = whole.members
-    line = partial(linear_path, refresh=refreshed if tracked(last) else None, points=points, level=level)
+    line = partial(linear_path, refresh=refreshed if tracking_layers(last) else None, points=points, level=level)
     report = EnsembleReport(
         snapshots=len(members),
         chosen=count,
@@ -170,6 +170,6 @@ def _mean(members: Sequence[nn.Module], refreshed: "partial[None]") -> nn.Module
     for member in members:
         swag.update(member)
     average: nn.Module = swag.average.module
-    if tracked(average):
+    if tracking_layers(average):
         refreshed(average)
     return average

@@ -9,11 +9,11 @@ from gradiometer.run.trust import check_trust
 
 AT_THE_END = "at the end of `with watch(…) as w:`, with the"
 IN_YOUR_PROGRAM = {
-    "certify": f"Add the line `w.certify(train)` to it, {AT_THE_END} training examples.",
-    "sharpness": f"Add the line `w.sharpness(train)` to it, {AT_THE_END} training examples.",
+    "measure certificate": f"Add the line `w.certify(train)` to it, {AT_THE_END} training examples.",
+    "measure sharpness": f"Add the line `w.sharpness(train)` to it, {AT_THE_END} training examples.",
     "ensemble": "Add the line `w.snapshot()` to it, at the end of each cycle of the learning rate, and "
     f"`w.ensemble(test)` {AT_THE_END} test examples.",
-    "sample": "Use `gradiometer.exploration.chains.sample(model, loss, train, sampler)` in it.",
+    "learn sample": "Use `gradiometer.exploration.chains.sample(model, loss, train, sampler)` in it.",
     "fork": "Add the line `w.fork(batches=loader, alternatives=['rate 2x'], horizon='500 updates')` to it, between two "
     "updates.",
     "resume": "Save `w.state_dict()` in your checkpoints, and call `w.load_state_dict(…)` before the first step.",

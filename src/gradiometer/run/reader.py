@@ -36,6 +36,9 @@ GIVEN = "given"
 POINTS = 200
 """Number of steps at which a schedule is read if no learning rate was recorded."""
 
+_COMMANDS = {"certify": "measure certificate", "sharpness": "measure sharpness"}
+"""Commands that are not called like the method of `Watch` that does the same."""
+
 _Steps = Int[np.ndarray, " steps"]
 _Losses = Float[np.ndarray, " steps"]
 
@@ -51,7 +54,8 @@ class Run:
         gauges: Custom gauges, or their classes, that the run was measured with.
 
     >>> from gradiometer import Run
-    >>> from gradiometer.run import Recorder, RunFolder
+    >>> from gradiometer.run.folder import RunFolder
+    >>> from gradiometer.run.recorder import Recorder
     >>> folder = RunFolder.create("runs", "example", {})
     >>> with Recorder(folder, []) as recorder:
     ...     for step in range(3):
@@ -123,7 +127,8 @@ class Run:
         """The command for this run, or the call that does its work in a program with `watch`, in backticks."""
         if self.watched:
             return f"`w.{verb}({examples})` in your program"
-        return f"`gradiometer {verb} {shlex.quote(str(self.path))}`"
+        command = _COMMANDS.get(verb, verb)
+        return f"`gradiometer {command} {shlex.quote(str(self.path))}`"
 
     @property
     def manifest(self) -> dict[str, Any]:

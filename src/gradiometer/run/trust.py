@@ -66,8 +66,8 @@ def check_trust(manifest: Mapping[str, Any], path: Path, verb: str) -> None:
         return
     raise BadArgument(
         f"`{path}` was made by another user, on another machine, or was changed since, and {verb} would "
-        f"{_would_run(configuration)}. Nothing was imported. Look at that code, then add --trust (in Python: with "
-        "gradiometer.run.trusting())."
+        f"{_would_run(configuration)}. Nothing was imported. Look at that code, then write `gradiometer --trust "
+        f"{verb} …` (in Python: with gradiometer.run.trusting())."
     )
 
 

@@ -1,5 +1,1 @@
 """Files that survive a killed process, a power cut and a full disk."""
-
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,9 +1,4 @@
-from .cooling import Cooling as Cooling
-from .cooling import TrainProbe as TrainProbe
 from .forking.run_loop import loop_at as loop_at
 from .forking.run_spike import spike_causes as spike_causes
-from .guard import Guard as Guard
-from .loop import Watcher as Watcher
 from .loop import resume as resume
 from .loop import train as train
-from .training import Training as Training

@@ -75,7 +75,7 @@ class BatchComparison:
         return max(self.settings.peaks)
 
     def to_dict(self) -> dict[str, Any]:
-        """The comparison as `gradiometer batch --json` prints it."""
+        """The comparison as `gradiometer measure batch --json` prints it."""
         seconds = self.times.seconds if self.times else {}
         table = {"rows": [], "fastest": [], "cheapest": []} if self.table is None else self.table.to_dict()
         return {
@@ -125,7 +125,7 @@ def compare_for_run(
         raise BadArgument(f"`{path}` has no record of its learning rate.")
     timed = seconds if isinstance(run.configuration, Configuration) else None
     if seconds is not None:
-        check_trust(run.manifest, run.path, "batch")
+        check_trust(run.manifest, run.path, "measure batch")
     found = _compared(run.name, run.configuration, settings, latest, scales, timed)
     preconditioned = run.series(PRECONDITIONED) if settings.family == "adaptive" else None
     return found if preconditioned is None else replace(found, finding=_preconditioned(run, preconditioned, level))

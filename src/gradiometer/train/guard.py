@@ -76,7 +76,7 @@ class Guard:
     >>> import torch
     >>> from torch import nn
     >>> from gradiometer import supervised
-    >>> from gradiometer.train import Guard
+    >>> from gradiometer.train.guard import Guard
     >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Flatten(0))
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=1.5)  # diverges: the edge is at 1
     >>> scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=100)

@@ -108,7 +108,7 @@ def resume(path: Path, watcher: Watcher | None = None, gauges: Sequence[Gauge] =
     if run.status in ("finished", "diverged"):
         raise BadArgument(
             f"`{path}` has {run.status} at step {run.steps:,}: there is nothing to resume. "
-            f"Write its page with: gradiometer report {shlex.quote(str(path))}"
+            f"Write its page with: gradiometer show {shlex.quote(str(path))}"
         )
     made, missing = recorded_gauges(run)
     if missing:

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from gradiometer.convergence.averaging import tracked
+from gradiometer.convergence.averaging import tracking_layers
 from gradiometer.exploration.ensembles.snapshots import SnapshotCollector
 from gradiometer.problems.model import refresh
 from gradiometer.run.folder import RunFolder
@@ -15,7 +15,7 @@ def collector_of(training: Training, folder: RunFolder) -> SnapshotCollector | N
     if training.cycle is None:
         return None
     prepare = None
-    if tracked(training.model):
+    if tracking_layers(training.model):
         size = training.configuration.batch_size
         prepare = partial(refresh, training.problem, training.data, size=size)
     return SnapshotCollector(training.cycle, partial(save_snapshot, folder.snapshots_path), prepare)

@@ -1,10 +1,3 @@
-from .choice import Choice as Choice
-from .choice import Round as Round
 from .of_loop import tune as tune
-from .of_problem import ProblemTuned as ProblemTuned
 from .of_problem import tune_problem as tune_problem
-from .probe import Bracket as Bracket
-from .probe import Probe as Probe
-from .probe import Probed as Probed
-from .probe import bracket as bracket
 from .tuned import Tuned as Tuned

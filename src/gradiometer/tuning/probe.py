@@ -79,7 +79,7 @@ class Bracket:
         rate: The rate at which the probe settled.
         path: The updates of the probe.
 
-    >>> from gradiometer.tuning import Bracket
+    >>> from gradiometer.tuning.probe import Bracket
     >>> print(Bracket(low=0.001, high=0.5, rate=0.02, path=()))
     between 0.00100 and 0.500, the probe settled at 0.0200
     """
@@ -132,7 +132,7 @@ class Probe:
     >>> import torch
     >>> from torch import nn
     >>> from gradiometer import supervised
-    >>> from gradiometer.tuning import Probe
+    >>> from gradiometer.tuning.probe import Probe
     >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
     <torch._C.Generator object at ...>
     >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Flatten(0))
@@ -319,7 +319,7 @@ def bracket(
     >>> import torch
     >>> from torch import nn
     >>> from gradiometer import supervised
-    >>> from gradiometer.tuning import bracket
+    >>> from gradiometer.tuning.probe import bracket
     >>> inputs = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
     >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
     <torch._C.Generator object at ...>

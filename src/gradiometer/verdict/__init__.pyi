@@ -1,9 +1,4 @@
 from .claims import Claim as Claim
-from .claims import Claimed as Claimed
 from .diagnosis import Diagnosis as Diagnosis
 from .diagnosis import diagnose as diagnose
-from .triage.signs import Signs as Signs
-from .triage.triage import Triage as Triage
-from .triage.triage import triage_of as triage_of
 from .words.say import say as say
-from .words.sentences import Sentences as Sentences

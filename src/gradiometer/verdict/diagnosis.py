@@ -33,7 +33,7 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State, Trial
 from gradiometer.measurement.gauge import Gauge, RunFacts
 from gradiometer.measurement.reading import Series
-from gradiometer.measurement.uncertainty.arithmetic import transformed
+from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.now import FEWEST
 from gradiometer.problems.user_code import user_code
 from gradiometer.run.artifacts import load_artifacts
@@ -109,7 +109,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         level: Confidence level. Default: that of the run.
 
     >>> from gradiometer import Run, diagnose
-    >>> from gradiometer.run import RunFolder
+    >>> from gradiometer.run.folder import RunFolder
     >>> folder = RunFolder.create("runs", "empty", {})
     >>> diagnose(Run.open(folder.path)).verdict
     'Stopped at step 0; nothing was measured: the budget of 2 % has not yet covered one measurement ...'
@@ -299,7 +299,7 @@ def _chaos(run: Run, endpoint: Endpoint, estimates: Mapping[str, Estimate]) -> F
     shares = [estimates[name] for name in ("edge_share",) if name in estimates and estimates[name].tells]
     if endpoint.sharpness is not None:
         limit = min(MomentumRule(group.momentum, group.nesterov).limit for group in settings.now)
-        shares.append(transformed(endpoint.sharpness, lambda sharpness: rate * sharpness / limit))
+        shares.append(transform(endpoint.sharpness, lambda sharpness: rate * sharpness / limit))
     share = max(shares, key=lambda each: each.low, default=None)
     return chaos_finding(share, estimates, run.losses[1], rate)
 

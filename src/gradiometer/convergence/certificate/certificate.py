@@ -11,7 +11,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
-from gradiometer.measurement.uncertainty.arithmetic import transformed
+from gradiometer.measurement.uncertainty.arithmetic import transform
 
 TOLERANCE = 0.01
 """Gradients below this share of the one at the start, and curvatures below this share of λ_max, count as zero."""
@@ -100,7 +100,7 @@ class Certificate(Artifact):
         scale = self.largest.value
         if not scale > 0:
             return self.lowest
-        return transformed(self.lowest, lambda curvature: curvature / scale)
+        return transform(self.lowest, lambda curvature: curvature / scale)
 
     @property
     def verdict(self) -> PointKind:
@@ -175,7 +175,7 @@ def root(squared: Estimate, unit: str = "") -> Estimate:
     """√ of a square whose estimate and ends may be negative; these become 0."""
     if squared.method == "exact":
         return Estimate.exact(math.sqrt(max(squared.value, 0.0)), unit=unit)
-    return transformed(squared, lambda value: math.sqrt(max(value, 0.0)), unit=unit)
+    return transform(squared, lambda value: math.sqrt(max(value, 0.0)), unit=unit)
 
 
 def _ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
@@ -189,7 +189,7 @@ def _ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
             raise BadArgument(f"`start` must be a positive squared gradient, got {denominator.value}.")
         if numerator.method == "exact":
             return Estimate.exact(numerator.value / denominator.value)
-        return transformed(numerator, lambda value: value / denominator.value)
+        return transform(numerator, lambda value: value / denominator.value)
     if not denominator.low > 0:
         raise BadArgument(f"`start` must be clearly above zero, got {denominator}: take more `--batches`.")
     a, low, high = numerator.value, numerator.low, numerator.high

@@ -19,7 +19,7 @@ from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.measurement.traits import Traits
-from gradiometer.measurement.uncertainty.arithmetic import transformed
+from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.randomness import untouched_randomness
 
 BATCHES = 64
@@ -94,8 +94,8 @@ def certify(
         mode="train" if objective.model.training else "eval",
         gradient_squared=squared,
         start_squared=start,
-        lowest=transformed(ends.lowest, lambda curvature: curvature + weight_decay, unit=ends.lowest.unit),
-        largest=transformed(ends.largest, lambda curvature: curvature + weight_decay, unit=ends.largest.unit),
+        lowest=transform(ends.lowest, lambda curvature: curvature + weight_decay, unit=ends.lowest.unit),
+        largest=transform(ends.largest, lambda curvature: curvature + weight_decay, unit=ends.largest.unit),
         gradients=gradients,
         curved=curved,
         of=len(train),

@@ -16,7 +16,7 @@ from gradiometer.arguments import check_level, check_number
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
-from gradiometer.measurement.uncertainty.arithmetic import transformed
+from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.measurement.uncertainty.slopes import slope
 
@@ -80,7 +80,7 @@ def plateau_since(
         newest = losses[-length:]
         size = abs(float(newest.mean())) or 1.0
         # `slope` is per thousand steps
-        found = transformed(slope(steps[-length:], newest / size, level), lambda in_thousand: in_thousand / 1000)
+        found = transform(slope(steps[-length:], newest / size, level), lambda in_thousand: in_thousand / 1000)
         if found.low <= 0 <= found.high and not _starts_apart(newest / size):
             return Plateau(int(steps[-length]), found, float(newest.mean()))
         length = int(length / math.sqrt(2))

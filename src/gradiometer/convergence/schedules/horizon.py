@@ -85,7 +85,7 @@ def horizon(schedule: Schedule, steps: int) -> RateOverRun:
     )
 
 
-def transferred(tuned: Amount, source: Schedule, target: Schedule, steps: int) -> float:
+def transfer_rate(tuned: Amount, source: Schedule, target: Schedule, steps: int) -> float:
     """The peak rate for the shape `target`, from a peak rate tuned for the shape `source`.
 
     The best peak rate of the bound is D/G times a number that depends on the shape. The tuned rate determines D/G.
@@ -96,8 +96,8 @@ def transferred(tuned: Amount, source: Schedule, target: Schedule, steps: int) -
         steps: T.
 
     >>> from gradiometer.convergence.schedules import Constant, Linear
-    >>> from gradiometer.convergence.schedules.horizon import transferred
-    >>> round(transferred(0.1, Constant(1.0), Linear(1.0, steps=1000), 1000), 3)
+    >>> from gradiometer.convergence.schedules.horizon import transfer_rate
+    >>> round(transfer_rate(0.1, Constant(1.0), Linear(1.0, steps=1000), 1000), 3)
     0.29
     """
     if not (tuned > 0 and math.isfinite(tuned)):

@@ -50,10 +50,10 @@ class Schedule(ABC):
     """A learning rate η as a pure function of the step, counted from 0.
 
     Schedules are frozen dataclasses: they are equal if their settings are, their `repr` recreates them, and JSON stores
-    them. They can be combined: `+`, `*`, `at_least`, `at_most`, `shifted`, `warmed_up`, `then`, `held`, `repeated`.
+    them. They can be combined: `*`, `warmed_up`, `then`.
 
     To add one, write `formula`. If it uses only arithmetic, comparisons and the functions of `convergence.formulas`,
-    the convergence theorem is decided for it; otherwise there is evidence only.
+    the convergence theorem is decided for it; otherwise it stays undecided.
 
     >>> from gradiometer.convergence.schedules import Cosine
     >>> schedule = Cosine(0.1, steps=100).warmed_up(10)

@@ -8,7 +8,7 @@ Source: Bertsekas & Tsitsiklis (2000), Gradient Convergence in Gradient Methods 
 
 import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,8 +18,8 @@ from gradiometer.convergence.formulas.number import Undecided
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.schedules.shapes import Formula
 from gradiometer.convergence.theorem.conditions import Conditions
-from gradiometer.convergence.theorem.evidence import Evidence, evidence, within
-from gradiometer.errors import BadArgument, UserCodeFailed, summary
+from gradiometer.convergence.theorem.time_limit import within
+from gradiometer.errors import BadArgument
 
 SECONDS = 1.0
 """Time for a decision. After it, everything is undecided."""
@@ -33,14 +33,9 @@ CONDITIONS = {
 }
 """The three conditions, and how a verdict says that they hold or fail."""
 SUM_OF_NEGATIVE_RATES = "its sum does not go to +∞"
-LEANINGS = {
-    "limit_zero": ("it seems to go to zero", "it does not seem to go to zero"),
-    "sum_diverges": ("its sum looks infinite", "its sum looks finite"),
-    "sum_of_squares_converges": ("the sum of its squares looks finite", "the sum of its squares looks infinite"),
-}
 SUFFICIENT = "these conditions are sufficient, not necessary"
 
-Subject = Schedule | Expression | str | Callable[[int], float]
+Subject = Schedule | Expression | str
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,6 @@ class TheoremVerdict:
         sum_of_squares_converges: True if Σ η_t² < ∞.
         theorem: True if all three hold and η_t is not negative.
         why: The reason, in a sentence.
-        evidence: A hint from values at large t if a condition is undecided. It decides nothing.
     """
 
     expression: str
@@ -63,11 +57,10 @@ class TheoremVerdict:
     sum_of_squares_converges: bool | None
     theorem: bool | None
     why: str
-    evidence: Evidence | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The verdict as a dictionary, as `--json` prints it, without the evidence."""
-        return {name: value for name, value in asdict(self).items() if name != "evidence"}
+        """The verdict as a dictionary, as `--json` prints it."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -85,11 +78,10 @@ def theorem(subject: Subject) -> TheoremVerdict:
     A decision takes at most a second; what is not decided by then is undecided.
 
     A formula may be undefined at finitely many steps, such as 1/(t log t) at t = 1: the verdict then names the step
-    and judges the others. A Python function gives evidence only: it is called at t = 1, 2, … and at larger t.
+    and judges the others.
 
     Raises:
         BadArgument: If the formula cannot be read or is undefined again and again, or a schedule gives no rate.
-        UserCodeFailed: If a function of t raises an error or returns no number.
 
     >>> from gradiometer import theorem
     >>> theorem("1/t").theorem, theorem("1/sqrt(t)").theorem
@@ -100,8 +92,11 @@ def theorem(subject: Subject) -> TheoremVerdict:
     """
     if isinstance(subject, str):
         return replace(theorem(read(subject)), expression=subject)
-    late = f"It is undecided: there is no answer within {SECONDS:g} s."
-    return within(SECONDS, lambda: _decide(subject)) or TheoremVerdict(_name_of(subject), None, None, None, None, late)
+    verdict = within(SECONDS, lambda: _decide(subject))
+    if verdict is None:
+        late = f"It is undecided: there is no answer within {SECONDS:g} s."
+        return TheoremVerdict(getattr(subject, "text", repr(subject)), None, None, None, None, late)
+    return verdict
 
 
 def _decide(subject: Subject) -> TheoremVerdict:
@@ -111,15 +106,7 @@ def _decide(subject: Subject) -> TheoremVerdict:
         return _of_expression(subject)
     if isinstance(subject, Schedule):
         return _of_schedule(subject)
-    if callable(subject):
-        return _of_function(subject)
-    raise BadArgument(f"`subject` must be a schedule, a formula in t or a function of t, got {type(subject).__name__}.")
-
-
-def _name_of(subject: Subject) -> str:
-    if isinstance(subject, Formula | Expression):
-        return subject.text
-    return repr(subject) if isinstance(subject, Schedule) else getattr(subject, "__name__", "") or repr(subject)
+    raise BadArgument(f"`subject` must be a schedule or a formula in t, got {type(subject).__name__}.")
 
 
 def read(text: str) -> Schedule:
@@ -140,22 +127,14 @@ def _of_expression(expression: Expression) -> TheoremVerdict:
 
     start = _start_of(expression, is_negative)
     conditions = _conditions(expression.asymptotics)
-    undecided = None in _answers(conditions).values() and start.negative is None
-    return _verdict(expression.text, conditions, start, evidence(expression) if undecided else None)
+    return _verdict(expression.text, conditions, start)
 
 
 def _of_schedule(schedule: Schedule) -> TheoremVerdict:
     for step in range(FIRST_STEPS):
         schedule(step)
     conditions = _conditions(lambda: schedule.asymptotics(LARGE_T - 1))
-    undecided = None in _answers(conditions).values()
-    return _verdict(repr(schedule), conditions, _Start(), evidence(lambda t: schedule(t - 1)) if undecided else None)
-
-
-def _of_function(function: Callable[[int], float]) -> TheoremVerdict:
-    start = _start_of(function, lambda t: True, first=range(1, 65), later=())
-    seen = evidence(function)
-    return _verdict(_name_of(function), None, replace(start, negative=start.negative or seen.negative), seen)
+    return _verdict(repr(schedule), conditions, _Start())
 
 
 def _conditions(asymptotics: Callable[[], Asymptotics]) -> Conditions | None:
@@ -170,25 +149,21 @@ def _answers(conditions: Conditions | None) -> dict[str, bool | None]:
     return {name: getattr(conditions, name, None) for name in CONDITIONS}
 
 
-def _start_of(
-    function: Callable[[int], float],
-    is_negative: Callable[[int], bool],
-    first: Iterable[int] = range(1, FIRST_STEPS + 1),
-    later: Iterable[int] = LATER_STEPS,
-) -> _Start:
+def _start_of(function: Callable[[int], float], is_negative: Callable[[int], bool]) -> _Start:
     """Evaluate the first steps, and powers of two. A value too large for a double is skipped."""
     undefined: int | None = None
     reason, last, negative = "", 0, None
-    for t in itertools.chain(first, later):
+    for t in itertools.chain(range(1, FIRST_STEPS + 1), LATER_STEPS):
         try:
             value = float(function(t))
         except OverflowError:
             continue
         except (ZeroDivisionError, ValueError) as error:
-            undefined, reason, last = undefined or t, reason or _plain(error), t
+            if undefined is None:
+                undefined = t
+                reason = "division by zero" if isinstance(error, ZeroDivisionError) else str(error)
+            last = t
             continue
-        except Exception as error:
-            raise UserCodeFailed(f"`subject` must return a number at t = {t}: {summary(error)}.") from error
         if value < 0 and negative is None and is_negative(t):
             negative = t
     if undefined is not None and last > FIRST_STEPS // 2:
@@ -199,18 +174,12 @@ def _start_of(
     return _Start(undefined, reason, negative)
 
 
-def _plain(error: Exception) -> str:
-    return "division by zero" if isinstance(error, ZeroDivisionError) else str(error)
-
-
-def _verdict(name: str, conditions: Conditions | None, start: _Start, seen: Evidence | None) -> TheoremVerdict:
+def _verdict(name: str, conditions: Conditions | None, start: _Start) -> TheoremVerdict:
     answers = _answers(conditions)
     negative = start.negative is not None or (conditions is not None and conditions.sign == -1)
     holds = False if negative or False in answers.values() else None if None in answers.values() else True
     why = _why(answers, conditions, start, holds)
-    if seen is not None:
-        why += f" {_leaning(answers, seen)}"
-    return TheoremVerdict(name, **answers, theorem=holds, why=why, evidence=seen)
+    return TheoremVerdict(name, **answers, theorem=holds, why=why)
 
 
 def _why(answers: dict[str, bool | None], conditions: Conditions | None, start: _Start, holds: bool | None) -> str:
@@ -237,16 +206,6 @@ def _why(answers: dict[str, bool | None], conditions: Conditions | None, start: 
     if start.undefined is not None:
         sentence += f". It is undefined at t = {start.undefined} ({start.reason}): the verdict is about later steps"
     return sentence + "."
-
-
-def _leaning(answers: dict[str, bool | None], seen: Evidence) -> str:
-    leanings = [
-        LEANINGS[name][0 if getattr(seen, name) else 1]
-        for name, answer in answers.items()
-        if answer is None and getattr(seen, name) is not None
-    ]
-    reach = f"{seen.blocks:,} dyadic blocks, up to t = 2^{seen.blocks + 1}"
-    return f"Evidence only, from {reach}: {_listing(leanings) if leanings else 'no clear sign either way'}."
 
 
 def _listing(parts: list[str]) -> str:

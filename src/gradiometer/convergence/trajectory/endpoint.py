@@ -13,7 +13,7 @@ from gradiometer.arguments import check_number, check_whole
 from gradiometer.convergence.trajectory.path_facts import Kind, Trail
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Finding, Issue, State
-from gradiometer.measurement.uncertainty.arithmetic import transformed
+from gradiometer.measurement.uncertainty.arithmetic import transform
 
 if TYPE_CHECKING:  # runs are read on machines without torch
     from torch import Tensor
@@ -153,7 +153,7 @@ def endpoint_of(
             largest=1, smallest=min(1, hessian.dimension - 1), tolerance=0.03, most_products=60
         )
         sharpness, smallest = (
-            transformed(end, lambda h: h + weight_decay, unit=end.unit)
+            transform(end, lambda h: h + weight_decay, unit=end.unit)
             for end in (values.sharpness, (values.smallest or values.largest)[0])
         )
         along = _share_along(late, sketch([values.vectors[-1]]).numpy())

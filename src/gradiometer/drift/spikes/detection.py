@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.lib.stride_tricks import sliding_window_view
 
-from gradiometer.drift.spikes.noise import grouped, noise_limit
+from gradiometer.drift.spikes.noise import groups_of, noise_limit
 from gradiometer.errors import BadArgument
 
 BLOCK = 8
@@ -158,7 +158,7 @@ class _Search:
         limit = noise_limit(ordinary, false_alarms / len(SCALES), together=BLOCK, gap=gap)
         # Losses as far below the level show noise that is rare, such as that of small last batches.
         limit = max(limit, 1.5 * float(np.partition(drops[known], -2)[-2]))
-        for stretch in grouped((scores > limit) & (self.rise > smallest), BLOCK):
+        for stretch in groups_of((scores > limit) & (self.rise > smallest), BLOCK):
             top = int(stretch[scores[stretch].argmax()])
             level = float(self.before[stretch[0]])
             line = level + max((self.series[top] - level) / 4, min(limit, scores[top]) / 2 * self.spread[top])

@@ -28,7 +28,7 @@ def noise_limit(scores: _Scores, false_alarms: float, *, together: int, gap: flo
     """
     centre = float(np.median(scores))
     usual = centre + float(-ndtri(1 / len(scores))) * 1.4826 * float(np.median(np.abs(scores - centre)))
-    stretches = grouped(scores > usual, together)
+    stretches = groups_of(scores > usual, together)
     if not stretches:
         return float("inf")
     tops = np.array([float(scores[stretch].max()) for stretch in stretches])
@@ -42,7 +42,7 @@ def noise_limit(scores: _Scores, false_alarms: float, *, together: int, gap: flo
     return min(_far_quantile(scores[usable], false_alarms), _after_a_gap(peaks, gap))
 
 
-def grouped(high: Bool[np.ndarray, " _"], together: int) -> list[Int[np.ndarray, " _"]]:
+def groups_of(high: Bool[np.ndarray, " _"], together: int) -> list[Int[np.ndarray, " _"]]:
     """The places that are true, in groups whose members are at most `together` apart."""
     places = np.flatnonzero(high)
     return np.split(places, np.flatnonzero(np.diff(places) > together) + 1) if len(places) else []

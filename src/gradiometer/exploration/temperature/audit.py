@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument, Diverged
 from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.measurement.uncertainty.arithmetic import transformed
+from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, difference_of_means, mean
 from gradiometer.randomness import untouched_randomness
 
@@ -107,7 +107,7 @@ def audit(
     Example:
         >>> from functools import partial
         >>> import torch
-        >>> from gradiometer import audit
+        >>> from gradiometer.exploration.temperature.audit import audit
         >>> found = audit(partial(torch.optim.SGD, lr=0.1), noise=20.0, steps=400)  # T = ηc/2 = 1 for small η
         >>> print(found.temperature)
         1.08 [1.03, 1.14]
@@ -148,7 +148,7 @@ def audit(
     return Audit(
         asked=temperature,
         temperature=measured,
-        ratio=transformed(measured, lambda value: value / temperature),
+        ratio=transform(measured, lambda value: value / temperature),
         by_curvature=tuple((h, mean(whole[:, place], **settings)) for place, h in enumerate(curvatures)),
         trend=difference_of_means(second.mean(axis=1), first.mean(axis=1), **settings),
     )

@@ -15,7 +15,7 @@ from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import Draw, Moments, Series
-from gradiometer.measurement.uncertainty.arithmetic import transformed
+from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.now import TEMPERATURE_PRIOR
 
 if TYPE_CHECKING:  # estimates are made from a run on disk, possibly without torch
@@ -57,7 +57,8 @@ class Temperature(Gauge):
         parts: k of the spread, as in `GradientNoise`.
 
     Example:
-        >>> from gradiometer import Draw, Reading, Sampling, Series, Temperature
+        >>> from gradiometer import Draw, Sampling, Series, Temperature
+        >>> from gradiometer.measurement.reading import Reading
         >>> moments = {"configurational": 2.0, "kick": 2.1, "noise": 160.0, "distance": 40.0, "parameters": 10.0}
         >>> moments = {name: [value] for name, value in moments.items()} | {"origin": 0.0}
         >>> readings = [Reading("temperature", step, 4, 0.1, moments) for step in range(20)]
@@ -165,7 +166,7 @@ class Temperature(Gauge):
         }
         if examples is not None:
             times = 1.0 if posterior else float(examples)
-            estimates["temperature_posterior"] = transformed(estimates["temperature"], lambda value: times * value)
+            estimates["temperature_posterior"] = transform(estimates["temperature"], lambda value: times * value)
             estimates["temperature_examples"] = Estimate.exact(float(examples), unit="examples")
         rates = rates_of(series)
         if series.sampling.draw is Draw.RESHUFFLED and examples is not None and rates[-1] > 0:

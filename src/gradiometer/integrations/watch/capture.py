@@ -25,15 +25,13 @@ from gradiometer.integrations.watch.processes.exchange import Exchange
 from gradiometer.integrations.watch.processes.together import StepOf, Together
 from gradiometer.integrations.watch.shield import Shield
 from gradiometer.integrations.watch.subject import Subject
-from gradiometer.measurement.batch import Batch, joined
+from gradiometer.measurement.batch import Batch, join_batches
 from gradiometer.measurement.motion import Motion
 from gradiometer.measurement.objective import Gradients
 from gradiometer.measurement.optimizer.groups import Group, largest_rate
 from gradiometer.measurement.parts import SpreadBuilder, squared_norms
 from gradiometer.measurement.reading import Spread
-from gradiometer.measurement.spread.example_norms import ExampleNorms
 from gradiometer.measurement.step import TrainingStep
-from gradiometer.run.budget import READINGS
 
 Norms = Float[Tensor, " parameters"]
 
@@ -80,9 +78,6 @@ class Capture:
         else:
             self._gradients = GradientHooks(objective.parameters, budget, shield, preconditioner, keeps=self.shared)
         self._builder = SpreadBuilder(objective.layer_of)
-        made = self.shared or self._spread_given is not None
-        apart = self.has_loss and not made and not (batches.probe or batches.groups or preconditioner)
-        self._examples = ExampleNorms(objective, partial(budget.spending, READINGS), shield, wanted=apart)
         self._rows = Rows(objective.model, warn, grouped=batches.groups is not None)
         self._shares = Shares(accumulation, warn, is_checked=self.has_loss)
         self._is_own = subject.is_own
@@ -119,15 +114,11 @@ class Capture:
         self._gradients.start()
         self._shares.start()
         self._gradients.whole_is_wanted = self._accumulation == 1
-        # before the first update of a person's loop nothing shows if the model is compiled
-        if self._is_own or not self._shield.before_first_update:
-            self._examples.start()
 
     def stop(self) -> None:
         """Do not measure the next step."""
         self._gradients.stop()
         self._shares.stop()
-        self._examples.stop()
 
     def forget_unannounced_backward(self) -> None:
         """The parameters were updated after a backward without a call of `step`."""
@@ -225,20 +216,12 @@ class Capture:
             if judges is None
             else partial(judges.draw_for, "judges", parts[0].size, self._objective, index, self._seed),
             spread=spread,
-            examples=self._of_examples(parts[0].batch, made),
             preconditioner=self._preconditioner,
             motion=None if motion is None or made is None else partial(motion, made() / self._scale**2),
             example_of=self._batches.example_of(batch_of),
             arrived=self.stopwatch.lap,
             seed=self._seed,
         )
-
-    def _of_examples(self, batch: Batch, made: Callable[[], Norms] | None) -> Callable[[], Spread | None] | None:
-        """A function that returns the spread of single examples, if `loss` is the loss that is trained."""
-        is_same = self._is_own or (self._check is not None and self._check.same_loss)
-        if made is None or not is_same:
-            return None
-        return lambda: self._examples.spread(batch, made(), scale=lambda: self._scale, seed=self._seed)
 
     def _share(
         self, parts: Sequence[Part], index: int, groups: tuple[Group, ...], mean: Callable[[Gradients], Gradients]
@@ -318,7 +301,7 @@ class Capture:
         @cache
         def together() -> Batch:
             with suppress(BadArgument):
-                return joined(batches) if len(batches) > 1 else batches[0]
+                return join_batches(batches) if len(batches) > 1 else batches[0]
             return batches[-1]
 
         return together

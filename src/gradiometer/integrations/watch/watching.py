@@ -381,7 +381,6 @@ class Watch(Forks, Automatic):
         if caught is not None and recorder is not None and updates is None:
             self._record(recorder, caught)
         elif caught is not None and recorder is not None:
-            caught.hold()
             self._waiting = caught
             if self.ranks.alone:
                 self._capture.stop()

@@ -13,7 +13,7 @@ from gradiometer.lab.closed_forms.matrices import Matrix
 from gradiometer.lab.closed_forms.models import Predictor
 from gradiometer.measurement.batch import Batch
 from gradiometer.problems.examples import Examples
-from gradiometer.problems.images.digits import stored
+from gradiometer.problems.images.digits import read_digits
 from gradiometer.problems.problem import Problem
 
 
@@ -143,7 +143,7 @@ def known() -> tuple[LogisticRegression, LogisticRegression]:
     An 8 has ink on the left, a 3 has little there. The training set is the first 100 threes and eights of the digits:
     few enough that the posterior is not Gaussian.
     """
-    images, labels, held_out = (part.numpy() for part in stored())
+    images, labels, held_out = (part.numpy() for part in read_digits())
     chosen = np.isin(labels, DIGITS)
     halves = np.stack([images[:, :, :4].mean(axis=(1, 2)), images[:, :, 4:].mean(axis=(1, 2))], axis=1)
     parts = []

@@ -24,7 +24,7 @@ from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Gradients, Objective
-from gradiometer.measurement.uncertainty.arithmetic import transformed
+from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.means import mean
 
 BatchDraw = Callable[[torch.Generator], Batch]
@@ -103,7 +103,7 @@ class Ground:
 
     def noise_of_mean(self, steps: int) -> Estimate:
         """tr Σ/(BK‖g‖²), the relative squared error of the mean of K batch gradients at one point."""
-        return transformed(self.noise, lambda noise: noise / (self.batch_size * steps * self.norm_squared))
+        return transform(self.noise, lambda noise: noise / (self.batch_size * steps * self.norm_squared))
 
     def drift(self, learning_rate: Amount, steps: int) -> float:
         """‖mean of g(Φ_k) − g‖²/‖g‖² over K noiseless steps, to first order of g in Φ: exact on a quadratic.

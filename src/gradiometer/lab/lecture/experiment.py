@@ -142,7 +142,7 @@ def _holds(estimate: Estimate, value: float) -> bool:
     return bool(estimate.low <= value <= estimate.high)
 
 
-def averaged(values: ArrayLike) -> Estimate:
+def mean_estimate(values: ArrayLike) -> Estimate:
     """The mean of independent values, at the lecture's level."""
     independent = np.asarray(values, dtype=np.float64)
     return mean(independent, level=LEVEL, batches=len(independent))

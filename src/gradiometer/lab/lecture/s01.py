@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
-from gradiometer.lab.lecture.experiment import LEVEL, Circumstance, Experiment, Rival, averaged
+from gradiometer.lab.lecture.experiment import LEVEL, Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import MLP, digits_network
 from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
@@ -22,7 +22,7 @@ EXAMPLE, START = OneDimensional(mean=1.0, variance=4.0), 3.0
 def _one_step(rate: float) -> Estimate:
     """How far β moves towards E y in its first step, over many runs."""
     chains = EXAMPLE.simulate([rate], chains=4000, batch_size=BATCH, start=START, seed=RATES.index(rate))
-    return averaged(chains[0] - chains[1])
+    return mean_estimate(chains[0] - chains[1])
 
 
 def _along_gradient(rate: float, momentum: float = 0.0) -> Estimate:

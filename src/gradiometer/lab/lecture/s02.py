@@ -5,7 +5,7 @@ import torch
 
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, averaged
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import MLP, digits_network
 from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
@@ -20,7 +20,7 @@ def _fresh(size: int) -> Estimate:
     quadratic = Quadratic(CURVATURE, NOISE)
     start = np.array([1.0, -2.0, 0.5])
     chains = quadratic.simulate([1.0], chains=4000, batch_size=size, start=start, seed=size)
-    return averaged(((chains[0] - chains[1] - quadratic.gradient(start)) ** 2).sum(axis=1))
+    return mean_estimate(((chains[0] - chains[1] - quadratic.gradient(start)) ** 2).sum(axis=1))
 
 
 def _exact(size: int) -> float:
@@ -32,7 +32,7 @@ def _errors(size: int) -> Estimate:
     """‖ĝ − g‖² of batches drawn without replacement, by torch's own backward."""
     network = digits_network()
     gradients = map(network.batch_gradient, network.batches(size, BATCHES, seed=size))
-    return averaged([float((gradient - network.gradient).square().sum()) for gradient in gradients])
+    return mean_estimate([float((gradient - network.gradient).square().sum()) for gradient in gradients])
 
 
 def _gauge(size: int) -> Estimate:
@@ -60,7 +60,7 @@ def _errors_by_class(size: int) -> Estimate:
         own = (labels == labels[first]).nonzero()[:, 0]
         chosen = own[torch.randperm(len(own), generator=generator)[:size]]
         errors.append(float((network.batch_gradient(chosen) - network.gradient).square().sum()))
-    return averaged(errors)
+    return mean_estimate(errors)
 
 
 def _experiments() -> tuple[Experiment, ...]:

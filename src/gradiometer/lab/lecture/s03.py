@@ -9,7 +9,7 @@ from jaxtyping import Float
 from gradiometer.drift.curvature import Curvature
 from gradiometer.drift.step_drift import StepDrift
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, averaged
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import MLP, digits_network
 from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
@@ -89,7 +89,7 @@ def _experiments() -> tuple[Experiment, ...]:
             quantity="E‖g(Φ − ηĝ) − g(Φ)‖²",
             dial="learning rate, η",
             points=RATES,
-            predict=lambda rate: averaged(rate**2 * _products()),
+            predict=lambda rate: mean_estimate(rate**2 * _products()),
             measure=_measured_drift,
             rival=Rival("steps along g alone, η²‖Hg‖²", lambda rate: rate**2 * _without_noise()),
             says="η² E‖Hĝ‖², from Hessian products with the gradients of 100 batches. The instrument measures it "

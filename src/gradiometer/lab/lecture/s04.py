@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from gradiometer.convergence.schedules.shapes import Constant, Linear
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, averaged
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import spaced_steps
 from gradiometer.lab.lecture.regressions import Regressions
 from gradiometer.lab.lecture.statement import Statement
@@ -35,7 +35,7 @@ def _exact_excess(rates: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " tim
 def _excess(rates: Float[np.ndarray, " steps"], time: int, seed: int) -> Estimate:
     """The same, from simulated runs, at one time."""
     chains = EXAMPLE.simulate(rates, chains=CHAINS, batch_size=BATCH, start=2.0, seed=seed)
-    return averaged(chains[time] ** 2 / 2)
+    return mean_estimate(chains[time] ** 2 / 2)
 
 
 @cache
@@ -49,20 +49,20 @@ def _floor(rate: float) -> tuple[Regressions, Float[np.ndarray, " runs"], Estima
         looks.append((runs.losses(runs.weights), part))
     hot = np.mean([loss for loss, _ in looks], axis=0)
     cold = runs.losses(torch.stack([part for _, part in looks]).mean(dim=0))
-    return runs, hot, averaged(hot - cold)
+    return runs, hot, mean_estimate(hot - cold)
 
 
 def _gain(rate: float) -> Estimate:
     """By how much the loss falls when the rate of the same runs then goes linearly to zero."""
     runs, hot, _ = _floor(rate)
     runs.train(Linear(rate, steps=COOLING), COOLING)
-    return averaged(hot - runs.losses(runs.weights))
+    return mean_estimate(hot - runs.losses(runs.weights))
 
 
 def _agreeing(time: int) -> Estimate:
     """E β² on two examples ½aβ² of different curvature and the same minimum, at B = 1."""
     drawn = np.random.default_rng(3).integers(2, size=(LATE[-1], 40 * CHAINS))
-    return averaged(np.prod(1 - RATE * SLOPES[drawn[:time]], axis=0) ** 2)
+    return mean_estimate(np.prod(1 - RATE * SLOPES[drawn[:time]], axis=0) ** 2)
 
 
 def _experiments() -> tuple[Experiment, ...]:

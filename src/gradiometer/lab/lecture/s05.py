@@ -7,7 +7,7 @@ import torch
 from gradiometer.convergence.schedules.shapes import Linear
 from gradiometer.drift.curvature import Curvature
 from gradiometer.lab.closed_forms.double_well import DoubleWell
-from gradiometer.lab.lecture.experiment import LEVEL, Circumstance, Experiment, Rival, averaged
+from gradiometer.lab.lecture.experiment import LEVEL, Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import MLP, Network, Weights, digits_network
 from gradiometer.lab.lecture.regressions import DECAY, RUNS, Regressions
 from gradiometer.lab.lecture.statement import Statement
@@ -61,13 +61,13 @@ def by_symmetry(step: int, first: int = 0) -> Estimate:
     ends = [
         (_weights_of(seed)[step], reordered(_weights_of(seed)[step], seed)) for seed in range(first, first + 2 * PAIRS)
     ]
-    return averaged([digits_network().barrier(*pair) for pair in ends])
+    return mean_estimate([digits_network().barrier(*pair) for pair in ends])
 
 
 def between_runs(step: int, first: int = 0) -> Estimate:
     """L halfway between two runs less the mean of L at both, over independent pairs."""
     pairs = [(_weights_of(seed)[step], _weights_of(seed + 1)[step]) for seed in range(first, first + 2 * PAIRS, 2)]
-    return averaged([digits_network().barrier(*pair) for pair in pairs])
+    return mean_estimate([digits_network().barrier(*pair) for pair in pairs])
 
 
 def spread_of_walks(network: Network, steps: int, seed: int = 0) -> Estimate:
@@ -83,7 +83,7 @@ def spread_of_walks(network: Network, steps: int, seed: int = 0) -> Estimate:
     if steps == 1:
         return Estimate.exact(one_step)
     kept = total.sum() / first.sum()  # a ratio of means: its error is that of the residuals
-    return averaged((one_step * (kept + (total - kept * first) / first.mean())).double().numpy())
+    return mean_estimate((one_step * (kept + (total - kept * first) / first.mean())).double().numpy())
 
 
 def walked(network: Network, steps: int, seed: int = 0) -> Estimate:
@@ -92,7 +92,7 @@ def walked(network: Network, steps: int, seed: int = 0) -> Estimate:
     for pair in range(60):
         ends = [network.after(steps, BATCH, WALK_RATE, seed=10_000 * (seed + 1) + 2 * pair + end) for end in (0, 1)]
         apart.append(float((ends[0] - ends[1]).square().sum()))
-    return averaged(apart)
+    return mean_estimate(apart)
 
 
 @cache
@@ -115,7 +115,7 @@ def _middle(spread: float) -> Estimate:
     """L halfway between two regressions less the mean of L at both."""
     runs = _runs_at_rest(spread)
     one, other = runs.weights[::2], runs.weights[1::2]
-    return averaged(runs.losses((one + other) / 2) - (runs.losses(one) + runs.losses(other)) / 2)
+    return mean_estimate(runs.losses((one + other) / 2) - (runs.losses(one) + runs.losses(other)) / 2)
 
 
 def _experiments() -> tuple[Experiment, ...]:

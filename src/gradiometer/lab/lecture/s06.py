@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, averaged
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import digits_network, spaced_steps
 from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
@@ -28,7 +28,7 @@ def brightness() -> Float[np.ndarray, " examples"]:
 
 def _spread(values: Float[np.ndarray, " chains"]) -> Estimate:
     """The variance over chains, as a mean of squared distances."""
-    return averaged((values - values.mean()) ** 2 * len(values) / (len(values) - 1))
+    return mean_estimate((values - values.mean()) ** 2 * len(values) / (len(values) - 1))
 
 
 def _chains(rates: Float[np.ndarray, " steps"], seed: int) -> Float[np.ndarray, "times chains"]:

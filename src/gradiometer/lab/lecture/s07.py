@@ -15,7 +15,7 @@ from gradiometer.convergence.theorem.theorem import read, theorem
 from gradiometer.drift.curvature import Curvature
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.experiment import LEVEL, Circumstance, Experiment, Rival, averaged
+from gradiometer.lab.lecture.experiment import LEVEL, Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import digits_network, spaced_steps
 from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
@@ -149,7 +149,7 @@ def _experiments() -> tuple[Experiment, ...]:
             dial="step, t",
             points=TIMES,
             predict=lambda time: exact[time],
-            measure=lambda time: averaged(_measured_squared_gradients()[TIMES.index(time)]),
+            measure=lambda time: mean_estimate(_measured_squared_gradients()[TIMES.index(time)]),
             says=f"{theorem(ADMITTED).why} So the gradient goes to zero, here as fast as the exact recursion says.",
         ),
         Experiment(
@@ -171,7 +171,7 @@ def _experiments() -> tuple[Experiment, ...]:
             quantity="mean distance from the minimum",
             points=(10, 100, 1000),
             predict=lambda time: (time + 2) / (2 * (time + 1)),
-            measure=lambda time: averaged(_chains(STALLS, 1000, 1.0, 9)[time]),
+            measure=lambda time: mean_estimate(_chains(STALLS, 1000, 1.0, 9)[time]),
             claim=lambda _: 0.0,
             says=f"{theorem(STALLS).why} Half of the way always remains.",
             log=False,
@@ -182,7 +182,7 @@ def _experiments() -> tuple[Experiment, ...]:
             quantity="variance of β",
             points=TIMES,
             predict=lambda time: root[time],
-            measure=lambda time: averaged(_chains(ROOT, TIMES[-1], 0.0, 11)[time] ** 2),
+            measure=lambda time: mean_estimate(_chains(ROOT, TIMES[-1], 0.0, 11)[time] ** 2),
             says=f"{theorem(ROOT).why} But it converges all the same: the conditions are sufficient, not necessary.",
         ),
     )

@@ -13,7 +13,7 @@ from torch import nn
 
 from gradiometer.lab.counterexamples.line import Arctangent, LogCosh
 from gradiometer.lab.counterexamples.plane import Saddle
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, averaged
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import digits_network
 from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
@@ -158,7 +158,7 @@ def _leaving(time: int) -> Estimate:
         slope = NOISY.gradient((x, y), (np.zeros(RUNS),))
         x = x - LEAVING_RATE * (slope[0] + KICK * generator.standard_normal(RUNS))
         y = y - LEAVING_RATE * slope[1]
-    return averaged(x**2)
+    return mean_estimate(x**2)
 
 
 def _growth(time: int) -> float:
@@ -188,7 +188,7 @@ def _experiments() -> tuple[Experiment, ...]:
             dial="step, t",
             points=TIMES[:3],
             predict=lambda time: NOISY.height(time) ** 2 + NOISY.height_variance(time),
-            measure=lambda time: averaged(_heights()[TIMES.index(time)] ** 2),
+            measure=lambda time: mean_estimate(_heights()[TIMES.index(time)] ** 2),
             says="Every run ends at the saddle (0, 0): the theorem promises a stationary point, not a minimum.",
         ),
         known(

@@ -8,7 +8,7 @@ from gradiometer.convergence.schedules.shapes import Constant
 from gradiometer.exploration.temperature.stationary_law import SGDRule, reshuffled_covariance
 from gradiometer.lab.closed_forms.matrices import Matrix
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, averaged
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.regressions import RUNS, SIZE, Regressions
 from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
@@ -29,7 +29,7 @@ def _spread_of_chains(rate: float, start: float) -> Estimate:
     seed = int(100 * rate) + int(start)
     begin = [start, -start]
     chains = QUADRATIC.simulate([rate] * 300, chains=8000, batch_size=BATCH, start=begin, seed=seed)
-    return averaged(((chains[-1] - QUADRATIC.minimum) ** 2).sum(axis=1))
+    return mean_estimate(((chains[-1] - QUADRATIC.minimum) ** 2).sum(axis=1))
 
 
 @cache
@@ -51,7 +51,7 @@ def _on_digits(rate: float) -> Estimate:
     for _ in range(LOOKS):
         runs.train(Constant(rate), int(APART / rate))
         looks += ((runs.positions - minimum) ** 2).sum(axis=1) / LOOKS
-    return averaged(looks)
+    return mean_estimate(looks)
 
 
 def _variance_at_ends(rate: float) -> Estimate:
@@ -64,7 +64,7 @@ def _variance_at_ends(rate: float) -> Estimate:
         order = generator.permuted(np.tile(values, (EPOCHS, 1)), axis=1)
         for step in range(EXAMPLES):
             position += rate * (order[:, step] - position)
-    return averaged(position**2)
+    return mean_estimate(position**2)
 
 
 def _cold(rate: float) -> float:

@@ -16,7 +16,7 @@ from gradiometer.exploration.temperature.stationary_law import (
     without_replacement,
 )
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, averaged
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import MLP, digits_network
 from gradiometer.lab.lecture.regressions import RUNS, SIZE, Regressions
 from gradiometer.lab.lecture.statement import Statement
@@ -49,7 +49,7 @@ def _stationary_iterates(
 
 def _temperature(rate: float, size: int) -> Estimate:
     """⟨Φ − Φ*, g⟩/d, which equipartition calls the temperature."""
-    return averaged((_stationary_iterates(ISOTROPIC, rate, size) ** 2 @ CURVATURES) / len(CURVATURES))
+    return mean_estimate((_stationary_iterates(ISOTROPIC, rate, size) ** 2 @ CURVATURES) / len(CURVATURES))
 
 
 def _exact(rate: float, size: int) -> float:
@@ -60,13 +60,13 @@ def _exact(rate: float, size: int) -> float:
 
 def _of_mode(mode: int) -> Estimate:
     """h·Var of one direction."""
-    return averaged(CURVATURES[mode - 1] * _stationary_iterates(UNEVEN, RATE, BATCH)[:, mode - 1] ** 2)
+    return mean_estimate(CURVATURES[mode - 1] * _stationary_iterates(UNEVEN, RATE, BATCH)[:, mode - 1] ** 2)
 
 
 def _heat(rate: float, size: int) -> Estimate:
     """‖ΔΦ‖²/(2ηd) of torch's own optimizer, with the network put back after every step."""
     moves = digits_network().moves(size, 300, 300 + size, rate)
-    return averaged([float(move.square().sum()) / (2 * rate * len(move)) for move in moves])
+    return mean_estimate([float(move.square().sum()) / (2 * rate * len(move)) for move in moves])
 
 
 def _put_in(rate: float, size: int) -> float:
@@ -105,7 +105,7 @@ def _temperature_of_regressions(size: int) -> Estimate:
         runs.train(Constant(size / SAME), int(2 * SAME / size))
         slopes = runs.gradient(runs.weights, everything).flatten(1).numpy()
         looks += ((runs.positions - minimum) * slopes).mean(axis=1) / LOOKS
-    return averaged(looks)
+    return mean_estimate(looks)
 
 
 def _experiments() -> tuple[Experiment, ...]:

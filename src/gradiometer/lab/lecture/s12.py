@@ -13,7 +13,7 @@ from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.exploration.ensembles.snapshots import Snapshot, SnapshotCollector
 from gradiometer.lab.closed_forms.matrices import Matrix
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, averaged
+from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import digits_network
 from gradiometer.lab.lecture.regressions import DECAY, SIZE, Regressions
 from gradiometer.lab.lecture.statement import Statement
@@ -128,7 +128,7 @@ class RegressionCycles:
         """The mean cross-entropy of the last snapshots less that of their average, over runs."""
         last = self.snapshots[-count:]
         each = np.mean([self.runs.entropies(one) for one in last], axis=0)
-        return averaged(each - self.runs.entropies(torch.stack(last).mean(dim=0)))
+        return mean_estimate(each - self.runs.entropies(torch.stack(last).mean(dim=0)))
 
 
 @cache
@@ -161,7 +161,7 @@ def _between_runs() -> float:
 def _between_cycles(apart: int) -> Estimate:
     """The barrier between the last snapshot and one a number of cycles before, over runs."""
     pairs = [(_snapshots_of(seed)[-1 - apart], _snapshots_of(seed)[-1]) for seed in range(RUNS)]
-    return averaged([digits_network().barrier(*map(_weights, pair)) for pair in pairs])
+    return mean_estimate([digits_network().barrier(*map(_weights, pair)) for pair in pairs])
 
 
 def _experiments() -> tuple[Experiment, ...]:
@@ -172,10 +172,10 @@ def _experiments() -> tuple[Experiment, ...]:
             setting=Circumstance.KNOWN,
             where="the one-dimensional example in five cycles of 30 steps, η₀ = 0.1",
             quantity="excess loss of the average",
-            dial="snapshots averaged, m",
+            dial="snapshots mean_estimate, m",
             points=COUNTS,
             predict=_loss_of_average,
-            measure=lambda count: averaged(_ends()[-count:].mean(axis=0) ** 2 / 2),
+            measure=lambda count: mean_estimate(_ends()[-count:].mean(axis=0) ** 2 / 2),
             says="Averaging m snapshots divides the variance, but by less than m: a snapshot remembers ∏(1 − η_t) of "
             "the one before.",
         ),
@@ -184,7 +184,7 @@ def _experiments() -> tuple[Experiment, ...]:
             setting=Circumstance.REAL,
             where="softmax regression on the digits, 64 runs of five cycles at B = 8",
             quantity="cross-entropy gained by averaging",
-            dial="snapshots averaged, m",
+            dial="snapshots mean_estimate, m",
             points=COUNTS[1:],
             predict=lambda count: _cycles().gain(count),
             measure=lambda count: _cycles().measured_gain(count),

@@ -67,7 +67,7 @@ class Bench:
         readings = []
         for index in range(steps):
             batch = self.known.batch(self._indices(generator))
-            spread = accumulated(objective, batch, self.parts or self.batch_size) if self.shared else None
+            spread = accumulation_spread(objective, batch, self.parts or self.batch_size) if self.shared else None
             step = TrainingStep(
                 objective, batch, index=index, learning_rate=0.0, sampling=self.sampling, spread=spread, seed=seed
             )
@@ -118,7 +118,7 @@ class Bench:
         )
 
 
-def accumulated(objective: Objective, batch: Batch, parts: int) -> Spread:
+def accumulation_spread(objective: Objective, batch: Batch, parts: int) -> Spread:
     """The spread of micro-batches whose mean is the training gradient, as in a loop that accumulates gradients."""
     builder, size = SpreadBuilder(objective.layer_of), batch_size(batch)
     mean = [torch.zeros_like(parameter) for parameter in objective.parameters]

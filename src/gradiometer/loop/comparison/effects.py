@@ -100,7 +100,9 @@ def effects_of(
     Raises:
         BadArgument: There is no branch of the baseline, or no branch has this readout.
 
-    >>> from gradiometer.loop import BranchResult, Readout, effects_of
+    >>> from gradiometer.loop.branch import BranchResult
+    >>> from gradiometer.loop.comparison.effects import effects_of
+    >>> from gradiometer.loop.readout import Readout
     >>> ends = {"go on": [0.52, 0.55, 0.51], "rate 2x": [0.49, 0.53, 0.475]}
     >>> results = [
     ...     BranchResult(name, replicate, 640, 10, 640, 1.0, (), {"test_loss": Readout(loss)})

@@ -45,7 +45,9 @@ def effects_at_end(
     Returns:
         The effects. They are unknown if no branch reaches half of what is left, or if none has half its length.
 
-    >>> from gradiometer.loop import BranchResult, Readout, effects_at_end
+    >>> from gradiometer.loop.branch import BranchResult
+    >>> from gradiometer.loop.comparison.ends import effects_at_end
+    >>> from gradiometer.loop.readout import Readout
     >>> ends = {(25, "go on"): 0.70, (25, "rate 2x"): 0.60, (50, "go on"): 0.50, (50, "rate 2x"): 0.45}
     >>> results = [
     ...     BranchResult(name, place, horizon, 1, horizon, 1.0, (), {"test_loss": Readout(loss + place / 1000)})

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from gradiometer.arguments import check_level, check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.loop.branch import Branch, BranchResult, Tail, check_tail
-from gradiometer.loop.changes import Alternative, GoOn
+from gradiometer.loop.changes.alternative import Alternative, GoOn
 from gradiometer.loop.comparison.effects import Effect, effects_of, readout_name
 from gradiometer.loop.comparison.rungs import Rung
 from gradiometer.measurement.estimate import Estimate
@@ -121,7 +121,11 @@ def race(
     Source: Maron & Moore (1994), Hoeffding Races; growing horizons: Jamieson & Talwalkar (2016), Non-stochastic Best
         Arm Identification and Hyperparameter Optimization.
 
-    >>> from gradiometer.loop import BranchResult, Rate, Readout, Rung, race
+    >>> from gradiometer.loop import Rate
+    >>> from gradiometer.loop.branch import BranchResult
+    >>> from gradiometer.loop.comparison.racing import race
+    >>> from gradiometer.loop.comparison.rungs import Rung
+    >>> from gradiometer.loop.readout import Readout
     >>> def grow(branches):
     ...     for branch in branches:
     ...         loss = {"go on": 0.5, "rate 2x": 0.4, "rate 4x": 0.9}[branch.alternative.name] + 1 / branch.horizon

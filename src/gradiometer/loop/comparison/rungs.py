@@ -48,7 +48,7 @@ def rungs_for(alternatives: int, budget: int, *, left: int | None = None, shorte
     Raises:
         BadArgument: The budget does not pay for two replicates of the shortest horizon.
 
-    >>> from gradiometer.loop import rungs_for
+    >>> from gradiometer.loop.comparison.rungs import rungs_for
     >>> rungs_for(alternatives=5, budget=70_000, left=10_000)
     (Rung(horizon=500, replicates=4), Rung(horizon=1000, replicates=4), Rung(horizon=2000, replicates=4))
     """

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.loop.branch import Branch, BranchResult, Tail
-from gradiometer.loop.changes import BatchSize
+from gradiometer.loop.changes.rates import BatchSize
 from gradiometer.loop.comparison.effects import readout_name
 
 Grow = Callable[[Sequence[Branch]], Iterable[BranchResult]]

@@ -60,7 +60,7 @@ def batch_fit(batches: Cells, examples: Cells, losses: Cells) -> BatchFit:
         law of the loss.
 
     >>> import numpy as np
-    >>> from gradiometer.loop.critical import batch_fit
+    >>> from gradiometer.loop.critical.fit import batch_fit
     >>> batches, examples = np.array([8, 32, 128, 8, 32, 128.0]), np.array([1e3, 1e3, 1e3, 4e3, 4e3, 4e3])
     >>> losses = 0.2 + 9 * (examples / (1 + batches / 50)) ** -0.5
     >>> fit = batch_fit(batches, examples, losses)

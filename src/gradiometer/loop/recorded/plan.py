@@ -35,7 +35,8 @@ class Plan:
     Raises:
         BadArgument: A number or the tail cannot be used, or an alternative is given twice.
 
-    >>> from gradiometer.loop import Plan, Rate
+    >>> from gradiometer.loop import Rate
+    >>> from gradiometer.loop.recorded.plan import Plan
     >>> plan = Plan(step=100, alternatives=(Rate(2),), replicates=2, horizon=6_400)
     >>> [branch.alternative.name for branch in plan.branches]
     ['go on', 'rate 2x', 'go on', 'rate 2x']

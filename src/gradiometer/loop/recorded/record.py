@@ -98,7 +98,9 @@ class ForkRecord:
         stops: The alternatives that a race has stopped; None until a fork is finished.
 
     >>> from pathlib import Path
-    >>> from gradiometer.loop import ForkRecord, Plan, Rate
+    >>> from gradiometer.loop import Rate
+    >>> from gradiometer.loop.recorded.plan import Plan
+    >>> from gradiometer.loop.recorded.record import ForkRecord
     >>> record = ForkRecord.keep(Path("."), Plan(step=100, alternatives=(Rate(2),), replicates=2, horizon=6_400))
     >>> record.name, record.finished, ForkRecord.open(record.path).plan == record.plan
     ('0001', False, True)
@@ -273,7 +275,8 @@ def forks_of(run: Run) -> tuple[ForkRecord, ...]:
     One whose plan cannot be read is left out, and `run.warnings` names it.
 
     >>> from gradiometer.loop import forks_of
-    >>> from gradiometer.run import Run, RunFolder
+    >>> from gradiometer.run import Run
+    >>> from gradiometer.run.folder import RunFolder
     >>> forks_of(Run.open(RunFolder.create("runs", "alone", {}).path))
     ()
     """

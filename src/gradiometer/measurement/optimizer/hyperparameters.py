@@ -100,7 +100,7 @@ class Hyperparameters:
             return shape_of(self._path(rates[0]))
         groups, peaks = counted(len(rates), "group"), np.array(self.peaks)
         if self.is_constant:
-            return f"{groups}: {listed(self.peaks)}, constant"
+            return f"{groups}: {list_values(self.peaks)}, constant"
         largest = int(peaks.argmax())
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = rates / rates[largest] if rates[largest].any() else rates
@@ -108,11 +108,11 @@ class Hyperparameters:
         # 0.01: the rates of groups have one shape if their ratio is constant to this relative
         # error.
         if np.ptp(ratios[:, known], axis=1).max() <= 0.01 * ratios[:, known].max():
-            return f"{groups} with peaks {listed(self.peaks)}; the largest: {shape_of(self._path(rates[largest]))}"
+            return f"{groups} with peaks {list_values(self.peaks)}; the largest: {shape_of(self._path(rates[largest]))}"
         if len(rates) <= MOST_RATES:
             return f"{groups}: " + "; ".join(shape_of(self._path(path)) for path in rates)
         now = [float(path[-1]) for path in rates]
-        return f"{groups} with different schedules, peaks {listed(self.peaks)}, now {listed(now)}"
+        return f"{groups} with different schedules, peaks {list_values(self.peaks)}, now {list_values(now)}"
 
     @property
     def momentum_words(self) -> str:
@@ -120,7 +120,7 @@ class Hyperparameters:
         paths = self._paths(lambda group: group.momentum)
         if not paths.any():
             return ""
-        present = listed([float(path[-1]) for path in paths])
+        present = list_values([float(path[-1]) for path in paths])
         low, high = float(paths.min()), float(paths.max())
         moved = any(len(np.unique(path)) > 1 for path in paths)
         words = f"between {number(low)} and {number(high)}, now {present}" if moved else present
@@ -130,7 +130,7 @@ class Hyperparameters:
     def weight_decay_words(self) -> str:
         """The present weight decay in words; empty without."""
         decays = [group.weight_decay for group in self.now]
-        return listed(decays) if any(decays) else ""
+        return list_values(decays) if any(decays) else ""
 
     @property
     def facts(self) -> dict[str, str]:
@@ -174,7 +174,7 @@ class Hyperparameters:
         return Path(steps, rates, max(self.reached, self.steps[-1]))
 
 
-def listed(values: "tuple[float, ...] | list[float]") -> str:
+def list_values(values: "tuple[float, ...] | list[float]") -> str:
     """Different values, as "0.1 and 0.01"; the range if there are many."""
     different = list(dict.fromkeys(values))
     if len(different) > MOST_RATES:

@@ -1,4 +1,4 @@
-from .arithmetic import transformed as transformed
+from .arithmetic import transform as transform
 from .arithmetic import weighted_slope as weighted_slope
 from .means import difference_of_means as difference_of_means
 from .means import mean as mean

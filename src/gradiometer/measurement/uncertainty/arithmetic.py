@@ -13,9 +13,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 
 
-def transformed(
-    estimate: Estimate, function: Callable[[float], float], *, method: str = "", unit: str = ""
-) -> Estimate:
+def transform(estimate: Estimate, function: Callable[[float], float], *, method: str = "", unit: str = "") -> Estimate:
     """A monotone function of an estimate. Its interval ends are the function of the ends, at the same level.
 
     Args:
@@ -26,8 +24,8 @@ def transformed(
 
     >>> import math
     >>> from gradiometer import Estimate
-    >>> from gradiometer.measurement.uncertainty.arithmetic import transformed
-    >>> print(transformed(Estimate.interval(4.0, 1.0, 9.0, level=0.9, method="Student", samples=8), math.sqrt))
+    >>> from gradiometer.measurement.uncertainty.arithmetic import transform
+    >>> print(transform(Estimate.interval(4.0, 1.0, 9.0, level=0.9, method="Student", samples=8), math.sqrt))
     2.00 [1.00, 3.00]
     """
     low, high = sorted((function(estimate.low), function(estimate.high)))

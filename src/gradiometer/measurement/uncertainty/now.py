@@ -15,11 +15,11 @@ from jaxtyping import Float, Shaped
 from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.arithmetic import transformed
+from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.batch_means import finite_samples
 from gradiometer.measurement.uncertainty.heavy_tails import Tails, with_unseen_pairs
 from gradiometer.measurement.uncertainty.means import largest, mean, ratio_of_means
-from gradiometer.measurement.uncertainty.open_intervals import opened
+from gradiometer.measurement.uncertainty.open_intervals import open_above
 from gradiometer.measurement.uncertainty.power_law import Drift, Mixture, power_law
 
 NOISE_PRIOR = Drift(time=(-0.8, 0.8), rate=(0.7, 0.4))
@@ -142,9 +142,9 @@ def ratio_now(
         estimate = _estimate(1 / value, _inverse(high), _inverse(low), len(steps), level, learning_rate)
         estimate = _widen(estimate, recent)
         if positive:
-            estimate = opened(estimate, mixture, value, value - low, float(steps[-1] - steps[0]))
+            estimate = open_above(estimate, mixture, value, value - low, float(steps[-1] - steps[0]))
     scale = min(size[0] / size[1], sys.float_info.max)
-    return transformed(estimate, lambda ratio: ratio * scale, unit=unit)
+    return transform(estimate, lambda ratio: ratio * scale, unit=unit)
 
 
 def mean_now(
@@ -195,7 +195,7 @@ def mean_now(
     else:
         low, value, high, _ = found
         estimate = _widen(_estimate(value, low, high, len(steps), level, learning_rate), recent)
-    return transformed(estimate, lambda mean: mean * size, unit=unit)
+    return transform(estimate, lambda mean: mean * size, unit=unit)
 
 
 def _value_now(

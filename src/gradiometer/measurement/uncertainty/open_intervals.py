@@ -14,7 +14,7 @@ WIDEST = 30.0
 """Ratio of the ends above which an interval of a positive quantity counts as open."""
 
 
-def opened(estimate: Estimate, mixture: Mixture, value: float, margin: float, span: float) -> Estimate:
+def open_above(estimate: Estimate, mixture: Mixture, value: float, margin: float, span: float) -> Estimate:
     """The estimate of a positive quantity, open above if its ends are more than 30 apart.
 
     "At least L" is only said if one over the quantity came out small, which happens more often by chance than a result

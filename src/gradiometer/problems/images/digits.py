@@ -26,7 +26,7 @@ def load(model: str = "mlp") -> Problem:
     Source: Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine Learning Repository,
         doi:10.24432/C50P49, CC BY 4.0; the test part of the original, as in scikit-learn's `load_digits`.
     """
-    images, labels, held_out = stored()
+    images, labels, held_out = read_digits()
     return classification(
         "digits",
         model,
@@ -38,7 +38,7 @@ def load(model: str = "mlp") -> Problem:
 
 
 @cache
-def stored() -> tuple[UInt8[Tensor, "examples 8 8"], UInt8[Tensor, " examples"], Bool[Tensor, " examples"]]:
+def read_digits() -> tuple[UInt8[Tensor, "examples 8 8"], UInt8[Tensor, " examples"], Bool[Tensor, " examples"]]:
     """The stored data: pixels from 0 to 16, labels, and True for the test examples."""
     with (
         as_file(files("gradiometer.problems") / "data" / "digits.npz") as path,
@@ -49,7 +49,9 @@ def stored() -> tuple[UInt8[Tensor, "examples 8 8"], UInt8[Tensor, " examples"],
 
 
 def _part(
-    images: UInt8[Tensor, "stored 8 8"], labels: UInt8[Tensor, " stored"], chosen: Bool[Tensor, " stored"]
+    images: UInt8[Tensor, "read_digits 8 8"],
+    labels: UInt8[Tensor, " read_digits"],
+    chosen: Bool[Tensor, " read_digits"],
 ) -> Labelled:
     # 16: the largest pixel value: the number of black pixels in a 4 × 4 block of a 32 × 32 bitmap.
     return grey_values(images[chosen], 16), labels[chosen].long()

@@ -63,7 +63,7 @@ def find(data_dir: str | os.PathLike[str] | None = None) -> Path:
     looked = [Path(data_dir)] if data_dir is not None else places
     raise BadArgument(
         f"Fashion-MNIST is not on this machine (looked in {', '.join(map(str, looked))}): "
-        "run `apt install dataset-fashion-mnist`, or pass its folder as `--data-dir`."
+        "run `apt install dataset-fashion-mnist`, or pass its folder as `--set data_dir=FOLDER`."
     )
 
 

@@ -1,13 +1,3 @@
-from .axes import LogAxis as LogAxis
-from .charts import layers_chart as layers_chart
-from .charts import loss_chart as loss_chart
-from .charts import noise_scale_chart as noise_scale_chart
-from .charts import page_spec as page_spec
 from .charts import save_png as save_png
-from .charts import save_svg as save_svg
-from .drift_charts import density_chart as density_chart
 from .drift_charts import sharpness_chart as sharpness_chart
-from .interval_strip import strip as strip
 from .marks import layered as layered
-from .sparklines import Sparkline as Sparkline
-from .sparklines import sparkline as sparkline

@@ -32,7 +32,7 @@ def sparkline(curve: Curve) -> Sparkline | None:
     """The curve as a small line, or None if fewer than three values are known. It is logarithmic if all are positive.
 
     >>> from gradiometer.measurement import Estimate
-    >>> from gradiometer.report.charts import sparkline
+    >>> from gradiometer.report.charts.sparklines import sparkline
     >>> drawn = sparkline([(step, Estimate.exact(2.0**step)) for step in range(4)])
     >>> drawn.line, drawn.words
     ('0,21 32,15 64,9 96,3', '1.00 at step 0, 8.00 at step 3')

@@ -1,3 +1,2 @@
-from .compare import Comparison as Comparison
 from .compare import compare as compare
 from .page import write_comparison as write_comparison

@@ -9,7 +9,7 @@ import msgspec
 
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Finding, Issue, State
-from gradiometer.measurement.optimizer.hyperparameters import listed
+from gradiometer.measurement.optimizer.hyperparameters import list_values
 from gradiometer.measurement.uncertainty.differences import PairsNeeded
 from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis, diagnose
@@ -55,7 +55,7 @@ class Compared:
         every["model"] = self.run.manifest.get("problem", {}).get("model", every.get("model"))
         if self.run.watched and (settings := self.run.hyperparameters) is not None:
             every["optimizer"] = " and ".join(settings.names)
-            every["learning_rate"] = listed(settings.peaks)  # the shape of the schedule may depend on the seed
+            every["learning_rate"] = list_values(settings.peaks)  # the shape of the schedule may depend on the seed
             every["weight_decay"] = settings.weight_decay_words
         return {name: value for name, value in every.items() if name not in NOT_TRAINING}
 

@@ -206,7 +206,7 @@ class Guard:
         _, _, below = scope["path"].partition("/")
         given = below.partition("/")[0]
         if not compare_digest(given.encode(errors="replace"), self.live.token.encode()):
-            return PlainTextResponse("Wrong token: use the address that gradiometer show printed.", 403)
+            return PlainTextResponse("Wrong token: use the address that gradiometer show --live printed.", 403)
         if scope["method"] not in ("GET", "HEAD"):
             return PlainTextResponse("Only GET and HEAD are allowed.", 405)
         return None

@@ -118,8 +118,8 @@ def listing(
         BadArgument: The folder does not exist, or the order or a state is unknown.
         StorageFailed: The folder cannot be read.
 
-    >>> from gradiometer.report.overview import listing
-    >>> from gradiometer.run import RunFolder
+    >>> from gradiometer.report.overview.listed import listing
+    >>> from gradiometer.run.folder import RunFolder
     >>> folder = RunFolder.create("some-runs", "empty", {})
     >>> runs, warnings = listing(folder.path.parent)
     >>> runs[0].path.name, runs[0].steps, warnings

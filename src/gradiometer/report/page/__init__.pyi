@@ -1,3 +1,2 @@
-from .page import render as render
 from .page import write_charts as write_charts
 from .page import write_page as write_page

@@ -46,7 +46,7 @@ def write_page(
     standard = run.path / "report.html"
     path = path or standard
     page = render(run, diagnosis, shown).encode(errors="replace")
-    again = f"when that is fixed, run gradiometer report {shlex.quote(str(run.path))}"
+    again = f"when that is fixed, run gradiometer show {shlex.quote(str(run.path))}"
     with writing(path, again if path == standard else "choose another file"):
         replace_file(path, page)
     return path

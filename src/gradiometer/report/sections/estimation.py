@@ -111,8 +111,8 @@ def _batch_figure(noise_scale: Estimate, present: int, peak: float, run: Run) ->
         table=Numbers(("batch size", "peak learning rate", "updates", "interval", "examples", "interval"), tuple(rows)),
         note=(
             "This is a prediction of a model from the noise scale of now, at the best learning rate for each batch. "
-            "`gradiometer batch RUN --of run` predicts for the whole run."
-            + ("" if run.watched else " `gradiometer batch` adds the time, measured on this machine.")
+            "`gradiometer measure batch RUN --of run` predicts for the whole run."
+            + ("" if run.watched else " `gradiometer measure batch` adds the time, measured on this machine.")
         ),
     )
 

@@ -8,7 +8,7 @@ from gradiometer.gauges import labels_of
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Issue
 from gradiometer.measurement.reading import Draw
-from gradiometer.measurement.uncertainty.arithmetic import transformed
+from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.report.charts.exploration_charts import drift_share_chart, heat_chart, layer_temperatures_chart
 from gradiometer.report.charts.marks import Curve
 from gradiometer.report.sections.section import Figure, Numbers, Section, by_layer, cells, change, quantity_table
@@ -127,4 +127,4 @@ def _scaled(curve: Curve, scale: float) -> Curve:
 
 
 def _times(estimate: Estimate, scale: float) -> Estimate:
-    return transformed(estimate, lambda value: scale * value)
+    return transform(estimate, lambda value: scale * value)

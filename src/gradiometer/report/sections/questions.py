@@ -106,7 +106,7 @@ QUESTIONS = (
         section="drift",
         others=("sharpness",),
         needs="The sharpness at the current parameters, compared with the edge of stability.",
-        command=_look("sharpness"),
+        command=_look("measure sharpness"),
         in_a_loop='watch(…, gauges="noise,batch_sharpness")',
     ),
     Question(
@@ -125,7 +125,7 @@ QUESTIONS = (
         section="convergence",
         others=("certificate",),
         needs="An upper bound on the norm of the full gradient, and the smallest curvature.",
-        command=_look("certify"),
+        command=_look("measure certificate"),
         in_a_loop="w.certify(train)",
     ),
     Question(

@@ -1,6 +1,6 @@
 """What a configuration plans: its learning rates over a run of a given length, and the settings of its optimizer."""
 
-from gradiometer.convergence.schedules.named import named
+from gradiometer.convergence.schedules.named import schedule_by_name
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.theorem.theorem import read
 from gradiometer.measurement.optimizer.groups import Group, family_of
@@ -23,7 +23,7 @@ def check_rates(schedule: Schedule, steps: int) -> None:
 
 def planned(configuration: Configuration, steps: int) -> Schedule:
     """η as a function of the step, from 0 to the last of `steps`. Cosine, linear and cycles end with the run."""
-    found = named(configuration.schedule, configuration.rate, steps, configuration.snapshots)
+    found = schedule_by_name(configuration.schedule, configuration.rate, steps, configuration.snapshots)
     return read(configuration.schedule) if found is None else found
 
 

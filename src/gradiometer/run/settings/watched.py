@@ -30,7 +30,7 @@ class WatchedConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     Raises:
         BadArgument: A setting cannot be used.
 
-    >>> from gradiometer.run import WatchedConfiguration
+    >>> from gradiometer.run.settings.watched import WatchedConfiguration
     >>> WatchedConfiguration(batch_size=64, every=10).to_dict()["batch_size"]
     64
     """

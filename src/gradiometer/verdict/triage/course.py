@@ -21,6 +21,7 @@ from gradiometer.verdict.triage.thresholds import (
     FEW_ENTRIES,
     FEWEST_LOOKS,
     FEWEST_STEPS,
+    FLAT_IN_A_LOG,
     GREW,
     HELD_UP,
     JUMPED,
@@ -44,6 +45,7 @@ from gradiometer.verdict.triage.thresholds import (
     STILL_STRIDING,
     STRODE,
     TO_AND_FRO,
+    USUAL_DECAY,
     VANISHED,
     WARM,
     WIDE_OUTPUTS,
@@ -96,7 +98,9 @@ def weight_decay(signs: Signs, level: Level) -> Claimed | None:
     late = ended_at(signs, level)
     share = decay_share(signs)
     shrank = signs.growth < SHRANK and late > HELD_UP
-    moves = signs.family == "sgd" and share > DECAY_SHARE and late > DECAY_LEFT
+    # a decay that is usual has such a share only at a rate that is too high
+    unusual = signs.family == "sgd" and signs.weight_decay > USUAL_DECAY
+    moves = unusual and share > DECAY_SHARE and late > DECAY_LEFT
     moves_most = share > DECAY_MOSTLY and late > LEFT_TO_GAIN
     if not (shrank or moves or moves_most):
         return None
@@ -241,10 +245,23 @@ def no_decay(signs: Signs, level: Level) -> Claimed | None:
     plain = signs.family == "sgd" and not signs.momentum
     to_and_fro = plain and shared < TO_AND_FRO
     noisy = not plain and stride > STILL_STRIDING and noise > NOISY_LOSS
-    if not (to_and_fro or noisy) or not left > LEFT_TO_GAIN:
+    flat = not len(signs.looks) and late_fall(signs)[0] < FLAT_IN_A_LOG  # all that a log has
+    if not (to_and_fro or noisy or flat) or not left > LEFT_TO_GAIN:
         return None
     numbers = {"movement": mean_movement(signs, since=0.5), "loss": left, "shared": shared, "noise": noise}
     return Claimed(Claim.NO_DECAY, numbers, ("cool now",), ("stopped_early",))
+
+
+def late_fall(signs: Signs) -> tuple[float, float]:
+    """The relative fall of the loss within the second half, from its first to its last quarter, and its error."""
+    losses = signs.finite
+    late = losses[len(losses) // 2 :]
+    if len(late) < 20:
+        return float("nan"), float("nan")
+    quarter = len(late) // 4
+    first, last = late[:quarter], late[-quarter:]
+    error = np.sqrt(first.var(ddof=1) / quarter + last.var(ddof=1) / quarter)
+    return float(1 - last.mean() / first.mean()), float(error / first.mean())
 
 
 def late_cosine(signs: Signs) -> float:

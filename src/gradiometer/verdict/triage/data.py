@@ -13,6 +13,7 @@ from gradiometer.verdict.triage.thresholds import (
     AT_A_GUESS,
     BAD_RISE,
     BEST_BEFORE,
+    COMES_BACK,
     FEWEST_STEPS,
     LEAKED,
     LEARNT_BEFORE,
@@ -40,8 +41,9 @@ def overfit(signs: Signs, _: Level) -> Claimed | None:
         return None
     if not (test[-1] > ROSE * test[best] and test[-1] > ABOVE_TRAINING * training):
         return None
-    numbers = {"best_step": float(steps[best]), "best": float(test[best]), "now": float(test[-1]), "train": training}
-    return Claimed(Claim.OVERFIT, numbers, (f"stop at step {int(steps[best]):,}", "weight decay 0.1"))
+    step = signs.step_of(int(steps[best]))
+    numbers = {"best_step": float(step), "best": float(test[best]), "now": float(test[-1]), "train": training}
+    return Claimed(Claim.OVERFIT, numbers, (f"stop at step {step:,}", "weight decay 0.1"))
 
 
 def leak(signs: Signs, _: Level) -> Claimed | None:
@@ -73,7 +75,7 @@ def labels_random(signs: Signs, level: Level) -> Claimed | None:
 def labels_noisy(signs: Signs, level: Level) -> Claimed | None:
     """The test loss is far below the training loss."""
     test = _tests(signs)[1]
-    if not len(test) or signs.steps < FEWEST_STEPS or float(signs.facts.get("dropout", 0.0)) > 0:
+    if not len(test) or signs.steps < FEWEST_STEPS or float(signs.facts.get("dropout", 1.0)) > 0 or is_augmented(signs):
         return None
     training = training_loss(signs)
     ratio = float(test[-1] / training)
@@ -94,7 +96,15 @@ def bad_batch(signs: Signs, level: Level) -> Claimed | None:
         return None
     if not losses[step - 8 : step].max() < LEARNT_BEFORE * level.value:
         return None
-    return Claimed(Claim.BAD_BATCH, {"step": float(step), "rise": float(rises[step])}, (f"skip {step}:{step + 1}",))
+    first, after = signs.step_of(step - 1) + 1, signs.step_of(step) + 1
+    return Claimed(Claim.BAD_BATCH, {"step": float(after - 1), "rise": float(rises[step])}, (f"skip {first}:{after}",))
+
+
+def is_augmented(signs: Signs) -> bool:
+    """True if training rows do not come back: they are changed at random, and harder than those of the evaluation."""
+    if np.isfinite(signs.train).any() or not signs.epochs > SEEN_AGAIN:
+        return False
+    return bool(signs.epochs_by_rows < 1 + COMES_BACK * (signs.epochs - 1))
 
 
 def training_loss(signs: Signs) -> float:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gradiometer.verdict.claims import Claim, Claimed
-from gradiometer.verdict.triage.course import ended_at
+from gradiometer.verdict.triage.course import ended_at, late_fall
 from gradiometer.verdict.triage.data import training_loss
 from gradiometer.verdict.triage.level import Level
 from gradiometer.verdict.triage.schedule import ends_high
@@ -45,7 +45,7 @@ def stopped_early(signs: Signs, level: Level) -> Claimed | None:
     if not ended_at(signs, level) > LEFT_TO_GAIN:
         return None
     numbers = {"fell": fell, "epochs": epochs}
-    return Claimed(Claim.STOPPED_EARLY, numbers, (f"train for {4 * signs.steps:,} steps",), ("no_decay",))
+    return Claimed(Claim.STOPPED_EARLY, numbers, (f"train for {4 * signs.length:,} steps",), ("no_decay",))
 
 
 def batch_small(signs: Signs, level: Level) -> Claimed | None:
@@ -93,15 +93,3 @@ def test_falls(signs: Signs) -> bool:
     test = signs.test[np.isfinite(signs.test)]
     earlier = test[: -max(len(test) // 4, 1)]
     return bool(len(earlier)) and bool(test.min() < (1 - FLAT) * earlier.min())
-
-
-def late_fall(signs: Signs) -> tuple[float, float]:
-    """The relative fall of the loss within the second half, from its first to its last quarter, and its error."""
-    losses = signs.finite
-    late = losses[len(losses) // 2 :]
-    if len(late) < 20:
-        return float("nan"), float("nan")
-    quarter = len(late) // 4
-    first, last = late[:quarter], late[-quarter:]
-    error = np.sqrt(first.var(ddof=1) / quarter + last.var(ddof=1) / quarter)
-    return float(1 - last.mean() / first.mean()), float(error / first.mean())

@@ -39,7 +39,7 @@ def schedule_unit(signs: Signs, _: Level) -> Claimed | None:
     turns = _turns(rates)
     if scheduled and turns >= 3 and scheduled < signs.steps / 4:
         numbers = {"scheduled": float(scheduled), "turns": float(turns)}
-        return Claimed(Claim.SCHEDULE_UNIT, numbers, (f"T_max={signs.steps}",))
+        return Claimed(Claim.SCHEDULE_UNIT, numbers, (f"T_max={signs.length}",))
     return None
 
 
@@ -54,8 +54,8 @@ def decay_early(signs: Signs, _: Level) -> Claimed | None:
         return None
     return Claimed(
         Claim.DECAY_EARLY,
-        {"low_for": float(low.mean()), "from_step": float(first)},
-        (f"follow Cosine({rates.max():.3g}, steps={signs.steps})",),
+        {"low_for": float(low.mean()), "from_step": float(signs.step_of(first))},
+        (f"follow Cosine({rates.max():.3g}, steps={signs.length})",),
     )
 
 
@@ -70,7 +70,8 @@ def rate_burst(signs: Signs, _: Level) -> Claimed | None:
     if not count or not count < max(BURST_SHARE * len(rates), 2):
         return None
     first = int(np.argmax(burst))
-    numbers = {"step": float(first), "steps": float(count), "times": float((rates / usual)[burst].max())}
+    steps = float(signs.step_of(first + count) - signs.step_of(first))
+    numbers = {"step": float(signs.step_of(first)), "steps": steps, "times": float((rates / usual)[burst].max())}
     return Claimed(Claim.RATE_BURST, numbers, ("remove the jump of the learning rate",))
 
 

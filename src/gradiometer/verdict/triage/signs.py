@@ -16,6 +16,9 @@ BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "
 USUAL_WIDTH = 64
 """Width of the networks on which the limits of `Signs.reach` were chosen; narrower ones count the same."""
 
+SMALL = 0.29
+"""Norm of the weights of a layer over the root of its outputs, half of that at PyTorch's own start: 1/√3."""
+
 DEEPEST = 8
 """Layers beyond which the function of a network does not change faster: deeper ones are residual."""
 
@@ -31,7 +34,7 @@ class Signs:
         looks: Steps at which the signs below were recorded.
         single: Numbers of every look, by name; NaN where one was not recorded.
         tensors: Numbers of every look and tensor, by name.
-        facts: What does not change: names, sizes and axes of the tensors, layers, dropout, planned length.
+        facts: What does not change: names, sizes, axes and rows of the tensors, layers, dropout, planned length.
         rates: The largest learning rate of every step.
         momentum: Momentum of SGD, or β₁; the largest of the groups.
         weight_decay: The largest of the groups.
@@ -44,6 +47,7 @@ class Signs:
         train: Loss on training examples at each, in eval mode; NaN where unknown.
         has_ended: True if the training is over.
         not_finite: Where the first number was that is not finite: "inputs", "parameters", "layers", or empty.
+        logged: The step of every loss, where not every step has one, as in a log; empty if each has.
     """
 
     losses: Array
@@ -63,6 +67,7 @@ class Signs:
     train: Array = field(default_factory=lambda: np.array([]))
     has_ended: bool = True
     not_finite: str = ""
+    logged: Int[np.ndarray, " _"] = field(default_factory=lambda: np.array([], dtype=np.int64))
 
     @classmethod
     def of(cls, run: Run) -> "Signs":
@@ -118,6 +123,15 @@ class Signs:
     def steps(self) -> int:
         """Number of steps with a loss."""
         return len(self.losses)
+
+    def step_of(self, place: int) -> int:
+        """The step of this loss."""
+        return int(self.logged[min(place, len(self.logged) - 1)]) if len(self.logged) else place
+
+    @property
+    def length(self) -> int:
+        """Length of the training, in steps."""
+        return int(self.logged[-1]) + 1 if len(self.logged) else self.steps
 
     def series(self, name: str) -> Array:
         """A sign along the looks, without those at which it was not recorded."""
@@ -176,9 +190,11 @@ class Signs:
         places = [place for place in self.weights if not str(layers[place]).startswith("Embedding")]
         if "movement" not in self.tensors or not places:
             return np.full(self.steps, np.nan)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            moved = self.tensors["movement"][:, places] / self.tensors["weights"][:, places]
         widths = np.sqrt(np.array(self.facts["sizes"], dtype=float)[places])
+        # weights that begin far smaller than usual, as in GPT-2, first have to grow to what matters
+        outputs = np.array(self.facts.get("rows", np.zeros(len(self.facts["sizes"]))), dtype=float)[places]
+        sizes = np.maximum(self.tensors["weights"][:, places], SMALL * np.sqrt(outputs))
+        moved = self.tensors["movement"][:, places] / sizes
         momentum = min(self.momentum, 0.9)  # OneCycleLR ends at 0.95, and has 0.85 where most of the way is made
         persistence = np.sqrt((1 + momentum) / (1 - momentum))
         by_layer = moved * np.sqrt(np.maximum(widths / USUAL_WIDTH, 1)) * persistence
@@ -223,15 +239,20 @@ class Signs:
         total = squares[known].sum()
         return float(products[known].sum() / total) if total > 0 else float("nan")
 
-    @cached_property
+    @property
     def epochs(self) -> float:
-        """Passes over the training set: from its size, or else from how often rows came back; NaN if neither is known.
+        """Passes over the training set: from its size, or else from rows that came back; NaN if neither is known."""
+        if self.examples and self.batch_size:
+            return self.steps * self.batch_size / self.examples
+        return self.epochs_by_rows
+
+    @cached_property
+    def epochs_by_rows(self) -> float:
+        """Passes over the training set, from how often rows came back; NaN if that is unknown.
 
         Rows of a share f of the steps are compared. In E epochs, a row that is seen was seen before with a chance of
         f (E − 1) / 2 on average.
         """
-        if self.examples and self.batch_size:
-            return self.steps * self.batch_size / self.examples
         repeated, rows = self.single.get("repeated_rows"), self.single.get("rows")
         if repeated is None or rows is None or not np.isfinite(repeated).any():
             return float("nan")

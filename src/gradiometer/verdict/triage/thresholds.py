@@ -70,6 +70,10 @@ optimizers, the stride, and the usual change of the loss in units of it, above w
 loss in units of a guess that leaves something to gain. Of 45 trainings at constant rates, a cosine gained 3 to 55 % in
 the 11 to and fro, and more than 15 % in 9 of the 11 above both limits; it gained more than 15 % in 2 of the others."""
 
+FLAT_IN_A_LOG = 0.03
+"""Fall of the loss in the second half of a log with a constant rate, below which a decay is what is missing: 0.016 at a
+plateau; 0.06 in two logs of healthy trainings at a constant rate."""
+
 SHORT_REACH = 30.0
 """`Signs.reach` below which a loss that still falls speaks for more steps, and above which for a decay. Stopped after a
 sixth of the steps: 5; all steps at a constant rate: 15 to 49 with momentum, 38 to 116 with Adam."""
@@ -148,6 +152,9 @@ and the share from which it is so for every optimizer and at any loss that leave
 with SGD, 0.32 to 1.4 with AdamW; healthy AdamW with a decay of 0.05: 0.05 to 0.093. For weights with a normalisation it
 settles at √(ηλ/2): 0.016 for the usual SGD of residual networks."""
 
+USUAL_DECAY = 1e-3
+"""Weight decay that SGD is used with, up to ten times the 1e-4 of residual networks on ImageNet."""
+
 FADED, FADED_FOR, FEWEST_FALLS = 0.1, 0.4, 4
 """A rate that falls by one factor again and again, at least so often, and is below this share of its height for more
 than this share of the run, falls in the wrong unit: meant once an epoch. It has less than half of the way of a cosine.
@@ -175,6 +182,9 @@ STALE = 1e-3
 
 UNDIVIDED = 0.3
 """The number that `backward` was called on is the mean loss of a micro-batch, not a part of it, within this."""
+
+COMES_BACK = 0.2
+"""Share of the rows that come back in later epochs, below which training rows are changed at random each time."""
 
 BURST, BURST_SHARE = 5.0, 0.05
 """A rate this many times its neighbours, for less than this share of the run, is a burst."""

@@ -82,7 +82,8 @@ class Triage:
     Args:
         claims: The claims, the most certain first. The first one is the headline; never empty.
         level: The level of a guess.
-        unseen: Claims that could not have been seen, with what is missing: "loss", "batch", "evaluations", "end".
+        unseen: Claims that could not have been seen, by what is missing: "labels", "batch", "evaluations", "examples",
+            "rate", "looks" or "end".
     """
 
     claims: tuple[Claimed, ...]
@@ -102,7 +103,8 @@ def triage_of(run: Run | Signs) -> Triage:
         run: A run, or its signs.
 
     >>> import numpy as np
-    >>> from gradiometer.verdict import Signs, triage_of
+    >>> from gradiometer.verdict.triage.signs import Signs
+    >>> from gradiometer.verdict.triage.triage import triage_of
     >>> triage_of(Signs(losses=np.ones(10))).claims[0].claim
     <Claim.UNDECIDED: 'undecided'>
     """
@@ -110,6 +112,7 @@ def triage_of(run: Run | Signs) -> Triage:
     with np.errstate(all="ignore"):  # a training that diverged has numbers that are not finite, which fail every test
         level = level_of(signs)
         made = [rule(signs, level) for rule in ORDER]
+        passed = _passed(signs, level)
     found = [each for each in made if each is not None]
     explained = frozenset[Claim]().union(*(EXPLAINED.get(each.claim, frozenset()) for each in found))
     if any(each.claim not in (Claim.LABELS_RANDOM, Claim.LABELS_NOISY, Claim.OVERFIT) for each in found):
@@ -120,7 +123,7 @@ def triage_of(run: Run | Signs) -> Triage:
         claims = as_tried(claims, run)
         better = None if claims else better_change(run)
     unseen = unseen_by(signs, level)
-    return Triage(_confused(claims) or (better or _passed(signs, level),), level, unseen)
+    return Triage(_confused(claims) or (better or passed,), level, unseen)
 
 
 def _confused(claims: tuple[Claimed, ...]) -> tuple[Claimed, ...]:
@@ -134,24 +137,28 @@ def _passed(signs: Signs, level: Level) -> Claimed:
     enough = signs.steps >= FEWEST_STEPS and len(signs.looks) >= FEWEST_LOOKS and level.known_by is not Known.NOTHING
     left = course.ended_at(signs, level)
     if enough and signs.has_ended:
-        return Claimed(Claim.HEALTHY, {"travel": signs.travel, "loss": left, "steps": float(signs.steps)})
-    fell, error = length.late_fall(signs)
+        return Claimed(Claim.HEALTHY, {"travel": signs.travel, "loss": left, "steps": float(signs.length)})
+    fell, error = course.late_fall(signs)
     if signs.steps >= LONG_ENOUGH and fell + error < FLAT and left < AT_A_GUESS and not length.test_falls(signs):
-        return Claimed(Claim.MAY_STOP, {"fell": fell, "steps": float(signs.steps)})
-    return Claimed(Claim.UNDECIDED, {"steps": float(signs.steps)})
+        return Claimed(Claim.MAY_STOP, {"fell": fell, "steps": float(signs.length)})
+    return Claimed(Claim.UNDECIDED, {"steps": float(signs.length)})
 
 
 def unseen_by(signs: Signs, level: Level) -> dict[str, tuple[Claim, ...]]:
     """The claims that could not have been made, by what is missing."""
     missing: dict[str, tuple[Claim, ...]] = {}
     if level.known_by in (Known.START, Known.NOTHING):
-        missing["labels"] = (Claim.EXPLODING,)
+        missing["labels"] = (Claim.EXPLODING, Claim.SOFTMAX_TWICE, Claim.UNSHUFFLED)
     if not len(signs.series("input_std")):
-        missing["batch"] = (Claim.UNSCALED, Claim.UNSHUFFLED)
+        missing["batch"] = (Claim.UNSCALED, Claim.NAN_EXAMPLE)
     if not np.isfinite(signs.test).any():
-        missing["evaluations"] = (Claim.OVERFIT, Claim.LABELS_RANDOM, Claim.LABELS_NOISY)
+        missing["evaluations"] = (Claim.OVERFIT, Claim.LABELS_RANDOM, Claim.LABELS_NOISY, Claim.LEAK)
+    if not np.isfinite(signs.epochs):
+        missing["examples"] = (Claim.BATCH_LARGE, Claim.STOPPED_EARLY)
+    if not len(signs.rates):
+        missing["rate"] = (Claim.NO_DECAY, Claim.DECAY_EARLY, Claim.SCHEDULE_UNIT, Claim.RATE_BURST)
     if not len(signs.looks):
-        missing["looks"] = (Claim.RATE_LOW, Claim.RATE_HIGH, Claim.NO_DECAY, Claim.DEAD_RELU, Claim.VANISHING)
+        missing["looks"] = (Claim.RATE_LOW, Claim.RATE_HIGH, Claim.DEAD_RELU, Claim.VANISHING, Claim.CLIP_SMALL)
     if not signs.has_ended:
         missing["end"] = (Claim.RATE_LOW, Claim.NO_DECAY, Claim.STOPPED_EARLY)
     return missing

@@ -15,7 +15,7 @@ from gradiometer.estimation.batch_advice import (
 from gradiometer.estimation.preconditioned_noise import VALID
 from gradiometer.measurement.estimate import Estimate, about, counted, significant
 from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.measurement.optimizer.hyperparameters import listed
+from gradiometer.measurement.optimizer.hyperparameters import list_values
 from gradiometer.measurement.optimizer.shape import number
 from gradiometer.verdict.words.sentences import Sentences
 
@@ -314,14 +314,14 @@ def _terms(finding: Finding) -> tuple[tuple[str, ...], str]:
     if schedule is not None:
         return (f"--batch-size {size} --schedule '{times} * ({schedule})'",), ""
     different = len(set(peaks)) > 1
-    scaled = listed([factor * each for each in peaks])
+    scaled = list_values([factor * each for each in peaks])
     if facts["constant"] and not different:
         return (f"batch_size = {size}", f"lr = {scaled}"), ""
     if facts["constant"]:
         return (f"batch_size = {size}",), f" with all learning rates times {times} ({scaled})"
     return (
         (f"batch_size = {size}",),
-        f" with the whole schedule of the learning rate times {times} (peak {scaled} instead of {listed(peaks)}), "
+        f" with the whole schedule of the learning rate times {times} (peak {scaled} instead of {list_values(peaks)}), "
         f"over {significant(1 / factor)} times as many updates",
     )
 

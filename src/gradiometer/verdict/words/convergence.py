@@ -143,10 +143,10 @@ def certificate_curvature_unclear(finding: Finding) -> Sentences:
 def certificate_gradient_unclear(finding: Finding) -> Sentences:
     """The gradient may be zero."""
     batches = finding.facts["batches"]
-    advice = "Certify again with `--exact` (`exact=True`), which uses all examples."
+    advice = "Certify again with `--batches all` (`exact=True`), which uses all examples."
     if batches is not None:
         number = significant(float(batches), 2).replace(",", "")
-        advice = f"Certify again with `--batches {number}` or with `--exact`."
+        advice = f"Certify again with `--batches {number}` or with `--batches all`."
     means = "It is unclear if this is a stationary point."
     return Sentences(_certificate(finding), means, suggestion=advice)
 

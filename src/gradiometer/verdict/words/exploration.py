@@ -110,7 +110,7 @@ def one_temperature(doubt: Doubt) -> str:
     return (
         f"{words} Epochs in random order undo their own noise: a direction of curvature "
         f"{significant(forgotten, 2)} runs at a quarter of this temperature, flatter directions "
-        "are colder in proportion, and much steeper ones have all of it. With --sampling "
+        "are colder in proportion, and much steeper ones have all of it. With --set sampling="
         "replacement all directions have all of it."
     )
 

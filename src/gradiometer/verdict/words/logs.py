@@ -82,69 +82,6 @@ def no_gradient_norm(doubt: Doubt) -> str:
     return "Without a gradient norm in the log, skipped batches cannot be seen."
 
 
-# The slope of the loss
-
-
-def log_too_short(finding: Finding) -> Sentences:
-    """No slope can be measured."""
-    facts = finding.facts
-    fewest, values = facts["fewest"], facts["values"]
-    why = f"{values} values" if values < fewest else "values, which are all equal"
-    lead = f"Too few values to see if {facts['loss']} still falls"
-    return Sentences(
-        seen=f"{lead}: the latest half has {why}.",
-        means=f"At least {fewest} values that differ are needed in the latest half of the log.",
-        lead=lead,
-    )
-
-
-def log_plateau(finding: Finding) -> Sentences:
-    """A flat loss."""
-    most = significant(finding.facts["most"])
-    return _slope(
-        finding,
-        f"A plateau: at this learning rate, the same number of steps again gains at most {most}.",
-        "Cut the learning rate, or average the iterates: the rest is noise, or the floor of the loss.",
-    )
-
-
-def log_falling(finding: Finding) -> Sentences:
-    """A loss that falls."""
-    return _slope(finding, "It still falls, by more than the noise explains.")
-
-
-def log_rising(finding: Finding) -> Sentences:
-    """A loss that rises."""
-    return _slope(
-        finding,
-        "It rises, by more than the noise explains.",
-        "Try a smaller learning rate, and check what changed there.",
-    )
-
-
-def log_slope_unclear(finding: Finding) -> Sentences:
-    """The noise hides the slope."""
-    most = significant(finding.facts["most"])
-    return _slope(
-        finding,
-        f"The noise is too large to see a plateau: the same number of steps again may gain up to {most}.",
-        "Log the mean over more steps, or train longer.",
-    )
-
-
-def _slope(finding: Finding, means: str, suggestion: str = "") -> Sentences:
-    facts = finding.facts
-    return Sentences(
-        seen=(
-            f"The slope of {facts['loss']} is {facts['slope']}, over {facts['values']:,} values "
-            f"from step {facts['first_step']:,}."
-        ),
-        means=means,
-        suggestion=suggestion,
-        caveat="If the loss is still curved, this is the mean of its slopes.",
-    )
-
-
 # The learning rate
 
 
@@ -195,21 +132,7 @@ def _times(number: int) -> str:
     return f"{number} time" if number == 1 else f"{number} times"
 
 
-def log_rate_to_zero(finding: Finding) -> Sentences:
-    """A rate that ends at zero."""
-    return _course(finding, "It goes to zero by the end.")
-
-
-def log_rate_above_zero(finding: Finding) -> Sentences:
-    """A rate that does not end at zero."""
-    return _course(
-        finding,
-        "It does not go to zero: the parameters keep fluctuating.",
-        "If this was the end of the run, a final decay to zero removes the fluctuations.",
-    )
-
-
-def _course(finding: Finding, means: str, suggestion: str = "") -> Sentences:
+def log_rate_scheduled(finding: Finding) -> Sentences:
     """The schedule: constant, or warm-up, steps down and the end."""
     facts = finding.facts
     highest = significant(facts["highest"])
@@ -225,8 +148,7 @@ def _course(finding: Finding, means: str, suggestion: str = "") -> Sentences:
         share = facts["last"] / facts["highest"]
         parts.append(f"ends at {share:.2g} of its largest, {highest}")
     lead = facts["rate"]
-    seen = f"{lead}: {', '.join(parts)}; it never jumps up."
-    return Sentences(seen, means, suggestion=suggestion, lead=lead)
+    return Sentences(f"{lead}: {', '.join(parts)}; it never jumps up.", "It never jumps as after a resume.", lead=lead)
 
 
 # The staircase
@@ -277,45 +199,39 @@ MISSING = {
     "losses": "no training loss (name its column with --loss)",
     "gradient_norms": "no gradient norm (NaN and inf in the gradient stay hidden)",
     "epochs": "no epoch (a staircase cannot be seen)",
-    "learning_rates": "no learning rate (the schedule and a broken resume cannot be seen)",
+    "learning_rates": "no learning rate (the schedule, a missing decay and a broken resume cannot be seen)",
+    "held_out_losses": "no loss on held-out examples (overfitting cannot be seen)",
 }
 
 
 def log_limits(finding: Finding) -> Sentences:
     """What no log can show."""
     missing = [MISSING[name] for name in finding.facts["missing"]]
-    seen = "This log has a loss, a gradient norm, epochs and a rate."
+    seen = "This log has a loss, a gradient norm, epochs, a rate and a held-out loss."
     if missing:
         seen = f"This log has {'; '.join(missing)}."
     return Sentences(
         seen=seen,
         means=(
-            "A log cannot show how accurate the batch gradient is, if the batch is too small, if "
-            "the learning rate is at its limit, or what a cut would gain: this needs gradients of "
-            "two parts of a batch, during training."
+            "A log cannot show if the learning rate or the batch is too small or too large, faults of the loop and the "
+            "data, or how accurate the batch gradient is: this needs gradients, weights and batches during training."
         ),
         suggestion="Use gradiometer train, or gradiometer.watch in your training loop.",
     )
 
 
 CLAIMS = {
-    "log_falling": log_falling,
     "log_finite": log_finite,
     "log_limits": log_limits,
     "log_no_staircase": log_no_staircase,
     "log_not_finite": log_not_finite,
     "log_not_finite_at_end": log_not_finite_at_end,
-    "log_plateau": log_plateau,
-    "log_rate_above_zero": log_rate_above_zero,
     "log_rate_jumps": log_rate_jumps,
     "log_rate_restarts": log_rate_restarts,
-    "log_rate_to_zero": log_rate_to_zero,
-    "log_rising": log_rising,
-    "log_slope_unclear": log_slope_unclear,
+    "log_rate_scheduled": log_rate_scheduled,
     "log_staircase": log_staircase,
     "log_staircase_unclear": log_staircase_unclear,
     "log_steps_back": log_steps_back,
-    "log_too_short": log_too_short,
     "log_zero_at_end": log_zero_at_end,
 }
 

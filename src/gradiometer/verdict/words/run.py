@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from gradiometer.measurement.estimate import counted
 from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.measurement.optimizer.hyperparameters import listed
+from gradiometer.measurement.optimizer.hyperparameters import list_values
 from gradiometer.run.cadence.overhead import MORE_READINGS, paid_for
 from gradiometer.verdict.words.sentences import Sentences
 
@@ -18,7 +18,7 @@ def gauge_unavailable(finding: Finding) -> Sentences:
     return Sentences(
         f"{lead}. The run has {readings} of it.",
         "Its moments can be exported, but estimates need the class.",
-        (f"gradiometer report {shlex.quote(finding.facts['run'])} --gauge {path}",),
+        (f"gradiometer show {shlex.quote(finding.facts['run'])} --gauge {path}",),
         ", or `Run.open(path, gauges=[YourGauge])`.",
         lead=lead,
     )
@@ -70,7 +70,7 @@ def not_measured_after(doubt: Doubt) -> str:
 
 def several_rates(doubt: Doubt) -> str:
     """Parameter groups have different learning rates."""
-    peaks = listed(doubt.facts["peaks"])
+    peaks = list_values(doubt.facts["peaks"])
     return f"The groups have different learning rates ({peaks}): η is the largest of them."
 
 

@@ -174,6 +174,8 @@ MISSING = {
     "labels": "without the outputs and labels of a batch",
     "batch": "without the batch in `w.step(loss, batch)`",
     "evaluations": "without `w.evaluated(test=..., train=...)`",
+    "examples": "without the number of training examples (`examples=`)",
+    "rate": "without the learning rate",
     "looks": "without looks at gradients and weights",
     "end": "before the end of the training",
 }
@@ -216,11 +218,11 @@ def limits(finding: Finding) -> Sentences:
     unseen = finding.facts.get("unseen", {})
     if unseen:
         parts = [f"{', '.join(claims)} {MISSING[missing]}" for missing, claims in unseen.items()]
-        means = f"{means} Not checked: {'; '.join(parts)}."
+        means = f"{means} Could not be seen: {'; '.join(parts)}."
     first, *others = [*finding.cure, *finding.facts.get("lines", ())] or [""]
     paste, then = _to_paste(first, finding)
     or_else = "".join(f" or `{line}`" for line in others)
-    return Sentences(seen, means, (paste,) if paste else (), f"{then}{or_else}", lead=lead)
+    return Sentences(seen, means, (paste,) if paste else (), f"{then}{or_else}", lead=lead if ": " in seen else "")
 
 
 def _to_paste(line: str, finding: Finding) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gradiometer.compiler import as_written
-from gradiometer.convergence.averaging import tracked
+from gradiometer.convergence.averaging import tracking_layers
 from gradiometer.convergence.certificate.certificate import TOLERANCE, Certificate
 from gradiometer.convergence.certificate.certifying import BATCHES, EXAMPLES, certify, gradient_squared
 from gradiometer.convergence.certificate.gradient_norm import UNIT
@@ -274,7 +274,7 @@ class Looks:
             if run is None:
                 return None
             model = self._objective.model
-            if train is None and tracked(model):
+            if train is None and tracking_layers(model):
                 raise BadArgument("`train` is missing, on which the statistics of BatchNorm are estimated.")
             held_out = examples_of(test, "test")
             examples = held_out if train is None else examples_of(train, "train")

@@ -33,6 +33,7 @@ def facts_of(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) 
         "tensors": list(names),
         "sizes": [parameter.numel() for parameter in parameters],
         "axes": [parameter.dim() for parameter in parameters],
+        "rows": [len(parameter) if parameter.dim() else 1 for parameter in parameters],
         "layers": [kinds.get(id(parameter), "") for parameter in parameters],
         "untrained": [name for name, one in zip(names, parameters, strict=True) if id(one) not in trained],
         "dropout": max((float(p) for p in map(dropout_of, objective.model.modules()) if p is not None), default=0.0),

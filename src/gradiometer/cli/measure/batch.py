@@ -1,0 +1,228 @@
+"""`gradiometer measure batch`: updates, examples and time at other batch sizes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from gradiometer.cli.completion import targets
+from gradiometer.cli.options import configuration_options, json_option, pool_option
+from gradiometer.cli.place import is_run
+from gradiometer.run.configuration import Configuration
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from gradiometer.estimation.batch_table import BatchRow, BatchTable
+    from gradiometer.estimation.rate_brackets import RateBracket
+    from gradiometer.measurement.estimate import Estimate
+    from gradiometer.train.batch_comparison import BatchComparison
+
+Of = Literal["now", "run"]
+
+
+@click.command(epilog="Example: gradiometer measure batch runs/digits-cnn-1")
+@click.argument("target", metavar="RUN-OR-PROBLEM", shell_complete=targets)
+@click.option("--steps", type=click.IntRange(min=200), default=600, show_default=True,
+              help="Steps to train a problem; the noise is measured in the last 200.")  # fmt: skip
+@click.option("--of", type=click.Choice(["now", "run"]), default="now", show_default=True,
+              help="Noise scale now, to continue the run, or over the whole run, to plan another.")  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(min=0), default=10.0, show_default=True,
+              help="About how long to measure the time of a step at every batch size on this machine; 0: not at "
+              "all.")  # fmt: skip
+@click.option("--branch", is_flag=True,
+              help="Measure the critical batch: train branches of a run with three batch sizes, each at its own best "
+              "rate. Costs about 18 times what is left of the run from --at on.")  # fmt: skip
+@click.option("--batches", default=None, metavar="0.25x,1x,4x",
+              help="With --branch: the batches, as multiples of that of the run.  [default: 0.25x,1x,4x]")  # fmt: skip
+@click.option("--horizon", default=None, metavar="LENGTH",
+              help="With --branch: the longest branch: 25% of what is left, 500 updates, 2 epochs, 64_000 examples or "
+              "10 s. A quarter and a half of it are trained, too.  [default: 25%]")  # fmt: skip
+@click.option("--replicates", type=click.IntRange(min=2), default=None,
+              help="With --branch: number of data orders.  [default: 4]")  # fmt: skip
+@click.option("--at", type=int, default=None, metavar="STEP",
+              help="With --branch: the step to branch from. Default: the middle of a finished run, else the newest "
+              "checkpoint.")  # fmt: skip
+@pool_option
+@configuration_options()
+@json_option
+def batch(
+    target: str,
+    steps: int,
+    of: Of,
+    seconds: float,
+    branch: bool,
+    at: int | None,
+    pool: str,
+    as_json: bool,
+    batches: str | None,
+    horizon: str | None,
+    replicates: int | None,
+    settings: dict[str, Any],
+) -> None:
+    """Estimate updates, examples and time to the same loss at other batch sizes, relative to the present one.
+
+    RUN-OR-PROBLEM is the folder of a run, whose readings give the noise scale, or a problem (digits, fashion-mnist,
+    module:function), which is trained briefly first, with the settings of --set. A run keeps its own, but for level.
+
+    The learning rates are peaks of the schedule. Updates and examples are forecast for SGD. For Adam, AdamW, RMSprop
+    and Adagrad only a range of learning rates is given, and for other optimizers nothing.
+    """
+    from gradiometer.errors import BadArgument
+    from gradiometer.train.batch_comparison import compare_for_problem, compare_for_run
+
+    asked = {
+        "factors": batches and _factors(batches),
+        "horizon": horizon,
+        "replicates": replicates,
+        "at": at,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    if branch:
+        if not is_run(target):
+            raise BadArgument(f"`--branch` needs a run, and {target!r} is none: train one first.")
+        _branch(Path(target), {**given, "level": _level(settings)}, pool, as_json)
+        return
+    if given:
+        flag = next(iter(given)).replace("factors", "batches")
+        raise BadArgument(f"`--{flag}` is about branches: give it with --branch.")
+    budget = seconds or None
+    if is_run(target):
+        found = compare_for_run(Path(target), of=of, level=_level(settings), seconds=budget)
+    else:
+        found = compare_for_problem(
+            Configuration.from_mapping({**settings, "problem": target}, ""), steps=steps, seconds=budget
+        )
+    if as_json:
+        from gradiometer.cli.outcome import print_json
+
+        print_json(found.to_dict())
+    else:
+        _print(found)
+
+
+def _level(settings: dict[str, Any]) -> float | None:
+    """The confidence level, which is all that `--set` may change for a run."""
+    from gradiometer.errors import BadArgument
+
+    for name in settings:
+        if name != "level":
+            raise BadArgument(f"`--set` {name} cannot be changed for a run: leave it out, or give a problem instead.")
+    return settings.get("level")
+
+
+def _factors(text: str) -> list[float]:
+    """The batches in a text such as "0.25x,1x,4x"."""
+    from gradiometer.errors import BadArgument
+
+    try:
+        return [float(part.strip().removesuffix("x")) for part in text.split(",")]
+    except ValueError:
+        raise BadArgument(f"`--batches` must be multiples such as 0.25x,1x,4x, got {text!r}.") from None
+
+
+def _branch(path: Path, given: dict[str, Any], pool: str, as_json: bool) -> None:
+    """Measure the critical batch of a run by branching, and print it."""
+    from gradiometer.cli.branches import following
+    from gradiometer.cli.outcome import filled, print_json
+    from gradiometer.loop.critical.of_loop import critical_batch
+    from gradiometer.run.reader import Run
+    from gradiometer.train.batch_comparison import noise_scale_at
+    from gradiometer.train.forking.run_loop import loop_at
+
+    with following(quiet=as_json) as shown:
+        run, level = Run.open(path), given.pop("level")
+        loop = loop_at(run, given.pop("at", None))
+        found = critical_batch(
+            loop, forecast=noise_scale_at(run, loop.index), level=run.configuration.level if level is None else level,
+            pool=pool, threads=run.configuration.threads, out=run.path, progress=shown.count, **given,
+        )  # fmt: skip
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        click.echo("\n".join(filled(sentence) for sentence in found.sentences))
+
+
+def _print(found: "BatchComparison") -> None:
+    """Print the finding, the table or the learning rates to try, and the fastest and the cheapest batch sizes."""
+    from rich.console import Console
+
+    from gradiometer.cli.outcome import filled
+    from gradiometer.verdict.words.say import say
+
+    said = say(found.finding)
+    click.echo(filled(f"{found.subject}, B = {found.present:,}, {found.settings.sentence}") + "\n")
+    click.echo(filled(f"{said.seen} {said.means}") + "\n")
+    if found.table is not None:
+        path = f", over {len(found.noise_scales)} windows of the run" if len(found.noise_scales) > 1 else ""
+        click.echo(f"To the same loss, relative to the present batch{path}:\n")
+        peak = "η" if found.settings.is_constant else "peak η"
+        Console().print(_table(found.table, peak))
+        click.echo("\n" + "\n".join(filled(line) for line in _choices(found.table)))
+    elif found.brackets:
+        click.echo(f"Learning rates to try{'' if found.settings.is_constant else ', as peaks of the schedule'}:\n")
+        Console().print(_bracket_table(found.brackets, found.present))
+        click.echo("")
+    if found.caveat:
+        click.echo(filled(f"caution: {found.caveat}"))
+
+
+def _bracket_table(brackets: "Sequence[RateBracket]", present: int) -> "Table":
+    from rich.table import Table
+
+    from gradiometer.measurement.estimate import significant
+
+    drawn = Table(box=None, pad_edge=False)
+    for title in ("B", "η from", "to"):
+        drawn.add_column(title, justify="right", no_wrap=True)
+    for bracket in brackets:
+        now = bracket.batch_size == present
+        ends = (significant(end, 2) for end in (bracket.low, bracket.high))
+        drawn.add_row(f"{'now ' * now}{bracket.batch_size:,}", *ends)
+    return drawn
+
+
+def _table(table: "BatchTable", rate: str = "η") -> "Table":
+    from rich.table import Table
+
+    from gradiometer.measurement.estimate import significant
+
+    timed = any(row.time is not None for row in table.rows)
+    drawn = Table(box=None, pad_edge=False)
+    for title in ("B", rate, "updates", "examples", *["time"] * timed):
+        drawn.add_column(title, justify="right", no_wrap=True)
+    for row in table.rows:
+        rate = significant(row.learning_rate.value, 2)
+        factors = [factor for factor in (row.updates, row.examples, row.time) if factor is not None]
+        now = row.batch_size == table.present
+        drawn.add_row(f"{'now ' * now}{row.batch_size:,}", rate, *("1" if now else _cell(factor) for factor in factors))
+    return drawn
+
+
+def _cell(estimate: "Estimate") -> str:
+    from gradiometer.measurement.estimate import significant
+
+    value, low, high = (significant(end, 2) for end in (estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _choices(table: "BatchTable") -> list[str]:
+    """Sentences that name the fastest and the cheapest batch sizes."""
+    sentences = []
+    if table.fastest:
+        first, *others = table.fastest
+        time = "the present one"
+        if first.time is not None and first.batch_size != table.present:
+            time = f"{_cell(first.time)} of the time"
+        if table.present in [row.batch_size for row in others]:
+            sentences.append("No other batch size is clearly faster on this machine.")
+        else:
+            sentences.append(f"Fastest here: B = {first.batch_size:,} ({time}){_also(others, 'possibly as fast')}.")
+    first, *others = table.cheapest
+    sentences.append(f"Fewest examples: B = {first.batch_size:,}{_also(others, 'at most a tenth more')}.")
+    return sentences
+
+
+def _also(rows: "Sequence[BatchRow]", words: str) -> str:
+    return f"; {words}: {', '.join(f'{row.batch_size:,}' for row in rows)}" if rows else ""

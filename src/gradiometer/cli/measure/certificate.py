@@ -1,0 +1,125 @@
+"""`gradiometer measure certificate`: is the last checkpoint of a run a minimum, a saddle, or not stationary?"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gradiometer.cli.completion import runs
+from gradiometer.cli.options import json_option
+from gradiometer.cli.place import load_last_checkpoint, training_at_start
+
+if TYPE_CHECKING:
+    from gradiometer.convergence.certificate.certificate import Certificate
+    from gradiometer.measurement.estimate import Estimate
+
+SYMBOLS = {
+    "gradient_norm": "‖g‖",
+    "relative_gradient_norm": "‖g‖ / start",
+    "lowest_curvature": "λ_min",
+    "lowest_curvature_share": "λ_min / λ_max",
+}
+
+
+@click.command(epilog="Example: gradiometer measure certificate runs/digits-mlp-1 --batches all")
+@click.argument(
+    "run", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="RUN", shell_complete=runs
+)
+@click.option("--level", type=float, default=0.95, show_default=True, help="Confidence level.")
+@click.option("--batches", default="64", show_default=True, metavar="COUNT|all",
+              help="Number of batches for the gradient, or all training examples.")  # fmt: skip
+@click.option("--examples", type=int, default=2048, show_default=True, help="Examples for the curvature, at most.")
+@click.option("--tolerance", type=float, default=0.01, show_default=True,
+              help="Gradients below this share of the one at the start count as zero, and so do curvatures below this "
+                   "share of the largest one.")  # fmt: skip
+@click.option("--mode", type=click.Choice(["train", "eval"]), default="train", show_default=True,
+              help="Mode of the model.")  # fmt: skip
+@json_option
+def certificate(
+    run: Path, level: float, batches: str, examples: int, tolerance: float, mode: str, as_json: bool
+) -> None:
+    """Decide if the last checkpoint of RUN is a minimum, a saddle, or not a stationary point of the training loss.
+
+    Compares the gradient of the training loss with the one at the start of training, and the lowest curvature with the
+    largest. The certificate is saved in the run and shown on its page.
+    """
+    from gradiometer.cli.progress import working
+    from gradiometer.report.page.page import keep
+    from gradiometer.run.reader import Run
+
+    with working("certifying", quiet=as_json):
+        found = _certified(run, examples, tolerance, mode, level, batches)
+    finding = found.finding()
+    if as_json:
+        from gradiometer.cli.outcome import printed_json
+        from gradiometer.verdict.words.say import as_dict
+
+        result = {
+            "run": str(run),
+            "verdict": str(found.verdict),
+            **asdict(found),
+            "estimates": {name: estimate.to_dict() for name, estimate in found.estimates.items()},
+            "finding": as_dict(finding),
+        }
+        with printed_json(result | {"page": None}) as result:
+            result["page"] = keep(Run.reopen(run), found)
+        return
+    from gradiometer.cli.outcome import tell_finding
+
+    _show(found)
+    tell_finding(finding, f"{found.verdict}, at {found.level:.0%}")
+    click.echo(f"\npage  {keep(Run.reopen(run), found)}")
+
+
+def _certified(path: Path, examples: int, tolerance: float, mode: str, level: float, batches: str) -> "Certificate":
+    """Measure the gradient at the start of the run, then the certificate at its last checkpoint."""
+    import gradiometer.convergence.certificate.certifying as measuring
+    from gradiometer.arguments import check_level
+
+    check_level(tolerance, "tolerance")
+    check_level(level)
+    training, _ = training_at_start(path, "measure certificate")
+    settings = training.configuration
+    gradient: dict[str, Any] = {
+        "level": level,
+        "batch_size": settings.batch_size,
+        "weight_decay": settings.penalty,
+        **_gradient(batches),
+    }
+    objective, data = training.objective, training.data
+    training.model.train(mode == "train")
+    start, _ = measuring.gradient_squared(objective, data, seed=0, **gradient)
+    load_last_checkpoint(training, path)
+    training.model.train(mode == "train")
+    return measuring.certify(
+        objective, data, start, examples=examples, tolerance=tolerance, step=training.step, seed=1, **gradient
+    )
+
+
+def _gradient(batches: str) -> dict[str, Any]:
+    """From what the gradient is taken: a number of batches, or all examples."""
+    from gradiometer.errors import BadArgument
+
+    if batches == "all":
+        return {"exact": True}
+    try:
+        return {"exact": False, "batches": int(batches)}
+    except ValueError:
+        raise BadArgument(f"`--batches` must be a whole number, or all, got {batches!r}.") from None
+
+
+def _show(certificate: "Certificate") -> None:
+    """Print the estimates, and the number of examples behind them."""
+    from gradiometer.cli.outcome import filled
+
+    click.echo(f"The training loss at step {certificate.step:,}, in {certificate.mode} mode:\n")
+    for name, symbol in SYMBOLS.items():
+        estimate = certificate.estimates[name]
+        click.echo(filled(f"{symbol:<15}{estimate}   ({_method(estimate)})", indent=2, hanging=15))
+    covered = f"The gradient is from {certificate.gradients:,} of {certificate.of:,} examples"
+    click.echo("\n" + filled(f"{covered}, the curvature from {certificate.curved:,}.", indent=2))
+
+
+def _method(estimate: "Estimate") -> str:
+    return "exact" if estimate.method == "exact" else f"{estimate.level:.0%}, {estimate.method}"

@@ -1,0 +1,143 @@
+"""`gradiometer runs compare`: differences between runs."""
+
+import math
+import sys
+import webbrowser
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gradiometer.cli.completion import runs as runs_of
+from gradiometer.cli.options import json_option, no_open_option
+
+if TYPE_CHECKING:
+    from gradiometer.report.compare.contrast import Contrast, Group
+
+
+@click.command(epilog="Example: gradiometer runs compare runs/digits-mlp-1 runs/digits-mlp-2")
+@click.argument("runs", type=click.Path(path_type=Path), shell_complete=runs_of, nargs=-1, required=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("compare.html"),
+    show_default=True,
+    help="File of the page.",
+)
+@no_open_option
+@json_option
+def compare(runs: tuple[Path, ...], out: Path, no_open: bool, as_json: bool) -> None:
+    """Compare two or more RUNS: differences from the first in loss, test score and noise scale, with intervals.
+
+    Runs that differ only in their seed are one group: its numbers are means over the seeds. Groups with the same seeds
+    are compared seed by seed, since these have the same order of the data. One run of each group says something about
+    these runs only; several seeds of each say something about the configurations.
+    """
+    from gradiometer.cli.outcome import printed_json
+    from gradiometer.report.compare.compare import compare as compared_runs
+    from gradiometer.report.compare.page import write_comparison
+    from gradiometer.run.reader import Run
+
+    groups, contrasts = compared_runs([Run.open(path) for path in runs])
+    if as_json:
+        with printed_json(_as_object(groups, contrasts)) as result:
+            result["page"] = write_comparison(groups, contrasts, out)
+        return
+    _tell(groups, contrasts)
+    page = write_comparison(groups, contrasts, out)
+    click.echo(f"\npage  {page}")
+    if not no_open and sys.stdout.isatty():
+        webbrowser.open(page.resolve().as_uri())
+
+
+def _as_object(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -> dict[str, Any]:
+    from gradiometer.report.compare.contrast import claim, sentence, verdict
+    from gradiometer.report.compare.forks import tried_by
+
+    return {
+        "verdict": verdict(groups, contrasts),
+        "groups": [
+            {
+                "letter": group.letter,
+                "runs": [{"run": str(each.run.path), "seed": each.seed} for each in group.runs],
+                "step": group.step,
+                "estimates": {name: estimate.to_dict() for name, estimate in group.numbers.items()},
+            }
+            for group in groups
+        ],
+        "contrasts": [
+            {
+                "baseline": contrast.names[0],
+                "other": contrast.names[1],
+                "step": contrast.step,
+                "changed": contrast.changed,
+                "difference_shown": contrast.shown,
+                "seen": sentence(contrast),
+                "means": claim(contrast),
+                "differences": [
+                    {
+                        "quantity": each.quantity,
+                        "as": "ratio" if each.is_ratio else "difference",
+                        "over": each.over,
+                        **each.estimate.to_dict(),
+                        "pairs_needed": each.needed,
+                    }
+                    for each in contrast.differences
+                ],
+            }
+            for contrast in contrasts
+        ],
+        "forks": [
+            {
+                "letter": each.group.letter,
+                "run": str(each.compared.run.path),
+                "fork": str(each.record.path),
+                "step": each.record.plan.step,
+                **each.effect.to_dict(),
+            }
+            for each in tried_by(groups)
+        ],
+        "page": None,
+    }
+
+
+def _tell(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -> None:
+    """Print each group with its numbers, the verdict, and each contrast as sentences and numbers."""
+    from gradiometer.cli.outcome import filled
+    from gradiometer.loop.recorded.words import label_of, outcome
+    from gradiometer.report.compare.contrast import QUANTITIES, finding_of, verdict
+    from gradiometer.report.compare.forks import tried_by
+    from gradiometer.report.compare.page import CAVEAT, changes, in_words
+    from gradiometer.verdict.words.say import say
+
+    for group in groups:
+        click.echo(filled(f"{group.letter:<2} {_runs_of(group)}", hanging=3))
+        for quantity, estimate in group.numbers.items():
+            click.echo(f"   {QUANTITIES[quantity]:<15}{in_words(estimate)}")
+    if len(contrasts) != 1:
+        click.echo("\n" + filled(verdict(groups, contrasts)))
+    for contrast in contrasts:
+        finding, (first, second) = finding_of(contrast), contrast.names
+        click.echo("\n" + filled(f"{finding.state.symbol} {second} against {first}: {changes(contrast)}", hanging=2))
+        said = say(finding)
+        for text in (said.seen, said.means):
+            click.echo(filled(text, indent=2))
+        for difference in contrast.differences:
+            name = f"{QUANTITIES[difference.quantity]} {'ratio' if difference.is_ratio else 'difference'}"
+            known = not math.isnan(difference.estimate.value)
+            none_shown = "   none shown" if known and not difference.shown else ""
+            click.echo(f"    {name:<26} {in_words(difference.estimate)}{none_shown}")
+    if contrasts:
+        click.echo("\n" + filled(f"caution: {CAVEAT}"))
+    for named, same in groupby(tried_by(groups), key=lambda each: each.named):
+        click.echo("\n" + filled(f"fork: {named}, against going on as it is"))
+        for each in same:
+            words = f"{outcome(each.effect)} in {label_of(each.effect.readout)}, from step {each.record.plan.step:,}"
+            click.echo(filled(f"{each.runs}  {words}", indent=4, hanging=4))
+
+
+def _runs_of(group: "Group") -> str:
+    """The runs of a group with their seeds and states."""
+    words = (f"{each.run.path} (seed {each.seed}, {each.run.steps:,} steps, {each.run.status})" for each in group.runs)
+    return ", ".join(words) if len(group.runs) == 1 else f"{group.seeds}: {', '.join(words)}"

@@ -1,1 +1,0 @@
-from .serve import Live as Live

@@ -1,1 +1,0 @@
-from .journal import read_journal as read_journal
