@@ -35,6 +35,9 @@ END = "end"
 FEWEST = 16
 """Fewest updates of a branch in a race."""
 
+NO_RATE = 1e-9
+"""Share of the initial rate that is zero: a cosine ends at 1e-17 of it."""
+
 TIMED = 8
 """Number of updates that are timed for a horizon in seconds."""
 
@@ -142,7 +145,7 @@ def check_loop(loop: Any) -> None:
 
 def _check_rate(start: Loop, length: int) -> None:
     """Raise if no update of a branch moves the parameters, so that no alternative can differ from going on."""
-    if start.source is None and not start.has_rate_within(length):
+    if start.source is None and not _has_rate(start, length):
         earlier = "an earlier step"
         if start.high_until is not None:
             earlier = f"a step before {start.high_until:,}, up to which the rate was at least half of its highest"
@@ -150,6 +153,22 @@ def _check_rate(start: Loop, length: int) -> None:
             f"`optimizer` has the learning rate 0 in the whole of the branches, from step {start.index:,} on, so that "
             f"no alternative can differ from going on as it is: fork from {earlier}."
         )
+
+
+def _has_rate(start: Loop, length: int) -> bool:
+    """True if the rate is above zero at some update of a branch, by the schedulers of a copy."""
+    copy = start.copy()
+    groups = copy.optimizer.param_groups
+    highest = max((abs(float(group.get("initial_lr", 0.0))) for group in groups), default=0.0)
+    for update in range(1, max(length // copy.size, 1) + 1):
+        if any(float(group["lr"]) > NO_RATE * highest for group in groups):
+            return True
+        if not copy.schedulers:
+            return False
+        if update % copy.scheduler_every == 0:
+            for scheduler in copy.schedulers:
+                scheduler.step()
+    return False
 
 
 def check_start(start: Loop, tail: Tail) -> None:

@@ -26,6 +26,7 @@ from gradiometer.loop.readout import Readout
 from gradiometer.loop.stream import ORIGINAL, Stream
 from gradiometer.measurement.batch import Batch, batch_size, leaves
 from gradiometer.measurement.loss import Loss, checked_loss, with_graph
+from gradiometer.measurement.optimizer.ascent import moved_up
 from gradiometer.measurement.optimizer.averaged import averages_itself, to_average
 from gradiometer.measurement.optimizer.clipping import Clipping, ValueClipping
 from gradiometer.measurement.optimizer.wrappers import bare, bare_optimizer
@@ -42,9 +43,6 @@ puts the gradient of the mean loss into `.grad` and returns this loss."""
 
 TRAIN_EXAMPLES = 2048
 """Most training examples of the readout "train_loss"."""
-
-NO_RATE = 1e-9
-"""Share of the initial rate that is zero: a cosine ends at 1e-17 of it."""
 
 DIGITS = 16
 """Hexadecimal digits of a digest."""
@@ -281,19 +279,6 @@ class Loop:
         others = {name: value for name, value in vars(self).items() if name not in parts}
         return _loaded, (dumped(*self._parts), {**others, "stream": Stream(iter(())), "_some": None})
 
-    def has_rate_within(self, examples: int) -> bool:
-        """True if the rate is above zero at some update of so many examples, by the schedulers of a copy."""
-        copy = self.copy()
-        for _ in range(max(examples // self.size, 1)):
-            groups = copy._planner.param_groups
-            highest = max((abs(float(group.get("initial_lr", 0.0))) for group in groups), default=0.0)
-            if any(float(group["lr"]) > NO_RATE * highest for group in groups):
-                return True
-            if not copy.schedulers:
-                return False
-            copy._count(copy._updates + 1)
-        return False
-
     def begin(self, replicate: int) -> None:
         """Start a branch here: the data come in the order of this replicate."""
         device = next(self.model.parameters()).device
@@ -432,7 +417,8 @@ class Loop:
             self.optimizer.zero_grad(set_to_none=True)
             mean = self.backward(pieces)
             if self.ascent is not None:
-                self._backward_above(pieces, self.ascent)
+                with moved_up(self.optimizer, self.ascent):
+                    self.backward(pieces)
         self._check_gradient()
         with user_code("optimizer"):
             if self.scaler is None:
@@ -457,24 +443,6 @@ class Loop:
                 (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             losses.append(loss.detach())
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
-
-    def _backward_above(self, pieces: Sequence[Batch], distance: float) -> None:
-        """Put the gradient at parameters that are moved by a distance along the present one in its place.
-
-        Source: Foret et al. (2021), Sharpness-Aware Minimization, equation 3; the arithmetic is that of the usual code.
-        """
-        groups = self.optimizer.param_groups
-        moved = [one for group in groups for one in group["params"] if one.grad is not None]
-        with torch.no_grad():
-            norm = torch.norm(torch.stack([one.grad.norm(p=2) for one in moved]), p=2)
-            before = [one.detach().clone() for one in moved]
-            for one in moved:
-                one.add_(one.grad * (distance / (norm + 1e-12)))
-        self.optimizer.zero_grad(set_to_none=True)
-        self.backward(pieces)
-        with torch.no_grad():
-            for one, place in zip(moved, before, strict=True):
-                one.copy_(place)
 
     def _check_gradient(self) -> None:
         """Raise if the first backward gave no gradient to the loop's own model."""
