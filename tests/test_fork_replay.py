@@ -13,6 +13,7 @@ from gradiometer import Unsupported, watch
 from gradiometer.integrations.watch.requests import forks as requests
 from gradiometer.integrations.watch.requests import kept_updates
 from gradiometer.loop import Fork, Loop
+from gradiometer.loop.replay import marks_of
 
 INPUTS = torch.randn(256, 10, generator=torch.Generator().manual_seed(1))
 LABELS = INPUTS[:, :4].argmax(dim=1)
@@ -296,3 +297,17 @@ def test_the_second_backward_of_sam_is_found_and_branches_make_it(
 def test_a_loop_without_updates_to_compare_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = forked(tmp_path, monkeypatch, steps=2)
     assert "since the loop has not made enough updates yet" in found.notes[0]
+
+
+def test_marks_differ_if_one_bit_differs_or_two_numbers_change_places() -> None:
+    numbers = torch.randn(3 * 2**19, generator=torch.Generator().manual_seed(0))
+    known = {"a": numbers, "empty": torch.zeros(0), "one": torch.tensor(3.0), "flags": torch.ones(3, dtype=torch.bool)}
+    marks = marks_of(known)
+    assert marks == marks_of(known) and marks.norms["a"] == pytest.approx(float(numbers.double().norm()))
+    changed, swapped = numbers.clone(), numbers.clone()
+    changed[-1] = torch.nextafter(changed[-1], torch.tensor(9.0))
+    swapped[[5, 2**16 + 5]] = swapped[[2**16 + 5, 5]]
+    for other in (changed, swapped):
+        assert marks != marks_of({**known, "a": other})
+    far = numbers + 0.1 * torch.randn(len(numbers), generator=torch.Generator().manual_seed(1))
+    assert 0.01 < marks.distance(marks_of({**known, "a": far}), ["a"]) / float((far - numbers).norm()) < 4

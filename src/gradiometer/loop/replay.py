@@ -5,6 +5,7 @@ import math
 import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ clipped to a norm that is 1 % off give 1e-2."""
 NO_GRADIENT = 1e-6
 """Gradients below this share of the largest are rounding: those of a bias before BatchNorm, which Adam moves all the
 same, had 1e-8 of it."""
+
+AT_ONCE = 2**16
+"""Numbers of a tensor whose marks are taken together, with 1 MiB of weights that stay in the cache of the processor."""
 
 SETTINGS = ("lr", "momentum", "betas", "weight_decay", "nesterov", "eps")
 """Settings of a parameter group that a loop or a scheduler may change between updates."""
@@ -79,22 +83,37 @@ class Marks:
 @torch.no_grad()
 def marks_of(tensors: Mapping[str, Tensor]) -> Marks:
     """The marks of these tensors."""
-    first = next(iter(tensors.values()), torch.zeros(0))
-    bits = [torch.zeros(0, dtype=torch.int64, device=first.device)]
-    numbers = [torch.zeros(0, 3, dtype=torch.float64, device=first.device)]
+    device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
+    bits = [torch.zeros(1, dtype=torch.int64, device=device)]
+    numbers = [torch.zeros(1, 3, dtype=torch.float64, device=device)]
     for tensor in tensors.values():
         flat = tensor.detach().contiguous().reshape(-1)
         flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
-        places = torch.arange(1, flat.numel() + 1, device=flat.device) * 2654435761
-        kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-        words = flat.view(kinds[flat.element_size()]).to(torch.int64)
-        bits.append((words * (2 * places + 1)).sum().reshape(1).to(first.device))
-        values = flat.to(torch.float64)
-        signs = 1 - 2 * ((places >> 16) & 1)
-        largest = values.abs().max() if values.numel() else values.sum()
-        found = torch.stack([values.norm(), (values * signs).sum(), largest]).reshape(1, 3)
-        numbers.append(found.to(first.device))
-    return Marks(tuple(tensors), torch.cat(bits).cpu(), torch.cat(numbers).cpu())
+        parts = [_part_marks(part, place) for place, part in enumerate(flat.split(AT_ONCE))]
+        found = torch.stack([part[1].to(device) for part in parts])
+        norm, total, largest = found[:, 0].sum().sqrt(), found[:, 1].sum(), found[:, 2].max()
+        bits.append(torch.stack([part[0].to(device) for part in parts]).sum().reshape(1))
+        numbers.append(torch.stack([norm, total, largest]).reshape(1, 3))
+    return Marks(tuple(tensors), torch.cat(bits)[1:].cpu(), torch.cat(numbers)[1:].cpu())
+
+
+def _part_marks(part: Tensor, place: int) -> tuple[Tensor, Tensor]:
+    """The weighted sum of the bits of a part of a tensor; its sum of squares, sum with signs and largest number."""
+    factors, signs = _weights(part.device)
+    factors, signs = factors[: part.numel()], signs[: part.numel()]
+    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    words = part.view(kinds[part.element_size()]).to(torch.int64)
+    values = part.to(torch.float64)
+    largest = values.abs().max() if len(values) else values.sum()
+    # an odd factor for each part, so that parts that change places are seen
+    return (words * factors).sum() * (2 * place + 1), torch.stack([values.dot(values), values.dot(signs), largest])
+
+
+@cache
+def _weights(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Odd factors, and signs, one for each number of a part."""
+    places = torch.arange(1, AT_ONCE + 1, device=device) * 2654435761
+    return 2 * places + 1, (1 - 2 * ((places >> 16) & 1)).to(torch.float64)
 
 
 def gradients_of(model: nn.Module) -> dict[str, Tensor]:
