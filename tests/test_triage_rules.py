@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gradiometer.loop import alternative_of
-from gradiometer.verdict import Claim
+from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage import thresholds as limits
 from gradiometer.verdict.triage.findings import changes_of, findings_of
 from gradiometer.verdict.triage.level import Known

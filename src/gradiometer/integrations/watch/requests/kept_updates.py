@@ -81,6 +81,7 @@ class KeptUpdatesOfLoop:
         self._at_forward: GlobalStates | None = None
         self._generators: list[tuple[Any, bytes]] = []
         self._weights: Marks | None = None
+        self._above: Marks | None = None
         self._modes: list[bool] = []
         self._handle: Any = None
         can_keep = bool(self._budget.share) and subject.ranks.alone and not (is_sharded(model) or subject.is_own)
@@ -89,7 +90,7 @@ class KeptUpdatesOfLoop:
         self.awaits_update = False
         """True if `updated` has something to do after the coming update."""
         if not can_keep:
-            self.why_none = "they are kept on one process, with a budget, and for a model that is not sharded only"
+            self.why_none = "that needs `loss` in `watch`, a budget, one process and a model that is not sharded"
 
     def at_step(self, batch: Batch | None) -> None:
         """Take the batch of a backward, before the update."""
@@ -146,12 +147,13 @@ class KeptUpdatesOfLoop:
         self._state = KeptUpdates(
             {name: one.detach().clone() for name, one in tensors_of(self._model).items()},
             copy.deepcopy(self._optimizers[0].state_dict()),
-            None if self._scaler is None else self._scaler.state_dict(),
+            _copy_of(self._scaler),
         )
 
     def _prepare(self) -> None:
         """Keep the random states before an update, and see to its first call of the model."""
-        self._batches, self._weights, self._at_forward = [], None, None
+        self._batches, self._at_forward = [], None
+        self._weights = self._above = None
         self._random = GlobalStates(self._devices)
         self._generators = (
             [] if self._used is None else list(zip(self._used.generators, self._used.states(), strict=True))
@@ -159,20 +161,23 @@ class KeptUpdatesOfLoop:
         self._modes = [module.training for module in self._model.modules()]
         self._remove_hook()
         if not takes_no_hooks(self._model) and not isinstance(self._called, torch.jit.ScriptModule):
-            self._handle = self._called.register_forward_pre_hook(Hook(self.shield, self._at_first_call))
+            self._handle = self._called.register_forward_pre_hook(Hook(self.shield, self._at_call))
 
     @property
     def _devices(self) -> set[torch.device]:
         return {parameter.device for parameter in self._model.parameters()}
 
-    def _at_first_call(self, *_: Any) -> None:
+    def _at_call(self, *_: Any) -> None:
         """The model is called in training: the modes and random states of this update."""
-        if torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
+            return
+        if self._at_forward is None:
             self._at_forward = GlobalStates(self._devices)
             if self._state is None:
                 self._keep_state()
             self._modes = [module.training for module in self._model.modules()]
-            self._remove_hook()
+        elif len(self._batches) == self._accumulation and self._above is None:
+            self._above = marks_of(dict(self._model.named_parameters()))  # after the last `w.step`: as SAM does
 
     def _take(self, step: int) -> None:
         """Keep what an update did."""
@@ -188,6 +193,7 @@ class KeptUpdatesOfLoop:
                 self._modes,
                 [{name: group[name] for name in SETTINGS if name in group} for group in optimizer.param_groups],
                 self._weights,
+                self._above,
                 marks_of(gradients_of(self._model)),
                 marks_of(all_tensors(self._model, optimizer)),
             )
@@ -201,7 +207,7 @@ class KeptUpdatesOfLoop:
     def _close_stretch(self) -> None:
         self._remove_hook()
         self._is_open = False
-        self._state = self._weights = None
+        self._state = self._weights = self._above = None
         self._batches = []
 
     def _end_stretch(self, step: int) -> None:
@@ -227,3 +233,13 @@ class KeptUpdatesOfLoop:
     def _stop(self, error: Exception) -> None:
         self.newest, self.why_none = None, f"keeping them failed ({reason_of(error)})"
         attempt(self.close)
+
+
+def _copy_of(scaler: Any) -> Any:
+    """A copy of a GradScaler with its own tensors, whose state is asked for later: that waits for an accelerator."""
+    if scaler is None:
+        return None
+    copied = object.__new__(type(scaler))  # `copy.copy` asks for the state, too
+    for name, value in vars(scaler).items():
+        setattr(copied, name, value.clone() if isinstance(value, Tensor) else value)
+    return copied
