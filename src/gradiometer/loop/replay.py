@@ -71,9 +71,14 @@ class Marks:
         """The norm of each tensor by its name."""
         return dict(zip(self.names, self.norms.tolist(), strict=True))
 
+    @property
+    def sample_of(self) -> dict[str, Tensor]:
+        """The sample of each tensor by its name."""
+        return dict(zip(self.names, self.samples, strict=True))
+
     def distance(self, other: "Marks", names: Collection[str]) -> float:
         """About the norm of the difference of these tensors, from the samples."""
-        theirs = dict(zip(other.names, other.samples, strict=True))
+        theirs = other.sample_of
         squares = [
             size / max(len(ours), 1) * float((ours - theirs[name]).square().sum())
             for name, ours, size in zip(self.names, self.samples, self.sizes, strict=True)
@@ -151,6 +156,7 @@ class KeptUpdate:
         modes: The mode of every module.
         settings: The settings of every parameter group.
         weights: The parameters at the backward.
+        above: Those at a second forward before the update; None if there was none.
         gradient: The gradient at the update.
         state: Parameters, buffers and the state of the optimizer after it.
     """
@@ -163,6 +169,7 @@ class KeptUpdate:
     modes: Sequence[bool]
     settings: Sequence[Mapping[str, Any]]
     weights: Marks
+    above: Marks | None
     gradient: Marks
     state: Marks
 
@@ -267,7 +274,7 @@ def check_replay(loop: Loop, kept: KeptUpdates) -> tuple[str, ...]:
     """Make kept updates again on a copy of a training. Clipping between the backward and the update is found and taken.
 
     Args:
-        loop: The training. Its `clip` and `clip_value` are set to what its updates show.
+        loop: The training. Its `clip`, `clip_value` and `ascent` are set to what its updates show.
         kept: Some of its updates.
 
     Returns:
@@ -278,6 +285,12 @@ def check_replay(loop: Loop, kept: KeptUpdates) -> tuple[str, ...]:
     """
     found = _best(loop, kept)
     if not _is_complete(found, kept):
+        for ascent in _ascents(found[-1]):
+            loop.ascent = ascent
+            above = _best(loop, kept)
+            if _is_complete(above, kept):
+                return _notes(above)
+        loop.ascent = None
         for clip, value in _clippings(found[-1]):
             loop.clip, loop.clip_value = clip, value
             clipped = _best(loop, kept)
@@ -354,6 +367,21 @@ def _one_again(
         handle.remove()
     state = marks_of(all_tensors(again.model, again.optimizer))
     return Again(update, weights, marks_of(gradients_of(again.model)), state, is_judged_after)
+
+
+def _ascents(again: Again) -> Iterator[float]:
+    """Distances by which the parameters may have been moved along the gradient before a second backward."""
+    kept, made = again.kept, again.gradient
+    if kept.above is None:
+        return
+    gradient, before, above = (one.sample_of for one in (made, kept.weights, kept.above))
+    scales = []
+    for name in again.moved:
+        if name in gradient and float(gradient[name].square().sum()) > 0:
+            moved = (above[name] - before[name]) @ gradient[name]
+            scales.append(float(moved / gradient[name].square().sum()))
+    if scales and min(scales) > 0:
+        yield from _rounded(statistics.median(scales) * float(made.norms.norm()))
 
 
 def _clippings(again: Again) -> Iterator[tuple[float | None, float | None]]:
