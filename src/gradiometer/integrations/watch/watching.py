@@ -136,7 +136,7 @@ class Watch(Forks, Automatic):
             enabled=bool(asked["budget"]) and self.ranks.first and not sharded,
             scale=self._capture.factor if self._capture.scaler is not None else None,
             warn=self._warn,
-            charge=self.budget.charge,
+            budget=self.budget,
         )
         kept = KeptUpdatesOfLoop(subject, called, self._optimizers, self._capture.scaler, accumulation)
         self.on_the_way = OnTheWay(kept, Trials(trials, self, announcements.say))

@@ -15,6 +15,7 @@ from gradiometer.integrations.watch.triage.products import Products, gradients_o
 from gradiometer.integrations.watch.triage.rows import SharedRows
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Objective
+from gradiometer.run.budget import Budget
 from gradiometer.run.recorder import Recorder
 
 DISTANCES = (7, 11, 13)
@@ -50,7 +51,7 @@ class TriageRecorder:
         enabled: False to record nothing: on other processes than the first, for sharded models, with a budget of 0.
         scale: Returns the factor of the GradScaler as a tensor on the device; None without one.
         warn: Takes a warning.
-        charge: Takes a name and the seconds that a look took.
+        budget: Charged with the seconds that a look took, by its own clock: a busy machine lengthens those of the wall.
     """
 
     def __init__(
@@ -62,10 +63,10 @@ class TriageRecorder:
         enabled: bool,
         scale: Callable[[], Tensor] | None,
         warn: Callable[[str], None],
-        charge: Callable[[str, float], None],
+        budget: Budget,
     ) -> None:
         self._objective, self._optimizers, self._accumulation = objective, optimizers, accumulation
-        self._scale, self._warn, self._charge = scale, warn, charge
+        self._scale, self._warn, self._budget = scale, warn, budget
         self.shield = Shield(self._stop)
         """The context for everything that training calls: an error ends triage, and nothing else."""
         self.shield.before_first_update = False  # what fails here never reaches training
@@ -118,7 +119,7 @@ class TriageRecorder:
             return
         if self._target is None:
             self._first = self._target = step + 1
-        began = time.perf_counter()
+        began = self._budget.clock()
         with torch.no_grad():
             if step < self._target:
                 self._products.keep()
@@ -132,7 +133,7 @@ class TriageRecorder:
 
     def updated(self, step: int) -> None:
         """Do what is due after the update of a step."""
-        began = time.perf_counter()
+        began = self._budget.clock()
         self.awaits_update = False
         with self.shield, torch.no_grad():
             if self._target is not None and step < self._target:
@@ -171,9 +172,9 @@ class TriageRecorder:
         self._look, self._output = {}, None
 
     def _pay(self, began: float) -> None:
-        took = time.perf_counter() - began
+        took = self._budget.clock() - began
         self._spent += took
-        self._charge(EVENT, took)
+        self._budget.charge(EVENT, took)
 
     def _open(self) -> None:
         """Listen to the coming step: its forward and its backwards."""
@@ -229,7 +230,7 @@ class TriageRecorder:
         """Take what clipping has left, and the parameters. Several optimizers make one update: the first counts."""
         if "clipped" in self._look:
             return
-        began = time.perf_counter()
+        began = self._budget.clock()
         with torch.no_grad():
             self._look["clipped"] = together(torch._foreach_norm(gradients_of(self._objective.parameters))).norm()
             self._look["weights"] = together(torch._foreach_norm(parameters_of(self._objective)))
