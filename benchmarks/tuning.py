@@ -28,7 +28,8 @@ from tuning_problems import PROBLEMS, SCALES, Cell
 from tuning_rivals import RIVALS, Method, installed
 from tuning_runs import SHAPES, End, Optimizer, losses_of, stacked, tuned
 
-from gradiometer.jobs import Job, Ledger, Pool, pool_of
+from gradiometer.jobs import Job, Pool, pool_of
+from gradiometer.jobs.ledger import Ledger
 
 SEEDS = (0, 1, 2)
 COARSE_SEED = 1000

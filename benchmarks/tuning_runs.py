@@ -177,20 +177,23 @@ def _by_lane(rates: Tensor, value: Tensor) -> Tensor:
     return rates.view(-1, *[1] * (value.dim() - 1))
 
 
-def tuned(cell: Cell, seed: int, optimizer: Optimizer = "sgd") -> End:
-    """`gradiometer.tuning.tune` with its defaults, then a whole training as it says. Its cost is counted here."""
-    counted = Counted(cell)
-    found = tune(cell.model(seed), loss=counted, batches=cell.batches, steps=cell.steps, optimizer=optimizer, seed=seed)
-    model, batches = cell.model(seed).train(), cell.batches(seed)
-    updates = found.optimizer(model.parameters())
-    scheduler = found.scheduler(updates)
-    guard = found.guard(model, updates, scheduler, loss=counted)
-    for _ in range(cell.steps):
-        batch = next(batches)
+def tuned(cell: Cell, seed: int, optimizer: str = "sgd", budget: float = 1.0) -> End:
+    """`gradiometer.tuning.tune` with its defaults, and its winner trained to the end. Its cost is counted here."""
+    counted, model = Counted(cell), cell.model(seed).train()
+    found = tune(
+        cell.model(seed).train(),
+        loss=counted,
+        batches=cell.batches,
+        steps=cell.steps,
+        optimizer=optimizer,
+        seed=seed,
+        budget=budget,
+    )
+    updates, scheduler = found.go_on(model)
+    batches = found.lane.batches()
+    for _ in range(found.done, found.steps):
         updates.zero_grad()
-        loss = counted(model, batch).mean()
-        loss.backward()
-        if not guard.went_back(loss, batch):
-            updates.step()
+        counted(model, batches.take().pieces[0]).mean().backward()
+        updates.step()
         scheduler.step()
     return End(*losses_of(cell, model), cost=counted.runs, rate=found.learning_rate)

@@ -16,8 +16,8 @@ from gradiometer.convergence.trajectory.infinity import infinity_finding
 from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of
 from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.drift import BatchSharpness, CurvatureAlongGradient, LossChange, StepDrift
-from gradiometer.drift.spikes import Spike
 from gradiometer.drift.spikes.cause import Explanation, explain, layer_near, sharpness_near
+from gradiometer.drift.spikes.detection import Spike
 from gradiometer.drift.spikes.evidence import Examined
 from gradiometer.drift.spikes.finding import spikes_finding
 from gradiometer.drift.stability import MomentumRule, edge_finding, no_edge_finding

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from gradiometer import Run
-from gradiometer.loop import Alternative, CriticalBatch, critical_batch, fork
+from gradiometer.loop import Alternative, critical_batch, fork
+from gradiometer.loop.critical.batch import CriticalBatch
 from gradiometer.loop.recorded.record import ForkRecord
 from gradiometer.problems import Problem
 from gradiometer.train import loop_at

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gradiometer import BadArgument, Diverged
 from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT
-from gradiometer.exploration.temperature import Audit, SGDRule, audit
-from gradiometer.exploration.temperature.stationary_law import mode_variance
+from gradiometer.exploration.temperature import Audit, audit
+from gradiometer.exploration.temperature.stationary_law import SGDRule, mode_variance
 
 CURVATURES = (0.3, 1.0, 3.0)
 NAN = math.nan

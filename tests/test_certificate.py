@@ -29,7 +29,8 @@ from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.measurement import Batch, Draw, Estimate, Objective, Sampling, supervised
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.problems import Examples, load
-from gradiometer.run import Configuration, Run, load_artifacts
+from gradiometer.run import Configuration, Run
+from gradiometer.run.artifacts import load_artifacts
 from gradiometer.train import train
 from gradiometer.verdict.words.say import say
 

@@ -176,7 +176,7 @@ def test_a_fork_decides(
     monkeypatch.setattr(Fork, "effects", lambda _, *readout, level: asked.append((*readout, level)) or [effect])
     monkeypatch.setattr(Here, "fork", lambda *_, **__: fork)
     assert training.cooling is not None
-    decision = Cool(training.cooling).decide(Here(training, cooled.folder, lambda: False))
+    decision = Cool(training.cooling).decide(Here(training, cooled.folder))
     assert (decision["begins"], decision["fork"]) == (begins, "0001")
     assert training.cooling.begins == begins
     assert asked == [("train_loss", pytest.approx(0.8))]  # its ends are one-sided bounds at the run's 90 %
@@ -224,10 +224,11 @@ def test_a_cooled_run_that_was_stopped_in_a_fork_continues_from_its_branches_to_
     with pytest.raises(Interrupted, match="stopped at step 640"):
         train(quadratic(), settings(), tmp_path)
     (folder,) = tmp_path.iterdir()
-    assert len(count) == 3 and not forks_of(Run.open(folder))[0].finished
+    (record,) = forks_of(Run.open(folder))
+    assert len(count) == 3 and len(record.fork.results) == 2 and not record.finished
     monkeypatch.setattr(recorded, "load", lambda *_, **__: quadratic())
     resumed = loops.resume(folder)
-    assert len(count) == 4 and weights(resumed) == weights(cooled)
+    assert len(count) == 5 and weights(resumed) == weights(cooled)  # the third is trained again from its first update
     assert decisions(resumed) == decisions(cooled)
     assert events(resumed, "stationarity")[-1]["left"] == events(cooled, "stationarity")[-1]["left"]
 

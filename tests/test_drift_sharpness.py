@@ -20,8 +20,8 @@ from gradiometer.problems import load
 from gradiometer.report.charts import save_png
 from gradiometer.report.charts.charts import page_spec
 from gradiometer.report.sections.drift import density_figure, drift_section
-from gradiometer.run import Configuration, Run, load_artifacts
-from gradiometer.run.artifacts import save_artifact
+from gradiometer.run import Configuration, Run
+from gradiometer.run.artifacts import load_artifacts, save_artifact
 from gradiometer.storage.journal import plain
 from gradiometer.train import train
 from report_run import run_in

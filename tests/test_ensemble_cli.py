@@ -19,7 +19,8 @@ from gradiometer.exploration.ensembles.ensemble_report import Baseline, Ensemble
 from gradiometer.measurement import Estimate
 from gradiometer.problems.images.digits import load
 from gradiometer.report.sections.ensemble import ensemble_section
-from gradiometer.run import Configuration, Run, load_artifacts
+from gradiometer.run import Configuration, Run
+from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.ensemble import evaluate_ensemble
 from gradiometer.train import train
 from gradiometer.verdict.words.exploration import ensemble_in_words

@@ -10,14 +10,14 @@ from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 from torch.nn import functional as F  # noqa: N812
 
 from gradiometer import BadArgument
-from gradiometer.exploration.ensembles import Predictions, averaged, differences, scores, validation_mask
+from gradiometer.exploration.ensembles import Predictions, averaged, differences, validation_mask
 from gradiometer.exploration.ensembles.calibration import (
     calibration_difference,
     calibration_error,
     reliability,
     squared_gaps,
 )
-from gradiometer.exploration.ensembles.scores import at_temperature, check_predictions, fitted_temperature
+from gradiometer.exploration.ensembles.scores import at_temperature, check_predictions, fitted_temperature, scores
 from made_up import made_up
 
 

@@ -11,7 +11,7 @@ from lone_extra import absent, needed
 
 ROOT = Path(__file__).parent.parent
 PROMISES = {
-    "parquet": "from gradiometer.cli import main; main(['export', RUN, '--out', 'table.parquet'])",
+    "parquet": "from gradiometer.cli import main; main(['runs', 'export', RUN, '--out', 'table.parquet'])",
     "ray": "from gradiometer.jobs.choice import pool_of; pool_of('ray'); import ray",
     "export": "import onnx, onnxscript, torch; print(torch.onnx.export)",
     "schedulefree": "from gradiometer.measurement.optimizer.averaged import schedule_free_class; schedule_free_class()",

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from gradiometer import BadArgument, RunDamaged, UserCodeFailed
-from gradiometer.jobs import Job, Ledger, Outcome, pool_of
+from gradiometer.jobs import Job, pool_of
+from gradiometer.jobs.job import Outcome
+from gradiometer.jobs.ledger import Ledger
 from gradiometer.jobs.pool import Here
 from gradiometer.jobs.processes import Processes
 from gradiometer.jobs.task import pack, perform_task, settings_here, unpack

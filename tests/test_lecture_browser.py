@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradiometer.lab.closed_forms import DoubleWell, OneDimensional
+from gradiometer.lab.closed_forms import OneDimensional
+from gradiometer.lab.closed_forms.double_well import DoubleWell
 from gradiometer.lab.counterexamples.line import Arctangent, LogCosh
 from gradiometer.lab.counterexamples.plane import Saddle
 from gradiometer.lab.lecture.catalogue import STATEMENTS

@@ -14,7 +14,8 @@ import pytest
 
 from gradiometer.report.compare import compare, write_comparison
 from gradiometer.report.live.serve import Live
-from gradiometer.run import Run, run_folders
+from gradiometer.run import Run
+from gradiometer.run.folder import run_folders
 from report_run import run_in
 
 sync_api = pytest.importorskip("playwright.sync_api")

@@ -48,7 +48,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_digits_are_those_of_scikit_learn() -> None:
     datasets = pytest.importorskip("sklearn.datasets")
-    images, labels, _ = digits.stored()
+    images, labels, _ = digits.read_digits()
     theirs = datasets.load_digits()
     np.testing.assert_array_equal(images.numpy(), theirs.images)
     np.testing.assert_array_equal(labels.numpy(), theirs.target)
@@ -58,7 +58,7 @@ def test_the_digits_are_split_by_label_into_1437_and_360() -> None:
     problem = load("digits")
     assert problem.test is not None
     assert (len(problem.train), len(problem.test)) == (1437, 360)
-    _, labels, _ = digits.stored()
+    _, labels, _ = digits.read_digits()
     shares = torch.bincount(labels.long()) * 360 / 1797
     assert ((torch.bincount(problem.test.data[1]) - shares).abs() < 1).all()
 

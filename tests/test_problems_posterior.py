@@ -10,12 +10,9 @@ from torch import Tensor, nn
 
 from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT
 from gradiometer.exploration.samplers.sampler import Sampler
-from gradiometer.lab.closed_forms import (
-    LinearRegression,
-    LogisticRegression,
-    linear_regression,
-    logistic_regression,
-)
+from gradiometer.lab.closed_forms import linear_regression, logistic_regression
+from gradiometer.lab.closed_forms.linear_regression import LinearRegression
+from gradiometer.lab.closed_forms.logistic_regression import LogisticRegression
 from gradiometer.measurement import Objective
 
 Gradient = Callable[[Tensor], Tensor]

@@ -52,6 +52,11 @@ def test_documents_and_examples_import_public_names_only(path: Path) -> None:
     assert private == []
 
 
+def test_the_public_names_are_few() -> None:
+    assert len(gradiometer.__all__) <= 45
+    assert len({name for room in ROOMS for name in import_module(room).__all__}) <= 150
+
+
 def test_no_document_names_a_private_module() -> None:
     modules = {
         ".".join(("gradiometer", *path.relative_to(ROOT).with_suffix("").parts))

@@ -1,10 +1,16 @@
 """Odd paths, numbers, variables and models end with a sentence that names them."""
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from command_line import called
+from gradiometer import BadArgument
+from gradiometer.cli import gradiometer
+from gradiometer.loop import alternative_of
 from gradiometer.run import Configuration
 from gradiometer.run.folder import RunFolder
 
@@ -98,3 +104,47 @@ def test_a_variable_that_a_library_stumbles_over_is_refused(
     monkeypatch.setenv("SOURCE_DATE_EPOCH", seconds)
     code, _, error = called(capsys, "runs")
     assert code == 2 and "SOURCE_DATE_EPOCH must be a number of seconds" in error
+
+
+def numbers(command: click.Command = gradiometer, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every command, with each of its options that take a number or a text."""
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from numbers(inner, (*words, name))
+        return
+    for each in command.params:
+        if isinstance(each, click.Option) and not each.is_flag and not isinstance(each.type, click.Path | click.Choice):
+            yield words, each.opts[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "option"), list(numbers()), ids=lambda given: given if isinstance(given, str) else " ".join(given)
+)
+def test_a_number_of_100_000_digits_is_refused_at_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str, ...], option: str
+) -> None:
+    run = RunFolder.create(tmp_path, "run", {"configuration": Configuration().to_dict()}).path
+    problems = {
+        "train": ["digits"],
+        "tune": ["digits"],
+        "learn": ["digits"],
+        "doctor": [str(run)],
+        "runs": [str(tmp_path)],
+    }
+    given = problems.get(words[0], [str(run)])
+    for text in ("9" * 100_000, "9" * 100_000 + "x"):
+        began = time.process_time()
+        code, _, error = called(capsys, *words, *given, f"{option}={text}")
+        assert code in (0, 2, 6) and "Traceback" not in error, error[-1000:]
+        assert time.process_time() - began < 3
+
+
+@pytest.mark.parametrize(
+    "form", ["rate {}x", "batch {}x", "batch {}x, rate {}x", "momentum {}", "hold {}%", "cool now {}x"]
+)
+def test_an_alternative_of_100_000_digits_is_refused_at_once(form: str) -> None:
+    began = time.process_time()
+    with pytest.raises(BadArgument):
+        alternative_of(form.replace("{}", "9" * 100_000))
+    assert time.process_time() - began < 1

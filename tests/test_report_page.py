@@ -19,8 +19,8 @@ from gradiometer.measurement.finding import Trial
 from gradiometer.report.live.follow import Followed
 from gradiometer.report.overview.listed import listing
 from gradiometer.report.overview.page import write_overview
-from gradiometer.report.page import write_charts, write_page
-from gradiometer.report.page.page import render
+from gradiometer.report.page import write_page
+from gradiometer.report.page.page import render, write_charts
 from gradiometer.report.sections import catalogue
 from gradiometer.report.sections.catalogue import SECTIONS
 from gradiometer.report.sections.section import Section

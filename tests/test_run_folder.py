@@ -11,8 +11,8 @@ import pytest
 
 from gradiometer import BadArgument, RunDamaged, RunNotFound, StorageFailed
 from gradiometer.measurement import Draw, Sampling
-from gradiometer.run import Configuration, run_folders
-from gradiometer.run.folder import FORMAT, RunFolder
+from gradiometer.run import Configuration
+from gradiometer.run.folder import FORMAT, RunFolder, run_folders
 
 MANIFEST = {
     "configuration": {"batch_size": 4},

@@ -16,7 +16,8 @@ from torch import nn
 from command_line import called
 from gradiometer import BadArgument, Diverged
 from gradiometer.cli.learn.sample import sample as verb
-from gradiometer.exploration.chains import Sampled, sample
+from gradiometer.exploration.chains import sample
+from gradiometer.exploration.chains.sampling import Sampled
 from gradiometer.exploration.samplers import SGHMC
 from gradiometer.lab.closed_forms import linear_regression
 from gradiometer.measurement import Draw, supervised

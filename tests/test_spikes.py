@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from gradiometer import BadArgument
-from gradiometer.drift.spikes import Spike, find_spikes
+from gradiometer.drift.spikes import find_spikes
 from gradiometer.drift.spikes.cause import Cause, explain
+from gradiometer.drift.spikes.detection import Spike
 from noisy_losses import NOISES, RECORDED, Losses, Noise, falling, without_variance
 
 STEPS = 1000

@@ -17,8 +17,8 @@ from gradiometer.convergence.certificate import Certificate
 from gradiometer.exploration.ensembles import Snapshot
 from gradiometer.logs import read_log
 from gradiometer.report.page.page import render
-from gradiometer.run import Configuration, load_artifacts
-from gradiometer.run.artifacts import save_artifact
+from gradiometer.run import Configuration
+from gradiometer.run.artifacts import load_artifacts, save_artifact
 from gradiometer.run.checkpoints import STATE, SUMS, TENSORS, load_latest, save
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.recorder import Recorder

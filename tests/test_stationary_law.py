@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from gradiometer import BadArgument
-from gradiometer.exploration.temperature import SGDRule, reshuffled_covariance, stationary_covariance
 from gradiometer.exploration.temperature.stationary_law import (
+    SGDRule,
     configurational_temperature,
     excess_loss,
     mode_variance,
+    reshuffled_covariance,
     small_rate_temperature,
+    stationary_covariance,
     without_replacement,
 )
 

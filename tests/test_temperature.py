@@ -14,8 +14,9 @@ from torch import nn
 from conftest import CASES, Case
 from gradiometer import BadArgument
 from gradiometer.errors import Interrupted
-from gradiometer.exploration.temperature import SGDRule, Temperature, reshuffled_covariance, stationary_covariance
+from gradiometer.exploration.temperature import Temperature
 from gradiometer.exploration.temperature.heat_balance import heat_balance
+from gradiometer.exploration.temperature.stationary_law import SGDRule, reshuffled_covariance, stationary_covariance
 from gradiometer.measurement import Draw, Origin, Reading, Sampling, Series, State, TrainingStep, velocity_of
 from gradiometer.measurement.motion import Motion
 from gradiometer.run import Configuration

@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.exploration.temperature import SGDRule, Temperature
+from gradiometer.exploration.temperature import Temperature
 from gradiometer.exploration.temperature.heat_balance import heat_balance
-from gradiometer.exploration.temperature.stationary_law import configurational_temperature, small_rate_temperature
+from gradiometer.exploration.temperature.stationary_law import (
+    SGDRule,
+    configurational_temperature,
+    small_rate_temperature,
+)
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.lab.closed_forms.models import output_losses
 from gradiometer.measurement import Estimate, Objective, Series, TrainingStep

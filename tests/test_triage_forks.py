@@ -11,8 +11,8 @@ from gradiometer.loop.recorded.record import ForkRecord
 from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.run import Run
-from gradiometer.verdict import Claim, say
-from gradiometer.verdict.claims import Claimed
+from gradiometer.verdict import say
+from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.findings import findings_of
 from gradiometer.verdict.triage.triage import triage_of
 from gradiometer.verdict.triage.tried import as_tried, better_change, was_followed

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradiometer import Run, diagnose, watch
 from gradiometer.errors import BadArgument
-from gradiometer.verdict import Claim
+from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage.signs import Signs
 
 STEPS = 60

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gradiometer.loop import alternative_of
-from gradiometer.verdict import Claim
+from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage import thresholds as limits
 from gradiometer.verdict.triage.findings import changes_of, findings_of
 from gradiometer.verdict.triage.level import Known, level_of
@@ -165,7 +165,7 @@ NO_LEAP = np.vstack([moved(0.3)[:1], moved(0.009)[1:]])
 DIES = np.vstack([tensors(0.6, 0.1, 0.6)[:3], tensors(0.005, 0.1, 0.6)[3:]])
 VANISHED, BACK = (np.vstack([tensors(0.005, 0.1, 0.6)[:5], tensors(late, 0.1, 0.6)[5:]]) for late in (0.11, 0.13))
 ONE_STRIDE, ONE_OVERSHOT = (
-    np.vstack([striding(0.01)[:20], striding(stride)[20:21], striding(0.01)[21:]]) for stride in (0.88, 0.92)
+    np.vstack([striding(0.01)[:20], striding(stride)[20:23], striding(0.01)[23:]]) for stride in (0.88, 0.92)
 )
 SHORT = {"losses": falling(steps=200), "rates": cosine_rates(steps=200), "batch_size": 64, "examples": 1600}
 BURST = cosine_rates()
@@ -316,8 +316,8 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"gradient": DIES, "losses": falling(0.95)},
         ),
         (
-            {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(0.95), "nonzero": half_zero(0.79)},
-            {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(0.95), "nonzero": half_zero(0.81)},
+            {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(0.95), "nonzero": half_zero(0.87)},
+            {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(0.95), "nonzero": half_zero(0.89)},
         ),
     ],
     Claim.RATE_HIGH: [
@@ -335,8 +335,8 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
         ({"nonzero": half_zero(0.66)}, {"nonzero": half_zero(0.64)}),
         (
-            {"family": "adaptive", "nonzero": half_zero(0.81)},
-            {"family": "adaptive", "nonzero": half_zero(0.79)},
+            {"family": "adaptive", "nonzero": half_zero(0.89)},
+            {"family": "adaptive", "nonzero": half_zero(0.87)},
         ),
         ({"movement": ONE_OVERSHOT}, {"movement": ONE_STRIDE}),
         (
@@ -417,6 +417,10 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
         (FALLING, {**FALLING, "examples": 6000}),
         ({**FALLING, "movement": striding(29.5 / STEPS)}, {**FALLING, "movement": striding(30.5 / STEPS)}),
+        (  # far or not, what falls by so much is still learning, and a decay would end it
+            {**FALLING, "movement": striding(0.2), "losses": GUESS * np.linspace(1, 0.35, STEPS)},
+            {**FALLING, "movement": striding(0.2), "losses": GUESS * np.linspace(1, 0.5, STEPS)},
+        ),
     ],
     Claim.NO_DECAY: [
         (
@@ -472,10 +476,17 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
     ],
     Claim.LABELS_RANDOM: [
-        (evaluations([0.98 * GUESS] * 10, 0.8 * GUESS), evaluations([0.96 * GUESS] * 10, 0.8 * GUESS)),
+        (
+            {**evaluations([0.98 * GUESS] * 10, GUESS), "product": constant(0.02)},
+            {**evaluations([0.96 * GUESS] * 10, GUESS), "product": constant(0.02)},
+        ),
         (
             {**evaluations([GUESS] * 10, GUESS), "product": constant(0.02)},
             {**evaluations([GUESS] * 10, GUESS), "product": constant(0.04)},
+        ),
+        (  # what is learnt by heart is overfitted
+            {**evaluations([GUESS] * 10, 0.91 * GUESS), "product": constant(0.02)},
+            {**evaluations([GUESS] * 10, 0.89 * GUESS), "product": constant(0.02)},
         ),
     ],
     Claim.LABELS_NOISY: [

@@ -6,8 +6,8 @@ import pytest
 
 from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
-from gradiometer.verdict import Claim, say
-from gradiometer.verdict.claims import Claimed
+from gradiometer.verdict import say
+from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.findings import findings_of
 from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.triage import Triage

@@ -1,4 +1,4 @@
-"""A training that was tuned first has the record of its tuning from its first step on, also if it is stopped."""
+"""A training that was tuned has its record from its first step on, also if it or the race was stopped."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from gradiometer import Run
 from gradiometer.run.checkpoints import load_latest
 from gradiometer.train.loop import Trainer
 
-TRAIN = ("train", "quadratic", "--tune", "--tune-budget", "3", "--steps", "400", "--every", "20", "--no-open")
+TRAIN = ("train", "quadratic", "--tune", "--tune-budget", "2", "--steps", "400", "--every", "20", "--no-open")
 
 
 def forks_of(run: Run) -> dict[str, Any]:
@@ -25,46 +25,63 @@ def forks_of(run: Run) -> dict[str, Any]:
     return dict(sorted(plans.items()))
 
 
+def run_below(folder: Path) -> Path:
+    (path,) = (path for path in folder.iterdir() if (path / "run.toml").exists())
+    return path
+
+
+def stop(patch: pytest.MonkeyPatch, after: int) -> None:
+    """Ask the process to stop, as SIGTERM does, at this step of all trainings in it, those of the lanes included."""
+    step, made = Trainer._step, 0
+
+    def stopping(loop: Trainer) -> None:
+        nonlocal made
+        if made == after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        made += 1
+        step(loop)
+
+    patch.setattr(Trainer, "_step", stopping)
+
+
 def trained(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stop_at: int | None
-) -> Run:
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stop_after: int | None
+) -> tuple[Run, bool]:
+    """The run of the command, and whether it was stopped in the race."""
     folder.mkdir()
     monkeypatch.chdir(folder)
-    if stop_at is None:
-        code, _, error = called(capsys, *TRAIN)
-        assert code == 0, error
-    else:
+    in_race = False
+    if stop_after is not None:
         with pytest.MonkeyPatch.context() as patch:
-            step = Trainer._step
-
-            def stopping(loop: Trainer) -> None:
-                if loop.training.step == stop_at:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                step(loop)
-
-            patch.setattr(Trainer, "_step", stopping)
+            stop(patch, stop_after)
             code, _, error = called(capsys, *TRAIN)
         assert code == 5, error
-        (path,) = (path for path in Path("runs").iterdir() if (path / "run.toml").exists())
-        assert len(forks_of(Run.open(path))) >= 2  # before it was resumed
-        code, _, error = called(capsys, "resume", str(path), "--no-open")
-        assert code == 0, error
-    (path,) = (path for path in Path("runs").iterdir() if (path / "run.toml").exists())
-    return Run.open(path)
+        in_race = not any((path / "run.toml").exists() for path in Path("runs").iterdir())
+    if stop_after is None or in_race:
+        code, _, error = called(capsys, *TRAIN)
+    else:
+        code, _, error = called(capsys, "resume", str(run_below(Path("runs"))), "--no-open")
+    assert code == 0, error
+    return Run.open(run_below(Path("runs"))), in_race
 
 
-@pytest.mark.parametrize("stop_at", [0, 100, 399])
-def test_a_tuned_training_that_is_stopped_and_resumed_is_the_same(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stop_at: int
+def steps_of(run: Run) -> int:
+    """The steps of all lanes of the race, that of the winner included."""
+    lanes = (run.path.parent / "quadratic-position-tuning" / "lanes").glob("*/lane-1")
+    return sum(Run.open(path).steps for path in lanes)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.95, 1.2])
+def test_a_tuned_training_that_is_stopped_is_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
-    whole = trained(tmp_path / "whole", capsys, monkeypatch, None)
-    resumed = trained(tmp_path / "resumed", capsys, monkeypatch, stop_at)
+    """It is stopped at a share of the steps of the race; above 1 in the training."""
+    whole, _ = trained(tmp_path / "whole", capsys, monkeypatch, None)
+    resumed, in_race = trained(tmp_path / "resumed", capsys, monkeypatch, round(share * steps_of(whole)))
+    assert in_race == (share < 1)
     assert forks_of(resumed) == forks_of(whole)
-    assert resumed.configuration == whole.configuration and whole.configuration.fork_budget > 0
-    decisions = [
-        [e for e in run.events if e["event"] not in ("started", "interrupted", "resumed")] for run in (whole, resumed)
-    ]
-    assert [e["event"] for e in decisions[0]] == [e["event"] for e in decisions[1]]
+    assert resumed.configuration == whole.configuration and whole.configuration.fork_budget == 1
+    assert resumed.losses[1].tolist() == whole.losses[1].tolist()
     ends = [load_latest(run.folder)[0] for run in (whole, resumed)]
     assert ends[0] is not None and ends[1] is not None
     for name, tensor in ends[0].tensors.items():

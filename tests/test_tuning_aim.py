@@ -1,9 +1,7 @@
 """Several batch sizes: the one that suits the aim is chosen, within the budget, and times are measured once."""
 
 import json
-import math
 import time
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,15 +14,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from command_line import called
 from gradiometer import supervised
 from gradiometer.errors import BadArgument
-from gradiometer.loop.branch import Readout
 from gradiometer.loop.data import data_of
 from gradiometer.run import Configuration
 from gradiometer.tuning import Tuned, tune
 from gradiometer.tuning.aim import FILE, check_aim, paces_for
-from gradiometer.tuning.lane import Ended
 from gradiometer.tuning.optimizers import Made
-from gradiometer.tuning.race import LEAN, _ordered
-from test_tuning import Stopped
+from test_tuning import Stopped, stopping
 
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(2048, 6, generator=GENERATOR) * torch.logspace(-1.5, 0, 6)
@@ -62,10 +57,10 @@ def two_sizes() -> Tuned:
 def test_for_the_same_examples_a_small_batch_makes_more_updates_and_wins() -> None:
     found = two_sizes()
     assert (found.batch_size, found.steps) == (8, 300) and found.cost <= found.budget and found.times is None
-    small, large = sorted(found.race[0], key=lambda end: end.lane.size)
-    assert small.results[0].updates // 4 == large.results[0].updates
-    assert small.results[0].examples == pytest.approx(large.results[0].examples, abs=32)
-    assert found.races[0].names[1].startswith("batch 4x, rate ")
+    first = {one.lane.size: one for one in found.rungs[0]}
+    assert first[8].updates // 4 == first[32].updates
+    assert first[8].lane.steps == 4 * first[32].lane.steps
+    assert "batch 32 at" in " ".join(found.sentences)
 
 
 @pytest.mark.slow
@@ -79,23 +74,7 @@ def test_if_a_step_takes_as_long_for_a_large_batch_it_wins_for_the_same_time() -
 def test_if_a_step_takes_much_longer_for_a_large_batch_it_loses() -> None:
     found = tuned(loss=slow(0.008, over=8), aim="time", budget=2.0)
     assert found.batch_size == 8 and found.times is not None and found.times.relative[32].value > 2
-    assert "Batch sizes after the same time" in " ".join(found.sentences)
-
-
-@pytest.mark.parametrize(("worse", "chosen"), [(0.04, 32), (0.08, 32), (0.12, 8)])
-def test_for_the_same_time_a_larger_batch_may_end_a_little_worse(worse: float, chosen: int) -> None:
-    """Short branches lean to small batches."""
-
-    real = {end.lane.size: end for end in two_sizes().race[0]}
-
-    def end(size: int, loss: float) -> Ended:
-        [result] = real[size].results
-        return replace(real[size], results=(replace(result, readouts={"train_loss": Readout(loss)}),))
-
-    ends = [end(8, 1.0), end(32, 1 + worse)]
-    assert [one.lane.size for one in _ordered(ends, LEAN)] == [chosen, 40 - chosen]
-    assert [one.lane.size for one in _ordered(ends, 0.0)] == [8, 32]
-    assert [one.lane.size for one in _ordered([end(8, math.inf), end(32, 2.0)], LEAN)] == [32, 8]
+    assert "A step at batch 8 takes" in " ".join(found.sentences)
 
 
 def test_times_are_measured_once_and_not_taken_over_for_other_sizes(tmp_path: Path) -> None:
@@ -117,20 +96,11 @@ def test_times_are_measured_once_and_not_taken_over_for_other_sizes(tmp_path: Pa
 
 
 def test_a_choice_of_a_batch_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    seen: list[Any] = []
-
-    def stop(result: Any, done: int, _: int) -> None:
-        seen.append(result)
-        if len(seen) == 4:
-            raise Stopped
-
     with pytest.raises(Stopped):
-        tuned(aim="time", out=tmp_path, progress=stop)
+        tuned(aim="time", out=tmp_path, progress=stopping(4))
     on, again = tuned(aim="time", out=tmp_path), tuned(aim="time", out=tmp_path)
     assert json.dumps(on.to_dict()) == json.dumps(again.to_dict())
-    lines = sum(len(path.read_text().splitlines()) for path in tmp_path.glob("forks/*/branches.jsonl"))
-    trained = sum(len(fork.results) for end in on.race[0] for fork in end.lane.forks)
-    assert lines == trained + sum(len(part) for part in on.race)
+    assert len((tmp_path / "race.jsonl").read_text().splitlines()) == len(on.tried)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +110,7 @@ def test_a_choice_of_a_batch_that_was_stopped_goes_on_to_the_same_bits(tmp_path:
         ({"batch_size": 8}, "`aim` chooses between batch sizes: give several"),
         ({"batch_size": (8, 4096)}, "`batch_size` must be at most the 2,048 examples"),
         ({"optimizer": "sgd,adamw"}, "`batch_size` has several values, and so has the optimizer"),
-        ({"budget": 0.4}, "of each of 2 batch sizes and the probe"),
+        ({"budget": 0.3}, "`budget` 0.3 pays for no three lanes of each kind"),
     ],
 )
 def test_what_cannot_be_chosen_is_refused_by_name(wrong: dict[str, Any], sentence: str) -> None:
@@ -167,7 +137,7 @@ def test_the_command_writes_the_batch_and_the_steps_that_go_with_it(
     code, out, _ = called(capsys, *small, "--aim", "examples")
     told = json.loads(out)
     written = Configuration.from_toml(told["file"])
-    assert code == 0 and {"batch 8", "batch 32"} == {end["name"] for end in told["race"][0]}
+    assert code == 0 and {8, 32} == {one["batch_size"] for one in told["tried"]}
     assert written.batch_size == told["batch_size"] and written.steps == told["steps"]
     assert written.batch_size * written.steps == pytest.approx(2400, rel=0.05)
     code, _, err = called(capsys, *small)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradiometer.jobs import Ledger
+from gradiometer.jobs.ledger import Ledger
 from gradiometer.jobs.pool import Here
 from gradiometer.run import Configuration
 from gradiometer.run.settings.planned import planned

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from gradiometer import BadArgument, NormsWatch, RunDamaged, supervised, watch
 from gradiometer.cli.boundary import explained
 from gradiometer.errors import ran_out_of_memory
-from gradiometer.jobs import Job, Ledger
+from gradiometer.jobs import Job
+from gradiometer.jobs.ledger import Ledger
 from gradiometer.jobs.pool import Here
 from gradiometer.jobs.processes import Processes
 from unprintable import Unprintable

@@ -23,9 +23,9 @@ from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.report.page import write_page
 from gradiometer.run import Run
 from gradiometer.run.settings.watched import WatchedConfiguration
-from gradiometer.verdict import Claim, say
 from gradiometer.verdict import diagnosis as chain
-from gradiometer.verdict.claims import Claimed
+from gradiometer.verdict import say
+from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.triage import Triage
 
@@ -163,7 +163,7 @@ def test_one_cycle_is_described_and_its_edge_has_the_momentum_of_each_step(tmp_p
 
 
 def test_under_a_schedule_the_advice_scales_the_schedule_from_its_peak(tmp_path: Path) -> None:
-    run = loop(tmp_path, set_rate=scheduled(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=STEPS))
+    run = loop(tmp_path, set_rate=scheduled(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=STEPS), parts=0)
     advice, told = say(of_the_batch(run)).advice, batch_of(run)
     factor, peak, updates = re.findall(r"times ([\d.]+) \(peak ([\d.]+) instead of 0\.1\), over ([\d.]+)", advice)[0]
     assert advice.startswith("`batch_size = 16` with the whole schedule of the learning rate")

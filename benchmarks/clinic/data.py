@@ -78,7 +78,7 @@ def standard(inputs: Tensor) -> Tensor:
 
 def shifted_digits() -> Data:
     """The digits that ship with the package, moved by up to one pixel and with noise: 10 classes, 8 × 8 pixels."""
-    images, labels, held_out = digits.stored()
+    images, labels, held_out = digits.read_digits()
     generator = torch.Generator().manual_seed(1)
     images = images.float() / 16
 

@@ -202,7 +202,6 @@ vision shapes adamw cosine : rate_high 5
 swish arm sgd cosine : momentum_rate 0.96
 stack shapes sgd cosine : momentum_rate 0.96
 swish arm adamw cosine : no_decay 1
-residual_norm shapes sgd cosine : no_decay 1
 layer_norm arm adamw cosine : no_decay 1
 stack shapes adamw cosine : decay_early 0.3
 decoder source adamw cosine : decay_early 0.2
@@ -222,7 +221,6 @@ layer_norm arm momentum step : clip_small 0.1
 swish arm adamw cosine : weight_decay 1
 stack shapes sgd cosine : weight_decay 0.02
 funnel shapes adamw cosine : overfit 300
-stack shapes adamw cosine : leak 200
 layer_norm rings adamw cosine : overfit 300
 layer_norm rings adamw cosine : unshuffled 1
 swish arm adamw cosine : unscaled 30

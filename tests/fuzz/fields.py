@@ -42,7 +42,8 @@ class Field:
         """Write the record with another value of this field into a run."""
         path = folder / self.file
         if self.file.endswith(".toml"):
-            written = tomli_w.dumps(_without_none(_with(tomllib.loads(path.read_text()), self.place, value)))
+            changed = _without_none(_with(tomllib.loads(path.read_text()), self.place, value))
+            written = tomli_w.dumps(changed) if isinstance(changed, dict) else json.dumps(changed)
             path.write_text(written, encoding="utf-8", errors="replace")
             return
         if self.line is None:

@@ -20,7 +20,8 @@ from gradiometer.drift.curvature_survey import Survey
 from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 from gradiometer.logs import log_findings, read_log
 from gradiometer.report.page.page import render
-from gradiometer.run import Configuration, load_artifacts
+from gradiometer.run import Configuration
+from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.checkpoints import STATE, SUMS, TENSORS
 
 LOGS = Path(__file__).parent.parent / "logs"

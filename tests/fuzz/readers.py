@@ -16,7 +16,7 @@ from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 from gradiometer.loop import forks_of
 from gradiometer.loop.recorded.words import comparison, setting, stopped
 from gradiometer.report.live.follow import Followed
-from gradiometer.run import load_artifacts
+from gradiometer.run.artifacts import load_artifacts
 
 Reader = Callable[[random.Random, Path, Path], None]
 
@@ -36,11 +36,11 @@ def findings(_: random.Random, run: Path, __: Path) -> None:
     assert all(opened.warnings)
 
 
-def report(_: random.Random, run: Path, __: Path) -> None:
-    called(("report", str(run)))
-
-
 def show(_: random.Random, run: Path, __: Path) -> None:
+    called(("show", str(run), "--no-open"))
+
+
+def live(_: random.Random, run: Path, __: Path) -> None:
     """What the server does for a page and its update."""
     view = Followed(run).latest()
     view.page("/live/", [("/live/", run.name)])
@@ -48,17 +48,17 @@ def show(_: random.Random, run: Path, __: Path) -> None:
 
 
 def runs(_: random.Random, run: Path, __: Path) -> None:
-    called(("runs", str(run.parent), "--page", str(run.parent / "runs.html")))
+    called(("runs", "list", str(run.parent), "--page", str(run.parent / "runs.html")))
 
 
 def compare(draw: random.Random, run: Path, other: Path) -> None:
     both = [str(run), str(other)] if draw.random() < 0.5 else [str(other), str(run)]
-    called(("compare", *both, "--no-open", "--out", str(run.parent / "compare.html")))
+    called(("runs", "compare", *both, "--no-open", "--out", str(run.parent / "compare.html")))
 
 
 def export(draw: random.Random, run: Path, _: Path) -> None:
     what = draw.choice(("readings", "losses", "evaluations"))
-    called(("export", str(run), "--out", str(run.parent / "table.csv"), "--what", what))
+    called(("runs", "export", str(run), "--out", str(run.parent / "table.csv"), "--what", what))
 
 
 def doctor(draw: random.Random, run: Path, _: Path) -> None:
@@ -66,7 +66,7 @@ def doctor(draw: random.Random, run: Path, _: Path) -> None:
 
 
 def batch(_: random.Random, run: Path, __: Path) -> None:
-    called(("batch", str(run), "--seconds", "0"))
+    called(("measure", "batch", str(run), "--seconds", "0"))
 
 
 def ensemble(_: random.Random, run: Path, __: Path) -> None:
@@ -83,7 +83,7 @@ def resume(_: random.Random, run: Path, __: Path) -> None:
 
 
 SHARES: dict[Reader, int] = {
-    findings: 46, export: 10, report: 8, show: 6, compare: 5, runs: 5, batch: 5, ensemble: 5, fork: 5, resume: 4, doctor: 1,
+    findings: 46, export: 10, show: 8, live: 6, compare: 5, runs: 5, batch: 5, ensemble: 5, fork: 5, resume: 4, doctor: 1,
 }  # fmt: skip
 """Inputs for each reader in a hundred: pages take ten times as long as findings, which all of them make."""
 

@@ -10,7 +10,9 @@ from every_call import each_way
 from faults import UNREADABLE
 
 from gradiometer import BadArgument
-from gradiometer.jobs import Job, Ledger, Outcome
+from gradiometer.jobs import Job
+from gradiometer.jobs.job import Outcome
+from gradiometer.jobs.ledger import Ledger
 from gradiometer.jobs.pool import Here
 from gradiometer.loop import Rate
 from gradiometer.loop.branch import Branch, BranchResult, Readout

@@ -1,13 +1,18 @@
 """A quick share of the fuzzing. `python tests/fuzz/harness.py 100000` is the long one."""
 
+import random
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import readers
 from fields import fields_of
 from harness import fault
 from kinds import KINDS
 from whole_runs import whole_runs
 
+from gradiometer.cli import main
 from gradiometer.run import events, readings
 
 QUICK = {
@@ -37,6 +42,21 @@ def test_the_runs_have_a_record_of_every_kind(base: Path) -> None:
     lines = [kind.__struct_config__.tag for kind in readings.LINES.__args__]
     for kind in (*(f"events.jsonl {name}" for name in events.KINDS), *(f"readings.jsonl {tag}" for tag in lines)):
         assert any(each.startswith(kind) for each in found), kind
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reader", [each for each in readers.SHARES if each.__name__ not in ("doctor", "resume")])
+def test_every_reader_reads_a_run_that_is_whole(
+    reader: readers.Reader, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(given: Sequence[str]) -> None:
+        with pytest.raises(SystemExit) as ended:
+            main([*given])
+        assert not ended.value.code, given
+
+    monkeypatch.setattr(readers, "called", read)
+    copy = Path(shutil.copytree(base, tmp_path / "run"))
+    reader(random.Random(0), copy, base)
 
 
 def test_a_broken_field_of_a_record_is_named_and_the_rest_is_read(base: Path) -> None:

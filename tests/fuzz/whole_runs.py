@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gradiometer.train.forking.cooling_fork import Decision
-from gradiometer.train.forking.if_cooled import CooledForecast
-from gradiometer.train.forking.rate_fork import RateDecision
 from harness import recorded_run
 from torch import nn
 
@@ -76,10 +73,14 @@ def add_events(path: Path) -> None:
     about = ABOUT.to_dict()
     examined = Examined(3.0, 0.5, 16, [3, 7], 0.8, 0.5, 0.6, [1.0, 2.0])
     layers = {"0": (2, 8)}
+    forked = {"fork": "0001", "outcome": "ends lower", "spent": 0.5}
     kinds: tuple[tuple[str, Mapping[str, Any]], ...] = (
-        ("cooling", {"spent": 0.5, **asdict(Decision(150, "0001", "hold 75% ends lower"))}),
-        ("rate fork", asdict(RateDecision(2.0, "0001", "rate 2x ends lower", 0.3))),
-        ("cooled forecast", asdict(CooledForecast(0.5, about, "0001", 0.5, 0.6, 0.2))),
+        ("cooling", {"begins": 150, **forked}),
+        ("rate fork", {"factor": 2.0, **forked}),
+        (
+            "cooled forecast",
+            {"averaged": 0.5, "forecast": about, "fork": "0001", "seen": 0.5, "going_on": 0.6, "spent": 20.0},
+        ),
         (
             "stationarity",
             {"learning_rate": 0.05, "steps": 64, "left": 0.1, "gain": about, "predicted": about, "stopped": False},

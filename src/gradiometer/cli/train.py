@@ -20,9 +20,9 @@ from gradiometer.cli.tune import (
     configuration_to_tune,
     counts,
     one_of,
+    say_tuned,
     several_in,
     several_options,
-    tell_tuned,
     tuned,
 )
 from gradiometer.errors import BadArgument
@@ -30,10 +30,6 @@ from gradiometer.errors import BadArgument
 if TYPE_CHECKING:
     from gradiometer.run.configuration import Configuration
     from gradiometer.tuning.of_problem import ProblemTuned
-
-
-MOST_OF_A_RACE = 2.5
-"""Most of `--tune-budget` that a tuning with several optimizers or batch sizes uses; with more it tries two orders."""
 
 
 @click.command(epilog="Example: gradiometer train fashion-mnist --model cnn --epochs 2 --lr 0.1")
@@ -46,12 +42,12 @@ MOST_OF_A_RACE = 2.5
 )
 @click.option("--name", default=None, help="Name of the run, to which a number is added. Default: problem and model.")
 @click.option("--tune", "tuning", is_flag=True,
-              help="Choose the learning rate first, as `gradiometer tune` does with its default budget; then train, "
-              "with that rate for half of the steps and linear to zero in the rest.")  # fmt: skip
+              help="Choose the optimizer and the learning rate by a race, as `gradiometer tune` does. Its winner goes "
+              "on as the training, with its rate for half of the steps and linear to zero in the rest.")  # fmt: skip
 @click.option("--tune-budget", type=float, default=None, metavar="RUNS",
-              help="With --tune: the most that tuning and forks may cost, in units of the training. Tuning uses 1.3 of "
-              "it, or up to 2.5 with lists of values. What it leaves pays for forks at 10, 30 and 60 % of the steps, "
-              "which may halve or double the rate: 2.5 pays for the first of them, 4 for all.  "
+              help="With --tune: the most that tuning and forks may cost besides the training, in units of it. Tuning "
+              "uses 1 of it. What it leaves pays for forks on the way, at those of 10, 30 and 60 % of the steps that "
+              "are still to come, which may halve or double the rate.  "
               f"[default: {BUDGET}]")  # fmt: skip
 @several_options
 @configuration_options(
@@ -88,23 +84,32 @@ def train(
     if tune_budget is not None and not tuning:
         raise BadArgument("`--tune-budget` is about the tuning before the training: give --tune, too.")
     budget = BUDGET if tune_budget is None else tune_budget
-    made = _tuned(file, flags, budget, out, quiet) if tuning else None
-    configuration = _plain(file, flags) if made is None else made.configuration
+    if tuning:
+        made = _tuned(file, flags, min(budget, BUDGET), out, quiet)
+        path = made.begin(out, name, fork_budget=max(budget - BUDGET, 0.0))
+    else:
+        configuration = _plain(file, flags)
     with watching(quiet) as panel:
         from gradiometer.problems.registry import load
+        from gradiometer.train import resume
         from gradiometer.train import train as start
 
-        loaded = load(
-            configuration.problem, model=configuration.model, data_dir=configuration.data_dir, seed=configuration.seed
-        )
-        forks = None if made is None else made.forks
-        run = start(loaded, configuration, out, panel, name=name, forks=forks)
+        if tuning:
+            run = resume(path, panel)
+        else:
+            loaded = load(
+                configuration.problem,
+                model=configuration.model,
+                data_dir=configuration.data_dir,
+                seed=configuration.seed,
+            )
+            run = start(loaded, configuration, out, panel, name=name)
     return conclude(run, as_json=as_json, no_open=no_open, fail_on=fail_on)
 
 
 def _plain(file: Path | None, flags: dict[str, Any]) -> "Configuration":
     """The configuration of a training without a tuning, in which no flag has several values."""
-    several = several_in(flags)
+    several = {**several_in(file, flags), "optimizer": flags["optimizer"]}
     for name, count in counts(several).items():
         if count > 1:
             raise BadArgument(f"`{name}` has {count} values: give --tune, too, which chooses one of them.")
@@ -120,16 +125,15 @@ def _tuned(file: Path | None, flags: dict[str, Any], budget: float, out: Path, q
         raise BadArgument(f"`--tune` chooses the rate itself: leave out {', '.join(chosen)}.")
     if follows():
         raise BadArgument("`--tune` works in one process: tune first, then give the file that it writes by --config.")
-    several = several_in(flags)
+    several = several_in(file, flags)
     if counts(several)["batch_size"] > 1:
         raise BadArgument(
             "`--tune` takes one batch size: choose it with `gradiometer tune --aim`, and give its file by --config."
         )
     configuration = configuration_to_tune(file, {**flags, **one_of(several)})
-    share = min(budget, MOST_OF_A_RACE if max(counts(several).values()) > 1 else BUDGET)
-    made = tuned(configuration, out, share, "here", quiet=quiet, **several, aim=None)
+    made = tuned(configuration, out, budget, "here", quiet=quiet, **several, aim=None)
     if not quiet:
-        tell_tuned(made)
+        say_tuned(made)
         click.echo()
     made.save()
-    return made.with_forks(budget)
+    return made

@@ -21,8 +21,11 @@ UNUSED = (
 )
 """Settings that tuning chooses or does not use, so that `--set` refuses them."""
 
-BUDGET = 1.3
-"""Default budget, in units of the training."""
+BUDGET = 1.0
+"""Default budget besides the training, in units of the training."""
+
+RACE = "sgd,adamw"
+"""The optimizers that race if none is given."""
 
 SEVERAL = ("optimizer", "momentum", "weight_decay", "batch_size")
 """Flags that take several values with commas between them."""
@@ -52,7 +55,7 @@ def several_options(command: Command) -> Command:
         click.option("--optimizer", metavar="NAMES", default=None,
                      help="sgd, adamw with PyTorch's defaults for β and ε, or schedulefree: schedule-free SGD. A "
                      "tuning takes several with commas, such as sgd,adamw,schedulefree, and chooses by training loss, "
-                     "each at its own rate.  [default: sgd]"),
+                     "each at its own rate.  [default: sgd; of a tuning sgd,adamw]"),
     ):  # fmt: skip
         command = option(command)
     return command
@@ -63,8 +66,7 @@ def several_options(command: Command) -> Command:
 @click.option("--config", "file", type=click.Path(path_type=Path),
               help="TOML file with the same names as the flags. Flags win over it.")  # fmt: skip
 @click.option("--budget", type=float, default=BUDGET, show_default=True, metavar="RUNS",
-              help="The most that tuning may cost, in units of the training. With 2.6, every rate is tried on two data "
-              "orders, which gives intervals.")  # fmt: skip
+              help="The most that tuning may cost besides the training, in units of the training.")  # fmt: skip
 @click.option("--aim", type=click.Choice(["examples", "time"]), default=None,
               help="What is the same for several batch sizes: the examples of the training, or its time on this "
               "machine, by measured step times. The length given is that at the first size.")  # fmt: skip
@@ -83,12 +85,13 @@ def tune(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Choose the learning rate for training PROBLEM, before the training.
+    """Choose the optimizer and the learning rate for training PROBLEM by a race.
 
-    A probe brackets the rate, and short branches are trained from the start, then longer ones around the best rate.
-    SGD has Nesterov momentum 0.9 unless --momentum is given. Several optimizers, momenta or weight decays are raced
-    within the same budget, on shorter branches, and so are several batch sizes for an --aim. The choice is written as a
-    TOML file for `gradiometer train --config`.
+    The rate at which the first update overshoots gives the scale. Lanes at several rates are trained from the start and
+    stopped by their training loss; the best of them is the training, as far as it has come. SGD with Nesterov momentum
+    0.9 and AdamW race unless --optimizer is given, and so do several momenta, weight decays, or batch sizes for an
+    --aim. The choice is written as a TOML file for `gradiometer train --config`; `gradiometer train --tune` goes on
+    from the winner.
 
     PROBLEM is digits (the default), fashion-mnist, linear-regression, logistic-regression, one-dimensional,
     quadratic, double-well, counterexample, or your own as module:function. If the command is stopped, the same command
@@ -97,7 +100,7 @@ def tune(
     for name in flags["settings"]:
         if name in UNUSED:
             raise BadArgument(f"`--set` {name}: a tuning chooses or does not use it: leave it out.")
-    several = several_in(flags)
+    several = several_in(file, flags)
     configuration = configuration_to_tune(file, {"problem": problem, **flags, **one_of(several)})
     made = tuned(configuration, out, budget, pool, quiet=as_json, **several, aim=aim)
     if as_json:
@@ -106,7 +109,7 @@ def tune(
         with printed_json({**made.tuned.to_dict(), "folder": str(made.path), "file": None}) as result:
             result["file"] = str(made.save())
         return
-    tell_tuned(made)
+    say_tuned(made)
     file = made.save()
     click.echo(f"\nfile  {file}\nrun   gradiometer train --config {file}")
 
@@ -118,9 +121,13 @@ def configuration_to_tune(file: Path | None, flags: dict[str, Any]) -> Configura
     return Configuration.from_mapping((MOMENTUM if silent else {}) | given, "")
 
 
-def several_in(flags: dict[str, Any]) -> dict[str, Any]:
-    """The values of the flags that take several; None for a flag that is not given."""
-    return {name: _several(name, flags) for name in SEVERAL}
+def several_in(file: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
+    """The values of the flags that take several; None for a flag that is not given. Optimizers race by default."""
+    found = {name: _several(name, flags) for name in SEVERAL}
+    if not given_by(file, flags).keys() & {"optimizer", "momentum", "nesterov"}:
+        sizes = found["batch_size"]
+        found["optimizer"] = "sgd" if sizes is not None and len(sizes) > 1 else RACE
+    return found
 
 
 def counts(several: dict[str, Any]) -> dict[str, int]:
@@ -157,8 +164,8 @@ def one_of(several: dict[str, Any]) -> dict[str, Any]:
 def tuned(
     configuration: Configuration, out: Path, budget: float, pool: str, *, quiet: bool, batch_size: Any, **several: Any
 ) -> "ProblemTuned":
-    """Tune a problem, and say how many branches are finished."""
-    from gradiometer.cli.branches import following
+    """Tune a problem, and say where each lane has ended and how long the rest will take."""
+    from gradiometer.cli.progress import counting
     from gradiometer.errors import Interrupted
     from gradiometer.problems.registry import load
     from gradiometer.tuning.of_problem import tune_problem
@@ -167,7 +174,7 @@ def tuned(
         configuration.problem, model=configuration.model, data_dir=configuration.data_dir, seed=configuration.seed
     )
     try:
-        with following(quiet=quiet) as progress:
+        with counting("lanes", quiet=quiet) as counter:
             return tune_problem(
                 problem,
                 configuration,
@@ -176,13 +183,13 @@ def tuned(
                 pool=pool,
                 **several,
                 batch_size=batch_size or (),
-                progress=lambda result, *_: progress.count(result),
+                progress=counter.line,
             )
-    except KeyboardInterrupt:
-        raise Interrupted("stopped: the same command continues from the branches that are finished.") from None
+    except (KeyboardInterrupt, Interrupted):
+        raise Interrupted("stopped: the same command continues from the lanes as they are.") from None
 
 
-def tell_tuned(made: "ProblemTuned") -> None:
+def say_tuned(made: "ProblemTuned") -> None:
     """Print what was chosen and why, and the lines to paste."""
     from gradiometer.cli.outcome import filled
 

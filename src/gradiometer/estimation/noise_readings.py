@@ -75,7 +75,8 @@ def source_of(
     if PRODUCT not in series.moments:
         return ReadingSource(series.moments[variance], series.moments[norm_squared])
     moments = {name: values.reshape(len(series)) for name, values in series.moments.items()}
-    finite = 1 / series.sampling.examples if _in_epochs(series) and series.sampling.examples else 0.0
+    in_epochs = series.sampling.draw is Draw.RESHUFFLED
+    finite = 1 / series.sampling.examples if in_epochs and series.sampling.examples else 0.0
     found = signal(
         moments[PRODUCT],
         moments["squared"],
@@ -97,7 +98,3 @@ def source_of(
         return ReadingSource(noise[:, None], independent[:, None], PRODUCT_PRIOR, 1.0, doubts)
 
     return source(found.norm_squared, tuple(source(found.ways[name]) for name in found.doubted))
-
-
-def _in_epochs(series: Series) -> bool:
-    return series.sampling.draw is Draw.RESHUFFLED

@@ -10,6 +10,7 @@ import torch
 
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument, UserCodeFailed, of_user, summary, user_line
+from gradiometer.interruption import StopAsked
 from gradiometer.jobs.threads import threads
 from gradiometer.randomness import untouched_randomness
 
@@ -87,7 +88,7 @@ class Outcome:
     def value(self) -> Any:
         """The result, or raise what the job raised, with the job's name and its traceback as a note.
 
-        >>> from gradiometer.jobs import Outcome
+        >>> from gradiometer.jobs.job import Outcome
         >>> Outcome("seven", 7).value()
         7
         """
@@ -99,7 +100,7 @@ class Outcome:
 
 
 def perform(job: Job, shared: Any = None) -> Outcome:
-    """Run a job in this process. Its exceptions become an outcome, except KeyboardInterrupt."""
+    """Run a job in this process. Its exceptions become an outcome, except KeyboardInterrupt and StopAsked."""
     began = time.perf_counter()
     arguments = job.arguments if shared is None else (shared, *job.arguments)
     # Asking how many accelerators there are would start one, in a process that uses none.
@@ -113,7 +114,7 @@ def perform(job: Job, shared: Any = None) -> Outcome:
             torch.enable_grad(),
         ):
             result = job.work(*arguments)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StopAsked):
         raise
     except BaseException as error:  # such as SystemExit
         return failure(job.name, error, time.perf_counter() - began)

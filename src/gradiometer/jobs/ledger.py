@@ -34,7 +34,8 @@ class Ledger:
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from gradiometer.jobs import Job, Ledger
+        >>> from gradiometer.jobs import Job
+        >>> from gradiometer.jobs.ledger import Ledger
         >>> from gradiometer.jobs.pool import Here
         >>> ledger = Ledger(Path(tempfile.mkdtemp()) / "finished.jsonl")
         >>> [first] = Here().run([Job("seven", lambda: 7)], ledger=ledger)

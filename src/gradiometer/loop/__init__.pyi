@@ -15,7 +15,6 @@ from .changes.updates import Shorter as Shorter
 from .changes.updates import Skip as Skip
 from .changes.updates import WeightDecay as WeightDecay
 from .comparison.effects import Effect as Effect
-from .critical.batch import CriticalBatch as CriticalBatch
 from .critical.of_loop import critical_batch as critical_batch
 from .forking import fork as fork
 from .loop import Loop as Loop

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.errors import UserCodeFailed
+from gradiometer.interruption import heed
 from gradiometer.loop.branch import Branch, BranchResult, tail_factor
 from gradiometer.loop.changes.alternative import Alternative
 from gradiometer.loop.loop import Loop
@@ -38,6 +39,7 @@ def train_branch(loop: Loop, branch: Branch) -> BranchResult:
         The result. A loss or a readout that is not finite ends the branch as diverged; it is not an error.
 
     Raises:
+        StopAsked: A stop was asked for, and the caller heeds it.
         BadArgument: The alternative does not fit the training, or the data end before the horizon.
         UserCodeFailed: The loss, the optimizer or a metric raised.
     """
@@ -77,6 +79,7 @@ def _train(loop: Loop, branch: Branch) -> BranchResult:
     highest, updates, diverged = math.nan, 0, None
     fewest = 1
     while horizon - stream.examples >= fewest and diverged is None:
+        heed()
         try:
             update = loop.advance(tail, horizon - stream.examples)
         except UserCodeFailed as error:

@@ -5,7 +5,6 @@ import math
 import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
@@ -27,29 +26,38 @@ NO_GRADIENT = 1e-6
 """Gradients below this share of the largest are rounding: those of a bias before BatchNorm, which Adam moves all the
 same, had 1e-8 of it."""
 
-AT_ONCE = 2**16
-"""Numbers of a tensor whose marks are taken together, with 1 MiB of weights that stay in the cache of the processor."""
-
 SETTINGS = ("lr", "momentum", "betas", "weight_decay", "nesterov", "eps")
 """Settings of a parameter group that a loop or a scheduler may change between updates."""
+
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Whole numbers with as many bytes as a value, whose sums show if a bit differs."""
+
+SAMPLE, PRIME = 1024, 15_485_863
+"""Values of a tensor that are kept to see how far it is from another one, and the distance of their places."""
 
 WAY_OUT = "give `step=`, a function of (model, optimizer, batch) that makes one whole update as your loop does"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Marks:
-    """What is kept of tensors to tell later if others are the same, in 40 bytes for each.
+    """What is kept of some tensors, to see later if others are the same. Nothing here waits for an accelerator.
 
     Args:
         names: Their names.
-        bits: A sum of the bits of each, weighted by their place. It differs if a bit differs.
-        numbers: For each its norm, its sum with fixed signs, and its largest absolute value. A difference of such sums
-            is, in the root of its mean square, the norm of the difference.
+        bits: For each the sums of the words of its bits, at all and at every second place. They differ if a bit
+            differs, unless differences cancel.
+        norms: The norm of each.
+        largest: The largest absolute value of each.
+        samples: Some values of each, at fixed places.
+        sizes: The number of values of each.
     """
 
     names: tuple[str, ...]
     bits: Tensor
-    numbers: Tensor
+    norms: Tensor
+    largest: Tensor
+    samples: tuple[Tensor, ...]
+    sizes: tuple[int, ...]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Marks):
@@ -59,19 +67,23 @@ class Marks:
     __hash__ = None  # type: ignore[assignment]
 
     @property
-    def norms(self) -> dict[str, float]:
-        """The norm of each tensor."""
-        return dict(zip(self.names, self.numbers[:, 0].tolist(), strict=True))
+    def norm_of(self) -> dict[str, float]:
+        """The norm of each tensor by its name."""
+        return dict(zip(self.names, self.norms.tolist(), strict=True))
 
     def distance(self, other: "Marks", names: Collection[str]) -> float:
-        """About the norm of the difference of these tensors."""
-        ours = dict(zip(self.names, self.numbers[:, 1].tolist(), strict=True))
-        theirs = dict(zip(other.names, other.numbers[:, 1].tolist(), strict=True))
-        return math.sqrt(math.fsum((ours[name] - theirs[name]) ** 2 for name in names))
+        """About the norm of the difference of these tensors, from the samples."""
+        theirs = dict(zip(other.names, other.samples, strict=True))
+        squares = [
+            size / max(len(ours), 1) * float((ours - theirs[name]).square().sum())
+            for name, ours, size in zip(self.names, self.samples, self.sizes, strict=True)
+            if name in names
+        ]
+        return math.sqrt(math.fsum(squares))
 
     def farthest(self, other: "Marks") -> tuple[str, float, float]:
         """The tensor whose norms differ most, with both norms; one that only one of them has has 0 in the other."""
-        ours, theirs = self.norms, other.norms
+        ours, theirs = self.norm_of, other.norm_of
         least = NO_GRADIENT * max((*ours.values(), *theirs.values()), default=0.0)
         names = [
             name for name in dict.fromkeys((*ours, *theirs)) if max(ours.get(name, 0.0), theirs.get(name, 0.0)) >= least
@@ -82,38 +94,32 @@ class Marks:
 
 @torch.no_grad()
 def marks_of(tensors: Mapping[str, Tensor]) -> Marks:
-    """The marks of these tensors."""
+    """The marks of these tensors: a few passes over each, and no copy of it."""
     device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
-    bits = [torch.zeros(1, dtype=torch.int64, device=device)]
-    numbers = [torch.zeros(1, 3, dtype=torch.float64, device=device)]
+    bits, norms, largest, samples = [], [], [], []
     for tensor in tensors.values():
         flat = tensor.detach().contiguous().reshape(-1)
         flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
-        parts = [_part_marks(part, place) for place, part in enumerate(flat.split(AT_ONCE))]
-        found = torch.stack([part[1].to(device) for part in parts])
-        norm, total, largest = found[:, 0].sum().sqrt(), found[:, 1].sum(), found[:, 2].max()
-        bits.append(torch.stack([part[0].to(device) for part in parts]).sum().reshape(1))
-        numbers.append(torch.stack([norm, total, largest]).reshape(1, 3))
-    return Marks(tuple(tensors), torch.cat(bits)[1:].cpu(), torch.cat(numbers)[1:].cpu())
+        words = flat.view(WORDS[flat.element_size()])
+        sums = [words.sum(dtype=torch.int64), words[::2].sum(dtype=torch.int64)]
+        values = flat if flat.is_floating_point() else flat.double()
+        norm = torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32))
+        most = torch.linalg.vector_norm(values, math.inf) if values.numel() else values.sum()
+        bits.append(torch.stack(sums).to(device))
+        norms.append(norm.double().to(device))
+        largest.append(most.double().to(device))
+        samples.append(values[_places(len(values), values.device)].double())
+    if not bits:
+        return Marks((), torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0), torch.zeros(0), (), ())
+    sizes = tuple(tensor.numel() * (2 if tensor.is_complex() else 1) for tensor in tensors.values())
+    return Marks(tuple(tensors), torch.stack(bits), torch.stack(norms), torch.stack(largest), tuple(samples), sizes)
 
 
-def _part_marks(part: Tensor, place: int) -> tuple[Tensor, Tensor]:
-    """The weighted sum of the bits of a part of a tensor; its sum of squares, sum with signs and largest number."""
-    factors, signs = _weights(part.device)
-    factors, signs = factors[: part.numel()], signs[: part.numel()]
-    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    words = part.view(kinds[part.element_size()]).to(torch.int64)
-    values = part.to(torch.float64)
-    largest = values.abs().max() if len(values) else values.sum()
-    # an odd factor for each part, so that parts that change places are seen
-    return (words * factors).sum() * (2 * place + 1), torch.stack([values.dot(values), values.dot(signs), largest])
-
-
-@cache
-def _weights(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Odd factors, and signs, one for each number of a part."""
-    places = torch.arange(1, AT_ONCE + 1, device=device) * 2654435761
-    return 2 * places + 1, (1 - 2 * ((places >> 16) & 1)).to(torch.float64)
+def _places(size: int, device: torch.device) -> Tensor:
+    """The places of a sample of a tensor, spread over it without a period that its rows may have."""
+    if size <= SAMPLE:
+        return torch.arange(size, device=device)
+    return torch.arange(SAMPLE, device=device) * PRIME % size
 
 
 def gradients_of(model: nn.Module) -> dict[str, Tensor]:
@@ -170,13 +176,13 @@ class KeptUpdates:
     Args:
         model: Parameters and buffers.
         optimizer: `state_dict` of the optimizer.
-        scaler: `state_dict` of the scaler, if there is one.
+        scaler: The scaler, if there is one.
         updates: The updates.
     """
 
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]
-    scaler: Mapping[str, Any] | None
+    scaler: Any
     updates: list[KeptUpdate] = field(default_factory=list)
 
     def put_into(self, loop: Loop) -> None:
@@ -192,7 +198,7 @@ class KeptUpdates:
                 tensor.copy_(self.model[name])
         loop.optimizer.load_state_dict(copy.deepcopy(dict(self.optimizer)))
         if loop.scaler is not None and self.scaler is not None:
-            loop.scaler.load_state_dict(dict(self.scaler))
+            loop.scaler.load_state_dict(self.scaler.state_dict())
 
 
 @dataclass(frozen=True)
@@ -240,14 +246,14 @@ class Again:
     @property
     def moved(self) -> list[str]:
         """The parameters whose gradients are more than rounding."""
-        norms = self.kept.gradient.norms
+        norms = self.kept.gradient.norm_of
         least = NO_GRADIENT * max(norms.values(), default=0.0)
         return [name for name, norm in norms.items() if norm > least]
 
     @property
     def common_ratio(self) -> float | None:
         """The gradient of training over that of the copy, if it is the same in every parameter."""
-        seen, made = self.kept.gradient.norms, self.gradient.norms
+        seen, made = self.kept.gradient.norm_of, self.gradient.norm_of
         ratios = [seen[name] / made[name] for name in self.moved if made.get(name, 0.0) > 0]
         if not ratios or max(ratios) - min(ratios) >= ROUNDING * max(ratios):
             return None
@@ -361,15 +367,14 @@ def _one_again(
 def _ascents(again: Again) -> Iterator[float]:
     """Distances by which the parameters may have been moved along the gradient before a second backward."""
     kept, made = again.kept, again.gradient
-    if kept.above is None:
+    if kept.above is None or not made.names or kept.above.names != kept.weights.names:
         return
-    sums = dict(zip(made.names, made.numbers[:, 1].tolist(), strict=True))
-    before, above = (
-        dict(zip(one.names, one.numbers[:, 1].tolist(), strict=True)) for one in (kept.weights, kept.above)
-    )
-    scales = [(above[name] - before[name]) / sums[name] for name in again.moved if sums.get(name)]
-    if scales and min(scales) > 0:
-        yield from _rounded(statistics.median(scales) * float(made.numbers[:, 0].norm()))
+    place = {name: number for number, name in enumerate(kept.weights.names)}
+    moves = [kept.above.samples[place[name]] - kept.weights.samples[place[name]] for name in made.names]
+    move, gradient = torch.cat(moves), torch.cat(made.samples)
+    scale = float(move @ gradient / (gradient @ gradient))
+    if scale > 0 and float((move - scale * gradient).norm()) < ROUNDING * float(move.norm()):
+        yield from _rounded(scale * float(made.norms.norm()))
 
 
 def _clippings(again: Again) -> Iterator[tuple[float | None, float | None]]:
@@ -379,10 +384,10 @@ def _clippings(again: Again) -> Iterator[tuple[float | None, float | None]]:
         return
     ratio = again.common_ratio
     if ratio is not None and ratio < 1:
-        for norm in _rounded(ratio * float(made.numbers[:, 0].norm())):
+        for norm in _rounded(ratio * float(made.norms.norm())):
             yield norm, None
-    smaller = seen.numbers[:, 2] < made.numbers[:, 2]
-    values = seen.numbers[smaller, 2]
+    smaller = seen.largest < made.largest
+    values = seen.largest[smaller]
     if len(values) and float(values.max() - values.min()) <= ROUNDING * float(values.max()):
         for value in _rounded(float(values.max())):
             yield None, value

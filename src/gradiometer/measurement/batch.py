@@ -47,7 +47,8 @@ def batch_size(batch: Batch, name: str = "batch") -> int:
     lengths = {tensor.shape[0] for tensor in tensors_of(batch) if tensor.dim()}
     if len(lengths) == 1:
         return lengths.pop()
-    sizes = {path: tensor.shape[0] for path, tensor in _tensors(batch, name) if tensor.dim()}
+    named = leaves(batch, name)
+    sizes = {path: leaf.shape[0] for path, leaf in named if isinstance(leaf, Tensor) and leaf.dim()}
     if not sizes:
         raise BadArgument(f"`{name}` holds no tensor with a first axis: give tensors whose first axis is the example.")
     (first, size), *others = sizes.items()
@@ -167,10 +168,6 @@ def leaves(batch: Batch, path: str) -> Iterator[tuple[str, Any]]:
             yield from leaves(value, f"{path}[{position}]")
     else:
         yield path, batch
-
-
-def _tensors(batch: Batch, path: str) -> Iterator[tuple[str, Tensor]]:
-    return ((name, leaf) for name, leaf in leaves(batch, path) if isinstance(leaf, Tensor))
 
 
 @dataclass

@@ -199,13 +199,9 @@ def _pieces(tensors: Sequence[Tensor], on_cpu: int = ON_CPU) -> Iterator[slice]:
             start, numbers = stop, 0
 
 
-def _at_once(tensors: Sequence[Tensor]) -> int:
-    return ON_CPU if all(tensor.is_cpu for tensor in tensors) else ON_ACCELERATOR
-
-
 def _cut(*lists: Sequence[Tensor]) -> tuple[list[list[Tensor]], list[int] | None]:
     """The same lists with long tensors cut into pieces, and the place of each piece's tensor; None if none is long."""
-    at_once = _at_once(lists[0])
+    at_once = ON_CPU if all(tensor.is_cpu for tensor in lists[0]) else ON_ACCELERATOR
     if all(tensor.numel() <= at_once for tensor in lists[0]):
         return [list(each) for each in lists], None
     cut: list[list[Tensor]] = [[] for _ in lists]

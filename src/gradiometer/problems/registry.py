@@ -71,12 +71,16 @@ def load(
         imported = import_module("gradiometer.problems.imported")
         own: gradiometer.problems.problem.Problem = imported.load(name, model=model, data_dir=data_dir, seed=seed)
         return own
-    known = _entry(name)
+    if name not in KNOWN:
+        raise BadArgument(f"`problem` {name!r} is unknown: {nearest(name, NAMES)}, and module:function for your own.")
+    known = KNOWN[name]
+    if model is not None and model not in known.models:
+        raise BadArgument(f"`model` {model!r} is not a model of {name}: {nearest(model, known.models)}.")
     if data_dir is not None and "data_dir" not in known.takes:
         raise BadArgument(f"`data_dir` is not used by {name}, whose data need no folder: omit it.")
     settings = {"data_dir": data_dir, "seed": seed}
     taken = {key: value for key, value in settings.items() if key in known.takes}
-    made: gradiometer.problems.problem.Problem = import_module(known.home).load(_model(name, known, model), **taken)
+    made: gradiometer.problems.problem.Problem = import_module(known.home).load(model or known.models[0], **taken)
     return made
 
 
@@ -84,15 +88,3 @@ def nearest(wanted: str, names: tuple[str, ...]) -> str:
     """For a message: the most similar name, if one is similar, and all names."""
     close = get_close_matches(wanted.lower().replace("_", "-"), names, n=1)
     return f"{f'did you mean {close[0]}? Available' if close else 'available'}: {', '.join(names)}"
-
-
-def _entry(name: str) -> Shipped:
-    if name not in KNOWN:
-        raise BadArgument(f"`problem` {name!r} is unknown: {nearest(name, NAMES)}, and module:function for your own.")
-    return KNOWN[name]
-
-
-def _model(name: str, known: Shipped, model: str | None) -> str:
-    if model is not None and model not in known.models:
-        raise BadArgument(f"`model` {model!r} is not a model of {name}: {nearest(model, known.models)}.")
-    return model or known.models[0]

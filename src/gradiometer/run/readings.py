@@ -7,7 +7,7 @@ import gc
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -44,6 +44,9 @@ class _HyperparametersLine(msgspec.Struct, tag_field="kind", tag="hyperparameter
     momentum: float | list[float]
     nesterov: bool | list[bool]
     weight_decay: float | list[float]
+
+    def __post_init__(self) -> None:
+        read(msgspec.structs.asdict(self))
 
 
 BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "weights_at_start")
@@ -196,8 +199,7 @@ class Readings:
                 steps = np.arange(record.from_step, record.from_step + len(values), dtype=np.int64)
                 self._losses.append((steps, values))
             elif type(record) is _HyperparametersLine:
-                with suppress(ValueError):
-                    self.settings.append((record.step, read(msgspec.structs.asdict(record))))
+                self.settings.append((record.step, read(msgspec.structs.asdict(record))))
             elif type(record) is _SignsLine:
                 self.signs.append((record.step, restored(record.signs)))
             elif type(record) is _OverheadLine:

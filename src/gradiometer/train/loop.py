@@ -30,7 +30,7 @@ from gradiometer.run.recorder import Mode, Recorder
 from gradiometer.train.averaged import end_at_average, evaluated
 from gradiometer.train.follow import STEP, dismiss, follow, lead
 from gradiometer.train.policies.chosen import policies_of
-from gradiometer.train.policies.policy import Here, Stopped, remember
+from gradiometer.train.policies.policy import Here, remember
 from gradiometer.train.preparation import name_of_run
 from gradiometer.train.restoring.state import capture, fitting, restore
 from gradiometer.train.snapshots import collector_of
@@ -60,7 +60,7 @@ def train(
     watcher: Watcher | None = None,
     gauges: GaugesAsked | None = None,
     name: str | None = None,
-    forks: Path | None = None,
+    until: int | None = None,
 ) -> Run:
     """Train a problem from its start, into a new run folder below `out`.
 
@@ -71,7 +71,7 @@ def train(
         watcher: Shows the run while it trains.
         gauges: Names and gauges of your own, such as ["noise", MyGauge()], instead of the configuration's names.
         name: Name of the run, to which a number is added. Default: problem and model.
-        forks: Folder of forks that chose the configuration, as of a tuning. The run begins with a copy of them.
+        until: Step before which the training stops, with a checkpoint; `resume` continues it. Default: its end.
 
     Raises:
         Diverged: The loss or the gradient stopped being finite, or the loss exploded. Nothing was updated by it.
@@ -88,17 +88,25 @@ def train(
             return follow(training)
         manifest = {"configuration": configuration.to_dict(), "versions": versions(), "gauges": asked.manifest()}
         name = name_of_run(problem) if name is None else name
-        folder = RunFolder.create(out, name, manifest | training.facts(), forks)
-        return Trainer(training, folder, budget, watcher).go()
+        folder = RunFolder.create(out, name, manifest | training.facts())
+        return Trainer(training, folder, budget, watcher).go(until)
 
 
-def resume(path: Path, watcher: Watcher | None = None, gauges: Sequence[Gauge] = ()) -> Run:
+def resume(
+    path: Path,
+    watcher: Watcher | None = None,
+    gauges: Sequence[Gauge] = (),
+    problem: Problem | None = None,
+    until: int | None = None,
+) -> Run:
     """Continue a run from its last complete checkpoint. It ends with the same bits as if it had never stopped.
 
     Args:
         path: The run's folder.
         watcher: Shows the run while it trains.
         gauges: The gauges of your own that it was measured with.
+        problem: The problem of the run, if it is loaded already.
+        until: Step before which the training stops again. Default: its end.
 
     Raises:
         BadArgument: It has ended, or its data have changed.
@@ -113,7 +121,7 @@ def resume(path: Path, watcher: Watcher | None = None, gauges: Sequence[Gauge] =
     made, missing = recorded_gauges(run)
     if missing:
         raise BadArgument(f"`gauges` lacks {', '.join(missing)}: import {', '.join(missing.values())} and give it.")
-    problem = problem_of(run, "resume")
+    problem = problem_of(run, "resume") if problem is None else problem
     with threads(run.configuration.threads), together() as ranks:
         budget = Budget(run.configuration.budget)
         training = Training(problem, configuration_of(run, "resume"), budget, ranks, gauges=made)
@@ -121,7 +129,7 @@ def resume(path: Path, watcher: Watcher | None = None, gauges: Sequence[Gauge] =
             return follow(training)
         loop = Trainer(training, RunFolder.open(path), budget, watcher)
         loop.restore_latest(run)
-        return loop.go()
+        return loop.go(until)
 
 
 class Trainer:
@@ -150,17 +158,21 @@ class Trainer:
         self.lasting = configuration.lasting_checkpoints
 
     @bounded
-    def go(self) -> Run:
-        """Train to the end."""
+    def go(self, until: int | None = None) -> Run:
+        """Train to the end, or until a step."""
+        last = self.training.steps if until is None else min(until, self.training.steps)
         try:
             with asked_to_stop() as asked, self.watch:
                 self._begin(asked)
-                while self.training.step < self.training.steps:
+                while self.training.step < last:
                     self._decide(asked)
                     self._step()
                     if asked.is_set():
                         self._stop()
-            self._finish()
+            if last == self.training.steps:
+                self._finish()
+            else:
+                self._pause()
             dismiss(self.training.ranks)
         except RankLost as error:
             self._lost(error)
@@ -228,9 +240,9 @@ class Trainer:
             if not policy.due(training.step):
                 continue
             try:
-                with training.budget.spending(policy.account, outside=True):
-                    decision = policy.decide(Here(training, self.folder, asked.is_set))
-            except Stopped:
+                with training.budget.spending(policy.account, outside=True), heeding(asked.is_set):
+                    decision = policy.decide(Here(training, self.folder))
+            except StopAsked:
                 self._stop()
             self.recorder.event(policy.event, training.step, **decision)
 
@@ -304,10 +316,13 @@ class Trainer:
         self._checkpoint()
         self.recorder.event("finished", self.training.step)
 
-    def _stop(self) -> None:
-        """Always raises Interrupted."""
+    def _pause(self) -> None:
         self._checkpoint()
         self.recorder.event("interrupted", self.training.step)
+
+    def _stop(self) -> None:
+        """Always raises Interrupted."""
+        self._pause()
         raise Interrupted(
             f"stopped at step {self.training.step:,} of {self.training.steps:,}, nothing is lost; "
             f"continue with: gradiometer resume {shlex.quote(str(self.folder.path))}"

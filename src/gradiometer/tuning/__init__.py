@@ -1,4 +1,4 @@
-"""SGD that chooses its own learning rate: a bracket of rates from a probe, and a choice within it by races."""
+"""The optimizer and the learning rate of a training, chosen by a race whose winner goes on as the training."""
 
 import lazy_loader
 

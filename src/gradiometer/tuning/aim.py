@@ -28,9 +28,6 @@ Aim = Literal["examples", "time"]
 
 FILE = "step_times.json"
 
-SECONDS = 0.01
-"""Steps are timed no longer than the fewest rounds take, since they count as cost."""
-
 
 @dataclass(frozen=True)
 class Paces:
@@ -114,7 +111,8 @@ def _measured(model: nn.Module, made: Made, data: Mapping[int, Data], *, loss: L
     sizes = list(data)
     with untouched_randomness(digits, loop.devices):
         clock = clock_for(device.type) if torch.get_num_threads() == 1 else time.perf_counter
-        return step_times(step, sizes, sizes[0], seconds=SECONDS, clock=clock)
+        # No longer than the fewest rounds take, since timing counts as cost.
+        return step_times(step, sizes, sizes[0], seconds=1e-9, clock=clock)
 
 
 def times_to_dict(times: StepTimes) -> dict[str, Any]:

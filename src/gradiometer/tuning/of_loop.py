@@ -1,7 +1,6 @@
-"""`tune`: choose the learning rate of a training before it starts."""
+"""`tune`: choose the optimizer and the learning rate of a training by a race, whose winner goes on as the training."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,28 +8,16 @@ from torch import nn
 
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import bounded
-from gradiometer.jobs.choice import opened
 from gradiometer.jobs.pool import Pool
-from gradiometer.loop.branches import Fork
-from gradiometer.loop.recorded.growing import Progress
 from gradiometer.measurement.loss import Loss
 from gradiometer.tuning.aim import Aim
-from gradiometer.tuning.choice import Choice, rate_of
-from gradiometer.tuning.lane import Lane, lanes_of
-from gradiometer.tuning.optimizers import SCHEDULE_FREE
-from gradiometer.tuning.race import Part, as_fork, finish, raced
-from gradiometer.tuning.task import (
-    ADAPTIVE,
-    BUDGET,
-    Measured,
-    Task,
-    data_for,
-    measured,
-    rounds_of,
-    steps_without_length,
-)
+from gradiometer.tuning.lane import LoopLane
 from gradiometer.tuning.tuned import Tuned
-from gradiometer.tuning.variants import Amounts, Optimizers, variants
+from gradiometer.tuning.tuning import Progress, run_race
+from gradiometer.tuning.variants import Amounts, Optimizers
+
+BUDGET = 1.0
+"""Default budget, in units of the training."""
 
 CLIP = 2.0
 """Default of `clip`."""
@@ -57,13 +44,17 @@ def tune(
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> Tuned:
-    """Choose the learning rate of a training of this length, which keeps it for its first half and then goes to zero.
+    """Choose the optimizer and the learning rate of a training of this length by a race of lanes.
 
-    A probe brackets the rate at any scale of inputs and loss. Within the bracket, branches are trained from the start,
-    in two rounds. In short ones the rate falls linearly to zero. Three longer ones around the best of these keep it for
-    two thirds of their length, to show where a training collapses. The choice is half an octave below the best of
-    these, unless they are equal: the longer a training, the lower its best rate. Where no short branch learns much, one
-    that is twice as long tells whether a rate near that of the probe leaves the plateau. The model is not touched.
+    A lane is the training at one rate, with clipped gradients. The rate in the middle is an eighth of that at which the
+    first update overshoots. Three lanes two octaves apart, and further ones on the side of the best, are trained for a
+    sixteenth of the steps; four around the best of these for an eighth; and the best two as long as the budget pays
+    for, up to half of the steps. Lanes are compared by the training loss at the mean of their last parameters, on the
+    same examples. The winner goes on as the training (`Tuned.go_on`): the rate is kept for the first half, and then
+    falls linearly to zero. The model is not touched.
+
+    Losses are only compared with each other: a constant added to the loss changes nothing, and under SGD a loss that is
+    a times as large has rates that are 1/a as large.
 
     Args:
         model: The model at its start, in training mode.
@@ -71,27 +62,26 @@ def tune(
         batches: The training data: a DataLoader that shuffles; tensors or a data set, with `batch_size`; a list of
             batches; or a function of a seed that returns an iterable of batches.
         steps: Number of updates of the training, at the first batch size. None: no length is given. Schedule-free SGD
-            is then tuned, which can be stopped at any step, on branches for a training of ten epochs.
+            is then tuned, which can be stopped at any step, in lanes of a training of ten epochs.
         batch_size: Size of a batch, if `batches` are examples. Of several, the one is chosen that ends at the lowest
             training loss for the aim.
         aim: With several batch sizes, "examples": the same number of examples for all; or "time": the same time on this
             machine, by measured step times.
-        budget: The most that tuning may cost, in units of the training. With twice the default, every rate is tried on
-            two data orders, which gives intervals.
+        budget: The most that tuning may cost besides the training, in units of the training.
         optimizer: "sgd", "adamw", "schedulefree" (schedule-free SGD, whose rate stays), or a function of (parameters,
-            learning_rate) that returns one. Default: "sgd", or "schedulefree" without `steps`. Of several, as a list or
-            as "sgd,adamw", the one is chosen that ends at the lowest training loss.
-        momentum: Momentum of SGD; one of several, such as (0, 0.9), is chosen in the same way.
+            learning_rate) that returns one. Default: "sgd", or "schedulefree" without `steps`. Several, as a list or as
+            "sgd,adamw", race, and the one is chosen that ends at the lowest training loss.
+        momentum: Momentum of SGD; several, such as (0, 0.9), race in the same way.
         nesterov: True for Nesterov momentum, False for the heavy ball.
-        weight_decay: Weight decay of "sgd" or "adamw"; one of several is chosen in the same way, by training loss.
+        weight_decay: Weight decay of "sgd" or "adamw"; several race in the same way, by training loss.
         clip: Gradients are clipped at this many times the norm that they have at the start; None: not at all. It keeps
             a rate that is too high from ending the training.
         seed: Seed of the data orders and of the random draws.
-        pool: Where branches are trained: "here", "processes", "processes:4", "ray", or a `Pool`. Same numbers.
-        threads: Number of threads of torch in every branch.
-        out: A folder. The branches are kept in its sub-folder `forks`, and a tuning that was stopped continues if it is
-            asked again for the same model and data.
-        progress: Called after every branch with its result and the number of finished branches, twice.
+        pool: Where lanes are trained: "here", "processes", "processes:4", "ray", or a `Pool`. Same numbers.
+        threads: Number of threads of torch in every lane.
+        out: A folder for the losses of finished lanes. A tuning that was stopped continues if it is asked again for the
+            same model and data; lanes that go on are trained again up to where they were.
+        progress: Called with a sentence after every lane of every rung.
 
     Raises:
         BadArgument: An argument cannot be used, the budget is too small, or the data end too early.
@@ -114,34 +104,26 @@ def tune(
         ...     batch_size=32,
         ...     steps=200,
         ... )
-        >>> 0.005 < tuned.learning_rate < 0.5, tuned.cost <= 1.3
+        >>> 0.005 < tuned.learning_rate < 0.5, tuned.cost <= 1
         (True, True)
     """
-    if optimizer is None:
-        optimizer = "sgd" if steps is not None else SCHEDULE_FREE
-    kinds = variants(optimizer, momentum, nesterov, weight_decay)
-    data, has_length = data_for(batches, batch_size, aim), steps is not None
-    if steps is None:
-        steps = steps_without_length(next(iter(data.values())), kinds, seed)
-    task = Task(model, loss, data, kinds, steps, budget, clip, aim, seed, threads, out, progress)
-    before = measured(task)
-    with opened(pool) as where:
-        lanes = lanes_of(task, before, where)
-        lane, choice, parts = raced(lanes, rounds_of(task, before))
-    races = tuple(as_fork(part, seed=seed, left=steps * before.size) for part in parts)
-    if out is not None:
-        finish(out, lanes, races)
-    spent = before.spent + sum(one.spent for one in lanes)
-    found = _tuned(task, before, lane, choice, spent / steps, parts, tuple(fork for _, fork in races))
-    return replace(found, has_length=has_length)
-
-
-def _tuned(
-    task: Task, before: Measured, lane: Lane, choice: Choice, cost: float, parts: tuple[Part, ...],
-    races: tuple[Fork, ...],
-) -> Tuned:  # fmt: skip
-    rate, probed = rate_of(lane.bracket.rate, choice.exponent), None if lane.bracket is ADAPTIVE else lane.bracket
-    return Tuned(
-        rate, lane.steps, lane.size, lane.made, probed, choice, lane.bracket.rate, lane.forks, cost,
-        task.budget, task.replicates, parts, races, task.aim, before.paces.times,
-    )  # fmt: skip
+    return run_race(
+        LoopLane,
+        model,
+        loss=loss,
+        batches=batches,
+        steps=steps,
+        batch_size=batch_size,
+        aim=aim,
+        budget=budget,
+        optimizer=optimizer,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        clip=clip,
+        seed=seed,
+        pool=pool,
+        threads=threads,
+        out=out,
+        progress=progress,
+    )

@@ -1,8 +1,11 @@
-"""`tune_problem`: tune a training that a configuration describes, and its configuration with the choice."""
+"""`tune_problem`: tune a training that a configuration describes. The winner is a run, and goes on as the training."""
 
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
@@ -11,23 +14,28 @@ from gradiometer.errors import BadArgument, bounded
 from gradiometer.jobs.pool import Pool
 from gradiometer.jobs.threads import threads
 from gradiometer.loop.data import Ordered
-from gradiometer.loop.recorded.growing import Progress
-from gradiometer.loop.recorded.record import FOLDER
 from gradiometer.measurement.batch import Order
 from gradiometer.measurement.reading import Draw
 from gradiometer.problems.model import new_model
 from gradiometer.problems.problem import Problem
 from gradiometer.run.configuration import Configuration
+from gradiometer.run.folder import RunFolder
 from gradiometer.run.ranks import Ranks
+from gradiometer.run.trust import SIGNATURE
 from gradiometer.storage.disk import replace_file, writing
 from gradiometer.train.preparation import device_of, name_of_run, seed_everything
 from gradiometer.tuning.aim import Aim
-from gradiometer.tuning.of_loop import tune
-from gradiometer.tuning.task import BUDGET
+from gradiometer.tuning.forks import keep_forks
+from gradiometer.tuning.of_loop import BUDGET, CLIP
+from gradiometer.tuning.run_lane import RunLane
 from gradiometer.tuning.tuned import Tuned
+from gradiometer.tuning.tuning import Progress, run_race
 from gradiometer.tuning.variants import Amounts, Optimizers
 
 FILE = "tuned.toml"
+
+WRITTEN = ("format", "name", "created", SIGNATURE)
+"""What a new run folder writes into its manifest itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +45,7 @@ class ProblemTuned:
     Args:
         tuned: What it chose.
         configuration: The configuration with the choice in it.
-        path: Its folder: the branches in `forks`, and after `save` `tuned.toml`.
+        path: Its folder: the lanes as runs in `lanes`, the rungs of the race in `forks`, and after `save` `tuned.toml`.
     """
 
     tuned: Tuned
@@ -54,19 +62,31 @@ class ProblemTuned:
             replace_file(self.path / FILE, self.configuration.to_toml().encode())
         return self.path / FILE
 
-    def with_forks(self, budget: Amount) -> "ProblemTuned":
-        """The same, with a training whose forks may cost what the tuning has left of a budget.
+    def begin(self, out: Path, name: str | None = None, fork_budget: Amount = 0.0) -> Path:
+        """The winner as a new run, with its record from the first step on and the rungs of the race as forks.
+
+        `resume` trains it to its end.
 
         Args:
-            budget: The most that tuning and forks may cost, in units of the training.
-        """
-        left = round(max(float(budget) - self.tuned.cost, 0.0), 4)
-        return replace(self, configuration=msgspec.structs.replace(self.configuration, fork_budget=left))
+            out: Folder of the runs.
+            name: Name of the run, to which a number is added. Default: problem and model.
+            fork_budget: What forks on the way may cost, as in a configuration.
 
-    @property
-    def forks(self) -> Path:
-        """The folder of its branches, with which a run that is trained by the choice begins: see `train`."""
-        return self.path / FOLDER
+        Returns:
+            The folder of the run.
+        """
+        lane = cast("RunLane", self.tuned.lane)
+        lane.advance()  # nothing, unless it was trained elsewhere, or deleted
+        source = RunFolder.open(cast("Path", lane.path))
+        configuration = msgspec.structs.replace(self.configuration, fork_budget=float(fork_budget))
+        manifest = {key: value for key, value in source.manifest.items() if key not in WRITTEN}
+        manifest["configuration"] = configuration.to_dict()
+        made = RunFolder.create(out, name or name_of_run(lane.problem), manifest, self.path / "forks")
+        with writing(made.path):
+            for file in source.path.glob("*.jsonl"):
+                shutil.copy2(file, made.path / file.name)
+            shutil.copytree(source.checkpoints_path, made.checkpoints_path, dirs_exist_ok=True)
+        return made.path
 
 
 @bounded
@@ -84,23 +104,23 @@ def tune_problem(
     pool: Pool | str = "here",
     progress: Progress | None = None,
 ) -> ProblemTuned:
-    """Choose the learning rate of a training that a configuration describes.
+    """Choose the optimizer and the learning rate of a training that a configuration describes.
 
-    A tuning that was stopped continues from its finished branches if it is asked again.
+    The lanes of the race are runs. A tuning that was stopped goes on from their checkpoints if it is asked again.
 
     Args:
         problem: What to train on.
-        configuration: How: its rate and schedule are chosen, everything else is kept.
+        configuration: How: what is chosen is replaced, everything else is kept.
         out: Folder of the runs, below which the tuning gets a folder of its own.
-        budget: The most that tuning may cost, in units of the training.
+        budget: The most that tuning may cost besides the training, in units of the training.
         optimizer: Several optimizers to choose from, such as "sgd,adamw". Default: that of the configuration.
         momentum: Several momenta of SGD to choose from, such as (0, 0.9). Default: that of the configuration.
         weight_decay: Several weight decays to choose from. Default: that of the configuration.
         batch_size: Several batch sizes to choose from; the steps are those of the first. Default: that of the
             configuration.
         aim: What is the same for several batch sizes, "examples" or "time".
-        pool: Where branches are trained.
-        progress: Called after every branch.
+        pool: Where lanes are trained.
+        progress: Called with a sentence after every lane of every rung.
 
     Raises:
         BadArgument: The configuration cannot be tuned, or the budget is too small.
@@ -110,11 +130,12 @@ def tune_problem(
         >>> from pathlib import Path
         >>> from gradiometer import Configuration
         >>> from gradiometer.problems import load
+        >>> from gradiometer.train import resume
         >>> from gradiometer.tuning import tune_problem
         >>> configuration = Configuration(problem="quadratic", batch_size=10, steps=100, momentum=0.9, nesterov=True)
         >>> made = tune_problem(load("quadratic"), configuration, Path("runs"))
-        >>> made.configuration.schedule, made.save().name
-        ('trapezoid', 'tuned.toml')
+        >>> made.configuration.schedule, resume(made.begin(Path("runs"), "tuned")).steps
+        ('trapezoid', 100)
     """
     if configuration.accumulation > 1:
         raise BadArgument(
@@ -131,29 +152,28 @@ def tune_problem(
     model = new_model(problem).to(device).train()
     data = problem.train.to(device)
     order = Order(Draw(configuration.sampling), len(data), configuration.batch_size, configuration.seed)
-    steps = configuration.steps or configuration.epochs * order.steps_per_epoch
     reshuffled = order.draw is Draw.RESHUFFLED
     path = out / f"{name_of_run(problem)}-tuning"
     with threads(configuration.threads):
-        tuned = tune(
+        tuned = run_race(
+            partial(RunLane, problem, configuration, path / "lanes"),
             model,
             loss=problem.loss,
             batches=data if reshuffled else Ordered(data, order.batch_size, order.draw),
             batch_size=(batch_size or order.batch_size) if reshuffled else None,
             aim=aim,
-            steps=steps,
+            steps=configuration.steps or configuration.epochs * order.steps_per_epoch,
             budget=budget,
             optimizer=configuration.optimizer if optimizer is None else optimizer,
             momentum=configuration.momentum if momentum is None else momentum,
             nesterov=configuration.nesterov,
             weight_decay=configuration.weight_decay if weight_decay is None else weight_decay,
+            clip=CLIP,
             seed=configuration.seed,
             pool=pool,
             threads=configuration.threads,
             out=path,
             progress=progress,
         )
-    plain = {"momentum": 0.0, "nesterov": False}  # of an optimizer without momentum
-    settings = plain | tuned.settings
-    chosen = msgspec.structs.replace(configuration, **settings)
-    return ProblemTuned(tuned, chosen, path)
+    keep_forks(path, tuned)
+    return ProblemTuned(tuned, cast("RunLane", tuned.lane).configuration, path)

@@ -58,11 +58,6 @@ class Made:
         if optimizer == "sgd":
             self.settings = {"momentum": momentum, "nesterov": nesterov and momentum > 0, **self.settings}
 
-    @property
-    def family(self) -> tuple[Any, ...]:
-        """What decides the bracket of rates: everything but the weight decay."""
-        return self._optimizer, *(value for name, value in self.settings.items() if name != "weight_decay")
-
     def clipped(self, norm: float) -> "Made":
         """The same with gradients clipped to this norm."""
         made = copy.copy(self)
@@ -78,16 +73,6 @@ class Made:
     def is_schedule_free(self) -> bool:
         """True if its rate stays constant, because it averages its iterates."""
         return self._optimizer == SCHEDULE_FREE
-
-    def probed(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimizer whose curvature the probe measures: for schedule-free SGD, SGD without momentum."""
-        if self.is_schedule_free:
-            return Made("sgd", 0.0, False, 0.0).clipped_like(self)(parameters, 1.0)
-        return self(parameters, 1.0)
-
-    def clipped_like(self, other: "Made") -> "Made":
-        """The same with the clipping of another one."""
-        return self if other.clip is None else self.clipped(other.clip)
 
     @property
     def _class(self) -> Any:

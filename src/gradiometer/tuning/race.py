@@ -1,128 +1,182 @@
-"""Races between optimizers or batch sizes: each with the rates of its own bracket, in fewer and longer branches."""
+"""The race: successive halving among lanes, each a training at one rate, and the best lane goes on as the training."""
 
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from gradiometer.convergence.formulas.number import Amount
-from gradiometer.errors import BadArgument
-from gradiometer.jobs.job import Outcome
-from gradiometer.loop.branch import Branch
-from gradiometer.loop.branches import Fork
-from gradiometer.loop.changes.alternative import Alternative, GoOn
-from gradiometer.loop.changes.rates import BatchSize
-from gradiometer.loop.recorded.plan import Plan
-from gradiometer.loop.recorded.record import ForkRecord
-from gradiometer.tuning.choice import Choice, below_best
-from gradiometer.tuning.lane import Ended, Lane, loss_of
-from gradiometer.tuning.stages import Rounds
+import numpy as np
 
-FINALISTS = 2
-"""Optimizers in the second part of a race."""
+from gradiometer.loop.readout import Readout
+from gradiometer.measurement.uncertainty.means import mean
 
+FIRST = 1 / 16
+"""Length of the first rung, as a share of the training. The second is twice as long, and the last at least twice as
+long as that, up to the half of the training in which the rate is kept."""
 
-LEAN = 0.1
-"""For the same time, the largest batch size whose loss is within this share of the lowest counts as the best after the
-first round, and within half of it after the second: the longer a training, the better large batches do."""
+APART = 2
+"""Octaves between the rates of the first rung."""
 
-Part = tuple[Ended, ...]
-"""A part of a race: where each optimizer ended, the best first."""
+AROUND = (0, -1, 1, -2)
+"""The rates of the second rung, in octaves above the best one of the first. Short lanes lean to high rates, at which
+longer ones collapse."""
+
+COOLED = 1 / 4
+"""Length of the branch that judges a lane from the second rung on, as a share of the lane: its rate goes to zero. At a
+constant rate the loss is raised by noise, the more the higher the rate."""
 
 
-def raced(lanes: Sequence[Lane], plan: Rounds) -> tuple[Lane, Choice, tuple[Part, ...]]:
-    """The best of several lanes, the choice of its rate, and the parts of the race, none for one lane.
-
-    All kinds of optimizers make a first round of branches, each at one weight decay, since short branches do not show
-    it. The two best train longer ones just below their best rate and an octave below that. The other weight decays of
-    the best then train one just below its best rate.
+@dataclass(frozen=True, order=True)
+class Entry:
+    """A lane by what it tries.
 
     Args:
-        lanes: The optimizers.
-        plan: What the budget pays for.
-
-    Raises:
-        BadArgument: The budget does not pay for a comparison of weight decays.
+        octave: Its rate, in octaves above that in the middle of the first rung.
+        kind: Number of its optimizer or batch size.
     """
-    if len(lanes) == 1:
-        return lanes[0], lanes[0].choice(plan.first, lambda on_plateau: plan.then(_spent(lanes), on_plateau)), ()
-    first = plan.first
-    heads = [lane for lane in lanes if lane.head is None]
-    rounds = {id(lane): lane.choice(first, lambda _: ()).rounds[0] for lane in heads}
-    ends = [lane.ended(first, lane.centre, rounds[id(lane)].best) for lane in heads]
-    lean = LEAN if lanes[0].task.aim == "time" else 0.0
-    short = _ordered(ends, lean)
-    stage = plan.final(_spent(lanes))
-    if stage is None and len(heads) == 1:
-        raise BadArgument("`budget` pays for no long branches, which compare weight decays: give more, or one decay.")
-    if stage is None:
-        return short[0].lane, short[0].lane.choice(first, lambda _: ()), (tuple(short),)
-    spacing = stage.spacing if len(heads) > 1 else 0
-    long = []
-    for end in short[:FINALISTS]:
-        centre = below_best(rounds[id(end.lane)], *end.lane.limits)
-        long.append(end.lane.duel(stage, centre, sorted({centre - spacing, centre})))
-    best = min(long, key=loss_of).lane
-    centre = below_best(rounds[id(best)], *best.limits)
-    long += [lane.duel(stage, centre, [centre]) for lane in lanes if lane.head is best]
-    long = _ordered(long, lean / 2)
-    parts = ((tuple(short),) if len(heads) > 1 else ()) + (tuple(long),)
-    return long[0].lane, long[0].lane.choice(first, lambda _: [stage]), parts
+
+    octave: int
+    kind: int = 0
 
 
-def _ordered(ends: Sequence[Ended], lean: float) -> list[Ended]:
-    """The ends by loss; before them, from the largest batch size, those within a share of the lowest loss."""
-    lowest = min(end.loss for end in ends)
-    near = [end for end in ends if lean and end.loss <= lowest + lean * abs(lowest)]
-    near.sort(key=lambda end: -end.lane.size)
-    return near + sorted((end for end in ends if end not in near), key=loss_of)
+@dataclass(frozen=True)
+class Rung:
+    """Where lanes of one length have ended.
+
+    Args:
+        share: Their length, as a share of the training.
+        ends: The training loss of each, on the same examples; inf if it diverged.
+        higher: True if of lanes that these examples cannot tell apart the highest rate is the best. In short lanes low
+            rates look equally good wherever little has been learnt.
+    """
+
+    share: float
+    ends: Mapping[Entry, Readout]
+    higher: bool = False
+
+    def ranked(self, kind: int | None = None) -> list[Entry]:
+        """The lanes of a kind, or all, the best first: by their loss, and of equal losses the lower rate."""
+        entries = [entry for entry in self.ends if kind is None or entry.kind == kind]
+        entries.sort(key=lambda entry: (self.ends[entry].mean, entry))
+        lowest = entries[0]
+        if not self.higher or math.isinf(self.ends[lowest].mean):
+            return entries
+        equal = [entry for entry in entries if entry.kind == lowest.kind and self._is_equal(entry, lowest)]
+        equal.sort(reverse=True)
+        return equal + [entry for entry in entries if entry not in equal]
+
+    def _is_equal(self, entry: Entry, lowest: Entry) -> bool:
+        """True if the examples do not show that the loss is above the lowest one."""
+        gap = behind(self.ends[entry], self.ends[lowest])
+        return gap is None or gap <= 0
+
+    def edge(self, kind: int) -> int:
+        """1 if the best rate of a kind is the highest that was tried, −1 if it is the lowest, else 0."""
+        octaves = [entry.octave for entry in self.ranked(kind)]
+        return (octaves[0] == max(octaves)) - (octaves[0] == min(octaves))
 
 
-def _spent(lanes: Sequence[Lane]) -> float:
-    """Updates of all branches so far, for one data order."""
-    return sum(lane.spent / lane.task.replicates for lane in lanes)
+def behind(one: Readout, other: Readout) -> float | None:
+    """By how much a loss is shown to be above another one, at 90 %, on the same examples; None if they are the same."""
+    if one.mean == other.mean:
+        return None
+    if one.values is None or other.values is None or not math.isfinite(one.mean - other.mean):
+        return one.mean - other.mean
+    gaps = one.values.astype(np.float64) - other.values.astype(np.float64)
+    return mean(gaps, batches=len(gaps)).low if len(gaps) > 3 else None
 
 
-def as_fork(ends: Sequence[Ended], *, seed: int, left: Amount) -> tuple[Plan, Fork]:
-    """A part of a race as a fork whose baseline is the best optimizer, and the alternatives are the others."""
-    alternatives = tuple(_alternative(end, ends[0]) for end in ends[1:])
-    best = ends[0].results[0]
-    state = f"{ends[0].lane.words} at {ends[0].rate:.3g}"
-    plan = Plan(
-        0, alternatives, len(ends[0].results), best.horizon, ends[0].tail, seed=seed, left=int(left), state=state
-    )
-    names = [GoOn().name, *(one.name for one in alternatives)]
-    results = [
-        replace(result, alternative=name, horizon=best.horizon)
-        for name, end in zip(names, ends, strict=True)
-        for result in end.results
-    ]
-    return plan, plan.fork(results)
+Train = Callable[[Sequence[Entry], float, float], Sequence[Readout]]
+"""Trains lanes, which go on from where they are, to a share of the training, and branches of another share of it which
+cool them. Returns the training loss of each."""
 
 
-def finish(out: Path, lanes: Sequence[Lane], races: Sequence[tuple[Plan, Fork]]) -> None:
-    """Note on disk that all branches are finished, and keep the parts of the race beside the forks of the rates."""
-    for lane in lanes:
-        lane.finish()
-    for plan, fork in races:
-        _keep(out, plan, fork)
+@dataclass
+class Race:
+    """A race between rates of one or several kinds of lanes. Losses are only compared with each other.
 
+    Args:
+        train: Trains lanes.
+        kinds: Number of optimizers or batch sizes.
+        readout: What reading the loss of a lane costs, as a share of the training.
+        left: What the race may cost besides the training, in units of the training. The steps of the winner are those
+            of the training, and cost nothing.
+    """
 
-def _keep(out: Path, plan: Plan, fork: Fork) -> None:
-    record = ForkRecord.keep(out, plan)
-    if record.finished:
-        return
-    ledger = record.ledger()
-    known, alternatives = ledger.finished(), {one.name: one for one in (GoOn(), *plan.alternatives)}
-    with ledger.opened() as write:
-        for result in fork.results:
-            name = Branch(alternatives[result.alternative], result.replicate, result.horizon, plan.tail).name
-            if name not in known:
-                write(Outcome(name, result, seconds=result.seconds))
-    record.finish()
+    train: Train
+    kinds: int
+    readout: float
+    left: float
+    rungs: list[Rung] = field(default_factory=list)
+    reached: dict[Entry, float] = field(default_factory=dict)
 
+    @property
+    def least(self) -> float:
+        """The least that a race costs: three rates of each kind."""
+        return 3 * self.kinds * (FIRST + self.readout)
 
-def _alternative(end: Ended, best: Ended) -> Alternative:
-    """An optimizer or a batch size, as seen from the best one."""
-    if not end.lane.task.of_batch:
-        return end.lane.made.alternative(end.rate)
-    return BatchSize(end.lane.size / best.lane.size, rate=float(f"{end.rate / best.rate:.3g}"))
+    def run(self) -> Entry:
+        """Race to the end.
+
+        Returns:
+            The winner. If all lanes of the last rung have diverged, it is the best of the rung before.
+        """
+        self._first_rung()
+        self._second_rung()
+        self._last_rung()
+        for rung in reversed(self.rungs):
+            best = rung.ranked()[0]
+            if math.isfinite(rung.ends[best].mean):
+                return best
+        return best
+
+    def _first_rung(self) -> None:
+        """Three rates of each kind, and further ones on the side of the best until it is between two others."""
+        ends = self._go(
+            [Entry(octave, kind) for kind in range(self.kinds) for octave in (-APART, 0, APART)], FIRST, 0.0
+        )
+        self.rungs.append(Rung(FIRST, ends, higher=True))
+        for kind in range(self.kinds):
+            while edge := self.rungs[0].edge(kind):
+                octaves = [entry.octave for entry in ends if entry.kind == kind]
+                further = Entry((max(octaves) if edge > 0 else min(octaves)) + edge * APART, kind)
+                pair = [Entry(further.octave + octave, kind) for octave in (-1, 1)]
+                if self._last_share(pair, 2 * FIRST) - FIRST - self.readout < 2 * FIRST:
+                    break
+                ends |= self._go([further], FIRST, 0.0)
+
+    def _second_rung(self) -> None:
+        """Rates around the best one, as many as leave enough for a last rung that is twice as long."""
+        share = 2 * FIRST
+        best = self.rungs[0].ranked()[0]
+        entries = [Entry(best.octave + octave, best.kind) for octave in AROUND]
+        while len(entries) > 2 and self._last_share(entries, share) < 2 * share:
+            entries.pop()
+        if self._cost(entries, share, COOLED * share) <= self.left + share:
+            self.rungs.append(Rung(share, self._go(entries, share, COOLED * share)))
+
+    def _last_rung(self) -> None:
+        """The best two, as long as the budget pays for."""
+        rung = self.rungs[-1]
+        pair = rung.ranked()[:2]
+        share = min(self._last_share([], rung.share), 0.5)
+        if len(self.rungs) > 1 and share > rung.share:
+            self.rungs.append(Rung(share, self._go(pair, share, COOLED * share)))
+
+    def _last_share(self, entries: Sequence[Entry], share: float) -> float:
+        """The share to which two lanes of the second rung can go on, after these entries of it.
+
+        They and their branches cost what is left then. The steps of one are those of the training.
+        """
+        left = self.left - self._cost(entries, share, COOLED * share)
+        return (left + 2 * share - 2 * self.readout) / (1 + 2 * COOLED)
+
+    def _cost(self, entries: Sequence[Entry], share: float, cooled: float) -> float:
+        """What it costs to train lanes to a share of the training, and to judge them."""
+        costs = [share - self.reached.get(entry, 0.0) + cooled + self.readout for entry in entries]
+        return math.fsum(costs)
+
+    def _go(self, entries: Sequence[Entry], share: float, cooled: float) -> dict[Entry, Readout]:
+        self.left -= self._cost(entries, share, cooled)
+        ends = self.train(entries, share, cooled)
+        self.reached |= dict.fromkeys(entries, share)
+        return dict(zip(entries, ends, strict=True))

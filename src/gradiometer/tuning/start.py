@@ -1,66 +1,159 @@
-"""The loss and the length of the gradient at the start of training."""
+"""The start of a training: its loss, the size of its gradient, and the rate at which an optimizer overshoots there."""
 
+import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.loop.loop import Loop
-from gradiometer.measurement.batch import mapped
+from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.loss import checked_loss
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
 
-BATCHES = 4
-
 
 @dataclass(frozen=True)
 class Start:
-    """The model at the start, as the mean over some batches.
+    """The start of a training.
 
     Args:
-        loss: The loss.
-        norm: The norm of the gradient of a batch.
-        forwards: Batches of which only the loss was measured.
+        norm: The norm of the gradient of a batch, as the mean over some batches.
+        batches: The batches, and those on which rates are probed.
+        seed: Seed of the random draws.
+        gradients: What has been spent so far, in gradients of a batch; a forward pass counts a third.
     """
 
-    loss: float
     norm: float
-    forwards: int = 0
+    batches: tuple[Batch, ...]
+    seed: int
+    gradients: float
 
 
-def start_of(loop: Loop, *, seed: int, forwards: int = 0) -> Start:
-    """The loss and the norm of the gradient, from four batches. The loop is not touched.
+def start_of(loop: Loop, *, seed: int, batches: int = 2) -> Start:
+    """The norm of the gradient at the start. The loop is not touched.
 
-    The loss is also measured on so many further batches, fewer if the data end: what branches learn is compared to it,
-    and in four batches a few examples of a large loss may hide that.
+    Args:
+        loop: The training.
+        seed: Seed of the data order and of the random draws.
+        batches: Number of batches.
 
     Raises:
         BadArgument: The data end before.
         UserCodeFailed: The loss raised, or its gradient is zero or not finite.
     """
-    loss = loop.loss
-    assert loss is not None
-    copy, digits = loop.copy(), zlib.crc32(f"{seed}/start".encode())
-    device = next(iter(copy.devices))
-    batches, losses, norms = copy.data.batches(digits), list[float](), list[float]()
-    with untouched_randomness(digits, copy.devices):
-        for _ in range(BATCHES):
-            batch: Any = next(batches, None)
-            if batch is None:
-                raise BadArgument(f"`batches` ended before {BATCHES} batches: give more.")
-            copy.optimizer.zero_grad(set_to_none=True)
-            losses.append(float(copy.backward([mapped(batch, lambda tensor: tensor.to(device))])))
-            gradients = [p.grad.double() for p in copy.model.parameters() if p.grad is not None]
-            norms.append(float(torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()))
-        with torch.no_grad(), user_code("loss"):
-            for further in islice(batches, forwards):
-                batch = mapped(further, lambda tensor: tensor.to(device))
-                losses.append(float(checked_loss(loss(copy.model, batch), batch).mean()))
-    norm = sum(norms) / len(norms)
-    if not 0 < norm < float("inf"):
+    digits = zlib.crc32(f"{seed}/start".encode())
+    source = loop.data.batches(digits)
+    device = next(iter(loop.devices))
+    found = list[Batch]()
+    norms = list[float]()
+    for _ in range(batches):
+        batch: Any = next(source, None)
+        if batch is None:
+            raise BadArgument(f"`batches` ended before {batches} batches: give more.")
+        found.append(mapped(batch, lambda tensor: tensor.to(device)))
+        with _gradient(loop, found[-1], digits) as (copy, loss):
+            squares = [p.grad.double().square().sum() for p in copy.model.parameters() if p.grad is not None]
+            norms.append(float(torch.stack(squares).sum().sqrt()))
+        if not math.isfinite(loss):
+            raise UserCodeFailed(f"`loss` is {loss} before the first update: no rate can be chosen.")
+    norm = sum(norms) / batches
+    if not 0 < norm < math.inf:
         raise UserCodeFailed(f"`loss` has a gradient of norm {norm} at the start of training: no rate can be chosen.")
-    return Start(sum(losses) / len(losses), norm, len(losses) - BATCHES)
+    return Start(norm, tuple(found), digits, float(batches))
+
+
+def overshooting_rate(loop: Loop, start: Start) -> tuple[float, float]:
+    """The rate at which the first update of an optimizer overshoots, and what it has cost in gradients of a batch.
+
+    An update along d at the rate a is expected to lower the loss by a·s, where s is the slope. It overshoots where it
+    lowers the loss of the same batch by half of that: at the minimum of a parabola. Only differences of losses count,
+    and d is the update that the optimizer really makes. So the rate does not depend on a constant in the loss; a loss
+    that is a times as large has 1/a of it under SGD, and the same under Adam.
+
+    Args:
+        loop: The training with an optimizer at the rate 1. It is not touched.
+        start: Its start.
+
+    Returns:
+        The geometric mean over the batches, to a factor of √2.
+
+    Raises:
+        UserCodeFailed: The optimizer makes no update, or one that is not finite.
+    """
+    logarithms, spent = 0.0, 0.0
+    for batch in start.batches:
+        with _gradient(loop, batch, start.seed) as (copy, loss):
+            line = _Line(copy, batch, loss, start.seed)
+            logarithms += math.log(line.crossing())
+            spent += 1 + line.forwards / 3
+    return math.exp(logarithms / len(start.batches)), spent
+
+
+@contextmanager
+def _gradient(loop: Loop, batch: Batch, seed: int) -> Iterator[tuple[Loop, float]]:
+    """A copy of the loop with the gradient of a batch, and the loss."""
+    copy = loop.copy()
+    with untouched_randomness(seed, copy.devices):
+        copy.optimizer.zero_grad(set_to_none=True)
+        yield copy, float(copy.backward([batch]))
+
+
+class _Line:
+    """The loss of a batch along the first update of an optimizer."""
+
+    def __init__(self, loop: Loop, batch: Batch, loss: float, seed: int) -> None:
+        self.loop = loop
+        self.batch = batch
+        self.loss = loss
+        self.seed = seed
+        self.moved = [p for p in loop.model.parameters() if p.grad is not None]
+        self.start = [p.detach().clone() for p in self.moved]
+        self.forwards = 0
+        gradients = [p.grad.clone() for p in self.moved if p.grad is not None]
+        self.update = self._first_update()
+        pairs = zip(gradients, self.update, strict=True)
+        self.slope = -float(torch.stack([(one.double() * two.double()).sum() for one, two in pairs]).sum())
+        if not 0 < self.slope < math.inf:
+            raise UserCodeFailed(
+                "`optimizer` does not go down the gradient in its first update: no rate can be chosen."
+            )
+
+    def _first_update(self) -> list[Tensor]:
+        with torch.no_grad():
+            for p in self.moved:
+                p.zero_()  # from zero, a small update is not lost in rounding
+        with user_code("optimizer"):
+            self.loop.optimizer.step()
+        return [p.detach().clone() for p in self.moved]
+
+    @torch.no_grad()
+    def overshoots(self, rate: float) -> bool:
+        """True if the update at this rate lowers the loss by less than half of what the slope promises."""
+        self.forwards += 1
+        for p, start, update in zip(self.moved, self.start, self.update, strict=True):
+            p.copy_(start + rate * update)
+        with untouched_randomness(self.seed, self.loop.devices), user_code("loss"):
+            assert self.loop.loss is not None
+            after = float(checked_loss(self.loop.loss(self.loop.model, self.batch), self.batch).mean())
+        return not self.loss - after > 0.5 * rate * self.slope
+
+    def crossing(self) -> float:
+        """The rate, by steps of four down or up from an update of length 1, and two halvings on the way back."""
+        length = float(torch.stack([update.double().square().sum() for update in self.update]).sum().sqrt())
+        low = high = 1 / length
+        if self.overshoots(high):
+            while self.overshoots(low := high / 4) and low > 0:
+                high = low
+        else:
+            while not self.overshoots(high := low * 4) and high < math.inf:
+                low = high
+        for _ in range(2):
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if self.overshoots(middle) else (middle, high)
+        return math.sqrt(low * high)

@@ -1,4 +1,3 @@
-from .claims import Claim as Claim
 from .diagnosis import Diagnosis as Diagnosis
 from .diagnosis import diagnose as diagnose
 from .words.say import say as say

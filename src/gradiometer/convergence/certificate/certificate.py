@@ -192,14 +192,17 @@ def _ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
         return transform(numerator, lambda value: value / denominator.value)
     if not denominator.low > 0:
         raise BadArgument(f"`start` must be clearly above zero, got {denominator}: take more `--batches`.")
-    a, low, high = numerator.value, numerator.low, numerator.high
-    b, least, most = denominator.value, denominator.low, denominator.high
-    below = (a * b) ** 2 - low * most * (2 * a - low) * (2 * b - most)
-    above = (a * b) ** 2 - high * least * (2 * a - high) * (2 * b - least)
+    # In units of the two values, whose products could be beyond all floats.
+    unit = abs(numerator.value) or 1.0
+    a, low, high = numerator.value / unit, numerator.low / unit, numerator.high / unit
+    least, most = denominator.low / denominator.value, denominator.high / denominator.value
+    below = a * a - low * most * (2 * a - low) * (2 - most)
+    above = a * a - high * least * (2 * a - high) * (2 - least)
+    scale = unit / denominator.value
     return Estimate.interval(
-        a / b,
-        min((a * b - math.sqrt(max(below, 0.0))) / (most * (2 * b - most)), a / b) if 2 * b > most else 0.0,
-        max((a * b + math.sqrt(max(above, 0.0))) / (least * (2 * b - least)), a / b),
+        a * scale,
+        min((a - math.sqrt(max(below, 0.0))) / (most * (2 - most)), a) * scale if most < 2 else 0.0,
+        max((a + math.sqrt(max(above, 0.0))) / (least * (2 - least)), a) * scale,
         level=denominator.level,
         method=numerator.method,
         samples=numerator.samples,

@@ -1,2 +1,1 @@
-from .theorem import TheoremVerdict as TheoremVerdict
 from .theorem import theorem as theorem

@@ -145,10 +145,6 @@ def _conditions(asymptotics: Callable[[], Asymptotics]) -> Conditions | None:
         return None
 
 
-def _answers(conditions: Conditions | None) -> dict[str, bool | None]:
-    return {name: getattr(conditions, name, None) for name in CONDITIONS}
-
-
 def _start_of(function: Callable[[int], float], is_negative: Callable[[int], bool]) -> _Start:
     """Evaluate the first steps, and powers of two. A value too large for a double is skipped."""
     undefined: int | None = None
@@ -175,7 +171,7 @@ def _start_of(function: Callable[[int], float], is_negative: Callable[[int], boo
 
 
 def _verdict(name: str, conditions: Conditions | None, start: _Start) -> TheoremVerdict:
-    answers = _answers(conditions)
+    answers = {condition: getattr(conditions, condition, None) for condition in CONDITIONS}
     negative = start.negative is not None or (conditions is not None and conditions.sign == -1)
     holds = False if negative or False in answers.values() else None if None in answers.values() else True
     why = _why(answers, conditions, start, holds)

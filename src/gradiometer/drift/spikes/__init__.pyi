@@ -1,2 +1,1 @@
-from .detection import Spike as Spike
 from .detection import find_spikes as find_spikes

@@ -59,12 +59,10 @@ class Examined:
     @classmethod
     def within(cls, spike: Spike, events: Iterable[Mapping[str, Any]]) -> "Examined | None":
         """The first examination within a spike, whose places are steps; None if there was none."""
-        names = {field.name for field in fields(cls)}
         for event in events:
             # 4: an examination this many steps before the first high loss belongs to the spike.
-            known = event.get("event") == EVENT and spike.first - 4 <= event["step"] <= spike.last
-            if known and names <= event.keys():
-                return cls(**{name: event[name] for name in names})
+            if event["event"] == EVENT and spike.first - 4 <= event["step"] <= spike.last:
+                return cls(**{field.name: event[field.name] for field in fields(cls)})
         return None
 
     @property

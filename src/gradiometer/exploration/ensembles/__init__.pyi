@@ -6,7 +6,6 @@ from .export import export as export
 from .scores import Predictions as Predictions
 from .scores import averaged as averaged
 from .scores import differences as differences
-from .scores import scores as scores
 from .snapshots import Snapshot as Snapshot
 from .snapshots import SnapshotCollector as SnapshotCollector
 from .swag import SWAG as SWAG

@@ -36,7 +36,8 @@ class Predictions:
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.exploration.ensembles import Predictions, scores
+        >>> from gradiometer.exploration.ensembles import Predictions
+        >>> from gradiometer.exploration.ensembles.scores import scores
         >>> labels = np.array([0, 1] * 50)
         >>> probabilities = np.where(np.eye(2)[labels] == 1, 0.8, 0.2)
         >>> probabilities[:10] = probabilities[:10, ::-1]  # ten mistakes

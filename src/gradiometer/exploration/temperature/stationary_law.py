@@ -29,7 +29,7 @@ class SGDRule:
         nesterov: Nesterov's momentum instead: Φ ← Φ − η(ĝ + μv).
 
     Example:
-        >>> from gradiometer.exploration.temperature import SGDRule
+        >>> from gradiometer.exploration.temperature.stationary_law import SGDRule
         >>> SGDRule(learning_rate=0.1, batch_size=4, momentum=0.9).limit(sharpness=2.0)
         1.9
     """
@@ -101,7 +101,7 @@ def mode_variance(curvature: float, noise: float, rule: SGDRule) -> float:
     for Nesterov use `stationary_covariance`.
 
     Example:
-        >>> from gradiometer.exploration.temperature import SGDRule
+        >>> from gradiometer.exploration.temperature.stationary_law import SGDRule
         >>> from gradiometer.exploration.temperature.stationary_law import mode_variance
         >>> round(mode_variance(curvature=1.0, noise=4.0, rule=SGDRule(learning_rate=0.1, batch_size=4)), 5)
         0.05263
@@ -132,7 +132,7 @@ def stationary_covariance(curvature: ArrayLike, noise: ArrayLike, rule: SGDRule)
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.exploration.temperature import SGDRule, stationary_covariance
+        >>> from gradiometer.exploration.temperature.stationary_law import SGDRule, stationary_covariance
         >>> from gradiometer.exploration.temperature.stationary_law import excess_loss
         >>> curvature, noise = np.diag([1.0, 0.1]), np.eye(2)
         >>> covariance = stationary_covariance(curvature, noise, SGDRule(learning_rate=0.1, batch_size=4))
@@ -167,7 +167,7 @@ def reshuffled_covariance(
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.exploration.temperature import SGDRule, reshuffled_covariance
+        >>> from gradiometer.exploration.temperature.stationary_law import SGDRule, reshuffled_covariance
         >>> curvature, noise = np.diag([1.0, 0.1]), np.eye(2)
         >>> reshuffled_covariance(curvature, noise, SGDRule(learning_rate=0.1, batch_size=4), 100).diagonal().round(4)
         array([0.0067, 0.01  ])
@@ -228,7 +228,7 @@ def small_rate_temperature(gradient_variance: float, parameters: int, rule: SGDR
     """T = η tr Σ/(2dB(1 − μ)), in units of the loss: the limit of small η, exact for no η.
 
     Example:
-        >>> from gradiometer.exploration.temperature import SGDRule
+        >>> from gradiometer.exploration.temperature.stationary_law import SGDRule
         >>> from gradiometer.exploration.temperature.stationary_law import small_rate_temperature
         >>> small_rate_temperature(gradient_variance=8.0, parameters=2, rule=SGDRule(learning_rate=0.1, batch_size=4))
         0.05

@@ -37,7 +37,7 @@ class DoubleWell:
     Source: Kramers (1940), Brownian Motion in a Field of Force; the loss is the textbook's quartic.
 
     Example:
-        >>> from gradiometer.lab.closed_forms import DoubleWell
+        >>> from gradiometer.lab.closed_forms.double_well import DoubleWell
         >>> well = DoubleWell(barrier=1.0, variance=16.0)
         >>> well.temperature(0.05, batch_size=2), round(well.exact_steps(0.05, batch_size=2))
         (0.2, 3325)

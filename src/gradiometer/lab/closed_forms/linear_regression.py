@@ -32,7 +32,7 @@ class LinearRegression:
     Source: Bishop (2006), Pattern Recognition and Machine Learning, eq. 3.50 f.
 
     Example:
-        >>> from gradiometer.lab.closed_forms import LinearRegression
+        >>> from gradiometer.lab.closed_forms.linear_regression import LinearRegression
         >>> regression = LinearRegression(np.array([[1.0], [2.0]]), np.array([1.0, 2.0]))
         >>> regression.mean.round(4), regression.covariance().round(4)
         (array([0.8333]), array([[0.1667]]))

@@ -144,6 +144,7 @@ def _holds(estimate: Estimate, value: float) -> bool:
 
 def mean_estimate(values: ArrayLike) -> Estimate:
     """The mean of independent values, at the lecture's level."""
+    # As many batches as values: they are independent, so no correlation is looked for.
     independent = np.asarray(values, dtype=np.float64)
     return mean(independent, level=LEVEL, batches=len(independent))
 

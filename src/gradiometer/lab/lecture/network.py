@@ -67,6 +67,7 @@ class Network:
 
     def loss(self, weights: Weights) -> float:
         """L_Train of a network with these weights, tensor by tensor."""
+        # A copy, because the network of the lecture is cached: every statement measures the same one.
         model = copy.deepcopy(self.objective.model)
         with torch.no_grad():
             torch._foreach_copy_(list(model.parameters()), list(weights))
@@ -112,6 +113,7 @@ class Network:
         optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=momentum)
         for _ in self.sgd(model, optimizer, size, count, seed):
             yield (flat(model.parameters()).detach() - start).double()
+            # The parameters go back, the momentum stays: a move shows what the optimizer remembers.
             nn.utils.vector_to_parameters(start.clone(), model.parameters())
 
     def measured(
@@ -124,6 +126,7 @@ class Network:
         probe: Callable[[], Batch] | None = None,
     ) -> Estimates:
         """The estimates of one of the library's gauges, over steps that all begin here."""
+        # Different examples within a batch, as in an epoch: the estimates correct for their number.
         readings, sampling = [], Sampling(Draw.RESHUFFLED, len(self.train))
         for index, chosen in enumerate(self.batches(size, count, seed)):
             step = TrainingStep(

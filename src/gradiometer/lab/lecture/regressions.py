@@ -1,6 +1,6 @@
 """Softmax regressions on the digits, many runs at once: real data with exactly known minimum, curvature and noise."""
 
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -59,6 +59,7 @@ class Regressions:
         """ĝ of every run on its own batch, including weight decay."""
         inputs = self.inputs[chosen]
         errors = torch.softmax(inputs @ weights, dim=-1)
+        # p − y without a one-hot copy of the labels for every run.
         errors.scatter_add_(2, self.labels[chosen][..., None], -torch.ones_like(errors[..., :1]))
         return inputs.mT @ errors / chosen.shape[1] + DECAY * weights
 
@@ -83,9 +84,8 @@ class Regressions:
         inputs = self.inputs.T @ self.inputs / len(self.inputs)
         return float(torch.linalg.eigvalsh(inputs)[-1]) / 2 + DECAY
 
-    @cached_property
     def at_the_minimum(self) -> Quadratic:
-        """The quadratic that the loss is near its minimum, with the exact H and Σ there."""
+        """The quadratic that the loss is near its minimum, with the exact H and Σ there: see `minimum`."""
         everything = torch.arange(len(self.labels)).expand(1, -1)
         weights = torch.zeros_like(self.weights[:1])
         for _ in range(12):  # Newton's method: the residual falls to rounding in about eight
@@ -94,6 +94,7 @@ class Regressions:
         shares = torch.softmax(self.inputs @ weights[0], dim=-1)
         shares[torch.arange(len(self.labels)), self.labels] -= 1
         each = (self.inputs[:, :, None] * shares[:, None, :]).flatten(1)  # the decay is the same for all examples
+        # N in the denominator: the batches are drawn from these examples.
         noise = torch.cov(each.T, correction=0)
         return Quadratic(self._hessian(weights[0]).numpy(), noise.numpy(), weights.flatten().numpy())
 
@@ -107,3 +108,9 @@ class Regressions:
         inputs = len(weights)
         hessian = blocks.reshape(inputs, inputs, CLASSES, CLASSES).permute(0, 2, 1, 3).reshape(size, size)
         return hessian + DECAY * torch.eye(size, dtype=torch.float64)
+
+
+@cache
+def minimum() -> Quadratic:
+    """The quadratic that the loss of all regressions is near its minimum: it depends on the data and the decay only."""
+    return Regressions(seed=0).at_the_minimum()

@@ -29,6 +29,7 @@ def _along_gradient(rate: float, momentum: float = 0.0) -> Estimate:
     """−⟨ΔΦ, g⟩/‖g‖ of torch's own optimizer, with the network put back after every step."""
     network = digits_network()
     direction = network.gradient / network.gradient.norm()
+    # The first moves are left out below: a buffer that has just begun is not yet as long as it gets.
     moves = network.moves(BATCH, 300 + WARM, RATES.index(rate), rate, momentum)
     along = np.array([-float(move @ direction) for move in moves])
     return mean(along[WARM:], level=LEVEL)

@@ -56,6 +56,7 @@ def _errors_by_class(size: int) -> Estimate:
     """‖ĝ − g‖² of batches from a single class; a class is drawn in proportion to its size."""
     network, generator = digits_network(), torch.Generator().manual_seed(size)
     labels, errors = network.everything[1], []
+    # A random example draws the class, so that a class comes as often as its examples: then E ĝ = g.
     for first in torch.randint(len(labels), (2 * BATCHES,), generator=generator):
         own = (labels == labels[first]).nonzero()[:, 0]
         chosen = own[torch.randperm(len(own), generator=generator)[:size]]

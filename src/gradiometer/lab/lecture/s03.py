@@ -39,6 +39,7 @@ def _products() -> Float[np.ndarray, " batches"]:
     """‖Hĝ‖² of the Train loss for many batch gradients ĝ."""
     network = digits_network()
     curvature = Curvature.of(network.objective, network.everything)
+    # A third as many batches as readings: each costs a Hessian product.
     gradients = torch.stack([network.batch_gradient(chosen) for chosen in network.batches(BATCH, STEPS // 3, seed=4)])
     images: np.ndarray = curvature.products(gradients.float()).double().square().sum(dim=1).numpy()
     return images

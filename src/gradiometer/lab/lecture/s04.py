@@ -44,6 +44,7 @@ def _floor(rate: float) -> tuple[Regressions, Float[np.ndarray, " runs"], Estima
     runs = Regressions(seed=int(1000 * rate))
     runs.train(Constant(rate), WARM)
     looks = []
+    # Looks a quarter of the tail apart: losses of neighboring iterates are too alike to add anything.
     for _ in range(4):
         part = runs.train(Constant(rate), TAIL // 4)
         looks.append((runs.losses(runs.weights), part))
@@ -61,6 +62,7 @@ def _gain(rate: float) -> Estimate:
 
 def _agreeing(time: int) -> Estimate:
     """E β² on two examples ½aβ² of different curvature and the same minimum, at B = 1."""
+    # Products of random factors are skewed, so there are forty times as many chains.
     drawn = np.random.default_rng(3).integers(2, size=(LATE[-1], 40 * CHAINS))
     return mean_estimate(np.prod(1 - RATE * SLOPES[drawn[:time]], axis=0) ** 2)
 

@@ -77,6 +77,7 @@ def spread_of_walks(network: Network, steps: int, seed: int = 0) -> Estimate:
     curvature = Curvature.of(network.objective, network.everything)
     first, total = pushes.square().sum(dim=1), torch.zeros(PUSHES)
     for step in range(steps):
+        # The first push has not been pulled back yet.
         pushes = pushes - WALK_RATE * curvature.products(pushes) if step else pushes
         total += pushes.square().sum(dim=1)
     one_step = 2 * WALK_RATE**2 * network.noise_of_batch(BATCH)
@@ -114,6 +115,7 @@ def _valley(spread: float) -> Estimate:
 def _middle(spread: float) -> Estimate:
     """L halfway between two regressions less the mean of L at both."""
     runs = _runs_at_rest(spread)
+    # Every run is in one pair only, so that the pairs are independent.
     one, other = runs.weights[::2], runs.weights[1::2]
     return mean_estimate(runs.losses((one + other) / 2) - (runs.losses(one) + runs.losses(other)) / 2)
 

@@ -81,6 +81,7 @@ class Separable:
     def margin(self) -> float:
         """γ, the largest min ⟨u, z⟩ of a unit vector u: the distance of the convex hull of z from zero."""
         heavy = float(np.linalg.norm(self.signed, axis=1).max())
+        # The last row asks that the shares add up to one; it weighs as much as the heaviest example.
         rows = np.vstack([self.signed.T, np.full(len(self.signed), heavy)])
         shares, _ = nnls(rows, np.append(np.zeros(self.signed.shape[1]), heavy), maxiter=100_000)
         return float(np.linalg.norm(self.signed.T @ (shares / shares.sum())))
@@ -105,6 +106,7 @@ class Separable:
             loss = float(np.logaddexp(0, -scores).mean())
             if -math.log(loss) >= REACHED[len(found)]:
                 found[REACHED[len(found)]] = float(np.linalg.norm(weights))
+            # At a constant rate ‖w‖ grows as log t, and −log L = 100 would take e¹⁰⁰ steps.
             weights += rate / loss * (expit(-scores) @ self.signed) / len(self.signed)
         return found
 
@@ -134,6 +136,7 @@ def _twins() -> Twins:
     hidden, last = nn.Linear(64, 32), nn.Linear(32, 10)
     with torch.no_grad():
         for tensor in (hidden.weight, hidden.bias):
+            # Equal weights into both units and out of both: nothing tells them apart.
             tensor[1] = tensor[0]
         last.weight[:, 1] = last.weight[:, 0]
     model = nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), last)

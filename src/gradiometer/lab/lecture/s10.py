@@ -1,15 +1,14 @@
 """S10: at a constant learning rate SGD is a Markov chain with a stationary law."""
 
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 
 from gradiometer.convergence.schedules.shapes import Constant
 from gradiometer.exploration.temperature.stationary_law import SGDRule, reshuffled_covariance
-from gradiometer.lab.closed_forms.matrices import Matrix
 from gradiometer.lab.closed_forms.quadratic import Quadratic
 from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
-from gradiometer.lab.lecture.regressions import RUNS, SIZE, Regressions
+from gradiometer.lab.lecture.regressions import RUNS, SIZE, Regressions, minimum
 from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
 
@@ -32,25 +31,21 @@ def _spread_of_chains(rate: float, start: float) -> Estimate:
     return mean_estimate(((chains[-1] - QUADRATIC.minimum) ** 2).sum(axis=1))
 
 
-@cache
-def _minimum() -> Quadratic:
-    return Regressions(seed=0).at_the_minimum
-
-
-def _law(rate: float) -> Matrix:
-    """S of the regressions."""
-    return _minimum().stationary_covariance(rate, SIZE)
+def _spread_of_law(rate: float) -> float:
+    """tr S of the regressions."""
+    return float(np.trace(minimum().stationary_covariance(rate, SIZE)))
 
 
 def _on_digits(rate: float) -> Estimate:
     """tr S of the regressions: the mean over looks at every run; the runs are independent."""
-    runs, minimum = Regressions(seed=int(1000 * rate)), _minimum().minimum
-    runs.put(minimum)
+    runs, center = Regressions(seed=int(1000 * rate)), minimum().minimum
+    runs.put(center)
+    # Steps in proportion to 1/η: a smaller rate forgets more slowly.
     runs.train(Constant(rate), int(FORGOTTEN / rate))
     looks = np.zeros(RUNS)
     for _ in range(LOOKS):
         runs.train(Constant(rate), int(APART / rate))
-        looks += ((runs.positions - minimum) ** 2).sum(axis=1) / LOOKS
+        looks += ((runs.positions - center) ** 2).sum(axis=1) / LOOKS
     return mean_estimate(looks)
 
 
@@ -59,6 +54,7 @@ def _variance_at_ends(rate: float) -> Estimate:
     generator = np.random.default_rng(int(1000 * rate))
     values = generator.standard_normal(EXAMPLES)
     values = (values - values.mean()) / values.std()
+    # Four times 1/η steps: what is left of the start is e⁻⁸ of the variance.
     position, epochs = np.zeros(EPOCHS), max(int(4 / (rate * EXAMPLES)), 1) + 1
     for _ in range(epochs):
         order = generator.permuted(np.tile(values, (EPOCHS, 1)), axis=1)
@@ -97,9 +93,9 @@ def _experiments() -> tuple[Experiment, ...]:
             setting=Circumstance.REAL,
             where="softmax regression on the digits, 650 parameters, 64 runs at B = 8",
             points=REAL_RATES,
-            predict=lambda rate: float(np.trace(_law(rate))),
+            predict=_spread_of_law,
             measure=_on_digits,
-            rival=Rival("twice the temperature", lambda rate: 2 * float(np.trace(_law(rate)))),
+            rival=Rival("twice the temperature", lambda rate: 2 * _spread_of_law(rate)),
             says="The same law, with H and Σ at the minimum: at small η the loss near the runs is quadratic.",
         ),
         Experiment(

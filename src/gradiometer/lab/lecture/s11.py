@@ -18,7 +18,7 @@ from gradiometer.exploration.temperature.stationary_law import (
 from gradiometer.lab.closed_forms.quadratic import Quadratic
 from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import MLP, digits_network
-from gradiometer.lab.lecture.regressions import RUNS, SIZE, Regressions
+from gradiometer.lab.lecture.regressions import RUNS, SIZE, Regressions, minimum
 from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
 
@@ -82,29 +82,23 @@ def _put_in(rate: float, size: int) -> float:
 def _regressions(size: int) -> Regressions:
     """Runs from the minimum until they have forgotten it."""
     runs = Regressions(seed=1100 + size, batch_size=size)
-    runs.put(runs.at_the_minimum.minimum)
+    runs.put(minimum().minimum)
     runs.train(Constant(size / SAME), int(LONG_AGO * SAME / size))
     return runs
 
 
 def _law_of_regressions(size: int) -> float:
-    minimum = _minimum()
-    return configurational_temperature(minimum.curvature, minimum.stationary_covariance(size / SAME, size))
-
-
-@cache
-def _minimum() -> Quadratic:
-    return Regressions(seed=0).at_the_minimum
+    return configurational_temperature(minimum().curvature, minimum().stationary_covariance(size / SAME, size))
 
 
 def _temperature_of_regressions(size: int) -> Estimate:
     """The mean over looks at every run; the runs are independent."""
-    runs, minimum, looks = _regressions(size), _minimum().minimum, np.zeros(RUNS)
+    runs, center, looks = _regressions(size), minimum().minimum, np.zeros(RUNS)
     everything = torch.arange(len(runs.labels)).expand(RUNS, -1)
     for _ in range(LOOKS):
         runs.train(Constant(size / SAME), int(2 * SAME / size))
         slopes = runs.gradient(runs.weights, everything).flatten(1).numpy()
-        looks += ((runs.positions - minimum) * slopes).mean(axis=1) / LOOKS
+        looks += ((runs.positions - center) * slopes).mean(axis=1) / LOOKS
     return mean_estimate(looks)
 
 

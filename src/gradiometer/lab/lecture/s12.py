@@ -15,7 +15,7 @@ from gradiometer.lab.closed_forms.matrices import Matrix
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
 from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import digits_network
-from gradiometer.lab.lecture.regressions import DECAY, SIZE, Regressions
+from gradiometer.lab.lecture.regressions import DECAY, SIZE, Regressions, minimum
 from gradiometer.lab.lecture.statement import Statement
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.problems.images.digits import load
@@ -89,7 +89,7 @@ class RegressionCycles:
         """F, the second moment of an example's gradient of the cross-entropy; the covariance of each snapshot; and
         what remains of a snapshot one cycle later: all in the axes of H.
         """
-        quadratic = self.runs.at_the_minimum
+        quadratic = minimum()
         axes, curvatures = quadratic.axes, quadratic.eigenvalues
         noise, mean = axes.T @ quadratic.noise @ axes, DECAY * (axes.T @ quadratic.minimum)
         covariance, kept, ends = np.zeros_like(noise), np.ones_like(curvatures), []
@@ -117,7 +117,7 @@ class RegressionCycles:
     @cached_property
     def snapshots(self) -> list[Float[Tensor, "runs examples classes"]]:
         """The probabilities of every run at the end of every cycle."""
-        self.runs.put(self.runs.at_the_minimum.minimum)
+        self.runs.put(minimum().minimum)
         found = []
         for _ in range(SNAPSHOTS):
             self.runs.train(self.cycle, self.cycle.length)
@@ -154,6 +154,7 @@ def _one_basin(apart: int) -> Estimate:
 @cache
 def _between_runs() -> float:
     """The mean barrier between the last snapshots of runs from different starts."""
+    # All pairs of runs: only their mean is used, so they need not be independent.
     ends = [_weights(_snapshots_of(seed)[-1]) for seed in range(RUNS)]
     return float(np.mean([digits_network().barrier(one, other) for one, other in combinations(ends, 2)]))
 
@@ -172,7 +173,7 @@ def _experiments() -> tuple[Experiment, ...]:
             setting=Circumstance.KNOWN,
             where="the one-dimensional example in five cycles of 30 steps, η₀ = 0.1",
             quantity="excess loss of the average",
-            dial="snapshots mean_estimate, m",
+            dial="snapshots averaged, m",
             points=COUNTS,
             predict=_loss_of_average,
             measure=lambda count: mean_estimate(_ends()[-count:].mean(axis=0) ** 2 / 2),
@@ -184,7 +185,7 @@ def _experiments() -> tuple[Experiment, ...]:
             setting=Circumstance.REAL,
             where="softmax regression on the digits, 64 runs of five cycles at B = 8",
             quantity="cross-entropy gained by averaging",
-            dial="snapshots mean_estimate, m",
+            dial="snapshots averaged, m",
             points=COUNTS[1:],
             predict=lambda count: _cycles().gain(count),
             measure=lambda count: _cycles().measured_gain(count),

@@ -124,6 +124,7 @@ def _write(path: Path, template: str, **parts: Any) -> None:
             **parts,
         )
     )
+    # Whole or not at all: a browser may read the page while the lecture goes on.
     replace_file(path, text.encode())
 
 
@@ -141,9 +142,10 @@ def _parts(shown: Result) -> dict[str, Any]:
 
 
 def _figure(outcome: ExperimentResult) -> dict[str, Any]:
+    where = outcome.experiment.where
     return {
         "experiment": outcome.experiment,
-        "heading": _heading(outcome.experiment.where),
+        "heading": where[0].upper() + where[1:] if where[0].isascii() else where,  # a symbol keeps its case
         "held": outcome.held,
         "rival": _rival(outcome),
         "both": Markup(svg(outcome)),
@@ -159,11 +161,6 @@ def _rival(outcome: ExperimentResult) -> str:
         return ""
     excluded = f"excluded at {outcome.refuted} of {len(outcome.rival)} points"
     return f"{outcome.experiment.rival.says}: {number(outcome.rival[-1])} at the last point, {excluded}"
-
-
-def _heading(where: str) -> str:
-    """The problem, with a capital first letter."""
-    return where[0].upper() + where[1:] if where[0].isascii() else where
 
 
 def _summary(outcome: ExperimentResult) -> str:

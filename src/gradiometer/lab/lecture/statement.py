@@ -82,9 +82,11 @@ def run(statement: Statement) -> Iterator[ExperimentResult]:
 
 def run_all(statements: Sequence[Statement], pool: Pool) -> Iterator[tuple[Statement, Iterator[ExperimentResult]]]:
     """Each statement in order, with what `run` gives: in this process as it goes on, else when it is finished."""
+    # In one process the predictions are shown before the measurements begin.
     if isinstance(pool, Here):
         yield from ((statement, run(statement)) for statement in statements)
         return
+    # Only numbers are sent back: the lambdas of an experiment cannot be pickled.
     jobs = [Job(statement.name, _numbers_of, (statement,)) for statement in statements]
     for statement, numbers in zip(statements, pool.in_order(jobs), strict=True):
         later = [ExperimentResult(one, *its) for one, its in zip(statement.experiments(), numbers, strict=True)]

@@ -77,12 +77,12 @@ class _Stored(msgspec.Struct, forbid_unknown_fields=True):
     """The types of a branch in the file."""
 
     alternative: str
-    replicate: Annotated[int, msgspec.Meta(ge=0)]
-    horizon: Annotated[int, msgspec.Meta(ge=1)]
-    updates: Annotated[int, msgspec.Meta(ge=0)]
-    examples: Annotated[int, msgspec.Meta(ge=0)]
+    replicate: _Count
+    horizon: _Count
+    updates: _Count
+    examples: _Count
     seconds: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
-    curve: list[tuple[int, float]]
+    curve: list[tuple[_Count, float]]
     readouts: dict[str, _StoredReadout]
     diverged: str | None
     highest: float

@@ -71,7 +71,7 @@ def shape_of(path: Path) -> str:
     if turns == 0 and signs[0] > 0:
         return _rising(path)
     if turns == 0:
-        return _falling(path.with_ends())
+        return _fall(path.with_ends(), from_peak=True)
     if turns == 1 and signs[0] > 0:
         return _warmed_up(path)
     low, now = number(float(rates.min())), number(float(rates[-1]))
@@ -93,10 +93,6 @@ def _warmed_up(path: Path) -> str:
     rise = f"warm-up over {counted(top - int(path.steps[0]), 'step')} to {number(float(path.rates[at_peak]))}"
     after = Path(path.steps[at_peak:], path.rates[at_peak:], path.reached).with_ends()
     return f"{rise}, then {_fall(after, from_peak=False)}"
-
-
-def _falling(path: Path) -> str:
-    return _fall(path, from_peak=True)
 
 
 def _fall(path: Path, *, from_peak: bool) -> str:

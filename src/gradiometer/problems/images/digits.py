@@ -49,9 +49,9 @@ def read_digits() -> tuple[UInt8[Tensor, "examples 8 8"], UInt8[Tensor, " exampl
 
 
 def _part(
-    images: UInt8[Tensor, "read_digits 8 8"],
-    labels: UInt8[Tensor, " read_digits"],
-    chosen: Bool[Tensor, " read_digits"],
+    images: UInt8[Tensor, "stored 8 8"],
+    labels: UInt8[Tensor, " stored"],
+    chosen: Bool[Tensor, " stored"],
 ) -> Labelled:
     # 16: the largest pixel value: the number of black pixels in a 4 × 4 block of a 32 × 32 bitmap.
     return grey_values(images[chosen], 16), labels[chosen].long()

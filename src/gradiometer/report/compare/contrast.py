@@ -68,7 +68,7 @@ class Compared:
     def evaluations(self) -> Mapping[int, Mapping[str, Estimate]]:
         """The estimates on held-out data, by step."""
         return {
-            int(event["step"]): {name: Estimate(**fields) for name, fields in event["estimates"].items()}
+            event["step"]: {name: Estimate(**fields) for name, fields in event["estimates"].items()}
             for event in self.run.evaluations
         }
 

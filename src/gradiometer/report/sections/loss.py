@@ -141,5 +141,5 @@ def _evaluations(run: Run, quantity: str) -> Curve:
     return tuple(
         (event["step"], Estimate(**event["estimates"][quantity]))
         for event in run.evaluations
-        if quantity in event.get("estimates", {})
+        if quantity in event["estimates"]
     )

@@ -1,11 +1,11 @@
 """`Policy`: something that a training decides on its way, by forks of itself."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from gradiometer.jobs.choice import opened
-from gradiometer.loop.branch import BranchResult, Tail
+from gradiometer.loop.branch import Tail
 from gradiometer.loop.branches import Fork
 from gradiometer.loop.changes.alternative import Alternative
 from gradiometer.loop.recorded.growing import train_plan
@@ -19,10 +19,6 @@ READOUT = "train_loss"
 """What the branches of a policy are compared by."""
 
 
-class Stopped(Exception):
-    """Raised between two branches if the run was asked to stop."""
-
-
 @dataclass(frozen=True)
 class Here:
     """The present step of a training, from which a policy makes its forks.
@@ -30,12 +26,10 @@ class Here:
     Args:
         training: The training.
         folder: The run, in which the forks are kept. Branches that are finished are not trained again.
-        is_stopped: True if the run was asked to stop.
     """
 
     training: Training
     folder: RunFolder
-    is_stopped: Callable[[], bool]
 
     def fork(
         self, alternatives: tuple[Alternative, ...], replicates: int, *, until: int, tail: Tail = "linear"
@@ -49,14 +43,9 @@ class Here:
             tail: How their rate ends.
 
         Raises:
-            Stopped: The run was asked to stop, and the branches that are finished are kept.
+            StopAsked: The run was asked to stop. The branches that are finished are kept.
             GradiometerError: A branch failed.
         """
-
-        def stop_here(*_: BranchResult | int) -> None:
-            if self.is_stopped():
-                raise Stopped
-
         training = self.training
         step, configuration = training.step, training.configuration
         before, end, last = (examples_before(training.order, at) for at in (step, until, training.steps))
@@ -64,7 +53,7 @@ class Here:
         loop = loop_under_way(training, plan.seed)
         threads = configuration.threads
         with opened("here") as pool:
-            return train_plan(loop, plan, pool, out=self.folder.path, progress=stop_here, threads=threads)
+            return train_plan(loop, plan, pool, out=self.folder.path, threads=threads)
 
 
 @runtime_checkable
@@ -84,7 +73,7 @@ class Policy(Protocol):
         """Decide, and change the training. Returns the fields of the event.
 
         Raises:
-            Stopped: The run was asked to stop; the branches that are finished are kept.
+            StopAsked: The run was asked to stop. The branches that are finished are kept.
             GradiometerError: A branch failed.
         """
 

@@ -20,7 +20,6 @@ from gradiometer.verdict.triage.thresholds import (
     FELL_BACK,
     FEW_ENTRIES,
     FEWEST_LOOKS,
-    FEWEST_STEPS,
     FLAT_IN_A_LOG,
     GREW,
     HELD_UP,
@@ -30,7 +29,7 @@ from gradiometer.verdict.triage.thresholds import (
     LEAPT,
     LEARNT,
     LEFT_A_GUESS,
-    LEFT_TO_GAIN,
+    LITTLE_LEFT,
     LONG_AT_A_GUESS,
     MOMENTUM_COUNTS,
     MOVED_FAST,
@@ -42,6 +41,7 @@ from gradiometer.verdict.triage.thresholds import (
     SHRANK,
     STAYS_VANISHED,
     STEPS_OF_REACH,
+    STILL_LEARNS,
     STILL_STRIDING,
     STRODE,
     TO_AND_FRO,
@@ -93,7 +93,7 @@ def vanishing(signs: Signs, level: Level) -> Claimed | None:
 
 def weight_decay(signs: Signs, level: Level) -> Claimed | None:
     """Weights shrink under weight decay while the loss is still high, or decay is much of what moves them."""
-    if not signs.weight_decay > 0 or signs.steps < FEWEST_STEPS:
+    if not signs.weight_decay > 0 or signs.is_short:
         return None
     late = ended_at(signs, level)
     share = decay_share(signs)
@@ -101,7 +101,7 @@ def weight_decay(signs: Signs, level: Level) -> Claimed | None:
     # a decay that is usual has such a share only at a rate that is too high
     unusual = signs.family == "sgd" and signs.weight_decay > USUAL_DECAY
     moves = unusual and share > DECAY_SHARE and late > DECAY_LEFT
-    moves_most = share > DECAY_MOSTLY and late > LEFT_TO_GAIN
+    moves_most = share > DECAY_MOSTLY and late > LITTLE_LEFT
     if not (shrank or moves or moves_most):
         return None
     numbers = {"decay": signs.weight_decay, "growth": signs.growth, "share": share}
@@ -111,7 +111,7 @@ def weight_decay(signs: Signs, level: Level) -> Claimed | None:
 def rate_high(signs: Signs, level: Level) -> Claimed | None:
     """Steps are large against the weights while they grow, kept the loss at a guess, killed units, or made it jump."""
     diverged = not np.isfinite(signs.losses[-10:]).all()
-    if signs.steps < FEWEST_STEPS and not diverged:
+    if signs.is_short and not diverged:
         return None
     moved, late, died = mean_movement(signs), ended_at(signs, level), late_deaths(signs)
     jumps = len(jumps_of(signs, level)) if usual_stride(signs) > CALM else 0
@@ -151,11 +151,11 @@ def grew(signs: Signs) -> bool:
 
 
 def overshot(signs: Signs) -> bool:
-    """True if a step of SGD changed the network by about itself. With normalisation that does no harm."""
+    """True if steps of SGD changed the network by about itself. With normalisation that does no harm."""
     later = signs.strides[WARM:]
     if signs.family != "sgd" or not len(later) or is_normalised(signs):
         return False
-    return bool(later.max() > OVERSHOT)
+    return bool(np.quantile(later, 0.98) > OVERSHOT)
 
 
 def is_normalised(signs: Signs) -> bool:
@@ -169,7 +169,7 @@ NORMALISATIONS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNor
 
 def jumps_of(signs: Signs, level: Level) -> list[int]:
     """Steps after which the loss stayed far above all of the eight before, well after the start and apart in time."""
-    if not level.value > 0 or signs.steps < FEWEST_STEPS:
+    if not level.value > 0 or signs.is_short:
         return []
     rises = lasting_rises(signs.losses / level.value)
     noise = np.nanmedian(np.abs(np.diff(signs.losses))) / level.value
@@ -203,7 +203,7 @@ def lasting_rises(losses: np.ndarray) -> np.ndarray:
 
 def rate_low(signs: Signs, level: Level) -> Claimed | None:
     """The network has not come far, in slow steps, and its loss was still falling or has not left a guess."""
-    if signs.steps < FEWEST_STEPS or not signs.has_ended or not is_near(signs):
+    if signs.is_short or not signs.has_ended or not is_near(signs):
         return None
     if signs.family == "sgd" and not signs.momentum and signs.cosine < OPPOSED:
         return None
@@ -238,7 +238,7 @@ def fall_by_rate(signs: Signs) -> float:
 
 def no_decay(signs: Signs, level: Level) -> Claimed | None:
     """A constant rate whose noise keeps the loss up: steps go to and fro, or are large where batches differ."""
-    if signs.steps < FEWEST_STEPS or not signs.has_ended or not is_constant(signs):
+    if signs.is_short or not signs.has_ended or not is_constant(signs):
         return None
     left = ended_at(signs, level)
     shared, stride, noise = late_cosine(signs), late_stride(signs), late_noise(signs)
@@ -246,7 +246,7 @@ def no_decay(signs: Signs, level: Level) -> Claimed | None:
     to_and_fro = plain and shared < TO_AND_FRO
     noisy = not plain and stride > STILL_STRIDING and noise > NOISY_LOSS
     flat = not len(signs.looks) and late_fall(signs)[0] < FLAT_IN_A_LOG  # all that a log has
-    if not (to_and_fro or noisy or flat) or not left > LEFT_TO_GAIN:
+    if not (to_and_fro or noisy or flat) or not left > LITTLE_LEFT or late_fall(signs)[0] > STILL_LEARNS:
         return None
     numbers = {"movement": mean_movement(signs, since=0.5), "loss": left, "shared": shared, "noise": noise}
     return Claimed(Claim.NO_DECAY, numbers, ("cool now",), ("stopped_early",))

@@ -14,7 +14,6 @@ from gradiometer.verdict.triage.thresholds import (
     BAD_RISE,
     BEST_BEFORE,
     COMES_BACK,
-    FEWEST_STEPS,
     LEAKED,
     LEARNT_BEFORE,
     NEARLY_ALL,
@@ -62,20 +61,20 @@ def leak(signs: Signs, _: Level) -> Claimed | None:
 def labels_random(signs: Signs, level: Level) -> Claimed | None:
     """The weights travelled far, and the test loss never came below a guess."""
     _, test = _tests(signs)
-    if len(test) < 2 or signs.steps < FEWEST_STEPS or not level.value > 0:
+    if len(test) < 2 or signs.is_short or not level.value > 0:
         return None
     lowest = float(test.min() / level.value)
     if not lowest > RANDOM or is_near(signs) or not np.isfinite(signs.reach):
         return None
-    if signs.cosine > NO_SIGNAL and training_loss(signs) > AT_A_GUESS * level.value:
-        return None  # its gradients agree, so it is about to learn
+    if signs.cosine > NO_SIGNAL or training_loss(signs) < AT_A_GUESS * level.value:
+        return None  # gradients that agree are about to learn; what is learnt by heart is overfitted
     return Claimed(Claim.LABELS_RANDOM, {"lowest": lowest, "travel": signs.travel}, ("check the labels",))
 
 
 def labels_noisy(signs: Signs, level: Level) -> Claimed | None:
     """The test loss is far below the training loss."""
     test = _tests(signs)[1]
-    if not len(test) or signs.steps < FEWEST_STEPS or float(signs.facts.get("dropout", 1.0)) > 0 or is_augmented(signs):
+    if not len(test) or signs.is_short or float(signs.facts.get("dropout", 1.0)) > 0 or is_augmented(signs):
         return None
     training = training_loss(signs)
     ratio = float(test[-1] / training)
@@ -87,7 +86,7 @@ def labels_noisy(signs: Signs, level: Level) -> Claimed | None:
 def bad_batch(signs: Signs, level: Level) -> Claimed | None:
     """After something was learnt, the loss of one step is far above its neighbours and stays up, and no other is."""
     losses = signs.losses
-    if len(losses) < FEWEST_STEPS or not level.value > 0:
+    if signs.is_short or not level.value > 0:
         return None
     rises = lasting_rises(losses / level.value)
     step = int(rises.argmax())

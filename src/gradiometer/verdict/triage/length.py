@@ -17,11 +17,9 @@ from gradiometer.verdict.triage.thresholds import (
     FEW_EPOCHS,
     FEW_LABELS,
     FEW_UPDATES,
-    FEWEST_STEPS,
     FLAT,
     LARGE_BATCH,
     LEARNT,
-    LEFT_TO_GAIN,
     LITTLE_LEFT,
     NO_NOISE,
     RISEN,
@@ -31,18 +29,19 @@ from gradiometer.verdict.triage.thresholds import (
     SMALL_FOR_BATCH_NORM,
     STEPS_OF_REACH,
     STILL_FALLING,
+    STILL_LEARNS,
 )
 
 
 def stopped_early(signs: Signs, level: Level) -> Claimed | None:
     """The rate is still high, and the loss still falls, after few passes over the data."""
-    if signs.steps < FEWEST_STEPS or not signs.has_ended or not ends_high(signs):
+    if signs.is_short or not signs.has_ended or not ends_high(signs):
         return None
     epochs = signs.epochs
     fell, error = late_fall(signs)
-    if not (fell > STILL_FALLING and fell > 2 * error and epochs < FEW_EPOCHS and signs.reach < SHORT_REACH):
+    if not (fell > STILL_FALLING and fell > 2 * error and epochs < FEW_EPOCHS):
         return None
-    if not ended_at(signs, level) > LEFT_TO_GAIN:
+    if not (signs.reach < SHORT_REACH or fell > STILL_LEARNS) or not ended_at(signs, level) > LITTLE_LEFT:
         return None
     numbers = {"fell": fell, "epochs": epochs}
     return Claimed(Claim.STOPPED_EARLY, numbers, (f"train for {4 * signs.length:,} steps",), ("no_decay",))
@@ -51,7 +50,7 @@ def stopped_early(signs: Signs, level: Level) -> Claimed | None:
 def batch_small(signs: Signs, level: Level) -> Claimed | None:
     """Successive gradients of tiny batches share next to nothing."""
     small = SMALL_FOR_BATCH_NORM if has_batch_norm(signs) else SMALL_BATCH
-    if signs.steps < FEWEST_STEPS or not 0 < signs.batch_size <= small:
+    if signs.is_short or not 0 < signs.batch_size <= small:
         return None
     if (signs.series("labels") > FEW_LABELS).any():
         return None
@@ -76,7 +75,7 @@ def batch_large(signs: Signs, level: Level) -> Claimed | None:
     short = signs.steps < STEPS_OF_REACH and signs.reach < limit
     if not (alike or (seen_again and short)) or generalises_worse(signs):
         return None
-    numbers = {"batch": float(signs.batch_size), "updates": signs.updates_an_epoch, "shared": signs.cosine}
+    numbers = {"batch": float(signs.batch_size), "updates": signs.updates_an_epoch, "steps": float(signs.steps)}
     return Claimed(Claim.BATCH_LARGE, numbers, ("batch 0.125x",))
 
 

@@ -13,7 +13,7 @@ from gradiometer.verdict.triage.thresholds import (
     FADED,
     FADED_FOR,
     FEWEST_FALLS,
-    FEWEST_STEPS,
+    FEWEST_LOGGED,
     PER_STEP,
     STRAIGHT,
 )
@@ -22,7 +22,7 @@ from gradiometer.verdict.triage.thresholds import (
 def schedule_unit(signs: Signs, _: Level) -> Claimed | None:
     """The scheduler was stepped in another unit than the one it was made for."""
     rates = signs.rates
-    if len(rates) < FEWEST_STEPS:
+    if signs.is_short or not len(rates):
         return None
     factor, distance = _constant_factor(rates)
     low = float((rates < FADED * rates.max()).mean())
@@ -46,7 +46,7 @@ def schedule_unit(signs: Signs, _: Level) -> Claimed | None:
 def decay_early(signs: Signs, _: Level) -> Claimed | None:
     """The rate was next to zero for most of the run."""
     rates = signs.rates
-    if len(rates) < FEWEST_STEPS or not rates.max() > 0:
+    if signs.is_short or not len(rates) or not rates.max() > 0:
         return None
     low = rates < DECAYED * rates.max()
     first = int(np.argmax(low)) if low.any() else len(rates)
@@ -62,7 +62,7 @@ def decay_early(signs: Signs, _: Level) -> Claimed | None:
 def rate_burst(signs: Signs, _: Level) -> Claimed | None:
     """The rate was many times higher for a few steps."""
     rates = signs.rates
-    if len(rates) < FEWEST_STEPS or not rates.max() > 0:
+    if signs.is_short or not len(rates) or not rates.max() > 0:
         return None
     usual = _neighbours(rates)
     burst = rates >= BURST * usual
@@ -93,7 +93,7 @@ def _constant_factor(rates: np.ndarray) -> tuple[float, float]:
     """
     positive = rates[rates > 0]
     steps = np.arange(len(positive))
-    if len(positive) < FEWEST_STEPS:
+    if len(positive) < FEWEST_LOGGED:
         return 0.0, 0.0
     logs = np.log(positive)
     falls = np.diff(logs)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from gradiometer.run.reader import Run
+from gradiometer.verdict.triage.thresholds import FEWEST_LOGGED, FEWEST_STEPS
 
 BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "weights_at_start")
 """Signs with one number for every parameter tensor."""
@@ -123,6 +124,11 @@ class Signs:
     def steps(self) -> int:
         """Number of steps with a loss."""
         return len(self.losses)
+
+    @property
+    def is_short(self) -> bool:
+        """True if there are too few steps to say anything about rates, noise or the length."""
+        return self.steps < (FEWEST_LOGGED if len(self.logged) else FEWEST_STEPS)
 
     def step_of(self, place: int) -> int:
         """The step of this loss."""

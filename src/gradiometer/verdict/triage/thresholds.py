@@ -43,17 +43,18 @@ DEAD = 0.95
 FEW_ENTRIES = 32
 """Tensors with fewer entries have no share of zeros: the gradient of a few weights is zero where a loss is flat."""
 
-DIED, DIED_BY_SGD = 0.2, 0.35
+DIED, DIED_BY_SGD = 0.12, 0.35
 """Share of the entries of a gradient that were not zero at the start and still are not at the end, for the tensor with
 fewest, below which a rate that was too high has killed units, with an adaptive optimizer and with SGD. At four times
 the rate of a grid: 0.00 to 0.6 wherever a quarter of it gained 20 % or more and weights did not diverge; at that rate:
-0.45 and more with Adam, 0.89 and more with SGD."""
+0.45 and more with Adam in the development half, 0.18 in a narrow network of the fresh part, and 0.89 and more with
+SGD."""
 
 OVERSHOT, STRODE, WARM = 0.9, 0.5, 20
-"""Stride of one step of SGD after the first ones, and stride that one in ten steps of an adaptive optimizer exceeds
-while the weights grow, above which the rate is too high without normalisation. At four times the rate of a grid: 0.5 to
-3, and 0.54 to 0.84; at that rate: up to 0.53, and up to 0.54 with weights that did not grow; residual networks with
-BatchNorm have strides of 2.3 at their best rate."""
+"""Stride that one in fifty steps of SGD after the first ones exceeds, and stride that one in ten steps of an adaptive
+optimizer exceeds while the weights grow, above which the rate is too high without normalisation. At four times the rate
+of a grid: 0.5 to 3, and 0.54 to 0.84; at that rate: up to 0.53, and up to 0.54 with weights that did not grow; residual
+networks with BatchNorm have strides of 2.3 at their best rate."""
 
 JUMPED, JUMPED_IN_NOISE, JUMPS, CALM = 0.5, 6.0, 2, 0.1
 """Rise of the loss, in guesses, and in units of its usual change from step to step, that a rate which is too high makes
@@ -64,11 +65,16 @@ MOMENTUM_COUNTS = 0.95
 """Momentum from which it is the likely reason of a rate that is too high: that was meant for less. At the usual 0.9, a
 rate that is too high for it looks the same and is as likely."""
 
-TO_AND_FRO, STILL_STRIDING, NOISY_LOSS, LEFT_TO_GAIN = -0.03, 0.13, 0.2, 0.03
+TO_AND_FRO, STILL_STRIDING, NOISY_LOSS = -0.03, 0.13, 0.2
 """In the second half at a constant rate: share of successive gradients below which plain SGD goes to and fro; for other
-optimizers, the stride, and the usual change of the loss in units of it, above which noise keeps the loss up; and the
-loss in units of a guess that leaves something to gain. Of 45 trainings at constant rates, a cosine gained 3 to 55 % in
-the 11 to and fro, and more than 15 % in 9 of the 11 above both limits; it gained more than 15 % in 2 of the others."""
+optimizers, the stride, and the usual change of the loss in units of it, above which noise keeps the loss up. Of 45
+trainings at constant rates, a cosine gained 3 to 55 % in the 11 to and fro, and more than 15 % in 9 of the 11 above
+both limits; it gained more than 15 % in 2 of the others."""
+
+STILL_LEARNS, LITTLE_LEFT = 0.36, 0.015
+"""Fall of the loss in the second half above which a decay would end what is still being learnt: at 0.38 to 0.74 a
+cosine lost up to 740 %, and where it gained 9 % or more the loss had fallen by at most 0.35. And the loss in guesses
+that leaves something to gain: regressions end at 0.011 to 0.04."""
 
 FLAT_IN_A_LOG = 0.03
 """Fall of the loss in the second half of a log with a constant rate, below which a decay is what is missing: 0.016 at a
@@ -96,9 +102,9 @@ FEW_UPDATES, NO_NOISE = 12.0, 0.18
 """Updates in an epoch, and share of successive gradients, from which a batch is too large. Sick: 5 to 12, 0.21 to 0.97;
 small training sets that are overfitted: 6 to 9, 0.07 to 0.18."""
 
-FEW_AN_EPOCH, LARGE_BATCH, FAR_ENOUGH, FAR_ENOUGH_FOR_ADAM, LITTLE_LEFT = 30.0, 64, 22.0, 40.0, 0.02
+FEW_AN_EPOCH, LARGE_BATCH, FAR_ENOUGH, FAR_ENOUGH_FOR_ADAM = 30.0, 64, 22.0, 40.0
 """Updates in an epoch, batch from which it may be called large, `Signs.reach` after several epochs, below which a
-smaller batch gets further, and the loss, in guesses, that leaves something to gain. Of 66 trainings in 8 epochs of
+smaller batch gets further. Of 66 trainings in 8 epochs of
 3,000 examples with batches of 128 to 512, a batch of 32 gained 8 to 84 % in 46 below these limits."""
 
 RISEN, FAR_ABOVE_TRAINING = 1.05, 2.5
@@ -209,5 +215,5 @@ rows are evaluated as well: their calls have them anyway."""
 FEWEST_LOOKS = 5
 """Looks before anything that is not exact is said."""
 
-FEWEST_STEPS = 50
-"""Steps before anything is said about rates, noise or the length."""
+FEWEST_STEPS, FEWEST_LOGGED = 50, 20
+"""Steps, and lines of a log, each of several steps, before anything is said about rates, noise or the length."""

@@ -10,7 +10,7 @@ from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage import course, data, faults, length, schedule
 from gradiometer.verdict.triage.level import Known, Level, level_of
 from gradiometer.verdict.triage.signs import Signs
-from gradiometer.verdict.triage.thresholds import AT_A_GUESS, FEWEST_LOOKS, FEWEST_STEPS, FLAT, LONG_ENOUGH
+from gradiometer.verdict.triage.thresholds import AT_A_GUESS, FEWEST_LOOKS, FLAT, LONG_ENOUGH
 from gradiometer.verdict.triage.tried import as_tried, better_change
 
 Rule = Callable[[Signs, Level], Claimed | None]
@@ -42,7 +42,7 @@ EXPLAINED: dict[Claim, frozenset[Claim]] = {
     Claim.CLIP_SMALL: frozenset({Claim.RATE_LOW, Claim.NO_DECAY, Claim.STOPPED_EARLY}),
     Claim.SOFTMAX_TWICE: frozenset({Claim.NO_DECAY, Claim.STOPPED_EARLY, Claim.VANISHING}),
     Claim.DROPOUT: frozenset({Claim.RATE_HIGH, Claim.UNSTABLE}),
-    Claim.SCHEDULE_UNIT: frozenset({Claim.DECAY_EARLY, Claim.RATE_LOW, Claim.NO_DECAY}),
+    Claim.SCHEDULE_UNIT: frozenset({Claim.RATE_BURST, Claim.DECAY_EARLY, Claim.RATE_LOW, Claim.NO_DECAY}),
     Claim.DECAY_EARLY: frozenset({Claim.RATE_LOW}),
     Claim.RATE_BURST: frozenset({Claim.BAD_BATCH, Claim.RATE_HIGH}),
     Claim.EXPLODING: frozenset({Claim.RATE_HIGH, Claim.RATE_LOW, Claim.NO_DECAY}),
@@ -134,7 +134,7 @@ def _confused(claims: tuple[Claimed, ...]) -> tuple[Claimed, ...]:
 
 def _passed(signs: Signs, level: Level) -> Claimed:
     """Healthy, if the end was seen; otherwise that the training may stop, or undecided."""
-    enough = signs.steps >= FEWEST_STEPS and len(signs.looks) >= FEWEST_LOOKS and level.known_by is not Known.NOTHING
+    enough = not signs.is_short and len(signs.looks) >= FEWEST_LOOKS and level.known_by is not Known.NOTHING
     left = course.ended_at(signs, level)
     if enough and signs.has_ended:
         return Claimed(Claim.HEALTHY, {"travel": signs.travel, "loss": left, "steps": float(signs.length)})

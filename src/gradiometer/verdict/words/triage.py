@@ -60,7 +60,7 @@ WORDS: Mapping[Claim, Words] = {
         "Each update then fits one kind of example, and the next ones undo it.",
     ),
     Claim.CLIP_SMALL: Words(
-        "Clipping removes nearly all of the gradient: {left:%} of its length is left at a usual step.",
+        "Clipping removes much of the gradient: {left:%} of its length is left at a usual step.",
         "The steps are then as small as with a learning rate lower by this factor.",
     ),
     Claim.RATE_BURST: Words(
@@ -88,8 +88,8 @@ WORDS: Mapping[Claim, Words] = {
         "The loss stays high, since every weight is pulled to zero.",
     ),
     Claim.VANISHING: Words(
-        "The gradient vanishes on its way through the network: in one layer it is {ratio:%} of that in the last, and "
-        "nothing is learnt.",
+        "The gradient vanishes on its way through the network: at the start, no layer of the first half has more than "
+        "{ratio:%} of that in the last one, and nothing is learnt.",
         "Weights, activations or depth make gradients smaller from layer to layer.",
     ),
     Claim.RATE_HIGH: Words(
@@ -121,9 +121,8 @@ WORDS: Mapping[Claim, Words] = {
         "Nearly all of a step is noise.",
     ),
     Claim.BATCH_LARGE: Words(
-        "The batch is too large for this length: {updates} updates an epoch, whose gradients share {shared:%} of their "
-        "size.",
-        "The examples in a batch say the same; a smaller batch makes more updates in the same time.",
+        "The batch of {batch} is too large for this length: {updates} updates an epoch, {steps} in all.",
+        "The examples in a batch say much the same; a smaller batch makes more updates in the same time.",
     ),
     Claim.OVERFIT: Words(
         "The model overfits: the loss on held-out examples was lowest at step {best_step}, {best}, and is {now} now; "

@@ -90,7 +90,7 @@ class KeptUpdatesOfLoop:
         self.awaits_update = False
         """True if `updated` has something to do after the coming update."""
         if not can_keep:
-            self.why_none = "they are kept on one process, with a budget, and for a model that is not sharded only"
+            self.why_none = "that needs `loss` in `watch`, a budget, one process and a model that is not sharded"
 
     def at_step(self, batch: Batch | None) -> None:
         """Take the batch of a backward, before the update."""
@@ -147,7 +147,7 @@ class KeptUpdatesOfLoop:
         self._state = KeptUpdates(
             {name: one.detach().clone() for name, one in tensors_of(self._model).items()},
             copy.deepcopy(self._optimizers[0].state_dict()),
-            None if self._scaler is None else self._scaler.state_dict(),
+            _copy_of(self._scaler),
         )
 
     def _prepare(self) -> None:
@@ -233,3 +233,13 @@ class KeptUpdatesOfLoop:
     def _stop(self, error: Exception) -> None:
         self.newest, self.why_none = None, f"keeping them failed ({reason_of(error)})"
         attempt(self.close)
+
+
+def _copy_of(scaler: Any) -> Any:
+    """A copy of a GradScaler with its own tensors, whose state is asked for later: that waits for an accelerator."""
+    if scaler is None:
+        return None
+    copied = object.__new__(type(scaler))  # `copy.copy` asks for the state, too
+    for name, value in vars(scaler).items():
+        setattr(copied, name, value.clone() if isinstance(value, Tensor) else value)
+    return copied

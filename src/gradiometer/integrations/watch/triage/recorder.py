@@ -1,6 +1,5 @@
 """Records what triage needs, at every tenth step of a watched loop, from what training makes anyway."""
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,7 +50,7 @@ class TriageRecorder:
         enabled: False to record nothing: on other processes than the first, for sharded models, with a budget of 0.
         scale: Returns the factor of the GradScaler as a tensor on the device; None without one.
         warn: Takes a warning.
-        budget: Charged with the seconds that a look took, by its own clock: a busy machine lengthens those of the wall.
+        budget: The account, whose clock times the looks.
     """
 
     def __init__(
@@ -66,7 +65,8 @@ class TriageRecorder:
         budget: Budget,
     ) -> None:
         self._objective, self._optimizers, self._accumulation = objective, optimizers, accumulation
-        self._scale, self._warn, self._budget = scale, warn, budget
+        self._scale, self._warn = scale, warn
+        self._charge, self._clock = budget.charge, budget.clock
         self.shield = Shield(self._stop)
         """The context for everything that training calls: an error ends triage, and nothing else."""
         self.shield.before_first_update = False  # what fails here never reaches training
@@ -87,7 +87,7 @@ class TriageRecorder:
         self._takes_moments = True
         self._handles: list[Any] = []
         self._looks = 0
-        self._spent, self._began = 0.0, time.perf_counter()
+        self._spent, self._began = 0.0, self._clock()
         self._first = 0
         self._target: int | None = None
         """The step of the next look; None before the first step."""
@@ -119,7 +119,7 @@ class TriageRecorder:
             return
         if self._target is None:
             self._first = self._target = step + 1
-        began = self._budget.clock()
+        began = self._clock()
         with torch.no_grad():
             if step < self._target:
                 self._products.keep()
@@ -133,7 +133,7 @@ class TriageRecorder:
 
     def updated(self, step: int) -> None:
         """Do what is due after the update of a step."""
-        began = self._budget.clock()
+        began = self._clock()
         self.awaits_update = False
         with self.shield, torch.no_grad():
             if self._target is not None and step < self._target:
@@ -172,9 +172,9 @@ class TriageRecorder:
         self._look, self._output = {}, None
 
     def _pay(self, began: float) -> None:
-        took = self._budget.clock() - began
+        took = self._clock() - began
         self._spent += took
-        self._budget.charge(EVENT, took)
+        self._charge(EVENT, took)
 
     def _open(self) -> None:
         """Listen to the coming step: its forward and its backwards."""
@@ -230,7 +230,7 @@ class TriageRecorder:
         """Take what clipping has left, and the parameters. Several optimizers make one update: the first counts."""
         if "clipped" in self._look:
             return
-        began = self._budget.clock()
+        began = self._clock()
         with torch.no_grad():
             self._look["clipped"] = together(torch._foreach_norm(gradients_of(self._objective.parameters))).norm()
             self._look["weights"] = together(torch._foreach_norm(parameters_of(self._objective)))
@@ -255,7 +255,7 @@ class TriageRecorder:
         """The step of the next look: later if looks have cost more than their share."""
         self._looks += 1
         distance = max(DISTANCES[self._looks % len(DISTANCES)], step // THINNING)
-        elapsed = time.perf_counter() - self._began
+        elapsed = self._clock() - self._began
         if self._looks > FREE_LOOKS and self._spent > SHARE * elapsed:
             behind = (self._spent / SHARE - elapsed) / elapsed * (step + 1)
             distance += int(min(behind, step + distance))
