@@ -73,14 +73,9 @@ class Marks:
         """The norm of each tensor by its name."""
         return dict(zip(self.names, self.norms.tolist(), strict=True))
 
-    @property
-    def sample_of(self) -> dict[str, Tensor]:
-        """The sample of each tensor by its name."""
-        return dict(zip(self.names, self.samples, strict=True))
-
     def distance(self, other: "Marks", names: Collection[str]) -> float:
         """About the norm of the difference of these tensors, from the samples."""
-        theirs = other.sample_of
+        theirs = dict(zip(other.names, other.samples, strict=True))
         squares = [
             size / max(len(ours), 1) * float((ours - theirs[name]).square().sum())
             for name, ours, size in zip(self.names, self.samples, self.sizes, strict=True)
@@ -380,16 +375,14 @@ def _one_again(
 def _ascents(again: Again) -> Iterator[float]:
     """Distances by which the parameters may have been moved along the gradient before a second backward."""
     kept, made = again.kept, again.gradient
-    if kept.above is None:
+    if kept.above is None or not made.names or kept.above.names != kept.weights.names:
         return
-    gradient, before, above = (one.sample_of for one in (made, kept.weights, kept.above))
-    scales = []
-    for name in again.moved:
-        if name in gradient and float(gradient[name].square().sum()) > 0:
-            moved = (above[name] - before[name]) @ gradient[name]
-            scales.append(float(moved / gradient[name].square().sum()))
-    if scales and min(scales) > 0:
-        yield from _rounded(statistics.median(scales) * float(made.norms.norm()))
+    place = {name: number for number, name in enumerate(kept.weights.names)}
+    moves = [kept.above.samples[place[name]] - kept.weights.samples[place[name]] for name in made.names]
+    move, gradient = torch.cat(moves), torch.cat(made.samples)
+    scale = float(move @ gradient / (gradient @ gradient))
+    if scale > 0 and float((move - scale * gradient).norm()) < ROUNDING * float(move.norm()):
+        yield from _rounded(scale * float(made.norms.norm()))
 
 
 def _clippings(again: Again) -> Iterator[tuple[float | None, float | None]]:
