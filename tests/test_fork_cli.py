@@ -1,5 +1,6 @@
 """`gradiometer fork`: the flags, the sentence and the table, the JSON, and what is refused."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -167,6 +168,78 @@ def test_a_watched_run_is_refused_with_the_line_for_its_program(tmp_path: Path, 
     code, _, error = called(capsys, "fork", str(w.run.path))
     assert code == 2
     assert "is a watched run: only your program has its model and data. Add the line `w.fork(batches=loader" in error
+
+
+def test_a_watched_run_is_forked_from_the_loop_that_a_function_returns(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_loop_of_a_watched_run.py").write_text(MINE, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    mine = importlib.import_module("my_loop_of_a_watched_run")
+    run = mine.watched(tmp_path / "runs")
+    call = ("fork", str(run.path), "rate 2x", "--horizon", "4 updates", "--replicates", "2", "--json")
+    code, text, _ = called(capsys, *call, "--loop", "my_loop_of_a_watched_run:loop")
+    assert code == 0
+    found = json.loads(text)
+    assert found["plan"]["step"] == 8 and found["effects"][0]["alternative"] == "rate 2x"
+    assert any("were not compared with those of the watched run" in warning for warning in found["warnings"])
+    assert len(forks_of(run)) == 1
+    for name, sentence in (
+        ("other", "returns a loop with other parameters than those of"),
+        ("larger", "returns a loop with 16 examples in an update, and"),
+        ("nothing", "must return a gradiometer.loop.Loop, got NoneType"),
+    ):
+        code, _, error = called(capsys, *call, "--loop", f"my_loop_of_a_watched_run:{name}")
+        assert code == 2 and sentence in " ".join(error.split())
+
+
+MINE = """
+import torch
+from torch import nn
+
+from gradiometer import supervised, watch
+from gradiometer.loop import Loop
+
+INPUTS = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+DATA = INPUTS, INPUTS.sum(dim=1)
+LOSS = supervised(nn.MSELoss(reduction="none"))
+
+
+def made(width=8, size=8):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 1), nn.Flatten(0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    return Loop(model, optimizer, loss=LOSS, batches=DATA, batch_size=size, index=8)
+
+
+def watched(out):
+    own = made()
+    with watch(own.model, own.optimizer, loss=LOSS, out=out, page=False, quiet=True) as w:
+        for step in range(8):
+            batch = DATA[0][8 * step : 8 * step + 8], DATA[1][8 * step : 8 * step + 8]
+            own.optimizer.zero_grad()
+            value = LOSS(own.model, batch).mean()
+            value.backward()
+            w.step(value, batch)
+            own.optimizer.step()
+    return w.run
+
+
+def loop():
+    return made()
+
+
+def other():
+    return made(width=9)
+
+
+def larger():
+    return made(size=16)
+
+
+def nothing():
+    return None
+"""
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys) -> None:

@@ -75,3 +75,31 @@ def test_a_loss_that_takes_gradients_of_its_inputs_is_forked_and_read_out() -> N
     found = fork(loop, ["rate 0.5x"], horizon="8 updates", replicates=2)
     assert found.readouts == ("train_loss", "test_loss") and found.effects()[0].verdict == "worse"
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Carried(nn.Module):
+    """Keeps its hidden state, with a graph, from one batch to the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.last = nn.LSTM(4, 8, batch_first=True), nn.Linear(8, 1)
+        self.state: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = None if self.state is None else (self.state[0].detach(), self.state[1].detach())
+        output, self.state = self.cell(x[:, None], before)
+        return self.last(output[:, 0])[:, 0]
+
+
+def test_a_hidden_state_that_a_module_keeps_is_copied() -> None:
+    torch.manual_seed(0)
+    model = Carried()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = [(part, target) for part, target in zip(DATA[0].split(8), DATA[1].split(8), strict=True)]
+    LOSS(model, batches[0]).mean().backward()
+    loop = Loop(model, optimizer, loss=LOSS, batches=lambda seed: batches)
+    copy = loop.copy()
+    assert copy.model.state is not None and model.state is not None
+    assert torch.equal(copy.model.state[0], model.state[0]) and copy.model.state[0] is not model.state[0]
+    one, two = copy.update(batches[1]), loop.copy().update(batches[1])
+    assert one == two

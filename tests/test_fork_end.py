@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradiometer import BadArgument, supervised
+from gradiometer import BadArgument, supervised, watch
 from gradiometer.loop import Fork, Loop, fork
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.comparison.ends import effects_at_end
@@ -99,3 +99,25 @@ def test_a_fork_to_the_end_needs_to_know_it() -> None:
     with pytest.raises(BadArgument, match="`left` of this fork is not known"):
         short.at_end()
     assert not short.shows_end and at_end(short) == ""
+
+
+def test_a_fork_at_the_end_of_a_schedule_is_refused_with_the_step_before_which_it_would_tell(tmp_path: Path) -> None:
+    training = loop(None)
+    model, optimizer, inputs = training.model, training.optimizer, torch.randn(64, 4)
+    data, loss = (inputs, inputs.sum(dim=1)), supervised(nn.MSELoss(reduction="none"))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(1 - step / 20, 0.0))
+    settings = {"batches": data, "batch_size": 32, "alternatives": ["rate 2x"], "replicates": 1, "scheduler": scheduler}
+    with watch(model, optimizer, loss=loss, out=tmp_path, page=False, quiet=True) as w:
+        for step in range(20):
+            optimizer.zero_grad()
+            value = loss(model, data).mean()
+            value.backward()
+            w.step(value, data)
+            optimizer.step()
+            if step == 18:
+                assert w.fork(horizon="4 updates", **settings) is not None  # one update has a rate, the others none
+            scheduler.step()
+        with pytest.raises(
+            BadArgument, match=r"has the learning rate 0 .* from step 20 on.* fork from a step before 10"
+        ):
+            w.fork(horizon="4 updates", **settings)

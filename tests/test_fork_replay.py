@@ -13,6 +13,7 @@ from gradiometer import Unsupported, watch
 from gradiometer.integrations.watch.requests import forks as requests
 from gradiometer.integrations.watch.requests import kept_updates
 from gradiometer.loop import Fork, Loop
+from gradiometer.loop.replay import marks_of
 
 INPUTS = torch.randn(256, 10, generator=torch.Generator().manual_seed(1))
 LABELS = INPUTS[:, :4].argmax(dim=1)
@@ -219,6 +220,94 @@ def test_a_step_of_ones_own_is_compared_too(tmp_path: Path, monkeypatch: pytest.
         forked(tmp_path, monkeypatch, settings={"step": wrong, "evaluate": score})
 
 
+class SAM(torch.optim.Optimizer):
+    """The usual code of sharpness-aware minimisation, in short."""
+
+    def __init__(self, parameters: Any, base: type[torch.optim.Optimizer], rho: float, **settings: Any) -> None:
+        super().__init__(parameters, {"rho": rho, **settings})
+        self.base_optimizer = base(self.param_groups, **settings)
+        self.param_groups = self.base_optimizer.param_groups
+
+    @torch.no_grad()
+    def first_step(self) -> None:
+        each = [one for group in self.param_groups for one in group["params"]]
+        norm = torch.norm(torch.stack([one.grad.norm(p=2) for one in each]), p=2)
+        for one in each:
+            self.state[one]["old"] = one.data.clone()
+            one.add_(one.grad * (self.param_groups[0]["rho"] / (norm + 1e-12)))
+        self.zero_grad()
+
+    @torch.no_grad()
+    def second_step(self) -> None:
+        for group in self.param_groups:
+            for one in group["params"]:
+                one.data = self.state[one]["old"]
+        self.base_optimizer.step()
+
+    def step(self, closure: Any = None) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("rho", [0.05, 0.5])
+def test_the_second_backward_of_sam_is_found_and_branches_make_it(
+    rho: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model, order = Network(), torch.Generator().manual_seed(2)
+    optimizer, loops, original = SAM(model.parameters(), torch.optim.SGD, rho, lr=0.1), list[Loop](), requests.fork
+
+    def seen(loop: Loop, *given: Any, **named: Any) -> Fork:
+        loops.append(loop)
+        return original(loop, *given, **named)
+
+    def update(batch: Any, w: Any = None) -> None:
+        optimizer.zero_grad()
+        value = mean(model, batch)
+        value.backward()
+        if w is not None:
+            w.step(value, batch)
+        optimizer.first_step()
+        mean(model, batch).backward()
+        optimizer.second_step()
+
+    def batches(seed: int) -> list[Any]:
+        own = torch.Generator().manual_seed(5)
+        return [(INPUTS[chosen], LABELS[chosen]) for chosen in torch.randint(256, (4, 32), generator=own)]
+
+    def parameters(copy: nn.Module) -> dict[str, Any]:
+        values = torch.cat([parameter.detach().flatten() for parameter in copy.parameters()])
+        return {"numbers": values.abs(), "signs": values.sign()}
+
+    monkeypatch.setattr(requests, "fork", seen)
+    with watch(model, optimizer, loss=mean, out=tmp_path, page=False, quiet=True) as w:
+        for _ in range(36):
+            chosen = torch.randint(256, (32,), generator=order)
+            update((INPUTS[chosen], LABELS[chosen]), w)
+        found = w.fork(
+            batches=batches, alternatives=["rate 2x"], horizon="4 updates", replicates=1, tail="none",
+            evaluate=parameters,
+        )  # fmt: skip
+    assert found is not None and found.notes == () and loops[0].ascent == rho
+    for batch in batches(0):
+        update(batch)
+    for name, expected in parameters(model).items():
+        assert (found.of("go on")[0].readouts[name].values == expected.numpy()).all()
+
+
 def test_a_loop_without_updates_to_compare_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = forked(tmp_path, monkeypatch, steps=2)
     assert "since the loop has not made enough updates yet" in found.notes[0]
+
+
+def test_marks_differ_if_one_bit_differs_or_two_numbers_change_places() -> None:
+    numbers = torch.randn(3 * 2**19, generator=torch.Generator().manual_seed(0))
+    known = {"a": numbers, "empty": torch.zeros(0), "one": torch.tensor(3.0), "flags": torch.ones(3, dtype=torch.bool)}
+    marks = marks_of(known)
+    assert marks == marks_of(known) and marks.norm_of["a"] == pytest.approx(float(numbers.norm()), rel=1e-5)
+    changed, swapped = numbers.clone(), numbers.clone()
+    changed[-1] = torch.nextafter(changed[-1], torch.tensor(9.0))
+    swapped[[5, 2**16 + 5]] = swapped[[2**16 + 5, 5]]
+    for other in (changed, swapped):
+        assert marks != marks_of({**known, "a": other})
+    far = numbers + 0.1 * torch.randn(len(numbers), generator=torch.Generator().manual_seed(1))
+    assert 0.01 < marks.distance(marks_of({**known, "a": far}), ["a"]) / float((far - numbers).norm()) < 4

@@ -143,7 +143,7 @@ def test_the_margin_of_two_classes_is_reached_by_no_other_direction() -> None:
 
 @pytest.mark.nightly
 def test_the_gain_of_other_snapshots_is_known_before_they_are_trained() -> None:
-    cycles = s12.Cycles(SnapshotCycle(0.15, steps=60, snapshots=5), size=16, seed=5)
+    cycles = s12.RegressionCycles(SnapshotCycle(0.15, steps=60, snapshots=5), size=16, seed=5)
     for count in (2, 3, 5):
         measured_gain = cycles.measured_gain(count)
         ours = Estimate.exact(cycles.gain(count))

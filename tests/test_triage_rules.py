@@ -1,6 +1,5 @@
 """The rules of triage, on made-up records just below and just above every threshold."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,136 +10,28 @@ from gradiometer.loop import alternative_of
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage import thresholds as limits
 from gradiometer.verdict.triage.findings import changes_of, findings_of
-from gradiometer.verdict.triage.level import Known, level_of
+from gradiometer.verdict.triage.level import Known
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.triage import ORDER, triage_of
 from gradiometer.verdict.words.say import say
 from gradiometer.verdict.words.triage import WORDS
-
-STEPS = 400
-LOOKS = np.arange(0, STEPS, 10)
-GUESS = float(np.log(10))
-FACTS: dict[str, Any] = {
-    "tensors": ["0.weight", "0.bias", "2.weight"],
-    "sizes": [100, 10, 100],
-    "axes": [2, 1, 2],
-    "layers": ["Linear", "Linear", "Linear"],
-    "untrained": [],
-    "dropout": 0.1,
-}
-
-
-def constant(value: float) -> np.ndarray:
-    return np.full(len(LOOKS), float(value))
-
-
-def tensors(*values: float) -> np.ndarray:
-    return np.tile(np.array(values, dtype=float), (len(LOOKS), 1))
-
-
-def in_turn() -> np.ndarray:
-    """Gradients of three tensors, two of which have one at every second look each, as two experts in turn."""
-    gradients = tensors(0.6, 0.5, 0.6245)
-    gradients[::2, 0] = 0.0
-    gradients[1::2, 1] = 0.0
-    return gradients
-
-
-def cosine_rates(peak: float = 0.1, steps: int = STEPS) -> np.ndarray:
-    return peak * 0.5 * (1 + np.cos(np.pi * np.arange(steps) / steps))
-
-
-def falling(end: float = 0.1, steps: int = STEPS) -> np.ndarray:
-    """Losses in units of a guess, which end at this level."""
-    noise = 1 + 0.02 * np.random.default_rng(0).standard_normal(steps)
-    return GUESS * (end + (1 - end) * np.exp(-np.arange(steps) / 40)) * noise
-
-
-def healthy(**changes: Any) -> Signs:
-    """A healthy classification, with some of its signs changed."""
-    single = {
-        "clipped": constant(1.0),
-        "product": constant(0.2),
-        "without_gradient": constant(0),
-        "backwards": constant(1),
-        "in_eval": constant(0),
-        "sensitive": constant(2),
-        "rows": constant(32),
-        "input_std": constant(1.0),
-        "input_mean": constant(0.1),
-        "inputs_not_finite": constant(0),
-        "output_std": constant(1.0),
-        "classes": constant(9),
-        "classes_expected": constant(9.6),
-        "classes_seen": constant(10),
-        "label_entropy": constant(GUESS),
-        "as_cross_entropy": falling()[LOOKS],
-        "as_twice": constant(2.2),
-        "row_sum_off": constant(5.0),
-        "output_min": constant(-3.0),
-    }
-    by_tensor = {
-        "gradient": tensors(0.6, 0.5, 0.6245),
-        "nonzero": tensors(100, 10, 100),
-        "nonzero_at_start": tensors(100, 10, 100),
-        "weights": tensors(3.0, 1.0, 3.0),
-        "weights_at_start": tensors(2.5, 1.0, 2.5),
-        "movement": tensors(0.02, 0.01, 0.02),
-    }
-    for name in [name for name in changes if name in single or name in ("root", "stale", "scale", "labels")]:
-        single[name] = changes.pop(name)
-    for name in [name for name in changes if name in by_tensor or name.endswith("_rows")]:
-        by_tensor[name] = changes.pop(name)
-    facts = FACTS | changes.pop("facts", {})
-    made = Signs(
-        losses=falling(),
-        looks=LOOKS,
-        single=single,
-        tensors=by_tensor,
-        facts=facts,
-        rates=cosine_rates(),
-        momentum=0.9,
-        optimizer="SGD",
-        family="sgd",
-        batch_size=32,
-        examples=3200,
-        evaluated=np.arange(40, 401, 40),
-        test=np.linspace(2.0, 0.3, 10),
-        train=np.linspace(2.0, 0.28, 10),
-    )
-    made = replace(made, **changes)
-    single["as_cross_entropy"] = made.given
-    return made
-
-
-def claims(signs: Signs) -> set[Claim]:
-    return {each.claim for each in triage_of(signs).claims}
-
-
-def half_zero(share: float) -> np.ndarray:
-    return tensors(100 * (1 - share), 10, 100)
-
-
-def moved(by: float) -> np.ndarray:
-    return tensors(3 * by, 0.01, 3 * by)
-
-
-def striding(stride: float) -> np.ndarray:
-    """The movement of two layers of usual width, with a momentum of 0.9, for a stride."""
-    return moved(stride / (2 * np.sqrt(19)))
-
-
-def jumping(rise: float) -> np.ndarray:
-    """Losses that rise twice, by so many guesses, and stay up for a while."""
-    losses = falling()
-    for step in (200, 300):
-        losses[step : step + 5] += rise * GUESS
-    return losses
-
-
-def evaluations(values: list[float], train: float) -> dict[str, Any]:
-    return {"test": np.array(values), "train": np.full(10, train)}
-
+from made_up_signs import (
+    GUESS,
+    LOOKS,
+    STEPS,
+    claims,
+    constant,
+    cosine_rates,
+    evaluations,
+    falling,
+    half_zero,
+    healthy,
+    in_turn,
+    jumping,
+    moved,
+    striding,
+    tensors,
+)
 
 FEW_EVALUATIONS: dict[str, Any] = {
     "evaluated": np.array([100, 200, 300, 400]),
@@ -574,31 +465,6 @@ def test_a_scaler_that_was_not_given_is_no_clipping() -> None:
     assert claims(healthy(clipped=constant(2.0**-16))) == {Claim.HEALTHY}
 
 
-def test_small_weights_count_with_half_of_their_usual_size() -> None:
-    small = tensors(0.3, 1.0, 0.3)
-    without, with_rows = (
-        healthy(weights=small, movement=tensors(0.002, 0.01, 0.002), facts=facts)
-        for facts in ({}, {"rows": [10, 10, 10]})
-    )
-    usual = 0.29 * np.sqrt(10)
-    assert with_rows.reach == pytest.approx(without.reach * 0.3 / usual)
-    assert with_rows.travel == without.travel
-
-
-def test_reach_does_not_depend_on_depth_width_and_momentum() -> None:
-    """Twice the layers at half of the movement, four times the width, and the longer path of noise without momentum."""
-    base = healthy(movement=moved(0.004))
-    facts = {"sizes": [100] * 4, "axes": [2] * 4, "layers": ["Linear"] * 4, "tensors": list("abcd")}
-    four = healthy(
-        movement=np.tile([0.006] * 4, (len(LOOKS), 1)), weights=np.tile([3.0] * 4, (len(LOOKS), 1)), facts=facts
-    )
-    assert four.reach == pytest.approx(base.reach)
-    wide = healthy(movement=moved(0.002), facts={"sizes": [256**2, 10, 256**2]})
-    assert wide.reach == pytest.approx(base.reach)
-    plain = healthy(movement=moved(0.004 * np.sqrt(19)), momentum=0.0)
-    assert plain.reach == pytest.approx(base.reach)
-
-
 def test_a_record_of_losses_alone_says_what_it_cannot_see() -> None:
     found = triage_of(Signs(losses=falling()))
     assert found.claims[0].claim is Claim.UNDECIDED
@@ -606,20 +472,6 @@ def test_a_record_of_losses_alone_says_what_it_cannot_see() -> None:
     sentence = say(findings_of(found)[0]).means
     assert "Could not be seen: exploding, softmax_twice, unshuffled without the outputs" in sentence
     assert "overfit, labels_random, labels_noisy, leak without `w.evaluated(test=..., train=...)`" in sentence
-
-
-def test_the_level_is_the_variance_of_the_targets_for_a_squared_error() -> None:
-    losses = np.full(100, 2.0)
-    signs = Signs(
-        losses=losses,
-        looks=np.array([10, 20]),
-        single={"as_squared": np.array([2.0, 2.0]), "target_variance": np.array([3.9, 4.0])},
-    )
-    assert level_of(signs).value == 4.0 and level_of(signs).known_by is Known.TARGETS
-
-
-def test_the_level_is_the_loss_of_the_first_steps_if_nothing_is_known() -> None:
-    assert level_of(Signs(losses=np.array([3.0, 2.9, 3.1, 3.0, 3.0, 1.0]))).known_by is Known.START
 
 
 def test_thresholds_have_the_measurement_that_chose_them() -> None:

@@ -169,8 +169,8 @@ def test_json_holds_every_check_and_the_verdict(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_progress_is_reported_for_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_unbiased", lambda steps, full=False: [lambda: [PASSED]])
-    monkeypatch.setattr(checks, "_covered", lambda windows: [lambda: [FAILED]])
+    monkeypatch.setattr(checks, "_tests_of_moments", lambda steps, full=False: [lambda: [PASSED]])
+    monkeypatch.setattr(checks, "_tests_of_coverage", lambda windows: [lambda: [FAILED]])
     told = []
     assert run_checks(progress=lambda done, total: told.append((done, total))) == [PASSED, FAILED]
     assert told == [(1, 2), (2, 2)]

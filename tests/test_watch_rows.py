@@ -147,14 +147,14 @@ def test_micro_batches_are_joined_only_if_their_rows_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gauges: str, known: bool, others: bool
 ) -> None:
     """By the search for copies in the first batches, for examples that come back, or by a gauge that runs the model."""
-    joined, count = capture.joined, 0
+    joined, count = capture.join_batches, 0
 
     def counted(batches: Any) -> Any:
         nonlocal count
         count += 1
         return joined(batches)
 
-    monkeypatch.setattr(capture, "joined", counted)
+    monkeypatch.setattr(capture, "join_batches", counted)
     model, optimizer = network(rate=1e-3)
     sampling = {"sampling": Sampling(Draw.FRESH)} if known else {}
     with watched(tmp_path, (model, optimizer), gauges=gauges, accumulation=2, **sampling) as w:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from gradiometer.loop.changes.alternative import Alternative
     from gradiometer.loop.comparison.effects import Effect
+    from gradiometer.loop.loop import Loop
     from gradiometer.loop.recorded.record import ForkRecord
     from gradiometer.measurement.estimate import Estimate
     from gradiometer.run.reader import Run
@@ -28,6 +29,13 @@ DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
 @click.option("--spike", type=int, default=None, metavar="STEP",
               help="Why the loss spiked at this step: again, without these batches, at half the rate, clipped, and on "
               "other data. Takes --pool and --seed only.")  # fmt: skip
+@click.option(
+    "--loop",
+    "own",
+    default=None,
+    metavar="MODULE:FUNCTION",
+    help="For a watched run: a function of yours that returns its Loop, as it is at the step to fork from.",
+)
 @click.option("--at", type=int, default=None, metavar="STEP",
               help="Step to fork from. Default: the middle of a finished run, else the newest checkpoint.")  # fmt: skip
 @click.option("--horizon", default=None, metavar="LENGTH",
@@ -52,6 +60,7 @@ def fork(
     changes: tuple[str, ...],
     advice: bool,
     spike: int | None,
+    own: str | None,
     at: int | None,
     horizon: str | None,
     tail: Any,
@@ -81,7 +90,7 @@ def fork(
 
     opened = Run.open(run)
     if spike is not None:
-        given = [at, horizon, replicates, budget, readout]
+        given = [own, at, horizon, replicates, budget, readout]
         if changes or advice or any(value is not None for value in given):
             raise BadArgument("`--spike` chooses the branches itself: leave out all other flags but --pool and --seed.")
         explain_spike(opened, spike, pool=pool, seed=seed, as_json=as_json)
@@ -92,8 +101,9 @@ def fork(
             from gradiometer.loop.forking import fork as train_fork
             from gradiometer.train.forking.run_loop import loop_at
 
+            begun = loop_at(opened, at) if own is None else _own_loop(opened, own, at)
             found = train_fork(
-                loop_at(opened, at), alternatives, horizon=horizon, replicates=replicates, tail=tail, budget=budget,
+                begun, alternatives, horizon=horizon, replicates=replicates, tail=tail, budget=budget,
                 seed=seed, pool=where, threads=opened.configuration.threads, out=opened.path, begin=progress.begin,
                 progress=progress.update,
             )  # fmt: skip
@@ -127,6 +137,40 @@ def _alternatives(run: "Run", changes: tuple[str, ...], advice: bool) -> "tuple[
     if advice:
         found += _advised(run)
     return tuple({one.name: one for one in found}.values()) or tuple(map(alternative_of, DEFAULTS))
+
+
+def _own_loop(run: "Run", name: str, at: int | None) -> "Loop":
+    """The loop that a function of the user returns for a watched run.
+
+    Raises:
+        BadArgument: It is not the loop of this run.
+    """
+    from gradiometer.errors import BadArgument
+    from gradiometer.loop import Loop
+    from gradiometer.problems.imported import function_of
+    from gradiometer.problems.user_code import user_code
+    from gradiometer.verdict.triage.signs import Signs
+
+    if not run.watched:
+        raise BadArgument(f"`--loop` is for a watched run, and `{run.path}` is one of `gradiometer train`: omit it.")
+    if at is not None:
+        raise BadArgument(f"`--at` is the step at which `{name}` returns the loop: give Loop its `index`, and omit it.")
+    with user_code(name):
+        loop = function_of(name, "loop")()
+    if not isinstance(loop, Loop):
+        raise BadArgument(f"`{name}` must return a gradiometer.loop.Loop, got {type(loop).__name__}.")
+    facts = Signs.of(run).facts
+    known = dict(zip(facts.get("tensors", ()), facts.get("sizes", ()), strict=True))
+    sizes = {name: one.numel() for name, one in loop.model.named_parameters() if one.requires_grad}
+    if known and sizes != known:
+        raise BadArgument(f"`{name}` returns a loop with other parameters than those of `{run.path}`.")
+    if loop.size != run.configuration.batch_size:
+        raise BadArgument(
+            f"`{name}` returns a loop with {loop.size} examples in an update, and `{run.path}` had "
+            f"{run.configuration.batch_size}."
+        )
+    loop.warnings = (f"The updates of the loop from {name} were not compared with those of the watched run.",)
+    return loop
 
 
 def _advised(run: "Run") -> "tuple[Alternative, ...]":

@@ -210,11 +210,12 @@ def _ours(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> Iter
 
 
 def _cached(model: nn.Module) -> Iterator[Tensor]:
-    """Tensors with a graph that modules keep in attributes, such as a last activation: torch does not copy them."""
+    """Tensors with a graph that modules keep, such as a last activation or a hidden state: torch does not copy them."""
     for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                yield value
+        for kept in vars(module).values():
+            for value in kept if isinstance(kept, tuple | list) else (kept,):
+                if isinstance(value, Tensor) and value.grad_fn is not None:
+                    yield value
 
 
 def _parameter_hooks(model: nn.Module) -> Iterator[tuple[int, tuple[list[Any], list[Any]]]]:

@@ -13,6 +13,7 @@ from gradiometer.jobs.pool import Pool
 from gradiometer.loop.branch import Branch, Tail
 from gradiometer.loop.branches import Fork
 from gradiometer.loop.changes.alternative import Alternative, GoOn, Together
+from gradiometer.loop.changes.replacements import Custom
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.changes.updates import Skip
 from gradiometer.loop.checks import check_trainable
@@ -33,6 +34,9 @@ END = "end"
 
 FEWEST = 16
 """Fewest updates of a branch in a race."""
+
+NO_RATE = 1e-9
+"""Share of the initial rate that is zero: a cosine ends at 1e-17 of it."""
 
 TIMED = 8
 """Number of updates that are timed for a horizon in seconds."""
@@ -125,6 +129,8 @@ def fork(
     with opened(pool) as where, guarded_copy(loop, seed) as start:
         check_start(start, tail)
         check_fits(start, chosen)
+        if not any(isinstance(one, Custom) for one in chosen):
+            _check_rate(start, length)
         return train_plan(start, plan, where, out=out, begin=begin, progress=progress, threads=threads)
 
 
@@ -135,6 +141,34 @@ def check_loop(loop: Any) -> None:
             f"`loop` must be a Loop, got {type(loop).__name__}: give Loop(model, optimizer, loss=..., batches=...), or "
             "loop_at(run, step)."
         )
+
+
+def _check_rate(start: Loop, length: int) -> None:
+    """Raise if no update of a branch moves the parameters, so that no alternative can differ from going on."""
+    if start.source is None and not _has_rate(start, length):
+        earlier = "an earlier step"
+        if start.high_until is not None:
+            earlier = f"a step before {start.high_until:,}, up to which the rate was at least half of its highest"
+        raise BadArgument(
+            f"`optimizer` has the learning rate 0 in the whole of the branches, from step {start.index:,} on, so that "
+            f"no alternative can differ from going on as it is: fork from {earlier}."
+        )
+
+
+def _has_rate(start: Loop, length: int) -> bool:
+    """True if the rate is above zero at some update of a branch, by the schedulers of a copy."""
+    copy = start.copy()
+    groups = copy.optimizer.param_groups
+    highest = max((abs(float(group.get("initial_lr", 0.0))) for group in groups), default=0.0)
+    for update in range(1, max(length // copy.size, 1) + 1):
+        if any(float(group["lr"]) > NO_RATE * highest for group in groups):
+            return True
+        if not copy.schedulers:
+            return False
+        if update % copy.scheduler_every == 0:
+            for scheduler in copy.schedulers:
+                scheduler.step()
+    return False
 
 
 def check_start(start: Loop, tail: Tail) -> None:

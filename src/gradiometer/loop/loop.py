@@ -26,6 +26,7 @@ from gradiometer.loop.readout import Readout
 from gradiometer.loop.stream import ORIGINAL, Stream
 from gradiometer.measurement.batch import Batch, batch_size, leaves
 from gradiometer.measurement.loss import Loss, checked_loss, with_graph
+from gradiometer.measurement.optimizer.ascent import moved_up
 from gradiometer.measurement.optimizer.averaged import averages_itself, to_average
 from gradiometer.measurement.optimizer.clipping import Clipping, ValueClipping
 from gradiometer.measurement.optimizer.wrappers import bare, bare_optimizer
@@ -105,6 +106,8 @@ class Loop:
         share: Share of the length of a branch that is trained.
         clip: Largest norm of the gradient, by a change or by training itself; None for no clipping.
         clip_value: Largest absolute value of the numbers in the gradient, as training clips them; None if it does not.
+        ascent: How far training moves the parameters along the gradient before a second backward, as SAM does (its ρ);
+            None if it does not.
         hold: Share of a branch before its rate falls to zero; None for that of its tail.
         stream: The batches of a branch, after `begin`.
         size: Examples in an update.
@@ -114,6 +117,7 @@ class Loop:
         gradient: Makes the gradient in place of a backward pass of `loss`.
         source: The run that the loop comes from; None for a loop of one's own.
         warnings: Sentences about the state that it starts from.
+        high_until: The last step so far whose rate was half of the highest or more; None if that is not known.
         seed: Seed of the data orders and of the random draws of branches.
 
     Raises:
@@ -183,12 +187,14 @@ class Loop:
         self.readout_examples = readout_examples
         self.source: Source | None = None
         self.warnings: tuple[str, ...] = ()
+        self.high_until: int | None = None
         self.seed = 0
         self.factor = 1.0
         self.batch_factor = ORIGINAL
         self.share = 1.0
         self.clip: float | None = None
         self.clip_value: float | None = None
+        self.ascent: float | None = None
         self.hold: float | None = None
         self.stream = Stream(iter(()))
         self._schedule: Schedule | None = None
@@ -410,6 +416,9 @@ class Loop:
         else:
             self.optimizer.zero_grad(set_to_none=True)
             mean = self.backward(pieces)
+            if self.ascent is not None:
+                with moved_up(self.optimizer, self.ascent):
+                    self.backward(pieces)
         self._check_gradient()
         with user_code("optimizer"):
             if self.scaler is None:

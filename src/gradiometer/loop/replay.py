@@ -32,6 +32,9 @@ SETTINGS = ("lr", "momentum", "betas", "weight_decay", "nesterov", "eps")
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Whole numbers with as many bytes as a value, whose sums show if a bit differs."""
 
+ROW = 256
+"""Whole numbers that are added up together. Two that change places are in other rows, or in other columns."""
+
 SAMPLE, PRIME = 1024, 15_485_863
 """Values of a tensor that are kept to see how far it is from another one, and the distance of their places."""
 
@@ -44,8 +47,7 @@ class Marks:
 
     Args:
         names: Their names.
-        bits: For each the sums of the words of its bits, at all and at every second place. They differ if a bit
-            differs, unless differences cancel.
+        bits: For each, sums of the words of its bits that are weighted by their place. They differ if a bit differs.
         norms: The norm of each.
         largest: The largest absolute value of each.
         samples: Some values of each, at fixed places.
@@ -71,9 +73,14 @@ class Marks:
         """The norm of each tensor by its name."""
         return dict(zip(self.names, self.norms.tolist(), strict=True))
 
+    @property
+    def sample_of(self) -> dict[str, Tensor]:
+        """The sample of each tensor by its name."""
+        return dict(zip(self.names, self.samples, strict=True))
+
     def distance(self, other: "Marks", names: Collection[str]) -> float:
         """About the norm of the difference of these tensors, from the samples."""
-        theirs = dict(zip(other.names, other.samples, strict=True))
+        theirs = other.sample_of
         squares = [
             size / max(len(ours), 1) * float((ours - theirs[name]).square().sum())
             for name, ours, size in zip(self.names, self.samples, self.sizes, strict=True)
@@ -100,19 +107,25 @@ def marks_of(tensors: Mapping[str, Tensor]) -> Marks:
     for tensor in tensors.values():
         flat = tensor.detach().contiguous().reshape(-1)
         flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
-        words = flat.view(WORDS[flat.element_size()])
-        sums = [words.sum(dtype=torch.int64), words[::2].sum(dtype=torch.int64)]
         values = flat if flat.is_floating_point() else flat.double()
         norm = torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32))
         most = torch.linalg.vector_norm(values, math.inf) if values.numel() else values.sum()
-        bits.append(torch.stack(sums).to(device))
+        bits.append(_bits(flat.view(WORDS[flat.element_size()])).to(device))
         norms.append(norm.double().to(device))
         largest.append(most.double().to(device))
         samples.append(values[_places(len(values), values.device)].double())
     if not bits:
-        return Marks((), torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0), torch.zeros(0), (), ())
+        return Marks((), torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0), torch.zeros(0), (), ())
     sizes = tuple(tensor.numel() * (2 if tensor.is_complex() else 1) for tensor in tensors.values())
     return Marks(tuple(tensors), torch.stack(bits), torch.stack(norms), torch.stack(largest), tuple(samples), sizes)
+
+
+def _bits(words: Tensor) -> Tensor:
+    """Sums of whole numbers by rows and by columns of 256, weighted by their place: two passes, and no copy."""
+    whole = len(words) // ROW * ROW
+    rows = words[:whole].view(-1, ROW)
+    sums = [rows.sum(dim=1, dtype=torch.int64), rows.sum(dim=0, dtype=torch.int64), words[whole:].to(torch.int64)]
+    return torch.stack([(each * (2 * torch.arange(len(each), device=each.device) + 1)).sum() for each in sums])
 
 
 def _places(size: int, device: torch.device) -> Tensor:
@@ -151,6 +164,7 @@ class KeptUpdate:
         modes: The mode of every module.
         settings: The settings of every parameter group.
         weights: The parameters at the backward.
+        above: Those at a second forward before the update; None if there was none.
         gradient: The gradient at the update.
         state: Parameters, buffers and the state of the optimizer after it.
     """
@@ -163,6 +177,7 @@ class KeptUpdate:
     modes: Sequence[bool]
     settings: Sequence[Mapping[str, Any]]
     weights: Marks
+    above: Marks | None
     gradient: Marks
     state: Marks
 
@@ -267,7 +282,7 @@ def check_replay(loop: Loop, kept: KeptUpdates) -> tuple[str, ...]:
     """Make kept updates again on a copy of a training. Clipping between the backward and the update is found and taken.
 
     Args:
-        loop: The training. Its `clip` and `clip_value` are set to what its updates show.
+        loop: The training. Its `clip`, `clip_value` and `ascent` are set to what its updates show.
         kept: Some of its updates.
 
     Returns:
@@ -278,6 +293,12 @@ def check_replay(loop: Loop, kept: KeptUpdates) -> tuple[str, ...]:
     """
     found = _best(loop, kept)
     if not _is_complete(found, kept):
+        for ascent in _ascents(found[-1]):
+            loop.ascent = ascent
+            above = _best(loop, kept)
+            if _is_complete(above, kept):
+                return _notes(above)
+        loop.ascent = None
         for clip, value in _clippings(found[-1]):
             loop.clip, loop.clip_value = clip, value
             clipped = _best(loop, kept)
@@ -354,6 +375,21 @@ def _one_again(
         handle.remove()
     state = marks_of(all_tensors(again.model, again.optimizer))
     return Again(update, weights, marks_of(gradients_of(again.model)), state, is_judged_after)
+
+
+def _ascents(again: Again) -> Iterator[float]:
+    """Distances by which the parameters may have been moved along the gradient before a second backward."""
+    kept, made = again.kept, again.gradient
+    if kept.above is None:
+        return
+    gradient, before, above = (one.sample_of for one in (made, kept.weights, kept.above))
+    scales = []
+    for name in again.moved:
+        if name in gradient and float(gradient[name].square().sum()) > 0:
+            moved = (above[name] - before[name]) @ gradient[name]
+            scales.append(float(moved / gradient[name].square().sum()))
+    if scales and min(scales) > 0:
+        yield from _rounded(statistics.median(scales) * float(made.norms.norm()))
 
 
 def _clippings(again: Again) -> Iterator[tuple[float | None, float | None]]:

@@ -30,7 +30,7 @@ def load(
         BadArgument: There is no such module or function, or its arguments do not fit.
         UserCodeFailed: The module or the function raised, or the function returned something else.
     """
-    function = _function(name)
+    function = function_of(name, "problem")
     settings = _settings(name, function, {"model": model, "data_dir": data_dir, "seed": seed})
     with untouched_randomness(seed, []):
         try:
@@ -42,12 +42,18 @@ def load(
     return returned if isinstance(returned, Problem) else _of_tuple(name, returned, model)
 
 
-def _function(name: str) -> Callable[..., Any]:
+def function_of(name: str, argument: str) -> Callable[..., Any]:
+    """The function that is given as `module:function` for an argument.
+
+    Raises:
+        BadArgument: There is no such module or function.
+        UserCodeFailed: The module raised.
+    """
     module_name, _, function_name = name.partition(":")
     is_file = module_name.endswith(".py")
     if is_file or not all(part.isidentifier() for part in (*module_name.split("."), function_name)):
         hint = f": write {Path(module_name).stem}:{function_name}" if is_file else ""
-        raise BadArgument(f"`problem` must have the form module:function, got {name!r}{hint}.")
+        raise BadArgument(f"`{argument}` must have the form module:function, got {name!r}{hint}.")
     module = user_module(module_name)
     if not hasattr(module, function_name):
         functions = inspect.getmembers(module, inspect.isfunction)
@@ -56,7 +62,7 @@ def _function(name: str) -> Callable[..., Any]:
         raise BadArgument(f"`{module_name}` has no function {function_name!r}: {which}.")
     function: Callable[..., Any] = getattr(module, function_name)
     if not callable(function):
-        raise BadArgument(f"`{name}` must be a function that returns a problem, got {type(function).__name__}.")
+        raise BadArgument(f"`{name}` must be a function that returns a {argument}, got {type(function).__name__}.")
     return function
 
 

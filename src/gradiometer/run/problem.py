@@ -15,7 +15,7 @@ IN_YOUR_PROGRAM = {
     f"`w.ensemble(test)` {AT_THE_END} test examples.",
     "learn sample": "Use `gradiometer.exploration.chains.sample(model, loss, train, sampler)` in it.",
     "fork": "Add the line `w.fork(batches=loader, alternatives=['rate 2x'], horizon='500 updates')` to it, between two "
-    "updates.",
+    "updates, or give --loop MODULE:FUNCTION, a function that returns its Loop.",
     "resume": "Save `w.state_dict()` in your checkpoints, and call `w.load_state_dict(…)` before the first step.",
 }
 """The lines that do the work of a command in the user's own program, for a watched run."""

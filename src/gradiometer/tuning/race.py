@@ -16,7 +16,7 @@ long as that, up to the half of the training in which the rate is kept."""
 APART = 2
 """Octaves between the rates of the first rung."""
 
-AROUND = (0, -1, 1, -2)
+AROUND = (0, -1, -2, 1)
 """The rates of the second rung, in octaves above the best one of the first. Short lanes lean to high rates, at which
 longer ones collapse."""
 

@@ -96,6 +96,9 @@ class Forks(Looks):
             known |= {name: settings.pop(name) for name in OF_LOOP if name in settings}
             loop = Loop(self._objective.model, self._optimizers[0], batches=batches, **known)
             loop.warnings = self._replayed(loop, run)
+            rates = Signs.of(run).rates
+            high = np.flatnonzero(rates >= np.nanmax(rates, initial=0.0) / 2)
+            loop.high_until = int(high[-1]) if len(high) else None
             return fork(loop, alternatives, **{"out": run.path, **settings})
 
     def _replayed(self, loop: Loop, run: Run) -> tuple[str, ...]:
@@ -107,7 +110,10 @@ class Forks(Looks):
             )
         else:
             notes = check_replay(loop, kept.newest)
-        return notes if loop.loss is None else (*notes, *_clipped_as_recorded(loop, Signs.of(run)))
+        # what was recorded is the gradient of the first of two backwards
+        if loop.loss is None or loop.ascent is not None:
+            return notes
+        return (*notes, *_clipped_as_recorded(loop, Signs.of(run)))
 
 
 def _clipped_as_recorded(loop: Loop, signs: Signs) -> tuple[str, ...]:

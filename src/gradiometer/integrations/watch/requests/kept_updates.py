@@ -81,6 +81,7 @@ class KeptUpdatesOfLoop:
         self._at_forward: GlobalStates | None = None
         self._generators: list[tuple[Any, bytes]] = []
         self._weights: Marks | None = None
+        self._above: Marks | None = None
         self._modes: list[bool] = []
         self._handle: Any = None
         can_keep = bool(self._budget.share) and subject.ranks.alone and not (is_sharded(model) or subject.is_own)
@@ -151,7 +152,8 @@ class KeptUpdatesOfLoop:
 
     def _prepare(self) -> None:
         """Keep the random states before an update, and see to its first call of the model."""
-        self._batches, self._weights, self._at_forward = [], None, None
+        self._batches, self._at_forward = [], None
+        self._weights = self._above = None
         self._random = GlobalStates(self._devices)
         self._generators = (
             [] if self._used is None else list(zip(self._used.generators, self._used.states(), strict=True))
@@ -159,20 +161,23 @@ class KeptUpdatesOfLoop:
         self._modes = [module.training for module in self._model.modules()]
         self._remove_hook()
         if not takes_no_hooks(self._model) and not isinstance(self._called, torch.jit.ScriptModule):
-            self._handle = self._called.register_forward_pre_hook(Hook(self.shield, self._at_first_call))
+            self._handle = self._called.register_forward_pre_hook(Hook(self.shield, self._at_call))
 
     @property
     def _devices(self) -> set[torch.device]:
         return {parameter.device for parameter in self._model.parameters()}
 
-    def _at_first_call(self, *_: Any) -> None:
+    def _at_call(self, *_: Any) -> None:
         """The model is called in training: the modes and random states of this update."""
-        if torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
+            return
+        if self._at_forward is None:
             self._at_forward = GlobalStates(self._devices)
             if self._state is None:
                 self._keep_state()
             self._modes = [module.training for module in self._model.modules()]
-            self._remove_hook()
+        elif len(self._batches) == self._accumulation and self._above is None:
+            self._above = marks_of(dict(self._model.named_parameters()))  # after the last `w.step`: as SAM does
 
     def _take(self, step: int) -> None:
         """Keep what an update did."""
@@ -188,6 +193,7 @@ class KeptUpdatesOfLoop:
                 self._modes,
                 [{name: group[name] for name in SETTINGS if name in group} for group in optimizer.param_groups],
                 self._weights,
+                self._above,
                 marks_of(gradients_of(self._model)),
                 marks_of(all_tensors(self._model, optimizer)),
             )
@@ -201,7 +207,7 @@ class KeptUpdatesOfLoop:
     def _close_stretch(self) -> None:
         self._remove_hook()
         self._is_open = False
-        self._state = self._weights = None
+        self._state = self._weights = self._above = None
         self._batches = []
 
     def _end_stretch(self, step: int) -> None:
