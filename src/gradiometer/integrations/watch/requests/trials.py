@@ -21,7 +21,7 @@ COST = "trials"
 """The name under which their time is charged, outside of the budget of readings."""
 
 REPLICATES = 3
-"""Orders of the data in a trial. Two give intervals that are 2.2 times as wide, four cost a third more."""
+"""Orders of the data in a trial. Student's intervals of two are 2.6 times as wide, and four cost a third more."""
 
 BRANCHES = 2 * REPLICATES
 """Branches of a trial: of one change, and of going on as it is."""
@@ -30,7 +30,7 @@ FEWEST, SHORTEST = 16, 100
 """Fewest updates of a branch, as in a race, and not fewer than a hundredth of the steps so far."""
 
 COPIES = 6
-"""What the copies and the readouts of a branch cost, in updates, until it was measured: 3 to 9 for small networks."""
+"""What the copies and the readouts of a branch cost, in updates: a guess, until the first trial has measured it."""
 
 MARGIN = 0.8
 """Part of the affordable time that is planned with."""
