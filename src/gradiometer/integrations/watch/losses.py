@@ -132,8 +132,12 @@ class Losses:
         """Keep what this step shows of a spike. Only rank 0 does, unless measuring is off."""
         if self.recorder is None or not self._locate or not self.recorder.budget.share:
             return
+        gradients = [parameter.grad for parameter in self._objective.parameters]
+        made = [gradient for gradient in gradients if gradient is not None]
+        is_whole = self._accumulation == 1 and len(made) == len(gradients)
         with self.recorder.budget.spending(EXAMINATIONS), as_written():
-            fields = self.examiner.examine(loss, batch, None if before is None else Before(*before))
+            known = None if before is None else Before(*before)
+            fields = self.examiner.examine(loss, batch, known, made if is_whole else None)
         if fields is not None:
             self.recorder.event(EVENT, step, **fields)
 

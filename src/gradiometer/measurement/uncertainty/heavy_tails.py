@@ -62,11 +62,11 @@ def with_unseen_pairs(value: float, high: float, spread: float, excess: float, r
     if not (spread > 0 and high > value):
         return high
     part = rare_noise * excess
-    scale = ((high - value) / spread) ** 2
+    margin = (high - value) / spread
     # 0.6: excess of Gaussian noise, in standard deviations of a reading of ‖g‖², as shares of the
     # noise in half a batch.
-    half = scale * max(part - 0.6 * spread, 0.0)
-    return value + half + math.sqrt(scale * max(spread, part) ** 2 + half**2)
+    half = margin * margin * max(part - 0.6 * spread, 0.0)
+    return value + half + math.hypot(margin * max(spread, part), half)
 
 
 def _running_medians(sizes: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:

@@ -119,8 +119,9 @@ class KeptUpdatesOfLoop:
                 self._take(step)
 
     def close(self) -> None:
-        """Keep no more. What is kept stays for forks after the end."""
+        """Keep no more, and free what is kept: a watch outlives its training for the findings."""
         self._close_stretch()
+        self.newest, self.why_none = None, "the training has ended"
         self.next, self.awaits_update = NEVER, False
 
     def _spending(self) -> AbstractContextManager[None]:
@@ -221,7 +222,8 @@ class KeptUpdatesOfLoop:
         if self.newest is None:
             self.why_none = why
         if for_good:
-            self.close()
+            self._close_stretch()
+            self.next = NEVER
         else:
             self._end_stretch(self._start)
 
