@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 @click.command(epilog="Example: gradiometer doctor outputs/checkpoint-500/trainer_state.json")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--loss", default=None, help="Name of the training loss in the log, if it is not found.")
-@click.option("--level", type=float, default=0.9, show_default=True, help="Confidence level of every interval.")
 @click.option(
     "--fail-on",
     type=click.Choice(["look", "act"]),
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     help="Exit with code 3 if a finding is at or above this state.",
 )
 @json_option
-def doctor(path: Path, loss: str | None, level: float, fail_on: str | None, as_json: bool) -> int:
+def doctor(path: Path, loss: str | None, fail_on: str | None, as_json: bool) -> int:
     """Diagnose the log of a training, and list what the log cannot show.
 
     PATH is a Hugging Face trainer_state.json, a CSV such as Lightning's metrics.csv, JSON lines such as W&B's, a Keras
@@ -38,7 +37,7 @@ def doctor(path: Path, loss: str | None, level: float, fail_on: str | None, as_j
     from gradiometer.logs.verdicts import log_findings
 
     log = read_log(path, loss)
-    findings = log_findings(log, level)
+    findings = log_findings(log)
     (_print_json if as_json else _tell)(log, findings)
     return exit_code(findings, fail_on)
 

@@ -77,6 +77,7 @@ OPTIONS: Mapping[str, Mapping[str, Option]] = {
     "compare": {"--level": Option(True, None)},
     "runs": {"--status": Option(True, None)},
     "ensemble": {"--level": Option(True, None)},
+    "doctor": {"--level": Option(True, None)},
     "fork": {
         "--rate": _change("rate {}x"),
         "--batch": _change("batch {}x, rate sqrt"),
