@@ -1,17 +1,19 @@
 """Does the advice of findings hold when it is followed literally, to the end of the training?
 
-    .venv/bin/python benchmarks/advice.py --keep FOLDER --write      # about half an hour of processor time
-    .venv/bin/python benchmarks/advice.py --cases choosing --seeds 1
+    .venv/bin/python benchmarks/advice.py --keep FOLDER --write      # about half an hour of
+    processor time .venv/bin/python benchmarks/advice.py --cases choosing --seeds 1
 
-Each training is stopped at a step. What its findings advise there is tried from that step, with the code of
-`gradiometer fork RUN --advice --horizon 100%`: going on and each alternative are trained over all that is left, cooled
-to zero, with four data orders. `gradiometer` judges it as it does for a user.
+Each training is stopped at a step. What its findings advise there is tried from that step, with the
+code of `gradiometer fork RUN --advice --horizon 100%`: going on and each alternative are trained
+over all that is left, cooled to zero, with four data orders. `gradiometer` judges it as it does for
+a user.
 
-Where a finding forecasts a number, the number is measured. *Examples at another batch*: to the same training loss,
-from branches that go on over several shares of what is left. *Gain of a cut*: the training loss of going on at the
-present rate minus that at a tenth of it, after half as many steps as the forecast looked back on. A number held if it
-is inside the interval of the forecast or within 25 % of it. It is open if its own 90 % interval is wider than a factor
-of 2 and reaches into that range. Since 25 % is wide for examples, the table also has the median error of the forecast,
+Where a finding forecasts a number, the number is measured. *Examples at another batch*: to the same
+training loss, from branches that go on over several shares of what is left. *Gain of a cut*: the
+training loss of going on at the present rate minus that at a tenth of it, after half as many steps
+as the forecast looked back on. A number held if it is inside the interval of the forecast or within
+25 % of it. It is open if its own 90 % interval is wider than a factor of 2 and reaches into that
+range. Since 25 % is wide for examples, the table also has the median error of the forecast,
 next to that of the simplest one: as many examples as before.
 
 `--write` keeps the scores in the package, where findings cite them.
@@ -53,7 +55,8 @@ SHARES = (0.3, 0.42, 0.6, 0.85, 1.0)
 """Lengths of the branches that go on, as shares of what is left."""
 
 LONGER, SHORTER = 0.85, 0.42
-"""Lengths of the branches with a larger and with a smaller batch: going on reaches their losses in these lengths."""
+"""Lengths of the branches with a larger and with a smaller batch: going on reaches their losses in
+these lengths."""
 
 NEAR = 1.25
 """A number is right within this factor of the forecast."""
@@ -103,14 +106,27 @@ def scores_of(case: Case, seed: int, keep: Path) -> Iterator[dict[str, Any]]:
         tried = [one for one in given if one != yardstick]
         verdicts = [verdict_on(made, one, effects[one.name], yardstick) for one in tried]
         kind = scores.kind_of_advice(finding.cure, family)
-        row = {"case": case.name, "seed": seed, "kind": kind, "advised": ", or ".join(one.name for one in tried)}
+        row = {
+            "case": case.name,
+            "seed": seed,
+            "kind": kind,
+            "advised": ", or ".join(one.name for one in tried),
+        }
         best = min((effects[one.name] for one in tried), key=_better)
-        yield {**row, "what": "advice", "verdict": best_of(verdicts), "measured": shares(best, made)}
+        yield {
+            **row,
+            "what": "advice",
+            "verdict": best_of(verdicts),
+            "measured": shares(best, made),
+        }
         for forecast, measured in numbers_of(run, problem, finding, diagnosis.estimates, tried[0]):
             yield {
-                **row, "what": "number", "verdict": verdict_on_number(forecast, measured),
-                "forecast": _three(forecast), "measured": _three(measured),
-            }  # fmt: skip
+                **row,
+                "what": "number",
+                "verdict": verdict_on_number(forecast, measured),
+                "forecast": _three(forecast),
+                "measured": _three(measured),
+            }
 
 
 def best_of(verdicts: Sequence[str]) -> str:
@@ -126,11 +142,18 @@ def _better(effect: Effect) -> float:
 def shares(effect: Effect, fork: Fork) -> list[float]:
     """An effect with its interval, relative to where going on ends."""
     end = abs(end_of(fork, effect.readout)) or 1.0
-    return [round(each / end, 4) for each in (effect.estimate.value, effect.estimate.low, effect.estimate.high)]
+    return [
+        round(each / end, 4)
+        for each in (effect.estimate.value, effect.estimate.low, effect.estimate.high)
+    ]
 
 
 def numbers_of(
-    run: Run, problem: Problem, finding: Finding, estimates: Mapping[str, Estimate], wanted: Alternative
+    run: Run,
+    problem: Problem,
+    finding: Finding,
+    estimates: Mapping[str, Estimate],
+    wanted: Alternative,
 ) -> Iterator[tuple[Estimate, Estimate]]:
     """The forecast number of a finding, and what branches measure."""
     loop = loop_at(run, run.steps, problem=problem)
@@ -154,7 +177,10 @@ def ends_of(
 ) -> dict[tuple[str, int], np.ndarray]:
     """Training loss of every replicate, by alternative and horizon; infinite if it diverged."""
     branches = [
-        Branch(one, place, horizon, tail) for one in tried for horizon in horizons for place in range(REPLICATES)
+        Branch(one, place, horizon, tail)
+        for one in tried
+        for horizon in horizons
+        for place in range(REPLICATES)
     ]
     found: dict[tuple[str, int], np.ndarray] = {}
     for result in train_branches(Here(), loop, branches):
@@ -165,7 +191,8 @@ def ends_of(
 
 
 def examples_to_the_same_loss(loop: Loop, wanted: BatchSize, left: int) -> Estimate:
-    """Examples that the other batch needs, relative to going on, with the jackknife over replicates."""
+    """Examples that the other batch needs, relative to going on, with the jackknife over
+    replicates."""
     own = int((LONGER if wanted.factor > 1 else SHORTER) * left)
     lengths = [max(int(share * left), 1) for share in SHARES]
     ends = ends_of(loop, [GoOn()], lengths, "linear") | ends_of(loop, [wanted], [own], "linear")
@@ -173,21 +200,37 @@ def examples_to_the_same_loss(loop: Loop, wanted: BatchSize, left: int) -> Estim
 
     def log_ratio(chosen: np.ndarray) -> float:
         return ratio_at(
-            np.log(lengths), going[:, chosen].mean(axis=1), math.log(own), ends[wanted.name, own][chosen].mean()
+            np.log(lengths),
+            going[:, chosen].mean(axis=1),
+            math.log(own),
+            ends[wanted.name, own][chosen].mean(),
         )
 
     everyone = np.arange(REPLICATES)
     value = log_ratio(everyone)
-    pseudo = [REPLICATES * value - (REPLICATES - 1) * log_ratio(np.delete(everyone, one)) for one in everyone]
-    reach = float(t.ppf((1 + LEVEL) / 2, REPLICATES - 1) * np.std(pseudo, ddof=1) / math.sqrt(REPLICATES))
-    ends_in_logs = (value, value - reach, value + reach) if math.isfinite(reach) else (value, -math.inf, math.inf)
+    pseudo = [
+        REPLICATES * value - (REPLICATES - 1) * log_ratio(np.delete(everyone, one))
+        for one in everyone
+    ]
+    reach = float(
+        t.ppf((1 + LEVEL) / 2, REPLICATES - 1) * np.std(pseudo, ddof=1) / math.sqrt(REPLICATES)
+    )
+    ends_in_logs = (
+        (value, value - reach, value + reach)
+        if math.isfinite(reach)
+        else (value, -math.inf, math.inf)
+    )
     return Estimate.interval(
-        *(math.exp(each) for each in ends_in_logs), level=LEVEL, method="branches, jackknife", samples=REPLICATES
-    )  # fmt: skip
+        *(math.exp(each) for each in ends_in_logs),
+        level=LEVEL,
+        method="branches, jackknife",
+        samples=REPLICATES,
+    )
 
 
 def ratio_at(lengths: np.ndarray, losses: np.ndarray, own: float, loss: float) -> float:
-    """log of the own length over that at which the falling losses reach this loss; NaN beyond the lengths."""
+    """log of the own length over that at which the falling losses reach this loss; NaN beyond the
+    lengths."""
     falling = np.minimum.accumulate(losses)
     if not falling[-1] <= loss <= falling[0]:
         return math.nan
@@ -223,7 +266,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             _text(row["measured"]),
         )
         lines.append(f"| {' | '.join(map(str, cells))} | {row['verdict']} |")
-    lines += ["", "| kind | what | held | did not hold | open | share that held of the decided |", f"|{' --- |' * 6}"]
+    lines += [
+        "",
+        "| kind | what | held | did not hold | open | share that held of the decided |",
+        f"|{' --- |' * 6}",
+    ]
     for kind, what in dict.fromkeys((row["kind"], row["what"]) for row in rows):
         verdicts = [row["verdict"] for row in rows if (row["kind"], row["what"]) == (kind, what)]
         held, failed = verdicts.count("held"), verdicts.count("did not hold")
@@ -231,30 +278,40 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if held + failed:
             low, high = binomtest(held, held + failed).proportion_ci(method="wilson")
             share = f"{held / (held + failed):.2f} [{low:.2f}, {high:.2f}]"
-        lines.append(f"| {kind} | {what} | {held} | {failed} | {verdicts.count('open')} | {share} |")
+        lines.append(
+            f"| {kind} | {what} | {held} | {failed} | {verdicts.count('open')} | {share} |"
+        )
     lines += [
         "",
         *errors(rows),
         "",
-        *(f"{kind}: {record_of(kind, rows)}" for kind in dict.fromkeys(row["kind"] for row in rows)),
+        *(
+            f"{kind}: {record_of(kind, rows)}"
+            for kind in dict.fromkeys(row["kind"] for row in rows)
+        ),
     ]
     return lines
 
 
 def errors(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The median error of the forecasts of examples, and that of forecasting as many examples as before."""
+    """The median error of the forecasts of examples, and that of forecasting as many examples as
+    before."""
     known = [
-        row for row in rows
+        row
+        for row in rows
         if row["what"] == "number" and "batch" in row["kind"] and row["verdict"] != "open"
-    ]  # fmt: skip
+    ]
     if not known:
         return []
     measured = np.log([row["measured"][0] for row in known])
     forecast = np.log([row["forecast"][0] for row in known])
     ours, simple = (
-        f"{math.expm1(float(np.median(np.abs(each)))):.1%}" for each in (measured - forecast, measured)
-    )  # fmt: skip
-    return [f"Median error of {len(known)} decided forecasts of examples: {ours}; of 'as many as before': {simple}."]
+        f"{math.expm1(float(np.median(np.abs(each)))):.1%}"
+        for each in (measured - forecast, measured)
+    )
+    return [
+        f"Median error of {len(known)} decided forecasts of examples: {ours}; of 'as many as before': {simple}."
+    ]
 
 
 def _text(three: Sequence[float | None] | None) -> str:
@@ -270,10 +327,14 @@ def written(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--cases", choices=["judged", "choosing"], default="judged")
-    parser.add_argument("--keep", type=Path, help="a folder of finished cases, from which the command continues")
+    parser.add_argument(
+        "--keep", type=Path, help="a folder of finished cases, from which the command continues"
+    )
     parser.add_argument("--write", action="store_true", help="keep the scores in the package")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -285,7 +346,9 @@ def main() -> None:
             for case in JUDGED if arguments.cases == "judged" else CHOOSING:
                 finished = keep / f"{case.name} {seed}.json"
                 if not finished.exists():
-                    finished.write_text(written(list(scores_of(case, seed, keep))), encoding="utf-8")
+                    finished.write_text(
+                        written(list(scores_of(case, seed, keep))), encoding="utf-8"
+                    )
                 rows += json.loads(finished.read_text(encoding="utf-8"))
     print("\n".join(table(rows)))
     if arguments.write:

@@ -1,18 +1,21 @@
 """Does advice hold in a loop of one's own, if it is pasted from `w.findings()` as it is printed?
 
-    .venv/bin/python benchmarks/advice_pasted.py                     # about three minutes of processor time
-    .venv/bin/python benchmarks/advice_pasted.py --cases practice    # those on which this script was written
-    .venv/bin/python benchmarks/advice_pasted.py --cooled            # constant rates fall to zero over each length
+    .venv/bin/python benchmarks/advice_pasted.py                     # about three minutes of
+    processor time .venv/bin/python benchmarks/advice_pasted.py --cases practice    # those on which
+    this script was written .venv/bin/python benchmarks/advice_pasted.py --cooled            #
+    constant rates fall to zero over each length
 
-Each case is a loop with `watch`, which measures every fourth step. From step 300 on it prints the findings at every
-hundredth step, and stops at the first that advises another batch. The batch size, the learning rate and the forecast
-are taken from that text, and from nothing else. At a constant rate training is resumed there, once as it was and once
-with what was pasted. Under a schedule it starts again, over several lengths, each with the whole schedule. Under AdamW
-two rates are advised; both are tried, and the better one counts. Its finding has no line "Forecast", but says by how
-much twice the batch divides the number of updates.
+Each case is a loop with `watch`, which measures every fourth step. From step 300 on it prints the
+findings at every hundredth step, and stops at the first that advises another batch. The batch size,
+the learning rate and the forecast are taken from that text, and from nothing else. At a constant
+rate training is resumed there, once as it was and once with what was pasted. Under a schedule it
+starts again, over several lengths, each with the whole schedule. Under AdamW two rates are advised;
+both are tried, and the better one counts. Its finding has no line "Forecast", but says by how much
+twice the batch divides the number of updates.
 
-What is measured is the number of updates to the same training loss, relative to going on as before, over six data
-orders, with the 90 % interval of the jackknife. A forecast held if that is inside its interval or within 25 % of it.
+What is measured is the number of updates to the same training loss, relative to going on as before,
+over six data orders, with the 90 % interval of the jackknife. A forecast held if that is inside its
+interval or within 25 % of it.
 """
 
 import argparse
@@ -27,7 +30,17 @@ from typing import Any
 import numpy as np
 import torch
 from advice import LEVEL, ratio_at, verdict_on_number
-from now_runs import Characters, Data, Schedule, constant, convolutions, cosine, images, perceptron, text
+from now_runs import (
+    Characters,
+    Data,
+    Schedule,
+    constant,
+    convolutions,
+    cosine,
+    images,
+    perceptron,
+    text,
+)
 from scipy.stats import t
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -45,10 +58,12 @@ SHARES = (0.3, 0.42, 0.6, 0.85, 1.0)
 """Lengths of going on as before, as shares of the whole."""
 
 SAME = 0.6
-"""The pasted settings are trained until, by the forecast, they reach the loss of going on for this share."""
+"""The pasted settings are trained until, by the forecast, they reach the loss of going on for this
+share."""
 
 SMOOTHED = 0.05
-"""At a constant rate a loss is the mean over this share of the length before it, at `LOOKS` points."""
+"""At a constant rate a loss is the mean over this share of the length before it, at
+`LOOKS` points."""
 LOOKS = 3
 
 SEEN = 1500
@@ -132,7 +147,12 @@ JUDGED = {
 }
 PRACTICE = {
     "digits MLP, SGD": Case(
-        lambda: images("digits", 1400), lambda: perceptron(64, 64, 10), "SGD", {"lr": 0.1}, batch=16, updates=800
+        lambda: images("digits", 1400),
+        lambda: perceptron(64, 64, 10),
+        "SGD",
+        {"lr": 0.1},
+        batch=16,
+        updates=800,
     ),
     "digits MLP, AdamW, cosine": Case(
         lambda: images("digits", 1400),
@@ -148,7 +168,8 @@ PRACTICE = {
 
 @dataclass(frozen=True)
 class Pasted:
-    """What is taken from the text of the findings: batch size, factors of the rate to try, and the forecast."""
+    """What is taken from the text of the findings: batch size, factors of the rate to try, and the
+    forecast."""
 
     batch: int
     factors: tuple[float, ...]
@@ -191,7 +212,9 @@ class Loop:
         torch.manual_seed(seed)
         self.case, self.examples = case, TensorDataset(*case.data())
         self.model = case.model()
-        self.optimizer = getattr(torch.optim, case.optimizer)(self.model.parameters(), **case.settings)
+        self.optimizer = getattr(torch.optim, case.optimizer)(
+            self.model.parameters(), **case.settings
+        )
 
     def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Shuffled epochs without end."""
@@ -202,7 +225,9 @@ class Loop:
     def loader(self, size: int, seed: int) -> DataLoader[Any]:
         """Shuffled batches of one epoch."""
         order = torch.Generator().manual_seed(seed)
-        return DataLoader(self.examples, batch_size=size, shuffle=True, drop_last=True, generator=order)
+        return DataLoader(
+            self.examples, batch_size=size, shuffle=True, drop_last=True, generator=order
+        )
 
     def step(self, batch: tuple[Tensor, Tensor], rate: float, w: Any = None) -> None:
         """One update."""
@@ -227,7 +252,15 @@ def advised(case: Case) -> tuple[Pasted, Loop, int]:
     sampling = loop.loader(case.batch, 0)
     with (
         tempfile.TemporaryDirectory() as out,
-        watch(loop.model, loop.optimizer, loss=LOSS, sampling=sampling, every=EVERY, out=out, page=False) as w,
+        watch(
+            loop.model,
+            loop.optimizer,
+            loss=LOSS,
+            sampling=sampling,
+            every=EVERY,
+            out=out,
+            page=False,
+        ) as w,
     ):
         for step, batch in enumerate(loop.batches(case.batch, seed=0)):
             if step >= FIRST and step % BETWEEN == 0:
@@ -240,8 +273,11 @@ def advised(case: Case) -> tuple[Pasted, Loop, int]:
     raise AssertionError
 
 
-def losses_after(case: Case, start: Loop, size: int, factor: float, lengths: Sequence[int], order: int) -> list[float]:
-    """Training losses after so many updates with this batch and factor of the rate, in one data order."""
+def losses_after(
+    case: Case, start: Loop, size: int, factor: float, lengths: Sequence[int], order: int
+) -> list[float]:
+    """Training losses after so many updates with this batch and factor of the rate, in one data
+    order."""
     found = []
     loop, peak = copy.deepcopy(start), factor * case.settings["lr"]
     if case.is_constant:
@@ -266,24 +302,33 @@ def looks(length: int) -> list[int]:
 
 
 def measured(case: Case, start: Loop, found: Pasted) -> dict[float, Estimate]:
-    """By factor of the rate: updates to the same loss with what was pasted, relative to those of going on as before."""
+    """By factor of the rate: updates to the same loss with what was pasted, relative to those of
+    going on as before."""
     lengths = [int(share * case.updates) for share in SHARES]
     own = max(round(found.forecast.value * SAME * case.updates), 1)
     orders = range(100, 100 + ORDERS)
-    going = np.array([losses_after(case, start, case.batch, 1.0, lengths, order) for order in orders]).T
+    going = np.array(
+        [losses_after(case, start, case.batch, 1.0, lengths, order) for order in orders]
+    ).T
     return {
         factor: relative(
             lengths,
             going,
             own,
-            np.array([losses_after(case, start, found.batch, factor, [own], order)[0] for order in orders]),
+            np.array(
+                [
+                    losses_after(case, start, found.batch, factor, [own], order)[0]
+                    for order in orders
+                ]
+            ),
         )
         for factor in found.factors
     }
 
 
 def relative(lengths: Sequence[int], going: np.ndarray, own: int, ends: np.ndarray) -> Estimate:
-    """The own length over that at which going on reaches the same loss, with the jackknife over the data orders.
+    """The own length over that at which going on reaches the same loss, with the jackknife over the
+    data orders.
 
     Args:
         lengths: Lengths of going on.
@@ -293,40 +338,64 @@ def relative(lengths: Sequence[int], going: np.ndarray, own: int, ends: np.ndarr
     """
 
     def log_ratio(chosen: np.ndarray) -> float:
-        return ratio_at(np.log(lengths), going[:, chosen].mean(axis=1), math.log(own), float(ends[chosen].mean()))
+        return ratio_at(
+            np.log(lengths),
+            going[:, chosen].mean(axis=1),
+            math.log(own),
+            float(ends[chosen].mean()),
+        )
 
     everyone = np.arange(len(ends))
     value, count = log_ratio(everyone), len(ends)
     pseudo = [count * value - (count - 1) * log_ratio(np.delete(everyone, one)) for one in everyone]
     reach = float(t.ppf((1 + LEVEL) / 2, count - 1) * np.std(pseudo, ddof=1) / math.sqrt(count))
     if not math.isfinite(value):
-        print(f"  {own} updates end at {ends.mean():.4f}, {lengths} of going on at {going.mean(axis=1).round(4)}")
-    inside = (value, value - reach, value + reach) if math.isfinite(reach) else (value, -math.inf, math.inf)
+        print(
+            f"  {own} updates end at {ends.mean():.4f}, {lengths} of going on at "
+            f"{going.mean(axis=1).round(4)}"
+        )
+    inside = (
+        (value, value - reach, value + reach)
+        if math.isfinite(reach)
+        else (value, -math.inf, math.inf)
+    )
     return Estimate.interval(*map(math.exp, inside), level=LEVEL, method="jackknife", samples=count)
 
 
 def main() -> None:
     """Follow the advice of every case, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", choices=("judged", "practice"), default="judged")
     parser.add_argument(
-        "--cooled", action="store_true", help="only loops at a constant rate, whose branches are cooled"
+        "--cooled",
+        action="store_true",
+        help="only loops at a constant rate, whose branches are cooled",
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print("| loop | step | pasted | forecast of updates | measured | |\n| --- | --- | --- | --- | --- | --- |")
+    print(
+        "| loop | step | pasted | forecast of updates | measured | |\n| --- | --- | --- | --- | "
+        "--- | --- |"
+    )
     for name, case in (JUDGED if arguments.cases == "judged" else PRACTICE).items():
         if arguments.cooled and not case.is_constant:
             continue
         found, start, step = advised(case)
         case = replace(case, schedule=falling) if arguments.cooled else case  # noqa: PLW2901
         tried = measured(case, start, found)
-        factor, best = min(tried.items(), key=lambda each: each[1].value if math.isfinite(each[1].value) else math.inf)
+        factor, best = min(
+            tried.items(),
+            key=lambda each: each[1].value if math.isfinite(each[1].value) else math.inf,
+        )
         others = "".join(f"; × {one:.3g}: {each}" for one, each in tried.items() if one != factor)
         verdict = verdict_on_number(found.forecast, best)
         line = found.line.replace("|", "")
         print(
-            f"| {name} | {step} | {line} | {found.forecast} | × {factor:.3g}: {best}{others} | {verdict} |", flush=True
+            f"| {name} | {step} | {line} | {found.forecast} | × {factor:.3g}: {best}{others} | "
+            f"{verdict} |",
+            flush=True,
         )
 
 

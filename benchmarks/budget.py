@@ -1,18 +1,21 @@
-"""Does the default budget of `watch` keep its promises? `python benchmarks/budget.py [--busy 4] [--quick]`
+"""Does the default budget of `watch` keep its promises? `python benchmarks/budget.py [--busy 4]
+[--quick]`
 
-Twelve loops of 300 to 12,000 steps, whose steps cost from 0.3 to 300 ms, run plain and with `watch` at its defaults,
-without the page at the end. The two runs of a pair are new processes on one core. They take turns of about 20 ms over
-the same batches, so that both meet the same core, clock and neighbours. Short loops are repeated in further pairs.
+Twelve loops of 300 to 12,000 steps, whose steps cost from 0.3 to 300 ms, run plain and with `watch`
+at its defaults, without the page at the end. The two runs of a pair are new processes on one core.
+They take turns of about 20 ms over the same batches, so that both meet the same core, clock and
+neighbours. Short loops are repeated in further pairs.
 
-The table gives the noise readings of a run (the fewest over the pairs), those by step 300, and the number promised: 40,
-or 20 if a reading cost more than 1.25 steps in the mean. Cost is the processor time of the whole process from
-`watch(...)` to the end of its block, over that of the plain loop: for the first 1,000 steps, for the whole run, and for
-the steps after the first 1,000, with half the width of its 90 % interval. The last column is the time of `w.step` in
-the median, without the hook of torch.
+The table gives the noise readings of a run (the fewest over the pairs), those by step 300, and the
+number promised: 40, or 20 if a reading cost more than 1.25 steps in the mean. Cost is the processor
+time of the whole process from `watch(...)` to the end of its block, over that of the plain loop:
+for the first 1,000 steps, for the whole run, and for the steps after the first 1,000, with half the
+width of its 90 % interval. The last column is the time of `w.step` in the median, without the hook
+of torch.
 
-`!` marks a broken promise: the interval lies above the allowed cost, or readings are missing. `?` marks an interval
-around the allowed cost, and `~` a run that is too short to pay for its readings, has them, and says so. With `--busy`,
-so many other processes compete for the processor.
+`!` marks a broken promise: the interval lies above the allowed cost, or readings are missing. `?`
+marks an interval around the allowed cost, and `~` a run that is too short to pay for its readings,
+has them, and says so. With `--busy`, so many other processes compete for the processor.
 """
 
 import math
@@ -69,7 +72,8 @@ LAYERS: dict[str, Callable[[int], list[nn.Module]]] = {
 
 @dataclass(frozen=True)
 class Loop:
-    """A loop: its steps, the width and depth of its network, its batch, and what its halves have to repeat."""
+    """A loop: its steps, the width and depth of its network, its batch, and what its halves have to
+    repeat."""
 
     steps: int
     width: int
@@ -82,7 +86,10 @@ class Loop:
     def name(self) -> str:
         """The loop in words."""
         extras = [one for one in (self.kind, self.optimizer) if one not in ("plain", "SGD")]
-        return f"{self.steps:,} steps, {self.width} x {self.depth}, {', '.join(['B = ' + str(self.batch), *extras])}"
+        return (
+            f"{self.steps:,} steps, {self.width} x {self.depth}, "
+            f"{', '.join(['B = ' + str(self.batch), *extras])}"
+        )
 
     @property
     def work(self) -> float:
@@ -92,7 +99,11 @@ class Loop:
     @property
     def turn(self) -> int:
         """Steps of a turn: a divisor of 1,000."""
-        return next(steps for steps in (50, 20, 10, 5, 2, 1) if steps * self.work <= 1e3 * TURN or steps == 1)
+        return next(
+            steps
+            for steps in (50, 20, 10, 5, 2, 1)
+            if steps * self.work <= 1e3 * TURN or steps == 1
+        )
 
     def network(self) -> nn.Module:
         """A multilayer perceptron."""
@@ -151,8 +162,8 @@ class Turns:
 
 
 def run(loop: Loop, turns: Turns, length: int, *, watched: bool) -> dict[str, Any]:
-    """Train one loop in turns of so many steps: the processor seconds of each turn, the steps that were measured, and
-    what a reading after the first cost, in steps."""
+    """Train one loop in turns of so many steps: the processor seconds of each turn, the steps that
+    were measured, and what a reading after the first cost, in steps."""
     model = loop.network()
     optimizer = getattr(torch.optim, loop.optimizer)(model.parameters(), lr=0.001)
     generator = torch.Generator().manual_seed(0)
@@ -177,7 +188,9 @@ def run(loop: Loop, turns: Turns, length: int, *, watched: bool) -> dict[str, An
         for first in range(0, loop.steps, length):
             with turns.take():
                 if watched and not first:
-                    w = watch(model, optimizer, loss=LOSS, out=out, examples=10**6, page=False, quiet=True)
+                    w = watch(
+                        model, optimizer, loss=LOSS, out=out, examples=10**6, page=False, quiet=True
+                    )
                     training.enter_context(w)
                 train(range(first, min(first + length, loop.steps)))
                 if first + length >= loop.steps:
@@ -186,12 +199,17 @@ def run(loop: Loop, turns: Turns, length: int, *, watched: bool) -> dict[str, An
 
 
 def read(w: Watch | None, loop: Loop) -> dict[str, Any]:
-    """The steps that were measured, what a reading after the first cost in steps, and if the run says it is short."""
+    """The steps that were measured, what a reading after the first cost in steps, and if the run
+    says it is short."""
     if w is None or w.run is None or (noise := w.run.series("noise")) is None:
         return {"measured": [], "reading": 0.0, "said": False}
     overhead = w.overhead
     reading = overhead["spent"]["readings"] * loop.steps / (overhead["measured_steps"] - 1)
-    return {"measured": noise.steps.tolist(), "reading": reading, "said": bool(overhead["beyond_allowance"])}
+    return {
+        "measured": noise.steps.tolist(),
+        "reading": reading,
+        "said": bool(overhead["beyond_allowance"]),
+    }
 
 
 def train_in_turns(loop: Loop, turns: Turns, core: int, *, watched: bool, to: Connection) -> None:
@@ -214,7 +232,9 @@ def pair(loop: Loop, core: int) -> tuple[dict[str, Any], dict[str, Any]]:
     for turns, is_watched in sides:
         receive, send = context.Pipe(duplex=False)
         process = context.Process(
-            target=train_in_turns, args=(loop, turns, core), kwargs={"watched": is_watched, "to": send}
+            target=train_in_turns,
+            args=(loop, turns, core),
+            kwargs={"watched": is_watched, "to": send},
         )
         process.start()
         send.close()
@@ -226,7 +246,8 @@ def pair(loop: Loop, core: int) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def cost(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
-    """Relative cost of the watched runs, from the seconds of all turns, and half the width of its 90 % interval.
+    """Relative cost of the watched runs, from the seconds of all turns, and half the width of its
+    90 % interval.
 
     The standard error is that between pairs if there are at least five, or else that between turns.
     """
@@ -243,7 +264,9 @@ def cost(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
 def line(loop: Loop, core: int, most: int) -> str:
     """One row of the table, from at most so many pairs."""
     pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    while not pairs or (len(pairs) < most and sum(sum(plain["seconds"]) for plain, _ in pairs) < SECONDS):
+    while not pairs or (
+        len(pairs) < most and sum(sum(plain["seconds"]) for plain, _ in pairs) < SECONDS
+    ):
         pairs.append(pair(loop, core))
     turns = [(np.array(plain["seconds"]), np.array(seen["seconds"])) for plain, seen in pairs]
     early = EARLY // loop.turn
@@ -256,26 +279,42 @@ def line(loop: Loop, core: int, most: int) -> str:
     by_300 = min(sum(step < 300 for step in seen["measured"]) for _, seen in pairs)
     promised = 20 if max(seen["reading"] for _, seen in pairs) > EXPENSIVE else 40
     limits = [(found["first 1k"], ALLOWED_EARLY), (found["after"], ALLOWED)]
-    over = [(one[0] - one[1] > limit, one[0] + one[1] > limit) for one, limit in limits if one is not None]
+    over = [
+        (one[0] - one[1] > limit, one[0] + one[1] > limit)
+        for one, limit in limits
+        if one is not None
+    ]
     is_said = readings >= promised and all(seen["said"] for _, seen in pairs)
     mark = "!" if readings < promised else " "
     if any(is_above for _, is_above in over) and mark == " ":
         mark = "~" if is_said else "!" if any(is_over for is_over, _ in over) else "?"
     step = statistics.median(seen["step"] for _, seen in pairs)
     pace = sum(a.sum() for a, _ in turns) / len(turns) / loop.steps
-    costs = "".join(f"{'' if one is None else f'{one[0]:.1%} ± {100 * one[1]:.1f}':>14}" for one in found.values())
+    costs = "".join(
+        f"{'' if one is None else f'{one[0]:.1%} ± {100 * one[1]:.1f}':>14}"
+        for one in found.values()
+    )
     return (
-        f"{loop.name:<42}{1e3 * pace:>8.2f}{len(pairs):>4}{readings:>10}{by_300:>8}{promised:>7}{costs}"
-        f"{1e6 * step:>8.1f} µs {mark}"
+        f"{loop.name:<42}{1e3 * pace:>8.2f}{len(pairs):>4}{readings:>10}{by_300:>8}"
+        f"{promised:>7}{costs}{1e6 * step:>8.1f} "
+        f"µs {mark}"
     )
 
 
 @click.command()
-@click.option("--busy", default=0, show_default=True, help="Processes that compete for the processor.")
+@click.option(
+    "--busy", default=0, show_default=True, help="Processes that compete for the processor."
+)
 @click.option("--quick", is_flag=True, help="Leave out the loops of a minute and more.")
-@click.option("--loops", default="", help="Only these loops, by number from 1, with commas between them.")
+@click.option(
+    "--loops", default="", help="Only these loops, by number from 1, with commas between them."
+)
 @click.option("--pairs", default=PAIRS, show_default=True, help="Most pairs of runs of a loop.")
-@click.option("--cores", default=0, help="Rows that are made at once, each on a core. Default: one for every core.")
+@click.option(
+    "--cores",
+    default=0,
+    help="Rows that are made at once, each on a core. Default: one for every core.",
+)
 def main(busy: int, quick: bool, loops: str, pairs: int, cores: int) -> None:
     """Print the table."""
     chosen = [LOOPS[int(one) - 1] for one in loops.split(",")] if loops else LOOPS

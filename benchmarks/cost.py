@@ -1,7 +1,8 @@
 """What does the instrument cost? `python benchmarks/cost.py [--quick] [--json]`
 
-Everything runs in one process on one thread and takes its turn in every round; a cost is the median over rounds of
-its ratio to the plain step, or run, of the same round, in processor seconds, with its interval.
+Everything runs in one process on one thread and takes its turn in every round; a cost is the median
+over rounds of its ratio to the plain step, or run, of the same round, in processor seconds, with
+its interval.
 """
 
 import json
@@ -39,7 +40,12 @@ WIDTH = 130
 SHARED_TARGET = {"mlp": 1.35}
 APART_TARGET = {"cnn": 1.5, "transformer": 1.5, "thousand": 2.0, "cnn+norm+dropout": 2.1}
 TWO_HALVES = "two halves by hand"
-PLAIN, ACCUMULATED, SHARED, APART = "plain step", "accumulated, unmeasured", "measured, shared", "measured, apart"
+PLAIN, ACCUMULATED, SHARED, APART = (
+    "plain step",
+    "accumulated, unmeasured",
+    "measured, shared",
+    "measured, apart",
+)
 PRODUCTS, ADAM, ADAM_PRODUCTS = "with products", "plain step, AdamW", "with products under P, AdamW"
 PRODUCTS_TARGET = {"cnn": 1.01, "transformer": 1.02, "mlp": 1.08}
 LOOKED_AT, HALF = "gradient looked at", "half a batch, no update"
@@ -108,30 +114,44 @@ def step_lines(name: str, problem: Problem, rounds: int) -> tuple[list[Line], di
     ], reasons
 
 
-def run_lines(name: str, problem: Problem, step_seconds: float, run_seconds: float, rounds: int) -> Iterator[Line]:
+def run_lines(
+    name: str, problem: Problem, step_seconds: float, run_seconds: float, rounds: int
+) -> Iterator[Line]:
     """The costs of whole runs at the default budget."""
     account = whole_runs(problem, step_seconds, run_seconds, rounds)
     whole, inside, clock = account.whole, account.inside, account.clock
     line, run = partial(Line, name), f"run of {account.steps} steps"
     measured = statistics.mean(account.measured)
     used = [1 + share for share in account.used]
-    yield line(f"{run}, on ({measured:.0f} measured)", "off", ratio(whole["on"], whole["off"]), 1.02)
+    yield line(
+        f"{run}, on ({measured:.0f} measured)", "off", ratio(whole["on"], whole["off"]), 1.02
+    )
     yield line(f"{run}, on, as it says itself", "off", median(used), 1.02)
     yield line(f"{run}, on, by the clock", "off", ratio(clock["on"], clock["off"]))
     yield line(f"{run}, on, steps only", "by hand", ratio(inside["on"], inside["by hand"]), 1.02)
     yield line(f"{run}, off, steps only", "by hand", ratio(inside["off"], inside["by hand"]))
-    yield line(f"{run}, off, around its steps", "", median([1e3 * seconds for seconds in account.around], "ms"))
+    yield line(
+        f"{run}, off, around its steps",
+        "",
+        median([1e3 * seconds for seconds in account.around], "ms"),
+    )
 
 
 def memory_lines() -> list[Line]:
     """The peak memory of readings in a watched GPT, above that of training."""
     unit = "copies of the parameters"
-    return [Line("gpt-25m", what, unit, Estimate.exact(copies), target) for what, copies, target in peaks()]
+    return [
+        Line("gpt-25m", what, unit, Estimate.exact(copies), target)
+        for what, copies, target in peaks()
+    ]
 
 
 def table(lines: list[Line]) -> Table:
     """The costs as a table, networks one below the other."""
-    drawn = Table(title=f"Costs, batches of {BATCH_SIZE}, one thread; intervals at {LEVEL:.0%}", title_justify="left")
+    drawn = Table(
+        title=f"Costs, batches of {BATCH_SIZE}, one thread; intervals at {LEVEL:.0%}",
+        title_justify="left",
+    )
     for heading in ("network", "what", "in units of"):
         drawn.add_column(heading)
     for heading in ("cost", "target", "verdict"):
@@ -149,13 +169,25 @@ def table(lines: list[Line]) -> Table:
 
 def machine() -> dict[str, str]:
     """What the numbers belong to."""
-    return {"torch": str(torch.__version__), "python": platform.python_version(), "machine": platform.machine()}
+    return {
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Fewer and shorter rounds: wider intervals, in a few minutes.")
+@click.option(
+    "--quick", is_flag=True, help="Fewer and shorter rounds: wider intervals, in a few minutes."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-@click.option("--network", "networks", multiple=True, type=click.Choice(list(WORKLOADS)), help="Only this one.")
+@click.option(
+    "--network",
+    "networks",
+    multiple=True,
+    type=click.Choice(list(WORKLOADS)),
+    help="Only this one.",
+)
 @click.option("--runs/--no-runs", default=True, help="Whole runs, which take most of the time.")
 def main(quick: bool, as_json: bool, networks: tuple[str, ...], runs: bool) -> None:
     """What does the instrument cost, in units of the plain step?"""
@@ -170,12 +202,18 @@ def main(quick: bool, as_json: bool, networks: tuple[str, ...], runs: bool) -> N
         reasons |= {f"{peer}, {name}": reason for peer, reason in missing.items()}
         if runs:
             with console.status(f"{name}: whole runs"):
-                lines += run_lines(name, problem, found[0].cost.value / 1e3, run_seconds, run_rounds)
+                lines += run_lines(
+                    name, problem, found[0].cost.value / 1e3, run_seconds, run_rounds
+                )
     if not networks:
         lines += memory_lines()
     if as_json:
         costs = [asdict(line) | {"verdict": line.verdict} for line in lines]
-        click.echo(json.dumps({"machine": machine(), "costs": costs, "not_run": reasons}, ensure_ascii=False))
+        click.echo(
+            json.dumps(
+                {"machine": machine(), "costs": costs, "not_run": reasons}, ensure_ascii=False
+            )
+        )
         return
     output = Console()
     if not output.is_terminal:

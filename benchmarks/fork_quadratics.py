@@ -1,4 +1,5 @@
-"""Quadratics whose forks have a known answer: what an alternative does there, exactly and simulated."""
+"""Quadratics whose forks have a known answer: what an alternative does there, exactly and
+simulated."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ class Setting:
         return (Rate(0.5), Rate(2), BatchSize(2), BatchSize(0.5), CoolNow(), Momentum(other))
 
     def start(self, seed: int, updates: int = WARM) -> tuple[np.ndarray, np.ndarray]:
-        """Position and velocity after some training at a constant rate, from a distance of 1 along each axis."""
+        """Position and velocity after some training at a constant rate, from a distance of 1 along
+        each axis."""
         generator = np.random.default_rng(seed)
         noise = generator.standard_normal((1, updates * BATCH // UNIT, self.quadratic.dimension))
         begin = np.sign(generator.standard_normal((1, self.quadratic.dimension)))
@@ -57,7 +59,11 @@ class Setting:
 
 POWER_LAW = tuple(np.geomspace(0.01, 1, 20))
 OUTLIERS = (*[1.0] * 3, *[0.03] * 17)
-RULES = {"plain": (0.15, 0.0, False), "heavy ball": (0.015, 0.9, False), "Nesterov": (0.015, 0.9, True)}
+RULES = {
+    "plain": (0.15, 0.0, False),
+    "heavy ball": (0.015, 0.9, False),
+    "Nesterov": (0.015, 0.9, True),
+}
 SETTINGS = tuple(
     Setting(f"{rule}, {spectrum}", curvatures, noises, *values)
     for rule, values in RULES.items()
@@ -100,18 +106,26 @@ class Going:
         elif not isinstance(kind, GoOn | Momentum):
             raise TypeError(kind.name)
         places = range(0, self.horizon, self.batch)
-        tails = [tail_factor(self.tail, place, place + self.batch, self.horizon) for place in places]
+        tails = [
+            tail_factor(self.tail, place, place + self.batch, self.horizon) for place in places
+        ]
         return self.setting.rate * factor * np.array(tails)
 
     def law(self, position: np.ndarray, velocity: np.ndarray) -> QuadraticLaw:
         """The exact law at the end."""
         start = QuadraticLaw.at(self.setting.quadratic, position, velocity)
         return start.after(
-            self.rates, batch_size=self.batch, momentum=self.momentum, nesterov=self.setting.nesterov
-        )  # fmt: skip
+            self.rates,
+            batch_size=self.batch,
+            momentum=self.momentum,
+            nesterov=self.setting.nesterov,
+        )
 
-    def simulated(self, position: np.ndarray, velocity: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The ends of many branches, [branches, params], from standard normal noise, [branches, units, params]."""
+    def simulated(
+        self, position: np.ndarray, velocity: np.ndarray, noise: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of many branches, [branches, params], from standard normal noise, [branches,
+        units, params]."""
         curvatures = np.array(self.setting.curvatures)
         sizes = np.sqrt(np.array(self.setting.noises) / UNIT)
         units, momentum = self.batch // UNIT, self.momentum
@@ -149,23 +163,37 @@ class HeldOut:
 
 
 def results_of(
-    setting: Setting, test: HeldOut, branches: Sequence[Branch], start: tuple[np.ndarray, np.ndarray], seed: int
+    setting: Setting,
+    test: HeldOut,
+    branches: Sequence[Branch],
+    start: tuple[np.ndarray, np.ndarray],
+    seed: int,
 ) -> Iterator[BranchResult]:
-    """Simulated results of branches from one start. A replicate has the same data in all of them."""
+    """Simulated results of branches from one start. A replicate has the same data in
+    all of them."""
     kinds: dict[tuple[str, int], list[Branch]] = {}
     for branch in branches:
         kinds.setdefault((branch.alternative.name, branch.horizon), []).append(branch)
     size = setting.quadratic.dimension
     for same in kinds.values():
         horizon = same[0].horizon
-        noise = np.stack([
-            np.random.default_rng((seed, branch.replicate)).standard_normal((horizon // UNIT, size)) for branch in same
-        ])  # fmt: skip
+        noise = np.stack(
+            [
+                np.random.default_rng((seed, branch.replicate)).standard_normal(
+                    (horizon // UNIT, size)
+                )
+                for branch in same
+            ]
+        )
         going = Going(setting, same[0].alternative, horizon, same[0].tail)
-        ends, _ = going.simulated(*(np.broadcast_to(each, (len(same), size)) for each in start), noise)
+        ends, _ = going.simulated(
+            *(np.broadcast_to(each, (len(same), size)) for each in start), noise
+        )
         for branch, end in zip(same, ends, strict=True):
             name, updates = branch.alternative.name, len(going.rates)
             far = not np.abs(end).max() < FAR
             readouts = {} if far else {"test_loss": test.readout(end)}
             diverged = "the loss is not finite" if far else None
-            yield BranchResult(name, branch.replicate, horizon, updates, horizon, 1.0, (), readouts, diverged)
+            yield BranchResult(
+                name, branch.replicate, horizon, updates, horizon, 1.0, (), readouts, diverged
+            )

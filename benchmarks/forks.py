@@ -1,15 +1,19 @@
-"""Are the effects of forks right, where the answer is known? Quadratics with exact laws after any schedule.
+"""Are the effects of forks right, where the answer is known? Quadratics with exact laws after any
+schedule.
 
-    .venv/bin/python benchmarks/forks.py           # all parts, about fifteen minutes of processor time
-    .venv/bin/python benchmarks/forks.py --forks 60 --races 20 --engine 4 --critical 10
+    .venv/bin/python benchmarks/forks.py           # all parts, about fifteen minutes of processor
+    time .venv/bin/python benchmarks/forks.py --forks 60 --races 20 --engine 4 --critical 10
 
-Six settings: plain, heavy-ball and Nesterov SGD on two spectra. A fork has six alternatives (half and twice the rate,
-half and twice the batch with √ of the rate, a cut to a tenth, another momentum), four replicates of 64 updates cooled
-linearly to zero, and a fresh test set of 100 examples. Its effects are compared with the exact ones.
+Six settings: plain, heavy-ball and Nesterov SGD on two spectra. A fork has six alternatives (half
+and twice the rate, half and twice the batch with √ of the rate, a cut to a tenth, another
+momentum), four replicates of 64 updates cooled linearly to zero, and a fresh test set of 100
+examples. Its effects are compared with the exact ones.
 
 1. Effects from simulated branches: bias, and the coverage of the three kinds of intervals.
-2. Races over six rates, early and late in training: whether the truly best one is kept, and what the race cost.
-3. The real engine, `gradiometer.loop.fork`, on the same quadratics: do its branches end where the law says?
+2. Races over six rates, early and late in training: whether the truly best one is kept, and what
+   the race cost.
+3. The real engine, `gradiometer.loop.fork`, on the same quadratics: do its branches end where the
+   law says?
 4. The critical batch at the start of training: does its interval cover what exact losses give?
 """
 
@@ -59,7 +63,9 @@ class Scores:
         return float(np.median(self.widths))
 
 
-def effects_study(setting: Setting, forks: int, replicates: int = REPLICATES, level: float = 0.9) -> Scores:
+def effects_study(
+    setting: Setting, forks: int, replicates: int = REPLICATES, level: float = 0.9
+) -> Scores:
     """Effects of simulated forks against the law."""
     scores, generator = Scores(), np.random.default_rng(1)
     tried = (GO_ON, *setting.alternatives)
@@ -67,19 +73,31 @@ def effects_study(setting: Setting, forks: int, replicates: int = REPLICATES, le
     laws = [[Going(setting, one, HORIZON).law(*start) for one in tried] for start in starts]
     for number in range(forks):
         place, test = number % STARTS, HeldOut.drawn(setting, generator)
-        branches = [Branch(one, replicate, HORIZON) for replicate in range(replicates) for one in tried]
+        branches = [
+            Branch(one, replicate, HORIZON) for replicate in range(replicates) for one in tried
+        ]
         found = effects_of(
-            list(results_of(setting, test, branches, starts[place], number)), GO_ON.name, level=level
-        )  # fmt: skip
+            list(results_of(setting, test, branches, starts[place], number)),
+            GO_ON.name,
+            level=level,
+        )
         here = np.array([law.excess_loss_from(test.mean) for law in laws[place]])
         general = np.array([law.excess_loss for law in laws[place]])
         known, wider = here[1:] - here[0], general[1:] - general[0]
-        scores.errors.append([effect.estimate.value - truth for effect, truth in zip(found, known, strict=True)])
+        scores.errors.append(
+            [effect.estimate.value - truth for effect, truth in zip(found, known, strict=True)]
+        )
         scores.single.append(
-            [each.single.low <= truth <= each.single.high for each, truth in zip(found, known, strict=True)]
+            [
+                each.single.low <= truth <= each.single.high
+                for each, truth in zip(found, known, strict=True)
+            ]
         )
         scores.together.append(
-            all(each.estimate.low <= truth <= each.estimate.high for each, truth in zip(found, known, strict=True))
+            all(
+                each.estimate.low <= truth <= each.estimate.high
+                for each, truth in zip(found, known, strict=True)
+            )
         )
         scores.in_general.append(
             all(
@@ -89,19 +107,29 @@ def effects_study(setting: Setting, forks: int, replicates: int = REPLICATES, le
         )
         alone = effects_of_alone(level, len(found), replicates)
         scores.widths.append(
-            [(each.estimate.high - each.estimate.low) / (each.single.high - each.single.low) / alone for each in found]
+            [
+                (each.estimate.high - each.estimate.low)
+                / (each.single.high - each.single.low)
+                / alone
+                for each in found
+            ]
         )
     return scores
 
 
 def effects_of_alone(level: float, alternatives: int, replicates: int) -> float:
     """Bonferroni's interval relative to Student's."""
-    single, all_of_them = (t.ppf(1 - (1 - level) / 2 / count, replicates - 1) for count in (1, alternatives))
+    single, all_of_them = (
+        t.ppf(1 - (1 - level) / 2 / count, replicates - 1) for count in (1, alternatives)
+    )
     return float(all_of_them / single)
 
 
-def race_study(setting: Setting, races: int, warm: int) -> tuple[int, int, list[float], list[float]]:
-    """How often the truly best rate is kept and picked, the regret of what is picked, and the share spent.
+def race_study(
+    setting: Setting, races: int, warm: int
+) -> tuple[int, int, list[float], list[float]]:
+    """How often the truly best rate is kept and picked, the regret of what is picked, and the share
+    spent.
 
     The regret is relative to the exact excess loss; the share is that of the first four replicates.
     """
@@ -113,12 +141,17 @@ def race_study(setting: Setting, races: int, warm: int) -> tuple[int, int, list[
     laws = [[Going(setting, one, HORIZON).law(*start) for one in tried] for start in starts]
     for number in range(races):
         place, test = number % STARTS, HeldOut.drawn(setting, generator)
-        truth = {one.name: law.excess_loss_from(test.mean) for one, law in zip(tried, laws[place], strict=True)}
+        truth = {
+            one.name: law.excess_loss_from(test.mean)
+            for one, law in zip(tried, laws[place], strict=True)
+        }
         best = min(truth, key=lambda name: truth[name])
         found = race(
             lambda branches: results_of(setting, test, branches, starts[place], number),  # noqa: B023
-            alternatives, RUNGS, budget=budget,
-        )  # fmt: skip
+            alternatives,
+            RUNGS,
+            budget=budget,
+        )
         kept += best in found.left
         picked += best == found.best
         regrets.append(truth[found.best] / truth[best] - 1)
@@ -139,7 +172,9 @@ def engine_fork(
     quadratic, spread = setting.quadratic, np.sqrt(setting.noises) / np.array(setting.curvatures)
     model = quadratic.problem(examples=1, start=start[0]).model()
     position = next(model.parameters())
-    optimizer = torch.optim.SGD([position], lr=setting.rate, momentum=setting.momentum, nesterov=setting.nesterov)
+    optimizer = torch.optim.SGD(
+        [position], lr=setting.rate, momentum=setting.momentum, nesterov=setting.nesterov
+    )
     if setting.momentum:
         optimizer.state[position]["momentum_buffer"] = torch.from_numpy(start[1].copy())
 
@@ -151,27 +186,34 @@ def engine_fork(
     def evaluate(trained: torch.nn.Module) -> dict[str, torch.Tensor]:
         return {"test_loss": trained(torch.from_numpy(test.examples))}
 
-    loop = Loop(model, optimizer, loss=lambda model, batch: model(batch), batches=batches, evaluate=evaluate)
+    loop = Loop(
+        model, optimizer, loss=lambda model, batch: model(batch), batches=batches, evaluate=evaluate
+    )
     alternatives = list(setting.alternatives)
     return fork(loop, alternatives, horizon=f"{horizon} examples", replicates=replicates, seed=seed)
 
 
 def engine_study(setting: Setting, forks: int) -> tuple[dict[str, float], np.ndarray]:
-    """z of the mean end of the engine's branches from the law, by alternative; and single coverage."""
+    """z of the mean end of the engine's branches from the law, by alternative; and
+    single coverage."""
     start, test = setting.start(0), HeldOut.drawn(setting, np.random.default_rng(3))
     floor = test.readout(test.mean).mean
     ends: dict[str, list[float]] = {}
     covered = []
-    laws = {one.name: Going(setting, one, HORIZON).law(*start) for one in (GO_ON, *setting.alternatives)}
+    laws = {
+        one.name: Going(setting, one, HORIZON).law(*start) for one in (GO_ON, *setting.alternatives)
+    }
     known = {name: law.excess_loss_from(test.mean) + floor for name, law in laws.items()}
     for number in range(forks):
         found = engine_fork(setting, start, test, number)
         for result in found.results:
             ends.setdefault(result.alternative, []).append(result.readouts["test_loss"].mean)
-        covered.append([
-            each.single.low <= known[each.alternative] - known[GO_ON.name] <= each.single.high
-            for each in effects_of(found.results, GO_ON.name)
-        ])  # fmt: skip
+        covered.append(
+            [
+                each.single.low <= known[each.alternative] - known[GO_ON.name] <= each.single.high
+                for each in effects_of(found.results, GO_ON.name)
+            ]
+        )
     z = {
         name: (np.mean(each) - known[name]) / (np.std(each, ddof=1) / math.sqrt(len(each)))
         for name, each in ends.items()
@@ -180,7 +222,8 @@ def engine_study(setting: Setting, forks: int) -> tuple[dict[str, float], np.nda
 
 
 def critical_study(setting: Setting, measured: int) -> tuple[float, float, int, float]:
-    """B_c of exact losses, the noise scale there, how often intervals cover B_c, and the median ratio of their ends."""
+    """B_c of exact losses, the noise scale there, how often intervals cover B_c, and the median
+    ratio of their ends."""
     start, test = setting.start(0, 0), HeldOut.drawn(setting, np.random.default_rng(4))
     lengths = (2 * HORIZON, 4 * HORIZON, 8 * HORIZON)
 
@@ -189,17 +232,25 @@ def critical_study(setting: Setting, measured: int) -> tuple[float, float, int, 
             law = Going(setting, branch.alternative, branch.horizon).law(*start)
             loss = Readout(law.excess_loss_from(test.mean) + 1e-12 * branch.replicate)
             yield BranchResult(
-                branch.alternative.name, branch.replicate, branch.horizon, 1, branch.horizon, 1.0, (),
+                branch.alternative.name,
+                branch.replicate,
+                branch.horizon,
+                1,
+                branch.horizon,
+                1.0,
+                (),
                 {"test_loss": loss} if np.isfinite(loss.mean) else {},
-            )  # fmt: skip
+            )
 
     truth = critical_batch_by(exact, BATCH, lengths, replicates=2).estimate.value
     found = [
         critical_batch_by(
-            lambda branches: results_of(setting, test, branches, start, number), BATCH, lengths  # noqa: B023
+            lambda branches: results_of(setting, test, branches, start, number),  # noqa: B023
+            BATCH,
+            lengths,
         ).estimate
         for number in range(measured)
-    ]  # fmt: skip
+    ]
     covered = sum(each.low <= truth <= each.high for each in found)
     widths = [each.high / each.low if each.low > 0 else math.inf for each in found]
     return truth, setting.quadratic.noise_scale(start[0]), covered, float(np.median(widths))
@@ -212,7 +263,9 @@ def share(count: int, total: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--forks", type=int, default=600)
     parser.add_argument("--races", type=int, default=120)
     parser.add_argument("--engine", type=int, default=6)
@@ -235,7 +288,10 @@ def main() -> None:
             flush=True,
         )
     if together:
-        print(f"all: single {share(sum(singles), len(singles))}, together {share(sum(together), len(together))}")
+        print(
+            f"all: single {share(sum(singles), len(singles))}, together "
+            f"{share(sum(together), len(together))}"
+        )
     for warm, setting in itertools.product((EARLY, WARM), SETTINGS if arguments.races else ()):
         kept, picked, regrets, spent = race_study(setting, arguments.races, warm)
         print(
@@ -248,8 +304,9 @@ def main() -> None:
     for setting in SETTINGS if arguments.engine else ():
         z, covered = engine_study(setting, arguments.engine)
         print(
-            f"engine, {setting.name}: z {', '.join(f'{name} {each:+.1f}' for name, each in z.items())}; "
-            f"single {share(int(covered.sum()), covered.size)}",
+            f"engine, {setting.name}: z "
+            f"{', '.join(f'{name} {each:+.1f}' for name, each in z.items())}; single "
+            f"{share(int(covered.sum()), covered.size)}",
             flush=True,
         )
 

@@ -1,14 +1,18 @@
 """Do the sentences about the noise scale hold when few examples carry the gradient?
 
-    .venv/bin/python benchmarks/heavy_tails.py                   # 400 windows a row, some ten minutes on one core
-    .venv/bin/python benchmarks/heavy_tails.py --windows 50
+    .venv/bin/python benchmarks/heavy_tails.py                   # 400 windows a row, some ten
+    minutes on one core .venv/bin/python benchmarks/heavy_tails.py --windows 50
 
-At fixed parameters, batches of 32 examples are drawn from problems with light and with heavy tails (`tail_families`).
-Each window of readings is given to `GradientNoise`, as during training. *covers*: the interval contains the noise
-scale. *said*: the share of windows with the sentence "at least L"; *true*: the share of these in which it holds,
-and *without*: the same if the interval has no room for pairs of rare examples that were not seen. *L*: the median of L
+At fixed parameters, batches of 32 examples are drawn from problems with light and with heavy tails
+(`tail_families`). Each window of readings is given to `GradientNoise`, as during training.
+*covers*: the interval contains the noise
+scale. *said*: the share of windows with the sentence "at least L"; *true*: the share of these in
+which it holds,
+and *without*: the same if the interval has no room for pairs of rare examples that were not seen.
+*L*: the median of L
 over the noise scale. *refused*: the share of windows in which few readings carry the noise, so
-that the finding says so and advises nothing. *ends*: the median ratio of the ends of closed intervals.
+that the finding says so and advises nothing. *ends*: the median ratio of the ends of closed
+intervals.
 """
 
 import argparse
@@ -60,7 +64,9 @@ class Row:
     @property
     def refused(self) -> float:
         """Share of the findings which say that nothing bounds the noise scale."""
-        return float(np.mean(["cannot be bounded" in say(finding).seen for finding in self.findings]))
+        return float(
+            np.mean(["cannot be bounded" in say(finding).seen for finding in self.findings])
+        )
 
     @property
     def ends(self) -> float:
@@ -72,13 +78,18 @@ class Row:
 def row(family: Family, readings: int, windows: int, seed: int = 0) -> Row:
     """What `GradientNoise` says in independent windows."""
     gauge, scales, findings, plain = GradientNoise(), [], [], []
-    for variance, norm_squared in zip(*family.readings(windows, readings, BATCH, seed), strict=True):
+    for variance, norm_squared in zip(
+        *family.readings(windows, readings, BATCH, seed), strict=True
+    ):
         series = Series(
             gauge="noise",
             steps=np.arange(1, readings + 1) * 10,
             batch_size=np.full(readings, BATCH),
             learning_rate=np.full(readings, 0.1),
-            moments={"gradient_variance": variance[:, None], "gradient_norm_squared": norm_squared[:, None]},
+            moments={
+                "gradient_variance": variance[:, None],
+                "gradient_norm_squared": norm_squared[:, None],
+            },
             sampling=Sampling(Draw.FRESH),
         )
         estimates = gauge.estimate(series.at_newest())
@@ -97,22 +108,29 @@ def share_true(lows: np.ndarray, truth: float) -> str:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--windows", type=int, default=400)
     windows = parser.parse_args().windows
-    print("| family | noise scale | CV² of ‖g_i‖² | readings | covers | said | true | without | L | refused | ends |")
+    print(
+        "| family | noise scale | CV² of ‖g_i‖² | readings | covers | said | true | without | L | "
+        "refused | ends |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for name, make in FAMILIES.items():
         family = make()
         for readings in COUNTS:
             found = row(family, readings, windows)
             lows = found.lows
-            true, without = (share_true(each, found.truth) for each in (lows, found.lows_without_room))
+            true, without = (
+                share_true(each, found.truth) for each in (lows, found.lows_without_room)
+            )
             typical = f"{np.median(lows) / found.truth:.2g}" if len(lows) else "–"
             print(
-                f"| {name} | {found.truth:.0f} | {family.variation:.2g} | {readings} | {found.covers:.2f} | "
-                f"{len(lows) / windows:.2f} | {true} | {without} | {typical} | {found.refused:.2f} "
-                f"| {found.ends:.2g} |",
+                f"| {name} | {found.truth:.0f} | {family.variation:.2g} | {readings} | "
+                f"{found.covers:.2f} | {len(lows) / windows:.2f} | {true} | {without} | {typical} "
+                f"| {found.refused:.2f} | {found.ends:.2g} |",
                 flush=True,
             )
 

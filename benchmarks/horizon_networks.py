@@ -1,4 +1,5 @@
-"""The four networks of `horizons.py`, two of them with AdamW, each in the middle of its training."""
+"""The four networks of `horizons.py`, two of them with AdamW, each in the middle of
+its training."""
 
 import math
 from collections.abc import Callable
@@ -46,7 +47,9 @@ class Network:
     batch_size: int
     rest: int
 
-    def started(self, seed: int, updates: int = EARLY) -> tuple[nn.Module, torch.optim.Optimizer, Any, Any]:
+    def started(
+        self, seed: int, updates: int = EARLY
+    ) -> tuple[nn.Module, torch.optim.Optimizer, Any, Any]:
         """Model and optimizer after the first updates, training examples and test examples."""
         train, test = self.data()
         torch.manual_seed(seed)
@@ -55,7 +58,9 @@ class Network:
         count = len(train[0] if isinstance(train, tuple) else train)
         for _ in range(updates):
             chosen = torch.randint(count, (self.batch_size,))
-            batch = tuple(part[chosen] for part in train) if isinstance(train, tuple) else train[chosen]
+            batch = (
+                tuple(part[chosen] for part in train) if isinstance(train, tuple) else train[chosen]
+            )
             optimizer.zero_grad()
             self.loss(model, batch).mean().backward()
             optimizer.step()
@@ -78,7 +83,9 @@ class Symbols(nn.Module):
         """The logits of the next symbol at every place."""
         hidden = self.symbol(symbols) + self.place
         queries, keys, values = self.mixed(self.first(hidden)).chunk(3, dim=-1)
-        hidden = hidden + self.joined(nn.functional.scaled_dot_product_attention(queries, keys, values, is_causal=True))
+        hidden = hidden + self.joined(
+            nn.functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        )
         hidden = hidden + self.narrow(nn.functional.gelu(self.wide(self.second(hidden))))
         logits: Tensor = self.head(hidden)
         return logits
@@ -87,13 +94,18 @@ class Symbols(nn.Module):
 def next_symbol(model: nn.Module, batch: Batch) -> Tensor:
     """The mean cross-entropy of a sequence, in nats."""
     logits = model(batch[:, :-1])
-    return nn.functional.cross_entropy(logits.transpose(1, 2), batch[:, 1:], reduction="none").mean(1)
+    return nn.functional.cross_entropy(logits.transpose(1, 2), batch[:, 1:], reduction="none").mean(
+        1
+    )
 
 
 def _sequences() -> tuple[Tensor, Tensor]:
     """Sequences in which a symbol depends on the two before it."""
     generator = torch.Generator().manual_seed(0)
-    once, twice = torch.randn(SYMBOLS, SYMBOLS, generator=generator), torch.randn((SYMBOLS,) * 3, generator=generator)
+    once, twice = (
+        torch.randn(SYMBOLS, SYMBOLS, generator=generator),
+        torch.randn((SYMBOLS,) * 3, generator=generator),
+    )
     table = torch.softmax(2 * once + twice, dim=-1)
     drawn = torch.zeros(12_000, LENGTH + 1, dtype=torch.long)
     drawn[:, :2] = torch.randint(SYMBOLS, (len(drawn), 2), generator=generator)
@@ -110,7 +122,9 @@ def _taught() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     inputs = torch.randn(24_000, INPUTS, generator=generator)
     first = torch.randn(INPUTS, 32, generator=generator) / math.sqrt(INPUTS)
     second = torch.randn(32, generator=generator) / math.sqrt(8)
-    targets = torch.tanh(2 * inputs @ first) @ second + NOISE * torch.randn(len(inputs), generator=generator)
+    targets = torch.tanh(2 * inputs @ first) @ second + NOISE * torch.randn(
+        len(inputs), generator=generator
+    )
     return (inputs[:20_000], targets[:20_000]), (inputs[20_000:], targets[20_000:])
 
 
@@ -121,29 +135,72 @@ def _mislabelled() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     parts = []
     for images, labels in (problem.train.data, problem.test.data):
         wrong = torch.rand(len(labels), generator=generator) < WRONG
-        parts.append((images, torch.where(wrong, torch.randint(10, labels.shape, generator=generator), labels)))
+        parts.append(
+            (
+                images,
+                torch.where(wrong, torch.randint(10, labels.shape, generator=generator), labels),
+            )
+        )
     return parts[0], parts[1]
 
 
 def _normed() -> nn.Module:
     return nn.Sequential(
-        nn.Linear(INPUTS, 48), nn.LayerNorm(48), nn.GELU(), nn.Linear(48, 48), nn.LayerNorm(48), nn.GELU(),
-        nn.Linear(48, 1), nn.Flatten(0),
-    )  # fmt: skip
+        nn.Linear(INPUTS, 48),
+        nn.LayerNorm(48),
+        nn.GELU(),
+        nn.Linear(48, 48),
+        nn.LayerNorm(48),
+        nn.GELU(),
+        nn.Linear(48, 1),
+        nn.Flatten(0),
+    )
 
 
-CLASSES, NUMBERS = (supervised(kind(reduction="none")) for kind in (nn.CrossEntropyLoss, nn.MSELoss))
+CLASSES, NUMBERS = (
+    supervised(kind(reduction="none")) for kind in (nn.CrossEntropyLoss, nn.MSELoss)
+)
 ADAMW = partial(torch.optim.AdamW, betas=(0.9, 0.95), weight_decay=0.1)
 
 NETWORKS = (
     Network(
-        "MLP, SGD with momentum", lambda: load("digits", model="mlp").model(), _mislabelled, CLASSES,
-        partial(torch.optim.SGD, momentum=0.9), rate=0.1, batch_size=32, rest=500,
+        "MLP, SGD with momentum",
+        lambda: load("digits", model="mlp").model(),
+        _mislabelled,
+        CLASSES,
+        partial(torch.optim.SGD, momentum=0.9),
+        rate=0.1,
+        batch_size=32,
+        rest=500,
     ),
     Network(
-        "CNN, SGD", lambda: load("digits", model="cnn").model(), _mislabelled, CLASSES, torch.optim.SGD,
-        rate=0.2, batch_size=16, rest=300,
+        "CNN, SGD",
+        lambda: load("digits", model="cnn").model(),
+        _mislabelled,
+        CLASSES,
+        torch.optim.SGD,
+        rate=0.2,
+        batch_size=16,
+        rest=300,
     ),
-    Network("MLP with LayerNorm, AdamW", _normed, _taught, NUMBERS, ADAMW, rate=8e-3, batch_size=32, rest=300),
-    Network("transformer, AdamW", Symbols, _sequences, next_symbol, ADAMW, rate=16e-3, batch_size=16, rest=300),
-)  # fmt: skip
+    Network(
+        "MLP with LayerNorm, AdamW",
+        _normed,
+        _taught,
+        NUMBERS,
+        ADAMW,
+        rate=8e-3,
+        batch_size=32,
+        rest=300,
+    ),
+    Network(
+        "transformer, AdamW",
+        Symbols,
+        _sequences,
+        next_symbol,
+        ADAMW,
+        rate=16e-3,
+        batch_size=16,
+        rest=300,
+    ),
+)

@@ -1,7 +1,9 @@
-"""The peak of what torch allocates during some work, in copies of a model's parameters, and of watched steps.
+"""The peak of what torch allocates during some work, in copies of a model's parameters, and of
+watched steps.
 
-Every storage that an operation makes is counted until it is freed, in the forward, the backward and the update alike.
-What the C++ kernels use inside of one operation is not seen. So the numbers are the same on every machine.
+Every storage that an operation makes is counted until it is freed, in the forward, the backward and
+the update alike. What the C++ kernels use inside of one operation is not seen. So the numbers are
+the same on every machine.
 """
 
 import weakref
@@ -29,7 +31,9 @@ class Allocated(TorchDispatchMode):
         self.now = self.peak = 0
         self._alive: dict[int, int] = {}
 
-    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, arguments: Any = (), named: Any = None
+    ) -> Any:
         made = operation(*arguments, **(named or {}))
         given = {each.untyped_storage()._cdata for each in _tensors((arguments, named))}
         for tensor in _tensors(made):
@@ -66,7 +70,9 @@ class Block(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """The states after the block, of the same shape [examples, positions, width]."""
         examples, positions, width = states.shape
-        parts = self.attend(self.before_attention(states)).view(examples, positions, 3, self.heads, -1)
+        parts = self.attend(self.before_attention(states)).view(
+            examples, positions, 3, self.heads, -1
+        )
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         seen = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         states = states + self.join(seen.transpose(1, 2).reshape(examples, positions, width))
@@ -86,24 +92,31 @@ class GPT(nn.Module):
     def forward(self, symbols: Tensor) -> Tensor:
         """The logits of the symbol after each, [examples, positions, symbols]."""
         places = torch.arange(symbols.shape[1]).expand(len(symbols), -1)
-        logits: Tensor = self.head(self.norm(self.blocks(self.symbol(symbols) + self.place(places))))
+        logits: Tensor = self.head(
+            self.norm(self.blocks(self.symbol(symbols) + self.place(places)))
+        )
         return logits
 
 
 def next_symbol(model: nn.Module, batch: Tensor) -> Tensor:
     """The cross-entropy of a sequence, averaged over its symbols, in nats."""
-    return functional.cross_entropy(model(batch[:, :-1]).transpose(1, 2), batch[:, 1:], reduction="none").mean(1)
+    return functional.cross_entropy(
+        model(batch[:, :-1]).transpose(1, 2), batch[:, 1:], reduction="none"
+    ).mean(1)
 
 
 def peak_of_watch(optimizer: type[torch.optim.Optimizer], gauge: str) -> float:
-    """The peak of two watched steps of the GPT, both measured, in copies of the parameters. "" measures nothing."""
+    """The peak of two watched steps of the GPT, both measured, in copies of the parameters. ""
+    measures nothing."""
     torch.manual_seed(0)
     model, batch = GPT(), torch.randint(256, (4, LENGTH + 1))
     trains = optimizer(model.parameters(), lr=1e-3)  # type: ignore[call-arg]
     settings: dict[str, Any] = {"gauges": [gauge], "every": 1} if gauge else {"budget": 0.0}
     with (
         TemporaryDirectory() as out,
-        watch(model, trains, loss=next_symbol, out=out, page=False, quiet=True, **settings) as watched,
+        watch(
+            model, trains, loss=next_symbol, out=out, page=False, quiet=True, **settings
+        ) as watched,
     ):
 
         def step() -> None:
@@ -118,15 +131,24 @@ def peak_of_watch(optimizer: type[torch.optim.Optimizer], gauge: str) -> float:
 
 
 READINGS = {("SGD", "noise"): 1.1, ("AdamW", "noise"): 1.1, ("SGD", "batch_sharpness"): 3.15}
-"""What is measured under which optimizer, and how many copies above training's own peak it should hold at most."""
+"""What is measured under which optimizer, and how many copies above training's own peak it should
+hold at most."""
 
 
 def peaks() -> Iterator[tuple[str, float, float]]:
     """What was measured, the copies of the parameters above training's own peak, and the target."""
     for (name, gauge), target in READINGS.items():
         optimizer = getattr(torch.optim, name)
-        yield f"peak memory, {name}, {gauge}", peak_of_watch(optimizer, gauge) - peak_of_watch(optimizer, ""), target
+        yield (
+            f"peak memory, {name}, {gauge}",
+            peak_of_watch(optimizer, gauge) - peak_of_watch(optimizer, ""),
+            target,
+        )
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.layout == torch.strided)
+    return (
+        leaf
+        for leaf in tree_leaves(values)
+        if isinstance(leaf, Tensor) and leaf.layout == torch.strided
+    )

@@ -1,10 +1,12 @@
 """Does the interval for the share of directions that curve down contain the exact share?
 
-    .venv/bin/python benchmarks/negative_curvature.py            # 40 networks, some minutes on one core
+    .venv/bin/python benchmarks/negative_curvature.py            # 40 networks, some minutes on one
+    core
 
-Networks of about 1,000 parameters on the digits, with three activations and two losses, at several steps of training.
-Their Hessians over 300 examples are computed whole, so that the share of eigenvalues below zero is exact. A survey has
-8 probes and 40 iterations, as `measure sharpness`. *raw* is the share of the quadrature's weight below zero.
+Networks of about 1,000 parameters on the digits, with three activations and two losses, at several
+steps of training. Their Hessians over 300 examples are computed whole, so that the share of
+eigenvalues below zero is exact. A survey has 8 probes and 40 iterations, as `measure sharpness`.
+*raw* is the share of the quadrature's weight below zero.
 """
 
 import argparse
@@ -22,8 +24,12 @@ from gradiometer.problems import load
 
 STEPS = (0, 10, 50, 200, 1000)
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "cross-entropy": lambda outputs, labels: functional.cross_entropy(outputs, labels, reduction="none"),
-    "squared": lambda outputs, labels: (outputs - functional.one_hot(labels, 10)).square().mean(dim=1),
+    "cross-entropy": lambda outputs, labels: functional.cross_entropy(
+        outputs, labels, reduction="none"
+    ),
+    "squared": lambda outputs, labels: (
+        (outputs - functional.one_hot(labels, 10)).square().mean(dim=1)
+    ),
 }
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "tanh": lambda: _perceptron(nn.Tanh()),
@@ -46,7 +52,9 @@ def cases() -> Iterator[tuple[str, Curvature, int]]:
         for loss_name, loss in LOSSES.items():
             torch.manual_seed(0)
             model = make().double()
-            objective = Objective(model, lambda model, batch, loss=loss: loss(model(batch[0]), batch[1]))
+            objective = Objective(
+                model, lambda model, batch, loss=loss: loss(model(batch[0]), batch[1])
+            )
             optimizer, before = torch.optim.SGD(model.parameters(), lr=0.5), 0
             for step in STEPS:
                 for _ in range(step - before):
@@ -68,7 +76,9 @@ def exact_share(curvature: Curvature) -> tuple[float, float]:
 
 def main() -> None:
     """Print the table."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     print("| network | step | exact | zero | share | raw | inside |\n|---|---|---|---|---|---|---|")
     inside = []
     for name, curvature, step in cases():
@@ -77,8 +87,14 @@ def main() -> None:
         share, density = found.negative_share, found.density
         raw = float(np.where(density.nodes < 0, density.weights, 0.0).sum(axis=1).mean())
         inside.append(share.low <= exact <= share.high)
-        words = f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]".replace("nan", "not resolved")
-        print(f"| {name} | {step:,} | {exact:.3f} | {zero:.3f} | {words} | {raw:.3f} | {inside[-1]} |", flush=True)
+        words = f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]".replace(
+            "nan", "not resolved"
+        )
+        print(
+            f"| {name} | {step:,} | {exact:.3f} | {zero:.3f} | {words} | {raw:.3f} | {inside[-1]} "
+            "|",
+            flush=True,
+        )
     print(f"\n{sum(inside)} of {len(inside)} inside")
 
 

@@ -1,18 +1,22 @@
 """How well is a drifting quantity known at the newest reading?
 
-    .venv/bin/python benchmarks/now.py                         # the judging networks, about half an hour on one core
-    .venv/bin/python benchmarks/now.py --networks larger       # seven of another kind, up to 2.8 million parameters
-    .venv/bin/python benchmarks/now.py --networks choosing     # those on which the method was chosen
+    .venv/bin/python benchmarks/now.py                         # the judging networks, about half an
+    hour on one core .venv/bin/python benchmarks/now.py --networks larger       # seven of another
+    kind, up to 2.8 million parameters .venv/bin/python benchmarks/now.py --networks choosing     #
+    those on which the method was chosen
 
-Networks are trained, and tr Σ and ‖g‖² read from the two halves of the batch at every step. Of these readings, 20, 40,
-100 or 300 are given to each method, evenly spaced from the first step to the newest. The truth is the ratio of the
-means of tr Σ and ‖g‖² over full passes within 5 % of the run, since ‖g‖² at single parameters jumps. Under *geometric*
-it is the ratio of their geometric means, in which a jump counts less. *Score* is the interval score in logarithms: the
-width plus 20 times the miss. An interval that is open, or whose ends are more than 30 apart, counts as log 30 = 3.4
-wide. *knows the drift* is given the true drift, and errors widened by the factor that scores best after the fact: what
-it loses is the noise of the readings. At last come series of 200 readings without drift, with two sizes of noise.
+Networks are trained, and tr Σ and ‖g‖² read from the two halves of the batch at every step. Of
+these readings, 20, 40, 100 or 300 are given to each method, evenly spaced from the first step to
+the newest. The truth is the ratio of the means of tr Σ and ‖g‖² over full passes within 5 % of the
+run, since ‖g‖² at single parameters jumps. Under *geometric* it is the ratio of their geometric
+means, in which a jump counts less. *Score* is the interval score in logarithms: the width plus 20
+times the miss. An interval that is open, or whose ends are more than 30 apart, counts as log 30 =
+3.4 wide. *knows the drift* is given the true drift, and errors widened by the factor that scores
+best after the fact: what it loses is the noise of the readings. At last come series of 200 readings
+without drift, with two sizes of noise.
 
-*sharpness* is the batch sharpness, *temperature* the heat η E‖ĝ‖², to which the temperature of SGD is proportional.
+*sharpness* is the batch sharpness, *temperature* the heat η E‖ĝ‖², to which the temperature of SGD
+is proportional.
 """
 
 import argparse
@@ -31,7 +35,12 @@ from now_scores import COUNTS, Case, noise_cases, row, scored, sharpness_cases, 
 from gradiometer import Estimate
 from gradiometer.jobs import Job, pool_of
 from gradiometer.measurement.uncertainty import mean, ratio_of_means
-from gradiometer.measurement.uncertainty.now import SHARPNESS_PRIOR, TEMPERATURE_PRIOR, mean_now, ratio_now
+from gradiometer.measurement.uncertainty.now import (
+    SHARPNESS_PRIOR,
+    TEMPERATURE_PRIOR,
+    mean_now,
+    ratio_now,
+)
 
 Method = Callable[[Case], Estimate]
 
@@ -75,20 +84,36 @@ NETWORKS = {"judging": JUDGING, "larger": LARGER, "earlier": EARLIER, "choosing"
 
 
 def tables(name: str, cases: list[Case], method: Method, more: Sequence[str] = ()) -> None:
-    """Print the scores by method and number of readings, some more rows, and the scores of `now` by network."""
-    found = {label: [scored(case, each(case)) for case in cases] for label, each in (WINDOWS | {"now": method}).items()}
+    """Print the scores by method and number of readings, some more rows, and the scores of `now` by
+    network."""
+    found = {
+        label: [scored(case, each(case)) for case in cases]
+        for label, each in (WINDOWS | {"now": method}).items()
+    }
     print(f"\n{name}: {len(cases)} cases\n")
-    print("| | readings | covers | geometric | score | ratio of ends | open |\n|---|---|---|---|---|---|---|")
+    print(
+        "| | readings | covers | geometric | score | ratio of ends | open "
+        "|\n|---|---|---|---|---|---|---|"
+    )
     for label, scores in found.items():
         for count in COUNTS:
-            some = [score for score, case in zip(scores, cases, strict=True) if len(case.steps) == count]
+            some = [
+                score for score, case in zip(scores, cases, strict=True) if len(case.steps) == count
+            ]
             print(f"| {label} | {count} | {row(some)} |")
         print(f"| {label} | all | {row(scores)} |")
     for line in more:
         print(line)
-    print("\n| now, by network | covers | geometric | score | ratio of ends | open |\n|---|---|---|---|---|---|")
+    print(
+        "\n| now, by network | covers | geometric | score | ratio of ends | open "
+        "|\n|---|---|---|---|---|---|"
+    )
     for network in dict.fromkeys(case.network for case in cases):
-        some = [score for score, case in zip(found["now"], cases, strict=True) if case.network == network]
+        some = [
+            score
+            for score, case in zip(found["now"], cases, strict=True)
+            if case.network == network
+        ]
         print(f"| {network} | {row(some)} |")
 
 
@@ -109,19 +134,28 @@ def without_drift() -> None:
 
 def main() -> None:
     """Record what is missing, and print all tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--networks", choices=tuple(NETWORKS), default="judging")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "gradiometer-now")
+    parser.add_argument(
+        "--cache", type=Path, default=Path(tempfile.gettempdir()) / "gradiometer-now"
+    )
     parser.add_argument("--pool", default="here", help="here, processes[:COUNT] or ray[:ADDRESS]")
     settings = parser.parse_args()
     torch.set_num_threads(1)
     networks = NETWORKS[settings.networks]
-    jobs = [Job(name, recorded, (name, network, settings.cache)) for name, network in networks.items()]
+    jobs = [
+        Job(name, recorded, (name, network, settings.cache)) for name, network in networks.items()
+    ]
     with pool_of(settings.pool) as pool:
         runs = dict(zip(networks, pool.results(jobs), strict=True))
     for name, run in runs.items():
         parameters, batch, examples = run["size"]
-        print(f"{name}: {parameters:,} parameters, B = {batch}, {examples:,} examples, {len(run['readings'])} steps")
+        print(
+            f"{name}: {parameters:,} parameters, B = {batch}, {examples:,} examples, "
+            f"{len(run['readings'])} steps"
+        )
     for name, (cases, method) in QUANTITIES.items():
         if not (found := list(cases(runs))):
             continue

@@ -1,4 +1,5 @@
-"""Networks of another kind that judge the method last: sequences, AdamW and RMSprop, up to millions of parameters."""
+"""Networks of another kind that judge the method last: sequences, AdamW and RMSprop, up to millions
+of parameters."""
 
 from collections.abc import Callable
 
@@ -40,14 +41,20 @@ class Memory(nn.Module):
 
 
 class Patches(nn.Module):
-    """A transformer over the 16 squares of 7 by 7 pixels of a picture; returns the logits of 10 classes."""
+    """A transformer over the 16 squares of 7 by 7 pixels of a picture; returns the logits of 10
+    classes."""
 
     def __init__(self, width: int, blocks: int) -> None:
         super().__init__()
-        self.patches, self.places = nn.Linear(49, width), nn.Parameter(0.02 * torch.randn(16, width))
+        self.patches, self.places = (
+            nn.Linear(49, width),
+            nn.Parameter(0.02 * torch.randn(16, width)),
+        )
         self.blocks = nn.Sequential(
             *(
-                nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+                nn.TransformerEncoderLayer(
+                    width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True
+                )
                 for _ in range(blocks)
             )
         )
@@ -66,7 +73,9 @@ class Residual(nn.Module):
         super().__init__()
         self.enter, self.out = nn.Linear(inputs, width), nn.Linear(width, 10)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+            nn.Sequential(
+                nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
+            )
             for _ in range(blocks)
         )
 

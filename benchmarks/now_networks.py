@@ -1,4 +1,5 @@
-"""The networks whose noise is read: of the choice of the method, of its first judgement, and those that judge it."""
+"""The networks whose noise is read: of the choice of the method, of its first judgement, and those
+that judge it."""
 
 from now_runs import (
     Characters,
@@ -28,7 +29,12 @@ squared = functional.mse_loss
 
 CHOOSING = {
     "digits MLP, SGD": Network(
-        lambda: images("digits", 1400), lambda: perceptron(64, 64, 10), entropy, sgd(0.1), sharpness=True, batch=64
+        lambda: images("digits", 1400),
+        lambda: perceptron(64, 64, 10),
+        entropy,
+        sgd(0.1),
+        sharpness=True,
+        batch=64,
     ),
     "Fashion MLP, momentum, drop": Network(
         lambda: images("fashion-mnist", 2000),
@@ -47,7 +53,12 @@ CHOOSING = {
         batch=64,
     ),
     "text transformer, AdamW": Network(
-        lambda: text(2000, 32), lambda: Characters(128, 32, 1, 32), entropy, adamw(2e-3), batch=32, chunk=16
+        lambda: text(2000, 32),
+        lambda: Characters(128, 32, 1, 32),
+        entropy,
+        adamw(2e-3),
+        batch=32,
+        chunk=16,
     ),
     "digits CNN, OneCycle": Network(
         lambda: images("digits", 1400),
@@ -76,7 +87,12 @@ CHOOSING = {
         sharpness=True,
     ),
     "digits MLP, AdamW, cosine": Network(
-        lambda: images("digits", 1400), lambda: perceptron(64, 48, 24, 10), entropy, adamw(5e-3), cosine, batch=128
+        lambda: images("digits", 1400),
+        lambda: perceptron(64, 48, 24, 10),
+        entropy,
+        adamw(5e-3),
+        cosine,
+        batch=128,
     ),
     "Fashion CNN, momentum": Network(
         lambda: images("fashion-mnist", 2000),
@@ -113,7 +129,13 @@ CHOOSING = {
         batch=96,
     ),
     "Markov GPT, AdamW, cosine": Network(
-        lambda: markov(2000, 32), lambda: Characters(24, 48, 2, 32), entropy, adamw(3e-3), cosine, batch=32, chunk=16
+        lambda: markov(2000, 32),
+        lambda: Characters(24, 48, 2, 32),
+        entropy,
+        adamw(3e-3),
+        cosine,
+        batch=32,
+        chunk=16,
     ),
     "digits two layers, SGD, drop": Network(
         lambda: images("digits", 1400),
@@ -125,7 +147,11 @@ CHOOSING = {
         sharpness=True,
     ),
     "digits autoencoder, AdamW": Network(
-        lambda: itself(1400), lambda: perceptron(64, 48, 12, 48, 64, kind=nn.Tanh), squared, adamw(2e-3), batch=128
+        lambda: itself(1400),
+        lambda: perceptron(64, 48, 12, 48, 64, kind=nn.Tanh),
+        squared,
+        adamw(2e-3),
+        batch=128,
     ),
     "Markov GRU, momentum, cosine": Network(
         lambda: markov(2000, 24),
@@ -256,7 +282,8 @@ EARLIER = {
         sharpness=True,
     ),
 }
-"""The networks that judged the first version of the method. The batch sharpness was then chosen on them."""
+"""The networks that judged the first version of the method. The batch sharpness was then chosen on
+them."""
 
 JUDGING = {
     "Fashion MLP of 90,000, momentum, linear": Network(

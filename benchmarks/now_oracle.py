@@ -1,4 +1,5 @@
-"""A method that knows how the noise scale drifts and estimates only its size: its errors are those of the readings."""
+"""A method that knows how the noise scale drifts and estimates only its size: its errors are those
+of the readings."""
 
 import math
 from collections.abc import Callable
@@ -19,11 +20,14 @@ OTHERS = np.array([1.0] * 7 + [0.0] + [1.0] * 7)
 
 def nearby(readings: np.ndarray) -> np.ndarray:
     """The mean size of the neighbours of each reading."""
-    return np.convolve(np.abs(readings), OTHERS, "same") / np.convolve(np.ones(len(readings)), OTHERS, "same")
+    return np.convolve(np.abs(readings), OTHERS, "same") / np.convolve(
+        np.ones(len(readings)), OTHERS, "same"
+    )
 
 
 def oracle(runs: Runs, widened: float) -> Callable[[Case], Estimate]:
-    """The estimate of a case from ‖g‖² over tr Σ of all its readings, each divided by the true drift since then."""
+    """The estimate of a case from ‖g‖² over tr Σ of all its readings, each divided by the true
+    drift since then."""
     curves = {name: curve(run) for name, run in runs.items()}
 
     def estimate(case: Case) -> Estimate:
@@ -49,8 +53,12 @@ def oracle_rows(runs: Runs, cases: list[Case]) -> list[str]:
     rows, everything = [], list[Score]()
     for count in COUNTS:
         some = [case for case in cases if len(case.steps) == count]
-        tried = [[scored(case, oracle(runs, widened)(case)) for case in some] for widened in WIDENED]
-        best = min(tried, key=lambda scores: float(np.mean([score.interval_score for score in scores])))
+        tried = [
+            [scored(case, oracle(runs, widened)(case)) for case in some] for widened in WIDENED
+        ]
+        best = min(
+            tried, key=lambda scores: float(np.mean([score.interval_score for score in scores]))
+        )
         rows.append(f"| knows the drift | {count} | {row(best)} |")
         everything += best
     return [*rows, f"| knows the drift | all | {row(everything)} |"]

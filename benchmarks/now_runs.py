@@ -1,4 +1,5 @@
-"""Trained networks whose gradient noise is read at every step, and known from full passes along the run."""
+"""Trained networks whose gradient noise is read at every step, and known from full passes along the
+run."""
 
 import math
 import pydoc_data.topics
@@ -28,9 +29,14 @@ class Characters(nn.Module):
 
     def __init__(self, symbols: int, width: int, blocks: int, length: int) -> None:
         super().__init__()
-        self.symbols, self.places = nn.Embedding(symbols, width), nn.Parameter(0.02 * torch.randn(length, width))
+        self.symbols, self.places = (
+            nn.Embedding(symbols, width),
+            nn.Parameter(0.02 * torch.randn(length, width)),
+        )
         self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
+            nn.TransformerEncoderLayer(
+                width, 4, 4 * width, dropout=0.0, batch_first=True, norm_first=True
+            )
             for _ in range(blocks)
         )
         self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, symbols)
@@ -69,15 +75,22 @@ def convolutions(*channels: int, features: int, norm: bool = False) -> nn.Module
     """Convolutions of stride 2, then one linear layer to 10 classes."""
     layers: list[nn.Module] = []
     for before, after in pairwise((1, *channels)):
-        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), *([nn.GroupNorm(4, after)] if norm else [])]
+        layers += [
+            nn.Conv2d(before, after, 3, stride=2, padding=1),
+            *([nn.GroupNorm(4, after)] if norm else []),
+        ]
         layers += [nn.ReLU()]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 10))
 
 
 def images(name: str, examples: int) -> Data:
     """The first training images of a problem that ships, and their labels."""
-    pictures, labels = load(name, model="mlp", data_dir=None, seed=0).train.batch(torch.arange(examples))
-    return pictures.reshape(examples, 1, *((28, 28) if pictures[0].numel() == 784 else (8, 8))), labels
+    pictures, labels = load(name, model="mlp", data_dir=None, seed=0).train.batch(
+        torch.arange(examples)
+    )
+    return pictures.reshape(
+        examples, 1, *((28, 28) if pictures[0].numel() == 784 else (8, 8))
+    ), labels
 
 
 def itself(examples: int) -> Data:
@@ -87,7 +100,8 @@ def itself(examples: int) -> Data:
 
 
 def text(examples: int, length: int) -> Data:
-    """Stretches of Python's own help texts, as characters below 128, and the same one character later."""
+    """Stretches of Python's own help texts, as characters below 128, and the same one character
+    later."""
     letters = "".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
     codes = torch.tensor([min(ord(letter), 127) for letter in letters])
     return _stretches(codes, examples, length)
@@ -138,7 +152,11 @@ def constant(share: float) -> float:
 
 def cosine(share: float) -> float:
     """Linear over the first 5 %, then half a cosine to 1 %."""
-    return share / 0.05 if share < 0.05 else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (share - 0.05) / 0.95))
+    return (
+        share / 0.05
+        if share < 0.05
+        else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (share - 0.05) / 0.95))
+    )
 
 
 def one_cycle(share: float) -> float:
@@ -248,7 +266,8 @@ class Recording:
         }
 
     def step(self, chosen: Tensor) -> tuple[float, float]:
-        """One update; tr Σ and ‖g‖² from its two halves, both about the gradient of the training set."""
+        """One update; tr Σ and ‖g‖² from its two halves, both about the gradient of the training
+        set."""
         half = len(chosen) // 2
         one, two = self.gradient(chosen[:half]), self.gradient(chosen[half:])
         distance = sum(float((a - b).square().sum()) for a, b in zip(one, two, strict=True))
@@ -304,7 +323,11 @@ class Recording:
         return variance, norm, float(pairs[:, 0].sum() / pairs[:, 1].sum())
 
     def _order(self) -> Iterator[Tensor]:
-        generator, count, batch = torch.Generator().manual_seed(3), len(self.inputs), self.network.batch
+        generator, count, batch = (
+            torch.Generator().manual_seed(3),
+            len(self.inputs),
+            self.network.batch,
+        )
         while True:
             if not self.network.reshuffled:
                 yield torch.randint(count, (batch,), generator=generator)

@@ -21,7 +21,8 @@ PER_MISS = 20.0
 
 @dataclass(frozen=True)
 class Case:
-    """Readings up to a step, and the truth there: of the means over some passes, and of their geometric means."""
+    """Readings up to a step, and the truth there: of the means over some passes, and of their
+    geometric means."""
 
     network: str
     truth: float
@@ -34,7 +35,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Score:
-    """What an interval is worth: width + 20 × the distance to the truth if it is missed, in logarithms."""
+    """What an interval is worth: width + 20 × the distance to the truth if it is missed, in
+    logarithms."""
 
     covers: bool
     covers_geometric: bool
@@ -50,8 +52,14 @@ def noise_cases(runs: Runs) -> Iterator[Case]:
     """tr Σ over ‖g‖² of every run."""
     for name, run in runs.items():
         for step in _places(run):
-            variance, norm_squared = _near(run, "truths", step)[:, 1], _near(run, "norms", step)[:, 1]
-            truths = variance.mean() / norm_squared.mean(), _geometric(variance) / _geometric(norm_squared)
+            variance, norm_squared = (
+                _near(run, "truths", step)[:, 1],
+                _near(run, "norms", step)[:, 1],
+            )
+            truths = (
+                variance.mean() / norm_squared.mean(),
+                _geometric(variance) / _geometric(norm_squared),
+            )
             for chosen in _chosen(np.arange(step + 1)):
                 yield Case(name, *truths, *run["readings"][chosen].T)
 
@@ -73,7 +81,15 @@ def sharpness_cases(runs: Runs) -> Iterator[Case]:
             for chosen in _chosen(np.flatnonzero(products[:, 0] <= step)):
                 steps, curvature, norm_squared = products[chosen].T
                 rate = run["readings"][steps.astype(int), 1]
-                yield Case(name, sharpness.mean(), _geometric(sharpness), steps, rate, curvature, norm_squared)
+                yield Case(
+                    name,
+                    sharpness.mean(),
+                    _geometric(sharpness),
+                    steps,
+                    rate,
+                    curvature,
+                    norm_squared,
+                )
 
 
 def temperature_cases(runs: Runs) -> Iterator[Case]:
@@ -88,7 +104,13 @@ def temperature_cases(runs: Runs) -> Iterator[Case]:
             norm, noise = _near(run, "norms", step)[:, 1], _near(run, "truths", step)[:, 1] / batch
             truths = norm.mean() + noise.mean(), _geometric(norm) + _geometric(noise)
             for chosen in _chosen(np.arange(step + 1)):
-                yield Case(name, *(rate[step] * each for each in truths), steps[chosen], rate[chosen], heat[chosen])
+                yield Case(
+                    name,
+                    *(rate[step] * each for each in truths),
+                    steps[chosen],
+                    rate[chosen],
+                    heat[chosen],
+                )
 
 
 def scored(case: Case, estimate: Estimate) -> Score:
@@ -105,9 +127,11 @@ def scored(case: Case, estimate: Estimate) -> Score:
 
 
 def row(scores: list[Score]) -> str:
-    """Coverage of both truths, interval score, median ratio of the ends, share of open intervals."""
+    """Coverage of both truths, interval score, median ratio of the ends, share of
+    open intervals."""
     covers, geometric, open_share = (
-        np.mean([getattr(each, name) for each in scores]) for name in ("covers", "covers_geometric", "is_open")
+        np.mean([getattr(each, name) for each in scores])
+        for name in ("covers", "covers_geometric", "is_open")
     )
     score = np.mean([each.interval_score for each in scores])
     width = float(np.median([min(each.width, 700.0) for each in scores]))

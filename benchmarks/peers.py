@@ -1,4 +1,5 @@
-"""What others ask for the same thing, where they are installed: BackPACK, Cockpit, Opacus, and hooks by hand."""
+"""What others ask for the same thing, where they are installed: BackPACK, Cockpit, Opacus, and
+hooks by hand."""
 
 import warnings
 from collections.abc import Callable
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from gradiometer import BadArgument, Problem
 
 SUPPORTED = ("cnn", "mlp", "thousand")
-"""Networks that are a plain `Sequential` of layers BackPACK has rules for; it has none for attention or LayerNorm,
-and none for the gradients of single examples through BatchNorm in training mode."""
+"""Networks that are a plain `Sequential` of layers BackPACK has rules for; it has none for
+attention or LayerNorm, and none for the gradients of single examples through BatchNorm in training
+mode."""
 
 
 def backpack(problem: Problem, extension: str) -> Step:
@@ -63,13 +65,16 @@ def cockpit(problem: Problem) -> Step:
 
 
 def plain_hooks(problem: Problem) -> Step:
-    """By hand, with the two hooks that anyone writes for a model of Linear layers on [examples, features]."""
+    """By hand, with the two hooks that anyone writes for a model of Linear layers on [examples,
+    features]."""
     by_hand, norms = ByHand(problem), list[Tensor]()
     parameters = list(by_hand.model.parameters())
 
     def forward(layer: nn.Module, entered: Any, output: Tensor) -> None:
         inputs = entered[0].detach()
-        output.register_hook(lambda error: norms.append(error.square().sum(1) * (inputs.square().sum(1) + 1)))
+        output.register_hook(
+            lambda error: norms.append(error.square().sum(1) * (inputs.square().sum(1) + 1))
+        )
 
     for layer in by_hand.model.modules():
         if isinstance(layer, nn.Linear):
@@ -80,7 +85,11 @@ def plain_hooks(problem: Problem) -> Step:
     def step() -> None:
         norms.clear()
         by_hand.backward(next(by_hand.batches))
-        whole = torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None])).square().sum()
+        whole = (
+            torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None]))
+            .square()
+            .sum()
+        )
         torch.cat([torch.stack(norms).sum(0), whole[None]]).tolist()
         by_hand.optimizer.step()
 
@@ -91,7 +100,9 @@ def opacus(problem: Problem) -> Step:
     """By hand, with the norms of single examples that Opacus reads for ghost clipping."""
     library = import_module("opacus.grad_sample")
     by_hand = ByHand(problem)
-    wrapped = library.GradSampleModuleFastGradientClipping(by_hand.model, max_grad_norm=1.0, use_ghost_clipping=True)
+    wrapped = library.GradSampleModuleFastGradientClipping(
+        by_hand.model, max_grad_norm=1.0, use_ghost_clipping=True
+    )
 
     def step() -> None:
         wrapped.zero_grad()

@@ -1,17 +1,21 @@
-"""Is the noise scale better known from products of training's own gradients than from halves of some batches?
+"""Is the noise scale better known from products of training's own gradients than from halves of
+some batches?
 
-    .venv/bin/python benchmarks/products.py                       # the judging trainings, about 40 minutes on one core
-    .venv/bin/python benchmarks/products.py --trainings choosing  # those on which the method was chosen
-    .venv/bin/python benchmarks/products.py --quadratics          # known answers, 400 runs each, ten minutes
-    .venv/bin/python benchmarks/products.py --reshuffled          # epochs in random order, in one dimension
+    .venv/bin/python benchmarks/products.py                       # the judging trainings, about 40
+    minutes on one core .venv/bin/python benchmarks/products.py --trainings choosing  # those on
+    which the method was chosen .venv/bin/python benchmarks/products.py --quadratics          #
+    known answers, 400 runs each, ten minutes .venv/bin/python benchmarks/products.py --reshuffled
+    # epochs in random order, in one dimension
 
-*halves* are read at every 25th step, which costs 2 % of the training. *products* are read at every step (1.00 to 1.02
-on a CNN and a transformer) and *a quarter* in chains of 8 steps of 32, if a product costs 8 % of a step. Both are
-given to `GradientNoise` or, under AdamW, to `PreconditionedNoise` too, as in a watched loop, at 15 places of each run.
-The truth is the ratio of the means of tr Σ and ‖g‖² from full passes within 5 % of the run. *covers* is for nominal
-90 %; *score* is the interval score in logarithms, where an interval that is open, or whose ends are more than 30 apart,
-counts as log 30 = 3.4 wide; *ends* is the median ratio of the ends. *decided*: of the trainings whose truth at step 500
-is a factor of 2 or more from B, the share in which the interval lies beyond B on the right side; *wrong*: on the other.
+*halves* are read at every 25th step, which costs 2 % of the training. *products* are read at every
+step (1.00 to 1.02 on a CNN and a transformer) and *a quarter* in chains of 8 steps of 32, if a
+product costs 8 % of a step. Both are given to `GradientNoise` or, under AdamW, to
+`PreconditionedNoise` too, as in a watched loop, at 15 places of each run. The truth is the ratio of
+the means of tr Σ and ‖g‖² from full passes within 5 % of the run. *covers* is for nominal 90 %;
+*score* is the interval score in logarithms, where an interval that is open, or whose ends are more
+than 30 apart, counts as log 30 = 3.4 wide; *ends* is the median ratio of the ends. *decided*: of
+the trainings whose truth at step 500 is a factor of 2 or more from B, the share in which the
+interval lies beyond B on the right side; *wrong*: on the other.
 """
 
 import argparse
@@ -61,7 +65,11 @@ class Reader:
         """The readings of halves up to a step."""
         steps = np.arange(HALVES_EVERY - 1, until + 1, HALVES_EVERY)
         steps = steps[np.isfinite(self.rows["half_product"][steps])]
-        names = ("gradient_variance", "gradient_norm_squared") if self.kind == "plain" else ("variance", "norm_squared")
+        names = (
+            ("gradient_variance", "gradient_norm_squared")
+            if self.kind == "plain"
+            else ("variance", "norm_squared")
+        )
         columns = self.rows["variance"][steps][:, None], self.rows["half_product"][steps][:, None]
         return self._series(steps, dict(zip(names, columns, strict=True)), self.rows["rate"][steps])
 
@@ -92,13 +100,17 @@ class Reader:
             "nesterov": np.full(len(starts), float(self.nesterov)),
         }
         if self.momentum:
-            moments["memory"] = mean(rows["buffer"])[:, None] * (1 if self.adaptive else 1 - self.momentum)
+            moments["memory"] = mean(rows["buffer"])[:, None] * (
+                1 if self.adaptive else 1 - self.momentum
+            )
         if not self.adaptive:
             moments |= {"loss": mean(rows["loss"]), "travelled": mean(self.travelled)}
         last = steps[starts + counts - 1]
         return self._series(last, moments, rows["rate"][last])
 
-    def _series(self, steps: np.ndarray, moments: Mapping[str, np.ndarray], rates: np.ndarray) -> Series:
+    def _series(
+        self, steps: np.ndarray, moments: Mapping[str, np.ndarray], rates: np.ndarray
+    ) -> Series:
         sizes = np.full(len(steps), self.batch)
         return Series("noise", steps, sizes, rates, moments, self.sampling, newest=True)
 
@@ -119,7 +131,8 @@ def truth(run: Run, kind: str, step: int) -> float:
 
 
 def scores_of(training: Training, run: Run) -> Iterator[tuple[str, str, Score, bool | None]]:
-    """Kind, method, score, and at step 500 whether the right side of B is decided (None if it need not be)."""
+    """Kind, method, score, and at step 500 whether the right side of B is decided (None if it need
+    not be)."""
     for kind in KINDS if len(run["preconditioned"]) else KINDS[:1]:
         reader = Reader(training, run, kind)
         count = len(run["plain"])
@@ -135,7 +148,13 @@ def scores_of(training: Training, run: Run) -> Iterator[tuple[str, str, Score, b
                 found = reader.estimate(series)
                 decided = None
                 if share == DECIDED_AT / count:
-                    side = 1 if found.low > training.batch else -1 if found.high < training.batch else 0
+                    side = (
+                        1
+                        if found.low > training.batch
+                        else -1
+                        if found.high < training.batch
+                        else 0
+                    )
                     if not 0.5 < ratio < 2:
                         decided = side * (1 if ratio > 1 else -1)
                     yield kind, method, scored(case, found), decided
@@ -169,7 +188,10 @@ def judge(trainings: Mapping[str, Training], cache: Path, *, each: bool) -> None
 
 def quadratics(runs: int) -> None:
     """Print the known answers: means over the runs, as multiples of the true ‖g‖²."""
-    print("| | ηh | noise/signal | levels, z | product | ways, ± of one run | together | width | covers |")
+    print(
+        "| | ηh | noise/signal | levels, z | product | ways, ± of one run | together | width | "
+        "covers |"
+    )
     for rule in RULES:
         for size in SIZES:
             seen = walk(rule, size, runs=runs, steps=600, seed=1)
@@ -190,11 +212,18 @@ def quadratics(runs: int) -> None:
                     rare_noise=1 / BATCH,
                 )
                 covered += scale.low <= variance / square <= scale.high
-                widths.append((1 / scale.low - 1 / scale.high) * variance / square if scale.low > 0 else math.inf)
-            shown = ", ".join(f"{name} {np.mean(all_):.2f} ± {np.std(all_):.2f}" for name, all_ in ways.items())
+                widths.append(
+                    (1 / scale.low - 1 / scale.high) * variance / square
+                    if scale.low > 0
+                    else math.inf
+                )
+            shown = ", ".join(
+                f"{name} {np.mean(all_):.2f} ± {np.std(all_):.2f}" for name, all_ in ways.items()
+            )
             print(
                 f"| {rule.name} | {size} | {variance / BATCH / square:.1f} | {z:.1f} | "
-                f"{seen.product.mean() / square:.2f} | {shown} | {np.median(widths):.2f} | {covered / runs:.2f} |",
+                f"{seen.product.mean() / square:.2f} | {shown} | {np.median(widths):.2f} | "
+                f"{covered / runs:.2f} |",
                 flush=True,
             )
 
@@ -225,7 +254,9 @@ def epochs() -> None:
 
 def main() -> None:
     """Run what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trainings", choices=TRAININGS, default="judging")
     parser.add_argument("--cache", type=Path, default=Path("runs/products"))
     parser.add_argument("--each", action="store_true", help="also print each training")

@@ -1,4 +1,5 @@
-"""The trainings on which the estimate from products was chosen, and those that judge it, which were named before."""
+"""The trainings on which the estimate from products was chosen, and those that judge it, which were
+named before."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -48,7 +49,9 @@ def wrong(data: Callable[[], Data], share: float) -> Callable[[], Data]:
         inputs, labels = data()
         generator = torch.Generator().manual_seed(11)
         drawn = torch.randint(int(labels.max()) + 1, labels.shape, generator=generator)
-        return inputs, torch.where(torch.rand(labels.shape, generator=generator) < share, drawn, labels)
+        return inputs, torch.where(
+            torch.rand(labels.shape, generator=generator) < share, drawn, labels
+        )
 
     return made
 
@@ -76,7 +79,11 @@ def normalised(*channels: int, features: int) -> nn.Module:
     """Convolutions of stride 2 with BatchNorm, then one linear layer to 10 classes."""
     layers: list[nn.Module] = []
     for before, after in pairwise((1, *channels)):
-        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+        layers += [
+            nn.Conv2d(before, after, 3, stride=2, padding=1),
+            nn.BatchNorm2d(after),
+            nn.ReLU(),
+        ]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 10))
 
 
@@ -94,19 +101,35 @@ def characters(symbols: int, width: int, blocks: int, length: int) -> Callable[[
 
 
 CHOOSING = {
-    "digits MLP, SGD": Training(digits, lambda: perceptron(64, 64, 10), entropy, sgd(0.1), batch=64),
+    "digits MLP, SGD": Training(
+        digits, lambda: perceptron(64, 64, 10), entropy, sgd(0.1), batch=64
+    ),
     "Fashion MLP, SGD": Training(fashion(), lambda: perceptron(784, 32, 10), entropy, sgd(0.1)),
     "Fashion CNN, SGD, drop": Training(
-        fashion(), lambda: convolutions(8, 16, features=784), entropy, sgd(0.1), drop(0.6, 0.1), batch=64
+        fashion(),
+        lambda: convolutions(8, 16, features=784),
+        entropy,
+        sgd(0.1),
+        drop(0.6, 0.1),
+        batch=64,
     ),
-    "digits MLP, momentum": Training(digits, lambda: perceptron(64, 48, 10), entropy, sgd(0.02, 0.9)),
+    "digits MLP, momentum": Training(
+        digits, lambda: perceptron(64, 48, 10), entropy, sgd(0.02, 0.9)
+    ),
     "Fashion CNN, momentum": Training(
         fashion(), lambda: convolutions(8, 8, features=392), entropy, sgd(0.05, 0.9), batch=64
     ),
     "digits CNN, OneCycle": Training(
-        digits, lambda: convolutions(8, 16, features=64), entropy, sgd(0.1, 0.9), one_cycle, batch=64
+        digits,
+        lambda: convolutions(8, 16, features=64),
+        entropy,
+        sgd(0.1, 0.9),
+        one_cycle,
+        batch=64,
     ),
-    "digits MLP, AdamW": Training(digits, lambda: perceptron(64, 48, 24, 10), entropy, adamw(3e-3), batch=32),
+    "digits MLP, AdamW": Training(
+        digits, lambda: perceptron(64, 48, 24, 10), entropy, adamw(3e-3), batch=32
+    ),
     "Fashion CNN, AdamW, cosine": Training(
         fashion(), lambda: convolutions(8, 16, features=784), entropy, adamw(3e-3), cosine, batch=64
     ),
@@ -121,16 +144,39 @@ CHOOSING = {
 
 JUDGING = {
     "text GPT, AdamW, cosine": Training(
-        lambda: text(1500, 24), characters(128, 48, 2, 24), entropy, adamw(2e-3), cosine, batch=24, chunk=20
+        lambda: text(1500, 24),
+        characters(128, 48, 2, 24),
+        entropy,
+        adamw(2e-3),
+        cosine,
+        batch=24,
+        chunk=20,
     ),
     "Fashion BatchNorm CNN, momentum, cosine": Training(
-        fashion(2400), lambda: normalised(8, 16, features=784), entropy, sgd(0.05, 0.9), cosine, coupled=True, passes=40
+        fashion(2400),
+        lambda: normalised(8, 16, features=784),
+        entropy,
+        sgd(0.05, 0.9),
+        cosine,
+        coupled=True,
+        passes=40,
     ),
     "Fashion Dropout MLP, AdamW": Training(
-        fashion(2400), lambda: dropout(784, 64, 64, 10, share=0.3), entropy, adamw(1e-3), coupled=True, passes=40
+        fashion(2400),
+        lambda: dropout(784, 64, 64, 10, share=0.3),
+        entropy,
+        adamw(1e-3),
+        coupled=True,
+        passes=40,
     ),
     "Markov GRU, AdamW, OneCycle": Training(
-        lambda: markov(1600, 20, 16), lambda: Recurrent(16, 48), entropy, adamw(5e-3), one_cycle, chunk=20, passes=40
+        lambda: markov(1600, 20, 16),
+        lambda: Recurrent(16, 48),
+        entropy,
+        adamw(5e-3),
+        one_cycle,
+        chunk=20,
+        passes=40,
     ),
     "heavy regression, SGD": Training(
         heavy(2000), lambda: perceptron(20, 48, 1, kind=nn.Tanh), squared, sgd(0.02), batch=32
@@ -139,10 +185,18 @@ JUDGING = {
         heavy(2200), lambda: perceptron(20, 48, 48, 1), squared, adamw(2e-3), linear, batch=32
     ),
     "Fashion wrong labels, SGD": Training(
-        wrong(fashion(2200), 0.4), lambda: perceptron(784, 48, 10, kind=nn.GELU), entropy, sgd(0.05), batch=48
+        wrong(fashion(2200), 0.4),
+        lambda: perceptron(784, 48, 10, kind=nn.GELU),
+        entropy,
+        sgd(0.05),
+        batch=48,
     ),
     "digits wrong labels, momentum": Training(
-        wrong(digits, 0.3), lambda: convolutions(8, 16, features=64), entropy, sgd(0.02, 0.9), batch=32
+        wrong(digits, 0.3),
+        lambda: convolutions(8, 16, features=64),
+        entropy,
+        sgd(0.02, 0.9),
+        batch=32,
     ),
     "Fashion MLP of 5 million, AdamW": Training(
         fashion(1500),
@@ -155,17 +209,40 @@ JUDGING = {
         passes=25,
     ),
     "digits tanh, SGD, reshuffled": Training(
-        digits, lambda: perceptron(64, 80, 10, kind=nn.Tanh), entropy, sgd(0.1), batch=28, reshuffled=True
+        digits,
+        lambda: perceptron(64, 80, 10, kind=nn.Tanh),
+        entropy,
+        sgd(0.1),
+        batch=28,
+        reshuffled=True,
     ),
     "Fashion CNN, AdamW, reshuffled": Training(
-        fashion(2000), lambda: convolutions(6, 12, features=588), entropy, adamw(2e-3), batch=40, reshuffled=True
+        fashion(2000),
+        lambda: convolutions(6, 12, features=588),
+        entropy,
+        adamw(2e-3),
+        batch=40,
+        reshuffled=True,
     ),
-    "Fashion patches, SGD": Training(fashion(1600), lambda: Patches(32, 1), entropy, sgd(0.1), batch=32, passes=40),
+    "Fashion patches, SGD": Training(
+        fashion(1600), lambda: Patches(32, 1), entropy, sgd(0.1), batch=32, passes=40
+    ),
     "Fashion residual, Nesterov, OneCycle": Training(
-        fashion(2000), lambda: Residual(784, 32, 2), entropy, nesterov(0.03, 0.9), one_cycle, batch=32
+        fashion(2000),
+        lambda: Residual(784, 32, 2),
+        entropy,
+        nesterov(0.03, 0.9),
+        one_cycle,
+        batch=32,
     ),
     "text LSTM, momentum": Training(
-        lambda: text(1500, 20), lambda: Memory(128, 48), entropy, sgd(0.5, 0.9), batch=32, steps=1000, passes=40
+        lambda: text(1500, 20),
+        lambda: Memory(128, 48),
+        entropy,
+        sgd(0.5, 0.9),
+        batch=32,
+        steps=1000,
+        passes=40,
     ),
 }
 """None of these was looked at before the method was fixed."""

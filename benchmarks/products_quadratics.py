@@ -1,4 +1,5 @@
-"""SGD on noisy quadratics with a known stationary state, many runs at once, with the products of its gradients."""
+"""SGD on noisy quadratics with a known stationary state, many runs at once, with the products of
+its gradients."""
 
 import math
 from dataclasses import dataclass
@@ -63,8 +64,11 @@ class Walk:
     rate: float
 
 
-def walk(rule: Rule, size: float, *, runs: int, steps: int, seed: int, settle: int | None = None) -> Walk:
-    """Simulate the runs at stationarity, from a quadratic whose curvatures are spread over a factor of 30.
+def walk(
+    rule: Rule, size: float, *, runs: int, steps: int, seed: int, settle: int | None = None
+) -> Walk:
+    """Simulate the runs at stationarity, from a quadratic whose curvatures are spread over a factor
+    of 30.
 
     Args:
         rule: The optimizer.
@@ -85,7 +89,9 @@ def walk(rule: Rule, size: float, *, runs: int, steps: int, seed: int, settle: i
     place = rng.normal(size=(runs, PARAMETERS)) * spread * np.sqrt(size / curvature / 2)
     buffer, second = np.zeros_like(place), np.full_like(place, float((spread**2).mean()))
     last = level_from = None
-    kept: dict[str, list[np.ndarray]] = {name: [] for name in Walk.__dataclass_fields__ if name != "rate"}
+    kept: dict[str, list[np.ndarray]] = {
+        name: [] for name in Walk.__dataclass_fields__ if name != "rate"
+    }
     for step in range(settle + steps):
         gradient = curvature * place
         noise = rng.normal(size=place.shape) * spread
@@ -159,7 +165,9 @@ def reshuffled(
     slowest = math.ceil((1 - momentum) / size / steps)
     settle, epochs = 4 * slowest + 3, max(20 * slowest, 20)
     place, buffer, last, before = np.zeros(runs), np.zeros(runs), np.zeros(runs), np.zeros(runs)
-    sums = {name: np.zeros(runs) for name in ("product", "norm_squared", "memory", "level", "truth")}
+    sums = {
+        name: np.zeros(runs) for name in ("product", "norm_squared", "memory", "level", "truth")
+    }
     for epoch in range(settle + epochs):
         order = np.argsort(rng.random((runs, examples)), axis=1)[:, : steps * batch]
         batches = np.take_along_axis(drawn, order, axis=1).reshape(runs, steps, batch).mean(axis=2)

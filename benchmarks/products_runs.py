@@ -1,4 +1,5 @@
-"""Trainings with the products of successive gradients, halves, two levels, and the truth along the run."""
+"""Trainings with the products of successive gradients, halves, two levels, and the truth along the
+run."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from gradiometer.measurement.preconditioner import is_adaptive, preconditioner_of
 
 LAGS = 8
-"""Products are kept up to this lag. Only the first is used by what ships; the others show what it leaves out."""
+"""Products are kept up to this lag. Only the first is used by what ships; the others show what it
+leaves out."""
 
 LEVELS_EVERY = 10
 """At every tenth step the batch is run once more at the parameters before, for the first way."""
@@ -22,7 +24,8 @@ NORMS_EVERY = 5
 """‖g‖² jumps from step to step, so it is known at every fifth step; tr Σ does not."""
 
 COUPLED_BATCHES = 100
-"""Batches behind a truth if the examples of a batch are coupled or the loss is random; a third for ‖g‖² alone."""
+"""Batches behind a truth if the examples of a batch are coupled or the loss is random; a third for
+‖g‖² alone."""
 
 LARGE_CHUNK = 250
 """Examples of one backward pass for ‖g‖² alone."""
@@ -47,7 +50,8 @@ class Training:
         batch: Examples a step.
         steps: Steps of the run.
         reshuffled: Draw every epoch without replacement.
-        coupled: True for BatchNorm, Dropout and the like: the gradient of a batch is not a mean over its examples.
+        coupled: True for BatchNorm, Dropout and the like: the gradient of a batch is not a mean
+            over its examples.
         chunk: Examples of one backward pass in a full pass that gives tr Σ.
         passes: Full passes along the run.
     """
@@ -94,7 +98,8 @@ class Recording:
     def run(self) -> dict[str, np.ndarray]:
         """`plain` and, under Adam's kind, `preconditioned`: [steps, COLUMNS]; truths.
 
-        `truths` and `truths_preconditioned` are [passes, (step, tr Σ, ‖g‖²)]; `norms` is [passes, (step, ‖g‖², gᵀPg)].
+        `truths` and `truths_preconditioned` are [passes, (step, tr Σ, ‖g‖²)]; `norms` is [passes,
+        (step, ‖g‖², gᵀPg)].
         """
         training = self.training
         order = self._order()
@@ -121,7 +126,19 @@ class Recording:
             before = self.flat([parameter.detach() for parameter in self.parameters]).clone()
             memory = self.memory()
             last = kept[0][0] if kept else None
-            plain.append(self.row(rate, loss, gradient, halves, level, last, memory, [one[0] for one in kept], None))
+            plain.append(
+                self.row(
+                    rate,
+                    loss,
+                    gradient,
+                    halves,
+                    level,
+                    last,
+                    memory,
+                    [one[0] for one in kept],
+                    None,
+                )
+            )
             if weights is not None:
                 last = kept[0][1] if kept else None
                 past = [one[1] for one in kept if one[1] is not None]
@@ -139,7 +156,9 @@ class Recording:
             "truths": np.array(truths),
             "truths_preconditioned": np.array(truths_preconditioned),
             "norms": np.array(norms),
-            "size": np.array([sum(p.numel() for p in self.parameters), training.batch, len(self.inputs)]),
+            "size": np.array(
+                [sum(p.numel() for p in self.parameters), training.batch, len(self.inputs)]
+            ),
             "momentum": np.array(self.momentum()),
         }
 
@@ -155,7 +174,8 @@ class Recording:
         past: list[Tensor],
         weights: Tensor | None,
     ) -> list[float]:
-        """The numbers of one step, with P if `weights` are given; then `last` and `past` are P ĝ."""
+        """The numbers of one step, with P if `weights` are given; then `last` and
+        `past` are P ĝ."""
         weighted = gradient if weights is None else weights * gradient
         one, two = halves
         one_weighted = one if weights is None else weights * one
@@ -192,7 +212,9 @@ class Recording:
     def gradients(self, chosen: Tensor) -> tuple[float, Tensor, tuple[Tensor, Tensor]]:
         """The loss, ĝ, and the gradients of two halves of the batch."""
         half = len(chosen) // 2
-        losses, parts = zip(*(self.gradient(each) for each in (chosen[:half], chosen[half:])), strict=True)
+        losses, parts = zip(
+            *(self.gradient(each) for each in (chosen[:half], chosen[half:])), strict=True
+        )
         if not self.training.coupled:
             return sum(losses) / 2, (parts[0] + parts[1]) / 2, parts
         loss, whole = self.gradient(chosen)
@@ -211,17 +233,23 @@ class Recording:
         self._place(here)
         return gradient
 
-    def truth(self, weights: Tensor | None, step: int, *, whole: bool) -> tuple[tuple[float, float], ...]:
+    def truth(
+        self, weights: Tensor | None, step: int, *, whole: bool
+    ) -> tuple[tuple[float, float], ...]:
         """tr Σ and ‖g‖², then both with P (NaN without). tr Σ is right only if `whole`."""
         training = self.training
         with torch.random.fork_rng():
             if training.coupled:
                 generator = torch.Generator().manual_seed(1000 + step)
                 count = COUPLED_BATCHES if whole else COUPLED_BATCHES // 3
-                batches = torch.randint(len(self.inputs), (count, training.batch), generator=generator)
+                batches = torch.randint(
+                    len(self.inputs), (count, training.batch), generator=generator
+                )
                 chunks, size = list(batches), training.batch
             else:
-                shuffled = torch.randperm(len(self.inputs), generator=torch.Generator().manual_seed(1))
+                shuffled = torch.randperm(
+                    len(self.inputs), generator=torch.Generator().manual_seed(1)
+                )
                 size = training.chunk if whole else LARGE_CHUNK
                 chunks = list(shuffled.split(size))
             total = torch.zeros(sum(p.numel() for p in self.parameters))

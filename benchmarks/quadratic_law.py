@@ -1,4 +1,5 @@
-"""The exact law of SGD on a quadratic after any schedule of learning rates, batch sizes and momenta."""
+"""The exact law of SGD on a quadratic after any schedule of learning rates, batch sizes and
+momenta."""
 
 from dataclasses import dataclass, field
 
@@ -16,19 +17,22 @@ Covariances = Float[np.ndarray, "params params 2 2"]
 
 @dataclass(frozen=True)
 class QuadraticLaw:
-    """The law of position and velocity of SGD on a quadratic, at one moment of training. Begin with `at`.
+    """The law of position and velocity of SGD on a quadratic, at one moment of training. Begin with
+    `at`.
 
-    The noise of a batch is N(0, Σ/B), independent from step to step. Every update is linear, so the law stays
-    Gaussian, and its mean and covariance follow a recursion that is exact at any learning rate, also at one where
-    training diverges. In the axes of H it separates into 2 × 2 blocks, one per pair of modes.
+    The noise of a batch is N(0, Σ/B), independent from step to step. Every update is linear, so the
+    law stays Gaussian, and its mean and covariance follow a recursion that is exact at any learning
+    rate, also at one where training diverges. In the axes of H it separates into 2 × 2 blocks, one
+    per pair of modes.
 
     Args:
         quadratic: The quadratic.
         means: Mean of (Φ − Φ*, v) along each axis of H, [params, 2].
         covariances: Covariance of (Φ, v) of each pair of axes, [params, params, 2, 2].
 
-    Source: the recursion whose fixed point is the stationary law of Mandt, Hoffman & Blei (2017), Stochastic Gradient
-        Descent as Approximate Bayesian Inference, section 3, without their limit of a small learning rate.
+    Source: the recursion whose fixed point is the stationary law of Mandt, Hoffman & Blei (2017),
+        Stochastic Gradient Descent as Approximate Bayesian Inference, section 3, without their
+        limit of a small learning rate.
 
     Example:
         >>> import numpy as np
@@ -46,7 +50,9 @@ class QuadraticLaw:
     covariances: Covariances = field(repr=False)
 
     @classmethod
-    def at(cls, quadratic: Quadratic, position: ArrayLike, velocity: ArrayLike | None = None) -> "QuadraticLaw":
+    def at(
+        cls, quadratic: Quadratic, position: ArrayLike, velocity: ArrayLike | None = None
+    ) -> "QuadraticLaw":
         """The law of one point: no spread yet.
 
         Args:
@@ -83,7 +89,10 @@ class QuadraticLaw:
         noise = (axes.T @ self.quadratic.noise @ axes)[:, :, None, None]
         means, covariances = self.means, self.covariances
         for rate, size, mu in zip(rates, batches, momenta, strict=True):
-            moves, kick = update_matrices(curvatures, rate, mu, nesterov), update_kick(rate, mu, nesterov)
+            moves, kick = (
+                update_matrices(curvatures, rate, mu, nesterov),
+                update_kick(rate, mu, nesterov),
+            )
             means = np.einsum("iab,ib->ia", moves, means)
             moved = moves[:, None] @ covariances @ moves[None].swapaxes(2, 3)
             covariances = moved + noise / size * np.outer(kick, kick)
@@ -98,7 +107,9 @@ class QuadraticLaw:
     @property
     def covariance(self) -> Matrix:
         """Cov Φ, [params, params]."""
-        covariance: Matrix = self.quadratic.axes @ self.covariances[:, :, 0, 0] @ self.quadratic.axes.T
+        covariance: Matrix = (
+            self.quadratic.axes @ self.covariances[:, :, 0, 0] @ self.quadratic.axes.T
+        )
         return covariance
 
     @property
@@ -120,8 +131,8 @@ class QuadraticLaw:
     def excess_loss_variance(self) -> float:
         """Variance of ½(Φ − Φ*)ᵀ H (Φ − Φ*) over runs: ½ tr((HS)²) + mᵀHSHm.
 
-        Source: the moments of a quadratic form of a Gaussian, e.g. Mathai & Provost (1992), Quadratic Forms in Random
-            Variables, theorem 3.2b.1.
+        Source: the moments of a quadratic form of a Gaussian, e.g. Mathai & Provost (1992),
+            Quadratic Forms in Random Variables, theorem 3.2b.1.
         """
         product = self.quadratic.curvature @ self.covariance
         pull = self.quadratic.curvature @ (self.mean - self.quadratic.minimum)

@@ -1,7 +1,9 @@
-"""Timing side by side: everything takes its turn in every round, and ratios are taken within a round.
+"""Timing side by side: everything takes its turn in every round, and ratios are taken within a
+round.
 
-Seconds are the processor's, of this process: waiting for others at the machine does not count. What they do to caches
-and memory slows all of a round alike, which a ratio does not see; an outlier is what a median does not see.
+Seconds are the processor's, of this process: waiting for others at the machine does not count. What
+they do to caches and memory slows all of a round alike, which a ratio does not see; an outlier is
+what a median does not see.
 """
 
 import random
@@ -26,7 +28,8 @@ SHORTEST_BLOCK, LONGEST_BLOCK = 3, 20
 
 
 def take_turns(steps: Mapping[str, Step], rounds: int) -> Seconds:
-    """The median processor seconds of a step, of each kind in each round, the kinds in a new order every round."""
+    """The median processor seconds of a step, of each kind in each round, the kinds in a new order
+    every round."""
     seconds: Seconds = {name: [] for name in steps}
     lengths = {name: _length(step) for name, step in steps.items()}
     order, shuffled = list(steps), random.Random(0)
@@ -34,7 +37,9 @@ def take_turns(steps: Mapping[str, Step], rounds: int) -> Seconds:
         shuffled.shuffle(order)
         for name in order:
             steps[name]()  # finds its own weights in the cache again
-            seconds[name].append(statistics.median(timed(steps[name]) for _ in range(lengths[name])))
+            seconds[name].append(
+                statistics.median(timed(steps[name]) for _ in range(lengths[name]))
+            )
     return seconds
 
 
@@ -57,8 +62,12 @@ def median(values: Sequence[float], unit: str = "") -> Estimate:
     """
     rounds = len(values)
     if not rounds >= FEWEST_ROUNDS:
-        raise BadArgument(f"`rounds` must be at least {FEWEST_ROUNDS} for an interval at {LEVEL:.0%}, got {rounds}.")
-    # As many of the rounds as this lie outside at each end, with a chance of at most half of 1 − level.
+        raise BadArgument(
+            f"`rounds` must be at least {FEWEST_ROUNDS} for an interval at {LEVEL:.0%}, got "
+            f"{rounds}."
+        )
+    # As many of the rounds as this lie outside at each end, with a chance of at most half of 1 −
+    # level.
     outside = int(binom.ppf((1 - LEVEL) / 2, rounds, 0.5)) - 1
     ordered = sorted(values)
     return Estimate.interval(

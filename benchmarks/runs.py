@@ -1,4 +1,5 @@
-"""Whole runs: the training loop at its default cadence, with the instrument off, and by hand over the same batches."""
+"""Whole runs: the training loop at its default cadence, with the instrument off, and by hand over
+the same batches."""
 
 import random
 import tempfile
@@ -21,7 +22,8 @@ from gradiometer.train.training import Training
 
 KINDS = ("by hand", "off", "on")
 FEWEST_EPOCHS = 4
-"""Of a run: a shorter one has not yet earned its first measurement, which is let through before its cost is known."""
+"""Of a run: a shorter one has not yet earned its first measurement, which is let through before its
+cost is known."""
 
 
 def _one_each() -> Seconds:
@@ -50,8 +52,12 @@ class Account:
 
     @property
     def around(self) -> list[float]:
-        """Processor seconds an unmeasured run takes around its steps: its folder, two checkpoints, its journal."""
-        return [whole - inside for whole, inside in zip(self.whole["off"], self.inside["off"], strict=True)]
+        """Processor seconds an unmeasured run takes around its steps: its folder, two checkpoints,
+        its journal."""
+        return [
+            whole - inside
+            for whole, inside in zip(self.whole["off"], self.inside["off"], strict=True)
+        ]
 
 
 class Stopwatch:
@@ -75,10 +81,12 @@ class Stopwatch:
 
 
 def whole_runs(problem: Problem, step_seconds: float, run_seconds: float, rounds: int) -> Account:
-    """One run of each kind a round, in a new order, each of about `run_seconds`, on the same batches.
+    """One run of each kind a round, in a new order, each of about `run_seconds`, on the same
+    batches.
 
     Raises:
-        GradiometerError: The last losses of two kinds differ in a single bit: they did not do the same work.
+        GradiometerError: The last losses of two kinds differ in a single bit: they did not do the
+            same work.
     """
     epochs = max(round(run_seconds / step_seconds / BATCHES), FEWEST_EPOCHS)
     account = Account(epochs * BATCHES)
@@ -87,7 +95,9 @@ def whole_runs(problem: Problem, step_seconds: float, run_seconds: float, rounds
         shuffled.shuffle(order)
         losses = {kind: _timed(problem, kind, epochs, account) for kind in order}
         if len(set(losses.values())) > 1:
-            raise GradiometerError(f"the runs did not do the same work: their last losses are {losses}")
+            raise GradiometerError(
+                f"the runs did not do the same work: their last losses are {losses}"
+            )
     return account
 
 
@@ -105,7 +115,9 @@ def _timed(problem: Problem, kind: str, epochs: int, account: Account) -> float:
     return loss
 
 
-def _by_the_loop(problem: Problem, kind: str, epochs: int, stopwatch: Stopwatch, account: Account) -> float:
+def _by_the_loop(
+    problem: Problem, kind: str, epochs: int, stopwatch: Stopwatch, account: Account
+) -> float:
     """The run as `gradiometer train` makes it, at the default budget or with none."""
     configuration = Configuration(batch_size=BATCH_SIZE, epochs=epochs, learning_rate=LEARNING_RATE)
     if kind == "off":

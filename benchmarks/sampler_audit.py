@@ -1,8 +1,10 @@
-"""At what temperature samplers sample: ours, posteriors', blackjax's and torch-uncertainty's, on one known quadratic.
+"""At what temperature samplers sample: ours, posteriors', blackjax's and torch-uncertainty's, on
+one known quadratic.
 
-Every sampler starts from the law it is asked for and makes the same steps: η of the gradient of the mean loss, and,
-where there is momentum, a share of it kept in each. What each calls so is in its own function below. A package that is
-not installed is named with the reason, as is a sampler that cannot be run.
+Every sampler starts from the law it is asked for and makes the same steps: η of the gradient of the
+mean loss, and, where there is momentum, a share of it kept in each. What each calls so is in its
+own function below. A package that is not installed is named with the reason, as is a sampler that
+cannot be run.
 """
 
 import math
@@ -22,8 +24,8 @@ from gradiometer.measurement.uncertainty import mean
 CHAINS, STEPS, MODES = 500, 2000, 10
 CURVATURES = torch.linspace(0.2, 1.0, MODES, dtype=torch.float64)
 N, KEPT, NOISE = 1000, 0.9, 2e-4
-"""Examples, the share of momentum kept in a step, the variance of ĝ in every direction; with momentum a fifth of it,
-whose heat is the larger."""
+"""Examples, the share of momentum kept in a step, the variance of ĝ in every direction; with
+momentum a fifth of it, whose heat is the larger."""
 
 LEAPS = 10
 """Steps of blackjax's SGHMC between two draws of its momentum, as it comes."""
@@ -31,7 +33,8 @@ LEAPS = 10
 
 @dataclass(frozen=True)
 class Setting:
-    """What is asked of every sampler: η, T in posterior units, and the variance of the mini-batch's noise in ĝ."""
+    """What is asked of every sampler: η, T in posterior units, and the variance of the mini-batch's
+    noise in ĝ."""
 
     rate: float
     temperature: float
@@ -47,11 +50,16 @@ class Setting:
 
     def start(self) -> Tensor:
         """Draws of the law that is asked for, [chains, modes]."""
-        drawn = torch.randn(CHAINS, MODES, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        drawn = torch.randn(
+            CHAINS, MODES, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+        )
         return drawn * (self.temperature / (N * CURVATURES)).sqrt()
 
 
-SETTINGS = [*(Setting(rate, 1.0, noise) for rate in (0.05, 0.5) for noise in (0.0, NOISE)), Setting(0.05, 0.25, 0.0)]
+SETTINGS = [
+    *(Setting(rate, 1.0, noise) for rate in (0.05, 0.5) for noise in (0.0, NOISE)),
+    Setting(0.05, 0.25, 0.0),
+]
 """The last one finds out who does not listen to what is asked."""
 
 Advance = Callable[[Tensor], Tensor]
@@ -60,7 +68,8 @@ Make = Callable[[Setting], Advance]
 
 
 def measured(advance: Advance, steps: int = STEPS) -> Estimate:
-    """The temperature of a sampler's positions, N h Φ², over modes and the later half of the steps."""
+    """The temperature of a sampler's positions, N h Φ², over modes and the later half
+    of the steps."""
     generator, total = torch.Generator().manual_seed(1), torch.zeros(CHAINS, dtype=torch.float64)
     for step in range(steps):
         noise = torch.randn(CHAINS, MODES, generator=generator, dtype=torch.float64)
@@ -72,7 +81,9 @@ def measured(advance: Advance, steps: int = STEPS) -> Estimate:
     return mean((total / (steps - steps // 2)).numpy(), batches=CHAINS)
 
 
-def of_optimizer(make: Callable[[nn.Parameter], torch.optim.Optimizer], setting: Setting) -> Advance:
+def of_optimizer(
+    make: Callable[[nn.Parameter], torch.optim.Optimizer], setting: Setting
+) -> Advance:
     """What takes ĝ from `.grad`."""
     position = nn.Parameter(setting.start())
     optimizer = make(position)
@@ -102,7 +113,8 @@ def ours(kind: type[Sampler], setting: Setting, **settings: Any) -> Advance:
 
 
 def posteriors(name: str, setting: Setting) -> Advance:
-    """Its `lr` is η/N for SGLD, and the step √(η/N) of the dynamics, with a friction in its units, for the others."""
+    """Its `lr` is η/N for SGLD, and the step √(η/N) of the dynamics, with a friction in its units,
+    for the others."""
     pace = math.sqrt(setting.rate / N)
     settings: dict[str, Any] = {
         "sgld": {"lr": setting.rate / N},
@@ -130,7 +142,8 @@ def posteriors(name: str, setting: Setting) -> Advance:
 
 
 def blackjax(name: str, setting: Setting) -> Advance:
-    """Its `step_size` is η/N for SGLD, √(η/N) for the others; a step of SGHMC draws a momentum and makes 10 leaps."""
+    """Its `step_size` is η/N for SGLD, √(η/N) for the others; a step of SGHMC draws a momentum and
+    makes 10 leaps."""
     jax = import_module("jax")
     jax.config.update("jax_enable_x64", True)
     library, pace = import_module("blackjax.sgmcmc"), math.sqrt(setting.rate / N)
@@ -144,7 +157,11 @@ def blackjax(name: str, setting: Setting) -> Advance:
         settings["num_integration_steps"] = LEAPS
     kernel = getattr(library, name).as_top_level_api(log_density_gradient, **settings)
     step = jax.jit(
-        partial(kernel.step, step_size=setting.rate / N if name == "sgld" else pace, temperature=setting.temperature)
+        partial(
+            kernel.step,
+            step_size=setting.rate / N if name == "sgld" else pace,
+            temperature=setting.temperature,
+        )
     )
     keys = [jax.random.key(0)]
     states = [kernel.init(jax.numpy.asarray(setting.start().numpy()), jax.random.key(1))]
@@ -159,14 +176,18 @@ def blackjax(name: str, setting: Setting) -> Advance:
 
 
 def torch_uncertainty(name: str, setting: Setting, *, factor: float | None = None) -> Advance:
-    """It has no temperature: noise of T = 1 in units of the mean loss times its `noise_factor`, 0.01 as it comes.
+    """It has no temperature: noise of T = 1 in units of the mean loss times its `noise_factor`,
+    0.01 as it comes.
 
-    Where `factor` is None it is √(T/N), which asks for T. SGHMC's step is lr², and `friction` the share of momentum
-    lost; without its burn-in, whose estimate of the gradient's size would be a rate of its own for every number.
+    Where `factor` is None it is √(T/N), which asks for T. SGHMC's step is lr², and `friction` the
+    share of momentum lost; without its burn-in, whose estimate of the gradient's size would be a
+    rate of its own for every number.
     """
     library = import_module("torch_uncertainty.optim")
     torch.manual_seed(0)
-    settings: dict[str, Any] = {"noise_factor": math.sqrt(setting.temperature / N) if factor is None else factor}
+    settings: dict[str, Any] = {
+        "noise_factor": math.sqrt(setting.temperature / N) if factor is None else factor
+    }
     if name == "SGHMC":
         settings |= {"lr": math.sqrt(setting.rate), "friction": 1 - KEPT, "burn_in_steps": 0}
     else:
@@ -185,26 +206,34 @@ def contestants() -> dict[str, tuple[Make, bool]]:
     for name in ("sgld", "sghmc", "sgnht"):
         found[f"blackjax {name}"] = partial(blackjax, name), name != "sgld"
     for name in ("SGLD", "SGHMC"):
-        found[f"torch-uncertainty {name}, noise_factor √(T/N)"] = partial(torch_uncertainty, name), name != "SGLD"
+        found[f"torch-uncertainty {name}, noise_factor √(T/N)"] = (
+            partial(torch_uncertainty, name),
+            name != "SGLD",
+        )
         as_it_comes = partial(torch_uncertainty, name, factor=0.01)
         found[f"torch-uncertainty {name}, noise_factor 0.01"] = as_it_comes, name != "SGLD"
     return found
 
 
 def temperatures(reasons: dict[str, str]) -> Iterator[tuple[str, str, Estimate]]:
-    """What was asked, of whom, and the temperature measured; into `reasons` goes who could not be run, and why."""
+    """What was asked, of whom, and the temperature measured; into `reasons` goes who could not be
+    run, and why."""
     for setting in SETTINGS:
         for who, (make, momentum) in contestants().items():
-            asked = Setting(setting.rate, setting.temperature, setting.noise / 5 if momentum else setting.noise)
+            asked = Setting(
+                setting.rate, setting.temperature, setting.noise / 5 if momentum else setting.noise
+            )
             try:
                 found = measured(make(asked))
             except ImportError as error:
                 reasons[who] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             except Exception as error:  # another's code, of any age: whatever it does is its answer
-                reasons[f"{who}, {setting}"] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+                reasons[f"{who}, {setting}"] = (
+                    f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+                )
             else:
                 yield str(setting), who, found
     reasons["blackjax csgld"] = (
-        "draws from a flattened density, which has no one temperature before its draws are weighted; at zeta = 0 it is "
-        "its sgld"
+        "draws from a flattened density, which has no one temperature before its draws are "
+        "weighted; at zeta = 0 it is its sgld"
     )

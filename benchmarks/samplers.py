@@ -1,14 +1,18 @@
-"""What do samplers cost, and at what temperature do they sample? `python benchmarks/samplers.py [--rounds 9] [--json]`
+"""What do samplers cost, and at what temperature do they sample? `python benchmarks/samplers.py
+[--rounds 9] [--json]`
 
-Speed: a whole step of SGLD (batch, gradient, update) of multinomial logistic regression 784-10 and of the MLP
-784-128-10, batches of 32, on one thread, in turns with posteriors' SGLD in both its forms, where it is installed
-(pip install posteriors --no-deps, with optree, tensordict and torchopt).
+Speed: a whole step of SGLD (batch, gradient, update) of multinomial logistic regression 784-10 and
+of the MLP 784-128-10, batches of 32, on one thread, in turns with posteriors' SGLD in both its
+forms, where it is installed (pip install posteriors --no-deps, with optree, tensordict and
+torchopt).
 
-Temperature: asked against measured, on a quadratic whose stationary law is known, full gradients and mini-batches, at
-two steps and two temperatures, for ours (held, and as published) and for those of posteriors, blackjax and
-torch-uncertainty, where installed, from 500 chains (`sampler_audit.py`).
+Temperature: asked against measured, on a quadratic whose stationary law is known, full gradients
+and mini-batches, at two steps and two temperatures, for ours (held, and as published) and for those
+of posteriors, blackjax and torch-uncertainty, where installed, from 500 chains
+(`sampler_audit.py`).
 
-Fashion-MNIST: SGLD on the MLP at B = 32, asked for T = 1 at two rates, and for less than the mini-batch's own heat.
+Fashion-MNIST: SGLD on the MLP at B = 32, asked for T = 1 at two rates, and for less than the
+mini-batch's own heat.
 """
 
 import json
@@ -39,7 +43,8 @@ from gradiometer.problems.images.models import fashion_mnist_mlp
 
 EXAMPLES, BATCH_SIZE = 60_000, 32
 RATE = 0.001
-"""At T = 5000 and a rate above 0.003, random images heat one direction of the logistic regression by more than 5 %."""
+"""At T = 5000 and a rate above 0.003, random images heat one direction of the logistic regression
+by more than 5 %."""
 
 TOGETHER = 8
 ONE_OF_MANY = f"SGLD, one of {TOGETHER} chains as one"
@@ -66,12 +71,19 @@ def batches() -> Iterator[tuple[Tensor, Tensor]]:
     """The same few made-up batches over and over: taking them is no part of a step."""
     generator = torch.Generator().manual_seed(0)
     return cycle(
-        [(torch.rand((BATCH_SIZE, 1, 28, 28), generator=generator), torch.randint(10, (BATCH_SIZE,))) for _ in range(8)]
+        [
+            (
+                torch.rand((BATCH_SIZE, 1, 28, 28), generator=generator),
+                torch.randint(10, (BATCH_SIZE,)),
+            )
+            for _ in range(8)
+        ]
     )
 
 
 def ours(make: Callable[[], nn.Module], *, advance: bool = False, **settings: Any) -> Step:
-    """A step of our SGLD; with `advance` as `sample` makes it, without the hooks of torch's optimizers."""
+    """A step of our SGLD; with `advance` as `sample` makes it, without the hooks of torch's
+    optimizers."""
     model, turn = make(), batches()
     sampler = SGLD(model.parameters(), lr=RATE, examples=EXAMPLES, temperature=5000.0, **settings)
 
@@ -99,7 +111,8 @@ def sgd(make: Callable[[], nn.Module]) -> Step:
 
 
 def least(make: Callable[[], nn.Module]) -> Step:
-    """A step of torch's SGD and as many normal numbers as SGLD needs: what none with such noise can undercut."""
+    """A step of torch's SGD and as many normal numbers as SGLD needs: what none with such noise can
+    undercut."""
     step, draw = sgd(make), torch.Generator().manual_seed(0)
     numbers = torch.empty(sum(parameter.numel() for parameter in make().parameters()))
 
@@ -115,7 +128,9 @@ def theirs(make: Callable[[], nn.Module], *, inplace: bool) -> Step:
     library = import_module("posteriors")
     model, turn = make(), batches()
 
-    def log_posterior(params: dict[str, Tensor], batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def log_posterior(
+        params: dict[str, Tensor], batch: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         inputs, targets = batch
         logits = functional_call(model, params, inputs)
         return -EXAMPLES * nn.functional.cross_entropy(logits, targets), torch.tensor([])
@@ -135,8 +150,12 @@ def together(make: Callable[[], nn.Module]) -> Step:
     data = torch.cat(inputs), torch.cat(targets)
     seeds = range(TOGETHER)
     models = [make() for _ in seeds]
-    samplers = [SGLD(model.parameters(), lr=RATE, examples=EXAMPLES, temperature=5000.0) for model in models]
-    engine = Stacked(ChainState(models, seeds, samplers), cross_entropy, partial(take, data), Traits())
+    samplers = [
+        SGLD(model.parameters(), lr=RATE, examples=EXAMPLES, temperature=5000.0) for model in models
+    ]
+    engine = Stacked(
+        ChainState(models, seeds, samplers), cross_entropy, partial(take, data), Traits()
+    )
     index = torch.randint(len(data[1]), (TOGETHER, BATCH_SIZE))
     return lambda: engine.step(index)
 
@@ -164,24 +183,38 @@ def speed(rounds: int, reasons: dict[str, str]) -> list[Line]:
         seconds[ONE_OF_MANY] = [each / TOGETHER for each in seconds[ONE_OF_MANY]]
         for who in steps:
             if who != "SGLD":
-                lines.append(Line(f"{name}: time of a step, in ours", who, ratio(seconds[who], seconds["SGLD"])))
+                lines.append(
+                    Line(
+                        f"{name}: time of a step, in ours",
+                        who,
+                        ratio(seconds[who], seconds["SGLD"]),
+                    )
+                )
     return lines
 
 
 def fashion(rate: float, temperature: float, steps: int) -> str:
-    """What becomes of a temperature on the MLP at this rate, in as many steps after as many of plain SGD."""
+    """What becomes of a temperature on the MLP at this rate, in as many steps after as many of
+    plain SGD."""
     problem = load("mlp")
     torch.manual_seed(0)
     model = problem.model()
     sampler = SGLD(
-        model.parameters(), lr=rate, examples=len(problem.train), temperature=0.0, batch_size=BATCH_SIZE, burn_in=1000
+        model.parameters(),
+        lr=rate,
+        examples=len(problem.train),
+        temperature=0.0,
+        batch_size=BATCH_SIZE,
+        burn_in=1000,
     )
     draw = torch.Generator().manual_seed(0)
     group = sampler.param_groups[0]
     try:
         for step in range(2 * steps):
             group["temperature"] = 0.0 if step < steps else temperature
-            batch = problem.train.batch(torch.randint(len(problem.train), (BATCH_SIZE,), generator=draw))
+            batch = problem.train.batch(
+                torch.randint(len(problem.train), (BATCH_SIZE,), generator=draw)
+            )
             sampler.zero_grad()
             problem.loss(model, batch).mean().backward()
             sampler.step()
@@ -192,8 +225,15 @@ def fashion(rate: float, temperature: float, steps: int) -> str:
 
 
 @click.command()
-@click.option("--rounds", type=click.IntRange(min=5), default=9, show_default=True, help="Rounds of timing.")
-@click.option("--part", type=click.Choice(["speed", "audit", "fashion", "all"]), default="all", show_default=True)
+@click.option(
+    "--rounds", type=click.IntRange(min=5), default=9, show_default=True, help="Rounds of timing."
+)
+@click.option(
+    "--part",
+    type=click.Choice(["speed", "audit", "fashion", "all"]),
+    default="all",
+    show_default=True,
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(rounds: int, part: str, as_json: bool) -> None:
     """Speed and temperature of the samplers, ours and others'."""
@@ -205,7 +245,11 @@ def main(rounds: int, part: str, as_json: bool) -> None:
     asked = ((0.1, 1.0), (0.4, 1.0), (0.4, 0.05)) if part in ("fashion", "all") else ()
     told = {f"T = {t:g}, η = {rate:g}": fashion(rate, t, 4000) for rate, t in asked}
     if as_json:
-        print(json.dumps({"lines": [asdict(line) for line in lines], "fashion": told, "missing": reasons}))
+        print(
+            json.dumps(
+                {"lines": [asdict(line) for line in lines], "fashion": told, "missing": reasons}
+            )
+        )
         return
     table = Table(box=None)
     for title in ("what", "who", "value"):

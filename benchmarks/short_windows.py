@@ -1,15 +1,18 @@
 """Do the intervals of fourth-moment gauges cover in windows of 30 readings?
 
-    .venv/bin/python benchmarks/short_windows.py                 # 400 windows a row, five minutes on one core
+    .venv/bin/python benchmarks/short_windows.py                 # 400 windows a row, five minutes
+    on one core
 
-At fixed parameters of linear models, batches of 32 are drawn independently and the moments of `NoiseShape`,
-`StepDrift`, `LossChange` and `BatchSharpness` computed from them, many at once. The truth is the ratio or mean of these
-moments over 100,000 other readings. *covers*: the share of finite intervals that contain it; *cannot tell*: the share
-of windows without one; *wrong*: the share of all windows with an interval that misses; *ends*: the median of the width
-over the size of the truth.
+At fixed parameters of linear models, batches of 32 are drawn independently and the moments of
+`NoiseShape`, `StepDrift`, `LossChange` and `BatchSharpness` computed from them, many at once. The
+truth is the ratio or mean of these
+moments over 100,000 other readings. *covers*: the share of finite intervals that contain it;
+*cannot tell*: the share of windows without one; *wrong*: the share of all windows with an interval
+that misses; *ends*: the median of the width over the size of the truth.
 
-Two networks of `tail_families.py`, a digits MLP with wrong labels and a digits CNN late in training, have only the
-three quantities that are functions of the inner products of gradients at one point.
+Two networks of `tail_families.py`, a digits MLP with wrong labels and a digits CNN late in
+training, have only the three quantities that are functions of the inner products of gradients at
+one point.
 """
 
 import argparse
@@ -74,14 +77,17 @@ class Linear:
         return np.einsum("...bd,...b->...d", inputs, slopes) / places.shape[-1]
 
     def drift(self, count: int, random: np.random.Generator) -> dict[str, Moments]:
-        """The moments of `StepDrift`, `LossChange` and `BatchSharpness`; half of a batch steps, half judges."""
+        """The moments of `StepDrift`, `LossChange` and `BatchSharpness`; half of a batch steps,
+        half judges."""
         places = random.integers(len(self.inputs), size=(count, BATCH))
         acting, judging = places[:, : BATCH // 2], places[:, BATCH // 2 :]
         here = np.broadcast_to(self.params, (count, len(self.params)))
         step = self.gradients(acting, here)
         there = here - self.rate * step
         halves = [judging[:, : BATCH // 4], judging[:, BATCH // 4 :]]
-        before, after = ([self.gradients(half, point) for half in halves] for point in (here, there))
+        before, after = (
+            [self.gradients(half, point) for half in halves] for point in (here, there)
+        )
         first, second = (b - a for a, b in zip(before, after, strict=True))
         inputs = self.inputs[judging]
         now, moved = (np.einsum("nbd,nd->nb", inputs, point) for point in (here, there))
@@ -112,7 +118,9 @@ class Linear:
     def shape(self, count: int, random: np.random.Generator) -> dict[str, Moments]:
         """The moments of `NoiseShape` from eight parts of a batch."""
         places = random.integers(len(self.inputs), size=(count, PARTS, BATCH // PARTS))
-        each = self.gradients(places, np.broadcast_to(self.params, (count, PARTS, len(self.params))))
+        each = self.gradients(
+            places, np.broadcast_to(self.params, (count, PARTS, len(self.params)))
+        )
         return _noise_shape(np.einsum("nid,njd->nij", each, each))
 
     @property
@@ -135,7 +143,9 @@ class Network:
         """The moments of `NoiseShape` from eight parts of a batch."""
         places = random.integers(len(self.gram), size=(count, BATCH))
         own = np.stack([self.gram[np.ix_(batch, batch)] for batch in places])
-        return _noise_shape(own.reshape(count, PARTS, BATCH // PARTS, PARTS, BATCH // PARTS).mean(axis=(2, 4)))
+        return _noise_shape(
+            own.reshape(count, PARTS, BATCH // PARTS, PARTS, BATCH // PARTS).mean(axis=(2, 4))
+        )
 
     @property
     def draws(self) -> Mapping[Draws, int]:
@@ -157,7 +167,8 @@ def _products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _logistic(seed: int, wrong: float = 0.0, spread: float = 0.0, share: float = 0.5) -> Linear:
-    """Two classes, some labels wrong, at a share of the way to the optimum; `spread` makes lengths lognormal."""
+    """Two classes, some labels wrong, at a share of the way to the optimum; `spread` makes lengths
+    lognormal."""
     random = np.random.default_rng(seed)
     inputs = random.normal(size=(4_000, 10)) * np.linspace(0.3, 1.5, 10)
     inputs *= np.exp(spread * random.normal(size=(4_000, 1)))
@@ -182,7 +193,9 @@ def _posterior() -> Linear:
     """Least squares with uneven scales, off its optimum: a Gaussian posterior."""
     random = np.random.default_rng(5)
     inputs = random.normal(size=(4_000, 10)) * np.linspace(0.3, 1.2, 10)
-    return Linear(inputs, random.normal(size=4_000), 0.3 * random.normal(size=10), 0.2, logistic=False)
+    return Linear(
+        inputs, random.normal(size=4_000), 0.3 * random.normal(size=10), 0.2, logistic=False
+    )
 
 
 FAMILIES: dict[str, Callable[[], Linear | Network]] = {
@@ -195,7 +208,9 @@ FAMILIES: dict[str, Callable[[], Linear | Network]] = {
     "label noise, digits MLP": lambda: Network(label_noise().gram),
     "a digits CNN late in training": lambda: Network(late().gram),
 }
-GAUGES = {gauge.name: gauge for gauge in (NoiseShape(), StepDrift(), LossChange(), BatchSharpness())}
+GAUGES = {
+    gauge.name: gauge for gauge in (NoiseShape(), StepDrift(), LossChange(), BatchSharpness())
+}
 QUANTITIES = {
     "noise_shape": ("orthogonality_test", "inner_product_test", "effective_dimension"),
     "step_drift": ("step_drift", "drift_squared"),
@@ -226,7 +241,8 @@ class Score:
         windows: Number of windows.
         told: Windows with a finite interval.
         held: Windows with a finite interval that contains the truth.
-        width: Median width of the finite intervals over the size of the truth; NaN if there is none.
+        width: Median width of the finite intervals over the size of the truth; NaN if there is
+            none.
     """
 
     windows: int
@@ -260,7 +276,11 @@ def scores(
         for name, moments in drawn.items():
             truth = estimates(name, many[name], newest=False)
             each = [
-                estimates(name, {key: value[place : place + readings] for key, value in moments.items()}, newest)
+                estimates(
+                    name,
+                    {key: value[place : place + readings] for key, value in moments.items()},
+                    newest,
+                )
                 for place in range(0, windows * readings, readings)
             ]
             for quantity in QUANTITIES[name]:
@@ -268,26 +288,35 @@ def scores(
                 told = [one for one in said if one.tells]
                 held = sum(one.low <= value <= one.high for one in told)
                 widths = [(one.high - one.low) / abs(value) for one in told]
-                found[quantity] = Score(windows, len(told), held, float(np.median(widths)) if told else math.nan)
+                found[quantity] = Score(
+                    windows, len(told), held, float(np.median(widths)) if told else math.nan
+                )
     return found
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--windows", type=int, default=400)
     parser.add_argument("--readings", type=int, default=READINGS)
     parser.add_argument("--only", choices=FAMILIES, help="one family")
     given = parser.parse_args()
-    print("| family | quantity | of | covers | cannot tell | wrong | ends |\n|---|---|---|---|---|---|---|")
+    print(
+        "| family | quantity | of | covers | cannot tell | wrong | ends "
+        "|\n|---|---|---|---|---|---|---|"
+    )
     for name, make in FAMILIES.items():
         if given.only not in (None, name):
             continue
         for newest in (True, False):
-            for quantity, score in scores(make(), given.windows, newest, readings=given.readings).items():
+            for quantity, score in scores(
+                make(), given.windows, newest, readings=given.readings
+            ).items():
                 print(
-                    f"| {name} | {quantity} | {'now' if newest else 'window'} | {score.covers:.2f} | "
-                    f"{score.cannot_tell:.2f} | {score.wrong:.2f} | {score.width:.2g} |",
+                    f"| {name} | {quantity} | {'now' if newest else 'window'} | {score.covers:.2f} "
+                    f"| {score.cannot_tell:.2f} | {score.wrong:.2f} | {score.width:.2g} |",
                     flush=True,
                 )
 

@@ -27,7 +27,9 @@ def figures(study: Study, out: Path) -> Iterator[Path]:
     for name, draw in charts.items():
         chart, title = draw(study)
         path = out / f"{study.regime.name}-figure-{name}.png"
-        yield save_png(chart, path, f"{title} ({study.regime.images:,} images, {study.regime.epochs} epochs)")
+        yield save_png(
+            chart, path, f"{title} ({study.regime.images:,} images, {study.regime.epochs} epochs)"
+        )
 
 
 def _runs(study: Study) -> dict[str, tuple[str, float]]:
@@ -65,7 +67,15 @@ def _growing(study: Study) -> tuple[alt.LayerChart, str]:
         averages = [study.split(averaged(members[-count:])) for count in range(1, len(members) + 1)]
         for count, average in enumerate(averages[1:], start=2):
             saved = differences(average, averages[0], LEVEL)["calibrated_nll"]
-            rows.append({"m": count, "run": name, "value": saved.value, "low": saved.low, "high": saved.high})
+            rows.append(
+                {
+                    "m": count,
+                    "run": name,
+                    "value": saved.value,
+                    "low": saved.low,
+                    "high": saved.high,
+                }
+            )
     base = _base(rows).encode(
         x=alt.X("m:O", axis=alt.Axis(title="m, the last models averaged", labelAngle=0)),
         xOffset=alt.XOffset("run:N"),
@@ -78,7 +88,8 @@ def _growing(study: Study) -> tuple[alt.LayerChart, str]:
 
 
 def _interpolation(study: Study) -> tuple[alt.LayerChart, str]:
-    """Figure 5: the test error from each earlier model to the last, and between two independent runs."""
+    """Figure 5: the test error from each earlier model to the last, and between two independent
+    runs."""
     seed, runs = study.seeds[0], _runs(study)
     if len(study.seeds) >= 2:
         runs["two full independent"] = "cosine", 0.1
@@ -124,9 +135,15 @@ def _base(rows: list[Row]) -> alt.Chart:
 def _colours(names: Iterable[str]) -> alt.Color:
     """One each: more runs are compared here than on a page."""
     domain = list(names)
-    return alt.Color("run:N", title=None, scale=alt.Scale(domain=domain, range=list(COLOURS[: len(domain)])))
+    return alt.Color(
+        "run:N", title=None, scale=alt.Scale(domain=domain, range=list(COLOURS[: len(domain)]))
+    )
 
 
 def _logarithmic(rows: list[Row], title: str) -> alt.Y:
     values = [row["value"] for row in rows]
-    return alt.Y("value:Q", title=title, scale=alt.Scale(type="log", domain=[0.9 * min(values), 1.1 * max(values)]))
+    return alt.Y(
+        "value:Q",
+        title=title,
+        scale=alt.Scale(type="log", domain=[0.9 * min(values), 1.1 * max(values)]),
+    )

@@ -1,6 +1,8 @@
-"""The runs of the snapshot study: plain torch, one at a time, each kept in a folder with one JSON file, resumable.
+"""The runs of the snapshot study: plain torch, one at a time, each kept in a folder with one JSON
+file, resumable.
 
-A run that has its JSON is not trained again, so that a study that was killed goes on where it stopped.
+A run that has its JSON is not trained again, so that a study that was killed goes on where it
+stopped.
 """
 
 import json
@@ -104,7 +106,8 @@ def jobs(learning_rate: float = 0.1) -> Iterator[Job]:
 
 
 def small_cnn() -> nn.Module:
-    """Halved images, two 3 × 3 convolutions of 16 and 32 channels, then 1568-24-10: 42,706 parameters."""
+    """Halved images, two 3 × 3 convolutions of 16 and 32 channels, then 1568-24-10: 42,706
+    parameters."""
     return nn.Sequential(
         nn.AvgPool2d(2),
         nn.Conv2d(1, 16, 3, padding=1),
@@ -121,7 +124,9 @@ def small_cnn() -> nn.Module:
 
 def images_of(problem: Problem, regime: Regime) -> tuple[Labelled, Labelled]:
     """The regime's training images, a fixed draw of all, and the test images."""
-    chosen = torch.randperm(len(problem.train), generator=torch.Generator().manual_seed(0))[: regime.images]
+    chosen = torch.randperm(len(problem.train), generator=torch.Generator().manual_seed(0))[
+        : regime.images
+    ]
     if problem.test is None:
         raise ValueError("the study needs test images")
     return problem.train.batch(chosen), problem.test.batch(torch.arange(len(problem.test)))
@@ -135,10 +140,19 @@ def trained(job: Job, train: Labelled, test: Labelled, out: Path) -> None:
     steps = job.epochs * order.steps_per_epoch
     schedule, folder = job.schedule(steps), out / job.name
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=job.learning_rate, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=True
+        model.parameters(),
+        lr=job.learning_rate,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=1e-4,
+        fused=True,
     )
     scheduler = schedule.scheduler(optimizer)
-    cycle = schedule if isinstance(schedule, SnapshotCycle) else SnapshotCycle(job.learning_rate, steps, MEMBERS)
+    cycle = (
+        schedule
+        if isinstance(schedule, SnapshotCycle)
+        else SnapshotCycle(job.learning_rate, steps, MEMBERS)
+    )
     collector = SnapshotCollector(cycle, partial(save_snapshot, folder))
     average, curve, began, total = SWAG(model), [], time.process_time(), torch.zeros(())
     for step in range(steps):
@@ -159,7 +173,9 @@ def trained(job: Job, train: Labelled, test: Labelled, out: Path) -> None:
                 average.update(model)
     if job.method == "step":
         save_snapshot(folder / "average", Snapshot.of(average.average.module, 1, steps))
-    save_snapshot(folder, Snapshot.of(model, MEMBERS if job.method in ("snapshot", "step") else 1, steps))
+    save_snapshot(
+        folder, Snapshot.of(model, MEMBERS if job.method in ("snapshot", "step") else 1, steps)
+    )
     record = {
         **asdict(job),
         "schedule": repr(schedule),

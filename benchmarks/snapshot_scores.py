@@ -1,4 +1,5 @@
-"""The predictors of the snapshot study, from the runs that are there, and their scores over seeds."""
+"""The predictors of the snapshot study, from the runs that are there, and their scores
+over seeds."""
 
 import json
 import math
@@ -15,7 +16,13 @@ from snapshot_runs import HOT, MEMBERS, SEEDS, Job, Labelled, Regime, small_cnn
 from torch import nn
 
 from gradiometer import Estimate
-from gradiometer.exploration.ensembles import LogProbabilities, Predictions, averaged, disagreement, validation_mask
+from gradiometer.exploration.ensembles import (
+    LogProbabilities,
+    Predictions,
+    averaged,
+    disagreement,
+    validation_mask,
+)
 from gradiometer.exploration.ensembles.barrier import linear_path
 from gradiometer.exploration.ensembles.calibration import calibration_error
 from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ensemble_equivalent
@@ -27,8 +34,16 @@ from gradiometer.run.snapshots import load_snapshots
 
 LEVEL = 0.9
 BASELINE = "single, cosine"
-SNAPSHOT, HOT_SNAPSHOT, NO_CYCLE = "snapshots, η₀ = 0.1", f"snapshots, η₀ = {HOT:g}", "no-cycle ensemble"
-MODELS: Mapping[str, tuple[str, ...]] = {SNAPSHOT: ("snapshot",), HOT_SNAPSHOT: ("snapshot",), NO_CYCLE: ("step",)}
+SNAPSHOT, HOT_SNAPSHOT, NO_CYCLE = (
+    "snapshots, η₀ = 0.1",
+    f"snapshots, η₀ = {HOT:g}",
+    "no-cycle ensemble",
+)
+MODELS: Mapping[str, tuple[str, ...]] = {
+    SNAPSHOT: ("snapshot",),
+    HOT_SNAPSHOT: ("snapshot",),
+    NO_CYCLE: ("step",),
+}
 AT_ONCE = 2000
 
 
@@ -41,8 +56,10 @@ class Line:
         cost: In full runs.
         scores: The mean over seeds of each score.
         spread: The smallest and the largest over seeds.
-        difference: Less the single cosine run of the same seed, paired: the interval is over test examples.
-        over_seeds: The same difference with Student's interval over seeds, which other seeds would be in.
+        difference: Less the single cosine run of the same seed, paired: the interval is over test
+            examples.
+        over_seeds: The same difference with Student's interval over seeds, which other seeds would
+            be in.
     """
 
     method: str
@@ -88,12 +105,16 @@ class Study:
         """Those of which the hot cycles are there, too."""
         return [seed for seed in self.seeds if self.done("snapshot", seed, HOT)]
 
-    def curve(self, method: str, seed: int, learning_rate: float = 0.1) -> list[tuple[int, float, float]]:
+    def curve(
+        self, method: str, seed: int, learning_rate: float = 0.1
+    ) -> list[tuple[int, float, float]]:
         """Epoch, training loss and test error."""
         record = json.loads(self._json(Job(self.regime, method, learning_rate, seed)).read_bytes())
         return [tuple(row) for row in record["curve"]]
 
-    def said(self, method: str, seed: int, learning_rate: float = 0.1, part: int = 0) -> list[LogProbabilities]:
+    def said(
+        self, method: str, seed: int, learning_rate: float = 0.1, part: int = 0
+    ) -> list[LogProbabilities]:
         """What each model a run kept says of the test images, the newest last."""
         return self._of(self.out / Job(self.regime, method, learning_rate, seed, part).name)
 
@@ -130,7 +151,9 @@ class Study:
     def lines(self) -> list[Line]:
         """Every method over the seeds."""
         of_seed = [self.predictors(seed) for seed in self.seeds]
-        split = [{name: self.split(said) for name, (_, said) in methods.items()} for methods in of_seed]
+        split = [
+            {name: self.split(said) for name, (_, said) in methods.items()} for methods in of_seed
+        ]
         return [
             Line(name, cost, *_summary([(methods[name], methods[BASELINE]) for methods in split]))
             for name, (cost, _) in of_seed[0].items()
@@ -138,7 +161,9 @@ class Study:
 
     def sizes(self, method: str, seed: int, learning_rate: float = 0.1) -> list[EnsembleSize]:
         """The last 1, 2, … models of a run averaged."""
-        return ensemble_sizes(self.said(method, seed, learning_rate), self.labels, self.validation, LEVEL)
+        return ensemble_sizes(
+            self.said(method, seed, learning_rate), self.labels, self.validation, LEVEL
+        )
 
     def chosen(self, method: str, seed: int, learning_rate: float = 0.1) -> int:
         """m that validation images call for."""
@@ -147,7 +172,9 @@ class Study:
 
     def disagreement(self, members: Sequence[LogProbabilities]) -> Estimate:
         """Of these members over their error."""
-        return disagreement([part[~self.validation] for part in members], self.labels[~self.validation], level=LEVEL)
+        return disagreement(
+            [part[~self.validation] for part in members], self.labels[~self.validation], level=LEVEL
+        )
 
     def correlations(self, members: Sequence[LogProbabilities]) -> dict[str, Estimate]:
         """Of their probabilities, by pair."""
@@ -159,10 +186,13 @@ class Study:
         if len(full) < 2:
             return None
         predictions = self.split(averaged(self.said("snapshot", seed)))
-        return deep_ensemble_equivalent(predictions, full, self.labels, self.validation, level=LEVEL)
+        return deep_ensemble_equivalent(
+            predictions, full, self.labels, self.validation, level=LEVEL
+        )
 
     def paths(self, method: str, seed: int, learning_rate: float = 0.1) -> list[LinearPath]:
-        """The error on the way from each earlier model of a run to its last; of cosine, from seed to seed."""
+        """The error on the way from each earlier model of a run to its last; of cosine, from seed
+        to seed."""
         key = method, seed, learning_rate
         if key not in self._paths:
             if method == "cosine":
@@ -174,11 +204,16 @@ class Study:
 
     def _path(self, first: nn.Module, last: nn.Module) -> LinearPath:
         return linear_path(
-            first, last, lambda model: _said(model, self.test).argmax(axis=1) != self.labels, level=LEVEL
+            first,
+            last,
+            lambda model: _said(model, self.test).argmax(axis=1) != self.labels,
+            level=LEVEL,
         )
 
     def _chosen(self, members: Sequence[LogProbabilities]) -> LogProbabilities:
-        count = chosen_count([part[self.validation] for part in members], self.labels[self.validation])
+        count = chosen_count(
+            [part[self.validation] for part in members], self.labels[self.validation]
+        )
         return averaged(members[-count:])
 
     def split(self, said: LogProbabilities) -> Predictions:
@@ -199,28 +234,48 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     count, value = len(values), float(np.mean(values))
     if count < 2:
         return Estimate.unknown(level=LEVEL, method="one seed", samples=count)
-    margin = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(count)
+    margin = (
+        float(stdtrit(count - 1, (1 + LEVEL) / 2))
+        * float(np.std(values, ddof=1))
+        / math.sqrt(count)
+    )
     return Estimate.interval(
-        value, value - margin, value + margin, level=LEVEL, method=f"Student, {count} seeds", samples=count
+        value,
+        value - margin,
+        value + margin,
+        level=LEVEL,
+        method=f"Student, {count} seeds",
+        samples=count,
     )
 
 
 def _summary(
     pairs: Sequence[tuple[Predictions, Predictions]],
-) -> tuple[dict[str, float], dict[str, tuple[float, float]], dict[str, Estimate], dict[str, Estimate]]:
+) -> tuple[
+    dict[str, float], dict[str, tuple[float, float]], dict[str, Estimate], dict[str, Estimate]
+]:
     """Scores, their range, and the differences from the baseline: over examples, and over seeds."""
     ours, theirs = [_losses(one) for one, _ in pairs], [_losses(other) for _, other in pairs]
     means = {name: [float(losses[name].mean()) for losses in ours] for name in ours[0]}
     gaps = {
-        name: np.mean([one[name] - other[name] for one, other in zip(ours, theirs, strict=True)], axis=0)
+        name: np.mean(
+            [one[name] - other[name] for one, other in zip(ours, theirs, strict=True)], axis=0
+        )
         for name in ours[0]
     }
     seeds = {
-        name: over_seeds([float((one[name] - other[name]).mean()) for one, other in zip(ours, theirs, strict=True)])
+        name: over_seeds(
+            [
+                float((one[name] - other[name]).mean())
+                for one, other in zip(ours, theirs, strict=True)
+            ]
+        )
         for name in ours[0]
     }
     means["calibration_error"] = [_calibration(one) for one, _ in pairs]
-    seeds["calibration_error"] = over_seeds([_calibration(one) - _calibration(other) for one, other in pairs])
+    seeds["calibration_error"] = over_seeds(
+        [_calibration(one) - _calibration(other) for one, other in pairs]
+    )
     return (
         {name: float(np.mean(values)) for name, values in means.items()},
         {name: (min(values), max(values)) for name, values in means.items()},

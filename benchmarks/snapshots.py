@@ -2,14 +2,15 @@
 
     python benchmarks/snapshots.py --out snapshots [--no-train] [--pool processes] [--json]
 
-Fashion-MNIST, a CNN of 42,706 parameters, Nesterov momentum 0.9, weight decay 1e-4, batches of 64. 20 epochs over
-60,000 images, and 40 epochs over 12,000, where it overfits; three seeds. Against five snapshots: a single cosine run
-and a step run of the same length, the step run's models at the same five points, the average of its later weights,
-five short independent runs, and the full independent runs of the three seeds. About 25 minutes of one core in all; what
-is trained already is not trained again. A quarter of the test images chooses m and the temperatures, the rest is
-scored.
+Fashion-MNIST, a CNN of 42,706 parameters, Nesterov momentum 0.9, weight decay 1e-4, batches of 64.
+20 epochs over 60,000 images, and 40 epochs over 12,000, where it overfits; three seeds. Against
+five snapshots: a single cosine run and a step run of the same length, the step run's models at the
+same five points, the average of its later weights, five short independent runs, and the full
+independent runs of the three seeds. About 25 minutes of one core in all; what is trained already is
+not trained again. A quarter of the test images chooses m and the temperatures, the rest is scored.
 
-Tables with intervals on standard output; pictures after figures 2, 3, 5 and 6 of Huang et al. (2017) in the folder.
+Tables with intervals on standard output; pictures after figures 2, 3, 5 and 6 of Huang et al.
+(2017) in the folder.
 """
 
 import json
@@ -32,7 +33,13 @@ from gradiometer.problems import load
 from gradiometer.storage.journal import plain
 
 WIDTH = 185
-COLUMNS = {"error": 100.0, "nll": 1.0, "calibrated_nll": 1.0, "brier": 1.0, "calibration_error": 1.0}
+COLUMNS = {
+    "error": 100.0,
+    "nll": 1.0,
+    "calibrated_nll": 1.0,
+    "brier": 1.0,
+    "calibration_error": 1.0,
+}
 """The scores and what they are multiplied by: errors in percent."""
 
 GUESSING = 0.8
@@ -40,9 +47,15 @@ GUESSING = 0.8
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("snapshots"), show_default=True)
-@click.option("--train/--no-train", "training", default=True, help="Train the runs that are missing first.")
-@click.option("--pool", default="here", show_default=True, help="here, processes[:COUNT] or ray[:ADDRESS]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("snapshots"), show_default=True
+)
+@click.option(
+    "--train/--no-train", "training", default=True, help="Train the runs that are missing first."
+)
+@click.option(
+    "--pool", default="here", show_default=True, help="here, processes[:COUNT] or ray[:ADDRESS]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 def main(out: Path, training: bool, pool: str, as_json: bool) -> None:
     torch.set_num_threads(1)
@@ -52,7 +65,9 @@ def main(out: Path, training: bool, pool: str, as_json: bool) -> None:
     missing = [job for job in jobs() if training and not (out / f"{job.name}.json").exists()]
     with pool_of(pool, "--pool") as where:
         runs = [PoolJob(job.name, trained_on, (job, out)) for job in missing]
-        where.results(runs, shared=data, progress=lambda outcome, *_: click.echo(outcome.name, err=True))
+        where.results(
+            runs, shared=data, progress=lambda outcome, *_: click.echo(outcome.name, err=True)
+        )
     studies = [Study(regime, out, data[name][1]) for name, regime in REGIMES.items()]
     found = {study.regime.name: study for study in studies if study.seeds}
     results = {name: result(study) for name, study in found.items()}
@@ -79,7 +94,8 @@ def result(study: Study) -> dict[str, Any]:
         rates[HOT_SNAPSHOT] = ("snapshot", HOT)
     full = [study.said("cosine", seed)[-1] for seed in study.seeds]
     barriers = {
-        name: [found.barrier for found in study.paths(method, first, rate)] for name, (method, rate) in rates.items()
+        name: [found.barrier for found in study.paths(method, first, rate)]
+        for name, (method, rate) in rates.items()
     }
     if len(study.seeds) >= 2:
         barriers["two full independent"] = [found.barrier for found in study.paths("cosine", first)]
@@ -88,19 +104,27 @@ def result(study: Study) -> dict[str, Any]:
         "seeds": study.seeds,
         "lines": study.lines(),
         "disagreement": {
-            **{name: study.disagreement(study.said(method, first, rate)) for name, (method, rate) in rates.items()},
+            **{
+                name: study.disagreement(study.said(method, first, rate))
+                for name, (method, rate) in rates.items()
+            },
             **({"full independent": study.disagreement(full)} if len(full) >= 2 else {}),
         },
         "barriers": barriers,
         "added": {
             name: {
-                size.members: {key: value for key, value in size.added.items() if key in ("error", "calibrated_nll")}
+                size.members: {
+                    key: value
+                    for key, value in size.added.items()
+                    if key in ("error", "calibrated_nll")
+                }
                 for size in study.sizes(method, first, rate)[1:]
             }
             for name, (method, rate) in rates.items()
         },
         "chosen": {
-            name: [study.chosen(method, seed, rate) for seed in study.seeds] for name, (method, rate) in rates.items()
+            name: [study.chosen(method, seed, rate) for seed in study.seeds]
+            for name, (method, rate) in rates.items()
         },
         "equivalent": [study.equivalent(seed) for seed in study.seeds],
     }
@@ -111,53 +135,86 @@ def tell(study: Study, found: dict[str, Any]) -> None:
     console = Console(width=None if Console().is_terminal else WIDTH)
     regime, seeds = study.regime, len(study.seeds)
     table = Table(
-        title=f"{regime.images:,} images, {regime.epochs} epochs: mean over {seeds} seeds (smallest, largest)"
+        title=(
+            f"{regime.images:,} images, {regime.epochs} epochs: mean over {seeds} seeds (smallest, "
+            "largest)"
+        )
     )
-    for column in ("method", "runs", "error %", "log-loss", "calibrated", "Brier", "calibration error"):
+    for column in (
+        "method",
+        "runs",
+        "error %",
+        "log-loss",
+        "calibrated",
+        "Brier",
+        "calibration error",
+    ):
         table.add_column(column, no_wrap=True)
     for line in found["lines"]:
         table.add_row(line.method, f"{line.cost:g}", *(_score(line, name) for name in COLUMNS))
     console.print(table)
     table = Table(
-        title="less the single cosine run, paired: [interval over 7,500 test images of these runs] [over seeds]"
+        title=(
+            "less the single cosine run, paired: [interval over 7,500 test images of these runs] "
+            "[over seeds]"
+        )
     )
     for column in ("method", "error, points", "log-loss, calibrated"):
         table.add_column(column, no_wrap=True)
     for line in found["lines"][1:]:
-        table.add_row(line.method, *(_difference(line, name) for name in ("error", "calibrated_nll")))
+        table.add_row(
+            line.method, *(_difference(line, name) for name in ("error", "calibrated_nll"))
+        )
     console.print(table)
     for line in found["lines"]:
         if line.spread["error"][1] > GUESSING:
-            console.print(f"{line.method.strip()}: at least one seed ended hardly better than guessing")
+            console.print(
+                f"{line.method.strip()}: at least one seed ended hardly better than guessing"
+            )
     for name, estimate in found["disagreement"].items():
         console.print(f"disagreement / error   {name}: {estimate}")
     for name, estimates in found["barriers"].items():
         console.print(
-            f"barrier to the last    {name}: {'; '.join(_percent(estimate) for estimate in estimates)} points"
+            f"barrier to the last    {name}: "
+            f"{'; '.join(_percent(estimate) for estimate in estimates)} points"
         )
     for name, sizes in found["added"].items():
         for count, added in sizes.items():
             gain = added["calibrated_nll"]
             console.print(
-                f"member {count} changes by    {name}: {gain} calibrated log-loss, {_percent(added['error'])} points"
+                f"member {count} changes by    {name}: {gain} calibrated log-loss, "
+                f"{_percent(added['error'])} points"
             )
     for name, counts in found["chosen"].items():
         console.print(f"m chosen, by seed      {name}: {', '.join(map(str, counts))}")
-    worth = ", ".join("none to compare with" if estimate is None else str(estimate) for estimate in found["equivalent"])
+    worth = ", ".join(
+        "none to compare with" if estimate is None else str(estimate)
+        for estimate in found["equivalent"]
+    )
     console.print(f"snapshots are worth    {worth}\n")
 
 
 def _score(line: Line, name: str) -> str:
     scale, digits = COLUMNS[name], 2 if COLUMNS[name] > 1 else 4
     low, high = line.spread[name]
-    return f"{scale * line.scores[name]:.{digits}f} ({scale * low:.{digits}f}, {scale * high:.{digits}f})"
+    return (
+        f"{scale * line.scores[name]:.{digits}f} ({scale * low:.{digits}f}, "
+        f"{scale * high:.{digits}f})"
+    )
 
 
 def _difference(line: Line, name: str) -> str:
     scale, digits = COLUMNS[name], 2 if COLUMNS[name] > 1 else 4
     here, other = line.difference[name], line.over_seeds[name]
-    seeds = f"[{scale * other.low:+.{digits}f}, {scale * other.high:+.{digits}f}]" if other.tells else "[one seed]"
-    return f"{scale * here.value:+.{digits}f} [{scale * here.low:+.{digits}f}, {scale * here.high:+.{digits}f}] {seeds}"
+    seeds = (
+        f"[{scale * other.low:+.{digits}f}, {scale * other.high:+.{digits}f}]"
+        if other.tells
+        else "[one seed]"
+    )
+    return (
+        f"{scale * here.value:+.{digits}f} [{scale * here.low:+.{digits}f}, "
+        f"{scale * here.high:+.{digits}f}] {seeds}"
+    )
 
 
 def _percent(estimate: Estimate) -> str:

@@ -1,6 +1,8 @@
-"""Record the losses of twelve trainings in which no spike was seen: `python benchmarks/spike_losses.py`
+"""Record the losses of twelve trainings in which no spike was seen: `python
+benchmarks/spike_losses.py`
 
-It writes tests/recorded_losses.npz, in half precision. One minute on one core; Fashion-MNIST must be on this machine.
+It writes tests/recorded_losses.npz, in half precision. One minute on one core; Fashion-MNIST must
+be on this machine.
 """
 
 import math
@@ -19,7 +21,8 @@ CONTEXT, WIDTH, LETTERS = 32, 48, 300_000
 
 Examples = tuple[Tensor, Tensor]
 Schedule = Callable[[float], float]
-"""The learning rate as a share of its largest value, from the share of the training that is done."""
+"""The learning rate as a share of its largest value, from the share of the training
+that is done."""
 
 
 def constant(_: float) -> float:
@@ -47,8 +50,13 @@ class Transformer(nn.Module):
 
     def __init__(self, letters: int) -> None:
         super().__init__()
-        layer = nn.TransformerEncoderLayer(WIDTH, 4, 2 * WIDTH, 0.0, batch_first=True, norm_first=True)
-        self.letter, self.place = nn.Embedding(letters, WIDTH), nn.Parameter(torch.zeros(CONTEXT, WIDTH))
+        layer = nn.TransformerEncoderLayer(
+            WIDTH, 4, 2 * WIDTH, 0.0, batch_first=True, norm_first=True
+        )
+        self.letter, self.place = (
+            nn.Embedding(letters, WIDTH),
+            nn.Parameter(torch.zeros(CONTEXT, WIDTH)),
+        )
         self.layers, self.out = nn.TransformerEncoder(layer, 2), nn.Linear(WIDTH, letters)
 
     def forward(self, letters: Tensor) -> Tensor:
@@ -64,7 +72,9 @@ def cnn() -> nn.Module:
 
 
 def mlp() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
+    )
 
 
 def softmax() -> nn.Module:
@@ -77,7 +87,11 @@ def batches(data: Examples, size: int, replacement: bool) -> Iterator[Examples]:
     while True:
         order = torch.randperm(count, generator=random)
         for start in range(0, count, size):
-            chosen = torch.randint(count, (size,), generator=random) if replacement else order[start : start + size]
+            chosen = (
+                torch.randint(count, (size,), generator=random)
+                if replacement
+                else order[start : start + size]
+            )
             yield data[0][chosen], data[1][chosen]
 
 
@@ -114,12 +128,17 @@ def trained(
 
 
 def letters() -> tuple[Examples, int]:
-    """This repository's documents in pieces, each with the letters that follow, and the number of letters."""
-    text = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").rglob("*.md")))[:LETTERS]
+    """This repository's documents in pieces, each with the letters that follow, and the number of
+    letters."""
+    text = "".join(
+        path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").rglob("*.md"))
+    )[:LETTERS]
     known = {letter: place for place, letter in enumerate(sorted(set(text)))}
     codes = torch.tensor([known[letter] for letter in text])
     starts = range(0, len(codes) - CONTEXT - 1, CONTEXT)
-    pieces, follow = ([codes[start + one : start + one + CONTEXT] for start in starts] for one in (0, 1))
+    pieces, follow = (
+        [codes[start + one : start + one + CONTEXT] for start in starts] for one in (0, 1)
+    )
     return (torch.stack(pieces), torch.stack(follow)), len(known)
 
 
@@ -142,13 +161,25 @@ def main() -> None:
         "cnn, adamw": trained(cnn, whole, "adamw", 2e-3, warmed, size=32, steps=4000),
         "cnn, restarts": trained(cnn, whole, "momentum", 0.05, restarted, size=64, steps=4000),
         "cnn, short": trained(cnn, whole, "momentum", 0.03, linear, size=32, steps=400),
-        "noisy labels": trained(mlp, (images, noisy), "sgd", 0.03, constant, size=16, steps=6000, replacement=True),
-        "small last batch": trained(mlp, (images[:3203], labels[:3203]), "sgd", 0.05, constant, size=64, steps=5100),
-        "overfitted": trained(mlp, (images[:1000], labels[:1000]), "momentum", 0.01, constant, size=10, steps=6000),
+        "noisy labels": trained(
+            mlp, (images, noisy), "sgd", 0.03, constant, size=16, steps=6000, replacement=True
+        ),
+        "small last batch": trained(
+            mlp, (images[:3203], labels[:3203]), "sgd", 0.05, constant, size=64, steps=5100
+        ),
+        "overfitted": trained(
+            mlp, (images[:1000], labels[:1000]), "momentum", 0.01, constant, size=10, steps=6000
+        ),
         "transformer": trained(transformer, text, "adamw", 2e-3, warmed, size=16, steps=1500),
-        "transformer, high rate": trained(transformer, text, "adamw", 1e-2, warmed, size=8, steps=1500),
-        "transformer, momentum": trained(transformer, text, "momentum", 0.05, warmed, size=8, steps=1500),
-        "transformer, restarts": trained(transformer, text, "adamw", 2e-3, restarted, size=8, steps=1600),
+        "transformer, high rate": trained(
+            transformer, text, "adamw", 1e-2, warmed, size=8, steps=1500
+        ),
+        "transformer, momentum": trained(
+            transformer, text, "momentum", 0.05, warmed, size=8, steps=1500
+        ),
+        "transformer, restarts": trained(
+            transformer, text, "adamw", 2e-3, restarted, size=8, steps=1600
+        ),
     }
     kept = {
         f"{name}/{kind}": values.astype(np.float16)

@@ -1,6 +1,8 @@
-"""How often does noise look like a spike, and which spikes are found? `python benchmarks/spikes.py [--runs 200]`
+"""How often does noise look like a spike, and which spikes are found? `python benchmarks/spikes.py
+[--runs 200]`
 
-Noise of many kinds and planted spikes, in records of 300 to 4,000 losses. The recorded losses of real trainings are a
+Noise of many kinds and planted spikes, in records of 300 to 4,000 losses. The recorded losses of
+real trainings are a
 test: tests/test_spikes.py. Five minutes on one core.
 """
 
@@ -40,7 +42,10 @@ def found(length: int, factor: float, steps: int, runs: int) -> float:
         decaying = np.minimum(1, (after + 1) * 10 / length) * np.exp(-1.5 * after / length)
         shape[at:] = after < length if length <= 3 else decaying
         losses = falling(steps) * (1 + SPREAD * random.standard_normal(steps)) * factor**shape
-        hits += any(spike.first < at + length and spike.last >= at for spike in find_spikes(losses, rates=rates))
+        hits += any(
+            spike.first < at + length and spike.last >= at
+            for spike in find_spikes(losses, rates=rates)
+        )
     return hits / runs
 
 
@@ -49,12 +54,23 @@ def found(length: int, factor: float, steps: int, runs: int) -> float:
 def main(runs: int) -> None:
     """Print both tables, and the time for a million losses."""
     console = Console()
-    false = Table("noise", *(f"{steps:,} losses" for steps in LENGTHS), title="share of records with a false alarm")
+    false = Table(
+        "noise",
+        *(f"{steps:,} losses" for steps in LENGTHS),
+        title="share of records with a false alarm",
+    )
     for name, noise in {**NOISES, "student 2": without_variance}.items():
         false.add_row(name, *(f"{alarms(noise, steps, runs):.3f}" for steps in LENGTHS))
-    true = Table("spike", *(f"{steps:,} losses" for steps in LENGTHS[1:]), title="share of planted spikes found")
+    true = Table(
+        "spike",
+        *(f"{steps:,} losses" for steps in LENGTHS[1:]),
+        title="share of planted spikes found",
+    )
     for length, factor in SPIKES:
-        shares = (f"{found(length, factor, steps, runs):.2f}" if 6 * length < steps else "" for steps in LENGTHS[1:])
+        shares = (
+            f"{found(length, factor, steps, runs):.2f}" if 6 * length < steps else ""
+            for steps in LENGTHS[1:]
+        )
         true.add_row(f"{length} high, {factor:g} times", *shares)
     console.print(false, true)
     losses = 2 + 0.1 * np.random.default_rng(0).standard_normal(10**6)

@@ -1,4 +1,5 @@
-"""Ways of making one step of training: by hand, accumulated, and measured in the two ways there are."""
+"""Ways of making one step of training: by hand, accumulated, and measured in the two ways there
+are."""
 
 from collections.abc import Iterator
 from itertools import count, cycle
@@ -55,7 +56,8 @@ class ByHand:
 
 
 def looked_at(problem: Problem) -> Step:
-    """By hand, and the gradient looked at for numbers that are not finite before the update, as the loop does."""
+    """By hand, and the gradient looked at for numbers that are not finite before the update, as the
+    loop does."""
     by_hand = ByHand(problem)
     parameters = list(by_hand.model.parameters())
 
@@ -70,7 +72,8 @@ def looked_at(problem: Problem) -> Step:
 
 
 def half_a_batch(problem: Problem) -> Step:
-    """The gradient of half the batch by hand, without an update: what measuring beside a step cannot undercut."""
+    """The gradient of half the batch by hand, without an update: what measuring beside a step
+    cannot undercut."""
     by_hand = ByHand(problem)
 
     def step() -> None:
@@ -81,7 +84,8 @@ def half_a_batch(problem: Problem) -> Step:
 
 
 def apart(problem: Problem) -> Step:
-    """By hand, and measured beside: the half-batches are run again, or one of them is had by subtraction."""
+    """By hand, and measured beside: the half-batches are run again, or one of them is had by
+    subtraction."""
     by_hand, gauge = ByHand(problem), GradientNoise(parts=MICROBATCHES)
     objective = Objective(by_hand.model, problem.loss)
     sampling = Sampling(Draw.RESHUFFLED, len(problem.train))
@@ -105,11 +109,14 @@ def apart(problem: Problem) -> Step:
 
 
 def with_products(problem: Problem, *, adam: bool = False) -> Step:
-    """By hand, and read from its own gradients as `watch` does, at every step; under AdamW, if asked, with P."""
+    """By hand, and read from its own gradients as `watch` does, at every step; under AdamW, if
+    asked, with P."""
     by_hand = ByHand(problem)
     if adam:
         by_hand.optimizer = torch.optim.AdamW(by_hand.model.parameters(), lr=LEARNING_RATE / 10)
-    chosen = reads_products([by_hand.optimizer], [GradientNoise.name, PreconditionedNoise.name][adam:], supported=True)
+    chosen = reads_products(
+        [by_hand.optimizer], [GradientNoise.name, PreconditionedNoise.name][adam:], supported=True
+    )
     if chosen is None:
         raise BadArgument("`problem` has no gradients that products can be read from.")
     # With this share every step is read, whatever it costs.
@@ -146,7 +153,8 @@ def adam_by_hand(problem: Problem) -> Step:
 
 
 def two_halves(problem: Problem) -> Step:
-    """What one writes without a library: the gradients of two halves, their norms, and that of their sum."""
+    """What one writes without a library: the gradients of two halves, their norms, and that of
+    their sum."""
     by_hand = ByHand(problem)
     parameters = list(by_hand.model.parameters())
 
@@ -158,8 +166,14 @@ def two_halves(problem: Problem) -> Step:
             gradients = torch.autograd.grad(loss, parameters)
             norms.append(torch.stack(torch._foreach_norm(gradients)).square())
             for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-        norms.append(torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None])).square())
+                parameter.grad = (
+                    gradient if parameter.grad is None else parameter.grad.add_(gradient)
+                )
+        norms.append(
+            torch.stack(
+                torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
+            ).square()
+        )
         torch.stack(norms).tolist()
         by_hand.optimizer.step()
 
@@ -167,9 +181,13 @@ def two_halves(problem: Problem) -> Step:
 
 
 def accumulated(problem: Problem, *, measured: bool) -> Step:
-    """Two micro-batches accumulated as the training loop does, read as they are made where it is measured."""
+    """Two micro-batches accumulated as the training loop does, read as they are made where it is
+    measured."""
     configuration = Configuration(
-        batch_size=BATCH_SIZE, accumulation=MICROBATCHES, learning_rate=LEARNING_RATE, schedule="constant"
+        batch_size=BATCH_SIZE,
+        accumulation=MICROBATCHES,
+        learning_rate=LEARNING_RATE,
+        schedule="constant",
     )
     training = Training(problem, configuration, Budget(configuration.budget))
     gauge = GradientNoise(parts=MICROBATCHES)

@@ -1,7 +1,8 @@
-"""Problems whose gradient noise has light or heavy tails, each as the inner products of its per-example gradients.
+"""Problems whose gradient noise has light or heavy tails, each as the inner products of its
+per-example gradients.
 
-A problem of N examples is the N × N matrix of ⟨g_i, g_j⟩ at fixed parameters. From it the gradients of any batches have
-exact inner products, and ‖g‖² and tr Σ are known exactly.
+A problem of N examples is the N × N matrix of ⟨g_i, g_j⟩ at fixed parameters. From it the gradients
+of any batches have exact inner products, and ‖g‖² and tr Σ are known exactly.
 """
 
 from collections.abc import Callable
@@ -47,8 +48,11 @@ class Family:
         norms = np.diag(self.gram)
         return float(norms.var() / norms.mean() ** 2)
 
-    def readings(self, windows: int, steps: int, batch_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """tr Σ and ‖g‖² from the two halves of independent batches, [windows, steps] each, drawn with replacement."""
+    def readings(
+        self, windows: int, steps: int, batch_size: int, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """tr Σ and ‖g‖² from the two halves of independent batches, [windows, steps] each, drawn
+        with replacement."""
         random, half = np.random.default_rng(seed), batch_size // 2
         variance, norm_squared = np.empty((2, windows, steps))
         for place in range(windows):
@@ -61,7 +65,8 @@ class Family:
 
 
 def outliers(share: float = 0.01, shift: bool = True, seed: int = 0) -> Family:
-    """Least squares of 20 features near its optimum: 1 % of the targets, far off, carry half of the loss."""
+    """Least squares of 20 features near its optimum: 1 % of the targets, far off, carry half of the
+    loss."""
     random = np.random.default_rng(seed)
     count = 2_000
     inputs = np.concatenate([np.ones((count, 1)), random.normal(size=(count, 19))], axis=1)
@@ -83,7 +88,8 @@ def rare_class(rare: int = 20, size: float = 5.0) -> Family:
 
 
 def lognormal(spread: float = 1.0) -> Family:
-    """Gradients in 50 directions whose length is lognormal: the CV² of ‖g_i‖² is exp(4·spread²) − 1 or so."""
+    """Gradients in 50 directions whose length is lognormal: the CV² of ‖g_i‖² is exp(4·spread²) − 1
+    or so."""
     random = np.random.default_rng(2)
     lengths = np.exp(spread * random.normal(size=4_000))
     direction = random.normal(size=(4_000, 50)) / np.sqrt(50)

@@ -2,11 +2,12 @@
 
     .venv/bin/python benchmarks/tuning_kept.py --out kept.jsonl
 
-Tables whose columns differ by 10^4, likelihoods that cross zero, ratings as products of factors, a variational
-autoencoder, a recurrent network, a residual network with BatchNorm, mixtures, counts, 2,000 updates and 100. The grid
-has 13 rates a factor of 2 apart, linear and cosine to zero, SGD with Nesterov momentum 0.9. Ends are in percent above
-the mean of its best over three seeds, over the floor: 0 for losses that cannot be lower, and elsewhere the loss of the
-best training three times as long.
+Tables whose columns differ by 10^4, likelihoods that cross zero, ratings as products of factors, a
+variational autoencoder, a recurrent network, a residual network with BatchNorm, mixtures, counts,
+2,000 updates and 100. The grid has 13 rates a factor of 2 apart, linear and cosine to zero, SGD
+with Nesterov momentum 0.9. Ends are in percent above
+the mean of its best over three seeds, over the floor: 0 for losses that cannot be lower, and
+elsewhere the loss of the best training three times as long.
 """
 
 import argparse
@@ -64,29 +65,40 @@ def normal(*shape: int, by: torch.Generator) -> Tensor:
 
 
 def table() -> Cell:
-    """A table of 12 columns of sizes from 0.01 to 100, and a smooth function of the standardised ones with noise."""
+    """A table of 12 columns of sizes from 0.01 to 100, and a smooth function of the standardised
+    ones with noise."""
     by = generator(201)
     plain = normal(COUNT + HELD_OUT, 12, by=by)
     hidden = torch.tanh(plain @ normal(12, 16, by=by) / 3)
     targets = hidden @ normal(16, 1, by=by) + 0.5 * normal(COUNT + HELD_OUT, 1, by=by)
     return cell(
-        "table of unequal columns", (plain * torch.logspace(-2, 2, 12), targets), lambda: perceptron(12, 32, 32, 1),
+        "table of unequal columns",
+        (plain * torch.logspace(-2, 2, 12), targets),
+        lambda: perceptron(12, 32, 32, 1),
         lambda model, batch: squared(model(batch[0]), batch[1]),
-    )  # fmt: skip
+    )
 
 
 def likelihood() -> Cell:
-    """A Gaussian with a mean and a log standard deviation that depend on the inputs: the likelihood crosses zero."""
+    """A Gaussian with a mean and a log standard deviation that depend on the inputs: the likelihood
+    crosses zero."""
     by = generator(202)
     inputs = normal(COUNT + HELD_OUT, 6, by=by)
     spread = 0.05 + 0.3 * inputs[:, :1].abs()
-    targets = (inputs[:, 1:2] * inputs[:, 2:3]).sin() * 0.5 + spread * normal(COUNT + HELD_OUT, 1, by=by)
+    targets = (inputs[:, 1:2] * inputs[:, 2:3]).sin() * 0.5 + spread * normal(
+        COUNT + HELD_OUT, 1, by=by
+    )
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
         mean, log = model(batch[0]).chunk(2, dim=1)
         return (log + (batch[1] - mean).square() * (-2 * log).exp() / 2).squeeze(1)
 
-    return cell("likelihood of a Gaussian", (inputs, targets), lambda: perceptron(6, 40, 40, 2, kind=nn.Tanh), loss)
+    return cell(
+        "likelihood of a Gaussian",
+        (inputs, targets),
+        lambda: perceptron(6, 40, 40, 2, kind=nn.Tanh),
+        loss,
+    )
 
 
 class Factors(nn.Module):
@@ -107,13 +119,20 @@ class Factors(nn.Module):
 def ratings() -> Cell:
     """Ratings of 80 films by 120 people, of four hidden tastes, with noise."""
     by = generator(203)
-    pairs = torch.stack([torch.randint(n, (COUNT + HELD_OUT,), generator=by) for n in (120, 80)], dim=1)
-    truth = (normal(120, 4, by=by)[pairs[:, 0]] * normal(80, 4, by=by)[pairs[:, 1]]).sum(1, keepdim=True)
+    pairs = torch.stack(
+        [torch.randint(n, (COUNT + HELD_OUT,), generator=by) for n in (120, 80)], dim=1
+    )
+    truth = (normal(120, 4, by=by)[pairs[:, 0]] * normal(80, 4, by=by)[pairs[:, 1]]).sum(
+        1, keepdim=True
+    )
     targets = truth + 0.5 * normal(COUNT + HELD_OUT, 1, by=by)
     return cell(
-        "factors of ratings", (pairs, targets), Factors, lambda model, batch: squared(model(batch[0]), batch[1]),
+        "factors of ratings",
+        (pairs, targets),
+        Factors,
+        lambda model, batch: squared(model(batch[0]), batch[1]),
         steps=600,
-    )  # fmt: skip
+    )
 
 
 def variational() -> Cell:
@@ -135,7 +154,9 @@ def variational() -> Cell:
         distance = (mean.square() + (2 * log).exp() - 1 - 2 * log).sum(1) / 2
         return 5 * (seen - batch[0][:, :64]).square().sum(1) + distance
 
-    return replace(cell("variational autoencoder", (inputs, inputs), Auto, loss, steps=400), steps=400)
+    return replace(
+        cell("variational autoencoder", (inputs, inputs), Auto, loss, steps=400), steps=400
+    )
 
 
 class Recurrent(nn.Module):
@@ -143,7 +164,11 @@ class Recurrent(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.into, self.back, self.out = nn.Linear(2, 24), nn.Linear(24, 24, bias=False), nn.Linear(24, 1)
+        self.into, self.back, self.out = (
+            nn.Linear(2, 24),
+            nn.Linear(24, 24, bias=False),
+            nn.Linear(24, 1),
+        )
         nn.init.orthogonal_(self.back.weight)
 
     def forward(self, stretches: Tensor) -> Tensor:
@@ -163,36 +188,50 @@ def adding() -> Cell:
     marks.scatter_(1, chosen, 1.0)
     targets = (values * marks).sum(1, keepdim=True) + 0.1 * normal(COUNT + HELD_OUT, 1, by=by)
     return cell(
-        "recurrent network, sums", (torch.stack([values, marks], dim=2), targets), Recurrent,
-        lambda model, batch: squared(model(batch[0]), batch[1]), steps=500,
-    )  # fmt: skip
+        "recurrent network, sums",
+        (torch.stack([values, marks], dim=2), targets),
+        Recurrent,
+        lambda model, batch: squared(model(batch[0]), batch[1]),
+        steps=500,
+    )
 
 
 def residual() -> Cell:
-    """A residual network with BatchNorm on Fashion-MNIST, 7 x 7, a tenth of whose labels are random."""
+    """A residual network with BatchNorm on Fashion-MNIST, 7 x 7, a tenth of whose labels are
+    random."""
     pictures, labels = images("fashion-mnist", COUNT + HELD_OUT)
     noisy = torch.where(
         torch.rand(len(labels), generator=generator(206)) < 0.1,
-        torch.randint(10, labels.shape, generator=generator(207)), labels,
-    )  # fmt: skip
+        torch.randint(10, labels.shape, generator=generator(207)),
+        labels,
+    )
 
     def network() -> nn.Module:
         blocks = [
-            Residual(nn.Conv2d(12, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU()) for _ in range(3)
+            Residual(nn.Conv2d(12, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU())
+            for _ in range(3)
         ]
         return nn.Sequential(
-            nn.Conv2d(1, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU(), *blocks,
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10),
-        )  # fmt: skip
+            nn.Conv2d(1, 12, 3, padding=1, bias=False),
+            nn.BatchNorm2d(12),
+            nn.ReLU(),
+            *blocks,
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(12, 10),
+        )
 
     return cell(
-        "residual network, BatchNorm", (functional.avg_pool2d(pictures, 4), noisy), network,
+        "residual network, BatchNorm",
+        (functional.avg_pool2d(pictures, 4), noisy),
+        network,
         lambda model, batch: entropy(model(batch[0]), batch[1]),
-    )  # fmt: skip
+    )
 
 
 def mixture() -> Cell:
-    """A mixture of three Gaussians whose places depend on the input: a likelihood that crosses zero."""
+    """A mixture of three Gaussians whose places depend on the input: a likelihood that crosses
+    zero."""
     by = generator(208)
     inputs = 2 * torch.rand(COUNT + HELD_OUT, 1, generator=by) - 1
     branch = torch.randint(3, (COUNT + HELD_OUT, 1), generator=by).float() - 1
@@ -203,11 +242,17 @@ def mixture() -> Cell:
         each = weights.log_softmax(1) - logs - ((batch[1] - means) * (-logs).exp()).square() / 2
         return -each.logsumexp(1)
 
-    return cell("mixture of densities", (inputs, targets), lambda: perceptron(1, 32, 32, 9, kind=nn.SiLU), loss)
+    return cell(
+        "mixture of densities",
+        (inputs, targets),
+        lambda: perceptron(1, 32, 32, 9, kind=nn.SiLU),
+        loss,
+    )
 
 
 def counts() -> Cell:
-    """Counts whose logarithm of the mean is linear: the Poisson likelihood without its constant, which is negative."""
+    """Counts whose logarithm of the mean is linear: the Poisson likelihood without its constant,
+    which is negative."""
     by = generator(209)
     inputs = normal(COUNT + HELD_OUT, 20, by=by)
     means = (1.0 + inputs @ normal(20, 1, by=by) / 6).exp()
@@ -221,7 +266,8 @@ def counts() -> Cell:
 
 
 def long() -> Cell:
-    """2,000 updates of a network that learns which of two noisy pictures of digits is the larger number."""
+    """2,000 updates of a network that learns which of two noisy pictures of digits is the larger
+    number."""
     pictures, labels = images("digits", 1400)
     by = generator(210)
     pairs = torch.randint(1400, (COUNT + HELD_OUT, 2), generator=by)
@@ -229,25 +275,39 @@ def long() -> Cell:
     larger = (labels[pairs[:, 0]] > labels[pairs[:, 1]]).long()
     flipped = torch.rand(len(larger), generator=by) < 0.1
     return cell(
-        "2,000 updates", (torch.cat([first, second], dim=1), torch.where(flipped, 1 - larger, larger)),
-        lambda: perceptron(128, 24, 2), lambda model, batch: entropy(model(batch[0]), batch[1]), steps=2000,
-    )  # fmt: skip
+        "2,000 updates",
+        (torch.cat([first, second], dim=1), torch.where(flipped, 1 - larger, larger)),
+        lambda: perceptron(128, 24, 2),
+        lambda model, batch: entropy(model(batch[0]), batch[1]),
+        steps=2000,
+    )
 
 
 def short() -> Cell:
     """100 updates of a network on Fashion-MNIST, 7 x 7, with 20 added to the loss."""
     pictures, labels = images("fashion-mnist", COUNT + HELD_OUT)
     return cell(
-        "100 updates, loss + 20", (functional.avg_pool2d(pictures, 4), labels), lambda: perceptron(49, 40, 10),
-        lambda model, batch: entropy(model(batch[0]), batch[1]) + 20, steps=100, batch=64,
-    )  # fmt: skip
+        "100 updates, loss + 20",
+        (functional.avg_pool2d(pictures, 4), labels),
+        lambda: perceptron(49, 40, 10),
+        lambda model, batch: entropy(model(batch[0]), batch[1]) + 20,
+        steps=100,
+        batch=64,
+    )
 
 
 TASKS: Mapping[str, tuple[Callable[[], Cell], float | None]] = {
-    "table": (table, 0.0), "likelihood": (likelihood, None), "ratings": (ratings, 0.0),
-    "variational": (variational, 0.0), "adding": (adding, 0.0), "residual": (residual, 0.0),
-    "mixture": (mixture, None), "counts": (counts, None), "long": (long, 0.0), "short": (short, 20.0),
-}  # fmt: skip
+    "table": (table, 0.0),
+    "likelihood": (likelihood, None),
+    "ratings": (ratings, 0.0),
+    "variational": (variational, 0.0),
+    "adding": (adding, 0.0),
+    "residual": (residual, 0.0),
+    "mixture": (mixture, None),
+    "counts": (counts, None),
+    "long": (long, 0.0),
+    "short": (short, 20.0),
+}
 """The tasks, and the floor of each loss; None if it has none."""
 
 
@@ -278,7 +338,9 @@ def rows(cell: Cell, seed: int, exponents: list[int], shapes: list[str]) -> list
     """[exponent, shape, training loss, test loss] of every training."""
     ends = stacked(cell, seed, [2.0**exponent for exponent in exponents], shapes)
     keys = [(exponent, shape) for shape in shapes for exponent in exponents]
-    return [[*key, finite(end.train), finite(end.test)] for key, end in zip(keys, ends, strict=True)]
+    return [
+        [*key, finite(end.train), finite(end.test)] for key, end in zip(keys, ends, strict=True)
+    ]
 
 
 def grid(results: Results, name: str, cell: Cell) -> Grid:
@@ -289,17 +351,23 @@ def grid(results: Results, name: str, cell: Cell) -> Grid:
     while wanted:
         for seed in SEEDS:
             part = f"{name}/grid {wanted[0]}..{wanted[-1]} seed {seed}"
-            found += [[*row, seed] for row in results.of(part, partial(rows, cell, seed, wanted, list(SHAPES)))]
+            found += [
+                [*row, seed]
+                for row in results.of(part, partial(rows, cell, seed, wanted, list(SHAPES)))
+            ]
         made = grid_of(found)
         wanted = made.missing
     return made
 
 
 def floor_of(results: Results, name: str, cell: Cell, best: tuple[int, str]) -> float:
-    """The loss of the best training three times as long, among the best rate of the grid and its neighbours."""
+    """The loss of the best training three times as long, among the best rate of the grid and its
+    neighbours."""
     longer = replace(cell, steps=3 * cell.steps)
     near = [best[0] + step for step in (-1, 0, 1)]
-    return min(row[2] for row in results.of(f"{name}/floor", lambda: rows(longer, 0, near, [best[1]])))
+    return min(
+        row[2] for row in results.of(f"{name}/floor", lambda: rows(longer, 0, near, [best[1]]))
+    )
 
 
 METHODS: Mapping[str, Callable[[Cell, int], End]] = {
@@ -315,7 +383,9 @@ def made(name: str) -> Cell:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="file of finished trainings")
     parser.add_argument("--only", action="append", choices=list(TASKS))
     given = parser.parse_args()
@@ -329,14 +399,18 @@ def main() -> None:
         level = floor_of(results, name, task, gridded.best) if floor is None else floor
         shown, costs = [], []
         for method, run in METHODS.items():
-            ends = [results.of(f"{name}/{method} seed {seed}", partial(ended, run, task, seed)) for seed in SEEDS]
+            ends = [
+                results.of(f"{name}/{method} seed {seed}", partial(ended, run, task, seed))
+                for seed in SEEDS
+            ]
             above = 100 * (statistics.fmean(end["train"] for end in ends) - best) / (best - level)
             scores.setdefault(method, []).append(above)
             shown.append(f"{above:+.1f}" if math.isfinite(above) else "diverged")
             costs.append(f"{max(end['cost'] for end in ends):.2f}")
         exponent, shape = gridded.best
         print(
-            f"| {task.name} | {best:.4g} | 2^{exponent} {shape} | {' | '.join(shown)} | {', '.join(costs)} |",
+            f"| {task.name} | {best:.4g} | 2^{exponent} {shape} | {' | '.join(shown)} | "
+            f"{', '.join(costs)} |",
             flush=True,
         )
     for what, of in (("worst", max), ("median", statistics.median)):

@@ -1,8 +1,10 @@
-"""Small problems on which the choice of a learning rate was judged: seven lists of eight, six to judge a version.
+"""Small problems on which the choice of a learning rate was judged: seven lists of eight, six to
+judge a version.
 
-All lists have the same eight kinds, with other networks and other data. The inputs of every problem are multiplied by
-a scale (0.1, 1 or 16), which moves its best rate by orders of magnitude. Labels and targets carry noise, or the network
-is too small for the data, so that the best final loss is well above zero and differences in percent mean something.
+All lists have the same eight kinds, with other networks and other data. The inputs of every problem
+are multiplied by a scale (0.1, 1 or 16), which moves its best rate by orders of magnitude. Labels
+and targets carry noise, or the network is too small for the data, so that the best final loss is
+well above zero and differences in percent mean something.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -90,7 +92,9 @@ class TuningProblem:
             model,
             lambda model, batch: self.losses(model(batch[0]), batch[1]),
             Examples((scale * inputs, by * targets if self.scaled_targets else targets)),
-            Examples((scale * test_inputs, by * test_targets if self.scaled_targets else test_targets)),
+            Examples(
+                (scale * test_inputs, by * test_targets if self.scaled_targets else test_targets)
+            ),
             self.steps,
             self.batch,
         )
@@ -113,9 +117,15 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.into, self.out = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.heads, self.into, self.out = (
+            heads,
+            nn.Linear(width, 3 * width),
+            nn.Linear(width, width),
+        )
 
-    def forward(self, hidden: Float[Tensor, "examples length width"]) -> Float[Tensor, "examples length width"]:
+    def forward(
+        self, hidden: Float[Tensor, "examples length width"]
+    ) -> Float[Tensor, "examples length width"]:
         """Each position looks at itself and at those before it."""
         examples, length, width = hidden.shape
         parts = self.into(hidden).view(examples, length, 3, self.heads, width // self.heads)
@@ -139,14 +149,18 @@ class Letters(nn.Module):
             *(
                 nn.Sequential(
                     Residual(nn.LayerNorm(width), Attention(width, 2)),
-                    Residual(nn.LayerNorm(width), perceptron(width, 4 * width, width, kind=nn.GELU)[1:]),
+                    Residual(
+                        nn.LayerNorm(width), perceptron(width, 4 * width, width, kind=nn.GELU)[1:]
+                    ),
                 )
                 for _ in range(blocks)
             )
         )
         self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, symbols))
 
-    def forward(self, letters: Float[Tensor, "examples length symbols"]) -> Float[Tensor, "examples symbols length"]:
+    def forward(
+        self, letters: Float[Tensor, "examples length symbols"]
+    ) -> Float[Tensor, "examples symbols length"]:
         """Logits as the cross entropy takes them."""
         return self.out(self.blocks(self.symbols(letters) + self.places)).transpose(1, 2)
 
@@ -163,7 +177,8 @@ def squared(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def huber(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Huber loss of an example, averaged over its outputs: an error above 1 counts in proportion to its size."""
+    """Huber loss of an example, averaged over its outputs: an error above 1 counts in proportion to
+    its size."""
     return functional.huber_loss(outputs, targets, reduction="none").mean(1)
 
 
@@ -179,49 +194,88 @@ def convolved(
     stride: int = 1,
     pooled: bool = False,
 ) -> nn.Module:
-    """Two convolutions with norms, then one linear layer to 10 classes from all 4 x 4 places, or from their mean."""
+    """Two convolutions with norms, then one linear layer to 10 classes from all 4 x 4 places, or
+    from their mean."""
     one, two = channels
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(two, 10)]
     return nn.Sequential(
-        nn.Conv2d(1, one, 3, stride=stride, padding=1), norm(one), kind(),
-        nn.Conv2d(one, two, 3, stride=2, padding=1), norm(two), kind(),
+        nn.Conv2d(1, one, 3, stride=stride, padding=1),
+        norm(one),
+        kind(),
+        nn.Conv2d(one, two, 3, stride=2, padding=1),
+        norm(two),
+        kind(),
         *(head if pooled else [nn.Flatten(), nn.Linear(16 * two, 10)]),
-    )  # fmt: skip
+    )
 
 
-def residual_convolved(norm: Callable[[int], nn.Module], channels: int, kind: type[nn.Module]) -> nn.Module:
-    """A convolution, two residual convolutions with norms, one linear layer; for images of 8 x 8."""
+def residual_convolved(
+    norm: Callable[[int], nn.Module], channels: int, kind: type[nn.Module]
+) -> nn.Module:
+    """A convolution, two residual convolutions with norms, one linear layer; for
+    images of 8 x 8."""
     blocks = [
-        Residual(nn.Conv2d(channels, channels, 3, padding=1, bias=False), norm(channels), kind()) for _ in range(2)
+        Residual(nn.Conv2d(channels, channels, 3, padding=1, bias=False), norm(channels), kind())
+        for _ in range(2)
     ]
     return nn.Sequential(
-        nn.Conv2d(1, channels, 3, stride=2, padding=1), norm(channels), kind(), *blocks,
-        nn.Flatten(), nn.Linear(16 * channels, 10),
-    )  # fmt: skip
+        nn.Conv2d(1, channels, 3, stride=2, padding=1),
+        norm(channels),
+        kind(),
+        *blocks,
+        nn.Flatten(),
+        nn.Linear(16 * channels, 10),
+    )
 
 
-def pooled_stages(norm: Callable[[int], nn.Module], channels: tuple[int, int, int], features: int) -> nn.Module:
-    """Three convolutions with norms and ReLU, the first two followed by max pooling, then two linear layers."""
+def pooled_stages(
+    norm: Callable[[int], nn.Module], channels: tuple[int, int, int], features: int
+) -> nn.Module:
+    """Three convolutions with norms and ReLU, the first two followed by max pooling, then two
+    linear layers."""
     one, two, three = channels
     return nn.Sequential(
-        nn.Conv2d(1, one, 3), norm(one), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(one, two, 3, padding=1, bias=False), norm(two), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(two, three, 1, bias=False), norm(three), nn.ReLU(),
-        nn.Flatten(), nn.Linear(features, 24), nn.ReLU(), nn.Linear(24, 10),
-    )  # fmt: skip
+        nn.Conv2d(1, one, 3),
+        norm(one),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(one, two, 3, padding=1, bias=False),
+        norm(two),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(two, three, 1, bias=False),
+        norm(three),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(features, 24),
+        nn.ReLU(),
+        nn.Linear(24, 10),
+    )
 
 
-def normed_first(norm: Callable[[int], nn.Module], channels: int, classes: int, kind: type[nn.Module]) -> nn.Module:
-    """Three channels in, a residual block with norms before its two convolutions, one linear layer; for 8 x 8."""
+def normed_first(
+    norm: Callable[[int], nn.Module], channels: int, classes: int, kind: type[nn.Module]
+) -> nn.Module:
+    """Three channels in, a residual block with norms before its two convolutions, one linear layer;
+    for 8 x 8."""
     block = [
         layer
         for _ in range(2)
-        for layer in (norm(channels), kind(), nn.Conv2d(channels, channels, 3, padding=1, bias=False))
+        for layer in (
+            norm(channels),
+            kind(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        )
     ]
     return nn.Sequential(
-        nn.Conv2d(3, channels, 4, stride=2, padding=1), Residual(*block), norm(channels), kind(),
-        nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, classes),
-    )  # fmt: skip
+        nn.Conv2d(3, channels, 4, stride=2, padding=1),
+        Residual(*block),
+        norm(channels),
+        kind(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(4 * channels, classes),
+    )
 
 
 def relabelled(labels: Tensor, share: float) -> Tensor:
@@ -252,7 +306,12 @@ def fashion(wrong: float = 0.0) -> Data:
 
 def split(inputs: Tensor, targets: Tensor) -> Data:
     """The first examples to train on, the next ones to test on."""
-    return inputs[:TRAIN], targets[:TRAIN], inputs[TRAIN : TRAIN + TEST], targets[TRAIN : TRAIN + TEST]
+    return (
+        inputs[:TRAIN],
+        targets[:TRAIN],
+        inputs[TRAIN : TRAIN + TEST],
+        targets[TRAIN : TRAIN + TEST],
+    )
 
 
 def to_itself(data: Data) -> Data:
@@ -293,13 +352,17 @@ def drawn_classes() -> Data:
     sizes = torch.logspace(-1, 0.5, 30)
     inputs = sizes * torch.randn(TRAIN + TEST, 30, generator=generator)
     weights = torch.randn(30, 5, generator=generator) / sizes[:, None] / 3
-    return split(inputs + 0.5, torch.multinomial((inputs @ weights).softmax(1), 1, generator=generator)[:, 0])
+    return split(
+        inputs + 0.5, torch.multinomial((inputs @ weights).softmax(1), 1, generator=generator)[:, 0]
+    )
 
 
 def least_squares(spectrum: Tensor, heavy: bool, noise: float) -> Data:
-    """Inputs whose second moments have this spectrum, in a random basis, and noisy targets of a linear model.
+    """Inputs whose second moments have this spectrum, in a random basis, and noisy targets of a
+    linear model.
 
-    The hidden weights are as large in flat directions as the loss makes visible: each direction holds the same loss.
+    The hidden weights are as large in flat directions as the loss makes visible: each direction
+    holds the same loss.
     """
     generator = torch.Generator().manual_seed(19)
     size = len(spectrum)
@@ -321,7 +384,8 @@ def taught() -> Data:
 
 @cache
 def gratings() -> Data:
-    """Pictures of 8 x 8 with noisy waves of random phases and lengths, in ten directions, which are the classes."""
+    """Pictures of 8 x 8 with noisy waves of random phases and lengths, in ten directions, which are
+    the classes."""
     generator = torch.Generator().manual_seed(23)
     count = TRAIN + TEST
     labels = torch.randint(10, (count,), generator=generator)
@@ -351,7 +415,8 @@ def motifs(length: int, symbols: int) -> Data:
 
 @cache
 def bent() -> Data:
-    """Points near a curved surface of four dimensions in 24, with noise. The targets are not used."""
+    """Points near a curved surface of four dimensions in 24, with noise. The targets
+    are not used."""
     generator = torch.Generator().manual_seed(31)
     inner = torch.randn(TRAIN + TEST, 4, generator=generator)
     points = (inner @ torch.randn(4, 24, generator=generator)).tanh()
@@ -360,7 +425,8 @@ def bent() -> Data:
 
 @cache
 def blobs() -> Data:
-    """Six classes, each of three Gaussian clouds in 20 dimensions that overlap with those of other classes."""
+    """Six classes, each of three Gaussian clouds in 20 dimensions that overlap with those of other
+    classes."""
     generator = torch.Generator().manual_seed(37)
     count = TRAIN + TEST
     clouds = torch.randint(18, (count,), generator=generator)
@@ -370,7 +436,8 @@ def blobs() -> Data:
 
 @cache
 def sums(length: int, symbols: int) -> Data:
-    """One-hot stretches in which a symbol is the sum of the two before it, or, one time in five, random."""
+    """One-hot stretches in which a symbol is the sum of the two before it, or, one time in five,
+    random."""
     generator = torch.Generator().manual_seed(41)
     codes = torch.randint(symbols, (TRAIN + TEST, length + 1), generator=generator)
     drawn = torch.rand(codes.shape, generator=generator) < 0.2
@@ -382,21 +449,25 @@ def sums(length: int, symbols: int) -> Data:
 
 @cache
 def tables() -> Data:
-    """Rows of 12 yes-or-no columns and 12 log-normal ones, and four noisy classes that depend on pairs of them."""
+    """Rows of 12 yes-or-no columns and 12 log-normal ones, and four noisy classes that depend on
+    pairs of them."""
     generator = torch.Generator().manual_seed(43)
     count = TRAIN + TEST
     flags = (torch.rand(count, 12, generator=generator) < torch.linspace(0.1, 0.9, 12)).float()
     sizes = torch.randn(count, 12, generator=generator)
     weights = torch.randn(24, 4, generator=generator) / 2
     crossed = flags * sizes.roll(3, dims=1)
-    scores = torch.cat([flags - 0.5, sizes], dim=1) @ weights + crossed @ torch.randn(12, 4, generator=generator)
+    scores = torch.cat([flags - 0.5, sizes], dim=1) @ weights + crossed @ torch.randn(
+        12, 4, generator=generator
+    )
     labels = torch.multinomial((1.5 * scores).softmax(1), 1, generator=generator)[:, 0]
     return split(torch.cat([flags, (sizes / 2).exp() - 1], dim=1), labels)
 
 
 @cache
 def corners() -> Data:
-    """Pictures of 8 x 8 with two bright bars that meet at a random place; the ten classes are pairs of directions."""
+    """Pictures of 8 x 8 with two bright bars that meet at a random place; the ten classes are pairs
+    of directions."""
     generator = torch.Generator().manual_seed(47)
     count = TRAIN + TEST
     labels = torch.randint(10, (count,), generator=generator)
@@ -415,11 +486,15 @@ def corners() -> Data:
 
 @cache
 def nested(length: int) -> Data:
-    """One-hot stretches of brackets of three kinds, nested at most six deep and closed in order, and blanks."""
+    """One-hot stretches of brackets of three kinds, nested at most six deep and closed in order,
+    and blanks."""
     generator = torch.Generator().manual_seed(53)
     texts = []
     for _ in range(TRAIN + TEST):
-        draws, kinds = torch.rand(length + 1, generator=generator), torch.randint(3, (length + 1,), generator=generator)
+        draws, kinds = (
+            torch.rand(length + 1, generator=generator),
+            torch.randint(3, (length + 1,), generator=generator),
+        )
         opened, codes = list[int](), list[int]()
         for draw, kind in zip(draws.tolist(), kinds.tolist(), strict=True):
             if draw < 0.1:
@@ -436,7 +511,8 @@ def nested(length: int) -> Data:
 
 @cache
 def tones() -> Data:
-    """Stretches of 32 samples of two decaying tones of random pitch, with noise. The targets are not used."""
+    """Stretches of 32 samples of two decaying tones of random pitch, with noise. The targets are
+    not used."""
     generator = torch.Generator().manual_seed(59)
     count = TRAIN + TEST
     drawn = torch.rand(count, 2, 3, generator=generator)
@@ -448,7 +524,8 @@ def tones() -> Data:
 
 @cache
 def topics() -> Data:
-    """Counts of 36 words in texts of about 25, as logarithms, and one of its eight topics, drawn by their shares."""
+    """Counts of 36 words in texts of about 25, as logarithms, and one of its eight topics, drawn by
+    their shares."""
     generator = torch.Generator().manual_seed(61)
     count = TRAIN + TEST
     words = (1.2 * torch.randn(8, 36, generator=generator)).softmax(1)
@@ -467,13 +544,17 @@ def spirals() -> Data:
     turns = 2 * torch.pi * (labels / 5 + 0.6 * along)
     points = (0.3 + along)[:, None] * torch.stack([turns.cos(), turns.sin()], dim=1)
     points = points + 0.05 * torch.randn(count, 2, generator=generator)
-    waves, phases = 2 * torch.randn(2, 16, generator=generator), 2 * torch.pi * torch.rand(16, generator=generator)
+    waves, phases = (
+        2 * torch.randn(2, 16, generator=generator),
+        2 * torch.pi * torch.rand(16, generator=generator),
+    )
     return split((points @ waves + phases).sin(), relabelled(labels, 0.1) % 5)
 
 
 @cache
 def shapes() -> Data:
-    """Pictures of 8 x 8 with a shape of random place and size, and noise; ten classes: five shapes, full or hollow."""
+    """Pictures of 8 x 8 with a shape of random place and size, and noise; ten classes: five shapes,
+    full or hollow."""
     generator = torch.Generator().manual_seed(71)
     count = TRAIN + TEST
     labels = torch.randint(10, (count,), generator=generator)
@@ -483,7 +564,9 @@ def shapes() -> Data:
     down, across = (rows - middles[:, 0]) / sizes, (columns - middles[:, 1]) / sizes
     far, near = torch.maximum(down.abs(), across.abs()), torch.minimum(down.abs(), across.abs())
     triangle = torch.maximum(down, across.abs() - (1 + down) / 2)
-    reach = torch.stack([far, down.hypot(across), far + near, 0.6 * far + 2 * near, triangle], dim=1)
+    reach = torch.stack(
+        [far, down.hypot(across), far + near, 0.6 * far + 2 * near, triangle], dim=1
+    )
     reach = reach[torch.arange(count), labels % 5]
     drawn = (reach < 1) & ((labels < 5)[:, None, None] | (reach > 0.45))
     pictures = drawn.float() + 0.3 * torch.randn(count, 8, 8, generator=generator)
@@ -492,7 +575,8 @@ def shapes() -> Data:
 
 @cache
 def mirrored(half: int, symbols: int) -> Data:
-    """One-hot stretches whose second half is the first half in reverse, one symbol in eight of it replaced."""
+    """One-hot stretches whose second half is the first half in reverse, one symbol in eight of it
+    replaced."""
     generator = torch.Generator().manual_seed(73)
     odds = torch.arange(1, symbols + 1.0).reciprocal().expand(TRAIN + TEST, symbols)
     codes = torch.multinomial(odds, half, replacement=True, generator=generator)
@@ -514,20 +598,26 @@ def walks() -> Data:
 
 @cache
 def surveys() -> Data:
-    """Answers from -2 to 2 to 40 questions, which depend on seven hidden traits, and six noisy yes-or-no outcomes."""
+    """Answers from -2 to 2 to 40 questions, which depend on seven hidden traits, and six noisy
+    yes-or-no outcomes."""
     generator = torch.Generator().manual_seed(83)
     count = TRAIN + TEST
     traits = torch.randn(count, 7, generator=generator)
     loads = torch.randn(7, 40, generator=generator) / 2
     leaning = torch.linspace(-1, 1, 40)
-    answers = (traits @ loads + leaning + 0.7 * torch.randn(count, 40, generator=generator)).round().clamp(-2, 2)
+    answers = (
+        (traits @ loads + leaning + 0.7 * torch.randn(count, 40, generator=generator))
+        .round()
+        .clamp(-2, 2)
+    )
     odds = (1.5 * traits @ torch.randn(7, 6, generator=generator) - 0.5).sigmoid()
     return split(answers, torch.bernoulli(odds, generator=generator))
 
 
 @cache
 def pendulums() -> Data:
-    """Two pendulums that a spring joins: angles, speeds, spring and friction, and the same angles and speeds later.
+    """Two pendulums that a spring joins: angles, speeds, spring and friction, and the same angles
+    and speeds later.
 
     The later values carry errors, a few of them large.
     """
@@ -547,7 +637,8 @@ def pendulums() -> Data:
 
 @cache
 def profiles() -> Data:
-    """Fashion-MNIST as the mean brightness of its 28 rows and 28 columns, centred; one label in ten is random."""
+    """Fashion-MNIST as the mean brightness of its 28 rows and 28 columns, centred; one label in ten
+    is random."""
     pictures, labels = images("fashion-mnist", TRAIN + TEST)
     means = torch.cat([pictures.mean(3), pictures.mean(2)], dim=2).flatten(1)
     return split((means - means.mean(0)) / means.std(), relabelled(labels, 0.1))
@@ -555,7 +646,8 @@ def profiles() -> Data:
 
 @cache
 def overlaid() -> Data:
-    """Fashion-MNIST without its border, 12 x 12, under a fainter picture, mirrored; the class is the brighter one's."""
+    """Fashion-MNIST without its border, 12 x 12, under a fainter picture, mirrored; the class is
+    the brighter one's."""
     pictures, labels = images("fashion-mnist", 2 * (TRAIN + TEST))
     small = functional.avg_pool2d(pictures[:, :, 2:26, 2:26], 2)
     above, below = small.split(TRAIN + TEST)
@@ -564,14 +656,17 @@ def overlaid() -> Data:
 
 @cache
 def moves() -> Data:
-    """Three pictures of 8 x 8 of a soft spot that moves in one of eight directions or rests, the nine classes.
+    """Three pictures of 8 x 8 of a soft spot that moves in one of eight directions or rests, the
+    nine classes.
 
     The pictures are noisy, and one label in ten is random.
     """
     generator = torch.Generator().manual_seed(97)
     count = TRAIN + TEST
     labels = torch.randint(9, (count,), generator=generator)
-    speeds = torch.where(labels < 8, 0.8 + 0.6 * torch.rand(count, generator=generator), 0.0)[:, None]
+    speeds = torch.where(labels < 8, 0.8 + 0.6 * torch.rand(count, generator=generator), 0.0)[
+        :, None
+    ]
     times = torch.arange(-1.0, 2.0)
     start = 2.5 + 2 * torch.rand(2, count, 1, generator=generator)
     turns = (torch.pi * labels / 4)[:, None]
@@ -598,21 +693,29 @@ def dialects(length: int, symbols: int) -> Data:
 
 @cache
 def spectra() -> Data:
-    """Spectra of 48 places with three peaks of random place, width and height, and noise. The targets are not used."""
+    """Spectra of 48 places with three peaks of random place, width and height, and noise. The
+    targets are not used."""
     generator = torch.Generator().manual_seed(103)
     drawn = torch.rand(TRAIN + TEST, 3, 3, generator=generator)
-    places, widths, heights = 6 + 36 * drawn[..., :1], 2 + 3 * drawn[..., 1:2], 0.5 + 1.5 * drawn[..., 2:]
+    places, widths, heights = (
+        6 + 36 * drawn[..., :1],
+        2 + 3 * drawn[..., 1:2],
+        0.5 + 1.5 * drawn[..., 2:],
+    )
     peaks = heights * (-((torch.arange(48.0) - places) / widths).square() / 2).exp()
     return split(peaks.sum(1) + 0.1 * torch.randn(TRAIN + TEST, 48, generator=generator), places)
 
 
 @cache
 def categories() -> Data:
-    """Three columns of 16 categories, of which a few are frequent, one-hot, and a noisy sum of their effects."""
+    """Three columns of 16 categories, of which a few are frequent, one-hot, and a noisy sum of
+    their effects."""
     generator = torch.Generator().manual_seed(107)
     count = TRAIN + TEST
     odds = torch.arange(1, 17.0).reciprocal()
-    chosen = torch.multinomial(odds, 3 * count, replacement=True, generator=generator).view(count, 3)
+    chosen = torch.multinomial(odds, 3 * count, replacement=True, generator=generator).view(
+        count, 3
+    )
     inputs = functional.one_hot(chosen, 16).float().flatten(1)
     effects = torch.randn(48, 1, generator=generator)
     return split(inputs, inputs @ effects + 0.7 * torch.randn(count, 1, generator=generator))
@@ -632,18 +735,30 @@ DEVELOPMENT: Mapping[str, TuningProblem] = {
     "logistic regression": TuningProblem(fashion, lambda: perceptron(196, 10), entropy),
     "MLP": TuningProblem(lambda: digits(0.2), lambda: perceptron(64, 32, 10), entropy),
     "deep GELU MLP": TuningProblem(
-        lambda: fashion(0.1), lambda: perceptron(196, *4 * [32], 10, kind=nn.GELU), entropy, steps=500
+        lambda: fashion(0.1),
+        lambda: perceptron(196, *4 * [32], 10, kind=nn.GELU),
+        entropy,
+        steps=500,
     ),
     "CNN, BatchNorm": TuningProblem(
         lambda: fashion(0.1), lambda: convolved(batch_norm, (6, 12), stride=2, pooled=True), entropy
     ),
-    "CNN, GroupNorm": TuningProblem(lambda: digits(0.2), lambda: convolved(group_norm, (8, 12)), entropy),
-    "transformer": TuningProblem(lambda: chain(16, 12), lambda: Letters(12, 24, 1, 16), entropy, batch=16),
+    "CNN, GroupNorm": TuningProblem(
+        lambda: digits(0.2), lambda: convolved(group_norm, (8, 12)), entropy
+    ),
+    "transformer": TuningProblem(
+        lambda: chain(16, 12), lambda: Letters(12, 24, 1, 16), entropy, batch=16
+    ),
     "autoencoder": TuningProblem(
-        lambda: to_itself(digits()), lambda: perceptron(64, 24, 6, 24, 64, kind=nn.Tanh), squared, scaled_targets=True
+        lambda: to_itself(digits()),
+        lambda: perceptron(64, 24, 6, 24, 64, kind=nn.Tanh),
+        squared,
+        scaled_targets=True,
     ),
     "quadratic": TuningProblem(
-        lambda: least_squares(torch.arange(1, 41) ** -2.0, False, 0.7), lambda: nn.Linear(40, 1), squared
+        lambda: least_squares(torch.arange(1, 41) ** -2.0, False, 0.7),
+        lambda: nn.Linear(40, 1),
+        squared,
     ),
 }
 """On these a method may be developed."""
@@ -654,112 +769,195 @@ EARLIER: Mapping[str, TuningProblem] = {
     "deep GELU MLP": TuningProblem(
         lambda: digits(0.2), lambda: perceptron(64, *4 * [40], 10, kind=nn.GELU), entropy, steps=500
     ),
-    "CNN, BatchNorm": TuningProblem(lambda: digits(0.2), lambda: residual_convolved(batch_norm, 8, nn.ReLU), entropy),
+    "CNN, BatchNorm": TuningProblem(
+        lambda: digits(0.2), lambda: residual_convolved(batch_norm, 8, nn.ReLU), entropy
+    ),
     "CNN, GroupNorm": TuningProblem(
         lambda: fashion(0.1), lambda: convolved(group_norm, (6, 12), nn.SiLU, stride=2), entropy
     ),
-    "transformer": TuningProblem(lambda: prose(16), lambda: Letters(27, 16, 2, 16), entropy, batch=16),
+    "transformer": TuningProblem(
+        lambda: prose(16), lambda: Letters(27, 16, 2, 16), entropy, batch=16
+    ),
     "autoencoder": TuningProblem(
-        lambda: to_itself(fashion()), lambda: perceptron(196, 32, 8, 32, 196), squared, scaled_targets=True
+        lambda: to_itself(fashion()),
+        lambda: perceptron(196, 32, 8, 32, 196),
+        squared,
+        scaled_targets=True,
     ),
     "quadratic": TuningProblem(
-        lambda: least_squares(torch.logspace(-3, 0.5, 24), True, 0.5), lambda: nn.Linear(24, 1), squared, batch=16
+        lambda: least_squares(torch.logspace(-3, 0.5, 24), True, 0.5),
+        lambda: nn.Linear(24, 1),
+        squared,
+        batch=16,
     ),
 }
 """The first version was judged on these. Since then they are for development, too."""
 
 FRESH: Mapping[str, TuningProblem] = {
     "logistic regression": TuningProblem(lambda: digits(0.1), lambda: perceptron(64, 10), entropy),
-    "MLP": TuningProblem(lambda: fashion(0.2), lambda: perceptron(196, 48, 24, 10, kind=nn.LeakyReLU), entropy),
+    "MLP": TuningProblem(
+        lambda: fashion(0.2), lambda: perceptron(196, 48, 24, 10, kind=nn.LeakyReLU), entropy
+    ),
     "deep GELU MLP": TuningProblem(
         lambda: split(*teacher(TRAIN + TEST, 12)),
-        lambda: perceptron(12, *5 * [24], 1, kind=nn.GELU), squared, steps=500,
+        lambda: perceptron(12, *5 * [24], 1, kind=nn.GELU),
+        squared,
+        steps=500,
     ),
-    "CNN, BatchNorm": TuningProblem(gratings, lambda: convolved(batch_norm, (8, 16), nn.LeakyReLU), entropy),
-    "CNN, GroupNorm": TuningProblem(lambda: digits(0.1), lambda: residual_convolved(group_norm, 8, nn.GELU), entropy),
-    "transformer": TuningProblem(lambda: motifs(18, 10), lambda: Letters(10, 20, 2, 18), entropy, batch=16),
+    "CNN, BatchNorm": TuningProblem(
+        gratings, lambda: convolved(batch_norm, (8, 16), nn.LeakyReLU), entropy
+    ),
+    "CNN, GroupNorm": TuningProblem(
+        lambda: digits(0.1), lambda: residual_convolved(group_norm, 8, nn.GELU), entropy
+    ),
+    "transformer": TuningProblem(
+        lambda: motifs(18, 10), lambda: Letters(10, 20, 2, 18), entropy, batch=16
+    ),
     "autoencoder": TuningProblem(
-        lambda: to_itself(bent()), lambda: perceptron(24, 16, 4, 16, 24, kind=nn.GELU), squared, scaled_targets=True
+        lambda: to_itself(bent()),
+        lambda: perceptron(24, 16, 4, 16, 24, kind=nn.GELU),
+        squared,
+        scaled_targets=True,
     ),
     "quadratic": TuningProblem(
         lambda: least_squares(torch.cat([torch.ones(2), torch.logspace(-4, -1, 28)]), False, 0.6),
-        lambda: nn.Linear(30, 1), squared,
+        lambda: nn.Linear(30, 1),
+        squared,
     ),
-}  # fmt: skip
+}
 """The second version was judged on these. Since then they are for development, too."""
 
 NEXT: Mapping[str, TuningProblem] = {
     "logistic regression": TuningProblem(blobs, lambda: perceptron(20, 6), entropy),
-    "MLP": TuningProblem(gratings, lambda: nn.Sequential(nn.Flatten(), *perceptron(64, 40, 20, 10)), entropy),
-    "deep GELU MLP": TuningProblem(blobs, lambda: perceptron(20, *6 * [20], 6, kind=nn.GELU), entropy, steps=500),
-    "CNN, BatchNorm": TuningProblem(
-        lambda: digits(0.15), lambda: convolved(batch_norm, (8, 8), nn.GELU, pooled=True), entropy, batch=16
+    "MLP": TuningProblem(
+        gratings, lambda: nn.Sequential(nn.Flatten(), *perceptron(64, 40, 20, 10)), entropy
     ),
-    "CNN, GroupNorm": TuningProblem(gratings, lambda: residual_convolved(group_norm, 6, nn.ReLU), entropy),
-    "transformer": TuningProblem(lambda: sums(14, 7), lambda: Letters(7, 16, 2, 14), entropy, batch=32),
+    "deep GELU MLP": TuningProblem(
+        blobs, lambda: perceptron(20, *6 * [20], 6, kind=nn.GELU), entropy, steps=500
+    ),
+    "CNN, BatchNorm": TuningProblem(
+        lambda: digits(0.15),
+        lambda: convolved(batch_norm, (8, 8), nn.GELU, pooled=True),
+        entropy,
+        batch=16,
+    ),
+    "CNN, GroupNorm": TuningProblem(
+        gratings, lambda: residual_convolved(group_norm, 6, nn.ReLU), entropy
+    ),
+    "transformer": TuningProblem(
+        lambda: sums(14, 7), lambda: Letters(7, 16, 2, 14), entropy, batch=32
+    ),
     "autoencoder": TuningProblem(
-        lambda: to_itself(gratings()), lambda: perceptron(64, 32, 12, 32, 64, kind=nn.SiLU), squared,
+        lambda: to_itself(gratings()),
+        lambda: perceptron(64, 32, 12, 32, 64, kind=nn.SiLU),
+        squared,
         scaled_targets=True,
     ),
     "quadratic": TuningProblem(
-        lambda: least_squares(torch.logspace(-5, 1, 32), True, 0.4), lambda: nn.Linear(32, 1), squared
+        lambda: least_squares(torch.logspace(-5, 1, 32), True, 0.4),
+        lambda: nn.Linear(32, 1),
+        squared,
     ),
-}  # fmt: skip
+}
 """The fourth version was judged on these. Since then they are for development, too."""
 
 UNSEEN: Mapping[str, TuningProblem] = {
     "logistic regression": TuningProblem(tables, lambda: perceptron(24, 4), entropy),
     "MLP": TuningProblem(
-        corners, lambda: nn.Sequential(nn.Flatten(), *perceptron(64, 32, 32, 10, kind=nn.SiLU)), entropy
+        corners,
+        lambda: nn.Sequential(nn.Flatten(), *perceptron(64, 32, 32, 10, kind=nn.SiLU)),
+        entropy,
     ),
-    "deep GELU MLP": TuningProblem(tables, lambda: perceptron(24, *5 * [28], 4, kind=nn.GELU), entropy, steps=500),
-    "CNN, BatchNorm": TuningProblem(corners, lambda: convolved(batch_norm, (8, 16), pooled=True), entropy),
-    "CNN, GroupNorm": TuningProblem(corners, lambda: residual_convolved(group_norm, 8, nn.SiLU), entropy),
-    "transformer": TuningProblem(lambda: nested(20), lambda: Letters(7, 20, 1, 20), entropy, batch=16),
+    "deep GELU MLP": TuningProblem(
+        tables, lambda: perceptron(24, *5 * [28], 4, kind=nn.GELU), entropy, steps=500
+    ),
+    "CNN, BatchNorm": TuningProblem(
+        corners, lambda: convolved(batch_norm, (8, 16), pooled=True), entropy
+    ),
+    "CNN, GroupNorm": TuningProblem(
+        corners, lambda: residual_convolved(group_norm, 8, nn.SiLU), entropy
+    ),
+    "transformer": TuningProblem(
+        lambda: nested(20), lambda: Letters(7, 20, 1, 20), entropy, batch=16
+    ),
     "autoencoder": TuningProblem(
-        lambda: to_itself(tones()), lambda: perceptron(32, 24, 6, 24, 32), squared, scaled_targets=True
+        lambda: to_itself(tones()),
+        lambda: perceptron(32, 24, 6, 24, 32),
+        squared,
+        scaled_targets=True,
     ),
     "quadratic": TuningProblem(
-        lambda: least_squares(torch.arange(1, 36) ** -1.5, True, 1.0), lambda: nn.Linear(35, 1), squared, batch=16
+        lambda: least_squares(torch.arange(1, 36) ** -1.5, True, 1.0),
+        lambda: nn.Linear(35, 1),
+        squared,
+        batch=16,
     ),
-}  # fmt: skip
+}
 """The fifth version was judged on these. Since then they are for development, too."""
 
 LAST: Mapping[str, TuningProblem] = {
     "logistic regression": TuningProblem(topics, lambda: perceptron(36, 8), entropy),
     "MLP": TuningProblem(spirals, lambda: perceptron(16, 36, 36, 5, kind=nn.ELU), entropy),
-    "deep GELU MLP": TuningProblem(topics, lambda: perceptron(36, *4 * [32], 8, kind=nn.GELU), entropy, steps=500),
-    "CNN, BatchNorm": TuningProblem(shapes, lambda: residual_convolved(batch_norm, 6, nn.GELU), entropy),
-    "CNN, GroupNorm": TuningProblem(shapes, lambda: convolved(group_norm, (6, 10), nn.ELU, pooled=True), entropy),
+    "deep GELU MLP": TuningProblem(
+        topics, lambda: perceptron(36, *4 * [32], 8, kind=nn.GELU), entropy, steps=500
+    ),
+    "CNN, BatchNorm": TuningProblem(
+        shapes, lambda: residual_convolved(batch_norm, 6, nn.GELU), entropy
+    ),
+    "CNN, GroupNorm": TuningProblem(
+        shapes, lambda: convolved(group_norm, (6, 10), nn.ELU, pooled=True), entropy
+    ),
     "transformer": TuningProblem(lambda: mirrored(8, 9), lambda: Letters(9, 24, 2, 15), entropy),
     "autoencoder": TuningProblem(
-        lambda: to_itself(walks()), lambda: perceptron(40, 28, 5, 28, 40, kind=nn.ELU), squared, scaled_targets=True
+        lambda: to_itself(walks()),
+        lambda: perceptron(40, 28, 5, 28, 40, kind=nn.ELU),
+        squared,
+        scaled_targets=True,
     ),
     "quadratic": TuningProblem(
-        lambda: least_squares(torch.cat([torch.linspace(3, 5, 4), torch.logspace(-4, -1, 24)]), True, 0.8),
-        lambda: nn.Linear(28, 1), squared, batch=16,
+        lambda: least_squares(
+            torch.cat([torch.linspace(3, 5, 4), torch.logspace(-4, -1, 24)]), True, 0.8
+        ),
+        lambda: nn.Linear(28, 1),
+        squared,
+        batch=16,
     ),
-}  # fmt: skip
+}
 """The sixth version was judged on these. Since then they are for development, too."""
 
 SEVENTH: Mapping[str, TuningProblem] = {
     "logistic regression": TuningProblem(surveys, lambda: perceptron(40, 6), yes_or_no),
-    "MLP": TuningProblem(pendulums, lambda: perceptron(6, 56, 28, 4, kind=nn.Mish), huber, batch=16),
+    "MLP": TuningProblem(
+        pendulums, lambda: perceptron(6, 56, 28, 4, kind=nn.Mish), huber, batch=16
+    ),
     "deep GELU MLP": TuningProblem(
         profiles, lambda: perceptron(56, 44, 36, 32, 28, 24, 10, kind=nn.GELU), entropy, steps=500
     ),
-    "CNN, BatchNorm": TuningProblem(overlaid, lambda: pooled_stages(batch_norm, (6, 10, 14), 56), entropy),
-    "CNN, GroupNorm": TuningProblem(moves, lambda: normed_first(group_norm, 10, 9, nn.Mish), entropy),
-    "transformer": TuningProblem(lambda: dialects(18, 11), lambda: Letters(11, 28, 1, 18), entropy, batch=16),
+    "CNN, BatchNorm": TuningProblem(
+        overlaid, lambda: pooled_stages(batch_norm, (6, 10, 14), 56), entropy
+    ),
+    "CNN, GroupNorm": TuningProblem(
+        moves, lambda: normed_first(group_norm, 10, 9, nn.Mish), entropy
+    ),
+    "transformer": TuningProblem(
+        lambda: dialects(18, 11), lambda: Letters(11, 28, 1, 18), entropy, batch=16
+    ),
     "autoencoder": TuningProblem(
-        lambda: to_itself(spectra()), lambda: perceptron(48, 32, 9, 24, 36, 48, kind=nn.Mish), squared,
+        lambda: to_itself(spectra()),
+        lambda: perceptron(48, 32, 9, 24, 36, 48, kind=nn.Mish),
+        squared,
         scaled_targets=True,
     ),
     "quadratic": TuningProblem(categories, lambda: nn.Linear(48, 1), squared),
-}  # fmt: skip
+}
 """A seventh version is judged on these."""
 
 PROBLEMS: Mapping[str, Mapping[str, TuningProblem]] = {
-    "development": DEVELOPMENT, "earlier": EARLIER, "fresh": FRESH, "next": NEXT, "unseen": UNSEEN,
-    "last": LAST, "seventh": SEVENTH,
-}  # fmt: skip
+    "development": DEVELOPMENT,
+    "earlier": EARLIER,
+    "fresh": FRESH,
+    "next": NEXT,
+    "unseen": UNSEEN,
+    "last": LAST,
+    "seventh": SEVENTH,
+}

@@ -1,4 +1,5 @@
-"""Other ways to train without choosing a rate, as their packages and their documentation say. None is required.
+"""Other ways to train without choosing a rate, as their packages and their documentation say. None
+is required.
 
 pip install schedulefree prodigyopt dadaptation torch-lr-finder matplotlib
 """
@@ -35,7 +36,10 @@ def schedule_free(cell: Cell, seed: int) -> End:
     def optimizer(model: nn.Module) -> torch.optim.Optimizer:
         kept.append(
             import_module("schedulefree").SGDScheduleFree(
-                model.parameters(), lr=1.0, momentum=MOMENTUM, warmup_steps=round(WARM_UP * cell.steps)
+                model.parameters(),
+                lr=1.0,
+                momentum=MOMENTUM,
+                warmup_steps=round(WARM_UP * cell.steps),
             )
         )
         kept[0].train()
@@ -53,7 +57,11 @@ def schedule_free(cell: Cell, seed: int) -> End:
 def prodigy(cell: Cell, seed: int) -> End:
     """Prodigy with its defaults, linear to zero."""
     made = import_module("prodigyopt").Prodigy
-    return End(*losses_of(cell, trained(cell, seed, lambda model: made(model.parameters()), SHAPES["linear"])))
+    return End(
+        *losses_of(
+            cell, trained(cell, seed, lambda model: made(model.parameters()), SHAPES["linear"])
+        )
+    )
 
 
 def d_adaptation(cell: Cell, seed: int) -> End:
@@ -86,7 +94,8 @@ def found(cell: Cell, seed: int, rate: float) -> End:
 
 
 class WithLosses(nn.Module):
-    """A model whose output is the losses of a batch, as torch-lr-finder wants a criterion of (outputs, labels)."""
+    """A model whose output is the losses of a batch, as torch-lr-finder wants a criterion of
+    (outputs, labels)."""
 
     def __init__(self, cell: Cell, model: nn.Module) -> None:
         super().__init__()
@@ -101,8 +110,12 @@ def range_test(cell: Cell, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rates, and smoothed losses of one update at each, with rates that grow exponentially."""
     finders = import_module("torch_lr_finder.lr_finder")
     model = WithLosses(cell, cell.model(seed))
-    finder = finders.LRFinder(model, sgd(LOWEST)(model), lambda losses, _: losses.mean(), device="cpu")
-    batches = finders.TrainDataLoaderIter((batch, torch.zeros(cell.batch)) for batch in cell.batches(seed))
+    finder = finders.LRFinder(
+        model, sgd(LOWEST)(model), lambda losses, _: losses.mean(), device="cpu"
+    )
+    batches = finders.TrainDataLoaderIter(
+        (batch, torch.zeros(cell.batch)) for batch in cell.batches(seed)
+    )
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         finder.range_test(batches, end_lr=HIGHEST, num_iter=TRIED)
     losses = np.array(finder.history["loss"])

@@ -1,4 +1,5 @@
-"""Whole trainings of a cell of `tuning_problems.py`: one by one with any optimizer, or many rates at once."""
+"""Whole trainings of a cell of `tuning_problems.py`: one by one with any optimizer, or many rates
+at once."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ CHUNK = 512
 
 Shape = Callable[[float], float]
 """The rate as a factor, at this share of the run."""
-SHAPES: Mapping[str, Shape] = {"linear": lambda share: 1 - share, "cosine": lambda share: (1 + cos(pi * share)) / 2}
+SHAPES: Mapping[str, Shape] = {
+    "linear": lambda share: 1 - share,
+    "cosine": lambda share: (1 + cos(pi * share)) / 2,
+}
 
 
 def trapezoid(share: float) -> float:
@@ -37,7 +41,8 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class End:
-    """Where a training ended: the mean losses over all examples, and the cost of finding it, in whole runs."""
+    """Where a training ended: the mean losses over all examples, and the cost of finding it, in
+    whole runs."""
 
     train: float
     test: float
@@ -83,7 +88,8 @@ def losses_of(cell: Cell, model: nn.Module) -> tuple[float, float]:
     model.eval()
     with torch.no_grad():
         found = [
-            sum(float(cell.loss(model, batch).sum()) for batch in examples.batches(CHUNK)) / len(examples)
+            sum(float(cell.loss(model, batch).sum()) for batch in examples.batches(CHUNK))
+            / len(examples)
             for examples in (cell.train, cell.test)
         ]
     model.train(was)
@@ -91,7 +97,10 @@ def losses_of(cell: Cell, model: nn.Module) -> tuple[float, float]:
 
 
 def trained(
-    cell: Cell, seed: int, optimizer: Callable[[nn.Module], torch.optim.Optimizer], shape: Shape | None
+    cell: Cell,
+    seed: int,
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+    shape: Shape | None,
 ) -> nn.Module:
     """A whole training with this optimizer, whose rate has this shape."""
     model = cell.model(seed).train()
@@ -109,13 +118,20 @@ def trained(
 
 def sgd(rate: float) -> Callable[[nn.Module], torch.optim.Optimizer]:
     """SGD with Nesterov momentum 0.9."""
-    return lambda model: torch.optim.SGD(model.parameters(), lr=rate, momentum=MOMENTUM, nesterov=True)
+    return lambda model: torch.optim.SGD(
+        model.parameters(), lr=rate, momentum=MOMENTUM, nesterov=True
+    )
 
 
 def stacked(
-    cell: Cell, seed: int, rates: Sequence[float], shapes: Sequence[str], optimizer: Optimizer = "sgd"
+    cell: Cell,
+    seed: int,
+    rates: Sequence[float],
+    shapes: Sequence[str],
+    optimizer: Optimizer = "sgd",
 ) -> list[End]:
-    """A whole training for every rate and shape, all at once on the same batches: rates of the first shape first."""
+    """A whole training for every rate and shape, all at once on the same batches: rates of the
+    first shape first."""
     lanes = [(rate, SHAPES[shape]) for shape in shapes for rate in rates]
     wrapped, batches = MeanLoss(cell, cell.model(seed)).train(), cell.batches(seed)
     params, buffers = (
@@ -135,11 +151,17 @@ def stacked(
     means = vmap(mean_loss, in_dims=(0, 0, None))
     with torch.no_grad():
         train, test = (
-            sum(len(batch[0]) * means(params, buffers, batch).double() for batch in examples.batches(CHUNK))
+            sum(
+                len(batch[0]) * means(params, buffers, batch).double()
+                for batch in examples.batches(CHUNK)
+            )
             / len(examples)
             for examples in (cell.train, cell.test)
         )
-    return [End(float(one), float(other), rate=rate) for one, other, (rate, _) in zip(train, test, lanes, strict=True)]
+    return [
+        End(float(one), float(other), rate=rate)
+        for one, other, (rate, _) in zip(train, test, lanes, strict=True)
+    ]
 
 
 Update = Callable[[State, Tensor, int], None]
@@ -159,7 +181,9 @@ def _momentum(params: State) -> Update:
 
 def _adamw(params: State) -> Update:
     """AdamW, as torch's."""
-    first, second = ({name: torch.zeros_like(value) for name, value in params.items()} for _ in range(2))
+    first, second = (
+        {name: torch.zeros_like(value) for name, value in params.items()} for _ in range(2)
+    )
 
     def update(gradients: State, rates: Tensor, step: int) -> None:
         for name, value in params.items():
@@ -167,7 +191,9 @@ def _adamw(params: State) -> Update:
             first[name].lerp_(gradient, 1 - BETAS[0])
             second[name].lerp_(gradient.square(), 1 - BETAS[1])
             scale = (second[name] / (1 - BETAS[1] ** (step + 1))).sqrt() + EPSILON
-            value.mul_(1 - rate * DECAY).sub_(rate * first[name] / (1 - BETAS[0] ** (step + 1)) / scale)
+            value.mul_(1 - rate * DECAY).sub_(
+                rate * first[name] / (1 - BETAS[0] ** (step + 1)) / scale
+            )
 
     return update
 
@@ -178,7 +204,8 @@ def _by_lane(rates: Tensor, value: Tensor) -> Tensor:
 
 
 def tuned(cell: Cell, seed: int, optimizer: str = "sgd", budget: float = 1.0) -> End:
-    """`gradiometer.tuning.tune` with its defaults, and its winner trained to the end. Its cost is counted here."""
+    """`gradiometer.tuning.tune` with its defaults, and its winner trained to the end. Its cost is
+    counted here."""
     counted, model = Counted(cell), cell.model(seed).train()
     found = tune(
         cell.model(seed).train(),

@@ -1,14 +1,16 @@
-"""Do the batch and the rate of `tune(aim="time")` reach a loss as fast as the best of a grid of batches and rates?
+"""Do the batch and the rate of `tune(aim="time")` reach a loss as fast as the best of a grid of
+batches and rates?
 
     .venv/bin/python benchmarks/tuning_time.py --out time.jsonl
 
-Two networks, four batch sizes. The time of a step at each size is measured in turn, in processor time on one thread. A
-training of the grid has as many updates as fit into the time of the whole training at the first size; rates are a
-factor 2 apart, linear to zero, SGD with Nesterov momentum 0.9. The target is the mean final training loss, over three
-seeds, of the best of the grid. Then tune chooses batch and rate for each seed from step times of its own, and trainings
-at its choice are repeated with several lengths: the shortest whose mean final loss is at most the target is its time,
-in units of the time of the grid; their rates fall in the second half, as `tune` says. The same lengths are tried at the
-best of the grid, for comparison.
+Two networks, four batch sizes. The time of a step at each size is measured in turn, in processor
+time on one thread. A training of the grid has as many updates as fit into the time of the whole
+training at the first size; rates are a factor 2 apart, linear to zero, SGD with Nesterov momentum
+0.9. The target is the mean final training loss, over three seeds, of the best of the grid. Then
+tune chooses batch and rate for each seed from step times of its own, and trainings
+at its choice are repeated with several lengths: the shortest whose mean final loss is at most the
+target is its time, in units of the time of the grid; their rates fall in the second half, as `tune`
+says. The same lengths are tried at the best of the grid, for comparison.
 """
 
 import argparse
@@ -40,7 +42,11 @@ def paced(cell: Cell, seed: int) -> dict[int, float]:
     """Updates of each size in the time of one of the first."""
     data = {size: data_of(cell.train, size) for size in SIZES}
     made = Made("sgd", 0.9, True, 0.0)
-    return dict(paces_for("time", cell.model(seed).train(), made, data, loss=cell.loss, seed=seed, out=None).updates)
+    return dict(
+        paces_for(
+            "time", cell.model(seed).train(), made, data, loss=cell.loss, seed=seed, out=None
+        ).updates
+    )
 
 
 def grid(cell: Cell, paces: dict[int, float]) -> dict[tuple[int, int], float]:
@@ -48,13 +54,18 @@ def grid(cell: Cell, paces: dict[int, float]) -> dict[tuple[int, int], float]:
     found = {}
     for size, pace in paces.items():
         each = replace(cell, batch=size, steps=max(round(cell.steps * pace), 1))
-        ends = [stacked(each, seed, [2.0**exponent for exponent in EXPONENTS], ["linear"]) for seed in SEEDS]
+        ends = [
+            stacked(each, seed, [2.0**exponent for exponent in EXPONENTS], ["linear"])
+            for seed in SEEDS
+        ]
         for place, exponent in enumerate(EXPONENTS):
             found[size, exponent] = statistics.fmean(end[place].train for end in ends)
     return found
 
 
-def ends(cell: Cell, batch: int, steps: int, seed: int, optimizer: Any, shape: Shape) -> list[float]:
+def ends(
+    cell: Cell, batch: int, steps: int, seed: int, optimizer: Any, shape: Shape
+) -> list[float]:
     """The final training loss for every length."""
     found = []
     for length in LENGTHS:
@@ -67,9 +78,14 @@ def tuned(cell: Cell, seed: int) -> tuple[Tuned, float]:
     """The choice, and its cost in trainings as examples that went through the loss."""
     counted = Counted(cell)
     found = tune(
-        cell.model(seed).train(), loss=counted, batches=cell.train, batch_size=SIZES, aim="time", steps=cell.steps,
+        cell.model(seed).train(),
+        loss=counted,
+        batches=cell.train,
+        batch_size=SIZES,
+        aim="time",
+        steps=cell.steps,
         seed=seed,
-    )  # fmt: skip
+    )
     return found, counted.runs
 
 
@@ -80,7 +96,10 @@ def optimizer_of(one: Tuned) -> Callable[[nn.Module], torch.optim.Optimizer]:
 
 def first_below(losses: list[float], target: float) -> float:
     """The shortest length whose loss is at most the target; inf if there is none."""
-    return next((length for length, loss in zip(LENGTHS, losses, strict=True) if loss <= target), float("inf"))
+    return next(
+        (length for length, loss in zip(LENGTHS, losses, strict=True) if loss <= target),
+        float("inf"),
+    )
 
 
 def judged(name: str, problems: str) -> dict[str, Any]:
@@ -96,39 +115,71 @@ def judged(name: str, problems: str) -> dict[str, Any]:
     for seed, (one, _) in zip(SEEDS, choices, strict=True):
         steps = round(cell.steps * paces[one.batch_size])
         ours.append(ends(cell, one.batch_size, steps, seed, optimizer_of(one), trapezoid))
-        theirs.append(ends(cell, size, round(cell.steps * paces[size]), seed, sgd(2.0**exponent), SHAPES["linear"]))
-    mean_ours, mean_theirs = ([statistics.fmean(each) for each in zip(*rows, strict=True)] for rows in (ours, theirs))
-    by_size = {one: min(loss for (other, _), loss in losses.items() if other == one) for one in SIZES}
+        theirs.append(
+            ends(
+                cell,
+                size,
+                round(cell.steps * paces[size]),
+                seed,
+                sgd(2.0**exponent),
+                SHAPES["linear"],
+            )
+        )
+    mean_ours, mean_theirs = (
+        [statistics.fmean(each) for each in zip(*rows, strict=True)] for rows in (ours, theirs)
+    )
+    by_size = {
+        one: min(loss for (other, _), loss in losses.items() if other == one) for one in SIZES
+    }
     return {
-        "network": name, "paces": paces, "best": [size, exponent], "target": target, "best_of_size": by_size,
+        "network": name,
+        "paces": paces,
+        "best": [size, exponent],
+        "target": target,
+        "best_of_size": by_size,
         "choices": [[one.batch_size, one.learning_rate, cost, one.cost] for one, cost in choices],
-        "time": first_below(mean_ours, target), "time_of_best": first_below(mean_theirs, target * 1.0001),
-        "ends": mean_ours, "ends_of_best": mean_theirs,
-    }  # fmt: skip
+        "time": first_below(mean_ours, target),
+        "time_of_best": first_below(mean_theirs, target * 1.0001),
+        "ends": mean_ours,
+        "ends_of_best": mean_theirs,
+    }
 
 
 def main() -> None:
     """Judge the networks that are not in the file yet, and print a row for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--problems", choices=list(PROBLEMS), default="fresh")
-    parser.add_argument("--networks", nargs="+", choices=list(PROBLEMS["fresh"]), default=list(NETWORKS))
+    parser.add_argument(
+        "--networks", nargs="+", choices=list(PROBLEMS["fresh"]), default=list(NETWORKS)
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
-    known = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
+    known = (
+        [json.loads(line) for line in given.out.read_text().splitlines()]
+        if given.out.exists()
+        else []
+    )
     for name in given.networks:
         if name not in [row["network"] for row in known]:
             known.append(judged(name, given.problems))
             with given.out.open("a") as file:
                 file.write(json.dumps(known[-1]) + "\n")
-    print("| network | best of grid | target | tune chose | its time to the target | cost in runs |")
+    print(
+        "| network | best of grid | target | tune chose | its time to the target | cost in runs |"
+    )
     print("| --- | --- | --- | --- | --- | --- |")
     for row in known:
         size, exponent = row["best"]
         chose = ", ".join(f"{batch} at {rate:.3g}" for batch, rate, *_ in row["choices"])
         cost = statistics.fmean(one[3] for one in row["choices"])
         best = f"{size} at 2^{exponent}"
-        print(f"| {row['network']} | {best} | {row['target']:.4g} | {chose} | {row['time']:g} | {cost:.2f} |")
+        print(
+            f"| {row['network']} | {best} | {row['target']:.4g} | {chose} | {row['time']:g} | "
+            f"{cost:.2f} |"
+        )
 
 
 if __name__ == "__main__":

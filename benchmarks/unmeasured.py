@@ -1,8 +1,10 @@
-"""What does an unmeasured step of `watch` cost? `python benchmarks/unmeasured.py [--width 384] [--turns 2000]`
+"""What does an unmeasured step of `watch` cost? `python benchmarks/unmeasured.py [--width 384]
+[--turns 2000]`
 
-A plain loop and the same loop under `watch` that never measures take turns of one step in one process on one thread,
-each on a model of its own. The cost is the difference of the lower quartiles of their processor time, which other
-processes disturb least, with an interval from blocks of turns. The target is 0.5 % of a step of 3 ms.
+A plain loop and the same loop under `watch` that never measures take turns of one step in one
+process on one thread, each on a model of its own. The cost is the difference of the lower quartiles
+of their processor time, which other processes disturb least, with an interval from blocks of turns.
+The target is 0.5 % of a step of 3 ms.
 """
 
 import statistics
@@ -33,12 +35,20 @@ class Loop:
     def __init__(self, width: int, out: Path | None) -> None:
         torch.manual_seed(0)
         self.model = nn.Sequential(
-            nn.Linear(256, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)
+            nn.Linear(256, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, 10),
         )
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3)
         self.batch = torch.randn(128, 256), torch.randint(10, (128,))
         settings = {"loss": LOSS, "every": NEVER, "page": False, "quiet": True, "gauges": "noise"}
-        self.watch = None if out is None else watch(self.model, self.optimizer, out=out, **settings).__enter__()
+        self.watch = (
+            None
+            if out is None
+            else watch(self.model, self.optimizer, out=out, **settings).__enter__()
+        )
 
     def turn(self) -> float:
         """Processor seconds of a step."""
@@ -52,8 +62,11 @@ class Loop:
         return time.process_time() - began
 
 
-def differences(plain: Callable[[], float], watched: Callable[[], float], turns: int) -> tuple[list[float], float]:
-    """In each block of turns: what a watched step takes more, in seconds. And a plain step, in all of them."""
+def differences(
+    plain: Callable[[], float], watched: Callable[[], float], turns: int
+) -> tuple[list[float], float]:
+    """In each block of turns: what a watched step takes more, in seconds. And a plain step, in all
+    of them."""
     found, steps = [], list[float]()
     for _ in range(BLOCKS):
         pairs = [(plain(), watched()) for _ in range(turns // BLOCKS)]
@@ -67,7 +80,13 @@ def _quartile(seconds: list[float]) -> float:
 
 
 @click.command()
-@click.option("--width", type=click.IntRange(min=1), default=384, show_default=True, help="384 takes about 3 ms.")
+@click.option(
+    "--width",
+    type=click.IntRange(min=1),
+    default=384,
+    show_default=True,
+    help="384 takes about 3 ms.",
+)
 @click.option("--turns", type=click.IntRange(min=50), default=2000, show_default=True)
 def main(width: int, turns: int) -> None:
     """What does an unmeasured step cost?"""
@@ -81,7 +100,10 @@ def main(width: int, turns: int) -> None:
         watched.watch.__exit__(None, None, None)
     more = median([1e6 * each for each in found], "µs")
     print(f"a plain step: {1e3 * step:.3g} ms; an unmeasured one takes {more} more")
-    print(f"that is {more.value / (1e6 * step):.2%} [{more.low / (1e6 * step):.2%}, {more.high / (1e6 * step):.2%}]")
+    print(
+        f"that is {more.value / (1e6 * step):.2%} [{more.low / (1e6 * step):.2%}, "
+        f"{more.high / (1e6 * step):.2%}]"
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""What does `watch` cost a loop of one's own? `python benchmarks/watch.py [--network cnn] [--rounds 7] [--seconds 20]`
+"""What does `watch` cost a loop of one's own? `python benchmarks/watch.py [--network cnn] [--rounds
+7] [--seconds 20]`
 
-The same loop with and without the instrument, over the same batches, both alive at once: they take turns of a quarter
-of a second in a random order, so that what slows the machine slows both, and the instrument's budget goes by a clock
-that counts its own loop's turns. A round is a run of each from its first step; a cost is the median over rounds of the
-ratio of the processor's seconds, with its interval. Runs whose last losses differ by a bit are an error: they did not
-do the same work.
+The same loop with and without the instrument, over the same batches, both alive at once: they take
+turns of a quarter of a second in a random order, so that what slows the machine slows both, and the
+instrument's budget goes by a clock that counts its own loop's turns. A round is a run of each from
+its first step; a cost is the median over rounds of the ratio of the processor's seconds, with its
+interval. Runs whose last losses differ by a bit are an error: they did not do the same work.
 """
 
 import json
@@ -37,7 +38,8 @@ Ended = tuple[float, Watch | None]
 
 
 class OwnTime:
-    """The seconds of one loop, which stand while the other has its turn: called, by the clock on the wall."""
+    """The seconds of one loop, which stand while the other has its turn: called, by the clock on
+    the wall."""
 
     def __init__(self) -> None:
         self.of_processor = 0.0
@@ -45,7 +47,8 @@ class OwnTime:
         self._since: float | None = None
 
     def __call__(self) -> float:
-        """Seconds by the clock: what the instrument asks for several times a step must cost nothing."""
+        """Seconds by the clock: what the instrument asks for several times a step must cost
+        nothing."""
         return self._before + (0.0 if self._since is None else time.perf_counter() - self._since)
 
     @contextmanager
@@ -57,8 +60,11 @@ class OwnTime:
         self.of_processor += time.process_time() - began
 
 
-def loop(problem: Problem, accumulation: int, asked: dict[str, Any] | None, clock: OwnTime) -> Generator[Ended]:
-    """A loop of one's own, an update at a time: the last loss, and what watches it; `asked` is None for nothing."""
+def loop(
+    problem: Problem, accumulation: int, asked: dict[str, Any] | None, clock: OwnTime
+) -> Generator[Ended]:
+    """A loop of one's own, an update at a time: the last loss, and what watches it; `asked` is None
+    for nothing."""
     torch.manual_seed(0)
     model = problem.model()
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
@@ -88,11 +94,19 @@ def loop(problem: Problem, accumulation: int, asked: dict[str, Any] | None, cloc
 
 
 def one_round(
-    problem: Problem, updates: int, turn: int, accumulation: int, asked: dict[str, Any], shuffled: random.Random
+    problem: Problem,
+    updates: int,
+    turn: int,
+    accumulation: int,
+    asked: dict[str, Any],
+    shuffled: random.Random,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Seconds of a run without and with the instrument, and what the instrument says it used."""
     clocks = {kind: OwnTime() for kind in ("plain", "watched")}
-    loops = {kind: loop(problem, accumulation, asked if kind == "watched" else None, clocks[kind]) for kind in clocks}
+    loops = {
+        kind: loop(problem, accumulation, asked if kind == "watched" else None, clocks[kind])
+        for kind in clocks
+    }
     order, ended = list(clocks), dict[str, Ended]()
     randomness = dict.fromkeys(order, torch.get_rng_state())
     for _ in range(updates // turn):
@@ -143,15 +157,23 @@ def compared(
 KINDS = {
     "default budget": (1, {}),
     f"accumulation {ACCUMULATION}, default budget": (ACCUMULATION, {}),
-    f"accumulation {ACCUMULATION}, the noise at every step": (ACCUMULATION, {"every": 1, "gauges": "noise"}),
+    f"accumulation {ACCUMULATION}, the noise at every step": (
+        ACCUMULATION,
+        {"every": 1, "gauges": "noise"},
+    ),
 }
 
 
 @click.command()
-@click.option("--network", type=click.Choice(list(WORKLOADS)), multiple=True, default=("cnn", "transformer"))
+@click.option(
+    "--network", type=click.Choice(list(WORKLOADS)), multiple=True, default=("cnn", "transformer")
+)
 @click.option("--rounds", default=7, show_default=True, help="Rounds, at least 5.")
 @click.option(
-    "--seconds", default=20.0, show_default=True, help="Of a run; a short one has not yet earned its first measurement."
+    "--seconds",
+    default=20.0,
+    show_default=True,
+    help="Of a run; a short one has not yet earned its first measurement.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def main(network: tuple[str, ...], rounds: int, seconds: float, as_json: bool) -> None:
@@ -167,14 +189,21 @@ def main(network: tuple[str, ...], rounds: int, seconds: float, as_json: bool) -
                 continue
             cost, verdict = found["cost"], "above" if found["cost"].low > TARGET else "within"
             print(f"{name}, B = {BATCH_SIZE}, {kind}:")
-            print(f"  {cost.value:.3f} [{cost.low:.3f}, {cost.high:.3f}] of the plain loop, {verdict} {TARGET}")
+            print(
+                f"  {cost.value:.3f} [{cost.low:.3f}, {cost.high:.3f}] of the plain loop, "
+                f"{verdict} {TARGET}"
+            )
             print(
                 f"  {found['measured']:.0f} of {found['steps']} steps measured, at "
                 f"{found['milliseconds a step']:.1f} ms a step; it says {found['said']:.2%}",
                 flush=True,
             )
     if as_json:
-        print(json.dumps({name: found | {"cost": asdict(found["cost"])} for name, found in results.items()}))
+        print(
+            json.dumps(
+                {name: found | {"cost": asdict(found["cost"])} for name, found in results.items()}
+            )
+        )
 
 
 if __name__ == "__main__":

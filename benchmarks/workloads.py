@@ -1,4 +1,5 @@
-"""What is trained in the benchmarks: small networks of the usual kinds, on made-up examples, in batches of 128."""
+"""What is trained in the benchmarks: small networks of the usual kinds, on made-up examples, in
+batches of 128."""
 
 from collections.abc import Callable
 
@@ -19,19 +20,24 @@ SYMBOLS, SEQUENCE, WIDTH = 256, 32, 96
 
 
 class Transformer(nn.Module):
-    """Next-symbol prediction: two pre-norm blocks of width 96 with 4 heads, tied embeddings, 251,328 parameters."""
+    """Next-symbol prediction: two pre-norm blocks of width 96 with 4 heads, tied embeddings,
+    251,328 parameters."""
 
     def __init__(self) -> None:
         super().__init__()
         self.symbol = nn.Embedding(SYMBOLS, WIDTH)
         self.place = nn.Embedding(SEQUENCE, WIDTH)
-        block = nn.TransformerEncoderLayer(WIDTH, 4, 4 * WIDTH, dropout=0.0, batch_first=True, norm_first=True)
+        block = nn.TransformerEncoderLayer(
+            WIDTH, 4, 4 * WIDTH, dropout=0.0, batch_first=True, norm_first=True
+        )
         self.blocks = nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
         self.head = nn.Linear(WIDTH, SYMBOLS, bias=False)
         self.head.weight = self.symbol.weight
         self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(SEQUENCE))
 
-    def forward(self, symbols: Int[Tensor, "examples sequence"]) -> Float[Tensor, "examples sequence symbols"]:
+    def forward(
+        self, symbols: Int[Tensor, "examples sequence"]
+    ) -> Float[Tensor, "examples sequence symbols"]:
         """The logits of the symbol after each."""
         embedded = self.symbol(symbols) + self.place.weight
         logits: Tensor = self.head(self.blocks(embedded, mask=self.mask, is_causal=True))
@@ -41,11 +47,14 @@ class Transformer(nn.Module):
 def next_symbol(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
     """The cross-entropy of a sequence, averaged over its symbols, in nats."""
     logits = model(batch[:, :-1])
-    return nn.functional.cross_entropy(logits.transpose(1, 2), batch[:, 1:], reduction="none").mean(1)
+    return nn.functional.cross_entropy(logits.transpose(1, 2), batch[:, 1:], reduction="none").mean(
+        1
+    )
 
 
 class Thousand(nn.Module):
-    """500 residual layers of width 8: 1,000 small tensors, so that calls cost more than arithmetic."""
+    """500 residual layers of width 8: 1,000 small tensors, so that calls cost more than
+    arithmetic."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,12 +73,18 @@ class Thousand(nn.Module):
 def mlp() -> nn.Module:
     """784-512-256-10 with ReLU: 535,818 parameters."""
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 10)
+        nn.Flatten(),
+        nn.Linear(784, 512),
+        nn.ReLU(),
+        nn.Linear(512, 256),
+        nn.ReLU(),
+        nn.Linear(256, 10),
     )
 
 
 def cnn_with_batch_norm_and_dropout() -> nn.Module:
-    """The CNN with BatchNorm after each convolution and Dropout before its head: no half can be had by subtraction."""
+    """The CNN with BatchNorm after each convolution and Dropout before its head: no half can be had
+    by subtraction."""
     layers = list[nn.Module]()
     *body, head = fashion_mnist_cnn().children()
     for layer in body:
@@ -104,4 +119,6 @@ WORKLOADS: dict[str, Callable[[], Problem]] = {
 
 def batches(problem: Problem) -> list[Batch]:
     """The first few batches of the training set: gathering them is no part of a step."""
-    return [problem.train.batch(torch.arange(BATCH_SIZE) + BATCH_SIZE * place) for place in range(8)]
+    return [
+        problem.train.batch(torch.arange(BATCH_SIZE) + BATCH_SIZE * place) for place in range(8)
+    ]

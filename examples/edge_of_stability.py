@@ -1,9 +1,9 @@
 """The edge of stability: `python examples/edge_of_stability.py [--out pictures]`
 
-A ReLU network of 27,562 parameters on Fashion-MNIST (or the digits, where it is not on this machine) with the squared
-error. Trained on 1,000 images at once, its sharpness λ_max rises to 2/η and stays. Trained on batches of 16 of 8,000,
-λ_max stays below half of that, and it is the batch sharpness E ĝᵀH_Bĝ / E‖ĝ‖² that rises to 2/η and hovers there.
-Half a minute.
+A ReLU network of 27,562 parameters on Fashion-MNIST (or the digits, where it is not on this
+machine) with the squared error. Trained on 1,000 images at once, its sharpness λ_max rises to 2/η
+and stays. Trained on batches of 16 of 8,000, λ_max stays below half of that, and it is the batch
+sharpness E ĝᵀH_Bĝ / E‖ĝ‖² that rises to 2/η and hovers there. Half a minute.
 """
 
 import argparse
@@ -80,7 +80,9 @@ def followed(setting: Setting) -> tuple[list[tuple[int, Estimate]], list[tuple[i
     vectors = None
     for index in range(setting.steps + 1):
         if index % setting.survey_every == 0:
-            found = Curvature.of(objective, data, at_once=1000, kept=10_000, seed=index).eigenvalues(start=vectors)
+            found = Curvature.of(
+                objective, data, at_once=1000, kept=10_000, seed=index
+            ).eigenvalues(start=vectors)
             vectors = found.vectors
             sharpness.append((index, found.sharpness))
         whole = setting.batch_size >= len(data[0])
@@ -89,8 +91,22 @@ def followed(setting: Setting) -> tuple[list[tuple[int, Estimate]], list[tuple[i
         optimizer.zero_grad()
         squared_error(model, batch).mean().backward()
         if index % setting.measure_every == 0:
-            step = TrainingStep(objective, batch, index=index, learning_rate=setting.learning_rate, sampling=sampling)
-            readings.append(Reading(gauge.name, index, setting.batch_size, setting.learning_rate, gauge.measure(step)))
+            step = TrainingStep(
+                objective,
+                batch,
+                index=index,
+                learning_rate=setting.learning_rate,
+                sampling=sampling,
+            )
+            readings.append(
+                Reading(
+                    gauge.name,
+                    index,
+                    setting.batch_size,
+                    setting.learning_rate,
+                    gauge.measure(step),
+                )
+            )
         optimizer.step()
     series = Series.of(readings, sampling)
     windows = [series[at : at + WINDOW] for at in range(0, len(series) - WINDOW + 1, WINDOW)]
@@ -100,7 +116,9 @@ def followed(setting: Setting) -> tuple[list[tuple[int, Estimate]], list[tuple[i
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Sharpness rises to the edge of stability.")
-    parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder of the two pictures")
+    parser.add_argument(
+        "--out", type=Path, default=Path("pictures"), help="folder of the two pictures"
+    )
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -113,8 +131,9 @@ def main() -> None:
         save_png(chart, picture, f"Sharpness, {setting.name}, η = {setting.learning_rate}")
         last = np.mean([estimate.value for _, estimate in full[len(full) // 2 :]])
         print(
-            f"{setting.name}, 2/η = {limit:.0f}: λ_max goes from {full[0][1].value:.1f} to {last:.1f}, the mean of the "
-            f"second half{'' if setting is FULL else _second_half(batch)}. {picture}"
+            f"{setting.name}, 2/η = {limit:.0f}: λ_max goes from {full[0][1].value:.1f} to "
+            f"{last:.1f}, the mean of the second "
+            f"half{'' if setting is FULL else _second_half(batch)}. {picture}"
         )
 
 

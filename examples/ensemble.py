@@ -1,8 +1,9 @@
 """Five models from one run: `python examples/ensemble.py [--export digits.pt2]`
 
-A small CNN learns the digits in five cycles of heating and cooling, in a loop of its own; the model at the end of each
-cycle is kept. What do the five together give over the last of them, and over a run of the same length that cools once?
-A quarter of the test images fits the temperatures, the rest is scored, each difference paired by image. Ten seconds.
+A small CNN learns the digits in five cycles of heating and cooling, in a loop of its own; the model
+at the end of each cycle is kept. What do the five together give over the last of them, and over a
+run of the same length that cools once? A quarter of the test images fits the temperatures, the rest
+is scored, each difference paired by image. Ten seconds.
 """
 
 import argparse
@@ -51,7 +52,9 @@ def said(problem: Problem, snapshot: Snapshot) -> LogProbabilities:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Five models from one run.")
-    parser.add_argument("--export", type=Path, default=None, help="write the ensemble as a .pt2 or .onnx file")
+    parser.add_argument(
+        "--export", type=Path, default=None, help="write the ensemble as a .pt2 or .onnx file"
+    )
     file = parser.parse_args().export
     torch.set_num_threads(1)
     problem = load("digits", model="cnn")
@@ -65,13 +68,24 @@ def main() -> None:
     validation = validation_mask(len(labels))
     members = [said(problem, snapshot) for snapshot in cycles.snapshots]
     together = Predictions.split(averaged(members), labels, validation)
-    for name, other in (("the last of them", members[-1]), ("one cooling", said(problem, single.snapshots[-1]))):
+    for name, other in (
+        ("the last of them", members[-1]),
+        ("one cooling", said(problem, single.snapshots[-1])),
+    ):
         difference = differences(together, Predictions.split(other, labels, validation))
-        print(f"Five snapshots less {name}: error {difference['error']}, log-loss {difference['calibrated_nll']}.")
+        print(
+            f"Five snapshots less {name}: error {difference['error']}, log-loss "
+            f"{difference['calibrated_nll']}."
+        )
     unlike = disagreement([member[~validation] for member in members], labels[~validation])
-    print(f"Two of them disagree {unlike} times as often as one is wrong: a cheap ensemble, not a posterior.")
+    print(
+        f"Two of them disagree {unlike} times as often as one is wrong: a cheap ensemble, not a "
+        "posterior."
+    )
     if file is not None:
-        ensemble = Ensemble.of_snapshots(cycles.snapshots, problem.model(), temperature=together.temperature)
+        ensemble = Ensemble.of_snapshots(
+            cycles.snapshots, problem.model(), temperature=together.temperature
+        )
         print(f"Exported: {export(ensemble, problem.train.batch(torch.arange(3))[0], file)}")
 
 

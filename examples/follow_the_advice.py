@@ -1,19 +1,22 @@
 """Does the advice on the batch size hold when it is followed?
 
     python examples/follow_the_advice.py                    digits: MLP and CNN, about a minute
-    python examples/follow_the_advice.py --fashion-mnist    Fashion-MNIST as well, half an hour or more
+    python examples/follow_the_advice.py --fashion-mnist    Fashion-MNIST as well, half an hour or
+    more
 
-At a batch of B a few learning rates a factor of two apart are tried: the fastest brings the training loss down in the
-fewest updates. The steady one is the lowest that needs at most half as many again; there a rate can be raised without
-leaving the range in which training is stable. Runs at B are measured on their way. The noise scale in each sixth of the
-way says by what factor the rate may be raised at 2B and at 4B, and in what share of the updates the same loss is then
-reached. Both are followed, from the same starts, and predicted is printed beside seen, with intervals at 90 %. Beside
-them stands what the best of the rates tried at 2B and 4B needs, against the best at B, which nobody knows beforehand;
-and what the linear rule gives, a rate raised in proportion to the batch.
+At a batch of B a few learning rates a factor of two apart are tried: the fastest brings the
+training loss down in the fewest updates. The steady one is the lowest that needs at most half as
+many again; there a rate can be raised without leaving the range in which training is stable. Runs
+at B are measured on their way. The noise scale in each sixth of the way says by what factor the
+rate may be raised at 2B and at 4B, and in what share of the updates the same loss is then reached.
+Both are followed, from the same starts, and predicted is printed beside seen, with intervals at 90
+%. Beside them stands what the best of the rates tried at 2B and 4B needs, against the best at B,
+which nobody knows beforehand; and what the linear rule gives, a rate raised in proportion to the
+batch.
 
-The loss is that of the training set (of Fashion-MNIST 1,000 fixed examples of it), each value the mean of three
-successive looks. Looks are taken at equal sums of learning rates, so that the lag of that mean is the same share of a
-run at every rate, and cancels from the ratios.
+The loss is that of the training set (of Fashion-MNIST 1,000 fixed examples of it), each value the
+mean of three successive looks. Looks are taken at equal sums of learning rates, so that the lag of
+that mean is the same share of a run at every rate, and cancels from the ratios.
 """
 
 import argparse
@@ -43,8 +46,8 @@ PROMISED = 0.25
 """How far seen may lie from predicted."""
 
 STEADY = 1.5
-"""Updates, against those of the fastest rate, that the steady one may need. Of one step, half the best rate has three
-quarters of the gain."""
+"""Updates, against those of the fastest rate, that the steady one may need. Of one step, half the
+best rate has three quarters of the gain."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,26 @@ DIGITS = (
     Setting("digits", "cnn", 16, 0.1, (0.1, 0.2, 0.4), look_every=2.0, give_up=300),
 )
 FASHION_MNIST = (
-    Setting("fashion-mnist", "mlp", 32, 0.45, (0.1, 0.2, 0.4), look_every=4.0, give_up=600, examples=1000),
-    Setting("fashion-mnist", "cnn", 32, 0.45, (0.1, 0.2, 0.4), look_every=2.0, give_up=300, examples=1000),
+    Setting(
+        "fashion-mnist",
+        "mlp",
+        32,
+        0.45,
+        (0.1, 0.2, 0.4),
+        look_every=4.0,
+        give_up=600,
+        examples=1000,
+    ),
+    Setting(
+        "fashion-mnist",
+        "cnn",
+        32,
+        0.45,
+        (0.1, 0.2, 0.4),
+        look_every=2.0,
+        give_up=300,
+        examples=1000,
+    ),
 )
 
 
@@ -108,13 +129,27 @@ class Outcome:
     def __str__(self) -> str:
         ratio = f"{self.seen.value / self.predicted.value:.2f}" if self.seen.tells else "-"
         cells = (
-            *(self.name, self.from_rate, str(self.batch_size), f"{self.rate:.3f}", in_words(self.predicted)),
-            *(in_words(self.seen), ratio, "yes" if self.holds else "NO", f"{self.best:.2f}", f"{self.linear:.2f}"),
+            *(
+                self.name,
+                self.from_rate,
+                str(self.batch_size),
+                f"{self.rate:.3f}",
+                in_words(self.predicted),
+            ),
+            *(
+                in_words(self.seen),
+                ratio,
+                "yes" if self.holds else "NO",
+                f"{self.best:.2f}",
+                f"{self.linear:.2f}",
+            ),
         )
         return row(cells)
 
 
-COLUMNS = dict.fromkeys(["", "from", "B", "rate", "predicted", "seen", "ratio", "25 %", "best", "linear"], 5)
+COLUMNS = dict.fromkeys(
+    ["", "from", "B", "rate", "predicted", "seen", "ratio", "25 %", "best", "linear"], 5
+)
 COLUMNS |= {"": 17, "from": 7, "predicted": 17, "seen": 17}
 """Headings, and how wide their columns are."""
 
@@ -126,13 +161,16 @@ def row(cells: Sequence[str]) -> str:
 
 
 class Runs:
-    """Runs of one setting, each from a start of its own to the loss; a rate that was tried is not tried again."""
+    """Runs of one setting, each from a start of its own to the loss; a rate that was tried is not
+    tried again."""
 
     def __init__(self, setting: Setting, seeds: int) -> None:
         self.setting, self.seeds = setting, seeds
         self.problem = load(setting.problem, model=setting.model)
         examples = len(self.problem.train)
-        chosen = torch.randperm(examples, generator=torch.Generator().manual_seed(0))[: setting.examples]
+        chosen = torch.randperm(examples, generator=torch.Generator().manual_seed(0))[
+            : setting.examples
+        ]
         self.looked_at = self.problem.train.batch(chosen)
         self.sampling = Sampling(Draw.RESHUFFLED, examples)
         self.known: dict[tuple[int, float], np.ndarray] = {}
@@ -141,14 +179,19 @@ class Runs:
         """Updates to the loss, one number a start; inf where a run does not get there."""
         key = batch_size, rate
         if key not in self.known:
-            self.known[key] = np.array([self.run(batch_size, rate, seed) for seed in range(self.seeds)])
+            self.known[key] = np.array(
+                [self.run(batch_size, rate, seed) for seed in range(self.seeds)]
+            )
         return self.known[key]
 
     def tried(self, batch_size: int) -> dict[float, float]:
         """Updates by rate, for the rates and as many more above as the linear rule would take."""
         doublings = (batch_size // self.setting.batch_size).bit_length() - 1
         more = [self.setting.rates[-1] * 2.0**power for power in range(1, doublings + 1)]
-        return {rate: float(self.updates(batch_size, rate).mean()) for rate in [*self.setting.rates, *more]}
+        return {
+            rate: float(self.updates(batch_size, rate).mean())
+            for rate in [*self.setting.rates, *more]
+        }
 
     def steady_and_fastest(self) -> tuple[float, float]:
         """Two rates at B; they may be the same."""
@@ -167,10 +210,16 @@ class Runs:
                 parts[SIXTHS * place // len(readings)].append(reading)
         names = Objective(self.problem.model(), self.problem.loss).layers
         in_order = [sorted(part, key=lambda reading: reading.step) for part in parts]
-        return [GradientNoise().estimate(Series.of(part, self.sampling, names))["noise_scale"] for part in in_order]
+        return [
+            GradientNoise().estimate(Series.of(part, self.sampling, names))["noise_scale"]
+            for part in in_order
+        ]
 
-    def run(self, batch_size: int, rate: float, seed: int, readings: list[Reading] | None = None) -> float:
-        """Updates of one run to the loss. Where `readings` are asked for, every step's noise is added to them."""
+    def run(
+        self, batch_size: int, rate: float, seed: int, readings: list[Reading] | None = None
+    ) -> float:
+        """Updates of one run to the loss. Where `readings` are asked for, every step's noise is
+        added to them."""
         torch.manual_seed(seed)
         model, loss, train = self.problem.model(), self.problem.loss, self.problem.train
         optimizer, objective = torch.optim.SGD(model.parameters(), lr=rate), Objective(model, loss)
@@ -196,17 +245,22 @@ class Runs:
                     gradient=gradient,
                     seed=seed,
                 )
-                readings.append(Reading("noise", step, batch_size, rate, GradientNoise().measure(caught)))
+                readings.append(
+                    Reading("noise", step, batch_size, rate, GradientNoise().measure(caught))
+                )
             optimizer.step()
         return math.inf
 
     def reached(self, looks: list[float]) -> float | None:
-        """Between which looks the smoothed loss came down to the target, on a line through its logarithms."""
+        """Between which looks the smoothed loss came down to the target, on a line through its
+        logarithms."""
         if not math.isfinite(looks[-1]):
             return math.inf
         if len(looks) <= SMOOTHED:
             return None
-        before, after = (float(np.mean(looks[-SMOOTHED - back : len(looks) - back])) for back in (1, 0))
+        before, after = (
+            float(np.mean(looks[-SMOOTHED - back : len(looks) - back])) for back in (1, 0)
+        )
         if after > self.setting.loss:
             return None
         share = math.log(before / self.setting.loss) / math.log(before / after)
@@ -217,7 +271,10 @@ def followed(setting: Setting, seeds: int) -> list[Outcome]:
     """Measure at B, at the steady and at the fastest rate, and follow the advice to 2B and 4B."""
     runs = Runs(setting, seeds)
     steady, fastest = runs.steady_and_fastest()
-    return [*advised(runs, steady, "steady"), *(advised(runs, fastest, "fastest") if fastest != steady else [])]
+    return [
+        *advised(runs, steady, "steady"),
+        *(advised(runs, fastest, "fastest") if fastest != steady else []),
+    ]
 
 
 def advised(runs: Runs, rate: float, from_rate: str) -> list[Outcome]:
@@ -227,14 +284,17 @@ def advised(runs: Runs, rate: float, from_rate: str) -> list[Outcome]:
     scales = runs.noise_scales(rate)
     way = ", ".join(f"{scale.value:,.0f}" for scale in scales)
     print(
-        f"\n{name}: loss {setting.loss} in {present.mean():,.0f} updates of B = {batch_size} at the {from_rate} rate "
-        f"{rate:g}; noise scale on the way {way}\n{row(tuple(COLUMNS))}",
+        f"\n{name}: loss {setting.loss} in {present.mean():,.0f} updates of B = {batch_size} at "
+        f"the {from_rate} rate {rate:g}; noise scale on the way {way}\n{row(tuple(COLUMNS))}",
         flush=True,
     )
     outcomes: list[Outcome] = []
     for larger in (2 * batch_size, 4 * batch_size):
         predicted = relative_updates(scales, batch_size, larger)
-        followed_rate, linear = rate / predicted.value, runs.updates(larger, rate * larger / batch_size)
+        followed_rate, linear = (
+            rate / predicted.value,
+            runs.updates(larger, rate * larger / batch_size),
+        )
         outcomes.append(
             Outcome(
                 name=name,
@@ -252,7 +312,8 @@ def advised(runs: Runs, rate: float, from_rate: str) -> list[Outcome]:
 
 
 def ratio(updates: np.ndarray, present: np.ndarray) -> Estimate:
-    """The geometric mean of the ratios, paired by start, with Student's interval on their logarithms."""
+    """The geometric mean of the ratios, paired by start, with Student's interval on their
+    logarithms."""
     if not np.isfinite(updates).all():
         lost = f"{np.isinf(updates).sum()} of {len(updates)} failed"
         return Estimate.unknown(level=0.9, method=lost, samples=len(updates))
@@ -267,7 +328,8 @@ def in_words(estimate: Estimate) -> str:
 
 
 def picture(outcomes: Sequence[Outcome]) -> alt.LayerChart:
-    """Seen against predicted, with the bars of both; between the thin lines they differ by less than 25 %."""
+    """Seen against predicted, with the bars of both; between the thin lines they differ by less
+    than 25 %."""
     rows = [
         {
             "predicted": outcome.predicted.value,
@@ -283,14 +345,22 @@ def picture(outcomes: Sequence[Outcome]) -> alt.LayerChart:
         if outcome.seen.tells
     ]
     ends = (0.3, 1.0)
-    lines = [{"x": x, "y": x * factor, "factor": factor} for factor in (1 - PROMISED, 1, 1 + PROMISED) for x in ends]
+    lines = [
+        {"x": x, "y": x * factor, "factor": factor}
+        for factor in (1 - PROMISED, 1, 1 + PROMISED)
+        for x in ends
+    ]
     scale = alt.Scale(domain=ends, nice=False, zero=False)
     x = alt.X("predicted:Q", scale=scale, title="updates predicted, relative to the smaller batch")
     y = alt.Y("seen:Q", scale=scale, title="updates seen, relative to the smaller batch")
     shapes = alt.Scale(range=["circle", "square", "triangle-up", "cross"])
     shape = alt.Shape("series:N", scale=shapes, legend=alt.Legend(title=None, columns=2))
-    base = alt.Chart(alt.Data(values=rows)).encode(color=alt.Color("from:N", legend=alt.Legend(title=None, columns=1)))
-    line = alt.Chart(alt.Data(values=lines)).mark_line(strokeWidth=1, opacity=0.5, clip=True, color="gray")
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        color=alt.Color("from:N", legend=alt.Legend(title=None, columns=1))
+    )
+    line = alt.Chart(alt.Data(values=lines)).mark_line(
+        strokeWidth=1, opacity=0.5, clip=True, color="gray"
+    )
     return layered(
         base.mark_point(size=70).encode(x=x, y=y, shape=shape),
         base.mark_rule(clip=True).encode(x=x, y="low:Q", y2="high:Q"),
@@ -300,9 +370,15 @@ def picture(outcomes: Sequence[Outcome]) -> alt.LayerChart:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fashion-mnist", action="store_true", help="Fashion-MNIST as well, which takes longer.")
-    parser.add_argument("--seeds", type=int, default=5, help="starts of each kind of run, at least 4")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--fashion-mnist", action="store_true", help="Fashion-MNIST as well, which takes longer."
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=5, help="starts of each kind of run, at least 4"
+    )
     parser.add_argument("--png", type=Path, help="draw seen against predicted into this file")
     arguments = parser.parse_args()
     if not arguments.seeds >= 4:
@@ -313,9 +389,15 @@ def main() -> None:
     outcomes = [outcome for setting in settings for outcome in followed(setting, arguments.seeds)]
     for rate in ("steady", "fastest"):
         held = [outcome.holds for outcome in outcomes if outcome.from_rate == rate]
-        print(f"\nFrom the {rate} rate, the advice kept its word within 25 % in {sum(held)} of {len(held)} cases.")
+        print(
+            f"\nFrom the {rate} rate, the advice kept its word within 25 % in {sum(held)} of "
+            f"{len(held)} cases."
+        )
     if arguments.png:
-        print(f"Drawn in {save_png(picture(outcomes), arguments.png, 'The advice on the batch size, followed')}.")
+        print(
+            "Drawn in "
+            f"{save_png(picture(outcomes), arguments.png, 'The advice on the batch size, followed')}."
+        )
 
 
 if __name__ == "__main__":

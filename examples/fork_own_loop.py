@@ -1,10 +1,13 @@
-"""What would have happened with another learning rate or batch? A fork of a training loop of your own.
+"""What would have happened with another learning rate or batch? A fork of a training loop of your
+own.
 
     python examples/fork_own_loop.py        half a minute
 
-A small network learns digits with AdamW and a cosine schedule. After a third of the training the loop asks `fork` what
-other settings would have given: each alternative is trained from here on copies, on the same data, with its rate going
-to zero, in four data orders. The training itself then continues as if nothing had been asked.
+A small network learns digits with AdamW and a cosine schedule. After a third of the training the
+loop asks `fork` what
+other settings would have given: each alternative is trained from here on copies, on the same data,
+with its rate going to zero, in four data orders. The training itself then continues as if nothing
+had been asked.
 """
 
 import torch
@@ -54,7 +57,10 @@ def show(found: Fork) -> None:
     effects = found.effects("test_loss")
     for effect in effects:
         end = effect.estimate
-        print(f"  {effect.alternative:22} {end.value:+.3f} [{end.low:+.3f}, {end.high:+.3f}]  {effect.verdict}")
+        print(
+            f"  {effect.alternative:22} {end.value:+.3f} [{end.low:+.3f}, {end.high:+.3f}]  "
+            f"{effect.verdict}"
+        )
     better = [effect for effect in effects if effect.verdict == "better"]
     best = min(better, key=lambda effect: effect.estimate.value, default=None)
     print(

@@ -3,9 +3,10 @@
     python examples/gallery.py                             all six, a few minutes
     python examples/gallery.py missing-value small-batch   some of them
 
-The data are the digits, the source code of this package and, for three runs, Fashion-MNIST (the Debian package
-`dataset-fashion-mnist`, or a folder in $GRADIOMETER_DATA). Every run is a folder below `--out`, with its page. After
-the training a fork tries what the findings advise and what is listed here, in four orders of the data.
+The data are the digits, the source code of this package and, for three runs, Fashion-MNIST (the
+Debian package `dataset-fashion-mnist`, or a folder in $GRADIOMETER_DATA). Every run is a folder
+below `--out`, with its page. After the training a fork tries what the findings advise and what is
+listed here, in four orders of the data.
 """
 
 import argparse
@@ -46,7 +47,8 @@ WIDTH, SEQUENCE, SYMBOLS = 64, 48, 128
 
 
 def wrong_labels() -> Problem:
-    """The digits for a softmax regression. A fifth of the training examples have a label drawn at random."""
+    """The digits for a softmax regression. A fifth of the training examples have a label drawn at
+    random."""
     digits = load("digits")
     images, labels = digits.train.data
     generator = torch.Generator().manual_seed(0)
@@ -61,7 +63,8 @@ def softmax() -> nn.Module:
 
 
 def missing_value() -> Problem:
-    """20,000 images of Fashion-MNIST. In one of them a row of pixels is missing, and was written as -999."""
+    """20,000 images of Fashion-MNIST. In one of them a row of pixels is missing, and was written as
+    -999."""
     clothes = load("fashion-mnist")
     images, labels = clothes.train.data
     images = images[:20_000].clone()
@@ -110,7 +113,9 @@ class Transformer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.symbol, self.place = nn.Embedding(SYMBOLS, WIDTH), nn.Embedding(SEQUENCE, WIDTH)
-        block = nn.TransformerEncoderLayer(WIDTH, 4, 4 * WIDTH, dropout=0.0, batch_first=True, norm_first=True)
+        block = nn.TransformerEncoderLayer(
+            WIDTH, 4, 4 * WIDTH, dropout=0.0, batch_first=True, norm_first=True
+        )
         self.blocks = nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
         self.head = nn.Linear(WIDTH, SYMBOLS)
         self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(SEQUENCE))
@@ -126,7 +131,8 @@ def next_character(model: nn.Module, text: Tensor) -> Tensor:
 
 
 def sequences() -> tuple[Tensor, Tensor]:
-    """The source code of this package in sequences of characters: to train on, and 400 to test on."""
+    """The source code of this package in sequences of characters: to train on, and 400
+    to test on."""
     files = sorted(Path(gradiometer.__file__).parent.rglob("*.py"))
     text = "".join(file.read_text(encoding="utf-8") for file in files)
     symbols = torch.tensor([min(ord(character), SYMBOLS - 1) for character in text])
@@ -147,11 +153,20 @@ class OwnLoop:
         examples, tested = sequences()
         model = Transformer()
         optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
-        warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / WARM, 1.0))
+        warm_up = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min((step + 1) / WARM, 1.0)
+        )
         loader = DataLoader(examples, BATCH, shuffle=True, drop_last=True)
         sampling = Sampling(Draw.RESHUFFLED, len(examples))
         with watch(
-            model, optimizer, loss=next_character, sampling=sampling, every=4, out=out, name=name, quiet=True
+            model,
+            optimizer,
+            loss=next_character,
+            sampling=sampling,
+            every=4,
+            out=out,
+            name=name,
+            quiet=True,
         ) as w:
             for _, text in zip(range(STEPS), loader, strict=False):
                 optimizer.zero_grad()
@@ -179,7 +194,14 @@ EXHIBITS: dict[str, Exhibit | OwnLoop] = {
     "cosine": Exhibit(
         "A CNN on the digits: SGD with momentum, cosine",
         lambda: load("digits", model="cnn"),
-        {"model": "cnn", "learning_rate": 0.1, "momentum": 0.9, "schedule": "cosine", "epochs": 30, "every": 4},
+        {
+            "model": "cnn",
+            "learning_rate": 0.1,
+            "momentum": 0.9,
+            "schedule": "cosine",
+            "epochs": 30,
+            "every": 4,
+        },
         tried=("rate 0.5x", "rate 2x", "batch 2x, rate sqrt"),
     ),
     "text": OwnLoop("A transformer on text: AdamW with a warm-up, in a loop of one's own"),
@@ -199,7 +221,13 @@ EXHIBITS: dict[str, Exhibit | OwnLoop] = {
     "rate-too-high": Exhibit(
         "A learning rate that is too high: an MLP on Fashion-MNIST with momentum",
         lambda: load("fashion-mnist"),
-        {"problem": "fashion-mnist", "learning_rate": 0.3, "momentum": 0.9, "steps": 800, "every": 2},
+        {
+            "problem": "fashion-mnist",
+            "learning_rate": 0.3,
+            "momentum": 0.9,
+            "steps": 800,
+            "every": 2,
+        },
         tried=("rate 0.25x",),
         at=1,
     ),
@@ -211,7 +239,13 @@ EXHIBITS: dict[str, Exhibit | OwnLoop] = {
     "small-batch": Exhibit(
         "A batch far below the noise scale: an MLP on Fashion-MNIST, B = 4",
         lambda: load("fashion-mnist"),
-        {"problem": "fashion-mnist", "learning_rate": 0.02, "batch_size": 4, "steps": 2000, "every": 4},
+        {
+            "problem": "fashion-mnist",
+            "learning_rate": 0.02,
+            "batch_size": 4,
+            "steps": 2000,
+            "every": 4,
+        },
     ),
 }
 
@@ -236,7 +270,8 @@ def effects(fork: Fork) -> list[str]:
     lines = []
     for effect in fork.effects():
         value, low, high = (
-            significant(end, 2) for end in (effect.estimate.value, effect.estimate.low, effect.estimate.high)
+            significant(end, 2)
+            for end in (effect.estimate.value, effect.estimate.low, effect.estimate.high)
         )
         if effect.estimate.tells:
             lines.append(f"{effect.alternative}: {effect.verdict}, {value} [{low}, {high}]")
@@ -256,12 +291,18 @@ def show(name: str, title: str, run: Run) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=list(EXHIBITS), metavar="NAME", help=", ".join(EXHIBITS))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "names", nargs="*", default=list(EXHIBITS), metavar="NAME", help=", ".join(EXHIBITS)
+    )
     parser.add_argument("--out", type=Path, default=Path("gallery"), help="folder of the runs")
     asked = parser.parse_args()
     if unknown := set(asked.names) - set(EXHIBITS):
-        parser.error(f"unknown NAME {sorted(unknown)[0]!r}: it must be one of {', '.join(EXHIBITS)}")
+        parser.error(
+            f"unknown NAME {sorted(unknown)[0]!r}: it must be one of {', '.join(EXHIBITS)}"
+        )
     torch.set_num_threads(1)
     for name in asked.names:
         show(name, EXHIBITS[name].title, EXHIBITS[name].run(name, asked.out))

@@ -1,7 +1,9 @@
-"""The instrument in the Hugging Face Trainer: `python examples/hf_trainer.py`, with gradiometer[hf].
+"""The instrument in the Hugging Face Trainer: `python examples/hf_trainer.py`, with
+gradiometer[hf].
 
-A small classifier is trained on digits of which one holds an infinity. The Trainer's log leaves losses that are not
-numbers out and goes on; the callback names the first of them, with its step, layer and example.
+A small classifier is trained on digits of which one holds an infinity. The Trainer's log leaves
+losses that are not numbers out and goes on; the callback names the first of them, with its step,
+layer and example.
 """
 
 import sys
@@ -19,7 +21,9 @@ try:
 
     from gradiometer.integrations import HuggingFaceCallback
 except ImportError:
-    sys.exit(print("This example needs transformers and accelerate: pip install 'gradiometer[hf]'."))
+    sys.exit(
+        print("This example needs transformers and accelerate: pip install 'gradiometer[hf]'.")
+    )
 
 
 class Classifier(nn.Module):
@@ -43,9 +47,18 @@ def output_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 def trained(examples: list[dict[str, Tensor]], folder: str) -> tuple[Trainer, HuggingFaceCallback]:
     """A short training, clipped at a norm of 1 as the Trainer does of itself."""
     arguments = TrainingArguments(
-        output_dir=folder, report_to=[], disable_tqdm=True, use_cpu=True, per_device_train_batch_size=32, optim="sgd",
-        learning_rate=0.1, num_train_epochs=3, logging_steps=1, save_strategy="no", log_level="error",
-    )  # fmt: skip
+        output_dir=folder,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        per_device_train_batch_size=32,
+        optim="sgd",
+        learning_rate=0.1,
+        num_train_epochs=3,
+        logging_steps=1,
+        save_strategy="no",
+        log_level="error",
+    )
     callback = HuggingFaceCallback(output_loss, every=1, gauges="noise")
     trainer = Trainer(Classifier(), arguments, train_dataset=examples, callbacks=[callback])
     trainer.train()
@@ -55,7 +68,9 @@ def trained(examples: list[dict[str, Tensor]], folder: str) -> tuple[Trainer, Hu
 def main() -> None:
     torch.manual_seed(0)
     images, labels = load("digits").train.data
-    examples = [{"images": image, "labels": label} for image, label in zip(images, labels, strict=True)]
+    examples = [
+        {"images": image, "labels": label} for image, label in zip(images, labels, strict=True)
+    ]
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         print(say(trained(examples, folder)[1].findings()[0]).seen)

@@ -1,4 +1,5 @@
-"""The instrument as a callback of Lightning: `python examples/lightning_callback.py`, with gradiometer[lightning]."""
+"""The instrument as a callback of Lightning: `python examples/lightning_callback.py`, with
+gradiometer[lightning]."""
 
 import sys
 
@@ -20,7 +21,8 @@ Batch = tuple[Tensor, Tensor]
 
 
 def losses(module: nn.Module, batch: Batch) -> Tensor:
-    """What `training_step` computes, one value an example: half of a batch is run again beside a measured step."""
+    """What `training_step` computes, one value an example: half of a batch is run again beside a
+    measured step."""
     images, labels = batch
     return nn.functional.cross_entropy(module(images), labels, reduction="none")
 
@@ -52,9 +54,15 @@ def main() -> None:
     loader = DataLoader(TensorDataset(images, labels), batch_size=32, shuffle=True)
     callback = LightningCallback(losses, budget=0.5)
     trainer = Trainer(
-        max_epochs=4, accelerator="cpu", gradient_clip_val=1.0, callbacks=[callback], logger=False,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-    )  # fmt: skip
+        max_epochs=4,
+        accelerator="cpu",
+        gradient_clip_val=1.0,
+        callbacks=[callback],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
     trainer.fit(Digits(), loader)
     print(say(callback.findings()[0]).seen)
 

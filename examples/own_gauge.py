@@ -1,7 +1,8 @@
-"""A gauge of your own in a watched loop: `python examples/own_gauge.py` trains on digits and ends in one sentence.
+"""A gauge of your own in a watched loop: `python examples/own_gauge.py` trains on digits and ends
+in one sentence.
 
-How often does clipping at norm 1 shorten the gradient? The gauge is the class below: what it reads off a step, how it
-turns readings into an estimate with an interval, and what it says.
+How often does clipping at norm 1 shorten the gradient? The gauge is the class below: what it reads
+off a step, how it turns readings into an estimate with an interval, and what it says.
 """
 
 from collections.abc import Mapping
@@ -30,7 +31,11 @@ class ClippedShare(Gauge):
     needs_loss: ClassVar[bool] = False
 
     def measure(self, step: TrainingStep) -> dict[str, float]:
-        return {"clipped": float(torch.cat([part.flatten() for part in step.gradient]).norm() > self.norm)}
+        return {
+            "clipped": float(
+                torch.cat([part.flatten() for part in step.gradient]).norm() > self.norm
+            )
+        }
 
     def estimate(self, series: Series, level: float = 0.9) -> dict[str, Estimate]:
         clipped = series.moments["clipped"]
@@ -40,7 +45,9 @@ class ClippedShare(Gauge):
         share = estimates["clipped_share"]
         state = State.LOOK if share.low > 0.5 else State.OK
         facts = {
-            "seen": f"Clipping at {self.norm:g} shortens a share of {{clipped_share}} of the steps.",
+            "seen": (
+                f"Clipping at {self.norm:g} shortens a share of {{clipped_share}} of the steps."
+            ),
             "means": "A clipped step has a smaller rate than the schedule says.",
         }
         return Finding(self.name, self.issue, "own", state, {"clipped_share": share}, facts)
@@ -51,7 +58,9 @@ def main() -> None:
     digits = load("digits")
     model = digits.model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with watch(model, optimizer, loss=digits.loss, every=5, gauges=["noise", ClippedShare(norm=1.0)]) as w:
+    with watch(
+        model, optimizer, loss=digits.loss, every=5, gauges=["noise", ClippedShare(norm=1.0)]
+    ) as w:
         for index in torch.randperm(len(digits.train)).repeat(3).split(32):
             batch = digits.train.batch(index)
             optimizer.zero_grad()

@@ -1,6 +1,8 @@
-"""The instrument in a loop of your own: `python examples/own_loop.py` trains on digits and ends in one sentence.
+"""The instrument in a loop of your own: `python examples/own_loop.py` trains on digits and ends in
+one sentence.
 
-Three lines are ours: the `with`, the `step` and the `print`. With and without them the weights are the same bits.
+Three lines are ours: the `with`, the `step` and the `print`. With and without them the weights are
+the same bits.
 """
 
 import torch
@@ -18,7 +20,9 @@ def main() -> None:
     model = digits.model()
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
     sampling = Sampling(Draw.RESHUFFLED, len(digits.train))
-    with watch(model, optimizer, loss=digits.loss, name="own-loop", sampling=sampling, budget=0.5) as w:
+    with watch(
+        model, optimizer, loss=digits.loss, name="own-loop", sampling=sampling, budget=0.5
+    ) as w:
         for _ in range(EPOCHS):
             for index in torch.randperm(len(digits.train)).split(BATCH_SIZE):
                 batch = digits.train.batch(index)

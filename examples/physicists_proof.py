@@ -1,10 +1,10 @@
 """The physicist's proof: `python examples/physicists_proof.py [--out pictures]`
 
-From one point of a real run, go the same distance Δ at smaller and smaller learning rates. A move then rests on more
-and more batch gradients, and their mean comes to the full gradient: its relative squared error falls as tr Σ/(BK‖g‖²)
-until what is left is by how much the full gradient itself changes over Δ, which goes with Δ². Both are predicted
-beforehand. Fashion-MNIST (or the digits, where it is not on this machine), a hundred steps into training. Half a
-minute.
+From one point of a real run, go the same distance Δ at smaller and smaller learning rates. A move
+then rests on more and more batch gradients, and their mean comes to the full gradient: its relative
+squared error falls as tr Σ/(BK‖g‖²) until what is left is by how much the full gradient itself
+changes over Δ, which goes with Δ². Both are predicted beforehand. Fashion-MNIST (or the digits,
+where it is not on this machine), a hundred steps into training. Half a minute.
 """
 
 import argparse
@@ -37,7 +37,9 @@ def problem() -> Problem:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The mean of many batch gradients is the full gradient.")
+    parser = argparse.ArgumentParser(
+        description="The mean of many batch gradients is the full gradient."
+    )
     parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder of the picture")
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
@@ -58,7 +60,9 @@ def main() -> None:
         distance = times * FIRST_RATE * ground.norm
         rates = [times * FIRST_RATE / count for count in steps]
         made += moves(objective, ground, draw, distance=distance, learning_rates=rates, seed=times)
-    picture = save_png(chart(made), out / "physicists_proof.png", "Error of the mean gradient over a move")
+    picture = save_png(
+        chart(made), out / "physicists_proof.png", "Error of the mean gradient over a move"
+    )
     tell(made, picture)
 
 
@@ -67,12 +71,15 @@ def train(model: torch.nn.Module, trained: Problem, count: int) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(TRAINED):
         optimizer.zero_grad()
-        trained.loss(model, trained.train.batch(torch.randint(count, (BATCH_SIZE,)))).mean().backward()
+        trained.loss(
+            model, trained.train.batch(torch.randint(count, (BATCH_SIZE,)))
+        ).mean().backward()
         optimizer.step()
 
 
 def chart(made: list[Move]) -> alt.LayerChart:
-    """The error against η: measured points with their intervals, predicted lines, one colour for each Δ."""
+    """The error against η: measured points with their intervals, predicted lines, one colour for
+    each Δ."""
     rows = [
         {
             "rate": move.learning_rate,
@@ -87,7 +94,8 @@ def chart(made: list[Move]) -> alt.LayerChart:
     log = alt.Scale(type="log")
     error = alt.Axis(title="relative squared error of the mean gradient")
     base = alt.Chart(alt.Data(values=rows)).encode(
-        x=alt.X("rate:Q", scale=log, title="learning rate η"), color=alt.Color("distance:N", title=None)
+        x=alt.X("rate:Q", scale=log, title="learning rate η"),
+        color=alt.Color("distance:N", title=None),
     )
     return alt.layer(
         base.mark_line().encode(y=alt.Y("predicted:Q", scale=log, axis=error)),
@@ -100,12 +108,15 @@ def tell(made: list[Move], picture: Path) -> None:
     print(f"{'Δ':>8} {'η':>9} {'K':>6}  {'seen':<28} {'predicted':>9} = noise + drift")
     for move in made:
         parts = f"{move.predicted:9.2g} = {move.noise.value:.2g} + {move.drift:.2g}"
-        print(f"{move.distance:8.3g} {move.learning_rate:9.2g} {move.steps:6,}  {move.seen!s:<28} {parts}")
+        print(
+            f"{move.distance:8.3g} {move.learning_rate:9.2g} {move.steps:6,}  {move.seen!s:<28} "
+            f"{parts}"
+        )
     first, last = made[0], made[len(STEPS[1]) - 1]
     print(
-        f"From η = {first.learning_rate:.2g} to {last.learning_rate:.2g} the relative squared error of the mean of the "
-        f"K gradients of one move falls from {first.seen} to {last.seen} (predicted {first.predicted:.2g} and "
-        f"{last.predicted:.2g}). {picture}"
+        f"From η = {first.learning_rate:.2g} to {last.learning_rate:.2g} the relative squared "
+        f"error of the mean of the K gradients of one move falls from {first.seen} to {last.seen} "
+        f"(predicted {first.predicted:.2g} and {last.predicted:.2g}). {picture}"
     )
 
 

@@ -1,10 +1,11 @@
 """The learning rate is a temperature: `python examples/temperature.py [--data-dir FOLDER]`
 
-A network of 101,770 parameters on Fashion-MNIST (or a smaller one on the digits, where it is not on this machine), with
-batches drawn with replacement. First four settings, each trained from the start: the heat balance of its last steps in
-posterior units, where the posterior of the training set is at 1. Then twelve settings with small rates, each started
-where the same training stands: the slope of log T against log η/(B(1 − μ)), which is 1 for the heat of the batches.
-A minute.
+A network of 101,770 parameters on Fashion-MNIST (or a smaller one on the digits, where it is not on
+this machine), with batches drawn with replacement. First four settings, each trained from the
+start: the heat balance of its last steps in posterior units, where the posterior of the training
+set is at 1. Then twelve settings with small rates, each started
+where the same training stands: the slope of log T against log η/(B(1 − μ)), which is 1 for the heat
+of the batches. A minute.
 """
 
 import argparse
@@ -15,7 +16,17 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gradiometer import BadArgument, Draw, Estimate, Objective, Problem, Sampling, Series, Temperature, TrainingStep
+from gradiometer import (
+    BadArgument,
+    Draw,
+    Estimate,
+    Objective,
+    Problem,
+    Sampling,
+    Series,
+    Temperature,
+    TrainingStep,
+)
 from gradiometer.measurement import Estimates, Origin, Reading, significant, velocity_of
 from gradiometer.measurement.uncertainty import transform, weighted_slope
 from gradiometer.problems import load
@@ -53,11 +64,17 @@ IMAGES = 128_000
 class Run:
     """A training in plain torch, with the thermometer beside it."""
 
-    def __init__(self, problem: Problem, setting: Setting, seed: int, model: nn.Module | None = None) -> None:
+    def __init__(
+        self, problem: Problem, setting: Setting, seed: int, model: nn.Module | None = None
+    ) -> None:
         self.problem, self.setting = problem, setting
         torch.manual_seed(0)
-        self.objective = Objective(problem.model() if model is None else copy.deepcopy(model), problem.loss)
-        self.optimizer = torch.optim.SGD(self.objective.parameters, setting.rate, momentum=setting.momentum)
+        self.objective = Objective(
+            problem.model() if model is None else copy.deepcopy(model), problem.loss
+        )
+        self.optimizer = torch.optim.SGD(
+            self.objective.parameters, setting.rate, momentum=setting.momentum
+        )
         self.draw, self.origin, self.steps = torch.Generator().manual_seed(seed), Origin(), 0
         self.sampling = Sampling(Draw.REPLACEMENT, len(problem.train))
 
@@ -66,14 +83,22 @@ class Run:
         gauge, readings = Temperature(self.setting.momentum), []
         for index in range(steps):
             batch = self.problem.train.batch(
-                torch.randint(len(self.problem.train), (self.setting.batch_size,), generator=self.draw)
+                torch.randint(
+                    len(self.problem.train), (self.setting.batch_size,), generator=self.draw
+                )
             )
             self.optimizer.zero_grad(set_to_none=True)
             self.objective.loss(self.objective.model, batch).mean().backward()
             if every and index % every == 0:
                 step = self.caught(batch)
                 readings.append(
-                    Reading(gauge.name, self.steps, step.batch_size, self.setting.rate, gauge.measure(step))
+                    Reading(
+                        gauge.name,
+                        self.steps,
+                        step.batch_size,
+                        self.setting.rate,
+                        gauge.measure(step),
+                    )
                 )
             self.optimizer.step()
             self.steps += 1
@@ -111,7 +136,8 @@ def table(problem: Problem, images: int) -> list[tuple[Setting, Estimates]]:
 
 
 def line(problem: Problem, images: int) -> tuple[Estimate, Estimate]:
-    """The slope of log T against log η/(B(1 − μ)), of all heat and of that of the batches, from one place."""
+    """The slope of log T against log η/(B(1 − μ)), of all heat and of that of the batches, from one
+    place."""
     start = Run(problem, Setting(0.1, 32), seed=1)
     start.train(images // 32)
     found = []
@@ -121,13 +147,19 @@ def line(problem: Problem, images: int) -> tuple[Estimate, Estimate]:
         found.append(run.temperature(steps=240, every=2))
     places = [math.log(setting.heat) for setting in LINE]
     both = ("temperature", "temperature_minibatch")
-    return tuple(weighted_slope(places, [transform(each[name], math.log) for each in found]) for name in both)
+    return tuple(
+        weighted_slope(places, [transform(each[name], math.log) for each in found]) for name in both
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The learning rate is a temperature.")
-    parser.add_argument("--data-dir", help="folder of Fashion-MNIST, where it is not found by itself")
-    parser.add_argument("--images", type=int, default=IMAGES, help="seen before anything is measured")
+    parser.add_argument(
+        "--data-dir", help="folder of Fashion-MNIST, where it is not found by itself"
+    )
+    parser.add_argument(
+        "--images", type=int, default=IMAGES, help="seen before anything is measured"
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
     try:
@@ -142,11 +174,14 @@ def main() -> None:
         cells = [str(found[name]) for name in names]
         print(f"{setting!s:<27}{cells[0]:<25}{cells[1]:<25}{cells[2]:<30}{cells[3]}")
     whole, batches = line(problem, given.images)
-    lowest, highest = (significant(examples * pick(setting.heat for setting in LINE), 2) for pick in (min, max))
+    lowest, highest = (
+        significant(examples * pick(setting.heat for setting in LINE), 2) for pick in (min, max)
+    )
     print(
-        f"\nFrom one place, over {len(LINE)} settings with ηN/(B(1 − μ)) from {lowest} to {highest}: the heat of the "
-        f"batches goes with the {batches} power of η/(B(1 − μ)), all heat with the {whole} power, since that of the "
-        "step length, η‖g‖²/(2d), does not fall with B."
+        f"\nFrom one place, over {len(LINE)} settings with ηN/(B(1 − μ)) from {lowest} to "
+        f"{highest}: the heat of the batches goes with the {batches} power of η/(B(1 − μ)), all "
+        f"heat with the {whole} power, since that of the step length, η‖g‖²/(2d), does not fall "
+        "with B."
     )
 
 

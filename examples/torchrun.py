@@ -1,7 +1,9 @@
-"""The instrument under DDP: `torchrun --nproc-per-node 2 examples/torchrun.py`; also runs on one process.
+"""The instrument under DDP: `torchrun --nproc-per-node 2 examples/torchrun.py`; also runs on one
+process.
 
-The gradients of the ranks are the micro-batches, heard before they are averaged; the first rank writes and speaks. With
-`--sharded`, on two ranks or more, each keeps a piece of every parameter (FSDP2), and the readings are the same.
+The gradients of the ranks are the micro-batches, heard before they are averaged; the first rank
+writes and speaks. With `--sharded`, on two ranks or more, each keeps a piece of every parameter
+(FSDP2), and the readings are the same.
 """
 
 import os
@@ -21,7 +23,12 @@ def main() -> None:
     torch.set_num_threads(1)
     alone = "RANK" not in os.environ
     if alone:
-        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29555"}
+        os.environ |= {
+            "RANK": "0",
+            "WORLD_SIZE": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": "29555",
+        }
     dist.init_process_group("gloo")
     torch.manual_seed(0)
     digits = load("digits")
@@ -37,9 +44,13 @@ def main() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
     sampling = Sampling(Draw.REPLACEMENT, len(digits.train))
     generator = torch.Generator().manual_seed(dist.get_rank())
-    with watch(wrapped, optimizer, loss=digits.loss, name="torchrun", sampling=sampling, every=5) as w:
+    with watch(
+        wrapped, optimizer, loss=digits.loss, name="torchrun", sampling=sampling, every=5
+    ) as w:
         for _ in range(STEPS):
-            index = torch.randint(len(digits.train), (BATCH_SIZE // dist.get_world_size(),), generator=generator)
+            index = torch.randint(
+                len(digits.train), (BATCH_SIZE // dist.get_world_size(),), generator=generator
+            )
             batch = digits.train.batch(index)
             optimizer.zero_grad()
             loss = digits.loss(wrapped, batch).mean()

@@ -1,9 +1,11 @@
-"""Shape checks in less than half of the time: jaxtyping's own wrapper takes most of the time of a small function.
+"""Shape checks in less than half of the time: jaxtyping's own wrapper takes most of the time of a
+small function.
 
-`--jaxtyping-packages` puts `jaxtyping.jaxtyped` around every function and dataclass, which binds the arguments at every
-call and gives them to two checkers. In its place stands `checked`: one checker of beartype's, which sees the same
-arguments and the same result, and a scope for the names of axes only if an array is annotated. Functions within
-functions, which are made at every call, are checked only if they annotate an array.
+`--jaxtyping-packages` puts `jaxtyping.jaxtyped` around every function and dataclass, which binds
+the arguments at every call and gives them to two checkers. In its place stands `checked`: one
+checker of beartype's, which sees the same arguments and the same result, and a scope for the names
+of axes only if an array is annotated. Functions within functions, which are made at every call, are
+checked only if they annotate an array.
 """
 
 import functools
@@ -18,7 +20,8 @@ from beartype import beartype
 
 
 def checked(made: Any = None, **_: Any) -> Any:
-    """In place of `jaxtyping.jaxtyped`, of which `--jaxtyping-packages` makes use as a decorator."""
+    """In place of `jaxtyping.jaxtyped`, of which `--jaxtyping-packages` makes use as
+    a decorator."""
     if made is None:
         return checked
     if made == "context":
@@ -31,7 +34,9 @@ def checked(made: Any = None, **_: Any) -> Any:
 
 
 def with_checks(function: Callable[..., Any]) -> Callable[..., Any]:
-    if inspect.isgeneratorfunction(function):  # its body, and beartype's look at it, come after the scope has ended
+    if inspect.isgeneratorfunction(
+        function
+    ):  # its body, and beartype's look at it, come after the scope has ended
         return usual(function, typechecker=beartype)
     written, function.__annotations__ = function.__annotations__, hints_of(function)
     of_arrays = "jaxtyping." in repr(function.__annotations__)

@@ -23,7 +23,8 @@ def run_cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 
 def spent() -> float:
-    """Processor time, in seconds, of all processes that this one has waited for. A busy machine hardly changes it."""
+    """Processor time, in seconds, of all processes that this one has waited for. A busy machine
+    hardly changes it."""
     times = os.times()
     return times.children_user + times.children_system
 
@@ -37,7 +38,8 @@ def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
 
 
 def unknown_words(arguments: Sequence[str]) -> list[str]:
-    """Of a command line in a document: its command, if there is none, or the flags that the command does not have."""
+    """Of a command line in a document: its command, if there is none, or the flags that the command
+    does not have."""
     command: click.Command = gradiometer
     rest = list(arguments)
     while isinstance(command, click.Group) and rest:

@@ -20,11 +20,16 @@ from gradiometer.measurement import Batch, Objective, supervised
 from gradiometer.measurement.loss import Loss
 
 torch.set_num_threads(1)
-os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="state-")  # the key that signs runs is not the user's own
-# The suite starts many processes. Without compiled files, each of them would compile the package and the tests again.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(
+    prefix="state-"
+)  # the key that signs runs is not the user's own
+# The suite starts many processes. Without compiled files, each of them would compile the package
+# and the tests again.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell in the background ignores it, and so would all children
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # a shell in the background ignores it, and so would all children
     signal.signal(signal.SIGINT, signal.default_int_handler)
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -80,14 +85,25 @@ def dropout() -> Case:
 
 def cnn_with_batch_norm_and_dropout() -> Case:
     model = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.Linear(4 * 16, 5)
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Flatten(),
+        nn.Linear(4 * 16, 5),
     )
-    return Case(model, supervised(nn.CrossEntropyLoss(reduction="none")), _labelled(1, 6, 6), fixed=False)
+    return Case(
+        model, supervised(nn.CrossEntropyLoss(reduction="none")), _labelled(1, 6, 6), fixed=False
+    )
 
 
 def cnn_with_batch_norm() -> Case:
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16, 5))
-    return Case(model, supervised(nn.CrossEntropyLoss(reduction="none")), _labelled(1, 6, 6), fixed=False)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16, 5)
+    )
+    return Case(
+        model, supervised(nn.CrossEntropyLoss(reduction="none")), _labelled(1, 6, 6), fixed=False
+    )
 
 
 def weighted_mean() -> Case:
@@ -99,9 +115,16 @@ def weighted_mean() -> Case:
 def tiny_transformer() -> Case:
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         logits = model(batch["tokens"][:, :-1])
-        return F.cross_entropy(logits.transpose(1, 2), batch["tokens"][:, 1:], reduction="none").mean(1)
+        return F.cross_entropy(
+            logits.transpose(1, 2), batch["tokens"][:, 1:], reduction="none"
+        ).mean(1)
 
-    return Case(TinyTransformer(), loss, {"tokens": torch.randint(17, (12, 9)), "note": "a string"}, fixed=True)
+    return Case(
+        TinyTransformer(),
+        loss,
+        {"tokens": torch.randint(17, (12, 9)), "note": "a string"},
+        fixed=True,
+    )
 
 
 def one_module_twice() -> Case:
@@ -135,14 +158,16 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture(autouse=True)
 def no_page_at_the_end(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`watch` writes no page, which takes a third of a second, except in tests that are marked with `page`."""
+    """`watch` writes no page, which takes a third of a second, except in tests that are marked with
+    `page`."""
     if "page" not in request.keywords:
         monkeypatch.setattr(Announcements, "show", lambda self, run: None)
 
 
 @pytest.fixture(autouse=True)
 def nothing_compiled() -> Iterator[None]:
-    """A process that has compiled code reads no examples during training's backward, also in later tests."""
+    """A process that has compiled code reads no examples during training's backward, also in later
+    tests."""
     yield
     if (dynamo := sys.modules.get("torch._dynamo.utils")) is not None:
         dynamo.counters.clear()
@@ -150,11 +175,18 @@ def nothing_compiled() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Debian's chromium, driven by Playwright; tests that need it are skipped where one of them is missing."""
+    """Debian's chromium, driven by Playwright; tests that need it are skipped where one of them is
+    missing."""
     playwright_api = pytest.importorskip("playwright.sync_api")
     if not CHROMIUM.exists():
         pytest.skip("needs Debian's chromium")
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
+    quiet = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--disable-background-networking",
+        "--disable-sync",
+    ]
     with playwright_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=quiet)
         yield chromium

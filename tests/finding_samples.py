@@ -21,7 +21,12 @@ from gradiometer.drift.spikes.detection import Spike
 from gradiometer.drift.spikes.evidence import Examined
 from gradiometer.drift.spikes.finding import spikes_finding
 from gradiometer.drift.stability import MomentumRule, edge_finding, no_edge_finding
-from gradiometer.exploration.ensembles.ensemble_report import Baseline, EnsembleReport, EnsembleSize, LinearPath
+from gradiometer.exploration.ensembles.ensemble_report import (
+    Baseline,
+    EnsembleReport,
+    EnsembleSize,
+    LinearPath,
+)
 from gradiometer.exploration.temperature import Temperature
 from gradiometer.logs import Log, log_findings
 from gradiometer.logs.log import Column
@@ -40,7 +45,9 @@ def exact(value: float) -> Estimate:
 
 def about(value: float, width: float, unit: str = "") -> Estimate:
     low, high = float(value - width), float(value + width)
-    return Estimate.interval(float(value), low, high, level=0.9, method="mean", samples=12, unit=unit)
+    return Estimate.interval(
+        float(value), low, high, level=0.9, method="mean", samples=12, unit=unit
+    )
 
 
 def unknown(needed: int | None = 3952) -> Estimate:
@@ -62,13 +69,28 @@ def drift() -> Iterator[Finding]:
     for needed in (None, 3952):
         yield from judged(StepDrift(), step_drift=unknown(needed), drift_batch_size=exact(32))
         yield from judged(LossChange(), curvature_share=unknown(needed), seen_change=unknown())
-        yield from judged(CurvatureAlongGradient(), curvature_noise_scale=unknown(needed), batch_size=exact(32))
-    yield from judged(CurvatureAlongGradient(), curvature_noise_scale=about(64, 9), batch_size=exact(32))
+        yield from judged(
+            CurvatureAlongGradient(), curvature_noise_scale=unknown(needed), batch_size=exact(32)
+        )
+    yield from judged(
+        CurvatureAlongGradient(), curvature_noise_scale=about(64, 9), batch_size=exact(32)
+    )
     for drifted in (0.0, 0.04, 4.0):
-        yield from judged(StepDrift(), step_drift=about(drifted, 0.01), drift_batch_size=exact(1024))
+        yield from judged(
+            StepDrift(), step_drift=about(drifted, 0.01), drift_batch_size=exact(1024)
+        )
     for share in (0.1, 0.5, 0.8, 2.0):
-        yield from judged(LossChange(), curvature_share=about(share, 0.05), seen_change=about(0.1 - share, 0.01))
-    for share in (about(0.1, 0.01), about(0.5, 0.01), about(1, 0.1), about(1, 0.4), about(2, 0.1), unknown()):
+        yield from judged(
+            LossChange(), curvature_share=about(share, 0.05), seen_change=about(0.1 - share, 0.01)
+        )
+    for share in (
+        about(0.1, 0.01),
+        about(0.5, 0.01),
+        about(1, 0.1),
+        about(1, 0.4),
+        about(2, 0.1),
+        unknown(),
+    ):
         for momentum in (0.0, 0.5):
             yield from judged(
                 BatchSharpness(),
@@ -90,16 +112,28 @@ def spikes() -> Iterator[Finding]:
     ]
     sharp = Series.of(readings, Sampling(Draw.FRESH))
     loud = [
-        Reading("noise", step, 8, 0.1, {"gradient_variance": [1.0, 1.0], "gradient_norm_squared": [1.0, norm]})
+        Reading(
+            "noise",
+            step,
+            8,
+            0.1,
+            {"gradient_variance": [1.0, 1.0], "gradient_norm_squared": [1.0, norm]},
+        )
         for step, norm in ((680, 1.0), (690, 1.0), (700, 90.0))
     ]
     layers = Series.of(loud, Sampling(Draw.FRESH), ("first.weight", "second.weight"))
     examinations = [None]
-    for others, share, examples in (((1.0, 1.1), 0.9, [3, 5]), ((1.0, 5.0), 0.3, []), ((1.0, 2.5), 0.8, [3])):
+    for others, share, examples in (
+        ((1.0, 1.1), 0.9, [3, 5]),
+        ((1.0, 5.0), 0.3, []),
+        ((1.0, 2.5), 0.8, [3]),
+    ):
         examinations.append(Examined(6.0, 1.0, 16, examples, share, *others, [1.0, 9.0]))
     for first, peak, last in shapes:
         for ended in (True, False):
-            spike = Spike(first, peak, last, level=1.0, height=6.0, score=40.0, limit=9.0, ended=ended)
+            spike = Spike(
+                first, peak, last, level=1.0, height=6.0, score=40.0, limit=9.0, ended=ended
+            )
             for examined in examinations:
                 near = [sharpness_near(spike, sharp, MomentumRule()), layer_near(spike, layers)]
                 if examined is not None:
@@ -114,7 +148,13 @@ def spikes() -> Iterator[Finding]:
                             near: Any = near,
                             look: Any = examined,
                         ) -> Explanation:
-                            return explain(each, batches=batches, examined=look, readings=near, same_examples=same)
+                            return explain(
+                                each,
+                                batches=batches,
+                                examined=look,
+                                readings=near,
+                                same_examples=same,
+                            )
 
                         yield spikes_finding([spike], why)
                         yield spikes_finding([spike] * 7, why, "train/loss")
@@ -123,7 +163,10 @@ def spikes() -> Iterator[Finding]:
 def convergence() -> Iterator[Finding]:
     """The schedule, the plateau, the path, its end, and the certificate."""
     for last in (0.0, 0.05):
-        for values in (np.linspace(0.1, last, 100), np.r_[np.linspace(0, 0.1, 20), np.linspace(0.1, last, 80)]):
+        for values in (
+            np.linspace(0.1, last, 100),
+            np.r_[np.linspace(0, 0.1, 20), np.linspace(0.1, last, 80)],
+        ):
             found = schedule_finding(Rates(np.arange(100), values, last, 100, 100, GIVEN))
             assert found is not None
             yield found
@@ -136,7 +179,10 @@ def convergence() -> Iterator[Finding]:
     yield from paths()
     random = np.random.default_rng(0)
     chaotic, correlation = random.uniform(1, 7, 450), {"step_correlation": about(-0.1, 0.1)}
-    for share, losses in ((exact(3.5), np.r_[np.linspace(4, 1, 50), chaotic]), (None, np.r_[1.0, chaotic])):
+    for share, losses in (
+        (exact(3.5), np.r_[np.linspace(4, 1, 50), chaotic]),
+        (None, np.r_[1.0, chaotic]),
+    ):
         found = chaos_finding(share, correlation, losses, 7.0)
         assert found is not None
         yield found
@@ -145,13 +191,23 @@ def convergence() -> Iterator[Finding]:
     assert found is not None
     yield found
     curvatures = {"smallest": about(-1, 0.01), "sharpness": about(2, 0.01)}
-    ended = Endpoint(256, 10.0, **curvatures, dead={"ReLU 1": (8, 8)}, twins={"0.weight": (2, 1000)})
+    ended = Endpoint(
+        256, 10.0, **curvatures, dead={"ReLU 1": (8, 8)}, twins={"0.weight": (2, 1000)}
+    )
     yield from ended.findings(Kind.CONVERGING)
     for squared in (exact(1e-6), exact(0.04), about(3e-4, 2e-4), about(4e-4, 1e-5)):
         for lowest in (exact(-0.5), exact(0.1), about(-0.02, 0.1)):
             for size in (64, 100_000):
                 yield Certificate(
-                    9000, "eval", squared, exact(4.0), lowest, exact(2.0), gradients=64, curved=64, of=size
+                    9000,
+                    "eval",
+                    squared,
+                    exact(4.0),
+                    lowest,
+                    exact(2.0),
+                    gradients=64,
+                    curved=64,
+                    of=size,
                 ).finding()
 
 
@@ -171,12 +227,23 @@ def paths() -> Iterator[Finding]:
         np.outer(np.sqrt(1 + time), np.ones(3)),
     )
     for each in points:
-        yield from judged(Trajectory(), **facts_of(Trail.of(steps, each, np.full(len(steps), 0.1)), 0.9))
-    shorter = {"step_correlation": exact(0.5), "travel": exact(9), "turns": exact(0), "turn_consistency": exact(0)}
+        yield from judged(
+            Trajectory(), **facts_of(Trail.of(steps, each, np.full(len(steps), 0.1)), 0.9)
+        )
+    shorter = {
+        "step_correlation": exact(0.5),
+        "travel": exact(9),
+        "turns": exact(0),
+        "turn_consistency": exact(0),
+    }
     outwards = {"straightness": exact(0.9), "alignment": exact(0.9), "move_slope": exact(-0.5)}
-    yield from judged(Trajectory(), **shorter, **outwards, norm_growth=about(0.1, 0.05), slowing=about(1.2, 0.2))
+    yield from judged(
+        Trajectory(), **shorter, **outwards, norm_growth=about(0.1, 0.05), slowing=about(1.2, 0.2)
+    )
     few = steps[:20]
-    yield from judged(Trajectory(), **facts_of(Trail.of(few, noise[:20], np.full(len(few), 0.1)), 0.9))
+    yield from judged(
+        Trajectory(), **facts_of(Trail.of(few, noise[:20], np.full(len(few), 0.1)), 0.9)
+    )
 
 
 def exploration() -> Iterator[Finding]:
@@ -194,7 +261,10 @@ def exploration() -> Iterator[Finding]:
                 }
                 yield from judged(Temperature(), **estimates)
                 layers = {"temperature/a": about(0.1, 0.01), "temperature/b": about(0.9, 0.1)}
-                clipped = {"temperature_clipping": about(0.5, 0.1), "forgotten_curvature": exact(2.0)}
+                clipped = {
+                    "temperature_clipping": about(0.5, 0.1),
+                    "forgotten_curvature": exact(2.0),
+                }
                 yield from judged(Temperature(), **estimates, **layers, **clipped)
     for gain in (-0.02, 0.0, 0.02):
         for chosen, barriers in ((2, ()), (8, (0.001,)), (12, (0.15, 0.3)), (11, (0.001, 0.15))):
@@ -204,12 +274,21 @@ def exploration() -> Iterator[Finding]:
 def ensemble(gain: float, chosen: int, barriers: tuple[float, ...]) -> EnsembleReport:
     """A report on twelve snapshots."""
     sizes = tuple(
-        EnsembleSize(members, {"error": exact(0.2)}, {"calibrated_nll": about(-0.001, 0.0001 * members)})
+        EnsembleSize(
+            members, {"error": exact(0.2)}, {"calibrated_nll": about(-0.001, 0.0001 * members)}
+        )
         for members in range(1, 13)
     )
-    last = Baseline("last snapshot", {}, {"calibrated_nll": about(-gain, 0.005), "error": about(-gain, 0.01)})
-    paths = tuple(LinearPath((0.0, 1.0), (exact(0.1), exact(0.2)), about(barrier, 0.01)) for barrier in barriers)
-    return EnsembleReport(12, chosen, 1.1, 9000, 1000, sizes, (last,), exact(0.5), {}, paths, (), about(2.0, 1.0))
+    last = Baseline(
+        "last snapshot", {}, {"calibrated_nll": about(-gain, 0.005), "error": about(-gain, 0.01)}
+    )
+    paths = tuple(
+        LinearPath((0.0, 1.0), (exact(0.1), exact(0.2)), about(barrier, 0.01))
+        for barrier in barriers
+    )
+    return EnsembleReport(
+        12, chosen, 1.1, 9000, 1000, sizes, (last,), exact(0.5), {}, paths, (), about(2.0, 1.0)
+    )
 
 
 def logs() -> Iterator[Finding]:
@@ -243,7 +322,12 @@ def logs() -> Iterator[Finding]:
     for loss in losses:
         length = len(loss)
         for rate in rates:
-            columns = {"loss": loss, "learning_rate": rate, "epoch": place / 50, "grad_norm": np.ones(400)}
+            columns = {
+                "loss": loss,
+                "learning_rate": rate,
+                "epoch": place / 50,
+                "grad_norm": np.ones(400),
+            }
             for left_out in ((), ("epoch", "grad_norm")):
                 kept = {
                     name: Column(name, steps[:length], values[:length])

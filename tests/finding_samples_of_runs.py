@@ -1,4 +1,5 @@
-"""Findings of every claim about estimation, forks and the run, as the gauges and the diagnosis make them."""
+"""Findings of every claim about estimation, forks and the run, as the gauges and the diagnosis make
+them."""
 
 import json
 import math
@@ -22,16 +23,21 @@ from report_run import run_in
 
 
 def noise(value: float, low: float, high: float, **now: Any) -> Estimate:
-    estimate = Estimate.interval(value, low, high, level=0.9, method="Fieller", samples=200, unit="examples")
+    estimate = Estimate.interval(
+        value, low, high, level=0.9, method="Fieller", samples=200, unit="examples"
+    )
     return replace(estimate, **now)
 
 
 def optimizer(name: str, family: Any, *rates: float) -> Hyperparameters:
-    return Hyperparameters((0,), (tuple(ParameterGroup(name, family, rate) for rate in rates),), reached=900)
+    return Hyperparameters(
+        (0,), (tuple(ParameterGroup(name, family, rate) for rate in rates),), reached=900
+    )
 
 
 def batch() -> Iterator[Finding]:
-    """The batch below, near and above the noise scale, or where it cannot be told, under several optimizers."""
+    """The batch below, near and above the noise scale, or where it cannot be told, under several
+    optimizers."""
     small, near, large = (noise(x, x / 1.2, x * 1.2) for x in (450.0, 32.0, 4.0))
     open_above = noise(math.inf, 64.0, math.inf, needed=1200)
     unknown = noise(math.nan, -math.inf, math.inf)
@@ -50,7 +56,9 @@ def batch() -> Iterator[Finding]:
     for scale in (small, near, large, open_above, unknown, moving, old):
         for known in settings:
             for schedule in (None, "cosine", "0.1/t"):
-                yield from judged_in(plain, RunFacts(known, schedule), noise_scale=scale, batch_size=exact(32))
+                yield from judged_in(
+                    plain, RunFacts(known, schedule), noise_scale=scale, batch_size=exact(32)
+                )
             wide = {"preconditioned_noise_scale": scale, "preconditioned_batch_size": exact(32)}
             yield from judged_in(preconditioned, RunFacts(known), **wide)
     both = RunFacts(settings[3], measured=frozenset({"preconditioned_noise"}))
@@ -58,22 +66,36 @@ def batch() -> Iterator[Finding]:
     yield from judged_in(plain, RunFacts(examples=40), noise_scale=small, batch_size=exact(32))
     for count in (4, 200):
         uneven = replace(exact(9.0), samples=count)
-        yield from judged_in(plain, RunFacts(), noise_scale=small, batch_size=exact(32), noise_variation=uneven)
-    within = {"preconditioned_noise_scale": noise(40.0, 34.0, 90.0), "preconditioned_batch_size": exact(32)}
+        yield from judged_in(
+            plain, RunFacts(), noise_scale=small, batch_size=exact(32), noise_variation=uneven
+        )
+    within = {
+        "preconditioned_noise_scale": noise(40.0, 34.0, 90.0),
+        "preconditioned_batch_size": exact(32),
+    }
     yield from judged_in(PreconditionedNoise(), RunFacts(), **within)
     yield from judged_in(PreconditionedNoise(), RunFacts(), **within, cool_down=exact(0.02))
-    open_end = {"preconditioned_noise_scale": noise(90.0, 34.0, math.inf), "preconditioned_batch_size": exact(32)}
+    open_end = {
+        "preconditioned_noise_scale": noise(90.0, 34.0, math.inf),
+        "preconditioned_batch_size": exact(32),
+    }
     yield from judged_in(PreconditionedNoise(), RunFacts(), **open_end)
 
 
 def estimation() -> Iterator[Finding]:
     """The shape and the sources of the noise."""
     for share in (0.2, 0.8):
-        yield from judged(HeavyExamples(), top_tenth_share=about(share, 0.1), norm_variation=about(3.0, 1.0))
-        yield from judged(NoiseSources(), drawn_share=about(share, 0.1), noise_of_draws=about(3.0, 1.0))
+        yield from judged(
+            HeavyExamples(), top_tenth_share=about(share, 0.1), norm_variation=about(3.0, 1.0)
+        )
+        yield from judged(
+            NoiseSources(), drawn_share=about(share, 0.1), noise_of_draws=about(3.0, 1.0)
+        )
     tests = {name: about(1.0, 0.1) for name in ("inner_product_test", "orthogonality_test")}
     for norm in (about(2.0, 0.1), unknown()):
-        yield from judged(NoiseShape(), effective_dimension=about(9.0, 2.0), norm_test=norm, **tests)
+        yield from judged(
+            NoiseShape(), effective_dimension=about(9.0, 2.0), norm_test=norm, **tests
+        )
 
 
 def judged_in(gauge: Gauge, run: RunFacts, **estimates: Estimate) -> Iterator[Finding]:
@@ -83,7 +105,8 @@ def judged_in(gauge: Gauge, run: RunFacts, **estimates: Estimate) -> Iterator[Fi
 
 
 def of_the_record(folder: Path) -> Iterator[Finding]:
-    """What a run's own events say: a loss that differs, gauges that stopped, decisions by forks, a missing class."""
+    """What a run's own events say: a loss that differs, gauges that stopped, decisions by forks, a
+    missing class."""
     estimate = about(1.0, 0.1).to_dict()
     kept = {
         "event": "cooling",
@@ -123,7 +146,9 @@ def of_the_record(folder: Path) -> Iterator[Finding]:
         assert found is not None
         yield found
     reservations = Reservations("another loss", {"noise": (40, "the model is sharded")})
-    plain = Finding("noise", Issue.ESTIMATION, "own", State.LOOK, facts={"seen": "Seen.", "means": "So."})
+    plain = Finding(
+        "noise", Issue.ESTIMATION, "own", State.LOOK, facts={"seen": "Seen.", "means": "So."}
+    )
     yield plain
     yield reservations.on(plain, uses_loss=True)
     yield reservations.on(plain, uses_loss=False)
@@ -142,7 +167,13 @@ def of_the_record(folder: Path) -> Iterator[Finding]:
 def warned(folder: Path) -> Path:
     """A run that was warned that its loss is not the trained one."""
     run = run_in(folder, steps=100)
-    warning = {"event": "warning", "step": 1, "time": 0.0, "text": "the loss differs", "withholds": "loss"}
+    warning = {
+        "event": "warning",
+        "step": 1,
+        "time": 0.0,
+        "text": "the loss differs",
+        "withholds": "loss",
+    }
     with run.folder.events_path.open("a") as file:
         file.write(json.dumps(warning) + "\n")
     return run.path
@@ -151,10 +182,19 @@ def warned(folder: Path) -> Path:
 def short_of_readings(folder: Path) -> Iterator[Finding]:
     """The finding that the budget could not pay for enough readings."""
     run = run_in(folder, steps=300)
-    overhead = {"budget": 0.02, "used": 0.08, "measured_steps": 9, "every": 30.0, "mode": "apart", "short_of": 20}
+    overhead = {
+        "budget": 0.02,
+        "used": 0.08,
+        "measured_steps": 9,
+        "every": 30.0,
+        "mode": "apart",
+        "short_of": 20,
+    }
     with run.folder.readings_path().open("a") as file:
         file.write(json.dumps({"kind": "overhead", **overhead}) + "\n")
-    yield from (found for found in diagnose(Run.open(run.path)).findings if found.claim == "budget_short")
+    yield from (
+        found for found in diagnose(Run.open(run.path)).findings if found.claim == "budget_short"
+    )
 
 
 def sharpness_readings() -> Series:

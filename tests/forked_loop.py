@@ -1,4 +1,5 @@
-"""A loop of one's own that can be forked between two updates, and everything of it that a fork must not change."""
+"""A loop of one's own that can be forked between two updates, and everything of it that a fork must
+not change."""
 
 import pickle
 import random
@@ -17,19 +18,26 @@ from gradiometer.loop import Fork, Loop, fork
 INPUTS = torch.randn(96, 6, generator=torch.Generator().manual_seed(1))
 LABELS = (INPUTS[:, :3].argmax(dim=1) + 1) % 3
 ORDER = torch.Generator().manual_seed(2)
-BATCHES = [(INPUTS[chosen], LABELS[chosen]) for chosen in torch.randint(96, (40, 8), generator=ORDER)]
+BATCHES = [
+    (INPUTS[chosen], LABELS[chosen]) for chosen in torch.randint(96, (40, 8), generator=ORDER)
+]
 CRITERION = supervised(nn.CrossEntropyLoss(reduction="none"))
 Seen = dict[str, Any]
 
 
 def network(*, dropout: float = 0.0) -> nn.Module:
-    return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 3))
+    return nn.Sequential(
+        nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 3)
+    )
 
 
 def groups(model: nn.Module) -> list[dict[str, Any]]:
     weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     rest = [parameter for parameter in model.parameters() if parameter.dim() == 1]
-    return [{"params": weights, "weight_decay": 0.01}, {"params": rest, "lr": 0.005, "weight_decay": 0.0}]
+    return [
+        {"params": weights, "weight_decay": 0.01},
+        {"params": rest, "lr": 0.005, "weight_decay": 0.0},
+    ]
 
 
 OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
@@ -41,13 +49,18 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
 }
 SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
     "cosine": lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 30),
-    "one cycle": lambda optimizer: lr_scheduler.OneCycleLR(optimizer, max_lr=[0.05, 0.01], total_steps=40),
+    "one cycle": lambda optimizer: lr_scheduler.OneCycleLR(
+        optimizer, max_lr=[0.05, 0.01], total_steps=40
+    ),
     "cyclic": lambda optimizer: lr_scheduler.CyclicLR(optimizer, 0.001, 0.02, step_size_up=3),
     "lambda": lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step)),
     "warmup": lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda step: min(step / 4, 1)),
     "sequence": lambda optimizer: lr_scheduler.SequentialLR(
         optimizer,
-        [lr_scheduler.LinearLR(optimizer, 0.1, total_iters=4), lr_scheduler.ExponentialLR(optimizer, 0.9)],
+        [
+            lr_scheduler.LinearLR(optimizer, 0.1, total_iters=4),
+            lr_scheduler.ExponentialLR(optimizer, 0.9),
+        ],
         milestones=[4],
     ),
     "chained": lambda optimizer: lr_scheduler.ChainedScheduler(
@@ -57,9 +70,18 @@ SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
 
 
 OF_LOOP = (
-    "loss", "step", "batches", "batch_size", "evaluate", "scheduler", "scheduler_each", "scaler", "accumulation", "left",
+    "loss",
+    "step",
+    "batches",
+    "batch_size",
+    "evaluate",
+    "scheduler",
+    "scheduler_each",
+    "scaler",
+    "accumulation",
+    "left",
     "index",
-)  # fmt: skip
+)
 
 
 def fork_by(model: nn.Module, optimizer: torch.optim.Optimizer, **settings: Any) -> Fork:
@@ -87,7 +109,9 @@ class OwnLoop:
         self.model = wrapped(network(dropout=dropout))
         self.optimizer = OPTIMIZERS[optimizer](self.model)
         self.scheduler = None if scheduler is None else SCHEDULERS[scheduler](self.optimizer)
-        self.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3) if scaled else None
+        self.scaler = (
+            torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3) if scaled else None
+        )
         self.accumulation, self.steps = accumulation, 0
         self.losses: list[float] = []
 
@@ -95,7 +119,9 @@ class OwnLoop:
         with torch.autocast("cpu", torch.bfloat16) if self.scaler is not None else nullcontext():
             return CRITERION(model, batch)
 
-    def closure(self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> torch.Tensor:
+    def closure(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any
+    ) -> torch.Tensor:
         """One update with a closure, as LBFGS needs it."""
 
         def again() -> torch.Tensor:
@@ -107,7 +133,10 @@ class OwnLoop:
         return optimizer.step(again)  # type: ignore[arg-type,return-value]
 
     def update(self, watched: Any = None) -> None:
-        batches = [BATCHES[(self.steps * self.accumulation + place) % 40] for place in range(self.accumulation)]
+        batches = [
+            BATCHES[(self.steps * self.accumulation + place) % 40]
+            for place in range(self.accumulation)
+        ]
         if isinstance(self.optimizer, torch.optim.LBFGS):
             self.losses.append(self.closure(self.model, self.optimizer, batches[0]).item())
         else:
@@ -189,9 +218,19 @@ def pickled(tree: Any) -> bytes:
     return pickle.dumps(flat)
 
 
-def trained(loop: OwnLoop, forks: Callable[[OwnLoop], Any] | None = None, *, updates: int = 8, **watched: Any) -> Seen:
+def trained(
+    loop: OwnLoop,
+    forks: Callable[[OwnLoop], Any] | None = None,
+    *,
+    updates: int = 8,
+    **watched: Any,
+) -> Seen:
     """The state of a loop at its end, with a fork in its middle."""
-    with watch(loop.model, loop.optimizer, loss=loop.loss, **watched) if watched else nullcontext() as w:
+    with (
+        watch(loop.model, loop.optimizer, loss=loop.loss, **watched)
+        if watched
+        else nullcontext() as w
+    ):
         for step in range(updates):
             if step == updates // 2 and forks is not None:
                 before = loop.state()

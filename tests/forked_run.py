@@ -13,11 +13,16 @@ from gradiometer.train.batch_comparison import noise_scale_at
 
 
 def fork_of(
-    run: Run, alternatives: Sequence[Alternative | str], at: int | None = None, problem: Problem | None = None,
+    run: Run,
+    alternatives: Sequence[Alternative | str],
+    at: int | None = None,
+    problem: Problem | None = None,
     **settings: Any,
-) -> ForkRecord:  # fmt: skip
+) -> ForkRecord:
     """A fork at a step of a run."""
-    return ForkRecord.of(fork(loop_at(run, at, problem=problem), alternatives, out=run.path, **settings))
+    return ForkRecord.of(
+        fork(loop_at(run, at, problem=problem), alternatives, out=run.path, **settings)
+    )
 
 
 def was_finished(run: Run, alternatives: Sequence[Alternative | str], **settings: Any) -> bool:

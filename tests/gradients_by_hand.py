@@ -42,13 +42,18 @@ def backward(model: nn.Module, batch: Batch, share: float = 1.0) -> Tensor:
 
 
 def by_hand(model: nn.Module, parts: list[Batch]) -> tuple[float, float]:
-    """tr Σ and ‖g‖² from the gradients of micro-batches, each made by itself on a copy of the model."""
+    """tr Σ and ‖g‖² from the gradients of micro-batches, each made by itself on a copy of the
+    model."""
     rows = []
     for part in parts:
         alone = copy.deepcopy(model)
         alone.zero_grad()
         backward(alone, part)
-        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in alone.parameters() if p.requires_grad]
+        grads = [
+            p.grad if p.grad is not None else torch.zeros_like(p)
+            for p in alone.parameters()
+            if p.requires_grad
+        ]
         rows.append(torch.cat([grad.reshape(-1) for grad in grads]))
     gradients, size = torch.stack(rows), len(parts[0][0])
     trace = size * float(gradients.var(dim=0).sum())
@@ -59,12 +64,18 @@ def examples(batch: Batch) -> list[Batch]:
     return [(batch[0][[place]], batch[1][[place]]) for place in range(len(batch[1]))]
 
 
-def assert_read(w: Watch, expected: list[tuple[float, float]], steps: list[int] | None = None) -> None:
+def assert_read(
+    w: Watch, expected: list[tuple[float, float]], steps: list[int] | None = None
+) -> None:
     """The readings at these steps, at all if none are named, are those made by hand."""
     series = w.run.series("noise")
     assert series.steps.tolist() == ([*range(len(expected))] if steps is None else steps)
     read = np.stack(
-        [series.moments["gradient_variance"].sum(1), series.moments["gradient_norm_squared"].sum(1)], axis=1
+        [
+            series.moments["gradient_variance"].sum(1),
+            series.moments["gradient_norm_squared"].sum(1),
+        ],
+        axis=1,
     )
     assert read == pytest.approx(np.array(expected)[series.steps], rel=1e-9, abs=1e-9)
 

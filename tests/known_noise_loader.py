@@ -1,4 +1,5 @@
-"""What the tests of other libraries' loops share: a loader over the problem of known noise, and a balance that closes."""
+"""What the tests of other libraries' loops share: a loader over the problem of known noise, and a
+balance that closes."""
 
 from typing import Any
 
@@ -18,7 +19,9 @@ QUIET = pytest.mark.filterwarnings("ignore")
 
 
 def loader(steps: int, size: int = BATCH) -> DataLoader[Tensor]:
-    draws = RandomSampler(POINTS, replacement=True, num_samples=steps * size, generator=torch.manual_seed(1))
+    draws = RandomSampler(
+        POINTS, replacement=True, num_samples=steps * size, generator=torch.manual_seed(1)
+    )
     return DataLoader(POINTS, batch_size=size, sampler=draws)
 
 
@@ -27,7 +30,8 @@ def weights(model: nn.Module) -> list[Tensor]:
 
 
 def assert_balanced(run: Any, steps: int, momentum: float) -> None:
-    """The thermometer saw every update as it was, clipped, and the trajectory the steps of its own."""
+    """The thermometer saw every update as it was, clipped, and the trajectory the steps
+    of its own."""
     assert run.warnings == [] and run.series("trajectory").steps.tolist() == kept_steps(steps)
     series = run.series("temperature")
     assert series.steps.tolist() == [*range(steps)] and (series.moments["factor"] < 0.9).any()

@@ -1,4 +1,5 @@
-"""Learning rates for which the theorem's three conditions are known, with the proof in a few words."""
+"""Learning rates for which the theorem's three conditions are known, with the proof in
+a few words."""
 
 from typing import Any
 
@@ -31,7 +32,11 @@ PROVEN: list[tuple[str, Truth, str]] = [
     ("1/(t*log(t+1)**1.01)", FINITE, "Bertrand: q = 1.01 > 1"),
     ("1/(t*log(t+2)*log(log(t+2)))", ALL, "Bertrand: r = 1; the integral is log log log t"),
     ("1/(t*log(t+2)*log(log(t+2))**2)", FINITE, "Bertrand: r = 2 > 1"),
-    ("1/(t*log(t+20)*log(log(t+20))*log(log(log(t+20))))", ALL, "Bertrand: the integral is log log log log t"),
+    (
+        "1/(t*log(t+20)*log(log(t+20))*log(log(log(t+20))))",
+        ALL,
+        "Bertrand: the integral is log log log log t",
+    ),
     ("1/sqrt(t*log(t+1))", SLOW, "its square is 1/(t log t)"),
     ("1/(sqrt(t)*log(t+1))", ALL, "its square is 1/(t log² t)"),
     ("log(t+1)/t", ALL, "above 1/t; its square below t^-1.5"),
@@ -114,7 +119,11 @@ FROM_THE_ALGEBRA: list[tuple[str, Truth, str]] = [
     ("CosineRestarts(0.1, steps=10, lengthen=4, shrink=0.5)", SLOW, "blocks: ρα² = 1"),
     ("CosineRestarts(0.1, steps=10, lengthen=3, shrink=0.5)", ALL, "blocks: ρα = 1.5, ρα² = 0.75"),
     ("CosineRestarts(0.1, steps=10, lengthen=1.5, shrink=0.5)", FINITE, "blocks: ρα = 0.75"),
-    ("CosineRestarts(0.1, steps=10, lengthen=2, shrink=0.5, final=0.001)", STAYS, "0.001 at the bottom"),
+    (
+        "CosineRestarts(0.1, steps=10, lengthen=2, shrink=0.5, final=0.001)",
+        STAYS,
+        "0.001 at the bottom",
+    ),
     ("InversePower(0.1) * InversePower(1.0, power=2.0)", FINITE, "t^-3"),
     ("InversePower(1.0, power=0.4) * InversePower(1.0, power=0.6)", ALL, "p = 1 exactly"),
     ("3.0 * InversePower(0.1)", ALL, "a multiple"),

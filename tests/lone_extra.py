@@ -1,4 +1,5 @@
-"""Run code with the packages of the core and of one extra alone; others that are installed cannot be imported.
+"""Run code with the packages of the core and of one extra alone; others that are installed cannot
+be imported.
 
 `python tests/lone_extra.py EXTRA CODE`; an empty EXTRA is the core.
 """
@@ -53,7 +54,8 @@ def needed(extra: str) -> set[str]:
 
 
 class Hiding(MetaPathFinder):
-    """Finds modules as Python does, except those of packages that are as if they were not installed."""
+    """Finds modules as Python does, except those of packages that are as if they were not
+    installed."""
 
     def __init__(self, extra: str) -> None:
         self.kept, self.modules = needed(extra), absent(extra)
@@ -68,7 +70,8 @@ class Hiding(MetaPathFinder):
 
 
 def is_installed(found: ModuleSpec | None) -> bool:
-    """True if a top-level module lies in the folder of installed packages, not in a folder of another package."""
+    """True if a top-level module lies in the folder of installed packages, not in a folder of
+    another package."""
     places = [] if found is None else [found.origin, *(found.submodule_search_locations or ())]
     return any(Path(place).parent in INSTALLED for place in places if place)
 

@@ -31,7 +31,8 @@ def tensors(*values: float) -> np.ndarray:
 
 
 def in_turn() -> np.ndarray:
-    """Gradients of three tensors, two of which have one at every second look each, as two experts in turn."""
+    """Gradients of three tensors, two of which have one at every second look each, as two experts
+    in turn."""
     gradients = tensors(0.6, 0.5, 0.6245)
     gradients[::2, 0] = 0.0
     gradients[1::2, 1] = 0.0
@@ -79,7 +80,9 @@ def healthy(**changes: Any) -> Signs:
         "weights_at_start": tensors(2.5, 1.0, 2.5),
         "movement": tensors(0.02, 0.01, 0.02),
     }
-    for name in [name for name in changes if name in single or name in ("root", "stale", "scale", "labels")]:
+    for name in [
+        name for name in changes if name in single or name in ("root", "stale", "scale", "labels")
+    ]:
         single[name] = changes.pop(name)
     for name in [name for name in changes if name in by_tensor or name.endswith("_rows")]:
         by_tensor[name] = changes.pop(name)

@@ -1,4 +1,5 @@
-"""Losses without a spike: noise of many kinds on a falling loss, and losses that were recorded in training."""
+"""Losses without a spike: noise of many kinds on a falling loss, and losses that were recorded in
+training."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -46,5 +47,6 @@ NOISES: dict[str, Noise] = {
 
 
 def without_variance(random: np.random.Generator, steps: int) -> Losses:
-    """Noise with a heavier tail than the detector allows for: Student's t with 2 degrees of freedom."""
+    """Noise with a heavier tail than the detector allows for: Student's t with 2 degrees of
+    freedom."""
     return np.asarray(5 + 0.02 * random.standard_t(2, steps))

@@ -21,7 +21,8 @@ LOSS = supervised(nn.CrossEntropyLoss(reduction="none"))
 
 @dataclass
 class Loop:
-    """A loop of one's own, in doubles; what it is asked to do between `backward` and the update is done after `step`."""
+    """A loop of one's own, in doubles; what it is asked to do between `backward` and the update is
+    done after `step`."""
 
     out: Path
     momentum: float = 0.0
@@ -51,15 +52,27 @@ class Loop:
         model = CASES[self.case]().model.double()
         made = self.optimizer or (
             lambda model: torch.optim.SGD(
-                model.parameters(), 0.1, self.momentum, nesterov=self.nesterov, weight_decay=self.decay
+                model.parameters(),
+                0.1,
+                self.momentum,
+                nesterov=self.nesterov,
+                weight_decay=self.decay,
             )
         )
         optimizer = made(model)
-        settings = {"loss": LOSS, "out": self.out, "every": 1, "gauges": "temperature", "sampling": SAMPLING}
+        settings = {
+            "loss": LOSS,
+            "out": self.out,
+            "every": 1,
+            "gauges": "temperature",
+            "sampling": SAMPLING,
+        }
         if self.watched is None:
             self.through(model, optimizer, None)
             return model, None
-        with watch(model, optimizer, accumulation=self.accumulation, **(settings | self.watched)) as w:
+        with watch(
+            model, optimizer, accumulation=self.accumulation, **(settings | self.watched)
+        ) as w:
             self.through(model, optimizer, w)
         return model, w
 

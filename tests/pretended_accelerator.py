@@ -1,6 +1,8 @@
-"""A device that torch takes for an accelerator, on a machine without one. Every wait for it is counted.
+"""A device that torch takes for an accelerator, on a machine without one. Every wait for it is
+counted.
 
-Its tensors say that they lie on the device "lazy", which torch knows in every build, and their numbers are on the CPU.
+Its tensors say that they lie on the device "lazy", which torch knows in every build, and their
+numbers are on the CPU.
 """
 
 import time
@@ -27,7 +29,11 @@ WAITS = {
 """Operations for which the CPU waits, if a tensor of theirs is on an accelerator."""
 
 
-INDEXING = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, torch.ops.aten.index_select.default}
+INDEXING = {
+    torch.ops.aten.index.Tensor,
+    torch.ops.aten.index_put_.default,
+    torch.ops.aten.index_select.default,
+}
 """Operations that first copy an index on the CPU to the accelerator, for which the CPU waits."""
 
 
@@ -40,7 +46,8 @@ class Log:
         self.queued = False
         """True if the accelerator was given work since the CPU last waited for it."""
         self.caught_up = 0
-        """How often the accelerator has ended its work: at each wait, and in the time between two updates."""
+        """How often the accelerator has ended its work: at each wait, and in the time between two
+        updates."""
 
     def clear(self) -> None:
         """Forget them. The accelerator ends its work."""
@@ -77,7 +84,9 @@ class Far(Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, operation: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+    def __torch_dispatch__(
+        cls, operation: Any, types: Any, arguments: Any = (), named: Any = None
+    ) -> Any:
         """Compute on the CPU."""
         named = dict(named or {})
         LOG.queued = True
@@ -88,7 +97,9 @@ class Far(Tensor):
         if operation in WAITS or (operation in INDEXING and _is_near(arguments[1:])):
             LOG.wait(str(operation))
         if operation is torch.ops.aten._to_copy.default and near:
-            LOG.copies.append("to the CPU") if named.get("non_blocking") else LOG.wait("copy to the CPU")
+            LOG.copies.append("to the CPU") if named.get("non_blocking") else LOG.wait(
+                "copy to the CPU"
+            )
         if operation is torch.ops.aten.copy_.default and not _is_free(*arguments):
             LOG.wait("copy_")
         if _has_out(operation):  # in place: the tensor that was given is returned
@@ -107,7 +118,10 @@ def _has_out(operation: Any) -> bool:
 
 def _is_near(values: Any) -> bool:
     """True if one of these is a list of places that lies on the CPU."""
-    return any(isinstance(each, Tensor) and not isinstance(each, Far) and each.dim() for each in tree_leaves(values))
+    return any(
+        isinstance(each, Tensor) and not isinstance(each, Far) and each.dim()
+        for each in tree_leaves(values)
+    )
 
 
 def _is_free(place: Tensor, source: Tensor, non_blocking: bool = False) -> bool:
@@ -128,7 +142,9 @@ def moved(module: nn.Module) -> nn.Module:
     for each in module.modules():
         for name, parameter in list(each._parameters.items()):
             if parameter is not None:
-                each._parameters[name] = nn.Parameter(Far(parameter.detach()), requires_grad=parameter.requires_grad)
+                each._parameters[name] = nn.Parameter(
+                    Far(parameter.detach()), requires_grad=parameter.requires_grad
+                )
         for name, buffer in list(each._buffers.items()):
             if buffer is not None:
                 each._buffers[name] = Far(buffer)
@@ -136,16 +152,21 @@ def moved(module: nn.Module) -> nn.Module:
 
 
 MOVES = {torch.tensor, torch.as_tensor, Tensor.to}
-"""Functions that copy numbers of the CPU to the accelerator. It reads them when its earlier work is done."""
+"""Functions that copy numbers of the CPU to the accelerator. It reads them when its earlier work is
+done."""
 
 
 class Pretended(TorchFunctionMode):
     """A region in which tensors can be made on the pretended accelerator and moved to it."""
 
-    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: Any = (), named: Any = None
+    ) -> Any:
         """Make them on the CPU."""
         named = dict(named or {})
-        if function is Tensor.tolist and isinstance(arguments[0], Far):  # torch refuses it for a kind of its own
+        if function is Tensor.tolist and isinstance(
+            arguments[0], Far
+        ):  # torch refuses it for a kind of its own
             LOG.wait("tolist")
             return arguments[0].inner.tolist()
         places = [*arguments, *named.values()]
@@ -156,7 +177,9 @@ class Pretended(TorchFunctionMode):
         if function in MOVES and not named.get("non_blocking"):
             LOG.wait("copy to the accelerator")
         LOG.queued = True
-        made = function(*map(_on_cpu, arguments), **{name: _on_cpu(value) for name, value in named.items()})
+        made = function(
+            *map(_on_cpu, arguments), **{name: _on_cpu(value) for name, value in named.items()}
+        )
         return _far(made)
 
 
@@ -173,7 +196,8 @@ def _without(named: dict[str, Any]) -> dict[str, Any]:
 
 
 class Event:
-    """An event of the accelerator. It has happened when the work that was queued before it is done."""
+    """An event of the accelerator. It has happened when the work that was queued before
+    it is done."""
 
     def __init__(self, device: str, enable_timing: bool = False) -> None:
         assert device == DEVICE
@@ -192,7 +216,8 @@ class Event:
         LOG.wait("event")
 
     def elapsed_time(self, end: "Event") -> float:
-        """Milliseconds from this event to another one. As torch does, it refuses events that have not happened."""
+        """Milliseconds from this event to another one. As torch does, it refuses events that have
+        not happened."""
         if not (self._is_timed and end._is_timed and self.query() and end.query()):
             raise RuntimeError("Both events must be completed before calculating elapsed time.")
         return 1000 * (end._time - self._time)

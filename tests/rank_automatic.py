@@ -1,4 +1,5 @@
-"""One of two processes that train under DDP and FSDP2, with `w.step` and with `w.batches`: `rank_automatic.py FOLDER`."""
+"""One of two processes that train under DDP and FSDP2, with `w.step` and with `w.batches`:
+`rank_automatic.py FOLDER`."""
 
 import os
 import sys
@@ -23,8 +24,13 @@ def run_of(out: Path, *, sharded: bool, called: bool) -> Run | None:
         model = DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     draws = torch.Generator().manual_seed(10 + dist.get_rank())
-    data = [(torch.randn(8, 8, generator=draws), torch.randint(5, (8,), generator=draws)) for _ in range(16)]
-    with watch(model, optimizer, accumulation=2, every=2, gauges="noise", out=out, page=False, quiet=True) as w:
+    data = [
+        (torch.randn(8, 8, generator=draws), torch.randint(5, (8,), generator=draws))
+        for _ in range(16)
+    ]
+    with watch(
+        model, optimizer, accumulation=2, every=2, gauges="noise", out=out, page=False, quiet=True
+    ) as w:
         for place, batch in enumerate(data if called else w.batches(data), start=1):
             loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
             (loss / 2).backward()
@@ -47,7 +53,9 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     for sharded in (False, True):
-        called, alone = (run_of(Path(sys.argv[1]), sharded=sharded, called=called) for called in (True, False))
+        called, alone = (
+            run_of(Path(sys.argv[1]), sharded=sharded, called=called) for called in (True, False)
+        )
         if dist.get_rank() == 0:
             assert moments(called) == moments(alone), sharded
     dist.destroy_process_group()

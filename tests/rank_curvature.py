@@ -1,4 +1,5 @@
-"""What one of several processes does in tests of gauges that run the model: `python rank_curvature.py NAME,… FOLDER`."""
+"""What one of several processes does in tests of gauges that run the model: `python
+rank_curvature.py NAME,… FOLDER`."""
 
 import os
 import sys
@@ -49,13 +50,21 @@ def loop(
     wrapped = DistributedDataParallel(model) if dist.is_initialized() else model
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     draw = torch.Generator().manual_seed(1)
-    settings: dict[str, Any] = {"loss": losses, "every": 1, "sampling": SAMPLING, "page": False, "quiet": True}
+    settings: dict[str, Any] = {
+        "loss": losses,
+        "every": 1,
+        "sampling": SAMPLING,
+        "page": False,
+        "quiet": True,
+    }
     settings |= {"gauges": gauges, "accumulation": accumulation, "name": name, **asked}
     with watch(wrapped, optimizer, out=out, **settings) as w:
         for _ in range(steps):
             optimizer.zero_grad()
             rows = DATA[torch.randint(len(DATA), (batch,), generator=draw)]
-            for place, part in enumerate(rows.chunk(count * accumulation)[rank * accumulation :][:accumulation]):
+            for place, part in enumerate(
+                rows.chunk(count * accumulation)[rank * accumulation :][:accumulation]
+            ):
                 if dist.is_initialized():
                     wrapped.require_backward_grad_sync = place == accumulation - 1
                 loss = losses(wrapped, part).mean()
@@ -66,9 +75,12 @@ def loop(
 
 
 def alike(out: Path) -> None:
-    """Batch sharpness and the curvature along the gradient, once and with accumulation; and the bits of training."""
+    """Batch sharpness and the curvature along the gradient, once and with accumulation; and the
+    bits of training."""
     for accumulation in (1, 2):
-        loop(out, f"several-{accumulation}", ["noise", "batch_sharpness"], accumulation=accumulation)
+        loop(
+            out, f"several-{accumulation}", ["noise", "batch_sharpness"], accumulation=accumulation
+        )
     kept = [
         loop(out, "kept", ["noise", "curvature_along_gradient"], **each)[0]
         for each in ({}, {"every": None, "budget": 0.0})
@@ -81,7 +93,8 @@ def alike(out: Path) -> None:
 
 
 def failing(out: Path) -> None:
-    """The last process alone cannot measure its share: no process waits for it, and the noise is measured on."""
+    """The last process alone cannot measure its share: no process waits for it, and the noise is
+    measured on."""
     last = dist.get_rank() == dist.get_world_size() - 1
 
     def loss(model: nn.Module, batch: Tensor) -> Tensor:

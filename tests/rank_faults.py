@@ -1,4 +1,5 @@
-"""One of two processes fails while measuring: `python rank_faults.py FOLDER`. Training continues on both."""
+"""One of two processes fails while measuring: `python rank_faults.py FOLDER`. Training continues on
+both."""
 
 import os
 import sys
@@ -19,13 +20,18 @@ torch.set_num_threads(1)
 STEPS = 9
 
 
-def trained(out: Path, failing: int | None, step: int, accumulation: int) -> tuple[Tensor, list[str]]:
-    """The trained parameter, and the warnings. The process `failing` meets a full disk at a step."""
+def trained(
+    out: Path, failing: int | None, step: int, accumulation: int
+) -> tuple[Tensor, list[str]]:
+    """The trained parameter, and the warnings. The process `failing` meets a full
+    disk at a step."""
     model = Position()
     wrapped = DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(dist.get_rank())
-    with watch(wrapped, optimizer, out=out, every=2, accumulation=accumulation, sampling=SAMPLING) as w:
+    with watch(
+        wrapped, optimizer, out=out, every=2, accumulation=accumulation, sampling=SAMPLING
+    ) as w:
         for index in range(STEPS):
             optimizer.zero_grad()
             for part in range(accumulation):
@@ -41,7 +47,9 @@ def trained(out: Path, failing: int | None, step: int, accumulation: int) -> tup
 
 def fail(w: Watch) -> None:
     def full(*_: object) -> None:
-        raise StorageFailed("`events.jsonl` could not be written: no space left on device; free some space.")
+        raise StorageFailed(
+            "`events.jsonl` could not be written: no space left on device; free some space."
+        )
 
     w._losses.keep = full  # type: ignore[method-assign]
     w._capture.catch = full  # type: ignore[method-assign]

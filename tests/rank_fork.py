@@ -1,4 +1,5 @@
-"""What one of several processes does in the test of a fork under DDP: `python rank_fork.py FOLDER`."""
+"""What one of several processes does in the test of a fork under DDP: `python
+rank_fork.py FOLDER`."""
 
 import os
 import random
@@ -39,9 +40,20 @@ def trained(*, forks: bool) -> tuple[dict[str, Any], Sizes]:
         if forks and step == 12 and dist.get_rank() == 0:
             before = random.getstate(), repr(np.random.get_state()), torch.get_rng_state()  # noqa: NPY002
             evaluate = INPUTS, LABELS
-            loop = Loop(model, optimizer, loss=CRITERION, batches=loader, scheduler=scheduler, evaluate=evaluate)
-            found = fork(loop, ["rate 2x", Custom("look", look)], horizon="12 updates", replicates=2)
-            assert found.horizon == 12 * 8 and all(result.diverged is None for result in found.results)
+            loop = Loop(
+                model,
+                optimizer,
+                loss=CRITERION,
+                batches=loader,
+                scheduler=scheduler,
+                evaluate=evaluate,
+            )
+            found = fork(
+                loop, ["rate 2x", Custom("look", look)], horizon="12 updates", replicates=2
+            )
+            assert found.horizon == 12 * 8 and all(
+                result.diverged is None for result in found.results
+            )
             assert random.getstate() == before[0] and repr(np.random.get_state()) == before[1]  # noqa: NPY002
             assert torch.get_rng_state().equal(before[2])
         optimizer.zero_grad()

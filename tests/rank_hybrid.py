@@ -1,4 +1,5 @@
-"""What one of four processes does in a test of HSDP and of offloaded pieces: `python rank_hybrid.py FOLDER`."""
+"""What one of four processes does in a test of HSDP and of offloaded pieces: `python rank_hybrid.py
+FOLDER`."""
 
 import os
 import sys
@@ -19,7 +20,9 @@ def hybrid(model: nn.Module) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
 
     shape = (2, dist.get_world_size() // 2)
-    return sharded(model, mesh=init_device_mesh("cpu", shape, mesh_dim_names=("replicas", "shards")))
+    return sharded(
+        model, mesh=init_device_mesh("cpu", shape, mesh_dim_names=("replicas", "shards"))
+    )
 
 
 def offloaded(model: nn.Module) -> nn.Module:
@@ -34,10 +37,18 @@ def alike_hybrid(out: Path) -> None:
     for accumulation in (1, 2):
         settings: dict[str, Any] = {"accumulation": accumulation, "make": Blocks, "page": False}
         for wrap in (DistributedDataParallel, hybrid, offloaded):
-            loop(out, steps=12, rate=0.01, wrap=wrap, name=f"{wrap.__name__}-{accumulation}", **settings)
+            loop(
+                out,
+                steps=12,
+                rate=0.01,
+                wrap=wrap,
+                name=f"{wrap.__name__}-{accumulation}",
+                **settings,
+            )
     for wrap in (hybrid, offloaded):
         kept = [
-            loop(out, steps=6, rate=0.01, wrap=wrap, watched=on, make=Blocks, page=False)[0] for on in (True, False)
+            loop(out, steps=6, rate=0.01, wrap=wrap, watched=on, make=Blocks, page=False)[0]
+            for on in (True, False)
         ]
         pairs = zip(*(map(local, model.parameters()) for model in kept), strict=True)
         assert all(torch.equal(one, other) for one, other in pairs)

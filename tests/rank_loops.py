@@ -1,4 +1,5 @@
-"""What one of several processes does in the tests of distributed training: `python rank_loops.py NAME,… FOLDER`.
+"""What one of several processes does in the tests of distributed training: `python rank_loops.py
+NAME,… FOLDER`.
 
 Each name is a function of this file, whose runs lie in a folder of that name.
 """
@@ -45,7 +46,8 @@ def loop(
     kind: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
     **asked: Any,
 ) -> Any:
-    """A loop on the standing problem, clipped, the batch shared by all ranks; the model and the watch.
+    """A loop on the standing problem, clipped, the batch shared by all ranks; the model and the
+    watch.
 
     Where several backwards are accumulated, the first ones reduce nothing if they are held back.
     """
@@ -100,7 +102,8 @@ def sharded(model: nn.Module, **settings: Any) -> nn.Module:
 
 
 class Blocks(nn.Module):
-    """A small network with blocks, none of whose shapes two processes can share evenly; its output is its losses."""
+    """A small network with blocks, none of whose shapes two processes can share evenly; its output
+    is its losses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +123,8 @@ class Blocks(nn.Module):
 
 
 def known(out: Path) -> None:
-    """Two runs of known noise, one accumulated; and a moving one with and without the instrument."""
+    """Two runs of known noise, one accumulated; and a moving one with and without the
+    instrument."""
     known_under(DistributedDataParallel, out)
 
 
@@ -132,10 +136,15 @@ def known_sharded(out: Path) -> None:
 def known_under(wrap: Callable[[nn.Module], nn.Module], out: Path) -> None:
     loop(out, steps=160, wrap=wrap)
     loop(out, steps=160, wrap=wrap, accumulation=2)
-    moved = [loop(out, steps=40, rate=0.1, wrap=wrap, watched=watched)[0] for watched in (True, False)]
+    moved = [
+        loop(out, steps=40, rate=0.1, wrap=wrap, watched=watched)[0] for watched in (True, False)
+    ]
     pairs = zip(*(map(local, model.parameters()) for model in moved), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
-    assert any(not torch.equal(*pair) for pair in zip(map(local, moved[0].parameters()), start(wrap), strict=True))
+    assert any(
+        not torch.equal(*pair)
+        for pair in zip(map(local, moved[0].parameters()), start(wrap), strict=True)
+    )
     _, w = loop(out, steps=300, wrap=wrap, every=None, budget=0.05)
     assert (w.run is None) == (dist.get_rank() != 0)
     if w.run is not None:
@@ -144,10 +153,16 @@ def known_under(wrap: Callable[[nn.Module], nn.Module], out: Path) -> None:
 
 
 def gauges(out: Path) -> None:
-    """The thermometer and the trajectory of a moving loop, plain and accumulated, clipped; and on a budget."""
+    """The thermometer and the trajectory of a moving loop, plain and accumulated, clipped; and on a
+    budget."""
     for accumulation in (1, 2):
-        asked: dict[str, Any] = {"gauges": "noise,temperature,trajectory", "accumulation": accumulation}
-        moved = [loop(out, steps=60, rate=0.1, watched=watched, **asked)[0] for watched in (True, False)]
+        asked: dict[str, Any] = {
+            "gauges": "noise,temperature,trajectory",
+            "accumulation": accumulation,
+        }
+        moved = [
+            loop(out, steps=60, rate=0.1, watched=watched, **asked)[0] for watched in (True, False)
+        ]
         pairs = zip(*(model.parameters() for model in moved), strict=True)
         assert all(torch.equal(one, other) for one, other in pairs)
     loop(out, steps=300, rate=0.1, every=None, budget=0.05, gauges="temperature")
@@ -155,7 +170,9 @@ def gauges(out: Path) -> None:
 
 def local(parameter: Any) -> Tensor:
     """What lies here of a parameter."""
-    return cast("Tensor", (parameter.to_local() if hasattr(parameter, "to_local") else parameter).detach())
+    return cast(
+        "Tensor", (parameter.to_local() if hasattr(parameter, "to_local") else parameter).detach()
+    )
 
 
 def start(wrap: Callable[[nn.Module], nn.Module]) -> list[Tensor]:
@@ -165,12 +182,27 @@ def start(wrap: Callable[[nn.Module], nn.Module]) -> list[Tensor]:
 
 
 def alike(out: Path) -> None:
-    """The same training under DDP and under FSDP2, by one backward an update and by two, reduced at once or later."""
+    """The same training under DDP and under FSDP2, by one backward an update and by two, reduced at
+    once or later."""
     for accumulation, held_back in ((1, True), (2, True), (2, False)):
-        settings: dict[str, Any] = {"accumulation": accumulation, "held_back": held_back, "make": Blocks}
+        settings: dict[str, Any] = {
+            "accumulation": accumulation,
+            "held_back": held_back,
+            "make": Blocks,
+        }
         for wrap in (DistributedDataParallel, sharded):
-            loop(out, steps=12, rate=0.01, wrap=wrap, name=f"{wrap.__name__}-{accumulation}-{held_back}", **settings)
-        kept = [loop(out, steps=12, rate=0.01, wrap=sharded, watched=on, **settings)[0] for on in (True, False)]
+            loop(
+                out,
+                steps=12,
+                rate=0.01,
+                wrap=wrap,
+                name=f"{wrap.__name__}-{accumulation}-{held_back}",
+                **settings,
+            )
+        kept = [
+            loop(out, steps=12, rate=0.01, wrap=sharded, watched=on, **settings)[0]
+            for on in (True, False)
+        ]
         pairs = zip(*(map(local, model.parameters()) for model in kept), strict=True)
         assert all(torch.equal(one, other) for one, other in pairs)
 
@@ -178,7 +210,9 @@ def alike(out: Path) -> None:
 def trained(out: Path) -> None:
     """The loop of `train`."""
     settings: dict[str, Any] = {"epochs": 2, "momentum": 0.9, "gauges": "noise", "every": 1}
-    train(load("digits", model="mlp"), Configuration(problem="digits", model="mlp", **settings), out)
+    train(
+        load("digits", model="mlp"), Configuration(problem="digits", model="mlp", **settings), out
+    )
 
 
 class Single(Blocks):
@@ -193,7 +227,8 @@ class Single(Blocks):
 
 
 def variants(out: Path) -> None:
-    """What `fully_shard` goes with: the readings of each are those of the plain one, which is called `plain`."""
+    """What `fully_shard` goes with: the readings of each are those of the plain one, which is
+    called `plain`."""
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
@@ -213,7 +248,10 @@ def variants(out: Path) -> None:
         return sharded(model)
 
     def mixed(reduced: torch.dtype | None) -> Callable[[nn.Module], nn.Module]:
-        return partial(sharded, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=reduced))
+        return partial(
+            sharded,
+            mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=reduced),
+        )
 
     ways: dict[str, Callable[[nn.Module], nn.Module]] = {
         "plain": sharded,
@@ -221,13 +259,18 @@ def variants(out: Path) -> None:
         "checkpointed": checkpointed,
         "recomputed": recomputed_whole,
         "compiled": compiled,
-        "compiled-whole": lambda model: cast("nn.Module", torch.compile(sharded(model), backend="aot_eager")),
+        "compiled-whole": lambda model: cast(
+            "nn.Module", torch.compile(sharded(model), backend="aot_eager")
+        ),
         "evaluated": sharded,
         "mixed": mixed(torch.float32),
         "mixed-low": mixed(None),
     }
     for name, wrap in ways.items():
-        asked: dict[str, Any] = {"evaluated": name == "evaluated", "held_back": name != "compiled-whole"}
+        asked: dict[str, Any] = {
+            "evaluated": name == "evaluated",
+            "held_back": name != "compiled-whole",
+        }
         loop(out, steps=8, rate=0.01, accumulation=2, make=Single, wrap=wrap, name=name, **asked)
 
 
@@ -239,7 +282,9 @@ def refused(out: Path) -> None:
         watch(DistributedDataParallel(one), optimizer, loss=losses, gauges="noise_shape")
     sharded(model := Position())
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-    with pytest.raises(BadArgument, match=r"which cannot measure a sharded model \(FSDP\): ask for noise"):
+    with pytest.raises(
+        BadArgument, match=r"which cannot measure a sharded model \(FSDP\): ask for noise"
+    ):
         watch(model, optimizer, loss=losses, gauges="batch_sharpness")
     refused_meshes()
     refused_gradients(out)
@@ -259,17 +304,28 @@ def refused_meshes() -> None:
             watch(model, torch.optim.SGD(model.parameters(), lr=RATE), loss=losses)
 
     both = parallelize_module(Blocks(), plane["shards"], {"last": ColwiseParallel()})
-    refusal(fully_shard(both, mesh=plane["replicas"]), r"`model` has last.weight placed as .* \(tensor parallel\?\)")
-    refusal(fully_shard(Blocks(), mesh=plane["shards"]), "`model` has first.weight sharded over 1 of 2 processes")
+    refusal(
+        fully_shard(both, mesh=plane["replicas"]),
+        r"`model` has last.weight placed as .* \(tensor parallel\?\)",
+    )
+    refusal(
+        fully_shard(Blocks(), mesh=plane["shards"]),
+        "`model` has first.weight sharded over 1 of 2 processes",
+    )
     part = Blocks()
     fully_shard(part.blocks[0], mesh=everyone)
     refusal(part, "`model` has first.weight whole and others sharded")
     ignoring = Blocks()
-    refusal(fully_shard(ignoring, mesh=everyone, ignored_params={ignoring.last.bias}), "`model` has last.bias whole")
+    refusal(
+        fully_shard(ignoring, mesh=everyone, ignored_params={ignoring.last.bias}),
+        "`model` has last.bias whole",
+    )
     tensor_parallel = parallelize_module(Blocks(), everyone, {"last": ColwiseParallel()})
     refusal(tensor_parallel, "`model` has last.weight sharded by other means than `fully_shard`")
     for original in (True, False):
-        flat = FullyShardedDataParallel(Position(), device_id=torch.device("cpu"), use_orig_params=original)
+        flat = FullyShardedDataParallel(
+            Position(), device_id=torch.device("cpu"), use_orig_params=original
+        )
         refusal(flat, r"`model` is under FullyShardedDataParallel \(FSDP1\)")
 
 
@@ -298,7 +354,10 @@ def refused_gradients(out: Path) -> None:
             return cast("Tensor", self.last(hidden).square().sum(-1))
 
     for make, wrap in ((Blocks, undivided), (Going, unheard)):
-        with pytest.raises(BadArgument, match="`model` is not trained on the plain mean of the gradients that its 2"):
+        with pytest.raises(
+            BadArgument,
+            match="`model` is not trained on the plain mean of the gradients that its 2",
+        ):
             loop(out, steps=1, make=make, wrap=wrap)
     for accumulation in (1, 2):
         with pytest.raises(BadArgument, match="leave out averaging by hand"):
@@ -310,13 +369,15 @@ def refused_gradients(out: Path) -> None:
         loss.backward()
         model(POINTS[:4]).mean().backward()
         with pytest.raises(
-            (BadArgument, Unsupported), match="`step` was called once after several backwards of a sharded model"
+            (BadArgument, Unsupported),
+            match="`step` was called once after several backwards of a sharded model",
         ):
             w.step(loss, POINTS[:4])
 
 
 def told_later(out: Path) -> None:
-    """Another backward between two steps, which every rank hears and `.grad` holds no more: told, and not measured."""
+    """Another backward between two steps, which every rank hears and `.grad` holds no more: told,
+    and not measured."""
     wrapped = DistributedDataParallel(model := Position())
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     with watch(wrapped, optimizer, out=out, every=1, name="told") as w:
@@ -334,7 +395,8 @@ def told_later(out: Path) -> None:
 
 
 def alone(out: Path) -> None:
-    """A sharded model on one process: its accumulated backwards are measured, and nothing else is."""
+    """A sharded model on one process: its accumulated backwards are measured, and
+    nothing else is."""
     sharded(model := Position())
     with pytest.raises(BadArgument, match=r"`model` is sharded \(FSDP\) over one process"):
         watch(model, torch.optim.SGD(model.parameters(), lr=RATE), loss=losses)
@@ -342,10 +404,14 @@ def alone(out: Path) -> None:
 
 
 def ill(out: Path) -> None:
-    """A loss that is not finite, on the second rank alone: no process waits for another, and nothing is measured."""
+    """A loss that is not finite, on the second rank alone: no process waits for another, and
+    nothing is measured."""
     sharded(model := Position())
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-    with watch(model, optimizer, loss=losses, out=out, every=1) as w, warnings.catch_warnings(record=True) as told:
+    with (
+        watch(model, optimizer, loss=losses, out=out, every=1) as w,
+        warnings.catch_warnings(record=True) as told,
+    ):
         for step in range(4):
             batch = POINTS[:4] * (math.nan if step == 2 and dist.get_rank() == 1 else 1)
             loss = model(batch).mean()
@@ -353,7 +419,9 @@ def ill(out: Path) -> None:
             w.step(loss, batch)
             optimizer.zero_grad()
     assert [str(one.message) for one in told] == (
-        ["the loss is nan at step 2, on rank 1, for the first time in this run."] if dist.get_rank() == 1 else []
+        ["the loss is nan at step 2, on rank 1, for the first time in this run."]
+        if dist.get_rank() == 1
+        else []
     )
 
 
@@ -390,4 +458,6 @@ if __name__ == "__main__":
     dist.destroy_process_group()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # gloo's threads may still let go of tensors, and abort where the interpreter is being taken down
+    os._exit(
+        0
+    )  # gloo's threads may still let go of tensors, and abort where the interpreter is being taken down

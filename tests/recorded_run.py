@@ -55,7 +55,10 @@ class Wild(Square):
 
     def measure(self, step: Any) -> Moments:
         value = (math.nan, math.inf, 1.0)[step.index % 3]
-        return {"value": 1.0 if step.index % 3 else value, "layers": [1.0, -math.inf if step.index % 3 == 1 else 2.0]}
+        return {
+            "value": 1.0 if step.index % 3 else value,
+            "layers": [1.0, -math.inf if step.index % 3 == 1 else 2.0],
+        }
 
 
 MANIFEST = {
@@ -79,7 +82,9 @@ def train(recorder: Recorder, first: int, last: int) -> None:
 def check_whole(run: Run, steps: int) -> None:
     """Every loss and every reading of every step, once, as it was."""
     seen, losses = run.losses
-    assert np.array_equal(seen, np.arange(steps)) and np.array_equal(losses, [loss_at(step) for step in range(steps)])
+    assert np.array_equal(seen, np.arange(steps)) and np.array_equal(
+        losses, [loss_at(step) for step in range(steps)]
+    )
     series = run.series("square")
     assert series is not None
     assert np.array_equal(series.steps, np.arange(steps))

@@ -1,4 +1,5 @@
-"""A run and its diagnosis with plausible numbers, written into a real run folder: what the report is tested on."""
+"""A run and its diagnosis with plausible numbers, written into a real run folder: what the report
+is tested on."""
 
 import json
 import math
@@ -37,12 +38,20 @@ def run_in(folder: Path, name: str = "digits", steps: int = STEPS, **settings: A
     losses = (0.06 + 2.24 * decay) * random.gamma(12, 1 / 12, steps)
     _write(
         made.readings_path(),
-        [{"kind": "losses", "from": 0, "values": losses.tolist()}, {"kind": "overhead", **OVERHEAD}],
+        [
+            {"kind": "losses", "from": 0, "values": losses.tolist()},
+            {"kind": "overhead", **OVERHEAD},
+        ],
     )
     events = [{"event": "started", "step": 0, "time": 0.0}]
     for step in range(max(steps // 10, 1), steps + 1, max(steps // 10, 1)):
         events.append(
-            {"event": "evaluation", "step": step, "time": float(step), "estimates": _evaluation(step / steps)}
+            {
+                "event": "evaluation",
+                "step": step,
+                "time": float(step),
+                "estimates": _evaluation(step / steps),
+            }
         )
     _write(made.events_path, [*events, {"event": "finished", "step": steps, "time": float(steps)}])
     return Run.open(made.path)
@@ -51,13 +60,19 @@ def run_in(folder: Path, name: str = "digits", steps: int = STEPS, **settings: A
 OVERHEAD = {"budget": 0.02, "used": 0.0131, "measured_steps": 412, "every": 14.6, "mode": "apart"}
 
 
-def diagnosis_of(steps: int = STEPS, layers: tuple[str, ...] = LAYERS, unbounded: int = 3) -> Diagnosis:
+def diagnosis_of(
+    steps: int = STEPS, layers: tuple[str, ...] = LAYERS, unbounded: int = 3
+) -> Diagnosis:
     """A noise scale that rises from 50 to 600, and has no upper end in the last windows."""
     ends = [round((index + 1) * steps / 20) for index in range(20)]
     signal = [_signal(index, index >= 20 - unbounded) for index in range(20)]
     history = {
-        "noise_scale": tuple(zip(ends, [_noise_scale(i, i >= 20 - unbounded) for i in range(20)], strict=True)),
-        "gradient_variance": tuple(zip(ends, [_variance(index) for index in range(20)], strict=True)),
+        "noise_scale": tuple(
+            zip(ends, [_noise_scale(i, i >= 20 - unbounded) for i in range(20)], strict=True)
+        ),
+        "gradient_variance": tuple(
+            zip(ends, [_variance(index) for index in range(20)], strict=True)
+        ),
         "gradient_norm_squared": tuple(zip(ends, signal, strict=True)),
         "signal_to_noise": tuple((end, _interval(0.031, -0.004, 0.071)) for end in ends),
         "batch_size": tuple((end, Estimate.exact(32.0, unit="examples")) for end in ends),
@@ -67,13 +82,22 @@ def diagnosis_of(steps: int = STEPS, layers: tuple[str, ...] = LAYERS, unbounded
         scale = 90.0 * 1.9 ** (place % 6)
         latest[f"noise_scale/{layer}"] = _interval(scale, scale / 1.4, scale * 1.7, unit="examples")
     if layers:
-        latest[f"noise_scale/{layers[-1]}"] = _interval(2100.0, 480.0, math.inf, unit="examples", needed=1200)
+        latest[f"noise_scale/{layers[-1]}"] = _interval(
+            2100.0, 480.0, math.inf, unit="examples", needed=1200
+        )
     batch = judge_batch_size("noise", latest["batch_size"], latest["noise_scale"])
     many = {"seen": "The noise points many ways.", "means": "Its directions are many."}
-    steep = {"seen": "η λ_max is above 2.", "means": "It grows.", "paste": ("--learning-rate 0.01",)}
+    steep = {
+        "seen": "η λ_max is above 2.",
+        "means": "It grows.",
+        "paste": ("--learning-rate 0.01",),
+    }
     return Diagnosis(
         outcome="Trained for 6,000 steps; test accuracy 96.4 % [95.3, 97.4]",
-        said="the gradient is not distinguishable from zero yet: the noise scale is at least 610, above B = 32",
+        said=(
+            "the gradient is not distinguishable from zero yet: the noise scale is at least 610, "
+            "above B = 32"
+        ),
         headline=batch,
         findings=(
             batch,
@@ -89,7 +113,9 @@ def _noise_scale(index: int, unbounded: bool) -> Estimate:
     value = 50 * 12 ** (index / 19) * (1 + 0.12 * math.sin(3 * index))
     if unbounded:
         return _interval(2.6 * value, 1.1 * value, math.inf, unit="examples", needed=1200)
-    return _interval(value, value / (1.12 + index / 40), value * (1.15 + index / 24), unit="examples")
+    return _interval(
+        value, value / (1.12 + index / 40), value * (1.15 + index / 24), unit="examples"
+    )
 
 
 def _variance(index: int) -> Estimate:
@@ -99,12 +125,18 @@ def _variance(index: int) -> Estimate:
 
 def _signal(index: int, reaches_zero: bool) -> Estimate:
     value = 9.0 * 0.84**index / (50 * 12 ** (index / 19))
-    return _interval(value, -0.2 * value if reaches_zero else 0.7 * value, 1.4 * value, unit=VARIANCE_UNIT)
+    return _interval(
+        value, -0.2 * value if reaches_zero else 0.7 * value, 1.4 * value, unit=VARIANCE_UNIT
+    )
 
 
-def _interval(value: float, low: float, high: float, *, unit: str = "", needed: int | None = None) -> Estimate:
+def _interval(
+    value: float, low: float, high: float, *, unit: str = "", needed: int | None = None
+) -> Estimate:
     method = "Fieller, batch means"
-    return Estimate.interval(value, low, high, level=0.9, method=method, samples=200, unit=unit, needed=needed)
+    return Estimate.interval(
+        value, low, high, level=0.9, method=method, samples=200, unit=unit, needed=needed
+    )
 
 
 def _evaluation(progress: float) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Problems whose loss spikes: one bad example, many bad batches in a row, and a curvature that grows past the edge."""
+"""Problems whose loss spikes: one bad example, many bad batches in a row, and a curvature that
+grows past the edge."""
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +13,17 @@ def bad_example() -> Problem:
     """One example far from all others. With batches of 8 it is in that of step 500."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(6400, 4, generator=generator)
-    targets = inputs @ torch.tensor([[1.0], [-1.0], [0.5], [2.0]]) + torch.randn(6400, 1, generator=generator)
+    targets = inputs @ torch.tensor([[1.0], [-1.0], [0.5], [2.0]]) + torch.randn(
+        6400, 1, generator=generator
+    )
     targets[Order(Draw.RESHUFFLED, 6400, 8).batch(500)[0]] = 120.0
     loss = supervised(lambda output, target: (output - target).square().mean(1))
     return Problem("bad-example", lambda: nn.Linear(4, 1), loss, Examples((inputs, targets)))
 
 
 def bad_stretch() -> Problem:
-    """With batches of 8, the losses of steps 300 to 359 are a little higher. Single ones are higher all the time."""
+    """With batches of 8, the losses of steps 300 to 359 are a little higher. Single ones are higher
+    all the time."""
     generator = torch.Generator().manual_seed(0)
     order = Order(Draw.RESHUFFLED, 4800, 8)
     noise = 2 + 0.1 * torch.randn(4800, generator=generator)
@@ -31,7 +35,8 @@ def bad_stretch() -> Problem:
 
 
 class Valley(nn.Module):
-    """½ eᵃ (b − x)² − a / 10. The curvature in b is eᵃ, which grows; its edge is 2/η; a high loss pushes it back."""
+    """½ eᵃ (b − x)² − a / 10. The curvature in b is eᵃ, which grows; its edge is 2/η; a high loss
+    pushes it back."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""Least squares on a stream of fresh examples, many runs at once: its excess loss is known at every step."""
+"""Least squares on a stream of fresh examples, many runs at once: its excess loss is known at every
+step."""
 
 import math
 from collections.abc import Iterator
@@ -39,10 +40,12 @@ class Observation:
 
 @dataclass(frozen=True)
 class Stream:
-    """SGD at a constant rate on ½(Φ − Φ*)ᵀH(Φ − Φ*), H diagonal, under the noise of fresh examples, or a constant one.
+    """SGD at a constant rate on ½(Φ − Φ*)ᵀH(Φ − Φ*), H diagonal, under the noise of fresh examples,
+    or a constant one.
 
-    `regression`: examples x ~ N(0, H), y = x·Φ* + ε, ε ~ N(0, 1): the noise of ĝ grows with the excess loss,
-    Cov ĝ = (H + H tr(HS) + HSH)/B where S = E(Φ − Φ*)(Φ − Φ*)ᵀ. Otherwise the noise is N(0, diag(noise)/B) at every Φ.
+    `regression`: examples x ~ N(0, H), y = x·Φ* + ε, ε ~ N(0, 1): the noise of ĝ grows with the
+    excess loss, Cov ĝ = (H + H tr(HS) + HSH)/B where S = E(Φ − Φ*)(Φ − Φ*)ᵀ. Otherwise the noise is
+    N(0, diag(noise)/B) at every Φ.
 
     Args:
         curvatures: The diagonal of H, in loss / parameter².
@@ -51,9 +54,9 @@ class Stream:
         batch_size: B.
         momentum: μ of PyTorch's heavy ball.
 
-    Source: the second moments of a linear recursion with multiplicative noise, as in Bach & Moulines (2013),
-        Non-strongly-convex Smooth Stochastic Approximation with Convergence Rate O(1/n), lemma 1; the heavy ball as in
-        `Quadratic.stationary_covariance`.
+    Source: the second moments of a linear recursion with multiplicative noise, as in Bach &
+        Moulines (2013), Non-strongly-convex Smooth Stochastic Approximation with Convergence Rate
+        O(1/n), lemma 1; the heavy ball as in `Quadratic.stationary_covariance`.
     """
 
     curvatures: tuple[float, ...]
@@ -68,14 +71,24 @@ class Stream:
         if self.noise is not None and not (
             len(self.noise) == len(self.curvatures) and all(0 <= c < math.inf for c in self.noise)
         ):
-            raise BadArgument(f"`noise` must be one finite variance for each of {len(self.curvatures)} curvatures.")
+            raise BadArgument(
+                f"`noise` must be one finite variance for each of {len(self.curvatures)} "
+                "curvatures."
+            )
         if not (0 <= self.momentum < 1 and self.batch_size >= 1):
-            raise BadArgument(f"`momentum` must lie in [0, 1) and `batch_size` be at least 1, got {self}.")
+            raise BadArgument(
+                f"`momentum` must lie in [0, 1) and `batch_size` be at least 1, got {self}."
+            )
         limit = 2 * (1 + self.momentum) / max(self.curvatures)
         if not 0 < self.learning_rate < limit:
-            raise BadArgument(f"`learning_rate` must lie between 0 and {limit:.4g}, got {self.learning_rate}.")
+            raise BadArgument(
+                f"`learning_rate` must lie between 0 and {limit:.4g}, got {self.learning_rate}."
+            )
         if not (np.isfinite(self.floor) and self.floor >= 0):
-            raise BadArgument(f"`learning_rate` {self.learning_rate} is too large for a batch of {self.batch_size}.")
+            raise BadArgument(
+                f"`learning_rate` {self.learning_rate} is too large for a batch of "
+                f"{self.batch_size}."
+            )
 
     @property
     def floor(self) -> float:
@@ -92,7 +105,8 @@ class Stream:
         return float(h @ variances) / 2
 
     def expected_excess(self, starts: ArrayLike, steps: int) -> Float[np.ndarray, "steps runs"]:
-        """The mean excess loss at every step from 0 on, for runs that start at Φ* + starts, [runs, params]."""
+        """The mean excess loss at every step from 0 on, for runs that start at Φ* + starts, [runs,
+        params]."""
         h, rate, mu = np.array(self.curvatures), self.learning_rate, self.momentum
         uu = np.asarray(starts, dtype=np.float64) ** 2
         uv, vv = np.zeros_like(uu), np.zeros_like(uu)
@@ -104,7 +118,9 @@ class Stream:
             uu, uv, vv = uu - 2 * rate * cross + rate**2 * kick, cross - rate * kick, kick
         return excess
 
-    def walk(self, starts: Float[Tensor, "runs params"], steps: int, seed: int) -> Iterator[Observation]:
+    def walk(
+        self, starts: Float[Tensor, "runs params"], steps: int, seed: int
+    ) -> Iterator[Observation]:
         """The steps of the runs, in single precision; Φ* is the origin."""
         generator = torch.Generator().manual_seed(seed)
         position, velocity = starts.float().clone(), torch.zeros_like(starts, dtype=torch.float32)
@@ -127,7 +143,8 @@ class Stream:
         return variance
 
     def _drawn(self, position: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A batch's gradient and loss for each run. With a noise of its own an example is x ~ N(Φ*, H⁻¹ΣH⁻¹)."""
+        """A batch's gradient and loss for each run. With a noise of its own an example is x ~ N(Φ*,
+        H⁻¹ΣH⁻¹)."""
         h, (runs, params) = torch.tensor(self.curvatures), position.shape
         if self.noise is None:
             inputs = torch.randn(runs, self.batch_size, params, generator=generator) * h.sqrt()
@@ -136,30 +153,42 @@ class Stream:
             gradient = torch.einsum("rbp,rb->rp", inputs, errors) / self.batch_size
             return gradient, (errors**2).mean(dim=1) / 2
         spread = torch.tensor(self.noise) / self.batch_size
-        away = position + torch.randn(runs, params, generator=generator) * spread.sqrt() / h  # Φ less the batch's mean
-        within = torch._standard_gamma(torch.full((runs, params), (self.batch_size - 1) / 2), generator=generator)
+        away = (
+            position + torch.randn(runs, params, generator=generator) * spread.sqrt() / h
+        )  # Φ less the batch's mean
+        within = torch._standard_gamma(
+            torch.full((runs, params), (self.batch_size - 1) / 2), generator=generator
+        )
         return h * away, (away**2 * h).sum(dim=1) / 2 + within @ (spread / h)
 
 
 class StreamProbe:
-    """A fixed set of fresh examples for each run: its loss, less that at Φ*, and its gradient, exactly."""
+    """A fixed set of fresh examples for each run: its loss, less that at Φ*, and its gradient,
+    exactly."""
 
     def __init__(self, stream: Stream, runs: int, examples: int, seed: int) -> None:
         if not examples >= PARTS:
-            raise BadArgument(f"`examples` must be at least {PARTS}, one for each part of a probe, got {examples}.")
+            raise BadArgument(
+                f"`examples` must be at least {PARTS}, one for each part of a probe, got "
+                f"{examples}."
+            )
         generator = torch.Generator().manual_seed(seed)
         self.curvatures = torch.tensor(stream.curvatures, dtype=torch.float64)
         params, each = len(self.curvatures), examples // PARTS
         self.products: Tensor | None = None
         if stream.noise is not None:
             scale = (torch.tensor(stream.noise, dtype=torch.float64) / each).sqrt()
-            self.pulls = torch.randn(PARTS, runs, params, generator=generator, dtype=torch.float64) * scale
+            self.pulls = (
+                torch.randn(PARTS, runs, params, generator=generator, dtype=torch.float64) * scale
+            )
             return
         self.products = torch.empty(PARTS, runs, params, params, dtype=torch.float64)
         self.pulls = torch.empty(PARTS, runs, params, dtype=torch.float64)
         for part in range(PARTS):
             for run in range(runs):
-                inputs = torch.randn(each, params, generator=generator) * self.curvatures.sqrt().float()
+                inputs = (
+                    torch.randn(each, params, generator=generator) * self.curvatures.sqrt().float()
+                )
                 self.products[part, run] = inputs.T @ inputs / each
                 self.pulls[part, run] = inputs.T @ torch.randn(each, generator=generator) / each
 

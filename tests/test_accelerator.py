@@ -1,4 +1,5 @@
-"""On an accelerator an unmeasured step waits for nothing, and a measured one once: counted on a pretended one."""
+"""On an accelerator an unmeasured step waits for nothing, and a measured one once: counted on a
+pretended one."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -24,7 +25,11 @@ STEPS, EVERY = 150, 10
 def accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let torch find the pretended accelerator."""
     real = torch.get_device_module
-    monkeypatch.setattr(torch, "get_device_module", lambda at=None: Module if str(at).startswith("lazy") else real(at))
+    monkeypatch.setattr(
+        torch,
+        "get_device_module",
+        lambda at=None: Module if str(at).startswith("lazy") else real(at),
+    )
     monkeypatch.setattr(torch, "Event", Event)
     for module in ("sgd", "adam"):
         known = import_module(f"torch.optim.{module}")
@@ -36,7 +41,13 @@ def mlp() -> nn.Module:
 
 
 def images() -> nn.Module:
-    layers = nn.Unflatten(1, (3, 2, 2)), nn.Conv2d(3, 8, 2), nn.PReLU(), nn.Flatten(), nn.Linear(8, 5)
+    layers = (
+        nn.Unflatten(1, (3, 2, 2)),
+        nn.Conv2d(3, 8, 2),
+        nn.PReLU(),
+        nn.Flatten(),
+        nn.Linear(8, 5),
+    )
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 
@@ -44,14 +55,20 @@ def without_rules() -> nn.Module:
     return nn.Sequential(nn.Linear(12, 16), nn.PReLU(), nn.Linear(16, 5))
 
 
-CASES: dict[str, tuple[Callable[[], nn.Module], Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
+CASES: dict[
+    str, tuple[Callable[[], nn.Module], Callable[..., torch.optim.Optimizer], dict[str, Any]]
+] = {
     "SGD": (mlp, torch.optim.SGD, {}),
     "halves": (without_rules, torch.optim.SGD, {}),
     "foreach": (mlp, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, foreach=True), {}),
     "fused": (mlp, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, fused=True), {}),
     "fused AdamW": (mlp, lambda p: torch.optim.AdamW(p, lr=1e-3, fused=True), {"gauges": "noise"}),
     "AdamW": (mlp, lambda p: torch.optim.AdamW(p, lr=1e-3, foreach=True), {"gauges": "noise"}),
-    "preconditioned": (mlp, lambda p: torch.optim.AdamW(p, lr=1e-3), {"gauges": "noise,preconditioned_noise"}),
+    "preconditioned": (
+        mlp,
+        lambda p: torch.optim.AdamW(p, lr=1e-3),
+        {"gauges": "noise,preconditioned_noise"},
+    ),
     "fused, preconditioned": (
         mlp,
         lambda p: torch.optim.AdamW(p, lr=1e-3, fused=True),
@@ -90,7 +107,9 @@ class Loop:
         self.model, self.place = (moved(make()), Far) if far else (make(), torch.clone)
         self.optimizer = kind(self.model.parameters())
         self.scaler = (
-            torch.amp.GradScaler("lazy" if far else "cpu", init_scale=8.0) if name.startswith("scaled") else None
+            torch.amp.GradScaler("lazy" if far else "cpu", init_scale=8.0)
+            if name.startswith("scaled")
+            else None
         )
         self.several = self.settings.get("accumulation", 1)
 
@@ -98,7 +117,9 @@ class Loop:
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
 
-    def update(self, w: Watch | None, change: Callable[[list[nn.Parameter]], object] = nothing) -> tuple[int, int]:
+    def update(
+        self, w: Watch | None, change: Callable[[list[nn.Parameter]], object] = nothing
+    ) -> tuple[int, int]:
         """One update. Returns how often it waits, and how many copies it does not wait for.
 
         Args:
@@ -127,18 +148,31 @@ QUICK = ("SGD", "halves", "accumulated", "scaled", "fused, preconditioned")
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
 )
 def test_only_a_measured_step_waits_and_only_once(tmp_path: Path, name: str) -> None:
-    """It waits for its numbers. The losses of unmeasured steps come by one copy for 64 steps, and the numbers
-    of a look by one, for which nobody waits.
-    Checks of the first readings wait more often."""
+    """It waits for its numbers. The losses of unmeasured steps come by one copy for 64 steps, and
+    the numbers of a look by one, for which nobody waits. Checks of the first readings wait more
+    often."""
     with Pretended():
         own = Loop(name).update(None)[0]  # a scaler looks by itself if gradients are finite
         loop = Loop(name)
-        settings: dict[str, Any] = {"gauges": "noise", "sampling": SAMPLING, "scaler": loop.scaler, **loop.settings}
+        settings: dict[str, Any] = {
+            "gauges": "noise",
+            "sampling": SAMPLING,
+            "scaler": loop.scaler,
+            **loop.settings,
+        }
         with watch(
-            loop.model, loop.optimizer, loss=LOSS, out=tmp_path, every=EVERY, page=False, quiet=True, **settings
+            loop.model,
+            loop.optimizer,
+            loss=LOSS,
+            out=tmp_path,
+            every=EVERY,
+            page=False,
+            quiet=True,
+            **settings,
         ) as w:
             counts = [loop.update(w) for _ in range(STEPS)]
         assert w.findings().warnings == () and w.run is not None
@@ -147,18 +181,32 @@ def test_only_a_measured_step_waits_and_only_once(tmp_path: Path, name: str) -> 
     assert {waits[step] for step in range(STEPS) if step % EVERY} == {0}
     assert {waits[step] for step in range(10 * EVERY, STEPS, EVERY)} == {1}
     looks = [step for step, _ in w.run.signs if step % EVERY]
-    assert looks and sum(copies for step, (_, copies) in enumerate(counts) if step % EVERY) == 2 + len(looks)
+    assert looks and sum(
+        copies for step, (_, copies) in enumerate(counts) if step % EVERY
+    ) == 2 + len(looks)
 
 
-def test_a_loop_that_replays_a_graph_is_measured_outside_of_it_and_keeps_every_loss(tmp_path: Path) -> None:
+def test_a_loop_that_replays_a_graph_is_measured_outside_of_it_and_keeps_every_loss(
+    tmp_path: Path,
+) -> None:
     """A replay calls no Python, and writes its loss into the place of the last one."""
     torch.manual_seed(0)
     with Pretended():
         model = moved(mlp())
-        optimizer, parameters = torch.optim.SGD(model.parameters(), lr=0.1), list(model.parameters())
+        optimizer, parameters = (
+            torch.optim.SGD(model.parameters(), lr=0.1),
+            list(model.parameters()),
+        )
         place, losses = Far(torch.zeros(())), []
         with watch(
-            model, optimizer, loss=LOSS, out=tmp_path, every=EVERY, sampling=SAMPLING, page=False, quiet=True
+            model,
+            optimizer,
+            loss=LOSS,
+            out=tmp_path,
+            every=EVERY,
+            sampling=SAMPLING,
+            page=False,
+            quiet=True,
         ) as w:
             for step in range(STEPS):
                 batch = Far(torch.randn(16, 12)), Far(torch.randint(5, (16,)))
@@ -168,26 +216,38 @@ def test_a_loop_that_replays_a_graph_is_measured_outside_of_it_and_keeps_every_l
                 if w.measuring:
                     loss.backward()
                 else:
-                    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                    for parameter, gradient in zip(
+                        parameters, torch.autograd.grad(loss, parameters), strict=True
+                    ):
                         parameter.grad = gradient
                 losses.append(loss.detach().inner.item())
                 place.copy_(loss.detach())
                 w.step(place if not w.measuring else loss, batch)
                 optimizer.step()
         assert w.findings().warnings == () and w.run is not None
-    assert w.run.losses[1].tolist() == pytest.approx(losses) and len(w.run.series("noise")) == STEPS // EVERY
+    assert (
+        w.run.losses[1].tolist() == pytest.approx(losses)
+        and len(w.run.series("noise")) == STEPS // EVERY
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["halves", "scaled halves", "preconditioned"])
-def test_readings_are_those_of_a_cpu_whatever_is_done_to_the_gradients(tmp_path: Path, name: str) -> None:
-    """`.grad` is clipped, unscaled or clipped by value before `step`, for some steps each. Twice as many waits tell
-    that the likely gradient was wrong."""
+def test_readings_are_those_of_a_cpu_whatever_is_done_to_the_gradients(
+    tmp_path: Path, name: str
+) -> None:
+    """`.grad` is clipped, unscaled or clipped by value before `step`, for some steps each. Twice as
+    many waits tell that the likely gradient was wrong."""
     found = []
     for far in (False, True):
         with Pretended() if far else nullcontext():
             loop = Loop(name, far=far)
-            settings: dict[str, Any] = {"gauges": "noise", "sampling": SAMPLING, "scaler": loop.scaler, **loop.settings}
+            settings: dict[str, Any] = {
+                "gauges": "noise",
+                "sampling": SAMPLING,
+                "scaler": loop.scaler,
+                **loop.settings,
+            }
             with watch(
                 loop.model,
                 loop.optimizer,
@@ -199,7 +259,9 @@ def test_readings_are_those_of_a_cpu_whatever_is_done_to_the_gradients(tmp_path:
                 **settings,
             ) as w:
                 for step in range(48):
-                    loop.update(w, change=(nothing, loop.unscale, shrink, nothing, cut, nothing)[step // 8])
+                    loop.update(
+                        w, change=(nothing, loop.unscale, shrink, nothing, cut, nothing)[step // 8]
+                    )
             assert w.findings().warnings == () and w.run is not None
             found.append(w.run.series(settings["gauges"].split(",")[-1]))
     near, far_away = found
@@ -211,7 +273,8 @@ def test_readings_are_those_of_a_cpu_whatever_is_done_to_the_gradients(tmp_path:
 def test_the_time_of_training_is_not_charged_to_a_reading_though_nothing_waits_for_its_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Training's work ends at second 5, the reading begins at second 1, and its work takes from second 5 to 7."""
+    """Training's work ends at second 5, the reading begins at second 1, and its work takes from
+    second 5 to 7."""
     seconds, waits = [0.0], list[str]()
 
     class Timed:
@@ -243,7 +306,9 @@ def test_the_time_of_training_is_not_charged_to_a_reading_though_nothing_waits_f
         seconds[0] = 7.0
         stopwatch.lap()
     budget.made()
-    assert budget.spent == pytest.approx(2.0) and budget.training == pytest.approx(5.0) and not waits
+    assert (
+        budget.spent == pytest.approx(2.0) and budget.training == pytest.approx(5.0) and not waits
+    )
 
 
 def test_several_accelerators_are_waited_for_and_so_is_one_that_cannot_time_events(

@@ -1,4 +1,5 @@
-"""Every kind of page: words that stand out, pictures with names, motion that can be turned off, and a quick start."""
+"""Every kind of page: words that stand out, pictures with names, motion that can be turned off, and
+a quick start."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +44,9 @@ def page(browser: "sync_api.Browser", request: pytest.FixtureRequest) -> Iterato
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_word_of_every_kind_of_page_stands_out(page: "sync_api.Page", pages: dict[str, Path], kind: str) -> None:
+def test_every_word_of_every_kind_of_page_stands_out(
+    page: "sync_api.Page", pages: dict[str, Path], kind: str
+) -> None:
     page.goto(pages[kind].as_uri())
     assert page.locator("body").inner_text().strip()
     assert page.evaluate(FAINT) == []
@@ -51,7 +54,8 @@ def test_every_word_of_every_kind_of_page_stands_out(page: "sync_api.Page", page
 
 def test_words_that_do_not_stand_out_are_found(page: "sync_api.Page") -> None:
     page.set_content(
-        "<p style='color: #999; background: white'>faint</p><p style='color: #000; background: white'>clear</p>"
+        "<p style='color: #999; background: white'>faint</p><p style='color: #000; background: "
+        "white'>clear</p>"
     )
     assert page.evaluate(FAINT) == ["faint: 2.85"]
 
@@ -60,31 +64,40 @@ def test_words_that_do_not_stand_out_are_found(page: "sync_api.Page") -> None:
 def test_every_picture_has_a_name(page: "sync_api.Page", pages: dict[str, Path], kind: str) -> None:
     page.goto(pages[kind].as_uri())
     nameless = page.evaluate(
-        "[...document.querySelectorAll('svg, canvas, img, [role=img]')].filter((picture) => picture.checkVisibility() &&"
-        " !picture.closest('[aria-label], [aria-labelledby], [aria-hidden=true]')).map((picture) => picture.outerHTML.slice(0, 90))"
+        "[...document.querySelectorAll('svg, canvas, img, [role=img]')].filter((picture) => "
+        "picture.checkVisibility() && !picture.closest('[aria-label], [aria-labelledby], "
+        "[aria-hidden=true]')).map((picture) => picture.outerHTML.slice(0, 90))"
     )
     assert nameless == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_moves_for_those_who_ask_for_that(page: "sync_api.Page", pages: dict[str, Path], kind: str) -> None:
+def test_nothing_moves_for_those_who_ask_for_that(
+    page: "sync_api.Page", pages: dict[str, Path], kind: str
+) -> None:
     page.emulate_media(reduced_motion="reduce")
     page.goto(pages[kind].as_uri())
     moving = page.evaluate(
-        "[...document.querySelectorAll('*')].filter((element) => { const style = getComputedStyle(element);"
-        " return style.scrollBehavior === 'smooth' || style.animationName !== 'none' ||"
-        " parseFloat(style.transitionDuration) > 0; }).map((element) => element.tagName)"
+        "[...document.querySelectorAll('*')].filter((element) => { const style = "
+        "getComputedStyle(element); return style.scrollBehavior === 'smooth' || "
+        "style.animationName !== 'none' || parseFloat(style.transitionDuration) > 0; "
+        "}).map((element) => element.tagName)"
     )
     assert moving == []
 
 
-def test_a_page_is_ready_within_a_second_of_the_processor(page: "sync_api.Page", pages: dict[str, Path]) -> None:
-    """Processor time of the page's own thread: the clock would measure what else the machine does."""
+def test_a_page_is_ready_within_a_second_of_the_processor(
+    page: "sync_api.Page", pages: dict[str, Path]
+) -> None:
+    """Processor time of the page's own thread: the clock would measure what else the
+    machine does."""
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable", {"timeDomain": "threadTicks"})
     page.goto(pages["run"].as_uri())
     page.wait_for_selector("#span:not([hidden])")
-    used = {each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]}
+    used = {
+        each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]
+    }
     assert 0 < used["TaskDuration"] < 1
 
 
@@ -95,10 +108,16 @@ def test_a_comparison_is_short_until_it_is_opened(
     page = browser.new_page(viewport={"width": width, "height": 900})
     page.goto(pages["comparison"].as_uri())
     page.wait_for_selector("#span:not([hidden])")
-    assert page.locator(".chart svg").count() == 1 and len(page.locator("#content").inner_text().split()) <= 350
+    assert (
+        page.locator(".chart svg").count() == 1
+        and len(page.locator("#content").inner_text().split()) <= 350
+    )
     assert page.evaluate("document.documentElement.scrollHeight") <= 3600
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.locator("#open-all").click()
     page.wait_for_function("document.querySelectorAll('.chart svg').length > 2")
-    assert "Bonferroni" in page.locator("#methods").inner_text() and page.locator("details:not([open])").count() == 0
+    assert (
+        "Bonferroni" in page.locator("#methods").inner_text()
+        and page.locator("details:not([open])").count() == 0
+    )
     page.close()

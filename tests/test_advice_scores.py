@@ -1,4 +1,5 @@
-"""What findings say of advice like theirs is what benchmarks/advice.py has kept, and it is scored as it says."""
+"""What findings say of advice like theirs is what benchmarks/advice.py has kept, and it is scored
+as it says."""
 
 import math
 from collections import Counter
@@ -19,7 +20,10 @@ KINDS = {
     "a larger batch under SGD": (("batch 2x, rate 1.29x",), "sgd"),
     "a smaller batch under SGD": (("batch 0.5x, rate 0.8x",), "sgd"),
     "a larger batch under Adam": (("batch 2x, rate 0.979x", "batch 2x, rate 1.55x"), "adaptive"),
-    "a smaller batch under Adam": (("batch 0.5x, rate 0.646x", "batch 0.5x, rate 1.02x"), "adaptive"),
+    "a smaller batch under Adam": (
+        ("batch 0.5x, rate 0.646x", "batch 0.5x, rate 1.02x"),
+        "adaptive",
+    ),
     "a cut of the rate": (("cool now",), "sgd"),
     "a smaller rate": (("rate 0.5x",), "sgd"),
     "": ((), "sgd"),
@@ -38,7 +42,12 @@ def test_advice_has_a_kind(kind: str, given: tuple[tuple[str, ...], str]) -> Non
 def test_findings_cite_what_the_benchmark_has_kept(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=200)
     finding = Finding(
-        "noise", Issue.ESTIMATION, "own", State.LOOK, facts={"seen": "Seen."}, cure=("batch 2x, rate 1.29x",)
+        "noise",
+        Issue.ESTIMATION,
+        "own",
+        State.LOOK,
+        facts={"seen": "Seen."},
+        cure=("batch 2x, rate 1.29x",),
     )
     (found,) = with_trials(run, [finding])
     scores = [score for score in kept_scores() if score["kind"] == "a larger batch under SGD"]
@@ -51,16 +60,31 @@ def test_findings_cite_what_the_benchmark_has_kept(tmp_path: Path) -> None:
 
 def test_no_kind_that_is_advised_fails_in_a_third_of_its_cases() -> None:
     for kind, what in {(score["kind"], score["what"]) for score in kept_scores()}:
-        verdicts = [score["verdict"] for score in kept_scores() if (score["kind"], score["what"]) == (kind, what)]
+        verdicts = [
+            score["verdict"]
+            for score in kept_scores()
+            if (score["kind"], score["what"]) == (kind, what)
+        ]
         assert 2 * verdicts.count("did not hold") <= verdicts.count("held"), (kind, what)
 
 
 def test_a_kind_that_was_never_followed_has_no_record() -> None:
-    assert record_of("a smaller rate", []) == "" and kind_of_advice(["batch 2x, rate 2x"], "other") == ""
-    scores = [{"kind": "k", "what": what, "verdict": verdict} for what, verdict in
-              (("advice", "held"), ("advice", "did not hold"), ("advice", "open"), ("number", "held"))]  # fmt: skip
+    assert (
+        record_of("a smaller rate", []) == ""
+        and kind_of_advice(["batch 2x, rate 2x"], "other") == ""
+    )
+    scores = [
+        {"kind": "k", "what": what, "verdict": verdict}
+        for what, verdict in (
+            ("advice", "held"),
+            ("advice", "did not hold"),
+            ("advice", "open"),
+            ("number", "held"),
+        )
+    ]
     assert record_of("k", scores) == (
-        "Such advice held in 1 of 3 trials (1 undecided), and its forecast number in 1 of 1 trials: benchmarks/advice.py."
+        "Such advice held in 1 of 3 trials (1 undecided), and its forecast number in 1 of 1 "
+        "trials: benchmarks/advice.py."
     )
     undecided = {"kind": "k", "what": "number", "verdict": "open"}
     assert "number" not in record_of("k", [*scores[:3], undecided])

@@ -1,4 +1,5 @@
-"""Arithmetic with estimates keeps the coverage of their intervals, and the median's interval covers too."""
+"""Arithmetic with estimates keeps the coverage of their intervals, and the median's interval covers
+too."""
 
 import math
 
@@ -18,7 +19,12 @@ Z = 1.6448536269514722
 def normal(value: float, error: float) -> Estimate:
     """An estimate with a normal error of known size."""
     return Estimate.interval(
-        value, value - Z * error, value + Z * error, level=0.9, method="normal, known error", samples=50
+        value,
+        value - Z * error,
+        value + Z * error,
+        level=0.9,
+        method="normal, known error",
+        samples=50,
     )
 
 
@@ -28,8 +34,13 @@ def covers(share: float, trials: int) -> bool:
 
 
 def test_an_increasing_function_keeps_the_ends_and_a_decreasing_one_swaps_them() -> None:
-    estimate = Estimate.interval(4.0, 1.0, 9.0, level=0.9, method="m", samples=7, unit="examples", needed=3)
-    root, inverse = transform(estimate, math.sqrt), transform(estimate, lambda x: 1 / x, unit="1/examples")
+    estimate = Estimate.interval(
+        4.0, 1.0, 9.0, level=0.9, method="m", samples=7, unit="examples", needed=3
+    )
+    root, inverse = (
+        transform(estimate, math.sqrt),
+        transform(estimate, lambda x: 1 / x, unit="1/examples"),
+    )
     assert (root.value, root.low, root.high) == (2.0, 1.0, 3.0)
     assert (inverse.low, inverse.high, inverse.unit) == (1 / 9, 1.0, "1/examples")
     assert (root.level, root.samples, root.method, root.needed) == (0.9, 7, "m", 3)
@@ -38,7 +49,11 @@ def test_an_increasing_function_keeps_the_ends_and_a_decreasing_one_swaps_them()
 def test_an_infinite_end_stays_infinite_and_an_unknown_value_unknown() -> None:
     unknown = Estimate.unknown(level=0.9, method="too few readings", samples=2, needed=2)
     carried = transform(unknown, lambda x: x)
-    assert math.isnan(carried.value) and (carried.low, carried.high, carried.needed) == (-math.inf, math.inf, 2)
+    assert math.isnan(carried.value) and (carried.low, carried.high, carried.needed) == (
+        -math.inf,
+        math.inf,
+        2,
+    )
 
 
 def test_an_exact_number_stays_exact() -> None:
@@ -50,16 +65,24 @@ def test_nine_in_ten_intervals_contain_the_average() -> None:
     generator, errors, held = np.random.default_rng(0), np.array([0.1, 0.5, 2.0]), 0
     for _ in range(2000):
         values = 1 + errors * generator.standard_normal(3)
-        mean = average([normal(float(value), float(error)) for value, error in zip(values, errors, strict=True)])
+        mean = average(
+            [
+                normal(float(value), float(error))
+                for value, error in zip(values, errors, strict=True)
+            ]
+        )
         held += mean.low <= 1 <= mean.high
     assert covers(held / 2000, 2000)
 
 
 def test_nine_in_ten_intervals_contain_the_product() -> None:
-    """The method is exact for log-normal estimates. Adding the ends would contain the product in 98 of 100 cases."""
+    """The method is exact for log-normal estimates. Adding the ends would contain the product in 98
+    of 100 cases."""
     generator, errors, held = np.random.default_rng(0), (0.2, 0.3), 0
     for _ in range(2000):
-        factors = [transform(normal(float(e * generator.standard_normal()), e), math.exp) for e in errors]
+        factors = [
+            transform(normal(float(e * generator.standard_normal()), e), math.exp) for e in errors
+        ]
         times = product(*factors)
         held += times.low <= 1 <= times.high
     assert covers(held / 2000, 2000)

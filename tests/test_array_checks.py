@@ -1,4 +1,5 @@
-"""The checks of types and shapes that every test runs under: they see what jaxtyping's own wrapper sees."""
+"""The checks of types and shapes that every test runs under: they see what jaxtyping's own wrapper
+sees."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from gradiometer.measurement.uncertainty.slopes import slope
 
 
 @checked
-def weighted(values: Float[np.ndarray, " steps"], weights: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
+def weighted(
+    values: Float[np.ndarray, " steps"], weights: Float[np.ndarray, " steps"]
+) -> Float[np.ndarray, " steps"]:
     return np.append(values * weights, 1.0) if values[0] < 0 else values * weights
 
 
@@ -60,6 +63,8 @@ def test_the_library_is_under_these_checks() -> None:
         Estimate.exact("one")  # type: ignore[arg-type]
 
 
-def test_a_test_of_what_users_meet_may_leave_the_checks_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_test_of_what_users_meet_may_leave_the_checks_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     assert len(weighted(-np.ones(3), np.ones(3))) == 4

@@ -39,7 +39,9 @@ def test_refreshed_statistics_do_not_depend_on_the_division_into_batches() -> No
     assert model.first.num_batches_tracked == 3
     peer = Noisy()
     update_bn(batches(), peer)
-    assert (peer.first.running_var / every.var(0)).max() < 0.8, "torch's own misses what differs between batches"
+    assert (peer.first.running_var / every.var(0)).max() < 0.8, (
+        "torch's own misses what differs between batches"
+    )
 
 
 def test_convolutional_statistics_are_those_of_every_pixel() -> None:
@@ -68,7 +70,10 @@ def test_a_refresh_that_fails_leaves_the_statistics_as_they_were() -> None:
     ):
         with pytest.raises(BadArgument, match=message):
             refresh_batch_norm(model, wrong, run)
-        assert torch.equal(model.first.running_mean, torch.zeros(3)) and model.first.num_batches_tracked == 0
+        assert (
+            torch.equal(model.first.running_mean, torch.zeros(3))
+            and model.first.num_batches_tracked == 0
+        )
         assert model.first.track_running_stats and model.training
 
 

@@ -10,19 +10,34 @@ from gradiometer import RunDamaged
 from gradiometer.loop.recorded.record import ForkRecord, _check_stop
 from gradiometer.measurement import Estimate
 
-GOOD = {"alternative": "rate 2x", "horizon": 64, "replicates": 2, "reason": "worse", "behind": "go on"}
+GOOD = {
+    "alternative": "rate 2x",
+    "horizon": 64,
+    "replicates": 2,
+    "reason": "worse",
+    "behind": "go on",
+}
 GOOD |= {"gap": Estimate.exact(1.0).to_dict()}
 
 
 @pytest.mark.parametrize(
     "spoiled",
     [
-        {"x": 1}, [], 3, None, "worse",
-        *({name: value for name, value in GOOD.items() if name != left} for left in GOOD if left != "reason"),
+        {"x": 1},
+        [],
+        3,
+        None,
+        "worse",
+        *(
+            {name: value for name, value in GOOD.items() if name != left}
+            for left in GOOD
+            if left != "reason"
+        ),
         *(GOOD | {name: [1]} for name in GOOD if name != "reason"),
-        GOOD | {"gap": {"value": 1.0}}, GOOD | {"gap": Estimate.exact(1.0).to_dict() | {"low": 2.0}},
+        GOOD | {"gap": {"value": 1.0}},
+        GOOD | {"gap": Estimate.exact(1.0).to_dict() | {"low": 2.0}},
     ],
-)  # fmt: skip
+)
 def test_a_stop_that_is_none_is_refused_with_its_file(tmp_path: Path, spoiled: Any) -> None:
     (tmp_path / "fork.json").write_text(json.dumps({"format": 1, "plan": {}, "stops": [spoiled]}))
     with pytest.raises(RunDamaged, match=r"fork.json` is not the plan of a fork"):

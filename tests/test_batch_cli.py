@@ -1,4 +1,5 @@
-"""`gradiometer measure batch`: of a run, of a problem, in words and as JSON, and what it refuses."""
+"""`gradiometer measure batch`: of a run, of a problem, in words and as JSON, and what
+it refuses."""
 
 import io
 import json
@@ -28,14 +29,18 @@ def called(*arguments: str) -> Result:
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A run of 360 steps, every one of them measured."""
     configuration = Configuration(model="mlp", epochs=8, every=1, accumulation=2, learning_rate=0.2)
-    return str(train(load("digits", model="mlp"), configuration, tmp_path_factory.mktemp("runs")).path)
+    return str(
+        train(load("digits", model="mlp"), configuration, tmp_path_factory.mktemp("runs")).path
+    )
 
 
 @pytest.mark.slow
 def test_every_batch_size_of_a_run_has_factors_with_intervals(run: str) -> None:
     told = json.loads(called(run, "--json", *QUICK).stdout)
     assert [row["batch_size"] for row in told["rows"]] == [2, 4, 8, 16, 32, 64, 128, 256, 512]
-    assert told["batch_size"] == 32 and told["learning_rate"] == 0.2 and len(told["noise_scale"]) == 1
+    assert (
+        told["batch_size"] == 32 and told["learning_rate"] == 0.2 and len(told["noise_scale"]) == 1
+    )
     for row in told["rows"]:
         for name in ("learning_rate", "updates", "examples", "time"):
             assert row[name]["low"] <= row[name]["value"] <= row[name]["high"]
@@ -61,7 +66,9 @@ def table_with(times: dict[int, Estimate | None]) -> BatchTable:
     """Three batch sizes, 32 now, with the time that each needs to the same loss."""
     updates = {16: interval(1.8, 1.7, 1.9), 32: Estimate.exact(1.0), 64: interval(0.6, 0.5, 0.7)}
     examples = {size: Estimate.exact(factor) for size, factor in ((16, 0.9), (32, 1.0), (64, 1.2))}
-    return BatchTable(32, tuple(BatchRow(b, updates[b], updates[b], examples[b], times.get(b)) for b in updates))
+    return BatchTable(
+        32, tuple(BatchRow(b, updates[b], updates[b], examples[b], times.get(b)) for b in updates)
+    )
 
 
 NOW = {32: Estimate.exact(1.0)}
@@ -71,8 +78,16 @@ NOW = {32: Estimate.exact(1.0)}
     ("at_16", "at_64", "sentence"),
     [
         ((1.7, 1.6, 1.8), (0.5, 0.4, 0.6), "Fastest here: B = 64 (0.50 [0.40, 0.60] of the time)."),
-        ((0.55, 0.45, 0.7), (0.5, 0.4, 0.6), "B = 64 (0.50 [0.40, 0.60] of the time); possibly as fast: 16."),
-        ((1.7, 1.6, 1.8), (0.9, 0.7, 1.1), "No other batch size is clearly faster on this machine."),
+        (
+            (0.55, 0.45, 0.7),
+            (0.5, 0.4, 0.6),
+            "B = 64 (0.50 [0.40, 0.60] of the time); possibly as fast: 16.",
+        ),
+        (
+            (1.7, 1.6, 1.8),
+            (0.9, 0.7, 1.1),
+            "No other batch size is clearly faster on this machine.",
+        ),
         ((1.7, 1.6, 1.8), (1.3, 1.2, 1.4), "Fastest here: B = 32 (the present one)."),
     ],
 )
@@ -104,14 +119,27 @@ def test_without_measuring_time_no_problem_is_loaded_and_no_time_is_printed(
 
 
 def test_the_whole_run_and_now_differ_if_the_noise_scale_grew(run: str) -> None:
-    path, now = (json.loads(called(run, "--json", "--seconds", "0", "--of", of).stdout) for of in ("run", "now"))
+    path, now = (
+        json.loads(called(run, "--json", "--seconds", "0", "--of", of).stdout)
+        for of in ("run", "now")
+    )
     assert len(now["noise_scale"]) == 1
     assert now["rows"][-1]["updates"]["value"] != path["rows"][-1]["updates"]["value"]
 
 
 @pytest.mark.slow
 def test_a_problem_is_trained_briefly_and_measured_at_the_end() -> None:
-    arguments = ("digits", "--steps", "220", "--set", "learning_rate=0.2", "--set", "accumulation=2", "--json", *QUICK)
+    arguments = (
+        "digits",
+        "--steps",
+        "220",
+        "--set",
+        "learning_rate=0.2",
+        "--set",
+        "accumulation=2",
+        "--json",
+        *QUICK,
+    )
     told = json.loads(called(*arguments).stdout)
     assert told["subject"] == "digits (mlp) after 220 steps"
     assert told["noise_scale"][0]["samples"] == 200 and told["learning_rate"] == 0.2
@@ -125,7 +153,11 @@ def test_a_given_level_is_that_of_every_interval(run: str) -> None:
 
 def test_wrong_arguments_of_the_batch_verb_are_refused(run: str, tmp_path: Path) -> None:
     with pytest.raises(
-        BadArgument, match="`--set` batch_size cannot be changed for a run: leave it out, or give a problem instead"
+        BadArgument,
+        match=(
+            "`--set` batch_size cannot be changed for a run: leave it out, or give a problem "
+            "instead"
+        ),
     ):
         called(run, "--set", "batch_size=64")
     with pytest.raises(BadArgument, match="`level` must lie between 0 and 1, got nan"):
@@ -141,10 +173,14 @@ def test_wrong_arguments_of_the_batch_verb_are_refused(run: str, tmp_path: Path)
 def test_a_run_without_readings_is_refused(tmp_path: Path) -> None:
     configuration = Configuration(model="mlp", epochs=1, budget=0.0)
     path = train(load("digits", model="mlp"), configuration, tmp_path).path
-    with pytest.raises(BadArgument, match="has no readings of the noise: train with a `budget` above 0"):
+    with pytest.raises(
+        BadArgument, match="has no readings of the noise: train with a `budget` above 0"
+    ):
         called(str(path))
 
 
 def test_a_brief_training_that_diverges_raises() -> None:
-    with pytest.raises(Diverged, match=r"diverged at step .* with learning rate 10000: .*; try a smaller --lr"):
+    with pytest.raises(
+        Diverged, match=r"diverged at step .* with learning rate 10000: .*; try a smaller --lr"
+    ):
         called("digits", "--steps", "200", "--set", "learning_rate=1e4")

@@ -1,4 +1,5 @@
-"""Every fault of the system is one sentence and an exit code, and a result is printed before it is stored."""
+"""Every fault of the system is one sentence and an exit code, and a result is printed before it is
+stored."""
 
 import errno
 import io
@@ -37,21 +38,36 @@ def os_error(number: int, path: str | None = None) -> OSError:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (os_error(errno.EACCES, "here/run.toml"), "`here/run.toml` could not be read or written (permission denied)"),
+        (
+            os_error(errno.EACCES, "here/run.toml"),
+            "`here/run.toml` could not be read or written (permission denied)",
+        ),
         (os_error(errno.ENOSPC), "(no space left on device): free some space"),
         (os_error(errno.EROFS, "here"), "choose another folder"),
         (os_error(errno.EIO, "here"), "check the disk"),
-        (os_error(errno.ENOENT, "runs/digits-1/x"), "`runs/digits-1/x` could not be read or written (no such file"),
+        (
+            os_error(errno.ENOENT, "runs/digits-1/x"),
+            "`runs/digits-1/x` could not be read or written (no such file",
+        ),
         (os_error(errno.ENOENT, "elsewhere/a/x"), "check that it still exists"),
         (os_error(errno.EISDIR, "elsewhere/a"), "name a file"),
         (os_error(errno.EMFILE), "too many files are open: raise the limit with `ulimit -n 4096`"),
         (os_error(errno.ENOMEM), "there is not enough memory"),
         (os_error(errno.EAGAIN), "no more threads or processes"),
         (MemoryError(), "there is not enough memory"),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "not enough memory"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            "not enough memory",
+        ),
         (RuntimeError("can't start new thread"), "no more threads or processes"),
-        (ImportError("libtorch.so: failed to map segment: Cannot allocate memory"), "not enough memory"),
-        (ImportError("numpy failed.\nIt was: a.so: failed to map segment from shared object\n"), "not enough memory"),
+        (
+            ImportError("libtorch.so: failed to map segment: Cannot allocate memory"),
+            "not enough memory",
+        ),
+        (
+            ImportError("numpy failed.\nIt was: a.so: failed to map segment from shared object\n"),
+            "not enough memory",
+        ),
     ],
 )
 def test_a_fault_of_the_system_is_a_sentence_with_a_way_out(error: Exception, words: str) -> None:
@@ -67,7 +83,9 @@ def test_a_fault_of_the_system_is_a_sentence_with_a_way_out(error: Exception, wo
         (RuntimeError("can't start new thread"), "no more threads or processes"),
     ],
 )
-def test_a_fault_of_the_system_in_the_users_code_has_the_line_and_a_way_out(error: Exception, words: str) -> None:
+def test_a_fault_of_the_system_in_the_users_code_has_the_line_and_a_way_out(
+    error: Exception, words: str
+) -> None:
     try:
         raise error
     except Exception as raised:
@@ -108,9 +126,12 @@ def test_what_is_not_a_fault_of_the_system_is_a_bug(error: Exception) -> None:
 
 def test_a_python_without_docstrings_is_named() -> None:
     script = (
-        "from gradiometer.cli.boundary import explained; print(explained(AttributeError('Found no doc for x'), []))"
+        "from gradiometer.cli.boundary import explained; print(explained(AttributeError('Found no "
+        "doc for x'), []))"
     )
-    done = subprocess.run([sys.executable, "-OO", "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-OO", "-c", script], capture_output=True, text=True, check=False
+    )
     assert "removes: leave it out." in done.stdout and done.stdout.endswith(", 6)\n"), done.stderr
 
 
@@ -175,7 +196,9 @@ def test_output_that_cannot_be_written_still_leaves_a_page(
     assert printed(stream, "show", str(written)) == code
     assert (written / "report.html").is_file()
     error = capsys.readouterr().err
-    assert error == ("" if code == 141 else "error: the output could not be written: no space left on device.\n")
+    assert error == (
+        "" if code == 141 else "error: the output could not be written: no space left on device.\n"
+    )
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
@@ -209,7 +232,8 @@ def refuse_writes(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
 
 
 def prints_and_refuses(capsys: pytest.CaptureFixture[str], *command: str) -> None:
-    """The command prints its result, says that it cannot be stored, and exits with 6, in words and as JSON."""
+    """The command prints its result, says that it cannot be stored, and exits with 6, in words and
+    as JSON."""
     code, out, err = called(capsys, *command)
     assert code == 6 and len(out) > 100 and "permission denied" in err
     code, out, err = called(capsys, *command, "--json")
@@ -230,17 +254,31 @@ def test_no_command_loses_a_result_that_cannot_be_stored(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for seed in ("0", "1"):
-        code, *_ = called(capsys, "train", "digits", "-e", "2", "--snapshots", "3", "--seed", seed, "--no-open")
+        code, *_ = called(
+            capsys, "train", "digits", "-e", "2", "--snapshots", "3", "--seed", seed, "--no-open"
+        )
         assert code == 0
-    modules = ("report.page.page", "report.compare.page", "report.charts.charts", "run.artifacts", "tuning.of_problem")
+    modules = (
+        "report.page.page",
+        "report.compare.page",
+        "report.charts.charts",
+        "run.artifacts",
+        "tuning.of_problem",
+    )
     refuse_writes(monkeypatch, *modules)
     first, second = (str(path) for path in sorted(Path("runs").iterdir()))
     few = ("--steps", "400", "--burn-in", "50", "--every", "2")
     prints_and_refuses(capsys, "runs", "compare", first, second)
-    prints_and_refuses(capsys, "measure", "sharpness", first, "--examples", "64", "--top", "1", "--probes", "4")
-    prints_and_refuses(capsys, "measure", "certificate", first, "--examples", "64", "--batches", "8")
+    prints_and_refuses(
+        capsys, "measure", "sharpness", first, "--examples", "64", "--top", "1", "--probes", "4"
+    )
+    prints_and_refuses(
+        capsys, "measure", "certificate", first, "--examples", "64", "--batches", "8"
+    )
     prints_and_refuses(capsys, "ensemble", first, "--points", "0")
-    prints_and_refuses(capsys, "learn", "sample", "linear-regression", *few, "--chains", "2", "--png", "pictures")
+    prints_and_refuses(
+        capsys, "learn", "sample", "linear-regression", *few, "--chains", "2", "--png", "pictures"
+    )
     prints_and_refuses(capsys, "fork", first, "rate 2x", "--replicates", "2")
     prints_and_refuses(capsys, "tune", "quadratic", "--steps", "40")
 
@@ -266,14 +304,23 @@ def test_a_run_that_is_deleted_while_it_is_trained_is_named(
         path.unlink(missing_ok=True) if gone != "." else shutil.rmtree(path, ignore_errors=True)
 
     monkeypatch.setattr(Recorder, "close", closed)
-    code, _, error = called(capsys, "train", "quadratic", "--steps", "20", "--no-open", "--out", str(tmp_path))
-    assert code == 6 and error.endswith("-1` was deleted or moved in the meantime: nothing more can be read there.\n")
+    code, _, error = called(
+        capsys, "train", "quadratic", "--steps", "20", "--no-open", "--out", str(tmp_path)
+    )
+    assert code == 6 and error.endswith(
+        "-1` was deleted or moved in the meantime: nothing more can be read there.\n"
+    )
 
 
 def test_a_run_that_is_deleted_while_it_is_certified_loses_no_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert called(capsys, "train", "quadratic", "--steps", "20", "--no-open", "--out", str(tmp_path))[0] == 0
+    assert (
+        called(capsys, "train", "quadratic", "--steps", "20", "--no-open", "--out", str(tmp_path))[
+            0
+        ]
+        == 0
+    )
     (path,) = tmp_path.iterdir()
     verb = import_module("gradiometer.cli.measure.certificate")
     certified = verb._certified
@@ -353,7 +400,9 @@ def test_sigterm_before_the_training_ends_a_command(where: str, code: int, said:
         f"{where}\ncli.gradiometer.main = main\n"
         "cli.main(['train'])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (code, said)
 
 
@@ -372,5 +421,7 @@ def test_too_few_open_files_are_named() -> None:
         "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
         "cli.main(['show', 'runs/digits-1'])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 6 and done.stderr.startswith("error: too many files are open")

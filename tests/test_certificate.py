@@ -49,7 +49,9 @@ def test_a_gradient_that_is_not_finite_has_diverged(exact: bool) -> None:
 
 @pytest.mark.parametrize("signal", [0.0, 0.3, 3.0])
 @pytest.mark.parametrize("directions", [1, 20])
-def test_the_interval_of_the_squared_norm_covers_at_its_level(signal: float, directions: int) -> None:
+def test_the_interval_of_the_squared_norm_covers_at_its_level(
+    signal: float, directions: int
+) -> None:
     """Nominal 95 %, 400 times: 93 % is two standard errors below."""
     random = np.random.default_rng(0)
     gradient = np.r_[signal, np.zeros(directions - 1)]
@@ -88,7 +90,9 @@ def test_without_replacement_the_squared_norm_is_unbiased_and_exact_for_all_exam
         (np.eye(8), 7, "`gram` has 8 batches of 7, more than the 48 examples"),
     ],
 )
-def test_inner_products_that_cannot_be_used_are_refused(gram: np.ndarray, batch_size: int, message: str) -> None:
+def test_inner_products_that_cannot_be_used_are_refused(
+    gram: np.ndarray, batch_size: int, message: str
+) -> None:
     with pytest.raises(BadArgument, match=message):
         squared_norm(gram, batch_size, Sampling(Draw.RESHUFFLED, 48))
 
@@ -99,8 +103,11 @@ def test_a_gradient_that_is_not_finite_means_divergence() -> None:
 
 
 @pytest.mark.parametrize("spectrum", ["even", "one below", "crowded below"])
-def test_the_part_of_the_spectrum_that_lanczos_misses_is_bounded_over_random_starts(spectrum: str) -> None:
-    """Twenty products of a matrix of 300 dimensions, 30 starts: the bound may fail in one of ten, and is far from it."""
+def test_the_part_of_the_spectrum_that_lanczos_misses_is_bounded_over_random_starts(
+    spectrum: str,
+) -> None:
+    """Twenty products of a matrix of 300 dimensions, 30 starts: the bound may fail in one of ten,
+    and is far from it."""
     values = {
         "even": torch.linspace(-1, 1, 300),
         "one below": torch.cat([torch.tensor([-1.0]), torch.linspace(-0.9, 1, 299)]),
@@ -111,16 +118,24 @@ def test_the_part_of_the_spectrum_that_lanczos_misses_is_bounded_over_random_sta
     for seed in range(30):
         generator = torch.Generator().manual_seed(seed)
         operator = VectorProduct(lambda vectors: vectors * values, values)
-        found = eigenvalues(operator, largest=1, smallest=1, tolerance=1e-12, most_products=20, generator=generator)
+        found = eigenvalues(
+            operator, largest=1, smallest=1, tolerance=1e-12, most_products=20, generator=generator
+        )
         missed.append(float(found.smallest[0].value + 1) / 2)
     assert np.mean(np.array(missed) > share) <= 0.1
-    assert spectrum == "one below" or max(missed) > share / 50, "a bound nothing comes near to would be of no use"
+    assert spectrum == "one below" or max(missed) > share / 50, (
+        "a bound nothing comes near to would be of no use"
+    )
 
 
 def test_as_many_products_as_the_resolution_asks_for_reach_it() -> None:
     for dimension, resolution in ((1_000, 0.01), (10**7, 0.001)):
         products = products_for(dimension, resolution, 0.01)
-        assert lanczos_deficit(dimension, products, 0.01) <= resolution < lanczos_deficit(dimension, products - 1, 0.01)
+        assert (
+            lanczos_deficit(dimension, products, 0.01)
+            <= resolution
+            < lanczos_deficit(dimension, products - 1, 0.01)
+        )
     assert products_for(5, 0.001, 0.01) == 5 and lanczos_deficit(5, 5, 0.01) == 0
 
 
@@ -142,7 +157,9 @@ def output(model: nn.Module, batch: Batch) -> Tensor:
 
 def tilts(count: int = 4096) -> Examples:
     """Slopes whose mean over all examples is zero."""
-    drawn = torch.randn(count // 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = torch.randn(
+        count // 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     return Examples(torch.cat([drawn, -drawn]))
 
 
@@ -182,9 +199,13 @@ def test_an_unclear_gradient_comes_with_the_number_of_batches_that_would_decide(
 def test_weight_decay_is_part_of_what_is_trained() -> None:
     plain = certified([2.0, 1.0, -0.1], [0.5, 0.0, 0.0], exact=True)
     decayed = certified([2.0, 1.0, -0.1], [0.5, 0.0, 0.0], exact=True, weight_decay=0.3)
-    assert plain.gradient_squared.value == pytest.approx(1.0) and plain.lowest.value == pytest.approx(-0.1)
+    assert plain.gradient_squared.value == pytest.approx(
+        1.0
+    ) and plain.lowest.value == pytest.approx(-0.1)
     assert decayed.gradient_squared.value == pytest.approx(1.15**2)
-    assert decayed.lowest.value == pytest.approx(0.2) and decayed.largest.value == pytest.approx(2.3)
+    assert decayed.lowest.value == pytest.approx(0.2) and decayed.largest.value == pytest.approx(
+        2.3
+    )
 
 
 def test_the_interval_from_samples_contains_the_curvature_of_all_examples() -> None:
@@ -194,7 +215,9 @@ def test_the_interval_from_samples_contains_the_curvature_of_all_examples() -> N
     order = torch.randperm(len(problem.train))
     batches = [problem.train.batch(part) for part in order.split(128)]
     whole = of_all_examples(Curvature(objective, batches), resolution=0.02)
-    some = of_samples(objective, [batches[2 * place : 2 * place + 2] for place in range(4)], resolution=0.02)
+    some = of_samples(
+        objective, [batches[2 * place : 2 * place + 2] for place in range(4)], resolution=0.02
+    )
     assert some.lowest.low <= whole.lowest.low and whole.lowest.high <= some.lowest.high
     assert whole.lowest.high - whole.lowest.low < 0.06 * whole.largest.value
     assert some.largest.low <= whole.largest.value
@@ -203,12 +226,21 @@ def test_the_interval_from_samples_contains_the_curvature_of_all_examples() -> N
 def test_a_certificate_leaves_the_model_as_it_was() -> None:
     model = Tilted([2.0, 1.0, 0.5], [1.0, 0.0, 0.0])
     before, state = model.position.detach().clone(), torch.get_rng_state()
-    certify(Objective(model, output), tilts(256), Estimate.exact(1.0), batches=8, batch_size=4, examples=64)
+    certify(
+        Objective(model, output),
+        tilts(256),
+        Estimate.exact(1.0),
+        batches=8,
+        batch_size=4,
+        examples=64,
+    )
     assert torch.equal(model.position, before) and model.position.grad is None
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_loss_that_draws_or_couples_has_no_exact_pass_and_is_measured_on_independent_batches() -> None:
+def test_a_loss_that_draws_or_couples_has_no_exact_pass_and_is_measured_on_independent_batches() -> (
+    None
+):
     data = Examples((torch.randn(64, 8), torch.randint(5, (64,))))
     loss = supervised(nn.CrossEntropyLoss(reduction="none"))
     dropout = Objective(nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5), nn.Linear(8, 5)), loss)
@@ -222,7 +254,9 @@ def test_a_loss_that_draws_or_couples_has_no_exact_pass_and_is_measured_on_indep
         assert gradient_squared(objective, data, exact=True, batch_size=8)[0].method == "exact"
 
 
-def test_batch_gradients_of_a_large_model_are_averaged_to_save_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_gradients_of_a_large_model_are_averaged_to_save_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("gradiometer.convergence.certificate.certifying.KEPT_NUMBERS", 24)
     objective = Objective(Tilted([2.0, 1.0, 0.5], [1.0, 0.0, 0.0]), output)
     found, examples = gradient_squared(objective, tilts(), batches=40, batch_size=8)
@@ -253,7 +287,9 @@ def test_a_quadratics_certificate_has_the_numbers_it_has_in_closed_form() -> Non
     objective = Objective(problem.model(), problem.loss)
     position = flat(objective.parameters).detach().numpy()
     found = certify(objective, problem.train, Estimate.exact(1.0), batch_size=10)
-    assert found.gradient_squared.value == pytest.approx(float(np.square(known.gradient(position)).sum()))
+    assert found.gradient_squared.value == pytest.approx(
+        float(np.square(known.gradient(position)).sum())
+    )
     assert found.lowest.value == pytest.approx(0.05) and found.largest.value == pytest.approx(4)
 
 
@@ -263,7 +299,8 @@ COARSE = ("--tolerance", "0.05")
 
 @pytest.mark.nightly
 def test_the_interval_of_the_gradient_covers_along_a_real_run() -> None:
-    """Fashion-MNIST (the digits where it is not there), at the start, in the middle and at the end of 3,000 steps."""
+    """Fashion-MNIST (the digits where it is not there), at the start, in the middle and at the end
+    of 3,000 steps."""
     try:
         problem = load("fashion-mnist")
     except BadArgument:
@@ -291,20 +328,30 @@ def run_verb(*arguments: str) -> Result:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    configuration = Configuration(problem="digits", model="mlp", epochs=1, learning_rate=0.2, budget=0.0)
+    configuration = Configuration(
+        problem="digits", model="mlp", epochs=1, learning_rate=0.2, budget=0.0
+    )
     return train(load("digits", model="mlp"), configuration, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.mark.slow
 def test_the_command_certifies_the_last_checkpoint_and_saves_the_certificate(trained: Run) -> None:
-    printed = json.loads(run_verb(str(trained.path), "--batches", "16", "--examples", "64", "--json", *COARSE).output)
+    printed = json.loads(
+        run_verb(str(trained.path), "--batches", "16", "--examples", "64", "--json", *COARSE).output
+    )
     assert printed["verdict"] == "not stationary" and printed["gradients"] == 512
     relative = printed["estimates"]["relative_gradient_norm"]
     assert 0.05 < relative["low"] < relative["value"] < relative["high"]
     (kept,) = load_artifacts(trained, Certificate)
     assert kept.step == trained.steps and kept.relative.value == pytest.approx(relative["value"])
-    exact = json.loads(run_verb(str(trained.path), "--batches", "all", "--examples", "64", "--json", *COARSE).output)
-    assert relative["low"] <= exact["estimates"]["relative_gradient_norm"]["value"] <= relative["high"]
+    exact = json.loads(
+        run_verb(
+            str(trained.path), "--batches", "all", "--examples", "64", "--json", *COARSE
+        ).output
+    )
+    assert (
+        relative["low"] <= exact["estimates"]["relative_gradient_norm"]["value"] <= relative["high"]
+    )
     assert exact["gradients"] == exact["of"] == 1437
     assert "is of what it was" not in Path(exact["page"]).read_text()
     assert "certificate" in [finding.gauge for finding in diagnose(trained).findings]
@@ -312,8 +359,14 @@ def test_the_command_certifies_the_last_checkpoint_and_saves_the_certificate(tra
 
 
 def test_the_command_prints_the_verdict_and_its_numbers(trained: Run) -> None:
-    words = " ".join(run_verb(str(trained.path), "--batches", "16", "--examples", "64", *COARSE).output.split())
-    assert "not stationary, at 95%" in words and "‖g‖ / start" in words and "512 of 1,437 examples" in words
+    words = " ".join(
+        run_verb(str(trained.path), "--batches", "16", "--examples", "64", *COARSE).output.split()
+    )
+    assert (
+        "not stationary, at 95%" in words
+        and "‖g‖ / start" in words
+        and "512 of 1,437 examples" in words
+    )
 
 
 @pytest.mark.parametrize(
@@ -326,7 +379,9 @@ def test_the_command_prints_the_verdict_and_its_numbers(trained: Run) -> None:
         (("--examples", "3"), "`examples` must be at least 16, or all 1,437, got 3"),
     ],
 )
-def test_bad_options_raise_and_are_named(trained: Run, flags: tuple[str, str], message: str) -> None:
+def test_bad_options_raise_and_are_named(
+    trained: Run, flags: tuple[str, str], message: str
+) -> None:
     with pytest.raises(BadArgument, match=message):
         run_verb(str(trained.path), *flags)
 

@@ -1,4 +1,5 @@
-"""Independent runs computed together: the same numbers as one after the other, whatever the model."""
+"""Independent runs computed together: the same numbers as one after the other,
+whatever the model."""
 
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +31,11 @@ def data(*shape: int) -> tuple[Tensor, Tensor]:
 
 def mlp() -> nn.Module:
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(8, 6), nn.Tanh(), nn.Sequential(nn.Linear(6, 5, bias=False), nn.GELU()), nn.Linear(5, 3)
+        nn.Flatten(),
+        nn.Linear(8, 6),
+        nn.Tanh(),
+        nn.Sequential(nn.Linear(6, 5, bias=False), nn.GELU()),
+        nn.Linear(5, 3),
     ).double()
 
 
@@ -39,11 +44,15 @@ def cnn() -> nn.Module:
 
 
 def with_norm() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).double()
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)
+    ).double()
 
 
 def with_dropout() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(8, 6), nn.Dropout(0.5), nn.ReLU(), nn.Linear(6, 3)).double()
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(8, 6), nn.Dropout(0.5), nn.ReLU(), nn.Linear(6, 3)
+    ).double()
 
 
 class Recurrent(nn.Module):
@@ -72,7 +81,9 @@ def by_hand(
     torch.manual_seed(chain)
     model, (inputs, targets) = make(), data(1, 8)
     if temperature:
-        optimizer = SGLD(model.parameters(), lr=rate, examples=EXAMPLES, temperature=temperature, seed=chain)
+        optimizer = SGLD(
+            model.parameters(), lr=rate, examples=EXAMPLES, temperature=temperature, seed=chain
+        )
     else:
         optimizer = torch.optim.SGD(model.parameters(), lr=rate, **settings)
     order = Order(draw, EXAMPLES, BATCH, seed=chain)
@@ -84,12 +95,20 @@ def by_hand(
     return model
 
 
-def engine_of(kind: type[Engine], make: Callable[[], nn.Module], loss: Loss = CROSS_ENTROPY, **settings: Any) -> Engine:
+def engine_of(
+    kind: type[Engine], make: Callable[[], nn.Module], loss: Loss = CROSS_ENTROPY, **settings: Any
+) -> Engine:
     """Three chains of SGLD, at different temperatures unless `settings` say more."""
     models = make_models(make, range(3))
     temperatures = settings.pop("temperatures", (0.0, 0.01, 0.5))
     samplers = [
-        SGLD(model.parameters(), lr=settings.get("lr", 0.02), examples=EXAMPLES, temperature=temperature, seed=seed)
+        SGLD(
+            model.parameters(),
+            lr=settings.get("lr", 0.02),
+            examples=EXAMPLES,
+            temperature=temperature,
+            seed=seed,
+        )
         for seed, (model, temperature) in enumerate(zip(models, temperatures, strict=True))
     ]
     state, batch_at = ChainState(models, range(3), samplers), partial(take, data(1, 8))
@@ -130,18 +149,24 @@ def test_chains_at_different_temperatures_are_sgld_made_by_hand(
 @pytest.mark.parametrize("kind", [Stacked, Sequential])
 def test_reshuffled_epochs_are_those_of_a_run_with_the_chains_seed(kind: type[Engine]) -> None:
     models = run(engine_of(kind, mlp, temperatures=(0.0, 0.0, 0.0)), Draw.RESHUFFLED)
-    assert all(same(models[chain], by_hand(mlp, chain, 0.02, draw=Draw.RESHUFFLED)) for chain in range(3))
+    assert all(
+        same(models[chain], by_hand(mlp, chain, 0.02, draw=Draw.RESHUFFLED)) for chain in range(3)
+    )
 
 
 @pytest.mark.parametrize("make", [with_norm, with_dropout, cnn, lstm])
-def test_models_without_a_batched_form_run_one_after_the_other(make: Callable[[], nn.Module]) -> None:
+def test_models_without_a_batched_form_run_one_after_the_other(
+    make: Callable[[], nn.Module],
+) -> None:
     assert isinstance(engine_of(Engine, make), Sequential)
     assert isinstance(engine_of(Engine, mlp), Stacked)
 
 
 def test_a_large_network_runs_one_after_the_other() -> None:
     def large() -> nn.Module:
-        return nn.Sequential(nn.Flatten(), nn.Linear(8, 5000), nn.ReLU(), nn.Linear(5000, 3)).double()
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(8, 5000), nn.ReLU(), nn.Linear(5000, 3)
+        ).double()
 
     found = engine_of(Engine, large)
     assert isinstance(found, Sequential)
@@ -162,8 +187,12 @@ def penalty_of_one_weight(model: nn.Module) -> Tensor:
     return model.get_submodule("1").weight.square().sum()
 
 
-@pytest.mark.parametrize("penalty", [penalty_of_parameters, penalty_of_layers, penalty_of_one_weight])
-def test_a_loss_with_a_penalty_of_its_own_runs_one_after_the_other(penalty: Callable[[nn.Module], Tensor]) -> None:
+@pytest.mark.parametrize(
+    "penalty", [penalty_of_parameters, penalty_of_layers, penalty_of_one_weight]
+)
+def test_a_loss_with_a_penalty_of_its_own_runs_one_after_the_other(
+    penalty: Callable[[nn.Module], Tensor],
+) -> None:
     """A stacked network has no parameters to look at: their sum would be zero, without an error."""
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -228,4 +257,6 @@ def test_a_model_that_is_made_already_is_refused() -> None:
 
 def test_different_chains_end_at_different_parameters() -> None:
     first, second, _ = run(engine_of(Stacked, mlp))
-    assert all(not torch.equal(*pair) for pair in zip(first.parameters(), second.parameters(), strict=True))
+    assert all(
+        not torch.equal(*pair) for pair in zip(first.parameters(), second.parameters(), strict=True)
+    )

@@ -30,7 +30,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 def test_json_is_one_object_with_estimates_that_have_intervals(trained: dict) -> None:
     assert {"run", "report", "findings", "estimates", "overhead", "verdict"} <= set(trained)
-    assert {"noise_scale", "gradient_variance", "gradient_norm_squared", "signal_to_noise"} <= set(trained["estimates"])
+    assert {"noise_scale", "gradient_variance", "gradient_norm_squared", "signal_to_noise"} <= set(
+        trained["estimates"]
+    )
     for estimate in trained["estimates"].values():
         assert {"value", "low", "high", "level", "samples"} <= set(estimate)
     assert Path(trained["report"]).is_file()
@@ -70,7 +72,10 @@ def test_report_prints_the_findings(trained: dict, capsys: pytest.CaptureFixture
 
 
 def test_report_draws_every_chart_once(
-    trained: dict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    trained: dict,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     drawn = []
 
@@ -98,7 +103,9 @@ def test_findings_are_printed_also_if_the_page_cannot_be_written(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
 @pytest.mark.parametrize("flags", [[], ["--json"]])
-def test_a_full_disk_behind_standard_output_exits_with_6_and_without_a_traceback(flags: list[str]) -> None:
+def test_a_full_disk_behind_standard_output_exits_with_6_and_without_a_traceback(
+    flags: list[str],
+) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "gradiometer", "learn", "schedule", "1/t", *flags],
@@ -116,7 +123,10 @@ def test_numbers_fit_the_terminal_too(
     trained: dict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    for verb, *flags in (("sharpness", "--top", "2", "--probes", "4"), ("certificate", "--batches", "8")):
+    for verb, *flags in (
+        ("sharpness", "--top", "2", "--probes", "4"),
+        ("certificate", "--batches", "8"),
+    ):
         _, out, _ = called(capsys, "measure", verb, trained["run"], "--examples", "128", *flags)
         assert max(len(line) for line in out.splitlines() if not line.startswith("page ")) <= 60
 
@@ -147,12 +157,24 @@ def test_export_writes_every_row_as_csv_and_parquet(
 
     for ending in ("csv", "parquet"):
         code, out, _ = called(
-            capsys, "runs", "export", trained["run"], "--what", what, "--out", str(tmp_path / f"t.{ending}")
+            capsys,
+            "runs",
+            "export",
+            trained["run"],
+            "--what",
+            what,
+            "--out",
+            str(tmp_path / f"t.{ending}"),
         )
         assert code == 0 and "rows in" in out
     with (tmp_path / "t.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == {"readings": 180 + 180 // 16 + len(kept_steps(180)), "losses": 180, "evaluations": 8}[what]
+    assert (
+        len(rows)
+        == {"readings": 180 + 180 // 16 + len(kept_steps(180)), "losses": 180, "evaluations": 8}[
+            what
+        ]
+    )
     table = pyarrow.parquet.read_table(tmp_path / "t.parquet")
     assert table.num_rows == len(rows) and table.column_names == list(rows[0])
 
@@ -160,7 +182,9 @@ def test_export_writes_every_row_as_csv_and_parquet(
 def test_export_refuses_a_format_it_does_not_know(
     trained: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = called(capsys, "runs", "export", trained["run"], "--out", str(tmp_path / "t.xlsx"))
+    code, _, err = called(
+        capsys, "runs", "export", trained["run"], "--out", str(tmp_path / "t.xlsx")
+    )
     assert code == 2 and "must end in .csv or .parquet" in err
 
 

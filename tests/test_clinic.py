@@ -1,4 +1,5 @@
-"""The clinic's tables and trainings: every case is what its row says, and the halves share nothing."""
+"""The clinic's tables and trainings: every case is what its row says, and the halves
+share nothing."""
 
 import json
 from dataclasses import replace
@@ -17,14 +18,42 @@ from clinic.recipe import build, train
 from gradiometer.problems.images import fashion_mnist
 
 CLAIMS = {
-    "rate_low", "rate_high", "momentum_rate", "no_decay", "decay_early", "schedule_unit", "stopped_early",
-    "batch_small", "batch_large", "overfit", "unshuffled", "unscaled", "vanishing", "exploding", "dead_relu",
-    "no_gradient", "softmax_twice", "eval_mode", "dropout", "leak", "labels_random", "labels_noisy", "clip_small",
-    "weight_decay", "zero_grad", "accumulation", "bad_batch", "rate_burst", "nan_example", "unstable",
-}  # fmt: skip
+    "rate_low",
+    "rate_high",
+    "momentum_rate",
+    "no_decay",
+    "decay_early",
+    "schedule_unit",
+    "stopped_early",
+    "batch_small",
+    "batch_large",
+    "overfit",
+    "unshuffled",
+    "unscaled",
+    "vanishing",
+    "exploding",
+    "dead_relu",
+    "no_gradient",
+    "softmax_twice",
+    "eval_mode",
+    "dropout",
+    "leak",
+    "labels_random",
+    "labels_noisy",
+    "clip_small",
+    "weight_decay",
+    "zero_grad",
+    "accumulation",
+    "bad_batch",
+    "rate_burst",
+    "nan_example",
+    "unstable",
+}
 SICK = [case for half in HALVES for case in sick_cases(half)]
 SHORT = {"steps": 30}
-ON_GENERATED_DATA = [case for case in SICK if case.recipe.data in ("clusters", "friedman", "waves", "tones")]
+ON_GENERATED_DATA = [
+    case for case in SICK if case.recipe.data in ("clusters", "friedman", "waves", "tones")
+]
 
 
 def first_of_each_illness():
@@ -123,7 +152,12 @@ def test_an_outcome_is_trained_once(tmp_path):
 def test_marks_of_a_verdict():
     case = next(case for case in SICK if case.claims == ("rate_low",))
     assert marks_of(case, Said("rate_low", {"rate_low": ()})) == (True, True, False, False)
-    assert marks_of(case, Said("rate_high", {"rate_high": (), "rate_low": ()})) == (False, True, True, False)
+    assert marks_of(case, Said("rate_high", {"rate_high": (), "rate_low": ()})) == (
+        False,
+        True,
+        True,
+        False,
+    )
     assert marks_of(case, Said("undecided", {})) == (False, False, False, True)
 
 
@@ -134,8 +168,12 @@ def test_a_cure_with_a_number_is_followed_as_it_is_written():
     assert small == replace(recipe, batch=4 * recipe.batch, rate=2 * recipe.rate)
     large = follow("batch_large", ("batch 0.5x",), recipe)
     assert large == replace(recipe, batch=recipe.batch // 2, steps=2 * recipe.steps)
-    assert follow("stopped_early", ("train for 1,600 steps",), recipe) == replace(recipe, steps=1_600)
-    assert follow("weight_decay", ("weight decay 0.01",), recipe) == replace(recipe, weight_decay=0.01)
+    assert follow("stopped_early", ("train for 1,600 steps",), recipe) == replace(
+        recipe, steps=1_600
+    )
+    assert follow("weight_decay", ("weight decay 0.01",), recipe) == replace(
+        recipe, weight_decay=0.01
+    )
     assert follow("no_gradient", ("remove `detach()`",), recipe) is None  # nothing is detached here
 
 
@@ -145,7 +183,9 @@ def test_gains_of_trainings_that_ended_in_nan():
     assert gain(1.0, float("inf")) == -float("inf")
 
 
-@pytest.mark.skipif(not Path(fashion_mnist.DEBIAN).exists(), reason="Fashion-MNIST is not on this machine")
+@pytest.mark.skipif(
+    not Path(fashion_mnist.DEBIAN).exists(), reason="Fashion-MNIST is not on this machine"
+)
 def test_some_cases_have_five_million_parameters():
     large = [case for case in SICK if case.recipe.network in ("wide", "broad")]
     assert len(large) >= 3
@@ -159,6 +199,8 @@ def test_some_cases_have_five_million_parameters():
 
 def test_detached_and_forgotten_parameters_do_not_learn():
     for reason in ("detached", "optimizer"):
-        case = next(case for case in SICK if case.recipe.frozen == reason and case.recipe.data != "clothes")
+        case = next(
+            case for case in SICK if case.recipe.frozen == reason and case.recipe.data != "clothes"
+        )
         torch.manual_seed(0)
         assert train(replace(case.recipe, steps=5), seed=0).losses

@@ -1,4 +1,5 @@
-"""A terminal that is closed, limits of a process, and names and texts that a shell or a screen cannot take."""
+"""A terminal that is closed, limits of a process, and names and texts that a shell or a screen
+cannot take."""
 
 import errno
 import os
@@ -21,8 +22,13 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 @pytest.fixture
 def heard() -> Iterator[None]:
-    """Signals as in a terminal, also if the tests run under `nohup` or in the background, which ignore some."""
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    """Signals as in a terminal, also if the tests run under `nohup` or in the background, which
+    ignore some."""
+    usual = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
     before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
     for number, handler in before.items():
@@ -69,7 +75,10 @@ def test_a_closed_terminal_stops_a_training_at_a_checkpoint(
     flags = ("--steps", "20", "--no-open", "--out", str(tmp_path))
     code, _, error = called(capsys, "train", "quadratic", *flags)
     (run,) = tmp_path.iterdir()
-    assert code == 5 and "error: stopped at step 5 of 20, nothing is lost; continue with: gradiometer" in error
+    assert (
+        code == 5
+        and "error: stopped at step 5 of 20, nothing is lost; continue with: gradiometer" in error
+    )
     assert (run / "checkpoints" / "step_000005").is_dir()
 
 
@@ -78,20 +87,29 @@ def test_a_limit_of_the_size_of_files_is_named(tmp_path: Path) -> None:
     way = "raise the limit of the size of a file with `ulimit -f`"
     with pytest.raises(StorageFailed, match=f"file too large; {way}"), writing(tmp_path):
         raise refused
-    with pytest.raises(Interrupted, match=f"{way}, then"), interrupted_by_disk(tmp_path, tmp_path, "but all is safe"):
+    with (
+        pytest.raises(Interrupted, match=f"{way}, then"),
+        interrupted_by_disk(tmp_path, tmp_path, "but all is safe"),
+    ):
         raise refused
     sentence, code = explained(OSError(errno.EFBIG, os.strerror(errno.EFBIG), "page"), [])
     assert code == 6 and way in sentence
 
 
 def test_a_sentence_that_quotes_a_very_long_text_is_short() -> None:
-    sentence, code = explained(BadArgument(f"`problem` {'q' * 10**6!r} is unknown: use digits."), [])
+    sentence, code = explained(
+        BadArgument(f"`problem` {'q' * 10**6!r} is unknown: use digits."), []
+    )
     assert code == 2 and len(sentence) < LONGEST + 10
-    assert sentence.startswith("`problem` 'qqq") and sentence.endswith("qqq' is unknown: use digits.")
+    assert sentence.startswith("`problem` 'qqq") and sentence.endswith(
+        "qqq' is unknown: use digits."
+    )
 
 
 @pytest.mark.parametrize("name", ["-x", "-", "..", ".", " x", "a" * 201])
-def test_a_name_that_would_be_taken_for_a_flag_or_another_folder_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_name_that_would_be_taken_for_a_flag_or_another_folder_is_refused(
+    tmp_path: Path, name: str
+) -> None:
     with pytest.raises(BadArgument, match="with no dot or dash in front"):
         RunFolder.create(tmp_path, name, {})
     assert RunFolder.create(tmp_path, "a-x", {}).path.name == "a-x-1"

@@ -1,4 +1,5 @@
-"""Runs against one another: seeds are not a difference, a hundredfold learning rate is, and the claim is counted."""
+"""Runs against one another: seeds are not a difference, a hundredfold learning rate is, and the
+claim is counted."""
 
 import json
 import re
@@ -20,7 +21,9 @@ from gradiometer.verdict.words.say import say
 from report_run import run_in
 
 
-def run_with(folder: Path, loss: float, seed: int, fingerprint: str = "5f1c", **settings: Any) -> Run:
+def run_with(
+    folder: Path, loss: float, seed: int, fingerprint: str = "5f1c", **settings: Any
+) -> Run:
     """A run whose training and test losses end at a level, up to what its seed does."""
     made = run_in(folder, steps=400, seed=seed, **settings)
     random = np.random.default_rng((seed, 1))
@@ -76,7 +79,10 @@ def test_no_difference_is_claimed_between_seeds_however_far_apart_they_end(tmp_p
 
 
 def test_a_hundredfold_learning_rate_makes_a_difference_of_these_two_runs(tmp_path: Path) -> None:
-    runs = [run_with(tmp_path, 0.2, 0, learning_rate=0.1), run_with(tmp_path, 2.0, 0, learning_rate=0.001)]
+    runs = [
+        run_with(tmp_path, 0.2, 0, learning_rate=0.1),
+        run_with(tmp_path, 2.0, 0, learning_rate=0.001),
+    ]
     contrast = only(compare(runs)[1])
     assert contrast.shown
     assert contrast.changed == {"learning_rate": (0.1, 0.001)}
@@ -92,7 +98,9 @@ def test_a_hundredfold_learning_rate_makes_a_difference_of_these_two_runs(tmp_pa
 def test_losses_of_the_same_steps_are_paired(tmp_path: Path) -> None:
     runs = [run_with(tmp_path, 1.0, 3), run_with(tmp_path, 1.1, 3, momentum=0.5)]
     contrast = only(compare(runs)[1])
-    paired = next(each for each in contrast.differences if each.quantity == "training_loss").estimate
+    paired = next(
+        each for each in contrast.differences if each.quantity == "training_loss"
+    ).estimate
     losses = [run.losses[1][300:] for run in runs]
     alone = 1.65 * np.sqrt(sum(np.var(each) / 100 for each in losses))
     assert paired.low < float(np.mean(losses[1] - losses[0])) < paired.high
@@ -100,7 +108,9 @@ def test_losses_of_the_same_steps_are_paired(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pairs_of_seeds_speak_of_configurations_and_count_the_pairs_a_claim_needs(tmp_path: Path) -> None:
+def test_pairs_of_seeds_speak_of_configurations_and_count_the_pairs_a_claim_needs(
+    tmp_path: Path,
+) -> None:
     small = [run_with(tmp_path, 1.0, seed) for seed in (0, 1, 2)]
     large = [run_with(tmp_path, 1.005, seed + 40, momentum=0.9) for seed in (0, 1, 2)]
     contrast = only(compare([*small, *large])[1])
@@ -108,7 +118,9 @@ def test_pairs_of_seeds_speak_of_configurations_and_count_the_pairs_a_claim_need
     assert contrast.deciding.over == "seeds"
     assert contrast.deciding.estimate.method == "Student over 3 and 3 runs"
     assert not contrast.shown
-    assert re.search(r"about [\d,]+ \[\d[\d,]*, .*\] pairs of seeds would be needed", claim(contrast))
+    assert re.search(
+        r"about [\d,]+ \[\d[\d,]*, .*\] pairs of seeds would be needed", claim(contrast)
+    )
     paired = [run_with(tmp_path, 1.05, seed, nesterov=True, momentum=0.9) for seed in (0, 1, 2)]
     contrast = only(compare([*small, *paired])[1])
     assert contrast.pairs == 3
@@ -117,7 +129,9 @@ def test_pairs_of_seeds_speak_of_configurations_and_count_the_pairs_a_claim_need
 
 
 @pytest.mark.slow
-def test_seeds_of_each_configuration_are_a_group_with_the_mean_over_its_seeds(tmp_path: Path) -> None:
+def test_seeds_of_each_configuration_are_a_group_with_the_mean_over_its_seeds(
+    tmp_path: Path,
+) -> None:
     rates = (0.1, 0.01, 0.02)
     made = [
         run_with(tmp_path, loss, seed, learning_rate=rate)
@@ -125,32 +139,51 @@ def test_seeds_of_each_configuration_are_a_group_with_the_mean_over_its_seeds(tm
         for rate, loss in zip(rates, (1.0, 1.5, 0.7), strict=True)
     ]
     groups, contrasts = compare(made)
-    assert [(group.letter, group.seeds) for group in groups] == [("A", "3 seeds"), ("B", "3 seeds"), ("C", "3 seeds")]
+    assert [(group.letter, group.seeds) for group in groups] == [
+        ("A", "3 seeds"),
+        ("B", "3 seeds"),
+        ("C", "3 seeds"),
+    ]
     own = [run.evaluations[-1]["estimates"]["test_loss"]["value"] for run in made[1::3]]
     found = groups[1].numbers["test_loss"]
     margin = float(stats.t.ppf(0.95, 2)) * np.std(own, ddof=1) / np.sqrt(3)
-    assert found.value == pytest.approx(np.mean(own)) and found.high - found.value == pytest.approx(margin)
+    assert found.value == pytest.approx(np.mean(own)) and found.high - found.value == pytest.approx(
+        margin
+    )
     assert [contrast.names for contrast in contrasts] == [("A", "B"), ("A", "C")]
     assert [contrast.pairs for contrast in contrasts] == [3, 3]
     alone = only(compare([*made[0::3], *made[1::3]])[1]).deciding.estimate
     together = contrasts[0].deciding.estimate
-    assert (alone.level, together.level) == (0.9, 0.95) and together.high - together.low > alone.high - alone.low
+    assert (alone.level, together.level) == (
+        0.9,
+        0.95,
+    ) and together.high - together.low > alone.high - alone.low
     told = verdict(groups, contrasts)
-    assert told.startswith("2 of 2 configurations differ from A. C (learning rate 0.02) is best: it ends 0.")
+    assert told.startswith(
+        "2 of 2 configurations differ from A. C (learning rate 0.02) is best: it ends 0."
+    )
     assert told.endswith("lower in test loss than A (learning rate 0.1).")
 
 
 def test_seeds_of_one_configuration_alone_are_summarised(tmp_path: Path) -> None:
     groups, contrasts = compare([run_with(tmp_path, 1.0, seed) for seed in (0, 1, 2)])
     assert contrasts == () and len(groups) == 1
-    assert verdict(groups, contrasts).startswith("All 3 runs have the same configuration and differ in their seeds.")
+    assert verdict(groups, contrasts).startswith(
+        "All 3 runs have the same configuration and differ in their seeds."
+    )
 
 
 @pytest.mark.slow
-def test_the_page_draws_the_mean_over_seeds_and_has_differences_only_if_configurations_differ(tmp_path: Path) -> None:
+def test_the_page_draws_the_mean_over_seeds_and_has_differences_only_if_configurations_differ(
+    tmp_path: Path,
+) -> None:
     first = [run_with(tmp_path, 1.0, seed) for seed in (0, 1)]
-    page = render(*compare([*first, *(run_with(tmp_path, 1.5, seed, momentum=0.5) for seed in (0, 1))]))
-    assert page.count('class="row look"') == 1 and "B (2 seeds)" in page and 'id="differences"' in page
+    page = render(
+        *compare([*first, *(run_with(tmp_path, 1.5, seed, momentum=0.5) for seed in (0, 1))])
+    )
+    assert (
+        page.count('class="row look"') == 1 and "B (2 seeds)" in page and 'id="differences"' in page
+    )
     assert 'id="differences"' not in render(*compare([*first, run_with(tmp_path, 1.0, 2)]))
 
 
@@ -160,14 +193,19 @@ def test_a_number_that_is_not_known_is_said_in_words(tmp_path: Path) -> None:
     (_, *known), (_, *unknown) = groups_table(groups).rows
     assert known[-1] == in_words(groups[0].numbers["noise_scale"]) and "[" in known[-1]
     assert unknown[-1] == "cannot tell yet"
-    assert in_words(Estimate.interval(9e4, 900.0, np.inf, level=0.9, method="t", samples=3)) == "at least 900 (90%)"
+    assert (
+        in_words(Estimate.interval(9e4, 900.0, np.inf, level=0.9, method="t", samples=3))
+        == "at least 900 (90%)"
+    )
 
 
 def test_a_recorded_interval_is_wider_at_a_higher_level(tmp_path: Path) -> None:
     runs = [run_with(tmp_path, 1.0, 0), run_with(tmp_path, 1.0, 0, momentum=0.5)]
     narrow, wide = (only(compare(runs, level)[1]).deciding.estimate for level in (0.9, 0.99))
     ratio = float(stats.norm.ppf(0.995) / stats.norm.ppf(0.95))
-    assert wide.level == 0.99 and wide.high - wide.low == pytest.approx(ratio * (narrow.high - narrow.low))
+    assert wide.level == 0.99 and wide.high - wide.low == pytest.approx(
+        ratio * (narrow.high - narrow.low)
+    )
 
 
 def test_what_is_beside_the_point_of_training_makes_no_other_configuration(tmp_path: Path) -> None:
@@ -180,7 +218,9 @@ def test_one_reading_in_a_long_run_makes_the_next_ones_far_away(tmp_path: Path) 
     run = run_with(tmp_path, 1.0, 0)
     readings = (run.path / "readings.jsonl").read_text().splitlines()
     (run.path / "readings.jsonl").write_text("\n".join(readings[:2]) + "\n")
-    (noise,) = [finding for finding in diagnose(Run.open(run.path)).findings if finding.gauge == "noise"]
+    (noise,) = [
+        finding for finding in diagnose(Run.open(run.path)).findings if finding.gauge == "noise"
+    ]
     assert "an interval needs about 6,000 more steps" in say(noise).seen
 
 
@@ -220,16 +260,24 @@ def test_the_page_of_runs_named_like_scripts_is_harmless(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_the_command_says_it_in_words_and_as_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_it_in_words_and_as_one_object(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = [run_with(tmp_path, 0.2, 0), run_with(tmp_path, 2.0, 0, learning_rate=0.001)]
-    arguments = ["compare", *(str(run.path) for run in runs), "--out", str(tmp_path / "compare.html")]
+    arguments = [
+        "compare",
+        *(str(run.path) for run in runs),
+        "--out",
+        str(tmp_path / "compare.html"),
+    ]
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     told = " ".join(capsys.readouterr().out.split())
     assert ended.value.code == 0
     assert "B against A: learning rate 0.1 → 0.001" in told
     assert re.search(
-        r"B \(learning rate 0.001\) ends \S+ \[\S+, \S+\] higher in test loss than A \(learning rate 0.1\)", told
+        r"B \(learning rate 0.001\) ends \S+ \[\S+, \S+\] higher in test loss than A \(learning rate 0.1\)",
+        told,
     )
     with pytest.raises(SystemExit):
         main([*arguments, "--json"])

@@ -17,10 +17,27 @@ from test_trials import kept
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[Run]:
-    first, second = run_in(tmp_path / "1", steps=200), run_in(tmp_path / "2", steps=200, learning_rate=0.2)
-    kept(first, {"go on": [0.5, 0.51, 0.52], "rate 2x": [0.9, 0.91, 0.93], "batch 2x, rate 1.29x": [0.4, 0.41, 0.43]})
+    first, second = (
+        run_in(tmp_path / "1", steps=200),
+        run_in(tmp_path / "2", steps=200, learning_rate=0.2),
+    )
+    kept(
+        first,
+        {
+            "go on": [0.5, 0.51, 0.52],
+            "rate 2x": [0.9, 0.91, 0.93],
+            "batch 2x, rate 1.29x": [0.4, 0.41, 0.43],
+        },
+    )
     kept(first, {"go on": [0.5, 0.51, 0.52], "rate 2x": [0.4, 0.42, 0.41]})
-    kept(second, {"go on": [0.3, 0.31, 0.32], "cool now": [0.3, 0.3, 0.31], "batch 2x, rate 1.31x": [0.4, 0.41, 0.43]})
+    kept(
+        second,
+        {
+            "go on": [0.3, 0.31, 0.32],
+            "cool now": [0.3, 0.3, 0.31],
+            "batch 2x, rate 1.31x": [0.4, 0.41, 0.43],
+        },
+    )
     return [first, second]
 
 
@@ -60,5 +77,7 @@ def test_the_page_and_the_command_show_them(
 
 
 def test_runs_without_forks_have_no_such_section(tmp_path: Path) -> None:
-    groups, contrasts = compare([run_in(tmp_path / "1", steps=40), run_in(tmp_path / "2", steps=40, seed=1)])
+    groups, contrasts = compare(
+        [run_in(tmp_path / "1", steps=40), run_in(tmp_path / "2", steps=40, seed=1)]
+    )
     assert tried_by(groups) == () and 'id="row-forks"' not in render(groups, contrasts)

@@ -17,5 +17,7 @@ expected = torch.autograd.grad(objective.loss(objective.model, batch).mean(), ob
 assert torch.equal(weight, expected[0]) and torch.equal(bias, expected[1])
 print("never")
 """
-    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
     assert done.stdout.strip() == "never", done.stderr

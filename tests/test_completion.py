@@ -26,7 +26,11 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_commands_and_those_of_a_group_are_completed() -> None:
-    assert completed("me") == ["measure"] and completed("measure", "") == ["batch", "certificate", "sharpness"]
+    assert completed("me") == ["measure"] and completed("measure", "") == [
+        "batch",
+        "certificate",
+        "sharpness",
+    ]
 
 
 @pytest.mark.parametrize("command", ["train", "tune"])
@@ -35,11 +39,15 @@ def test_problems_and_the_models_of_a_problem_are_completed(command: str) -> Non
     assert completed(command, "digits", "--model", "") == ["mlp", "cnn"]
 
 
-@pytest.mark.parametrize("command", [["resume"], ["fork"], ["show"], ["measure", "certificate"], ["runs", "compare"]])
+@pytest.mark.parametrize(
+    "command", [["resume"], ["fork"], ["show"], ["measure", "certificate"], ["runs", "compare"]]
+)
 def test_runs_are_completed(command: list[str]) -> None:
     assert completed(*command, "") == ["runs/digits-1", "runs/digits-2"]
     assert completed(*command, "other/") == ["other/loop-1"]
-    assert completed(*command, "nowhere/x") == ["nowhere/x"], "the shell completes folders by itself"
+    assert completed(*command, "nowhere/x") == ["nowhere/x"], (
+        "the shell completes folders by itself"
+    )
 
 
 def test_what_measures_a_run_or_a_problem_is_offered_both() -> None:

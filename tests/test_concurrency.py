@@ -1,4 +1,5 @@
-"""Several processes on one run: one writes, any number reads, and a killed writer leaves what it has flushed."""
+"""Several processes on one run: one writes, any number reads, and a killed writer leaves what it
+has flushed."""
 
 import json
 import os
@@ -55,7 +56,9 @@ def test_a_second_writer_is_refused_and_spoils_nothing(folder: RunFolder) -> Non
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_readers_see_a_beginning_while_a_writer_writes_and_is_killed(folder: RunFolder) -> None:
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(folder.path)], stdout=subprocess.PIPE, text=True)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder.path)], stdout=subprocess.PIPE, text=True
+    )
     assert writer.stdout is not None
     flushed = int(writer.stdout.readline())
     seen: list[list[int]] = [[], []]
@@ -90,7 +93,8 @@ def test_readers_see_a_beginning_while_a_writer_writes_and_is_killed(folder: Run
 def test_many_processes_create_runs_in_one_folder(tmp_path: Path) -> None:
     made: list[Path] = []
     threads = [
-        threading.Thread(target=lambda: made.append(RunFolder.create(tmp_path, "run", {}).path)) for _ in range(20)
+        threading.Thread(target=lambda: made.append(RunFolder.create(tmp_path, "run", {}).path))
+        for _ in range(20)
     ]
     for thread in threads:
         thread.start()

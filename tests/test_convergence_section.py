@@ -1,4 +1,5 @@
-"""The page's section of convergence: the learning rate, the theorem on it, what is left of it, and the certificate."""
+"""The page's section of convergence: the learning rate, the theorem on it, what is left of it, and
+the certificate."""
 
 import json
 from dataclasses import replace
@@ -37,18 +38,31 @@ def rows(section: Section) -> dict[str, str]:
 
 
 def certificate(relative: float = 0.0005, low: float = -0.002) -> Certificate:
-    squared = Estimate.interval(relative**2, 0.0, 4 * relative**2, level=0.95, method="inner products", samples=64)
-    lowest = Estimate.interval(low, low - 0.001, low, level=0.95, method="Lanczos, 60 products", samples=60)
-    return Certificate(600, "train", squared, Estimate.exact(1.0), lowest, Estimate.exact(1.0), 2048, 1024, 1437)
+    squared = Estimate.interval(
+        relative**2, 0.0, 4 * relative**2, level=0.95, method="inner products", samples=64
+    )
+    lowest = Estimate.interval(
+        low, low - 0.001, low, level=0.95, method="Lanczos, 60 products", samples=60
+    )
+    return Certificate(
+        600, "train", squared, Estimate.exact(1.0), lowest, Estimate.exact(1.0), 2048, 1024, 1437
+    )
 
 
-def test_a_run_under_a_harmonic_schedule_has_the_theorems_blessing_and_its_sums(tmp_path: Path) -> None:
+def test_a_run_under_a_harmonic_schedule_has_the_theorems_blessing_and_its_sums(
+    tmp_path: Path,
+) -> None:
     run = run_in(tmp_path, steps=600, schedule="0.5/t")
     section = of(run)
     answers = rows(section)
-    assert [answers[name] for name in ("η → 0", "Σ η = ∞", "Σ η² < ∞", "the theorem applies")] == ["yes"] * 4
+    assert [answers[name] for name in ("η → 0", "Σ η = ∞", "Σ η² < ∞", "the theorem applies")] == [
+        "yes"
+    ] * 4
     rates = 0.5 / np.arange(1, 601)
-    assert answers["Σ η over the run"] == f"{rates.sum():.2f}" and answers["Σ η left from step 600"] == "0"
+    assert (
+        answers["Σ η over the run"] == f"{rates.sum():.2f}"
+        and answers["Σ η left from step 600"] == "0"
+    )
     assert "so the theorem applies" in section.figures[0].summary
     json.dumps(page_spec(section.figures[0].chart, section.figures[0].summary), allow_nan=False)
 
@@ -63,7 +77,9 @@ def test_what_is_left_of_a_run_under_way_is_summed_from_where_it_stands(tmp_path
     assert "From step 600 to the end, Σ η = 8.02" in of(run).figures[0].summary
 
 
-def test_a_long_run_is_summed_at_one_step_in_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_run_is_summed_at_one_step_in_so_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("gradiometer.report.sections.rates.SUMMED", 2_000)
     run = run_in(tmp_path, steps=600, learning_rate=0.1, schedule="linear")
     run.manifest["steps"] = 15_000
@@ -81,7 +97,11 @@ def test_a_long_run_is_summed_at_one_step_in_so_many(tmp_path: Path, monkeypatch
         ({"schedule": "cosine"}, State.OK, "which counts as zero"),
         ({"snapshots": 4}, State.OK, "which counts as zero"),
         ({"schedule": "0.1/sqrt(t)"}, State.LOOK, "4% of its peak"),
-        ({"schedule": "Linear(0.1, steps=500).warmed_up(100)"}, State.OK, "with a peak of 0.100 at step 100"),
+        (
+            {"schedule": "Linear(0.1, steps=500).warmed_up(100)"},
+            State.OK,
+            "with a peak of 0.100 at step 100",
+        ),
     ],
 )
 def test_whether_the_rate_reaches_zero_is_a_finding(
@@ -92,7 +112,9 @@ def test_whether_the_rate_reaches_zero_is_a_finding(
     assert words in say(answer.finding).seen
 
 
-def test_the_certificate_is_shown_in_the_section_on_its_card_and_in_the_verdict(tmp_path: Path) -> None:
+def test_the_certificate_is_shown_in_the_section_on_its_card_and_in_the_verdict(
+    tmp_path: Path,
+) -> None:
     run = run_in(tmp_path, steps=600)
     assert f"`gradiometer measure certificate {run.path}` checks if" in of(run).lead
     save_artifact(run, certificate())
@@ -119,7 +141,9 @@ def test_every_verdict_has_its_words(relative: float, low: float, verdict: str) 
 
 
 def look(step: int, rate: float, left: float, value: float, stopped: bool) -> dict[str, object]:
-    predicted = Estimate.interval(value, value - 0.01, value + 0.01, level=0.9, method="measured", samples=16)
+    predicted = Estimate.interval(
+        value, value - 0.01, value + 0.01, level=0.9, method="measured", samples=16
+    )
     told = {"learning_rate": rate, "steps": step, "left": left, "fell": left, "stopped": stopped}
     return {
         "event": "stationarity",
@@ -132,7 +156,8 @@ def look(step: int, rate: float, left: float, value: float, stopped: bool) -> di
 
 
 def cooled(tmp_path: Path) -> Run:
-    """Watched at steps 100 and 200, cut there, watched again and scored; it goes to zero from step 450."""
+    """Watched at steps 100 and 200, cut there, watched again and scored; it goes to zero from step
+    450."""
     run = run_in(tmp_path, steps=600, learning_rate=0.1, cool="auto")
     scored = look(400, 0.01, -0.001, 0.005, False)["predicted"]
     events = [
@@ -163,7 +188,9 @@ def cooled(tmp_path: Path) -> Run:
     return Run.open(run.path)
 
 
-def test_a_run_that_cools_itself_shows_its_cuts_its_end_and_how_the_forecast_was_met(tmp_path: Path) -> None:
+def test_a_run_that_cools_itself_shows_its_cuts_its_end_and_how_the_forecast_was_met(
+    tmp_path: Path,
+) -> None:
     section = of(cooled(tmp_path))
     found = rates_of(cooled(tmp_path))
     assert found is not None
@@ -171,17 +198,32 @@ def test_a_run_that_cools_itself_shows_its_cuts_its_end_and_how_the_forecast_was
     rates = 0.1 * np.where(steps < 450, 1.0, (599.5 - steps) / 150)
     assert found.values == pytest.approx(rates) and found.reaches_zero
     paying = section.figures[1]
-    assert "The rate goes to zero from step 450. The cut at step 200 gained 0.0500, not as forecast" in paying.summary
-    assert "Without a cut, the possible gain is −0.00100" in paying.summary and len(paying.table.rows) == 3
+    assert (
+        "The rate goes to zero from step 450. The cut at step 200 gained 0.0500, not as forecast"
+        in paying.summary
+    )
+    assert (
+        "Without a cut, the possible gain is −0.00100" in paying.summary
+        and len(paying.table.rows) == 3
+    )
     json.dumps(page_spec(paying.chart, paying.summary), allow_nan=False)
-    assert section.answers[0].finding.state is State.OK and "the theorem applies" not in rows(section)
+    assert section.answers[0].finding.state is State.OK and "the theorem applies" not in rows(
+        section
+    )
 
 
 def test_a_loop_of_ones_own_shows_the_rates_it_was_measured_at(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=600, learning_rate=0.1)
     moments = {"noise": 1.0}
     lines = [
-        {"kind": "reading", "gauge": "noise", "step": step, "batch_size": 32, "learning_rate": rate, "moments": moments}
+        {
+            "kind": "reading",
+            "gauge": "noise",
+            "step": step,
+            "batch_size": 32,
+            "learning_rate": rate,
+            "moments": moments,
+        }
         for step, rate in ((0, 0.1), (200, 0.1), (400, 0.01))
     ]
     with run.folder.readings_path().open("a") as journal:
@@ -198,7 +240,12 @@ def test_a_run_without_a_step_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, *({"schedule": name} for name in ("cosine", "linear", "trapezoid", "0.1/t")), {"snapshots": 3}]
+    "settings",
+    [
+        {},
+        *({"schedule": name} for name in ("cosine", "linear", "trapezoid", "0.1/t")),
+        {"snapshots": 3},
+    ],
 )
 def test_the_planned_schedule_is_the_one_training_follows(settings: dict[str, object]) -> None:
     configuration = Configuration(problem="quadratic", epochs=3, **settings)

@@ -1,4 +1,5 @@
-"""Products with the Hessian of a network of convolutions: the same numbers, by the kernels of the first derivative."""
+"""Products with the Hessian of a network of convolutions: the same numbers, by the kernels of the
+first derivative."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -15,21 +16,28 @@ from gradiometer.measurement.derivatives.convolution import Convolutions
 
 CASES: dict[str, tuple[Any, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "groups, stride, dilation": (
-        functional.conv2d, (3, 4, 9, 8), (6, 2, 3, 2), {"stride": 2, "padding": 1, "dilation": (2, 1), "groups": 2},
+        functional.conv2d,
+        (3, 4, 9, 8),
+        (6, 2, 3, 2),
+        {"stride": 2, "padding": 1, "dilation": (2, 1), "groups": 2},
     ),
     "of sequences": (functional.conv1d, (3, 4, 9), (5, 4, 3), {"padding": 1}),
     "of volumes": (functional.conv3d, (2, 2, 4, 4, 4), (3, 2, 2, 2, 2), {}),
     "padding in words": (functional.conv2d, (3, 4, 5, 5), (4, 4, 3, 3), {"padding": "same"}),
-}  # fmt: skip
+}
 
 
-def derivatives(function: Any, tensors: list[Tensor], settings: dict[str, Any], context: Any) -> list[Tensor]:
+def derivatives(
+    function: Any, tensors: list[Tensor], settings: dict[str, Any], context: Any
+) -> list[Tensor]:
     vectors = [torch.arange(each.numel(), dtype=each.dtype).view_as(each).sin() for each in tensors]
     with context:
         value = function(*tensors, **settings).tanh().square().sum()
     first = torch.autograd.grad(value, tensors, create_graph=True)
     second = torch.autograd.grad(first, tensors, vectors, retain_graph=True)
-    batched = torch.autograd.grad(first, tensors, [torch.stack([v, 2 * v]) for v in vectors], is_grads_batched=True)
+    batched = torch.autograd.grad(
+        first, tensors, [torch.stack([v, 2 * v]) for v in vectors], is_grads_batched=True
+    )
     return [value, *first, *second, *batched]
 
 
@@ -38,7 +46,10 @@ def derivatives(function: Any, tensors: list[Tensor], settings: dict[str, Any], 
 def test_a_convolution_has_the_derivatives_of_torch(name: str, bias: bool) -> None:
     torch.manual_seed(0)
     function, entered, weight, settings = CASES[name]
-    tensors = [torch.randn(size).double().requires_grad_() for size in (entered, weight, *[weight[:1]] * bias)]
+    tensors = [
+        torch.randn(size).double().requires_grad_()
+        for size in (entered, weight, *[weight[:1]] * bias)
+    ]
     expected = derivatives(function, tensors, settings, nullcontext())
     found = derivatives(function, tensors, settings, Convolutions())
     for one, other in zip(found, expected, strict=True):
@@ -52,14 +63,18 @@ class Kernels(TorchDispatchMode):
         super().__init__()
         self.areas: list[int] = []
 
-    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, arguments: Any = (), named: Any = None
+    ) -> Any:
         if operation is torch.ops.aten.convolution.default:
             self.areas.append(arguments[1][0, 0].numel())
         return operation(*arguments, **(named or {}))
 
 
 def network() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Linear(2 * 36, 3))
+    return nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Linear(2 * 36, 3)
+    )
 
 
 def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -87,6 +102,8 @@ def test_where_torch_does_more_its_own_convolution_is_used(context: str) -> None
     vector = torch.randn(1, Objective(model, loss).dimension)
     expected = Curvature(Objective(model, loss), [batch]).products(vector)
     with torch.autocast("cpu") if context == "autocast" else nullcontext():
-        found = Curvature(Objective(model, loss if context == "autocast" else mapped), [batch]).products(vector)
+        found = Curvature(
+            Objective(model, loss if context == "autocast" else mapped), [batch]
+        ).products(vector)
     tolerance = 0.1 if context == "autocast" else 1e-4  # 8 bits of bfloat16, and single precision
     assert (found - expected).norm() <= tolerance * expected.norm()

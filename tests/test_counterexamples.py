@@ -1,4 +1,5 @@
-"""The counterexamples: their gradients, and the closed forms of where they go, against simulation."""
+"""The counterexamples: their gradients, and the closed forms of where they go, against
+simulation."""
 
 import math
 
@@ -17,7 +18,9 @@ from gradiometer.measurement import Objective
 STANDARD_ERRORS = 4.0
 """One comparison in 16,000 is further off by chance."""
 
-made = pytest.mark.parametrize("counterexample", [make() for make in COUNTEREXAMPLES], ids=lambda c: c.name)
+made = pytest.mark.parametrize(
+    "counterexample", [make() for make in COUNTEREXAMPLES], ids=lambda c: c.name
+)
 
 
 def one_over(steps: int, power: float = 1.0, offset: int = 0) -> np.ndarray:
@@ -33,11 +36,15 @@ def test_the_gradient_written_down_is_the_one_of_the_loss(counterexample: Counte
         loss = counterexample.losses(position, torch.tensor(example)[None]).sum()
         (expected,) = torch.autograd.grad(loss, position)
         written = counterexample.gradient(tuple(place), tuple(example))
-        np.testing.assert_allclose(np.array(written, dtype=float), expected.numpy(), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            np.array(written, dtype=float), expected.numpy(), rtol=1e-9, atol=1e-12
+        )
 
 
 @made
-def test_the_mean_loss_is_never_negative_and_its_gradient_lipschitz(counterexample: Counterexample) -> None:
+def test_the_mean_loss_is_never_negative_and_its_gradient_lipschitz(
+    counterexample: Counterexample,
+) -> None:
     generator = np.random.default_rng(2)
     example = tuple(np.full(4000, mean) for mean in counterexample.mean)
     places = tuple(generator.uniform(-1.5, 1.5, (len(counterexample.start), 4000)))
@@ -51,7 +58,9 @@ def test_the_mean_loss_is_never_negative_and_its_gradient_lipschitz(counterexamp
     for place in np.stack(places, axis=1)[:50]:
         with torch.no_grad():
             model.position.copy_(torch.tensor(place))
-            assert problem.loss(model, problem.train.data).mean() >= -0.3 * any(counterexample.deviation)
+            assert problem.loss(model, problem.train.data).mean() >= -0.3 * any(
+                counterexample.deviation
+            )
 
 
 @made
@@ -63,15 +72,21 @@ def test_a_simulated_run_is_the_trained_one(counterexample: Counterexample) -> N
         problem.loss(model, problem.train.data).mean().backward()
         with torch.no_grad():
             model.position -= rate * model.position.grad
-    quiet = type(counterexample)(deviation=(0.0,) * len(counterexample.deviation)) if any(
-        counterexample.deviation
-    ) else counterexample  # fmt: skip
+    quiet = (
+        type(counterexample)(deviation=(0.0,) * len(counterexample.deviation))
+        if any(counterexample.deviation)
+        else counterexample
+    )
     iterates = quiet.simulate(rates)
-    np.testing.assert_allclose(model.position.detach().numpy(), iterates[-1, 0], rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(
+        model.position.detach().numpy(), iterates[-1, 0], rtol=1e-12, atol=1e-15
+    )
 
 
 @made
-def test_the_schedule_of_each_satisfies_the_theorem_but_of_the_cycle(counterexample: Counterexample) -> None:
+def test_the_schedule_of_each_satisfies_the_theorem_but_of_the_cycle(
+    counterexample: Counterexample,
+) -> None:
     assert theorem(counterexample.schedule).theorem is (counterexample.name != "two-cycle")
 
 
@@ -97,12 +112,16 @@ def test_the_saddle_is_reached_at_exactly_one_over_t() -> None:
     example = Saddle(start=(0.0, 2.0))
     iterates = example.simulate(one_over(5_000, offset=1))[:, 0]
     assert (iterates[:, 0] == 0).all()
-    np.testing.assert_allclose(iterates[:, 1], [example.height(t) for t in range(5_001)], rtol=1e-11)
+    np.testing.assert_allclose(
+        iterates[:, 1], [example.height(t) for t in range(5_001)], rtol=1e-11
+    )
 
 
 def test_with_noise_in_y_every_run_ends_at_the_saddle() -> None:
     example = Saddle(start=(0.0, 2.0), deviation=(1.5,))
-    last = example.simulate(one_over(500, offset=1), runs=20_000, batch_size=3, seed=3, kept=[500])[0]
+    last = example.simulate(one_over(500, offset=1), runs=20_000, batch_size=3, seed=3, kept=[500])[
+        0
+    ]
     assert (last[:, 0] == 0).all()
     variance = example.height_variance(500, batch_size=3)
     away = (last[:, 1] - example.height(500)) / math.sqrt(variance)
@@ -125,7 +144,9 @@ def test_what_they_end_at_is_a_saddle(example: Saddle | Mirrored, curvature: flo
 
 
 def test_label_noise_keeps_a_at_minus_b_to_the_bit_and_the_run_ends_at_the_saddle() -> None:
-    iterates = Mirrored().simulate(one_over(3_000, 0.6, offset=2), runs=50, seed=4, kept=[10, 1_000, 3_000])
+    iterates = Mirrored().simulate(
+        one_over(3_000, 0.6, offset=2), runs=50, seed=4, kept=[10, 1_000, 3_000]
+    )
     assert (iterates[..., 0] == -iterates[..., 1]).all()
     assert np.abs(iterates[-1]).max() < 1e-6
 
@@ -133,7 +154,9 @@ def test_label_noise_keeps_a_at_minus_b_to_the_bit_and_the_run_ends_at_the_saddl
 def test_the_cycle_is_where_the_equation_says_and_attracts() -> None:
     example = LogCosh()
     assert example.orbit(3.0) == pytest.approx(1.287839, abs=5e-7)
-    multiplier = (1 - 3.0 / math.cosh(example.orbit(3.0)) ** 2) ** 2  # of the distance to the cycle, in two steps
+    multiplier = (
+        1 - 3.0 / math.cosh(example.orbit(3.0)) ** 2
+    ) ** 2  # of the distance to the cycle, in two steps
     assert multiplier == pytest.approx(0.0447, abs=5e-5)
     iterates = example.simulate([3.0] * 60)[:, 0, 0]
     assert abs(iterates[-1]) == pytest.approx(example.orbit(3.0), rel=1e-14)

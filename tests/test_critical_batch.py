@@ -1,4 +1,5 @@
-"""The critical batch by branching: known from a made-up law of the loss, with tuned rates and an interval."""
+"""The critical batch by branching: known from a made-up law of the loss, with tuned rates and an
+interval."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -22,9 +23,19 @@ BATCH, HORIZONS = 16, (2_000, 4_000, 8_000)
 
 
 class Law:
-    """Branches whose loss at the best rate is 0.3 + 40 (D/(1 + B/B_c))^-0.6, and whose best rate grows as B^power."""
+    """Branches whose loss at the best rate is 0.3 + 40 (D/(1 + B/B_c))^-0.6, and whose best rate
+    grows as B^power."""
 
-    def __init__(self, critical: float = 100.0, *, power: float = 0.2, noise: float = 0.0, seed: int = 0, edge: float = math.inf, lower: bool = True) -> None:  # fmt: skip
+    def __init__(
+        self,
+        critical: float = 100.0,
+        *,
+        power: float = 0.2,
+        noise: float = 0.0,
+        seed: int = 0,
+        edge: float = math.inf,
+        lower: bool = True,
+    ) -> None:
         self.critical, self.power, self.noise, self.seed = critical, power, noise, seed
         self.edge, self.lower, self.tried = edge, lower, list[float]()
 
@@ -35,16 +46,33 @@ class Law:
             batch = BATCH * kind.factor
             enough = branch.horizon / (1 + batch / self.critical)
             off = math.log(kind.rate_factor / (1.5 * kind.factor**self.power))
-            key = (self.seed, branch.replicate, branch.horizon, int(64 * kind.factor), int(1e6 * kind.rate_factor))
+            key = (
+                self.seed,
+                branch.replicate,
+                branch.horizon,
+                int(64 * kind.factor),
+                int(1e6 * kind.rate_factor),
+            )
             drawn = np.random.default_rng(key).standard_normal()
             loss = 0.3 + 40 * enough**-0.6 * (1 + 0.1 * off**2) + self.noise * drawn
             diverged = kind.rate_factor > self.edge
-            readouts = {} if diverged else {"test_loss": Readout(loss if self.lower else -loss, None, self.lower)}
+            readouts = (
+                {}
+                if diverged
+                else {"test_loss": Readout(loss if self.lower else -loss, None, self.lower)}
+            )
             self.tried.append(kind.rate_factor)
             yield BranchResult(
-                kind.name, branch.replicate, branch.horizon, 20, branch.horizon, 1.0, (), readouts,
+                kind.name,
+                branch.replicate,
+                branch.horizon,
+                20,
+                branch.horizon,
+                1.0,
+                (),
+                readouts,
                 "the loss is nan" if diverged else None,
-            )  # fmt: skip
+            )
 
 
 def measured(law: Law, **settings: object) -> CriticalBatch:
@@ -54,10 +82,17 @@ def measured(law: Law, **settings: object) -> CriticalBatch:
 def test_the_fit_finds_the_law_again() -> None:
     batches, examples = np.repeat([4.0, 16, 64, 256], 3), np.tile([2e3, 4e3, 8e3], 4)
     for critical, power in ((30.0, 0.4), (300.0, 1.2)):
-        fit = batch_fit(batches, examples, 0.5 + 9 * (examples / (1 + batches / critical)) ** -power)
-        assert (fit.critical, fit.power) == (pytest.approx(critical, rel=0.02), pytest.approx(power, rel=0.02))
+        fit = batch_fit(
+            batches, examples, 0.5 + 9 * (examples / (1 + batches / critical)) ** -power
+        )
+        assert (fit.critical, fit.power) == (
+            pytest.approx(critical, rel=0.02),
+            pytest.approx(power, rel=0.02),
+        )
         assert fit.misfit < 1e-3
-        assert fit.loss(64, 4e3) == pytest.approx(0.5 + 9 * (4e3 / (1 + 64 / critical)) ** -power, rel=1e-3)
+        assert fit.loss(64, 4e3) == pytest.approx(
+            0.5 + 9 * (4e3 / (1 + 64 / critical)) ** -power, rel=1e-3
+        )
 
 
 @pytest.mark.parametrize("lower", [True, False])
@@ -68,7 +103,10 @@ def test_it_is_found_whatever_the_best_rate_does_with_the_batch(power: float, lo
     assert all(cell.is_bracketed for cell in found.cells)
     for batch, rate in found.best_rates.items():
         assert abs(math.log2(rate / (1.5 * (batch / BATCH) ** power))) <= 0.5 + 1e-9
-    assert (found.largest.value, found.tolerance) == (pytest.approx(0.2 * found.estimate.value), 0.2)
+    assert (found.largest.value, found.tolerance) == (
+        pytest.approx(0.2 * found.estimate.value),
+        0.2,
+    )
 
 
 def test_its_interval_covers_and_tells_how_little_is_known() -> None:
@@ -97,13 +135,18 @@ def test_a_huge_loss_beside_the_edge_does_not_lower_the_best_loss() -> None:
 
 def test_batches_with_too_few_updates_are_left_out() -> None:
     found = measured(Law(noise=1e-6))
-    assert {(cell.batch_size, cell.horizon) for cell in found.cells if cell.batch_size == 256} == {(256, 4_000), (256, 8_000)}  # fmt: skip
+    assert {(cell.batch_size, cell.horizon) for cell in found.cells if cell.batch_size == 256} == {
+        (256, 4_000),
+        (256, 8_000),
+    }
     assert len(found.results) == sum(len(cell.losses) for cell in found.cells) * 4
 
 
 def forecast(*ends: float) -> Estimate:
     value, low, high = map(float, ends)
-    return Estimate.interval(value, low, high, level=0.9, method="Fieller", samples=40, unit="examples")
+    return Estimate.interval(
+        value, low, high, level=0.9, method="Fieller", samples=40, unit="examples"
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,15 +169,23 @@ def test_a_forecast_is_judged_by_a_factor_of_two(scale: Estimate | None, held: s
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"horizons": (500,)}, "`horizons` must give two batches at least two lengths of 12 updates"),
+        (
+            {"horizons": (500,)},
+            "`horizons` must give two batches at least two lengths of 12 updates",
+        ),
         ({"horizons": (0, 500)}, "`horizons` must be at least 1, got 0"),
-        ({"factors": (2, 2)}, r"`factors` must be at least two different multiples of the batch, got \[2, 2\]"),
+        (
+            {"factors": (2, 2)},
+            r"`factors` must be at least two different multiples of the batch, got \[2, 2\]",
+        ),
         ({"replicates": 1}, "`replicates` must be at least 2, got 1"),
         ({"tolerance": math.nan}, "`tolerance` must be positive and finite"),
         ({"factors": (1, -2)}, "`factors` must be positive and finite, got -2"),
     ],
 )
-def test_branchings_that_cannot_show_it_are_refused(settings: dict[str, object], message: str) -> None:
+def test_branchings_that_cannot_show_it_are_refused(
+    settings: dict[str, object], message: str
+) -> None:
     with pytest.raises(BadArgument, match=message):
         critical_batch_by(Law(), BATCH, **{"horizons": HORIZONS, **settings})
 
@@ -143,7 +194,9 @@ def test_losses_that_cannot_be_fitted_are_refused() -> None:
     with pytest.raises(BadArgument, match="`losses` must be at least four"):
         batch_fit(np.ones(5), np.arange(1.0, 6), np.ones(5))
     with pytest.raises(BadArgument, match="`losses` must be finite"):
-        batch_fit(np.array([1.0, 2, 1, 2]), np.array([1.0, 1, 2, 2]), np.array([1.0, math.inf, 1, 1]))
+        batch_fit(
+            np.array([1.0, 2, 1, 2]), np.array([1.0, 1, 2, 2]), np.array([1.0, math.inf, 1, 1])
+        )
 
 
 def test_a_loop_of_your_own_is_measured_once_and_not_touched(tmp_path: Path) -> None:
@@ -154,12 +207,23 @@ def test_a_loop_of_your_own_is_measured_once_and_not_touched(tmp_path: Path) -> 
     random_state = torch.get_rng_state()
     loss = supervised(torch.nn.MSELoss(reduction="none"))
     loop = Loop(model, optimizer, loss=loss, batches=(inputs, inputs.sum(dim=1)), batch_size=2)
-    given: dict[str, Any] = {"factors": [0.5, 1], "replicates": 2, "out": tmp_path, "progress": done.append}
+    given: dict[str, Any] = {
+        "factors": [0.5, 1],
+        "replicates": 2,
+        "out": tmp_path,
+        "progress": done.append,
+    }
     found = critical_batch(loop, horizon="24 updates", **given)
     assert all((now == then).all() for now, then in zip(model.parameters(), before, strict=True))
     assert (torch.get_rng_state() == random_state).all()
-    assert sorted(found.best_rates) == [1, 2] and {cell.horizon for cell in found.cells} == {12, 24, 48}
+    assert sorted(found.best_rates) == [1, 2] and {cell.horizon for cell in found.cells} == {
+        12,
+        24,
+        48,
+    }
     (ledger,) = (tmp_path / "forks").glob("critical-*.jsonl")
     assert len(ledger.read_text(encoding="utf-8").splitlines()) == len(done) == len(found.results)
-    with pytest.raises(BadArgument, match="`horizon` is 40 examples, too few for two lengths of 12 updates"):
+    with pytest.raises(
+        BadArgument, match="`horizon` is 40 examples, too few for two lengths of 12 updates"
+    ):
         critical_batch(loop, horizon="20 updates", **given)

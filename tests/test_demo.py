@@ -1,4 +1,5 @@
-"""The demo ends with a verdict, a forecast, a fork that tested it, and a page that is short until it is opened."""
+"""The demo ends with a verdict, a forecast, a fork that tested it, and a page that is short until
+it is opened."""
 
 import json
 import subprocess
@@ -25,14 +26,26 @@ def test_the_readme_quotes_the_demo_of_today() -> None:
     configuration = Configuration.from_mapping(DEMO, "")
     steps = Training(load("digits", model="cnn"), configuration, Budget(0.0), gauges=()).steps
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    assert f"now (step {steps - configuration.every:,}" in readme and f"from step {steps // 2:,}, batch 2x" in readme
+    assert (
+        f"now (step {steps - configuration.every:,}" in readme
+        and f"from step {steps // 2:,}, batch 2x" in readme
+    )
 
 
 @pytest.fixture(scope="module")
 def answer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `gradiometer demo --json` prints."""
     folder = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, "-m", "gradiometer", "demo", "--json", "--no-open", "--out", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "gradiometer",
+        "demo",
+        "--json",
+        "--no-open",
+        "--out",
+        str(folder),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -43,7 +56,9 @@ def test_the_demo_tries_what_it_advises(answer: dict[str, Any]) -> None:
     assert "test accuracy" in answer["verdict"]
     (record,) = Path(answer["run"]).glob("forks/*/branches.jsonl")
     branches = [json.loads(line) for line in record.read_text().splitlines()]
-    assert len(branches) == 3 * REPLICATES  # going on, the advice, and going on for the examples that it promises
+    assert (
+        len(branches) == 3 * REPLICATES
+    )  # going on, the advice, and going on for the examples that it promises
     tried = [finding["tried"] for finding in answer["findings"] if finding["tried"]]
     advised = [finding for finding in answer["findings"] if finding["cure"]]
     middle = f"Tried: from step {answer['steps'] // 2:,}, "
@@ -52,7 +67,9 @@ def test_the_demo_tries_what_it_advises(answer: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_the_demo_answers_alike_on_a_busy_machine(answer: dict[str, Any]) -> None:
-    assert answer["overhead"]["measured_steps"] == answer["steps"] // DEMO["every"]  # not a share of the time
+    assert (
+        answer["overhead"]["measured_steps"] == answer["steps"] // DEMO["every"]
+    )  # not a share of the time
     states = {finding["gauge"]: finding["state"] for finding in answer["findings"]}
     assert states["noise"] == "look" and states["batch_sharpness"] == "ok"
 
@@ -71,7 +88,9 @@ def test_the_page_of_the_demo_is_short_small_and_quick(
     )  # the clock would measure the machine's other work
     page.goto(Path(answer["report"]).as_uri())
     page.wait_for_selector("#span:not([hidden])")
-    used = {each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]}
+    used = {
+        each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]
+    }
     assert 0 < used["TaskDuration"] < 1
     assert 50 < len(page.locator("#content").inner_text().split()) <= 350
     assert page.evaluate("document.documentElement.scrollHeight") <= longest

@@ -18,7 +18,9 @@ from gradiometer.verdict.words.headline import headline_in_words
 from report_run import LAYERS, run_in
 
 
-def test_along_the_run_whole_quantities_are_estimated_and_layers_at_the_newest_reading_alone(tmp_path: Path) -> None:
+def test_along_the_run_whole_quantities_are_estimated_and_layers_at_the_newest_reading_alone(
+    tmp_path: Path,
+) -> None:
     run = run_in(tmp_path, steps=100)
     random = np.random.default_rng(0)
     with run.folder.readings_path().open("a") as file:
@@ -27,7 +29,13 @@ def test_along_the_run_whole_quantities_are_estimated_and_layers_at_the_newest_r
                 "gradient_variance": random.gamma(2, 4, 5).tolist(),
                 "gradient_norm_squared": random.normal(0.1, 0.2, 5).tolist(),
             }
-            line = {"kind": "reading", "gauge": "noise", "step": step, "batch_size": 32, "learning_rate": 0.1}
+            line = {
+                "kind": "reading",
+                "gauge": "noise",
+                "step": step,
+                "batch_size": 32,
+                "learning_rate": 0.1,
+            }
             file.write(json.dumps(line | {"moments": moments}) + "\n")
     run = Run.open(run.path)
     found, series = diagnose(run), run.series("noise")
@@ -35,27 +43,39 @@ def test_along_the_run_whole_quantities_are_estimated_and_layers_at_the_newest_r
     assert {name for name in found.estimates if "/" in name} == {
         f"{quantity}/{layer}" for quantity in ("noise_scale", "noise_share") for layer in LAYERS
     }
-    assert set(found.history) == {name for name in found.estimates if name.isidentifier() and "test_" not in name}
+    assert set(found.history) == {
+        name for name in found.estimates if name.isidentifier() and "test_" not in name
+    }
     for place, past in enumerate(along(series)):
         expected = GradientNoise().estimate(past.at_newest(by_layer=False))
         for name, points in found.history.items():
             assert points[place] == (int(past.steps[-1]), expected[name])
 
 
-@pytest.mark.parametrize(("readings", "points"), [(1, 1), (3, 1), (16, 1), (20, 5), (24, 9), (40, 15), (1000, 24)])
-def test_the_curve_has_points_along_the_run_and_ends_at_the_newest_reading(readings: int, points: int) -> None:
+@pytest.mark.parametrize(
+    ("readings", "points"), [(1, 1), (3, 1), (16, 1), (20, 5), (24, 9), (40, 15), (1000, 24)]
+)
+def test_the_curve_has_points_along_the_run_and_ends_at_the_newest_reading(
+    readings: int, points: int
+) -> None:
     steps = np.arange(readings)
-    series = Series("noise", steps, steps + 1, steps / 10, {"trace": steps / 1}, Sampling(Draw.FRESH))
+    series = Series(
+        "noise", steps, steps + 1, steps / 10, {"trace": steps / 1}, Sampling(Draw.FRESH)
+    )
     ends = [len(past) for past in along(series)]
     assert len(ends) == points and ends == sorted(set(ends)) and ends[-1] == readings
 
 
 def own(gauge: str, state: State, seen: str, **facts: str) -> Finding:
-    return Finding(gauge, Issue.CONVERGENCE, "own", state, facts={"seen": seen, "means": "It is.", **facts})
+    return Finding(
+        gauge, Issue.CONVERGENCE, "own", state, facts={"seen": seen, "means": "It is.", **facts}
+    )
 
 
 def verdict_of(run: Run, findings: list[Finding]) -> str:
-    return headline_in_words(leading(run, findings), run.configuration, is_over=run.status == "finished")
+    return headline_in_words(
+        leading(run, findings), run.configuration, is_over=run.status == "finished"
+    )
 
 
 def test_the_finding_goes_on_with_the_sentence_of_the_verdict(tmp_path: Path) -> None:
@@ -71,14 +91,25 @@ def test_the_finding_goes_on_with_the_sentence_of_the_verdict(tmp_path: Path) ->
 def test_a_verdict_that_is_not_urgent_is_short_and_says_if_it_cannot_tell(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=100)
     under_way = own(
-        "trajectory", State.OK, "The parameters are under way: by 0.9.", lead="The parameters are under way"
+        "trajectory",
+        State.OK,
+        "The parameters are under way: by 0.9.",
+        lead="The parameters are under way",
     )
     unknown = own("noise", State.CANNOT_TELL, "The noise scale is at least 9.")
     assert verdict_of(run, [unknown, under_way]) == "the parameters are under way"
-    assert run.status == "finished" and verdict_of(run, [unknown]) == "cannot tell: the noise scale is at least 9"
+    assert (
+        run.status == "finished"
+        and verdict_of(run, [unknown]) == "cannot tell: the noise scale is at least 9"
+    )
     events = (run.path / "events.jsonl").read_text().splitlines(keepends=True)
-    (run.path / "events.jsonl").write_text("".join(line for line in events if '"finished"' not in line))
-    assert verdict_of(Run.open(run.path), [unknown]) == "cannot tell yet: the noise scale is at least 9"
+    (run.path / "events.jsonl").write_text(
+        "".join(line for line in events if '"finished"' not in line)
+    )
+    assert (
+        verdict_of(Run.open(run.path), [unknown])
+        == "cannot tell yet: the noise scale is at least 9"
+    )
 
 
 def test_the_verdict_is_the_outcome_and_the_headline(tmp_path: Path) -> None:
@@ -89,25 +120,49 @@ def test_the_verdict_is_the_outcome_and_the_headline(tmp_path: Path) -> None:
     assert found.headline is None and found.said.startswith("nothing was measured")
 
 
-def test_a_budget_that_could_not_pay_for_enough_readings_is_a_finding_with_two_ways_out(tmp_path: Path) -> None:
+def test_a_budget_that_could_not_pay_for_enough_readings_is_a_finding_with_two_ways_out(
+    tmp_path: Path,
+) -> None:
     run = run_in(tmp_path, steps=300)
-    overhead = {"budget": 0.02, "used": 0.08, "measured_steps": 9, "every": 30.0, "mode": "apart", "short_of": 20}
+    overhead = {
+        "budget": 0.02,
+        "used": 0.08,
+        "measured_steps": 9,
+        "every": 30.0,
+        "mode": "apart",
+        "short_of": 20,
+    }
     noise = {"gauge": "noise", "batch_size": 32, "learning_rate": 0.1}
     with run.folder.readings_path().open("a") as file:
         for step, norm in ((0, 0.4), (30, -0.3)):
             moments = {"gradient_variance": [4.0] * 5, "gradient_norm_squared": [norm] * 5}
-            file.write(json.dumps({"kind": "reading", "step": step, "moments": moments, **noise}) + "\n")
+            file.write(
+                json.dumps({"kind": "reading", "step": step, "moments": moments, **noise}) + "\n"
+            )
         file.write(json.dumps({"kind": "overhead", **overhead}) + "\n")
     findings = diagnose(Run.open(run.path)).findings
     (found,) = [finding for finding in findings if finding.gauge == "overhead"]
-    assert found.state is State.CANNOT_TELL and say(found).seen.startswith("The budget of 2 % paid for 9 readings")
-    assert say(found).advice == "Set a larger `budget`, or `every` = 1 to measure every step, at any cost."
+    assert found.state is State.CANNOT_TELL and say(found).seen.startswith(
+        "The budget of 2 % paid for 9 readings"
+    )
+    assert (
+        say(found).advice
+        == "Set a larger `budget`, or `every` = 1 to measure every step, at any cost."
+    )
     assert not [finding for finding in findings if "more steps" in say(finding).seen]
 
 
 def test_without_a_verdict_there_is_no_advice_and_no_forecast() -> None:
-    told = replace(own("noise", State.LOOK, "Seen.", advice="Try.", forecast="Forecast: 0.5."), cure=("rate 2x",))
+    told = replace(
+        own("noise", State.LOOK, "Seen.", advice="Try.", forecast="Forecast: 0.5."),
+        cure=("rate 2x",),
+    )
     held = Reservations(loss="another loss").on(told, uses_loss=True)
-    assert (held.state, say(held).advice, say(held).forecast, held.cure) == (State.CANNOT_TELL, "", "", ())
+    assert (held.state, say(held).advice, say(held).forecast, held.cure) == (
+        State.CANNOT_TELL,
+        "",
+        "",
+        (),
+    )
     assert "Forecast" not in str(say(held)) and "Forecast" in str(say(told))
     assert Reservations(loss="another loss").on(told, uses_loss=False) == told

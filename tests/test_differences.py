@@ -1,4 +1,5 @@
-"""Differences between runs: the intervals cover, the needed pairs are enough, and bad arguments raise."""
+"""Differences between runs: the intervals cover, the needed pairs are enough, and bad arguments
+raise."""
 
 import math
 
@@ -8,7 +9,10 @@ import pytest
 from gradiometer import BadArgument
 from gradiometer.measurement import Estimate
 from gradiometer.measurement.uncertainty import proportion
-from gradiometer.measurement.uncertainty.arithmetic import difference_of_estimates, ratio_of_estimates
+from gradiometer.measurement.uncertainty.arithmetic import (
+    difference_of_estimates,
+    ratio_of_estimates,
+)
 from gradiometer.measurement.uncertainty.differences import (
     MOST_PAIRS,
     difference_over_runs,
@@ -36,7 +40,8 @@ def test_the_interval_of_a_mean_over_few_pairs_covers(pairs: int) -> None:
 def test_the_pooled_spread_covers_for_one_run_against_three() -> None:
     random = np.random.default_rng(0)
     found = [
-        difference_over_runs(list(random.normal(1.0, 0.5, 1)), list(random.normal(0.2, 0.5, 3))) for _ in range(TRIALS)
+        difference_over_runs(list(random.normal(1.0, 0.5, 1)), list(random.normal(0.2, 0.5, 3)))
+        for _ in range(TRIALS)
     ]
     covered = np.mean([each.low <= 0.8 <= each.high for each in found])
     assert abs(covered - 0.9) < ERROR
@@ -46,7 +51,9 @@ def test_the_interval_of_a_difference_of_accuracies_covers() -> None:
     random = np.random.default_rng(1)
     found = [
         difference_of_estimates(proportion(int(a), 200), proportion(int(b), 200))
-        for a, b in zip(random.binomial(200, 0.97, TRIALS), random.binomial(200, 0.9, TRIALS), strict=True)
+        for a, b in zip(
+            random.binomial(200, 0.97, TRIALS), random.binomial(200, 0.9, TRIALS), strict=True
+        )
     ]
     covered = np.mean([each.low <= 0.07 <= each.high for each in found])
     assert 0.9 - ERROR < covered < 0.94
@@ -72,7 +79,9 @@ def test_the_needed_pairs_show_the_difference_in_four_of_five_cases() -> None:
     needed = pairs_needed(0.5, 1.0, freedom=30)
     assert needed.low < needed.about < needed.high
     random = np.random.default_rng(2)
-    found = [mean_over_pairs(list(random.normal(0.5, 1.0, int(needed.about)))) for _ in range(TRIALS)]
+    found = [
+        mean_over_pairs(list(random.normal(0.5, 1.0, int(needed.about)))) for _ in range(TRIALS)
+    ]
     assert np.mean([each.low > 0 for each in found]) == pytest.approx(0.8, abs=0.05)
 
 
@@ -84,13 +93,24 @@ def test_no_number_of_pairs_shows_a_difference_of_zero() -> None:
 
 def test_bad_arguments_raise() -> None:
     for call, message in (
-        (lambda: mean_over_pairs([0.1]), "`differences` must hold at least 2 values, got 1: add runs"),
+        (
+            lambda: mean_over_pairs([0.1]),
+            "`differences` must hold at least 2 values, got 1: add runs",
+        ),
         (lambda: mean_over_pairs([0.1, math.nan]), "`differences` must be finite"),
-        (lambda: mean_over_pairs([0.1, 0.2], level=math.nan), "`level` must lie between 0 and 1, got nan"),
-        (lambda: difference_over_runs([1.0], [2.0]), "one run each, which shows no spread between seeds"),
+        (
+            lambda: mean_over_pairs([0.1, 0.2], level=math.nan),
+            "`level` must lie between 0 and 1, got nan",
+        ),
+        (
+            lambda: difference_over_runs([1.0], [2.0]),
+            "one run each, which shows no spread between seeds",
+        ),
         (lambda: pairs_needed(1.0, 1.0, freedom=0), "`freedom` must be at least 1, got 0"),
         (
-            lambda: difference_of_estimates(interval(1.0, 0.0, 2.0), interval(1.0, 0.0, 2.0, level=0.8)),
+            lambda: difference_of_estimates(
+                interval(1.0, 0.0, 2.0), interval(1.0, 0.0, 2.0, level=0.8)
+            ),
             "at one level, got 0.9",
         ),
         (

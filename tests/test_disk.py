@@ -14,14 +14,20 @@ import pytest
 from gradiometer.storage.disk import one_at_a_time, replace_file, write_new
 
 
-def test_a_write_that_takes_a_part_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_takes_a_part_is_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     really = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, content: really(descriptor, bytes(content)[:7]))
+    monkeypatch.setattr(
+        os, "write", lambda descriptor, content: really(descriptor, bytes(content)[:7])
+    )
     write_new(tmp_path / "a", bytes(range(100)))
     assert (tmp_path / "a").read_bytes() == bytes(range(100))
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="names of open files are read from /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/fd").exists(), reason="names of open files are read from /proc"
+)
 def test_a_replaced_file_is_on_the_disk_before_it_is_seen_and_its_name_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,12 +61,19 @@ def test_of_several_writers_of_a_file_each_writes_all_of_it(tmp_path: Path) -> N
     assert [each.name for each in tmp_path.iterdir()] == ["page.html"]
 
 
-def test_a_process_that_inherited_the_open_folder_does_not_keep_others_waiting(tmp_path: Path) -> None:
+def test_a_process_that_inherited_the_open_folder_does_not_keep_others_waiting(
+    tmp_path: Path,
+) -> None:
     fcntl = pytest.importorskip("fcntl")
     opened: list[int] = []
     really = os.open
-    with patch.object(os, "open", lambda *given: opened.append(really(*given)) or opened[-1]), one_at_a_time(tmp_path):
-        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=opened[:1])
+    with (
+        patch.object(os, "open", lambda *given: opened.append(really(*given)) or opened[-1]),
+        one_at_a_time(tmp_path),
+    ):
+        child = subprocess.Popen(
+            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=opened[:1]
+        )
     with child:
         descriptor = os.open(tmp_path, os.O_RDONLY)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

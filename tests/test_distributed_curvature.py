@@ -1,4 +1,5 @@
-"""Gauges that run the model on several processes: each measures its share of the batch, and the whole is that of one."""
+"""Gauges that run the model on several processes: each measures its share of the batch, and the
+whole is that of one."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""The documentation: every block of code runs, in the order of its page, and every public name has its place."""
+"""The documentation: every block of code runs, in the order of its page, and every public name has
+its place."""
 
 import ast
 import re
@@ -27,7 +28,9 @@ def text(page: str) -> str:
 
 
 def blocks(page: str, *languages: str) -> list[tuple[str, str]]:
-    return [(language, block) for language, block in BLOCK.findall(text(page)) if language in languages]
+    return [
+        (language, block) for language, block in BLOCK.findall(text(page)) if language in languages
+    ]
 
 
 def commands(page: str) -> list[list[str]]:
@@ -54,7 +57,10 @@ def wording(printed: str) -> str:
 
 def quotes(page: str) -> list[str]:
     """What the page says is printed: its block quotes."""
-    return [re.sub(r"^> ?", "", quote, flags=re.MULTILINE) for quote in re.findall(r"(?:^> .*\n)+", text(page), re.M)]
+    return [
+        re.sub(r"^> ?", "", quote, flags=re.MULTILINE)
+        for quote in re.findall(r"(?:^> .*\n)+", text(page), re.M)
+    ]
 
 
 @pytest.mark.slow
@@ -75,7 +81,9 @@ def test_the_blocks_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
 
 
 def run(folder: Path, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, f"{arguments[-1]}\n{done.stderr}"
     return done.stdout
 
@@ -86,12 +94,16 @@ def test_every_command_has_its_row_on_the_page_of_commands() -> None:
 
 
 def public_names() -> Iterator[tuple[str, str]]:
-    """Every public name of the package and its rooms, with the file in which it is defined: from the stubs."""
+    """Every public name of the package and its rooms, with the file in which it is defined: from
+    the stubs."""
     for stub in SOURCE.rglob("__init__.pyi"):
         room = ".".join(stub.parent.relative_to(SOURCE).parts)
         for node in ast.parse(stub.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ImportFrom):
-                yield from ((f"{room}.{name.name}", f"{room}.{node.module}.{name.name}") for name in node.names)
+                yield from (
+                    (f"{room}.{name.name}", f"{room}.{node.module}.{name.name}")
+                    for name in node.names
+                )
 
 
 def test_every_public_name_is_in_the_reference() -> None:
@@ -99,22 +111,30 @@ def test_every_public_name_is_in_the_reference() -> None:
     pages = "\n".join(text(page) for page in PAGES if page.startswith("reference/"))
     shown = set(re.findall(r"^::: (\S+)$", pages, flags=re.MULTILINE))
     documented = shown | {homes[path] for path in shown if path in homes}
-    missing = [path for path, home in homes.items() if not {home, home.rpartition(".")[0]} & documented]
+    missing = [
+        path for path, home in homes.items() if not {home, home.rpartition(".")[0]} & documented
+    ]
     assert missing == []
     files = [path for path in shown if (SOURCE / f"{path.replace('.', '/')}.py").exists()]
-    assert files == ["gradiometer.errors"], "a module is shown in place of the function of the same name"
+    assert files == ["gradiometer.errors"], (
+        "a module is shown in place of the function of the same name"
+    )
 
 
 def test_the_house_has_every_room() -> None:
     house = text("house.md")
     rooms = [stub.parent for stub in (SOURCE / "gradiometer").rglob("__init__.py")]
-    files = [file for file in (SOURCE / "gradiometer").glob("*.py") if not file.name.startswith("__")]
+    files = [
+        file for file in (SOURCE / "gradiometer").glob("*.py") if not file.name.startswith("__")
+    ]
     assert [room.name for room in rooms if f"{room.name}/" not in house] == []
     assert [file.name for file in files if f" {file.name}" not in house] == []
 
 
 def test_every_gauge_has_its_row_on_the_page_of_gauges() -> None:
-    listed = re.findall(r"^\| `(\w+)` \| \[`(\w+)`", text("reference/gauges.md"), flags=re.MULTILINE)
+    listed = re.findall(
+        r"^\| `(\w+)` \| \[`(\w+)`", text("reference/gauges.md"), flags=re.MULTILINE
+    )
     assert dict(listed) == {name: kind.__name__ for name, kind in GAUGES.items()}
 
 
@@ -126,10 +146,20 @@ def test_every_page_is_in_the_contents_of_the_site() -> None:
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_loads_nothing_from_a_network(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    build = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "--site-dir",
+        str(tmp_path / "site"),
+    ]
     subprocess.run(build, cwd=DOCS.parent, check=True)
     for built in (tmp_path / "site").rglob("*.html"):
         loaded = re.findall(
-            r'<(?:script|link|img)[^>]*(?:src|href)="(https?:[^"]*)"', built.read_text(encoding="utf-8")
+            r'<(?:script|link|img)[^>]*(?:src|href)="(https?:[^"]*)"',
+            built.read_text(encoding="utf-8"),
         )
         assert loaded == [], built.name

@@ -1,4 +1,5 @@
-"""The doctor reads what tools print and store: printed lines, Keras, MLflow and nested JSON lines."""
+"""The doctor reads what tools print and store: printed lines, Keras, MLflow and nested
+JSON lines."""
 
 import json
 import time
@@ -54,7 +55,10 @@ def test_the_lines_of_nanogpt_have_both_losses(tmp_path: Path) -> None:
     log = read(tmp_path, NANOGPT)
     losses = training_loss(log)
     assert (losses[0], losses[10], losses[250]) == (4.2664, 3.1234, 2.05) and np.isnan(losses[20])
-    assert points(log, "train_loss") == {0: 4.2874, 250: 2.1} and points(log, "val_loss") == {0: 4.2823, 250: 2.2}
+    assert points(log, "train_loss") == {0: 4.2874, 250: 2.1} and points(log, "val_loss") == {
+        0: 4.2823,
+        250: 2.2,
+    }
     assert log.losses is not None and log.losses.name == "loss" and log.tool == "printed lines"
     assert log_findings(log)[0].gauge == "log_finite"
 
@@ -76,20 +80,32 @@ def test_the_lines_of_keras_count_epochs_and_the_last_print_of_a_bar_counts(tmp_
         ("| epoch 1 | step 200 | lr 20.00 | ms/batch 5.51 | loss 5.92 | ppl 372.4", 200, 5.92),
         ("{'loss': 0.5, 'grad_norm': 1.25, 'learning_rate': 5e-05, 'step': 40}", 40, 0.5),
         ("global_step: 77, train loss: -3.5", 77, -3.5),
-        ("Epoch: [0][ 10/500]\tTime  0.120 ( 0.130)\tLoss 2.3e+00 (6.9e+00)\tAcc@1   0.00", 10, 2.3),
-        ("Epoch: [0]  [ 10/1251]  eta: 0:01:02  lr: 0.100000  img/s: 300.1  loss: 6.9 (6.95)  time: 0.1", 10, 6.9),
+        (
+            "Epoch: [0][ 10/500]\tTime  0.120 ( 0.130)\tLoss 2.3e+00 (6.9e+00)\tAcc@1   0.00",
+            10,
+            2.3,
+        ),
+        (
+            "Epoch: [0]  [ 10/1251]  eta: 0:01:02  lr: 0.100000  img/s: 300.1  loss: 6.9 (6.95)  "
+            "time: 0.1",
+            10,
+            6.9,
+        ),
         ("epoch=0 batch=10/300 loss=1.5", 10, 1.5),
         ("3:120/500 loss 1.25 lr 0.001", 120, 1.25),
         ("| epoch 001:    100 / 1000 loss=8.5, nll_loss=5.1, lr=0.0005, gnorm=1.2", 100, 8.5),
         (
-            '| INFO | train_inner | {"epoch": 1, "update": 0.1, "loss": "8.1", "num_updates": "60", "lr": "5e-4"}',
+            '| INFO | train_inner | {"epoch": 1, "update": 0.1, "loss": "8.1", "num_updates": '
+            '"60", "lr": "5e-4"}',
             60,
             8.1,
         ),
         ("Epoch 0:  10%|█ | 10/100 [00:01<00:08, 10.0it/s, v_num=0, train_loss=2.30]", 10, 2.3),
     ],
 )
-def test_many_forms_of_a_printed_line_are_read(tmp_path: Path, line: str, at: int, loss: float) -> None:
+def test_many_forms_of_a_printed_line_are_read(
+    tmp_path: Path, line: str, at: int, loss: float
+) -> None:
     first = "Epoch [1/5], Step [600/600], Loss: 0.9\n" if line.startswith("Epoch [2") else ""
     assert training_loss(read(tmp_path, f"starting\n{first}{line}\n"))[at] == loss
 
@@ -97,7 +113,11 @@ def test_many_forms_of_a_printed_line_are_read(tmp_path: Path, line: str, at: in
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("wandb.csv", '"Step","run - loss","run - loss__MIN","run - loss__MAX"\n"0","2","1","3"\n"10","1.5","1","2"\n'),
+        (
+            "wandb.csv",
+            '"Step","run - loss","run - loss__MIN","run - '
+            'loss__MAX"\n"0","2","1","3"\n"10","1.5","1","2"\n',
+        ),
         ("loss.csv", "Wall time,Step,Value\n16.1,0,2\n16.2,10,1.5\n"),
         ("loss.json", "[[16.1, 0, 2.0], [16.2, 10, 1.5]]"),
     ],
@@ -119,14 +139,17 @@ def test_the_lines_that_were_understood_are_counted_and_half_must_be(tmp_path: P
     assert log.understood == (54, 60)
     told = CliRunner().invoke(doctor, [str(tmp_path / "training.log")], standalone_mode=False)
     assert "54 of 60 lines understood." in told.output
-    with pytest.raises(BadArgument, match="54 of 110 lines were understood, less than half") as refused:
+    with pytest.raises(
+        BadArgument, match="54 of 110 lines were understood, less than half"
+    ) as refused:
         read(tmp_path, "\n".join([*lines, *(f"took {k} s" for k in range(56))]))
     assert refused.value.exit_code == 2
 
 
 def test_epochs_in_fractions_are_kept_and_rows_counted(tmp_path: Path) -> None:
     lines = [
-        f"Train Epoch: {1 + k // 10} [{k % 10 * 640}/6400 ({k % 10 * 10}%)]\tLoss: {2 - k / 20}" for k in range(30)
+        f"Train Epoch: {1 + k // 10} [{k % 10 * 640}/6400 ({k % 10 * 10}%)]\tLoss: {2 - k / 20}"
+        for k in range(30)
     ]
     log = read(tmp_path, "\n".join(lines))
     assert len(training_loss(log)) == 30 and "rows are counted" in log.notes[0]
@@ -134,7 +157,10 @@ def test_epochs_in_fractions_are_kept_and_rows_counted(tmp_path: Path) -> None:
 
 
 def test_prose_with_the_word_loss_is_no_log(tmp_path: Path) -> None:
-    for text in ("The loss went down to 3 by then.\nA great loss: 5 sheep.\n", "step 3: nothing\nstep 4: nothing\n"):
+    for text in (
+        "The loss went down to 3 by then.\nA great loss: 5 sheep.\n",
+        "step 3: nothing\nstep 4: nothing\n",
+    ):
         with pytest.raises(BadArgument, match=r"not a CSV with a header|no column of numbers"):
             read(tmp_path, text, "prose.txt")
 
@@ -142,7 +168,9 @@ def test_prose_with_the_word_loss_is_no_log(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_history_of_keras_counts_epochs(tmp_path: Path, wrapped: bool) -> None:
     history = {"loss": [0.9, 0.5, 0.4], "val_loss": [1.0, 0.7, 0.8]}
-    whole = {"params": {"epochs": 3}, "history": history, "epoch": [0, 1, 2]} if wrapped else history
+    whole = (
+        {"params": {"epochs": 3}, "history": history, "epoch": [0, 1, 2]} if wrapped else history
+    )
     log = read(tmp_path, json.dumps(whole, indent=1), "history.json")
     assert log.tool == "Keras" and list(training_loss(log)) == ([0, 1, 2] if wrapped else [1, 2, 3])
     assert list(training_loss(log).values()) == [0.9, 0.5, 0.4] and "val_loss" in log.columns
@@ -169,11 +197,20 @@ def test_metrics_of_mlflow_are_read_from_a_file_or_a_folder(tmp_path: Path) -> N
 
 def test_nested_json_lines_are_opened(tmp_path: Path) -> None:
     rows = [
-        {"_step": step, "_runtime": 1.5 * step, "train": {"loss": 2 - step / 10, "lr": 0.1}, "val": {"loss": 3.0}}
+        {
+            "_step": step,
+            "_runtime": 1.5 * step,
+            "train": {"loss": 2 - step / 10, "lr": 0.1},
+            "val": {"loss": 3.0},
+        }
         for step in range(10)
     ]
     log = read(tmp_path, "\n".join(map(json.dumps, rows)), "wandb-history.jsonl")
-    assert training_loss(log)[9] == pytest.approx(1.1) and log.losses is not None and log.losses.name == "train/loss"
+    assert (
+        training_loss(log)[9] == pytest.approx(1.1)
+        and log.losses is not None
+        and log.losses.name == "train/loss"
+    )
     assert log.learning_rates is not None and "val/loss" in log.columns
 
 
@@ -197,8 +234,15 @@ def test_columns_of_any_number_are_no_traceback(loss: float, epoch: float) -> No
     steps = np.arange(60)
     mixed = np.where(steps % 2 == 0, loss, 1.0)
     for losses in (np.full(60, loss), mixed, mixed[::-1]):
-        columns = {"loss": losses, "epoch": np.full(60, epoch), "lr": np.abs(losses), "grad_norm": losses}
-        assert log_findings(Log("made", "a test", {name: Column(name, steps, v) for name, v in columns.items()}))
+        columns = {
+            "loss": losses,
+            "epoch": np.full(60, epoch),
+            "lr": np.abs(losses),
+            "grad_norm": losses,
+        }
+        assert log_findings(
+            Log("made", "a test", {name: Column(name, steps, v) for name, v in columns.items()})
+        )
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
@@ -210,7 +254,9 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 def test_the_command_reads_a_folder_with_printed_lines(tmp_path: Path) -> None:
     spiky = 2 + 0.05 * np.random.default_rng(0).standard_normal(400)
     spiky[200] = 7.0
-    lines = [f"iter {step}: loss {loss:.4f}, time 20.15ms, mfu 12%" for step, loss in enumerate(spiky)]
+    lines = [
+        f"iter {step}: loss {loss:.4f}, time 20.15ms, mfu 12%" for step, loss in enumerate(spiky)
+    ]
     (tmp_path / "out.log").write_text("\n".join(lines))
     told = CliRunner().invoke(doctor, [str(tmp_path)], standalone_mode=False)
     assert told.return_value == 0 and "loss spiked at step 200" in " ".join(told.output.split())
@@ -239,7 +285,8 @@ def test_the_command_reads_a_folder_with_printed_lines(tmp_path: Path) -> None:
     ids=lambda line: line[:8],
 )
 def test_no_printed_line_takes_long(tmp_path: Path, line: str) -> None:
-    """The time of a line grows with its length, not with a power of it. Processor time, so that load does not matter."""
+    """The time of a line grows with its length, not with a power of it. Processor time, so that
+    load does not matter."""
     began = time.process_time()
     log = read(tmp_path, f"step 1: loss 2.0\n{line}\nstep 2: loss 1.5\n")
     assert time.process_time() - began < 5

@@ -1,4 +1,5 @@
-"""The double well: crossings against the exact answer in standard errors, and Kramers' line over three decades."""
+"""The double well: crossings against the exact answer in standard errors, and Kramers' line over
+three decades."""
 
 import math
 
@@ -23,7 +24,8 @@ def well_at(barrier_over_temperature: float, rate: float = RATE) -> DoubleWell:
 
 
 def standard_errors(found: Estimate, expected: float) -> float:
-    """The deviation in standard errors: each end of the 90 % interval of many walkers is 1.645 of them away."""
+    """The deviation in standard errors: each end of the 90 % interval of many walkers is 1.645 of
+    them away."""
     away = 1 / found.value - 1 / expected
     return abs(away) / ((1 / found.low - 1 / found.high) / (2 * 1.6449))
 
@@ -37,17 +39,22 @@ def test_simulated_crossings_take_the_exact_number_of_steps(rate: float, over: f
 
 
 def test_at_low_temperature_and_rate_the_exact_time_is_that_of_kramers() -> None:
-    """π/(2√2 η) · exp(ΔL/T)(1 + 3T/8) for ΔL = w = 1: the factor with T is of Kramers' next order."""
+    """π/(2√2 η) · exp(ΔL/T)(1 + 3T/8) for ΔL = w = 1: the factor with T is of Kramers'
+    next order."""
     for over, tolerance in ((5, 0.03), (8, 0.015), (12, 0.007)):
         without = math.pi / (2 * math.sqrt(2)) * math.exp(over) / 0.005
         exact = well_at(over, 0.005).exact_steps(0.005, 1)
         assert exact == pytest.approx(without * (1 + 3 / (8 * over)), rel=tolerance)
-    assert well_at(8, 0.005).exact_steps(0.005, 1) > 1.03 * math.pi / (2 * math.sqrt(2)) * math.exp(8) / 0.005
+    assert (
+        well_at(8, 0.005).exact_steps(0.005, 1)
+        > 1.03 * math.pi / (2 * math.sqrt(2)) * math.exp(8) / 0.005
+    )
 
 
 def test_the_passage_of_a_walker_in_a_bowl_is_the_known_integral() -> None:
     steps = passage_steps(lambda x: x, 1e-3, 1.0, start=0.0, end=1.0, lowest=-8.0)
-    # ∫ exp(y²/2) ∫ exp(−z²/2) of the Ornstein-Uhlenbeck process, with the end 0.5826 step widths further away
+    # ∫ exp(y²/2) ∫ exp(−z²/2) of the Ornstein-Uhlenbeck process, with the end 0.5826 step widths
+    # further away
     late = 1 + 0.5826 * math.sqrt(2e-3)
     grid = np.linspace(-8, late, 40_001)
     inner = np.cumsum(np.exp(-(grid**2) / 2)) * (grid[1] - grid[0])
@@ -72,7 +79,9 @@ def test_the_interval_of_a_slope_through_estimates_covers() -> None:
     for _ in range(2000):
         values = 2.0 * np.array(places) + 1 + draw.standard_normal(3) * errors
         points = [
-            Estimate.interval(v, v - 1.6449 * e, v + 1.6449 * e, level=0.9, method="Gauss", samples=9)
+            Estimate.interval(
+                v, v - 1.6449 * e, v + 1.6449 * e, level=0.9, method="Gauss", samples=9
+            )
             for v, e in zip(values, errors, strict=True)
         ]
         found = weighted_slope(places, points)
@@ -96,17 +105,35 @@ def test_the_double_well_is_a_problem_by_name_whose_gradient_is_the_one_written_
     ("build", "message"),
     [
         (lambda: DoubleWell().exact_steps(0.25, 1), "between 0 and 2/curvature = 0.25, got 0.25"),
-        (lambda: DoubleWell().temperature(-1.0, 1), "`learning_rate` must be positive and finite, got -1.0"),
-        (lambda: DoubleWell().crossing_steps(0.01, 8, walkers=9, steps=50), "9 walkers made 0 crossings"),
-        (lambda: DoubleWell().crossing_steps(0.24, 1, walkers=99, steps=999), "made a walker diverge"),
+        (
+            lambda: DoubleWell().temperature(-1.0, 1),
+            "`learning_rate` must be positive and finite, got -1.0",
+        ),
+        (
+            lambda: DoubleWell().crossing_steps(0.01, 8, walkers=9, steps=50),
+            "9 walkers made 0 crossings",
+        ),
+        (
+            lambda: DoubleWell().crossing_steps(0.24, 1, walkers=99, steps=999),
+            "made a walker diverge",
+        ),
         (lambda: DoubleWell().exact_steps(1e-8, 1), "steps too short for an exact solution"),
         (
             lambda: passage_steps(abs, 0.1, NAN, start=0.0, end=1.0, lowest=-1.0),
             "`temperature` must be positive and finite, got nan",
         ),
-        (lambda: passage_steps(abs, 0.1, 1.0, start=2.0, end=1.0, lowest=-1.0), "`lowest` < `start` < `end` must hold"),
-        (lambda: weighted_slope([1.0, 1.0], [Estimate.exact(1.0)] * 2), "at least two different places"),
-        (lambda: weighted_slope([1.0, 2.0], [Estimate.exact(1.0)] * 2), "intervals of finite width, got 0"),
+        (
+            lambda: passage_steps(abs, 0.1, 1.0, start=2.0, end=1.0, lowest=-1.0),
+            "`lowest` < `start` < `end` must hold",
+        ),
+        (
+            lambda: weighted_slope([1.0, 1.0], [Estimate.exact(1.0)] * 2),
+            "at least two different places",
+        ),
+        (
+            lambda: weighted_slope([1.0, 2.0], [Estimate.exact(1.0)] * 2),
+            "intervals of finite width, got 0",
+        ),
     ],
 )
 def test_bad_arguments_raise(build, message: str) -> None:

@@ -1,4 +1,5 @@
-"""Hessian products, and what is made of them, on any module: right, and nothing of the model is changed."""
+"""Hessian products, and what is made of them, on any module: right, and nothing of the model is
+changed."""
 
 import warnings
 
@@ -18,7 +19,9 @@ def in_double(case: Case) -> tuple[Objective, object]:
     from gradiometer.measurement.batch import mapped
 
     case.model.double()
-    batch = mapped(case.batch, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+    batch = mapped(
+        case.batch, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor
+    )
     return Objective(case.model, case.loss), batch
 
 
@@ -28,14 +31,18 @@ def materialised(objective: Objective, batch: object) -> Tensor:
     sizes = [p.numel() for p in parameters]
 
     def loss(vector: Tensor) -> Tensor:
-        parts = [part.view(p.shape) for part, p in zip(vector.split(sizes), parameters, strict=True)]
+        parts = [
+            part.view(p.shape) for part, p in zip(vector.split(sizes), parameters, strict=True)
+        ]
         return objective.mean_loss(parts, batch)
 
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     with sdpa_kernel(SDPBackend.MATH):
         return torch.autograd.functional.hessian(
-            loss, torch.cat([p.detach().reshape(-1) for p in parameters]), vectorize=objective.dimension > 1000
+            loss,
+            torch.cat([p.detach().reshape(-1) for p in parameters]),
+            vectorize=objective.dimension > 1000,
         )
 
 
@@ -50,7 +57,9 @@ def test_products_of_a_curvature_are_the_weighted_mean_over_its_parts(case: Case
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in CASES if name not in ("dropout", "weighted_mean")])
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if name not in ("dropout", "weighted_mean")]
+)
 def test_products_equal_those_of_the_full_hessian(name: str) -> None:
     torch.manual_seed(0)
     case = CASES[name]()
@@ -62,13 +71,17 @@ def test_products_equal_those_of_the_full_hessian(name: str) -> None:
     curvature = Curvature(objective, [batch])
     torch.testing.assert_close(curvature.products(chosen), chosen @ exact, rtol=1e-8, atol=1e-10)
     for vector in chosen:  # one at a time takes another way than many together
-        torch.testing.assert_close(curvature.products(vector[None])[0], exact @ vector, rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(
+            curvature.products(vector[None])[0], exact @ vector, rtol=1e-8, atol=1e-10
+        )
     gradient = torch.cat([part.reshape(-1) for part in objective.gradient(batch)])
     torch.testing.assert_close(curvature.gradient, gradient)
     assert curvature.along_gradient() == pytest.approx(float(gradient @ exact @ gradient))
     found = curvature.eigenvalues(largest=2, smallest=1, tolerance=1e-4)
     values = torch.linalg.eigvalsh(exact).numpy()
-    for estimate, value in zip((*found.largest, *found.smallest), [values[-1], values[-2], values[0]], strict=True):
+    for estimate, value in zip(
+        (*found.largest, *found.smallest), [values[-1], values[-2], values[0]], strict=True
+    ):
         assert estimate.low <= value <= estimate.high
 
 
@@ -79,9 +92,15 @@ def test_the_hessian_over_many_examples_is_the_mean_over_parts_kept_or_not() -> 
     vectors = torch.randn(2, objective.dimension, dtype=torch.float64)
     for kept in (0, 5, 100):
         curvature = Curvature.of(objective, batch, at_once=5, kept=kept)
-        assert [len(part[0]) for part in curvature.batches] == [5, 5, 2] and curvature.examples == 12
+        assert [len(part[0]) for part in curvature.batches] == [
+            5,
+            5,
+            2,
+        ] and curvature.examples == 12
         torch.testing.assert_close(curvature.products(vectors), vectors @ exact)
-        assert curvature.loss == pytest.approx(objective.mean_loss(objective.parameters, batch).item())
+        assert curvature.loss == pytest.approx(
+            objective.mean_loss(objective.parameters, batch).item()
+        )
 
 
 def test_dropout_is_drawn_once_for_all_products(case: Case) -> None:
@@ -90,7 +109,9 @@ def test_dropout_is_drawn_once_for_all_products(case: Case) -> None:
         curvature = Curvature(objective, [case.batch], kept=kept, seed=3)
         u, v = torch.randn(2, objective.dimension)
         forth, back = (curvature.products(a[None])[0] for a in (u, v))
-        assert float(forth @ v) == pytest.approx(float(back @ u), rel=2e-3, abs=1e-4)  # symmetric: one and the same H
+        assert float(forth @ v) == pytest.approx(
+            float(back @ u), rel=2e-3, abs=1e-4
+        )  # symmetric: one and the same H
         torch.testing.assert_close(curvature.products(u[None])[0], forth)
 
 
@@ -146,9 +167,14 @@ def test_a_checkpointed_module_has_the_same_hessian() -> None:
             self.inner, self.head, self.active = inner, nn.Linear(8, 5), active
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(checkpoint(self.inner, x, use_reentrant=False) if self.active else self.inner(x))
+            return self.head(
+                checkpoint(self.inner, x, use_reentrant=False) if self.active else self.inner(x)
+            )
 
-    batch, criterion = (torch.randn(12, 8), torch.randint(5, (12,))), supervised(nn.CrossEntropyLoss())
+    batch, criterion = (
+        (torch.randn(12, 8), torch.randint(5, (12,))),
+        supervised(nn.CrossEntropyLoss()),
+    )
     torch.manual_seed(1)
     plain = Curvature(Objective(Checkpointed(False), criterion), [batch])
     torch.manual_seed(1)
@@ -179,7 +205,9 @@ def test_a_loss_linear_in_the_parameters_has_no_curvature() -> None:
     objective = Objective(nn.Linear(3, 1), lambda model, batch: model(batch).mean())
     curvature = Curvature(objective, [torch.randn(4, 3)])
     found = curvature.eigenvalues(largest=2)
-    assert [estimate.value for estimate in found.largest] == [0, 0] and curvature.trace(probes=4).value == 0
+    assert [estimate.value for estimate in found.largest] == [0, 0] and curvature.trace(
+        probes=4
+    ).value == 0
     assert isinstance(curvature.density(probes=4, iterations=3), SpectralDensity)
 
 
@@ -192,7 +220,9 @@ def test_eigenvalues_and_products_equal_those_of_curvlinops(name: str) -> None:
     torch.manual_seed(0)
     case = CASES[name]()
     case.model.eval()
-    if name == "tiny_transformer":  # theirs errs at LayerNorm's own weights, as finite differences show: torch's vmap
+    if (
+        name == "tiny_transformer"
+    ):  # theirs errs at LayerNorm's own weights, as finite differences show: torch's vmap
         case.model.block.norm1.requires_grad_(False)
         case.model.block.norm2.requires_grad_(False)
     objective, batch = in_double(case)
@@ -225,7 +255,9 @@ def test_eigenvalues_and_products_equal_those_of_curvlinops(name: str) -> None:
         vector = torch.randn(objective.dimension, dtype=torch.float64)
         product = scipy_operator @ vector.numpy()
     ours = Curvature(objective, [batch])
-    np.testing.assert_allclose(ours.products(vector[None])[0].numpy(), product, rtol=1e-4, atol=1e-8)
+    np.testing.assert_allclose(
+        ours.products(vector[None])[0].numpy(), product, rtol=1e-4, atol=1e-8
+    )
     found = ours.eigenvalues(largest=3, smallest=1, tolerance=1e-5)
     np.testing.assert_allclose([e.value for e in found.largest], top, rtol=1e-4)
     np.testing.assert_allclose([e.value for e in found.smallest], bottom, rtol=1e-4)
@@ -255,9 +287,12 @@ LINEAR, POINTS = nn.Linear(2, 1), torch.ones(4, 2)
     ("build", "error", "message"),
     [
         (
-            lambda: Curvature(Objective(LINEAR, lambda m, b: Once.apply(m(b)).mean()), [POINTS]).eigenvalues(),
+            lambda: Curvature(
+                Objective(LINEAR, lambda m, b: Once.apply(m(b)).mean()), [POINTS]
+            ).eigenvalues(),
             Unsupported,
-            "`loss` has no second derivative .*build it from operations that can be differentiated twice",
+            "`loss` has no second derivative .*build it from operations that can be differentiated "
+            "twice",
         ),
         (
             lambda: Curvature(Objective(LINEAR, lambda m, b: m(b).argmax().float()), [POINTS]),
@@ -271,7 +306,11 @@ LINEAR, POINTS = nn.Linear(2, 1), torch.ones(4, 2)
             UserCodeFailed,
             "`loss` has a curvature that is not finite",
         ),
-        (lambda: Curvature(Objective(LINEAR, lambda m, b: m(b).mean()), []), BadArgument, "`batches` is empty"),
+        (
+            lambda: Curvature(Objective(LINEAR, lambda m, b: m(b).mean()), []),
+            BadArgument,
+            "`batches` is empty",
+        ),
         (
             lambda: Curvature.of(Objective(LINEAR, lambda m, b: m(b).mean()), POINTS, at_once=0),
             BadArgument,
@@ -279,13 +318,17 @@ LINEAR, POINTS = nn.Linear(2, 1), torch.ones(4, 2)
         ),
     ],
 )
-def test_a_loss_without_curvature_is_refused_with_a_reason(build, error: type, message: str) -> None:
+def test_a_loss_without_curvature_is_refused_with_a_reason(
+    build, error: type, message: str
+) -> None:
     with pytest.raises(error, match=message):
         build()
 
 
 def test_a_gradient_without_the_sharpest_direction_still_finds_it_in_few_products() -> None:
-    curvatures = torch.cat([torch.rand(299, generator=torch.Generator().manual_seed(0)), torch.tensor([4.0])])
+    curvatures = torch.cat(
+        [torch.rand(299, generator=torch.Generator().manual_seed(0)), torch.tensor([4.0])]
+    )
     model = nn.Linear(300, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(1.0)[0, -1] = 0.0  # at rest along the sharpest direction
@@ -300,11 +343,15 @@ def test_one_part_of_the_examples_finds_the_start_for_the_largest_eigenvalue(sha
     """The result is right if that part has another sharpest direction, too."""
     torch.manual_seed(0)
     model = nn.Linear(30, 1, bias=False).double()
-    inputs = torch.randn(80, 30, dtype=torch.float64) * torch.linspace(0.1, 1.0, 30, dtype=torch.float64)
+    inputs = torch.randn(80, 30, dtype=torch.float64) * torch.linspace(
+        0.1, 1.0, 30, dtype=torch.float64
+    )
     inputs[:, 0] *= 40.0  # the sharpest direction
     if sharpest == "not in the first part":
         inputs[:10, 0] = 0.0
-    objective = Objective(model, lambda model, batch: (model(batch[0]) - batch[1]).square().mean(1) / 2)
+    objective = Objective(
+        model, lambda model, batch: (model(batch[0]) - batch[1]).square().mean(1) / 2
+    )
     batch = inputs, torch.randn(80, 1, dtype=torch.float64)
     exact = float(torch.linalg.eigvalsh(inputs.T @ inputs / 80)[-1])
     found = Curvature.of(objective, batch, at_once=10).eigenvalues(1, tolerance=0.01)

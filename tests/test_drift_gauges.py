@@ -14,7 +14,12 @@ from conftest import CASES, Case
 from gradiometer import BadArgument
 from gradiometer.drift import BatchSharpness, CurvatureAlongGradient, LossChange, StepDrift
 from gradiometer.drift.edge import edge_warning
-from gradiometer.drift.stability import MomentumRule, edge_finding, largest_stable_rate, stability_limit
+from gradiometer.drift.stability import (
+    MomentumRule,
+    edge_finding,
+    largest_stable_rate,
+    stability_limit,
+)
 from gradiometer.measurement import (
     Draw,
     Estimate,
@@ -42,7 +47,9 @@ class Small:
     def __init__(self) -> None:
         torch.manual_seed(3)
         self.model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
-        self.inputs = torch.randn(48, 3, dtype=torch.float64) * torch.tensor([2.0, 1.0, 0.5], dtype=torch.float64)
+        self.inputs = torch.randn(48, 3, dtype=torch.float64) * torch.tensor(
+            [2.0, 1.0, 0.5], dtype=torch.float64
+        )
         self.labels = (self.inputs[:, 0] + torch.randn(48, dtype=torch.float64) > 0).long()
         self.objective = Objective(self.model, supervised(nn.CrossEntropyLoss(reduction="none")))
         self.here = torch.cat([p.detach().reshape(-1) for p in self.objective.parameters])
@@ -62,7 +69,9 @@ class Small:
     def hessian(self, index: Tensor | None = None) -> Tensor:
         return torch.autograd.functional.hessian(lambda at: self.loss(at, index), self.here)
 
-    def batch(self, draw: torch.Generator, size: int = BATCH) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    def batch(
+        self, draw: torch.Generator, size: int = BATCH
+    ) -> tuple[tuple[Tensor, Tensor], Tensor]:
         index = torch.randint(48, (size,), generator=draw)
         return (self.inputs[index], self.labels[index]), index
 
@@ -86,7 +95,9 @@ EACH = torch.stack([SMALL.gradient(SMALL.here, torch.tensor([place])) for place 
 NOISE = torch.cov(EACH.T, correction=0)
 
 
-def series(gauge: Gauge, count: int, probe: bool = True, size: int = BATCH, start: int = 0) -> Series:
+def series(
+    gauge: Gauge, count: int, probe: bool = True, size: int = BATCH, start: int = 0
+) -> Series:
     readings = [
         Reading(gauge.name, seed, size, RATE, gauge.measure(SMALL.step(seed, probe, size)))
         for seed in range(start, start + count)
@@ -101,7 +112,9 @@ def unbiased(samples: np.ndarray, exact: float) -> bool:
 def over_steps(what: Callable[[Tensor], Tensor], size: int, draws: int = 2000) -> float:
     """The mean of something over many batches, of the gradient that makes the step."""
     draw = torch.Generator().manual_seed(99)
-    return float(torch.func.vmap(what)(EACH[torch.randint(48, (draws, size), generator=draw)].mean(1)).mean())
+    return float(
+        torch.func.vmap(what)(EACH[torch.randint(48, (draws, size), generator=draw)].mean(1)).mean()
+    )
 
 
 def drift_along(direction: Tensor) -> Tensor:
@@ -127,7 +140,9 @@ def test_step_drift_is_unbiased(probe: bool) -> None:
     exact = over_steps(drift_along, made_by)
     assert unbiased(found.moments["drift"], exact)
     assert unbiased(found.moments["gradient_norm_squared"], float(GRADIENT @ GRADIENT))
-    assert abs(exact) > 8 * found.moments["drift"].std() / math.sqrt(count)  # so that a mistake would show
+    assert abs(exact) > 8 * found.moments["drift"].std() / math.sqrt(
+        count
+    )  # so that a mistake would show
 
 
 def test_predicted_and_measured_loss_change_are_unbiased() -> None:
@@ -154,15 +169,25 @@ def test_batch_sharpness_uses_the_hessian_of_its_own_batch() -> None:
 def test_batch_sharpness_uses_the_same_random_numbers_for_gradient_and_hessian() -> None:
     torch.manual_seed(0)
     case = CASES["dropout"]()
-    step = TrainingStep(case.objective, case.batch, index=0, learning_rate=0.1, sampling=SAMPLING, gradient=[None] * 4)
+    step = TrainingStep(
+        case.objective,
+        case.batch,
+        index=0,
+        learning_rate=0.1,
+        sampling=SAMPLING,
+        gradient=[None] * 4,
+    )
     gradient = step.graph.gradient.double()  # training's own, here zero, was made with other draws
     assert (
-        BatchSharpness().measure(step)["norm_squared"] == pytest.approx(float(gradient @ gradient)) and gradient.any()
+        BatchSharpness().measure(step)["norm_squared"] == pytest.approx(float(gradient @ gradient))
+        and gradient.any()
     )
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("gauge", [CurvatureAlongGradient(), LossChange(), StepDrift()], ids=lambda gauge: gauge.name)
+@pytest.mark.parametrize(
+    "gauge", [CurvatureAlongGradient(), LossChange(), StepDrift()], ids=lambda gauge: gauge.name
+)
 def test_intervals_of_drift_cover_at_their_level(gauge: Gauge) -> None:
     curvature, noise = float(GRADIENT @ CURVATURE @ GRADIENT), float((CURVATURE * NOISE).sum())
     squared = float(GRADIENT @ GRADIENT)
@@ -186,7 +211,13 @@ def test_measuring_drift_leaves_training_as_it_was(gauge: Gauge, case: Case) -> 
     case.loss(case.model, case.batch).mean().backward()
     before = everything(case.model)
     moments = gauge.measure(
-        TrainingStep(case.objective, case.batch, index=3, learning_rate=0.1, sampling=Sampling(Draw.REPLACEMENT, 100))
+        TrainingStep(
+            case.objective,
+            case.batch,
+            index=3,
+            learning_rate=0.1,
+            sampling=Sampling(Draw.REPLACEMENT, 100),
+        )
     )
     assert all(math.isfinite(value) for value in moments.values())
     assert everything(case.model) == before
@@ -203,7 +234,11 @@ def test_every_finding_is_a_sentence_without_nan(gauge: Gauge) -> None:
     for count in (2, 60):
         found = gauge.estimate(series(gauge, count))
         finding = gauge.judge(found)
-        assert finding is not None and say(finding).seen.endswith(".") and "nan" not in str(say(finding))
+        assert (
+            finding is not None
+            and say(finding).seen.endswith(".")
+            and "nan" not in str(say(finding))
+        )
         assert set(finding.numbers) <= set(found)
         assert (finding.state is State.CANNOT_TELL) or count == 60
 
@@ -224,7 +259,11 @@ def test_steps_of_torch_on_a_quadratic_stop_shrinking_at_the_edge(kind: Momentum
     for curvature, stable in ((0.98 * limit, True), (1.02 * limit, False)):
         point = nn.Parameter(torch.ones((), dtype=torch.float64))
         optimizer = torch.optim.SGD(
-            [point], lr=0.1, momentum=kind.momentum, nesterov=kind.nesterov, weight_decay=0.2 if kind else 0
+            [point],
+            lr=0.1,
+            momentum=kind.momentum,
+            nesterov=kind.nesterov,
+            weight_decay=0.2 if kind else 0,
         )
         for _ in range(1000):
             optimizer.zero_grad()
@@ -246,14 +285,21 @@ def test_a_rate_above_the_edge_gives_a_warning() -> None:
     assert warning is not None and "0.0800 is 2.0 times beyond the edge of stability" in warning
     assert "2/η = 25.0" in warning and "try --lr 0.04" in warning
     assert edge_warning(objective, batch, learning_rate=0.07, kind=MomentumRule(0.9)) is None
-    assert edge_warning(objective, batch, learning_rate=0.07, kind=MomentumRule(0.9, nesterov=True)) is not None
+    assert (
+        edge_warning(objective, batch, learning_rate=0.07, kind=MomentumRule(0.9, nesterov=True))
+        is not None
+    )
 
 
 @pytest.mark.parametrize(
-    ("value", "state"), [(5.0, State.OK), (20.0, State.LOOK), (60.0, State.ACT)], ids=["below", "at", "beyond"]
+    ("value", "state"),
+    [(5.0, State.OK), (20.0, State.LOOK), (60.0, State.ACT)],
+    ids=["below", "at", "beyond"],
 )
 def test_the_finding_about_the_learning_rate_has_three_states(value: float, state: State) -> None:
-    sharpness = Estimate.bound(value, low=value - 0.1, high=value + 0.1, method="Lanczos, residual", samples=9)
+    sharpness = Estimate.bound(
+        value, low=value - 0.1, high=value + 0.1, method="Lanczos, residual", samples=9
+    )
     finding = edge_finding(sharpness, 0.1)
     assert finding.state is state and "2/η = 20.0" in say(finding).seen
     rate = largest_stable_rate(sharpness)
@@ -261,12 +307,16 @@ def test_the_finding_about_the_learning_rate_has_three_states(value: float, stat
     assert largest_stable_rate(Estimate.exact(-1.0)).value == math.inf
 
 
-def _estimates(share: float, width: float, momentum: float = 0.0) -> tuple[BatchSharpness, dict[str, Estimate]]:
+def _estimates(
+    share: float, width: float, momentum: float = 0.0
+) -> tuple[BatchSharpness, dict[str, Estimate]]:
     gauge = BatchSharpness(momentum)
     edge = gauge.kind.limit / 0.1
 
     def around(value: float) -> Estimate:
-        return Estimate.interval(value, value * (1 - width), value * (1 + width), level=0.9, method="m", samples=50)
+        return Estimate.interval(
+            value, value * (1 - width), value * (1 + width), level=0.9, method="m", samples=50
+        )
 
     return gauge, {
         "batch_sharpness": around(share * edge),
@@ -289,7 +339,9 @@ def _estimates(share: float, width: float, momentum: float = 0.0) -> tuple[Batch
         (1.8, 0.1, 0.9, State.ACT),
     ],
 )
-def test_the_state_follows_the_share_of_the_edge(share: float, width: float, momentum: float, state: State) -> None:
+def test_the_state_follows_the_share_of_the_edge(
+    share: float, width: float, momentum: float, state: State
+) -> None:
     gauge, estimates = _estimates(share, width, momentum)
     assert gauge.judge(estimates).state is state
 
@@ -307,7 +359,10 @@ import gradiometer.drift.loss_change, gradiometer.drift.stability
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: BatchSharpness(momentum=1.0), "`momentum` must be at least 0 and below 1, got 1.0"),
+        (
+            lambda: BatchSharpness(momentum=1.0),
+            "`momentum` must be at least 0 and below 1, got 1.0",
+        ),
         (lambda: MomentumRule(float("nan")), "`momentum` must be at least 0 and below 1, got nan"),
         (lambda: stability_limit(float("nan")), "`learning_rate` must be positive, got nan"),
         (lambda: stability_limit(0.1, weight_decay=-1.0), "`weight_decay` must be at least 0"),
@@ -315,7 +370,10 @@ import gradiometer.drift.loss_change, gradiometer.drift.stability
             lambda: StepDrift().measure(SMALL.step(0, probe=False, size=1)),
             "no other half can judge its step: pass a `probe`",
         ),
-        (lambda: StepDrift().measure(SMALL.step(0, probe=False, size=2)), "leaves only 1 example to split in halves"),
+        (
+            lambda: StepDrift().measure(SMALL.step(0, probe=False, size=2)),
+            "leaves only 1 example to split in halves",
+        ),
     ],
 )
 def test_settings_and_steps_without_drift_are_refused(build, message: str) -> None:

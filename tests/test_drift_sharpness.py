@@ -35,7 +35,9 @@ def known() -> Survey:
     quadratic = Quadratic(axes * CURVATURES @ axes.T, np.eye(30))
     torch.manual_seed(0)
     problem = quadratic.problem(examples=64)
-    curvature = Curvature.of(Objective(problem.model(), problem.loss), problem.train.data, at_once=20)
+    curvature = Curvature.of(
+        Objective(problem.model(), problem.loss), problem.train.data, at_once=20
+    )
     return survey(curvature, of=64, top=3, probes=8)
 
 
@@ -48,7 +50,9 @@ def run_verb(*arguments: str) -> Result:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    configuration = Configuration(problem="digits", model="mlp", epochs=1, learning_rate=0.2, budget=0.0)
+    configuration = Configuration(
+        problem="digits", model="mlp", epochs=1, learning_rate=0.2, budget=0.0
+    )
     return train(load("digits", model="mlp"), configuration, tmp_path_factory.mktemp("runs"))
 
 
@@ -72,21 +76,55 @@ def test_a_saved_survey_is_loaded_unchanged(trained: Run) -> None:
 def test_the_verb_surveys_a_problem_at_its_start_and_later(tmp_path: Path) -> None:
     picture = tmp_path / "density.png"
     result = run_verb(
-        "digits", "--set", "model=mlp", "--examples", "64", "--steps", "3", "--top", "2", "--png", str(picture)
+        "digits",
+        "--set",
+        "model=mlp",
+        "--examples",
+        "64",
+        "--steps",
+        "3",
+        "--top",
+        "2",
+        "--png",
+        str(picture),
     )
-    assert "a fixed subsample of 64 of 1,437 examples, in train mode, at step 3" in " ".join(result.output.split())
+    assert "a fixed subsample of 64 of 1,437 examples, in train mode, at step 3" in " ".join(
+        result.output.split()
+    )
     assert "λ_2" in result.output and "2/η = 20.0" in " ".join(result.output.split())
     assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
 def test_the_verb_prints_one_json_object_with_every_number() -> None:
-    result = run_verb("digits", "--set", "model=mlp", "--examples", "64", "--mode", "eval", "--json", "--seed", "3")
+    result = run_verb(
+        "digits",
+        "--set",
+        "model=mlp",
+        "--examples",
+        "64",
+        "--mode",
+        "eval",
+        "--json",
+        "--seed",
+        "3",
+    )
     found = json.loads(result.output)
     assert found["examples"] == 64 and found["mode"] == "eval" and len(found["largest"]) == 5
     assert all(each["low"] <= each["value"] <= each["high"] for each in found["largest"])
     assert found["finding"]["seen"].startswith("The sharpness λ_max") and found["page"] is None
     again = json.loads(
-        run_verb("digits", "--set", "model=mlp", "--examples", "64", "--mode", "eval", "--json", "--seed", "3").output
+        run_verb(
+            "digits",
+            "--set",
+            "model=mlp",
+            "--examples",
+            "64",
+            "--mode",
+            "eval",
+            "--json",
+            "--seed",
+            "3",
+        ).output
     )
     assert again == found
 
@@ -95,7 +133,9 @@ def test_the_verb_surveys_the_last_checkpoint_and_saves_the_survey(trained: Run)
     found = json.loads(run_verb(str(trained.path), "--examples", "100", "--json").output)
     assert found["step"] == trained.steps and Path(found["page"]).is_file()
     (kept,) = load_artifacts(trained, Survey)
-    assert kept.step == trained.steps and kept.sharpness.value == pytest.approx(found["largest"][0]["value"])
+    assert kept.step == trained.steps and kept.sharpness.value == pytest.approx(
+        found["largest"][0]["value"]
+    )
 
 
 def test_the_section_shows_sharpness_its_edge_and_the_density(trained: Run, tmp_path: Path) -> None:
@@ -112,11 +152,16 @@ def test_the_section_shows_sharpness_its_edge_and_the_density(trained: Run, tmp_
     assert names[0].startswith("batch sharpness") and "trace of the Hessian, Tr H" in names
     for figure in section.figures:
         json.dumps(page_spec(figure.chart, figure.summary), allow_nan=False)
-        assert save_png(figure.chart, tmp_path / f"{figure.name}.png", figure.title).stat().st_size > 5000
+        assert (
+            save_png(figure.chart, tmp_path / f"{figure.name}.png", figure.title).stat().st_size
+            > 5000
+        )
 
 
 def test_the_section_of_a_run_without_drift_names_the_command(tmp_path: Path) -> None:
-    configuration = Configuration(problem="digits", model="mlp", epochs=1, batch_size=500, budget=0.0)
+    configuration = Configuration(
+        problem="digits", model="mlp", epochs=1, batch_size=500, budget=0.0
+    )
     run = train(load("digits", model="mlp"), configuration, tmp_path)
     section = drift_section(run, diagnose(run))
     assert not section.figures and "gradiometer measure sharpness" in section.lead
@@ -142,7 +187,10 @@ def test_an_incomplete_survey_file_is_left_out(trained: Run) -> None:
         ),
         (("digits", "--examples", "0"), "`examples` must lie between 1 and the 1,437"),
         (("nonesuch",), "`problem` 'nonesuch' is unknown"),
-        (("digits", "--set", "learning_rate=nan"), "`learning_rate` must be positive and finite, got nan"),
+        (
+            ("digits", "--set", "learning_rate=nan"),
+            "`learning_rate` must be positive and finite, got nan",
+        ),
         (("digits", "--png", "/nonesuch/x.png"), "the folder /nonesuch does not exist"),
     ],
 )
@@ -153,13 +201,16 @@ def test_wrong_arguments_of_the_verb_are_refused(arguments: tuple[str, ...], mes
 
 def test_settings_of_a_problem_are_refused_for_a_run(trained: Run) -> None:
     with pytest.raises(
-        BadArgument, match=r"`--set learning_rate` is only for a problem: leave it out, the run .* has its own value"
+        BadArgument,
+        match=r"`--set learning_rate` is only for a problem: leave it out, the run .* has its own value",
     ):
         run_verb(str(trained.path), "--set", "learning_rate=0.1")
 
 
 def _around(value: float) -> Estimate:
-    return Estimate.interval(value, 0.9 * value, 1.1 * value, level=0.9, method="Fieller", samples=20)
+    return Estimate.interval(
+        value, 0.9 * value, 1.1 * value, level=0.9, method="Fieller", samples=20
+    )
 
 
 def _with_surveys(run: Run) -> Run:
@@ -170,8 +221,15 @@ def _with_surveys(run: Run) -> Run:
 def test_the_edge_is_drawn_for_a_changing_learning_rate(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=600, schedule="cosine")
     history = {"batch_sharpness": ((600, _around(9.0)),), "edge": ((600, Estimate.exact(40.0)),)}
-    figure = drift_section(run, Diagnosis((), {"batch_sharpness": _around(9.0)}, history)).figures[0]
+    figure = drift_section(run, Diagnosis((), {"batch_sharpness": _around(9.0)}, history)).figures[
+        0
+    ]
     assert "The edge 2/η is 20.0 at the largest η, and rises as η falls." in figure.summary
-    drawn = [row["edge"] for rows in figure.chart.to_dict()["datasets"].values() for row in rows if "edge" in row]
+    drawn = [
+        row["edge"]
+        for rows in figure.chart.to_dict()["datasets"].values()
+        for row in rows
+        if "edge" in row
+    ]
     known = [edge for edge in drawn if edge is not None]
     assert min(known) == pytest.approx(20.0) and 300 < max(known) <= 400 and None in drawn

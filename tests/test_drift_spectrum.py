@@ -1,4 +1,5 @@
-"""Eigenvalues, traces and densities of operators whose spectrum is known: right, within what they say of themselves."""
+"""Eigenvalues, traces and densities of operators whose spectrum is known: right, within what they
+say of themselves."""
 
 import math
 import sys
@@ -40,7 +41,9 @@ def rotated(spectrum: np.ndarray, seed: int = 0) -> tuple[np.ndarray, VectorProd
 def network_spectrum(size: int = 200) -> np.ndarray:
     """As a network's: a few large curvatures, a bulk near zero, some of it negative."""
     random = np.random.default_rng(1)
-    return np.concatenate([np.geomspace(2, 60, 8), random.exponential(0.1, size - 28), -random.exponential(0.1, 20)])
+    return np.concatenate(
+        [np.geomspace(2, 60, 8), random.exponential(0.1, size - 28), -random.exponential(0.1, 20)]
+    )
 
 
 SPECTRA = {
@@ -59,7 +62,9 @@ SPECTRA = {
 def test_every_eigenvalue_lies_within_its_stated_residual(name: str) -> None:
     spectrum = SPECTRA[name]
     top, bottom = min(5, len(spectrum)), min(2, len(spectrum) - min(5, len(spectrum)))
-    found = eigenvalues(rotated(spectrum)[1], largest=top, smallest=bottom, tolerance=1e-3, generator=generator())
+    found = eigenvalues(
+        rotated(spectrum)[1], largest=top, smallest=bottom, tolerance=1e-3, generator=generator()
+    )
     exact = np.sort(spectrum)
     assert found.converged
     for estimate, value in zip(found.largest, exact[::-1], strict=False):
@@ -72,7 +77,9 @@ def test_every_eigenvalue_lies_within_its_stated_residual(name: str) -> None:
 def test_the_stated_residual_is_that_of_the_returned_vectors() -> None:
     matrix, operator = rotated(network_spectrum())
     found = eigenvalues(operator, largest=3, smallest=1, tolerance=1e-2, generator=generator())
-    for estimate, vector in zip((*found.largest, *found.smallest), found.vectors.numpy(), strict=True):
+    for estimate, vector in zip(
+        (*found.largest, *found.smallest), found.vectors.numpy(), strict=True
+    ):
         residual = np.linalg.norm(matrix @ vector - estimate.value * vector)
         assert (estimate.high - estimate.low) / 2 == pytest.approx(residual, rel=1e-3, abs=1e-9)
         assert np.linalg.norm(vector) == pytest.approx(1)
@@ -80,7 +87,9 @@ def test_the_stated_residual_is_that_of_the_returned_vectors() -> None:
 
 def test_bounds_hold_if_the_products_run_out() -> None:
     spectrum = np.linspace(0, 1, 200)
-    found = eigenvalues(rotated(spectrum)[1], largest=3, tolerance=1e-6, most_products=12, generator=generator())
+    found = eigenvalues(
+        rotated(spectrum)[1], largest=3, tolerance=1e-6, most_products=12, generator=generator()
+    )
     assert not found.converged and found.products == 12
     for estimate in found.largest:
         assert np.abs(spectrum - estimate.value).min() <= estimate.high - estimate.value
@@ -89,15 +98,21 @@ def test_bounds_hold_if_the_products_run_out() -> None:
 def test_a_restarted_basis_finds_the_same_eigenvalues(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradiometer.drift.lanczos.BASIS_NUMBERS", 1)
     spectrum = np.geomspace(1e-3, 10, 200)
-    found = eigenvalues(rotated(spectrum)[1], largest=4, smallest=1, tolerance=1e-3, generator=generator())
+    found = eigenvalues(
+        rotated(spectrum)[1], largest=4, smallest=1, tolerance=1e-3, generator=generator()
+    )
     assert found.converged and len(found.basis) <= 25 < found.products
-    for estimate, value in zip((*found.largest, *found.smallest), [*spectrum[:-5:-1], spectrum[0]], strict=True):
+    for estimate, value in zip(
+        (*found.largest, *found.smallest), [*spectrum[:-5:-1], spectrum[0]], strict=True
+    ):
         assert estimate.low <= value <= estimate.high
 
 
 def test_a_warm_start_needs_fewer_products() -> None:
     cold = eigenvalues(rotated(network_spectrum())[1], largest=3, generator=generator())
-    warm = eigenvalues(rotated(network_spectrum())[1], largest=3, start=cold.vectors, generator=generator(1))
+    warm = eigenvalues(
+        rotated(network_spectrum())[1], largest=3, start=cold.vectors, generator=generator(1)
+    )
     assert warm.converged and warm.products < 0.6 * cold.products
     assert warm.sharpness.value == pytest.approx(cold.sharpness.value, rel=1e-3)
 
@@ -105,7 +120,9 @@ def test_a_warm_start_needs_fewer_products() -> None:
 def test_a_warm_start_that_lacks_the_top_direction_still_finds_it() -> None:
     matrix, operator = rotated(network_spectrum())
     values, axes = np.linalg.eigh(matrix)
-    start = torch.from_numpy(axes[:, 3:4].T.copy())  # an exact eigenvector of the bulk: alone it would be the end
+    start = torch.from_numpy(
+        axes[:, 3:4].T.copy()
+    )  # an exact eigenvector of the bulk: alone it would be the end
     found = eigenvalues(operator, largest=1, start=start, generator=generator())
     assert found.sharpness.low <= values[-1] <= found.sharpness.high
 
@@ -120,7 +137,11 @@ def test_intervals_of_the_trace_cover_at_their_level() -> None:
     settings = {"even": {}, "hutch++": {"sketch": 12}, "deflated": {"ends": top}}
     for name, extra in settings.items():
         draw = generator(5)
-        target, source = (SPECTRA["even"].sum(), rotated(SPECTRA["even"])[1]) if name == "even" else (exact, operator)
+        target, source = (
+            (SPECTRA["even"].sum(), rotated(SPECTRA["even"])[1])
+            if name == "even"
+            else (exact, operator)
+        )
         estimates = [trace(source, probes=12, generator=draw, **extra) for _ in range(400)]
         covered = np.mean([estimate.low <= target <= estimate.high for estimate in estimates])
         values = np.array([estimate.value for estimate in estimates])
@@ -169,10 +190,16 @@ def test_a_trace_over_parts_covers_and_is_more_precise() -> None:
         estimates = [trace(operator, probes=12, generator=draw, **extra) for _ in range(400)]
         values = np.array([estimate.value for estimate in estimates])
         assert abs(values.mean() - exact) < 4 * values.std(ddof=1) / np.sqrt(400)
-        assert 0.87 <= np.mean([estimate.low <= exact <= estimate.high for estimate in estimates]) <= 0.93
+        assert (
+            0.87
+            <= np.mean([estimate.low <= exact <= estimate.high for estimate in estimates])
+            <= 0.93
+        )
         assert "of each of 5 parts" in estimates[0].method
         one = VectorProduct(operator.products, operator.like)
-        together = np.array([trace(one, probes=12, generator=draw, **extra).value for _ in range(400)])
+        together = np.array(
+            [trace(one, probes=12, generator=draw, **extra).value for _ in range(400)]
+        )
         assert values.std() < 0.8 * together.std()
 
 
@@ -182,7 +209,9 @@ def test_a_trace_over_parts_covers_and_is_more_precise() -> None:
 @pytest.mark.parametrize("name", ["even", "network"])
 def test_density_is_the_smoothed_histogram(name: str) -> None:
     spectrum = SPECTRA[name]
-    density = spectral_density(rotated(spectrum)[1], probes=24, iterations=40, generator=generator())
+    density = spectral_density(
+        rotated(spectrum)[1], probes=24, iterations=40, generator=generator()
+    )
     grid = density.grid
     exact = np.exp(-(((grid[:, None] - spectrum) / density.width) ** 2) / 2).mean(axis=1)
     exact /= density.width * np.sqrt(2 * np.pi)
@@ -190,29 +219,39 @@ def test_density_is_the_smoothed_histogram(name: str) -> None:
     error = (high - value) / 1.714  # Student's 95 % quantile with 23 degrees of freedom
     off = np.abs(value - exact) / (error + 1e-3 * exact.max())
     assert off.max() < 4
-    assert np.mean((value - exact <= 1.714 * error) & (value - exact >= -1.714 * error - 1e-9)) > 0.7
+    assert (
+        np.mean((value - exact <= 1.714 * error) & (value - exact >= -1.714 * error - 1e-9)) > 0.7
+    )
     assert value.sum() * (grid[1] - grid[0]) == pytest.approx(1, abs=0.01)
 
 
 def test_share_of_directions_below_zero() -> None:
-    density = spectral_density(rotated(SPECTRA["even"])[1], probes=32, iterations=60, generator=generator())
+    density = spectral_density(
+        rotated(SPECTRA["even"])[1], probes=32, iterations=60, generator=generator()
+    )
     share = density.share_below(0.0)
     assert share.low <= 0.25 <= share.high and share.high - share.low < 0.15
 
 
 def test_flat_directions_do_not_count_as_negative() -> None:
-    """Nine in ten directions are flat: smoothed by the width one in forty of them would lie two widths below zero."""
+    """Nine in ten directions are flat: smoothed by the width one in forty of them would lie two
+    widths below zero."""
     flat, top = np.zeros(90), np.linspace(2, 10, 10)
     for negative in (0, 8):
         spectrum = np.concatenate([np.full(negative, -2.0), flat[negative:], top])
-        density = spectral_density(rotated(spectrum)[1], probes=32, iterations=40, generator=generator())
+        density = spectral_density(
+            rotated(spectrum)[1], probes=32, iterations=40, generator=generator()
+        )
         share = density.share_below(-2 * density.width)
         assert share.low <= negative / 100 <= share.high and share.high < 0.12
 
 
 def test_the_share_below_zero_is_an_interval_that_holds_where_nothing_is_resolved() -> None:
-    """A tenth of the directions curve down, but so little that forty iterations do not separate them from the flat."""
-    spectrum = np.concatenate([-np.geomspace(1e-5, 1e-3, 30), np.geomspace(1e-5, 1e-3, 260), np.geomspace(1e-3, 9, 10)])
+    """A tenth of the directions curve down, but so little that forty iterations do not separate
+    them from the flat."""
+    spectrum = np.concatenate(
+        [-np.geomspace(1e-5, 1e-3, 30), np.geomspace(1e-5, 1e-3, 260), np.geomspace(1e-3, 9, 10)]
+    )
     density = spectral_density(rotated(spectrum)[1], probes=8, iterations=12, generator=generator())
     share = density.share_below(0.0)
     assert share.low <= 0.1 <= share.high and share.high - share.low > 0.2
@@ -221,7 +260,9 @@ def test_the_share_below_zero_is_an_interval_that_holds_where_nothing_is_resolve
 
 def test_one_negative_direction_is_never_a_share_of_zero() -> None:
     spectrum = np.concatenate([[-1.0], np.linspace(0.5, 3, 299)])
-    share = spectral_density(rotated(spectrum)[1], probes=4, iterations=30, generator=generator()).share_below(0.0)
+    share = spectral_density(
+        rotated(spectrum)[1], probes=4, iterations=30, generator=generator()
+    ).share_below(0.0)
     assert 0 < 1 / 300 <= share.value and share.low <= 1 / 300 <= share.high < 0.05
 
 
@@ -231,7 +272,8 @@ def test_no_measure_with_the_same_quadrature_leaves_the_bounds() -> None:
         points, shares = np.sort(random.normal(size=40)), random.dirichlet(np.ones(40))
         matrix = tridiagonal(
             VectorProduct(
-                lambda vectors, points=points: vectors * torch.from_numpy(points), like=torch.zeros(40).double()
+                lambda vectors, points=points: vectors * torch.from_numpy(points),
+                like=torch.zeros(40).double(),
             ),
             torch.from_numpy(np.sqrt(shares))[None],
             8,
@@ -263,7 +305,9 @@ def test_the_quadrature_is_exact_for_moments_of_each_probe() -> None:
 
 
 def test_density_of_a_hessian_of_low_rank_keeps_its_weights() -> None:
-    density = spectral_density(rotated(SPECTRA["rank two"])[1], probes=16, iterations=20, generator=generator())
+    density = spectral_density(
+        rotated(SPECTRA["rank two"])[1], probes=16, iterations=20, generator=generator()
+    )
     assert density.weights.sum(axis=1) == pytest.approx(1)
     exact = np.mean(SPECTRA["rank two"] < 1)
     assert density.share_below(1.0).low <= exact <= density.share_below(1.0).high
@@ -275,28 +319,48 @@ def test_density_of_a_hessian_of_low_rank_keeps_its_weights() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: eigenvalues(rotated(SPECTRA["one"])[1], largest=2, generator=generator()), "ask for 2 eigenvalues"),
+        (
+            lambda: eigenvalues(rotated(SPECTRA["one"])[1], largest=2, generator=generator()),
+            "ask for 2 eigenvalues",
+        ),
         (
             lambda: eigenvalues(rotated(SPECTRA["one"])[1], largest=0, generator=generator()),
             "must not be negative nor both 0, got 0",
         ),
         (
-            lambda: eigenvalues(rotated(SPECTRA["one"])[1], tolerance=float("nan"), generator=generator()),
+            lambda: eigenvalues(
+                rotated(SPECTRA["one"])[1], tolerance=float("nan"), generator=generator()
+            ),
             "`tolerance` must lie between 0 and 1, got nan",
         ),
         (
-            lambda: eigenvalues(rotated(SPECTRA["even"])[1], largest=5, most_products=3, generator=generator()),
+            lambda: eigenvalues(
+                rotated(SPECTRA["even"])[1], largest=5, most_products=3, generator=generator()
+            ),
             "`most_products` must be at least the 5",
         ),
-        (lambda: trace(rotated(SPECTRA["even"])[1], probes=3, generator=generator()), "`probes` must be at least 4"),
-        (lambda: trace(rotated(SPECTRA["even"])[1], sketch=61, generator=generator()), "`sketch` must lie between"),
-        (lambda: spectral_density(rotated(SPECTRA["even"])[1], probes=1, generator=generator()), "`probes` must be"),
         (
-            lambda: spectral_density(rotated(SPECTRA["even"])[1], iterations=1, generator=generator()),
+            lambda: trace(rotated(SPECTRA["even"])[1], probes=3, generator=generator()),
+            "`probes` must be at least 4",
+        ),
+        (
+            lambda: trace(rotated(SPECTRA["even"])[1], sketch=61, generator=generator()),
+            "`sketch` must lie between",
+        ),
+        (
+            lambda: spectral_density(rotated(SPECTRA["even"])[1], probes=1, generator=generator()),
+            "`probes` must be",
+        ),
+        (
+            lambda: spectral_density(
+                rotated(SPECTRA["even"])[1], iterations=1, generator=generator()
+            ),
             "`iterations` must be at least 2",
         ),
         (
-            lambda: spectral_density(rotated(SPECTRA["even"])[1], width=float("nan"), generator=generator()),
+            lambda: spectral_density(
+                rotated(SPECTRA["even"])[1], width=float("nan"), generator=generator()
+            ),
             "`width` must be positive, got nan",
         ),
     ],

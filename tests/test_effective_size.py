@@ -1,4 +1,5 @@
-"""The effective sample sizes: closed forms of autoregressive chains, arviz's values, and the intervals' coverage."""
+"""The effective sample sizes: closed forms of autoregressive chains, arviz's values, and the
+intervals' coverage."""
 
 import math
 from collections.abc import Callable
@@ -40,21 +41,31 @@ def exact_bulk(draws: int, chains: int, memory: float) -> float:
 
 
 def exact_tail(draws: int, chains: int, memory: float) -> float:
-    """For I(x ≤ q), whose covariance at lag k is ∫₀^{ρᵏ} φ₂(q, q; r) dr, the derivative of the bivariate Gaussian's law."""
+    """For I(x ≤ q), whose covariance at lag k is ∫₀^{ρᵏ} φ₂(q, q; r) dr, the derivative of the
+    bivariate Gaussian's law."""
     place = float(ndtri(0.05))
 
     def covariance(correlation: float) -> float:
-        density = quad(lambda r: math.exp(-(place**2) / (1 + r)) / math.sqrt(1 - r * r), 0, correlation)[0]
+        density = quad(
+            lambda r: math.exp(-(place**2) / (1 + r)) / math.sqrt(1 - r * r), 0, correlation
+        )[0]
         return float(density) / (2 * math.pi)
 
     lags = math.ceil(math.log(1e-6) / math.log(abs(memory)))
-    return draws * chains / (1 + 2 * sum(covariance(memory**lag) for lag in range(1, lags)) / (0.05 * 0.95))
+    return (
+        draws
+        * chains
+        / (1 + 2 * sum(covariance(memory**lag) for lag in range(1, lags)) / (0.05 * 0.95))
+    )
 
 
 @pytest.mark.parametrize(
-    ("size", "method"), [(bulk_size, {"method": "bulk"}), (tail_size, {"method": "tail", "prob": (0.05, 0.95)})]
+    ("size", "method"),
+    [(bulk_size, {"method": "bulk"}), (tail_size, {"method": "tail", "prob": (0.05, 0.95)})],
 )
-def test_values_are_those_of_arviz(size: Callable[..., Estimate], method: dict[str, object]) -> None:
+def test_values_are_those_of_arviz(
+    size: Callable[..., Estimate], method: dict[str, object]
+) -> None:
     for draws, chains, seed in ((101, 3, 0), (20, 2, 1), (400, 7, 2)):
         values = chains_of(draws, chains, 0.5, seed)
         found = size(values)
@@ -69,12 +80,15 @@ def coverage(
     runs: int,
     bias: float = 0.06,
 ) -> np.ndarray:
-    """Share of intervals that contain the exact size. The mean error of the log size must be below `bias`."""
+    """Share of intervals that contain the exact size. The mean error of the log size must be below
+    `bias`."""
     covered = []
     for setting in settings:
         truth = exact(*setting)
         found = [size(chains_of(*setting, seed)) for seed in range(runs)]
-        assert np.mean([math.log(each.value / truth) for each in found]) == pytest.approx(0, abs=bias)
+        assert np.mean([math.log(each.value / truth) for each in found]) == pytest.approx(
+            0, abs=bias
+        )
         covered.append(np.mean([each.low <= truth <= each.high for each in found]))
     return np.array(covered)
 
@@ -90,7 +104,9 @@ def test_the_intervals_cover_at_every_setting() -> None:
     """Nine times in ten or a little more: between 86 and 98 %."""
     runs = 300
     bulk = coverage(bulk_size, exact_bulk, SETTINGS, runs)
-    tail = coverage(tail_size, exact_tail, SETTINGS[:5], runs, bias=0.1)  # the smaller of two reads low
+    tail = coverage(
+        tail_size, exact_tail, SETTINGS[:5], runs, bias=0.1
+    )  # the smaller of two reads low
     for covered in (bulk, tail):
         assert covered.min() >= 0.86 and covered.max() <= 0.985, covered
         assert 0.87 <= covered.mean() <= 0.95, covered

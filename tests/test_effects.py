@@ -1,4 +1,5 @@
-"""Effects of alternatives: paired, with a sign that follows the metric, and answers where a branch diverged."""
+"""Effects of alternatives: paired, with a sign that follows the metric, and answers where a branch
+diverged."""
 
 import json
 import math
@@ -18,11 +19,24 @@ HORIZON = 640
 
 
 def branch(
-    alternative: str, replicate: int, readout: Readout | None, *, name: str = "test_loss", horizon: int = HORIZON
+    alternative: str,
+    replicate: int,
+    readout: Readout | None,
+    *,
+    name: str = "test_loss",
+    horizon: int = HORIZON,
 ) -> BranchResult:
     readouts = {} if readout is None else {name: readout}
     return BranchResult(
-        alternative, replicate, horizon, 10, horizon, 1.0, (), readouts, None if readout else "the loss is nan"
+        alternative,
+        replicate,
+        horizon,
+        10,
+        horizon,
+        1.0,
+        (),
+        readouts,
+        None if readout else "the loss is nan",
     )
 
 
@@ -49,12 +63,16 @@ def test_effects_are_means_over_pairs_that_cover_together() -> None:
         ("rate 0.5x", "worse"),
         ("cool now", "open"),
     ]
-    differences = np.array([np.subtract(ENDS[effect.alternative], ENDS["go on"]) for effect in effects]).T
+    differences = np.array(
+        [np.subtract(ENDS[effect.alternative], ENDS["go on"]) for effect in effects]
+    ).T
     expected = simultaneous_means(differences)
     for effect, mean, column in zip(effects, expected, differences.T, strict=True):
         assert effect.estimate.low == pytest.approx(mean.low) and effect.estimate.level == 0.9
         assert effect.single.high == pytest.approx(mean_over_pairs(column.tolist()).high)
-        assert effect.replicates == 4 and effect.readout == "test_loss" and effect.in_general is None
+        assert (
+            effect.replicates == 4 and effect.readout == "test_loss" and effect.in_general is None
+        )
 
 
 def test_pairs_are_replicates_in_any_order() -> None:
@@ -66,7 +84,9 @@ def test_pairs_are_replicates_in_any_order() -> None:
 
 
 def test_for_an_accuracy_higher_is_better() -> None:
-    verdicts = [effect.verdict for effect in effects_of(branches(ENDS, lower_is_better=False), "go on")]
+    verdicts = [
+        effect.verdict for effect in effects_of(branches(ENDS, lower_is_better=False), "go on")
+    ]
     assert verdicts == ["worse", "better", "open"]
 
 
@@ -105,7 +125,11 @@ def test_one_replicate_gives_no_interval_and_the_longest_horizon_is_read() -> No
         branch("rate 2x", 0, Readout(0.3), horizon=1280),
     ]
     (effect,) = effects_of(results, "go on")
-    assert (effect.replicates, effect.verdict, effect.estimate.method) == (1, "open", "fewer than two pairs")
+    assert (effect.replicates, effect.verdict, effect.estimate.method) == (
+        1,
+        "open",
+        "fewer than two pairs",
+    )
     assert len(effects_of(results, "go on", horizon=HORIZON)) == 3
 
 
@@ -120,12 +144,18 @@ def test_values_of_examples_widen_the_interval_in_general() -> None:
     for replicate in range(4):
         losses = generator.random(200)
         results.append(branch("go on", replicate, of_examples(losses)))
-        results.append(branch("rate 2x", replicate, of_examples(losses + 0.05 + hard + 0.01 * replicate)))
+        results.append(
+            branch("rate 2x", replicate, of_examples(losses + 0.05 + hard + 0.01 * replicate))
+        )
     (effect,) = effects_of(results, "go on")
-    assert effect.in_general is not None and effect.in_general.value == pytest.approx(effect.estimate.value)
+    assert effect.in_general is not None and effect.in_general.value == pytest.approx(
+        effect.estimate.value
+    )
     added = 1.65 * hard.std() / math.sqrt(200)
     here = effect.estimate.high - effect.estimate.value
-    assert effect.in_general.high - effect.estimate.value == pytest.approx(math.hypot(here, added), rel=0.02)
+    assert effect.in_general.high - effect.estimate.value == pytest.approx(
+        math.hypot(here, added), rel=0.02
+    )
 
 
 def test_a_fork_has_effects_and_a_best_alternative() -> None:
@@ -150,12 +180,20 @@ def test_effects_are_stored_as_json() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"baseline": "stay"}, "`baseline` must have a branch of 640 examples, but 'stay' has none"),
-        ({"baseline": "go on", "readout": "test_los"}, "`readout` must be one of test_loss, got 'test_los'"),
+        (
+            {"baseline": "stay"},
+            "`baseline` must have a branch of 640 examples, but 'stay' has none",
+        ),
+        (
+            {"baseline": "go on", "readout": "test_los"},
+            "`readout` must be one of test_loss, got 'test_los'",
+        ),
         ({"baseline": "go on", "level": 90.0}, "`level` must lie between 0 and 1, got 90"),
         ({"baseline": "go on", "horizon": 64}, "`baseline` must have a branch of 64 examples"),
     ],
 )
-def test_questions_without_an_answer_are_refused(arguments: dict[str, object], message: str) -> None:
+def test_questions_without_an_answer_are_refused(
+    arguments: dict[str, object], message: str
+) -> None:
     with pytest.raises(BadArgument, match=message):
         effects_of(branches(ENDS), **arguments)

@@ -52,12 +52,16 @@ def test_bad_settings_are_refused(count: int, settings: dict, words: str) -> Non
 
 def test_an_ensemble_is_made_of_snapshots_of_one_architecture() -> None:
     members = models()
-    snapshots = [Snapshot.of(member, number, 10 * number) for number, member in enumerate(members, start=1)]
+    snapshots = [
+        Snapshot.of(member, number, 10 * number) for number, member in enumerate(members, start=1)
+    ]
     made, images = Ensemble.of_snapshots(snapshots, digits_cnn()), torch.randn(4, 1, 8, 8)
     assert torch.equal(made(images), Ensemble(members)(images))
     with pytest.raises(BadArgument, match="at least 2 models, got 1"):
         Ensemble.of_snapshots(snapshots[:1], digits_cnn())
-    with pytest.raises(BadArgument, match=r"`model` must have the architecture of snapshot 1 \(step 10\)"):
+    with pytest.raises(
+        BadArgument, match=r"`model` must have the architecture of snapshot 1 \(step 10\)"
+    ):
         Ensemble.of_snapshots(snapshots, load("mlp").model())
     with pytest.raises(BadArgument, match="between 2 and the 3 members, got 4"):
         made.last(4)
@@ -100,7 +104,9 @@ def test_what_cannot_be_exported_raises(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(Unsupported, match=r"torch\.export cannot export this model"):
         export(Choosy(), torch.ones(2, 1), tmp_path / "e.pt2")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(BadArgument, match=r"needs onnx and onnxscript: `pip install 'gradiometer\[export\]'`"):
+    with pytest.raises(
+        BadArgument, match=r"needs onnx and onnxscript: `pip install 'gradiometer\[export\]'`"
+    ):
         export(nn.Identity(), torch.zeros(2, 1), tmp_path / "e.onnx")
     assert not list(tmp_path.iterdir())
     (tmp_path / "folder.pt2").mkdir()

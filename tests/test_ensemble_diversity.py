@@ -1,4 +1,5 @@
-"""Diversity of the members, error barriers between them, the gain from each, and the deep-ensemble equivalent."""
+"""Diversity of the members, error barriers between them, the gain from each, and the deep-ensemble
+equivalent."""
 
 import copy
 import itertools
@@ -25,7 +26,9 @@ from made_up import made_up
 
 def test_disagreement_is_that_of_pairs_over_the_error_of_members() -> None:
     parts, labels = [made_up(seed)[0] for seed in range(3)], made_up(0)[1]
-    pairs = [(one.argmax(1) != other.argmax(1)).mean() for one, other in itertools.combinations(parts, 2)]
+    pairs = [
+        (one.argmax(1) != other.argmax(1)).mean() for one, other in itertools.combinations(parts, 2)
+    ]
     wrong = np.mean([(part.argmax(1) != labels).mean() for part in parts])
     estimate = disagreement(parts, labels)
     assert estimate.value == pytest.approx(np.mean(pairs) / wrong)
@@ -47,7 +50,9 @@ def test_correlations_are_those_of_numpy_and_their_interval_is_the_jackknife() -
     kept = [np.delete(np.arange(60), place) for place in range(60)]
     left_out = np.arctanh([np.corrcoef(first[k].ravel(), last[k].ravel())[0, 1] for k in kept])
     error = math.sqrt(59 / 60 * ((left_out - left_out.mean()) ** 2).sum())
-    assert math.atanh(found["1-3"].high) - math.atanh(found["1-3"].value) == pytest.approx(1.6448536 * error, rel=1e-6)
+    assert math.atanh(found["1-3"].high) - math.atanh(found["1-3"].value) == pytest.approx(
+        1.6448536 * error, rel=1e-6
+    )
     assert correlations([parts[0], parts[0]])["1-2"].value == 1
 
 
@@ -72,7 +77,10 @@ def test_a_copy_has_no_barrier_and_a_permuted_network_has_one() -> None:
         return log_probabilities(problem, model, device).argmax(1) != labels
 
     np.testing.assert_array_equal(wrong(model), wrong(permuted))
-    flat, hill = linear_path(model, copy.deepcopy(model), wrong), linear_path(model, permuted, wrong)
+    flat, hill = (
+        linear_path(model, copy.deepcopy(model), wrong),
+        linear_path(model, permuted, wrong),
+    )
     assert flat.barrier.value == 0
     assert flat.barrier.low < 0 < flat.barrier.high < 0.05
     assert hill.barrier.low > 0.005
@@ -83,7 +91,9 @@ def test_a_copy_has_no_barrier_and_a_permuted_network_has_one() -> None:
 
 def test_between_two_models_batch_norm_is_re_estimated_and_the_ends_do_not_change() -> None:
     torch.manual_seed(0)
-    first, last = (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)) for _ in range(2))
+    first, last = (
+        nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)) for _ in range(2)
+    )
     inputs, seen = torch.randn(50, 3), []
 
     def wrong(model: nn.Module) -> np.ndarray:
@@ -92,7 +102,11 @@ def test_between_two_models_batch_norm_is_re_estimated_and_the_ends_do_not_chang
 
     before = [copy.deepcopy(model.state_dict()) for model in (first, last)]
     linear_path(
-        first, last, wrong, points=3, refresh=lambda m: refresh_batch_norm(m, [inputs], lambda m, batch: m(batch))
+        first,
+        last,
+        wrong,
+        points=3,
+        refresh=lambda m: refresh_batch_norm(m, [inputs], lambda m, batch: m(batch)),
     )
     weight = 0.75 * first[0].weight + 0.25 * last[0].weight
     torch.testing.assert_close(seen[1][0].weight, weight)
@@ -105,7 +119,8 @@ def test_between_two_models_batch_norm_is_re_estimated_and_the_ends_do_not_chang
 
 
 def noisy(seed: int, noise: float, examples: int = 2000) -> tuple[np.ndarray, np.ndarray]:
-    """The truth's log-probabilities with independent noise for each member, and labels drawn from the truth."""
+    """The truth's log-probabilities with independent noise for each member, and labels drawn from
+    the truth."""
     truth, labels = made_up(0, examples=examples)
     draws = np.random.default_rng(seed + 1)
     return log_softmax(truth + noise * draws.standard_normal(truth.shape), axis=1), labels
@@ -149,7 +164,8 @@ def test_the_deep_ensemble_equivalent_is_the_number_of_runs_with_the_same_loss()
 
 
 def drawn(generator: np.random.Generator, examples: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Examples of a population, and the predictions of six members, each a fixed function of the example."""
+    """Examples of a population, and the predictions of six members, each a fixed function of the
+    example."""
     truth = 1.5 * generator.standard_normal((examples, 4))
     chances = np.exp(log_softmax(truth, axis=1))
     labels = (chances.cumsum(1) < generator.random((examples, 1))).sum(1).clip(max=3)
@@ -166,7 +182,9 @@ def test_the_intervals_of_disagreement_correlation_and_equivalent_cover() -> Non
     def found(members: list[np.ndarray], labels: np.ndarray) -> list[Estimate]:
         validation = validation_mask(len(labels))
         two = Predictions.split(averaged(members[:2]), labels, validation)
-        three = Predictions.split(averaged([members[0], members[0], members[1]]), labels, validation)
+        three = Predictions.split(
+            averaged([members[0], members[0], members[1]]), labels, validation
+        )
         return [
             disagreement(members[:3], labels),
             correlations(members[:2])["1-2"],
@@ -179,7 +197,9 @@ def test_the_intervals_of_disagreement_correlation_and_equivalent_cover() -> Non
     covered = []
     for seed in range(200):
         estimates = found(*drawn(np.random.default_rng(seed), 800))
-        covered.append([e.low <= value <= e.high for e, value in zip(estimates, truth, strict=True)])
+        covered.append(
+            [e.low <= value <= e.high for e, value in zip(estimates, truth, strict=True)]
+        )
     shares = np.mean(covered, axis=0)
     assert (shares > 0.83).all(), shares  # 0.9 less three standard errors of 0.021 is 0.836
     assert (shares < 0.97).all(), shares

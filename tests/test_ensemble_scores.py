@@ -17,7 +17,12 @@ from gradiometer.exploration.ensembles.calibration import (
     reliability,
     squared_gaps,
 )
-from gradiometer.exploration.ensembles.scores import at_temperature, check_predictions, fitted_temperature, scores
+from gradiometer.exploration.ensembles.scores import (
+    at_temperature,
+    check_predictions,
+    fitted_temperature,
+    scores,
+)
 from made_up import made_up
 
 
@@ -27,7 +32,9 @@ def test_error_log_loss_and_brier_score_are_those_of_scikit_learn() -> None:
     probabilities = np.exp(predicted)
     assert found["error"].value == pytest.approx(1 - accuracy_score(labels, predicted.argmax(1)))
     assert found["nll"].value == pytest.approx(log_loss(labels, probabilities))
-    assert found["brier"].value == pytest.approx(brier_score_loss(labels, probabilities, scale_by_half=False))
+    assert found["brier"].value == pytest.approx(
+        brier_score_loss(labels, probabilities, scale_by_half=False)
+    )
     calibrated = torch.tensor(predicted).div(1.3).softmax(1).numpy()
     assert found["calibrated_nll"].value == pytest.approx(log_loss(labels, calibrated))
     assert all(estimate.low <= estimate.value < estimate.high for estimate in found.values())
@@ -43,7 +50,11 @@ def test_the_debiased_calibration_error_of_equal_bins_is_that_of_torchmetrics() 
     found = (generator.random(600) < confidence - 0.05).astype(float)
     whole, _ = squared_gaps(confidence - found, places)
     peer = _ce_compute(
-        torch.tensor(confidence), torch.tensor(found), torch.linspace(0, 1, 11, dtype=torch.float64), "l2", debias=True
+        torch.tensor(confidence),
+        torch.tensor(found),
+        torch.linspace(0, 1, 11, dtype=torch.float64),
+        "l2",
+        debias=True,
     )
     assert math.sqrt(whole.sum() / 600) == pytest.approx(float(peer))
 
@@ -51,7 +62,9 @@ def test_the_debiased_calibration_error_of_equal_bins_is_that_of_torchmetrics() 
 def test_the_slope_of_the_log_loss_is_zero_at_the_fitted_temperature() -> None:
     predicted, labels = made_up(1, examples=20_000, sharpness=2.0)
     temperature = fitted_temperature(predicted, labels)
-    assert temperature == pytest.approx(2.0, abs=0.1)  # 20,000 examples: a standard error of about 0.02
+    assert temperature == pytest.approx(
+        2.0, abs=0.1
+    )  # 20,000 examples: a standard error of about 0.02
     inverse = torch.tensor(1 / temperature, dtype=torch.float64, requires_grad=True)
     F.cross_entropy(torch.tensor(predicted) * inverse, torch.tensor(labels)).backward()
     assert abs(inverse.grad) < 1e-4
@@ -63,7 +76,11 @@ def test_the_temperature_comes_from_other_examples_than_those_scored() -> None:
     changed = labels.copy()
     changed[~validation] = (labels[~validation] + 1) % 4
     first, second = (Predictions.split(predicted, given, validation) for given in (labels, changed))
-    assert first.temperature == second.temperature == fitted_temperature(predicted[validation], labels[validation])
+    assert (
+        first.temperature
+        == second.temperature
+        == fitted_temperature(predicted[validation], labels[validation])
+    )
     assert len(first.labels) == (~validation).sum() == 300
     assert not np.array_equal(first.losses["calibrated_nll"], second.losses["calibrated_nll"])
 
@@ -76,7 +93,9 @@ def test_averages_are_those_of_probabilities() -> None:
 
 def test_a_paired_difference_is_far_narrower_than_the_scores() -> None:
     predicted, labels = made_up(3, examples=1000)
-    other = log_softmax(predicted + 0.1 * np.random.default_rng(0).standard_normal(predicted.shape), axis=1)
+    other = log_softmax(
+        predicted + 0.1 * np.random.default_rng(0).standard_normal(predicted.shape), axis=1
+    )
     first, second = Predictions(predicted, labels), Predictions(other, labels)
     one, two, difference = scores(first), scores(second), differences(first, second)
     for name, estimate in difference.items():
@@ -84,7 +103,9 @@ def test_a_paired_difference_is_far_narrower_than_the_scores() -> None:
         assert estimate.low <= estimate.value <= estimate.high
     assert difference["nll"].high - difference["nll"].low < 0.3 * (one["nll"].high - one["nll"].low)
     same = differences(first, first)
-    assert same["error"].low < 0 < same["error"].high  # never differing on 1,000 examples is no proof of equality
+    assert (
+        same["error"].low < 0 < same["error"].high
+    )  # never differing on 1,000 examples is no proof of equality
     with pytest.raises(BadArgument, match="must have the same labels"):
         differences(first, Predictions(predicted, (labels + 1) % 4))
 
@@ -92,20 +113,41 @@ def test_a_paired_difference_is_far_narrower_than_the_scores() -> None:
 @pytest.mark.parametrize(
     ("predicted", "labels", "words"),
     [
-        (np.zeros((3, 2)), np.zeros(3, int), "example 0 must sum to a probability of 1, got 2: take the log_softmax"),
+        (
+            np.zeros((3, 2)),
+            np.zeros(3, int),
+            "example 0 must sum to a probability of 1, got 2: take the log_softmax",
+        ),
         (np.full((3, 2), np.nan), np.zeros(3, int), "must sum to a probability of 1, got nan"),
-        (np.log(np.full((3, 2), 0.5)), np.array([0, 1, 2]), "between 0 and 1, the predicted classes"),
-        (np.array([[0.0, -np.inf]] * 2), np.array([0, 1]), "example 1 give its label a probability of 0"),
-        (np.log(np.full((3, 2), 0.5)), np.array([0, 1]), "and `labels` .examples., got .3, 2. and .2."),
+        (
+            np.log(np.full((3, 2), 0.5)),
+            np.array([0, 1, 2]),
+            "between 0 and 1, the predicted classes",
+        ),
+        (
+            np.array([[0.0, -np.inf]] * 2),
+            np.array([0, 1]),
+            "example 1 give its label a probability of 0",
+        ),
+        (
+            np.log(np.full((3, 2), 0.5)),
+            np.array([0, 1]),
+            "and `labels` .examples., got .3, 2. and .2.",
+        ),
     ],
 )
-def test_bad_log_probabilities_and_labels_are_refused(predicted: np.ndarray, labels: np.ndarray, words: str) -> None:
+def test_bad_log_probabilities_and_labels_are_refused(
+    predicted: np.ndarray, labels: np.ndarray, words: str
+) -> None:
     with pytest.raises(BadArgument, match=words):
         check_predictions(predicted, labels)
 
 
-def confident(generator: np.random.Generator, examples: int, gap: float) -> tuple[np.ndarray, np.ndarray]:
-    """Two classes, the first predicted with a confidence of 0.6 to 0.95, and right that often less the gap."""
+def confident(
+    generator: np.random.Generator, examples: int, gap: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two classes, the first predicted with a confidence of 0.6 to 0.95, and right that often less
+    the gap."""
     confidence = generator.uniform(0.6, 0.95, examples)
     labels = (generator.random(examples) >= confidence - gap).astype(int)
     return np.log(np.stack([confidence, 1 - confidence], axis=1)), labels
@@ -139,7 +181,9 @@ def test_the_interval_of_a_difference_in_calibration_covers() -> None:
     generator, covered = np.random.default_rng(2), []
     for _ in range(400):
         predicted, labels = confident(generator, 1000, 0.1)
-        surer = np.exp(predicted[:, 0]) - 0.05  # right 0.05 less often than it says, where the first is 0.1 off
+        surer = (
+            np.exp(predicted[:, 0]) - 0.05
+        )  # right 0.05 less often than it says, where the first is 0.1 off
         other = np.log(np.stack([surer, 1 - surer], axis=1))
         estimate = calibration_difference(predicted, other, labels)
         covered.append(estimate.low <= 0.05 <= estimate.high)
@@ -184,5 +228,7 @@ def test_a_reliability_diagram_holds_every_example_in_bins_of_equal_numbers() ->
     assert [part.confidence for part in parts] == sorted(part.confidence for part in parts)
     total = sum(part.examples * part.accuracy.value for part in parts)
     assert total == pytest.approx((labels == 0).sum())
-    with pytest.raises(BadArgument, match="`labels` must be of at least 45 examples, 15 bins of 3, got 40"):
+    with pytest.raises(
+        BadArgument, match="`labels` must be of at least 45 examples, 15 bins of 3, got 40"
+    ):
         reliability(predicted[:40], labels[:40])

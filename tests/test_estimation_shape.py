@@ -1,4 +1,5 @@
-"""The shape of the noise: every moment exact over all batches of a tiny set, and known answers on the quadratic."""
+"""The shape of the noise: every moment exact over all batches of a tiny set, and known answers on
+the quadratic."""
 
 import math
 from dataclasses import asdict
@@ -44,21 +45,29 @@ def true_moments(mean: np.ndarray, covariance: np.ndarray) -> dict[str, float]:
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_means_of_all_moments_over_all_batches_are_exact(size: int) -> None:
-    """Four micro-batches of one example over all 4⁴ batches; of two over 4⁸ would be many: there over all pairs."""
-    pool = GRADIENTS if size == 1 else np.array([(a + b) / 2 for a in GRADIENTS[:2] for b in GRADIENTS[:2]])
+    """Four micro-batches of one example over all 4⁴ batches; of two over 4⁸ would be many: there
+    over all pairs."""
+    pool = (
+        GRADIENTS
+        if size == 1
+        else np.array([(a + b) / 2 for a in GRADIENTS[:2] for b in GRADIENTS[:2]])
+    )
     population = GRADIENTS if size == 1 else GRADIENTS[:2]
     batches = (pool[list(chosen)] for chosen in product(range(4), repeat=4))
     seen = [asdict(NoiseMoments.of(batch @ batch.T, size)) for batch in batches]
     expected = true_moments(population.mean(0), np.cov(population, rowvar=False, bias=True))
     for name, truth in expected.items():
-        assert np.mean([moments[name] for moments in seen]) == pytest.approx(truth, rel=1e-10, abs=1e-12), name
+        assert np.mean([moments[name] for moments in seen]) == pytest.approx(
+            truth, rel=1e-10, abs=1e-12
+        ), name
 
 
 def test_batches_without_replacement_give_the_moments_of_their_training_set() -> None:
-    """Their mean over all batches is that over all different examples, which the parts of one whole batch give at once.
+    """Their mean over all batches is that over all different examples, which the parts of one whole
+    batch give at once.
 
-    The noise scale is three times N: uncorrected, ‖g‖⁴ has the wrong size altogether. What is left is of third and
-    fourth moments, over N².
+    The noise scale is three times N: uncorrected, ‖g‖⁴ has the wrong size altogether. What is left
+    is of third and fourth moments, over N².
     """
     draw = np.random.default_rng(0)
     gradients = draw.normal(size=(60, 40)) * np.linspace(0.5, 2, 40)
@@ -66,9 +75,14 @@ def test_batches_without_replacement_give_the_moments_of_their_training_set() ->
     train = gradients.mean(0)
     truth = true_moments(train, np.cov(gradients, rowvar=False))
     assert truth["gradient_variance"] > 3 * 60 * truth["gradient_norm_squared"]
-    raw = {name: np.array([value]) for name, value in asdict(NoiseMoments.of(gradients @ gradients.T, 1)).items()}
+    raw = {
+        name: np.array([value])
+        for name, value in asdict(NoiseMoments.of(gradients @ gradients.T, 1)).items()
+    }
     found = of_a_finite_population(raw, 1 / 60)
-    assert found["gradient_norm_squared"].item() == pytest.approx(truth["gradient_norm_squared"], rel=1e-9)
+    assert found["gradient_norm_squared"].item() == pytest.approx(
+        truth["gradient_norm_squared"], rel=1e-9
+    )
     del truth["covariance_norm_squared"]  # it stays that of the distribution
     for name, expected in truth.items():
         assert found[name].item() == pytest.approx(expected, rel=0.04), name
@@ -80,7 +94,9 @@ def test_the_tests_of_a_training_set_use_the_error_of_its_own_batches() -> None:
     """At B = N there is no error; at B = N/2 it is half of tr S/B."""
     moments = {name: np.ones(9) for name in true_moments(np.ones(1), np.ones((1, 1)))}
     whole, half = (
-        NoiseShape().estimate(series_of(moments, Sampling(Draw.RESHUFFLED, 64), size))["norm_test"].value
+        NoiseShape()
+        .estimate(series_of(moments, Sampling(Draw.RESHUFFLED, 64), size))["norm_test"]
+        .value
         for size in (64, 32)
     )
     assert whole == 0.0 and half == pytest.approx(math.sqrt((1 / 32 - 1 / 64) / (1 + 1 / 64)))
@@ -88,7 +104,9 @@ def test_the_tests_of_a_training_set_use_the_error_of_its_own_batches() -> None:
 
 def series_of(moments: dict[str, np.ndarray], sampling: Sampling, size: int) -> Series:
     steps = np.arange(len(next(iter(moments.values()))))
-    return Series("noise_shape", steps, np.full_like(steps, size), np.ones(len(steps)), moments, sampling)
+    return Series(
+        "noise_shape", steps, np.full_like(steps, size), np.ones(len(steps)), moments, sampling
+    )
 
 
 def test_inner_products_of_equal_parts_average_to_the_squared_gradient_norm(case: Case) -> None:
@@ -96,7 +114,9 @@ def test_inner_products_of_equal_parts_average_to_the_squared_gradient_norm(case
     step = _step(case)
     gram, size = inner_products(step, 4)
     assert gram.shape == (4, 4) and size == 3
-    if step.objective.traits(step.batch).fixed:  # then the mean of all of them is the inner product of ĝ with itself
+    if step.objective.traits(
+        step.batch
+    ).fixed:  # then the mean of all of them is the inner product of ĝ with itself
         norm = sum(part.square().sum().item() for part in step.gradient)
         assert gram.mean() == pytest.approx(norm, rel=1e-4)
 
@@ -107,7 +127,9 @@ def test_parts_of_one_example_have_the_per_example_gradient_norms() -> None:
     each, size = inner_products(_step(case), 12)
     assert size == 1 and each.shape == (12, 12)
     spread = _step(case).spread(None)
-    assert np.sort(np.diag(each)) == pytest.approx(np.sort(spread.squared_norms.sum(axis=1)), rel=1e-4)
+    assert np.sort(np.diag(each)) == pytest.approx(
+        np.sort(spread.squared_norms.sum(axis=1)), rel=1e-4
+    )
 
 
 def test_measuring_the_shape_leaves_training_as_it_was(case: Case) -> None:
@@ -125,7 +147,9 @@ def quadratic() -> Quadratic:
     return Quadratic(np.geomspace(0.5, 2, 6), np.geomspace(0.1, 2, 6))
 
 
-def readings_of(quadratic: Quadratic, steps: int, batch_size: int, gauge: NoiseShape | GradientNoise) -> Series:
+def readings_of(
+    quadratic: Quadratic, steps: int, batch_size: int, gauge: NoiseShape | GradientNoise
+) -> Series:
     """Readings of fresh batches at a fixed point, where g is not small."""
     generator = np.random.default_rng(1)
     start = quadratic.minimum + 0.5
@@ -149,7 +173,11 @@ def test_dimension_and_tests_equal_the_closed_forms_on_the_quadratic(quadratic: 
         values = series.moments[name]
         assert abs(values.mean() - expected) < 4 * values.std() / math.sqrt(len(values)), name
     estimates = gauge.estimate(series)
-    trace, signal, along = truth["gradient_variance"], truth["gradient_norm_squared"], truth["variance_along_gradient"]
+    trace, signal, along = (
+        truth["gradient_variance"],
+        truth["gradient_norm_squared"],
+        truth["variance_along_gradient"],
+    )
     expected = {
         "effective_dimension": trace**2 / truth["covariance_norm_squared"],
         "norm_test": math.sqrt(trace / batch_size / signal),
@@ -161,10 +189,15 @@ def test_dimension_and_tests_equal_the_closed_forms_on_the_quadratic(quadratic: 
         assert estimates[name].value == pytest.approx(value, rel=0.1), name
         assert estimates[name].high < 1.5 * value, name
     seen, means = (say(gauge.judge(estimates)).seen, say(gauge.judge(estimates)).means)
-    assert seen.startswith("The gradient noise has about 3.") and "times as long as the gradient" in means
+    assert (
+        seen.startswith("The gradient noise has about 3.")
+        and "times as long as the gradient" in means
+    )
 
 
-def test_the_cosine_equals_that_of_batches_with_the_gradient_on_the_quadratic(quadratic: Quadratic) -> None:
+def test_the_cosine_equals_that_of_batches_with_the_gradient_on_the_quadratic(
+    quadratic: Quadratic,
+) -> None:
     """In six directions 1/√(1 + tr Σ/(B‖g‖²)) is within 5 % of the mean cosine."""
     estimate = GradientNoise().estimate(readings_of(quadratic, 200, 4, GradientNoise()))["cosine"]
     gradient = quadratic.gradient(quadratic.minimum + 0.5)
@@ -187,7 +220,9 @@ def test_intervals_of_the_effective_dimension_cover_at_their_level(quadratic: Qu
     for _ in range(windows):
         gradients = generator.standard_normal((32, 8, 6)) @ root.T + 0.3
         moments = [asdict(NoiseMoments.of(part @ part.T, 1)) for part in gradients]
-        readings = [Reading("noise_shape", place, 8, 0.1, reading) for place, reading in enumerate(moments)]
+        readings = [
+            Reading("noise_shape", place, 8, 0.1, reading) for place, reading in enumerate(moments)
+        ]
         estimate = NoiseShape().estimate(Series.of(readings, FRESH))["effective_dimension"]
         held += estimate.low <= truth <= estimate.high
     assert abs(held / windows - 0.9) < 4 * math.sqrt(0.9 * 0.1 / windows)
@@ -199,13 +234,19 @@ def test_repr_recreates_the_gauge(gauge: NoiseShape) -> None:
 
 
 def test_too_few_parts_or_examples_for_the_shape_are_refused() -> None:
-    with pytest.raises(BadArgument, match="`parts` must be at least 4, got 3: the square of the noise needs"):
+    with pytest.raises(
+        BadArgument, match="`parts` must be at least 4, got 3: the square of the noise needs"
+    ):
         NoiseShape(3)
     with pytest.raises(
-        BadArgument, match="`parts` is 13 for a batch of 12, but each part needs at least 1 example: use"
+        BadArgument,
+        match="`parts` is 13 for a batch of 12, but each part needs at least 1 example: use",
     ):
         NoiseShape(13).measure(_step(CASES["mlp"]()))
-    with pytest.raises(BadArgument, match="each part needs at least 2 examples, since the loss couples the examples"):
+    with pytest.raises(
+        BadArgument,
+        match="each part needs at least 2 examples, since the loss couples the examples",
+    ):
         NoiseShape(8).measure(_step(CASES["cnn_with_batch_norm"]()))
     with pytest.raises(BadArgument, match="`gram` has 3 micro-batches"):
         NoiseMoments.of(np.eye(3), 1)
@@ -213,7 +254,9 @@ def test_too_few_parts_or_examples_for_the_shape_are_refused() -> None:
 
 def test_gradients_that_need_too_much_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradiometer.estimation.micro_batches.MOST_NUMBERS", 1000)
-    with pytest.raises(BadArgument, match="that many gradients are more than 1,000 numbers; use fewer parts"):
+    with pytest.raises(
+        BadArgument, match="that many gradients are more than 1,000 numbers; use fewer parts"
+    ):
         NoiseShape(8).measure(_step(CASES["mlp"]()))
 
 

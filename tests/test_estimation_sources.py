@@ -1,4 +1,5 @@
-"""Where the noise comes from: Dropout against data with every mask written out, layer shares, and heavy examples."""
+"""Where the noise comes from: Dropout against data with every mask written out, layer shares, and
+heavy examples."""
 
 import math
 from itertools import product
@@ -12,7 +13,17 @@ from conftest import CASES, Case
 from gradiometer import BadArgument, Unsupported
 from gradiometer.estimation import GradientNoise, HeavyExamples, NoiseSources, squared_norms
 from gradiometer.estimation.heavy_examples import norm_moments
-from gradiometer.measurement import Batch, Draw, Objective, Reading, Sampling, Series, State, TrainingStep, supervised
+from gradiometer.measurement import (
+    Batch,
+    Draw,
+    Objective,
+    Reading,
+    Sampling,
+    Series,
+    State,
+    TrainingStep,
+    supervised,
+)
 from gradiometer.measurement.batch import batch_size, take
 from gradiometer.verdict import say
 
@@ -36,9 +47,12 @@ def dropped_out() -> Objective:
 
 
 def by_hand() -> tuple[float, float]:
-    """tr Cov over data and masks, and its part over masks alone: four examples, four masks, each as likely."""
+    """tr Cov over data and masks, and its part over masks alone: four examples, four masks, each as
+    likely."""
     gradients = np.zeros((4, 4, 2))
-    for (place, x), (row, mask) in product(enumerate(EXAMPLES), enumerate(product((0.0, 2.0), repeat=2))):
+    for (place, x), (row, mask) in product(
+        enumerate(EXAMPLES), enumerate(product((0.0, 2.0), repeat=2))
+    ):
         kept = x * torch.tensor(mask, dtype=torch.float64)
         gradients[place, row] = ((WEIGHTS @ kept - TARGETS[place]) * kept).numpy()
     whole = gradients.reshape(-1, 2).var(axis=0).sum()
@@ -65,14 +79,24 @@ def test_the_noise_from_dropout_equals_that_over_all_masks() -> None:
     estimates = NoiseSources().estimate(series)
     assert estimates["drawn_share"].low < drawn / whole < estimates["drawn_share"].high
     assert estimates["noise_of_data"].value == pytest.approx(whole - drawn, rel=0.2)
-    assert 0.3 < drawn / whole < 0.9  # neither part is next to nothing, so that a wrong factor shows
+    assert (
+        0.3 < drawn / whole < 0.9
+    )  # neither part is next to nothing, so that a wrong factor shows
 
 
 @pytest.mark.parametrize(("drawn", "state"), [(0.7, State.LOOK), (0.3, State.OK)])
-def test_the_finding_gives_the_share_of_random_numbers_and_advice_if_it_is_large(drawn: float, state: State) -> None:
+def test_the_finding_gives_the_share_of_random_numbers_and_advice_if_it_is_large(
+    drawn: float, state: State
+) -> None:
     noise = np.random.default_rng(0).gamma(20, 1 / 20, (200, 2, 1))
     readings = [
-        Reading("noise_sources", step, 32, 0.1, {"gradient_variance": list(whole), "drawn": list(drawn * part)})
+        Reading(
+            "noise_sources",
+            step,
+            32,
+            0.1,
+            {"gradient_variance": list(whole), "drawn": list(drawn * part)},
+        )
         for step, (whole, part) in enumerate(noise)
     ]
     estimates = NoiseSources().estimate(Series.of(readings, FRESH, ("0",)))
@@ -80,7 +104,10 @@ def test_the_finding_gives_the_share_of_random_numbers_and_advice_if_it_is_large
     assert finding is not None and finding.state is state
     share = estimates["drawn_share"]
     assert share.value == pytest.approx(drawn, abs=0.05)
-    assert say(finding).seen.startswith(f"{share.value:.0%} [") and "random numbers in the model" in say(finding).seen
+    assert (
+        say(finding).seen.startswith(f"{share.value:.0%} [")
+        and "random numbers in the model" in say(finding).seen
+    )
     assert ("Less Dropout" in say(finding).advice) == (state is State.LOOK)
 
 
@@ -89,8 +116,12 @@ def test_a_loss_without_random_numbers_has_only_noise_from_data_at_no_extra_cost
 ) -> None:
     objective = dropped_out()
     objective.model.eval()
-    monkeypatch.setattr("gradiometer.estimation.micro_batches.noise_of_draws", None)  # calling it would fail
-    estimates = NoiseSources().estimate(series_of(NoiseSources(), objective, (EXAMPLES, TARGETS), 20, 6))
+    monkeypatch.setattr(
+        "gradiometer.estimation.micro_batches.noise_of_draws", None
+    )  # calling it would fail
+    estimates = NoiseSources().estimate(
+        series_of(NoiseSources(), objective, (EXAMPLES, TARGETS), 20, 6)
+    )
     assert estimates["drawn_share"].high == estimates["noise_of_draws"].value == 0
     assert estimates["noise_of_data"].value > 0
     assert NoiseSources().judge(estimates) is None
@@ -100,7 +131,9 @@ def test_noise_from_random_numbers_is_given_by_layer() -> None:
     torch.manual_seed(0)
     case = CASES["dropout"]()
     case.model[3] = nn.Linear(16, 5)
-    estimates = NoiseSources().estimate(series_of(NoiseSources(), case.objective, case.batch, 40, 12))
+    estimates = NoiseSources().estimate(
+        series_of(NoiseSources(), case.objective, case.batch, 40, 12)
+    )
     shares = [estimates[f"drawn_share/{layer}"] for layer in case.objective.layers]
     assert all(0 < share.value < 1 for share in shares)
 
@@ -108,7 +141,9 @@ def test_noise_from_random_numbers_is_given_by_layer() -> None:
 def test_noise_shares_of_the_layers_sum_to_one(case: Case) -> None:
     series = series_of(GradientNoise(), case.objective, case.batch, 12, 12)
     estimates = GradientNoise().estimate(series)
-    shares = [estimates[f"noise_share/{layer}"].value for layer in series.layers if len(series.layers) > 1]
+    shares = [
+        estimates[f"noise_share/{layer}"].value for layer in series.layers if len(series.layers) > 1
+    ]
     assert sum(shares) == pytest.approx(1 if shares else 0)
 
 
@@ -134,7 +169,9 @@ def network(*, inplace: bool = False, tied: bool = False) -> nn.Module:
     hidden, again = nn.Linear(8, 8), nn.Linear(8, 8)
     if tied:
         again.weight = hidden.weight
-    return nn.Sequential(hidden, nn.ReLU(inplace=inplace), again, nn.Tanh(), nn.Linear(8, 5)).double()
+    return nn.Sequential(
+        hidden, nn.ReLU(inplace=inplace), again, nn.Tanh(), nn.Linear(8, 5)
+    ).double()
 
 
 def decayed(model: nn.Module, batch: Batch) -> Tensor:
@@ -167,7 +204,9 @@ NETWORKS = {
     "weight decay": (network(), decayed),
     "weight used again": (UsedAgain(called_twice=False), CROSS_ENTROPY),
     "convolution": (
-        nn.Sequential(nn.Unflatten(1, (2, 4)), nn.Conv1d(2, 3, 2), nn.Flatten(), nn.Linear(9, 5)).double(),
+        nn.Sequential(
+            nn.Unflatten(1, (2, 4)), nn.Conv1d(2, 3, 2), nn.Flatten(), nn.Linear(9, 5)
+        ).double(),
         CROSS_ENTROPY,
     ),
 }
@@ -176,9 +215,14 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_squared_norms_equal_those_of_separate_gradients(name: str) -> None:
     objective = Objective(*NETWORKS[name])
-    batch = torch.randn(12, 8, dtype=torch.float64, generator=torch.manual_seed(1)), torch.arange(12) % 5
+    batch = (
+        torch.randn(12, 8, dtype=torch.float64, generator=torch.manual_seed(1)),
+        torch.arange(12) % 5,
+    )
     each = [objective.gradient(take(batch, torch.tensor([place]))) for place in range(12)]
-    expected = torch.stack([torch.stack([part.square().sum() for part in parts]).sum() for parts in each])
+    expected = torch.stack(
+        [torch.stack([part.square().sum() for part in parts]).sum() for parts in each]
+    )
     torch.testing.assert_close(squared_norms(objective, batch), expected)
 
 
@@ -207,7 +251,10 @@ def test_the_variation_of_squared_gaussians_is_two_and_a_few_large_norms_are_fou
     even = _windows(np.square(generator.standard_normal((200, 32))))
     estimate = HeavyExamples().estimate(even)["norm_variation"]
     assert 1.5 < estimate.low < 2 and estimate.value == pytest.approx(2, rel=0.2)
-    assert HeavyExamples().judge(HeavyExamples().estimate(_windows(np.ones((200, 32))))).state is State.OK
+    assert (
+        HeavyExamples().judge(HeavyExamples().estimate(_windows(np.ones((200, 32))))).state
+        is State.OK
+    )
     heavy = _windows(generator.lognormal(0, 3, (200, 32)))
     finding = HeavyExamples().judge(HeavyExamples().estimate(heavy))
     assert finding.state is State.LOOK and "noisiest(objective, batch, 10)" in say(finding).advice
@@ -221,7 +268,10 @@ def test_the_variation_of_long_tailed_norms_has_only_a_lower_bound_that_holds() 
         estimate = HeavyExamples().estimate(windows)["norm_variation"]
         held += estimate.low <= math.exp(9 / 4) - 1 <= estimate.high
     assert held >= 90
-    assert "their variation is at least" in say(HeavyExamples().judge(HeavyExamples().estimate(windows))).seen
+    assert (
+        "their variation is at least"
+        in say(HeavyExamples().judge(HeavyExamples().estimate(windows))).seen
+    )
 
 
 def test_few_readings_of_norms_give_no_finding() -> None:
@@ -229,5 +279,8 @@ def test_few_readings_of_norms_give_no_finding() -> None:
 
 
 def _windows(norms: np.ndarray) -> Series:
-    readings = [Reading("heavy_examples", step, 32, 0.1, norm_moments(row)) for step, row in enumerate(norms)]
+    readings = [
+        Reading("heavy_examples", step, 32, 0.1, norm_moments(row))
+        for step, row in enumerate(norms)
+    ]
     return Series.of(readings, FRESH)

@@ -1,4 +1,5 @@
-"""What a batch buys: the model's formulas, intervals carried through, and the choice of a batch in time and examples."""
+"""What a batch buys: the model's formulas, intervals carried through, and the choice of a batch in
+time and examples."""
 
 import math
 from collections.abc import Callable
@@ -56,7 +57,9 @@ def test_factors_equal_the_model_relative_to_the_present_batch() -> None:
         assert row.updates.value == pytest.approx(updates)
         assert row.examples.value == pytest.approx(examples)
         assert row.learning_rate.value == pytest.approx(0.1 / updates)
-        ends = sorted(updates_factor(row.batch_size, end) / updates_factor(32, end) for end in (80, 120))
+        ends = sorted(
+            updates_factor(row.batch_size, end) / updates_factor(32, end) for end in (80, 120)
+        )
         assert [row.updates.low, row.updates.high] == pytest.approx(ends)
 
 
@@ -68,21 +71,28 @@ def test_the_present_batch_is_exact() -> None:
 
 def test_an_unbounded_noise_scale_still_bounds_the_factor() -> None:
     factor = relative_updates([scale(math.inf, 64, math.inf)], 32, 128)
-    assert factor.value == factor.low == 0.25  # the linear rule: four times the batch, a quarter of the updates
+    assert (
+        factor.value == factor.low == 0.25
+    )  # the linear rule: four times the batch, a quarter of the updates
     assert factor.high == pytest.approx(1.5 / 3)
 
 
 def test_an_unknown_noise_scale_leaves_the_factor_between_its_bounds() -> None:
-    unknown = Estimate.unknown(level=0.9, method="too few readings", samples=2, unit="examples", needed=2)
+    unknown = Estimate.unknown(
+        level=0.9, method="too few readings", samples=2, unit="examples", needed=2
+    )
     factor = relative_updates([unknown], 32, 128)
     assert (factor.low, factor.high) == (0.25, 1.0)
     assert math.isnan(factor.value) or factor.low <= factor.value <= factor.high
 
 
 def test_the_factor_of_a_run_is_the_mean_over_its_windows() -> None:
-    """Not the factor of the mean noise scale: B = 32 of 10 and 1,000 is 1.0 and 0.5, not nearly 0.5 twice."""
+    """Not the factor of the mean noise scale: B = 32 of 10 and 1,000 is 1.0 and 0.5, not nearly 0.5
+    twice."""
     windows = [scale(10, 9, 11), scale(1000, 900, 1100)]
-    expected = np.mean([updates_factor(64, noise) / updates_factor(32, noise) for noise in (10, 1000)])
+    expected = np.mean(
+        [updates_factor(64, noise) / updates_factor(32, noise) for noise in (10, 1000)]
+    )
     factor = relative_updates(windows, 32, 64)
     assert factor.value == pytest.approx(expected)
     assert factor.samples == 400 and factor.method == "mean of 2 windows, Fieller"
@@ -106,10 +116,14 @@ def test_intervals_of_the_factor_along_a_path_cover_at_their_level() -> None:
             trace = noise * generator.chisquare(20, 40) / 20
             signal = 1 + generator.normal(0, math.sqrt(2) * noise / 32 / math.sqrt(20), 40)
             readings = [
-                Reading("noise", step, 32, 0.1, {"gradient_variance": [t], "gradient_norm_squared": [s]})
+                Reading(
+                    "noise", step, 32, 0.1, {"gradient_variance": [t], "gradient_norm_squared": [s]}
+                )
                 for step, (t, s) in enumerate(zip(trace.tolist(), signal.tolist(), strict=True))
             ]
-            scales.append(GradientNoise().estimate(Series.of(readings, Sampling(Draw.FRESH)))["noise_scale"])
+            scales.append(
+                GradientNoise().estimate(Series.of(readings, Sampling(Draw.FRESH)))["noise_scale"]
+            )
         factor = relative_updates(scales, 32, 64)
         held += factor.low <= truth <= factor.high
     assert abs(held / runs - 0.9) < 4 * math.sqrt(0.9 * 0.1 / runs)
@@ -183,7 +197,9 @@ def test_slow_rounds_do_not_change_the_ratio_of_times() -> None:
     assert times.relative[128].value == pytest.approx(138 / 42)
     assert times.relative[128].high == pytest.approx(138 / 42)
     assert times.relative[32] == Estimate.exact(1.0)
-    assert times.seconds[8].low == pytest.approx(0.018) and times.seconds[8].high == pytest.approx(0.072)
+    assert times.seconds[8].low == pytest.approx(0.018) and times.seconds[8].high == pytest.approx(
+        0.072
+    )
 
 
 def test_a_few_interrupted_steps_do_not_change_the_median() -> None:
@@ -195,12 +211,17 @@ def test_a_few_interrupted_steps_do_not_change_the_median() -> None:
 @pytest.mark.parametrize(("seconds", "rounds"), [(1e-3, FEWEST_ROUNDS), (1e3, MOST_ROUNDS)])
 def test_the_number_of_rounds_follows_the_time_within_bounds(seconds: float, rounds: int) -> None:
     clock = Clock(lambda round_: 1.0)
-    assert step_times(clock.step, (8, 32, 128), 32, seconds=seconds, clock=clock).seconds[8].samples == rounds
+    assert (
+        step_times(clock.step, (8, 32, 128), 32, seconds=seconds, clock=clock).seconds[8].samples
+        == rounds
+    )
     assert clock.steps == 3 * (rounds + 1)  # the first is thrown away
 
 
 def test_nonsense_is_refused_by_name() -> None:
-    with pytest.raises(BadArgument, match="`sizes` must include the present batch size 32, got 8, 64"):
+    with pytest.raises(
+        BadArgument, match="`sizes` must include the present batch size 32, got 8, 64"
+    ):
         step_times(print, (8, 64), 32)
     with pytest.raises(BadArgument, match="`seconds` must be positive, got nan"):
         step_times(print, (32,), 32, seconds=math.nan)

@@ -11,17 +11,28 @@ from lone_extra import absent, needed
 
 ROOT = Path(__file__).parent.parent
 PROMISES = {
-    "parquet": "from gradiometer.cli import main; main(['runs', 'export', RUN, '--out', 'table.parquet'])",
+    "parquet": (
+        "from gradiometer.cli import main; main(['runs', 'export', RUN, '--out', 'table.parquet'])"
+    ),
     "ray": "from gradiometer.jobs.choice import pool_of; pool_of('ray'); import ray",
     "export": "import onnx, onnxscript, torch; print(torch.onnx.export)",
-    "schedulefree": "from gradiometer.measurement.optimizer.averaged import schedule_free_class; schedule_free_class()",
+    "schedulefree": (
+        "from gradiometer.measurement.optimizer.averaged import schedule_free_class; "
+        "schedule_free_class()"
+    ),
     "lightning": "from gradiometer.integrations import LightningCallback; LightningCallback(None)",
     "hf": "from gradiometer.integrations import HuggingFaceCallback; HuggingFaceCallback(None)",
-    "tensorboard": "from gradiometer.logs import read_log; from pathlib import Path; read_log(Path(LOGS, 'lightning_healthy.tfevents'))",
+    "tensorboard": (
+        "from gradiometer.logs import read_log; from pathlib import Path; read_log(Path(LOGS, "
+        "'lightning_healthy.tfevents'))"
+    ),
     "e2e": "import playwright.sync_api",
     "docs": "import mkdocs, mkdocstrings, material",
     "bench": "import backpack",
-    "dev": "import pytest, xdist, beartype, mypy, importlinter, sklearn, curvlinops, pyarrow, torchmetrics, onnx",
+    "dev": (
+        "import pytest, xdist, beartype, mypy, importlinter, sklearn, curvlinops, pyarrow, "
+        "torchmetrics, onnx"
+    ),
 }
 CORE = """
 import gradiometer.cli as cli
@@ -57,6 +68,10 @@ def test_an_extra_alone_brings_what_it_promises(extra: str, folder: Path) -> Non
 
 
 def test_every_extra_has_a_promise() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     assert set(PROMISES) == set(extras)
-    assert "pyarrow" in needed("parquet") - needed("") and "pyarrow" in absent("") - absent("parquet")
+    assert "pyarrow" in needed("parquet") - needed("") and "pyarrow" in absent("") - absent(
+        "parquet"
+    )

@@ -1,4 +1,5 @@
-"""A rate far below the edge is a finding with a fork, unless it warms up or falls; the fork shows that it holds."""
+"""A rate far below the edge is a finding with a fork, unless it warms up or falls; the fork shows
+that it holds."""
 
 import numpy as np
 import pytest
@@ -19,15 +20,23 @@ EDGE = 2.0
 
 
 def finding(share: float, rates: np.ndarray, momentum: float = 0.0) -> Finding:
-    """The finding of readings whose batch sharpness is this share of the edge at the highest rate."""
+    """The finding of readings whose batch sharpness is this share of the edge at the
+    highest rate."""
     generator = np.random.default_rng(0)
     limit = EDGE * (1 - momentum)
     readings = [
-        Reading("batch_sharpness", 16 * place, 32, float(rate), {
-            "curvature": share * limit / rates.max() * (1 + 0.05 * generator.standard_normal()), "norm_squared": 1.0,
-        })
+        Reading(
+            "batch_sharpness",
+            16 * place,
+            32,
+            float(rate),
+            {
+                "curvature": share * limit / rates.max() * (1 + 0.05 * generator.standard_normal()),
+                "norm_squared": 1.0,
+            },
+        )
         for place, rate in enumerate(rates)
-    ]  # fmt: skip
+    ]
     gauge = BatchSharpness(momentum=momentum)
     found = gauge.judge(gauge.estimate(Series.of(readings, Sampling(Draw.FRESH)).at_newest()))
     assert found is not None
@@ -40,13 +49,17 @@ CONSTANT = np.full(40, 0.1)
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_a_rate_far_below_its_edge_is_told_with_larger_rates_to_try(momentum: float) -> None:
     found = finding(0.1, CONSTANT, momentum)
-    assert found.state is State.LOOK and "far below its edge" in say(found).means and say(found).advice
+    assert (
+        found.state is State.LOOK and "far below its edge" in say(found).means and say(found).advice
+    )
     assert [one.name for one in advised([found])] == ["rate 2x", "rate 4x"]
     near = finding(0.5, CONSTANT, momentum)
     assert near.state is State.OK and "far" not in say(near).means and not near.cure
 
 
-@pytest.mark.parametrize("rates", [np.linspace(0.1, 1e-4, 40), np.linspace(1e-4, 0.1, 40), np.repeat([0.1, 0.01], 20)])
+@pytest.mark.parametrize(
+    "rates", [np.linspace(0.1, 1e-4, 40), np.linspace(1e-4, 0.1, 40), np.repeat([0.1, 0.01], 20)]
+)
 def test_a_rate_that_falls_or_warms_up_is_below_its_edge_on_purpose(rates: np.ndarray) -> None:
     found = finding(0.1, rates)
     assert found.state is not State.LOOK and not found.cure
@@ -61,17 +74,27 @@ def test_a_rate_that_is_too_high_still_offers_half_of_it() -> None:
 def slow_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run at about a hundredth of its best rate."""
     settings = Configuration(
-        problem="digits", model="mlp", learning_rate=0.004, steps=640, every=1, gauges="batch_sharpness"
+        problem="digits",
+        model="mlp",
+        learning_rate=0.004,
+        steps=640,
+        every=1,
+        gauges="batch_sharpness",
     )
     return train(load("digits", model="mlp"), settings, tmp_path_factory.mktemp("runs"))
 
 
-def test_a_run_far_below_its_edge_offers_a_fork_and_the_fork_shows_that_it_holds(slow_run: Run) -> None:
+def test_a_run_far_below_its_edge_offers_a_fork_and_the_fork_shows_that_it_holds(
+    slow_run: Run,
+) -> None:
     (found,) = [one for one in diagnose(slow_run).findings if one.gauge == "batch_sharpness"]
     assert found.state is State.LOOK and "--advice" in say(found).tried
     made = fork_of(slow_run, advised([found]), horizon="60 updates", replicates=2)
     assert {effect.alternative: effect.verdict for effect in made.fork.effects("train_loss")} == {
-        "rate 2x": "better", "rate 4x": "better",
-    }  # fmt: skip
-    (again,) = [one for one in diagnose(Run.open(slow_run.path)).findings if one.gauge == "batch_sharpness"]
+        "rate 2x": "better",
+        "rate 4x": "better",
+    }
+    (again,) = [
+        one for one in diagnose(Run.open(slow_run.path)).findings if one.gauge == "batch_sharpness"
+    ]
     assert say(again).tried.startswith("Tried:")

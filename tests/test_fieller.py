@@ -10,7 +10,9 @@ from gradiometer.measurement.uncertainty.fieller import fieller_set, ratio_inter
 INF = math.inf
 
 
-def contradicts(ratio: np.ndarray, means: np.ndarray, covariance: np.ndarray, quantile: float) -> np.ndarray:
+def contradicts(
+    ratio: np.ndarray, means: np.ndarray, covariance: np.ndarray, quantile: float
+) -> np.ndarray:
     variance = covariance[0, 0] - 2 * ratio * covariance[0, 1] + ratio**2 * covariance[1, 1]
     return (means[0] - ratio * means[1]) ** 2 > quantile**2 * variance
 
@@ -21,7 +23,11 @@ def test_fiellers_set_agrees_with_trying_every_ratio():
     seen = set()
     for _ in range(500):
         factor = rng.standard_normal((2, 2))
-        means, covariance, quantile = rng.standard_normal(2) * 2, factor @ factor.T, rng.uniform(0.3, 2)
+        means, covariance, quantile = (
+            rng.standard_normal(2) * 2,
+            factor @ factor.T,
+            rng.uniform(0.3, 2),
+        )
         parts = fieller_set(means, covariance, quantile)
         inside = np.any([(low <= grid) & (grid <= high) for low, high in parts], axis=0)
         np.testing.assert_array_equal(inside, ~contradicts(grid, means, covariance, quantile))
@@ -62,7 +68,9 @@ def test_fiellers_set_has_the_known_shapes(means, covariance, parts):
 )
 def test_a_negative_mean_gives_no_narrower_interval_than_zero(means, expected):
     covariance = np.array([[0.0, 0.0], [0.0, 1.0]])
-    assert ratio_interval(np.array(means), covariance, 1.0, nonnegative=True) == pytest.approx(expected)
+    assert ratio_interval(np.array(means), covariance, 1.0, nonnegative=True) == pytest.approx(
+        expected
+    )
 
 
 def test_two_means_below_zero_leave_a_nonnegative_ratio_unknown():
@@ -85,7 +93,8 @@ def test_nonnegative_only_cuts_the_interval_at_zero_or_widens_it():
 
 
 @pytest.mark.parametrize(
-    ("denominator", "margin", "needed"), [(1.0, 3.0, 800), (1.0, 1.0, 1), (0.0, 1.0, None), (1e-320, 1e200, None)]
+    ("denominator", "margin", "needed"),
+    [(1.0, 3.0, 800), (1.0, 1.0, 1), (0.0, 1.0, None), (1e-320, 1e200, None)],
 )
 def test_the_steps_to_a_bound_grow_as_the_square_of_the_shortfall(denominator, margin, needed):
     assert steps_to_bound(denominator, margin, 100.0) == needed

@@ -1,4 +1,5 @@
-"""Every kind of work ends with every floating type: no loop waits for a number that the type cannot show."""
+"""Every kind of work ends with every floating type: no loop waits for a number that the type cannot
+show."""
 
 import os
 import signal
@@ -65,7 +66,9 @@ def limited() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=TYPES)
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def run(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Path]]:
     """A run of each type, with its checks and all gauges."""
     folder, here = tmp_path_factory.mktemp(request.param), Path.cwd()
     (folder / "typed_problem.py").write_text(PROBLEM)
@@ -82,7 +85,17 @@ def test_every_command_ends(run: tuple[str, Path], capsys: pytest.CaptureFixture
     kind = run[0]
     problem, path = f"typed_problem:{kind}", "runs/typed-1"
     gauges = ",".join(name for name in GAUGES if name != "preconditioned_noise")
-    common = ("--steps", "60", "--snapshots", "3", "--every", "10", "--set", "checkpoint_at=30", "--no-open")
+    common = (
+        "--steps",
+        "60",
+        "--snapshots",
+        "3",
+        "--every",
+        "10",
+        "--set",
+        "checkpoint_at=30",
+        "--no-open",
+    )
     for arguments in (
         ("train", problem, "--gauges", gauges, "--name", "typed", *common),
         ("train", problem, "--optimizer", "adamw", "--every", "10", "--steps", "20", "--no-open"),
@@ -96,9 +109,14 @@ def test_every_command_ends(run: tuple[str, Path], capsys: pytest.CaptureFixture
     ):
         with limited():
             code, _, error = called(capsys, *arguments)
-        assert code in (0, 4), (arguments, error)  # a fine rate is another question: float16 may diverge
+        assert code in (0, 4), (
+            arguments,
+            error,
+        )  # a fine rate is another question: float16 may diverge
         assert "Traceback" not in error, (arguments, error)
-    warnings = [text for text in Run.open(Path(path)).warnings if "not compared with the edge" in text]
+    warnings = [
+        text for text in Run.open(Path(path)).warnings if "not compared with the edge" in text
+    ]
     assert not warnings
 
 
@@ -107,9 +125,13 @@ def test_eigenvalues_are_right_within_their_bounds_in_every_type(kind: str) -> N
     values = torch.linspace(-1, 4, 40).to(getattr(torch, kind))
     operator = VectorProduct(lambda vectors: vectors * values, like=values)
     with limited():
-        ends = eigenvalues(operator, largest=2, smallest=1, generator=torch.Generator().manual_seed(0))
+        ends = eigenvalues(
+            operator, largest=2, smallest=1, generator=torch.Generator().manual_seed(0)
+        )
     assert ends.converged and ends.products <= 41
-    for found, true in zip((*ends.largest, *ends.smallest), (values[-1], values[-2], values[0]), strict=True):
+    for found, true in zip(
+        (*ends.largest, *ends.smallest), (values[-1], values[-2], values[0]), strict=True
+    ):
         assert found.low <= float(true) <= found.high
 
 

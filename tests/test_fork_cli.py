@@ -23,7 +23,9 @@ SHORT = ["--horizon", "10 updates", "--replicates", "2"]
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    configuration = Configuration(problem="quadratic", batch_size=10, epochs=1, budget=0.0, learning_rate=0.02)
+    configuration = Configuration(
+        problem="quadratic", batch_size=10, epochs=1, budget=0.0, learning_rate=0.02
+    )
     return train(load("quadratic"), configuration, tmp_path_factory.mktemp("runs"))
 
 
@@ -34,7 +36,9 @@ def run(finished: Run, tmp_path: Path) -> Run:
     return Run.open(shutil.copytree(finished.path, tmp_path / finished.name))
 
 
-def fork_of(ends: dict[str, list[float | None]], updates: dict[str, int] | None = None, **settings) -> Fork:
+def fork_of(
+    ends: dict[str, list[float | None]], updates: dict[str, int] | None = None, **settings
+) -> Fork:
     """A fork whose branches ended at these test losses; None: it diverged."""
     results = [
         BranchResult(
@@ -69,7 +73,10 @@ def test_the_sentence_says_what_was_done_and_what_came_of_it() -> None:
     said = comparison(fork, fork.effects())
     assert said.startswith("Against going on as it is, in test loss: rate 2x ends 0.019 [0.0")
     assert "] higher; rate 0.5x ends 0.011 [0.0" in said and "] lower; batch 2x" in said
-    assert "batch 2x, rate 1.41x no difference shown, −0.0013 [" in said and "], in half the updates; rate 50x" in said
+    assert (
+        "batch 2x, rate 1.41x no difference shown, −0.0013 [" in said
+        and "], in half the updates; rate 50x" in said
+    )
     assert said.endswith("rate 50x diverged in 2 of 2 replicates.")
     (sentence,) = undecided(fork.effects())
     assert sentence.startswith("batch 2x, rate 1.41x: about ") and sentence.endswith(
@@ -80,7 +87,8 @@ def test_the_sentence_says_what_was_done_and_what_came_of_it() -> None:
 def test_the_baseline_that_diverged_is_named_and_so_are_other_tails() -> None:
     fork = fork_of({"go on": [None, None], "rate 0.5x": [0.4, 0.5]}, tail="none")
     assert (
-        setting(fork) == "From step 2,000, two replicates of 500 updates, each at the rate of its schedule to the end."
+        setting(fork)
+        == "From step 2,000, two replicates of 500 updates, each at the rate of its schedule to the end."
     )
     assert comparison(fork, fork.effects()).endswith("because going on as it is diverged.")
 
@@ -88,19 +96,43 @@ def test_the_baseline_that_diverged_is_named_and_so_are_other_tails() -> None:
 @pytest.mark.slow
 def test_the_command_prints_a_sentence_and_a_table_and_writes_the_page(run: Run, capsys) -> None:
     code, said, progress = called(
-        capsys, "fork", str(run.path), "rate 0.5x", "rate 2x", "batch 2x, rate sqrt", "cool now", *SHORT
+        capsys,
+        "fork",
+        str(run.path),
+        "rate 0.5x",
+        "rate 2x",
+        "batch 2x, rate sqrt",
+        "cool now",
+        *SHORT,
     )
     assert code == 0
-    assert "From step 100, two replicates of 10 updates, each cooled to zero." in said.replace("\n", " ")
+    assert "From step 100, two replicates of 10 updates, each cooled to zero." in said.replace(
+        "\n", " "
+    )
     for name in ("go on", "rate 0.5x", "rate 2x", "batch 2x,", "cool now"):
         assert any(line.startswith(name) for line in said.splitlines())
     assert "warning: 2 replicates give wide intervals" in progress
     assert f"fork  {run.path}/forks/0001\npage  {run.path}/report.html" in said
     assert (run.path / "report.html").is_file()
     assert "; rate 2x; batch 2x, rate " in progress, "the name of one alternative has a comma"
-    assert "10 branches from step 100, 100 examples each" in progress and "10 of 10 branches" in progress
-    again = called(capsys, "fork", str(run.path), "rate 0.5x", "rate 2x", "batch 2x, rate sqrt", "cool now", *SHORT)
-    assert again[1].startswith("This fork was finished before") and "branches from step" not in again[2]
+    assert (
+        "10 branches from step 100, 100 examples each" in progress
+        and "10 of 10 branches" in progress
+    )
+    again = called(
+        capsys,
+        "fork",
+        str(run.path),
+        "rate 0.5x",
+        "rate 2x",
+        "batch 2x, rate sqrt",
+        "cool now",
+        *SHORT,
+    )
+    assert (
+        again[1].startswith("This fork was finished before")
+        and "branches from step" not in again[2]
+    )
 
 
 def test_a_command_that_is_stopped_says_that_it_continues(run: Run, capsys, monkeypatch) -> None:
@@ -111,7 +143,11 @@ def test_a_command_that_is_stopped_says_that_it_continues(run: Run, capsys, monk
     with monkeypatch.context() as patched:
         patched.setattr(Following, "update", stop)
         code, _, error = called(capsys, "fork", str(run.path), "rate 2x", *SHORT)
-    assert code == 5 and "error: stopped: the same command continues from the branches that are finished." in error
+    assert (
+        code == 5
+        and "error: stopped: the same command continues from the branches that are finished."
+        in error
+    )
     (half,) = forks_of(run)
     assert len(half.fork.results) == 2
     assert called(capsys, "fork", str(run.path), "rate 2x", *SHORT)[0] == 0
@@ -119,13 +155,18 @@ def test_a_command_that_is_stopped_says_that_it_continues(run: Run, capsys, monk
 
 
 def test_json_has_the_effects_and_every_branch(run: Run, capsys) -> None:
-    code, printed, told = called(capsys, "fork", str(run.path), "rate 2x & momentum 0.5", *SHORT, "--json")
+    code, printed, told = called(
+        capsys, "fork", str(run.path), "rate 2x & momentum 0.5", *SHORT, "--json"
+    )
     found = json.loads(printed)
     assert (code, told) == (0, "")
     (effect,) = found["effects"]
     assert effect["alternative"] == "rate 2x & momentum 0.5" and effect["replicates"] == 2
     assert effect["verdict"] in ("better", "worse", "open") and effect["estimate"]["level"] == 0.9
-    assert len(found["branches"]) == 4 and set(found["branches"][0]["readouts"]) == {"train_loss", "test_loss"}
+    assert len(found["branches"]) == 4 and set(found["branches"][0]["readouts"]) == {
+        "train_loss",
+        "test_loss",
+    }
     assert found["plan"]["step"] == 100 and found["was_finished"] is False
 
 
@@ -142,19 +183,30 @@ def test_half_and_twice_the_rate_and_twice_the_batch_are_tried_by_default(run: R
         (["rate fast"], "`CHANGE` 'rate fast' cannot be used: `alternatives` names 'rate fast'"),
         (["rate 2x", ""], "`CHANGE` '' cannot be used"),
         (["batch nan"], "`CHANGE` 'batch nan' cannot be used"),
-        (["momentum 1.5"], "`CHANGE` 'momentum 1.5' cannot be used: `value` must be at least 0 and less than 1"),
+        (
+            ["momentum 1.5"],
+            "`CHANGE` 'momentum 1.5' cannot be used: `value` must be at least 0 and less than 1",
+        ),
         (["skip 9:3"], "`CHANGE` 'skip 9:3' cannot be used"),
         (["follow Cosinus(0.1)"], "`CHANGE` 'follow Cosinus(0.1)' cannot be used"),
         (["warp 9"], "`CHANGE` 'warp 9' cannot be used: `alternatives` names 'warp 9'"),
         (["--rate", "0.5x,2x"], "'rate 0.5x' 'rate 2x'`."),
         (["--at", "999"], "`at` must be between 0 and 200"),
-        (["--horizon", "5000 updates"], "`horizon` is 50,000 examples, and 1,000 are left of the training"),
-        (["--readout", "bleu", *SHORT], "'bleu' is not one of 'test_loss', 'train_loss', 'test_accuracy'"),
+        (
+            ["--horizon", "5000 updates"],
+            "`horizon` is 50,000 examples, and 1,000 are left of the training",
+        ),
+        (
+            ["--readout", "bleu", *SHORT],
+            "'bleu' is not one of 'test_loss', 'train_loss', 'test_accuracy'",
+        ),
         (["--advice"], "`--advice` finds nothing to try"),
         (["--pool", "cluster"], "`--pool`"),
     ],
 )
-def test_what_cannot_be_used_is_refused_in_a_sentence(run: Run, capsys, flags: list[str], sentence: str) -> None:
+def test_what_cannot_be_used_is_refused_in_a_sentence(
+    run: Run, capsys, flags: list[str], sentence: str
+) -> None:
     code, _, error = called(capsys, "fork", str(run.path), *flags)
     assert code == 2 and sentence in error
 
@@ -167,7 +219,10 @@ def test_a_watched_run_is_refused_with_the_line_for_its_program(tmp_path: Path, 
             optimizer.step()
     code, _, error = called(capsys, "fork", str(w.run.path))
     assert code == 2
-    assert "is a watched run: only your program has its model and data. Add the line `w.fork(batches=loader" in error
+    assert (
+        "is a watched run: only your program has its model and data. Add the line "
+        "`w.fork(batches=loader" in error
+    )
 
 
 def test_a_watched_run_is_forked_from_the_loop_that_a_function_returns(
@@ -177,12 +232,24 @@ def test_a_watched_run_is_forked_from_the_loop_that_a_function_returns(
     monkeypatch.syspath_prepend(str(tmp_path))
     mine = importlib.import_module("my_loop_of_a_watched_run")
     run = mine.watched(tmp_path / "runs")
-    call = ("fork", str(run.path), "rate 2x", "--horizon", "4 updates", "--replicates", "2", "--json")
+    call = (
+        "fork",
+        str(run.path),
+        "rate 2x",
+        "--horizon",
+        "4 updates",
+        "--replicates",
+        "2",
+        "--json",
+    )
     code, text, _ = called(capsys, *call, "--loop", "my_loop_of_a_watched_run:loop")
     assert code == 0
     found = json.loads(text)
     assert found["plan"]["step"] == 8 and found["effects"][0]["alternative"] == "rate 2x"
-    assert any("were not compared with those of the watched run" in warning for warning in found["warnings"])
+    assert any(
+        "were not compared with those of the watched run" in warning
+        for warning in found["warnings"]
+    )
     assert len(forks_of(run)) == 1
     for name, sentence in (
         ("other", "returns a loop with other parameters than those of"),

@@ -1,4 +1,5 @@
-"""Copies of a training: functions that a module keeps work on the copy, and losses may take gradients themselves."""
+"""Copies of a training: functions that a module keeps work on the copy, and losses may take
+gradients themselves."""
 
 import pickle
 from typing import Any
@@ -21,12 +22,16 @@ class Block(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        layers = nn.ModuleDict({"expand": nn.Linear(width, 4 * width), "project": nn.Linear(4 * width, width)})
+        layers = nn.ModuleDict(
+            {"expand": nn.Linear(width, 4 * width), "project": nn.Linear(4 * width, width)}
+        )
         self.layers, self.scale = layers, nn.Parameter(torch.ones(1))
         self.forwards = {"mlp": lambda x: layers["project"](functional.gelu(layers["expand"](x)))}
         self.several = [lambda x, scale=self.scale: x * scale]
         self.again = lambda x: 2 * self.forwards["mlp"](x)
-        self.register_forward_hook(lambda module, given, output: output + 0.1 * layers["expand"](given[0]).mean())
+        self.register_forward_hook(
+            lambda module, given, output: output + 0.1 * layers["expand"](given[0]).mean()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.several[0](self.again(x))
@@ -46,7 +51,9 @@ def parameters(model: nn.Module) -> dict[str, Any]:
 
 
 def test_a_block_whose_layers_are_called_by_lambdas_is_forked_as_it_would_have_gone_on() -> None:
-    batches = [(part, target) for part, target in zip(DATA[0].split(8), DATA[1].split(8), strict=True)]
+    batches = [
+        (part, target) for part, target in zip(DATA[0].split(8), DATA[1].split(8), strict=True)
+    ]
     model, optimizer = training()
     loop = Loop(model, optimizer, loss=LOSS, batches=lambda seed: batches, evaluate=parameters)
     found = fork(loop, ["rate 2x"], horizon="6 updates", tail="none", replicates=1).of("go on")[0]
@@ -95,11 +102,16 @@ def test_a_hidden_state_that_a_module_keeps_is_copied() -> None:
     torch.manual_seed(0)
     model = Carried()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    batches = [(part, target) for part, target in zip(DATA[0].split(8), DATA[1].split(8), strict=True)]
+    batches = [
+        (part, target) for part, target in zip(DATA[0].split(8), DATA[1].split(8), strict=True)
+    ]
     LOSS(model, batches[0]).mean().backward()
     loop = Loop(model, optimizer, loss=LOSS, batches=lambda seed: batches)
     copy = loop.copy()
     assert copy.model.state is not None and model.state is not None
-    assert torch.equal(copy.model.state[0], model.state[0]) and copy.model.state[0] is not model.state[0]
+    assert (
+        torch.equal(copy.model.state[0], model.state[0])
+        and copy.model.state[0] is not model.state[0]
+    )
     one, two = copy.update(batches[1]), loop.copy().update(batches[1])
     assert one == two

@@ -18,9 +18,16 @@ from gradiometer.measurement.estimate import Estimate
 NOISE = (0.001, -0.001, 0.002, -0.002)
 
 
-def results(quarter: float, half: float, name: str = "test_loss", *, base: float = 1.0) -> list[BranchResult]:
+def results(
+    quarter: float, half: float, name: str = "test_loss", *, base: float = 1.0
+) -> list[BranchResult]:
     """Branches of 25 and 50 examples, whose effects are these."""
-    ends = {(25, "go on"): base, (50, "go on"): base, (25, "a"): base + quarter, (50, "a"): base + half}
+    ends = {
+        (25, "go on"): base,
+        (50, "go on"): base,
+        (25, "a"): base + quarter,
+        (50, "a"): base + half,
+    }
     return [
         BranchResult(
             each,
@@ -37,14 +44,18 @@ def results(quarter: float, half: float, name: str = "test_loss", *, base: float
     ]
 
 
-def end(quarter: float, half: float, name: str = "test_loss", left: int = 100) -> tuple[str, Estimate]:
+def end(
+    quarter: float, half: float, name: str = "test_loss", left: int = 100
+) -> tuple[str, Estimate]:
     (effect,) = effects_at_end(results(quarter, half, name), "go on", left)
     return effect.verdict, effect.estimate
 
 
 def test_an_effect_that_grows_may_grow_further_and_one_that_shrinks_keeps_its_sign() -> None:
     verdict, estimate = end(-0.1, -0.2)
-    assert verdict == "better" and estimate.low < -0.4 < -0.25 < estimate.value < -0.14 < estimate.high
+    assert (
+        verdict == "better" and estimate.low < -0.4 < -0.25 < estimate.value < -0.14 < estimate.high
+    )
     verdict, estimate = end(-0.4, -0.2)
     assert verdict == "better" and estimate.low < -0.22 and estimate.value == pytest.approx(-0.1)
     assert -0.05 < estimate.high < 0
@@ -77,14 +88,22 @@ def loop(left: str | None = "80 updates") -> Loop:
     return Loop(model, optimizer, loss=loss, batches=data, batch_size=32, left=left)
 
 
-def test_a_fork_to_the_end_trains_two_lengths_with_half_of_each_at_the_rate_of_training(tmp_path: Path) -> None:
+def test_a_fork_to_the_end_trains_two_lengths_with_half_of_each_at_the_rate_of_training(
+    tmp_path: Path,
+) -> None:
     found = fork(loop(), ["rate 2x"], horizon="end", replicates=2, out=tmp_path)
     assert found.tail == "half" and found.shows_end and not found.leans
-    assert {result.updates for result in found.shorter} == {20} and {result.updates for result in found.results} == {40}
+    assert {result.updates for result in found.shorter} == {20} and {
+        result.updates for result in found.results
+    } == {40}
     (effect,) = found.at_end()
     assert effect.verdict == "better"
     assert "rate 2x ends" in at_end(found)
-    assert [line.split("  ")[0] for line in str(found).splitlines()[1:]] == ["alternative", "go on", "rate 2x"]
+    assert [line.split("  ")[0] for line in str(found).splitlines()[1:]] == [
+        "alternative",
+        "go on",
+        "rate 2x",
+    ]
     assert str(effect.estimate) in str(found) and len(repr(found)) < 500
     kept = ForkRecord.of(found).fork
     assert kept.at_end() == found.at_end()
@@ -101,12 +120,20 @@ def test_a_fork_to_the_end_needs_to_know_it() -> None:
     assert not short.shows_end and at_end(short) == ""
 
 
-def test_a_fork_at_the_end_of_a_schedule_is_refused_with_the_step_before_which_it_would_tell(tmp_path: Path) -> None:
+def test_a_fork_at_the_end_of_a_schedule_is_refused_with_the_step_before_which_it_would_tell(
+    tmp_path: Path,
+) -> None:
     training = loop(None)
     model, optimizer, inputs = training.model, training.optimizer, torch.randn(64, 4)
     data, loss = (inputs, inputs.sum(dim=1)), supervised(nn.MSELoss(reduction="none"))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(1 - step / 20, 0.0))
-    settings = {"batches": data, "batch_size": 32, "alternatives": ["rate 2x"], "replicates": 1, "scheduler": scheduler}
+    settings = {
+        "batches": data,
+        "batch_size": 32,
+        "alternatives": ["rate 2x"],
+        "replicates": 1,
+        "scheduler": scheduler,
+    }
     with watch(model, optimizer, loss=loss, out=tmp_path, page=False, quiet=True) as w:
         for step in range(20):
             optimizer.zero_grad()
@@ -115,9 +142,12 @@ def test_a_fork_at_the_end_of_a_schedule_is_refused_with_the_step_before_which_i
             w.step(value, data)
             optimizer.step()
             if step == 18:
-                assert w.fork(horizon="4 updates", **settings) is not None  # one update has a rate, the others none
+                assert (
+                    w.fork(horizon="4 updates", **settings) is not None
+                )  # one update has a rate, the others none
             scheduler.step()
         with pytest.raises(
-            BadArgument, match=r"has the learning rate 0 .* from step 20 on.* fork from a step before 10"
+            BadArgument,
+            match=r"has the learning rate 0 .* from step 20 on.* fork from a step before 10",
         ):
             w.fork(horizon="4 updates", **settings)

@@ -1,4 +1,5 @@
-"""A fork of a watched loop is that loop: updates that it made are made again on a copy, with its clipping, or refused."""
+"""A fork of a watched loop is that loop: updates that it made are made again on a copy, with its
+clipping, or refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from gradiometer import Unsupported, watch
 from gradiometer.integrations.watch.requests import forks as requests
 from gradiometer.integrations.watch.requests import kept_updates
 from gradiometer.loop import Fork, Loop
-from gradiometer.loop.replay import marks_of
+from gradiometer.loop.marks import marks_of
 
 INPUTS = torch.randn(256, 10, generator=torch.Generator().manual_seed(1))
 LABELS = INPUTS[:, :4].argmax(dim=1)
@@ -77,7 +78,14 @@ def forked(
 
     monkeypatch.setattr(requests, "fork", seen)
     with watch(
-        model, optimizer, loss=loss, out=out, page=False, quiet=True, accumulation=accumulation, scaler=scaler
+        model,
+        optimizer,
+        loss=loss,
+        out=out,
+        page=False,
+        quiet=True,
+        accumulation=accumulation,
+        scaler=scaler,
     ) as w:
         for _ in range(steps):
             optimizer.zero_grad()
@@ -103,11 +111,19 @@ def forked(
             OWN.get_state(),
         )
         found = w.fork(
-            batches=(INPUTS, LABELS), batch_size=32, alternatives=["rate 2x"], horizon="4 updates", replicates=1,
+            batches=(INPUTS, LABELS),
+            batch_size=32,
+            alternatives=["rate 2x"],
+            horizon="4 updates",
+            replicates=1,
             **(settings or {}),
-        )  # fmt: skip
-        assert all(torch.equal(before[0][name], tensor) for name, tensor in model.state_dict().items())
-        assert torch.equal(before[1], torch.get_rng_state()) and torch.equal(before[2], OWN.get_state())
+        )
+        assert all(
+            torch.equal(before[0][name], tensor) for name, tensor in model.state_dict().items()
+        )
+        assert torch.equal(before[1], torch.get_rng_state()) and torch.equal(
+            before[2], OWN.get_state()
+        )
     assert found is not None
     return found, loops[0]
 
@@ -147,21 +163,32 @@ def test_clipping_to_a_norm_is_found_and_the_branches_clip(
 
 def test_clipping_to_a_value_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, loop = forked(
-        tmp_path, monkeypatch, between=lambda model: nn.utils.clip_grad_value_(model.parameters(), 0.02)
+        tmp_path,
+        monkeypatch,
+        between=lambda model: nn.utils.clip_grad_value_(model.parameters(), 0.02),
     )
     assert found.notes == () and loop.clip_value == pytest.approx(0.02)
 
 
-def test_a_loss_that_differs_by_rounding_is_forked_with_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found, loop = forked(tmp_path, monkeypatch, loss=in_another_order, trained=mean, between=clip(0.37))
+def test_a_loss_that_differs_by_rounding_is_forked_with_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, loop = forked(
+        tmp_path, monkeypatch, loss=in_another_order, trained=mean, between=clip(0.37)
+    )
     assert "differ by rounding" in found.notes[0] and loop.clip == 0.37
 
 
-def test_clipping_that_only_the_record_shows_is_taken_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clipping_that_only_the_record_shows_is_taken_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kept_updates, "MOST_NUMBERS", 10)
     found, loop = forked(tmp_path, monkeypatch, between=clip(0.37))
     assert loop.clip == 0.37
-    assert "more than 10 numbers" in found.notes[0] and "clipped the gradient to norm 0.37" in found.notes[1]
+    assert (
+        "more than 10 numbers" in found.notes[0]
+        and "clipped the gradient to norm 0.37" in found.notes[1]
+    )
 
 
 def with_own_noise(model: nn.Module) -> None:
@@ -179,10 +206,19 @@ def smoothed(model: nn.Module, batch: Any) -> Tensor:
 
 
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {
-    "noise on gradients": ({"between": with_own_noise}, "at step 32 the gradient of .* had norm .*, and .* in a copy"),
-    "clamped weights": ({"after": clamped}, "had norm .* before the update, and .* Something besides the optimizer"),
+    "noise on gradients": (
+        {"between": with_own_noise},
+        "at step 32 the gradient of .* had norm .*, and .* in a copy",
+    ),
+    "clamped weights": (
+        {"after": clamped},
+        "had norm .* before the update, and .* Something besides the optimizer",
+    ),
     "another loss": ({"trained": smoothed}, "the gradient of .* had norm"),
-    "a factor": ({"trained": lambda model, batch: 8 * mean(model, batch)}, "was 8 times that of a copy"),
+    "a factor": (
+        {"trained": lambda model, batch: 8 * mean(model, batch)},
+        "was 8 times that of a copy",
+    ),
 }
 
 
@@ -195,7 +231,9 @@ def test_a_loop_that_makes_other_updates_is_refused_with_what_differs(
         forked(tmp_path, monkeypatch, **case)
 
 
-def test_a_step_of_ones_own_is_compared_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_of_ones_own_is_compared_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> Tensor:
         optimizer.zero_grad()
         value = mean(model, batch)
@@ -214,7 +252,9 @@ def test_a_step_of_ones_own_is_compared_too(tmp_path: Path, monkeypatch: pytest.
     def score(model: nn.Module) -> float:
         return float(mean(model, (INPUTS, LABELS)))
 
-    found, _ = forked(tmp_path, monkeypatch, after=clamped, settings={"step": step, "evaluate": score})
+    found, _ = forked(
+        tmp_path, monkeypatch, after=clamped, settings={"step": step, "evaluate": score}
+    )
     assert found.notes == ()
     with pytest.raises(Unsupported, match="`step` does not make the updates of your loop"):
         forked(tmp_path, monkeypatch, settings={"step": wrong, "evaluate": score})
@@ -223,7 +263,9 @@ def test_a_step_of_ones_own_is_compared_too(tmp_path: Path, monkeypatch: pytest.
 class SAM(torch.optim.Optimizer):
     """The usual code of sharpness-aware minimisation, in short."""
 
-    def __init__(self, parameters: Any, base: type[torch.optim.Optimizer], rho: float, **settings: Any) -> None:
+    def __init__(
+        self, parameters: Any, base: type[torch.optim.Optimizer], rho: float, **settings: Any
+    ) -> None:
         super().__init__(parameters, {"rho": rho, **settings})
         self.base_optimizer = base(self.param_groups, **settings)
         self.param_groups = self.base_optimizer.param_groups
@@ -254,7 +296,11 @@ def test_the_second_backward_of_sam_is_found_and_branches_make_it(
 ) -> None:
     torch.manual_seed(0)
     model, order = Network(), torch.Generator().manual_seed(2)
-    optimizer, loops, original = SAM(model.parameters(), torch.optim.SGD, rho, lr=0.1), list[Loop](), requests.fork
+    optimizer, loops, original = (
+        SAM(model.parameters(), torch.optim.SGD, rho, lr=0.1),
+        list[Loop](),
+        requests.fork,
+    )
 
     def seen(loop: Loop, *given: Any, **named: Any) -> Fork:
         loops.append(loop)
@@ -272,7 +318,10 @@ def test_the_second_backward_of_sam_is_found_and_branches_make_it(
 
     def batches(seed: int) -> list[Any]:
         own = torch.Generator().manual_seed(5)
-        return [(INPUTS[chosen], LABELS[chosen]) for chosen in torch.randint(256, (4, 32), generator=own)]
+        return [
+            (INPUTS[chosen], LABELS[chosen])
+            for chosen in torch.randint(256, (4, 32), generator=own)
+        ]
 
     def parameters(copy: nn.Module) -> dict[str, Any]:
         values = torch.cat([parameter.detach().flatten() for parameter in copy.parameters()])
@@ -284,9 +333,13 @@ def test_the_second_backward_of_sam_is_found_and_branches_make_it(
             chosen = torch.randint(256, (32,), generator=order)
             update((INPUTS[chosen], LABELS[chosen]), w)
         found = w.fork(
-            batches=batches, alternatives=["rate 2x"], horizon="4 updates", replicates=1, tail="none",
+            batches=batches,
+            alternatives=["rate 2x"],
+            horizon="4 updates",
+            replicates=1,
+            tail="none",
             evaluate=parameters,
-        )  # fmt: skip
+        )
     assert found is not None and found.notes == () and loops[0].ascent == rho
     for batch in batches(0):
         update(batch)
@@ -294,20 +347,31 @@ def test_the_second_backward_of_sam_is_found_and_branches_make_it(
         assert (found.of("go on")[0].readouts[name].values == expected.numpy()).all()
 
 
-def test_a_loop_without_updates_to_compare_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_without_updates_to_compare_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found, _ = forked(tmp_path, monkeypatch, steps=2)
     assert "since the loop has not made enough updates yet" in found.notes[0]
 
 
 def test_marks_differ_if_one_bit_differs_or_two_numbers_change_places() -> None:
     numbers = torch.randn(3 * 2**19, generator=torch.Generator().manual_seed(0))
-    known = {"a": numbers, "empty": torch.zeros(0), "one": torch.tensor(3.0), "flags": torch.ones(3, dtype=torch.bool)}
+    known = {
+        "a": numbers,
+        "empty": torch.zeros(0),
+        "one": torch.tensor(3.0),
+        "flags": torch.ones(3, dtype=torch.bool),
+    }
     marks = marks_of(known)
-    assert marks == marks_of(known) and marks.norm_of["a"] == pytest.approx(float(numbers.double().norm()), rel=1e-3)
+    assert marks == marks_of(known) and marks.norm_of["a"] == pytest.approx(
+        float(numbers.double().norm()), rel=1e-3
+    )
     changed, swapped = numbers.clone(), numbers.clone()
     changed[-1] = torch.nextafter(changed[-1], torch.tensor(9.0))
     swapped[[5, 2**16 + 6]] = swapped[[2**16 + 6, 5]]
     for other in (changed, swapped):
         assert marks != marks_of({**known, "a": other})
     far = numbers + 0.1 * torch.randn(len(numbers), generator=torch.Generator().manual_seed(1))
-    assert marks.distance(marks_of({**known, "a": far}), ["a"]) == pytest.approx(float((far - numbers).norm()), rel=0.1)
+    assert marks.distance(marks_of({**known, "a": far}), ["a"]) == pytest.approx(
+        float((far - numbers).norm()), rel=0.1
+    )

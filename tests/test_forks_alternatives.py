@@ -1,4 +1,5 @@
-"""Every alternative does what it says: compared with updates by hand on a quadratic, in double precision."""
+"""Every alternative does what it says: compared with updates by hand on a quadratic, in double
+precision."""
 
 import json
 import math
@@ -36,7 +37,10 @@ from gradiometer.loop.changes.alternative import GoOn
 from gradiometer.loop.readout import Readout
 
 CURVATURE, RATE, MOMENTUM, DECAY = 0.7, 0.2, 0.6, 0.05
-POINTS = [torch.tensor(row, dtype=torch.float64) for row in ([1.0, 2.0], [-1.0, 0.5], [3.0, 1.0], [0.0, -2.0]) * 3]
+POINTS = [
+    torch.tensor(row, dtype=torch.float64)
+    for row in ([1.0, 2.0], [-1.0, 0.5], [3.0, 1.0], [0.0, -2.0]) * 3
+]
 UPDATES = 8
 
 
@@ -55,7 +59,9 @@ def made(kind: str = "SGD") -> tuple[Point, torch.optim.Optimizer]:
     """A model after one update, so that its momentum is not zero."""
     model = Point()
     optimizer = {
-        "SGD": lambda: torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=DECAY),
+        "SGD": lambda: torch.optim.SGD(
+            model.parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=DECAY
+        ),
         "Adagrad": lambda: torch.optim.Adagrad(model.parameters(), lr=RATE),
         "Rprop": lambda: torch.optim.Rprop(model.parameters(), lr=RATE),
     }[kind]()
@@ -78,7 +84,9 @@ def by_hand(
     velocity = 0.0 if forgets else float(optimizer.state[model.w]["momentum_buffer"])
     for update, batch in enumerate(batches):
         gradient = CURVATURE * (w - float(batch.mean()))
-        gradient *= min(1.0, clip / (abs(gradient) + 1e-6))  # as torch.nn.utils.clip_grad_norm_ does
+        gradient *= min(
+            1.0, clip / (abs(gradient) + 1e-6)
+        )  # as torch.nn.utils.clip_grad_norm_ does
         velocity = momentum * velocity + gradient + decay * w
         w -= rate(update) * velocity
     return w
@@ -86,7 +94,12 @@ def by_hand(
 
 def ended(alternative: Alternative | str, **settings: Any) -> float:
     model, optimizer = made()
-    given: dict[str, Any] = {"horizon": f"{UPDATES} updates", "tail": "none", "replicates": 1, **settings}
+    given: dict[str, Any] = {
+        "horizon": f"{UPDATES} updates",
+        "tail": "none",
+        "replicates": 1,
+        **settings,
+    }
     found = fork_by(
         model,
         optimizer,
@@ -104,17 +117,29 @@ def ended(alternative: Alternative | str, **settings: Any) -> float:
 DOUBLE = [torch.cat(pair) for pair in zip(POINTS[:UPDATES:2], POINTS[1:UPDATES:2], strict=True)]
 KNOWN: dict[str, tuple[Alternative | str, float]] = {
     "rate": (Rate(0.5), by_hand(rate=lambda _: RATE / 2)),
-    "batch and its rate": ("batch 2x, rate sqrt", by_hand(rate=lambda _: RATE * math.sqrt(2), batches=DOUBLE)),
-    "batch and linear rate": (BatchSize(2, "linear"), by_hand(rate=lambda _: 2 * RATE, batches=DOUBLE)),
+    "batch and its rate": (
+        "batch 2x, rate sqrt",
+        by_hand(rate=lambda _: RATE * math.sqrt(2), batches=DOUBLE),
+    ),
+    "batch and linear rate": (
+        BatchSize(2, "linear"),
+        by_hand(rate=lambda _: 2 * RATE, batches=DOUBLE),
+    ),
     "batch alone": (BatchSize(2, None), by_hand(batches=DOUBLE)),
     "half a batch": (
         BatchSize(0.5, 0.5),
-        by_hand(rate=lambda _: RATE / 2, batches=[half for batch in POINTS[:UPDATES] for half in batch.split(1)]),
+        by_hand(
+            rate=lambda _: RATE / 2,
+            batches=[half for batch in POINTS[:UPDATES] for half in batch.split(1)],
+        ),
     ),
     "momentum": (Momentum(0.9), by_hand(momentum=0.9)),
     "no momentum": (Momentum(0), by_hand(momentum=0.0)),
     "weight decay": (WeightDecay(0.5), by_hand(decay=0.5)),
-    "schedule": (Following(Linear(0.3, steps=10)), by_hand(rate=lambda update: 0.3 * (1 - update / 10))),
+    "schedule": (
+        Following(Linear(0.3, steps=10)),
+        by_hand(rate=lambda update: 0.3 * (1 - update / 10)),
+    ),
     "schedule in original updates": (
         BatchSize(2, None) & Following(Linear(0.3, steps=10)),
         by_hand(rate=lambda update: 0.3 * (1 - 2 * update / 10), batches=DOUBLE),
@@ -140,8 +165,12 @@ def test_an_alternative_does_what_it_says(alternative: Alternative | str, expect
 
 
 def test_skipping_counts_updates_as_training_does() -> None:
-    assert ended(Skip(102, 104), index=100) == pytest.approx(by_hand(batches=POINTS[:2] + POINTS[4:UPDATES]), rel=1e-12)
-    with pytest.raises(BadArgument, match=r"`skip` 2:4 is not within the branches, which go from step 100"):
+    assert ended(Skip(102, 104), index=100) == pytest.approx(
+        by_hand(batches=POINTS[:2] + POINTS[4:UPDATES]), rel=1e-12
+    )
+    with pytest.raises(
+        BadArgument, match=r"`skip` 2:4 is not within the branches, which go from step 100"
+    ):
         ended(Skip(2, 4), index=100)
 
 
@@ -153,7 +182,9 @@ def test_a_function_may_change_the_optimizer_the_batches_or_both() -> None:
     only_first = [batch[:1] for batch in POINTS[:12]]
     found = ended(Custom("first rows", first_rows), horizon="8 examples")
     assert found == pytest.approx(by_hand(momentum=0.2, batches=only_first[:8]), rel=1e-12)
-    replaced = Custom("SGD", lambda model, optimizer, batches: torch.optim.SGD(model.parameters(), lr=0.1))
+    replaced = Custom(
+        "SGD", lambda model, optimizer, batches: torch.optim.SGD(model.parameters(), lr=0.1)
+    )
     expected = by_hand(rate=lambda _: 0.1, momentum=0.0, decay=0.0, forgets=True)
     assert ended(replaced) == pytest.approx(expected, rel=1e-12)
     with pytest.raises(BadArgument, match="returned a int"):
@@ -165,7 +196,9 @@ def test_a_function_may_change_the_optimizer_the_batches_or_both() -> None:
 @pytest.mark.parametrize("tail", ["linear", "half", "third"])
 def test_the_tail_multiplies_the_rate(tail: Any) -> None:
     factors = [tail_factor(tail, update, update + 1, UPDATES) for update in range(UPDATES)]
-    assert ended(Rate(2), tail=tail) == pytest.approx(by_hand(rate=lambda step: 2 * RATE * factors[step]), rel=1e-12)
+    assert ended(Rate(2), tail=tail) == pytest.approx(
+        by_hand(rate=lambda step: 2 * RATE * factors[step]), rel=1e-12
+    )
 
 
 def test_the_tails_end_at_zero_and_sum_to_their_share_for_any_batch() -> None:
@@ -212,7 +245,11 @@ def test_schedules_of_training_continue_in_units_of_the_original_batch() -> None
 @pytest.mark.parametrize(
     ("kind", "alternative", "message"),
     [
-        ("Adagrad", "momentum 0.9", "changes the momentum, but `optimizer` Adagrad has none: its settings are lr"),
+        (
+            "Adagrad",
+            "momentum 0.9",
+            "changes the momentum, but `optimizer` Adagrad has none: its settings are lr",
+        ),
         ("Rprop", "weight decay 0.1", "changes the weight decay, but `optimizer` Rprop has none"),
     ],
 )
@@ -233,7 +270,9 @@ def test_an_alternative_that_names_nothing_in_the_optimizer_is_refused(
 
 def test_parameter_groups_without_weight_decay_keep_none() -> None:
     model = nn.Linear(3, 1)
-    optimizer = torch.optim.AdamW([{"params": [model.weight]}, {"params": [model.bias], "weight_decay": 0.0}], lr=0.01)
+    optimizer = torch.optim.AdamW(
+        [{"params": [model.weight]}, {"params": [model.bias], "weight_decay": 0.0}], lr=0.01
+    )
     seen: dict[str, list[float]] = {}
 
     def loss(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
@@ -241,7 +280,9 @@ def test_parameter_groups_without_weight_decay_keep_none() -> None:
 
     def look(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Any) -> None:
         optimizer.register_step_pre_hook(
-            lambda one, *_: seen.update(decays=[group["weight_decay"] for group in one.param_groups])
+            lambda one, *_: seen.update(
+                decays=[group["weight_decay"] for group in one.param_groups]
+            )
         )
 
     fork_by(
@@ -279,7 +320,9 @@ TEXTS = {
 
 
 @pytest.mark.parametrize(("text", "alternative"), TEXTS.items())
-def test_an_alternative_is_read_from_its_text_and_from_json(text: str, alternative: Alternative) -> None:
+def test_an_alternative_is_read_from_its_text_and_from_json(
+    text: str, alternative: Alternative
+) -> None:
     assert alternative_of(text) == alternative
     assert alternative_of(alternative.name).name == alternative.name
     stored = json.loads(json.dumps(alternative.to_dict()))
@@ -287,7 +330,10 @@ def test_an_alternative_is_read_from_its_text_and_from_json(text: str, alternati
 
 
 WRONG = {
-    "unknown": ("double the rate", "'double the rate', which is not one: write one such as go on, rate 2x"),
+    "unknown": (
+        "double the rate",
+        "'double the rate', which is not one: write one such as go on, rate 2x",
+    ),
     "no factor": ("rate 2", "'rate 2', which is not one"),
     "underscore": ("rate 1_x", "'rate 1_x', which is not one"),
     "too long": ("skip 0:" + 5000 * "9", "which is not one"),
@@ -342,8 +388,13 @@ def test_settings_that_are_no_numbers_are_refused(make: Callable[[], object]) ->
 def test_branches_and_results_are_stored_as_json() -> None:
     branch = Branch(BatchSize(2) & Clip(1), 3, 6_400, "half")
     assert Branch.from_dict(json.loads(json.dumps(branch.to_dict()))) == branch
-    readouts = {"test_loss": Readout.of(torch.rand(5).double().numpy()), "score": Readout(math.inf, None, False)}
-    result = BranchResult("rate 2x", 1, 64, 4, 64, 0.5, ((32, 1.5), (64, math.nan)), readouts, "the loss is nan")
+    readouts = {
+        "test_loss": Readout.of(torch.rand(5).double().numpy()),
+        "score": Readout(math.inf, None, False),
+    }
+    result = BranchResult(
+        "rate 2x", 1, 64, 4, 64, 0.5, ((32, 1.5), (64, math.nan)), readouts, "the loss is nan"
+    )
     again = BranchResult.from_dict(json.loads(json.dumps(result.to_dict())))
     assert again.to_dict() == result.to_dict()
     assert (again.readouts["test_loss"].values == readouts["test_loss"].values).all()
@@ -356,14 +407,23 @@ def test_an_alternative_whose_code_is_not_stored_is_known_by_its_name_only() -> 
     for alternative in (Custom("freeze", print), Using(Own, lr=0.1)):
         stored = alternative_of(json.loads(json.dumps(alternative.to_dict())))
         assert stored.name == alternative.name
-        with pytest.raises(BadArgument, match="from a file, without its function: give the object itself"):
+        with pytest.raises(
+            BadArgument, match="from a file, without its function: give the object itself"
+        ):
             ended(stored)
     assert alternative_of(Custom("freeze", print).to_dict()) == Custom("freeze", print)
 
 
 def test_a_fork_warns_of_short_and_constant_branches() -> None:
     def warned(**settings: Any) -> str:
-        given = {"step": 0, "alternatives": (Rate(2),), "replicates": 4, "horizon": 10, "results": (), **settings}
+        given = {
+            "step": 0,
+            "alternatives": (Rate(2),),
+            "replicates": 4,
+            "horizon": 10,
+            "results": (),
+            **settings,
+        }
         return " ".join(Fork(**given).warnings)
 
     assert warned(left=40) == ""

@@ -38,7 +38,9 @@ def test_a_fork_that_was_stopped_continues_from_its_finished_branches(tmp_path: 
 
     again = OwnLoop().fork(loss=counted, **settings)
     whole = OwnLoop().fork(batches=LISTED, replicates=2)
-    assert calls["loss"] == 1 + 4 + 2  # the first update as a check, "rate 2x" and "batch 2x" of the last replicate
+    assert (
+        calls["loss"] == 1 + 4 + 2
+    )  # the first update as a check, "rate 2x" and "batch 2x" of the last replicate
     assert [{**result.to_dict(), "seconds": 0} for result in again.results] == [
         {**result.to_dict(), "seconds": 0} for result in whole.results
     ]
@@ -55,16 +57,18 @@ def test_another_state_is_another_fork(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("operation", ["write_new", "replace", "rename"])
-def test_a_kill_while_a_plan_is_written_leaves_nothing_behind(tmp_path: Path, operation: str, monkeypatch) -> None:
+def test_a_kill_while_a_plan_is_written_leaves_nothing_behind(
+    tmp_path: Path, operation: str, monkeypatch
+) -> None:
     plan = Plan(step=100, alternatives=(Rate(2),), replicates=2, horizon=6_400)
 
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("gradiometer.storage.disk.write_new", killed) if operation == "write_new" else patched.setattr(
-            Path, operation, killed
-        )
+        patched.setattr(
+            "gradiometer.storage.disk.write_new", killed
+        ) if operation == "write_new" else patched.setattr(Path, operation, killed)
         ForkRecord.keep(tmp_path, plan)
     assert ForkRecord.find(tmp_path, plan) is None, "a record without its number"
     record = ForkRecord.keep(tmp_path, plan)
@@ -72,16 +76,27 @@ def test_a_kill_while_a_plan_is_written_leaves_nothing_behind(tmp_path: Path, op
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["0001", "fork.json", "forks"]
 
 
-def test_each_of_several_plans_that_are_written_at_the_same_time_has_one_number(tmp_path: Path) -> None:
-    plans = [Plan(step=step, alternatives=(Rate(2),), replicates=2, horizon=6_400) for step in range(8)] * 2
+def test_each_of_several_plans_that_are_written_at_the_same_time_has_one_number(
+    tmp_path: Path,
+) -> None:
+    plans = [
+        Plan(step=step, alternatives=(Rate(2),), replicates=2, horizon=6_400) for step in range(8)
+    ] * 2
     with ThreadPoolExecutor(16) as threads:
         records = list(threads.map(lambda plan: ForkRecord.keep(tmp_path, plan), plans))
-    assert all(ForkRecord.open(record.path).plan == plan for record, plan in zip(records, plans, strict=True))
-    assert sorted(path.name for path in (tmp_path / "forks").iterdir()) == [f"{number:04d}" for number in range(1, 9)]
+    assert all(
+        ForkRecord.open(record.path).plan == plan
+        for record, plan in zip(records, plans, strict=True)
+    )
+    assert sorted(path.name for path in (tmp_path / "forks").iterdir()) == [
+        f"{number:04d}" for number in range(1, 9)
+    ]
 
 
 def test_a_new_fork_gets_a_number_that_no_fork_has_had(tmp_path: Path) -> None:
-    plans = [Plan(step=step, alternatives=(Rate(2),), replicates=2, horizon=6_400) for step in range(4)]
+    plans = [
+        Plan(step=step, alternatives=(Rate(2),), replicates=2, horizon=6_400) for step in range(4)
+    ]
     first, second, third = (ForkRecord.keep(tmp_path, plan) for plan in plans[:3])
     shutil.rmtree(first.path)
     (second.path / "fork.json").write_text("not a plan")
@@ -96,18 +111,32 @@ def test_a_branch_that_diverged_is_read_back_and_not_trained_again(tmp_path: Pat
     (record,) = (ForkRecord.open(path) for path in (tmp_path / "forks").iterdir())
     assert [result.diverged is None for result in record.fork.results] == [True, False]
     read = record.fork.results[1]
-    assert read.diverged == found.results[1].diverged and read.updates == found.results[1].updates and not read.readouts
+    assert (
+        read.diverged == found.results[1].diverged
+        and read.updates == found.results[1].updates
+        and not read.readouts
+    )
     before = record.branches_path.read_bytes()
     OwnLoop().fork(**asked)
-    assert record.branches_path.read_bytes() == before and not record.path.joinpath("branches.damaged.jsonl").exists()
+    assert (
+        record.branches_path.read_bytes() == before
+        and not record.path.joinpath("branches.damaged.jsonl").exists()
+    )
 
 
 def test_a_budget_races_over_growing_horizons() -> None:
     found = OwnLoop().fork(
-        batches=LISTED, horizon=None, replicates=None, budget=3.0, left="64 updates", alternatives=["rate 1e-6x"]
+        batches=LISTED,
+        horizon=None,
+        replicates=None,
+        budget=3.0,
+        left="64 updates",
+        alternatives=["rate 1e-6x"],
     )
     horizons = {result.horizon for result in found.results}
-    assert horizons == {found.horizon} and found.horizon % 8 == 0 and 16 * 8 <= found.horizon <= 64 * 8
+    assert (
+        horizons == {found.horizon} and found.horizon % 8 == 0 and 16 * 8 <= found.horizon <= 64 * 8
+    )
     for given, message in (
         ({"budget": 1.0, "left": "10 updates"}, "`horizon` is given together with `budget`"),
         (
@@ -128,7 +157,13 @@ def test_a_watch_forks_its_loop_and_keeps_the_fork_in_its_run(tmp_path: Path) ->
     loop = OwnLoop(accumulation=2, scaled=True)
     plain = OwnLoop(accumulation=2, scaled=True)
     with watch(
-        loop.model, loop.optimizer, loss=loop.loss, accumulation=2, scaler=loop.scaler, out=tmp_path, page=False
+        loop.model,
+        loop.optimizer,
+        loss=loop.loss,
+        accumulation=2,
+        scaler=loop.scaler,
+        out=tmp_path,
+        page=False,
     ) as w:
         for step in range(6):
             loop.update(w)
@@ -140,10 +175,16 @@ def test_a_watch_forks_its_loop_and_keeps_the_fork_in_its_run(tmp_path: Path) ->
         plain.update()
     assert loop.losses == plain.losses and loop.state()["model"] == plain.state()["model"]
     assert found is not None and run is not None
-    assert [(result.examples, result.updates) for result in found.results[:3]] == [(64, 4), (64, 4), (64, 3)]
+    assert [(result.examples, result.updates) for result in found.results[:3]] == [
+        (64, 4),
+        (64, 4),
+        (64, 3),
+    ]
     (record,) = forks_of(run)
     assert record.plan.step == 3 and record.fork.horizon == found.horizon == 64
-    assert w.budget.spent_on["forks on request"] > 0 and w.overhead["outside"] == ["forks on request"]
+    assert w.budget.spent_on["forks on request"] > 0 and w.overhead["outside"] == [
+        "forks on request"
+    ]
 
 
 def test_a_watch_forks_with_the_decorators_of_its_loss(tmp_path: Path) -> None:
@@ -151,8 +192,13 @@ def test_a_watch_forks_with_the_decorators_of_its_loss(tmp_path: Path) -> None:
     def doubled(model: nn.Module, batch: Any) -> torch.Tensor:
         return 2 * CRITERION(model, batch)
 
-    loop, asked = OwnLoop(), {"horizon": "1 update", "replicates": 1, "alternatives": ["rate 2x"], "batches": LISTED}
-    with watch(loop.model, loop.optimizer, loss=doubled, out=tmp_path, budget=0.0, page=False, quiet=True) as w:
+    loop, asked = (
+        OwnLoop(),
+        {"horizon": "1 update", "replicates": 1, "alternatives": ["rate 2x"], "batches": LISTED},
+    )
+    with watch(
+        loop.model, loop.optimizer, loss=doubled, out=tmp_path, budget=0.0, page=False, quiet=True
+    ) as w:
         loop.update(w)
         found = w.fork(**asked)
     again = loop.fork(loss=doubled, evaluate=None, index=1, **asked)

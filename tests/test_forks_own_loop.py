@@ -1,4 +1,5 @@
-"""A fork of a loop of one's own: the loop is not touched, and its branches are what the loop would have done."""
+"""A fork of a loop of one's own: the loop is not touched, and its branches are what the loop would
+have done."""
 
 import ast
 import copy
@@ -16,7 +17,18 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from forked_loop import BATCHES, CRITERION, INPUTS, LABELS, OwnLoop, everything, fork_by, network, pickled, trained
+from forked_loop import (
+    BATCHES,
+    CRITERION,
+    INPUTS,
+    LABELS,
+    OwnLoop,
+    everything,
+    fork_by,
+    network,
+    pickled,
+    trained,
+)
 from gradiometer import BadArgument, Unsupported, UserCodeFailed, supervised, watch
 from gradiometer.jobs.pool import Here
 from gradiometer.loop import Custom, Fork, Loop, alternative_of
@@ -43,11 +55,17 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_fork_changes_no_bit_of_training_and_its_baseline_is_what_training_does_next(case: dict[str, Any]) -> None:
+def test_a_fork_changes_no_bit_of_training_and_its_baseline_is_what_training_does_next(
+    case: dict[str, Any],
+) -> None:
     loop, found = OwnLoop(**case), list[Fork]()
     forked = trained(loop, lambda loop: found.append(loop.fork(tail="none")), updates=8)
     plain = trained(OwnLoop(**case), updates=8)
-    assert {name for name in plain if forked[name] != plain[name]} <= {"parameters", "hooks", "hooks of parameters"}
+    assert {name for name in plain if forked[name] != plain[name]} <= {
+        "parameters",
+        "hooks",
+        "hooks of parameters",
+    }
     branch = found[0].of("go on")[0]
     assert branch.updates == 4
     for name, expected in everything(loop.model).items():
@@ -67,7 +85,9 @@ def test_what_an_alternative_draws_is_not_drawn_from_the_training() -> None:
         nn.init.normal_(model[4].weight, std=0.01 + np.random.rand(), generator=own)  # noqa: NPY002
 
     before = own.get_state()
-    trained(OwnLoop(), lambda loop: loop.fork(alternatives=[Custom("redraw", redraw)]))  # compares before and after
+    trained(
+        OwnLoop(), lambda loop: loop.fork(alternatives=[Custom("redraw", redraw)])
+    )  # compares before and after
     assert torch.equal(own.get_state(), before)
 
 
@@ -76,19 +96,31 @@ def test_generators_and_other_networks_that_the_loss_uses_stay_as_they_were() ->
 
     def loss(model: nn.Module, batch: Any) -> torch.Tensor:
         inputs = batch[0] + 0.1 * torch.randn(batch[0].shape, generator=generator)
-        return CRITERION(model, (inputs, batch[1])) + 0.1 * (model(inputs) - teacher(inputs)).square().mean(dim=1)
+        return CRITERION(model, (inputs, batch[1])) + 0.1 * (
+            model(inputs) - teacher(inputs)
+        ).square().mean(dim=1)
 
     before = generator.get_state(), pickled(teacher.state_dict())
     OwnLoop().fork(loss=loss, evaluate=lambda model: float(torch.rand((), generator=generator)))
     assert generator.get_state().equal(before[0]) and pickled(teacher.state_dict()) == before[1]
 
 
-def test_a_watched_training_has_the_same_bits_and_its_watch_stays_out_of_the_branches(tmp_path: Path) -> None:
+def test_a_watched_training_has_the_same_bits_and_its_watch_stays_out_of_the_branches(
+    tmp_path: Path,
+) -> None:
     seen: list[str] = []
 
     def look(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Any) -> None:
-        hooks = [hook for parameter in model.parameters() for hook in (parameter._backward_hooks or {}).values()]
-        tables = [hooks, optimizer._optimizer_step_post_hooks.values(), optimizer._optimizer_step_pre_hooks.values()]
+        hooks = [
+            hook
+            for parameter in model.parameters()
+            for hook in (parameter._backward_hooks or {}).values()
+        ]
+        tables = [
+            hooks,
+            optimizer._optimizer_step_post_hooks.values(),
+            optimizer._optimizer_step_pre_hooks.values(),
+        ]
         seen.extend(type(hook).__name__ for table in tables for hook in table)
 
     def forks(loop: OwnLoop) -> None:
@@ -98,7 +130,9 @@ def test_a_watched_training_has_the_same_bits_and_its_watch_stays_out_of_the_bra
     forked = trained(OwnLoop(), forks, out=tmp_path / "forked", **watched)
     plain = trained(OwnLoop(), out=tmp_path / "plain", **watched)
     assert (
-        forked["losses"] == plain["losses"] and forked["model"] == plain["model"] and forked["torch"] == plain["torch"]
+        forked["losses"] == plain["losses"]
+        and forked["model"] == plain["model"]
+        and forked["torch"] == plain["torch"]
     )
     assert seen == []
 
@@ -107,20 +141,33 @@ def test_a_fork_between_measured_steps_has_no_hooks_on_layers(tmp_path: Path) ->
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(64, 8, generator=generator)
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1), nn.Flatten(0))
-    optimizer, loss = torch.optim.SGD(model.parameters(), lr=0.01), supervised(nn.MSELoss(reduction="none"))
+    optimizer, loss = (
+        torch.optim.SGD(model.parameters(), lr=0.01),
+        supervised(nn.MSELoss(reduction="none")),
+    )
     data, seen = (inputs, inputs.sum(dim=1)), list[int]()
 
     def look(copy: nn.Module, *_: Any) -> None:
         seen.append(sum(len(module._forward_hooks) for module in copy.modules()))
 
-    with watch(model, optimizer, loss=loss, every=1, out=tmp_path, sampling=Sampling(Draw.REPLACEMENT, 64)) as w:
+    with watch(
+        model, optimizer, loss=loss, every=1, out=tmp_path, sampling=Sampling(Draw.REPLACEMENT, 64)
+    ) as w:
         optimizer.zero_grad()
         value = loss(model, data).mean()
         value.backward()
         w.step(value, data)
         optimizer.step()
-        assert sum(len(module._forward_hooks) for module in model.modules()) == 1  # of the look at the step to come
-        settings = {"loss": loss, "batches": data, "batch_size": 16, "horizon": "2 updates", "replicates": 1}
+        assert (
+            sum(len(module._forward_hooks) for module in model.modules()) == 1
+        )  # of the look at the step to come
+        settings = {
+            "loss": loss,
+            "batches": data,
+            "batch_size": 16,
+            "horizon": "2 updates",
+            "replicates": 1,
+        }
         fork_by(model, optimizer, alternatives=[Custom("look", look)], **settings)
     assert seen and set(seen) == {0}
 
@@ -134,14 +181,18 @@ def test_the_users_own_hooks_work_in_branches_on_the_copies() -> None:
         first.weight.register_hook(lambda gradient: gradient * 0.5)
         first.bias.register_post_accumulate_grad_hook(lambda parameter: halve(parameter.grad))
         first.register_forward_hook(lambda module, inputs, output: output + 0.1)
-        loop.optimizer.register_step_pre_hook(lambda optimizer, *_: halve(optimizer.param_groups[1]["params"][0].grad))
+        loop.optimizer.register_step_pre_hook(
+            lambda optimizer, *_: halve(optimizer.param_groups[1]["params"][0].grad)
+        )
         return loop
 
     loop = hooked(OwnLoop())
     branch = loop.fork(tail="none").of("go on")[0]
     for _ in range(4):
         loop.update()
-    assert np.array_equal(branch.readouts["numbers"].values, everything(loop.model)["numbers"].numpy())  # type: ignore[arg-type]
+    assert np.array_equal(
+        branch.readouts["numbers"].values, everything(loop.model)["numbers"].numpy()
+    )  # type: ignore[arg-type]
 
 
 def test_all_alternatives_of_a_replicate_see_the_same_examples_whatever_the_model_draws() -> None:
@@ -157,7 +208,9 @@ def test_all_alternatives_of_a_replicate_see_the_same_examples_whatever_the_mode
 
     loader = DataLoader(TensorDataset(INPUTS, LABELS), batch_size=8, shuffle=True)
     alternatives = [looking("plain"), alternative_of("batch 2x") & looking("double")]
-    OwnLoop(dropout=0.3).fork(alternatives=alternatives, batches=loader, replicates=2, horizon="2 epochs")
+    OwnLoop(dropout=0.3).fork(
+        alternatives=alternatives, batches=loader, replicates=2, horizon="2 epochs"
+    )
     assert len(seen["plain"]) == 4 * 96 and seen["plain"] == seen["double"]
     assert seen["plain"][: 2 * 96] != seen["plain"][2 * 96 :]
 
@@ -168,9 +221,14 @@ def test_a_branch_that_was_sent_to_another_process_has_the_same_bits() -> None:
     loop.update()
     loader = DataLoader(TensorDataset(INPUTS, LABELS), batch_size=8, shuffle=True)
     here = Loop(
-        loop.model, loop.optimizer, loss=loop.loss, batches=loader, evaluate=everything, scheduler=loop.scheduler,
+        loop.model,
+        loop.optimizer,
+        loss=loop.loss,
+        batches=loader,
+        evaluate=everything,
+        scheduler=loop.scheduler,
         scaler=loop.scaler,
-    )  # fmt: skip
+    )
     there = pickle.loads(cloudpickle.dumps(here))
     for text in ("go on", "batch 2x, rate 2x & clip 0.1", "SGD(lr=0.1)"):
         branch = Branch(alternative_of(text), 1, 64)
@@ -180,9 +238,14 @@ def test_a_branch_that_was_sent_to_another_process_has_the_same_bits() -> None:
 
 def test_the_readouts_of_a_test_set_are_those_of_its_examples() -> None:
     loop = OwnLoop()
-    found = loop.fork(evaluate=DataLoader(TensorDataset(INPUTS[:30], LABELS[:30]), batch_size=7), horizon="1 update")
+    found = loop.fork(
+        evaluate=DataLoader(TensorDataset(INPUTS[:30], LABELS[:30]), batch_size=7),
+        horizon="1 update",
+    )
     kept: dict[str, Any] = {}
-    loop.fork(evaluate=lambda model: kept.update(model=copy.deepcopy(model)) or 0.0, horizon="1 update")
+    loop.fork(
+        evaluate=lambda model: kept.update(model=copy.deepcopy(model)) or 0.0, horizon="1 update"
+    )
     result = found.of("batch 2x")[0]
     with torch.no_grad():
         losses = CRITERION(kept["model"], (INPUTS[:30], LABELS[:30]))
@@ -197,8 +260,10 @@ def test_metrics_of_a_function_keep_their_names_values_and_direction() -> None:
     metrics = {"val_auc": 0.5, "error": torch.tensor([1.0, 0.0]), "mine": Readout(3.0, None, False)}
     readouts = OwnLoop().fork(evaluate=lambda model: metrics).of("go on")[0].readouts
     assert {name: readout.mean for name, readout in readouts.items() if name != "train_loss"} == {
-        "val_auc": 0.5, "error": 0.5, "mine": 3.0,
-    }  # fmt: skip
+        "val_auc": 0.5,
+        "error": 0.5,
+        "mine": 3.0,
+    }
     assert [readouts[name].lower_is_better for name in metrics] == [False, True, False]
 
     def perplexity(model: nn.Module) -> float:
@@ -216,7 +281,9 @@ def test_the_state_of_an_average_is_kept_by_a_custom_alternative() -> None:
 
     counts = OwnLoop().fork(
         alternatives=[Custom("average", averaged)],
-        evaluate=lambda model: float(model.average.n_averaged) if hasattr(model, "average") else 0.0,
+        evaluate=lambda model: (
+            float(model.average.n_averaged) if hasattr(model, "average") else 0.0
+        ),
     )
     assert [counts.of(name)[0].readouts["metric"].mean for name in counts.names] == [0.0, 4.0]
 
@@ -235,8 +302,15 @@ def test_curves_are_the_losses_of_training() -> None:
     curve = loop.fork(tail="none", horizon="4 updates").curves["go on"]
     for _ in range(4):
         loop.update()
-    assert curve == tuple((8 * (step + 1), pytest.approx(loss)) for step, loss in enumerate(loop.losses))
-    long = OwnLoop().fork(tail="none", horizon="80 updates", batches=list(BATCHES)).of("go on")[0].curve
+    assert curve == tuple(
+        (8 * (step + 1), pytest.approx(loss)) for step, loss in enumerate(loop.losses)
+    )
+    long = (
+        OwnLoop()
+        .fork(tail="none", horizon="80 updates", batches=list(BATCHES))
+        .of("go on")[0]
+        .curve
+    )
     assert len(long) == 48 and long[-1][0] == 640
 
 
@@ -251,7 +325,9 @@ def refused(error: type[Exception], message: str, **given: Any) -> None:
 def test_arguments_that_cannot_be_used_are_refused_by_name() -> None:
     refused(BadArgument, "`loss` or `step` must be given", step=lambda model, optimizer, batch: 0.0)
     refused(
-        BadArgument, r"`loss` must be a function of \(model, batch\), got CrossEntropyLoss", loss=nn.CrossEntropyLoss()
+        BadArgument,
+        r"`loss` must be a function of \(model, batch\), got CrossEntropyLoss",
+        loss=nn.CrossEntropyLoss(),
     )
     refused(BadArgument, "`step` makes a whole update", loss=None, step=print, accumulation=2)
     refused(BadArgument, "`evaluate` must be a function", loss=None, step=print, evaluate=None)
@@ -263,10 +339,24 @@ def test_arguments_that_cannot_be_used_are_refused_by_name() -> None:
         step=None,
     )
     warming = OwnLoop(scheduler="warmup")
-    refused(BadArgument, "rate 0 now.* fork an update later", loop=warming, alternatives=["AdamW(lr=0.1)"])
-    refused(BadArgument, "rate 0 now.* fork an update later", loop=warming, alternatives=["follow Constant(0.1)"])
+    refused(
+        BadArgument,
+        "rate 0 now.* fork an update later",
+        loop=warming,
+        alternatives=["AdamW(lr=0.1)"],
+    )
+    refused(
+        BadArgument,
+        "rate 0 now.* fork an update later",
+        loop=warming,
+        alternatives=["follow Constant(0.1)"],
+    )
     refused(BadArgument, "`alternatives` must be a list", alternatives=[])
-    refused(BadArgument, "names 'rate 2x' twice|has 'rate 2x' twice", alternatives=["rate 2x", "rate 2x"])
+    refused(
+        BadArgument,
+        "names 'rate 2x' twice|has 'rate 2x' twice",
+        alternatives=["rate 2x", "rate 2x"],
+    )
     refused(BadArgument, "has 'go on' twice", alternatives=["go on"])
     refused(BadArgument, "`replicates` must be at least 1", replicates=0)
     refused(BadArgument, "`scheduler_each` is 'epoch'", scheduler_each="epoch")
@@ -276,21 +366,35 @@ def test_arguments_that_cannot_be_used_are_refused_by_name() -> None:
         horizon="100 updates",
         left="10 updates",
     )
-    refused(BadArgument, "`horizon` is beyond the data: `batches` ended after 16", batches=lambda seed: BATCHES[:2])
+    refused(
+        BadArgument,
+        "`horizon` is beyond the data: `batches` ended after 16",
+        batches=lambda seed: BATCHES[:2],
+    )
     refused(BadArgument, "`batches` returned no batch", batches=lambda seed: [])
-    refused(BadArgument, "`scheduler` belongs to another optimizer", scheduler=OwnLoop(scheduler="lambda").scheduler)
+    refused(
+        BadArgument,
+        "`scheduler` belongs to another optimizer",
+        scheduler=OwnLoop(scheduler="lambda").scheduler,
+    )
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(OwnLoop().optimizer)
     refused(Unsupported, "ReduceLROnPlateau, which needs a metric", scheduler=plateau)
     refused(UserCodeFailed, "`loss` raised ZeroDivisionError", loss=lambda model, batch: 1 / 0)
     refused(UserCodeFailed, "`evaluate` raised ZeroDivisionError", evaluate=lambda model: 1 / 0)
-    refused(UserCodeFailed, "`step` returned NoneType", loss=None, step=lambda model, optimizer, batch: None)
+    refused(
+        UserCodeFailed,
+        "`step` returned NoneType",
+        loss=None,
+        step=lambda model, optimizer, batch: None,
+    )
 
 
 def test_models_that_cannot_be_copied_are_refused_with_the_reason() -> None:
     loop = OwnLoop()
     loop.model.file = (value for value in "generator")  # type: ignore[assignment]
     with pytest.raises(
-        Unsupported, match=r"`model` cannot be copied \(TypeError: cannot pickle 'generator' object\): keep"
+        Unsupported,
+        match=r"`model` cannot be copied \(TypeError: cannot pickle 'generator' object\): keep",
     ):
         loop.fork()
     outside = OwnLoop()
@@ -298,7 +402,9 @@ def test_models_that_cannot_be_copied_are_refused_with_the_reason() -> None:
     refused(Unsupported, "trains a parameter that is not in `model`", loop=outside)
     evaluating = OwnLoop()
     evaluating.model.eval()
-    refused(BadArgument, r"in eval mode, and branches train it: call model.train\(\)", loop=evaluating)
+    refused(
+        BadArgument, r"in eval mode, and branches train it: call model.train\(\)", loop=evaluating
+    )
 
 
 def test_a_model_that_keeps_its_last_activation_can_be_forked() -> None:
@@ -312,9 +418,19 @@ def test_functions_that_work_on_the_training_itself_are_found_and_it_is_put_back
     loop = OwnLoop()
     loop.update()  # its gradients have to stay, too
     model = loop.model
-    refused(BadArgument, "`loss` uses the model from outside", loop=loop, loss=lambda _, batch: CRITERION(model, batch))
+    refused(
+        BadArgument,
+        "`loss` uses the model from outside",
+        loop=loop,
+        loss=lambda _, batch: CRITERION(model, batch),
+    )
     parts = {"model": model}
-    refused(BadArgument, "gave no gradient", loop=loop, loss=lambda _, batch: CRITERION(parts["model"], batch))
+    refused(
+        BadArgument,
+        "gave no gradient",
+        loop=loop,
+        loss=lambda _, batch: CRITERION(parts["model"], batch),
+    )
     other = loop.optimizer
 
     def step(model: nn.Module, _: torch.optim.Optimizer, batch: Any) -> torch.Tensor:
@@ -333,7 +449,9 @@ def test_functions_that_work_on_the_training_itself_are_found_and_it_is_put_back
 def test_epochs_seconds_and_percent_are_counted() -> None:
     loader = DataLoader(TensorDataset(INPUTS, LABELS), batch_size=8, shuffle=True)
     loop = OwnLoop(scheduler="lambda")
-    found = loop.fork(batches=loader, horizon="25%", left="8 epochs", scheduler_each="epoch", tail="none")
+    found = loop.fork(
+        batches=loader, horizon="25%", left="8 epochs", scheduler_each="epoch", tail="none"
+    )
     assert found.horizon == 192 and found.left == 768
     found = OwnLoop().fork(batches=loader, horizon="0.05 s")
     assert 8 < found.horizon < 8_000
@@ -348,15 +466,24 @@ def test_a_scheduler_stepped_every_epoch_is_stepped_every_epoch() -> None:
     loop = OwnLoop(scheduler="lambda")
     loader = DataLoader(TensorDataset(INPUTS, LABELS), batch_size=32, shuffle=True)
     loop.fork(
-        batches=loader, horizon="2 epochs", scheduler_each="epoch", tail="none", alternatives=[Custom("look", look)]
+        batches=loader,
+        horizon="2 epochs",
+        scheduler_each="epoch",
+        tail="none",
+        alternatives=[Custom("look", look)],
     )
     assert rates == [0.05] * 3 + [0.025] * 3
 
 
 def test_progress_is_told_after_every_branch() -> None:
     told: list[tuple[str, int, int]] = []
-    OwnLoop().fork(replicates=2, progress=lambda result, done, total: told.append((result.alternative, done, total)))
-    assert [done for _, done, _ in told] == [1, 2, 3, 4, 5, 6] and {total for *_, total in told} == {6}
+    OwnLoop().fork(
+        replicates=2,
+        progress=lambda result, done, total: told.append((result.alternative, done, total)),
+    )
+    assert [done for _, done, _ in told] == [1, 2, 3, 4, 5, 6] and {
+        total for *_, total in told
+    } == {6}
 
 
 def test_a_pool_that_is_given_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,10 +498,14 @@ def test_a_pool_that_is_given_stays_open(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.slow
 def test_processes_give_the_same_bits() -> None:
     found = {
-        pool: OwnLoop("AdamW", dropout=0.3).fork(batches=(INPUTS, LABELS), batch_size=8, replicates=2, pool=pool)
+        pool: OwnLoop("AdamW", dropout=0.3).fork(
+            batches=(INPUTS, LABELS), batch_size=8, replicates=2, pool=pool
+        )
         for pool in ("here", "processes:2")
     }
-    here, there = ([{**result.to_dict(), "seconds": 0} for result in each.results] for each in found.values())
+    here, there = (
+        [{**result.to_dict(), "seconds": 0} for result in each.results] for each in found.values()
+    )
     assert here == there
 
 

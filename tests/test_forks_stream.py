@@ -29,7 +29,9 @@ def batches(count: int = 12, size: int = 4) -> Iterator[torch.Tensor]:
 
 def examples(factor: float, updates: int) -> list[list[int]]:
     stream = Stream(batches())
-    return [[int(one) for piece in stream.take(factor).pieces for one in piece] for _ in range(updates)]
+    return [
+        [int(one) for piece in stream.take(factor).pieces for one in piece] for _ in range(updates)
+    ]
 
 
 @pytest.mark.parametrize("factor", [0.25, 0.5, 1, 1.5, 2, 3])
@@ -63,7 +65,12 @@ def test_skipped_updates_move_the_data_on() -> None:
     stream = Stream(batches())
     stream.skip(1, 3)
     taken = [stream.take(1) for _ in range(4)]
-    assert [[piece.tolist() for piece in one.pieces] for one in taken] == [[[0, 1, 2, 3]], [], [], [[12, 13, 14, 15]]]
+    assert [[piece.tolist() for piece in one.pieces] for one in taken] == [
+        [[0, 1, 2, 3]],
+        [],
+        [],
+        [[12, 13, 14, 15]],
+    ]
     assert [one.examples for one in taken] == [4, 4, 4, 4]
 
 
@@ -75,7 +82,9 @@ def test_batches_that_differ_in_shape_stay_apart() -> None:
 def test_data_that_end_are_named() -> None:
     stream = Stream(batches(2))
     stream.take(2)
-    with pytest.raises(BadArgument, match=r"`horizon` is beyond the data: `batches` ended after 8 examples"):
+    with pytest.raises(
+        BadArgument, match=r"`horizon` is beyond the data: `batches` ended after 8 examples"
+    ):
         stream.take(1)
 
 
@@ -95,7 +104,9 @@ class Augmented(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return noise, torch.tensor(place)
 
 
-def drawn(data: object, seed: int, size: int | None = None, disturb: bool = False) -> list[torch.Tensor]:
+def drawn(
+    data: object, seed: int, size: int | None = None, disturb: bool = False
+) -> list[torch.Tensor]:
     replayed, found = data_of(data, size).batches(seed), []
     for _ in range(7):
         batch = next(replayed)
@@ -113,7 +124,9 @@ SETS = {
 
 @pytest.mark.parametrize("dataset", SETS.values(), ids=SETS)
 @pytest.mark.parametrize("kind", ["loader", "weighted", "examples", "function"])
-def test_a_seed_replays_its_order_whatever_the_model_draws(dataset: "Dataset[object]", kind: str) -> None:
+def test_a_seed_replays_its_order_whatever_the_model_draws(
+    dataset: "Dataset[object]", kind: str
+) -> None:
     weighted = WeightedRandomSampler([1.0] * 20, 20)
     data, size = {
         "loader": (DataLoader(dataset, batch_size=3, shuffle=True), None),
@@ -134,7 +147,9 @@ def test_every_epoch_of_a_loader_has_every_example_once() -> None:
     replayed = data.batches(0)
     epochs = [torch.cat([next(replayed)[0] for _ in range(3)]) for _ in range(2)]
     assert data.epoch == 10 and data.size == 4
-    assert all(sorted(epoch.tolist()) == list(range(10)) for epoch in epochs) and not torch.equal(*epochs)
+    assert all(sorted(epoch.tolist()) == list(range(10)) for epoch in epochs) and not torch.equal(
+        *epochs
+    )
 
 
 def test_a_list_of_batches_gets_a_new_order_in_every_epoch() -> None:
@@ -150,8 +165,14 @@ class Endless(IterableDataset[int]):
 
 
 UNUSABLE = {
-    "iterable data set": (DataLoader(Endless()), "IterableDataset, which cannot be replayed: give batches=lambda seed"),
-    "order": (DataLoader(range(9), batch_size=2), "SequentialSampler, whose order does not depend on a seed"),  # type: ignore[arg-type]
+    "iterable data set": (
+        DataLoader(Endless()),
+        "IterableDataset, which cannot be replayed: give batches=lambda seed",
+    ),
+    "order": (
+        DataLoader(range(9), batch_size=2),
+        "SequentialSampler, whose order does not depend on a seed",
+    ),  # type: ignore[arg-type]
     "batch sampler": (
         DataLoader(range(9), batch_sampler=[[0, 1], [2]]),  # type: ignore[arg-type]
         "list, whose order does not depend on a seed",
@@ -163,7 +184,9 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize(("given", "message"), UNUSABLE.values(), ids=UNUSABLE)
-def test_data_that_cannot_be_replayed_are_refused_with_what_to_give(given: object, message: str) -> None:
+def test_data_that_cannot_be_replayed_are_refused_with_what_to_give(
+    given: object, message: str
+) -> None:
     with pytest.raises(BadArgument, match=message):
         data_of(given, None)
 
@@ -173,7 +196,10 @@ def test_a_sampler_of_torch_inside_a_batch_sampler_can_be_replayed() -> None:
     sampler = BatchSampler(RandomSampler(dataset), 4, drop_last=True)
     assert data_of(DataLoader(dataset, batch_sampler=sampler), None).size == 4
     with pytest.raises(BadArgument, match="SequentialSampler"):
-        data_of(DataLoader(dataset, batch_sampler=BatchSampler(SequentialSampler(dataset), 4, True)), None)
+        data_of(
+            DataLoader(dataset, batch_sampler=BatchSampler(SequentialSampler(dataset), 4, True)),
+            None,
+        )
 
 
 @pytest.mark.parametrize(
@@ -191,7 +217,10 @@ def test_a_sampler_of_torch_inside_a_batch_sampler_can_be_replayed() -> None:
 )
 def test_a_horizon_is_counted_in_examples(text: str, expected: int) -> None:
     horizon = Horizon.parse(text)
-    assert horizon.examples(batch=10, epoch=100, left=1_200, seconds_per_update=lambda: 0.05) == expected
+    assert (
+        horizon.examples(batch=10, epoch=100, left=1_200, seconds_per_update=lambda: 0.05)
+        == expected
+    )
 
 
 def test_all_that_is_left_is_not_rounded_to_more() -> None:
@@ -201,14 +230,17 @@ def test_all_that_is_left_is_not_rounded_to_more() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["500", "nan updates", "0 epochs", "-3 updates", "1e400 updates", "12 parsecs", 500, None]
+    "text",
+    ["500", "nan updates", "0 epochs", "-3 updates", "1e400 updates", "12 parsecs", 500, None],
 )
 def test_a_horizon_without_a_unit_is_refused(text: object) -> None:
     with pytest.raises(BadArgument, match="`horizon`"):
         Horizon.parse(text)
 
 
-@pytest.mark.parametrize(("text", "way"), [("2 epochs", "in updates"), ("25%", "give `left`"), ("3 s", "in updates")])
+@pytest.mark.parametrize(
+    ("text", "way"), [("2 epochs", "in updates"), ("25%", "give `left`"), ("3 s", "in updates")]
+)
 def test_a_horizon_that_needs_more_says_what(text: str, way: str) -> None:
     with pytest.raises(BadArgument, match=way):
         Horizon.parse(text).examples(batch=10)
@@ -217,9 +249,14 @@ def test_a_horizon_that_needs_more_says_what(text: str, way: str) -> None:
 def test_the_mean_size_of_a_batch_counts_the_small_ones_at_the_end_of_an_epoch() -> None:
     examples = torch.zeros(10, 1)
     loaders = {
-        last: DataLoader(TensorDataset(examples), batch_size=4, shuffle=True, drop_last=last) for last in (False, True)
+        last: DataLoader(TensorDataset(examples), batch_size=4, shuffle=True, drop_last=last)
+        for last in (False, True)
     }
-    assert data_of((examples,), 4).filled == data_of(loaders[False], None).filled == pytest.approx(10 / 12)
+    assert (
+        data_of((examples,), 4).filled
+        == data_of(loaders[False], None).filled
+        == pytest.approx(10 / 12)
+    )
     assert data_of(loaders[True], None).filled == data_of((examples,), 5).filled == 1
     assert data_of([examples[:4], examples[:2]], None).filled == 0.75
     assert data_of([examples[:2], examples[:4]], None).filled == 1.5

@@ -24,10 +24,16 @@ def exhibits() -> dict[str, Any]:
     return runpy.run_path(str(EXAMPLE))["EXHIBITS"]
 
 
-def test_the_page_has_a_section_and_a_picture_for_each_run_of_the_example(exhibits: dict[str, Any]) -> None:
+def test_the_page_has_a_section_and_a_picture_for_each_run_of_the_example(
+    exhibits: dict[str, Any],
+) -> None:
     assert len(exhibits) == 6
-    assert [exhibit.title for exhibit in exhibits.values()] == re.findall(r"^### (.+)$", SIX, flags=re.MULTILINE)
-    assert [f"gallery/run-{name}.webp" for name in exhibits] == re.findall(r"\]\((gallery/run-\S+)\)", PAGE)
+    assert [exhibit.title for exhibit in exhibits.values()] == re.findall(
+        r"^### (.+)$", SIX, flags=re.MULTILINE
+    )
+    assert [f"gallery/run-{name}.webp" for name in exhibits] == re.findall(
+        r"\]\((gallery/run-\S+)\)", PAGE
+    )
 
 
 def test_every_kind_of_page_is_shown_in_both_schemes_and_widths() -> None:
@@ -37,7 +43,9 @@ def test_every_kind_of_page_is_shown_in_both_schemes_and_widths() -> None:
     pictures = re.findall(r"\]\((gallery/\S+\.webp)\)", PAGE)
     assert shown <= set(pictures) and len(pictures) == len(set(pictures))
     assert [picture for picture in pictures if not (ROOT / "docs" / picture).exists()] == []
-    assert {f"gallery/{path.name}" for path in (ROOT / "docs" / "gallery").iterdir()} - set(pictures) == {
+    assert {f"gallery/{path.name}" for path in (ROOT / "docs" / "gallery").iterdir()} - set(
+        pictures
+    ) == {
         "gallery/demo-1280-light.webp"  # of the README
     }
 

@@ -30,7 +30,10 @@ def regression(seed: int = 0) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     inputs = torch.randn(64, 4, generator=generator, dtype=torch.float64)
     model = nn.Sequential(nn.Linear(4, 1, bias=False, dtype=torch.float64), nn.Flatten(0))
     nn.init.zeros_(model[0].weight)
-    return model, (inputs, inputs.sum(1) + 0.1 * torch.randn(64, generator=generator, dtype=torch.float64))
+    return model, (
+        inputs,
+        inputs.sum(1) + 0.1 * torch.randn(64, generator=generator, dtype=torch.float64),
+    )
 
 
 class Guarded:
@@ -39,8 +42,12 @@ class Guarded:
     def __init__(self, rate: float, expected: float | None = None, momentum: float = 0.9) -> None:
         self.model, self.data = regression()
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=rate, momentum=momentum)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1 - step / STEPS)
-        self.guard = Guard(self.model, self.optimizer, self.scheduler, loss=SQUARED, steps=STEPS, expected=expected)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: 1 - step / STEPS
+        )
+        self.guard = Guard(
+            self.model, self.optimizer, self.scheduler, loss=SQUARED, steps=STEPS, expected=expected
+        )
 
     def step(self, at: int) -> tuple[float, bool]:
         chosen = torch.randperm(64, generator=torch.Generator().manual_seed(at))[:8]
@@ -90,7 +97,9 @@ def test_a_collapse_restores_the_kept_state_at_a_lower_rate(spoiled: float) -> N
     backs = [training.step(step)[1] for step in range(60, 70)]
     assert sum(backs) == 1 and training.loss() < 4 * before + 0.02
     factor = 0.5 if not math.isfinite(spoiled) else 0.5**0.5
-    assert training.optimizer.param_groups[0]["lr"] == pytest.approx(0.02 * factor * (1 - 70 / STEPS))
+    assert training.optimizer.param_groups[0]["lr"] == pytest.approx(
+        0.02 * factor * (1 - 70 / STEPS)
+    )
 
 
 def test_one_batch_with_a_high_loss_is_no_collapse() -> None:
@@ -105,16 +114,26 @@ def test_one_batch_with_a_high_loss_is_no_collapse() -> None:
 def test_where_far_less_is_learnt_than_expected_the_rate_is_lowered_from_30_percent_on() -> None:
     training = Guarded(1e-4, expected=1e-3, momentum=0.0)
     backs = [step for step in range(STEPS) if training.step(step)[1]]
-    assert backs[0] == 0.3 * STEPS and all(later - one >= 0.1 * STEPS for one, later in pairwise(backs))
+    assert backs[0] == 0.3 * STEPS and all(
+        later - one >= 0.1 * STEPS for one, later in pairwise(backs)
+    )
 
 
-def test_a_training_that_fell_back_to_a_plateau_returns_also_where_the_batch_is_a_hard_one() -> None:
-    """Its loss is as high as at the start again. On the batch of the test the kept state has a higher loss, by chance."""
+def test_a_training_that_fell_back_to_a_plateau_returns_also_where_the_batch_is_a_hard_one() -> (
+    None
+):
+    """Its loss is as high as at the start again. On the batch of the test the kept state has a
+    higher loss, by chance."""
     model, data = regression()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     guard = Guard(
-        model, optimizer, scheduler, loss=lambda _, batch: torch.full((len(batch[0]),), 8.0), steps=STEPS, expected=0.8
+        model,
+        optimizer,
+        scheduler,
+        loss=lambda _, batch: torch.full((len(batch[0]),), 8.0),
+        steps=STEPS,
+        expected=0.8,
     )
     weight = next(model.parameters())
     backs = []
@@ -154,9 +173,17 @@ def test_a_guarded_run_that_was_stopped_resumes_to_the_same_bits(
 ) -> None:
     monkeypatch.setattr(recorded, "load", lambda *_, **__: doubtful())
     asked = Configuration(
-        problem="x:y", learning_rate=3.0, schedule="linear", steps=STEPS, batch_size=8, momentum=0.5, guard=0.1,
-        check_edge=False, check_endpoint=False, **measured,
-    )  # fmt: skip
+        problem="x:y",
+        learning_rate=3.0,
+        schedule="linear",
+        steps=STEPS,
+        batch_size=8,
+        momentum=0.5,
+        guard=0.1,
+        check_edge=False,
+        check_endpoint=False,
+        **measured,
+    )
     whole = train(doubtful(), asked, tmp_path / "whole")
     texts = [event["text"] for event in whole.events if event["event"] == "warning"]
     assert whole.status == "finished" and any("the guard went back" in text for text in texts)
@@ -167,7 +194,8 @@ def test_a_guarded_run_that_was_stopped_resumes_to_the_same_bits(
     resumed = resume(folder)
     assert resumed.losses[1].tolist() == whole.losses[1].tolist()
     examined = [
-        [event["step"] for event in run.events if event["event"] == "loss_examined"] for run in (whole, resumed)
+        [event["step"] for event in run.events if event["event"] == "loss_examined"]
+        for run in (whole, resumed)
     ]
     assert examined[0] == examined[1]
     again = state_at(whole, 90, "fork", doubtful())
@@ -200,7 +228,9 @@ def test_bad_arguments_are_refused(wrong: dict[str, Any]) -> None:
             ],
             [10],
         ),
-        lambda o: torch.optim.lr_scheduler.ChainedScheduler([torch.optim.lr_scheduler.ExponentialLR(o, 0.9)]),
+        lambda o: torch.optim.lr_scheduler.ChainedScheduler(
+            [torch.optim.lr_scheduler.ExponentialLR(o, 0.9)]
+        ),
         torch.optim.lr_scheduler.ReduceLROnPlateau,
     ],
 )
@@ -224,10 +254,20 @@ def test_a_return_lowers_all_later_rates_of_any_scheduler(made: Any) -> None:
 
 def test_a_return_at_a_measured_step_leaves_no_hooks(tmp_path: Path) -> None:
     asked = Configuration(
-        problem="x:y", learning_rate=1.0, steps=STEPS, batch_size=8, guard=0.1, check_edge=False, every=1, budget=0.5
+        problem="x:y",
+        learning_rate=1.0,
+        steps=STEPS,
+        batch_size=8,
+        guard=0.1,
+        check_edge=False,
+        every=1,
+        budget=0.5,
     )
     run = train(doubtful(), asked, tmp_path)
-    series, returns = run.series("noise"), [text for text in run.warnings if "the guard went back" in text]
+    series, returns = (
+        run.series("noise"),
+        [text for text in run.warnings if "the guard went back" in text],
+    )
     assert returns and run.steps == STEPS and series is not None and len(series.steps) < STEPS
 
 
@@ -251,7 +291,9 @@ def test_sparse_and_half_precision_gradients_are_finite_or_not() -> None:
     model = nn.EmbeddingBag(10, 2, sparse=True)
     half = nn.Parameter(torch.zeros(100_000, dtype=torch.float16))
     optimizer = torch.optim.SGD([*model.parameters(), half], lr=0.1)
-    guard = Guard(model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer), loss=SQUARED, steps=10)
+    guard = Guard(
+        model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer), loss=SQUARED, steps=10
+    )
     model(torch.tensor([[1, 2]])).sum().backward()
     half.grad = torch.full_like(half, 300.0)  # its norm is above the largest number
     assert not guard.went_back(1.0, None)

@@ -1,4 +1,5 @@
-"""Sentences about the noise scale if few examples carry the gradient: they hold, and they name the cause."""
+"""Sentences about the noise scale if few examples carry the gradient: they hold, and they name the
+cause."""
 
 import math
 import sys
@@ -23,9 +24,17 @@ from gradiometer.verdict import say
 def noise(variance: np.ndarray, norm_squared: np.ndarray) -> Series:
     """Readings at B = 32, 10 steps apart."""
     count = len(variance)
-    moments = {"gradient_variance": variance[:, None], "gradient_norm_squared": norm_squared[:, None]}
+    moments = {
+        "gradient_variance": variance[:, None],
+        "gradient_norm_squared": norm_squared[:, None],
+    }
     return Series(
-        "noise", np.arange(count) * 10, np.full(count, 32), np.full(count, 0.1), moments, Sampling(Draw.FRESH)
+        "noise",
+        np.arange(count) * 10,
+        np.full(count, 32),
+        np.full(count, 0.1),
+        moments,
+        Sampling(Draw.FRESH),
     )
 
 
@@ -47,7 +56,8 @@ def test_without_room_for_unseen_pairs_it_is_false() -> None:
 
 
 def test_at_least_is_true_where_it_is_seldom_said() -> None:
-    """At ‖g‖² of two standard errors it is said in few windows, and those are the ones with a small estimate."""
+    """At ‖g‖² of two standard errors it is said in few windows, and those are the ones with a small
+    estimate."""
     random, truth = np.random.default_rng(0), 2.0
     lows = []
     for _ in range(60):
@@ -60,7 +70,10 @@ def test_at_least_is_true_where_it_is_seldom_said() -> None:
 def test_light_tails_leave_the_interval_nearly_as_it_is() -> None:
     family = outliers(share=0.5)
     variance, norm_squared = (each[0] for each in family.readings(1, 100, 32, seed=1))
-    plain, roomy = (ratio_now(variance, norm_squared, steps=np.arange(100), rare_noise=rho) for rho in (None, 2 / 32))
+    plain, roomy = (
+        ratio_now(variance, norm_squared, steps=np.arange(100), rare_noise=rho)
+        for rho in (None, 2 / 32)
+    )
     assert roomy.value == plain.value and roomy.high == plain.high
     assert 0.8 * plain.low < roomy.low <= plain.low
 
@@ -71,10 +84,15 @@ def test_the_finding_names_heavy_tails() -> None:
     )
     assert estimates["noise_variation"].value > 1
     scale = Estimate.interval(450.0, 364.0, 589.0, level=0.9, method="now", samples=100)
-    found = judge_batch_size("noise", Estimate.exact(32.0), scale, variation=estimates["noise_variation"])
+    found = judge_batch_size(
+        "noise", Estimate.exact(32.0), scale, variation=estimates["noise_variation"]
+    )
     assert found.state is State.LOOK and "as if few examples carried" in say(found).caveat
     even = replace(Estimate.exact(0.3), samples=100)
-    assert "few examples" not in say(judge_batch_size("noise", Estimate.exact(32.0), scale, variation=even)).caveat
+    assert (
+        "few examples"
+        not in say(judge_batch_size("noise", Estimate.exact(32.0), scale, variation=even)).caveat
+    )
 
 
 def test_if_few_readings_carry_the_noise_nothing_is_advised() -> None:
@@ -87,14 +105,18 @@ def test_if_few_readings_carry_the_noise_nothing_is_advised() -> None:
     refused = found(4.0)
     assert refused.state is State.CANNOT_TELL and not say(refused).advice
     assert (
-        "cannot be bounded: few examples carry the noise" in say(refused).seen and "4.0 of the 20" in say(refused).seen
+        "cannot be bounded: few examples carry the noise" in say(refused).seen
+        and "4.0 of the 20" in say(refused).seen
     )
     assert say(found(2.0)).advice
 
 
 def test_a_drift_of_the_noise_is_no_heavy_tail() -> None:
     falling = 1000 * 0.9 ** np.arange(60.0)
-    assert GradientNoise().estimate(noise(falling, np.ones(60)).at_newest())["noise_variation"].value < 0.1
+    assert (
+        GradientNoise().estimate(noise(falling, np.ones(60)).at_newest())["noise_variation"].value
+        < 0.1
+    )
 
 
 @pytest.mark.nightly

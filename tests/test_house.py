@@ -22,7 +22,9 @@ def module_of(path: Path) -> str:
 
 def test_no_two_files_import_each_other() -> None:
     """Also counted: imports inside functions, and those for annotations alone."""
-    trees = {module_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in ROOT.rglob("*.py")}
+    trees = {
+        module_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in ROOT.rglob("*.py")
+    }
     imported: dict[str, set[str]] = {name: set() for name in trees}
     for name, tree in trees.items():
         for node in ast.walk(tree):
@@ -41,7 +43,9 @@ def test_there_is_one_conftest_which_tests_import_by_its_name() -> None:
     assert [*TESTS.rglob("conftest.py")] == [TESTS / "conftest.py"]
 
 
-@pytest.mark.parametrize("room", sorted({path.parent for path in ROOT.rglob("*.py")}), ids=lambda room: room.name)
+@pytest.mark.parametrize(
+    "room", sorted({path.parent for path in ROOT.rglob("*.py")}), ids=lambda room: room.name
+)
 def test_a_room_is_small(room: Path) -> None:
     files = [path.name for path in room.glob("*.py") if path.name != "__init__.py"]
     assert room.name in ONE_FILE_EACH or len(files) <= MOST_FILES, files
@@ -49,7 +53,8 @@ def test_a_room_is_small(room: Path) -> None:
 
 def test_files_are_short() -> None:
     lines = {
-        path: len(path.read_text(encoding="utf-8").splitlines()) for path in (*ROOT.rglob("*.py"), *TESTS.rglob("*.py"))
+        path: len(path.read_text(encoding="utf-8").splitlines())
+        for path in (*ROOT.rglob("*.py"), *TESTS.rglob("*.py"))
     }
     allowed = {path: LONGEST if ROOT in path.parents else LONGEST_TEST for path in lines}
     assert {path.name: count for path, count in lines.items() if count > allowed[path]} == {}

@@ -1,4 +1,5 @@
-"""The Hugging Face Trainer with our callback: the same bits, and the same number on a problem of known noise."""
+"""The Hugging Face Trainer with our callback: the same bits, and the same number on a problem of
+known noise."""
 
 import copy
 import math
@@ -43,12 +44,23 @@ def trained(
     from gradiometer.integrations import HuggingFaceCallback
 
     asked = MEASURED | {"gauges": gauges}
-    callback = HuggingFaceCallback(lambda model, batch: model(**batch)["loss"], out=out / "runs", **asked)
+    callback = HuggingFaceCallback(
+        lambda model, batch: model(**batch)["loss"], out=out / "runs", **asked
+    )
     settings = {
-        "output_dir": str(out / "trainer"), "report_to": [], "disable_tqdm": True, "use_cpu": True, "optim": "sgd",
-        "learning_rate": RATE, "per_device_train_batch_size": BATCH, "num_train_epochs": 1, "save_strategy": "no",
-        "logging_steps": 1, "seed": 3, "lr_scheduler_type": "constant",
-    }  # fmt: skip
+        "output_dir": str(out / "trainer"),
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "optim": "sgd",
+        "learning_rate": RATE,
+        "per_device_train_batch_size": BATCH,
+        "num_train_epochs": 1,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "seed": 3,
+        "lr_scheduler_type": "constant",
+    }
     arguments = transformers.TrainingArguments(**(settings | arguments))
     callbacks = [callback] if watched else []
     trainer = transformers.Trainer(model, arguments, train_dataset=examples, callbacks=callbacks)
@@ -67,8 +79,13 @@ def test_the_trainer_measures_the_known_noise_of_unclipped_gradients_and_keeps_t
     tmp_path: Path, accumulation: int
 ) -> None:
     """It clips at a norm of 1 by default, and draws without replacement."""
-    sizes = {"gradient_accumulation_steps": accumulation, "per_device_train_batch_size": BATCH // accumulation}
-    _, callback = trained(tmp_path, Returning(), points(400), num_train_epochs=3, max_grad_norm=0.01, **sizes)
+    sizes = {
+        "gradient_accumulation_steps": accumulation,
+        "per_device_train_batch_size": BATCH // accumulation,
+    }
+    _, callback = trained(
+        tmp_path, Returning(), points(400), num_train_epochs=3, max_grad_norm=0.01, **sizes
+    )
     run = callback.watch.run
     assert run.sampling == sampling_of(DataLoader(POINTS, shuffle=True))
     assert_known(diagnose(run).estimates)
@@ -84,10 +101,20 @@ def test_the_trainer_measures_the_known_noise_of_unclipped_gradients_and_keeps_t
 @QUIET
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_the_trainer_reads_the_temperature_of_the_gradients_it_has_clipped(tmp_path: Path, accumulation: int) -> None:
+def test_the_trainer_reads_the_temperature_of_the_gradients_it_has_clipped(
+    tmp_path: Path, accumulation: int
+) -> None:
     """It clips before the callback is called."""
-    sizes = {"gradient_accumulation_steps": accumulation, "per_device_train_batch_size": BATCH // accumulation}
-    moving = {"learning_rate": 0.1, "max_grad_norm": 0.5, **sizes, "gauges": "temperature,trajectory"}
+    sizes = {
+        "gradient_accumulation_steps": accumulation,
+        "per_device_train_batch_size": BATCH // accumulation,
+    }
+    moving = {
+        "learning_rate": 0.1,
+        "max_grad_norm": 0.5,
+        **sizes,
+        "gauges": "temperature,trajectory",
+    }
     watched, plain = Returning(), Returning()
     _, callback = trained(tmp_path, watched, points(160), **moving)
     trained(tmp_path, plain, points(160), watched=False, **moving)
@@ -105,7 +132,9 @@ class Spoiled(nn.Module):
         self.outer = nn.Linear(4, 3)
 
     def forward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return {"loss": nn.functional.cross_entropy(self.outer(self.middle(self.inner(inputs))), labels)}
+        return {
+            "loss": nn.functional.cross_entropy(self.outer(self.middle(self.inner(inputs))), labels)
+        }
 
 
 class Logarithm(nn.Module):
@@ -169,19 +198,32 @@ def test_the_loss_is_found_where_the_trainer_finds_it_and_copies_of_the_model_le
         fails = True
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            for copied in (copy.deepcopy(kwargs["model"]), pickle.loads(pickle.dumps(kwargs["model"]))):
+            for copied in (
+                copy.deepcopy(kwargs["model"]),
+                pickle.loads(pickle.dumps(kwargs["model"])),
+            ):
                 copied(POINTS[:2])
             if self.fails and state.global_step == 3:
                 raise ZeroDivisionError
 
     callback, copies = HuggingFaceCallback(out=tmp_path / "runs", **MEASURED), Copies()
     settings = {
-        "output_dir": str(tmp_path), "report_to": [], "disable_tqdm": True, "use_cpu": True, "save_strategy": "no",
-        "per_device_train_batch_size": BATCH, "max_steps": 5, "optim": "sgd", "learning_rate": RATE,
-    }  # fmt: skip
+        "output_dir": str(tmp_path),
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "save_strategy": "no",
+        "per_device_train_batch_size": BATCH,
+        "max_steps": 5,
+        "optim": "sgd",
+        "learning_rate": RATE,
+    }
     model = Named(by_name)
     trainer = transformers.Trainer(
-        model, transformers.TrainingArguments(**settings), train_dataset=points(80), callbacks=[callback, copies]
+        model,
+        transformers.TrainingArguments(**settings),
+        train_dataset=points(80),
+        callbacks=[callback, copies],
     )
     with pytest.raises(ZeroDivisionError):
         trainer.train()

@@ -31,17 +31,25 @@ def weighted(trainer: type) -> type:
     """A Trainer with a loss of its own."""
 
     class Weighted(trainer):  # type: ignore[misc]
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **named: Any) -> Any:
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, **named: Any
+        ) -> Any:
             labels = inputs.pop("labels")
             outputs = model(**inputs)
-            loss = nn.functional.cross_entropy(outputs["logits"], labels, reduction="none").square().mean()
+            loss = (
+                nn.functional.cross_entropy(outputs["logits"], labels, reduction="none")
+                .square()
+                .mean()
+            )
             return (loss, outputs) if return_outputs else loss
 
     return Weighted
 
 
 def counted(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
-    return nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
+    return (
+        nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
+    )
 
 
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -51,21 +59,36 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def trained(out: Path, kind: str, *, watched: bool = True, loss: Any = None, resume: Any = None, **more: Any) -> Any:
+def trained(
+    out: Path, kind: str, *, watched: bool = True, loss: Any = None, resume: Any = None, **more: Any
+) -> Any:
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
     from gradiometer.integrations import HuggingFaceCallback
 
     given, arguments = KINDS[kind]
-    trainer_class = weighted(transformers.Trainer) if kind == "own compute_loss" else transformers.Trainer
-    callback = HuggingFaceCallback(loss, out=out / "runs", every=1, gauges="noise", page=False, quiet=True)
+    trainer_class = (
+        weighted(transformers.Trainer) if kind == "own compute_loss" else transformers.Trainer
+    )
+    callback = HuggingFaceCallback(
+        loss, out=out / "runs", every=1, gauges="noise", page=False, quiet=True
+    )
     settings = {
-        "output_dir": str(out / "trainer"), "report_to": [], "disable_tqdm": True, "use_cpu": True, "optim": "sgd",
-        "learning_rate": 0.1, "per_device_train_batch_size": 8, "max_steps": 4, "save_strategy": "no", "seed": 3,
-    }  # fmt: skip
+        "output_dir": str(out / "trainer"),
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "optim": "sgd",
+        "learning_rate": 0.1,
+        "per_device_train_batch_size": 8,
+        "max_steps": 4,
+        "save_strategy": "no",
+        "seed": 3,
+    }
     generator = torch.Generator().manual_seed(1)
     examples = [
-        {"inputs": torch.randn(4, generator=generator), "labels": torch.tensor(place % 3)} for place in range(128)
+        {"inputs": torch.randn(4, generator=generator), "labels": torch.tensor(place % 3)}
+        for place in range(128)
     ]
     model = Classifier()
     trainer = trainer_class(
@@ -98,14 +121,18 @@ def test_a_loss_that_the_trainer_computes_is_the_one_that_is_measured(
 def test_a_loss_that_is_given_is_used_with_the_batch_and_its_labels(tmp_path: Path) -> None:
     def smoothed(model: nn.Module, batch: Any) -> Tensor:
         logits = model(batch["inputs"])["logits"]
-        return nn.functional.cross_entropy(logits, batch["labels"], label_smoothing=0.2, reduction="none")
+        return nn.functional.cross_entropy(
+            logits, batch["labels"], label_smoothing=0.2, reduction="none"
+        )
 
     _, callback = trained(tmp_path, "label smoothing", loss=smoothed)
     assert callback.watch.run.warnings == [] and len(callback.watch.run.series("noise")) == 4
 
 
 @QUIET
-def test_training_that_resumes_from_another_folder_continues_the_run_or_begins_a_new_one(tmp_path: Path) -> None:
+def test_training_that_resumes_from_another_folder_continues_the_run_or_begins_a_new_one(
+    tmp_path: Path,
+) -> None:
     saving = {"save_strategy": "steps", "save_steps": 2}
     kind = "label smoothing"
     _, first = trained(tmp_path, kind, max_steps=2, **saving)

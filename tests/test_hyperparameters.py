@@ -20,7 +20,12 @@ T = 5000
 
 
 def cosine(step: int, start: int = 0, end: int = T, high: float = 6e-4, low: float = 6e-5) -> float:
-    return low + (high - low) * (1 + math.cos(math.pi * min(step - start, end - start) / (end - start))) / 2
+    return (
+        low
+        + (high - low)
+        * (1 + math.cos(math.pi * min(step - start, end - start) / (end - start)))
+        / 2
+    )
 
 
 def recorded(rate: Callable[[int], float], steps: int = T) -> Hyperparameters:
@@ -42,7 +47,10 @@ def recorded(rate: Callable[[int], float], steps: int = T) -> Hyperparameters:
         (lambda t: 0.1 * (1 - t / T), "linear, from 0.1 to 0"),
         (lambda t: 0.1 * 0.999**t, "exponential, from 0.1 to 6.72e-4"),
         (lambda t: 0.1 / math.sqrt(1 + t), "falling, from 0.1 to 0.00141"),
-        (lambda t: 6e-4 * t / 100 if t < 100 else cosine(t, 100), "warm-up over 100 steps to 6e-4, then cosine to 6e-5"),
+        (
+            lambda t: 6e-4 * t / 100 if t < 100 else cosine(t, 100),
+            "warm-up over 100 steps to 6e-4, then cosine to 6e-5",
+        ),
         (lambda t: 1e-3 * min(t / 500, 1), "warm-up over 500 steps to 0.001, then constant"),
         (lambda t: 1e-3 * t / T, "rising, from 0 to 0.001 now"),
         (
@@ -53,18 +61,35 @@ def recorded(rate: Callable[[int], float], steps: int = T) -> Hyperparameters:
         (lambda t: cosine(t // 250 * 250), "cosine, from 6e-4 to 6e-5"),
         (lambda t: 0.05 * (1.1 + math.cos(t / 300)), "up and down between 0.005 and 0.105, now"),
     ],
-    ids=["constant", "cosine", "linear", "exponential", "root", "warm-up and cosine", "warm-up", "rising",
-         "trapezoid", "held", "once an epoch", "cycles"],
-)  # fmt: skip
+    ids=[
+        "constant",
+        "cosine",
+        "linear",
+        "exponential",
+        "root",
+        "warm-up and cosine",
+        "warm-up",
+        "rising",
+        "trapezoid",
+        "held",
+        "once an epoch",
+        "cycles",
+    ],
+)
 def test_a_schedule_in_words(rate: Callable[[int], float], words: str) -> None:
     """Steps at which the rate turns are known to a 64th."""
     found = recorded(rate).rate_words
     expected, given = (
-        [float(part.replace(",", "")) if part[0].isdigit() else part for part in text.replace(", ", " ").split()]
+        [
+            float(part.replace(",", "")) if part[0].isdigit() else part
+            for part in text.replace(", ", " ").split()
+        ]
         for text in (words, found)
     )
     for wanted, got in zip(expected, given, strict=False):
-        assert got == (pytest.approx(wanted, rel=1 / 30) if isinstance(wanted, float) else wanted), found
+        assert got == (
+            pytest.approx(wanted, rel=1 / 30) if isinstance(wanted, float) else wanted
+        ), found
 
 
 def test_cuts_are_named_with_their_steps() -> None:
@@ -75,18 +100,30 @@ def test_cuts_are_named_with_their_steps() -> None:
 def test_the_record_is_short_and_dense_enough() -> None:
     settings = recorded(lambda t: 1.0 + t, steps=100_000)
     gaps = np.diff(settings.steps)
-    assert len(settings.steps) < 600 and (gaps <= np.maximum(1, np.array(settings.steps[1:]) / 60)).all()
+    assert (
+        len(settings.steps) < 600
+        and (gaps <= np.maximum(1, np.array(settings.steps[1:]) / 60)).all()
+    )
 
 
 def test_groups_with_one_shape_and_with_different_ones() -> None:
     steps = tuple(range(0, 101, 5))
-    together = [(Group("SGD", "sgd", cosine(t, 0, 100)), Group("SGD", "sgd", 10 * cosine(t, 0, 100))) for t in steps]
+    together = [
+        (Group("SGD", "sgd", cosine(t, 0, 100)), Group("SGD", "sgd", 10 * cosine(t, 0, 100)))
+        for t in steps
+    ]
     apart = [(Group("SGD", "sgd", 0.1), Group("SGD", "sgd", 0.1 * (1 - t / 100))) for t in steps]
     words = Hyperparameters(steps, tuple(together), 100).rate_words
     assert words == "2 groups with peaks 6e-4 and 0.006; the largest: cosine, from 0.006 to 6e-4"
-    assert Hyperparameters(steps, tuple(apart), 100).rate_words == "2 groups: constant 0.1; linear, from 0.1 to 0"
+    assert (
+        Hyperparameters(steps, tuple(apart), 100).rate_words
+        == "2 groups: constant 0.1; linear, from 0.1 to 0"
+    )
     many = [tuple(Group("SGD", "sgd", 0.1 * 0.8**place) for place in range(12)) for _ in steps]
-    assert Hyperparameters(steps, tuple(many), 100).rate_words == "12 groups: from 0.00859 to 0.1, constant"
+    assert (
+        Hyperparameters(steps, tuple(many), 100).rate_words
+        == "12 groups: from 0.00859 to 0.1, constant"
+    )
 
 
 def test_an_exchanged_optimizer_is_named_and_the_peak_is_that_of_the_present_one() -> None:
@@ -97,12 +134,16 @@ def test_an_exchanged_optimizer_is_named_and_the_peak_is_that_of_the_present_one
 
 
 def test_several_optimizers_of_different_families_are_of_none() -> None:
-    settings = Hyperparameters((0,), ((Group("Muon", "other", 0.02), Group("AdamW", "adaptive", 1e-3)),))
+    settings = Hyperparameters(
+        (0,), ((Group("Muon", "other", 0.02), Group("AdamW", "adaptive", 1e-3)),)
+    )
     assert settings.family == "other" and settings.optimizer == "Muon and AdamW"
 
 
 def test_settings_without_a_step_are_refused() -> None:
-    with pytest.raises(BadArgument, match="`groups` needs the groups of each step, got 0 of 0 steps"):
+    with pytest.raises(
+        BadArgument, match="`groups` needs the groups of each step, got 0 of 0 steps"
+    ):
         Hyperparameters((), ())
 
 
@@ -112,7 +153,11 @@ def test_a_damaged_line_is_skipped_and_the_others_are_read(tmp_path: Path) -> No
         recorder.settings.look(0, (Group("SGD", "sgd", 0.1), Group("SGD", "sgd", 0.2)))
     lines = folder.readings_path().read_text().splitlines()
     line = next(json.loads(line) for line in lines if "hyperparameters" in line)
-    broken = [{**line, "step": 1, "learning_rate": [0.1]}, {**line, "step": 2, "family": "none"}, {**line, "step": 3}]
+    broken = [
+        {**line, "step": 1, "learning_rate": [0.1]},
+        {**line, "step": 2, "family": "none"},
+        {**line, "step": 3},
+    ]
     with folder.readings_path().open("a") as file:
         file.writelines(json.dumps(each) + "\n" for each in broken)
     run = Run.open(folder.path)
@@ -124,8 +169,16 @@ def test_a_run_without_a_record_has_the_rates_of_its_readings(tmp_path: Path) ->
     folder = RunFolder.create(tmp_path, "run", {"configuration": {"momentum": 0.9}})
     planned = Run.open(folder.path).hyperparameters
     assert planned is not None and planned.rate_words == "constant 0.1" and not planned.recorded
-    reading = {"kind": "reading", "gauge": "noise", "batch_size": 4, "moments": {"gradient_variance": [1.0]}}
+    reading = {
+        "kind": "reading",
+        "gauge": "noise",
+        "batch_size": 4,
+        "moments": {"gradient_variance": [1.0]},
+    }
     with folder.readings_path().open("w") as file:
-        file.writelines(json.dumps({**reading, "step": s, "learning_rate": r}) + "\n" for s, r in ((0, 0.1), (9, 0.2)))
+        file.writelines(
+            json.dumps({**reading, "step": s, "learning_rate": r}) + "\n"
+            for s, r in ((0, 0.1), (9, 0.2))
+        )
     found = Run.open(folder.path).hyperparameters
     assert found is not None and found.rates.tolist() == [0.1, 0.2] and found.now[0].momentum == 0.9

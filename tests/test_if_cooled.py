@@ -1,4 +1,5 @@
-"""Without a length: the loss if the rate went to zero now is forecast at doublings of the steps, and forks score it."""
+"""Without a length: the loss if the rate went to zero now is forecast at doublings of the steps,
+and forks score it."""
 
 import math
 from pathlib import Path
@@ -18,8 +19,12 @@ from test_train import StopAt, weights
 pytest.importorskip("schedulefree")
 
 
-@pytest.mark.parametrize(("averaged", "before"), [(1.0, 2.0), (1.0, 0.5), (0.01, 10.0), (-2.0, -1.0), (0.0, 1.0)])
-def test_the_forecast_lies_between_the_average_and_half_of_its_latest_change(averaged: float, before: float) -> None:
+@pytest.mark.parametrize(
+    ("averaged", "before"), [(1.0, 2.0), (1.0, 0.5), (0.01, 10.0), (-2.0, -1.0), (0.0, 1.0)]
+)
+def test_the_forecast_lies_between_the_average_and_half_of_its_latest_change(
+    averaged: float, before: float
+) -> None:
     found = if_cooled(averaged, before)
     assert found.low <= averaged <= found.high and found.low < found.value < found.high
     assert (found.value < averaged) == (before > averaged)
@@ -29,15 +34,25 @@ def test_the_forecast_lies_between_the_average_and_half_of_its_latest_change(ave
         assert widest == pytest.approx(abs(math.log(averaged / before)) / 2 + 0.1)
 
 
-@pytest.mark.parametrize(("averaged", "before"), [(math.nan, 1.0), (1.0, math.inf), (math.inf, math.nan)])
+@pytest.mark.parametrize(
+    ("averaged", "before"), [(math.nan, 1.0), (1.0, math.inf), (math.inf, math.nan)]
+)
 def test_a_loss_that_is_not_finite_has_no_forecast(averaged: float, before: float) -> None:
     with pytest.raises(BadArgument, match="must be finite"):
         if_cooled(averaged, before)
 
 
 def settings(**changes: Any) -> Configuration:
-    given = {"problem": "digits", "model": "mlp", "optimizer": "schedulefree", "steps": 330, "fork_budget": 3.0}
-    return Configuration(**(given | {"budget": 0.0, "clip": 5.0, "check_endpoint": False} | changes))
+    given = {
+        "problem": "digits",
+        "model": "mlp",
+        "optimizer": "schedulefree",
+        "steps": 330,
+        "fork_budget": 3.0,
+    }
+    return Configuration(
+        **(given | {"budget": 0.0, "clip": 5.0, "check_endpoint": False} | changes)
+    )
 
 
 def forecasts(run: Run) -> dict[int, dict[str, Any]]:
@@ -54,11 +69,17 @@ def test_forecasts_are_made_at_doublings_and_hold_in_the_forks_that_score_them(w
     assert list(found) == [64, 128, 256] and found[64]["forecast"] is None
     for step in (128, 256):
         one = found[step]
-        assert one["forecast"]["low"] <= one["seen"] <= one["forecast"]["high"] and one["going_on"] > 0
-        assert one["forecast"]["value"] == if_cooled(one["averaged"], found[step // 2]["averaged"]).value
+        assert (
+            one["forecast"]["low"] <= one["seen"] <= one["forecast"]["high"] and one["going_on"] > 0
+        )
+        assert (
+            one["forecast"]["value"]
+            == if_cooled(one["averaged"], found[step // 2]["averaged"]).value
+        )
     assert [(record.plan.step, record.fork.names) for record in forks_of(whole)] == [
-        (128, ("go on", "hold 0%")), (256, ("go on", "hold 0%")),
-    ]  # fmt: skip
+        (128, ("go on", "hold 0%")),
+        (256, ("go on", "hold 0%")),
+    ]
     (said,) = [one for one in diagnose(whole).findings if one.gauge == "if_cooled"]
     assert "2 of 2 such forecasts" in say(said).tried and any(
         "if the rate went to zero" in text for text in say(said).paragraphs
@@ -66,7 +87,9 @@ def test_forecasts_are_made_at_doublings_and_hold_in_the_forks_that_score_them(w
 
 
 @pytest.mark.slow
-def test_a_forecast_moves_no_weight_and_does_not_depend_on_the_length(whole: Run, tmp_path: Path) -> None:
+def test_a_forecast_moves_no_weight_and_does_not_depend_on_the_length(
+    whole: Run, tmp_path: Path
+) -> None:
     plain = train(load("digits", model="mlp"), settings(fork_budget=0.0), tmp_path)
     assert weights(plain) == weights(whole) and not forks_of(plain)
     assert [one["averaged"] for one in forecasts(plain).values()] == [
@@ -79,13 +102,18 @@ def test_a_forecast_moves_no_weight_and_does_not_depend_on_the_length(whole: Run
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [100, 128, 129, 300])
-def test_a_run_that_was_stopped_resumes_to_the_same_bits_and_forecasts(whole: Run, tmp_path: Path, stop: int) -> None:
+def test_a_run_that_was_stopped_resumes_to_the_same_bits_and_forecasts(
+    whole: Run, tmp_path: Path, stop: int
+) -> None:
     with pytest.raises(Interrupted):
         train(load("digits", model="mlp"), settings(), tmp_path, StopAt(stop))
     (folder,) = tmp_path.iterdir()
     resumed = resume(folder)
     assert weights(resumed) == weights(whole)
-    untimed = [{step: {**one, "time": 0} for step, one in forecasts(run).items()} for run in (resumed, whole)]
+    untimed = [
+        {step: {**one, "time": 0} for step, one in forecasts(run).items()}
+        for run in (resumed, whole)
+    ]
     assert untimed[0] == untimed[1]
 
 

@@ -23,7 +23,9 @@ def test_accelerate_is_watched_like_any_loop(tmp_path: Path) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     data = loader(480, BATCH // 4)
     model, optimizer, prepared = accelerator.prepare(model, optimizer, data)
-    with watch(model, optimizer, out=tmp_path, accumulation=4, sampling=sampling_of(data), **MEASURED) as w:
+    with watch(
+        model, optimizer, out=tmp_path, accumulation=4, sampling=sampling_of(data), **MEASURED
+    ) as w:
         for batch in prepared:
             with accelerator.accumulate(model):
                 loss = model(batch).mean()
@@ -46,7 +48,9 @@ def test_skorch_is_watched_by_its_train_step(tmp_path: Path) -> None:
 
         def on_train_begin(self, *arguments: Any, **more: Any) -> None:
             super().on_train_begin(*arguments, **more)
-            self.watch_ = watch(self.module_, self.optimizer_, loss=losses, out=tmp_path, **MEASURED)
+            self.watch_ = watch(
+                self.module_, self.optimizer_, loss=losses, out=tmp_path, **MEASURED
+            )
             self.watch_.__enter__()
 
         def train_step_single(self, batch: Any, **more: Any) -> Any:
@@ -77,5 +81,7 @@ def test_skorch_is_watched_by_its_train_step(tmp_path: Path) -> None:
 def test_an_example_ends_in_a_sentence(example: str, tmp_path: Path) -> None:
     """Where what it needs is not installed, the sentence says so."""
     path = Path(__file__).parent.parent / "examples" / f"{example}.py"
-    done = subprocess.run([sys.executable, path], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, path], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert "noise scale" in done.stdout or "This example needs" in done.stdout

@@ -1,4 +1,5 @@
-"""Jobs in this process: outcomes, seeds, what is shared, refusals, and the ledger of finished jobs."""
+"""Jobs in this process: outcomes, seeds, what is shared, refusals, and the ledger of
+finished jobs."""
 
 import functools
 import json
@@ -47,7 +48,9 @@ def test_one_failed_job_is_named_with_its_traceback_while_the_others_go_on() -> 
 def test_a_job_that_leaves_the_program_fails_alone() -> None:
     left, good = Here().run([Job("left", exit, (3,)), Job("good", half, (2,))])
     assert "SystemExit" in str(left.error) and good.result == 1.0
-    with pytest.raises(UserCodeFailed, match="the job 'left' raised SystemExit: 3, which ends a program"):
+    with pytest.raises(
+        UserCodeFailed, match="the job 'left' raised SystemExit: 3, which ends a program"
+    ):
         left.value()
 
 
@@ -64,7 +67,9 @@ def test_random_numbers_of_a_job_come_from_its_seed_and_leave_the_callers_as_the
     expected = torch.rand(2).tolist()
     torch.manual_seed(1)
     first = torch.rand(1).item()
-    one, same, other = Here().results([Job(f"{k}", numbers, seed=seed) for k, seed in enumerate((5, 5, 6))])
+    one, same, other = Here().results(
+        [Job(f"{k}", numbers, seed=seed) for k, seed in enumerate((5, 5, 6))]
+    )
     assert one == same and set(one).isdisjoint(other)
     assert [first, torch.rand(1).item()] == expected
 
@@ -83,9 +88,14 @@ def test_threads_and_gradients_are_the_same_everywhere_and_restored() -> None:
 
 def test_what_is_shared_is_the_first_argument_and_progress_is_counted() -> None:
     seen: list[tuple[str, int, int]] = []
-    jobs = [Job("b", lambda shared, k: shared[k], ("b",)), Job("a", lambda shared, k: shared[k], ("a",))]
+    jobs = [
+        Job("b", lambda shared, k: shared[k], ("b",)),
+        Job("a", lambda shared, k: shared[k], ("a",)),
+    ]
     found = Here().run(
-        jobs, shared={"a": 1, "b": 2}, progress=lambda o, done, total: seen.append((o.name, done, total))
+        jobs,
+        shared={"a": 1, "b": 2},
+        progress=lambda o, done, total: seen.append((o.name, done, total)),
     )
     assert [outcome.result for outcome in found] == [2, 1] and seen == [("b", 1, 2), ("a", 2, 2)]
 
@@ -102,14 +112,19 @@ def test_jobs_start_when_their_outcomes_are_asked_for() -> None:
     [
         ({"name": ""}, "`name` of a job must be a text that is not empty, got ''"),
         ({"work": 3}, "`work` of the job 'a' must be a function, got int"),
-        ({"arguments": [1]}, r"`arguments` of the job 'a' must be a tuple, got list: write \(value,\)"),
+        (
+            {"arguments": [1]},
+            r"`arguments` of the job 'a' must be a tuple, got list: write \(value,\)",
+        ),
         ({"seed": -1}, "`seed` must be at least 0, got -1"),
         ({"cpus": float("nan")}, "`cpus` must be positive and finite, got nan"),
         ({"gpus": -1}, "`gpus` must be at least 0 and finite, got -1"),
     ],
 )
 def test_a_wrong_job_is_refused_by_name(given: dict[str, Any], message: str, monkeypatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the types of a user's program are not checked
+    monkeypatch.setattr(
+        jaxtyping.config, "jaxtyping_disable", True
+    )  # the types of a user's program are not checked
     with pytest.raises(BadArgument, match=message):
         Job(**{"name": "a", "work": half, **given})
 
@@ -122,12 +137,17 @@ def test_two_jobs_of_one_name_are_refused() -> None:
 def test_a_job_that_cannot_be_sent_is_refused_before_a_process_starts() -> None:
     endless = (k for k in range(3))
     with pytest.raises(
-        BadArgument, match=r"the job 'b', which cannot be sent to another process: TypeError: cannot .*generator"
+        BadArgument,
+        match=r"the job 'b', which cannot be sent to another process: TypeError: cannot .*generator",
     ):
         Processes(2).run([Job("a", half, (1,)), Job("b", max, (1, endless))])
-    with pytest.raises(BadArgument, match=r"cannot pickle .* inside of the job, or use the pool \"here\""):
+    with pytest.raises(
+        BadArgument, match=r"cannot pickle .* inside of the job, or use the pool \"here\""
+    ):
         Processes(2).run([Job("a", lambda: list(endless))])
-    with pytest.raises(BadArgument, match=r"`shared` \(generator\) cannot be sent to another process: TypeError"):
+    with pytest.raises(
+        BadArgument, match=r"`shared` \(generator\) cannot be sent to another process: TypeError"
+    ):
         Processes(2).run([Job("a", half)], shared=endless)
 
 
@@ -144,11 +164,16 @@ def test_a_pool_inside_of_a_pool_starts_no_process(monkeypatch) -> None:
 def test_a_pool_is_made_from_its_text(text: str) -> None:
     made = pool_of(text)
     assert pool_of(made) is made
-    assert repr(made) == {"here": "Here()", "processes": "Processes()", "processes:3": "Processes(3)"}[text]
+    assert (
+        repr(made)
+        == {"here": "Here()", "processes": "Processes()", "processes:3": "Processes(3)"}[text]
+    )
     assert not isinstance(made, Processes) or made.count >= 1
 
 
-@pytest.mark.parametrize("text", ["proceses", "processes:", "processes:0", "processes:-1", "here:2", "", 3, None])
+@pytest.mark.parametrize(
+    "text", ["proceses", "processes:", "processes:0", "processes:-1", "here:2", "", 3, None]
+)
 def test_a_pool_that_is_none_is_refused(text: Any, monkeypatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(BadArgument, match="`--pool` must be here, processes") as refused:
@@ -174,11 +199,17 @@ def test_finished_jobs_are_in_the_ledger_and_not_run_again(tmp_path: Path) -> No
     assert again[:2] == [first["1/1"], first["1/3"]]
 
 
-def test_an_outcome_is_on_the_disk_before_it_is_handed_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outcome_is_on_the_disk_before_it_is_handed_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced: list[int] = []
     really = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(descriptor) or really(descriptor))
-    for number, _ in enumerate(Here().run(halves(3), ledger=Ledger(tmp_path / "finished.jsonl")), start=1):
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: synced.append(descriptor) or really(descriptor)
+    )
+    for number, _ in enumerate(
+        Here().run(halves(3), ledger=Ledger(tmp_path / "finished.jsonl")), start=1
+    ):
         assert len(synced) == number
 
 
@@ -188,11 +219,16 @@ def test_a_process_reads_what_jobs_share_once_and_has_its_settings_back() -> Non
 
     def outcomes(name: str) -> list[Outcome]:
         shared = name, lambda: reads.append(name) or name
-        parcels = [pack(Job(f"{k}", lambda shared, k: (shared, k, Processes(4).size), (k,))) for k in range(3)]
+        parcels = [
+            pack(Job(f"{k}", lambda shared, k: (shared, k, Processes(4).size), (k,)))
+            for k in range(3)
+        ]
         return [unpack(perform_task(settings, shared, parcel)) for parcel in parcels]
 
     assert [outcome.result for outcome in outcomes("first")] == [("first", k, 1) for k in range(3)]
-    assert [outcome.result for outcome in outcomes("second")] == [("second", k, 1) for k in range(3)]
+    assert [outcome.result for outcome in outcomes("second")] == [
+        ("second", k, 1) for k in range(3)
+    ]
     assert reads == ["first", "second"] and settings_here() == settings
 
 
@@ -215,7 +251,9 @@ def test_a_ledger_survives_a_torn_line_and_tells(tmp_path: Path) -> None:
 
 def test_a_result_is_the_same_fresh_and_from_the_ledger(tmp_path: Path) -> None:
     ledger = Ledger(
-        tmp_path / "finished.jsonl", encode=lambda pair: {"pair": pair}, decode=lambda kept: tuple(kept["pair"])
+        tmp_path / "finished.jsonl",
+        encode=lambda pair: {"pair": pair},
+        decode=lambda kept: tuple(kept["pair"]),
     )
     job = Job("pair", lambda: (float("nan"), float("-inf"), 0.1 + 0.2, "text"))
     ([fresh], [again]) = (list(Here().run([job], ledger=ledger)) for _ in range(2))
@@ -232,7 +270,11 @@ def test_a_tuple_is_a_list_fresh_as_from_the_ledger(tmp_path: Path) -> None:
 def test_results_are_in_the_order_of_the_jobs_and_a_failure_stops_the_others() -> None:
     ran: list[int] = []
     assert list(Here().in_order([Job(name, name.upper) for name in ("b", "a")])) == ["B", "A"]
-    jobs = [Job("first", ran.append, (1,)), Job("bad", half, ("text",)), Job("last", ran.append, (3,))]
+    jobs = [
+        Job("first", ran.append, (1,)),
+        Job("bad", half, ("text",)),
+        Job("last", ran.append, (3,)),
+    ]
     with pytest.raises(UserCodeFailed, match="TypeError: unsupported operand"):
         Here().results(jobs)
     assert ran == [1]
@@ -241,7 +283,8 @@ def test_results_are_in_the_order_of_the_jobs_and_a_failure_stops_the_others() -
 def test_what_a_ledger_cannot_keep_is_refused(tmp_path: Path) -> None:
     for work, kind in ((lambda: [torch.ones(1)], "Tensor"), (lambda: {1: 2}, "int as a key")):
         with pytest.raises(
-            BadArgument, match=f"`ledger` cannot keep the result of the job 'a', which has a {kind}: give"
+            BadArgument,
+            match=f"`ledger` cannot keep the result of the job 'a', which has a {kind}: give",
         ):
             list(Here().run([Job("a", work)], ledger=Ledger(tmp_path / "finished.jsonl")))
     (tmp_path / "other.jsonl").write_text('{"step": 1}\n')
@@ -253,7 +296,9 @@ def test_only_one_program_writes_a_ledger(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "finished.jsonl")
     outcomes = Here().run(halves(2), ledger=ledger)
     next(outcomes)
-    with pytest.raises(BadArgument, match="is being written by another process: only one process can write it"):
+    with pytest.raises(
+        BadArgument, match="is being written by another process: only one process can write it"
+    ):
         list(Here().run(halves(3), ledger=Ledger(ledger.path)))
     outcomes.close()
     assert len(list(Here().run(halves(3), ledger=Ledger(ledger.path)))) == 3

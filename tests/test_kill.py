@@ -1,4 +1,5 @@
-"""A run killed without warning, again and again, ends with the same bits as one that was never killed."""
+"""A run killed without warning, again and again, ends with the same bits as one that was never
+killed."""
 
 import random
 import subprocess
@@ -15,15 +16,30 @@ from gradiometer.run.folder import RunFolder
 from gradiometer.storage.journal import being_written
 from gradiometer.train import resume, train
 
-SETTINGS = ["digits", "--model", "mlp", "-e", "200", "--schedule", "cosine", "--momentum", "0.9", "--every", "10"]
+SETTINGS = [
+    "digits",
+    "--model",
+    "mlp",
+    "-e",
+    "200",
+    "--schedule",
+    "cosine",
+    "--momentum",
+    "0.9",
+    "--every",
+    "10",
+]
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "gradiometer", *arguments], stdout=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-m", "gradiometer", *arguments], stdout=subprocess.DEVNULL
+    )
 
 
 def wait_until_it_writes(process: subprocess.Popen[bytes], out: Path) -> Path:
-    """The run's folder, as soon as the process has done with its imports and has the run in its hands."""
+    """The run's folder, as soon as the process has done with its imports and has the run in its
+    hands."""
     while True:
         for manifest in out.glob("*/run.toml"):
             if being_written(manifest.parent / "events.jsonl"):

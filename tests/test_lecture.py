@@ -1,4 +1,5 @@
-"""The lecture: experiments are predicted before they are measured, and a wrong prediction is shown as such."""
+"""The lecture: experiments are predicted before they are measured, and a wrong prediction is shown
+as such."""
 
 import json
 import re
@@ -10,7 +11,14 @@ import pytest
 from gradiometer import BadArgument
 from gradiometer.cli import main
 from gradiometer.lab.lecture.catalogue import STATEMENTS, chosen
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, ExperimentResult, measured, meets, predicted
+from gradiometer.lab.lecture.experiment import (
+    Circumstance,
+    Experiment,
+    ExperimentResult,
+    measured,
+    meets,
+    predicted,
+)
 from gradiometer.lab.lecture.site import Site, prediction, write_site
 from gradiometer.lab.lecture.statement import Result, result, run
 from gradiometer.measurement import Estimate
@@ -46,7 +54,9 @@ def test_an_experiment_that_comes_out_as_predicted_held() -> None:
 
 def test_one_point_outside_its_interval_means_that_it_did_not_hold() -> None:
     outcome = measured(
-        predicted(experiment(measure=lambda point: within(0.9, 1.1) if point == 1 else within(2.01, 2.1)))
+        predicted(
+            experiment(measure=lambda point: within(0.9, 1.1) if point == 1 else within(2.01, 2.1))
+        )
     )
     assert outcome.points_held == (True, False)
     assert not outcome.held
@@ -62,7 +72,9 @@ def test_if_the_claim_fails_the_measurement_must_exclude_it() -> None:
 
 
 def test_an_unknown_measurement_meets_no_prediction() -> None:
-    assert not meets(Estimate.exact(1.0), Estimate.unknown(level=0.999, method="too few", samples=3))
+    assert not meets(
+        Estimate.exact(1.0), Estimate.unknown(level=0.999, method="too few", samples=3)
+    )
 
 
 def test_all_predictions_are_made_before_the_first_measurement() -> None:
@@ -87,9 +99,12 @@ def test_a_dial_without_positions_raises() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("S9", "S12"))) for name in STATEMENTS]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("S9", "S12"))) for name in STATEMENTS],
 )
-def test_a_statement_is_measured_on_a_known_answer_on_a_real_network_and_where_it_fails(name: str) -> None:
+def test_a_statement_is_measured_on_a_known_answer_on_a_real_network_and_where_it_fails(
+    name: str,
+) -> None:
     """S9 and S12 train as they are put together, since their claims rest on what they measure."""
     experiments = STATEMENTS[name].experiments()
     assert {each.setting for each in experiments} == set(Circumstance)
@@ -97,7 +112,9 @@ def test_a_statement_is_measured_on_a_known_answer_on_a_real_network_and_where_i
 
 
 def test_an_unknown_statement_raises_and_is_named() -> None:
-    with pytest.raises(BadArgument, match=r"Unknown statement 'S13' in `statements`\. Available: S1, S2"):
+    with pytest.raises(
+        BadArgument, match=r"Unknown statement 'S13' in `statements`\. Available: S1, S2"
+    ):
         chosen(("S1", "S13"))
 
 
@@ -123,7 +140,10 @@ def test_a_page_shows_predictions_and_measurements(shown: Result, tmp_path: Path
     assert "✓" in page
     wrong = shown.real.experiment.rival
     assert wrong is not None
-    assert f"A wrong theory (dash-dotted): {wrong.says}: 15.9 at the last point, excluded at 2 of 3 points." in page
+    assert (
+        f"A wrong theory (dash-dotted): {wrong.says}: 15.9 at the last point, excluded at 2 of 3 "
+        "points." in page
+    )
     assert wrong.says in (tmp_path / "site" / "index.html").read_text()
 
 
@@ -135,12 +155,19 @@ def test_the_site_is_written_as_the_lecture_goes_on(shown: Result, tmp_path: Pat
     site.add(shown, "0:20 left")
     text = index.read_text()
     assert "Still to come, about 0:20 left" in text
-    assert "1 held, 1 to come" in text and "Another" in text and "s09.html" not in text and text.count("<svg") == 1
+    assert (
+        "1 held, 1 to come" in text
+        and "Another" in text
+        and "s09.html" not in text
+        and text.count("<svg") == 1
+    )
     assert "s09.html" not in (tmp_path / "s08.html").read_text()
     site.add(Result(other, shown.outcomes))
     text = index.read_text()
     assert "2 held<" in text and 'http-equiv="refresh"' not in text and text.count("<svg") == 2
-    assert "s09.html" in (tmp_path / "s08.html").read_text(), "the page before links to the next one"
+    assert "s09.html" in (tmp_path / "s08.html").read_text(), (
+        "the page before links to the next one"
+    )
     names = re.findall(r'\bid="([^"]+)"', text)
     assert len(names) == len(set(names))
 
@@ -161,8 +188,16 @@ def test_ids_on_a_page_are_unique(shown: Result, tmp_path: Path) -> None:
 
 
 def test_a_prediction_within_rounding_is_one_number() -> None:
-    assert prediction(Estimate.bound(0.194, low=0.1939999, high=0.1940001, method="rounding", samples=1)) == "0.194"
-    assert prediction(Estimate.bound(0.2, low=0.1, high=0.3, method="bound", samples=1)) == "[0.100, 0.300]"
+    assert (
+        prediction(
+            Estimate.bound(0.194, low=0.1939999, high=0.1940001, method="rounding", samples=1)
+        )
+        == "0.194"
+    )
+    assert (
+        prediction(Estimate.bound(0.2, low=0.1, high=0.3, method="bound", samples=1))
+        == "[0.100, 0.300]"
+    )
 
 
 def test_a_statement_that_did_not_hold_is_shown_as_such(shown: Result, tmp_path: Path) -> None:

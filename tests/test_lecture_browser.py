@@ -1,4 +1,5 @@
-"""The lecture in a browser: the dials change the pictures, and the simulations agree with the library."""
+"""The lecture in a browser: the dials change the pictures, and the simulations agree with the
+library."""
 
 import math
 from collections.abc import Iterator
@@ -35,7 +36,10 @@ def page(browser: "sync_api.Browser", request: pytest.FixtureRequest) -> Iterato
     page.complaints = []
     page.on("console", lambda message: page.complaints.append(message.text))
     page.on("pageerror", lambda error: page.complaints.append(str(error)))
-    page.on("request", lambda asked: page.complaints.append(asked.url) if asked.url.startswith("http") else None)
+    page.on(
+        "request",
+        lambda asked: page.complaints.append(asked.url) if asked.url.startswith("http") else None,
+    )
     yield page
     assert page.complaints == []
     page.close()
@@ -48,7 +52,9 @@ def test_nothing_is_wider_than_the_window(page: "sync_api.Page", site: Path, nam
 
 
 @pytest.mark.parametrize("name", ["s06", "s08", "s11"])
-def test_every_dial_moves_the_picture_and_the_sentence(page: "sync_api.Page", site: Path, name: str) -> None:
+def test_every_dial_moves_the_picture_and_the_sentence(
+    page: "sync_api.Page", site: Path, name: str
+) -> None:
     page.goto((site / f"{name}.html").as_uri())
     for dial in page.locator("form[data-simulation] input[type=range]").all():
         before = page.locator(".picture").inner_html(), page.locator(".said").inner_text()
@@ -67,18 +73,24 @@ def test_the_measurement_can_be_hidden(page: "sync_api.Page", site: Path) -> Non
     assert figure.locator(".alone").is_visible()
 
 
-def test_projecting_shows_one_thing_at_a_time_and_a_measurement_when_asked(page: "sync_api.Page", site: Path) -> None:
+def test_projecting_shows_one_thing_at_a_time_and_a_measurement_when_asked(
+    page: "sync_api.Page", site: Path
+) -> None:
     page.goto((site / "index.html").as_uri())
     page.locator(".start a").click()
     assert page.url.endswith("s06.html#project")
     shown = page.locator("[data-slide]:visible")
     assert shown.count() == 1 and page.locator("h1").is_visible()
     page.keyboard.press("ArrowRight")  # the simulation
-    assert page.locator("form[data-simulation]").is_visible() and not page.locator("h1").is_visible()
+    assert (
+        page.locator("form[data-simulation]").is_visible() and not page.locator("h1").is_visible()
+    )
     page.keyboard.press(" ")
     figure = page.locator("figure").first
     assert shown.count() == 1 and figure.locator(".alone").is_visible()
-    assert not figure.locator("figcaption").is_visible() and not page.locator(".verdict").is_visible()
+    assert (
+        not figure.locator("figcaption").is_visible() and not page.locator(".verdict").is_visible()
+    )
     page.keyboard.press(" ")
     assert figure.locator(".both").is_visible() and figure.locator("figcaption").is_visible()
     page.keyboard.press("ArrowLeft")
@@ -90,7 +102,11 @@ def test_projecting_shows_one_thing_at_a_time_and_a_measurement_when_asked(page:
     page.wait_for_url("**/s06.html#project-last")
     assert page.locator("#limits").is_visible()
     page.keyboard.press("Escape")
-    assert page.url.endswith("s06.html") and page.locator("h1").is_visible() and page.locator("figure").count() > 1
+    assert (
+        page.url.endswith("s06.html")
+        and page.locator("h1").is_visible()
+        and page.locator("figure").count() > 1
+    )
     assert page.locator("figure .both").first.is_visible()
 
 
@@ -109,8 +125,8 @@ def test_the_one_dimensional_simulation_agrees_with_the_library(
     page.goto((site / "s06.html").as_uri())
     settings = {"rate": 0.4, "batch": 8, "schedule": schedule, "steps": 60, "chains": 20_000}
     found = page.evaluate(
-        "(settings) => { const {law, runs} = simulations.oneDimensional(settings);"
-        " return {law, last: runs.map((run) => run[run.length - 1]), rates: simulations.rates(settings)}; }",
+        "(settings) => { const {law, runs} = simulations.oneDimensional(settings); return {law, "
+        "last: runs.map((run) => run[run.length - 1]), rates: simulations.rates(settings)}; }",
         settings,
     )
     means, variances = OneDimensional(variance=4.0).law(found["rates"], 8, start=3.0)
@@ -132,7 +148,12 @@ def test_the_one_dimensional_simulation_agrees_with_the_library(
 )
 @pytest.mark.parametrize(("rate", "power"), [(0.8, 1.0), (3.0, 0.0)])
 def test_the_counterexamples_take_the_same_steps_as_the_library(
-    page: "sync_api.Page", site: Path, example: str, problem: Arctangent | Saddle | LogCosh, rate: float, power: float
+    page: "sync_api.Page",
+    site: Path,
+    example: str,
+    problem: Arctangent | Saddle | LogCosh,
+    rate: float,
+    power: float,
 ) -> None:
     page.goto((site / "s08.html").as_uri())
     path = page.evaluate(
@@ -144,18 +165,25 @@ def test_the_counterexamples_take_the_same_steps_as_the_library(
     assert np.allclose(path, exact, rtol=1e-9, atol=1e-12)
 
 
-def test_the_double_well_and_its_noise_agree_with_the_library(page: "sync_api.Page", site: Path) -> None:
+def test_the_double_well_and_its_noise_agree_with_the_library(
+    page: "sync_api.Page", site: Path
+) -> None:
     page.goto((site / "s11.html").as_uri())
     well, places = DoubleWell(), np.linspace(-1.5, 1.5, 13)
     seen = page.evaluate(
-        "(places) => places.map((x) => [simulations.well.loss(x), simulations.well.gradient(x)])", places.tolist()
+        "(places) => places.map((x) => [simulations.well.loss(x), simulations.well.gradient(x)])",
+        places.tolist(),
     )
     exact = np.column_stack([[well.mean_loss(x) for x in places.tolist()], well.gradient(places)])
     assert np.allclose(seen, exact, atol=1e-12)
     settings = {"rate": 0.001, "batch": 2, "variance": 4.0, "steps": 1, "chains": 20_000}
-    one_step = np.array(page.evaluate("(settings) => simulations.temperature(settings).places", settings))
+    one_step = np.array(
+        page.evaluate("(settings) => simulations.temperature(settings).places", settings)
+    )
     assert abs(one_step.var(ddof=1) / (0.001**2 * 4.0 / 2) - 1) < 4 * math.sqrt(2 / len(one_step))
-    temperature = page.evaluate("(settings) => simulations.temperature(settings).temperature", settings)
+    temperature = page.evaluate(
+        "(settings) => simulations.temperature(settings).temperature", settings
+    )
     assert temperature == pytest.approx(DoubleWell(variance=4.0).temperature(0.001, 2))
 
 
@@ -180,6 +208,8 @@ def test_the_sentence_follows_the_dials(
 ) -> None:
     page.goto((site / "s08.html").as_uri())
     page.locator("form[data-simulation] select").select_option(example)
-    for dial, value in zip(page.locator("form[data-simulation] input[type=range]").all(), (rate, power), strict=True):
+    for dial, value in zip(
+        page.locator("form[data-simulation] input[type=range]").all(), (rate, power), strict=True
+    ):
         dial.fill(str(value))
     assert said in page.locator(".said").inner_text()

@@ -1,4 +1,5 @@
-"""The lecture's predictions can fail: they are finite, and a wrong theory misses what is measured, elsewhere too."""
+"""The lecture's predictions can fail: they are finite, and a wrong theory misses what is measured,
+elsewhere too."""
 
 from dataclasses import replace
 
@@ -58,7 +59,9 @@ def excludes(ours: Estimate, theirs: Estimate, rival: float) -> bool:
         pytest.param(float("nan"), 2, id="no number"),
     ],
 )
-def test_a_wrong_theory_is_excluded_only_outside_of_both_intervals(rival: float, points: int) -> None:
+def test_a_wrong_theory_is_excluded_only_outside_of_both_intervals(
+    rival: float, points: int
+) -> None:
     assert outcome(rival).held
     assert outcome(rival).refuted == points
 
@@ -100,7 +103,10 @@ def test_reordered_units_compute_the_same_function() -> None:
 def test_two_runs_part_as_a_random_walk_from_another_network_too() -> None:
     network = digits_network(40)
     for steps in (4, 16):
-        ours, theirs = s05.spread_of_walks(network, steps, seed=3), s05.walked(network, steps, seed=3)
+        ours, theirs = (
+            s05.spread_of_walks(network, steps, seed=3),
+            s05.walked(network, steps, seed=3),
+        )
         assert meets(ours, theirs)
         one = s05.spread_of_walks(network, 1).value
         assert excludes(ours, theirs, one * steps**2), "the wrong exponent"
@@ -148,5 +154,7 @@ def test_the_gain_of_other_snapshots_is_known_before_they_are_trained() -> None:
         measured_gain = cycles.measured_gain(count)
         ours = Estimate.exact(cycles.gain(count))
         assert meets(ours, measured_gain)
-        assert excludes(ours, measured_gain, cycles.gain(count, memory=False)), "snapshots without memory"
+        assert excludes(ours, measured_gain, cycles.gain(count, memory=False)), (
+            "snapshots without memory"
+        )
         assert excludes(ours, measured_gain, 2 * cycles.gain(count)), "twice the temperature"

@@ -47,10 +47,16 @@ def fitted(
 
     module = Standing()
     callback = LightningCallback(loss, out=out, **(MEASURED | {"gauges": gauges}))
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    quiet = {
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
     quiet |= {"logger": False, "accelerator": "cpu", "devices": 1, "max_epochs": 1}
     callbacks = [callback] if watched else []
-    lightning.Trainer(callbacks=callbacks, default_root_dir=out, **(quiet | trainer)).fit(module, loader(steps, size))
+    lightning.Trainer(callbacks=callbacks, default_root_dir=out, **(quiet | trainer)).fit(
+        module, loader(steps, size)
+    )
     return module, callback
 
 
@@ -61,12 +67,15 @@ def test_lightning_measures_the_known_noise_of_unclipped_gradients_and_keeps_the
 ) -> None:
     settings = {"steps": 120 * accumulation, "size": BATCH // accumulation}
     clipped = {"accumulate_grad_batches": accumulation, "gradient_clip_val": 0.01}
-    _, callback = fitted(tmp_path, watched=True, loss=losses if accumulation == 1 else None, **settings, **clipped)
+    _, callback = fitted(
+        tmp_path, watched=True, loss=losses if accumulation == 1 else None, **settings, **clipped
+    )
     run = callback.watch.run
     assert_known(diagnose(run).estimates)
     assert run.status == "finished" and len(run.losses[0]) == 120
     assert (
-        run.losses[1][0] == pytest.approx(Position()(next(iter(loader(1)))).mean().item(), rel=1e-6) or accumulation > 1
+        run.losses[1][0] == pytest.approx(Position()(next(iter(loader(1)))).mean().item(), rel=1e-6)
+        or accumulation > 1
     )
     moving = {**settings, "steps": 40 * accumulation, "rate": 0.1, **clipped}
     watched, plain = (fitted(tmp_path, watched=on, **moving)[0] for on in (True, False))
@@ -76,10 +85,17 @@ def test_lightning_measures_the_known_noise_of_unclipped_gradients_and_keeps_the
 
 @QUIET
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_lightning_reads_the_temperature_of_the_gradients_it_has_clipped(tmp_path: Path, accumulation: int) -> None:
+def test_lightning_reads_the_temperature_of_the_gradients_it_has_clipped(
+    tmp_path: Path, accumulation: int
+) -> None:
     """Its backward and its clipping are made inside of `optimizer.step`, in a closure."""
     clipped = {"accumulate_grad_batches": accumulation, "gradient_clip_val": 0.5}
-    moving = {"steps": 40 * accumulation, "rate": 0.1, "gauges": "temperature,trajectory", **clipped}
+    moving = {
+        "steps": 40 * accumulation,
+        "rate": 0.1,
+        "gauges": "temperature,trajectory",
+        **clipped,
+    }
     watched, plain = (fitted(tmp_path, watched=on, **moving) for on in (True, False))
     assert all(map(torch.equal, weights(watched[0]), weights(plain[0])))
     assert_balanced(watched[1].watch.run, 40, momentum=0.5)
@@ -117,11 +133,15 @@ def test_a_module_that_makes_its_own_backwards_is_refused(tmp_path: Path) -> Non
     from gradiometer.integrations import LightningCallback
 
     with pytest.raises(Unsupported, match=r"put `gradiometer\.watch` around them"):
-        LightningCallback(losses).on_train_start(None, SimpleNamespace(automatic_optimization=False))
+        LightningCallback(losses).on_train_start(
+            None, SimpleNamespace(automatic_optimization=False)
+        )
     from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
     trainer = SimpleNamespace(callbacks=[GradientAccumulationScheduler({0: 1, 4: 2})])
     with pytest.raises(Unsupported, match="changes the number of backwards per update"):
-        LightningCallback(losses).on_train_start(trainer, SimpleNamespace(automatic_optimization=True))
+        LightningCallback(losses).on_train_start(
+            trainer, SimpleNamespace(automatic_optimization=True)
+        )
     with pytest.raises(BadArgument, match=r"call `trainer\.fit` first"):
         LightningCallback(losses).findings()

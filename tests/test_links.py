@@ -1,4 +1,5 @@
-"""A link in the place of any file or folder of a run: no command writes or deletes where it leads."""
+"""A link in the place of any file or folder of a run: no command writes or deletes
+where it leads."""
 
 import hashlib
 import os
@@ -17,7 +18,19 @@ RUN = "runs/digits-mlp-1"
 FORK = ("fork", RUN, "--at", "20", "rate 2x", "--horizon", "5 updates", "--replicates", "1")
 QUIET = ("--no-open",)
 MAKE = (
-    ("train", "digits", "--steps", "40", "--every", "5", "--snapshots", "2", "--set", "checkpoint_at=20", *QUIET),
+    (
+        "train",
+        "digits",
+        "--steps",
+        "40",
+        "--every",
+        "5",
+        "--snapshots",
+        "2",
+        "--set",
+        "checkpoint_at=20",
+        *QUIET,
+    ),
     ("measure", "certificate", RUN, "--examples", "64", "--batches", "8"),
     ("measure", "sharpness", RUN, "--examples", "64", "--top", "1", "--probes", "4"),
     ("ensemble", RUN, "--points", "0"),
@@ -53,7 +66,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def contents(folder: Path) -> dict[str, str]:
     """Every name below a folder, with a digest of what is in it."""
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_file()
+        else "folder"
         for path in sorted(folder.rglob("*"))
     }
 
@@ -78,7 +93,9 @@ def check(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], comman
 
 
 @pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="POSIX")
-def test_resume_follows_no_link(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_follows_no_link(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     check(base, tmp_path, capsys, "resume")
 
 
@@ -93,7 +110,9 @@ def test_no_command_follows_a_link(
 def test_a_link_is_refused_below_a_run_and_allowed_elsewhere(tmp_path: Path) -> None:
     elsewhere, run = tmp_path / "elsewhere", tmp_path / "run"
     (elsewhere / "inner").mkdir(parents=True)
-    (elsewhere / "run.toml").write_text("format = 1")  # a link may lead to a folder that looks like a run
+    (elsewhere / "run.toml").write_text(
+        "format = 1"
+    )  # a link may lead to a folder that looks like a run
     run.mkdir()
     (run / "run.toml").write_text("format = 1")
     (run / "checkpoints").symlink_to(elsewhere)
@@ -106,7 +125,9 @@ def test_a_link_is_refused_below_a_run_and_allowed_elsewhere(tmp_path: Path) -> 
             JournalWriter(path, run)
     check_inside(tmp_path / "link" / "events.jsonl")
     write_new(tmp_path / "link" / "file", b"x")
-    assert (run / "file").read_bytes() == b"x" and [path.name for path in (elsewhere / "inner").iterdir()] == []
+    assert (run / "file").read_bytes() == b"x" and [
+        path.name for path in (elsewhere / "inner").iterdir()
+    ] == []
 
 
 def test_a_link_in_the_place_of_a_folder_is_removed_and_not_followed(tmp_path: Path) -> None:
@@ -117,7 +138,9 @@ def test_a_link_in_the_place_of_a_folder_is_removed_and_not_followed(tmp_path: P
         (tmp_path / name).symlink_to(kept)
     remove_folder(tmp_path / "step")
     assert (
-        (kept / "file").exists() and not (tmp_path / "step").exists() and not (tmp_path / ".step.removed").is_symlink()
+        (kept / "file").exists()
+        and not (tmp_path / "step").exists()
+        and not (tmp_path / ".step.removed").is_symlink()
     )
 
 

@@ -1,4 +1,5 @@
-"""The live page and the comparison as a browser shows them: following a run, through its death, without a word lost."""
+"""The live page and the comparison as a browser shows them: following a run, through its death,
+without a word lost."""
 
 import json
 import re
@@ -23,7 +24,8 @@ sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.browser
 
 PATIENCE = 120_000
-"""Milliseconds after which a test gives up: a browser on a busy machine is slow, and none of these is a timed test."""
+"""Milliseconds after which a test gives up: a browser on a busy machine is slow, and none of these
+is a timed test."""
 
 EVIL = "<script>alert(1)<!--"
 
@@ -83,7 +85,9 @@ def test_what_comes_is_shown_and_what_was_opened_and_zoomed_stays(
     assert page.locator("#chart-loss table").is_visible()
     assert page.locator("#span input").nth(1).input_value() == "200"
     assert page.locator(".chart svg").count() == page.locator(".chart[data-drawn]").count() > 0
-    assert page.evaluate("document.activeElement.parentElement.id") == "run"  # what has the focus keeps it
+    assert (
+        page.evaluate("document.activeElement.parentElement.id") == "run"
+    )  # what has the focus keeps it
     assert page.locator("#live").inner_text() == "live"
     page.get_by_role("navigation", name="Runs").get_by_text("other").click()
     sync_api.expect(page.locator(STEPS)).to_have_attribute("data-steps", "60", timeout=PATIENCE)
@@ -91,14 +95,20 @@ def test_what_comes_is_shown_and_what_was_opened_and_zoomed_stays(
     assert page.complaints == []
 
 
-def test_a_page_whose_server_is_gone_says_so(page: "sync_api.Page", served: list[Live], tmp_path: Path) -> None:
+def test_a_page_whose_server_is_gone_says_so(
+    page: "sync_api.Page", served: list[Live], tmp_path: Path
+) -> None:
     open_page(page, serve(served, run_in(tmp_path, steps=60).path))
     served[0].stop()
-    sync_api.expect(page.locator("#live")).to_have_text(re.compile("^connection lost"), timeout=PATIENCE)
+    sync_api.expect(page.locator("#live")).to_have_text(
+        re.compile("^connection lost"), timeout=PATIENCE
+    )
     assert page.locator(".chart svg").first.is_visible()
 
 
-def test_a_run_is_followed_through_sigkill_and_resume(browser: "sync_api.Browser", tmp_path: Path) -> None:
+def test_a_run_is_followed_through_sigkill_and_resume(
+    browser: "sync_api.Browser", tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "gradiometer"]
     quick = [
         "-b",
@@ -122,8 +132,11 @@ def test_a_run_is_followed_through_sigkill_and_resume(browser: "sync_api.Browser
             assert time.monotonic() < deadline
             time.sleep(0.2)
         (folder,) = run_folders(tmp_path)
-        # A server of its own: in this process, under the suite's shape checks, reading takes ten times as long.
-        show = subprocess.Popen([*command, "show", str(folder), "--no-open"], stdout=subprocess.PIPE, text=True)
+        # A server of its own: in this process, under the suite's shape checks, reading takes ten
+        # times as long.
+        show = subprocess.Popen(
+            [*command, "show", str(folder), "--no-open"], stdout=subprocess.PIPE, text=True
+        )
         open_page(page, show.stdout.readline().split()[-1])
         steps = steps_of(page)
         wait_beyond(page, steps)
@@ -156,11 +169,16 @@ def wait_beyond(page: "sync_api.Page", steps: int) -> None:
 
 
 def test_a_comparison_draws_its_runs_together(page: "sync_api.Page", tmp_path: Path) -> None:
-    runs = [run_in(tmp_path, EVIL, steps=400), run_in(tmp_path, "other", steps=400, learning_rate=0.01)]
+    runs = [
+        run_in(tmp_path, EVIL, steps=400),
+        run_in(tmp_path, "other", steps=400, learning_rate=0.01),
+    ]
     written = write_comparison(*compare(runs), tmp_path / "compare.html")
     open_page(page, written.as_uri())
     assert page.locator(".chart svg").count() == 1
-    assert page.locator("#differences .row[open]").count() == 1 and page.locator(".strip").count() == 3
+    assert (
+        page.locator("#differences .row[open]").count() == 1 and page.locator(".strip").count() == 3
+    )
     assert all(track.bounding_box()["width"] > 200 for track in page.locator(".track").all())
     page.locator("#open-all").click()
     page.wait_for_function("document.querySelectorAll('.chart svg').length === 3")

@@ -1,4 +1,5 @@
-"""The how-tos followed in the loops of others: the same bits with and without, and the header names what trained."""
+"""The how-tos followed in the loops of others: the same bits with and without, and the header names
+what trained."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +22,15 @@ Trained = tuple[nn.Module, Run | None, tuple[str, ...]]
 
 def examples() -> TensorDataset:
     draws = torch.Generator().manual_seed(3)
-    return TensorDataset(torch.randn(192, 8, generator=draws), torch.randint(5, (192,), generator=draws))
+    return TensorDataset(
+        torch.randn(192, 8, generator=draws), torch.randint(5, (192,), generator=draws)
+    )
 
 
 def plain_loader() -> "DataLoader[Any]":
-    return DataLoader(examples(), batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(4))
+    return DataLoader(
+        examples(), batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(4)
+    )
 
 
 def network() -> nn.Module:
@@ -67,7 +72,9 @@ def fabric(out: Path, *, watched: bool) -> Trained:
     if not watched:
         through(None, wrapped, loader, update)
         return model, None, ()
-    with watch(wrapped, prepared, loss=LOSSES, sampling=plain_loader(), every=1, out=out, page=False) as w:
+    with watch(
+        wrapped, prepared, loss=LOSSES, sampling=plain_loader(), every=1, out=out, page=False
+    ) as w:
         through(w, wrapped, loader, update)
     return model, w.run, w.findings().warnings
 
@@ -105,7 +112,8 @@ def scaled(out: Path, *, watched: bool) -> Trained:
 
 
 def preference(out: Path, *, watched: bool) -> Trained:
-    """A trainer with a loss of its own that needs a reference model, as DPO's does, in four micro-batches."""
+    """A trainer with a loss of its own that needs a reference model, as DPO's does, in four
+    micro-batches."""
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
     reference = network()
@@ -116,7 +124,9 @@ def preference(out: Path, *, watched: bool) -> Trained:
         def compute_loss(self, model: nn.Module, inputs: Any, *_: Any, **named: Any) -> Any:
             with torch.no_grad():
                 before = reference(inputs["inputs"]).log_softmax(-1)
-            gain = (model(inputs["inputs"]).log_softmax(-1) - before).gather(1, inputs["labels"][:, None])
+            gain = (model(inputs["inputs"]).log_softmax(-1) - before).gather(
+                1, inputs["labels"][:, None]
+            )
             return -nn.functional.logsigmoid(0.5 * gain).mean()
 
         def training_step(self, model: nn.Module, inputs: Any, *more: Any, **named: Any) -> Tensor:
@@ -125,17 +135,30 @@ def preference(out: Path, *, watched: bool) -> Trained:
             return super().training_step(model, inputs, *more, **named)
 
     arguments = transformers.TrainingArguments(
-        output_dir=str(out / "trainer"), report_to=[], disable_tqdm=True, use_cpu=True, save_strategy="no", seed=3,
-        per_device_train_batch_size=2, gradient_accumulation_steps=4, num_train_epochs=2, learning_rate=RATE,
-        warmup_steps=WARM_UP, lr_scheduler_type="cosine", weight_decay=0.1, remove_unused_columns=False,
-    )  # fmt: skip
+        output_dir=str(out / "trainer"),
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        save_strategy="no",
+        seed=3,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+        num_train_epochs=2,
+        learning_rate=RATE,
+        warmup_steps=WARM_UP,
+        lr_scheduler_type="cosine",
+        weight_decay=0.1,
+        remove_unused_columns=False,
+    )
     rows = [{"inputs": one, "labels": label} for one, label in examples()]
     trainer = Own(network(), arguments, train_dataset=rows)
     trainer.create_optimizer()
     if not watched:
         trainer.train()
         return trainer.model, None, ()
-    with watch(trainer.model, trainer.optimizer, accumulation=4, examples=192, every=1, out=out, page=False) as w:
+    with watch(
+        trainer.model, trainer.optimizer, accumulation=4, examples=192, every=1, out=out, page=False
+    ) as w:
         trainer.watch = w
         trainer.train()
     return trainer.model, w.run, w.findings().warnings
@@ -153,5 +176,8 @@ def test_training_has_the_same_bits_and_the_header_names_optimizer_and_schedule(
     assert not torch.equal(weights(alone)[0], weights(network())[0])
     assert run is not None and run.hyperparameters is not None and warnings == ()
     header = run.hyperparameters.sentence
-    assert header.startswith("AdamW · ") and f"warm-up over {WARM_UP} steps to 0.01, then cosine to" in header, header
+    assert (
+        header.startswith("AdamW · ")
+        and f"warm-up over {WARM_UP} steps to 0.01, then cosine to" in header
+    ), header
     assert len(run.series("preconditioned_noise")) >= STEPS - 1 and len(run.losses[0]) == STEPS

@@ -1,4 +1,5 @@
-"""Objective and TrainingStep: correct derivatives for any model and batch, and training unchanged."""
+"""Objective and TrainingStep: correct derivatives for any model and batch, and
+training unchanged."""
 
 from collections import namedtuple
 
@@ -18,9 +19,16 @@ SAMPLING = Sampling(Draw.REPLACEMENT, 100)
 
 def everything(model: nn.Module) -> list:
     """Everything that measuring must not change, as values that compare bit for bit."""
-    tensors = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters() if p.grad is not None)]
+    tensors = [
+        *model.parameters(),
+        *model.buffers(),
+        *(p.grad for p in model.parameters() if p.grad is not None),
+    ]
     return [
-        [tensor.detach().clone().view(torch.uint8).tolist() if tensor.dim() else tensor.item() for tensor in tensors],
+        [
+            tensor.detach().clone().view(torch.uint8).tolist() if tensor.dim() else tensor.item()
+            for tensor in tensors
+        ],
         [module.training for module in model.modules()],
         torch.get_rng_state().tolist(),
         [np.asarray(part).tolist() for part in np.random.get_state()],  # noqa: NPY002
@@ -99,7 +107,11 @@ def test_a_loss_with_dropout_computes_both_halves() -> None:
 def test_shared_parameters_count_once() -> None:
     case = CASES["tiny_transformer"]()
     assert case.objective.dimension == sum(p.numel() for p in case.model.parameters())
-    assert len(case.objective.names) == len(set(case.objective.names)) == len(list(case.model.parameters()))
+    assert (
+        len(case.objective.names)
+        == len(set(case.objective.names))
+        == len(list(case.model.parameters()))
+    )
 
 
 def test_a_parameter_without_an_axis_is_measured_too() -> None:
@@ -108,7 +120,12 @@ def test_a_parameter_without_an_axis_is_measured_too() -> None:
             super().__init__()
             self.scale = nn.Parameter(torch.tensor(2.0))
 
-    case = Case(Scaled(), lambda model, batch: (model.scale * batch).square().mean(1), torch.randn(12, 3), True)
+    case = Case(
+        Scaled(),
+        lambda model, batch: (model.scale * batch).square().mean(1),
+        torch.randn(12, 3),
+        True,
+    )
     assert step_of(case).spread(None).squared_norms.shape == (12, 1)
 
 
@@ -129,7 +146,9 @@ def test_take_and_chunks_accept_nested_batches() -> None:
     }
     assert batch_size(batch) == 5
     taken = take(batch, torch.tensor([4, 0]))
-    assert taken["a"][0].tolist() == [4, 0] and taken["p"].x.shape == (2,) and taken["s"].item() == 2
+    assert (
+        taken["a"][0].tolist() == [4, 0] and taken["p"].x.shape == (2,) and taken["s"].item() == 2
+    )
     assert [batch_size(part) for part in chunks(batch, 2)] == [2, 3]
     assert torch.cat([part["a"][1][0] for part in chunks(batch, 3)]).equal(batch["a"][1][0])
 
@@ -143,14 +162,20 @@ def test_a_training_step_uses_the_given_gradient() -> None:
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
-        (lambda: Objective(nn.ReLU(), supervised(nn.MSELoss())), Unsupported, "`model` has no trainable parameters"),
+        (
+            lambda: Objective(nn.ReLU(), supervised(nn.MSELoss())),
+            Unsupported,
+            "`model` has no trainable parameters",
+        ),
         (
             lambda: Objective(nn.Linear(2, 1), lambda m, b: m(b)).gradient(torch.ones(4, 2)),
             UserCodeFailed,
             r"`loss` returned shape \[4, 1\]: expected the mean, \[\], or one value per example, \[4\]",
         ),
         (
-            lambda: Objective(nn.Linear(2, 1), lambda m, b: m(b).argmax()).gradient(torch.ones(4, 2)),
+            lambda: Objective(nn.Linear(2, 1), lambda m, b: m(b).argmax()).gradient(
+                torch.ones(4, 2)
+            ),
             UserCodeFailed,
             "`loss` returned a tensor of torch.int64",
         ),
@@ -160,7 +185,9 @@ def test_a_training_step_uses_the_given_gradient() -> None:
             "`loss` returned float",
         ),
         (
-            lambda: Objective(nn.Linear(2, 1), lambda m, b: m(b).detach().mean()).gradient(torch.ones(4, 2)),
+            lambda: Objective(nn.Linear(2, 1), lambda m, b: m(b).detach().mean()).gradient(
+                torch.ones(4, 2)
+            ),
             UserCodeFailed,
             "does not depend on any trainable parameter",
         ),
@@ -175,11 +202,17 @@ def test_a_training_step_uses_the_given_gradient() -> None:
             BadArgument,
             "`parts` must be at least 2, and at most the batch size 12, got 1",
         ),
-        (lambda: step_of(CASES["mlp"]()).spread(13), BadArgument, "at most the batch size 12, got 13"),
+        (
+            lambda: step_of(CASES["mlp"]()).spread(13),
+            BadArgument,
+            "at most the batch size 12, got 13",
+        ),
         (lambda: Sampling(Draw.FRESH, 0), BadArgument, "`examples` must be at least 1, got 0"),
     ],
 )
-def test_a_model_loss_or_batch_that_cannot_be_measured_raises(build, error: type, message: str) -> None:
+def test_a_model_loss_or_batch_that_cannot_be_measured_raises(
+    build, error: type, message: str
+) -> None:
     with pytest.raises(error, match=message):
         build()
 

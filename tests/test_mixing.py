@@ -27,7 +27,9 @@ def autoregressive(draws: int, chains: int, seed: int = 0) -> np.ndarray:
 
 def test_chains_of_one_law_have_mixed_and_their_mean_is_found() -> None:
     (found,) = mixing({"loss": autoregressive(2000, 4)})
-    assert found.mixed and found.rhat.low < 1.0015 < found.rhat.high  # 1 + (4 − 1)/2000, for 4 steps make a draw
+    assert (
+        found.mixed and found.rhat.low < 1.0015 < found.rhat.high
+    )  # 1 + (4 − 1)/2000, for 4 steps make a draw
     assert found.mean.low < 0 < found.mean.high
     assert "no sign that the chains have not mixed" in str(found)
 
@@ -44,7 +46,8 @@ def test_chains_of_two_laws_have_not_mixed() -> None:
 @pytest.mark.parametrize("apart", [0.0, 0.3])
 @pytest.mark.nightly
 def test_the_interval_of_the_mean_covers_for_mixed_and_unmixed_chains(apart: float) -> None:
-    """The interval is for the mean over infinitely many chains, whose levels scatter by `apart` about zero."""
+    """The interval is for the mean over infinitely many chains, whose levels scatter by `apart`
+    about zero."""
     runs, covered = 100, 0
     for seed in range(runs):
         levels = apart * np.random.default_rng(10_000 + seed).standard_normal(6)
@@ -73,7 +76,17 @@ def test_chains_are_drawn(tmp_path: Path, chains: int) -> None:
 
 @pytest.mark.slow
 def test_the_verb_runs_chains_and_draws_them(tmp_path: Path) -> None:
-    arguments = ["linear-regression", "--sampler", "sghmc", "--lr", "0.05", "-b", "100", "--steps", "200"]
+    arguments = [
+        "linear-regression",
+        "--sampler",
+        "sghmc",
+        "--lr",
+        "0.05",
+        "-b",
+        "100",
+        "--steps",
+        "200",
+    ]
     more = ["--burn-in", "100", "--chains", "2", "--png", str(tmp_path / "drawn")]
     result = CliRunner().invoke(sample, arguments + more, catch_exceptions=False)
     assert "chain 1, 200 steps after 100" in " ".join(result.output.split())
@@ -83,14 +96,21 @@ def test_the_verb_runs_chains_and_draws_them(tmp_path: Path) -> None:
         for name in ("train_loss", *(f"slope_{k}" for k in range(1, 6)))
         for kind in ("trace", "ranks", "autocorrelation")
     }
-    with pytest.raises(BadArgument, match="`--png` compares chains with each other: add --chains 4"):
-        CliRunner().invoke(sample, ["linear-regression", "--png", str(tmp_path)], catch_exceptions=False)
+    with pytest.raises(
+        BadArgument, match="`--png` compares chains with each other: add --chains 4"
+    ):
+        CliRunner().invoke(
+            sample, ["linear-regression", "--png", str(tmp_path)], catch_exceptions=False
+        )
 
 
 @pytest.mark.parametrize(
     ("draws", "message"),
     [
-        (np.zeros((100, 1)), r"`x` must be at least 8 draws of 2 chains, \[draws, chains\], got shape \[100, 1\]"),
+        (
+            np.zeros((100, 1)),
+            r"`x` must be at least 8 draws of 2 chains, \[draws, chains\], got shape \[100, 1\]",
+        ),
         (np.zeros((7, 2)), r"got shape \[7, 2\]"),
         (np.full((9, 2), np.nan), "`x` must be finite: leave out chains that diverged"),
         (np.ones((9, 2)), "`x` must vary, got 1 in every draw"),

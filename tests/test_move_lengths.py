@@ -1,4 +1,5 @@
-"""How far a path moves in each doubling of time: known lengths, and the coverage of their intervals."""
+"""How far a path moves in each doubling of time: known lengths, and the coverage of their
+intervals."""
 
 import math
 from pathlib import Path
@@ -51,7 +52,8 @@ def test_the_intervals_cover_for_independent_places_and_for_walks(
         points = random.normal(size=(STEPS, dimension))
         points = points.cumsum(axis=0) if walks else points
         for each in of(points):
-            # Of the centres (Φ₋ + 2Φ + Φ₊)/4 the variance is 3/8 each; a walk of n steps less what the average takes.
+            # Of the centres (Φ₋ + 2Φ + Φ₊)/4 the variance is 3/8 each; a walk of n steps less what
+            # the average takes.
             places = (each.last - each.first) / 5
             squared = places - 5 / 8 if walks else 2 * 3 / 8
             step = 1.0 if walks else 2.0
@@ -68,7 +70,9 @@ def test_the_interval_of_a_sketched_path_covers_the_true_length() -> None:
         way = torch.randn(3_000, generator=generator)
         points = np.stack([sketch([step * way]).numpy() for step in range(80)])
         found = lengths_of(Trail.of(kept, points[kept], np.full(len(kept), 0.1)))
-        within += [each.stepped.low <= float(way.norm()) <= each.stepped.high for each in found[-1:]]
+        within += [
+            each.stepped.low <= float(way.norm()) <= each.stepped.high for each in found[-1:]
+        ]
         assert found[-1].stepped.high / found[-1].stepped.low > 1.3
     assert np.mean(within) > 0.85
 
@@ -76,7 +80,9 @@ def test_the_interval_of_a_sketched_path_covers_the_true_length() -> None:
 def with_path(folder: Path, steps: int = STEPS) -> Run:
     """A run that has kept its iterates: a walk that slows down."""
     run = run_in(folder, steps=steps)
-    points = (np.random.default_rng(0).normal(size=(steps, 7)) / np.arange(1, steps + 1)[:, None]).cumsum(axis=0)
+    points = (
+        np.random.default_rng(0).normal(size=(steps, 7)) / np.arange(1, steps + 1)[:, None]
+    ).cumsum(axis=0)
     with run.folder.readings_path().open("a") as file:
         for step in kept_steps(steps):
             moments = f'{{"point":{points[step].tolist()}}}'
@@ -97,7 +103,10 @@ def test_the_page_shows_the_path_of_a_run(tmp_path: Path) -> None:
     found = lengths_of(Trail.of(series.steps, series.moments["point"], series.learning_rate))
     assert len(figure.table.rows) == len(found) == 6
     assert figure.table.rows[-1][0] == f"{found[-1].first:,} – {found[-1].last:,}"
-    assert "The parameters are converging" in figure.summary and figure.table.rows[-1][1] in figure.summary
+    assert (
+        "The parameters are converging" in figure.summary
+        and figure.table.rows[-1][1] in figure.summary
+    )
     spec = page_spec(figure.chart, figure.summary)
     assert spec["description"] == figure.summary
     assert section.heading == "The schedule, and the path"

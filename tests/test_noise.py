@@ -1,4 +1,5 @@
-"""The noise gauge: exact over all batches of a tiny set, additive over layers, and plain in what it says and refuses."""
+"""The noise gauge: exact over all batches of a tiny set, additive over layers, and plain in what it
+says and refuses."""
 
 import math
 import re
@@ -49,14 +50,16 @@ def objective() -> Objective:
 def per_example(objective: Objective) -> np.ndarray:
     """The gradient of each of the four examples, one backward each."""
     batches = ((FEATURES[i : i + 1], TARGETS[i : i + 1]) for i in range(4))
-    return np.stack([torch.cat([g.flatten() for g in objective.gradient(batch)]).numpy() for batch in batches])
+    return np.stack(
+        [torch.cat([g.flatten() for g in objective.gradient(batch)]).numpy() for batch in batches]
+    )
 
 
 def series_over(
     objective: Objective, batches: Iterator[Sequence[int]], gauge: GradientNoise, sampling: Sampling
 ) -> Series:
-    """One reading for every batch. The index is always 0, so that every batch is dealt out in the same way, and all
-    orders of a batch stand for all ways to deal it."""
+    """One reading for every batch. The index is always 0, so that every batch is dealt out in the
+    same way, and all orders of a batch stand for all ways to deal it."""
     readings = []
     for position, chosen in enumerate(batches):
         batch = FEATURES[list(chosen)], TARGETS[list(chosen)]
@@ -69,7 +72,9 @@ def trace_of_covariance(gradients: np.ndarray) -> float:
     return float(gradients.var(axis=0).sum())
 
 
-@pytest.mark.parametrize(("size", "parts"), [(2, 2), (3, 2), (3, None), pytest.param(4, 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("size", "parts"), [(2, 2), (3, 2), (3, None), pytest.param(4, 3, marks=pytest.mark.slow)]
+)
 def test_means_over_all_batches_with_replacement_are_exact(
     objective: Objective, per_example: np.ndarray, size: int, parts: int | None
 ) -> None:
@@ -92,10 +97,17 @@ def test_means_over_all_batches_without_replacement_equal_those_of_the_training_
     series = series_over(objective, permutations(range(4), size), GradientNoise(parts), sampling)
     estimates = GradientNoise(parts).estimate(series)
     train = per_example.mean(0)
-    error = np.mean([np.square(per_example[list(b)].mean(0) - train).sum() for b in permutations(range(4), size)])
+    error = np.mean(
+        [
+            np.square(per_example[list(b)].mean(0) - train).sum()
+            for b in permutations(range(4), size)
+        ]
+    )
     signal = float(np.square(train).sum())
     assert error == pytest.approx(trace_of_covariance(per_example) / size * (4 - size) / 3)
-    assert estimates["gradient_variance"].value == pytest.approx(trace_of_covariance(per_example), rel=1e-12)
+    assert estimates["gradient_variance"].value == pytest.approx(
+        trace_of_covariance(per_example), rel=1e-12
+    )
     assert estimates["gradient_norm_squared"].value == pytest.approx(signal, rel=1e-12)
     assert estimates["signal_to_noise"].value == pytest.approx(signal / error, rel=1e-12)
 
@@ -103,12 +115,19 @@ def test_means_over_all_batches_without_replacement_equal_those_of_the_training_
 def test_means_over_all_training_sets_equal_those_of_the_population(
     objective: Objective, per_example: np.ndarray
 ) -> None:
-    """The population is the first three examples; training sets are all triples of them, batches all pairs."""
+    """The population is the first three examples; training sets are all triples of them, batches
+    all pairs."""
     gauge, sampling = GradientNoise(gradient_of="population"), Sampling(Draw.RESHUFFLED, 3)
-    batches = ([train[i] for i in pair] for train in product(range(3), repeat=3) for pair in permutations(range(3), 2))
+    batches = (
+        [train[i] for i in pair]
+        for train in product(range(3), repeat=3)
+        for pair in permutations(range(3), 2)
+    )
     estimates = gauge.estimate(series_over(objective, batches, gauge, sampling))
     population = per_example[:3]
-    assert estimates["gradient_variance"].value == pytest.approx(trace_of_covariance(population), rel=1e-12)
+    assert estimates["gradient_variance"].value == pytest.approx(
+        trace_of_covariance(population), rel=1e-12
+    )
     signal = float(np.square(population.mean(0)).sum())
     assert estimates["gradient_norm_squared"].value == pytest.approx(signal, rel=1e-12)
 
@@ -118,7 +137,9 @@ def test_train_and_population_estimates_differ_by_the_variance_over_the_examples
 ) -> None:
     sampling = Sampling(Draw.RESHUFFLED, 4)
     series = series_over(objective, permutations(range(4), 2), GradientNoise(), sampling)
-    train, population = (GradientNoise(gradient_of=whose).estimate(series) for whose in ("train", "population"))
+    train, population = (
+        GradientNoise(gradient_of=whose).estimate(series) for whose in ("train", "population")
+    )
     excess = train["gradient_norm_squared"].value - population["gradient_norm_squared"].value
     assert excess == pytest.approx(population["gradient_variance"].value / 4)
 
@@ -140,19 +161,28 @@ def test_noise_is_averaged_over_batches_of_two_sizes() -> None:
     ]
     estimates = GradientNoise().estimate(Series.of(readings, Sampling(Draw.FRESH), ("0",)))
     assert estimates["batch_size"].value == 32
-    assert estimates["signal_to_noise"].value == pytest.approx(2 / np.mean([8 / size for size in sizes]))
+    assert estimates["signal_to_noise"].value == pytest.approx(
+        2 / np.mean([8 / size for size in sizes])
+    )
 
 
 def test_total_moments_are_the_sum_over_layers(case: Case) -> None:
     gauge, sampling = GradientNoise(), Sampling(Draw.FRESH)
-    readings = [Reading("noise", i, 12, 0.1, gauge.measure(_step(case, index=i, sampling=sampling))) for i in range(8)]
+    readings = [
+        Reading("noise", i, 12, 0.1, gauge.measure(_step(case, index=i, sampling=sampling)))
+        for i in range(8)
+    ]
     series = Series.of(readings, sampling, case.objective.layers)
     estimates = gauge.estimate(series)
-    assert estimates["gradient_variance"].value == pytest.approx(series.moments["gradient_variance"].mean(axis=0).sum())
+    assert estimates["gradient_variance"].value == pytest.approx(
+        series.moments["gradient_variance"].mean(axis=0).sum()
+    )
     assert estimates["gradient_norm_squared"].value == pytest.approx(
         series.moments["gradient_norm_squared"].mean(axis=0).sum()
     )
-    by_layer = [name.removeprefix("noise_scale/") for name in estimates if name.startswith("noise_scale/")]
+    by_layer = [
+        name.removeprefix("noise_scale/") for name in estimates if name.startswith("noise_scale/")
+    ]
     assert by_layer == (list(series.layers) if len(series.layers) > 1 else [])
 
 
@@ -162,12 +192,19 @@ def test_estimates_of_a_layer_equal_those_of_a_model_with_only_that_layer() -> N
         "gradient_variance": generator.chisquare(5, (60, 2)),
         "gradient_norm_squared": generator.normal(1, 1, (60, 2)),
     }
-    whole, second = (_series({name: part[:, cut] for name, part in moments.items()}) for cut in ([0, 1], [1]))
-    assert GradientNoise().estimate(whole)["noise_scale/1"] == GradientNoise().estimate(second)["noise_scale"]
+    whole, second = (
+        _series({name: part[:, cut] for name, part in moments.items()}) for cut in ([0, 1], [1])
+    )
+    assert (
+        GradientNoise().estimate(whole)["noise_scale/1"]
+        == GradientNoise().estimate(second)["noise_scale"]
+    )
 
 
 @pytest.mark.parametrize(
-    "gauge", [GradientNoise(), GradientNoise(None), GradientNoise(parts=8, gradient_of="population")], ids=repr
+    "gauge",
+    [GradientNoise(), GradientNoise(None), GradientNoise(parts=8, gradient_of="population")],
+    ids=repr,
 )
 def test_repr_recreates_the_gauge(gauge: GradientNoise) -> None:
     assert eval(repr(gauge)) == gauge
@@ -175,20 +212,28 @@ def test_repr_recreates_the_gauge(gauge: GradientNoise) -> None:
 
 @pytest.mark.parametrize("parts", [1, 0, math.nan])
 def test_a_single_part_is_refused(parts: int) -> None:
-    with pytest.raises(BadArgument, match=r"`parts` must be at least 2, got .*: one gradient per step shows no spread"):
+    with pytest.raises(
+        BadArgument,
+        match=r"`parts` must be at least 2, got .*: one gradient per step shows no spread",
+    ):
         _unchecked(GradientNoise, parts=parts)
 
 
 def test_an_unknown_gradient_of_is_refused() -> None:
-    with pytest.raises(BadArgument, match="`gradient_of` must be 'train' or 'population', got 'test'"):
+    with pytest.raises(
+        BadArgument, match="`gradient_of` must be 'train' or 'population', got 'test'"
+    ):
         _unchecked(GradientNoise, gradient_of="test")
 
 
 def test_a_training_set_of_unknown_size_is_refused_without_replacement() -> None:
     series = _series(
-        {"gradient_variance": np.ones((9, 1)), "gradient_norm_squared": np.ones((9, 1))}, Sampling(Draw.RESHUFFLED)
+        {"gradient_variance": np.ones((9, 1)), "gradient_norm_squared": np.ones((9, 1))},
+        Sampling(Draw.RESHUFFLED),
     )
-    with pytest.raises(BadArgument, match=r"training set of unknown size: give its number of `examples`, or use"):
+    with pytest.raises(
+        BadArgument, match=r"training set of unknown size: give its number of `examples`, or use"
+    ):
         GradientNoise().estimate(series)
     assert GradientNoise(gradient_of="population").estimate(series)["noise_scale"].value == 1
 
@@ -225,7 +270,9 @@ def test_two_readings_give_no_noise_scale() -> None:
     assert finding is not None and finding.state is State.CANNOT_TELL
 
 
-def finding_at(batch_size: int, value: float, low: float, high: float, needed: int | None = None) -> tuple[State, str]:
+def finding_at(
+    batch_size: int, value: float, low: float, high: float, needed: int | None = None
+) -> tuple[State, str]:
     """State and words of a finding, at a noise scale from 200 readings."""
     value, low, high = float(value), float(low), float(high)
     scale = Estimate.interval(
@@ -239,8 +286,9 @@ def test_a_batch_below_the_noise_scale() -> None:
     state, words = finding_at(32, 450, 364, 589)
     assert state is State.LOOK
     assert words == (
-        "B = 32 is 14x below the gradient noise scale 450 [364, 589] (200 measured steps). In this range doubling B "
-        "nearly halves the number of updates (15.1x → 8.0x of the minimum) and costs 7% more examples."
+        "B = 32 is 14x below the gradient noise scale 450 [364, 589] (200 measured steps). In this "
+        "range doubling B nearly halves the number of updates (15.1x → 8.0x of the minimum) and "
+        "costs 7% more examples."
     )
 
 
@@ -248,8 +296,8 @@ def test_a_batch_above_the_noise_scale() -> None:
     state, words = finding_at(512, 64, 50, 80)
     assert state is State.LOOK
     assert words == (
-        "B = 512 is 8.0x above the gradient noise scale 64.0 [50.0, 80.0] (200 measured steps). In this range halving "
-        "B costs 11% more updates and saves 44% of the examples."
+        "B = 512 is 8.0x above the gradient noise scale 64.0 [50.0, 80.0] (200 measured steps). In "
+        "this range halving B costs 11% more updates and saves 44% of the examples."
     )
 
 
@@ -257,8 +305,8 @@ def test_a_batch_near_the_noise_scale() -> None:
     state, words = finding_at(64, 64, 30, 120)
     assert state is State.OK
     assert words == (
-        "B = 64 is near the gradient noise scale 64.0 [30.0, 120] (200 measured steps). Here updates (2.0x of the minimum) "
-        "and examples (2.0x) trade about evenly."
+        "B = 64 is near the gradient noise scale 64.0 [30.0, 120] (200 measured steps). Here "
+        "updates (2.0x of the minimum) and examples (2.0x) trade about evenly."
     )
 
 
@@ -266,13 +314,20 @@ def test_an_unbounded_noise_scale_is_reported_with_its_lower_bound_and_the_steps
     state, words = finding_at(32, 2000, 900, math.inf, needed=1234)
     assert state is State.LOOK
     assert words.startswith(
-        "The gradient noise scale is at least 900, above B = 32; an upper bound needs about 1,200 more steps at B = 32."
+        "The gradient noise scale is at least 900, above B = 32; an upper bound needs about 1,200 "
+        "more steps at B = 32."
     )
     state, words = finding_at(1024, 2000, 900, math.inf, needed=1234)
     assert state is State.CANNOT_TELL
-    assert "noise scale is at least 900; an upper bound needs about 1,200 more steps at B = 1,024." in words
+    assert (
+        "noise scale is at least 900; an upper bound needs about 1,200 more steps at B = 1,024."
+        in words
+    )
     assert "The gradient is not distinguishable from zero in these readings" in words
-    assert "at least 900, above B = 32; there is no upper bound yet." in finding_at(32, 2000, 900, math.inf)[1]
+    assert (
+        "at least 900, above B = 32; there is no upper bound yet."
+        in finding_at(32, 2000, 900, math.inf)[1]
+    )
 
 
 def test_a_wide_interval_around_the_batch_size_gives_cannot_tell() -> None:
@@ -305,11 +360,18 @@ def test_an_unknown_noise_scale_is_reported_with_the_steps_needed() -> None:
     assert words.startswith(
         "The gradient noise scale is not known yet; an interval needs about 7 more steps at B = 32."
     )
-    assert "it is too early to say how many steps an interval needs" in finding_at(32, math.nan, -math.inf, math.inf)[1]
+    assert (
+        "it is too early to say how many steps an interval needs"
+        in finding_at(32, math.nan, -math.inf, math.inf)[1]
+    )
 
 
-@pytest.mark.parametrize("scale", [(450, 364, 589), (64, 30, 120), (5, 4, 6), (0, 0, 9), (math.inf, 50, math.inf)])
-def test_no_finding_promises_too_much_or_prints_nan_or_inf(scale: tuple[float, float, float]) -> None:
+@pytest.mark.parametrize(
+    "scale", [(450, 364, 589), (64, 30, 120), (5, 4, 6), (0, 0, 9), (math.inf, 50, math.inf)]
+)
+def test_no_finding_promises_too_much_or_prints_nan_or_inf(
+    scale: tuple[float, float, float],
+) -> None:
     words = finding_at(32, *scale)[1]
     assert not re.search(r"optimal|best|guaranteed|nan|\binf\b", words)
 
@@ -335,7 +397,9 @@ def _series(moments: dict[str, np.ndarray], sampling: Sampling | None = None) ->
 
 
 def _step(case: Case, index: int, sampling: Sampling) -> TrainingStep:
-    return TrainingStep(case.objective, case.batch, index=index, learning_rate=0.1, sampling=sampling)
+    return TrainingStep(
+        case.objective, case.batch, index=index, learning_rate=0.1, sampling=sampling
+    )
 
 
 def _unchecked(build: type, **settings: object) -> object:

@@ -1,4 +1,5 @@
-"""The noise scale along training: the value of now, the early one beside it, and no advice while it drifts towards B."""
+"""The noise scale along training: the value of now, the early one beside it, and no advice while it
+drifts towards B."""
 
 import math
 from dataclasses import replace
@@ -27,12 +28,18 @@ def drifting(power: float, batch_size: int = 32, readings: int = 200) -> Series:
     """Readings whose noise scale is 400·((step + 1)/1000)^power; tr Σ is 8."""
     random = np.random.default_rng(1)
     steps = np.linspace(9, 999, readings).round().astype(int)
-    norm_squared = 8 / (400 * ((steps + 1) / 1000) ** power) * (1 + 0.5 * random.standard_normal(readings))
+    norm_squared = (
+        8 / (400 * ((steps + 1) / 1000) ** power) * (1 + 0.5 * random.standard_normal(readings))
+    )
     variance = 8 * (1 + 0.2 * random.standard_normal(readings))
     return Series.of(
         [
             Reading(
-                "noise", int(step), batch_size, 0.1, {"gradient_variance": [noise], "gradient_norm_squared": [signal]}
+                "noise",
+                int(step),
+                batch_size,
+                0.1,
+                {"gradient_variance": [noise], "gradient_norm_squared": [signal]},
             )
             for step, noise, signal in zip(steps, variance, norm_squared, strict=True)
         ],
@@ -41,21 +48,32 @@ def drifting(power: float, batch_size: int = 32, readings: int = 200) -> Series:
 
 
 @pytest.mark.parametrize(("power", "change"), [(1.5, 1), (-1.0, -1)])
-def test_the_estimate_is_the_one_of_now_and_has_the_early_value_beside_it(power: float, change: int) -> None:
+def test_the_estimate_is_the_one_of_now_and_has_the_early_value_beside_it(
+    power: float, change: int
+) -> None:
     series = drifting(power)
-    now, pooled = (GradientNoise().estimate(each)["noise_scale"] for each in (series.at_newest(), series))
+    now, pooled = (
+        GradientNoise().estimate(each)["noise_scale"] for each in (series.at_newest(), series)
+    )
     assert now.low <= 400 <= now.high and not pooled.low <= 400 <= pooled.high
     assert now.step == 999 and now.earlier is not None and pooled.step is pooled.earlier is None
     assert (now.value - now.earlier[1]) * change > 0
-    moments = (series.moments[name].sum(axis=1) for name in ("gradient_variance", "gradient_norm_squared"))
+    moments = (
+        series.moments[name].sum(axis=1) for name in ("gradient_variance", "gradient_norm_squared")
+    )
     alone = ratio_now(
-        *moments, steps=series.steps, learning_rate=series.learning_rate, prior=NOISE_PRIOR, rare_noise=2 / 32
+        *moments,
+        steps=series.steps,
+        learning_rate=series.learning_rate,
+        prior=NOISE_PRIOR,
+        rare_noise=2 / 32,
     )
     assert (now.value, now.low, now.high) == (alone.value, alone.low, alone.high)
     seen = GradientNoise().judge(GradientNoise().estimate(series.at_newest()))
     assert (
         seen is not None
-        and f"now (step 999; it was {significant(now.earlier[1], 2)} at step {now.earlier[0]})" in say(seen).seen
+        and f"now (step 999; it was {significant(now.earlier[1], 2)} at step {now.earlier[0]})"
+        in say(seen).seen
     )
 
 
@@ -92,7 +110,9 @@ def test_an_unknown_end_withholds_nothing() -> None:
 def test_a_value_of_long_ago_is_not_called_that_of_now_and_advises_no_batch() -> None:
     scale = estimate(100.0, 95.0, 105.0, 95.0)
     batch = Estimate.exact(10.0)
-    assert "now (step 999; it was 95 at step 99)" in say(judge_batch_size("noise", batch, scale)).seen
+    assert (
+        "now (step 999; it was 95 at step 99)" in say(judge_batch_size("noise", batch, scale)).seen
+    )
     recent = judge_batch_size("noise", batch, replace(scale, reached=1200))
     assert recent.state is State.LOOK and "now (step 999;" in say(recent).seen
     outdated = judge_batch_size("noise", batch, replace(scale, reached=2500))
@@ -102,10 +122,15 @@ def test_a_value_of_long_ago_is_not_called_that_of_now_and_advises_no_batch() ->
 
 
 def test_the_drift_is_followed_to_the_last_step_of_training() -> None:
-    scale = estimate(100.0, 95.0, 105.0, 50.0)  # rises by 2 in a factor of ten: 123.2 after twice the steps, then 131
+    scale = estimate(
+        100.0, 95.0, 105.0, 50.0
+    )  # rises by 2 in a factor of ten: 123.2 after twice the steps, then 131
     batch = Estimate.exact(125.0)
     assert "is expected to pass B" not in say(judge_batch_size("noise", batch, scale)).means
-    assert "is expected to pass B" in say(judge_batch_size("noise", batch, replace(scale, reached=1240))).means
+    assert (
+        "is expected to pass B"
+        in say(judge_batch_size("noise", batch, replace(scale, reached=1240))).means
+    )
 
 
 def test_a_lower_bound_of_long_ago_is_dated() -> None:
@@ -126,13 +151,18 @@ def test_no_batch_above_the_training_set_is_advised(examples: int | None, possib
     limited = gauge.judge(latest, RunFacts(examples=examples))
     assert limited is not None
     assert (limited == found) == possible
-    assert possible or (not say(limited).advice and "63 training examples, so twice the batch" in say(limited).means)
+    assert possible or (
+        not say(limited).advice and "63 training examples, so twice the batch" in say(limited).means
+    )
 
 
 def test_an_outdated_preconditioned_scale_advises_no_rates() -> None:
     gauge = PreconditionedNoise()
     scale = replace(estimate(100.0, 95.0, 105.0, 95.0), earlier=None, reached=5000)
-    latest = {"preconditioned_noise_scale": scale, "preconditioned_batch_size": Estimate.exact(32.0)}
+    latest = {
+        "preconditioned_noise_scale": scale,
+        "preconditioned_batch_size": Estimate.exact(32.0),
+    }
     found = gauge.judge(latest)
     settings = Hyperparameters((0,), ((Group("AdamW", "adaptive", 0.001),),), reached=5000)
     assert gauge.judge(latest, RunFacts(settings)) == found and found.state is State.CANNOT_TELL
@@ -142,4 +172,7 @@ def test_readings_that_ended_early_give_an_outdated_finding() -> None:
     series = replace(drifting(0.0), reached=3000)
     found = GradientNoise().judge(GradientNoise().estimate(series.at_newest()))
     assert found is not None and found.state is State.CANNOT_TELL
-    assert "at the newest reading (step 999 of 3,000" in say(found).seen and "no batch is advised" in say(found).means
+    assert (
+        "at the newest reading (step 999 of 3,000" in say(found).seen
+        and "no batch is advised" in say(found).means
+    )

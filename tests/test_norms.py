@@ -25,7 +25,10 @@ STEP = {"small": 4.0, "big": 2.0, "sizes": (8, 32), "learning_rate": 0.1}
 def micro_batches(steps: int) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
-        yield [(torch.randn(4, 8, generator=generator), torch.randint(5, (4,), generator=generator)) for _ in range(4)]
+        yield [
+            (torch.randn(4, 8, generator=generator), torch.randint(5, (4,), generator=generator))
+            for _ in range(4)
+        ]
 
 
 def network() -> nn.Module:
@@ -47,7 +50,9 @@ def test_it_records_what_watch_records_on_the_same_batches(tmp_path: Path) -> No
     names = [name for name, _ in model.named_parameters()]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     loss = supervised(nn.CrossEntropyLoss(reduction="none"))
-    watched = watch(model, optimizer, accumulation=4, every=1, gauges="noise", out=tmp_path, name="watched")
+    watched = watch(
+        model, optimizer, accumulation=4, every=1, gauges="noise", out=tmp_path, name="watched"
+    )
     with watched, NormsWatch(out=tmp_path, name="norms", optimizer="sgd") as w:
         for parts in micro_batches(16):
             optimizer.zero_grad()
@@ -69,13 +74,20 @@ def test_it_records_what_watch_records_on_the_same_batches(tmp_path: Path) -> No
     np.testing.assert_allclose(ours.losses[1], theirs.losses[1], rtol=1e-6)
     mine, wanted = ours.series("noise"), theirs.series("noise")
     assert mine is not None and wanted is not None
-    assert mine.steps.tolist() == wanted.steps.tolist() and mine.batch_size.tolist() == wanted.batch_size.tolist()
+    assert (
+        mine.steps.tolist() == wanted.steps.tolist()
+        and mine.batch_size.tolist() == wanted.batch_size.tolist()
+    )
     for name, moments in wanted.moments.items():
         np.testing.assert_allclose(mine.moments[name], moments, rtol=2e-4, atol=1e-6)
     expected = diagnose(theirs).estimates
     assert diagnose(ours).estimates.keys() == expected.keys()
-    assert diagnose(ours).estimates["noise_scale"].value == pytest.approx(expected["noise_scale"].value, rel=1e-4)
-    gauges = [one for one in watched.findings() if one.gauge != "triage"]  # which looks at the model
+    assert diagnose(ours).estimates["noise_scale"].value == pytest.approx(
+        expected["noise_scale"].value, rel=1e-4
+    )
+    gauges = [
+        one for one in watched.findings() if one.gauge != "triage"
+    ]  # which looks at the model
     assert [one.state for one in w.findings()] == [one.state for one in gauges]
 
 
@@ -85,7 +97,9 @@ def test_the_moments_are_unbiased_for_any_two_sizes(tmp_path: Path, sizes: tuple
     draws = np.random.default_rng(0)
     with NormsWatch(out=tmp_path) as w:
         for _ in range(500):
-            small, big = (np.square(0.5 + draws.normal(size=20) * np.sqrt(3 / size)).sum() for size in sizes)
+            small, big = (
+                np.square(0.5 + draws.normal(size=20) * np.sqrt(3 / size)).sum() for size in sizes
+            )
             w.norms([small], big, sizes, learning_rate=0.1)
     assert w.run is not None and w.run.warnings == []
     series = w.run.series("noise")
@@ -127,7 +141,9 @@ def test_a_tree_of_norms_is_recorded_by_layer(tmp_path: Path) -> None:
     series = w.run.series("noise")
     assert series is not None
     assert np.ptp(series.moments["gradient_variance"], axis=0).tolist() == [0.0, 0.0]
-    assert {"noise_scale/dense.kernel", "noise_share/dense.bias"} <= diagnose(w.run).estimates.keys()
+    assert {"noise_scale/dense.kernel", "noise_share/dense.bias"} <= diagnose(
+        w.run
+    ).estimates.keys()
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -145,12 +161,24 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"big": {"a": 1.0}}, "`small` has the layers model, and `big` has a"),
     ({"small": {}}, "`small` has no layer"),
     ({"small": []}, "`small` must be a number or a list of numbers, got .."),
-    ({"small": np.ones((2, 2))}, "`small` must be a number or a list of numbers, got an array of shape .2, 2."),
-    ({"small": [4.0] * 5}, "`small` has 5 micro-batches of 8 examples, more than the 32 of the batch"),
+    (
+        {"small": np.ones((2, 2))},
+        "`small` must be a number or a list of numbers, got an array of shape .2, 2.",
+    ),
+    (
+        {"small": [4.0] * 5},
+        "`small` has 5 micro-batches of 8 examples, more than the 32 of the batch",
+    ),
     ({"small": 1.0}, "`small` is 1, less than `big`, 2: .* not of the sum"),
     ({"small": 2.0}, "`small` equals `big`, 2: .* before the gradients are averaged"),
-    ({"small": {"a": [1.0, 2.0], "b": 3.0}, "big": {"a": 1.0, "b": 1.0}}, "`small` must have one number per micro"),
-    ({"small": [{"a": 1.0}, {"b": 1.0}], "big": {"a": 1.0}}, "`small` has micro-batches with different layers"),
+    (
+        {"small": {"a": [1.0, 2.0], "b": 3.0}, "big": {"a": 1.0, "b": 1.0}},
+        "`small` must have one number per micro",
+    ),
+    (
+        {"small": [{"a": 1.0}, {"b": 1.0}], "big": {"a": 1.0}},
+        "`small` has micro-batches with different layers",
+    ),
     ({"learning_rate": -0.1}, "`learning_rate` must be at least 0 and finite, got -0.1"),
     ({"learning_rate": "fast"}, "`learning_rate` must be a number, got str"),
     ({"loss": [1.0, 2.0]}, "`loss` must be a number, got list"),
@@ -182,7 +210,10 @@ def test_a_reading_that_is_doubtful_by_chance_is_kept(tmp_path: Path) -> None:
         w.norms(**(STEP | {"small": 1.0}))
     assert w.run is not None and len(w.run.warnings) == 1
     series = w.run.series("noise")
-    assert series is not None and series.moments["gradient_variance"][:, 0].round(3).tolist() == [21.333, -10.667]
+    assert series is not None and series.moments["gradient_variance"][:, 0].round(3).tolist() == [
+        21.333,
+        -10.667,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -190,11 +221,16 @@ def test_a_reading_that_is_doubtful_by_chance_is_kept(tmp_path: Path) -> None:
     [
         ({"optimizer": " "}, "`optimizer` must be a name such as 'adamw', got ' '"),
         ({"level": 90.0}, "`level` must lie between 0 and 1, got 90"),
-        ({"sampling": Sampling(Draw.RESHUFFLED)}, "`sampling` draws without replacement .* give its `examples`"),
+        (
+            {"sampling": Sampling(Draw.RESHUFFLED)},
+            "`sampling` draws without replacement .* give its `examples`",
+        ),
         ({"to": [3]}, "`to` holds a int"),
     ],
 )
-def test_settings_are_checked_when_it_is_made(tmp_path: Path, given: dict[str, Any], message: str) -> None:
+def test_settings_are_checked_when_it_is_made(
+    tmp_path: Path, given: dict[str, Any], message: str
+) -> None:
     with pytest.raises(BadArgument, match=message):
         NormsWatch(out=tmp_path, **given)
 
@@ -231,7 +267,10 @@ def test_a_loss_that_is_not_finite_is_reported_once(tmp_path: Path) -> None:
         for loss in (1.0, float("nan"), float("nan")):
             w.norms(**STEP, loss=loss)
     assert w.run is not None
-    assert w.run.warnings[0] == "the loss is nan at step 1, for the first time in this run" and len(w.run.warnings) == 1
+    assert (
+        w.run.warnings[0] == "the loss is nan at step 1, for the first time in this run"
+        and len(w.run.warnings) == 1
+    )
 
 
 def test_an_exception_of_training_is_the_end_of_the_run(tmp_path: Path) -> None:
@@ -265,12 +304,19 @@ def test_estimates_go_to_trackers(tmp_path: Path) -> None:
     assert step == 19 and numbers["gradiometer/noise_scale"] > 0
 
 
-def test_the_run_holds_settings_that_are_known_and_says_that_the_cost_is_not(tmp_path: Path) -> None:
-    with NormsWatch(out=tmp_path, name="a JAX run", optimizer="adamw", sampling=Sampling(Draw.RESHUFFLED, 5000)) as w:
+def test_the_run_holds_settings_that_are_known_and_says_that_the_cost_is_not(
+    tmp_path: Path,
+) -> None:
+    with NormsWatch(
+        out=tmp_path, name="a JAX run", optimizer="adamw", sampling=Sampling(Draw.RESHUFFLED, 5000)
+    ) as w:
         for step in range(40):
             w.norms(**(STEP | {"small": 4.0 + step % 3}), step=5 * step, loss=1.0)
     assert w.run is not None and w.run.name == "a-JAX-run-1" and w.run.sampling.examples == 5000
-    assert w.run.manifest["problem"]["optimizer"] == "adamw" and "momentum" not in w.run.manifest["configuration"]
+    assert (
+        w.run.manifest["problem"]["optimizer"] == "adamw"
+        and "momentum" not in w.run.manifest["configuration"]
+    )
     assert w.run.configuration.sampling == "reshuffled"
     assert overhead_sentence(w.run.overhead).startswith("The program gave the norms of 40 steps.")
 
@@ -286,7 +332,9 @@ def test_the_page_of_the_run_is_written_and_paths_are_printed(
         w.norms(**(STEP | {"big": float("nan")}))
     assert (tmp_path / "norms-1" / "report.html").exists()
     assert capsys.readouterr().err.splitlines()[0] == f"gradiometer: {tmp_path / 'norms-1'}"
-    assert str(w.findings()).startswith("! warning: step 20 is not recorded: `big` must be squared norms")
+    assert str(w.findings()).startswith(
+        "! warning: step 20 is not recorded: `big` must be squared norms"
+    )
 
 
 def test_no_line_is_named_that_needs_a_model(tmp_path: Path) -> None:

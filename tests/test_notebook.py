@@ -1,4 +1,5 @@
-"""The card of a notebook: findings with their intervals as bars, without scripts, in the colours of the notebook."""
+"""The card of a notebook: findings with their intervals as bars, without scripts, in the colours of
+the notebook."""
 
 import re
 from dataclasses import replace
@@ -19,7 +20,8 @@ NEVER_CLOSED = {"br", "hr", "img"}
 
 
 class Elements(HTMLParser):
-    """The elements of a card, each with its attributes and place; every one must be closed in its order."""
+    """The elements of a card, each with its attributes and place; every one must be closed in its
+    order."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -47,7 +49,9 @@ def findings(diagnosis: Diagnosis, *warnings: str) -> Findings:
 def test_a_card_says_what_print_says_with_the_interval_as_a_bar_against_its_threshold() -> None:
     found = findings(diagnosis_of(unbounded=0), "step 3 was skipped")
     card = Elements(found._repr_html_())
-    assert all(" ".join(say(finding).seen.split()) in " ".join(card.text.split()) for finding in found)
+    assert all(
+        " ".join(say(finding).seen.split()) in " ".join(card.text.split()) for finding in found
+    )
     assert "step 3 was skipped" in card.text and "Try" in card.text
     (track,) = (dict(attributes) for _, attributes in card.found if attributes.get("role") == "img")
     estimate = found.diagnosis.estimates["noise_scale"]
@@ -65,21 +69,36 @@ def test_a_card_has_no_script_no_style_sheet_no_link_and_escapes_what_it_shows()
     hostile = "<script>alert(1)</script><img src=x onerror=alert(1)>"
     diagnosis = diagnosis_of()
     facts = dict.fromkeys(("seen", "means", "advice", "caveat"), hostile)
-    bad = replace(diagnosis.findings[0], claim="own", facts=facts, trial=Trial(facts={"call": hostile}))
+    bad = replace(
+        diagnosis.findings[0], claim="own", facts=facts, trial=Trial(facts={"call": hostile})
+    )
     card = Elements(Findings((bad,), (hostile,), diagnosis)._repr_html_())
     assert {tag for tag, _ in card.found} <= {"div", "span", "b", "code", "details", "summary"}
-    assert not any(name.startswith("on") or name in {"href", "src", "class", "id"} for _, a in card.found for name in a)
+    assert not any(
+        name.startswith("on") or name in {"href", "src", "class", "id"}
+        for _, a in card.found
+        for name in a
+    )
 
 
 @pytest.mark.parametrize("paper", [(1.0, 1.0, 1.0), (0.067, 0.067, 0.067)], ids=["light", "dark"])
-def test_the_colours_of_states_can_be_seen_on_light_and_dark_paper(paper: tuple[float, float, float]) -> None:
+def test_the_colours_of_states_can_be_seen_on_light_and_dark_paper(
+    paper: tuple[float, float, float],
+) -> None:
     def luminance(colour: tuple[float, ...]) -> float:
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour]
-        return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+        linear = [
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour
+        ]
+        return sum(
+            share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True)
+        )
 
     assert set(COLOURS) == {state.name.lower() for state in State}
     for colour in (*COLOURS.values(), "#3f8fc9"):
-        one, other = luminance(tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))), luminance(paper)
+        one, other = (
+            luminance(tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))),
+            luminance(paper),
+        )
         assert (max(one, other) + 0.05) / (min(one, other) + 0.05) >= 3, colour
 
 
@@ -93,9 +112,16 @@ def test_a_watch_shows_its_run_and_findings_and_says_when_there_are_none(tmp_pat
             w.step(backward(made[0], batch), batch)
             made[1].step()
     card = Elements(w._repr_html_())
-    assert w.run is not None and w.run.name in card.text and "3 steps" in card.text and "finished" in card.text
+    assert (
+        w.run is not None
+        and w.run.name in card.text
+        and "3 steps" in card.text
+        and "finished" in card.text
+    )
     assert repr(w) == f"<watch: {w.run.path}, 3 steps>"
-    assert str(w.run.path) in card.text and all(say(finding).seen in card.text for finding in w.findings())
+    assert str(w.run.path) in card.text and all(
+        say(finding).seen in card.text for finding in w.findings()
+    )
 
 
 def test_print_keeps_to_80_columns_and_names_each_paragraph() -> None:

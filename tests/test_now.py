@@ -1,4 +1,5 @@
-"""A drifting quantity at the newest reading: coverage where the value is known, exact cases, guards, refusals."""
+"""A drifting quantity at the newest reading: coverage where the value is known, exact cases,
+guards, refusals."""
 
 import math
 from collections.abc import Callable
@@ -19,14 +20,17 @@ STEPS = np.arange(1, 121) * 10
 def moments(
     rng: np.random.Generator, scale: np.ndarray, noise: float = 1.0, tail: float = 0.8
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Unbiased, heavy-tailed readings of tr Σ and ‖g‖² whose ratio is this noise scale at each step."""
+    """Unbiased, heavy-tailed readings of tr Σ and ‖g‖² whose ratio is this noise scale at each
+    step."""
     heavy = np.exp(tail * rng.standard_normal((2, len(scale))) - tail**2 / 2)
     variance = 50.0 * np.sqrt(scale)
     signal = variance / scale
     return variance * heavy[0], signal * (1 + noise * rng.standard_normal(len(scale)) * heavy[1])
 
 
-def covered(scale: np.ndarray, rate: np.ndarray | None, repeats: int = 30, **readings: float) -> tuple[float, float]:
+def covered(
+    scale: np.ndarray, rate: np.ndarray | None, repeats: int = 30, **readings: float
+) -> tuple[float, float]:
     """Share of intervals that contain the newest value, and the median ratio of their ends."""
     rng = np.random.default_rng(7)
     found = [
@@ -48,7 +52,15 @@ def covered(scale: np.ndarray, rate: np.ndarray | None, repeats: int = 30, **rea
         (100 * (0.02 + np.cos(STEPS / 800) ** 2) ** -0.7, 0.02 + np.cos(STEPS / 800) ** 2),
         (100 * np.exp(STEPS[:30] / 400), None),
     ],
-    ids=["rising", "rising fast", "still", "falling", "cut of the rate", "cosine", "30 readings, not a power"],
+    ids=[
+        "rising",
+        "rising fast",
+        "still",
+        "falling",
+        "cut of the rate",
+        "cosine",
+        "30 readings, not a power",
+    ],
 )
 def test_the_interval_contains_the_newest_value(scale: np.ndarray, rate: np.ndarray | None) -> None:
     share, width = covered(scale, rate)
@@ -60,7 +72,9 @@ def test_a_mean_over_the_window_misses_where_the_value_now_does_not() -> None:
     rng, scale = np.random.default_rng(3), 100 * (STEPS / 1200) ** 1.2
     pairs = [moments(rng, scale, noise=0.5, tail=0.2) for _ in range(30)]
     assert np.median([ratio_of_means(*pair).value for pair in pairs]) < 60
-    assert np.median([ratio_now(*pair, steps=STEPS).value for pair in pairs]) == pytest.approx(100, rel=0.1)
+    assert np.median([ratio_now(*pair, steps=STEPS).value for pair in pairs]) == pytest.approx(
+        100, rel=0.1
+    )
 
 
 def test_without_drift_the_interval_is_narrow() -> None:
@@ -129,9 +143,13 @@ def test_huge_and_tiny_moments_are_only_scaled(sizes: tuple[float, float]) -> No
     plain = ratio_now(variance, norm_squared, steps=STEPS)
     found = ratio_now(variance * sizes[0], norm_squared * sizes[1], steps=STEPS)
     for end in ("low", "value", "high"):
-        assert getattr(found, end) == pytest.approx(getattr(plain, end) * (sizes[0] / sizes[1]), rel=1e-6)
+        assert getattr(found, end) == pytest.approx(
+            getattr(plain, end) * (sizes[0] / sizes[1]), rel=1e-6
+        )
     early = trend(variance * sizes[0], norm_squared * sizes[1], steps=STEPS, now=found)
-    assert early is not None and early.early.value == pytest.approx(100 * sizes[0] / sizes[1], rel=0.5)
+    assert early is not None and early.early.value == pytest.approx(
+        100 * sizes[0] / sizes[1], rel=0.5
+    )
     assert mean_now(norm_squared * sizes[1], steps=STEPS).tells
 
 
@@ -145,7 +163,9 @@ def test_zeros_give_no_number_that_looks_measured() -> None:
 def test_a_long_series_costs_no_more_than_a_short_one_and_agrees() -> None:
     count = 100_000
     steps, rng = np.arange(1, count + 1), np.random.default_rng(0)
-    found = ratio_now(np.full(count, 50.0), 1e3 / steps * (1 + rng.standard_normal(count)), steps=steps)
+    found = ratio_now(
+        np.full(count, 50.0), 1e3 / steps * (1 + rng.standard_normal(count)), steps=steps
+    )
     assert found.low <= 5_000 <= found.high and found.samples == count
 
 
@@ -188,13 +208,19 @@ def test_two_clearly_positive_moments_have_the_same_ratio_whatever_signs_are_pos
 
 
 def test_the_expected_drift_is_that_of_denominator_over_numerator_for_either_sign() -> None:
-    """The rate falls tenfold at the newest reading, so the value there rests on the prior: the ratio grows tenfold."""
+    """The rate falls tenfold at the newest reading, so the value there rests on the prior: the
+    ratio grows tenfold."""
     prior = Drift(time=(0.0, 0.05), rate=(1.0, 0.05), still=0.0, share=1.0)
     rates = np.where(np.arange(20) < 19, 0.1, 0.01)
     numerator = 2 + 0.1 * np.random.default_rng(11).standard_normal(20)
     for sign in (1, -1):
         found = ratio_now(
-            sign * numerator, np.ones(20), steps=np.arange(20), learning_rate=rates, nonnegative=False, prior=prior
+            sign * numerator,
+            np.ones(20),
+            steps=np.arange(20),
+            learning_rate=rates,
+            nonnegative=False,
+            prior=prior,
         )
         assert 15 < sign * found.value < 25 and "extrapolated" in found.method
 
@@ -216,8 +242,14 @@ def test_an_interval_that_the_newest_readings_open_names_no_number_of_steps() ->
         (lambda: unwrap(ratio_now)(np.ones(20), np.ones(20), steps=STEPS[:19]), "steps"),
         (lambda: ratio_now(np.ones(20), np.ones(20), steps=STEPS[:20][::-1]), "steps"),
         (lambda: mean_now(np.ones(20), steps=np.zeros(20)), "steps"),
-        (lambda: unwrap(mean_now)(np.ones(20), steps=STEPS[:20], learning_rate=np.ones(3)), "learning_rate"),
-        (lambda: mean_now(np.ones(20), steps=STEPS[:20], learning_rate=-np.ones(20)), "learning_rate"),
+        (
+            lambda: unwrap(mean_now)(np.ones(20), steps=STEPS[:20], learning_rate=np.ones(3)),
+            "learning_rate",
+        ),
+        (
+            lambda: mean_now(np.ones(20), steps=STEPS[:20], learning_rate=-np.ones(20)),
+            "learning_rate",
+        ),
         (lambda: mean_now(np.ones(20), steps=STEPS[:20], level=90.0), "level"),
         (lambda: Drift(time=(0.0, 0.0), rate=(0.0, 1.0)), "time"),
         (lambda: Drift(time=(0.0, 1.0), rate=(math.nan, 1.0)), "rate"),

@@ -1,4 +1,5 @@
-"""Numbers that no computer has room for, and NaN, are refused by name in a moment, before anything is trained."""
+"""Numbers that no computer has room for, and NaN, are refused by name in a moment, before anything
+is trained."""
 
 import time
 from pathlib import Path
@@ -12,13 +13,26 @@ from gradiometer.arguments import check_whole
 from gradiometer.loop.horizon import Horizon
 from gradiometer.run import Configuration
 
-WHOLE = ("batch_size", "epochs", "steps", "accumulation", "parts", "every", "snapshots", "keep_checkpoints")
+WHOLE = (
+    "batch_size",
+    "epochs",
+    "steps",
+    "accumulation",
+    "parts",
+    "every",
+    "snapshots",
+    "keep_checkpoints",
+)
 
 
 @pytest.mark.parametrize("name", WHOLE)
-@pytest.mark.parametrize("number", [2**53, 10**18, 10**30, 10**5000], ids=["2^53", "10^18", "10^30", "10^5000"])
+@pytest.mark.parametrize(
+    "number", [2**53, 10**18, 10**30, 10**5000], ids=["2^53", "10^18", "10^30", "10^5000"]
+)
 def test_a_number_above_all_steps_is_refused_by_name(name: str, number: int) -> None:
-    with pytest.raises(BadArgument, match=rf"`{name}` must be below 2\^53, got about 2\^\d+\.") as refused:
+    with pytest.raises(
+        BadArgument, match=rf"`{name}` must be below 2\^53, got about 2\^\d+\."
+    ) as refused:
         Configuration(**{name: number})
     assert refused.value.argument == name
 
@@ -46,9 +60,13 @@ def test_a_loss_that_has_grown_beyond_all_digits_is_written_with_a_power(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, _, error = called(capsys, "train", "quadratic", "--steps", "5", "--lr", "1e30", "--no-open")
+    code, _, error = called(
+        capsys, "train", "quadratic", "--steps", "5", "--lr", "1e30", "--no-open"
+    )
     assert code == 4 and "e+58 times that of the first step" in error
-    code, _, error = called(capsys, "train", "quadratic", "--steps", "20", "--lr", "20", "--no-open")
+    code, _, error = called(
+        capsys, "train", "quadratic", "--steps", "20", "--lr", "20", "--no-open"
+    )
     assert code == 4 and "e+" not in error.partition(" times")[0].rpartition(", ")[2]
 
 
@@ -57,12 +75,18 @@ def test_a_budget_for_a_tuning_that_was_not_asked_for_is_refused(
     capsys: pytest.CaptureFixture[str], budget: str
 ) -> None:
     code, _, error = called(capsys, "train", "quadratic", "--tune-budget", budget)
-    assert code == 2 and error.startswith("error: `--tune-budget` is about the tuning before the training: give --tune")
+    assert code == 2 and error.startswith(
+        "error: `--tune-budget` is about the tuning before the training: give --tune"
+    )
 
 
-@pytest.mark.parametrize("command", ["measure sharpness digits", "learn sample quadratic", "fork ."])
+@pytest.mark.parametrize(
+    "command", ["measure sharpness digits", "learn sample quadratic", "fork ."]
+)
 @pytest.mark.parametrize("seed", ["-1", str(2**63), "1" + "0" * 30, "nan"])
-def test_a_seed_that_no_generator_takes_is_refused(capsys: pytest.CaptureFixture[str], command: str, seed: str) -> None:
+def test_a_seed_that_no_generator_takes_is_refused(
+    capsys: pytest.CaptureFixture[str], command: str, seed: str
+) -> None:
     code, _, error = called(capsys, *command.split(), f"--seed={seed}")
     assert code == 2 and "Invalid value for '--seed'" in error
 
@@ -84,7 +108,9 @@ def test_numbers_that_would_fill_the_memory_are_refused(
     assert code == 2 and f"Invalid value for '{option.partition('=')[0]}'" in error
 
 
-@pytest.mark.parametrize("text", ["1" * 100_000, "1," * 50_000 + "x 1", " " * 100_000, "1" * 100_000 + " updates"])
+@pytest.mark.parametrize(
+    "text", ["1" * 100_000, "1," * 50_000 + "x 1", " " * 100_000, "1" * 100_000 + " updates"]
+)
 def test_no_text_of_a_length_takes_long(text: str) -> None:
     """The first two took time with the square of their length."""
     began = time.process_time()

@@ -1,4 +1,5 @@
-"""One loop: what it promises by itself, the same numbers behind every door, and runs of version 0.2."""
+"""One loop: what it promises by itself, the same numbers behind every door, and runs of version
+0.2."""
 
 import tarfile
 from pathlib import Path
@@ -27,7 +28,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "dropout": {"dropout": 0.3},
 }
 OLD = Path(__file__).parent / "old_runs" / "interrupted_0_2.tar.gz"
-"""A run of 100 steps that version 0.2 stopped at step 70, with a fork at step 50 that was stopped after 4 of 6 branches."""
+"""A run of 100 steps that version 0.2 stopped at step 70, with a fork at step 50 that was stopped
+after 4 of 6 branches."""
 
 
 def loop_of(own: OwnLoop) -> Loop:
@@ -53,11 +55,15 @@ def parts(loop: Loop | OwnLoop) -> list[Any]:
 def advance(loop: Loop, own: OwnLoop, updates: int) -> None:
     """Updates on the batches that a loop of one's own has from where it is."""
     for step in range(own.steps, own.steps + updates):
-        loop.update(*(BATCHES[(step * own.accumulation + place) % 40] for place in range(own.accumulation)))
+        loop.update(
+            *(BATCHES[(step * own.accumulation + place) % 40] for place in range(own.accumulation))
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_a_copy_makes_the_updates_of_the_training_and_leaves_it_as_it_is(kind: dict[str, Any]) -> None:
+def test_a_copy_makes_the_updates_of_the_training_and_leaves_it_as_it_is(
+    kind: dict[str, Any],
+) -> None:
     own = OwnLoop(**kind)
     for _ in range(3):
         own.update()
@@ -115,28 +121,52 @@ def test_a_run_and_a_loop_of_ones_own_in_the_same_state_have_the_same_forks(
     ours = loop_at(run, 13, problem=problem())
     state = ours.copy()
     own = Loop(
-        state.model, state.optimizer, loss=state.loss, batches=ours.data, evaluate=state.evaluate,
-        scheduler=state.schedulers[0], index=13,
-    )  # fmt: skip
+        state.model,
+        state.optimizer,
+        loss=state.loss,
+        batches=ours.data,
+        evaluate=state.evaluate,
+        scheduler=state.schedulers[0],
+        index=13,
+    )
     own.gradient = state.gradient
-    alternatives = ["rate 2x", "batch 2x, rate sqrt", "momentum 0.5" if "momentum" not in asked else "clip 0.1"]
+    alternatives = [
+        "rate 2x",
+        "batch 2x, rate sqrt",
+        "momentum 0.5" if "momentum" not in asked else "clip 0.1",
+    ]
     asked_of_fork: dict[str, Any] = {"horizon": "8 updates", "replicates": 2, "seed": 4}
     ends = [results(fork(loop, alternatives, **asked_of_fork)) for loop in (ours, own)]
     assert ends[0] == ends[1]
 
 
-def test_a_run_and_a_loop_of_ones_own_in_the_same_state_have_the_same_critical_batch(tmp_path: Path) -> None:
+def test_a_run_and_a_loop_of_ones_own_in_the_same_state_have_the_same_critical_batch(
+    tmp_path: Path,
+) -> None:
     run = train(problem(), settings(epochs=6, batch_size=4, momentum=0.0), tmp_path)
     ours = loop_at(run, 20, problem=problem())
     state = ours.copy()
-    own = Loop(state.model, state.optimizer, loss=state.loss, batches=ours.data, scheduler=state.schedulers[0])
-    asked: dict[str, Any] = {"horizon": "48 updates", "factors": [0.5, 1], "replicates": 2, "readout": "train_loss"}
+    own = Loop(
+        state.model,
+        state.optimizer,
+        loss=state.loss,
+        batches=ours.data,
+        scheduler=state.schedulers[0],
+    )
+    asked: dict[str, Any] = {
+        "horizon": "48 updates",
+        "factors": [0.5, 1],
+        "replicates": 2,
+        "readout": "train_loss",
+    }
     found, again = (critical_batch(loop, **asked) for loop in (ours, own))
     assert found.estimate == again.estimate and found.best_rates == again.best_rates
 
 
 def test_who_gives_a_model_is_told_to_give_a_loop() -> None:
-    with pytest.raises(BadArgument, match=r"`loop` must be a Loop, got Linear: give Loop\(model, optimizer"):
+    with pytest.raises(
+        BadArgument, match=r"`loop` must be a Loop, got Linear: give Loop\(model, optimizer"
+    ):
         check_loop(torch.nn.Linear(1, 1))
 
 
@@ -159,15 +189,27 @@ def test_a_fork_that_version_02_began_is_continued_from_its_branches(old: Run) -
     assert len(half.fork.results) == 4 and not half.finished and old.status == "interrupted"
     trained: list[BranchResult] = []
     found = fork(
-        loop_at(old, 50), ["rate 2x", "batch 2x, rate sqrt"], horizon="10 updates", replicates=2, out=old.path,
+        loop_at(old, 50),
+        ["rate 2x", "batch 2x, rate sqrt"],
+        horizon="10 updates",
+        replicates=2,
+        out=old.path,
         progress=lambda result, done, total: trained.append(result),
-    )  # fmt: skip
+    )
     (record,) = forks_of(old)
     assert record.path == half.path == found.path and record.finished and record.plan == half.plan
     # What version 0.2 found for them.
-    ends = [10.118105614287554, 10.111804855782005, 10.119328661399718, 10.115893631277547, 10.108762035326697,
-            10.118293934504498]  # fmt: skip
-    assert [one.readouts["train_loss"].mean for one in found.results] == pytest.approx(ends, rel=1e-9)
+    ends = [
+        10.118105614287554,
+        10.111804855782005,
+        10.119328661399718,
+        10.115893631277547,
+        10.108762035326697,
+        10.118293934504498,
+    ]
+    assert [one.readouts["train_loss"].mean for one in found.results] == pytest.approx(
+        ends, rel=1e-9
+    )
 
 
 def test_a_run_that_version_02_stopped_is_resumed(old: Run) -> None:
@@ -175,5 +217,7 @@ def test_a_run_that_version_02_stopped_is_resumed(old: Run) -> None:
     checkpoint, warnings = load_latest(run.folder)
     assert run.status == "finished" and run.steps == 100 and not warnings and checkpoint is not None
     first = checkpoint.tensors["model.position"][:3].tolist()
-    assert first == pytest.approx([-2.1180257412669077, -0.3160180199107804, -0.9493285593887425], rel=1e-9)
+    assert first == pytest.approx(
+        [-2.1180257412669077, -0.3160180199107804, -0.9493285593887425], rel=1e-9
+    )
     assert np.isfinite(run.losses[1]).all()

@@ -1,4 +1,5 @@
-"""One watch: `gradiometer train` and a plain loop of a person have the same losses, readings and verdict."""
+"""One watch: `gradiometer train` and a plain loop of a person have the same losses, readings and
+verdict."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "AdamW": {"optimizer": "adamw"},
     "every 3rd step": {"every": 3},
     "every 3rd step, AdamW": {"every": 3, "optimizer": "adamw"},
-    "every 3rd step, gauges that look back": {"every": 3, "gauges": "noise,temperature,trajectory", "momentum": 0.9},
+    "every 3rd step, gauges that look back": {
+        "every": 3,
+        "gauges": "noise,temperature,trajectory",
+        "momentum": 0.9,
+    },
     "a rate that is too high": {"learning_rate": 3.0},
 }
 
@@ -33,7 +38,11 @@ def digits() -> Problem:
 
 
 def ours(problem: Problem, out: Path, settings: dict[str, Any]) -> Run:
-    return train(problem, Configuration(model="mlp", epochs=3, check_edge=False, check_endpoint=False, **settings), out)
+    return train(
+        problem,
+        Configuration(model="mlp", epochs=3, check_edge=False, check_endpoint=False, **settings),
+        out,
+    )
 
 
 def batches_of(problem: Problem, order: Order, steps: int) -> Iterator[Batch]:
@@ -46,8 +55,14 @@ def of_a_person(problem: Problem, out: Path, settings: dict[str, Any]) -> Run:
     torch.manual_seed(configuration.seed)
     model, rate, momentum = problem.model(), configuration.rate, configuration.momentum
     sgd = torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum)
-    optimizer = sgd if configuration.optimizer == "sgd" else torch.optim.AdamW(model.parameters(), rate, weight_decay=0)
-    order = Order(Draw.RESHUFFLED, len(problem.train), configuration.batch_size, seed=configuration.seed)
+    optimizer = (
+        sgd
+        if configuration.optimizer == "sgd"
+        else torch.optim.AdamW(model.parameters(), rate, weight_decay=0)
+    )
+    order = Order(
+        Draw.RESHUFFLED, len(problem.train), configuration.batch_size, seed=configuration.seed
+    )
     steps = 3 * order.steps_per_epoch
     scheduler = planned(configuration, steps).scheduler(optimizer)
     with watch(
@@ -83,7 +98,8 @@ def test_a_training_of_ours_and_a_loop_of_a_person_have_the_same_record(
     run, other = ours(digits, tmp_path, settings), of_a_person(digits, tmp_path, settings)
     assert run.losses[1].tolist() == other.losses[1].tolist()
     evaluations = [
-        [event["estimates"] for event in one.events if event["event"] == "evaluation"] for one in (run, other)
+        [event["estimates"] for event in one.events if event["event"] == "evaluation"]
+        for one in (run, other)
     ]
     assert evaluations[0] == evaluations[1] and len(evaluations[0]) == 3
     assert run.gauges == other.gauges and "noise" in run.gauges
@@ -97,7 +113,9 @@ def test_a_training_of_ours_and_a_loop_of_a_person_have_the_same_record(
             assert first.steps.tolist() == second.steps.tolist()
             for name, moments in first.moments.items():
                 assert np.array_equal(
-                    np.asarray(moments)[later], np.asarray(second.moments[name])[later], equal_nan=True
+                    np.asarray(moments)[later],
+                    np.asarray(second.moments[name])[later],
+                    equal_nan=True,
                 )
 
 
@@ -107,11 +125,16 @@ def test_both_have_the_same_verdict(digits: Problem, tmp_path: Path, kind: str) 
     first, second = diagnose(run), diagnose(other)
     assert first.headline is not None and second.headline is not None
     assert first.headline.claim == second.headline.claim
-    claims = [{finding.claim for finding in one.findings if finding.gauge == "triage"} for one in (first, second)]
+    claims = [
+        {finding.claim for finding in one.findings if finding.gauge == "triage"}
+        for one in (first, second)
+    ]
     assert claims[0] == claims[1] and claims[0]
 
 
-def test_products_of_successive_gradients_are_the_default_of_both(digits: Problem, tmp_path: Path) -> None:
+def test_products_of_successive_gradients_are_the_default_of_both(
+    digits: Problem, tmp_path: Path
+) -> None:
     for run in (ours(digits, tmp_path, {}), of_a_person(digits, tmp_path, {})):
         series = run.series("noise")
         assert series is not None and "product" in series.moments

@@ -59,7 +59,9 @@ def test_a_pattern_and_a_state_choose_runs(folder: Path):
     assert names(folder, match="mlp-*") == ["mlp-2", "mlp-1"]
     states = {run.path.name: run.status for run in listing(folder)[0]}
     assert [run.path.name for run in listing(folder, status=["diverged"])[0]] == []
-    assert set(names(folder)) == {run.path.name for run in listing(folder, status=list(set(states.values())))[0]}
+    assert set(names(folder)) == {
+        run.path.name for run in listing(folder, status=list(set(states.values())))[0]
+    }
 
 
 def test_a_line_holds_what_the_run_has(folder: Path):
@@ -83,7 +85,9 @@ def test_what_cannot_be_listed_is_refused_by_name(tmp_path: Path):
         listing(tmp_path / "nowhere")
     with pytest.raises(BadArgument, match=r"`status` must be of running, finished, .* got 'done'"):
         listing(tmp_path, status=["done"])
-    with pytest.raises(BadArgument, match="`sort` must be one of age, name, loss, score, steps, got 'size'"):
+    with pytest.raises(
+        BadArgument, match="`sort` must be one of age, name, loss, score, steps, got 'size'"
+    ):
         listing(tmp_path, sort="size")
 
 
@@ -101,25 +105,43 @@ def test_the_command_prints_a_table_that_fits_the_terminal(
     code, printed, _ = called(capsys, "runs", str(folder), "--sort", "name")
     lines = printed.splitlines()
     assert code == 0 and lines[0].split() == ["run", "steps", "loss", "test", "age"]
-    assert any("[" in line and "%" in line for line in lines if "cnn-1" in line)  # each number has its interval
-    assert [line.split()[1] for line in lines if "-1 " in line or "-2 " in line] == ["cnn-1", "mlp-1", "mlp-2"]
+    assert any(
+        "[" in line and "%" in line for line in lines if "cnn-1" in line
+    )  # each number has its interval
+    assert [line.split()[1] for line in lines if "-1 " in line or "-2 " in line] == [
+        "cnn-1",
+        "mlp-1",
+        "mlp-2",
+    ]
     assert max(map(len, lines)) <= 80
 
 
-def test_long_names_and_schedules_fit_too(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+def test_long_names_and_schedules_fit_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    run_in(tmp_path, name="a-name-that-is-rather-long-for-a-run", steps=40, schedule="cosine", momentum=0.9)
+    run_in(
+        tmp_path,
+        name="a-name-that-is-rather-long-for-a-run",
+        steps=40,
+        schedule="cosine",
+        momentum=0.9,
+    )
     _, printed, _ = called(capsys, "runs", str(tmp_path))
     assert max(map(len, printed.splitlines())) <= 60 and "cosine" in printed
 
 
 def test_the_orders_of_the_command_are_those_of_the_listing() -> None:
-    command = importlib.import_module("gradiometer.cli.recorded.listing")  # the package has the command under this name
+    command = importlib.import_module(
+        "gradiometer.cli.recorded.listing"
+    )  # the package has the command under this name
     assert set(command.ORDERS) == set(ORDERS)
 
 
 def test_the_command_prints_json(folder: Path, capsys: pytest.CaptureFixture[str]):
-    code, printed, _ = called(capsys, "runs", str(folder), "--json", "--page", str(folder / "all.html"))
+    code, printed, _ = called(
+        capsys, "runs", str(folder), "--json", "--page", str(folder / "all.html")
+    )
     answer = json.loads(printed)
     assert code == 0 and answer["page"] == str(folder / "all.html")
     assert {Path(run["run"]).name for run in answer["runs"]} == {"cnn-1", "mlp-1", "mlp-2"}

@@ -1,4 +1,5 @@
-"""A gauge of your own: given to `watch` and `train` as an object, recorded in the run, and read again."""
+"""A gauge of your own: given to `watch` and `train` as an object, recorded in the run, and read
+again."""
 
 import inspect
 import json
@@ -16,7 +17,16 @@ from gradiometer import GAUGES, BadArgument, UserCodeFailed, diagnose
 from gradiometer.cli import main
 from gradiometer.gauges import Asked
 from gradiometer.integrations.watch import watch
-from gradiometer.measurement import Estimate, Finding, Gauge, Issue, RunFacts, Series, State, TrainingStep
+from gradiometer.measurement import (
+    Estimate,
+    Finding,
+    Gauge,
+    Issue,
+    RunFacts,
+    Series,
+    State,
+    TrainingStep,
+)
 from gradiometer.measurement.gauge import NOTHING_KNOWN
 from gradiometer.measurement.uncertainty import mean
 from gradiometer.problems import load
@@ -40,7 +50,9 @@ class LongShare(Gauge):
     needs_loss: ClassVar[bool] = False
 
     def measure(self, step: TrainingStep) -> dict[str, float]:
-        return {"long": float(torch.cat([part.flatten() for part in step.gradient]).norm() > self.norm)}
+        return {
+            "long": float(torch.cat([part.flatten() for part in step.gradient]).norm() > self.norm)
+        }
 
     def estimate(self, series: Series, level: float = 0.9) -> dict[str, Estimate]:
         return {"long_share": mean(series.moments["long"], level=level, spacing=series.spacing)}
@@ -51,7 +63,9 @@ class LongShare(Gauge):
             "means": "This is a test.",
             "norm": self.norm,
         }
-        return Finding(self.name, self.issue, "own", State.OK, {"long_share": estimates["long_share"]}, facts)
+        return Finding(
+            self.name, self.issue, "own", State.OK, {"long_share": estimates["long_share"]}, facts
+        )
 
 
 class Failing(LongShare):
@@ -103,15 +117,21 @@ def test_it_is_in_findings_run_table_page_and_export(run: Run, tmp_path: Path, c
     assert "long_share" in (tmp_path / "readings.csv").read_text(encoding="utf-8")
 
 
-def test_a_run_opens_without_the_class_and_names_the_gap(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_opens_without_the_class_and_names_the_gap(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delitem(sys.modules, __name__)
     opened = Run.open(run.path)
     diagnosis = diagnose(opened)
     (gap,) = [finding for finding in diagnosis.findings if finding.gauge == "long_share"]
     assert gap.state is State.CANNOT_TELL and say(gap).seen == (
-        f"The class of the gauge 'long_share', {__name__}:LongShare, is not available. The run has 20 readings of it."
+        f"The class of the gauge 'long_share', {__name__}:LongShare, is not available. The run has "
+        "20 readings of it."
     )
-    assert opened.series("long_share").moments["long"].shape == (20,) and "long_share" not in diagnosis.estimates
+    assert (
+        opened.series("long_share").moments["long"].shape == (20,)
+        and "long_share" not in diagnosis.estimates
+    )
     for given in (LongShare, LongShare(norm=0.5)):
         assert "long_share" in diagnose(Run.open(run.path, gauges=[given])).estimates
 
@@ -126,15 +146,25 @@ def test_a_file_cannot_choose_what_is_imported_or_made(run: Run, tmp_path: Path)
         manifest.write_text(text.replace(f"{__name__}:LongShare", path), encoding="utf-8")
         assert "long_share" not in diagnose(Run.open(manifest.parent)).estimates
         assert "antigravity" not in sys.modules
-    manifest.write_text(text.replace('\\"norm\\": 0.5', '\\"norm\\": 0.7').replace('"norm": 0.5', '"norm": 0.7'))
-    assert "long_share" not in diagnose(Run.open(manifest.parent)).estimates, "settings that do not give the repr"
+    manifest.write_text(
+        text.replace('\\"norm\\": 0.5', '\\"norm\\": 0.7').replace('"norm": 0.5', '"norm": 0.7')
+    )
+    assert "long_share" not in diagnose(Run.open(manifest.parent)).estimates, (
+        "settings that do not give the repr"
+    )
 
 
-def test_train_takes_it_and_resume_wants_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    configuration = Configuration(problem="digits", model="mlp", epochs=1, every=5, check_endpoint=False)
+def test_train_takes_it_and_resume_wants_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = Configuration(
+        problem="digits", model="mlp", epochs=1, every=5, check_endpoint=False
+    )
     problem = load("digits", model="mlp")
     run = train(problem, configuration, tmp_path, gauges=["noise", LongShare()])
-    assert run.configuration.gauges == "noise,long_share" and "long_share" in diagnose(run).estimates
+    assert (
+        run.configuration.gauges == "noise,long_share" and "long_share" in diagnose(run).estimates
+    )
     (run.path / "events.jsonl").write_text(
         "".join(
             line
@@ -143,15 +173,30 @@ def test_train_takes_it_and_resume_wants_it_back(tmp_path: Path, monkeypatch: py
         )
     )
     monkeypatch.delitem(sys.modules, __name__)
-    with pytest.raises(BadArgument, match=f"`gauges` lacks long_share: import {__name__}:LongShare and give it"):
+    with pytest.raises(
+        BadArgument, match=f"`gauges` lacks long_share: import {__name__}:LongShare and give it"
+    ):
         resume(run.path)
     assert resume(run.path, gauges=[LongShare()]).status == "finished"
 
 
-def test_the_command_line_imports_it_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_the_command_line_imports_it_by_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     name = f"{Path(__file__).stem}:LongShare"
-    flags = ["--model", "mlp", "--epochs", "1", "--every", "5", "--out", str(tmp_path), "--json", "--no-open"]
+    flags = [
+        "--model",
+        "mlp",
+        "--epochs",
+        "1",
+        "--every",
+        "5",
+        "--out",
+        str(tmp_path),
+        "--json",
+        "--no-open",
+    ]
     with pytest.raises(SystemExit):
         main(["train", "digits", "--gauges", f"noise,{name}", *flags])
     found = json.loads(capsys.readouterr().out)
@@ -174,13 +219,21 @@ def test_one_that_fails_names_itself(tmp_path: Path) -> None:
     [
         (["nois"], "has the unknown name 'nois'. Did you mean 'noise'"),
         ("noise,lng", "has the unknown name 'lng'"),
-        ([type("Nameless", (LongShare,), {"name": None})()], "Nameless needs `name`, a class attribute of type str"),
-        ([type("Taken", (LongShare,), {"name": "noise"})()], "Taken is named 'noise': rename it to an identifier"),
+        (
+            [type("Nameless", (LongShare,), {"name": None})()],
+            "Nameless needs `name`, a class attribute of type str",
+        ),
+        (
+            [type("Taken", (LongShare,), {"name": "noise"})()],
+            "Taken is named 'noise': rename it to an identifier",
+        ),
         ([LongShare(), LongShare(2.0)], "has two gauges named long_share"),
         (["json:LongShare"], "the module json has no gauge class 'LongShare'"),
     ],
 )
-def test_what_is_no_gauge_is_refused_before_training(tmp_path: Path, gauges: object, message: str) -> None:
+def test_what_is_no_gauge_is_refused_before_training(
+    tmp_path: Path, gauges: object, message: str
+) -> None:
     with pytest.raises(BadArgument, match=f"`gauges`.*{message}"):
         watched(tmp_path, gauges=gauges)
 
@@ -188,7 +241,10 @@ def test_what_is_no_gauge_is_refused_before_training(tmp_path: Path, gauges: obj
 @pytest.mark.parametrize(
     ("gauges", "message"),
     [
-        (["noise", LongShare], r"must hold gauge objects, got the class LongShare: write LongShare\(\)"),
+        (
+            ["noise", LongShare],
+            r"must hold gauge objects, got the class LongShare: write LongShare\(\)",
+        ),
         (LongShare(), "must be a list of names and gauge objects"),
         (["noise", 3], "must hold names and gauge objects, got int"),
     ],
@@ -204,17 +260,28 @@ def test_every_gauge_says_what_the_package_needs_to_know(kind: type[Gauge]) -> N
     assert kind.name.isidentifier() and isinstance(kind.issue, Issue) and isinstance(kind.unit, str)
     assert kind.labels and all(label.strip() for label in kind.labels.values())
     assert kind.processes in ("one", "many", "sharded") and kind.one_in >= 1
-    assert not (kind.needs_loss and kind.processes == "sharded"), "no process can run a sharded model alone"
-    assert set(kind.from_run) <= set(Configuration.__struct_fields__) and set(kind.symbols) <= set(kind.labels)
+    assert not (kind.needs_loss and kind.processes == "sharded"), (
+        "no process can run a sharded model alone"
+    )
+    assert set(kind.from_run) <= set(Configuration.__struct_fields__) and set(kind.symbols) <= set(
+        kind.labels
+    )
     assert repr(kind()) == repr(eval(repr(kind()), {kind.__name__: kind}))
     others = [other for other in GAUGES.values() if other is not kind]
-    assert not any(set(kind.labels) & set(other.labels) for other in others), "a quantity belongs to one gauge"
+    assert not any(set(kind.labels) & set(other.labels) for other in others), (
+        "a quantity belongs to one gauge"
+    )
 
 
-def test_the_catalogue_takes_a_new_gauge_in_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_catalogue_takes_a_new_gauge_in_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A new gauge is one file and its entry: nothing else in the package names it."""
     monkeypatch.setitem(GAUGES, LongShare.name, LongShare)
     again = watched(run.path.parent / "catalogue", gauges="noise,long_share")
     diagnosis = diagnose(again)
-    assert "long_share" in diagnosis.estimates and diagnosis.labels["long_share"] == "share of long gradients"
+    assert (
+        "long_share" in diagnosis.estimates
+        and diagnosis.labels["long_share"] == "share of long gradients"
+    )
     assert "gauges" not in again.manifest or again.manifest["gauges"] == []

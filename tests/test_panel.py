@@ -1,4 +1,5 @@
-"""The panel in a terminal: the five questions in two lines each, on 80 columns, and a summary at the end."""
+"""The panel in a terminal: the five questions in two lines each, on 80 columns, and a summary at
+the end."""
 
 import io
 import re
@@ -21,7 +22,10 @@ from report_run import diagnosis_of, run_in
 
 
 def drawn(
-    folder: Path, width: int, change: Callable[[Panel], None] = lambda panel: None, optimizer: str = "sgd"
+    folder: Path,
+    width: int,
+    change: Callable[[Panel], None] = lambda panel: None,
+    optimizer: str = "sgd",
 ) -> list[str]:
     """The lines of the last panel that a short training showed on a terminal of this width."""
     seen: list[str] = []
@@ -37,7 +41,9 @@ def drawn(
 
     console = Console(file=io.StringIO(), force_terminal=True, width=width)
     panel = Kept(console)
-    configuration = Configuration(problem="digits", model="mlp", optimizer=optimizer, epochs=1, every=1)
+    configuration = Configuration(
+        problem="digits", model="mlp", optimizer=optimizer, epochs=1, every=1
+    )
     train(load("digits", model="mlp"), replace(configuration, check_edge=False), folder, panel)
     panel.close()
     return seen
@@ -54,10 +60,14 @@ def test_five_questions_have_two_lines_each_on_80_columns(tmp_path: Path) -> Non
     assert places == list(range(places[0], places[0] + 10, 2))
     text = "\n".join(lines)
     assert "step 40 of 45" in text and "left" in text
-    assert re.search(r"loss +\d\.\d{4} +[▁▂▃▄▅▆▇█]{40}", text) and re.search(r"learning rate +0\.1 ", text)
+    assert re.search(r"loss +\d\.\d{4} +[▁▂▃▄▅▆▇█]{40}", text) and re.search(
+        r"learning rate +0\.1 ", text
+    )
     assert re.search(r"noise scale now +[\d.]+ \[[\d.]+, [\d.]+\], B = 32", text)
     assert "not measured yet" in text and "gradiometer measure certificate" in text
-    assert re.search(r"measured 40 steps, using [\d,.]+ % of the training time +│", text)  # `every` has no budget
+    assert re.search(
+        r"measured 40 steps, using [\d,.]+ % of the training time +│", text
+    )  # `every` has no budget
 
 
 def test_under_adamw_the_panel_gives_no_forecast_of_sgd(tmp_path: Path) -> None:
@@ -77,7 +87,9 @@ def test_a_spike_has_two_lines_below_the_questions(tmp_path: Path) -> None:
 
     lines = drawn(tmp_path, 80, spiky)
     place = next(at for at, line in enumerate(lines) if re.match(r"│ ◆ +spikes ", line))
-    assert "look: The loss spiked at step 0: it rose from 1" in lines[place] and all(len(line) == 80 for line in lines)
+    assert "look: The loss spiked at step 0: it rose from 1" in lines[place] and all(
+        len(line) == 80 for line in lines
+    )
 
 
 def test_what_does_not_fit_into_two_lines_ends_in_an_ellipsis() -> None:
@@ -92,11 +104,15 @@ def test_what_does_not_fit_into_two_lines_ends_in_an_ellipsis() -> None:
     assert max(map(len, cut)) <= 24
 
 
-def test_the_end_has_a_line_for_every_question(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_end_has_a_line_for_every_question(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = run_in(tmp_path, steps=100)
     shown = sections(run, diagnosis_of())
     lines = list(answers(run, diagnosis_of(), shown, 200))
-    assert [line.split()[1] for line in lines] == [question.short.split()[0] for question in QUESTIONS]
+    assert [line.split()[1] for line in lines] == [
+        question.short.split()[0] for question in QUESTIONS
+    ]
     assert lines[0].split() == ["◆", "batch", "look"]
     assert f"not measured: gradiometer measure certificate {run.path}" in lines[3]
     tell(run, diagnosis_of(), shown)

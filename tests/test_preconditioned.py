@@ -1,4 +1,5 @@
-"""The preconditioned noise: P is what divides the optimizer's update, its moments are unbiased, and it says when not."""
+"""The preconditioned noise: P is what divides the optimizer's update, its moments are unbiased, and
+it says when not."""
 
 import math
 import sys
@@ -37,7 +38,8 @@ FRESH = Sampling(Draw.FRESH)
 LOSS = supervised(nn.CrossEntropyLoss(reduction="none"))
 Make = Callable[..., torch.optim.Optimizer]
 
-# P -------------------------------------------------------------------------------------------------------------------
+# P
+# -------------------------------------------------------------------------------------------------------------------
 
 WITHOUT_MOMENTUM: dict[str, tuple[Make, dict[str, Any]]] = {
     "Adam": (torch.optim.Adam, {"betas": (0.0, 0.9)}),
@@ -58,16 +60,24 @@ WITHOUT_MOMENTUM: dict[str, tuple[Make, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("kind", "settings"), WITHOUT_MOMENTUM.values(), ids=WITHOUT_MOMENTUM)
-def test_it_is_the_factor_of_the_gradient_in_the_update(kind: Make, settings: dict[str, Any]) -> None:
+def test_it_is_the_factor_of_the_gradient_in_the_update(
+    kind: Make, settings: dict[str, Any]
+) -> None:
     """By group, with different ε and rates; the gradients differ too little for the clip."""
     torch.manual_seed(0)
-    first, second = (nn.Parameter(torch.zeros(shape, dtype=torch.float64)) for shape in ((40, 5), (30,)))
+    first, second = (
+        nn.Parameter(torch.zeros(shape, dtype=torch.float64)) for shape in ((40, 5), (30,))
+    )
     settings = {"lr": 1e-3, "eps": 0.02} | settings
     other = {"eps": 0.3} if isinstance(settings["lr"], Tensor) else {"eps": 0.3, "lr": 4e-4}
     optimizer = kind([{"params": [first]}, {"params": [second], **other}], **settings)
     for step in range(12):
         for parameter in (first, second):
-            parameter.grad = torch.randn_like(parameter).sign() * (1 + torch.rand_like(parameter)) / (1 + step / 5)
+            parameter.grad = (
+                torch.randn_like(parameter).sign()
+                * (1 + torch.rand_like(parameter))
+                / (1 + step / 5)
+            )
         before = [parameter.detach().clone() for parameter in (first, second)]
         optimizer.step()
     known = preconditioner_of(optimizer, [first, second])
@@ -87,7 +97,9 @@ def test_it_is_clipped_at_three_times_its_median_over_what_was_touched() -> None
     for step in range(30):
         table.grad = torch.zeros(10, 3)
         table.grad[:4] = 1.0 + torch.rand(4, 3)
-        table.grad[4:6] = float(step == 0)  # touched once: v decays by 2 a step; the other four rows never
+        table.grad[4:6] = float(
+            step == 0
+        )  # touched once: v decays by 2 a step; the other four rows never
         optimizer.step()
     v = optimizer.state[table]["exp_avg_sq"].double() / (1 - 0.5**30)
     exact = 1 / (v.sqrt() + 1e-8)
@@ -106,7 +118,9 @@ def test_a_large_one_is_clipped_by_a_sample() -> None:
         weight.grad = torch.randn_like(weight)
     optimizer.step()
     known = torch.cat([p.flatten() for p in preconditioner_of(optimizer, weights)])
-    exact = torch.cat([1 / (optimizer.state[weight]["sum"].sqrt() + 1e-10).flatten() for weight in weights])
+    exact = torch.cat(
+        [1 / (optimizer.state[weight]["sum"].sqrt() + 1e-10).flatten() for weight in weights]
+    )
     assert known.max() == pytest.approx(3 * exact.median().item(), rel=0.02)
     inside = exact < known.max()
     assert torch.allclose(known[inside], exact[inside])
@@ -138,11 +152,14 @@ def test_radam_has_none_before_it_adapts() -> None:
 
 def test_of_other_optimizers_none_is_known() -> None:
     weight = nn.Parameter(torch.ones(3))
-    with pytest.raises(BadArgument, match="`optimizer` is a SGD, whose preconditioner is not known"):
+    with pytest.raises(
+        BadArgument, match="`optimizer` is a SGD, whose preconditioner is not known"
+    ):
         preconditioner_of([torch.optim.Adam([weight]), torch.optim.SGD([weight])], [weight])
 
 
-# Its moments ---------------------------------------------------------------------------------------------------------
+# Its moments
+# ---------------------------------------------------------------------------------------------------------
 
 DIRECTIONS = 12
 MEAN = torch.linspace(-0.5, 1.0, DIRECTIONS, dtype=torch.float64)
@@ -153,7 +170,8 @@ NOISE, SIGNAL = float((P * DEVIATION**2).sum()), float((P * MEAN**2).sum())
 
 
 class Linear(nn.Module):
-    """Its output is x·Φ, so that the gradient of an example is the example, wherever Φ is; in two layers."""
+    """Its output is x·Φ, so that the gradient of an example is the example, wherever Φ is; in two
+    layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,15 +188,24 @@ def known_steps(count: int, size: int, seed: int = 0) -> Iterator[TrainingStep]:
     objective = Objective(Linear(), lambda model, batch: model(batch))
     known = [P[None, :5], P[None, 5:]]
     for index in range(count):
-        batch = MEAN + DEVIATION * torch.randn(size, DIRECTIONS, dtype=torch.float64, generator=generator)
+        batch = MEAN + DEVIATION * torch.randn(
+            size, DIRECTIONS, dtype=torch.float64, generator=generator
+        )
         yield TrainingStep(
-            objective, batch, index=index, learning_rate=1e-3, sampling=FRESH, preconditioner=known, seed=seed
+            objective,
+            batch,
+            index=index,
+            learning_rate=1e-3,
+            sampling=FRESH,
+            preconditioner=known,
+            seed=seed,
         )
 
 
 def series_of(gauge: PreconditionedNoise, count: int, size: int, seed: int = 0) -> Series:
     readings = [
-        Reading(gauge.name, step.index, size, 1e-3, gauge.measure(step)) for step in known_steps(count, size, seed)
+        Reading(gauge.name, step.index, size, 1e-3, gauge.measure(step))
+        for step in known_steps(count, size, seed)
     ]
     return Series.of(readings, FRESH, ("first", "second"))
 
@@ -194,16 +221,20 @@ def test_its_moments_are_unbiased(size: int, parts: int | None) -> None:
     for name, (whole, layer) in truths.items():
         seen = series.moments[name]
         for values, truth in ((seen.sum(1), whole), (seen[:, 0], layer)):
-            assert abs(values.mean() - truth) < 4 * values.std(ddof=1) / math.sqrt(len(values)), name
+            assert abs(values.mean() - truth) < 4 * values.std(ddof=1) / math.sqrt(len(values)), (
+                name
+            )
 
 
 @pytest.mark.nightly
 def test_its_interval_covers() -> None:
-    """At 90 %, of 200 windows of 30 readings: within three standard errors of a binomial, 0.9 ± 0.064."""
+    """At 90 %, of 200 windows of 30 readings: within three standard errors of a binomial, 0.9 ±
+    0.064."""
     gauge, truth = PreconditionedNoise(), NOISE / SIGNAL
     series = series_of(gauge, 200 * 30, 8)
     found = [
-        gauge.estimate(series[30 * window : 30 * (window + 1)])["preconditioned_noise_scale"] for window in range(200)
+        gauge.estimate(series[30 * window : 30 * (window + 1)])["preconditioned_noise_scale"]
+        for window in range(200)
     ]
     assert np.mean([one.low < truth < one.high for one in found]) == pytest.approx(0.9, abs=0.064)
 
@@ -215,7 +246,9 @@ def test_halves_give_the_formulas_of_inner_products() -> None:
     a, b = (step.batch[half].mean(0) for half in order.tensor_split(2))
     moments = PreconditionedNoise().measure(step)
     assert sum(moments["norm_squared"]) == pytest.approx(float(a @ (P * b)), rel=1e-10)
-    assert sum(moments["variance"]) == pytest.approx(float(((a - b) ** 2 * P).sum() / 2 * 3), rel=1e-10)
+    assert sum(moments["variance"]) == pytest.approx(
+        float(((a - b) ** 2 * P).sum() / 2 * 3), rel=1e-10
+    )
 
 
 def test_without_replacement_it_means_the_gradient_of_the_training_set() -> None:
@@ -231,14 +264,20 @@ def test_without_replacement_it_means_the_gradient_of_the_training_set() -> None
 
 def test_a_step_without_it_says_what_to_pass() -> None:
     step = TrainingStep(
-        Objective(nn.Linear(2, 2), LOSS), (torch.randn(4, 2), torch.zeros(4).long()), index=0, learning_rate=0.1,
+        Objective(nn.Linear(2, 2), LOSS),
+        (torch.randn(4, 2), torch.zeros(4).long()),
+        index=0,
+        learning_rate=0.1,
         sampling=FRESH,
-    )  # fmt: skip
-    with pytest.raises(BadArgument, match="`preconditioner` is missing, and this gauge needs it: pass"):
+    )
+    with pytest.raises(
+        BadArgument, match="`preconditioner` is missing, and this gauge needs it: pass"
+    ):
         PreconditionedNoise().measure(step)
 
 
-# In a loop -----------------------------------------------------------------------------------------------------------
+# In a loop
+# -----------------------------------------------------------------------------------------------------------
 
 
 def examples(count: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -256,12 +295,17 @@ def adaptive_loop(
     kind: Make = torch.optim.AdamW,
     **asked: Any,
 ) -> tuple[nn.Module, list[tuple[float, float]], Run | None]:
-    """A loop with gradients of its own: its model, tr PΣ and gᵀPg of every step by hand if it accumulates two, its run."""
+    """A loop with gradients of its own: its model, tr PΣ and gᵀPg of every step by hand if it
+    accumulates two, its run."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)).double()
     parameters, objective = list(model.parameters()), Objective(model, LOSS)
     optimizer = kind(parameters, lr=0.01)
-    w = watch(model, optimizer, loss=LOSS, out=out, every=1, accumulation=accumulation, **asked) if watched else None
+    w = (
+        watch(model, optimizer, loss=LOSS, out=out, every=1, accumulation=accumulation, **asked)
+        if watched
+        else None
+    )
     if w:
         w.__enter__()
     batches, by_hand = examples(steps * accumulation, 6), []
@@ -276,9 +320,14 @@ def adaptive_loop(
             if w:
                 w.step(loss, batch)
         if known is not None and accumulation == 2:
-            apart = sum(float((p * (a - b) ** 2).sum()) for p, a, b in zip(known, *parts, strict=True))
+            apart = sum(
+                float((p * (a - b) ** 2).sum()) for p, a, b in zip(known, *parts, strict=True)
+            )
             by_hand.append(
-                (apart / 2 * 6, sum(float((p * a * b).sum()) for p, a, b in zip(known, *parts, strict=True)))
+                (
+                    apart / 2 * 6,
+                    sum(float((p * a * b).sum()) for p, a, b in zip(known, *parts, strict=True)),
+                )
             )
         nn.utils.clip_grad_norm_(parameters, 0.5)
         optimizer.step()
@@ -293,12 +342,22 @@ def test_watch_measures_it_by_default_from_the_second_step_and_keeps_the_bits(
 ) -> None:
     model, by_hand, run = adaptive_loop(tmp_path, accumulation=accumulation)
     plain, _, _ = adaptive_loop(tmp_path, accumulation=accumulation, watched=False)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
-    assert run is not None and run.warnings == [] and run.configuration.gauges == "noise,preconditioned_noise"
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True)
+    )
+    assert (
+        run is not None
+        and run.warnings == []
+        and run.configuration.gauges == "noise,preconditioned_noise"
+    )
     series = run.series("preconditioned_noise")
     assert series.steps.tolist() == [*range(1, 15)] and len(run.series("noise")) == 15
-    if accumulation == 2:  # the halves are training's own, read before clipping, and P is from before the step
-        seen = np.stack([series.moments["variance"].sum(1), series.moments["norm_squared"].sum(1)], axis=1)
+    if (
+        accumulation == 2
+    ):  # the halves are training's own, read before clipping, and P is from before the step
+        seen = np.stack(
+            [series.moments["variance"].sum(1), series.moments["norm_squared"].sum(1)], axis=1
+        )
         assert seen == pytest.approx(np.array(by_hand), rel=1e-9)
 
 
@@ -306,33 +365,59 @@ def test_it_is_refused_under_other_optimizers_and_by_train(tmp_path: Path) -> No
     model = nn.Linear(2, 2)
     known = "whose preconditioner is known for Adam, .* and Adagrad, and not for"
     for kind in (torch.optim.SGD, torch.optim.Rprop):
-        with pytest.raises(BadArgument, match=f"`gauges` names preconditioned_noise, {known} {kind.__name__}: leave"):
-            watch(model, kind(model.parameters(), lr=0.1), loss=LOSS, out=tmp_path, gauges="preconditioned_noise")
+        with pytest.raises(
+            BadArgument,
+            match=f"`gauges` names preconditioned_noise, {known} {kind.__name__}: leave",
+        ):
+            watch(
+                model,
+                kind(model.parameters(), lr=0.1),
+                loss=LOSS,
+                out=tmp_path,
+                gauges="preconditioned_noise",
+            )
     with pytest.raises(BadArgument, match="`optimizer` is sgd: leave it out, or use adamw"):
         train(load("digits"), Configuration(gauges="noise,preconditioned_noise"), tmp_path)
 
 
 @pytest.mark.slow
 def test_two_ranks_read_it_under_ddp_and_sharded(tmp_path: Path) -> None:
-    """DDP to rounding, against the same training by hand; FSDP2 to bfloat16, in which P is gathered."""
+    """DDP to rounding, against the same training by hand; FSDP2 to bfloat16, in which P is
+    gathered."""
     run_all(2, sys.executable, str(Path(__file__).parent / "rank_adaptive.py"), str(tmp_path))
     for accumulation in (1, 2):
         expected = np.array(two_ranks_by_hand(accumulation))
         for name, precision in (("DistributedDataParallel", 1e-9), ("sharded", 1e-2)):
             run = Run.open(tmp_path / f"{name}-{accumulation}-1")
             series = run.series("preconditioned_noise")
-            seen = np.stack([series.moments["variance"].sum(1), series.moments["norm_squared"].sum(1)], axis=1)
+            seen = np.stack(
+                [series.moments["variance"].sum(1), series.moments["norm_squared"].sum(1)], axis=1
+            )
             assert run.warnings == [] and series.steps.tolist() == [*range(1, STEPS)]
-            assert seen == pytest.approx(expected, rel=precision, abs=precision * np.abs(expected).max())
+            assert seen == pytest.approx(
+                expected, rel=precision, abs=precision * np.abs(expected).max()
+            )
 
 
-# The finding ---------------------------------------------------------------------------------------------------------
+# The finding
+# ---------------------------------------------------------------------------------------------------------
 
 
-def finding(scale: float, batch_size: int = 8, rates: Callable[[int], float] = lambda step: 1e-3, **asked: Any) -> Any:
+def finding(
+    scale: float,
+    batch_size: int = 8,
+    rates: Callable[[int], float] = lambda step: 1e-3,
+    **asked: Any,
+) -> Any:
     gauge = PreconditionedNoise(**asked)
     readings = [
-        Reading(gauge.name, i, batch_size, rates(i), {"variance": [scale + i % 3 - 1], "norm_squared": [1.0]})
+        Reading(
+            gauge.name,
+            i,
+            batch_size,
+            rates(i),
+            {"variance": [scale + i % 3 - 1], "norm_squared": [1.0]},
+        )
         for i in range(60)
     ]
     return gauge.judge(gauge.estimate(Series.of(readings, FRESH)))
@@ -354,7 +439,11 @@ def test_the_advice_is_another_batch_with_a_bracket_of_rates() -> None:
 def test_nearer_than_its_validity_no_batch_is_advised() -> None:
     for batch_size in (60, 150):
         near = finding(100.0, batch_size=batch_size)
-        assert near.state is State.OK and say(near).advice == "" and "only within a factor of 2" in say(near).means
+        assert (
+            near.state is State.OK
+            and say(near).advice == ""
+            and "only within a factor of 2" in say(near).means
+        )
 
 
 def test_without_an_upper_bound_a_batch_close_below_the_scale_is_not_said_to_be_right() -> None:
@@ -372,7 +461,11 @@ def test_without_an_upper_bound_a_batch_close_below_the_scale_is_not_said_to_be_
 def test_in_a_cool_down_no_batch_is_advised() -> None:
     """But after a drop that has come to rest, and in a warm-up."""
     falling = finding(100.0, rates=lambda step: 1e-3 * (1 - step / 60))
-    assert falling.state is State.CANNOT_TELL and say(falling).advice == "" and "cool-down" in say(falling).means
+    assert (
+        falling.state is State.CANNOT_TELL
+        and say(falling).advice == ""
+        and "cool-down" in say(falling).means
+    )
     assert "0.017 of its peak" in say(falling).means
     for rates in (lambda step: 1e-3 if step < 10 else 1e-4, lambda step: 1e-5 * (step + 1)):
         assert finding(100.0, rates=rates).state is State.LOOK
@@ -380,19 +473,33 @@ def test_in_a_cool_down_no_batch_is_advised() -> None:
 
 def test_in_tokens_the_earlier_value_is_multiplied_too() -> None:
     readings = [
-        Reading("preconditioned_noise", i, 8, 1e-3, {"variance": [2.0 + i], "norm_squared": [1.0 + 0.1 * (i % 3)]})
+        Reading(
+            "preconditioned_noise",
+            i,
+            8,
+            1e-3,
+            {"variance": [2.0 + i], "norm_squared": [1.0 + 0.1 * (i % 3)]},
+        )
         for i in range(200)
     ]
     series = replace(Series.of(readings, FRESH), newest=True)
     scales = [
-        PreconditionedNoise(tokens=tokens).estimate(series)["preconditioned_noise_scale"] for tokens in (None, 100)
+        PreconditionedNoise(tokens=tokens).estimate(series)["preconditioned_noise_scale"]
+        for tokens in (None, 100)
     ]
-    assert scales[0].earlier is not None and scales[1].earlier == (scales[0].earlier[0], 100 * scales[0].earlier[1])
+    assert scales[0].earlier is not None and scales[1].earlier == (
+        scales[0].earlier[0],
+        100 * scales[0].earlier[1],
+    )
 
 
 def test_in_tokens_scale_and_batch_are_multiplied_and_the_advice_is_in_examples() -> None:
     found = finding(115.0, tokens=100)
-    assert say(found).seen.startswith("B = 800 tokens is 14x below the preconditioned noise scale 11,500 [")
+    assert say(found).seen.startswith(
+        "B = 800 tokens is 14x below the preconditioned noise scale 11,500 ["
+    )
     assert say(found).advice.startswith("`B = 16` with")
-    with pytest.raises(BadArgument, match="`tokens` must be the number of tokens in an example, at least 1, got 0"):
+    with pytest.raises(
+        BadArgument, match="`tokens` must be the number of tokens in an example, at least 1, got 0"
+    ):
         PreconditionedNoise(tokens=0)

@@ -34,7 +34,12 @@ def net(coupled: bool = False) -> nn.Module:
 
 
 def trained(
-    out: Path, coupled: bool = False, *, steps: int = 12, lr: float = 0.1, watched: dict[str, Any] | None = None
+    out: Path,
+    coupled: bool = False,
+    *,
+    steps: int = 12,
+    lr: float = 0.1,
+    watched: dict[str, Any] | None = None,
 ) -> tuple[list[Tensor], Tensor, Watch | None]:
     """The tensors of the model after shuffled epochs, the random state, and the watch."""
     model = net(coupled)
@@ -111,8 +116,11 @@ def test_every_kind_of_source_gives_the_same_readings(tmp_path: Path) -> None:
 
 
 def test_readings_are_of_independent_examples_whatever_training_does(tmp_path: Path) -> None:
-    """Without moving, the mean of many readings is that of all examples, with no correction for shuffled epochs."""
-    _, _, w = trained(tmp_path, steps=120, lr=1e-12, watched={"probe": (INPUTS, LABELS), "gauges": "noise"})
+    """Without moving, the mean of many readings is that of all examples, with no correction for
+    shuffled epochs."""
+    _, _, w = trained(
+        tmp_path, steps=120, lr=1e-12, watched={"probe": (INPUTS, LABELS), "gauges": "noise"}
+    )
     assert w is not None and w.run is not None
     series = w.run.series("noise")
     assert series is not None and series.sampling == Sampling(Draw.REPLACEMENT, N)
@@ -121,7 +129,12 @@ def test_readings_are_of_independent_examples_whatever_training_does(tmp_path: P
     model = net()
     each = torch.stack(
         [
-            torch.cat([g.flatten() for g in torch.autograd.grad(LOSS(model, one).mean(), list(model.parameters()))])
+            torch.cat(
+                [
+                    g.flatten()
+                    for g in torch.autograd.grad(LOSS(model, one).mean(), list(model.parameters()))
+                ]
+            )
             for one in ((INPUTS[[place]], LABELS[[place]]) for place in range(N))
         ]
     ).double()
@@ -137,8 +150,11 @@ def test_readings_are_of_independent_examples_whatever_training_does(tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize("probe", [False, True])
-def test_a_probe_removes_the_bias_of_the_batches_that_are_still_to_come(tmp_path: Path, probe: bool) -> None:
-    """A step halves the residuals of its batch, so a coming batch has larger ones than the batches of this epoch."""
+def test_a_probe_removes_the_bias_of_the_batches_that_are_still_to_come(
+    tmp_path: Path, probe: bool
+) -> None:
+    """A step halves the residuals of its batch, so a coming batch has larger ones than the batches
+    of this epoch."""
     generator = torch.Generator().manual_seed(0)
     inputs = nn.functional.normalize(torch.randn(64, 400, generator=generator, dtype=torch.float64))
     targets = torch.randn(64, 1, generator=generator, dtype=torch.float64)
@@ -148,7 +164,16 @@ def test_a_probe_removes_the_bias_of_the_batches_that_are_still_to_come(tmp_path
     exact, half = [], supervised(lambda output, target: (output - target).square().flatten() / 2)
     data = {"probe": (inputs, targets)} if probe else {}
     sampling = Sampling(Draw.RESHUFFLED, 64)
-    with watch(model, optimizer, loss=half, out=tmp_path, sampling=sampling, gauges="noise", every=1, **data) as w:
+    with watch(
+        model,
+        optimizer,
+        loss=half,
+        out=tmp_path,
+        sampling=sampling,
+        gauges="noise",
+        every=1,
+        **data,
+    ) as w:
         for chosen in (part for _ in range(10) for part in torch.randperm(64).split(8)):
             each = (model(inputs) - targets).detach() * inputs
             exact.append(float(each.var(dim=0, correction=0).sum()))
@@ -175,7 +200,9 @@ def test_new_examples_come_from_a_function(tmp_path: Path) -> None:
 
     plain, random, _ = trained(tmp_path)
     probed, other, w = trained(tmp_path, watched={"probe": fresh})
-    assert all(torch.equal(one, two) for one, two in zip(plain, probed, strict=True)) and torch.equal(random, other)
+    assert all(
+        torch.equal(one, two) for one, two in zip(plain, probed, strict=True)
+    ) and torch.equal(random, other)
     assert set(asked) == {8} and len(asked) >= 12
     assert w is not None and w.run is not None and w.run.measured_sampling == Sampling(Draw.FRESH)
 
@@ -184,12 +211,20 @@ def test_new_examples_come_from_a_function(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"probe": 3}, "`probe` is of type int, which cannot be indexed"),
-        ({"probe": lambda count: (INPUTS[:2], LABELS[:2])}, "`probe` returned 2 examples, and 8 were asked for"),
-        ({"gauges": "temperature"}, "`gauges` names temperature, which needs training's own batches"),
+        (
+            {"probe": lambda count: (INPUTS[:2], LABELS[:2])},
+            "`probe` returned 2 examples, and 8 were asked for",
+        ),
+        (
+            {"gauges": "temperature"},
+            "`gauges` names temperature, which needs training's own batches",
+        ),
         ({"accumulation": 2}, "`probe` is for one backward per update on one process"),
     ],
 )
-def test_a_probe_that_cannot_be_measured_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+def test_a_probe_that_cannot_be_measured_is_refused(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(BadArgument, match=message):
         trained(tmp_path, watched={"probe": (INPUTS, LABELS)} | settings)
 
@@ -197,7 +232,9 @@ def test_a_probe_that_cannot_be_measured_is_refused(tmp_path: Path, settings: di
 def test_a_probe_needs_the_loss(tmp_path: Path) -> None:
     model = net()
     with pytest.raises(BadArgument, match="`probe` is given without `loss`"):
-        watch(model, torch.optim.SGD(model.parameters(), lr=0.1), probe=(INPUTS, LABELS), out=tmp_path)
+        watch(
+            model, torch.optim.SGD(model.parameters(), lr=0.1), probe=(INPUTS, LABELS), out=tmp_path
+        )
 
 
 def configuration(**settings: Any) -> Configuration:
@@ -206,7 +243,9 @@ def configuration(**settings: Any) -> Configuration:
 
 
 def test_training_with_a_probe_is_training_without(tmp_path: Path) -> None:
-    plain, probed = (train(load("mlp"), configuration(probe=probe), tmp_path) for probe in (False, True))
+    plain, probed = (
+        train(load("mlp"), configuration(probe=probe), tmp_path) for probe in (False, True)
+    )
     assert np.array_equal(plain.losses[1], probed.losses[1])
     one, two = (run.series("noise") for run in (plain, probed))
     assert one is not None and two is not None and len(one) == len(two)
@@ -217,7 +256,9 @@ def test_training_with_a_probe_is_training_without(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"gauges": "temperature"}, {"accumulation": 2}])
-def test_training_refuses_a_probe_beside_what_needs_its_own_batches(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_training_refuses_a_probe_beside_what_needs_its_own_batches(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
     with pytest.raises(BadArgument, match="`probe` is for measuring apart from training"):
         train(load("mlp"), configuration(probe=True, **settings), tmp_path)
 

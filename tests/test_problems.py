@@ -47,7 +47,12 @@ def settings(**changes) -> dict:
 
 @pytest.mark.parametrize(
     "data",
-    [labelled(), Squares(), TensorDataset(*labelled()), Subset(TensorDataset(*labelled()), range(10))],
+    [
+        labelled(),
+        Squares(),
+        TensorDataset(*labelled()),
+        Subset(TensorDataset(*labelled()), range(10)),
+    ],
     ids=["tensors", "data set", "TensorDataset", "Subset"],
 )
 def test_a_batch_holds_the_examples_at_its_index_in_order(data) -> None:
@@ -57,7 +62,14 @@ def test_a_batch_holds_the_examples_at_its_index_in_order(data) -> None:
 
 
 def test_a_tree_keeps_its_structure_and_what_is_the_same_for_all_examples() -> None:
-    examples = Examples({"tokens": torch.arange(20).reshape(10, 2), "extra": [torch.arange(10)], "note": "all", "k": 3})
+    examples = Examples(
+        {
+            "tokens": torch.arange(20).reshape(10, 2),
+            "extra": [torch.arange(10)],
+            "note": "all",
+            "k": 3,
+        }
+    )
     batch = examples.batch(PICKED)
     assert batch["tokens"].tolist() == [[14, 15], [14, 15], [2, 3]]
     assert batch["extra"][0].tolist() == [7, 7, 1]
@@ -74,9 +86,10 @@ def test_batches_go_through_all_examples_once(data) -> None:
 @pytest.mark.parametrize("data", [labelled(), Squares()], ids=["tensors", "data set"])
 def test_examples_on_a_device_give_batches_there(data) -> None:
     moved = Examples(data).to("meta")
-    assert {tensor.device.type for tensor in moved.batch(PICKED.to("meta" if isinstance(data, tuple) else "cpu"))} == {
-        "meta"
-    }
+    assert {
+        tensor.device.type
+        for tensor in moved.batch(PICKED.to("meta" if isinstance(data, tuple) else "cpu"))
+    } == {"meta"}
 
 
 def test_the_fingerprint_changes_with_a_value_a_type_a_place_and_the_number_of_examples() -> None:
@@ -126,9 +139,18 @@ def test_a_problem_fingerprint_covers_training_and_test_data() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ((torch.zeros(10, 3), torch.zeros(9)), r"`train\[1\]` holds 9 examples and `train\[0\]` holds 10"),
-        ({"x": torch.zeros(4), "y": [torch.zeros(5)]}, r"`train\['y'\]\[0\]` holds 5 .* `train\['x'\]` holds 4"),
-        ((torch.zeros(10), np.zeros(10)), r"`train\[1\]` must be a tensor, got a NumPy array.*torch.from_numpy"),
+        (
+            (torch.zeros(10, 3), torch.zeros(9)),
+            r"`train\[1\]` holds 9 examples and `train\[0\]` holds 10",
+        ),
+        (
+            {"x": torch.zeros(4), "y": [torch.zeros(5)]},
+            r"`train\['y'\]\[0\]` holds 5 .* `train\['x'\]` holds 4",
+        ),
+        (
+            (torch.zeros(10), np.zeros(10)),
+            r"`train\[1\]` must be a tensor, got a NumPy array.*torch.from_numpy",
+        ),
         ((torch.tensor(1.0), "words"), "`train` holds no tensor with a first axis"),
         (torch.zeros(0, 3), "`train` is empty"),
         (Endless(), "`train` is of type Endless, which cannot be indexed"),
@@ -145,7 +167,9 @@ def test_a_data_set_whose_items_are_no_tensors_is_refused_with_the_way_out() -> 
         def __getitem__(self, position: int) -> object:
             return object()
 
-    with pytest.raises(BadArgument, match=r"`train\[0\]` cannot be put into a batch .*transform to tensors"):
+    with pytest.raises(
+        BadArgument, match=r"`train\[0\]` cannot be put into a batch .*transform to tensors"
+    ):
         Examples(Objects(), "train")
 
 
@@ -157,11 +181,17 @@ def test_batches_of_nothing_are_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": nn.Linear(1, 1)}, "`model` must be a function that makes the model, got a Linear"),
+        (
+            {"model": nn.Linear(1, 1)},
+            "`model` must be a function that makes the model, got a Linear",
+        ),
         ({"model": 3}, "`model` must be a function that makes the model, got int"),
         ({"loss": nn.CrossEntropyLoss()}, r"supervised\(nn.CrossEntropyLoss\(reduction='none'\)\)"),
         ({"loss": None}, "`loss` must be a function of"),
-        ({"train": labelled()}, r"`train` must be Examples, got tuple: write train=Examples\(...\)"),
+        (
+            {"train": labelled()},
+            r"`train` must be Examples, got tuple: write train=Examples\(...\)",
+        ),
         ({"test": labelled()}, "`test` must be Examples"),
         ({"correct": 1.0}, "`correct` must be a function of"),
     ],
@@ -169,6 +199,8 @@ def test_batches_of_nothing_are_refused() -> None:
 def test_a_part_of_a_problem_that_is_not_of_its_kind_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, changes: dict, message: str
 ) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the shape checker, which users do not run
+    monkeypatch.setattr(
+        jaxtyping.config, "jaxtyping_disable", True
+    )  # the shape checker, which users do not run
     with pytest.raises(BadArgument, match=message):
         Problem(**settings(**changes))

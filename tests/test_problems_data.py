@@ -15,12 +15,17 @@ from gradiometer.problems.images import digits, fashion_mnist
 from gradiometer.problems.images.idx import read_idx
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-needs_debian = pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+needs_debian = pytest.mark.skipif(
+    not DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed"
+)
 
 
 def idx(array: np.ndarray) -> bytes:
     """An array as an idx file."""
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+    return (
+        struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+        + array.astype(np.uint8).tobytes()
+    )
 
 
 def write_set(folder: Path, zipped: bool, counts: tuple[int, int] = (6, 4)) -> None:
@@ -29,7 +34,10 @@ def write_set(folder: Path, zipped: bool, counts: tuple[int, int] = (6, 4)) -> N
     for part, count in zip(fashion_mnist.PARTS, counts, strict=True):
         labels = np.arange(count)
         images = np.broadcast_to(labels[:, None, None], (count, 28, 28))
-        for name, array in ((f"{part}-images-idx3-ubyte", images), (f"{part}-labels-idx1-ubyte", labels)):
+        for name, array in (
+            (f"{part}-images-idx3-ubyte", images),
+            (f"{part}-labels-idx1-ubyte", labels),
+        ):
             if zipped:
                 (folder / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
             else:
@@ -130,7 +138,8 @@ def test_files_are_found_where_others_put_them(elsewhere: Path, place: str) -> N
 
 def test_a_missing_data_set_names_the_places_and_the_way_out(elsewhere: Path) -> None:
     with pytest.raises(
-        BadArgument, match=r"looked in .*debian.*FashionMNIST/raw.*apt install dataset-fashion-mnist.*--data-dir"
+        BadArgument,
+        match=r"looked in .*debian.*FashionMNIST/raw.*apt install dataset-fashion-mnist.*--data-dir",
     ):
         load("fashion-mnist")
 
@@ -145,8 +154,14 @@ def test_a_given_folder_is_the_only_one_searched(elsewhere: Path) -> None:
     ("tear", "message"),
     [
         (lambda content: content[:-9], "images-idx3-ubyte.gz` cannot be decompressed"),
-        (lambda content: content[:40] + b"\0" * 20 + content[60:], "images-idx3-ubyte.gz` cannot be decompressed"),
-        (lambda content: b"not gzip", "images-idx3-ubyte.gz` cannot be decompressed .*download it again"),
+        (
+            lambda content: content[:40] + b"\0" * 20 + content[60:],
+            "images-idx3-ubyte.gz` cannot be decompressed",
+        ),
+        (
+            lambda content: b"not gzip",
+            "images-idx3-ubyte.gz` cannot be decompressed .*download it again",
+        ),
         (
             lambda content: gzip.compress(gzip.decompress(content)[:-1]),
             r"has 4,719 bytes, .* requires 4,720: it is damaged",
@@ -160,7 +175,10 @@ def test_a_given_folder_is_the_only_one_searched(elsewhere: Path) -> None:
             lambda content: gzip.compress(idx(np.zeros(5))),
             "must start with the bytes 00 00 08 03 .*, got 00 00 08 01",
         ),
-        (lambda content: gzip.compress(idx(np.zeros((5, 28, 28)))), "holds 5 images and 6 labels in its train files"),
+        (
+            lambda content: gzip.compress(idx(np.zeros((5, 28, 28)))),
+            "holds 5 images and 6 labels in its train files",
+        ),
     ],
 )
 def test_a_torn_or_foreign_file_is_named(tmp_path: Path, tear, message: str) -> None:
@@ -173,14 +191,18 @@ def test_a_torn_or_foreign_file_is_named(tmp_path: Path, tear, message: str) -> 
 
 def test_labels_of_another_data_set_are_refused(tmp_path: Path) -> None:
     write_set(tmp_path / "set", zipped=False, counts=(12, 4))
-    with pytest.raises(BadArgument, match="must have labels from 0 to 9, got 11 in its train files"):
+    with pytest.raises(
+        BadArgument, match="must have labels from 0 to 9, got 11 in its train files"
+    ):
         load("fashion-mnist", data_dir=tmp_path / "set")
 
 
 def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
     write_set(tmp_path / "set", zipped=False)
     (tmp_path / "set" / "t10k-images-idx3-ubyte").write_bytes(idx(np.zeros((4, 8, 8))))
-    with pytest.raises(BadArgument, match=r"must have images of 28 × 28 pixels, got 8 × 8 in its t10k files"):
+    with pytest.raises(
+        BadArgument, match=r"must have images of 28 × 28 pixels, got 8 × 8 in its t10k files"
+    ):
         load("fashion-mnist", data_dir=tmp_path / "set")
 
 

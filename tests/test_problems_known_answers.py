@@ -1,4 +1,5 @@
-"""The closed forms of the one-dimensional example and the noisy quadratic, against simulation in standard errors."""
+"""The closed forms of the one-dimensional example and the noisy quadratic, against simulation in
+standard errors."""
 
 import math
 
@@ -16,18 +17,23 @@ STANDARD_ERRORS = 4.0
 
 def rotated(spectrum: list[float], seed: int) -> np.ndarray:
     """A matrix of these eigenvalues along axes of its own."""
-    axes, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((len(spectrum), len(spectrum))))
+    axes, _ = np.linalg.qr(
+        np.random.default_rng(seed).standard_normal((len(spectrum), len(spectrum)))
+    )
     return axes * spectrum @ axes.T
 
 
 def skew() -> Quadratic:
-    """Curvature and noise along different axes, the noise of rank 2 in 3 dimensions, the minimum off the origin."""
+    """Curvature and noise along different axes, the noise of rank 2 in 3 dimensions, the minimum
+    off the origin."""
     return Quadratic(rotated([0.2, 0.7, 2.0], 1), rotated([0.0, 1.0, 9.0], 2), [1.0, -2.0, 0.5])
 
 
 def z_of_mean(samples: np.ndarray, expected: np.ndarray | float) -> np.ndarray:
     """How many standard errors the mean over the first axis is off."""
-    return (samples.mean(axis=0) - expected) / (samples.std(axis=0, ddof=1) / math.sqrt(len(samples)))
+    return (samples.mean(axis=0) - expected) / (
+        samples.std(axis=0, ddof=1) / math.sqrt(len(samples))
+    )
 
 
 def products(points: np.ndarray) -> np.ndarray:
@@ -55,14 +61,21 @@ def test_mean_and_variance_follow_the_recursion_at_every_step(batch_size: int) -
     assert iterates.shape == (7, 20_000)
     assert (iterates[0] == -1.0).all()
     assert np.abs(z_of_mean(iterates[1:].T, means[1:])).max() < STANDARD_ERRORS
-    assert np.abs(z_of_mean((iterates[1:] - means[1:, None]).T ** 2, variances[1:])).max() < STANDARD_ERRORS
+    assert (
+        np.abs(z_of_mean((iterates[1:] - means[1:, None]).T ** 2, variances[1:])).max()
+        < STANDARD_ERRORS
+    )
 
 
 @pytest.mark.parametrize(("learning_rate", "steps"), [(0.1, 150), (1.0, 5), (1.9, 150)])
-def test_at_a_constant_rate_the_variance_is_the_stationary_one(learning_rate: float, steps: int) -> None:
+def test_at_a_constant_rate_the_variance_is_the_stationary_one(
+    learning_rate: float, steps: int
+) -> None:
     example = OneDimensional(mean=2.0, variance=3.0)
     expected = example.stationary_variance(learning_rate, batch_size=4)
-    iterates = example.simulate([learning_rate] * steps, chains=20_000, batch_size=4, start=2.0, seed=2)
+    iterates = example.simulate(
+        [learning_rate] * steps, chains=20_000, batch_size=4, start=2.0, seed=2
+    )
     assert abs(z_of_mean((iterates[-1] - 2.0) ** 2, expected)) < STANDARD_ERRORS
     _, variances = example.law([learning_rate] * 2_000, batch_size=4)
     assert variances[-1] == pytest.approx(expected, rel=1e-12)
@@ -73,9 +86,14 @@ def test_at_a_rate_of_one_over_t_the_iterate_is_the_running_mean() -> None:
     rates = 1 / np.arange(1, 51)
     means, variances = example.law(rates, batch_size=4, start=100.0, start_variance=7.0)
     np.testing.assert_allclose(means[1:], 2.0, rtol=1e-13)
-    np.testing.assert_allclose(variances[1:], [example.running_mean_variance(t, 4) for t in range(1, 51)], rtol=1e-12)
+    np.testing.assert_allclose(
+        variances[1:], [example.running_mean_variance(t, 4) for t in range(1, 51)], rtol=1e-12
+    )
     iterates = example.simulate(rates, chains=20_000, batch_size=4, start=100.0, seed=3)
-    assert abs(z_of_mean((iterates[-1] - 2.0) ** 2, example.running_mean_variance(50, 4))) < STANDARD_ERRORS
+    assert (
+        abs(z_of_mean((iterates[-1] - 2.0) ** 2, example.running_mean_variance(50, 4)))
+        < STANDARD_ERRORS
+    )
 
 
 def test_the_finite_one_dimensional_problem_is_known_exactly() -> None:
@@ -116,11 +134,17 @@ def test_the_mean_loss_is_its_floor_and_the_excess() -> None:
     assert mean_loss == pytest.approx(finite.floor + finite.excess_loss(start), rel=1e-10)
 
 
-@pytest.mark.parametrize(("learning_rate", "momentum"), [(0.05, 0.0), (0.9, 0.0), (0.05, 0.8), (1.5, 0.8)])
-def test_the_stationary_covariance_is_that_of_many_chains(learning_rate: float, momentum: float) -> None:
+@pytest.mark.parametrize(
+    ("learning_rate", "momentum"), [(0.05, 0.0), (0.9, 0.0), (0.05, 0.8), (1.5, 0.8)]
+)
+def test_the_stationary_covariance_is_that_of_many_chains(
+    learning_rate: float, momentum: float
+) -> None:
     quadratic, batch_size = skew(), 4
     covariance = quadratic.stationary_covariance(learning_rate, batch_size, momentum)
-    iterates = quadratic.simulate([learning_rate] * 600, chains=4_000, batch_size=batch_size, momentum=momentum, seed=5)
+    iterates = quadratic.simulate(
+        [learning_rate] * 600, chains=4_000, batch_size=batch_size, momentum=momentum, seed=5
+    )
     away = iterates[-1] - quadratic.minimum
     assert np.abs(z_of_mean(away, 0.0)).max() < STANDARD_ERRORS
     assert np.abs(z_of_mean(products(away), covariance)).max() < STANDARD_ERRORS
@@ -147,13 +171,17 @@ def test_one_mode_is_that_of_the_heavy_ball(momentum: float) -> None:
     for learning_rate in (0.001, 0.1, 2.0):
         expected = learning_rate * c * (1 + momentum)
         expected /= batch_size * h * (1 - momentum) * (2 * (1 + momentum) - learning_rate * h)
-        (variance,) = Quadratic([h], [c]).stationary_covariance(learning_rate, batch_size, momentum).ravel()
+        (variance,) = (
+            Quadratic([h], [c]).stationary_covariance(learning_rate, batch_size, momentum).ravel()
+        )
         assert variance == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_one_dimensional_example_is_the_quadratic_of_curvature_one() -> None:
     ours = OneDimensional(variance=3.0).stationary_variance(0.3, 4)
-    assert Quadratic([1.0], [3.0]).stationary_covariance(0.3, 4)[0, 0] == pytest.approx(ours, rel=1e-12)
+    assert Quadratic([1.0], [3.0]).stationary_covariance(0.3, 4)[0, 0] == pytest.approx(
+        ours, rel=1e-12
+    )
 
 
 def test_momentum_in_the_simulation_is_that_of_torch() -> None:
@@ -172,7 +200,9 @@ def test_momentum_in_the_simulation_is_that_of_torch() -> None:
 
 def test_chains_start_at_the_given_points() -> None:
     starts = np.arange(6.0).reshape(3, 2)
-    iterates = Quadratic([1.0, 0.5], [1.0, 1.0]).simulate([0.1], chains=3, batch_size=1, start=starts)
+    iterates = Quadratic([1.0, 0.5], [1.0, 1.0]).simulate(
+        [0.1], chains=3, batch_size=1, start=starts
+    )
     np.testing.assert_array_equal(iterates[0], starts)
 
 

@@ -22,7 +22,9 @@ LINEAR = linear_regression.known()
 LOGISTIC, HELD_OUT = logistic_regression.known()
 
 
-def whole_batch_gradient(posterior: LinearRegression | LogisticRegression, at: np.ndarray) -> np.ndarray:
+def whole_batch_gradient(
+    posterior: LinearRegression | LogisticRegression, at: np.ndarray
+) -> np.ndarray:
     problem = posterior.problem()
     model = problem.model()
     with torch.no_grad():
@@ -35,7 +37,9 @@ def test_the_mean_of_the_linear_posterior_is_where_the_loss_is_least() -> None:
     assert np.abs(whole_batch_gradient(LINEAR, LINEAR.mean)).max() < 1e-12
     away = np.array([0.3, -0.2, 0.1, 0.5, -0.4])
     expected = LINEAR.curvature @ away / len(LINEAR.targets)
-    np.testing.assert_allclose(whole_batch_gradient(LINEAR, LINEAR.mean + away), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        whole_batch_gradient(LINEAR, LINEAR.mean + away), expected, atol=1e-12
+    )
 
 
 def test_the_mode_of_the_logistic_posterior_is_where_the_loss_is_least() -> None:
@@ -46,7 +50,9 @@ def test_the_mode_of_the_logistic_posterior_is_where_the_loss_is_least() -> None
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 3.0])
-def test_the_quadrature_has_converged_and_agrees_with_importance_sampling(temperature: float) -> None:
+def test_the_quadrature_has_converged_and_agrees_with_importance_sampling(
+    temperature: float,
+) -> None:
     moments, finer = LOGISTIC.moments(temperature), LOGISTIC.moments(temperature, nodes=30)
     np.testing.assert_allclose(moments.mean, finer.mean, rtol=1e-5)
     np.testing.assert_allclose(moments.covariance, finer.covariance, rtol=3e-4)
@@ -55,11 +61,16 @@ def test_the_quadrature_has_converged_and_agrees_with_importance_sampling(temper
     root = np.linalg.cholesky(2 * moments.covariance)
     z = generator.standard_normal((draws, size)) / np.sqrt(generator.chisquare(5, (draws, 1)) / 5)
     points = moments.mean + z @ root.T
-    log_weights = -LOGISTIC.potential(points) / temperature + (5 + size) / 2 * np.log1p((z**2).sum(1) / 5)
+    log_weights = -LOGISTIC.potential(points) / temperature + (5 + size) / 2 * np.log1p(
+        (z**2).sum(1) / 5
+    )
     weights = np.exp(log_weights - log_weights.max())
     weights /= weights.sum()
     loss = LOGISTIC.potential(points) / len(LOGISTIC.labels)
-    for values, expected in ((points, moments.mean), (loss[:, None], np.array([moments.mean_loss]))):
+    for values, expected in (
+        (points, moments.mean),
+        (loss[:, None], np.array([moments.mean_loss])),
+    ):
         error = np.sqrt((weights[:, None] ** 2 * (values - expected) ** 2).sum(0))
         assert (np.abs(weights @ values - expected) < 4 * error).all()
 
@@ -70,12 +81,18 @@ def test_the_posterior_is_seen_to_be_no_gaussian() -> None:
     assert np.abs(away / np.sqrt(np.diag(LOGISTIC.moments().covariance))).max() > 0.2
 
 
-def gradient_of(posterior: LinearRegression | LogisticRegression, batch_size: int | None) -> Gradient:
-    """The gradient of the mean loss of many chains at once, each on batches of its own, by the formula."""
+def gradient_of(
+    posterior: LinearRegression | LogisticRegression, batch_size: int | None
+) -> Gradient:
+    """The gradient of the mean loss of many chains at once, each on batches of its own, by the
+    formula."""
     inputs = torch.from_numpy(posterior.inputs)
     examples = len(inputs)
     if isinstance(posterior, LinearRegression):
-        curvature, mean = torch.from_numpy(posterior.curvature) / examples, torch.from_numpy(posterior.mean)
+        curvature, mean = (
+            torch.from_numpy(posterior.curvature) / examples,
+            torch.from_numpy(posterior.mean),
+        )
         return lambda at: (at - mean) @ curvature
     labels = torch.from_numpy(posterior.labels).double()
     generator = torch.Generator().manual_seed(5)
@@ -101,7 +118,8 @@ def chains(
     steps: int = 500,
     hold: bool = True,
 ) -> np.ndarray:
-    """The iterates of many chains in one parameter, after as many steps that are forgotten: [steps/10, chains, params]."""
+    """The iterates of many chains in one parameter, after as many steps that are forgotten:
+    [steps/10, chains, params]."""
     examples, size = posterior.inputs.shape
     position = nn.Parameter(torch.zeros(CHAINS, size, dtype=torch.float64))
     sampler = kind([position], lr=rate, examples=examples, temperature=temperature, hold=hold)
@@ -124,7 +142,9 @@ def off(iterates: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> float
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
 @pytest.mark.parametrize("kind", [SGHMC, SGNHT])
-def test_samplers_with_momentum_draw_from_the_linear_posterior(kind: type[Sampler], temperature: float) -> None:
+def test_samplers_with_momentum_draw_from_the_linear_posterior(
+    kind: type[Sampler], temperature: float
+) -> None:
     iterates = chains(kind, LINEAR, 0.5, temperature=temperature)
     assert off(iterates, LINEAR.mean, LINEAR.covariance(temperature)) < 4
     assert off(iterates, LINEAR.mean, LINEAR.covariance(1.2 * temperature)) > 5
@@ -147,14 +167,23 @@ def test_held_samplers_draw_from_it_on_mini_batches_too(kind: type[Sampler], rat
 
 def test_an_unheld_sampler_is_seen_to_be_too_hot_on_mini_batches() -> None:
     moments = LOGISTIC.moments()
-    assert off(chains(SGHMC, LOGISTIC, 0.1, batch_size=20, steps=800, hold=False), moments.mean, moments.covariance) > 5
+    assert (
+        off(
+            chains(SGHMC, LOGISTIC, 0.1, batch_size=20, steps=800, hold=False),
+            moments.mean,
+            moments.covariance,
+        )
+        > 5
+    )
 
 
 def test_the_mean_loss_of_both_posteriors_is_known() -> None:
     iterates = chains(SGHMC, LINEAR, 0.5)
     away = iterates - LINEAR.mean
     least = LINEAR.mean_loss(temperature=0.0)
-    losses = least + np.einsum("tci,ij,tcj->tc", away, LINEAR.curvature, away) / (2 * len(LINEAR.targets))
+    losses = least + np.einsum("tci,ij,tcj->tc", away, LINEAR.curvature, away) / (
+        2 * len(LINEAR.targets)
+    )
     error = losses.mean(0).std(ddof=1) / math.sqrt(CHAINS)
     assert abs(losses.mean() - LINEAR.mean_loss()) < 4 * error
     assert LOGISTIC.moments(1e-6).mean_loss == pytest.approx(

@@ -1,4 +1,5 @@
-"""Problems by name: what comes with the package, a user's own, and a sentence for each way it can fail."""
+"""Problems by name: what comes with the package, a user's own, and a sentence for each way it can
+fail."""
 
 import re
 import subprocess
@@ -76,7 +77,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize(("name", "model"), [(name, model) for name in NAMES for model in KNOWN[name].models])
+@pytest.mark.parametrize(
+    ("name", "model"), [(name, model) for name in NAMES for model in KNOWN[name].models]
+)
 def test_every_problem_trains_with_every_one_of_its_models(name: str, model: str) -> None:
     if name == "fashion-mnist" and not Path("/usr/share/datasets/fashion-mnist").is_dir():
         pytest.skip("Debian's dataset-fashion-mnist is not installed")
@@ -105,7 +108,11 @@ def test_a_function_is_given_what_it_takes(folder: Path) -> None:
 
 def test_a_tuple_makes_a_problem(folder: Path) -> None:
     problem = load("here_too:triple")
-    assert (problem.name, problem.model_name, len(problem.train)) == ("here_too:triple", "Linear", 10)
+    assert (problem.name, problem.model_name, len(problem.train)) == (
+        "here_too:triple",
+        "Linear",
+        10,
+    )
     first, second = problem.model(), problem.model()
     assert first is not second
     assert torch.equal(first.weight, second.weight)
@@ -115,28 +122,56 @@ def test_a_tuple_makes_a_problem(folder: Path) -> None:
 
 def test_a_function_draws_from_its_seed_and_leaves_random_states_alone(folder: Path) -> None:
     before = torch.get_rng_state()
-    assert load("here_too:triple", seed=1).fingerprint == load("here_too:triple", seed=1).fingerprint
-    assert load("here_too:triple", seed=1).fingerprint != load("here_too:triple", seed=2).fingerprint
+    assert (
+        load("here_too:triple", seed=1).fingerprint == load("here_too:triple", seed=1).fingerprint
+    )
+    assert (
+        load("here_too:triple", seed=1).fingerprint != load("here_too:triple", seed=2).fingerprint
+    )
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("fashion_mnst", {}, "`problem` 'fashion_mnst' is unknown: did you mean fashion-mnist?.*digits.*module:func"),
+        (
+            "fashion_mnst",
+            {},
+            "`problem` 'fashion_mnst' is unknown: did you mean fashion-mnist?.*digits.*module:func",
+        ),
         ("", {}, "`problem` '' is unknown"),
-        ("digits", {"model": "cn"}, "`model` 'cn' is not a model of digits: did you mean cnn\\? Available: mlp, cnn"),
-        ("quadratic", {"model": "mlp"}, "`model` 'mlp' is not a model of quadratic: available: position"),
+        (
+            "digits",
+            {"model": "cn"},
+            "`model` 'cn' is not a model of digits: did you mean cnn\\? Available: mlp, cnn",
+        ),
+        (
+            "quadratic",
+            {"model": "mlp"},
+            "`model` 'mlp' is not a model of quadratic: available: position",
+        ),
         ("digits", {"data_dir": "/data"}, "`data_dir` is not used by digits"),
-        ("here_too.py:triple", {}, "form module:function, got 'here_too.py:triple': write here_too:triple"),
+        (
+            "here_too.py:triple",
+            {},
+            "form module:function, got 'here_too.py:triple': write here_too:triple",
+        ),
         ("here_too:", {}, "`problem` must have the form module:function, got 'here_too:'"),
         (":triple", {}, "must have the form module:function"),
         ("no_such.module:problem", {}, "no module `no_such`, neither installed nor in "),
         ("here_too.sub:problem", {}, "here_too.sub"),
-        ("broken:problem", {}, "importing `broken` raised ModuleNotFoundError: No module named 'no_such_library'"),
+        (
+            "broken:problem",
+            {},
+            "importing `broken` raised ModuleNotFoundError: No module named 'no_such_library'",
+        ),
         ("torn:problem", {}, "importing `torn` raised SyntaxError"),
         ("here_too:tripel", {}, "`here_too` has no function 'tripel': did you mean triple\\?"),
-        ("here_too:NOT_CALLABLE", {}, "`here_too:NOT_CALLABLE` must be a function that returns a problem, got int"),
+        (
+            "here_too:NOT_CALLABLE",
+            {},
+            "`here_too:NOT_CALLABLE` must be a function that returns a problem, got int",
+        ),
         ("here_too:raises", {}, "`here_too:raises` raised KeyError: 'no such column'"),
         ("here_too:leaves", {}, "`here_too:leaves` raised SystemExit: 2"),
         ("here_too:refuses", {}, "supervised"),
@@ -144,10 +179,16 @@ def test_a_function_draws_from_its_seed_and_leaves_random_states_alone(folder: P
         ("here_too:pair", {}, "`here_too:pair` returned a tuple of 2"),
         ("here_too:asks", {}, "`here_too:asks` has an unknown argument 'path'"),
         ("here_too:positional_only", {}, "unknown argument 'seed'"),
-        ("here_too:triple", {"model": "wide"}, "`model` was given, but `here_too:triple` takes no such argument"),
+        (
+            "here_too:triple",
+            {"model": "wide"},
+            "`model` was given, but `here_too:triple` takes no such argument",
+        ),
     ],
 )
-def test_each_failure_is_one_sentence_that_names_it(folder: Path, name: str, settings: dict, message: str) -> None:
+def test_each_failure_is_one_sentence_that_names_it(
+    folder: Path, name: str, settings: dict, message: str
+) -> None:
     with pytest.raises(
         UserCodeFailed if re.search(" raised | returned ", message) else BadArgument, match=message
     ) as caught:
@@ -158,7 +199,8 @@ def test_each_failure_is_one_sentence_that_names_it(folder: Path, name: str, set
 
 def test_names_are_listed_without_torch() -> None:
     code = (
-        "import sys; from gradiometer.problems.registry import NAMES; assert 'torch' not in sys.modules; print(*NAMES)"
+        "import sys; from gradiometer.problems.registry import NAMES; assert 'torch' not in "
+        "sys.modules; print(*NAMES)"
     )
     listed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_environment()

@@ -1,4 +1,5 @@
-"""‖g‖² from products of successive gradients: known answers on quadratics, the combination, and refusals."""
+"""‖g‖² from products of successive gradients: known answers on quadratics, the combination, and
+refusals."""
 
 import sys
 from pathlib import Path
@@ -36,10 +37,14 @@ def _z(samples: np.ndarray) -> float:
 def test_two_levels_are_unbiased(rule: Rule, size: float) -> None:
     """p − c has the mean ‖g‖² of the step before, whatever the optimizer."""
     seen = walk(rule, size, runs=RUNS, steps=300, seed=3, settle=300)
-    levels = np.stack([by_levels(*each) for each in zip(seen.product, seen.norm_squared, seen.level, strict=True)])
+    levels = np.stack(
+        [by_levels(*each) for each in zip(seen.product, seen.norm_squared, seen.level, strict=True)]
+    )
     assert abs(_z(levels.mean(axis=1) - seen.truth.mean(axis=1))) < 3
     if not rule.momentum.decay and size == 0.3:
-        assert abs(_z(seen.product.mean(axis=1) - seen.truth.mean(axis=1))) > 10  # the correction is needed
+        assert (
+            abs(_z(seen.product.mean(axis=1) - seen.truth.mean(axis=1))) > 10
+        )  # the correction is needed
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
@@ -66,7 +71,8 @@ def test_the_combination_is_right_and_its_interval_covers(rule: Rule, size: floa
 
 
 def test_the_loss_gives_the_gradient_where_the_lags_bend() -> None:
-    """With Nesterov at a large rate a line through the lags is far off, and the combination leaves it."""
+    """With Nesterov at a large rate a line through the lags is far off, and the combination leaves
+    it."""
     rule = RULES[2]
     seen = walk(rule, 1.0, runs=4, steps=600, seed=5, settle=200)
     found, _ = readings_of(seen, 0, rule)
@@ -78,10 +84,13 @@ def test_the_loss_gives_the_gradient_where_the_lags_bend() -> None:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_reshuffled_epochs_are_corrected(momentum: float) -> None:
-    """The slope of the loss less tr Σ/N is ‖g‖² at stationarity; without the correction it is far too large."""
+    """The slope of the loss less tr Σ/N is ‖g‖² at stationarity; without the correction it is far
+    too large."""
     seen = reshuffled(momentum, 0.1, examples=1400, batch=32, runs=200, seed=6)
     memory = None if momentum == 0 else seen["memory"]
-    plain = by_loss(seen["product"], memory, np.zeros_like(seen["product"]), GradientMemory(momentum))
+    plain = by_loss(
+        seen["product"], memory, np.zeros_like(seen["product"]), GradientMemory(momentum)
+    )
     share = 32 / 1400
     corrected = (plain - share / (1 - share) * seen["norm_squared"]) / (1 - share / (1 - share))
     truth = seen["truth"].mean()
@@ -115,7 +124,14 @@ def test_refusals() -> None:
     with pytest.raises(BadArgument, match="`level` has no sample"):
         by_levels(ones, ones, np.nan * ones)
     with pytest.raises(BadArgument, match="`share_of_examples` must be at least 0 and below"):
-        signal(ones, ones, momentum=GradientMemory(), loss=ones, travelled=np.arange(8.0), share_of_examples=0.7)
+        signal(
+            ones,
+            ones,
+            momentum=GradientMemory(),
+            loss=ones,
+            travelled=np.arange(8.0),
+            share_of_examples=0.7,
+        )
 
 
 def test_the_slope_is_per_unit_of_the_rate() -> None:

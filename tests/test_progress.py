@@ -1,4 +1,5 @@
-"""Long work says how far it is: a line every few seconds on standard error, when that is no terminal."""
+"""Long work says how far it is: a line every few seconds on standard error, when that is no
+terminal."""
 
 import io
 import re
@@ -17,7 +18,9 @@ from gradiometer.cli.progress import Counter, counting, working
 from gradiometer.cli.streams import spelled
 
 
-def test_a_counter_prints_a_line_at_most_every_few_seconds_and_one_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_counter_prints_a_line_at_most_every_few_seconds_and_one_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     paper = io.StringIO()
@@ -55,7 +58,9 @@ def test_an_error_in_the_work_ends_its_lines(
     assert capsys.readouterr().err == ""
 
 
-def test_the_curve_of_a_loss_has_a_block_for_each_part_and_is_plain_where_letters_are_missing() -> None:
+def test_the_curve_of_a_loss_has_a_block_for_each_part_and_is_plain_where_letters_are_missing() -> (
+    None
+):
     falling = spark([2.0**-step for step in range(64)], 8)
     assert falling == "█▇▆▅▄▃▂▁", "equal ratios are equal steps"
     assert (
@@ -92,7 +97,9 @@ def test_a_fork_says_that_it_is_prepared_until_its_branches_begin(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.01)
-    plan = SimpleNamespace(branches=[1, 2], names=["go on", "batch 2x, rate 1.4x"], step=7, horizon=500)
+    plan = SimpleNamespace(
+        branches=[1, 2], names=["go on", "batch 2x, rate 1.4x"], step=7, horizon=500
+    )
     with following(quiet=False) as shown:
         time.sleep(0.04)
         shown.begin(plan)

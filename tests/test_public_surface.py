@@ -1,4 +1,5 @@
-"""What is public: the names in `__all__` of the package and of its rooms. Every other module path is private."""
+"""What is public: the names in `__all__` of the package and of its rooms. Every other module path
+is private."""
 
 import ast
 import re
@@ -13,8 +14,16 @@ import gradiometer
 
 ROOT = Path(gradiometer.__file__).parent
 PROJECT = ROOT.parents[1]
-ROOMS = [".".join(("gradiometer", *stub.parent.relative_to(ROOT).parts)) for stub in sorted(ROOT.rglob("__init__.pyi"))]
-OPTIONAL = {"gradiometer.integrations": {"HuggingFaceCallback": "transformers", "LightningCallback": "lightning"}}
+ROOMS = [
+    ".".join(("gradiometer", *stub.parent.relative_to(ROOT).parts))
+    for stub in sorted(ROOT.rglob("__init__.pyi"))
+]
+OPTIONAL = {
+    "gradiometer.integrations": {
+        "HuggingFaceCallback": "transformers",
+        "LightningCallback": "lightning",
+    }
+}
 SHOWN = [
     *sorted((PROJECT / "examples").glob("*.py")),
     *sorted((PROJECT / "docs").rglob("*.md")),
@@ -23,12 +32,20 @@ SHOWN = [
 
 
 def imports(path: Path) -> Iterator[tuple[str, str]]:
-    """Module and name of every import from the package in a script, or in the blocks of a document."""
+    """Module and name of every import from the package in a script, or in the blocks of
+    a document."""
     text = path.read_text(encoding="utf-8")
-    blocks = [text] if path.suffix == ".py" else re.findall(r"^```python\n(.*?)^```", text, flags=re.S | re.M)
+    blocks = (
+        [text]
+        if path.suffix == ".py"
+        else re.findall(r"^```python\n(.*?)^```", text, flags=re.S | re.M)
+    )
     for block in blocks:
         for node in ast.walk(ast.parse(block)):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "gradiometer":
+            if (
+                isinstance(node, ast.ImportFrom)
+                and (node.module or "").partition(".")[0] == "gradiometer"
+            ):
                 yield from ((str(node.module), alias.name) for alias in node.names)
 
 
@@ -48,7 +65,9 @@ def test_every_public_name_is_there_and_documented(room: str) -> None:
 @pytest.mark.parametrize("path", SHOWN, ids=lambda path: path.relative_to(PROJECT).as_posix())
 def test_documents_and_examples_import_public_names_only(path: Path) -> None:
     public = {room: set(import_module(room).__all__) for room in ROOMS}
-    private = [(module, name) for module, name in imports(path) if name not in public.get(module, set())]
+    private = [
+        (module, name) for module, name in imports(path) if name not in public.get(module, set())
+    ]
     assert private == []
 
 
@@ -67,7 +86,8 @@ def test_no_document_names_a_private_module() -> None:
         (path.name, name)
         for path in SHOWN
         for name in re.findall(r"gradiometer(?:\.\w+)+", path.read_text(encoding="utf-8"))
-        if name in modules and not hasattr(import_module(name.rpartition(".")[0]), name.rpartition(".")[2])
+        if name in modules
+        and not hasattr(import_module(name.rpartition(".")[0]), name.rpartition(".")[2])
     }
     assert named == set()
 
@@ -75,5 +95,8 @@ def test_no_document_names_a_private_module() -> None:
 def test_importing_the_package_imports_neither_torch_nor_numpy() -> None:
     import subprocess
 
-    code = "import sys, gradiometer; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'scipy')))"
+    code = (
+        "import sys, gradiometer; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', "
+        "'scipy')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,7 +10,9 @@ from gradiometer.run.ranks import Ranks, together
 from gradiometer.train.preparation import device_of
 
 
-def test_a_process_waits_for_days_while_rank_0_trains_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_waits_for_days_while_rank_0_trains_forks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The default of gloo is half an hour, after which a process that waits ends the training."""
     given: list[timedelta] = []
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -24,6 +26,7 @@ def test_a_process_waits_for_days_while_rank_0_trains_forks(monkeypatch: pytest.
 
 def test_several_processes_on_gpus_are_refused_with_what_to_do() -> None:
     with pytest.raises(
-        BadArgument, match=r"`device` is 'cuda:1', but several processes train on the CPU only: leave it"
+        BadArgument,
+        match=r"`device` is 'cuda:1', but several processes train on the CPU only: leave it",
     ):
         device_of("cuda:1", Ranks(rank=1, count=2))

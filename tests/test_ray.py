@@ -1,4 +1,5 @@
-"""Jobs on a local cluster of Ray with two processors: the same bits as here, lost processes, and what is shared."""
+"""Jobs on a local cluster of Ray with two processors: the same bits as here, lost processes, and
+what is shared."""
 
 import os
 import re
@@ -35,7 +36,9 @@ def pool() -> Iterator[Ray]:
 @pytest.mark.slow
 def test_the_numbers_are_the_same_here_and_on_ray(pool: Pool) -> None:
     jobs, data = trainings()
-    for one, other in zip(Here().results(jobs, shared=data), pool.results(jobs, shared=data), strict=True):
+    for one, other in zip(
+        Here().results(jobs, shared=data), pool.results(jobs, shared=data), strict=True
+    ):
         assert same(one, other)
 
 
@@ -48,12 +51,16 @@ def test_one_failed_job_and_one_lost_process_cost_these_jobs_only(pool: Pool) ->
 
     outcomes = {o.name: o for o in pool.run([Job(f"{k}", work, (k,)) for k in range(6)])}
     assert [outcomes[f"{k}"].result for k in (0, 3, 4, 5)] == [-6, 3, 2, 1]
-    assert isinstance(outcomes["1"].exception, UserCodeFailed) and "in work" in str(outcomes["1"].error)
+    assert isinstance(outcomes["1"].exception, UserCodeFailed) and "in work" in str(
+        outcomes["1"].error
+    )
     assert "the process of the job '2' was lost" in str(outcomes["2"].error)  # three times
 
 
 @pytest.mark.slow
-def test_what_is_shared_is_read_once_in_each_process_and_settings_are_taken_over(pool: Pool) -> None:
+def test_what_is_shared_is_read_once_in_each_process_and_settings_are_taken_over(
+    pool: Pool,
+) -> None:
     class Counted:
         def __setstate__(self, state: dict[str, Any]) -> None:
             os.environ["READ"] = str(int(os.environ.get("READ", "0")) + 1)
@@ -62,14 +69,21 @@ def test_what_is_shared_is_read_once_in_each_process_and_settings_are_taken_over
             return {"something": 1}
 
     def work(shared: Counted) -> tuple[int, int, torch.dtype, int]:
-        return os.getpid(), int(os.environ["READ"]), torch.get_default_dtype(), torch.get_num_threads()
+        return (
+            os.getpid(),
+            int(os.environ["READ"]),
+            torch.get_default_dtype(),
+            torch.get_num_threads(),
+        )
 
     torch.set_default_dtype(torch.float64)
     try:
         found = pool.results([Job(f"{k}", work) for k in range(8)], shared=Counted())
     finally:
         torch.set_default_dtype(torch.float32)
-    assert {(reads, dtype, threads) for _, reads, dtype, threads in found} == {(1, torch.float64, 1)}
+    assert {(reads, dtype, threads) for _, reads, dtype, threads in found} == {
+        (1, torch.float64, 1)
+    }
     assert pool.results([Job("dtype", torch.get_default_dtype)]) == [torch.float32]
 
 
@@ -78,7 +92,9 @@ def test_pools_in_jobs_start_nothing(pool: Pool) -> None:
     def inner(inside: Pool) -> bool:
         return inside.results([Job(f"{k}", os.getpid) for k in range(3)]) == [os.getpid()] * 3
 
-    assert pool.results([Job("ray", inner, (pool,)), Job("processes", inner, (pool_of("processes:3"),))]) == [
+    assert pool.results(
+        [Job("ray", inner, (pool,)), Job("processes", inner, (pool_of("processes:3"),))]
+    ) == [
         True,
         True,
     ]
@@ -103,7 +119,10 @@ def test_a_job_that_no_machine_can_run_is_told(pool: Pool, caplog) -> None:
     outcomes = pool.run([Job("small", int), Job("large", int, cpus=64.0)])
     assert next(outcomes).name == "small"
     outcomes.close()
-    assert "The job 'large' asks for 64 cpus and 0 gpus, which no machine of the cluster has now" in caplog.text
+    assert (
+        "The job 'large' asks for 64 cpus and 0 gpus, which no machine of the cluster has now"
+        in caplog.text
+    )
 
 
 @pytest.mark.slow
@@ -116,11 +135,19 @@ def test_a_cluster_that_the_program_has_started_is_used_and_left_running(pool: P
 
 @pytest.mark.slow
 def test_a_result_that_cannot_be_sent_back_is_a_sentence_and_the_others_go_on(pool: Pool) -> None:
-    jobs = [Job("endless", lambda: (k for k in range(3))), Job("lock", threading.Lock), Job("good", lambda: 7)]
+    jobs = [
+        Job("endless", lambda: (k for k in range(3))),
+        Job("lock", threading.Lock),
+        Job("good", lambda: 7),
+    ]
     outcomes = {outcome.name: outcome for outcome in pool.run(jobs)}
     for name, kind in (("endless", "generator"), ("lock", "lock")):
-        assert f"the result of the job {name!r} ({kind}) cannot be sent back" in str(outcomes[name].error)
-        assert str(outcomes[name].error).endswith("return numbers, arrays, tensors, or containers of them.")
+        assert f"the result of the job {name!r} ({kind}) cannot be sent back" in str(
+            outcomes[name].error
+        )
+        assert str(outcomes[name].error).endswith(
+            "return numbers, arrays, tensors, or containers of them."
+        )
     assert outcomes["good"].result == 7
 
 
@@ -131,7 +158,10 @@ def test_a_cluster_without_a_free_processor_is_told_and_waited_for(pool: Pool, c
     others = [ray.remote(num_cpus=1)(lambda: time.sleep(3)).remote() for _ in range(2)]
     until(lambda: ray.available_resources().get("CPU", 0) == 0)
     assert pool.results([Job("waits", int)]) == [0]
-    assert "The cluster of Ray has no free processor. The jobs wait until other programs" in caplog.text
+    assert (
+        "The cluster of Ray has no free processor. The jobs wait until other programs"
+        in caplog.text
+    )
     ray.get(others)
 
 
@@ -151,12 +181,16 @@ with Ray(count=1) as pool:
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["raylet", "gcs_server"])
 def test_a_cluster_that_ends_costs_the_jobs_that_are_left(part: str) -> None:
-    with subprocess.Popen([sys.executable, "-c", ENDS], stdout=subprocess.PIPE, text=True) as program:
+    with subprocess.Popen(
+        [sys.executable, "-c", ENDS], stdout=subprocess.PIPE, text=True
+    ) as program:
         assert program.stdout is not None and program.stdout.readline() == "None\n"
         os.kill(child(program.pid, part), signal.SIGKILL)
         said = program.stdout.read()
     assert program.returncode == 0
-    lost = re.findall(r"the process of the job '(\d)' was lost \(.*\); the job is not finished\.", said)
+    lost = re.findall(
+        r"the process of the job '(\d)' was lost \(.*\); the job is not finished\.", said
+    )
     assert sorted(lost) == ["1", "2"] and "the cluster of Ray has ended" in said
     assert said.endswith("[8]\n")
 
@@ -166,7 +200,9 @@ def child(parent: int, part: str) -> int:
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             own = (path / "stat").read_text().rpartition(")")[2].split()[1] == str(parent)
-            if own and (path / "cmdline").read_bytes().split(b"\0")[0].endswith(f"/{part}".encode()):
+            if own and (path / "cmdline").read_bytes().split(b"\0")[0].endswith(
+                f"/{part}".encode()
+            ):
                 return int(path.name)
     raise AssertionError(part)
 
@@ -240,8 +276,11 @@ print("the result")
 
 
 @pytest.mark.slow
-def test_the_branches_of_a_lost_machine_run_again_on_the_others_with_the_same_bits(tmp_path: Path) -> None:
-    """Through an address by name, which works for every submission; nothing of Ray's is on standard output."""
+def test_the_branches_of_a_lost_machine_run_again_on_the_others_with_the_same_bits(
+    tmp_path: Path,
+) -> None:
+    """Through an address by name, which works for every submission; nothing of Ray's is on standard
+    output."""
     begun = tmp_path / "begun"
     begun.mkdir()
     with subprocess.Popen(
@@ -269,7 +308,10 @@ def test_the_branches_of_a_lost_machine_run_again_on_the_others_with_the_same_bi
     assert len(list(begun.iterdir())) == 4
     jobs, data = trainings()
     found = torch.load(tmp_path / "found")
-    assert all(same(found[job.name], here) for job, here in zip(jobs, Here().results(jobs, shared=data), strict=True))
+    assert all(
+        same(found[job.name], here)
+        for job, here in zip(jobs, Here().results(jobs, shared=data), strict=True)
+    )
 
 
 def test_a_cluster_that_is_none_is_refused(monkeypatch) -> None:
@@ -277,11 +319,16 @@ def test_a_cluster_that_is_none_is_refused(monkeypatch) -> None:
         Ray("auto", count=2)
     with pytest.raises(BadArgument, match="`count` must be at least 1, got 0"):
         Ray(count=0)
-    with pytest.raises(BadArgument, match="`address` must be auto, HOST:PORT or ray://HOST:PORT, got '2'"):
+    with pytest.raises(
+        BadArgument, match="`address` must be auto, HOST:PORT or ray://HOST:PORT, got '2'"
+    ):
         pool_of("ray:2")
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "gradiometer.jobs.on_ray")
-    with pytest.raises(Unsupported, match=r"needs the package ray: install it with pip install 'gradiometer\[ray\]'"):
+    with pytest.raises(
+        Unsupported,
+        match=r"needs the package ray: install it with pip install 'gradiometer\[ray\]'",
+    ):
         pool_of("ray")
 
 
@@ -290,7 +337,8 @@ def test_another_cluster_than_the_connected_one_is_refused(pool: Pool) -> None:
     pool.results([Job("connects", int)])
     for other in (Ray("10.0.0.1:6379"), Ray(count=1)):
         with pytest.raises(
-            BadArgument, match=r"`pool` Ray\(.* is another cluster than the one this program is connected"
+            BadArgument,
+            match=r"`pool` Ray\(.* is another cluster than the one this program is connected",
         ):
             other.results([Job("a", int)])
 
@@ -304,7 +352,9 @@ def test_from_a_client_the_machines_of_a_cluster_need_not_be_within_reach(monkey
 def test_an_address_where_nothing_listens_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     for address in ("127.0.0.1:9", "ray://[::1]:9"):
-        with pytest.raises(BadArgument, match=f"`address` '{re.escape(address)}' cannot be reached"):
+        with pytest.raises(
+            BadArgument, match=f"`address` '{re.escape(address)}' cannot be reached"
+        ):
             Ray(address).check()
         with pytest.raises(BadArgument, match="cannot be reached"), opened(f"ray:{address}"):
             pass

@@ -1,4 +1,5 @@
-"""The README: its code runs, its commands exist, and its first screen has the two commands to start with."""
+"""The README: its code runs, its commands exist, and its first screen has the two commands to start
+with."""
 
 import re
 import shlex
@@ -26,11 +27,17 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 """The model, the optimizer and the loader that a reader has."""
 
 
-def test_the_python_block_runs_in_a_program_with_a_model_and_prints_a_finding(tmp_path: Path) -> None:
+def test_the_python_block_runs_in_a_program_with_a_model_and_prints_a_finding(
+    tmp_path: Path,
+) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(re.search(r"with watch.*", block, flags=re.DOTALL)[0].strip().splitlines()) <= 10
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", OWN + block], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-W", "error", "-c", OWN + block],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "noise scale" in done.stdout
 
@@ -42,8 +49,12 @@ def test_every_command_shown_exists_with_its_flags(line: str) -> None:
 
 def test_the_two_commands_are_on_the_first_screen() -> None:
     first_screen = README.splitlines()[:20]
-    assert any(".venv/bin/pip install . && .venv/bin/gradiometer demo" in line for line in first_screen)
-    assert any(".venv/bin/pip install -e '.[dev]' && .venv/bin/pytest -q" in line for line in first_screen)
+    assert any(
+        ".venv/bin/pip install . && .venv/bin/gradiometer demo" in line for line in first_screen
+    )
+    assert any(
+        ".venv/bin/pip install -e '.[dev]' && .venv/bin/pytest -q" in line for line in first_screen
+    )
 
 
 def test_the_first_screen_has_a_picture_and_three_sentences_of_the_page() -> None:
@@ -53,7 +64,11 @@ def test_the_first_screen_has_a_picture_and_three_sentences_of_the_page() -> Non
 
 
 def test_the_images_of_the_documents_are_small() -> None:
-    images = [path for path in (Path(__file__).parent.parent / "docs").rglob("*") if path.suffix in {".png", ".webp"}]
+    images = [
+        path
+        for path in (Path(__file__).parent.parent / "docs").rglob("*")
+        if path.suffix in {".png", ".webp"}
+    ]
     assert sum(path.stat().st_size for path in images) < 800_000
 
 

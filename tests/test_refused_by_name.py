@@ -42,7 +42,11 @@ def empty():
 def meta_data():
     return Net(), loss, torch.randn(64, 3, device="meta")
 """
-SAYS = {"meta": "on the meta device", "empty": "no trainable parameters", "meta_data": "on the meta device"}
+SAYS = {
+    "meta": "on the meta device",
+    "empty": "no trainable parameters",
+    "meta_data": "on the meta device",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +82,9 @@ def test_a_rate_that_the_type_cannot_hold_is_refused(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("page", ["elsewhere/runs.html", "../up.html", "absolute"])
-def test_the_page_of_runs_may_lie_anywhere(capsys: pytest.CaptureFixture[str], tmp_path: Path, page: str) -> None:
+def test_the_page_of_runs_may_lie_anywhere(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, page: str
+) -> None:
     run = RunFolder.create(tmp_path / "runs", "run", {"configuration": Configuration().to_dict()})
     (run.path / "report.html").write_text("")
     (tmp_path / "elsewhere").mkdir()
@@ -106,20 +112,28 @@ def test_a_variable_that_a_library_stumbles_over_is_refused(
     assert code == 2 and "SOURCE_DATE_EPOCH must be a number of seconds" in error
 
 
-def numbers(command: click.Command = gradiometer, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+def numbers(
+    command: click.Command = gradiometer, words: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], str]]:
     """Every command, with each of its options that take a number or a text."""
     if isinstance(command, click.Group):
         for name, inner in command.commands.items():
             yield from numbers(inner, (*words, name))
         return
     for each in command.params:
-        if isinstance(each, click.Option) and not each.is_flag and not isinstance(each.type, click.Path | click.Choice):
+        if (
+            isinstance(each, click.Option)
+            and not each.is_flag
+            and not isinstance(each.type, click.Path | click.Choice)
+        ):
             yield words, each.opts[0]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "option"), list(numbers()), ids=lambda given: given if isinstance(given, str) else " ".join(given)
+    ("words", "option"),
+    list(numbers()),
+    ids=lambda given: given if isinstance(given, str) else " ".join(given),
 )
 def test_a_number_of_100_000_digits_is_refused_at_once(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str, ...], option: str
@@ -141,7 +155,8 @@ def test_a_number_of_100_000_digits_is_refused_at_once(
 
 
 @pytest.mark.parametrize(
-    "form", ["rate {}x", "batch {}x", "batch {}x, rate {}x", "momentum {}", "hold {}%", "cool now {}x"]
+    "form",
+    ["rate {}x", "batch {}x", "batch {}x, rate {}x", "momentum {}", "hold {}%", "cool now {}x"],
 )
 def test_an_alternative_of_100_000_digits_is_refused_at_once(form: str) -> None:
     began = time.process_time()

@@ -1,4 +1,5 @@
-"""The state of a run at any step, made again from the checkpoint before it: the bits of a run that was stopped there."""
+"""The state of a run at any step, made again from the checkpoint before it: the bits of a run that
+was stopped there."""
 
 from pathlib import Path
 
@@ -16,7 +17,11 @@ from test_train import StopAt, problem, settings
 
 WAYS = {
     "momentum and a schedule": {"schedule": "cosine"},
-    "nesterov and weight decay": {"nesterov": True, "weight_decay": 1e-3, "sampling": "replacement"},
+    "nesterov and weight decay": {
+        "nesterov": True,
+        "weight_decay": 1e-3,
+        "sampling": "replacement",
+    },
     "accumulation": {"accumulation": 3, "momentum": 0.0},
     "snapshots": {"snapshots": 2},
     "cooling": {"cool": "auto", "learning_rate": 0.3, "momentum": 0.0, "epochs": 12},
@@ -54,7 +59,8 @@ def test_the_state_at_a_step_is_that_of_a_run_that_was_stopped_there(
     tmp_path: Path, way: str, first: tuple[int, ...]
 ) -> None:
     asked = settings(
-        **({"epochs": 4, "every": 9, "keep_checkpoints": 1} | WAYS[way]), checkpoint_at=",".join(map(str, first))
+        **({"epochs": 4, "every": 9, "keep_checkpoints": 1} | WAYS[way]),
+        checkpoint_at=",".join(map(str, first)),
     )
     loaded = problem()
     run = train(loaded, asked, tmp_path / "whole")
@@ -76,7 +82,9 @@ def test_dropout_and_batch_norm_are_repeated_with_the_same_bits(tmp_path: Path) 
 def test_a_step_that_was_not_made_is_refused(tmp_path: Path) -> None:
     run = train(problem(), settings(epochs=1), tmp_path)
     for step in (-1, 11):
-        with pytest.raises(BadArgument, match=r"`step` must be between 0 and 10, the last step on record, got"):
+        with pytest.raises(
+            BadArgument, match=r"`step` must be between 0 and 10, the last step on record, got"
+        ):
             state_at(run, step, "fork", problem())
 
 
@@ -90,11 +98,15 @@ def test_steps_that_cannot_be_repeated_exactly_are_reported(tmp_path: Path) -> N
         Examples(tuple(t * 1.5 for t in changed.train.data[:1]) + changed.train.data[1:]),
     )
     (warning,) = state_at(run, 7, "fork", changed).warnings
-    assert warning.startswith("steps 0 to 7 were repeated with losses that differ from the recorded ones by up to 0.")
+    assert warning.startswith(
+        "steps 0 to 7 were repeated with losses that differ from the recorded ones by up to 0."
+    )
 
 
 def test_checkpoints_of_chosen_steps_are_kept_besides_the_newest(tmp_path: Path) -> None:
-    run = train(problem(), settings(epochs=3, checkpoint_at="4, 17", checkpoint_seconds=0.0), tmp_path)
+    run = train(
+        problem(), settings(epochs=3, checkpoint_at="4, 17", checkpoint_seconds=0.0), tmp_path
+    )
     assert checkpoint_steps(run.folder) == [30, 29, 17, 4]
     checkpoint, _ = load_latest(run.folder, up_to=20)
     assert checkpoint.step == 17
@@ -102,7 +114,9 @@ def test_checkpoints_of_chosen_steps_are_kept_besides_the_newest(tmp_path: Path)
 
 
 def test_a_chosen_step_beyond_the_run_is_refused_before_training(tmp_path: Path) -> None:
-    with pytest.raises(BadArgument, match=r"`checkpoint_at` names step 31, but this run has 30 steps"):
+    with pytest.raises(
+        BadArgument, match=r"`checkpoint_at` names step 31, but this run has 30 steps"
+    ):
         train(problem(), settings(epochs=3, checkpoint_at="4,31,40"), tmp_path)
     assert not [*tmp_path.iterdir()]
 

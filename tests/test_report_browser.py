@@ -1,4 +1,5 @@
-"""The page as a browser shows it: quiet, offline, one zoom for all charts, and readable on a phone."""
+"""The page as a browser shows it: quiet, offline, one zoom for all charts, and readable
+on a phone."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +23,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(params=[(1280, "light"), (1280, "dark"), (380, "light"), (380, "dark")], ids=str)
-def page(browser: "sync_api.Browser", address: str, request: pytest.FixtureRequest) -> Iterator["sync_api.Page"]:
+def page(
+    browser: "sync_api.Browser", address: str, request: pytest.FixtureRequest
+) -> Iterator["sync_api.Page"]:
     width, scheme = request.param
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page.complaints = []
@@ -41,7 +44,9 @@ def open_all(page: "sync_api.Page") -> None:
     page.wait_for_function("document.querySelectorAll('.chart svg').length === 7")
 
 
-def test_the_first_screen_has_the_verdict_the_loss_and_the_next_action(page: "sync_api.Page") -> None:
+def test_the_first_screen_has_the_verdict_the_loss_and_the_next_action(
+    page: "sync_api.Page",
+) -> None:
     assert page.locator(".chart svg").count() == 1  # the others are drawn when their row is opened
     wide = (page.viewport_size or {})["width"] > 1000
     for part in ("h1", "#chart-loss svg", ".next"):
@@ -69,7 +74,9 @@ def test_open_all_opens_everything_and_closes_it_again(page: "sync_api.Page") ->
     assert page.locator("details[open]").count() == 0
 
 
-def test_the_page_draws_every_chart_without_a_complaint_or_a_request(page: "sync_api.Page", address: str) -> None:
+def test_the_page_draws_every_chart_without_a_complaint_or_a_request(
+    page: "sync_api.Page", address: str
+) -> None:
     open_all(page)
     assert page.complaints == []
     assert [url for url in page.requests if not url.startswith("data:")] == [address]
@@ -85,7 +92,10 @@ def test_a_script_that_is_not_the_page_s_own_does_not_run(page: "sync_api.Page")
             document.body.insertAdjacentHTML("beforeend", "<img src='http://localhost:9'>");
         }"""
     )
-    assert page.evaluate("fetch('http://localhost:9').then(() => 'sent', () => 'refused')") == "refused"
+    assert (
+        page.evaluate("fetch('http://localhost:9').then(() => 'sent', () => 'refused')")
+        == "refused"
+    )
     page.wait_for_timeout(200)
     assert page.evaluate("window.foreign") is None
     assert len([said for said in page.complaints if "Content Security Policy" in said]) >= 4
@@ -143,7 +153,10 @@ def test_dragging_across_a_chart_selects_its_steps(page: "sync_api.Page") -> Non
 
 def ticks(page: "sync_api.Page") -> list[tuple[str, ...]]:
     """The labels on the step axis of every chart along the run."""
-    return [tuple(sorted(page.evaluate(TICKS, chart))) for chart in page.locator(".along-steps").element_handles()]
+    return [
+        tuple(sorted(page.evaluate(TICKS, chart)))
+        for chart in page.locator(".along-steps").element_handles()
+    ]
 
 
 TICKS = """chart => [...chart.querySelectorAll('[aria-label^="X-axis"] .role-axis-label text')]
@@ -168,8 +181,9 @@ def test_the_page_is_walked_by_keyboard_in_the_order_it_is_read(page: "sync_api.
     for _ in range(60):
         page.keyboard.press("Tab")
         place = page.evaluate(
-            "() => { const at = document.activeElement; const style = getComputedStyle(at); return [at.tagName, "
-            "at.getBoundingClientRect().top + scrollY, style.outlineStyle, at.closest('.bar') !== null]; }"
+            "() => { const at = document.activeElement; const style = getComputedStyle(at); return "
+            "[at.tagName, at.getBoundingClientRect().top + scrollY, style.outlineStyle, "
+            "at.closest('.bar') !== null]; }"
         )
         if place[0] == "BODY":
             break
@@ -178,7 +192,9 @@ def test_the_page_is_walked_by_keyboard_in_the_order_it_is_read(page: "sync_api.
     assert tags[0] == "SUMMARY"
     assert {"INPUT", "BUTTON", "SUMMARY"} <= set(tags)
     assert all(outline != "none" for _, _, outline, _ in walked)
-    tops = [top for _, top, _, in_form in walked if not in_form]  # the bar sticks to the window's top
+    tops = [
+        top for _, top, _, in_form in walked if not in_form
+    ]  # the bar sticks to the window's top
     assert tops == sorted(tops)
     page.locator("figure summary").first.focus()
     page.keyboard.press("Enter")
@@ -206,10 +222,14 @@ def test_on_paper_there_is_what_was_found_and_nothing_to_press(page: "sync_api.P
     page.emulate_media(media="print")
     assert page.locator(".row").count() >= 4
     assert page.locator(".shown").first.is_visible()
-    assert page.locator(".chart svg").first.is_visible() and page.locator("#chart-noise-scale svg").is_visible()
+    assert (
+        page.locator(".chart svg").first.is_visible()
+        and page.locator("#chart-noise-scale svg").is_visible()
+    )
     assert not page.locator("button, .span").filter(visible=True).count()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     sizes = page.evaluate(
-        "[...document.querySelectorAll('.shown p')].map((p) => parseFloat(getComputedStyle(p).fontSize))"
+        "[...document.querySelectorAll('.shown p')].map((p) => "
+        "parseFloat(getComputedStyle(p).fontSize))"
     )
     assert max(sizes) < 16  # 10.5 pt are 14 px

@@ -15,7 +15,8 @@ SCRIPT = f'"</script>";{SNIPPET}'
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
-    """The times the script was put together, here from three words; its cache lies in an empty folder."""
+    """The times the script was put together, here from three words; its cache lies in an empty
+    folder."""
     times: list[str] = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("sys.platform", "linux")
@@ -42,7 +43,9 @@ def kept() -> list[Path]:
     return sorted(folder.glob("*.js"))
 
 
-def test_the_script_is_put_together_once_and_ends_no_element_of_a_page(made: list[str], tmp_path: Path) -> None:
+def test_the_script_is_put_together_once_and_ends_no_element_of_a_page(
+    made: list[str], tmp_path: Path
+) -> None:
     first = bundle()
     assert zlib.decompress(b64decode(first.packed)).decode() == SCRIPT and "<" not in first.packed
     assert again() == first and made == [SNIPPET]

@@ -1,4 +1,5 @@
-"""The five questions of a run: each has a card, with its interval against its threshold or the command to measure it."""
+"""The five questions of a run: each has a card, with its interval against its threshold or the
+command to measure it."""
 
 import math
 import re
@@ -41,7 +42,9 @@ def finding(gauge: str, state: State, estimates: tuple[str, ...] = ()) -> Findin
     return Finding(gauge, Issue.CONVERGENCE, "own", state, numbers, facts)
 
 
-def test_every_question_has_a_card_in_order_and_one_without_an_answer_names_its_command(run: Run) -> None:
+def test_every_question_has_a_card_in_order_and_one_without_an_answer_names_its_command(
+    run: Run,
+) -> None:
     made = cards(run, ())
     assert [card.name for card in made] == [question.name for question in QUESTIONS]
     assert {card.word for card in made} == {"not measured"}
@@ -72,8 +75,13 @@ def test_a_finding_no_question_asks_for_has_a_card_of_its_own(run: Run) -> None:
 
 
 def test_the_most_urgent_of_them_comes_first(run: Run) -> None:
-    found = [Answer(finding(gauge, state), {}) for gauge, state in (("a", State.OK), ("b", State.CANNOT_TELL))]
-    assert [card.state for card in further_cards([*found, Answer(finding("c", State.LOOK), {})])] == [
+    found = [
+        Answer(finding(gauge, state), {})
+        for gauge, state in (("a", State.OK), ("b", State.CANNOT_TELL))
+    ]
+    assert [
+        card.state for card in further_cards([*found, Answer(finding("c", State.LOOK), {})])
+    ] == [
         "look",
         "cannot_tell",
         "ok",
@@ -97,14 +105,19 @@ def test_a_watched_loop_is_told_no_command_that_cannot_know_its_model(tmp_path: 
 
 def test_a_card_draws_the_interval_against_its_threshold(run: Run) -> None:
     sharpness = Estimate.bound(15.0, low=14.0, high=16.0, method="Lanczos, residual", samples=1)
-    answer = Answer(edge_finding(sharpness, 0.1), {"sharpness": sharpness, "edge": Estimate.exact(20.0)})
+    answer = Answer(
+        edge_finding(sharpness, 0.1), {"sharpness": sharpness, "edge": Estimate.exact(20.0)}
+    )
     drawn = cards(run, [answer])[1].shown[0].strips["sharpness"]
     assert [tick.label for tick in drawn.ticks] == ["edge = 20"]
     assert 0 < drawn.left < drawn.right < drawn.ticks[0].place < 100
 
 
 def test_an_exact_number_is_drawn_against_its_threshold_too(run: Run) -> None:
-    estimates = {"relative_gradient_norm": Estimate.exact(0.08), "certificate_tolerance": Estimate.exact(0.01)}
+    estimates = {
+        "relative_gradient_norm": Estimate.exact(0.08),
+        "certificate_tolerance": Estimate.exact(0.01),
+    }
     card = cards(run, [Answer(finding("certificate", State.LOOK, tuple(estimates)), estimates)])[3]
     drawn = card.shown[0].strips["relative_gradient_norm"]
     assert [tick.label for tick in drawn.ticks] == ["tolerance = 0.0100"]
@@ -116,14 +129,18 @@ def test_an_interval_about_zero_is_drawn_on_a_linear_strip() -> None:
     assert drawn is not None
     assert [tick.label for tick in drawn.ticks] == ["0"]
     assert drawn.left < drawn.ticks[0].place < (drawn.point or 0) < drawn.right
-    assert drawn.ticks[0].place - drawn.left == pytest.approx(0.4 * (drawn.right - drawn.left), abs=0.05)
+    assert drawn.ticks[0].place - drawn.left == pytest.approx(
+        0.4 * (drawn.right - drawn.left), abs=0.05
+    )
     opened = strip(interval(-1.0, -math.inf, 0.5), {"gain": Estimate.exact(2.0)})
     assert opened is not None
     assert (opened.left, opened.open_left, opened.open_right) == (0.0, True, False)
     assert opened.right < opened.ticks[0].place
 
 
-def test_a_question_without_an_answer_is_named_in_one_line_with_its_command_inside(run: Run) -> None:
+def test_a_question_without_an_answer_is_named_in_one_line_with_its_command_inside(
+    run: Run,
+) -> None:
     page = render(run, diagnosis_of())
     assert 'id="row-batch"' in page and "Not measured: plateau, converged, ensemble" in page
     assert all(question.words in page for question in QUESTIONS)
@@ -153,7 +170,9 @@ def test_what_was_checked_is_listed_with_its_outcome(run: Run, tmp_path: Path) -
         re.sub(r"\[[\d., ]+\]", "[1.0, 2.0]", text, count=1).replace("0.0131", "0.2")
         + '{"kind":"losses","from":9,"values":["nan"]}\n{"torn'
     )
-    few = replace(diagnosis_of(), estimates={"noise_scale": replace(interval(2.0, 1.0, 3.0), samples=9)})
+    few = replace(
+        diagnosis_of(), estimates={"noise_scale": replace(interval(2.0, 1.0, 3.0), samples=9)}
+    )
     failed = [check.words for check in checks(Run.open(broken.path), few) if not check.passed]
     assert failed == [
         "Steps whose loss is recorded: 3 of 10.",

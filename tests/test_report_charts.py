@@ -1,4 +1,5 @@
-"""The charts: an open end is drawn as open, a long run in few blocks, and every chart can be drawn."""
+"""The charts: an open end is drawn as open, a long run in few blocks, and every chart
+can be drawn."""
 
 import json
 import math
@@ -16,7 +17,13 @@ from gradiometer.measurement import Estimate
 from gradiometer.report.charts import save_png
 from gradiometer.report.charts.axes import OPEN_ABOVE, OPEN_BELOW, UNKNOWN, LogAxis
 from gradiometer.report.charts.blocks import MOST, blocks
-from gradiometer.report.charts.charts import layers_chart, loss_chart, noise_scale_chart, page_spec, save_svg
+from gradiometer.report.charts.charts import (
+    layers_chart,
+    loss_chart,
+    noise_scale_chart,
+    page_spec,
+    save_svg,
+)
 from gradiometer.report.charts.interval_strip import interval, number, strip
 from gradiometer.report.charts.theme import DARK, LIGHT, PAGE, config
 from gradiometer.report.sections.estimation import estimation_section
@@ -39,7 +46,11 @@ def test_an_open_end_is_drawn_to_the_edge_and_marked() -> None:
     axis = LogAxis.holding([BOUNDED, OPEN, REACHING_ZERO, NOTHING_KNOWN])
     assert axis.row(BOUNDED)["open"] == ""
     assert axis.row(OPEN) | {"high": axis.high, "low": 90.0, "open": OPEN_ABOVE} == axis.row(OPEN)
-    assert axis.row(REACHING_ZERO) | {"low": axis.low, "high": 110.0, "open": OPEN_BELOW} == axis.row(REACHING_ZERO)
+    assert axis.row(REACHING_ZERO) | {
+        "low": axis.low,
+        "high": 110.0,
+        "open": OPEN_BELOW,
+    } == axis.row(REACHING_ZERO)
     unknown = axis.row(NOTHING_KNOWN)
     assert (unknown["low"], unknown["high"], unknown["value"]) == (axis.low, axis.high, None)
     assert unknown["open"] == UNKNOWN
@@ -48,7 +59,12 @@ def test_an_open_end_is_drawn_to_the_edge_and_marked() -> None:
 def test_an_interval_wholly_below_zero_stays_at_the_lower_edge() -> None:
     axis = LogAxis.holding([BOUNDED])
     row = axis.row(estimate(-2.0, -3.0, -1.0))
-    assert (row["value"], row["low"], row["high"], row["open"]) == (None, axis.low, axis.low, OPEN_BELOW)
+    assert (row["value"], row["low"], row["high"], row["open"]) == (
+        None,
+        axis.low,
+        axis.low,
+        OPEN_BELOW,
+    )
 
 
 @pytest.mark.parametrize("span", [1.01, 1.5, 2.9, 30.0, 1e4, 1e11])
@@ -61,7 +77,9 @@ def test_a_logarithmic_axis_has_a_few_round_ticks(span: float) -> None:
 
 def test_points_without_an_upper_end_are_told_in_words_too(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=100)
-    noise_scale, noise_and_gradient, _, by_layer = estimation_section(run, diagnosis_of(unbounded=3)).figures
+    noise_scale, noise_and_gradient, _, by_layer = estimation_section(
+        run, diagnosis_of(unbounded=3)
+    ).figures
     assert "3 of 20 (▲) have no upper end" in noise_scale.summary
     assert "The interval of ‖g‖² reaches zero (▼) in 3 of 20 points." in noise_and_gradient.summary
     assert "1 of 5 (▶) has no upper end" in by_layer.summary
@@ -69,7 +87,9 @@ def test_points_without_an_upper_end_are_told_in_words_too(tmp_path: Path) -> No
     first = {name: points[-1:] for name, points in diagnosis_of().history.items()}
     alone = estimation_section(run, replace(diagnosis_of(), history=first)).figures[0]
     assert "It (▲) has no upper end, because the gradient could be zero there." in alone.summary
-    assert "no upper end" not in estimation_section(run, diagnosis_of(unbounded=0)).figures[0].summary
+    assert (
+        "no upper end" not in estimation_section(run, diagnosis_of(unbounded=0)).figures[0].summary
+    )
 
 
 @pytest.mark.slow
@@ -82,7 +102,9 @@ def test_points_without_an_upper_end_are_told_in_words_too(tmp_path: Path) -> No
         [(10, BOUNDED), (20, REACHING_ZERO), (30, OPEN)],
     ],
 )
-def test_every_kind_of_window_can_be_drawn(windows: list[tuple[int, Estimate]], tmp_path: Path) -> None:
+def test_every_kind_of_window_can_be_drawn(
+    windows: list[tuple[int, Estimate]], tmp_path: Path
+) -> None:
     path = save_svg(noise_scale_chart(windows, 32.0), tmp_path / "chart.svg")
     drawn = path.read_text()
     arrows = sum(math.isinf(each.high) and each.low > 0 for _, each in windows)
@@ -103,9 +125,9 @@ def test_a_million_losses_are_drawn_in_few_blocks_that_forget_none() -> None:
     assert len(cut) == MOST
     assert sum(block.count for block in cut) == len(steps)
     assert all(after.first == before.last + 1 for before, after in pairwise(cut))
-    assert np.average([block.mean.value for block in cut], weights=[block.count for block in cut]) == pytest.approx(
-        losses.mean(), rel=1e-12
-    )
+    assert np.average(
+        [block.mean.value for block in cut], weights=[block.count for block in cut]
+    ) == pytest.approx(losses.mean(), rel=1e-12)
     assert max(block.highest for block in cut) == losses.max()
     covered = sum(block.mean.low <= 1.0 <= block.mean.high for block in cut)
     assert covered >= 0.9 * MOST - 3 * math.sqrt(MOST * 0.09)
@@ -146,7 +168,9 @@ def test_a_short_run_shows_the_loss_of_every_batch(tmp_path: Path) -> None:
         assert sum(row[1] == "training, one batch" for row in figure.table.rows) == drawn
         assert ("the line is the loss of every batch" in figure.note) == bool(drawn)
         save_svg(figure.chart, tmp_path / "loss.svg")
-        assert (tmp_path / "loss.svg").read_text().count('aria-roledescription="line mark container"') == 1
+        assert (tmp_path / "loss.svg").read_text().count(
+            'aria-roledescription="line mark container"'
+        ) == 1
 
 
 def test_what_is_not_known_is_told_as_such_along_the_run() -> None:
@@ -154,26 +178,38 @@ def test_what_is_not_known_is_told_as_such_along_the_run() -> None:
     assert change([(3, NOTHING_KNOWN), (9, BOUNDED)]) == (
         "is not known yet at step 3, and is 100 [80.0, 130] at step 9"
     )
-    assert change([(3, BOUNDED), (9, OPEN)]) == "goes from 100 [80.0, 130] at step 3 to at least 90.0 (90%) at step 9"
+    assert (
+        change([(3, BOUNDED), (9, OPEN)])
+        == "goes from 100 [80.0, 130] at step 3 to at least 90.0 (90%) at step 9"
+    )
 
 
 def test_what_another_batch_buys_is_not_drawn_before_anything_is_known(tmp_path: Path) -> None:
-    history = dict.fromkeys(("noise_scale", "gradient_variance", "gradient_norm_squared"), ((10, NOTHING_KNOWN),))
+    history = dict.fromkeys(
+        ("noise_scale", "gradient_variance", "gradient_norm_squared"), ((10, NOTHING_KNOWN),)
+    )
     estimates = {**diagnosis_of().estimates, "noise_scale": NOTHING_KNOWN}
     found = replace(diagnosis_of(), history=history, estimates=estimates)
-    names = [figure.name for figure in estimation_section(run_in(tmp_path, steps=100), found).figures]
+    names = [
+        figure.name for figure in estimation_section(run_in(tmp_path, steps=100), found).figures
+    ]
     assert names == ["noise-scale", "noise-and-gradient", "noise-by-layer"]
 
 
 def test_the_one_layer_with_both_ends_is_not_the_smallest_and_the_largest(tmp_path: Path) -> None:
     found = diagnosis_of(layers=("hidden", "0"))
     figure = estimation_section(run_in(tmp_path, steps=100), found).figures[-1]
-    assert " In layer hidden it is 90.0 [64.3, 153] examples." in figure.summary and "smallest" not in figure.summary
+    assert (
+        " In layer hidden it is 90.0 [64.3, 153] examples." in figure.summary
+        and "smallest" not in figure.summary
+    )
 
 
 def test_the_noisiest_of_many_layers_are_drawn_and_all_are_listed(tmp_path: Path) -> None:
     layers = tuple(f"layer{number}" for number in range(70))
-    figure = estimation_section(run_in(tmp_path, steps=100), diagnosis_of(layers=layers)).figures[-1]
+    figure = estimation_section(run_in(tmp_path, steps=100), diagnosis_of(layers=layers)).figures[
+        -1
+    ]
     assert len(figure.table.rows) == 70
     assert figure.note == "The 40 noisiest layers are drawn; the table has all."
 
@@ -183,7 +219,9 @@ def test_nothing_in_a_picture_of_the_page_names_a_colour_of_its_own() -> None:
     spec = json.dumps(page_spec(chart, "words"))
     assert not any(colour in spec for palette in (LIGHT, DARK) for colour in palette.values())
     assert "config" not in json.loads(spec), "the page has it once"
-    assert all(colour in json.dumps(config(PAGE)) for role, colour in PAGE.items() if role != "paper")
+    assert all(
+        colour in json.dumps(config(PAGE)) for role, colour in PAGE.items() if role != "paper"
+    )
     assert json.loads(spec)["description"] == "words"
 
 
@@ -192,12 +230,19 @@ def test_a_page_has_no_digits_that_no_screen_shows() -> None:
         [(1_234_567, Estimate.interval(1 / 3, 0.25, 0.5, level=0.9, method="t", samples=9))], 32.0
     )
     spec = json.dumps(page_spec(chart, "words"))
-    assert "0.33333333," in spec and "1234567" in spec and not re.search(r"\d{9,}", re.sub(r"data-[0-9a-f]+", "", spec))
+    assert (
+        "0.33333333," in spec
+        and "1234567" in spec
+        and not re.search(r"\d{9,}", re.sub(r"data-[0-9a-f]+", "", spec))
+    )
 
 
 def test_a_chart_is_written_in_the_light_and_in_the_dark(tmp_path: Path) -> None:
     chart = layers_chart(dict.fromkeys(LAYERS, BOUNDED), 32.0)
-    light, dark = (save_svg(chart, tmp_path / "chart.svg", "Noise", palette).read_text() for palette in (LIGHT, DARK))
+    light, dark = (
+        save_svg(chart, tmp_path / "chart.svg", "Noise", palette).read_text()
+        for palette in (LIGHT, DARK)
+    )
     assert LIGHT["first"] in light
     assert DARK["first"] in dark
     assert DARK["paper"] in dark
@@ -221,8 +266,15 @@ def test_a_chart_holds_its_numbers_once_however_many_marks_it_has() -> None:
 
 def test_charts_along_the_run_share_the_span_of_steps(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=100)
-    figures = [*loss_section(run, diagnosis_of()).figures, *estimation_section(run, diagnosis_of()).figures]
-    spans = [parameter["name"] for figure in figures for parameter in figure.chart.to_dict().get("params", [])]
+    figures = [
+        *loss_section(run, diagnosis_of()).figures,
+        *estimation_section(run, diagnosis_of()).figures,
+    ]
+    spans = [
+        parameter["name"]
+        for figure in figures
+        for parameter in figure.chart.to_dict().get("params", [])
+    ]
     assert spans == ["span"] * 4
     assert all(isinstance(figure.chart, alt.LayerChart) for figure in figures)
 

@@ -1,4 +1,5 @@
-"""The page's section on exploration: what it draws, what it says where there is little, and its numbers."""
+"""The page's section on exploration: what it draws, what it says where there is little, and its
+numbers."""
 
 import math
 from dataclasses import replace
@@ -33,13 +34,19 @@ def series(steps: int, sampling: Sampling, start: int = 0) -> Series:
         "origin": np.zeros(steps),
     }
     many = np.arange(start, start + steps)
-    return Series("temperature", many, np.full(steps, 16), np.full(steps, 0.1), moments, sampling, LAYERS)
+    return Series(
+        "temperature", many, np.full(steps, 16), np.full(steps, 0.1), moments, sampling, LAYERS
+    )
 
 
-def diagnosed(draw: Draw = Draw.RESHUFFLED, examples: int | None = 1437, steps: int = 800) -> Diagnosis:
+def diagnosed(
+    draw: Draw = Draw.RESHUFFLED, examples: int | None = 1437, steps: int = 800
+) -> Diagnosis:
     sampling, gauge = Sampling(draw, examples), Temperature()
     history: dict = {}
-    windows = [gauge.estimate(series(min(100, steps), sampling, start)) for start in range(0, steps, 100)]
+    windows = [
+        gauge.estimate(series(min(100, steps), sampling, start)) for start in range(0, steps, 100)
+    ]
     for place, window in enumerate(windows):
         for name, estimate in window.items():
             history.setdefault(name, []).append((100 * (place + 1), estimate))
@@ -57,10 +64,16 @@ def diagnosed(draw: Draw = Draw.RESHUFFLED, examples: int | None = 1437, steps: 
 def test_the_section_shows_temperature_drift_and_layers_in_posterior_units(tmp_path: Path) -> None:
     diagnosis = diagnosed()
     section = exploration_section(run_in(tmp_path), diagnosis)
-    assert [figure.name for figure in section.figures] == ["temperature", "heat-balance", "temperature-by-layer"]
+    assert [figure.name for figure in section.figures] == [
+        "temperature",
+        "heat-balance",
+        "temperature-by-layer",
+    ]
     heat, share, layers = section.figures
     assert "posterior units" in heat.summary and "noise of an epoch sums to zero" in heat.note
-    assert len(heat.table.rows) == len(share.table.rows) == 8 and [row[0] for row in layers.table.rows] == list(LAYERS)
+    assert len(heat.table.rows) == len(share.table.rows) == 8 and [
+        row[0] for row in layers.table.rows
+    ] == list(LAYERS)
     expected = 1437 * diagnosis.history["temperature"][0][1].value
     assert float(heat.table.rows[0][1]) == pytest.approx(expected, rel=0.01)
     assert section.table is not None and len(section.table.rows) == 6
@@ -73,7 +86,9 @@ def test_without_a_training_set_temperatures_are_those_of_the_loss(tmp_path: Pat
     diagnosis = diagnosed(Draw.FRESH, None)
     heat = exploration_section(run_in(tmp_path, sampling="replacement"), diagnosis).figures[0]
     assert heat.summary.startswith("In loss, the temperature goes from")
-    assert float(heat.table.rows[0][1]) == pytest.approx(diagnosis.history["temperature"][0][1].value, rel=0.01)
+    assert float(heat.table.rows[0][1]) == pytest.approx(
+        diagnosis.history["temperature"][0][1].value, rel=0.01
+    )
 
 
 def test_a_run_without_a_thermometer_names_the_flag_that_gives_it_one(tmp_path: Path) -> None:

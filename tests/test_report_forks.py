@@ -1,4 +1,5 @@
-"""The section of the page about forks: the newest with charts, all in a table, and one that is under way."""
+"""The section of the page about forks: the newest with charts, all in a table, and one that is
+under way."""
 
 import json
 from pathlib import Path
@@ -23,13 +24,21 @@ def branch(name: str, replicate: int, end: float | None) -> BranchResult:
     """A branch that ended at this loss; None: it diverged."""
     curve = tuple((64 * place, 2 / place + 0.1 * replicate) for place in range(1, 11))
     if end is None:
-        return BranchResult(name, replicate, 640, 5, 320, 1.0, curve[:5], diverged="the loss is nan")
+        return BranchResult(
+            name, replicate, 640, 5, 320, 1.0, curve[:5], diverged="the loss is nan"
+        )
     values = {"test_loss": Readout(end), "test_accuracy": Readout(1 - end, lower_is_better=False)}
     return BranchResult(name, replicate, 640, 20, 640, 1.0, curve, values)
 
 
 def kept(run: Run, ends: dict[str, list[float | None]], replicates: int = 3) -> ForkRecord:
-    plan = Plan(100, tuple(alternative_of(name) for name in ends if name != "go on"), replicates, 640, left=2000)
+    plan = Plan(
+        100,
+        tuple(alternative_of(name) for name in ends if name != "go on"),
+        replicates,
+        640,
+        left=2000,
+    )
     record = ForkRecord.keep(run.path, plan)
     done = [(name, place, end) for name, found in ends.items() for place, end in enumerate(found)]
     jobs = [Job(f"{name} {place}", branch, (name, place, end)) for name, place, end in done]
@@ -42,7 +51,12 @@ def run(tmp_path: Path) -> Run:
     return run_in(tmp_path, steps=200)
 
 
-TRIED = {"go on": [0.5, 0.51, 0.52], "rate 2x": [0.6, 0.62, 0.61], "rate 0.5x": [0.5, 0.52, 0.50], "clip 9": [None] * 3}
+TRIED = {
+    "go on": [0.5, 0.51, 0.52],
+    "rate 2x": [0.6, 0.62, 0.61],
+    "rate 0.5x": [0.5, 0.52, 0.50],
+    "clip 9": [None] * 3,
+}
 
 
 def test_a_run_without_forks_has_no_row_for_them(run: Run) -> None:
@@ -57,11 +71,13 @@ def test_the_page_shows_the_effects_and_the_branches(run: Run, tmp_path: Path) -
     effects, branches = section.figures
     assert effects.name == "fork-0001-effects" and branches.name == "fork-0001-branches"
     assert (
-        "three replicates of 20 updates, each cooled to zero. Against going on as it is, in test loss"
-        in effects.summary
+        "three replicates of 20 updates, each cooled to zero. Against going on as it is, in test "
+        "loss" in effects.summary
     )
     assert "clip 9 diverged in 3 of 3 replicates." in effects.summary
-    assert "◆ 3 replicates give wide intervals" in effects.note and "rate 0.5x: about" in effects.note
+    assert (
+        "◆ 3 replicates give wide intervals" in effects.note and "rate 0.5x: about" in effects.note
+    )
     assert (
         branches.summary
         == "The mini-batch loss ends at 0.300 (go on), 0.300 (rate 2x), 0.300 (rate 0.5x), 0.500 (clip 9)."
@@ -72,7 +88,10 @@ def test_the_page_shows_the_effects_and_the_branches(run: Run, tmp_path: Path) -
     assert section.words.startswith("change in test loss: rate 2x +0.10 [")
     page = render(run, diagnosis_of())
     assert 'id="row-forks"' in page and "What would have happened" in page
-    pictures = {path.name for path in write_charts(run, diagnosis_of(), tmp_path / "charts", shown=(section,))}
+    pictures = {
+        path.name
+        for path in write_charts(run, diagnosis_of(), tmp_path / "charts", shown=(section,))
+    }
     assert pictures == {"fork-0001-effects.png", "fork-0001-branches.png"}
 
 
@@ -88,7 +107,9 @@ def test_only_the_newest_forks_have_charts_and_all_are_in_the_table(run: Run) ->
     for place in range(5):
         kept(run, {"go on": [0.5, 0.5, 0.5], f"rate {2 + place}x": [0.4, 0.4, 0.4]})
     section = forks_section(run, diagnosis_of())
-    assert [figure.name for figure in section.figures[::2]] == [f"fork-{n}-effects" for n in ("0005", "0004", "0003")]
+    assert [figure.name for figure in section.figures[::2]] == [
+        f"fork-{n}-effects" for n in ("0005", "0004", "0003")
+    ]
     assert [row[0] for row in section.table.rows[::2]] == ["0005", "0004", "0003", "0002", "0001"]
 
 
@@ -106,7 +127,9 @@ def test_a_fork_under_way_says_how_far_it_is_and_the_live_page_follows_it(run: R
     kept(run, {"go on": [0.5], "rate 2x": []})
     followed.not_before = 0.0
     assert followed.look() and followed.latest().version == first + 1
-    assert [figure.name for figure in forks_section(run, diagnosis_of()).figures] == ["fork-0001-branches"]
+    assert [figure.name for figure in forks_section(run, diagnosis_of()).figures] == [
+        "fork-0001-branches"
+    ]
     kept(run, {"go on": [0.5, 0.6], "rate 2x": [0.4]})
     (figure, _) = forks_section(run, diagnosis_of()).figures
     assert "(stopped, 3 of 6 branches). Against going on" in figure.summary
@@ -117,7 +140,10 @@ def test_a_fork_that_cannot_be_read_is_named_on_the_page(run: Run) -> None:
     record = kept(run, TRIED)
     (record.path / "fork.json").write_text("{")
     page = render(run, diagnosis_of())
-    assert "forks/0001/fork.json cannot be read: left out" in page and "is not the plan of a fork" in page
+    assert (
+        "forks/0001/fork.json cannot be read: left out" in page
+        and "is not the plan of a fork" in page
+    )
 
 
 def test_diagnosing_a_run_with_forks_changes_nothing_in_its_numbers(run: Run) -> None:

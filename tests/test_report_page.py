@@ -1,4 +1,5 @@
-"""The page of a run: whole in one file, harmless whatever the run is called, and telling what it leaves out."""
+"""The page of a run: whole in one file, harmless whatever the run is called, and telling what it
+leaves out."""
 
 import hashlib
 import json
@@ -89,7 +90,9 @@ def test_the_page_runs_the_scripts_it_names_and_no_others(page: str) -> None:
     scripts.append(zlib.decompress(b64decode(packed[1], validate=True)).decode())
     hashes = {b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts}
     assert set(re.findall(r"'sha256-([^']+)'", policy_of(page))) == hashes
-    assert "\r" not in "".join(scripts), "a browser would read a return as a newline, and hash something else"
+    assert "\r" not in "".join(scripts), (
+        "a browser would read a return as a newline, and hash something else"
+    )
 
 
 def test_a_run_named_like_a_script_is_harmless(tmp_path: Path) -> None:
@@ -99,13 +102,16 @@ def test_a_run_named_like_a_script_is_harmless(tmp_path: Path) -> None:
     diagnosis = diagnosis_of(layers=(*LAYERS, "</script><script>alert(2)</script>"))
     finding = replace(diagnosis.findings[0], claim="own", facts={"seen": f"`{evil}` was seen"})
     page = render(
-        Run.open(run.path), replace(diagnosis, said=evil, outcome=evil, headline=finding, findings=(finding,))
+        Run.open(run.path),
+        replace(diagnosis, said=evil, outcome=evil, headline=finding, findings=(finding,)),
     )
     parsed = Page(page)
     assert len(parsed.of("script")) == 4
     assert not parsed.of("img")
     assert evil not in page
-    numbers = re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, flags=re.DOTALL)
+    numbers = re.search(
+        r'<script type="application/json" id="charts">(.*?)</script>', page, flags=re.DOTALL
+    )
     assert numbers is not None
     assert "alert(2)" in numbers[1]
     assert not set("<>&") & set(numbers[1])
@@ -113,7 +119,9 @@ def test_a_run_named_like_a_script_is_harmless(tmp_path: Path) -> None:
 
 
 def test_every_formula_is_mathml_and_can_be_read_aloud(page: str) -> None:
-    displayed = [attributes for attributes in Page(page).of("math") if attributes.get("display") == "block"]
+    displayed = [
+        attributes for attributes in Page(page).of("math") if attributes.get("display") == "block"
+    ]
     assert len(displayed) == 23
     assert all(attributes.get("aria-label") for attributes in displayed)
 
@@ -136,12 +144,27 @@ def test_names_on_the_page_are_met_once_and_links_arrive(page: str) -> None:
 
 def test_one_point_is_a_number_with_its_interval_and_no_chart(run: Run) -> None:
     diagnosis = diagnosis_of(layers=())
-    one = render(run, replace(diagnosis, history={name: points[-1:] for name, points in diagnosis.history.items()}))
-    number = re.search(r'<div class="single" id="number-noise-scale">(.*?)</div>', one, flags=re.DOTALL)
-    assert number is not None and str(diagnosis.estimates["noise_scale"]) in number[1].replace("&#39;", "'")
-    assert 'data-chart="noise-scale"' not in one and 'data-chart="noise-scale"' in render(run, diagnosis)
-    specs = re.search(r'<script type="application/json" id="charts">(.*?)</script>', one, flags=re.DOTALL)
-    assert specs is not None and {"noise-scale", "noise-and-gradient"}.isdisjoint(json.loads(specs[1]))
+    one = render(
+        run,
+        replace(
+            diagnosis, history={name: points[-1:] for name, points in diagnosis.history.items()}
+        ),
+    )
+    number = re.search(
+        r'<div class="single" id="number-noise-scale">(.*?)</div>', one, flags=re.DOTALL
+    )
+    assert number is not None and str(diagnosis.estimates["noise_scale"]) in number[1].replace(
+        "&#39;", "'"
+    )
+    assert 'data-chart="noise-scale"' not in one and 'data-chart="noise-scale"' in render(
+        run, diagnosis
+    )
+    specs = re.search(
+        r'<script type="application/json" id="charts">(.*?)</script>', one, flags=re.DOTALL
+    )
+    assert specs is not None and {"noise-scale", "noise-and-gradient"}.isdisjoint(
+        json.loads(specs[1])
+    )
 
 
 @pytest.mark.slow
@@ -153,7 +176,11 @@ def test_a_page_stays_small_when_the_run_is_long(page: str, tmp_path: Path) -> N
 
 
 def test_a_row_shows_its_interval_against_the_batch_size(page: str) -> None:
-    row = page[page.index('<details class="row look" id="row-batch"') : page.index('id="row-learning-rate"')]
+    row = page[
+        page.index('<details class="row look" id="row-batch"') : page.index(
+            'id="row-learning-rate"'
+        )
+    ]
     summary = row[: row.index("</summary>")]
     assert "at least 695 examples (90%)" in summary
     assert 'class="range open-right"' in summary and ">B = 32</span>" in summary
@@ -169,10 +196,17 @@ def test_the_first_screen_has_verdict_loss_action_and_gain(run: Run) -> None:
         Issue.ESTIMATION,
         "own",
         State.ACT,
-        facts={"seen": "It is too small.", "paste": paste, "advice": ", if time matters more.", "forecast": forecast},
+        facts={
+            "seen": "It is too small.",
+            "paste": paste,
+            "advice": ", if time matters more.",
+            "forecast": forecast,
+        },
         trial=Trial(facts={"call": "`this`"}),
     )
-    page = render(run, replace(diagnosis, findings=(finding, *diagnosis.findings[1:]), outcome="Trained"))
+    page = render(
+        run, replace(diagnosis, findings=(finding, *diagnosis.findings[1:]), outcome="Trained")
+    )
     first = page[page.index('<header class="top">') : page.index('<div class="rows">')]
     assert f"<h1>{diagnosis.said[0].upper()}{diagnosis.said[1:]}.</h1>" in first
     assert first.count("data-chart=") == 1 and 'data-chart="loss"' in first
@@ -182,14 +216,29 @@ def test_the_first_screen_has_verdict_loss_action_and_gain(run: Run) -> None:
 
 
 def test_the_title_is_not_at_odds_with_the_next_action(run: Run) -> None:
-    calm = Finding("trajectory", Issue.CONVERGENCE, "own", State.OK, facts={"seen": "The parameters are under way."})
+    calm = Finding(
+        "trajectory",
+        Issue.CONVERGENCE,
+        "own",
+        State.OK,
+        facts={"seen": "The parameters are under way."},
+    )
     diagnosis = replace(
-        diagnosis_of(), findings=(calm,), headline=calm, said="the parameters are under way", outcome="Trained"
+        diagnosis_of(),
+        findings=(calm,),
+        headline=calm,
+        said="the parameters are under way",
+        outcome="Trained",
     )
     page = render(run, diagnosis)
     assert "<code>--schedule linear</code>" in page
     assert re.search(r"<h1>The learning rate ends at \S+, 100% of its peak.</h1>", page)
-    other = replace(calm, claim="another_loss", state=State.CANNOT_TELL, facts={"reason": "the loss is another one"})
+    other = replace(
+        calm,
+        claim="another_loss",
+        state=State.CANNOT_TELL,
+        facts={"reason": "the loss is another one"},
+    )
     doubtful = replace(diagnosis, headline=other, said="no verdict: the loss is another one")
     assert "<h1>No verdict: the loss is another one.</h1>" in render(run, doubtful)
 
@@ -198,14 +247,17 @@ def test_without_advice_the_page_says_that_no_change_is_advised(tmp_path: Path) 
     run = run_in(tmp_path, steps=600, schedule="linear")
     diagnosis = diagnosis_of()
     silent = tuple(
-        replace(finding, claim="own", facts={"seen": say(finding).seen}, cure=()) for finding in diagnosis.findings
+        replace(finding, claim="own", facts={"seen": say(finding).seen}, cure=())
+        for finding in diagnosis.findings
     )
     assert "No finding advises a change." in render(run, replace(diagnosis, findings=silent))
 
 
 def test_the_page_is_short_until_something_is_opened(run: Run) -> None:
     page = render(run, diagnosis_of())
-    body = re.sub(r"<(script|style|noscript)\b.*?</\1>", "", page[page.index("<body") :], flags=re.DOTALL)
+    body = re.sub(
+        r"<(script|style|noscript)\b.*?</\1>", "", page[page.index("<body") :], flags=re.DOTALL
+    )
     while "<details" in body:  # the innermost first
         body = re.sub(
             r"<details[^>]*>\s*<summary>((?:(?!<details).)*?)</summary>(?:(?!<details).)*?</details>",
@@ -237,7 +289,9 @@ def test_what_could_not_be_read_is_said_on_the_page(tmp_path: Path) -> None:
     assert all(warning.split("(")[0][:20] in page for warning in opened.warnings)
 
 
-def test_a_section_that_fails_says_so_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_section_that_fails_says_so_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def drift_section(run: Run, _: Diagnosis) -> Section:
         raise KeyError(run.manifest["steps"])
 
@@ -253,7 +307,9 @@ def test_a_section_that_fails_says_so_in_its_place(tmp_path: Path, monkeypatch: 
     assert "could not be drawn" in view.update("/live/") and len(view.figures) >= 1
 
 
-def test_the_page_is_written_into_the_run_and_replaced_whole(run: Run, page: str, tmp_path: Path) -> None:
+def test_the_page_is_written_into_the_run_and_replaced_whole(
+    run: Run, page: str, tmp_path: Path
+) -> None:
     assert write_page(run, diagnosis_of()) == run.path / "report.html"
     assert (run.path / "report.html").read_text() == page
     elsewhere = write_page(run, diagnosis_of(), tmp_path / "page.html")
@@ -265,12 +321,16 @@ def test_the_page_is_written_into_the_run_and_replaced_whole(run: Run, page: str
 def test_a_folder_whose_name_is_no_utf_8_has_its_pages(tmp_path: Path) -> None:
     made = run_in(tmp_path / os.fsdecode(b"\xff\xfe"), steps=60)
     assert f"{tmp_path}/??/digits-1" in unescape(write_page(made, diagnose(made)).read_text())
-    assert "digits-1" in write_overview(listing(made.path.parent)[0], made.path.parent / "index.html").read_text()
+    assert (
+        "digits-1"
+        in write_overview(listing(made.path.parent)[0], made.path.parent / "index.html").read_text()
+    )
 
 
 def test_a_place_that_cannot_be_written_to_is_refused_by_name(run: Run, tmp_path: Path) -> None:
     with pytest.raises(
-        StorageFailed, match=r"page.html` could not be written: no such file or directory; choose another file"
+        StorageFailed,
+        match=r"page.html` could not be written: no such file or directory; choose another file",
     ):
         write_page(run, diagnosis_of(), tmp_path / "missing" / "page.html")
     (tmp_path / "file").touch()

@@ -26,7 +26,8 @@ def drawing_for_nothing(model: nn.Module, batch: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("loss", "drawn"), [(drawing_from_numpy, True), (drawing_from_python, True), (drawing_for_nothing, False)]
+    ("loss", "drawn"),
+    [(drawing_from_numpy, True), (drawing_from_python, True), (drawing_for_nothing, False)],
 )
 def test_a_loss_that_draws_from_a_global_generator_is_random(loss: Loss, drawn: bool) -> None:
     traits = Objective(nn.Linear(3, 2), loss).traits(torch.randn(8, 3))
@@ -46,7 +47,9 @@ def test_the_random_state_of_numpy_is_restored(put_aside: int, inside: int) -> N
         with objective.untouched_randomness(5):
             again = np.random.normal(size=inside)  # noqa: NPY002
         after = np.random.get_state()  # noqa: NPY002
-        assert (drawn == again).all() and str(before) == str(after) and (before[1] == after[1]).all()
+        assert (
+            (drawn == again).all() and str(before) == str(after) and (before[1] == after[1]).all()
+        )
 
 
 def test_a_normal_number_that_numpy_has_put_aside_comes_back_with_an_older_state() -> None:
@@ -95,7 +98,10 @@ def test_parameters_and_buffers_are_back_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="no"):
         objective.with_parameters(zeros, fails)
     after = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
-    assert all(a is b for (_, a), (_, b) in zip(before, after, strict=True)) and not model[1].running_mean.any()
+    assert (
+        all(a is b for (_, a), (_, b) in zip(before, after, strict=True))
+        and not model[1].running_mean.any()
+    )
 
 
 def test_the_random_state_of_python_is_restored() -> None:

@@ -43,13 +43,16 @@ def test_the_share_is_kept_and_used(share: float, cost: float) -> None:
     budget = Budget(share, clock)
     measured = train(budget, clock, 30_000, 0.01, cost)
     assert budget.used <= share + max(0.1 * share, cost / 100)
-    # Nothing is wasted either: another measurement would not have fitted, unless every step was measured.
+    # Nothing is wasted either: another measurement would not have fitted, unless every step was
+    # measured.
     assert measured == 30_000 or budget.used > share - 2 * cost / 100
     assert budget.spent == pytest.approx(measured * cost)
 
 
 @pytest.mark.parametrize(("cost", "readings"), [(1.0, 40), (2.0, 20), (4.0, 20)])
-def test_the_start_has_fewer_readings_if_one_costs_more_than_a_step(cost: float, readings: int) -> None:
+def test_the_start_has_fewer_readings_if_one_costs_more_than_a_step(
+    cost: float, readings: int
+) -> None:
     """The steps are so short that all of it takes a fraction of a second."""
     clock = Clock()
     budget = Budget(0.02, clock)
@@ -92,7 +95,10 @@ def test_the_first_measurement_is_no_forecast_and_the_others_are_forecast_by_the
 
 
 def test_a_clock_counts_the_processor_on_the_cpu_and_the_wall_on_an_accelerator() -> None:
-    assert clock_for("cpu") is time.process_time and clock_for("cuda") is clock_for("mps") is time.perf_counter
+    assert (
+        clock_for("cpu") is time.process_time
+        and clock_for("cuda") is clock_for("mps") is time.perf_counter
+    )
 
 
 def test_a_share_of_zero_never_measures() -> None:
@@ -135,8 +141,11 @@ def test_branches_have_a_budget_of_their_own_and_leave_the_share_to_the_readings
 
 
 @pytest.mark.slow
-def test_the_newest_reading_is_never_old_also_where_the_start_used_up_what_may_be_borrowed() -> None:
-    """A reading costs five steps of 0.8 ms, so that twenty early ones are beyond the allowance of 1,000 steps."""
+def test_the_newest_reading_is_never_old_also_where_the_start_used_up_what_may_be_borrowed() -> (
+    None
+):
+    """A reading costs five steps of 0.8 ms, so that twenty early ones are beyond the allowance of
+    1,000 steps."""
     clock = Clock()
     budget = Budget(0.02, clock)
     made = [step for step in range(60_000) if train(budget, clock, 1, 0.0008, 0.004)]
@@ -154,13 +163,17 @@ def test_a_fixed_cost_is_paid_back_and_leaves_a_part_of_the_share_to_the_reading
     train(budget, clock, at, 0.01, 0.003)
     with budget.spending("look", fixed=True):
         clock.now += 5
-    soon, later = train(budget, clock, 10_000, 0.01, 0.003), train(budget, clock, 50_000 - at, 0.01, 0.003)
+    soon, later = (
+        train(budget, clock, 10_000, 0.01, 0.003),
+        train(budget, clock, 50_000 - at, 0.01, 0.003),
+    )
     assert budget.used <= 0.021
     assert soon > 0.24 * 0.02 * 100 / 0.003 and later > 0.02 * 60 / 0.003
 
 
 def test_a_fixed_cost_is_lent_and_does_not_keep_an_expensive_measurement_waiting() -> None:
-    """5 s at the start, of which 1.1 s are paid back by step 10,000; 0.9 s of the share are left, and half of them."""
+    """5 s at the start, of which 1.1 s are paid back by step 10,000; 0.9 s of the share are left,
+    and half of them."""
     clock = Clock()
     budget = Budget(0.02, clock)
     with budget.spending("look", fixed=True):
@@ -168,10 +181,14 @@ def test_a_fixed_cost_is_lent_and_does_not_keep_an_expensive_measurement_waiting
     for steps in (1001, 10_000):
         clock.now += 0.01 * (steps - budget.steps)
         budget.passed(steps)
-    assert budget.fits("batch_sharpness", guess=0.3) and not budget.fits("batch_sharpness", guess=0.6)
+    assert budget.fits("batch_sharpness", guess=0.3) and not budget.fits(
+        "batch_sharpness", guess=0.6
+    )
 
 
-def test_looks_of_cooling_use_neither_the_half_of_expensive_measurements_nor_the_promised_readings() -> None:
+def test_looks_of_cooling_use_neither_the_half_of_expensive_measurements_nor_the_promised_readings() -> (
+    None
+):
     clock = Clock()
     budget = Budget(0.02, clock)
     with budget.spending(COOLING):
@@ -182,7 +199,9 @@ def test_looks_of_cooling_use_neither_the_half_of_expensive_measurements_nor_the
         clock.now += 0.9
     clock.now += 100
     budget.passed(10_000)
-    assert budget.fits("batch_sharpness", guess=0.3) and not budget.fits("batch_sharpness", guess=1.05)
+    assert budget.fits("batch_sharpness", guess=0.3) and not budget.fits(
+        "batch_sharpness", guess=1.05
+    )
 
 
 def test_looks_of_cooling_count_against_the_share_and_do_not_starve_the_readings() -> None:
@@ -232,25 +251,35 @@ def test_a_damaged_state_is_refused() -> None:
 def test_the_overhead_sentence_names_the_time_used_and_the_steps_measured() -> None:
     used = {"budget": 0.02, "used": 0.0131, "measured_steps": 1412, "every": 14.6, "mode": "apart"}
     assert overhead_sentence(used) == (
-        "The instrument used 1.3 % of the training time (budget 2 %). It measured 1,412 steps, about one in 14.6, "
-        "apart from training."
+        "The instrument used 1.3 % of the training time (budget 2 %). It measured 1,412 steps, "
+        "about one in 14.6, apart from training."
     )
     assert "budget" not in overhead_sentence({**used, "budget": None, "mode": "shared"})
     asked = overhead_sentence({**used, "every": 5.0}, 5)
     assert "1,412 steps (`every` = 5)" in asked and "budget" not in asked
     few = {**used, "measured_steps": 12, "every": None, "short_of": 40}
     assert overhead_sentence(few).endswith(
-        "The budget of 2 % paid for 12 readings, and intervals need about 40: set a larger `budget`, or `every` = 1 to "
-        "measure every step, at any cost."
+        "The budget of 2 % paid for 12 readings, and intervals need about 40: set a larger "
+        "`budget`, or `every` = 1 to measure every step, at any cost."
     )
     assert "paid for" not in overhead_sentence(few, 1)
     spent = {"readings": 0.011, "cooling": 0.5, "batch_sharpness": 0.002, "bookkeeping": 1e-5}
     by_name = overhead_sentence({**used, "used": 0.513, "spent": spent, "outside": ["cooling"]})
-    assert "(budget 2 %): cooling 50 %, readings 1.1 %, batch_sharpness 0.2 %; cooling outside the budget" in by_name
-    by_name = overhead_sentence({**used, "used": 9.5, "spent": {**spent, "looks": 9.1}, "outside": ["cooling"]}, 5)
-    assert "used 950 % of the training time: looks 910 %, cooling" in by_name and "outside" not in by_name
+    assert (
+        "(budget 2 %): cooling 50 %, readings 1.1 %, batch_sharpness 0.2 %; cooling outside the "
+        "budget" in by_name
+    )
+    by_name = overhead_sentence(
+        {**used, "used": 9.5, "spent": {**spent, "looks": 9.1}, "outside": ["cooling"]}, 5
+    )
+    assert (
+        "used 950 % of the training time: looks 910 %, cooling" in by_name
+        and "outside" not in by_name
+    )
     beyond = {**used, "every": 5.0, "beyond_allowance": True}
-    assert overhead_sentence(beyond).endswith("it has them nevertheless, and a smaller `budget` has fewer.")
+    assert overhead_sentence(beyond).endswith(
+        "it has them nevertheless, and a smaller `budget` has fewer."
+    )
     assert "nevertheless" not in overhead_sentence({**beyond, "short_of": 40})
     assert overhead_sentence({**used, "mode": "off"}) == "Measuring was off."
     assert overhead_sentence({}) == "The time used for measuring was not recorded."

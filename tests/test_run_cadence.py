@@ -1,4 +1,5 @@
-"""When a run is measured: enough readings in every run, within the budget, on a clock that the test moves."""
+"""When a run is measured: enough readings in every run, within the budget, on a clock that the test
+moves."""
 
 import random
 from collections.abc import Callable
@@ -13,7 +14,8 @@ from gradiometer.run.cadence.early import SMALL
 from recorded_run import Dear, Square
 
 FIRST, LOOK, BETWEEN = 0.015, 2e-5, 3e-6
-"""Seconds that the first measurement takes longer, of a look at the clock, and of a step that is only counted."""
+"""Seconds that the first measurement takes longer, of a look at the clock, and of a step that is
+only counted."""
 
 
 @dataclass
@@ -31,12 +33,16 @@ class Simulated:
         self.budget = Budget(self.share, lambda: self.now)
         self.budget.planned = self.planned
         self.budget.start()
-        cadence = Cadence([Square(), *([Dear()] if self.expensive else [])], self.budget, None, self.share)
+        cadence = Cadence(
+            [Square(), *([Dear()] if self.expensive else [])], self.budget, None, self.share
+        )
         self.measured: list[int] = []
         self.expensive_at: list[int] = []
         self.used: list[float] = []
         for step in range(steps):
-            self.now += self.step_seconds * noise.lognormvariate(0, 0.1) + (0.2 if step == 0 else 0.0)
+            self.now += self.step_seconds * noise.lognormvariate(0, 0.1) + (
+                0.2 if step == 0 else 0.0
+            )
             if step in (0, 1) or step >= cadence.next_look:
                 with self.budget.spending():
                     self.now += LOOK
@@ -53,7 +59,9 @@ class Simulated:
 
     def _measure(self, step: int, cadence: Cadence, noise: Callable[[float, float], float]) -> None:
         with self.budget.spending("readings"):
-            self.now += self.cost * self.step_seconds * noise(0, 0.1) + (0 if self.measured else FIRST)
+            self.now += self.cost * self.step_seconds * noise(0, 0.1) + (
+                0 if self.measured else FIRST
+            )
             for gauge in cadence.expensive():
                 with self.budget.spending(gauge.name):
                     self.now += (self.expensive or 0.0) * self.step_seconds
@@ -73,12 +81,16 @@ def test_a_run_of_300_steps_has_enough_readings_whatever_its_step_costs(
     by_300 = sum(step < 300 for step in loop.measured)
     assert by_300 >= 40
     assert loop.used[999] < 0.1 and loop.budget.short_of() is None
-    assert loop.used[-1] < 0.021 or step_seconds < 0.003  # there the bookkeeping alone is 1 to 3 % of a step
+    assert (
+        loop.used[-1] < 0.021 or step_seconds < 0.003
+    )  # there the bookkeeping alone is 1 to 3 % of a step
     later = [step for step in loop.measured if step >= 300]
     assert len(later) >= 15 and max(b - a for a, b in pairwise(later)) < 700
 
 
-@pytest.mark.parametrize(("step_seconds", "cost", "beyond"), [(0.0003, 6.0, True), (0.003, 0.9, False)])
+@pytest.mark.parametrize(
+    ("step_seconds", "cost", "beyond"), [(0.0003, 6.0, True), (0.003, 0.9, False)]
+)
 def test_a_run_of_tiny_steps_has_its_readings_at_any_cost_and_says_so(
     step_seconds: float, cost: float, beyond: bool
 ) -> None:
@@ -89,7 +101,9 @@ def test_a_run_of_tiny_steps_has_its_readings_at_any_cost_and_says_so(
     assert not long.budget.beyond_allowance() and long.used[-1] < 0.04
 
 
-@pytest.mark.parametrize(("step_seconds", "cost", "promised"), [(0.0007, 7.0, 20), (0.0045, 1.2, 40)])
+@pytest.mark.parametrize(
+    ("step_seconds", "cost", "promised"), [(0.0007, 7.0, 20), (0.0045, 1.2, 40)]
+)
 def test_bookkeeping_on_a_busy_core_takes_no_reading_away(
     step_seconds: float, cost: float, promised: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,7 +115,9 @@ def test_bookkeeping_on_a_busy_core_takes_no_reading_away(
 
 
 @pytest.mark.parametrize(("step_seconds", "cost"), [(0.003, 0.9), (0.03, 0.7), (0.3, 1.5)])
-def test_the_newest_reading_is_about_now_after_the_promised_ones(step_seconds: float, cost: float) -> None:
+def test_the_newest_reading_is_about_now_after_the_promised_ones(
+    step_seconds: float, cost: float
+) -> None:
     loop = Simulated(step_seconds, cost).run(4000)
     gaps = [(b + 1) / (a + 1) for a, b in pairwise(loop.measured) if a >= 250]
     assert max(gaps) < 1.2 and loop.used[999] < 0.1 and loop.used[-1] < 0.035

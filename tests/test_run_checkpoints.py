@@ -1,4 +1,5 @@
-"""Checkpoints: killed, torn, flipped or out of room, the newest whole one is found, and the others named."""
+"""Checkpoints: killed, torn, flipped or out of room, the newest whole one is found, and the others
+named."""
 
 import errno
 import os
@@ -92,7 +93,9 @@ def test_tensors_that_share_storage_are_all_kept(folder: RunFolder) -> None:
 
 def test_sha256sum_agrees(folder: RunFolder) -> None:
     save_step(folder, 3)
-    check = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder.checkpoints_path / "step_000003", check=False)
+    check = subprocess.run(
+        ["sha256sum", "-c", "SHA256SUMS"], cwd=folder.checkpoints_path / "step_000003", check=False
+    )
     assert check.returncode == 0
 
 
@@ -122,11 +125,16 @@ def test_without_checkpoints_there_is_none(folder: RunFolder) -> None:
 
 
 def damaged(content: bytes, offset: int) -> list[bytes]:
-    return [content[:offset], content[:offset] + bytes([content[offset] ^ 0x10]) + content[offset + 1 :]]
+    return [
+        content[:offset],
+        content[:offset] + bytes([content[offset] ^ 0x10]) + content[offset + 1 :],
+    ]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_cut_or_flipped_at_any_byte_is_noticed_and_the_one_before_is_used(folder: RunFolder, name: str) -> None:
+def test_a_file_cut_or_flipped_at_any_byte_is_noticed_and_the_one_before_is_used(
+    folder: RunFolder, name: str
+) -> None:
     save_step(folder, 1)
     save_step(folder, 2)
     path = folder.checkpoints_path / "step_000002" / name
@@ -175,8 +183,16 @@ def test_a_checkpoint_renamed_to_another_step_is_not_believed(folder: RunFolder)
     [
         ({"x": "no tensor"}, {}, "`tensors` cannot be saved"),
         ({"x": torch.eye(2).to_sparse()}, {}, "`tensors` cannot be saved"),
-        ({}, {"groups": {0: "a"}}, r"`state.groups` has the key 0, which JSON would turn into text"),
-        ({}, {"a": [{"b": torch.zeros(2)}]}, r"`state.a.b` holds a Tensor, which JSON cannot store"),
+        (
+            {},
+            {"groups": {0: "a"}},
+            r"`state.groups` has the key 0, which JSON would turn into text",
+        ),
+        (
+            {},
+            {"a": [{"b": torch.zeros(2)}]},
+            r"`state.a.b` holds a Tensor, which JSON cannot store",
+        ),
         ({}, {"a": object()}, r"`state.a` holds a object"),
     ],
 )
@@ -197,7 +213,8 @@ CALLS = ("open", "write", "fsync", "mkdir", "rename", "unlink", "rmdir", "close"
 
 
 def killed_at(call: int, work: Callable[[], None], patch: pytest.MonkeyPatch) -> bool:
-    """Do the work, but be killed at the n-th system call and at every one after it; False where it got through."""
+    """Do the work, but be killed at the n-th system call and at every one after it; False where it
+    got through."""
     count = 0
 
     def counted(really: Callable[..., Any]) -> Callable[..., Any]:
@@ -220,7 +237,9 @@ def killed_at(call: int, work: Callable[[], None], patch: pytest.MonkeyPatch) ->
     return False
 
 
-@pytest.mark.parametrize("case", ["a new step", "the same step again", "after a kill between the two renames"])
+@pytest.mark.parametrize(
+    "case", ["a new step", "the same step again", "after a kill between the two renames"]
+)
 def test_killed_at_any_system_call_one_whole_checkpoint_is_there_and_saving_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
@@ -229,7 +248,9 @@ def test_killed_at_any_system_call_one_whole_checkpoint_is_there_and_saving_goes
         folder = RunFolder.create(tmp_path, "run", {})
         save_step(folder, 10, keep=1)
         if case == "after a kill between the two renames":
-            (folder.checkpoints_path / "step_000010").rename(folder.checkpoints_path / ".step_000010.replaced")
+            (folder.checkpoints_path / "step_000010").rename(
+                folder.checkpoints_path / ".step_000010.replaced"
+            )
         if not killed_at(call, partial(save_step, folder, step, keep=1), monkeypatch):
             break
         found, warnings = loaded_step(folder)
@@ -285,7 +306,10 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_says_how_to_go_on(
             patch.setattr(os, "write", fill_up)
             save_step(folder, 2, keep=1)
         sentence = str(stop.value)
-        assert "step_000002` could not be written" in sentence and "the checkpoint of step 1 is safe" in sentence
+        assert (
+            "step_000002` could not be written" in sentence
+            and "the checkpoint of step 1 is safe" in sentence
+        )
         assert sentence.endswith(f"then continue with `gradiometer resume {folder.path}`.")
         assert names(folder) == ["step_000001"]
         assert loaded_step(folder) == (1, [])
@@ -330,7 +354,10 @@ for line in sys.stdin:  # one child for every line, so that torch is imported on
 
 def test_killed_at_random_moments_no_finished_checkpoint_is_ever_lost(folder: RunFolder) -> None:
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", WRITER, str(folder.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert writer.stdin is not None and writer.stdout is not None
     moments, newest, rounds = random.Random(0), 0, 30

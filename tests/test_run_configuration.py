@@ -25,12 +25,25 @@ def toml(folder: Path, text: str) -> Path:
     "configuration",
     [
         Configuration(),
-        Configuration(learning_rate=3.2e-05, momentum=0.9, nesterov=True, schedule="cosine", every=3, threads=2),
-        Configuration(problem="my.module:digits", model="mlp", data_dir="/data", parts=0, accumulation=4),
-        Configuration(batch_size=1, budget=0.0, checkpoint_seconds=math.inf, sampling="replacement"),
+        Configuration(
+            learning_rate=3.2e-05,
+            momentum=0.9,
+            nesterov=True,
+            schedule="cosine",
+            every=3,
+            threads=2,
+        ),
+        Configuration(
+            problem="my.module:digits", model="mlp", data_dir="/data", parts=0, accumulation=4
+        ),
+        Configuration(
+            batch_size=1, budget=0.0, checkpoint_seconds=math.inf, sampling="replacement"
+        ),
     ],
 )
-def test_a_configuration_is_read_back_as_it_was_written(tmp_path: Path, configuration: Configuration) -> None:
+def test_a_configuration_is_read_back_as_it_was_written(
+    tmp_path: Path, configuration: Configuration
+) -> None:
     assert Configuration.from_toml(toml(tmp_path, configuration.to_toml())) == configuration
 
 
@@ -52,27 +65,59 @@ def test_a_whole_number_is_a_number_and_dashes_are_underscores(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ('# mine\n\nseed = 1\nbatch_size = "32"\n', 'train.toml:4: `batch_size` must be an integer, got "32".'),
-        ("lerning_rate = 0.1\n", "train.toml:1: unknown key `lerning_rate`: did you mean learning_rate?"),
-        ("lerning-rate = 0.1\n", "train.toml:1: unknown key `lerning-rate`: did you mean learning_rate?"),
-        ("microbatches = 4\n", "train.toml:1: unknown key `microbatches`: did you mean accumulation"),
-        ("seed = 1\n[telescope]\nx = 1\n", "train.toml:2: unknown key `telescope`: the keys are problem, model"),
-        ("batch-size = 3\nbatch_size = 3\n", "`batch_size` is given twice, with - and with _: remove"),
-        ("learning_rate = nan\n", "train.toml:1: `learning_rate` must be positive and finite, got nan."),
+        (
+            '# mine\n\nseed = 1\nbatch_size = "32"\n',
+            'train.toml:4: `batch_size` must be an integer, got "32".',
+        ),
+        (
+            "lerning_rate = 0.1\n",
+            "train.toml:1: unknown key `lerning_rate`: did you mean learning_rate?",
+        ),
+        (
+            "lerning-rate = 0.1\n",
+            "train.toml:1: unknown key `lerning-rate`: did you mean learning_rate?",
+        ),
+        (
+            "microbatches = 4\n",
+            "train.toml:1: unknown key `microbatches`: did you mean accumulation",
+        ),
+        (
+            "seed = 1\n[telescope]\nx = 1\n",
+            "train.toml:2: unknown key `telescope`: the keys are problem, model",
+        ),
+        (
+            "batch-size = 3\nbatch_size = 3\n",
+            "`batch_size` is given twice, with - and with _: remove",
+        ),
+        (
+            "learning_rate = nan\n",
+            "train.toml:1: `learning_rate` must be positive and finite, got nan.",
+        ),
         ("every = true\n", "train.toml:1: `every` must be an integer, got true."),
         ("nesterov = 1\n", "train.toml:1: `nesterov` must be true or false, got 1."),
-        ('schedule = "cosin"\n', "train.toml:1: `schedule` 'cosin' is unknown: did you mean cosine?"),
-        ('schedule = "warm"\n', "train.toml:1: `schedule` 'warm' is unknown: use one of constant, cosine, linear"),
+        (
+            'schedule = "cosin"\n',
+            "train.toml:1: `schedule` 'cosin' is unknown: did you mean cosine?",
+        ),
+        (
+            'schedule = "warm"\n',
+            "train.toml:1: `schedule` 'warm' is unknown: use one of constant, cosine, linear",
+        ),
         ('schedule = "0.1/x"\n', "train.toml:1: `schedule`: `expression` '0.1/x': unknown name x"),
         ('schedule = "-1/t"\n', "gives -1.0 at step 0: a rate must be finite and not negative"),
-        ('schedule = "1/t"\nlearning_rate = 0.1\n', "`schedule` is a formula for η, up to 1: leave it out."),
+        (
+            'schedule = "1/t"\nlearning_rate = 0.1\n',
+            "`schedule` is a formula for η, up to 1: leave it out.",
+        ),
         ("problem = [1, 2]\n", "`problem` must be text in quotes, got [1, 2]."),
         ("seed = 1\nepochs = = 3\n", "train.toml:2: not valid TOML: Invalid value, at column 10."),
         ("[batch_size]\n", "train.toml:1: `batch_size` must be an integer, got a table."),
         ("batch_size = 1\n", "train.toml:1: `batch_size` is 1, so a step has no spread"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named_with_its_line(tmp_path: Path, text: str, sentence: str) -> None:
+def test_what_is_wrong_in_a_file_is_named_with_its_line(
+    tmp_path: Path, text: str, sentence: str
+) -> None:
     with pytest.raises(BadArgument) as refusal:
         Configuration.from_toml(toml(tmp_path, text))
     assert sentence in str(refusal.value)
@@ -80,7 +125,9 @@ def test_what_is_wrong_in_a_file_is_named_with_its_line(tmp_path: Path, text: st
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", None])
-def test_a_file_that_is_no_text_or_is_not_there_is_refused(tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_is_no_text_or_is_not_there_is_refused(
+    tmp_path: Path, content: bytes | None
+) -> None:
     path = tmp_path / "train.toml"
     if content is not None:
         path.write_bytes(content)
@@ -131,12 +178,19 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         Configuration(budget=0.0, every=5)
     with pytest.raises(BadArgument, match="8 parts of a batch of 4"):
         Configuration(parts=8, batch_size=4)
-    assert Configuration(parts=8, batch_size=4, accumulation=2).parts == 8  # not used: the run is read as it is made
+    assert (
+        Configuration(parts=8, batch_size=4, accumulation=2).parts == 8
+    )  # not used: the run is read as it is made
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 300])
-def test_a_trapezoid_keeps_the_rate_for_half_of_the_run_and_falls_to_zero_in_a_line(steps: int) -> None:
-    schedule, kept = planned(Configuration(schedule="trapezoid", learning_rate=0.2, steps=steps), steps), steps // 2
+def test_a_trapezoid_keeps_the_rate_for_half_of_the_run_and_falls_to_zero_in_a_line(
+    steps: int,
+) -> None:
+    schedule, kept = (
+        planned(Configuration(schedule="trapezoid", learning_rate=0.2, steps=steps), steps),
+        steps // 2,
+    )
     line = [0.2 * (steps - step) / (steps - kept) for step in range(kept, steps + 1)]
     assert [schedule(step) for step in range(steps + 1)] == pytest.approx([0.2] * kept + line)
 

@@ -1,4 +1,5 @@
-"""The critical batch of a run by branching: measured, kept on disk, and compared with the noise scale there."""
+"""The critical batch of a run by branching: measured, kept on disk, and compared with the noise
+scale there."""
 
 import json
 from pathlib import Path
@@ -18,7 +19,9 @@ from gradiometer.train.batch_comparison import noise_scale_at
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    configuration = Configuration(problem="quadratic", batch_size=4, epochs=1, every=8, learning_rate=0.1)
+    configuration = Configuration(
+        problem="quadratic", batch_size=4, epochs=1, every=8, learning_rate=0.1
+    )
     return train(load("quadratic"), configuration, tmp_path_factory.mktemp("runs"))
 
 
@@ -35,13 +38,19 @@ def test_the_forecast_is_the_noise_scale_of_that_step(run: Run) -> None:
         ({"at": 500}, "`at` 500 is the end of the run"),
         (
             {"at": 480},
-            "`horizon` is 20 examples, too few for two lengths of 12 updates with two batches: give at least 96",
+            "`horizon` is 20 examples, too few for two lengths of 12 updates with two batches: "
+            "give at least 96",
         ),
-        ({"at": 400, "horizon": "900 examples"}, "`horizon` is 900 examples, and 400 are left of the training"),
+        (
+            {"at": 400, "horizon": "900 examples"},
+            "`horizon` is 900 examples, and 400 are left of the training",
+        ),
         ({"at": 0, "replicates": 1}, "`replicates` must be at least 2, got 1"),
     ],
 )
-def test_what_a_run_cannot_show_is_refused(run: Run, settings: dict[str, object], message: str) -> None:
+def test_what_a_run_cannot_show_is_refused(
+    run: Run, settings: dict[str, object], message: str
+) -> None:
     with pytest.raises(BadArgument, match=message):
         critical_batch_of(run, **settings)
 
@@ -57,7 +66,9 @@ def test_a_pool_that_is_given_stays_open(run: Run, monkeypatch: pytest.MonkeyPat
 
 def test_a_problem_has_no_branches() -> None:
     with pytest.raises(BadArgument, match="`--branch` needs a run, and 'digits' is none"):
-        CliRunner().invoke(batch, ["digits", "--branch"], standalone_mode=False, catch_exceptions=False)
+        CliRunner().invoke(
+            batch, ["digits", "--branch"], standalone_mode=False, catch_exceptions=False
+        )
 
 
 WRONG_FLAGS = {
@@ -73,7 +84,9 @@ WRONG_FLAGS = {
 @pytest.mark.parametrize(("flags", "message"), WRONG_FLAGS.items())
 def test_flags_of_branches_are_checked(run: Run, flags: str, message: str) -> None:
     with pytest.raises(BadArgument, match=message):
-        CliRunner().invoke(batch, [str(run.path), *flags.split()], standalone_mode=False, catch_exceptions=False)
+        CliRunner().invoke(
+            batch, [str(run.path), *flags.split()], standalone_mode=False, catch_exceptions=False
+        )
 
 
 @pytest.mark.slow
@@ -88,8 +101,14 @@ def test_it_is_measured_once_and_told_by_the_command(run: Run) -> None:
 
     def printed(*flags: str) -> str:
         arguments = [str(run.path), "--branch", "--at", "250", *flags]
-        return CliRunner().invoke(batch, arguments, standalone_mode=False, catch_exceptions=False).stdout
+        return (
+            CliRunner()
+            .invoke(batch, arguments, standalone_mode=False, catch_exceptions=False)
+            .stdout
+        )
 
     stored = json.loads(printed("--json"))
     assert stored["critical_batch"]["value"] == pytest.approx(first.estimate.value)
-    assert "Critical batch, measured by" in printed() and "a factor of 2" in " ".join(printed().split())
+    assert "Critical batch, measured by" in printed() and "a factor of 2" in " ".join(
+        printed().split()
+    )

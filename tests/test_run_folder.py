@@ -31,7 +31,11 @@ def test_a_run_explains_itself_when_it_is_opened_again(tmp_path: Path) -> None:
     assert opened.sampling == Sampling(Draw.RESHUFFLED, 1437)
     assert opened.layers == ("0.weight", "0.bias")
     assert opened.manifest["format"] == FORMAT and "nothing" not in opened.manifest
-    assert sorted(path.name for path in made.path.iterdir()) == ["checkpoints", "run.toml", "snapshots"]
+    assert sorted(path.name for path in made.path.iterdir()) == [
+        "checkpoints",
+        "run.toml",
+        "snapshots",
+    ]
 
 
 def test_numbers_go_on_after_the_highest(tmp_path: Path) -> None:
@@ -55,7 +59,9 @@ def test_a_name_that_is_no_file_name_is_refused(tmp_path: Path, stem: str) -> No
 
 def test_a_parent_that_cannot_hold_a_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageFailed, match=r"file` could not be written: .*; choose another folder for the runs"):
+    with pytest.raises(
+        StorageFailed, match=r"file` could not be written: .*; choose another folder for the runs"
+    ):
         RunFolder.create(tmp_path / "file", "a", {})
     with pytest.raises(StorageFailed, match=r"`/proc` could not be written"):
         RunFolder.create("/proc", "a", {})
@@ -68,13 +74,18 @@ def test_a_read_only_parent_and_a_full_disk_leave_nothing_behind(
         raise OSError(code, os.strerror(code))
 
     for code, name in [(errno.EACCES, "mkdir"), (errno.EROFS, "mkdir"), (errno.ENOSPC, "write")]:
-        with monkeypatch.context() as patch, pytest.raises(StorageFailed, match=os.strerror(code).lower()):
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(StorageFailed, match=os.strerror(code).lower()),
+        ):
             patch.setattr(os, name, refuse)
             RunFolder.create(tmp_path, "a", MANIFEST)
         assert not list(tmp_path.iterdir())
 
 
-def test_a_manifest_that_toml_cannot_store_is_refused_and_nothing_is_created(tmp_path: Path) -> None:
+def test_a_manifest_that_toml_cannot_store_is_refused_and_nothing_is_created(
+    tmp_path: Path,
+) -> None:
     for manifest in ({"x": object()}, {"format": 3}):
         with pytest.raises(BadArgument, match="`manifest`"):
             RunFolder.create(tmp_path, "a", manifest)
@@ -86,7 +97,8 @@ def test_a_newer_format_is_refused_and_both_versions_are_named(tmp_path: Path) -
     text = run.manifest_path.read_text().replace(f"format = {FORMAT}", f"format = {FORMAT + 1}")
     run.manifest_path.write_text(text)
     with pytest.raises(
-        RunDamaged, match=r"format 2 by gradiometer 9\.1, and .* reads formats up to 1: install a newer"
+        RunDamaged,
+        match=r"format 2 by gradiometer 9\.1, and .* reads formats up to 1: install a newer",
     ):
         RunFolder.open(run.path)
 
@@ -97,7 +109,9 @@ def test_a_folder_without_a_run_is_refused_and_runs_nearby_are_named(tmp_path: P
     one, two = (RunFolder.create(tmp_path, stem, {}) for stem in ("digits", "moons"))
     with pytest.raises(RunNotFound, match=rf"no such folder; nearby is `{one.path}`\.$"):
         RunFolder.open(tmp_path / "digit-1")
-    with pytest.raises(RunNotFound, match=r"no run.toml in it; nearby are .*(moons-1|digits-1).*(moons-1|digits-1)"):
+    with pytest.raises(
+        RunNotFound, match=r"no run.toml in it; nearby are .*(moons-1|digits-1).*(moons-1|digits-1)"
+    ):
         RunFolder.open(tmp_path)
     with pytest.raises(RunNotFound, match=rf"it is a file; nearby is `{two.path}`\.$"):
         RunFolder.open(two.manifest_path)
@@ -107,11 +121,16 @@ def test_a_folder_without_a_run_is_refused_and_runs_nearby_are_named(tmp_path: P
     assert set(run_folders(tmp_path)) == {one.path, two.path}
 
 
-def test_a_manifest_cut_or_flipped_at_any_byte_is_read_or_refused_but_never_crashes(tmp_path: Path) -> None:
+def test_a_manifest_cut_or_flipped_at_any_byte_is_read_or_refused_but_never_crashes(
+    tmp_path: Path,
+) -> None:
     run = RunFolder.create(tmp_path, "a", MANIFEST)
     whole = run.manifest_path.read_bytes()
     for offset in range(len(whole)):
-        for damaged in (whole[:offset], whole[:offset] + bytes([whole[offset] ^ 0x90]) + whole[offset + 1 :]):
+        for damaged in (
+            whole[:offset],
+            whole[:offset] + bytes([whole[offset] ^ 0x90]) + whole[offset + 1 :],
+        ):
             run.manifest_path.write_bytes(damaged)
             try:
                 opened = RunFolder.open(run.path)
@@ -124,5 +143,8 @@ def test_a_manifest_cut_or_flipped_at_any_byte_is_read_or_refused_but_never_cras
 
 def test_a_run_of_the_first_version_is_refused_by_its_name(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path, "a", {"versions": {"gradiometer": "0.1.0"}})
-    with pytest.raises(RunDamaged, match=r"was written by gradiometer 0\.1\.0, whose runs this version does not read"):
+    with pytest.raises(
+        RunDamaged,
+        match=r"was written by gradiometer 0\.1\.0, whose runs this version does not read",
+    ):
         RunFolder.open(run.path)

@@ -1,4 +1,5 @@
-"""Forks of a run: kept in its folder, continued after a kill, and without a trace in the run itself."""
+"""Forks of a run: kept in its folder, continued after a kill, and without a trace in the run
+itself."""
 
 import hashlib
 import json
@@ -29,7 +30,9 @@ ALTERNATIVES = ["rate 2x", "batch 2x, rate sqrt"]
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of 200 steps, of 10 examples each."""
-    configuration = Configuration(problem="quadratic", batch_size=10, epochs=1, every=50, learning_rate=0.02)
+    configuration = Configuration(
+        problem="quadratic", batch_size=10, epochs=1, every=50, learning_rate=0.02
+    )
     return train(load("quadratic"), configuration, tmp_path_factory.mktemp("runs"))
 
 
@@ -60,7 +63,11 @@ def test_a_fork_leaves_the_run_as_it_was(run: Run) -> None:
     record = fork_of(run, ALTERNATIVES, horizon="10 updates", replicates=2)
     assert contents(run) == before
     assert record.path == run.path / "forks" / "0001" and record.finished and not record.running
-    assert [result.alternative for result in record.fork.results] == 2 * ["go on", "rate 2x", "batch 2x, rate 1.41x"]
+    assert [result.alternative for result in record.fork.results] == 2 * [
+        "go on",
+        "rate 2x",
+        "batch 2x, rate 1.41x",
+    ]
     assert (record.plan.step, record.plan.horizon, record.plan.left) == (100, 100, 1000)
     (again,) = forks_of(Run.open(run.path))
     assert numbers(again) == numbers(record) and again.plan == record.plan and again.finished
@@ -109,8 +116,13 @@ def test_lines_that_do_not_fit_are_named_and_their_branches_trained_again(run: R
     (damaged,) = forks_of(run)
     assert [result.alternative for result in damaged.fork.results] == ["go on"]
     torn_line, first, second, *_ = damaged.warnings
-    assert first.startswith("0001/branches.jsonl:2: not a branch of this fork (the plan has no 'rate 3x'")
-    assert "branches.jsonl:3: not a branch of this fork (Expected `int` >= 0 - at `$.updates`): skipped." in second
+    assert first.startswith(
+        "0001/branches.jsonl:2: not a branch of this fork (the plan has no 'rate 3x'"
+    )
+    assert (
+        "branches.jsonl:3: not a branch of this fork (Expected `int` >= 0 - at `$.updates`): "
+        "skipped." in second
+    )
     assert torn_line == "branches.jsonl:4: the last line is incomplete: skipped."
     mended = fork_of(run, ["rate 2x"], **asked)
     assert numbers(mended) == whole
@@ -123,7 +135,10 @@ def test_a_plan_that_cannot_be_read_is_named_and_left_out(run: Run) -> None:
     assert forks_of(run) == ()
     (warning,) = run.warnings
     assert warning.startswith("forks/0001/fork.json cannot be read: left out (")
-    assert "fork.json` is not the plan of a fork: Expected `int`, got `str` - at `$.plan.step`" in warning
+    assert (
+        "fork.json` is not the plan of a fork: Expected `int`, got `str` - at `$.plan.step`"
+        in warning
+    )
     (record.path / "fork.json").write_text('{"format": 2}')
     with pytest.raises(RunDamaged, match="written by a newer gradiometer"):
         ForkRecord.open(record.path)
@@ -147,14 +162,19 @@ def test_skipped_batches_are_those_of_the_run(run: Run) -> None:
 def test_the_step_of_a_fork_is_the_middle_or_the_newest_checkpoint(run: Run) -> None:
     assert default_step(run) == 100
     events = run.folder.events_path
-    events.write_text("".join(line for line in events.read_text().splitlines(True) if '"finished"' not in line))
+    events.write_text(
+        "".join(line for line in events.read_text().splitlines(True) if '"finished"' not in line)
+    )
     assert default_step(Run.open(run.path)) == checkpoint_steps(run.folder)[0] == 200
 
 
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ({"horizon": "101 updates"}, "`horizon` is 1,010 examples, and 1,000 are left of the training"),
+        (
+            {"horizon": "101 updates"},
+            "`horizon` is 1,010 examples, and 1,000 are left of the training",
+        ),
         ({"horizon": "soon"}, "`horizon` must be a length with its unit"),
         ({"at": 201}, "`at` must be between 0 and 200, the last step on record, got 201"),
         ({"at": -1}, "`at` must be between 0 and 200"),
@@ -167,11 +187,16 @@ def test_the_step_of_a_fork_is_the_middle_or_the_newest_checkpoint(run: Run) -> 
         ({"alternatives": ["rate 2x", "rate 2x"]}, "`alternatives` has 'rate 2x' twice"),
         ({"alternatives": []}, "`alternatives` must be a list of at least one"),
         ({"alternatives": ["speed 2x"]}, "`alternatives` names 'speed 2x', which is not one"),
-        ({"alternatives": ["skip 90:95"]}, "`skip` 90:95 is not within the branches, which go from step 100"),
+        (
+            {"alternatives": ["skip 90:95"]},
+            "`skip` 90:95 is not within the branches, which go from step 100",
+        ),
         ({"pool": "cluster"}, "`pool`"),
     ],
 )
-def test_what_does_not_fit_the_run_is_refused_before_anything_is_kept(run: Run, asked: dict, sentence: str) -> None:
+def test_what_does_not_fit_the_run_is_refused_before_anything_is_kept(
+    run: Run, asked: dict, sentence: str
+) -> None:
     with pytest.raises(BadArgument) as refused:
         fork_of(run, **{"alternatives": ["rate 2x"], **asked})
     assert sentence in str(refused.value)
@@ -180,9 +205,14 @@ def test_what_does_not_fit_the_run_is_refused_before_anything_is_kept(run: Run, 
 
 @pytest.mark.parametrize(
     ("room", "old", "new"),
-    [("train", "fork_run", "fork(loop_at(run, step)"), ("train", "critical_batch_of", "critical_batch(loop_at(run, step)"),
-     ("forks", "grown", "`train_branch`"), ("forks", "Continuation", "`Loop` in `gradiometer.loop`"), ("forks", "fork", "`fork` in `gradiometer.loop`")],
-)  # fmt: skip
+    [
+        ("train", "fork_run", "fork(loop_at(run, step)"),
+        ("train", "critical_batch_of", "critical_batch(loop_at(run, step)"),
+        ("forks", "grown", "`train_branch`"),
+        ("forks", "Continuation", "`Loop` in `gradiometer.loop`"),
+        ("forks", "fork", "`fork` in `gradiometer.loop`"),
+    ],
+)
 def test_who_imports_an_old_name_is_told_the_new_one(room: str, old: str, new: str) -> None:
     with pytest.raises(ImportError) as told:
         exec(f"from gradiometer.{room} import {old}")
@@ -200,8 +230,23 @@ def test_plans_are_equal_after_a_round_trip_through_json(tmp_path: Path) -> None
     from gradiometer.loop import alternative_of
     from gradiometer.loop.comparison.rungs import Rung
 
-    texts = ["follow Cosine(0.1, steps=500)", "skip 3:5", "AdamW(lr=0.001) & clip 1", "weight decay 0.01"]
-    plan = Plan(3, tuple(map(alternative_of, texts)), 2, 640, "half", 7, 900, 5, (Rung(320, 2), Rung(640, 2)))
+    texts = [
+        "follow Cosine(0.1, steps=500)",
+        "skip 3:5",
+        "AdamW(lr=0.001) & clip 1",
+        "weight decay 0.01",
+    ]
+    plan = Plan(
+        3,
+        tuple(map(alternative_of, texts)),
+        2,
+        640,
+        "half",
+        7,
+        900,
+        5,
+        (Rung(320, 2), Rung(640, 2)),
+    )
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
     kept = ForkRecord.keep(tmp_path, plan)
     assert ForkRecord.keep(tmp_path, plan).path == kept.path
@@ -222,7 +267,8 @@ def test_processes_give_the_same_bits(run: Run, tmp_path: Path) -> None:
 def test_a_killed_fork_continues(run: Run) -> None:
     asked = ["rate 0.5x", "rate 2x", "--replicates", "40", "--horizon", "100%"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "gradiometer", "fork", str(run.path), *asked], env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [sys.executable, "-m", "gradiometer", "fork", str(run.path), *asked],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     branches = run.path / "forks" / "0001" / "branches.jsonl"
     try:
@@ -245,7 +291,15 @@ def test_a_killed_fork_continues(run: Run) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", "null", '{"format": "new", "plan": {}}', '{"format": 1, "plan": 3, "stops": null}', "[" * 5000],
+    [
+        "",
+        "[]",
+        "{}",
+        "null",
+        '{"format": "new", "plan": {}}',
+        '{"format": 1, "plan": 3, "stops": null}',
+        "[" * 5000,
+    ],
 )
 def test_a_plan_file_with_anything_in_it_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "fork.json").write_text(content)

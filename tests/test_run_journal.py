@@ -45,10 +45,18 @@ def test_records_are_read_back_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_arrays_are_lists_and_nan_is_read_back_as_a_number(tmp_path: Path) -> None:
-    write(tmp_path / "a.jsonl", [{"x": np.array([1.0, np.nan]), "n": np.int64(3), "f": np.float32(0.5)}])
+    write(
+        tmp_path / "a.jsonl",
+        [{"x": np.array([1.0, np.nan]), "n": np.int64(3), "f": np.float32(0.5)}],
+    )
     (record,) = records(tmp_path / "a.jsonl")
     assert b'"nan"' in (tmp_path / "a.jsonl").read_bytes()
-    assert record["n"] == 3 and record["f"] == 0.5 and record["x"][0] == 1.0 and math.isnan(record["x"][1])
+    assert (
+        record["n"] == 3
+        and record["f"] == 0.5
+        and record["x"][0] == 1.0
+        and math.isnan(record["x"][1])
+    )
 
 
 def test_a_missing_journal_is_an_empty_one(tmp_path: Path) -> None:
@@ -62,7 +70,9 @@ def test_cut_at_any_byte_every_whole_line_is_read_and_writing_goes_on(tmp_path: 
     ends = [offset for offset, byte in enumerate(content) if byte == 0x0A]
     for offset in range(len(content) + 1):
         path.write_bytes(content[:offset])
-        whole = sum(end <= offset for end in ends)  # with its last brace a line is whole, also without its newline
+        whole = sum(
+            end <= offset for end in ends
+        )  # with its last brace a line is whole, also without its newline
         torn = offset not in {0, *ends, *(end + 1 for end in ends)}
         lines, warnings = read_journal(path)
         assert [line.record for line in lines] == RECORDS[:whole]
@@ -79,7 +89,9 @@ def test_a_flipped_byte_costs_at_most_the_lines_it_touches(tmp_path: Path) -> No
     content = path.read_bytes()
     for offset in range(len(content)):
         for mask in (0x01, 0x80):
-            path.write_bytes(content[:offset] + bytes([content[offset] ^ mask]) + content[offset + 1 :])
+            path.write_bytes(
+                content[:offset] + bytes([content[offset] ^ mask]) + content[offset + 1 :]
+            )
             line = content[:offset].count(b"\n")
             touched = {line, line + 1} if content[offset] == 0x0A else {line}
             untouched = [record for n, record in enumerate(RECORDS) if n not in touched]
@@ -102,7 +114,9 @@ def test_noise_between_the_lines_is_named_and_skipped(tmp_path: Path, seed: int)
 
 def test_neighbouring_garbled_lines_are_one_warning(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_bytes(b"{}\n" + b"\0" * 50 + b"\n" + b"[1]\nnull\n" * 20 + b'{"a":1}\n' + b"[" * 100_000 + b"\n{}")
+    path.write_bytes(
+        b"{}\n" + b"\0" * 50 + b"\n" + b"[1]\nnull\n" * 20 + b'{"a":1}\n' + b"[" * 100_000 + b"\n{}"
+    )
     lines, warnings = read_journal(path)
     assert [line.number for line in lines] == [1, 43, 45]
     assert warnings == [
@@ -133,7 +147,9 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost_or_written_twice(
         with pytest.raises(Interrupted) as stop:
             writer.flush()
     sentence = str(stop.value)
-    assert str(path) in sentence and "no space left on device" in sentence and "are safe" in sentence
+    assert (
+        str(path) in sentence and "no space left on device" in sentence and "are safe" in sentence
+    )
     assert sentence.endswith(f"`gradiometer resume '{tmp_path}/my run'`.")
     room = 10_000
     writer.append({"step": 3})
@@ -141,7 +157,9 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost_or_written_twice(
     assert records(path) == [*RECORDS, {"step": 3}]
 
 
-def test_a_full_disk_interrupts_and_the_file_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_interrupts_and_the_file_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, "no space")
 
@@ -255,7 +273,9 @@ def test_a_fault_at_the_beginning_or_end_of_writing_is_a_sentence(
     def failing(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    with pytest.raises(Interrupted, match=r"`.*a.jsonl` could not be written \(input/output error\)") as raised:
+    with pytest.raises(
+        Interrupted, match=r"`.*a.jsonl` could not be written \(input/output error\)"
+    ) as raised:
         writer = JournalWriter(path, tmp_path) if call == "close" else None
         with monkeypatch.context() as patch:
             patch.setattr(os, call, failing)

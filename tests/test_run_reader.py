@@ -44,13 +44,24 @@ def test_everything_recorded_is_read(folder: RunFolder) -> None:
     assert math.isnan(evaluation["estimates"]["test_loss"]["value"])
     assert evaluation["estimates"]["test_loss"]["high"] == math.inf
     assert abs(evaluation["time"] - time.time()) < 60
-    assert run.overhead["measured_steps"] == 2500 and run.overhead["every"] == 1 and run.overhead["budget"] is None
+    assert (
+        run.overhead["measured_steps"] == 2500
+        and run.overhead["every"] == 1
+        and run.overhead["budget"] is None
+    )
 
 
 def test_an_empty_run_is_read_as_one(folder: RunFolder) -> None:
     run = Run.open(folder.path)
     assert [len(part) for part in run.losses] == [0, 0]
-    assert (run.gauges, run.events, run.evaluations, run.overhead, run.steps, run.warnings) == ((), [], [], {}, 0, [])
+    assert (run.gauges, run.events, run.evaluations, run.overhead, run.steps, run.warnings) == (
+        (),
+        [],
+        [],
+        {},
+        0,
+        [],
+    )
     assert run.status == "interrupted"
 
 
@@ -58,12 +69,15 @@ def test_reading_a_run_imports_no_torch(folder: RunFolder) -> None:
     with Recorder(folder, [Square()], every=10) as recorder:
         train(recorder, 0, 100)
     script = (
-        "import sys; from gradiometer.run.reader import Run; run = Run.open(sys.argv[1]);"
-        "print(len(run.losses[0]), len(run.series('square')), run.status, run.overhead['mode'], run.warnings);"
-        "print(sorted({'torch', 'safetensors', 'scipy', 'altair'} & set(sys.modules)))"
+        "import sys; from gradiometer.run.reader import Run; run = "
+        "Run.open(sys.argv[1]);print(len(run.losses[0]), len(run.series('square')), run.status, "
+        "run.overhead['mode'], run.warnings);print(sorted({'torch', 'safetensors', 'scipy', "
+        "'altair'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", script, str(folder.path)]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    printed = subprocess.run(
+        command, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
     assert printed == ["100 10 interrupted apart []", "[]"]
 
 
@@ -75,7 +89,9 @@ def test_losses_that_are_not_finite_are_kept(folder: RunFolder) -> None:
     np.testing.assert_array_equal(Run.open(folder.path).losses[1], given)
 
 
-def test_readings_that_are_not_finite_are_written_and_flagged_but_not_estimated_from(folder: RunFolder) -> None:
+def test_readings_that_are_not_finite_are_written_and_flagged_but_not_estimated_from(
+    folder: RunFolder,
+) -> None:
     with Recorder(folder, [Square(), Wild()], every=1) as recorder:
         train(recorder, 0, 9)
         recent = recorder.recent("wild")
@@ -146,7 +162,9 @@ def test_lines_that_are_json_but_no_readings_are_named_and_left_out(folder: RunF
 
 @pytest.mark.parametrize("name", ["readings.jsonl", "events.jsonl"])
 @pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.nightly)])
-def test_a_file_cut_or_flipped_at_any_byte_never_crashes_the_reader(folder: RunFolder, name: str, stride: int) -> None:
+def test_a_file_cut_or_flipped_at_any_byte_never_crashes_the_reader(
+    folder: RunFolder, name: str, stride: int
+) -> None:
     with Recorder(folder, [Wild()], every=1) as recorder:
         recorder.event("started", 0)
         train(recorder, 0, 3)
@@ -155,7 +173,10 @@ def test_a_file_cut_or_flipped_at_any_byte_never_crashes_the_reader(folder: RunF
     path = folder.path / name
     whole = path.read_bytes()
     for offset in range(0, len(whole), stride):
-        for content in (whole[:offset], whole[:offset] + bytes([whole[offset] ^ 0x05]) + whole[offset + 1 :]):
+        for content in (
+            whole[:offset],
+            whole[:offset] + bytes([whole[offset] ^ 0x05]) + whole[offset + 1 :],
+        ):
             path.write_bytes(content)
             run = Run.open(folder.path)
             steps, losses = run.losses

@@ -1,4 +1,5 @@
-"""The readings of a run as they come: what was read stays read, what was torn is taken up, what is overtaken is dropped."""
+"""The readings of a run as they come: what was read stays read, what was torn is taken up, what is
+overtaken is dropped."""
 
 import json
 from pathlib import Path
@@ -14,7 +15,10 @@ from gradiometer.run.readings import AT_ONCE, Readings
 
 def reading(step: int, trace: object = 2.0, gauge: str = "noise") -> str:
     line = {"kind": "reading", "gauge": gauge, "step": step, "batch_size": 4, "learning_rate": 0.1}
-    return json.dumps(line | {"moments": {"gradient_variance": trace, "layers": [1.0, float(step)]}}) + "\n"
+    return (
+        json.dumps(line | {"moments": {"gradient_variance": trace, "layers": [1.0, float(step)]}})
+        + "\n"
+    )
 
 
 def losses(first: int, *values: object) -> str:
@@ -37,14 +41,18 @@ def write(run: Run, text: str) -> None:
         file.write(text)
 
 
-def test_what_came_since_is_read_and_what_was_read_is_not_read_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_came_since_is_read_and_what_was_read_is_not_read_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert run.series("noise") is None
     write(run, reading(0) + losses(0, 3.0, 2.0))
     first = run.refreshed()
     assert first.losses[1].tolist() == [3.0, 2.0]
     taken: list[bytes] = []
     original = Readings._take
-    monkeypatch.setattr(Readings, "_take", lambda self, content: (taken.append(content), original(self, content))[1])
+    monkeypatch.setattr(
+        Readings, "_take", lambda self, content: (taken.append(content), original(self, content))[1]
+    )
     write(run, reading(1) + losses(2, 1.0))
     second = first.refreshed()
     series = second.series("noise")
@@ -104,15 +112,21 @@ def test_a_resumed_run_drops_what_it_has_overtaken_also_while_it_is_followed(run
     write(run, "".join(reading(step) for step in range(4)) + losses(0, 4.0, 3.0, 2.0, 1.0))
     before = run.refreshed()
     assert before.steps == 4  # all four updates were made: a loss is recorded after its update
-    write(run, json.dumps({"kind": "resumed", "step": 2}) + "\n" + reading(2, trace=7.0) + losses(2, 9.0))
+    write(
+        run,
+        json.dumps({"kind": "resumed", "step": 2}) + "\n" + reading(2, trace=7.0) + losses(2, 9.0),
+    )
     after = before.refreshed()
     assert after.series("noise").steps.tolist() == [0, 1, 2]
     assert after.series("noise").moments["gradient_variance"].tolist() == [2.0, 2.0, 7.0]
     assert after.losses[1].tolist() == [4.0, 3.0, 9.0]
 
 
-def test_a_checkpoint_of_step_2_was_made_before_the_reading_and_the_loss_of_step_2(run: Run) -> None:
-    """Also where the resumed run does not measure that step again; an event of step 2 was before the checkpoint."""
+def test_a_checkpoint_of_step_2_was_made_before_the_reading_and_the_loss_of_step_2(
+    run: Run,
+) -> None:
+    """Also where the resumed run does not measure that step again; an event of step 2 was before
+    the checkpoint."""
     write(run, "".join(reading(step) for step in range(4)) + losses(0, 4.0, 3.0, 2.0, 1.0))
     write(run, json.dumps({"kind": "resumed", "step": 2}) + "\n")
     events = [("started", 0), ("evaluation", 2), ("evaluation", 3), ("resumed", 2)]
@@ -120,7 +134,11 @@ def test_a_checkpoint_of_step_2_was_made_before_the_reading_and_the_loss_of_step
     run.folder.events_path.write_text("\n".join(lines) + "\n")
     resumed = run.refreshed()
     assert resumed.series("noise").steps.tolist() == resumed.losses[0].tolist() == [0, 1]
-    assert [(event["event"], event["step"]) for event in resumed.events] == [events[0], events[1], events[3]]
+    assert [(event["event"], event["step"]) for event in resumed.events] == [
+        events[0],
+        events[1],
+        events[3],
+    ]
 
 
 def test_a_file_that_was_replaced_or_is_gone_is_read_anew(run: Run) -> None:
@@ -157,7 +175,10 @@ def test_readings_of_several_shapes_and_words_for_numbers_are_kept_apart(run: Ru
             "moments": {"gradient_variance": 1.0},
         }
     )
-    write(run, reading(0) + reading(1, trace="nan") + odd + "\n" + reading(3, trace="-inf") + reading(4))
+    write(
+        run,
+        reading(0) + reading(1, trace="nan") + odd + "\n" + reading(3, trace="-inf") + reading(4),
+    )
     write(run, losses(0, "inf", 1.0))
     found = run.refreshed()
     assert found.series("noise").steps.tolist() == [0, 4]
@@ -186,13 +207,21 @@ def test_readings_that_were_handed_out_are_kept_in_one_piece_and_as_they_were(ru
     write(run, "".join(reading(step) for step in range(5, 9)))
     after = first.refreshed().series("noise")
     assert [len(block) for block in first._journal._columns["noise"]] == [9]
-    assert np.shares_memory(after.moments["layers"], first._journal._columns["noise"][0].moments["layers"])
+    assert np.shares_memory(
+        after.moments["layers"], first._journal._columns["noise"][0].moments["layers"]
+    )
     assert (before.steps == steps).all() and after.steps.tolist() == list(range(9))
 
 
 @pytest.mark.parametrize("odd", [3.0, "nan", [1.0], [1.0, 2.0, 3.0]])
 def test_one_reading_of_another_shape_among_many_costs_itself(run: Run, odd: object) -> None:
-    strange = {"kind": "reading", "gauge": "noise", "step": 1, "batch_size": 4, "learning_rate": 0.1}
+    strange = {
+        "kind": "reading",
+        "gauge": "noise",
+        "step": 1,
+        "batch_size": 4,
+        "learning_rate": 0.1,
+    }
     line = json.dumps(strange | {"moments": {"gradient_variance": 2.0, "layers": odd}}) + "\n"
     write(run, reading(0) + line + reading(2))
     found = run.refreshed()

@@ -57,8 +57,13 @@ def test_the_budget_decides_and_what_was_used_is_stated(folder: RunFolder) -> No
             recorder.loss(step, 0.0)
         overhead = recorder.overhead
     assert overhead["budget"] == 0.02 and 0.0195 < overhead["used"] <= 0.0202
-    assert overhead["every"] == pytest.approx(50, rel=0.02) and 95 <= overhead["measured_steps"] <= 101
-    assert overhead["spent"]["readings"] == pytest.approx(overhead["used"], rel=0.02) and overhead["short_of"] is None
+    assert (
+        overhead["every"] == pytest.approx(50, rel=0.02) and 95 <= overhead["measured_steps"] <= 101
+    )
+    assert (
+        overhead["spent"]["readings"] == pytest.approx(overhead["used"], rel=0.02)
+        and overhead["short_of"] is None
+    )
     assert Run.open(folder.path).overhead == overhead
 
 
@@ -78,7 +83,11 @@ def test_a_dear_gauge_has_its_turn_at_every_measured_step_where_no_cheap_one_mak
     tmp_path: Path,
 ) -> None:
     asked = {}
-    for name, gauges in {"beside": [Square(), Dear()], "left": [Given(), Dear()], "alone": [Dear()]}.items():
+    for name, gauges in {
+        "beside": [Square(), Dear()],
+        "left": [Given(), Dear()],
+        "alone": [Dear()],
+    }.items():
         folder = RunFolder.create(tmp_path, name, MANIFEST)
         with Recorder(folder, gauges, every=1) as recorder:
             train(recorder, 0, 20)
@@ -94,12 +103,16 @@ def test_where_every_gauge_has_refused_no_step_is_due(folder: RunFolder) -> None
         assert not recorder.due(5) and recorder.overhead["measured_steps"] == 2
 
 
-def test_a_loss_costs_microseconds_and_loses_no_step_whatever_their_order(folder: RunFolder) -> None:
+def test_a_loss_costs_microseconds_and_loses_no_step_whatever_their_order(
+    folder: RunFolder,
+) -> None:
     with Recorder(folder, []) as recorder:
         for step in [*range(5), *range(100, 3000), 7, 6]:
             recorder.loss(step, float(step))
     steps, losses = Run.open(folder.path).losses
-    assert np.array_equal(steps, [0, 1, 2, 3, 4, 6, 7, *range(100, 3000)]) and np.array_equal(losses, steps)
+    assert np.array_equal(steps, [0, 1, 2, 3, 4, 6, 7, *range(100, 3000)]) and np.array_equal(
+        losses, steps
+    )
 
 
 def test_a_line_has_at_most_a_thousand_losses(folder: RunFolder) -> None:
@@ -179,7 +192,10 @@ def test_a_resumed_run_drops_what_lay_beyond_its_checkpoint(folder: RunFolder) -
             recorder.event("evaluation", last, first=False)
     run = Run.open(folder.path)
     check_whole(run, 120)
-    assert [event["step"] for event in run.evaluations] == [*range(61), 120]  # that of the checkpoint's own step stays
+    assert [event["step"] for event in run.evaluations] == [
+        *range(61),
+        120,
+    ]  # that of the checkpoint's own step stays
     assert [event["step"] for event in run.events if event["event"] == "resumed"] == [80, 60]
     assert run.steps == 120 and run.warnings == []
 
@@ -204,7 +220,9 @@ def test_an_incomplete_line_is_named_until_its_step_is_made_again(folder: RunFol
 
 
 @pytest.mark.parametrize("garbled", ['{"kind": "reading", "gauge": ?}', "\0\0\0}"])
-def test_a_damaged_line_is_named_also_before_steps_that_are_made_again(folder: RunFolder, garbled: str) -> None:
+def test_a_damaged_line_is_named_also_before_steps_that_are_made_again(
+    folder: RunFolder, garbled: str
+) -> None:
     with Recorder(folder, [Square()], every=1) as recorder:
         train(recorder, 0, 20)
     for path in (folder.events_path, folder.readings_path()):
@@ -217,7 +235,9 @@ def test_a_damaged_line_is_named_also_before_steps_that_are_made_again(folder: R
     ] * 2
 
 
-def test_a_recorder_that_goes_back_forgets_its_own_readings_from_there_on(folder: RunFolder) -> None:
+def test_a_recorder_that_goes_back_forgets_its_own_readings_from_there_on(
+    folder: RunFolder,
+) -> None:
     with Recorder(folder, [Square()], every=1) as recorder:
         train(recorder, 0, 10)
         recorder.resume(5)
@@ -226,7 +246,8 @@ def test_a_recorder_that_goes_back_forgets_its_own_readings_from_there_on(folder
 
 
 def test_a_recorder_that_goes_back_writes_the_settings_again(folder: RunFolder) -> None:
-    """The rate was cut after step 100, and is cut at once in the repeated part, so that it is equal to the last one."""
+    """The rate was cut after step 100, and is cut at once in the repeated part, so that it is equal
+    to the last one."""
 
     def look(first: int, last: int, cut: int) -> None:
         for step in range(first, last):
@@ -239,10 +260,16 @@ def test_a_recorder_that_goes_back_writes_the_settings_again(folder: RunFolder) 
         recorder.resume(90)
         look(90, 120, cut=90)
     settings = Run.open(folder.path).hyperparameters
-    assert settings is not None and settings.steps == (0, 90) and settings.rates.tolist() == [0.1, 0.01]
+    assert (
+        settings is not None
+        and settings.steps == (0, 90)
+        and settings.rates.tolist() == [0.1, 0.01]
+    )
 
 
-def test_a_checkpoint_counts_also_the_steps_that_no_question_was_asked_about(folder: RunFolder) -> None:
+def test_a_checkpoint_counts_also_the_steps_that_no_question_was_asked_about(
+    folder: RunFolder,
+) -> None:
     with Recorder(folder, [Square()], every=10) as recorder:
         train(recorder, 0, 96)  # asked at step 91 for the last time
         recorder.flush()
@@ -264,7 +291,10 @@ def test_a_recorder_goes_on_counting_from_its_checkpoint(folder: RunFolder) -> N
 
 
 def test_each_rank_writes_a_file_of_its_own_and_rank_0_the_events(folder: RunFolder) -> None:
-    with Recorder(folder, [Square()], every=1) as zero, Recorder(folder, [Square()], every=2, rank=1) as one:
+    with (
+        Recorder(folder, [Square()], every=1) as zero,
+        Recorder(folder, [Square()], every=2, rank=1) as one,
+    ):
         train(zero, 0, 20)
         train(one, 0, 20)
         one.event("evaluation", 1)
@@ -275,7 +305,9 @@ def test_each_rank_writes_a_file_of_its_own_and_rank_0_the_events(folder: RunFol
     ]
     check_whole(Run.open(folder.path), 20)
     second = Run.open(folder.path, rank=1)
-    assert len(second.losses[0]) == 20 and list(second.series("square").steps) == list(range(0, 20, 2))  # type: ignore[union-attr]
+    assert len(second.losses[0]) == 20 and list(second.series("square").steps) == list(
+        range(0, 20, 2)
+    )  # type: ignore[union-attr]
     assert second.events == []
 
 
@@ -293,10 +325,15 @@ def test_two_processes_cannot_write_one_run(folder: RunFolder) -> None:
     [
         ({"every": 0}, "`every` must be at least 1 step, got 0"),
         ({"rank": -1}, "`rank` must be at least 0, got -1"),
-        ({"gauges": [Square(), Square()]}, "`gauges` must have different names, got square, square"),
+        (
+            {"gauges": [Square(), Square()]},
+            "`gauges` must have different names, got square, square",
+        ),
     ],
 )
-def test_nonsense_is_refused_by_name(folder: RunFolder, settings: dict[str, Any], sentence: str) -> None:
+def test_nonsense_is_refused_by_name(
+    folder: RunFolder, settings: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(BadArgument, match=sentence):
         Recorder(folder, **{"gauges": [], **settings})
 

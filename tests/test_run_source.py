@@ -20,7 +20,10 @@ from test_train import problem, settings
 EVER = 10**6
 WAYS = {
     "momentum and a schedule": ("mlp", {"schedule": "cosine"}),
-    "nesterov and weight decay": ("mlp", {"nesterov": True, "weight_decay": 1e-3, "sampling": "replacement"}),
+    "nesterov and weight decay": (
+        "mlp",
+        {"nesterov": True, "weight_decay": 1e-3, "sampling": "replacement"},
+    ),
     "accumulation": ("mlp", {"accumulation": 3, "momentum": 0.0, "batch_size": 12}),
     "snapshots": ("mlp", {"snapshots": 2}),
     "dropout and batch norm": ("cnn_with_batch_norm_and_dropout", {}),
@@ -28,18 +31,26 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_branch_without_a_change_has_the_bits_of_the_run(tmp_path: Path, way: str, monkeypatch) -> None:
+def test_a_branch_without_a_change_has_the_bits_of_the_run(
+    tmp_path: Path, way: str, monkeypatch
+) -> None:
     name, asked = WAYS[way]
     run = train(problem(name), settings(epochs=3, **asked), tmp_path)
     loop = loop_at(run, 13, problem=problem(name))
     loop.data.see_own(EVER)
     ends = []
     monkeypatch.setattr(Loop, "readouts", lambda self, model: ends.append(model.state_dict()) or {})
-    left = 300 - 13 * run.configuration.batch_size if run.configuration.batch_size == 10 else 300 - 100 - 4 * 12
+    left = (
+        300 - 13 * run.configuration.batch_size
+        if run.configuration.batch_size == 10
+        else 300 - 100 - 4 * 12
+    )
     result = train_branch(loop, Branch(GoOn(), replicate=0, horizon=left, tail="none"))
     assert (result.updates, result.diverged) == (run.steps - 13, None)
     checkpoint, _ = load_latest(run.folder)
-    assert all(torch.equal(value, checkpoint.tensors[f"model.{key}"]) for key, value in ends[0].items())
+    assert all(
+        torch.equal(value, checkpoint.tensors[f"model.{key}"]) for key, value in ends[0].items()
+    )
 
 
 def test_the_state_is_the_same_after_a_branch_and_replicates_differ(tmp_path: Path) -> None:
@@ -63,7 +74,10 @@ def test_a_source_can_be_sent_to_another_process(tmp_path: Path) -> None:
     branch = Branch(GoOn(), 0, horizon=512)
     sent = train_branch(pickle.loads(pickle.dumps(loop)), branch)
     here = train_branch(loop, branch)
-    assert (sent.curve, sent.readouts["test_accuracy"].mean) == (here.curve, here.readouts["test_accuracy"].mean)
+    assert (sent.curve, sent.readouts["test_accuracy"].mean) == (
+        here.curve,
+        here.readouts["test_accuracy"].mean,
+    )
 
 
 @pytest.mark.parametrize("draw", [Draw.RESHUFFLED, Draw.REPLACEMENT])

@@ -1,7 +1,8 @@
 """Coverage of the intervals of `sample`, on a conjugate Gaussian, in hundreds of runs at once.
 
-The mean of a Gaussian of variance 1, with a Gaussian prior: exp(−U/T) is N(x̄/(1 + λ), T/(N(1 + λ))). Each run is one
-parameter group of one sampler, with its own heat and batches. The estimates are made by the code that `sample` uses.
+The mean of a Gaussian of variance 1, with a Gaussian prior: exp(−U/T) is N(x̄/(1 + λ), T/(N(1 +
+λ))). Each run is one parameter group of one sampler, with its own heat and batches. The estimates
+are made by the code that `sample` uses.
 """
 
 import math
@@ -25,7 +26,9 @@ from gradiometer.exploration.temperature.virial import Virial
 from gradiometer.measurement import Estimate
 
 EXAMPLES, BATCH_SIZE, DIMENSION, DECAY, TEMPERATURE = 200, 100, 8, 0.25, 2.0
-DATA = torch.randn(EXAMPLES, DIMENSION, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+DATA = torch.randn(
+    EXAMPLES, DIMENSION, generator=torch.Generator().manual_seed(5), dtype=torch.float64
+)
 MEAN = DATA.mean(0) / (1 + DECAY)
 SPREAD = math.sqrt(TEMPERATURE / (EXAMPLES * (1 + DECAY)))
 STEPS, EVERY, RUNS = 480, 4, 600
@@ -65,17 +68,26 @@ def coverage(kind: Callable[..., Sampler], runs: int, burn_in: int, **settings: 
         for row, gradient in zip(rows, gradients, strict=True):
             row.grad = gradient
         if step >= 0:
-            for virial, position, gradient in zip(virials, positions, gradients + DECAY * positions, strict=True):
+            for virial, position, gradient in zip(
+                virials, positions, gradients + DECAY * positions, strict=True
+            ):
                 virial.add(position, gradient)
         sampler.step()
         if step >= 0 and step % EVERY == 0:
             draws.append(torch.stack([row.detach() for row in rows]).numpy())
     temperatures = [virial.temperature(EXAMPLES) for virial in virials]
-    moments = [[Moment.of(values) for values in run] for run in np.stack(draws, axis=-1).swapaxes(0, 1)]
+    moments = [
+        [Moment.of(values) for values in run] for run in np.stack(draws, axis=-1).swapaxes(0, 1)
+    ]
     return Coverage(
         share(temperatures, TEMPERATURE),
         float(
-            np.mean([share([m.mean for m in each], float(truth)) for each, truth in zip(moments, MEAN, strict=True)])
+            np.mean(
+                [
+                    share([m.mean for m in each], float(truth))
+                    for each, truth in zip(moments, MEAN, strict=True)
+                ]
+            )
         ),
         float(np.mean([share([m.spread for m in each], SPREAD) for each in moments])),
         float(np.mean([each.value for each in temperatures])) / TEMPERATURE,
@@ -95,25 +107,34 @@ def chains_of(times: float, draws: int = 500, chains: int = 100) -> list[Moment]
 
 
 @pytest.mark.parametrize(
-    ("times", "least", "most"), [(2.5, 0, 2), (5, 0, 5), (10, 0, 15), (80, 90, 100), (500, 100, 100)]
+    ("times", "least", "most"),
+    [(2.5, 0, 2), (5, 0, 5), (10, 0, 15), (80, 90, 100), (500, 100, 100)],
 )
-def test_a_chain_that_is_short_for_its_correlation_has_no_interval(times: float, least: int, most: int) -> None:
+def test_a_chain_that_is_short_for_its_correlation_has_no_interval(
+    times: float, least: int, most: int
+) -> None:
     """With 2.5 autocorrelation times 33 of 100 intervals of means would miss, with 5 of them 27."""
     found = chains_of(times)
     told = [each for each in found if each.mean.tells]
     assert least <= len(told) <= most
     assert all(each.spread.tells == each.mean.tells for each in found)
-    wrong = [not each.mean.low <= 0 <= each.mean.high or not each.spread.low <= 1 <= each.spread.high for each in told]
+    wrong = [
+        not each.mean.low <= 0 <= each.mean.high or not each.spread.low <= 1 <= each.spread.high
+        for each in told
+    ]
     assert sum(wrong) <= 26  # two intervals at 90 %
 
 
 def test_a_slow_direction_that_no_parameter_shows_is_found() -> None:
-    """Two parameters are mostly the fast one of two numbers, and little the slow one, of 2.5 autocorrelation times."""
+    """Two parameters are mostly the fast one of two numbers, and little the slow one, of 2.5
+    autocorrelation times."""
     noise = np.random.default_rng(1).standard_normal((2, 500))
     fast, slow = noise[0], lfilter([1], [1, -0.99], noise[1] / 10)
     path = torch.from_numpy(np.stack([fast + 0.3 * slow, 0.5 * slow - fast], axis=1))
     alone = [size_of_one(each) for each in path.T.numpy()]
-    assert size_of_slowest(list(path)) == pytest.approx(size_of_one(slow), rel=0.5) and min(alone) > 60
+    assert (
+        size_of_slowest(list(path)) == pytest.approx(size_of_one(slow), rel=0.5) and min(alone) > 60
+    )
     assert size_of_slowest(list(path)) < 15
     assert size_of_slowest(list(path[:19])) == size_of_slowest([]) == math.inf  # too few positions
     assert size_of_slowest([torch.ones(2)] * 40) == math.inf  # nothing moves
@@ -121,8 +142,12 @@ def test_a_slow_direction_that_no_parameter_shows_is_found() -> None:
 
 
 def test_a_function_of_a_fast_parameter_waits_for_the_slow_one() -> None:
-    """Two parameters with curvatures 1 and 0.005: 1,000 steps at η = 0.2 are one relaxation time of the second."""
-    curvature, data = torch.tensor([1.0, 0.005]), torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    """Two parameters with curvatures 1 and 0.005: 1,000 steps at η = 0.2 are one relaxation time of
+    the second."""
+    curvature, data = (
+        torch.tensor([1.0, 0.005]),
+        torch.randn(50, 2, generator=torch.Generator().manual_seed(0)),
+    )
 
     (found,) = sample(
         lambda: nn.Linear(2, 1, bias=False),
@@ -148,20 +173,26 @@ def test_a_short_chain_says_how_many_more_steps_may_do() -> None:
 
 
 def test_the_temperature_of_a_run_is_the_virial_about_its_mean() -> None:
-    positions = 3 + torch.randn(96, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    positions = 3 + torch.randn(
+        96, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     gradients = 0.1 * positions.square()
     virial = Virial(positions[0], steps=96)
     for position, gradient in zip(positions, gradients, strict=True):
         virial.add(position, gradient)
     found = virial.temperature(examples=7)
-    assert found.value == pytest.approx(7 * ((positions - positions.mean(0)) * gradients).mean().item(), rel=1e-12)
+    assert found.value == pytest.approx(
+        7 * ((positions - positions.mean(0)) * gradients).mean().item(), rel=1e-12
+    )
     assert found.low < found.value < found.high
 
 
 def test_the_temperature_about_the_mean_is_low_by_the_autocorrelation_time_over_the_steps() -> None:
     """Autoregressive draws of N(0, 1) in 20,000 directions, so that T is 1 to 0.0014."""
     memory, steps = 0.9, 480
-    noise = torch.randn(steps, 20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = torch.randn(
+        steps, 20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     position, virial = noise[0], Virial(noise[0], steps)
     virial.add(position, position)
     for drawn in noise[1:]:
@@ -189,7 +220,13 @@ def test_sample_finds_the_temperature_mean_and_spread_of_a_posterior_with_a_prio
         lambda model, batch: model(batch[0]),
         (DATA,),
         lambda parameters, seed: SGHMC(
-            parameters, 0.3, momentum=0.5, examples=EXAMPLES, temperature=TEMPERATURE, weight_decay=DECAY, seed=seed
+            parameters,
+            0.3,
+            momentum=0.5,
+            examples=EXAMPLES,
+            temperature=TEMPERATURE,
+            weight_decay=DECAY,
+            seed=seed,
         ),
         batch_size=BATCH_SIZE,
         watch={"first": (lambda model, _: model.place[0], (DATA,))},
@@ -210,8 +247,8 @@ def test_sample_finds_the_temperature_mean_and_spread_of_a_posterior_with_a_prio
 STUDIES = {
     "sgld": (SGLD, 100, {"lr": 0.2}, OF_RUNS),
     "sghmc": (SGHMC, 100, {"lr": 0.3, "momentum": 0.5}, OF_RUNS),
-    # A thermostat corrects errors of the very number that is measured, so the mean is more certain than a mean of
-    # independent blocks.
+    # A thermostat corrects errors of the very number that is measured, so the mean is more certain
+    # than a mean of independent blocks.
     "sgnht": (SGNHT, 300, {"lr": 0.3, "momentum": 0.5, "relaxation": 8}, (0.9, 0.98)),
 }
 
@@ -225,9 +262,13 @@ def test_intervals_of_samplers_cover(
     held: tuple[float, float],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the shape checker, which users do not run
+    monkeypatch.setattr(
+        jaxtyping.config, "jaxtyping_disable", True
+    )  # the shape checker, which users do not run
     found = coverage(kind, RUNS, burn_in, **settings)
     assert held[0] <= found.temperature <= held[1], found
     assert WITHIN[0] <= found.mean <= WITHIN[1], found
     assert WITHIN[0] <= found.spread <= WITHIN[1], found
-    assert 0.98 <= found.average <= 1, found  # biased low, by the autocorrelation time over the steps
+    assert 0.98 <= found.average <= 1, (
+        found
+    )  # biased low, by the autocorrelation time over the steps

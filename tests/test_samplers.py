@@ -1,4 +1,5 @@
-"""Samplers keep their temperature: exact laws on quadratics, the heat balance on other losses, errors, resuming."""
+"""Samplers keep their temperature: exact laws on quadratics, the heat balance on other losses,
+errors, resuming."""
 
 import copy
 import math
@@ -26,15 +27,27 @@ samplers = pytest.mark.parametrize("kind", SAMPLERS.values(), ids=SAMPLERS)
 
 
 def stationary(
-    kind: type[Sampler], variance: float, *, steps: int = 1200, hold: bool = True, **settings: object
+    kind: type[Sampler],
+    variance: float,
+    *,
+    steps: int = 1200,
+    hold: bool = True,
+    **settings: object,
 ) -> tuple[Sampler, np.ndarray, np.ndarray]:
-    """N h Var Φ of every mode of a quadratic with gradient noise of this variance, from many chains, and its error.
+    """N h Var Φ of every mode of a quadratic with gradient noise of this variance, from many
+    chains, and its error.
 
-    Each mode is one parameter group, so that each keeps the temperature; its tensor has one number per chain.
+    Each mode is one parameter group, so that each keeps the temperature; its tensor has one number
+    per chain.
     """
     modes = [nn.Parameter(torch.zeros(CHAINS, dtype=torch.float64)) for _ in CURVATURES]
     sampler = kind(
-        [{"params": [mode]} for mode in modes], lr=RATE, examples=N, temperature=TEMPERATURE, hold=hold, **settings
+        [{"params": [mode]} for mode in modes],
+        lr=RATE,
+        examples=N,
+        temperature=TEMPERATURE,
+        hold=hold,
+        **settings,
     )
     generator = torch.Generator().manual_seed(1)
     squares = torch.zeros(len(CURVATURES), CHAINS, dtype=torch.float64)
@@ -44,7 +57,9 @@ def stationary(
             mode.grad = curvature * mode.detach() + math.sqrt(variance) * noise
         sampler.step()
         if step >= steps // 2:
-            squares += torch.stack([N * h * m.detach().square() for m, h in zip(modes, CURVATURES, strict=True)])
+            squares += torch.stack(
+                [N * h * m.detach().square() for m, h in zip(modes, CURVATURES, strict=True)]
+            )
     per_chain = (squares / (steps - steps // 2)).numpy()
     return sampler, per_chain.mean(1), per_chain.std(1, ddof=1) / math.sqrt(CHAINS)
 
@@ -63,7 +78,14 @@ def test_sgld_injects_the_temperature_of_the_formula() -> None:
     for group, curvature in zip(sampler.param_groups, CURVATURES, strict=True):
         injected = TEMPERATURE * (1 - RATE * curvature / 2) - N * RATE * variance / 2
         # The running mean spans 1,000 steps of 600 chains, correlated over about 2/(ηh) steps.
-        error = 4 * TEMPERATURE * RATE * curvature / 2 * math.sqrt(2 / (1000 * CHAINS) * 2 / (RATE * curvature))
+        error = (
+            4
+            * TEMPERATURE
+            * RATE
+            * curvature
+            / 2
+            * math.sqrt(2 / (1000 * CHAINS) * 2 / (RATE * curvature))
+        )
         assert group["injected"] == pytest.approx(injected, abs=error)
 
 
@@ -76,7 +98,8 @@ def test_sghmc_injects_the_temperature_of_the_formula() -> None:
 
 
 def test_samplers_without_hold_are_as_hot_as_their_exact_laws() -> None:
-    """The tests above could fail: the published forms miss the temperature by far more than a standard error."""
+    """The tests above could fail: the published forms miss the temperature by far more than a
+    standard error."""
     variance = 2e-4
     _, sgld, errors = stationary(SGLD, variance, hold=False)
     law = [(TEMPERATURE + N * RATE * variance / 2) / (1 - RATE * h / 2) for h in CURVATURES]
@@ -122,13 +145,20 @@ def walk(sampler: Sampler, loss: Callable[[], Tensor], steps: int) -> Iterator[T
 
 @samplers
 def test_the_temperature_is_kept_on_a_loss_that_is_not_quadratic(kind: type[Sampler]) -> None:
-    """⟨Φ·N∇L⟩/d = T for L = Φ²/2 + 50 Φ⁴, whose curvature triples within a standard deviation, with gradient noise."""
+    """⟨Φ·N∇L⟩/d = T for L = Φ²/2 + 50 Φ⁴, whose curvature triples within a standard deviation, with
+    gradient noise."""
     position = nn.Parameter(torch.full((CHAINS,), 0.05, dtype=torch.float64))
     sampler = kind([position], lr=0.2, examples=N, temperature=TEMPERATURE)
-    generator, virial, steps = torch.Generator().manual_seed(2), torch.zeros(CHAINS, dtype=torch.float64), 1600
+    generator, virial, steps = (
+        torch.Generator().manual_seed(2),
+        torch.zeros(CHAINS, dtype=torch.float64),
+        1600,
+    )
     for step in range(steps):
         gradient = position.detach() + 200 * position.detach() ** 3
-        position.grad = gradient + 0.02 * torch.randn(CHAINS, generator=generator, dtype=torch.float64)
+        position.grad = gradient + 0.02 * torch.randn(
+            CHAINS, generator=generator, dtype=torch.float64
+        )
         if step >= steps // 2:
             virial += N * position.detach() * gradient / (steps - steps // 2)
         sampler.step()
@@ -175,11 +205,15 @@ def test_at_temperature_zero_sgld_is_sgd_to_the_bit() -> None:
     sgd = torch.optim.SGD(theirs.parameters(), lr=0.05, weight_decay=0.01)
     list(walk(sgld, loss, 10))
     list(walk(sgd, same, 10))
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)
+    )
 
 
 @samplers
-def test_step_returns_the_loss_of_a_closure_and_does_not_move_frozen_parameters(kind: type[Sampler]) -> None:
+def test_step_returns_the_loss_of_a_closure_and_does_not_move_frozen_parameters(
+    kind: type[Sampler],
+) -> None:
     model, loss = regression()
     model[0].requires_grad_(False)
     sampler = kind(model.parameters(), lr=0.02, examples=200)
@@ -196,7 +230,8 @@ def test_step_returns_the_loss_of_a_closure_and_does_not_move_frozen_parameters(
 
 
 def test_halves_measure_the_mini_batch_heat_and_raise_with_a_suggestion() -> None:
-    """At η = 0.4 and tr Σ/(Bd) = 0.009 a batch of 32 alone heats to 1.8, so SGLD cannot reach T = 1."""
+    """At η = 0.4 and tr Σ/(Bd) = 0.009 a batch of 32 alone heats to 1.8, so SGLD cannot reach T =
+    1."""
     position = nn.Parameter(torch.zeros(400, dtype=torch.float64))
     sampler = SGLD([position], lr=0.4, examples=N, temperature=1.0, batch_size=32)
     generator = torch.Generator().manual_seed(0)
@@ -210,7 +245,9 @@ def test_halves_measure_the_mini_batch_heat_and_raise_with_a_suggestion() -> Non
     heat = sampler.balance[0].minibatch
     assert heat.low < 1.8 < heat.high
     assert "mini-batch noise alone heats to 1.8" in str(refusal.value)
-    assert "Use `lr` below 0.22" in str(refusal.value) and "a batch of at least 58" in str(refusal.value)
+    assert "Use `lr` below 0.22" in str(refusal.value) and "a batch of at least 58" in str(
+        refusal.value
+    )
 
 
 def test_halves_below_the_temperature_raise_nothing() -> None:
@@ -224,9 +261,14 @@ def test_halves_below_the_temperature_raise_nothing() -> None:
         sampler.halves([], [pair[1]])
 
 
-@pytest.mark.parametrize(("kind", "factor"), [(SGLD, 1 / 2), (SGHMC, (1 + 0.8) / (4 * (1 - 0.8))), (SGNHT, 1 / 4)])
-def test_halves_give_the_mini_batch_heat_by_the_formula_of_the_sampler(kind: type[Sampler], factor: float) -> None:
-    """The halves are ±√c, so tr Σ/(Bd) = c exactly; the heat is Nηc times the sampler's factor for small steps.
+@pytest.mark.parametrize(
+    ("kind", "factor"), [(SGLD, 1 / 2), (SGHMC, (1 + 0.8) / (4 * (1 - 0.8))), (SGNHT, 1 / 4)]
+)
+def test_halves_give_the_mini_batch_heat_by_the_formula_of_the_sampler(
+    kind: type[Sampler], factor: float
+) -> None:
+    """The halves are ±√c, so tr Σ/(Bd) = c exactly; the heat is Nηc times the sampler's factor for
+    small steps.
 
     Momentum is 0.8; SGNHT's factor is that of full friction, the coolest it can be.
     """
@@ -237,11 +279,14 @@ def test_halves_give_the_mini_batch_heat_by_the_formula_of_the_sampler(kind: typ
     half = torch.full((4,), math.sqrt(variance), dtype=torch.float64)
     for _ in range(50):
         sampler.halves([half], [-half])
-    assert sampler.balance[0].minibatch.value == pytest.approx(N * rate * variance * factor, rel=1e-12)
+    assert sampler.balance[0].minibatch.value == pytest.approx(
+        N * rate * variance * factor, rel=1e-12
+    )
 
 
 def test_a_hot_start_raises_nothing() -> None:
-    """Far from the minimum the step alone is hot. Its heat falls, and then the temperature is kept."""
+    """Far from the minimum the step alone is hot. Its heat falls, and then the
+    temperature is kept."""
     position = nn.Parameter(torch.full((50,), 30.0, dtype=torch.float64))
     sampler = SGLD([position], lr=0.01, examples=N, temperature=1.0, burn_in=0, memory=100)
     for _ in range(3000):
@@ -282,7 +327,10 @@ def made(kind: type[Sampler] = SGLD, **settings: object) -> Sampler:
         (lambda: made(examples=None), "`examples` is missing: .* because U = N × the mean loss"),
         (lambda: made(examples=0), "`examples` must be at least 1, got 0"),
         (lambda: made(temperature=-1.0), "`temperature` must be at least 0 and finite, got -1.0"),
-        (lambda: made(temperature=math.nan), "`temperature` must be at least 0 and finite, got nan"),
+        (
+            lambda: made(temperature=math.nan),
+            "`temperature` must be at least 0 and finite, got nan",
+        ),
         (lambda: made(lr=0.0), "`lr` must be positive and finite, got 0.0"),
         (lambda: made(lr=math.nan), "`lr` must be positive and finite, got nan"),
         (lambda: made(weight_decay=-0.1), "`weight_decay` must be at least 0 and finite"),
@@ -296,10 +344,15 @@ def made(kind: type[Sampler] = SGLD, **settings: object) -> Sampler:
             "`momentum` must be 0 for SGLD, got 0.9",
         ),
         (
-            lambda: SGLD([nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1).double())], examples=N),
+            lambda: SGLD(
+                [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1).double())], examples=N
+            ),
             "`params` of a group must have one device and dtype",
         ),
-        (lambda: made().load_state_dict({"state": {}}), "`state_dict` has no 'noise': it is not the state of SGLD"),
+        (
+            lambda: made().load_state_dict({"state": {}}),
+            "`state_dict` has no 'noise': it is not the state of SGLD",
+        ),
     ],
 )
 def test_invalid_settings_are_named(make: Callable[[], object], message: str) -> None:

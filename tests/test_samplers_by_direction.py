@@ -1,4 +1,5 @@
-"""Samplers keep the temperature in every direction, or raise; the shape of a run is measured; cycles draw enough."""
+"""Samplers keep the temperature in every direction, or raise; the shape of a run is measured;
+cycles draw enough."""
 
 import math
 import re
@@ -22,7 +23,10 @@ CURVATURES = torch.tensor([1.0, 0.5], dtype=torch.float64)
 
 
 def turned(angle: float) -> Tensor:
-    return torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=torch.float64)
+    return torch.tensor(
+        [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]],
+        dtype=torch.float64,
+    )
 
 
 @pytest.fixture
@@ -38,7 +42,8 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_temperature_is_kept_in_every_direction_of_a_small_group(
     kind: type[Sampler], rate: float, settings: dict[str, float]
 ) -> None:
-    """Noise that heats one direction by 0.6 and the other by 0.006, and is not along the axes of the curvature."""
+    """Noise that heats one direction by 0.6 and the other by 0.006, and is not along the axes of
+    the curvature."""
     runs, generator = 12, torch.Generator().manual_seed(0)
     hessian = turned(0.5) @ torch.diag(CURVATURES) @ turned(0.5).T
     noise = turned(1.4) @ torch.diag(torch.tensor([3e-3, 3e-5], dtype=torch.float64).sqrt())
@@ -47,7 +52,10 @@ def test_the_temperature_is_kept_in_every_direction_of_a_small_group(
     products = torch.zeros(runs, 2, 2, dtype=torch.float64)
     for step in range(700):
         positions = torch.stack([chain.detach() for chain in chains])
-        gradients = positions @ hessian + torch.randn(runs, 2, generator=generator, dtype=torch.float64) @ noise.T
+        gradients = (
+            positions @ hessian
+            + torch.randn(runs, 2, generator=generator, dtype=torch.float64) @ noise.T
+        )
         for chain, gradient in zip(chains, gradients, strict=True):
             chain.grad = gradient
         sampler.advance()
@@ -60,13 +68,19 @@ def test_the_temperature_is_kept_in_every_direction_of_a_small_group(
 
 
 def hot_in_one_direction(kind: type[Sampler], size: int, **settings: float) -> None:
-    """Noise of the gradient only along the first of many parameters, whose mean over the group is small."""
-    position, generator = nn.Parameter(torch.zeros(size, dtype=torch.float64)), torch.Generator().manual_seed(0)
+    """Noise of the gradient only along the first of many parameters, whose mean over the group is
+    small."""
+    position, generator = (
+        nn.Parameter(torch.zeros(size, dtype=torch.float64)),
+        torch.Generator().manual_seed(0),
+    )
     sampler = kind([position], 0.2, examples=N, burn_in=600, memory=200, batch_size=8, **settings)
 
     def gradient(share: float = 1.0) -> Tensor:
         noise = torch.zeros(size, dtype=torch.float64)
-        noise[0] = 0.07 / math.sqrt(share) * torch.randn((), generator=generator, dtype=torch.float64)
+        noise[0] = (
+            0.07 / math.sqrt(share) * torch.randn((), generator=generator, dtype=torch.float64)
+        )
         return position.detach() + noise
 
     for step in range(1000):
@@ -78,9 +92,12 @@ def hot_in_one_direction(kind: type[Sampler], size: int, **settings: float) -> N
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("kind", [SGLD, SGHMC, SGNHT])
-def test_a_hot_direction_of_a_large_group_raises_with_the_step_that_would_do(kind: type[Sampler]) -> None:
+def test_a_hot_direction_of_a_large_group_raises_with_the_step_that_would_do(
+    kind: type[Sampler],
+) -> None:
     with pytest.raises(
-        BadArgument, match=r"along the hottest direction SGD itself heats to .* Use `lr` below 0\.\d+, a b"
+        BadArgument,
+        match=r"along the hottest direction SGD itself heats to .* Use `lr` below 0\.\d+, a b",
     ):
         hot_in_one_direction(kind, 100)
     hot_in_one_direction(kind, 100, hold=False)
@@ -88,24 +105,32 @@ def test_a_hot_direction_of_a_large_group_raises_with_the_step_that_would_do(kin
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("kind", "settings"), [(SGLD, {}), (SGHMC, {"momentum": 0.3})])
-def test_no_smaller_step_is_needed_if_the_group_is_small(kind: type[Sampler], settings: dict[str, float]) -> None:
+def test_no_smaller_step_is_needed_if_the_group_is_small(
+    kind: type[Sampler], settings: dict[str, float]
+) -> None:
     hot_in_one_direction(kind, 50, **settings)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_the_step_that_would_do_is_small_enough_for_directions_without_noise() -> None:
     """60 of 100 directions are heated to 1, the mean is 0.6, and those without noise are at 0.4."""
-    position, generator = nn.Parameter(torch.zeros(100, dtype=torch.float64)), torch.Generator().manual_seed(0)
+    position, generator = (
+        nn.Parameter(torch.zeros(100, dtype=torch.float64)),
+        torch.Generator().manual_seed(0),
+    )
     sampler = SGLD([position], 0.2, examples=N, burn_in=600)
     length = math.sqrt(2 / (N * 0.2)) * (torch.arange(100) < 60)
     with pytest.raises(BadArgument, match=r"Use `lr` below 0\.0167, "):  # 0.2 × 0.05/0.6
         for _ in range(2000):
-            position.grad = length * (2 * torch.randint(2, (100,), generator=generator).double() - 1)
+            position.grad = length * (
+                2 * torch.randint(2, (100,), generator=generator).double() - 1
+            )
             sampler.step()
 
 
 def test_noise_by_direction_follows_a_learning_rate_that_falls() -> None:
-    """SGD itself heats to 0.8 at η = 0.1, so to 0.08 at η = 0.01: from then on noise of 0.92 is injected."""
+    """SGD itself heats to 0.8 at η = 0.1, so to 0.08 at η = 0.01: from then on noise of 0.92 is
+    injected."""
     squared, chains = 0.016, [nn.Parameter(torch.zeros(1, dtype=torch.float64)) for _ in range(20)]
     sampler = SGLD([{"params": [chain]} for chain in chains], 0.1, examples=N)
     noises = []
@@ -119,14 +144,16 @@ def test_noise_by_direction_follows_a_learning_rate_that_falls() -> None:
         sampler.step()
         if step >= 100:
             noises += [
-                chain.item() - old + 0.01 * math.sqrt(squared) for chain, old in zip(chains, before, strict=True)
+                chain.item() - old + 0.01 * math.sqrt(squared)
+                for chain, old in zip(chains, before, strict=True)
             ]
     injected = np.mean(np.square(noises)) * N / (2 * 0.01)
     assert injected == pytest.approx(0.92, abs=4 * 0.92 * math.sqrt(2 / len(noises)))
 
 
 def steps_with_heat_along_one_direction(heat: float, size: int = 2, memory: int = 20) -> None:
-    """Steps with a gradient of alternating sign whose heat along the first parameter is known exactly."""
+    """Steps with a gradient of alternating sign whose heat along the first parameter is known
+    exactly."""
     position = nn.Parameter(torch.zeros(size, dtype=torch.float64))
     sampler = SGLD([position], 0.2, examples=N, burn_in=100, memory=memory)
     length = math.sqrt(2 * heat / (N * 0.2))
@@ -135,15 +162,22 @@ def steps_with_heat_along_one_direction(heat: float, size: int = 2, memory: int 
         sampler.step()
 
 
-def test_a_direction_of_a_small_group_is_refused_only_above_the_share_that_the_error_states() -> None:
+def test_a_direction_of_a_small_group_is_refused_only_above_the_share_that_the_error_states() -> (
+    None
+):
     steps_with_heat_along_one_direction(0.89)
-    with pytest.raises(BadArgument, match=r"above 90% of the temperature.* Use `lr` below 0\.198"):  # 0.2 × 0.9/0.91
+    with pytest.raises(
+        BadArgument, match=r"above 90% of the temperature.* Use `lr` below 0\.198"
+    ):  # 0.2 × 0.9/0.91
         steps_with_heat_along_one_direction(0.91)
 
 
 def test_an_error_about_the_mean_names_a_step_that_does_for_the_hottest_direction() -> None:
-    """SGD itself heats one direction to 3, so two to 1.5 in the mean; and one to 120, so 100 to 1.2 in the mean."""
-    with pytest.raises(BadArgument, match=r"finite steps\) heats to 1\.5.* Use `lr` below 0\.06"):  # 0.2 × 0.9/3
+    """SGD itself heats one direction to 3, so two to 1.5 in the mean; and one to 120, so 100 to 1.2
+    in the mean."""
+    with pytest.raises(
+        BadArgument, match=r"finite steps\) heats to 1\.5.* Use `lr` below 0\.06"
+    ):  # 0.2 × 0.9/3
         steps_with_heat_along_one_direction(3.0)
     named = r"finite steps\) heats to 1\.2.* Use `lr` below 8\.42e-05"  # 0.2 × 0.05/(120 − 1.2)
     with pytest.raises(BadArgument, match=named):
@@ -151,15 +185,21 @@ def test_an_error_about_the_mean_names_a_step_that_does_for_the_hottest_directio
 
 
 def test_an_error_about_the_mean_names_a_step_that_does_for_directions_without_noise() -> None:
-    """60 of 100 directions are heated to 2, the mean is 1.2, by which those without noise would be too cold."""
-    position, generator = nn.Parameter(torch.zeros(100, dtype=torch.float64)), torch.Generator().manual_seed(0)
+    """60 of 100 directions are heated to 2, the mean is 1.2, by which those without noise would be
+    too cold."""
+    position, generator = (
+        nn.Parameter(torch.zeros(100, dtype=torch.float64)),
+        torch.Generator().manual_seed(0),
+    )
     sampler = SGLD([position], 0.2, examples=N, burn_in=200)
     length = math.sqrt(2 * 2 / (N * 0.2)) * (torch.arange(100) < 60)
     with pytest.raises(
         BadArgument, match=r"finite steps\) heats to 1\.2.* Use `lr` below 0\.00833, "
     ):  # 0.2 × 0.05/1.2
         for _ in range(2000):
-            position.grad = length * (2 * torch.randint(2, (100,), generator=generator).double() - 1)
+            position.grad = length * (
+                2 * torch.randint(2, (100,), generator=generator).double() - 1
+            )
             sampler.step()
 
 
@@ -173,9 +213,14 @@ def test_a_search_that_starts_with_a_gradient_of_zero_finds_the_hottest_directio
 
 def test_an_error_about_the_mean_asks_for_no_more_where_the_heat_is_even() -> None:
     """SGD itself heats each of 100 directions to 1.5: two thirds of the step would do."""
-    position, generator = nn.Parameter(torch.zeros(100, dtype=torch.float64)), torch.Generator().manual_seed(0)
+    position, generator = (
+        nn.Parameter(torch.zeros(100, dtype=torch.float64)),
+        torch.Generator().manual_seed(0),
+    )
     sampler = SGLD([position], 0.2, examples=N, burn_in=200)
-    with pytest.raises(BadArgument, match=r"finite steps\) heats to 1\.5.* Use `lr` below 0\.133, "):
+    with pytest.raises(
+        BadArgument, match=r"finite steps\) heats to 1\.5.* Use `lr` below 0\.133, "
+    ):
         for _ in range(2000):
             signs = 2 * torch.randint(2, (100,), generator=generator).double() - 1
             position.grad = signs * math.sqrt(2 * 1.5 / (N * 0.2))
@@ -183,14 +228,17 @@ def test_an_error_about_the_mean_asks_for_no_more_where_the_heat_is_even() -> No
 
 
 def test_the_step_that_an_error_names_allows_for_its_error() -> None:
-    """Heat in one of 5 steps: the first significant reading is uncertain, and so is a step named by its value."""
+    """Heat in one of 5 steps: the first significant reading is uncertain, and so is a step named by
+    its value."""
     position = nn.Parameter(torch.zeros(2, dtype=torch.float64))
     sampler = SGLD([position], 0.2, examples=N, burn_in=200, memory=1000)
     generator = torch.Generator().manual_seed(0)
     with pytest.raises(BadArgument) as refusal:
         for _ in range(5_000):
             rare = float(torch.rand((), generator=generator)) < 0.2
-            position.grad = torch.tensor([0.0, rare * math.sqrt(2 * 1.8 / 0.2 / (N * 0.2))], dtype=torch.float64)
+            position.grad = torch.tensor(
+                [0.0, rare * math.sqrt(2 * 1.8 / 0.2 / (N * 0.2))], dtype=torch.float64
+            )
             sampler.step()
     high = sampler.balance[0].hottest.high
     named = re.search(r"`lr` below ([\d.]+),", str(refusal.value))
@@ -212,12 +260,16 @@ def test_a_hot_and_a_cold_direction_are_found_although_the_mean_is_right() -> No
     axes = turned(0.7).float()
     draws = (normal(3000, 2) * torch.tensor([1.3, 0.7]).sqrt()) @ axes.T
     shape = shape_of(draws + 5, draws)
-    assert shape.hottest.low < 1.3 < shape.hottest.high and shape.coldest.low < 0.7 < shape.coldest.high
+    assert (
+        shape.hottest.low < 1.3 < shape.hottest.high
+        and shape.coldest.low < 0.7 < shape.coldest.high
+    )
     assert [each.split(" ")[0] for each in shape.differing(1.0)] == ["hottest", "coldest"]
 
 
 def test_a_law_with_heavy_tails_has_a_hot_tail_at_the_right_mean_temperature() -> None:
-    """The force is that of N(0, 1), and the draws are Student's with 9 degrees of freedom, scaled to variance 1."""
+    """The force is that of N(0, 1), and the draws are Student's with 9 degrees of freedom, scaled
+    to variance 1."""
     generator = np.random.default_rng(0)
     draws = torch.from_numpy(generator.standard_t(9, (4000, 3)) * math.sqrt(7 / 9)).float()
     assert any(each.startswith("tail") for each in shape_of(draws, draws).differing(1.0))
@@ -243,7 +295,10 @@ def test_intervals_of_the_shape_contain_the_temperature_of_a_law_that_has_it_eve
     covered = np.zeros(4)
     for _ in range(runs):
         draws = torch.randn(steps, 3, generator=generator, dtype=torch.float64)
-        shape, virial = Equipartition(torch.eye(3).double(), draws[0], steps), Virial(draws[0], steps, [1, 2])
+        shape, virial = (
+            Equipartition(torch.eye(3).double(), draws[0], steps),
+            Virial(draws[0], steps, [1, 2]),
+        )
         for draw in draws:
             shape.add(draw, draw)
             virial.add(draw, draw)
@@ -257,4 +312,6 @@ def test_a_tensor_that_differs_is_named() -> None:
     cold = Estimate.interval(0.8, 0.7, 0.9, level=0.99, method="known", samples=9)
     fine = Estimate.interval(1.0, 0.9, 1.1, level=0.99, method="known", samples=9)
     shape = Shape(hottest=fine, coldest=fine, tail=fine, tensors={"weight": cold, "bias": fine})
-    assert shape.differing(1.0) == ["tensor weight 0.800 [0.700, 0.900]"] and not shape.differing(0.9)
+    assert shape.differing(1.0) == ["tensor weight 0.800 [0.700, 0.900]"] and not shape.differing(
+        0.9
+    )

@@ -1,4 +1,5 @@
-"""Schedule-free SGD: evaluated and ended at its average, forked and tuned like the others, without a changed bit."""
+"""Schedule-free SGD: evaluated and ended at its average, forked and tuned like the others, without
+a changed bit."""
 
 import json
 import sys
@@ -13,7 +14,12 @@ from command_line import called
 from gradiometer import BadArgument, Interrupted, supervised
 from gradiometer.convergence import refresh_batch_norm
 from gradiometer.loop import Loop, Rate, fork
-from gradiometer.measurement.optimizer.averaged import at_average, averages_itself, schedule_free, to_average
+from gradiometer.measurement.optimizer.averaged import (
+    at_average,
+    averages_itself,
+    schedule_free,
+    to_average,
+)
 from gradiometer.problems import load
 from gradiometer.run import Configuration, Run
 from gradiometer.run.checkpoints import load_latest
@@ -27,7 +33,9 @@ LOSS = supervised(nn.CrossEntropyLoss(reduction="none"))
 RATE = 0.5
 
 
-def test_without_the_package_it_is_refused_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_it_is_refused_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "schedulefree", None)
     with pytest.raises(BadArgument, match=r"pip install 'gradiometer\[schedulefree\]'"):
         tuned(optimizer="schedulefree")
@@ -82,7 +90,13 @@ def test_at_the_average_the_model_is_that_of_the_package_and_afterwards_the_old_
 
 
 def settings(**changes: Any) -> Configuration:
-    given = {"problem": "digits", "model": "mlp", "optimizer": "schedulefree", "learning_rate": RATE, "epochs": 2}
+    given = {
+        "problem": "digits",
+        "model": "mlp",
+        "optimizer": "schedulefree",
+        "learning_rate": RATE,
+        "epochs": 2,
+    }
     return Configuration(**(given | {"batch_size": 64} | changes))
 
 
@@ -97,7 +111,9 @@ def test_a_run_is_the_loop_of_the_package_and_ends_at_the_average(whole: Run) ->
     start, _ = load_latest(whole.folder, up_to=0)
     torch.manual_seed(0)
     model = problem.model()
-    model.load_state_dict({n.removeprefix("model."): t for n, t in start.tensors.items() if n.startswith("model.")})
+    model.load_state_dict(
+        {n.removeprefix("model."): t for n, t in start.tensors.items() if n.startswith("model.")}
+    )
     optimizer = package.SGDScheduleFree(model.parameters(), lr=RATE)
     optimizer.train()
     from gradiometer.measurement.batch import Order
@@ -115,7 +131,10 @@ def test_a_run_is_the_loop_of_the_package_and_ends_at_the_average(whole: Run) ->
     optimizer.eval()
     end, _ = load_latest(whole.folder)
     assert losses == whole.losses[1].tolist() and len(whole.evaluations) == 2
-    assert all(torch.equal(value, end.tensors[f"model.{name}"]) for name, value in model.state_dict().items())
+    assert all(
+        torch.equal(value, end.tensors[f"model.{name}"])
+        for name, value in model.state_dict().items()
+    )
 
 
 def test_a_run_that_was_stopped_resumes_to_the_same_bits_and_any_step_can_be_repeated(
@@ -160,19 +179,28 @@ def ended(rate: float, seed: int = 5) -> float:
 
 
 def test_its_inner_rate_is_chosen_close_to_the_best_of_a_grid() -> None:
-    """Over six octaves the excess differs by 40 %, less than branches of 84 updates tell apart; beyond them it doubles."""
+    """Over six octaves the excess differs by 40 %, less than branches of 84 updates tell apart;
+    beyond them it doubles."""
     found = tuned(optimizer="schedulefree")
     grid = [sum(ended(2.0**power, seed) for seed in range(4)) for power in range(-8, 7)]
     chosen = sum(ended(found.learning_rate, seed) for seed in range(4))
     assert chosen < 1.4 * min(grid) < 0.5 * sorted(grid)[7] and found.cost <= found.budget
-    assert found.settings["schedule"] == "constant" and found.settings["optimizer"] == "schedulefree"
+    assert (
+        found.settings["schedule"] == "constant" and found.settings["optimizer"] == "schedulefree"
+    )
     assert Configuration(**found.settings).rate == found.learning_rate
-    assert "SGDScheduleFree(" in found.line and "optimizer.train()" in found.line and "scheduler" not in found.line
+    assert (
+        "SGDScheduleFree(" in found.line
+        and "optimizer.train()" in found.line
+        and "scheduler" not in found.line
+    )
     assert found.schedule(0) == found.schedule(found.steps - 1) == found.learning_rate
     assert f" kept over {found.steps} updates." in found.sentences[0]
 
 
-def test_it_races_with_others_and_a_race_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+def test_it_races_with_others_and_a_race_that_was_stopped_goes_on_to_the_same_bits(
+    tmp_path: Path,
+) -> None:
     asked = {"optimizer": "sgd,adamw,schedulefree", "steps": 200, "out": tmp_path}
     with pytest.raises(Stopped):
         tuned(**asked, progress=stopping(8))
@@ -190,10 +218,24 @@ def test_the_command_tunes_and_trains_it(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    small = ["quadratic", "--steps", "100", "-b", "10", "--tune", "--optimizer", "schedulefree", "--json"]
+    small = [
+        "quadratic",
+        "--steps",
+        "100",
+        "-b",
+        "10",
+        "--tune",
+        "--optimizer",
+        "schedulefree",
+        "--json",
+    ]
     code, out, _ = called(capsys, "train", *small)
     run = Run.open(json.loads(out)["run"])
-    assert code == 0 and run.configuration.optimizer == "schedulefree" and run.configuration.schedule == "constant"
+    assert (
+        code == 0
+        and run.configuration.optimizer == "schedulefree"
+        and run.configuration.schedule == "constant"
+    )
     for wrong in ({"schedule": "linear"}, {"cool": "watch"}, {"momentum": 0.9}):
         with pytest.raises(BadArgument, match="schedulefree"):
             settings(**wrong)
@@ -205,7 +247,9 @@ def test_without_a_length_it_is_tuned_for_ten_epochs_and_the_file_has_no_length(
     found = tune(Noisy(), loss=loss, batches=inputs, batch_size=8)
     assert found.made.is_schedule_free and found.steps == 500 and not found.has_length
     assert "no length was given" in found.sentences[0] and "steps" not in found.settings
-    given = tune(Noisy(), loss=loss, batches=inputs, batch_size=8, steps=500, optimizer="schedulefree")
+    given = tune(
+        Noisy(), loss=loss, batches=inputs, batch_size=8, steps=500, optimizer="schedulefree"
+    )
     assert given.learning_rate == found.learning_rate and given.settings["steps"] == 500
     with pytest.raises(BadArgument, match="`steps` is missing: SGD with Nesterov"):
         tune(Noisy(), loss=loss, batches=inputs, batch_size=8, optimizer="sgd")

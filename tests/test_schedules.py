@@ -60,7 +60,9 @@ def schedule(request: pytest.FixtureRequest) -> Schedule:
 
 
 def test_every_kind_of_schedule_is_in_the_catalogue() -> None:
-    assert {type(Schedule.parse(text)).__name__ for text in CATALOGUE} >= set(Schedule.kinds) - {"Rising"}
+    assert {type(Schedule.parse(text)).__name__ for text in CATALOGUE} >= set(Schedule.kinds) - {
+        "Rising"
+    }
 
 
 def test_the_repr_recreates_it(schedule: Schedule) -> None:
@@ -98,12 +100,18 @@ class TorchCase(NamedTuple):
 TORCH = {
     "constant": TorchCase(Constant(0.05).then(5, 0.1), lambda o: peer.ConstantLR(o, 0.5, 5), 20),
     "step": TorchCase(StepDecay(0.1, 7, 0.5), lambda o: peer.StepLR(o, 7, 0.5), 40),
-    "multi-step": TorchCase(MultiStep(0.1, (3, 9, 9), 0.5), lambda o: peer.MultiStepLR(o, [3, 9, 9], 0.5), 20),
+    "multi-step": TorchCase(
+        MultiStep(0.1, (3, 9, 9), 0.5), lambda o: peer.MultiStepLR(o, [3, 9, 9], 0.5), 20
+    ),
     "exponential": TorchCase(Exponential(0.1, 0.99), lambda o: peer.ExponentialLR(o, 0.99), 200),
     "linear": TorchCase(Linear(0.03, 10, 0.1), lambda o: peer.LinearLR(o, 0.3, 1.0, 10), 20),
-    "polynomial": TorchCase(Polynomial(0.1, 30, power=2.0), lambda o: peer.PolynomialLR(o, 30, 2.0), 50),
+    "polynomial": TorchCase(
+        Polynomial(0.1, 30, power=2.0), lambda o: peer.PolynomialLR(o, 30, 2.0), 50
+    ),
     "cosine": TorchCase(Cosine(0.1, 50, 0.01), lambda o: peer.CosineAnnealingLR(o, 50, 0.01), 50),
-    "one-cycle": TorchCase(OneCycle(0.1, 100), lambda o: peer.OneCycleLR(o, 0.1, 100, cycle_momentum=False), 99),
+    "one-cycle": TorchCase(
+        OneCycle(0.1, 100), lambda o: peer.OneCycleLR(o, 0.1, 100, cycle_momentum=False), 99
+    ),
     "one-cycle in three": TorchCase(
         OneCycle(0.1, 100, 0.25, 10.0, 100.0, linear=True, three_phases=True),
         lambda o: peer.OneCycleLR(
@@ -120,14 +128,20 @@ TORCH = {
         99,
     ),
     "restarts": TorchCase(
-        CosineRestarts(0.1, 10, final=0.01), lambda o: peer.CosineAnnealingWarmRestarts(o, 10, 1, 0.01), 55
+        CosineRestarts(0.1, 10, final=0.01),
+        lambda o: peer.CosineAnnealingWarmRestarts(o, 10, 1, 0.01),
+        55,
     ),
     "growing restarts": TorchCase(
-        CosineRestarts(0.1, 10, lengthen=3), lambda o: peer.CosineAnnealingWarmRestarts(o, 10, 3), 300
+        CosineRestarts(0.1, 10, lengthen=3),
+        lambda o: peer.CosineAnnealingWarmRestarts(o, 10, 3),
+        300,
     ),
     "one after another": TorchCase(
         Linear(0.01, 10, 0.1).then(10, Exponential(0.1, 0.9)),
-        lambda o: peer.SequentialLR(o, [peer.LinearLR(o, 0.1, 1.0, 10), peer.ExponentialLR(o, 0.9)], [10]),
+        lambda o: peer.SequentialLR(
+            o, [peer.LinearLR(o, 0.1, 1.0, 10), peer.ExponentialLR(o, 0.9)], [10]
+        ),
         40,
     ),
     "product": TorchCase(
@@ -135,7 +149,9 @@ TORCH = {
         lambda o: peer.ChainedScheduler([peer.ConstantLR(o, 0.5, 5), peer.ExponentialLR(o, 0.9)]),
         40,
     ),
-    "lambda": TorchCase(InversePower(0.1), lambda o: peer.LambdaLR(o, lambda step: 1 / (1 + step)), 40),
+    "lambda": TorchCase(
+        InversePower(0.1), lambda o: peer.LambdaLR(o, lambda step: 1 / (1 + step)), 40
+    ),
 }
 
 
@@ -157,9 +173,13 @@ def test_it_equals_the_torch_scheduler_over_a_whole_run(name: str) -> None:
     case = TORCH[name]
     reference = optimizer()
     theirs = followed(reference, case.theirs(reference), case.steps)
-    assert theirs == pytest.approx([case.ours(step) for step in range(case.steps + 1)], abs=1e-12, rel=1e-12)
+    assert theirs == pytest.approx(
+        [case.ours(step) for step in range(case.steps + 1)], abs=1e-12, rel=1e-12
+    )
     mine = optimizer()
-    assert theirs == pytest.approx(followed(mine, case.ours.scheduler(mine), case.steps), abs=1e-12, rel=1e-12)
+    assert theirs == pytest.approx(
+        followed(mine, case.ours.scheduler(mine), case.steps), abs=1e-12, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", TORCH)
@@ -170,24 +190,32 @@ def test_a_resumed_run_equals_the_torch_scheduler(name: str) -> None:
     first = optimizer()
     scheduler = case.ours.scheduler(first)
     followed(first, scheduler, half)
-    saved = json.loads(json.dumps({"optimizer": first.state_dict(), "scheduler": scheduler.state_dict()}))
+    saved = json.loads(
+        json.dumps({"optimizer": first.state_dict(), "scheduler": scheduler.state_dict()})
+    )
     second = optimizer()
     resumed = case.ours.scheduler(second)
     second.load_state_dict(saved["optimizer"])
     resumed.load_state_dict(saved["scheduler"])
-    assert followed(second, resumed, case.steps - half) == pytest.approx(theirs[half:], abs=1e-12, rel=1e-12)
+    assert followed(second, resumed, case.steps - half) == pytest.approx(
+        theirs[half:], abs=1e-12, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("given", PEERS, ids=lambda given: f"{given['peer']}: {given['schedule']}")
 def test_it_equals_the_schedule_of_another_library(given: dict[str, Any]) -> None:
     schedule = Schedule.parse(given["schedule"])
-    assert [schedule(step) for step in range(len(given["rates"]))] == pytest.approx(given["rates"], abs=1e-12)
+    assert [schedule(step) for step in range(len(given["rates"]))] == pytest.approx(
+        given["rates"], abs=1e-12
+    )
 
 
 def test_the_snapshot_cycle_equals_the_paper_and_takes_one_snapshot_per_cycle() -> None:
     cycle = SnapshotCycle(0.2, steps=100, snapshots=7)
     for t in range(1, 101):
-        paper = 0.2 / 2 * (math.cos(math.pi * ((t - 1) % math.ceil(100 / 7)) / math.ceil(100 / 7)) + 1)
+        paper = (
+            0.2 / 2 * (math.cos(math.pi * ((t - 1) % math.ceil(100 / 7)) / math.ceil(100 / 7)) + 1)
+        )
         assert cycle(t - 1) == pytest.approx(paper, rel=1e-12)
     assert sum(map(cycle.takes_snapshot, range(200))) == 7
 
@@ -216,14 +244,26 @@ def test_warming_up_within_covers_the_schedules_own_beginning() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Constant(-0.1), "`rate` of Constant must be a finite number and not negative, got -0.1"),
+        (
+            lambda: Constant(-0.1),
+            "`rate` of Constant must be a finite number and not negative, got -0.1",
+        ),
         (lambda: Constant(math.nan), "`rate` of Constant must"),
         (lambda: Cosine(math.inf, 10), "`initial` of Cosine must"),
         (lambda: Cosine(0.1, 0), "`steps` of Cosine must be a whole number of at least 1, got 0"),
         (lambda: InversePower(0.1, time_constant=math.nan), "`time_constant` of InversePower must"),
-        (lambda: CosineRestarts(0.1, 10, lengthen=0.5), "`lengthen` of CosineRestarts must be at least 1"),
-        (lambda: CosineRestarts(0.1, 10, shrink=2.0), "`shrink` of CosineRestarts must be at most 1"),
-        (lambda: WarmupStableDecay(0.1, 1, 1, 1, shape="cubic"), "`shape` of WarmupStableDecay must be one of"),
+        (
+            lambda: CosineRestarts(0.1, 10, lengthen=0.5),
+            "`lengthen` of CosineRestarts must be at least 1",
+        ),
+        (
+            lambda: CosineRestarts(0.1, 10, shrink=2.0),
+            "`shrink` of CosineRestarts must be at most 1",
+        ),
+        (
+            lambda: WarmupStableDecay(0.1, 1, 1, 1, shape="cubic"),
+            "`shape` of WarmupStableDecay must be one of",
+        ),
         (lambda: MultiStep(0.1, (-1,)), "`milestones` of MultiStep must"),
         (lambda: Schedule.parse("Cosin(0.1, steps=10)"), "is not known. Did you mean Cosine?"),
         (
@@ -288,7 +328,8 @@ def test_the_best_base_rate_makes_the_bound_smallest() -> None:
         rates = [base * Cosine(1.0, 50)(step) for step in range(50)]
         total = sum(rates)
         last = sum(
-            rates[k] / sum(rates[k + 1 :]) * sum(rate**2 for rate in rates[k:]) / sum(rates[k:]) for k in range(49)
+            rates[k] / sum(rates[k + 1 :]) * sum(rate**2 for rate in rates[k:]) / sum(rates[k:])
+            for k in range(49)
         )
         return 1 / (2 * total) + sum(rate**2 for rate in rates) / (2 * total) + last / 2
 
@@ -299,23 +340,33 @@ def test_the_best_base_rate_makes_the_bound_smallest() -> None:
 
 def test_a_finite_run_has_a_distance_and_a_noise_from_any_step_on() -> None:
     over = horizon(Linear(0.1, 10), 10)
-    assert over.reaches_zero and over.distance == pytest.approx(0.55) and over.noise == pytest.approx(0.0385)
+    assert (
+        over.reaches_zero
+        and over.distance == pytest.approx(0.55)
+        and over.noise == pytest.approx(0.0385)
+    )
     assert not horizon(InversePower(0.1), 1000).reaches_zero
 
 
 def test_a_tuned_rate_transfers_to_another_shape_and_back() -> None:
     linear, constant = Linear(1.0, 1000), Constant(1.0)
-    assert (carried := transfer_rate(0.1, constant, linear, 1000)) == pytest.approx(0.1 * 0.031497 / 0.010856, rel=1e-3)
+    assert (carried := transfer_rate(0.1, constant, linear, 1000)) == pytest.approx(
+        0.1 * 0.031497 / 0.010856, rel=1e-3
+    )
     assert transfer_rate(carried, linear, constant, 1000) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("ask", [lambda: horizon(Constant(0.0), 10), lambda: horizon(Constant(0.1), 0)])
+@pytest.mark.parametrize(
+    "ask", [lambda: horizon(Constant(0.0), 10), lambda: horizon(Constant(0.1), 0)]
+)
 def test_a_run_without_steps_or_rates_is_rejected(ask: Any) -> None:
     with pytest.raises(BadArgument, match=r"nothing is learned|`steps` must lie"):
         ask()
 
 
 def test_the_picture_shows_every_schedule_over_the_run() -> None:
-    points = picture({"cosine": Cosine(0.1, 100), "inverse": InversePower(0.1)}, 100).to_dict()["data"]["values"]
+    points = picture({"cosine": Cosine(0.1, 100), "inverse": InversePower(0.1)}, 100).to_dict()[
+        "data"
+    ]["values"]
     assert {point["schedule"] for point in points} == {"cosine", "inverse"}
     assert {point["step"] for point in points} == set(range(100))

@@ -1,4 +1,5 @@
-"""The live page: for this machine and whoever has the address, telling what came, and standing when the run falls."""
+"""The live page: for this machine and whoever has the address, telling what came, and standing when
+the run falls."""
 
 import json
 import os
@@ -48,10 +49,14 @@ def asked(address: str, **headers: str) -> SimpleNamespace:
     while True:
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
-                return SimpleNamespace(status=answer.status, headers=answer.headers, text=answer.read().decode())
+                return SimpleNamespace(
+                    status=answer.status, headers=answer.headers, text=answer.read().decode()
+                )
         except urllib.error.HTTPError as error:
             with error:
-                return SimpleNamespace(status=error.code, headers=error.headers, text=error.read().decode())
+                return SimpleNamespace(
+                    status=error.code, headers=error.headers, text=error.read().decode()
+                )
         except urllib.error.URLError:
             if time.monotonic() > deadline:
                 raise
@@ -96,7 +101,14 @@ def test_no_other_address_is_answered(live: Live) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["run/2/", "run/-1/", "run/../../run.toml", "run/%2e%2e/%2e%2e/etc/passwd", "run/0/../../../etc/passwd", "x"],
+    [
+        "run/2/",
+        "run/-1/",
+        "run/../../run.toml",
+        "run/%2e%2e/%2e%2e/etc/passwd",
+        "run/0/../../../etc/passwd",
+        "x",
+    ],
 )
 def test_no_file_can_be_asked_for(live: Live, path: str) -> None:
     answer = asked(f"{live.address}{path}")
@@ -186,15 +198,28 @@ def test_what_cannot_be_shown_is_refused_by_name(tmp_path: Path, run: Run) -> No
         Live([run.path], port=70_000)
     taken = Live([run.path])
     try:
-        with pytest.raises(BadArgument, match=r"cannot be used: .* Leave it out to use a free port"):
+        with pytest.raises(
+            BadArgument, match=r"cannot be used: .* Leave it out to use a free port"
+        ):
             Live([run.path], port=taken.port)
     finally:
         taken.socket.close()
 
 
 def test_the_command_prints_an_address_that_answers_and_ends_with_ctrl_c(run: Run) -> None:
-    command = [sys.executable, "-u", "-m", "gradiometer", "show", "--live", str(run.path), "--no-open"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ) as shown:
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "gradiometer",
+        "show",
+        "--live",
+        str(run.path),
+        "--no-open",
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    ) as shown:
         try:
             assert shown.stdout is not None
             address = re.search(r"http://127\.0\.0\.1:\d+/[\w-]{32}/", shown.stdout.readline())

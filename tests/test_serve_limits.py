@@ -1,4 +1,5 @@
-"""The live page against clients that are slow, many or wrong: refused in a sentence, and never an error of the server."""
+"""The live page against clients that are slow, many or wrong: refused in a sentence, and never an
+error of the server."""
 
 import logging
 import re
@@ -45,11 +46,18 @@ def raw(live: Live, request: bytes) -> bytes:
 
 
 def request(live: Live, target: str, *more: str, host: str = "") -> bytes:
-    lines = (f"GET {target} HTTP/1.1", f"Host: {host or f'127.0.0.1:{live.port}'}", "Connection: close", *more)
+    lines = (
+        f"GET {target} HTTP/1.1",
+        f"Host: {host or f'127.0.0.1:{live.port}'}",
+        "Connection: close",
+        *more,
+    )
     return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 
-@pytest.mark.parametrize("error", [MemoryError(), ValueError("odd"), OSError(5, "input/output error")])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), ValueError("odd"), OSError(5, "input/output error")]
+)
 def test_a_run_that_cannot_be_drawn_does_not_end_the_updates(
     live: Live, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
@@ -61,10 +69,15 @@ def test_a_run_that_cannot_be_drawn_does_not_end_the_updates(
     with caplog.at_level(logging.WARNING, "gradiometer"):
         monkeypatch.setattr(followed, "look", fails)
         assert not serve._changed(followed)
-    assert caplog.messages[-1].startswith(f"{followed.name}: ") and len(caplog.messages[-1].splitlines()) == 1
+    assert (
+        caplog.messages[-1].startswith(f"{followed.name}: ")
+        and len(caplog.messages[-1].splitlines()) == 1
+    )
 
 
-@pytest.mark.parametrize("target", ["*", "/", "//", "http://elsewhere/", "/%ff%00/", "/%2e%2e/", "/" + "a" * 5000])
+@pytest.mark.parametrize(
+    "target", ["*", "/", "//", "http://elsewhere/", "/%ff%00/", "/%2e%2e/", "/" + "a" * 5000]
+)
 def test_a_target_without_the_token_is_refused(live: Live, target: str) -> None:
     assert re.match(rb"HTTP/1.1 (403|400|404) ", raw(live, request(live, target)))
 
@@ -103,11 +116,15 @@ def test_a_body_that_never_comes_is_not_waited_for(live: Live) -> None:
     assert raw(live, text).startswith(b"HTTP/1.1 403")
 
 
-def test_three_hundred_half_sent_requests_deny_nobody(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_hundred_half_sent_requests_deny_nobody(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(protocol, "SECONDS", 60.0)
     with ExitStack() as stack:
         for _ in range(300):
-            half = stack.enter_context(socket.create_connection(("127.0.0.1", live.port), timeout=20))
+            half = stack.enter_context(
+                socket.create_connection(("127.0.0.1", live.port), timeout=20)
+            )
             half.sendall(b"GET / HTTP/1.1\r\nHost: ")
         began = time.monotonic()
         with urllib.request.urlopen(live.address, timeout=20) as page:
@@ -115,7 +132,9 @@ def test_three_hundred_half_sent_requests_deny_nobody(live: Live, monkeypatch: p
         assert time.monotonic() - began < 5
 
 
-def test_a_page_that_cannot_be_drawn_is_a_sentence(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_cannot_be_drawn_is_a_sentence(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails() -> None:
         raise KeyError("step")
 
@@ -134,7 +153,10 @@ def test_fifty_viewers_are_served_and_the_next_one_gets_a_sentence(live: Live) -
             viewer.request("GET", f"{address}events")
             assert viewer.getresponse().status == 200
         refused = raw(live, request(live, f"{address}events"))
-        assert refused.startswith(b"HTTP/1.1 503") and b"50 pages are open already: close one" in refused
+        assert (
+            refused.startswith(b"HTTP/1.1 503")
+            and b"50 pages are open already: close one" in refused
+        )
         with urllib.request.urlopen(live.address, timeout=20) as page:
             assert page.status == 200
     deadline = time.monotonic() + 20

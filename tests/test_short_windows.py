@@ -16,7 +16,9 @@ from short_windows import FAMILIES, scores
 
 def series(samples: np.ndarray, newest: bool = False) -> Series:
     count = len(samples)
-    made = Series("mine", np.arange(count), np.full(count, 32), np.full(count, 0.1), {}, Sampling(Draw.FRESH))
+    made = Series(
+        "mine", np.arange(count), np.full(count, 32), np.full(count, 0.1), {}, Sampling(Draw.FRESH)
+    )
     return made.at_newest() if newest else made
 
 

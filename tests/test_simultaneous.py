@@ -27,8 +27,11 @@ def coverage(deviations: np.ndarray, pairs: int, sets: int) -> tuple[float, floa
         found = differences(deviations, pairs, generator)
         means = simultaneous_means(found)
         covered += all(mean.low <= 0 <= mean.high for mean in means)
-        widths.append(np.mean([(mean.high - mean.value) for mean in means]) / bonferroni
-                      / np.mean(found.std(axis=0, ddof=1) / math.sqrt(pairs)))  # fmt: skip
+        widths.append(
+            np.mean([(mean.high - mean.value) for mean in means])
+            / bonferroni
+            / np.mean(found.std(axis=0, ddof=1) / math.sqrt(pairs))
+        )
     return covered / sets, float(np.mean(widths))
 
 
@@ -60,7 +63,11 @@ def test_with_four_pairs_they_cover_and_are_narrower_than_bonferronis() -> None:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("pairs", [2, 3, 4, 8])
-@pytest.mark.parametrize("deviations", [EQUAL, UNLIKE, np.array([0.1, 1, 1, 1, 1, 1, 0.05])], ids=["equal", "unlike", "few small"])  # fmt: skip
+@pytest.mark.parametrize(
+    "deviations",
+    [EQUAL, UNLIKE, np.array([0.1, 1, 1, 1, 1, 1, 0.05])],
+    ids=["equal", "unlike", "few small"],
+)
 def test_they_cover_for_equal_and_unlike_spreads(deviations: np.ndarray, pairs: int) -> None:
     covered, width = coverage(deviations, pairs, 400)
     assert 0.85 < covered < 0.99
@@ -95,7 +102,9 @@ def test_alternatives_that_differ_on_the_same_examples_need_no_wider_intervals_t
     alone = over_examples_too(here[:1], [hard + noise[0]])[0].high
     assert reach(hard + noise) == pytest.approx(alone, rel=0.05)
     independent = reach(own / own[0].std() * hard.std() + noise)
-    assert independent == pytest.approx(alone * t.ppf(1 - (1 - 0.9**0.25) / 2, 299) / t.ppf(0.95, 299), rel=0.05)
+    assert independent == pytest.approx(
+        alone * t.ppf(1 - (1 - 0.9**0.25) / 2, 299) / t.ppf(0.95, 299), rel=0.05
+    )
 
 
 def test_examples_that_do_not_differ_widen_nothing() -> None:

@@ -1,4 +1,5 @@
-"""Snapshots: taken at the end of a cycle, stored once, checked when read, the same after every interruption."""
+"""Snapshots: taken at the end of a cycle, stored once, checked when read, the same after every
+interruption."""
 
 import copy
 import hashlib
@@ -38,18 +39,33 @@ def problem(name: str = "cnn_with_batch_norm_and_dropout") -> Problem:
     torch.manual_seed(0)
     case, make = CASES[name](), CASES[name]
     data = Examples(case.batch)
-    return Problem(name=name.replace("_", "-"), model=lambda: make().model, loss=case.loss, train=data, test=data)
+    return Problem(
+        name=name.replace("_", "-"),
+        model=lambda: make().model,
+        loss=case.loss,
+        train=data,
+        test=data,
+    )
 
 
 def settings(**changes) -> Configuration:
-    given = {"batch_size": 4, "epochs": 10, "learning_rate": 0.05, "momentum": 0.9, "snapshots": 3, "budget": 0.0}
+    given = {
+        "batch_size": 4,
+        "epochs": 10,
+        "learning_rate": 0.05,
+        "momentum": 0.9,
+        "snapshots": 3,
+        "budget": 0.0,
+    }
     return Configuration(**given | changes)
 
 
 def final_weights(run: Run) -> dict[str, torch.Tensor]:
     checkpoint, _ = load_latest(RunFolder.open(run.path))
     return {
-        name.removeprefix("model."): value for name, value in checkpoint.tensors.items() if name.startswith("model.")
+        name.removeprefix("model."): value
+        for name, value in checkpoint.tensors.items()
+        if name.startswith("model.")
     }
 
 
@@ -57,10 +73,15 @@ def final_weights(run: Run) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("steps", "members"), [(100, 5), (99, 3), (1000, 7), (1_876, 6)])
-def test_the_rate_is_that_of_the_paper_and_lowest_at_each_snapshot(steps: int, members: int) -> None:
+def test_the_rate_is_that_of_the_paper_and_lowest_at_each_snapshot(
+    steps: int, members: int
+) -> None:
     cycle, model = SnapshotCycle(0.2, steps, members), nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    scheduler, collector = cycle.scheduler(optimizer), SnapshotCollector(SnapshotCycle(0.2, steps, members))
+    scheduler, collector = (
+        cycle.scheduler(optimizer),
+        SnapshotCollector(SnapshotCycle(0.2, steps, members)),
+    )
     length, rates, taken = math.ceil(steps / members), [], []
     for step in range(steps):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -68,7 +89,9 @@ def test_the_rate_is_that_of_the_paper_and_lowest_at_each_snapshot(steps: int, m
         scheduler.step()
         if collector.after(step, model) is not None:
             taken.append(step)
-    paper = [0.1 * (math.cos(math.pi * ((t - 1) % length) / length) + 1) for t in range(1, steps + 1)]
+    paper = [
+        0.1 * (math.cos(math.pi * ((t - 1) % length) / length) + 1) for t in range(1, steps + 1)
+    ]
     np.testing.assert_allclose(rates, paper, rtol=0, atol=1e-15)
     assert len(taken) == members == len(collector.snapshots)
     assert [snapshot.step for snapshot in collector.snapshots] == [step + 1 for step in taken]
@@ -86,7 +109,9 @@ def test_the_rate_is_that_of_the_paper_and_lowest_at_each_snapshot(steps: int, m
         (10, 8, "the last one would have 0"),
     ],
 )
-def test_one_snapshot_and_cycles_that_do_not_fit_are_refused(steps: int, members: int, words: str) -> None:
+def test_one_snapshot_and_cycles_that_do_not_fit_are_refused(
+    steps: int, members: int, words: str
+) -> None:
     with pytest.raises(BadArgument, match=words) as refused:
         SnapshotCollector(SnapshotCycle(0.1, steps, members))
     if ": use" in str(refused.value):
@@ -95,12 +120,15 @@ def test_one_snapshot_and_cycles_that_do_not_fit_are_refused(steps: int, members
 
 
 @pytest.mark.parametrize(
-    ("steps", "members"), [(steps, members) for steps in (20, 57, 100, 241) for members in range(2, 9)]
+    ("steps", "members"),
+    [(steps, members) for steps in (20, 57, 100, 241) for members in range(2, 9)],
 )
 def test_an_accepted_cycle_gives_all_its_snapshots_at_a_low_rate(steps: int, members: int) -> None:
     cycle = SnapshotCycle(1.0, steps, members)
     taken = [step for step in range(steps) if cycle.takes_snapshot(step)]
-    cooled = len(taken) == members and taken[-1] - (members - 1) * cycle.length + 1 >= 0.9 * cycle.length
+    cooled = (
+        len(taken) == members and taken[-1] - (members - 1) * cycle.length + 1 >= 0.9 * cycle.length
+    )
     try:
         checked_cycle(cycle)
     except BadArgument:
@@ -112,7 +140,9 @@ def test_an_accepted_cycle_gives_all_its_snapshots_at_a_low_rate(steps: int, mem
 # As bytes
 
 
-def test_a_snapshot_gives_the_model_back_bit_for_bit_and_stores_a_tied_weight_once(tmp_path: Path) -> None:
+def test_a_snapshot_gives_the_model_back_bit_for_bit_and_stores_a_tied_weight_once(
+    tmp_path: Path,
+) -> None:
     torch.manual_seed(0)
     model, other = TinyTransformer(), TinyTransformer()
     path = save_snapshot(tmp_path, Snapshot.of(model, 1, 7))
@@ -122,7 +152,9 @@ def test_a_snapshot_gives_the_model_back_bit_for_bit_and_stores_a_tied_weight_on
     assert path.stat().st_size < 4 * sum(p.numel() for p in model.parameters()) + 5_000
     (snapshot,) = load_snapshots(tmp_path)
     snapshot.load_into(other)
-    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+    assert all(
+        torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items()
+    )
     assert (snapshot.number, snapshot.step) == (1, 7)
     assert [path.name for path in tmp_path.iterdir()] == ["step_000007.safetensors"]
 
@@ -152,10 +184,15 @@ def test_a_change_of_any_byte_or_length_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_architecture_is_refused_and_nothing_is_loaded() -> None:
-    snapshot, wider, deeper = Snapshot.of(mlp(), 1, 5), mlp(17), nn.Sequential(*mlp(), nn.Linear(5, 5))
+    snapshot, wider, deeper = (
+        Snapshot.of(mlp(), 1, 5),
+        mlp(17),
+        nn.Sequential(*mlp(), nn.Linear(5, 5)),
+    )
     before = copy.deepcopy(wider.state_dict())
     with pytest.raises(
-        BadArgument, match=r"it has `0\.weight` float32 of \[17, 8\], the snapshot has `0\.weight` float32 of \[16"
+        BadArgument,
+        match=r"it has `0\.weight` float32 of \[17, 8\], the snapshot has `0\.weight` float32 of \[16",
     ):
         snapshot.load_into(wider)
     assert all(torch.equal(value, wider.state_dict()[name]) for name, value in before.items())
@@ -198,28 +235,44 @@ def test_a_run_stopped_anywhere_ends_with_the_same_snapshots_bit_for_bit(
     with monkeypatch.context() as patched:
         patched.setattr(loops.Training, "update", stopping)
         with pytest.raises(Interrupted):
-            train(problem(), settings(checkpoint_seconds=0.0 if stopped_at % 2 else math.inf), tmp_path / "parts")
+            train(
+                problem(),
+                settings(checkpoint_seconds=0.0 if stopped_at % 2 else math.inf),
+                tmp_path / "parts",
+            )
     (path,) = (tmp_path / "parts").iterdir()
     monkeypatch.setattr(loops, "problem_of", lambda run, verb: problem())
     run = resume(path)
     digests = [[s.digest for s in load_snapshots(r.path / "snapshots")] for r in (whole, run)]
     assert digests[0] == digests[1]
     assert [event["number"] for event in run.events if event["event"] == "snapshot"] == [1, 2, 3]
-    assert all(torch.equal(value, final_weights(run)[name]) for name, value in final_weights(whole).items())
+    assert all(
+        torch.equal(value, final_weights(run)[name]) for name, value in final_weights(whole).items()
+    )
 
 
-def test_taking_snapshots_does_not_change_training_with_batch_norm_and_dropout(tmp_path: Path) -> None:
+def test_taking_snapshots_does_not_change_training_with_batch_norm_and_dropout(
+    tmp_path: Path,
+) -> None:
     schedule = "SnapshotCycle(0.05, steps=30, snapshots=3)"
     plain = train(problem(), settings(snapshots=0, schedule=schedule), tmp_path)
     watched = train(problem(), settings(), tmp_path)
     without_cycles = train(problem(), settings(schedule=schedule), tmp_path)
     for run in (watched, without_cycles):
-        assert all(torch.equal(value, final_weights(run)[name]) for name, value in final_weights(plain).items())
+        assert all(
+            torch.equal(value, final_weights(run)[name])
+            for name, value in final_weights(plain).items()
+        )
         assert len(load_snapshots(run.path / "snapshots")) == 3
 
 
-def test_a_snapshots_batch_norm_is_estimated_on_all_training_data_at_its_own_weights(tmp_path: Path) -> None:
-    run, made = train(problem("cnn_with_batch_norm"), settings(), tmp_path), problem("cnn_with_batch_norm")
+def test_a_snapshots_batch_norm_is_estimated_on_all_training_data_at_its_own_weights(
+    tmp_path: Path,
+) -> None:
+    run, made = (
+        train(problem("cnn_with_batch_norm"), settings(), tmp_path),
+        problem("cnn_with_batch_norm"),
+    )
     last = load_snapshots(run.path / "snapshots")[-1]
     model = made.model()
     last.load_into(model)
@@ -233,11 +286,16 @@ def test_a_snapshots_batch_norm_is_estimated_on_all_training_data_at_its_own_wei
     ("flags", "words"),
     [
         (["--snapshots", "1"], "`snapshots` must be 0 or at least 2, got 1"),
-        (["--snapshots", "7", "--epochs", "1", "-b", "128"], "7 cycles of 2 steps do not fit into 12 steps"),
+        (
+            ["--snapshots", "7", "--epochs", "1", "-b", "128"],
+            "7 cycles of 2 steps do not fit into 12 steps",
+        ),
         (["--schedule", "cycles"], "is the number of cycles: set snapshots"),
     ],
 )
-def test_the_command_line_refuses_settings_without_an_ensemble(tmp_path: Path, flags: list[str], words: str) -> None:
+def test_the_command_line_refuses_settings_without_an_ensemble(
+    tmp_path: Path, flags: list[str], words: str
+) -> None:
     done = CliRunner().invoke(gradiometer, ["train", "digits", "--out", str(tmp_path), *flags])
     assert isinstance(done.exception, BadArgument)
     assert words in str(done.exception)
@@ -252,12 +310,18 @@ def test_the_mean_is_that_of_torch_and_the_variance_that_of_numpy() -> None:
     swag, peer = SWAG(models[0], rank=3), AveragedModel(models[0])
     for place, model in enumerate(models):
         for parameter in model.parameters():
-            parameter.add_(1e3 + torch.randn(parameter.shape, generator=torch.Generator().manual_seed(place)))
+            parameter.add_(
+                1e3 + torch.randn(parameter.shape, generator=torch.Generator().manual_seed(place))
+            )
         swag.update(model)
         peer.update_parameters(model)
-    stream = np.stack([nn.utils.parameters_to_vector(model.parameters()).double().numpy() for model in models])
+    stream = np.stack(
+        [nn.utils.parameters_to_vector(model.parameters()).double().numpy() for model in models]
+    )
     np.testing.assert_allclose(swag.mean, stream.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(swag.variance, stream.var(0), rtol=1e-9)  # not of the difference of two squares
+    np.testing.assert_allclose(
+        swag.variance, stream.var(0), rtol=1e-9
+    )  # not of the difference of two squares
     for ours, theirs in zip(swag.average.parameters(), peer.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -267,7 +331,9 @@ def test_draws_have_the_mean_and_the_covariance_of_the_paper() -> None:
     generator = torch.Generator().manual_seed(0)
     swag, stream, deviations = SWAG(models[0], rank=3), [], []
     for model in models:
-        model.weight.copy_(torch.randn(1, 3, generator=generator) * torch.tensor([1.0, 2.0, 0.5]) + 4)
+        model.weight.copy_(
+            torch.randn(1, 3, generator=generator) * torch.tensor([1.0, 2.0, 0.5]) + 4
+        )
         swag.update(model)
         stream.append(model.weight.double().numpy().ravel())
         deviations.append(stream[-1] - np.mean(stream, axis=0))
@@ -295,6 +361,12 @@ def test_swag_needs_two_models() -> None:
 
 def test_files_of_the_run_are_unchanged_by_reading_them(tmp_path: Path) -> None:
     run = train(problem("mlp"), settings(), tmp_path)
-    before = [hashlib.sha256(path.read_bytes()).hexdigest() for path in snapshot_paths(run.path / "snapshots")]
+    before = [
+        hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in snapshot_paths(run.path / "snapshots")
+    ]
     load_snapshots(run.path / "snapshots")
-    assert before == [hashlib.sha256(path.read_bytes()).hexdigest() for path in snapshot_paths(run.path / "snapshots")]
+    assert before == [
+        hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in snapshot_paths(run.path / "snapshots")
+    ]

@@ -1,4 +1,5 @@
-"""A step with a high loss is examined during training: its examples, its layers, and the loss on other examples."""
+"""A step with a high loss is examined during training: its examples, its layers, and the loss on
+other examples."""
 
 import math
 import re
@@ -32,19 +33,32 @@ def model_and_batches(seed: int = 0) -> tuple[nn.Module, list[tuple[Tensor, Tens
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
     inputs = torch.randn(STEPS, SIZE, 8, generator=random)
-    targets = inputs.sum(dim=2, keepdim=True).sign() + 0.2 * torch.randn(STEPS, SIZE, 1, generator=random)
+    targets = inputs.sum(dim=2, keepdim=True).sign() + 0.2 * torch.randn(
+        STEPS, SIZE, 1, generator=random
+    )
     return model, list(zip(inputs, targets, strict=True))
 
 
 def trained(
     folder: Path | None, *, bad: tuple[int, ...] = (), jump: float = 0.0, **watched: Any
 ) -> tuple[nn.Module, Run | None]:
-    """Train a small network. At step `AT` the targets of the bad examples are wrong, or the parameters are moved."""
+    """Train a small network. At step `AT` the targets of the bad examples are wrong, or the
+    parameters are moved."""
     model, batches = model_and_batches()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     batches[AT][1][list(bad)] += 30
-    settings = {"loss": loss, "sampling": Sampling(Draw.FRESH), "every": 90, "page": False, "quiet": True}
-    with nullcontext() if folder is None else watch(model, optimizer, out=folder, **settings | watched) as w:
+    settings = {
+        "loss": loss,
+        "sampling": Sampling(Draw.FRESH),
+        "every": 90,
+        "page": False,
+        "quiet": True,
+    }
+    with (
+        nullcontext()
+        if folder is None
+        else watch(model, optimizer, out=folder, **settings | watched) as w
+    ):
         for step, batch in enumerate(batches):
             if jump and step == AT:
                 with torch.no_grad():
@@ -67,35 +81,53 @@ def finding(run: Run | None) -> Finding:
 def test_wrong_labels_are_this_batch_and_the_examples_are_named(tmp_path: Path) -> None:
     found = finding(trained(tmp_path, bad=(2, 5))[1])
     assert "at step 270" in say(found).seen and say(found).means.startswith("This batch: ")
-    assert re.search(r"2 of its 16 examples have \d+% of the rise: examples 2, 5 of the batch\.", say(found).means)
+    assert re.search(
+        r"2 of its 16 examples have \d+% of the rise: examples 2, 5 of the batch\.",
+        say(found).means,
+    )
     then, now = map(
-        float, re.findall(r"the batch before, the loss was (\S+) at their step and (\S+) at", say(found).means)[0]
+        float,
+        re.findall(
+            r"the batch before, the loss was (\S+) at their step and (\S+) at", say(found).means
+        )[0],
     )
     assert now == pytest.approx(then, abs=0.3)
 
 
-def test_parameters_that_moved_are_an_instability_though_the_first_loss_is_the_highest(tmp_path: Path) -> None:
+def test_parameters_that_moved_are_an_instability_though_the_first_loss_is_the_highest(
+    tmp_path: Path,
+) -> None:
     found = finding(trained(tmp_path, jump=8.0)[1])
     assert "at step 270" in say(found).seen and say(found).means.startswith("Instability: ")
     assert "The rise is spread over the batch" in say(found).means
     then, now = map(
-        float, re.findall(r"the batch before, the loss was (\S+) at their step and (\S+) at", say(found).means)[0]
+        float,
+        re.findall(
+            r"the batch before, the loss was (\S+) at their step and (\S+) at", say(found).means
+        )[0],
     )
     assert now > 5 * then
 
 
-@pytest.mark.parametrize("settings", [{"bad": (2, 5)}, {"jump": 8.0}, {}], ids=["bad", "jump", "quiet"])
+@pytest.mark.parametrize(
+    "settings", [{"bad": (2, 5)}, {"jump": 8.0}, {}], ids=["bad", "jump", "quiet"]
+)
 def test_an_examination_leaves_training_as_it_was(tmp_path: Path, settings: dict[str, Any]) -> None:
     plain, (watched, run) = trained(None, **settings)[0], trained(tmp_path, **settings)
     for one, other in zip(plain.parameters(), watched.parameters(), strict=True):
         assert torch.equal(one, other)
-    assert run is not None and [event["event"] for event in run.events].count(EVENT) == bool(settings)
+    assert run is not None and [event["event"] for event in run.events].count(EVENT) == bool(
+        settings
+    )
 
 
 def test_without_a_budget_nothing_is_examined(tmp_path: Path) -> None:
     run = trained(tmp_path, bad=(2, 5), budget=0.0, every=None)[1]
     assert run is not None and EVENT not in [event["event"] for event in run.events]
-    assert say(finding(run)).means.startswith("This batch: ") and "of its 16 examples" not in say(finding(run)).means
+    assert (
+        say(finding(run)).means.startswith("This batch: ")
+        and "of its 16 examples" not in say(finding(run)).means
+    )
 
 
 def test_a_training_of_a_problem_names_examples_and_layer(tmp_path: Path) -> None:
@@ -103,11 +135,23 @@ def test_a_training_of_a_problem_names_examples_and_layer(tmp_path: Path) -> Non
     inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
     targets[700] = 60.0  # seen once in every epoch
     problem = Problem("wild", lambda: model_and_batches()[0], loss, Examples((inputs, targets)))
-    settings = {"batch_size": SIZE, "epochs": 1, "learning_rate": 0.01, "every": 20, "momentum": 0.0}
+    settings = {
+        "batch_size": SIZE,
+        "epochs": 1,
+        "learning_rate": 0.01,
+        "every": 20,
+        "momentum": 0.0,
+    }
     run = train(problem, Configuration(problem="wild", **settings), tmp_path)
     found = finding(run)
-    assert say(found).means.startswith("This batch: ") and "1 of its 16 examples has" in say(found).means
-    assert re.search(r"The gradient of \S+ was \d+ times as long as usual, the most of all layers\.", say(found).means)
+    assert (
+        say(found).means.startswith("This batch: ")
+        and "1 of its 16 examples has" in say(found).means
+    )
+    assert re.search(
+        r"The gradient of \S+ was \d+ times as long as usual, the most of all layers\.",
+        say(found).means,
+    )
 
 
 def test_a_loss_that_couples_its_examples_or_fails_again_gives_no_examples() -> None:
@@ -119,7 +163,9 @@ def test_a_loss_that_couples_its_examples_or_fails_again_gives_no_examples() -> 
             examiner.learn([1.0])
         assert examiner.limit == pytest.approx(1.2)
     assert (coupled.examine(9.0, batches[0], None) or {"examples": []})["examples"] == []
-    assert fails.examine(9.0, batches[0], Before(batches[1], 1.0)) is None and fails.limit == math.inf
+    assert (
+        fails.examine(9.0, batches[0], Before(batches[1], 1.0)) is None and fails.limit == math.inf
+    )
 
 
 def test_a_buffer_that_is_filled_again_is_not_the_batch_before() -> None:
@@ -129,7 +175,9 @@ def test_a_buffer_that_is_filled_again_is_not_the_batch_before() -> None:
         examiner.learn([1.0])
     again = examiner.examine(9.0, batches[0], Before(batches[0], 1.0))
     assert again is None or (again["others_now"] is None and again["others_then"] is None)
-    other = examiner.examine(9.0, batches[0], Before((batches[1][0].clone(), batches[1][1].clone()), 1.0))
+    other = examiner.examine(
+        9.0, batches[0], Before((batches[1][0].clone(), batches[1][1].clone()), 1.0)
+    )
     assert other is not None and other["others_then"] == 1.0 and other["others_now"] > 0
 
 
@@ -143,7 +191,11 @@ def test_examinations_pause_and_end() -> None:
             examined.append(step)
         examiner.learn([value])
     assert min(np.diff(examined)) >= 64
-    assert [step // 1000 for step in examined] == [0] * 5 + [1, 2, 3]  # one more in each further thousand steps
+    assert [step // 1000 for step in examined] == [0] * 5 + [
+        1,
+        2,
+        3,
+    ]  # one more in each further thousand steps
 
 
 @pytest.mark.parametrize("size", [2, 7, 64, 200])

@@ -1,4 +1,5 @@
-"""A training that was stopped examines the same steps as one that was not, also where a guard went back."""
+"""A training that was stopped examines the same steps as one that was not, also where a guard went
+back."""
 
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,27 @@ from gradiometer.train import resume, train
 from test_train import StopAt
 
 ASKED = Configuration(
-    problem="x:y", learning_rate=1e-5, steps=320, batch_size=8, every=50, check_edge=False, check_endpoint=False
+    problem="x:y",
+    learning_rate=1e-5,
+    steps=320,
+    batch_size=8,
+    every=50,
+    check_edge=False,
+    check_endpoint=False,
 )
 
 
 def outlying(*targets: float) -> Problem:
-    """A regression whose first examples have these targets, so that the loss is high once in an epoch for each."""
+    """A regression whose first examples have these targets, so that the loss is high once in an
+    epoch for each."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(256, 4, generator=generator)
     labels = inputs.sum(1) + torch.randn(256, generator=generator)
     labels[: len(targets)] = torch.tensor(targets)
     made = lambda: nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))  # noqa: E731 (as a problem has it)
-    return Problem("line", made, supervised(nn.MSELoss(reduction="none")), Examples((inputs, labels)))
+    return Problem(
+        "line", made, supervised(nn.MSELoss(reduction="none")), Examples((inputs, labels))
+    )
 
 
 def examined(run: Run) -> list[int]:
@@ -37,7 +47,10 @@ def examined(run: Run) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("targets", "settings"), [((60.0,), {}), ((60.0, 1e5), {"guard": 1.0})])
 def test_a_resumed_training_examines_the_same_steps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, targets: tuple[float, ...], settings: dict[str, Any]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    targets: tuple[float, ...],
+    settings: dict[str, Any],
 ) -> None:
     problem, asked = outlying(*targets), replace(ASKED, **settings)
     monkeypatch.setattr(recorded, "load", lambda *_, **__: problem)

@@ -1,4 +1,5 @@
-"""Spikes of the loss: found where they are planted, not in noise, and explained by what is around them."""
+"""Spikes of the loss: found where they are planted, not in noise, and explained by what is around
+them."""
 
 import re
 from dataclasses import replace
@@ -38,7 +39,9 @@ def test_the_same_examples_in_every_batch_leave_an_instability() -> None:
     spike = find_spikes(planted(500, 1, 6.0))[0]
     assert explain(spike).cause is Cause.THIS_BATCH
     found = explain(spike, same_examples=True)
-    assert found.cause is Cause.INSTABILITY and [each.kind for each in found.evidence] == ["same_examples"]
+    assert found.cause is Cause.INSTABILITY and [each.kind for each in found.evidence] == [
+        "same_examples"
+    ]
 
 
 def test_ordinary_noise_alarms_in_at_most_one_of_fifty_runs() -> None:
@@ -62,12 +65,20 @@ def test_noise_without_a_variance_alarms_in_about_one_of_fifteen_runs(steps: int
 
 
 def test_no_loss_that_training_recorded_has_a_spike() -> None:
-    """Six networks, with momentum and AdamW, warm-up, warm restarts, label noise, and small last batches."""
+    """Six networks, with momentum and AdamW, warm-up, warm restarts, label noise, and small last
+    batches."""
     with np.load(RECORDED) as recorded:
-        names = sorted(name.removesuffix("/losses") for name in recorded if name.endswith("/losses"))
-        found = {name: find_spikes(recorded[f"{name}/losses"], rates=recorded[f"{name}/rates"]) for name in names}
+        names = sorted(
+            name.removesuffix("/losses") for name in recorded if name.endswith("/losses")
+        )
+        found = {
+            name: find_spikes(recorded[f"{name}/losses"], rates=recorded[f"{name}/rates"])
+            for name in names
+        }
         without_rates = {name: find_spikes(recorded[f"{name}/losses"]) for name in names}
-    assert len(names) == 12 and {name for name in names if found[name] or without_rates[name]} == set()
+    assert (
+        len(names) == 12 and {name for name in names if found[name] or without_rates[name]} == set()
+    )
 
 
 @pytest.mark.parametrize(("length", "factor"), [(1, 2.5), (3, 2.0), (20, 1.8), (100, 2.5)])
@@ -85,8 +96,16 @@ def test_height_length_and_recovery_are_those_of_the_spike() -> None:
     losses = gaussian()
     losses[700:704] = 3.0, 6.0, 5.0, 4.0
     (spike,) = find_spikes(losses)
-    assert (spike.first, spike.peak, spike.last, spike.length, spike.height) == (700, 701, 703, 4, 6.0)
-    assert spike.level == pytest.approx(0.51, rel=0.05) and spike.ended and spike.score > spike.limit
+    assert (spike.first, spike.peak, spike.last, spike.length, spike.height) == (
+        700,
+        701,
+        703,
+        4,
+        6.0,
+    )
+    assert (
+        spike.level == pytest.approx(0.51, rel=0.05) and spike.ended and spike.score > spike.limit
+    )
 
 
 def test_a_spike_at_the_end_has_not_come_back() -> None:
@@ -112,7 +131,9 @@ def test_a_rise_that_stays_and_a_steep_start_are_no_spikes() -> None:
 def test_a_warm_restart_is_no_spike_if_the_rate_is_known() -> None:
     place = np.arange(4000) % 1000
     rates = 0.1 * (1 - place / 1000) + 1e-4
-    losses = (0.1 + 5 * rates * (1 - np.exp(-place / 5))) * (1 + 0.1 * np.random.default_rng(0).standard_normal(4000))
+    losses = (0.1 + 5 * rates * (1 - np.exp(-place / 5))) * (
+        1 + 0.1 * np.random.default_rng(0).standard_normal(4000)
+    )
     assert find_spikes(losses, rates=rates) == [] and find_spikes(losses) == []
     losses[2500:2540] *= 4
     assert [spike.first for spike in find_spikes(losses, rates=rates)] == [2500]
@@ -138,7 +159,9 @@ def test_nan_constant_and_short_records_have_no_spike() -> None:
 
 
 def test_wrong_arguments_are_refused_by_name() -> None:
-    with pytest.raises(BadArgument, match=re.escape("`false_alarms` must be between 0 and 1, got 0.0")):
+    with pytest.raises(
+        BadArgument, match=re.escape("`false_alarms` must be between 0 and 1, got 0.0")
+    ):
         find_spikes([1.0], false_alarms=0.0)
     with pytest.raises(BadArgument, match="`rates` must have one number per loss, 3, got 2"):
         find_spikes([1.0, 2.0, 3.0], rates=[0.1, 0.1])
@@ -155,7 +178,8 @@ def test_places_count_the_losses_that_were_given() -> None:
 
 
 def test_a_loss_of_exactly_zero_does_not_make_noise_a_spike() -> None:
-    """As the loss falls over decades, its noise is even in logarithms and heavy in the losses themselves."""
+    """As the loss falls over decades, its noise is even in logarithms and heavy in the losses
+    themselves."""
     losses = 10.0 ** -np.linspace(0, 6, 4000) * np.random.default_rng(0).lognormal(0, 1.6, 4000)
     assert find_spikes(losses, rates=np.full(4000, 0.1)) == []
     losses[3990] = 0.0  # below the smallest float

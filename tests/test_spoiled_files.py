@@ -1,4 +1,5 @@
-"""Files of a run are decoded and not trusted: what does not fit is skipped and named, and what is no file is refused."""
+"""Files of a run are decoded and not trusted: what does not fit is skipped and named, and what is
+no file is refused."""
 
 import hashlib
 import json
@@ -59,25 +60,44 @@ def write_events(folder: RunFolder, *events: dict[str, Any]) -> Run:
         {"event": ["finished"]},
     ],
 )
-def test_an_event_that_does_not_fit_is_skipped_and_named(folder: RunFolder, event: dict[str, Any]) -> None:
+def test_an_event_that_does_not_fit_is_skipped_and_named(
+    folder: RunFolder, event: dict[str, Any]
+) -> None:
     run = write_events(folder, {"event": "started"}, event, event, {"event": "interrupted"})
-    assert [each["event"] for each in run.events] == ["started", "interrupted"] and run.status == "interrupted"
+    assert [each["event"] for each in run.events] == [
+        "started",
+        "interrupted",
+    ] and run.status == "interrupted"
     (warning,) = run.warnings
     assert warning.startswith("events.jsonl:2, and 1 more: ") and ": skipped (" in warning
     diagnose(run)
 
 
 def test_events_that_fit_are_read_whole(folder: RunFolder) -> None:
-    evaluation = {"event": "evaluation", "estimates": {"test_loss": EXACT | {"of_a_later_version": 1}}, "note": "kept"}
+    evaluation = {
+        "event": "evaluation",
+        "estimates": {"test_loss": EXACT | {"of_a_later_version": 1}},
+        "note": "kept",
+    }
     run = write_events(folder, evaluation, {"event": "unknown", "anything": [1]})
     assert Estimate(**run.evaluations[0]["estimates"]["test_loss"]) == Estimate.exact(1.0)
-    assert run.evaluations[0]["note"] == "kept" and run.events[1]["anything"] == [1] and not run.warnings
+    assert (
+        run.evaluations[0]["note"] == "kept"
+        and run.events[1]["anything"] == [1]
+        and not run.warnings
+    )
 
 
-@pytest.mark.parametrize("examples", ["inf", "1e400", "-3", "0", "'many'", "nan", "1.5", "9999999999999999999"])
-def test_a_number_of_examples_that_is_none_is_left_out_and_named(folder: RunFolder, examples: str) -> None:
+@pytest.mark.parametrize(
+    "examples", ["inf", "1e400", "-3", "0", "'many'", "nan", "1.5", "9999999999999999999"]
+)
+def test_a_number_of_examples_that_is_none_is_left_out_and_named(
+    folder: RunFolder, examples: str
+) -> None:
     manifest = folder.manifest_path
-    manifest.write_text(f"{manifest.read_text()}\n[sampling]\ndraw = 'reshuffled'\nexamples = {examples}\n")
+    manifest.write_text(
+        f"{manifest.read_text()}\n[sampling]\ndraw = 'reshuffled'\nexamples = {examples}\n"
+    )
     run = Run.open(folder.path)
     line = manifest.read_text().splitlines().index("[sampling]") + 1
     assert run.sampling.examples is None
@@ -87,12 +107,24 @@ def test_a_number_of_examples_that_is_none_is_left_out_and_named(folder: RunFold
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("layers", "3"), ("steps", "-1"), ("ranks", "'two'"), ("problem", "[]"), ("versions", "{torch = 2.9}"),
-     ("gauges", "[{name = 'mine'}]"), ("created", "2026-01-01T00:00:00Z"), ("probe", "{draw = 'never'}")],
-)  # fmt: skip
-def test_a_key_of_a_run_that_does_not_fit_is_left_out_and_named(folder: RunFolder, key: str, value: str) -> None:
+    [
+        ("layers", "3"),
+        ("steps", "-1"),
+        ("ranks", "'two'"),
+        ("problem", "[]"),
+        ("versions", "{torch = 2.9}"),
+        ("gauges", "[{name = 'mine'}]"),
+        ("created", "2026-01-01T00:00:00Z"),
+        ("probe", "{draw = 'never'}"),
+    ],
+)
+def test_a_key_of_a_run_that_does_not_fit_is_left_out_and_named(
+    folder: RunFolder, key: str, value: str
+) -> None:
     path = folder.manifest_path
-    rest = "\n".join(line for line in path.read_text().splitlines() if not line.startswith(f"{key} ="))
+    rest = "\n".join(
+        line for line in path.read_text().splitlines() if not line.startswith(f"{key} =")
+    )
     path.write_text(f"{key} = {value}\n{rest}")
     run = Run.open(folder.path)
     assert key not in run.manifest and run.configuration == folder.configuration
@@ -138,18 +170,24 @@ def test_what_is_no_regular_file_is_refused(folder: RunFolder, put: Any) -> None
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX")
-def test_what_passes_for_regular_and_blocks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As /proc/kmsg does: a FIFO that is taken for a regular file, and that a program keeps open for writing."""
+def test_what_passes_for_regular_and_blocks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As /proc/kmsg does: a FIFO that is taken for a regular file, and that a program keeps open
+    for writing."""
     path = tmp_path / "log.jsonl"
     os.mkfifo(path)
     monkeypatch.setattr(disk.stat, "S_ISREG", S_ISFIFO)
     monkeypatch.setattr(Path, "is_file", Path.is_fifo)
     kept_open = os.open(path, os.O_RDWR)
     with pytest.raises(
-        BadArgument, match=r"log.jsonl` cannot be read: it has no content yet, and is no file on a disk"
+        BadArgument,
+        match=r"log.jsonl` cannot be read: it has no content yet, and is no file on a disk",
     ):
         read_log(path)
-    with pytest.raises(BadArgument, match="cannot be read as a configuration: it has no content yet"):
+    with pytest.raises(
+        BadArgument, match="cannot be read as a configuration: it has no content yet"
+    ):
         Configuration.from_toml(path)
     os.write(kept_open, b'{"step": 1, "loss": 2.0}\n')
     assert read_log(path).losses.values.tolist() == [2.0]
@@ -202,7 +240,9 @@ def header(tensors: dict[str, Any]) -> bytes:
         (STATE, b"[]"),
     ],
 )
-def test_a_checkpoint_that_lies_falls_back_to_the_one_before(folder: RunFolder, name: str, content: bytes) -> None:
+def test_a_checkpoint_that_lies_falls_back_to_the_one_before(
+    folder: RunFolder, name: str, content: bytes
+) -> None:
     for step in (1, 2):
         save(folder, step, {"a": torch.ones(2)}, {"step": step}, keep=2)
     lie(folder.checkpoints_path / "step_000002", name, content)

@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from gradiometer import BadArgument
-from gradiometer.convergence.plateau.extrapolation import Extrapolation, LookTimes, extrapolated_gain
+from gradiometer.convergence.plateau.extrapolation import (
+    Extrapolation,
+    LookTimes,
+    extrapolated_gain,
+)
 from gradiometer.lab.closed_forms import Quadratic
 from streams import Observation, Stream
 
@@ -17,7 +21,9 @@ CURVED = Stream(CURVATURES, CURVATURES, learning_rate=0.1, batch_size=8)
 REGRESSION = Stream(CURVATURES, None, learning_rate=0.1, batch_size=4, momentum=0.5)
 
 
-def first_alarms(test: Extrapolation, stream: Stream, starts: torch.Tensor, steps: int, seed: int = 1) -> np.ndarray:
+def first_alarms(
+    test: Extrapolation, stream: Stream, starts: torch.Tensor, steps: int, seed: int = 1
+) -> np.ndarray:
     """Step of each run's first alarm, −1 where there is none."""
     alarms = torch.full((len(starts),), -1)
     for step, seen in enumerate(stream.walk(starts, steps, seed)):
@@ -34,7 +40,9 @@ def test_the_floor_of_a_stream_with_constant_noise_is_that_of_the_quadratic() ->
 
 
 @pytest.mark.parametrize("stream", [CURVED, REGRESSION], ids=["constant noise", "regression"])
-def test_runs_of_a_stream_have_its_expected_excess_loss_which_ends_at_the_floor(stream: Stream) -> None:
+def test_runs_of_a_stream_have_its_expected_excess_loss_which_ends_at_the_floor(
+    stream: Stream,
+) -> None:
     start = np.array([[1.0, -1.0, 2.0]])
     expected = stream.expected_excess(start, 1500)[:, 0]
     assert expected[-1] == pytest.approx(stream.floor, rel=1e-6)
@@ -87,7 +95,8 @@ def test_the_gain_of_a_cut_is_the_floor_once_the_start_is_forgotten() -> None:
     first_alarms(test, CURVED, torch.zeros(200, 3), 1100)
     assert test.look is not None
     iterates = test.look.iterates.mean(dim=1) - test.look.averaged
-    # Averaging over 512 steps leaves 1/(512 · 0.1 · 0.3) of the floor, and less of the steeper directions.
+    # Averaging over 512 steps leaves 1/(512 · 0.1 · 0.3) of the floor, and less of the steeper
+    # directions.
     assert float(iterates.mean()) == pytest.approx(CURVED.floor, rel=0.12)
 
 
@@ -109,7 +118,9 @@ def test_a_restored_test_gives_the_same_answers() -> None:
     answers = [whole.take(position) for position in steps]
     for position in steps[:333]:
         stopped.take(position)
-    resumed.restore({name: tensor.clone() for name, tensor in stopped.tensors().items()}, stopped.values())
+    resumed.restore(
+        {name: tensor.clone() for name, tensor in stopped.tensors().items()}, stopped.values()
+    )
     again = [resumed.take(position) for position in steps[333:]]
     assert all(torch.equal(a, b) for a, b in zip(answers[333:], again, strict=True))
     assert whole.look is not None and resumed.look is not None
@@ -127,14 +138,32 @@ def test_the_distance_between_looks_grows() -> None:
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (lambda: Extrapolation(CURVED.probe(1, 8, seed=0), share=math.nan), "`share` of the gain of a cut must lie in"),
-        (lambda: Extrapolation(CURVED.probe(1, 8, seed=0), first=0), "`first` must be at least 1, got 0"),
-        (lambda: CURVED.probe(1, 0, seed=0), "`examples` must be at least 8, one for each part of a probe, got 0"),
+        (
+            lambda: Extrapolation(CURVED.probe(1, 8, seed=0), share=math.nan),
+            "`share` of the gain of a cut must lie in",
+        ),
+        (
+            lambda: Extrapolation(CURVED.probe(1, 8, seed=0), first=0),
+            "`first` must be at least 1, got 0",
+        ),
+        (
+            lambda: CURVED.probe(1, 0, seed=0),
+            "`examples` must be at least 8, one for each part of a probe, got 0",
+        ),
         (lambda: LookTimes(16, 0), "`per_octave` must be at least 1, got 0"),
         (lambda: Stream((1.0, math.nan), None, 0.1, 4), "`curvatures` must be positive and finite"),
-        (lambda: Stream((1.0,), (1.0, 2.0), 0.1, 4), "`noise` must be one finite variance for each of 1 curvatures"),
-        (lambda: Stream((1.0,), (1.0,), 2.5, 4), "`learning_rate` must lie between 0 and 2, got 2.5"),
-        (lambda: Stream((1.0,) * 50, None, 0.5, 1), "`learning_rate` 0.5 is too large for a batch of 1"),
+        (
+            lambda: Stream((1.0,), (1.0, 2.0), 0.1, 4),
+            "`noise` must be one finite variance for each of 1 curvatures",
+        ),
+        (
+            lambda: Stream((1.0,), (1.0,), 2.5, 4),
+            "`learning_rate` must lie between 0 and 2, got 2.5",
+        ),
+        (
+            lambda: Stream((1.0,) * 50, None, 0.5, 1),
+            "`learning_rate` 0.5 is too large for a batch of 1",
+        ),
         (lambda: Stream((1.0,), None, 0.1, 4, momentum=1.0), r"`momentum` must lie in \[0, 1\)"),
     ],
 )
@@ -160,15 +189,20 @@ def test_an_observation_is_of_the_step_before_its_update() -> None:
 @pytest.mark.nightly
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_early_alarms_of_the_whole_run_over_random_starts_are_few(momentum: float) -> None:
-    """At most 5 % early in 300 runs from five random starts, over all looks, and most runs are stopped at last."""
+    """At most 5 % early in 300 runs from five random starts, over all looks, and most runs are
+    stopped at last."""
     h = np.geomspace(1, 1 / 60, 8)
     rate = 0.1 if not momentum else 0.015
     stream = Stream(tuple(h.tolist()), None, learning_rate=rate, batch_size=4, momentum=momentum)
-    drawn = np.random.default_rng(11).standard_normal((5, 8)) * np.sqrt(200 * stream.floor / (h.sum() / 2))
+    drawn = np.random.default_rng(11).standard_normal((5, 8)) * np.sqrt(
+        200 * stream.floor / (h.sum() / 2)
+    )
     excess = stream.expected_excess(drawn, 20_000) / stream.floor
     true = (excess <= 2).argmax(axis=0)
     starts = torch.from_numpy(np.repeat(drawn, 60, axis=0))
-    alarms = first_alarms(Extrapolation(stream.probe(300, 4096, seed=12)), stream, starts, 6 * int(true.max()))
+    alarms = first_alarms(
+        Extrapolation(stream.probe(300, 4096, seed=12)), stream, starts, 6 * int(true.max())
+    )
     alarms = alarms.reshape(5, 60)
     early = (alarms >= 0) & (excess[alarms, np.arange(5)[:, None]] > 2)
     assert early.mean() <= 0.05

@@ -27,10 +27,13 @@ RULES = (SGDRule(0.4, 4), SGDRule(0.2, 4, 0.7), SGDRule(0.2, 4, 0.7, nesterov=Tr
 
 
 def chain_covariances(rule: SGDRule, means_of_batches, steps: int, kept: int) -> np.ndarray:
-    """Products of the iterates of many chains of `torch.optim.SGD` at the last steps: [kept, chains, 2, 2]."""
+    """Products of the iterates of many chains of `torch.optim.SGD` at the last steps: [kept,
+    chains, 2, 2]."""
     curvature = torch.from_numpy(CURVATURE)
     position = torch.zeros(CHAINS, 2, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.SGD([position], rule.learning_rate, rule.momentum, nesterov=rule.nesterov)
+    optimizer = torch.optim.SGD(
+        [position], rule.learning_rate, rule.momentum, nesterov=rule.nesterov
+    )
     products = []
     for step, noise in zip(range(steps), means_of_batches, strict=False):
         position.grad = position.detach() @ curvature + torch.from_numpy(noise)
@@ -43,7 +46,11 @@ def chain_covariances(rule: SGDRule, means_of_batches, steps: int, kept: int) ->
 
 def standard_errors(products: np.ndarray, expected: np.ndarray) -> float:
     """The largest deviation of the mean over chains from the law, over the entries."""
-    return float(np.abs((products.mean(0) - expected) / (products.std(0, ddof=1) / math.sqrt(len(products)))).max())
+    return float(
+        np.abs(
+            (products.mean(0) - expected) / (products.std(0, ddof=1) / math.sqrt(len(products)))
+        ).max()
+    )
 
 
 def independent_draws(batch_size: int, seed: int):
@@ -55,7 +62,9 @@ def independent_draws(batch_size: int, seed: int):
 def all_different(batch_size: int, seed: int):
     draw = np.random.default_rng(seed)
     while True:
-        yield EXAMPLES[draw.random((CHAINS, 11)).argsort(1)[:, :batch_size]].mean(1) - EXAMPLES.mean(0)
+        yield EXAMPLES[draw.random((CHAINS, 11)).argsort(1)[:, :batch_size]].mean(
+            1
+        ) - EXAMPLES.mean(0)
 
 
 def epochs(batch_size: int, seed: int):
@@ -72,7 +81,9 @@ def test_the_law_of_independent_draws_is_that_of_torch(rule: SGDRule) -> None:
     expected = stationary_covariance(CURVATURE, NOISE, rule)
     assert standard_errors(products[0], expected) < STANDARD_ERRORS
     losses = (products[0] * CURVATURE).sum((1, 2)) / 2
-    assert abs(losses.mean() - excess_loss(CURVATURE, expected)) < STANDARD_ERRORS * losses.std() / math.sqrt(CHAINS)
+    assert abs(
+        losses.mean() - excess_loss(CURVATURE, expected)
+    ) < STANDARD_ERRORS * losses.std() / math.sqrt(CHAINS)
 
 
 def test_batches_without_replacement_are_colder_by_their_factor() -> None:
@@ -84,14 +95,20 @@ def test_batches_without_replacement_are_colder_by_their_factor() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=["plain", "heavy ball", "nesterov"])
-def test_the_law_of_reshuffled_epochs_is_that_of_torch_at_every_position_in_an_epoch(rule: SGDRule) -> None:
+def test_the_law_of_reshuffled_epochs_is_that_of_torch_at_every_position_in_an_epoch(
+    rule: SGDRule,
+) -> None:
     products = chain_covariances(rule, epochs(4, 3), steps=3 * 60, kept=3)  # batches of 4, 4 and 3
     for place in range(3):
         expected = reshuffled_covariance(CURVATURE, NOISE, rule, 11, batches=place + 1)
         assert standard_errors(products[place], expected) < STANDARD_ERRORS, place
-    over_an_epoch = np.mean([reshuffled_covariance(CURVATURE, NOISE, rule, 11, batches=k) for k in range(3)], axis=0)
+    over_an_epoch = np.mean(
+        [reshuffled_covariance(CURVATURE, NOISE, rule, 11, batches=k) for k in range(3)], axis=0
+    )
     np.testing.assert_allclose(reshuffled_covariance(CURVATURE, NOISE, rule, 11), over_an_epoch)
-    first, last = (reshuffled_covariance(CURVATURE, NOISE, rule, 11, batches=place) for place in (0, 3))
+    first, last = (
+        reshuffled_covariance(CURVATURE, NOISE, rule, 11, batches=place) for place in (0, 3)
+    )
     np.testing.assert_allclose(first, last, rtol=1e-10)
 
 
@@ -101,7 +118,9 @@ def test_at_batch_size_one_reshuffling_has_its_closed_form(rate: float, times: f
     spread = (weights @ weights - weights.sum() ** 2 / 200) / (1 - (1 - rate) ** 400)
     found = reshuffled_covariance(one, one, SGDRule(rate, 1), 200, batches=200)[0, 0]
     assert found == pytest.approx(rate**2 * 200 / 199 * spread, rel=1e-9)
-    assert stationary_covariance(one, one, SGDRule(rate, 1))[0, 0] / found == pytest.approx(times, rel=0.005)
+    assert stationary_covariance(one, one, SGDRule(rate, 1))[0, 0] / found == pytest.approx(
+        times, rel=0.005
+    )
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -112,9 +131,13 @@ def test_the_closed_form_of_one_mode_solves_the_equation(momentum: float) -> Non
         assert mode_variance(0.7, 3.0, rule) == pytest.approx(solved, rel=1e-9)
 
 
-@pytest.mark.parametrize("rule", [SGDRule(1e-4, 4), SGDRule(1e-4, 4, 0.9), SGDRule(1e-4, 4, 0.9, nesterov=True)])
+@pytest.mark.parametrize(
+    "rule", [SGDRule(1e-4, 4), SGDRule(1e-4, 4, 0.9), SGDRule(1e-4, 4, 0.9, nesterov=True)]
+)
 def test_at_a_small_rate_the_temperature_is_the_limit_formula(rule: SGDRule) -> None:
-    temperature = configurational_temperature(CURVATURE, stationary_covariance(CURVATURE, NOISE, rule))
+    temperature = configurational_temperature(
+        CURVATURE, stationary_covariance(CURVATURE, NOISE, rule)
+    )
     assert temperature == pytest.approx(small_rate_temperature(np.trace(NOISE), 2, rule), rel=2e-3)
     assert rule.heat == pytest.approx(1e-4 / (8 * (1 - rule.momentum)))
 
@@ -129,20 +152,37 @@ NAN = math.nan
         (lambda: SGDRule(NAN, 4), "`learning_rate` must be positive and finite, got nan"),
         (lambda: SGDRule(0.1, 0), "`batch_size` must be at least 1, got 0"),
         (lambda: SGDRule(0.1, 4, NAN), "`momentum` must be at least 0 and below 1, got nan"),
-        (lambda: mode_variance(1.0, -1.0, SGDRule(0.1, 4)), "`noise` must be at least 0 and finite, got -1.0"),
-        (lambda: mode_variance(-1.0, 1.0, SGDRule(0.1, 4)), "`curvature` must be positive and finite"),
-        (lambda: mode_variance(1.0, 1.0, SGDRule(2.0, 4)), r"2\(1 \+ momentum\)/sharpness = 2, got 2.0"),
+        (
+            lambda: mode_variance(1.0, -1.0, SGDRule(0.1, 4)),
+            "`noise` must be at least 0 and finite, got -1.0",
+        ),
+        (
+            lambda: mode_variance(-1.0, 1.0, SGDRule(0.1, 4)),
+            "`curvature` must be positive and finite",
+        ),
+        (
+            lambda: mode_variance(1.0, 1.0, SGDRule(2.0, 4)),
+            r"2\(1 \+ momentum\)/sharpness = 2, got 2.0",
+        ),
         (lambda: mode_variance(1.0, 1.0, RULES[2]), "`rule` must not be Nesterov's"),
         (
-            lambda: stationary_covariance(np.eye(1), np.eye(1), SGDRule(1.4, 4, 0.9, nesterov=True)),
+            lambda: stationary_covariance(
+                np.eye(1), np.eye(1), SGDRule(1.4, 4, 0.9, nesterov=True)
+            ),
             r"2\(1 \+ momentum\)/\(\(1 \+ 2 momentum\) sharpness\) = 1.357, got 1.4",
         ),
         (
             lambda: stationary_covariance(np.eye(2), np.eye(1), RULES[0]),
             r"`noise` must be of shape \[2, 2\], got \[1, 1\]",
         ),
-        (lambda: stationary_covariance(np.eye(1), np.array([[NAN]]), RULES[0]), "`noise` must be finite and symmetric"),
-        (lambda: reshuffled_covariance(np.eye(1), np.eye(1), RULES[0], 3), "between 1 and the 3 examples, got 4"),
+        (
+            lambda: stationary_covariance(np.eye(1), np.array([[NAN]]), RULES[0]),
+            "`noise` must be finite and symmetric",
+        ),
+        (
+            lambda: reshuffled_covariance(np.eye(1), np.eye(1), RULES[0], 3),
+            "between 1 and the 3 examples, got 4",
+        ),
         (
             lambda: reshuffled_covariance(np.eye(1), np.eye(1), RULES[0], 8, batches=3),
             "the 2 batches of an epoch, got 3",
@@ -152,7 +192,10 @@ NAN = math.nan
             lambda: small_rate_temperature(NAN, 1, RULES[0]),
             "`gradient_variance` must be at least 0 and finite, got nan",
         ),
-        (lambda: small_rate_temperature(1.0, 0, RULES[0]), "`parameters` must be at least 1, got 0"),
+        (
+            lambda: small_rate_temperature(1.0, 0, RULES[0]),
+            "`parameters` must be at least 1, got 0",
+        ),
     ],
 )
 def test_arguments_without_a_stationary_law_are_named(build, message: str) -> None:

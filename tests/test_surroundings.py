@@ -1,4 +1,5 @@
-"""What a loss uses besides its model, generators and other networks, is left as it was by measuring."""
+"""What a loss uses besides its model, generators and other networks, is left as it was by
+measuring."""
 
 import functools
 import random
@@ -30,7 +31,11 @@ GLOBAL = torch.Generator()
 
 
 def by_global(model: nn.Module, batch: Tensor) -> Tensor:
-    return (model(batch + torch.randn(batch.shape, generator=GLOBAL, dtype=batch.dtype))).square().mean(1)
+    return (
+        (model(batch + torch.randn(batch.shape, generator=GLOBAL, dtype=batch.dtype)))
+        .square()
+        .mean(1)
+    )
 
 
 class Holder:
@@ -39,19 +44,27 @@ class Holder:
 
     def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
         generator = self.settings["noise"][0]
-        noise = torch.tensor([[generator.normalvariate(0, 1) for _ in row] for row in batch], dtype=batch.dtype)
+        noise = torch.tensor(
+            [[generator.normalvariate(0, 1) for _ in row] for row in batch], dtype=batch.dtype
+        )
         return model(batch + noise).square().mean(1)
 
 
 def of_numpy(model: nn.Module, batch: Tensor, generator: Any) -> Tensor:
-    return model(batch + torch.from_numpy(generator.normal(size=tuple(batch.shape)))).square().mean(1)
+    return (
+        model(batch + torch.from_numpy(generator.normal(size=tuple(batch.shape)))).square().mean(1)
+    )
 
 
 def of_closure() -> Callable[..., Tensor]:
     generator = torch.Generator()
 
     def loss(model: nn.Module, batch: Tensor) -> Tensor:
-        return model(batch + torch.randn(batch.shape, generator=generator, dtype=batch.dtype)).square().mean(1)
+        return (
+            model(batch + torch.randn(batch.shape, generator=generator, dtype=batch.dtype))
+            .square()
+            .mean(1)
+        )
 
     return loss
 
@@ -65,15 +78,23 @@ LOSSES: dict[str, Callable[[], Callable[..., Tensor]]] = {
 }
 
 
-def trained(loss: Callable[..., Tensor], out: Path | None, extra: nn.Module | None = None) -> list[Tensor]:
+def trained(
+    loss: Callable[..., Tensor], out: Path | None, extra: nn.Module | None = None
+) -> list[Tensor]:
     GLOBAL.manual_seed(1)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    w = watch(model, optimizer, loss=loss, out=out, every=1, page=False, quiet=True) if out else None
+    w = (
+        watch(model, optimizer, loss=loss, out=out, every=1, page=False, quiet=True)
+        if out
+        else None
+    )
     if w:
         w.__enter__()
-    for batch in torch.randn(6, 8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)):
+    for batch in torch.randn(
+        6, 8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    ):
         optimizer.zero_grad()
         value = loss(model, batch).mean()
         value.backward()
@@ -87,14 +108,18 @@ def trained(loss: Callable[..., Tensor], out: Path | None, extra: nn.Module | No
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_with_its_own_generator_is_trained_as_without_measuring(tmp_path: Path, name: str) -> None:
+def test_a_loss_with_its_own_generator_is_trained_as_without_measuring(
+    tmp_path: Path, name: str
+) -> None:
     plain, watched = trained(LOSSES[name](), None), trained(LOSSES[name](), tmp_path)
     assert all(map(torch.equal, plain, watched))
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_with_its_own_generator_is_random(name: str) -> None:
-    assert Objective(nn.Linear(4, 4).double(), LOSSES[name]()).traits(torch.ones(8, 4).double()).random
+    assert (
+        Objective(nn.Linear(4, 4).double(), LOSSES[name]()).traits(torch.ones(8, 4).double()).random
+    )
 
 
 def test_the_batch_statistics_of_another_network_are_left_alone(tmp_path: Path) -> None:

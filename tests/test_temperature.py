@@ -16,8 +16,21 @@ from gradiometer import BadArgument
 from gradiometer.errors import Interrupted
 from gradiometer.exploration.temperature import Temperature
 from gradiometer.exploration.temperature.heat_balance import heat_balance
-from gradiometer.exploration.temperature.stationary_law import SGDRule, reshuffled_covariance, stationary_covariance
-from gradiometer.measurement import Draw, Origin, Reading, Sampling, Series, State, TrainingStep, velocity_of
+from gradiometer.exploration.temperature.stationary_law import (
+    SGDRule,
+    reshuffled_covariance,
+    stationary_covariance,
+)
+from gradiometer.measurement import (
+    Draw,
+    Origin,
+    Reading,
+    Sampling,
+    Series,
+    State,
+    TrainingStep,
+    velocity_of,
+)
 from gradiometer.measurement.motion import Motion
 from gradiometer.run import Configuration
 from gradiometer.train import resume, train
@@ -31,7 +44,9 @@ NAN = math.nan
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mlp", "cnn_with_batch_norm", "tiny_transformer", "dropout", "frozen_first_layer"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "cnn_with_batch_norm", "tiny_transformer", "dropout", "frozen_first_layer"]
+)
 @pytest.mark.parametrize(
     "sgd",
     [Sgd(), Sgd(decay=0.3), Sgd(0.02, 0.9), Sgd(0.02, 0.9, nesterov=True, decay=0.1)],
@@ -41,18 +56,25 @@ def test_the_balance_closes_on_any_run_of_sgd(name: str, sgd: Sgd) -> None:
     torch.manual_seed(0)
     case = CASES[name]()
     case.model.double()
-    rates = [sgd.rate] * 20 if sgd.momentum else np.linspace(sgd.rate, sgd.rate / 9, 20)  # plain: any schedule
+    rates = (
+        [sgd.rate] * 20 if sgd.momentum else np.linspace(sgd.rate, sgd.rate / 9, 20)
+    )  # plain: any schedule
     readings = readings_of(case.objective, parts_of(double(case.batch), 6), sgd, rates)
     series = Series.of(readings, INDEPENDENT, case.objective.layers)
     balance = heat_balance(series, momentum=sgd.momentum)
-    assert len(balance.drift) == 14  # 19 steps, less those before the origin was renewed, at 1, 2, 4, 8 and 16
+    assert (
+        len(balance.drift) == 14
+    )  # 19 steps, less those before the origin was renewed, at 1, 2, 4, 8 and 16
     size = np.abs(balance.configurational) + np.abs(balance.heat) + np.abs(balance.drift)
     whole = np.abs(balance.residual.sum(1)) / size.sum(1)
     assert whole.max() < 1e-10
     assert (np.abs(balance.residual) < 1e-10 * size.sum(1, keepdims=True)).all()
     found = sgd.gauge.estimate(series)
     assert abs(found["temperature_residual"].value) < 1e-12 * size.sum(1).max()
-    assert found["temperature_step"].value != 0 and balance.parameters.sum() == case.objective.dimension
+    assert (
+        found["temperature_step"].value != 0
+        and balance.parameters.sum() == case.objective.dimension
+    )
 
 
 def test_a_balance_without_its_weight_decay_does_not_close() -> None:
@@ -78,7 +100,9 @@ def test_a_balance_without_its_weight_decay_does_not_close() -> None:
         wrong.append(Reading("temperature", step, 6, 0.1, forgetful.measure(caught)))
         optimizer.step()
     right, off = (heat_balance(Series.of(each, INDEPENDENT)) for each in (readings, wrong))
-    assert np.abs(right.residual).max() < 1e-4 * np.abs(right.heat).max() < np.abs(off.residual).max()
+    assert (
+        np.abs(right.residual).max() < 1e-4 * np.abs(right.heat).max() < np.abs(off.residual).max()
+    )
 
 
 @cache
@@ -102,9 +126,14 @@ def test_posterior_units_are_n_times_those_of_the_loss() -> None:
         "temperature/0",
         "temperature_configurational/2",
     ):
-        assert posterior[name].value == pytest.approx(500 * loss[name].value) and posterior[name].unit == ""
+        assert (
+            posterior[name].value == pytest.approx(500 * loss[name].value)
+            and posterior[name].unit == ""
+        )
     assert loss["temperature_posterior"].value == pytest.approx(500 * loss["temperature"].value)
-    assert posterior["temperature_posterior"].value == pytest.approx(500 * loss["temperature"].value)
+    assert posterior["temperature_posterior"].value == pytest.approx(
+        500 * loss["temperature"].value
+    )
     given = Temperature(examples=60_000).estimate(series)["temperature_posterior"]
     assert given.value == pytest.approx(60_000 * loss["temperature"].value)
 
@@ -124,24 +153,33 @@ def test_readings_many_steps_apart_include_the_drift_of_all_steps_between() -> N
 
 def test_reshuffled_epochs_put_in_less_heat_and_name_the_colder_directions() -> None:
     reshuffled, apart = (
-        Temperature().estimate(series_of_mlp(Sampling(draw, 20))) for draw in (Draw.RESHUFFLED, Draw.REPLACEMENT)
+        Temperature().estimate(series_of_mlp(Sampling(draw, 20)))
+        for draw in (Draw.RESHUFFLED, Draw.REPLACEMENT)
     )
-    assert reshuffled["temperature_minibatch"].value == pytest.approx(0.8 * apart["temperature_minibatch"].value)
+    assert reshuffled["temperature_minibatch"].value == pytest.approx(
+        0.8 * apart["temperature_minibatch"].value
+    )
     assert reshuffled["temperature"].value == pytest.approx(apart["temperature"].value)
     assert reshuffled["forgotten_curvature"].value == pytest.approx(4 / (20 * 0.1))
-    assert "a direction of curvature 2.0 runs at a quarter of this" in str(say(Temperature().judge(reshuffled)))
+    assert "a direction of curvature 2.0 runs at a quarter of this" in str(
+        say(Temperature().judge(reshuffled))
+    )
     assert "a quarter of this" not in str(say(Temperature().judge(apart)))
 
 
 def test_the_colder_directions_are_colder_by_the_exact_law() -> None:
     rate, examples = 0.1, 200
     found = Temperature().estimate(series_of_mlp(Sampling(Draw.RESHUFFLED, examples)))
-    curvatures = found["forgotten_curvature"].value / 4 * np.array([0.05, 0.1, 1.0, 20.0])  # that of B = 1, not of 4
+    curvatures = (
+        found["forgotten_curvature"].value / 4 * np.array([0.05, 0.1, 1.0, 20.0])
+    )  # that of B = 1, not of 4
     reshuffled = reshuffled_covariance(np.diag(curvatures), np.eye(4), SGDRule(rate, 1), examples)
     apart = stationary_covariance(np.diag(curvatures), np.eye(4), SGDRule(rate, 1))
     flattest, flatter, quarter, steep = np.diag(reshuffled) / np.diag(apart)
     assert quarter == pytest.approx(0.26, abs=0.01) and steep > 0.9
-    assert flatter == pytest.approx(0.033, abs=0.002) and flatter / flattest == pytest.approx(2, rel=0.05)
+    assert flatter == pytest.approx(0.033, abs=0.002) and flatter / flattest == pytest.approx(
+        2, rel=0.05
+    )
 
 
 def test_the_origin_is_renewed_at_powers_of_two_and_restored_from_its_state() -> None:
@@ -165,7 +203,13 @@ def test_a_resumed_training_reads_the_same_temperatures(tmp_path, momentum: floa
     from gradiometer.problems import load
     from gradiometer.run.budget import Budget
 
-    settings = {"gauges": "temperature", "every": 1, "epochs": 1, "batch_size": 100, "momentum": momentum}
+    settings = {
+        "gauges": "temperature",
+        "every": 1,
+        "epochs": 1,
+        "batch_size": 100,
+        "momentum": momentum,
+    }
     configuration = Configuration(**settings, weight_decay=0.01, check_edge=False)
     whole = train(load("digits"), configuration, tmp_path / "whole")
     with pytest.raises(Interrupted):
@@ -175,7 +219,10 @@ def test_a_resumed_training_reads_the_same_temperatures(tmp_path, momentum: floa
     assert one is not None and other is not None and one.steps.tolist() == other.steps.tolist()
     for name, moments in one.moments.items():
         assert np.array_equal(moments, other.moments[name], equal_nan=True)
-    assert "origin" not in capture(Training(load("digits"), Configuration(gauges="noise"), Budget(0.5)))[1]
+    assert (
+        "origin"
+        not in capture(Training(load("digits"), Configuration(gauges="noise"), Budget(0.5)))[1]
+    )
 
 
 @pytest.mark.slow
@@ -183,17 +230,26 @@ def test_a_run_reports_its_temperature(tmp_path) -> None:
     from gradiometer import diagnose
     from gradiometer.problems import load
 
-    configuration = Configuration(gauges="noise,temperature", every=1, epochs=2, check_edge=False, momentum=0.5)
+    configuration = Configuration(
+        gauges="noise,temperature", every=1, epochs=2, check_edge=False, momentum=0.5
+    )
     run = train(load("digits"), configuration, tmp_path)
     found = diagnose(run)
     (finding,) = (each for each in found.findings if each.gauge == "temperature")
     assert finding.state is State.OK and "in posterior units (N = 1,437)" in say(finding).seen
-    assert abs(found.estimates["temperature_residual"].value) < 1e-3 * found.estimates["temperature"].value
+    assert (
+        abs(found.estimates["temperature_residual"].value)
+        < 1e-3 * found.estimates["temperature"].value
+    )
     assert found.history["temperature"] and found.history["temperature_configurational"]
 
 
-@pytest.mark.parametrize("gauge", [Temperature(), Temperature(0.9, weight_decay=0.1)], ids=["plain", "momentum"])
-def test_measuring_the_temperature_leaves_training_as_it_was(gauge: Temperature, case: Case) -> None:
+@pytest.mark.parametrize(
+    "gauge", [Temperature(), Temperature(0.9, weight_decay=0.1)], ids=["plain", "momentum"]
+)
+def test_measuring_the_temperature_leaves_training_as_it_was(
+    gauge: Temperature, case: Case
+) -> None:
     from test_measurement import everything
 
     optimizer = torch.optim.SGD(case.model.parameters(), 0.1, momentum=gauge.momentum)
@@ -218,10 +274,15 @@ def test_every_finding_is_a_sentence_with_its_numbers() -> None:
     for steps in (2, 160):
         found = Temperature().estimate(series_of_mlp(INDEPENDENT, steps=steps))
         finding = Temperature().judge(found)
-        assert finding is not None and say(finding).seen.endswith(".") and "nan" not in str(say(finding))
+        assert (
+            finding is not None
+            and say(finding).seen.endswith(".")
+            and "nan" not in str(say(finding))
+        )
         assert finding.state is (State.OK if steps == 160 else State.CANNOT_TELL)
     assert (
-        "The parameters still move away" in say(finding).means or "The parameters still move back" in say(finding).means
+        "The parameters still move away" in say(finding).means
+        or "The parameters still move back" in say(finding).means
     )
 
 
@@ -229,9 +290,15 @@ def test_every_finding_is_a_sentence_with_its_numbers() -> None:
 def test_the_example_shows_that_the_learning_rate_is_a_temperature() -> None:
     example = Path(__file__).parent.parent / "examples" / "temperature.py"
     ended = subprocess.run(
-        [sys.executable, "-W", "error", str(example), "--images", "3200"], check=True, capture_output=True, text=True
+        [sys.executable, "-W", "error", str(example), "--images", "3200"],
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    assert "η = 0.01, B = 32, μ = 0.9" in ended.stdout and "power of η/(B(1 − μ)), all heat with" in ended.stdout
+    assert (
+        "η = 0.01, B = 32, μ = 0.9" in ended.stdout
+        and "power of η/(B(1 − μ)), all heat with" in ended.stdout
+    )
 
 
 def caught(**changes) -> TrainingStep:
@@ -255,7 +322,10 @@ def still(velocity=None) -> Motion:
     ("build", "message"),
     [
         (lambda: Temperature(momentum=NAN), "`momentum` must be at least 0 and below 1, got nan"),
-        (lambda: Temperature(weight_decay=-1.0), "`weight_decay` must be at least 0 and finite, got -1.0"),
+        (
+            lambda: Temperature(weight_decay=-1.0),
+            "`weight_decay` must be at least 0 and finite, got -1.0",
+        ),
         (lambda: Temperature(injected=NAN), "`injected` must be at least 0 and finite, got nan"),
         (in_kelvin, "`units` must be 'loss' or 'posterior', got 'kelvin'"),
         (lambda: Temperature(examples=0), "`examples` must be at least 1, got 0"),
@@ -272,12 +342,15 @@ def still(velocity=None) -> Motion:
         ),
         (lambda: Origin().motion([], -1), "`step` must be at least 0, got -1"),
         (
-            lambda: Temperature(units="posterior").estimate(series_of_mlp(Sampling(Draw.FRESH), steps=5)),
+            lambda: Temperature(units="posterior").estimate(
+                series_of_mlp(Sampling(Draw.FRESH), steps=5)
+            ),
             "`examples` is missing: posterior units are N times",
         ),
         (
             lambda: Temperature().estimate(series_of_mlp(Sampling(Draw.RESHUFFLED), steps=5)),
-            "`sampling` draws without replacement from a training set of unknown size: give its `examples`",
+            "`sampling` draws without replacement from a training set of unknown size: give its "
+            "`examples`",
         ),
     ],
 )

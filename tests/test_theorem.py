@@ -1,4 +1,5 @@
-"""The theorem's conditions: formulas with a proof, none decided wrongly, and every schedule of the library decided."""
+"""The theorem's conditions: formulas with a proof, none decided wrongly, and every schedule of the
+library decided."""
 
 import math
 import re
@@ -22,7 +23,9 @@ def test_a_formula_is_decided_as_proven(text: str, truth: Truth, proof: str) -> 
 
 
 @pytest.mark.parametrize(("text", "truth", "proof"), FROM_THE_ALGEBRA)
-def test_every_schedule_of_the_algebra_is_decided_as_proven(text: str, truth: Truth, proof: str) -> None:
+def test_every_schedule_of_the_algebra_is_decided_as_proven(
+    text: str, truth: Truth, proof: str
+) -> None:
     verdict = theorem(text)
     assert conditions(verdict) == truth, f"{proof}: {verdict.why}"
     assert verdict.theorem is all(truth)
@@ -37,7 +40,11 @@ def test_a_hard_formula_is_decided_correctly_or_left_undecided(text: str, truth:
 def test_a_user_defined_schedule_is_decided_by_its_formula() -> None:
     class Mine(Schedule):
         def formula(self, step: Any) -> Any:
-            return 0.1 if step < 10 else 1 / (step + 3) ** 0.75 + exponential(-step) / logarithm(step + 3)
+            return (
+                0.1
+                if step < 10
+                else 1 / (step + 3) ** 0.75 + exponential(-step) / logarithm(step + 3)
+            )
 
     class Opaque(Schedule):
         def formula(self, step: Any) -> Any:
@@ -52,7 +59,14 @@ def test_a_user_defined_schedule_is_decided_by_its_formula() -> None:
 
 @pytest.mark.parametrize(
     ("text", "first"),
-    [("-1/t", 1), ("(t-5)/t**2", 1), ("sin(t)/t", 4), ("1/t - 0.01", 101), ("0.1*cos(pi*t)", 1), ("t//7 - 1", 1)],
+    [
+        ("-1/t", 1),
+        ("(t-5)/t**2", 1),
+        ("sin(t)/t", 4),
+        ("1/t - 0.01", 101),
+        ("0.1*cos(pi*t)", 1),
+        ("t//7 - 1", 1),
+    ],
 )
 def test_a_negative_rate_is_named_and_the_theorem_does_not_apply(text: str, first: int) -> None:
     verdict = theorem(text)
@@ -61,7 +75,12 @@ def test_a_negative_rate_is_named_and_the_theorem_does_not_apply(text: str, firs
 
 
 def test_rounding_below_zero_is_not_called_negative() -> None:
-    for text in ("1/t - 1/(t+1) - 1/(2*t*(t+1))", "(1+1e-9/t)**3 - 1", "3*(t/3) - t", "sqrt(t)**2 - t"):
+    for text in (
+        "1/t - 1/(t+1) - 1/(2*t*(t+1))",
+        "(1+1e-9/t)**3 - 1",
+        "3*(t/3) - t",
+        "sqrt(t)**2 - t",
+    ):
         assert "negative" not in theorem(text).why
 
 

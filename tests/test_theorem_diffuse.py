@@ -1,4 +1,5 @@
-"""Formulas that oscillate without a period: conditions on them, their powers, and angles that are polynomials in t."""
+"""Formulas that oscillate without a period: conditions on them, their powers, and angles that are
+polynomials in t."""
 
 import math
 
@@ -20,14 +21,19 @@ DECIDED = [
 
 
 @pytest.mark.parametrize(("text", "truth"), DECIDED)
-def test_an_oscillation_without_a_period_is_decided(text: str, truth: tuple[bool, bool, bool]) -> None:
+def test_an_oscillation_without_a_period_is_decided(
+    text: str, truth: tuple[bool, bool, bool]
+) -> None:
     verdict = theorem(text)
     assert (verdict.limit_zero, verdict.sum_diverges, verdict.sum_of_squares_converges) == truth
 
 
 @pytest.mark.parametrize(("text", "truth"), DECIDED)
-def test_the_decisions_agree_with_exact_sums_over_dyadic_blocks(text: str, truth: tuple[bool, bool, bool]) -> None:
-    """Σ over [2^k, 2^(k+1)) falls as a power of 2^k if the sum is finite, and does not fall if it is infinite."""
+def test_the_decisions_agree_with_exact_sums_over_dyadic_blocks(
+    text: str, truth: tuple[bool, bool, bool]
+) -> None:
+    """Σ over [2^k, 2^(k+1)) falls as a power of 2^k if the sum is finite, and does not fall if it
+    is infinite."""
     rate = read(text)
     values = np.array([rate(step) for step in range(2**14 - 1)])  # step t − 1 is t
     ends = [2**k - 1 for k in (8, 10, 13, 14)]
@@ -57,7 +63,9 @@ def test_an_oscillation_of_which_nothing_is_proven_stays_undecided(text: str) ->
         ("(1 + cos(5*log(t)))/t**2", (True, False, True)),
     ],
 )
-def test_an_oscillation_with_cycles_in_proportion_to_t_is_decided(text: str, truth: tuple[bool, bool, bool]) -> None:
+def test_an_oscillation_with_cycles_in_proportion_to_t_is_decided(
+    text: str, truth: tuple[bool, bool, bool]
+) -> None:
     verdict = theorem(text)
     assert (verdict.limit_zero, verdict.sum_diverges, verdict.sum_of_squares_converges) == truth
 

@@ -11,11 +11,14 @@ from gradiometer.convergence.schedules import Formula, Linear
 
 
 @pytest.mark.parametrize(
-    ("text", "holds"), [("1/ceil(t/10)", True), ("1/ceil(sqrt(t))", False), ("0.1*0.5**ceil(t/30)", False)]
+    ("text", "holds"),
+    [("1/ceil(t/10)", True), ("1/ceil(sqrt(t))", False), ("0.1*0.5**ceil(t/30)", False)],
 )
 def test_ceil_is_decided(text: str, holds: bool) -> None:
     assert theorem(text).theorem is holds
-    assert Formula("ceil(t/10)")(0) == Formula("ceil(t/10)")(9) == 1 and Formula("ceil(t/10)")(10) == 2
+    assert (
+        Formula("ceil(t/10)")(0) == Formula("ceil(t/10)")(9) == 1 and Formula("ceil(t/10)")(10) == 2
+    )
 
 
 def test_a_constant_beyond_doubles_is_decided_and_written() -> None:
@@ -25,7 +28,9 @@ def test_a_constant_beyond_doubles_is_decided_and_written() -> None:
 
 
 def test_the_command_knows_the_names_of_train() -> None:
-    result = CliRunner().invoke(command, ["cosine", "linear", "constant", "--steps", "50", "--json"])
+    result = CliRunner().invoke(
+        command, ["cosine", "linear", "constant", "--steps", "50", "--json"]
+    )
     entries = json.loads(result.output)["schedules"]
     assert [entry["expression"] for entry in entries] == ["cosine", "linear", "constant"]
     assert [entry["sum_diverges"] for entry in entries] == [False, False, True]

@@ -1,4 +1,5 @@
-"""Trackers: told what is known, with its interval; nothing imported, nothing sent, by a run that has none."""
+"""Trackers: told what is known, with its interval; nothing imported, nothing sent, by a run that
+has none."""
 
 import math
 import subprocess
@@ -44,14 +45,18 @@ class Told:
     def assert_has_the_noise_scale(self, step: int | None = 29) -> None:
         numbers, at = self.lines[-1]
         assert at == step
-        low, value, high = (numbers[f"gradiometer/noise_scale{end}"] for end in ("_low", "", "_high"))
+        low, value, high = (
+            numbers[f"gradiometer/noise_scale{end}"] for end in ("_low", "", "_high")
+        )
         assert low < value < high
 
 
 def test_a_function_a_writer_and_a_logger_are_told_value_low_and_high(tmp_path: Path) -> None:
     function, logger, run = Told(), SimpleNamespace(log_metrics=Told()), SimpleNamespace(log=Told())
     scalars: dict[str, tuple[float, int]] = {}
-    writer = SimpleNamespace(add_scalar=lambda name, value, step: scalars.update({name: (value, step)}))
+    writer = SimpleNamespace(
+        add_scalar=lambda name, value, step: scalars.update({name: (value, step)})
+    )
     run_with(tmp_path, [function, writer, logger, run])
     function.assert_has_the_noise_scale()
     logger.log_metrics.assert_has_the_noise_scale()
@@ -67,8 +72,12 @@ def test_an_active_run_of_a_loaded_tracker_is_found_and_an_inactive_one_is_not(
     wandb, mlflow, trackio = Told(), Told(), Told()
     variables = SimpleNamespace(current_run=SimpleNamespace(get=object))
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=SimpleNamespace(log=wandb)))
-    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(active_run=object, log_metrics=mlflow))
-    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(context_vars=variables, log=trackio))
+    monkeypatch.setitem(
+        sys.modules, "mlflow", SimpleNamespace(active_run=object, log_metrics=mlflow)
+    )
+    monkeypatch.setitem(
+        sys.modules, "trackio", SimpleNamespace(context_vars=variables, log=trackio)
+    )
     run_with(tmp_path)
     wandb.assert_has_the_noise_scale(step=None)
     mlflow.assert_has_the_noise_scale()
@@ -80,9 +89,12 @@ def test_an_active_run_of_a_loaded_tracker_is_found_and_an_inactive_one_is_not(
 
 
 @pytest.mark.parametrize(
-    ("error", "words"), [(OSError("no such host"), "OSError: no such host"), (Unprintable(), "Unprintable")]
+    ("error", "words"),
+    [(OSError("no such host"), "OSError: no such host"), (Unprintable(), "Unprintable")],
 )
-def test_a_tracker_that_fails_is_named_and_left_alone(tmp_path: Path, error: Exception, words: str) -> None:
+def test_a_tracker_that_fails_is_named_and_left_alone(
+    tmp_path: Path, error: Exception, words: str
+) -> None:
     def broken(numbers: Any, step: int) -> None:
         raise error
 

@@ -11,7 +11,15 @@ import torch
 from torch import nn
 
 from conftest import CASES
-from gradiometer import BadArgument, Diverged, Interrupted, RunDamaged, Unsupported, UserCodeFailed, diagnose
+from gradiometer import (
+    BadArgument,
+    Diverged,
+    Interrupted,
+    RunDamaged,
+    Unsupported,
+    UserCodeFailed,
+    diagnose,
+)
 from gradiometer.convergence.schedules import Linear
 from gradiometer.convergence.theorem.theorem import read
 from gradiometer.measurement import supervised
@@ -42,7 +50,11 @@ def problem(name: str = "mlp", examples: int = 100) -> Problem:
             return taken
         return taken + 0.3 * torch.randn(taken.shape, generator=generator)
 
-    data = {"tokens": grown(case.batch["tokens"])} if isinstance(case.batch, dict) else tuple(map(grown, case.batch))
+    data = (
+        {"tokens": grown(case.batch["tokens"])}
+        if isinstance(case.batch, dict)
+        else tuple(map(grown, case.batch))
+    )
     make = CASES[name]
     return Problem(
         name=name.replace("_", "-"),
@@ -64,7 +76,9 @@ def weights(run: Run) -> str:
 
 
 def settings(**changes) -> Configuration:
-    return Configuration(**({"batch_size": 10, "epochs": 20, "learning_rate": 0.05, "momentum": 0.9} | changes))
+    return Configuration(
+        **({"batch_size": 10, "epochs": 20, "learning_rate": 0.05, "momentum": 0.9} | changes)
+    )
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn_with_batch_norm_and_dropout", "tiny_transformer"])
@@ -102,7 +116,8 @@ class StopAt:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "schedule"), [("mlp", "cosine"), ("mlp", "0.1/sqrt(t)"), ("cnn_with_batch_norm_and_dropout", "cosine")]
+    ("name", "schedule"),
+    [("mlp", "cosine"), ("mlp", "0.1/sqrt(t)"), ("cnn_with_batch_norm_and_dropout", "cosine")],
 )
 def test_a_stopped_run_resumes_to_the_same_bits(
     tmp_path: Path, name: str, schedule: str, monkeypatch: pytest.MonkeyPatch
@@ -122,7 +137,9 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     assert [e["step"] for e in resumed.evaluations] == [e["step"] for e in whole.evaluations]
 
 
-def test_a_run_stopped_at_an_evaluation_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_stopped_at_an_evaluation_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(Interrupted):
         train(
             problem(), settings(epochs=7), tmp_path, StopAt(50)
@@ -132,7 +149,9 @@ def test_a_run_stopped_at_an_evaluation_keeps_it(tmp_path: Path, monkeypatch: py
     assert [e["step"] for e in loops.resume(folder).evaluations] == list(range(10, 71, 10))
 
 
-def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_not_resumed_on_other_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(Interrupted):
         train(problem(), settings(), tmp_path, StopAt(5))
     (folder,) = tmp_path.iterdir()
@@ -147,21 +166,31 @@ def test_a_finished_run_is_not_resumed(tmp_path: Path) -> None:
         loops.resume(run.path)
 
 
-def test_a_diverging_run_stops_before_the_update_and_keeps_the_last_good_state(tmp_path: Path) -> None:
-    with pytest.raises(Diverged, match="the update was not applied, and the last good state") as caught:
+def test_a_diverging_run_stops_before_the_update_and_keeps_the_last_good_state(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(
+        Diverged, match="the update was not applied, and the last good state"
+    ) as caught:
         train(problem(), settings(learning_rate=1e4), tmp_path)
     assert caught.value.exit_code == 4
     (folder,) = tmp_path.iterdir()
     assert Run.open(folder).status == "diverged"
     checkpoint, _ = load_latest(RunFolder.open(folder))
-    assert all(tensor.isfinite().all() for name, tensor in checkpoint.tensors.items() if name.startswith("model."))
+    assert all(
+        tensor.isfinite().all()
+        for name, tensor in checkpoint.tensors.items()
+        if name.startswith("model.")
+    )
 
 
 def test_a_gradient_that_is_not_finite_is_never_applied(tmp_path: Path) -> None:
     def loss(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
         return (model(batch) * 0.0).abs().sqrt().squeeze(1) + 1.0  # finite, with an infinite slope
 
-    broken = Problem(name="broken", model=lambda: nn.Linear(3, 1), loss=loss, train=Examples(torch.ones(20, 3)))
+    broken = Problem(
+        name="broken", model=lambda: nn.Linear(3, 1), loss=loss, train=Examples(torch.ones(20, 3))
+    )
     with pytest.raises(Diverged, match="the gradient is not finite"):
         train(broken, settings(), tmp_path)
 
@@ -178,21 +207,29 @@ def test_learning_rate_follows_the_cosine_to_zero() -> None:
     assert training.learning_rate == pytest.approx(0.0, abs=1e-15)
 
 
-def test_a_step_is_judged_by_examples_of_its_own_and_training_keeps_its_bits(tmp_path: Path) -> None:
+def test_a_step_is_judged_by_examples_of_its_own_and_training_keeps_its_bits(
+    tmp_path: Path,
+) -> None:
     gauges = "curvature_along_gradient,step_drift,loss_change"
     plain = train(problem(), settings(epochs=4, budget=0.0), tmp_path / "plain")
     measured = train(problem(), settings(epochs=4, every=2, gauges=gauges), tmp_path / "measured")
     assert weights(measured) == weights(plain)
-    judged = Spy(lambda step: (step.acting_size, batch_size(step.judging), step.judging[0], step.batch[0]))
+    judged = Spy(
+        lambda step: (step.acting_size, batch_size(step.judging), step.judging[0], step.batch[0])
+    )
     train(problem(), settings(epochs=1, every=1), tmp_path / "seen", gauges=[judged])
     for acting_size, judging_size, judging, acting in judged.seen:
         assert acting_size == judging_size == len(acting) and not torch.equal(judging, acting)
 
 
-@pytest.mark.parametrize("text", ["0.1/sqrt(t)", "WarmupStableDecay(0.2, warmup=20, stable=130, decay=50)", "linear"])
+@pytest.mark.parametrize(
+    "text", ["0.1/sqrt(t)", "WarmupStableDecay(0.2, warmup=20, stable=130, decay=50)", "linear"]
+)
 def test_learning_rate_follows_any_schedule_of_the_room(text: str) -> None:
     training = Training(
-        problem(), settings(schedule=text, learning_rate=0.1 if text == "linear" else None), Budget(0.0)
+        problem(),
+        settings(schedule=text, learning_rate=0.1 if text == "linear" else None),
+        Budget(0.0),
     )
     seen = []
     for _ in range(training.steps):
@@ -203,8 +240,12 @@ def test_learning_rate_follows_any_schedule_of_the_room(text: str) -> None:
     assert seen == pytest.approx([shape(step) for step in range(200)], rel=1e-12)
 
 
-def test_a_schedule_that_turns_negative_within_the_run_is_refused_before_its_first_step(tmp_path: Path) -> None:
-    with pytest.raises(BadArgument, match=r"gives -0.01\d* at step 100: a rate must be finite and not negative"):
+def test_a_schedule_that_turns_negative_within_the_run_is_refused_before_its_first_step(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(
+        BadArgument, match=r"gives -0.01\d* at step 100: a rate must be finite and not negative"
+    ):
         train(problem(), settings(schedule="1 - t/100", learning_rate=None), tmp_path)
 
 
@@ -222,17 +263,25 @@ def test_a_checkpoint_made_under_another_schedule_is_refused(tmp_path: Path) -> 
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadArgument, match="`batch_size` must lie between 1 and the 100 training examples, got 101"):
+    with pytest.raises(
+        BadArgument, match="`batch_size` must lie between 1 and the 100 training examples, got 101"
+    ):
         train(problem(), settings(batch_size=101), tmp_path)
 
 
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadArgument, match="`device` is 'nonsense', which this machine's torch cannot use"):
+    with pytest.raises(
+        BadArgument, match="`device` is 'nonsense', which this machine's torch cannot use"
+    ):
         train(problem(), settings(device="nonsense"), tmp_path)
 
 
-def test_the_last_batch_of_an_epoch_may_be_smaller_and_one_of_one_example_is_not_measured(tmp_path: Path) -> None:
-    run = train(problem(examples=31), settings(every=1, epochs=3), tmp_path)  # batches of 10, 10, 10 and 1
+def test_the_last_batch_of_an_epoch_may_be_smaller_and_one_of_one_example_is_not_measured(
+    tmp_path: Path,
+) -> None:
+    run = train(
+        problem(examples=31), settings(every=1, epochs=3), tmp_path
+    )  # batches of 10, 10, 10 and 1
     assert run.series("noise").batch_size.tolist() == [10] * 9
     assert run.steps == 12
 
@@ -270,16 +319,37 @@ class Corrupt(torch.utils.data.Dataset[Any]):
 @pytest.mark.parametrize(
     ("made_of", "message"),
     [
-        ({"loss": raising}, r"`loss` raised IndexError: boom, at test_train.py:\d+ \(at step 0, of 10 examples\)"),
+        (
+            {"loss": raising},
+            r"`loss` raised IndexError: boom, at test_train.py:\d+ \(at step 0, of 10 examples\)",
+        ),
         ({"model": raising}, r"`model` raised IndexError: boom, at test_train.py:\d+\."),
-        ({"correct": raising}, r"`correct` raised IndexError: boom, at test_train.py:\d+ \(on held-out examples\)"),
-        ({"train": Examples(Corrupt(), "train")}, r"`train` raised OSError: damaged, at test_train.py:\d+\."),
-        ({"correct": lambda model, batch: model(batch[0])}, r"`correct` returned torch.float32 of shape \[4, 3\]"),
-        ({"loss": lambda model, batch: model(batch[0]).sum(1).detach()}, "`loss` does not depend on any trainable"),
+        (
+            {"correct": raising},
+            r"`correct` raised IndexError: boom, at test_train.py:\d+ \(on held-out examples\)",
+        ),
+        (
+            {"train": Examples(Corrupt(), "train")},
+            r"`train` raised OSError: damaged, at test_train.py:\d+\.",
+        ),
+        (
+            {"correct": lambda model, batch: model(batch[0])},
+            r"`correct` returned torch.float32 of shape \[4, 3\]",
+        ),
+        (
+            {"loss": lambda model, batch: model(batch[0]).sum(1).detach()},
+            "`loss` does not depend on any trainable",
+        ),
         ({"model": lambda: 3}, "`model` made a int, a torch.nn.Module was expected"),
         ({"model": lambda: nn.LazyLinear(3)}, "`model` has no shape yet for weight"),
-        ({"model": lambda: nn.Linear(5, 3, dtype=torch.cfloat)}, "`model` has the complex parameter weight"),
-        ({"model": lambda: nn.Embedding(5, 3, sparse=True)}, "`model` makes sparse gradients in itself"),
+        (
+            {"model": lambda: nn.Linear(5, 3, dtype=torch.cfloat)},
+            "`model` has the complex parameter weight",
+        ),
+        (
+            {"model": lambda: nn.Embedding(5, 3, sparse=True)},
+            "`model` makes sparse gradients in itself",
+        ),
     ],
 )
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -293,7 +363,8 @@ def test_what_is_wrong_with_a_problem_of_ones_own_is_said_in_a_sentence(
 
 def test_a_device_that_holds_no_numbers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        (BadArgument, Unsupported, UserCodeFailed), match="`device` is 'meta', which this machine's torch cannot use"
+        (BadArgument, Unsupported, UserCodeFailed),
+        match="`device` is 'meta', which this machine's torch cannot use",
     ):
         train(made(), settings(device="meta"), tmp_path)
 
@@ -318,9 +389,17 @@ def test_a_held_out_loss_that_is_not_finite_is_told_and_ends_no_training(tmp_pat
     assert "test loss not known (1 of 40 losses are not finite)" in diagnose(run).verdict
 
 
-def test_divergence_at_the_very_first_step_is_not_blamed_on_the_learning_rate(tmp_path: Path) -> None:
-    with pytest.raises(Diverged, match=r"at step 0 .* look at the examples and at how the model starts"):
-        train(made(train=Examples((torch.full((40, 5), math.nan), torch.arange(40) % 3))), settings(), tmp_path)
+def test_divergence_at_the_very_first_step_is_not_blamed_on_the_learning_rate(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(
+        Diverged, match=r"at step 0 .* look at the examples and at how the model starts"
+    ):
+        train(
+            made(train=Examples((torch.full((40, 5), math.nan), torch.arange(40) % 3))),
+            settings(),
+            tmp_path,
+        )
 
 
 def test_a_name_that_is_no_file_name_still_names_the_run(tmp_path: Path) -> None:
@@ -338,16 +417,22 @@ def test_a_path_with_spaces_is_quoted_in_the_command_to_go_on(tmp_path: Path) ->
         train(made(), settings(), tmp_path / "two words", StopAt(3))
 
 
-def test_a_learning_rate_above_the_edge_is_warned_of_before_the_start_and_never_refused(tmp_path: Path) -> None:
+def test_a_learning_rate_above_the_edge_is_warned_of_before_the_start_and_never_refused(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(Diverged):
         train(problem(), settings(learning_rate=30.0, momentum=0.0, epochs=1), tmp_path)
     warned = Run.open(next(tmp_path.iterdir()))
-    assert any("beyond the edge of stability at the start" in warning for warning in warned.warnings)
+    assert any(
+        "beyond the edge of stability at the start" in warning for warning in warned.warnings
+    )
     quiet = train(problem(), settings(learning_rate=0.01, momentum=0.0, epochs=1), tmp_path)
     assert quiet.warnings == []
 
 
-def test_a_gauge_that_cannot_measure_this_training_says_so_once_and_training_goes_on(tmp_path: Path) -> None:
+def test_a_gauge_that_cannot_measure_this_training_says_so_once_and_training_goes_on(
+    tmp_path: Path,
+) -> None:
     class OnceOnly(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):
@@ -361,12 +446,19 @@ def test_a_gauge_that_cannot_measure_this_training_says_so_once_and_training_goe
     def loss(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
         return OnceOnly.apply(model(batch)).square().squeeze(1)
 
-    once = Problem(name="once", model=lambda: nn.Linear(3, 1), loss=loss, train=Examples(torch.randn(60, 3)))
+    once = Problem(
+        name="once", model=lambda: nn.Linear(3, 1), loss=loss, train=Examples(torch.randn(60, 3))
+    )
     run = train(once, settings(every=1, epochs=4, gauges="noise,loss_change"), tmp_path)
     assert run.status == "finished" and len(run.series("noise")) == 24
-    assert len([warning for warning in run.warnings if "loss_change is no longer measured" in warning]) == 1
+    assert (
+        len([warning for warning in run.warnings if "loss_change is no longer measured" in warning])
+        == 1
+    )
 
 
 def test_a_gauge_that_there_is_not_is_refused_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(BadArgument, match=r"`gauges` has the unknown name 'nose'\. Did you mean 'noise'"):
+    with pytest.raises(
+        BadArgument, match=r"`gauges` has the unknown name 'nose'\. Did you mean 'noise'"
+    ):
         train(problem(), settings(gauges="nose"), tmp_path)

@@ -1,4 +1,5 @@
-"""`train` with AdamW, for a number of steps, under a name: the updates are PyTorch's, and the gauges fit the optimizer."""
+"""`train` with AdamW, for a number of steps, under a name: the updates are PyTorch's, and the
+gauges fit the optimizer."""
 
 from pathlib import Path
 
@@ -38,7 +39,10 @@ def test_the_updates_are_those_of_torch() -> None:
         optimizer.zero_grad()
         training.problem.loss(training.model, batch).mean().backward()
         optimizer.step()
-    assert all(torch.equal(one, other) for one, other in zip(ours, training.model.parameters(), strict=True))
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(ours, training.model.parameters(), strict=True)
+    )
 
 
 def test_a_run_says_adamw_and_measures_what_fits_it(tmp_path: Path) -> None:
@@ -54,7 +58,9 @@ def test_a_run_says_adamw_and_measures_what_fits_it(tmp_path: Path) -> None:
 def test_the_rate_of_the_last_step_is_on_record(tmp_path: Path) -> None:
     run = train(load("digits"), Configuration(steps=200, schedule="linear", budget=0.0), tmp_path)
     assert run.hyperparameters is not None
-    assert run.hyperparameters.steps[-1] == 199 and run.hyperparameters.now[0].learning_rate == pytest.approx(0.1 / 200)
+    assert run.hyperparameters.steps[-1] == 199 and run.hyperparameters.now[
+        0
+    ].learning_rate == pytest.approx(0.1 / 200)
 
 
 def test_without_a_record_of_its_rates_a_run_still_says_adamw(tmp_path: Path) -> None:
@@ -65,7 +71,9 @@ def test_without_a_record_of_its_rates_a_run_still_says_adamw(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_stopped_run_is_resumed_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_is_resumed_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     configuration = Configuration(**ADAMW, checkpoint_seconds=0, every=3)
     whole = train(load("digits"), configuration, tmp_path)
     step = Trainer._step
@@ -81,7 +89,8 @@ def test_a_stopped_run_is_resumed_with_the_same_bits(tmp_path: Path, monkeypatch
     monkeypatch.undo()
     resumed = resume(tmp_path / "digits-mlp-2")
     one, other = (
-        load_file(run.path / "checkpoints" / "step_000060" / "tensors.safetensors") for run in (whole, resumed)
+        load_file(run.path / "checkpoints" / "step_000060" / "tensors.safetensors")
+        for run in (whole, resumed)
     )
     # The shape checks of the tests draw from Python's generator.
     assert all(torch.equal(one[name], other[name]) for name in one if name != "random.python")
@@ -93,7 +102,9 @@ def test_a_stopped_run_is_resumed_with_the_same_bits(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])
-def test_the_norms_under_the_preconditioner_are_those_of_its_definition(tmp_path: Path, accumulation: int) -> None:
+def test_the_norms_under_the_preconditioner_are_those_of_its_definition(
+    tmp_path: Path, accumulation: int
+) -> None:
     def norms(step: TrainingStep) -> tuple[float, float, int] | None:
         known, found = step.preconditioner, step.preconditioned_spread(2)
         if known is None or found is None:
@@ -108,14 +119,19 @@ def test_the_norms_under_the_preconditioner_are_those_of_its_definition(tmp_path
     seen = [numbers for numbers in spy.seen if numbers is not None]
     assert len(seen) > 5
     for found, weighted, parts in seen:
-        assert found == pytest.approx(weighted, rel=1e-5) and parts == (4 if accumulation == 4 else 2)
+        assert found == pytest.approx(weighted, rel=1e-5) and parts == (
+            4 if accumulation == 4 else 2
+        )
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"optimizer": "adamw", "momentum": 0.9}, "`momentum` and `nesterov` are settings of SGD"),
-        ({"optimizer": "adam"}, '`optimizer` must be one of "sgd", "adamw", "schedulefree", got "adam"'),
+        (
+            {"optimizer": "adam"},
+            '`optimizer` must be one of "sgd", "adamw", "schedulefree", got "adam"',
+        ),
         ({"steps": 0}, "`steps` must be at least 1, got 0"),
     ],
 )
@@ -125,19 +141,29 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, object], messa
 
 
 def test_gauges_of_the_other_optimizer_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadArgument, match=r"batch_sharpness, whose edge of stability is known for SGD.*is adamw"):
+    with pytest.raises(
+        BadArgument, match=r"batch_sharpness, whose edge of stability is known for SGD.*is adamw"
+    ):
         train(load("digits"), Configuration(optimizer="adamw", gauges="batch_sharpness"), tmp_path)
     of_sgd = Configuration().measured  # written by hand, it is not replaced by the default of AdamW
-    with pytest.raises(BadArgument, match=r"batch_sharpness, whose edge of stability is known for SGD"):
+    with pytest.raises(
+        BadArgument, match=r"batch_sharpness, whose edge of stability is known for SGD"
+    ):
         train(load("digits"), Configuration(optimizer="adamw", gauges=of_sgd), tmp_path)
-    with pytest.raises(BadArgument, match=r"preconditioned_noise, which needs the preconditioner.*use adamw"):
+    with pytest.raises(
+        BadArgument, match=r"preconditioned_noise, which needs the preconditioner.*use adamw"
+    ):
         train(load("digits"), Configuration(gauges="preconditioned_noise"), tmp_path)
 
 
 def test_the_default_gauges_follow_the_optimizer_also_over_a_file(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("learning_rate = 0.01\n")
     over_the_file = configuration_from(tmp_path / "run.toml", {"optimizer": "adamw"})
-    assert over_the_file.measured == Configuration(optimizer="adamw").measured != Configuration().measured
+    assert (
+        over_the_file.measured
+        == Configuration(optimizer="adamw").measured
+        != Configuration().measured
+    )
     assert Configuration(optimizer="adamw", gauges="").measured == ""
 
 

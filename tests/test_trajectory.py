@@ -1,4 +1,5 @@
-"""The trajectory: which iterates are kept, what their path is called, and that ordinary runs raise no alarm."""
+"""The trajectory: which iterates are kept, what their path is called, and that ordinary runs raise
+no alarm."""
 
 import math
 import signal
@@ -68,7 +69,9 @@ def test_weight_decay_is_part_of_the_curvature_at_the_endpoint() -> None:
     steps, points, rates = case.path()
     path = Trail.of(steps, points, rates)
     objective, problem = case.objective(points[-1])
-    plain, penalised = (endpoint_of(objective, problem.train.data, path, weight_decay=decay) for decay in (0.0, 6.0))
+    plain, penalised = (
+        endpoint_of(objective, problem.train.data, path, weight_decay=decay) for decay in (0.0, 6.0)
+    )
     assert plain.smallest and penalised.smallest and plain.saddle and not penalised.saddle
     assert penalised.smallest.value == pytest.approx(plain.smallest.value + 6.0, rel=1e-12)
 
@@ -78,7 +81,9 @@ def test_every_kind_has_a_meaning_and_alarms_have_advice() -> None:
     for kind, (claim, state, names) in CLAIMS.items():
         facts = {name: Estimate.exact(0.5) for name in names}
         said = say(Finding(Trajectory.name, Trajectory.issue, claim, state, facts=facts))
-        assert said.means and bool(said.advice) == (str(kind) in ALARMS) == (state in (State.LOOK, State.ACT))
+        assert said.means and bool(said.advice) == (str(kind) in ALARMS) == (
+            state in (State.LOOK, State.ACT)
+        )
 
 
 @pytest.mark.slow
@@ -98,7 +103,10 @@ def test_a_limit_cycle_is_named_and_a_spiral_inwards_is_not() -> None:
 def test_a_random_walk_wanders_and_a_straight_line_is_under_way() -> None:
     generator = np.random.default_rng(0)
     kinds = [walk(generator.standard_normal((2**12, 30)).cumsum(axis=0)) for _ in range(10)]
-    assert set(kinds) <= {Kind.WANDERING, Kind.CANNOT_TELL, Kind.UNDER_WAY} and kinds.count(Kind.WANDERING) >= 8
+    assert (
+        set(kinds) <= {Kind.WANDERING, Kind.CANNOT_TELL, Kind.UNDER_WAY}
+        and kinds.count(Kind.WANDERING) >= 8
+    )
     line = np.arange(2**12)[:, None] * np.ones((1, 30)) + 1e5 * generator.standard_normal(30)
     assert walk(line) is Kind.UNDER_WAY
 
@@ -115,7 +123,11 @@ def test_a_short_run_cannot_be_classified() -> None:
     assert walk(np.random.default_rng(0).standard_normal((200, 3))) is Kind.CANNOT_TELL
     estimates = facts_of(Trail.of(np.arange(3), np.zeros((3, 2)), np.ones(3)))
     finding = Trajectory().judge(estimates)
-    assert finding is not None and finding.state is State.CANNOT_TELL and "cannot be classified" in say(finding).seen
+    assert (
+        finding is not None
+        and finding.state is State.CANNOT_TELL
+        and "cannot be classified" in say(finding).seen
+    )
 
 
 def test_the_interval_of_the_move_slope_covers_the_value_for_a_rate_of_one_over_t() -> None:
@@ -123,7 +135,10 @@ def test_the_interval_of_the_move_slope_covers_the_value_for_a_rate_of_one_over_
     start = np.ones(3)
     points = Quadratic(start, start).simulate(rates, chains=runs, batch_size=1, start=start, seed=1)
     kept = np.array(kept_steps(len(rates)))
-    slopes = [facts_of(Trail.of(kept, points[kept, run], rates[kept]))["move_slope"] for run in range(runs)]
+    slopes = [
+        facts_of(Trail.of(kept, points[kept, run], rates[kept]))["move_slope"]
+        for run in range(runs)
+    ]
     covered = np.mean([slope.low <= -0.5 <= slope.high for slope in slopes])
     assert covered == pytest.approx(0.9, abs=4 * math.sqrt(0.09 / runs))
 
@@ -137,7 +152,9 @@ def test_a_sketch_is_the_point_itself_if_small_and_keeps_inner_products_if_not()
     exact = (one * (one + other)).sum(dim=1)
     off = ((sketches[0] * sketches[1]).sum(dim=1) - exact) / exact
     assert abs(off.mean()) < 4 * off.std() / math.sqrt(200)
-    assert off.std() == pytest.approx(math.sqrt((1 * 2 + 1) / 61), rel=0.25)  # (‖u‖²‖v‖² + ⟨u, v⟩²)/numbers
+    assert off.std() == pytest.approx(
+        math.sqrt((1 * 2 + 1) / 61), rel=0.25
+    )  # (‖u‖²‖v‖² + ⟨u, v⟩²)/numbers
     long = torch.zeros(61 * 2**12 + 500)  # its end is in another period, under other signs
     long[5], long[-3] = 1.0, 2.0
     assert sketch([long]).norm() in (torch.tensor(5.0).double().sqrt(), 1.0, 3.0)
@@ -164,12 +181,16 @@ def test_dead_units_are_counted_however_the_relu_is_called() -> None:
     batch = (torch.rand(32, 1, 4, 4), torch.randint(6, (32,)))
     model = Functional()
     before = [parameter.clone() for parameter in model.parameters()]
-    counts = dead_units_of(Objective(model, supervised(nn.CrossEntropyLoss(reduction="none"))), batch)
+    counts = dead_units_of(
+        Objective(model, supervised(nn.CrossEntropyLoss(reduction="none"))), batch
+    )
     assert list(counts) == ["ReLU 1", "ReLU 2"] and counts["ReLU 1"][1] == 4
     dead, units = counts["ReLU 2"]
     exact = int((model(batch[0]) == 0).all(dim=0).sum())
     assert (dead, units) == (exact, 6) and dead >= 4
-    assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
+    assert all(
+        torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True)
+    )
 
 
 def test_equal_and_opposite_rows_are_twins_and_random_ones_are_not() -> None:
@@ -188,7 +209,11 @@ def test_a_network_of_equal_weights_is_still_symmetric_after_training() -> None:
     model = nn.Sequential(nn.Linear(10, 20), nn.Tanh(), nn.Linear(20, 3))
     for parameter in model.parameters():
         nn.init.constant_(parameter, 0.1)
-    optimizer, inputs, labels = torch.optim.SGD(model.parameters(), 0.1), torch.randn(64, 10), torch.randint(3, (64,))
+    optimizer, inputs, labels = (
+        torch.optim.SGD(model.parameters(), 0.1),
+        torch.randn(64, 10),
+        torch.randint(3, (64,)),
+    )
     for step in range(200):
         part = slice(step % 4 * 16, step % 4 * 16 + 16)
         optimizer.zero_grad()
@@ -197,9 +222,9 @@ def test_a_network_of_equal_weights_is_still_symmetric_after_training() -> None:
     assert twin_units_of(model)["0.weight"] == (20, 20)
     objective = Objective(model, supervised(nn.CrossEntropyLoss(reduction="none")))
     found = list(
-        endpoint_of(objective, (inputs, labels), Trail.of(np.arange(3), np.zeros((3, 2)), np.ones(3))).findings(
-            Kind.UNDER_WAY
-        )
+        endpoint_of(
+            objective, (inputs, labels), Trail.of(np.arange(3), np.zeros((3, 2)), np.ones(3))
+        ).findings(Kind.UNDER_WAY)
     )
     assert [finding.state for finding in found] == [State.ACT]
     assert (
@@ -208,8 +233,13 @@ def test_a_network_of_equal_weights_is_still_symmetric_after_training() -> None:
     )
 
 
-def curved(smallest: float, largest: float, travelled: float, along: float = 0.0, seen: float = 0.0) -> Endpoint:
-    bounds = [Estimate.bound(x, low=x - 0.01, high=x + 0.01, method="residual", samples=9) for x in (smallest, largest)]
+def curved(
+    smallest: float, largest: float, travelled: float, along: float = 0.0, seen: float = 0.0
+) -> Endpoint:
+    bounds = [
+        Estimate.bound(x, low=x - 0.01, high=x + 0.01, method="residual", samples=9)
+        for x in (smallest, largest)
+    ]
     return Endpoint(256, travelled, along, seen, *bounds)
 
 
@@ -241,7 +271,13 @@ def test_bad_arguments_raise_and_are_named(build, message: str) -> None:
 
 def trained(tmp_path, model: str, **changes) -> Run:
     """A short run of a counterexample."""
-    settings = {"problem": "counterexample", "model": model, "budget": 0.02, "every": 64, "check_edge": False}
+    settings = {
+        "problem": "counterexample",
+        "model": model,
+        "budget": 0.02,
+        "every": 64,
+        "check_edge": False,
+    }
     configuration = Configuration(**settings | changes)
     return train(load(configuration.problem, model=configuration.model), configuration, tmp_path)
 
@@ -251,23 +287,43 @@ def trained(tmp_path, model: str, **changes) -> Run:
     ("model", "schedule", "seen"),
     [
         ("saddle", "InversePower(0.5, time_constant=2)", "Training is at a saddle"),
-        ("mirrored", "InversePower(0.2, power=0.6)", "2 of 2 rows equal another up to sign in parameters"),
-        ("dead-unit", "Constant(2.0)", "1 of 1 units are dead in ReLU 1: zero on each of 256 examples"),
-        ("two-cycle", "Constant(3.0)", "The parameters are shaking apart: the correlation of each step with the next"),
+        (
+            "mirrored",
+            "InversePower(0.2, power=0.6)",
+            "2 of 2 rows equal another up to sign in parameters",
+        ),
+        (
+            "dead-unit",
+            "Constant(2.0)",
+            "1 of 1 units are dead in ReLU 1: zero on each of 256 examples",
+        ),
+        (
+            "two-cycle",
+            "Constant(3.0)",
+            "The parameters are shaking apart: the correlation of each step with the next",
+        ),
     ],
 )
-def test_a_run_with_an_unusual_end_has_a_finding_with_advice(tmp_path, model: str, schedule: str, seen: str) -> None:
+def test_a_run_with_an_unusual_end_has_a_finding_with_advice(
+    tmp_path, model: str, schedule: str, seen: str
+) -> None:
     run = trained(tmp_path, model, schedule=schedule, batch_size=256, epochs=330)
     found = [finding for finding in diagnose(run).findings if say(finding).seen.startswith(seen)]
     assert len(found) == 1 and found[0].state is State.ACT and say(found[0]).advice
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"learning_rate": 0.3, "batch_size": 128}, {"model": "cnn", "momentum": 0.9}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"learning_rate": 0.3, "batch_size": 128}, {"model": "cnn", "momentum": 0.9}]
+)
 def test_an_ordinary_run_raises_no_alarm(tmp_path, changes) -> None:
-    configuration = Configuration(**{"problem": "digits", "learning_rate": 0.05, "epochs": 8, "every": 50} | changes)
+    configuration = Configuration(
+        **{"problem": "digits", "learning_rate": 0.05, "epochs": 8, "every": 50} | changes
+    )
     run = train(load("digits", model=configuration.model), configuration, tmp_path)
-    spoken = [finding for finding in diagnose(run).findings if finding.gauge in (Trajectory.name, NAME)]
+    spoken = [
+        finding for finding in diagnose(run).findings if finding.gauge in (Trajectory.name, NAME)
+    ]
     assert [finding.gauge for finding in spoken] == [Trajectory.name]
     assert spoken[0].state in (State.OK, State.CANNOT_TELL)
     assert [event["event"] for event in run.events].count(NAME) == 1
@@ -293,7 +349,9 @@ def test_a_resumed_run_stores_the_same_iterates(tmp_path, monkeypatch) -> None:
     assert one is not None and other is not None
     assert one.steps.tolist() == other.steps.tolist() == kept_steps(320)
     assert (one.moments["point"] == other.moments["point"]).all()
-    fields = [next(event for event in run.events if event["event"] == NAME) for run in (whole, resumed)]
+    fields = [
+        next(event for event in run.events if event["event"] == NAME) for run in (whole, resumed)
+    ]
     assert Endpoint.of(fields[0]) == Endpoint.of(fields[1])
 
 

@@ -109,7 +109,9 @@ def test_a_run_is_not_called_healthy_if_a_fork_with_another_rate_ended_better(ru
     assert triage_of(run).passes
 
 
-def test_forks_by_which_a_run_decides_itself_are_no_claim(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forks_by_which_a_run_decides_itself_are_no_claim(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fork(run, "rate 4x", 0.3, 0.312, 0.318)
     assert better_change(run) is not None
     events = [*run.events, {"event": "rate fork", "step": 100}]
@@ -119,10 +121,19 @@ def test_forks_by_which_a_run_decides_itself_are_no_claim(run: Run, monkeypatch:
 
 @pytest.mark.parametrize(
     ("rate_at_end", "change", "followed"),
-    [(0.1, Rate(4.0), False), (0.4, Rate(4.0), True), (0.025, Rate(4.0), False), (0.0, CoolNow(0.5), True)],
+    [
+        (0.1, Rate(4.0), False),
+        (0.4, Rate(4.0), True),
+        (0.025, Rate(4.0), False),
+        (0.0, CoolNow(0.5), True),
+    ],
 )
 def test_a_change_that_a_loop_has_followed_since_is_no_claim(
-    run: Run, monkeypatch: pytest.MonkeyPatch, rate_at_end: float, change: Rate | CoolNow, followed: bool
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    rate_at_end: float,
+    change: Rate | CoolNow,
+    followed: bool,
 ) -> None:
     groups = ((Group("SGD", "sgd", 0.1),), (Group("SGD", "sgd", rate_at_end),))
     settings = Hyperparameters((0, 120), groups, reached=200)

@@ -1,4 +1,5 @@
-"""What triage reads in loops with more than one model, more than one backward, or a model that takes no hooks."""
+"""What triage reads in loops with more than one model, more than one backward, or a model that
+takes no hooks."""
 
 import gc
 from collections.abc import Callable
@@ -25,7 +26,9 @@ def loss_on(model: nn.Module, rows: Tensor) -> Tensor:
     return nn.functional.cross_entropy(model(INPUTS[rows]), LABELS[rows])
 
 
-def run_of(folder: Path, update: Callable[[nn.Module, torch.optim.Optimizer, Tensor], Tensor]) -> Run:
+def run_of(
+    folder: Path, update: Callable[[nn.Module, torch.optim.Optimizer, Tensor], Tensor]
+) -> Run:
     """A run whose loop calls `update` for the gradient of each step."""
     torch.manual_seed(1)
     model = network()
@@ -46,7 +49,9 @@ def claims_of(run: Run) -> list[str]:
     return [each.claim.value for each in triage.claims]
 
 
-def test_another_model_that_is_trained_between_two_steps_is_no_fault_of_this_one(tmp_path: Path) -> None:
+def test_another_model_that_is_trained_between_two_steps_is_no_fault_of_this_one(
+    tmp_path: Path,
+) -> None:
     other = network()
     optimizer_of_other = torch.optim.SGD(other.parameters(), lr=0.1)
 
@@ -145,7 +150,11 @@ def test_after_the_end_a_watch_holds_no_copy_of_the_parameters(tmp_path: Path, s
     del loss
     gc.collect()
     whole = sum(parameter.numel() for parameter in model.parameters())
-    tensors = [one for one in gc.get_objects() if type(one) in (Tensor, nn.Parameter) and one.numel() in (size, whole)]
+    tensors = [
+        one
+        for one in gc.get_objects()
+        if type(one) in (Tensor, nn.Parameter) and one.numel() in (size, whole)
+    ]
     copies = {one.data_ptr() for one in tensors}
     # the weights, the two moments of Adam, and the small model's start for `certify`
     assert len(copies) == 4

@@ -85,7 +85,8 @@ def train(
     settings: dict[str, Any] | None = None,
     inputs: Tensor = INPUTS,
 ) -> tuple[list[Tensor], Run | None]:
-    """A plain loop, under `watch` if there is a folder for the run: its parameters at the end, and the run."""
+    """A plain loop, under `watch` if there is a folder for the run: its parameters at the end, and
+    the run."""
     model = network() if model is None else model
     optimizer = optimizer_of(model)
     generator = torch.Generator().manual_seed(3)
@@ -107,7 +108,9 @@ def train(
             loss = loss_of(model, batch).mean()
             root = loss / pieces if divided else loss
             (root if scaler is None else scaler.scale(root)).backward()
-            if clip and clip_first:  # the norm before it is heard at `backward`, from the second step on
+            if (
+                clip and clip_first
+            ):  # the norm before it is heard at `backward`, from the second step on
                 nn.utils.clip_grad_norm_(model.parameters(), clip)
             if watched is not None:
                 watched.step(loss.detach(), batch)
@@ -116,12 +119,16 @@ def train(
         optimizer.step() if scaler is None else scaler.step(optimizer)
     if watched is not None:
         watched.__exit__(None, None, None)
-    return [parameter.detach().clone() for parameter in model.parameters()], None if watched is None else watched.run
+    return [
+        parameter.detach().clone() for parameter in model.parameters()
+    ], None if watched is None else watched.run
 
 
 def signs_of(tmp_path: Path, *arguments: Any, **settings: Any) -> Signs:
     run = train(tmp_path, *arguments, **settings)[1]
-    assert run is not None and run.warnings == [each for each in run.warnings if "triage" not in each]
+    assert run is not None and run.warnings == [
+        each for each in run.warnings if "triage" not in each
+    ]
     return Signs.of(run)
 
 
@@ -158,7 +165,9 @@ def test_numbers_are_those_of_the_training(tmp_path: Path) -> None:
         optimizer.zero_grad()
         chosen = torch.randint(len(INPUTS), (16,), generator=generator)
         loss_of(model, (INPUTS[chosen], LABELS[chosen])).mean().backward()
-        gradient = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+        gradient = [
+            parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None
+        ]
         weights = [parameter.detach().clone() for parameter in model.parameters()]
         optimizer.step()
         by_hand[step] = {
@@ -166,9 +175,12 @@ def test_numbers_are_those_of_the_training(tmp_path: Path) -> None:
             "nonzero": [int(one.count_nonzero()) for one in gradient],
             "weights": [float(one.norm()) for one in weights],
             "movement": [
-                float((new.detach() - old).norm()) for new, old in zip(model.parameters(), weights, strict=True)
+                float((new.detach() - old).norm())
+                for new, old in zip(model.parameters(), weights, strict=True)
             ],
-            "product": sum(float((new * old).sum()) for new, old in zip(gradient, before, strict=False)),
+            "product": sum(
+                float((new * old).sum()) for new, old in zip(gradient, before, strict=False)
+            ),
             "input_std": float(INPUTS[chosen].std(correction=0)),
             "classes": len(LABELS[chosen].unique()),
         }
@@ -180,7 +192,9 @@ def test_numbers_are_those_of_the_training(tmp_path: Path) -> None:
             if place >= 3 and name in ("input_std", "classes") and np.isnan(found):
                 continue  # one look in four takes moments of the batch
             assert found == pytest.approx(value, rel=1e-4, abs=1e-6), (name, step)
-    assert signs.single["clipped"] == pytest.approx((signs.tensors["gradient"] ** 2).sum(axis=1) ** 0.5, rel=1e-4)
+    assert signs.single["clipped"] == pytest.approx(
+        (signs.tensors["gradient"] ** 2).sum(axis=1) ** 0.5, rel=1e-4
+    )
 
 
 def test_looks_are_about_ten_steps_apart_and_in_no_period(tmp_path: Path) -> None:
@@ -191,7 +205,10 @@ def test_looks_are_about_ten_steps_apart_and_in_no_period(tmp_path: Path) -> Non
 def test_the_trained_loss_is_recognised(tmp_path: Path) -> None:
     signs = signs_of(tmp_path)
     known = signs.single["as_cross_entropy"]
-    assert known[:3] == pytest.approx(signs.given[:3], rel=1e-4) and signs.series("classes_seen")[-1] == 4
+    assert (
+        known[:3] == pytest.approx(signs.given[:3], rel=1e-4)
+        and signs.series("classes_seen")[-1] == 4
+    )
 
 
 @pytest.mark.parametrize("first", [False, True])
@@ -218,7 +235,15 @@ def claims_of(tmp_path: Path, **settings: Any) -> set[str]:
 
 
 def test_a_healthy_loop_has_no_exact_fault(tmp_path: Path) -> None:
-    exact = {"no_gradient", "softmax_twice", "eval_mode", "dropout", "zero_grad", "accumulation", "clip_small"}
+    exact = {
+        "no_gradient",
+        "softmax_twice",
+        "eval_mode",
+        "dropout",
+        "zero_grad",
+        "accumulation",
+        "clip_small",
+    }
     assert not exact & claims_of(tmp_path, pieces=2)
 
 
@@ -233,7 +258,9 @@ def test_the_backward_of_a_critic_does_not_find_gradients_of_the_generator(tmp_p
         for _ in range(STEPS):
             made = generator(INPUTS[:16])
             theirs.zero_grad()
-            critic(made.detach()).mean().backward()  # `.grad` of the generator still holds the step before
+            critic(
+                made.detach()
+            ).mean().backward()  # `.grad` of the generator still holds the step before
             theirs.step()
             ours.zero_grad()
             loss = critic(made).mean()
@@ -326,7 +353,8 @@ def test_rows_that_are_trained_on_and_evaluated_are_seen(tmp_path: Path) -> None
                 if step % 6 == 5:
                     with torch.no_grad():
                         w.evaluated(
-                            test=loss_of(model, (rows, LABELS[:100])), train=loss_of(model, (INPUTS[:96], LABELS[:96]))
+                            test=loss_of(model, (rows, LABELS[:100])),
+                            train=loss_of(model, (INPUTS[:96], LABELS[:96])),
                         )
         found[name] = [each.claim for each in w.findings().diagnosis.triage.claims]  # type: ignore[union-attr]
     assert Claim.LEAK in found["leak"] and Claim.LEAK not in found["held out"]
@@ -347,7 +375,9 @@ def test_evaluations_are_recorded_with_their_intervals(tmp_path: Path) -> None:
     assert (first["step"], first["estimates"]["test_loss"]["value"]) == (0, 1.5)
     test = second["estimates"]["test_loss"]
     assert (
-        test["value"] == pytest.approx(1.0) and test["low"] < 1 < test["high"] and "train_loss" in second["estimates"]
+        test["value"] == pytest.approx(1.0)
+        and test["low"] < 1 < test["high"]
+        and "train_loss" in second["estimates"]
     )
 
 
@@ -356,10 +386,15 @@ def test_evaluations_are_recorded_with_their_intervals(tmp_path: Path) -> None:
     [
         ({}, "`test` and `train` are missing"),
         ({"test": []}, "`test` holds no loss"),
-        ({"train": [[0.5], [0.5, 0.6]]}, "`train` must be a loss or the losses of single examples, got a list"),
+        (
+            {"train": [[0.5], [0.5, 0.6]]},
+            "`train` must be a loss or the losses of single examples, got a list",
+        ),
     ],
 )
-def test_an_evaluation_that_is_none_is_refused(tmp_path: Path, losses: dict[str, Any], message: str) -> None:
+def test_an_evaluation_that_is_none_is_refused(
+    tmp_path: Path, losses: dict[str, Any], message: str
+) -> None:
     model = network()
     w = watch(model, sgd(model), loss=loss_of, out=tmp_path, page=False, quiet=True)
     with w, pytest.raises(BadArgument, match=message):
@@ -367,12 +402,15 @@ def test_an_evaluation_that_is_none_is_refused(tmp_path: Path, losses: dict[str,
 
 
 def test_a_step_that_is_not_due_makes_few_calls_more(tmp_path: Path) -> None:
-    """Between looks `step` compares one number, and the update one object: no function of triage is called."""
+    """Between looks `step` compares one number, and the update one object: no function of triage is
+    called."""
     calls = {True: 0, False: 0}
     for records in (True, False):
         model = network()
         optimizer = sgd(model)
-        with watch(model, optimizer, loss=loss_of, out=tmp_path, every=1000, page=False, quiet=True) as w:
+        with watch(
+            model, optimizer, loss=loss_of, out=tmp_path, every=1000, page=False, quiet=True
+        ) as w:
             for step in range(40):
                 if step == 2 and not records:
                     w._triage.close()
@@ -396,7 +434,9 @@ def test_a_step_that_is_not_due_makes_few_calls_more(tmp_path: Path) -> None:
     assert calls[True] == calls[False]
 
 
-def test_a_failure_of_triage_does_not_reach_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_triage_does_not_reach_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from gradiometer.integrations.watch.triage.products import Products
 
     def fail(_: Products) -> None:

@@ -54,11 +54,19 @@ NOISY = falling() * (1 + 0.3 * np.random.default_rng(1).standard_normal(STEPS)).
 LEAP = np.vstack([moved(0.4)[:1], moved(0.009)[1:]])
 NO_LEAP = np.vstack([moved(0.3)[:1], moved(0.009)[1:]])
 DIES = np.vstack([tensors(0.6, 0.1, 0.6)[:3], tensors(0.005, 0.1, 0.6)[3:]])
-VANISHED, BACK = (np.vstack([tensors(0.005, 0.1, 0.6)[:5], tensors(late, 0.1, 0.6)[5:]]) for late in (0.11, 0.13))
-ONE_STRIDE, ONE_OVERSHOT = (
-    np.vstack([striding(0.01)[:20], striding(stride)[20:23], striding(0.01)[23:]]) for stride in (0.88, 0.92)
+VANISHED, BACK = (
+    np.vstack([tensors(0.005, 0.1, 0.6)[:5], tensors(late, 0.1, 0.6)[5:]]) for late in (0.11, 0.13)
 )
-SHORT = {"losses": falling(steps=200), "rates": cosine_rates(steps=200), "batch_size": 64, "examples": 1600}
+ONE_STRIDE, ONE_OVERSHOT = (
+    np.vstack([striding(0.01)[:20], striding(stride)[20:23], striding(0.01)[23:]])
+    for stride in (0.88, 0.92)
+)
+SHORT = {
+    "losses": falling(steps=200),
+    "rates": cosine_rates(steps=200),
+    "batch_size": 64,
+    "examples": 1600,
+}
 BURST = cosine_rates()
 BURST[200:206] *= 8
 SLIGHT = cosine_rates()
@@ -99,8 +107,14 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
     ],
     Claim.SOFTMAX_TWICE: [
-        ({"row_sum_off": constant(1e-6), "output_min": constant(0.01)}, {"row_sum_off": constant(1e-6)}),
-        ({"row_sum_off": constant(1e-6), "output_min": constant(0.0)}, {"output_min": constant(0.0)}),
+        (
+            {"row_sum_off": constant(1e-6), "output_min": constant(0.01)},
+            {"row_sum_off": constant(1e-6)},
+        ),
+        (
+            {"row_sum_off": constant(1e-6), "output_min": constant(0.0)},
+            {"output_min": constant(0.0)},
+        ),
     ],
     Claim.EVAL_MODE: [({"in_eval": constant(2)}, {"in_eval": constant(1)})],
     Claim.DROPOUT: [
@@ -131,7 +145,10 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     ],
     Claim.UNSHUFFLED: [
         ({"classes": constant(4)}, {"classes": constant(5)}),
-        ({"classes": constant(4), "labels": constant(32)}, {"classes": constant(4), "labels": constant(640)}),
+        (
+            {"classes": constant(4), "labels": constant(32)},
+            {"classes": constant(4), "labels": constant(640)},
+        ),
     ],
     Claim.CLIP_SMALL: [
         (
@@ -173,13 +190,20 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     Claim.WEIGHT_DECAY: [
         (  # such a share is usual for AdamW
             {"weight_decay": 0.003, "losses": falling(0.2)},
-            {"weight_decay": 0.022, "losses": falling(0.2), "optimizer": "AdamW", "family": "adaptive"},
+            {
+                "weight_decay": 0.022,
+                "losses": falling(0.2),
+                "optimizer": "AdamW",
+                "family": "adaptive",
+            },
         ),
         (
             {"weight_decay": 1e-5, "weights": tensors(1.2, 1, 1.2), "losses": falling(0.4)},
             {"weight_decay": 1e-5, "weights": tensors(1.3, 1, 1.3), "losses": falling(0.4)},
         ),
-        (  # the mean rate of the second half is 0.018, ten times with momentum, and a step moves 0.0067
+        # the mean rate of the second half is 0.018, ten times with momentum, and a step moves
+        # 0.0067
+        (
             {"weight_decay": 0.0016, "losses": falling(0.2)},
             {"weight_decay": 0.0014, "losses": falling(0.2)},
         ),
@@ -197,7 +221,10 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"gradient": tensors(0.011, 0.1, 0.6), "losses": falling(0.95)},
             {"gradient": tensors(0.013, 0.1, 0.6), "losses": falling(0.95)},
         ),
-        ({"gradient": VANISHED, "losses": falling(0.95)}, {"gradient": BACK, "losses": falling(0.95)}),
+        (
+            {"gradient": VANISHED, "losses": falling(0.95)},
+            {"gradient": BACK, "losses": falling(0.95)},
+        ),
         (
             {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(1.4)},
             {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(1.6)},
@@ -207,8 +234,16 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"gradient": DIES, "losses": falling(0.95)},
         ),
         (
-            {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(0.95), "nonzero": half_zero(0.87)},
-            {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(0.95), "nonzero": half_zero(0.89)},
+            {
+                "gradient": tensors(0.005, 0.1, 0.6),
+                "losses": falling(0.95),
+                "nonzero": half_zero(0.87),
+            },
+            {
+                "gradient": tensors(0.005, 0.1, 0.6),
+                "losses": falling(0.95),
+                "nonzero": half_zero(0.89),
+            },
         ),
     ],
     Claim.RATE_HIGH: [
@@ -235,8 +270,16 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"movement": ONE_OVERSHOT, "facts": {"layers": ["Linear", "BatchNorm1d", "Linear"]}},
         ),
         (
-            {"family": "adaptive", "movement": striding(0.52), "weights_at_start": tensors(0.5, 1, 0.5)},
-            {"family": "adaptive", "movement": striding(0.48), "weights_at_start": tensors(0.5, 1, 0.5)},
+            {
+                "family": "adaptive",
+                "movement": striding(0.52),
+                "weights_at_start": tensors(0.5, 1, 0.5),
+            },
+            {
+                "family": "adaptive",
+                "movement": striding(0.48),
+                "weights_at_start": tensors(0.5, 1, 0.5),
+            },
         ),
         (
             {"losses": jumping(0.6), "movement": striding(0.12)},
@@ -249,15 +292,24 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({"losses": np.append(falling()[:-20], np.full(20, np.nan))}, {}),
     ],
     Claim.UNSTABLE: [
-        ({"losses": jumping(0.6), "movement": striding(0.09)}, {"losses": jumping(0.6), "movement": striding(0.12)}),
-        ({"losses": jumping(0.6), "movement": striding(0.09)}, {"losses": jumping(0.4), "movement": striding(0.09)}),
+        (
+            {"losses": jumping(0.6), "movement": striding(0.09)},
+            {"losses": jumping(0.6), "movement": striding(0.12)},
+        ),
+        (
+            {"losses": jumping(0.6), "movement": striding(0.09)},
+            {"losses": jumping(0.4), "movement": striding(0.09)},
+        ),
     ],
     Claim.MOMENTUM_RATE: [
         (
             {"momentum": 0.96, "movement": moved(0.009), "weights_at_start": tensors(0.5, 1, 0.5)},
             {"momentum": 0.94, "movement": moved(0.009), "weights_at_start": tensors(0.5, 1, 0.5)},
         ),
-        ({"momentum": 0.96, "nonzero": half_zero(0.66)}, {"momentum": 0.96, "nonzero": half_zero(0.64)}),
+        (
+            {"momentum": 0.96, "nonzero": half_zero(0.66)},
+            {"momentum": 0.96, "nonzero": half_zero(0.64)},
+        ),
     ],
     Claim.RATE_LOW: [
         ({"movement": striding(19.5 / STEPS)}, {"movement": striding(20.5 / STEPS)}),
@@ -276,11 +328,22 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({"movement": striding(5 / STEPS)}, {"movement": striding(5 / STEPS), "losses": FLAT}),
     ],
     Claim.BATCH_SMALL: [
-        ({"batch_size": 4, "product": constant(0.09)}, {"batch_size": 4, "product": constant(0.11)}),
+        (
+            {"batch_size": 4, "product": constant(0.09)},
+            {"batch_size": 4, "product": constant(0.11)},
+        ),
         ({"batch_size": 4, "product": constant(0.0)}, {"batch_size": 5, "product": constant(0.0)}),
         (
-            {"batch_size": 8, "product": constant(0.0), "facts": {"layers": ["Linear", "BatchNorm1d", "Linear"]}},
-            {"batch_size": 9, "product": constant(0.0), "facts": {"layers": ["Linear", "BatchNorm1d", "Linear"]}},
+            {
+                "batch_size": 8,
+                "product": constant(0.0),
+                "facts": {"layers": ["Linear", "BatchNorm1d", "Linear"]},
+            },
+            {
+                "batch_size": 9,
+                "product": constant(0.0),
+                "facts": {"layers": ["Linear", "BatchNorm1d", "Linear"]},
+            },
         ),
         (
             {"batch_size": 4, "product": constant(0.0), "labels": constant(64)},
@@ -288,10 +351,16 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
     ],
     Claim.BATCH_LARGE: [
-        ({"examples": 320, "product": constant(0.19)}, {"examples": 320, "product": constant(0.17)}),
+        (
+            {"examples": 320, "product": constant(0.19)},
+            {"examples": 320, "product": constant(0.17)},
+        ),
         ({"examples": 380, "product": constant(0.9)}, {"examples": 390, "product": constant(0.9)}),
         ({**SHORT, "movement": striding(21 / 200)}, {**SHORT, "movement": striding(23 / 200)}),
-        ({**SHORT, "movement": striding(0.1)}, {**SHORT, "movement": striding(0.1), "examples": 1984}),
+        (
+            {**SHORT, "movement": striding(0.1)},
+            {**SHORT, "movement": striding(0.1), "examples": 1984},
+        ),
         (
             {**SHORT, "movement": striding(0.1), **evaluations([0.4] * 9 + [0.41], 0.3)},
             {**SHORT, "movement": striding(0.1), **evaluations([0.4] * 9 + [0.43], 0.3)},
@@ -307,7 +376,10 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {**FALLING, "losses": GUESS * np.linspace(1, 0.85, STEPS)},
         ),
         (FALLING, {**FALLING, "examples": 6000}),
-        ({**FALLING, "movement": striding(29.5 / STEPS)}, {**FALLING, "movement": striding(30.5 / STEPS)}),
+        (
+            {**FALLING, "movement": striding(29.5 / STEPS)},
+            {**FALLING, "movement": striding(30.5 / STEPS)},
+        ),
         (  # far or not, what falls by so much is still learning, and a decay would end it
             {**FALLING, "movement": striding(0.2), "losses": GUESS * np.linspace(1, 0.35, STEPS)},
             {**FALLING, "movement": striding(0.2), "losses": GUESS * np.linspace(1, 0.5, STEPS)},
@@ -323,8 +395,18 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"rates": CONSTANT, "losses": falling(), "movement": striding(0.2)},
         ),
         (
-            {"rates": CONSTANT, "momentum": 0.0, "product": constant(-0.04), "movement": moved(0.05)},
-            {"rates": CONSTANT, "momentum": 0.0, "product": constant(-0.02), "movement": moved(0.05)},
+            {
+                "rates": CONSTANT,
+                "momentum": 0.0,
+                "product": constant(-0.04),
+                "movement": moved(0.05),
+            },
+            {
+                "rates": CONSTANT,
+                "momentum": 0.0,
+                "product": constant(-0.02),
+                "movement": moved(0.05),
+            },
         ),
         (
             {"rates": CONSTANT, "losses": NOISY, "movement": striding(0.2)},
@@ -417,7 +499,9 @@ def test_a_claim_is_made_just_above_its_threshold_and_not_just_below(
 
 
 def test_every_rule_has_a_case() -> None:
-    assert len(CASES) == len(ORDER) + 1  # one rule makes two claims: of the rate, and of the rate with momentum
+    assert (
+        len(CASES) == len(ORDER) + 1
+    )  # one rule makes two claims: of the rate, and of the rate with momentum
 
 
 def test_every_claim_has_words() -> None:
@@ -429,7 +513,11 @@ def test_every_claim_can_be_said(claim: Claim) -> None:
     found = triage_of(healthy(**dict(CASES[claim][0][0])))
     said = {finding.claim: finding for finding in findings_of(found)}
     sentences = say(said[claim.value])
-    assert "{" not in sentences.seen and "unknown" not in sentences.seen and sentences.seen.endswith(".")
+    assert (
+        "{" not in sentences.seen
+        and "unknown" not in sentences.seen
+        and sentences.seen.endswith(".")
+    )
     assert sentences.advice and sentences.advice.startswith("`")
 
 
@@ -441,9 +529,15 @@ def test_nothing_is_said_about_the_end_before_it() -> None:
 
 def test_a_flat_loss_of_a_training_that_goes_on_may_stop() -> None:
     flat = np.concatenate([falling()[:100], falling(steps=700)[-300:]])
-    assert claims(healthy(losses=flat, has_ended=False)) == {Claim.UNDECIDED}  # its test loss still falls
-    assert claims(healthy(losses=flat, has_ended=False, **evaluations([0.25] * 10, 0.23))) == {Claim.MAY_STOP}
-    assert claims(healthy(losses=falling(0.95), has_ended=False, test=np.full(10, np.nan))) == {Claim.UNDECIDED}
+    assert claims(healthy(losses=flat, has_ended=False)) == {
+        Claim.UNDECIDED
+    }  # its test loss still falls
+    assert claims(healthy(losses=flat, has_ended=False, **evaluations([0.25] * 10, 0.23))) == {
+        Claim.MAY_STOP
+    }
+    assert claims(healthy(losses=falling(0.95), has_ended=False, test=np.full(10, np.nan))) == {
+        Claim.UNDECIDED
+    }
 
 
 def test_two_illnesses_are_two_claims() -> None:
@@ -452,7 +546,9 @@ def test_two_illnesses_are_two_claims() -> None:
 
 
 def test_a_symptom_is_no_second_claim() -> None:
-    assert claims(healthy(clipped=constant(0.001), movement=moved(0.1 / STEPS))) == {Claim.CLIP_SMALL}
+    assert claims(healthy(clipped=constant(0.001), movement=moved(0.1 / STEPS))) == {
+        Claim.CLIP_SMALL
+    }
 
 
 def test_what_is_easily_confused_names_the_other() -> None:
@@ -471,7 +567,10 @@ def test_a_record_of_losses_alone_says_what_it_cannot_see() -> None:
     assert set(found.unseen) == {"labels", "batch", "evaluations", "examples", "rate", "looks"}
     sentence = say(findings_of(found)[0]).means
     assert "Could not be seen: exploding, softmax_twice, unshuffled without the outputs" in sentence
-    assert "overfit, labels_random, labels_noisy, leak without `w.evaluated(test=..., train=...)`" in sentence
+    assert (
+        "overfit, labels_random, labels_noisy, leak without `w.evaluated(test=..., train=...)`"
+        in sentence
+    )
 
 
 def test_thresholds_have_the_measurement_that_chose_them() -> None:
@@ -489,7 +588,13 @@ def test_cures_that_are_changes_can_be_pasted(claim: Claim) -> None:
 
 
 def test_a_rate_has_a_cure_that_a_fork_can_try() -> None:
-    claims_with_changes = {Claim.RATE_LOW, Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY, Claim.BATCH_SMALL}
+    claims_with_changes = {
+        Claim.RATE_LOW,
+        Claim.RATE_HIGH,
+        Claim.MOMENTUM_RATE,
+        Claim.NO_DECAY,
+        Claim.BATCH_SMALL,
+    }
     for claim in claims_with_changes:
         found = triage_of(healthy(**dict(CASES[claim][0][0]))).claims
         assert changes_of(next(each for each in found if each.claim is claim))

@@ -20,11 +20,14 @@ def test_small_weights_count_with_half_of_their_usual_size() -> None:
 
 
 def test_reach_does_not_depend_on_depth_width_and_momentum() -> None:
-    """Twice the layers at half of the movement, four times the width, and the longer path of noise without momentum."""
+    """Twice the layers at half of the movement, four times the width, and the longer path of noise
+    without momentum."""
     base = healthy(movement=moved(0.004))
     facts = {"sizes": [100] * 4, "axes": [2] * 4, "layers": ["Linear"] * 4, "tensors": list("abcd")}
     four = healthy(
-        movement=np.tile([0.006] * 4, (len(LOOKS), 1)), weights=np.tile([3.0] * 4, (len(LOOKS), 1)), facts=facts
+        movement=np.tile([0.006] * 4, (len(LOOKS), 1)),
+        weights=np.tile([3.0] * 4, (len(LOOKS), 1)),
+        facts=facts,
     )
     assert four.reach == pytest.approx(base.reach)
     wide = healthy(movement=moved(0.002), facts={"sizes": [256**2, 10, 256**2]})

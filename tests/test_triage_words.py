@@ -16,7 +16,11 @@ LOW = Claimed(Claim.RATE_LOW, {"travel": 0.04, "steps": 500.0}, ("rate 16x",))
 
 
 def advice(*groups: tuple[Group, ...]) -> str:
-    settings = Hyperparameters(tuple(range(0, 10 * len(groups), 10)), groups, reached=500) if groups else None
+    settings = (
+        Hyperparameters(tuple(range(0, 10 * len(groups), 10)), groups, reached=500)
+        if groups
+        else None
+    )
     (finding,) = findings_of(Triage((LOW,), Level(2.3, Known.LABELS), unseen={}), settings)
     assert finding.cure == ("rate 16x",)
     return say(finding).advice
@@ -35,7 +39,9 @@ def advice(*groups: tuple[Group, ...]) -> str:
     ],
     ids=["unknown", "constant", "two groups", "scheduled"],
 )
-def test_a_change_of_the_rate_is_pasted_as_the_rate(groups: tuple[tuple[Group, ...], ...], expected: str) -> None:
+def test_a_change_of_the_rate_is_pasted_as_the_rate(
+    groups: tuple[tuple[Group, ...], ...], expected: str
+) -> None:
     assert advice(*groups) == expected
 
 
@@ -43,7 +49,8 @@ def test_the_second_sentence_has_its_numbers_too() -> None:
     claimed = Claimed(Claim.ACCUMULATION, {"backwards": 4.0}, ("(loss / 4).backward()",))
     (finding,) = findings_of(Triage((claimed,), Level(2.3, Known.LABELS), unseen={}))
     assert (
-        say(finding).means == "The gradient, and under SGD the learning rate, is 4 times larger than for the mean loss."
+        say(finding).means
+        == "The gradient, and under SGD the learning rate, is 4 times larger than for the mean loss."
     )
 
 

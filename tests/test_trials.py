@@ -19,7 +19,9 @@ from gradiometer.verdict.words.forks import verdict_in_words
 from report_run import run_in
 
 SENTENCES = {"seen": "Seen.", "means": "Means.", "advice": "Try."}
-BATCH = Finding("noise", Issue.ESTIMATION, "own", State.LOOK, facts=SENTENCES, cure=("batch 2x, rate 1.29x",))
+BATCH = Finding(
+    "noise", Issue.ESTIMATION, "own", State.LOOK, facts=SENTENCES, cure=("batch 2x, rate 1.29x",)
+)
 CUT = replace(BATCH, gauge="stationarity", cure=("cool now",))
 NONE = replace(BATCH, cure=())
 ENDED = Fork(
@@ -27,19 +29,34 @@ ENDED = Fork(
     (alternative_of("rate 2x"),),
     1,
     640,
-    (BranchResult("go on", 0, 640, 20, 640, 1.0, (), {name: Readout(0.5) for name in ("test_loss", "test_accuracy")}),),
+    (
+        BranchResult(
+            "go on",
+            0,
+            640,
+            20,
+            640,
+            1.0,
+            (),
+            {name: Readout(0.5) for name in ("test_loss", "test_accuracy")},
+        ),
+    ),
 )
 
 
 def kept(run: Run, ends: dict[str, list[float]], **settings: Any) -> ForkRecord:
     """A finished fork whose branches ended at these losses."""
     alternatives = tuple(alternative_of(name) for name in ends if name != "go on")
-    record = ForkRecord.keep(run.path, Plan(100, alternatives, len(next(iter(ends.values()))), 640, **settings))
+    record = ForkRecord.keep(
+        run.path, Plan(100, alternatives, len(next(iter(ends.values()))), 640, **settings)
+    )
     from gradiometer.jobs import Job
     from gradiometer.jobs.pool import Here
 
     def result(name: str, replicate: int, loss: float) -> BranchResult:
-        return BranchResult(name, replicate, 640, 20, 640, 1.0, ((640, 1.0),), {"test_loss": Readout(loss)})
+        return BranchResult(
+            name, replicate, 640, 20, 640, 1.0, ((640, 1.0),), {"test_loss": Readout(loss)}
+        )
 
     jobs = [
         Job(f"{name} {replicate}", result, (name, replicate, loss))
@@ -58,15 +75,27 @@ def run(tmp_path: Path) -> Run:
 def test_advice_that_was_not_tried_has_the_command_that_tries_it(run: Run) -> None:
     found, other = with_trials(run, [BATCH, NONE])
     assert say(found).tried.startswith(f"Not tried: `gradiometer fork {run.path} --advice`.")
-    assert say(found).paragraphs[-1] == say(found).tried and str(say(found)).endswith(say(found).tried)
+    assert say(found).paragraphs[-1] == say(found).tried and str(say(found)).endswith(
+        say(found).tried
+    )
     assert other == NONE
 
 
 def test_advice_that_was_tried_has_its_effect_and_if_it_held(run: Run) -> None:
-    kept(run, {"go on": [0.5, 0.51, 0.52], "batch 2x, rate 1.31x": [0.6, 0.62, 0.61], "cool now": [0.4, 0.41, 0.42]})
+    kept(
+        run,
+        {
+            "go on": [0.5, 0.51, 0.52],
+            "batch 2x, rate 1.31x": [0.6, 0.62, 0.61],
+            "cool now": [0.4, 0.41, 0.42],
+        },
+    )
     batch, cut = with_trials(run, [BATCH, CUT])
     assert say(batch).tried.startswith("Tried: from step 100, batch 2x, rate 1.31x ends 0.10 [0.0")
-    assert "] higher in test loss (fork 0001). Whether it needs more examples than forecast is seen" in say(batch).tried
+    assert (
+        "] higher in test loss (fork 0001). Whether it needs more examples than forecast is seen"
+        in say(batch).tried
+    )
     assert say(cut).tried.startswith("Tried: from step 100, cool now ends 0.10 [0.10")
     assert say(cut).tried.endswith("lower in test loss (fork 0001). The advice held.")
     kept(run, {"go on": [0.5, 0.51, 0.52], "batch 2x, rate 1.29x": [0.4, 0.62, 0.51]})
@@ -76,17 +105,25 @@ def test_advice_that_was_tried_has_its_effect_and_if_it_held(run: Run) -> None:
 
 
 def test_each_of_several_trials_is_a_sentence(run: Run) -> None:
-    kept(run, {"go on": [0.5, 0.51, 0.52], "rate 2x": [0.4, 0.41, 0.42], "rate 4x": [0.6, 0.61, 0.62]})
+    kept(
+        run,
+        {"go on": [0.5, 0.51, 0.52], "rate 2x": [0.4, 0.41, 0.42], "rate 4x": [0.6, 0.61, 0.62]},
+    )
     (rate,) = with_trials(run, [replace(CUT, cure=("rate 2x", "rate 4x"))])
     assert say(rate).tried.startswith("Tried: from step 100, rate 2x ends")
     assert ". The advice held. From step 100, rate 4x ends" in say(rate).tried
 
 
 @pytest.mark.parametrize("settings", [{"tail": "none"}, {"left": 6_400}])
-def test_a_fork_that_leans_to_small_rates_does_not_judge_advice(run: Run, settings: dict[str, Any]) -> None:
+def test_a_fork_that_leans_to_small_rates_does_not_judge_advice(
+    run: Run, settings: dict[str, Any]
+) -> None:
     kept(run, {"go on": [0.5, 0.51, 0.52], "cool now": [0.4, 0.41, 0.42]}, **settings)
     (cut,) = with_trials(run, [CUT])
-    assert "lower in test loss (fork 0001). Its branches lean to small rates, so it does not decide" in say(cut).tried
+    assert (
+        "lower in test loss (fork 0001). Its branches lean to small rates, so it does not decide"
+        in say(cut).tried
+    )
     kept(run, {"go on": [0.5, 0.51, 0.52], "cool now": [0.4, 0.41, 0.42]}, left=3_200)
     (cut,) = with_trials(run, [CUT])
     assert say(cut).tried.endswith("(fork 0002). The advice held.")
@@ -113,14 +150,20 @@ def test_a_fork_that_has_just_begun_says_nothing_yet(run: Run) -> None:
         ("rate 0.5x", -0.2, -0.1, "The advice held."),
         ("rate 0.5x", 0.001, 0.002, "The advice did not hold."),
         ("rate 0.5x", -0.1, 0.001, "This fork does not decide if the advice held."),
-        ("batch 2x", 0.001, 0.004, "The advice held: it ends at most 1% worse, with fewer updates."),
+        (
+            "batch 2x",
+            0.001,
+            0.004,
+            "The advice held: it ends at most 1% worse, with fewer updates.",
+        ),
         ("batch 2x", -0.1, -0.01, "The advice held."),
         ("batch 2x", -0.1, 0.006, "This fork does not decide if the advice held."),
         (
             "batch 2x",
             0.006,
             0.1,
-            "Whether it needs more examples than forecast is seen with `--advice`, which adds a shorter training.",
+            "Whether it needs more examples than forecast is seen with `--advice`, which adds a "
+            "shorter training.",
         ),
         ("cool now", 0.006, 0.1, "The advice did not hold: it ends more than 1% worse."),
         ("batch 0.5x", 0.001, 0.004, "The advice did not hold."),
@@ -136,18 +179,27 @@ def test_a_fork_that_has_just_begun_says_nothing_yet(run: Run) -> None:
 def test_a_rate_promises_a_better_end_and_what_saves_updates_one_that_is_hardly_worse(
     advice: str, low: float, high: float, verdict: str
 ) -> None:
-    estimate = Estimate.interval((low + high) / 2, low, high, level=0.9, method="made up", samples=4)
+    estimate = Estimate.interval(
+        (low + high) / 2, low, high, level=0.9, method="made up", samples=4
+    )
     effect = Effect(advice, "test_loss", estimate, estimate, None, replicates=4)
     assert verdict_in_words(judged(ENDED, alternative_of(advice), effect)) == verdict
-    mirrored = Estimate.interval(-estimate.value, -high, -low, level=0.9, method="made up", samples=4)
-    accuracy = Effect(advice, "test_accuracy", mirrored, mirrored, None, replicates=4, lower_is_better=False)
+    mirrored = Estimate.interval(
+        -estimate.value, -high, -low, level=0.9, method="made up", samples=4
+    )
+    accuracy = Effect(
+        advice, "test_accuracy", mirrored, mirrored, None, replicates=4, lower_is_better=False
+    )
     assert verdict_in_words(judged(ENDED, alternative_of(advice), accuracy)) == verdict
 
 
 def test_an_alternative_that_diverged_did_not_hold() -> None:
     unknown = Estimate.unknown(level=0.9, method="diverged", samples=1)
     effect = Effect("rate 9x", "test_loss", unknown, unknown, None, replicates=1, diverged=1)
-    assert verdict_in_words(judged(ENDED, alternative_of("rate 9x"), effect)) == "The advice did not hold."
+    assert (
+        verdict_in_words(judged(ENDED, alternative_of("rate 9x"), effect))
+        == "The advice did not hold."
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,23 +207,40 @@ def test_an_alternative_that_diverged_did_not_hold() -> None:
     [
         (
             [0.6, 0.61, 0.6],
-            "The advice held: with fewer updates it ends better than a training on 0.75 of the examples,",
+            "The advice held: with fewer updates it ends better than a training on 0.75 of the "
+            "examples,",
         ),
-        ([0.53, 0.54, 0.53], "The advice did not hold: it ends worse than a training on 0.75 of the examples,"),
+        (
+            [0.53, 0.54, 0.53],
+            "The advice did not hold: it ends worse than a training on 0.75 of the examples,",
+        ),
         ([0.56, 0.58, 0.55], "This fork does not decide if the advice held."),
     ],
 )
 def test_a_larger_batch_that_ends_worse_is_compared_with_a_training_on_fewer_examples(
     run: Run, shorter: list[float], verdict: str
 ) -> None:
-    kept(run, {"go on": [0.5, 0.51, 0.5], "batch 2x, rate 1.29x": [0.56, 0.57, 0.56], "shorter 0.75x": shorter})
+    kept(
+        run,
+        {
+            "go on": [0.5, 0.51, 0.5],
+            "batch 2x, rate 1.29x": [0.56, 0.57, 0.56],
+            "shorter 0.75x": shorter,
+        },
+    )
     advice = replace(BATCH, cure=("batch 2x, rate 1.29x", "shorter 0.74x"))
     (found,) = with_trials(run, [advice])
-    assert verdict.replace("0.75", "0.74") in say(found).tried and say(found).tried.count("(fork 0001)") == 1
+    assert (
+        verdict.replace("0.75", "0.74") in say(found).tried
+        and say(found).tried.count("(fork 0001)") == 1
+    )
 
 
 def test_what_findings_advise_is_each_tried_once() -> None:
-    assert [one.name for one in advised([BATCH, CUT, BATCH, NONE])] == ["batch 2x, rate 1.29x", "cool now"]
+    assert [one.name for one in advised([BATCH, CUT, BATCH, NONE])] == [
+        "batch 2x, rate 1.29x",
+        "cool now",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +265,8 @@ def test_factors_may_differ_a_little(one: str, other: str, same: bool) -> None:
     [
         (
             "apart",
-            "Not tried: `w.fork(batches=loader, alternatives=['batch 2x, rate 1.29x'], horizon='500 updates')` in your program.",
+            "Not tried: `w.fork(batches=loader, alternatives=['batch 2x, rate 1.29x'], "
+            "horizon='500 updates')` in your program.",
         ),
         ("given", "Not tried."),
     ],

@@ -1,4 +1,5 @@
-"""In a run of somebody else, nothing is imported or called unless it is trusted: no command makes the canary file."""
+"""In a run of somebody else, nothing is imported or called unless it is trusted: no command makes
+the canary file."""
 
 import sys
 from collections.abc import Iterator
@@ -57,7 +58,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made)
         patch.syspath_prepend(str(made))
-        flags = ("--steps", "24", "--every", "4", "--snapshots", "3", "--set", "checkpoint_at=12", "--no-open")
+        flags = (
+            "--steps",
+            "24",
+            "--every",
+            "4",
+            "--snapshots",
+            "3",
+            "--set",
+            "checkpoint_at=12",
+            "--no-open",
+        )
         from gradiometer.cli import main
 
         for name in ("owned", "stopped"):
@@ -66,7 +77,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             assert ended.value.code == 0
         events = made / "runs/stopped-1/events.jsonl"
         events.write_text(
-            "".join(line for line in events.read_text().splitlines(keepends=True) if '"finished"' not in line)
+            "".join(
+                line
+                for line in events.read_text().splitlines(keepends=True)
+                if '"finished"' not in line
+            )
         )
         yield made
 
@@ -85,7 +100,11 @@ def test_no_command_imports_the_code_of_a_foreign_run(
     foreign: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     code, _, error = called(capsys, *COMMANDS[command])
-    assert code == 2 and "would import 'owned' and call problem()" in error and "gradiometer --trust" in error
+    assert (
+        code == 2
+        and "would import 'owned' and call problem()" in error
+        and "gradiometer --trust" in error
+    )
     assert not (foreign / "canary").exists() and "owned" not in sys.modules
 
 
@@ -98,7 +117,9 @@ def test_looking_at_a_foreign_run_imports_nothing(
     assert not (foreign / "canary").exists() and "owned" not in sys.modules
 
 
-def test_a_foreign_run_that_is_trusted_is_used(foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_foreign_run_that_is_trusted_is_used(
+    foreign: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, _, error = called(capsys, "--trust", *COMMANDS["sharpness"])
     assert code == 0, error
     code, _, error = called(capsys, *COMMANDS["sharpness"])  # the trust ends with the command
@@ -127,7 +148,10 @@ def test_a_run_that_was_changed_is_foreign(folder: Path, old: str, new: str) -> 
     manifest.write_text(changed)
     (folder / "canary").unlink(missing_ok=True)
     try:
-        with pytest.raises(BadArgument, match=r"was changed since, and resume would import|`gauges` lacks owned:Gauge"):
+        with pytest.raises(
+            BadArgument,
+            match=r"was changed since, and resume would import|`gauges` lacks owned:Gauge",
+        ):
             resume_unfinished(folder / RUN)
     finally:
         manifest.write_text(before)
@@ -137,7 +161,9 @@ def test_a_run_that_was_changed_is_foreign(folder: Path, old: str, new: str) -> 
 def resume_unfinished(path: Path) -> Run:
     events = path / "events.jsonl"
     before = events.read_text()
-    events.write_text("".join(line for line in before.splitlines(keepends=True) if '"finished"' not in line))
+    events.write_text(
+        "".join(line for line in before.splitlines(keepends=True) if '"finished"' not in line)
+    )
     try:
         return resume(path)
     finally:
@@ -159,7 +185,9 @@ def test_a_run_of_our_own_problems_is_not_signed_and_needs_no_key(
     assert not (tmp_path / "state").exists()
 
 
-def test_without_a_writable_home_the_machine_itself_is_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_writable_home_the_machine_itself_is_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "state").write_text("a file, in which no folder can be made")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     configuration = Configuration(problem="owned:problem").to_dict()
@@ -167,11 +195,15 @@ def test_without_a_writable_home_the_machine_itself_is_the_key(tmp_path: Path, m
     assert first.manifest["made_by"]
 
 
-def test_a_relative_folder_of_state_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_folder_of_state_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It would be another one in each working folder, and so would be the key."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_STATE_HOME", "state")
     monkeypatch.chdir(tmp_path)
-    RunFolder.create(tmp_path, "run", {"configuration": Configuration(problem="owned:problem").to_dict()})
+    RunFolder.create(
+        tmp_path, "run", {"configuration": Configuration(problem="owned:problem").to_dict()}
+    )
     assert not Path("state").exists()
     assert (tmp_path / "home/.local/state/gradiometer/key").stat().st_mode & 0o777 == 0o600

@@ -13,15 +13,27 @@ from gradiometer.cli.learn.selftest import selftest
 from gradiometer.estimation import noise
 from gradiometer.lab.selftest import checks
 from gradiometer.lab.selftest.check import SelfTest
-from gradiometer.lab.selftest.checks import independent_coverage, run_checks, stationary_coverage, undecided_coverage
-from gradiometer.lab.selftest.known import KnownProblem, KnownQuadratic, known_network, known_problems
+from gradiometer.lab.selftest.checks import (
+    independent_coverage,
+    run_checks,
+    stationary_coverage,
+    undecided_coverage,
+)
+from gradiometer.lab.selftest.known import (
+    KnownProblem,
+    KnownQuadratic,
+    known_network,
+    known_problems,
+)
 from gradiometer.lab.selftest.unbiased import Bench, gradient_norm_squared, gradient_variance
 from gradiometer.lab.selftest.windows import drawn_halves, stationary_windows
 from gradiometer.measurement import Draw
 from gradiometer.measurement.reading import Spread
 
 QUADRATIC, LOGISTIC, MLP = known_problems()
-PROBLEMS = pytest.mark.parametrize("known", [QUADRATIC, LOGISTIC, MLP], ids=lambda known: known.name)
+PROBLEMS = pytest.mark.parametrize(
+    "known", [QUADRATIC, LOGISTIC, MLP], ids=lambda known: known.name
+)
 
 
 def assert_passed(made: list[SelfTest]) -> None:
@@ -36,14 +48,18 @@ def test_gradients_by_hand_equal_those_of_autograd(known: KnownProblem) -> None:
         parts = objective.gradient(known.batch(torch.tensor([example])))
         for place, layer in enumerate(objective.layers):
             expected = sum(
-                part.square().sum() for part, where in zip(parts, objective.layer_of, strict=True) if where == place
+                part.square().sum()
+                for part, where in zip(parts, objective.layer_of, strict=True)
+                if where == place
             )
             torch.testing.assert_close(gradient[known.layers[layer]].square().sum(), expected)
 
 
 @PROBLEMS
 def test_the_noise_along_a_chain_is_exact_at_every_point(known: KnownProblem) -> None:
-    points = known.point + torch.randn(3, len(known.point), dtype=torch.float64, generator=torch.manual_seed(1))
+    points = known.point + torch.randn(
+        3, len(known.point), dtype=torch.float64, generator=torch.manual_seed(1)
+    )
     drawn = drawn_halves(torch.manual_seed(2), 3, 8, len(known.examples))
     halves, full, trace = known.gradients(points, drawn)
     for place, point in enumerate(points):
@@ -55,18 +71,25 @@ def test_the_noise_along_a_chain_is_exact_at_every_point(known: KnownProblem) ->
 
 def test_steps_by_hand_equal_steps_of_the_model() -> None:
     objective, everything = MLP.objective(), MLP.batch(torch.arange(len(MLP.examples)))
-    points, none = MLP.point[None].clone(), torch.empty(1, 0, len(MLP.examples), dtype=torch.float64)
+    points, none = (
+        MLP.point[None].clone(),
+        torch.empty(1, 0, len(MLP.examples), dtype=torch.float64),
+    )
     for _ in range(20):
         points -= 0.5 * MLP.gradients(points, none).of_train
         step = parameters_to_vector(objective.gradient(everything))
-        vector_to_parameters(parameters_to_vector(objective.parameters) - 0.5 * step, objective.parameters)
+        vector_to_parameters(
+            parameters_to_vector(objective.parameters) - 0.5 * step, objective.parameters
+        )
     model = parameters_to_vector(objective.parameters)
     assert model.norm().item() == pytest.approx(points.norm().item(), rel=1e-10)
 
 
 def test_chains_on_the_quadratic_have_its_stationary_noise_scale() -> None:
     windows = stationary_windows(QUADRATIC, 4, 1.5, 300, 100, burn_in=100)
-    seen = windows.gradient_variance.mean(axis=1) - windows.noise_scale * windows.gradient_norm_squared.mean(axis=1)
+    seen = windows.gradient_variance.mean(
+        axis=1
+    ) - windows.noise_scale * windows.gradient_norm_squared.mean(axis=1)
     assert abs(seen.mean()) < 4 * seen.std() / np.sqrt(len(seen))
 
 
@@ -74,7 +97,11 @@ def test_chains_on_the_quadratic_have_its_stationary_noise_scale() -> None:
 @pytest.mark.parametrize(
     "bench",
     [Bench(MLP, 2), Bench(LOGISTIC, 32, draw=Draw.RESHUFFLED), Bench(QUADRATIC, 4, parts=None)],
-    ids=["MLP at 2", "logistic regression at 32 without replacement", "quadratic at 4, per example"],
+    ids=[
+        "MLP at 2",
+        "logistic regression at 32 without replacement",
+        "quadratic at 4, per example",
+    ],
 )
 def test_gradient_variance_and_norm_are_unbiased(bench: Bench) -> None:
     assert_passed(list(bench.checks(400)))
@@ -91,7 +118,10 @@ def test_a_missing_correction_of_the_norm_is_detected(monkeypatch: pytest.Monkey
 
 
 def test_noise_without_replacement_is_smaller_than_with_it() -> None:
-    each, error = LOGISTIC.per_example, next(iter(Bench(LOGISTIC, 32, draw=Draw.RESHUFFLED).checks(200)))
+    each, error = (
+        LOGISTIC.per_example,
+        next(iter(Bench(LOGISTIC, 32, draw=Draw.RESHUFFLED).checks(200))),
+    )
     assert error.passed
     assert error.high < gradient_variance(each) / 32
 
@@ -121,7 +151,11 @@ def test_noise_of_the_known_problems_has_several_directions_and_a_moderate_size(
         centred = known.per_example - known.per_example.mean(0)
         levels = torch.linalg.svdvals(centred).square()
         assert levels.sum().square() / levels.square().sum() > 3  # effective rank of Σ
-        assert 0.5 < gradient_variance(known.per_example) / gradient_norm_squared(known.per_example) < 10
+        assert (
+            0.5
+            < gradient_variance(known.per_example) / gradient_norm_squared(known.per_example)
+            < 10
+        )
 
 
 @pytest.mark.nightly
@@ -132,14 +166,19 @@ def test_every_check_of_the_full_selftest_passes() -> None:
 
 @pytest.mark.nightly
 def test_skewed_readings_of_learnt_examples_need_longer_windows_to_cover() -> None:
-    """What the selftest leaves out on purpose: at B = 2 and little weight decay single readings are skewed by 10."""
+    """What the selftest leaves out on purpose: at B = 2 and little weight decay single readings are
+    skewed by 10."""
     learnt = known_network("logistic regression", hidden=(), weight_decay=0.1)
-    short, long = (stationary_windows(learnt, 2, 1.0, 1000, steps, burn_in=200) for steps in (200, 1600))
+    short, long = (
+        stationary_windows(learnt, 2, 1.0, 1000, steps, burn_in=200) for steps in (200, 1600)
+    )
     assert 0.8 < short.covered() / len(short) < 0.92
     assert 0.87 <= long.covered() / len(long) <= 0.93
 
 
-PASSED = SelfTest("quadratic", 4, "tr Σ", "4.26, within 4 standard errors", 4.242, 4.015, 4.468, passed=True)
+PASSED = SelfTest(
+    "quadratic", 4, "tr Σ", "4.26, within 4 standard errors", 4.242, 4.015, 4.468, passed=True
+)
 FAILED = replace(PASSED, quantity="‖g‖²", measured=np.inf, passed=False)
 
 
@@ -147,12 +186,18 @@ FAILED = replace(PASSED, quantity="‖g‖²", measured=np.inf, passed=False)
 def test_the_exit_code_says_whether_all_checks_passed(
     made: list[SelfTest], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gradiometer.lab.selftest.checks.run_checks", lambda full, progress, pool: made)
+    monkeypatch.setattr(
+        "gradiometer.lab.selftest.checks.run_checks", lambda full, progress, pool: made
+    )
     assert selftest.main(["--json"], standalone_mode=False) == code
 
 
-def test_the_table_marks_failed_checks_with_a_word_and_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradiometer.lab.selftest.checks.run_checks", lambda full, progress, pool: [PASSED, FAILED])
+def test_the_table_marks_failed_checks_with_a_word_and_a_sign(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "gradiometer.lab.selftest.checks.run_checks", lambda full, progress, pool: [PASSED, FAILED]
+    )
     printed = CliRunner().invoke(selftest, [], env={"COLUMNS": "160"}).output
     rows = [line for line in printed.splitlines() if "quadratic" in line]
     assert "4.242 [4.015, 4.468]" in rows[0] and "✓ passed" in rows[0]
@@ -161,7 +206,9 @@ def test_the_table_marks_failed_checks_with_a_word_and_a_sign(monkeypatch: pytes
 
 
 def test_json_holds_every_check_and_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradiometer.lab.selftest.checks.run_checks", lambda full, progress, pool: [PASSED, FAILED])
+    monkeypatch.setattr(
+        "gradiometer.lab.selftest.checks.run_checks", lambda full, progress, pool: [PASSED, FAILED]
+    )
     printed = json.loads(CliRunner().invoke(selftest, ["--json"]).stdout)
     assert printed["passed"] is False
     assert printed["checks"][0]["name"] == "tr Σ, quadratic, B = 4"
@@ -178,4 +225,6 @@ def test_progress_is_reported_for_every_part(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_quadratic_has_the_noise_of_its_training_set() -> None:
     assert isinstance(QUADRATIC, KnownQuadratic)
-    assert QUADRATIC.quadratic.gradient_variance == pytest.approx(gradient_variance(QUADRATIC.per_example))
+    assert QUADRATIC.quadratic.gradient_variance == pytest.approx(
+        gradient_variance(QUADRATIC.per_example)
+    )

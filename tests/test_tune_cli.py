@@ -22,11 +22,18 @@ def test_the_file_is_a_configuration_with_the_chosen_rate(
     code, out, _ = called(capsys, "tune", *SMALL, "--json")
     told = json.loads(out)
     assert code == 0 and told["cost"] <= told["budget"] == DEFAULT == BUDGET
-    assert {one["optimizer"] for one in told["tried"]} == {"AdamW", "SGD with Nesterov momentum 0.9"}
+    assert {one["optimizer"] for one in told["tried"]} == {
+        "AdamW",
+        "SGD with Nesterov momentum 0.9",
+    }
     written = Configuration.from_toml(told["file"])
     assert written.learning_rate == told["learning_rate"] and written.schedule == "trapezoid"
     momentum = (0.0, False) if written.optimizer == "adamw" else (0.9, True)
-    assert (written.momentum, written.nesterov, written.steps, written.batch_size) == (*momentum, 60, 10)
+    assert (written.momentum, written.nesterov, written.steps, written.batch_size) == (
+        *momentum,
+        60,
+        10,
+    )
     code, out, _ = called(capsys, "tune", *SMALL, "--momentum", "0.5", "--budget", "1.2")
     assert code == 0 and "momentum=0.5" in out and "nesterov" not in out
     assert Configuration.from_toml(told["file"]).momentum == 0.5
@@ -59,7 +66,13 @@ def test_train_with_tune_goes_on_from_the_winner_and_shows_what_was_tried(
     assert len(records) >= 2 and all(record.finished for record in records)
     assert "What would have happened" in (run.path / "report.html").read_text(encoding="utf-8")
     code, out, _ = called(
-        capsys, "train", "--config", "runs/quadratic-position-tuning/tuned.toml", "--json", "--out", "runs"
+        capsys,
+        "train",
+        "--config",
+        "runs/quadratic-position-tuning/tuned.toml",
+        "--json",
+        "--out",
+        "runs",
     )
     again = Run.open(json.loads(out)["run"])
     assert code == 0 and again.losses[1].tolist() == run.losses[1].tolist()
@@ -72,7 +85,11 @@ def test_train_with_tune_races_lists_and_trains_with_the_choice(
     lists = ["--momentum", "0,0.9", "--set", "nesterov=yes", "--optimizer", "sgd"]
     code, out, _ = called(capsys, "train", *SMALL, "--tune", *lists, "--json", "--budget", "0")
     run = Run.open(json.loads(out)["run"])
-    raced = [record.fork for record in forks_of(run) if any(name.startswith("SGD(") for name in record.fork.names)]
+    raced = [
+        record.fork
+        for record in forks_of(run)
+        if any(name.startswith("SGD(") for name in record.fork.names)
+    ]
     assert code == 0 and raced and run.configuration.nesterov == (run.configuration.momentum > 0)
 
 
@@ -80,7 +97,9 @@ def test_what_tuning_leaves_of_a_budget_pays_for_forks_on_the_way(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, _ = called(capsys, "train", *SMALL, "--tune", "--tune-budget", "1.5", "--json", "--budget", "0")
+    code, out, _ = called(
+        capsys, "train", *SMALL, "--tune", "--tune-budget", "1.5", "--json", "--budget", "0"
+    )
     run = Run.open(json.loads(out)["run"])
     assert code == 0 and run.configuration.fork_budget == 0.5
 
@@ -89,11 +108,23 @@ def test_what_tuning_leaves_of_a_budget_pays_for_forks_on_the_way(
     ("flags", "sentence"),
     [
         (["train", *SMALL, "--momentum", "0,0.9"], "`momentum` has 2 values: give --tune, too"),
-        (["train", *SMALL, "--optimizer", "sgd,adamw"], "`optimizer` has 2 values: give --tune, too"),
-        (["train", *SMALL, "--tune", "-b", "10,20"], "`--tune` takes one batch size: choose it with `gradiometer tune"),
-        (["tune", *SMALL, "-b", "10,20"], "`aim` must be 'examples' or 'time' for several batch sizes"),
+        (
+            ["train", *SMALL, "--optimizer", "sgd,adamw"],
+            "`optimizer` has 2 values: give --tune, too",
+        ),
+        (
+            ["train", *SMALL, "--tune", "-b", "10,20"],
+            "`--tune` takes one batch size: choose it with `gradiometer tune",
+        ),
+        (
+            ["tune", *SMALL, "-b", "10,20"],
+            "`aim` must be 'examples' or 'time' for several batch sizes",
+        ),
         (["train", *SMALL, "--weight-decay", "small"], "`weight_decay` must be a number"),
-        (["train", *SMALL, "--tune", "--lr", "0.1"], "`--tune` chooses the rate itself: leave out --learning-rate"),
+        (
+            ["train", *SMALL, "--tune", "--lr", "0.1"],
+            "`--tune` chooses the rate itself: leave out --learning-rate",
+        ),
         (["tune", *SMALL, "--budget", "0.01"], "`budget` 0.01 pays for no three lanes"),
         (["tune", "nowhere"], "`problem` 'nowhere' is unknown"),
     ],

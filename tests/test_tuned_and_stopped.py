@@ -1,4 +1,5 @@
-"""A training that was tuned has its record from its first step on, also if it or the race was stopped."""
+"""A training that was tuned has its record from its first step on, also if it or the race was
+stopped."""
 
 import json
 import os
@@ -14,12 +15,26 @@ from gradiometer import Run
 from gradiometer.run.checkpoints import load_latest
 from gradiometer.train.loop import Trainer
 
-TRAIN = ("train", "quadratic", "--tune", "--tune-budget", "2", "--steps", "400", "--every", "20", "--no-open")
+TRAIN = (
+    "train",
+    "quadratic",
+    "--tune",
+    "--tune-budget",
+    "2",
+    "--steps",
+    "400",
+    "--every",
+    "20",
+    "--no-open",
+)
 
 
 def forks_of(run: Run) -> dict[str, Any]:
     """The plan of every fork in the folder of a run, by its number."""
-    plans = {path.parent.name: json.loads(path.read_text()) for path in (run.path / "forks").glob("*/fork.json")}
+    plans = {
+        path.parent.name: json.loads(path.read_text())
+        for path in (run.path / "forks").glob("*/fork.json")
+    }
     for plan in plans.values():
         plan.pop("created", None)
     return dict(sorted(plans.items()))
@@ -31,7 +46,8 @@ def run_below(folder: Path) -> Path:
 
 
 def stop(patch: pytest.MonkeyPatch, after: int) -> None:
-    """Ask the process to stop, as SIGTERM does, at this step of all trainings in it, those of the lanes included."""
+    """Ask the process to stop, as SIGTERM does, at this step of all trainings in it, those of the
+    lanes included."""
     step, made = Trainer._step, 0
 
     def stopping(loop: Trainer) -> None:
@@ -45,7 +61,10 @@ def stop(patch: pytest.MonkeyPatch, after: int) -> None:
 
 
 def trained(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stop_after: int | None
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    stop_after: int | None,
 ) -> tuple[Run, bool]:
     """The run of the command, and whether it was stopped in the race."""
     folder.mkdir()
@@ -73,11 +92,16 @@ def steps_of(run: Run) -> int:
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.95, 1.2])
 def test_a_tuned_training_that_is_stopped_is_the_same(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, share: float
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    share: float,
 ) -> None:
     """It is stopped at a share of the steps of the race; above 1 in the training."""
     whole, _ = trained(tmp_path / "whole", capsys, monkeypatch, None)
-    resumed, in_race = trained(tmp_path / "resumed", capsys, monkeypatch, round(share * steps_of(whole)))
+    resumed, in_race = trained(
+        tmp_path / "resumed", capsys, monkeypatch, round(share * steps_of(whole))
+    )
     assert in_race == (share < 1)
     assert forks_of(resumed) == forks_of(whole)
     assert resumed.configuration == whole.configuration and whole.configuration.fork_budget == 1

@@ -1,4 +1,5 @@
-"""A tuning: its choice ends close to the best rate, costs what it says, and is the same after a stop."""
+"""A tuning: its choice ends close to the best rate, costs what it says, and is the same after a
+stop."""
 
 import json
 import math
@@ -74,8 +75,12 @@ def test_the_choice_ends_close_to_the_best_rate_of_the_exact_law() -> None:
     assert exact(found.learning_rate, STEPS // 2, STEPS // 2) < 1.03 * best_exact()
 
 
-@pytest.mark.parametrize("settings", [{}, {"optimizer": "sgd,adamw"}, {"budget": 0.4}, {"steps": 40}])
-def test_the_cost_is_what_went_through_the_loss_and_within_the_budget(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "settings", [{}, {"optimizer": "sgd,adamw"}, {"budget": 0.4}, {"steps": 40}]
+)
+def test_the_cost_is_what_went_through_the_loss_and_within_the_budget(
+    settings: dict[str, Any],
+) -> None:
     examples = {True: 0, False: 0}
 
     def counting(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
@@ -83,7 +88,9 @@ def test_the_cost_is_what_went_through_the_loss_and_within_the_budget(settings: 
         return loss(model, batch)
 
     found = tuned(loss=counting, **settings)
-    counted = (examples[True] + examples[False] / 3) / (found.steps * BATCH) - found.done / found.steps
+    counted = (examples[True] + examples[False] / 3) / (
+        found.steps * BATCH
+    ) - found.done / found.steps
     assert counted <= settings.get("budget", 1.0)
     assert found.cost == pytest.approx(counted, abs=8 / found.steps)  # lanes are whole updates
 
@@ -94,9 +101,16 @@ def test_a_constant_in_the_loss_changes_no_choice(offset: float, optimizer: str)
     def shifted(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
         return loss(model, batch) + offset
 
-    plain, moved = tuned(steps=100, optimizer=optimizer), tuned(steps=100, optimizer=optimizer, loss=shifted)
+    plain, moved = (
+        tuned(steps=100, optimizer=optimizer),
+        tuned(steps=100, optimizer=optimizer, loss=shifted),
+    )
     assert moved.learning_rate == pytest.approx(plain.learning_rate, rel=1e-9)
-    assert moved.made.words == plain.made.words and moved.done == plain.done and moved.cost == plain.cost
+    assert (
+        moved.made.words == plain.made.words
+        and moved.done == plain.done
+        and moved.cost == plain.cost
+    )
     assert [one["learning_rate"] for one in moved.tried] == pytest.approx(
         [one["learning_rate"] for one in plain.tried], rel=1e-9
     )
@@ -104,7 +118,8 @@ def test_a_constant_in_the_loss_changes_no_choice(offset: float, optimizer: str)
 
 @pytest.mark.parametrize("power", [-3, 3])
 def test_a_loss_times_c_divides_the_rate_by_c(power: int) -> None:
-    """Momentum and the clipping norm are scaled along: the clipping is a multiple of the gradient at the start."""
+    """Momentum and the clipping norm are scaled along: the clipping is a multiple of the gradient
+    at the start."""
 
     def scaled(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
         return 2.0**power * loss(model, batch)
@@ -159,9 +174,14 @@ def test_the_numbers_are_the_same_in_processes() -> None:
 
 
 def test_the_model_and_random_states_are_not_touched() -> None:
-    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 1), nn.Flatten(0))
+    model = nn.Sequential(
+        nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 1), nn.Flatten(0)
+    )
     inputs = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
-    before, random = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
+    before, random = (
+        {name: value.clone() for name, value in model.state_dict().items()},
+        torch.get_rng_state(),
+    )
     tune(model, loss=SQUARED, batches=(inputs, inputs.sum(1)), batch_size=16, steps=40)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
@@ -171,7 +191,9 @@ def test_the_model_and_random_states_are_not_touched() -> None:
 def test_an_optimizer_that_does_not_learn_loses_at_any_place(optimizers: Any) -> None:
     found = tuned(optimizer=optimizers, budget=1.3)
     assert found.made.words != "idle"
-    assert "idle" in {one["optimizer"] for one in found.tried} and "idle at" in " ".join(found.sentences)
+    assert "idle" in {one["optimizer"] for one in found.tried} and "idle at" in " ".join(
+        found.sentences
+    )
 
 
 def test_weight_decay_is_raced_and_wins_where_it_helps() -> None:
@@ -200,28 +222,36 @@ def test_the_lines_to_paste_train_with_the_chosen_rate(steps: int) -> None:
     ours = found.scheduler(mine := found.optimizer(model.parameters()))
     assert type(optimizer) is type(mine) and optimizer.defaults["nesterov"]
     for _ in range(steps + 3):
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(mine.param_groups[0]["lr"], rel=5e-3, abs=1e-12)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(
+            mine.param_groups[0]["lr"], rel=5e-3, abs=1e-12
+        )
         for one in (optimizer, scheduler, mine, ours):
             one.step()
     assert mine.param_groups[0]["lr"] == 0
-    assert f" for the first 30 of {steps} updates, and from there linearly to zero." in found.sentences[0]
+    assert (
+        f" for the first 30 of {steps} updates, and from there linearly to zero."
+        in found.sentences[0]
+    )
 
 
 def test_progress_says_absolute_rates_and_the_time_that_is_left() -> None:
     said: list[str] = []
     found = tuned(steps=60, progress=said.append)
     assert len(said) == len(found.tried)
-    pattern = (
-        r"SGD with Nesterov momentum 0.9 at rate [\d.]+: (training loss [\d.]+|diverged) after \d+ of 60 updates; "
+    pattern = r"SGD with Nesterov momentum 0.9 at rate [\d.]+: (training loss [\d.]+|diverged) after \d+ of 60 updates; "
+    assert all(
+        re.fullmatch(pattern + r"about [\d.]+ (s|min) left, the training included", one)
+        for one in said
     )
-    assert all(re.fullmatch(pattern + r"about [\d.]+ (s|min) left, the training included", one) for one in said)
 
 
 def test_what_cannot_be_told_is_said() -> None:
     inputs = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
     model = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
     noise = torch.randn(256, generator=torch.Generator().manual_seed(1))
-    found = tune(model, loss=SQUARED, batches=(1e-6 * inputs, 1e-6 * noise + 3), batch_size=8, steps=320)
+    found = tune(
+        model, loss=SQUARED, batches=(1e-6 * inputs, 1e-6 * noise + 3), batch_size=8, steps=320
+    )
     assert found.learning_rate > 0
     flat = tune(model, loss=SQUARED, batches=(1e-9 * inputs, noise), batch_size=8, steps=160)
     assert any("standardise the inputs" in sentence for sentence in flat.sentences)
@@ -233,12 +263,21 @@ def test_what_cannot_be_told_is_said() -> None:
         ({"steps": 4}, "`steps` must be at least 8"),
         ({"budget": 0.05}, "`budget` 0.05 pays for no three lanes of each kind: give at least 0"),
         ({"budget": math.nan}, "`budget` must be positive"),
-        ({"optimizer": "sdg"}, "`optimizer` must be one of 'sgd', 'adamw', 'schedulefree', or a function"),
+        (
+            {"optimizer": "sdg"},
+            "`optimizer` must be one of 'sgd', 'adamw', 'schedulefree', or a function",
+        ),
         ({"optimizer": lambda parameters, rate: rate}, "`optimizer` returned a float"),
         ({"optimizer": "sgd,sgd"}, "`optimizer` has 'sgd' twice"),
         ({"optimizer": []}, "`optimizer` must be one value or several, got none"),
-        ({"optimizer": "adamw", "momentum": (0, 0.9)}, "`momentum` has several values, but it is a setting of SGD"),
-        ({"optimizer": ["sgd", idle], "weight_decay": (0, 0.1)}, "`weight_decay` has several values, but a function"),
+        (
+            {"optimizer": "adamw", "momentum": (0, 0.9)},
+            "`momentum` has several values, but it is a setting of SGD",
+        ),
+        (
+            {"optimizer": ["sgd", idle], "weight_decay": (0, 0.1)},
+            "`weight_decay` has several values, but a function",
+        ),
         ({"momentum": 1.0}, "`momentum` must be at least 0 and below 1"),
         ({"weight_decay": -1.0}, "`weight_decay` must be at least 0"),
         ({"batches": iter(())}, "`batches` is a tuple_iterator, which cannot be replayed"),

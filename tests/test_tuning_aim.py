@@ -1,4 +1,5 @@
-"""Several batch sizes: the one that suits the aim is chosen, within the budget, and times are measured once."""
+"""Several batch sizes: the one that suits the aim is chosen, within the budget, and times are
+measured once."""
 
 import json
 import time
@@ -23,7 +24,9 @@ from test_tuning import Stopped, stopping
 
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(2048, 6, generator=GENERATOR) * torch.logspace(-1.5, 0, 6)
-TARGETS = (INPUTS / torch.logspace(-1.5, 0, 6)).sum(1)  # without noise, but with flat directions: updates count
+TARGETS = (INPUTS / torch.logspace(-1.5, 0, 6)).sum(
+    1
+)  # without noise, but with flat directions: updates count
 SQUARED = supervised(nn.MSELoss(reduction="none"))
 
 
@@ -36,7 +39,9 @@ def slow(delay: float, over: int) -> Any:
     """A loss that takes longer for batches of more than so many examples."""
 
     def loss(model: nn.Module, batch: Any) -> torch.Tensor:
-        until = time.process_time() + (delay if torch.is_grad_enabled() and len(batch[0]) > over else 0.0)
+        until = time.process_time() + (
+            delay if torch.is_grad_enabled() and len(batch[0]) > over else 0.0
+        )
         while time.process_time() < until:
             pass
         return SQUARED(model, batch)
@@ -56,7 +61,11 @@ def two_sizes() -> Tuned:
 
 def test_for_the_same_examples_a_small_batch_makes_more_updates_and_wins() -> None:
     found = two_sizes()
-    assert (found.batch_size, found.steps) == (8, 300) and found.cost <= found.budget and found.times is None
+    assert (
+        (found.batch_size, found.steps) == (8, 300)
+        and found.cost <= found.budget
+        and found.times is None
+    )
     first = {one.lane.size: one for one in found.rungs[0]}
     assert first[8].updates // 4 == first[32].updates
     assert first[8].lane.steps == 4 * first[32].lane.steps
@@ -68,7 +77,9 @@ def test_if_a_step_takes_as_long_for_a_large_batch_it_wins_for_the_same_time() -
     both_slow = slow(0.002, over=0)
     found = tuned(loss=both_slow, aim="time", steps=200)
     assert found.batch_size == 32 and found.cost <= found.budget and found.times is not None
-    assert 0.4 < found.times.relative[32].value < 2.5 and found.steps == round(200 / found.times.relative[32].value)
+    assert 0.4 < found.times.relative[32].value < 2.5 and found.steps == round(
+        200 / found.times.relative[32].value
+    )
 
 
 def test_if_a_step_takes_much_longer_for_a_large_batch_it_loses() -> None:

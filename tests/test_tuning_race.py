@@ -1,4 +1,5 @@
-"""The race: it finds the best rate where that is known, within its budget, and by differences of losses alone."""
+"""The race: it finds the best rate where that is known, within its budget, and by differences of
+losses alone."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,7 +24,9 @@ def exact(rate: float, held: int, cooled: int) -> float:
     """The expected loss after updates at a rate, and more while it falls linearly to zero."""
     rates = rate * np.concatenate([np.ones(held), 1 - (np.arange(cooled) + 0.5) / max(cooled, 1)])
     with np.errstate(over="ignore", invalid="ignore"):
-        law = QuadraticLaw.at(QUADRATIC, START).after(rates, batch_size=BATCH, momentum=0.9, nesterov=True)
+        law = QuadraticLaw.at(QUADRATIC, START).after(
+            rates, batch_size=BATCH, momentum=0.9, nesterov=True
+        )
         loss = law.excess_loss + len(CURVATURES) / 2
         return loss if math.isfinite(loss) else math.inf
 
@@ -33,8 +36,11 @@ def best_exact() -> float:
     return min(exact(rate, STEPS // 2, STEPS // 2) for rate in np.geomspace(1e-3, 0.5, 25))
 
 
-def race(loss_of: Callable[[Entry, float, float], float], left: float = 1.0, kinds: int = 1) -> Race:
-    """A race whose lanes end at these losses of entry, share and branch, each without a loss for every example."""
+def race(
+    loss_of: Callable[[Entry, float, float], float], left: float = 1.0, kinds: int = 1
+) -> Race:
+    """A race whose lanes end at these losses of entry, share and branch, each without a loss for
+    every example."""
 
     def train(entries: Sequence[Entry], share: float, cooled: float) -> list[Readout]:
         return [Readout(loss_of(entry, share, cooled)) for entry in entries]
@@ -57,7 +63,9 @@ def test_with_exact_losses_the_winner_ends_close_to_the_best_rate(off: int) -> N
 
 @pytest.mark.parametrize("left", [0.25, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("kinds", [1, 2, 3])
-def test_what_is_trained_costs_no_more_than_the_budget_and_the_winners_steps(left: float, kinds: int) -> None:
+def test_what_is_trained_costs_no_more_than_the_budget_and_the_winners_steps(
+    left: float, kinds: int
+) -> None:
     trained: dict[Entry, float] = {}
     cost = 0.0
 
@@ -94,7 +102,8 @@ def test_lanes_go_on_and_are_not_trained_again() -> None:
 @pytest.mark.parametrize("offset", [-20.0, 20.0])
 @pytest.mark.parametrize("scale", [0.125, 8.0])
 def test_a_constant_in_the_loss_and_its_unit_change_no_choice(offset: float, scale: float) -> None:
-    """A law for every comparison that a race makes, with losses for every example and with noise."""
+    """A law for every comparison that a race makes, with losses for every example and
+    with noise."""
     generator = np.random.default_rng(0)
     noise = generator.normal(size=(40, 64))
 
@@ -103,7 +112,9 @@ def test_a_constant_in_the_loss_and_its_unit_change_no_choice(offset: float, sca
 
         def train(entries: Sequence[Entry], share: float, cooled: float) -> list[Readout]:
             values = [
-                0.05 * (entry.octave - 2 + share) ** 2 + noise[entry.octave + 20] * 0.3 + rates.normal(size=64) * 0.1
+                0.05 * (entry.octave - 2 + share) ** 2
+                + noise[entry.octave + 20] * 0.3
+                + rates.normal(size=64) * 0.1
                 for entry in entries
             ]
             return [Readout.of(scale * each + offset) for each in values]
@@ -115,7 +126,9 @@ def test_a_constant_in_the_loss_and_its_unit_change_no_choice(offset: float, sca
         assert winner(place, scale, offset) == winner(place, 1.0, 0.0)
 
 
-def test_among_short_lanes_that_the_examples_cannot_tell_apart_the_highest_rate_is_the_best() -> None:
+def test_among_short_lanes_that_the_examples_cannot_tell_apart_the_highest_rate_is_the_best() -> (
+    None
+):
     generator = np.random.default_rng(0)
     common = generator.normal(size=200)
     ends = {

@@ -1,4 +1,5 @@
-"""The start of a tuning: the rate at which an update overshoots moves with the scales as theory says."""
+"""The start of a tuning: the rate at which an update overshoots moves with the scales as theory
+says."""
 
 import math
 
@@ -25,7 +26,9 @@ def regression(scale: float = 1.0) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     return model, (scale * inputs, targets)
 
 
-def found(made: Made, scale: float = 1.0, by: float = 1.0, offset: float = 0.0) -> tuple[float, float]:
+def found(
+    made: Made, scale: float = 1.0, by: float = 1.0, offset: float = 0.0
+) -> tuple[float, float]:
     """The rate that overshoots, and the norm of the gradient."""
     model, data = regression(scale)
     loop = Loop(
@@ -51,7 +54,11 @@ def test_a_constant_in_the_loss_changes_nothing(made: Made, offset: float) -> No
 def test_a_loss_times_c_divides_the_rate_of_sgd_by_c_and_leaves_that_of_adam(by: float) -> None:
     (rate, norm), (plain, plain_norm) = found(SGD, by=by), found(SGD)
     assert (rate, norm) == pytest.approx((plain / by, plain_norm * by), rel=1e-9)
-    adam = [Made(lambda parameters, rate: torch.optim.Adam(parameters, lr=rate, eps=0.0), 0.0, False, 0.0)] * 2
+    adam = [
+        Made(
+            lambda parameters, rate: torch.optim.Adam(parameters, lr=rate, eps=0.0), 0.0, False, 0.0
+        )
+    ] * 2
     assert found(adam[0], by=by)[0] == pytest.approx(found(adam[1])[0], rel=1e-9)
 
 
@@ -69,11 +76,19 @@ def test_on_a_parabola_the_rate_is_that_of_its_minimum() -> None:
 
 
 def test_the_training_is_not_touched() -> None:
-    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 1), nn.Flatten(0))
+    model = nn.Sequential(
+        nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 1), nn.Flatten(0)
+    )
     inputs = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.get_rng_state()
-    loop = Loop(model, ADAMW(model.parameters(), 1.0), loss=SQUARED, batches=(inputs, inputs.sum(1)), batch_size=8)
+    loop = Loop(
+        model,
+        ADAMW(model.parameters(), 1.0),
+        loss=SQUARED,
+        batches=(inputs, inputs.sum(1)),
+        batch_size=8,
+    )
     overshooting_rate(loop, start_of(loop, seed=0))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
@@ -91,6 +106,8 @@ def test_a_start_that_has_no_rate_is_refused(factor: float, sentence: str) -> No
 
 def test_data_that_end_too_early_are_refused() -> None:
     model, data = regression()
-    loop = Loop(model, SGD(model.parameters(), 1.0), loss=SQUARED, batches=lambda seed: iter([data]))
+    loop = Loop(
+        model, SGD(model.parameters(), 1.0), loss=SQUARED, batches=lambda seed: iter([data])
+    )
     with pytest.raises(BadArgument, match="`batches` ended before 2 batches"):
         start_of(loop, seed=0)

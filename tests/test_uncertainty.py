@@ -22,7 +22,8 @@ INF = math.inf
 
 
 def autoregressive(rng: np.random.Generator, windows: int, steps: int, time: float) -> np.ndarray:
-    """Stationary, standard normal, correlation exp(−lag/time); independent at time zero. Shape [windows, steps]."""
+    """Stationary, standard normal, correlation exp(−lag/time); independent at time zero. Shape
+    [windows, steps]."""
     decay = math.exp(-1 / time) if time else 0.0
     draws = rng.standard_normal((windows, steps))
     draws[:, 1:] *= math.sqrt(1 - decay**2)
@@ -38,10 +39,12 @@ def noise_moments(
     time: float = 0.0,
     moving: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """tr Σ and ‖g‖² from micro-batches, with E‖g‖² = 1, B = 32 and noise alike in some directions: exact law.
+    """tr Σ and ‖g‖² from micro-batches, with E‖g‖² = 1, B = 32 and noise alike in some directions:
+    exact law.
 
-    S is a χ² independent of the mean gradient, and ‖ĝ‖² a non-central χ² around ‖g_t‖². The underlying g stands still,
-    or moves as a stationary Ornstein-Uhlenbeck process in `moving` directions.
+    S is a χ² independent of the mean gradient, and ‖ĝ‖² a non-central χ² around ‖g_t‖². The
+    underlying g stands still, or moves as a stationary Ornstein-Uhlenbeck process in `moving`
+    directions.
     """
     square = np.ones((windows, steps))
     if moving:
@@ -86,10 +89,14 @@ def in_band(hits: list[bool], low: float = 0.87, high: float = 0.93) -> bool:
         (2000, 20, 2, 2000 / 60, 1),
     ],
 )
-def test_the_interval_of_the_noise_scale_covers_at_its_level(steps, directions, parts, time, moving):
+def test_the_interval_of_the_noise_scale_covers_at_its_level(
+    steps, directions, parts, time, moving
+):
     rng = np.random.default_rng(1)
     moments = noise_moments(rng, 1000, steps, directions, parts, time, moving)
-    assert in_band([covers(ratio_of_means(trace, signal), NOISE_SCALE) for trace, signal in moments])
+    assert in_band(
+        [covers(ratio_of_means(trace, signal), NOISE_SCALE) for trace, signal in moments]
+    )
 
 
 @pytest.mark.nightly
@@ -97,14 +104,17 @@ def test_the_interval_of_the_noise_scale_covers_at_its_level(steps, directions, 
 @pytest.mark.parametrize("directions", [5, 20, 200])
 @pytest.mark.parametrize("steps", [30, 200, 2000])
 @pytest.mark.parametrize(("moving", "per_window"), [(0, 0), (1, 120), (1, 60), (5, 60)])
-def test_the_interval_of_the_noise_scale_covers_at_every_setting(steps, directions, parts, moving, per_window):
+def test_the_interval_of_the_noise_scale_covers_at_every_setting(
+    steps, directions, parts, moving, per_window
+):
     rng = np.random.default_rng(2)
     time = steps / per_window if per_window else 0.0
     estimates = [
         ratio_of_means(trace, signal)
         for trace, signal in noise_moments(rng, 4000, steps, directions, parts, time, moving)
     ]
-    # A denominator of noise alone gives a one-sided bound, at 95 %; the expected coverage lies between, in proportion.
+    # A denominator of noise alone gives a one-sided bound, at 95 %; the expected coverage lies
+    # between, in proportion.
     unbounded = share([not estimate.tells for estimate in estimates])
     hits = [covers(estimate, NOISE_SCALE) for estimate in estimates]
     assert in_band(hits, high=0.93 + 0.05 * unbounded)
@@ -116,7 +126,9 @@ def test_fiellers_set_covers_at_its_level_even_if_the_denominator_is_all_noise(s
     hits = []
     for trace, signal in noise_moments(rng, 2000, steps, directions, 2):
         means = batch_means(np.stack([trace, signal], axis=1), len(trace) // 25, 25)
-        parts = fieller_set(means.mean(axis=0), np.cov(means, rowvar=False) / 25, 1.711)  # Student, 24 degrees
+        parts = fieller_set(
+            means.mean(axis=0), np.cov(means, rowvar=False) / 25, 1.711
+        )  # Student, 24 degrees
         hits.append(any(low <= NOISE_SCALE <= high for low, high in parts))
     assert in_band(hits)
 
@@ -165,7 +177,9 @@ def test_one_batch_per_value_gives_students_interval(readings):
     values = np.random.default_rng(17).standard_normal(readings)
     estimate = mean(values, level=0.95, batches=readings)
     error = values.std(ddof=1) / math.sqrt(readings)
-    assert (estimate.low, estimate.high) == pytest.approx(t.interval(0.95, readings - 1, values.mean(), error))
+    assert (estimate.low, estimate.high) == pytest.approx(
+        t.interval(0.95, readings - 1, values.mean(), error)
+    )
     assert (estimate.value, estimate.samples) == (pytest.approx(values.mean()), readings)
 
 
@@ -179,7 +193,9 @@ def test_a_million_readings_make_as_many_batches_as_a_thousand():
 # What every interval has in common
 
 
-def moments(steps: int = 200, directions: int = 200, seed: int = 11) -> tuple[np.ndarray, np.ndarray]:
+def moments(
+    steps: int = 200, directions: int = 200, seed: int = 11
+) -> tuple[np.ndarray, np.ndarray]:
     return next(noise_moments(np.random.default_rng(seed), 1, steps, directions, 2))
 
 
@@ -188,7 +204,10 @@ def moments(steps: int = 200, directions: int = 200, seed: int = 11) -> tuple[np
 def test_a_change_of_units_scales_the_interval(factor, directions):
     trace, signal = moments(directions=directions)
     before, after = ratio_of_means(trace, signal), ratio_of_means(factor * trace, signal)
-    inverse, both = ratio_of_means(trace, factor * signal), ratio_of_means(factor * trace, factor * signal)
+    inverse, both = (
+        ratio_of_means(trace, factor * signal),
+        ratio_of_means(factor * trace, factor * signal),
+    )
     for name in ("value", "low", "high"):
         number = getattr(before, name)
         assert getattr(after, name) == pytest.approx(factor * number, rel=1e-9)
@@ -204,7 +223,10 @@ def test_a_higher_level_widens_every_interval(directions):
     for lower, higher in ((0.5, 0.8), (0.8, 0.9), (0.9, 0.99)):
         for narrow, wide in (
             (mean(trace, level=lower), mean(trace, level=higher)),
-            (ratio_of_means(trace, signal, level=lower), ratio_of_means(trace, signal, level=higher)),
+            (
+                ratio_of_means(trace, signal, level=lower),
+                ratio_of_means(trace, signal, level=higher),
+            ),
             (proportion(95, 100, lower), proportion(95, 100, higher)),
         ):
             assert wide.low < narrow.low
@@ -215,13 +237,17 @@ def test_a_higher_level_widens_every_interval(directions):
 def test_a_ratio_to_a_constant_is_a_mean_in_another_unit():
     trace, _ = moments()
     ratio, plain = ratio_of_means(trace, np.full(200, 2.0), batches=20), mean(trace, batches=20)
-    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((plain.value / 2, plain.low / 2, plain.high / 2))
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx(
+        (plain.value / 2, plain.low / 2, plain.high / 2)
+    )
 
 
 def test_readings_that_never_vary_give_an_interval_without_width():
     constant = np.full(50, 0.1)
     for estimate, value in ((mean(constant), 0.1), (ratio_of_means(3 * constant, constant), 3)):
-        assert (estimate.low, estimate.value, estimate.high) == pytest.approx((value,) * 3, rel=1e-12)
+        assert (estimate.low, estimate.value, estimate.high) == pytest.approx(
+            (value,) * 3, rel=1e-12
+        )
         assert estimate.low <= estimate.value <= estimate.high
 
 
@@ -250,10 +276,13 @@ def test_dependent_readings_get_longer_batches():
 
 
 def test_the_correlation_of_neighbours_is_corrected_for_its_bias():
-    """For n readings ±1, equally many, it is (like neighbours − unlike ones)/n + 1/n; the limit is 0.5/√n."""
+    """For n readings ±1, equally many, it is (like neighbours − unlike ones)/n + 1/n; the limit is
+    0.5/√n."""
     below = np.tile([1.0, 1, -1, -1], 8)  # (1 + 1)/32, and the limit is 2.83/32
     assert batch_length(below) == 1
-    above = np.concatenate([np.tile([1.0, 1, -1, -1], 7), np.tile([1.0, 1, -1, -1, -1], 2), [1.0, 1]])
+    above = np.concatenate(
+        [np.tile([1.0, 1, -1, -1], 7), np.tile([1.0, 1, -1, -1, -1], 2), [1.0, 1]]
+    )
     assert len(above) == 40 and above.sum() == 0  # (3 + 1)/40, and the limit is 3.16/40
     assert batch_length(above) > 1
 
@@ -261,9 +290,14 @@ def test_the_correlation_of_neighbours_is_corrected_for_its_bias():
 def test_shared_variation_cancels_in_a_paired_difference():
     rng = np.random.default_rng(13)
     shared, own = rng.standard_normal((1000, 60)), rng.standard_normal((1000, 60))
-    estimates = [difference_of_means(both + 0.1 * alone + 0.5, both) for both, alone in zip(shared, own, strict=True)]
+    estimates = [
+        difference_of_means(both + 0.1 * alone + 0.5, both)
+        for both, alone in zip(shared, own, strict=True)
+    ]
     assert in_band([covers(estimate, 0.5) for estimate in estimates])
-    assert np.median([estimate.high - estimate.low for estimate in estimates]) < 0.06  # unpaired: 0.6
+    assert (
+        np.median([estimate.high - estimate.low for estimate in estimates]) < 0.06
+    )  # unpaired: 0.6
 
 
 # How many more steps
@@ -311,11 +345,15 @@ def test_too_few_readings_give_an_unknown_estimate_and_the_missing_steps(reading
 # Proportions
 
 
-@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (10, 10), (1, 3), (95, 100), (8321, 10000)])
+@pytest.mark.parametrize(
+    ("successes", "trials"), [(0, 10), (10, 10), (1, 3), (95, 100), (8321, 10000)]
+)
 def test_a_proportion_has_wilsons_interval(successes, trials):
     estimate = proportion(successes, trials, 0.95)
     reference = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
-    assert (estimate.low, estimate.high) == pytest.approx((reference.low, reference.high), abs=1e-12)
+    assert (estimate.low, estimate.high) == pytest.approx(
+        (reference.low, reference.high), abs=1e-12
+    )
     assert estimate.low <= estimate.value == successes / trials <= estimate.high
     assert estimate.high > estimate.low
 
@@ -324,7 +362,9 @@ def test_a_proportion_has_wilsons_interval(successes, trials):
 def test_wilsons_interval_covers_on_average_over_500_examples(accuracy):
     counts = np.arange(501)
     chances = binom.pmf(counts, 500, accuracy)
-    covered = sum(chances[count] for count in counts if covers(proportion(int(count), 500), accuracy))
+    covered = sum(
+        chances[count] for count in counts if covers(proportion(int(count), 500), accuracy)
+    )
     assert 0.87 <= covered <= 0.93
 
 
@@ -341,18 +381,36 @@ def with_a(value: float) -> np.ndarray:
     ("call", "message"),
     [
         (lambda: mean(with_a(math.nan)), "`samples` must be finite, got nan at position 7"),
-        (lambda: ratio_of_means(with_a(-INF), np.ones(20)), "`numerator` must be finite, got -inf at position 7"),
-        (lambda: ratio_of_means(np.ones(20), with_a(math.nan)), "`denominator` must be finite, got nan"),
-        (lambda: difference_of_means(np.ones(20), with_a(math.nan)), "`second` must be finite, got nan"),
+        (
+            lambda: ratio_of_means(with_a(-INF), np.ones(20)),
+            "`numerator` must be finite, got -inf at position 7",
+        ),
+        (
+            lambda: ratio_of_means(np.ones(20), with_a(math.nan)),
+            "`denominator` must be finite, got nan",
+        ),
+        (
+            lambda: difference_of_means(np.ones(20), with_a(math.nan)),
+            "`second` must be finite, got nan",
+        ),
         (
             lambda: unwrap(ratio_of_means)(np.ones(20), np.ones(19)),
             "`numerator` and `denominator` must have the same steps, got 20 and 19 readings",
         ),
-        (lambda: unwrap(difference_of_means)(np.ones(9), np.ones(8)), "`first` and `second` .* got 9 and 8 readings"),
+        (
+            lambda: unwrap(difference_of_means)(np.ones(9), np.ones(8)),
+            "`first` and `second` .* got 9 and 8 readings",
+        ),
         (lambda: mean(np.ones(20), level=1.0), "`level` must lie between 0 and 1, got 1.0"),
         (lambda: ratio_of_means(np.ones(20), np.ones(20), level=math.nan), "`level` .* got nan"),
-        (lambda: ratio_of_means(np.ones(20), np.ones(20), spacing=math.nan), "`spacing` .* got nan"),
-        (lambda: mean(np.ones(20), spacing=0.0), "`spacing` must be a positive number of training steps, got 0.0"),
+        (
+            lambda: ratio_of_means(np.ones(20), np.ones(20), spacing=math.nan),
+            "`spacing` .* got nan",
+        ),
+        (
+            lambda: mean(np.ones(20), spacing=0.0),
+            "`spacing` must be a positive number of training steps, got 0.0",
+        ),
         (lambda: mean(np.ones(20), batches=3), "`batches` must be at least 4, got 3"),
         (lambda: proportion(3, 0), "`trials` must be at least 1, got 0"),
         (lambda: proportion(11, 10), "`successes` must lie between 0 and the 10 trials, got 11"),

@@ -1,4 +1,5 @@
-"""File names that are not UTF-8, which Linux allows: runs can have them, and errors and pages can quote them."""
+"""File names that are not UTF-8, which Linux allows: runs can have them, and errors and pages can
+quote them."""
 
 import os
 import sys
@@ -25,10 +26,14 @@ LOSSES = supervised(nn.CrossEntropyLoss(reduction="none"))
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 
 
-def test_a_run_s_own_name_and_settings_are_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_s_own_name_and_settings_are_utf_8(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ("train", "quadratic", "--steps", "20", "--no-open", "--out", str(tmp_path))
     code, _, error = called(capsys, *command, "--name", NAME)
-    assert code == 2 and error.startswith("error: `name` must be a file name of at most 200 letters")
+    assert code == 2 and error.startswith(
+        "error: `name` must be a file name of at most 200 letters"
+    )
     with pytest.raises(BadArgument, match="`manifest` cannot be written as TOML"):
         RunFolder.create(tmp_path, "run", {"data": NAME})
     assert list(tmp_path.iterdir()) == []
@@ -41,7 +46,10 @@ def test_a_record_with_such_a_name_is_kept_with_a_question_mark(tmp_path: Path) 
     writer.append({"event": "next"})
     writer.close()
     lines, warnings = read_journal(tmp_path / "a.jsonl")
-    assert [line.record for line in lines] == [with_name | {"text": "caf?, η"}, {"event": "next"}] and not warnings
+    assert [line.record for line in lines] == [
+        with_name | {"text": "caf?, η"},
+        {"event": "next"},
+    ] and not warnings
 
 
 def test_an_error_that_quotes_one_is_a_warning_and_training_continues(tmp_path: Path) -> None:
@@ -54,7 +62,9 @@ def test_an_error_that_quotes_one_is_a_warning_and_training_continues(tmp_path: 
 
     model = nn.Linear(4, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with watch(model, optimizer, loss=losses, out=tmp_path, every=1, gauges="noise", page=False, quiet=True) as w:
+    with watch(
+        model, optimizer, loss=losses, out=tmp_path, every=1, gauges="noise", page=False, quiet=True
+    ) as w:
         for step in range(6):
             fails = step == 3
             batch = torch.randn(8, 4), torch.randint(3, (8,))
@@ -65,7 +75,10 @@ def test_an_error_that_quotes_one_is_a_warning_and_training_continues(tmp_path: 
             optimizer.step()
     assert w.run is not None and w.run.status == "finished" and len(w.run.losses[0]) == 6
     (warning,) = w.run.warnings
-    assert warning.startswith("noise is no longer measured: `loss` failed") and "no picture in caf?" in warning
+    assert (
+        warning.startswith("noise is no longer measured: `loss` failed")
+        and "no picture in caf?" in warning
+    )
 
 
 @pytest.mark.slow
@@ -74,7 +87,9 @@ def test_a_run_in_such_a_folder_can_be_read_compared_and_shown(tmp_path: Path) -
     first, second = [path.rename(path.with_name(f"{path.name}{NAME}")) for path in runs]
     assert run_cli("show", str(first)).returncode == 0
     assert "caf?" in (first / "report.html").read_text(encoding="utf-8")
-    compared = run_cli("runs", "compare", str(first), str(second), "--out", str(tmp_path / "compare.html"))
+    compared = run_cli(
+        "runs", "compare", str(first), str(second), "--out", str(tmp_path / "compare.html")
+    )
     assert compared.returncode == 0, compared.stderr
     live = Live([first, second])
     thread = threading.Thread(target=live.serve)

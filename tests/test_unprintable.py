@@ -1,4 +1,5 @@
-"""Errors that cannot print themselves, or say nothing: what quotes them names their type instead, and nothing is lost."""
+"""Errors that cannot print themselves, or say nothing: what quotes them names their type instead,
+and nothing is lost."""
 
 import math
 from pathlib import Path
@@ -38,7 +39,9 @@ def test_only_an_error_that_says_so_is_one_of_too_little_memory() -> None:
     assert ran_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
 
 
-@pytest.mark.parametrize("error", [Unprintable, AssertionError, ValueError], ids=lambda error: error.__name__)
+@pytest.mark.parametrize(
+    "error", [Unprintable, AssertionError, ValueError], ids=lambda error: error.__name__
+)
 def test_a_loss_that_cannot_be_run_again_is_still_reported_as_not_finite(
     tmp_path: Path, error: type[Exception]
 ) -> None:
@@ -52,7 +55,9 @@ def test_a_loss_that_cannot_be_run_again_is_still_reported_as_not_finite(
     torch.manual_seed(0)
     model = nn.Linear(4, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with watch(model, optimizer, loss=losses, out=tmp_path, every=1, gauges="noise", page=False, quiet=True) as w:
+    with watch(
+        model, optimizer, loss=losses, out=tmp_path, every=1, gauges="noise", page=False, quiet=True
+    ) as w:
         for step in range(6):
             batch = torch.randn(8, 4), torch.randint(3, (8,))
             optimizer.zero_grad()
@@ -67,15 +72,24 @@ def test_a_loss_that_cannot_be_run_again_is_still_reported_as_not_finite(
             optimizer.step()
     assert w.steps == 6
     (warning,) = [text for text in w.run.warnings if "the loss is nan at step 3" in text]
-    assert "could not be run again to find the layer (`loss` failed" in warning and error.__name__ in warning
+    assert (
+        "could not be run again to find the layer (`loss` failed" in warning
+        and error.__name__ in warning
+    )
 
 
 @pytest.mark.parametrize("kind", ["watch", "norms"])
-def test_training_that_ends_with_one_is_an_interrupted_run_with_a_reason(tmp_path: Path, kind: str) -> None:
+def test_training_that_ends_with_one_is_an_interrupted_run_with_a_reason(
+    tmp_path: Path, kind: str
+) -> None:
     model = nn.Linear(4, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     settings: dict[str, Any] = {"loss": LOSSES, "every": 1, "page": False, "quiet": True}
-    w = NormsWatch(out=tmp_path) if kind == "norms" else watch(model, optimizer, out=tmp_path, **settings)
+    w = (
+        NormsWatch(out=tmp_path)
+        if kind == "norms"
+        else watch(model, optimizer, out=tmp_path, **settings)
+    )
     with pytest.raises(Unprintable), w:
         if isinstance(w, NormsWatch):
             w.norms(small=4.0, big=2.0, sizes=(8, 32), learning_rate=0.1)
@@ -92,12 +106,17 @@ def test_training_that_ends_with_one_is_an_interrupted_run_with_a_reason(tmp_pat
 
 
 def test_a_job_that_cannot_be_sent_because_of_one_is_named() -> None:
-    with Processes(1) as pool, pytest.raises(BadArgument, match=r"the job 'odd', which cannot .*Unprintable; create"):
+    with (
+        Processes(1) as pool,
+        pytest.raises(BadArgument, match=r"the job 'odd', which cannot .*Unprintable; create"),
+    ):
         list(pool.run([Job("odd", id, (Unsendable(),))]))
 
 
 def test_a_ledger_whose_reader_raises_one_is_named(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "finished.jsonl")
     list(Here().run([Job("seven", lambda: 7)], ledger=ledger))
-    with pytest.raises(RunDamaged, match=r"line 1, is not a finished job of this kind \(Unprintable\)"):
+    with pytest.raises(
+        RunDamaged, match=r"line 1, is not a finished job of this kind \(Unprintable\)"
+    ):
         Ledger(ledger.path, decode=refuse).finished()

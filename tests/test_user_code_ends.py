@@ -1,4 +1,5 @@
-"""What ends a program, or runs out of memory, in the user's code is a sentence with the place, and an exit code."""
+"""What ends a program, or runs out of memory, in the user's code is a sentence with the place, and
+an exit code."""
 
 import json
 import os
@@ -70,7 +71,8 @@ def test_what_ends_a_program_in_the_loss_is_named(
     assert json.loads(out) == {"error": error.removeprefix("error: ").rstrip(), "exit_code": code}
     if code == 6:
         assert error.rstrip().endswith(
-            "): there is not enough memory: use a smaller batch, fewer examples, or close other programs."
+            "): there is not enough memory: use a smaller batch, fewer examples, or close other "
+            "programs."
         )
 
 
@@ -78,7 +80,11 @@ def test_a_shell_that_completes_a_word_still_can(tmp_path: Path) -> None:
     asked = {"_GRADIOMETER_COMPLETE": "bash_source"}
     script = "import sys; sys.argv[0] = 'gradiometer'; from gradiometer.cli import main; main([])"
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=os.environ | asked
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | asked,
     )
     assert (done.returncode, done.stderr) == (0, "") and "_gradiometer_completion" in done.stdout
 
@@ -96,15 +102,20 @@ def leave() -> None:
 
 
 @pytest.mark.parametrize(
-    "opened", [Here, pytest.param(partial(Processes, 1), marks=pytest.mark.slow)], ids=["here", "processes"]
+    "opened",
+    [Here, pytest.param(partial(Processes, 1), marks=pytest.mark.slow)],
+    ids=["here", "processes"],
 )
 @pytest.mark.parametrize(("work", "named"), [(halt, "Halt: enough"), (leave, "SystemExit: 3")])
-def test_a_job_that_ends_a_program_ends_only_itself(opened: Callable[[], Pool], work: object, named: str) -> None:
+def test_a_job_that_ends_a_program_ends_only_itself(
+    opened: Callable[[], Pool], work: object, named: str
+) -> None:
     with opened() as pool:
         left, good = pool.run([Job("left", work), Job("good", lambda: 7)])
     assert good.result == 7
     with pytest.raises(
-        UserCodeFailed, match=rf"the job 'left' raised {named}, at test_user_code_ends.py:\d+, which ends"
+        UserCodeFailed,
+        match=rf"the job 'left' raised {named}, at test_user_code_ends.py:\d+, which ends",
     ):
         left.value()
 

@@ -1,4 +1,5 @@
-"""Whatever the user's code raises, and whenever, is the user's: a sentence with the line, exit code 2, no traceback."""
+"""Whatever the user's code raises, and whenever, is the user's: a sentence with the line, exit code
+2, no traceback."""
 
 import subprocess
 import sys
@@ -82,9 +83,28 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "batch": ("measure", "batch", "raising:problem", "--steps", "200", "--seconds", "0.1"),
     "fork --budget": ("fork", RUN, "--at", "4", "rate 2x", "--budget", "3"),
     "batch --branch": (
-        *("measure", "batch", RUN, "--branch", "--at", "0", "--horizon", "24 updates", "--replicates", "2"),
+        *(
+            "measure",
+            "batch",
+            RUN,
+            "--branch",
+            "--at",
+            "0",
+            "--horizon",
+            "24 updates",
+            "--replicates",
+            "2",
+        ),
     ),
-    "train fork_budget": ("train", "raising:problem", "--steps", "40", "--set", "fork_budget=1", *QUIET),
+    "train fork_budget": (
+        "train",
+        "raising:problem",
+        "--steps",
+        "40",
+        "--set",
+        "fork_budget=1",
+        *QUIET,
+    ),
     "train guard": ("train", "raising:problem", "--steps", "24", "--set", "guard=0.1", *QUIET),
     "sample": ("learn", "sample", RUN, "--steps", "96", "--burn-in", "10"),
 }
@@ -110,10 +130,27 @@ def fails_at(module: Any, site: str, number: int) -> None:
     module.fails = (site, number)
 
 
-def check(module: Any, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], site: str, number: int) -> None:
+def check(
+    module: Any,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    site: str,
+    number: int,
+) -> None:
     if not Path(RUN).exists():
         fails_at(module, "", 0)
-        flags = ("--steps", "24", "--every", "4", "--snapshots", "3", "--set", "checkpoint_at=12", "--name", "base")
+        flags = (
+            "--steps",
+            "24",
+            "--every",
+            "4",
+            "--snapshots",
+            "3",
+            "--set",
+            "checkpoint_at=12",
+            "--name",
+            "base",
+        )
         assert called(capsys, "train", "raising:problem", *flags, *QUIET)[0] == 0
     fails_at(module, site, number)
     code, out, error = called(capsys, *arguments)
@@ -173,7 +210,9 @@ def tuned(model: nn.Module) -> object:
         return torch.optim.SGD(parameters, lr=rate)
 
     batches = (INPUTS, LABELS)
-    return tune(model, loss=CRITERION, batches=batches, batch_size=16, optimizer=optimizer, steps=100)
+    return tune(
+        model, loss=CRITERION, batches=batches, batch_size=16, optimizer=optimizer, steps=100
+    )
 
 
 def forked(model: nn.Module) -> object:
@@ -184,8 +223,12 @@ def forked(model: nn.Module) -> object:
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3, 5, 8, 13, 21, 34])
 @pytest.mark.parametrize("work", [tuned, forked])
-def test_a_library_call_says_that_the_model_raised(work: Callable[[nn.Module], object], number: int) -> None:
-    with pytest.raises(UserCodeFailed, match=r"ValueError: no more, at test_user_code_raises.py:\d+"):
+def test_a_library_call_says_that_the_model_raised(
+    work: Callable[[nn.Module], object], number: int
+) -> None:
+    with pytest.raises(
+        UserCodeFailed, match=r"ValueError: no more, at test_user_code_raises.py:\d+"
+    ):
         work(Raises(number))
 
 
@@ -257,15 +300,26 @@ def fork_of_all_parts() -> None:
     model = nn.Linear(4, 2)
     optimizer = CountedSGD(model.parameters(), lr=0.1)
     loop = Loop(
-        model, optimizer, loss=CRITERION, batches=CountedRows(), batch_size=16, evaluate=evaluated,
+        model,
+        optimizer,
+        loss=CRITERION,
+        batches=CountedRows(),
+        batch_size=16,
+        evaluate=evaluated,
         scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, decay),
-    )  # fmt: skip
+    )
     fork(loop, [Custom("mine", change)], horizon="8 updates", replicates=2)
 
 
 def fork_of_a_step() -> None:
     model = nn.Linear(4, 2)
-    loop = Loop(model, torch.optim.SGD(model.parameters(), lr=0.1), step=own_step, batches=orders, evaluate=evaluated)
+    loop = Loop(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        step=own_step,
+        batches=orders,
+        evaluate=evaluated,
+    )
     fork(loop, ["rate 2x"], horizon="8 updates", replicates=2)
 
 
@@ -274,13 +328,26 @@ def tune_of_all_parts() -> None:
         Counted.of("optimizer")
         return CountedSGD(parameters, lr=rate)
 
-    tune(nn.Linear(4, 2), loss=CRITERION, batches=CountedRows(), batch_size=16, optimizer=optimizer, steps=60)
+    tune(
+        nn.Linear(4, 2),
+        loss=CRITERION,
+        batches=CountedRows(),
+        batch_size=16,
+        optimizer=optimizer,
+        steps=60,
+    )
 
 
 PARTS = [
-    *((fork_of_all_parts, site) for site in ("step", "zero_grad", "state_dict", "item", "evaluate", "scheduler")),
+    *(
+        (fork_of_all_parts, site)
+        for site in ("step", "zero_grad", "state_dict", "item", "evaluate", "scheduler")
+    ),
     *((fork_of_a_step, site) for site in ("own step", "batches", "evaluate")),
-    *((tune_of_all_parts, site) for site in ("optimizer", "step", "zero_grad", "state_dict", "item")),
+    *(
+        (tune_of_all_parts, site)
+        for site in ("optimizer", "step", "zero_grad", "state_dict", "item")
+    ),
     (fork_of_all_parts, "change"),
 ]
 
@@ -293,7 +360,9 @@ def check_part(work: Callable[[], object], site: str, number: int) -> bool:
     try:
         work()
     except UserCodeFailed as error:
-        assert f"ValueError: no more of {site}, at test_user_code_raises.py:" in str(error), f"{number}: {error}"
+        assert f"ValueError: no more of {site}, at test_user_code_raises.py:" in str(error), (
+            f"{number}: {error}"
+        )
         return True
     return False
 
@@ -305,7 +374,9 @@ def test_a_part_of_a_loop_that_raises_is_the_users(work: Callable[[], object], s
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(("work", "site"), PARTS)
-def test_a_part_of_a_loop_that_raises_at_any_call_is_the_users(work: Callable[[], object], site: str) -> None:
+def test_a_part_of_a_loop_that_raises_at_any_call_is_the_users(
+    work: Callable[[], object], site: str
+) -> None:
     assert all(check_part(work, site, number) for number in range(2))
     for number in range(2, 200):
         if not check_part(work, site, number):
@@ -314,7 +385,8 @@ def test_a_part_of_a_loop_that_raises_at_any_call_is_the_users(work: Callable[[]
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3, 5, 8, 13, 21, 34])
 def test_a_watched_loop_goes_on_when_measuring_raises(number: int, tmp_path: Path) -> None:
-    """The loss that measuring calls raises; training uses its own forward. Before the first update it is refused."""
+    """The loss that measuring calls raises; training uses its own forward. Before the first update
+    it is refused."""
     left = number
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -326,7 +398,9 @@ def test_a_watched_loop_goes_on_when_measuring_raises(number: int, tmp_path: Pat
 
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    watched = gradiometer.watch(model, optimizer, loss=loss, out=tmp_path, every=2, budget=0.5, page=False)
+    watched = gradiometer.watch(
+        model, optimizer, loss=loss, out=tmp_path, every=2, budget=0.5, page=False
+    )
     updates = 0
     try:
         with watched:
@@ -339,7 +413,9 @@ def test_a_watched_loop_goes_on_when_measuring_raises(number: int, tmp_path: Pat
                 optimizer.step()
                 updates += 1
     except UserCodeFailed as error:
-        assert updates == 0 and r"ValueError: \x1b[31mno more, at test_user_code_raises.py:" in str(error)
+        assert updates == 0 and r"ValueError: \x1b[31mno more, at test_user_code_raises.py:" in str(
+            error
+        )
     else:
         assert updates == 40 and watched.run is not None
         assert not any("\x1b" in text for text in watched.run.warnings)
@@ -366,36 +442,48 @@ def test_an_error_keeps_its_type_until_the_boundary() -> None:
 
 def test_an_error_of_our_own_in_a_gauge_is_called_a_bug(tmp_path: Path) -> None:
     code = (
-        "from gradiometer.cli import main\nfrom gradiometer.drift import BatchSharpness\n"
-        "def measure(self, step): raise TypeError('a bug')\n"
-        "BatchSharpness.measure = measure\n"
-        "main(['train', 'digits', '--steps', '8', '--every', '4', '--gauges', 'batch_sharpness', '--no-open'])"
+        "from gradiometer.cli import main\nfrom gradiometer.drift import BatchSharpness\ndef "
+        "measure(self, step): raise TypeError('a bug')\nBatchSharpness.measure = "
+        "measure\nmain(['train', 'digits', '--steps', '8', '--every', '4', '--gauges', "
+        "'batch_sharpness', '--no-open'])"
     )
-    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert ended.returncode == 1 and "TypeError: a bug" in ended.stderr and "RecursionError" not in ended.stderr
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (
+        ended.returncode == 1
+        and "TypeError: a bug" in ended.stderr
+        and "RecursionError" not in ended.stderr
+    )
 
 
 @pytest.mark.parametrize(
-    "folder", ["usr/lib/python3/dist-packages/torch", "home/me/.local/lib/python3.12/site-packages/torch", "link"]
+    "folder",
+    [
+        "usr/lib/python3/dist-packages/torch",
+        "home/me/.local/lib/python3.12/site-packages/torch",
+        "link",
+    ],
 )
 def test_a_line_of_a_library_is_not_the_users(tmp_path: Path, folder: str) -> None:
-    """Also of one that is outside of the environment; and of this package, if it is reached by a link."""
+    """Also of one that is outside of the environment; and of this package, if it is reached by a
+    link."""
     package = tmp_path / folder
     package.parent.mkdir(parents=True, exist_ok=True)
     if folder == "link":
         package.symlink_to(Path(gradiometer.__file__).parent)
         code = (
-            f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.modules.pop('gradiometer', None)\n"
-            "import link.errors as errors\n"
+            f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.modules.pop('gradiometer', "
+            "None)\nimport link.errors as errors\n"
         )
     else:
         package.mkdir()
         code = "from gradiometer import errors\n"
     library = package / "library.py"
     code += (
-        f"lines = {{}}\nexec(compile('def call(): raise TypeError(0)', {str(library)!r}, 'exec'), lines)\n"
-        "try:\n    lines['call']()\nexcept TypeError as error:\n"
-        "    error = error.with_traceback(error.__traceback__.tb_next)\n    print(errors.of_user(error))"
+        f"lines = {{}}\nexec(compile('def call(): raise TypeError(0)', {str(library)!r}, 'exec'), "
+        "lines)\ntry:\n    lines['call']()\nexcept TypeError as error:\n    error = "
+        "error.with_traceback(error.__traceback__.tb_next)\n    print(errors.of_user(error))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "None\n"

@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    DataLoader,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 import gradiometer
 from conftest import CASES
@@ -35,9 +41,17 @@ def batches(case: Any, count: int, size: int = 8) -> list[Any]:
 
 
 def trained(
-    name: str, watched: bool, out: Path, *, steps: int, accumulation: int = 1, clip: float = 0.0, **settings: Any
+    name: str,
+    watched: bool,
+    out: Path,
+    *,
+    steps: int,
+    accumulation: int = 1,
+    clip: float = 0.0,
+    **settings: Any,
 ) -> list[Tensor]:
-    """All that training leaves: weights, buffers, momenta, losses and the state of the generator."""
+    """All that training leaves: weights, buffers, momenta, losses and the state of
+    the generator."""
     torch.manual_seed(0)
     case = CASES[name]()
     optimizer = torch.optim.SGD(case.model.parameters(), lr=0.05, momentum=0.9)
@@ -59,7 +73,9 @@ def trained(
             optimizer.step()
 
     if watched:
-        with watch(case.model, optimizer, loss=case.loss, out=out, accumulation=accumulation, **settings) as w:
+        with watch(
+            case.model, optimizer, loss=case.loss, out=out, accumulation=accumulation, **settings
+        ) as w:
             loop(w)
     else:
         loop(None)
@@ -78,18 +94,31 @@ def test_training_is_the_same_bits_with_and_without_watch(
     with_watch = trained(name, True, tmp_path, **asked, every=steps // 5)
     assert all(map(torch.equal, without, with_watch))
     run = Run.open(tmp_path / "loop-1")
-    assert len(run.series("noise")) == 5 and len(run.losses[0]) == steps and run.status == "finished"
+    assert (
+        len(run.series("noise")) == 5 and len(run.losses[0]) == steps and run.status == "finished"
+    )
 
 
 def standing(
-    out: Path, steps: int = 200, accumulation: int = 1, clip: float = 0.0, late: bool = False, **settings: Any
+    out: Path,
+    steps: int = 200,
+    accumulation: int = 1,
+    clip: float = 0.0,
+    late: bool = False,
+    **settings: Any,
 ):
     """The estimates of a loop that stands still on a problem of known noise."""
     model = Position()
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     seed = settings.pop("draw_seed", 1)
     ahead = draws(steps * accumulation, BATCH // accumulation, seed=seed)
-    settings = {"loss": losses, "every": 1, "level": 0.999, "gauges": "noise", "sampling": SAMPLING} | settings
+    settings = {
+        "loss": losses,
+        "every": 1,
+        "level": 0.999,
+        "gauges": "noise",
+        "sampling": SAMPLING,
+    } | settings
     with watch(model, optimizer, out=out, accumulation=accumulation, **settings) as w:
         for _ in range(steps):
             optimizer.zero_grad()
@@ -136,7 +165,13 @@ def test_a_gauge_of_ones_own_is_given_the_gradient_as_backward_made_it(
     monkeypatch.setattr(GradientNoise, "measure", look)
     model = Position()
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-    settings = {"loss": losses, "out": tmp_path, "accumulation": accumulation, "gauges": "noise", "every": 1}
+    settings = {
+        "loss": losses,
+        "out": tmp_path,
+        "accumulation": accumulation,
+        "gauges": "noise",
+        "every": 1,
+    }
     with watch(model, optimizer, **settings) as w:
         for place, batch in enumerate(islice(draws(accumulation, 8), accumulation)):
             loss = model(batch).mean()
@@ -159,7 +194,9 @@ def test_intervals_cover(tmp_path: Path, accumulation: int) -> None:
     """At 90 %, of 80 runs: within three standard errors of a binomial, 0.9 ± 0.1."""
     held = 0
     for seed in range(80):
-        found = standing(tmp_path, steps=60, accumulation=accumulation, level=0.9, draw_seed=100 + seed)["noise_scale"]
+        found = standing(
+            tmp_path, steps=60, accumulation=accumulation, level=0.9, draw_seed=100 + seed
+        )["noise_scale"]
         held += found.low < NOISE_SCALE < found.high
     assert held / 80 > 0.9 - 0.1
 
@@ -188,7 +225,9 @@ def test_losses_are_the_same_under_compile(tmp_path: Path) -> None:
     without = losses_of(False)
     graphs = compiled["unique_graphs"]
     assert losses_of(True) == without
-    assert compiled["unique_graphs"] - graphs == graphs - at_first  # no recompilation for the instrument's sake
+    assert (
+        compiled["unique_graphs"] - graphs == graphs - at_first
+    )  # no recompilation for the instrument's sake
     assert len(Run.open(tmp_path / "loop-2").series("noise")) == 40
 
 
@@ -220,7 +259,9 @@ def test_an_unmeasured_step_has_no_hooks(tmp_path: Path) -> None:
     assert not any(parameter._backward_hooks for parameter in model.parameters())
 
 
-def test_a_changing_last_batch_is_measured_alone_and_left_out_of_accumulation(tmp_path: Path) -> None:
+def test_a_changing_last_batch_is_measured_alone_and_left_out_of_accumulation(
+    tmp_path: Path,
+) -> None:
     for accumulation, measured in ((1, 6), (2, 3)):
         model, optimizer, w = simple(tmp_path, accumulation=accumulation)
         with w:
@@ -251,7 +292,9 @@ def test_several_optimizers_frozen_and_tied_parameters_are_watched(tmp_path: Pat
     case = CASES["tiny_transformer"]()
     case.model.block.norm1.requires_grad_(False)
     embedding = [case.model.embedding.weight]
-    others = [p for n, p in case.model.named_parameters() if p.requires_grad and "embedding" not in n]
+    others = [
+        p for n, p in case.model.named_parameters() if p.requires_grad and "embedding" not in n
+    ]
     optimizers = [torch.optim.SGD(embedding, lr=0.05), torch.optim.Adam(others, lr=0.01)]
     with watch(case.model, optimizers, loss=case.loss, out=tmp_path, every=1, parts=0) as w:
         for batch in batches(case, 6):
@@ -263,13 +306,19 @@ def test_several_optimizers_frozen_and_tied_parameters_are_watched(tmp_path: Pat
             for optimizer in optimizers:
                 optimizer.step()
     assert len(w.run.series("noise")) == 6
-    assert "block.norm1" not in w.run.layers and "embedding" in w.run.layers and "head" not in w.run.layers
+    assert (
+        "block.norm1" not in w.run.layers
+        and "embedding" in w.run.layers
+        and "head" not in w.run.layers
+    )
 
 
 def test_a_scaler_changes_no_number(tmp_path: Path) -> None:
     def measured(scaled: bool, accumulation: int) -> Any:
         scaler = torch.amp.GradScaler("cpu", enabled=scaled)
-        model, optimizer, w = simple(tmp_path, scaler=scaler, accumulation=accumulation, gauges="noise")
+        model, optimizer, w = simple(
+            tmp_path, scaler=scaler, accumulation=accumulation, gauges="noise"
+        )
         torch.manual_seed(3)
         with w:
             for _ in range(5):
@@ -340,6 +389,10 @@ def test_a_loader_says_how_it_draws() -> None:
     weighted = WeightedRandomSampler([1.0, 3.0] * 20, 40)
     assert sampling_of(DataLoader(data, 4, sampler=weighted)) == Sampling(Draw.FRESH)
     with pytest.raises(BadArgument, match="has a WeightedRandomSampler, which is unknown"):
-        sampling_of(DataLoader(data, 4, sampler=WeightedRandomSampler([1.0, 3.0] * 20, 20, replacement=False)))
+        sampling_of(
+            DataLoader(
+                data, 4, sampler=WeightedRandomSampler([1.0, 3.0] * 20, 20, replacement=False)
+            )
+        )
     with pytest.raises(BadArgument, match="has a list"):
         sampling_of(DataLoader(data, 4, sampler=[1, 2, 3]))

@@ -1,4 +1,5 @@
-"""`w.batches`: a loop that makes `backward` and the update in one call, measured without a call of `step`."""
+"""`w.batches`: a loop that makes `backward` and the update in one call, measured without a call of
+`step`."""
 
 import subprocess
 import sys
@@ -26,7 +27,8 @@ PLAIN = torch.autograd.backward
 def loader(size: int = 8, steps: int = 12) -> "DataLoader[Any]":
     draws = torch.Generator().manual_seed(3)
     examples = TensorDataset(
-        torch.randn(size * steps, 8, generator=draws), torch.randint(5, (size * steps,), generator=draws)
+        torch.randn(size * steps, 8, generator=draws),
+        torch.randint(5, (size * steps,), generator=draws),
     )
     return DataLoader(examples, batch_size=size)
 
@@ -40,9 +42,13 @@ class FusedScaler:
     """Makes `backward` and the update in one call, as timm's does."""
 
     def __init__(self, scale: float = 1.0, enabled: bool = False) -> None:
-        self.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=5, enabled=enabled)
+        self.scaler = torch.amp.GradScaler(
+            "cpu", init_scale=scale, growth_interval=5, enabled=enabled
+        )
 
-    def __call__(self, loss: Tensor, optimizer: torch.optim.Optimizer, model: nn.Module, *, update: bool) -> None:
+    def __call__(
+        self, loss: Tensor, optimizer: torch.optim.Optimizer, model: nn.Module, *, update: bool
+    ) -> None:
         self.scaler.scale(loss).backward()
         if update:
             self.scaler.unscale_(optimizer)
@@ -90,9 +96,24 @@ def trained(
     if how == "alone":
         train(None, model, optimizer, loader(), **run)
         return model, None
-    asked = {"every": 2, "loss": LOSS, "gauges": "noise,temperature", "page": False, "quiet": True} | settings
-    with watch(model, optimizer, out=out, name=how, accumulation=accumulation, scaler=fused.scaler, **asked) as w:
-        train(w, model, optimizer, w.batches(loader()) if how == "batches" else loader(), called=how == "step", **run)
+    asked = {
+        "every": 2,
+        "loss": LOSS,
+        "gauges": "noise,temperature",
+        "page": False,
+        "quiet": True,
+    } | settings
+    with watch(
+        model, optimizer, out=out, name=how, accumulation=accumulation, scaler=fused.scaler, **asked
+    ) as w:
+        train(
+            w,
+            model,
+            optimizer,
+            w.batches(loader()) if how == "batches" else loader(),
+            called=how == "step",
+            **run,
+        )
     assert torch.autograd.backward is PLAIN
     return model, w.run
 
@@ -109,9 +130,13 @@ KINDS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize(
-    "kind", KINDS, ids=["plain", "accumulation", "no loss", "scaler", "both", "Dropout", "BatchNorm"]
+    "kind",
+    KINDS,
+    ids=["plain", "accumulation", "no loss", "scaler", "both", "Dropout", "BatchNorm"],
 )
-def test_it_measures_what_step_measures_and_leaves_training_as_it_was(tmp_path: Path, kind: dict[str, Any]) -> None:
+def test_it_measures_what_step_measures_and_leaves_training_as_it_was(
+    tmp_path: Path, kind: dict[str, Any]
+) -> None:
     alone, _ = trained(tmp_path, "alone", **kind)
     model, run = trained(tmp_path, "batches", **kind)
     _, called = trained(tmp_path, "step", **kind)
@@ -122,14 +147,18 @@ def test_it_measures_what_step_measures_and_leaves_training_as_it_was(tmp_path: 
     np.testing.assert_allclose(run.losses[1], called.losses[1], rtol=1e-6)
     for gauge in run.gauges:
         ours, theirs = run.series(gauge), called.series(gauge)
-        assert ours is not None and theirs is not None and ours.steps.tolist() == theirs.steps.tolist()
+        assert (
+            ours is not None and theirs is not None and ours.steps.tolist() == theirs.steps.tolist()
+        )
         for name, moments in theirs.moments.items():
             assert np.array_equal(ours.moments[name], moments), name
 
 
 def watched(out: Path, model: nn.Module, **settings: Any) -> tuple[torch.optim.Optimizer, Watch]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return optimizer, watch(model, optimizer, out=out, loss=LOSS, every=1, page=False, quiet=True, **settings)
+    return optimizer, watch(
+        model, optimizer, out=out, loss=LOSS, every=1, page=False, quiet=True, **settings
+    )
 
 
 def test_a_loader_keeps_its_length_its_attributes_and_its_batches(tmp_path: Path) -> None:
@@ -138,7 +167,9 @@ def test_a_loader_keeps_its_length_its_attributes_and_its_batches(tmp_path: Path
     with w:
         batches = w.batches(given)
         batches.mixup_enabled = False
-        assert len(batches) == 12 and batches.dataset is given.dataset and given.mixup_enabled is False
+        assert (
+            len(batches) == 12 and batches.dataset is given.dataset and given.mixup_enabled is False
+        )
         for passed, batch in zip(batches, given, strict=True):
             assert all(map(torch.equal, passed, batch))
 
@@ -177,11 +208,24 @@ def test_reentrant_checkpointing_is_one_backward(tmp_path: Path) -> None:
             self.first, self.last = network(), nn.Linear(5, 5)
 
         def forward(self, inputs: Tensor) -> Any:
-            return self.last(checkpoint(self.first, inputs, use_reentrant=torch.is_grad_enabled() and self.training))
+            return self.last(
+                checkpoint(
+                    self.first, inputs, use_reentrant=torch.is_grad_enabled() and self.training
+                )
+            )
 
     model = Checkpointed()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with watch(model, optimizer, accumulation=2, out=tmp_path, every=1, gauges="noise", page=False, quiet=True) as w:
+    with watch(
+        model,
+        optimizer,
+        accumulation=2,
+        out=tmp_path,
+        every=1,
+        gauges="noise",
+        page=False,
+        quiet=True,
+    ) as w:
         for place, (inputs, labels) in enumerate(w.batches(loader()), start=1):
             (nn.functional.cross_entropy(model(inputs.requires_grad_()), labels) / 2).backward()
             if place % 2 == 0:
@@ -227,7 +271,10 @@ def test_a_second_backward_for_one_batch_is_a_warning(tmp_path: Path) -> None:
             LOSS(model, batch).mean().backward()
             optimizer.step()
     assert w.steps == 12 and w.run is not None
-    assert any("several backwards went through `model` for one batch" in warning for warning in w.run.warnings)
+    assert any(
+        "several backwards went through `model` for one batch" in warning
+        for warning in w.run.warnings
+    )
 
 
 def test_batches_changed_after_loading_are_announced_by_batch(tmp_path: Path) -> None:
@@ -281,7 +328,12 @@ def test_step_is_not_called_in_a_loop_over_batches(tmp_path: Path) -> None:
 def test_a_backward_of_several_numbers_is_refused(tmp_path: Path) -> None:
     model = network()
     _, w = watched(tmp_path, model)
-    with w, pytest.raises(BadArgument, match="`backward` was not called on one number: call `step` yourself"):
+    with (
+        w,
+        pytest.raises(
+            BadArgument, match="`backward` was not called on one number: call `step` yourself"
+        ),
+    ):
         batch = w.batch(next(iter(loader())))
         LOSS(model, batch).backward(torch.ones(8))
     assert torch.autograd.backward is PLAIN
@@ -300,7 +352,13 @@ def test_a_training_that_fails_leaves_torch_as_it_was(tmp_path: Path) -> None:
 def test_two_processes_measure_the_same_as_with_step(tmp_path: Path) -> None:
     program = str(Path(__file__).parent / "rank_automatic.py")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*launcher, program, str(tmp_path)], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [*launcher, program, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -312,12 +370,17 @@ def test_two_processes_measure_the_same_as_with_step(tmp_path: Path) -> None:
             lambda data: DataLoader(data, batch_size=8, sampler=RandomSampler(data, True, 96)),
             Sampling(Draw.REPLACEMENT, 96),
         ),
-        (lambda data: DataLoader(data, batch_size=8, sampler=list(range(96))), Sampling(Draw.REPLACEMENT)),
+        (
+            lambda data: DataLoader(data, batch_size=8, sampler=list(range(96))),
+            Sampling(Draw.REPLACEMENT),
+        ),
         (lambda data: list(DataLoader(data, batch_size=8)), Sampling(Draw.REPLACEMENT)),
     ],
     ids=["shuffled", "with replacement", "unknown sampler", "no loader"],
 )
-def test_the_sampling_is_that_of_the_loader(tmp_path: Path, given: Callable[[Any], Any], found: Sampling) -> None:
+def test_the_sampling_is_that_of_the_loader(
+    tmp_path: Path, given: Callable[[Any], Any], found: Sampling
+) -> None:
     model = network()
     batches = given(loader().dataset)
     optimizer, w = watched(tmp_path, model)

@@ -71,7 +71,8 @@ def two_pieces_of_one_loss(model: nn.Module, batch: Batch) -> Tensor:
 def test_of_several_backwards_before_one_step_the_loss_alone_is_measured(
     tmp_path: Path, backwards: Callable[[nn.Module, Batch], Tensor], parts: int
 ) -> None:
-    """With halves the mean of both is the batch's gradient, whatever else was heard: ‖g‖² + tr Σ/B is ‖ĝ‖²."""
+    """With halves the mean of both is the batch's gradient, whatever else was heard: ‖g‖² + tr Σ/B
+    is ‖ĝ‖²."""
     made, alone = network(), network()
     expected = []
     with watched(tmp_path, made, parts=parts) as w:
@@ -84,7 +85,9 @@ def test_of_several_backwards_before_one_step_the_loss_alone_is_measured(
                     told.step(loss, one)
                 optimizer.step()
     assert all(map(torch.equal, made[0].parameters(), alone[0].parameters()))
-    assert [warning for warning in w.run.warnings if "several backwards went through `model`" in warning]
+    assert [
+        warning for warning in w.run.warnings if "several backwards went through `model`" in warning
+    ]
     if parts == 0:
         assert_read(w, expected)
         return
@@ -102,7 +105,9 @@ def test_of_several_backwards_before_one_step_the_loss_alone_is_measured(
         ("batch", "give `step` the batch of that loss"),
     ],
 )
-def test_a_gradient_that_is_not_the_loss_s_is_told_and_not_taken_for_it(tmp_path: Path, spoilt: str, told: str) -> None:
+def test_a_gradient_that_is_not_the_loss_s_is_told_and_not_taken_for_it(
+    tmp_path: Path, spoilt: str, told: str
+) -> None:
     made = model, optimizer = network()
     if spoilt == "hook":
         for parameter in model.parameters():
@@ -137,14 +142,16 @@ def test_a_network_is_measured_through_another_that_trains_too(tmp_path: Path) -
             optimizer.zero_grad()
             (loss := losses(model, batch).mean()).backward()
             kept = [p.grad.clone() for p in judge.parameters()]
-            expected.append(float(torch.cat([p.grad.reshape(-1) for p in model.parameters()]).square().sum()))
+            expected.append(
+                float(torch.cat([p.grad.reshape(-1) for p in model.parameters()]).square().sum())
+            )
             w.step(loss, batch)
             assert all(map(torch.equal, kept, [p.grad for p in judge.parameters()]))
             optimizer.step()
     moments = w.run.series("noise").moments
-    assert moments["gradient_norm_squared"].sum(1) + moments["gradient_variance"].sum(1) / 8 == pytest.approx(
-        expected, rel=1e-9
-    )
+    assert moments["gradient_norm_squared"].sum(1) + moments["gradient_variance"].sum(
+        1
+    ) / 8 == pytest.approx(expected, rel=1e-9)
 
 
 def test_an_update_of_two_gradients_such_as_sam_s_is_watched_at_the_first(tmp_path: Path) -> None:
@@ -168,7 +175,9 @@ def test_an_update_of_two_gradients_such_as_sam_s_is_watched_at_the_first(tmp_pa
     assert w.run.warnings == []
 
 
-def accumulated(tmp_path: Path, between: Callable[[nn.Module, torch.optim.Optimizer], None]) -> Watch:
+def accumulated(
+    tmp_path: Path, between: Callable[[nn.Module, torch.optim.Optimizer], None]
+) -> Watch:
     """A loop of three backwards an update, and what else is done after it."""
     made = model, optimizer = network()
     ahead, expected = iter(batches(15)), []
@@ -187,7 +196,9 @@ def accumulated(tmp_path: Path, between: Callable[[nn.Module, torch.optim.Optimi
     return w
 
 
-def test_accumulated_backwards_that_do_not_add_up_to_training_s_gradient_are_not_measured(tmp_path: Path) -> None:
+def test_accumulated_backwards_that_do_not_add_up_to_training_s_gradient_are_not_measured(
+    tmp_path: Path,
+) -> None:
     def another_backward(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         model(torch.ones(2, 8, dtype=torch.float64)).square().mean().backward()
         optimizer.zero_grad()
@@ -203,6 +214,9 @@ def test_accumulated_backwards_that_do_not_add_up_to_training_s_gradient_are_not
         assert "`.grad` is not the sum of the backwards that `step` was called after" in told
     made = model, _ = network()
     backward(model, batches(1)[0])
-    with watched(tmp_path, made, loss=None, accumulation=2) as w, pytest.raises(BadArgument, match="is not the sum of"):
+    with (
+        watched(tmp_path, made, loss=None, accumulation=2) as w,
+        pytest.raises(BadArgument, match="is not the sum of"),
+    ):
         for batch in batches(2):
             w.step(backward(model, batch), batch)

@@ -32,20 +32,25 @@ def test_the_budget_is_kept_and_stated(tmp_path: Path, monkeypatch: pytest.Monke
             clock.seconds += 1
     assert 20 <= w.overhead["measured_steps"] <= 25  # a reading costs three steps: 20 are promised
     assert w.overhead["budget"] == 0.02 and 0.05 < w.overhead["used"] < 0.1
-    assert w.overhead["spent"]["start"] >= 3 / 1000  # the first measurement is not taken as the price of the next
+    assert (
+        w.overhead["spent"]["start"] >= 3 / 1000
+    )  # the first measurement is not taken as the price of the next
 
 
 def test_a_run_that_goes_on_proposes_at_the_pace_of_its_whole_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the first of several processes does; at the pace of the new ones alone it would measure one after another."""
+    """As the first of several processes does; at the pace of the new ones alone it would measure
+    one after another."""
     clock, measure = Clock(), GradientNoise.measure
 
     def slow(gauge: GradientNoise, step: Any) -> Any:
         clock.seconds += 3
         return measure(gauge, step)
 
-    def go(w: Watch, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> dict[str, Any]:
+    def go(
+        w: Watch, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int
+    ) -> dict[str, Any]:
         w.budget.clock = clock
         with w:
             for _ in range(steps):
@@ -71,7 +76,11 @@ def test_an_unmeasured_step_does_next_to_nothing(tmp_path: Path) -> None:
 
     def count(frame: FrameType, event: str, _: Any) -> None:
         name = frame.f_code.co_qualname
-        if event == "call" and "/gradiometer/" in frame.f_code.co_filename and "wrapped" not in name:
+        if (
+            event == "call"
+            and "/gradiometer/" in frame.f_code.co_filename
+            and "wrapped" not in name
+        ):
             calls.append(name)
 
     made = []
@@ -84,5 +93,6 @@ def test_an_unmeasured_step_does_next_to_nothing(tmp_path: Path) -> None:
             sys.setprofile(None)
             made.append(len([name for name in calls if not name.startswith("<")]))
             calls.clear()
-        # functions of ours; one step in 20 is kept to compare forks with, and two in ten are looks of triage
+        # functions of ours; one step in 20 is kept to compare forks with, and two in ten are looks
+        # of triage
         assert sorted(made[200:])[100] <= 4 and sorted(made)[290] <= 10

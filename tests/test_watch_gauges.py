@@ -1,4 +1,5 @@
-"""The thermometer and the trajectory see in a watched loop what they see in `train`, and keep the budget."""
+"""The thermometer and the trajectory see in a watched loop what they see in `train`, and keep the
+budget."""
 
 from pathlib import Path
 from typing import Any
@@ -32,20 +33,38 @@ from watched_loop import Clock
     ],
     ids=str,
 )
-def test_they_see_in_a_watched_loop_what_they_see_in_train(tmp_path: Path, form: dict[str, Any]) -> None:
+def test_they_see_in_a_watched_loop_what_they_see_in_train(
+    tmp_path: Path, form: dict[str, Any]
+) -> None:
     problem, gauges = load("digits", model="mlp"), "noise,temperature,trajectory"
     rate = 0.01 if "momentum" in form else 0.1
     configuration = Configuration(
-        problem="digits", model="mlp", learning_rate=rate, batch_size=32, epochs=2, every=3, gauges=gauges,
-        sampling="replacement", threads=1, seed=3, **form,
-    )  # fmt: skip
+        problem="digits",
+        model="mlp",
+        learning_rate=rate,
+        batch_size=32,
+        epochs=2,
+        every=3,
+        gauges=gauges,
+        sampling="replacement",
+        threads=1,
+        seed=3,
+        **form,
+    )
     of_train = train(problem, configuration, tmp_path)
     mine = Training(problem, configuration, Budget(0.0))  # its parts, in a loop of our own
     accumulation = form.get("accumulation", 1)
     with watch(
-        mine.model, mine.optimizer, loss=problem.loss, out=tmp_path, sampling=mine.sampling, gauges=gauges, every=3,
-        seed=3, accumulation=accumulation,
-    ) as w:  # fmt: skip
+        mine.model,
+        mine.optimizer,
+        loss=problem.loss,
+        out=tmp_path,
+        sampling=mine.sampling,
+        gauges=gauges,
+        every=3,
+        seed=3,
+        accumulation=accumulation,
+    ) as w:
         while mine.step < mine.steps:
             mine.optimizer.zero_grad()
             inputs, labels = mine.batch()
@@ -62,12 +81,26 @@ def test_they_see_in_a_watched_loop_what_they_see_in_train(tmp_path: Path, form:
     for gauge in ("temperature", "trajectory"):
         found, wanted = run.series(gauge), of_train.series(gauge)
         assert found.steps.tolist() == wanted.steps.tolist() and len(wanted) >= 30
-        assert (found.batch_size == wanted.batch_size).all() and (found.learning_rate == wanted.learning_rate).all()
-        for name, values in wanted.moments.items():  # before the first update, `watch` does not hook into the backward
+        assert (found.batch_size == wanted.batch_size).all() and (
+            found.learning_rate == wanted.learning_rate
+        ).all()
+        for (
+            name,
+            values,
+        ) in (
+            wanted.moments.items()
+        ):  # before the first update, `watch` does not hook into the backward
             first = 1 if name == "noise" and accumulation == 1 else 0
-            assert found.moments[name][first:] == pytest.approx(values[first:], **close), (gauge, name)
+            assert found.moments[name][first:] == pytest.approx(values[first:], **close), (
+                gauge,
+                name,
+            )
     found, wanted = diagnose(run), diagnose(of_train)
-    names = [name for name in wanted.estimates if name.startswith("temperature") and "residual" not in name]
+    names = [
+        name
+        for name in wanted.estimates
+        if name.startswith("temperature") and "residual" not in name
+    ]
     assert len(names) > 8
     for name in names:
         for end in ("low", "value", "high"):
@@ -78,7 +111,9 @@ def test_they_see_in_a_watched_loop_what_they_see_in_train(tmp_path: Path, form:
         {f.gauge: say(f).seen for f in each.findings if f.gauge in ("temperature", "trajectory")}
         for each in (found, wanted)
     ]
-    assert told[0].keys() == {"temperature", "trajectory"} and (accumulation > 1 or told[0] == told[1])
+    assert told[0].keys() == {"temperature", "trajectory"} and (
+        accumulation > 1 or told[0] == told[1]
+    )
     assert write_page(run, found).stat().st_size > 10_000
 
 
@@ -112,11 +147,17 @@ def test_the_trajectory_is_seen_of_any_optimizer_without_a_loss_at_steps_of_its_
 
 
 def test_without_a_budget_neither_looks(tmp_path: Path) -> None:
-    _, w = Loop(tmp_path, watched={"budget": 0.0, "every": None, "gauges": "temperature,trajectory"}, steps=40).go()
+    _, w = Loop(
+        tmp_path,
+        watched={"budget": 0.0, "every": None, "gauges": "temperature,trajectory"},
+        steps=40,
+    ).go()
     assert w.run.series("temperature") is None and w.run.series("trajectory") is None
 
 
-def test_the_budget_is_kept_where_a_step_waits_for_its_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_budget_is_kept_where_a_step_waits_for_its_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock, measure = Clock(), Temperature.measure
 
     def slow(gauge: Temperature, step: Any) -> Any:

@@ -25,7 +25,9 @@ class Keyword(nn.Module):
         return self.inner(inputs * 2 if scaled else inputs)
 
 
-def trained(folder: Path, *, watched: bool, given: bool = False, sizes: tuple[int, ...] = (32,)) -> tuple[Any, Any]:
+def trained(
+    folder: Path, *, watched: bool, given: bool = False, sizes: tuple[int, ...] = (32,)
+) -> tuple[Any, Any]:
     torch.manual_seed(0)
     model = Keyword()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -33,7 +35,10 @@ def trained(folder: Path, *, watched: bool, given: bool = False, sizes: tuple[in
     if w is not None:
         w.__enter__()
     for step in range(200):
-        inputs, labels = torch.randn(sizes[step % len(sizes)], 20), torch.randint(3, (sizes[step % len(sizes)],))
+        inputs, labels = (
+            torch.randn(sizes[step % len(sizes)], 20),
+            torch.randint(3, (sizes[step % len(sizes)],)),
+        )
         optimizer.zero_grad()
         loss = LOSS(model(scaled=True, inputs=inputs), labels)
         loss.backward()
@@ -85,9 +90,16 @@ def test_a_loop_whose_noise_cannot_be_seen_is_still_watched_for_what_limits_it(
 
         for _ in range(60):
             optimizer.step(closure)
-    assert w.run.signs and not w.run.gauges and [finding.gauge for finding in w.findings()] == ["triage"]
+    assert (
+        w.run.signs
+        and not w.run.gauges
+        and [finding.gauge for finding in w.findings()] == ["triage"]
+    )
     printed = capsys.readouterr().err
-    assert "looks for what limits the run. The gradient noise is not measured" in printed and "report.html" in printed
+    assert (
+        "looks for what limits the run. The gradient noise is not measured" in printed
+        and "report.html" in printed
+    )
 
 
 def test_no_hook_is_left_and_copies_of_the_model_have_none_that_acts(tmp_path: Path) -> None:
@@ -114,7 +126,10 @@ def test_a_batch_that_is_needed_is_asked_for_by_name(tmp_path: Path) -> None:
     with pytest.raises(BadArgument, match="inside `with watch"):
         outside.step(loss)
     with (
-        pytest.raises(BadArgument, match=r"`batch` is missing: `watch` was given `loss`.*w.step\(loss, batch\)"),
+        pytest.raises(
+            BadArgument,
+            match=r"`batch` is missing: `watch` was given `loss`.*w.step\(loss, batch\)",
+        ),
         watch(model, optimizer, loss=supervised(LOSS), out=tmp_path, quiet=True, page=False) as w,
     ):
         LOSS(model(torch.randn(8, 20)), torch.randint(3, (8,))).backward()

@@ -27,7 +27,9 @@ LOSS = supervised(nn.CrossEntropyLoss(reduction="none"))
 
 def data(count: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(5)
-    return torch.randn(count, 8, generator=generator), torch.randint(5, (count,), generator=generator)
+    return torch.randn(count, 8, generator=generator), torch.randint(
+        5, (count,), generator=generator
+    )
 
 
 def through(model: nn.Module, optimizer: torch.optim.Optimizer, w: Watch, steps: int = 6) -> None:
@@ -56,7 +58,11 @@ def test_a_program_that_changes_its_folder_keeps_its_run_and_its_page(
         monkeypatch.chdir(tmp_path / "elsewhere")
         through(model, optimizer, w)
         assert not w.findings().warnings
-    assert w.run is not None and w.run.path == tmp_path / "runs" / "loop-1" and len(w.run.losses[0]) == 12
+    assert (
+        w.run is not None
+        and w.run.path == tmp_path / "runs" / "loop-1"
+        and len(w.run.losses[0]) == 12
+    )
     assert (w.run.path / "report.html").exists()
     assert not any((tmp_path / "elsewhere").iterdir())
 
@@ -90,7 +96,9 @@ def test_its_page_is_written_at_the_end(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.page
-@pytest.mark.parametrize("settings", [{"page": False}, {"budget": 0.0, "every": None}], ids=["unwanted", "unmeasured"])
+@pytest.mark.parametrize(
+    "settings", [{"page": False}, {"budget": 0.0, "every": None}], ids=["unwanted", "unmeasured"]
+)
 def test_no_page_is_written_if_it_is_not_wanted_or_if_nothing_was_measured(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
@@ -111,7 +119,9 @@ def test_a_page_that_cannot_be_written_does_not_fail_the_program(
 
 
 def net() -> nn.Module:
-    return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Dropout(0.2), nn.ReLU(), nn.Linear(16, 5))
+    return nn.Sequential(
+        nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Dropout(0.2), nn.ReLU(), nn.Linear(16, 5)
+    )
 
 
 def trained(out: Path, *, looks: bool) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -131,7 +141,10 @@ def trained(out: Path, *, looks: bool) -> tuple[list[torch.Tensor], torch.Tensor
 
 
 def test_looks_leave_training_as_it_was(tmp_path: Path) -> None:
-    (plain, random), (looked_at, other) = trained(tmp_path, looks=False), trained(tmp_path, looks=True)
+    (plain, random), (looked_at, other) = (
+        trained(tmp_path, looks=False),
+        trained(tmp_path, looks=True),
+    )
     assert all(torch.equal(one, two) for one, two in zip(plain, looked_at, strict=True))
     assert torch.equal(random, other)
     kept = Run.open(tmp_path / "loop-2")
@@ -147,7 +160,9 @@ def test_a_loader_gives_its_examples_through_its_own_collate_fn(tmp_path: Path) 
         return inputs[items], labels[items]
 
     w = watched(tmp_path)
-    by_loader = w.sharpness(DataLoader(range(20), batch_size=4, collate_fn=batch_of), top=1, probes=4)  # type: ignore[arg-type]
+    by_loader = w.sharpness(
+        DataLoader(range(20), batch_size=4, collate_fn=batch_of), top=1, probes=4
+    )  # type: ignore[arg-type]
     assert repr(by_loader) == repr(w.sharpness((inputs, labels), top=1, probes=4))
 
 
@@ -161,7 +176,9 @@ def test_a_look_after_the_end_is_on_the_page(tmp_path: Path) -> None:
     assert "lowest curvature" in page.read_text(encoding="utf-8")
 
 
-def through_one_batch(w: Watch, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> None:
+def through_one_batch(
+    w: Watch, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any
+) -> None:
     with w:
         for _ in range(20):
             optimizer.zero_grad()
@@ -194,7 +211,10 @@ def test_a_large_model_or_a_continued_run_compares_with_the_first_readings(
     assert certificate is not None and series is not None
     first = series.moments["gradient_norm_squared"][:8].sum(axis=1).mean()
     assert certificate.start_squared.value == pytest.approx(first, rel=1e-12)
-    for gauges, steps, why in (("batch_sharpness", 6, "no readings of the noise"), ("noise", 3, "do not show it")):
+    for gauges, steps, why in (
+        ("batch_sharpness", 6, "no readings of the noise"),
+        ("noise", 3, "do not show it"),
+    ):
         w = watched(tmp_path, gauges=gauges, steps=steps)
         with pytest.raises(BadArgument, match=f"`start` is missing, and .*{why}"):
             w.certify(data())
@@ -203,13 +223,17 @@ def test_a_large_model_or_a_continued_run_compares_with_the_first_readings(
 @pytest.mark.parametrize(
     ("kind", "decay"), [(torch.optim.SGD, 0.25), (torch.optim.Adam, 0.25), (torch.optim.AdamW, 0.0)]
 )
-def test_a_certificate_counts_weight_decay_only_if_it_is_a_penalty(tmp_path: Path, kind: Any, decay: float) -> None:
+def test_a_certificate_counts_weight_decay_only_if_it_is_a_penalty(
+    tmp_path: Path, kind: Any, decay: float
+) -> None:
     torch.manual_seed(0)
     model = nn.Linear(8, 5)
     optimizer = kind(model.parameters(), lr=1e-9, weight_decay=0.25)
     with watch(model, optimizer, loss=LOSS, out=tmp_path, every=1) as w:
         through(model, optimizer, w)
-    default, given = (w.certify(data(), exact=True, start=START, **more) for more in ({}, {"weight_decay": decay}))
+    default, given = (
+        w.certify(data(), exact=True, start=START, **more) for more in ({}, {"weight_decay": decay})
+    )
     assert default == given
     assert default != w.certify(data(), exact=True, start=START, weight_decay=0.125)
 
@@ -244,7 +268,10 @@ def test_snapshots_of_a_watched_run_are_scored_as_an_ensemble(tmp_path: Path) ->
             w.snapshot()
         before = [value.clone() for value in model.state_dict().values()]
         report = w.ensemble(data(1000), points=0)
-        assert all(torch.equal(one, two) for one, two in zip(before, model.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(one, two)
+            for one, two in zip(before, model.state_dict().values(), strict=True)
+        )
     run = Run.open(tmp_path / "loop-1")
     assert report is not None and report.snapshots == 3
     assert [found.scored for found in load_artifacts(run, EnsembleReport)] == [report.scored]
@@ -265,9 +292,15 @@ def test_an_ensemble_with_batch_norm_needs_the_training_examples(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("verb", "command"),
-    [("certify", "measure certificate"), ("sharpness", "measure sharpness"), ("ensemble", "ensemble")],
+    [
+        ("certify", "measure certificate"),
+        ("sharpness", "measure sharpness"),
+        ("ensemble", "ensemble"),
+    ],
 )
-def test_a_verb_names_the_line_that_does_its_work_in_the_program(tmp_path: Path, verb: str, command: str) -> None:
+def test_a_verb_names_the_line_that_does_its_work_in_the_program(
+    tmp_path: Path, verb: str, command: str
+) -> None:
     watched(tmp_path)
     done = CliRunner().invoke(gradiometer, [*command.split(), str(tmp_path / "loop-1")])
     assert isinstance(done.exception, BadArgument) or done.exit_code
@@ -276,8 +309,14 @@ def test_a_verb_names_the_line_that_does_its_work_in_the_program(tmp_path: Path,
 
 def test_batch_compares_batches_for_a_watched_run(tmp_path: Path) -> None:
     watched(tmp_path, steps=60)
-    done = CliRunner().invoke(gradiometer, ["measure", "batch", str(tmp_path / "loop-1")], catch_exceptions=False)
-    assert done.exit_code == 0 and "To the same loss" in done.output and "time" not in done.output.split("caution")[0]
+    done = CliRunner().invoke(
+        gradiometer, ["measure", "batch", str(tmp_path / "loop-1")], catch_exceptions=False
+    )
+    assert (
+        done.exit_code == 0
+        and "To the same loss" in done.output
+        and "time" not in done.output.split("caution")[0]
+    )
 
 
 def test_a_look_counts_against_the_budget(tmp_path: Path) -> None:
@@ -285,5 +324,8 @@ def test_a_look_counts_against_the_budget(tmp_path: Path) -> None:
     assert w.certify(data()) is not None
     overhead = w.overhead
     assert overhead["spent"]["looks on request"] > 0 and "looks of cooling" not in overhead["spent"]
-    assert (overhead["fixed"], overhead["outside"]) == (["looks on request", "updates kept for forks"], [])
+    assert (overhead["fixed"], overhead["outside"]) == (
+        ["looks on request", "updates kept for forks"],
+        [],
+    )
     assert w.budget._budgeted == w.budget.spent

@@ -1,4 +1,5 @@
-"""Loops that differ from the documented ones: training keeps its bits, and what is read is right or said not to be."""
+"""Loops that differ from the documented ones: training keeps its bits, and what is read is right or
+said not to be."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gradients_by_hand import LOSSES, assert_read, backward, batches, by_hand, examples, network, watched
+from gradients_by_hand import (
+    LOSSES,
+    assert_read,
+    backward,
+    batches,
+    by_hand,
+    examples,
+    network,
+    watched,
+)
 from gradiometer import BadArgument, Unsupported, UserCodeFailed, watch
 from gradiometer.integrations.watch import Watch
 from gradiometer.integrations.watch.updates import A_WHILE
@@ -19,7 +29,8 @@ from gradiometer.verdict import say
 JUDGES = ("batch_sharpness", "step_drift", "loss_change")
 
 
-# Parameters and optimizers that change ------------------------------------------------------------------------------
+# Parameters and optimizers that change
+# ------------------------------------------------------------------------------
 
 
 def froze(model: nn.Sequential, _: torch.optim.Optimizer) -> None:
@@ -41,9 +52,13 @@ def unfroze(model: nn.Sequential, _: torch.optim.Optimizer) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [froze, replaced, removed, unfroze])
-@pytest.mark.parametrize("settings", [{}, {"gauges": "noise,trajectory"}, {"accumulation": 2, "loss": None}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"gauges": "noise,trajectory"}, {"accumulation": 2, "loss": None}], ids=str
+)
 def test_a_model_that_trains_other_parameters_than_at_the_start_is_not_measured_any_more(
-    tmp_path: Path, change: Callable[[nn.Sequential, torch.optim.Optimizer], None], settings: dict[str, Any]
+    tmp_path: Path,
+    change: Callable[[nn.Sequential, torch.optim.Optimizer], None],
+    settings: dict[str, Any],
 ) -> None:
     made = model, optimizer = network()
     model[0].requires_grad_(change is not unfroze)
@@ -60,7 +75,11 @@ def test_a_model_that_trains_other_parameters_than_at_the_start_is_not_measured_
                 w.step(backward(model, part, 1 / count), part)
             optimizer.step()
     assert_read(w, expected, [0, 1, 2, 3])
-    assert [warning for warning in w.run.warnings if "`model` trains other parameters than when" in warning]
+    assert [
+        warning
+        for warning in w.run.warnings
+        if "`model` trains other parameters than when" in warning
+    ]
 
 
 def test_steps_that_are_no_updates_are_told(tmp_path: Path) -> None:
@@ -92,13 +111,18 @@ def test_a_closure_that_runs_several_times_in_an_update_is_no_mistake(tmp_path: 
     assert w.steps > A_WHILE
     (told,) = w.run.warnings
     size = len(batch[1])
-    assert f"the first 8 measured batches have the same {size} rows" in told and f"give examples={size}" in told
+    assert (
+        f"the first 8 measured batches have the same {size} rows" in told
+        and f"give examples={size}" in told
+    )
     assert [event["repeats"] for event in w.run.events if "repeats" in event] == ["batch"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("updates", [5, 10])
-def test_several_updates_on_one_batch_are_not_taken_for_the_whole_training_set(tmp_path: Path, updates: int) -> None:
+def test_several_updates_on_one_batch_are_not_taken_for_the_whole_training_set(
+    tmp_path: Path, updates: int
+) -> None:
     model, optimizer = network()
     with watched(tmp_path, (model, optimizer), every=1) as w:
         for batch in batches(6):
@@ -112,7 +136,9 @@ def test_several_updates_on_one_batch_are_not_taken_for_the_whole_training_set(t
     assert not any("is not possible" in say(finding).means for finding in w.findings())
 
 
-def test_a_batch_of_places_that_is_the_whole_training_set_is_seen_and_not_doubled(tmp_path: Path) -> None:
+def test_a_batch_of_places_that_is_the_whole_training_set_is_seen_and_not_doubled(
+    tmp_path: Path,
+) -> None:
     torch.manual_seed(0)
     inputs, targets, places = torch.randn(64, 4), torch.randn(64, 1), torch.arange(64)
     model = torch.nn.Linear(4, 1)
@@ -131,7 +157,9 @@ def test_a_batch_of_places_that_is_the_whole_training_set_is_seen_and_not_double
     assert any("measured batches have the same 64 rows" in warning for warning in w.run.warnings)
     (finding,) = (finding for finding in w.findings() if finding.gauge == "noise")
     assert "above B = 64" in say(finding).seen and not say(finding).advice
-    assert "There are 64 training examples, so twice the batch is not possible" in say(finding).means
+    assert (
+        "There are 64 training examples, so twice the batch is not possible" in say(finding).means
+    )
 
 
 def test_a_watch_that_has_ended_looks_at_no_optimizer_any_more(tmp_path: Path) -> None:
@@ -142,7 +170,9 @@ def test_a_watch_that_has_ended_looks_at_no_optimizer_any_more(tmp_path: Path) -
             w.step(backward(model, batch), batch)
     before = w.findings().warnings
     other.step()
-    assert w.findings().warnings == before and not any("no longer trains" in warning for warning in before)
+    assert w.findings().warnings == before and not any(
+        "no longer trains" in warning for warning in before
+    )
 
 
 def test_updates_of_another_optimizer_are_told_once_and_followed(tmp_path: Path) -> None:
@@ -176,7 +206,8 @@ def test_a_warm_up_by_hand_may_begin_at_zero(tmp_path: Path) -> None:
     assert w.run.series("noise").learning_rate.tolist() == [0.0, 0.05, 0.1]
 
 
-# What is run beside -------------------------------------------------------------------------------------------------
+# What is run beside
+# -------------------------------------------------------------------------------------------------
 
 
 class Checkpointed(nn.Module):
@@ -230,7 +261,9 @@ def test_a_checkpointed_model_keeps_its_bits_and_reads_what_the_plain_one_reads(
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
-def test_what_the_loss_cannot_do_beside_training_is_told_and_training_goes_on(tmp_path: Path) -> None:
+def test_what_the_loss_cannot_do_beside_training_is_told_and_training_goes_on(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(Unsupported, match="checkpoint it with use_reentrant=False"):
         checkpointed(tmp_path, True, gauges="noise")
     _, w = checkpointed(tmp_path, False, gauges="noise", parts=0)
@@ -239,7 +272,9 @@ def test_what_the_loss_cannot_do_beside_training_is_told_and_training_goes_on(tm
 
 def test_a_loss_for_batches_of_one_size_is_refused_in_words(tmp_path: Path) -> None:
     made = model, _ = network()
-    fixed = supervised(lambda outputs, labels: nn.functional.cross_entropy(outputs.view(8, 5), labels))
+    fixed = supervised(
+        lambda outputs, labels: nn.functional.cross_entropy(outputs.view(8, 5), labels)
+    )
     batch = batches(1)[0]
     with (
         watched(tmp_path, made, loss=fixed) as w,
@@ -256,7 +291,10 @@ def test_a_loss_for_batches_of_one_size_is_refused_in_words(tmp_path: Path) -> N
 def test_a_default_device_changes_nothing(tmp_path: Path) -> None:
     made = model, optimizer = network()
     ahead, expected = batches(3), []
-    with watched(tmp_path, made, gauges="noise,batch_sharpness,step_drift,trajectory") as w, torch.device("meta"):
+    with (
+        watched(tmp_path, made, gauges="noise,batch_sharpness,step_drift,trajectory") as w,
+        torch.device("meta"),
+    ):
         for batch in ahead:
             optimizer.zero_grad()
             loss = backward(model, batch)
@@ -267,7 +305,8 @@ def test_a_default_device_changes_nothing(tmp_path: Path) -> None:
     assert w.run.warnings == []
 
 
-# Calls in other places ----------------------------------------------------------------------------------------------
+# Calls in other places
+# ----------------------------------------------------------------------------------------------
 
 
 def test_calls_that_are_left_out_later_are_told_and_training_goes_on(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""With too little memory left a gauge is left out, with a sentence, and training and the other gauges continue."""
+"""With too little memory left a gauge is left out, with a sentence, and training and the other
+gauges continue."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,9 @@ def trained(out: Path, gauges: list[str | Gauge]) -> Watch:
     torch.manual_seed(0)
     model = nn.Linear(8, 5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with watch(model, optimizer, loss=LOSS, out=out, gauges=gauges, every=1, page=False, quiet=True) as w:
+    with watch(
+        model, optimizer, loss=LOSS, out=out, gauges=gauges, every=1, page=False, quiet=True
+    ) as w:
         for _ in range(20):
             optimizer.zero_grad()
             batch = torch.randn(16, 8), torch.randint(5, (16,))
@@ -41,12 +44,17 @@ def test_a_gauge_that_needs_more_memory_than_is_left_is_left_out(
     monkeypatch.setattr(memory, "left_on", lambda device: left)
     w = trained(tmp_path, ["noise", "batch_sharpness"])
     assert w.run is not None
-    assert len(w.run.series("noise")) == 20 and (w.run.series("batch_sharpness") is not None) == kept
+    assert (
+        len(w.run.series("noise")) == 20 and (w.run.series("batch_sharpness") is not None) == kept
+    )
     if kept:
         assert w.run.warnings == []
     else:
         (warning,) = w.run.warnings
-        assert "batch_sharpness is no longer measured: it needs about 5.4e-07 GB of memory and 3.6e-07" in warning
+        assert (
+            "batch_sharpness is no longer measured: it needs about 5.4e-07 GB of memory and 3.6e-07"
+            in warning
+        )
         assert warning in w.findings().warnings
 
 
@@ -97,7 +105,9 @@ def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert memory.left_on(torch.device("cpu")) == 1_500_000
 
 
-def test_the_run_says_by_how_much_a_reading_raised_the_peak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_run_says_by_how_much_a_reading_raised_the_peak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     peaks = iter([100, 150, 150, 180, *[180] * 100])
     monkeypatch.setattr(memory, "_peak", lambda accelerators: next(peaks))
     w = trained(tmp_path, ["noise"])

@@ -1,4 +1,5 @@
-"""Odd loops: training with `watch` ends with the bits of training without it, and nothing is raised after the first update."""
+"""Odd loops: training with `watch` ends with the bits of training without it, and nothing is raised
+after the first update."""
 
 import copy
 import inspect
@@ -24,7 +25,9 @@ STEPS = 9
 class Loop:
     """What an odd loop has in its hands. `w` is None in the training without watch."""
 
-    def __init__(self, w: Any, model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    def __init__(
+        self, w: Any, model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path
+    ) -> None:
         self.w, self.model, self.optimizer, self.folder = w, model, optimizer, folder
 
     def tell(self, loss: Any, batch: Any) -> None:
@@ -138,14 +141,22 @@ def batches_of_one_and_of_other_sizes(here: Loop, step: int, batch: Any) -> None
 @odd
 def batches_of_another_type(here: Loop, step: int, batch: Any) -> None:
     loss = here.backward(batch)
-    here.tell(loss, [None, batch, "text", {"x": batch[0], "y": batch[1]}][step % 4] if step > 2 else batch)
+    here.tell(
+        loss, [None, batch, "text", {"x": batch[0], "y": batch[1]}][step % 4] if step > 2 else batch
+    )
     here.optimizer.step()
 
 
 @odd
 def losses_of_other_types(here: Loop, step: int, batch: Any) -> None:
     loss = here.backward(batch)
-    given = [loss.detach().numpy(), loss.reshape(1), LOSSES(here.model, batch), float("nan"), loss.item()]
+    given = [
+        loss.detach().numpy(),
+        loss.reshape(1),
+        LOSSES(here.model, batch),
+        float("nan"),
+        loss.item(),
+    ]
     here.tell(given[step % 5] if step > 2 else loss, batch)
     here.optimizer.step()
 
@@ -200,7 +211,10 @@ def an_error_of_the_user_in_the_middle_of_a_step(here: Loop, step: int, batch: A
 
 @odd
 def hooks_of_the_user_that_change_gradients(here: Loop, step: int, batch: Any) -> None:
-    handles = [each.register_hook(lambda gradient: gradient.clamp(-0.01, 0.01)) for each in here.model.parameters()]
+    handles = [
+        each.register_hook(lambda gradient: gradient.clamp(-0.01, 0.01))
+        for each in here.model.parameters()
+    ]
     here.update(batch)
     for handle in handles:
         handle.remove()
@@ -252,16 +266,28 @@ def trained(loop: Odd, folder: Path, *, watched: bool, kind: str) -> tuple[list[
     optimizer = of(model.parameters(), lr=0.05)
     generator = torch.Generator().manual_seed(5)
     batches = [
-        (torch.randn(8, 8, generator=generator, dtype=torch.float64), torch.randint(5, (8,), generator=generator))
+        (
+            torch.randn(8, 8, generator=generator, dtype=torch.float64),
+            torch.randint(5, (8,), generator=generator),
+        )
         for _ in range(STEPS)
     ]
     torch.manual_seed(3)
-    gauges = "noise,preconditioned_noise" if kind == "AdamW" else "noise,batch_sharpness,temperature,trajectory"
-    made = watch(model, optimizer, loss=LOSSES, out=folder, every=1, gauges=gauges, page=False, quiet=True)
+    gauges = (
+        "noise,preconditioned_noise"
+        if kind == "AdamW"
+        else "noise,batch_sharpness,temperature,trajectory"
+    )
+    made = watch(
+        model, optimizer, loss=LOSSES, out=folder, every=1, gauges=gauges, page=False, quiet=True
+    )
     with made if watched else as_it_is() as w:
         for step, batch in enumerate(batches):
             loop(Loop(w, model, optimizer, folder), step, batch)
-    return [*(each.detach().clone() for each in model.parameters()), torch.rand(2, dtype=torch.float64)], made
+    return [
+        *(each.detach().clone() for each in model.parameters()),
+        torch.rand(2, dtype=torch.float64),
+    ], made
 
 
 @contextmanager
@@ -279,7 +305,9 @@ def settings_of_the_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("kind", ["SGD", "AdamW"])
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.filterwarnings("ignore:the loss is nan:RuntimeWarning")
-def test_an_odd_loop_ends_with_the_bits_of_the_loop_alone(name: str, kind: str, tmp_path: Path) -> None:
+def test_an_odd_loop_ends_with_the_bits_of_the_loop_alone(
+    name: str, kind: str, tmp_path: Path
+) -> None:
     plain, _ = trained(ODD[name], tmp_path, watched=False, kind=kind)
     made, w = trained(ODD[name], tmp_path, watched=True, kind=kind)
     assert all(map(torch.equal, made, plain))

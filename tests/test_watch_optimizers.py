@@ -1,4 +1,5 @@
-"""What a watched loop says of its optimizer, learning rate and schedule, and the advice that follows from them."""
+"""What a watched loop says of its optimizer, learning rate and schedule, and the advice that
+follows from them."""
 
 import json
 import math
@@ -60,7 +61,10 @@ def sgd(model: nn.Module, rate: float = 0.1, momentum: float = 0.0) -> torch.opt
 
 def groups(model: nn.Module) -> torch.optim.Optimizer:
     first, _, last = model
-    own = [{"params": first.parameters()}, {"params": last.parameters(), "lr": 0.01, "weight_decay": 0.1}]
+    own = [
+        {"params": first.parameters()},
+        {"params": last.parameters(), "lr": 0.01, "weight_decay": 0.1},
+    ]
     return torch.optim.SGD(own, lr=0.1)
 
 
@@ -138,7 +142,9 @@ def of_the_batch(run: Run) -> Finding:
 
 
 def batch_of(run: Run) -> dict[str, Any]:
-    result = CliRunner().invoke(batch, [str(run.path), "--json"], standalone_mode=False, catch_exceptions=False)
+    result = CliRunner().invoke(
+        batch, [str(run.path), "--json"], standalone_mode=False, catch_exceptions=False
+    )
     return dict(json.loads(result.stdout))
 
 
@@ -150,7 +156,9 @@ def adamw(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def test_one_cycle_is_described_and_its_edge_has_the_momentum_of_each_step(tmp_path: Path) -> None:
-    run = loop(tmp_path, lambda model: sgd(model, momentum=0.9), ONE_CYCLE, gauges="noise,batch_sharpness")
+    run = loop(
+        tmp_path, lambda model: sgd(model, momentum=0.9), ONE_CYCLE, gauges="noise,batch_sharpness"
+    )
     facts = facts_of(run)
     assert facts["optimizer"] == "SGD" and facts["momentum"] == "between 0.85 and 0.95, now 0.95"
     assert facts["learning rate"] == "warm-up over 59 steps to 0.1, then cosine to 4e-7"
@@ -163,9 +171,15 @@ def test_one_cycle_is_described_and_its_edge_has_the_momentum_of_each_step(tmp_p
 
 
 def test_under_a_schedule_the_advice_scales_the_schedule_from_its_peak(tmp_path: Path) -> None:
-    run = loop(tmp_path, set_rate=scheduled(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=STEPS), parts=0)
+    run = loop(
+        tmp_path,
+        set_rate=scheduled(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=STEPS),
+        parts=0,
+    )
     advice, told = say(of_the_batch(run)).advice, batch_of(run)
-    factor, peak, updates = re.findall(r"times ([\d.]+) \(peak ([\d.]+) instead of 0\.1\), over ([\d.]+)", advice)[0]
+    factor, peak, updates = re.findall(
+        r"times ([\d.]+) \(peak ([\d.]+) instead of 0\.1\), over ([\d.]+)", advice
+    )[0]
     assert advice.startswith("`batch_size = 16` with the whole schedule of the learning rate")
     assert float(peak) == pytest.approx(0.1 * float(factor), rel=0.01)
     assert float(factor) * float(updates) == pytest.approx(1, rel=0.01)
@@ -177,12 +191,19 @@ def test_under_a_schedule_the_advice_scales_the_schedule_from_its_peak(tmp_path:
 def test_advice_at_a_constant_rate_is_batch_and_rate(tmp_path: Path) -> None:
     run = loop(tmp_path)
     finding = of_the_batch(run)
-    rate = re.findall(r"^`batch_size = 16` with `lr = ([\d.]+)`, if wall time matters", say(finding).advice)[0]
+    rate = re.findall(
+        r"^`batch_size = 16` with `lr = ([\d.]+)`, if wall time matters", say(finding).advice
+    )[0]
     scale = diagnose(run).estimates["noise_scale"].value
     assert float(rate) == pytest.approx(0.1 * (1 + scale / 8) / (1 + scale / 16), rel=0.01)
-    assert "times the updates" in say(finding).forecast and facts_of(run)["learning rate"] == "constant 0.1"
+    assert (
+        "times the updates" in say(finding).forecast
+        and facts_of(run)["learning rate"] == "constant 0.1"
+    )
     assert run.configuration == WatchedConfiguration(batch_size=8, every=4, gauges="noise")
-    assert not {"learning_rate", "schedule", "epochs", "momentum"} & set(run.manifest["configuration"])
+    assert not {"learning_rate", "schedule", "epochs", "momentum"} & set(
+        run.manifest["configuration"]
+    )
 
 
 @pytest.mark.slow
@@ -192,9 +213,13 @@ def test_adamw_with_warm_up_and_cosine_gets_a_range_of_rates(tmp_path: Path) -> 
     assert facts["optimizer"] == "AdamW" and facts["weight decay"] == "0.1"
     assert facts["learning rate"] == "warm-up over 20 steps to 6e-4, then cosine to 6e-5"
     assert (
-        "The optimizer is AdamW, for which SGD's forecast of updates and examples does not hold." in say(finding).means
+        "The optimizer is AdamW, for which SGD's forecast of updates and examples does not hold."
+        in say(finding).means
     )
-    assert "`batch_size = 16` with a learning rate between 5.88e-4 and 9.29e-4 as the peak" in say(finding).advice
+    assert (
+        "`batch_size = 16` with a learning rate between 5.88e-4 and 9.29e-4 as the peak"
+        in say(finding).advice
+    )
     assert "doubling" not in str(finding) and told["rows"] == [] and "B^p" in told["caveat"]
     assert told["brackets"][3]["low"] == pytest.approx(6e-4 * 2**-0.03)
     page = write_page(run, diagnose(run)).read_text()
@@ -208,7 +233,10 @@ def test_two_groups_are_shown_with_both_rates(tmp_path: Path) -> None:
     run = loop(tmp_path, groups, gauges="noise,batch_sharpness")
     assert facts_of(run)["learning rate"] == "2 groups: 0.1 and 0.01, constant"
     assert facts_of(run)["weight decay"] == "0 and 0.1"
-    assert re.search(r"with all learning rates times [\d.]+ \(0\.1\d+ and 0\.01\d+\)", say(of_the_batch(run)).advice)
+    assert re.search(
+        r"with all learning rates times [\d.]+ \(0\.1\d+ and 0\.01\d+\)",
+        say(of_the_batch(run)).advice,
+    )
     edge = next(finding for finding in diagnose(run).findings if finding.gauge == "batch_sharpness")
     assert "different learning rates (0.1 and 0.01): η is the largest of them" in say(edge).caveat
     assert [group.learning_rate for group in settings_of(run).now] == [0.1, 0.01]
@@ -216,7 +244,9 @@ def test_two_groups_are_shown_with_both_rates(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_plateau_scheduler_and_a_rate_set_by_hand_are_cuts(tmp_path: Path) -> None:
-    plateau = loop(tmp_path, set_rate=scheduled(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=110))
+    plateau = loop(
+        tmp_path, set_rate=scheduled(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=110)
+    )
     hand = loop(tmp_path, set_rate=by_hand)
     assert re.fullmatch(r"0\.1, then 0\.01 from step 11\d", facts_of(plateau)["learning rate"])
     assert re.fullmatch(r"0\.1, then 0\.01 from step 15[0-3]", facts_of(hand)["learning rate"])
@@ -229,7 +259,9 @@ def test_an_optimizer_without_a_predictor_is_named_and_gets_no_batch(tmp_path: P
     run = loop(tmp_path, lambda model: Lion(model.parameters(), lr=1e-3))
     finding, told = of_the_batch(run), batch_of(run)
     assert (
-        finding.state == "cannot tell" and say(finding).advice == "" and "The optimizer is Lion." in say(finding).means
+        finding.state == "cannot tell"
+        and say(finding).advice == ""
+        and "The optimizer is Lion." in say(finding).means
     )
     assert facts_of(run)["optimizer"] == "Lion" and told["rows"] == told["brackets"] == []
 
@@ -269,7 +301,9 @@ def test_the_sharpness_under_another_optimizer_is_a_reading_without_an_edge(tmp_
     optimizer = adamw(model)
     with watch(model, optimizer, loss=LOSS, out=tmp_path, every=2, gauges="noise", quiet=True) as w:
         one_step(model, optimizer, w)
-        assert w.sharpness((torch.randn(32, 8), torch.randint(5, (32,))), probes=4, top=1) is not None
+        assert (
+            w.sharpness((torch.randn(32, 8), torch.randint(5, (32,))), probes=4, top=1) is not None
+        )
     assert w.run is not None
     page = write_page(w.run, diagnose(w.run)).read_text()
     assert "The edge of stability is known for SGD, and not for AdamW." in page
@@ -277,10 +311,19 @@ def test_the_sharpness_under_another_optimizer_is_a_reading_without_an_edge(tmp_
 
 
 @pytest.mark.slow
-def test_beside_the_preconditioned_noise_scale_the_plain_one_gives_no_advice(tmp_path: Path) -> None:
+def test_beside_the_preconditioned_noise_scale_the_plain_one_gives_no_advice(
+    tmp_path: Path,
+) -> None:
     run = loop(tmp_path, adamw, gauges="noise,preconditioned_noise")
-    plain, other = of_the_batch(run), next(f for f in diagnose(run).findings if f.gauge == "preconditioned_noise")
-    assert plain.state == "ok" and say(plain).advice == "" and "the preconditioned noise scale is" in say(plain).means
+    plain, other = (
+        of_the_batch(run),
+        next(f for f in diagnose(run).findings if f.gauge == "preconditioned_noise"),
+    )
+    assert (
+        plain.state == "ok"
+        and say(plain).advice == ""
+        and "the preconditioned noise scale is" in say(plain).means
+    )
     assert "with a learning rate between 5.88e-4 and 9.29e-4, if wall time" in say(other).advice
     assert batch_of(run)["finding"]["advice"] == say(other).advice
 
@@ -289,8 +332,13 @@ def test_beside_the_preconditioned_noise_scale_the_plain_one_gives_no_advice(tmp
 def test_the_preconditioned_noise_scale_answers_for_the_batch_before_the_plain_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, judge = loop(tmp_path, adamw, gauges="noise,preconditioned_noise"), PreconditionedNoise.judge
-    monkeypatch.setattr(PreconditionedNoise, "judge", lambda *args: replace(judge(*args), state=State.OK))
+    run, judge = (
+        loop(tmp_path, adamw, gauges="noise,preconditioned_noise"),
+        PreconditionedNoise.judge,
+    )
+    monkeypatch.setattr(
+        PreconditionedNoise, "judge", lambda *args: replace(judge(*args), state=State.OK)
+    )
     found = [finding.gauge for finding in diagnose(run).findings if finding.state is State.OK]
     assert found[1:3] == ["preconditioned_noise", "noise"]
 
@@ -300,7 +348,9 @@ def test_an_exchanged_optimizer_is_found_and_followed(tmp_path: Path, after: Any
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
     optimizer = sgd(model)
-    with watch(model, optimizer, loss=LOSS, out=tmp_path, every=4, gauges="noise,batch_sharpness") as w:
+    with watch(
+        model, optimizer, loss=LOSS, out=tmp_path, every=4, gauges="noise,batch_sharpness"
+    ) as w:
         for step in range(160):
             if step == 60:
                 optimizer = after(model)
@@ -308,7 +358,9 @@ def test_an_exchanged_optimizer_is_found_and_followed(tmp_path: Path, after: Any
     run = w.run
     assert run is not None
     settings, name = settings_of(run), type(optimizer).__name__
-    assert settings.now[0].learning_rate == optimizer.param_groups[0]["lr"] and settings.names == (name,)
+    assert settings.now[0].learning_rate == optimizer.param_groups[0]["lr"] and settings.names == (
+        name,
+    )
     assert settings.steps[0] == 0 and 60 <= settings.steps[1] <= 110
     (told,) = [warning for warning in run.warnings if "no longer trains the model" in warning]
     assert f"{name} does" in told
@@ -322,5 +374,7 @@ def test_the_report_in_the_terminal_names_the_settings(tmp_path: Path) -> None:
     run = loop(tmp_path, adamw, warm_up_and_cosine)
     told, asked = (CliRunner().invoke(show, [str(run.path), *flags]) for flags in ([], ["--json"]))
     words = "learning rate warm-up over 20 steps to 6e-4, then cosine to 6e-5"
-    assert f"AdamW · {words} · momentum (β₁) 0.9 · weight decay 0.1" in " ".join(told.stdout.split())
+    assert f"AdamW · {words} · momentum (β₁) 0.9 · weight decay 0.1" in " ".join(
+        told.stdout.split()
+    )
     assert json.loads(asked.stdout)["hyperparameters"]["optimizer"] == "AdamW"

@@ -1,4 +1,5 @@
-"""Every call into torch, the model, the loss or the data that `watch` makes after the first update may raise."""
+"""Every call into torch, the model, the loss or the data that `watch` makes after the first update
+may raise."""
 
 import inspect
 import sys
@@ -20,13 +21,22 @@ from gradiometer.integrations.watch import Watch
 
 HOME, TORCH = (str(Path(each).parent) for each in (gradiometer.__file__, torch.__file__))
 RESTORES = {
-    *("__exit__", "remove", "set_rng_state", "set_state", "setstate", "train", "set_grad_enabled", "_set_grad_enabled"),
+    *(
+        "__exit__",
+        "remove",
+        "set_rng_state",
+        "set_state",
+        "setstate",
+        "train",
+        "set_grad_enabled",
+        "_set_grad_enabled",
+    ),
     *("copy_", "_foreach_copy_"),
 }
 """Calls that put back what measuring has changed. If torch cannot do that, nobody can."""
 TRAINING = {"supervised.<locals>.loss", "Hook.__call__", "_heard", "_loss"}
-"""Functions of ours that training calls itself: the loss, a hook that asks torch if it is compiled, and `backward` while
-somebody listens, which asks torch whether it is inside of another one."""
+"""Functions of ours that training calls itself: the loss, a hook that asks torch if it is compiled,
+and `backward` while somebody listens, which asks torch whether it is inside of another one."""
 
 
 class Place(NamedTuple):
@@ -42,7 +52,8 @@ class Injected(Exception):
 
 
 class Outside:
-    """A profile function that lists the calls that our functions make of others, and raises in one of them, once."""
+    """A profile function that lists the calls that our functions make of others, and raises in one
+    of them, once."""
 
     def __init__(self, target: Place | None = None) -> None:
         self.target, self.seen, self.raised = target, dict[Place, None](), False
@@ -92,13 +103,24 @@ def momentum(model: nn.Module) -> torch.optim.Optimizer:
 
 
 LOOPS: dict[str, dict[str, Any]] = {
-    "apart": {"of": momentum, "loss": LOSSES, "gauges": "noise,batch_sharpness,step_drift,trajectory", "to": [numbers]},
+    "apart": {
+        "of": momentum,
+        "loss": LOSSES,
+        "gauges": "noise,batch_sharpness,step_drift,trajectory",
+        "to": [numbers],
+    },
     "halves": {"of": momentum, "loss": LOSSES, "gauges": "noise,temperature", "parts": 0},
     "preconditioned": {"of": adamw, "loss": LOSSES, "gauges": "noise,preconditioned_noise"},
     "accumulated": {"of": adamw, "accumulation": 2, "gauges": "noise,preconditioned_noise"},
     "probe": {"of": momentum, "loss": LOSSES, "gauges": "noise", "probe": batches(1, 64)[0]},
     "seldom": {"of": momentum, "loss": LOSSES, "gauges": "noise", "every": 3, "updates": 9},
-    "seldom, accumulated": {"of": momentum, "accumulation": 2, "gauges": "noise", "every": 3, "updates": 9},
+    "seldom, accumulated": {
+        "of": momentum,
+        "accumulation": 2,
+        "gauges": "noise",
+        "every": 3,
+        "updates": 9,
+    },
     "dropout": {"of": momentum, "loss": LOSSES, "gauges": "noise,step_drift", "dropout": True},
 }
 
@@ -106,7 +128,11 @@ LOOPS: dict[str, dict[str, Any]] = {
 def trained(out: Path, settings: dict[str, Any], outside: Outside) -> tuple[list[Tensor], Watch]:
     """Four updates or more, all but the first and the end of the watch with faults."""
     settings = {"every": 1} | settings
-    of, accumulation, updates = settings.pop("of"), settings.get("accumulation", 1), settings.pop("updates", 4)
+    of, accumulation, updates = (
+        settings.pop("of"),
+        settings.get("accumulation", 1),
+        settings.pop("updates", 4),
+    )
     model, _ = network()
     if settings.pop("dropout", False):
         model.insert(2, nn.Dropout(0.3))
@@ -147,7 +173,9 @@ def assert_survives(tmp_path: Path, loop: str, *, one_in: int) -> None:
         outside = Outside(place)
         made, w = trained(tmp_path / str(number), LOOPS[loop], outside)
         assert all(map(torch.equal, made, plain)), place
-        assert not outside.raised or any("Injected" in text for text in w.findings().warnings), place
+        assert not outside.raised or any("Injected" in text for text in w.findings().warnings), (
+            place
+        )
         assert w.steps == whole.steps, place
         assert recorded(w).items() <= recorded(whole).items(), place
 
@@ -155,14 +183,18 @@ def assert_survives(tmp_path: Path, loop: str, *, one_in: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
-def test_an_error_in_any_thirtieth_call_of_others_stops_measuring_and_not_training(tmp_path: Path, loop: str) -> None:
+def test_an_error_in_any_thirtieth_call_of_others_stops_measuring_and_not_training(
+    tmp_path: Path, loop: str
+) -> None:
     assert_survives(tmp_path, loop, one_in=30)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
-def test_an_error_in_any_call_of_others_stops_measuring_and_not_training(tmp_path: Path, loop: str) -> None:
+def test_an_error_in_any_call_of_others_stops_measuring_and_not_training(
+    tmp_path: Path, loop: str
+) -> None:
     assert_survives(tmp_path, loop, one_in=1)
 
 
@@ -171,7 +203,15 @@ def test_a_step_whose_loss_cannot_be_read_leaves_a_gap_and_the_others_their_step
     tmp_path: Path, accumulation: int
 ) -> None:
     model, optimizer = network()
-    w = watch(model, optimizer, out=tmp_path, accumulation=accumulation, budget=0.0, gauges="noise", quiet=True)
+    w = watch(
+        model,
+        optimizer,
+        out=tmp_path,
+        accumulation=accumulation,
+        budget=0.0,
+        gauges="noise",
+        quiet=True,
+    )
     given = []
     with w:
         for place, batch in enumerate(batches(9 * accumulation)):
@@ -183,5 +223,7 @@ def test_a_step_whose_loss_cannot_be_read_leaves_a_gap_and_the_others_their_step
                 optimizer.step()
                 optimizer.zero_grad()
     means = np.array(given).reshape(9, accumulation).mean(1)
-    assert recorded(w) == pytest.approx({step: loss for step, loss in enumerate(means) if step != 5})
+    assert recorded(w) == pytest.approx(
+        {step: loss for step, loss in enumerate(means) if step != 5}
+    )
     assert not any("nan" in text for text in w.findings().warnings)

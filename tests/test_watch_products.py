@@ -1,4 +1,5 @@
-"""Readings of the noise from products of training's own successive gradients, in watched loops of many kinds."""
+"""Readings of the noise from products of training's own successive gradients, in watched loops of
+many kinds."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,9 @@ Optimizer = Callable[[Any], torch.optim.Optimizer]
 OPTIMIZERS: dict[str, Optimizer] = {
     "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.05),
     "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.02, momentum=0.9),
-    "Nesterov": lambda parameters: torch.optim.SGD(parameters, lr=0.02, momentum=0.9, nesterov=True),
+    "Nesterov": lambda parameters: torch.optim.SGD(
+        parameters, lr=0.02, momentum=0.9, nesterov=True
+    ),
     "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=1e-3),
 }
 
@@ -28,7 +31,9 @@ class Loop:
 
     def __init__(self, optimizer: Optimizer, *, bias: bool = True) -> None:
         torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Linear(8, 16, bias=bias), nn.ReLU(), nn.Linear(16, 5)).double()
+        self.model = nn.Sequential(
+            nn.Linear(8, 16, bias=bias), nn.ReLU(), nn.Linear(16, 5)
+        ).double()
         self.optimizer = optimizer(self.model.parameters())
         self.gradients: list[Tensor] = []
         self.buffers: list[Tensor | None] = []
@@ -91,12 +96,16 @@ def test_every_reading_is_the_product_by_hand(name: str, tmp_path: Path) -> None
         assert moments["product"] == pytest.approx(float(before @ now), rel=1e-9)
         assert moments["squared"] == pytest.approx(float(now @ now), rel=1e-9)
         assert moments["loss"] == pytest.approx(loop.losses[step], rel=1e-9)
-        assert moments["travelled"] == pytest.approx(rate * (step - 1), rel=1e-6)  # from the second step on
+        assert moments["travelled"] == pytest.approx(
+            rate * (step - 1), rel=1e-6
+        )  # from the second step on
         assert moments["momentum"] == momentum and moments["nesterov"] == (name == "Nesterov")
         buffer = loop.buffers[step]
         if momentum:
             assert buffer is not None
-            assert moments["memory"] == pytest.approx((1 - momentum) * float(buffer @ now), rel=1e-9)
+            assert moments["memory"] == pytest.approx(
+                (1 - momentum) * float(buffer @ now), rel=1e-9
+            )
 
 
 def test_under_adam_the_products_are_under_p_from_before_the_chain(tmp_path: Path) -> None:
@@ -136,7 +145,9 @@ def test_training_keeps_its_bits(name: str, tmp_path: Path) -> None:
 def test_a_scaled_gradient_is_read_without_its_scale(unscales: bool, tmp_path: Path) -> None:
     loop = Loop(OPTIMIZERS["SGD"])
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    with watch(loop.model, loop.optimizer, scaler=scaler, out=tmp_path, page=False, quiet=True) as w:
+    with watch(
+        loop.model, loop.optimizer, scaler=scaler, out=tmp_path, page=False, quiet=True
+    ) as w:
         for _ in range(20):
             batch = loop.batch()
             loop.optimizer.zero_grad()
@@ -197,7 +208,9 @@ def test_several_optimizers_with_one_rule(tmp_path: Path) -> None:
 
 def _clipped_before_step(tmp_path: Path, **settings: Any) -> Any:
     loop = Loop(OPTIMIZERS["SGD"])
-    with watch(loop.model, loop.optimizer, out=tmp_path, page=False, quiet=True, gauges="noise", **settings) as w:
+    with watch(
+        loop.model, loop.optimizer, out=tmp_path, page=False, quiet=True, gauges="noise", **settings
+    ) as w:
         for _ in range(300):
             loss, batch = loop.backward()
             nn.utils.clip_grad_norm_(loop.model.parameters(), 0.01)
@@ -229,26 +242,37 @@ def test_rules_that_are_known_and_not() -> None:
         return rule_of([kind([parameter], lr=0.1, **settings)])
 
     assert rule(torch.optim.SGD) == Rule("", adaptive=False, nesterov=False)
-    assert rule(torch.optim.SGD, momentum=0.9) == Rule("momentum_buffer", adaptive=False, nesterov=False)
+    assert rule(torch.optim.SGD, momentum=0.9) == Rule(
+        "momentum_buffer", adaptive=False, nesterov=False
+    )
     assert rule(torch.optim.AdamW) == Rule("exp_avg", adaptive=True, nesterov=False)
     for unknown in (
         rule(torch.optim.Rprop),
         rule(torch.optim.RMSprop),
         rule(torch.optim.SGD, momentum=0.9, dampening=0.5),
         rule(torch.optim.Adam, betas=(0.0, 0.99)),
-        rule_of([torch.optim.SGD([parameter], lr=0.1), torch.optim.Adam([nn.Parameter(torch.zeros(2))])]),
+        rule_of(
+            [torch.optim.SGD([parameter], lr=0.1), torch.optim.Adam([nn.Parameter(torch.zeros(2))])]
+        ),
     ):
         assert isinstance(unknown, str)
 
 
-@pytest.mark.parametrize("alternates", [False, True], ids=["one size", "another size at every step"])
-def test_the_budget_is_kept_in_the_long_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alternates: bool) -> None:
-    """Chains that cost as much as the training itself are made rarely, also if they are all cut short."""
+@pytest.mark.parametrize(
+    "alternates", [False, True], ids=["one size", "another size at every step"]
+)
+def test_the_budget_is_kept_in_the_long_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alternates: bool
+) -> None:
+    """Chains that cost as much as the training itself are made rarely, also if they are all cut
+    short."""
     monkeypatch.setattr(successive, "EARLY_BUDGETS", 0.0)
     monkeypatch.setattr(successive, "LATEST", 1)
     loop = Loop(OPTIMIZERS["SGD"])
     seconds = [0.0]
-    with watch(loop.model, loop.optimizer, out=tmp_path, page=False, quiet=True, gauges="noise") as w:
+    with watch(
+        loop.model, loop.optimizer, out=tmp_path, page=False, quiet=True, gauges="noise"
+    ) as w:
         w.budget.clock = lambda: seconds[0]
         read = w._successive._read
 

@@ -19,7 +19,10 @@ from watched_loop import one_backward, simple
 
 
 def test_another_loss_than_the_trained_one_is_told(tmp_path: Path) -> None:
-    model, _, w = simple(tmp_path, loss=lambda model, batch: 3 * nn.functional.cross_entropy(model(batch[0]), batch[1]))
+    model, _, w = simple(
+        tmp_path,
+        loss=lambda model, batch: 3 * nn.functional.cross_entropy(model(batch[0]), batch[1]),
+    )
     with w:
         w.step(*one_backward(model))
     assert "give `watch` the loss that is trained" in w.run.warnings[0]
@@ -52,7 +55,9 @@ def test_the_first_loss_that_is_not_finite_is_told_with_step_layer_and_examples(
     bad[[2, 5]] *= -1
     labels = torch.randint(5, (8,))
     loss = supervised(nn.CrossEntropyLoss(reduction="none"))
-    with watch(model, optimizer, loss=loss, out=tmp_path, accumulation=accumulation, gauges="noise") as w:
+    with watch(
+        model, optimizer, loss=loss, out=tmp_path, accumulation=accumulation, gauges="noise"
+    ) as w:
         for step in range(6):
             optimizer.zero_grad()
             for part in range(accumulation):
@@ -62,7 +67,10 @@ def test_the_first_loss_that_is_not_finite_is_told_with_step_layer_and_examples(
                 if value.isfinite():
                     w.step(value, batch)
                     continue
-                with pytest.warns(RuntimeWarning, match=r"at step 3.*first in 1 \(LogOfNothing\), of examples 2, 5"):
+                with pytest.warns(
+                    RuntimeWarning,
+                    match=r"at step 3.*first in 1 \(LogOfNothing\), of examples 2, 5",
+                ):
                     w.step(value, batch)
             if step != 3:
                 optimizer.step()
@@ -72,20 +80,27 @@ def test_the_first_loss_that_is_not_finite_is_told_with_step_layer_and_examples(
     assert math.isnan(w.run.losses[1][3])
 
 
-def test_a_loss_that_is_not_finite_without_a_loss_to_run_again_says_what_is_known(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_without_a_loss_to_run_again_says_what_is_known(
+    tmp_path: Path,
+) -> None:
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
         inputs = torch.randn(8, 4)
         model(inputs).sum().backward()
-        with pytest.warns(RuntimeWarning, match="parameters and inputs are finite; give `watch` a `loss` to find"):
+        with pytest.warns(
+            RuntimeWarning, match="parameters and inputs are finite; give `watch` a `loss` to find"
+        ):
             w.step(math.nan, inputs)
         optimizer.step()
     assert w.run is not None and "missing" not in w.run.warnings[0]
 
 
 def test_a_weight_or_an_input_that_is_not_finite_is_named(tmp_path: Path) -> None:
-    for spoil, told in (("weight", "the parameter 2.weight is not finite"), ("batch", "in example 1 of the batch")):
+    for spoil, told in (
+        ("weight", "the parameter 2.weight is not finite"),
+        ("batch", "in example 1 of the batch"),
+    ):
         model, _, w = simple(tmp_path, budget=0.0, every=None)
         batch = (torch.randn(4, 8), torch.randint(5, (4,)))
         with torch.no_grad():

@@ -19,13 +19,16 @@ COPIES = 4
 
 
 def repeated(blocks: bool, count: int, examples: int = 16) -> list[tuple[Tensor, Tensor]]:
-    """Batches of examples with copies that differ a little, side by side or one round after the other."""
+    """Batches of examples with copies that differ a little, side by side or one round after the
+    other."""
     made = []
     generator = torch.Generator().manual_seed(3)
     for inputs, labels in batches(count, examples):
         rows = inputs.repeat_interleave(COPIES, 0) if blocks else inputs.repeat(COPIES, 1)
         own = labels.repeat_interleave(COPIES, 0) if blocks else labels.repeat(COPIES)
-        made.append((rows + 0.01 * torch.randn(rows.shape, generator=generator, dtype=rows.dtype), own))
+        made.append(
+            (rows + 0.01 * torch.randn(rows.shape, generator=generator, dtype=rows.dtype), own)
+        )
     return made
 
 
@@ -37,7 +40,9 @@ def noise(tmp_path: Path, data: list[Any], **settings: Any) -> tuple[float, tupl
             optimizer.zero_grad()
             w.step(backward(model, batch), batch)
             optimizer.step()
-    return float(np.mean(w.run.series("noise").moments["gradient_variance"].sum(1))), w.findings().warnings
+    return float(
+        np.mean(w.run.series("noise").moments["gradient_variance"].sum(1))
+    ), w.findings().warnings
 
 
 def rounds(batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -46,11 +51,14 @@ def rounds(batch: tuple[Tensor, Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("parts", [pytest.param(2, marks=pytest.mark.slow), 0])
 @pytest.mark.parametrize("blocks", [True, False])
-def test_copies_that_stay_together_are_read_as_one_example(tmp_path: Path, blocks: bool, parts: int) -> None:
+def test_copies_that_stay_together_are_read_as_one_example(
+    tmp_path: Path, blocks: bool, parts: int
+) -> None:
     groups: Any = COPIES if blocks else rounds
     data = repeated(blocks, 60 if parts else 6)
     truth, _ = noise(
-        tmp_path, [(x[:: COPIES if blocks else 1][:16], y[:: COPIES if blocks else 1][:16]) for x, y in data]
+        tmp_path,
+        [(x[:: COPIES if blocks else 1][:16], y[:: COPIES if blocks else 1][:16]) for x, y in data],
     )
     read, warnings = noise(tmp_path, data, groups=groups, parts=parts)
     # A batch counts its rows: its variance is that of a quarter of the examples.
@@ -75,8 +83,13 @@ def test_halves_of_the_judge_keep_copies_together_too() -> None:
     example_of = torch.arange(64) // COPIES
     places = (batch[0], example_of)
     step = TrainingStep(
-        Objective(model, loss), places, index=0, learning_rate=0.1, sampling=Sampling(Draw.FRESH), example_of=example_of,
-    )  # fmt: skip
+        Objective(model, loss),
+        places,
+        index=0,
+        learning_rate=0.1,
+        sampling=Sampling(Draw.FRESH),
+        example_of=example_of,
+    )
     acting, judging = step.acting[1], step.judging[1]
     assert not set(acting.tolist()) & set(judging.tolist()) and len(acting) + len(judging) == 64
     seen.clear()
@@ -90,13 +103,18 @@ def test_wrong_groups_are_refused(tmp_path: Path) -> None:
         watched(tmp_path, network(), groups=1)
     made = model, _ = network()
     batch = batches(1)[0]
-    with watched(tmp_path, made, groups=lambda batch: [1, 2]) as w, pytest.raises(BadArgument, match="for 8 rows"):
+    with (
+        watched(tmp_path, made, groups=lambda batch: [1, 2]) as w,
+        pytest.raises(BadArgument, match="for 8 rows"),
+    ):
         w.step(backward(model, batch), batch)
 
 
 def drawn(tmp_path: Path, loader: Any, **settings: Any) -> tuple[str, ...]:
     model, optimizer = network()
-    with watch(model, optimizer, loss=LOSSES, out=tmp_path, every=1, gauges="noise", **settings) as w:
+    with watch(
+        model, optimizer, loss=LOSSES, out=tmp_path, every=1, gauges="noise", **settings
+    ) as w:
         for _ in range(6):
             for batch in loader:
                 optimizer.zero_grad()
@@ -128,7 +146,9 @@ def test_fresh_examples_ask_for_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("examples", "warned"), [(2_000, True), (400_000, False)])
-def test_examples_that_come_back_from_a_large_set_ask_for_nothing(examples: int, warned: bool) -> None:
+def test_examples_that_come_back_from_a_large_set_ask_for_nothing(
+    examples: int, warned: bool
+) -> None:
     told: list[str] = []
     rows = Rows(torch.nn.Linear(2, 1), lambda text, **_: told.append(text), grouped=True)
     generator = torch.Generator().manual_seed(0)
@@ -146,7 +166,8 @@ def test_examples_that_come_back_from_a_large_set_ask_for_nothing(examples: int,
 def test_micro_batches_are_joined_only_if_their_rows_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gauges: str, known: bool, others: bool
 ) -> None:
-    """By the search for copies in the first batches, for examples that come back, or by a gauge that runs the model."""
+    """By the search for copies in the first batches, for examples that come back, or by a gauge
+    that runs the model."""
     joined, count = capture.join_batches, 0
 
     def counted(batches: Any) -> Any:

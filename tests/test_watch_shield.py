@@ -33,7 +33,8 @@ ENTRIES = {
     "Watch.step",
     "before_the_update.<locals>.hook",
 }
-"""Functions that training calls, which do nothing but enter the shield. `Ranks.alone` compares a number with 1."""
+"""Functions that training calls, which do nothing but enter the shield. `Ranks.alone` compares a
+number with 1."""
 LOOPS: dict[str, dict[str, Any]] = {
     "apart": {"loss": LOSSES, "gauges": "noise,temperature,trajectory"},
     "shared": {"loss": None, "accumulation": 2, "gauges": "noise"},
@@ -45,7 +46,8 @@ class Injected(Exception):
 
 
 class Faults:
-    """A profile function that lists the functions of ours that are called, and raises in one of them, once."""
+    """A profile function that lists the functions of ours that are called, and raises in one of
+    them, once."""
 
     def __init__(self, target: CodeType | None = None) -> None:
         self.target, self.seen, self.raised = target, dict[CodeType, None](), False
@@ -61,7 +63,8 @@ class Faults:
 
     @contextmanager
     def around(self) -> Iterator[None]:
-        """Of the calls of the garbage collector, which may close the files of an earlier watch, it sees none."""
+        """Of the calls of the garbage collector, which may close the files of an earlier watch, it
+        sees none."""
         gc.collect()
         gc.disable()
         sys.setprofile(self)
@@ -106,7 +109,9 @@ def functions(out: Path, settings: dict[str, Any]) -> list[CodeType]:
         code
         for code in calls.seen
         if code.co_qualname not in ENTRIES | {"Kept.close"}
-        and not code.co_filename.endswith(("shield.py", "warning_log.py", "loss.py", "backwards.py"))
+        and not code.co_filename.endswith(
+            ("shield.py", "warning_log.py", "loss.py", "backwards.py")
+        )
     ]
 
 
@@ -119,7 +124,10 @@ def assert_survives(tmp_path: Path, loop: str, *, one_in: int) -> None:
         made, w = trained(tmp_path / str(place), LOOPS[loop], faults)
         assert all(map(torch.equal, made, plain)), code
         assert faults.raised, code
-        assert any("Injected" in text for text in w.findings().warnings), (code, w.findings().warnings)
+        assert any("Injected" in text for text in w.findings().warnings), (
+            code,
+            w.findings().warnings,
+        )
 
 
 @pytest.mark.slow
@@ -136,7 +144,9 @@ def test_no_function_is_left_out_that_the_shield_covers(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
-def test_an_error_in_any_twentieth_of_our_functions_stops_measuring_and_not_training(tmp_path: Path, loop: str) -> None:
+def test_an_error_in_any_twentieth_of_our_functions_stops_measuring_and_not_training(
+    tmp_path: Path, loop: str
+) -> None:
     assert_survives(tmp_path, loop, one_in=20)
 
 
@@ -146,14 +156,19 @@ def test_an_error_in_any_of_our_functions_stops_measuring_and_not_training(
     tmp_path: Path, loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if loop == "apart":
-        monkeypatch.setitem(LOOPS[loop], "gauges", "noise,batch_sharpness,step_drift,temperature,trajectory")
+        monkeypatch.setitem(
+            LOOPS[loop], "gauges", "noise,batch_sharpness,step_drift,temperature,trajectory"
+        )
     assert_survives(tmp_path, loop, one_in=1)
 
 
-# Faults from outside --------------------------------------------------------------------------------------------------
+# Faults from outside
+# --------------------------------------------------------------------------------------------------
 
 
-def loop(w: Watch, model: nn.Module, optimizer: torch.optim.Optimizer, between: Callable[[int], None]) -> None:
+def loop(
+    w: Watch, model: nn.Module, optimizer: torch.optim.Optimizer, between: Callable[[int], None]
+) -> None:
     """Six updates. `between` is called before each."""
     for step, batch in enumerate(batches(6)):
         between(step)
@@ -173,9 +188,14 @@ def test_a_full_disk_stops_the_recording_and_is_told(
             monkeypatch.setattr("gradiometer.storage.journal.JournalWriter.append", full)
 
     def full(*_: Any) -> None:
-        raise StorageFailed("`readings.jsonl` could not be written: no space left on device; free some space.")
+        raise StorageFailed(
+            "`readings.jsonl` could not be written: no space left on device; free some space."
+        )
 
-    with caplog.at_level(logging.WARNING, "gradiometer"), watch(model, optimizer, loss=LOSSES, out=tmp_path) as w:
+    with (
+        caplog.at_level(logging.WARNING, "gradiometer"),
+        watch(model, optimizer, loss=LOSSES, out=tmp_path) as w,
+    ):
         loop(w, model, optimizer, fill)
     assert w.steps == 6
     assert "no space left on device" in w.findings().warnings[0]
@@ -186,7 +206,12 @@ def test_a_full_disk_stops_the_recording_and_is_told(
 def test_a_deleted_folder_is_told_and_training_continues(tmp_path: Path) -> None:
     model, optimizer = network()
     with watch(model, optimizer, loss=LOSSES, out=tmp_path / "runs", every=1) as w:
-        loop(w, model, optimizer, lambda step: shutil.rmtree(tmp_path / "runs") if step == 3 else None)
+        loop(
+            w,
+            model,
+            optimizer,
+            lambda step: shutil.rmtree(tmp_path / "runs") if step == 3 else None,
+        )
         assert w.state_dict()["steps"] == 6
         assert w.run is None
         assert any("is not a run folder" in warning for warning in w.findings().warnings)
@@ -197,7 +222,9 @@ def test_a_deleted_folder_is_told_and_training_continues(tmp_path: Path) -> None
     [ValueError("bad word"), KeyError("labels"), MemoryError(), Unprintable()],
     ids=lambda error: type(error).__name__,
 )
-def test_a_loss_that_fails_later_is_told_and_training_continues(tmp_path: Path, error: Exception) -> None:
+def test_a_loss_that_fails_later_is_told_and_training_continues(
+    tmp_path: Path, error: Exception
+) -> None:
     model, optimizer = network()
     fails = False
 
@@ -217,7 +244,9 @@ def test_a_loss_that_fails_later_is_told_and_training_continues(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_is_never_kept_from_the_program(tmp_path: Path, error: type[BaseException]) -> None:
+def test_an_interrupt_is_never_kept_from_the_program(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
     model, optimizer = network()
     interrupted = False
 
@@ -235,7 +264,9 @@ def test_an_interrupt_is_never_kept_from_the_program(tmp_path: Path, error: type
     assert w.run.status == "interrupted"
 
 
-def test_after_two_errors_inside_nothing_more_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_two_errors_inside_nothing_more_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tried: list[int] = []
 
     def failing(self: Watch, *_: Any) -> None:
@@ -264,7 +295,9 @@ def test_the_users_own_error_passes_also_if_the_run_cannot_be_closed(
             raise ZeroDivisionError("the user's own")
 
     def broken(*_: Any) -> None:
-        raise StorageFailed("`events.jsonl` could not be written: no space left on device; free some space.")
+        raise StorageFailed(
+            "`events.jsonl` could not be written: no space left on device; free some space."
+        )
 
     with (
         pytest.raises(ZeroDivisionError, match="the user's own"),
@@ -273,14 +306,18 @@ def test_the_users_own_error_passes_also_if_the_run_cannot_be_closed(
         loop(w, model, optimizer, fail)
 
 
-# Arguments -----------------------------------------------------------------------------------------------------------
+# Arguments
+# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("words", "wrong"),
     [
         ("`loss` must be a function", {"loss": 3}),
-        ("`loss` is a CrossEntropyLoss, which does not take a model", {"loss": nn.CrossEntropyLoss()}),
+        (
+            "`loss` is a CrossEntropyLoss, which does not take a model",
+            {"loss": nn.CrossEntropyLoss()},
+        ),
         ("`sampling` must be a DataLoader or a Sampling, got str", {"sampling": "shuffled"}),
         ("`replacement` is given without the size", {"replacement": True}),
         (
@@ -304,7 +341,9 @@ def test_the_users_own_error_passes_also_if_the_run_cannot_be_closed(
     ],
     ids=lambda value: "" if isinstance(value, str) else ",".join(value),
 )
-def test_a_wrong_argument_is_refused_by_watch_itself(words: str, wrong: dict[str, Any], tmp_path: Path) -> None:
+def test_a_wrong_argument_is_refused_by_watch_itself(
+    words: str, wrong: dict[str, Any], tmp_path: Path
+) -> None:
     with pytest.raises(BadArgument, match=words):
         inspect.unwrap(watch)(*network(), **({"loss": LOSSES, "out": tmp_path} | wrong))
 
@@ -326,14 +365,18 @@ def test_a_wrapped_optimizer_is_followed_and_a_foreign_one_refused_by_name(tmp_p
         loop(w, model, optimizer, lambda step: None)
     assert len(w.run.series("noise")) == 6
     for foreign in (Wrapper(None), object(), None):
-        with pytest.raises(BadArgument, match="`optimizer` must be a torch optimizer, a wrapper of one or a list"):
+        with pytest.raises(
+            BadArgument, match="`optimizer` must be a torch optimizer, a wrapper of one or a list"
+        ):
             inspect.unwrap(watch)(model, foreign, loss=LOSSES)
 
 
 def test_the_size_of_the_training_set_can_be_given_alone(tmp_path: Path) -> None:
     for replacement, draw in ((True, "replacement"), (False, "reshuffled"), (None, "reshuffled")):
         model, optimizer = network()
-        with watch(model, optimizer, loss=LOSSES, out=tmp_path, examples=2000, replacement=replacement) as w:
+        with watch(
+            model, optimizer, loss=LOSSES, out=tmp_path, examples=2000, replacement=replacement
+        ) as w:
             loop(w, model, optimizer, lambda step: None)
         assert w.run.sampling == gradiometer.Sampling(gradiometer.Draw(draw), 2000)
     loader = torch.utils.data.DataLoader(range(50), shuffle=True)

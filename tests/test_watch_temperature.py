@@ -1,4 +1,5 @@
-"""The thermometer in a loop of your own: the heat balance closes, or the run says why it is not measured."""
+"""The thermometer in a loop of your own: the heat balance closes, or the run says why it is not
+measured."""
 
 import json
 import math
@@ -59,16 +60,32 @@ def test_the_balance_of_a_watched_loop_closes_and_training_keeps_its_bits(
         {"case": "frozen_first_layer", "decay": 0.1},
         {"rates": np.linspace(0.1, 0.01, 20).tolist(), "clip": 0.3},
         {"watched": {"loss": None, "gauges": "noise,temperature"}, "accumulation": 3},
-        {"watched": {"loss": lambda model, batch: 2 * LOSS(model, batch), "gauges": "temperature"}, "clip": 0.3},
+        {
+            "watched": {
+                "loss": lambda model, batch: 2 * LOSS(model, batch),
+                "gauges": "temperature",
+            },
+            "clip": 0.3,
+        },
     ],
-    ids=["clipped early", "and accumulated", "a closure", "frozen", "a schedule", "no loss", "another loss"],
+    ids=[
+        "clipped early",
+        "and accumulated",
+        "a closure",
+        "frozen",
+        "a schedule",
+        "no loss",
+        "another loss",
+    ],
 )
 def test_it_closes_in_loops_of_many_kinds(tmp_path: Path, settings: dict[str, Any]) -> None:
     model, w = Loop(tmp_path, **settings).go()
     alone, _ = Loop(tmp_path, **(settings | {"watched": None})).go()
     assert all(map(torch.equal, model.parameters(), alone.parameters()))
     assert w is not None and w.run is not None
-    warned = [text for text in w.run.warnings if "give `watch` the loss that is trained" not in text]
+    warned = [
+        text for text in w.run.warnings if "give `watch` the loss that is trained" not in text
+    ]
     assert warned == []
     assert_closed(heat_balance(w.run.series("temperature")))
     if settings.get("clip"):
@@ -92,9 +109,15 @@ def test_weight_decay_may_differ_and_a_parameter_without_gradient_stays(tmp_path
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     unused(model, 0)
-    made = torch.tensor([0.0, *[float(p.numel()) for p in [*model.parameters()][1:]]], dtype=torch.float64)
+    made = torch.tensor(
+        [0.0, *[float(p.numel()) for p in [*model.parameters()][1:]]], dtype=torch.float64
+    )
     update = updates.motion(made, index=0, learning_rate=0.1).update
-    assert update is not None and list(update.weight_decay) == [0.0, 0.0, 0.3, 0.0] and update.factor == 1.0
+    assert (
+        update is not None
+        and list(update.weight_decay) == [0.0, 0.0, 0.3, 0.0]
+        and update.factor == 1.0
+    )
     assert not update.pull([*model.parameters()])[0].any()
 
 
@@ -109,20 +132,26 @@ def test_clipping_reads_as_the_smaller_rate_it_is(tmp_path: Path) -> None:
     assert found.keys() - wanted.keys() == {"temperature_clipping"}
     for name in wanted.keys() - {"temperature_residual"}:
         for end in ("low", "value", "high"):
-            assert getattr(found[name], end) == pytest.approx(getattr(wanted[name], end), rel=1e-8), name
+            assert getattr(found[name], end) == pytest.approx(
+                getattr(wanted[name], end), rel=1e-8
+            ), name
     assert found["temperature_clipping"].value == pytest.approx(factors.mean())
     assert "Gradients were clipped, to" in say(Temperature().judge(found)).means
     assert "clipped" not in say(Temperature().judge(wanted)).means
 
 
-def test_a_scaler_changes_no_temperature_and_a_step_it_skips_is_not_measured(tmp_path: Path) -> None:
+def test_a_scaler_changes_no_temperature_and_a_step_it_skips_is_not_measured(
+    tmp_path: Path,
+) -> None:
     def measured(scaled: bool, fused: bool) -> Any:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, fused=fused)
         scaler = torch.amp.GradScaler("cpu", enabled=scaled, init_scale=2.0**10, growth_interval=3)
         torch.manual_seed(3)
-        with watch(model, optimizer, loss=LOSS, out=tmp_path, scaler=scaler, every=1, gauges="temperature") as w:
+        with watch(
+            model, optimizer, loss=LOSS, out=tmp_path, scaler=scaler, every=1, gauges="temperature"
+        ) as w:
             for step in range(16):
                 optimizer.zero_grad()
                 batch = (torch.randn(8, 8), torch.randint(5, (8,)))
@@ -136,23 +165,34 @@ def test_a_scaler_changes_no_temperature_and_a_step_it_skips_is_not_measured(tmp
                     nn.utils.clip_grad_norm_(model.parameters(), 0.5)
                 scaler.step(optimizer)
                 scaler.update()
-        assert [text for text in w.run.warnings if "1 of 16 readings are not finite" not in text] == []
+        assert [
+            text for text in w.run.warnings if "1 of 16 readings are not finite" not in text
+        ] == []
         return w.run.series("temperature")
 
     for fused in (False, True):
         plain, scaled = measured(False, fused), measured(True, fused)
         assert plain.steps.tolist() == [*range(16)]
-        # A step that is skipped leaves none to decide on the next; a fused optimizer skips by itself, and is called.
+        # A step that is skipped leaves none to decide on the next; a fused optimizer skips by
+        # itself, and is called.
         assert scaled.steps.tolist() == [s for s in range(16) if s != 9 and (fused or s != 10)]
         for name in plain.moments:
-            assert scaled.moments[name][:9] == pytest.approx(plain.moments[name][:9], rel=1e-4, abs=1e-6), name
+            assert scaled.moments[name][:9] == pytest.approx(
+                plain.moments[name][:9], rel=1e-4, abs=1e-6
+            ), name
 
 
 def test_a_checkpoint_goes_on_about_an_origin_of_its_own(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = CASES["mlp"]().model.double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    settings = {"loss": LOSS, "out": tmp_path, "every": 1, "gauges": "temperature", "sampling": SAMPLING}
+    settings = {
+        "loss": LOSS,
+        "out": tmp_path,
+        "every": 1,
+        "gauges": "temperature",
+        "sampling": SAMPLING,
+    }
     loop = Loop(tmp_path, steps=10)
     with watch(model, optimizer, **settings) as w:
         loop.through(model, optimizer, w)
@@ -173,22 +213,44 @@ class OfItsOwn(torch.optim.SGD):
 
 
 def in_two_groups(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD([{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.01}], lr=0.1)
+    return torch.optim.SGD(
+        [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.01}], lr=0.1
+    )
 
 
 @pytest.mark.parametrize(
     ("optimizer", "words"),
     [
-        (lambda model: torch.optim.Adam(model.parameters()), "whose heat balance is known for SGD and not for Adam"),
-        (lambda model: OfItsOwn(model.parameters(), lr=0.1), "is a OfItsOwn, and the heat balance is known for torch"),
-        (lambda model: [sgd_of(model[0]), sgd_of(model[2])], "needs one optimizer, and `optimizer` has 2"),
-        (lambda model: sgd_of(model[0]), r"does not train 2\.weight, which then has noise and no motion"),
+        (
+            lambda model: torch.optim.Adam(model.parameters()),
+            "whose heat balance is known for SGD and not for Adam",
+        ),
+        (
+            lambda model: OfItsOwn(model.parameters(), lr=0.1),
+            "is a OfItsOwn, and the heat balance is known for torch",
+        ),
+        (
+            lambda model: [sgd_of(model[0]), sgd_of(model[2])],
+            "needs one optimizer, and `optimizer` has 2",
+        ),
+        (
+            lambda model: sgd_of(model[0]),
+            r"does not train 2\.weight, which then has noise and no motion",
+        ),
         (in_two_groups, r"parameter groups with .*lr=0\.1.* and .*lr=0\.01"),
-        (lambda model: sgd_of(model, maximize=True), "has maximize True, for which no heat balance is known"),
-        (lambda model: sgd_of(model, momentum=0.5, dampening=0.1), "has dampening 0.1, for which no heat balance"),
+        (
+            lambda model: sgd_of(model, maximize=True),
+            "has maximize True, for which no heat balance is known",
+        ),
+        (
+            lambda model: sgd_of(model, momentum=0.5, dampening=0.1),
+            "has dampening 0.1, for which no heat balance",
+        ),
     ],
 )
-def test_an_update_whose_balance_is_not_known_is_refused_by_name(optimizer: Any, words: str) -> None:
+def test_an_update_whose_balance_is_not_known_is_refused_by_name(
+    optimizer: Any, words: str
+) -> None:
     model = CASES["mlp"]().model
     with pytest.raises((BadArgument, Unsupported), match=words):
         watch(model, optimizer(model), loss=LOSS, gauges="noise,temperature")
@@ -197,8 +259,16 @@ def test_an_update_whose_balance_is_not_known_is_refused_by_name(optimizer: Any,
 
 def test_batches_from_a_set_of_unknown_size_are_refused_where_their_noise_would_be_read() -> None:
     model = CASES["mlp"]().model
-    with pytest.raises(BadArgument, match="from a training set of unknown size: give its `examples`"):
-        watch(model, sgd_of(model), loss=LOSS, gauges="temperature", sampling=Sampling(Draw.RESHUFFLED))
+    with pytest.raises(
+        BadArgument, match="from a training set of unknown size: give its `examples`"
+    ):
+        watch(
+            model,
+            sgd_of(model),
+            loss=LOSS,
+            gauges="temperature",
+            sampling=Sampling(Draw.RESHUFFLED),
+        )
 
 
 def by_value(model: nn.Module, step: int) -> None:
@@ -230,7 +300,10 @@ def with_another_rate(model: nn.Module, step: int) -> None:
         (by_value, "not a multiple of the one `backward` computed (clipped by value or by layer"),
         (with_noise, "not a multiple of the one `backward` computed (clipped by value or by layer"),
         (with_momentum, "started with momentum 0 and now has 0.5"),
-        (with_another_rate, "had the learning rate 0.1 when `step` was called, and 0.05 at the update"),
+        (
+            with_another_rate,
+            "had the learning rate 0.1 when `step` was called, and 0.05 at the update",
+        ),
     ],
 )
 def test_what_becomes_another_update_on_the_way_is_told_and_training_goes_on(
@@ -243,7 +316,10 @@ def test_what_becomes_another_update_on_the_way_is_told_and_training_goes_on(
     asked = {"gauges": "noise,temperature"}
     loop = {"optimizer": optimizer, "between": between, "accumulation": accumulation}
     _, w = Loop(tmp_path, watched=asked, **loop).go()
-    assert w.run.series("temperature").steps.tolist() == [*range(5)] and len(w.run.series("noise")) == 20
+    assert (
+        w.run.series("temperature").steps.tolist() == [*range(5)]
+        and len(w.run.series("noise")) == 20
+    )
     (warning,) = w.run.warnings
     assert warning.startswith("temperature is no longer measured: `optimizer`") and words in warning
     alone, _ = Loop(tmp_path, watched=None, **loop).go()
@@ -258,10 +334,14 @@ def test_a_gradient_of_nothing_or_not_finite_is_no_reading(tmp_path: Path) -> No
 
     _, w = Loop(tmp_path, between=between, steps=8).go()
     assert w.run.series("temperature").steps.tolist() == [0, 1, 2, 3, 5, 6]
-    assert w.run.warnings == ["temperature: 2 of 8 readings are not finite, the first at step 4: skipped."]
+    assert w.run.warnings == [
+        "temperature: 2 of 8 readings are not finite, the first at step 4: skipped."
+    ]
 
 
-def test_of_another_loss_the_update_is_training_s_and_the_spread_is_the_loss_s(tmp_path: Path) -> None:
+def test_of_another_loss_the_update_is_training_s_and_the_spread_is_the_loss_s(
+    tmp_path: Path,
+) -> None:
     own = Loop(tmp_path).go()[1].run.series("temperature").moments
     twice = {"loss": lambda model, batch: 2 * LOSS(model, batch)}
     other = Loop(tmp_path, watched=twice).go()[1].run.series("temperature").moments

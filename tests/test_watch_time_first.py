@@ -37,11 +37,14 @@ def trained(out: Path, batch_first: bool, **settings: Any) -> tuple[Tagger, Watc
     model = Tagger(batch_first)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(1)
-    with watch(model, optimizer, loss=loss, out=out, every=1, gauges="noise", quiet=True, **settings) as w:
+    with watch(
+        model, optimizer, loss=loss, out=out, every=1, gauges="noise", quiet=True, **settings
+    ) as w:
         pickle.loads(pickle.dumps(copy.deepcopy(model)))
         for _ in range(4):
             batch: Any = tuple(
-                torch.randn(EXAMPLES, TIMES, size, generator=generator, dtype=torch.float64) for size in (3, 2)
+                torch.randn(EXAMPLES, TIMES, size, generator=generator, dtype=torch.float64)
+                for size in (3, 2)
             )
             batch = batch if batch_first else tuple(part.transpose(0, 1) for part in batch)
             optimizer.zero_grad()

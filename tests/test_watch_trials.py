@@ -1,4 +1,5 @@
-"""Trials on the way: `watch(..., trials=...)` tries the cure of what limits a loop, and training keeps its bits."""
+"""Trials on the way: `watch(..., trials=...)` tries the cure of what limits a loop, and training
+keeps its bits."""
 
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,34 @@ def loss(model: nn.Module, batch: Any) -> Tensor:
 
 
 def trained(
-    out: Path, trials: float, *, steps: int = 420, rate: float = 5e-4, gives_data: bool = True, noise: float = 0.0
+    out: Path,
+    trials: float,
+    *,
+    steps: int = 420,
+    rate: float = 5e-4,
+    gives_data: bool = True,
+    noise: float = 0.0,
 ) -> tuple[Watch, list[float]]:
     """A loop on digits whose rate is far too low for its batch and length."""
     torch.manual_seed(0)
     digits = load("digits", model="mlp")
     model = digits.model()
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-    loader, losses = DataLoader(TensorDataset(*digits.train.data), batch_size=128, shuffle=True), list[float]()
+    loader, losses = (
+        DataLoader(TensorDataset(*digits.train.data), batch_size=128, shuffle=True),
+        list[float](),
+    )
     sampling = loader if gives_data else None
     with watch(
-        model, optimizer, loss=loss, out=out, page=False, quiet=True, trials=trials, sampling=sampling, gauges=[]
+        model,
+        optimizer,
+        loss=loss,
+        out=out,
+        page=False,
+        quiet=True,
+        trials=trials,
+        sampling=sampling,
+        gauges=[],
     ) as w:
         w.budget.clock = clock = Clock()
         while len(losses) < steps:
@@ -57,7 +75,9 @@ def trained(
     return w, losses
 
 
-def test_a_trial_tells_a_low_rate_from_a_large_batch_and_training_keeps_its_bits(tmp_path: Path) -> None:
+def test_a_trial_tells_a_low_rate_from_a_large_batch_and_training_keeps_its_bits(
+    tmp_path: Path,
+) -> None:
     plain, losses = trained(tmp_path / "plain", 0.0)
     w, with_trials = trained(tmp_path / "tried", 0.5)
     assert losses == with_trials
@@ -75,16 +95,23 @@ def test_trials_stay_within_their_share_by_plan(tmp_path: Path) -> None:
     w, losses = trained(tmp_path, 0.5)
     assert w.run is not None
     updates = sum(
-        len(record.fork.results) * max(result.updates for result in record.fork.results) for record in forks_of(w.run)
+        len(record.fork.results) * max(result.updates for result in record.fork.results)
+        for record in forks_of(w.run)
     )
     assert 0 < updates <= 0.5 * len(losses)
 
 
-def test_trials_without_data_or_for_a_loop_that_cannot_be_replayed_are_a_warning(tmp_path: Path) -> None:
+def test_trials_without_data_or_for_a_loop_that_cannot_be_replayed_are_a_warning(
+    tmp_path: Path,
+) -> None:
     w, _ = trained(tmp_path / "no data", 0.5, gives_data=False)
-    assert w.run is not None and any("trials need the training data" in text for text in w.run.warnings)
+    assert w.run is not None and any(
+        "trials need the training data" in text for text in w.run.warnings
+    )
     w, losses = trained(tmp_path / "noise", 0.5, noise=1e-3)
-    assert w.run is not None and any("no more cures are tried: `loss` does not make" in text for text in w.run.warnings)
+    assert w.run is not None and any(
+        "no more cures are tried: `loss` does not make" in text for text in w.run.warnings
+    )
     assert len(losses) >= 420 and forks_of(w.run) == ()
 
 

@@ -1,4 +1,5 @@
-"""Steps of a watched loop at which nothing is measured: what is kept, and what is noticed, for a few microseconds."""
+"""Steps of a watched loop at which nothing is measured: what is kept, and what is noticed, for a
+few microseconds."""
 
 import statistics
 import sys
@@ -16,7 +17,9 @@ from watched_loop import one_backward, simple
 NEVER = 10**6
 
 
-def test_losses_are_written_before_the_next_decision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_are_written_before_the_next_decision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("gradiometer.integrations.watch.unmeasured.between.LOOK_SECONDS", 0.0)
     monkeypatch.setattr("gradiometer.run.cadence.cadence.LOOK_SECONDS", 0.0)
     monkeypatch.setattr("gradiometer.run.recorder.SECONDS_BETWEEN_WRITES", 0.0)
@@ -58,7 +61,9 @@ def test_every_backward_of_an_unmeasured_step_is_charged(tmp_path: Path, accumul
 
 
 @pytest.mark.parametrize("change", [7, 150, 390])
-def test_another_optimizer_is_followed_from_its_first_updates_on(tmp_path: Path, change: int) -> None:
+def test_another_optimizer_is_followed_from_its_first_updates_on(
+    tmp_path: Path, change: int
+) -> None:
     model, optimizer, w = simple(tmp_path, every=NEVER)
     with w:
         for step in range(change + 3):
@@ -157,7 +162,11 @@ def test_a_step_with_a_new_learning_rate_makes_few_calls(tmp_path: Path) -> None
             loss, batch = one_backward(model)
             counts.append(calls_of(lambda loss=loss, batch=batch: w.step(loss, batch)))
             optimizer.step()
-    assert w.run is not None and w.run.hyperparameters is not None and len(w.run.hyperparameters.steps) == 60
+    assert (
+        w.run is not None
+        and w.run.hyperparameters is not None
+        and len(w.run.hyperparameters.steps) == 60
+    )
     assert statistics.median(counts) <= 110  # 98 of the package, the call of `step` among them
 
 
@@ -174,14 +183,17 @@ def test_the_losses_of_all_backwards_of_a_step_are_averaged(tmp_path: Path) -> N
                 w.step(loss, batch)
                 losses.append(loss.item())
             optimizer.step()
-            given.append(sum(size * one for size, one in zip(sizes, losses, strict=True)) / sum(sizes))
+            given.append(
+                sum(size * one for size, one in zip(sizes, losses, strict=True)) / sum(sizes)
+            )
     assert w.run is not None
     steps, losses = w.run.losses
     assert steps.tolist() == list(range(150)) and losses.tolist() == pytest.approx(given, rel=1e-12)
 
 
 def calls_of(work: Callable[[], object]) -> int:
-    """The calls of functions of Python and of C that the package makes, without those that check types in tests."""
+    """The calls of functions of Python and of C that the package makes, without those that check
+    types in tests."""
     own, seen = str(Path(gradiometer.__file__).parent), list[str]()
 
     def look(frame: FrameType, event: str, _: object) -> None:

@@ -1,4 +1,5 @@
-"""Warnings of a watched loop arrive: in findings, in `logging` and on the page; and verdicts that do not hold are not given."""
+"""Warnings of a watched loop arrive: in findings, in `logging` and on the page; and verdicts that
+do not hold are not given."""
 
 import logging
 import re
@@ -45,11 +46,15 @@ def test_no_verdict_is_given_while_the_measured_loss_is_not_the_trained_one(
     w = watched(tmp_path, made, loss=preference, gauges="noise,batch_sharpness", parts=2)
     with caplog.at_level(logging.WARNING, "gradiometer"):
         through(w, *made, 60)
-    assert len(caplog.messages) == 1 and "give `watch` the loss that is trained" in caplog.messages[0]
+    assert (
+        len(caplog.messages) == 1 and "give `watch` the loss that is trained" in caplog.messages[0]
+    )
     found = w.findings()
     assert str(found).startswith("! warning: the loss given to `watch` is")
     assert {finding.state for finding in found} == {State.CANNOT_TELL}
-    assert all("No verdict: the readings describe another loss" in say(finding).seen for finding in found)
+    assert all(
+        "No verdict: the readings describe another loss" in say(finding).seen for finding in found
+    )
     assert (
         str(found).count("is trained;") + str(found).count("give `watch` the loss") == 1
     )  # the warning is not repeated
@@ -83,7 +88,9 @@ def test_a_batch_that_is_no_longer_the_trained_one_is_found_later(tmp_path: Path
     other = tuple(10 * part for part in batches(1)[0][:1]) + batches(1)[0][1:]
     w = watched(tmp_path, made, parts=2, examples=960)
     through(w, *made, 120, lambda step, batch: batch if step < 40 else other)
-    assert any("they were equal at the first measured step" in told for told in w.findings().warnings)
+    assert any(
+        "they were equal at the first measured step" in told for told in w.findings().warnings
+    )
 
 
 @pytest.mark.parametrize("fails_from", [1, 12])
@@ -107,7 +114,9 @@ def test_a_gauge_that_has_stopped_says_why(tmp_path: Path, fails_from: int) -> N
     where = "seen" if finding.state is State.CANNOT_TELL else "caveat"
     assert where == "caveat" or "no more will come" in say(finding).means
     stopped = re.search(r"step (\d+): noise is no longer measured", getattr(say(finding), where))
-    assert stopped is not None and fails_from <= int(stopped[1]) <= 17  # the loss is run again at readings 1, 2, 4, …
+    assert (
+        stopped is not None and fails_from <= int(stopped[1]) <= 17
+    )  # the loss is run again at readings 1, 2, 4, …
     assert "no kernel" in getattr(say(finding), where)
 
 
@@ -122,4 +131,7 @@ def test_a_gauge_that_stopped_before_its_first_reading_has_a_finding(tmp_path: P
             optimizer.step()
     assert "measuring has stopped at step" in w.findings().warnings[0]
     assert "ZeroDivisionError" in say(w.findings()[0]).seen
-    assert "Stopped at step" in say(w.findings()[0]).seen or "stopped at step" in diagnose(w.run).verdict
+    assert (
+        "Stopped at step" in say(w.findings()[0]).seen
+        or "stopped at step" in diagnose(w.run).verdict
+    )

@@ -1,4 +1,5 @@
-"""Loops that are not what they were said to be: the readings are right all the same, or the run says that they are not."""
+"""Loops that are not what they were said to be: the readings are right all the same, or the run
+says that they are not."""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ from gradients_by_hand import LOSSES, assert_read, backward, batches, by_hand, n
 from gradiometer import BadArgument
 from gradiometer.verdict import say
 
-# Accumulation --------------------------------------------------------------------------------------------------------
+# Accumulation
+# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", [LOSSES, None], ids=["loss", "no loss"])
 @pytest.mark.parametrize("share", [0.25, 1.0, 0.5])
-def test_gradients_accumulated_by_sum_are_read_as_their_mean(tmp_path: Path, loss: Any, share: float) -> None:
+def test_gradients_accumulated_by_sum_are_read_as_their_mean(
+    tmp_path: Path, loss: Any, share: float
+) -> None:
     made = model, optimizer = network()
     expected = []
     with watched(tmp_path, made, accumulation=4, loss=loss) as w:
@@ -68,7 +72,10 @@ def test_a_loss_that_was_divided_before_step_is_refused_or_not_measured(tmp_path
     with pytest.raises(BadArgument, match="before it is divided for accumulation"):
         go(None, 1)
     w = go(None, 0.25)
-    assert "either divided by 4 before, or never" in w.findings().warnings[0] and w.run.series("noise") is None
+    assert (
+        "either divided by 4 before, or never" in w.findings().warnings[0]
+        and w.run.series("noise") is None
+    )
 
 
 def test_more_accumulation_than_backwards_is_told(tmp_path: Path) -> None:
@@ -108,7 +115,9 @@ def test_training_on_the_sum_over_a_batch_is_named(tmp_path: Path, divided: bool
     (told,) = w.findings().warnings
     assert "the sum over the 8 examples of a batch" in told
     if divided:
-        assert "divide the learning rate that is advised" in told and len(w.run.series("noise")) == 60
+        assert (
+            "divide the learning rate that is advised" in told and len(w.run.series("noise")) == 60
+        )
     else:
         assert "give `step` the mean, which is the sum divided by 8" in told
         assert all("No verdict" in say(finding).seen for finding in w.findings())
@@ -125,7 +134,8 @@ def test_a_gradient_that_a_forgotten_scaler_made_longer_is_no_sum(tmp_path: Path
     assert "give the scaler as `scaler`" in told and "sum" not in told
 
 
-# Gradients and batches ------------------------------------------------------------------------------------------------
+# Gradients and batches
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("zeroed", ["before", "after", "to zeros", "never"])
@@ -139,12 +149,14 @@ def test_a_forgotten_zero_grad_is_told(tmp_path: Path, zeroed: str) -> None:
             optimizer.step()
             if zeroed in ("after", "to zeros"):
                 optimizer.zero_grad(set_to_none=zeroed == "after")
-    assert ["call `optimizer.zero_grad()` before each update" in text for text in w.findings().warnings] == (
-        [True] if zeroed == "never" else []
-    )
+    assert [
+        "call `optimizer.zero_grad()` before each update" in text for text in w.findings().warnings
+    ] == ([True] if zeroed == "never" else [])
 
 
-def test_the_gradients_of_another_network_that_pass_through_this_one_are_no_forgotten_zero_grad(tmp_path: Path) -> None:
+def test_the_gradients_of_another_network_that_pass_through_this_one_are_no_forgotten_zero_grad(
+    tmp_path: Path,
+) -> None:
     critic, optimizer = made = network()
     other = torch.nn.Linear(8, 8).double()
     with watched(tmp_path, made) as w:

@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 from gradiometer import BadArgument
 from gradiometer.drift import CurvatureAlongGradient, StepDrift
-from gradiometer.measurement import Draw, Gauge, Objective, Reading, Sampling, Series, TrainingStep, supervised
+from gradiometer.measurement import (
+    Draw,
+    Gauge,
+    Objective,
+    Reading,
+    Sampling,
+    Series,
+    TrainingStep,
+    supervised,
+)
 
 N = 5
 SAMPLING = Sampling(Draw.RESHUFFLED, N)
@@ -38,16 +47,25 @@ class Tiny:
         return step.graph.products(vectors)
 
     def step(self, chosen: list[int], *, probe: bool = False) -> TrainingStep:
-        """One step, always with the same random division into parts, and with the whole set as its probe."""
+        """One step, always with the same random division into parts, and with the whole set as its
+        probe."""
         judge = (lambda: self.data) if probe else None
         return TrainingStep(
-            self.objective, self.batch(chosen), index=0, learning_rate=0.1, sampling=SAMPLING, probe=judge
+            self.objective,
+            self.batch(chosen),
+            index=0,
+            learning_rate=0.1,
+            sampling=SAMPLING,
+            probe=judge,
         )
 
     def over_all_batches(self, gauge: Gauge, size: int, *, probe: bool = False) -> Series:
         batches = [list(chosen) for chosen in permutations(range(N), size)]
         steps = (self.step(chosen, probe=probe) for chosen in batches)
-        readings = [Reading(gauge.name, place, size, 0.1, gauge.measure(step)) for place, step in enumerate(steps)]
+        readings = [
+            Reading(gauge.name, place, size, 0.1, gauge.measure(step))
+            for place, step in enumerate(steps)
+        ]
         return Series.of(readings, SAMPLING)
 
 
@@ -61,11 +79,16 @@ def test_the_curvature_along_the_gradient_is_that_of_the_training_set(tiny: Tiny
     noise = float((tiny.hessian_product(tiny.each - tiny.mean) * (tiny.each - tiny.mean)).sum()) / N
     gauge = CurvatureAlongGradient()
     series = tiny.over_all_batches(gauge, 2, probe=True)
-    train, population = (CurvatureAlongGradient(whose).estimate(series) for whose in ("train", "population"))
+    train, population = (
+        CurvatureAlongGradient(whose).estimate(series) for whose in ("train", "population")
+    )
     assert train["gradient_curvature"].value == pytest.approx(along, rel=1e-9)
     assert train["noise_curvature"].value == pytest.approx(noise, rel=1e-9)
     uncorrected = population["gradient_curvature"].value
-    assert uncorrected == pytest.approx(along - noise / (N - 1), rel=1e-9) and abs(uncorrected / along - 1) > 0.1
+    assert (
+        uncorrected == pytest.approx(along - noise / (N - 1), rel=1e-9)
+        and abs(uncorrected / along - 1) > 0.1
+    )
 
 
 def test_the_gradient_that_a_drift_is_relative_to_is_that_of_the_training_set(tiny: Tiny) -> None:
@@ -75,13 +98,17 @@ def test_the_gradient_that_a_drift_is_relative_to_is_that_of_the_training_set(ti
     assert moments["gradient_variance"].mean() == pytest.approx(noise, rel=1e-9)
     assert moments["gradient_norm_squared"].mean() == pytest.approx(signal - noise / N, rel=1e-9)
     drift = moments["drift"].mean() + moments["drift_variance"].mean() / N
-    assert StepDrift().estimate(series)["step_drift"].value == pytest.approx(drift / signal, rel=1e-9)
+    assert StepDrift().estimate(series)["step_drift"].value == pytest.approx(
+        drift / signal, rel=1e-9
+    )
     assert moments["drift_variance"].mean() > 0
 
 
 def test_a_drift_judged_by_independent_examples_needs_no_correction(tiny: Tiny) -> None:
     series = tiny.over_all_batches(StepDrift(), 2, probe=True)
-    assert not series.moments["drift_variance"].any() and not series.moments["gradient_variance"].any()
+    assert (
+        not series.moments["drift_variance"].any() and not series.moments["gradient_variance"].any()
+    )
 
 
 def test_the_size_of_the_training_set_must_be_known() -> None:

@@ -25,7 +25,20 @@ from gradiometer.verdict.words import (
 from gradiometer.verdict.words.exploration import ensemble_in_words
 from gradiometer.verdict.words.say import CLAIMS, DOUBTS, say
 
-TABLES = (batch, comparison, convergence, drift, estimation, exploration, forks, logs, own, paths, run, spikes)
+TABLES = (
+    batch,
+    comparison,
+    convergence,
+    drift,
+    estimation,
+    exploration,
+    forks,
+    logs,
+    own,
+    paths,
+    run,
+    spikes,
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +76,8 @@ def test_a_finding_is_said_in_whole_sentences(findings: list[Finding]) -> None:
         assert said.seen.endswith(".") and said.means.endswith("."), finding
         texts = (said.seen, said.means, said.advice, said.caveat)
         assert not re.search(
-            r"[{}]|  |\bnan\b|\bNone\b|[^.]\.\.(?!\.)| \.|Estimate\(", " ".join(text for text in texts if text)
+            r"[{}]|  |\bnan\b|\bNone\b|[^.]\.\.(?!\.)| \.|Estimate\(",
+            " ".join(text for text in texts if text),
         ), texts
         assert all(text == text.strip() for text in texts)
         if said.lead:
@@ -83,7 +97,9 @@ def test_the_report_on_an_ensemble_is_said_sentence_by_sentence() -> None:
     sentences = ensemble_in_words(report.finding("runs/a"))
     assert sentences[0] == say(report.finding("runs/a")).seen
     assert sentences[1].startswith("With an eighth member the calibrated log-loss is lower by ")
-    assert sentences[2].startswith("Only the last 8 of 12 snapshots are averaged: on 1,000 validation examples")
+    assert sentences[2].startswith(
+        "Only the last 8 of 12 snapshots are averaged: on 1,000 validation examples"
+    )
     assert sentences[3].startswith("The snapshots lie in one basin: ")
     assert sentences[4] == "Number of other runs whose average has the same log-loss: 2 [1, 3]."
     assert sentences[5] == exploration.NO_POSTERIOR and len(sentences) == 6

@@ -7,7 +7,16 @@ import torch
 from torch import nn
 
 from gradiometer.exploration.temperature import Temperature
-from gradiometer.measurement import Batch, Draw, Objective, Origin, Reading, Sampling, TrainingStep, velocity_of
+from gradiometer.measurement import (
+    Batch,
+    Draw,
+    Objective,
+    Origin,
+    Reading,
+    Sampling,
+    TrainingStep,
+    velocity_of,
+)
 from gradiometer.measurement.batch import mapped, take
 
 INDEPENDENT = Sampling(Draw.REPLACEMENT, 500)
@@ -28,7 +37,11 @@ class Sgd:
 
     def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.SGD:
         return torch.optim.SGD(
-            parameters, self.rate, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.decay
+            parameters,
+            self.rate,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.decay,
         )
 
 
@@ -36,7 +49,9 @@ def double(batch: Batch) -> Batch:
     return mapped(batch, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
 
 
-def readings_of(objective: Objective, batches: Iterator[Batch], sgd: Sgd, rates, every: int = 1) -> list[Reading]:
+def readings_of(
+    objective: Objective, batches: Iterator[Batch], sgd: Sgd, rates, every: int = 1
+) -> list[Reading]:
     """The readings of a training run by torch."""
     optimizer, origin, readings = sgd.optimizer(objective.parameters), Origin(), []
     for step, (batch, rate) in enumerate(zip(batches, rates, strict=False)):
@@ -55,7 +70,9 @@ def readings_of(objective: Objective, batches: Iterator[Batch], sgd: Sgd, rates,
                 gradient=[parameter.grad for parameter in objective.parameters],
                 motion=origin.motion(objective.parameters, step, velocity),
             )
-            readings.append(Reading("temperature", step, caught.batch_size, rate, sgd.gauge.measure(caught)))
+            readings.append(
+                Reading("temperature", step, caught.batch_size, rate, sgd.gauge.measure(caught))
+            )
         optimizer.step()
     return readings
 

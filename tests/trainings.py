@@ -25,7 +25,10 @@ def trained(data: tuple[Tensor, Tensor], width: int) -> dict[str, Tensor]:
 
 def trainings() -> tuple[list[Job], tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(0)
-    data = torch.randn(2000, 20, generator=generator), torch.randint(3, (2000,), generator=generator)
+    data = (
+        torch.randn(2000, 20, generator=generator),
+        torch.randint(3, (2000,), generator=generator),
+    )
     return [Job(f"width {width}", trained, (width,), seed=width) for width in (8, 64, 256)], data
 
 

@@ -1,4 +1,5 @@
-"""Thirteen runs with a known end, from ordinary convergence to an endless winding: what a detector is to name."""
+"""Thirteen runs with a known end, from ordinary convergence to an endless winding: what a detector
+is to name."""
 
 from dataclasses import dataclass, replace
 
@@ -25,8 +26,8 @@ class Case:
 
     Args:
         name: Of the case.
-        ends: What it does: diverging, saddle, symmetric start, shaking apart, circling, converging, wandering, or
-            dead units.
+        ends: What it does: diverging, saddle, symmetric start, shaking apart, circling, converging,
+            wandering, or dead units.
         source: What it is a run of; None: the unit that dies.
         schedule: η, as a named shape.
         steps: How long.
@@ -42,7 +43,9 @@ class Case:
 
     def path(
         self, seed: int = 0
-    ) -> tuple[Int[np.ndarray, " kept"], Float[np.ndarray, "kept params"], Float[np.ndarray, " kept"]]:
+    ) -> tuple[
+        Int[np.ndarray, " kept"], Float[np.ndarray, "kept params"], Float[np.ndarray, " kept"]
+    ]:
         """Steps kept, the iterate before each, and η at each."""
         shape = read(self.schedule)
         rates = np.array([shape(step) for step in range(self.steps)])
@@ -51,7 +54,9 @@ class Case:
             points = _trained(dead_unit(), rates)[kept]
         elif isinstance(self.source, Quadratic):
             start = np.full(self.source.dimension, self.start)
-            points = self.source.simulate(rates, chains=1, batch_size=1, start=start, seed=seed)[kept, 0]
+            points = self.source.simulate(rates, chains=1, batch_size=1, start=start, seed=seed)[
+                kept, 0
+            ]
         else:
             points = self.source.simulate(rates, seed=seed, kept=kept.tolist())[:, 0]
         return kept, points, rates[kept]
@@ -63,7 +68,9 @@ class Case:
         if isinstance(self.source, Quadratic):
             problem = replace(problem, model=lambda: model)
         with torch.no_grad():
-            torch.nn.utils.vector_to_parameters(torch.as_tensor(point, dtype=torch.float64), model.parameters())
+            torch.nn.utils.vector_to_parameters(
+                torch.as_tensor(point, dtype=torch.float64), model.parameters()
+            )
         return Objective(model, problem.loss), problem
 
 
@@ -76,13 +83,17 @@ def named(kind: Kind, endpoint: Endpoint) -> str:
     return "saddle" if kind is not Kind.UNDER_WAY and endpoint.saddle else str(kind)
 
 
-def _trained(problem: Problem, rates: Float[np.ndarray, " steps"]) -> Float[np.ndarray, "steps params"]:
+def _trained(
+    problem: Problem, rates: Float[np.ndarray, " steps"]
+) -> Float[np.ndarray, "steps params"]:
     """The iterates of full-batch gradient descent, before each step."""
     model = problem.model()
     batch = problem.train.batch(torch.arange(len(problem.train)))
     iterates = []
     for rate in rates:
-        iterates.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach().numpy().copy())
+        iterates.append(
+            torch.nn.utils.parameters_to_vector(model.parameters()).detach().numpy().copy()
+        )
         model.zero_grad()
         problem.loss(model, batch).mean().backward()
         with torch.no_grad():
@@ -95,11 +106,31 @@ CASES: tuple[Case, ...] = (
     Case("arctangent", "diverging", Arctangent(), "InversePower(1.0)", 2**13),
     Case("softplus", "diverging", Softplus(), "InversePower(1.0, power=0.6)", 2**13),
     Case("saddle", "saddle", Saddle(), "InversePower(0.5, time_constant=2)", 2**13),
-    Case("noisy saddle", "saddle", Saddle(deviation=(1.0,)), "InversePower(0.5, time_constant=2)", 2**13),
-    Case("mirrored", "symmetric start", Mirrored(), "InversePower(0.5, power=0.6, time_constant=3)", 2**13),
+    Case(
+        "noisy saddle",
+        "saddle",
+        Saddle(deviation=(1.0,)),
+        "InversePower(0.5, time_constant=2)",
+        2**13,
+    ),
+    Case(
+        "mirrored",
+        "symmetric start",
+        Mirrored(),
+        "InversePower(0.5, power=0.6, time_constant=3)",
+        2**13,
+    ),
     Case("two-cycle", "shaking apart", LogCosh(), "Constant(3.0)", 2**12),
-    Case("overshooting", "shaking apart", Quadratic([1.0, 0.5], [1.0, 1.0]), "Constant(2.01)", 2**11),
-    Case("winding", "circling", Winding(), "InversePower(0.007, power=0.6, time_constant=1000000)", 2**19),
+    Case(
+        "overshooting", "shaking apart", Quadratic([1.0, 0.5], [1.0, 1.0]), "Constant(2.01)", 2**11
+    ),
+    Case(
+        "winding",
+        "circling",
+        Winding(),
+        "InversePower(0.007, power=0.6, time_constant=1000000)",
+        2**19,
+    ),
     Case("settling", "converging", Quadratic([1.0], [1.0]), "InversePower(1.0)", 2**13),
     Case("hovering", "wandering", Quadratic([1.0], [1.0]), "Constant(0.1)", 2**14),
     Case("ring", "converging", Ring(), "InversePower(0.5, power=0.75)", 2**14),

@@ -19,7 +19,9 @@ def simple(out: Path, **settings: Any) -> tuple[nn.Module, torch.optim.Optimizer
     return model, optimizer, watch(model, optimizer, out=out, **settings)
 
 
-def one_backward(model: nn.Module, size: int = 8, share: float = 1.0) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def one_backward(
+    model: nn.Module, size: int = 8, share: float = 1.0
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     batch = (torch.randn(size, 8), torch.randint(5, (size,)))
     loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
     (loss * share if share != 1 else loss).backward()
@@ -27,7 +29,8 @@ def one_backward(model: nn.Module, size: int = 8, share: float = 1.0) -> tuple[T
 
 
 class Clock:
-    """A second a training step, and a little for everything that looks at it; a measurement takes three seconds."""
+    """A second a training step, and a little for everything that looks at it; a measurement takes
+    three seconds."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

@@ -1,1 +1,2 @@
-"""The clinic: small trainings with one or two known illnesses, healthy ones, and what the verdict says about them."""
+"""The clinic: small trainings with one or two known illnesses, healthy ones, and what the verdict
+says about them."""

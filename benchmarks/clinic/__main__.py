@@ -1,4 +1,5 @@
-"""The clinic from the command line: `python -m clinic list|earn|judge`, from the folder `benchmarks`."""
+"""The clinic from the command line: `python -m clinic list|earn|judge`, from the folder
+`benchmarks`."""
 
 import argparse
 import tempfile
@@ -16,11 +17,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="clinic", description=__doc__)
     parser.add_argument("command", choices=("list", "earn", "judge"))
     parser.add_argument("--half", choices=HALVES, default="development")
-    parser.add_argument("--runs", type=Path, help="Folder that keeps the trainings. By default a temporary one.")
+    parser.add_argument(
+        "--runs", type=Path, help="Folder that keeps the trainings. By default a temporary one."
+    )
     parser.add_argument("--processes", type=int, help="Trainings at a time. By default one a core.")
     parser.add_argument("--followed", action="store_true", help="Also follow each headline's cure.")
-    parser.add_argument("--gate", action="store_true", help="Fail if a number is not as it must be.")
-    parser.add_argument("--verbose", action="store_true", help="Also print each case whose headline is wrong.")
+    parser.add_argument(
+        "--gate", action="store_true", help="Fail if a number is not as it must be."
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="Also print each case whose headline is wrong."
+    )
     asked = parser.parse_args()
     if asked.command == "list":
         show_cases(asked.half)

@@ -1,4 +1,5 @@
-"""Trains what is asked for, on several processes, and keeps every outcome, so that nothing is trained twice."""
+"""Trains what is asked for, on several processes, and keeps every outcome, so that nothing is
+trained twice."""
 
 import json
 import math
@@ -46,7 +47,11 @@ class Bench:
 
     def train(self, wanted: Iterable[Wanted]) -> None:
         """Train what is missing."""
-        missing = [each for each in dict.fromkeys(wanted) if not (each.folder(self.runs) / "outcome.json").exists()]
+        missing = [
+            each
+            for each in dict.fromkeys(wanted)
+            if not (each.folder(self.runs) / "outcome.json").exists()
+        ]
         if not missing:
             return
         print(f"{len(missing)} trainings", flush=True)
@@ -55,7 +60,10 @@ class Bench:
                 perform(each, self.runs)
             return
         with ProcessPoolExecutor(
-            self.processes, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+            self.processes,
+            mp_context=get_context("spawn"),
+            initializer=torch.set_num_threads,
+            initargs=(1,),
         ) as pool:
             list(pool.map(perform, missing, [self.runs] * len(missing)))
 
@@ -78,7 +86,8 @@ class Bench:
 
 
 def perform(wanted: Wanted, runs: Path) -> None:
-    """Train, and write the outcome last: a folder without one is a training that was interrupted."""
+    """Train, and write the outcome last: a folder without one is a training that was
+    interrupted."""
     folder = wanted.folder(runs)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -1,7 +1,9 @@
-"""The cases of the clinic: two tables, one of healthy trainings and one of sick ones, for each part.
+"""The cases of the clinic: two tables, one of healthy trainings and one of sick ones, for each
+part.
 
-The parts share no network and no data. Thresholds are chosen on the development half. The judged half was judged again
-and again while rules were made. The fresh part was made after the rules, and judged once.
+The parts share no network and no data. Thresholds are chosen on the development half. The judged
+half was judged again and again while rules were made. The fresh part was made after the rules, and
+judged once.
 """
 
 import zlib
@@ -21,7 +23,8 @@ from clinic.tables import (
 
 HALVES = ("development", "judged", "fresh")
 SEEDS = (1, 2)
-"""The seeds on which gains are measured. They are the same for all cases, which so share their cured trainings."""
+"""The seeds on which gains are measured. They are the same for all cases, which so share their
+cured trainings."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Case:
 
     @property
     def only_by_a_person(self) -> bool:
-        """True if no function can cure one of its illnesses: said beforehand, not after the judgement."""
+        """True if no function can cure one of its illnesses: said beforehand, not after the
+        judgement."""
         return bool(BY_A_PERSON & set(self.claims))
 
 
@@ -112,7 +116,8 @@ def sick_cases(half: str) -> tuple[Case, ...]:
 
 @cache
 def well_cases(half: str) -> tuple[Case, ...]:
-    """The healthy trainings of a half, and the sick ones after their cure, each with another seed."""
+    """The healthy trainings of a half, and the sick ones after their cure, each with
+    another seed."""
     healthy, _ = _tables(half)
     cases = [Case(name, half, recipe, recipe, (), 0) for name, recipe in healthy.items()]
     for case in sick_cases(half):
@@ -126,5 +131,9 @@ def _tables(half: str) -> tuple[dict[str, Recipe], list[str]]:
         "judged": (JUDGED_HEALTHY, JUDGED_SICK),
         "fresh": (FRESH_HEALTHY, FRESH_SICK),
     }[half]
-    rows = [row.strip() for row in sick.strip().splitlines() if row.strip() and not row.strip().startswith("#")]
+    rows = [
+        row.strip()
+        for row in sick.strip().splitlines()
+        if row.strip() and not row.strip().startswith("#")
+    ]
     return healthy_recipes(healthy), rows

@@ -1,4 +1,5 @@
-"""The data of the clinic: each set has rows to train on, rows to evaluate on and fresh rows that training never sees.
+"""The data of the clinic: each set has rows to train on, rows to evaluate on and fresh rows that
+training never sees.
 
 The parts of the clinic share no data set.
 """
@@ -32,7 +33,8 @@ class Data:
     """A data set in three parts.
 
     Args:
-        train, evaluation, fresh: Rows of (inputs, targets). The loss that counts is that of the fresh rows.
+        train, evaluation, fresh: Rows of (inputs, targets). The loss that counts is that of the
+            fresh rows.
         outputs: Number of classes, of tokens or of values to predict.
         kind: "classes" (one label a row), "tokens" (one label a position) or "values" (regression).
     """
@@ -58,7 +60,8 @@ class Data:
 
 
 def parts(inputs: Tensor, targets: Tensor, *, held_out: int) -> tuple[Pairs, Pairs, Pairs]:
-    """All rows but the last 2 × `held_out` to train on, and so many to evaluate on and as fresh rows."""
+    """All rows but the last 2 × `held_out` to train on, and so many to evaluate on and as fresh
+    rows."""
     first = len(inputs) - 2 * held_out
     second = len(inputs) - held_out
     return (
@@ -77,7 +80,8 @@ def standard(inputs: Tensor) -> Tensor:
 
 
 def shifted_digits() -> Data:
-    """The digits that ship with the package, moved by up to one pixel and with noise: 10 classes, 8 × 8 pixels."""
+    """The digits that ship with the package, moved by up to one pixel and with noise: 10 classes, 8
+    × 8 pixels."""
     images, labels, held_out = digits.read_digits()
     generator = torch.Generator().manual_seed(1)
     images = images.float() / 16
@@ -97,7 +101,13 @@ def shifted_digits() -> Data:
 
     trained = torch.nonzero(~held_out).flatten()
     unseen = torch.nonzero(held_out).flatten()
-    return Data(copies(trained, 12_000), copies(unseen[:180], 1_500), copies(unseen[180:], 1_500), 10, "classes")
+    return Data(
+        copies(trained, 12_000),
+        copies(unseen[:180], 1_500),
+        copies(unseen[180:], 1_500),
+        10,
+        "classes",
+    )
 
 
 def clusters() -> Data:
@@ -110,10 +120,16 @@ def clusters() -> Data:
 
 
 def friedman() -> Data:
-    """Friedman's first regression function of 5 of 10 columns, with 2 % of noise in the variance."""
+    """Friedman's first regression function of 5 of 10 columns, with 2 % of noise in
+    the variance."""
     generator = torch.Generator().manual_seed(3)
     x = torch.rand(16_000, 10, generator=generator)
-    y = 10 * torch.sin(math.pi * x[:, 0] * x[:, 1]) + 20 * (x[:, 2] - 0.5) ** 2 + 10 * x[:, 3] + 5 * x[:, 4]
+    y = (
+        10 * torch.sin(math.pi * x[:, 0] * x[:, 1])
+        + 20 * (x[:, 2] - 0.5) ** 2
+        + 10 * x[:, 3]
+        + 5 * x[:, 4]
+    )
     y = y + 0.7 * torch.randn(len(y), generator=generator)
     return Data(*parts(standard(x), standard(y).unsqueeze(1), held_out=2_000), 1, "values")
 
@@ -144,7 +160,8 @@ def clothes() -> Data:
 
 
 def interactions() -> Data:
-    """A table of 24 columns, 8 of them zeros and ones: 3 classes by the signs of products of columns."""
+    """A table of 24 columns, 8 of them zeros and ones: 3 classes by the signs of products of
+    columns."""
     generator = torch.Generator().manual_seed(6)
     numbers = torch.randn(20_000, 16, generator=generator)
     flags = (torch.rand(20_000, 8, generator=generator) < 0.3).float()
@@ -158,11 +175,14 @@ def interactions() -> Data:
         dim=1,
     )
     gumbel = -torch.log(-torch.log(torch.rand(scores.shape, generator=generator)))
-    return Data(*parts(standard(x), (scores + 0.5 * gumbel).argmax(1), held_out=2_000), 3, "classes")
+    return Data(
+        *parts(standard(x), (scores + 0.5 * gumbel).argmax(1), held_out=2_000), 3, "classes"
+    )
 
 
 def waves() -> Data:
-    """Two values, sums of waves along directions in 8 columns, with 2 % of noise in the variance."""
+    """Two values, sums of waves along directions in 8 columns, with 2 % of noise in
+    the variance."""
     generator = torch.Generator().manual_seed(7)
     x = torch.randn(16_000, 8, generator=generator)
     directions = torch.randn(8, 6, generator=generator) * 0.5
@@ -178,7 +198,8 @@ def manual() -> Data:
     number = {letter: index for index, letter in enumerate(common)}
     codes = torch.tensor([number.get(letter, 31) for letter in text[:400_000]])
     windows = codes.unfold(0, 21, 21)
-    # The manual repeats itself: without this, 5 % of the rows of the evaluation would also be trained on.
+    # The manual repeats itself: without this, 5 % of the rows of the evaluation would also be
+    # trained on.
     _, first = np.unique(windows[:, :-1].numpy(), axis=0, return_index=True)
     windows = windows[torch.from_numpy(first)]
     order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(8))
@@ -202,7 +223,8 @@ def tones() -> Data:
 
 
 def shapes() -> Data:
-    """Noisy images of 12 × 12 pixels: 6 classes of lines, corners, crosses and rectangles, anywhere."""
+    """Noisy images of 12 × 12 pixels: 6 classes of lines, corners, crosses and rectangles,
+    anywhere."""
     generator = torch.Generator().manual_seed(10)
     count = 16_000
     labels = torch.randint(6, (count,), generator=generator)
@@ -219,7 +241,8 @@ def shapes() -> Data:
             vertical | torch.zeros_like(horizontal),
             horizontal | vertical,
             ((down == middle) & inside_right) | ((right == middle) & inside_down),
-            (inside_down & inside_right) & ((down == 0) | (right == 0) | (down == length - 1) | (right == length - 1)),
+            (inside_down & inside_right)
+            & ((down == 0) | (right == 0) | (down == length - 1) | (right == length - 1)),
             (down == right) & inside_down,
         ]
     )
@@ -229,7 +252,8 @@ def shapes() -> Data:
 
 
 def rings() -> Data:
-    """A table of 12 columns: 4 classes by the distance and the angle in a plane, which lies askew in 4 of them."""
+    """A table of 12 columns: 4 classes by the distance and the angle in a plane, which lies askew
+    in 4 of them."""
     generator = torch.Generator().manual_seed(11)
     x = torch.randn(18_000, 12, generator=generator)
     plane = x[:, :4] @ torch.tensor([[0.9, 0.1], [-0.1, 0.9], [0.4, 0.2], [0.2, -0.4]])
@@ -239,12 +263,15 @@ def rings() -> Data:
 
 
 def arm() -> Data:
-    """Three values, where the end of an arm of four joints is and how it points, with 1 % of noise in the variance."""
+    """Three values, where the end of an arm of four joints is and how it points, with 1 % of noise
+    in the variance."""
     generator = torch.Generator().manual_seed(12)
     angles = (torch.rand(16_000, 4, generator=generator) - 0.5) * torch.tensor([6.0, 3.0, 3.0, 2.0])
     lengths = torch.tensor([1.0, 0.8, 0.5, 0.3])
     total = angles.cumsum(dim=1)
-    place = torch.stack([(lengths * total.cos()).sum(1), (lengths * total.sin()).sum(1), total[:, -1].sin()], dim=1)
+    place = torch.stack(
+        [(lengths * total.cos()).sum(1), (lengths * total.sin()).sum(1), total[:, -1].sin()], dim=1
+    )
     y = standard(place) + 0.1 * torch.randn(place.shape, generator=generator)
     return Data(*parts(standard(angles), y, held_out=2_000), 3, "values")
 
@@ -252,7 +279,8 @@ def arm() -> Data:
 def source() -> Data:
     """The next of 40 characters in windows of 24 of source code that comes with Python."""
     text = "".join(
-        inspect.getsource(module) for module in (argparse, ast, asyncio.tasks, inspect, typing, unittest.mock)
+        inspect.getsource(module)
+        for module in (argparse, ast, asyncio.tasks, inspect, typing, unittest.mock)
     )
     common = [letter for letter, _ in Counter(text).most_common(39)]
     number = {letter: index for index, letter in enumerate(common)}
@@ -279,7 +307,12 @@ JUDGED: dict[str, Callable[[], Data]] = {
 }
 
 
-FRESH: dict[str, Callable[[], Data]] = {"shapes": shapes, "rings": rings, "arm": arm, "source": source}
+FRESH: dict[str, Callable[[], Data]] = {
+    "shapes": shapes,
+    "rings": rings,
+    "arm": arm,
+    "source": source,
+}
 
 
 @cache

@@ -1,4 +1,5 @@
-"""Does each sick case earn its place? Its cure must lower the loss on fresh rows by 10 % on two seeds."""
+"""Does each sick case earn its place? Its cure must lower the loss on fresh rows by 10 % on two
+seeds."""
 
 import json
 from collections import Counter
@@ -17,7 +18,8 @@ MILD = 0.2
 
 
 def earn(bench: Bench) -> list[dict[str, object]]:
-    """Train every sick case, sick and cured, on its two seeds; a case of two illnesses also with each one alone."""
+    """Train every sick case, sick and cured, on its two seeds; a case of two illnesses also with
+    each one alone."""
     cases = [case for half in HALVES for case in sick_cases(half)]
     wanted = []
     for case in cases:
@@ -83,6 +85,12 @@ def show(rows: list[dict[str, object]]) -> None:
     double = [row for row in earning if len(row["claims"]) == 2]  # type: ignore[arg-type]
     large = [row for row in earning if row["parameters"] >= 5_000_000]  # type: ignore[operator]
     illnesses = Counter(claim for row in earning for claim in row["claims"])  # type: ignore[attr-defined]
-    print(f"{len(earning)} of {len(rows)} cases earn their place: {len(illnesses)} illnesses, {len(double)} cases of")
-    print(f"two, {len(mild)} mild ones (below {MILD:.0%}), {len(large)} with 5 million parameters or more.")
+    print(
+        f"{len(earning)} of {len(rows)} cases earn their place: {len(illnesses)} illnesses, "
+        f"{len(double)} cases of"
+    )
+    print(
+        f"two, {len(mild)} mild ones (below {MILD:.0%}), {len(large)} with 5 million parameters or "
+        "more."
+    )
     print(", ".join(f"{claim} {count}" for claim, count in sorted(illnesses.items())))

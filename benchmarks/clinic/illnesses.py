@@ -1,4 +1,5 @@
-"""The illnesses of the clinic, each a small function that spoils a healthy recipe, and the cure of each claim."""
+"""The illnesses of the clinic, each a small function that spoils a healthy recipe, and the cure of
+each claim."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -41,7 +42,8 @@ class Illness:
 
     Args:
         claim: The public name of the claim that is right.
-        spoil: Makes a healthy recipe sick. The second argument is how sick, in the unit of the illness.
+        spoil: Makes a healthy recipe sick. The second argument is how sick, in the unit of the
+            illness.
         prepare: What the healthy recipe has that makes this illness possible.
     """
 
@@ -65,43 +67,61 @@ def _weights(recipe: Recipe, gain: float) -> Recipe:
 ILLNESSES: dict[str, Illness] = {
     # the rate and its schedule
     "rate_low": Illness("rate_low", lambda recipe, much: replace(recipe, rate=recipe.rate / much)),
-    "rate_high": Illness("rate_high", lambda recipe, much: replace(recipe, rate=recipe.rate * much)),
+    "rate_high": Illness(
+        "rate_high", lambda recipe, much: replace(recipe, rate=recipe.rate * much)
+    ),
     "momentum_rate": Illness(
         # Momentum was added to plain SGD, and the rate was kept.
         "momentum_rate",
         lambda recipe, much: replace(recipe, optimizer="momentum", momentum=much),
     ),
     "no_decay": Illness("no_decay", lambda recipe, much: replace(recipe, schedule="constant")),
-    "decay_early": Illness("decay_early", lambda recipe, much: replace(recipe, schedule_setting=much)),
+    "decay_early": Illness(
+        "decay_early", lambda recipe, much: replace(recipe, schedule_setting=much)
+    ),
     "by_step": Illness("schedule_unit", _wrong_unit("exponential")),
     "waves": Illness("schedule_unit", _wrong_unit("waves")),
     "by_epoch": Illness("schedule_unit", _wrong_unit("onecycle by epoch")),
-    "stopped_early": Illness("stopped_early", lambda recipe, much: replace(recipe, steps=int(recipe.steps / much))),
+    "stopped_early": Illness(
+        "stopped_early", lambda recipe, much: replace(recipe, steps=int(recipe.steps / much))
+    ),
     # the batch
     "batch_small": Illness(
-        # The rate is lowered by the root of the ratio: otherwise it would be the rate that is wrong.
+        # The rate is lowered by the root of the ratio: otherwise it would be the rate that is
+        # wrong.
         "batch_small",
-        lambda recipe, much: replace(recipe, batch=int(much), rate=recipe.rate * (much / recipe.batch) ** 0.5),
+        lambda recipe, much: replace(
+            recipe, batch=int(much), rate=recipe.rate * (much / recipe.batch) ** 0.5
+        ),
     ),
     "batch_large": Illness(
         "batch_large",
-        lambda recipe, much: replace(recipe, batch=int(recipe.batch * much), steps=int(recipe.steps / much)),
+        lambda recipe, much: replace(
+            recipe, batch=int(recipe.batch * much), steps=int(recipe.steps / much)
+        ),
         many_epochs,
     ),
     "accumulation": Illness(
-        "accumulation", lambda recipe, much: replace(recipe, pieces=int(much), batch=32, divided=False)
+        "accumulation",
+        lambda recipe, much: replace(recipe, pieces=int(much), batch=32, divided=False),
     ),
     "zero_grad": Illness("zero_grad", lambda recipe, much: replace(recipe, zero_every=int(much))),
     "clip_small": Illness("clip_small", lambda recipe, much: replace(recipe, clip=much)),
-    "weight_decay": Illness("weight_decay", lambda recipe, much: replace(recipe, weight_decay=much)),
+    "weight_decay": Illness(
+        "weight_decay", lambda recipe, much: replace(recipe, weight_decay=much)
+    ),
     # the data
     "overfit": Illness("overfit", lambda recipe, much: replace(recipe, keep_best=False), few_rows),
     "leak": Illness("leak", lambda recipe, much: replace(recipe, leak=True), few_rows),
     "unshuffled": Illness("unshuffled", lambda recipe, much: replace(recipe, shuffled=False)),
     "unscaled": Illness("unscaled", lambda recipe, much: replace(recipe, scale=much)),
     "uncentred": Illness("unscaled", lambda recipe, much: replace(recipe, offset=much)),
-    "labels_random": Illness("labels_random", lambda recipe, much: replace(recipe, wrong_labels=1.0)),
-    "labels_noisy": Illness("labels_noisy", lambda recipe, much: replace(recipe, wrong_labels=much)),
+    "labels_random": Illness(
+        "labels_random", lambda recipe, much: replace(recipe, wrong_labels=1.0)
+    ),
+    "labels_noisy": Illness(
+        "labels_noisy", lambda recipe, much: replace(recipe, wrong_labels=much)
+    ),
     # the network
     "vanishing": Illness("vanishing", _weights),
     "sigmoids": Illness("vanishing", lambda recipe, much: replace(recipe, sigmoid=True, gain=much)),
@@ -110,7 +130,9 @@ ILLNESSES: dict[str, Illness] = {
     "dropout": Illness("dropout", lambda recipe, much: replace(recipe, dropout=much)),
     "softmax_twice": Illness("softmax_twice", lambda recipe, much: replace(recipe, softmax=True)),
     "eval_mode": Illness("eval_mode", lambda recipe, much: replace(recipe, stays_in_eval=True)),
-    "eval_dropout": Illness("eval_mode", lambda recipe, much: replace(recipe, stays_in_eval=True), with_dropout),
+    "eval_dropout": Illness(
+        "eval_mode", lambda recipe, much: replace(recipe, stays_in_eval=True), with_dropout
+    ),
     "head_only": Illness("no_gradient", _frozen("optimizer")),
     "detached": Illness("no_gradient", _frozen("detached")),
     # what happens on the way
@@ -141,8 +163,12 @@ CURES: dict[str, Callable[[Recipe], Recipe]] = {
     "decay_early": _planned_decay,
     "schedule_unit": _planned_decay,
     "stopped_early": lambda recipe: replace(recipe, steps=2 * recipe.steps),
-    "batch_small": lambda recipe: replace(recipe, batch=8 * recipe.batch, rate=8**0.5 * recipe.rate),
-    "batch_large": lambda recipe: replace(recipe, batch=max(recipe.batch // 4, 1), steps=4 * recipe.steps),
+    "batch_small": lambda recipe: replace(
+        recipe, batch=8 * recipe.batch, rate=8**0.5 * recipe.rate
+    ),
+    "batch_large": lambda recipe: replace(
+        recipe, batch=max(recipe.batch // 4, 1), steps=4 * recipe.steps
+    ),
     "accumulation": lambda recipe: replace(recipe, divided=True),
     "zero_grad": lambda recipe: replace(recipe, zero_every=1),
     "clip_small": lambda recipe: replace(recipe, clip=None),
@@ -172,11 +198,13 @@ LENGTH = re.compile(r"train for ([0-9,]+) steps")
 
 
 def follow(claim: str, cure: Sequence[str], recipe: Recipe) -> Recipe | None:
-    """The recipe after the cure of a claim, or None if no function cures it or nothing would change.
+    """The recipe after the cure of a claim, or None if no function cures it or nothing would
+    change.
 
     Args:
         claim: The public name of the claim.
-        cure: What the verdict says to change, the first of which is done. Without a number it is done as in `CURES`.
+        cure: What the verdict says to change, the first of which is done. Without a number it is
+            done as in `CURES`.
     """
     if claim in BY_A_PERSON or claim not in CURES:
         return None

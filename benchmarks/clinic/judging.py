@@ -19,7 +19,12 @@ QUIET = {"healthy", "undecided", "may_stop"}
 NOTHING = 0.02
 """An alarm whose cure gains less than this share of the loss is a false one."""
 
-AT_LEAST = {"headline right": 0.85, "some claim right": 0.95, "both of two illnesses named": 0.8, "gap closed": 0.7}
+AT_LEAST = {
+    "headline right": 0.85,
+    "some claim right": 0.95,
+    "both of two illnesses named": 0.8,
+    "gap closed": 0.7,
+}
 AT_MOST = {"another cause first": 0.05, "with a false alarm": 0.02, "end worse": 0.02}
 """What the verdict must reach on the judged half."""
 
@@ -60,7 +65,8 @@ def said_of(bench: Bench, case: Case) -> Said:
 
 
 def judge(bench: Bench, half: str, *, follow: bool, verbose: bool) -> list[str]:
-    """Print the table of a half: sick cases by illness, alarms on healthy ones, and what following is worth.
+    """Print the table of a half: sick cases by illness, alarms on healthy ones, and what following
+    is worth.
 
     Returns:
         The names of the numbers that are not as they must be.
@@ -86,7 +92,10 @@ def show_share(name: str, count: int, cases: int) -> dict[str, float]:
     if not cases:
         return {}
     estimate = proportion(count, cases)
-    print(f"{name}: {count} of {cases} = {count / cases:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]")
+    print(
+        f"{name}: {count} of {cases} = {count / cases:.0%} [{estimate.low:.0%}, "
+        f"{estimate.high:.0%}]"
+    )
     return {name: count / cases}
 
 
@@ -95,7 +104,10 @@ def show_cases(said: dict[Case, Said]) -> None:
     for case, verdict in said.items():
         right = verdict.headline in case.claims if case.claims else not verdict.causes
         if not right:
-            print(f"{case.name} (seed {case.seed}): said {', '.join(verdict.cures) or verdict.headline}")
+            print(
+                f"{case.name} (seed {case.seed}): said "
+                f"{', '.join(verdict.cures) or verdict.headline}"
+            )
 
 
 def show_sick(pairs: list[tuple[Case, Said]]) -> dict[str, float]:
@@ -106,7 +118,9 @@ def show_sick(pairs: list[tuple[Case, Said]]) -> dict[str, float]:
     print(f"{'illness':<16} {'cases':>6} {'headline':>9} {'some':>6} {'other':>6} {'silent':>7}")
     for name, row in [*sorted(rows.items()), ("all", pairs)]:
         counts = counts_of(row)
-        print(f"{name:<16} {len(row):>6} {counts[0]:>9} {counts[1]:>6} {counts[2]:>6} {counts[3]:>7}")
+        print(
+            f"{name:<16} {len(row):>6} {counts[0]:>9} {counts[1]:>6} {counts[2]:>6} {counts[3]:>7}"
+        )
     numbers = {}
     names = ("headline right", "some claim right", "another cause first", "silent")
     for name, count in zip(names, counts_of(pairs), strict=True):
@@ -129,7 +143,8 @@ def marks_of(case: Case, said: Said) -> tuple[bool, bool, bool, bool]:
 
 
 def show_alarms(bench: Bench, pairs: list[tuple[Case, Said]]) -> dict[str, float]:
-    """Claims on healthy and cured trainings, and which of them are false: their own cure gains nothing."""
+    """Claims on healthy and cured trainings, and which of them are false: their own cure gains
+    nothing."""
     cured = {}
     for case, said in pairs:
         for claim in said.causes:
@@ -157,11 +172,14 @@ def train_both(bench: Bench, pairs: list[tuple[Case, Recipe]]) -> None:
 
 def gains(bench: Bench, case: Case, recipe: Recipe) -> list[float]:
     """What a change of a case gains on each of its seeds."""
-    return [gain(bench.fresh_loss(case.recipe, seed), bench.fresh_loss(recipe, seed)) for seed in SEEDS]
+    return [
+        gain(bench.fresh_loss(case.recipe, seed), bench.fresh_loss(recipe, seed)) for seed in SEEDS
+    ]
 
 
 def show_followed(bench: Bench, pairs: list[tuple[Case, Said]]) -> dict[str, float]:
-    """Follow the headline's cure: how much of the gap is closed, and how often does the run end worse?"""
+    """Follow the headline's cure: how much of the gap is closed, and how often does the run end
+    worse?"""
     changes = {}
     for case, said in pairs:
         recipe = said.followed(said.headline, case.recipe)
@@ -179,13 +197,16 @@ def show_followed(bench: Bench, pairs: list[tuple[Case, Said]]) -> dict[str, flo
 
 
 def gap_closed(bench: Bench, case: Case, followed: Recipe | None) -> float:
-    """Share of the gap between sick and cured that the followed run closes, with the losses of two seeds together."""
+    """Share of the gap between sick and cured that the followed run closes, with the losses of two
+    seeds together."""
     if followed is None:
         return 0.0
     guess = level_of_a_guess(case)
 
     def loss(recipe: Recipe) -> float:
-        return statistics.fmean(min(bench.fresh_loss(recipe, seed), max(guess, 1e-9)) for seed in SEEDS)
+        return statistics.fmean(
+            min(bench.fresh_loss(recipe, seed), max(guess, 1e-9)) for seed in SEEDS
+        )
 
     sick, cured = loss(case.recipe), loss(case.healthy)
     return (sick - loss(followed)) / (sick - cured) if sick > cured else 0.0
@@ -202,7 +223,8 @@ def level_of_a_guess(case: Case) -> float:
 
 
 def ends_worse(bench: Bench, case: Case, recipe: Recipe) -> bool:
-    """True if the followed run is worse on both seeds, by more than the untouched run differs between its seeds."""
+    """True if the followed run is worse on both seeds, by more than the untouched run differs
+    between its seeds."""
     before = [bench.fresh_loss(case.recipe, seed) for seed in SEEDS]
     after = [bench.fresh_loss(recipe, seed) for seed in SEEDS]
     if not all(map(math.isfinite, before)):

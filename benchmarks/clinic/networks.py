@@ -77,7 +77,9 @@ class Mean(nn.Module):
         return x.mean(dim=(2, 3))
 
 
-def dense(inputs: int, widths: tuple[int, ...], activation: Kind, *norms: Callable[[int], nn.Module]) -> Body:
+def dense(
+    inputs: int, widths: tuple[int, ...], activation: Kind, *norms: Callable[[int], nn.Module]
+) -> Body:
     """Linear layers, each followed by its normalisations and the activation."""
     layers: list[nn.Module] = [nn.Flatten()]
     for width in widths:
@@ -107,10 +109,16 @@ def batch_norm(data: Data, activation: Kind) -> Body:
 def convolutions(data: Data, activation: Kind) -> Body:
     """Two convolutions and a layer of 48."""
     layers = [
-        nn.Conv2d(1, 8, 3, padding=1), activation(), nn.MaxPool2d(2),
-        nn.Conv2d(8, 16, 3, padding=1), activation(), nn.MaxPool2d(2), nn.Flatten(),
-        nn.Linear(64, 48), activation(),
-    ]  # fmt: skip
+        nn.Conv2d(1, 8, 3, padding=1),
+        activation(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1),
+        activation(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64, 48),
+        activation(),
+    ]
     return layers, 48
 
 
@@ -128,10 +136,13 @@ def gru(data: Data, activation: Kind) -> Body:
 def attention(data: Data, activation: Kind) -> Body:
     """One block of a transformer of width 32, normalised after each part."""
     layers = [
-        nn.Embedding(data.outputs, 32), Positions(data.shape[0], 32),
-        Residual(Causal(32, 4)), nn.LayerNorm(32),
-        Residual(nn.Linear(32, 64), activation(), nn.Linear(64, 32)), nn.LayerNorm(32),
-    ]  # fmt: skip
+        nn.Embedding(data.outputs, 32),
+        Positions(data.shape[0], 32),
+        Residual(Causal(32, 4)),
+        nn.LayerNorm(32),
+        Residual(nn.Linear(32, 64), activation(), nn.Linear(64, 32)),
+        nn.LayerNorm(32),
+    ]
     return layers, 32
 
 
@@ -155,7 +166,10 @@ def tower(data: Data, activation: Kind) -> Body:
 
 def normed(data: Data, activation: Kind) -> Body:
     """Three residual blocks of width 64, each with LayerNorm before it."""
-    blocks = [Residual(nn.LayerNorm(64), nn.Linear(64, 96), activation(), nn.Linear(96, 64)) for _ in range(3)]
+    blocks = [
+        Residual(nn.LayerNorm(64), nn.Linear(64, 96), activation(), nn.Linear(96, 64))
+        for _ in range(3)
+    ]
     return [nn.Flatten(), nn.Linear(data.shape.numel(), 64), *blocks, nn.LayerNorm(64)], 64
 
 
@@ -164,7 +178,11 @@ def conv_norm(data: Data, activation: Kind) -> Body:
     layers: list[nn.Module] = []
     channels = 1
     for width in (12, 24, 32):
-        layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), activation()]
+        layers += [
+            nn.Conv2d(channels, width, 3, stride=2, padding=1),
+            nn.BatchNorm2d(width),
+            activation(),
+        ]
         channels = width
     return [*layers, Mean()], channels
 
@@ -172,7 +190,8 @@ def conv_norm(data: Data, activation: Kind) -> Body:
 def conv_skips(data: Data, activation: Kind) -> Body:
     """A convolution and two residual blocks of convolutions, without normalisation."""
     blocks = [
-        Residual(nn.Conv2d(12, 12, 3, padding=1), activation(), nn.Conv2d(12, 12, 3, padding=1)) for _ in range(2)
+        Residual(nn.Conv2d(12, 12, 3, padding=1), activation(), nn.Conv2d(12, 12, 3, padding=1))
+        for _ in range(2)
     ]
     first = nn.Conv2d(1, 12, 4, stride=2, padding=1)
     return [first, *blocks, activation(), nn.AvgPool2d(2), nn.Flatten()], 108
@@ -222,10 +241,18 @@ def layer_norm(data: Data, activation: Kind) -> Body:
 def stack(data: Data, activation: Kind) -> Body:
     """Three convolutions with two poolings, and a layer of 40."""
     layers = [
-        nn.Conv2d(1, 10, 3, padding=1), activation(), nn.MaxPool2d(2),
-        nn.Conv2d(10, 20, 3, padding=1), activation(), nn.MaxPool2d(2),
-        nn.Conv2d(20, 20, 3, padding=1), activation(), nn.Flatten(), nn.Linear(180, 40), activation(),
-    ]  # fmt: skip
+        nn.Conv2d(1, 10, 3, padding=1),
+        activation(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(10, 20, 3, padding=1),
+        activation(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(20, 20, 3, padding=1),
+        activation(),
+        nn.Flatten(),
+        nn.Linear(180, 40),
+        activation(),
+    ]
     return layers, 40
 
 
@@ -234,12 +261,24 @@ def residual_norm(data: Data, activation: Kind) -> Body:
 
     def block(width: int) -> nn.Module:
         return Residual(
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), activation(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width),
-        )  # fmt: skip
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            activation(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
 
     first = nn.Conv2d(1, 16, 3, stride=2, padding=1, bias=False)
-    return [first, nn.BatchNorm2d(16), activation(), block(16), activation(), block(16), activation(), Mean()], 16
+    return [
+        first,
+        nn.BatchNorm2d(16),
+        activation(),
+        block(16),
+        activation(),
+        block(16),
+        activation(),
+        Mean(),
+    ], 16
 
 
 class Patches(nn.Module):
@@ -268,7 +307,12 @@ def blocks(width: int, heads: int, count: int) -> list[nn.Module]:
     for _ in range(count):
         layers += [
             Residual(nn.LayerNorm(width), Causal(width, heads)),
-            Residual(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)),
+            Residual(
+                nn.LayerNorm(width),
+                nn.Linear(width, 4 * width),
+                nn.GELU(),
+                nn.Linear(4 * width, width),
+            ),
         ]
     return layers
 
@@ -276,7 +320,13 @@ def blocks(width: int, heads: int, count: int) -> list[nn.Module]:
 def vision(data: Data, activation: Kind) -> Body:
     """Two blocks of a transformer of width 40 on squares of 3 × 3 pixels."""
     squares = (data.shape[1] // 3) * (data.shape[2] // 3)
-    return [Patches(3, 40), Positions(squares, 40), *blocks(40, 4, 2), nn.LayerNorm(40), MeanOverTime()], 40
+    return [
+        Patches(3, 40),
+        Positions(squares, 40),
+        *blocks(40, 4, 2),
+        nn.LayerNorm(40),
+        MeanOverTime(),
+    ], 40
 
 
 def decoder(data: Data, activation: Kind) -> Body:

@@ -1,4 +1,5 @@
-"""A training as settings, and the loop that runs it: a person's plain PyTorch loop, with `watch` or without."""
+"""A training as settings, and the loop that runs it: a person's plain PyTorch loop, with `watch` or
+without."""
 
 import hashlib
 import json
@@ -31,11 +32,12 @@ class Recipe:
     Args:
         network, data: Names of the network and of the data.
         optimizer: "sgd", "momentum", "adam" or "adamw".
-        schedule: "constant", "cosine", "step", "onecycle", or one stepped in the wrong unit: "exponential" (a factor
-            that is meant for epochs, at each step), "waves" (a cosine of `schedule_setting` steps, over and over) and
-            "onecycle by epoch" (which hardly leaves its warm-up).
-        schedule_setting: For "cosine" and "step" the part of the run at whose end they end; for "exponential" the
-            factor; for "waves" the steps down.
+        schedule: "constant", "cosine", "step", "onecycle", or one stepped in the wrong unit:
+            "exponential" (a factor that is meant for epochs, at each step), "waves" (a cosine of
+            `schedule_setting` steps, over and over) and "onecycle by epoch" (which hardly leaves
+            its warm-up).
+        schedule_setting: For "cosine" and "step" the part of the run at whose end they end; for
+            "exponential" the factor; for "waves" the steps down.
         steps, batch: Updates of the training, and examples of an update.
         pieces, divided: Backwards of an update, and True if each divides its loss by their number.
         clip: The largest norm of the gradient, or None.
@@ -44,7 +46,8 @@ class Recipe:
         keep_best: Stop when the evaluations no longer improve, and keep the best weights.
         leak: True if the rows of the evaluation are also trained on.
         shuffled: False if the rows are sorted by their target and read in order.
-        scale, offset: Every second column, or the whole image, is multiplied by `scale`; `offset` is added.
+        scale, offset: Every second column, or the whole image, is multiplied by `scale`; `offset`
+            is added.
         wrong_labels: Share of the training targets that are replaced by those of other rows.
         gain: Factor of the body's weights at the start, over PyTorch's default.
         bias: The body's biases at the start, or None for PyTorch's default.
@@ -52,7 +55,8 @@ class Recipe:
         dropout: Dropout before the head.
         softmax: True if the network ends in a softmax, which the loss takes again.
         stays_in_eval: True if `model.train()` is forgotten after an evaluation.
-        frozen: "" or why the body does not learn: "optimizer" (it has the head alone) or "detached".
+        frozen: "" or why the body does not learn: "optimizer" (it has the head alone) or
+            "detached".
         bad_batch: Factor of the inputs of one batch with wrong labels at 85 % of the run, or 0.
         burst: Factor of the rate during 2 % of the run, at 85 % of it.
         nan_rows: Training rows with a NaN in their inputs.
@@ -137,7 +141,9 @@ def optimizer_of(recipe: Recipe, model: nn.Sequential) -> torch.optim.Optimizer:
         return torch.optim.Adam(trained, **settings)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(trained, **settings)
-    return torch.optim.SGD(trained, momentum=recipe.momentum if recipe.optimizer == "momentum" else 0.0, **settings)
+    return torch.optim.SGD(
+        trained, momentum=recipe.momentum if recipe.optimizer == "momentum" else 0.0, **settings
+    )
 
 
 def scheduler_of(recipe: Recipe, optimizer: torch.optim.Optimizer) -> Any:
@@ -147,7 +153,9 @@ def scheduler_of(recipe: Recipe, optimizer: torch.optim.Optimizer) -> Any:
     if recipe.schedule == "constant":
         return schedulers.ConstantLR(optimizer, factor=1.0)
     if recipe.schedule == "cosine":
-        return schedulers.LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * min(step / end, 1.0))) / 2)
+        return schedulers.LambdaLR(
+            optimizer, lambda step: (1 + math.cos(math.pi * min(step / end, 1.0))) / 2
+        )
     if recipe.schedule == "step":
         return schedulers.MultiStepLR(optimizer, [int(0.5 * end), int(0.8 * end)], gamma=0.1)
     if recipe.schedule == "exponential":
@@ -177,7 +185,9 @@ def rows_of(recipe: Recipe, data: Data, seed: int) -> tuple[Pairs, Pairs]:
         inputs, targets = inputs[order], targets[order]
     if recipe.nan_rows:
         inputs = inputs.clone()
-        damaged = torch.randperm(min(len(inputs), recipe.steps * recipe.batch // 2), generator=generator)
+        damaged = torch.randperm(
+            min(len(inputs), recipe.steps * recipe.batch // 2), generator=generator
+        )
         inputs[damaged[: recipe.nan_rows]] = math.nan
     return (in_units(recipe, inputs), targets), (in_units(recipe, shown[0]), shown[1])
 
@@ -198,7 +208,9 @@ def batches(recipe: Recipe, rows: Pairs, seed: int) -> Iterator[Pairs]:
     count = len(rows[0])
     size = min(max(recipe.batch // recipe.pieces, 1), count)
     while True:
-        order = torch.randperm(count, generator=generator) if recipe.shuffled else torch.arange(count)
+        order = (
+            torch.randperm(count, generator=generator) if recipe.shuffled else torch.arange(count)
+        )
         for chosen in order[: count - count % size].split(size):
             yield rows[0][chosen], rows[1][chosen]
 
@@ -236,7 +248,9 @@ def loss_on(model: nn.Module, data: Data, rows: Pairs, *, stays_in_eval: bool = 
     return value
 
 
-def watched(recipe: Recipe, model: nn.Module, optimizer: Any, data: Data, examples: int, out: Path | None) -> Any:
+def watched(
+    recipe: Recipe, model: nn.Module, optimizer: Any, data: Data, examples: int, out: Path | None
+) -> Any:
     """The watch of a training on so many examples, or nothing."""
     if out is None:
         return nullcontext()
@@ -287,7 +301,12 @@ def train(recipe: Recipe, seed: int, out: Path | None = None) -> Outcome:
                 if w is not None:
                     w.step(loss, batch)
             if not skipped:
-                update(recipe, model, optimizer, in_burst=bad_step <= step < bad_step + max(recipe.steps // 50, 3))
+                update(
+                    recipe,
+                    model,
+                    optimizer,
+                    in_burst=bad_step <= step < bad_step + max(recipe.steps // 50, 3),
+                )
             if recipe.schedule != "onecycle by epoch" or (step + 1) % epoch == 0:
                 scheduler.step()
             if (step + 1) % evaluate_every == 0 and evaluations.evaluate(step + 1, w):
@@ -297,7 +316,9 @@ def train(recipe: Recipe, seed: int, out: Path | None = None) -> Outcome:
     return Outcome(fresh, evaluations.taken, losses)
 
 
-def update(recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer, *, in_burst: bool) -> None:
+def update(
+    recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer, *, in_burst: bool
+) -> None:
     """Clip the gradient and take the step, in a burst of the rate with a larger one."""
     if recipe.clip is not None:
         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -328,7 +349,8 @@ class Evaluations:
         self._best: dict[str, Tensor] | None = None
 
     def evaluate(self, step: int, w: Any) -> bool:
-        """Evaluate, and give both losses to the watch. True if a person who keeps the best weights stops here."""
+        """Evaluate, and give both losses to the watch. True if a person who keeps the best weights
+        stops here."""
         stays = self.recipe.stays_in_eval
         test = loss_on(self.model, self.data, self.shown, stays_in_eval=stays)
         training = loss_on(self.model, self.data, self.trained, stays_in_eval=stays)
@@ -354,6 +376,7 @@ def is_bad(loss: float, before: list[float]) -> bool:
 
 
 def evaluated(w: Any, test: float, training: float) -> None:
-    """Give an evaluation to the watch. The only place that asks if this version of `watch` takes them."""
+    """Give an evaluation to the watch. The only place that asks if this version of `watch` takes
+    them."""
     if w is not None and hasattr(w, "evaluated"):
         w.evaluated(test=test, train=training)

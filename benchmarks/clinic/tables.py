@@ -1,8 +1,9 @@
 """The tables of the clinic.
 
-A healthy row gives a network, data, steps and batch, and the rate of each optimizer and schedule (or "-"). The rates
-come from a grid of about a factor of three, at 400 to 500 steps and one seed; those that it left out are completed by
-analogy. A sick row names one of these trainings and what is done to it, with how much of it.
+A healthy row gives a network, data, steps and batch, and the rate of each optimizer and schedule
+(or "-"). The rates come from a grid of about a factor of three, at 400 to 500 steps and one seed;
+those that it left out are completed by analogy. A sick row names one of these trainings and what is
+done to it, with how much of it.
 """
 
 DEVELOPMENT_HEALTHY = """

@@ -20,17 +20,22 @@ def check_number(name: str, value: Any, *, positive: bool = False) -> None:
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     if not (number and 0 <= value < math.inf and (value > 0 or not positive)):
         shown = value if number else repr(value)
-        raise BadArgument(f"`{name}` must be {'positive' if positive else 'at least 0'} and finite, got {shown}.")
+        raise BadArgument(
+            f"`{name}` must be {'positive' if positive else 'at least 0'} and finite, got {shown}."
+        )
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
-    """Raise unless `value` is a whole number, at least `least`, and small enough for files and tensors."""
+    """Raise unless `value` is a whole number, at least `least`, and small enough for files and
+    tensors."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise BadArgument(f"`{name}` must be a whole number, got {value!r}.")
     if not value >= least:
         raise BadArgument(f"`{name}` must be at least {least}, got {value}.")
     if not value < 2**63:
-        raise BadArgument(f"`{name}` must be below 2^63, got about 2^{int(value).bit_length() - 1}.")
+        raise BadArgument(
+            f"`{name}` must be below 2^63, got about 2^{int(value).bit_length() - 1}."
+        )
 
 
 def check_level(level: float, name: str = "level") -> None:

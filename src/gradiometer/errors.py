@@ -1,17 +1,18 @@
-"""Every error gradiometer raises on purpose: one sentence a user can act on, and the exit code of the command line.
+"""Every error gradiometer raises on purpose: one sentence a user can act on, and the exit code of
+the command line.
 
-    GradiometerError
-    ├── BadArgument       2   an argument, option or file cannot be used; `.argument` names it       (a ValueError)
-    ├── Unsupported       2   a model, optimizer or loop that gradiometer cannot measure             (a ValueError)
-    ├── UserCodeFailed    2   the loss, model or problem given by the user raised or returned nonsense
-    ├── RunNotFound       2   there is no run in this folder, or it has no checkpoint or no snapshots
-    ├── RunDamaged        2   a run, a checkpoint or an artifact cannot be read
-    ├── Diverged          4   a loss or a gradient is not finite
-    ├── Interrupted       5   stopped before the end; the run can be resumed
-    └── StorageFailed     6   something could not be written: permission, space, a deleted folder
+    GradiometerError ├── BadArgument       2   an argument, option or file cannot be used;
+    `.argument` names it       (a ValueError) ├── Unsupported       2   a model, optimizer or loop
+    that gradiometer cannot measure             (a ValueError) ├── UserCodeFailed    2   the loss,
+    model or problem given by the user raised or returned nonsense ├── RunNotFound       2   there
+    is no run in this folder, or it has no checkpoint or no snapshots ├── RunDamaged        2   a
+    run, a checkpoint or an artifact cannot be read ├── Diverged          4   a loss or a gradient
+    is not finite ├── Interrupted       5   stopped before the end; the run can be resumed └──
+    StorageFailed     6   something could not be written: permission, space, a deleted folder
 
-Exit code 1 is left for bugs of ours, 3 for a finding at or above `--fail-on`. Code 6 also stands for what the system
-itself refuses, such as memory or open files, and 141 for a reader of the output that has ended.
+Exit code 1 is left for bugs of ours, 3 for a finding at or above `--fail-on`. Code 6 also stands
+for what the system itself refuses, such as memory or open files, and 141 for a reader of the output
+that has ended.
 """
 
 import errno
@@ -41,7 +42,8 @@ _MARK = "_gradiometer_called"
 
 _NO_MEMORY = ("out of memory", "not allocate memory", "t allocate memory", "unable to allocate")
 _UNMAPPED = re.compile("failed to map segment from shared object(?!:)")
-"""A library for which there is no room. With another reason it ends with a colon and that reason."""
+"""A library for which there is no room. With another reason it ends with a colon and
+that reason."""
 
 
 class GradiometerError(Exception):
@@ -51,7 +53,8 @@ class GradiometerError(Exception):
 
 
 class BadArgument(GradiometerError, ValueError):
-    """An argument, an option or a file cannot be used. The message says what was given and what to do instead.
+    """An argument, an option or a file cannot be used. The message says what was given and what to
+    do instead.
 
     Attributes:
         argument: Name of the argument; empty if the message names none.
@@ -72,7 +75,8 @@ class Unsupported(GradiometerError, ValueError):
 
 
 class UserCodeFailed(GradiometerError):
-    """The user's own loss, model or problem raised an error, or returned something that cannot be used."""
+    """The user's own loss, model or problem raised an error, or returned something that cannot be
+    used."""
 
 
 class RunNotFound(GradiometerError):
@@ -96,7 +100,8 @@ class Interrupted(GradiometerError):
 
 
 class StorageFailed(GradiometerError):
-    """Something could not be written: no permission, no space, or a folder that was deleted meanwhile."""
+    """Something could not be written: no permission, no space, or a folder that was deleted
+    meanwhile."""
 
     exit_code: ClassVar[int] = 6
 
@@ -110,17 +115,21 @@ def text_of(error: BaseException) -> str:
 
 
 def summary(error: BaseException) -> str:
-    """Type and message of an error, as part of a sentence. The type alone if no message can be printed.
+    """Type and message of an error, as part of a sentence. The type alone if no message can be
+    printed.
 
     Letters that UTF-8 lacks, as in a file name of other bytes, become question marks.
     """
-    first_line = text_of(error).strip().partition("\n")[0].rstrip(".").encode(errors="replace").decode()
+    first_line = (
+        text_of(error).strip().partition("\n")[0].rstrip(".").encode(errors="replace").decode()
+    )
     first_line = printable(first_line)
     return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
 
 
 def printable(text: str) -> str:
-    """The text with control characters written as escapes, such as those that colour or clear a terminal.
+    """The text with control characters written as escapes, such as those that colour or clear a
+    terminal.
 
     Line breaks stay.
 
@@ -133,15 +142,18 @@ def printable(text: str) -> str:
 
 
 def _is_shown(letter: str) -> bool:
-    """False for control and format characters, halves of surrogate pairs, and separators of lines and paragraphs."""
+    """False for control and format characters, halves of surrogate pairs, and separators of lines
+    and paragraphs."""
     category = unicodedata.category(letter)
     return letter == "\n" or not (category.startswith("C") or category in ("Zl", "Zp"))
 
 
 class calling:  # noqa: N801 (used as a function is)
-    """A context manager around a call of the user's code: it marks an error raised inside, and lets it pass.
+    """A context manager around a call of the user's code: it marks an error raised inside, and lets
+    it pass.
 
-    The error keeps its type, which the code around may know what to make of. If nothing does, the boundary of the
+    The error keeps its type, which the code around may know what to make of. If nothing does, the
+    boundary of the
     command or of the public function makes UserCodeFailed of it: see `of_user`.
 
     Args:
@@ -163,10 +175,11 @@ class calling:  # noqa: N801 (used as a function is)
 
 
 def of_user(error: BaseException) -> UserCodeFailed | None:
-    """UserCodeFailed for an error that came out of the user's code; None for one of gradiometer's own.
+    """UserCodeFailed for an error that came out of the user's code; None for one of gradiometer's
+    own.
 
-    It came out of the user's code if it was raised in a call that is marked as one of it, or passed through a file that
-    is neither gradiometer's nor an installed library's.
+    It came out of the user's code if it was raised in a call that is marked as one of it, or passed
+    through a file that is neither gradiometer's nor an installed library's.
     """
     if isinstance(error, GradiometerError) or not isinstance(error, Exception):
         return None
@@ -177,7 +190,8 @@ def of_user(error: BaseException) -> UserCodeFailed | None:
 
 
 def bounded(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
-    """A public function around code of the user: what that code raises is UserCodeFailed, with the user's line."""
+    """A public function around code of the user: what that code raises is UserCodeFailed, with the
+    user's line."""
 
     @wraps(function)
     def called(*given: Given.args, **named: Given.kwargs) -> Returned:
@@ -193,11 +207,16 @@ def bounded(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
 
 
 def user_line(error: BaseException) -> str:
-    """The last line in a file of the user that led to an error, as part of a sentence; empty if there is none."""
+    """The last line in a file of the user that led to an error, as part of a sentence; empty if
+    there is none."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
         if file == _SENT:
-            file = "<ours>" if module.partition(".")[0] == "gradiometer" else frame.f_globals.get("__file__", module)
+            file = (
+                "<ours>"
+                if module.partition(".")[0] == "gradiometer"
+                else frame.f_globals.get("__file__", module)
+            )
         if not _is_installed(file):
             return f", at {Path(file).name}:{line}"
     return ""
@@ -211,14 +230,21 @@ def _is_installed(file: str) -> bool:
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """True if an error, or the error of the user's code that it quotes, says that there is no more memory."""
+    """True if an error, or the error of the user's code that it quotes, says that there is no more
+    memory."""
     words = text_of(error).lower()
     if isinstance(error, UserCodeFailed):
         if error.__cause__ is not None:
             return ran_out_of_memory(error.__cause__)
-        return any(each in words for each in ("memoryerror", *_NO_MEMORY))  # another process sends no cause
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return any(
+            each in words for each in ("memoryerror", *_NO_MEMORY)
+        )  # another process sends no cause
+    if isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno == errno.ENOMEM
+    ):
         return True
     if isinstance(error, ImportError) and _UNMAPPED.search(words):
         return True
-    return isinstance(error, RuntimeError | ImportError | OSError) and any(each in words for each in _NO_MEMORY)
+    return isinstance(error, RuntimeError | ImportError | OSError) and any(
+        each in words for each in _NO_MEMORY
+    )

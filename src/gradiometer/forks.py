@@ -7,4 +7,6 @@ RENAMED = {"grown": "train_branch", "Continuation": "Loop", "Source": "Loop"}
 def __getattr__(name: str) -> object:
     if name.startswith("__"):
         raise AttributeError(name)
-    raise ImportError(f"`gradiometer.forks.{name}` is now `{RENAMED.get(name, name)}` in `gradiometer.loop`.")
+    raise ImportError(
+        f"`gradiometer.forks.{name}` is now `{RENAMED.get(name, name)}` in `gradiometer.loop`."
+    )

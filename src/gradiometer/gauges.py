@@ -41,7 +41,8 @@ GAUGES: dict[str, type[Gauge]] = {
 """The catalogue: the gauges of the package. The keys are their names."""
 
 GaugesAsked = str | Sequence[str | Gauge]
-"""Comma-separated names, or a list of names and gauge objects. `module:Class` names a custom gauge."""
+"""Comma-separated names, or a list of names and gauge objects. `module:Class` names a
+custom gauge."""
 
 
 @dataclass(frozen=True)
@@ -68,20 +69,28 @@ class Asked:
         """
         if isinstance(gauges, Gauge | type):
             raise BadArgument(
-                f"`gauges` must be a list of names and gauge objects, got {gauges!r} alone: write it in [ ]."
+                f"`gauges` must be a list of names and gauge objects, got {gauges!r} alone: write "
+                "it in [ ]."
             )
         listed = gauges.split(",") if isinstance(gauges, str) else list(gauges)
-        asked = [imported_gauge(one) if isinstance(one, str) and ":" in one else one for one in listed]
+        asked = [
+            imported_gauge(one) if isinstance(one, str) and ":" in one else one for one in listed
+        ]
         given = tuple(_checked(one) for one in asked if not isinstance(one, str))
         own = {gauge.name for gauge in given}
         if len(own) < len(given):
-            raise BadArgument(f"`gauges` has two gauges named {sorted(gauge.name for gauge in given)[0]}: give one.")
+            raise BadArgument(
+                f"`gauges` has two gauges named {sorted(gauge.name for gauge in given)[0]}: give "
+                "one."
+            )
         names = [one.strip() if isinstance(one, str) else one.name for one in asked]
         for name in names:
             if name and name not in GAUGES and name not in own:
                 close = get_close_matches(name, GAUGES, n=1)
                 hint = f" Did you mean {close[0]!r}?" if close else ""
-                raise BadArgument(f"`gauges` has the unknown name {name!r}.{hint} Available: {', '.join(GAUGES)}.")
+                raise BadArgument(
+                    f"`gauges` has the unknown name {name!r}.{hint} Available: {', '.join(GAUGES)}."
+                )
         return cls(tuple(dict.fromkeys(name for name in names if name)), given)
 
     @property
@@ -99,13 +108,13 @@ class Asked:
         for kind in self.kinds:
             if kind.needs_preconditioner and optimizer != "adamw":
                 raise BadArgument(
-                    f"`gauges` names {kind.name}, which needs the preconditioner of Adam or its kind, and `optimizer` "
-                    f"is {optimizer}: leave it out, or use adamw."
+                    f"`gauges` names {kind.name}, which needs the preconditioner of Adam or its "
+                    f"kind, and `optimizer` is {optimizer}: leave it out, or use adamw."
                 )
             if kind.sgd_only and optimizer != "sgd":
                 raise BadArgument(
-                    f"`gauges` names {kind.name}, whose {kind.sgd_only} is known for SGD, and `optimizer` is "
-                    f"{optimizer}: leave it out."
+                    f"`gauges` names {kind.name}, whose {kind.sgd_only} is known for SGD, and "
+                    f"`optimizer` is {optimizer}: leave it out."
                 )
 
     def made(
@@ -119,10 +128,13 @@ class Asked:
         """
         given = {gauge.name: gauge for gauge in self.given}
         settings = _settings_of(configuration, groups)
-        return tuple(given[name] if name in given else _from_catalogue(name, settings) for name in self.names)
+        return tuple(
+            given[name] if name in given else _from_catalogue(name, settings) for name in self.names
+        )
 
     def manifest(self) -> list[dict[str, str]]:
-        """Records of the objects for `run.toml`: name, import path, `repr`, and settings if JSON can store them."""
+        """Records of the objects for `run.toml`: name, import path, `repr`, and settings if JSON
+        can store them."""
         return [
             {
                 "name": gauge.name,
@@ -137,8 +149,9 @@ class Asked:
 def recorded_gauges(run: Run) -> tuple[tuple[Gauge, ...], dict[str, str]]:
     """The gauges that a run was measured with, as far as their classes are available.
 
-    The class of a custom gauge is used if it was given to `Run.open` or if the program has imported it already.
-    Nothing is imported because a run folder names it, as the folder may come from anybody.
+    The class of a custom gauge is used if it was given to `Run.open` or if the program has imported
+    it already. Nothing is imported because a run folder names it, as the folder may come from
+    anybody.
 
     Returns:
         The gauges, and for the others a mapping from name to import path.
@@ -168,7 +181,12 @@ def labels_of(gauges: Iterable[Gauge], issue: Issue | None = None) -> dict[str, 
     'gradient noise scale, tr Σ / ‖g‖²'
     """
     kinds: dict[type[Gauge], None] = dict.fromkeys((*GAUGES.values(), *map(type, gauges)))
-    return {name: label for kind in kinds if issue in (None, kind.issue) for name, label in kind.labels.items()}
+    return {
+        name: label
+        for kind in kinds
+        if issue in (None, kind.issue)
+        for name, label in kind.labels.items()
+    }
 
 
 def path_of(kind: type) -> str:
@@ -179,18 +197,25 @@ def path_of(kind: type) -> str:
 def _checked(gauge: object) -> Gauge:
     if isinstance(gauge, type) and issubclass(gauge, Gauge):
         name = gauge.__name__
-        raise BadArgument(f"`gauges` must hold gauge objects, got the class {name}: write {name}().")
+        raise BadArgument(
+            f"`gauges` must hold gauge objects, got the class {name}: write {name}()."
+        )
     if not isinstance(gauge, Gauge):
-        raise BadArgument(f"`gauges` must hold names and gauge objects, got {type(gauge).__name__}.")
+        raise BadArgument(
+            f"`gauges` must hold names and gauge objects, got {type(gauge).__name__}."
+        )
     for attribute, kind in (("name", str), ("issue", Issue), ("unit", str)):
         if not isinstance(getattr(gauge, attribute, None), kind):
             raise BadArgument(
-                f"`gauges`: {type(gauge).__name__} needs `{attribute}`, a class attribute of type {kind.__name__}."
+                f"`gauges`: {type(gauge).__name__} needs `{attribute}`, a class attribute of type "
+                f"{kind.__name__}."
             )
-    if not gauge.name.isidentifier() or (gauge.name in GAUGES and type(gauge) is not GAUGES[gauge.name]):
+    if not gauge.name.isidentifier() or (
+        gauge.name in GAUGES and type(gauge) is not GAUGES[gauge.name]
+    ):
         raise BadArgument(
-            f"`gauges`: {type(gauge).__name__} is named {gauge.name!r}: rename it to an identifier that no gauge of "
-            "the catalogue has."
+            f"`gauges`: {type(gauge).__name__} is named {gauge.name!r}: rename it to an identifier "
+            "that no gauge of the catalogue has."
         )
     return gauge
 
@@ -209,10 +234,17 @@ def imported_gauge(path: str) -> Gauge:
         return kind()
 
 
-def _settings_of(configuration: Configuration | WatchedConfiguration, groups: Sequence[Group]) -> dict[str, Any]:
-    """The settings that gauges take from a run: those of the configuration, or else of the first group."""
+def _settings_of(
+    configuration: Configuration | WatchedConfiguration, groups: Sequence[Group]
+) -> dict[str, Any]:
+    """The settings that gauges take from a run: those of the configuration, or else of the first
+    group."""
     optimizer = asdict(groups[0]) if groups else {}
-    return {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0} | optimizer | structs.asdict(configuration)
+    return (
+        {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+        | optimizer
+        | structs.asdict(configuration)
+    )
 
 
 def _from_catalogue(name: str, known: Mapping[str, Any]) -> Gauge:
@@ -230,13 +262,19 @@ def _settings(gauge: Gauge) -> str | None:
         return None
 
 
-def _restored(name: str, record: Mapping[str, Any] | None, run: Run, settings: Mapping[str, Any]) -> Gauge | None:
+def _restored(
+    name: str, record: Mapping[str, Any] | None, run: Run, settings: Mapping[str, Any]
+) -> Gauge | None:
     for known in run.known_gauges:
         if getattr(known, "name", None) == name and isinstance(known, Gauge):
             return known
     if record is None:
         return _from_catalogue(name, settings) if name in GAUGES else None
-    kinds = {path_of(kind): kind for kind in (*run.known_gauges, *GAUGES.values()) if isinstance(kind, type)}
+    kinds = {
+        path_of(kind): kind
+        for kind in (*run.known_gauges, *GAUGES.values())
+        if isinstance(kind, type)
+    }
     path: str = record["path"]
     module, _, qualified = path.partition(":")
     kind = kinds.get(path) or getattr(sys.modules.get(module), qualified, None)

@@ -1,6 +1,7 @@
 """Requests to stop that a long computation heeds between its steps.
 
-Training itself heeds a request between two updates. A computation before the first update, such as the check of the
+Training itself heeds a request between two updates. A computation before the first update, such as
+the check of the
 edge of stability, has no updates: it asks `heed` before each Hessian product instead.
 """
 

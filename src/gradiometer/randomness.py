@@ -1,4 +1,5 @@
-"""The random generators that all modules of a program share: those of Python, NumPy and torch, seeded and restored."""
+"""The random generators that all modules of a program share: those of Python, NumPy and torch,
+seeded and restored."""
 
 import pickle
 import random
@@ -55,8 +56,8 @@ class GlobalStates:
 def untouched_randomness(seed: int, devices: Iterable[torch.device]) -> Iterator[None]:
     """Seed the random generators with `seed` inside, and restore their states at the end.
 
-    Covers torch's generators on the CPU and on the given devices, and the global generators of Python and NumPy.
-    Generators of other devices are not seeded.
+    Covers torch's generators on the CPU and on the given devices, and the global generators of
+    Python and NumPy. Generators of other devices are not seeded.
     """
     before = GlobalStates()
     accelerators = {device for device in devices if device.type != "cpu"}

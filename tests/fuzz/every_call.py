@@ -15,7 +15,10 @@ Check = Callable[[str, bool], None]
 
 
 def every_file_operation(
-    prepare: Prepare, check: Check, refusals: tuple[type[GradiometerError], ...] = REFUSALS, filled: Sequence[Any] = ()
+    prepare: Prepare,
+    check: Check,
+    refusals: tuple[type[GradiometerError], ...] = REFUSALS,
+    filled: Sequence[Any] = (),
 ) -> int:
     """Fail those of Python's `os`."""
     act = prepare()
@@ -62,13 +65,17 @@ each_way = pytest.mark.parametrize(
             id="system calls",
             marks=[
                 pytest.mark.slow,
-                pytest.mark.skipif(not can_trace(), reason="strace is missing, or may not trace here"),
+                pytest.mark.skipif(
+                    not can_trace(), reason="strace is missing, or may not trace here"
+                ),
             ],
         ),
     ],
 )
-"""A test gets a function that fails each call of an action in turn, on fresh ground, with another error each time.
+"""A test gets a function that fails each call of an action in turn, on fresh ground, with another
+error each time.
 
-Its arguments: `prepare` makes the ground and returns the action; `check` is called after each attempt with its name and
-True if it raised; then the errors that may be raised, and a list that the action fills. It returns the number of attempts.
+Its arguments: `prepare` makes the ground and returns the action; `check` is called after each
+attempt with its name and True if it raised; then the errors that may be raised, and a list that the
+action fills. It returns the number of attempts.
 """

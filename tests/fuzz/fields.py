@@ -1,7 +1,7 @@
 """Every field of every kind of record in a run, broken in every way.
 
-A kind is a whole file, or the lines of a journal with the same name. A broken record is the last one of its kind, with
-one field left out, added, or put in the place of another value.
+A kind is a whole file, or the lines of a journal with the same name. A broken record is the last
+one of its kind, with one field left out, added, or put in the place of another value.
 """
 
 import json
@@ -57,24 +57,33 @@ class Field:
 def fields_of(folder: Path) -> list[Field]:
     """The fields of all records in a run."""
     found = []
-    for path in sorted(each for each in folder.rglob("*") if each.suffix in (".toml", ".json", ".jsonl")):
+    for path in sorted(
+        each for each in folder.rglob("*") if each.suffix in (".toml", ".json", ".jsonl")
+    ):
         name = path.relative_to(folder).as_posix()
         if name.startswith("checkpoints/"):  # with checksums: another generator spoils these
             continue
         if path.suffix == ".toml":
-            found += [Field(name, None, name, place) for place in places(tomllib.loads(path.read_text()))]
+            found += [
+                Field(name, None, name, place) for place in places(tomllib.loads(path.read_text()))
+            ]
         elif path.suffix == ".json":
-            found += [Field(name, None, name, place) for place in places(json.loads(path.read_text()))]
+            found += [
+                Field(name, None, name, place) for place in places(json.loads(path.read_text()))
+            ]
         else:
             records = [json.loads(line) for line in path.read_text().splitlines()]
-            newest = {_kind(name, record): (number, record) for number, record in enumerate(records)}
+            newest = {
+                _kind(name, record): (number, record) for number, record in enumerate(records)
+            }
             for kind, (number, record) in newest.items():
                 found += [Field(name, number, kind, place) for place in places(record)]
     return found
 
 
 def _kind(file: str, record: dict[str, Any]) -> str:
-    """The file, and what tells one record in it from another; warnings also differ in what they carry."""
+    """The file, and what tells one record in it from another; warnings also differ in what they
+    carry."""
     named = [str(record[name]) for name in ("event", "kind", "gauge") if name in record]
     carried = [name for name in ("stopped", "repeats", "not_finite") if name in record]
     return " ".join((file, *named, *carried))
@@ -132,11 +141,35 @@ def _near(draw: random.Random, value: Any) -> Any:
     if isinstance(value, bool) or value is None:
         return draw.choice((not value, 0, 1.0, "true", "", [], {}))
     if isinstance(value, int | float):
-        return draw.choice((-value, 0, value * 2, value + 0.5, value * 10**9, 1e300, 2**53 - 1, str(value), [value]))
+        return draw.choice(
+            (
+                -value,
+                0,
+                value * 2,
+                value + 0.5,
+                value * 10**9,
+                1e300,
+                2**53 - 1,
+                str(value),
+                [value],
+            )
+        )
     if isinstance(value, str):
-        return draw.choice(("", value + "x", value.upper(), value[:-1], [value], "../" * 9 + "etc/passwd", "\x1b[2J"))
+        return draw.choice(
+            (
+                "",
+                value + "x",
+                value.upper(),
+                value[:-1],
+                [value],
+                "../" * 9 + "etc/passwd",
+                "\x1b[2J",
+            )
+        )
     if isinstance(value, list):
-        return draw.choice(([], value[:1], value * 2, value[::-1], [value], dict.fromkeys(map(str, value)), [None]))
+        return draw.choice(
+            ([], value[:1], value * 2, value[::-1], [value], dict.fromkeys(map(str, value)), [None])
+        )
     changed = dict(value)
     changed[draw.choice(("unknown", "step", "kind", "event", ""))] = draw.choice((1, "x", None, {}))
     return draw.choice((changed, [value], list(value.items()), dict(list(value.items())[:1]), {}))

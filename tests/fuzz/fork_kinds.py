@@ -1,4 +1,5 @@
-"""Forks as input: texts of alternatives and lengths, plans and finished branches on disk, command lines."""
+"""Forks as input: texts of alternatives and lengths, plans and finished branches on disk, command
+lines."""
 
 import json
 import random
@@ -21,7 +22,15 @@ ASKED = ("rate 2x", "--at", "10", "--horizon", "2 updates", "--replicates", "2")
 """The fork of the recorded run."""
 
 FLAGS: dict[str, Sequence[str]] = {  # under the empty name, changes
-    "": (*spoiled.ALTERNATIVES, "rate 0x", "batch 0.01x", "momentum 1", "weight decay -1", "clip 0", "skip 0:1"),
+    "": (
+        *spoiled.ALTERNATIVES,
+        "rate 0x",
+        "batch 0.01x",
+        "momentum 1",
+        "weight decay -1",
+        "clip 0",
+        "skip 0:1",
+    ),
     "--at": ("0", "10", "269", "270", "1000"),
     "--horizon": ("1 update", "3 updates", "33 examples", "0.1%", "0 updates", "0.001 s"),
     "--replicates": ("1", "2", "3"),
@@ -45,11 +54,16 @@ def called(given: Sequence[str]) -> None:
 
 
 def alternative(random: random.Random, _: Path) -> None:
-    """A text of an alternative, which is the same after a round trip through JSON, or of a length."""
+    """A text of an alternative, which is the same after a round trip through JSON, or
+    of a length."""
     text = spoiled.changed(random, random.choice(spoiled.ALTERNATIVES))
     if random.random() < 0.3:
-        length = Horizon.parse(spoiled.changed(random, random.choice(("500 updates", "2 epochs", "25%", "1e3 s"))))
-        assert length.examples(batch=10, epoch=100, left=10_000, seconds_per_update=lambda: 0.1) >= 0
+        length = Horizon.parse(
+            spoiled.changed(random, random.choice(("500 updates", "2 epochs", "25%", "1e3 s")))
+        )
+        assert (
+            length.examples(batch=10, epoch=100, left=10_000, seconds_per_update=lambda: 0.1) >= 0
+        )
         return
     if random.random() < 0.3:
         text += " & " + spoiled.changed(random, random.choice(spoiled.ALTERNATIVES))
@@ -58,9 +72,12 @@ def alternative(random: random.Random, _: Path) -> None:
 
 
 def fork_folder(random: random.Random, folder: Path, base: Path) -> None:
-    """A run whose plan of a fork or finished branches are spoiled: read, and then continued by the same command."""
+    """A run whose plan of a fork or finished branches are spoiled: read, and then continued by the
+    same command."""
     copy = Path(shutil.copytree(base, folder / "run"))
-    for name in random.sample(("fork.json", "branches.jsonl", "branches.jsonl"), random.randint(1, 2)):
+    for name in random.sample(
+        ("fork.json", "branches.jsonl", "branches.jsonl"), random.randint(1, 2)
+    ):
         path = copy / "forks" / "0001" / name
         if path.is_file():
             spoiled.file(random, path)

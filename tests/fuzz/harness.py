@@ -1,6 +1,8 @@
-"""One spoiled input at a time: it ends within 5 seconds, as done or as an error with a name, and executes nothing.
+"""One spoiled input at a time: it ends within 5 seconds, as done or as an error with a name, and
+executes nothing.
 
-`python tests/fuzz/harness.py 100000` tries many, and prints the counts by kind and every fault with its seed.
+`python tests/fuzz/harness.py 100000` tries many, and prints the counts by kind and every fault with
+its seed.
 """
 
 import inspect
@@ -35,14 +37,18 @@ class Hangs(BaseException):
 
 @contextmanager
 def limited() -> Iterator[list[str]]:
-    """Raise Hangs inside after a time. The list then has the traceback, since a command makes a sentence of Hangs."""
+    """Raise Hangs inside after a time. The list then has the traceback, since a command makes a
+    sentence of Hangs."""
     hung: list[str] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         hung.extend(traceback.format_stack(frame, limit=4))
         raise Hangs
 
-    timers = ((signal.ITIMER_PROF, signal.SIGPROF, SECONDS), (signal.ITIMER_REAL, signal.SIGALRM, WAITING))
+    timers = (
+        (signal.ITIMER_PROF, signal.SIGPROF, SECONDS),
+        (signal.ITIMER_REAL, signal.SIGALRM, WAITING),
+    )
     before = [signal.signal(number, stop) for _, number, _ in timers]
     for timer, _, seconds in timers:
         signal.setitimer(timer, seconds)
@@ -61,7 +67,9 @@ def fault(kind: str, seed: int, base: Path) -> str | None:
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("error", ".*: the section could not be drawn")  # said on the page, and still a fault
+        warnings.filterwarnings(
+            "error", ".*: the section could not be drawn"
+        )  # said on the page, and still a fault
         os.chdir(folder)
         hung: list[str] = []
         try:
@@ -89,12 +97,32 @@ def recorded_run(parent: Path) -> Path:
     here = Path.cwd()
     parent.mkdir(exist_ok=True)
     os.chdir(parent)
-    flags = ("--snapshots", "3", "--every", "5", "--set", "checkpoint_seconds=0.05", "-e", "6", "--no-open")
+    flags = (
+        "--snapshots",
+        "3",
+        "--every",
+        "5",
+        "--set",
+        "checkpoint_seconds=0.05",
+        "-e",
+        "6",
+        "--no-open",
+    )
     try:
         for command in (
             ("train", "digits", "--model", "mlp", *flags),
             ("measure", "certificate", "runs/digits-mlp-1", "--examples", "64", "--batches", "8"),
-            ("measure", "sharpness", "runs/digits-mlp-1", "--examples", "64", "--top", "1", "--probes", "4"),
+            (
+                "measure",
+                "sharpness",
+                "runs/digits-mlp-1",
+                "--examples",
+                "64",
+                "--top",
+                "1",
+                "--probes",
+                "4",
+            ),
             ("ensemble", "runs/digits-mlp-1", "--points", "0"),
             ("fork", "runs/digits-mlp-1", *ASKED),
         ):
@@ -108,7 +136,8 @@ def recorded_run(parent: Path) -> Path:
 
 
 def many(total: int, base: Path, first: int = 0) -> dict[str, Counter[str]]:
-    """Try so many inputs, every kind in turn. Returns the number of inputs and of faults by kind and cause."""
+    """Try so many inputs, every kind in turn. Returns the number of inputs and of faults by kind
+    and cause."""
     found: dict[str, Counter[str]] = {kind: Counter() for kind in SHARES}
     for chunk in range(first // 100, (first + total) // 100):
         for kind, share in SHARES.items():

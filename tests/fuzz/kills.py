@@ -1,10 +1,13 @@
-"""Work that is killed again and again loses nothing, and ends with the bits of work that was never killed.
+"""Work that is killed again and again loses nothing, and ends with the bits of work that was never
+killed.
 
-`python tests/fuzz/kills.py 1000 [SEED]` kills so many times and prints the counts. A process that has imported
-everything forks a short process for each attempt. It is killed by SIGKILL or SIGTERM at a random moment, or kills itself
-at a random file operation, in the middle of it if it writes: after its first byte, its half, or all but its last. It
-does so at a random append to a journal as often as at any file operation, since few of these are appends. What was
-appended is noted by the process, and every line of it must stay a line of a journal.
+`python tests/fuzz/kills.py 1000 [SEED]` kills so many times and prints the counts. A process that
+has imported everything forks a short process for each attempt. It is killed by SIGKILL or SIGTERM
+at a random moment, or kills itself
+at a random file operation, in the middle of it if it writes: after its first byte, its half, or all
+but its last. It does so at a random append to a journal as often as at any file operation, since
+few of these are appends. What was appended is noted by the process, and every line of it must stay
+a line of a journal.
 """
 
 import hashlib
@@ -37,7 +40,12 @@ from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.reader import HISTORY
 from gradiometer.storage.journal import read_journal
 
-HARD, IN_ORDER, AT_A_FILE, IN_AN_APPEND = "SIGKILL", "SIGTERM", "at a file operation", "in an append"
+HARD, IN_ORDER, AT_A_FILE, IN_AN_APPEND = (
+    "SIGKILL",
+    "SIGTERM",
+    "at a file operation",
+    "in an append",
+)
 NOTES = "appended"
 SOON = 2.0
 """Seconds of the processor in which a process that is asked to stop has to end."""
@@ -61,18 +69,29 @@ def of_a_training(folder: Path) -> Facts:
     checkpoint, damaged = load_latest(run.folder)
     complaints = [text for text in run.warnings if not text.endswith("skipped.")]
     assert not damaged and not complaints, (damaged, complaints)
-    names = [f"{event['event']} {event['step']}" for event in run.events if event["event"] not in HISTORY]
+    names = [
+        f"{event['event']} {event['step']}" for event in run.events if event["event"] not in HISTORY
+    ]
     steps, losses = run.losses
     facts: Facts = {
         "losses": dict(zip(steps.tolist(), map(float.hex, losses.tolist()), strict=True)),
-        "readings": {f"{gauge} {step}": 1 for gauge in run.gauges for step in run.series(gauge).steps.tolist()},
+        "readings": {
+            f"{gauge} {step}": 1
+            for gauge in run.gauges
+            for step in run.series(gauge).steps.tolist()
+        },
         "events": {name: names.count(name) for name in names},
-        "snapshots": {path.name: hashed(path.read_bytes()) for path in run.folder.snapshots_path.glob("[!.]*")},
+        "snapshots": {
+            path.name: hashed(path.read_bytes()) for path in run.folder.snapshots_path.glob("[!.]*")
+        },
         "step": 0,
         "status": run.status,
     }
     if checkpoint is not None:
-        tensors = {name: hashed(each.numpy().tobytes()) for name, each in sorted(checkpoint.tensors.items())}
+        tensors = {
+            name: hashed(each.numpy().tobytes())
+            for name, each in sorted(checkpoint.tensors.items())
+        }
         facts |= {"step": checkpoint.step, "tensors": tensors}
     assert set(range(facts["step"])) <= set(facts["losses"]), "a loss before the checkpoint is lost"
     return facts
@@ -83,7 +102,9 @@ def branches(path: Path) -> dict[str, str]:
     found = {}
     for file in sorted(path.glob("forks/*/branches.jsonl")):
         for _, record in read_journal(file)[0]:
-            assert record["name"] not in found, f"{record['name']}: trained again after it had finished"
+            assert record["name"] not in found, (
+                f"{record['name']}: trained again after it had finished"
+            )
             found[record["name"]] = json.dumps(record["result"] | {"seconds": 0}, sort_keys=True)
     return found
 
@@ -101,7 +122,8 @@ def of_a_fork(folder: Path) -> Facts:
 
 
 def of_the_output(folder: Path) -> Facts:
-    """The first JSON that was printed, if it is complete and no error; work of this kind keeps nothing else."""
+    """The first JSON that was printed, if it is complete and no error; work of this kind keeps
+    nothing else."""
     printed = (folder / "out").read_text() if (folder / "out").exists() else ""
     try:
         found, _ = json.JSONDecoder().raw_decode(printed)
@@ -140,17 +162,36 @@ WORKS = {
     "adamw": Work((*DIGITS, "--optimizer", "adamw", "--lr", "0.001"), of_a_training),
     "snapshots": Work((*DIGITS, "--snapshots", "3"), of_a_training),
     "accumulation": Work((*DIGITS, "--accumulation", "4", "--weight-decay", "0.01"), of_a_training),
-    "replacement": Work((*DIGITS, "--set", "sampling=replacement", "--schedule", "0.1/sqrt(t)"), of_a_training),
-    "kept checkpoints": Work((*DIGITS, "--set", "checkpoint_at=10,33", "--set", "keep_checkpoints=1"), of_a_training),
-    "probe": Work((*DIGITS, "--set", "probe=yes", "--set", "nesterov=yes", "--momentum", "0.5"), of_a_training),
+    "replacement": Work(
+        (*DIGITS, "--set", "sampling=replacement", "--schedule", "0.1/sqrt(t)"), of_a_training
+    ),
+    "kept checkpoints": Work(
+        (*DIGITS, "--set", "checkpoint_at=10,33", "--set", "keep_checkpoints=1"), of_a_training
+    ),
+    "probe": Work(
+        (*DIGITS, "--set", "probe=yes", "--set", "nesterov=yes", "--momentum", "0.5"), of_a_training
+    ),
     "quadratic": Work(("train", "quadratic", "--steps", "200", *OFTEN), of_a_training),
     "logistic": Work(("train", "logistic-regression", "--steps", "200", *OFTEN), of_a_training),
-    "fork": Work(("fork", RUN, "rate 2x", "rate 0.5x", "--horizon", "10 updates"), of_a_fork, FORKED),
+    "fork": Work(
+        ("fork", RUN, "rate 2x", "rate 0.5x", "--horizon", "10 updates"), of_a_fork, FORKED
+    ),
     "race": Work(("fork", RUN, "rate 2x", "rate 0.1x", "--budget", "2"), of_a_fork, FORKED),
     "batch --branch": Work(("batch", RUN, "--branch", "--at", "0"), of_a_fork, FORKED),
     "tune": Work(("tune", "digits", "--model", "mlp", "--steps", "60", "--json"), of_tuning),
     "sample --chains": Work(
-        ("learn", "sample", "linear-regression", "--chains", "2", "--steps", "400", "--burn-in", "50", "--json"),
+        (
+            "learn",
+            "sample",
+            "linear-regression",
+            "--chains",
+            "2",
+            "--steps",
+            "400",
+            "--burn-in",
+            "50",
+            "--json",
+        ),
         of_the_output,
     ),
 }
@@ -158,9 +199,11 @@ WORKS = {
 
 @contextmanager
 def dying(way: str = "", place: int = -1) -> Iterator[Counter[str]]:
-    """The process kills itself at this file operation or append of the block, in the middle of it if it writes.
+    """The process kills itself at this file operation or append of the block, in the middle of it
+    if it writes.
 
-    Yields the number of file operations and of appends so far. What is appended is noted in the file `NOTES`.
+    Yields the number of file operations and of appends so far. What is appended is noted in the
+    file `NOTES`.
     """
     calls: Counter[str] = Counter()
     journals: set[int] = set()
@@ -168,7 +211,10 @@ def dying(way: str = "", place: int = -1) -> Iterator[Counter[str]]:
 
     def wrapped(name: str, really: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any, **named: Any) -> Any:
-            ways = [AT_A_FILE, *([IN_AN_APPEND] if name == "write" and given[0] in journals else [])]
+            ways = [
+                AT_A_FILE,
+                *([IN_AN_APPEND] if name == "write" and given[0] in journals else []),
+            ]
             dies = way in ways and calls[way] == place
             calls.update(ways)
             if dies:
@@ -192,7 +238,8 @@ def dying(way: str = "", place: int = -1) -> Iterator[Counter[str]]:
 
 
 def begun(arguments: Sequence[str], folder: Path, way: str = "", place: int = -1) -> int:
-    """Start a command in a forked process. Returns its number. The number of its file operations is written at its end."""
+    """Start a command in a forked process. Returns its number. The number of its file operations is
+    written at its end."""
     if number := os.fork():
         return number
     code = 70
@@ -212,7 +259,8 @@ def begun(arguments: Sequence[str], folder: Path, way: str = "", place: int = -1
 
 
 def processor_seconds(number: int) -> float:
-    """What a process has used so far, also one that has ended and is not waited for; 0 where the system does not say."""
+    """What a process has used so far, also one that has ended and is not waited for; 0 where the
+    system does not say."""
     path = Path(f"/proc/{number}/stat")
     if not path.exists():
         return 0.0
@@ -234,7 +282,8 @@ def grounds(work: Work, parent: Path) -> Path:
 
 
 def records(content: bytes) -> set[str]:
-    """The lines that are JSON, with sorted names: the file of a fork's branches may be written anew without damaged lines."""
+    """The lines that are JSON, with sorted names: the file of a fork's branches may be written anew
+    without damaged lines."""
     found = set()
     for line in content.split(b"\n"):
         with suppress(ValueError):
@@ -262,7 +311,11 @@ def check_kept(before: Any, after: Any, whole: Any) -> None:
     for name, part in before.items():
         if isinstance(part, dict) and name != "tensors":
             kept = set(part)
-            if name in ("losses", "readings", "events"):  # a resumed run repeats those from its checkpoint on
+            if name in (
+                "losses",
+                "readings",
+                "events",
+            ):  # a resumed run repeats those from its checkpoint on
                 kept = {each for each in part if int(str(each).split()[-1]) < before["step"]}
             assert kept <= set(after[name]), f"{name}: lost {kept - set(after[name])}"
     for name in ("losses", "branches", "snapshots", "files"):
@@ -305,7 +358,9 @@ class Killer:
             counts["kills"] += killed
             expected = (0, 5, -15) if way == IN_ORDER else (0, -9)
             said = (folder / "err").read_text() if (folder / "err").exists() else ""
-            assert code in expected and "Traceback" not in said, f"{self.name}, {way}, exit {code}: {said}"
+            assert code in expected and "Traceback" not in said, (
+                f"{self.name}, {way}, exit {code}: {said}"
+            )
             after = self.work.facts(folder)
             check_kept(before, after, self.whole)
             check_lines(folder)
@@ -316,11 +371,19 @@ class Killer:
             code = ended(begun(next_of(self.work, folder), folder))
             assert code == 0, f"{self.name}, continued: {(folder / 'err').read_text()}"
         found = self.work.facts(folder)
-        different = {name: (found.get(name), part) for name, part in self.whole.items() if found.get(name) != part}
+        different = {
+            name: (found.get(name), part)
+            for name, part in self.whole.items()
+            if found.get(name) != part
+        }
         assert not different, f"{self.name}: not as undisturbed work: {different!s:.1000}"
         check_lines(folder)
         self._write_page(folder)
-        left = [path for path in folder.rglob(".*") if path.is_file() and (path.parent / "run.toml").exists()]
+        left = [
+            path
+            for path in folder.rglob(".*")
+            if path.is_file() and (path.parent / "run.toml").exists()
+        ]
         assert not left, f"{self.name}: left over {left}"
         counts["pieces of work"] += 1
         shutil.rmtree(folder)
@@ -334,8 +397,12 @@ class Killer:
                 assert code == 0, f"{self.name}, page: {(folder / 'err').read_text()}"
 
     def _size(self, begin: float, folder: Path) -> None:
-        """The length of undisturbed work. A busy machine changes it, and what falls behind its end kills nothing."""
-        self.seconds, self.calls = time.monotonic() - begin, json.loads((folder / "calls").read_text())
+        """The length of undisturbed work. A busy machine changes it, and what falls behind its end
+        kills nothing."""
+        self.seconds, self.calls = (
+            time.monotonic() - begin,
+            json.loads((folder / "calls").read_text()),
+        )
 
     def _fresh(self) -> Path:
         folder = Path(tempfile.mkdtemp(dir=self.parent))
@@ -348,7 +415,9 @@ class Killer:
             return ended(begun(command, folder, way, draw.randrange(self.calls.get(way, 1))))
         number = begun(command, folder)
         moment = time.monotonic() + draw.uniform(0, self.seconds)
-        while time.monotonic() < moment and not os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        while time.monotonic() < moment and not os.waitid(
+            os.P_PID, number, os.WEXITED | os.WNOHANG | os.WNOWAIT
+        ):
             time.sleep(0.002)
         used = processor_seconds(number)
         os.kill(number, signal.SIGKILL if way == HARD else signal.SIGTERM)
@@ -361,7 +430,9 @@ class Killer:
 def warm() -> None:
     """Import what the commands import, once for all processes."""
     for module in pkgutil.walk_packages(gradiometer.__path__, "gradiometer."):
-        if "integrations" not in module.name and not module.name.endswith(("__main__", "on_ray", "ray_task")):
+        if "integrations" not in module.name and not module.name.endswith(
+            ("__main__", "on_ray", "ray_task")
+        ):
             importlib.import_module(module.name)
 
 

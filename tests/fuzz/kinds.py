@@ -26,8 +26,26 @@ from gradiometer.run.checkpoints import STATE, SUMS, TENSORS
 
 LOGS = Path(__file__).parent.parent / "logs"
 VERBS = (
-    *("train", "show", "runs compare", "runs export", "measure batch", "fork", "measure sharpness", "learn schedule"),
-    *("measure certificate", "ensemble", "learn sample", "doctor", "resume", "runs", "learn lecture", "report"),
+    *(
+        "train",
+        "show",
+        "runs compare",
+        "runs export",
+        "measure batch",
+        "fork",
+        "measure sharpness",
+        "learn schedule",
+    ),
+    *(
+        "measure certificate",
+        "ensemble",
+        "learn sample",
+        "doctor",
+        "resume",
+        "runs",
+        "learn lecture",
+        "report",
+    ),
     *("--help", "--version", "nothing"),
 )
 OPTIONS = (
@@ -114,7 +132,13 @@ def log(random: random.Random, folder: Path) -> None:
     else:
         rows = []
         for step in range(random.randint(1, 60)):
-            row = {"step": step, "loss": 2.0 / (step + 1), "lr": 0.1, "epoch": step // 10, "grad_norm": 1.0}
+            row = {
+                "step": step,
+                "loss": 2.0 / (step + 1),
+                "lr": 0.1,
+                "epoch": step // 10,
+                "grad_norm": 1.0,
+            }
             if random.random() < 0.3:
                 row[random.choice(list(row))] = random.choice(spoiled.NASTY)
             rows.append(row)
@@ -137,7 +161,9 @@ def run_folder(random: random.Random, folder: Path, base: Path) -> None:
 def artifact(random: random.Random, folder: Path, base: Path) -> None:
     """A run with a spoiled certificate, survey or report of an ensemble."""
     copy = Path(shutil.copytree(base, folder / "run"))
-    path = random.choice([*copy.glob("certificates/*"), *copy.glob("curvature/*"), copy / "ensemble.json"])
+    path = random.choice(
+        [*copy.glob("certificates/*"), *copy.glob("curvature/*"), copy / "ensemble.json"]
+    )
     spoiled.file(random, path)
     _read(random, copy)
 
@@ -169,7 +195,11 @@ def checkpoint(random: random.Random, folder: Path, base: Path) -> None:
         path.write_bytes(len(header).to_bytes(8, "little") + header + whole[8 + length :])
     else:
         spoiled.file(random, path)
-    names = [each for each in (newest / TENSORS, newest / STATE) if each.is_file() and not each.is_symlink()]
+    names = [
+        each
+        for each in (newest / TENSORS, newest / STATE)
+        if each.is_file() and not each.is_symlink()
+    ]
     sums = [f"{hashlib.sha256(each.read_bytes()).hexdigest()}  {each.name}\n" for each in names]
     (newest / SUMS).write_text("".join(sums))
     training, _ = training_at_start(copy, "certify")

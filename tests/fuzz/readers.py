@@ -83,9 +83,20 @@ def resume(_: random.Random, run: Path, __: Path) -> None:
 
 
 SHARES: dict[Reader, int] = {
-    findings: 46, export: 10, show: 8, live: 6, compare: 5, runs: 5, batch: 5, ensemble: 5, fork: 5, resume: 4, doctor: 1,
-}  # fmt: skip
-"""Inputs for each reader in a hundred: pages take ten times as long as findings, which all of them make."""
+    findings: 46,
+    export: 10,
+    show: 8,
+    live: 6,
+    compare: 5,
+    runs: 5,
+    batch: 5,
+    ensemble: 5,
+    fork: 5,
+    resume: 4,
+    doctor: 1,
+}
+"""Inputs for each reader in a hundred: pages take ten times as long as findings, which all of them
+make."""
 
 _fields = cache(fields_of)
 
@@ -94,9 +105,12 @@ def broken(draw: random.Random, folder: Path, base: Path) -> Field:
     """Copy one of the two runs with one broken field to `folder / "run"`."""
     source = base if draw.random() < 0.6 else base.parent / "loop-1"
     fields = _fields(source)
-    # half of all draws are fair to fields, and half to kinds: an ensemble has a hundred fields, a snapshot five
+    # half of all draws are fair to fields, and half to kinds: an ensemble has a hundred fields, a
+    # snapshot five
     kind = draw.choice(sorted({each.kind for each in fields}))
-    field = draw.choice(fields if draw.random() < 0.5 else [each for each in fields if each.kind == kind])
+    field = draw.choice(
+        fields if draw.random() < 0.5 else [each for each in fields if each.kind == kind]
+    )
     copy = Path(shutil.copytree(source, folder / "run"))
     field.broken(copy, other_value(draw, field, source))
     return field

@@ -15,8 +15,43 @@ CANARY = "executed"
 """A file that the inputs try to make. It must never exist."""
 
 NASTY: tuple[Any, ...] = (
-    *(None, True, False, -1, 0, 1, 2, 7, 1.5, -0.0, 1e-320, 1e39, -1e308, 1e308, 2**31, 2**53, 2**63, 2**64, 10**400),
-    *("nan", "inf", "-inf", "", "x", "0", "1e999", "\x00", "é", "η", "<script>", "{}", "a" * 300, "9" * 5000),
+    *(
+        None,
+        True,
+        False,
+        -1,
+        0,
+        1,
+        2,
+        7,
+        1.5,
+        -0.0,
+        1e-320,
+        1e39,
+        -1e308,
+        1e308,
+        2**31,
+        2**53,
+        2**63,
+        2**64,
+        10**400,
+    ),
+    *(
+        "nan",
+        "inf",
+        "-inf",
+        "",
+        "x",
+        "0",
+        "1e999",
+        "\x00",
+        "é",
+        "η",
+        "<script>",
+        "{}",
+        "a" * 300,
+        "9" * 5000,
+    ),
     *([], [[]], {}, [1], [None], ["nan"], [1, 2, 3], {"a": 1}, {"": None}, [{}], {"value": 1.0}),
 )
 NUMBERS = (
@@ -40,10 +75,69 @@ NUMBERS = (
 FUNCTIONS = ("log", "log2", "log10", "sqrt", "exp", "sin", "cos", "floor", "int", "abs")
 METHODS = ("at_least", "at_most", "shifted", "warmed_up", "then", "held", "repeated")
 TOKENS = (
-    *("t", "T", "e", "pi", "1", "2", "0", "0.1", "1e308", "1e-308", "1e999", "9" * 40, "-1", "0.5", "1000", "x"),
-    *("+", "-", "*", "/", "**", "^", "%", "//", "(", ")", ",", ".", "...", "=", "<", "if", "else", "and", "lambda"),
-    *("log(", "exp(", "sqrt(", "sin(", "cos(", "abs(", "min(", "max(", "ceil(", "floor(", "log(t)", "sin(t)"),
-    *("Cosine(", "Constant(", "InversePower(", "PiecewiseLinear(", "StepDecay(", "Exponential(", "Warmup(", "steps="),
+    *(
+        "t",
+        "T",
+        "e",
+        "pi",
+        "1",
+        "2",
+        "0",
+        "0.1",
+        "1e308",
+        "1e-308",
+        "1e999",
+        "9" * 40,
+        "-1",
+        "0.5",
+        "1000",
+        "x",
+    ),
+    *(
+        "+",
+        "-",
+        "*",
+        "/",
+        "**",
+        "^",
+        "%",
+        "//",
+        "(",
+        ")",
+        ",",
+        ".",
+        "...",
+        "=",
+        "<",
+        "if",
+        "else",
+        "and",
+        "lambda",
+    ),
+    *(
+        "log(",
+        "exp(",
+        "sqrt(",
+        "sin(",
+        "cos(",
+        "abs(",
+        "min(",
+        "max(",
+        "ceil(",
+        "floor(",
+        "log(t)",
+        "sin(t)",
+    ),
+    *(
+        "Cosine(",
+        "Constant(",
+        "InversePower(",
+        "PiecewiseLinear(",
+        "StepDecay(",
+        "Exponential(",
+        "Warmup(",
+        "steps=",
+    ),
     *(
         "'a'",
         "None",
@@ -64,18 +158,66 @@ TOKENS = (
         "#",
         ":=",
     ),
-    *("1j", "0x1f", "1_000", "é", "η", "\x00", "f'{t}'", "__import__('os')", f".system('touch {CANARY}')", "t.real"),
+    *(
+        "1j",
+        "0x1f",
+        "1_000",
+        "é",
+        "η",
+        "\x00",
+        "f'{t}'",
+        "__import__('os')",
+        f".system('touch {CANARY}')",
+        "t.real",
+    ),
 )
 WHOLE = (
-    *("1/t", "1/(t*log(t+1)**2)", "Cosine(0.1, steps=1000)", "0.1*cos(t)/t", "exp(-t)", "t**-0.6", "0.1/sqrt(t)"),
-    *("InversePower(0.1, 0.6)", "cos(t//7)*0.5", "PiecewiseLinear('a')", "...", "(-1)**t/t", "min(1/t, 0.1)", "1e39"),
+    *(
+        "1/t",
+        "1/(t*log(t+1)**2)",
+        "Cosine(0.1, steps=1000)",
+        "0.1*cos(t)/t",
+        "exp(-t)",
+        "t**-0.6",
+        "0.1/sqrt(t)",
+    ),
+    *(
+        "InversePower(0.1, 0.6)",
+        "cos(t//7)*0.5",
+        "PiecewiseLinear('a')",
+        "...",
+        "(-1)**t/t",
+        "min(1/t, 0.1)",
+        "1e39",
+    ),
     f"__import__('os').system('touch {CANARY}')",
 )
 
 ALTERNATIVES = (
-    *("rate 2x", "batch 2x", "batch 2x, rate sqrt", "batch 4x, rate 2x", "momentum 0.9", "weight decay 0.01", "go on"),
-    *("cool now", "cool now 0.1x", "shorter 0.5x", "restart hot 10x", "clip 1", "skip 11:13", "follow 0.1/sqrt(t)"),
-    *("follow Cosine(0.1, steps=50)", "AdamW(lr=0.001)", "SGD(lr=0.1, momentum=0.9)", "rate 2x & clip 1"),
+    *(
+        "rate 2x",
+        "batch 2x",
+        "batch 2x, rate sqrt",
+        "batch 4x, rate 2x",
+        "momentum 0.9",
+        "weight decay 0.01",
+        "go on",
+    ),
+    *(
+        "cool now",
+        "cool now 0.1x",
+        "shorter 0.5x",
+        "restart hot 10x",
+        "clip 1",
+        "skip 11:13",
+        "follow 0.1/sqrt(t)",
+    ),
+    *(
+        "follow Cosine(0.1, steps=50)",
+        "AdamW(lr=0.001)",
+        "SGD(lr=0.1, momentum=0.9)",
+        "rate 2x & clip 1",
+    ),
 )
 
 
@@ -98,14 +240,22 @@ def formula(random: random.Random, depth: int) -> str:
 
 def shape(random: random.Random, depth: int = 2) -> str:
     """A named shape with any settings, with a method now and then."""
-    ours = sorted(name for name, kind in Schedule.kinds.items() if kind.__module__.startswith("gradiometer."))
+    ours = sorted(
+        name for name, kind in Schedule.kinds.items() if kind.__module__.startswith("gradiometer.")
+    )
     name = random.choice(ours)
     settings = [field.name for field in fields(Schedule.kinds[name])]
-    given = ", ".join(f"{each}={setting(random, depth)}" for each in settings if random.random() < 0.9)
+    given = ", ".join(
+        f"{each}={setting(random, depth)}" for each in settings if random.random() < 0.9
+    )
     text = f"{name}({given})"
     if random.random() < 0.4:
         text += f".{random.choice(METHODS)}({setting(random, depth)})"
-    return f"{text} {random.choice('+*')} {shape(random, depth - 1)}" if depth and random.random() < 0.2 else text
+    return (
+        f"{text} {random.choice('+*')} {shape(random, depth - 1)}"
+        if depth and random.random() < 0.2
+        else text
+    )
 
 
 def setting(random: random.Random, depth: int) -> str:
@@ -117,22 +267,43 @@ def setting(random: random.Random, depth: int) -> str:
         return shape(random, depth - 1)
     if kind < 0.85:
         return f"({', '.join(f'({10 * place}, {random.choice(NUMBERS)})' for place in range(3))})"
-    return random.choice(("'a'", "'1/t'", "'t'", "None", "True", "()", "(1,)", "((1, 2),)", "'cosine'", "((1, 'a'),)"))
+    return random.choice(
+        (
+            "'a'",
+            "'1/t'",
+            "'t'",
+            "None",
+            "True",
+            "()",
+            "(1,)",
+            "((1, 2),)",
+            "'cosine'",
+            "((1, 'a'),)",
+        )
+    )
 
 
 def text(random: random.Random) -> str:
-    """A formula or a shape: valid, tokens in any order, or a real one with some of its letters changed."""
+    """A formula or a shape: valid, tokens in any order, or a real one with some of its letters
+    changed."""
     kind = random.random()
     if kind < 0.35:
         return formula(random, random.randint(1, 4))
     if kind < 0.55:
         return shape(random)
     if kind < 0.75:
-        return "".join(random.choice(TOKENS) for _ in range(random.randint(1, random.choice((4, 12, 40)))))
+        return "".join(
+            random.choice(TOKENS) for _ in range(random.randint(1, random.choice((4, 12, 40))))
+        )
     if random.random() < 0.03:
         deep = random.choice((50, 500, 5000))
         return random.choice(
-            ("(" * deep + "t" + ")" * deep, "-" * deep + "t", "+".join(["t"] * deep), "t" + "**2" * deep)
+            (
+                "(" * deep + "t" + ")" * deep,
+                "-" * deep + "t",
+                "+".join(["t"] * deep),
+                "t" + "**2" * deep,
+            )
         )
     return changed(random, random.choice(WHOLE))
 
@@ -142,7 +313,9 @@ def changed(random: random.Random, text: str) -> str:
     letters = list(text)
     for _ in range(random.randint(0, 4)):
         place = random.randrange(len(letters) + 1)
-        letters[place : place + random.randint(0, 2)] = random.choice((random.choice(TOKENS), "", "(", "t"))
+        letters[place : place + random.randint(0, 2)] = random.choice(
+            (random.choice(TOKENS), "", "(", "t")
+        )
     return "".join(letters)
 
 
@@ -209,7 +382,8 @@ def content(random: random.Random, whole: bytes) -> bytes:
 
 
 def file(random: random.Random, path: Path) -> None:
-    """Spoil a file: as JSON lines, as JSON, as bytes, or put something in its place that is no file."""
+    """Spoil a file: as JSON lines, as JSON, as bytes, or put something in its place that is no
+    file."""
     what = random.random()
     whole = path.read_bytes()
     if what < 0.6 and path.suffix in (".json", ".jsonl"):

@@ -1,4 +1,5 @@
-"""Answer one system call of an action with an error, in the kernel's place: a forked process acts, and strace answers."""
+"""Answer one system call of an action with an error, in the kernel's place: a forked process acts,
+and strace answers."""
 
 import os
 import shutil
@@ -16,9 +17,43 @@ from typing import Any, NamedTuple
 import cloudpickle
 
 CALLS = (
-    *("openat", "read", "pread64", "write", "pwrite64", "lseek", "ftruncate", "fsync", "fdatasync", "close", "ioctl"),
-    *("newfstatat", "fstat", "stat", "lstat", "access", "readlink", "getdents64", "flock", "fcntl", "dup"),
-    *("rename", "renameat", "renameat2", "mkdir", "mkdirat", "unlink", "unlinkat", "rmdir", "chmod", "utimensat"),
+    *(
+        "openat",
+        "read",
+        "pread64",
+        "write",
+        "pwrite64",
+        "lseek",
+        "ftruncate",
+        "fsync",
+        "fdatasync",
+        "close",
+        "ioctl",
+    ),
+    *(
+        "newfstatat",
+        "fstat",
+        "stat",
+        "lstat",
+        "access",
+        "readlink",
+        "getdents64",
+        "flock",
+        "fcntl",
+        "dup",
+    ),
+    *(
+        "rename",
+        "renameat",
+        "renameat2",
+        "mkdir",
+        "mkdirat",
+        "unlink",
+        "unlinkat",
+        "rmdir",
+        "chmod",
+        "utimensat",
+    ),
 )
 """Those on files. The report is sent by another one, so that only the action is disturbed."""
 
@@ -43,7 +78,12 @@ def can_trace() -> bool:
     """True if strace is here and may trace a process."""
     if sys.platform != "linux" or shutil.which("strace") is None:
         return False
-    return subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True, check=False).returncode == 0
+    return (
+        subprocess.run(
+            ["strace", "-o", os.devnull, "true"], capture_output=True, check=False
+        ).returncode
+        == 0
+    )
 
 
 def traced(act: Callable[[], object], tell: Callable[[], Any] = int, rule: str = "") -> Traced:
@@ -61,7 +101,15 @@ def traced(act: Callable[[], object], tell: Callable[[], Any] = int, rule: str =
     os.waitpid(number, os.WUNTRACED)
     with ours, tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
-        command = ["strace", "-p", str(number), "-o", str(log), "-e", f"trace={','.join(f'?{name}' for name in CALLS)}"]
+        command = [
+            "strace",
+            "-p",
+            str(number),
+            "-o",
+            str(log),
+            "-e",
+            f"trace={','.join(f'?{name}' for name in CALLS)}",
+        ]
         command += ["-e", f"inject={rule}"] if rule else []
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
             assert tracer.stderr is not None and "attached" in tracer.stderr.readline()

@@ -1,4 +1,5 @@
-"""Every file operation of a save, an artifact, a page and a journal fails once: a sentence, and nothing is lost."""
+"""Every file operation of a save, an artifact, a page and a journal fails once: a sentence, and
+nothing is lost."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +39,9 @@ def test_a_checkpoint_is_safe_from_every_fault(fail_every_call: Every, folder: R
 
     assert fail_every_call(prepare, check) > 15
     save(folder, 3, {"a": torch.ones(3)}, {"step": 3}, keep=1)
-    assert [path.name for path in folder.checkpoints_path.iterdir()] == ["step_000003"]  # nothing is left over
+    assert [path.name for path in folder.checkpoints_path.iterdir()] == [
+        "step_000003"
+    ]  # nothing is left over
 
 
 def certificate(gradients: int) -> Certificate:
@@ -67,7 +70,9 @@ def test_a_page_is_safe_from_every_fault(
 ) -> None:
     run, path = Run.open(folder.path), folder.path / "report.html"
     pages = iter(range(10**6))
-    monkeypatch.setattr("gradiometer.report.page.page.render", lambda *_: f"<p>{next(pages)}</p>" * 100)
+    monkeypatch.setattr(
+        "gradiometer.report.page.page.render", lambda *_: f"<p>{next(pages)}</p>" * 100
+    )
 
     def prepare() -> Callable[[], object]:
         write_page(run, Diagnosis((), {}, {}))
@@ -75,17 +80,23 @@ def test_a_page_is_safe_from_every_fault(
 
     def check(label: str, raised: bool) -> None:
         text = path.read_text()
-        assert len(set(text.replace("</p>", "</p>\n").split())) == 1 and text.count("<p>") == 100, label
+        assert len(set(text.replace("</p>", "</p>\n").split())) == 1 and text.count("<p>") == 100, (
+            label
+        )
 
     assert fail_every_call(prepare, check) >= 4
 
 
 @each_way
-def test_what_a_recorder_has_flushed_is_safe_from_every_fault(fail_every_call: Every, tmp_path: Path) -> None:
+def test_what_a_recorder_has_flushed_is_safe_from_every_fault(
+    fail_every_call: Every, tmp_path: Path
+) -> None:
     folders: list[RunFolder] = []
 
     def prepare() -> Callable[[], object]:
-        folders.append(RunFolder.create(tmp_path, "run", {"configuration": Configuration().to_dict()}))
+        folders.append(
+            RunFolder.create(tmp_path, "run", {"configuration": Configuration().to_dict()})
+        )
         with Recorder(folders[-1], []) as recorder:
             recorder.loss(0, 1.0)
             recorder.event("started", 0)
@@ -107,9 +118,13 @@ def test_what_a_recorder_has_flushed_is_safe_from_every_fault(fail_every_call: E
 
 
 @each_way
-def test_a_run_folder_is_complete_or_absent_after_every_fault(fail_every_call: Every, tmp_path: Path) -> None:
+def test_a_run_folder_is_complete_or_absent_after_every_fault(
+    fail_every_call: Every, tmp_path: Path
+) -> None:
     def prepare() -> Callable[[], object]:
-        return lambda: RunFolder.create(tmp_path, "run", {"configuration": Configuration().to_dict()})
+        return lambda: RunFolder.create(
+            tmp_path, "run", {"configuration": Configuration().to_dict()}
+        )
 
     def check(label: str, raised: bool) -> None:
         for path in tmp_path.iterdir():

@@ -1,4 +1,5 @@
-"""Every file operation of a fork fails once: a sentence, no finished branch is lost, and the same call continues."""
+"""Every file operation of a fork fails once: a sentence, no finished branch is lost, and the same
+call continues."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -27,9 +28,16 @@ PLAN = Plan(step=3, alternatives=(Rate(2),), replicates=2, horizon=64)
 def branch(which: Branch) -> BranchResult:
     """A result as of a training, at once."""
     return BranchResult(
-        which.alternative.name, which.replicate, which.horizon, updates=8, examples=64, seconds=0.0,
-        curve=((8, 1.0),), readouts={"train_loss": Readout(1.0 + which.replicate)}, diverged=None,
-    )  # fmt: skip
+        which.alternative.name,
+        which.replicate,
+        which.horizon,
+        updates=8,
+        examples=64,
+        seconds=0.0,
+        curve=((8, 1.0),),
+        readouts={"train_loss": Readout(1.0 + which.replicate)},
+        diverged=None,
+    )
 
 
 def forked(parent: Path, seen: list[str]) -> ForkRecord:
@@ -42,7 +50,9 @@ def forked(parent: Path, seen: list[str]) -> ForkRecord:
 
 
 @each_way
-def test_a_fork_is_safe_from_every_fault(fail_every_call: Callable[..., int], tmp_path: Path) -> None:
+def test_a_fork_is_safe_from_every_fault(
+    fail_every_call: Callable[..., int], tmp_path: Path
+) -> None:
     places: list[Path] = []
     seen: list[str] = []
 
@@ -86,7 +96,9 @@ def test_putting_damaged_lines_aside_is_safe_from_every_fault(
 
 
 @each_way
-def test_a_ledger_is_safe_from_every_fault(fail_every_call: Callable[..., int], tmp_path: Path) -> None:
+def test_a_ledger_is_safe_from_every_fault(
+    fail_every_call: Callable[..., int], tmp_path: Path
+) -> None:
     ledgers: list[Ledger] = []
     seen: list[int] = []
 
@@ -124,7 +136,9 @@ def branches_of(record: ForkRecord) -> Iterator[Outcome]:
 def test_the_same_fork_twice_at_a_time_is_refused_and_loses_nothing(tmp_path: Path) -> None:
     first = branches_of(ForkRecord.keep(tmp_path, PLAN))
     next(first)
-    with pytest.raises(BadArgument, match="is being written by another process: wait until it has finished"):
+    with pytest.raises(
+        BadArgument, match="is being written by another process: wait until it has finished"
+    ):
         branches_of(ForkRecord.keep(tmp_path, PLAN))
     assert len([*first]) == len(PLAN.branches) - 1
     assert len(ForkRecord.keep(tmp_path, PLAN).fork.results) == len(PLAN.branches)

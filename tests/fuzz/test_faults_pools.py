@@ -1,4 +1,5 @@
-"""Faults of a pool: files that fail, processes that end in each phase, and programs that are stopped."""
+"""Faults of a pool: files that fail, processes that end in each phase, and programs that are
+stopped."""
 
 import errno
 import os
@@ -67,7 +68,10 @@ def test_a_process_that_ends_in_any_phase_costs_its_jobs_only(phase: str) -> Non
         "closed pipes": Job("bad", lambda _: closes()),
     }[phase]
     with Processes(1) as pool:
-        outcomes = {each.name: each for each in pool.run([bad, Job("good", lambda _: 7)], shared=Shared(phase))}
+        outcomes = {
+            each.name: each
+            for each in pool.run([bad, Job("good", lambda _: 7)], shared=Shared(phase))
+        }
         found = "" if phase == "closed pipes" else "ended with EXIT(3)"
         assert f"the process of the job 'bad' {found}" in str(outcomes["bad"].error)
         assert str(outcomes["bad"].error).endswith("; the job is not finished.")
@@ -98,12 +102,15 @@ def test_a_process_that_cannot_start_says_how_it_ended(
 ) -> None:
     executable = tmp_path / "python"
     executable.write_text(
-        f'#!/bin/sh\ncase "$*" in *popen_loky*) exec {sys.executable} -c {shlex.quote(STARTS[found])};; '
-        f'*) exec {sys.executable} "$@";; esac\n'
+        f'#!/bin/sh\ncase "$*" in *popen_loky*) exec {sys.executable} -c '
+        f'{shlex.quote(STARTS[found])};; *) exec {sys.executable} "$@";; esac\n'
     )
     executable.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(executable))
-    with Processes(2) as pool, pytest.raises(Interrupted, match=re.escape(f"could not start: it {found}")):
+    with (
+        Processes(2) as pool,
+        pytest.raises(Interrupted, match=re.escape(f"could not start: it {found}")),
+    ):
         pool.results([Job(f"{k}", abs, (k,)) for k in range(3)], shared=None)
 
 
@@ -112,11 +119,16 @@ def test_a_system_that_starts_no_process_is_a_sentence(monkeypatch: pytest.Monke
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     monkeypatch.setattr(ProcessPoolExecutor, "submit", refused)  # where loky starts its process
-    with Processes(1) as pool, pytest.raises(Interrupted, match="could not start: resource temporarily unavailable"):
+    with (
+        Processes(1) as pool,
+        pytest.raises(Interrupted, match="could not start: resource temporarily unavailable"),
+    ):
         pool.results([Job("one", abs, (-1,))], shared=torch.ones(3))
 
 
-def test_a_disk_without_room_for_what_is_shared_is_named(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_for_what_is_shared_is_named(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
@@ -128,7 +140,10 @@ def test_a_disk_without_room_for_what_is_shared_is_named(temporary: Path, monkey
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     monkeypatch.setattr(tempfile, "tempdir", str(temporary / "missing"))
-    with Processes(1) as pool, pytest.raises(StorageFailed, match="no such file or directory; free some space"):
+    with (
+        Processes(1) as pool,
+        pytest.raises(StorageFailed, match="no such file or directory; free some space"),
+    ):
         pool.results([Job("one", lambda shared: shared)], shared=torch.ones(3))
 
 
@@ -148,11 +163,15 @@ with Processes(2) as pool:
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_is_left_of_a_program_that_is_stopped_at_any_moment(kind: signal.Signals, temporary: Path) -> None:
+def test_nothing_is_left_of_a_program_that_is_stopped_at_any_moment(
+    kind: signal.Signals, temporary: Path
+) -> None:
     draw = random.Random(int(kind))
     for attempt in range(4):
         marked = os.environ | {"TMPDIR": str(temporary), "MARK": f"{temporary} {attempt}"}
-        program = subprocess.Popen([sys.executable, "-c", STOPPED], stderr=subprocess.PIPE, env=marked, text=True)
+        program = subprocess.Popen(
+            [sys.executable, "-c", STOPPED], stderr=subprocess.PIPE, env=marked, text=True
+        )
         until(lambda: list(temporary.glob("gradiometer-*/*")))
         until(lambda mark=marked["MARK"]: len(processes(mark)) > 1)
         time.sleep(draw.uniform(0, 4))
@@ -160,7 +179,9 @@ def test_nothing_is_left_of_a_program_that_is_stopped_at_any_moment(kind: signal
         _, said = program.communicate(timeout=60)
         until(lambda mark=marked["MARK"]: not processes(mark))
         assert list(temporary.iterdir()) == [], attempt
-        assert said.count("Traceback") <= 1 and ("KeyboardInterrupt" in said) == (kind is signal.SIGINT), said
+        assert said.count("Traceback") <= 1 and ("KeyboardInterrupt" in said) == (
+            kind is signal.SIGINT
+        ), said
 
 
 def processes(mark: str) -> list[int]:

@@ -1,4 +1,5 @@
-"""Every file operation of `watch` after the first update fails, once or from then on: training does not notice."""
+"""Every file operation of `watch` after the first update fails, once or from then on: training does
+not notice."""
 
 import errno
 import logging
@@ -13,8 +14,11 @@ from gradients_by_hand import LOSSES, backward, batches, network
 from gradiometer import Run, watch
 
 
-def trained(out: Path, fails_at: int | None, number: int, *, lasting: bool) -> tuple[list[Tensor], list[str], Shim]:
-    """Six updates, the last five and the end of the watch on a failing disk. Returns parameters, warnings and calls."""
+def trained(
+    out: Path, fails_at: int | None, number: int, *, lasting: bool
+) -> tuple[list[Tensor], list[str], Shim]:
+    """Six updates, the last five and the end of the watch on a failing disk. Returns parameters,
+    warnings and calls."""
     model, optimizer = network()
     with watch(model, optimizer, loss=LOSSES, out=out, every=2, gauges="noise", quiet=True) as w:
         for step, batch in enumerate(batches(6)):
@@ -27,7 +31,11 @@ def trained(out: Path, fails_at: int | None, number: int, *, lasting: bool) -> t
             if step == 3:
                 w.run  # writes what waits  # noqa: B018
     disk.__exit__(None, None, None)
-    return [parameter.detach().clone() for parameter in model.parameters()], w.findings().warnings, shim
+    return (
+        [parameter.detach().clone() for parameter in model.parameters()],
+        w.findings().warnings,
+        shim,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +60,12 @@ def test_training_does_not_notice_a_failing_disk(
         assert all(map(torch.equal, made, plain)), label
         run = Run.open(out / "loop-1")
         assert all(losses[step] == loss for step, loss in zip(*run.losses, strict=True)), label
-        whole = len(run.losses[0]) == 6 and run.status == "finished" and (run.path / "report.html").exists()
-        assert whole or caplog.messages, label
-        assert set(warnings) <= set(caplog.messages) and not any("gradiometer resume" in text for text in warnings), (
-            label
+        whole = (
+            len(run.losses[0]) == 6
+            and run.status == "finished"
+            and (run.path / "report.html").exists()
         )
+        assert whole or caplog.messages, label
+        assert set(warnings) <= set(caplog.messages) and not any(
+            "gradiometer resume" in text for text in warnings
+        ), label

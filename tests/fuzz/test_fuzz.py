@@ -29,7 +29,8 @@ QUICK = {
     "record": 2_000,
     "record_findings": 0,
 }
-"""Inputs of each kind that the slow suite tries; the nightly one tries ten times as many, 20,000 of them records."""
+"""Inputs of each kind that the slow suite tries; the nightly one tries ten times as many, 20,000 of
+them records."""
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +41,17 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_runs_have_a_record_of_every_kind(base: Path) -> None:
     found = {field.kind for run in (base, base.parent / "loop-1") for field in fields_of(run)}
     lines = [kind.__struct_config__.tag for kind in readings.LINES.__args__]
-    for kind in (*(f"events.jsonl {name}" for name in events.KINDS), *(f"readings.jsonl {tag}" for tag in lines)):
+    for kind in (
+        *(f"events.jsonl {name}" for name in events.KINDS),
+        *(f"readings.jsonl {tag}" for tag in lines),
+    ):
         assert any(each.startswith(kind) for each in found), kind
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reader", [each for each in readers.SHARES if each.__name__ not in ("doctor", "resume")])
+@pytest.mark.parametrize(
+    "reader", [each for each in readers.SHARES if each.__name__ not in ("doctor", "resume")]
+)
 def test_every_reader_reads_a_run_that_is_whole(
     reader: readers.Reader, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,7 +67,9 @@ def test_every_reader_reads_a_run_that_is_whole(
 
 def test_a_broken_field_of_a_record_is_named_and_the_rest_is_read(base: Path) -> None:
     for seed in range(100):
-        assert (words := fault("record_findings", seed, base)) is None, f"record_findings {seed}: {words}"
+        assert (words := fault("record_findings", seed, base)) is None, (
+            f"record_findings {seed}: {words}"
+        )
 
 
 @pytest.mark.slow

@@ -35,5 +35,7 @@ def test_work_that_is_killed_300_times_ends_with_the_same_bits() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and fork")
 def test_a_journal_that_does_not_repair_a_torn_line_is_found() -> None:
     command = [sys.executable, "-c", WITHOUT_REPAIR]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1 and "appended, and then lost" in done.stderr

@@ -1,4 +1,5 @@
-"""Every system call of a command on files fails once: an exit code, a sentence, and nothing that was there is lost."""
+"""Every system call of a command on files fails once: an exit code, a sentence, and nothing that
+was there is lost."""
 
 import errno
 import io
@@ -15,7 +16,10 @@ from system_calls import can_trace, places, traced
 from gradiometer.cli import main
 from report_run import run_in
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not can_trace(), reason="strace is missing, or may not trace here")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not can_trace(), reason="strace is missing, or may not trace here"),
+]
 
 
 class Said(NamedTuple):
@@ -47,13 +51,23 @@ def without_ages(text: str) -> str:
 @pytest.mark.nightly
 @pytest.mark.page
 @pytest.mark.parametrize("verb", ["report", "runs", "export", "schedule"])
-def test_every_system_call_of_a_command_fails_once(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_system_call_of_a_command_fails_once(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     run = run_in(tmp_path / "runs", steps=60).path
-    given = {"report": (str(run),), "runs": ("runs",), "export": (str(run), "--out", "table.csv"), "schedule": ("1/t",)}
+    given = {
+        "report": (str(run),),
+        "runs": ("runs",),
+        "export": (str(run), "--out", "table.csv"),
+        "schedule": ("1/t",),
+    }
     act, said = command(verb, *given[verb])
     act()
-    whole, files = said(), {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    whole, files = (
+        said(),
+        {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()},
+    )
     assert whole.code == 0
     for place, (name, number) in enumerate(places(traced(act).calls)):
         word = errno.errorcode[ERRORS[place % len(ERRORS)]]
@@ -62,6 +76,8 @@ def test_every_system_call_of_a_command_fails_once(verb: str, tmp_path: Path, mo
         assert len(found.changed) == 1 and found.error is None, (label, found.error)
         assert code in (0, 2, 6) and "Traceback" not in err, f"{label}: exit {code}: {err}"
         named = err.strip().endswith(".")
-        assert named or (code == 0 and without_ages(out) == without_ages(whole.out)), f"{label}: {code}: {out} {err}"
+        assert named or (code == 0 and without_ages(out) == without_ages(whole.out)), (
+            f"{label}: {code}: {out} {err}"
+        )
         for path, content in files.items():
             assert path.read_bytes() == content or path.suffix in (".html", ".csv"), (label, path)

@@ -1,4 +1,5 @@
-"""Commands that work in one folder at the same time: one goes on, others read or are refused, and no bit changes."""
+"""Commands that work in one folder at the same time: one goes on, others read or are refused, and
+no bit changes."""
 
 import json
 import re
@@ -17,9 +18,22 @@ from gradiometer import Run
 from gradiometer.loop import forks_of
 from trainings import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="locks are POSIX")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="locks are POSIX"),
+]
 
-TRAIN = ("train", "digits", "--model", "mlp", "--set", "checkpoint_seconds=0.2", "--every", "200", "--no-open")
+TRAIN = (
+    "train",
+    "digits",
+    "--model",
+    "mlp",
+    "--set",
+    "checkpoint_seconds=0.2",
+    "--every",
+    "200",
+    "--no-open",
+)
 FORK = ("rate 2x", "--horizon", "20 updates", "--replicates", "2", "--json")
 TUNE = ("tune", "digits", "--model", "mlp", "--steps", "60", "--json")
 RUN = "runs/digits-mlp-1"
@@ -34,7 +48,11 @@ def begin(tmp_path: Path) -> Iterator[Any]:
             (tmp_path / folder).mkdir(exist_ok=True)
             command = [sys.executable, "-u", "-m", "gradiometer", *arguments]
             process = subprocess.Popen(
-                command, cwd=tmp_path / folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                command,
+                cwd=tmp_path / folder,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             )
             started.enter_context(process)
             started.callback(process.kill)
@@ -59,7 +77,9 @@ def refused(results: Sequence[tuple[int, str]]) -> list[str]:
 def test_a_tuning_that_is_started_twice_is_one_tuning(begin: Any, tmp_path: Path) -> None:
     alone = ended(begin("alone", *TUNE))
     together = ended(*(begin("together", *TUNE) for _ in range(3)))
-    assert all("is being written by another process: wait until" in said for said in refused(together))
+    assert all(
+        "is being written by another process: wait until" in said for said in refused(together)
+    )
     again = ended(begin("together", *TUNE))
     chosen = {json.loads(said)["line"] for code, said in (*alone, *together, *again) if code == 0}
     assert len(chosen) == 1 and alone[0][0] == again[0][0] == 0
@@ -79,7 +99,9 @@ def test_a_resume_that_is_started_twice_is_one_training(begin: Any, tmp_path: Pa
     assert of_a_training(tmp_path / "together") == of_a_training(tmp_path / "alone")
 
 
-def test_forks_and_viewers_beside_a_training_change_no_bit_of_it(begin: Any, tmp_path: Path) -> None:
+def test_forks_and_viewers_beside_a_training_change_no_bit_of_it(
+    begin: Any, tmp_path: Path
+) -> None:
     assert ended(begin("alone", *TRAIN, "--steps", "20000"))[0][0] == 0
     training = begin("together", *TRAIN, "--steps", "20000")
     folder = tmp_path / "together" / RUN
@@ -87,10 +109,18 @@ def test_forks_and_viewers_beside_a_training_change_no_bit_of_it(begin: Any, tmp
     shown = begin("together", "show", RUN, "--no-open")
     address = re.search(r"http://\S+", shown.stdout.readline())[0]
     with ExitStack() as viewers:
-        pages = [viewers.enter_context(urllib.request.urlopen(f"{address}run/0/events")) for _ in range(50)]
-        forks = ended(begin("together", "fork", RUN, *FORK), begin("together", "fork", RUN, *FORK, "--seed", "1"))
+        pages = [
+            viewers.enter_context(urllib.request.urlopen(f"{address}run/0/events"))
+            for _ in range(50)
+        ]
+        forks = ended(
+            begin("together", "fork", RUN, *FORK),
+            begin("together", "fork", RUN, *FORK, "--seed", "1"),
+        )
         assert training.poll() is None, "the training ended before the forks"
-        assert ended(begin("together", "export", RUN, "--out", "table.csv"), begin("together", "report", RUN))
+        assert ended(
+            begin("together", "export", RUN, "--out", "table.csv"), begin("together", "report", RUN)
+        )
         assert ended(training)[0][0] == 0
         for page in pages:
             assert any(line.startswith(b"data: ") for line in page)

@@ -1,4 +1,5 @@
-"""Two small runs that have a record of every kind: one of `gradiometer train`, and one of a watched loop."""
+"""Two small runs that have a record of every kind: one of `gradiometer train`, and one of a watched
+loop."""
 
 import json
 from collections.abc import Mapping
@@ -64,7 +65,9 @@ def watched_run(out: Path) -> Path:
             w.step(value, batch)
             optimizer.step()
             if step % 40 == 39:
-                w.evaluated(test=loss(model(inputs[:64]), targets[:64]), train=loss(model(inputs), targets))
+                w.evaluated(
+                    test=loss(model(inputs[:64]), targets[:64]), train=loss(model(inputs), targets)
+                )
     return out / "loop-1"
 
 
@@ -79,11 +82,25 @@ def add_events(path: Path) -> None:
         ("rate fork", {"factor": 2.0, **forked}),
         (
             "cooled forecast",
-            {"averaged": 0.5, "forecast": about, "fork": "0001", "seen": 0.5, "going_on": 0.6, "spent": 20.0},
+            {
+                "averaged": 0.5,
+                "forecast": about,
+                "fork": "0001",
+                "seen": 0.5,
+                "going_on": 0.6,
+                "spent": 20.0,
+            },
         ),
         (
             "stationarity",
-            {"learning_rate": 0.05, "steps": 64, "left": 0.1, "gain": about, "predicted": about, "stopped": False},
+            {
+                "learning_rate": 0.05,
+                "steps": 64,
+                "left": 0.1,
+                "gain": about,
+                "predicted": about,
+                "stopped": False,
+            },
         ),
         ("cut scored", {"cut_at": 120, "seen": 0.1, "within": True, "predicted": about}),
         (EVENT, {**asdict(examined)}),
@@ -103,11 +120,15 @@ def add_events(path: Path) -> None:
     with RunFolder.open(path).events_path.open("a") as file:
         for place, (event, fields) in enumerate(kinds):
             at = SPIKE if event == EVENT else step
-            file.write(json.dumps(plain({"event": event, "step": at, "time": float(place), **fields})) + "\n")
+            file.write(
+                json.dumps(plain({"event": event, "step": at, "time": float(place), **fields}))
+                + "\n"
+            )
 
 
 def add_race(path: Path) -> None:
-    """Add a fork that was raced, with an alternative that was stopped, and values of single examples."""
+    """Add a fork that was raced, with an alternative that was stopped, and values of single
+    examples."""
     rungs = (Rung(320, 2), Rung(640, 2))
     plan = Plan(100, (Rate(2.0), Rate(8.0)), 2, 640, left=1600, rungs=rungs, seed=3)
     record = ForkRecord.keep(path, plan)
@@ -118,7 +139,14 @@ def add_race(path: Path) -> None:
             alternative = branch.alternative.name
             curve = ((160, 0.6 + worse), (branch.horizon, 0.5 + worse))
             found = BranchResult(
-                alternative, branch.replicate, branch.horizon, 20, branch.horizon, 0.1, curve, {"test_loss": readout}
+                alternative,
+                branch.replicate,
+                branch.horizon,
+                20,
+                branch.horizon,
+                0.1,
+                curve,
+                {"test_loss": readout},
             )
             keep(Outcome(branch.name, found, seconds=0.1))
     record.finish([Stop(Rate(8.0).name, 320, 2, "worse", GoOn().name, ABOUT)])

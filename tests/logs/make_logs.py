@@ -1,9 +1,10 @@
-"""Makes the logs in this folder with the tools themselves: transformers, lightning, tensorboard, and a plain loop.
+"""Makes the logs in this folder with the tools themselves: transformers, lightning, tensorboard,
+and a plain loop.
 
     pip install torch transformers accelerate lightning tensorboard && python make_logs.py
 
-Each is a small training whose trouble is known: it memorises, a batch is not a number, it has arrived, it is resumed under
-another schedule, or all is well.
+Each is a small training whose trouble is known: it memorises, a batch is not a number, it has
+arrived, it is resumed under another schedule, or all is well.
 """
 
 import csv
@@ -27,7 +28,9 @@ HERE = Path(__file__).parent
 class Pairs(Dataset):
     """Inputs and labels; labels at random can only be memorised, example by example."""
 
-    def __init__(self, examples: int, *, random_labels: bool = False, poison: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self, examples: int, *, random_labels: bool = False, poison: bool = False, seed: int = 0
+    ) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.x = torch.randn(examples, 16, generator=generator)
         self.y = (self.x[:, 0] + 0.7 * torch.randn(examples, generator=generator) > 0).long()
@@ -88,9 +91,15 @@ def hugging_face() -> None:
         made.train()
         keep(made, "hf_nan.json")
         made = trainer(
-            Pairs(640, random_labels=True), out, width=2048, num_train_epochs=12, logging_steps=2, optim="adamw_torch",
-            learning_rate=2e-3, lr_scheduler_type="constant",
-        )  # fmt: skip
+            Pairs(640, random_labels=True),
+            out,
+            width=2048,
+            num_train_epochs=12,
+            logging_steps=2,
+            optim="adamw_torch",
+            learning_rate=2e-3,
+            lr_scheduler_type="constant",
+        )
         made.train()
         keep(made, "hf_staircase.json")
         made = trainer(Pairs(2_000), out, max_steps=200, save_strategy="steps", save_steps=200)
@@ -116,7 +125,10 @@ class Module(lightning.LightningModule):
 
     def configure_optimizers(self) -> dict[str, object]:
         optimizer = torch.optim.SGD(self.parameters(), self.rate)
-        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0),
+        }
 
 
 def with_lightning() -> None:
@@ -130,28 +142,53 @@ def with_lightning() -> None:
             lightning.seed_everything(0)
             model = Module(rate, width)
             runner = lightning.Trainer(
-                max_epochs=epochs, logger=logger(out), log_every_n_steps=4, enable_progress_bar=False,
-                enable_checkpointing=False, enable_model_summary=False, accelerator="cpu",
+                max_epochs=epochs,
+                logger=logger(out),
+                log_every_n_steps=4,
+                enable_progress_bar=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                accelerator="cpu",
                 callbacks=[LearningRateMonitor("step")],
-            )  # fmt: skip
+            )
             runner.fit(model, DataLoader(Pairs(4_000), batch_size=256, shuffle=True))
-            made = next(path for path in Path(out).rglob("*") if path.name == "metrics.csv" or "tfevents" in path.name)
+            made = next(
+                path
+                for path in Path(out).rglob("*")
+                if path.name == "metrics.csv" or "tfevents" in path.name
+            )
             shutil.copy(made, HERE / name)
 
 
 def plain_loop() -> None:
-    """A loop of one's own: a restart of the counter as JSON lines, a staircase as an event file, not a number as a CSV."""
+    """A loop of one's own: a restart of the counter as JSON lines, a staircase as an event file,
+    not a number as a CSV."""
     losses = list(_losses(Pairs(2_000), 0.1, 400))
     with (HERE / "plain_restarted.jsonl").open("w") as file:
         for step, (loss, norm, epoch) in enumerate(losses):
             if step == 300:  # killed at 300, taken up again from the checkpoint of step 200
-                for again, (loss_again, norm_again, epoch_again) in enumerate(losses[200:300], start=200):
-                    line = {"step": again, "loss": loss_again, "grad_norm": norm_again, "epoch": epoch_again, "lr": 0.1}
+                for again, (loss_again, norm_again, epoch_again) in enumerate(
+                    losses[200:300], start=200
+                ):
+                    line = {
+                        "step": again,
+                        "loss": loss_again,
+                        "grad_norm": norm_again,
+                        "epoch": epoch_again,
+                        "lr": 0.1,
+                    }
                     file.write(json.dumps(line) + "\n")
-            file.write(json.dumps({"step": step, "loss": loss, "grad_norm": norm, "epoch": epoch, "lr": 0.1}) + "\n")
+            file.write(
+                json.dumps(
+                    {"step": step, "loss": loss, "grad_norm": norm, "epoch": epoch, "lr": 0.1}
+                )
+                + "\n"
+            )
     with tempfile.TemporaryDirectory() as out:
         writer = SummaryWriter(out)
-        for step, (loss, _, epoch) in enumerate(_losses(Pairs(512, random_labels=True), 2e-3, 384, width=2048)):
+        for step, (loss, _, epoch) in enumerate(
+            _losses(Pairs(512, random_labels=True), 2e-3, 384, width=2048)
+        ):
             writer.add_scalar("train/loss", loss, step)
             writer.add_scalar("epoch", epoch, step)
         writer.close()
@@ -167,7 +204,11 @@ def _losses(data: Dataset, rate: float, steps: int, width: int = 64):
     """Loss, gradient norm and epoch of every step."""
     torch.manual_seed(0)
     model = Net(width)
-    optimizer = torch.optim.Adam(model.parameters(), rate) if width > 64 else torch.optim.SGD(model.parameters(), rate)
+    optimizer = (
+        torch.optim.Adam(model.parameters(), rate)
+        if width > 64
+        else torch.optim.SGD(model.parameters(), rate)
+    )
     step = epoch = 0
     while step < steps:
         for batch in DataLoader(data, batch_size=16, shuffle=True):

@@ -7,7 +7,13 @@ import sys
 import click
 
 from gradiometer import __version__
-from gradiometer.cli.boundary import READER_ENDED, REFUSED, check_environment, ended_by_sigterm, report_error
+from gradiometer.cli.boundary import (
+    READER_ENDED,
+    REFUSED,
+    check_environment,
+    ended_by_sigterm,
+    report_error,
+)
 from gradiometer.cli.demo import demo
 from gradiometer.cli.doctor import doctor
 from gradiometer.cli.ensemble import ensemble
@@ -38,11 +44,18 @@ class Commands(click.Group):
         return list(self.commands)
 
 
-@click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="gradiometer")
-@click.option("--trust", is_flag=True,
-              help="Import and call the code that a run names, though the run was made by another user or on another "
-              "machine.")  # fmt: skip
+@click.option(
+    "--trust",
+    is_flag=True,
+    help=(
+        "Import and call the code that a run names, though the run was made by another user or on "
+        "another machine."
+    ),
+)
 @click.pass_context
 def gradiometer(context: click.Context, trust: bool) -> None:
     """Measure, with an error bar, what stochastic gradient descent does to a training run.
@@ -89,7 +102,9 @@ def _run(arguments: list[str]) -> int:
     except click.Abort as error:
         sentence, code = report_error(error.__cause__ or KeyboardInterrupt(), arguments)
     except BaseException as error:
-        if isinstance(error, SystemExit) and not user_line(error):  # click's own, as after completing a word
+        if isinstance(error, SystemExit) and not user_line(
+            error
+        ):  # click's own, as after completing a word
             raise
         sentence, code = report_error(error, arguments)
     else:

@@ -1,4 +1,5 @@
-"""The boundary between commands and the system: every error becomes one sentence and an exit code."""
+"""The boundary between commands and the system: every error becomes one sentence and
+an exit code."""
 
 import errno
 import os
@@ -63,11 +64,14 @@ _OF_A_PATH = {
 """Errors that are a bug, unless the path is one that the user has chosen."""
 
 _SOON_SECONDS = 0.01
-_MORE_MEMORY = "there is not enough memory: use a smaller batch, fewer examples, or close other programs."
+_MORE_MEMORY = (
+    "there is not enough memory: use a smaller batch, fewer examples, or close other programs."
+)
 
 
 def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
-    """One sentence for an error, and the exit code. The code is 1 if the error is a bug of gradiometer.
+    """One sentence for an error, and the exit code. The code is 1 if the error is a bug of
+    gradiometer.
 
     A sentence that quotes a very long text is shortened in its middle.
     """
@@ -91,10 +95,19 @@ def _explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int
     if _is_interrupt(error):
         return "stopped before the end.", Interrupted.exit_code
     if not isinstance(error, Exception):
-        return f"{summary(error)} was raised{user_line(error)}, which ends a program.", UserCodeFailed.exit_code
-    sentence = _shortage(error) or (_refusal(error, arguments) if isinstance(error, OSError) else None)
+        return (
+            f"{summary(error)} was raised{user_line(error)}, which ends a program.",
+            UserCodeFailed.exit_code,
+        )
+    sentence = _shortage(error) or (
+        _refusal(error, arguments) if isinstance(error, OSError) else None
+    )
     if sentence is None and sys.flags.optimize > 1 and "Found no doc" in text_of(error):
-        return "the charts need the docstrings that Python's -OO (PYTHONOPTIMIZE=2) removes: leave it out.", REFUSED
+        return (
+            "the charts need the docstrings that Python's -OO (PYTHONOPTIMIZE=2) removes: leave it "
+            "out.",
+            REFUSED,
+        )
     return (_BUG, 1) if sentence is None else (sentence, REFUSED)
 
 
@@ -107,12 +120,14 @@ def check_environment() -> None:
     written = os.environ.get("SOURCE_DATE_EPOCH")
     if written is not None and not re.fullmatch(r"\s*[0-9]{1,18}\s*", written):
         raise BadArgument(
-            f"the environment variable SOURCE_DATE_EPOCH must be a number of seconds, got {written!r}: unset it."
+            "the environment variable SOURCE_DATE_EPOCH must be a number of seconds, got "
+            f"{written!r}: unset it."
         )
 
 
 def report_error(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
-    """Print an error on standard error, with its traceback if it is a bug or asked for. Returns sentence and code."""
+    """Print an error on standard error, with its traceback if it is a bug or asked for. Returns
+    sentence and code."""
     sentence, code = explained(error, arguments)
     if code == 1 or os.environ.get(DEBUG, "0") not in ("", "0"):
         click.echo(printable("".join(traceback.format_exception(error))), err=True, nl=False)
@@ -124,11 +139,14 @@ def report_error(error: BaseException, arguments: Sequence[str]) -> tuple[str, i
 def ended_by_sigterm() -> Iterator[None]:
     """SIGTERM raises KeyboardInterrupt inside, like Ctrl-C, so that a command ends in order.
 
-    Python ignores an exception in `__del__`, in a callback of a weak reference and in `sys.unraisablehook`. If it
-    ignores this one, SIGTERM is sent again a little later, as often as needed. Without a new thread for that, the
-    process ends at once. If a library makes another error of it, the command has ended by SIGTERM nevertheless.
+    Python ignores an exception in `__del__`, in a callback of a weak reference and in
+    `sys.unraisablehook`. If it ignores this one, SIGTERM is sent again a little later, as often as
+    needed. Without a new thread for that, the process ends at once. If a library makes another
+    error of it, the command has ended by SIGTERM nevertheless.
     """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_kill"):
+    if threading.current_thread() is not threading.main_thread() or not hasattr(
+        signal, "pthread_kill"
+    ):
         yield
         return
     main, over, hook = threading.get_ident(), threading.Event(), sys.unraisablehook
@@ -164,7 +182,9 @@ def ended_by_sigterm() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if asked and not isinstance(error, GradiometerError | click.exceptions.Exit | click.ClickException):
+        if asked and not isinstance(
+            error, GradiometerError | click.exceptions.Exit | click.ClickException
+        ):
             raise KeyboardInterrupt from error
         raise
     finally:
@@ -174,8 +194,11 @@ def ended_by_sigterm() -> Iterator[None]:
 
 
 def _is_interrupt(error: BaseException | None) -> bool:
-    """True for KeyboardInterrupt, also as the cause: Python 3.11 turns one in `__set_name__` into a RuntimeError."""
-    return error is not None and (isinstance(error, KeyboardInterrupt) or _is_interrupt(error.__cause__))
+    """True for KeyboardInterrupt, also as the cause: Python 3.11 turns one in `__set_name__` into a
+    RuntimeError."""
+    return error is not None and (
+        isinstance(error, KeyboardInterrupt) or _is_interrupt(error.__cause__)
+    )
 
 
 def _shortage(error: BaseException) -> str | None:
@@ -183,9 +206,17 @@ def _shortage(error: BaseException) -> str | None:
     if ran_out_of_memory(error):
         return _MORE_MEMORY
     if _is_descriptors(error):
-        return "too many files are open: raise the limit with `ulimit -n 4096`, or close other programs."
-    if "can't start new thread" in text_of(error) or (isinstance(error, OSError) and error.errno == errno.EAGAIN):
-        return "the system starts no more threads or processes: raise `ulimit -u`, or close other programs."
+        return (
+            "too many files are open: raise the limit with `ulimit -n 4096`, or close other "
+            "programs."
+        )
+    if "can't start new thread" in text_of(error) or (
+        isinstance(error, OSError) and error.errno == errno.EAGAIN
+    ):
+        return (
+            "the system starts no more threads or processes: raise `ulimit -u`, or close other "
+            "programs."
+        )
     return None
 
 
@@ -195,7 +226,9 @@ def _refusal(error: OSError, arguments: Sequence[str]) -> str | None:
     reason = (error.strerror or str(error)).lower()
     if not _current_folder_exists():
         return "the current folder was deleted: change to another one."
-    place = f"`{os.fsdecode(error.filename)}`" if isinstance(error.filename, str | bytes) else "a file"
+    place = (
+        f"`{os.fsdecode(error.filename)}`" if isinstance(error.filename, str | bytes) else "a file"
+    )
     if number in _REMEDIES:
         return f"{place} could not be read or written ({reason}): {_REMEDIES[number]}."
     if number in _OF_A_PATH and _chosen(error.filename, arguments):
@@ -204,7 +237,8 @@ def _refusal(error: OSError, arguments: Sequence[str]) -> str | None:
 
 
 def _chosen(name: object, arguments: Sequence[str]) -> bool:
-    """True if a path was given on the command line, or lies in a folder that was, or in the folder of the runs."""
+    """True if a path was given on the command line, or lies in a folder that was, or in the folder
+    of the runs."""
     if not isinstance(name, str | bytes):
         return False
     path = Path(os.fsdecode(name)).absolute()

@@ -28,7 +28,8 @@ class Following:
         self.counter = Counter(console, "branches")
 
     def prepare(self) -> None:
-        """Show that the branches are prepared, until the first of them begins: steps of the run may be repeated."""
+        """Show that the branches are prepared, until the first of them begins: steps of the run may
+        be repeated."""
         if self.console is not None:
             self.waiting.enter_context(waiting(self.console, "preparing the branches"))
 
@@ -40,7 +41,8 @@ class Following:
             return
         count = len(plan.branches)
         self.console.print(
-            f"{'; '.join(plan.names)}: {count} branches from step {plan.step:,}, {plan.horizon:,} examples each",
+            f"{'; '.join(plan.names)}: {count} branches from step {plan.step:,}, {plan.horizon:,} "
+            "examples each",
             highlight=False,
             soft_wrap=not self.console.is_terminal,
         )
@@ -76,7 +78,8 @@ def following(quiet: bool) -> Iterator[Following]:
 
 @contextmanager
 def started(pool: str) -> "Iterator[Pool]":
-    """The pool of a text. Its processes import what a run's branches need while this program does the same."""
+    """The pool of a text. Its processes import what a run's branches need while this program does
+    the same."""
     from gradiometer.jobs.choice import opened
 
     with opened(pool) as where:

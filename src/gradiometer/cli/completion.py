@@ -1,4 +1,5 @@
-"""What the shell completes besides commands and flags: problems, models, and the folders of runs."""
+"""What the shell completes besides commands and flags: problems, models, and the
+folders of runs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,12 +27,17 @@ def models(context: click.Context, _: click.Parameter, begun: str) -> list[Compl
         *context.args,
     ]  # `args` if the line is incomplete
     known = next((KNOWN[word] for word in words if word in KNOWN), None)
-    names = known.models if known is not None else {name: None for each in KNOWN.values() for name in each.models}
+    names = (
+        known.models
+        if known is not None
+        else {name: None for each in KNOWN.values() for name in each.models}
+    )
     return [CompletionItem(name) for name in names if name.startswith(begun)]
 
 
 def runs(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
-    """The runs in the folder that was begun, or in the folder runs; other folders are left to the shell."""
+    """The runs in the folder that was begun, or in the folder runs; other folders are left to the
+    shell."""
     found = [CompletionItem(str(path)) for path in _runs_in(begun)]
     return found or [CompletionItem(begun, type="dir")]
 

@@ -17,7 +17,8 @@ DEMO = {
     "learning_rate": 0.02,
     "epochs": 80,
     "every": 10,  # not a share of the time, so that a busy machine measures as often as an idle one
-    "checkpoint_at": "1800",  # the middle, where the fork begins: without it, the fork would repeat these steps
+    # the middle, where the fork begins: without it, the fork would repeat these steps
+    "checkpoint_at": "1800",
 }
 
 REPLICATES = 3
@@ -32,12 +33,14 @@ WITHOUT_ADVICE = ("rate 2x",)
 @json_option
 @no_open_option
 def demo(out: Path, as_json: bool, no_open: bool) -> int:
-    """Train a small network on real handwritten digits, measure it, and try what it advises. Takes about half a minute.
+    """Train a small network on real handwritten digits, measure it, and try what it advises. Takes
+    about half a minute.
 
-    Every tenth step is measured, much more than the 2 % of the time that your own runs spend on it: a short training
-    then has its answers, and a busy machine the same ones. The command shows findings during training. Then it trains
-    from the middle of the run again, as before and as the findings advise, to test their forecast. It prints all with
-    intervals at the end, and writes the page.
+    Every tenth step is measured, much more than the 2 % of the time that your own runs spend on it:
+    a short training then has its answers, and a busy machine the same ones. The command shows
+    findings during training. Then it trains from the middle of the run again, as before and as the
+    findings advise, to test their forecast. It prints all with intervals at the end, and writes the
+    page.
     """
     from gradiometer.cli.outcome import conclude
     from gradiometer.cli.panel import watching

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: gradiometer doctor outputs/checkpoint-500/trainer_state.json")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--loss", default=None, help="Name of the training loss in the log, if it is not found.")
+@click.option(
+    "--loss", default=None, help="Name of the training loss in the log, if it is not found."
+)
 @click.option(
     "--fail-on",
     type=click.Choice(["look", "act"]),
@@ -25,12 +27,13 @@ if TYPE_CHECKING:
 def doctor(path: Path, loss: str | None, fail_on: str | None, as_json: bool) -> int:
     """Diagnose the log of a training, and list what the log cannot show.
 
-    PATH is a Hugging Face trainer_state.json, a CSV such as Lightning's metrics.csv, JSON lines such as W&B's, a Keras
-    history as JSON, a run of MLflow, a TensorBoard event file, printed lines such as nanoGPT's, or a folder with one of
-    them. The command names what limits the training by the rules of `watch`, as far as a log shows it: overfitting, a
-    schedule without a decay, with one that is too early or in the wrong unit, bursts, bad batches and jumps of the
-    loss. It also finds NaN and inf that the log hides, a staircase at the epochs, and a resume that lost its schedule.
-    Exit code 2 means that less than half of the lines were understood.
+    PATH is a Hugging Face trainer_state.json, a CSV such as Lightning's metrics.csv, JSON lines
+    such as W&B's, a Keras history as JSON, a run of MLflow, a TensorBoard event file, printed lines
+    such as nanoGPT's, or a folder with one of them. The command names what limits the training by
+    the rules of `watch`, as far as a log shows it: overfitting, a schedule without a decay, with
+    one that is too early or in the wrong unit, bursts, bad batches and jumps of the loss. It also
+    finds NaN and inf that the log hides, a staircase at the epochs, and a resume that lost its
+    schedule. Exit code 2 means that less than half of the lines were understood.
     """
     from gradiometer.cli.outcome import exit_code
     from gradiometer.logs.readers import read_log

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from gradiometer.run.ensemble import EnsembleEvaluation
 
 
-@click.command(epilog="Example: gradiometer ensemble runs/digits-mlp-3 --against runs/digits-mlp-1 --export digits.pt2")
+@click.command(
+    epilog=(
+        "Example: gradiometer ensemble runs/digits-mlp-3 --against runs/digits-mlp-1 --export "
+        "digits.pt2"
+    )
+)
 @click.argument("run", type=click.Path(path_type=Path), shell_complete=runs)
 @click.option(
     "--against",
@@ -34,15 +39,21 @@ if TYPE_CHECKING:
     type=click.IntRange(0, 10_000),
     default=9,
     show_default=True,
-    help="Points on the line in weight space from each snapshot to the last; 0 skips the error barriers.",
+    help=(
+        "Points on the line in weight space from each snapshot to the last; 0 skips the error "
+        "barriers."
+    ),
 )
 @json_option
-def ensemble(run: Path, against: tuple[Path, ...], export: Path | None, points: int, as_json: bool) -> None:
+def ensemble(
+    run: Path, against: tuple[Path, ...], export: Path | None, points: int, as_json: bool
+) -> None:
     """Average the predictions of the snapshots of RUN and score the average.
 
-    A quarter of the test examples selects the number of snapshots and the calibration; the other examples are scored.
-    The ensemble is compared with the last snapshot, with the average of the weights and with other runs; each
-    difference is paired by example. The report is kept in the run and shown on its page.
+    A quarter of the test examples selects the number of snapshots and the calibration; the other
+    examples are scored. The ensemble is compared with the last snapshot, with the average of the
+    weights and with other runs; each difference is paired by example. The report is kept in the run
+    and shown on its page.
     """
     if export is not None:
         from gradiometer.exploration.ensembles.export import check_file
@@ -90,7 +101,9 @@ def _print(report: "EnsembleReport", sentences: list[str]) -> None:
     for baseline in report.baselines:
         click.echo(f"\nless {baseline.name} (below zero: the ensemble is better)")
         _table(baseline.difference)
-    click.echo("\n" + filled("the last m snapshots: calibrated log-loss, and its decrease by the m-th"))
+    click.echo(
+        "\n" + filled("the last m snapshots: calibrated log-loss, and its decrease by the m-th")
+    )
     for size in report.sizes:
         added = negative(size.added["calibrated_nll"]) if size.added else ""
         click.echo(f"  m = {size.members:<3} {size.scores['calibrated_nll']!s:<31}{added}".rstrip())

@@ -22,37 +22,82 @@ DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
 """What is tried if nothing is asked for."""
 
 
-@click.command(epilog="Example: gradiometer fork runs/digits-cnn-1 'rate 0.5x' 'rate 2x' 'batch 2x, rate sqrt'")
+@click.command(
+    epilog="Example: gradiometer fork runs/digits-cnn-1 'rate 0.5x' 'rate 2x' 'batch 2x, rate sqrt'"
+)
 @click.argument("run", type=click.Path(path_type=Path), shell_complete=runs)
 @click.argument("changes", nargs=-1, metavar="[CHANGE]...")
 @click.option("--advice", is_flag=True, help="What the findings of RUN advise.")
-@click.option("--spike", type=int, default=None, metavar="STEP",
-              help="Why the loss spiked at this step: again, without these batches, at half the rate, clipped, and on "
-              "other data. Takes --pool and --seed only.")  # fmt: skip
+@click.option(
+    "--spike",
+    type=int,
+    default=None,
+    metavar="STEP",
+    help=(
+        "Why the loss spiked at this step: again, without these batches, at half the rate, "
+        "clipped, and on other data. Takes --pool and --seed only."
+    ),
+)
 @click.option(
     "--loop",
     "own",
     default=None,
     metavar="MODULE:FUNCTION",
-    help="For a watched run: a function of yours that returns its Loop, as it is at the step to fork from.",
+    help=(
+        "For a watched run: a function of yours that returns its Loop, as it is at the step to "
+        "fork from."
+    ),
 )
-@click.option("--at", type=int, default=None, metavar="STEP",
-              help="Step to fork from. Default: the middle of a finished run, else the newest checkpoint.")  # fmt: skip
-@click.option("--horizon", default=None, metavar="LENGTH",
-              help="Length of a branch: 25%, 500 updates, 2 epochs, 64_000 examples or 10 s. A share is one of what "
-              "is left of the run; a length in seconds depends on the machine; 'end' trains to a quarter and a half of "
-              "what is left, for the effect at the end of the run.  [default: 25%]")  # fmt: skip
-@click.option("--tail", type=click.Choice(["linear", "half", "third", "none"]), default="linear", show_default=True,
-              help="How the rate of each branch ends: it falls to zero over the whole branch, over its last half "
-              "or third, or not at all, which favours small rates.")  # fmt: skip
-@click.option("--replicates", type=click.IntRange(min=1), default=None,
-              help="Number of data orders, each common to all alternatives.  [default: 4]")  # fmt: skip
-@click.option("--budget", type=float, default=None, metavar="RUNS",
-              help="Race: spend at most this many times the cost of RUN, over growing horizons, and stop alternatives "
-              "that are clearly worse. In place of --horizon and --replicates.")  # fmt: skip
+@click.option(
+    "--at",
+    type=int,
+    default=None,
+    metavar="STEP",
+    help="Step to fork from. Default: the middle of a finished run, else the newest checkpoint.",
+)
+@click.option(
+    "--horizon",
+    default=None,
+    metavar="LENGTH",
+    help=(
+        "Length of a branch: 25%, 500 updates, 2 epochs, 64_000 examples or 10 s. A share is one "
+        "of what is left of the run; a length in seconds depends on the machine; 'end' trains to a "
+        "quarter and a half of what is left, for the effect at the end of the run.  [default: 25%]"
+    ),
+)
+@click.option(
+    "--tail",
+    type=click.Choice(["linear", "half", "third", "none"]),
+    default="linear",
+    show_default=True,
+    help=(
+        "How the rate of each branch ends: it falls to zero over the whole branch, over its last "
+        "half or third, or not at all, which favours small rates."
+    ),
+)
+@click.option(
+    "--replicates",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Number of data orders, each common to all alternatives.  [default: 4]",
+)
+@click.option(
+    "--budget",
+    type=float,
+    default=None,
+    metavar="RUNS",
+    help=(
+        "Race: spend at most this many times the cost of RUN, over growing horizons, and stop "
+        "alternatives that are clearly worse. In place of --horizon and --replicates."
+    ),
+)
 @pool_option
-@click.option("--readout", type=click.Choice(["test_loss", "train_loss", "test_accuracy"]), default=None,
-              help="What is compared. Default: the test loss, or without a test set the training loss.")  # fmt: skip
+@click.option(
+    "--readout",
+    type=click.Choice(["test_loss", "train_loss", "test_accuracy"]),
+    default=None,
+    help="What is compared. Default: the test loss, or without a test set the training loss.",
+)
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the data orders.")
 @json_option
 def fork(
@@ -73,14 +118,16 @@ def fork(
 ) -> None:
     """Train RUN on from one of its steps in several ways, and compare where they end.
 
-    Each CHANGE is trained on the same data as going on as it is, and every branch ends with a rate of zero. A CHANGE is
-    a text: 'rate 2x', 'batch 2x, rate sqrt', 'momentum 0.9', 'weight decay 0.01', 'clip 1', 'cool now',
-    'skip 1200:1205' (without the batches of these steps; the last is not), 'follow Cosine(0.1, steps=500)',
-    'AdamW(lr=0.001)', or several of them with & between, such as 'rate 2x & momentum 0.95'. If none is given, these are
+    Each CHANGE is trained on the same data as going on as it is, and every branch ends with a rate
+    of zero. A CHANGE is
+    a text: 'rate 2x', 'batch 2x, rate sqrt', 'momentum 0.9', 'weight decay 0.01', 'clip 1', 'cool
+    now', 'skip 1200:1205' (without the batches of these steps; the last is not), 'follow
+    Cosine(0.1, steps=500)', 'AdamW(lr=0.001)', or several of them with & between, such as 'rate 2x
+    & momentum 0.95'. If none is given, these are
     tried: half and twice the rate, and twice the batch with 1.41 times the rate.
 
-    RUN is not changed. The branches are kept in its folder forks/ and shown on its page. If the command is stopped, the
-    same command continues; if it is repeated, it shows the result.
+    RUN is not changed. The branches are kept in its folder forks/ and shown on its page. If the
+    command is stopped, the same command continues; if it is repeated, it shows the result.
     """
     from gradiometer.cli.branches import following, started
     from gradiometer.cli.spike import explain_spike
@@ -92,7 +139,10 @@ def fork(
     if spike is not None:
         given = [own, at, horizon, replicates, budget, readout]
         if changes or advice or any(value is not None for value in given):
-            raise BadArgument("`--spike` chooses the branches itself: leave out all other flags but --pool and --seed.")
+            raise BadArgument(
+                "`--spike` chooses the branches itself: leave out all other flags but --pool and "
+                "--seed."
+            )
         explain_spike(opened, spike, pool=pool, seed=seed, as_json=as_json)
         return
     alternatives = _alternatives(opened, changes, advice)
@@ -103,12 +153,23 @@ def fork(
 
             begun = loop_at(opened, at) if own is None else _own_loop(opened, own, at)
             found = train_fork(
-                begun, alternatives, horizon=horizon, replicates=replicates, tail=tail, budget=budget,
-                seed=seed, pool=where, threads=opened.configuration.threads, out=opened.path, begin=progress.begin,
+                begun,
+                alternatives,
+                horizon=horizon,
+                replicates=replicates,
+                tail=tail,
+                budget=budget,
+                seed=seed,
+                pool=where,
+                threads=opened.configuration.threads,
+                out=opened.path,
+                begin=progress.begin,
                 progress=progress.update,
-            )  # fmt: skip
+            )
     except KeyboardInterrupt:
-        raise Interrupted("stopped: the same command continues from the branches that are finished.") from None
+        raise Interrupted(
+            "stopped: the same command continues from the branches that are finished."
+        ) from None
     effects, record = found.effects(readout, level=opened.configuration.level), ForkRecord.of(found)
     if as_json:
         from gradiometer.cli.outcome import printed_json
@@ -152,24 +213,36 @@ def _own_loop(run: "Run", name: str, at: int | None) -> "Loop":
     from gradiometer.verdict.triage.signs import Signs
 
     if not run.watched:
-        raise BadArgument(f"`--loop` is for a watched run, and `{run.path}` is one of `gradiometer train`: omit it.")
+        raise BadArgument(
+            f"`--loop` is for a watched run, and `{run.path}` is one of `gradiometer train`: omit "
+            "it."
+        )
     if at is not None:
-        raise BadArgument(f"`--at` is the step at which `{name}` returns the loop: give Loop its `index`, and omit it.")
+        raise BadArgument(
+            f"`--at` is the step at which `{name}` returns the loop: give Loop its `index`, and "
+            "omit it."
+        )
     with user_code(name):
         loop = function_of(name, "loop")()
     if not isinstance(loop, Loop):
-        raise BadArgument(f"`{name}` must return a gradiometer.loop.Loop, got {type(loop).__name__}.")
+        raise BadArgument(
+            f"`{name}` must return a gradiometer.loop.Loop, got {type(loop).__name__}."
+        )
     facts = Signs.of(run).facts
     known = dict(zip(facts.get("tensors", ()), facts.get("sizes", ()), strict=True))
     sizes = {name: one.numel() for name, one in loop.model.named_parameters() if one.requires_grad}
     if known and sizes != known:
-        raise BadArgument(f"`{name}` returns a loop with other parameters than those of `{run.path}`.")
+        raise BadArgument(
+            f"`{name}` returns a loop with other parameters than those of `{run.path}`."
+        )
     if loop.size != run.configuration.batch_size:
         raise BadArgument(
             f"`{name}` returns a loop with {loop.size} examples in an update, and `{run.path}` had "
             f"{run.configuration.batch_size}."
         )
-    loop.warnings = (f"The updates of the loop from {name} were not compared with those of the watched run.",)
+    loop.warnings = (
+        f"The updates of the loop from {name} were not compared with those of the watched run.",
+    )
     return loop
 
 
@@ -181,13 +254,15 @@ def _advised(run: "Run") -> "tuple[Alternative, ...]":
     found = advised(diagnose(run).findings)
     if not found:
         raise BadArgument(
-            f"`--advice` finds nothing to try: no finding of `{run.path}` advises another rate, batch or cut."
+            f"`--advice` finds nothing to try: no finding of `{run.path}` advises another rate, "
+            "batch or cut."
         )
     return found
 
 
 def _page(run: "Run") -> str | None:
-    """The page with the fork, unless a process is writing the run: it writes its page itself at the end."""
+    """The page with the fork, unless a process is writing the run: it writes its page itself at the
+    end."""
     from gradiometer.report.page.page import write_page
     from gradiometer.verdict.diagnosis import diagnose
 
@@ -196,7 +271,12 @@ def _page(run: "Run") -> str | None:
 
 
 def _as_object(
-    run: "Run", record: "ForkRecord", effects: "tuple[Effect, ...]", *, was_finished: bool, notes: tuple[str, ...]
+    run: "Run",
+    record: "ForkRecord",
+    effects: "tuple[Effect, ...]",
+    *,
+    was_finished: bool,
+    notes: tuple[str, ...],
 ) -> dict[str, Any]:
     from gradiometer.loop.recorded.words import comparison, setting
 
@@ -229,7 +309,13 @@ def _as_object(
     }
 
 
-def _tell(record: "ForkRecord", effects: "tuple[Effect, ...]", *, was_finished: bool, notes: tuple[str, ...]) -> None:
+def _tell(
+    record: "ForkRecord",
+    effects: "tuple[Effect, ...]",
+    *,
+    was_finished: bool,
+    notes: tuple[str, ...],
+) -> None:
     """Print the sentence, the table, warnings, what more replicates would decide, and the place."""
     from rich.console import Console
 
@@ -282,4 +368,8 @@ def _table(record: "ForkRecord", effects: "tuple[Effect, ...]") -> "Table":
 def _interval(estimate: "Estimate") -> str:
     from gradiometer.measurement.estimate import significant
 
-    return f"[{significant(estimate.low, 2)}, {significant(estimate.high, 2)}]" if estimate.tells else ""
+    return (
+        f"[{significant(estimate.low, 2)}, {significant(estimate.high, 2)}]"
+        if estimate.tells
+        else ""
+    )

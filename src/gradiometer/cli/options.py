@@ -1,4 +1,5 @@
-"""Flags that several commands share. Those of training are made from the fields of `Configuration`."""
+"""Flags that several commands share. Those of training are made from the fields of
+`Configuration`."""
 
 import re
 import types
@@ -23,7 +24,8 @@ SHORT = {"learning_rate": ("--lr",), "epochs": ("-e",)}
 
 
 def configuration_options(*names: str) -> Callable[[Command], Command]:
-    """One flag for each of these fields of `Configuration`, with its docstring as the help text, and `--set`."""
+    """One flag for each of these fields of `Configuration`, with its docstring as the help text,
+    and `--set`."""
     helps = _argument_texts(Configuration)
     fields = {field.name: field for field in msgspec.structs.fields(Configuration)}
 
@@ -49,30 +51,46 @@ def configuration_options(*names: str) -> Callable[[Command], Command]:
 def _set_option(command: Command) -> Command:
     """Add `--set`, for every field of `Configuration` that has no flag."""
 
-    def given(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
+    def given(
+        context: click.Context, option: click.Parameter, texts: tuple[str, ...]
+    ) -> dict[str, Any]:
         fields = {field.name: field for field in msgspec.structs.fields(Configuration)}
         values = dict[str, Any]()
         for text in texts:
             key, equals, value = text.partition("=")
             name = key.strip().replace("-", "_")
             if not equals:
-                raise BadArgument(f"`--set` must be NAME=VALUE, such as --set nesterov=yes, got {text!r}.")
+                raise BadArgument(
+                    f"`--set` must be NAME=VALUE, such as --set nesterov=yes, got {text!r}."
+                )
             if name in values:
                 raise BadArgument(f"`--set` gives {name} twice: leave one of them out.")
             # `Configuration` refuses an unknown name, and names the nearest one
-            values[name] = _converted(fields[name].type, value, option, context) if name in fields else value
+            values[name] = (
+                _converted(fields[name].type, value, option, context) if name in fields else value
+            )
         return values
 
     return click.option(
-        "--set", "settings", multiple=True, metavar="NAME=VALUE", callback=given,
-        help="Any other setting of a training, by its name in a TOML file, such as --set nesterov=yes. Repeatable. "
-        "They are listed in the reference, Configuration.",
-    )(command)  # fmt: skip
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=given,
+        help=(
+            "Any other setting of a training, by its name in a TOML file, such as --set "
+            "nesterov=yes. Repeatable. They are listed in the reference, Configuration."
+        ),
+    )(command)
 
 
 def _converted(annotation: Any, text: str, option: click.Parameter, context: click.Context) -> Any:
     """The value in a text, as the type of its field."""
-    kind = click.BOOL if _kind(annotation) is bool else click.types.convert_type(_click_type(annotation))
+    kind = (
+        click.BOOL
+        if _kind(annotation) is bool
+        else click.types.convert_type(_click_type(annotation))
+    )
     return kind.convert(text.strip(), option, context)
 
 
@@ -82,7 +100,9 @@ def settings_of(flags: dict[str, Any]) -> dict[str, Any]:
     Raises:
         BadArgument: A setting is given by its flag and by `--set`.
     """
-    named = {name: value for name, value in flags.items() if name != "settings" and value is not None}
+    named = {
+        name: value for name, value in flags.items() if name != "settings" and value is not None
+    }
     listed = flags.get("settings") or {}
     for name in named.keys() & listed.keys():
         raise BadArgument(f"`{name}` is given by its flag and by --set: leave one of them out.")
@@ -103,34 +123,49 @@ def given_by(file: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
 def out_option(command: Command) -> Command:
     """Add `--out`, the folder of the runs."""
     return click.option(
-        "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the runs."
+        "--out",
+        type=click.Path(path_type=Path),
+        default=Path("runs"),
+        show_default=True,
+        help="Folder of the runs.",
     )(command)
 
 
 def json_option(command: Command) -> Command:
     """Add `--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")(command)
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object on standard output."
+    )(command)
 
 
 def pool_option(command: Command) -> Command:
     """Add `--pool`, the place where independent pieces of work run."""
     return click.option(
-        "--pool", default="here", show_default=True, metavar="WHERE", callback=_known_pool,
+        "--pool",
+        default="here",
+        show_default=True,
+        metavar="WHERE",
+        callback=_known_pool,
         help="Where independent pieces of work run: here, processes[:COUNT] or ray[:ADDRESS].",
-    )(command)  # fmt: skip
+    )(command)
 
 
 def no_open_option(command: Command) -> Command:
     """Add `--no-open`."""
-    return click.option("--no-open", is_flag=True, help="Do not open the page in a browser.")(command)
+    return click.option("--no-open", is_flag=True, help="Do not open the page in a browser.")(
+        command
+    )
 
 
 def _known_pool(_: click.Context, __: click.Parameter, text: str) -> str:
-    """The text, unless no pool has it or nothing answers at its address. Of the usual one nothing is imported."""
+    """The text, unless no pool has it or nothing answers at its address. Of the usual one nothing
+    is imported."""
     if text != "here":
         from gradiometer.jobs.choice import pool_of
 
-        pool_of(text, "--pool").check()  # before the work begins, which may take minutes to reach the pool
+        pool_of(
+            text, "--pool"
+        ).check()  # before the work begins, which may take minutes to reach the pool
     return text
 
 

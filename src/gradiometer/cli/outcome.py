@@ -94,19 +94,24 @@ def printed_json(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def line_width() -> int:
-    """Maximum length of a line on this terminal, in characters. At least 20, so that a word with its indent fits."""
+    """Maximum length of a line on this terminal, in characters. At least 20, so that a word with
+    its indent fits."""
     return min(WIDTH, max(20, shutil.get_terminal_size((WIDTH, 0)).columns))
 
 
 def filled(text: str, indent: int = 0, hanging: int = 0) -> str:
-    """A paragraph in lines that fit the terminal, indented, all but the first `hanging` more. Words are not broken."""
+    """A paragraph in lines that fit the terminal, indented, all but the first `hanging` more. Words
+    are not broken."""
     width, rest = line_width() - indent, " " * hanging
-    lines = textwrap.wrap(text, width, subsequent_indent=rest, break_on_hyphens=False, break_long_words=False)
+    lines = textwrap.wrap(
+        text, width, subsequent_indent=rest, break_on_hyphens=False, break_long_words=False
+    )
     return textwrap.indent("\n".join(lines), " " * indent)
 
 
 def tell_finding(finding: "Finding", verdict: str | None = None) -> None:
-    """Print what was seen, what it means and what to do. `verdict` replaces the state in the heading."""
+    """Print what was seen, what it means and what to do. `verdict` replaces the state in the
+    heading."""
     from gradiometer.verdict.words.say import say
 
     click.echo(f"\n{finding.state.symbol} {finding.issue}: {verdict or finding.state}")
@@ -135,7 +140,9 @@ def tell_place(run: "Run", page: "Path") -> None:
     click.echo(f"\nrun   {run.path}\npage  {page}")
 
 
-def answers(run: "Run", diagnosis: "Diagnosis", shown: "tuple[Section, ...]", width: int = WIDTH) -> "Iterator[str]":
+def answers(
+    run: "Run", diagnosis: "Diagnosis", shown: "tuple[Section, ...]", width: int = WIDTH
+) -> "Iterator[str]":
     """A line for each question: the state of its answer, or the command that would measure it."""
     from gradiometer.report.page.cards import answers_of, cards
 
@@ -151,7 +158,8 @@ def answers(run: "Run", diagnosis: "Diagnosis", shown: "tuple[Section, ...]", wi
 
 
 def exit_code(findings: "Iterable[Finding]", fail_on: str | None) -> int:
-    """3 if a finding is at or above this state, else 0. Without findings the state is "cannot tell"."""
+    """3 if a finding is at or above this state, else 0. Without findings the state is "cannot
+    tell"."""
     from gradiometer.measurement.finding import State
 
     states = [finding.state for finding in findings] or [State.CANNOT_TELL]

@@ -1,4 +1,5 @@
-"""The view of a run during training: a live panel on a terminal, otherwise a plain line every 5 seconds."""
+"""The view of a run during training: a live panel on a terminal, otherwise a plain line every 5
+seconds."""
 
 import textwrap
 import time
@@ -25,7 +26,12 @@ from gradiometer.estimation.batch_advice import is_outranked
 from gradiometer.measurement.estimate import Estimate, counted, significant
 from gradiometer.measurement.finding import Finding, State
 from gradiometer.measurement.gauge import RunFacts
-from gradiometer.report.sections.questions import NOT_MEASURED, NOT_MEASURED_SYMBOL, QUESTIONS, Answer
+from gradiometer.report.sections.questions import (
+    NOT_MEASURED,
+    NOT_MEASURED_SYMBOL,
+    QUESTIONS,
+    Answer,
+)
 from gradiometer.run.cadence.overhead import of_the_budget, time_used, too_few
 from gradiometer.run.settings.planned import hyperparameters_of
 from gradiometer.verdict.diagnosis import judge
@@ -83,8 +89,9 @@ class Panel:
         self.path = folder.path
         self.console.print(
             f"{training.problem.name} · {training.problem.model_name} · "
-            f"{counted(training.objective.dimension, 'parameter')} · {counted(training.steps, 'step')} of "
-            f"B = {training.configuration.batch_size:,} · {folder.path}",
+            f"{counted(training.objective.dimension, 'parameter')} · "
+            f"{counted(training.steps, 'step')} of B = {training.configuration.batch_size:,} · "
+            f"{folder.path}",
             highlight=False,
             soft_wrap=True,
         )
@@ -112,7 +119,12 @@ class Panel:
 
     def warn(self, text: str) -> None:
         """Print a warning, which stays above the panel."""
-        self.console.print(f"warning: {text}", highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
+        self.console.print(
+            f"warning: {text}",
+            highlight=False,
+            markup=False,
+            soft_wrap=not self.console.is_terminal,
+        )
 
     def close(self) -> None:
         """Stop the panel."""
@@ -143,9 +155,13 @@ class Panel:
             width=width,
         )
 
-    def _numbers(self, training: "Training", found: "list[tuple[Gauge, Estimates]]", width: int) -> Table:
+    def _numbers(
+        self, training: "Training", found: "list[tuple[Gauge, Estimates]]", width: int
+    ) -> Table:
         """The loss with its curve, the present learning rate, and the noise scale now."""
-        scale = next((estimates["noise_scale"] for _, estimates in found if "noise_scale" in estimates), None)
+        scale = next(
+            (estimates["noise_scale"] for _, estimates in found if "noise_scale" in estimates), None
+        )
         noise = "cannot tell yet" if scale is None or not scale.tells else _with_interval(scale)
         table = Table.grid(padding=(0, 1))
         table.add_column(width=NAMES + 3)
@@ -156,8 +172,11 @@ class Panel:
         table.add_row("noise scale now", f"{noise}, B = {training.configuration.batch_size:,}")
         return table
 
-    def _questions(self, training: "Training", estimated: "list[tuple[Gauge, Estimates]]", width: int) -> Table:
-        """The five questions in two lines each: the finding, or the command that would measure it."""
+    def _questions(
+        self, training: "Training", estimated: "list[tuple[Gauge, Estimates]]", width: int
+    ) -> Table:
+        """The five questions in two lines each: the finding, or the command that would
+        measure it."""
         found = list(_answers(training, estimated))
         room = max(width - NAMES - 8, 20)
         table = Table.grid(padding=(0, 1))
@@ -178,7 +197,9 @@ class Panel:
         if (spiked := self._spikes(training.step)) is not None:
             style = COLOURS[spiked.state]
             body = two_lines(f"{spiked.state}: {say(spiked).seen}", room)
-            table.add_row(Text(spiked.state.symbol, style=style), Text("spikes", style=style), Text(body))
+            table.add_row(
+                Text(spiked.state.symbol, style=style), Text("spikes", style=style), Text(body)
+            )
         return table
 
     def _spikes(self, step: int) -> Finding | None:
@@ -188,7 +209,12 @@ class Panel:
             return None
         before = step - len(self.losses)
         moved = [
-            replace(spike, first=before + spike.first, peak=before + spike.peak, last=before + spike.last)
+            replace(
+                spike,
+                first=before + spike.first,
+                peak=before + spike.peak,
+                last=before + spike.last,
+            )
             for spike in spikes
         ]
         return spikes_finding(moved, explain)
@@ -202,7 +228,9 @@ class Panel:
 
     def _time_left(self, training: "Training") -> str:
         done = training.step - self.began_step
-        seconds = (time.monotonic() - self.began_at) / max(done, 1) * (training.steps - training.step)
+        seconds = (
+            (time.monotonic() - self.began_at) / max(done, 1) * (training.steps - training.step)
+        )
         return clock(seconds)
 
 
@@ -223,20 +251,28 @@ def _estimates(training: "Training", recorder: "Recorder") -> "Iterator[tuple[Ga
     for gauge in training.gauges:
         series = recorder.recent(gauge.name)
         if series is not None and len(series) > 1:
-            yield gauge, gauge.estimate(series.at_newest(by_layer=False), training.configuration.level)
+            yield (
+                gauge,
+                gauge.estimate(series.at_newest(by_layer=False), training.configuration.level),
+            )
 
 
-def _answers(training: "Training", estimated: "Sequence[tuple[Gauge, Estimates]]") -> Iterator[Answer]:
+def _answers(
+    training: "Training", estimated: "Sequence[tuple[Gauge, Estimates]]"
+) -> Iterator[Answer]:
     configuration, measured = training.configuration, {gauge.name for gauge, _ in estimated}
     settings = hyperparameters_of(configuration, training.step)
     facts = RunFacts(settings, configuration.schedule, frozenset(measured))
-    for gauge, estimates in sorted(estimated, key=lambda pair: is_outranked(pair[0].name, measured)):
+    for gauge, estimates in sorted(
+        estimated, key=lambda pair: is_outranked(pair[0].name, measured)
+    ):
         if (finding := judge(gauge, estimates, facts)) is not None:
             yield Answer(finding, estimates, gauge)
 
 
 def spark(values: Iterable[float], width: int) -> str:
-    """A curve of small blocks: the means over at most `width` parts of the finite values, on a scale of their own.
+    """A curve of small blocks: the means over at most `width` parts of the finite values, on a
+    scale of their own.
 
     >>> spark([8.0, 4.0, 2.0, 1.0, 1.0, 1.0], 3)
     '█▃▁'
@@ -273,12 +309,15 @@ def _headline(estimates: "Estimates") -> str:
 def _with_interval(estimate: Estimate) -> str:
     if not estimate.tells:
         return str(estimate)
-    return f"{significant(estimate.value)} [{significant(estimate.low)}, {significant(estimate.high)}]"
+    return (
+        f"{significant(estimate.value)} [{significant(estimate.low)}, {significant(estimate.high)}]"
+    )
 
 
 def _cost(recorder: "Recorder") -> str:
     overhead = recorder.overhead
-    # Fixed costs, such as the check of the edge before the first step, are many times the training of the first second.
+    # Fixed costs, such as the check of the edge before the first step, are many times the training
+    # of the first second.
     used = time_used({**overhead, "used": of_the_budget(overhead)}, recorder.every)
     measured = f"measured {counted(overhead['measured_steps'], 'step')}, using {used}"
     return f"{measured}\n{text}" if (text := too_few(overhead, recorder.every)) else measured

@@ -14,11 +14,16 @@ def is_run(target: str) -> bool:
     """True if a command's target is a folder or the path of one, not the name of a problem."""
     from gradiometer.problems.registry import NAMES
 
-    return target not in NAMES and ":" not in target and (Path(target).is_dir() or len(Path(target).parts) > 1)
+    return (
+        target not in NAMES
+        and ":" not in target
+        and (Path(target).is_dir() or len(Path(target).parts) > 1)
+    )
 
 
 def training_at_start(path: Path, verb: str) -> "tuple[Training, Run]":
-    """The training of a run before its first step, and the run. `verb` is the command that needs it."""
+    """The training of a run before its first step, and the run. `verb` is the command that needs
+    it."""
     from gradiometer.run.budget import Budget
     from gradiometer.run.problem import configuration_of, problem_of
     from gradiometer.run.reader import Run
@@ -42,11 +47,17 @@ def load_last_checkpoint(training: "Training", path: Path) -> None:
     from gradiometer.train.restoring.state import restore
 
     folder = RunFolder.open(path)
-    checkpoint, warnings = load_latest(folder, use=lambda found: restore(training, found.tensors, found.state))
+    checkpoint, warnings = load_latest(
+        folder, use=lambda found: restore(training, found.tensors, found.state)
+    )
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     if checkpoint is None and warnings:
-        raise RunDamaged(f"`{path}` has no checkpoint that can be read, so there is no model to measure.")
+        raise RunDamaged(
+            f"`{path}` has no checkpoint that can be read, so there is no model to measure."
+        )
     if checkpoint is None:
         raise RunNotFound(f"`{path}` has no checkpoint, so there is no model to measure.")
-    end_at_average(training)  # if the run was stopped, its checkpoint is at the point of the gradients
+    end_at_average(
+        training
+    )  # if the run was stopped, its checkpoint is at the point of the gradients

@@ -1,4 +1,5 @@
-"""Progress of long work on standard error: a bar on a terminal, otherwise a plain line every few seconds."""
+"""Progress of long work on standard error: a bar on a terminal, otherwise a plain line every few
+seconds."""
 
 import sys
 import time
@@ -34,7 +35,12 @@ class Counter:
             self.line(f"{done:,} of {total:,} {self.words}", at_once=done == total)
             return
         if self._bar is None:
-            columns = (TextColumn(self.words), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn(self.words),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=self.console, transient=True)
             self._bar.add_task(self.words, total=total)
             self._bar.start()
@@ -42,7 +48,9 @@ class Counter:
 
     def line(self, text: str, *, at_once: bool = False) -> None:
         """Print a line, if the last one is `LINE_SECONDS` old."""
-        if self.console is not None and (at_once or time.monotonic() - self.shown_at >= LINE_SECONDS):
+        if self.console is not None and (
+            at_once or time.monotonic() - self.shown_at >= LINE_SECONDS
+        ):
             self.shown_at = time.monotonic()
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -85,7 +93,12 @@ def _lines(console: Console, words: str) -> Iterator[None]:
 
     def say() -> None:
         while not ended.wait(LINE_SECONDS):
-            console.print(f"{words}: {time.monotonic() - began:,.0f} s", highlight=False, markup=False, soft_wrap=True)
+            console.print(
+                f"{words}: {time.monotonic() - began:,.0f} s",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
 
     thread = Thread(target=say, daemon=True)
     thread.start()

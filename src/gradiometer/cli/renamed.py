@@ -19,13 +19,15 @@ COMMANDS = {
 """What the commands of version 0.2 are called now."""
 
 SPLIT = (
-    "`split` is gone: it bought its choice for 1.5 to 3.25 trainings, and snapshots of one training are worth as much "
-    "where it pays. Use `gradiometer train --snapshots 5`, then `gradiometer ensemble`."
+    "`split` is gone: it bought its choice for 1.5 to 3.25 trainings, and snapshots of one "
+    "training are worth as much where it pays. Use `gradiometer train --snapshots 5`, then "
+    "`gradiometer ensemble`."
 )
 
 
 class Option(NamedTuple):
-    """An option of version 0.2: if it has a value, and what is written now; None if nothing takes its place."""
+    """An option of version 0.2: if it has a value, and what is written now; None if nothing takes
+    its place."""
 
     has_value: bool
     now: Callable[[str], list[str]] | None
@@ -51,17 +53,29 @@ def _settings(*names: str) -> dict[str, Option]:
 
 def _change(form: str) -> Option:
     """An option of `fork` with values between commas, each of which is a text now."""
-    return Option(True, lambda values: [form.format(value.strip().removesuffix("x")) for value in values.split(",")])
+    return Option(
+        True,
+        lambda values: [
+            form.format(value.strip().removesuffix("x")) for value in values.split(",")
+        ],
+    )
 
 
 _RARE = {
-    **_settings("clip", "guard", "fork_budget", "cool_budget", "sampling", "parts", "level", "threads"),
+    **_settings(
+        "clip", "guard", "fork_budget", "cool_budget", "sampling", "parts", "level", "threads"
+    ),
     **_settings("checkpoint_seconds", "keep_checkpoints", "checkpoint_at", "data_dir"),
-    **_switch("nesterov"), **_switch("probe"), **_switch("check_edge"), **_switch("check_endpoint"),
-}  # fmt: skip
+    **_switch("nesterov"),
+    **_switch("probe"),
+    **_switch("check_edge"),
+    **_switch("check_endpoint"),
+}
 _SETTING_OF_PROBLEM = {
     **_RARE,
-    **_settings("model", "learning_rate", "snapshots", "cool", "batch_size", "optimizer", "momentum"),
+    **_settings(
+        "model", "learning_rate", "snapshots", "cool", "batch_size", "optimizer", "momentum"
+    ),
     **_settings("weight_decay", "accumulation", "seed", "device"),
     "--lr": _setting("learning_rate")["--learning-rate"],
     "-b": _setting("batch_size")["--batch-size"],
@@ -97,7 +111,10 @@ OPTIONS: Mapping[str, Mapping[str, Option]] = {
         "--tolerance": Option(True, None),
     },
     "sharpness": {name: one for name, one in _SETTING_OF_PROBLEM.items() if name != "--seed"},
-    "certify": {"--exact": Option(False, lambda _: ["--batches", "all"]), "--seed": Option(True, None)},
+    "certify": {
+        "--exact": Option(False, lambda _: ["--batches", "all"]),
+        "--seed": Option(True, None),
+    },
     "sample": {
         **_settings("model", "data_dir", "momentum", "weight_decay", "level"),
         "--hold": Option(False, None),
@@ -108,7 +125,8 @@ OPTIONS: Mapping[str, Mapping[str, Option]] = {
 
 
 def answer(arguments: Sequence[str]) -> str | None:
-    """The sentence for a command line of version 0.2, with the one to write now; None if it is none.
+    """The sentence for a command line of version 0.2, with the one to write now; None if it is
+    none.
 
     >>> answer(["certify", "runs/digits-mlp-1", "--exact"])
     'Since version 0.3 this is `gradiometer measure certificate runs/digits-mlp-1 --batches all`.'
@@ -120,7 +138,11 @@ def answer(arguments: Sequence[str]) -> str | None:
     written, gone = _today(arguments)
     if written == list(arguments) and not gone:
         return None
-    without = f", without {' and '.join(gone)}, which {'are' if len(gone) > 1 else 'is'} gone" if gone else ""
+    without = (
+        f", without {' and '.join(gone)}, which {'are' if len(gone) > 1 else 'is'} gone"
+        if gone
+        else ""
+    )
     return f"Since version 0.3 this is `gradiometer {shlex.join(written)}`{without}."
 
 

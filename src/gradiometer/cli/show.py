@@ -14,13 +14,29 @@ from gradiometer.errors import BadArgument
 
 @click.command(epilog="Example: gradiometer show runs/digits-cnn-1")
 @click.argument("runs", type=click.Path(path_type=Path), shell_complete=runs_of, nargs=-1)
-@click.option("--live", is_flag=True,
-              help="Serve the page of RUNS to this machine alone, and update it while they continue, are killed or are "
-              "resumed. End it with Ctrl-C.")  # fmt: skip
+@click.option(
+    "--live",
+    is_flag=True,
+    help=(
+        "Serve the page of RUNS to this machine alone, and update it while they continue, are "
+        "killed or are resumed. End it with Ctrl-C."
+    ),
+)
 @click.option("--port", type=int, default=None, help="Port for --live. Default: any free port.")
-@click.option("--png", "charts", type=click.Path(path_type=Path), default=None, help="Folder for the charts, as PNG.")
-@click.option("--gauge", "gauges", multiple=True, metavar="MODULE:CLASS",
-              help="A custom gauge that the run was measured with.")  # fmt: skip
+@click.option(
+    "--png",
+    "charts",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Folder for the charts, as PNG.",
+)
+@click.option(
+    "--gauge",
+    "gauges",
+    multiple=True,
+    metavar="MODULE:CLASS",
+    help="A custom gauge that the run was measured with.",
+)
 @no_open_option
 @json_option
 def show(
@@ -32,9 +48,11 @@ def show(
     no_open: bool,
     as_json: bool,
 ) -> int:
-    """Print the findings of a run, finished or not, write its page and open it; with --live, serve the page.
+    """Print the findings of a run, finished or not, write its page and open it; with --live, serve
+    the page.
 
-    RUNS are the folders of runs; one without --live. Default: the newest run in the folder runs. Training is not
+    RUNS are the folders of runs; one without --live. Default: the newest run in the folder runs.
+    Training is not
     affected: the command only reads files of the run.
     """
     if live:
@@ -44,12 +62,17 @@ def show(
     if port is not None:
         raise BadArgument("`--port` is where --live serves the page: give --live, too.")
     if len(runs) > 1:
-        raise BadArgument(f"`RUNS` must be one run without --live, got {len(runs)}: `gradiometer runs` lists several.")
+        raise BadArgument(
+            f"`RUNS` must be one run without --live, got {len(runs)}: `gradiometer runs` lists "
+            "several."
+        )
     _report((runs or _newest())[0], charts, gauges, no_open=no_open, as_json=as_json)
     return 0
 
 
-def _report(path: Path, charts: Path | None, gauges: tuple[str, ...], *, no_open: bool, as_json: bool) -> None:
+def _report(
+    path: Path, charts: Path | None, gauges: tuple[str, ...], *, no_open: bool, as_json: bool
+) -> None:
     """Print the findings of a run, and write its page."""
     from gradiometer.cli.outcome import as_object, printed_json, tell, tell_place
     from gradiometer.gauges import imported_gauge
@@ -64,7 +87,9 @@ def _report(path: Path, charts: Path | None, gauges: tuple[str, ...], *, no_open
     if as_json:
         with printed_json(as_object(run, diagnosis) | {"charts": []}) as result:
             result["report"] = write_page(run, diagnosis, shown=shown)
-            result["charts"] = write_charts(run, diagnosis, charts, shown=shown) if charts is not None else []
+            result["charts"] = (
+                write_charts(run, diagnosis, charts, shown=shown) if charts is not None else []
+            )
         return
     tell(run, diagnosis, shown)
     page = write_page(run, diagnosis, shown=shown)
@@ -95,5 +120,7 @@ def _newest() -> tuple[Path, ...]:
 
     found = run_folders("runs")
     if not found:
-        raise RunNotFound("there is no run in the folder `runs`: name one, or start one with `gradiometer train`.")
+        raise RunNotFound(
+            "there is no run in the folder `runs`: name one, or start one with `gradiometer train`."
+        )
     return (found[0],)

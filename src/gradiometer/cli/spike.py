@@ -16,7 +16,9 @@ def explain_spike(run: "Run", step: int, *, pool: str, seed: int, as_json: bool)
     from gradiometer.train.forking.run_spike import spike_causes
 
     with following(quiet=as_json) as progress:
-        found = spike_causes(run, step, pool=pool, seed=seed, begin=progress.begin, progress=progress.update)
+        found = spike_causes(
+            run, step, pool=pool, seed=seed, begin=progress.begin, progress=progress.update
+        )
     if as_json:
         from gradiometer.cli.outcome import print_json
 
@@ -29,12 +31,19 @@ def _as_object(run: "Run", found: "SpikeCauses") -> dict[str, Any]:
     spike = found.spike
     return {
         "run": str(run.path),
-        "spike": {name: getattr(spike, name) for name in ("first", "peak", "last", "level", "height")},
+        "spike": {
+            name: getattr(spike, name) for name in ("first", "peak", "last", "level", "height")
+        },
         "step": found.step,
         "cause": found.cause,
         "sentence": found.sentence,
         "trials": [
-            {"name": trial.name, "peaks": list(trial.peaks), "spiked": trial.spiked, "branches": len(trial.peaks)}
+            {
+                "name": trial.name,
+                "peaks": list(trial.peaks),
+                "spiked": trial.spiked,
+                "branches": len(trial.peaks),
+            }
             for trial in found.trials
         ],
         "forks": list(found.forks),
@@ -52,5 +61,9 @@ def _tell(found: "SpikeCauses") -> None:
     for trial in found.trials:
         highest = max(trial.peaks)
         loss = "diverged" if math.isinf(highest) else significant(highest)
-        came = f"{trial.spiked} of {len(trial.peaks)}" if len(trial.peaks) > 1 else ("yes" if trial.spiked else "no")
+        came = (
+            f"{trial.spiked} of {len(trial.peaks)}"
+            if len(trial.peaks) > 1
+            else ("yes" if trial.spiked else "no")
+        )
         click.echo(f"{trial.name:<{width}}  {loss:>{len(title)}}  {came:>6}")

@@ -1,7 +1,8 @@
 """Standard output and standard error that never end a command.
 
-A failed write is remembered and later ones are dropped, so that a command still stores its results if the reader of
-its output has ended or the disk is full. Letters that the encoding lacks are spelled in ASCII: η as eta, ± as +-.
+A failed write is remembered and later ones are dropped, so that a command still stores its results
+if the reader of its output has ended or the disk is full. Letters that the encoding lacks are
+spelled in ASCII: η as eta, ± as +-.
 """
 
 import codecs
@@ -64,7 +65,9 @@ def _spelled(letter: str) -> str:
     if kind and not kind.startswith("<"):
         kind, parts = "", [kind, *parts]
     letters = "".join(chr(int(part, 16)) for part in parts).replace("\N{FRACTION SLASH}", "/")
-    plain = {"<super>": "^", "<sub>": "_"}.get(kind, "") + "".join(part for part in letters if part.isascii())
+    plain = {"<super>": "^", "<sub>": "_"}.get(kind, "") + "".join(
+        part for part in letters if part.isascii()
+    )
     return plain if letters and plain else "" if unicodedata.combining(letter) else "?"
 
 
@@ -84,7 +87,8 @@ class _Encoder(codecs.IncrementalEncoder):
 
 
 def _codec(name: str) -> codecs.CodecInfo | None:
-    """ASCII under a name of its own, because click replaces a stream in plain ASCII by one in UTF-8."""
+    """ASCII under a name of its own, because click replaces a stream in plain ASCII by one in
+    UTF-8."""
     if name != _ASCII:
         return None
     return codecs.CodecInfo(_encode, codecs.ascii_decode, incrementalencoder=_Encoder, name=_ASCII)
@@ -121,7 +125,8 @@ class _Sink(io.RawIOBase):
 
 
 class Streams:
-    """Replaces `sys.stdout` and `sys.stderr` during a command, unless the program that calls it has replaced them."""
+    """Replaces `sys.stdout` and `sys.stderr` during a command, unless the program that calls it has
+    replaced them."""
 
     def __enter__(self) -> "Streams":
         self._before = sys.stdout, sys.stderr
@@ -129,7 +134,9 @@ class Streams:
         sys.stderr, _ = _safe(sys.stderr, sys.__stderr__)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         self.failure()
         sys.stdout, sys.stderr = self._before
 

@@ -40,25 +40,58 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="TOML file with the same names as the flags. Flags win over it.",
 )
-@click.option("--name", default=None, help="Name of the run, to which a number is added. Default: problem and model.")
-@click.option("--tune", "tuning", is_flag=True,
-              help="Choose the optimizer and the learning rate by a race, as `gradiometer tune` does. Its winner goes "
-              "on as the training, with its rate for half of the steps and linear to zero in the rest.")  # fmt: skip
-@click.option("--tune-budget", type=float, default=None, metavar="RUNS",
-              help="With --tune: the most that tuning and forks may cost besides the training, in units of it. Tuning "
-              "uses 1 of it. What it leaves pays for forks on the way, at those of 10, 30 and 60 % of the steps that "
-              "are still to come, which may halve or double the rate.  "
-              f"[default: {BUDGET}]")  # fmt: skip
+@click.option(
+    "--name",
+    default=None,
+    help="Name of the run, to which a number is added. Default: problem and model.",
+)
+@click.option(
+    "--tune",
+    "tuning",
+    is_flag=True,
+    help=(
+        "Choose the optimizer and the learning rate by a race, as `gradiometer tune` does. Its "
+        "winner goes on as the training, with its rate for half of the steps and linear to zero in "
+        "the rest."
+    ),
+)
+@click.option(
+    "--tune-budget",
+    type=float,
+    default=None,
+    metavar="RUNS",
+    help=(
+        "With --tune: the most that tuning and forks may cost besides the training, in units of "
+        "it. Tuning uses 1 of it. What it leaves pays for forks on the way, at those of 10, 30 "
+        "and 60 % of the steps that are still to come, which may halve or double the rate.  "
+        f"[default: {BUDGET}]"
+    ),
+)
 @several_options
 @configuration_options(
-    "model", "learning_rate", "epochs", "steps", "schedule", "snapshots", "cool", "accumulation", "budget", "gauges",
-    "every", "seed", "device",
-)  # fmt: skip
+    "model",
+    "learning_rate",
+    "epochs",
+    "steps",
+    "schedule",
+    "snapshots",
+    "cool",
+    "accumulation",
+    "budget",
+    "gauges",
+    "every",
+    "seed",
+    "device",
+)
 @out_option
 @json_option
 @no_open_option
-@click.option("--fail-on", type=click.Choice(["cannot tell", "look", "act"]), default=None,
-              help="Exit with code 3 if a finding is at or above this state.")  # fmt: skip
+@click.option(
+    "--fail-on",
+    type=click.Choice(["cannot tell", "look", "act"]),
+    default=None,
+    help="Exit with code 3 if a finding is at or above this state.",
+)
 def train(
     problem: str | None,
     file: Path | None,
@@ -73,8 +106,8 @@ def train(
 ) -> int:
     """Train PROBLEM with SGD or AdamW and measure the training.
 
-    PROBLEM is digits (the default), fashion-mnist, linear-regression, logistic-regression, one-dimensional,
-    quadratic, double-well, counterexample, or your own as module:function.
+    PROBLEM is digits (the default), fashion-mnist, linear-regression, logistic-regression,
+    one-dimensional, quadratic, double-well, counterexample, or your own as module:function.
     """
     from gradiometer.cli.outcome import conclude, follows
     from gradiometer.cli.panel import watching
@@ -82,7 +115,9 @@ def train(
     flags["problem"] = problem
     quiet = as_json or follows()
     if tune_budget is not None and not tuning:
-        raise BadArgument("`--tune-budget` is about the tuning before the training: give --tune, too.")
+        raise BadArgument(
+            "`--tune-budget` is about the tuning before the training: give --tune, too."
+        )
     budget = BUDGET if tune_budget is None else tune_budget
     if tuning:
         made = _tuned(file, flags, min(budget, BUDGET), out, quiet)
@@ -112,11 +147,15 @@ def _plain(file: Path | None, flags: dict[str, Any]) -> "Configuration":
     several = {**several_in(file, flags), "optimizer": flags["optimizer"]}
     for name, count in counts(several).items():
         if count > 1:
-            raise BadArgument(f"`{name}` has {count} values: give --tune, too, which chooses one of them.")
+            raise BadArgument(
+                f"`{name}` has {count} values: give --tune, too, which chooses one of them."
+            )
     return configuration_from(file, {**flags, **one_of(several)})
 
 
-def _tuned(file: Path | None, flags: dict[str, Any], budget: float, out: Path, quiet: bool) -> "ProblemTuned":
+def _tuned(
+    file: Path | None, flags: dict[str, Any], budget: float, out: Path, quiet: bool
+) -> "ProblemTuned":
     """The tuning before the training."""
     from gradiometer.cli.outcome import follows
 
@@ -124,11 +163,15 @@ def _tuned(file: Path | None, flags: dict[str, Any], budget: float, out: Path, q
     if chosen := [f"--{name.replace('_', '-')}" for name in CHOSEN if name in given]:
         raise BadArgument(f"`--tune` chooses the rate itself: leave out {', '.join(chosen)}.")
     if follows():
-        raise BadArgument("`--tune` works in one process: tune first, then give the file that it writes by --config.")
+        raise BadArgument(
+            "`--tune` works in one process: tune first, then give the file that it writes by "
+            "--config."
+        )
     several = several_in(file, flags)
     if counts(several)["batch_size"] > 1:
         raise BadArgument(
-            "`--tune` takes one batch size: choose it with `gradiometer tune --aim`, and give its file by --config."
+            "`--tune` takes one batch size: choose it with `gradiometer tune --aim`, and give its "
+            "file by --config."
         )
     configuration = configuration_to_tune(file, {**flags, **one_of(several)})
     made = tuned(configuration, out, budget, "here", quiet=quiet, **several, aim=None)

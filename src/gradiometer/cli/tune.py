@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from gradiometer.cli.completion import problems
-from gradiometer.cli.options import configuration_options, given_by, json_option, out_option, pool_option
+from gradiometer.cli.options import (
+    configuration_options,
+    given_by,
+    json_option,
+    out_option,
+    pool_option,
+)
 from gradiometer.errors import BadArgument
 from gradiometer.run.configuration import Configuration
 
@@ -15,8 +21,26 @@ if TYPE_CHECKING:
     from gradiometer.tuning.of_problem import ProblemTuned
 
 UNUSED = (
-    *("learning_rate", "schedule", "snapshots", "cool", "accumulation", "parts", "probe", "budget", "gauges"),
-    *("check_edge", "check_endpoint", "every", "level", "checkpoint_seconds", "keep_checkpoints", "checkpoint_at"),
+    *(
+        "learning_rate",
+        "schedule",
+        "snapshots",
+        "cool",
+        "accumulation",
+        "parts",
+        "probe",
+        "budget",
+        "gauges",
+    ),
+    *(
+        "check_edge",
+        "check_endpoint",
+        "every",
+        "level",
+        "checkpoint_seconds",
+        "keep_checkpoints",
+        "checkpoint_at",
+    ),
     *("guard", "fork_budget"),
 )
 """Settings that tuning chooses or does not use, so that `--set` refuses them."""
@@ -42,34 +66,79 @@ MOMENTUM = {"momentum": 0.9, "nesterov": True}
 def several_options(command: Command) -> Command:
     """Add the flags of which a tuning takes several values with commas between them."""
     for option in (
-        click.option("--batch-size", "--batch", "-b", "batch_size", metavar="SIZES", default=None,
-                     help="Batch size B. `gradiometer tune` takes several with commas, such as 32,64,128, to choose "
-                     "from for an --aim.  [default: 32]"),
-        click.option("--weight-decay", metavar="NUMBERS", default=None,
-                     help="Weight decay: this times the parameters is added to ĝ; with adamw, this times η times the "
-                     "parameters is subtracted from them. A tuning takes several with commas, such as 0,1e-4, and "
-                     "chooses by training loss, which often is lowest for the smallest.  [default: 0]"),
-        click.option("--momentum", metavar="NUMBERS", default=None,
-                     help="Momentum of SGD in [0, 1): heavy ball unless --set nesterov=yes. A tuning takes several "
-                     "with commas, such as 0,0.9.  [default: 0; of a tuning 0.9, Nesterov]"),
-        click.option("--optimizer", metavar="NAMES", default=None,
-                     help="sgd, adamw with PyTorch's defaults for β and ε, or schedulefree: schedule-free SGD. A "
-                     "tuning takes several with commas, such as sgd,adamw,schedulefree, and chooses by training loss, "
-                     "each at its own rate.  [default: sgd; of a tuning sgd,adamw]"),
-    ):  # fmt: skip
+        click.option(
+            "--batch-size",
+            "--batch",
+            "-b",
+            "batch_size",
+            metavar="SIZES",
+            default=None,
+            help=(
+                "Batch size B. `gradiometer tune` takes several with commas, such as 32,64,128, to "
+                "choose from for an --aim.  [default: 32]"
+            ),
+        ),
+        click.option(
+            "--weight-decay",
+            metavar="NUMBERS",
+            default=None,
+            help=(
+                "Weight decay: this times the parameters is added to ĝ; with adamw, this times η "
+                "times the parameters is subtracted from them. A tuning takes several with commas, "
+                "such as 0,1e-4, and chooses by training loss, which often is lowest for the "
+                "smallest.  [default: 0]"
+            ),
+        ),
+        click.option(
+            "--momentum",
+            metavar="NUMBERS",
+            default=None,
+            help=(
+                "Momentum of SGD in [0, 1): heavy ball unless --set nesterov=yes. A tuning takes "
+                "several with commas, such as 0,0.9.  [default: 0; of a tuning 0.9, Nesterov]"
+            ),
+        ),
+        click.option(
+            "--optimizer",
+            metavar="NAMES",
+            default=None,
+            help=(
+                "sgd, adamw with PyTorch's defaults for β and ε, or schedulefree: schedule-free "
+                "SGD. A tuning takes several with commas, such as sgd,adamw,schedulefree, and "
+                "chooses by training loss, each at its own rate.  [default: sgd; of a tuning "
+                "sgd,adamw]"
+            ),
+        ),
+    ):
         command = option(command)
     return command
 
 
 @click.command(epilog="Example: gradiometer tune digits --model cnn --epochs 5 --budget 1.0")
 @click.argument("problem", required=False, shell_complete=problems)
-@click.option("--config", "file", type=click.Path(path_type=Path),
-              help="TOML file with the same names as the flags. Flags win over it.")  # fmt: skip
-@click.option("--budget", type=float, default=BUDGET, show_default=True, metavar="RUNS",
-              help="The most that tuning may cost besides the training, in units of the training.")  # fmt: skip
-@click.option("--aim", type=click.Choice(["examples", "time"]), default=None,
-              help="What is the same for several batch sizes: the examples of the training, or its time on this "
-              "machine, by measured step times. The length given is that at the first size.")  # fmt: skip
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    help="TOML file with the same names as the flags. Flags win over it.",
+)
+@click.option(
+    "--budget",
+    type=float,
+    default=BUDGET,
+    show_default=True,
+    metavar="RUNS",
+    help="The most that tuning may cost besides the training, in units of the training.",
+)
+@click.option(
+    "--aim",
+    type=click.Choice(["examples", "time"]),
+    default=None,
+    help=(
+        "What is the same for several batch sizes: the examples of the training, or its time on "
+        "this machine, by measured step times. The length given is that at the first size."
+    ),
+)
 @several_options
 @configuration_options("model", "epochs", "steps")
 @pool_option
@@ -87,15 +156,16 @@ def tune(
 ) -> None:
     """Choose the optimizer and the learning rate for training PROBLEM by a race.
 
-    The rate at which the first update overshoots gives the scale. Lanes at several rates are trained from the start and
-    stopped by their training loss; the best of them is the training, as far as it has come. SGD with Nesterov momentum
-    0.9 and AdamW race unless --optimizer is given, and so do several momenta, weight decays, or batch sizes for an
-    --aim. The choice is written as a TOML file for `gradiometer train --config`; `gradiometer train --tune` goes on
-    from the winner.
+    The rate at which the first update overshoots gives the scale. Lanes at several rates are
+    trained from the start and stopped by their training loss; the best of them is the training, as
+    far as it has come. SGD with Nesterov momentum 0.9 and AdamW race unless --optimizer is given,
+    and so do several momenta, weight decays, or batch sizes for an --aim. The choice is written as
+    a TOML file for `gradiometer train --config`; `gradiometer train --tune` goes on from the
+    winner.
 
-    PROBLEM is digits (the default), fashion-mnist, linear-regression, logistic-regression, one-dimensional,
-    quadratic, double-well, counterexample, or your own as module:function. If the command is stopped, the same command
-    continues.
+    PROBLEM is digits (the default), fashion-mnist, linear-regression, logistic-regression,
+    one-dimensional, quadratic, double-well, counterexample, or your own as module:function. If the
+    command is stopped, the same command continues.
     """
     for name in flags["settings"]:
         if name in UNUSED:
@@ -106,7 +176,9 @@ def tune(
     if as_json:
         from gradiometer.cli.outcome import printed_json
 
-        with printed_json({**made.tuned.to_dict(), "folder": str(made.path), "file": None}) as result:
+        with printed_json(
+            {**made.tuned.to_dict(), "folder": str(made.path), "file": None}
+        ) as result:
             result["file"] = str(made.save())
         return
     say_tuned(made)
@@ -122,7 +194,8 @@ def configuration_to_tune(file: Path | None, flags: dict[str, Any]) -> Configura
 
 
 def several_in(file: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
-    """The values of the flags that take several; None for a flag that is not given. Optimizers race by default."""
+    """The values of the flags that take several; None for a flag that is not given. Optimizers race
+    by default."""
     found = {name: _several(name, flags) for name in SEVERAL}
     if not given_by(file, flags).keys() & {"optimizer", "momentum", "nesterov"}:
         sizes = found["batch_size"]
@@ -132,7 +205,10 @@ def several_in(file: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
 
 def counts(several: dict[str, Any]) -> dict[str, int]:
     """How many values each of these flags has; 0 for a flag that is not given."""
-    return {name: len(given.split(",") if isinstance(given, str) else given or ()) for name, given in several.items()}
+    return {
+        name: len(given.split(",") if isinstance(given, str) else given or ())
+        for name, given in several.items()
+    }
 
 
 def _several(name: str, flags: dict[str, Any]) -> Any:
@@ -144,7 +220,9 @@ def _several(name: str, flags: dict[str, Any]) -> Any:
         return [(int if name == "batch_size" else float)(part) for part in given.split(",")]
     except ValueError:
         kind = "a whole number" if name == "batch_size" else "a number"
-        raise BadArgument(f"`{name}` must be {kind}, or several with commas between them, got {given!r}.") from None
+        raise BadArgument(
+            f"`{name}` must be {kind}, or several with commas between them, got {given!r}."
+        ) from None
 
 
 def one_of(several: dict[str, Any]) -> dict[str, Any]:
@@ -162,7 +240,14 @@ def one_of(several: dict[str, Any]) -> dict[str, Any]:
 
 
 def tuned(
-    configuration: Configuration, out: Path, budget: float, pool: str, *, quiet: bool, batch_size: Any, **several: Any
+    configuration: Configuration,
+    out: Path,
+    budget: float,
+    pool: str,
+    *,
+    quiet: bool,
+    batch_size: Any,
+    **several: Any,
 ) -> "ProblemTuned":
     """Tune a problem, and say where each lane has ended and how long the rest will take."""
     from gradiometer.cli.progress import counting
@@ -171,7 +256,10 @@ def tuned(
     from gradiometer.tuning.of_problem import tune_problem
 
     problem = load(
-        configuration.problem, model=configuration.model, data_dir=configuration.data_dir, seed=configuration.seed
+        configuration.problem,
+        model=configuration.model,
+        data_dir=configuration.data_dir,
+        seed=configuration.seed,
     )
     try:
         with counting("lanes", quiet=quiet) as counter:
@@ -186,7 +274,9 @@ def tuned(
                 progress=counter.line,
             )
     except (KeyboardInterrupt, Interrupted):
-        raise Interrupted("stopped: the same command continues from the lanes as they are.") from None
+        raise Interrupted(
+            "stopped: the same command continues from the lanes as they are."
+        ) from None
 
 
 def say_tuned(made: "ProblemTuned") -> None:

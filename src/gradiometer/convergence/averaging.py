@@ -1,16 +1,18 @@
-"""Averages of the iterates, as a `multi_avg_fn` for torch's `AveragedModel`, and BatchNorm statistics for them.
+"""Averages of the iterates, as a `multi_avg_fn` for torch's `AveragedModel`, and BatchNorm
+statistics for them.
 
-At a constant η the iterates of SGD stay spread about the minimum, but their average converges. On a quadratic the
-covariance of the uniform average of t iterates tends to H⁻¹ΣH⁻¹/(Bt) for every η: no method that uses the same
-examples has a smaller one (Polyak & Juditsky 1992).
+At a constant η the iterates of SGD stay spread about the minimum, but their average converges. On a
+quadratic the covariance of the uniform average of t iterates tends to H⁻¹ΣH⁻¹/(Bt) for every η: no
+method that uses the same examples has a smaller one (Polyak & Juditsky 1992).
 
     averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=polynomial(3))
     for batch in …:
         …; optimizer.step(); averaged.update_parameters(model)
     refresh_batch_norm(averaged, loader, loss)
 
-All have the form mean ← mean + share · (Φ − mean): the share of the newest iterate is a function of the number before
-it, and is 1 for the first. Tensors that are not floating point, such as BatchNorm's count, are copied from the newest.
+All have the form mean ← mean + share · (Φ − mean): the share of the newest iterate is a function of
+the number before it, and is 1 for the first. Tensors that are not floating point, such as
+BatchNorm's count, are copied from the newest.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,22 +33,32 @@ from gradiometer.randomness import untouched_randomness
 
 def tracking_layers(model: nn.Module) -> list[_BatchNorm]:
     """The BatchNorm layers with running statistics."""
-    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
 
 
 REFRESHED = 20
-"""Most batches of a training, its newest ones, from which BatchNorm is measured again at an averaged point."""
+"""Most batches of a training, its newest ones, from which BatchNorm is measured again at an
+averaged point."""
 
 
 def refresh_batch_norm(
-    model: nn.Module, batches: Iterable[Batch], forward: Callable[[nn.Module, Batch], Any], *, seed: int = 0
+    model: nn.Module,
+    batches: Iterable[Batch],
+    forward: Callable[[nn.Module, Batch], Any],
+    *,
+    seed: int = 0,
 ) -> None:
     """Recompute BatchNorm's running statistics from these batches: averaged weights need new ones.
 
-    Mean and variance are those of all values together, for any division into batches; torch's `update_bn` averages
-    those within each batch. Only BatchNorm is in training mode. Everything else runs as at inference: with Dropout on,
-    the variance would differ from that at inference. The mode of every module and all random states are restored. With
-    several BatchNorm layers, the inputs of the later ones come from batches normalised by their own statistics, as in
+    Mean and variance are those of all values together, for any division into batches; torch's
+    `update_bn` averages those within each batch. Only BatchNorm is in training mode. Everything
+    else runs as at inference: with Dropout on, the variance would differ from that at inference.
+    The mode of every module and all random states are restored. With several BatchNorm layers, the
+    inputs of the later ones come from batches normalised by their own statistics, as in
     training: use batches as large as in training.
 
     Args:
@@ -58,7 +70,8 @@ def refresh_batch_norm(
     Raises:
         BadArgument: There is no batch, or a batch has a single value per channel.
 
-    Source: pooled mean and variance: Chan, Golub & LeVeque (1983), Algorithms for Computing the Sample Variance.
+    Source: pooled mean and variance: Chan, Golub & LeVeque (1983), Algorithms for Computing the
+    Sample Variance.
     """
     layers = tracking_layers(model)
     if not layers:
@@ -73,12 +86,16 @@ def refresh_batch_norm(
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            raise BadArgument(f"`batches` must have at least two examples each: {error}.") from error
+            raise BadArgument(
+                f"`batches` must have at least two examples each: {error}."
+            ) from error
         finally:
             for hook in hooks:
                 hook.remove()
     if not any(statistics.count for statistics in pooled.values()):
-        raise BadArgument("`batches` must not be empty, and `forward` must call the BatchNorm layers.")
+        raise BadArgument(
+            "`batches` must not be empty, and `forward` must call the BatchNorm layers."
+        )
     for layer, statistics in pooled.items():
         statistics.put(layer)
 
@@ -98,7 +115,9 @@ class _Pooled:
         count, mean = values.shape[1], values.mean(dim=1)
         away, total = mean - self.mean, self.count + count
         self.squares = (
-            self.squares + (values - mean[:, None]).square().sum(dim=1) + away**2 * self.count * count / total
+            self.squares
+            + (values - mean[:, None]).square().sum(dim=1)
+            + away**2 * self.count * count / total
         )
         self.mean = self.mean + away * count / total
         self.count = total
@@ -116,7 +135,8 @@ class _Pooled:
 
 @contextmanager
 def _only_training(model: nn.Module, layers: Sequence[_BatchNorm]) -> Iterator[None]:
-    """Put these layers in training mode without running statistics, and everything else in evaluation mode."""
+    """Put these layers in training mode without running statistics, and everything else in
+    evaluation mode."""
     with in_eval_mode(model):
         for layer in layers:
             layer.training = True

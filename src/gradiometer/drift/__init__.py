@@ -1,4 +1,5 @@
-"""Issue 2 of SGD, gradient drift: how g changes as Φ moves, and the curvature that makes it change."""
+"""Issue 2 of SGD, gradient drift: how g changes as Φ moves, and the curvature that
+makes it change."""
 
 import lazy_loader
 

@@ -1,4 +1,5 @@
-"""The curvature along the gradient and along its noise, and the noise scale weighted by curvature."""
+"""The curvature along the gradient and along its noise, and the noise scale weighted
+by curvature."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,19 +16,23 @@ if TYPE_CHECKING:  # readings are estimated without torch
 
 @dataclass(frozen=True)
 class CurvatureAlongGradient(Gauge):
-    """gᵀHg, tr(HΣ), and their ratio: the batch size at which noise costs as much as the step itself.
+    """gᵀHg, tr(HΣ), and their ratio: the batch size at which noise costs as much as the step
+    itself.
 
-    To second order a step of length η changes the loss by −η‖g‖² + ½η²(gᵀHg + tr(HΣ)/B). Let ĝ_1 and ĝ_2 be the
-    gradients of two disjoint parts of the batch, and H the Hessian of other examples. Then ĝ_1ᵀHĝ_2 is unbiased for
-    gᵀHg. The excess of ĝ_1ᵀHĝ_1 and ĝ_2ᵀHĝ_2 over it, times their number of examples, is unbiased for tr(HΣ) if the
-    examples are drawn independently. Both can be negative: if the loss curves down, and at a single step by chance.
-    For batches drawn without replacement from N examples ĝ_1ᵀHĝ_2 is tr(HΣ)/N too small, which `estimate` corrects.
-    This is exact if H comes from a probe. Without one, the covariance of an example's gradient and Hessian remains,
-    also divided by N.
+    To second order a step of length η changes the loss by −η‖g‖² + ½η²(gᵀHg + tr(HΣ)/B). Let ĝ_1
+    and ĝ_2 be the gradients of two disjoint parts of the batch, and H the Hessian of other
+    examples. Then ĝ_1ᵀHĝ_2 is unbiased for gᵀHg. The excess of ĝ_1ᵀHĝ_1 and ĝ_2ᵀHĝ_2 over it, times
+    their number of examples, is unbiased for tr(HΣ) if the
+    examples are drawn independently. Both can be negative: if the loss curves down, and at a single
+    step by chance. For batches drawn without replacement from N examples ĝ_1ᵀHĝ_2 is tr(HΣ)/N too
+    small, which `estimate` corrects. This is exact if H comes from a probe. Without one, the
+    covariance of an example's gradient and Hessian remains, also divided by N.
 
-    Costs about five and a half plain steps if the step has a probe (a gradient in two halves, one gradient with its
-    graph, and two products), and half of that without: then half of the batch gives H, and the quarters of the other
-    half give ĝ_1 and ĝ_2. On several processes each measures its share of the batch, and the moments are averaged.
+    Costs about five and a half plain steps if the step has a probe (a gradient in two halves, one
+    gradient with its
+    graph, and two products), and half of that without: then half of the batch gives H, and the
+    quarters of the other half give ĝ_1 and ĝ_2. On several processes each measures its share of the
+    batch, and the moments are averaged.
 
     Args:
         gradient_of: The g that is meant, "train" or "population"; see `GradientNoise`.
@@ -71,14 +76,17 @@ class CurvatureAlongGradient(Gauge):
         gradient = series.moments["gradient_curvature"] + finite * series.moments["noise_curvature"]
         noise = (1 - finite) * series.moments["noise_curvature"]
         return {
-            "curvature_noise_scale": series.ratio(noise, gradient, level=level, unit="examples", nonnegative=False),
+            "curvature_noise_scale": series.ratio(
+                noise, gradient, level=level, unit="examples", nonnegative=False
+            ),
             "gradient_curvature": series.mean(gradient, level=level, unit=self.unit),
             "noise_curvature": series.mean(noise, level=level, unit=self.unit),
             "batch_size": Estimate.exact(series.usual_batch_size, unit="examples"),
         }
 
     def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
-        """The scale that gives the share of noise in the second-order cost of a step, if it is known."""
+        """The scale that gives the share of noise in the second-order cost of a step, if it is
+        known."""
         numbers = {name: estimates[name] for name in ("curvature_noise_scale", "batch_size")}
         scale = numbers["curvature_noise_scale"]
         if scale.tells and scale.value > 0:

@@ -1,4 +1,5 @@
-"""Batch sharpness: the curvature of a batch along its own gradient, and the edge of stochastic stability."""
+"""Batch sharpness: the curvature of a batch along its own gradient, and the edge of stochastic
+stability."""
 
 import math
 from collections.abc import Mapping
@@ -20,7 +21,8 @@ if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
 
 FAR = 0.25
-"""Share of the lowest edge below which a rate is far below it. Tuned rates of small networks were at 0.5 to 2 of it."""
+"""Share of the lowest edge below which a rate is far below it. Tuned rates of small networks were
+at 0.5 to 2 of it."""
 
 LARGER_RATES = ("rate 2x", "rate 4x")
 """The changes that try a larger learning rate."""
@@ -30,19 +32,21 @@ LARGER_RATES = ("rate 2x", "rate 4x")
 class BatchSharpness(Gauge):
     """E ĝᵀH_Bĝ / E‖ĝ‖², with ĝ the gradient and H_B the Hessian of the same batch.
 
-    With small batches the batch sharpness, not λ_max of the full loss, rises to 2/η and stays there: beyond it a step
-    overshoots the loss of that batch. The full-batch sharpness stays below, and lower for smaller batches. The
-    estimate is a ratio of means, not a mean of ratios.
+    With small batches the batch sharpness, not λ_max of the full loss, rises to 2/η and stays
+    there: beyond it a step overshoots the loss of that batch. The full-batch sharpness stays below,
+    and lower for smaller batches. The estimate is a ratio of means, not a mean of ratios.
 
-    Costs about three plain steps: the gradient once more with its graph, and one product. On several processes each
-    takes the product of its share of the batch with the gradient of the whole batch, and their mean is exact.
+    Costs about three plain steps: the gradient once more with its graph, and one product. On
+    several processes each takes the product of its share of the batch with the gradient of the
+    whole batch, and their mean is exact.
 
     Args:
-        momentum: μ of training, for the edge: 2(1 + μ)/η with large batches. With small batches the edge is reported
-            to be 2(1 − μ)/η; fewer studies have seen that.
+        momentum: μ of training, for the edge: 2(1 + μ)/η with large batches. With small batches the
+            edge is reported to be 2(1 − μ)/η; fewer studies have seen that.
         nesterov: True for Nesterov's momentum.
 
-    Source: Andreyev & Beneventano (2024), Edge of Stochastic Stability: Revisiting the Edge of Stability for SGD.
+    Source: Andreyev & Beneventano (2024), Edge of Stochastic Stability: Revisiting the Edge of
+    Stability for SGD.
     """
 
     momentum: float = 0.0
@@ -71,7 +75,8 @@ class BatchSharpness(Gauge):
         return MomentumRule(self.momentum, self.nesterov)
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
-        """ĝᵀH_Bĝ and ‖ĝ‖², with the same random numbers (Dropout) in both, and the momentum if the step knows it.
+        """ĝᵀH_Bĝ and ‖ĝ‖², with the same random numbers (Dropout) in both, and the momentum if the
+        step knows it.
 
         Raises:
             Unsupported: The step is not one of SGD.
@@ -80,21 +85,26 @@ class BatchSharpness(Gauge):
         gradient = step.graph_gradient
         along = step.product_of(gradient, step.graph.product(gradient))
         found = {"curvature": along, "norm_squared": step.product_of(gradient, gradient)}
-        return found if kind is None else {**found, "momentum": kind.momentum, "nesterov": float(kind.nesterov)}
+        return (
+            found
+            if kind is None
+            else {**found, "momentum": kind.momentum, "nesterov": float(kind.nesterov)}
+        )
 
     def _kind_at(self, step: "gradiometer.measurement.step.TrainingStep") -> MomentumRule | None:
         """The kind of SGD that makes this step: that with the lowest edge, if its groups differ."""
         for group in step.groups:
             if group.family != "sgd":
                 raise Unsupported(
-                    f"`optimizer` is now {group.optimizer}, whose edge of stability is not known: leave "
-                    f"{self.name} out of `gauges`."
+                    f"`optimizer` is now {group.optimizer}, whose edge of stability is not known: "
+                    f"leave {self.name} out of `gauges`."
                 )
         kinds = [MomentumRule(group.momentum, group.nesterov) for group in step.groups]
         return min(kinds, key=lambda kind: kind.limit, default=None)
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """Batch sharpness, its edge at the present η and μ, and its share of the edge with η and μ of every step."""
+        """Batch sharpness, its edge at the present η and μ, and its share of the edge with η and μ
+        of every step."""
         curvature, norm_squared = series.moments["curvature"], series.moments["norm_squared"]
         settings: dict[str, Any] = {
             "level": level,
@@ -118,12 +128,17 @@ class BatchSharpness(Gauge):
         """The kind of SGD at every reading: as it was measured, or else that of the gauge."""
         if "momentum" not in series.moments:
             return [self.kind] * len(series)
-        measured = zip(series.moments["momentum"].tolist(), series.moments["nesterov"].tolist(), strict=True)
+        measured = zip(
+            series.moments["momentum"].tolist(), series.moments["nesterov"].tolist(), strict=True
+        )
         return [MomentumRule(momentum, bool(nesterov)) for momentum, nesterov in measured]
 
     def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
         """Compare batch sharpness with its edge: far below, below, at, beyond, or not known yet."""
-        share, kind = estimates["edge_share"], MomentumRule(estimates["momentum"].value, self.nesterov)
+        share, kind = (
+            estimates["edge_share"],
+            MomentumRule(estimates["momentum"].value, self.nesterov),
+        )
         lowest = kind.limit_of_small_batches / kind.limit
         # 0.8: A rate is steady if it was no lower than this share of its peak in the last half of
         # the readings. One that falls to zero, or warms up, is far below its edge on purpose.
@@ -139,7 +154,9 @@ class BatchSharpness(Gauge):
         }
         doubts = [Doubt("batch_edge_of_quadratic")]
         if kind.momentum:
-            doubts.insert(0, Doubt("lower_edge_of_momentum", {"edge": estimates["small_batch_edge"].value}))
+            doubts.insert(
+                0, Doubt("lower_edge_of_momentum", {"edge": estimates["small_batch_edge"].value})
+            )
         return Finding(
             self.name,
             self.issue,
@@ -164,7 +181,8 @@ def _steadiness(rates: Float[np.ndarray, " readings"]) -> float:
 
 
 def _against(share: Estimate, lowest: float, *, steady: bool) -> tuple[str, State, tuple[str, ...]]:
-    """Claim, state and cure for a share of the edge; training can stay anywhere between `lowest` and 1.
+    """Claim, state and cure for a share of the edge; training can stay anywhere between `lowest`
+    and 1.
 
     Args:
         share: η times the batch sharpness, as a share of the edge.

@@ -25,23 +25,28 @@ EXAMPLES = 1024
 """Examples of a survey by default, or all if there are fewer."""
 
 AT_ONCE = 128
-"""Examples in one graph: the cheapest number for a small CNN on a CPU; all 1,024 in one graph cost twice as much."""
+"""Examples in one graph: the cheapest number for a small CNN on a CPU; all 1,024 in one graph cost
+twice as much."""
 KEPT = 2048
-"""Examples whose graphs are kept; for the others every call of `products` builds the graph again."""
+"""Examples whose graphs are kept; for the others every call of `products` builds the
+graph again."""
 
 ROUGH, ROUGH_PRODUCTS, RANDOM = 5.0, 10, 0.1
-"""Its tolerance, relative to the one wanted; most of its products; and the random share of the start."""
+"""Its tolerance, relative to the one wanted; most of its products; and the random share of the
+start."""
 
 
 class Curvature:
-    """H, the Hessian of the mean loss over some examples at the model's present parameters, by its products.
+    """H, the Hessian of the mean loss over some examples at the model's present parameters, by its
+    products.
 
-    The graph of the gradient is built once and differentiated for every product, which costs about 1.4 gradients;
-    building the graph each time costs about 3. Beyond `kept` examples it is built once per call, for all its vectors.
+    The graph of the gradient is built once and differentiated for every product, which costs about
+    1.4 gradients; building the graph each time costs about 3. Beyond `kept` examples it is built
+    once per call, for all its vectors.
 
-    The model is run in its present mode and is not changed. Dropout uses the same random numbers for every product.
-    BatchNorm in training mode uses the statistics of each part, so H depends on how the examples are divided. Do not
-    change parameters while you use this object.
+    The model is run in its present mode and is not changed. Dropout uses the same random numbers
+    for every product. BatchNorm in training mode uses the statistics of each part, so H depends on
+    how the examples are divided. Do not change parameters while you use this object.
 
     Args:
         objective: The model and its loss.
@@ -69,9 +74,13 @@ class Curvature:
         tensor([0.5000, 1.0000, 4.0000])
     """
 
-    def __init__(self, objective: Objective, batches: Sequence[Batch], *, kept: int = KEPT, seed: int = 0) -> None:
+    def __init__(
+        self, objective: Objective, batches: Sequence[Batch], *, kept: int = KEPT, seed: int = 0
+    ) -> None:
         if not len(batches) >= 1:
-            raise BadArgument("`batches` is empty: a Hessian needs the loss of at least one example.")
+            raise BadArgument(
+                "`batches` is empty: a Hessian needs the loss of at least one example."
+            )
         self.objective = objective
         self.mode: Mode = "train" if objective.model.training else "eval"
         self.batches = batches
@@ -96,13 +105,21 @@ class Curvature:
 
     @classmethod
     def of(
-        cls, objective: Objective, batch: Batch, *, at_once: int = AT_ONCE, kept: int = KEPT, seed: int = 0
+        cls,
+        objective: Objective,
+        batch: Batch,
+        *,
+        at_once: int = AT_ONCE,
+        kept: int = KEPT,
+        seed: int = 0,
     ) -> "Curvature":
         """The Hessian of one large batch, cut into parts of at most `at_once` examples."""
         if not at_once >= 1:
             raise BadArgument(f"`at_once` must be at least 1, got {at_once}.")
         size = batch_size(batch)
-        parts = [span(batch, start, min(start + at_once, size)) for start in range(0, size, at_once)]
+        parts = [
+            span(batch, start, min(start + at_once, size)) for start in range(0, size, at_once)
+        ]
         return cls(objective, parts, kept=kept, seed=seed)
 
     def products(self, vectors: Float[Tensor, "probes params"]) -> Float[Tensor, "probes params"]:
@@ -129,11 +146,13 @@ class Curvature:
     def eigenvalues(self, largest: int = 1, smallest: int = 0, **settings: Any) -> Eigenvalues:
         """The ends of the spectrum; see `gradiometer.drift.eigenvalues`.
 
-        A network's gradient lies largely in its sharpest directions (Gur-Ari, Roberts & Dyer 2018), so it is half of
-        the start: for the top eigenvalue of a small network that saves a tenth to a third of the products. The other
-        half is random, so that no direction is missing. If only the largest eigenvalue is wanted and the examples are
-        in at least four parts, the first part alone is asked for its sharpest direction, which costs a share of a few
-        products and saves one or two. The bound of the residual holds for any start.
+        A network's gradient lies largely in its sharpest directions (Gur-Ari, Roberts & Dyer 2018),
+        so it is half of
+        the start: for the top eigenvalue of a small network that saves a tenth to a third of the
+        products. The other half is random, so that no direction is missing. If only the largest
+        eigenvalue is wanted and the examples are in at least four parts, the first part alone is
+        asked for its sharpest direction, which costs a share of a few products and saves one or
+        two. The bound of the residual holds for any start.
         """
         if "start" not in settings and self.gradient.norm() > 0:
             drawn = random_vectors(self, 1, self.generator)
@@ -143,7 +162,9 @@ class Curvature:
             # eigenvalue.
             if (largest, smallest) == (1, 0) and len(self._graphs) == len(self.batches) >= 4:
                 settings["start"] = self._sharpest_of_a_part(**settings) + RANDOM * drawn
-        return eigenvalues(self, largest=largest, smallest=smallest, generator=self.generator, **settings)
+        return eigenvalues(
+            self, largest=largest, smallest=smallest, generator=self.generator, **settings
+        )
 
     def _sharpest_of_a_part(
         self, *, start: Float[Tensor, "1 params"], tolerance: float = 1e-2, most_products: int = 400
@@ -158,7 +179,8 @@ class Curvature:
         ).vectors
 
     def trace(self, probes: int = 16, **settings: Any) -> Estimate:
-        """Tr H, with separate probes for every part of the examples; see `gradiometer.drift.trace`."""
+        """Tr H, with separate probes for every part of the examples; see
+        `gradiometer.drift.trace`."""
         self.products_made += probes
         return trace(self, probes=probes, generator=self.generator, **settings)
 
@@ -187,7 +209,8 @@ def survey(
 ) -> Survey:
     """Measure everything in a `Survey`.
 
-    Costs 20 to 60 products for Lanczos, `probes` for the trace, and probes × iterations for the density.
+    Costs 20 to 60 products for Lanczos, `probes` for the trace, and probes × iterations for the
+    density.
 
     Args:
         curvature: The Hessian.
@@ -228,7 +251,9 @@ def survey(
         largest=ends.largest,
         smallest=ends.smallest or ends.largest[-1:],
         trace=trace,
-        gradient_norm_squared=Estimate.exact(float(gradient @ gradient), unit="(loss / parameter)²"),
+        gradient_norm_squared=Estimate.exact(
+            float(gradient @ gradient), unit="(loss / parameter)²"
+        ),
         gradient_curvature=Estimate.exact(curvature.along_gradient(), unit="loss³ / parameter⁴"),
         density=density,
         products=curvature.products_made - before,
@@ -237,7 +262,13 @@ def survey(
 
 
 def survey_examples(
-    objective: Objective, train: TrainingSet, examples: int | None = None, *, step: int, seed: int = 0, **numbers: int
+    objective: Objective,
+    train: TrainingSet,
+    examples: int | None = None,
+    *,
+    step: int,
+    seed: int = 0,
+    **numbers: int,
 ) -> Survey:
     """The curvature of a loss over a training set, or a fixed random subsample of it.
 
@@ -247,7 +278,8 @@ def survey_examples(
         examples: Size of the subsample; None for 1,024 or all.
         step: The step of training.
         seed: Seed of the subsample, the vectors and random numbers in the loss.
-        numbers: `top`, number of largest eigenvalues, and `probes`, number of random vectors for trace and density.
+        numbers: `top`, number of largest eigenvalues, and `probes`, number of random vectors for
+            trace and density.
 
     Raises:
         BadArgument: There are fewer training examples.
@@ -255,9 +287,14 @@ def survey_examples(
     available = len(train)
     examples = min(EXAMPLES, available) if examples is None else examples
     if not 1 <= examples <= available:
-        raise BadArgument(f"`examples` must lie between 1 and the {available:,} training examples, got {examples:,}.")
+        raise BadArgument(
+            f"`examples` must lie between 1 and the {available:,} training examples, got "
+            f"{examples:,}."
+        )
     order = torch.arange(available)
     if examples < available:
         order = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:examples]
-    curvature = Curvature(objective, [train.batch(part) for part in order.split(AT_ONCE)], seed=seed)
+    curvature = Curvature(
+        objective, [train.batch(part) for part in order.split(AT_ONCE)], seed=seed
+    )
     return survey(curvature, of=available, step=step, **numbers)

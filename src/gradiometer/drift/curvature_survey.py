@@ -1,4 +1,5 @@
-"""A survey of the curvature at one point of training: the ends of its spectrum, its trace and its density."""
+"""A survey of the curvature at one point of training: the ends of its spectrum, its trace and its
+density."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -69,7 +70,8 @@ class Survey(Artifact):
         """gᵀHg/‖g‖², the curvature along a full-batch step; 0 if g is 0."""
         norm_squared = self.gradient_norm_squared.value
         return Estimate.exact(
-            self.gradient_curvature.value / norm_squared if norm_squared > 0 else 0.0, unit="loss / parameter²"
+            self.gradient_curvature.value / norm_squared if norm_squared > 0 else 0.0,
+            unit="loss / parameter²",
         )
 
     @property
@@ -81,7 +83,9 @@ class Survey(Artifact):
         share = self.density.share_below(0.0)
         found = {*self.largest, *self.smallest}
         least = sum(each.high < 0 for each in found) / self.dimension
-        value, low, high = (max(end, least) for end in (share.value, share.low, share.high))  # NaN stays NaN
+        value, low, high = (
+            max(end, least) for end in (share.value, share.low, share.high)
+        )  # NaN stays NaN
         return replace(share, value=value, low=low, high=high)
 
     @property
@@ -100,4 +104,6 @@ class Survey(Artifact):
         """A description of the loss: the examples and the mode."""
         if self.examples == self.of:
             return f"the full loss, {self.of:,} examples, in {self.mode} mode"
-        return f"a fixed subsample of {self.examples:,} of {self.of:,} examples, in {self.mode} mode"
+        return (
+            f"a fixed subsample of {self.examples:,} of {self.of:,} examples, in {self.mode} mode"
+        )

@@ -1,4 +1,5 @@
-"""The spectral density of a Hessian by stochastic Lanczos quadrature, with an interval from its probes."""
+"""The spectral density of a Hessian by stochastic Lanczos quadrature, with an interval from its
+probes."""
 
 import numpy as np
 import torch
@@ -25,11 +26,12 @@ def spectral_density(
 ) -> SpectralDensity:
     """The density of the eigenvalues of a symmetric operator.
 
-    For v uniform on the sphere E vᵀ f(H) v = Tr f(H)/d, and m iterations of Lanczos from v give vᵀ f(H) v exactly for
-    polynomials up to degree 2m − 1. The resolution is range/m, which is the default width. The interval covers the
-    spread over the probes, not what lies below the width. In simulations with 8 probes at nominal 90 % it covers 88 to
-    89 % in the bulk, and 73 % at a curvature of only one or two directions; look at eigenvalues there. The Lanczos
-    vectors are kept and orthogonalised twice, so that no eigenvalue appears twice.
+    For v uniform on the sphere E vᵀ f(H) v = Tr f(H)/d, and m iterations of Lanczos from v give vᵀ
+    f(H) v exactly for polynomials up to degree 2m − 1. The resolution is range/m, which is the
+    default width. The interval covers the spread over the probes, not what lies below the width. In
+    simulations with 8 probes at nominal 90 % it covers 88 to 89 % in the bulk, and 73 % at a
+    curvature of only one or two directions; look at eigenvalues there. The Lanczos vectors are kept
+    and orthogonalised twice, so that no eigenvalue appears twice.
 
     Costs probes × iterations products.
 
@@ -41,8 +43,9 @@ def spectral_density(
         level: Confidence level of the interval.
         generator: Random generator of the probes.
 
-    Source: Ubaru, Chen & Saad (2017), Fast Estimation of tr(f(A)) via Stochastic Lanczos Quadrature; for networks:
-    Ghorbani, Krishnan & Xiao (2019), An Investigation into Neural Net Optimization via Hessian Eigenvalue Density.
+    Source: Ubaru, Chen & Saad (2017), Fast Estimation of tr(f(A)) via Stochastic Lanczos
+    Quadrature; for networks: Ghorbani, Krishnan & Xiao (2019), An Investigation into Neural Net
+    Optimization via Hessian Eigenvalue Density.
 
     Example:
         >>> from gradiometer.drift.operator import VectorProduct
@@ -53,9 +56,13 @@ def spectral_density(
         0.250 [0.250, 0.314]
     """
     if not probes >= 4:
-        raise BadArgument(f"`probes` must be at least 4, got {probes}: an interval needs their spread.")
+        raise BadArgument(
+            f"`probes` must be at least 4, got {probes}: an interval needs their spread."
+        )
     if not iterations >= 2:
-        raise BadArgument(f"`iterations` must be at least 2, got {iterations}: they set the resolution.")
+        raise BadArgument(
+            f"`iterations` must be at least 2, got {iterations}: they set the resolution."
+        )
     check_level(level)
     steps = min(iterations, operator.dimension)
     together = max(TOGETHER_NUMBERS // (steps * operator.dimension), 1)
@@ -81,8 +88,8 @@ def tridiagonal(
 ) -> Float[np.ndarray, "probes iterations iterations"]:
     """Lanczos from several vectors in parallel: the tridiagonal matrix of each.
 
-    When the vectors of a probe span an invariant space, Lanczos continues from a new direction, with a zero next to the
-    diagonal. This does not change the quadrature.
+    When the vectors of a probe span an invariant space, Lanczos continues from a new direction,
+    with a zero next to the diagonal. This does not change the quadrature.
     """
     count = len(starts)
     matrices = np.zeros((count, iterations, iterations))
@@ -115,7 +122,11 @@ def _next(
     return vector, size[:, 0].double().cpu().numpy()
 
 
-def _without(vectors: Float[Tensor, "probes params"], kept: Float[Tensor, "probes before params"]) -> Tensor:
+def _without(
+    vectors: Float[Tensor, "probes params"], kept: Float[Tensor, "probes before params"]
+) -> Tensor:
     for _ in range(2):
-        vectors = vectors - torch.einsum("pb,pbd->pd", torch.einsum("pd,pbd->pb", vectors, kept), kept)
+        vectors = vectors - torch.einsum(
+            "pb,pbd->pd", torch.einsum("pd,pbd->pb", vectors, kept), kept
+        )
     return vectors

@@ -18,8 +18,8 @@ def edge_warning(
 ) -> str | None:
     """A sentence if η λ_max is above its limit at the model's present parameters, else None.
 
-    λ_max of the given examples is computed to a residual of 1 %, at the cost of ten to twenty gradients of them.
-    Parameters, `.grad`, buffers and random states are not changed.
+    λ_max of the given examples is computed to a residual of 1 %, at the cost of ten to twenty
+    gradients of them. Parameters, `.grad`, buffers and random states are not changed.
 
     Args:
         objective: The model and its loss.
@@ -48,8 +48,9 @@ def edge_warning(
         return None
     rate = largest_stable_rate(sharpness, kind, weight_decay=weight_decay)
     return (
-        f"the learning rate {significant(learning_rate)} is {significant(sharpness.value / limit, 2)} times beyond "
-        f"the edge of stability at the start (sharpness {sharpness}, {kind.formula} = {significant(limit)}): on a "
-        f"quadratic the loss would diverge; a network often reaches a flatter region first. If it diverges, try --lr "
-        f"{rate.low:.2g} or a warm-up."
+        f"the learning rate {significant(learning_rate)} is "
+        f"{significant(sharpness.value / limit, 2)} times beyond the edge of stability at the "
+        f"start (sharpness {sharpness}, {kind.formula} = {significant(limit)}): on a quadratic the "
+        "loss would diverge; a network often reaches a flatter region first. If it diverges, try "
+        f"--lr {rate.low:.2g} or a warm-up."
     )

@@ -1,4 +1,5 @@
-"""The largest and smallest eigenvalues of a Hessian by Lanczos; the residual of each bounds its error."""
+"""The largest and smallest eigenvalues of a Hessian by Lanczos; the residual of each bounds its
+error."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,8 @@ from gradiometer.measurement.estimate import Estimate
 
 UNIT = "loss / parameter²"
 BASIS_NUMBERS = 2**28
-"""Most numbers in the basis and its image, 1 GiB in single precision; a larger basis is restarted."""
+"""Most numbers in the basis and its image, 1 GiB in single precision; a larger basis
+is restarted."""
 SHORTEST_BASIS = 20
 """Vectors that a basis may always hold in addition to the wanted ones, whatever the memory."""
 
@@ -24,11 +26,13 @@ class Eigenvalues:
     """The ends of a spectrum.
 
     Args:
-        largest: The largest eigenvalues, in decreasing order. The interval of each is its value ± ‖Hv − λv‖, a proven
-            bound on the distance to an eigenvalue.
+        largest: The largest eigenvalues, in decreasing order. The interval of each is its value ±
+            ‖Hv − λv‖, a proven bound on the distance to an eigenvalue.
         smallest: The smallest eigenvalues, in increasing order.
-        vectors: Their unit eigenvectors, first of the largest, then of the smallest: [pairs, params].
-        basis: Orthonormal rows Q that span nearly all large curvatures, for a trace with less noise.
+        vectors: Their unit eigenvectors, first of the largest, then of the smallest: [pairs,
+            params].
+        basis: Orthonormal rows Q that span nearly all large curvatures, for a trace with less
+            noise.
         projected: QᵀHQ.
         products: Number of Hessian products.
         converged: True if every residual is below the tolerance.
@@ -60,13 +64,14 @@ def eigenvalues(
 ) -> Eigenvalues:
     """The largest and smallest eigenvalues of a symmetric operator.
 
-    Every product extends an orthonormal basis by the residual Hv − λv of the first wanted pair that has not converged.
-    From one random vector this is Lanczos' method with full reorthogonalisation; with `start` it starts warm. It stops
-    when every residual is small, not when the values stop changing, which happens much earlier. A residual r bounds the
-    distance of λ to an eigenvalue by r; if the next eigenvalue is at a distance Δ, the error is at most r²/Δ. A larger
-    eigenvalue can be missed if the start lacks its direction: Lanczos may converge before it finds that direction, more
-    easily if few eigenvalues are wanted. A random start practically never lacks one. If several eigenvalues are equal,
-    possibly only one of them is found.
+    Every product extends an orthonormal basis by the residual Hv − λv of the first wanted pair that
+    has not converged. From one random vector this is Lanczos' method with full reorthogonalisation;
+    with `start` it starts warm. It stops when every residual is small, not when the values stop
+    changing, which happens much earlier. A residual r bounds the distance of λ to an eigenvalue by
+    r; if the next eigenvalue is at a distance Δ, the error is at most r²/Δ. A larger
+    eigenvalue can be missed if the start lacks its direction: Lanczos may converge before it finds
+    that direction, more easily if few eigenvalues are wanted. A random start practically never
+    lacks one. If several eigenvalues are equal, possibly only one of them is found.
 
     Args:
         operator: H.
@@ -76,8 +81,10 @@ def eigenvalues(
         start: Vectors of an earlier measurement.
         generator: Random generator of the start.
 
-    Source: Lanczos (1950); Parlett (1998), The Symmetric Eigenvalue Problem, th. 4.5.1 and ch. 13; expansion by the
-    residual and restarts: Stathopoulos & Saad (1998), Restarting Techniques for the (Jacobi-)Davidson Methods.
+    Source: Lanczos (1950); Parlett (1998), The Symmetric Eigenvalue Problem, th. 4.5.1 and ch. 13;
+    expansion by the
+    residual and restarts: Stathopoulos & Saad (1998), Restarting Techniques for the
+    (Jacobi-)Davidson Methods.
 
     Example:
         >>> from gradiometer.drift.operator import VectorProduct
@@ -102,7 +109,10 @@ def eigenvalues(
     while not basis.complete and basis.products < most_products:
         values, coefficients = basis.ritz()
         bound = reachable * max(abs(values[0]), abs(values[-1]))
-        residuals = (basis.residual(values[p], coefficients[:, p]) for p in _ends(len(values), largest, smallest))
+        residuals = (
+            basis.residual(values[p], coefficients[:, p])
+            for p in _ends(len(values), largest, smallest)
+        )
         coarse = next((residual for residual in residuals if not residual.norm() <= bound), None)
         if coarse is None and basis.size >= wanted:
             return _result(basis, largest, smallest, converged=True)
@@ -147,7 +157,8 @@ class _Basis:
         return self._images[: self.size]
 
     def add(self, direction: Float[Tensor, " params"]) -> None:
-        """Add the new part of this direction as a row, or of a random direction if nothing is new."""
+        """Add the new part of this direction as a row, or of a random direction if
+        nothing is new."""
         vector = self._new_part(direction)
         vector = vector / vector.norm()
         vector = orthogonalise(vector, self.vectors)
@@ -170,8 +181,8 @@ class _Basis:
                 return vector
             direction = random_vectors(self._operator, 1, self._generator)[0]
         raise Unsupported(
-            f"`operator` has {self._operator.dimension} parameters, and rounding in {vector.dtype} leaves no direction "
-            f"beside {self.size} of them: use a wider type."
+            f"`operator` has {self._operator.dimension} parameters, and rounding in {vector.dtype} "
+            f"leaves no direction beside {self.size} of them: use a wider type."
         )
 
     def ritz(self) -> tuple[Float[np.ndarray, " basis"], Float[np.ndarray, "basis basis"]]:
@@ -179,13 +190,17 @@ class _Basis:
         values, coefficients = np.linalg.eigh(self.projected)
         return values, coefficients
 
-    def residual(self, value: float, coefficients: Float[np.ndarray, " basis"]) -> Float[Tensor, " params"]:
+    def residual(
+        self, value: float, coefficients: Float[np.ndarray, " basis"]
+    ) -> Float[Tensor, " params"]:
         """H v − λ v."""
         weights = torch.from_numpy(coefficients.copy()).to(self._vectors)
         residual: Tensor = weights @ self.images - float(value) * (weights @ self.vectors)
         return residual
 
-    def compress(self, coefficients: Float[np.ndarray, "basis basis"], largest: int, smallest: int) -> None:
+    def compress(
+        self, coefficients: Float[np.ndarray, "basis basis"], largest: int, smallest: int
+    ) -> None:
         """Keep the wanted Ritz vectors and those next to them."""
         spare = SHORTEST_BASIS // 4
         kept = _ends(self.size, largest + spare * (largest > 0), smallest + spare * (smallest > 0))
@@ -200,20 +215,30 @@ class _Basis:
         """Make room for one more row, in powers of two."""
         if self.size == len(self._vectors):
             more = min(max(self.size, 8), self.capacity - self.size)
-            self._vectors = torch.cat([self._vectors, self._vectors.new_empty((more, self._vectors.shape[1]))])
-            self._images = torch.cat([self._images, self._images.new_empty((more, self._images.shape[1]))])
+            self._vectors = torch.cat(
+                [self._vectors, self._vectors.new_empty((more, self._vectors.shape[1]))]
+            )
+            self._images = torch.cat(
+                [self._images, self._images.new_empty((more, self._images.shape[1]))]
+            )
 
 
 def _result(basis: _Basis, largest: int, smallest: int, converged: bool) -> Eigenvalues:
     values, coefficients = basis.ritz()
     pairs = _ends(len(values), largest, smallest)
     rounding = 10 * basis.epsilon * max(abs(values[0]), abs(values[-1]))
-    settings: dict[str, Any] = {"method": "Lanczos, residual", "samples": basis.products, "unit": UNIT}
+    settings: dict[str, Any] = {
+        "method": "Lanczos, residual",
+        "samples": basis.products,
+        "unit": UNIT,
+    }
     estimates = []
     for place in pairs:
         value = float(values[place])
         residual = float(basis.residual(value, coefficients[:, place]).norm()) + rounding
-        estimates.append(Estimate.bound(value, low=value - residual, high=value + residual, **settings))
+        estimates.append(
+            Estimate.bound(value, low=value - residual, high=value + residual, **settings)
+        )
     chosen = torch.from_numpy(coefficients[:, pairs].T.copy()).to(basis.vectors)
     return Eigenvalues(
         largest=tuple(estimates[:largest]),
@@ -227,21 +252,33 @@ def _result(basis: _Basis, largest: int, smallest: int, converged: bool) -> Eige
 
 
 def _ends(count: int, largest: int, smallest: int) -> list[int]:
-    """Positions in `count` increasing values: the largest ones, in decreasing order, then the smallest ones."""
+    """Positions in `count` increasing values: the largest ones, in decreasing order, then the
+    smallest ones."""
     places = range(count)
     return [*places[::-1][:largest], *places[:smallest]]
 
 
-def _check(operator: Symmetric, largest: int, smallest: int, tolerance: float, most_products: int) -> int:
+def _check(
+    operator: Symmetric, largest: int, smallest: int, tolerance: float, most_products: int
+) -> int:
     wanted = largest + smallest
     if not (largest >= 0 and smallest >= 0 and wanted >= 1):
-        raise BadArgument(f"`largest` and `smallest` must not be negative nor both 0, got {largest} and {smallest}.")
+        raise BadArgument(
+            f"`largest` and `smallest` must not be negative nor both 0, got {largest} and "
+            f"{smallest}."
+        )
     if not wanted <= operator.dimension:
         raise BadArgument(
-            f"`largest` and `smallest` ask for {wanted} eigenvalues, but the model has {operator.dimension} parameters."
+            f"`largest` and `smallest` ask for {wanted} eigenvalues, but the model has "
+            f"{operator.dimension} parameters."
         )
     if not 0 < tolerance < 1:
-        raise BadArgument(f"`tolerance` must lie between 0 and 1, got {tolerance}: 0.01 is a residual of 1 %.")
+        raise BadArgument(
+            f"`tolerance` must lie between 0 and 1, got {tolerance}: 0.01 is a residual of 1 %."
+        )
     if not most_products >= wanted:
-        raise BadArgument(f"`most_products` must be at least the {wanted} eigenvalues asked for, got {most_products}.")
+        raise BadArgument(
+            f"`most_products` must be at least the {wanted} eigenvalues asked for, got "
+            f"{most_products}."
+        )
     return wanted

@@ -16,12 +16,15 @@ if TYPE_CHECKING:  # readings are estimated without torch
 
 @dataclass(frozen=True)
 class LossChange(Gauge):
-    """The second-order loss change of a plain step, −ηĝᵀg + ½η²ĝᵀHĝ, and the measured L(Φ − ηĝ) − L(Φ).
+    """The second-order loss change of a plain step, −ηĝᵀg + ½η²ĝᵀHĝ, and the measured L(Φ − ηĝ) −
+    L(Φ).
 
-    g, H and L come from examples that did not make the step, so all three terms are unbiased for the change of the mean
+    g, H and L come from examples that did not make the step, so all three terms are unbiased for
+    the change of the mean
     loss. They are paired: the same step on the same examples. The step is −ηĝ, without momentum.
 
-    Costs about three and a half plain steps if the step has a probe (a gradient with its graph, a product, a forward),
+    Costs about three and a half plain steps if the step has a probe (a gradient with its graph, a
+    product, a forward),
     and two without: then half of the batch makes the step and the other half judges it.
 
     Source: McCandlish et al. (2018), An Empirical Model of Large-Batch Training, eq. 2.3.
@@ -50,13 +53,20 @@ class LossChange(Gauge):
         }
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """Predicted and measured change, their difference, and the share of the slope's gain that curvature undoes."""
-        first, second, seen = (series.moments[name] for name in ("first_order", "second_order", "seen"))
+        """Predicted and measured change, their difference, and the share of the slope's gain that
+        curvature undoes."""
+        first, second, seen = (
+            series.moments[name] for name in ("first_order", "second_order", "seen")
+        )
         return {
-            "curvature_share": series.ratio(second, -first, level=level, nonnegative=False, fourth_powers=True),
+            "curvature_share": series.ratio(
+                second, -first, level=level, nonnegative=False, fourth_powers=True
+            ),
             "predicted_change": series.mean(first + second, level=level, unit=self.unit),
             "seen_change": series.mean(seen, level=level, unit=self.unit),
-            "unpredicted_change": series.mean(seen - first - second, level=level, unit=self.unit, fourth_powers=True),
+            "unpredicted_change": series.mean(
+                seen - first - second, level=level, unit=self.unit, fourth_powers=True
+            ),
         }
 
     def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:

@@ -62,7 +62,11 @@ def random_vectors(
     """Independent vectors whose entries have mean 0 and variance 1, the same on every device."""
     shape, like = (count, operator.dimension), empty_rows(operator, 0)
     if law == "rademacher":
-        drawn = torch.randint(2, shape, generator=generator, dtype=torch.int8, device="cpu").mul_(2).sub_(1)
+        drawn = (
+            torch.randint(2, shape, generator=generator, dtype=torch.int8, device="cpu")
+            .mul_(2)
+            .sub_(1)
+        )
         return drawn.to(like)
     return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(like)
 
@@ -70,14 +74,16 @@ def random_vectors(
 def empty_rows(operator: Symmetric, count: int) -> Float[Tensor, "probes params"]:
     """Memory for vectors, at least in single precision.
 
-    In half precision, orthogonal vectors cannot be told from others: ε of bfloat16 is 1/128, and a random direction
-    looks as if it lay in the span of the few before it.
+    In half precision, orthogonal vectors cannot be told from others: ε of bfloat16 is 1/128, and a
+    random direction looks as if it lay in the span of the few before it.
     """
     wide = torch.promote_types(operator.like.dtype, torch.float32)
     return torch.empty((count, operator.dimension), dtype=wide, device=operator.like.device)
 
 
-def images(operator: Symmetric, vectors: Float[Tensor, "probes params"]) -> Float[Tensor, "probes params"]:
+def images(
+    operator: Symmetric, vectors: Float[Tensor, "probes params"]
+) -> Float[Tensor, "probes params"]:
     """H v for every row v: a step of a numerical loop. The operator computes in its own type.
 
     Raises:
@@ -87,14 +93,17 @@ def images(operator: Symmetric, vectors: Float[Tensor, "probes params"]) -> Floa
     heed()
     found = operator.products(vectors.to(operator.like)).to(vectors)
     if not found.isfinite().all():
-        raise UserCodeFailed("`operator` has a product that is not finite: look for parameters that have diverged.")
+        raise UserCodeFailed(
+            "`operator` has a product that is not finite: look for parameters that have diverged."
+        )
     return found
 
 
 def orthogonalise(
     vectors: Float[Tensor, "probes params"], basis: Float[Tensor, "basis params"]
 ) -> Float[Tensor, "probes params"]:
-    """Each row minus its projection onto the span of orthonormal rows; done twice because of rounding."""
+    """Each row minus its projection onto the span of orthonormal rows; done twice because of
+    rounding."""
     for _ in range(2):
         vectors = vectors - (vectors @ basis.T) @ basis
     return vectors

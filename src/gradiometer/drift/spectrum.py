@@ -15,11 +15,13 @@ from gradiometer.measurement.uncertainty.means import mean
 
 @dataclass(frozen=True)
 class SpectralDensity:
-    """The smoothed density of the eigenvalues, (1/d) Σ_i N(x; λ_i, width²), with an interval at every x.
+    """The smoothed density of the eigenvalues, (1/d) Σ_i N(x; λ_i, width²), with an interval at
+    every x.
 
     Args:
         nodes: Eigenvalues of each probe's tridiagonal matrix, [probes, iterations].
-        weights: Squared first components of their vectors, which sum to 1 over a probe: [probes, iterations].
+        weights: Squared first components of their vectors, which sum to 1 over a probe: [probes,
+            iterations].
         width: Standard deviation of the smoothing, in loss / parameter².
         level: Confidence level of the interval.
         products: Number of Hessian products.
@@ -55,24 +57,34 @@ class SpectralDensity:
         by_probe = (kernel * self.weights).sum(axis=2)
         value = by_probe.mean(axis=1)
         probes = len(self.nodes)
-        margin = stdtrit(probes - 1, (1 + self.level) / 2) * by_probe.std(axis=1, ddof=1) / np.sqrt(probes)
+        margin = (
+            stdtrit(probes - 1, (1 + self.level) / 2)
+            * by_probe.std(axis=1, ddof=1)
+            / np.sqrt(probes)
+        )
         return np.stack([value, np.maximum(value - margin, 0.0), value + margin])
 
     def share_below(self, curvature: float) -> Estimate:
-        """The share of directions with a curvature below this one: an interval that holds whatever is not resolved.
+        """The share of directions with a curvature below this one: an interval that holds whatever
+        is not resolved.
 
-        The quadrature of each probe leaves the share open between two bounds (see `quadrature_bounds`). The interval
-        goes from the low end for the mean of the lower bounds to the high end for the mean of the upper ones. A probe
-        is uniform on the sphere, so its share has a Beta law with the variance 2s(1 − s)/(d + 2), which is inverted as
-        Wilson (1927) does; without d the ends are Student's. A node below zero proves one direction.
+        The quadrature of each probe leaves the share open between two bounds (see
+        `quadrature_bounds`). The interval goes from the low end for the mean of the lower bounds to
+        the high end for the mean of the upper ones. A probe is uniform on the sphere, so its share
+        has a Beta law with the variance 2s(1 − s)/(d + 2), which is inverted as Wilson (1927) does;
+        without d the ends are Student's. A node below zero proves one direction.
 
-        If the bounds are more than a fifth apart, the value is NaN and `method` says "not resolved". More iterations
-        resolve more. The share is not smoothed.
+        If the bounds are more than a fifth apart, the value is NaN and `method` says "not
+        resolved". More iterations resolve more. The share is not smoothed.
         """
-        bounds = np.array([bounds_below(*each, curvature) for each in zip(self.nodes, self.weights, strict=True)])
+        bounds = np.array(
+            [bounds_below(*each, curvature) for each in zip(self.nodes, self.weights, strict=True)]
+        )
         (low, high), probes = bounds.mean(axis=0), len(bounds)
         ends = [self._ends(column) for column in bounds.T]
-        proven = float((self.nodes < curvature - ROUNDING * np.abs(self.nodes).max()).any()) / max(self.dimension, 1)
+        proven = float((self.nodes < curvature - ROUNDING * np.abs(self.nodes).max()).any()) / max(
+            self.dimension, 1
+        )
         least = proven if self.dimension else 0.0
         # 0.2: largest distance of the mean quadrature bounds at which a share counts as resolved.
         resolved = high - low <= 0.2
@@ -97,5 +109,9 @@ class SpectralDensity:
         quantile = float(ndtri((1 + self.level) / 2))
         shrinkage = 1 + quantile**2 / trials
         middle = (share + quantile**2 / (2 * trials)) / shrinkage
-        margin = quantile * math.sqrt(share * (1 - share) / trials + quantile**2 / (4 * trials**2)) / shrinkage
+        margin = (
+            quantile
+            * math.sqrt(share * (1 - share) / trials + quantile**2 / (4 * trials**2))
+            / shrinkage
+        )
         return min(max(middle - margin, 0.0), share), max(min(middle + margin, 1.0), share)

@@ -40,17 +40,19 @@ class MomentumRule:
 
         2 for gradient descent, 2(1 + μ) for the heavy ball, 2(1 + μ)/(1 + 2μ) for Nesterov.
 
-        Source: Cohen, Kaur, Li, Kolter & Talwalkar (2021), Gradient Descent on Neural Networks Typically Occurs at
-        the Edge of Stability, app. B; Polyak (1964).
+        Source: Cohen, Kaur, Li, Kolter & Talwalkar (2021), Gradient Descent on Neural Networks
+        Typically Occurs at the Edge of Stability, app. B; Polyak (1964).
         """
         heavy_ball = 2 * (1 + self.momentum)
         return heavy_ball / (1 + 2 * self.momentum) if self.nesterov else heavy_ball
 
     @property
     def limit_of_small_batches(self) -> float:
-        """η times the batch sharpness at which small batches are reported to settle: 2(1 − μ); 2 without momentum.
+        """η times the batch sharpness at which small batches are reported to settle: 2(1 − μ); 2
+        without momentum.
 
-        A heavy-ball velocity is a sum over about 1/(1 − μ) noisy gradients, so a step is that much longer than ηĝ.
+        A heavy-ball velocity is a sum over about 1/(1 − μ) noisy gradients, so a step is that much
+        longer than ηĝ.
         """
         return 2 * (1 - self.momentum)
 
@@ -65,8 +67,11 @@ class MomentumRule:
 PLAIN = MomentumRule()
 
 
-def stability_limit(learning_rate: float, kind: MomentumRule = PLAIN, *, weight_decay: float = 0.0) -> float:
-    """The largest curvature, in loss / parameter², at which full-batch steps do not grow. Weight decay adds to H.
+def stability_limit(
+    learning_rate: float, kind: MomentumRule = PLAIN, *, weight_decay: float = 0.0
+) -> float:
+    """The largest curvature, in loss / parameter², at which full-batch steps do not grow. Weight
+    decay adds to H.
 
     Example:
         >>> stability_limit(0.1)  # 2/η
@@ -79,8 +84,11 @@ def stability_limit(learning_rate: float, kind: MomentumRule = PLAIN, *, weight_
     return kind.limit / learning_rate - weight_decay
 
 
-def largest_stable_rate(sharpness: Estimate, kind: MomentumRule = PLAIN, *, weight_decay: float = 0.0) -> Estimate:
-    """The learning rate above which full-batch steps grow, from λ_max and its bounds; infinite if λ_max ≤ 0.
+def largest_stable_rate(
+    sharpness: Estimate, kind: MomentumRule = PLAIN, *, weight_decay: float = 0.0
+) -> Estimate:
+    """The learning rate above which full-batch steps grow, from λ_max and its bounds; infinite if
+    λ_max ≤ 0.
 
     Example:
         >>> from gradiometer import Estimate
@@ -94,13 +102,24 @@ def largest_stable_rate(sharpness: Estimate, kind: MomentumRule = PLAIN, *, weig
         return kind.limit / total if total > 0 else float("inf")
 
     low, high = rate(sharpness.high), rate(sharpness.low)
-    return Estimate.bound(rate(sharpness.value), low=low, high=high, method=sharpness.method, samples=sharpness.samples)
+    return Estimate.bound(
+        rate(sharpness.value),
+        low=low,
+        high=high,
+        method=sharpness.method,
+        samples=sharpness.samples,
+    )
 
 
 def edge_finding(
-    sharpness: Estimate, learning_rate: float, kind: MomentumRule = PLAIN, *, weight_decay: float = 0.0
+    sharpness: Estimate,
+    learning_rate: float,
+    kind: MomentumRule = PLAIN,
+    *,
+    weight_decay: float = 0.0,
 ) -> Finding:
-    """Compare the full-batch sharpness λ_max with the edge of this learning rate: below, at, or beyond."""
+    """Compare the full-batch sharpness λ_max with the edge of this learning rate: below, at, or
+    beyond."""
     limit = stability_limit(learning_rate, kind, weight_decay=weight_decay)
     largest = largest_stable_rate(sharpness, kind, weight_decay=weight_decay)
     share = sharpness.value / limit if limit > 0 else float("inf")
@@ -132,4 +151,6 @@ def no_edge_finding(sharpness: Estimate, step: int, optimizers: Sequence[str]) -
     """
     facts = {"step": step, "optimizers": tuple(optimizers)}
     numbers = {"sharpness": sharpness}
-    return Finding("sharpness", Issue.DRIFT, "sharpness_without_edge", State.CANNOT_TELL, numbers, facts)
+    return Finding(
+        "sharpness", Issue.DRIFT, "sharpness_without_edge", State.CANNOT_TELL, numbers, facts
+    )

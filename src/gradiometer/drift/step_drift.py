@@ -1,4 +1,5 @@
-"""Step drift: the change of the gradient over one step, with the noise removed (statement S3 of the lecture)."""
+"""Step drift: the change of the gradient over one step, with the noise removed (statement S3 of the
+lecture)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,14 +18,15 @@ if TYPE_CHECKING:  # readings are estimated without torch
 class StepDrift(Gauge):
     """‖g(Φ − ηĝ) − g(Φ)‖² of one plain step, relative to ‖g(Φ)‖².
 
-    Two halves of examples that did not make the step are differentiated before and after it. Their noise is
-    independent, so ⟨ĝ_1(Φ′) − ĝ_1(Φ), ĝ_2(Φ′) − ĝ_2(Φ)⟩ is unbiased for the squared drift. The squared difference of
-    two training gradients is 1.4 to 2 times too large, because the step changes the gradient of this batch most.
+    Two halves of examples that did not make the step are differentiated before and after it. Their
+    noise is independent, so ⟨ĝ_1(Φ′) − ĝ_1(Φ), ĝ_2(Φ′) − ĝ_2(Φ)⟩ is unbiased for the squared drift.
+    The squared difference of two training gradients is 1.4 to 2 times too large, because the step
+    changes the gradient of this batch most.
 
-    Costs about two plain steps if the step has a probe, one and a half without: then half of the batch makes the step
-    and the other half judges it, and the drift is that of a step at B/2. The step is −ηĝ, without momentum. If that
-    half was drawn without replacement from N examples, both squares are their noise over N too small, which `estimate`
-    corrects.
+    Costs about two plain steps if the step has a probe, one and a half without: then half of the
+    batch makes the step and the other half judges it, and the drift is that of a step at B/2. The
+    step is −ηĝ, without momentum. If that half was drawn without replacement from N examples, both
+    squares are their noise over N too small, which `estimate` corrects.
 
     Args:
         gradient_of: The g that is meant, "train" or "population"; see `GradientNoise`.
@@ -45,7 +47,8 @@ class StepDrift(Gauge):
         check_gradient_of(self.gradient_of)
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
-        """The squared drift and ‖g‖², the noise of both if the step has no probe, and the size of the batch.
+        """The squared drift and ‖g‖², the noise of both if the step has no probe, and the size of
+        the batch.
 
         The noise is 0 if a probe judges the step, since its examples are independent.
         """
@@ -85,4 +88,6 @@ class StepDrift(Gauge):
             claim, state = "step_drift_whole", State.LOOK
         else:
             claim, state = "step_drift_part", State.OK
-        return Finding(self.name, self.issue, claim, state, {"step_drift": drift}, {"batch_size": batch})
+        return Finding(
+            self.name, self.issue, claim, state, {"step_drift": drift}, {"batch_size": batch}
+        )

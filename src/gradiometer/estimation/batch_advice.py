@@ -1,4 +1,5 @@
-"""Is the batch too small or too large? A model of what another batch saves, and the claim that follows from it."""
+"""Is the batch too small or too large? A model of what another batch saves, and the claim that
+follows from it."""
 
 import math
 from collections.abc import Collection
@@ -21,7 +22,8 @@ AHEAD = 2.0
 """Advice on the batch looks ahead to this many times the steps made so far."""
 
 RECENT = 1.25
-"""A value is that of now until training is this many times as long as at its step. An older one advises no batch."""
+"""A value is that of now until training is this many times as long as at its step. An older one
+advises no batch."""
 
 SHAPES = ("constant", "cosine", "linear", "trapezoid", "cycles")
 """Schedules of `gradiometer train` whose rate is given by `--lr`."""
@@ -55,7 +57,8 @@ def examples_factor(batch_size: float, noise_scale: float) -> float:
 
 
 def is_outranked(gauge: str, measured: Collection[str]) -> bool:
-    """True for the noise scale where the preconditioned one is measured too, which then answers for the batch."""
+    """True for the noise scale where the preconditioned one is measured too, which then answers for
+    the batch."""
     return gauge == "noise" and PRECONDITIONED in measured
 
 
@@ -77,9 +80,10 @@ def judge_batch_size(
         noise_scale: The noise scale, in the same unit.
         kind: The noise scale that it is: "gradient" or "preconditioned".
         unit: Unit of both if that is not examples, such as "tokens".
-        variation: CV² of the readings of the noise. If it is large, few examples carry the noise. Then the finding says
-            so, and advises nothing if too few readings carry it.
-        run: What is known of the run: the optimizer that the advice is for, and the number of examples.
+        variation: CV² of the readings of the noise. If it is large, few examples carry the noise.
+            Then the finding says so, and advises nothing if too few readings carry it.
+        run: What is known of the run: the optimizer that the advice is for, and the number of
+            examples.
 
     Example:
         >>> from gradiometer import Estimate, say
@@ -97,9 +101,13 @@ def judge_batch_size(
     if place in ("few", "outdated", "moving", "unknown"):
         if place == "few":
             facts["variation"] = variation
-        return Finding(gauge, Issue.ESTIMATION, "batch_undecided", State.CANNOT_TELL, numbers, facts)
+        return Finding(
+            gauge, Issue.ESTIMATION, "batch_undecided", State.CANNOT_TELL, numbers, facts
+        )
     uneven = _uneven(noise_scale, variation)
-    doubts = (MODEL,) if uneven is None else (Doubt("uneven_noise", {"variation": uneven.value}), MODEL)
+    doubts = (
+        (MODEL,) if uneven is None else (Doubt("uneven_noise", {"variation": uneven.value}), MODEL)
+    )
     claim = {"below": "batch_small", "above": "batch_large", "near": "batch_near"}[place]
     state = State.OK if place == "near" else State.LOOK
     found = Finding(gauge, Issue.ESTIMATION, claim, state, numbers, facts, doubts=doubts)
@@ -109,7 +117,8 @@ def judge_batch_size(
 def place_of(  # noqa: PLR0911 (a list of cases, the first of which holds)
     batch_size: Estimate, noise_scale: Estimate, variation: Estimate | None = None
 ) -> str:
-    """Where B is: below, near or above the noise scale; or few, outdated, moving or unknown if that cannot be told."""
+    """Where B is: below, near or above the noise scale; or few, outdated, moving or unknown if that
+    cannot be told."""
     batch = batch_size.value
     uneven = _uneven(noise_scale, variation)
     # 5.0: effective number of readings below which nothing is said about the noise scale.
@@ -149,22 +158,25 @@ def age(noise_scale: Estimate) -> float:
 
 
 def _passes(batch: float, noise_scale: Estimate) -> bool:
-    """True if the noise scale passes B before training is `AHEAD` times as long, if it drifts as it did so far."""
+    """True if the noise scale passes B before training is `AHEAD` times as long, if it drifts as it
+    did so far."""
     if noise_scale.earlier is None or not noise_scale.step or not noise_scale.value > 0:
         return False
     step, value = noise_scale.earlier
     if not (0 < value < math.inf and noise_scale.value < math.inf):
         return False
     ahead = math.log(AHEAD * age(noise_scale))
-    growth: float = (noise_scale.value / value) ** (ahead / math.log((noise_scale.step + 1) / (step + 1)))
+    growth: float = (noise_scale.value / value) ** (
+        ahead / math.log((noise_scale.step + 1) / (step + 1))
+    )
     return (noise_scale.value < batch) != (growth * noise_scale.value < batch)
 
 
 def for_the_optimizer(found: Finding, run: RunFacts) -> Finding:  # noqa: PLR0911 (a list of cases)
     """The claim for the optimizer of the run: what it advises, forecasts and doubts.
 
-    The forecast is SGD's. Another batch comes with a range of rates for Adam's kind, and not at all for an optimizer
-    for which nothing is known. No batch above the number of examples is advised.
+    The forecast is SGD's. Another batch comes with a range of rates for Adam's kind, and not at all
+    for an optimizer for which nothing is known. No batch above the number of examples is advised.
     """
     scale, batch = found.numbers["noise_scale"], found.numbers["batch_size"].value
     if found.claim == "batch_small" and run.examples is not None and 2 * batch > run.examples:
@@ -176,10 +188,21 @@ def for_the_optimizer(found: Finding, run: RunFacts) -> Finding:  # noqa: PLR091
         return with_claim(found, "batch_outranked", State.OK, {"optimizers": settings.names})
     if settings.family == "other":
         known = settings.names != (UNKNOWN_OPTIMIZER,)
-        return with_claim(found, "batch_unforeseen", State.CANNOT_TELL, {"optimizers": settings.names if known else ()})
+        return with_claim(
+            found,
+            "batch_unforeseen",
+            State.CANNOT_TELL,
+            {"optimizers": settings.names if known else ()},
+        )
     if settings.family == "adaptive":
-        adaptive = _with(found, facts={"optimizers": settings.names}, doubts=(Doubt("no_single_rate"),))
-        return adaptive if found.claim == "batch_near" else with_a_bracket(adaptive, settings, round(batch))
+        adaptive = _with(
+            found, facts={"optimizers": settings.names}, doubts=(Doubt("no_single_rate"),)
+        )
+        return (
+            adaptive
+            if found.claim == "batch_near"
+            else with_a_bracket(adaptive, settings, round(batch))
+        )
     if found.claim == "batch_near":
         return found
     return _with_a_forecast(found, scale, batch, settings, run.schedule)
@@ -249,7 +272,8 @@ def change_of(batch: float, rate: float) -> str:
 
 
 def yardstick(examples: float) -> str:
-    """The change that twice the batch is compared with: going on, on so many times fewer examples."""
+    """The change that twice the batch is compared with: going on, on so many times
+    fewer examples."""
     return f"shorter {1 / examples:.3g}x"
 
 

@@ -1,14 +1,16 @@
 """Updates, examples and time to the same loss at other batch sizes, each with its interval.
 
-This is a model, not a measurement. One step of SGD at its best learning rate lowers the loss by a gain ∝
-1/(1 + B_noise/B), and that learning rate is ∝ the same. A run at B therefore needs updates ∝ the mean of 1 + B_noise/B
-along its path; B_noise grows as the loss falls. Each step of a run made at the present B₀ corresponds to
+This is a model, not a measurement. One step of SGD at its best learning rate lowers the loss by a
+gain ∝ 1/(1 + B_noise/B), and that learning rate is ∝ the same. A run at B therefore needs updates ∝
+the mean of 1 + B_noise/B along its path; B_noise grows as the loss falls. Each step of a run made
+at the present B₀ corresponds to
 
     (1 + B_noise/B) / (1 + B_noise/B₀)
 
-steps at B. The mean of this ratio over the windows of the run is the factor for updates. Its inverse is the factor for
-the learning rate, so that the sum of the learning rates (how far a run travels) does not change. The ratio lies between
-B₀/B and 1 for every B_noise, so its interval has two finite ends even if the noise scale has no upper bound.
+steps at B. The mean of this ratio over the windows of the run is the factor for updates. Its
+inverse is the factor for the learning rate, so that the sum of the learning rates (how far a run
+travels) does not change. The ratio lies between B₀/B and 1 for every B_noise, so its interval has
+two finite ends even if the noise scale has no upper bound.
 """
 
 import math
@@ -34,8 +36,9 @@ def relative_updates(noise_scales: Sequence[Estimate], present: int, other: int)
         present: B₀, the batch size of the run.
         other: B.
 
-    Source: McCandlish et al. (2018), An Empirical Model of Large-Batch Training, eq. 2.7 for one step; the mean over
-        a run: app. D, S = ∫ (1 + B_noise/B) ds, with ds = 1/(1 + B_noise/B₀) for each step of this run.
+    Source: McCandlish et al. (2018), An Empirical Model of Large-Batch Training, eq. 2.7 for one
+        step; the mean over a run: app. D, S = ∫ (1 + B_noise/B) ds, with ds = 1/(1 + B_noise/B₀)
+        for each step of this run.
 
     Example:
         >>> from gradiometer import Estimate
@@ -48,12 +51,16 @@ def relative_updates(noise_scales: Sequence[Estimate], present: int, other: int)
             raise BadArgument(f"`{name}` must be at least 1 example, got {value}.")
     if present == other:
         return Estimate.exact(1.0)
-    return average([transform(scale, lambda noise: _ratio(noise, present, other)) for scale in noise_scales])
+    return average(
+        [transform(scale, lambda noise: _ratio(noise, present, other)) for scale in noise_scales]
+    )
 
 
 def _ratio(noise_scale: float, present: int, other: int) -> float:
     if not math.isfinite(noise_scale):
-        return present / other if noise_scale > 0 else 1.0  # without noise all batches need the same updates
+        return (
+            present / other if noise_scale > 0 else 1.0
+        )  # without noise all batches need the same updates
     noise_scale = max(noise_scale, 0.0)
     return (1 + noise_scale / other) / (1 + noise_scale / present)
 
@@ -123,7 +130,9 @@ class BatchTable:
             rows.append(
                 BatchRow(
                     batch_size=size,
-                    learning_rate=transform(updates, lambda factor: learning_rate / factor, unit="learning rate"),
+                    learning_rate=transform(
+                        updates, lambda factor: learning_rate / factor, unit="learning rate"
+                    ),
                     updates=updates,
                     examples=transform(updates, partial(mul, size / present)),
                     time=None if time is None else product(updates, time),
@@ -133,8 +142,13 @@ class BatchTable:
 
     @property
     def fastest(self) -> tuple[BatchRow, ...]:
-        """The row of least time, then those whose intervals overlap with its own. Empty without step times."""
-        timed = [(row.time, row) for row in self.rows if row.time is not None and math.isfinite(row.time.value)]
+        """The row of least time, then those whose intervals overlap with its own. Empty without
+        step times."""
+        timed = [
+            (row.time, row)
+            for row in self.rows
+            if row.time is not None and math.isfinite(row.time.value)
+        ]
         if not timed:
             return ()
         least = min((time for time, _ in timed), key=lambda time: time.value)
@@ -143,7 +157,8 @@ class BatchTable:
 
     @property
     def cheapest(self) -> tuple[BatchRow, ...]:
-        """The row of fewest examples (in this model always the smallest batch), then those within a tenth of it."""
+        """The row of fewest examples (in this model always the smallest batch), then those within a
+        tenth of it."""
         known = [row for row in self.rows if math.isfinite(row.examples.value)]
         if not known:
             return ()
@@ -163,9 +178,11 @@ class BatchTable:
 
 
 def batch_sizes(present: int, examples: int | None = None) -> tuple[int, ...]:
-    """The present batch times powers of two, from a 16th to 16 times: at least 2, at most the training set.
+    """The present batch times powers of two, from a 16th to 16 times: at least 2, at most the
+    training set.
 
-    A batch of 1 is left out: it shows no spread, and BatchNorm has no statistics of a single example.
+    A batch of 1 is left out: it shows no spread, and BatchNorm has no statistics of a single
+    example.
 
     Example:
         >>> batch_sizes(32, examples=1000)
@@ -175,4 +192,6 @@ def batch_sizes(present: int, examples: int | None = None) -> tuple[int, ...]:
         raise BadArgument(f"`present` must be at least 1 example, got {present}.")
     most = present * LARGEST_FACTOR if examples is None else min(present * LARGEST_FACTOR, examples)
     powers = [present * 2.0**exponent for exponent in range(-4, 5)]
-    return tuple(int(size) for size in powers if size == int(size) and (2 <= size <= most or size == present))
+    return tuple(
+        int(size) for size in powers if size == int(size) and (2 <= size <= most or size == present)
+    )

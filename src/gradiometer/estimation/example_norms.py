@@ -10,7 +10,9 @@ from gradiometer.measurement.batch import Batch, batch_size, span
 from gradiometer.measurement.objective import Objective
 
 
-def squared_norms(objective: Objective, batch: Batch, *, seed: int = 0) -> Float[Tensor, " examples"]:
+def squared_norms(
+    objective: Objective, batch: Batch, *, seed: int = 0
+) -> Float[Tensor, " examples"]:
     """‖g_i‖² of every example, in (loss / parameter)², in double precision.
 
     Per-example gradients are computed by `vmap`, a few examples at a time.
@@ -21,7 +23,8 @@ def squared_norms(objective: Objective, batch: Batch, *, seed: int = 0) -> Float
         seed: Seed for random numbers in the loss (Dropout).
 
     Raises:
-        Unsupported: The loss couples the examples of a batch (batch statistics), so they have no separate gradients.
+        Unsupported: The loss couples the examples of a batch (batch statistics), so they have no
+            separate gradients.
 
     Example:
         >>> from gradiometer import Objective, supervised
@@ -35,8 +38,9 @@ def squared_norms(objective: Objective, batch: Batch, *, seed: int = 0) -> Float
     """
     if objective.traits(batch, seed=seed).coupled:
         raise Unsupported(
-            "`loss` couples the examples of a batch (batch statistics, or weights normalised over the batch), so they "
-            "have no separate gradients: measure in eval mode, or measure the noise from micro-batches (`noise`)."
+            "`loss` couples the examples of a batch (batch statistics, or weights normalised over "
+            "the batch), so they have no separate gradients: measure in eval mode, or measure the "
+            "noise from micro-batches (`noise`)."
         )
     size, at_once = batch_size(batch), max(PER_EXAMPLE_NUMBERS // objective.dimension, 1)
     parts = []

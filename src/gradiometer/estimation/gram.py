@@ -1,7 +1,8 @@
 """Unbiased moments of the gradient noise from the inner products of micro-batch gradients.
 
-Every moment of g and Σ is a mean over different micro-batches, so that no gradient is multiplied by itself: the mean of
-⟨ĝ_i, ĝ_j⟩ over i ≠ j estimates ‖g‖², the mean of ⟨ĝ_i, ĝ_j⟩⟨ĝ_j, ĝ_l⟩ estimates ‖g‖⁴ + gᵀΣg/b, and so on.
+Every moment of g and Σ is a mean over different micro-batches, so that no gradient is multiplied by
+itself: the mean of ⟨ĝ_i, ĝ_j⟩ over i ≠ j estimates ‖g‖², the mean of ⟨ĝ_i, ĝ_j⟩⟨ĝ_j, ĝ_l⟩ estimates
+‖g‖⁴ + gᵀΣg/b, and so on.
 """
 
 import math
@@ -20,10 +21,12 @@ FEWEST = 4
 
 @dataclass(frozen=True)
 class NoiseMoments:
-    """Moments of g and Σ from the inner products of one step, each unbiased for independent examples.
+    """Moments of g and Σ from the inner products of one step, each unbiased for independent
+    examples.
 
-    If examples are drawn without replacement from a training set, the moments are unbiased for the distribution from
-    which the set was drawn; `of_a_finite_population` corrects them for the set itself.
+    If examples are drawn without replacement from a training set, the moments are unbiased for the
+    distribution from which the set was drawn; `of_a_finite_population` corrects them for the set
+    itself.
 
     Args:
         gradient_variance: tr Σ.
@@ -45,22 +48,25 @@ class NoiseMoments:
 
     @classmethod
     def of(cls, gram: Float[np.ndarray, "parts parts"], examples: int) -> "NoiseMoments":
-        """Moments from the inner products of the gradients of micro-batches of `examples` examples each.
+        """Moments from the inner products of the gradients of micro-batches of `examples` examples
+        each.
 
-        tr Σ² = mean ⟨i,j⟩² − 2 mean ⟨i,j⟩⟨j,l⟩ + mean ⟨i,j⟩⟨l,m⟩ over indices all different, and (tr Σ)² the same with
-        ⟨i,i⟩⟨j,j⟩, ⟨i,i⟩⟨j,l⟩ and ⟨i,j⟩⟨l,m⟩. Adding one vector to all gradients changes neither, so both are computed
-        from centred gradients, which avoids cancellation of large numbers.
+        tr Σ² = mean ⟨i,j⟩² − 2 mean ⟨i,j⟩⟨j,l⟩ + mean ⟨i,j⟩⟨l,m⟩ over indices all different, and
+        (tr Σ)² the same with ⟨i,i⟩⟨j,j⟩, ⟨i,i⟩⟨j,l⟩ and ⟨i,j⟩⟨l,m⟩. Adding one vector to all
+        gradients changes neither, so both are computed from centred gradients, which avoids
+        cancellation of large numbers.
 
         Raises:
             BadArgument: There are fewer than four micro-batches.
 
-        Source: Chen, Zhang & Zhong (2010), Tests for High-Dimensional Covariance Matrices, section 2.
+        Source: Chen, Zhang & Zhong (2010), Tests for High-Dimensional Covariance Matrices, section
+        2.
         """
         count = len(gram)
         if not count >= FEWEST:
             raise BadArgument(
-                f"`gram` has {count} micro-batches: the square of the noise needs at least {FEWEST} (two pairs without "
-                "a common member)."
+                f"`gram` has {count} micro-batches: the square of the noise needs at least "
+                f"{FEWEST} (two pairs without a common member)."
             )
         mean, middle = _Means(gram), _Means(_centre(gram))
         variance = float(np.diag(middle.gram).sum()) / (count - 1)
@@ -70,32 +76,40 @@ class NoiseMoments:
             variance_along_gradient=examples * (mean.chain - mean.pairs),
             gradient_norm_fourth=mean.pairs,
             variance_times_norm_squared=examples * (mean.own_and_pair - mean.pairs),
-            gradient_variance_squared=examples**2 * (middle.own_twice - 2 * middle.own_and_pair + middle.pairs),
-            covariance_norm_squared=examples**2 * (middle.pair_squared - 2 * middle.chain + middle.pairs),
+            gradient_variance_squared=examples**2
+            * (middle.own_twice - 2 * middle.own_and_pair + middle.pairs),
+            covariance_norm_squared=examples**2
+            * (middle.pair_squared - 2 * middle.chain + middle.pairs),
         )
 
 
 def of_a_finite_population(
     moments: Mapping[str, Float[np.ndarray, " steps"]], finite: float
 ) -> dict[str, Float[np.ndarray, " steps"]]:
-    """The moments of `NoiseMoments` for the mean g and the covariance S (divisor N − 1) of N examples themselves.
+    """The moments of `NoiseMoments` for the mean g and the covariance S (divisor N − 1) of N
+    examples themselves.
 
-    Over batches drawn without replacement, the mean of a moment is that over all different examples of the set. That of
-    ⟨g_i, g_j⟩ is ‖g‖² − tr S/N, and likewise, up to third and fourth moments of the gradients, divided by N²:
-    gᵀSg − tr S²/N, tr S·‖g‖² − (tr S)²/N, and ‖g‖⁴ − (2 tr S·‖g‖² + 4 gᵀSg)/N + ((tr S)² + 2 tr S²)/N². Here tr S² is
-    that of the distribution, which `moments` has; that of the N examples is larger by the mean of ‖g_i − g‖⁴/N, and is
-    not estimated.
+    Over batches drawn without replacement, the mean of a moment is that over all different examples
+    of the set. That of ⟨g_i, g_j⟩ is ‖g‖² − tr S/N, and likewise, up to third and fourth moments of
+    the gradients, divided by N²: gᵀSg − tr S²/N, tr S·‖g‖² − (tr S)²/N, and ‖g‖⁴ − (2 tr S·‖g‖² + 4
+    gᵀSg)/N + ((tr S)² + 2 tr S²)/N². Here tr S² is that of the distribution, which `moments` has;
+    that of the N examples is larger by the mean of ‖g_i − g‖⁴/N, and is not estimated.
 
     Args:
         moments: As measured.
         finite: 1/N; 0 changes nothing.
 
-    Source: the expansion of a mean over all N⁴ indices by the indices that are equal; Cochran (1977), th. 2.2, for two.
+    Source: the expansion of a mean over all N⁴ indices by the indices that are equal; Cochran
+    (1977), th. 2.2, for two.
     """
     variance, shape = moments["gradient_variance"], moments["covariance_norm_squared"]
     along, across = moments["variance_along_gradient"], moments["variance_times_norm_squared"]
     squared = moments["gradient_variance_squared"]
-    fourth = moments["gradient_norm_fourth"] + finite * (2 * across + 4 * along) + finite**2 * (squared + 2 * shape)
+    fourth = (
+        moments["gradient_norm_fourth"]
+        + finite * (2 * across + 4 * along)
+        + finite**2 * (squared + 2 * shape)
+    )
     return {
         **moments,
         "gradient_norm_squared": moments["gradient_norm_squared"] + finite * variance,

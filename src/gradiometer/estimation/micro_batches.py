@@ -1,4 +1,5 @@
-"""Gradients of micro-batches of one step: their inner products, and the noise from random numbers in the model."""
+"""Gradients of micro-batches of one step: their inner products, and the noise from random numbers
+in the model."""
 
 from typing import TYPE_CHECKING
 
@@ -29,18 +30,23 @@ def inner_products(
     size = step.batch_size // parts
     coupled = step.objective.traits(step.batch, seed=step.derived_seed("probe")).coupled
     if not size >= 1 + coupled:
-        needed = "2 examples, since the loss couples the examples of a batch" if coupled else "1 example"
+        needed = (
+            "2 examples, since the loss couples the examples of a batch" if coupled else "1 example"
+        )
         raise BadArgument(
-            f"`parts` is {parts} for a batch of {step.batch_size}, but each part needs at least {needed}: "
-            "use fewer parts or a larger batch."
+            f"`parts` is {parts} for a batch of {step.batch_size}, but each part needs at least "
+            f"{needed}: use fewer parts or a larger batch."
         )
     if not parts * step.objective.dimension <= MOST_NUMBERS:
         raise BadArgument(
-            f"`parts` is {parts} for a model of {step.objective.dimension:,} parameters: that many gradients are more "
-            f"than {MOST_NUMBERS:,} numbers; use fewer parts."
+            f"`parts` is {parts} for a model of {step.objective.dimension:,} parameters: that many "
+            f"gradients are more than {MOST_NUMBERS:,} numbers; use fewer parts."
         )
     if step.example_of is not None:
-        raise Unsupported("`groups` keeps rows together, for which this gauge has no parts: leave one of them out.")
+        raise Unsupported(
+            "`groups` keeps rows together, for which this gauge has no parts: leave one of them "
+            "out."
+        )
     order = torch.randperm(step.batch_size, generator=step.generator("shape"), device="cpu")
     dealt = order[: size * parts].view(parts, size)
     if size == 1:
@@ -48,19 +54,29 @@ def inner_products(
         stacked = step.objective.per_example_gradients(chosen, seed=step.derived_seed("shape"))
     else:
         each = [
-            step.objective.gradient(take(step.batch, part), seed=step.derived_seed(f"shape {place}"))
+            step.objective.gradient(
+                take(step.batch, part), seed=step.derived_seed(f"shape {place}")
+            )
             for place, part in enumerate(dealt)
         ]
         stacked = [torch.stack(gradients) for gradients in zip(*each, strict=True)]
     return _gram(stacked).cpu().numpy(), size
 
 
-def noise_of_draws(step: "gradiometer.measurement.step.TrainingStep") -> Float[np.ndarray, " layers"]:
+def noise_of_draws(
+    step: "gradiometer.measurement.step.TrainingStep",
+) -> Float[np.ndarray, " layers"]:
     """b‖ĝ′ − ĝ″‖²/2 by layer, of a random half of b examples: unbiased for E tr Cov(g_i | x)."""
-    part = torch.randperm(step.batch_size, generator=step.generator("repeated"), device="cpu").tensor_split(2)[0]
+    part = torch.randperm(
+        step.batch_size, generator=step.generator("repeated"), device="cpu"
+    ).tensor_split(2)[0]
     batch = take(step.batch, part)
-    first, second = (step.objective.gradient(batch, seed=step.derived_seed(f"draws {time}")) for time in range(2))
-    squares = torch.stack([(a - b).double().square().sum() for a, b in zip(first, second, strict=True)])
+    first, second = (
+        step.objective.gradient(batch, seed=step.derived_seed(f"draws {time}")) for time in range(2)
+    )
+    squares = torch.stack(
+        [(a - b).double().square().sum() for a, b in zip(first, second, strict=True)]
+    )
     by_layer: np.ndarray = np.bincount(step.objective.layer_of, weights=squares.cpu().numpy())
     return by_layer * len(part) / 2
 

@@ -25,31 +25,36 @@ if TYPE_CHECKING:  # readings are estimated without torch
 
 @dataclass(frozen=True)
 class GradientNoise(Gauge):
-    """The noise of the batch gradient: tr Σ, ‖g‖², and their ratio, the gradient noise scale, in total and by layer.
+    """The noise of the batch gradient: tr Σ, ‖g‖², and their ratio, the gradient noise scale, in
+    total and by layer.
 
-    E‖ĝ − g‖² = tr Σ / B, with Σ the covariance of per-example gradients. Both moments are unbiased at every step;
-    ‖g‖² can be negative at a single step and keeps its sign. The noise scale tr Σ / ‖g‖² is a ratio of means,
-    never a mean of ratios. Along training it is estimated at the newest reading.
+    E‖ĝ − g‖² = tr Σ / B, with Σ the covariance of per-example gradients. Both moments are unbiased
+    at every step; ‖g‖² can be negative at a single step and keeps its sign. The noise scale tr Σ /
+    ‖g‖² is a ratio of means, never a mean of ratios. Along training it is estimated at the newest
+    reading.
 
-    In a watched loop with one backward per update it is read from training's own gradients: products of successive ones
-    with the bias of the drift taken out (see `gradiometer.estimation.products`), in total and not by layer. Nothing is
-    run again. Otherwise the gradients of the parts of a batch are compared.
+    In a watched loop with one backward per update it is read from training's own gradients:
+    products of successive ones with the bias of the drift taken out (see
+    `gradiometer.estimation.products`), in total and not by layer. Nothing is run again. Otherwise
+    the gradients of the parts of a batch are compared.
 
-    With two micro-batches it costs half a step if the loss is a fixed function of the batch, and one step if it is not
-    (Dropout, batch statistics). If training accumulates micro-batches anyway, it costs only their norms. Dropout and
-    augmentation are noise of ĝ and are counted in tr Σ.
+    With two micro-batches it costs half a step if the loss is a fixed function of the batch, and
+    one step if it is not (Dropout, batch statistics). If training accumulates micro-batches anyway,
+    it costs only their norms. Dropout and augmentation are noise of ĝ and are counted in tr Σ.
 
     Args:
-        parts: k, disjoint parts of the batch whose gradients are compared, at least 2. None makes every example a
-            part, which is the most precise and the most expensive.
-        gradient_of: The g that is meant. "train": the gradient of the training set, so that the error of a batch drawn
-            without replacement is tr Σ/B · (N − B)/(N − 1). "population": the gradient of the distribution from which
-            the training set was drawn. Neither holds for the coming batch of a shuffled epoch over few examples, which
-            has not been trained on yet: there measure a `probe` (see `watch`).
+        parts: k, disjoint parts of the batch whose gradients are compared, at least 2. None makes
+            every example a part, which is the most precise and the most expensive.
+        gradient_of: The g that is meant. "train": the gradient of the training set, so that the
+            error of a batch drawn without replacement is tr Σ/B · (N − B)/(N − 1). "population":
+            the gradient of the distribution from which the training set was drawn. Neither holds
+            for the coming batch of a shuffled epoch over few examples, which has not been trained
+            on yet: there measure a `probe` (see `watch`).
 
-    Source: McCandlish et al. (2018), An Empirical Model of Large-Batch Training, app. A; finite populations:
-    Cochran (1977), Sampling Techniques, th. 2.2; the cosine: ⟨ĝ, g⟩/(‖ĝ‖‖g‖) with E⟨ĝ, g⟩ = ‖g‖² and
-    E‖ĝ‖² = ‖g‖² + E‖ĝ − g‖², whose square root is close to E‖ĝ‖ if the noise has many directions.
+    Source: McCandlish et al. (2018), An Empirical Model of Large-Batch Training, app. A; finite
+    populations: Cochran (1977), Sampling Techniques, th. 2.2; the cosine: ⟨ĝ, g⟩/(‖ĝ‖‖g‖) with E⟨ĝ,
+    g⟩ = ‖g‖² and E‖ĝ‖² = ‖g‖² + E‖ĝ − g‖², whose square root is close to E‖ĝ‖ if the noise has many
+    directions.
 
     Example:
         >>> from gradiometer import Draw, GradientNoise, Sampling, Series
@@ -86,17 +91,25 @@ class GradientNoise(Gauge):
 
     def __post_init__(self) -> None:
         if self.parts is not None and not self.parts >= 2:
-            raise BadArgument(f"`parts` must be at least 2, got {self.parts}: one gradient per step shows no spread.")
+            raise BadArgument(
+                f"`parts` must be at least 2, got {self.parts}: one gradient per step shows no "
+                "spread."
+            )
         check_gradient_of(self.gradient_of)
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
-        """tr Σ and ‖g‖² by layer for independent examples; `estimate` corrects for how they were drawn."""
+        """tr Σ and ‖g‖² by layer for independent examples; `estimate` corrects for how they were
+        drawn."""
         count = self.parts if self.parts is None else min(self.parts, step.batch_size)
         variance, norm_squared = noise_moments(step.spread(count))
-        return {"gradient_variance": variance.tolist(), "gradient_norm_squared": norm_squared.tolist()}
+        return {
+            "gradient_variance": variance.tolist(),
+            "gradient_norm_squared": norm_squared.tolist(),
+        }
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """Noise scale, tr Σ and its variation, ‖g‖², signal-to-noise ratio ‖g‖²/E‖ĝ − g‖², cosine of ĝ with g, and B.
+        """Noise scale, tr Σ and its variation, ‖g‖², signal-to-noise ratio ‖g‖²/E‖ĝ − g‖², cosine
+        of ĝ with g, and B.
 
         For each layer: its noise scale and its share of tr Σ.
         """
@@ -119,7 +132,9 @@ class GradientNoise(Gauge):
         return {
             **noise_scales("noise_scale", source, series, self.gradient_of, level),
             "gradient_variance": series.mean(whole[0], level=level, unit=self.unit),
-            "gradient_norm_squared": series.mean(whole[1], level=level, unit=self.unit, prior=SIGNAL_PRIOR),
+            "gradient_norm_squared": series.mean(
+                whole[1], level=level, unit=self.unit, prior=SIGNAL_PRIOR
+            ),
             "signal_to_noise": signal_to_noise,
             "noise_variation": variation_of(whole[0]),
             "cosine": transform(signal_to_noise, cosine),
@@ -130,7 +145,9 @@ class GradientNoise(Gauge):
     def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
         """Compare the batch size with the noise scale: below, near, above, or not known yet."""
         scale, variation = estimates["noise_scale"], estimates.get("noise_variation")
-        return judge_batch_size(self.name, estimates["batch_size"], scale, variation=variation, run=run)
+        return judge_batch_size(
+            self.name, estimates["batch_size"], scale, variation=variation, run=run
+        )
 
 
 def of_the_gradient_meant(
@@ -138,7 +155,11 @@ def of_the_gradient_meant(
     norm_squared: Float[np.ndarray, "steps layers"],
     series: Series,
     gradient_of: GradientOf,
-) -> tuple[Float[np.ndarray, "steps layers"], Float[np.ndarray, "steps layers"], Float[np.ndarray, "steps layers"]]:
+) -> tuple[
+    Float[np.ndarray, "steps layers"],
+    Float[np.ndarray, "steps layers"],
+    Float[np.ndarray, "steps layers"],
+]:
     """tr Σ, ‖g‖² and E‖ĝ − g‖² for the gradient that is meant and the way batches were drawn.
 
     Args:
@@ -163,7 +184,9 @@ def noise_scales(
     If a way of reading ‖g‖² contradicts the others, the interval contains its own too.
     """
 
-    def scale(variance: Float[np.ndarray, " steps"], norm_squared: Float[np.ndarray, " steps"]) -> Estimate:
+    def scale(
+        variance: Float[np.ndarray, " steps"], norm_squared: Float[np.ndarray, " steps"]
+    ) -> Estimate:
         return series.ratio(
             variance,
             norm_squared,
@@ -173,7 +196,9 @@ def noise_scales(
             rare_noise=source.pairs / series.usual_batch_size,
         )
 
-    variance, norm_squared, _ = of_the_gradient_meant(source.variance, source.norm_squared, series, gradient_of)
+    variance, norm_squared, _ = of_the_gradient_meant(
+        source.variance, source.norm_squared, series, gradient_of
+    )
     whole = scale(variance.sum(axis=1), norm_squared.sum(axis=1))
     for other in source.doubts:
         of_other = of_the_gradient_meant(other.variance, other.norm_squared, series, gradient_of)
@@ -190,7 +215,9 @@ def noise_scales(
 def _containing(scale: Estimate, other: Estimate) -> Estimate:
     """The estimate, with an interval that contains another's too."""
     method = f"{scale.method}, widened since two ways of reading ‖g‖² disagree"
-    return replace(scale, low=min(scale.low, other.low), high=max(scale.high, other.high), method=method)
+    return replace(
+        scale, low=min(scale.low, other.low), high=max(scale.high, other.high), method=method
+    )
 
 
 def _layers(series: Series, moments: Float[np.ndarray, "steps layers"]) -> tuple[str, ...]:
@@ -199,7 +226,8 @@ def _layers(series: Series, moments: Float[np.ndarray, "steps layers"]) -> tuple
 
 
 def variation_of(variance: Float[np.ndarray, " steps"]) -> Estimate:
-    """CV² of the readings of tr Σ that were made, without slow drift. It describes the readings, so it is exact."""
+    """CV² of the readings of tr Σ that were made, without slow drift. It describes the readings, so
+    it is exact."""
     return replace(Estimate.exact(Tails.of(variance).variation), samples=len(variance))
 
 
@@ -208,7 +236,8 @@ def _inverse(ratio: float) -> float:
 
 
 def cosine(signal_to_noise: float) -> float:
-    """The cosine of ĝ with g for a signal-to-noise ratio ‖g‖²/E‖ĝ − g‖²: 1/√(1 + 1/snr) = 1/√(1 + tr Σ/(B‖g‖²)).
+    """The cosine of ĝ with g for a signal-to-noise ratio ‖g‖²/E‖ĝ − g‖²: 1/√(1 + 1/snr) = 1/√(1 +
+    tr Σ/(B‖g‖²)).
 
     Example:
         >>> cosine(1 / 3)
@@ -217,12 +246,15 @@ def cosine(signal_to_noise: float) -> float:
     return 1 / math.sqrt(1 + 1 / signal_to_noise) if signal_to_noise > 0 else 0.0
 
 
-def noise_moments(spread: Spread) -> tuple[Float[np.ndarray, " layers"], Float[np.ndarray, " layers"]]:
+def noise_moments(
+    spread: Spread,
+) -> tuple[Float[np.ndarray, " layers"], Float[np.ndarray, " layers"]]:
     """tr Σ and ‖g‖² by layer from the micro-batches of one step, unbiased for independent examples.
 
-    tr Σ = (Σ_j b_j‖ĝ_j‖² − B‖ĝ‖²)/(k − 1), which for equal sizes b is b times the sample variance of the ĝ_j, and
-    ‖g‖² = ‖ĝ‖² − tr Σ/B, which for equal sizes is the mean of ⟨ĝ_i, ĝ_j⟩ over i ≠ j. For examples drawn without
-    replacement from N they are unbiased for the covariance with divisor N − 1, and for ‖g‖² − tr Σ/N.
+    tr Σ = (Σ_j b_j‖ĝ_j‖² − B‖ĝ‖²)/(k − 1), which for equal sizes b is b times the sample variance
+    of the ĝ_j, and ‖g‖² = ‖ĝ‖² − tr Σ/B, which for equal sizes is the mean of ⟨ĝ_i, ĝ_j⟩ over i ≠
+    j. For examples drawn without replacement from N they are unbiased for the covariance with
+    divisor N − 1, and for ‖g‖² − tr Σ/N.
 
     Example:
         >>> halves = Spread(np.array([16, 16]), np.array([[3.0], [5.0]]), np.array([2.0]))
@@ -236,9 +268,13 @@ def noise_moments(spread: Spread) -> tuple[Float[np.ndarray, " layers"], Float[n
 
 
 def moments_of_norms(
-    small: Float[np.ndarray, " layers"], big: Float[np.ndarray, " layers"], small_size: float, big_size: int
+    small: Float[np.ndarray, " layers"],
+    big: Float[np.ndarray, " layers"],
+    small_size: float,
+    big_size: int,
 ) -> tuple[Float[np.ndarray, " layers"], Float[np.ndarray, " layers"]]:
-    """tr Σ = (small − big)/(1/b − 1/B) and ‖g‖² = big − tr Σ/B by layer, unbiased for independent examples.
+    """tr Σ = (small − big)/(1/b − 1/B) and ‖g‖² = big − tr Σ/B by layer, unbiased for independent
+    examples.
 
     Args:
         small: ‖ĝ‖² for batches of b examples, or its mean over several of them.

@@ -1,4 +1,5 @@
-"""Readings of tr Σ and ‖g‖², from the parts of batches or from products of training's successive gradients."""
+"""Readings of tr Σ and ‖g‖², from the parts of batches or from products of training's successive
+gradients."""
 
 import math
 from dataclasses import dataclass, replace
@@ -12,7 +13,8 @@ from gradiometer.measurement.uncertainty.now import NOISE_PRIOR
 from gradiometer.measurement.uncertainty.power_law import MOST_READINGS, Drift
 
 HALVES = 2.0
-"""If all noise points one way, ⟨ĝ_1, ĝ_2⟩ of two halves has the standard deviation 2 tr Σ/B; it is less with more."""
+"""If all noise points one way, ⟨ĝ_1, ĝ_2⟩ of two halves has the standard deviation 2 tr Σ/B; it is
+less with more."""
 
 PRODUCT = "product"
 """The moment that readings from products have, and others have not."""
@@ -28,7 +30,8 @@ class ReadingSource:
         variance: tr Σ, shape [steps, layers].
         norm_squared: ‖g‖², shape [steps, layers].
         prior: The drift that is expected of ‖g‖²/tr Σ.
-        pairs: Largest standard deviation that the noise can give one reading of ‖g‖², in units of tr Σ/B.
+        pairs: Largest standard deviation that the noise can give one reading of ‖g‖², in units of
+            tr Σ/B.
         doubts: The readings of every way that contradicts the others.
     """
 
@@ -40,7 +43,8 @@ class ReadingSource:
 
 
 def means_of_neighbours(series: Series) -> Series:
-    """The same with at most 96 readings if they are from products: each the mean of some neighbours.
+    """The same with at most 96 readings if they are from products: each the mean of some
+    neighbours.
 
     Single products are mostly noise, and readings are weighed by the size of their neighbours.
     """
@@ -91,7 +95,11 @@ def source_of(
 
     def source(readings: Steps, doubts: tuple[ReadingSource, ...] = ()) -> ReadingSource:
         per_batch = 1 / series.batch_size - finite
-        noise = np.where(per_batch > 0, (moments["squared"] - readings) / np.where(per_batch > 0, per_batch, 1.0), 0.0)
+        noise = np.where(
+            per_batch > 0,
+            (moments["squared"] - readings) / np.where(per_batch > 0, per_batch, 1.0),
+            0.0,
+        )
         independent = readings - noise * finite
         # 1.0: standard deviation of ⟨ĝ_1, ĝ_2⟩ of two whole batches if all noise points one way, in
         # units of tr Σ/B.

@@ -1,4 +1,5 @@
-"""The number of directions of the gradient noise, and its part along the gradient (statement S2 of the lecture)."""
+"""The number of directions of the gradient noise, and its part along the gradient (statement S2 of
+the lecture)."""
 
 import math
 from collections.abc import Mapping
@@ -22,32 +23,37 @@ if TYPE_CHECKING:  # readings are estimated without torch
 
 @dataclass(frozen=True)
 class NoiseShape(Gauge):
-    """The effective dimension of the noise, and the norm, inner-product and orthogonality tests of ĝ.
+    """The effective dimension of the noise, and the norm, inner-product and orthogonality tests of
+    ĝ.
 
-    The moments come from the inner products of the gradients of k micro-batches of equal size (left-over examples are
-    not used), and each is unbiased. The effective dimension (tr Σ)²/tr Σ², between 1 and d, is the number of directions
-    if the noise had the same size in each. The tests compare the error of ĝ in one batch with ‖g‖:
+    The moments come from the inner products of the gradients of k micro-batches of equal size
+    (left-over examples are not used), and each is unbiased. The effective dimension (tr Σ)²/tr Σ²,
+    between 1 and d, is the number of directions if the noise had the same size in each. The tests
+    compare the error of ĝ in one batch with ‖g‖:
 
     - norm test: θ = √(tr Σ/B)/‖g‖, the whole error;
-    - inner-product test: θ = √(gᵀΣg/B)/‖g‖², the part along g, which makes a step too long or too short;
-    - orthogonality test: ν = √((tr Σ − gᵀΣg/‖g‖²)/B)/‖g‖, the part across g, which turns a step away from g.
+    - inner-product test: θ = √(gᵀΣg/B)/‖g‖², the part along g, which makes a step too long or too
+      short;
+    - orthogonality test: ν = √((tr Σ − gᵀΣg/‖g‖²)/B)/‖g‖, the part across g, which turns a step
+      away from g.
 
-    The papers raise B to keep each below a constant (0.9 for the inner product, 5.84 for the orthogonality). They use
-    ‖ĝ‖ for ‖g‖, which the noise itself makes too large. For batches drawn without replacement from N examples,
-    `estimate` corrects the tests to leading order in tr Σ/N; the effective dimension stays that of the distribution
-    from which the training set was drawn.
+    The papers raise B to keep each below a constant (0.9 for the inner product, 5.84 for the
+    orthogonality). They use ‖ĝ‖ for ‖g‖, which the noise itself makes too large. For batches drawn
+    without replacement from N examples, `estimate` corrects the tests to leading order in tr Σ/N;
+    the effective dimension stays that of the distribution from which the training set was drawn.
 
-    Costs k gradients of B/k examples: the arithmetic of one step, but the time of tens of steps in a tiny model, in
-    which calls cost more than arithmetic. Needs memory for k × d numbers.
+    Costs k gradients of B/k examples: the arithmetic of one step, but the time of tens of steps in
+    a tiny model, in which calls cost more than arithmetic. Needs memory for k × d numbers.
 
     Args:
-        parts: k, at least 4. None makes every example a part, which is the most precise and needs B × d numbers.
+        parts: k, at least 4. None makes every example a part, which is the most precise and needs B
+            × d numbers.
         gradient_of: The g that is meant, "train" or "population"; see `GradientNoise`.
 
-    Source: the participation ratio of Σ's eigenvalues; norm test: Byrd, Chin, Nocedal & Wu (2012), Sample Size
-        Selection in Optimization Methods for Machine Learning; the other two: Bollapragada, Byrd & Nocedal (2018),
-        Adaptive Sampling Strategies for Stochastic Optimization; as readings: Schneider, Dangel & Hennig (2021),
-        Cockpit.
+    Source: the participation ratio of Σ's eigenvalues; norm test: Byrd, Chin, Nocedal & Wu (2012),
+        Sample Size Selection in Optimization Methods for Machine Learning; the other two:
+        Bollapragada, Byrd & Nocedal (2018), Adaptive Sampling Strategies for Stochastic
+        Optimization; as readings: Schneider, Dangel & Hennig (2021), Cockpit.
     """
 
     parts: int | None = 8
@@ -67,8 +73,8 @@ class NoiseShape(Gauge):
     def __post_init__(self) -> None:
         if self.parts is not None and not self.parts >= FEWEST:
             raise BadArgument(
-                f"`parts` must be at least {FEWEST}, got {self.parts}: the square of the noise needs two pairs "
-                "without a common member."
+                f"`parts` must be at least {FEWEST}, got {self.parts}: the square of the noise "
+                "needs two pairs without a common member."
             )
         check_gradient_of(self.gradient_of)
 
@@ -82,17 +88,28 @@ class NoiseShape(Gauge):
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """Effective dimension and the three tests, each a ratio of means."""
         finite = series.sampling.one_over_examples(self.gradient_of)
-        moments, error = of_a_finite_population(series.moments, finite), 1 / series.batch_size - finite
+        moments, error = (
+            of_a_finite_population(series.moments, finite),
+            1 / series.batch_size - finite,
+        )
         square = moments["gradient_norm_fourth"]
         across = moments["variance_times_norm_squared"] - moments["variance_along_gradient"]
 
-        def ratio(numerator: Float[np.ndarray, " steps"], denominator: Float[np.ndarray, " steps"]) -> Estimate:
+        def ratio(
+            numerator: Float[np.ndarray, " steps"], denominator: Float[np.ndarray, " steps"]
+        ) -> Estimate:
             return series.ratio(numerator, denominator, level=level, fourth_powers=True)
 
         return {
-            "effective_dimension": ratio(moments["gradient_variance_squared"], moments["covariance_norm_squared"]),
+            "effective_dimension": ratio(
+                moments["gradient_variance_squared"], moments["covariance_norm_squared"]
+            ),
             "norm_test": _root(
-                series.ratio(error * moments["gradient_variance"], moments["gradient_norm_squared"], level=level)
+                series.ratio(
+                    error * moments["gradient_variance"],
+                    moments["gradient_norm_squared"],
+                    level=level,
+                )
             ),
             "inner_product_test": _root(ratio(error * moments["variance_along_gradient"], square)),
             "orthogonality_test": _root(ratio(error * across, square)),

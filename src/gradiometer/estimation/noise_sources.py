@@ -1,4 +1,5 @@
-"""The sources of the gradient noise: the choice of examples, and random numbers in the model (S2 of the lecture)."""
+"""The sources of the gradient noise: the choice of examples, and random numbers in the model (S2 of
+the lecture)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,18 +20,20 @@ if TYPE_CHECKING:  # readings are estimated without torch
 
 @dataclass(frozen=True)
 class NoiseSources(Gauge):
-    """tr Σ in two parts: noise from the data, and noise from random numbers in the model (Dropout, augmentation).
+    """tr Σ in two parts: noise from the data, and noise from random numbers in the model (Dropout,
+    augmentation).
 
-    tr Σ = tr Cov_x(E[g_i | x]) + E_x tr Cov(g_i | x), the law of total variance. For the second part the same b
-    examples are run twice with different random numbers: ‖ĝ′ − ĝ″‖²·b/2. The first part is the rest. Both are unbiased
-    if every example has separate random numbers, as in Dropout; a draw for the whole batch (a skipped layer) counts b
-    times.
+    tr Σ = tr Cov_x(E[g_i | x]) + E_x tr Cov(g_i | x), the law of total variance. For the second
+    part the same b
+    examples are run twice with different random numbers: ‖ĝ′ − ĝ″‖²·b/2. The first part is the
+    rest. Both are unbiased if every example has separate random numbers, as in Dropout; a draw for
+    the whole batch (a skipped layer) counts b times.
 
-    If the loss draws random numbers, it costs one step more than the noise gauge, whose micro-batches it shares; if
-    not, it costs nothing.
+    If the loss draws random numbers, it costs one step more than the noise gauge, whose
+    micro-batches it shares; if not, it costs nothing.
 
-    Source: the law of total variance; Wei, Kakade & Ma (2020), The Implicit and Explicit Regularization Effects of
-        Dropout.
+    Source: the law of total variance; Wei, Kakade & Ma (2020), The Implicit and Explicit
+        Regularization Effects of Dropout.
     """
 
     name: ClassVar[str] = "noise_sources"
@@ -67,7 +70,9 @@ class NoiseSources(Gauge):
             if len(series.layers) > 1
         }
         return {
-            "noise_of_data": series.mean((variance - drawn).sum(axis=1), level=level, unit=self.unit),
+            "noise_of_data": series.mean(
+                (variance - drawn).sum(axis=1), level=level, unit=self.unit
+            ),
             "noise_of_draws": series.mean(drawn.sum(axis=1), level=level, unit=self.unit),
             "drawn_share": share(drawn.sum(axis=1), variance.sum(axis=1)),
             **by_layer,

@@ -1,4 +1,5 @@
-"""The noise scale under the preconditioner of Adam and its kind, which plays there the part of tr Σ/‖g‖²."""
+"""The noise scale under the preconditioner of Adam and its kind, which plays there the part of tr
+Σ/‖g‖²."""
 
 import math
 from collections.abc import Mapping
@@ -6,8 +7,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gradiometer.errors import BadArgument
-from gradiometer.estimation.batch_advice import impossible, judge_batch_size, with_a_bracket, with_claim
-from gradiometer.estimation.noise import noise_moments, noise_scales, of_the_gradient_meant, variation_of
+from gradiometer.estimation.batch_advice import (
+    impossible,
+    judge_batch_size,
+    with_a_bracket,
+    with_claim,
+)
+from gradiometer.estimation.noise import (
+    noise_moments,
+    noise_scales,
+    of_the_gradient_meant,
+    variation_of,
+)
 from gradiometer.estimation.noise_readings import means_of_neighbours, source_of
 from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
@@ -26,31 +37,37 @@ TRIALS = Doubt("preconditioned_trials")
 
 @dataclass(frozen=True)
 class PreconditionedNoise(Gauge):
-    """The preconditioned noise scale tr(PΣ) / gᵀPg under Adam, AdamW, RMSprop or Adagrad, in total and by layer.
+    """The preconditioned noise scale tr(PΣ) / gᵀPg under Adam, AdamW, RMSprop or Adagrad, in total
+    and by layer.
 
-    These optimizers step along P ĝ, with P = 1/(√v̂ + ε) for every parameter. The noise and the gradient that matter to
-    them are those of √P ĝ. P is taken from before the step: afterwards it contains the batch, and the estimate grows
-    1.4- to 3-fold. It is clipped at three times its median, since the v of rarely touched rows decays. So P does not
-    depend on the batch, and both moments are unbiased: for halves a and b, gᵀPg by aᵀPb and tr(PΣ) by
-    ((aᵀPa + bᵀPb)/2 − aᵀPb)·B/2. There is no reading before the first update, when P is not known yet.
+    These optimizers step along P ĝ, with P = 1/(√v̂ + ε) for every parameter. The noise and the
+    gradient that matter to them are those of √P ĝ. P is taken from before the step: afterwards it
+    contains the batch, and the estimate grows 1.4- to 3-fold. It is clipped at three times its
+    median, since the v of rarely touched rows decays. So P does not
+    depend on the batch, and both moments are unbiased: for halves a and b, gᵀPg by aᵀPb and tr(PΣ)
+    by ((aᵀPa + bᵀPb)/2 − aᵀPb)·B/2. There is no reading before the first update, when P is not
+    known yet.
 
-    It uses the parts that `GradientNoise` uses, so that beside it the cost is their norms and one more copy of the
-    parameters, for P. Under FSDP every process holds the whole P in bfloat16 while a step is measured, so that `watch`
-    measures a sharded model only if it is asked to.
+    It uses the parts that `GradientNoise` uses, so that beside it the cost is their norms and one
+    more copy of the parameters, for P. Under FSDP every process holds the whole P in bfloat16 while
+    a step is measured, so that `watch` measures a sharded model only if it is asked to.
 
-    While the learning rate falls below half of its peak the number grows although the batch is not too small: then no
-    batch is advised. `train` trains with SGD, so that only `watch` has this gauge.
+    While the learning rate falls below half of its peak the number grows although the batch is not
+    too small: then no batch is advised. `train` trains with SGD, so that only `watch` has this
+    gauge.
 
     Args:
-        parts: k, disjoint parts of the batch whose gradients are compared, at least 2. None makes every example a
-            part, which is the most precise and the most expensive.
+        parts: k, disjoint parts of the batch whose gradients are compared, at least 2. None makes
+            every example a part, which is the most precise and the most expensive.
         gradient_of: The g that is meant, "train" or "population"; see `GradientNoise`.
-        tokens: Number of tokens in an example, if the loss is a mean over tokens, as in a language model. The scale
-            and B are then given in tokens, which predicts better than sequences when the length changes.
+        tokens: Number of tokens in an example, if the loss is a mean over tokens, as in a language
+            model. The scale and B are then given in tokens, which predicts better than sequences
+            when the length changes.
 
-    Source: the moments: McCandlish et al. (2018), An Empirical Model of Large-Batch Training, app. A, applied to √P ĝ.
-    As a predictor, compared with 700 branches with tuned rates on a character transformer and a small CNN under AdamW:
-    predicted over branched 1.11 in the geometric mean and 1.63 at most, where tr Σ/‖g‖² had 0.70 and 2.6.
+    Source: the moments: McCandlish et al. (2018), An Empirical Model of Large-Batch Training, app.
+    A, applied to √P ĝ. As a predictor, compared with 700 branches with tuned rates on a character
+    transformer and a small CNN under AdamW: predicted over branched 1.11 in the geometric mean and
+    1.63 at most, where tr Σ/‖g‖² had 0.70 and 2.6.
 
     Example:
         >>> from gradiometer import Draw, Sampling, Series, say
@@ -91,21 +108,30 @@ class PreconditionedNoise(Gauge):
 
     def __post_init__(self) -> None:
         if self.parts is not None and not self.parts >= 2:
-            raise BadArgument(f"`parts` must be at least 2, got {self.parts}: one gradient per step shows no spread.")
+            raise BadArgument(
+                f"`parts` must be at least 2, got {self.parts}: one gradient per step shows no "
+                "spread."
+            )
         check_gradient_of(self.gradient_of)
         if self.tokens is not None and not self.tokens >= 1:
-            raise BadArgument(f"`tokens` must be the number of tokens in an example, at least 1, got {self.tokens}.")
+            raise BadArgument(
+                "`tokens` must be the number of tokens in an example, at least 1, got "
+                f"{self.tokens}."
+            )
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments | None:
         """tr(PΣ) and gᵀPg by layer, for independent examples; None if P is not known yet."""
-        spread = step.preconditioned_spread(self.parts if self.parts is None else min(self.parts, step.batch_size))
+        spread = step.preconditioned_spread(
+            self.parts if self.parts is None else min(self.parts, step.batch_size)
+        )
         if spread is None:
             return None
         variance, norm_squared = noise_moments(spread)
         return {"variance": variance.tolist(), "norm_squared": norm_squared.tolist()}
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """The noise scale, also by layer; tr(PΣ) and its variation; gᵀPg; B; in a cool-down, η over its peak."""
+        """The noise scale, also by layer; tr(PΣ) and its variation; gᵀPg; B; in a cool-down, η over
+        its peak."""
         series = means_of_neighbours(series)
         source = source_of(series, "variance", "norm_squared")
         variance, norm_squared, _ = of_the_gradient_meant(
@@ -116,24 +142,36 @@ class PreconditionedNoise(Gauge):
         cooled = _share_of_peak(series)
         return {
             **{name: self._in_tokens(scale) for name, scale in scales.items()},
-            "preconditioned_variance": series.mean(variance.sum(axis=1), level=level, unit=self.unit),
-            "preconditioned_norm_squared": series.mean(norm_squared.sum(axis=1), level=level, unit=self.unit),
+            "preconditioned_variance": series.mean(
+                variance.sum(axis=1), level=level, unit=self.unit
+            ),
+            "preconditioned_norm_squared": series.mean(
+                norm_squared.sum(axis=1), level=level, unit=self.unit
+            ),
             "preconditioned_variation": variation_of(variance.sum(axis=1)),
             "preconditioned_batch_size": self._in_tokens(batch_size),
             **({} if cooled is None else {"cool_down": Estimate.exact(cooled)}),
         }
 
     def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding:
-        """Compare the batch size with the scale, within its validity of a factor of 2; no advice in a cool-down."""
-        scale, batch = estimates["preconditioned_noise_scale"], estimates["preconditioned_batch_size"]
+        """Compare the batch size with the scale, within its validity of a factor of 2; no advice in
+        a cool-down."""
+        scale, batch = (
+            estimates["preconditioned_noise_scale"],
+            estimates["preconditioned_batch_size"],
+        )
         unit = "" if self.tokens is None else "tokens"
         variation = estimates.get("preconditioned_variation")
-        found = judge_batch_size(self.name, batch, scale, kind="preconditioned", unit=unit, variation=variation)
+        found = judge_batch_size(
+            self.name, batch, scale, kind="preconditioned", unit=unit, variation=variation
+        )
         if found.state is State.CANNOT_TELL:
             return found
         cooled = estimates.get("cool_down")
         if cooled is not None:
-            return with_claim(found, "batch_in_cool_down", State.CANNOT_TELL, {"cooled": cooled.value})
+            return with_claim(
+                found, "batch_in_cool_down", State.CANNOT_TELL, {"cooled": cooled.value}
+            )
         is_uncertain = scale.low <= VALID * batch.value and scale.high >= batch.value / VALID
         if found.claim == "batch_near" or not is_uncertain:
             return self._with_rates(replace(found, doubts=(TRIALS,)), batch.value, run)
@@ -142,27 +180,47 @@ class PreconditionedNoise(Gauge):
         return replace(with_claim(found, "batch_within_validity", State.OK, {}), doubts=(TRIALS,))
 
     def _with_rates(self, found: Finding, batch: float, run: RunFacts) -> Finding:
-        """The claim about B with what belongs to another one: a range of rates, or that there are too few examples."""
+        """The claim about B with what belongs to another one: a range of rates, or that there are
+        too few examples."""
         examples = batch / (self.tokens or 1)
         found = replace(found, facts={**found.facts, "batch_in_examples": examples})
-        if found.claim == "batch_small" and run.examples is not None and 2 * examples > run.examples:
+        if (
+            found.claim == "batch_small"
+            and run.examples is not None
+            and 2 * examples > run.examples
+        ):
             return impossible(found, run.examples)
         has_other = found.claim == "batch_small" or (found.claim == "batch_large" and examples >= 2)
-        return with_a_bracket(found, run.settings, round(examples)) if has_other and run.settings else found
+        return (
+            with_a_bracket(found, run.settings, round(examples))
+            if has_other and run.settings
+            else found
+        )
 
     def _in_tokens(self, examples: Estimate) -> Estimate:
         """The same in tokens, if the user counts them."""
         tokens = self.tokens
         if tokens is None:
             return examples
-        value, low, high = (tokens * number for number in (examples.value, examples.low, examples.high))
-        earlier = None if examples.earlier is None else (examples.earlier[0], tokens * examples.earlier[1])
+        value, low, high = (
+            tokens * number for number in (examples.value, examples.low, examples.high)
+        )
+        earlier = (
+            None
+            if examples.earlier is None
+            else (examples.earlier[0], tokens * examples.earlier[1])
+        )
         return replace(examples, value=value, low=low, high=high, unit="tokens", earlier=earlier)
 
 
 def _share_of_peak(series: Series) -> float | None:
-    """η over its peak if it is below half of it and still falls over the last quarter of the readings; else None."""
+    """η over its peak if it is below half of it and still falls over the last quarter of the
+    readings; else None."""
     recent = series.learning_rate[-max(len(series) // 4, 2) :]
-    share = float(recent[-1] / float(series.learning_rate.max())) if float(series.learning_rate.max()) > 0 else 1.0
+    share = (
+        float(recent[-1] / float(series.learning_rate.max()))
+        if float(series.learning_rate.max()) > 0
+        else 1.0
+    )
     # 0.5: below this share of its peak, a learning rate that falls is a cool-down.
     return share if share < 0.5 and recent[-1] < recent.max() else None

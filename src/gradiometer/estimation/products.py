@@ -1,23 +1,26 @@
-"""‖g‖² and tr Σ from training's own gradients: products of successive ones, with the bias of the drift taken out.
+"""‖g‖² and tr Σ from training's own gradients: products of successive ones, with the bias of the
+drift taken out.
 
-The product ⟨ĝ_{t−1}, ĝ_t⟩ of the gradients of two successive steps has no noise of its own in expectation, since their
-examples are drawn independently. But the noise of ĝ_{t−1} has moved the parameters at which ĝ_t is taken, so that its
-mean is ‖g‖² − b, with b = η(gᵀHg + tr(HΣ)/B) under plain SGD: at a stationary state twice ‖g‖². There are three ways to
-take b out.
+The product ⟨ĝ_{t−1}, ĝ_t⟩ of the gradients of two successive steps has no noise of its own in
+expectation, since their examples are drawn independently. But the noise of ĝ_{t−1} has moved the
+parameters at which ĝ_t is taken, so that its mean is ‖g‖² − b, with b = η(gᵀHg + tr(HΣ)/B) under
+plain SGD: at a stationary state twice ‖g‖². There are three ways to take b out.
 
-1. *Two levels* (`by_levels`): run the batch of some steps again at the parameters before. Exact in expectation.
-2. *Lags* (`by_lags`): with momentum the noise of a gradient moves the parameters little at first and by 1/(1 − μ) in
-   the end. A product with the momentum buffer, which remembers earlier gradients, has seen more of it; a line through
-   both gives the product at no displacement.
-3. *Slope of the loss* (`by_loss`): the loss falls along the mean of the gradients before and after a step, which is a
-   relation between its slope, the products, and ‖g‖². Exact on quadratics at any rate. For SGD: under Adam the loss
-   also falls along what P is clipped for, and P contains the batch when the step is made.
+1. *Two levels* (`by_levels`): run the batch of some steps again at the parameters before. Exact in
+   expectation.
+2. *Lags* (`by_lags`): with momentum the noise of a gradient moves the parameters little at first
+   and by 1/(1 − μ) in the end. A product with the momentum buffer, which remembers earlier
+   gradients, has seen more of it; a line through both gives the product at no displacement.
+3. *Slope of the loss* (`by_loss`): the loss falls along the mean of the gradients before and after
+   a step, which is a relation between its slope, the products, and ‖g‖². Exact on quadratics at any
+   rate. For SGD: under Adam the loss also falls along what P is clipped for, and P contains the
+   batch when the step is made.
 
-In reshuffled epochs over N examples the noise of successive batches is correlated, by −tr Σ/(N − 1) at fixed
-parameters, and the coming batch has not been trained on yet. Simulated at stationarity (N = 200 and 1,400, one
-dimension, ηh from 0.01 to 0.3), the third way less tr Σ/N is 0.99 to 1.36 of ‖g‖² wherever tr Σ/N is below ‖g‖²/3, with
-momentum and without, and the second way as it is 0.83 to 1.18. Beyond, where the noise scale is near N, all are too
-large.
+In reshuffled epochs over N examples the noise of successive batches is correlated, by −tr Σ/(N − 1)
+at fixed parameters, and the coming batch has not been trained on yet. Simulated at stationarity (N
+= 200 and 1,400, one dimension, ηh from 0.01 to 0.3), the third way less tr Σ/N is 0.99 to 1.36 of
+‖g‖² wherever tr Σ/N is below ‖g‖²/3, with momentum and without, and the second way as it is 0.83 to
+1.18. Beyond, where the noise scale is near N, all are too large.
 """
 
 import math
@@ -32,17 +35,20 @@ from gradiometer.measurement.uncertainty.batch_means import batch_length, batch_
 from gradiometer.measurement.uncertainty.now import NOISE_PRIOR
 
 PRODUCT_PRIOR = replace(NOISE_PRIOR, share=0.8, wander=0.26)
-"""The drift of 1/B read from products. Their noise is small, so that the wander decides: chosen on ten trainings (see
-benchmarks/products.py), where intervals covered in 0.87 of the cases with the wander of halves and 0.91 with this."""
+"""The drift of 1/B read from products. Their noise is small, so that the wander decides: chosen on
+ten trainings (see benchmarks/products.py), where intervals covered in 0.87 of the cases with the
+wander of halves and 0.91 with this."""
 
 BIAS = 0.2
-"""Standard deviation of the bias of the steadier way, as a share of ‖g‖², where the first displacement is 1. It grows
-with the square of that, since the line bends (Nesterov on quadratics: 0.9 of ‖g‖² at ηh = 0.03, 0.7 at 0.1). On the
-same trainings the interval score was 1.52 with 0.1, 1.49 with 0.2 and 1.58 with 0.3.
+"""Standard deviation of the bias of the steadier way, as a share of ‖g‖², where the first
+displacement is 1. It grows with the square of that, since the line bends (Nesterov on quadratics:
+0.9 of ‖g‖² at ηh = 0.03, 0.7 at 0.1). On the same trainings the interval score was 1.52 with 0.1,
+1.49 with 0.2 and 1.58 with 0.3.
 """
 
 SLOPE_REACH = 1 / 12
-"""Readings to either side behind the slope of the loss, as a share of all. A 24th and a 6th scored 1.51 and 1.53."""
+"""Readings to either side behind the slope of the loss, as a share of all. A 24th and a 6th scored
+1.51 and 1.53."""
 
 FEWEST_COMPARED = 16
 """Readings that are compared at least, since fewer do not show the error of a mean."""
@@ -52,12 +58,14 @@ Steps = Float[np.ndarray, " steps"]
 
 @dataclass(frozen=True)
 class GradientMemory:
-    """How an optimizer remembers gradients: Φ ← Φ − η v with v ← μ v + ĝ, or with Nesterov's Φ ← Φ − η (ĝ + μ v).
+    """How an optimizer remembers gradients: Φ ← Φ − η v with v ← μ v + ĝ, or with Nesterov's Φ ← Φ
+    − η (ĝ + μ v).
 
     Adam and its kind are the same with P, and β₁ for μ.
 
     Args:
-        decay: μ or β₁, from 0 to below 1; one number, or one for every reading if it changed, shape [steps].
+        decay: μ or β₁, from 0 to below 1; one number, or one for every reading if it changed, shape
+            [steps].
         nesterov: True for Nesterov's step.
 
     >>> from gradiometer.estimation.products import GradientMemory
@@ -85,7 +93,8 @@ class GradientMemory:
 
     @property
     def mean(self) -> float | Steps:
-        """The same for the gradients that the buffer remembers, with their weights (1 − μ) μ^(lag − 1)."""
+        """The same for the gradients that the buffer remembers, with their weights (1 − μ) μ^(lag −
+        1)."""
         if self.nesterov:
             return 1 + self.decay / (1 - self.decay**2)
         return 1 / (1 - self.decay**2)
@@ -97,8 +106,9 @@ def by_levels(product: Steps, norm_squared: Steps, level: Steps) -> Steps:
     Args:
         product: p, the products ⟨ĝ_{t−1}, ĝ_t⟩, shape [steps].
         norm_squared: n, ‖ĝ‖², shape [steps].
-        level: c, ⟨ĝ_{t−1}, ĝ_t(Φ_t) − ĝ_t(Φ_{t−1})⟩ with the batch of step t at both, a sample of −b. NaN where it was
-            not taken. A few large samples carry it if few examples carry the noise: too few then underestimate b.
+        level: c, ⟨ĝ_{t−1}, ĝ_t(Φ_t) − ĝ_t(Φ_{t−1})⟩ with the batch of step t at both, a sample of
+            −b. NaN where it was not taken. A few large samples carry it if few examples carry the
+            noise: too few then underestimate b.
 
     Returns:
         A reading for every step, shape [steps], unbiased in the mean over them.
@@ -116,14 +126,16 @@ def by_levels(product: Steps, norm_squared: Steps, level: Steps) -> Steps:
 
 
 def by_lags(product: Steps, memory: Steps, momentum: GradientMemory) -> Steps:
-    """‖g‖² from products with the gradient before and with the mean of earlier ones, which the buffer remembers.
+    """‖g‖² from products with the gradient before and with the mean of earlier ones, which the
+    buffer remembers.
 
-    The line through both, as a function of the displacement, at no displacement. On one-dimensional quadratics at
-    stationarity with μ = 0.9 it is 1.00 of ‖g‖² where ηh is small.
+    The line through both, as a function of the displacement, at no displacement. On one-dimensional
+    quadratics at stationarity with μ = 0.9 it is 1.00 of ‖g‖² where ηh is small.
 
     Args:
         product: ⟨ĝ_{t−1}, ĝ_t⟩, shape [steps].
-        memory: ⟨(1 − μ) v_{t−1}, ĝ_t⟩ with the buffer v before the update, or ⟨m_{t−1}, ĝ_t⟩ under Adam, shape [steps].
+        memory: ⟨(1 − μ) v_{t−1}, ĝ_t⟩ with the buffer v before the update, or ⟨m_{t−1}, ĝ_t⟩ under
+            Adam, shape [steps].
         momentum: The momentum, above 0.
 
     Returns:
@@ -142,10 +154,12 @@ def by_lags(product: Steps, memory: Steps, momentum: GradientMemory) -> Steps:
 
 
 def by_loss(product: Steps, memory: Steps | None, slope: Steps, momentum: GradientMemory) -> Steps:
-    """‖g‖² from the slope of the loss and the products: 2s − p under plain SGD, 2s − (1 + μ)⟨v, ĝ⟩ with the heavy ball.
+    """‖g‖² from the slope of the loss and the products: 2s − p under plain SGD, 2s − (1 + μ)⟨v, ĝ⟩
+    with the heavy ball.
 
-    The loss changes by half the step times the sum of the gradients at both of its ends (to second order).
-    Weight decay moves the parameters too, which is not taken into account: it is small beside the step.
+    The loss changes by half the step times the sum of the gradients at both of its ends (to second
+    order). Weight decay moves the parameters too, which is not taken into account: it is small
+    beside the step.
 
     Args:
         product: ⟨ĝ_{t−1}, ĝ_t⟩, shape [steps].
@@ -175,12 +189,14 @@ def by_loss(product: Steps, memory: Steps | None, slope: Steps, momentum: Gradie
 
 
 def slope_of_loss(loss: Steps, travelled: Steps, reach: int) -> Steps:
-    """By how much the loss falls per unit of η, around every reading: the slope of a line through its neighbours.
+    """By how much the loss falls per unit of η, around every reading: the slope of a line through
+    its neighbours.
 
     Args:
         loss: Mean losses, shape [steps].
         travelled: Sum of η so far at each of them, not decreasing, shape [steps].
-        reach: Readings to either side, at least 1. At the ends the line has as many readings as elsewhere.
+        reach: Readings to either side, at least 1. At the ends the line has as many readings as
+            elsewhere.
 
     >>> import numpy as np
     >>> from gradiometer.estimation.products import slope_of_loss
@@ -216,7 +232,8 @@ class Signal:
     def doubted(self) -> tuple[str, ...]:
         """Names of the ways that contradict the combination over the newest half of the readings.
 
-        A way does if its mean differs by more than chance and by more than the bias that is expected of it.
+        A way does if its mean differs by more than chance and by more than the bias that is
+        expected of it.
         """
         newest = slice(-max(len(self.norm_squared) // 2, FEWEST_COMPARED), None)
         together = self.norm_squared[newest]
@@ -226,7 +243,8 @@ class Signal:
         return tuple(
             name
             for name, way in self.ways.items()
-            if abs(float((way[newest] - together).mean())) > max(least, 2.6 * _error(way[newest] - together))
+            if abs(float((way[newest] - together).mean()))
+            > max(least, 2.6 * _error(way[newest] - together))
         )
 
 
@@ -244,14 +262,17 @@ def signal(
     """Readings of ‖g‖² by all ways that these numbers allow, and their combination.
 
     Args:
-        product: ⟨ĝ_{t−1}, ĝ_t⟩, each a mean over some successive steps, oldest first, shape [steps].
+        product: ⟨ĝ_{t−1}, ĝ_t⟩, each a mean over some successive steps, oldest first, shape
+            [steps].
         norm_squared: ‖ĝ_t‖² at the same steps, shape [steps].
         momentum: How the optimizer remembers gradients.
         memory: See `by_lags`.
-        loss: Mean losses at the same steps; None under another optimizer than SGD with one learning rate.
+        loss: Mean losses at the same steps; None under another optimizer than SGD with one learning
+            rate.
         travelled: Sum of η so far at each of them; needed with `loss`.
         level: See `by_levels`.
-        share_of_examples: B/N if batches are drawn in reshuffled epochs over N examples, 0 for independent draws.
+        share_of_examples: B/N if batches are drawn in reshuffled epochs over N examples, 0 for
+            independent draws.
 
     Raises:
         BadArgument: There is no way.
@@ -268,14 +289,20 @@ def signal(
     ways: dict[str, Steps] = {}
     if memory is not None and momentum.remembers:
         ways["lags"] = by_lags(product, memory, momentum)
-    if loss is not None and travelled is not None and (memory is not None or not momentum.remembers):
+    if (
+        loss is not None
+        and travelled is not None
+        and (memory is not None or not momentum.remembers)
+    ):
         reach = max(round(SLOPE_REACH * len(loss)), 2)
         falling = by_loss(product, memory, slope_of_loss(loss, travelled, reach), momentum)
         ways["loss"] = _without_epochs(falling, norm_squared, share_of_examples)
     if level is not None:
         ways["levels"] = by_levels(product, norm_squared, level)
     if not ways:
-        raise BadArgument("`product` alone is not enough: give `loss` and `travelled`, `memory`, or `level`.")
+        raise BadArgument(
+            "`product` alone is not enough: give `loss` and `travelled`, `memory`, or `level`."
+        )
     first, *others = ways.values()
     together = first
     for other in others:
@@ -287,8 +314,8 @@ def _without_epochs(readings: Steps, norm_squared: Steps, share_of_examples: flo
     """The readings less tr Σ/N, with tr Σ (1/B − 1/N) = ‖ĝ‖² less the corrected reading."""
     if not 0 <= share_of_examples < 0.5:
         raise BadArgument(
-            f"`share_of_examples` must be at least 0 and below 0.5, got {share_of_examples}: in an epoch of two steps "
-            "there is no pair of independent batches."
+            f"`share_of_examples` must be at least 0 and below 0.5, got {share_of_examples}: in an "
+            "epoch of two steps there is no pair of independent batches."
         )
     part = share_of_examples / (1 - share_of_examples)
     corrected: Steps = (readings - part * norm_squared) / (1 - part)
@@ -296,11 +323,13 @@ def _without_epochs(readings: Steps, norm_squared: Steps, share_of_examples: flo
 
 
 def combination(steady: Steps, unbiased: Steps, bias: float = BIAS) -> Steps:
-    """A weighted mean of two ways: one with little noise and some bias, one with more noise and less bias.
+    """A weighted mean of two ways: one with little noise and some bias, one with more noise and
+    less bias.
 
-    The bias of the steady way has a prior, and is larger if both differ by more than their noise over the newest half
-    of the readings. The other way has the weight that this bias deserves beside the noise of the difference. So it
-    counts where it is sharp, and does no harm where it is not.
+    The bias of the steady way has a prior, and is larger if both differ by more than their noise
+    over the newest half of the readings. The other way has the weight that this bias deserves
+    beside the noise of the difference. So it counts where it is sharp, and does no harm where it is
+    not.
 
     Args:
         steady, unbiased: Readings of both ways, shape [steps].

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 POWERS = {"sgd": (0.5, 0.9), "adaptive": (-0.03, 0.63)}
-"""Range of the power p of the best learning rate ∝ B^p below the critical batch size, by family of optimizers.
+"""Range of the power p of the best learning rate ∝ B^p below the critical batch size, by family of
+optimizers.
 
-Measured with SGD with momentum and with AdamW, on a character transformer and a small convolutional network, with
-tuned rates. The range is of these trials, not a confidence interval.
+Measured with SGD with momentum and with AdamW, on a character transformer and a small convolutional
+network, with tuned rates. The range is of these trials, not a confidence interval.
 """
 
 PRECONDITIONED = "preconditioned_noise"
@@ -28,8 +29,11 @@ class RateBracket:
     high: float
 
 
-def rate_brackets(family: str, rate: float, present: int, sizes: Sequence[int]) -> tuple[RateBracket, ...]:
-    """Learning rates to try at other batch sizes, from η at the present one, for optimizers with known `POWERS`.
+def rate_brackets(
+    family: str, rate: float, present: int, sizes: Sequence[int]
+) -> tuple[RateBracket, ...]:
+    """Learning rates to try at other batch sizes, from η at the present one, for optimizers with
+    known `POWERS`.
 
     >>> rate_brackets("adaptive", 1e-3, present=32, sizes=(32, 64))[1]
     RateBracket(batch_size=64, low=0.00097..., high=0.00154...)

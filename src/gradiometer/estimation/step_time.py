@@ -1,4 +1,5 @@
-"""The time of a step at several batch sizes, measured in turn so that a busy moment slows them all."""
+"""The time of a step at several batch sizes, measured in turn so that a busy moment
+slows them all."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,8 @@ class StepTimes:
 
     Args:
         seconds: Median time of a step.
-        relative: Time relative to the present batch: the median over rounds of the ratio within a round.
+        relative: Time relative to the present batch: the median over rounds of the ratio within a
+            round.
     """
 
     seconds: Mapping[int, Estimate]
@@ -37,8 +39,9 @@ def step_times(
 ) -> StepTimes:
     """Time one step at every size in each of 9 to 60 rounds.
 
-    The first round is not counted: it allocates memory and chooses kernels. The ratio to the present batch is taken
-    within a round, so that anything that slows a whole round cancels. Medians are taken over rounds.
+    The first round is not counted: it allocates memory and chooses kernels. The ratio to the
+    present batch is taken within a round, so that anything that slows a whole round cancels.
+    Medians are taken over rounds.
 
     Args:
         step: Makes one training step with the given number of examples and waits until it is done.
@@ -49,16 +52,24 @@ def step_times(
         clock: Seconds from any origin, never going back.
     """
     if present not in sizes:
-        raise BadArgument(f"`sizes` must include the present batch size {present}, got {', '.join(map(str, sizes))}.")
+        raise BadArgument(
+            f"`sizes` must include the present batch size {present}, got "
+            f"{', '.join(map(str, sizes))}."
+        )
     if not seconds > 0:
         raise BadArgument(f"`seconds` must be positive, got {seconds}.")
     began, rounds = clock(), list[list[float]]()
-    while len(rounds) <= MOST_ROUNDS and (len(rounds) <= FEWEST_ROUNDS or clock() - began < seconds):
+    while len(rounds) <= MOST_ROUNDS and (
+        len(rounds) <= FEWEST_ROUNDS or clock() - began < seconds
+    ):
         rounds.append(_round(step, sizes, clock))
     times = np.array(rounds[1:])
     ratios = times / times[:, [list(sizes).index(present)]]
     return StepTimes(
-        seconds={size: median(times[:, place], level=level, unit="seconds") for place, size in enumerate(sizes)},
+        seconds={
+            size: median(times[:, place], level=level, unit="seconds")
+            for place, size in enumerate(sizes)
+        },
         relative={
             size: Estimate.exact(1.0) if size == present else median(ratios[:, place], level=level)
             for place, size in enumerate(sizes)
@@ -66,7 +77,9 @@ def step_times(
     )
 
 
-def _round(step: Callable[[int], object], sizes: Sequence[int], clock: Callable[[], float]) -> list[float]:
+def _round(
+    step: Callable[[int], object], sizes: Sequence[int], clock: Callable[[], float]
+) -> list[float]:
     times = []
     for size in sizes:
         began = clock()

@@ -1,1 +1,2 @@
-"""Issue 4: how SGD explores. Temperature, stationary laws, samplers, chains, snapshots and ensembles."""
+"""Issue 4: how SGD explores. Temperature, stationary laws, samplers, chains, snapshots and
+ensembles."""

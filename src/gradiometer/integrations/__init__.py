@@ -1,4 +1,5 @@
-"""The instrument in any loop: your own, Lightning's, the Hugging Face Trainer's; on one process or many."""
+"""The instrument in any loop: your own, Lightning's, the Hugging Face Trainer's; on one process or
+many."""
 
 import lazy_loader
 

@@ -13,7 +13,8 @@ from gradiometer.verdict.diagnosis import diagnose
 
 @dataclass(frozen=True)
 class Announcements:
-    """Prints on standard error where a run is, what is measured and where its page is, and writes the page.
+    """Prints on standard error where a run is, what is measured and where its page is, and writes
+    the page.
 
     Args:
         page: True to write the page.
@@ -36,17 +37,22 @@ class Announcements:
             return
         if not configuration.gauges:
             self.say(
-                f"{path}: looks for what limits the run. The gradient noise is not measured: that needs "
-                "loss=lambda model, batch: ... and w.step(loss, batch)"
+                f"{path}: looks for what limits the run. The gradient noise is not measured: that "
+                "needs loss=lambda model, batch: ... and w.step(loss, batch)"
             )
             return
         often = f"in {100 * configuration.budget:.2g} % of the training time"
         if configuration.every is not None:
-            often = "at every step" if configuration.every == 1 else f"at one step in {configuration.every}"
+            often = (
+                "at every step"
+                if configuration.every == 1
+                else f"at one step in {configuration.every}"
+            )
         self.say(f"{path}: measures {configuration.gauges.replace(',', ', ')} {often}")
 
     def show(self, run: Run | None) -> None:
-        """Write the page of a run that was measured, and print its path. A page that fails is a logged warning."""
+        """Write the page of a run that was measured, and print its path. A page that fails is a
+        logged warning."""
         if not (self.page and run is not None and (run.gauges or run.signs)):
             return
         from gradiometer.report.page.page import write_page  # noqa: PLC0415 (its charts take a second to import)

@@ -23,7 +23,8 @@ NOTHING = object()
 
 
 class Automatic:
-    """Announces the backwards of a watched loop that has no line between `backward` and `optimizer.step()`."""
+    """Announces the backwards of a watched loop that has no line between `backward` and
+    `optimizer.step()`."""
 
     _objective: Objective
     _capture: "Capture"
@@ -57,19 +58,21 @@ class Automatic:
     def batches(self, loader: Iterable[Any]) -> "Announced":
         """The batches of a loader, for a loop that makes `backward` and the update in one call.
 
-        Use it in place of `step`, which is then called at the end of every `backward` through the model:
+        Use it in place of `step`, which is then called at the end of every `backward` through the
+        model:
 
             with watch(model, optimizer, loss=loss) as w:
                 for batch in w.batches(loader):
                     train_one_step(model, optimizer, batch)
 
-        The loss is the number that `backward` was called on, times `accumulation`, without the scale of `scaler`. The
-        second `backward` for the same batch is not measured. The sampling is that of the first loader, if it is a
-        DataLoader with a sampler of torch and `sampling` was not given.
+        The loss is the number that `backward` was called on, times `accumulation`, without the
+        scale of `scaler`. The second `backward` for the same batch is not measured. The sampling is
+        that of the first loader, if it is a DataLoader with a sampler of torch and `sampling` was
+        not given.
 
         Args:
-            loader: Any iterable. Its batches are passed on as they are. On a measured step the batch is moved to the
-                device of the model.
+            loader: Any iterable. Its batches are passed on as they are. On a measured step the
+                batch is moved to the device of the model.
 
         Returns:
             An iterable with the length and the attributes of the loader.
@@ -78,12 +81,14 @@ class Automatic:
         return Announced(self, loader)
 
     def batch(self, batch: Batch) -> Batch:
-        """Announce the examples of the next `backward`, and return them unchanged. Use it in place of `batches` if the
-        loop changes its batches after loading (mixup, augmentation on the device), or is not an iteration of a loader.
+        """Announce the examples of the next `backward`, and return them unchanged. Use it in place
+        of `batches` if the loop changes its batches after loading (mixup, augmentation on the
+        device), or is not an iteration of a loader.
         """
         if not self._handles:
             raise BadArgument(
-                "`batch` must be announced inside `with watch(...) as w:`, which goes around the whole training."
+                "`batch` must be announced inside `with watch(...) as w:`, which goes around the "
+                "whole training."
             )
         if self._listener is None:
             parameters = self._objective.parameters
@@ -110,19 +115,23 @@ class Automatic:
     def _announce(self, loss: Tensor | None, batch: Batch) -> None:
         if batch is NOTHING:
             self._warn(
-                "several backwards went through `model` for one batch: only the first of them is measured, and its "
-                "loss is recorded"
+                "several backwards went through `model` for one batch: only the first of them is "
+                "measured, and its loss is recorded"
             )
             return
         if loss is None:
-            raise BadArgument("`backward` was not called on one number: call `step` yourself in place of `batches`.")
+            raise BadArgument(
+                "`backward` was not called on one number: call `step` yourself in place of "
+                "`batches`."
+            )
         if self._capture.active:
             device = self._objective.parameters[0].device
             batch = mapped(batch, lambda tensor: tensor.to(device, non_blocking=True))
         self.step(self._capture.mean_loss(loss), batch)
 
     def _marks_now(self) -> list[tuple[Tensor | None, int]]:
-        """A few gradients and their versions, which change when a backward goes through the model."""
+        """A few gradients and their versions, which change when a backward goes
+        through the model."""
         return [(p.grad, 0 if p.grad is None else p.grad._version) for p in self._few]
 
     def _went_through_the_model(self) -> bool:

@@ -17,13 +17,13 @@ from torch import Tensor
 class Listener:
     """Functions that are called around every `backward`.
 
-    A `backward` inside of another one, as reentrant checkpointing makes it, is part of that one. `after` is not called
-    if `backward` raises.
+    A `backward` inside of another one, as reentrant checkpointing makes it, is part of that one.
+    `after` is not called if `backward` raises.
 
     Args:
         before: Called before the gradients are computed.
-        after: Called when they are in `.grad`, with the loss, detached; with None if `backward` was not called on a
-            single number.
+        after: Called when they are in `.grad`, with the loss, detached; with None if `backward` was
+            not called on a single number.
     """
 
     before: Callable[[], None]
@@ -37,10 +37,13 @@ class Listener:
         return self
 
     def remove(self) -> None:
-        """Do not listen any longer. After the last listener torch's own function is back in its place."""
+        """Do not listen any longer. After the last listener torch's own function is back in its
+        place."""
         if self in _listeners:
             _listeners.remove(self)
-        if not _listeners and torch.autograd.backward is _heard:  # unless another program has wrapped it since
+        if (
+            not _listeners and torch.autograd.backward is _heard
+        ):  # unless another program has wrapped it since
             torch.autograd.backward = _plain
 
 

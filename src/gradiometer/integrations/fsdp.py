@@ -1,4 +1,5 @@
-"""Sharded models (FSDP2): which can be watched, and their gradients, read by hooks before they are scattered."""
+"""Sharded models (FSDP2): which can be watched, and their gradients, read by hooks before they are
+scattered."""
 
 import math
 from collections import defaultdict
@@ -27,11 +28,13 @@ Norms = tuple[Float[Tensor, "parts parameters"], Float[Tensor, "1 parameters"]]
 """Squared norms of micro-batches, and of their mean."""
 
 OFF = 0.02
-"""Relative difference of training's gradient from the mean over processes that is more than rounding to bfloat16."""
+"""Relative difference of training's gradient from the mean over processes that is more than
+rounding to bfloat16."""
 
 
 def is_fsdp_module(module: nn.Module) -> bool:
-    """True if `fully_shard` was called on the module. Checked by class name, since the import takes seconds."""
+    """True if `fully_shard` was called on the module. Checked by class name, since the import takes
+    seconds."""
     return any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__)
 
 
@@ -57,19 +60,24 @@ def reshard(model: nn.Module) -> None:
 
 
 def refuse_unsupported_shards(model: nn.Module, ranks: Ranks) -> None:
-    """Refuse a sharded model, unless `fully_shard` shards all of it over all processes, or in equal groups of them.
+    """Refuse a sharded model, unless `fully_shard` shards all of it over all processes, or in equal
+    groups of them.
 
     Raises:
         Unsupported: It is sharded in another way.
     """
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         raise Unsupported(
-            "`model` is under FullyShardedDataParallel (FSDP1), which flattens parameters, so that hooks cannot read "
-            "their gradients: use torch.distributed.fsdp.fully_shard (FSDP2) or DistributedDataParallel."
+            "`model` is under FullyShardedDataParallel (FSDP1), which flattens parameters, so that "
+            "hooks cannot read their gradients: use torch.distributed.fsdp.fully_shard (FSDP2) or "
+            "DistributedDataParallel."
         )
     sharded = is_sharded(model)
     readable = {
-        id(parameter) for module in model.modules() if is_fsdp_module(module) for parameter in module.parameters()
+        id(parameter)
+        for module in model.modules()
+        if is_fsdp_module(module)
+        for parameter in module.parameters()
     }
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -77,33 +85,39 @@ def refuse_unsupported_shards(model: nn.Module, ranks: Ranks) -> None:
         if is_shard(parameter):
             if id(parameter) not in readable:
                 raise Unsupported(
-                    f"`model` has {name} sharded by other means than `fully_shard` (tensor parallel?), whose gradients "
-                    "hooks cannot read: shard it with `fully_shard`, or use DistributedDataParallel."
+                    f"`model` has {name} sharded by other means than `fully_shard` (tensor "
+                    "parallel?), whose gradients hooks cannot read: shard it with `fully_shard`, "
+                    "or use DistributedDataParallel."
                 )
             _refuse_mesh(name, parameter, ranks)
         elif sharded:
             raise Unsupported(
-                f"`model` has {name} whole and others sharded, so that nothing averages its gradient: call "
-                "`fully_shard` on the whole model too, and without `ignored_params`."
+                f"`model` has {name} whole and others sharded, so that nothing averages its "
+                "gradient: call `fully_shard` on the whole model too, and without "
+                "`ignored_params`."
             )
 
 
 def _refuse_mesh(name: str, parameter: Any, ranks: Ranks) -> None:
     mesh, placements = parameter.device_mesh, parameter.placements
-    if not (placements[-1].is_shard() and (mesh.ndim == 1 or (mesh.ndim == 2 and placements[0].is_replicate()))):
+    if not (
+        placements[-1].is_shard()
+        and (mesh.ndim == 1 or (mesh.ndim == 2 and placements[0].is_replicate()))
+    ):
         raise Unsupported(
-            f"`model` has {name} placed as {placements} on its mesh (tensor parallel?), which cannot be measured: "
-            "use a mesh of one dimension, or of replicas and shards (HSDP), over all processes."
+            f"`model` has {name} placed as {placements} on its mesh (tensor parallel?), which "
+            "cannot be measured: use a mesh of one dimension, or of replicas and shards (HSDP), "
+            "over all processes."
         )
     if mesh.size() != ranks.count:
         raise Unsupported(
-            f"`model` has {name} sharded over {mesh.size()} of {ranks.count} processes, which cannot be measured "
-            "yet: use a mesh over all processes."
+            f"`model` has {name} sharded over {mesh.size()} of {ranks.count} processes, which "
+            "cannot be measured yet: use a mesh over all processes."
         )
     if parameter.device.type != mesh.device_type:
         raise Unsupported(
-            f"`model` has {name} offloaded to the {parameter.device.type} from {mesh.device_type}, which cannot be "
-            "measured yet: leave out CPUOffloadPolicy."
+            f"`model` has {name} offloaded to the {parameter.device.type} from {mesh.device_type}, "
+            "which cannot be measured yet: leave out CPUOffloadPolicy."
         )
 
 
@@ -113,20 +127,23 @@ def _copies(piece: Any) -> int:
 
 
 class ShardHooks:
-    """Reads the gradients of a model under FSDP2 while it is active. It costs nothing while it is not.
+    """Reads the gradients of a model under FSDP2 while it is active. It costs nothing while it is
+    not.
 
-    From the forward to the backward of a module under `fully_shard`, the whole parameter is in the place of this
-    process's piece. A hook on it is called once per backward with the whole gradient of this process's examples,
-    before FSDP reduces it. Only a few numbers of each gradient are kept, so that no freed memory is held: its squared
-    norm, its first entry, by which `norms_of_all` checks the reduced gradient, and its squared norm under P.
+    From the forward to the backward of a module under `fully_shard`, the whole parameter is in the
+    place of this process's piece. A hook on it is called once per backward with the whole gradient
+    of this process's examples, before FSDP reduces it. Only a few numbers of each gradient are
+    kept, so that no freed memory is held: its squared norm, its first entry, by which
+    `norms_of_all` checks the reduced gradient, and its squared norm under P.
 
-    P is gathered as the parameters are, in the forward, since all processes come by there in the same order. It is
-    kept in bfloat16 until the end of the measured step.
+    P is gathered as the parameters are, in the forward, since all processes come by there in the
+    same order. It is kept in bfloat16 until the end of the measured step.
 
     Args:
         objective: The objective of the sharded model.
         budget: The account that the cost is charged to.
-        shield: A context for everything that a forward or a backward calls, which may keep errors from it.
+        shield: A context for everything that a forward or a backward calls, which may keep errors
+            from it.
         preconditioner: This process's pieces of P, if norms under P are wanted too.
     """
 
@@ -150,7 +167,8 @@ class ShardHooks:
         self.stale = False
         self.whole_is_wanted = False
         self.whole: Float[Tensor, "1 numbers"] | None = None
-        """The same numbers of this process's piece of every parameter's `.grad`, at the end of the last backward
+        """The same numbers of this process's piece of every parameter's `.grad`, at the end of the
+        last backward
         for which `whole_is_wanted` was set: reduced, not yet clipped."""
 
     @property
@@ -171,7 +189,8 @@ class ShardHooks:
         """Put hooks in place and start empty."""
         self.stop()
         self._module_hooks = [
-            module.register_forward_pre_hook(partial(self._find, places)) for module, places in self._places.items()
+            module.register_forward_pre_hook(partial(self._find, places))
+            for module, places in self._places.items()
         ]
 
     def stop(self) -> None:
@@ -186,15 +205,17 @@ class ShardHooks:
         self.whole, self._ending = None, False
 
     def norms(self) -> Float[Tensor, "1 numbers"]:
-        """The numbers of every parameter's gradient since the last `norms`, zero if there was none; see `numbers_of`.
+        """The numbers of every parameter's gradient since the last `norms`, zero if there was none;
+        see `numbers_of`.
 
         Raises:
             Unsupported: There were several backwards since.
         """
         if self._in_parts:
             raise Unsupported(
-                "`step` was called once after several backwards of a sharded model, whose sum is nowhere whole: call "
-                "it after every `backward`, and say with `accumulation` how many an update takes."
+                "`step` was called once after several backwards of a sharded model, whose sum is "
+                "nowhere whole: call it after every `backward`, and say with `accumulation` how "
+                "many an update takes."
             )
         read, self._read = self._read, {}
         return self._in_a_row([read.get(place) for place in range(len(self._pieces))])
@@ -214,7 +235,9 @@ class ShardHooks:
             return
         with self._budget.spending(READINGS), torch.no_grad():
             if (pieces := self._preconditioner()) is not None:
-                self._whole_preconditioner[place] = gathered(pieces[place], like=self._pieces[place])
+                self._whole_preconditioner[place] = gathered(
+                    pieces[place], like=self._pieces[place]
+                )
 
     def _take_in(self, place: int, gradient: Tensor) -> None:
         with self._shield:
@@ -226,7 +249,8 @@ class ShardHooks:
                 at_the_end_of_backward(lambda: at_the_end_of_backward(self._end))
 
     def _end(self) -> None:
-        """`.grad` is complete. Called after FSDP's own callback of this backward, which was queued earlier."""
+        """`.grad` is complete. Called after FSDP's own callback of this backward, which was queued
+        earlier."""
         self._ending = False
         with self._shield, self._budget.spending(READINGS), torch.no_grad():
             grads: list[Any] = [piece.grad for piece in self._pieces]
@@ -245,33 +269,52 @@ class ShardHooks:
             return numbers_of([gradient])[0]
         return numbers_of([gradient], lambda: None if weights is None else [weights.bfloat16()])[0]
 
-    def _in_a_row(self, numbers: Sequence[Float[Tensor, " numbers"] | None]) -> Float[Tensor, "1 numbers"]:
+    def _in_a_row(
+        self, numbers: Sequence[Float[Tensor, " numbers"] | None]
+    ) -> Float[Tensor, "1 numbers"]:
         count = 2 if self._preconditioner is None else 3
         nothing = torch.zeros(count, dtype=torch.float64, device=self._pieces[0].device)
-        return torch.stack([nothing if each is None else each for each in numbers], dim=1).reshape(1, -1)
+        return torch.stack([nothing if each is None else each for each in numbers], dim=1).reshape(
+            1, -1
+        )
 
 
 def _places(objective: Objective) -> dict[nn.Module, list[Place]]:
-    """The parameters, by the innermost module under `fully_shard` around each: its forward makes them whole."""
+    """The parameters, by the innermost module under `fully_shard` around each: its forward makes
+    them whole."""
     modules = dict(objective.model.named_modules(remove_duplicate=False))
-    fully_sharded = [module for module in objective.model.modules() if is_fsdp_module(module)]  # outer ones first
-    around = {id(parameter): module for module in fully_sharded for parameter in module.parameters()}
+    fully_sharded = [
+        module for module in objective.model.modules() if is_fsdp_module(module)
+    ]  # outer ones first
+    around = {
+        id(parameter): module for module in fully_sharded for parameter in module.parameters()
+    }
     places = defaultdict(list)
-    for place, (name, parameter) in enumerate(zip(objective.names, objective.parameters, strict=True)):
+    for place, (name, parameter) in enumerate(
+        zip(objective.names, objective.parameters, strict=True)
+    ):
         owner, _, own_name = name.rpartition(".")
         places[around[id(parameter)]].append((place, modules[owner], own_name))
     return dict(places)
 
 
 def preconditioner_for(
-    gauges: Iterable[type[Gauge]], optimizers: Sequence[torch.optim.Optimizer], objective: Objective, ranks: Ranks
+    gauges: Iterable[type[Gauge]],
+    optimizers: Sequence[torch.optim.Optimizer],
+    objective: Objective,
+    ranks: Ranks,
 ) -> Preconditioner | None:
-    """P, or this process's pieces of it, clipped at a median over the pieces of all; None if no gauge needs it."""
+    """P, or this process's pieces of it, clipped at a median over the pieces of all; None if no
+    gauge needs it."""
     if not any(gauge.needs_preconditioner for gauge in gauges):
         return None
     if not is_sharded(objective.model):
         return Preconditioner(
-            lambda: preconditioner_of(optimizers, objective.parameters) if all(map(is_adaptive, optimizers)) else None
+            lambda: (
+                preconditioner_of(optimizers, objective.parameters)
+                if all(map(is_adaptive, optimizers))
+                else None
+            )
         )
     pieces = objective.parameters  # within a forward the model has whole ones in their place
 
@@ -286,7 +329,8 @@ def preconditioner_for(
 
 
 def gathered(piece: Tensor, like: Any) -> Tensor:
-    """A whole tensor from the pieces of all processes, in bfloat16, laid out as a sharded parameter is."""
+    """A whole tensor from the pieces of all processes, in bfloat16, laid out as a sharded parameter
+    is."""
     from torch.distributed.tensor import DTensor  # noqa: PLC0415 (the import takes seconds)
 
     mesh, placements = like.device_mesh, like.placements
@@ -303,20 +347,24 @@ def norms_of_all(
     copies: Float[Tensor, " parameters"] | None = None,
     kinds: int = 2,
 ) -> tuple[list[Norms], bool]:
-    """‖·‖² of the gradient of every micro-batch and of their mean, and if that is the mean of the gradients read.
+    """‖·‖² of the gradient of every micro-batch and of their mean, and if that is the mean of the
+    gradients read.
 
-    The first entry of a parameter is on rank 0. There training's entry is compared with the mean of the entries read,
-    so that a gradient that is not the plain mean over processes is not mistaken for it.
+    The first entry of a parameter is on rank 0. There training's entry is compared with the mean of
+    the entries read, so that a gradient that is not the plain mean over processes is not mistaken
+    for it.
 
     Args:
-        everyone: The micro-batches of a process, then its pieces of the mean, or the whole of it; of one process after
-            the other.
+        everyone: The micro-batches of a process, then its pieces of the mean, or the whole of it;
+            of one process after the other.
         ranks: W, the number of processes.
-        copies: How many processes hold the same piece, of every parameter; None if each holds the whole of it.
+        copies: How many processes hold the same piece, of every parameter; None if each holds the
+            whole of it.
         kinds: Numbers per parameter, see `numbers_of`: 2, or 3 with the norms under P.
 
     Returns:
-        The norms, then those under P if there are any, each a pair for the micro-batches and for their mean.
+        The norms, then those under P if there are any, each a pair for the micro-batches and for
+        their mean.
     """
     by_rank = everyone.unflatten(0, (ranks, -1)).unflatten(2, (kinds, -1))
     squared, first = by_rank[:, :-1, 0], by_rank[:, :-1, 1]
@@ -326,24 +374,31 @@ def norms_of_all(
     difference = (entry - first.sum((0, 1)) / ranks).norm()
     unread = (whole > 0) & (squared.sum((0, 1)) == 0)
     off = unread.any() or difference > OFF * (first.abs().sum((0, 1)) / ranks).norm()
-    norms = [(by_rank[:, :-1, kind].flatten(0, 1), means[kind : kind + 1]) for kind in range(kinds) if kind != 1]
+    norms = [
+        (by_rank[:, :-1, kind].flatten(0, 1), means[kind : kind + 1])
+        for kind in range(kinds)
+        if kind != 1
+    ]
     return norms, not (off and by_rank[:, :, :2].isfinite().all())
 
 
 def not_the_mean(ranks: int, *, sharded: bool) -> str:
-    """The sentence for a training gradient that is not the mean of the gradients read, with the usual causes."""
+    """The sentence for a training gradient that is not the mean of the gradients read, with the
+    usual causes."""
     if ranks == 1:
         return (
-            "`.grad` is not the sum of the backwards that `step` was called after: zero it before the first of them, "
-            "with all parameters of `model`, and make no other backward between"
+            "`.grad` is not the sum of the backwards that `step` was called after: zero it before "
+            "the first of them, with all parameters of `model`, and make no other backward between"
         )
     leave_out = (
-        "`set_gradient_divide_factor`, all-reduce hooks, updates inside the backward and `register_fsdp_forward_method`"
+        "`set_gradient_divide_factor`, all-reduce hooks, updates inside the backward and "
+        "`register_fsdp_forward_method`"
         if sharded
         else "averaging by hand (DistributedDataParallel averages within `backward`), communication hooks, and other "
         "backwards before `.grad` is zeroed"
     )
     return (
-        f"`model` is not trained on the plain mean of the gradients that its {ranks} processes make in its forward and "
-        f"backward: leave out {leave_out}, or switch measuring off with budget=0"
+        f"`model` is not trained on the plain mean of the gradients that its {ranks} processes "
+        f"make in its forward and backward: leave out {leave_out}, or switch measuring off with "
+        "budget=0"
     )

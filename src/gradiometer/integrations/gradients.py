@@ -1,4 +1,5 @@
-"""Hooks that read the gradients as `backward` makes them, before clipping and before any all-reduce."""
+"""Hooks that read the gradients as `backward` makes them, before clipping and before any
+all-reduce."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,7 +20,8 @@ class Preconditioner:
     """P of the optimizer at the step at hand, read when it is first used and kept until `forget`.
 
     Args:
-        read: Reads P from the state of the optimizer before its update; None if there is no state yet.
+        read: Reads P from the state of the optimizer before its update; None if there is no state
+            yet.
     """
 
     def __init__(self, read: Callable[[], Gradients | None]) -> None:
@@ -44,16 +46,18 @@ NOT_KEPT = torch.empty(0, device="cpu")
 class GradientHooks:
     """Reads the gradients of some parameters while it is active. It costs nothing while it is not.
 
-    A hook on a parameter is called once per `backward`, with the whole gradient of that backward, before it is added
-    to `.grad`. The gradient of a tied weight is the sum over its uses. Gradients are kept by reference: torch then
-    adds a copy to `.grad`, with the same bits. If nothing else is added to `.grad`, they need not be kept.
+    A hook on a parameter is called once per `backward`, with the whole gradient of that backward,
+    before it is added to `.grad`. The gradient of a tied weight is the sum over its uses. Gradients
+    are kept by reference: torch then adds a copy to `.grad`, with the same bits. If nothing else is
+    added to `.grad`, they need not be kept.
 
     Args:
         parameters: The trainable parameters of the model.
         budget: The account that the cost is charged to.
         shield: A context for everything that a backward calls, which may keep errors from it.
         preconditioner: P, if norms under P are wanted too.
-        keeps: False to keep only the norms at the end of a backward, `whole`, if `.grad` was zero before it.
+        keeps: False to keep only the norms at the end of a backward, `whole`, if `.grad` was zero
+            before it.
     """
 
     def __init__(
@@ -72,15 +76,17 @@ class GradientHooks:
         self._read: list[Tensor | None] = []
         self._ending = False
         self.in_parts = False
-        """True if a parameter had several gradients since the last `take`: their sum need not be the gradient of one
-        loss."""
+        """True if a parameter had several gradients since the last `take`: their sum need not be
+        the gradient of one loss."""
         self.stale = False
-        """True if a gradient was already in `.grad` before the first backward since the last `take`."""
+        """True if a gradient was already in `.grad` before the first backward since the last
+        `take`."""
         self.whole_is_wanted = False
         self.whole: Float[Tensor, "1 numbers"] | None = None
-        """The numbers of every parameter's `.grad` (see `numbers_of`), at the end of the last backward for which
-        `whole_is_wanted` was set: after DDP's all-reduce, before clipping. By the first entry `norms_of_all` checks
-        that `.grad` is the mean of the gradients that were read."""
+        """The numbers of every parameter's `.grad` (see `numbers_of`), at the end of the last
+        backward for which
+        `whole_is_wanted` was set: after DDP's all-reduce, before clipping. By the first entry
+        `norms_of_all` checks that `.grad` is the mean of the gradients that were read."""
 
     @property
     def active(self) -> bool:
@@ -123,7 +129,8 @@ class GradientHooks:
         self._read, self.in_parts = [None] * len(self._parameters), False
 
     def take(self) -> Gradients:
-        """The gradients since the last `take`, one tensor per parameter: summed over backwards, zero if there was none.
+        """The gradients since the last `take`, one tensor per parameter: summed over backwards,
+        zero if there was none.
 
         Raises:
             Unsupported: A gradient is sparse.
@@ -131,7 +138,9 @@ class GradientHooks:
         read = self._read
         self.forget()
         if any(gradient is not None and gradient.is_sparse for gradient in read):
-            raise Unsupported("`model` makes a sparse gradient: build its embeddings with sparse=False.")
+            raise Unsupported(
+                "`model` makes a sparse gradient: build its embeddings with sparse=False."
+            )
         return [
             torch.zeros_like(parameter) if gradient is None else gradient.detach()
             for gradient, parameter in zip(read, self._parameters, strict=True)
@@ -151,7 +160,8 @@ class GradientHooks:
             held = self._parameters[place].grad
             self.stale = held is not None and not held.is_sparse and bool(held.count_nonzero())
         if self._keeps or self.stale or gradient.is_sparse:
-            # The tensor itself, not a view: torch then sees a second reference and copies it before `.grad` changes.
+            # The tensor itself, not a view: torch then sees a second reference and copies it before
+            # `.grad` changes.
             self._read[place] = gradient if read is None else read + gradient
         else:
             self._read[place] = NOT_KEPT
@@ -161,7 +171,8 @@ class GradientHooks:
             at_the_end_of_backward(lambda: at_the_end_of_backward(self._end))
 
     def _end(self) -> None:
-        """`.grad` is complete. Called after DDP's own callback of this backward, which was queued earlier."""
+        """`.grad` is complete. Called after DDP's own callback of this backward, which was queued
+        earlier."""
         self._ending = False
         with self._shield, self._budget.spending(READINGS), torch.no_grad():
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
@@ -170,7 +181,8 @@ class GradientHooks:
 
 
 def forget_that_there_were_hooks(parameters: Sequence[Tensor]) -> None:
-    """Make torch forget its empty list of hooks. With it, every backward calls into Python for every parameter."""
+    """Make torch forget its empty list of hooks. With it, every backward calls into Python for
+    every parameter."""
     for parameter in parameters:
         if parameter._backward_hooks is not None and not parameter._backward_hooks:
             parameter._backward_hooks = None
@@ -189,7 +201,9 @@ class GradientsInPlace:
     is_whole = False
     whole = None
 
-    def __init__(self, parameters: Sequence[nn.Parameter], preconditioner: Preconditioner | None) -> None:
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], preconditioner: Preconditioner | None
+    ) -> None:
         self._parameters = parameters
         self._preconditioner = preconditioner
         self.active = False
@@ -230,7 +244,8 @@ class GradientsInPlace:
 def numbers_of(
     gradients: Sequence[Tensor], preconditioner: Callable[[], Sequence[Tensor] | None] | None = None
 ) -> Float[Tensor, "1 numbers"]:
-    """‖·‖² of every gradient; the first entry of each, zero for an empty one; and, if P is wanted, ‖√P ·‖² of each.
+    """‖·‖² of every gradient; the first entry of each, zero for an empty one; and, if P is wanted,
+    ‖√P ·‖² of each.
 
     The last are NaN if P is not known yet.
     """
@@ -240,7 +255,11 @@ def numbers_of(
     numbers = [squared, entries.unsqueeze(0)]
     if preconditioner is not None:
         known = preconditioner()
-        under = torch.full_like(squared, math.nan) if known is None else preconditioned_norms(gradients, known)
+        under = (
+            torch.full_like(squared, math.nan)
+            if known is None
+            else preconditioned_norms(gradients, known)
+        )
         numbers.append(under.to(squared.device))
     return torch.cat(numbers, dim=1)
 

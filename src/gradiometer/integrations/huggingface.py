@@ -27,7 +27,8 @@ STATE = "gradiometer.json"
 """In a checkpoint of the Trainer."""
 
 ITEMS = "num_items_in_batch"
-"""What the Trainer tells a model of the tokens in all micro-batches of a step: its loss is then a part of a mean."""
+"""What the Trainer tells a model of the tokens in all micro-batches of a step: its loss is then a
+part of a mean."""
 
 
 def output_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -62,16 +63,18 @@ class HuggingFaceCallback(TrainerCallback):
         Trainer(model, args, train_dataset=examples, callbacks=[callback]).train()
         print(callback.findings())
 
-    Gradients are read as `backward` makes them, before they are clipped. The first loss that is not finite is reported
-    with its step, layer and examples, even if the Trainer's own log filters it out. The run is continued with the
-    Trainer's checkpoints.
+    Gradients are read as `backward` makes them, before they are clipped. The first loss that is not
+    finite is reported with its step, layer and examples, even if the Trainer's own log filters it
+    out. The run is continued with the Trainer's checkpoints.
 
     Args:
-        loss: Called as `loss(model, batch)`, with a batch as the Trainer gives it to `compute_loss`. By default the
-            loss that is trained: the one that the model returns, or that of `label_smoothing_factor`,
-            `compute_loss_func` or an own `compute_loss`, which measuring then calls on parts of a batch. Give it if an
-            own `compute_loss` also does other things, such as logging.
-        settings: Settings of `watch`, such as budget, every, gauges or out. Those that the Trainer knows are optional.
+        loss: Called as `loss(model, batch)`, with a batch as the Trainer gives it to
+            `compute_loss`. By default the loss that is trained: the one that the model returns, or
+            that of `label_smoothing_factor`, `compute_loss_func` or an own `compute_loss`, which
+            measuring then calls on parts of a batch. Give it if an own `compute_loss` also does
+            other things, such as logging.
+        settings: Settings of `watch`, such as budget, every, gauges or out. Those that the Trainer
+            knows are optional.
     """
 
     def __init__(self, loss: Loss | None = None, **settings: Any) -> None:
@@ -87,7 +90,9 @@ class HuggingFaceCallback(TrainerCallback):
     def watch(self) -> Watch:
         """The watch; available from the start of training."""
         if self._watch is None:
-            raise BadArgument("`watch` is available from the start of training: call `trainer.train()` first.")
+            raise BadArgument(
+                "`watch` is available from the start of training: call `trainer.train()` first."
+            )
         return self._watch
 
     def findings(self) -> Findings:
@@ -96,7 +101,9 @@ class HuggingFaceCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start to watch, with the settings of the Trainer."""
-        if self._hook is not None:  # the previous training ended in an error, which callbacks do not see
+        if (
+            self._hook is not None
+        ):  # the previous training ended in an error, which callbacks do not see
             self._end(Interrupted("another training was started with the same callback"))
         model, self._accumulation = kwargs["model"], args.gradient_accumulation_steps
         known: dict[str, Any] = {"name": type(model).__name__, "accumulation": self._accumulation}
@@ -115,9 +122,12 @@ class HuggingFaceCallback(TrainerCallback):
         self._watch.__enter__()
 
     def _continue(self, state: dict[str, Any]) -> None:
-        """Continue the run of a checkpoint, or begin a new one at its step if the run is not here."""
+        """Continue the run of a checkpoint, or begin a new one at its step if the run
+        is not here."""
         if "run" in state and not Path(state["run"]).is_dir():
-            self.watch._warn(f"the run of the checkpoint, {state['run']}, is not here: a new run begins")
+            self.watch._warn(
+                f"the run of the checkpoint, {state['run']}, is not here: a new run begins"
+            )
             state = {"steps": state["steps"]}
         self.watch.load_state_dict(state)
 
@@ -162,10 +172,14 @@ class HuggingFaceCallback(TrainerCallback):
         if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
             return
         share = self._accumulation if ITEMS in batch else 1
-        self._made = loss.detach() * share, {name: value for name, value in batch.items() if name != ITEMS}
+        self._made = (
+            loss.detach() * share,
+            {name: value for name, value in batch.items() if name != ITEMS},
+        )
 
     def _computed(self, loss: Tensor, batch: Batch, *, scaled: bool) -> None:
-        """The Trainer computed a loss of its own. If it is scaled, it is a part of the mean of an update."""
+        """The Trainer computed a loss of its own. If it is scaled, it is a part of the mean of an
+        update."""
         if not self._inside and loss.requires_grad:
             self._made = loss.detach() * (self._accumulation if scaled else 1), batch
 
@@ -173,8 +187,8 @@ class HuggingFaceCallback(TrainerCallback):
         with self.watch.shield:
             if self._made is None:
                 raise Unsupported(
-                    "`model` returned no loss in training, and the Trainer did not call `compute_loss`: put "
-                    "`gradiometer.watch` into its `training_step`."
+                    "`model` returned no loss in training, and the Trainer did not call "
+                    "`compute_loss`: put `gradiometer.watch` into its `training_step`."
                 )
             (loss, batch), self._made = self._made, None
             self._inside = True
@@ -185,11 +199,13 @@ class HuggingFaceCallback(TrainerCallback):
 
 
 class _OwnLoss:
-    """The loss of a Trainer that does not take it from its model: called by measuring, and observed in training.
+    """The loss of a Trainer that does not take it from its model: called by measuring, and observed
+    in training.
 
     Args:
         trainer: The Trainer, whose `compute_loss` is wrapped until `remove`.
-        computed: Takes the loss, its batch, and whether the loss is already scaled for accumulation.
+        computed: Takes the loss, its batch, and whether the loss is already scaled for
+            accumulation.
     """
 
     def __init__(self, trainer: Any, computed: Callable[..., None]) -> None:
@@ -203,7 +219,9 @@ class _OwnLoss:
         if trainer is None:
             return None
         plain = getattr(type(trainer).compute_loss, "__module__", "") == "transformers.trainer"
-        own = getattr(trainer, "label_smoother", None) or getattr(trainer, "compute_loss_func", None)
+        own = getattr(trainer, "label_smoother", None) or getattr(
+            trainer, "compute_loss_func", None
+        )
         return None if plain and own is None else cls(trainer, computed)
 
     def remove(self) -> None:
@@ -244,7 +262,8 @@ def _first(result: Any) -> Any:
 
 
 def _calling_trainer() -> tuple[Any, Path | None]:
-    """The Trainer that called the callback, which it does not pass on, and the checkpoint that it resumes from."""
+    """The Trainer that called the callback, which it does not pass on, and the checkpoint that it
+    resumes from."""
     trainer: Any = None
     resumed_from: Path | None = None
     frame: FrameType | None = sys._getframe(1)

@@ -23,7 +23,9 @@ HOME = "pytorch_lightning" if "pytorch_lightning" in sys.modules else "lightning
 try:
     Callback: Any = import_module(HOME).Callback
 except ImportError as error:
-    raise ImportError("Lightning is not installed: pip install 'gradiometer[lightning]'.") from error
+    raise ImportError(
+        "Lightning is not installed: pip install 'gradiometer[lightning]'."
+    ) from error
 
 
 VALIDATION_LOSSES = ("val_loss", "valid_loss", "validation_loss", "val/loss", "valid/loss")
@@ -37,13 +39,15 @@ class LightningCallback(Callback):
         trainer.fit(module, loader)
         print(callback.findings())
 
-    Gradients are read as `backward` makes them, before Lightning clips them or divides by a scaler. Estimates go to
-    the Trainer's loggers. The state is kept in the Trainer's checkpoints.
+    Gradients are read as `backward` makes them, before Lightning clips them or divides by a scaler.
+    Estimates go to the Trainer's loggers. The state is kept in the Trainer's checkpoints.
 
     Args:
-        loss: Called as `loss(module, batch)`. Computes what `training_step` computes, without its logging: one value
-            per example, or their mean. Optional with `accumulate_grad_batches` above 1, or on several processes.
-        settings: Settings of `watch`, such as budget, every, gauges or out. Those that the Trainer knows are optional.
+        loss: Called as `loss(module, batch)`. Computes what `training_step` computes, without its
+            logging: one value per example, or their mean. Optional with `accumulate_grad_batches`
+            above 1, or on several processes.
+        settings: Settings of `watch`, such as budget, every, gauges or out. Those that the Trainer
+            knows are optional.
     """
 
     def __init__(self, loss: Loss | None = None, **settings: Any) -> None:
@@ -58,7 +62,9 @@ class LightningCallback(Callback):
     def watch(self) -> Watch:
         """The watch; available from the start of training."""
         if self._watch is None:
-            raise BadArgument("`watch` is available from the start of training: call `trainer.fit` first.")
+            raise BadArgument(
+                "`watch` is available from the start of training: call `trainer.fit` first."
+            )
         return self._watch
 
     def findings(self) -> Findings:
@@ -69,30 +75,37 @@ class LightningCallback(Callback):
         """Start to watch, with the settings of the Trainer."""
         if not pl_module.automatic_optimization:
             raise Unsupported(
-                "`automatic_optimization` is False, so the module makes its own backwards: put `gradiometer.watch` "
-                "around them in `training_step`."
+                "`automatic_optimization` is False, so the module makes its own backwards: put "
+                "`gradiometer.watch` around them in `training_step`."
             )
         for other in trainer.callbacks:
             if len(set(getattr(other, "scheduling", {}).values())) > 1:
                 raise Unsupported(
-                    f"`callbacks` has a {type(other).__name__} that changes the number of backwards per update "
-                    f"({other.scheduling}), and so the batch size: use one `accumulate_grad_batches` throughout."
+                    f"`callbacks` has a {type(other).__name__} that changes the number of "
+                    f"backwards per update ({other.scheduling}), and so the batch size: use one "
+                    "`accumulate_grad_batches` throughout."
                 )
         known: dict[str, Any] = {
             "name": type(pl_module).__name__,
             "accumulation": trainer.accumulate_grad_batches,
             "scaler": getattr(trainer.precision_plugin, "scaler", None),
             "to": trainer.loggers,
-            "steps": int(expected) if 0 < (expected := trainer.estimated_stepping_batches) < math.inf else None,
+            "steps": int(expected)
+            if 0 < (expected := trainer.estimated_stepping_batches) < math.inf
+            else None,
         }
         if "sampling" not in self._settings:
             known["sampling"] = sampling_of(trainer.train_dataloader)
-        self._watch = watch(pl_module, trainer.optimizers, loss=self._loss, **(known | self._settings))
+        self._watch = watch(
+            pl_module, trainer.optimizers, loss=self._loss, **(known | self._settings)
+        )
         if self._state is not None:
             self._watch.load_state_dict(self._state)
         self._watch.__enter__()
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Keep the examples of the next backward."""
         self._batch = batch
 

@@ -1,4 +1,5 @@
-"""Record a training from squared gradient norms that its program computes: in JAX, DeepSpeed, Megatron or Keras."""
+"""Record a training from squared gradient norms that its program computes: in JAX, DeepSpeed,
+Megatron or Keras."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,15 +27,17 @@ Number = Any
 """A number of Python, NumPy, JAX or TensorFlow, or a tensor with one element."""
 
 Norm = Any
-"""A number, a list or array with one number per micro-batch, or a mapping from layer to these, possibly nested."""
+"""A number, a list or array with one number per micro-batch, or a mapping from layer to these,
+possibly nested."""
 
 
 class NormsWatch:
     """Records a training from its squared gradient norms, for a program without a PyTorch loop.
 
-    Two squared norms of one step, of gradients over b and over B examples, give unbiased estimates of tr Σ and ‖g‖².
-    The run has the same estimates, findings and page as one of `watch`. Data-parallel training has both norms at hand:
-    each device's gradient before the all-reduce (b), and the averaged gradient after it (B).
+    Two squared norms of one step, of gradients over b and over B examples, give unbiased estimates
+    of tr Σ and ‖g‖². The run has the same estimates, findings and page as one of `watch`.
+    Data-parallel training has both norms at hand: each device's gradient before the all-reduce (b),
+    and the averaged gradient after it (B).
 
         with NormsWatch(name="gpt", optimizer="adamw") as w:
             for step in range(steps):
@@ -43,14 +46,15 @@ class NormsWatch:
                     w.norms(small, big, sizes=(b, B), learning_rate=rate, loss=loss, step=step)
             print(w.findings())
 
-    Call it on one process only. Problems in the first call raise. Later ones are warnings, and training continues.
+    Call it on one process only. Problems in the first call raise. Later ones are warnings, and
+    training continues.
 
     Args:
         out: Folder of the runs.
         name: Beginning of the run's name.
         optimizer: Name of the optimizer, such as "adamw".
-        sampling: How batches are drawn. By default independent draws, which is close enough if the training set is
-            much larger than the noise scale.
+        sampling: How batches are drawn. By default independent draws, which is close enough if the
+            training set is much larger than the noise scale.
         level: Confidence level of every interval.
         to: Trackers that also get the estimates, as in `watch`.
         page: Write the page of the run when the `with` block ends, which takes 1 to 2 seconds.
@@ -87,11 +91,17 @@ class NormsWatch:
         check_level(level)
         if optimizer is not None and not (isinstance(optimizer, str) and optimizer.strip()):
             raise BadArgument(f"`optimizer` must be a name such as 'adamw', got {optimizer!r}.")
-        self._out, self._name, self._optimizer, self._level = Path(out), file_name(name), optimizer, level
+        self._out, self._name, self._optimizer, self._level = (
+            Path(out),
+            file_name(name),
+            optimizer,
+            level,
+        )
         self._sampling = sampling or Sampling(Draw.REPLACEMENT)
         if self._sampling.draw is Draw.RESHUFFLED and self._sampling.examples is None:
             raise BadArgument(
-                "`sampling` draws without replacement from a training set of unknown size: give its `examples`."
+                "`sampling` draws without replacement from a training set of unknown size: give "
+                "its `examples`."
             )
         self._announcements = Announcements(page, quiet)
         self._log = WarningLog(lambda: self.steps, log)
@@ -107,12 +117,15 @@ class NormsWatch:
     def __enter__(self) -> "NormsWatch":
         if self._inside or self._recorder is not None:
             raise BadArgument(
-                "`NormsWatch` can be entered only once, around the whole training: make another for another training."
+                "`NormsWatch` can be entered only once, around the whole training: make another "
+                "for another training."
             )
         self._inside = True
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         self._inside = False
         if self._recorder is None or self._recorder.closed:
             return
@@ -158,14 +171,16 @@ class NormsWatch:
     ) -> None:
         """Record the squared norms of the gradients of one step, all at the same parameters.
 
-        Numbers may be those of Python, NumPy, JAX or TensorFlow, or tensors. They are fetched from the device at once,
-        so call it at every n-th step if that makes training wait.
+        Numbers may be those of Python, NumPy, JAX or TensorFlow, or tensors. They are fetched from
+        the device at once, so call it at every n-th step if that makes training wait.
 
         Args:
-            small: ‖ĝ_j‖², the squared norm of the mean gradient of the b examples of micro-batch j: its mean over all
-                micro-batches of the step, or a list of those that are known. By layer: a mapping from layer to these,
-                such as a tree of parameters with numbers in place of arrays.
-            big: ‖ĝ‖², the squared norm of the mean gradient of all B examples, before clipping. By layer as `small`.
+            small: ‖ĝ_j‖², the squared norm of the mean gradient of the b examples of micro-batch j:
+                its mean over all micro-batches of the step, or a list of those that are known. By
+                layer: a mapping from layer to these, such as a tree of parameters with numbers in
+                place of arrays.
+            big: ‖ĝ‖², the squared norm of the mean gradient of all B examples, before clipping. By
+                layer as `small`.
             sizes: (b, B), with b below B; B need not be a multiple of b.
             learning_rate: η at this step.
             loss: Mean loss of the batch.
@@ -176,7 +191,8 @@ class NormsWatch:
             return
         if not self._inside:
             raise BadArgument(
-                "`norms` must be called inside `with NormsWatch(...) as w:`, which goes around the whole training."
+                "`norms` must be called inside `with NormsWatch(...) as w:`, which goes around the "
+                "whole training."
             )
         reading, value = self._read(small, big, sizes, learning_rate, loss, step)
         self._keep(self._begin(reading), reading, value)
@@ -187,14 +203,23 @@ class NormsWatch:
             return {"steps": self.steps}
         if not self._recorder.closed:
             self._recorder.flush()
-        return {"steps": self.steps, "run": str(self._recorder.folder.path), "recorder": self._recorder.state_dict()}
+        return {
+            "steps": self.steps,
+            "run": str(self._recorder.folder.path),
+            "recorder": self._recorder.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue the run of a checkpoint. Call it before the first `norms`."""
         if self._recorder is not None:
-            raise BadArgument("`state` was loaded after the first `norms`: load it before, to continue the same run.")
+            raise BadArgument(
+                "`state` was loaded after the first `norms`: load it before, to continue the same "
+                "run."
+            )
         if "steps" not in state:
-            raise BadArgument("`state` is not the state_dict of a NormsWatch: give what `state_dict()` returned.")
+            raise BadArgument(
+                "`state` is not the state_dict of a NormsWatch: give what `state_dict()` returned."
+            )
         self.steps, self._restored = int(state["steps"]), state
 
     def _shielded(self, recorder: Recorder, given: tuple[Any, ...]) -> None:
@@ -206,7 +231,8 @@ class NormsWatch:
         except BadArgument as error:
             step = given[-1]
             self._warn(
-                f"step {self.steps if step is None else step} is not recorded: {str(error).rstrip('.')}",
+                f"step {self.steps if step is None else step} is not recorded: "
+                f"{str(error).rstrip('.')}",
                 error.argument,
             )
             self.steps += step is None
@@ -231,15 +257,21 @@ class NormsWatch:
         given = GivenNorms.of(small, big, sizes)
         if self._layers and given.layers != self._layers:
             raise BadArgument(
-                f"`big` has the layers {', '.join(given.layers)}, and had {', '.join(self._layers)} in the first call."
+                f"`big` has the layers {', '.join(given.layers)}, and had "
+                f"{', '.join(self._layers)} in the first call."
             )
         if doubt := given.doubt:
             if self._recorder is None:
                 raise BadArgument(doubt)
             self._warn(f"step {index}: {doubt.rstrip('.')}", "doubt")
         self._layers = given.layers
-        variance, norm_squared = moments_of_norms(given.small, given.big, float(sizes[0]), int(sizes[1]))
-        moments = {"gradient_variance": variance.tolist(), "gradient_norm_squared": norm_squared.tolist()}
+        variance, norm_squared = moments_of_norms(
+            given.small, given.big, float(sizes[0]), int(sizes[1])
+        )
+        moments = {
+            "gradient_variance": variance.tolist(),
+            "gradient_norm_squared": norm_squared.tolist(),
+        }
         reading = Reading(GradientNoise.name, int(index), int(sizes[1]), rate, moments)
         return reading, None if loss is None else number("loss", loss)
 
@@ -269,7 +301,9 @@ class NormsWatch:
                 "batch_size": reading.batch_size,
                 "gauges": GradientNoise.name,
                 "level": self._level,
-                "sampling": "reshuffled" if self._sampling.draw is Draw.RESHUFFLED else "replacement",
+                "sampling": "reshuffled"
+                if self._sampling.draw is Draw.RESHUFFLED
+                else "replacement",
                 **({"learning_rate": reading.learning_rate} if reading.learning_rate else {}),
             },
             "versions": versions(),
@@ -286,7 +320,10 @@ class NormsWatch:
         if loss is not None:
             recorder.loss(reading.step, loss)
             if not math.isfinite(loss):
-                self._warn(f"the loss is {loss} at step {reading.step:,}, for the first time in this run", "loss")
+                self._warn(
+                    f"the loss is {loss} at step {reading.step:,}, for the first time in this run",
+                    "loss",
+                )
         self._trackers.send(recorder, recorder.budget.clock())
 
     def _warn(self, text: str, kind: str) -> None:

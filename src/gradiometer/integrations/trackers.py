@@ -27,7 +27,8 @@ FEWEST = 5
 
 
 def numbers_of(estimates: Mapping[str, Estimate]) -> dict[str, float]:
-    """Value, low and high of every estimate of the whole model, by name. Numbers that are not finite are left out.
+    """Value, low and high of every estimate of the whole model, by name. Numbers that are not
+    finite are left out.
 
     >>> from gradiometer import Estimate
     >>> numbers_of({"batch_size": Estimate.exact(32.0)})
@@ -40,15 +41,21 @@ def numbers_of(estimates: Mapping[str, Estimate]) -> dict[str, float]:
         parts = {"": estimate.value}
         if estimate.method != "exact":
             parts |= {"_low": estimate.low, "_high": estimate.high}
-        numbers |= {f"{PREFIX}/{name}{end}": float(part) for end, part in parts.items() if math.isfinite(part)}
+        numbers |= {
+            f"{PREFIX}/{name}{end}": float(part)
+            for end, part in parts.items()
+            if math.isfinite(part)
+        }
     return numbers
 
 
 def loggers(given: Iterable[Any]) -> dict[str, Log]:
-    """Functions that log to each of the given trackers, and to active ones in modules that the program has loaded.
+    """Functions that log to each of the given trackers, and to active ones in modules that the
+    program has loaded.
 
     Args:
-        given: TensorBoard writers, Lightning loggers, runs of W&B or trackio, or functions of (numbers, step).
+        given: TensorBoard writers, Lightning loggers, runs of W&B or trackio, or functions of
+            (numbers, step).
 
     Raises:
         BadArgument: An object is none of these.
@@ -65,7 +72,9 @@ def loggers(given: Iterable[Any]) -> dict[str, Log]:
 
 def _given(tracker: Any) -> Log:
     if hasattr(tracker, "add_scalar"):  # TensorBoard's SummaryWriter, and those that copy it
-        return lambda numbers, step: [tracker.add_scalar(name, value, step) for name, value in numbers.items()]
+        return lambda numbers, step: [
+            tracker.add_scalar(name, value, step) for name, value in numbers.items()
+        ]
     if hasattr(tracker, "log_metrics"):  # Lightning's
         return lambda numbers, step: tracker.log_metrics(dict(numbers), step=step)
     if hasattr(tracker, "log"):
@@ -74,13 +83,14 @@ def _given(tracker: Any) -> Log:
         log: Log = tracker
         return log
     raise BadArgument(
-        f"`to` holds a {type(tracker).__name__}: give TensorBoard writers (add_scalar), Lightning loggers "
-        "(log_metrics), runs with a `log`, or functions of (numbers, step)."
+        f"`to` holds a {type(tracker).__name__}: give TensorBoard writers (add_scalar), Lightning "
+        "loggers (log_metrics), runs with a `log`, or functions of (numbers, step)."
     )
 
 
 def _wandb(module: Any) -> Log | None:
-    """Log into the program's current step: a later step would put the program's own steps out of order."""
+    """Log into the program's current step: a later step would put the program's own steps out of
+    order."""
     run = getattr(module, "run", None)
     if run is None:
         return None
@@ -107,7 +117,8 @@ class Trackers:
     Args:
         given: Trackers that the program named. Active ones are found automatically.
         level: Confidence level of the intervals.
-        warn: Takes one warning for each tracker that failed. Nothing more is sent to it, and training continues.
+        warn: Takes one warning for each tracker that failed. Nothing more is sent to it, and
+            training continues.
     """
 
     def __init__(self, given: Iterable[Any], level: float, warn: Callable[[str], None]) -> None:
@@ -139,7 +150,9 @@ class Trackers:
                 log(numbers_of(estimates), step)
             except Exception as error:
                 self._failed.add(name)
-                self._warn(f"the tracker {name} failed and gets no more estimates: {summary(error)}")
+                self._warn(
+                    f"the tracker {name} failed and gets no more estimates: {summary(error)}"
+                )
 
     def _estimates(self, recorder: Recorder) -> tuple[dict[str, Estimate], int]:
         """The estimates at the newest readings, and the step of the last reading."""

@@ -13,7 +13,8 @@ TEXT = re.compile("here|processes(:(?P<count>0*[1-9][0-9]*))?|ray(:(?P<address>.
 
 
 def pool_of(pool: str | Pool, name: str = "pool") -> Pool:
-    """The pool of a text: "here", "processes", "processes:4", "ray", or "ray:ADDRESS" of an existing cluster.
+    """The pool of a text: "here", "processes", "processes:4", "ray", or "ray:ADDRESS" of an
+    existing cluster.
 
     Args:
         pool: The text. A pool is returned as it is.
@@ -36,7 +37,8 @@ def pool_of(pool: str | Pool, name: str = "pool") -> Pool:
         near = difflib.get_close_matches(kind, ("here", "processes", "ray"), n=1)
         meant = f" Did you mean {near[0]!r}?" if near and near[0] != kind else ""
         raise BadArgument(
-            f"`{name}` must be here, processes, processes:COUNT, ray or ray:ADDRESS, got {pool!r}.{meant}"
+            f"`{name}` must be here, processes, processes:COUNT, ray or ray:ADDRESS, got "
+            f"{pool!r}.{meant}"
         )
     if pool == "here":
         return Here()

@@ -1,4 +1,5 @@
-"""A job, an independent piece of work: its outcome, and how it is performed so that its numbers depend on no place."""
+"""A job, an independent piece of work: its outcome, and how it is performed so that its numbers
+depend on no place."""
 
 import time
 import traceback
@@ -19,12 +20,14 @@ from gradiometer.randomness import untouched_randomness
 class Job:
     """An independent piece of work.
 
-    It must not depend on what other jobs do. The random generators of Python, NumPy and torch are seeded with `seed`
-    before it starts, and torch uses one thread, or `cpus` of them, so that its numbers are the same in every pool.
+    It must not depend on what other jobs do. The random generators of Python, NumPy and torch are
+    seeded with `seed` before it starts, and torch uses one thread, or `cpus` of them, so that its
+    numbers are the same in every pool.
 
     Args:
         name: Its name, different from the others of a submission.
-        work: The function to call. It may be a lambda or a closure, and may be defined in a script or a notebook.
+        work: The function to call. It may be a lambda or a closure, and may be defined in a script
+            or a notebook.
         arguments: Its arguments. If the submission has something shared, that comes before them.
         seed: Seed of the random generators.
         cpus: Processors it uses; torch gets as many threads. A fraction shares a processor, on Ray.
@@ -50,13 +53,20 @@ class Job:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
-            raise BadArgument(f"`name` of a job must be a text that is not empty, got {self.name!r}.")
+            raise BadArgument(
+                f"`name` of a job must be a text that is not empty, got {self.name!r}."
+            )
         if not callable(self.work):
-            raise BadArgument(f"`work` of the job {self.name!r} must be a function, got {type(self.work).__name__}.")
+            raise BadArgument(
+                f"`work` of the job {self.name!r} must be a function, got "
+                f"{type(self.work).__name__}."
+            )
         given: Any = self.arguments
         if not isinstance(given, tuple):
             kind = type(given).__name__
-            raise BadArgument(f"`arguments` of the job {self.name!r} must be a tuple, got {kind}: write (value,).")
+            raise BadArgument(
+                f"`arguments` of the job {self.name!r} must be a tuple, got {kind}: write (value,)."
+            )
         check_whole("seed", self.seed, 0)
         check_number("cpus", self.cpus, positive=True)
         check_number("gpus", self.gpus)
@@ -76,7 +86,8 @@ class Outcome:
         result: What `work` returned; None if it failed.
         error: Traceback of the failed job; None if it did not fail.
         seconds: Its duration.
-        exception: The exception of the failed job, or one of ours that names it if it cannot be sent.
+        exception: The exception of the failed job, or one of ours that names it if it cannot be
+            sent.
     """
 
     name: str
@@ -86,7 +97,8 @@ class Outcome:
     exception: Exception | None = None
 
     def value(self) -> Any:
-        """The result, or raise what the job raised, with the job's name and its traceback as a note.
+        """The result, or raise what the job raised, with the job's name and its traceback as a
+        note.
 
         >>> from gradiometer.jobs.job import Outcome
         >>> Outcome("seven", 7).value()
@@ -100,7 +112,8 @@ class Outcome:
 
 
 def perform(job: Job, shared: Any = None) -> Outcome:
-    """Run a job in this process. Its exceptions become an outcome, except KeyboardInterrupt and StopAsked."""
+    """Run a job in this process. Its exceptions become an outcome, except KeyboardInterrupt and
+    StopAsked."""
     began = time.perf_counter()
     arguments = job.arguments if shared is None else (shared, *job.arguments)
     # Asking how many accelerators there are would start one, in a process that uses none.
@@ -123,9 +136,15 @@ def perform(job: Job, shared: Any = None) -> Outcome:
 
 def failure(name: str, error: BaseException, seconds: float = 0.0) -> Outcome:
     """The outcome of a job that raised this error."""
-    below = error.__traceback__.tb_next if error.__traceback__ is not None else None  # without this room's own frame
+    below = (
+        error.__traceback__.tb_next if error.__traceback__ is not None else None
+    )  # without this room's own frame
     text = "".join(traceback.format_exception(type(error), error, below)).rstrip()
     if not isinstance(error, Exception):
-        error = UserCodeFailed(f"the job {name!r} raised {summary(error)}{user_line(error)}, which ends a program.")
-    error = of_user(error) or error  # another process gets no traceback, from which to see whose it is
+        error = UserCodeFailed(
+            f"the job {name!r} raised {summary(error)}{user_line(error)}, which ends a program."
+        )
+    error = (
+        of_user(error) or error
+    )  # another process gets no traceback, from which to see whose it is
     return Outcome(name, error=text, seconds=seconds, exception=error)

@@ -18,14 +18,18 @@ def _as_it_is(value: Any) -> Any:
 
 
 class Ledger:
-    """A file of finished jobs, by name: one line of JSON for each, on the disk before its outcome is yielded.
+    """A file of finished jobs, by name: one line of JSON for each, on the disk before its outcome
+    is yielded.
 
-    Failed jobs are not kept. Nothing is unpickled from the file. An incomplete last line, left by a killed process, is
-    dropped. Use one file for one plan: a job whose name is in it is not run again, even if its work has changed.
+    Failed jobs are not kept. Nothing is unpickled from the file. An incomplete last line, left by a
+    killed process, is
+    dropped. Use one file for one plan: a job whose name is in it is not run again, even if its work
+    has changed.
 
     Args:
         path: The file. It and its folder are created if missing.
-        encode: Turns a result into numbers, texts, lists and dictionaries. Default: the result is of that kind.
+        encode: Turns a result into numbers, texts, lists and dictionaries. Default: the result is
+            of that kind.
         decode: The inverse.
 
     Attributes:
@@ -44,7 +48,9 @@ class Ledger:
         7
     """
 
-    def __init__(self, path: Path | str, encode: Code = _as_it_is, decode: Code = _as_it_is) -> None:
+    def __init__(
+        self, path: Path | str, encode: Code = _as_it_is, decode: Code = _as_it_is
+    ) -> None:
         self.path = Path(path)
         self._encode = encode
         self._decode = decode
@@ -63,19 +69,24 @@ class Ledger:
         found = {}
         for number, record in lines:
             try:
-                name, result, seconds = str(record["name"]), record["result"], float(record["seconds"])
+                name, result, seconds = (
+                    str(record["name"]),
+                    record["result"],
+                    float(record["seconds"]),
+                )
                 found[name] = Outcome(name, self._decode(result), seconds=seconds)
             except Exception as error:
                 raise RunDamaged(
-                    f"`{self.path}`, line {number}, is not a finished job of this kind ({summary(error)}): "
-                    "use another file."
+                    f"`{self.path}`, line {number}, is not a finished job of this kind "
+                    f"({summary(error)}): use another file."
                 ) from error
         self.warnings = tuple(warnings)
         return found
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[Outcome], Outcome]]:
-        """Open the file for writing. The function that it gives keeps an outcome and returns it as it is read back.
+        """Open the file for writing. The function that it gives keeps an outcome and returns it as
+        it is read back.
 
         Raises:
             BadArgument: Another process is writing the file, or a result cannot be written as JSON.
@@ -84,19 +95,24 @@ class Ledger:
         """
         with writing(self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        writer = JournalWriter(self.path, self.path.parent, "start the same jobs again: finished ones are not repeated")
+        writer = JournalWriter(
+            self.path, self.path.parent, "start the same jobs again: finished ones are not repeated"
+        )
 
         def keep(outcome: Outcome) -> Outcome:
             result = self._encode(outcome.result)
             kind = _not_json(result)
             if kind:
                 raise BadArgument(
-                    f"`ledger` cannot keep the result of the job {outcome.name!r}, which has a {kind}: give `encode` "
-                    "and `decode`, which turn it into numbers, texts, lists and dictionaries, and back."
+                    f"`ledger` cannot keep the result of the job {outcome.name!r}, which has a "
+                    f"{kind}: give `encode` and `decode`, which turn it into numbers, texts, lists "
+                    "and dictionaries, and back."
                 )
             writer.append({"name": outcome.name, "result": result, "seconds": outcome.seconds})
             writer.sync()
-            return Outcome(outcome.name, self._decode(restored(plain(result))), seconds=outcome.seconds)
+            return Outcome(
+                outcome.name, self._decode(restored(plain(result))), seconds=outcome.seconds
+            )
 
         try:
             yield keep
@@ -107,8 +123,12 @@ class Ledger:
 def _not_json(value: Any) -> str:
     """The type of a part that JSON cannot store; empty if there is none."""
     if isinstance(value, dict):
-        wrong = next((type(name).__name__ + " as a key" for name in value if type(name) is not str), "")
+        wrong = next(
+            (type(name).__name__ + " as a key" for name in value if type(name) is not str), ""
+        )
         return wrong or next(filter(None, map(_not_json, value.values())), "")
     if isinstance(value, list | tuple):
         return next(filter(None, map(_not_json, value)), "")
-    return "" if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
+    return (
+        "" if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
+    )

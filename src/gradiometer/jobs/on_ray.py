@@ -21,10 +21,13 @@ from gradiometer.jobs.task import Shared, in_pool, perform_task, unpack
 try:
     import ray
 except ImportError as error:
-    raise Unsupported("the pool Ray needs the package ray: install it with pip install 'gradiometer[ray]'.") from error
+    raise Unsupported(
+        "the pool Ray needs the package ray: install it with pip install 'gradiometer[ray]'."
+    ) from error
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-"""Settings of a cluster that is started here: it sends no statistics and does not announce its next version."""
+"""Settings of a cluster that is started here: it sends no statistics and does not announce its next
+version."""
 
 ADDRESS = re.compile(r"auto|(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)")
 
@@ -35,21 +38,24 @@ LOOK_SECONDS = 2
 
 
 class Ray(Pool):
-    """Runs jobs on a cluster of Ray: the one this program is connected to, an existing one, or a local one.
+    """Runs jobs on a cluster of Ray: the one this program is connected to, an existing one, or a
+    local one.
 
-    Each job gets the `cpus` and `gpus` that it asks for. `shared` is put into the object store once, and each process
-    of the cluster reads it once. All machines need this package in the same version, and the same torch. A job whose
-    process or machine is lost starts again on another one; if the cluster ends, all jobs that are left have failed.
-    Inside a process of a pool the jobs run in that process.
+    Each job gets the `cpus` and `gpus` that it asks for. `shared` is put into the object store
+    once, and each process of the cluster reads it once. All machines need this package in the same
+    version, and the same torch. A job whose process or machine is lost starts again on another one;
+    if the cluster ends, all jobs that are left have failed. Inside a process of a pool the jobs run
+    in that process.
 
     Args:
-        address: "auto", HOST:PORT or ray://HOST:PORT. Default: the cluster of $RAY_ADDRESS or of this machine, if there
-            is one, else a local one for this program. A local one sends no usage statistics, has no dashboard, and ends
-            with the pool.
+        address: "auto", HOST:PORT or ray://HOST:PORT. Default: the cluster of $RAY_ADDRESS or of
+            this machine, if there is one, else a local one for this program. A local one sends no
+            usage statistics, has no dashboard, and ends with the pool.
         count: Number of processors of a local cluster; then one is started in any case.
 
     Raises:
-        BadArgument: `address` is none, or `count` is not a whole number from 1 or is given with an address.
+        BadArgument: `address` is none, or `count` is not a whole number from 1 or is given with an
+            address.
         Unsupported: Ray is not installed.
     """
 
@@ -57,9 +63,14 @@ class Ray(Pool):
         if count is not None:
             check_whole("count", count, 1)
             if address is not None:
-                raise BadArgument("`count` is for a cluster that is started here: leave out `address`, or `count`.")
+                raise BadArgument(
+                    "`count` is for a cluster that is started here: leave out `address`, or "
+                    "`count`."
+                )
         if address is not None and not ADDRESS.fullmatch(address):
-            raise BadArgument(f"`address` must be auto, HOST:PORT or ray://HOST:PORT, got {address!r}.")
+            raise BadArgument(
+                f"`address` must be auto, HOST:PORT or ray://HOST:PORT, got {address!r}."
+            )
         self.address = address
         self.count = count
         self._connected = False
@@ -74,7 +85,8 @@ class Ray(Pool):
 
     @property
     def size(self) -> int:
-        """The number of processors of the cluster now, to which it connects; 1 in a process of a pool."""
+        """The number of processors of the cluster now, to which it connects; 1 in a process of a
+        pool."""
         if in_pool():
             return 1
         self._connect()
@@ -114,7 +126,9 @@ class Ray(Pool):
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         address = "local" if self.count else self.address
-        local: dict[str, Any] = {} if self.address else {"include_dashboard": False, "num_cpus": self.count}
+        local: dict[str, Any] = (
+            {} if self.address else {"include_dashboard": False, "num_cpus": self.count}
+        )
         handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
@@ -122,24 +136,31 @@ class Ray(Pool):
             reason = f"{type(error).__name__}: {error}".rstrip(".")
             if self.address is None:
                 raise Unsupported(f"no cluster of Ray could be started: {reason}.") from error
-            raise BadArgument(f"`address` must be that of a cluster of Ray, got {self.address!r}: {reason}.") from error
+            raise BadArgument(
+                f"`address` must be that of a cluster of Ray, got {self.address!r}: {reason}."
+            ) from error
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, handler)  # Ray replaces it
-        # Ray prints what happens to its machines on standard output, which is for the results of this program.
+        # Ray prints what happens to its machines on standard output, which is for the results of
+        # this program.
         ray._private.worker._worker_logs_enabled = False
         self._connected = True
 
     def _check_same(self, connected: str) -> None:
         """Refuse another cluster than the one this program is connected to."""
-        if self.count or (self.address not in (None, "auto") and not _is_same(str(self.address), connected)):
+        if self.count or (
+            self.address not in (None, "auto") and not _is_same(str(self.address), connected)
+        ):
             raise BadArgument(
-                f"`pool` {self!r} is another cluster than the one this program is connected to, {connected}: use Ray()."
+                f"`pool` {self!r} is another cluster than the one this program is connected to, "
+                f"{connected}: use Ray()."
             )
 
 
 def _is_same(address: str, connected: str) -> bool:
-    """True if both lead to the same port of the same machine, by its name or its number. Unknown for a client."""
+    """True if both lead to the same port of the same machine, by its name or its number. Unknown
+    for a client."""
     if address.startswith("ray://"):
         return True
     (host, _, port), (other, _, its_port) = (text.rpartition(":") for text in (address, connected))
@@ -158,17 +179,25 @@ class RayDispatch(Dispatch):
     def _prepare(self, jobs: Sequence[Job]) -> None:
         have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         for job in jobs:
-            if not any(job.cpus <= each.get("CPU", 0) and job.gpus <= each.get("GPU", 0) for each in have):
+            if not any(
+                job.cpus <= each.get("CPU", 0) and job.gpus <= each.get("GPU", 0) for each in have
+            ):
                 logging.getLogger(__name__).warning(
-                    "The job %r asks for %g cpus and %g gpus, which no machine of the cluster has now. "
-                    "It waits for one.", job.name, job.cpus, job.gpus
-                )  # fmt: skip
+                    "The job %r asks for %g cpus and %g gpus, which no machine of the cluster has "
+                    "now. It waits for one.",
+                    job.name,
+                    job.cpus,
+                    job.gpus,
+                )
                 return
-        last = time.monotonic() + 1  # the cluster counts the processors of ended jobs a little later
+        last = (
+            time.monotonic() + 1
+        )  # the cluster counts the processors of ended jobs a little later
         while ray.available_resources().get("CPU", 0) < min(job.cpus for job in jobs):
             if time.monotonic() > last:
                 logging.getLogger(__name__).warning(
-                    "The cluster of Ray has no free processor. The jobs wait until other programs that use it end."
+                    "The cluster of Ray has no free processor. The jobs wait until other programs "
+                    "that use it end."
                 )
                 return
             time.sleep(0.1)
@@ -179,7 +208,9 @@ class RayDispatch(Dispatch):
         return reference.hex(), partial(_fetch, [reference])
 
     def _begin(self, job: Job, *arguments: Any) -> Any:
-        return self._task.options(name=job.name, num_cpus=job.cpus, num_gpus=job.gpus).remote(*arguments)
+        return self._task.options(name=job.name, num_cpus=job.cpus, num_gpus=job.gpus).remote(
+            *arguments
+        )
 
     def _wait_for_some(self, tasks: Sequence[Any]) -> Sequence[Any]:
         finished, _ = ray.wait(list(tasks), num_returns=1, timeout=LOOK_SECONDS)
@@ -191,12 +222,16 @@ class RayDispatch(Dispatch):
             raise WorkerLost(ENDED, for_good=True)
         try:
             answer: bytes = ray.get(task)
-        except ray.exceptions.RayTaskError:  # the task itself, such as a package that is missing there
+        except (
+            ray.exceptions.RayTaskError
+        ):  # the task itself, such as a package that is missing there
             raise
         except ray.exceptions.RayError as error:
             reason = str(error).strip().partition("\n")[0].rstrip(".")
             self._ended = not is_there()
-            raise WorkerLost(ENDED if self._ended else f"was lost ({reason})", for_good=self._ended) from error
+            raise WorkerLost(
+                ENDED if self._ended else f"was lost ({reason})", for_good=self._ended
+            ) from error
         return answer
 
     def _stop(self, tasks: Sequence[Any]) -> None:
@@ -217,7 +252,11 @@ def is_there() -> bool:
         return True
     if not _answers(*ray.get_runtime_context().gcs_address.rsplit(":", 1)):
         return False
-    return any(_answers(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes() if node["Alive"])
+    return any(
+        _answers(node["NodeManagerAddress"], node["NodeManagerPort"])
+        for node in ray.nodes()
+        if node["Alive"]
+    )
 
 
 def _answers(host: str, port: int | str) -> bool:

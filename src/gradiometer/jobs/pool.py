@@ -16,15 +16,18 @@ from gradiometer.jobs.ledger import Ledger
 from gradiometer.jobs.task import Shared, in_pool, pack_given, settings_here, unpack
 
 Progress = Callable[[Outcome, int, int], None]
-"""Called after each job with its outcome, the number of finished jobs, and the number of all jobs."""
+"""Called after each job with its outcome, the number of finished jobs, and the number
+of all jobs."""
 
 Outcomes = Generator[Outcome, None, None]
 
 
 class Pool(ABC):
-    """A place where jobs run: `Here`, `Processes` or `Ray`. The numbers are the same in each of them.
+    """A place where jobs run: `Here`, `Processes` or `Ray`. The numbers are the same in each of
+    them.
 
-    Use it as a context, so that it ends its processes. They also end if the program is interrupted or killed.
+    Use it as a context, so that it ends its processes. They also end if the program is interrupted
+    or killed.
     """
 
     @final
@@ -38,20 +41,22 @@ class Pool(ABC):
     ) -> Outcomes:
         """Run jobs, and yield their outcomes in the order in which they finish.
 
-        A failed job is an outcome with `error`, and the others continue. A job whose process or machine is lost starts
-        again in another one, with the same numbers; after three losses it has failed. If the iterator is closed early,
-        the jobs that are not finished are stopped.
+        A failed job is an outcome with `error`, and the others continue. A job whose process or
+        machine is lost starts again in another one, with the same numbers; after three losses it
+        has failed. If the iterator is closed early, the jobs that are not finished are stopped.
 
         Args:
             jobs: The jobs, with different names.
-            shared: First argument of every job, sent once to each process. Jobs must not change it. None: no such
-                argument.
-            ledger: Where finished jobs are kept. Those that are in it already are not run again: their outcomes come
-                first. Each result is then as the ledger reads it back.
-            progress: Called after each job with its outcome, the number of finished jobs, and the number of all jobs.
+            shared: First argument of every job, sent once to each process. Jobs must not change it.
+                None: no such argument.
+            ledger: Where finished jobs are kept. Those that are in it already are not run again:
+                their outcomes come first. Each result is then as the ledger reads it back.
+            progress: Called after each job with its outcome, the number of finished jobs, and the
+                number of all jobs.
 
         Raises:
-            BadArgument: Two jobs have the same name, or a job or `shared` cannot be sent to another process.
+            BadArgument: Two jobs have the same name, or a job or `shared` cannot be sent to another
+                process.
 
         Example:
             >>> from gradiometer.jobs import Job
@@ -67,14 +72,17 @@ class Pool(ABC):
         finished = {} if ledger is None else ledger.finished()
         known = [finished[job.name] for job in jobs if job.name in finished]
         missing = [job for job in jobs if job.name not in finished]
-        outcomes = self._outcomes(missing, shared) if missing else (outcome for outcome in known[:0])
+        outcomes = (
+            self._outcomes(missing, shared) if missing else (outcome for outcome in known[:0])
+        )
         return _delivery(known, outcomes, ledger if missing else None, progress, len(jobs))
 
     @final
     def in_order(
         self, jobs: Sequence[Job], *, shared: Any = None, progress: Progress | None = None
     ) -> Generator[Any, None, None]:
-        """The results of jobs in the order of the jobs, each as soon as possible. A failure stops all jobs.
+        """The results of jobs in the order of the jobs, each as soon as possible. A failure stops
+        all jobs.
 
         Raises:
             UserCodeFailed: A job of your own raised. Its name and traceback are a note.
@@ -89,7 +97,9 @@ class Pool(ABC):
                 yield arrived.pop(job.name)
 
     @final
-    def results(self, jobs: Sequence[Job], *, shared: Any = None, progress: Progress | None = None) -> list[Any]:
+    def results(
+        self, jobs: Sequence[Job], *, shared: Any = None, progress: Progress | None = None
+    ) -> list[Any]:
         """The results of jobs, in the order of the jobs. A failure stops all jobs and is raised.
 
         Raises:
@@ -108,7 +118,10 @@ class Pool(ABC):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -120,10 +133,12 @@ class Pool(ABC):
         """
 
     def start(self, modules: Sequence[str] = (), most: int = 8) -> None:  # noqa: B027 (most pools have nothing to start)
-        """Start the processes of this pool in the background, so that they are ready when jobs come.
+        """Start the processes of this pool in the background, so that they are ready when jobs
+        come.
 
         Args:
-            modules: Names of modules that each process imports meanwhile, because its jobs need them.
+            modules: Names of modules that each process imports meanwhile, because its jobs need
+                them.
             most: Most processes that are started, since the number of jobs is not known yet.
         """
 
@@ -146,12 +161,15 @@ class Pool(ABC):
         if dispatch is None:
             return (perform(job, shared) for job in jobs)
         parcels = [pack_given(f"`jobs` has the job {job.name!r}, which", job) for job in jobs]
-        content = None if shared is None else pack_given(f"`shared` ({type(shared).__name__})", shared)
+        content = (
+            None if shared is None else pack_given(f"`shared` ({type(shared).__name__})", shared)
+        )
         return dispatch.outcomes(jobs, parcels, content)
 
 
 class Here(Pool):
-    """Runs jobs in this process, one after another. The random generators are afterwards as they were.
+    """Runs jobs in this process, one after another. The random generators are afterwards as they
+    were.
 
     Example:
         >>> from gradiometer.jobs import Job
@@ -192,10 +210,13 @@ class WorkerLost(Exception):
 
 
 class Dispatch(ABC):
-    """Runs the jobs of one submission in other processes. A job whose process is lost is given to another one."""
+    """Runs the jobs of one submission in other processes. A job whose process is lost is given to
+    another one."""
 
     @final
-    def outcomes(self, jobs: Sequence[Job], parcels: Sequence[bytes], shared: bytes | None) -> Outcomes:
+    def outcomes(
+        self, jobs: Sequence[Job], parcels: Sequence[bytes], shared: bytes | None
+    ) -> Outcomes:
         """The outcomes of jobs, as they finish. At the end, jobs that still run are stopped.
 
         Args:
@@ -227,11 +248,17 @@ class Dispatch(ABC):
                         # 3: times that a job is started whose process is lost. A job that is lost
                         # again and again is likely to be the reason.
                         if losses[job.name] < 3 and not loss.for_good:
-                            logging.getLogger(__name__).warning("%s: the job starts again in another one.", text)
+                            logging.getLogger(__name__).warning(
+                                "%s: the job starts again in another one.", text
+                            )
                             waiting.append((job, parcel))
                             continue
-                        outcome = failure(job.name, Interrupted(f"{text}; the job is not finished."))
-                    except Exception as error:  # such as a class that only the other process could import
+                        outcome = failure(
+                            job.name, Interrupted(f"{text}; the job is not finished.")
+                        )
+                    except (
+                        Exception
+                    ) as error:  # such as a class that only the other process could import
                         outcome = failure(job.name, error)
                     yield replace(outcome, name=job.name)
         finally:

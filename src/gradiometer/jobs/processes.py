@@ -28,19 +28,23 @@ from gradiometer.jobs.task import Shared, in_pool, perform_task
 from gradiometer.storage.disk import reason_of, writing
 
 REMEDY = "free some space there, or set TMPDIR to another folder"
-ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "VECLIB_MAXIMUM", "NUMEXPR")}
+ONE_THREAD = {
+    f"{library}_NUM_THREADS": "1"
+    for library in ("OMP", "MKL", "OPENBLAS", "VECLIB_MAXIMUM", "NUMEXPR")
+}
 
 
 class Processes(Pool):
     """Runs jobs in processes of this machine, one job at a time in each.
 
-    The processes are new ones, not forks. They start when jobs need them, which takes as long as importing torch, and
-    stay until the pool is closed. The caller's script is not run again in them, so it needs no
-    `if __name__ == "__main__"`. They take over the search path, the working folder and torch's settings. What jobs
-    print goes to standard error.
+    The processes are new ones, not forks. They start when jobs need them, which takes as long as
+    importing torch, and stay until the pool is closed. The caller's script is not run again in
+    them, so it needs no `if __name__ == "__main__"`. They take over the search path, the working
+    folder and torch's settings. What jobs print goes to standard error.
 
-    Tensors in `shared` are in memory once for all processes; a process that changes one changes its own copy only. The
-    job of a killed process runs again in another one. A job of several `cpus` runs beside fewer others. Inside a
+    Tensors in `shared` are in memory once for all processes; a process that changes one changes its
+    own copy only. The job of a killed process runs again in another one. A job of several `cpus`
+    runs beside fewer others. Inside a
     process of a pool the jobs run in that process: pools of pools do not multiply processes.
 
     Args:
@@ -76,7 +80,8 @@ class Processes(Pool):
         return 1 if in_pool() else self.count
 
     def start(self, modules: Sequence[str] = (), most: int = 8) -> None:
-        """Start the processes in the background: jobs then do not wait for imports that are finished."""
+        """Start the processes in the background: jobs then do not wait for imports that are
+        finished."""
         if not in_pool():
             for _ in range(min(self.count, most) - len(self._idle)):
                 self._idle.append(Worker(self._scratch(), modules))
@@ -89,7 +94,8 @@ class Processes(Pool):
         self._folder = None
 
     def _scratch(self) -> Path:
-        """The folder for what jobs share. It goes with the pool, and with its processes if the program is killed."""
+        """The folder for what jobs share. It goes with the pool, and with its processes if the
+        program is killed."""
         if self._folder is None:
             with writing(Path(tempfile.gettempdir()), REMEDY):
                 self._folder = Path(tempfile.mkdtemp(prefix="gradiometer-"))
@@ -101,7 +107,8 @@ class Processes(Pool):
 
 
 class Worker:
-    """A process that performs jobs, one at a time: loky's executor of one process, so that it can be lost alone.
+    """A process that performs jobs, one at a time: loky's executor of one process, so that it can
+    be lost alone.
 
     Args:
         folder: The folder that it removes if this program is killed.
@@ -112,13 +119,19 @@ class Worker:
     """
 
     def __init__(self, folder: Path, modules: Sequence[str] = ()) -> None:
-        self._executor = ProcessPoolExecutor(1, env=ONE_THREAD, initializer=_settle, initargs=(os.getpid(), folder))
+        self._executor = ProcessPoolExecutor(
+            1, env=ONE_THREAD, initializer=_settle, initargs=(os.getpid(), folder)
+        )
         # Without it, a program that ends while a job runs would wait for the job.
         self._executor._flags.kill_workers = True
         try:
-            self.ready = self.submit(exec, "import " + ", ".join(("gradiometer.jobs.task", *modules)))
+            self.ready = self.submit(
+                exec, "import " + ", ".join(("gradiometer.jobs.task", *modules))
+            )
         except OSError as error:
-            raise Interrupted(f"a process of the pool could not start: {reason_of(error)}.") from error
+            raise Interrupted(
+                f"a process of the pool could not start: {reason_of(error)}."
+            ) from error
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> "Future[Any]":
         """Call a function in the process.
@@ -126,7 +139,8 @@ class Worker:
         Raises:
             BrokenProcessPool: The process has ended.
         """
-        # Ctrl-C is for this program, which then stops the process. A new process inherits what is blocked.
+        # Ctrl-C is for this program, which then stops the process. A new process inherits what is
+        # blocked.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             task: Future[Any] = self._executor.submit(work, *arguments)
@@ -163,7 +177,9 @@ class ProcessDispatch(Dispatch):
         count: Processors for all jobs.
     """
 
-    def __init__(self, start: Callable[..., None], folder: Path, idle: list[Worker], count: int) -> None:
+    def __init__(
+        self, start: Callable[..., None], folder: Path, idle: list[Worker], count: int
+    ) -> None:
         self._start = start
         self._file = folder / uuid4().hex
         self._idle = idle
@@ -198,7 +214,9 @@ class ProcessDispatch(Dispatch):
         for task in finished:
             unready = self._busy[task][0].ready.exception()
             if unready is not None:
-                raise Interrupted(f"a process of the pool could not start: it {_ending(unready)}.") from unready
+                raise Interrupted(
+                    f"a process of the pool could not start: it {_ending(unready)}."
+                ) from unready
         return finished
 
     def _answer(self, task: "Future[bytes]") -> bytes:
@@ -222,7 +240,9 @@ def _ending(error: BaseException) -> str:
     code = re.search(r"\w+\(-?\d+\)", str(error))
     if code is None:
         return f"has failed: {summary(error)}"
-    return f"ended with {code[0]}{', perhaps because memory ran out' if 'SIGKILL' in code[0] else ''}"
+    return (
+        f"ended with {code[0]}{', perhaps because memory ran out' if 'SIGKILL' in code[0] else ''}"
+    )
 
 
 def _settle(parent: int, folder: Path) -> None:

@@ -24,7 +24,8 @@ _last_shared: dict[str, Any] = {}
 
 
 def perform_task(settings: tuple[Any, ...], shared: Shared | None, parcel: bytes) -> bytes:
-    """Perform a job in a process of a pool, which has the settings of the submitting program meanwhile.
+    """Perform a job in a process of a pool, which has the settings of the submitting program
+    meanwhile.
 
     Returns:
         The outcome as bytes. A result that cannot be sent back is a failure.
@@ -44,8 +45,8 @@ def perform_task(settings: tuple[Any, ...], shared: Shared | None, parcel: bytes
         return pack(outcome)
     except Exception as error:
         refused = UserCodeFailed(
-            f"the result of the job {outcome.name!r} ({type(outcome.result).__name__}) cannot be sent back: "
-            f"{summary(error)}; return numbers, arrays, tensors, or containers of them."
+            f"the result of the job {outcome.name!r} ({type(outcome.result).__name__}) cannot be "
+            f"sent back: {summary(error)}; return numbers, arrays, tensors, or containers of them."
         )
         return pack(replace(outcome, result=None, error=str(refused), exception=refused))
 
@@ -58,7 +59,8 @@ def _read(name: str, read: Callable[[], Any]) -> Any:
 
 
 def _arrives(exception: Exception | None) -> bool:
-    """True if an exception is the same after sending it: many with arguments of their own are not."""
+    """True if an exception is the same after sending it: many with arguments of their
+    own are not."""
     try:
         return str(unpack(pack(exception))) == str(exception)
     except Exception:
@@ -66,7 +68,8 @@ def _arrives(exception: Exception | None) -> bool:
 
 
 def pack(value: Any) -> bytes:
-    """An object as bytes, also functions of a script. Tensors that share memory still do so afterwards."""
+    """An object as bytes, also functions of a script. Tensors that share memory still do so
+    afterwards."""
     buffer = io.BytesIO()
     torch.save(value, buffer, pickle_module=cloudpickle)
     return buffer.getvalue()
@@ -128,7 +131,8 @@ def settings_here() -> tuple[Any, ...]:
 
 def _apply(settings: tuple[Any, ...]) -> None:
     for (get, put), value in zip(_SETTINGS, settings, strict=True):
-        # A folder may be missing on another machine. A default device that is set costs time in every call of torch.
+        # A folder may be missing on another machine. A default device that is set costs time in
+        # every call of torch.
         with suppress(OSError):
             if get() != value:
                 put(value)

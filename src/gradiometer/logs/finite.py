@@ -16,7 +16,11 @@ STUCK = 3
 def finite_findings(log: Log) -> Iterator[Finding]:
     """NaN and inf in the losses and gradient norms, and zeros that may hide them."""
     losses, norms = log.losses, log.gradient_norms
-    bad = [column for column in (losses, norms) if column is not None and not np.isfinite(column.values).all()]
+    bad = [
+        column
+        for column in (losses, norms)
+        if column is not None and not np.isfinite(column.values).all()
+    ]
     hidden = losses is not None and _hidden(losses, norms)
     if bad:
         yield _not_finite(bad, losses is not None and hidden)
@@ -29,7 +33,10 @@ def finite_findings(log: Log) -> Iterator[Finding]:
 def _hidden(losses: Column, norms: Column | None) -> bool:
     """True for zeros at the end of a positive loss, or at a gradient that is not finite."""
     zero = losses.values == 0
-    if norms is not None and np.isin(losses.steps[zero], norms.steps[~np.isfinite(norms.values)]).any():
+    if (
+        norms is not None
+        and np.isin(losses.steps[zero], norms.steps[~np.isfinite(norms.values)]).any()
+    ):
         return True
     return len(zero) > STUCK and bool(zero[-STUCK:].all()) and bool((losses.values > 0).any())
 
@@ -40,7 +47,9 @@ def _not_finite(columns: list[Column], hidden: bool) -> Finding:
         wrong = ~np.isfinite(column.values)
         places.append((column.name, int(wrong.sum()), len(column), int(column.steps[wrong].min())))
     lasted = any(not np.isfinite(column.values[-1]) for column in columns)
-    claim, state = ("log_not_finite_at_end", State.ACT) if lasted else ("log_not_finite", State.LOOK)
+    claim, state = (
+        ("log_not_finite_at_end", State.ACT) if lasted else ("log_not_finite", State.LOOK)
+    )
     facts = {"places": tuple(places), "logged_as_zero": hidden}
     return Finding(GAUGE, Issue.CONVERGENCE, claim, state, facts=facts)
 

@@ -11,12 +11,49 @@ from jaxtyping import Float, Int
 
 from gradiometer.errors import BadArgument
 
-HELD_OUT = re.compile(r"(^|[/_\-. ])(val|valid|validation|eval|test|dev)([/_\-. ]|$)", re.IGNORECASE)
-STEP = ("step", "global_step", "_step", "steps", "iteration", "iter", "iters", "num_updates", "update", "updates", "it")
-LOSSES = ("loss", "train_loss", "train/loss", "training_loss", "train_loss_step", "loss/train", "train/train_loss")
+HELD_OUT = re.compile(
+    r"(^|[/_\-. ])(val|valid|validation|eval|test|dev)([/_\-. ]|$)", re.IGNORECASE
+)
+STEP = (
+    "step",
+    "global_step",
+    "_step",
+    "steps",
+    "iteration",
+    "iter",
+    "iters",
+    "num_updates",
+    "update",
+    "updates",
+    "it",
+)
+LOSSES = (
+    "loss",
+    "train_loss",
+    "train/loss",
+    "training_loss",
+    "train_loss_step",
+    "loss/train",
+    "train/train_loss",
+)
 RATES = ("learning_rate", "lr", "train/learning_rate", "train/lr", "lrs")
-NORMS = ("grad_norm", "train/grad_norm", "gradient_norm", "grad_2.0_norm_total", "train/gradient_norm", "gnorm")
-HELD_OUT_LOSSES = ("val_loss", "valid_loss", "validation_loss", "eval_loss", "test_loss", "val/loss", "eval/loss")
+NORMS = (
+    "grad_norm",
+    "train/grad_norm",
+    "gradient_norm",
+    "grad_2.0_norm_total",
+    "train/gradient_norm",
+    "gnorm",
+)
+HELD_OUT_LOSSES = (
+    "val_loss",
+    "valid_loss",
+    "validation_loss",
+    "eval_loss",
+    "test_loss",
+    "val/loss",
+    "eval/loss",
+)
 EPOCHS = ("epoch", "train/epoch", "epochs")
 LARGEST = 1e150
 """Larger numbers are left out of every mean: their squares are beyond a float."""
@@ -67,7 +104,8 @@ class Log:
         columns: Columns by name.
         notes: Problems found while reading, one sentence each.
         loss: Name of the training loss, if it is not a usual one.
-        understood: Number of lines that gave a number, and of all lines with numbers; None for a format without lines.
+        understood: Number of lines that gave a number, and of all lines with numbers; None for a
+            format without lines.
     """
 
     path: str
@@ -80,14 +118,18 @@ class Log:
     def __post_init__(self) -> None:
         if self.understood is not None and 2 * self.understood[0] < self.understood[1]:
             raise BadArgument(
-                f"`{self.path}` was read as {self.tool}, and {self.understood[0]:,} of {self.understood[1]:,} lines "
-                "were understood, less than half: pass the log alone, or a CSV with a header."
+                f"`{self.path}` was read as {self.tool}, and {self.understood[0]:,} of "
+                f"{self.understood[1]:,} lines were understood, less than half: pass the log "
+                "alone, or a CSV with a header."
             )
         if not any(len(column) for column in self.columns.values()):
-            raise BadArgument(f"`{self.path}` has no numbers over steps, but was read as the log of {self.tool}.")
+            raise BadArgument(
+                f"`{self.path}` has no numbers over steps, but was read as the log of {self.tool}."
+            )
         if self.loss is not None and self.loss not in self.columns:
             raise BadArgument(
-                f"`--loss` must be a column of the log, got {self.loss!r}: available are {', '.join(self.columns)}."
+                f"`--loss` must be a column of the log, got {self.loss!r}: available are "
+                f"{', '.join(self.columns)}."
             )
 
     @property
@@ -95,7 +137,9 @@ class Log:
         """The training loss; None if no column has such a name."""
         if self.loss is not None:
             return self.columns[self.loss]
-        others = [name for name in self.columns if "loss" in name.lower() and not HELD_OUT.search(name)]
+        others = [
+            name for name in self.columns if "loss" in name.lower() and not HELD_OUT.search(name)
+        ]
         return self._named(LOSSES, others)
 
     @property
@@ -107,12 +151,17 @@ class Log:
     @property
     def learning_rates(self) -> Column | None:
         """The learning rate; the first one if there are several groups."""
-        return self._named(RATES, [name for name in self.columns if re.match(r"lr([-_/]|$)", name, re.IGNORECASE)])
+        return self._named(
+            RATES, [name for name in self.columns if re.match(r"lr([-_/]|$)", name, re.IGNORECASE)]
+        )
 
     @property
     def gradient_norms(self) -> Column | None:
         """The norm of the batch gradient."""
-        return self._named(NORMS, [name for name in self.columns if "grad" in name.lower() and "norm" in name.lower()])
+        return self._named(
+            NORMS,
+            [name for name in self.columns if "grad" in name.lower() and "norm" in name.lower()],
+        )
 
     @property
     def epochs(self) -> Column | None:
@@ -128,12 +177,15 @@ class Log:
 def columns_of(rows: Iterable[Mapping[str, object]]) -> tuple[dict[str, Column], tuple[str, ...]]:
     """Columns from the numbers in rows, and notes on the steps.
 
-    Objects within a row are opened: {"train": {"loss": 1.0}} has the column train/loss. Missing values and values that
-    are not numbers are omitted. Without a step, whole epochs count as steps if they rise from row to row; otherwise
-    rows are counted.
+    Objects within a row are opened: {"train": {"loss": 1.0}} has the column train/loss. Missing
+    values and values that are not numbers are omitted. Without a step, whole epochs count as steps
+    if they rise from row to row; otherwise rows are counted.
     """
     flat = [dict(_flat(row)) for row in rows]
-    step = next((name for wanted in STEP for row in flat[:50] for name in row if name.lower() == wanted), None)
+    step = next(
+        (name for wanted in STEP for row in flat[:50] for name in row if name.lower() == wanted),
+        None,
+    )
     epoch = _epochs_as_steps(flat) if step is None else None
     gathered: dict[str, tuple[list[int], list[float]]] = {}
     beyond = 0
@@ -156,7 +208,8 @@ def columns_of(rows: Iterable[Mapping[str, object]]) -> tuple[dict[str, Column],
         notes.append(f"No column has the step: {instead} instead.")
     if beyond:
         notes.append(
-            f"{beyond:,} row{'s' * (beyond > 1)} had a step beyond 2⁵³ and {'were' if beyond > 1 else 'was'} skipped."
+            f"{beyond:,} row{'s' * (beyond > 1)} had a step beyond 2⁵³ and "
+            f"{'were' if beyond > 1 else 'was'} skipped."
         )
     return {
         name: Column(name, np.array(steps, dtype=np.int64), np.array(values, dtype=np.float64))
@@ -180,14 +233,19 @@ def _epochs_as_steps(rows: Sequence[Mapping[str, object]]) -> str | None:
         name = next((name for row in rows[:50] for name in row if name.lower() == wanted), None)
         if name is not None:
             numbers = [number for row in rows if (number := _number(row.get(name))) is not None]
-            whole = all(math.isfinite(number) and number == math.floor(number) for number in numbers)
-            rising = len(numbers) == len(rows) and all(one < other for one, other in pairwise(numbers))
+            whole = all(
+                math.isfinite(number) and number == math.floor(number) for number in numbers
+            )
+            rising = len(numbers) == len(rows) and all(
+                one < other for one, other in pairwise(numbers)
+            )
             return name if whole and rising else None
     return None
 
 
 def _number(value: object) -> float | None:
-    """The value as a number, if it is one or the text of one; else None. An integer beyond all floats is infinite."""
+    """The value as a number, if it is one or the text of one; else None. An integer beyond all
+    floats is infinite."""
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int | float):

@@ -12,7 +12,8 @@ _LINE = re.compile(r"^\d{9,} \S+( \d+)?$")
 
 
 def metrics_folder(path: Path) -> Path | None:
-    """The folder `metrics` that this file or folder is, or is in, if its files are MLflow's; else None."""
+    """The folder `metrics` that this file or folder is, or is in, if its files are MLflow's; else
+    None."""
     for folder in (path, *path.parents[:4]):
         if folder.name == FOLDER and folder.is_dir() and _files(folder):
             return folder

@@ -1,4 +1,5 @@
-"""Read the lines that a training prints: nanoGPT's, Keras's, torchvision's, fairseq's, and others like them."""
+"""Read the lines that a training prints: nanoGPT's, Keras's, torchvision's, fairseq's, and others
+like them."""
 
 import re
 from collections.abc import Iterator
@@ -23,20 +24,28 @@ _IN_EPOCH = re.compile(
     rf"(?:\bepoch\b\W{{0,4}}(\d{{1,15}})\]?\s{{0,40}}(?:\[\s{{0,40}}|:\s{{0,40}})|^\s{{0,40}}(\d{{1,15}}):\s{{0,40}}){_COUNTER}",
     re.I,
 )
-"""Step and length of an epoch after its number: `Epoch: [0][ 10/500]`, `epoch 001: 100 / 1000`, `3:120/500`."""
+"""Step and length of an epoch after its number: `Epoch: [0][ 10/500]`, `epoch 001: 100 / 1000`,
+`3:120/500`."""
 _BATCH = re.compile(rf"\bbatch(?:es)?\b{_BEFORE}{_COUNTER}", re.I)
 """`batch=10/300`, only with the length of the epoch: a batch alone may be its size."""
 _BAR = re.compile(r"\|\s{0,40}(\d{1,15})/(\d{1,15}) \[\d{1,15}:")
 """The progress bar of tqdm: `12%|█▏        | 120/1000 [00:01<00:08, 100.00it/s, loss=2.3]`."""
-_EPOCH = re.compile(rf"\bepoch\b{_BEFORE}(\d{{1,15}}(?:\.\d{{1,40}})?)(?:\s{{0,40}}/\s{{0,40}}\d+)?", re.I)
-_WITHIN = re.compile(r"\[\s{0,40}(\d{1,15})\s{0,40}/\s{0,40}(\d{1,15})\s{0,40}\(\s{0,40}\d{1,15}%\)\s{0,40}\]")
-"""The examples of the epoch that were seen, in PyTorch's examples: `Train Epoch: 1 [640/60000 (1%)]`."""
+_EPOCH = re.compile(
+    rf"\bepoch\b{_BEFORE}(\d{{1,15}}(?:\.\d{{1,40}})?)(?:\s{{0,40}}/\s{{0,40}}\d+)?", re.I
+)
+_WITHIN = re.compile(
+    r"\[\s{0,40}(\d{1,15})\s{0,40}/\s{0,40}(\d{1,15})\s{0,40}\(\s{0,40}\d{1,15}%\)\s{0,40}\]"
+)
+"""The examples of the epoch that were seen, in PyTorch's examples: `Train Epoch: 1 [640/60000
+(1%)]`."""
 _WORD = r"[a-z_][\w./-]{0,100}"
 _NAMED = re.compile(
-    rf"(?<![a-z_])['\"]?({_WORD}(?: {_WORD})?)['\"]?\s{{0,40}}[:=]\s{{0,40}}['\"]?({_NUMBER})(?![\w/])", re.I
+    rf"(?<![a-z_])['\"]?({_WORD}(?: {_WORD})?)['\"]?\s{{0,40}}[:=]\s{{0,40}}['\"]?({_NUMBER})(?![\w/])",
+    re.I,
 )
 _SPACED = re.compile(
-    rf"\b((?:(?:train|training|val|valid|validation|eval|test) )?(?:loss|lr|grad_norm|norm))\s{{1,40}}({_NUMBER})", re.I
+    rf"\b((?:(?:train|training|val|valid|validation|eval|test) )?(?:loss|lr|grad_norm|norm))\s{{1,40}}({_NUMBER})",
+    re.I,
 )
 _TIMES = {*STEP, "epoch", "epochs", "global step"}
 
@@ -44,15 +53,18 @@ _TIMES = {*STEP, "epoch", "epochs", "global step"}
 def read_printed(path: Path, text: str, loss: str | None) -> Log | None:
     """The numbers in printed lines; None if no line has a step or an epoch together with a loss.
 
-    A step that counts from the start of its epoch is counted on. The last line of an epoch counts if lines have no
-    step, since a progress bar prints its line many times.
+    A step that counts from the start of its epoch is counted on. The last line of an epoch counts
+    if lines have no step, since a progress bar prints its line many times.
 
     Args:
         path: Where the text is from.
         text: The lines.
-        loss: Name of the training loss, if it is an unusual one. Spaces in a name are written as `_`.
+        loss: Name of the training loss, if it is an unusual one. Spaces in a name are written as
+            `_`.
     """
-    lines = [line for line in re.split(r"[\r\n]+", _COLOURS.sub("", text)) if re.search(r"\d", line)]
+    lines = [
+        line for line in re.split(r"[\r\n]+", _COLOURS.sub("", text)) if re.search(r"\d", line)
+    ]
     rows = list(_rows(lines))
     if not any("loss" in name.lower() for row in rows for name in row):
         return None
@@ -92,7 +104,10 @@ def _rows(lines: list[str]) -> Iterator[Row]:
             row["step"] = _plain(found_step[1])
             if found_step[2]:
                 row["of"] = _plain(found_step[2])
-        numbers = {_name(name): _plain(value) for name, value in (*_SPACED.findall(line), *_NAMED.findall(line))}
+        numbers = {
+            _name(name): _plain(value)
+            for name, value in (*_SPACED.findall(line), *_NAMED.findall(line))
+        }
         if "num_updates" in numbers:
             row["step"] = numbers["num_updates"]
         numbers = {name: value for name, value in numbers.items() if name not in _TIMES}

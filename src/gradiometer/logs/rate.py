@@ -47,25 +47,33 @@ def _backwards(log: Log) -> Finding | None:
 
 
 def _leaps(rates: Column, *, upwards: bool) -> Int[np.ndarray, " leaps"]:
-    """Places after which the rate leaps, by far more than it changes beside; a first rise is a warm-up and no leap."""
+    """Places after which the rate leaps, by far more than it changes beside; a first rise is a
+    warm-up and no leap."""
     changes = np.diff(np.log(rates.values)) * (1 if upwards else -1)
     large = np.flatnonzero(changes > np.log(LEAP))
     kept = []
     for place in large:
-        neighbours = np.abs(np.concatenate([changes[max(place - 3, 0) : place], changes[place + 1 : place + 4]]))
-        warming = upwards and rates.values[: place + 1].max() < 1.05 * rates.values[place]  # it has never gone down
+        neighbours = np.abs(
+            np.concatenate([changes[max(place - 3, 0) : place], changes[place + 1 : place + 4]])
+        )
+        warming = (
+            upwards and rates.values[: place + 1].max() < 1.05 * rates.values[place]
+        )  # it has never gone down
         if not warming and changes[place] > OWN * np.median(neighbours):
             kept.append(place)
     return np.array(kept, dtype=np.int64)
 
 
 def _restarted(rates: Column, leaps: Int[np.ndarray, " leaps"]) -> Finding:
-    """Jumps up: a schedule with restarts if they are equally far apart, otherwise perhaps a broken resume."""
+    """Jumps up: a schedule with restarts if they are equally far apart, otherwise perhaps a broken
+    resume."""
     gaps = np.diff(rates.steps[leaps])
     regular = len(leaps) >= 2 and bool((np.abs(gaps - gaps.mean()) <= 0.1 * gaps.mean()).all())
     claim, state = ("log_rate_restarts", State.OK) if regular else ("log_rate_jumps", State.LOOK)
     jumps = tuple((_point(rates, place), _point(rates, place + 1)) for place in leaps.tolist())
-    return Finding(GAUGE, Issue.CONVERGENCE, claim, state, facts={"rate": rates.name, "jumps": jumps})
+    return Finding(
+        GAUGE, Issue.CONVERGENCE, claim, state, facts={"rate": rates.name, "jumps": jumps}
+    )
 
 
 def _point(rates: Column, place: int) -> tuple[int, float]:

@@ -1,4 +1,5 @@
-"""Readers of logs: which reader a file needs, CSV (also Lightning's), and TensorBoard's event files."""
+"""Readers of logs: which reader a file needs, CSV (also Lightning's), and TensorBoard's event
+files."""
 
 import csv
 from collections.abc import Iterator
@@ -18,9 +19,9 @@ from gradiometer.logs.printed import read_printed
 from gradiometer.storage.disk import read_file, reason_of
 
 SUPPORTED = (
-    "a Hugging Face trainer_state.json, a CSV with a header (such as Lightning's metrics.csv), JSON lines (such as "
-    "W&B's), a Keras history as JSON, MLflow's metrics, a TensorBoard event file, or printed lines with a step or an "
-    "epoch and a loss"
+    "a Hugging Face trainer_state.json, a CSV with a header (such as Lightning's metrics.csv), "
+    "JSON lines (such as W&B's), a Keras history as JSON, MLflow's metrics, a TensorBoard event "
+    "file, or printed lines with a step or an epoch and a loss"
 )
 EVENTS = "tfevents"
 TABLES = (".csv", ".tsv")
@@ -36,7 +37,8 @@ def read_log(path: Path, loss: str | None = None) -> Log:
         loss: Name of the training loss, if it is an unusual one.
 
     Raises:
-        BadArgument: There is no log, its format is unknown, it has no numbers, or a package is missing.
+        BadArgument: There is no log, its format is unknown, it has no numbers, or a package is
+            missing.
 
     Example:
         >>> from gradiometer.logs import log_findings, read_log
@@ -50,7 +52,10 @@ def read_log(path: Path, loss: str | None = None) -> Log:
         raise BadArgument(f"`{path}` does not exist.")
     run = path if path.is_dir() else path.parent
     if _is_run(run):
-        raise BadArgument(f"`{run}` is a run of gradiometer, which has more than a log: use gradiometer show {run}")
+        raise BadArgument(
+            f"`{run}` is a run of gradiometer, which has more than a log: use gradiometer show "
+            f"{run}"
+        )
     found = _in_folder(path) if path.is_dir() and metrics_folder(path) is None else path
     if (metrics := metrics_folder(found)) is not None:
         return read_metrics(metrics, loss)
@@ -83,9 +88,18 @@ def _text(path: Path, text: str, loss: str | None) -> Log:
 
 def _in_folder(folder: Path) -> Path:
     """The newest log below a folder, by kind: the tools' own files first, printed lines last."""
-    patterns = ("trainer_state.json", "metrics.csv", f"*{EVENTS}*", "*.jsonl", "metrics/**/*", "*history*.json")
+    patterns = (
+        "trainer_state.json",
+        "metrics.csv",
+        f"*{EVENTS}*",
+        "*.jsonl",
+        "metrics/**/*",
+        "*history*.json",
+    )
     for pattern in (*patterns, "*.log", "*.out"):
-        logs = (path for path in folder.rglob(pattern) if path.is_file() and not _is_run(path.parent))
+        logs = (
+            path for path in folder.rglob(pattern) if path.is_file() and not _is_run(path.parent)
+        )
         if pattern == "metrics/**/*":
             logs = (path for path in logs if metrics_folder(path) is not None)
         found = sorted(logs, key=lambda path: (path.stat().st_mtime, path.name))
@@ -109,15 +123,26 @@ def _csv(path: Path, text: str, loss: str | None) -> Log:
         rows = list(csv.DictReader(text.splitlines(), dialect=dialect))
     except csv.Error as error:
         raise BadArgument(f"`{path}` is not a CSV ({error}): pass {SUPPORTED}.") from error
-    if not rows or not any(name and not name.replace(".", "").strip().isdigit() for name in rows[0]):
+    if not rows or not any(
+        name and not name.replace(".", "").strip().isdigit() for name in rows[0]
+    ):
         raise BadArgument(f"`{path}` is not a CSV with a header and rows: pass {SUPPORTED}.")
     if set(rows[0]) == {"Wall time", "Step", "Value"}:  # TensorBoard's download of one scalar
         rows = [{"Step": row["Step"], named_after(path): row["Value"]} for row in rows]
-    kept = [{name: value for name, value in row.items() if name and not name.endswith(BANDS)} for row in rows]
+    kept = [
+        {name: value for name, value in row.items() if name and not name.endswith(BANDS)}
+        for row in rows
+    ]
     columns, notes = columns_of(kept)
     if not columns:
         raise BadArgument(f"`{path}` has no column of numbers: pass {SUPPORTED}.")
-    return Log(str(path), "Lightning's CSV" if path.name == "metrics.csv" else "a CSV", columns, notes, loss)
+    return Log(
+        str(path),
+        "Lightning's CSV" if path.name == "metrics.csv" else "a CSV",
+        columns,
+        notes,
+        loss,
+    )
 
 
 def _events(path: Path, loss: str | None) -> Log:

@@ -15,12 +15,17 @@ GAUGE = "log_spikes"
 
 
 def spike_finding(log: Log) -> Finding | None:
-    """The spikes of the training loss; None without any. A rise of the logged learning rate explains a rise."""
+    """The spikes of the training loss; None without any. A rise of the logged learning rate
+    explains a rise."""
     if log.losses is None:
         return None
     losses = log.losses.latest.finite
     rates = None if log.learning_rates is None else log.learning_rates.latest.finite
-    known = None if rates is None or not len(rates) else np.interp(losses.steps, rates.steps, rates.values)
+    known = (
+        None
+        if rates is None or not len(rates)
+        else np.interp(losses.steps, rates.steps, rates.values)
+    )
     found = [
         replace(
             spike,
@@ -33,4 +38,6 @@ def spike_finding(log: Log) -> Finding | None:
     if not found:
         return None
     spacing = float(np.median(np.diff(losses.steps)))
-    return replace(spikes_finding(found, partial(explain, batches=spacing), losses.name), gauge=GAUGE)
+    return replace(
+        spikes_finding(found, partial(explain, batches=spacing), losses.name), gauge=GAUGE
+    )

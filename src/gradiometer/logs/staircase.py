@@ -1,4 +1,5 @@
-"""The staircase: a training loss that falls when an epoch begins, because the examples are seen again."""
+"""The staircase: a training loss that falls when an epoch begins, because the examples are seen
+again."""
 
 from itertools import pairwise
 
@@ -19,7 +20,8 @@ SHARE = 0.05
 
 
 def staircase_finding(log: Log, level: float) -> Finding | None:
-    """The fall of the loss at the beginning of epochs, minus its trend; None without losses or epochs."""
+    """The fall of the loss at the beginning of epochs, minus its trend; None without losses or
+    epochs."""
     losses, epochs = log.losses, log.epochs
     if losses is None or epochs is None:
         return None
@@ -41,7 +43,8 @@ def staircase_finding(log: Log, level: float) -> Finding | None:
 
 
 def _falls(losses: Column, epochs: Column) -> tuple[Float[np.ndarray, " boundaries"], float]:
-    """The fall at every beginning of an epoch, apart from the trends of both epochs, and the mean loss."""
+    """The fall at every beginning of an epoch, apart from the trends of both epochs, and the mean
+    loss."""
     number = np.ceil(np.interp(losses.steps, epochs.steps, epochs.values) - 1e-6)
     if np.array_equal(epochs.values, np.floor(epochs.values)):  # whole epochs, counted from 0 or 1
         place = np.searchsorted(epochs.steps, losses.steps, side="right") - 1

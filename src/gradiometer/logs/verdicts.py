@@ -47,4 +47,6 @@ def _cannot_tell(log: Log) -> Finding:
         "held_out_losses": log.held_out_losses,
     }
     missing = tuple(name for name, column in columns.items() if column is None)
-    return Finding("log_limits", Issue.ESTIMATION, "log_limits", State.CANNOT_TELL, facts={"missing": missing})
+    return Finding(
+        "log_limits", Issue.ESTIMATION, "log_limits", State.CANNOT_TELL, facts={"missing": missing}
+    )

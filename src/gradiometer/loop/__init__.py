@@ -1,4 +1,5 @@
-"""What would have happened: a training is continued from one state in several ways, on common data, and compared."""
+"""What would have happened: a training is continued from one state in several ways, on common data,
+and compared."""
 
 import lazy_loader
 

@@ -1,4 +1,5 @@
-"""`Branch`: one alternative, trained from one state on one order of the data; its result, and the file form of both."""
+"""`Branch`: one alternative, trained from one state on one order of the data; its result, and the
+file form of both."""
 
 import math
 from collections.abc import Mapping
@@ -12,14 +13,16 @@ from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.readout import Readout, plain_number
 
 Tail = Literal["linear", "half", "third", "none"]
-"""How the rate ends. linear: it falls to zero over the whole horizon. half, third: over its last half or third. none:
-it does not."""
+"""How the rate ends. linear: it falls to zero over the whole horizon. half, third: over its last
+half or third. none: it does not."""
 
 HELD: dict[Tail, float] = {"linear": 0.0, "half": 0.5, "third": 2 / 3, "none": 1.0}
 """Share of the horizon before the rate starts to fall."""
 
 
-def tail_factor(tail: Tail, start: int, stop: int, horizon: int, hold: float | None = None) -> float:
+def tail_factor(
+    tail: Tail, start: int, stop: int, horizon: int, hold: float | None = None
+) -> float:
     """The factor of the tail on the rate of an update, in the middle of its examples.
 
     The middle makes the sum over a branch the same for all batch sizes.
@@ -29,7 +32,8 @@ def tail_factor(tail: Tail, start: int, stop: int, horizon: int, hold: float | N
         start: Examples before the update.
         stop: Examples after it.
         horizon: Examples of the whole branch.
-        hold: Share of the horizon before the rate falls to zero, in place of that of `tail`; see `Hold`.
+        hold: Share of the horizon before the rate falls to zero, in place of that of `tail`; see
+            `Hold`.
 
     >>> from gradiometer.loop.branch import tail_factor
     >>> [tail_factor("linear", start, start + 1, 4) for start in range(4)]
@@ -48,7 +52,8 @@ class Branch:
 
     Args:
         alternative: How training continues.
-        replicate: Number of the data order and of the random draws; the same number is common to all alternatives.
+        replicate: Number of the data order and of the random draws; the same number is common to
+            all alternatives.
         horizon: Length in examples.
         tail: How the rate ends.
 
@@ -65,7 +70,9 @@ class Branch:
 
     def __post_init__(self) -> None:
         if not isinstance(self.alternative, Alternative):
-            raise BadArgument(f"`alternative` must be an Alternative, got {type(self.alternative).__name__}.")
+            raise BadArgument(
+                f"`alternative` must be an Alternative, got {type(self.alternative).__name__}."
+            )
         check_whole("replicate", self.replicate, 0)
         check_whole("horizon", self.horizon, 1)
         check_tail(self.tail)
@@ -73,7 +80,10 @@ class Branch:
     @property
     def name(self) -> str:
         """The branch in a few words, different for every branch of a fork."""
-        return f"{self.alternative.name}, replicate {self.replicate}, {self.horizon:,} examples, tail {self.tail}"
+        return (
+            f"{self.alternative.name}, replicate {self.replicate}, {self.horizon:,} examples, tail "
+            f"{self.tail}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The branch as JSON types."""
@@ -87,7 +97,12 @@ class Branch:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Branch":
         """The branch from the result of `to_dict`."""
-        return cls(alternative_of(stored["alternative"]), stored["replicate"], stored["horizon"], stored["tail"])
+        return cls(
+            alternative_of(stored["alternative"]),
+            stored["replicate"],
+            stored["horizon"],
+            stored["tail"],
+        )
 
 
 def check_tail(tail: Any) -> None:
@@ -107,7 +122,8 @@ class BranchResult:
         updates: Number of updates that were made.
         examples: How far the data went on, skipped examples included.
         seconds: Time of the updates, without the readouts.
-        curve: Examples so far and the mean loss of the updates since the point before, at most 48 points.
+        curve: Examples so far and the mean loss of the updates since the point before, at most 48
+            points.
         readouts: The readouts at the end, by name; empty if the branch diverged.
         diverged: Why it did; None if it did not.
         highest: The highest loss of one update; NaN if it is not known.
@@ -143,5 +159,9 @@ class BranchResult:
     def from_dict(cls, stored: Mapping[str, Any]) -> "BranchResult":
         """The result from the result of `to_dict`."""
         curve = tuple((int(examples), float(loss)) for examples, loss in stored["curve"])
-        readouts = {name: Readout.from_dict(readout) for name, readout in stored["readouts"].items()}
-        return cls(**{**stored, "curve": curve, "highest": float(stored["highest"]), "readouts": readouts})
+        readouts = {
+            name: Readout.from_dict(readout) for name, readout in stored["readouts"].items()
+        }
+        return cls(
+            **{**stored, "curve": curve, "highest": float(stored["highest"]), "readouts": readouts}
+        )

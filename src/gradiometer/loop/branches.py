@@ -53,8 +53,12 @@ class Fork:
     shorter: tuple[BranchResult, ...] = ()
 
     def __str__(self) -> str:
-        """A row for each alternative: the readout at the end of its branches, its effect there, that at the end."""
-        title = f"Fork from step {self.step:,}: {self.replicates} x {self.horizon:,} examples, tail {self.tail}"
+        """A row for each alternative: the readout at the end of its branches, its effect there,
+        that at the end."""
+        title = (
+            f"Fork from step {self.step:,}: {self.replicates} x {self.horizon:,} examples, tail "
+            f"{self.tail}"
+        )
         if not any(result.alternative == self.baseline.name for result in self.results):
             return f"{title}, no branch of {self.baseline.name!r} is finished"
         effects = {effect.alternative: effect for effect in self.effects()}
@@ -63,12 +67,21 @@ class Fork:
         heads = ["alternative", readout, "effect", "at the end of the training" if ends else ""]
         rows = [heads]
         for name in self.names:
-            values = [result.readouts[readout].mean for result in self.of(name) if readout in result.readouts]
+            values = [
+                result.readouts[readout].mean
+                for result in self.of(name)
+                if readout in result.readouts
+            ]
             mean = significant(float(np.mean(values))) if values else "diverged"
-            shown = [str(found[name].estimate) if name in found else "" for found in (effects, ends)]
+            shown = [
+                str(found[name].estimate) if name in found else "" for found in (effects, ends)
+            ]
             rows.append([name, mean, *shown])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+        lines = (
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            for row in rows
+        )
         return "\n".join([title, *(line.rstrip() for line in lines)])
 
     __repr__ = __str__
@@ -87,7 +100,8 @@ class Fork:
         return tuple(sorted(found, key=lambda result: result.replicate))
 
     def effects(self, readout: str | None = None, level: float = 0.9) -> tuple[Effect, ...]:
-        """Each alternative minus the baseline, with intervals that cover all of them together: see `effects_of`.
+        """Each alternative minus the baseline, with intervals that cover all of them together: see
+        `effects_of`.
 
         Args:
             readout: Name of the readout; by default "test_loss" if there is one, else the first.
@@ -96,9 +110,11 @@ class Fork:
         return effects_of(self.results, self.baseline.name, readout, level=level)
 
     def at_end(self, readout: str | None = None, level: float = 0.9) -> tuple[Effect, ...]:
-        """Each alternative minus the baseline at the end of the training, by their trend: see `effects_at_end`.
+        """Each alternative minus the baseline at the end of the training, by their trend: see
+        `effects_at_end`.
 
-        Unknown unless the branches reach half of what is left, and others half of that, as with `horizon="end"`.
+        Unknown unless the branches reach half of what is left, and others half of that, as with
+        `horizon="end"`.
 
         Args:
             readout: Name of the readout; by default "test_loss" if there is one, else the first.
@@ -108,7 +124,10 @@ class Fork:
             BadArgument: What is left of the training is not known.
         """
         if self.left is None:
-            raise BadArgument("`left` of this fork is not known: give `left`, such as left='4000 updates', to `Loop`.")
+            raise BadArgument(
+                "`left` of this fork is not known: give `left`, such as left='4000 updates', to "
+                "`Loop`."
+            )
         results = (*self.shorter, *self.results)
         return effects_at_end(results, self.baseline.name, self.left, readout, level=level)
 
@@ -120,10 +139,15 @@ class Fork:
     @property
     def shows_end(self) -> bool:
         """True if the effects at the end of the training are known."""
-        return self.left is not None and bool(self.results) and any(each.estimate.tells for each in self.at_end())
+        return (
+            self.left is not None
+            and bool(self.results)
+            and any(each.estimate.tells for each in self.at_end())
+        )
 
     def best(self, readout: str | None = None) -> str:
-        """Name of the alternative, or of the baseline, with the best mean; those with a branch that diverged are last.
+        """Name of the alternative, or of the baseline, with the best mean; those with a branch that
+        diverged are last.
 
         The best of several means is not shown to be better than the others: see `effects`.
 
@@ -134,9 +158,14 @@ class Fork:
 
         def mean(alternative: str) -> float:
             ends = [result.readouts.get(name) for result in self.of(alternative)]
-            return float(np.mean([
-                np.inf if end is None else end.mean if end.lower_is_better else -end.mean for end in ends
-            ]))  # fmt: skip
+            return float(
+                np.mean(
+                    [
+                        np.inf if end is None else end.mean if end.lower_is_better else -end.mean
+                        for end in ends
+                    ]
+                )
+            )
 
         return min(self.names, key=mean)
 
@@ -152,12 +181,14 @@ class Fork:
 
     @property
     def curves(self) -> Mapping[str, tuple[tuple[int, float], ...]]:
-        """For every alternative the examples so far and the mini-batch loss, as the mean over its replicates."""
+        """For every alternative the examples so far and the mini-batch loss, as the mean over its
+        replicates."""
         return {name: _mean_curve(self.of(name)) for name in self.names}
 
     @property
     def leans(self) -> bool:
-        """True if the branches prefer small rates, because their rates stay constant or they are short."""
+        """True if the branches prefer small rates, because their rates stay constant or they are
+        short."""
         return self.tail == "none" or (self.left is not None and self.horizon < SHORT * self.left)
 
     @property
@@ -168,16 +199,18 @@ class Fork:
             pass  # the interval at the end holds the horizon
         elif self.tail == "none":
             found.append(
-                "The rates stay constant in all branches, which favours small rates at any length: an interval does "
-                "not see that. Use tail='linear'."
+                "The rates stay constant in all branches, which favours small rates at any length: "
+                "an interval does not see that. Use tail='linear'."
             )
         elif self.left is not None and self.leans:
             found.append(
-                f"The branches are {self.horizon / self.left:.0%} of what is left of the training: below {SHORT:.0%} "
-                "they lean to small rates."
+                f"The branches are {self.horizon / self.left:.0%} of what is left of the training: "
+                f"below {SHORT:.0%} they lean to small rates."
             )
         if self.replicates < FEW:
-            found.append(f"{self.replicates} replicates give wide intervals: {FEW} or more are better.")
+            found.append(
+                f"{self.replicates} replicates give wide intervals: {FEW} or more are better."
+            )
         return tuple(found)
 
 
@@ -187,4 +220,6 @@ def _mean_curve(results: Sequence[BranchResult]) -> tuple[tuple[int, float], ...
     for result in results:
         for examples, loss in result.curve:
             by_place.setdefault(examples, []).append(loss)
-    return tuple((examples, float(np.mean(losses))) for examples, losses in sorted(by_place.items()))
+    return tuple(
+        (examples, float(np.mean(losses))) for examples, losses in sorted(by_place.items())
+    )

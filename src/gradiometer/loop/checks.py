@@ -9,17 +9,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torch.utils.data import DataLoader, Dataset
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, Unsupported
-from gradiometer.loop.evaluation import examples_of
+from gradiometer.loop.evaluation import examples_of, is_test_set
 from gradiometer.measurement.optimizer.wrappers import bare_optimizer
-
-
-def is_test_set(evaluate: Any) -> bool:
-    """True for examples, False for a function of the model and for None."""
-    return evaluate is not None and (not callable(evaluate) or isinstance(evaluate, Dataset | DataLoader))
 
 
 def check_functions(
@@ -36,22 +30,33 @@ def check_functions(
     check_whole("accumulation", accumulation, 1)
     if (loss is None) == (step is None):
         raise BadArgument("`loss` or `step` must be given, and not both.")
-    for name, function, arguments in (("loss", loss, "(model, batch)"), ("step", step, "(model, optimizer, batch)")):
+    for name, function, arguments in (
+        ("loss", loss, "(model, batch)"),
+        ("step", step, "(model, optimizer, batch)"),
+    ):
         if isinstance(function, nn.modules.loss._Loss):
             raise BadArgument(
-                f"`{name}` must be a function of {arguments}, got {type(function).__name__}, a criterion on "
-                f"(prediction, target): write supervised(nn.{type(function).__name__}(reduction='none'))."
+                f"`{name}` must be a function of {arguments}, got {type(function).__name__}, a "
+                "criterion on (prediction, target): write "
+                f"supervised(nn.{type(function).__name__}(reduction='none'))."
             )
         if function is not None and not callable(function):
-            raise BadArgument(f"`{name}` must be a function of {arguments}, got {type(function).__name__}.")
+            raise BadArgument(
+                f"`{name}` must be a function of {arguments}, got {type(function).__name__}."
+            )
     if step is not None and (accumulation > 1 or scaler is not None):
-        raise BadArgument("`step` makes a whole update: use `accumulation` and `scaler` with `loss`, or inside of it.")
+        raise BadArgument(
+            "`step` makes a whole update: use `accumulation` and `scaler` with `loss`, or inside "
+            "of it."
+        )
     if step is not None and (evaluate is None or is_test_set(evaluate)):
-        raise BadArgument("`evaluate` must be a function of the model with `step`, since no loss is known for it.")
+        raise BadArgument(
+            "`evaluate` must be a function of the model with `step`, since no loss is known for it."
+        )
     if loss is not None and _wants_closure(optimizer):
         raise BadArgument(
-            f"`optimizer` {type(optimizer).__name__} calls the loss itself: give `step`, which makes a whole "
-            "update with its closure, in place of `loss`."
+            f"`optimizer` {type(optimizer).__name__} calls the loss itself: give `step`, which "
+            "makes a whole update with its closure, in place of `loss`."
         )
     if is_test_set(evaluate):
         examples_of(evaluate)
@@ -72,14 +77,20 @@ def check_trainable(model: nn.Module) -> None:
         Unsupported: Its parameters are spread over processes, or not made yet.
     """
     if not model.training:
-        raise BadArgument("`model` is in eval mode, and branches train it: call model.train() before.")
+        raise BadArgument(
+            "`model` is in eval mode, and branches train it: call model.train() before."
+        )
     if dist.is_available() and dist.is_initialized():
         for module in model.modules():
             if isinstance(module, nn.SyncBatchNorm):
-                raise Unsupported("`model` has SyncBatchNorm, which needs all processes, and branches train on one.")
+                raise Unsupported(
+                    "`model` has SyncBatchNorm, which needs all processes, and branches train on "
+                    "one."
+                )
     if any(type(parameter.data).__name__ == "DTensor" for parameter in model.parameters()):
         raise Unsupported(
-            "`model` is sharded (FSDP or tensor parallel), and branches train a whole copy on one process."
+            "`model` is sharded (FSDP or tensor parallel), and branches train a whole copy on one "
+            "process."
         )
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise Unsupported("`model` has parameters without a shape: run it once on a batch before.")
@@ -88,12 +99,17 @@ def check_trainable(model: nn.Module) -> None:
 def check_optimizer(model: nn.Module, optimizer: Any) -> None:
     """Raise unless this is an optimizer of parameters of the model."""
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise BadArgument(f"`optimizer` must be one torch.optim.Optimizer, got {type(optimizer).__name__}.")
+        raise BadArgument(
+            f"`optimizer` must be one torch.optim.Optimizer, got {type(optimizer).__name__}."
+        )
     own = {id(parameter) for parameter in model.parameters()}
-    if not all(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
+    if not all(
+        id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]
+    ):
         raise Unsupported(
-            "`optimizer` trains a parameter that is not in `model`, so that a copy of the model would not train it: "
-            "put all trained modules into one, such as nn.ModuleDict, and give that as `model`."
+            "`optimizer` trains a parameter that is not in `model`, so that a copy of the model "
+            "would not train it: put all trained modules into one, such as nn.ModuleDict, and give "
+            "that as `model`."
         )
 
 
@@ -101,13 +117,17 @@ def check_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:
     """Raise unless this is a scheduler of the optimizer that can be stepped in a copy."""
     if isinstance(scheduler, ReduceLROnPlateau):
         raise Unsupported(
-            "`scheduler` is ReduceLROnPlateau, which needs a metric at every step: leave it out, and the rate stays "
-            "what it is now."
+            "`scheduler` is ReduceLROnPlateau, which needs a metric at every step: leave it out, "
+            "and the rate stays what it is now."
         )
     if not isinstance(scheduler, LRScheduler):
-        raise BadArgument(f"`scheduler` must be a scheduler of torch, got {type(scheduler).__name__}.")
+        raise BadArgument(
+            f"`scheduler` must be a scheduler of torch, got {type(scheduler).__name__}."
+        )
     if bare_optimizer(scheduler.optimizer) is not optimizer:
-        raise BadArgument("`scheduler` belongs to another optimizer than the one given as `optimizer`.")
+        raise BadArgument(
+            "`scheduler` belongs to another optimizer than the one given as `optimizer`."
+        )
 
 
 def _refuse_outside(name: str, function: Any, model: nn.Module) -> None:
@@ -116,4 +136,6 @@ def _refuse_outside(name: str, function: Any, model: nn.Module) -> None:
         return
     used = inspect.getclosurevars(function)
     if any(one is model for one in (*used.nonlocals.values(), *used.globals.values())):
-        raise BadArgument(f"`{name}` uses the model from outside of it: use the one it is called with, a copy.")
+        raise BadArgument(
+            f"`{name}` uses the model from outside of it: use the one it is called with, a copy."
+        )

@@ -1,4 +1,5 @@
-"""Copies of everything that training changes, which keep the user's own hooks and leave out those of a watch."""
+"""Copies of everything that training changes, which keep the user's own hooks and leave out those
+of a watch."""
 
 import copy
 import functools
@@ -16,11 +17,13 @@ from gradiometer.errors import Unsupported, summary
 from gradiometer.measurement.optimizer.clipping import Clipping, ValueClipping
 
 OURS = "gradiometer."
-"""Hooks of this package are those of a watch: on parameters, the optimizer, and layers while a step is measured."""
+"""Hooks of this package are those of a watch: on parameters, the optimizer, and layers while a step
+is measured."""
 
 MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 STEP = "step"
-"""A scheduler replaces this method of its optimizer by a wrapper that counts; the wrapper holds the original."""
+"""A scheduler replaces this method of its optimizer by a wrapper that counts; the wrapper holds the
+original."""
 
 
 Parts = tuple[nn.Module, list[torch.optim.Optimizer], Sequence[Any], Any]
@@ -28,11 +31,15 @@ Parts = tuple[nn.Module, list[torch.optim.Optimizer], Sequence[Any], Any]
 
 
 def copied(
-    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], schedulers: Sequence[Any], scaler: Any
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    schedulers: Sequence[Any],
+    scaler: Any,
 ) -> Parts:
     """Copies of what training changes, which refer to each other as the originals do.
 
-    Hooks on modules, parameters and the optimizer are kept, except those of a watch. Gradients are left out.
+    Hooks on modules, parameters and the optimizer are kept, except those of a watch. Gradients are
+    left out.
 
     Raises:
         Unsupported: A part cannot be copied.
@@ -59,9 +66,13 @@ def copied(
 
 
 def dumped(
-    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], schedulers: Sequence[Any], scaler: Any
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    schedulers: Sequence[Any],
+    scaler: Any,
 ) -> bytes:
-    """The parts as bytes, for `loaded`. Unlike pickle they keep all attributes of the optimizer, and hooks.
+    """The parts as bytes, for `loaded`. Unlike pickle they keep all attributes of the optimizer,
+    and hooks.
 
     Raises:
         Unsupported: A part cannot be pickled.
@@ -72,8 +83,8 @@ def dumped(
         _Pickler(buffer).dump((parts, dict(_parameter_hooks(model))))
     except Exception as error:
         raise Unsupported(
-            f"`model`, `optimizer`, `scheduler` or `scaler` cannot be sent to another process ({summary(error)}): "
-            "use pool='here'."
+            "`model`, `optimizer`, `scheduler` or `scaler` cannot be sent to another process "
+            f"({summary(error)}): use pool='here'."
         ) from error
     return buffer.getvalue()
 
@@ -113,12 +124,14 @@ def _set_state(optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> No
 
 
 def _without_wrapper(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """All attributes of an optimizer. `Optimizer.__getstate__` leaves out hooks and those of a user's own class."""
+    """All attributes of an optimizer. `Optimizer.__getstate__` leaves out hooks and those of a
+    user's own class."""
     return {name: value for name, value in vars(optimizer).items() if name != STEP}
 
 
 def _mark_step(optimizer: torch.optim.Optimizer) -> None:
-    """Mark the step of an optimizer as counted and made: else its schedulers warn, also when another optimizer trains.
+    """Mark the step of an optimizer as counted and made: else its schedulers warn, also when
+    another optimizer trains.
 
     A scheduler of torch wraps the method, and the wrapper of the original would step the original.
     """
@@ -138,16 +151,17 @@ def _copied(name: str, part: Any, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(part, memo)
     except Exception as error:
         raise Unsupported(
-            f"`{name}` cannot be copied ({summary(error)}): keep what cannot be copied outside of it (files, locks, "
-            "loggers, tensors with a graph), or give its class a `__deepcopy__`."
+            f"`{name}` cannot be copied ({summary(error)}): keep what cannot be copied outside of "
+            "it (files, locks, loggers, tensors with a graph), or give its class a `__deepcopy__`."
         ) from error
 
 
 def _rebind_functions(attributes: dict[Any, Any], memo: dict[int, Any]) -> None:
-    """Let functions that a module keeps use the copies in place of the originals, also in collections and hooks.
+    """Let functions that a module keeps use the copies in place of the originals, also in
+    collections and hooks.
 
-    `deepcopy` copies no function. A block with `self.mlp_forward = lambda x: m.project(m.expand(x))` would run, and
-    train, the layers `m` of the original.
+    `deepcopy` copies no function. A block with `self.mlp_forward = lambda x:
+    m.project(m.expand(x))` would run, and train, the layers `m` of the original.
     """
     for name, value in list(attributes.items()):
         if isinstance(value, FunctionType):
@@ -155,11 +169,14 @@ def _rebind_functions(attributes: dict[Any, Any], memo: dict[int, Any]) -> None:
         elif isinstance(value, dict):
             _rebind_functions(value, memo)
         elif isinstance(value, list):
-            value[:] = [_rebound(one, memo) if isinstance(one, FunctionType) else one for one in value]
+            value[:] = [
+                _rebound(one, memo) if isinstance(one, FunctionType) else one for one in value
+            ]
 
 
 def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
-    """The function with copies of what its closure and its default arguments refer to, as far as the model has it."""
+    """The function with copies of what its closure and its default arguments refer to, as far as
+    the model has it."""
     if id(function) in memo:
         return memo[id(function)]  # type: ignore[no-any-return]
     cells = function.__closure__
@@ -172,7 +189,9 @@ def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
     if function.__defaults__ is not None:
         made.__defaults__ = _renewed(function.__defaults__, memo)
     if function.__kwdefaults__ is not None:
-        made.__kwdefaults__ = {name: _renewed(one, memo) for name, one in function.__kwdefaults__.items()}
+        made.__kwdefaults__ = {
+            name: _renewed(one, memo) for name, one in function.__kwdefaults__.items()
+        }
     for cell, new in zip(cells or (), new_cells or (), strict=True):
         try:
             new.cell_contents = _renewed(cell.cell_contents, memo)
@@ -194,7 +213,9 @@ def _renewed(value: Any, memo: dict[int, Any]) -> Any:
     return value
 
 
-def _hook_tables(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[dict[int, Any]]:
+def _hook_tables(
+    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> Iterator[dict[int, Any]]:
     """The tables of hooks of the modules and the optimizers."""
     for module in model.modules():
         for name in MODULE_HOOKS:
@@ -206,11 +227,17 @@ def _hook_tables(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) 
 
 
 def _ours(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[Any]:
-    return (hook for hooks in _hook_tables(model, optimizers) for hook in hooks.values() if is_ours(hook))
+    return (
+        hook
+        for hooks in _hook_tables(model, optimizers)
+        for hook in hooks.values()
+        if is_ours(hook)
+    )
 
 
 def _cached(model: nn.Module) -> Iterator[Tensor]:
-    """Tensors with a graph that modules keep, such as a last activation or a hidden state: torch does not copy them."""
+    """Tensors with a graph that modules keep, such as a last activation or a hidden state: torch
+    does not copy them."""
     for module in model.modules():
         for kept in vars(module).values():
             for value in kept if isinstance(kept, tuple | list) else (kept,):
@@ -219,7 +246,8 @@ def _cached(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _parameter_hooks(model: nn.Module) -> Iterator[tuple[int, tuple[list[Any], list[Any]]]]:
-    """The user's hooks on the gradients of parameters, by the parameter's place: copies of a tensor have none."""
+    """The user's hooks on the gradients of parameters, by the parameter's place: copies of a tensor
+    have none."""
     for place, parameter in enumerate(model.parameters()):
         tables = parameter._backward_hooks, parameter._post_accumulate_grad_hooks
         before, after = ([hook for hook in _values(table) if not is_ours(hook)] for table in tables)

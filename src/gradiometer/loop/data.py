@@ -27,16 +27,20 @@ from gradiometer.problems.examples import Examples
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import GlobalStates
 
-INSTEAD = "give batches=lambda seed: ..., a function that returns the batches in the order of a seed"
+INSTEAD = (
+    "give batches=lambda seed: ..., a function that returns the batches in the order of a seed"
+)
 SHUFFLED = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
-"""Samplers of torch whose order depends on torch's random state only, once their own generator is replaced."""
+"""Samplers of torch whose order depends on torch's random state only, once their own generator is
+replaced."""
 
 
 class Data(ABC):
     """The training data, replayed in the order of any seed.
 
-    `epoch` is the number of examples in an epoch and `size` that in a batch, or None if they are not known. `shards`
-    is the number of processes of the original training, each of which sees such a batch.
+    `epoch` is the number of examples in an epoch and `size` that in a batch, or None if they are
+    not known. `shards` is the number of processes of the original training, each of which sees such
+    a batch.
     """
 
     epoch: int | None = None
@@ -45,7 +49,8 @@ class Data(ABC):
 
     @property
     def filled(self) -> float:
-        """Mean size of a batch in units of `size`: below 1 if an epoch ends with a smaller one; 1 if not known."""
+        """Mean size of a batch in units of `size`: below 1 if an epoch ends with a smaller one; 1
+        if not known."""
         if self.epoch is None or self.size is None:
             return 1.0
         return self.epoch / (math.ceil(self.epoch / self.size) * self.size)
@@ -59,7 +64,8 @@ class Data(ABC):
         return self.batches(zlib.crc32(f"{seed}/data/{number}".encode()))
 
     def see_own(self, until: int) -> int:
-        """Begin each order with the batches that training itself has there, up to this update; 0 if they are not known.
+        """Begin each order with the batches that training itself has there, up to this update; 0 if
+        they are not known.
 
         Args:
             until: Index of the first update whose batch is a new one.
@@ -67,7 +73,8 @@ class Data(ABC):
         return 0
 
     def some(self, count: int, seed: int) -> list[Batch]:
-        """Some training examples, `count` of them if there are as many, in one batch if they can be joined."""
+        """Some training examples, `count` of them if there are as many, in one batch if they can be
+        joined."""
         chosen, total = list[Batch](), 0
         for batch in self.batches(seed):
             size = min(batch_size(batch), count - total)
@@ -82,7 +89,8 @@ class Data(ABC):
 
 
 class Ordered(Data):
-    """Examples that are drawn by their index: a new permutation in every epoch, as a shuffling DataLoader does.
+    """Examples that are drawn by their index: a new permutation in every epoch, as a shuffling
+    DataLoader does.
 
     Args:
         examples: The examples.
@@ -117,27 +125,44 @@ class Loaded(Data):
         dataset, sampler = loader.dataset, loader.batch_sampler
         plain = loader.sampler if sampler is None else getattr(sampler, "sampler", sampler)
         if isinstance(dataset, IterableDataset):
-            raise BadArgument(f"`batches` has an IterableDataset, which cannot be replayed: {INSTEAD}.")
-        if not isinstance(plain, SHUFFLED) or (sampler is not None and type(sampler) is not BatchSampler):
-            kind = type(plain if sampler is None or type(sampler) is BatchSampler else sampler).__name__
             raise BadArgument(
-                f"`batches` has a {kind}, whose order does not depend on a seed, so that replicates would be the same: "
-                f"give shuffle=True, or {INSTEAD}."
+                f"`batches` has an IterableDataset, which cannot be replayed: {INSTEAD}."
             )
-        self._sampler, self._plain, self._dataset, self._collate = sampler, plain, dataset, loader.collate_fn
-        self._examples = None if sampler is None else Examples(dataset, "batches", loader.collate_fn)
+        if not isinstance(plain, SHUFFLED) or (
+            sampler is not None and type(sampler) is not BatchSampler
+        ):
+            kind = type(
+                plain if sampler is None or type(sampler) is BatchSampler else sampler
+            ).__name__
+            raise BadArgument(
+                f"`batches` has a {kind}, whose order does not depend on a seed, so that "
+                f"replicates would be the same: give shuffle=True, or {INSTEAD}."
+            )
+        self._sampler, self._plain, self._dataset, self._collate = (
+            sampler,
+            plain,
+            dataset,
+            loader.collate_fn,
+        )
+        self._examples = (
+            None if sampler is None else Examples(dataset, "batches", loader.collate_fn)
+        )
         self.size = None if sampler is None else sampler.batch_size
         if isinstance(plain, DistributedSampler):
             self.shards, count = plain.num_replicas, len(plain.dataset)  # type: ignore[arg-type]
         else:
             count = len(plain)
         if sampler is not None:
-            self.epoch = count // sampler.batch_size * sampler.batch_size if sampler.drop_last else count
+            self.epoch = (
+                count // sampler.batch_size * sampler.batch_size if sampler.drop_last else count
+            )
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """The batches in the order of a seed."""
         if self._examples is None:
-            return _apart((self._collate(self._dataset[place]) for place in self._order(seed)), seed)
+            return _apart(
+                (self._collate(self._dataset[place]) for place in self._order(seed)), seed
+            )
         examples = self._examples
         batches = (examples.batch(torch.as_tensor(chosen)) for chosen in self._order(seed))
         return batches if examples.in_memory else _apart(batches, seed)
@@ -147,9 +172,13 @@ class Loaded(Data):
         plain, sampler, generator = self._plain, self._sampler, torch.Generator().manual_seed(seed)
         match plain:
             case RandomSampler():
-                again: Any = RandomSampler(plain.data_source, plain.replacement, plain._num_samples, generator)
+                again: Any = RandomSampler(
+                    plain.data_source, plain.replacement, plain._num_samples, generator
+                )
             case WeightedRandomSampler():
-                again = WeightedRandomSampler(plain.weights.tolist(), plain.num_samples, plain.replacement, generator)
+                again = WeightedRandomSampler(
+                    plain.weights.tolist(), plain.num_samples, plain.replacement, generator
+                )
             case SubsetRandomSampler():
                 again = SubsetRandomSampler(plain.indices, generator)
             case _:
@@ -177,7 +206,9 @@ class Called(Data):
             with user_code("batches"):
                 found: Any = self._function(seed)
             if not isinstance(found, Iterable):
-                raise BadArgument(f"`batches` returned a {type(found).__name__}: return an iterable of batches.")
+                raise BadArgument(
+                    f"`batches` returned a {type(found).__name__}: return an iterable of batches."
+                )
             yield from found
 
         return _apart(made(), seed)
@@ -197,7 +228,9 @@ class Listed(Data):
     @property
     def filled(self) -> float:
         """Mean size of a batch, in units of that of the first one."""
-        return sum(map(batch_size, self._batches)) / (len(self._batches) * batch_size(self._batches[0]))
+        return sum(map(batch_size, self._batches)) / (
+            len(self._batches) * batch_size(self._batches[0])
+        )
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """The batches in the order of a seed."""
@@ -211,8 +244,8 @@ def data_of(batches: Any, size: int | None) -> Data:
     """The data from what a person gives as `batches`.
 
     Args:
-        batches: A DataLoader that shuffles; examples (tensors, a data set) with a batch size; a list of batches; or a
-            function of a seed.
+        batches: A DataLoader that shuffles; examples (tensors, a data set) with a batch size; a
+            list of batches; or a function of a seed.
         size: The batch size, for examples.
 
     Raises:
@@ -226,17 +259,25 @@ def data_of(batches: Any, size: int | None) -> Data:
         check_whole("batch_size", size, 1)
         examples = batches if isinstance(batches, Examples) else Examples(batches, "batches")
         if size > len(examples):
-            raise BadArgument(f"`batch_size` must be at most the {len(examples):,} examples, got {size:,}.")
+            raise BadArgument(
+                f"`batch_size` must be at most the {len(examples):,} examples, got {size:,}."
+            )
         return Ordered(examples, size)
     if isinstance(batches, Iterator):
-        raise BadArgument(f"`batches` is a {type(batches).__name__}, which cannot be replayed: {INSTEAD}.")
+        raise BadArgument(
+            f"`batches` is a {type(batches).__name__}, which cannot be replayed: {INSTEAD}."
+        )
     if isinstance(batches, torch.Tensor | Dataset | Examples | tuple):
-        raise BadArgument("`batch_size` is missing: `batches` are examples, which have to be put into batches.")
+        raise BadArgument(
+            "`batch_size` is missing: `batches` are examples, which have to be put into batches."
+        )
     if isinstance(batches, list) and batches:
         return Listed(batches)
     if callable(batches):
         return Called(batches)
-    raise BadArgument(f"`batches` is a {type(batches).__name__}, which cannot be replayed: {INSTEAD}.")
+    raise BadArgument(
+        f"`batches` is a {type(batches).__name__}, which cannot be replayed: {INSTEAD}."
+    )
 
 
 def first_size(data: Data, seed: int) -> int:
@@ -254,7 +295,8 @@ def first_size(data: Data, seed: int) -> int:
 
 
 def _apart(batches: Iterator[Batch], seed: int) -> Iterator[Batch]:
-    """The same batches, drawn with random states of their own, so that the model's draws do not change the data."""
+    """The same batches, drawn with random states of their own, so that the model's draws do not
+    change the data."""
     own: GlobalStates | None = None
     while True:
         before = GlobalStates()
@@ -270,3 +312,16 @@ def _apart(batches: Iterator[Batch], seed: int) -> Iterator[Batch]:
         if batch is None:
             return
         yield batch
+
+
+def updates_per_step(each: str, data: Data, size: int) -> int:
+    """The number of updates between two steps of the scheduler."""
+    if each not in ("update", "epoch"):
+        raise BadArgument(f"`scheduler_each` must be 'update' or 'epoch', got {each!r}.")
+    if each == "update":
+        return 1
+    if data.epoch is None:
+        raise BadArgument(
+            "`scheduler_each` is 'epoch', and the size of an epoch is not known: give a DataLoader."
+        )
+    return -(-data.epoch // size)

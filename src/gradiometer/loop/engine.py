@@ -27,16 +27,19 @@ FEWEST = 2
 
 
 def train_branch(loop: Loop, branch: Branch) -> BranchResult:
-    """Train one branch. Random states, and what the loss uses besides its model, are afterwards as before.
+    """Train one branch. Random states, and what the loss uses besides its model, are afterwards as
+    before.
 
-    The random draws of a replicate (data order, Dropout) are the same for all alternatives and on any machine.
+    The random draws of a replicate (data order, Dropout) are the same for all alternatives and on
+    any machine.
 
     Args:
         loop: The training, which is copied.
         branch: What to do from there.
 
     Returns:
-        The result. A loss or a readout that is not finite ends the branch as diverged; it is not an error.
+        The result. A loss or a readout that is not finite ends the branch as diverged; it is not an
+        error.
 
     Raises:
         StopAsked: A stop was asked for, and the caller heeds it.
@@ -60,7 +63,8 @@ def train_branch(loop: Loop, branch: Branch) -> BranchResult:
 
 @contextmanager
 def changed(loop: Loop, alternative: Alternative, replicate: int, seed: int) -> Iterator[Loop]:
-    """A copy with an alternative. What its functions use besides the model is afterwards as before."""
+    """A copy with an alternative. What its functions use besides the model is
+    afterwards as before."""
     copy = loop.copy()
     copy.begin(replicate)
     # What is found before the change is not of this branch alone.
@@ -98,7 +102,9 @@ def _train(loop: Loop, branch: Branch) -> BranchResult:
             curve.append((stream.examples, mean))
             losses.clear()
             if not math.isfinite(mean):
-                diverged = f"the loss is {mean} after {updates:,} update{'s' if updates > 1 else ''}"
+                diverged = (
+                    f"the loss is {mean} after {updates:,} update{'s' if updates > 1 else ''}"
+                )
     return BranchResult(
         branch.alternative.name,
         branch.replicate,

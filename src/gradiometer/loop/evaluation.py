@@ -1,4 +1,5 @@
-"""The readouts of a model at the end of a branch: losses on fixed examples, accuracy, and the user's own metrics."""
+"""The readouts of a model at the end of a branch: losses on fixed examples, accuracy, and the
+user's own metrics."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -7,12 +8,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.loop.readout import Readout, lower_is_better
 from gradiometer.measurement.batch import Batch, batch_size, mapped
 from gradiometer.measurement.loss import Loss, checked_loss
+from gradiometer.measurement.untouched import Surroundings, in_eval_mode
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.user_code import user_code
 
@@ -23,8 +25,11 @@ LABELS = ("labels", "label", "targets", "target", "y")
 """Keys of the labels in a batch that is a mapping."""
 
 
-def losses_on(batches: Iterator[Batch], loss: Loss, model: nn.Module, name: str) -> dict[str, Readout]:
-    """The loss on these batches, and the accuracy if the model's output and the labels are those of classes.
+def losses_on(
+    batches: Iterator[Batch], loss: Loss, model: nn.Module, name: str
+) -> dict[str, Readout]:
+    """The loss on these batches, and the accuracy if the model's output and the labels are those of
+    classes.
 
     Args:
         batches: The examples.
@@ -39,7 +44,9 @@ def losses_on(batches: Iterator[Batch], loss: Loss, model: nn.Module, name: str)
     for given in batches:
         batch = mapped(given, lambda tensor: tensor.to(device))
         outputs: list[Any] = []
-        handle = model.register_forward_hook(lambda _, __, output, into=outputs: into.append(output))
+        handle = model.register_forward_hook(
+            lambda _, __, output, into=outputs: into.append(output)
+        )
         try:
             with user_code("loss", f"on {name} examples"):
                 value = checked_loss(loss(model, batch), batch)
@@ -50,7 +57,9 @@ def losses_on(batches: Iterator[Batch], loss: Loss, model: nn.Module, name: str)
         right.append(_right(outputs, batch))
     found = {f"{name}_loss": _loss(losses, sizes)}
     if name == "test" and all(each is not None for each in right):
-        correct = torch.cat([each for each in right if each is not None]).cpu().numpy().astype(np.float64)
+        correct = (
+            torch.cat([each for each in right if each is not None]).cpu().numpy().astype(np.float64)
+        )
         found["test_accuracy"] = Readout.of(correct, lower_is_better=False)
     return found
 
@@ -64,15 +73,26 @@ def _loss(losses: Sequence[Tensor], sizes: Sequence[int]) -> Readout:
 
 
 def _right(outputs: Sequence[Any], batch: Batch) -> Tensor | None:
-    """True for every example whose label has the largest output; None if this is no classification."""
+    """True for every example whose label has the largest output; None if this is no
+    classification."""
     if isinstance(batch, Mapping):
         labels = next((batch[key] for key in LABELS if key in batch), None)
     else:
         labels = batch[1] if isinstance(batch, tuple | list) and len(batch) == 2 else None
-    if len(outputs) != 1 or not isinstance(labels, Tensor) or labels.dim() != 1 or labels.dtype is not torch.int64:
+    if (
+        len(outputs) != 1
+        or not isinstance(labels, Tensor)
+        or labels.dim() != 1
+        or labels.dtype is not torch.int64
+    ):
         return None
     scores = getattr(outputs[0], "logits", outputs[0])
-    if not isinstance(scores, Tensor) or scores.dim() != 2 or scores.shape[0] != len(labels) or scores.shape[1] < 2:
+    if (
+        not isinstance(scores, Tensor)
+        or scores.dim() != 2
+        or scores.shape[0] != len(labels)
+        or scores.shape[1] < 2
+    ):
         return None
     return scores.argmax(dim=1) == labels
 
@@ -80,7 +100,9 @@ def _right(outputs: Sequence[Any], batch: Batch) -> Tensor | None:
 def held_out(evaluate: Any) -> Iterator[Batch]:
     """The examples of a test set, once, in order."""
     if isinstance(evaluate, DataLoader):
-        yield from Examples(evaluate.dataset, "evaluate", evaluate.collate_fn).batches(evaluate.batch_size or AT_ONCE)
+        yield from Examples(evaluate.dataset, "evaluate", evaluate.collate_fn).batches(
+            evaluate.batch_size or AT_ONCE
+        )
     else:
         yield from examples_of(evaluate).batches(AT_ONCE)
 
@@ -93,7 +115,10 @@ def examples_of(evaluate: Any) -> Examples:
     """
     if isinstance(evaluate, DataLoader):
         if isinstance(evaluate.dataset, IterableDataset):
-            raise BadArgument("`evaluate` has an IterableDataset: give a function of the model that returns metrics.")
+            raise BadArgument(
+                "`evaluate` has an IterableDataset: give a function of the model that returns "
+                "metrics."
+            )
         return Examples(evaluate.dataset, "evaluate", evaluate.collate_fn)
     return evaluate if isinstance(evaluate, Examples) else Examples(evaluate, "evaluate")
 
@@ -102,7 +127,8 @@ def metrics(evaluate: Callable[[nn.Module], Any], model: nn.Module) -> dict[str,
     """The metrics that a user's function returns.
 
     Args:
-        evaluate: Returns a number, or a mapping from names to numbers, to one value per example, or to `Readout`s.
+        evaluate: Returns a number, or a mapping from names to numbers, to one value per example, or
+            to `Readout`s.
         model: The model, in eval mode.
     """
     with user_code("evaluate"):
@@ -118,7 +144,9 @@ def _readout(name: str, value: Any) -> Readout:
         return value
     try:
         numbers: Float[np.ndarray, "..."] = (
-            value.detach().cpu().double().numpy() if isinstance(value, Tensor) else np.asarray(value, dtype=np.float64)
+            value.detach().cpu().double().numpy()
+            if isinstance(value, Tensor)
+            else np.asarray(value, dtype=np.float64)
         )
     except (TypeError, ValueError):
         numbers = np.empty((0, 0))
@@ -127,5 +155,38 @@ def _readout(name: str, value: Any) -> Readout:
     if numbers.ndim == 1 and len(numbers):
         return Readout.of(numbers, lower_is_better=lower_is_better(name))
     raise UserCodeFailed(
-        f"`evaluate` returned for {name!r} a {type(value).__name__}: return a number, or one value per example."
+        f"`evaluate` returned for {name!r} a {type(value).__name__}: return a number, or one value "
+        "per example."
     )
+
+
+def is_test_set(evaluate: Any) -> bool:
+    """True for examples, False for a function of the model and for None."""
+    return evaluate is not None and (
+        not callable(evaluate) or isinstance(evaluate, Dataset | DataLoader)
+    )
+
+
+def readouts_of(
+    model: nn.Module, loss: Loss | None, some: Sequence[Batch], evaluate: Any, seed: int
+) -> dict[str, Readout]:
+    """The numbers that a model is judged by, in eval mode and with random numbers of their own.
+
+    Args:
+        model: The model.
+        loss: Its loss; None if the loop makes whole updates itself.
+        some: A few training examples.
+        evaluate: A test set, a function of the model that returns metrics, or None.
+        seed: Seed of the random numbers that loss and metrics draw.
+    """
+    found: dict[str, Readout] = {}
+    used = Surroundings((loss, evaluate), model)
+    with used.untouched(seed), in_eval_mode(model):
+        if loss is not None:
+            found |= losses_on(iter(some), loss, model, "train")
+        if is_test_set(evaluate):
+            assert loss is not None
+            found |= losses_on(held_out(evaluate), loss, model, "test")
+        elif evaluate is not None:
+            found |= metrics(evaluate, model)
+    return found

@@ -30,7 +30,8 @@ REPLICATES, HORIZON = 4, "25%"
 """Defaults."""
 
 END = "end"
-"""The horizon with which branches end at a quarter and at a half of what is left, to see the effect at the end."""
+"""The horizon with which branches end at a quarter and at a half of what is left, to see the effect
+at the end."""
 
 FEWEST = 16
 """Fewest updates of a branch in a race."""
@@ -60,33 +61,43 @@ def fork(
 ) -> Fork:
     """Train several continuations of a training, each on the same data, and compare where they end.
 
-    Call it between two updates, in training mode. The training itself is not touched: every branch trains copies, and
-    parameters, optimizer, schedulers, hooks, modes and random states are afterwards the same, bit for bit. Under DDP
-    call it on rank 0 only, while the other processes wait.
+    Call it between two updates, in training mode. The training itself is not touched: every branch
+    trains copies, and parameters, optimizer, schedulers, hooks, modes and random states are
+    afterwards the same, bit for bit. Under DDP call it on rank 0 only, while the other processes
+    wait.
 
     Args:
-        loop: The training: one of your own, or that of a run at one of its steps, from `gradiometer.train.loop_at`.
-        alternatives: Alternatives or their texts, such as "rate 2x". They are compared with going on as it is.
-        horizon: Length of a branch: "500 updates", "2 epochs", "64_000 examples", "10 s", or "25%" of what is left,
-            which is the default if it is known what is left. "end" trains branches to a quarter and to a half of what
-            is left, for the effect at the end of the training (`Fork.at_end`); it costs three times as much.
-        budget: In place of `horizon` and `replicates`: the most that all branches may cost together, in units of the
-            whole training. Alternatives race over growing horizons, and those that are clearly worse are stopped.
+        loop: The training: one of your own, or that of a run at one of its steps, from
+            `gradiometer.train.loop_at`.
+        alternatives: Alternatives or their texts, such as "rate 2x". They are compared with going
+            on as it is.
+        horizon: Length of a branch: "500 updates", "2 epochs", "64_000 examples", "10 s", or "25%"
+            of what is left, which is the default if it is known what is left. "end" trains branches
+            to a quarter and to a half of what is left, for the effect at the end of the training
+            (`Fork.at_end`); it costs three times as much.
+        budget: In place of `horizon` and `replicates`: the most that all branches may cost
+            together, in units of the whole training. Alternatives race over growing horizons, and
+            those that are clearly worse are stopped.
         replicates: Number of data orders, each common to all alternatives. Default: 4.
-        tail: How the rate of every branch ends: "linear" to zero over the whole horizon, "half" or "third" over its
-            last half or third, "none" not at all. Without a tail the comparison leans to small rates. With horizon
-            "end" it is "half".
+        tail: How the rate of every branch ends: "linear" to zero over the whole horizon, "half" or
+            "third" over its last half or third, "none" not at all. Without a tail the comparison
+            leans to small rates. With horizon "end" it is "half".
         seed: Seed of the data orders and of the random draws.
-        pool: Where branches are trained: "here", "processes", "processes:4", "ray", or a `Pool`. The numbers are the
-            same. In processes nothing in the functions may depend on what they change elsewhere.
+        pool: Where branches are trained: "here", "processes", "processes:4", "ray", or a `Pool`.
+            The numbers are the same. In processes nothing in the functions may depend on what they
+            change elsewhere.
         threads: Number of threads of torch in every branch.
-        out: A folder. The branches are kept in its sub-folder `forks`, and a fork that was stopped continues if it is
-            asked again for the same state of model and optimizer, with the same functions and data.
-        begin: Called with the plan before the first branch; not if all of them were finished before.
-        progress: Called after every branch with its result, the number of finished branches and of all.
+        out: A folder. The branches are kept in its sub-folder `forks`, and a fork that was stopped
+            continues if it is asked again for the same state of model and optimizer, with the same
+            functions and data.
+        begin: Called with the plan before the first branch; not if all of them were finished
+            before.
+        progress: Called after every branch with its result, the number of finished branches and of
+            all.
 
     Raises:
-        BadArgument: An argument cannot be used, an alternative does not fit the training, or the data end too early.
+        BadArgument: An argument cannot be used, an alternative does not fit the training, or the
+            data end too early.
         Unsupported: The training cannot be copied.
         UserCodeFailed: The loss, the step, the optimizer or the evaluation raised.
 
@@ -107,18 +118,24 @@ def fork(
     """
     check_loop(loop)
     if not isinstance(alternatives, list | tuple):
-        raise BadArgument("`alternatives` must be a list of at least one alternative, such as ['rate 2x'].")
+        raise BadArgument(
+            "`alternatives` must be a list of at least one alternative, such as ['rate 2x']."
+        )
     chosen = tuple(map(alternative_of, alternatives))
     check_whole("seed", seed, 0)
     skipped = [skip for one in chosen for skip in _skips(one)]
     own_until = loop.data.see_own(max((skip.stop for skip in skipped), default=0))
     rungs = _rungs(loop, budget, horizon, replicates, 1 + len(chosen))
     if horizon == END:
-        tail = "half"  # as long at the rate of training as on the way to zero: short tails lean to small rates
+        # as long at the rate of training as on the way to zero: short tails lean to small rates
+        tail = "half"
     if rungs:
         length, many = rungs[-1].horizon, rungs[-1].replicates
     else:
-        length, many = length_of(loop, horizon, seed), REPLICATES if replicates is None else replicates
+        length, many = (
+            length_of(loop, horizon, seed),
+            REPLICATES if replicates is None else replicates,
+        )
     for skip in skipped:
         _check_within(skip, loop.index, length / loop.size)
     digest = "" if out is None or loop.source is not None else loop.digest()
@@ -131,27 +148,34 @@ def fork(
         check_fits(start, chosen)
         if not any(isinstance(one, Custom) for one in chosen):
             _check_rate(start, length)
-        return train_plan(start, plan, where, out=out, begin=begin, progress=progress, threads=threads)
+        return train_plan(
+            start, plan, where, out=out, begin=begin, progress=progress, threads=threads
+        )
 
 
 def check_loop(loop: Any) -> None:
     """Raise unless this is a loop, as up to version 0.2 a model and its optimizer were given."""
     if not isinstance(loop, Loop):
         raise BadArgument(
-            f"`loop` must be a Loop, got {type(loop).__name__}: give Loop(model, optimizer, loss=..., batches=...), or "
-            "loop_at(run, step)."
+            f"`loop` must be a Loop, got {type(loop).__name__}: give Loop(model, optimizer, "
+            "loss=..., batches=...), or loop_at(run, step)."
         )
 
 
 def _check_rate(start: Loop, length: int) -> None:
-    """Raise if no update of a branch moves the parameters, so that no alternative can differ from going on."""
+    """Raise if no update of a branch moves the parameters, so that no alternative can differ from
+    going on."""
     if start.source is None and not _has_rate(start, length):
         earlier = "an earlier step"
         if start.high_until is not None:
-            earlier = f"a step before {start.high_until:,}, up to which the rate was at least half of its highest"
+            earlier = (
+                f"a step before {start.high_until:,}, up to which the rate was at least half of "
+                "its highest"
+            )
         raise BadArgument(
-            f"`optimizer` has the learning rate 0 in the whole of the branches, from step {start.index:,} on, so that "
-            f"no alternative can differ from going on as it is: fork from {earlier}."
+            "`optimizer` has the learning rate 0 in the whole of the branches, from step "
+            f"{start.index:,} on, so that no alternative can differ from going on as it is: fork "
+            f"from {earlier}."
         )
 
 
@@ -172,7 +196,8 @@ def _has_rate(start: Loop, length: int) -> bool:
 
 
 def check_start(start: Loop, tail: Tail) -> None:
-    """Make one update of a loop of one's own: what is wrong with a function shows here, with its traceback."""
+    """Make one update of a loop of one's own: what is wrong with a function shows here, with its
+    traceback."""
     if start.source is None:
         check_trainable(start.model)
         train_branch(start, Branch(GoOn(), 0, start.size, tail))
@@ -181,7 +206,9 @@ def check_start(start: Loop, tail: Tail) -> None:
 def length_of(loop: Loop, text: str | None, seed: int) -> int:
     """The length of a branch in examples. To find that of a time, a few updates are made."""
     if text is None and loop.left is None:
-        raise BadArgument("`horizon` is missing: give a length such as '500 updates', or a `budget`.")
+        raise BadArgument(
+            "`horizon` is missing: give a length such as '500 updates', or a `budget`."
+        )
 
     def seconds_per_update() -> float:
         most = TIMED * loop.size if loop.left is None else min(TIMED * loop.size, loop.left)
@@ -194,8 +221,8 @@ def length_of(loop: Loop, text: str | None, seed: int) -> int:
     )
     if loop.left is not None and length > loop.left:
         raise BadArgument(
-            f"`horizon` is {length:,} examples, and {loop.left:,} are left of the training: give a shorter one, such "
-            "as 25%."
+            f"`horizon` is {length:,} examples, and {loop.left:,} are left of the training: give a "
+            "shorter one, such as 25%."
         )
     return length
 
@@ -203,13 +230,19 @@ def length_of(loop: Loop, text: str | None, seed: int) -> int:
 def _rungs(
     loop: Loop, budget: float | None, horizon: str | None, replicates: int | None, alternatives: int
 ) -> tuple[Rung, ...]:
-    """The stages of a race that a budget in units of the training pays for, or those for the effect at the end."""
+    """The stages of a race that a budget in units of the training pays for, or those for the effect
+    at the end."""
     if budget is None and horizon == END:
         if loop.left is None:
-            raise BadArgument("`horizon` is 'end', and what is left is not known: give `left`, such as '4000 updates'.")
+            raise BadArgument(
+                "`horizon` is 'end', and what is left is not known: give `left`, such as '4000 "
+                "updates'."
+            )
         many = REPLICATES if replicates is None else replicates
         if loop.left < 4 * loop.size:
-            raise BadArgument("`horizon` is 'end', and fewer than 4 updates are left: fork from an earlier step.")
+            raise BadArgument(
+                "`horizon` is 'end', and fewer than 4 updates are left: fork from an earlier step."
+            )
         return tuple(Rung(loop.left // parts // loop.size * loop.size, many) for parts in (4, 2))
     if budget is None:
         return ()
@@ -217,12 +250,20 @@ def _rungs(
         raise BadArgument(f"`budget` must be above 0 and finite, got {budget}.")
     for name, value in (("horizon", horizon), ("replicates", replicates)):
         if value is not None:
-            raise BadArgument(f"`{name}` is given together with `budget`, which chooses it: leave one of them out.")
+            raise BadArgument(
+                f"`{name}` is given together with `budget`, which chooses it: leave one of them "
+                "out."
+            )
     if loop.left is None:
-        raise BadArgument("`budget` is in units of the whole training: give `left`, such as left='4000 updates'.")
+        raise BadArgument(
+            "`budget` is in units of the whole training: give `left`, such as left='4000 updates'."
+        )
     examples = max(int(budget * (loop.examples + loop.left)), 1)
-    rungs = rungs_for(alternatives, examples, left=loop.left, shortest=min(FEWEST * loop.size, loop.left))
-    # The batches of a run are known to the last example, those of a loop of one's own only by their usual size.
+    rungs = rungs_for(
+        alternatives, examples, left=loop.left, shortest=min(FEWEST * loop.size, loop.left)
+    )
+    # The batches of a run are known to the last example, those of a loop of one's own only by their
+    # usual size.
     unit = loop.size if loop.source is None else 1
     return tuple(Rung(max(rung.horizon // unit, 1) * unit, rung.replicates) for rung in rungs)
 
@@ -236,6 +277,7 @@ def _skips(alternative: Alternative) -> tuple[Skip, ...]:
 def _check_within(skip: Skip, step: int, updates: float) -> None:
     if not step <= skip.start < step + updates:
         raise BadArgument(
-            f"`skip` {skip.start}:{skip.stop} is not within the branches, which go from step {step:,} to "
-            f"{step + math.floor(updates):,}: start them before step {skip.start:,}, or give a longer horizon."
+            f"`skip` {skip.start}:{skip.stop} is not within the branches, which go from step "
+            f"{step:,} to {step + math.floor(updates):,}: start them before step {skip.start:,}, "
+            "or give a longer horizon."
         )

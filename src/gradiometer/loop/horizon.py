@@ -1,4 +1,5 @@
-"""The length of a branch, written as "500 updates", "2 epochs", "64_000 examples", "10 s" or "25%"."""
+"""The length of a branch, written as "500 updates", "2 epochs", "64_000 examples", "10
+s" or "25%"."""
 
 import math
 import re
@@ -35,7 +36,8 @@ class Horizon:
 
     Args:
         amount: How much.
-        unit: One of "examples", "updates", "epochs", "seconds", "minutes", "percent" (of what is left).
+        unit: One of "examples", "updates", "epochs", "seconds", "minutes", "percent" (of what is
+            left).
 
     >>> from gradiometer.loop.horizon import Horizon
     >>> Horizon.parse("2 epochs").examples(batch=10, epoch=1_000)
@@ -59,7 +61,9 @@ class Horizon:
         written = text if isinstance(text, str) else ""
         found = re.fullmatch(r"\s*([\d_,]{0,99}\.?\d{1,99}(?:e\d{1,9})?)\s*([a-z]+|%)\s*", written)
         if found is None or found[2] not in UNITS:
-            raise BadArgument(f"`{name}` must be a length with its unit, such as {FORMS}, got {text!r}.")
+            raise BadArgument(
+                f"`{name}` must be a length with its unit, such as {FORMS}, got {text!r}."
+            )
         amount = float(re.sub("[_,]", "", found[1]))
         if not 0 < amount < math.inf:
             raise BadArgument(f"`{name}` must be above zero and finite, got {text!r}.")
@@ -74,7 +78,8 @@ class Horizon:
         seconds_per_update: Callable[[], float] | None = None,
         name: str = "horizon",
     ) -> int:
-        """The length in examples: whole updates of the original training, unless it is in epochs or all that is left.
+        """The length in examples: whole updates of the original training, unless it is in epochs or
+        all that is left.
 
         Args:
             batch: Examples in one update of the original training.
@@ -93,13 +98,16 @@ class Horizon:
                 amount = self.amount * batch
             case "epochs":
                 if epoch is None:
-                    raise BadArgument(f"`{name}` is in epochs, and the size of one is not known: give it in updates.")
+                    raise BadArgument(
+                        f"`{name}` is in epochs, and the size of one is not known: give it in "
+                        "updates."
+                    )
                 amount = self.amount * epoch
             case "percent":
                 if left is None:
                     raise BadArgument(
-                        f"`{name}` is a share of what is left of the training: give `left`, such as "
-                        "left='4000 updates'."
+                        f"`{name}` is a share of what is left of the training: give `left`, such "
+                        "as left='4000 updates'."
                     )
                 amount = self.amount / 100 * left
             case _:
@@ -111,4 +119,8 @@ class Horizon:
             return max(round(amount), batch)
         whole = max(round(amount / batch), 1) * batch  # a last batch of a few examples helps nobody
         # Rounding must not ask for more than is left: the last batch of an epoch may be smaller.
-        return min(whole, left) if self.unit == "percent" and left is not None and amount <= left else whole
+        return (
+            min(whole, left)
+            if self.unit == "percent" and left is not None and amount <= left
+            else whole
+        )

@@ -6,9 +6,8 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +16,12 @@ from gradiometer.arguments import check_whole
 from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument, UserCodeFailed, bounded
-from gradiometer.loop.checks import check_functions, check_optimizer, check_scheduler, is_test_set
+from gradiometer.loop.checks import check_functions, check_optimizer, check_scheduler
 from gradiometer.loop.copies import copied, dumped, loaded
-from gradiometer.loop.data import Data, data_of, first_size
-from gradiometer.loop.evaluation import held_out, losses_on, metrics
+from gradiometer.loop.data import Data, data_of, first_size, updates_per_step
+from gradiometer.loop.evaluation import readouts_of
 from gradiometer.loop.horizon import Horizon
+from gradiometer.loop.parts import Gradient, Source, Step, Update
 from gradiometer.loop.readout import Readout
 from gradiometer.loop.stream import ORIGINAL, Stream
 from gradiometer.measurement.batch import Batch, batch_size, leaves
@@ -30,16 +30,8 @@ from gradiometer.measurement.optimizer.ascent import moved_up
 from gradiometer.measurement.optimizer.averaged import averages_itself, to_average
 from gradiometer.measurement.optimizer.clipping import Clipping, ValueClipping
 from gradiometer.measurement.optimizer.wrappers import bare, bare_optimizer
-from gradiometer.measurement.untouched import Surroundings, in_eval_mode
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
-
-Step = Callable[[nn.Module, torch.optim.Optimizer, Batch], Tensor | float]
-"""Called as `step(model, optimizer, batch)`: makes one whole update and returns the loss of the batch."""
-
-Gradient = Callable[[nn.Module, Batch, Fraction], Tensor | float]
-"""Called as `gradient(model, batch, factor)`, where `factor` is the size of the batch as a multiple of the usual one:
-puts the gradient of the mean loss into `.grad` and returns this loss."""
 
 TRAIN_EXAMPLES = 2048
 """Most training examples of the readout "train_loss"."""
@@ -48,52 +40,31 @@ DIGITS = 16
 """Hexadecimal digits of a digest."""
 
 
-@dataclass(frozen=True)
-class Update:
-    """One update of a branch.
-
-    Args:
-        loss: The mean loss of the batch; None if the whole batch was skipped.
-        examples: How far the data went on.
-    """
-
-    loss: Tensor | float | None
-    examples: int
-
-
-class Source(Protocol):
-    """Where a loop comes from, if that is a run on disk: it is made again in another process instead of being sent."""
-
-    def bring(self, loop: "Loop") -> None:
-        """Bring the loop to its place; called before anything is copied from it."""
-
-    def seed(self, replicate: int) -> None:
-        """Set the random states of a replicate, if they are those of the run."""
-
-    def again(self, loop: "Loop") -> tuple[Callable[..., "Loop"], tuple[Any, ...]]:
-        """A function and its arguments, which make the loop again."""
-
-
 class Loop:
     """A training between two updates: its model, optimizer, scheduler, scaler, loss and data.
 
-    It refers to the training itself. `copy` makes another one, which is changed and trained instead. Make it between
-    two updates, in training mode.
+    It refers to the training itself. `copy` makes another one, which is changed and trained
+    instead. Make it between two updates, in training mode.
 
     Args:
         model: The model. DDP and torch.compile are unwrapped.
         optimizer: Any optimizer of torch that trains this model.
-        loss: Called as `loss(model, batch)`; returns the mean loss or one value per example. May use autocast.
-        step: In place of `loss`: called as `step(model, optimizer, batch)`, makes one whole update, returns the loss.
-        batches: The training data: a DataLoader that shuffles; tensors or a data set, with `batch_size`; a list of
-            batches; or a function of a seed that returns an iterable of batches.
+        loss: Called as `loss(model, batch)`; returns the mean loss or one value per example. May
+            use autocast.
+        step: In place of `loss`: called as `step(model, optimizer, batch)`, makes one whole update,
+            returns the loss.
+        batches: The training data: a DataLoader that shuffles; tensors or a data set, with
+            `batch_size`; a list of batches; or a function of a seed that returns an iterable of
+            batches.
         batch_size: Size of a batch, if `batches` are examples.
-        evaluate: A test set (tensors, data set, DataLoader), for the readouts "test_loss" and, with labels of classes,
-            "test_accuracy"; or a function of the model that returns a number, or a mapping from names to numbers, to
-            one value per example, or to `Readout`s. The model is in eval mode, without gradients.
-        scheduler: A scheduler of torch for `optimizer`, or a list of them. It is stepped in units of the original
-            batch, so that a batch of 2x advances it by two.
-        scheduler_each: "update" if training steps it after every update, "epoch" if after every epoch.
+        evaluate: A test set (tensors, data set, DataLoader), for the readouts "test_loss" and, with
+            labels of classes, "test_accuracy"; or a function of the model that returns a number, or
+            a mapping from names to numbers, to one value per example, or to `Readout`s. The model
+            is in eval mode, without gradients.
+        scheduler: A scheduler of torch for `optimizer`, or a list of them. It is stepped in units
+            of the original batch, so that a batch of 2x advances it by two.
+        scheduler_each: "update" if training steps it after every update, "epoch" if after every
+            epoch.
         scaler: The GradScaler of training, for `loss`.
         accumulation: Number of batches whose gradients are added up in one update.
         left: What is left of the training, such as "4000 updates"; needed for lengths in percent.
@@ -105,9 +76,10 @@ class Loop:
         batch_factor: Factor on the batch of training.
         share: Share of the length of a branch that is trained.
         clip: Largest norm of the gradient, by a change or by training itself; None for no clipping.
-        clip_value: Largest absolute value of the numbers in the gradient, as training clips them; None if it does not.
-        ascent: How far training moves the parameters along the gradient before a second backward, as SAM does (its ρ);
+        clip_value: Largest absolute value of the numbers in the gradient, as training clips them;
             None if it does not.
+        ascent: How far training moves the parameters along the gradient before a second backward,
+            as SAM does (its ρ); None if it does not.
         hold: Share of a branch before its rate falls to zero; None for that of its tail.
         stream: The batches of a branch, after `begin`.
         size: Examples in an update.
@@ -117,7 +89,8 @@ class Loop:
         gradient: Makes the gradient in place of a backward pass of `loss`.
         source: The run that the loop comes from; None for a loop of one's own.
         warnings: Sentences about the state that it starts from.
-        high_until: The last step so far whose rate was half of the highest or more; None if that is not known.
+        high_until: The last step so far whose rate was half of the highest or more; None if that is
+            not known.
         seed: Seed of the data orders and of the random draws of branches.
 
     Raises:
@@ -161,15 +134,26 @@ class Loop:
         self.model: nn.Module = bare(model)
         self.optimizer: torch.optim.Optimizer = bare_optimizer(optimizer)
         check_optimizer(self.model, self.optimizer)
-        several = scheduler if isinstance(scheduler, list | tuple) else [] if scheduler is None else [scheduler]
+        several = (
+            scheduler
+            if isinstance(scheduler, list | tuple)
+            else []
+            if scheduler is None
+            else [scheduler]
+        )
         self.schedulers: Sequence[Any] = tuple(several)
         for one in self.schedulers:
             check_scheduler(one, self.optimizer)
         self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
         check_functions(
-            self.model, self.optimizer, loss=loss, step=step, evaluate=evaluate, scaler=scaler,
+            self.model,
+            self.optimizer,
+            loss=loss,
+            step=step,
+            evaluate=evaluate,
+            scaler=scaler,
             accumulation=accumulation,
-        )  # fmt: skip
+        )
         check_whole("index", index, 0)
         self.loss = loss
         self.step = step
@@ -178,12 +162,14 @@ class Loop:
         self.accumulation = accumulation * self.data.shards
         self.size = first_size(self.data, 0) * self.accumulation
         self.epoch = self.data.epoch
-        self.scheduler_every = _updates_per_step(scheduler_each, self.data, self.size)
+        self.scheduler_every = updates_per_step(scheduler_each, self.data, self.size)
         self.index = index
         self.examples = index * self.size
         self.left: int | None = None
         if left is not None:
-            self.left = Horizon.parse(left, "left").examples(batch=self.size, epoch=self.epoch, name="left")
+            self.left = Horizon.parse(left, "left").examples(
+                batch=self.size, epoch=self.epoch, name="left"
+            )
         self.readout_examples = readout_examples
         self.source: Source | None = None
         self.warnings: tuple[str, ...] = ()
@@ -220,9 +206,11 @@ class Loop:
         return tuple(call for call in (self.loss, self.step, self.gradient) if call is not None)
 
     def copy(self) -> "Loop":
-        """A copy of everything that training changes; functions and data are shared. Nothing is changed here.
+        """A copy of everything that training changes; functions and data are shared. Nothing is
+        changed here.
 
-        Hooks on modules, parameters and the optimizer are kept, except those of a watch. Gradients are left out.
+        Hooks on modules, parameters and the optimizer are kept, except those of a watch. Gradients
+        are left out.
 
         Raises:
             Unsupported: A part cannot be copied.
@@ -238,11 +226,14 @@ class Loop:
 
     @property
     def _parts(self) -> tuple[nn.Module, list[torch.optim.Optimizer], Sequence[Any], Any]:
-        optimizers = [self._planner] if self._planner is self.optimizer else [self._planner, self.optimizer]
+        optimizers = (
+            [self._planner] if self._planner is self.optimizer else [self._planner, self.optimizer]
+        )
         return self.model, optimizers, self.schedulers, self.scaler
 
     def state(self) -> dict[str, Any]:
-        """The states of the model, the optimizer, the schedulers and the scaler, as `state_dict` of each gives it."""
+        """The states of the model, the optimizer, the schedulers and the scaler, as `state_dict` of
+        each gives it."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -267,7 +258,9 @@ class Loop:
         for place, leaf in leaves([self.model.state_dict(), self.optimizer.state_dict()], "state"):
             found.update(place.encode())
             if isinstance(leaf, Tensor):
-                found.update(leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+                found.update(
+                    leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+                )
             else:
                 found.update(repr(leaf).encode())
         return found.hexdigest()[:DIGITS]
@@ -277,7 +270,10 @@ class Loop:
             return self.source.again(self)
         parts = {"model", "optimizer", "schedulers", "scaler", "_planner"}
         others = {name: value for name, value in vars(self).items() if name not in parts}
-        return _loaded, (dumped(*self._parts), {**others, "stream": Stream(iter(())), "_some": None})
+        return _loaded, (
+            dumped(*self._parts),
+            {**others, "stream": Stream(iter(())), "_some": None},
+        )
 
     def begin(self, replicate: int) -> None:
         """Start a branch here: the data come in the order of this replicate."""
@@ -290,22 +286,27 @@ class Loop:
             self.source.seed(replicate)
 
     def fix(self, setting: str, values: Sequence[Any]) -> None:
-        """Keep a setting of the optimizer at these values, one for every parameter group, in all updates."""
+        """Keep a setting of the optimizer at these values, one for every parameter group, in all
+        updates."""
         self._fixed[setting] = values
 
     def follow(self, schedule: Schedule) -> None:
-        """Take the rate from a schedule of the original updates since the fork, in place of training's own."""
+        """Take the rate from a schedule of the original updates since the fork, in place of
+        training's own."""
         if not max(self._rates) > 0:
             raise BadArgument(
-                "`optimizer` has the rate 0 now, so a schedule has no ratios to keep: fork an update later."
+                "`optimizer` has the rate 0 now, so a schedule has no ratios to keep: fork an "
+                "update later."
             )
         self._schedule = schedule
 
     def use(self, optimizer: torch.optim.Optimizer) -> None:
-        """Use another optimizer. Its rate changes in the proportion in which training's own would have changed."""
+        """Use another optimizer. Its rate changes in the proportion in which training's own would
+        have changed."""
         if not max(self._rates) > 0:
             raise BadArgument(
-                "`optimizer` has the rate 0 now, and another one cannot follow its schedule: fork an update later."
+                "`optimizer` has the rate 0 now, and another one cannot follow its schedule: fork "
+                "an update later."
             )
         self.optimizer = optimizer
         if averages_itself(optimizer):
@@ -313,18 +314,22 @@ class Loop:
         self._fixed.clear()
 
     def update(self, *batches: Batch) -> Tensor | float:
-        """One update on these batches, whose gradients are added up, as training makes it. Returns their mean loss."""
+        """One update on these batches, whose gradients are added up, as training makes it. Returns
+        their mean loss."""
         loss = self._train(batches)
         self._count(self._updates + 1)
         return loss
 
     def advance(self, tail: Callable[[int, int], float], most: int) -> Update:
-        """The next update of a branch. The rate of each parameter group is the one that training would have there.
+        """The next update of a branch. The rate of each parameter group is the one that training
+        would have there.
 
-        It is multiplied by `factor` and by the factor of the tail. Schedulers continue in units of the original batch.
+        It is multiplied by `factor` and by the factor of the tail. Schedulers continue in units of
+        the original batch.
 
         Args:
-            tail: The factor of the tail, called with the number of examples before and after the update.
+            tail: The factor of the tail, called with the number of examples before and after the
+                update.
             most: Largest number of examples.
         """
         before = self.stream.examples
@@ -336,7 +341,9 @@ class Loop:
         if taken.pieces:
             groups = self.optimizer.param_groups
             base = [group["lr"] for group in groups]
-            self._set(self._planned(base, original), self.factor * tail(before, self.stream.examples))
+            self._set(
+                self._planned(base, original), self.factor * tail(before, self.stream.examples)
+            )
             loss = self._train(taken.pieces)
             for group, rate in zip(groups, base, strict=True):
                 group["lr"] = rate
@@ -344,15 +351,17 @@ class Loop:
         return Update(loss, taken.examples)
 
     def finish(self) -> None:
-        """Move the model to the average of an optimizer that averages its iterates, with new BatchNorm statistics."""
+        """Move the model to the average of an optimizer that averages its iterates, with new
+        BatchNorm statistics."""
         if to_average(self.optimizer) and self.loss is not None and self._newest:
             refresh_batch_norm(self.model, self._newest, self.loss)
 
     def readouts(self, model: nn.Module) -> dict[str, Readout]:
         """The numbers that a model is judged by, with the same random numbers at every call.
 
-        They are the training loss on a few fixed examples, the loss and accuracy on a test set, the user's metrics.
-        They are taken without gradients, unless a loss needs them, such as that of a gradient penalty.
+        They are the training loss on a few fixed examples, the loss and accuracy on a test set, the
+        user's metrics. They are taken without gradients, unless a loss needs them, such as that of
+        a gradient penalty.
         """
         if not self._takes_gradients:
             try:
@@ -363,20 +372,15 @@ class Loop:
                 return found
         return self._readouts(model, torch.enable_grad())
 
-    def _readouts(self, model: nn.Module, gradients: AbstractContextManager[Any]) -> dict[str, Readout]:
-        seed, found, evaluate = zlib.crc32(f"{self.seed}/readouts".encode()), dict[str, Readout](), self.evaluate
-        used = Surroundings((self.loss, evaluate), model)
-        with gradients, untouched_randomness(seed, self.devices), used.untouched(seed), in_eval_mode(model):
-            if self.loss is not None:
-                if self._some is None:
-                    self._some = self.data.some(self.readout_examples, seed)
-                found |= losses_on(iter(self._some), self.loss, model, "train")
-            if is_test_set(evaluate):
-                assert self.loss is not None
-                found |= losses_on(held_out(evaluate), self.loss, model, "test")
-            elif evaluate is not None:
-                found |= metrics(evaluate, model)
-        return found
+    def _readouts(
+        self, model: nn.Module, gradients: AbstractContextManager[Any]
+    ) -> dict[str, Readout]:
+        seed = zlib.crc32(f"{self.seed}/readouts".encode())
+        if self.loss is not None and self._some is None:
+            with untouched_randomness(seed, self.devices):  # a data set may draw, too
+                self._some = self.data.some(self.readout_examples, seed)
+        with gradients, untouched_randomness(seed, self.devices):
+            return readouts_of(model, self.loss, self._some or [], self.evaluate, seed)
 
     def _planned(self, base: Sequence[Any], original: Fraction) -> Sequence[Any]:
         """The rate of every group at this update, without the factors."""
@@ -384,7 +388,9 @@ class Loop:
         if self._schedule is not None:
             rates = base if replaced else self._rates
             largest = max(map(float, rates))
-            return [self._schedule(math.floor(original)) * (float(rate) / largest) for rate in rates]
+            return [
+                self._schedule(math.floor(original)) * (float(rate) / largest) for rate in rates
+            ]
         if replaced:
             now = max(float(group["lr"]) for group in self._planner.param_groups)
             return [rate * (now / max(self._rates)) for rate in base]
@@ -409,7 +415,9 @@ class Loop:
             with user_code("step"):
                 loss = self.step(self.model, self.optimizer, _only(pieces))
             if not isinstance(loss, Tensor | float):
-                raise UserCodeFailed(f"`step` returned {type(loss).__name__}: return the mean loss of the batch.")
+                raise UserCodeFailed(
+                    f"`step` returned {type(loss).__name__}: return the mean loss of the batch."
+                )
             return loss.detach().mean() if isinstance(loss, Tensor) else loss
         if self.gradient is not None:
             mean = self.gradient(self.model, _only(pieces), self.batch_factor)
@@ -437,7 +445,8 @@ class Loop:
             with user_code("loss"):
                 loss = with_graph(checked_loss(self.loss(self.model, piece), piece).mean())
             if len(pieces) > 1:
-                # A division where sizes are equal, since that is what training loops write; it has other bits.
+                # A division where sizes are equal, since that is what training loops write; it has
+                # other bits.
                 loss = loss / len(pieces) if size * len(pieces) == total else loss * (size / total)
             with user_code("loss", "in backward"):
                 (loss if self.scaler is None else self.scaler.scale(loss)).backward()
@@ -448,15 +457,18 @@ class Loop:
         """Raise if the first backward gave no gradient to the loop's own model."""
         if not self._has_gradient:
             groups = self.optimizer.param_groups
-            self._has_gradient = any(p.grad is not None for group in groups for p in group["params"])
+            self._has_gradient = any(
+                p.grad is not None for group in groups for p in group["params"]
+            )
             if not self._has_gradient:
                 raise BadArgument(
-                    "`loss` gave no gradient to the model that it was called with: use its arguments (model, batch), "
-                    "not a model from outside."
+                    "`loss` gave no gradient to the model that it was called with: use its "
+                    "arguments (model, batch), not a model from outside."
                 )
 
     def _count(self, updates: int) -> None:
-        """Count the updates of the original training since the loop began, and step its schedulers as often as due."""
+        """Count the updates of the original training since the loop began, and step its schedulers
+        as often as due."""
         due, done = updates // self.scheduler_every, self._updates // self.scheduler_every
         self.index += updates - self._updates
         self._updates = updates
@@ -467,7 +479,9 @@ class Loop:
 
 def _only(pieces: Sequence[Batch]) -> Batch:
     if len(pieces) > 1:
-        raise BadArgument("`step` takes one batch, and these batches cannot be joined: give `loss` instead.")
+        raise BadArgument(
+            "`step` takes one batch, and these batches cannot be joined: give `loss` instead."
+        )
     return pieces[0]
 
 
@@ -478,14 +492,3 @@ def _loaded(parts: bytes, others: dict[str, Any]) -> Loop:
     loop.model, optimizers, loop.schedulers, loop.scaler = loaded(parts)
     loop._planner, loop.optimizer = optimizers[0], optimizers[-1]
     return loop
-
-
-def _updates_per_step(each: str, data: Data, size: int) -> int:
-    """The number of updates between two steps of the scheduler."""
-    if each not in ("update", "epoch"):
-        raise BadArgument(f"`scheduler_each` must be 'update' or 'epoch', got {each!r}.")
-    if each == "update":
-        return 1
-    if data.epoch is None:
-        raise BadArgument("`scheduler_each` is 'epoch', and the size of an epoch is not known: give a DataLoader.")
-    return -(-data.epoch // size)

@@ -9,12 +9,25 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-HIGHER_IS_BETTER = ("accuracy", "acc", "auc", "auroc", "f1", "score", "precision", "recall", "bleu", "rouge", "r2")
+HIGHER_IS_BETTER = (
+    "accuracy",
+    "acc",
+    "auc",
+    "auroc",
+    "f1",
+    "score",
+    "precision",
+    "recall",
+    "bleu",
+    "rouge",
+    "r2",
+)
 """Parts of the names of metrics that are better if they are higher."""
 
 
 def lower_is_better(name: str) -> bool:
-    """False if the name of a metric says that higher values are better, such as "accuracy" or "val_auc"."""
+    """False if the name of a metric says that higher values are better, such as "accuracy" or
+    "val_auc"."""
     words = name.lower().replace("-", "_").split("_")
     return not any(word.startswith(HIGHER_IS_BETTER) for word in words)
 
@@ -38,7 +51,9 @@ class Readout:
     lower_is_better: bool = True
 
     @classmethod
-    def of(cls, values: Float[np.ndarray, " examples"], *, lower_is_better: bool = True) -> "Readout":
+    def of(
+        cls, values: Float[np.ndarray, " examples"], *, lower_is_better: bool = True
+    ) -> "Readout":
         """The readout with these values, kept in single precision."""
         with np.errstate(over="ignore"):  # a loss beyond single precision is inf
             each = values.astype(np.float32)
@@ -46,14 +61,26 @@ class Readout:
 
     def to_dict(self) -> dict[str, Any]:
         """The readout as JSON types: the values as base64 of float32, little-endian."""
-        values = None if self.values is None else base64.b64encode(self.values.astype("<f4").tobytes()).decode()
-        return {"mean": plain_number(self.mean), "values": values, "lower_is_better": self.lower_is_better}
+        values = (
+            None
+            if self.values is None
+            else base64.b64encode(self.values.astype("<f4").tobytes()).decode()
+        )
+        return {
+            "mean": plain_number(self.mean),
+            "values": values,
+            "lower_is_better": self.lower_is_better,
+        }
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Readout":
         """The readout from the result of `to_dict`."""
         text = stored["values"]
-        values = None if text is None else np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float32)
+        values = (
+            None
+            if text is None
+            else np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float32)
+        )
         return cls(float(stored["mean"]), values, bool(stored["lower_is_better"]))
 
 

@@ -1,9 +1,10 @@
-"""Updates that a training has made are made again on a copy and compared: a fork never answers for another training."""
+"""Updates that a training has made are made again on a copy and compared: a fork never answers for
+another training."""
 
 import copy
 import math
 import statistics
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,122 +13,24 @@ from torch import Tensor, nn
 
 from gradiometer.errors import Unsupported
 from gradiometer.loop.loop import Loop
+from gradiometer.loop.marks import NO_GRADIENT, Marks, marks_of, relative
 from gradiometer.loop.untouched import guarded_copy
 from gradiometer.measurement.batch import Batch, leaves, mapped
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import GlobalStates, untouched_randomness
 
 ROUNDING = 1e-3
-"""Largest difference between an update and its copy, as a share of the update, that counts as rounding. The same loss
-in another order, in double precision, or in halves gave 1e-7 to 2e-6 with SGD and AdamW; gradients of SGD that are
-clipped to a norm that is 1 % off give 1e-2."""
-
-NO_GRADIENT = 1e-6
-"""Gradients below this share of the largest are rounding: those of a bias before BatchNorm, which Adam moves all the
-same, had 1e-8 of it."""
+"""Largest difference between an update and its copy, as a share of the update, that counts as
+rounding. The same loss in another order, in double precision, or in halves gave 1e-7 to 2e-6 with
+SGD and AdamW; gradients of SGD that are clipped to a norm that is 1 % off give 1e-2."""
 
 SETTINGS = ("lr", "momentum", "betas", "weight_decay", "nesterov", "eps")
 """Settings of a parameter group that a loop or a scheduler may change between updates."""
 
-WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Whole numbers with as many bytes as a value, whose sums show if a bit differs."""
-
-ROW = 256
-"""Whole numbers that are added up together. Two that change places are in other rows, or in other columns."""
-
-SAMPLE, PRIME = 1024, 15_485_863
-"""Values of a tensor that are kept to see how far it is from another one, and the distance of their places."""
-
-WAY_OUT = "give `step=`, a function of (model, optimizer, batch) that makes one whole update as your loop does"
-
-
-@dataclass(frozen=True, eq=False)
-class Marks:
-    """What is kept of some tensors, to see later if others are the same. Nothing here waits for an accelerator.
-
-    Args:
-        names: Their names.
-        bits: For each, sums of the words of its bits that are weighted by their place. They differ if a bit differs.
-        norms: The norm of each.
-        largest: The largest absolute value of each.
-        samples: Some values of each, at fixed places.
-        sizes: The number of values of each.
-    """
-
-    names: tuple[str, ...]
-    bits: Tensor
-    norms: Tensor
-    largest: Tensor
-    samples: tuple[Tensor, ...]
-    sizes: tuple[int, ...]
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Marks):
-            return NotImplemented
-        return self.names == other.names and torch.equal(self.bits, other.bits)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    @property
-    def norm_of(self) -> dict[str, float]:
-        """The norm of each tensor by its name."""
-        return dict(zip(self.names, self.norms.tolist(), strict=True))
-
-    def distance(self, other: "Marks", names: Collection[str]) -> float:
-        """About the norm of the difference of these tensors, from the samples."""
-        theirs = dict(zip(other.names, other.samples, strict=True))
-        squares = [
-            size / max(len(ours), 1) * float((ours - theirs[name]).square().sum())
-            for name, ours, size in zip(self.names, self.samples, self.sizes, strict=True)
-            if name in names
-        ]
-        return math.sqrt(math.fsum(squares))
-
-    def farthest(self, other: "Marks") -> tuple[str, float, float]:
-        """The tensor whose norms differ most, with both norms; one that only one of them has has 0 in the other."""
-        ours, theirs = self.norm_of, other.norm_of
-        least = NO_GRADIENT * max((*ours.values(), *theirs.values()), default=0.0)
-        names = [
-            name for name in dict.fromkeys((*ours, *theirs)) if max(ours.get(name, 0.0), theirs.get(name, 0.0)) >= least
-        ]
-        name = max(names, key=lambda each: _relative(ours.get(each, 0.0), theirs.get(each, 0.0)))
-        return name, ours.get(name, 0.0), theirs.get(name, 0.0)
-
-
-@torch.no_grad()
-def marks_of(tensors: Mapping[str, Tensor]) -> Marks:
-    """The marks of these tensors: a few passes over each, and no copy of it."""
-    device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
-    bits, norms, largest, samples = [], [], [], []
-    for tensor in tensors.values():
-        flat = tensor.detach().contiguous().reshape(-1)
-        flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
-        values = flat if flat.is_floating_point() else flat.double()
-        norm = torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32))
-        most = torch.linalg.vector_norm(values, math.inf) if values.numel() else values.sum()
-        bits.append(_bits(flat.view(WORDS[flat.element_size()])).to(device))
-        norms.append(norm.double().to(device))
-        largest.append(most.double().to(device))
-        samples.append(values[_places(len(values), values.device)].double())
-    if not bits:
-        return Marks((), torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0), torch.zeros(0), (), ())
-    sizes = tuple(tensor.numel() * (2 if tensor.is_complex() else 1) for tensor in tensors.values())
-    return Marks(tuple(tensors), torch.stack(bits), torch.stack(norms), torch.stack(largest), tuple(samples), sizes)
-
-
-def _bits(words: Tensor) -> Tensor:
-    """Sums of whole numbers by rows and by columns of 256, weighted by their place: two passes, and no copy."""
-    whole = len(words) // ROW * ROW
-    rows = words[:whole].view(-1, ROW)
-    sums = [rows.sum(dim=1, dtype=torch.int64), rows.sum(dim=0, dtype=torch.int64), words[whole:].to(torch.int64)]
-    return torch.stack([(each * (2 * torch.arange(len(each), device=each.device) + 1)).sum() for each in sums])
-
-
-def _places(size: int, device: torch.device) -> Tensor:
-    """The places of a sample of a tensor, spread over it without a period that its rows may have."""
-    if size <= SAMPLE:
-        return torch.arange(size, device=device)
-    return torch.arange(SAMPLE, device=device) * PRIME % size
+WAY_OUT = (
+    "give `step=`, a function of (model, optimizer, batch) that makes one whole update as your "
+    "loop does"
+)
 
 
 def gradients_of(model: nn.Module) -> dict[str, Tensor]:
@@ -196,10 +99,12 @@ class KeptUpdates:
     def put_into(self, loop: Loop) -> None:
         """Bring a copy of the training back to the state before the first update."""
         own = tensors_of(loop.model)
-        if {name: one.shape for name, one in own.items()} != {name: one.shape for name, one in self.model.items()}:
+        if {name: one.shape for name, one in own.items()} != {
+            name: one.shape for name, one in self.model.items()
+        }:
             raise Unsupported(
-                f"`model` has other parameters than at step {self.updates[0].step:,}, so that its updates cannot be "
-                "made again: fork some updates after such a change."
+                f"`model` has other parameters than at step {self.updates[0].step:,}, so that its "
+                "updates cannot be made again: fork some updates after such a change."
             )
         with torch.no_grad():
             for name, tensor in own.items():
@@ -218,8 +123,8 @@ class Again:
         weights: The parameters of the copy before it.
         gradient: Its gradient.
         state: Its state after the update.
-        is_judged_after: False if a person's `step` may change more after the optimizer's update: then the parameters
-            before the next update count.
+        is_judged_after: False if a person's `step` may change more after the optimizer's update:
+            then the parameters before the next update count.
     """
 
     kept: KeptUpdate
@@ -231,16 +136,20 @@ class Again:
     @property
     def is_same(self) -> bool:
         """True if every bit is that of training."""
-        return self.weights == self.kept.weights and (not self.is_judged_after or self.state == self.kept.state)
+        return self.weights == self.kept.weights and (
+            not self.is_judged_after or self.state == self.kept.state
+        )
 
     @property
     def before(self) -> float:
-        """The difference of the parameters before the update, as a share of the update; inf if it is not known."""
+        """The difference of the parameters before the update, as a share of the update; inf if it
+        is not known."""
         return self._share(self.weights, self.kept.weights)
 
     @property
     def difference(self) -> float:
-        """The larger of the differences of the parameters before and after the update, as a share of the update."""
+        """The larger of the differences of the parameters before and after the update, as a share
+        of the update."""
         after = self._share(self.state, self.kept.state) if self.is_judged_after else 0.0
         return max(self.before, after)
 
@@ -274,14 +183,16 @@ class Again:
 
 
 def check_replay(loop: Loop, kept: KeptUpdates) -> tuple[str, ...]:
-    """Make kept updates again on a copy of a training. Clipping between the backward and the update is found and taken.
+    """Make kept updates again on a copy of a training. Clipping between the backward and the update
+    is found and taken.
 
     Args:
         loop: The training. Its `clip`, `clip_value` and `ascent` are set to what its updates show.
         kept: Some of its updates.
 
     Returns:
-        Sentences about what a reader of the fork should know; none if every bit is that of training.
+        Sentences about what a reader of the fork should know; none if every bit is that of
+        training.
 
     Raises:
         Unsupported: The updates of the copy are others.
@@ -309,8 +220,8 @@ def _notes(found: Sequence[Again]) -> tuple[str, ...]:
         return ()
     most = max(again.difference for again in found)
     return (
-        f"Updates of the loop were made again on a copy and differ by rounding, {most:.1g} of an update: the loop "
-        "computes its loss in another order, or its kernels do not repeat.",
+        f"Updates of the loop were made again on a copy and differ by rounding, {most:.1g} of an "
+        "update: the loop computes its loss in another order, or its kernels do not repeat.",
     )
 
 
@@ -319,13 +230,21 @@ def _is_complete(found: Sequence[Again], kept: KeptUpdates) -> bool:
 
 
 def _best(loop: Loop, kept: KeptUpdates) -> list[Again]:
-    """The updates made again, up to the first that differs, by the better of two guesses where random draws begin."""
+    """The updates made again, up to the first that differs, by the better of two guesses where
+    random draws begin."""
     first = _made_again(loop, kept, at_forward=False)
-    draws = any(one.at_forward is not None and not one.at_forward.same_as(one.random) for one in kept.updates)
+    draws = any(
+        one.at_forward is not None and not one.at_forward.same_as(one.random)
+        for one in kept.updates
+    )
     if not draws or _is_complete(first, kept):
         return first
     second = _made_again(loop, kept, at_forward=True)
-    return second if (len(second), -second[-1].difference) > (len(first), -first[-1].difference) else first
+    return (
+        second
+        if (len(second), -second[-1].difference) > (len(first), -first[-1].difference)
+        else first
+    )
 
 
 def _made_again(loop: Loop, kept: KeptUpdates, *, at_forward: bool) -> list[Again]:
@@ -339,7 +258,9 @@ def _made_again(loop: Loop, kept: KeptUpdates, *, at_forward: bool) -> list[Agai
             for update in kept.updates:
                 # the parameters before the last update judge the others, if there are others
                 judged = loop.step is None or len(kept.updates) == 1
-                found.append(_one_again(again, update, used, at_forward=at_forward, is_judged_after=judged))
+                found.append(
+                    _one_again(again, update, used, at_forward=at_forward, is_judged_after=judged)
+                )
                 if not found[-1].is_close:
                     break
     return found
@@ -373,12 +294,15 @@ def _one_again(
 
 
 def _ascents(again: Again) -> Iterator[float]:
-    """Distances by which the parameters may have been moved along the gradient before a second backward."""
+    """Distances by which the parameters may have been moved along the gradient before a second
+    backward."""
     kept, made = again.kept, again.gradient
     if kept.above is None or not made.names or kept.above.names != kept.weights.names:
         return
     place = {name: number for number, name in enumerate(kept.weights.names)}
-    moves = [kept.above.samples[place[name]] - kept.weights.samples[place[name]] for name in made.names]
+    moves = [
+        kept.above.samples[place[name]] - kept.weights.samples[place[name]] for name in made.names
+    ]
     move, gradient = torch.cat(moves), torch.cat(made.samples)
     scale = float(move @ gradient / (gradient @ gradient))
     if scale > 0 and float((move - scale * gradient).norm()) < ROUNDING * float(move.norm()):
@@ -386,7 +310,8 @@ def _ascents(again: Again) -> Iterator[float]:
 
 
 def _clippings(again: Again) -> Iterator[tuple[float | None, float | None]]:
-    """Norms, or values, to which the gradient may have been clipped, those with few digits first."""
+    """Norms, or values, to which the gradient may have been clipped, those with few
+    digits first."""
     seen, made = again.kept.gradient, again.gradient
     if seen.names != made.names or not len(seen.names):
         return
@@ -415,35 +340,32 @@ def _refusal(loop: Loop, again: Again) -> str:
     """What differs, where, by how much, and what to give."""
     kept = again.kept
     function = "`loss`" if loop.step is None else "`step`"
-    begin = f"{function} does not make the updates of your loop, so that a fork would answer for another training: "
+    begin = (
+        f"{function} does not make the updates of your loop, so that a fork would answer for "
+        "another training: "
+    )
     at = f"at step {kept.step:,}"
     if again.before > ROUNDING:
         name, seen, made = kept.weights.farthest(again.weights)
         return (
-            f"{begin}{at} {name} had norm {seen:.6g} before the update, and {made:.6g} in a copy. Something besides "
-            f"the optimizer changed it between two updates; {WAY_OUT}."
+            f"{begin}{at} {name} had norm {seen:.6g} before the update, and {made:.6g} in a copy. "
+            f"Something besides the optimizer changed it between two updates; {WAY_OUT}."
         )
     name, seen, made = kept.gradient.farthest(again.gradient)
     ratio = again.common_ratio
-    if ratio is not None and _relative(ratio, 1.0) > ROUNDING:
+    if ratio is not None and relative(ratio, 1.0) > ROUNDING:
         return (
-            f"{begin}{at} its gradient was {ratio:.4g} times that of a copy, in every parameter. Give the loss "
-            f"that is trained, with its factor, or {WAY_OUT[5:]}."
+            f"{begin}{at} its gradient was {ratio:.4g} times that of a copy, in every parameter. "
+            f"Give the loss that is trained, with its factor, or {WAY_OUT[5:]}."
         )
-    if _relative(seen, made) > ROUNDING:
+    if relative(seen, made) > ROUNDING:
         return (
-            f"{begin}{at} the gradient of {name} had norm {seen:.4g} at the update, and {made:.4g} in a copy. Your "
-            "loop makes another backward (its loss, a second one, random draws), or changes the gradient before the "
-            f"update; {WAY_OUT}."
+            f"{begin}{at} the gradient of {name} had norm {seen:.4g} at the update, and {made:.4g} "
+            "in a copy. Your loop makes another backward (its loss, a second one, random draws), "
+            f"or changes the gradient before the update; {WAY_OUT}."
         )
     name, seen, made = kept.state.farthest(again.state)
     return (
-        f"{begin}{at} {name} had norm {seen:.6g} after the update, and {made:.6g} in a copy, from the same gradient. "
-        f"{WAY_OUT[0].upper()}{WAY_OUT[1:]}."
+        f"{begin}{at} {name} had norm {seen:.6g} after the update, and {made:.6g} in a copy, from "
+        f"the same gradient. {WAY_OUT[0].upper()}{WAY_OUT[1:]}."
     )
-
-
-def _relative(one: float, two: float) -> float:
-    """The difference of two norms as a share of the larger."""
-    largest = max(abs(one), abs(two))
-    return abs(one - two) / largest if largest > 0 else 0.0

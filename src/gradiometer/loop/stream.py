@@ -1,4 +1,5 @@
-"""The examples that a branch is trained on, cut into updates of any size, the same examples for all alternatives."""
+"""The examples that a branch is trained on, cut into updates of any size, the same examples for all
+alternatives."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,15 @@ import torch
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 from gradiometer.loop.horizon import FINEST
-from gradiometer.measurement.batch import Batch, batch_size, chunks, join_batches, mapped, span, tensors_of
+from gradiometer.measurement.batch import (
+    Batch,
+    batch_size,
+    chunks,
+    join_batches,
+    mapped,
+    span,
+    tensors_of,
+)
 
 ORIGINAL = Fraction(1)
 """The size of an update of the original training."""
@@ -32,8 +41,8 @@ class Taken:
 class Stream:
     """The batches that training would see next, cut into updates of another size if asked.
 
-    Batches are nested. A batch of 2x is two consecutive batches, and a batch of 0.5x is half of one. All alternatives
-    therefore see the same examples in the same order.
+    Batches are nested. A batch of 2x is two consecutive batches, and a batch of 0.5x is half of
+    one. All alternatives therefore see the same examples in the same order.
 
     Args:
         batches: The batches of the original training, from the first update on.
@@ -47,7 +56,11 @@ class Stream:
     """
 
     def __init__(
-        self, batches: Iterator[Batch], *, accumulation: int = 1, device: torch.device | str | None = None
+        self,
+        batches: Iterator[Batch],
+        *,
+        accumulation: int = 1,
+        device: torch.device | str | None = None,
     ) -> None:
         self.batches = batches
         """The batches that come next, before they are cut."""
@@ -70,21 +83,27 @@ class Stream:
         return int(self.original) if self._rest else self._whole // self._accumulation
 
     def skip(self, start: int, stop: int) -> None:
-        """Leave out the batches of these updates, counted from the first one of this stream; `stop` is not skipped."""
+        """Leave out the batches of these updates, counted from the first one of this stream; `stop`
+        is not skipped."""
         self._skipped.append((start, stop))
 
     def take(self, factor: Amount | Fraction = 1, most: int | None = None) -> Taken:
         """The examples of the next update.
 
         Args:
-            factor: Size of the update, as a multiple of the original one. Rounded to a fraction p/q with q ≤ 64.
+            factor: Size of the update, as a multiple of the original one. Rounded to a fraction p/q
+                with q ≤ 64.
             most: Largest number of examples; what is above it is cut off.
 
         Raises:
             BadArgument: The data have ended, or a batch is too small to be cut into such parts.
         """
         # Fractions are slow, also as the key of a cache.
-        number, parts = (self._accumulation, 1) if factor is ORIGINAL else _number_and_parts(factor, self._accumulation)
+        number, parts = (
+            (self._accumulation, 1)
+            if factor is ORIGINAL
+            else _number_and_parts(factor, self._accumulation)
+        )
         pieces: list[Batch] = []
         examples = 0
         for _ in range(number):
@@ -116,7 +135,9 @@ class Stream:
         if not self._cut:
             batch = self._drawn_batch()
             if batch_size(batch) < parts:
-                raise BadArgument(f"`batch` of {batch_size(batch)} examples cannot be cut into {parts} parts.")
+                raise BadArgument(
+                    f"`batch` of {batch_size(batch)} examples cannot be cut into {parts} parts."
+                )
             share = Fraction(1, parts * self._accumulation)
             self._cut = [(part, share) for part in reversed(chunks(batch, parts))]
         part, share = self._cut.pop()
@@ -127,8 +148,8 @@ class Stream:
         batch = next(self.batches, None)
         if batch is None:
             raise BadArgument(
-                f"`horizon` is beyond the data: `batches` ended after {self.examples:,} examples. Give a shorter "
-                "horizon, or batches that start again at their end."
+                f"`horizon` is beyond the data: `batches` ended after {self.examples:,} examples. "
+                "Give a shorter horizon, or batches that start again at their end."
             )
         self._drawn += 1
         device = self._device
@@ -137,7 +158,8 @@ class Stream:
         return mapped(batch, lambda tensor: tensor.to(device))
 
     def _merged(self, pieces: list[Batch]) -> list[Batch]:
-        """One batch, unless training accumulates, or examples differ in shape (sequences of unequal length)."""
+        """One batch, unless training accumulates, or examples differ in shape (sequences of unequal
+        length)."""
         if self._accumulation > 1 or len(pieces) < 2:
             return pieces
         try:

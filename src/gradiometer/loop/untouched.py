@@ -20,8 +20,8 @@ def guarded_copy(original: Loop, seed: int) -> Iterator[Loop]:
         seed: Seed of the branches.
 
     Raises:
-        BadArgument: At the end, if the user's functions have changed the training in place of the copies that they were
-            called with. It is put back to what it was.
+        BadArgument: At the end, if the user's functions have changed the training in place of the
+            copies that they were called with. It is put back to what it was.
     """
     start = original.copy()
     start.seed = seed
@@ -40,8 +40,9 @@ def guarded_copy(original: Loop, seed: int) -> Iterator[Loop]:
         if changed:
             original.restore(start.state())
         raise BadArgument(
-            "`loss`, `step`, `evaluate` or an alternative worked on the training itself: use only the model, optimizer "
-            "and batch that the function is called with. The training was put back to what it was."
+            "`loss`, `step`, `evaluate` or an alternative worked on the training itself: use only "
+            "the model, optimizer and batch that the function is called with. The training was put "
+            "back to what it was."
         )
 
 

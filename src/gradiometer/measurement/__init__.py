@@ -1,4 +1,5 @@
-"""The parts of a measurement: objective, training step, gauge, readings, estimates with intervals, findings."""
+"""The parts of a measurement: objective, training step, gauge, readings, estimates with intervals,
+findings."""
 
 import lazy_loader
 

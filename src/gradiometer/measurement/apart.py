@@ -14,7 +14,8 @@ from gradiometer.measurement.parts import SpreadBuilder
 from gradiometer.measurement.reading import Spread
 
 PER_EXAMPLE_NUMBERS = 2**25
-"""Largest number of values in memory when gradients are computed per example: 128 MiB in single precision."""
+"""Largest number of values in memory when gradients are computed per example: 128 MiB in single
+precision."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Apart:
         return dealt(batch_size(self.batch), count, generator, self.example_of)
 
     def all_run(self, parts: Sequence[Tensor]) -> Spread:
-        """Compute every gradient, each with its own random numbers and batch statistics; ĝ is their mean."""
+        """Compute every gradient, each with its own random numbers and batch statistics; ĝ is their
+        mean."""
         builder, mean, size = self._builder, list[Tensor](), batch_size(self.batch)
         for position, part in enumerate(parts):
             gradients = self._part_gradient(part, position)
@@ -81,7 +83,8 @@ class Apart:
         return builder.finish(mean)
 
     def _with_last_by_subtraction(self, parts: Sequence[Tensor], whole: Gradients) -> Spread:
-        """Compute k − 1 gradients; Σ b_j ĝ_j = B ĝ gives the last, of which only the norms are kept."""
+        """Compute k − 1 gradients; Σ b_j ĝ_j = B ĝ gives the last, of which only the norms are
+        kept."""
         builder, rest, left = self._builder, whole, batch_size(self.batch)
         for position, part in enumerate(parts[:-1]):
             gradients = self._part_gradient(part, position)
@@ -116,4 +119,6 @@ class Apart:
         return SpreadBuilder(self.objective.layer_of, preconditioner=self.preconditioner)
 
     def _part_gradient(self, part: Tensor, position: int) -> Gradients:
-        return self.objective.gradient(take(self.batch, part), seed=self.seed_of(f"part {position}"))
+        return self.objective.gradient(
+            take(self.batch, part), seed=self.seed_of(f"part {position}")
+        )

@@ -1,4 +1,5 @@
-"""Batches of any structure (a tensor, or nested tuples, lists and dictionaries of tensors), and their order."""
+"""Batches of any structure (a tensor, or nested tuples, lists and dictionaries of tensors), and
+their order."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,8 @@ from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Draw
 
 Batch = Any
-"""A tree of tuples, lists and mappings. The first axis of every tensor is the example. Tensors without an axis,
-numbers, strings and None are shared by all examples."""
+"""A tree of tuples, lists and mappings. The first axis of every tensor is the example. Tensors
+without an axis, numbers, strings and None are shared by all examples."""
 
 
 @runtime_checkable
@@ -50,33 +51,47 @@ def batch_size(batch: Batch, name: str = "batch") -> int:
     named = leaves(batch, name)
     sizes = {path: leaf.shape[0] for path, leaf in named if isinstance(leaf, Tensor) and leaf.dim()}
     if not sizes:
-        raise BadArgument(f"`{name}` holds no tensor with a first axis: give tensors whose first axis is the example.")
+        raise BadArgument(
+            f"`{name}` holds no tensor with a first axis: give tensors whose first axis is the "
+            "example."
+        )
     (first, size), *others = sizes.items()
     path, other = next((path, other) for path, other in others if other != size)
     raise BadArgument(
-        f"`{path}` holds {other} examples and `{first}` holds {size}: the first axis of every tensor must be the "
-        "example. For tensors with time first give `watch` their `batch_axis`, and reshape those that were flattened."
+        f"`{path}` holds {other} examples and `{first}` holds {size}: the first axis of every "
+        "tensor must be the example. For tensors with time first give `watch` their `batch_axis`, "
+        "and reshape those that were flattened."
     )
 
 
 def take(batch: Batch, index: Int[Tensor, " chosen"]) -> Batch:
     """The examples at these positions, in the structure of the batch."""
 
-    def chosen(tensor: Tensor) -> Tensor:  # a copy of the index to an accelerator that does not wait for it
-        return tensor.index_select(0, index.to(tensor.device, non_blocking=True)) if tensor.dim() else tensor
+    def chosen(
+        tensor: Tensor,
+    ) -> Tensor:  # a copy of the index to an accelerator that does not wait for it
+        return (
+            tensor.index_select(0, index.to(tensor.device, non_blocking=True))
+            if tensor.dim()
+            else tensor
+        )
 
     return mapped(batch, chosen)
 
 
 def chunks(batch: Batch, count: int) -> list[Batch]:
-    """The batch cut into `count` chunks of consecutive examples. Their sizes differ by at most one."""
+    """The batch cut into `count` chunks of consecutive examples. Their sizes differ by
+    at most one."""
     size = batch_size(batch)
     bounds = [size * part // count for part in range(count + 1)]
     return [span(batch, start, stop) for start, stop in pairwise(bounds)]
 
 
 def dealt(
-    size: int, count: int, generator: torch.Generator, example_of: Int[Tensor, " rows"] | None = None
+    size: int,
+    count: int,
+    generator: torch.Generator,
+    example_of: Int[Tensor, " rows"] | None = None,
 ) -> list[Tensor]:
     """Positions of the rows of a batch, dealt at random into `count` parts.
 
@@ -90,13 +105,16 @@ def dealt(
         return list(torch.randperm(size, generator=generator, device="cpu").tensor_split(count))
     labels, own = example_of.cpu().unique(return_inverse=True)
     part = torch.empty(len(labels), dtype=torch.int64, device="cpu")
-    for place, chosen in enumerate(torch.randperm(len(labels), generator=generator, device="cpu").tensor_split(count)):
+    for place, chosen in enumerate(
+        torch.randperm(len(labels), generator=generator, device="cpu").tensor_split(count)
+    ):
         part[chosen] = place
     return [(part[own] == place).nonzero().flatten() for place in range(count)]
 
 
 def join_batches(batches: Sequence[Batch]) -> Batch:
-    """One batch with the examples of all these batches. Values shared by all examples come from the first batch.
+    """One batch with the examples of all these batches. Values shared by all examples come from the
+    first batch.
 
     Raises:
         BadArgument: The batches differ in structure, or their examples in shape.
@@ -120,17 +138,21 @@ def span(batch: Batch, start: int, stop: int) -> Batch:
 
 
 def example_axes(batch: Batch) -> Any:
-    """The structure of the batch with 0 for every tensor of examples and None for the rest: `in_dims` of `vmap`."""
+    """The structure of the batch with 0 for every tensor of examples and None for the rest:
+    `in_dims` of `vmap`."""
     return mapped(batch, lambda tensor: 0 if tensor.dim() else None, rest=lambda _: None)
 
 
 def as_batch_of_one(example: Batch, batch: Batch) -> Batch:
-    """One example, as `vmap` passes it, with its first axis back. Values shared by the examples stay as they are."""
+    """One example, as `vmap` passes it, with its first axis back. Values shared by the examples
+    stay as they are."""
     alone = iter([tensor.dim() > 0 for tensor in tensors_of(batch)])
     return mapped(example, lambda tensor: tensor.unsqueeze(0) if next(alone) else tensor)
 
 
-def mapped(batch: Batch, change: Callable[[Tensor], Any], rest: Callable[[Any], Any] = lambda leaf: leaf) -> Batch:
+def mapped(
+    batch: Batch, change: Callable[[Tensor], Any], rest: Callable[[Any], Any] = lambda leaf: leaf
+) -> Batch:
     """The same structure with `change` applied to every tensor, and `rest` to every other leaf."""
     if isinstance(batch, Tensor):
         return change(batch)
@@ -172,7 +194,8 @@ def leaves(batch: Batch, path: str) -> Iterator[tuple[str, Any]]:
 
 @dataclass
 class Order:
-    """The examples in the batch of each step. It depends on the step only, so there is no state to save.
+    """The examples in the batch of each step. It depends on the step only, so there is no state to
+    save.
 
     Args:
         draw: RESHUFFLED: every epoch is a new permutation, and its last batch may be smaller.
@@ -198,7 +221,8 @@ class Order:
     def __post_init__(self) -> None:
         if not 1 <= self.batch_size <= self.examples:
             raise BadArgument(
-                f"`batch_size` must lie between 1 and the {self.examples:,} training examples, got {self.batch_size:,}."
+                f"`batch_size` must lie between 1 and the {self.examples:,} training examples, got "
+                f"{self.batch_size:,}."
             )
 
     @property
@@ -215,7 +239,9 @@ class Order:
 
     def epoch(self, number: int) -> Int[Tensor, " drawn"]:
         """Positions of all examples of an epoch, batch after batch."""
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0]))
+        generator = torch.Generator().manual_seed(
+            int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0])
+        )
         if self.draw is Draw.RESHUFFLED:
             return torch.randperm(self.examples, generator=generator)
         drawn = self.steps_per_epoch * self.batch_size

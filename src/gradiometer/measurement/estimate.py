@@ -10,19 +10,23 @@ from gradiometer.errors import BadArgument
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval. Make it by `Estimate.interval`, `Estimate.exact` or `Estimate.bound`.
+    """A number with its interval. Make it by `Estimate.interval`, `Estimate.exact` or
+    `Estimate.bound`.
 
     Attributes:
         value: The point estimate; NaN if unknown.
         low, high: Ends of the interval. An end may be infinite.
-        level: Confidence level of the interval, between 0 and 1; 1 for an exact value or a proven bound.
+        level: Confidence level of the interval, between 0 and 1; 1 for an exact value or a proven
+            bound.
         method: Name of the method that made the interval.
         samples: Number of readings behind the estimate.
         unit: Unit of value, low and high; empty for a pure number.
-        needed: If the interval is not finite yet, about how many more training steps would make it finite; None if
-            that is not known.
-        step: The training step at which the quantity has this value; None if the estimate is not of one step.
-        earlier: An early step of training and the value there, if the quantity has shown a change since.
+        needed: If the interval is not finite yet, about how many more training steps would make it
+            finite; None if that is not known.
+        step: The training step at which the quantity has this value; None if the estimate is not of
+            one step.
+        earlier: An early step of training and the value there, if the quantity has shown a change
+            since.
         reached: The last training step so far, if it is known and after `step`.
 
     >>> from gradiometer import Estimate
@@ -78,7 +82,9 @@ class Estimate:
         return cls(value, value, value, 1.0, "exact", 0, unit)
 
     @classmethod
-    def bound(cls, value: float, *, low: float, high: float, method: str, samples: int, unit: str = "") -> "Estimate":
+    def bound(
+        cls, value: float, *, low: float, high: float, method: str, samples: int, unit: str = ""
+    ) -> "Estimate":
         """A number between proven bounds, which hold with certainty."""
         return cls(value, low, high, 1.0, method, samples, unit)
 
@@ -88,7 +94,14 @@ class Estimate:
     ) -> "Estimate":
         """No estimate yet: the value is NaN and the interval is the whole line."""
         return cls.interval(
-            math.nan, -math.inf, math.inf, level=level, method=method, samples=samples, unit=unit, needed=needed
+            math.nan,
+            -math.inf,
+            math.inf,
+            level=level,
+            method=method,
+            samples=samples,
+            unit=unit,
+            needed=needed,
         )
 
     @property
@@ -108,7 +121,9 @@ class Estimate:
             return f"at least {significant(self.low)}{unit} ({self.level:.0%})"
         if not self.tells:
             return "cannot tell yet"
-        return f"{significant(self.value)} [{significant(self.low)}, {significant(self.high)}]{unit}"
+        return (
+            f"{significant(self.value)} [{significant(self.low)}, {significant(self.high)}]{unit}"
+        )
 
 
 Estimates = Mapping[str, Estimate]

@@ -54,7 +54,8 @@ class Trial:
     """What came of the cure of a finding in forks of the run, or how to try it.
 
     Args:
-        results: What the newest fork with each change has shown, as facts: the step, the effect, the fork, the verdict.
+        results: What the newest fork with each change has shown, as facts: the step, the effect,
+            the fork, the verdict.
         facts: If there is no result: how to try it, and how often such a cure has helped.
     """
 
@@ -69,11 +70,13 @@ class Finding:
     Args:
         gauge: Name of the gauge.
         issue: The issue of SGD that it is about.
-        claim: What is claimed: its name in the table of words. "own" takes its sentences from `facts`.
+        claim: What is claimed: its name in the table of words. "own" takes its sentences from
+            `facts`.
         state: How urgent it is.
         numbers: The estimates that the claim rests on, by name. The page draws their intervals.
         facts: Whatever else the sentences need: counts, names, steps, settings.
-        cure: What to change in training, each as the text of a change that a fork can try, such as "rate 0.5x".
+        cure: What to change in training, each as the text of a change that a fork can try, such as
+            "rate 0.5x".
         forecast: What a model expects of the cure, by name of the quantity.
         trial: What came of the cure when it was tried.
         doubts: What could make the claim wrong.

@@ -55,9 +55,10 @@ NOTHING_KNOWN = RunFacts()
 class Gauge(ABC):
     """A quantity that is read off training steps.
 
-    A gauge is one frozen dataclass in one file. Its fields are settings only: its `repr` recreates it, and it is
-    written into the run. It never keeps a tensor, and `measure` never changes training. Everything that the rest of
-    the package has to know about it is a class attribute below. Pass your own gauge to `watch` or `train` as an
+    A gauge is one frozen dataclass in one file. Its fields are settings only: its `repr` recreates
+    it, and it is written into the run. It never keeps a tensor, and `measure` never changes
+    training. Everything that the rest of the package has to know about it is a class attribute
+    below. Pass your own gauge to `watch` or `train` as an
     object: `watch(..., gauges=["noise", MyGauge()])`.
     """
 
@@ -71,7 +72,8 @@ class Gauge(ABC):
     """Unit of the first quantity."""
 
     labels: ClassVar[Mapping[str, str]] = {}
-    """Labels of the quantities that `estimate` returns, such as "batch size, B", in the order of the page's table."""
+    """Labels of the quantities that `estimate` returns, such as "batch size, B", in the order of
+    the page's table."""
 
     symbols: ClassVar[Mapping[str, str]] = {}
     """Short symbols for quantities that a chart marks as a threshold, such as "B"."""
@@ -83,39 +85,48 @@ class Gauge(ABC):
     """True if `measure` runs the model again, for which `watch` needs `loss`."""
 
     processes: ClassVar[Literal["one", "many", "sharded"]] = "one"
-    """The largest setting that it works in: one process, several with whole models, or a sharded model (FSDP2).
+    """The largest setting that it works in: one process, several with whole models, or a sharded
+    model (FSDP2).
 
-    A gauge that runs the model and is for "many" measures the share of the batch on every process, and its moments are
-    averaged: they must not depend on the size of the batch. `step.graph_gradient` is that of the whole batch."""
+    A gauge that runs the model and is for "many" measures the share of the batch on every process,
+    and its moments are
+    averaged: they must not depend on the size of the batch. `step.graph_gradient` is that of the
+    whole batch."""
 
     sgd_only: ClassVar[str] = ""
-    """The law it rests on, such as "edge of stability", if that is known only for SGD, with momentum or without."""
+    """The law it rests on, such as "edge of stability", if that is known only for SGD, with
+    momentum or without."""
 
     needs_preconditioner: ClassVar[bool] = False
-    """True if it needs `step.preconditioner`, which is known for Adam, AdamW, RMSprop and their kind."""
+    """True if it needs `step.preconditioner`, which is known for Adam, AdamW, RMSprop and their
+    kind."""
 
     one_in: ClassVar[int] = 1
-    """It runs at one in this many measured steps. Above 1 for a gauge that costs more than a step. If no other gauge
-    runs at every measured step, it does."""
+    """It runs at one in this many measured steps. Above 1 for a gauge that costs more than a step.
+    If no other gauge runs at every measured step, it does."""
 
     copies: ClassVar[int] = 1
-    """How many more copies of the parameters a reading holds. It is left out if there is less memory."""
+    """How many more copies of the parameters a reading holds. It is left out if there is less
+    memory."""
 
     looks_back: ClassVar[bool] = False
     """True if it needs `step.motion`: where training was earlier, and its velocity."""
 
     own_steps: ClassVar[bool] = False
-    """True if it chooses its steps itself (`wants`), whatever the budget: for a gauge that costs next to nothing."""
+    """True if it chooses its steps itself (`wants`), whatever the budget: for a gauge that costs
+    next to nothing."""
 
     from_run: ClassVar[tuple[str, ...]] = ()
     """Names of the fields that are set from the run's configuration, such as "momentum"."""
 
     @abstractmethod
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments | None:
-        """The raw moments of one step, each unbiased and additive over steps. None if this step has no reading.
+        """The raw moments of one step, each unbiased and additive over steps. None if this step has
+        no reading.
 
         Args:
-            step: The step between `backward` and `optimizer.step`, with its gradients and derivatives.
+            step: The step between `backward` and `optimizer.step`, with its gradients and
+                derivatives.
         """
 
     def wants(self, step: int) -> bool:

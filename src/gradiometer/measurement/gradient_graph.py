@@ -1,4 +1,5 @@
-"""The gradient of a batch with its graph kept. A product with the Hessian is one backward through that graph."""
+"""The gradient of a batch with its graph kept. A product with the Hessian is one backward through
+that graph."""
 
 import re
 import warnings
@@ -18,10 +19,12 @@ from gradiometer.measurement.derivatives.convolution import Convolutions
 from gradiometer.measurement.objective import Gradients, Objective
 
 SMALL = 2**14
-"""Numbers in a batch up to which one backward computes several products: there the calls cost more than the
-arithmetic."""
+"""Numbers in a batch up to which one backward computes several products: there the calls cost more
+than the arithmetic."""
 
-WITHOUT_SECOND_DERIVATIVE = re.compile(r"not implemented|differentiate twice|double backward|vmap|batching rule", re.I)
+WITHOUT_SECOND_DERIVATIVE = re.compile(
+    r"not implemented|differentiate twice|double backward|vmap|batching rule", re.I
+)
 
 FORBIDDEN = "torch::autograd::Error"
 """The graph node that torch inserts for a function marked `once_differentiable`."""
@@ -30,10 +33,11 @@ FORBIDDEN = "torch::autograd::Error"
 class GradientGraph:
     """∇L of one batch at the model's own parameters, and H v for any v, from one graph.
 
-    H is symmetric, so vᵀ ∂g/∂Φ = H v: a product is one backward through the graph of the gradient, at about 1.4
-    gradients each. Building the graph again for every product would cost about twice that. The random numbers of
-    the loss (Dropout) are drawn once, so all products use the same H. Attention is computed by its plain formula,
-    since torch's fused kernels have no second derivative. A compiled model runs without its compiled code.
+    H is symmetric, so vᵀ ∂g/∂Φ = H v: a product is one backward through the graph of the gradient,
+    at about 1.4 gradients each. Building the graph again for every product would cost about twice
+    that. The random numbers of the loss (Dropout) are drawn once, so all products use the same H.
+    Attention is computed by its plain formula, since torch's fused kernels have no second
+    derivative. A compiled model runs without its compiled code.
 
     Memory: that of the graph, a few times that of a training step.
 
@@ -46,18 +50,25 @@ class GradientGraph:
         UserCodeFailed: The loss has no gradient.
         Unsupported: The loss forbids a second derivative.
 
-    Source: Pearlmutter (1994), Fast Exact Multiplication by the Hessian; here as reverse over reverse.
+    Source: Pearlmutter (1994), Fast Exact Multiplication by the Hessian; here as reverse over
+    reverse.
     """
 
     def __init__(self, objective: Objective, batch: Batch, *, seed: int = 0) -> None:
         self._objective = objective
         self.examples = batch_size(batch)
         self._leaves = objective.leaves()
-        with torch.enable_grad(), objective.untouched_randomness(seed), twice_differentiable(objective.model):
+        with (
+            torch.enable_grad(),
+            objective.untouched_randomness(seed),
+            twice_differentiable(objective.model),
+        ):
             loss, self._gradient = objective.differentiable_gradient(self._leaves, batch)
         _refuse_once_differentiable(self._gradient)
         self.loss = float(loss.detach())
-        numbers = sum(leaf.numel() for _, leaf in leaves(batch, "batch") if isinstance(leaf, Tensor))
+        numbers = sum(
+            leaf.numel() for _, leaf in leaves(batch, "batch") if isinstance(leaf, Tensor)
+        )
         self._batched = numbers <= SMALL
 
     @property
@@ -71,7 +82,8 @@ class GradientGraph:
         return [part.detach() for part in self._gradient]
 
     def product(self, vector: Sequence[Tensor]) -> Gradients:
-        """H v for one v, both with one tensor per trainable parameter: the product is the only new copy.
+        """H v for one v, both with one tensor per trainable parameter: the product is the only new
+        copy.
 
         Raises:
             Unsupported: The loss has no second derivative.
@@ -98,7 +110,9 @@ class GradientGraph:
         rows = torch.empty_like(vectors)
         for row, vector in zip(rows, vectors, strict=True):
             product = self.product(unflat(vector, self._leaves))
-            for place, part in zip(row.split([leaf.numel() for leaf in self._leaves]), product, strict=True):
+            for place, part in zip(
+                row.split([leaf.numel() for leaf in self._leaves]), product, strict=True
+            ):
                 place.copy_(part.reshape(-1))
         return rows
 
@@ -114,16 +128,24 @@ class GradientGraph:
     def _check(self, found: Sequence[Tensor]) -> None:
         if not all(part.isfinite().all() for part in found):
             raise UserCodeFailed(
-                f"`loss` has a curvature that is not finite at these parameters (the loss is {self.loss:.4g}): "
-                "look for a square root, a norm or a logarithm at zero, or for parameters that have diverged."
+                "`loss` has a curvature that is not finite at these parameters (the loss is "
+                f"{self.loss:.4g}): look for a square root, a norm or a logarithm at zero, or for "
+                "parameters that have diverged."
             )
 
-    def _batched_products(self, vectors: Float[Tensor, "probes params"]) -> Float[Tensor, "probes params"] | None:
+    def _batched_products(
+        self, vectors: Float[Tensor, "probes params"]
+    ) -> Float[Tensor, "probes params"] | None:
         """All products in one backward; None, now and later, if an operation cannot be batched."""
         parts = torch.split(vectors, [leaf.numel() for leaf in self._leaves], dim=1)
-        cotangents = [part.reshape(-1, *leaf.shape).to(leaf) for part, leaf in zip(parts, self._leaves, strict=True)]
+        cotangents = [
+            part.reshape(-1, *leaf.shape).to(leaf)
+            for part, leaf in zip(parts, self._leaves, strict=True)
+        ]
         try:
-            with warnings.catch_warnings(action="ignore"):  # about an operation that is only slow when batched
+            with warnings.catch_warnings(
+                action="ignore"
+            ):  # about an operation that is only slow when batched
                 pulled = self._backward(cotangents, batched=True)
         except RuntimeError:
             self._batched = False
@@ -133,11 +155,23 @@ class GradientGraph:
     def _backward(self, cotangents: Sequence[Tensor], batched: bool = False) -> Sequence[Tensor]:
         pairs = [(g, v) for g, v in zip(self._gradient, cotangents, strict=True) if g.requires_grad]
         gradients, vectors = zip(*pairs, strict=True)
-        pull = partial(torch.autograd.grad, gradients, self._leaves, vectors, retain_graph=True, allow_unused=True)
+        pull = partial(
+            torch.autograd.grad,
+            gradients,
+            self._leaves,
+            vectors,
+            retain_graph=True,
+            allow_unused=True,
+        )
         with calling("loss"):
-            found = self._objective.with_parameters(self._leaves, partial(pull, is_grads_batched=batched))
+            found = self._objective.with_parameters(
+                self._leaves, partial(pull, is_grads_batched=batched)
+            )
         # Parameters that the gradient does not depend on have no curvature.
-        return [torch.zeros_like(v) if part is None else part for part, v in zip(found, cotangents, strict=True)]
+        return [
+            torch.zeros_like(v) if part is None else part
+            for part, v in zip(found, cotangents, strict=True)
+        ]
 
 
 def flat(gradients: Iterable[Tensor]) -> Float[Tensor, " params"]:
@@ -161,7 +195,8 @@ def unflat(vector: Float[Tensor, " params"], like: Sequence[Tensor]) -> Gradient
 def twice_differentiable(model: nn.Module) -> Iterator[None]:
     """A context in which the model uses operations that have a second derivative, if torch has any.
 
-    Attention uses its plain formula, compiled code runs eagerly, and recurrent layers on a GPU do without cuDNN.
+    Attention uses its plain formula, compiled code runs eagerly, and recurrent layers on a GPU do
+    without cuDNN.
     """
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -176,7 +211,8 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
 def _refuse_once_differentiable(gradients: Iterable[Tensor]) -> None:
     """Raise if the gradient passes through a function that forbids a second derivative.
 
-    Such a function cuts the graph. The parameters behind it would count as constant, and their curvature as zero.
+    Such a function cuts the graph. The parameters behind it would count as constant, and their
+    curvature as zero.
     """
     seen, ahead = set(), [gradient.grad_fn for gradient in gradients]
     while ahead:
@@ -191,5 +227,6 @@ def _refuse_once_differentiable(gradients: Iterable[Tensor]) -> None:
 
 def _no_second_derivative(reason: str) -> Unsupported:
     return Unsupported(
-        f"`loss` has no second derivative ({reason}): build it from operations that can be differentiated twice."
+        f"`loss` has no second derivative ({reason}): build it from operations that can be "
+        "differentiated twice."
     )

@@ -1,4 +1,5 @@
-"""Loss functions: their signature, checks of what they return, and the usual one for (input, target) batches."""
+"""Loss functions: their signature, checks of what they return, and the usual one for (input,
+target) batches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,8 @@ from gradiometer.errors import UserCodeFailed
 from gradiometer.measurement.batch import Batch, batch_size
 
 Loss = Callable[[nn.Module, Batch], Tensor]
-"""Called as `loss(model, batch)`. Returns one value per example, shape [examples], or their mean, shape []."""
+"""Called as `loss(model, batch)`. Returns one value per example, shape [examples], or their mean,
+shape []."""
 
 
 def checked_loss(value: Any, batch: Batch) -> Tensor:
@@ -23,7 +25,8 @@ def checked_loss(value: Any, batch: Batch) -> Tensor:
         raise UserCodeFailed(f"`loss` returned {got}: return a tensor of floating-point numbers.")
     if value.dim() and tuple(value.shape) != (size := batch_size(batch),):
         raise UserCodeFailed(
-            f"`loss` returned shape {list(value.shape)}: expected the mean, [], or one value per example, [{size}]."
+            f"`loss` returned shape {list(value.shape)}: expected the mean, [], or one value per "
+            f"example, [{size}]."
         )
     return value
 

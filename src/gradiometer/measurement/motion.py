@@ -1,4 +1,5 @@
-"""How training moves: its parameters at an earlier step, and its velocity. One step alone does not show them."""
+"""How training moves: its parameters at an earlier step, and its velocity. One step alone does not
+show them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,9 @@ class SGDUpdate:
         """ĝ + (λ/s)Φ, one tensor per trainable parameter."""
         return [
             gradient + decay / self.factor * parameter.detach() if decay else gradient
-            for gradient, parameter, decay in zip(self.gradient, parameters, self.weight_decay, strict=True)
+            for gradient, parameter, decay in zip(
+                self.gradient, parameters, self.weight_decay, strict=True
+            )
         ]
 
 
@@ -47,9 +50,10 @@ class Motion:
     Args:
         origin: c, the earlier parameters, one tensor per trainable parameter.
         since: The step of these parameters.
-        velocity: v, the momentum buffer before this step's update, one tensor per trainable parameter, None for a
-            buffer that does not exist yet; None without momentum.
-        update: The update that the optimizer is about to make; default: ĝ with the weight decay of the gauge.
+        velocity: v, the momentum buffer before this step's update, one tensor per trainable
+            parameter, None for a buffer that does not exist yet; None without momentum.
+        update: The update that the optimizer is about to make; default: ĝ with the weight decay of
+            the gauge.
     """
 
     origin: Sequence[Tensor]
@@ -80,11 +84,13 @@ class Motion:
 
 
 class Origin:
-    """Keeps earlier parameters to measure from, for the gauges that look back such as `Temperature`.
+    """Keeps earlier parameters to measure from, for the gauges that look back such as
+    `Temperature`.
 
-    It holds one copy of the parameters. `motion` renews the copy at the first step with more binary digits than the
-    step of the copy. So the copy is at most about half the run old, and a run of n steps makes log₂ n copies. Put
-    `state_dict` into a checkpoint to resume a run with the same copy.
+    It holds one copy of the parameters. `motion` renews the copy at the first step with more binary
+    digits than the step of the copy. So the copy is at most about half the run old, and a run of n
+    steps makes log₂ n copies. Put `state_dict` into a checkpoint to resume a run with the same
+    copy.
 
     >>> import torch
     >>> from gradiometer.measurement.motion import Origin
@@ -121,7 +127,9 @@ class Origin:
 
     def state_dict(self) -> tuple[Tensors, dict[str, Any]]:
         """The origin as named tensors and plain values."""
-        return {str(place): tensor for place, tensor in enumerate(self.point)}, {"since": self.since}
+        return {str(place): tensor for place, tensor in enumerate(self.point)}, {
+            "since": self.since
+        }
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Restore the origin from a checkpoint."""
@@ -130,23 +138,29 @@ class Origin:
 
 
 def velocity_of(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[Tensor | None]:
-    """The momentum buffers of `torch.optim.SGD` before its step; None for a buffer that does not exist yet."""
+    """The momentum buffers of `torch.optim.SGD` before its step; None for a buffer that does not
+    exist yet."""
     return [optimizer.state.get(parameter, {}).get("momentum_buffer") for parameter in parameters]
 
 
 def update_of(
-    optimizer: Optimizer, parameters: Sequence[Tensor], made: Float[Tensor, " parameters"], *, scale: float = 1.0
+    optimizer: Optimizer,
+    parameters: Sequence[Tensor],
+    made: Float[Tensor, " parameters"],
+    *,
+    scale: float = 1.0,
 ) -> SGDUpdate:
     """The update that `torch.optim.SGD` is about to make, given the norm of ĝ after `backward`.
 
-    Clipping by the norm of the whole gradient shrinks the gradients of all parameters by one factor. Clipping by
-    value or by layer does not, and is refused.
+    Clipping by the norm of the whole gradient shrinks the gradients of all parameters by one
+    factor. Clipping by value or by layer does not, and is refused.
 
     Args:
         optimizer: The optimizer of all parameters, whose `.grad` are ready for its step.
         parameters: Φ, the trainable parameters.
         made: ‖ĝ‖² of every parameter after `backward`, for the mean loss.
-        scale: The factor by which a gradient scaler multiplied `.grad`, if the optimizer divides by it.
+        scale: The factor by which a gradient scaler multiplied `.grad`, if the optimizer divides by
+            it.
 
     Returns:
         The update. Its `factor` is NaN if a gradient is not finite or became zero.
@@ -158,19 +172,22 @@ def update_of(
     factor = multiple(made * scale**2, taken)
     if factor is None:
         raise Unsupported(
-            "`optimizer` gets a gradient that is not a multiple of the one `backward` computed (clipped by value "
-            "or by layer, with added noise, or summed with that of an earlier step): clip by the norm of all "
-            "parameters, or leave temperature out."
+            "`optimizer` gets a gradient that is not a multiple of the one `backward` computed "
+            "(clipped by value or by layer, with added noise, or summed with that of an earlier "
+            "step): clip by the norm of all parameters, or leave temperature out."
         )
     if factor * scale != 1.0:
         taken = list(torch._foreach_div(taken, factor * scale))
-    groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    groups = {
+        id(parameter): group for group in optimizer.param_groups for parameter in group["params"]
+    }
     decays = [0.0 if p.grad is None else float(groups[id(p)]["weight_decay"]) for p in parameters]
     return SGDUpdate(taken, factor, decays)
 
 
 def multiple(made: Float[Tensor, " parameters"], taken: Sequence[Tensor]) -> float | None:
-    """s, the factor by which the norms of all gradients changed; None if it differs between parameters.
+    """s, the factor by which the norms of all gradients changed; None if it differs between
+    parameters.
 
     Args:
         made: ‖·‖² of every parameter's gradient before.
@@ -182,8 +199,11 @@ def multiple(made: Float[Tensor, " parameters"], taken: Sequence[Tensor]) -> flo
     return factor_of(both_norms(made, taken).cpu(), taken)
 
 
-def both_norms(made: Float[Tensor, " parameters"], taken: Sequence[Tensor]) -> Float[Tensor, "2 parameters"]:
-    """‖·‖² of every parameter's gradient now and before, in one tensor, so that one copy fetches both."""
+def both_norms(
+    made: Float[Tensor, " parameters"], taken: Sequence[Tensor]
+) -> Float[Tensor, "2 parameters"]:
+    """‖·‖² of every parameter's gradient now and before, in one tensor, so that one copy fetches
+    both."""
     squared = squared_norms(taken)[0]
     return torch.stack([squared, made.to(squared)])
 

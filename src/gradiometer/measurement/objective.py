@@ -32,14 +32,14 @@ WITHOUT_PARAMETERS = (
 class Objective:
     """A model and its loss, as a function of parameters and a batch.
 
-    Its methods leave the model unchanged, bit for bit: parameters, `.grad`, buffers, mode and every random state.
-    Hooks on parameters do not fire. Hooks on modules do, since they are part of the forward. State that a forward
-    keeps elsewhere (a counter in a Python attribute) is not restored.
+    Its methods leave the model unchanged, bit for bit: parameters, `.grad`, buffers, mode and every
+    random state. Hooks on parameters do not fire. Hooks on modules do, since they are part of the
+    forward. State that a forward keeps elsewhere (a counter in a Python attribute) is not restored.
 
     Args:
         model: Any module. Frozen parameters stay fixed; a shared parameter counts once.
-        loss: Called as `loss(model, batch)`; returns one value per example, shape [examples], or their mean,
-            shape []. See `supervised` for a criterion on (input, target) pairs.
+        loss: Called as `loss(model, batch)`; returns one value per example, shape [examples], or
+            their mean, shape []. See `supervised` for a criterion on (input, target) pairs.
 
     Raises:
         Unsupported: The model has no trainable parameter.
@@ -57,7 +57,9 @@ class Objective:
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         self.model = model
         self.loss = loss
-        self.names = tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+        self.names = tuple(
+            name for name, parameter in model.named_parameters() if parameter.requires_grad
+        )
         if not self.names:
             raise Unsupported(WITHOUT_PARAMETERS)
         owners = [name.rpartition(".")[0] or "model" for name in self.names]
@@ -86,7 +88,8 @@ class Objective:
         return sum(parameter.numel() for parameter in self.parameters)
 
     def leaves(self) -> Gradients:
-        """New leaf tensors that share the parameters' memory, so that autograd fires no hook of the parameters."""
+        """New leaf tensors that share the parameters' memory, so that autograd fires no hook of the
+        parameters."""
         return [parameter.detach().requires_grad_() for parameter in self.parameters]
 
     @cached_property
@@ -96,15 +99,20 @@ class Objective:
 
     @contextmanager
     def untouched_randomness(self, seed: int) -> Iterator[None]:
-        """A context in which the loss can run. Every random state and other models' buffers are restored at its end."""
+        """A context in which the loss can run. Every random state and other models' buffers are
+        restored at its end."""
         with untouched_randomness(seed, self.devices), self.surroundings.untouched(seed):
             yield
 
     def mean_loss(self, parameters: Sequence[Tensor], batch: Batch) -> Float[Tensor, ""]:
         """The mean loss of a batch at the given parameters."""
-        return checked_loss(self.with_parameters(parameters, lambda: self._call_loss(batch)), batch).mean()
+        return checked_loss(
+            self.with_parameters(parameters, lambda: self._call_loss(batch)), batch
+        ).mean()
 
-    def gradient(self, batch: Batch, *, at: Sequence[Tensor] | None = None, seed: int = 0) -> Gradients:
+    def gradient(
+        self, batch: Batch, *, at: Sequence[Tensor] | None = None, seed: int = 0
+    ) -> Gradients:
         """ĝ, the gradient of the mean loss of a batch. One forward and backward.
 
         Args:
@@ -113,7 +121,9 @@ class Objective:
             seed: Seed of the random numbers that the loss draws.
         """
         with torch.enable_grad(), self.untouched_randomness(seed):
-            leaves = self.leaves() if at is None else [point.detach().requires_grad_() for point in at]
+            leaves = (
+                self.leaves() if at is None else [point.detach().requires_grad_() for point in at]
+            )
             return list(self.differentiable_gradient(leaves, batch, create_graph=False)[1])
 
     def loss_and_gradient(self, batch: Batch, *, seed: int = 0) -> tuple[float, Gradients]:
@@ -125,28 +135,36 @@ class Objective:
     def differentiable_gradient(
         self, leaves: Sequence[Tensor], batch: Batch, *, create_graph: bool = True
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The mean loss of a batch and its gradient at these leaves, with the graph of the gradient.
+        """The mean loss of a batch and its gradient at these leaves, with the graph of the
+        gradient.
 
-        The backward, too, runs while the leaves replace the model's parameters. Otherwise a checkpointed module,
-        which runs again in the backward, would use the model's own parameters and change its own buffers.
+        The backward, too, runs while the leaves replace the model's parameters. Otherwise a
+        checkpointed module, which runs again in the backward, would use the model's own parameters
+        and change its own buffers.
         """
 
         def differentiate() -> tuple[Tensor, tuple[Tensor, ...]]:
             loss = with_graph(checked_loss(self._call_loss(batch), batch).mean())
-            # A function without a second derivative raises only if its upstream gradient requires a gradient too.
-            # If torch is given one, it imports sympy, which takes half a second.
+            # A function without a second derivative raises only if its upstream gradient requires a
+            # gradient too. If torch is given one, it imports sympy, which takes half a second.
             one = torch.ones_like(loss, requires_grad=True) if create_graph else None
             try:
                 with calling("loss"):
                     return loss, torch.autograd.grad(
-                        loss, leaves, one, create_graph=create_graph, allow_unused=True, materialize_grads=True
+                        loss,
+                        leaves,
+                        one,
+                        create_graph=create_graph,
+                        allow_unused=True,
+                        materialize_grads=True,
                     )
             except RuntimeError as error:
                 if "use_reentrant" not in str(error):
                     raise
                 raise Unsupported(
-                    "`model` is checkpointed with use_reentrant=True, for which torch cannot compute a gradient "
-                    "outside `backward()`: checkpoint it with use_reentrant=False."
+                    "`model` is checkpointed with use_reentrant=True, for which torch cannot "
+                    "compute a gradient outside `backward()`: checkpoint it with "
+                    "use_reentrant=False."
                 ) from error
 
         return self.with_parameters(leaves, differentiate)
@@ -157,7 +175,8 @@ class Objective:
             return self.loss(self.model, batch)
 
     def per_example_gradients(self, batch: Batch, *, seed: int = 0) -> Gradients:
-        """The gradient of every example, by `torch.func.vmap`: each tensor has shape [examples, *parameter].
+        """The gradient of every example, by `torch.func.vmap`: each tensor has shape [examples,
+        *parameter].
 
         Memory: examples × d numbers. Only for a loss that is not coupled (see `traits`).
         """
@@ -172,15 +191,17 @@ class Objective:
             by_name = vmap(grad(one), in_dims=(None, example_axes(batch)), randomness="different")(
                 leaves, mapped(batch, Tensor.detach)
             )
-        # There may be a graph to other tensors that the loss depends on, such as another model's parameters.
+        # There may be a graph to other tensors that the loss depends on, such as another model's
+        # parameters.
         return [by_name[name].detach() for name in names]
 
     def traits(self, batch: Batch, *, seed: int = 0) -> Traits:
-        """The traits of the loss: does it draw random numbers, does it couple the examples of a batch?
+        """The traits of the loss: does it draw random numbers, does it couple the examples of a
+        batch?
 
-        This runs the loss on the first 4 batches in each mode (train, eval) and compares the loss of the
-        batch with the mean over three parts of different sizes. Costs about two forwards on each of these batches,
-        nothing later.
+        This runs the loss on the first 4 batches in each mode (train, eval) and compares the loss
+        of the batch with the mean over three parts of different sizes. Costs about two forwards on
+        each of these batches, nothing later.
         """
         mode = tuple([module.training for module in self._places.modules])
         probed, traits = self._traits.get(mode, (0, Traits()))
@@ -191,15 +212,21 @@ class Objective:
             with torch.no_grad(), self.untouched_randomness(seed):
                 leaves = self.leaves()
                 traits |= probe_traits(
-                    lambda part: self.mean_loss(leaves, part), self.model, batch, self.devices, self.surroundings
+                    lambda part: self.mean_loss(leaves, part),
+                    self.model,
+                    batch,
+                    self.devices,
+                    self.surroundings,
                 )
             self._traits[mode] = (probed + 1, traits)
         return traits
 
     def with_parameters(self, parameters: Sequence[Tensor], work: Callable[[], Result]) -> Result:
-        """The result of `work()`, run while these parameters and copies of the buffers replace the model's own.
+        """The result of `work()`, run while these parameters and copies of the buffers replace the
+        model's own.
 
-        The work may include a backward. That is needed for a checkpointed module, which runs its forward again there.
+        The work may include a backward. That is needed for a checkpointed module, which runs its
+        forward again there.
         """
         with self._places.replaced(parameters):
             return work()

@@ -14,7 +14,8 @@ from torch import Tensor
 from gradiometer.measurement.reading import Spread
 
 RUN, LONG = 1024, 2**15
-"""How many numbers are summed in single precision, and how long a gradient must be before that saves time."""
+"""How many numbers are summed in single precision, and how long a gradient must be before that
+saves time."""
 
 SHORT, MANY = 2**10, 32
 """Tensors with at most so many numbers are short; so many of them are summed together on a CPU."""
@@ -22,7 +23,8 @@ SHORT, MANY = 2**10, 32
 
 @dataclass
 class SpreadBuilder:
-    """Collects a `Spread` one gradient at a time. It keeps only numbers, on their device until the end.
+    """Collects a `Spread` one gradient at a time. It keeps only numbers, on their device until the
+    end.
 
     Args:
         layer_of: Index of each parameter's layer.
@@ -41,8 +43,11 @@ class SpreadBuilder:
         if self.preconditioner is not None:
             self.preconditioned.append(preconditioned_norms(gradients, self.preconditioner))
 
-    def add_between(self, size: int, start: Sequence[Tensor], end: Sequence[Tensor], weight: float) -> None:
-        """Add one part, whose gradient is start + weight·(end − start), a piece at a time: no copy of it is made."""
+    def add_between(
+        self, size: int, start: Sequence[Tensor], end: Sequence[Tensor], weight: float
+    ) -> None:
+        """Add one part, whose gradient is start + weight·(end − start), a piece at a time: no copy
+        of it is made."""
         self.add_norms(size, _between_norms(start, end, weight))
         if self.preconditioner is None:
             return
@@ -62,17 +67,26 @@ class SpreadBuilder:
     def add_each(self, gradients: Sequence[Tensor]) -> None:
         """Add the gradients of single examples: each tensor has shape [examples, *parameter]."""
         self.sizes.extend([1] * gradients[0].shape[0])
-        self.squared.append(torch.stack([_squares_of_rows(gradient) for gradient in gradients], dim=1))
+        self.squared.append(
+            torch.stack([_squares_of_rows(gradient) for gradient in gradients], dim=1)
+        )
         if self.preconditioner is not None:
-            weighted = (gradient * p.sqrt() for gradient, p in zip(gradients, self.preconditioner, strict=True))
-            self.preconditioned.append(torch.stack([_squares_of_rows(gradient) for gradient in weighted], dim=1))
+            weighted = (
+                gradient * p.sqrt()
+                for gradient, p in zip(gradients, self.preconditioner, strict=True)
+            )
+            self.preconditioned.append(
+                torch.stack([_squares_of_rows(gradient) for gradient in weighted], dim=1)
+            )
 
     def finish(self, mean: Sequence[Tensor]) -> Spread:
         """The spread, given the mean gradient over all examples added."""
         rows = [*self.squared, squared_norms(mean)]
         if self.preconditioner is None:
             return self._of(_fetch(rows))
-        plain, under = _fetch(rows, [*self.preconditioned, preconditioned_norms(mean, self.preconditioner)])
+        plain, under = _fetch(
+            rows, [*self.preconditioned, preconditioned_norms(mean, self.preconditioner)]
+        )
         return replace(self._of(plain), preconditioned=self._of(under))
 
     def finish_from(self, mean: Float[Tensor, "1 parameters"]) -> Spread:
@@ -107,9 +121,9 @@ def _by_layer(
 
 
 ON_CPU, ON_ACCELERATOR = 2**19, 2**22
-"""Numbers of a list of tensors that are changed at once, so that no further copy of them all is made: as many as stay
-in a CPU's cache, and so many that an accelerator works for longer than its kernels take to start. Smaller pieces on a
-CPU cost more calls."""
+"""Numbers of a list of tensors that are changed at once, so that no further copy of them all is
+made: as many as stay in a CPU's cache, and so many that an accelerator works for longer than its
+kernels take to start. Smaller pieces on a CPU cost more calls."""
 
 
 TOGETHER = 2**16
@@ -117,24 +131,35 @@ TOGETHER = 2**16
 
 
 def squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, "1 parameters"]:
-    """‖·‖² of every parameter's gradient, summed in double precision, in one pass over all of them."""
+    """‖·‖² of every parameter's gradient, summed in double precision, in one pass over
+    all of them."""
     return _with_short_ones(lambda short: short.square_(), _squared_norms, gradients).unsqueeze(0)
 
 
 def _squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, " some"]:
-    norms = torch._foreach_norm([_condense(gradient) for gradient in gradients], dtype=torch.float64)
+    norms = torch._foreach_norm(
+        [_condense(gradient) for gradient in gradients], dtype=torch.float64
+    )
     return torch.stack([norm.to(norms[0].device) for norm in norms]).square()
 
 
-def _between_norms(start: Sequence[Tensor], end: Sequence[Tensor], weight: float) -> Float[Tensor, "1 parameters"]:
+def _between_norms(
+    start: Sequence[Tensor], end: Sequence[Tensor], weight: float
+) -> Float[Tensor, "1 parameters"]:
     """‖start + weight·(end − start)‖² of every parameter, a piece at a time."""
     separately = partial(_pieces_between, weight=weight)
-    return _with_short_ones(lambda a, b: a.lerp_(b, weight).square_(), separately, start, end).unsqueeze(0)
+    return _with_short_ones(
+        lambda a, b: a.lerp_(b, weight).square_(), separately, start, end
+    ).unsqueeze(0)
 
 
-def _pieces_between(start: Sequence[Tensor], end: Sequence[Tensor], weight: float) -> Float[Tensor, " some"]:
+def _pieces_between(
+    start: Sequence[Tensor], end: Sequence[Tensor], weight: float
+) -> Float[Tensor, " some"]:
     (starts, ends), owners = _cut(start, end)
-    pieces = ((starts[piece], ends[piece]) for piece in _pieces(starts, TOGETHER))  # one at a time, for the memory
+    pieces = (
+        (starts[piece], ends[piece]) for piece in _pieces(starts, TOGETHER)
+    )  # one at a time, for the memory
     norms = [_squared_norms(torch._foreach_lerp(*piece, weight)).unsqueeze(0) for piece in pieces]
     return _by_owner(_join(norms), owners, len(start))[0]
 
@@ -142,7 +167,8 @@ def _pieces_between(start: Sequence[Tensor], end: Sequence[Tensor], weight: floa
 def _with_short_ones(
     together: Callable[..., Tensor], separately: Callable[..., Tensor], *lists: Sequence[Tensor]
 ) -> Float[Tensor, " parameters"]:
-    """The sum over every parameter: over those of many short ones in one go, where a call for each would cost more.
+    """The sum over every parameter: over those of many short ones in one go, where a call for each
+    would cost more.
 
     Args:
         together: From one number each to the terms of a sum, in double precision.
@@ -171,16 +197,21 @@ def _flatten(tensors: Sequence[Tensor]) -> Float[Tensor, " numbers"]:
     """One vector of all numbers, in double precision."""
     if len({tensor.dtype for tensor in tensors}) > 1:
         tensors = [tensor.double() for tensor in tensors]
-    flat: Tensor = torch._utils._flatten_dense_tensors(tensors)  # three times as fast as `cat` of views
+    flat: Tensor = torch._utils._flatten_dense_tensors(
+        tensors
+    )  # three times as fast as `cat` of views
     return flat.double()
 
 
 def preconditioned_norms(
     gradients: Sequence[Tensor], preconditioner: Sequence[Tensor]
 ) -> Float[Tensor, "1 parameters"]:
-    """‖√P ·‖² of every parameter's gradient, a piece at a time, so that no further copy of all of them is made."""
+    """‖√P ·‖² of every parameter's gradient, a piece at a time, so that no further copy of all of
+    them is made."""
     if all(gradient.device.type == "cpu" for gradient in gradients):
-        return _with_short_ones(lambda g, p: p.mul_(g).mul_(g), _norms_under_each, gradients, preconditioner)[None]
+        return _with_short_ones(
+            lambda g, p: p.mul_(g).mul_(g), _norms_under_each, gradients, preconditioner
+        )[None]
     norms = []
     for piece in _pieces(gradients):
         weighted = torch._foreach_sqrt(list(preconditioner[piece]))
@@ -190,8 +221,13 @@ def preconditioned_norms(
 
 
 def _pieces(tensors: Sequence[Tensor], on_cpu: int = ON_CPU) -> Iterator[slice]:
-    """Slices of a list of tensors, each with about as many numbers as are changed at once, or one tensor."""
-    start, numbers, at_once = 0, 0, on_cpu if all(tensor.is_cpu for tensor in tensors) else ON_ACCELERATOR
+    """Slices of a list of tensors, each with about as many numbers as are changed at once, or one
+    tensor."""
+    start, numbers, at_once = (
+        0,
+        0,
+        on_cpu if all(tensor.is_cpu for tensor in tensors) else ON_ACCELERATOR,
+    )
     for stop, tensor in enumerate(tensors, 1):
         numbers += tensor.numel()
         if numbers >= at_once or stop == len(tensors):
@@ -200,14 +236,17 @@ def _pieces(tensors: Sequence[Tensor], on_cpu: int = ON_CPU) -> Iterator[slice]:
 
 
 def _cut(*lists: Sequence[Tensor]) -> tuple[list[list[Tensor]], list[int] | None]:
-    """The same lists with long tensors cut into pieces, and the place of each piece's tensor; None if none is long."""
+    """The same lists with long tensors cut into pieces, and the place of each piece's tensor; None
+    if none is long."""
     at_once = ON_CPU if all(tensor.is_cpu for tensor in lists[0]) else ON_ACCELERATOR
     if all(tensor.numel() <= at_once for tensor in lists[0]):
         return [list(each) for each in lists], None
     cut: list[list[Tensor]] = [[] for _ in lists]
     owners: list[int] = []
     for place, tensors in enumerate(zip(*lists, strict=True)):
-        are_long = tensors[0].numel() > at_once and all(tensor.is_contiguous() for tensor in tensors)
+        are_long = tensors[0].numel() > at_once and all(
+            tensor.is_contiguous() for tensor in tensors
+        )
         for into, tensor in zip(cut, tensors, strict=True):
             into.extend(tensor.view(-1).split(at_once) if are_long else [tensor])
         owners += [place] * (len(cut[0]) - len(owners))
@@ -224,22 +263,34 @@ def _by_owner(
 
 
 def _join(norms: Sequence[Float[Tensor, "1 some"]]) -> Float[Tensor, "1 parameters"]:
-    return norms[0] if len(norms) == 1 else torch.cat([norm.to(norms[0].device) for norm in norms], dim=1)
+    return (
+        norms[0]
+        if len(norms) == 1
+        else torch.cat([norm.to(norms[0].device) for norm in norms], dim=1)
+    )
 
 
-def _norms_under_each(gradients: Sequence[Tensor], preconditioner: Sequence[Tensor]) -> Float[Tensor, " some"]:
+def _norms_under_each(
+    gradients: Sequence[Tensor], preconditioner: Sequence[Tensor]
+) -> Float[Tensor, " some"]:
     return torch.stack([_norm_under(*pair) for pair in zip(gradients, preconditioner, strict=True)])
 
 
 def _norm_under(gradient: Tensor, preconditioner: Tensor) -> Float[Tensor, ""]:
-    """Runs of a length that stays in the cache; over one of them a sum in single precision errs by 1e-8."""
-    runs = zip(gradient.reshape(-1).split(LONG), preconditioner.reshape(-1).split(LONG), strict=True)
+    """Runs of a length that stays in the cache; over one of them a sum in single precision errs by
+    1e-8."""
+    runs = zip(
+        gradient.reshape(-1).split(LONG), preconditioner.reshape(-1).split(LONG), strict=True
+    )
     sums = [torch.dot(weighted := p * g, g.to(weighted.dtype)) for g, p in runs]
     return torch.stack(sums).sum(dtype=torch.float64)
 
 
-def inner_products(first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[Tensor, " parameters"]:
-    """⟨·, ·⟩ of two lists of one tensor per parameter, summed in double precision; on a CPU only over long runs."""
+def inner_products(
+    first: Sequence[Tensor], second: Sequence[Tensor]
+) -> Float[Tensor, " parameters"]:
+    """⟨·, ·⟩ of two lists of one tensor per parameter, summed in double precision; on a CPU only
+    over long runs."""
     return _with_short_ones(lambda a, b: a.mul_(b), _inner_products, first, second)
 
 
@@ -251,7 +302,9 @@ def difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor
 def squared_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
     """‖first − second‖², summed in double precision, a piece at a time, so that no copy is made."""
     (first, second), _ = _cut(first, second)
-    sums = [squared_norms(difference(first[piece], second[piece])).sum() for piece in _pieces(first)]
+    sums = [
+        squared_norms(difference(first[piece], second[piece])).sum() for piece in _pieces(first)
+    ]
     return float(torch.stack([each.to(sums[0].device) for each in sums]).sum())
 
 
@@ -260,23 +313,37 @@ def _inner_products(first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[
 
 
 def _inner_product(a: Tensor, b: Tensor) -> Float[Tensor, ""]:
-    if a.device.type != "cpu" or a.dtype != b.dtype or a.dtype not in (torch.float32, torch.float64):
+    if (
+        a.device.type != "cpu"
+        or a.dtype != b.dtype
+        or a.dtype not in (torch.float32, torch.float64)
+    ):
         return (a.double() * b.double()).sum()
-    # BLAS is three times as fast as a sum in double. Over so long a run it errs by 1e-8 of the sum of sizes.
+    # BLAS is three times as fast as a sum in double. Over so long a run it errs by 1e-8 of the sum
+    # of sizes.
     if a.numel() <= LONG:
         return torch.dot(a.reshape(-1), b.reshape(-1)).double()
-    runs = [torch.dot(x, y) for x, y in zip(a.reshape(-1).split(LONG), b.reshape(-1).split(LONG), strict=True)]
+    runs = [
+        torch.dot(x, y)
+        for x, y in zip(a.reshape(-1).split(LONG), b.reshape(-1).split(LONG), strict=True)
+    ]
     return torch.stack(runs).sum(dtype=torch.float64)
 
 
 def _condense(gradient: Tensor) -> Tensor:
-    """A shorter tensor of the same norm, for a long gradient in single precision on a CPU; otherwise the gradient.
+    """A shorter tensor of the same norm, for a long gradient in single precision on a CPU;
+    otherwise the gradient.
 
-    Runs of 1,024 numbers are summed in single precision, three times as fast as in double. The relative error of
-    the norm stays below 1e-7, which is the precision of the gradient itself.
+    Runs of 1,024 numbers are summed in single precision, three times as fast as in double. The
+    relative error of the norm stays below 1e-7, which is the precision of the gradient itself.
     """
     size = gradient.numel()
-    if size < LONG or gradient.device.type != "cpu" or gradient.dtype != torch.float32 or not gradient.is_contiguous():
+    if (
+        size < LONG
+        or gradient.device.type != "cpu"
+        or gradient.dtype != torch.float32
+        or not gradient.is_contiguous()
+    ):
         return gradient
     flat, left = gradient.detach().view(-1), size % RUN
     norms: Tensor = torch.linalg.vector_norm(flat[: size - left].view(-1, RUN), dim=1)
@@ -284,5 +351,7 @@ def _condense(gradient: Tensor) -> Tensor:
 
 
 def _squares_of_rows(gradient: Tensor) -> Float[Tensor, " examples"]:
-    norms: Tensor = torch.linalg.vector_norm(gradient.reshape(len(gradient), -1), dim=1, dtype=torch.float64)
+    norms: Tensor = torch.linalg.vector_norm(
+        gradient.reshape(len(gradient), -1), dim=1, dtype=torch.float64
+    )
     return norms.square()

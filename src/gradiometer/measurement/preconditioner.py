@@ -1,4 +1,5 @@
-"""The preconditioner of adaptive optimizers: P, with the update −η P ĝ to first order, read before the update."""
+"""The preconditioner of adaptive optimizers: P, with the update −η P ĝ to first order, read before
+the update."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,8 @@ from torch.optim import Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, R
 from gradiometer.errors import BadArgument
 
 CLIP = 3.0
-"""P is clipped at this many times its median: the second moment of a rarely touched row decays, and its P explodes."""
+"""P is clipped at this many times its median: the second moment of a rarely touched row decays, and
+its P explodes."""
 
 SAMPLE = 2**13
 """Most entries that the median is taken over, evenly spaced over all parameters."""
@@ -24,7 +26,8 @@ Place = tuple[Optimizer, Group]
 """Optimizer and parameter group of a parameter."""
 
 Rule = Callable[[Mapping[str, Any], Group, Any], Tensor | None]
-"""√v̂ + ε as a new tensor, from a parameter's state, its group, and the number of its updates so far."""
+"""√v̂ + ε as a new tensor, from a parameter's state, its group, and the number of its updates so
+far."""
 
 Sample = Float[np.ndarray, " entries"]
 
@@ -42,28 +45,32 @@ def preconditioner_of(
 ) -> list[Tensor] | None:
     """P of the coming update, clipped, from the state of the optimizer before that update.
 
-    P = 1/(√v̂ + ε) for Adam, AdamW, NAdam and RAdam (from the step at which it adapts), with v̂ the running mean of
-    squared gradients after bias correction, or its maximum with `amsgrad`. RMSprop uses v without the correction, and
-    minus the squared mean gradient if it is centered. Adagrad uses the sum of squares, and Adamax 1/u with its running
-    maximum u. P is clipped at three times its median over the entries whose v is not zero. A parameter without state
-    (not trained, or without a gradient so far) gets zero. If the learning rates of the parameter groups differ, P of a
-    group is multiplied by its rate over the largest rate. On an accelerator the CPU waits for nothing; P is NaN there
-    if all v are zero.
+    P = 1/(√v̂ + ε) for Adam, AdamW, NAdam and RAdam (from the step at which it adapts), with v̂ the
+    running mean of squared gradients after bias correction, or its maximum with `amsgrad`. RMSprop
+    uses v without the correction, and minus the squared mean gradient if it is centered. Adagrad
+    uses the sum of squares, and Adamax 1/u with its running maximum u. P is clipped at three times
+    its median over the entries whose v is not zero. A parameter without state (not trained, or
+    without a gradient so far) gets zero. If the learning rates of the parameter groups differ, P of
+    a group is multiplied by its rate over the largest rate. On an accelerator the CPU waits for
+    nothing; P is NaN there if all v are zero.
 
     Args:
         optimizer: The optimizer of the parameters, or several.
-        parameters: Φ, the trainable parameters. For a sharded one, the piece of this process is used.
-        sample_of_all: For a sharded model: joins the entries that the processes take for the median, shape [entries].
+        parameters: Φ, the trainable parameters. For a sharded one, the piece of this process is
+            used.
+        sample_of_all: For a sharded model: joins the entries that the processes take for the
+            median, shape [entries].
 
     Returns:
-        One tensor per parameter, of its shape, at least in single precision. None if there is no state yet, as before
-        the first update.
+        One tensor per parameter, of its shape, at least in single precision. None if there is no
+        state yet, as before the first update.
 
     Raises:
         BadArgument: The preconditioner of an optimizer is not known.
 
-    Source: Kingma & Ba (2015), Adam, algorithm 1: the factor of m̂ in the update. Duchi, Hazan & Singer (2011),
-    Adaptive Subgradient Methods. The clip is a measured choice, see `PreconditionedNoise`.
+    Source: Kingma & Ba (2015), Adam, algorithm 1: the factor of m̂ in the update. Duchi, Hazan &
+    Singer (2011), Adaptive Subgradient Methods. The clip is a measured choice, see
+    `PreconditionedNoise`.
 
     >>> import torch
     >>> from gradiometer.measurement.preconditioner import preconditioner_of
@@ -80,9 +87,15 @@ def preconditioner_of(
     for one in optimizers:
         if not is_adaptive(one):
             raise BadArgument(
-                f"`optimizer` is a {type(one).__name__}, whose preconditioner is not known: it is known for {KNOWN}."
+                f"`optimizer` is a {type(one).__name__}, whose preconditioner is not known: it is "
+                f"known for {KNOWN}."
             )
-    owners = {id(p): (one, group) for one in optimizers for group in one.param_groups for p in group["params"]}
+    owners = {
+        id(p): (one, group)
+        for one in optimizers
+        for group in one.param_groups
+        for p in group["params"]
+    }
     places = [owners.get(id(parameter)) for parameter in parameters]
     with torch.no_grad():
         found = _denominators(parameters, places)
@@ -100,7 +113,8 @@ def _floor(
     least: Float[Tensor, " entries"],
     sample_of_all: Callable[[Sample], Sample] | None,
 ) -> float | Tensor | None:
-    """The least √v̂ + ε, at which P is clipped; None if it is not known. A tensor on an accelerator if possible."""
+    """The least √v̂ + ε, at which P is clipped; None if it is not known. A tensor on an accelerator
+    if possible."""
     if not entries.is_cpu and sample_of_all is None:
         return 1 / (CLIP * _median(1 / entries, ~(entries <= least)))
     sample: Sample = entries.cpu().numpy()
@@ -110,8 +124,11 @@ def _floor(
     return 1 / (CLIP * float(np.median(1 / sample))) if len(sample) else None
 
 
-def _median(values: Float[Tensor, " entries"], counted: Bool[Tensor, " entries"]) -> Float[Tensor, ""]:
-    """The median of the values that count; NaN if there is none, or if one is NaN. The CPU does not wait for it."""
+def _median(
+    values: Float[Tensor, " entries"], counted: Bool[Tensor, " entries"]
+) -> Float[Tensor, ""]:
+    """The median of the values that count; NaN if there is none, or if one is NaN. The CPU does not
+    wait for it."""
     count, ordered = counted.sum(), values.masked_fill(~counted, torch.inf).sort().values
     middle = torch.stack([count - 1, count]).div(2, rounding_mode="floor").clamp(min=0)
     unknown = (count == 0) | (values.isnan() & counted).any()
@@ -130,11 +147,18 @@ def local(tensor: Tensor) -> Tensor:
     return piece
 
 
-def _denominators(parameters: Sequence[Tensor], places: Sequence[Place | None]) -> list[Tensor | None]:
+def _denominators(
+    parameters: Sequence[Tensor], places: Sequence[Place | None]
+) -> list[Tensor | None]:
     """√v̂ + ε of every parameter, as a new tensor; None for a parameter without state."""
-    states = [{} if place is None else place[0].state.get(p, {}) for p, place in zip(parameters, places, strict=True)]
+    states = [
+        {} if place is None else place[0].state.get(p, {})
+        for p, place in zip(parameters, places, strict=True)
+    ]
     return [
-        None if place is None or not state or _is_zero(step) else _rule_of(place[0])(state, place[1], step)
+        None
+        if place is None or not state or _is_zero(step)
+        else _rule_of(place[0])(state, place[1], step)
         for state, place, step in zip(states, places, _steps(states, places), strict=True)
     ]
 
@@ -148,12 +172,21 @@ def _is_zero(step: float | Tensor) -> bool:
     return not isinstance(step, Tensor) and step == 0
 
 
-def _steps(states: Sequence[Mapping[str, Any]], places: Sequence[Place | None]) -> Sequence[float | Tensor]:
-    """Number of updates that each parameter has had. If they are counted on an accelerator, as by fused optimizers,
-    they stay there for the rules that can be computed there."""
-    counts = [local(torch.as_tensor(state.get("step", 1.0), dtype=torch.float32)).reshape(()) for state in states]
-    device = next((count.device for count in counts if count.device.type != "cpu"), torch.device("cpu"))
-    if device.type != "cpu" and all(place is None or _rule_of(place[0]) is _adam for place in places):
+def _steps(
+    states: Sequence[Mapping[str, Any]], places: Sequence[Place | None]
+) -> Sequence[float | Tensor]:
+    """Number of updates that each parameter has had. If they are counted on an accelerator, as by
+    fused optimizers, they stay there for the rules that can be computed there."""
+    counts = [
+        local(torch.as_tensor(state.get("step", 1.0), dtype=torch.float32)).reshape(())
+        for state in states
+    ]
+    device = next(
+        (count.device for count in counts if count.device.type != "cpu"), torch.device("cpu")
+    )
+    if device.type != "cpu" and all(
+        place is None or _rule_of(place[0]) is _adam for place in places
+    ):
         return [count.to(device, torch.float64) for count in counts]
     listed: list[float] = torch.stack([count.to(device) for count in counts]).tolist()
     return listed
@@ -163,12 +196,18 @@ def _entries(
     found: Sequence[Tensor | None], places: Sequence[Place | None]
 ) -> tuple[Float[Tensor, " entries"], Float[Tensor, " entries"]]:
     """Evenly spaced entries of √v̂ + ε, and ε for each: an entry of this size has v = 0."""
-    known = [(one, place[1]) for one, place in zip(found, places, strict=True) if one is not None and place is not None]
+    known = [
+        (one, place[1])
+        for one, place in zip(found, places, strict=True)
+        if one is not None and place is not None
+    ]
     # An odd distance does not fall into step with rows whose length is a power of two.
     distance = sum(one.numel() for one, _ in known) // SAMPLE | 1
     passed, taken, least = 0, [], []
     for one, group in known:
-        taken.append(one.reshape(-1)[-passed % distance :: distance].double().to(known[0][0].device))
+        taken.append(
+            one.reshape(-1)[-passed % distance :: distance].double().to(known[0][0].device)
+        )
         epsilon = torch.tensor(float(group.get("eps", 0.0)), dtype=one.dtype, device="cpu").item()
         least.append(torch.full_like(taken[-1], epsilon))
         passed += one.numel()
@@ -178,7 +217,8 @@ def _entries(
 
 
 def _relative_rates(places: Sequence[Place | None]) -> list[float]:
-    """The learning rate of every parameter over the largest one; 1 if all are zero, as at the start of a warm-up."""
+    """The learning rate of every parameter over the largest one; 1 if all are zero, as at the start
+    of a warm-up."""
     rates = [0.0 if place is None else float(place[1]["lr"]) for place in places]
     return [rate / max(rates) for rate in rates] if any(rates) else [1.0] * len(rates)
 
@@ -190,7 +230,8 @@ def _adam(state: Mapping[str, Any], group: Group, step: float | Tensor) -> Tenso
 
 
 def _radam(state: Mapping[str, Any], group: Group, step: float) -> Tensor | None:
-    """Known from the step at which torch divides the update by √v̂: ρ > 5. There ε is added before the correction."""
+    """Known from the step at which torch divides the update by √v̂: ρ > 5. There ε is added before
+    the correction."""
     decay = float(group["betas"][1])
     rho = 2 / (1 - decay) - 1 - 2 * (step + 1) * decay ** (step + 1) / (1 - decay ** (step + 1))
     if not rho > 5:
@@ -202,7 +243,9 @@ def _radam(state: Mapping[str, Any], group: Group, step: float) -> Tensor | None
 def _rmsprop(state: Mapping[str, Any], group: Group, step: float) -> Tensor:
     second = _wide(state["square_avg"])
     if group["centered"]:
-        second = torch.addcmul(second, mean := _wide(state["grad_avg"]), mean, value=-1).clamp_(min=0)
+        second = torch.addcmul(second, mean := _wide(state["grad_avg"]), mean, value=-1).clamp_(
+            min=0
+        )
     return second.sqrt().add_(float(group["eps"]))
 
 

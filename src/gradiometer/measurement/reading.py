@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # a run is read without scipy
     import gradiometer.measurement.uncertainty.trends
 
 GradientOf = Literal["train", "population"]
-"""The g that is meant: that of the training set, or that of the distribution from which it was drawn."""
+"""The g that is meant: that of the training set, or that of the distribution from which it was
+drawn."""
 
 
 def check_gradient_of(gradient_of: str) -> None:
@@ -65,15 +66,17 @@ class Sampling:
         return {"draw": str(self.draw), "examples": self.examples}
 
     def one_over_examples(self, gradient_of: GradientOf) -> float:
-        """1/N if batches are drawn without replacement from N examples whose gradient is meant; 0 otherwise.
+        """1/N if batches are drawn without replacement from N examples whose gradient is meant; 0
+        otherwise.
 
-        Two different examples of such a batch have the covariance −S/N, with S the covariance of the N examples with
-        divisor N − 1. So the mean of ⟨ĝ_1, ĝ_2⟩ over disjoint parts is ‖g‖² − tr S/N, and the covariance of ĝ is
-        S(1/B − 1/N).
+        Two different examples of such a batch have the covariance −S/N, with S the covariance of
+        the N examples with divisor N − 1. So the mean of ⟨ĝ_1, ĝ_2⟩ over disjoint parts is ‖g‖² −
+        tr S/N, and the covariance of ĝ is S(1/B − 1/N).
 
         Args:
-            gradient_of: "train": the gradient of the training set. "population": that of the distribution from which
-                the training set was drawn, for which the examples are independent.
+            gradient_of: "train": the gradient of the training set. "population": that of the
+                distribution from which the training set was drawn, for which the examples are
+                independent.
 
         Raises:
             BadArgument: N is missing.
@@ -88,8 +91,8 @@ class Sampling:
             return 0.0
         if self.examples is None:
             raise BadArgument(
-                "`sampling` draws without replacement from a training set of unknown size: give its number of "
-                "`examples`, or use `gradient_of='population'`."
+                "`sampling` draws without replacement from a training set of unknown size: give "
+                "its number of `examples`, or use `gradient_of='population'`."
             )
         return 1 / self.examples
 
@@ -102,8 +105,8 @@ class Spread:
         sizes: b_j, the number of examples in each part.
         squared_norms: ‖ĝ_j‖² of each part, by layer.
         mean_squared_norm: ‖ĝ‖² of the mean over all examples, by layer.
-        preconditioned: The same under the preconditioner P of the optimizer: ‖√P ĝ_j‖² and ‖√P ĝ‖². None if P was not
-            given, or is not known yet.
+        preconditioned: The same under the preconditioner P of the optimizer: ‖√P ĝ_j‖² and ‖√P ĝ‖².
+            None if P was not given, or is not known yet.
     """
 
     sizes: Int[np.ndarray, " parts"]
@@ -127,7 +130,9 @@ Moments = Mapping[str, float | list[float]]
 def is_finite(moments: Moments) -> bool:
     """True if every moment is finite. A single one that is not would make every mean non-finite."""
     return all(
-        all(map(math.isfinite, values)) if isinstance(values, list | tuple) else math.isfinite(values)
+        all(map(math.isfinite, values))
+        if isinstance(values, list | tuple)
+        else math.isfinite(values)
         for values in moments.values()
     )
 
@@ -147,8 +152,9 @@ class Reading:
 class Series:
     """One gauge's readings over a window of steps, as arrays, oldest first.
 
-    `mean` and `ratio` estimate from moments. Along training the moments drift, so a diagnosis asks for the values at
-    the newest reading (`at_newest`). Otherwise they are those of the window: means over its readings.
+    `mean` and `ratio` estimate from moments. Along training the moments drift, so a diagnosis asks
+    for the values at the newest reading (`at_newest`). Otherwise they are those of the window:
+    means over its readings.
 
     Args:
         gauge: Name of the gauge.
@@ -159,7 +165,8 @@ class Series:
         sampling: How the batches were drawn.
         layers: Names of the layers, in the order of the moments per layer.
         reached: Last step of training so far; 0 if that is not known.
-        newest: True if estimates are about the newest reading, False if they are about the mean over the window.
+        newest: True if estimates are about the newest reading, False if they are about the mean
+            over the window.
 
     >>> from gradiometer import Draw, Sampling, Series
     >>> from gradiometer.measurement.reading import Reading
@@ -182,7 +189,9 @@ class Series:
     newest: bool = False
 
     @classmethod
-    def of(cls, readings: Sequence[Reading], sampling: Sampling, layers: tuple[str, ...] = ()) -> "Series":
+    def of(
+        cls, readings: Sequence[Reading], sampling: Sampling, layers: tuple[str, ...] = ()
+    ) -> "Series":
         """Stack the readings of one gauge, at least one."""
         if not readings:
             raise BadArgument("`readings` is empty: a series needs at least one reading.")
@@ -190,7 +199,9 @@ class Series:
             gauge=readings[0].gauge,
             steps=np.array([reading.step for reading in readings], dtype=np.int64),
             batch_size=np.array([reading.batch_size for reading in readings], dtype=np.int64),
-            learning_rate=np.array([reading.learning_rate for reading in readings], dtype=np.float64),
+            learning_rate=np.array(
+                [reading.learning_rate for reading in readings], dtype=np.float64
+            ),
             moments={
                 name: np.array([reading.moments[name] for reading in readings], dtype=np.float64)
                 for name in readings[0].moments
@@ -216,7 +227,8 @@ class Series:
         """The same readings, for estimates of the values at the newest one.
 
         Args:
-            by_layer: False to leave the estimates of single layers out, which take most of the time.
+            by_layer: False to leave the estimates of single layers out, which take most of the
+                time.
         """
         return replace(self, newest=True, layers=self.layers if by_layer else ())
 
@@ -235,9 +247,10 @@ class Series:
             samples: One number per reading, made from the moments.
             level: Confidence level.
             unit: Unit of the samples.
-            prior: How the quantity is expected to drift; by default as a moment of which little is known.
-            fourth_powers: True if a reading is a fourth power of gradients. Then the estimate is unknown if few
-                readings carry it, and that of a window has room for skewness.
+            prior: How the quantity is expected to drift; by default as a moment of which little is
+                known.
+            fourth_powers: True if a reading is a fourth power of gradients. Then the estimate is
+                unknown if few readings carry it, and that of a window has room for skewness.
         """
         from gradiometer.measurement.uncertainty.means import mean
         from gradiometer.measurement.uncertainty.now import MOMENT_PRIOR, mean_now
@@ -272,17 +285,19 @@ class Series:
         rare_noise: float | None = None,
         fourth_powers: bool = False,
     ) -> Estimate:
-        """The ratio of two means: at the newest reading or over the window. It is never a mean of ratios.
+        """The ratio of two means: at the newest reading or over the window. It is never a mean of
+        ratios.
 
         Args:
             numerator, denominator: One number per reading, each unbiased.
             level: Confidence level.
             unit: Unit of the ratio.
             nonnegative: True if both means are known not to be negative.
-            prior: How denominator over numerator is expected to drift; by default as a moment of which little is
-                known.
+            prior: How denominator over numerator is expected to drift; by default as a moment of
+                which little is known.
             rare_noise: See `ratio_now`; it is used for the value at the newest reading.
-            fourth_powers: See `mean`. Then the estimate is also unknown if the denominator may be zero.
+            fourth_powers: See `mean`. Then the estimate is also unknown if the denominator may be
+                zero.
         """
         from gradiometer.measurement.uncertainty.means import ratio_of_means
         from gradiometer.measurement.uncertainty.now import MOMENT_PRIOR, ratio_now
@@ -290,12 +305,21 @@ class Series:
         from gradiometer.measurement.uncertainty.trends import trend
 
         def checked(estimate: Estimate) -> Estimate:
-            return careful(estimate, numerator, denominator, newest=self.newest) if fourth_powers else estimate
+            return (
+                careful(estimate, numerator, denominator, newest=self.newest)
+                if fourth_powers
+                else estimate
+            )
 
         if not self.newest:
             return checked(
                 ratio_of_means(
-                    numerator, denominator, level=level, unit=unit, spacing=self.spacing, nonnegative=nonnegative
+                    numerator,
+                    denominator,
+                    level=level,
+                    unit=unit,
+                    spacing=self.spacing,
+                    nonnegative=nonnegative,
                 )
             )
         now = ratio_now(
@@ -310,9 +334,13 @@ class Series:
             rare_noise=rare_noise,
         )
         now = checked(now)
-        return self._with_date(now, trend(numerator, denominator, steps=self.steps, now=now, level=level))
+        return self._with_date(
+            now, trend(numerator, denominator, steps=self.steps, now=now, level=level)
+        )
 
-    def _with_date(self, now: Estimate, change: "gradiometer.measurement.uncertainty.trends.Trend | None") -> Estimate:
+    def _with_date(
+        self, now: Estimate, change: "gradiometer.measurement.uncertainty.trends.Trend | None"
+    ) -> Estimate:
         """The estimate with its step, and the early value if a change since is shown."""
         shown = change is not None and change.direction != 0
         needed = now.needed
@@ -324,7 +352,8 @@ class Series:
         return replace(now, needed=needed, step=step, earlier=earlier, reached=reached)
 
     def setting(self, values: Shaped[np.ndarray, " steps"], last: int = 1) -> float:
-        """A setting, such as η or B: its median over the window, or over the `last` readings before the newest."""
+        """A setting, such as η or B: its median over the window, or over the `last` readings before
+        the newest."""
         return float(np.median(values[-last:] if self.newest else values))
 
     @property
@@ -334,7 +363,8 @@ class Series:
 
     @property
     def spacing(self) -> float:
-        """Training steps from one reading to the next, on average. A single reading counts for all steps so far."""
+        """Training steps from one reading to the next, on average. A single reading counts for all
+        steps so far."""
         if len(self) > 1:
             return float(self.steps[-1] - self.steps[0]) / (len(self) - 1)
         last = int(self.steps[-1]) if len(self) else 0

@@ -1,4 +1,5 @@
-"""The training step between `backward` and `optimizer.step`, with derivatives that all gauges share."""
+"""The training step between `backward` and `optimizer.step`, with derivatives that all gauges
+share."""
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -32,21 +33,26 @@ class TrainingStep:
         learning_rate: η at this step.
         groups: The settings of the optimizer's parameter groups at this step, if they are known.
         sampling: How the batch was drawn.
-        gradient: ĝ of training, one tensor per trainable parameter (a `.grad` that is None counts as zero), or a
-            function that returns it (see also `LikelyGradient`). Default: it is computed when first used.
-        spread: The spread of the micro-batches, if training accumulates gradients; then nothing is run again
-            ("shared"). Default: parts of the batch are run again ("apart").
-        preconditioner: P of the optimizer before its update, one tensor per trainable parameter (see
-            `preconditioner_of`), or a function that returns it, or None if it is not known yet.
-        probe: Draws other examples, independent of the batch and in random order, on which the step is judged.
-            Called once at most. Default: one half of the batch makes the step, and the other half judges it.
-        motion: Earlier parameters and the velocity, for the gauges that look back (see `Origin`), or a function that
-            returns them.
-        example_of: A label for every row of the batch, if some rows are copies of one example (repeated
-            augmentation). Rows with one label stay in one part.
+        gradient: ĝ of training, one tensor per trainable parameter (a `.grad` that is None counts
+            as zero), or a function that returns it (see also `LikelyGradient`). Default: it is
+            computed when first used.
+        spread: The spread of the micro-batches, if training accumulates gradients; then nothing is
+            run again ("shared"). Default: parts of the batch are run again ("apart").
+        preconditioner: P of the optimizer before its update, one tensor per trainable parameter
+            (see `preconditioner_of`), or a function that returns it, or None if it is not known
+            yet.
+        probe: Draws other examples, independent of the batch and in random order, on which the step
+            is judged. Called once at most. Default: one half of the batch makes the step, and the
+            other half judges it.
+        motion: Earlier parameters and the velocity, for the gauges that look back (see `Origin`),
+            or a function that returns them.
+        example_of: A label for every row of the batch, if some rows are copies of one example
+            (repeated augmentation). Rows with one label stay in one part.
         arrived: Called when the numbers of a spread are on the CPU.
-        over_processes: On several processes: averages gradients over them. `batch` is then the share of this process.
-        seed: Seed of the random numbers that measuring draws. Training's own random numbers stay unchanged.
+        over_processes: On several processes: averages gradients over them. `batch` is then the
+            share of this process.
+        seed: Seed of the random numbers that measuring draws. Training's own random numbers stay
+            unchanged.
 
     >>> import torch
     >>> from gradiometer import Draw, Objective, Sampling, TrainingStep
@@ -112,7 +118,11 @@ class TrainingStep:
         if given is None:
             return self.objective.gradient(self.batch, seed=self.derived_seed("gradient"))
         return [
-            torch.zeros_like(parameter) if one is None else one.detach() if one.requires_grad else one
+            torch.zeros_like(parameter)
+            if one is None
+            else one.detach()
+            if one.requires_grad
+            else one
             for one, parameter in zip(given, self.objective.parameters, strict=True)
         ]
 
@@ -125,23 +135,30 @@ class TrainingStep:
         """
         if self._motion is None:
             raise BadArgument(
-                "`motion` is missing, and this gauge looks back: keep one `Origin()` for the run, and pass "
-                "`motion=origin.motion(parameters, index)` to the step."
+                "`motion` is missing, and this gauge looks back: keep one `Origin()` for the run, "
+                "and pass `motion=origin.motion(parameters, index)` to the step."
             )
         return self._motion if isinstance(self._motion, Motion) else self._motion()
 
     @cached_property
     def preconditioner(self) -> Sequence[Tensor] | None:
-        """P of the optimizer, one tensor per trainable parameter; None if it is not known yet, or was not given."""
+        """P of the optimizer, one tensor per trainable parameter; None if it is not known yet, or
+        was not given."""
         return self._preconditioner() if callable(self._preconditioner) else self._preconditioner
 
     @staticmethod
     def product_of(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
-        """The inner product of two lists of one tensor per parameter, summed in double precision without a copy."""
-        return float((squared_norms(first) if first is second else inner_products(first, second)).sum())
+        """The inner product of two lists of one tensor per parameter, summed in double precision
+        without a copy."""
+        return float(
+            (squared_norms(first) if first is second else inner_products(first, second)).sum()
+        )
 
-    def products_by_layer(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[np.ndarray, " layers"]:
-        """The inner product of two lists of one tensor per parameter, by layer, summed in double precision."""
+    def products_by_layer(
+        self, first: Sequence[Tensor], second: Sequence[Tensor]
+    ) -> Float[np.ndarray, " layers"]:
+        """The inner product of two lists of one tensor per parameter, by layer, summed in double
+        precision."""
         products = squared_norms(first)[0] if first is second else inner_products(first, second)
         by_layer: np.ndarray = np.bincount(self.objective.layer_of, weights=products.cpu().numpy())
         return by_layer
@@ -153,7 +170,8 @@ class TrainingStep:
 
     @cached_property
     def graph_gradient(self) -> Gradients:
-        """The gradient of `graph`, with its random numbers; on several processes the mean over all of them."""
+        """The gradient of `graph`, with its random numbers; on several processes the mean over all
+        of them."""
         own = self.graph.gradients
         return own if self._over_processes is None else self._over_processes(own)
 
@@ -164,12 +182,14 @@ class TrainingStep:
 
     @cached_property
     def acting(self) -> Batch:
-        """The examples whose gradient makes the step to judge: the batch, or a random half of it."""
+        """The examples whose gradient makes the step to judge: the batch, or a random
+        half of it."""
         return self.batch if self._probe is not None else self._random_halves[0]
 
     @cached_property
     def judging(self) -> Batch:
-        """The examples that judge the step, independent of `acting`: the probe, or the other half."""
+        """The examples that judge the step, independent of `acting`: the probe, or the
+        other half."""
         return self._probe() if self._probe is not None else self._random_halves[1]
 
     @cached_property
@@ -185,11 +205,13 @@ class TrainingStep:
         return batch_size(self.acting)
 
     def acting_halves(self) -> Iterator[tuple[Gradients, int]]:
-        """The gradients of two random halves of `acting`, and their sizes, one after the other; none is kept here."""
+        """The gradients of two random halves of `acting`, and their sizes, one after the other;
+        none is kept here."""
         return self._halves(self.acting, "acting halves", self._example_of(0))
 
     def judging_halves(self, *, after: bool = False) -> Iterator[tuple[Gradients, int]]:
-        """The gradients of two random halves of `judging`, and their sizes, one after the other; none is kept here.
+        """The gradients of two random halves of `judging`, and their sizes, one after the other;
+        none is kept here.
 
         Args:
             after: True for the same halves, with the same random numbers, after the plain step −ηĝ.
@@ -199,9 +221,14 @@ class TrainingStep:
 
     @cached_property
     def judging_loss_after(self) -> float:
-        """The loss of `judging` after the plain step. The loss before it is `judging_graph.loss`."""
+        """The loss of `judging` after the plain step. The loss before it is
+        `judging_graph.loss`."""
         seed, objective = self.derived_seed("judging"), self.objective
-        with torch.no_grad(), objective.untouched_randomness(seed), twice_differentiable(objective.model):
+        with (
+            torch.no_grad(),
+            objective.untouched_randomness(seed),
+            twice_differentiable(objective.model),
+        ):
             return objective.mean_loss(self._after, self.judging).item()
 
     @cached_property
@@ -225,7 +252,8 @@ class TrainingStep:
         size = batch_size(batch)
         if not size >= 2:
             raise BadArgument(
-                f"`batch` leaves only {size} example to split in halves: use at least 4, or a `probe` of 2."
+                f"`batch` leaves only {size} example to split in halves: use at least 4, or a "
+                "`probe` of 2."
             )
         for place, part in enumerate(dealt(size, 2, self.generator(purpose), example_of)):
             seed = self.derived_seed(f"{purpose} {place}")
@@ -235,7 +263,9 @@ class TrainingStep:
     def _random_parts(self) -> list[Tensor]:
         size = batch_size(self.batch)
         if not size >= 2:
-            raise BadArgument("`batch` has 1 example, so no other half can judge its step: pass a `probe`.")
+            raise BadArgument(
+                "`batch` has 1 example, so no other half can judge its step: pass a `probe`."
+            )
         return dealt(size, 2, self.generator("judge"), self.example_of)
 
     @cached_property
@@ -259,13 +289,13 @@ class TrainingStep:
     def spread(self, parts: int | None = 2) -> Spread:
         """The spread of the gradients of parts of this batch.
 
-        If training accumulates micro-batches, these are the parts. Otherwise the batch is split at random into `parts`
-        parts, and the gradient of each is computed. If the loss is a fixed function of the batch, the last
-        gradient follows from ĝ by subtraction.
+        If training accumulates micro-batches, these are the parts. Otherwise the batch is split at
+        random into `parts` parts, and the gradient of each is computed. If the loss is a fixed
+        function of the batch, the last gradient follows from ĝ by subtraction.
 
         Args:
-            parts: k, at least 2; None for one part per example. The parts of a coupled loss hold at least two
-                examples, since it has no gradient of a single example.
+            parts: k, at least 2; None for one part per example. The parts of a coupled loss hold at
+                least two examples, since it has no gradient of a single example.
 
         Raises:
             BadArgument: `parts` is below 2 or above the number of examples.
@@ -307,7 +337,9 @@ class TrainingStep:
         Raises:
             BadArgument: No preconditioner was given, or see `spread`.
         """
-        if self._preconditioner is None and (self._shared is None or self._shared.preconditioned is None):
+        if self._preconditioner is None and (
+            self._shared is None or self._shared.preconditioned is None
+        ):
             raise BadArgument(
                 "`preconditioner` is missing, and this gauge needs it: pass "
                 "`preconditioner=lambda: preconditioner_of(optimizer, parameters)` to the step."

@@ -15,10 +15,31 @@ from torch import nn
 
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
-LIBRARIES = ("torch", "numpy", "builtins", "typing", "collections", "functools", "jaxtyping", "beartype")
+LIBRARIES = (
+    "torch",
+    "numpy",
+    "builtins",
+    "typing",
+    "collections",
+    "functools",
+    "jaxtyping",
+    "beartype",
+)
 """Packages whose functions and objects are not looked through."""
 
-PLAIN = (str, bytes, int, float, complex, type, type(None), torch.Tensor, np.ndarray, torch.dtype, torch.device)
+PLAIN = (
+    str,
+    bytes,
+    int,
+    float,
+    complex,
+    type,
+    type(None),
+    torch.Tensor,
+    np.ndarray,
+    torch.dtype,
+    torch.device,
+)
 """Objects that are not looked into."""
 
 
@@ -36,7 +57,8 @@ def in_eval_mode(*models: nn.Module) -> Iterator[None]:
 
 
 class Surroundings:
-    """Random generators and modules that a loss uses besides its model, as far as they can be found.
+    """Random generators and modules that a loss uses besides its model, as far as they can be
+    found.
 
     Looked for in closures, default arguments, attributes, and the global names that functions use.
 
@@ -47,7 +69,9 @@ class Surroundings:
 
     def __init__(self, loss: Any, model: nn.Module) -> None:
         found, own = list(_reachable([loss, model])), set(map(id, model.modules()))
-        self.generators = [one for one in found if isinstance(one, GENERATORS) and not _is_global(one)]
+        self.generators = [
+            one for one in found if isinstance(one, GENERATORS) and not _is_global(one)
+        ]
         self.modules = [one for one in found if isinstance(one, nn.Module) and id(one) not in own]
 
     def states(self) -> list[bytes]:
@@ -55,7 +79,8 @@ class Surroundings:
         return [pickle.dumps(_state(generator)) for generator in self.generators]
 
     def restore(self, states: Sequence[tuple[Any, bytes]]) -> None:
-        """Put these generators into states that `states` has returned, as far as they are among those found."""
+        """Put these generators into states that `states` has returned, as far as they are among
+        those found."""
         found = set(map(id, self.generators))
         for generator, state in states:
             if id(generator) in found:
@@ -63,7 +88,8 @@ class Surroundings:
 
     @contextmanager
     def untouched(self, seed: int) -> Iterator[None]:
-        """Seed the generators inside. Restore their states, and the buffers of modules in training mode, at the end."""
+        """Seed the generators inside. Restore their states, and the buffers of modules in training
+        mode, at the end."""
         states = [_state(generator) for generator in self.generators]
         buffers = [
             (module, name, buffer, buffer.detach().clone())
@@ -80,7 +106,9 @@ class Surroundings:
                 _restore(generator, state)
             for module, name, buffer, before in buffers:
                 module._buffers[name] = buffer
-                buffer.data.copy_(before)  # as batch normalization does: a graph that has saved it stays valid
+                buffer.data.copy_(
+                    before
+                )  # as batch normalization does: a graph that has saved it stays valid
 
 
 def _reachable(roots: Iterable[Any]) -> Iterator[Any]:
@@ -129,7 +157,9 @@ def _used_by(function: FunctionType) -> list[Any]:
 
 def _names(code: CodeType) -> set[str]:
     """Global names and attributes in a code and in the functions defined inside of it."""
-    return set(code.co_names).union(*(_names(inner) for inner in code.co_consts if isinstance(inner, CodeType)))
+    return set(code.co_names).union(
+        *(_names(inner) for inner in code.co_consts if isinstance(inner, CodeType))
+    )
 
 
 def _is_global(generator: Any) -> bool:

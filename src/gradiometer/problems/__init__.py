@@ -1,6 +1,7 @@
 """What is trained: real data sets, losses with known answers, and your own.
 
-`load` makes one from its name; `Problem` and `Examples` define your own. Listing `NAMES` needs no torch.
+`load` makes one from its name; `Problem` and `Examples` define your own. Listing `NAMES` needs no
+torch.
 
 >>> from gradiometer.problems import load
 >>> load("digits").train

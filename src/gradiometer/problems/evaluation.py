@@ -24,11 +24,13 @@ AT_ONCE = 1024
 """The largest number of examples in a part."""
 
 
-def evaluate(problem: Problem, model: nn.Module, device: torch.device, level: float = 0.9) -> Mapping[str, Estimate]:
+def evaluate(
+    problem: Problem, model: nn.Module, device: torch.device, level: float = 0.9
+) -> Mapping[str, Estimate]:
     """The loss and the accuracy on the test set, in eval mode, with intervals over its examples.
 
-    The model's mode and all random states are unchanged afterwards. If the loss is a mean, its interval is over
-    parts of the test set. Without a test set the result is empty.
+    The model's mode and all random states are unchanged afterwards. If the loss is a mean, its
+    interval is over parts of the test set. Without a test set the result is empty.
 
     >>> from gradiometer.problems import load
     >>> from gradiometer.problems.evaluation import evaluate
@@ -65,13 +67,23 @@ def _mean_loss(losses: Float[np.ndarray, " losses"], level: float) -> Estimate:
 
 def _truth_values(value: Any, batch: Batch) -> Tensor:
     size = batch_size(batch)
-    if not (isinstance(value, Tensor) and value.dtype == torch.bool and tuple(value.shape) == (size,)):
-        got = f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise UserCodeFailed(f"`correct` returned {got}: return one torch.bool per example, of shape [{size}].")
+    if not (
+        isinstance(value, Tensor) and value.dtype == torch.bool and tuple(value.shape) == (size,)
+    ):
+        got = (
+            f"{value.dtype} of shape {list(value.shape)}"
+            if isinstance(value, Tensor)
+            else type(value).__name__
+        )
+        raise UserCodeFailed(
+            f"`correct` returned {got}: return one torch.bool per example, of shape [{size}]."
+        )
     return value
 
 
-def _over(examples: Examples, problem: Problem, model: nn.Module) -> tuple[np.ndarray, np.ndarray | None]:
+def _over(
+    examples: Examples, problem: Problem, model: nn.Module
+) -> tuple[np.ndarray, np.ndarray | None]:
     """The loss of every example, and if the problem has `correct`, its value for every example."""
     losses: list[Tensor] = []
     correct: list[Tensor] = []

@@ -21,15 +21,15 @@ class Examples:
     """N examples; a batch is taken by its index.
 
     Args:
-        data: A tree of tuples, lists and mappings of tensors, whose first axis is the example; or a map-style
-            `torch.utils.data.Dataset`.
+        data: A tree of tuples, lists and mappings of tensors, whose first axis is the example; or a
+            map-style `torch.utils.data.Dataset`.
         name: Name of the examples in messages.
-        collate: Puts a list of a data set's items into a batch, such as the `collate_fn` of a DataLoader. Default:
-            torch's `default_collate`.
+        collate: Puts a list of a data set's items into a batch, such as the `collate_fn` of a
+            DataLoader. Default: torch's `default_collate`.
 
     Raises:
-        BadArgument: Two tensors differ in their number of examples, a leaf is a NumPy array, the data cannot be
-            indexed or collated, or there is no example.
+        BadArgument: Two tensors differ in their number of examples, a leaf is a NumPy array, the
+            data cannot be indexed or collated, or there is no example.
 
     Example:
         >>> from gradiometer.problems import Examples
@@ -39,7 +39,10 @@ class Examples:
     """
 
     def __init__(
-        self, data: Any, name: str = "examples", collate: Callable[[list[Any]], Batch] = default_collate
+        self,
+        data: Any,
+        name: str = "examples",
+        collate: Callable[[list[Any]], Batch] = default_collate,
     ) -> None:
         self.name = name
         self.collate = collate
@@ -48,7 +51,9 @@ class Examples:
         self.device: torch.device | None = None
         self.in_memory = isinstance(self.data, (Tensor, tuple, list, Mapping))
         """True if the examples are tensors, and not read from a data set."""
-        self._length = _size(self.data, name) if self.in_memory else _checked_dataset(self.data, name, collate)
+        self._length = (
+            _size(self.data, name) if self.in_memory else _checked_dataset(self.data, name, collate)
+        )
         if not self._length >= 1:
             raise BadArgument(f"`{name}` is empty: at least one example is needed.")
 
@@ -64,7 +69,11 @@ class Examples:
         if self.in_memory:
             return take(self.data, index)
         with user_code(self.name):
-            items = self.data.__getitems__(index.tolist()) if hasattr(self.data, "__getitems__") else None
+            items = (
+                self.data.__getitems__(index.tolist())
+                if hasattr(self.data, "__getitems__")
+                else None
+            )
             collated = self.collate(items or [self.data[position] for position in index.tolist()])
         return collated if self.device is None else _to_device(collated, self.device)
 
@@ -76,7 +85,8 @@ class Examples:
             yield self.batch(part)
 
     def to(self, device: torch.device | str) -> "Examples":
-        """The same examples on a device. Tensors are moved now, the batches of a data set when they are taken."""
+        """The same examples on a device. Tensors are moved now, the batches of a data set when they
+        are taken."""
         moved = copy.copy(self)  # they were checked when they were given
         if self.in_memory:
             moved.data = _to_device(self.data, device)
@@ -86,8 +96,9 @@ class Examples:
     def fingerprint(self) -> str:
         """The SHA-256 of the data in hexadecimal: names, types, shapes and bytes of all tensors.
 
-        For a data set it covers the number of examples and up to 256 of them, evenly spaced. They are read from
-        fixed random states, so that random augmentation gives the same fingerprint every time.
+        For a data set it covers the number of examples and up to 256 of them, evenly spaced. They
+        are read from fixed random states, so that random augmentation gives the same fingerprint
+        every time.
         """
         digest = hashlib.sha256(f"{len(self)} examples".encode())
         if self.in_memory:
@@ -106,18 +117,24 @@ def _size(data: Batch, name: str) -> int:
     """The number of examples, which all tensors must share."""
     for path, leaf in leaves(data, name):
         if isinstance(leaf, np.ndarray):
-            raise BadArgument(f"`{path}` must be a tensor, got a NumPy array: pass torch.from_numpy(...).")
+            raise BadArgument(
+                f"`{path}` must be a tensor, got a NumPy array: pass torch.from_numpy(...)."
+            )
         if isinstance(leaf, Tensor) and leaf.is_meta:
-            raise BadArgument(f"`{path}` is on the meta device, which holds no numbers: give the numbers.")
+            raise BadArgument(
+                f"`{path}` is on the meta device, which holds no numbers: give the numbers."
+            )
     return batch_size(data, name)
 
 
 def _checked_dataset(data: Any, name: str, collate: Callable[[list[Any]], Batch]) -> int:
     """The length of a map-style data set whose examples can be collated."""
-    if isinstance(data, IterableDataset) or not (isinstance(data, Sized) and hasattr(data, "__getitem__")):
+    if isinstance(data, IterableDataset) or not (
+        isinstance(data, Sized) and hasattr(data, "__getitem__")
+    ):
         raise BadArgument(
-            f"`{name}` is of type {type(data).__name__}, which cannot be indexed: pass a tensor, a tuple, list or dict "
-            "of tensors, or a torch data set with `__len__` and `__getitem__`."
+            f"`{name}` is of type {type(data).__name__}, which cannot be indexed: pass a tensor, a "
+            "tuple, list or dict of tensors, or a torch data set with `__len__` and `__getitem__`."
         )
     if len(data):
         with untouched_randomness(0, []):
@@ -128,7 +145,8 @@ def _checked_dataset(data: Any, name: str, collate: Callable[[list[Any]], Batch]
             except (TypeError, RuntimeError, BadArgument) as error:
                 reason = str(error).partition("\n")[0].rstrip(".")
                 raise BadArgument(
-                    f"`{name}[0]` cannot be put into a batch ({reason}): add a transform to tensors to the data set."
+                    f"`{name}[0]` cannot be put into a batch ({reason}): add a transform to "
+                    "tensors to the data set."
                 ) from error
     return len(data)
 
@@ -142,6 +160,8 @@ def _digest(data: Batch, digest: Any) -> None:
     for path, leaf in leaves(data, ""):
         if isinstance(leaf, Tensor):
             digest.update(f"{path} {leaf.dtype} {list(leaf.shape)}".encode())
-            digest.update(leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            digest.update(
+                leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            )
         else:
             digest.update(f"{path} {leaf!r}".encode())

@@ -19,12 +19,17 @@ from gradiometer.randomness import untouched_randomness
 
 
 def load(
-    name: str, *, model: str | None = None, data_dir: str | os.PathLike[str] | None = None, seed: int = 0
+    name: str,
+    *,
+    model: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    seed: int = 0,
 ) -> Problem:
     """Call the function and make a problem of its result.
 
-    The function gets those of `model`, `data_dir` and `seed` that are in its signature. Torch's, NumPy's and Python's
-    global random numbers are seeded with `seed` for the call, and restored afterwards.
+    The function gets those of `model`, `data_dir` and `seed` that are in its signature. Torch's,
+    NumPy's and Python's global random numbers are seeded with `seed` for the call, and restored
+    afterwards.
 
     Raises:
         BadArgument: There is no such module or function, or its arguments do not fit.
@@ -62,25 +67,34 @@ def function_of(name: str, argument: str) -> Callable[..., Any]:
         raise BadArgument(f"`{module_name}` has no function {function_name!r}: {which}.")
     function: Callable[..., Any] = getattr(module, function_name)
     if not callable(function):
-        raise BadArgument(f"`{name}` must be a function that returns a {argument}, got {type(function).__name__}.")
+        raise BadArgument(
+            f"`{name}` must be a function that returns a {argument}, got {type(function).__name__}."
+        )
     return function
 
 
 def _settings(name: str, function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
-    """The settings that the function takes. A setting that was given but is not taken is an error."""
+    """The settings that the function takes. A setting that was given but is not taken
+    is an error."""
     parameters = inspect.signature(function).parameters.values()
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     by_keyword = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     for p in parameters:
-        if p.default is p.empty and p.kind not in variadic and not (p.name in offered and p.name in by_keyword):
+        if (
+            p.default is p.empty
+            and p.kind not in variadic
+            and not (p.name in offered and p.name in by_keyword)
+        ):
             raise BadArgument(
-                f"`{name}` has an unknown argument {p.name!r}: it can take {', '.join(offered)} by keyword, and every "
-                "other argument needs a default."
+                f"`{name}` has an unknown argument {p.name!r}: it can take {', '.join(offered)} by "
+                "keyword, and every other argument needs a default."
             )
     for key in ("model", "data_dir"):
         if offered[key] is not None and not (takes_any or key in by_keyword):
-            raise BadArgument(f"`{key}` was given, but `{name}` takes no such argument: omit it, or add it there.")
+            raise BadArgument(
+                f"`{key}` was given, but `{name}` takes no such argument: omit it, or add it there."
+            )
     wanted = {key: value for key, value in offered.items() if takes_any or key in by_keyword}
     defaulted = {p.name for p in parameters if p.default is not p.empty}
     return {key: value for key, value in wanted.items() if not (value is None and key in defaulted)}
@@ -89,8 +103,14 @@ def _settings(name: str, function: Callable[..., Any], offered: dict[str, Any]) 
 def _of_tuple(name: str, returned: Any, model_name: str | None) -> Problem:
     """The problem of a tuple (model, loss, train) or (model, loss, train, test)."""
     if not isinstance(returned, tuple) or len(returned) not in (3, 4):
-        got = f"a tuple of {len(returned)}" if isinstance(returned, tuple) else type(returned).__name__
-        raise UserCodeFailed(f"`{name}` returned {got}: return a Problem, or (model, loss, train[, test]).")
+        got = (
+            f"a tuple of {len(returned)}"
+            if isinstance(returned, tuple)
+            else type(returned).__name__
+        )
+        raise UserCodeFailed(
+            f"`{name}` returned {got}: return a Problem, or (model, loss, train[, test])."
+        )
     model, loss, train, test = (*returned, None)[:4]
     train = _examples(train, "train")
     return Problem(

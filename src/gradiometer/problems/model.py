@@ -21,19 +21,31 @@ def new_model(problem: Problem) -> nn.Module:
     with user_code("model"):
         model: Any = problem.model()
     if not isinstance(model, nn.Module):
-        raise UserCodeFailed(f"`model` made a {type(model).__name__}, a torch.nn.Module was expected.")
+        raise UserCodeFailed(
+            f"`model` made a {type(model).__name__}, a torch.nn.Module was expected."
+        )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise Unsupported(WITHOUT_PARAMETERS)
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
-            raise Unsupported(f"`model` has {name} on the meta device, which holds no numbers: make it on the CPU.")
+            raise Unsupported(
+                f"`model` has {name} on the meta device, which holds no numbers: make it on the "
+                "CPU."
+            )
         if is_lazy(parameter):
-            raise Unsupported(f"`model` has no shape yet for {name}: run it once on a batch before it is returned.")
+            raise Unsupported(
+                f"`model` has no shape yet for {name}: run it once on a batch before it is "
+                "returned."
+            )
         if parameter.is_complex():
-            raise Unsupported(f"`model` has the complex parameter {name}: use two real parameters instead.")
+            raise Unsupported(
+                f"`model` has the complex parameter {name}: use two real parameters instead."
+            )
     for name, module in model.named_modules():
         if getattr(module, "sparse", False) is True:
-            raise Unsupported(f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.")
+            raise Unsupported(
+                f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False."
+            )
     return model
 
 

@@ -23,7 +23,9 @@ def held_out_labels(problem: Problem) -> Int[np.ndarray, " examples"]:
         Unsupported: They are not the (inputs, labels) of a classification.
     """
     if problem.test is None:
-        raise BadArgument(f"`problem` {problem.name} has no test examples, on which predictions are scored.")
+        raise BadArgument(
+            f"`problem` {problem.name} has no test examples, on which predictions are scored."
+        )
     labels = [_parts(batch)[1] for batch in problem.test.batches(AT_ONCE)]
     found: np.ndarray = torch.cat(labels).cpu().numpy()
     return found
@@ -32,15 +34,19 @@ def held_out_labels(problem: Problem) -> Int[np.ndarray, " examples"]:
 def log_probabilities(
     problem: Problem, model: nn.Module, device: torch.device
 ) -> Float[np.ndarray, "examples classes"]:
-    """log p(class | x) of every test example, in eval mode and double precision. Random states are unchanged.
+    """log p(class | x) of every test example, in eval mode and double precision. Random states are
+    unchanged.
 
     Raises:
         BadArgument: There are no test examples.
-        Unsupported: The problem is not a classification of (inputs, labels) by logits [examples, classes].
+        Unsupported: The problem is not a classification of (inputs, labels) by logits [examples,
+            classes].
         UserCodeFailed: The model raised, or its logits are not finite.
     """
     if problem.test is None:
-        raise BadArgument(f"`problem` {problem.name} has no test examples, on which predictions are scored.")
+        raise BadArgument(
+            f"`problem` {problem.name} has no test examples, on which predictions are scored."
+        )
     parts: list[Tensor] = []
     with torch.no_grad(), untouched_randomness(0, [device]), in_eval_mode(model):
         for batch in problem.test.to(device).batches(AT_ONCE):
@@ -50,26 +56,41 @@ def log_probabilities(
             parts.append(torch.log_softmax(_logits(logits, labels).double(), dim=1).cpu())
     found: np.ndarray = torch.cat(parts).numpy()
     if not np.isfinite(found).all():
-        raise UserCodeFailed("`model` returned logits that are not finite on held-out examples: it has diverged.")
+        raise UserCodeFailed(
+            "`model` returned logits that are not finite on held-out examples: it has diverged."
+        )
     return found
 
 
 def _parts(batch: Any) -> tuple[Any, Tensor]:
     """The inputs and the labels of a batch."""
     if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
-        raise Unsupported(f"`problem` has batches of type {type(batch).__name__}: pairs (inputs, labels) are needed.")
+        raise Unsupported(
+            f"`problem` has batches of type {type(batch).__name__}: pairs (inputs, labels) are "
+            "needed."
+        )
     inputs, labels = batch
     whole = isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_floating_point()
     if not whole or labels.dtype == torch.bool:
-        got = f"{labels.dtype} of {list(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-        raise Unsupported(f"`problem` has labels {got}: an integer class for every example is needed.")
+        got = (
+            f"{labels.dtype} of {list(labels.shape)}"
+            if isinstance(labels, Tensor)
+            else type(labels).__name__
+        )
+        raise Unsupported(
+            f"`problem` has labels {got}: an integer class for every example is needed."
+        )
     return inputs, labels.long()
 
 
 def _logits(logits: Any, labels: Tensor) -> Tensor:
     if not (isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[0] == len(labels)):
         got = f"shape {list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise Unsupported(f"`model` returned {got}: logits of shape [{len(labels)}, classes] are needed.")
+        raise Unsupported(
+            f"`model` returned {got}: logits of shape [{len(labels)}, classes] are needed."
+        )
     if not int(labels.max()) < logits.shape[1]:
-        raise Unsupported(f"`model` has {logits.shape[1]} classes, but there is a label {int(labels.max())}.")
+        raise Unsupported(
+            f"`model` has {logits.shape[1]} classes, but there is a label {int(labels.max())}."
+        )
     return logits

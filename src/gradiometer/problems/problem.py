@@ -22,7 +22,8 @@ Correct = Callable[[nn.Module, Batch], Tensor]
 class Problem:
     """A function that makes the model, its loss, and the examples.
 
-    For a problem of your own, write a function in a file and give it to the command line as `module:function`:
+    For a problem of your own, write a function in a file and give it to the command line as
+    `module:function`:
 
         # mine.py                                  gradiometer train mine:problem
         from torch import nn
@@ -42,13 +43,14 @@ class Problem:
 
     Args:
         name: Name of the problem.
-        model: Makes a new model at every call, with torch's global random numbers: the caller sets the seed before,
-            with `torch.manual_seed`.
-        loss: Called as `loss(model, batch)`; returns one value per example, shape [examples], or their mean,
-            shape [], from which fewer gauges can measure.
+        model: Makes a new model at every call, with torch's global random numbers: the caller sets
+            the seed before, with `torch.manual_seed`.
+        loss: Called as `loss(model, batch)`; returns one value per example, shape [examples], or
+            their mean, shape [], from which fewer gauges can measure.
         train: The training examples.
         test: Examples that are never trained on.
-        correct: Called as `correct(model, batch)`; returns True for each example that is right, for the accuracy.
+        correct: Called as `correct(model, batch)`; returns True for each example that is right, for
+            the accuracy.
         model_name: Name of the model.
         description: The problem in one line.
 
@@ -83,35 +85,49 @@ class Problem:
         if self.test is not None:
             _check_examples("test", self.test)
         if self.correct is not None and not callable(self.correct):
-            raise BadArgument(f"`correct` must be a function of (model, batch), got {type(self.correct).__name__}.")
+            raise BadArgument(
+                "`correct` must be a function of (model, batch), got "
+                f"{type(self.correct).__name__}."
+            )
 
     @cached_property
     def fingerprint(self) -> str:
-        """The first digits of the SHA-256 of the training and test data. Two runs on the same data share it."""
-        parts = [self.train.fingerprint(), self.test.fingerprint() if self.test is not None else "no test data"]
+        """The first digits of the SHA-256 of the training and test data. Two runs on the same data
+        share it."""
+        parts = [
+            self.train.fingerprint(),
+            self.test.fingerprint() if self.test is not None else "no test data",
+        ]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 
 
 def _check_model(model: Any) -> None:
     if isinstance(model, nn.Module):
         raise BadArgument(
-            f"`model` must be a function that makes the model, got a {type(model).__name__}: write model=lambda: ..., "
-            "so that each run starts from its own seed."
+            f"`model` must be a function that makes the model, got a {type(model).__name__}: write "
+            "model=lambda: ..., so that each run starts from its own seed."
         )
     if not callable(model):
-        raise BadArgument(f"`model` must be a function that makes the model, got {type(model).__name__}.")
+        raise BadArgument(
+            f"`model` must be a function that makes the model, got {type(model).__name__}."
+        )
 
 
 def _check_loss(loss: Any) -> None:
     if isinstance(loss, criteria._Loss):
         raise BadArgument(
-            f"`loss` must be a function of (model, batch), got {type(loss).__name__}, a criterion on (prediction, "
-            f"target): write supervised(nn.{type(loss).__name__}(reduction='none'))."
+            f"`loss` must be a function of (model, batch), got {type(loss).__name__}, a criterion "
+            "on (prediction, target): write "
+            f"supervised(nn.{type(loss).__name__}(reduction='none'))."
         )
     if not callable(loss):
-        raise BadArgument(f"`loss` must be a function of (model, batch), got {type(loss).__name__}.")
+        raise BadArgument(
+            f"`loss` must be a function of (model, batch), got {type(loss).__name__}."
+        )
 
 
 def _check_examples(name: str, examples: Any) -> None:
     if not isinstance(examples, Examples):
-        raise BadArgument(f"`{name}` must be Examples, got {type(examples).__name__}: write {name}=Examples(...).")
+        raise BadArgument(
+            f"`{name}` must be Examples, got {type(examples).__name__}: write {name}=Examples(...)."
+        )

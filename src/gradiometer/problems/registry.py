@@ -30,37 +30,64 @@ class Shipped:
 
 KNOWN: Mapping[str, Shipped] = {
     "digits": Shipped("gradiometer.problems.images.digits", ("mlp", "cnn")),
-    "fashion-mnist": Shipped("gradiometer.problems.images.fashion_mnist", ("mlp", "cnn"), frozenset({"data_dir"})),
-    "linear-regression": Shipped("gradiometer.lab.closed_forms.linear_regression", ("slopes",), frozenset({"seed"})),
-    "logistic-regression": Shipped("gradiometer.lab.closed_forms.logistic_regression", ("weights",)),
-    "one-dimensional": Shipped("gradiometer.lab.closed_forms.one_dimensional", ("position",), frozenset({"seed"})),
-    "quadratic": Shipped("gradiometer.lab.closed_forms.quadratic", ("position",), frozenset({"seed"})),
+    "fashion-mnist": Shipped(
+        "gradiometer.problems.images.fashion_mnist", ("mlp", "cnn"), frozenset({"data_dir"})
+    ),
+    "linear-regression": Shipped(
+        "gradiometer.lab.closed_forms.linear_regression", ("slopes",), frozenset({"seed"})
+    ),
+    "logistic-regression": Shipped(
+        "gradiometer.lab.closed_forms.logistic_regression", ("weights",)
+    ),
+    "one-dimensional": Shipped(
+        "gradiometer.lab.closed_forms.one_dimensional", ("position",), frozenset({"seed"})
+    ),
+    "quadratic": Shipped(
+        "gradiometer.lab.closed_forms.quadratic", ("position",), frozenset({"seed"})
+    ),
     "counterexample": Shipped(
         "gradiometer.lab.counterexamples.catalogue",
-        ("arctangent", "softplus", "saddle", "mirrored", "two-cycle", "winding", "ring", "dead-unit"),
+        (
+            "arctangent",
+            "softplus",
+            "saddle",
+            "mirrored",
+            "two-cycle",
+            "winding",
+            "ring",
+            "dead-unit",
+        ),
         frozenset({"seed"}),
     ),
-    "double-well": Shipped("gradiometer.lab.closed_forms.double_well", ("walker",), frozenset({"seed"})),
+    "double-well": Shipped(
+        "gradiometer.lab.closed_forms.double_well", ("walker",), frozenset({"seed"})
+    ),
 }
 NAMES = tuple(KNOWN)
 
 
 def load(
-    name: str, *, model: str | None = None, data_dir: str | os.PathLike[str] | None = None, seed: int = 0
+    name: str,
+    *,
+    model: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    seed: int = 0,
 ) -> "gradiometer.problems.problem.Problem":
     """The problem with this name.
 
     Args:
-        name: One of `NAMES`, or `module:function` for your own. The module may be in the current folder. The function
-            takes no argument, or any of the keywords `model`, `data_dir` and `seed`, and returns a `Problem` or a
-            tuple (model, loss, train) or (model, loss, train, test).
+        name: One of `NAMES`, or `module:function` for your own. The module may be in the current
+            folder. The function takes no argument, or any of the keywords `model`, `data_dir` and
+            `seed`, and returns a `Problem` or a tuple (model, loss, train) or (model, loss, train,
+            test).
         model: Name of the model; the default is the first one of the problem.
         data_dir: Folder of the data that do not come with the package.
         seed: Seed of the data that are drawn, also by your own function.
 
     Raises:
         BadArgument: There is no such problem or model, or its data are missing.
-        UserCodeFailed: Your own function or its module raised, or the function returned something else.
+        UserCodeFailed: Your own function or its module raised, or the function returned something
+            else.
 
     Example:
         >>> from gradiometer.problems import load
@@ -69,18 +96,27 @@ def load(
     """
     if ":" in name:
         imported = import_module("gradiometer.problems.imported")
-        own: gradiometer.problems.problem.Problem = imported.load(name, model=model, data_dir=data_dir, seed=seed)
+        own: gradiometer.problems.problem.Problem = imported.load(
+            name, model=model, data_dir=data_dir, seed=seed
+        )
         return own
     if name not in KNOWN:
-        raise BadArgument(f"`problem` {name!r} is unknown: {nearest(name, NAMES)}, and module:function for your own.")
+        raise BadArgument(
+            f"`problem` {name!r} is unknown: {nearest(name, NAMES)}, and module:function for your "
+            "own."
+        )
     known = KNOWN[name]
     if model is not None and model not in known.models:
-        raise BadArgument(f"`model` {model!r} is not a model of {name}: {nearest(model, known.models)}.")
+        raise BadArgument(
+            f"`model` {model!r} is not a model of {name}: {nearest(model, known.models)}."
+        )
     if data_dir is not None and "data_dir" not in known.takes:
         raise BadArgument(f"`data_dir` is not used by {name}, whose data need no folder: omit it.")
     settings = {"data_dir": data_dir, "seed": seed}
     taken = {key: value for key, value in settings.items() if key in known.takes}
-    made: gradiometer.problems.problem.Problem = import_module(known.home).load(model or known.models[0], **taken)
+    made: gradiometer.problems.problem.Problem = import_module(known.home).load(
+        model or known.models[0], **taken
+    )
     return made
 
 

@@ -37,7 +37,9 @@ class user_code:  # noqa: N801 (used as a function is; a generator costs three t
         if not isinstance(error, Exception) or isinstance(error, GradiometerError):
             return
         place = f" ({self.where})" if self.where else ""
-        raise UserCodeFailed(f"`{self.name}` raised {summary(error)}{user_line(error)}{place}.") from error
+        raise UserCodeFailed(
+            f"`{self.name}` raised {summary(error)}{user_line(error)}{place}."
+        ) from error
 
 
 def user_module(name: str) -> ModuleType:
@@ -55,5 +57,7 @@ def user_module(name: str) -> ModuleType:
     except (Exception, SystemExit) as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and f"{name}.".startswith(f"{missing}."):
-            raise BadArgument(f"there is no module `{missing}`, neither installed nor in {here}.") from error
+            raise BadArgument(
+                f"there is no module `{missing}`, neither installed nor in {here}."
+            ) from error
         raise UserCodeFailed(f"importing `{name}` raised {summary(error)}.") from error

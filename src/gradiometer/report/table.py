@@ -18,8 +18,8 @@ Table = Mapping[str, np.ndarray]
 def table_of(run: Run, what: str) -> Table:
     """The readings, losses or evaluations of a run as a table.
 
-    Readings have one row per gauge and measured step. A moment measured by layer has one column per layer, named
-    `moment/layer`.
+    Readings have one row per gauge and measured step. A moment measured by layer has one column per
+    layer, named `moment/layer`.
 
     Args:
         run: The run.
@@ -32,7 +32,8 @@ def table_of(run: Run, what: str) -> Table:
 
 
 def write_table(table: Table, path: Path) -> int:
-    """Write a table as CSV or Parquet, by the suffix of the file's name. Returns the number of rows.
+    """Write a table as CSV or Parquet, by the suffix of the file's name. Returns the number of
+    rows.
 
     Raises:
         BadArgument: The suffix is neither .csv nor .parquet, or pyarrow is missing.
@@ -69,7 +70,9 @@ def _readings(run: Run) -> Table:
             if values.ndim == 1:
                 columns[moment] = values
             else:
-                columns |= {f"{moment}/{layer}": values[:, place] for place, layer in enumerate(run.layers)}
+                columns |= {
+                    f"{moment}/{layer}": values[:, place] for place, layer in enumerate(run.layers)
+                }
         parts.append(columns)
     return _stacked(parts)
 
@@ -81,7 +84,11 @@ def _losses(run: Run) -> Table:
 
 def _evaluations(run: Run) -> Table:
     rows = [
-        {"step": event["step"], "quantity": name, **{key: estimate[key] for key in ("value", "low", "high", "level")}}
+        {
+            "step": event["step"],
+            "quantity": name,
+            **{key: estimate[key] for key in ("value", "low", "high", "level")},
+        }
         for event in run.evaluations
         for name, estimate in event["estimates"].items()
     ]
@@ -92,7 +99,9 @@ def _stacked(parts: list[dict[str, np.ndarray]]) -> Table:
     """Tables one below the other. A column that a table does not have is NaN there."""
     names = list(dict.fromkeys(name for part in parts for name in part))
     return {
-        name: np.concatenate([part[name] if name in part else np.full(len(part["step"]), np.nan) for part in parts])
+        name: np.concatenate(
+            [part[name] if name in part else np.full(len(part["step"]), np.nan) for part in parts]
+        )
         for name in names
     }
 

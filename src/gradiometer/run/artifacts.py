@@ -16,7 +16,8 @@ Kind = TypeVar("Kind", bound=Artifact)
 
 
 def save_artifact(run: Run, artifact: Artifact) -> str:
-    """Write an artifact into the run and return the file's name there. One of the same step is replaced.
+    """Write an artifact into the run and return the file's name there. One of the same step is
+    replaced.
 
     Raises:
         StorageFailed: It cannot be written.
@@ -41,8 +42,17 @@ def load_artifacts(run: Run, kind: type[Kind]) -> tuple[Kind, ...]:
             written = restored(json.loads(read_file(path)))
             known = {name: value for name, value in written.items() if name in names}
             found.append(msgspec.convert(known, kind, dec_hook=_array))
-        except (OSError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-            run.unread[path.relative_to(run.path).as_posix()] = str(error).partition("\n")[0].rstrip(".")
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
+            run.unread[path.relative_to(run.path).as_posix()] = (
+                str(error).partition("\n")[0].rstrip(".")
+            )
     return tuple(found)
 
 

@@ -9,7 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from gradiometer.errors import BadArgument
-from gradiometer.run.cadence.early import IN_TIME, PROMISED_BY, START_UP, START_UP_STEPS, EarlyReadings
+from gradiometer.run.cadence.early import (
+    IN_TIME,
+    PROMISED_BY,
+    START_UP,
+    START_UP_STEPS,
+    EarlyReadings,
+)
 
 REPAID = 0.6
 """Part of the share that pays back what was used early, from step 1,000 on."""
@@ -18,36 +24,43 @@ ASSURED = 0.25
 """Part of the share that readings have in any case."""
 
 READINGS, START, BOOKKEEPING = "readings", "start", "bookkeeping"
-"""Names of what time is spent on: measured steps, the run's start with the first measured step, and all other steps."""
+"""Names of what time is spent on: measured steps, the run's start with the first measured step, and
+all other steps."""
 
 PRODUCTS = "products of gradients"
 """What reading training's own gradients costs. Its chains keep to the budget themselves."""
 
 COOLING = "looks of cooling"
-"""What the looks of `--cool` cost. Their number is chosen so that half of the share pays for them."""
+"""What the looks of `--cool` cost. Their number is chosen so that half of the share
+pays for them."""
 
 _REMEMBERED = 5
 
 
 class Budget:
-    """Decides from measured seconds whether another measurement fits into a share of the training time.
+    """Decides from measured seconds whether another measurement fits into a share of the training
+    time.
 
-    Training time is the elapsed time minus the time used for measuring. It counts from the first call of `start`,
-    `fits` or `spending`, so that loading data earns nothing. All time used is charged by name, and all of it counts
-    against the share, except for branches of the run, which have a budget of their own.
+    Training time is the elapsed time minus the time used for measuring. It counts from the first
+    call of `start`, `fits` or `spending`, so that loading data earns nothing. All time used is
+    charged by name, and all of it counts against the share, except for branches of the run, which
+    have a budget of their own.
 
     - In the long run at most `share` of the training time is used.
-    - The first 1,000 steps have a start-up allowance of five times the share, for the first 40 readings (20 if one
-      costs more than 1.25 training steps), most of them in the first 300 steps. 60 % of the share pays it back from
-      step 1,000 on. Readings of up to 0.1 s together, at a share of 2 %, are made even if the steps are too short.
-    - The first measurement of a process is slower than the later ones. It is not used to forecast the next, and is
-      charged to the start of the run. The forecast is the median of the last five of a kind.
-    - A fixed cost, such as the check of the edge before the first step, is not forecast. The same 60 % of the share
-      pay it back.
-    - After them a reading is made whenever training is 1.1 times as long as at the newest one, so that the newest one
-      is about now, as long as what is borrowed is at most the start-up allowance, and in any case at 1.2 times.
-    - Readings and expensive measurements have half of the share each while an expensive one waits. A quarter of the
-      share is left to the readings in any case.
+    - The first 1,000 steps have a start-up allowance of five times the share, for the first 40
+      readings (20 if one costs more than 1.25 training steps), most of them in the first 300 steps.
+      60 % of the share pays it back from step 1,000 on. Readings of up to 0.1 s together, at a
+      share of 2 %, are made even if the steps are too short.
+    - The first measurement of a process is slower than the later ones. It is not used to forecast
+      the next, and is charged to the start of the run. The forecast is the median of the last five
+      of a kind.
+    - A fixed cost, such as the check of the edge before the first step, is not forecast. The same
+      60 % of the share pay it back.
+    - After them a reading is made whenever training is 1.1 times as long as at the newest one, so
+      that the newest one is about now, as long as what is borrowed is at most the start-up
+      allowance, and in any case at 1.2 times.
+    - Readings and expensive measurements have half of the share each while an expensive one waits.
+      A quarter of the share is left to the readings in any case.
 
     Args:
         share: Share of the training time, at least 0 and below 1. With 0 nothing fits.
@@ -66,7 +79,8 @@ class Budget:
         self.share = share
         self.clock = clock
         self.planned: int | None = None
-        """Steps of the whole training, if known: the first 40 readings are spread over at most its first 1,000."""
+        """Steps of the whole training, if known: the first 40 readings are spread over at most its
+        first 1,000."""
         self.spent_on: defaultdict[str, float] = defaultdict(float)
         self.outside: set[str] = set()
         """Names of what is reported but not counted against the share: branches of the run."""
@@ -77,7 +91,8 @@ class Budget:
         self.readings = 0
         """Measured steps so far."""
         self.before_made: Callable[[], None] = lambda: None
-        """Called before the cost of a measurement is taken, for charges that are known only then."""
+        """Called before the cost of a measurement is taken, for charges that are
+        known only then."""
         self._earlier = self._lent = self._last = 0.0
         self._newest = 0
         self._started: float | None = None
@@ -130,7 +145,8 @@ class Budget:
             self._repays_from = self.training
 
     def expected(self, kind: str = READINGS, guess: float = 0.0) -> float:
-        """Expected seconds of the next measurement of a kind: the median of the last five without the first.
+        """Expected seconds of the next measurement of a kind: the median of the last five without
+        the first.
 
         After the first alone it is `guess`, or for an expensive kind the first if that took longer.
         """
@@ -138,13 +154,16 @@ class Budget:
             return statistics.median(costs)
         return guess if kind == READINGS else max(guess, self._first.get(kind, 0.0))
 
-    def fits(self, kind: str = READINGS, guess: float | None = None, *, saving: bool = False) -> bool:
+    def fits(
+        self, kind: str = READINGS, guess: float | None = None, *, saving: bool = False
+    ) -> bool:
         """True if another measurement of a kind may be made.
 
         Args:
             kind: `READINGS`, or the name of an expensive measurement.
             guess: Seconds that the first one is expected to take. Default: half a training step.
-            saving: True if an expensive measurement waits, so that readings leave half of the share to it.
+            saving: True if an expensive measurement waits, so that readings leave half of the share
+                to it.
         """
         if self.share == 0:
             return False
@@ -153,7 +172,9 @@ class Budget:
         cost = self.expected(kind, self._half_step(training) if guess is None else guess)
         if kind == READINGS:
             earned = any(lacks <= 0 for lacks, _, _ in self._lacks(cost, training, saving, 0.0))
-            self._borrows = not earned and self.steps >= self._early(cost, training, self.readings).due
+            self._borrows = (
+                not earned and self.steps >= self._early(cost, training, self.readings).due
+            )
             return earned or self._borrows
         income = self._income(training)
         reading = self.expected(guess=self._half_step(training))
@@ -189,13 +210,15 @@ class Budget:
         return max(math.ceil(min(earns, early, self.steps + 1e6)), 1)
 
     def beyond_allowance(self) -> bool:
-        """True if the promised readings took more than the start-up allowance, since 300 steps are so short."""
+        """True if the promised readings took more than the start-up allowance, since 300 steps are
+        so short."""
         spent = self._budgeted - self._fixed_costs
         is_early = IN_TIME * PROMISED_BY <= self.steps <= START_UP_STEPS
         return is_early and spent > START_UP * self.share * self.training > 0
 
     def short_of(self) -> int | None:
-        """The number of readings promised, if 300 steps were made with fewer because the budget could not pay."""
+        """The number of readings promised, if 300 steps were made with fewer because the budget
+        could not pay."""
         training = self.training
         early = self._early(self.expected(guess=self._half_step(training)), training)
         if self.share == 0 or self.steps < IN_TIME * early.by:
@@ -203,12 +226,16 @@ class Budget:
         return early.target if self.readings < early.target else None
 
     @contextmanager
-    def spending(self, name: str = BOOKKEEPING, *, fixed: bool = False, outside: bool = False) -> Iterator[None]:
-        """Charge the time inside to this name. Time in a nested region is charged to the inner name only.
+    def spending(
+        self, name: str = BOOKKEEPING, *, fixed: bool = False, outside: bool = False
+    ) -> Iterator[None]:
+        """Charge the time inside to this name. Time in a nested region is charged to the inner name
+        only.
 
         Args:
             name: What the time is spent on.
-            fixed: True for a cost that is not forecast, and is paid back later, such as a check before the first step.
+            fixed: True for a cost that is not forecast, and is paid back later, such as a check
+                before the first step.
             outside: True for what does not count against the share: branches of the run.
         """
         self.start()
@@ -234,7 +261,8 @@ class Budget:
             self._lent += seconds
 
     def made(self, kind: str = READINGS) -> None:
-        """A measurement of this kind is complete: what was charged to it since the last one is its cost."""
+        """A measurement of this kind is complete: what was charged to it since the last one is its
+        cost."""
         self.before_made()
         cost = self.spent_on[kind] - self._counted[kind]
         if kind not in self._first:
@@ -256,7 +284,8 @@ class Budget:
         """The state for a checkpoint."""
         spent = math.fsum(self.spent_on.values())
         return {
-            # What is charged may be measured by another clock: on a busy machine it can be ahead in the first steps.
+            # What is charged may be measured by another clock: on a busy machine it can be ahead in
+            # the first steps.
             "elapsed": max(self.elapsed, spent),
             "spent": dict(self.spent_on),
             "outside": sorted(self.outside),
@@ -275,7 +304,9 @@ class Budget:
         spent = {name: float(seconds) for name, seconds in state["spent"].items()}
         elapsed, total = float(state["elapsed"]), math.fsum(spent.values())
         if not 0 <= total <= elapsed:
-            raise BadArgument(f"`state` must have 0 ≤ spent ≤ elapsed, got spent {total} s of {elapsed} s.")
+            raise BadArgument(
+                f"`state` must have 0 ≤ spent ≤ elapsed, got spent {total} s of {elapsed} s."
+            )
         self._earlier, self._started = elapsed, None
         self.spent_on = defaultdict(float, spent)
         self._counted = defaultdict(float, spent)
@@ -308,7 +339,11 @@ class Budget:
     @property
     def _by_the_way(self) -> float:
         """Seconds of what every step costs, measured or not."""
-        return self.spent_on[BOOKKEEPING] + self.spent_on.get(COOLING, 0.0) + self.spent_on.get(PRODUCTS, 0.0)
+        return (
+            self.spent_on[BOOKKEEPING]
+            + self.spent_on.get(COOLING, 0.0)
+            + self.spent_on.get(PRODUCTS, 0.0)
+        )
 
     @property
     def _expensive(self) -> float:
@@ -327,8 +362,9 @@ class Budget:
     def _lacks(
         self, cost: float, training: float, saving: bool, under_way: float
     ) -> tuple[tuple[float, int, bool], ...]:
-        """Two ways in which a reading of this cost may fit: for each, the seconds of income that are still needed, at
-        most 0 if it fits, how often a second of bookkeeping counts in them, and if the income pays back first."""
+        """Two ways in which a reading of this cost may fit: for each, the seconds of income that
+        are still needed, at most 0 if it fits, how often a second of bookkeeping counts in them,
+        and if the income pays back first."""
         income, spent = self._income(training), self._budgeted + under_way + cost - self._lent
         readings = spent - self._expensive
         assured = (cost + under_way) / ASSURED - self.share * (training - self._last), 0, False
@@ -340,7 +376,9 @@ class Budget:
         before, earned = self._saves_from
         return (2 * (readings - before) - (income - earned), 2, True), assured
 
-    def _early(self, cost: float, training: float, readings: int = 0, under_way: float = 0.0) -> EarlyReadings:
+    def _early(
+        self, cost: float, training: float, readings: int = 0, under_way: float = 0.0
+    ) -> EarlyReadings:
         """The readings that may be made before they are earned."""
         return EarlyReadings(
             share=self.share,

@@ -1,4 +1,5 @@
-"""Checkpoints are complete or absent, and are checked when read. A damaged one is reported and the previous one used.
+"""Checkpoints are complete or absent, and are checked when read. A damaged one is reported and the
+previous one used.
 
 A checkpoint is the folder `checkpoints/step_000123/` with `tensors.safetensors`, `state.json` and
 `SHA256SUMS`, which `sha256sum -c` understands. Nothing is ever unpickled.
@@ -57,7 +58,8 @@ class Checkpoint:
         tensors: Parameters, buffers and all other tensors, on the CPU.
         state: The rest, as JSON values.
         path: Folder of the checkpoint; None if it is not kept.
-        warnings: Sentences about damaged checkpoints, and about steps that could not be repeated exactly.
+        warnings: Sentences about damaged checkpoints, and about steps that could not be repeated
+            exactly.
     """
 
     step: int
@@ -75,11 +77,12 @@ def save(
     keep: int,
     lasting: Collection[int] = (),
 ) -> Path:
-    """Write a checkpoint. At every moment there is a complete one on the disk, this one or the previous one.
+    """Write a checkpoint. At every moment there is a complete one on the disk, this one or the
+    previous one.
 
-    The files are written in a hidden folder, synced, and the folder is renamed. Then older checkpoints are deleted,
-    and those of later steps, which are left if a run was resumed from an earlier step. Files that a killed write
-    left are removed first.
+    The files are written in a hidden folder, synced, and the folder is renamed. Then older
+    checkpoints are deleted, and those of later steps, which are left if a run was resumed from an
+    earlier step. Files that a killed write left are removed first.
 
     Args:
         folder: The run.
@@ -99,7 +102,9 @@ def save(
     if not keep >= 1:
         raise BadArgument(f"`keep` must be at least 1, got {keep}.")
     files = {TENSORS: _tensor_bytes(tensors), STATE: _state_bytes(step, state)}
-    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
+    sums = "".join(
+        f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()
+    )
     final = folder.checkpoints_path / f"step_{step:06d}"
     with interrupted_by_disk(final, folder.path, _safe(folder)):
         check_inside(final)
@@ -119,7 +124,8 @@ def load_latest(
     Args:
         folder: The run.
         up_to: Step after which no checkpoint is looked at.
-        use: Takes the checkpoint. If it raises RunDamaged, the one before is taken, and nothing is renamed.
+        use: Takes the checkpoint. If it raises RunDamaged, the one before is taken, and nothing is
+            renamed.
 
     Raises:
         RunDamaged: There are checkpoints, and `use` has refused all of them.
@@ -132,7 +138,9 @@ def load_latest(
         try:
             checkpoint = _read(step, path)
         except FileNotFoundError as error:
-            if not path.exists():  # the process that writes the run has deleted it: there is a newer one
+            if (
+                not path.exists()
+            ):  # the process that writes the run has deleted it: there is a newer one
                 newer, more = load_latest(folder, up_to, use)
                 return newer, warnings + more
             reason = f"{Path(error.filename).name} is missing"
@@ -147,7 +155,9 @@ def load_latest(
                 warnings.append(f"checkpoint `{path.name}` is not used: {error}")
                 continue
             return checkpoint, warnings
-        warnings.append(f"checkpoint `{path.name}` is damaged ({reason}): the previous one is used.")
+        warnings.append(
+            f"checkpoint `{path.name}` is damaged ({reason}): the previous one is used."
+        )
         _put_aside(path)
     if refused:
         raise refused[0]
@@ -174,13 +184,21 @@ def _tensor_bytes(tensors: Mapping[str, "torch.Tensor"]) -> bytes:
             separate[name] = on_cpu.clone() if storage in seen else on_cpu
             seen.add(storage)
         return to_bytes(separate)
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         raise BadArgument(f"`tensors` cannot be saved as safetensors: {error}.") from error
 
 
 def _state_bytes(step: int, state: Mapping[str, Any]) -> bytes:
     _refuse_what_json_changes(state, "state")
-    # The standard library's JSON keeps the 128-bit integers of a random generator's state; msgspec does not.
+    # The standard library's JSON keeps the 128-bit integers of a random generator's state; msgspec
+    # does not.
     text = json.dumps({"step": step, "state": plain(state)}, allow_nan=False, ensure_ascii=True)
     return text.encode()
 
@@ -189,14 +207,18 @@ def _refuse_what_json_changes(value: Any, where: str) -> None:
     if isinstance(value, Mapping):
         for key, part in value.items():
             if not isinstance(key, str):
-                raise BadArgument(f"`{where}` has the key {key!r}, which JSON would turn into text: use text as keys.")
+                raise BadArgument(
+                    f"`{where}` has the key {key!r}, which JSON would turn into text: use text as "
+                    "keys."
+                )
             _refuse_what_json_changes(part, f"{where}.{key}")
     elif isinstance(value, list | tuple):
         for part in value:
             _refuse_what_json_changes(part, where)
     elif not (value is None or isinstance(value, str | int | float)):
         raise BadArgument(
-            f"`{where}` holds a {type(value).__name__}, which JSON cannot store: put tensors into `tensors`."
+            f"`{where}` holds a {type(value).__name__}, which JSON cannot store: put tensors into "
+            "`tensors`."
         )
 
 
@@ -241,10 +263,14 @@ def _prune(folder: RunFolder, step: int, keep: int, lasting: Collection[int]) ->
 
 def _candidates(folder: RunFolder) -> list[tuple[int, Path]]:
     try:
-        found = {int(name[1]): path for path, name in _matching(folder, _HIDDEN) if name[2] == "replaced"}
+        found = {
+            int(name[1]): path for path, name in _matching(folder, _HIDDEN) if name[2] == "replaced"
+        }
         found |= {int(name[1]): path for path, name in _matching(folder, _VISIBLE)}
     except OSError as error:
-        raise RunDamaged(f"`{folder.checkpoints_path}` cannot be read: {reason_of(error)}.") from error
+        raise RunDamaged(
+            f"`{folder.checkpoints_path}` cannot be read: {reason_of(error)}."
+        ) from error
     return sorted(found.items(), reverse=True)
 
 
@@ -253,7 +279,11 @@ def _matching(folder: RunFolder, pattern: re.Pattern[str]) -> list[tuple[Path, r
         names = sorted(os.listdir(folder.checkpoints_path))  # noqa: PTH208
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [(folder.checkpoints_path / name, match) for name in names if (match := pattern.fullmatch(name))]
+    return [
+        (folder.checkpoints_path / name, match)
+        for name in names
+        if (match := pattern.fullmatch(name))
+    ]
 
 
 def _read(step: int, path: Path) -> Checkpoint:
@@ -270,7 +300,15 @@ def _read(step: int, path: Path) -> Checkpoint:
         raise
     except OSError as error:
         raise RunDamaged(reason_of(error)) from error
-    except (SafetensorError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+    except (
+        SafetensorError,
+        ValueError,
+        LookupError,
+        TypeError,
+        ArithmeticError,
+        RuntimeError,
+        MemoryError,
+    ) as error:
         raise RunDamaged(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
     if document.step != step or document.state.get("step", step) != step:
         raise RunDamaged(f"{STATE} states step {document.step}")
@@ -304,4 +342,8 @@ def _safe(folder: RunFolder) -> str:
         steps = checkpoint_steps(folder)
     except RunDamaged:
         return "and the earlier checkpoints cannot be listed"
-    return f"the checkpoint of step {steps[0]} is safe" if steps else "and there is no earlier checkpoint"
+    return (
+        f"the checkpoint of step {steps[0]} is safe"
+        if steps
+        else "and there is no earlier checkpoint"
+    )

@@ -16,7 +16,8 @@ Shape = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True)
 class Columns:
-    """Readings of one gauge, all of one shape, in the order they were written. Numbers may be non-finite."""
+    """Readings of one gauge, all of one shape, in the order they were written. Numbers may be
+    non-finite."""
 
     shape: Shape
     steps: Int[np.ndarray, " readings"]
@@ -77,7 +78,8 @@ class ReadingLine(msgspec.Struct, tag_field="kind", tag="reading", gc=False):
 
 
 def columns_of(lines: Sequence[ReadingLine]) -> list[Columns]:
-    """Lines of one gauge, stacked: one part for each shape, in the order in which the shapes appear first."""
+    """Lines of one gauge, stacked: one part for each shape, in the order in which the shapes appear
+    first."""
     try:
         return [_stacked(lines)]
     except (KeyError, TypeError, ValueError):
@@ -103,7 +105,8 @@ def _stacked(lines: Sequence[ReadingLine]) -> Columns:
 
 
 def _array(values: list[Any], length: int) -> Float[np.ndarray, "readings ..."]:
-    """As doubles; "inf", "-inf" and "nan" become numbers. A flat iterator takes half the time of nested lists."""
+    """As doubles; "inf", "-inf" and "nan" become numbers. A flat iterator takes half the time of
+    nested lists."""
     if length < 0:
         return np.fromiter(values, np.float64, len(values))
     if set(map(len, values)) != {length}:
@@ -113,7 +116,8 @@ def _array(values: list[Any], length: int) -> Float[np.ndarray, "readings ..."]:
 
 
 def merged(blocks: Sequence[Columns]) -> list[Columns]:
-    """One block for each shape, in the order in which the shapes appear first. Single blocks are not copied."""
+    """One block for each shape, in the order in which the shapes appear first. Single blocks are
+    not copied."""
     by_shape: dict[Shape, list[Columns]] = {}
     for block in blocks:
         by_shape.setdefault(block.shape, []).append(block)
@@ -121,18 +125,29 @@ def merged(blocks: Sequence[Columns]) -> list[Columns]:
 
 
 def _shape(line: ReadingLine) -> Shape:
-    return tuple(sorted((name, len(value) if isinstance(value, list) else -1) for name, value in line.moments.items()))
+    return tuple(
+        sorted(
+            (name, len(value) if isinstance(value, list) else -1)
+            for name, value in line.moments.items()
+        )
+    )
 
 
 def usable(gauge: str, blocks: Sequence[Columns]) -> tuple[Columns | None, list[str]]:
-    """The readings that can be stacked: finite, one for each step, and of the most frequent shape; and warnings."""
+    """The readings that can be stacked: finite, one for each step, and of the most frequent shape;
+    and warnings."""
     warnings: list[str] = []
     finite = [block.finite for block in blocks]
     total, good = sum(map(len, blocks)), int(sum(which.sum() for which in finite))
     if good < total:
-        first = min(int(block.steps[~which][0]) for block, which in zip(blocks, finite, strict=True) if not which.all())
+        first = min(
+            int(block.steps[~which][0])
+            for block, which in zip(blocks, finite, strict=True)
+            if not which.all()
+        )
         warnings.append(
-            f"{gauge}: {total - good} of {total} readings are not finite, the first at step {first}: skipped."
+            f"{gauge}: {total - good} of {total} readings are not finite, the first at step "
+            f"{first}: skipped."
         )
         blocks = [block.kept(which) for block, which in zip(blocks, finite, strict=True)]
     counts: Counter[Shape] = Counter()
@@ -142,14 +157,17 @@ def usable(gauge: str, blocks: Sequence[Columns]) -> tuple[Columns | None, list[
         return None, warnings
     usual = counts.most_common(1)[0][0]
     if counts[usual] < good:
-        warnings.append(f"{gauge}: {good - counts[usual]} readings have other moments than the rest: skipped.")
+        warnings.append(
+            f"{gauge}: {good - counts[usual]} readings have other moments than the rest: skipped."
+        )
     columns = Columns.joined([block for block in blocks if block.shape == usual])
     order = in_order(columns.steps)
     return columns if isinstance(order, slice) else columns.kept(order), warnings
 
 
 def in_order(steps: Int[np.ndarray, " _"]) -> slice | Int[np.ndarray, " _"]:
-    """Indices that sort by step and keep the last of equal steps; a slice if the steps increase already."""
+    """Indices that sort by step and keep the last of equal steps; a slice if the steps increase
+    already."""
     if bool((steps[1:] > steps[:-1]).all()):
         return slice(None)
     _, first = np.unique(steps[::-1], return_index=True)

@@ -1,4 +1,5 @@
-"""Evaluate the snapshots of a run as an ensemble on held-out data, against the last one, SWA and other runs."""
+"""Evaluate the snapshots of a run as an ensemble on held-out data, against the last one, SWA and
+other runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,11 @@ from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ense
 from gradiometer.exploration.ensembles.diversity import correlations, disagreement
 from gradiometer.exploration.ensembles.ensemble import Ensemble
 from gradiometer.exploration.ensembles.ensemble_report import Baseline, EnsembleReport
-from gradiometer.exploration.ensembles.ensemble_size import chosen_count, ensemble_sizes, validation_mask
+from gradiometer.exploration.ensembles.ensemble_size import (
+    chosen_count,
+    ensemble_sizes,
+    validation_mask,
+)
 from gradiometer.exploration.ensembles.scores import Predictions, averaged, differences, scores
 from gradiometer.exploration.ensembles.swag import SWAG
 from gradiometer.problems.model import new_model, refresh
@@ -57,7 +62,8 @@ def evaluate_ensemble(
 ) -> EnsembleEvaluation:
     """Score the snapshots of a run on its problem's test examples.
 
-    A quarter of the test examples, chosen by their number only, selects m and the temperatures; the rest is scored.
+    A quarter of the test examples, chosen by their number only, selects m and the temperatures; the
+    rest is scored.
 
     Args:
         path: The run.
@@ -66,7 +72,8 @@ def evaluate_ensemble(
         level: Confidence level of every interval.
 
     Raises:
-        BadArgument: There are fewer than two snapshots, or another run is not finished or was trained on other data.
+        BadArgument: There are fewer than two snapshots, or another run is not finished or was
+            trained on other data.
         Unsupported: The problem is not a classification with enough test examples.
         RunDamaged: A snapshot or a checkpoint cannot be read.
     """
@@ -77,17 +84,25 @@ def evaluate_ensemble(
 def score_snapshots(
     run: Run, problem: Problem, against: Sequence[Path] = (), *, points: int = 9, level: float = 0.9
 ) -> EnsembleEvaluation:
-    """Score the snapshots of a run on the test examples of a problem. Arguments as in `evaluate_ensemble`."""
+    """Score the snapshots of a run on the test examples of a problem. Arguments as in
+    `evaluate_ensemble`."""
     labels = held_out_labels(problem)
     if not len(labels) >= FEWEST_HELD_OUT:
         raise Unsupported(
-            f"An ensemble is scored on at least {FEWEST_HELD_OUT} test examples, and problem {problem.name} has "
-            f"{len(labels)}: hold out more."
+            f"An ensemble is scored on at least {FEWEST_HELD_OUT} test examples, and problem "
+            f"{problem.name} has {len(labels)}: hold out more."
         )
     device, validation = torch.device(run.configuration.device), validation_mask(len(labels))
-    whole = Ensemble.of_snapshots(load_snapshots(run.folder.snapshots_path), _new_model(run, problem).to(device))
-    refreshed = partial(refresh, problem, problem.train.to(device), size=run.configuration.batch_size)
-    predict, split = partial(log_probabilities, device=device), partial(Predictions.split, validation=validation)
+    whole = Ensemble.of_snapshots(
+        load_snapshots(run.folder.snapshots_path), _new_model(run, problem).to(device)
+    )
+    refreshed = partial(
+        refresh, problem, problem.train.to(device), size=run.configuration.batch_size
+    )
+    predict, split = (
+        partial(log_probabilities, device=device),
+        partial(Predictions.split, validation=validation),
+    )
     members = [predict(problem, member) for member in whole.members]
     runs = {str(other): predict(*_final(other, run, device)) for other in against}
     count = chosen_count([member[validation] for member in members], labels[validation])
@@ -105,7 +120,12 @@ def score_snapshots(
         return mistakes
 
     *earlier, last = whole.members
-    line = partial(linear_path, refresh=refreshed if tracking_layers(last) else None, points=points, level=level)
+    line = partial(
+        linear_path,
+        refresh=refreshed if tracking_layers(last) else None,
+        points=points,
+        level=level,
+    )
     report = EnsembleReport(
         snapshots=len(members),
         chosen=count,
@@ -135,7 +155,10 @@ def example_inputs(problem: Problem, ensemble: Ensemble) -> torch.Tensor:
     """
     inputs: Any = problem.train.batch(torch.arange(3))[0]
     if not isinstance(inputs, torch.Tensor):
-        raise Unsupported(f"Export needs inputs that are one tensor, and {problem.name} has a {type(inputs).__name__}.")
+        raise Unsupported(
+            f"Export needs inputs that are one tensor, and {problem.name} has a "
+            f"{type(inputs).__name__}."
+        )
     return inputs.to(ensemble.weights.device)
 
 
@@ -144,16 +167,27 @@ def _final(path: Path, run: Run, device: torch.device) -> tuple[Problem, nn.Modu
     other = Run.open(path)
     theirs, ours = (each.manifest.get("problem", {}).get("fingerprint") for each in (other, run))
     if theirs != ours:
-        raise BadArgument(f"`--against` {path} must be trained on the data of {run.path}: its test examples differ.")
+        raise BadArgument(
+            f"`--against` {path} must be trained on the data of {run.path}: its test examples "
+            "differ."
+        )
     if other.status != "finished":
-        raise BadArgument(f"`--against` {path} must be finished to have a final model: it is {other.status}.")
+        raise BadArgument(
+            f"`--against` {path} must be finished to have a final model: it is {other.status}."
+        )
     checkpoint, _ = load_latest(other.folder)
     if checkpoint is None:
-        raise RunDamaged(f"`{path}` has no complete checkpoint, so its final model is lost: train it again.")
+        raise RunDamaged(
+            f"`{path}` has no complete checkpoint, so its final model is lost: train it again."
+        )
     problem = problem_of(other, "ensemble")
     model, prefix = _new_model(other, problem), "model."
     model.load_state_dict(
-        {name.removeprefix(prefix): value for name, value in checkpoint.tensors.items() if name.startswith(prefix)}
+        {
+            name.removeprefix(prefix): value
+            for name, value in checkpoint.tensors.items()
+            if name.startswith(prefix)
+        }
     )
     return problem, model.to(device)
 

@@ -1,4 +1,5 @@
-"""The events of a run as they are read: each kind has a type with ranges, and an event that does not fit is skipped."""
+"""The events of a run as they are read: each kind has a type with ranges, and an event that does
+not fit is skipped."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -82,7 +83,8 @@ class _CutScored(_Event):
 
 
 class _Triage(_Event):
-    """What triage knows of the loop: one value for each parameter tensor, and what holds for all."""
+    """What triage knows of the loop: one value for each parameter tensor, and what
+    holds for all."""
 
     tensors: list[str]
     sizes: list[StepNumber]
@@ -110,11 +112,13 @@ KINDS: dict[str, Any] = {
     "stationarity": _Stationarity,
     "cut scored": _CutScored,
 }
-"""The types of the events that readers look into. Events of other kinds have a name, a step and a time."""
+"""The types of the events that readers look into. Events of other kinds have a name, a step and a
+time."""
 
 
 def events_of(path_name: str, lines: Iterable[Line]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The events of a journal, oldest first, and one warning for each kind of event that could not be used.
+    """The events of a journal, oldest first, and one warning for each kind of event that could not
+    be used.
 
     Args:
         path_name: Name of the file, for the warnings.
@@ -135,11 +139,14 @@ def events_of(path_name: str, lines: Iterable[Line]) -> tuple[list[dict[str, Any
 def _typed(record: dict[str, Any], kind: str) -> dict[str, Any]:
     """The record, with the fields that are known as their types have them."""
     wanted = KINDS.get(kind) or _slow_kind(kind)
-    return record if wanted is None else record | msgspec.to_builtins(msgspec.convert(record, wanted))
+    return (
+        record if wanted is None else record | msgspec.to_builtins(msgspec.convert(record, wanted))
+    )
 
 
 def _slow_kind(kind: str) -> Any:
-    """The type of an event whose room imports scipy, which a run without such events is read without."""
+    """The type of an event whose room imports scipy, which a run without such events is read
+    without."""
     if kind == "endpoint":
         from gradiometer.convergence.trajectory.endpoint import Endpoint  # noqa: PLC0415
 
@@ -153,6 +160,10 @@ def _slow_kind(kind: str) -> Any:
 
 def _sentence(path_name: str, kind: str, places: list[tuple[int, str]]) -> str:
     number, reason = places[0]
-    named = "not an event (event, step and time)" if kind == "event" else f"the event `{kind}` is damaged"
+    named = (
+        "not an event (event, step and time)"
+        if kind == "event"
+        else f"the event `{kind}` is damaged"
+    )
     more = f", and {len(places) - 1} more" if len(places) > 1 else ""
     return f"{path_name}:{number}{more}: {named}: skipped ({reason})."

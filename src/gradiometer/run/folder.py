@@ -26,7 +26,8 @@ from gradiometer.run.trust import SIGNATURE, names_code, signature
 from gradiometer.storage.disk import reason_of, replace_file, sync_folder, writing
 
 FORMAT = 1
-"""Version of the layout of a run folder. It is raised if readers of the previous version cannot read the new one."""
+"""Version of the layout of a run folder. It is raised if readers of the previous version cannot
+read the new one."""
 
 MANIFEST = "run.toml"
 WATCHED = "a loop of its own, watched"
@@ -71,11 +72,12 @@ class RunFolder:
         Args:
             parent: Folder of the runs. It is created if missing.
             name: Beginning of the run's name.
-            manifest: Content of `run.toml` apart from format, name and time: configuration, versions, seeds,
-                sampling as {draw, examples}, layers as a list of names, and anything else that explains the run.
-                Values of None are omitted.
-            forks: Folder of forks that the run owes its configuration to. It is copied before `run.toml` is written,
-                so that a run is never without them, and the numbers of its own forks go on from theirs.
+            manifest: Content of `run.toml` apart from format, name and time: configuration,
+                versions, seeds, sampling as {draw, examples}, layers as a list of names, and
+                anything else that explains the run. Values of None are omitted.
+            forks: Folder of forks that the run owes its configuration to. It is copied before
+                `run.toml` is written, so that a run is never without them, and the numbers of its
+                own forks go on from theirs.
 
         Raises:
             BadArgument: The name is not a file name, or the manifest cannot be written as TOML.
@@ -84,7 +86,8 @@ class RunFolder:
         body = _manifest_body(manifest)
         if not re.fullmatch(r"[^\s./\\\ud800-\udfff-][^/\\\x00-\x1f\ud800-\udfff]{0,199}", name):
             raise BadArgument(
-                f"`name` must be a file name of at most 200 letters with no dot or dash in front, got {name!r}."
+                "`name` must be a file name of at most 200 letters with no dot or dash in front, "
+                f"got {name!r}."
             )
         parent = Path(parent)
         with writing(parent, "choose another folder for the runs"):
@@ -104,11 +107,13 @@ class RunFolder:
         folder = cls(Path(path))
         written = folder.manifest.get("format")
         if type(written) is not int or not written >= 1:
-            raise RunDamaged(f"`{folder.manifest_path}` has no valid `format`: it is not the manifest of a run.")
+            raise RunDamaged(
+                f"`{folder.manifest_path}` has no valid `format`: it is not the manifest of a run."
+            )
         if folder._writer.startswith("0.1."):
             raise RunDamaged(
-                f"`{folder.path}` was written by gradiometer {folder._writer}, whose runs this version does not read: "
-                "keep that version in an environment of its own for them."
+                f"`{folder.path}` was written by gradiometer {folder._writer}, whose runs this "
+                "version does not read: keep that version in an environment of its own for them."
             )
         if written > FORMAT:
             raise RunDamaged(_newer_sentence(folder))
@@ -166,11 +171,14 @@ class RunFolder:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RunNotFound(_not_a_run_sentence(self.path)) from error
         except OSError as error:
-            raise RunDamaged(f"`{self.manifest_path}` cannot be read: {reason_of(error)}.") from error
+            raise RunDamaged(
+                f"`{self.manifest_path}` cannot be read: {reason_of(error)}."
+            ) from error
 
     @property
     def watched(self) -> bool:
-        """True if `watch` recorded it in a user's own loop, so that commands do not know its model and data."""
+        """True if `watch` recorded it in a user's own loop, so that commands do not know its model
+        and data."""
         return bool(self.manifest.get("problem", {}).get("description") == WATCHED)
 
     @cached_property
@@ -184,12 +192,14 @@ class RunFolder:
 
     @cached_property
     def sampling(self) -> Sampling:
-        """How batches were drawn: `sampling` of the manifest, or else of the configuration, with unknown N."""
+        """How batches were drawn: `sampling` of the manifest, or else of the configuration, with
+        unknown N."""
         return _sampling(self.manifest.get("sampling", {"draw": self.configuration.sampling}))
 
     @property
     def measured_sampling(self) -> Sampling:
-        """How the examples of the readings were drawn: `probe` of the manifest, or else as the batches."""
+        """How the examples of the readings were drawn: `probe` of the manifest, or else as the
+        batches."""
         return _sampling(self.manifest["probe"]) if "probe" in self.manifest else self.sampling
 
     @cached_property
@@ -229,7 +239,9 @@ def run_folders(parent: Path | str) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise StorageFailed(f"`{parent}` could not be read: {reason_of(error)}; check its permissions.") from error
+        raise StorageFailed(
+            f"`{parent}` could not be read: {reason_of(error)}; check its permissions."
+        ) from error
     found: list[tuple[float, str, Path]] = []
     for path in (Path(parent, name) for name in names):
         try:
@@ -257,7 +269,10 @@ def _next_free(parent: Path, stem: str) -> Path:
 def _manifest_body(manifest: Mapping[str, Any]) -> str:
     for name in _RESERVED:
         if name in manifest:
-            raise BadArgument(f"`manifest` must not have the key `{name}`, which the folder writes itself: remove it.")
+            raise BadArgument(
+                f"`manifest` must not have the key `{name}`, which the folder writes itself: "
+                "remove it."
+            )
     try:
         body = tomli_w.dumps(_without_none(manifest))
         body.encode()
@@ -280,10 +295,12 @@ def _remove_unfinished(folder: RunFolder) -> None:
 
 def _newer_sentence(folder: RunFolder) -> str:
     writer = folder._writer
-    written = f"in format {folder.manifest['format']}{f' by gradiometer {writer}' if writer else ''}"
+    written = (
+        f"in format {folder.manifest['format']}{f' by gradiometer {writer}' if writer else ''}"
+    )
     return (
-        f"`{folder.path}` was written {written}, and gradiometer {__version__} reads formats up to {FORMAT}: "
-        "install a newer gradiometer."
+        f"`{folder.path}` was written {written}, and gradiometer {__version__} reads formats up to "
+        f"{FORMAT}: install a newer gradiometer."
     )
 
 
@@ -305,7 +322,10 @@ def _not_a_run_sentence(path: Path) -> str:
     if not nearby:
         return f"`{path}` is not a run folder: {reason}."
     names = ", ".join(f"`{run}`" for run in nearby[:3])
-    return f"`{path}` is not a run folder: {reason}; nearby {'is' if len(nearby[:3]) == 1 else 'are'} {names}."
+    return (
+        f"`{path}` is not a run folder: {reason}; nearby {'is' if len(nearby[:3]) == 1 else 'are'} "
+        f"{names}."
+    )
 
 
 def versions() -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""`run.toml` as it is read: every key has a type, and one that does not fit is left out with a warning."""
+"""`run.toml` as it is read: every key has a type, and one that does not fit is left out with a
+warning."""
 
 import re
 import tomllib
@@ -53,7 +54,8 @@ KINDS: dict[str, Any] = {
     "gauges": list[_Gauge],
     "problem": _Problem,
 }
-"""The types of what readers look into, apart from `configuration` and `format`, without which there is no run."""
+"""The types of what readers look into, apart from `configuration` and `format`, without which there
+is no run."""
 
 
 def read_manifest(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -75,13 +77,16 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], list[str]]:
         try:
             msgspec.convert(content[key], KINDS[key])
         except (msgspec.ValidationError, OverflowError) as error:
-            warnings.append(f"{path.name}:{_line_of(key, text)}: `{key}` is damaged: left out ({error}).")
+            warnings.append(
+                f"{path.name}:{_line_of(key, text)}: `{key}` is damaged: left out ({error})."
+            )
             del content[key]
     return content, warnings
 
 
 def _line_of(key: str, text: str) -> int:
-    """The number of the line of a table, or of a key above the first table; 1 if it is written in another way."""
+    """The number of the line of a table, or of a key above the first table; 1 if it is written in
+    another way."""
     above = True
     for number, line in enumerate(text.splitlines(), start=1):
         above = above and not line.startswith("[")

@@ -1,4 +1,5 @@
-"""The memory of a measured step: a gauge that needs more than is left is left out, and the peak is recorded."""
+"""The memory of a measured step: a gauge that needs more than is left is left out, and the peak is
+recorded."""
 
 import sys
 from collections import Counter
@@ -36,8 +37,8 @@ def measured(gauge: Gauge, step: Measurable) -> Moments | None:
             left, needed = left_on(device), gauge.copies * size
             if left is not None and needed > left:
                 raise Unsupported(
-                    f"it needs about {_amount(needed)} of memory and {_amount(left)} are left on {device}; "
-                    "free some, or leave it out of `gauges`"
+                    f"it needs about {_amount(needed)} of memory and {_amount(left)} are left on "
+                    f"{device}; free some, or leave it out of `gauges`"
                 )
     try:
         return gauge.measure(cast("TrainingStep", step))
@@ -48,7 +49,9 @@ def measured(gauge: Gauge, step: Measurable) -> Moments | None:
                 raise
             raise theirs from error
         reason = str(error).rstrip(".") if isinstance(error, UserCodeFailed) else summary(error)
-        raise Unsupported(f"the memory was not enough ({reason}); free some, or leave it out of `gauges`") from error
+        raise Unsupported(
+            f"the memory was not enough ({reason}); free some, or leave it out of `gauges`"
+        ) from error
 
 
 def left_on(device: Any) -> int | None:
@@ -70,7 +73,9 @@ def _left_of_machine() -> int | None:
     except (OSError, ValueError, KeyError):
         return None
     try:
-        limit, used = (int((LIMITS / name).read_text()) for name in ("memory.max", "memory.current"))
+        limit, used = (
+            int((LIMITS / name).read_text()) for name in ("memory.max", "memory.current")
+        )
         stat = dict(line.split() for line in (LIMITS / "memory.stat").read_text().splitlines())
         return min(left, limit - used + int(stat.get("inactive_file", 0)))
     except (OSError, ValueError):  # no container, or no limit
@@ -87,7 +92,9 @@ class Peak:
     def raised_by(self, step: Measurable) -> Iterator[None]:
         """A region that measures a step."""
         objective = getattr(step, "objective", None)
-        accelerators = [] if objective is None else [one for one in objective.devices if one.type != "cpu"]
+        accelerators = (
+            [] if objective is None else [one for one in objective.devices if one.type != "cpu"]
+        )
         before = _peak(accelerators)
         yield
         self.raised = max(self.raised, _peak(accelerators) - before)
@@ -103,7 +110,11 @@ def _peak(accelerators: list[Any]) -> int:
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     modules = [(sys.modules["torch"].get_device_module(one.type), one) for one in accelerators]
-    return sum(module.max_memory_allocated(one) for module, one in modules if hasattr(module, "max_memory_allocated"))
+    return sum(
+        module.max_memory_allocated(one)
+        for module, one in modules
+        if hasattr(module, "max_memory_allocated")
+    )
 
 
 def _amount(size: int) -> str:

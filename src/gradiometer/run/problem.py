@@ -9,40 +9,62 @@ from gradiometer.run.trust import check_trust
 
 AT_THE_END = "at the end of `with watch(…) as w:`, with the"
 IN_YOUR_PROGRAM = {
-    "measure certificate": f"Add the line `w.certify(train)` to it, {AT_THE_END} training examples.",
-    "measure sharpness": f"Add the line `w.sharpness(train)` to it, {AT_THE_END} training examples.",
-    "ensemble": "Add the line `w.snapshot()` to it, at the end of each cycle of the learning rate, and "
-    f"`w.ensemble(test)` {AT_THE_END} test examples.",
-    "learn sample": "Use `gradiometer.exploration.chains.sample(model, loss, train, sampler)` in it.",
-    "fork": "Add the line `w.fork(batches=loader, alternatives=['rate 2x'], horizon='500 updates')` to it, between two "
-    "updates, or give --loop MODULE:FUNCTION, a function that returns its Loop.",
-    "resume": "Save `w.state_dict()` in your checkpoints, and call `w.load_state_dict(…)` before the first step.",
+    "measure certificate": (
+        f"Add the line `w.certify(train)` to it, {AT_THE_END} training examples."
+    ),
+    "measure sharpness": (
+        f"Add the line `w.sharpness(train)` to it, {AT_THE_END} training examples."
+    ),
+    "ensemble": (
+        "Add the line `w.snapshot()` to it, at the end of each cycle of the learning rate, and "
+        f"`w.ensemble(test)` {AT_THE_END} test examples."
+    ),
+    "learn sample": (
+        "Use `gradiometer.exploration.chains.sample(model, loss, train, sampler)` in it."
+    ),
+    "fork": (
+        "Add the line `w.fork(batches=loader, alternatives=['rate 2x'], horizon='500 updates')` to "
+        "it, between two updates, or give --loop MODULE:FUNCTION, a function that returns its "
+        "Loop."
+    ),
+    "resume": (
+        "Save `w.state_dict()` in your checkpoints, and call `w.load_state_dict(…)` before the "
+        "first step."
+    ),
 }
 """The lines that do the work of a command in the user's own program, for a watched run."""
 
 
 def configuration_of(run: Run, verb: str) -> Configuration:
-    """The configuration of a run of `train`, for the command `verb`. A watched run is refused with its own line."""
+    """The configuration of a run of `train`, for the command `verb`. A watched run is refused with
+    its own line."""
     if not run.has_program_with_model:
-        raise BadArgument(f"`{run.path}` has gradient norms that were given as numbers: it has no model to run.")
+        raise BadArgument(
+            f"`{run.path}` has gradient norms that were given as numbers: it has no model to run."
+        )
     if not isinstance(run.configuration, Configuration):
         raise BadArgument(
-            f"`{run.path}` is a watched run: only your program has its model and data. {IN_YOUR_PROGRAM[verb]}"
+            f"`{run.path}` is a watched run: only your program has its model and data. "
+            f"{IN_YOUR_PROGRAM[verb]}"
         )
     check_trust(run.manifest, run.path, verb)
     return run.configuration
 
 
 def problem_of(run: Run, verb: str) -> Problem:
-    """The problem of a run. Its data must be unchanged. The arguments are those of `configuration_of`."""
+    """The problem of a run. Its data must be unchanged. The arguments are those of
+    `configuration_of`."""
     configuration = configuration_of(run, verb)
     problem = load(
-        configuration.problem, model=configuration.model, data_dir=configuration.data_dir, seed=configuration.seed
+        configuration.problem,
+        model=configuration.model,
+        data_dir=configuration.data_dir,
+        seed=configuration.seed,
     )
     recorded = run.manifest.get("problem", {}).get("fingerprint")
     if problem.fingerprint != recorded:
         raise BadArgument(
-            f"`{run.path}` was trained on data with fingerprint {recorded}, and {problem.name} now has "
-            f"{problem.fingerprint}: a run is resumed on the same data."
+            f"`{run.path}` was trained on data with fingerprint {recorded}, and {problem.name} now "
+            f"has {problem.fingerprint}: a run is resumed on the same data."
         )
     return problem

@@ -15,7 +15,8 @@ from torch import Tensor
 from gradiometer.errors import Interrupted
 
 PATIENCE = timedelta(days=7)
-"""How long a process waits for another: rank 0 alone trains the forks of `cool`, for up to the time of several runs.
+"""How long a process waits for another: rank 0 alone trains the forks of `cool`, for up to the time
+of several runs.
 
 A process that ends closes its connections, which the others notice at once.
 """
@@ -55,7 +56,8 @@ class Ranks:
         return self.rank == 0
 
     def gathered(self, rows: Float[Tensor, "rows columns"]) -> Float[Tensor, "all columns"]:
-        """The rows of all ranks, concatenated. Every rank gives the same number of rows. One all-gather."""
+        """The rows of all ranks, concatenated. Every rank gives the same number of rows. One
+        all-gather."""
         if self.alone:
             return rows
         everyone = [torch.empty_like(rows) for _ in range(self.count)]
@@ -70,7 +72,8 @@ class Ranks:
                 dist.all_reduce(tensor)
 
     def told(self, *numbers: int) -> tuple[int, ...]:
-        """The numbers of rank 0, on every rank. The others pass as many numbers; their values are ignored."""
+        """The numbers of rank 0, on every rank. The others pass as many numbers; their values are
+        ignored."""
         if self.alone:
             return numbers
         shared = torch.tensor(numbers)
@@ -89,7 +92,8 @@ class Ranks:
 
 @contextmanager
 def together() -> Iterator[Ranks]:
-    """Connect the processes that a launcher started, with gloo; without a launcher there is one process.
+    """Connect the processes that a launcher started, with gloo; without a launcher there is one
+    process.
 
     If the program has initialized torch.distributed itself, that is used and left as it is.
     """
@@ -99,7 +103,9 @@ def together() -> Iterator[Ranks]:
     dist.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield Ranks.here()
-        with suppress(RuntimeError):  # gloo fails if it is destroyed while a slower process still uses it
+        with suppress(
+            RuntimeError
+        ):  # gloo fails if it is destroyed while a slower process still uses it
             dist.barrier()
     finally:
         dist.destroy_process_group()
@@ -111,8 +117,10 @@ def _noticed(ranks: Ranks) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, dist.DistBackendError) as error:
-        reason = re.sub(r"^\[\S*\] *", "", str(error).splitlines()[0]).split(". ")[0]  # without the line in gloo
+        reason = re.sub(r"^\[\S*\] *", "", str(error).splitlines()[0]).split(". ")[
+            0
+        ]  # without the line in gloo
         raise RankLost(
-            f"rank {ranks.rank} has lost another of the {ranks.count} processes of this training ({reason}); its own "
-            "error is above"
+            f"rank {ranks.rank} has lost another of the {ranks.count} processes of this training "
+            f"({reason}); its own error is above"
         ) from error

@@ -24,9 +24,14 @@ from gradiometer.storage.journal import being_written, read_journal
 Status = Literal["running", "finished", "interrupted", "diverged"]
 
 HISTORY = ("started", "resumed", "interrupted", "diverged", "finished")
-"""Events of the process. They are kept if a run is resumed from an earlier step. The last one is the run's status."""
+"""Events of the process. They are kept if a run is resumed from an earlier step. The last one is
+the run's status."""
 
-_ENDS: dict[str, Status] = {"interrupted": "interrupted", "diverged": "diverged", "finished": "finished"}
+_ENDS: dict[str, Status] = {
+    "interrupted": "interrupted",
+    "diverged": "diverged",
+    "finished": "finished",
+}
 
 
 GIVEN = "given"
@@ -98,7 +103,8 @@ class Run:
             ) from error
 
     def refreshed(self) -> "Run":
-        """The run as it is now on the disk. Only new readings are read. Do not use the old object afterwards."""
+        """The run as it is now on the disk. Only new readings are read. Do not use the old object
+        afterwards."""
         later = Run(self.folder, self.rank, self.known_gauges)
         later._journal = self._journal
         return later
@@ -115,16 +121,19 @@ class Run:
 
     @property
     def watched(self) -> bool:
-        """True if `watch` recorded it in a user's own loop, so that commands do not know its model and data."""
+        """True if `watch` recorded it in a user's own loop, so that commands do not know its model
+        and data."""
         return self.folder.watched
 
     @property
     def has_program_with_model(self) -> bool:
-        """True if a program has its PyTorch model: `gradiometer train`, or one with `watch`; not for given norms."""
+        """True if a program has its PyTorch model: `gradiometer train`, or one with `watch`; not
+        for given norms."""
         return self.manifest.get("mode") != GIVEN
 
     def call(self, verb: str, examples: str) -> str:
-        """The command for this run, or the call that does its work in a program with `watch`, in backticks."""
+        """The command for this run, or the call that does its work in a program with `watch`, in
+        backticks."""
         if self.watched:
             return f"`w.{verb}({examples})` in your program"
         command = _COMMANDS.get(verb, verb)
@@ -132,7 +141,8 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """Content of `run.toml`: format, name, created, configuration, versions, seeds, fingerprint of the data."""
+        """Content of `run.toml`: format, name, created, configuration, versions, seeds, fingerprint
+        of the data."""
         return self.folder.manifest
 
     @property
@@ -147,7 +157,8 @@ class Run:
 
     @property
     def measured_sampling(self) -> Sampling:
-        """How the examples of the readings were drawn: as the batches, or independently if they are of a probe."""
+        """How the examples of the readings were drawn: as the batches, or independently if they are
+        of a probe."""
         return self.folder.measured_sampling
 
     @property
@@ -182,10 +193,11 @@ class Run:
 
     @cached_property
     def hyperparameters(self) -> Hyperparameters | None:
-        """Learning rate, momentum, weight decay and optimizer along the run; None if they were not recorded.
+        """Learning rate, momentum, weight decay and optimizer along the run; None if they were not
+        recorded.
 
-        A run of `NormsWatch` or of an older version has only the learning rates of its measured steps, and one of
-        `train` at least those of its schedule.
+        A run of `NormsWatch` or of an older version has only the learning rates of its measured
+        steps, and one of `train` at least those of its schedule.
         """
         if self._readings.settings:
             steps, groups = zip(*self._readings.settings, strict=True)
@@ -196,7 +208,12 @@ class Run:
         settings: dict[str, Any] = {"optimizer": name, "family": family_of([name])}
         if isinstance(c, Configuration):
             name = OPTIMIZERS[c.optimizer]
-            settings = {"optimizer": name, "family": family_of([name]), "momentum": c.momentum, "nesterov": c.nesterov}
+            settings = {
+                "optimizer": name,
+                "family": family_of([name]),
+                "momentum": c.momentum,
+                "nesterov": c.nesterov,
+            }
             settings["weight_decay"] = c.weight_decay
         if longest is not None:
             steps, rates = longest.steps.tolist(), longest.learning_rate.tolist()
@@ -209,23 +226,30 @@ class Run:
         else:
             return None
         return Hyperparameters(
-            tuple(steps), tuple((Group(**settings, learning_rate=r),) for r in rates), self.steps, longest is not None
+            tuple(steps),
+            tuple((Group(**settings, learning_rate=r),) for r in rates),
+            self.steps,
+            longest is not None,
         )
 
     @property
     def signs(self) -> list[tuple[int, dict[str, Any]]]:
-        """Steps, and the numbers of each that triage needs, by name; empty if they were not recorded."""
+        """Steps, and the numbers of each that triage needs, by name; empty if they were not
+        recorded."""
         return self._readings.signs
 
     @property
     def overhead(self) -> dict[str, Any]:
-        """Time that measuring was allowed and used, as in `Recorder.overhead`; empty if it was not recorded."""
+        """Time that measuring was allowed and used, as in `Recorder.overhead`; empty if it was not
+        recorded."""
         return self._readings.overhead
 
     @property
     def steps(self) -> int:
         """Number of steps made, as far as they are on record."""
-        seen = [int(step) + 1 for step in self.losses[0][-1:]]  # a loss is recorded after the update of its step
+        seen = [
+            int(step) + 1 for step in self.losses[0][-1:]
+        ]  # a loss is recorded after the update of its step
         seen += [int(series.steps[-1]) for series in self._series.values()]
         seen += [int(event["step"]) for event in self.events[-1:]]
         return max(seen, default=0)
@@ -233,29 +257,42 @@ class Run:
     @property
     def status(self) -> Status:
         """The state of the run. A killed run is interrupted."""
-        last = next((event["event"] for event in reversed(self.events) if event["event"] in HISTORY), "started")
+        last = next(
+            (event["event"] for event in reversed(self.events) if event["event"] in HISTORY),
+            "started",
+        )
         if last in _ENDS:
             return _ENDS[last]
         return "running" if being_written(self.folder.events_path) else "interrupted"
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings that were raised during training, and one for everything on the disk that could not be used."""
+        """Warnings that were raised during training, and one for everything on the disk that could
+        not be used."""
         raised = [event["text"] for event in self.events if event["event"] == "warning"]
-        unread = [f"{name} cannot be read: left out ({reason})." for name, reason in self.unread.items()]
-        damaged = [*self.folder.warnings, *self._events[1], *self._readings.warnings, *self._series_and_warnings[1]]
+        unread = [
+            f"{name} cannot be read: left out ({reason})." for name, reason in self.unread.items()
+        ]
+        damaged = [
+            *self.folder.warnings,
+            *self._events[1],
+            *self._readings.warnings,
+            *self._series_and_warnings[1],
+        ]
         return [*raised, *damaged, *unread]
 
     @cached_property
     def _events(self) -> tuple[list[dict[str, Any]], list[str]]:
         path = self.folder.events_path
-        lines, warnings = read_journal(path, repeats=lambda record: record.get("event") == "resumed")
+        lines, warnings = read_journal(
+            path, repeats=lambda record: record.get("event") == "resumed"
+        )
         written, refused = events_of(path.name, lines)
         events: list[dict[str, Any]] = []
         for event in written:
             if event["event"] == "resumed":
-                # A reading of step s is taken before its update, but an event of step s after s updates and before
-                # the checkpoint of step s. So this event is kept.
+                # A reading of step s is taken before its update, but an event of step s after s
+                # updates and before the checkpoint of step s. So this event is kept.
                 events = [e for e in events if e["step"] <= event["step"] or e["event"] in HISTORY]
             events.append(event)
         return events, [*warnings, *refused]

@@ -18,15 +18,27 @@ from jaxtyping import Float, Int
 from gradiometer.errors import RunDamaged
 from gradiometer.measurement.optimizer.groups import Family, Group, read
 from gradiometer.measurement.reading import Sampling, Series
-from gradiometer.run.columns import Columns, Number, ReadingLine, StepNumber, columns_of, in_order, merged, usable
+from gradiometer.run.columns import (
+    Columns,
+    Number,
+    ReadingLine,
+    StepNumber,
+    columns_of,
+    in_order,
+    merged,
+    usable,
+)
 from gradiometer.storage.disk import open_to_read, reason_of
 from gradiometer.storage.journal import is_incomplete, restored, skipped_lines
 
 AT_ONCE = 1 << 20
-"""Bytes read at a time. The decoded lines then fit into the processor's cache, which halves the time."""
+"""Bytes read at a time. The decoded lines then fit into the processor's cache, which halves the
+time."""
 
 
-class _LossesLine(msgspec.Struct, tag_field="kind", tag="losses", rename={"from_step": "from"}, gc=False):
+class _LossesLine(
+    msgspec.Struct, tag_field="kind", tag="losses", rename={"from_step": "from"}, gc=False
+):
     from_step: StepNumber
     values: list[Number]
 
@@ -66,7 +78,9 @@ class _SignsLine(msgspec.Struct, tag_field="kind", tag="signs"):
         if len({lengths[name] for name in BY_TENSOR if name in lengths}) > 1:
             raise ValueError("lists of tensors of several lengths")
         together = self.signs.keys() & {"rate_steps", "rates", "rate_changes"}
-        if together and (len(together) < 3 or lengths["rate_steps"] != lengths["rates"] or not lengths["rates"]):
+        if together and (
+            len(together) < 3 or lengths["rate_steps"] != lengths["rates"] or not lengths["rates"]
+        ):
             raise ValueError("learning rates without their steps")
 
 
@@ -93,8 +107,8 @@ _decoder = msgspec.json.Decoder(LINES)
 class Readings:
     """The readings and losses of one rank, without those that a resumed run has repeated.
 
-    `read` reads the lines that are new. A file that was replaced is read from its start. An incomplete last line is
-    read again at the next call. A missing file has no readings.
+    `read` reads the lines that are new. A file that was replaced is read from its start. An
+    incomplete last line is read again at the next call. A missing file has no readings.
 
     Args:
         path: The file.
@@ -218,13 +232,16 @@ class Readings:
         """Drop what the previous process wrote from this step on."""
         for blocks in self._columns.values():
             blocks[:] = [block.kept(block.steps < step) for block in blocks]
-        self._losses = [(steps[steps < step], losses[steps < step]) for steps, losses in self._losses]
+        self._losses = [
+            (steps[steps < step], losses[steps < step]) for steps, losses in self._losses
+        ]
         self.settings = [(at, groups) for at, groups in self.settings if at < step]
         self.signs = [(at, signs) for at, signs in self.signs if at < step]
 
     @property
     def losses(self) -> tuple[Int[np.ndarray, " steps"], Float[np.ndarray, " steps"]]:
-        """Steps in increasing order, and their losses. If a step has two lines, the later one counts."""
+        """Steps in increasing order, and their losses. If a step has two lines, the later one
+        counts."""
         if not self._losses:
             return np.array([], dtype=np.int64), np.array([], dtype=np.float64)
         if len(self._losses) > 1:  # joined once, for the next call
@@ -234,22 +251,29 @@ class Readings:
         order = in_order(steps)
         return steps[order], losses[order]
 
-    def series(self, sampling: Sampling, layers: tuple[str, ...]) -> tuple[dict[str, Series], list[str]]:
+    def series(
+        self, sampling: Sampling, layers: tuple[str, ...]
+    ) -> tuple[dict[str, Series], list[str]]:
         """The usable readings of every gauge, and warnings about the others."""
         found: dict[str, Series] = {}
         warnings: list[str] = []
         for gauge, blocks in self._columns.items():
-            blocks[:] = merged([block for block in blocks if len(block)])  # joined once, for the next call
+            blocks[:] = merged(
+                [block for block in blocks if len(block)]
+            )  # joined once, for the next call
             c, complaints = usable(gauge, blocks)
             warnings += complaints
             if c is not None:
-                found[gauge] = Series(gauge, c.steps, c.batch_size, c.learning_rate, c.moments, sampling, layers)
+                found[gauge] = Series(
+                    gauge, c.steps, c.batch_size, c.learning_rate, c.moments, sampling, layers
+                )
         return found, warnings
 
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Decoded lines have no reference cycles, and the search for them takes longer than the decoding."""
+    """Decoded lines have no reference cycles, and the search for them takes longer than the
+    decoding."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,5 @@
-"""The recorder decides when to measure, runs the gauges, and writes their readings into the run folder."""
+"""The recorder decides when to measure, runs the gauges, and writes their readings into the run
+folder."""
 
 import time
 from collections import deque
@@ -24,22 +25,28 @@ FOLLOWED = 64
 Mode = Literal["apart", "shared", "given"]
 
 Made = Mapping[str, Moments | str | None]
-"""By the name of a gauge: the moments over all processes, None if the step has none, or the reason of a failure."""
+"""By the name of a gauge: the moments over all processes, None if the step has none, or the reason
+of a failure."""
 
 
 class Recorder:
     """Writes one rank's readings, losses and events. Use it as a context manager, or close it.
 
-    Losses cost about 0.3 µs per step. Losses and readings are written in blocks, at least once a second. Only `flush`
-    waits for the disk: call it before a checkpoint is saved, and a killed run loses nothing before its checkpoint.
+    Losses cost about 0.3 µs per step. Losses and readings are written in blocks, at least once a
+    second. Only `flush`
+    waits for the disk: call it before a checkpoint is saved, and a killed run loses nothing before
+    its checkpoint.
 
     Args:
         folder: The run.
         gauges: The gauges, in the order in which they run.
         budget: Share of the training time that measuring may use. With share 0 nothing is measured.
-        every: Measure at every n-th step instead. Without `budget` and `every`, every step is measured.
-        rank: Rank of this process. Each rank has a readings file, and rank 0 also writes the events.
-        mode: How the spread within a step is measured. Default: by the `accumulation` of the configuration.
+        every: Measure at every n-th step instead. Without `budget` and `every`, every step is
+            measured.
+        rank: Rank of this process. Each rank has a readings file, and rank 0 also writes the
+            events.
+        mode: How the spread within a step is measured. Default: by the `accumulation` of the
+            configuration.
         elsewhere: Names of gauges whose readings are made elsewhere and given to `add`.
 
     Raises:
@@ -60,14 +67,20 @@ class Recorder:
     ) -> None:
         _check(gauges, every, rank)
         self.folder, self.gauges = folder, tuple(gauges)
-        self.budget = budget if budget is not None else Budget(0.0)  # with share 0 it only counts the time
+        self.budget = (
+            budget if budget is not None else Budget(0.0)
+        )  # with share 0 it only counts the time
         self.every, self.rank = every, rank
         self.mode: str = mode or ("shared" if folder.configuration.accumulation > 1 else "apart")
         self._share = None if budget is None else budget.share
-        then = "start a new `watch`" if folder.watched else ""  # there is no command that resumes a watched run
+        then = (
+            "start a new `watch`" if folder.watched else ""
+        )  # there is no command that resumes a watched run
         self._readings = JournalWriter(folder.readings_path(rank), folder.path, then)
         try:
-            self._events = JournalWriter(folder.events_path, folder.path, then) if rank == 0 else None
+            self._events = (
+                JournalWriter(folder.events_path, folder.path, then) if rank == 0 else None
+            )
         except BaseException:
             self._readings.close()
             raise
@@ -77,7 +90,9 @@ class Recorder:
         self._written = time.perf_counter()
         self._recent = {gauge.name: deque[Reading](maxlen=RECENT_READINGS) for gauge in self.gauges}
         self._followers = tuple(gauge for gauge in self.gauges if gauge.own_steps)
-        cadenced = [gauge for gauge in self.gauges if not gauge.own_steps and gauge.name not in elsewhere]
+        cadenced = [
+            gauge for gauge in self.gauges if not gauge.own_steps and gauge.name not in elsewhere
+        ]
         self._promises = bool(cadenced)
         self.tell: Callable[[str], object] | None = None
         """Takes the text of every warning too, before it is written; None to write only."""
@@ -85,8 +100,8 @@ class Recorder:
         self._cadence = Cadence(cadenced, self.budget, every, self._share)
 
     def due(self, step: int) -> bool:
-        """True if this step should be measured. It also writes the buffers in time. Steps before `next_look` may be
-        left out, for at most `LOOK_SECONDS`."""
+        """True if this step should be measured. It also writes the buffers in time. Steps before
+        `next_look` may be left out, for at most `LOOK_SECONDS`."""
         if step < self._cadence.next_look and not self._cadence.is_late:
             return False
         if not time.perf_counter() - self._written < SECONDS_BETWEEN_WRITES:
@@ -95,11 +110,13 @@ class Recorder:
 
     @property
     def next_look(self) -> int:
-        """The next step that `due` has to be asked about, or that a gauge with its own steps wants."""
+        """The next step that `due` has to be asked about, or that a gauge with its own
+        steps wants."""
         return self._cadence.next_look
 
     def next_wanted(self, step: int, until: int) -> int:
-        """The first step, from this one up to `until`, that a gauge with its own steps wants; otherwise `until`.
+        """The first step, from this one up to `until`, that a gauge with its own steps wants;
+        otherwise `until`.
 
         Only the next 64 steps are looked at if there is such a gauge.
         """
@@ -109,7 +126,8 @@ class Recorder:
         return next((one for one in range(step, until) if self.follows(one)), until)
 
     def next_due(self, step: int, under_way: float) -> int:
-        """The step that will be measured next at the pace so far, after this one, which took `under_way` seconds."""
+        """The step that will be measured next at the pace so far, after this one, which took
+        `under_way` seconds."""
         return self._cadence.next_due(step, under_way)
 
     def chosen(self) -> list[str]:
@@ -119,19 +137,22 @@ class Recorder:
     def measure(self, step: Measurable, together: Made | None = None) -> list[Reading]:
         """Run the gauges whose turn it is and record their readings.
 
-        If a gauge cannot measure this training (such as a loss without a second derivative), the run gets a warning,
-        the gauge is switched off and training continues.
+        If a gauge cannot measure this training (such as a loss without a second derivative), the
+        run gets a warning, the gauge is switched off and training continues.
 
         Args:
             step: The step.
-            together: On several processes, what all of them have measured, by the name of the gauge: its moments, None,
-                or the reason why there are none. No other gauge that runs the model is then run.
+            together: On several processes, what all of them have measured, by the name of the
+                gauge: its moments, None, or the reason why there are none. No other gauge that runs
+                the model is then run.
         """
         turn = self._cadence.turn()
         if together is None:
             expensive = self._cadence.expensive()
         else:
-            expensive = [gauge for gauge in self.gauges if gauge.name in together and gauge not in turn]
+            expensive = [
+                gauge for gauge in self.gauges if gauge.name in together and gauge not in turn
+            ]
         with self.budget.spending(READINGS), self._memory.raised_by(step):
             readings = [self._reading(gauge, step, together) for gauge in turn]
             for gauge in expensive:
@@ -146,7 +167,8 @@ class Recorder:
         return made
 
     def record(self, reading: Reading) -> None:
-        """Record a reading of numbers that another program computed. Call `due` first, once per step."""
+        """Record a reading of numbers that another program computed. Call `due` first, once per
+        step."""
         self._record(reading)
         self._cadence.made(reading.step)
 
@@ -195,7 +217,8 @@ class Recorder:
             self.loss(step + place, value)
 
     def signs(self, step: int, signs: Mapping[str, Any]) -> None:
-        """Record the numbers of one step that triage needs: single numbers, or lists with one for each tensor."""
+        """Record the numbers of one step that triage needs: single numbers, or lists with one for
+        each tensor."""
         self._readings.append({"kind": "signs", "step": int(step), "signs": signs})
 
     def event(self, event: str, step: int, **fields: Any) -> None:
@@ -209,9 +232,9 @@ class Recorder:
     def resume(self, step: int) -> None:
         """Resume the run at this step, the next to be made.
 
-        A line in both files makes readers drop the readings and losses that the previous process wrote from this step
-        on, and its events of later steps. Nothing is deleted. Events of this step are kept, because they belong to
-        the state of the checkpoint.
+        A line in both files makes readers drop the readings and losses that the previous process
+        wrote from this step on, and its events of later steps. Nothing is deleted. Events of this
+        step are kept, because they belong to the state of the checkpoint.
         """
         self._end_losses()
         self._readings.append({"kind": "resumed", "step": int(step)})
@@ -226,7 +249,11 @@ class Recorder:
     def recent(self, gauge: str) -> Series | None:
         """The last readings of a gauge in this process, for a live panel; None before the first."""
         readings = self._recent.get(gauge)
-        return Series.of(list(readings), self.folder.measured_sampling, self.folder.layers) if readings else None
+        return (
+            Series.of(list(readings), self.folder.measured_sampling, self.folder.layers)
+            if readings
+            else None
+        )
 
     def flush(self) -> None:
         """Write everything and wait until it is on the disk."""
@@ -257,7 +284,9 @@ class Recorder:
     def __enter__(self) -> "Recorder":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         try:
             self.close()
         except Interrupted:
@@ -268,11 +297,13 @@ class Recorder:
     def overhead(self) -> dict[str, Any]:
         """The time that measuring was allowed and used, and how often it measured.
 
-        `budget` and `used` are fractions of the training time, and `every` is the mean distance of measured steps, in
-        steps. `budget` is None without a budget, `every` with fewer than two measured steps. `spent` splits `used` by
-        name. `outside` names what has a budget of its own, `fixed` what is paid back later. `short_of` is the number of
-        readings that the run should have by now, if the budget could not pay for them; else None. `beyond_allowance` is
-        True if its readings took more than the start-up allowance. `memory` is the most by which a measured step raised
+        `budget` and `used` are fractions of the training time, and `every` is the mean distance of
+        measured steps, in steps. `budget` is None without a budget, `every` with fewer than two
+        measured steps. `spent` splits `used` by name. `outside` names what has a budget of its own,
+        `fixed` what is paid back later. `short_of` is the number of readings that the run should
+        have by now, if the budget could not pay for them; else None. `beyond_allowance` is True if
+        its readings took more than the start-up allowance. `memory` is the most by which a measured
+        step raised
         the peak memory, in bytes: of the accelerator, or else of the process.
         """
         spent, training = self.budget.spent_on, self.budget.training
@@ -283,7 +314,9 @@ class Recorder:
             "measured_steps": self._cadence.measured,
             "every": self._cadence.spacing,
             "mode": "off" if self._share == 0 or not self.gauges else self.mode,
-            "spent": {name: seconds / training for name, seconds in spent.items()} if training > 0 else {},
+            "spent": {name: seconds / training for name, seconds in spent.items()}
+            if training > 0
+            else {},
             "outside": sorted(self.budget.outside),
             "fixed": sorted(self.budget.fixed - {START}),
             "short_of": self.budget.short_of() if budgeted else None,
@@ -300,7 +333,9 @@ class Recorder:
         self.budget.load_state_dict(state["budget"])
         self._cadence.load_state_dict(state)
 
-    def _reading(self, gauge: Gauge, step: Measurable, together: Made | None = None) -> Reading | None:
+    def _reading(
+        self, gauge: Gauge, step: Measurable, together: Made | None = None
+    ) -> Reading | None:
         try:
             if together is None or not gauge.needs_loss:
                 found: Moments | str | None = measured(gauge, step)
@@ -310,7 +345,12 @@ class Recorder:
                 raise Unsupported(found)
         except (BadArgument, Unsupported, UserCodeFailed) as error:
             self._cadence.refused.add(gauge.name)
-            self.event("warning", step.index, text=f"{gauge.name} is no longer measured: {error}", stopped=gauge.name)
+            self.event(
+                "warning",
+                step.index,
+                text=f"{gauge.name} is no longer measured: {error}",
+                stopped=gauge.name,
+            )
             return None
         if found is None:
             return None
@@ -342,7 +382,9 @@ class Recorder:
         """End the block of losses. The next loss starts another."""
         if self._losses:
             values, self._losses = self._losses, []
-            self._readings.append({"kind": "losses", "from": int(self._losses_from), "values": values})
+            self._readings.append(
+                {"kind": "losses", "from": int(self._losses_from), "values": values}
+            )
         self._losses_from = self._next_loss
 
     def _write(self) -> None:

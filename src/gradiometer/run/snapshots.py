@@ -56,5 +56,9 @@ def load_snapshots(folder: Path) -> list["Snapshot"]:
 
 def snapshot_paths(folder: Path) -> list[Path]:
     """The snapshot files in a folder, in the order of their steps."""
-    numbered = [(int(name[1]), path) for path in folder.glob("step_*") if (name := _NAME.fullmatch(path.name))]
+    numbered = [
+        (int(name[1]), path)
+        for path in folder.glob("step_*")
+        if (name := _NAME.fullmatch(path.name))
+    ]
     return [path for _, path in sorted(numbered)]

@@ -13,8 +13,8 @@ from gradiometer.run.reader import Run
 def spikes_of(run: Run) -> tuple[Spike, ...]:
     """The spikes of the training loss. Their places are steps.
 
-    A rise of the loss after a recorded rise of the learning rate is no spike. The size of the last batch of an epoch
-    follows from the number of examples, if the data are reshuffled.
+    A rise of the loss after a recorded rise of the learning rate is no spike. The size of the last
+    batch of an epoch follows from the number of examples, if the data are reshuffled.
 
     Args:
         run: The run, finished or not.
@@ -22,7 +22,12 @@ def spikes_of(run: Run) -> tuple[Spike, ...]:
     steps, losses = run.losses
     found = find_spikes(losses, rates=_rates(run, steps), sizes=_sizes(run, steps))
     return tuple(
-        replace(spike, first=int(steps[spike.first]), peak=int(steps[spike.peak]), last=int(steps[spike.last]))
+        replace(
+            spike,
+            first=int(steps[spike.first]),
+            peak=int(steps[spike.peak]),
+            last=int(steps[spike.last]),
+        )
         for spike in found
     )
 
@@ -38,7 +43,12 @@ def _rates(run: Run, steps: Int[np.ndarray, " steps"]) -> Float[np.ndarray, " st
 def _sizes(run: Run, steps: Int[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"] | None:
     """Examples of every batch: fewer in the last one of an epoch."""
     examples, size = run.sampling.examples, run.configuration.batch_size
-    if run.sampling.draw is not Draw.RESHUFFLED or examples is None or examples <= size or examples % size == 0:
+    if (
+        run.sampling.draw is not Draw.RESHUFFLED
+        or examples is None
+        or examples <= size
+        or examples % size == 0
+    ):
         return None
     last = (steps + 1) % (examples // size + 1) == 0
     return np.where(last, float(examples % size), float(size))

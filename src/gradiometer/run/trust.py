@@ -1,8 +1,10 @@
-"""Which runs are one's own. Nothing is imported or called because the folder of a foreign run names it.
+"""Which runs are one's own. Nothing is imported or called because the folder of a foreign run names
+it.
 
-A run of a problem of your own remembers `module:function`, and commands such as `fork` and `resume` import and call it.
-A downloaded folder may name anything. So a run is signed when it is made, with a key that never leaves the machine: the
-signature covers all that would be imported, and the text that would be given to it.
+A run of a problem of your own remembers `module:function`, and commands such as `fork` and `resume`
+import and call it. A downloaded folder may name anything. So a run is signed when it is made, with
+a key that never leaves the machine: the signature covers all that would be imported, and the text
+that would be given to it.
 """
 
 import hashlib
@@ -56,7 +58,8 @@ def check_trust(manifest: Mapping[str, Any], path: Path, verb: str) -> None:
         verb: The command, for the message.
 
     Raises:
-        BadArgument: The run names code, and was made by another user, on another machine, or was changed since.
+        BadArgument: The run names code, and was made by another user, on another machine, or was
+            changed since.
     """
     configuration = manifest["configuration"]
     if _trusts.get() or not names_code(configuration):
@@ -65,32 +68,43 @@ def check_trust(manifest: Mapping[str, Any], path: Path, verb: str) -> None:
     if hmac.compare_digest(expected.encode(), str(manifest.get(SIGNATURE)).encode()):
         return
     raise BadArgument(
-        f"`{path}` was made by another user, on another machine, or was changed since, and {verb} would "
-        f"{_would_run(configuration)}. Nothing was imported. Look at that code, then write `gradiometer --trust "
-        f"{verb} …` (in Python: with gradiometer.run.trusting())."
+        f"`{path}` was made by another user, on another machine, or was changed since, and {verb} "
+        f"would {_would_run(configuration)}. Nothing was imported. Look at that code, then write "
+        f"`gradiometer --trust {verb} …` (in Python: with gradiometer.run.trusting())."
     )
 
 
 def _would_run(configuration: Mapping[str, Any]) -> str:
-    problem, gauges = str(configuration.get("problem") or ""), str(configuration.get("gauges") or "")
+    problem, gauges = (
+        str(configuration.get("problem") or ""),
+        str(configuration.get("gauges") or ""),
+    )
     acts = []
     if ":" in problem:
         module, _, function = problem.partition(":")
-        given = [f"{name}={configuration[name]!r}" for name in ("model", "data_dir") if configuration.get(name)]
+        given = [
+            f"{name}={configuration[name]!r}"
+            for name in ("model", "data_dir")
+            if configuration.get(name)
+        ]
         acts.append(f"import {module!r} and call {function}({', '.join(given)})")
     acts += [f"import the gauge {name.strip()!r}" for name in gauges.split(",") if ":" in name]
     return " and ".join(acts)
 
 
 def _key() -> bytes:
-    """A secret of this user on this machine; where no file can be kept, what only they know of the machine."""
+    """A secret of this user on this machine; where no file can be kept, what only they know of the
+    machine."""
     state = Path(os.environ.get("XDG_STATE_HOME", ""))
     try:
         if not state.is_absolute():  # unset, or another folder in each working folder
             state = Path.home() / ".local" / "state"
         return _kept_key(state / "gradiometer" / "key")
     except (OSError, RuntimeError):  # a home that cannot be written to, or none
-        known = [platform.node(), str(os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME"))]
+        known = [
+            platform.node(),
+            str(os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME")),
+        ]
         with suppress(OSError):
             known.append(Path("/etc/machine-id").read_text())
         return hashlib.sha256(json.dumps(known).encode()).digest()

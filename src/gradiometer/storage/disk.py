@@ -21,19 +21,24 @@ _SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-"""Flag for `os.open` that refuses a link in the place of a file. Windows has none, and lets few users make links."""
+"""Flag for `os.open` that refuses a link in the place of a file. Windows has none, and lets few
+users make links."""
 
 MOST_LEVELS = 6
-"""Folders above a file that are looked at for the run it belongs to: a fork has files three levels deep."""
+"""Folders above a file that are looked at for the run it belongs to: a fork has files three levels
+deep."""
 
 
 def open_to_read(path: Path) -> BinaryIO:
-    """Open a regular file. A FIFO, a socket or a device could block a reader for ever, or never end.
+    """Open a regular file. A FIFO, a socket or a device could block a reader for ever, or never
+    end.
 
     Raises:
         OSError: It is no regular file, or cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    descriptor = os.open(
+        path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    )
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
@@ -46,7 +51,8 @@ def open_to_read(path: Path) -> BinaryIO:
 def read_file(path: Path) -> bytes:
     """The content of a regular file. The errors are those of `open_to_read`.
 
-    Some files of Linux, such as /proc/kmsg, pass for regular, and a reader of them waits for ever. They are refused.
+    Some files of Linux, such as /proc/kmsg, pass for regular, and a reader of them waits for ever.
+    They are refused.
     """
     with open_to_read(path) as file:
         content: bytes | None = file.read()
@@ -58,32 +64,46 @@ def read_file(path: Path) -> bytes:
 def check_inside(path: Path) -> None:
     """Refuse a path in the folder of a run that leaves this folder by a symbolic link.
 
-    A downloaded run could have links in the place of its own folders, and a write or a deletion would follow them. The
-    folder of the run itself may be reached by a link, and so may paths that are in no run.
+    A downloaded run could have links in the place of its own folders, and a write or a deletion
+    would follow them. The folder of the run itself may be reached by a link, and so may paths that
+    are in no run.
 
     Raises:
         OSError: A folder between the run's folder and the path is a link.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 (`resolve` would follow the links)
-    roots = [place for place in range(MOST_LEVELS) if place < len(path.parents) and is_run(path.parents[place])]
+    roots = [
+        place
+        for place in range(MOST_LEVELS)
+        if place < len(path.parents) and is_run(path.parents[place])
+    ]
     # The outermost one counts: a link may lead to a folder that looks like a run, too.
     for parent in path.parents[: max(roots, default=0)]:
         if parent.is_symlink():
-            raise OSError(errno.ELOOP, "a symbolic link leads out of the folder of the run", str(parent))
+            raise OSError(
+                errno.ELOOP, "a symbolic link leads out of the folder of the run", str(parent)
+            )
 
 
 def is_run(folder: Path) -> bool:
-    """True if this is the folder of a run. A `run.toml` without `format` is a configuration that somebody named so."""
+    """True if this is the folder of a run. A `run.toml` without `format` is a configuration that
+    somebody named so."""
     try:
         return "format" in tomllib.loads(read_file(folder / "run.toml").decode())
-    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):  # none that could be opened as a run
+    except (
+        FileNotFoundError,
+        NotADirectoryError,
+        ValueError,
+        RecursionError,
+    ):  # none that could be opened as a run
         return False
     except OSError:
         return True
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a file and wait until it is on the disk (fsync). A link in its place is not followed."""
+    """Write a file and wait until it is on the disk (fsync). A link in its place is
+    not followed."""
     check_inside(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | NO_LINK
     descriptor = os.open(path, flags, 0o666)
@@ -109,7 +129,8 @@ def sync_folder(path: Path) -> None:
 
 @contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Wait until no other process or thread is inside with this folder. Without effect where there are no locks."""
+    """Wait until no other process or thread is inside with this folder. Without effect where there
+    are no locks."""
     if sys.platform == "win32":
         yield
         return
@@ -121,13 +142,16 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        with suppress(OSError):  # a forked child that still has the folder open must not keep the lock
+        with suppress(
+            OSError
+        ):  # a forked child that still has the folder open must not keep the lock
             fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write under a hidden name, fsync, rename: a reader sees the old file or the new one, never a part.
+    """Write under a hidden name, fsync, rename: a reader sees the old file or the new one, never a
+    part.
 
     Of several processes one writes at a time, since the hidden name is the same for all.
     """
@@ -140,7 +164,8 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Rename a folder to a hidden name, then delete it: a reader sees the complete folder or none."""
+    """Rename a folder to a hidden name, then delete it: a reader sees the complete
+    folder or none."""
     check_inside(path)
     hidden = path if path.name.startswith(".") else path.with_name(f".{path.name}.removed")
     if hidden != path:
@@ -161,7 +186,11 @@ def _remedy(error: OSError) -> str | None:
     """The way out if a limit of the process refuses a write, and not the disk or the path."""
     if error.errno in _SHORTAGE:
         return "close other programs, or raise their limits with `ulimit`"
-    return "raise the limit of the size of a file with `ulimit -f`" if error.errno == errno.EFBIG else None
+    return (
+        "raise the limit of the size of a file with `ulimit -f`"
+        if error.errno == errno.EFBIG
+        else None
+    )
 
 
 def reason_of(error: OSError) -> str:
@@ -186,7 +215,8 @@ def writing(path: Path, remedy: str = "check the permissions and the free space"
 
 @contextmanager
 def interrupted_by_disk(path: Path, folder: Path, safe: str, then: str = "") -> Iterator[None]:
-    """Raise Interrupted if the disk is full or fails inside, StorageFailed if the system refuses the write otherwise.
+    """Raise Interrupted if the disk is full or fails inside, StorageFailed if the system refuses
+    the write otherwise.
 
     Args:
         path: The file to write.
@@ -199,8 +229,14 @@ def interrupted_by_disk(path: Path, folder: Path, safe: str, then: str = "") -> 
     except OSError as error:
         if error.errno not in _NO_ROOM | _FAILING:
             way = _remedy(error) or f"check that `{folder}` exists and can be written to"
-            raise StorageFailed(f"`{path}` could not be written ({reason_of(error)}), {safe}: {way}.") from error
+            raise StorageFailed(
+                f"`{path}` could not be written ({reason_of(error)}), {safe}: {way}."
+            ) from error
         reason = os.strerror(error.errno or 0).lower()
-        remedy = "free some space" if error.errno in _NO_ROOM else _remedy(error) or "check the disk"
+        remedy = (
+            "free some space" if error.errno in _NO_ROOM else _remedy(error) or "check the disk"
+        )
         then = then or f"continue with `gradiometer resume {shlex.quote(str(folder))}`"
-        raise Interrupted(f"`{path}` could not be written ({reason}), {safe}: {remedy}, then {then}.") from error
+        raise Interrupted(
+            f"`{path}` could not be written ({reason}), {safe}: {remedy}, then {then}."
+        ) from error

@@ -1,7 +1,8 @@
-"""Append-only files of JSON lines that stay readable after a killed process, an incomplete line or a full disk.
+"""Append-only files of JSON lines that stay readable after a killed process, an incomplete line or
+a full disk.
 
-JSON has no non-finite numbers: they are written as the strings "inf", "-inf" and "nan" and read back as floats.
-These three strings therefore mean numbers everywhere in a journal.
+JSON has no non-finite numbers: they are written as the strings "inf", "-inf" and "nan" and read
+back as floats. These three strings therefore mean numbers everywhere in a journal.
 """
 
 import errno
@@ -22,7 +23,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gradiometer.errors import BadArgument, RunDamaged, StorageFailed
-from gradiometer.storage.disk import NO_LINK, check_inside, interrupted_by_disk, open_to_read, read_file, reason_of
+from gradiometer.storage.disk import (
+    NO_LINK,
+    check_inside,
+    interrupted_by_disk,
+    open_to_read,
+    read_file,
+    reason_of,
+)
 
 NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
@@ -33,19 +41,23 @@ _encode = msgspec.json.Encoder().encode
 
 
 class JournalWriter:
-    """Appends records to a file, buffered. A lock of the system allows one writing process at a time.
+    """Appends records to a file, buffered. A lock of the system allows one writing process at a
+    time.
 
-    If an earlier process left an incomplete line, a newline is added first, so that only that line is lost. A forked
-    copy of the process writes nothing as long as the process that opened the file lives.
+    If an earlier process left an incomplete line, a newline is added first, so that only that line
+    is lost. A forked copy of the process writes nothing as long as the process that opened the file
+    lives.
 
     Args:
         path: The file. It is created if missing.
         folder: The folder of the run or of the file, for messages.
-        then: How to continue after a full disk, as the end of a sentence. Default: the command that resumes the run.
+        then: How to continue after a full disk, as the end of a sentence. Default: the command that
+            resumes the run.
 
     Raises:
         BadArgument: Another process is writing it.
-        Interrupted: The disk is full. Written lines are safe, and buffered lines stay in the buffer.
+        Interrupted: The disk is full. Written lines are safe, and buffered lines stay in the
+            buffer.
         StorageFailed: The file cannot be written.
     """
 
@@ -63,7 +75,9 @@ class JournalWriter:
             raise
 
     def _begin(self) -> None:
-        while not _is_at(self.path, self._descriptor):  # another process replaced it before this one had the lock
+        while not _is_at(
+            self.path, self._descriptor
+        ):  # another process replaced it before this one had the lock
             self._release()
             self._open()
         status = os.fstat(self._descriptor)
@@ -77,10 +91,14 @@ class JournalWriter:
         with self._guarded():
             check_inside(self.path)
             self._descriptor = os.open(self.path, flags, 0o666)
-        self._release: Callable[[], object] = weakref.finalize(self, _unlock_and_close, self._descriptor, os.getpid())
+        self._release: Callable[[], object] = weakref.finalize(
+            self, _unlock_and_close, self._descriptor, os.getpid()
+        )
         if not _lock(self._descriptor):
             self._release()
-            raise BadArgument(f"`{self.path}` is being written by another process: only one process can write it.")
+            raise BadArgument(
+                f"`{self.path}` is being written by another process: only one process can write it."
+            )
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a line. It is written by `flush` or when the buffer is full."""
@@ -117,18 +135,26 @@ class JournalWriter:
         return not getattr(self._release, "alive", False)
 
     def _is_copy(self) -> bool:
-        """True in a forked copy of the process. If the process itself has ended, as with a daemon, the copy writes."""
+        """True in a forked copy of the process. If the process itself has ended, as with a daemon,
+        the copy writes."""
         if os.getpid() == self._owner:
             return False
         try:
             os.kill(self._owner, 0)
-        except (ProcessLookupError, PermissionError):  # its number may be that of another one by now
+        except (
+            ProcessLookupError,
+            PermissionError,
+        ):  # its number may be that of another one by now
             self._owner = os.getpid()
             return False
         return True
 
     def _guarded(self) -> Any:
-        safe = "but earlier lines are safe" if self._then else "but earlier lines and the last checkpoint are safe"
+        safe = (
+            "but earlier lines are safe"
+            if self._then
+            else "but earlier lines and the last checkpoint are safe"
+        )
         return interrupted_by_disk(self.path, self._folder, safe, self._then)
 
 
@@ -147,8 +173,9 @@ def read_journal(
     Args:
         path: The file. A missing one has no lines.
         kind: Type of a line, which msgspec checks.
-        repeats: True for a record from which on a new process writes again what the one before did not finish. An
-            incomplete line directly before it is lost without a loss, and gives no warning. Default: no record.
+        repeats: True for a record from which on a new process writes again what the one before did
+            not finish. An incomplete line directly before it is lost without a loss, and gives no
+            warning. Default: no record.
 
     Raises:
         RunDamaged: The file cannot be read.
@@ -166,7 +193,9 @@ def read_journal(
     for number, text in enumerate(whole, start=1):
         _decode_into(lines, garbled, decoder, number, text)
     again = {line.number - 1 for line in lines if repeats and repeats(line.record)}
-    garbled = [number for number in garbled if number not in again or not is_incomplete(whole[number - 1])]
+    garbled = [
+        number for number in garbled if number not in again or not is_incomplete(whole[number - 1])
+    ]
     torn: list[int] = []
     if last:
         _decode_into(lines, torn, decoder, len(whole) + 1, last)
@@ -174,7 +203,8 @@ def read_journal(
 
 
 def being_written(path: Path) -> bool:
-    """True if a process has this journal open for writing. False without locks. On Windows, True if the file exists."""
+    """True if a process has this journal open for writing. False without locks. On Windows, True if
+    the file exists."""
     if sys.platform == "win32":
         return path.exists()
     import fcntl  # noqa: PLC0415  (POSIX only)
@@ -199,7 +229,8 @@ def being_written(path: Path) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """A value that JSON can store: arrays as lists, dataclasses as objects, non-finite numbers and others as text.
+    """A value that JSON can store: arrays as lists, dataclasses as objects, non-finite numbers and
+    others as text.
 
     >>> plain({"loss": float("nan"), "steps": (1, 2)})
     {'loss': 'nan', 'steps': [1, 2]}
@@ -207,8 +238,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(float(value))
     if isinstance(value, Mapping):
-        # `isinstance` with `Mapping` takes microseconds, and most records are written during training
-        return {str(name): part if part.__class__ in _SIMPLE else plain(part) for name, part in value.items()}
+        # `isinstance` with `Mapping` takes microseconds, and most records are written during
+        # training
+        return {
+            str(name): part if part.__class__ in _SIMPLE else plain(part)
+            for name, part in value.items()
+        }
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(part) for part in value]
     if hasattr(value, "tolist"):  # numpy and torch, without importing either
@@ -230,7 +265,8 @@ def restored(value: Any) -> Any:
 
 
 def _as_json(record: Any) -> bytes:
-    """A record as JSON. Letters that UTF-8 lacks, as in a file name of other bytes, become question marks."""
+    """A record as JSON. Letters that UTF-8 lacks, as in a file name of other bytes, become question
+    marks."""
     try:
         return _encode(record)
     except UnicodeEncodeError:
@@ -242,7 +278,9 @@ def is_incomplete(text: bytes) -> bool:
     return not text.rstrip().endswith(b"}")
 
 
-def _decode_into(lines: list[Line], garbled: list[int], decoder: Any, number: int, text: bytes) -> None:
+def _decode_into(
+    lines: list[Line], garbled: list[int], decoder: Any, number: int, text: bytes
+) -> None:
     if not text.strip():
         return
     try:
@@ -259,7 +297,11 @@ def skipped_lines(name: str, garbled: Sequence[int], torn: int | None) -> list[s
         garbled: Numbers of the lines that cannot be decoded, in increasing order.
         torn: Number of the last line if it is incomplete.
     """
-    breaks = [0, *(i for i, (a, b) in enumerate(pairwise(garbled), start=1) if b != a + 1), len(garbled)]
+    breaks = [
+        0,
+        *(i for i, (a, b) in enumerate(pairwise(garbled), start=1) if b != a + 1),
+        len(garbled),
+    ]
     warnings = [
         f"{name}:{group[0]}: a line cannot be read: skipped."
         if len(group) == 1
@@ -267,16 +309,23 @@ def skipped_lines(name: str, garbled: Sequence[int], torn: int | None) -> list[s
         for group in (garbled[a:b] for a, b in pairwise(breaks))
         if group
     ]
-    return warnings if torn is None else [*warnings, f"{name}:{torn}: the last line is incomplete: skipped."]
+    return (
+        warnings
+        if torn is None
+        else [*warnings, f"{name}:{torn}: the last line is incomplete: skipped."]
+    )
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock the file until it is closed or the process ends. False if another process has locked it."""
+    """Lock the file until it is closed or the process ends. False if another process
+    has locked it."""
     if sys.platform == "win32":
         return True
     import fcntl  # noqa: PLC0415  (POSIX only)
 
-    patience = time.monotonic() + _PATIENCE_SECONDS  # a call of `being_written` locks it for a moment
+    patience = (
+        time.monotonic() + _PATIENCE_SECONDS
+    )  # a call of `being_written` locks it for a moment
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -291,10 +340,14 @@ def _lock(descriptor: int) -> bool:
 
 
 def _unlock_and_close(descriptor: int, owner: int) -> None:
-    if sys.platform != "win32" and os.getpid() == owner:  # a forked copy that ends must not unlock it for the others
+    if (
+        sys.platform != "win32" and os.getpid() == owner
+    ):  # a forked copy that ends must not unlock it for the others
         import fcntl  # noqa: PLC0415  (POSIX only)
 
-        with suppress(OSError):  # a forked child that still has the file open must not keep the lock
+        with suppress(
+            OSError
+        ):  # a forked child that still has the file open must not keep the lock
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
 

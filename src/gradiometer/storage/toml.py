@@ -19,7 +19,9 @@ def read_toml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         text = read_file(path).decode("utf-8-sig")
         return tomllib.loads(text), _lines_of_keys(text)
     except OSError as error:
-        raise BadArgument(f"`{path}` cannot be read as a configuration: {reason_of(error)}.") from error
+        raise BadArgument(
+            f"`{path}` cannot be read as a configuration: {reason_of(error)}."
+        ) from error
     except UnicodeDecodeError as error:
         raise BadArgument(f"`{path}` is not UTF-8 text: a configuration is a TOML file.") from error
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:

@@ -1,6 +1,7 @@
 """One training loop that can be read: plain torch, with the instrument beside it.
 
-The arithmetic of training is the same with the instrument on, off, or at another cadence, so the weights are too.
+The arithmetic of training is the same with the instrument on, off, or at another cadence, so the
+weights are too.
 """
 
 import lazy_loader

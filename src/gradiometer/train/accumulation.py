@@ -22,17 +22,18 @@ from gradiometer.run.ranks import Ranks
 class Accumulator:
     """Puts ĝ into `.grad`. Measuring reads norms and leaves this arithmetic as it is.
 
-    Every process makes the gradient of its share of the batch, in one or more micro-batches, and one exchange adds the
-    shares up. At a measured step their norms are exchanged too. The sum is the same for any number of processes up to
-    rounding, and has the same bits for the same number.
+    Every process makes the gradient of its share of the batch, in one or more micro-batches, and
+    one exchange adds the shares up. At a measured step their norms are exchanged too. The sum is
+    the same for any number of processes up to rounding, and has the same bits for the same number.
 
     Args:
         objective: The model and its loss.
-        accumulation: k, the number of micro-batches over all processes; each process makes at least one.
+        accumulation: k, the number of micro-batches over all processes; each process makes at least
+            one.
         ranks: The processes.
         budget: The account that the cost of reading norms is charged to.
-        seed: Seed of the training. Every process except rank 0 sets its own seed at each step (for Dropout), so that
-            checkpoints need not keep its random states.
+        seed: Seed of the training. Every process except rank 0 sets its own seed at each step (for
+            Dropout), so that checkpoints need not keep its random states.
         preconditioner: Reads P from the state of the optimizer, if norms under P are wanted too.
     """
 
@@ -47,13 +48,15 @@ class Accumulator:
     ) -> None:
         self._objective, self._accumulation, self._ranks = objective, accumulation, ranks
         self._budget, self._seed, self._preconditioner = budget, seed, preconditioner
-        # Kept from step to step, since memory that is freed costs page faults when it is allocated again.
+        # Kept from step to step, since memory that is freed costs page faults when it is allocated
+        # again.
         self._mean = [torch.zeros_like(parameter) for parameter in objective.parameters]
 
     def __call__(
         self, batch: Batch, measured: bool, index: int, where: Callable[[Batch], str]
     ) -> tuple[float, Spread | None]:
-        """Put ĝ into `.grad`. Returns the loss and, at a measured step, the spread of the micro-batches.
+        """Put ĝ into `.grad`. Returns the loss and, at a measured step, the spread of the
+        micro-batches.
 
         Args:
             batch: The whole batch, the same on all processes.
@@ -67,7 +70,9 @@ class Accumulator:
         if measured and self._preconditioner is not None:
             with self._budget.spending(READINGS):
                 builder.preconditioner = self._preconditioner()
-        loss = self._accumulate(self._share(batch), batch_size(batch), builder if measured else None, where)
+        loss = self._accumulate(
+            self._share(batch), batch_size(batch), builder if measured else None, where
+        )
         if not self._ranks.alone:
             loss = self._added_up(loss)
         for parameter, gradient in zip(self._objective.parameters, self._mean, strict=True):
@@ -78,7 +83,11 @@ class Accumulator:
             return loss, self._joined(builder).finish(self._mean)
 
     def _accumulate(
-        self, parts: Sequence[Batch], size: int, builder: SpreadBuilder | None, where: Callable[[Batch], str]
+        self,
+        parts: Sequence[Batch],
+        size: int,
+        builder: SpreadBuilder | None,
+        where: Callable[[Batch], str],
     ) -> float:
         """Add up this process's part of the mean gradient, and return its part of the mean loss."""
         mean_loss, parameters = 0.0, self._objective.parameters
@@ -89,7 +98,9 @@ class Accumulator:
             with user_code("loss", where(part)):
                 value = self._objective.loss(self._objective.model, part)
                 loss = with_graph(checked_loss(value, part).mean())
-                gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+                gradients = torch.autograd.grad(
+                    loss, parameters, allow_unused=True, materialize_grads=True
+                )
             if builder is not None:
                 with self._budget.spending(READINGS):
                     builder.add(examples, gradients)
@@ -135,13 +146,18 @@ class Accumulator:
         rows = torch.zeros(self._each, width, dtype=torch.float64, device=self._mean[0].device)
         if builder.sizes:
             rows[: len(builder.sizes), 0] = torch.tensor(builder.sizes, dtype=torch.float64)
-            norms = [torch.cat(builder.squared), *([torch.cat(builder.preconditioned)] if under else [])]
+            norms = [
+                torch.cat(builder.squared),
+                *([torch.cat(builder.preconditioned)] if under else []),
+            ]
             rows[: len(builder.sizes), 1:] = torch.cat(norms, dim=1)
         everyone = self._ranks.gathered(rows)
         everyone = everyone[everyone[:, 0] > 0]
         sizes, squared = everyone[:, 0].int().tolist(), [everyone[:, 1 : 1 + places]]
         preconditioned = [everyone[:, 1 + places :]] if under else []
-        return SpreadBuilder(self._objective.layer_of, sizes, squared, builder.preconditioner, preconditioned)
+        return SpreadBuilder(
+            self._objective.layer_of, sizes, squared, builder.preconditioner, preconditioned
+        )
 
     def _set_own_seed(self, index: int) -> None:
         seed = zlib.crc32(f"{self._seed}/{self._ranks.rank}/{index}".encode())
@@ -151,11 +167,13 @@ class Accumulator:
 
 
 class MicroBatches:
-    """The gradient of a batch as a training makes it that accumulates: see `gradiometer.loop.loop.Gradient`.
+    """The gradient of a batch as a training makes it that accumulates: see
+    `gradiometer.loop.loop.Gradient`.
 
     Args:
         loss: The loss of training.
-        accumulation: Number of micro-batches of a batch of training; a larger batch has more of them.
+        accumulation: Number of micro-batches of a batch of training; a larger batch has more of
+            them.
         seed: Seed of the training.
     """
 
@@ -167,7 +185,9 @@ class MicroBatches:
         """Put the gradient into `.grad`, and return the loss."""
         parts = max(round(self._accumulation * factor), 1)
         if self._newest is None or self._newest[0] is not model or self._newest[1] != parts:
-            accumulator = Accumulator(Objective(model, self._loss), parts, Ranks(), Budget(0.0), self._seed)
+            accumulator = Accumulator(
+                Objective(model, self._loss), parts, Ranks(), Budget(0.0), self._seed
+            )
             self._newest = model, parts, accumulator
         loss, _ = self._newest[2](batch, False, 0, lambda _: "in a branch")
         return loss

@@ -1,4 +1,5 @@
-"""The averaged point of a training whose optimizer averages its iterates: it is evaluated there, and ends there."""
+"""The averaged point of a training whose optimizer averages its iterates: it is evaluated there,
+and ends there."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,9 @@ def end_at_average(training: Training) -> None:
 
 def _refresh(training: Training) -> None:
     """Measure the statistics of BatchNorm again, where there are any."""
-    refresh_batch_norm(training.model, _newest(training), training.problem.loss, seed=training.configuration.seed)
+    refresh_batch_norm(
+        training.model, _newest(training), training.problem.loss, seed=training.configuration.seed
+    )
 
 
 def _newest(training: Training) -> Iterator[Batch]:

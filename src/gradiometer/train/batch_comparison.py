@@ -1,4 +1,5 @@
-"""Compare other batch sizes with the present one: the noise scale from readings, step times from this machine."""
+"""Compare other batch sizes with the present one: the noise scale from readings, step times from
+this machine."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -40,8 +41,8 @@ FEWEST = 40
 """Minimum number of readings in a window. With fewer, intervals are too wide to be useful."""
 
 CAVEAT = (
-    "The factors come from a model of SGD that assumes the best learning rate at the present batch: use them for a "
-    "first try. The noise scale usually grows as the loss falls."
+    "The factors come from a model of SGD that assumes the best learning rate at the present "
+    "batch: use them for a first try. The noise scale usually grows as the loss falls."
 )
 
 
@@ -55,7 +56,8 @@ class BatchComparison:
         settings: The settings of the optimizer.
         noise_scales: The noise scale in windows of equal length, oldest first.
         finding: The present batch size against the latest noise scale.
-        table: Updates, examples and time to the same loss, for SGD. Its learning rates are peaks of the schedule.
+        table: Updates, examples and time to the same loss, for SGD. Its learning rates are peaks of
+            the schedule.
         brackets: Peak learning rates to try, for an adaptive optimizer; empty for another.
         times: Times of a step; None if they were not measured.
     """
@@ -77,7 +79,11 @@ class BatchComparison:
     def to_dict(self) -> dict[str, Any]:
         """The comparison as `gradiometer measure batch --json` prints it."""
         seconds = self.times.seconds if self.times else {}
-        table = {"rows": [], "fastest": [], "cheapest": []} if self.table is None else self.table.to_dict()
+        table = (
+            {"rows": [], "fastest": [], "cheapest": []}
+            if self.table is None
+            else self.table.to_dict()
+        )
         return {
             "subject": self.subject,
             "batch_size": self.present,
@@ -95,21 +101,27 @@ class BatchComparison:
 
     @property
     def caveat(self) -> str:
-        """What could make the numbers wrong: for SGD that of the table, else that of the finding."""
+        """What could make the numbers wrong: for SGD that of the table, else that of
+        the finding."""
         return say(self.finding).caveat if self.table is None else CAVEAT
 
 
 def compare_for_run(
-    path: Path, *, of: Literal["now", "run"] = "now", level: float | None = None, seconds: float | None = 10.0
+    path: Path,
+    *,
+    of: Literal["now", "run"] = "now",
+    level: float | None = None,
+    seconds: float | None = 10.0,
 ) -> BatchComparison:
     """Compare batch sizes for a run, from its readings of the noise.
 
     Args:
         path: The folder of the run.
-        of: "now": the noise scale at the newest reading, to continue the run. "run": those of the whole path, to plan
-            another run like it.
+        of: "now": the noise scale at the newest reading, to continue the run. "run": those of the
+            whole path, to plan another run like it.
         level: Confidence level; None for that of the run.
-        seconds: About how long to time steps; None to skip it. A watched run has no model here to time.
+        seconds: About how long to time steps; None to skip it. A watched run has no model here to
+            time.
     """
     run, gauge = Run.open(path), GradientNoise()
     series = run.series(gauge.name)
@@ -119,7 +131,11 @@ def compare_for_run(
     if not 0 < level < 1:
         raise BadArgument(f"`level` must lie between 0 and 1, got {level}.")
     latest = gauge.estimate(series.at_newest(), level)
-    scales = [gauge.estimate(window, level)["noise_scale"] for window in _windows(series)] if of == "run" else []
+    scales = (
+        [gauge.estimate(window, level)["noise_scale"] for window in _windows(series)]
+        if of == "run"
+        else []
+    )
     settings = run.hyperparameters
     if settings is None:
         raise BadArgument(f"`{path}` has no record of its learning rate.")
@@ -128,21 +144,36 @@ def compare_for_run(
         check_trust(run.manifest, run.path, "measure batch")
     found = _compared(run.name, run.configuration, settings, latest, scales, timed)
     preconditioned = run.series(PRECONDITIONED) if settings.family == "adaptive" else None
-    return found if preconditioned is None else replace(found, finding=_preconditioned(run, preconditioned, level))
+    return (
+        found
+        if preconditioned is None
+        else replace(found, finding=_preconditioned(run, preconditioned, level))
+    )
 
 
 def _preconditioned(run: Run, series: Series, level: float) -> Finding:
-    """The finding of the noise scale under P, which predicts the batch better under an adaptive optimizer."""
-    gauge = next(gauge for gauge in recorded_gauges(run)[0] if isinstance(gauge, PreconditionedNoise))
+    """The finding of the noise scale under P, which predicts the batch better under an adaptive
+    optimizer."""
+    gauge = next(
+        gauge for gauge in recorded_gauges(run)[0] if isinstance(gauge, PreconditionedNoise)
+    )
     estimates = gauge.estimate(series.at_newest(), level)
     return gauge.judge(estimates, RunFacts(run.hyperparameters))
 
 
 def noise_scale_at(run: Run, step: int) -> Estimate | None:
-    """The preconditioned noise scale at the newest reading before a step, or the plain one; None without readings."""
-    for kind, name in ((PreconditionedNoise, "preconditioned_noise_scale"), (GradientNoise, "noise_scale")):
+    """The preconditioned noise scale at the newest reading before a step, or the plain one; None
+    without readings."""
+    for kind, name in (
+        (PreconditionedNoise, "preconditioned_noise_scale"),
+        (GradientNoise, "noise_scale"),
+    ):
         series = run.series(kind.name)
-        before = None if series is None else series[: int(np.searchsorted(series.steps, step, side="right"))]
+        before = (
+            None
+            if series is None
+            else series[: int(np.searchsorted(series.steps, step, side="right"))]
+        )
         if before is None or not len(before):
             continue
         gauge = next(each for each in recorded_gauges(run)[0] if isinstance(each, kind))
@@ -171,9 +202,13 @@ def compare_for_problem(
     torch.set_num_threads(configuration.threads)
     training, gauge = started(configuration), GradientNoise(configuration.parts or None)
     readings = advance(training, steps, gauge, last=MEASURED)
-    latest = gauge.estimate(Series.of(readings, training.sampling, training.objective.layers), configuration.level)
+    latest = gauge.estimate(
+        Series.of(readings, training.sampling, training.objective.layers), configuration.level
+    )
     subject = f"{training.problem.name} ({training.problem.model_name}) after {steps:,} steps"
-    return _compared(subject, configuration, hyperparameters_of(configuration, steps), latest, [], seconds)
+    return _compared(
+        subject, configuration, hyperparameters_of(configuration, steps), latest, [], seconds
+    )
 
 
 def _compared(
@@ -184,7 +219,11 @@ def _compared(
     scales: list[Estimate],
     seconds: float | None,
 ) -> BatchComparison:
-    present, scales, gauge = configuration.batch_size, scales or [latest["noise_scale"]], GradientNoise()
+    present, scales, gauge = (
+        configuration.batch_size,
+        scales or [latest["noise_scale"]],
+        GradientNoise(),
+    )
     sizes, times, schedule = batch_sizes(present), None, None
     if isinstance(configuration, Configuration):
         schedule = configuration.schedule
@@ -197,13 +236,18 @@ def _compared(
     finding = judge_batch_size(gauge.name, latest["batch_size"], latest["noise_scale"], run=facts)
     rate, relative, table = max(settings.peaks), times.relative if times else None, None
     if settings.family == "sgd":
-        table = BatchTable.of(scales, sizes, present=present, learning_rate=rate, relative_times=relative)
-    brackets = rate_brackets("adaptive", rate, present, sizes) if settings.family == "adaptive" else ()
+        table = BatchTable.of(
+            scales, sizes, present=present, learning_rate=rate, relative_times=relative
+        )
+    brackets = (
+        rate_brackets("adaptive", rate, present, sizes) if settings.family == "adaptive" else ()
+    )
     return BatchComparison(subject, present, settings, scales, finding, table, brackets, times)
 
 
 def _timed(training: Training, sizes: Sequence[int], seconds: float) -> StepTimes:
-    """Time steps on random examples, from making the batch to the update; η is 0, so nothing moves."""
+    """Time steps on random examples, from making the batch to the update; η is 0, so
+    nothing moves."""
     configuration = training.configuration
     generator = torch.Generator().manual_seed(configuration.seed)
     for group in training.optimizer.param_groups:
@@ -214,4 +258,6 @@ def _timed(training: Training, sizes: Sequence[int], seconds: float) -> StepTime
         training.backward(training.data.batch(chosen))
         training.optimizer.step()
 
-    return step_times(step, sizes, configuration.batch_size, seconds=seconds, level=configuration.level)
+    return step_times(
+        step, sizes, configuration.batch_size, seconds=seconds, level=configuration.level
+    )

@@ -1,4 +1,5 @@
-"""A training without a run folder, for commands that measure a model at its start or a few steps later."""
+"""A training without a run folder, for commands that measure a model at its start or a few steps
+later."""
 
 from gradiometer.errors import Diverged
 from gradiometer.measurement.batch import Batch, batch_size
@@ -14,13 +15,19 @@ from gradiometer.train.training import Training
 def started(configuration: Configuration) -> Training:
     """The configured training before its first step."""
     problem = load(
-        configuration.problem, model=configuration.model, data_dir=configuration.data_dir, seed=configuration.seed
+        configuration.problem,
+        model=configuration.model,
+        data_dir=configuration.data_dir,
+        seed=configuration.seed,
     )
     return Training(problem, configuration, Budget(0.0))
 
 
-def advance(training: Training, steps: int, gauge: Gauge | None = None, last: int = 0) -> list[Reading]:
-    """Make some steps, and measure a gauge at the last ones. Batches of a single example are not measured.
+def advance(
+    training: Training, steps: int, gauge: Gauge | None = None, last: int = 0
+) -> list[Reading]:
+    """Make some steps, and measure a gauge at the last ones. Batches of a single example are not
+    measured.
 
     Raises:
         Diverged: The loss or the gradient is not finite, or the loss exploded.

@@ -1,4 +1,5 @@
-"""Cooling by measurement: tell if a cut of the rate would gain, and ask for forks that may end the rate of a run."""
+"""Cooling by measurement: tell if a cut of the rate would gain, and ask for forks that may end the
+rate of a run."""
 
 import math
 import zlib
@@ -9,7 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.convergence.plateau.extrapolation import BLOCKS, BLOCKS_PER_OCTAVE, PER_BLOCK, Extrapolation, Look
+from gradiometer.convergence.plateau.extrapolation import (
+    BLOCKS,
+    BLOCKS_PER_OCTAVE,
+    PER_BLOCK,
+    Extrapolation,
+    Look,
+)
 from gradiometer.convergence.plateau.noise_floor import CUT, FINISH, forecast, gain_of_averaging
 from gradiometer.errors import BadArgument
 from gradiometer.loop.branch import tail_factor
@@ -33,7 +40,8 @@ AT_ONCE = 256
 """Most examples that are run at once."""
 
 OCTAVES = 6
-"""The looks of a test begin when its steps are a sixty-fourth of those that it has, but not before the sixteenth."""
+"""The looks of a test begin when its steps are a sixty-fourth of those that it has, but not before
+the sixteenth."""
 
 NAMES = ("spent", "asked", "begins", "since", "needed", "rate", "newest", "cut")
 """Names of the attributes that a checkpoint keeps as values."""
@@ -42,18 +50,20 @@ SHARE = 0.5
 """Part of what measuring may use that is for the looks."""
 
 EARLY, EARLY_HORIZON, EARLY_HOLD, EARLY_REPLICATES = 0.1, 0.16, 0.8, 3
-"""Of the early fork: the share of the steps before it, the length of its branches as a share of the steps, how long one
-of them keeps the rate, and its replicates."""
+"""Of the early fork: the share of the steps before it, the length of its branches as a share of the
+steps, how long one of them keeps the rate, and its replicates."""
 
 MARKS = (1 - FINISH, 0.95)
-"""Shares of the steps at which the rate goes to zero unless a fork shows that keeping it ends lower."""
+"""Shares of the steps at which the rate goes to zero unless a fork shows that keeping it ends
+lower."""
 
 REPLICATES = 2
 """Replicates of each of the two branches of every other fork."""
 
 
 class TrainProbe:
-    """A fixed random part of the training set, and the mean loss of the model on it at any flat parameters.
+    """A fixed random part of the training set, and the mean loss of the model on it at any flat
+    parameters.
 
     The loss draws the same random numbers at every point, and training is not touched.
     """
@@ -67,7 +77,9 @@ class TrainProbe:
         with untouched_randomness(self.seed, objective.devices):  # a data set may draw, too
             batch = data.batch(chosen)
         self.parts: list[Batch] = chunks(batch, PARTS)
-        self.batches = chunks(batch, next(few for few in (1, 2, 4, PARTS) if count <= few * AT_ONCE))
+        self.batches = chunks(
+            batch, next(few for few in (1, 2, 4, PARTS) if count <= few * AT_ONCE)
+        )
 
     def loss(self, points: Float[Tensor, "1 params"]) -> Float[Tensor, " 1"]:
         """The mean loss of these examples."""
@@ -94,14 +106,17 @@ class TrainProbe:
     def _leaves(self, point: Float[Tensor, " params"]) -> list[Tensor]:
         parameters = self.objective.parameters
         pieces = point.split([parameter.numel() for parameter in parameters])
-        return [piece.view_as(parameter) for piece, parameter in zip(pieces, parameters, strict=True)]
+        return [
+            piece.view_as(parameter) for piece, parameter in zip(pieces, parameters, strict=True)
+        ]
 
 
 def cost_of_looks(examples: int, batch_size: int) -> float:
     """Cost of a test on so many examples, in training steps.
 
-    24 blocks have four losses and a gradient each, nine looks three losses and a gradient in parts. A call costs as
-    much as a step of as many examples, but not less than a step; a loss costs a third of it.
+    24 blocks have four losses and a gradient each, nine looks three losses and a gradient in parts.
+    A call costs as much as a step of as many examples, but not less than a step; a loss costs a
+    third of it.
     """
     blocks = OCTAVES * BLOCKS_PER_OCTAVE
     looks = blocks - BLOCKS + 1
@@ -111,7 +126,8 @@ def cost_of_looks(examples: int, batch_size: int) -> float:
 
 
 def paid_examples(share: float | None, length: tuple[int, int], *, needed: bool) -> int:
-    """Examples of a probe whose test costs at most half of what measuring may use: 64 to 2048, or 0 for no test.
+    """Examples of a probe whose test costs at most half of what measuring may use: 64 to 2048, or 0
+    for no test.
 
     Args:
         share: Share of the training that measuring may use; None: any.
@@ -132,23 +148,26 @@ def paid_examples(share: float | None, length: tuple[int, int], *, needed: bool)
     enough = math.ceil(100 * cost_of_looks(FEWEST, batch_size) / (SHARE * steps)) / 100
     ways = f"set `budget` = {enough:.2f} or more, or `every`" if enough < 1 else "set `every`"
     raise BadArgument(
-        f"`cool` = watch does not fit into a `budget` of {share:g} in {steps:,} steps of {batch_size:,} examples: "
-        f"{ways}, which measures at any cost, or train for longer."
+        f"`cool` = watch does not fit into a `budget` of {share:g} in {steps:,} steps of "
+        f"{batch_size:,} examples: {ways}, which measures at any cost, or train for longer."
     )
 
 
 class Cooling:
-    """Follows a training step by step, reports what a cut would gain and, if it may act, asks for forks.
+    """Follows a training step by step, reports what a cut would gain and, if it may act, asks for
+    forks.
 
-    The test of `Extrapolation` starts again at every change of the rate, and only reports. Forks decide when the rate
-    starts to go linearly to zero, which it reaches at the end. In one branch it does so from here; in the other it
-    stays until the next mark, or to the end after the last one.
+    The test of `Extrapolation` starts again at every change of the rate, and only reports. Forks
+    decide when the rate starts to go linearly to zero, which it reaches at the end. In one branch
+    it does so from here; in the other it stays until the next mark, or to the end after the last
+    one.
 
-    - After a tenth of the steps, and where the test proposes a cut, the rate goes to zero only if the first branch is
-      shown to end lower. Such a fork is made if the budget pays for it and for the forks at the marks. The branches of
-      the early one are as long as a sixth of the run; a rate that is far too high shows in them.
-    - At two marks near the end, it goes to zero unless the other branch is shown to end lower. It does so without a
-      fork if the budget does not pay for it.
+    - After a tenth of the steps, and where the test proposes a cut, the rate goes to zero only if
+      the first branch is shown to end lower. Such a fork is made if the budget pays for it and for
+      the forks at the marks. The branches of the early one are as long as a sixth of the run; a
+      rate that is far too high shows in them.
+    - At two marks near the end, it goes to zero unless the other branch is shown to end lower. It
+      does so without a fork if the budget does not pay for it.
 
     A way to zero that has begun is final. All rates multiply those of the schedule.
 
@@ -159,7 +178,8 @@ class Cooling:
         acts: True if it may change the rate; otherwise it only reports.
         share: Share of the training that measuring may use; None: any.
         budget: Most that all forks may cost, in units of the whole training.
-        level: Confidence level of its intervals, and of the words "ends lower", one-sided; above 0.5 if it acts.
+        level: Confidence level of its intervals, and of the words "ends lower", one-sided; above
+            0.5 if it acts.
         seed: Seed of the probe.
     """
 
@@ -200,13 +220,17 @@ class Cooling:
         """The factor on the schedule's rate at this step."""
         if self.begins is None or step < self.begins or self.begins == self.steps:
             return 1.0
-        return tail_factor("linear", step - self.begins, step + 1 - self.begins, self.steps - self.begins)
+        return tail_factor(
+            "linear", step - self.begins, step + 1 - self.begins, self.steps - self.begins
+        )
 
     def asks(self, step: int) -> bool:
         """True if there is something to decide before this step."""
         if not self.acts or self.begins is not None or self.asked == step:
             return False
-        proposed = self.newest is not None and self.newest["step"] == step and self.newest["stopped"]
+        proposed = (
+            self.newest is not None and self.newest["step"] == step and self.newest["stopped"]
+        )
         return step in self.marks or ((proposed or step == self.early) and self.pays(step))
 
     @property
@@ -250,15 +274,19 @@ class Cooling:
         return 2 * self.replicates(step) * (self.stop(step) - step) / self.steps
 
     def passes_over(self, learning_rate: float, step: int) -> bool:
-        """True if this update changes nothing, which is then counted: `observe` need not be called."""
+        """True if this update changes nothing, which is then counted: `observe` need
+        not be called."""
         if self.begins is None and (learning_rate != self.rate or self.needed <= step):
             return False
         if self.test is not None:
             self.test.skip()
         return True
 
-    def observe(self, parameters: Sequence[Tensor], learning_rate: float, step: int) -> list[dict[str, Any]]:
-        """Take in the parameters after an update. Returns events to record, each with its name under "event".
+    def observe(
+        self, parameters: Sequence[Tensor], learning_rate: float, step: int
+    ) -> list[dict[str, Any]]:
+        """Take in the parameters after an update. Returns events to record, each with its name
+        under "event".
 
         Args:
             parameters: Φ after the update.
@@ -271,7 +299,9 @@ class Cooling:
             self._changed(learning_rate, step)
         if self.test is None:
             return []
-        stopped = bool(self.test.take(flat([parameter.detach() for parameter in parameters])[None]).item())
+        stopped = bool(
+            self.test.take(flat([parameter.detach() for parameter in parameters])[None]).item()
+        )
         self.needed = self.since + self.test.needed
         look, self.test.look = self.test.look, None
         if look is None:
@@ -286,13 +316,23 @@ class Cooling:
         return Extrapolation(self.probe, first=max((self.steps - self.since) >> OCTAVES, 16))
 
     def _changed(self, learning_rate: float, step: int) -> None:
-        """The rate has changed: restart the test. A cut by half or more, by anyone, waits to be scored."""
+        """The rate has changed: restart the test. A cut by half or more, by anyone, waits to be
+        scored."""
         kept, self.newest, self.cut = self.newest, None, None
-        if kept is not None and self.test is not None and learning_rate <= kept["learning_rate"] / 2:
+        if (
+            kept is not None
+            and self.test is not None
+            and learning_rate <= kept["learning_rate"] / 2
+        ):
             gain, fell = Estimate(**kept["gain"]), max(kept["fell"], 0.0)
             predicted = forecast(gain, fell, kept["learning_rate"], learning_rate)
             before = self.test.newest.mean().item()
-            self.cut = {**kept, "before": before, "to": learning_rate, "predicted": predicted.to_dict()}
+            self.cut = {
+                **kept,
+                "before": before,
+                "to": learning_rate,
+                "predicted": predicted.to_dict(),
+            }
         self.since, self.rate = step - 1, learning_rate
         self.test = self._new_test()
         self.needed = self.steps + 1
@@ -307,7 +347,9 @@ class Cooling:
             "left": look.left.item(),
             "fell": fell,
             "gain": gain.to_dict(),
-            "predicted": forecast(gain, max(fell, 0.0), learning_rate, CUT * learning_rate).to_dict(),
+            "predicted": forecast(
+                gain, max(fell, 0.0), learning_rate, CUT * learning_rate
+            ).to_dict(),
         }
 
     def _scored(self, look: Look, step: int) -> list[dict[str, Any]]:

@@ -24,7 +24,13 @@ def survey_training(
         BadArgument: There are fewer training examples.
     """
     return survey_examples(
-        training.objective, training.data, examples, step=training.step, top=top, probes=probes, seed=seed
+        training.objective,
+        training.data,
+        examples,
+        step=training.step,
+        top=top,
+        probes=probes,
+        seed=seed,
     )
 
 
@@ -39,4 +45,6 @@ def sharpness_finding(training: Training, found: Survey) -> Finding:
     if settings.optimizer != "sgd":
         return no_edge_finding(found.sharpness, found.step, (OPTIMIZERS[settings.optimizer],))
     kind = MomentumRule(settings.momentum, settings.nesterov)
-    return edge_finding(found.sharpness, rate_ahead(training), kind, weight_decay=settings.weight_decay)
+    return edge_finding(
+        found.sharpness, rate_ahead(training), kind, weight_decay=settings.weight_decay
+    )

@@ -1,4 +1,5 @@
-"""A training on several processes: rank 0 runs the loop and sends commands, the others do their share."""
+"""A training on several processes: rank 0 runs the loop and sends commands, the others do their
+share."""
 
 from contextlib import suppress
 
@@ -15,7 +16,8 @@ END, STEP, GO_ON, COOL = range(4)
 
 
 def follow(training: Training) -> Run:
-    """Do this process's share of every step, from the checkpoint that rank 0 starts from to its end.
+    """Do this process's share of every step, from the checkpoint that rank 0 starts from to its
+    end.
 
     Nothing is written here. Only rank 0 handles a request to stop, and then ends all processes.
 
@@ -24,7 +26,9 @@ def follow(training: Training) -> Run:
     """
     with asked_to_stop():
         folder = RunFolder.open(training.ranks.told_path())
-        load_latest(folder, use=lambda checkpoint: restore(training, checkpoint.tensors, checkpoint.state))
+        load_latest(
+            folder, use=lambda checkpoint: restore(training, checkpoint.tensors, checkpoint.state)
+        )
         while True:
             following, told = training.ranks.told(END, False)
             if following == END:

@@ -1,4 +1,5 @@
-"""`Guard`: goes back at a lower rate if a training collapses, or learns far less than was seen at its rate before."""
+"""`Guard`: goes back at a lower rate if a training collapses, or learns far less than was seen at
+its rate before."""
 
 import copy
 import math
@@ -30,15 +31,18 @@ LEARNT = 0.9
 """No state is kept before the smoothed loss is below this share of the loss at the start."""
 
 COLLAPSE, HALF, LOST = 5.0, 0.5, 0.5
-"""The training may have collapsed if the smoothed loss is this many times its lowest value; or, where it was below this
-share of the start, if this share of the fall is lost again. It has if the kept state is better on the same batch."""
+"""The training may have collapsed if the smoothed loss is this many times its lowest value; or,
+where it was below this share of the start, if this share of the fall is lost again. It has if the
+kept state is better on the same batch."""
 
 FROM, HIGH, STUCK, WAIT = 0.3, 3.0, 0.97, 0.1
-"""From this share of the steps on, the rate is too high if the smoothed loss is so many times the expected one, or
-above this share of the loss at the start. After a return, that waits for this share of the steps."""
+"""From this share of the steps on, the rate is too high if the smoothed loss is so many times the
+expected one, or above this share of the loss at the start. After a return, that waits for this
+share of the steps."""
 
 CONFIRMED = 2.0
-"""The kept state is better if its loss on the batch is lower by this factor, or by half of the way to the start."""
+"""The kept state is better if its loss on the batch is lower by this factor, or by half of the way
+to the start."""
 
 LOWER, MUCH_LOWER = 0.5**0.5, 0.5
 """Factors of the rate at a return, and at one from a loss or gradient that is not finite."""
@@ -48,19 +52,23 @@ MOST = 40
 
 
 class Guard:
-    """Watches the loss of a training, and returns to an earlier state at a lower rate where the rate proves too high.
+    """Watches the loss of a training, and returns to an earlier state at a lower rate where the
+    rate proves too high.
 
-    The state with the lowest smoothed loss is kept. The guard returns to it if the loss or the gradient is not finite,
-    or if the smoothed loss is 5 times its lowest value, or half of what was learnt is lost, and the kept state is
-    better on the same batch. From 30 % of the steps on, it lowers the rate if the smoothed loss is 3 times `expected`,
-    or still as high as at the start; it then returns only if the kept state is better, on the batch or by its smoothed
-    loss, or if nothing has been learnt.
+    The state with the lowest smoothed loss is kept. The guard returns to it if the loss or the
+    gradient is not finite, or if the smoothed loss is 5 times its lowest value, or half of what was
+    learnt is lost, and the kept state is better on the same batch. From 30 % of the steps on, it
+    lowers the rate if the smoothed loss is 3 times `expected`, or still as high as at the start; it
+    then returns only if the kept state is better, on the batch or by its smoothed loss, or if
+    nothing has been learnt.
 
-    A return makes no update in its step, so that the number of steps stays the same. It multiplies the rate, and all
-    later rates of the scheduler, by 0.71, or by 0.5 where something is not finite. A test costs one forward pass, and
-    the kept state one more copy of the model and of the optimizer's state. It draws no random numbers: the same losses
-    give the same returns. Clip the gradients: a loss that grows without becoming infinite is answered late. Under a
-    GradScaler call it after `unscale_`, and not in a step whose gradients overflowed.
+    A return makes no update in its step, so that the number of steps stays the same. It multiplies
+    the rate, and all later rates of the scheduler, by 0.71, or by 0.5 where something is not
+    finite. A test costs one forward pass, and the kept state one more copy of the model and of the
+    optimizer's state. It draws no random numbers: the same losses
+    give the same returns. Clip the gradients: a loss that grows without becoming infinite is
+    answered late. Under a GradScaler call it after `unscale_`, and not in a step whose gradients
+    overflowed.
 
     Args:
         model: The model in training.
@@ -110,12 +118,18 @@ class Guard:
         self.steps, self.expected = steps, expected
         self.window = max(round(WINDOW * steps), FEWEST)
         self.step, self.returns = 0, 0
-        self.start, self.smoothed, self.lowest, self.kept_at = math.nan, math.nan, math.inf, math.inf
+        self.start, self.smoothed, self.lowest, self.kept_at = (
+            math.nan,
+            math.nan,
+            math.inf,
+            math.inf,
+        )
         self.count, self.waits = 0, FROM * steps
         self.kept: tuple[dict[str, Any], dict[Any, Any]] = self._state()
 
     def went_back(self, loss: Tensor | float, batch: Batch) -> bool:
-        """Take in the loss of a step, after its backward pass. True if the guard went back: make no update then.
+        """Take in the loss of a step, after its backward pass. True if the guard went back: make no
+        update then.
 
         Args:
             loss: The mean loss of the batch.
@@ -144,13 +158,19 @@ class Guard:
         if restoring:
             self._restore()
         scale_rates(self.optimizer, self.scheduler, factor)
-        self.returns, self.count, self.waits = self.returns + 1, 0, max(self.waits, step + WAIT * self.steps)
+        self.returns, self.count, self.waits = (
+            self.returns + 1,
+            0,
+            max(self.waits, step + WAIT * self.steps),
+        )
         return True
 
     def _smooth(self, value: float, step: int) -> None:
         if step < START:
             self.start = (
-                value if step == 0 or math.isnan(self.start) else self.start + (value - self.start) / (step + 1)
+                value
+                if step == 0 or math.isnan(self.start)
+                else self.start + (value - self.start) / (step + 1)
             )
         self.count += 1
         before = value if self.count == 1 else self.smoothed
@@ -177,13 +197,18 @@ class Guard:
         return self.smoothed > min(_times(HIGH, self.expected), level)
 
     def _has_lost(self) -> bool:
-        """True if half of what the kept state had learnt is lost, by smoothed losses: single batches differ."""
+        """True if half of what the kept state had learnt is lost, by smoothed losses: single
+        batches differ."""
         return self.smoothed > self.kept_at + LOST * max(self.start - self.kept_at, 0.0)
 
     def _keep(self, step: int) -> None:
         """Keep the state if the smoothed loss is the lowest so far."""
         self.lowest = min(self.lowest, self.smoothed)
-        if step % max(round(KEEP * self.steps), 1) == 0 and self.smoothed < self.kept_at and self._learnt:
+        if (
+            step % max(round(KEEP * self.steps), 1) == 0
+            and self.smoothed < self.kept_at
+            and self._learnt
+        ):
             self.kept, self.kept_at = self._state(), self.smoothed
 
     def _state(self) -> tuple[dict[str, Any], dict[Any, Any]]:
@@ -193,34 +218,54 @@ class Guard:
         """Restore the kept state. The optimizer keeps its settings."""
         groups = self.optimizer.state_dict()["param_groups"]
         self.model.load_state_dict(self.kept[0])
-        self.optimizer.load_state_dict({"state": copy.deepcopy(self.kept[1]), "param_groups": groups})
+        self.optimizer.load_state_dict(
+            {"state": copy.deepcopy(self.kept[1]), "param_groups": groups}
+        )
 
     @torch.no_grad()
     def _is_worse(self, value: float, batch: Batch, step: int) -> bool:
-        """True if the kept state has a clearly lower loss on the batch, or if nothing has been learnt since."""
+        """True if the kept state has a clearly lower loss on the batch, or if nothing has been
+        learnt since."""
         if not self._learnt:
             return True
         now = copy.deepcopy(self.model.state_dict())
         self.model.load_state_dict(self.kept[0])
         devices = {parameter.device for parameter in self.model.parameters()}
         try:
-            with untouched_randomness(zlib.crc32(f"{step}/guard".encode()), devices), user_code("loss"):
+            with (
+                untouched_randomness(zlib.crc32(f"{step}/guard".encode()), devices),
+                user_code("loss"),
+            ):
                 kept = float(checked_loss(self.loss(self.model, batch), batch).mean())
         finally:
             self.model.load_state_dict(now)
         return value > min(_times(CONFIRMED, kept), kept + LOST * max(self.start - kept, 0.0))
 
     def _gradient_is_finite(self) -> bool:
-        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        values = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
-        return not values or bool(torch.stack([torch.isfinite(value).all() for value in values]).all())
+        gradients = [
+            p.grad
+            for group in self.optimizer.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        ]
+        values = [
+            gradient.coalesce().values() if gradient.is_sparse else gradient
+            for gradient in gradients
+        ]
+        return not values or bool(
+            torch.stack([torch.isfinite(value).all() for value in values]).all()
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of its state, for a checkpoint."""
         model, optimizer = self.kept
         found = {f"model.{name}": value for name, value in model.items()}
         for index, state in optimizer.items():
-            found |= {f"optimizer.{index}.{name}": value for name, value in state.items() if torch.is_tensor(value)}
+            found |= {
+                f"optimizer.{index}.{name}": value
+                for name, value in state.items()
+                if torch.is_tensor(value)
+            }
         return found
 
     def values(self) -> dict[str, Any]:

@@ -69,12 +69,15 @@ def train(
         configuration: How it is trained and measured.
         out: Folder of the runs.
         watcher: Shows the run while it trains.
-        gauges: Names and gauges of your own, such as ["noise", MyGauge()], instead of the configuration's names.
+        gauges: Names and gauges of your own, such as ["noise", MyGauge()], instead of the
+            configuration's names.
         name: Name of the run, to which a number is added. Default: problem and model.
-        until: Step before which the training stops, with a checkpoint; `resume` continues it. Default: its end.
+        until: Step before which the training stops, with a checkpoint; `resume` continues it.
+            Default: its end.
 
     Raises:
-        Diverged: The loss or the gradient stopped being finite, or the loss exploded. Nothing was updated by it.
+        Diverged: The loss or the gradient stopped being finite, or the loss exploded. Nothing was
+            updated by it.
         Interrupted: It was asked to stop, or the disk is full; the run can be resumed.
         BadArgument: The configuration does not fit the problem.
     """
@@ -86,7 +89,11 @@ def train(
         training = Training(problem, configuration, budget, ranks, gauges=asked.made(configuration))
         if not ranks.first:
             return follow(training)
-        manifest = {"configuration": configuration.to_dict(), "versions": versions(), "gauges": asked.manifest()}
+        manifest = {
+            "configuration": configuration.to_dict(),
+            "versions": versions(),
+            "gauges": asked.manifest(),
+        }
         name = name_of_run(problem) if name is None else name
         folder = RunFolder.create(out, name, manifest | training.facts())
         return Trainer(training, folder, budget, watcher).go(until)
@@ -99,7 +106,8 @@ def resume(
     problem: Problem | None = None,
     until: int | None = None,
 ) -> Run:
-    """Continue a run from its last complete checkpoint. It ends with the same bits as if it had never stopped.
+    """Continue a run from its last complete checkpoint. It ends with the same bits as if it had
+    never stopped.
 
     Args:
         path: The run's folder.
@@ -120,7 +128,10 @@ def resume(
         )
     made, missing = recorded_gauges(run)
     if missing:
-        raise BadArgument(f"`gauges` lacks {', '.join(missing)}: import {', '.join(missing.values())} and give it.")
+        raise BadArgument(
+            f"`gauges` lacks {', '.join(missing)}: import {', '.join(missing.values())} and give "
+            "it."
+        )
     problem = problem_of(run, "resume") if problem is None else problem
     with threads(run.configuration.threads), together() as ranks:
         budget = Budget(run.configuration.budget)
@@ -135,7 +146,9 @@ def resume(
 class Trainer:
     """A training with its recorder and checkpoints, from its present step to its end."""
 
-    def __init__(self, training: Training, folder: RunFolder, budget: Budget, watcher: Watcher | None) -> None:
+    def __init__(
+        self, training: Training, folder: RunFolder, budget: Budget, watcher: Watcher | None
+    ) -> None:
         configuration = training.configuration
         self.training = training
         self.folder = folder
@@ -184,7 +197,8 @@ class Trainer:
         return Run.reopen(self.folder.path, gauges=self.training.gauges)
 
     def restore_latest(self, run: Run) -> None:
-        """Restore the last complete checkpoint. Without one, the run starts again, with the same bits."""
+        """Restore the last complete checkpoint. Without one, the run starts again, with the same
+        bits."""
         _, warnings = load_latest(self.folder, use=self._use)
         self.recorder.resume(self.training.step)
         steps, losses = run.losses
@@ -254,7 +268,10 @@ class Trainer:
         reason = training.divergence(loss)
         went_back = training.went_back(loss, batch, reason)
         if went_back:
-            self._warn(f"the guard went back or lowered the rate, which is now {training.learning_rate:.3g}")
+            self._warn(
+                "the guard went back or lowered the rate, which is now "
+                f"{training.learning_rate:.3g}"
+            )
             watch.pass_over(loss)
         elif reason is not None:
             self._diverged(reason)
@@ -277,13 +294,16 @@ class Trainer:
             self.watcher.update(training, self.recorder, loss)
 
     def _examine_endpoint(self) -> None:
-        """Examine the endpoint: a saddle, dead units, a symmetry. A failure is a warning and does not end the run."""
+        """Examine the endpoint: a saddle, dead units, a symmetry. A failure is a warning and does
+        not end the run."""
         configuration, training = self.training.configuration, self.training
         if not (configuration.budget and configuration.check_endpoint):
             return
         self.watch.state_dict()  # which writes everything
         run = Run.reopen(self.folder.path)
-        examined = any(event["event"] == ENDPOINT and event["step"] == training.step for event in run.events)
+        examined = any(
+            event["event"] == ENDPOINT and event["step"] == training.step for event in run.events
+        )
         series = run.series(Trajectory.name)
         if examined or series is None:  # it was examined before the run was killed and resumed
             return
@@ -298,7 +318,9 @@ class Trainer:
     def _evaluate(self) -> None:
         training = self.training
         with evaluated(training):
-            estimates = evaluate(training.problem, training.model, training.device, training.configuration.level)
+            estimates = evaluate(
+                training.problem, training.model, training.device, training.configuration.level
+            )
         if estimates:
             self.watch.record_evaluation(estimates)
 
@@ -339,11 +361,13 @@ class Trainer:
     def _diverged(self, reason: str) -> None:
         """Always raises Diverged. The checkpoint before is the last good state."""
         training = self.training
-        self.recorder.event("diverged", training.step, reason=reason, learning_rate=training.learning_rate)
+        self.recorder.event(
+            "diverged", training.step, reason=reason, learning_rate=training.learning_rate
+        )
         checkpoint, _ = load_latest(self.folder)
         kept = f"step {checkpoint.step:,}" if checkpoint else "the start"
         raise Diverged(
-            f"training diverged at step {training.step:,} with learning rate {training.learning_rate:g}: {reason}; "
-            f"the update was not applied, and the last good state ({kept}) is kept in {self.folder.path}; "
-            + way_out(training.step, reason)
+            f"training diverged at step {training.step:,} with learning rate "
+            f"{training.learning_rate:g}: {reason}; the update was not applied, and the last good "
+            f"state ({kept}) is kept in {self.folder.path}; " + way_out(training.step, reason)
         )

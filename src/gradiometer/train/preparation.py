@@ -1,4 +1,5 @@
-"""Before the first step of a training: a model whose gradients can be read, the device, and the random seeds."""
+"""Before the first step of a training: a model whose gradients can be read, the device, and the
+random seeds."""
 
 import random
 import re
@@ -32,7 +33,13 @@ def new_optimizer(configuration: Configuration, parameters: Sequence[Tensor]) ->
     elif c.optimizer == "adamw":
         optimizer = AdamW(parameters, lr=c.rate, weight_decay=c.weight_decay)
     else:
-        optimizer = SGD(parameters, lr=c.rate, momentum=c.momentum, nesterov=c.nesterov, weight_decay=c.weight_decay)
+        optimizer = SGD(
+            parameters,
+            lr=c.rate,
+            momentum=c.momentum,
+            nesterov=c.nesterov,
+            weight_decay=c.weight_decay,
+        )
     if c.clip is not None:
         optimizer.register_step_pre_hook(Clipping(c.clip))
     return optimizer
@@ -46,8 +53,8 @@ def update(optimizer: Optimizer, step: int) -> None:
         if "without overflow" not in str(error):
             raise
         raise BadArgument(
-            f"`learning_rate` is {optimizer.param_groups[0]['lr']:.3g} at step {step:,}, which the type of the "
-            "parameters cannot hold: give a smaller one."
+            f"`learning_rate` is {optimizer.param_groups[0]['lr']:.3g} at step {step:,}, which the "
+            "type of the parameters cannot hold: give a smaller one."
         ) from error
 
 
@@ -62,8 +69,8 @@ def device_of(name: str, ranks: Ranks) -> torch.device:
     """The device with this name, if torch can use it here."""
     if not (ranks.alone or name == "cpu"):
         raise BadArgument(
-            f"`device` is {name!r}, but several processes train on the CPU only: leave it out, or use "
-            "`gradiometer.watch` in your own DistributedDataParallel loop."
+            f"`device` is {name!r}, but several processes train on the CPU only: leave it out, or "
+            "use `gradiometer.watch` in your own DistributedDataParallel loop."
         )
     try:
         device = torch.device(name)

@@ -1,4 +1,5 @@
-"""The snapshots of a training run, taken at the end of each cycle, each with its own BatchNorm statistics."""
+"""The snapshots of a training run, taken at the end of each cycle, each with its own BatchNorm
+statistics."""
 
 from functools import partial
 
@@ -11,7 +12,8 @@ from gradiometer.train.training import Training
 
 
 def collector_of(training: Training, folder: RunFolder) -> SnapshotCollector | None:
-    """The collector that writes this training's snapshots into its run folder, or None without snapshots."""
+    """The collector that writes this training's snapshots into its run folder, or None without
+    snapshots."""
     if training.cycle is None:
         return None
     prepare = None

@@ -9,9 +9,11 @@ from types import FrameType
 
 @contextmanager
 def asked_to_stop() -> Iterator[threading.Event]:
-    """An event that Ctrl-C, SIGTERM or a closed terminal (SIGHUP) sets. A second Ctrl-C stops at once.
+    """An event that Ctrl-C, SIGTERM or a closed terminal (SIGHUP) sets. A second Ctrl-C stops at
+    once.
 
-    A signal that the process was started to ignore, as by `nohup` or in the background of a script, is still ignored.
+    A signal that the process was started to ignore, as by `nohup` or in the background of a script,
+    is still ignored.
     """
     asked = threading.Event()
 
@@ -34,7 +36,8 @@ def asked_to_stop() -> Iterator[threading.Event]:
 
 
 def way_out(step: int, reason: str) -> str:
-    """Advice after a divergence. If the first loss is NaN, the cause is as often in the examples as in the rate."""
+    """Advice after a divergence. If the first loss is NaN, the cause is as often in the examples as
+    in the rate."""
     if not step:
         return "look at the examples and at how the model starts"
     examples = ", or look for an example that is not finite" if reason.endswith("nan") else ""

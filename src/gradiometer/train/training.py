@@ -42,8 +42,8 @@ EXPLODED = 1e4
 """A loss this many times that of the first step is called diverged."""
 
 EDGE_EXAMPLES = 256
-"""Examples on which the learning rate is compared with the edge of stability before the first step, and on which the
-endpoint is examined after the last."""
+"""Examples on which the learning rate is compared with the edge of stability before the first step,
+and on which the endpoint is examined after the last."""
 
 EVALUATIONS = 20
 """Most evaluations of a run, evenly spaced at ends of epochs."""
@@ -56,8 +56,8 @@ class Training:
         problem: What to train on.
         configuration: How.
         budget: The account that the cost of reading micro-batches is charged to.
-        ranks: The processes that train together. Each has the whole model and data, and makes its share of each
-            batch.
+        ranks: The processes that train together. Each has the whole model and data, and makes its
+            share of each batch.
         gauges: What is measured; by default the gauges that the configuration names.
     """
 
@@ -80,14 +80,21 @@ class Training:
         self.parameters = self.objective.parameters
         self.data = problem.train.to(self.device)
         self.order = Order(
-            Draw(configuration.sampling), len(self.data), configuration.batch_size, seed=configuration.seed
+            Draw(configuration.sampling),
+            len(self.data),
+            configuration.batch_size,
+            seed=configuration.seed,
         )
         self.steps = configuration.steps or configuration.epochs * self.order.steps_per_epoch
         if not self.steps < MOST_STEPS:
-            raise BadArgument(f"`epochs` must give less than 2^53 steps: give fewer than {configuration.epochs:,}.")
+            raise BadArgument(
+                "`epochs` must give less than 2^53 steps: give fewer than "
+                f"{configuration.epochs:,}."
+            )
         if beyond := [step for step in configuration.lasting_checkpoints if step > self.steps]:
             raise BadArgument(
-                f"`checkpoint_at` names step {min(beyond):,}, but this run has {self.steps:,} steps: leave it out."
+                f"`checkpoint_at` names step {min(beyond):,}, but this run has {self.steps:,} "
+                "steps: leave it out."
             )
         budget.clock, budget.planned = clock_for(self.device.type), self.steps
         self.optimizer = new_optimizer(configuration, self.parameters)
@@ -96,18 +103,28 @@ class Training:
         check_rates(self.schedule, self.steps)
         self.scheduler = self.schedule.scheduler(self.optimizer)
         self.cooling, self.guard = self._cooling(), self._guard()
-        self.gauges = tuple(Asked.of(configuration.measured).made(configuration) if gauges is None else gauges)
+        self.gauges = tuple(
+            Asked.of(configuration.measured).made(configuration) if gauges is None else gauges
+        )
         adaptive = any(gauge.needs_preconditioner for gauge in self.gauges)
-        self.preconditioner = partial(preconditioner_of, self.optimizer, self.parameters) if adaptive else None
+        self.preconditioner = (
+            partial(preconditioner_of, self.optimizer, self.parameters) if adaptive else None
+        )
         parts = configuration.accumulation, self.ranks, budget, configuration.seed
-        self._accumulator = Accumulator(self.objective, *parts, self.preconditioner) if self.shared else None
+        self._accumulator = (
+            Accumulator(self.objective, *parts, self.preconditioner) if self.shared else None
+        )
         backward = [gauge.name for gauge in self.gauges if gauge.looks_back]
         if configuration.probe and (backward or self.shared):
             who = f"{backward[0]} measures" if backward else "several gradients per update are"
-            raise BadArgument(f"`probe` is for measuring apart from training, but {who} training's own: leave one out.")
+            raise BadArgument(
+                f"`probe` is for measuring apart from training, but {who} training's own: leave "
+                "one out."
+            )
         self.origin = Origin() if backward else None
         self.spread: Spread | None = None
-        """The spread of the micro-batches of the step at hand, if gradients are accumulated and it is measured."""
+        """The spread of the micro-batches of the step at hand, if gradients are accumulated and it
+        is measured."""
         self.step = 0
         self.first_loss = math.nan
 
@@ -129,11 +146,16 @@ class Training:
     @property
     def measured_sampling(self) -> Sampling:
         """The way measured examples are drawn: independently if they are of a probe."""
-        return Sampling(Draw.REPLACEMENT, len(self.data)) if self.configuration.probe else self.sampling
+        return (
+            Sampling(Draw.REPLACEMENT, len(self.data))
+            if self.configuration.probe
+            else self.sampling
+        )
 
     @property
     def shared(self) -> bool:
-        """True if ĝ is the mean of several gradients, made one after another or on several processes."""
+        """True if ĝ is the mean of several gradients, made one after another or on several
+        processes."""
         return self.configuration.accumulation > 1 or not self.ranks.alone
 
     @property
@@ -148,8 +170,11 @@ class Training:
         return self.data.batch(self.order.batch(self.step))
 
     def endpoint(self, trajectory: Series) -> Endpoint:
-        """The endpoint on a few hundred examples, with curvature only if the path may have come to rest."""
-        path = Trail.of(trajectory.steps, np.asarray(trajectory.moments["point"]), trajectory.learning_rate)
+        """The endpoint on a few hundred examples, with curvature only if the path may have come to
+        rest."""
+        path = Trail.of(
+            trajectory.steps, np.asarray(trajectory.moments["point"]), trajectory.learning_rate
+        )
         facts = facts_of(path)
         rests = "straightness" in facts and kind_of(facts) is not Kind.UNDER_WAY
         with user_code("loss", "after the last step"):
@@ -169,7 +194,8 @@ class Training:
         return self.data.batch(torch.randperm(len(self.data), generator=generator)[:count])
 
     def edge_warning(self) -> str | None:
-        """A sentence if the learning rate is above the edge of stability at the present parameters."""
+        """A sentence if the learning rate is above the edge of stability at the present
+        parameters."""
         configuration = self.configuration
         with user_code("loss", "before the first step"):
             return edge_warning(
@@ -182,10 +208,13 @@ class Training:
             )
 
     def backward(self, batch: Batch, measured: bool = False) -> float:
-        """Put ĝ into `.grad`, and return the loss. `measured` asks for the spread of accumulated micro-batches."""
+        """Put ĝ into `.grad`, and return the loss. `measured` asks for the spread of accumulated
+        micro-batches."""
         self.spread = None
         if self._accumulator is not None and not (self.ranks.alone and batch_size(batch) == 1):
-            loss, self.spread = self._accumulator(batch, measured, self.step, partial(_where, self.step))
+            loss, self.spread = self._accumulator(
+                batch, measured, self.step, partial(_where, self.step)
+            )
             return loss
         self.optimizer.zero_grad(set_to_none=True)
         with user_code("loss", _where(self.step, batch)):
@@ -201,20 +230,25 @@ class Training:
             return f"the loss is {loss}"
         if abs(loss) > EXPLODED * abs(self.first_loss) > 0:
             times = abs(loss / self.first_loss)
-            return f"the loss is {loss:.3g}, {times:{',.0f' if times < 1e9 else '.3g'}} times that of the first step"
+            return (
+                f"the loss is {loss:.3g}, {times:{',.0f' if times < 1e9 else '.3g'}} times that of "
+                "the first step"
+            )
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         if not math.isfinite(torch.stack(torch._foreach_norm(gradients)).sum().item()):
             return f"the gradient is not finite (the loss is {loss:.3g})"
         return None
 
     def went_back(self, loss: float, batch: Batch, reason: str | None) -> bool:
-        """True if the guard went back to an earlier state: this step makes no update. `reason` is its divergence."""
+        """True if the guard went back to an earlier state: this step makes no update. `reason` is
+        its divergence."""
         if self.guard is None:
             return False
         return self.guard.went_back(loss if reason is None else math.inf, batch)
 
     def update(self, made: bool = True) -> None:
-        """Φ ← Φ − η ĝ, with momentum and weight decay if configured. Not `made`: only count the step."""
+        """Φ ← Φ − η ĝ, with momentum and weight decay if configured. Not `made`: only count the
+        step."""
         if made:
             update(self.optimizer, self.step)
         self.scheduler.step()
@@ -237,7 +271,9 @@ class Training:
     def _cool(self) -> None:
         """Set the rate to the schedule's rate times the factor of the cooling."""
         if self.cooling is not None and self.cooling.acts:
-            for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+            for group, rate in zip(
+                self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True
+            ):
                 group["lr"] = rate * self.cooling.multiplier(self.step)
 
     def _guard(self) -> Guard | None:
@@ -250,7 +286,10 @@ class Training:
     def _loss_in_parts(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean loss of a batch, in as many parts as training takes it."""
         parts = chunks(batch, min(self.configuration.accumulation, batch_size(batch)))
-        losses = [batch_size(part) * checked_loss(self.problem.loss(model, part), part).mean() for part in parts]
+        losses = [
+            batch_size(part) * checked_loss(self.problem.loss(model, part), part).mean()
+            for part in parts
+        ]
         return torch.stack(losses).sum() / batch_size(batch)
 
     def _cooling(self) -> Cooling | None:
@@ -259,7 +298,14 @@ class Training:
             return None
         parts = self.objective, self.data, (self.steps, c.batch_size)
         share = c.budget if c.every is None else None
-        return Cooling(*parts, acts=c.cool == "auto", share=share, budget=c.cool_budget, level=c.level, seed=c.seed)
+        return Cooling(
+            *parts,
+            acts=c.cool == "auto",
+            share=share,
+            budget=c.cool_budget,
+            level=c.level,
+            seed=c.seed,
+        )
 
     def evaluation_due(self) -> bool:
         """True if the last step ended the run, or an epoch that is followed by an evaluation."""

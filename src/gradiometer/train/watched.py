@@ -37,10 +37,16 @@ def watch_of(training: Training, tell: Callable[[str], object]) -> Watch:
         [training.optimizer],
         out=Path(),
         name=training.problem.name,
-        batches=Batches(training.sampling, examples if configuration.probe else None, judges=examples),
+        batches=Batches(
+            training.sampling, examples if configuration.probe else None, judges=examples
+        ),
         accumulation=1,
         scaler=None,
-        asked={"budget": configuration.budget, "every": configuration.every, "parts": configuration.parts}
+        asked={
+            "budget": configuration.budget,
+            "every": configuration.every,
+            "parts": configuration.parts,
+        }
         | {"level": configuration.level, "seed": configuration.seed},
         gauges=Asked(tuple(gauge.name for gauge in training.gauges), training.gauges),
         to=(),

@@ -1,4 +1,5 @@
-"""The optimizer and the learning rate of a training, chosen by a race whose winner goes on as the training."""
+"""The optimizer and the learning rate of a training, chosen by a race whose winner goes on as the
+training."""
 
 import lazy_loader
 

@@ -1,4 +1,5 @@
-"""The aim of a choice between batch sizes: fewest examples, or least time by measured step times."""
+"""The aim of a choice between batch sizes: fewest examples, or least time by measured
+step times."""
 
 import json
 import time
@@ -51,20 +52,31 @@ class Paces:
 
 
 def check_aim(aim: Any, sizes: Sequence[int]) -> None:
-    """Raise unless the aim is known, and there is one if and only if there are several batch sizes."""
+    """Raise unless the aim is known, and there is one if and only if there are several
+    batch sizes."""
     known = " or ".join(map(repr, get_args(Aim)))
     if aim is not None and aim not in get_args(Aim):
         raise BadArgument(f"`aim` must be {known}, got {aim!r}.")
     if len(sizes) > 1 and aim is None:
-        raise BadArgument(f"`aim` must be {known} for several batch sizes: they end at other losses for each.")
+        raise BadArgument(
+            f"`aim` must be {known} for several batch sizes: they end at other losses for each."
+        )
     if len(sizes) == 1 and aim is not None:
         raise BadArgument("`aim` chooses between batch sizes: give several, such as 32,64,128.")
 
 
 def paces_for(
-    aim: Aim | None, model: nn.Module, made: Made, data: Mapping[int, Data], *, loss: Loss, seed: int, out: Path | None
+    aim: Aim | None,
+    model: nn.Module,
+    made: Made,
+    data: Mapping[int, Data],
+    *,
+    loss: Loss,
+    seed: int,
+    out: Path | None,
 ) -> Paces:
-    """The paces of batch sizes for an aim. A tuning that continues uses the times that it has measured before.
+    """The paces of batch sizes for an aim. A tuning that continues uses the times that it has
+    measured before.
 
     Args:
         aim: The aim; None for one batch size.
@@ -90,12 +102,15 @@ def paces_for(
 
 
 def _what(model: nn.Module, made: Made) -> list[Any]:
-    """What times belong to, besides the batch sizes: the shapes of the parameters, their device, optimizer, threads."""
+    """What times belong to, besides the batch sizes: the shapes of the parameters, their device,
+    optimizer, threads."""
     parameters = [[str(parameter.device), *parameter.shape] for parameter in model.parameters()]
     return [parameters, made.words, torch.get_num_threads()]
 
 
-def _measured(model: nn.Module, made: Made, data: Mapping[int, Data], *, loss: Loss, seed: int) -> StepTimes:
+def _measured(
+    model: nn.Module, made: Made, data: Mapping[int, Data], *, loss: Loss, seed: int
+) -> StepTimes:
     """Time steps of a copy, in turn. On one thread of the CPU, other processes do not count."""
     first = next(iter(data.values()))
     loop = Loop(model, made(model.parameters(), 1e-6), loss=loss, batches=first).copy()

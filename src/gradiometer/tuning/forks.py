@@ -21,18 +21,29 @@ def keep_forks(out: Path, tuned: Tuned) -> None:
         horizon, tail = best.result.horizon, tail_of(best.lane.made)
         state = f"{best.lane.name} after {best.updates}"
         left = tuned.steps * tuned.batch_size
-        record = kept(out, Plan(best.updates, tuple(alternatives[1:]), 1, horizon, tail, left=left, state=state))
+        record = kept(
+            out,
+            Plan(best.updates, tuple(alternatives[1:]), 1, horizon, tail, left=left, state=state),
+        )
         if record.finished:
             continue
         with record.ledger().opened() as write:
             for alternative, one in zip(alternatives, rung, strict=True):
-                result = replace(one.result, alternative=alternative.name, replicate=0, horizon=horizon)
-                write(Outcome(Branch(alternative, 0, horizon, tail).name, result, seconds=result.seconds))
+                result = replace(
+                    one.result, alternative=alternative.name, replicate=0, horizon=horizon
+                )
+                write(
+                    Outcome(
+                        Branch(alternative, 0, horizon, tail).name, result, seconds=result.seconds
+                    )
+                )
         record.finish()
 
 
 def _alternative(one: Tried, best: Tried) -> Alternative:
     """A lane as seen from the best one."""
     if one.lane.size != best.lane.size:
-        return BatchSize(one.lane.size / best.lane.size, rate=float(f"{one.lane.rate / best.lane.rate:.3g}"))
+        return BatchSize(
+            one.lane.size / best.lane.size, rate=float(f"{one.lane.rate / best.lane.rate:.3g}")
+        )
     return one.lane.made.alternative(one.lane.rate)

@@ -1,4 +1,5 @@
-"""`Lane`: a training at one rate, which a race stops and lets go on. It is judged by a branch that cools it."""
+"""`Lane`: a training at one rate, which a race stops and lets go on. It is judged by a branch that
+cools it."""
 
 import math
 import zlib
@@ -22,7 +23,8 @@ READOUT = "train_loss"
 
 
 class Mean:
-    """The mean of the parameters over the last quarter of a short lane, in which most of the noise is gone.
+    """The mean of the parameters over the last quarter of a short lane, in which most of the noise
+    is gone.
 
     Args:
         updates: Length of the lane.
@@ -102,14 +104,16 @@ class LoopLane:
         self.stream: Stream | None = None
 
     def advance(self, mean: Mean | None = None) -> Loop | None:
-        """Train to the last stop. In a new process it is trained again from the start, with the same bits."""
+        """Train to the last stop. In a new process it is trained again from the start, with the
+        same bits."""
         for stop in self.stops:
             if not self._train(stop, mean):
                 return None
         return self.loop
 
     def _train(self, stop: int, mean: Mean | None) -> bool:
-        """Train until so many updates are made. False if it diverged. Random states are afterwards as before."""
+        """Train until so many updates are made. False if it diverged. Random states are afterwards
+        as before."""
         loop = self.loop
         seed = zlib.crc32(f"{loop.seed}/{loop.index}/lane".encode())
         with (
@@ -147,7 +151,8 @@ class LoopLane:
 
 
 def tail_of(made: Made) -> Tail:
-    """How the rate ends in the branch that judges a lane. An optimizer that averages its iterates keeps its rate."""
+    """How the rate ends in the branch that judges a lane. An optimizer that averages its iterates
+    keeps its rate."""
     return "none" if made.is_schedule_free else "linear"
 
 
@@ -156,8 +161,9 @@ def judge(lane: Lane, cooled: float, examples: int) -> tuple[BranchResult, Lane]
 
     Args:
         lane: The lane.
-        cooled: Length of a branch from there whose rate goes to zero, as a share of the training, which is read out; 0
-            to read out the mean of the parameters over the last quarter of the lane.
+        cooled: Length of a branch from there whose rate goes to zero, as a share of the training,
+            which is read out; 0 to read out the mean of the parameters over the last quarter of the
+            lane.
         examples: Number of training examples on which the loss is read out, the same for all lanes.
     """
     name, stop = GoOn().name, lane.stops[-1]
@@ -165,7 +171,9 @@ def judge(lane: Lane, cooled: float, examples: int) -> tuple[BranchResult, Lane]
     mean = None if horizon else Mean(stop)
     loop = lane.advance(mean)
     if loop is None:
-        return BranchResult(name, 1, max(horizon, 1), 0, 0, 0.0, (), diverged="the parameters are not finite"), lane
+        return BranchResult(
+            name, 1, max(horizon, 1), 0, 0, 0.0, (), diverged="the parameters are not finite"
+        ), lane
     loop.readout_examples = examples
     loop.evaluate = None
     if mean is None:
@@ -178,4 +186,6 @@ def judge(lane: Lane, cooled: float, examples: int) -> tuple[BranchResult, Lane]
     readouts = copy.readouts(copy.model)
     loss = readouts[READOUT].mean
     diverged = None if math.isfinite(loss) else f"the loss is {loss}"
-    return BranchResult(name, 1, stop * lane.size, stop, stop * lane.size, 0.0, (), readouts, diverged), lane
+    return BranchResult(
+        name, 1, stop * lane.size, stop, stop * lane.size, 0.0, (), readouts, diverged
+    ), lane

@@ -1,4 +1,5 @@
-"""`tune`: choose the optimizer and the learning rate of a training by a race, whose winner goes on as the training."""
+"""`tune`: choose the optimizer and the learning rate of a training by a race, whose winner goes on
+as the training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,41 +47,48 @@ def tune(
 ) -> Tuned:
     """Choose the optimizer and the learning rate of a training of this length by a race of lanes.
 
-    A lane is the training at one rate, with clipped gradients. The rate in the middle is an eighth of that at which the
-    first update overshoots. Three lanes two octaves apart, and further ones on the side of the best, are trained for a
-    sixteenth of the steps; four around the best of these for an eighth; and the best two as long as the budget pays
-    for, up to half of the steps. Lanes are compared by the training loss at the mean of their last parameters, on the
-    same examples. The winner goes on as the training (`Tuned.go_on`): the rate is kept for the first half, and then
-    falls linearly to zero. The model is not touched.
+    A lane is the training at one rate, with clipped gradients. The rate in the middle is an eighth
+    of that at which the first update overshoots. Three lanes two octaves apart, and further ones on
+    the side of the best, are trained for a sixteenth of the steps; four around the best of these
+    for an eighth; and the best two as long as the budget pays for, up to half of the steps. Lanes
+    are compared by the training loss at the mean of their last parameters, on the same examples.
+    The winner goes on as the training (`Tuned.go_on`): the rate is kept for the first half, and
+    then falls linearly to zero. The model is not touched.
 
-    Losses are only compared with each other: a constant added to the loss changes nothing, and under SGD a loss that is
-    a times as large has rates that are 1/a as large.
+    Losses are only compared with each other: a constant added to the loss changes nothing, and
+    under SGD a loss that is a times as large has rates that are 1/a as large.
 
     Args:
         model: The model at its start, in training mode.
         loss: Called as `loss(model, batch)`; returns the mean loss or one value per example.
-        batches: The training data: a DataLoader that shuffles; tensors or a data set, with `batch_size`; a list of
-            batches; or a function of a seed that returns an iterable of batches.
-        steps: Number of updates of the training, at the first batch size. None: no length is given. Schedule-free SGD
-            is then tuned, which can be stopped at any step, in lanes of a training of ten epochs.
-        batch_size: Size of a batch, if `batches` are examples. Of several, the one is chosen that ends at the lowest
-            training loss for the aim.
-        aim: With several batch sizes, "examples": the same number of examples for all; or "time": the same time on this
-            machine, by measured step times.
+        batches: The training data: a DataLoader that shuffles; tensors or a data set, with
+            `batch_size`; a list of batches; or a function of a seed that returns an iterable of
+            batches.
+        steps: Number of updates of the training, at the first batch size. None: no length is given.
+            Schedule-free SGD is then tuned, which can be stopped at any step, in lanes of a
+            training of ten epochs.
+        batch_size: Size of a batch, if `batches` are examples. Of several, the one is chosen that
+            ends at the lowest training loss for the aim.
+        aim: With several batch sizes, "examples": the same number of examples for all; or "time":
+            the same time on this machine, by measured step times.
         budget: The most that tuning may cost besides the training, in units of the training.
-        optimizer: "sgd", "adamw", "schedulefree" (schedule-free SGD, whose rate stays), or a function of (parameters,
-            learning_rate) that returns one. Default: "sgd", or "schedulefree" without `steps`. Several, as a list or as
-            "sgd,adamw", race, and the one is chosen that ends at the lowest training loss.
+        optimizer: "sgd", "adamw", "schedulefree" (schedule-free SGD, whose rate stays), or a
+            function of (parameters, learning_rate) that returns one. Default: "sgd", or
+            "schedulefree" without `steps`. Several, as a list or as "sgd,adamw", race, and the one
+            is chosen that ends at the lowest training loss.
         momentum: Momentum of SGD; several, such as (0, 0.9), race in the same way.
         nesterov: True for Nesterov momentum, False for the heavy ball.
-        weight_decay: Weight decay of "sgd" or "adamw"; several race in the same way, by training loss.
-        clip: Gradients are clipped at this many times the norm that they have at the start; None: not at all. It keeps
-            a rate that is too high from ending the training.
+        weight_decay: Weight decay of "sgd" or "adamw"; several race in the same way, by training
+            loss.
+        clip: Gradients are clipped at this many times the norm that they have at the start; None:
+            not at all. It keeps a rate that is too high from ending the training.
         seed: Seed of the data orders and of the random draws.
-        pool: Where lanes are trained: "here", "processes", "processes:4", "ray", or a `Pool`. Same numbers.
+        pool: Where lanes are trained: "here", "processes", "processes:4", "ray", or a `Pool`. Same
+            numbers.
         threads: Number of threads of torch in every lane.
-        out: A folder for the losses of finished lanes. A tuning that was stopped continues if it is asked again for the
-            same model and data; lanes that go on are trained again up to where they were.
+        out: A folder for the losses of finished lanes. A tuning that was stopped continues if it is
+            asked again for the same model and data; lanes that go on are trained again up to where
+            they were.
         progress: Called with a sentence after every lane of every rung.
 
     Raises:

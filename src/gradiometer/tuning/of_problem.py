@@ -1,4 +1,5 @@
-"""`tune_problem`: tune a training that a configuration describes. The winner is a run, and goes on as the training."""
+"""`tune_problem`: tune a training that a configuration describes. The winner is a run, and goes on
+as the training."""
 
 import shutil
 from collections.abc import Sequence
@@ -45,7 +46,8 @@ class ProblemTuned:
     Args:
         tuned: What it chose.
         configuration: The configuration with the choice in it.
-        path: Its folder: the lanes as runs in `lanes`, the rungs of the race in `forks`, and after `save` `tuned.toml`.
+        path: Its folder: the lanes as runs in `lanes`, the rungs of the race in `forks`, and after
+            `save` `tuned.toml`.
     """
 
     tuned: Tuned
@@ -53,7 +55,8 @@ class ProblemTuned:
     path: Path
 
     def save(self) -> Path:
-        """Write the configuration as `tuned.toml`, which `gradiometer train --config` takes. Returns its path.
+        """Write the configuration as `tuned.toml`, which `gradiometer train --config` takes.
+        Returns its path.
 
         Raises:
             StorageFailed: It cannot be written.
@@ -63,7 +66,8 @@ class ProblemTuned:
         return self.path / FILE
 
     def begin(self, out: Path, name: str | None = None, fork_budget: Amount = 0.0) -> Path:
-        """The winner as a new run, with its record from the first step on and the rungs of the race as forks.
+        """The winner as a new run, with its record from the first step on and the rungs of the race
+        as forks.
 
         `resume` trains it to its end.
 
@@ -81,7 +85,9 @@ class ProblemTuned:
         configuration = msgspec.structs.replace(self.configuration, fork_budget=float(fork_budget))
         manifest = {key: value for key, value in source.manifest.items() if key not in WRITTEN}
         manifest["configuration"] = configuration.to_dict()
-        made = RunFolder.create(out, name or name_of_run(lane.problem), manifest, self.path / "forks")
+        made = RunFolder.create(
+            out, name or name_of_run(lane.problem), manifest, self.path / "forks"
+        )
         with writing(made.path):
             for file in source.path.glob("*.jsonl"):
                 shutil.copy2(file, made.path / file.name)
@@ -106,18 +112,21 @@ def tune_problem(
 ) -> ProblemTuned:
     """Choose the optimizer and the learning rate of a training that a configuration describes.
 
-    The lanes of the race are runs. A tuning that was stopped goes on from their checkpoints if it is asked again.
+    The lanes of the race are runs. A tuning that was stopped goes on from their checkpoints if it
+    is asked again.
 
     Args:
         problem: What to train on.
         configuration: How: what is chosen is replaced, everything else is kept.
         out: Folder of the runs, below which the tuning gets a folder of its own.
         budget: The most that tuning may cost besides the training, in units of the training.
-        optimizer: Several optimizers to choose from, such as "sgd,adamw". Default: that of the configuration.
-        momentum: Several momenta of SGD to choose from, such as (0, 0.9). Default: that of the configuration.
-        weight_decay: Several weight decays to choose from. Default: that of the configuration.
-        batch_size: Several batch sizes to choose from; the steps are those of the first. Default: that of the
+        optimizer: Several optimizers to choose from, such as "sgd,adamw". Default: that of the
             configuration.
+        momentum: Several momenta of SGD to choose from, such as (0, 0.9). Default: that of the
+            configuration.
+        weight_decay: Several weight decays to choose from. Default: that of the configuration.
+        batch_size: Several batch sizes to choose from; the steps are those of the first. Default:
+            that of the configuration.
         aim: What is the same for several batch sizes, "examples" or "time".
         pool: Where lanes are trained.
         progress: Called with a sentence after every lane of every rung.
@@ -139,19 +148,24 @@ def tune_problem(
     """
     if configuration.accumulation > 1:
         raise BadArgument(
-            "`accumulation` above 1 changes no rate: tune without it, and give it to the training afterwards."
+            "`accumulation` above 1 changes no rate: tune without it, and give it to the training "
+            "afterwards."
         )
     if len(batch_size) > 1 and configuration.sampling != "reshuffled":
         raise BadArgument("`sampling` must be reshuffled to choose between batch sizes.")
     if configuration.cool != "off" or configuration.snapshots:
-        raise BadArgument("`cool` and `snapshots` choose the rate in other ways than tuning: leave them out.")
+        raise BadArgument(
+            "`cool` and `snapshots` choose the rate in other ways than tuning: leave them out."
+        )
     if batch_size:
         configuration = msgspec.structs.replace(configuration, batch_size=batch_size[0])
     device = device_of(configuration.device, Ranks())
     seed_everything(configuration.seed)
     model = new_model(problem).to(device).train()
     data = problem.train.to(device)
-    order = Order(Draw(configuration.sampling), len(data), configuration.batch_size, configuration.seed)
+    order = Order(
+        Draw(configuration.sampling), len(data), configuration.batch_size, configuration.seed
+    )
     reshuffled = order.draw is Draw.RESHUFFLED
     path = out / f"{name_of_run(problem)}-tuning"
     with threads(configuration.threads):

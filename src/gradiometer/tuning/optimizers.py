@@ -30,8 +30,8 @@ class Made:
     """The optimizer of a name or a function, at any rate. It can be pickled if the function can.
 
     Args:
-        optimizer: "sgd", "adamw", "schedulefree", or a function of (parameters, learning_rate) that returns an
-            optimizer.
+        optimizer: "sgd", "adamw", "schedulefree", or a function of (parameters, learning_rate) that
+            returns an optimizer.
         momentum: Momentum of SGD.
         nesterov: True for Nesterov momentum.
         weight_decay: Weight decay, as the optimizer defines it.
@@ -40,11 +40,13 @@ class Made:
         BadArgument: An argument cannot be used.
     """
 
-    def __init__(self, optimizer: str | MakeOptimizer, momentum: Amount, nesterov: bool, weight_decay: Amount) -> None:
+    def __init__(
+        self, optimizer: str | MakeOptimizer, momentum: Amount, nesterov: bool, weight_decay: Amount
+    ) -> None:
         if not (callable(optimizer) or optimizer in NAMES):
             raise BadArgument(
-                f"`optimizer` must be one of {', '.join(map(repr, NAMES))}, or a function of (parameters, "
-                f"learning_rate), got {optimizer!r}."
+                f"`optimizer` must be one of {', '.join(map(repr, NAMES))}, or a function of "
+                f"(parameters, learning_rate), got {optimizer!r}."
             )
         if optimizer == SCHEDULE_FREE:
             schedule_free_class()
@@ -56,7 +58,11 @@ class Made:
         self.clip: float | None = None
         self.settings: Mapping[str, Any] = {"weight_decay": weight_decay}
         if optimizer == "sgd":
-            self.settings = {"momentum": momentum, "nesterov": nesterov and momentum > 0, **self.settings}
+            self.settings = {
+                "momentum": momentum,
+                "nesterov": nesterov and momentum > 0,
+                **self.settings,
+            }
 
     def clipped(self, norm: float) -> "Made":
         """The same with gradients clipped to this norm."""
@@ -85,13 +91,17 @@ class Made:
             return self._function
         mu, decay = self.settings.get("momentum"), self.settings["weight_decay"]
         kind = "Nesterov momentum" if self.settings.get("nesterov") else "momentum"
-        parts = [f"{word} {value:g}" for word, value in ((kind, mu), ("weight decay", decay)) if value]
+        parts = [
+            f"{word} {value:g}" for word, value in ((kind, mu), ("weight decay", decay)) if value
+        ]
         return f"{self._class.__name__}{' with ' if parts else ''}{' and '.join(parts)}"
 
     def alternative(self, rate: float) -> Alternative:
         """The optimizer at a rate, as an alternative of a fork."""
         if isinstance(self._optimizer, str):
-            given = {key: value for key, value in self.settings.items() if value != self._usual[key]}
+            given = {
+                key: value for key, value in self.settings.items() if value != self._usual[key]
+            }
             return Using(self._class, lr=float(f"{rate:.3g}"), **given)
         return Custom.stored(f"{self._function} at {rate:.3g}")
 
@@ -110,19 +120,25 @@ class Made:
         if self.is_schedule_free:
             return schedule_free(parameters, rate, float(self.settings["weight_decay"]))
         if isinstance(self._optimizer, str):
-            of_torch: torch.optim.Optimizer = CLASSES[self._optimizer](parameters, lr=rate, **self.settings)
+            of_torch: torch.optim.Optimizer = CLASSES[self._optimizer](
+                parameters, lr=rate, **self.settings
+            )
             return of_torch
         with user_code("optimizer"):
             made: Any = self._optimizer(parameters, rate)
         if not isinstance(made, torch.optim.Optimizer):
-            raise BadArgument(f"`optimizer` returned a {type(made).__name__}: return a torch.optim.Optimizer.")
+            raise BadArgument(
+                f"`optimizer` returned a {type(made).__name__}: return a torch.optim.Optimizer."
+            )
         return made
 
     def line(self, rate: float) -> str:
         """The optimizer at a rate as a line of Python."""
         if not isinstance(self._optimizer, str):
             return f"optimizer = {self._function}(model.parameters(), {rate:.3g})"
-        given = [f"{key}={value}" for key, value in self.settings.items() if value != self._usual[key]]
+        given = [
+            f"{key}={value}" for key, value in self.settings.items() if value != self._usual[key]
+        ]
         settings = ", ".join(["model.parameters()", f"lr={rate:.3g}", *given])
         if self.is_schedule_free:
             end = "optimizer.train()  # and optimizer.eval() before the model is evaluated or saved"

@@ -1,4 +1,5 @@
-"""The race: successive halving among lanes, each a training at one rate, and the best lane goes on as the training."""
+"""The race: successive halving among lanes, each a training at one rate, and the best lane goes on
+as the training."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,19 +11,19 @@ from gradiometer.loop.readout import Readout
 from gradiometer.measurement.uncertainty.means import mean
 
 FIRST = 1 / 16
-"""Length of the first rung, as a share of the training. The second is twice as long, and the last at least twice as
-long as that, up to the half of the training in which the rate is kept."""
+"""Length of the first rung, as a share of the training. The second is twice as long, and the last
+at least twice as long as that, up to the half of the training in which the rate is kept."""
 
 APART = 2
 """Octaves between the rates of the first rung."""
 
 AROUND = (0, -1, -2, 1)
-"""The rates of the second rung, in octaves above the best one of the first. Short lanes lean to high rates, at which
-longer ones collapse."""
+"""The rates of the second rung, in octaves above the best one of the first. Short lanes lean to
+high rates, at which longer ones collapse."""
 
 COOLED = 1 / 4
-"""Length of the branch that judges a lane from the second rung on, as a share of the lane: its rate goes to zero. At a
-constant rate the loss is raised by noise, the more the higher the rate."""
+"""Length of the branch that judges a lane from the second rung on, as a share of the lane: its rate
+goes to zero. At a constant rate the loss is raised by noise, the more the higher the rate."""
 
 
 @dataclass(frozen=True, order=True)
@@ -45,8 +46,8 @@ class Rung:
     Args:
         share: Their length, as a share of the training.
         ends: The training loss of each, on the same examples; inf if it diverged.
-        higher: True if of lanes that these examples cannot tell apart the highest rate is the best. In short lanes low
-            rates look equally good wherever little has been learnt.
+        higher: True if of lanes that these examples cannot tell apart the highest rate is the best.
+            In short lanes low rates look equally good wherever little has been learnt.
     """
 
     share: float
@@ -54,13 +55,18 @@ class Rung:
     higher: bool = False
 
     def ranked(self, kind: int | None = None) -> list[Entry]:
-        """The lanes of a kind, or all, the best first: by their loss, and of equal losses the lower rate."""
+        """The lanes of a kind, or all, the best first: by their loss, and of equal losses the lower
+        rate."""
         entries = [entry for entry in self.ends if kind is None or entry.kind == kind]
         entries.sort(key=lambda entry: (self.ends[entry].mean, entry))
         lowest = entries[0]
         if not self.higher or math.isinf(self.ends[lowest].mean):
             return entries
-        equal = [entry for entry in entries if entry.kind == lowest.kind and self._is_equal(entry, lowest)]
+        equal = [
+            entry
+            for entry in entries
+            if entry.kind == lowest.kind and self._is_equal(entry, lowest)
+        ]
         equal.sort(reverse=True)
         return equal + [entry for entry in entries if entry not in equal]
 
@@ -70,13 +76,15 @@ class Rung:
         return gap is None or gap <= 0
 
     def edge(self, kind: int) -> int:
-        """1 if the best rate of a kind is the highest that was tried, −1 if it is the lowest, else 0."""
+        """1 if the best rate of a kind is the highest that was tried, −1 if it is the lowest, else
+        0."""
         octaves = [entry.octave for entry in self.ranked(kind)]
         return (octaves[0] == max(octaves)) - (octaves[0] == min(octaves))
 
 
 def behind(one: Readout, other: Readout) -> float | None:
-    """By how much a loss is shown to be above another one, at 90 %, on the same examples; None if they are the same."""
+    """By how much a loss is shown to be above another one, at 90 %, on the same examples; None if
+    they are the same."""
     if one.mean == other.mean:
         return None
     if one.values is None or other.values is None or not math.isfinite(one.mean - other.mean):
@@ -86,20 +94,21 @@ def behind(one: Readout, other: Readout) -> float | None:
 
 
 Train = Callable[[Sequence[Entry], float, float], Sequence[Readout]]
-"""Trains lanes, which go on from where they are, to a share of the training, and branches of another share of it which
-cool them. Returns the training loss of each."""
+"""Trains lanes, which go on from where they are, to a share of the training, and branches of
+another share of it which cool them. Returns the training loss of each."""
 
 
 @dataclass
 class Race:
-    """A race between rates of one or several kinds of lanes. Losses are only compared with each other.
+    """A race between rates of one or several kinds of lanes. Losses are only compared with each
+    other.
 
     Args:
         train: Trains lanes.
         kinds: Number of optimizers or batch sizes.
         readout: What reading the loss of a lane costs, as a share of the training.
-        left: What the race may cost besides the training, in units of the training. The steps of the winner are those
-            of the training, and cost nothing.
+        left: What the race may cost besides the training, in units of the training. The steps of
+            the winner are those of the training, and cost nothing.
     """
 
     train: Train
@@ -118,7 +127,8 @@ class Race:
         """Race to the end.
 
         Returns:
-            The winner. If all lanes of the last rung have diverged, it is the best of the rung before.
+            The winner. If all lanes of the last rung have diverged, it is the best of the rung
+            before.
         """
         self._first_rung()
         self._second_rung()
@@ -130,9 +140,12 @@ class Race:
         return best
 
     def _first_rung(self) -> None:
-        """Three rates of each kind, and further ones on the side of the best until it is between two others."""
+        """Three rates of each kind, and further ones on the side of the best until it is between
+        two others."""
         ends = self._go(
-            [Entry(octave, kind) for kind in range(self.kinds) for octave in (-APART, 0, APART)], FIRST, 0.0
+            [Entry(octave, kind) for kind in range(self.kinds) for octave in (-APART, 0, APART)],
+            FIRST,
+            0.0,
         )
         self.rungs.append(Rung(FIRST, ends, higher=True))
         for kind in range(self.kinds):
@@ -145,7 +158,8 @@ class Race:
                 ends |= self._go([further], FIRST, 0.0)
 
     def _second_rung(self) -> None:
-        """Rates around the best one, as many as leave enough for a last rung that is twice as long."""
+        """Rates around the best one, as many as leave enough for a last rung that is
+        twice as long."""
         share = 2 * FIRST
         best = self.rungs[0].ranked()[0]
         entries = [Entry(best.octave + octave, best.kind) for octave in AROUND]

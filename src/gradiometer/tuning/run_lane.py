@@ -1,4 +1,5 @@
-"""`RunLane`: a lane that is a run on disk, with readings, losses and a page, from its first step on."""
+"""`RunLane`: a lane that is a run on disk, with readings, losses and a page, from its first step
+on."""
 
 import hashlib
 from pathlib import Path
@@ -22,7 +23,8 @@ from gradiometer.tuning.optimizers import Made
 
 
 class RunLane:
-    """A lane that is a run on disk: if it is stopped, it goes on from its last checkpoint. Attributes as of `Lane`.
+    """A lane that is a run on disk: if it is stopped, it goes on from its last checkpoint.
+    Attributes as of `Lane`.
 
     Args:
         problem: What is trained.
@@ -54,7 +56,11 @@ class RunLane:
         self.rate = rate
         self.size = size
         self.steps = steps
-        settings: dict[str, Any] = {"momentum": 0.0, "nesterov": False, **made.settings}  # of one without momentum
+        settings: dict[str, Any] = {
+            "momentum": 0.0,
+            "nesterov": False,
+            **made.settings,
+        }  # of one without momentum
         self.configuration: Configuration = msgspec.structs.replace(
             configuration,
             optimizer=made.name,
@@ -79,13 +85,17 @@ class RunLane:
     def advance(self, mean: Mean | None = None) -> Loop | None:
         """Train the run to the last stop."""
         path, stop = self.path, self.stops[-1]
-        if path is not None and mean is not None:  # it was stopped on the way, where the mean is not kept
+        if (
+            path is not None and mean is not None
+        ):  # it was stopped on the way, where the mean is not kept
             remove_folder(path)
             path = None
         try:
             if path is None:
                 watcher = None if mean is None else _Taking(mean)
-                run = train(self.problem, self.configuration, self.folder, watcher, name="lane", until=stop)
+                run = train(
+                    self.problem, self.configuration, self.folder, watcher, name="lane", until=stop
+                )
             else:
                 run = Run.open(path)
                 if run.status == "diverged":

@@ -1,4 +1,5 @@
-"""The start of a training: its loss, the size of its gradient, and the rate at which an optimizer overshoots there."""
+"""The start of a training: its loss, the size of its gradient, and the rate at which an optimizer
+overshoots there."""
 
 import math
 import zlib
@@ -26,7 +27,8 @@ class Start:
         norm: The norm of the gradient of a batch, as the mean over some batches.
         batches: The batches, and those on which rates are probed.
         seed: Seed of the random draws.
-        gradients: What has been spent so far, in gradients of a batch; a forward pass counts a third.
+        gradients: What has been spent so far, in gradients of a batch; a forward pass counts a
+            third.
     """
 
     norm: float
@@ -58,23 +60,34 @@ def start_of(loop: Loop, *, seed: int, batches: int = 2) -> Start:
             raise BadArgument(f"`batches` ended before {batches} batches: give more.")
         found.append(mapped(batch, lambda tensor: tensor.to(device)))
         with _gradient(loop, found[-1], digits) as (copy, loss):
-            squares = [p.grad.double().square().sum() for p in copy.model.parameters() if p.grad is not None]
+            squares = [
+                p.grad.double().square().sum()
+                for p in copy.model.parameters()
+                if p.grad is not None
+            ]
             norms.append(float(torch.stack(squares).sum().sqrt()))
         if not math.isfinite(loss):
-            raise UserCodeFailed(f"`loss` is {loss} before the first update: no rate can be chosen.")
+            raise UserCodeFailed(
+                f"`loss` is {loss} before the first update: no rate can be chosen."
+            )
     norm = sum(norms) / batches
     if not 0 < norm < math.inf:
-        raise UserCodeFailed(f"`loss` has a gradient of norm {norm} at the start of training: no rate can be chosen.")
+        raise UserCodeFailed(
+            f"`loss` has a gradient of norm {norm} at the start of training: no rate can be chosen."
+        )
     return Start(norm, tuple(found), digits, float(batches))
 
 
 def overshooting_rate(loop: Loop, start: Start) -> tuple[float, float]:
-    """The rate at which the first update of an optimizer overshoots, and what it has cost in gradients of a batch.
+    """The rate at which the first update of an optimizer overshoots, and what it has cost in
+    gradients of a batch.
 
-    An update along d at the rate a is expected to lower the loss by a·s, where s is the slope. It overshoots where it
-    lowers the loss of the same batch by half of that: at the minimum of a parabola. Only differences of losses count,
-    and d is the update that the optimizer really makes. So the rate does not depend on a constant in the loss; a loss
-    that is a times as large has 1/a of it under SGD, and the same under Adam.
+    An update along d at the rate a is expected to lower the loss by a·s, where s is the slope. It
+    overshoots where it
+    lowers the loss of the same batch by half of that: at the minimum of a parabola. Only
+    differences of losses count, and d is the update that the optimizer really makes. So the rate
+    does not depend on a constant in the loss; a loss that is a times as large has 1/a of it under
+    SGD, and the same under Adam.
 
     Args:
         loop: The training with an optimizer at the rate 1. It is not touched.
@@ -118,10 +131,13 @@ class _Line:
         gradients = [p.grad.clone() for p in self.moved if p.grad is not None]
         self.update = self._first_update()
         pairs = zip(gradients, self.update, strict=True)
-        self.slope = -float(torch.stack([(one.double() * two.double()).sum() for one, two in pairs]).sum())
+        self.slope = -float(
+            torch.stack([(one.double() * two.double()).sum() for one, two in pairs]).sum()
+        )
         if not 0 < self.slope < math.inf:
             raise UserCodeFailed(
-                "`optimizer` does not go down the gradient in its first update: no rate can be chosen."
+                "`optimizer` does not go down the gradient in its first update: no rate can be "
+                "chosen."
             )
 
     def _first_update(self) -> list[Tensor]:
@@ -134,18 +150,24 @@ class _Line:
 
     @torch.no_grad()
     def overshoots(self, rate: float) -> bool:
-        """True if the update at this rate lowers the loss by less than half of what the slope promises."""
+        """True if the update at this rate lowers the loss by less than half of what the slope
+        promises."""
         self.forwards += 1
         for p, start, update in zip(self.moved, self.start, self.update, strict=True):
             p.copy_(start + rate * update)
         with untouched_randomness(self.seed, self.loop.devices), user_code("loss"):
             assert self.loop.loss is not None
-            after = float(checked_loss(self.loop.loss(self.loop.model, self.batch), self.batch).mean())
+            after = float(
+                checked_loss(self.loop.loss(self.loop.model, self.batch), self.batch).mean()
+            )
         return not self.loss - after > 0.5 * rate * self.slope
 
     def crossing(self) -> float:
-        """The rate, by steps of four down or up from an update of length 1, and two halvings on the way back."""
-        length = float(torch.stack([update.double().square().sum() for update in self.update]).sum().sqrt())
+        """The rate, by steps of four down or up from an update of length 1, and two halvings on the
+        way back."""
+        length = float(
+            torch.stack([update.double().square().sum() for update in self.update]).sum().sqrt()
+        )
         low = high = 1 / length
         if self.overshoots(high):
             while self.overshoots(low := high / 4) and low > 0:

@@ -45,7 +45,8 @@ class Tried:
         return math.inf if self.result.diverged is not None else self.result.readouts[READOUT].mean
 
     def behind(self, best: "Tried") -> Estimate | None:
-        """How much higher the loss is than that of the best lane, on the same examples; None if that is not known."""
+        """How much higher the loss is than that of the best lane, on the same examples; None if
+        that is not known."""
         if not math.isfinite(self.loss):
             return None
         one, two = (each.result.readouts[READOUT].values for each in (self, best))
@@ -66,17 +67,20 @@ class Tried:
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """What a tuning chose. Go on from the winner with `go_on`, or train from the start with `optimizer`, `scheduler`.
+    """What a tuning chose. Go on from the winner with `go_on`, or train from the start with
+    `optimizer`, `scheduler`.
 
-    Schedule-free SGD keeps its rate: call `optimizer.eval()` before the model is evaluated or saved.
+    Schedule-free SGD keeps its rate: call `optimizer.eval()` before the model is evaluated or
+    saved.
 
     Args:
         lane: The winner.
         rungs: The lanes of each rung of the race, the best first.
-        cost: What the tuning cost besides the training, in units of the training: all gradients, and forward passes at
-            a third of one.
+        cost: What the tuning cost besides the training, in units of the training: all gradients,
+            and forward passes at a third of one.
         budget: What it was allowed to cost.
-        aim: What was the same for several batch sizes: "examples" or "time"; None for one batch size.
+        aim: What was the same for several batch sizes: "examples" or "time"; None for one batch
+            size.
         times: The measured times of a step by batch size, if the aim was time.
         has_length: False if no length was given. The training can then be stopped at any step.
     """
@@ -115,7 +119,8 @@ class Tuned:
         return self.lane.stops[-1]
 
     def go_on(self, model: nn.Module) -> tuple[torch.optim.Optimizer, LRScheduler]:
-        """Put the winner's parameters into a model, with its optimizer and the scheduler of the rest of the training.
+        """Put the winner's parameters into a model, with its optimizer and the scheduler of the
+        rest of the training.
 
         `steps − done` updates are left.
 
@@ -126,7 +131,9 @@ class Tuned:
             BadArgument: The winner is a run on disk, which `gradiometer resume` continues.
         """
         if not isinstance(self.lane, LoopLane):
-            raise BadArgument("`go_on` is for a loop of your own: the winner is a run, continue it with `resume`.")
+            raise BadArgument(
+                "`go_on` is for a loop of your own: the winner is a run, continue it with `resume`."
+            )
         if self.lane.loop.index < self.done:  # the tuning was stopped and continued
             self.lane.advance()
         model.load_state_dict(self.lane.loop.model.state_dict())
@@ -141,7 +148,8 @@ class Tuned:
         return self.made(parameters, self.learning_rate)
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
-        """The rate falls to zero in the second half, or is kept under schedule-free SGD: call `step` in each step."""
+        """The rate falls to zero in the second half, or is kept under schedule-free SGD: call
+        `step` in each step."""
         return self.schedule.scheduler(optimizer)
 
     @property
@@ -153,7 +161,8 @@ class Tuned:
 
     @property
     def tried(self) -> tuple[Mapping[str, Any], ...]:
-        """For every rung, the best lane first: optimizer, rate, batch size, updates, and training loss."""
+        """For every rung, the best lane first: optimizer, rate, batch size, updates, and training
+        loss."""
         return tuple(one.to_dict() for rung in self.rungs for one in rung)
 
     @property
@@ -162,10 +171,14 @@ class Tuned:
         lines = [self.made.line(self.learning_rate)]
         if not self.made.is_schedule_free:
             factor = f"max(0.0, min(1.0, ({self.steps} - step) / {self.steps - self.steps // 2}))"
-            lines.append(f"scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: {factor})")
+            lines.append(
+                f"scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: {factor})"
+            )
         if self.made.clip is not None:
             lines.append("# In every update, after backward:")
-            lines.append(f"torch.nn.utils.clip_grad_norm_(model.parameters(), {self.made.clip:.3g})")
+            lines.append(
+                f"torch.nn.utils.clip_grad_norm_(model.parameters(), {self.made.clip:.3g})"
+            )
         return "\n".join(lines)
 
     @property
@@ -208,22 +221,34 @@ class Tuned:
     def sentences(self) -> tuple[str, ...]:
         """What was chosen, what was tried, what cannot be told, and what it cost."""
         rate = significant(self.learning_rate)
-        way = f" for the first {self.steps // 2:,} of {self.steps:,} updates, and from there linearly to zero"
+        way = (
+            f" for the first {self.steps // 2:,} of {self.steps:,} updates, and from there "
+            "linearly to zero"
+        )
         if self.made.is_schedule_free:
             way = f", kept over {self.steps:,} updates"
         found = [f"{self.made.words} at learning rate {rate}{way}."]
         if not self.has_length:
-            found = [f"Learning rate {rate}, kept: no length was given, so the training can be stopped at any step."]
+            found = [
+                f"Learning rate {rate}, kept: no length was given, so the training can be stopped at any step."
+            ]
             found.append(f"The rate was chosen for about {self.steps:,} updates.")
         if self.made.clip is not None:
             found.append(f"Gradients are clipped to the norm {significant(self.made.clip)}.")
         if self.times is not None:
             (first, *_), relative = self.times.seconds, self.times.relative
-            others = ", ".join(f"batch {size:,} {time}" for size, time in relative.items() if size != first)
-            found.append(f"A step at batch {first:,} takes {self.times.seconds[first]}; in units of that: {others}.")
+            others = ", ".join(
+                f"batch {size:,} {time}" for size, time in relative.items() if size != first
+            )
+            found.append(
+                f"A step at batch {first:,} takes {self.times.seconds[first]}; in units of that: "
+                f"{others}."
+            )
         found += [self._rung(rung) for rung in self.rungs]
         found += self._doubts()
-        found.append(f"Tuning cost {self.cost:.2f} trainings of this length besides the training itself.")
+        found.append(
+            f"Tuning cost {self.cost:.2f} trainings of this length besides the training itself."
+        )
         return tuple(found)
 
     def _words(self, one: Tried) -> str:
@@ -258,9 +283,10 @@ class Tuned:
         elif _is_flat(wide):
             rates = sorted(one.lane.rate for one in wide)
             found.append(
-                f"All rates from {significant(rates[0])} to {significant(rates[-1])} ended at the same loss, within "
-                "the noise of the examples. If that is the loss of the best constant, nothing else has been learnt: "
-                "standardise the inputs, so that each has mean 0 and size 1, or train longer."
+                f"All rates from {significant(rates[0])} to {significant(rates[-1])} ended at the "
+                "same loss, within the noise of the examples. If that is the loss of the best "
+                "constant, nothing else has been learnt: standardise the inputs, so that each has "
+                "mean 0 and size 1, or train longer."
             )
         elif equal and all(equal):
             found.append("The last lanes cannot be told apart by these examples: either would do.")

@@ -1,4 +1,5 @@
-"""A tuning under way: the start is measured, and the lanes of a race are trained, kept and read out."""
+"""A tuning under way: the start is measured, and the lanes of a race are trained, kept and read
+out."""
 
 import math
 import time
@@ -33,7 +34,8 @@ from gradiometer.tuning.tuned import Tried, Tuned
 from gradiometer.tuning.variants import Amounts, Optimizers, several_of, variants
 
 BELOW = 1 / 8
-"""The rate in the middle of the first rung, as a share of the one at which the first update overshoots."""
+"""The rate in the middle of the first rung, as a share of the one at which the first update
+overshoots."""
 
 READ = 1 / 32
 """The examples that a lane is read out on, as a share of those of the training; at most 2,048."""
@@ -44,7 +46,8 @@ Progress = Callable[[str], None]
 """Called with a sentence after every lane of every rung."""
 
 MakeLane = Callable[[Loop, Made, float, int, int], Lane]
-"""Makes a lane of a loop at its start, an optimizer, a rate, a batch size and the number of steps."""
+"""Makes a lane of a loop at its start, an optimizer, a rate, a batch size and the
+number of steps."""
 
 
 def run_race(
@@ -82,9 +85,13 @@ def run_race(
     if clip is not None:
         check_number("clip", clip, positive=True)
     if len(data) > 1 and len(kinds) > 1:
-        raise BadArgument("`batch_size` has several values, and so has the optimizer: choose one after the other.")
+        raise BadArgument(
+            "`batch_size` has several values, and so has the optimizer: choose one after the other."
+        )
     with opened(pool) as where:
-        tuning = Tuning(model, loss, data, kinds, steps, budget, clip, aim, seed, threads, out, progress, where)
+        tuning = Tuning(
+            model, loss, data, kinds, steps, budget, clip, aim, seed, threads, out, progress, where
+        )
         return tuning.run(make_lane, has_length=has_length)
 
 
@@ -122,7 +129,13 @@ class Tuning:
             self.kinds = tuple(kind.clipped(self.clip * start.norm) for kind in self.kinds)
         probes = [overshooting_rate(self._loop(kind, present, 1.0), start) for kind in self.kinds]
         self.paces = paces_for(
-            self.aim, self.model, self.kinds[0], self.data, loss=self.loss, seed=self.seed, out=self.out
+            self.aim,
+            self.model,
+            self.kinds[0],
+            self.data,
+            loss=self.loss,
+            seed=self.seed,
+            out=self.out,
         )
         spent = start.gradients + sum(gradients for _, gradients in probes) + self.paces.cost
         self.middles = [BELOW * rate for rate, _ in probes]
@@ -132,7 +145,8 @@ class Tuning:
         if race.least > left:
             needed = math.ceil(100 * (race.least + spent / self.steps) + 1e-6) / 100
             raise BadArgument(
-                f"`budget` {self.budget:g} pays for no three lanes of each kind: give at least {needed:g}."
+                f"`budget` {self.budget:g} pays for no three lanes of each kind: give at least "
+                f"{needed:g}."
             )
         self.race = race
         with guarded_copy(loop, self.seed):
@@ -176,13 +190,18 @@ class Tuning:
         return self.lanes[entry]
 
     def _train(self, entries: Sequence[Entry], share: float, cooled: float) -> list[Readout]:
-        """Train lanes to a share of the training, and judge them, in the pool: those whose end is not known yet."""
+        """Train lanes to a share of the training, and judge them, in the pool: those whose end is
+        not known yet."""
         lanes = {entry: self._lane(entry) for entry in entries}
         names = dict[str, Entry]()
         for entry, lane in lanes.items():
             lane.stops.append(updates_of(share, lane))
             names[f"{lane.name} after {lane.stops[-1]:,}"] = entry
-        ledger = None if self.out is None else Ledger(self.out / FILE, BranchResult.to_dict, BranchResult.from_dict)
+        ledger = (
+            None
+            if self.out is None
+            else Ledger(self.out / FILE, BranchResult.to_dict, BranchResult.from_dict)
+        )
         known = {} if ledger is None else ledger.finished()
         ends = {name: known[name].result for name in names if name in known}
         jobs = [
@@ -209,8 +228,8 @@ class Tuning:
         ended = f"training loss {significant(loss)}" if math.isfinite(loss) else "diverged"
         left = (time.monotonic() - self.began) * (1 + float(self.budget) - self.done) / self.done
         self.progress(
-            f"{lane.made.words} at rate {significant(lane.rate)}: {ended} after {lane.stops[-1]:,} of {lane.steps:,} "
-            f"updates; about {duration(left)} left, the training included"
+            f"{lane.made.words} at rate {significant(lane.rate)}: {ended} after {lane.stops[-1]:,} "
+            f"of {lane.steps:,} updates; about {duration(left)} left, the training included"
         )
 
 
@@ -244,7 +263,9 @@ def data_for(batches: Any, sizes: int | Sequence[int] | None, aim: Aim | None) -
         return {1: data_of(batches, several[0])}
     found = {size: data_of(batches, size) for size in several}
     if len(found) > 1 and not all(isinstance(data, Ordered) for data in found.values()):
-        raise BadArgument("`batch_size` has several values, so `batches` must be examples: tensors or a data set.")
+        raise BadArgument(
+            "`batch_size` has several values, so `batches` must be examples: tensors or a data set."
+        )
     return found
 
 
@@ -255,7 +276,11 @@ def steps_without_length(data: Data, kinds: Sequence[Made], seed: int) -> int:
         BadArgument: An optimizer needs the length, or an epoch has no known length.
     """
     if others := [made.words for made in kinds if not made.is_schedule_free]:
-        raise BadArgument(f"`steps` is missing: {others[0]} needs the length over which its rate falls to zero.")
+        raise BadArgument(
+            f"`steps` is missing: {others[0]} needs the length over which its rate falls to zero."
+        )
     if data.epoch is None:
-        raise BadArgument("`steps` is missing, and the length of an epoch is not known: give steps, or examples.")
+        raise BadArgument(
+            "`steps` is missing, and the length of an epoch is not known: give steps, or examples."
+        )
     return max(10 * data.epoch // (first_size(data, seed) * data.shards), 8)

@@ -1,4 +1,5 @@
-"""The optimizers that a tuning races: every combination of the settings that are given as several values."""
+"""The optimizers that a tuning races: every combination of the settings that are given as several
+values."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,14 +10,18 @@ from gradiometer.errors import BadArgument
 from gradiometer.tuning.optimizers import Made, MakeOptimizer
 
 Optimizers = str | MakeOptimizer | Sequence[str | MakeOptimizer]
-"""One optimizer or several: names, also in one text with commas, or functions of (parameters, learning_rate)."""
+"""One optimizer or several: names, also in one text with commas, or functions of (parameters,
+learning_rate)."""
 
 Amounts = Amount | Sequence[Amount]
 """One number or several."""
 
 
-def variants(optimizer: Optimizers, momentum: Amounts, nesterov: bool, weight_decay: Amounts) -> tuple[Made, ...]:
-    """The combinations. Momentum belongs to SGD, so that another optimizer is not repeated for its values.
+def variants(
+    optimizer: Optimizers, momentum: Amounts, nesterov: bool, weight_decay: Amounts
+) -> tuple[Made, ...]:
+    """The combinations. Momentum belongs to SGD, so that another optimizer is not repeated for its
+    values.
 
     Args:
         optimizer: One optimizer or several.
@@ -30,16 +35,24 @@ def variants(optimizer: Optimizers, momentum: Amounts, nesterov: bool, weight_de
     >>> [made.words for made in variants("sgd,adamw", (0, 0.9), True, 0)]
     ['SGD', 'SGD with Nesterov momentum 0.9', 'AdamW']
     """
-    names = several_of("optimizer", optimizer.split(",") if isinstance(optimizer, str) else optimizer)
+    names = several_of(
+        "optimizer", optimizer.split(",") if isinstance(optimizer, str) else optimizer
+    )
     names = [name.strip() if isinstance(name, str) else name for name in names]
     momenta, decays = several_of("momentum", momentum), several_of("weight_decay", weight_decay)
     for name, numbers in (("momentum", momenta), ("weight_decay", decays)):
         for number in numbers:
             check_number(name, number)
     if len(momenta) > 1 and "sgd" not in names:
-        raise BadArgument("`momentum` has several values, but it is a setting of SGD, which is not among `optimizer`.")
+        raise BadArgument(
+            "`momentum` has several values, but it is a setting of SGD, which is not among "
+            "`optimizer`."
+        )
     if len(decays) > 1 and any(callable(name) for name in names):
-        raise BadArgument("`weight_decay` has several values, but a function in `optimizer` sets its own: give one.")
+        raise BadArgument(
+            "`weight_decay` has several values, but a function in `optimizer` sets its own: give "
+            "one."
+        )
     made = [
         Made(name, mu, nesterov, decay)
         for name in names
@@ -49,7 +62,8 @@ def variants(optimizer: Optimizers, momentum: Amounts, nesterov: bool, weight_de
     words = [one.words for one in made]
     if twice := [one for place, one in enumerate(words) if one in words[:place]]:
         raise BadArgument(
-            f"`optimizer` has two functions with the name {twice[0]!r}: give them different names with `def`."
+            f"`optimizer` has two functions with the name {twice[0]!r}: give them different names "
+            "with `def`."
         )
     return tuple(made)
 

@@ -1,4 +1,5 @@
-"""The verdict on a run: the one chain from its numbers to findings, and the one place where they become sentences."""
+"""The verdict on a run: the one chain from its numbers to findings, and the one place where they
+become sentences."""
 
 import lazy_loader
 

@@ -8,7 +8,8 @@ from gradiometer.measurement.estimate import Estimate
 
 
 class Claim(StrEnum):
-    """What limits a training, or that nothing does. The values are part of the interface: they do not change."""
+    """What limits a training, or that nothing does. The values are part of the interface: they do
+    not change."""
 
     HEALTHY = "healthy"
     UNDECIDED = "undecided"
@@ -53,7 +54,8 @@ class Claimed:
     Args:
         claim: What limits the training.
         numbers: The numbers that it rests on, by name, each with an interval where there is one.
-        cure: What to change, each a change of a fork as text (`rate 4x`), or else a line of the program.
+        cure: What to change, each a change of a fork as text (`rate 4x`), or else a line of the
+            program.
         doubts: What could make it wrong, as names of sentences in `verdict/words`.
     """
 

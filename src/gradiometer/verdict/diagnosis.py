@@ -1,4 +1,5 @@
-"""The diagnosis of a run: the one chain from its numbers to findings, the most urgent of which is the headline."""
+"""The diagnosis of a run: the one chain from its numbers to findings, the most urgent of which is
+the headline."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -17,7 +18,13 @@ from gradiometer.convergence.trajectory.infinity import infinity_finding
 from gradiometer.convergence.trajectory.path_facts import Kind, kind_of
 from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.curvature_survey import Survey
-from gradiometer.drift.spikes.cause import Explanation, explain, layer_near, sharpness_near, usual_norms
+from gradiometer.drift.spikes.cause import (
+    Explanation,
+    explain,
+    layer_near,
+    sharpness_near,
+    usual_norms,
+)
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.drift.spikes.evidence import Examined, Observation
 from gradiometer.drift.spikes.finding import GAUGE as SPIKES
@@ -58,9 +65,10 @@ class Diagnosis:
 
     Args:
         findings: The findings of the gauges, most urgent first.
-        estimates: Estimates at the newest reading. The key is the quantity, or `quantity/layer` for one layer.
-        history: Estimates along the run. For each quantity, pairs of a step and the estimate of its value there, from
-            the readings up to it.
+        estimates: Estimates at the newest reading. The key is the quantity, or `quantity/layer` for
+            one layer.
+        history: Estimates along the run. For each quantity, pairs of a step and the estimate of its
+            value there, from the readings up to it.
         headline: The finding that leads; None if there is none.
         outcome: The state of the run and its test score, in words.
         said: The headline in words.
@@ -95,7 +103,9 @@ class Diagnosis:
         return {
             "verdict": self.verdict,
             "headline": None if self.headline is None else self.headline.claim,
-            "claims": [] if self.triage is None else [each.claim.value for each in self.triage.claims],
+            "claims": []
+            if self.triage is None
+            else [each.claim.value for each in self.triage.claims],
             "findings": [as_dict(finding) for finding in self.findings],
             "estimates": {name: estimate.to_dict() for name, estimate in self.estimates.items()},
         }
@@ -123,17 +133,29 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     spikes = spikes_of(run)
     if spikes:
         found = spikes_finding(spikes, partial(_explained, run, gauges))
-        findings.append(found if run.watched else replace(found, trial=_causes(run, clearest(spikes))))
+        findings.append(
+            found if run.watched else replace(found, trial=_causes(run, clearest(spikes)))
+        )
     if run.evaluations:
-        estimates |= {name: Estimate(**fields) for name, fields in run.evaluations[-1]["estimates"].items()}
+        estimates |= {
+            name: Estimate(**fields) for name, fields in run.evaluations[-1]["estimates"].items()
+        }
     for certificate in load_artifacts(run, Certificate)[-1:]:
         findings.append(certificate.finding())
         estimates |= certificate.estimates
     findings = with_trials(run, _with_reservations(run, findings, gauges))
-    findings.sort(key=lambda each: (each.state.rank, each.gauge != SPIKES, is_outranked(each.gauge, run.gauges)))
+    findings.sort(
+        key=lambda each: (
+            each.state.rank,
+            each.gauge != SPIKES,
+            is_outranked(each.gauge, run.gauges),
+        )
+    )
     judged = triage_of(run) if run.signs and not Reservations.of(run.events).loss else None
     if judged is not None:
-        findings = led_by(judged, with_trials(run, findings_of(judged, run.hyperparameters)), findings)
+        findings = led_by(
+            judged, with_trials(run, findings_of(judged, run.hyperparameters)), findings
+        )
     headline = leading(run, findings)
     return Diagnosis(
         findings=tuple(findings),
@@ -149,9 +171,11 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
 
 
 def led_by(judged: Triage, found: Sequence[Finding], findings: Sequence[Finding]) -> list[Finding]:
-    """The findings with those of triage. If something is wrong, it leads, and gauges advise nothing.
+    """The findings with those of triage. If something is wrong, it leads, and gauges advise
+    nothing.
 
-    What a gauge reads is true also then, but its advice about batch and rate is for a run that learns.
+    What a gauge reads is true also then, but its advice about batch and rate is for a run that
+    learns.
     """
     if judged.passes:
         return sorted([*found, *findings], key=lambda each: each.state.rank)
@@ -160,13 +184,19 @@ def led_by(judged: Triage, found: Sequence[Finding], findings: Sequence[Finding]
 
 def _without_advice(finding: Finding) -> Finding:
     """The finding as a reading alone."""
-    return replace(finding, state=State.OK, cure=(), trial=None, facts={**finding.facts, "withheld": True})
+    return replace(
+        finding, state=State.OK, cure=(), trial=None, facts={**finding.facts, "withheld": True}
+    )
 
 
 def _of_gauges(
-    run: Run, level: float, estimates: dict[str, Estimate], history: dict[str, list[tuple[int, Estimate]]]
+    run: Run,
+    level: float,
+    estimates: dict[str, Estimate],
+    history: dict[str, list[tuple[int, Estimate]]],
 ) -> Iterator[Finding]:
-    """The findings of the gauges. Their estimates, now and along the run, are added to `estimates` and `history`."""
+    """The findings of the gauges. Their estimates, now and along the run, are added to `estimates`
+    and `history`."""
     few = readings_wanted(run.overhead, run.configuration.every) is not None
     for gauge in recorded_gauges(run)[0]:
         series = run.series(gauge.name)
@@ -197,19 +227,36 @@ def facts_of(run: Run, series: Series) -> RunFacts:
 def judge(gauge: Gauge, estimates: Mapping[str, Estimate], run: RunFacts) -> Finding | None:
     """What a gauge finds, with the doubt that comes with several learning rates."""
     found = gauge.judge(estimates, run)
-    if found is None or run.settings is None or not gauge.sgd_only or len(set(run.settings.peaks)) == 1:
+    if (
+        found is None
+        or run.settings is None
+        or not gauge.sgd_only
+        or len(set(run.settings.peaks)) == 1
+    ):
         return found
-    return replace(found, doubts=(*found.doubts, Doubt("several_rates", {"peaks": tuple(run.settings.peaks)})))
+    return replace(
+        found, doubts=(*found.doubts, Doubt("several_rates", {"peaks": tuple(run.settings.peaks)}))
+    )
 
 
 def _of_the_run(run: Run, level: float, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
-    """The findings that come from no gauge: the budget, the check after the last step, the plateau, the forks."""
+    """The findings that come from no gauge: the budget, the check after the last step, the plateau,
+    the forks."""
     if (wanted := readings_wanted(run.overhead, run.configuration.every)) is not None:
         yield Finding(
-            "overhead", Issue.ESTIMATION, "budget_short", State.CANNOT_TELL, facts={**run.overhead, "short_of": wanted}
+            "overhead",
+            Issue.ESTIMATION,
+            "budget_short",
+            State.CANNOT_TELL,
+            facts={**run.overhead, "short_of": wanted},
         )
     yield from _endpoint(run, estimates)
-    for found in (_stationarity(run, level), cooling_finding(run), rate_finding(run), cooled_finding(run)):
+    for found in (
+        _stationarity(run, level),
+        cooling_finding(run),
+        rate_finding(run),
+        cooled_finding(run),
+    ):
         if found is not None:
             yield found
 
@@ -217,10 +264,14 @@ def _of_the_run(run: Run, level: float, estimates: Mapping[str, Estimate]) -> It
 def leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
     """The finding that leads: the most urgent one of which something is known."""
     if reason := Reservations.of(run.events).loss:
-        return Finding("loss", Issue.ESTIMATION, "another_loss", State.CANNOT_TELL, facts={"reason": reason})
+        return Finding(
+            "loss", Issue.ESTIMATION, "another_loss", State.CANNOT_TELL, facts={"reason": reason}
+        )
     passed = [each for each in findings if each.claim == Claim.HEALTHY]
     if passed:
-        return passed[0]  # what a gauge advises then makes a healthy training cheaper, and is no illness
+        return passed[
+            0
+        ]  # what a gauge advises then makes a healthy training cheaper, and is no illness
     ours = [each for each in findings if not is_outranked(each.gauge, run.gauges)] or list(findings)
     known = (each for each in ours if each.state is not State.CANNOT_TELL)
     return next(known, ours[0] if ours else None)
@@ -237,7 +288,9 @@ def _explained(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:
             evidence.append(sharpness_near(spike, series, gauge.kind))
         elif isinstance(gauge, GradientNoise):
             usual = usual_norms(spike.first, series)
-            layer = None if examined is None or usual is None else examined.layer(series.layers, usual)
+            layer = (
+                None if examined is None or usual is None else examined.layer(series.layers, usual)
+            )
             evidence.append(layer or layer_near(spike, series))
     return explain(spike, examined=examined, readings=evidence, same_examples=_has_one_batch(run))
 
@@ -255,17 +308,26 @@ def _causes(run: Run, spike: Spike) -> Trial:
     return Trial(facts={"call": f"{run.call('fork', '').removesuffix('`')} --spike {spike.peak}`"})
 
 
-def _with_reservations(run: Run, findings: Sequence[Finding], gauges: Sequence[Gauge]) -> list[Finding]:
-    """The findings as far as the warnings of the run let them hold, and one for each gauge that stopped early."""
+def _with_reservations(
+    run: Run, findings: Sequence[Finding], gauges: Sequence[Gauge]
+) -> list[Finding]:
+    """The findings as far as the warnings of the run let them hold, and one for each gauge that
+    stopped early."""
     reservations = Reservations.of(run.events)
     apart = run.manifest.get("mode") != "shared"
-    uses_loss = {gauge.name: not gauge.own_steps and (apart or gauge.needs_loss) for gauge in gauges}
+    uses_loss = {
+        gauge.name: not gauge.own_steps and (apart or gauge.needs_loss) for gauge in gauges
+    }
     held = [
-        reservations.on(finding, uses_loss=uses_loss[finding.gauge]) if finding.gauge in uses_loss else finding
+        reservations.on(finding, uses_loss=uses_loss[finding.gauge])
+        if finding.gauge in uses_loss
+        else finding
         for finding in findings
     ]
     found = {finding.gauge for finding in findings}
-    stopped = [gauge for gauge in gauges if gauge.name not in found and reservations.why(gauge.name)]
+    stopped = [
+        gauge for gauge in gauges if gauge.name not in found and reservations.why(gauge.name)
+    ]
     return held + [reservations.stop_of(gauge.name, gauge.issue) for gauge in stopped]
 
 
@@ -291,12 +353,15 @@ def _endpoint(run: Run, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
 
 
 def _chaos(run: Run, endpoint: Endpoint, estimates: Mapping[str, Estimate]) -> Finding | None:
-    """The finding about chaos past the edge, from the sharpness at the end or that of the batches."""
+    """The finding about chaos past the edge, from the sharpness at the end or that of
+    the batches."""
     settings = run.hyperparameters
     if settings is None or settings.family != "sgd" or (path := run.series("trajectory")) is None:
         return None
     rate = float(path.learning_rate[-1])
-    shares = [estimates[name] for name in ("edge_share",) if name in estimates and estimates[name].tells]
+    shares = [
+        estimates[name] for name in ("edge_share",) if name in estimates and estimates[name].tells
+    ]
     if endpoint.sharpness is not None:
         limit = min(MomentumRule(group.momentum, group.nesterov).limit for group in settings.now)
         shares.append(transform(endpoint.sharpness, lambda sharpness: rate * sharpness / limit))
@@ -305,7 +370,8 @@ def _chaos(run: Run, endpoint: Endpoint, estimates: Mapping[str, Estimate]) -> F
 
 
 def _stationarity(run: Run, level: float) -> Finding | None:
-    """If the loss still falls at the latest constant rate. None without a constant rate or without `cool`."""
+    """If the loss still falls at the latest constant rate. None without a constant rate or without
+    `cool`."""
     looks = [event for event in run.events if event["event"] == "stationarity"]
     if not looks:
         return None
@@ -319,7 +385,8 @@ def _stationarity(run: Run, level: float) -> Finding | None:
 
 
 def along(series: Series) -> Iterator[Series]:
-    """The readings up to points along the run, equally many readings apart, as far as they are enough for an estimate.
+    """The readings up to points along the run, equally many readings apart, as far as they are
+    enough for an estimate.
 
     The last point is the newest reading.
     """

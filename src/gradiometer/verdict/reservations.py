@@ -1,4 +1,5 @@
-"""What the warnings of a run take from its findings: gauges that have stopped, and verdicts that do not hold."""
+"""What the warnings of a run take from its findings: gauges that have stopped, and verdicts that do
+not hold."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,11 +10,13 @@ from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 
 @dataclass(frozen=True)
 class Reservations:
-    """What the warnings of a run take from its findings: gauges that have stopped, and verdicts that do not hold.
+    """What the warnings of a run take from its findings: gauges that have stopped, and verdicts
+    that do not hold.
 
     Args:
         loss: The warning that the measured loss is not the trained one; empty if there is none.
-        stopped: Step and reason, by the name of a gauge that is no longer measured. `all` stands for every gauge.
+        stopped: Step and reason, by the name of a gauge that is no longer measured. `all` stands
+            for every gauge.
     """
 
     loss: str = ""
@@ -33,7 +36,8 @@ class Reservations:
         return cls(loss, stopped)
 
     def why(self, gauge: str) -> tuple[int, str] | None:
-        """The step after which a gauge was not measured, and the reason; None if it did not stop."""
+        """The step after which a gauge was not measured, and the reason; None if it
+        did not stop."""
         return self.stopped.get(gauge, self.stopped.get("all"))
 
     def on(self, finding: Finding, *, uses_loss: bool) -> Finding:
@@ -44,16 +48,23 @@ class Reservations:
             uses_loss: True if the gauge was measured with the loss that the user gave.
         """
         if uses_loss and self.loss:
-            return Finding(finding.gauge, finding.issue, "loss_differs", State.CANNOT_TELL, finding.numbers)
+            return Finding(
+                finding.gauge, finding.issue, "loss_differs", State.CANNOT_TELL, finding.numbers
+            )
         why = self.why(finding.gauge)
         if why is None:
             return finding
         if finding.state is State.CANNOT_TELL:
             return self.stop_of(finding.gauge, finding.issue)
         step, reason = why
-        return replace(finding, doubts=(*finding.doubts, Doubt("not_measured_after", {"step": step, "reason": reason})))
+        return replace(
+            finding,
+            doubts=(*finding.doubts, Doubt("not_measured_after", {"step": step, "reason": reason})),
+        )
 
     def stop_of(self, gauge: str, issue: Issue) -> Finding:
         """The finding for a gauge that stopped before it could tell anything."""
         step, reason = self.stopped.get(gauge, self.stopped.get("all", (0, "")))
-        return Finding(gauge, issue, "gauge_stopped", State.CANNOT_TELL, facts={"step": step, "reason": reason})
+        return Finding(
+            gauge, issue, "gauge_stopped", State.CANNOT_TELL, facts={"step": step, "reason": reason}
+        )

@@ -1,4 +1,5 @@
-"""`gradiometer learn lecture`: the statements of the lecture, each predicted before it is measured."""
+"""`gradiometer learn lecture`: the statements of the lecture, each predicted before it
+is measured."""
 
 import time
 from collections.abc import Iterator
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 def lecture(statements: tuple[str, ...], out: Path | None, pool: str, as_json: bool) -> int:
     """Test statements of the lecture by experiments; all twelve if none is given.
 
-    Every experiment predicts the result of a measurement before it is made: on a problem with a known answer, on a real
-    network with real data, and in a case in which the claim fails. The exit code is 0 if all results are as predicted,
-    and 1 otherwise.
+    Every experiment predicts the result of a measurement before it is made: on a problem with a
+    known answer, on a real network with real data, and in a case in which the claim fails. The exit
+    code is 0 if all results are as predicted, and 1 otherwise.
     """
     import torch
     from rich.console import Console
@@ -58,7 +59,9 @@ def lecture(statements: tuple[str, ...], out: Path | None, pool: str, as_json: b
                 site.add(results[-1], left)
     held = sum(result.held for result in results)
     if as_json:
-        with printed_json({"statements": [result.to_dict() for result in results], "held": held, "site": None}) as told:
+        with printed_json(
+            {"statements": [result.to_dict() for result in results], "held": held, "site": None}
+        ) as told:
             told["site"] = None if out is None else write_site(results, out)
     else:
         click.echo(f"{held} of {len(results)} statements held.")
@@ -67,7 +70,9 @@ def lecture(statements: tuple[str, ...], out: Path | None, pool: str, as_json: b
     return 0 if held == len(results) else 1
 
 
-def _tested(statement: "Statement", outcomes: "Iterator[ExperimentResult]", console: "Console", place: str) -> "Result":
+def _tested(
+    statement: "Statement", outcomes: "Iterator[ExperimentResult]", console: "Console", place: str
+) -> "Result":
     """Print the predictions of a statement, then its measurements as they are made.
 
     Args:
@@ -91,7 +96,10 @@ def _tested(statement: "Statement", outcomes: "Iterator[ExperimentResult]", cons
             says = f"{mark} {experiment.name}: measured {outcome.measured[-1]}"
         else:
             point = f"{experiment.dial} {number(float(experiment.points[-1]))}"
-            says = f"{experiment.name} ({experiment.where}): {experiment.quantity} at {point}: predicted "
+            says = (
+                f"{experiment.name} ({experiment.where}): {experiment.quantity} at {point}: "
+                "predicted "
+            )
             says += prediction(outcome.predicted[-1])
         console.print(filled(says, indent=2, hanging=2), markup=False, soft_wrap=True)
     return Result(statement, tuple(measured))

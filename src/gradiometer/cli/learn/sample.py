@@ -40,14 +40,40 @@ class Start(NamedTuple):
     defaults: dict[str, Any]
 
 
-@click.command(epilog="Example: gradiometer learn sample logistic-regression --sampler sghmc --lr 0.1 --steps 20000")
+@click.command(
+    epilog=(
+        "Example: gradiometer learn sample logistic-regression --sampler sghmc --lr 0.1 --steps "
+        "20000"
+    )
+)
 @click.argument("target", metavar="RUN|PROBLEM", shell_complete=targets)
-@click.option("--sampler", "kind", type=click.Choice(["sgld", "sghmc", "sgnht"]), default="sgld", show_default=True)
-@click.option("--temperature", type=float, default=1.0, show_default=True, help="T in posterior units: U = N × loss.")
-@click.option("--lr", "learning_rate", type=float, help="Learning rate, for the mean loss. [0.05, or the run's]")
+@click.option(
+    "--sampler",
+    "kind",
+    type=click.Choice(["sgld", "sghmc", "sgnht"]),
+    default="sgld",
+    show_default=True,
+)
+@click.option(
+    "--temperature",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="T in posterior units: U = N × loss.",
+)
+@click.option(
+    "--lr",
+    "learning_rate",
+    type=float,
+    help="Learning rate, for the mean loss. [0.05, or the run's]",
+)
 @click.option("-b", "--batch-size", type=int, help="Batch size. [32, or the run's]")
-@click.option("--steps", type=int, default=5000, show_default=True, help="Measured steps of each chain.")
-@click.option("--burn-in", type=int, default=2000, show_default=True, help="Steps before the measurement.")
+@click.option(
+    "--steps", type=int, default=5000, show_default=True, help="Measured steps of each chain."
+)
+@click.option(
+    "--burn-in", type=int, default=2000, show_default=True, help="Steps before the measurement."
+)
 @click.option("--every", type=int, default=10, show_default=True, help="Steps between two draws.")
 @click.option(
     "--chains",
@@ -56,8 +82,18 @@ class Start(NamedTuple):
     show_default=True,
     help="Independent chains; 2 or more: R-hat.",
 )
-@click.option("--png", type=click.Path(file_okay=False, path_type=Path), help="Folder for pictures of the chains.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the start, the batches and the noise.")
+@click.option(
+    "--png",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for pictures of the chains.",
+)
+@click.option(
+    "--seed",
+    type=SEED,
+    default=0,
+    show_default=True,
+    help="Seed of the start, the batches and the noise.",
+)
 @configuration_options()
 @pool_option
 @json_option
@@ -71,13 +107,15 @@ def sample(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Draw from exp(−U/T) with U = N × the mean loss, from the last checkpoint of RUN or the start of PROBLEM.
+    """Draw from exp(−U/T) with U = N × the mean loss, from the last checkpoint of RUN or the start
+    of PROBLEM.
 
-    Prints the temperature asked for and the one measured, the heat of SGD itself and the injected temperature, and the
-    posterior mean and spread of losses and accuracy, all with intervals. If SGD itself is hotter than the temperature
-    asked for, it stops and suggests a learning rate or a batch size. Several chains have different seeds and starts
-    (chains of a RUN all start from its checkpoint); R-hat and effective sample sizes show if they have mixed.
-    --set takes model and data_dir of a PROBLEM, the momentum of sghmc and sgnht (0.9 by default), weight_decay λ of a
+    Prints the temperature asked for and the one measured, the heat of SGD itself and the injected
+    temperature, and the posterior mean and spread of losses and accuracy, all with intervals. If
+    SGD itself is hotter than the temperature asked for, it stops and suggests a learning rate or a
+    batch size. Several chains have different seeds and starts (chains of a RUN all start from its
+    checkpoint); R-hat and effective sample sizes show if they have mixed. --set takes model and
+    data_dir of a PROBLEM, the momentum of sghmc and sgnht (0.9 by default), weight_decay λ of a
     Gaussian prior of precision Nλ, and the level of the intervals.
     """
     import torch
@@ -91,25 +129,35 @@ def sample(
     torch.set_num_threads(1)
     for name in settings:
         if name not in OTHERS:
-            raise BadArgument(f"`--set` {name} does not change a sample: it takes {', '.join(OTHERS)}.")
+            raise BadArgument(
+                f"`--set` {name} does not change a sample: it takes {', '.join(OTHERS)}."
+            )
     settings = flags | OTHERS | settings
     check_level(settings["level"])
     if png is not None and chains < 2:
         raise BadArgument("`--png` compares chains with each other: add --chains 4.")
-    start = _run_start(Path(target), settings) if is_run(target) else _problem_start(target, settings)
+    start = (
+        _run_start(Path(target), settings) if is_run(target) else _problem_start(target, settings)
+    )
     given = start.defaults | {name: value for name, value in settings.items() if value is not None}
     with working("sampling", quiet=as_json):
         found = _sampled(start, kind, given, chains, pool)
     mixed = agreement(found, settings["level"])
     if as_json:
-        several = {"chains": [each.to_dict() for each in found], "mixing": [each.to_dict() for each in mixed]}
+        several = {
+            "chains": [each.to_dict() for each in found],
+            "mixing": [each.to_dict() for each in mixed],
+        }
         first = found[0].to_dict() | (several if chains > 1 else {})
         with printed_json({"target": target, "sampler": kind, **first, "pictures": []}) as result:
             result["pictures"] = [] if png is None else _pictures(found, settings, png)
         return
     for chain, each in enumerate(found):
         name = start.name if chains == 1 else f"{start.name}, chain {chain}"
-        _print(f"{kind.upper()} on {name}, {settings['steps']:,} steps after {settings['burn_in']:,}.", each)
+        _print(
+            f"{kind.upper()} on {name}, {settings['steps']:,} steps after {settings['burn_in']:,}.",
+            each,
+        )
     for function in mixed:
         click.echo(filled(str(function)) + "\n")
     for picture in [] if png is None else _pictures(found, settings, png):
@@ -120,9 +168,20 @@ def _problem_start(name: str, settings: dict[str, Any]) -> Start:
     from gradiometer.problems.model import new_model
     from gradiometer.problems.registry import load
 
-    problem = load(name, model=settings["model"], data_dir=settings["data_dir"], seed=settings["seed"])
-    defaults = {"learning_rate": 0.05, "batch_size": min(32, len(problem.train)), "weight_decay": 0.0}
-    return Start(f"{problem.name} ({problem.model_name}) from its start", problem, lambda: new_model(problem), defaults)
+    problem = load(
+        name, model=settings["model"], data_dir=settings["data_dir"], seed=settings["seed"]
+    )
+    defaults = {
+        "learning_rate": 0.05,
+        "batch_size": min(32, len(problem.train)),
+        "weight_decay": 0.0,
+    }
+    return Start(
+        f"{problem.name} ({problem.model_name}) from its start",
+        problem,
+        lambda: new_model(problem),
+        defaults,
+    )
 
 
 def _run_start(path: Path, settings: dict[str, Any]) -> Start:
@@ -137,7 +196,9 @@ def _run_start(path: Path, settings: dict[str, Any]) -> Start:
     load_last_checkpoint(training, path)
     configuration = training.configuration
     defaults = {
-        "learning_rate": training.learning_rate if training.learning_rate > 0 else configuration.learning_rate,
+        "learning_rate": training.learning_rate
+        if training.learning_rate > 0
+        else configuration.learning_rate,
         "batch_size": configuration.batch_size,
         "weight_decay": configuration.weight_decay,
     }
@@ -145,13 +206,21 @@ def _run_start(path: Path, settings: dict[str, Any]) -> Start:
     return Start(name, training.problem, lambda: copy.deepcopy(training.model), defaults)
 
 
-def _sampled(start: Start, kind: str, given: dict[str, Any], chains: int, pool: str) -> "list[Sampled]":
+def _sampled(
+    start: Start, kind: str, given: dict[str, Any], chains: int, pool: str
+) -> "list[Sampled]":
     from gradiometer.exploration import samplers
     from gradiometer.exploration.chains.sampling import sample as run_sampler
 
     problem = start.problem
-    own = {name: given.get(name) for name in ("temperature", "weight_decay", "batch_size", "momentum")}
-    own |= {"lr": given["learning_rate"], "examples": len(problem.train), "burn_in": given["burn_in"] // 2}
+    own = {
+        name: given.get(name) for name in ("temperature", "weight_decay", "batch_size", "momentum")
+    }
+    own |= {
+        "lr": given["learning_rate"],
+        "examples": len(problem.train),
+        "burn_in": given["burn_in"] // 2,
+    }
     return run_sampler(
         start.model,
         problem.loss,
@@ -191,7 +260,8 @@ def _slope(place: int, model: "nn.Module", _: "Batch") -> "Tensor":
 
 
 def _known(problem: "Problem", given: dict[str, Any]) -> dict[str, float | tuple[float, float]]:
-    """Exact means, of slopes also standard deviations, if the posterior is known and has no further prior."""
+    """Exact means, of slopes also standard deviations, if the posterior is known and has no further
+    prior."""
     import numpy as np
 
     from gradiometer.lab.closed_forms import linear_regression, logistic_regression
@@ -217,19 +287,32 @@ def _pictures(found: "Sequence[Sampled]", settings: dict[str, Any], folder: Path
     import numpy as np
 
     from gradiometer.report.charts.charts import save_png
-    from gradiometer.report.charts.mixing_charts import autocorrelation_chart, rank_chart, trace_chart
+    from gradiometer.report.charts.mixing_charts import (
+        autocorrelation_chart,
+        rank_chart,
+        trace_chart,
+    )
     from gradiometer.storage.disk import writing
 
     with writing(folder, "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name in found[0].draws:
-        draws, label = np.stack([each.draws[name] for each in found], axis=1), name.replace("_", " ")
+        draws, label = (
+            np.stack([each.draws[name] for each in found], axis=1),
+            name.replace("_", " "),
+        )
         steps = settings["burn_in"] + settings["every"] * np.arange(len(draws))
-        charts = trace_chart(label, draws, steps), rank_chart(label, draws), autocorrelation_chart(label, draws)
+        charts = (
+            trace_chart(label, draws, steps),
+            rank_chart(label, draws),
+            autocorrelation_chart(label, draws),
+        )
         for kind, chart in zip(("trace", "ranks", "autocorrelation"), charts, strict=True):
             with writing(folder, "choose another folder"):
-                paths.append(str(save_png(chart, folder / f"{name}_{kind}.png", f"{label}: {kind}")))
+                paths.append(
+                    str(save_png(chart, folder / f"{name}_{kind}.png", f"{label}: {kind}"))
+                )
     return paths
 
 
@@ -251,7 +334,9 @@ def _print(title: str, found: "Sampled") -> None:
         click.echo(f"  T {label:<22}{value}")
     click.echo("")
     for function, moment in found.moments.items():
-        exact = [f"{value:.4g}" for value in (moment.known, moment.known_spread) if value is not None]
+        exact = [
+            f"{value:.4g}" for value in (moment.known, moment.known_spread) if value is not None
+        ]
         known = f"   known: {', '.join(exact)}" if exact else ""
         click.echo(filled(f"{function:<17}{moment}{known}", indent=2, hanging=17))
     click.echo("\n" + filled(found.verdict) + "\n")

@@ -1,4 +1,5 @@
-"""`gradiometer learn schedule`: learning rates by the convergence theorem, and over a finite run."""
+"""`gradiometer learn schedule`: learning rates by the convergence theorem, and over a
+finite run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,22 +24,37 @@ Example: gradiometer learn schedule '1/t' '0.1/sqrt(t)' 'Cosine(0.1, steps=1000)
 """
 
 
-@click.command(epilog=EXAMPLE, context_settings={"ignore_unknown_options": True})  # -1/t is a formula
+@click.command(
+    epilog=EXAMPLE, context_settings={"ignore_unknown_options": True}
+)  # -1/t is a formula
 @click.argument("expressions", metavar="EXPR...", nargs=-1, required=True)
-@click.option("--steps", type=click.IntRange(min=1), help="Also judge each EXPR over a run of this length.")
-@click.option("--tuned", type=float, help="Best peak rate of the first EXPR: convert it for the others. Needs --steps.")
+@click.option(
+    "--steps", type=click.IntRange(min=1), help="Also judge each EXPR over a run of this length."
+)
+@click.option(
+    "--tuned",
+    type=float,
+    help="Best peak rate of the first EXPR: convert it for the others. Needs --steps.",
+)
 @json_option
-@click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="Save a chart as this PNG file.")
+@click.option(
+    "--png", type=click.Path(dir_okay=False, path_type=Path), help="Save a chart as this PNG file."
+)
 def schedule(
-    expressions: tuple[str, ...], steps: int | None, tuned: float | None, as_json: bool, png: Path | None
+    expressions: tuple[str, ...],
+    steps: int | None,
+    tuned: float | None,
+    as_json: bool,
+    png: Path | None,
 ) -> None:
     """Check learning rates against the convergence theorem.
 
-    EXPR is a formula in t = 1, 2, … such as '1/(t*log(t+1)**2)', or a shape such as 'Cosine(0.1, steps=1000)', counted
-    from step 0, that is t - 1. constant, cosine, linear and trapezoid are those of `gradiometer train`: they start at
-    0.1, and the last three end at zero after --steps steps (1,000 by default).
-    The theorem needs a rate that goes to zero, with an infinite sum and a finite sum of squares. A condition that
-    cannot be decided for a formula is reported as undecided.
+    EXPR is a formula in t = 1, 2, … such as '1/(t*log(t+1)**2)', or a shape such as 'Cosine(0.1,
+    steps=1000)', counted from step 0, that is t - 1. constant, cosine, linear and trapezoid are
+    those of `gradiometer train`: they start at 0.1, and the last three end at zero after --steps
+    steps (1,000 by default). The theorem needs a rate that goes to zero, with an infinite sum and a
+    finite sum of squares. A condition that cannot be decided for a formula is reported as
+    undecided.
     """
     from gradiometer.cli.outcome import printed_json
     from gradiometer.convergence.theorem.theorem import theorem
@@ -48,7 +64,8 @@ def schedule(
         raise BadArgument("`--tuned` needs the length of the run. Add --steps.")
     shapes = [_shape(expression, steps or DRAWN) for expression in expressions]
     verdicts = [
-        replace(theorem(shape), expression=expression) for expression, shape in zip(expressions, shapes, strict=True)
+        replace(theorem(shape), expression=expression)
+        for expression, shape in zip(expressions, shapes, strict=True)
     ]
     runs = _over_a_run(shapes, steps, tuned) if steps is not None else []
     if png is not None and not png.parent.is_dir():
@@ -56,7 +73,9 @@ def schedule(
     if as_json:
         entries = [verdict.to_dict() for verdict in verdicts]
         for entry, run in zip(entries, runs, strict=False):
-            entry["horizon"] = run[0].to_dict() | ({} if run[1] is None else {"transferred_peak": run[1]})
+            entry["horizon"] = run[0].to_dict() | (
+                {} if run[1] is None else {"transferred_peak": run[1]}
+            )
         with printed_json({"schedules": entries}):
             _save_chart(expressions, shapes, steps, png)
     else:
@@ -69,21 +88,32 @@ def _shape(expression: str, steps: int) -> "Schedule":
     from gradiometer.convergence.schedules.named import schedule_by_name
     from gradiometer.convergence.theorem.theorem import read
 
-    found = schedule_by_name(expression.strip().lower(), RATE, steps) if expression.strip().lower() in NAMES else None
+    found = (
+        schedule_by_name(expression.strip().lower(), RATE, steps)
+        if expression.strip().lower() in NAMES
+        else None
+    )
     return read(expression) if found is None else found
 
 
-def _over_a_run(shapes: "list[Schedule]", steps: int, tuned: float | None) -> "list[tuple[RateOverRun, float | None]]":
+def _over_a_run(
+    shapes: "list[Schedule]", steps: int, tuned: float | None
+) -> "list[tuple[RateOverRun, float | None]]":
     """Each shape over the run, and the tuned rate of the first one converted for it."""
     from gradiometer.convergence.schedules.horizon import horizon, transfer_rate
 
     return [
-        (horizon(shape, steps), None if tuned is None else transfer_rate(tuned, shapes[0], shape, steps))
+        (
+            horizon(shape, steps),
+            None if tuned is None else transfer_rate(tuned, shapes[0], shape, steps),
+        )
         for shape in shapes
     ]
 
 
-def _save_chart(expressions: "tuple[str, ...]", shapes: "list[Schedule]", steps: int | None, png: Path | None) -> None:
+def _save_chart(
+    expressions: "tuple[str, ...]", shapes: "list[Schedule]", steps: int | None, png: Path | None
+) -> None:
     if png is None:
         return
     from gradiometer.convergence.schedules.picture import picture
@@ -95,7 +125,9 @@ def _save_chart(expressions: "tuple[str, ...]", shapes: "list[Schedule]", steps:
     click.echo(f"Saved the chart as {png}.", err=True)
 
 
-def _print(verdicts: "list[TheoremVerdict]", runs: "list[tuple[RateOverRun, float | None]]") -> None:
+def _print(
+    verdicts: "list[TheoremVerdict]", runs: "list[tuple[RateOverRun, float | None]]"
+) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -105,7 +137,12 @@ def _print(verdicts: "list[TheoremVerdict]", runs: "list[tuple[RateOverRun, floa
     for heading in ("η_t", "→ 0", "Σ η = ∞", "Σ η² < ∞", "theorem"):
         table.add_column(heading, overflow="fold")
     for verdict in verdicts:
-        answers = (verdict.limit_zero, verdict.sum_diverges, verdict.sum_of_squares_converges, verdict.theorem)
+        answers = (
+            verdict.limit_zero,
+            verdict.sum_diverges,
+            verdict.sum_of_squares_converges,
+            verdict.theorem,
+        )
         table.add_row(Text(verdict.expression), *map(_word, answers))
     console.print(table)
     for place, verdict in enumerate(verdicts):
@@ -115,12 +152,14 @@ def _print(verdicts: "list[TheoremVerdict]", runs: "list[tuple[RateOverRun, floa
             console.print(str(run))
             if carried is not None:
                 console.print(
-                    f"With the tuned rate of the first, the peak here is {carried:.3g}.", markup=False, highlight=False
+                    f"With the tuned rate of the first, the peak here is {carried:.3g}.",
+                    markup=False,
+                    highlight=False,
                 )
     if runs:
         console.print(
-            "\nThe worst case is over convex losses, with a distance D to the minimum and gradients up to G "
-            "(Defazio et al. 2023). It ranks shapes and predicts no loss."
+            "\nThe worst case is over convex losses, with a distance D to the minimum and "
+            "gradients up to G (Defazio et al. 2023). It ranks shapes and predicts no loss."
         )
 
 

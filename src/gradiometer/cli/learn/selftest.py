@@ -17,13 +17,18 @@ MARKS = {True: "✓ passed", False: "✗ failed"}
 
 
 @click.command(epilog="Example: gradiometer learn selftest --full --pool processes")
-@click.option("--full", is_flag=True, help="Use more batches and windows. Takes several minutes instead of one.")
+@click.option(
+    "--full",
+    is_flag=True,
+    help="Use more batches and windows. Takes several minutes instead of one.",
+)
 @pool_option
 @json_option
 def selftest(full: bool, pool: str, as_json: bool) -> int:
     """Check the measurements on this machine against exact answers.
 
-    On problems with known per-example gradients, the command checks that the numbers are unbiased and that 90 % of
+    On problems with known per-example gradients, the command checks that the numbers are unbiased
+    and that 90 % of
     the intervals contain the exact value. Exit code: 0 if every check passes, otherwise 1.
     """
     from rich.console import Console
@@ -37,11 +42,20 @@ def selftest(full: bool, pool: str, as_json: bool) -> int:
     console = Console()
     failed = sum(not check.passed for check in checks)
     if as_json:
-        print_json({"passed": not failed, "checks": [{"name": check.name, **vars(check)} for check in checks]})
+        print_json(
+            {
+                "passed": not failed,
+                "checks": [{"name": check.name, **vars(check)} for check in checks],
+            }
+        )
     else:
         for table in _tables(checks):
             console.print(table, "")
-        verdict = "all passed" if not failed else f"{failed} failed: do not trust the noise gauge on this machine"
+        verdict = (
+            "all passed"
+            if not failed
+            else f"{failed} failed: do not trust the noise gauge on this machine"
+        )
         click.echo(f"{len(checks)} checks, {verdict}.")
     return 1 if failed else 0
 
@@ -62,6 +76,12 @@ def _tables(checks: "list[SelfTest]") -> "Iterator[Table]":
             if check.quantity == quantity:
                 low, high = (significant(end, 4) for end in (check.low, check.high))
                 measured = f"{significant(check.measured, 4)} [{low}, {high}]"
-                row = (check.problem, str(check.batch_size), check.expected, escape(measured), MARKS[check.passed])
+                row = (
+                    check.problem,
+                    str(check.batch_size),
+                    check.expected,
+                    escape(measured),
+                    MARKS[check.passed],
+                )
                 table.add_row(*row)
         yield table

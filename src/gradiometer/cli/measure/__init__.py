@@ -1,4 +1,5 @@
-"""`gradiometer measure`: quantities that training itself does not measure, of a run or a problem."""
+"""`gradiometer measure`: quantities that training itself does not measure, of a run
+or a problem."""
 
 import click
 

@@ -24,26 +24,69 @@ Of = Literal["now", "run"]
 
 @click.command(epilog="Example: gradiometer measure batch runs/digits-cnn-1")
 @click.argument("target", metavar="RUN-OR-PROBLEM", shell_complete=targets)
-@click.option("--steps", type=click.IntRange(min=200), default=600, show_default=True,
-              help="Steps to train a problem; the noise is measured in the last 200.")  # fmt: skip
-@click.option("--of", type=click.Choice(["now", "run"]), default="now", show_default=True,
-              help="Noise scale now, to continue the run, or over the whole run, to plan another.")  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(min=0), default=10.0, show_default=True,
-              help="About how long to measure the time of a step at every batch size on this machine; 0: not at "
-              "all.")  # fmt: skip
-@click.option("--branch", is_flag=True,
-              help="Measure the critical batch: train branches of a run with three batch sizes, each at its own best "
-              "rate. Costs about 18 times what is left of the run from --at on.")  # fmt: skip
-@click.option("--batches", default=None, metavar="0.25x,1x,4x",
-              help="With --branch: the batches, as multiples of that of the run.  [default: 0.25x,1x,4x]")  # fmt: skip
-@click.option("--horizon", default=None, metavar="LENGTH",
-              help="With --branch: the longest branch: 25% of what is left, 500 updates, 2 epochs, 64_000 examples or "
-              "10 s. A quarter and a half of it are trained, too.  [default: 25%]")  # fmt: skip
-@click.option("--replicates", type=click.IntRange(min=2), default=None,
-              help="With --branch: number of data orders.  [default: 4]")  # fmt: skip
-@click.option("--at", type=int, default=None, metavar="STEP",
-              help="With --branch: the step to branch from. Default: the middle of a finished run, else the newest "
-              "checkpoint.")  # fmt: skip
+@click.option(
+    "--steps",
+    type=click.IntRange(min=200),
+    default=600,
+    show_default=True,
+    help="Steps to train a problem; the noise is measured in the last 200.",
+)
+@click.option(
+    "--of",
+    type=click.Choice(["now", "run"]),
+    default="now",
+    show_default=True,
+    help="Noise scale now, to continue the run, or over the whole run, to plan another.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    help=(
+        "About how long to measure the time of a step at every batch size on this machine; 0: not "
+        "at all."
+    ),
+)
+@click.option(
+    "--branch",
+    is_flag=True,
+    help=(
+        "Measure the critical batch: train branches of a run with three batch sizes, each at its "
+        "own best rate. Costs about 18 times what is left of the run from --at on."
+    ),
+)
+@click.option(
+    "--batches",
+    default=None,
+    metavar="0.25x,1x,4x",
+    help="With --branch: the batches, as multiples of that of the run.  [default: 0.25x,1x,4x]",
+)
+@click.option(
+    "--horizon",
+    default=None,
+    metavar="LENGTH",
+    help=(
+        "With --branch: the longest branch: 25% of what is left, 500 updates, 2 epochs, 64_000 "
+        "examples or 10 s. A quarter and a half of it are trained, too.  [default: 25%]"
+    ),
+)
+@click.option(
+    "--replicates",
+    type=click.IntRange(min=2),
+    default=None,
+    help="With --branch: number of data orders.  [default: 4]",
+)
+@click.option(
+    "--at",
+    type=int,
+    default=None,
+    metavar="STEP",
+    help=(
+        "With --branch: the step to branch from. Default: the middle of a finished run, else the "
+        "newest checkpoint."
+    ),
+)
 @pool_option
 @configuration_options()
 @json_option
@@ -61,13 +104,16 @@ def batch(
     replicates: int | None,
     settings: dict[str, Any],
 ) -> None:
-    """Estimate updates, examples and time to the same loss at other batch sizes, relative to the present one.
+    """Estimate updates, examples and time to the same loss at other batch sizes, relative to the
+    present one.
 
-    RUN-OR-PROBLEM is the folder of a run, whose readings give the noise scale, or a problem (digits, fashion-mnist,
-    module:function), which is trained briefly first, with the settings of --set. A run keeps its own, but for level.
+    RUN-OR-PROBLEM is the folder of a run, whose readings give the noise scale, or a problem
+    (digits, fashion-mnist, module:function), which is trained briefly first, with the settings of
+    --set. A run keeps its own, but for level.
 
-    The learning rates are peaks of the schedule. Updates and examples are forecast for SGD. For Adam, AdamW, RMSprop
-    and Adagrad only a range of learning rates is given, and for other optimizers nothing.
+    The learning rates are peaks of the schedule. Updates and examples are forecast for SGD. For
+    Adam, AdamW, RMSprop and Adagrad only a range of learning rates is given, and for other
+    optimizers nothing.
     """
     from gradiometer.errors import BadArgument
     from gradiometer.train.batch_comparison import compare_for_problem, compare_for_run
@@ -92,7 +138,9 @@ def batch(
         found = compare_for_run(Path(target), of=of, level=_level(settings), seconds=budget)
     else:
         found = compare_for_problem(
-            Configuration.from_mapping({**settings, "problem": target}, ""), steps=steps, seconds=budget
+            Configuration.from_mapping({**settings, "problem": target}, ""),
+            steps=steps,
+            seconds=budget,
         )
     if as_json:
         from gradiometer.cli.outcome import print_json
@@ -108,7 +156,10 @@ def _level(settings: dict[str, Any]) -> float | None:
 
     for name in settings:
         if name != "level":
-            raise BadArgument(f"`--set` {name} cannot be changed for a run: leave it out, or give a problem instead.")
+            raise BadArgument(
+                f"`--set` {name} cannot be changed for a run: leave it out, or give a problem "
+                "instead."
+            )
     return settings.get("level")
 
 
@@ -119,7 +170,9 @@ def _factors(text: str) -> list[float]:
     try:
         return [float(part.strip().removesuffix("x")) for part in text.split(",")]
     except ValueError:
-        raise BadArgument(f"`--batches` must be multiples such as 0.25x,1x,4x, got {text!r}.") from None
+        raise BadArgument(
+            f"`--batches` must be multiples such as 0.25x,1x,4x, got {text!r}."
+        ) from None
 
 
 def _branch(path: Path, given: dict[str, Any], pool: str, as_json: bool) -> None:
@@ -135,9 +188,15 @@ def _branch(path: Path, given: dict[str, Any], pool: str, as_json: bool) -> None
         run, level = Run.open(path), given.pop("level")
         loop = loop_at(run, given.pop("at", None))
         found = critical_batch(
-            loop, forecast=noise_scale_at(run, loop.index), level=run.configuration.level if level is None else level,
-            pool=pool, threads=run.configuration.threads, out=run.path, progress=shown.count, **given,
-        )  # fmt: skip
+            loop,
+            forecast=noise_scale_at(run, loop.index),
+            level=run.configuration.level if level is None else level,
+            pool=pool,
+            threads=run.configuration.threads,
+            out=run.path,
+            progress=shown.count,
+            **given,
+        )
     if as_json:
         print_json(found.to_dict())
     else:
@@ -145,7 +204,8 @@ def _branch(path: Path, given: dict[str, Any], pool: str, as_json: bool) -> None
 
 
 def _print(found: "BatchComparison") -> None:
-    """Print the finding, the table or the learning rates to try, and the fastest and the cheapest batch sizes."""
+    """Print the finding, the table or the learning rates to try, and the fastest and the cheapest
+    batch sizes."""
     from rich.console import Console
 
     from gradiometer.cli.outcome import filled
@@ -155,13 +215,20 @@ def _print(found: "BatchComparison") -> None:
     click.echo(filled(f"{found.subject}, B = {found.present:,}, {found.settings.sentence}") + "\n")
     click.echo(filled(f"{said.seen} {said.means}") + "\n")
     if found.table is not None:
-        path = f", over {len(found.noise_scales)} windows of the run" if len(found.noise_scales) > 1 else ""
+        path = (
+            f", over {len(found.noise_scales)} windows of the run"
+            if len(found.noise_scales) > 1
+            else ""
+        )
         click.echo(f"To the same loss, relative to the present batch{path}:\n")
         peak = "η" if found.settings.is_constant else "peak η"
         Console().print(_table(found.table, peak))
         click.echo("\n" + "\n".join(filled(line) for line in _choices(found.table)))
     elif found.brackets:
-        click.echo(f"Learning rates to try{'' if found.settings.is_constant else ', as peaks of the schedule'}:\n")
+        click.echo(
+            "Learning rates to "
+            f"try{'' if found.settings.is_constant else ', as peaks of the schedule'}:\n"
+        )
         Console().print(_bracket_table(found.brackets, found.present))
         click.echo("")
     if found.caveat:
@@ -196,14 +263,20 @@ def _table(table: "BatchTable", rate: str = "η") -> "Table":
         rate = significant(row.learning_rate.value, 2)
         factors = [factor for factor in (row.updates, row.examples, row.time) if factor is not None]
         now = row.batch_size == table.present
-        drawn.add_row(f"{'now ' * now}{row.batch_size:,}", rate, *("1" if now else _cell(factor) for factor in factors))
+        drawn.add_row(
+            f"{'now ' * now}{row.batch_size:,}",
+            rate,
+            *("1" if now else _cell(factor) for factor in factors),
+        )
     return drawn
 
 
 def _cell(estimate: "Estimate") -> str:
     from gradiometer.measurement.estimate import significant
 
-    value, low, high = (significant(end, 2) for end in (estimate.value, estimate.low, estimate.high))
+    value, low, high = (
+        significant(end, 2) for end in (estimate.value, estimate.low, estimate.high)
+    )
     return f"{value} [{low}, {high}]"
 
 
@@ -218,9 +291,14 @@ def _choices(table: "BatchTable") -> list[str]:
         if table.present in [row.batch_size for row in others]:
             sentences.append("No other batch size is clearly faster on this machine.")
         else:
-            sentences.append(f"Fastest here: B = {first.batch_size:,} ({time}){_also(others, 'possibly as fast')}.")
+            sentences.append(
+                f"Fastest here: B = {first.batch_size:,} "
+                f"({time}){_also(others, 'possibly as fast')}."
+            )
     first, *others = table.cheapest
-    sentences.append(f"Fewest examples: B = {first.batch_size:,}{_also(others, 'at most a tenth more')}.")
+    sentences.append(
+        f"Fewest examples: B = {first.batch_size:,}{_also(others, 'at most a tenth more')}."
+    )
     return sentences
 
 

@@ -1,4 +1,5 @@
-"""`gradiometer measure certificate`: is the last checkpoint of a run a minimum, a saddle, or not stationary?"""
+"""`gradiometer measure certificate`: is the last checkpoint of a run a minimum, a saddle, or not
+stationary?"""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -24,25 +25,52 @@ SYMBOLS = {
 
 @click.command(epilog="Example: gradiometer measure certificate runs/digits-mlp-1 --batches all")
 @click.argument(
-    "run", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="RUN", shell_complete=runs
+    "run",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="RUN",
+    shell_complete=runs,
 )
 @click.option("--level", type=float, default=0.95, show_default=True, help="Confidence level.")
-@click.option("--batches", default="64", show_default=True, metavar="COUNT|all",
-              help="Number of batches for the gradient, or all training examples.")  # fmt: skip
-@click.option("--examples", type=int, default=2048, show_default=True, help="Examples for the curvature, at most.")
-@click.option("--tolerance", type=float, default=0.01, show_default=True,
-              help="Gradients below this share of the one at the start count as zero, and so do curvatures below this "
-                   "share of the largest one.")  # fmt: skip
-@click.option("--mode", type=click.Choice(["train", "eval"]), default="train", show_default=True,
-              help="Mode of the model.")  # fmt: skip
+@click.option(
+    "--batches",
+    default="64",
+    show_default=True,
+    metavar="COUNT|all",
+    help="Number of batches for the gradient, or all training examples.",
+)
+@click.option(
+    "--examples",
+    type=int,
+    default=2048,
+    show_default=True,
+    help="Examples for the curvature, at most.",
+)
+@click.option(
+    "--tolerance",
+    type=float,
+    default=0.01,
+    show_default=True,
+    help=(
+        "Gradients below this share of the one at the start count as zero, and so do curvatures "
+        "below this share of the largest one."
+    ),
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["train", "eval"]),
+    default="train",
+    show_default=True,
+    help="Mode of the model.",
+)
 @json_option
 def certificate(
     run: Path, level: float, batches: str, examples: int, tolerance: float, mode: str, as_json: bool
 ) -> None:
-    """Decide if the last checkpoint of RUN is a minimum, a saddle, or not a stationary point of the training loss.
+    """Decide if the last checkpoint of RUN is a minimum, a saddle, or not a stationary point of the
+    training loss.
 
-    Compares the gradient of the training loss with the one at the start of training, and the lowest curvature with the
-    largest. The certificate is saved in the run and shown on its page.
+    Compares the gradient of the training loss with the one at the start of training, and the lowest
+    curvature with the largest. The certificate is saved in the run and shown on its page.
     """
     from gradiometer.cli.progress import working
     from gradiometer.report.page.page import keep
@@ -72,7 +100,9 @@ def certificate(
     click.echo(f"\npage  {keep(Run.reopen(run), found)}")
 
 
-def _certified(path: Path, examples: int, tolerance: float, mode: str, level: float, batches: str) -> "Certificate":
+def _certified(
+    path: Path, examples: int, tolerance: float, mode: str, level: float, batches: str
+) -> "Certificate":
     """Measure the gradient at the start of the run, then the certificate at its last checkpoint."""
     import gradiometer.convergence.certificate.certifying as measuring
     from gradiometer.arguments import check_level
@@ -93,7 +123,14 @@ def _certified(path: Path, examples: int, tolerance: float, mode: str, level: fl
     load_last_checkpoint(training, path)
     training.model.train(mode == "train")
     return measuring.certify(
-        objective, data, start, examples=examples, tolerance=tolerance, step=training.step, seed=1, **gradient
+        objective,
+        data,
+        start,
+        examples=examples,
+        tolerance=tolerance,
+        step=training.step,
+        seed=1,
+        **gradient,
     )
 
 

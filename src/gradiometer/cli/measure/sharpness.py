@@ -1,4 +1,5 @@
-"""`gradiometer measure sharpness`: the curvature of a run or a problem, and the edge of its learning rate."""
+"""`gradiometer measure sharpness`: the curvature of a run or a problem, and the edge of its
+learning rate."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -21,11 +22,29 @@ MOST = 100
 """Most eigenvalues: each needs several products, and Lanczos stops after 400."""
 
 
-@click.command(epilog="Example: gradiometer measure sharpness digits --set learning_rate=0.5 --png density.png")
+@click.command(
+    epilog="Example: gradiometer measure sharpness digits --set learning_rate=0.5 --png density.png"
+)
 @click.argument("target", metavar="RUN|PROBLEM", shell_complete=targets)
-@click.option("--steps", type=click.IntRange(0, MOST_STEPS - 1), default=0, help="Steps to train a PROBLEM first.")
-@click.option("--examples", type=int, default=None, help="Size of a fixed subsample of the training set. [1024]")
-@click.option("--top", type=click.IntRange(1, MOST), default=5, show_default=True, help="Number of top eigenvalues.")
+@click.option(
+    "--steps",
+    type=click.IntRange(0, MOST_STEPS - 1),
+    default=0,
+    help="Steps to train a PROBLEM first.",
+)
+@click.option(
+    "--examples",
+    type=int,
+    default=None,
+    help="Size of a fixed subsample of the training set. [1024]",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(1, MOST),
+    default=5,
+    show_default=True,
+    help="Number of top eigenvalues.",
+)
 @click.option(
     "--probes",
     type=click.IntRange(4, 10_000),
@@ -33,9 +52,26 @@ MOST = 100
     show_default=True,
     help="Random vectors for trace and density.",
 )
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed for model, subsample and random vectors.")
-@click.option("--mode", type=click.Choice(["train", "eval"]), default="train", show_default=True, help="Model mode.")
-@click.option("--png", type=click.Path(dir_okay=False, path_type=Path), default=None, help="Save the density plot.")
+@click.option(
+    "--seed",
+    type=SEED,
+    default=0,
+    show_default=True,
+    help="Seed for model, subsample and random vectors.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["train", "eval"]),
+    default="train",
+    show_default=True,
+    help="Model mode.",
+)
+@click.option(
+    "--png",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="Save the density plot.",
+)
 @configuration_options()
 @json_option
 def sharpness(
@@ -50,11 +86,12 @@ def sharpness(
     as_json: bool,
     settings: dict[str, Any],
 ) -> None:
-    """Measure the curvature of a RUN at its last checkpoint, or of a PROBLEM at its start, with the settings of --set.
+    """Measure the curvature of a RUN at its last checkpoint, or of a PROBLEM at its start, with the
+    settings of --set.
 
-    Prints the largest eigenvalues of the Hessian, the smallest, its trace, the curvature along the gradient and the
-    share of negative curvature, each with its error, and compares the learning rate with the edge of stability. The
-    result is saved in the run and shown on its page.
+    Prints the largest eigenvalues of the Hessian, the smallest, its trace, the curvature along the
+    gradient and the share of negative curvature, each with its error, and compares the learning
+    rate with the edge of stability. The result is saved in the run and shown on its page.
     """
     from gradiometer.cli.progress import working
     from gradiometer.errors import BadArgument
@@ -72,7 +109,13 @@ def sharpness(
         from gradiometer.cli.outcome import printed_json
         from gradiometer.verdict.words.say import as_dict
 
-        result = {"target": target, **asdict(found), "finding": as_dict(finding), "page": None, "png": None}
+        result = {
+            "target": target,
+            **asdict(found),
+            "finding": as_dict(finding),
+            "page": None,
+            "png": None,
+        }
         with printed_json(result):
             result["page"] = None if run is None else keep(run, found)
             result["png"] = None if png is None else _draw(found, training, png)
@@ -84,20 +127,26 @@ def sharpness(
         click.echo(f"png  {_draw(found, training, png)}")
 
 
-def _training(target: str, steps: int, seed: int, settings: dict[str, Any]) -> "tuple[Training, Run | None]":
+def _training(
+    target: str, steps: int, seed: int, settings: dict[str, Any]
+) -> "tuple[Training, Run | None]":
     """A run at its last checkpoint, or a problem after `steps` steps."""
     from gradiometer.errors import BadArgument
 
     if is_run(target):
         if steps or settings:
             flag = "--steps" if steps else f"--set {next(iter(settings))}"
-            raise BadArgument(f"`{flag}` is only for a problem: leave it out, the run {target} has its own value.")
+            raise BadArgument(
+                f"`{flag}` is only for a problem: leave it out, the run {target} has its own value."
+            )
         training, run = training_at_start(Path(target), "measure sharpness")
         load_last_checkpoint(training, Path(target))
         return training, run
     from gradiometer.train.brief import advance, started
 
-    training = started(Configuration.from_mapping({"seed": seed, **settings, "problem": target}, ""))
+    training = started(
+        Configuration.from_mapping({"seed": seed, **settings, "problem": target}, "")
+    )
     advance(training, steps)
     return training, None
 
@@ -111,7 +160,11 @@ def _draw(found: "Survey", training: "Training", png: Path) -> Path:
 
     settings = training.configuration
     kind = MomentumRule(settings.momentum, settings.nesterov)
-    edge = (kind.formula, stability_limit(rate_ahead(training), kind)) if settings.optimizer == "sgd" else None
+    edge = (
+        (kind.formula, stability_limit(rate_ahead(training), kind))
+        if settings.optimizer == "sgd"
+        else None
+    )
     figure = density_figure(found, edge)
     with writing(png, "choose another file"):
         return save_png(figure.chart, png, figure.title)
@@ -135,7 +188,10 @@ def _print(found: "Survey", finding: "Finding") -> None:
         how = "exact for these examples" if estimate.method == "exact" else estimate.method
         click.echo(filled(f"{name:<13}{estimate}   ({how})", indent=2, hanging=13))
     if not found.converged:
-        sentence = "Lanczos reached its limit of products before every residual was small; the bounds show the error."
+        sentence = (
+            "Lanczos reached its limit of products before every residual was small; the bounds "
+            "show the error."
+        )
         click.echo("\n" + filled(sentence))
     tell_finding(finding)
     click.echo(f"\n{found.products:,} Hessian products.")

@@ -1,4 +1,5 @@
-"""`gradiometer runs`: the runs on disk, as a list, in comparison, or as a table of their numbers."""
+"""`gradiometer runs`: the runs on disk, as a list, in comparison, or as a table of
+their numbers."""
 
 import click
 
@@ -8,7 +9,8 @@ from gradiometer.cli.recorded.listing import list_runs
 
 
 class ListByDefault(click.Group):
-    """A group that lists if no command is named: `gradiometer runs FOLDER` is `gradiometer runs list FOLDER`."""
+    """A group that lists if no command is named: `gradiometer runs FOLDER` is `gradiometer runs
+    list FOLDER`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """The arguments, with the name of the command."""
@@ -18,7 +20,8 @@ class ListByDefault(click.Group):
 
 @click.group(cls=ListByDefault, epilog="Example: gradiometer runs --sort loss --match 'digits-*'")
 def runs() -> None:
-    """List the runs of a folder (without a further command), compare some, or export one as a table."""
+    """List the runs of a folder (without a further command), compare some, or export one as a
+    table."""
 
 
 for verb in (list_runs, compare, export):

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="Example: gradiometer runs compare runs/digits-mlp-1 runs/digits-mlp-2")
-@click.argument("runs", type=click.Path(path_type=Path), shell_complete=runs_of, nargs=-1, required=True)
+@click.argument(
+    "runs", type=click.Path(path_type=Path), shell_complete=runs_of, nargs=-1, required=True
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -28,11 +30,13 @@ if TYPE_CHECKING:
 @no_open_option
 @json_option
 def compare(runs: tuple[Path, ...], out: Path, no_open: bool, as_json: bool) -> None:
-    """Compare two or more RUNS: differences from the first in loss, test score and noise scale, with intervals.
+    """Compare two or more RUNS: differences from the first in loss, test score and noise scale,
+    with intervals.
 
-    Runs that differ only in their seed are one group: its numbers are means over the seeds. Groups with the same seeds
-    are compared seed by seed, since these have the same order of the data. One run of each group says something about
-    these runs only; several seeds of each say something about the configurations.
+    Runs that differ only in their seed are one group: its numbers are means over the seeds. Groups
+    with the same seeds are compared seed by seed, since these have the same order of the data. One
+    run of each group says something about these runs only; several seeds of each say something
+    about the configurations.
     """
     from gradiometer.cli.outcome import printed_json
     from gradiometer.report.compare.compare import compare as compared_runs
@@ -103,7 +107,8 @@ def _as_object(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -
 
 
 def _tell(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -> None:
-    """Print each group with its numbers, the verdict, and each contrast as sentences and numbers."""
+    """Print each group with its numbers, the verdict, and each contrast as sentences
+    and numbers."""
     from gradiometer.cli.outcome import filled
     from gradiometer.loop.recorded.words import label_of, outcome
     from gradiometer.report.compare.contrast import QUANTITIES, finding_of, verdict
@@ -119,12 +124,20 @@ def _tell(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -> Non
         click.echo("\n" + filled(verdict(groups, contrasts)))
     for contrast in contrasts:
         finding, (first, second) = finding_of(contrast), contrast.names
-        click.echo("\n" + filled(f"{finding.state.symbol} {second} against {first}: {changes(contrast)}", hanging=2))
+        click.echo(
+            "\n"
+            + filled(
+                f"{finding.state.symbol} {second} against {first}: {changes(contrast)}", hanging=2
+            )
+        )
         said = say(finding)
         for text in (said.seen, said.means):
             click.echo(filled(text, indent=2))
         for difference in contrast.differences:
-            name = f"{QUANTITIES[difference.quantity]} {'ratio' if difference.is_ratio else 'difference'}"
+            name = (
+                f"{QUANTITIES[difference.quantity]} "
+                f"{'ratio' if difference.is_ratio else 'difference'}"
+            )
             known = not math.isnan(difference.estimate.value)
             none_shown = "   none shown" if known and not difference.shown else ""
             click.echo(f"    {name:<26} {in_words(difference.estimate)}{none_shown}")
@@ -133,11 +146,17 @@ def _tell(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -> Non
     for named, same in groupby(tried_by(groups), key=lambda each: each.named):
         click.echo("\n" + filled(f"fork: {named}, against going on as it is"))
         for each in same:
-            words = f"{outcome(each.effect)} in {label_of(each.effect.readout)}, from step {each.record.plan.step:,}"
+            words = (
+                f"{outcome(each.effect)} in {label_of(each.effect.readout)}, from step "
+                f"{each.record.plan.step:,}"
+            )
             click.echo(filled(f"{each.runs}  {words}", indent=4, hanging=4))
 
 
 def _runs_of(group: "Group") -> str:
     """The runs of a group with their seeds and states."""
-    words = (f"{each.run.path} (seed {each.seed}, {each.run.steps:,} steps, {each.run.status})" for each in group.runs)
+    words = (
+        f"{each.run.path} (seed {each.seed}, {each.run.steps:,} steps, {each.run.status})"
+        for each in group.runs
+    )
     return ", ".join(words) if len(group.runs) == 1 else f"{group.seeds}: {', '.join(words)}"

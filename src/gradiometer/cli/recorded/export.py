@@ -20,7 +20,9 @@ from gradiometer.cli.completion import runs
     type=click.Choice(["readings", "losses", "evaluations"]),
     default="readings",
     show_default=True,
-    help="Moments of every measured step, the loss of every step, or the estimates on held-out data.",
+    help=(
+        "Moments of every measured step, the loss of every step, or the estimates on held-out data."
+    ),
 )
 def export(run: Path, out: Path, what: str) -> None:
     """Write all numbers of RUN as a table, one row per step."""

@@ -25,7 +25,12 @@ ORDERS = ("age", "name", "loss", "score", "steps")
     help="Order: newest, name, lowest loss, best test score, or most steps first.",
 )
 @click.option("--match", default="*", show_default=True, help="Pattern for the names of the runs.")
-@click.option("--page", type=click.Path(path_type=Path), default=None, help="Also write the list as an HTML page.")
+@click.option(
+    "--page",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Also write the list as an HTML page.",
+)
 @json_option
 def list_runs(folder: Path, sort: str, match: str, page: Path | None, as_json: bool) -> None:
     """List the runs in FOLDER (default: runs), each with its last loss, test score and verdict."""
@@ -68,8 +73,14 @@ def _tell(found: "Sequence[Listed]", folder: Path) -> None:
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     fits = sum(widths) + 2 * len(widths) <= line_width()
     for place, (name, *numbers) in enumerate(rows):
-        cells = "  ".join(cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True))
+        cells = "  ".join(
+            cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True)
+        )
         click.echo(f"{name:<{widths[0]}}  {cells}" if fits else f"{name}\n  {cells}")
         if place:
             run = found[place - 1]
-            click.echo(filled(f"{run.optimizer}. {run.headline}" if run.optimizer else run.headline, indent=2))
+            click.echo(
+                filled(
+                    f"{run.optimizer}. {run.headline}" if run.optimizer else run.headline, indent=2
+                )
+            )

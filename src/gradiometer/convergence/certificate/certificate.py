@@ -1,4 +1,5 @@
-"""A certificate: the kind of point that training has reached, at a confidence level. Torch is not needed."""
+"""A certificate: the kind of point that training has reached, at a confidence level. Torch is not
+needed."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.uncertainty.arithmetic import transform
 
 TOLERANCE = 0.01
-"""Gradients below this share of the one at the start, and curvatures below this share of λ_max, count as zero."""
+"""Gradients below this share of the one at the start, and curvatures below this share of λ_max,
+count as zero."""
 
 
 class PointKind(StrEnum):
@@ -32,7 +34,8 @@ class PointKind(StrEnum):
 
 @dataclass(frozen=True)
 class Certificate(Artifact):
-    """The gradient of the training loss and its lowest curvature at one point, each with an interval.
+    """The gradient of the training loss and its lowest curvature at one point, each with an
+    interval.
 
     Args:
         step: Training steps so far.
@@ -104,7 +107,8 @@ class Certificate(Artifact):
 
     @property
     def verdict(self) -> PointKind:
-        """Wrong with probability at most 1 − level: half of it for the gradient's end, half for the curvature's."""
+        """Wrong with probability at most 1 − level: half of it for the gradient's end, half for the
+        curvature's."""
         relative, share = self.relative, self.curvature_share
         if relative.low > self.tolerance:
             return PointKind.NOT_STATIONARY
@@ -134,14 +138,21 @@ class Certificate(Artifact):
             issue=Issue.CONVERGENCE,
             claim=claim,
             state=state,
-            numbers={name: estimates[name] for name in ("relative_gradient_norm", "certificate_tolerance")},
+            numbers={
+                name: estimates[name]
+                for name in ("relative_gradient_norm", "certificate_tolerance")
+            },
             facts={
                 "step": self.step,
                 "curvature_share": self.curvature_share,
                 "level": self.level,
-                "batches": self._enough_batches() if claim == "certificate_gradient_unclear" else None,
+                "batches": self._enough_batches()
+                if claim == "certificate_gradient_unclear"
+                else None,
             },
-            doubts=(Doubt("certificate_tolerance", {"tolerance": self.tolerance, "mode": self.mode}),),
+            doubts=(
+                Doubt("certificate_tolerance", {"tolerance": self.tolerance, "mode": self.mode}),
+            ),
         )
 
     def _claim(self) -> tuple[str, State]:
@@ -157,7 +168,8 @@ class Certificate(Artifact):
         return "certificate_gradient_unclear", State.CANNOT_TELL
 
     def _enough_batches(self) -> int | None:
-        """About how many batches would decide: the interval shrinks with the square root of their number.
+        """About how many batches would decide: the interval shrinks with the square root of their
+        number.
 
         None if all examples are needed.
         """
@@ -179,19 +191,24 @@ def root(squared: Estimate, unit: str = "") -> Estimate:
 
 
 def _ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
-    """The ratio of two independent estimates, the denominator above zero, with an interval from those of the two.
+    """The ratio of two independent estimates, the denominator above zero, with an interval from
+    those of the two.
 
-    Source: Donner & Zou (2012), Closed-form Confidence Intervals for Functions of the Normal Mean and Standard
-        Deviation, Statistical Methods in Medical Research 21, section 2, for a ratio.
+    Source: Donner & Zou (2012), Closed-form Confidence Intervals for Functions of the Normal Mean
+        and Standard Deviation, Statistical Methods in Medical Research 21, section 2, for a ratio.
     """
     if denominator.method == "exact":
         if not denominator.value > 0:
-            raise BadArgument(f"`start` must be a positive squared gradient, got {denominator.value}.")
+            raise BadArgument(
+                f"`start` must be a positive squared gradient, got {denominator.value}."
+            )
         if numerator.method == "exact":
             return Estimate.exact(numerator.value / denominator.value)
         return transform(numerator, lambda value: value / denominator.value)
     if not denominator.low > 0:
-        raise BadArgument(f"`start` must be clearly above zero, got {denominator}: take more `--batches`.")
+        raise BadArgument(
+            f"`start` must be clearly above zero, got {denominator}: take more `--batches`."
+        )
     # In units of the two values, whose products could be beyond all floats.
     unit = abs(numerator.value) or 1.0
     a, low, high = numerator.value / unit, numerator.low / unit, numerator.high / unit

@@ -1,4 +1,5 @@
-"""Measures a certificate: the gradient of the training loss and its lowest curvature, from all examples or some."""
+"""Measures a certificate: the gradient of the training loss and its lowest curvature, from all
+examples or some."""
 
 from collections.abc import Sequence
 
@@ -10,7 +11,11 @@ from torch import Tensor
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.convergence.certificate.certificate import TOLERANCE, Certificate
 from gradiometer.convergence.certificate.gradient_norm import FEWEST_BATCHES, UNIT, squared_norm
-from gradiometer.convergence.certificate.lowest_curvature import LowestCurvature, of_all_examples, of_samples
+from gradiometer.convergence.certificate.lowest_curvature import (
+    LowestCurvature,
+    of_all_examples,
+    of_samples,
+)
 from gradiometer.drift.curvature import AT_ONCE, Curvature
 from gradiometer.errors import BadArgument, Diverged, bounded
 from gradiometer.measurement.batch import Batch, TrainingSet, mapped
@@ -29,7 +34,8 @@ EXAMPLES = 2048
 SAMPLES = 4
 """Independent samples that these are divided into, unless they are all examples."""
 KEPT_NUMBERS = 2**28
-"""Most numbers in the stored batch gradients, 1 GiB in single precision; above it, several batches are averaged."""
+"""Most numbers in the stored batch gradients, 1 GiB in single precision; above it, several batches
+are averaged."""
 COLUMNS = 2**20
 
 
@@ -49,10 +55,11 @@ def certify(
     step: int = 0,
     seed: int = 0,
 ) -> Certificate:
-    """Decide if the model's parameters are a minimum, a saddle or not a stationary point of the training loss.
+    """Decide if the model's parameters are a minimum, a saddle or not a stationary point of the
+    training loss.
 
-    Costs the gradients of `gradient_squared`, and about 60 to 100 Hessian products of `examples` examples. The model
-    runs in its current mode and is left unchanged.
+    Costs the gradients of `gradient_squared`, and about 60 to 100 Hessian products of `examples`
+    examples. The model runs in its current mode and is left unchanged.
 
     Args:
         objective: The model and its loss.
@@ -62,7 +69,8 @@ def certify(
         batches, batch_size: Otherwise, use this many batches of this size.
         examples: Number of examples for the curvature.
         weight_decay: λ of the penalty; its gradient and curvature are included.
-        tolerance: Gradients below this share of the start's, and curvatures below this share of λ_max, count as zero.
+        tolerance: Gradients below this share of the start's, and curvatures below this share of
+            λ_max, count as zero.
         level: Confidence level of every interval, and of the verdict.
         step: Training steps so far.
         seed: Seed of everything random.
@@ -94,8 +102,12 @@ def certify(
         mode="train" if objective.model.training else "eval",
         gradient_squared=squared,
         start_squared=start,
-        lowest=transform(ends.lowest, lambda curvature: curvature + weight_decay, unit=ends.lowest.unit),
-        largest=transform(ends.largest, lambda curvature: curvature + weight_decay, unit=ends.largest.unit),
+        lowest=transform(
+            ends.lowest, lambda curvature: curvature + weight_decay, unit=ends.lowest.unit
+        ),
+        largest=transform(
+            ends.largest, lambda curvature: curvature + weight_decay, unit=ends.largest.unit
+        ),
         gradients=gradients,
         curved=curved,
         of=len(train),
@@ -118,10 +130,11 @@ def gradient_squared(
 ) -> tuple[Estimate, int]:
     """‖g‖² of the training loss including weight decay, and the number of examples behind it.
 
-    Exact, from a pass over all examples, if `exact` or if the batches would take as many; otherwise from batches that
-    share no example, by `gradient_norm.squared_norm`. If the loss or the data draw random numbers (Dropout,
-    augmentation), or the loss couples the examples of a batch (BatchNorm), there is no exact pass: the training loss
-    is then a mean over infinitely many batches, and the batches are drawn independently. Arguments as in `certify`, and
+    Exact, from a pass over all examples, if `exact` or if the batches would take as many; otherwise
+    from batches that share no example, by `gradient_norm.squared_norm`. If the loss or the data
+    draw random numbers (Dropout, augmentation), or the loss couples the examples of a batch
+    (BatchNorm), there is no exact pass: the training loss is then a mean over infinitely many
+    batches, and the batches are drawn independently. Arguments as in `certify`, and
     `at`: parameters in place of the model's own.
 
     Raises:
@@ -131,12 +144,20 @@ def gradient_squared(
     check_whole("batches", batches, FEWEST_BATCHES)
     check_number("weight_decay", weight_decay)
     if not 1 <= batch_size <= len(train):
-        raise BadArgument(f"`batch_size` must lie between 1 and the {len(train):,} examples, got {batch_size}.")
+        raise BadArgument(
+            f"`batch_size` must lie between 1 and the {len(train):,} examples, got {batch_size}."
+        )
     why = _without_full_pass(objective, train, batch_size, seed)
     if exact and why:
-        # NaN differs from itself, so a diverged model looks like one with random numbers or coupled examples.
-        _check_finite(flat(objective.gradient(train.batch(torch.arange(batch_size)), at=at, seed=seed)))
-        raise BadArgument(f"`exact` needs a loss that is a fixed function of the examples, but {why}: leave it out.")
+        # NaN differs from itself, so a diverged model looks like one with random numbers or coupled
+        # examples.
+        _check_finite(
+            flat(objective.gradient(train.batch(torch.arange(batch_size)), at=at, seed=seed))
+        )
+        raise BadArgument(
+            f"`exact` needs a loss that is a fixed function of the examples, but {why}: leave it "
+            "out."
+        )
     decay = weight_decay * flat(objective.parameters if at is None else at).detach().double()
     if exact or (not why and batches * batch_size >= len(train)):
         gradient = decay + _full_gradient(objective, train, seed, at)
@@ -144,10 +165,16 @@ def gradient_squared(
         return Estimate.exact(float(gradient @ gradient), unit=UNIT), len(train)
     generator = torch.Generator().manual_seed(seed)
     if why:
-        drawn = [torch.randperm(len(train), generator=generator)[:batch_size] for _ in range(batches)]
+        drawn = [
+            torch.randperm(len(train), generator=generator)[:batch_size] for _ in range(batches)
+        ]
         sampling = Sampling(Draw.FRESH)
     else:
-        drawn = list(torch.randperm(len(train), generator=generator)[: batches * batch_size].split(batch_size))
+        drawn = list(
+            torch.randperm(len(train), generator=generator)[: batches * batch_size].split(
+                batch_size
+            )
+        )
         sampling = Sampling(Draw.RESHUFFLED, len(train))
     rows, each = _rows(objective, train, drawn, seed, at)
     rows += decay.to(rows)
@@ -167,12 +194,18 @@ def _without_full_pass(objective: Objective, train: TrainingSet, batch_size: int
         batch = train.batch(looked_at)
     with untouched_randomness(seed + 1, objective.devices):
         again = train.batch(looked_at)
-    if not all(torch.equal(one, other) for one, other in zip(_leaves(batch), _leaves(again), strict=True)):
+    if not all(
+        torch.equal(one, other) for one, other in zip(_leaves(batch), _leaves(again), strict=True)
+    ):
         return "the data change each time they are loaded (augmentation)"
     traits: Traits = objective.traits(batch, seed=seed)
     if traits.random:
         return "the loss draws random numbers (Dropout) in this mode"
-    return "the loss couples the examples of a batch (batch statistics) in this mode" if traits.coupled else ""
+    return (
+        "the loss couples the examples of a batch (batch statistics) in this mode"
+        if traits.coupled
+        else ""
+    )
 
 
 def _leaves(batch: Batch) -> list[Tensor]:
@@ -200,7 +233,8 @@ def _rows(
     seed: int,
     at: Sequence[Tensor] | None,
 ) -> tuple[Float[Tensor, "batches params"], int]:
-    """The gradient of every batch, or means of consecutive ones if the model is large; and how many each averages."""
+    """The gradient of every batch, or means of consecutive ones if the model is large; and how many
+    each averages."""
     room = max(KEPT_NUMBERS // objective.dimension, FEWEST_BATCHES)
     each = -(-len(drawn) // room)
     rows = flat(objective.parameters).detach().new_zeros(len(drawn) // each, objective.dimension)
@@ -221,16 +255,28 @@ def _gram(rows: Float[Tensor, "batches params"]) -> Float[np.ndarray, "batches b
 
 
 def _curvature(
-    objective: Objective, train: TrainingSet, examples: int, tolerance: float, level: float, seed: int
+    objective: Objective,
+    train: TrainingSet,
+    examples: int,
+    tolerance: float,
+    level: float,
+    seed: int,
 ) -> LowestCurvature:
-    """λ_min and λ_max, from all examples if `examples` asks for all, else from independent samples of them."""
+    """λ_min and λ_max, from all examples if `examples` asks for all, else from independent samples
+    of them."""
     resolution = tolerance / 2
     if examples == len(train):
         batches = [train.batch(part) for part in torch.arange(examples).split(AT_ONCE)]
-        return of_all_examples(Curvature(objective, batches, seed=seed), resolution=resolution, level=level)
+        return of_all_examples(
+            Curvature(objective, batches, seed=seed), resolution=resolution, level=level
+        )
     if not examples >= 4 * SAMPLES:
-        raise BadArgument(f"`examples` must be at least {4 * SAMPLES}, or all {len(train):,}, got {examples}.")
-    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed + 1))[:examples]
+        raise BadArgument(
+            f"`examples` must be at least {4 * SAMPLES}, or all {len(train):,}, got {examples}."
+        )
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed + 1))[
+        :examples
+    ]
     size = examples // SAMPLES
     samples = [
         [train.batch(part) for part in sample.split(max(min(AT_ONCE, size // 2), 1))]

@@ -1,7 +1,8 @@
-"""‖g‖², the squared norm of the training loss's gradient, from the gradients of a few batches, with its interval.
+"""‖g‖², the squared norm of the training loss's gradient, from the gradients of a few batches, with
+its interval.
 
-The norm of the mean batch gradient is biased: E‖mean‖² = ‖g‖² + tr Σ/(nB), which at a minimum is all noise. The mean
-inner product of *different* batches is unbiased.
+The norm of the mean batch gradient is biased: E‖mean‖² = ‖g‖² + tr Σ/(nB), which at a minimum is
+all noise. The mean inner product of *different* batches is unbiased.
 """
 
 import math
@@ -21,36 +22,45 @@ FEWEST_BATCHES = 8
 
 
 def squared_norm(
-    gram: Float[np.ndarray, "batches batches"], batch_size: int, sampling: Sampling, level: float = 0.95
+    gram: Float[np.ndarray, "batches batches"],
+    batch_size: int,
+    sampling: Sampling,
+    level: float = 0.95,
 ) -> Estimate:
-    """‖g‖², g the gradient over the training set (or the population), from the inner products of batch gradients.
+    """‖g‖², g the gradient over the training set (or the population), from the inner products of
+    batch gradients.
 
-    U = mean of ⟨ĝ_i, ĝ_j⟩ over i ≠ j is unbiased for independent batches. Batches that share no example are slightly
-    less alike, ⟨ĝ_i, ĝ_j⟩ = ‖g‖² − tr Σ/N on average, and tr Σ/B = mean ‖ĝ_i‖² − U corrects for that: the estimate is
-    U + (B/N)(mean ‖ĝ_i‖² − U), which is exact when the batches contain all examples.
+    U = mean of ⟨ĝ_i, ĝ_j⟩ over i ≠ j is unbiased for independent batches. Batches that share no
+    example are slightly less alike, ⟨ĝ_i, ĝ_j⟩ = ‖g‖² − tr Σ/N on average, and tr Σ/B = mean ‖ĝ_i‖²
+    − U corrects for that: the estimate is U + (B/N)(mean ‖ĝ_i‖² − U), which is exact when the
+    batches contain all examples.
 
-    Its variance depends on ‖g‖² itself: Var U = 4 gᵀCg/n + 2 tr C²/n², C the covariance of ĝ_i, and gᵀCg is
-    proportional to ‖g‖². So the interval contains every θ with |U − θ| ≤ q √(aθ + c), with Student's q, a from the
-    variance of ĝ_i along their mean and c from tr C². The jackknife's standard error at U is too small when U is too
-    small by chance: in simulation, at nominal 97.5 %, its upper end covered in 88 to 97 %, this one in 97 to 100 %. On
-    lognormal gradients, which are strongly skewed, this one covered in at least 91 % (the jackknife's: 84 to 93 %).
-    If ‖g‖² = 0, U is skewed, more so if the noise has few directions, and the lower end is too high in 4 to 6 % with
-    64 batches, in 3 to 8 % with 16 and in 3 to 10 % with 8, at nominal 2.5 %.
+    Its variance depends on ‖g‖² itself: Var U = 4 gᵀCg/n + 2 tr C²/n², C the covariance of ĝ_i, and
+    gᵀCg is proportional to ‖g‖². So the interval contains every θ with |U − θ| ≤ q √(aθ + c), with
+    Student's q, a from the variance of ĝ_i along their mean and c from tr C². The jackknife's
+    standard error at U is too small when U is too
+    small by chance: in simulation, at nominal 97.5 %, its upper end covered in 88 to 97 %, this one
+    in 97 to 100 %. On lognormal gradients, which are strongly skewed, this one covered in at least
+    91 % (the jackknife's: 84 to 93 %). If ‖g‖² = 0, U is skewed, more so if the noise has few
+    directions, and the lower end is too high in 4 to 6 % with 64 batches, in 3 to 8 % with 16 and
+    in 3 to 10 % with 8, at nominal 2.5 %.
 
-    U may be negative, and then the lower end is too. The upper end then starts from 0, so that it is never below the
-    one for U = 0.
+    U may be negative, and then the lower end is too. The upper end then starts from 0, so that it
+    is never below the one for U = 0.
 
     Args:
         gram: ⟨ĝ_i, ĝ_j⟩ of at least 8 batches, all of the same size.
         batch_size: B.
-        sampling: RESHUFFLED of N: the batches share no example; otherwise they are independent draws.
+        sampling: RESHUFFLED of N: the batches share no example; otherwise they are independent
+            draws.
         level: Confidence level of the interval, with equal tails.
 
     Raises:
         Diverged: An inner product is not finite.
 
-    Source: Hoeffding (1948), A Class of Statistics with Asymptotically Normal Distribution; inverted as Wilson (1927)
-        does; sampling without replacement: Cochran (1977), Sampling Techniques, ch. 2.
+    Source: Hoeffding (1948), A Class of Statistics with Asymptotically Normal Distribution;
+        inverted as Wilson (1927) does; sampling without replacement: Cochran (1977), Sampling
+        Techniques, ch. 2.
 
     >>> import numpy as np
     >>> from gradiometer.convergence.certificate.gradient_norm import squared_norm
@@ -61,7 +71,10 @@ def squared_norm(
     """
     count = len(gram)
     if not count >= FEWEST_BATCHES:
-        raise BadArgument(f"`gram` must be of at least {FEWEST_BATCHES} batches to measure their spread, got {count}.")
+        raise BadArgument(
+            f"`gram` must be of at least {FEWEST_BATCHES} batches to measure their spread, got "
+            f"{count}."
+        )
     if not np.isfinite(gram).all():
         raise Diverged("A gradient of the training loss is not finite: training has diverged here.")
     check_whole("batch_size", batch_size, 1)
@@ -69,7 +82,9 @@ def squared_norm(
     whole = sampling.examples if sampling.draw is Draw.RESHUFFLED else None
     share = 0.0 if whole is None else batch_size / whole
     if not count * share <= 1:
-        raise BadArgument(f"`gram` has {count} batches of {batch_size}, more than the {whole} examples there are.")
+        raise BadArgument(
+            f"`gram` has {count} batches of {batch_size}, more than the {whole} examples there are."
+        )
     own = np.diag(gram)
     pairs = float(gram.sum() - own.sum()) / (count * (count - 1))
     value = pairs + share * (float(own.mean()) - pairs)
@@ -90,7 +105,8 @@ def squared_norm(
 
 
 def _variance(gram: Float[np.ndarray, "batches batches"]) -> tuple[float, float]:
-    """a and c of Var U = a‖g‖² + c: 4/n times the variance of ĝ_i along their mean, and 2 tr C²/n²."""
+    """a and c of Var U = a‖g‖² + c: 4/n times the variance of ĝ_i along their mean, and
+    2 tr C²/n²."""
     count, rows = len(gram), gram.mean(axis=1)
     squared_mean = float(rows.mean())
     along = float(rows.var(ddof=1)) / squared_mean if squared_mean > 0 else 0.0

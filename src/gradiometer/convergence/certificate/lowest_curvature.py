@@ -1,7 +1,7 @@
 """λ_min of the Hessian of a loss, with an interval at a confidence level.
 
-The residual ‖Hv − λv‖ of Lanczos shows that an eigenvalue is near λ, not that none is below it. The lower end comes
-from a theorem about the random start; every vᵀHv is an upper end.
+The residual ‖Hv − λv‖ of Lanczos shows that an eigenvalue is near λ, not that none is below it. The
+lower end comes from a theorem about the random start; every vᵀHv is an upper end.
 """
 
 import math
@@ -23,7 +23,8 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.objective import Objective
 
 NEVER = 1e-12
-"""A tolerance that is never reached: Lanczos then makes all its products, and the theorem counts them."""
+"""A tolerance that is never reached: Lanczos then makes all its products, and the theorem counts
+them."""
 FEWEST_SAMPLES = 3
 """Independent samples of the examples; with fewer, Student's quantile is too large to be useful."""
 
@@ -46,18 +47,19 @@ class LowestCurvature:
 
 
 def lanczos_deficit(dimension: int, products: int, failure: float) -> float:
-    """Bound on how far an end of the spectrum lies beyond Lanczos' value, as a share of the spread λ_max − λ_min.
+    """Bound on how far an end of the spectrum lies beyond Lanczos' value, as a share of the spread
+    λ_max − λ_min.
 
-    ε = (ln(1.648 √d/failure)/(2k − 1))², exceeded with probability at most `failure` over the random start, for every
-    spectrum; 0 if there are as many products as dimensions.
+    ε = (ln(1.648 √d/failure)/(2k − 1))², exceeded with probability at most `failure` over the
+    random start, for every spectrum; 0 if there are as many products as dimensions.
 
     Args:
         dimension: d.
         products: k, made from one vector, uniform on the sphere.
         failure: Probability of failure, between 0 and 1.
 
-    Source: Kuczyński & Woźniakowski (1992), Estimating the Largest Eigenvalue by the Power and Lanczos Algorithms with
-        a Random Start, th. 4.2.
+    Source: Kuczyński & Woźniakowski (1992), Estimating the Largest Eigenvalue by the Power and
+        Lanczos Algorithms with a Random Start, th. 4.2.
 
     >>> from gradiometer.convergence.certificate.lowest_curvature import lanczos_deficit
     >>> round(lanczos_deficit(dimension=1_000_000, products=100, failure=0.05), 4)
@@ -70,29 +72,37 @@ def lanczos_deficit(dimension: int, products: int, failure: float) -> float:
 
 
 def products_for(dimension: int, resolution: float, failure: float) -> int:
-    """Number of products that makes the deficit at most `resolution`, about ln(d/failure²)/(4√resolution)."""
+    """Number of products that makes the deficit at most `resolution`, about
+    ln(d/failure²)/(4√resolution)."""
     check_level(resolution, "resolution")
     needed = (math.log(1.648 * math.sqrt(dimension) / failure) / math.sqrt(resolution) + 1) / 2
     return min(math.ceil(needed), dimension)
 
 
-def of_all_examples(curvature: Curvature, *, resolution: float = 0.005, level: float = 0.95) -> LowestCurvature:
+def of_all_examples(
+    curvature: Curvature, *, resolution: float = 0.005, level: float = 0.95
+) -> LowestCurvature:
     """λ_min of the Hessian of exactly these examples.
 
-    At most the smallest Ritz value θ, always; at least θ less a share of the spread, by `lanczos_deficit`, at this
-    level over the random start.
+    At most the smallest Ritz value θ, always; at least θ less a share of the spread, by
+    `lanczos_deficit`, at this level over the random start.
 
     Args:
         curvature: The Hessian.
-        resolution: Largest share of the spread that Lanczos may miss; costs about ln(d)/√resolution products.
+        resolution: Largest share of the spread that Lanczos may miss; costs about ln(d)/√resolution
+            products.
         level: Confidence level.
     """
     ends = _Ends.of(curvature, resolution, (1 - level) / 2)
     method, products = f"Lanczos, {ends.products} products", ends.products
     high, top = ends.lowest + ends.rounding, ends.largest + ends.lowest - ends.below
     return LowestCurvature(
-        Estimate.interval(ends.lowest, ends.below, high, level=level, method=method, samples=products, unit=UNIT),
-        Estimate.interval(ends.largest, ends.largest, top, level=level, method=method, samples=products, unit=UNIT),
+        Estimate.interval(
+            ends.lowest, ends.below, high, level=level, method=method, samples=products, unit=UNIT
+        ),
+        Estimate.interval(
+            ends.largest, ends.largest, top, level=level, method=method, samples=products, unit=UNIT
+        ),
         samples=1,
         products=products,
     )
@@ -108,9 +118,10 @@ def of_samples(
 ) -> LowestCurvature:
     """λ_min of the Hessian H of a whole training set, from independent samples of its examples.
 
-    The least eigenvalue is concave in the matrix: for a sample it is on average below that of H, so a lower confidence
-    bound on the mean over samples is one on λ_min; the smaller the samples, the lower it is. The upper end uses the
-    lowest direction v of the first sample, and vᵀHv on the parts of the other samples, which are independent of v.
+    The least eigenvalue is concave in the matrix: for a sample it is on average below that of H, so
+    a lower confidence bound on the mean over samples is one on λ_min; the smaller the samples, the
+    lower it is. The upper end uses the lowest direction v of the first sample, and vᵀHv on the
+    parts of the other samples, which are independent of v.
 
     Args:
         objective: The model and its loss.
@@ -122,7 +133,10 @@ def of_samples(
     Source: Jensen's inequality; Student's interval.
     """
     if not len(samples) >= FEWEST_SAMPLES:
-        raise BadArgument(f"`samples` must be at least {FEWEST_SAMPLES} to measure their spread, got {len(samples)}.")
+        raise BadArgument(
+            f"`samples` must be at least {FEWEST_SAMPLES} to measure their spread, got "
+            f"{len(samples)}."
+        )
     failure = (1 - level) / 4
     found: list[_Ends] = []
     along: list[list[float]] = []
@@ -130,7 +144,10 @@ def of_samples(
         curvature = Curvature(objective, parts, seed=seed + place)
         if found:
             directions = found[0].directions
-            along += [(part.products(directions) * directions).sum(1).tolist() for _, part in curvature.parts()]
+            along += [
+                (part.products(directions) * directions).sum(1).tolist()
+                for _, part in curvature.parts()
+            ]
         found.append(_Ends.of(curvature, resolution, failure / len(samples)))
     low = _student([ends.below for ends in found], 1 - 2 * failure)[1]
     value, _, high = _student([pair[1] for pair in along], level)
@@ -138,8 +155,18 @@ def of_samples(
     method = f"{len(samples)} samples, each end by Lanczos"
     count = len(samples)
     return LowestCurvature(
-        Estimate.interval(max(value, low), low, max(high, low), level=level, method=method, samples=count, unit=UNIT),
-        Estimate.interval(scale, least_scale, largest_scale, level=level, method=method, samples=count, unit=UNIT),
+        Estimate.interval(
+            max(value, low),
+            low,
+            max(high, low),
+            level=level,
+            method=method,
+            samples=count,
+            unit=UNIT,
+        ),
+        Estimate.interval(
+            scale, least_scale, largest_scale, level=level, method=method, samples=count, unit=UNIT
+        ),
         samples=count,
         products=sum(ends.products for ends in found) + len(directions),
     )
@@ -151,7 +178,8 @@ class _Ends:
 
     Args:
         largest, lowest: The largest and the smallest Ritz value.
-        below: Lower bound on the least eigenvalue, which fails with the allowed probability over the random start.
+        below: Lower bound on the least eigenvalue, which fails with the allowed probability over
+            the random start.
         rounding: Rounding error of the values.
         directions: The unit vectors of the two, [2, params].
         products: Hessian products made.
@@ -175,7 +203,14 @@ class _Ends:
         share = lanczos_deficit(curvature.dimension, ends.products, failure / 2)
         # 0.5: for a deficit of at least this, the spread has no bound.
         missed = share / (1 - 2 * share) * (largest - lowest) if share < 0.5 else math.inf
-        return cls(largest, lowest, lowest - missed - rounding, rounding, ends.vectors[[0, -1]], ends.products)
+        return cls(
+            largest,
+            lowest,
+            lowest - missed - rounding,
+            rounding,
+            ends.vectors[[0, -1]],
+            ends.products,
+        )
 
 
 def _student(values: Sequence[float], level: float) -> tuple[float, float, float]:
@@ -184,5 +219,9 @@ def _student(values: Sequence[float], level: float) -> tuple[float, float, float
     if count < 2:
         raise BadArgument(f"`samples` after the first must have at least 2 parts, got {count}.")
     middle = float(np.mean(values))
-    margin = float(stdtrit(count - 1, (1 + level) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(count)
+    margin = (
+        float(stdtrit(count - 1, (1 + level) / 2))
+        * float(np.std(values, ddof=1))
+        / math.sqrt(count)
+    )
     return middle, middle - margin, middle + margin

@@ -13,7 +13,8 @@ PI_NUMBER = Number(Fraction(1), ((PI, 1),))
 
 
 def polynomial_of(branch: Bounds) -> list[Fraction] | None:
-    """The coefficients, that of t⁰ first, if the branch is exactly a rational polynomial in t, else None."""
+    """The coefficients, that of t⁰ first, if the branch is exactly a rational polynomial in t, else
+    None."""
     value = branch.precise
     if value is None or value.rest is not None:
         return None
@@ -28,11 +29,14 @@ def cosine_of_half_turns(halves: Fraction) -> Number:
     x = halves % 2
     x = min(x, 2 - x)
     exact = {0: "1", Fraction(1, 3): "1/2", Fraction(1, 2): "0", Fraction(2, 3): "-1/2", 1: "-1"}
-    return Number(Fraction(exact[x])) if x in exact else Number.rounded(math.cos(math.pi * float(x)))
+    return (
+        Number(Fraction(exact[x])) if x in exact else Number.rounded(math.cos(math.pi * float(x)))
+    )
 
 
 def cosine_of_turns(turns: Bounds) -> Bounds:
-    """cos(π u) for a u that is not a rational polynomial in t: known for a constant, else between −1 and 1."""
+    """cos(π u) for a u that is not a rational polynomial in t: known for a constant, else between
+    −1 and 1."""
     constant = None if turns.precise is None else turns.precise.as_constant
     if constant is None:
         return Bounds(-UNIT, UNIT)

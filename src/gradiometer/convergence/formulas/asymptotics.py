@@ -1,8 +1,8 @@
 """Asymptotics of formulas: how a formula behaves for all large t, computed with Python's operators.
 
-A formula written for integers and floats runs unchanged on `Asymptotics`, and the result is a proof. So a schedule
-never states its decay a second time, and the two cannot disagree. A condition such as `step < 100` is answered for
-all large t.
+A formula written for integers and floats runs unchanged on `Asymptotics`, and the result is a
+proof. So a schedule never states its decay a second time, and the two cannot disagree. A condition
+such as `step < 100` is answered for all large t.
 """
 
 import math
@@ -35,7 +35,8 @@ LARGEST_PERIOD = 1024
 Real = Union[int, float, Fraction, Number, "Asymptotics"]
 Comparison = Callable[[Any, Any], bool]
 Time = Any
-"""A step, or a value computed from one: an int, a float or `Asymptotics`. Formulas use only arithmetic on it."""
+"""A step, or a value computed from one: an int, a float or `Asymptotics`. Formulas use only
+arithmetic on it."""
 
 
 def _on_the_left(combine: Callable[[Any, Any], Any]) -> Callable[[Any, Any], "Asymptotics"]:
@@ -66,7 +67,11 @@ class Asymptotics:
     @property
     def whole(self) -> Bounds:
         """Bounds that hold for all branches."""
-        return self.branches[0] if len(self.branches) == 1 else hull(self.branches, at_known_shares=True)
+        return (
+            self.branches[0]
+            if len(self.branches) == 1
+            else hull(self.branches, at_known_shares=True)
+        )
 
     def each(self, function: Callable[[Bounds], Bounds]) -> "Asymptotics":
         """A function of every branch."""
@@ -100,7 +105,9 @@ class Asymptotics:
     __rfloordiv__ = _on_the_left(operator.floordiv)
     __rmod__ = _on_the_left(operator.mod)
     __rpow__ = _on_the_left(operator.pow)
-    __lt__, __le__, __gt__, __ge__ = map(_comparison, (operator.lt, operator.le, operator.gt, operator.ge))
+    __lt__, __le__, __gt__, __ge__ = map(
+        _comparison, (operator.lt, operator.le, operator.gt, operator.ge)
+    )
 
     def __neg__(self) -> "Asymptotics":
         return self.each(operator.neg)
@@ -123,7 +130,8 @@ LARGE_T = Asymptotics((Bounds.exactly(Expansion(((ONE, TIME),))),))
 
 
 def compared(one: "Real", holds: Comparison, two: "Real") -> Asymptotics:
-    """1 if the comparison holds, such as `operator.lt`; 0 if not; between 0 and 1 if that is not known."""
+    """1 if the comparison holds, such as `operator.lt`; 0 if not; between 0 and 1 if that is not
+    known."""
 
     def answer(difference: Bounds) -> Bounds:
         signs = {difference.sign} if difference.sign is not None else {-1, 0, 1}
@@ -132,7 +140,11 @@ def compared(one: "Real", holds: Comparison, two: "Real") -> Asymptotics:
         if difference.sign is None and difference.high.sign <= 0:
             signs.discard(1)
         answers = {holds(sign, 0) for sign in signs}
-        return Bounds(NIL, UNIT) if len(answers) == 2 else Bounds.exactly(UNIT if answers.pop() else NIL)
+        return (
+            Bounds(NIL, UNIT)
+            if len(answers) == 2
+            else Bounds.exactly(UNIT if answers.pop() else NIL)
+        )
 
     return (Asymptotics.constant(one) - two).each(answer)
 
@@ -157,7 +169,8 @@ def mixture(one: "Real", two: "Real") -> Asymptotics:
 
 
 def floor(value: "Real") -> Asymptotics:
-    """⌊f⌋. Exact for a polynomial in t with rational coefficients, with one branch for each remainder."""
+    """⌊f⌋. Exact for a polynomial in t with rational coefficients, with one branch for each
+    remainder."""
 
     def at(value: Expansion, here: Fraction) -> Bounds:
         return Bounds.exactly(value + Expansion.constant(math.floor(here) - here))
@@ -173,7 +186,11 @@ def _fraction(value: Asymptotics) -> Asymptotics:
             return branch - branch.floor()
         return Bounds(NIL, UNIT)
 
-    return _by_remainder(value, lambda _, here: Bounds.exactly(Expansion.constant(here - math.floor(here))), otherwise)
+    return _by_remainder(
+        value,
+        lambda _, here: Bounds.exactly(Expansion.constant(here - math.floor(here))),
+        otherwise,
+    )
 
 
 def exponential(value: Time) -> Time:
@@ -227,7 +244,9 @@ def _spread(value: Asymptotics, period: int) -> tuple[Bounds, ...]:
     return value.branches * (period // len(value.branches))
 
 
-def _pairwise(function: Callable[[Bounds, Bounds], Bounds], one: "Real", two: "Real") -> Asymptotics:
+def _pairwise(
+    function: Callable[[Bounds, Bounds], Bounds], one: "Real", two: "Real"
+) -> Asymptotics:
     values = [Asymptotics.constant(one), Asymptotics.constant(two)]
     period = _common_period(values)
     if period > LARGEST_PERIOD:
@@ -254,19 +273,25 @@ def _by_remainder(
 ) -> Asymptotics:
     """Apply `at` to branches that are a rational polynomial in t, `otherwise` to other branches.
 
-    `at` gets the branch and its value at a remainder of t. At all t with this remainder, the values differ by whole
-    numbers, and by whole multiples of `repeats`.
+    `at` gets the branch and its value at a remainder of t. At all t with this remainder, the values
+    differ by whole numbers, and by whole multiples of `repeats`.
     """
     polynomials = [polynomial_of(branch) for branch in value.branches]
     period = len(polynomials)
     for polynomial in polynomials:
         if polynomial is not None:
-            period = math.lcm(period, repeats * math.lcm(*(each.denominator for each in polynomial[1:])))
+            period = math.lcm(
+                period, repeats * math.lcm(*(each.denominator for each in polynomial[1:]))
+            )
     if period > LARGEST_PERIOD:
         return Asymptotics((otherwise(value.whole),))
     branches = []
     for residue, branch in enumerate(_spread(value, period)):
         found = polynomials[residue % len(polynomials)]
-        here = None if found is None else sum((each * residue**power for power, each in enumerate(found)), Fraction(0))
+        here = (
+            None
+            if found is None
+            else sum((each * residue**power for power, each in enumerate(found)), Fraction(0))
+        )
         branches.append(otherwise(branch) if here is None else at(branch.low, here))
     return Asymptotics(tuple(branches))

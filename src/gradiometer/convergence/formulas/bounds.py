@@ -1,7 +1,9 @@
-"""A value for large t that is known exactly or lies between two expansions, as oscillation and rounding down need.
+"""A value for large t that is known exactly or lies between two expansions, as oscillation and
+rounding down need.
 
-Every rule here is a proof. A rule that cannot be shown raises `Undecided`. An operation that is undefined for all
-large t raises `ZeroDivisionError` or `ValueError`, as the same operation on floats would.
+Every rule here is a proof. A rule that cannot be shown raises `Undecided`. An operation that is
+undefined for all large t raises `ZeroDivisionError` or `ValueError`, as the same operation on
+floats would.
 """
 
 import math
@@ -23,8 +25,8 @@ class Bounds:
 
     Args:
         low, high: The ends; equal if f is known exactly.
-        rise: At a positive share of the steps of every block from t to λt, f − low is at least c·rise for fixed c > 0
-            and λ > 1. None if no such monomial is known.
+        rise: At a positive share of the steps of every block from t to λt, f − low is at least
+            c·rise for fixed c > 0 and λ > 1. None if no such monomial is known.
     """
 
     low: Expansion
@@ -68,7 +70,11 @@ class Bounds:
         if self.precise is not None and other.precise is not None:
             return Bounds.exactly(self.low * other.low)
         if self.precise is not None or other.precise is not None:
-            return other._times_factor(self.low) if self.precise is not None else self._times_factor(other.low)
+            return (
+                other._times_factor(self.low)
+                if self.precise is not None
+                else self._times_factor(other.low)
+            )
         if self.high.sign <= 0:
             return -(-self * other)
         if other.high.sign <= 0:
@@ -114,7 +120,11 @@ class Bounds:
                 raise Undecided("a divisor may be zero")
             return Bounds(self.high.power(p), self.low.power(p))
         superadditive = (p - ONE).sign >= 0  # (x + y)^p ≥ x^p + y^p for p ≥ 1
-        rise = self.rise.power(p) if self.rise is not None and (superadditive or self.low.is_zero) else None
+        rise = (
+            self.rise.power(p)
+            if self.rise is not None and (superadditive or self.low.is_zero)
+            else None
+        )
         return Bounds(self.low.power(p), self.high.power(p), rise)
 
     def exp(self) -> "Bounds":
@@ -170,7 +180,8 @@ def minimum(one: Bounds, two: Bounds) -> Bounds:
 
 
 def hull(parts: tuple[Bounds, ...], *, at_known_shares: bool) -> Bounds:
-    """Bounds around several ones, each of which holds at some steps: at a positive share of them if that is known."""
+    """Bounds around several ones, each of which holds at some steps: at a positive share of them if
+    that is known."""
     low = parts[0].low
     high = parts[0].high
     for part in parts[1:]:

@@ -1,11 +1,13 @@
 """Asymptotic expansions: a formula in t for large t, term by term, with a bound on the rest.
 
 The scale is made of t = L₀ and its iterated logarithms L₁ = log t, L₂ = log log t, … A monomial is
-exp(Σ w_k K_k), and each K_k is a product of powers of the L's: t^-p is exp(−p L₁), (log t)^-q is exp(−q L₂),
-exp(−a t^β) has K = L₀^β. The first weight in which two monomials differ decides which one is larger (Bertrand's rule).
-So the scale is totally ordered and closed under product, quotient and power.
+exp(Σ w_k K_k), and each K_k is a product of powers of the L's: t^-p is exp(−p L₁), (log t)^-q is
+exp(−q L₂), exp(−a t^β) has K = L₀^β. The first weight in which two monomials differ decides which
+one is larger (Bertrand's rule). So the scale is totally ordered and closed under product, quotient
+and power.
 
-Source: Hardy (1910), Orders of Infinity; Bertrand (1842), for the criterion of `Monomial.sum_converges`.
+Source: Hardy (1910), Orders of Infinity; Bertrand (1842), for the criterion of
+`Monomial.sum_converges`.
 """
 
 import math
@@ -31,14 +33,17 @@ def unit(level: int) -> Key:
 
 @dataclass(frozen=True)
 class Monomial:
-    """exp(Σ w_k K_k), exactly. The weights are sorted from the fastest K to the slowest; no weight is 0."""
+    """exp(Σ w_k K_k), exactly. The weights are sorted from the fastest K to the slowest; no weight
+    is 0."""
 
     weights: tuple[tuple[Key, Number], ...] = ()
 
     @classmethod
     def of(cls, weights: dict[Key, Number]) -> "Monomial":
         """A monomial from its weights, in any order."""
-        return cls(tuple((key, weights[key]) for key in sorted(weights, reverse=True) if weights[key].sign))
+        return cls(
+            tuple((key, weights[key]) for key in sorted(weights, reverse=True) if weights[key].sign)
+        )
 
     def __mul__(self, other: "Monomial") -> "Monomial":
         if not self.weights or not other.weights:
@@ -70,7 +75,8 @@ class Monomial:
 
     @property
     def sum_converges(self) -> bool:
-        """True if Σ over t is finite: its weights are lexicographically below those of 1/(t log t log log t …)."""
+        """True if Σ over t is finite: its weights are lexicographically below those of 1/(t log t
+        log log t …)."""
         critical = Monomial.of({unit(level): -ONE for level in range(1, DEPTH)})
         return self.compared(critical) < 0
 
@@ -79,7 +85,8 @@ class Monomial:
         return Expansion.of([(weight, _product(key)) for key, weight in self.weights])
 
     def as_key(self) -> Key:
-        """The powers of L₀ … L₅ if it is a product of them; raises Undecided if it is an exponential."""
+        """The powers of L₀ … L₅ if it is a product of them; raises Undecided if it is an
+        exponential."""
         powers = dict(self.weights)
         found = [powers.pop(unit(level), ZERO).rational for level in range(1, DEPTH)]
         if powers or None in found:
@@ -119,9 +126,13 @@ class Expansion:
         for coefficient, monomial in terms:
             try:
                 summed[monomial] = summed.get(monomial, ZERO) + coefficient
-            except Undecided:  # the coefficients cancel to rounding, so the sum is known to be O(monomial) only
+            except (
+                Undecided
+            ):  # the coefficients cancel to rounding, so the sum is known to be O(monomial) only
                 rest = _larger(rest, monomial)
-        kept = [(c, m) for m, c in summed.items() if c.sign and (rest is None or m.compared(rest) > 0)]
+        kept = [
+            (c, m) for m, c in summed.items() if c.sign and (rest is None or m.compared(rest) > 0)
+        ]
         kept.sort(key=lambda term: by_size(term[1]), reverse=True)
         if len(kept) > TERMS:
             rest = kept[TERMS][1]
@@ -173,7 +184,9 @@ class Expansion:
         rest: Monomial | None = None
         for one, two in ((self, other), (other, self)):
             if one.rest is not None:
-                rest = _larger(rest, one.rest * (two.terms[0][1] if two.terms else two.rest or CONSTANT))
+                rest = _larger(
+                    rest, one.rest * (two.terms[0][1] if two.terms else two.rest or CONSTANT)
+                )
         return Expansion.of(products, rest)
 
     def power(self, exponent: Number) -> "Expansion":
@@ -217,7 +230,9 @@ class Expansion:
             raise ValueError("the logarithm of a number that is not positive")
         c, m = self.leading
         mercator = [ZERO, *(Number(Fraction((-1) ** (n + 1), n)) for n in range(1, TERMS))]
-        return Expansion.constant(c.log()) + m.logarithm() + self._relative_rest(c, m).series(mercator)
+        return (
+            Expansion.constant(c.log()) + m.logarithm() + self._relative_rest(c, m).series(mercator)
+        )
 
     def series(self, coefficients: list[Number]) -> "Expansion":
         """Σ a_n f^n for an f that goes to zero; the rest is the first power left out."""

@@ -1,6 +1,7 @@
 """A formula in t, checked against a short grammar and never executed as code.
 
-The grammar: numbers, t, pi, + − * / // % **, comparisons, `a if c else b`, and the functions below. The same tree is
+The grammar: numbers, t, pi, + − * / // % **, comparisons, `a if c else b`, and the functions below.
+The same tree is
 evaluated with two kinds of numbers: integers and doubles, and asymptotics for large t.
 """
 
@@ -25,7 +26,21 @@ from gradiometer.errors import BadArgument
 LONGEST = 1000
 """Characters in the longest formula accepted."""
 DEEPEST = 60
-FUNCTIONS = ("log", "log2", "log10", "sqrt", "exp", "sin", "cos", "floor", "ceil", "int", "abs", "min", "max")
+FUNCTIONS = (
+    "log",
+    "log2",
+    "log10",
+    "sqrt",
+    "exp",
+    "sin",
+    "cos",
+    "floor",
+    "ceil",
+    "int",
+    "abs",
+    "min",
+    "max",
+)
 OPERATORS: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -64,7 +79,8 @@ class Expression:
         text: The formula.
 
     Raises:
-        BadArgument: If the formula is outside the grammar, or one of its constants is too large for a double.
+        BadArgument: If the formula is outside the grammar, or one of its constants is too large for
+            a double.
 
     >>> from gradiometer.convergence.formulas.expression import Expression
     >>> Expression("0.1/sqrt(t)")(4)
@@ -75,7 +91,9 @@ class Expression:
 
     def __post_init__(self) -> None:
         if not len(self.text) <= LONGEST:
-            raise BadArgument(f"`expression` must have at most {LONGEST} characters, got {len(self.text):,}.")
+            raise BadArgument(
+                f"`expression` must have at most {LONGEST} characters, got {len(self.text):,}."
+            )
         self._refuse_impossible_constants(self.tree)
 
     @cached_property
@@ -90,7 +108,8 @@ class Expression:
             raise
         except (SyntaxError, SyntaxWarning, ValueError, MemoryError, RecursionError):
             raise BadArgument(
-                f"`expression` {self.text[:80]!r} is not a formula: write one such as '0.1/sqrt(t)'."
+                f"`expression` {self.text[:80]!r} is not a formula: write one such as "
+                "'0.1/sqrt(t)'."
             ) from None
         return tree
 
@@ -122,9 +141,13 @@ class Expression:
                 if not math.isfinite(float(_reading(node, NUMBERS)(1))):
                     raise OverflowError
             except OverflowError:
-                raise BadArgument(f"`expression` {self.text!r}: {part} is too large for a double.") from None
+                raise BadArgument(
+                    f"`expression` {self.text!r}: {part} is too large for a double."
+                ) from None
             except (ZeroDivisionError, ValueError) as error:
-                raise BadArgument(f"`expression` {self.text!r}: {part} has no value ({error}).") from None
+                raise BadArgument(
+                    f"`expression` {self.text!r}: {part} has no value ({error})."
+                ) from None
 
 
 def _check(node: ast.AST, text: str, depth: int = 0) -> None:  # noqa: PLR0912  one case a rule
@@ -132,7 +155,9 @@ def _check(node: ast.AST, text: str, depth: int = 0) -> None:  # noqa: PLR0912  
     match node:
         case _ if depth > DEEPEST:
             _refuse(text, f"it is nested more than {DEEPEST} deep")
-        case ast.Constant(value=value) if isinstance(value, bool) or not isinstance(value, int | float):
+        case ast.Constant(value=value) if isinstance(value, bool) or not isinstance(
+            value, int | float
+        ):
             _refuse(text, f"{ast.unparse(node)} is not a number")
         case ast.Constant(value=float() as number) if not math.isfinite(number):
             _refuse(text, "a constant is too large for a double")
@@ -164,8 +189,8 @@ def _check(node: ast.AST, text: str, depth: int = 0) -> None:  # noqa: PLR0912  
 
 def _refuse(text: str, reason: str, hint: str = "") -> None:
     raise BadArgument(
-        f"`expression` {text!r}: {reason}.{hint} The grammar is numbers, t, pi, + - * / // % **, comparisons, "
-        f"`a if c else b` and {', '.join(FUNCTIONS)}."
+        f"`expression` {text!r}: {reason}.{hint} The grammar is numbers, t, pi, + - * / // % **, "
+        f"comparisons, `a if c else b` and {', '.join(FUNCTIONS)}."
     )
 
 
@@ -207,14 +232,22 @@ def _reading(node: ast.AST, dialect: Dialect) -> Callable[[Any], Any]:  # noqa: 
             asked, yes, no = (_reading(part, dialect) for part in (test, body, orelse))
             return lambda t: dialect.chosen(asked(t), lambda: yes(t), lambda: no(t))
         case ast.Call(func=ast.Name(id=name), args=arguments):
-            function, parts = dialect.functions[name], [_reading(part, dialect) for part in arguments]
+            function, parts = (
+                dialect.functions[name],
+                [_reading(part, dialect) for part in arguments],
+            )
             return lambda t: function(*(part(t) for part in parts))
     raise BadArgument(f"`expression`: {ast.unparse(node)} is not part of a formula.")
 
 
-def _chain(parts: list[Callable[[Any], Any]], signs: list[ast.cmpop], dialect: Dialect) -> Callable[[Any], Any]:
+def _chain(
+    parts: list[Callable[[Any], Any]], signs: list[ast.cmpop], dialect: Dialect
+) -> Callable[[Any], Any]:
     """A comparison such as a < b <= c: the product of its comparisons of neighbors."""
-    links = [(one, COMPARISONS[type(sign)], two) for one, sign, two in zip(parts, signs, parts[1:], strict=False)]
+    links = [
+        (one, COMPARISONS[type(sign)], two)
+        for one, sign, two in zip(parts, signs, parts[1:], strict=False)
+    ]
     return lambda t: functools.reduce(
         operator.mul, [dialect.compared(one(t), holds, two(t)) for one, holds, two in links]
     )
@@ -255,7 +288,8 @@ NUMBERS = Dialect(
     chosen=lambda test, one, two: one() if test else two(),
     functions={
         **{
-            name: getattr(math, name) for name in ("log", "log2", "log10", "sqrt", "exp", "sin", "cos", "floor", "ceil")
+            name: getattr(math, name)
+            for name in ("log", "log2", "log10", "sqrt", "exp", "sin", "cos", "floor", "ceil")
         },
         "int": int,
         "abs": abs,

@@ -1,8 +1,8 @@
 """Constants of a formula, exact as long as possible: rationals times powers of π and of logarithms.
 
-The sum of 1/t^p is finite only for p > 1, so rounding must never decide if p is 1 or slightly more. A constant that
-cannot be exact becomes a double that is marked as rounded, and a sum of doubles that cancels to rounding raises
-`Undecided`.
+The sum of 1/t^p is finite only for p > 1, so rounding must never decide if p is 1 or slightly more.
+A constant that cannot be exact becomes a double that is marked as rounded, and a sum of doubles
+that cancels to rounding raises `Undecided`.
 """
 
 import math
@@ -79,7 +79,11 @@ class Number:
     def __add__(self, other: "Number") -> "Number":
         if not self.sign or not other.sign:
             return self if self.sign else other
-        if isinstance(self.factor, Fraction) and isinstance(other.factor, Fraction) and self.atoms == other.atoms:
+        if (
+            isinstance(self.factor, Fraction)
+            and isinstance(other.factor, Fraction)
+            and self.atoms == other.atoms
+        ):
             factor = self.factor + other.factor
             return Number(factor, self.atoms if factor else ())
         mine, theirs = float(self), float(other)
@@ -97,7 +101,10 @@ class Number:
             powers = dict(self.atoms)
             for atom, power in other.atoms:
                 powers[atom] = powers.get(atom, 0) + power
-            kept = sorted(((atom, power) for atom, power in powers.items() if power), key=lambda pair: str(pair[0]))
+            kept = sorted(
+                ((atom, power) for atom, power in powers.items() if power),
+                key=lambda pair: str(pair[0]),
+            )
             return Number(_check_digits(self.factor * other.factor), tuple(kept))
         return Number.rounded(float(self) * float(other))
 

@@ -1,1 +1,2 @@
-"""Has this learning rate stopped paying off? Tests for it, and the noise floor that a cut would remove."""
+"""Has this learning rate stopped paying off? Tests for it, and the noise floor that a cut would
+remove."""

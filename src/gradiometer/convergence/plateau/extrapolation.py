@@ -1,4 +1,5 @@
-"""The test that proposes a cut of the rate: the gain left along the run's own path against the gain of a cut."""
+"""The test that proposes a cut of the rate: the gain left along the run's own path against the gain
+of a cut."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +16,8 @@ Points = Float[Tensor, "runs params"]
 
 BLOCKS_PER_OCTAVE = 4
 BLOCKS = 16
-"""Number of blocks of steps whose mean iterates span the subspace: the last four doublings of the run."""
+"""Number of blocks of steps whose mean iterates span the subspace: the last four doublings of the
+run."""
 
 PER_BLOCK = 4
 """Iterates per block whose loss is measured; all of them in a block of fewer steps."""
@@ -26,7 +28,8 @@ LISTS = ("taken", "means", "gradients", "losses")
 
 @runtime_checkable
 class PlateauProbe(Protocol):
-    """A fixed set of examples on which points of each run are compared: the same at all points, so differences pair."""
+    """A fixed set of examples on which points of each run are compared: the same at all points, so
+    differences pair."""
 
     def loss(self, points: Points) -> Losses:
         """Mean loss of each run's examples at its point."""
@@ -35,7 +38,8 @@ class PlateauProbe(Protocol):
         """The gradient of `loss`."""
 
     def gradients(self, points: Points) -> Float[Tensor, "parts runs params"]:
-        """The gradients on equal parts of the examples, at least three; their mean is `gradient`."""
+        """The gradients on equal parts of the examples, at least three; their mean is
+        `gradient`."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,15 @@ class Look:
 
     Args:
         step: Steps at this rate so far.
-        left: X, an upper end of how much the loss of the averaged iterate could still fall in the span of the block
-            means.
-        gain: G, mean loss of the iterates less loss of their average, the gain of a cut now. The smaller of its values
-            over the last half and over the last 29 % of the steps.
-        iterates: Losses of single iterates in the last half of the steps, evenly over its blocks, oldest first.
+        left: X, an upper end of how much the loss of the averaged iterate could still fall in the
+            span of the block means.
+        gain: G, mean loss of the iterates less loss of their average, the gain of a cut now. The
+            smaller of its values over the last half and over the last 29 % of the steps.
+        iterates: Losses of single iterates in the last half of the steps, evenly over its blocks,
+            oldest first.
         averaged: Loss of the average of the iterates in the last half of the steps.
-        fell: By how much the loss of the average fell from the first to the second half of that half.
+        fell: By how much the loss of the average fell from the first to the second half of that
+            half.
         stopped: True if X is at most `share` times G.
     """
 
@@ -64,7 +70,8 @@ class Look:
 
 
 class LookTimes:
-    """The steps at which a detector decides. Their spacing is geometric, so a run of any length has only a few.
+    """The steps at which a detector decides. Their spacing is geometric, so a run of any length has
+    only a few.
 
     Args:
         first: Step of the first look.
@@ -94,40 +101,48 @@ class LookTimes:
 class Extrapolation:
     """Fires when the gain left along the run's own directions is below a share of what a cut gains.
 
-    Takes many runs at once, from their first step at a constant learning rate: a study is vectorised over its runs,
-    and a training is a study of one. It has state: make a new one for other runs, or for another rate.
+    Takes many runs at once, from their first step at a constant learning rate: a study is
+    vectorised over its runs,
+    and a training is a study of one. It has state: make a new one for other runs, or for another
+    rate.
 
-    The steps are divided into blocks, four per doubling of their number. Each block gives its mean iterate ū, of at
-    most 127 iterates, and the gradient there, on one fixed probe; the last sixteen, four doublings, are kept. At the
-    end of a block, with c the average of the iterates of the last half of the steps:
+    The steps are divided into blocks, four per doubling of their number. Each block gives its mean
+    iterate ū, of at most 127 iterates, and the gradient there, on one fixed probe; the last
+    sixteen, four doublings, are kept. At the end of a block, with c the average of the iterates of
+    the last half of the steps:
 
-    - G = mean loss of single iterates − loss at c. The noise of the probe's examples cancels to first order, because
-      the iterates' deviations from their average sum to nearly zero.
-    - X = max over α of L(c) − L(c + Σ α_a (ū_a − c)), in the quadratic model with slopes ∇L(c)·(ū_a − c) and
-      curvatures (ū_a − c)·(∇L(ū_b) − ∇L(c)) from the probe: reduced-rank extrapolation of the run's trajectory. A
-      slow mode counts by the loss it still has to give, not by how little it moves in the window.
+    - G = mean loss of single iterates − loss at c. The noise of the probe's examples cancels to
+      first order, because the iterates' deviations from their average sum to nearly zero.
+    - X = max over α of L(c) − L(c + Σ α_a (ū_a − c)), in the quadratic model with slopes ∇L(c)·(ū_a
+      − c) and curvatures (ū_a − c)·(∇L(ū_b) − ∇L(c)) from the probe: reduced-rank extrapolation of
+      the run's trajectory. A slow mode counts by the loss it still has to give, not by how little
+      it moves in the window.
 
-    Fires if an upper end of X, over the examples of the probe, is at most share · G: too few examples make it late,
-    not early. It cannot see a loss that lies in directions in which the run hardly moved during its last four
-    doublings, in a space of many more than sixteen dimensions. The share was chosen on sixteen settings of least
-    squares and judged once on eight others. It has no significance level from theory;
-    the share of early alarms there, over whole runs and all their looks, stands for one.
+    Fires if an upper end of X, over the examples of the probe, is at most share · G: too few
+    examples make it late, not early. It cannot see a loss that lies in directions in which the run
+    hardly moved during its last four doublings, in a space of many more than sixteen dimensions.
+    The share was chosen on sixteen settings of least squares and judged once on eight others. It
+    has no significance level from theory; the share of early alarms there, over whole runs and all
+    their looks, stands for one.
 
-    Costs memory for 2 × 16 copies of the parameters, and per block four losses and a gradient of the probe; per look
-    another gradient and two losses.
+    Costs memory for 2 × 16 copies of the parameters, and per block four losses and a gradient of
+    the probe; per look another gradient and two losses.
 
     Args:
         probe: The fixed examples.
         share: Fires if X is at most this share of G, in (0, 1].
         first: Steps before the first block.
 
-    Source: the extrapolation: Sidi (2017), Vector Extrapolation Methods with Applications, ch. 1; G: Mandt, Hoffman &
-        Blei (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, section 5 (averaging removes it).
+    Source: the extrapolation: Sidi (2017), Vector Extrapolation Methods with Applications, ch. 1;
+        G: Mandt, Hoffman & Blei (2017), Stochastic Gradient Descent as Approximate Bayesian
+        Inference, section 5 (averaging removes it).
     """
 
     def __init__(self, probe: PlateauProbe, *, share: float = 0.5, first: int = 16) -> None:
         if not 0 < share <= 1:
-            raise BadArgument(f"`share` of the gain of a cut must lie in (0, 1], got {share}: the default is 0.5.")
+            raise BadArgument(
+                f"`share` of the gain of a cut must lie in (0, 1], got {share}: the default is 0.5."
+            )
         self.probe = probe
         self.share = share
         self.looks = LookTimes(first, BLOCKS_PER_OCTAVE)
@@ -142,7 +157,8 @@ class Extrapolation:
         self._lengths: list[int] = []
 
     def take(self, position: Points) -> Bool[Tensor, " runs"]:
-        """Take the next iterate of every run. True for runs in which it fires; `look` is the latest look, if any."""
+        """Take the next iterate of every run. True for runs in which it fires; `look` is the latest
+        look, if any."""
         self.steps += 1
         nothing = torch.zeros(len(position), dtype=torch.bool, device=position.device)
         if self.steps == self.looks.first and self.looks.due(self.steps):
@@ -166,7 +182,8 @@ class Extrapolation:
 
     @property
     def needed(self) -> int:
-        """The number of the next iterate that changes anything: `skip` may count those before it."""
+        """The number of the next iterate that changes anything: `skip` may count
+        those before it."""
         if self.steps < self.looks.first:
             return self.looks.first
         averaged = (self.steps - self._starts) // self._stride * self._stride + self._stride
@@ -206,18 +223,24 @@ class Extrapolation:
 
     def _take_look(self) -> Look:
         octave, half = BLOCKS_PER_OCTAVE, BLOCKS_PER_OCTAVE // 2
-        centre, recent, earlier = self._centre(octave, 0), self._centre(half, 0), self._centre(octave, half)
+        centre, recent, earlier = (
+            self._centre(octave, 0),
+            self._centre(half, 0),
+            self._centre(octave, half),
+        )
         averaged, recent_loss = self.probe.loss(centre).double(), self.probe.loss(recent).double()
         iterates = torch.cat(self._losses[-octave:], dim=1)
         gain = torch.minimum(
-            iterates.mean(dim=1) - averaged, torch.cat(self._losses[-half:], dim=1).mean(dim=1) - recent_loss
+            iterates.mean(dim=1) - averaged,
+            torch.cat(self._losses[-half:], dim=1).mean(dim=1) - recent_loss,
         )
         left = self._gain_left(centre)
         fell = self.probe.loss(earlier).double() - recent_loss
         return Look(self.steps, left, gain, iterates, averaged, fell, left <= self.share * gain)
 
     def _centre(self, first: int, last: int) -> Points:
-        """The average iterate of the newest `first` blocks without the newest `last`, weighted by their lengths."""
+        """The average iterate of the newest `first` blocks without the newest `last`, weighted by
+        their lengths."""
         chosen = slice(-first, -last or None)
         lengths = self._lengths[chosen]
         centre = torch.zeros_like(self._means[-1])
@@ -243,12 +266,19 @@ class Extrapolation:
         """The tensors of the state, for a checkpoint."""
         named = {} if self._mean is None else {"mean": self._mean}
         for name in LISTS:
-            named |= {f"{name}.{place}": tensor for place, tensor in enumerate(getattr(self, f"_{name}"))}
+            named |= {
+                f"{name}.{place}": tensor for place, tensor in enumerate(getattr(self, f"_{name}"))
+            }
         return named
 
     def values(self) -> dict[str, Any]:
         """The rest of the state, as JSON."""
-        return {"steps": self.steps, "looks": self.looks.taken, "starts": self._starts, "lengths": list(self._lengths)}
+        return {
+            "steps": self.steps,
+            "looks": self.looks.taken,
+            "starts": self._starts,
+            "lengths": list(self._lengths),
+        }
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Restore the state that `tensors` and `values` returned."""
@@ -265,12 +295,14 @@ class Extrapolation:
 def extrapolated_gain(
     slopes: Float[Tensor, "parts runs blocks"], curvatures: Float[Tensor, "runs blocks blocks"]
 ) -> Losses:
-    """An upper end of max over α of −l·α − ½ αᵀMα = lᵀM⁻¹l/2 (with a ridge), for slopes l measured on several parts.
+    """An upper end of max over α of −l·α − ½ αᵀMα = lᵀM⁻¹l/2 (with a ridge), for slopes l measured
+    on several parts.
 
-    With the mean slope this is biased upwards, because it is maximised on the examples it is measured on; the mean of
-    ½ lᵢᵀM⁻¹lⱼ over pairs of different parts is unbiased. Returns that mean plus one jackknife standard error, or the
-    value for the mean slope if that is less. M is made symmetric. Negative curvatures enter by their absolute value,
-    since the model has no maximum along them and a finite bound is needed.
+    With the mean slope this is biased upwards, because it is maximised on the examples it is
+    measured on; the mean of ½ lᵢᵀM⁻¹lⱼ over pairs of different parts is unbiased. Returns that mean
+    plus one jackknife standard error, or the value for the mean slope if that is less. M is made
+    symmetric. Negative curvatures enter by their absolute value, since the model has no maximum
+    along them and a finite bound is needed.
 
     Source: the U-statistic and its jackknife error: Arvesen (1969), Jackknifing U-Statistics.
     """

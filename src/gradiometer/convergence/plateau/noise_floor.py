@@ -1,4 +1,5 @@
-"""Since when the loss has been flat at this learning rate, and how much a cut of the rate is predicted to gain.
+"""Since when the loss has been flat at this learning rate, and how much a cut of the rate is
+predicted to gain.
 
 Torch is not needed: runs are read on machines without it.
 """
@@ -24,7 +25,8 @@ CUT = 0.1
 """A cut multiplies the learning rate by this."""
 
 FINISH = 0.2
-"""Last share of the steps, in which cooling takes the rate linearly to zero unless forks decide otherwise."""
+"""Last share of the steps, in which cooling takes the rate linearly to zero unless forks decide
+otherwise."""
 
 DRIFT = 0.25
 """Share of the averaged iterate's latest fall that is expected to be part of what a cut gains."""
@@ -56,9 +58,11 @@ def plateau_since(
 ) -> Plateau | None:
     """The longest stretch up to now whose slope has an interval that contains zero.
 
-    Tries all steps, then the last 1/√2 of them, the last half, and so on down to 256 steps. A stretch that begins with
-    a fall or a rise is left out too: a short steep one hardly changes the slope, and makes its interval wide. None if
-    all have a slope. An interval that contains zero is no proof of a flat loss: its ends say how steep it may be.
+    Tries all steps, then the last 1/√2 of them, the last half, and so on down to 256 steps. A
+    stretch that begins with
+    a fall or a rise is left out too: a short steep one hardly changes the slope, and makes its
+    interval wide. None if all have a slope. An interval that contains zero is no proof of a flat
+    loss: its ends say how steep it may be.
 
     Args:
         steps: Consecutive steps at one learning rate.
@@ -74,13 +78,17 @@ def plateau_since(
     """
     check_level(level)
     if not np.isfinite(losses).all():
-        raise BadArgument("`losses` must be finite: leave out the steps up to the last loss that is not.")
+        raise BadArgument(
+            "`losses` must be finite: leave out the steps up to the last loss that is not."
+        )
     length = len(losses)
     while length >= FEWEST_STEPS:
         newest = losses[-length:]
         size = abs(float(newest.mean())) or 1.0
         # `slope` is per thousand steps
-        found = transform(slope(steps[-length:], newest / size, level), lambda in_thousand: in_thousand / 1000)
+        found = transform(
+            slope(steps[-length:], newest / size, level), lambda in_thousand: in_thousand / 1000
+        )
         if found.low <= 0 <= found.high and not _starts_apart(newest / size):
             return Plateau(int(steps[-length]), found, float(newest.mean()))
         length = int(length / math.sqrt(2))
@@ -88,7 +96,8 @@ def plateau_since(
 
 
 def _starts_apart(losses: Float[np.ndarray, " steps"]) -> bool:
-    """True if a first part, from an eighth of the losses to 16 of them, has another mean than later parts.
+    """True if a first part, from an eighth of the losses to 16 of them, has another mean than later
+    parts.
 
     The later parts show how much such a mean varies, whatever the correlation of the losses.
     """
@@ -99,19 +108,26 @@ def _starts_apart(losses: Float[np.ndarray, " steps"]) -> bool:
         later = means[1:]
         # 0.9995: level at which the mean of a first part must lie outside of what the later ones
         # predict, on each side.
-        margin = float(stdtrit(len(later) - 1, 0.9995) * later.std(ddof=1)) * math.sqrt(1 + 1 / len(later))
+        margin = float(stdtrit(len(later) - 1, 0.9995) * later.std(ddof=1)) * math.sqrt(
+            1 + 1 / len(later)
+        )
         if abs(means[0] - later.mean()) > margin:
             return True
         length //= 2
     return False
 
 
-def gain_of_averaging(iterates: Float[np.ndarray, " taken"], averaged: float, level: float = 0.9) -> Estimate:
-    """G, the noise floor as measured: mean loss of the iterates − loss of their average, on the same examples.
+def gain_of_averaging(
+    iterates: Float[np.ndarray, " taken"], averaged: float, level: float = 0.9
+) -> Estimate:
+    """G, the noise floor as measured: mean loss of the iterates − loss of their average, on the
+    same examples.
 
-    A straight trend in the iterates' losses is drift, not error, so it is removed before the interval is computed.
+    A straight trend in the iterates' losses is drift, not error, so it is removed before the
+    interval is computed.
 
-    Source: Mandt, Hoffman & Blei (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, section 5.
+    Source: Mandt, Hoffman & Blei (2017), Stochastic Gradient Descent as Approximate Bayesian
+    Inference, section 5.
 
     >>> import numpy as np
     >>> from gradiometer.convergence.plateau.noise_floor import gain_of_averaging
@@ -119,26 +135,32 @@ def gain_of_averaging(iterates: Float[np.ndarray, " taken"], averaged: float, le
     >>> print(gain_of_averaging(losses, averaged=1.0))
     0.200 [0.160, 0.240]
     """
-    losses, time = np.asarray(iterates, dtype=np.float64), np.arange(len(iterates)) - (len(iterates) - 1) / 2
+    losses, time = (
+        np.asarray(iterates, dtype=np.float64),
+        np.arange(len(iterates)) - (len(iterates) - 1) / 2,
+    )
     return mean(losses - averaged - time * (time @ losses) / (time @ time), level=level)
 
 
 def forecast(gain: Estimate, falling: float, learning_rate: float, cut: float) -> Estimate:
     """How much the loss will fall if the rate is cut from η to η′, predicted before the cut.
 
-    The noise floor is proportional to the rate, so the loss of single iterates falls by (1 − η′/η) G. Drift adds to
-    that: the average of the iterates keeps falling, but more slowly, from the newest iterates before the cut to as many
-    steps after it as G was measured over. The value counts a quarter of that average's latest fall, the interval none
-    to a half: on the twelve cuts this was chosen on it was 0.1 to 0.3. Near a
-    quadratic minimum G is (η/4) tr Σ/(B(1 − μ)), see `floor_by_formula`, which is too large for networks.
+    The noise floor is proportional to the rate, so the loss of single iterates falls by (1 − η′/η)
+    G. Drift adds to
+    that: the average of the iterates keeps falling, but more slowly, from the newest iterates
+    before the cut to as many steps after it as G was measured over. The value counts a quarter of
+    that average's latest fall, the interval none
+    to a half: on the twelve cuts this was chosen on it was 0.1 to 0.3. Near a quadratic minimum G
+    is (η/4) tr Σ/(B(1 − μ)), see `floor_by_formula`, which is too large for networks.
 
-    Simulated on least squares at its floor, the nominal 90 % interval contains the difference of the two floors in 84
-    to 93 % of runs. It contains the gain measured at one cut, from eight iterates before it, in 78 to 88 %, because
-    that measurement is noisy too.
+    Simulated on least squares at its floor, the nominal 90 % interval contains the difference of
+    the two floors in 84 to 93 % of runs. It contains the gain measured at one cut, from eight
+    iterates before it, in 78 to 88 %, because that measurement is noisy too.
 
     Args:
         gain: G, measured, with its interval.
-        falling: By how much the loss of the average fell from the first to the second half of the iterates.
+        falling: By how much the loss of the average fell from the first to the second half of the
+            iterates.
         learning_rate: η.
         cut: η′, below η.
 
@@ -149,7 +171,9 @@ def forecast(gain: Estimate, falling: float, learning_rate: float, cut: float) -
     0.0900 [0.0720, 0.108]
     """
     if not 0 <= cut < learning_rate < math.inf:
-        raise BadArgument(f"`cut` must be at least 0 and below the learning rate {learning_rate}, got {cut}.")
+        raise BadArgument(
+            f"`cut` must be at least 0 and below the learning rate {learning_rate}, got {cut}."
+        )
     check_number("falling", falling)
     share = 1 - cut / learning_rate
     return Estimate.interval(
@@ -163,16 +187,18 @@ def forecast(gain: Estimate, falling: float, learning_rate: float, cut: float) -
 
 
 def if_cooled(averaged: float, before: float, *, level: float = 0.9) -> Estimate:
-    """The loss that a training would have if its rate went to zero over the next fifth of its steps so far.
+    """The loss that a training would have if its rate went to zero over the next fifth of its steps
+    so far.
 
-    Cooling takes the iterates to the loss of their average, which meanwhile goes on falling. As in `forecast`, the
-    value counts a quarter of the latest fall, here in the logarithm of the loss, and the interval none to a half, and a
-    tenth on either side for the noise of single branches.
+    Cooling takes the iterates to the loss of their average, which meanwhile goes on falling. As in
+    `forecast`, the value counts a quarter of the latest fall, here in the logarithm of the loss,
+    and the interval none to a half, and a tenth on either side for the noise of single branches.
 
     Args:
         averaged: Loss of the average of the iterates.
         before: The same at half the number of steps.
-        level: Level that the interval is meant for. It held in 20 of 20 trainings that were looked at once.
+        level: Level that the interval is meant for. It held in 20 of 20 trainings that were looked
+            at once.
 
     Raises:
         BadArgument: A loss is not finite.
@@ -183,29 +209,45 @@ def if_cooled(averaged: float, before: float, *, level: float = 0.9) -> Estimate
     """
     for name, loss in (("averaged", averaged), ("before", before)):
         if not math.isfinite(loss):
-            raise BadArgument(f"`{name}` must be finite, got {loss}: a training that diverged has no forecast.")
+            raise BadArgument(
+                f"`{name}` must be finite, got {loss}: a training that diverged has no forecast."
+            )
     if averaged > 0 and before > 0:
         change = math.log(averaged / before)
         ends = sorted((0.0, 2 * DRIFT * change))
         value, low, high = (
-            averaged * math.exp(by) for by in (DRIFT * change, ends[0] - NOISE_OF_BRANCHES, ends[1] + NOISE_OF_BRANCHES)
+            averaged * math.exp(by)
+            for by in (DRIFT * change, ends[0] - NOISE_OF_BRANCHES, ends[1] + NOISE_OF_BRANCHES)
         )
     else:
         change, room = averaged - before, NOISE_OF_BRANCHES * abs(averaged)
         ends = sorted((0.0, 2 * DRIFT * change))
-        value, low, high = averaged + DRIFT * change, averaged + ends[0] - room, averaged + ends[1] + room
+        value, low, high = (
+            averaged + DRIFT * change,
+            averaged + ends[0] - room,
+            averaged + ends[1] + room,
+        )
     return Estimate.interval(
-        value, low, high, level=level, method="loss of the average, and a share of its latest change", samples=2
+        value,
+        low,
+        high,
+        level=level,
+        method="loss of the average, and a share of its latest change",
+        samples=2,
     )
 
 
-def finding(found: Plateau | None, learning_rate: float, cut: Mapping[str, Any] | None, to: float) -> Finding | None:
-    """The finding about a flat loss or, with a look of the test, about one that still moves; else None.
+def finding(
+    found: Plateau | None, learning_rate: float, cut: Mapping[str, Any] | None, to: float
+) -> Finding | None:
+    """The finding about a flat loss or, with a look of the test, about one that still moves; else
+    None.
 
     Args:
         found: The stretch in which the loss is flat.
         learning_rate: η in it.
-        cut: The newest look of the test, as the run's event has it: `predicted`, `left` and `stopped`.
+        cut: The newest look of the test, as the run's event has it: `predicted`, `left` and
+            `stopped`.
         to: η′ of the cut the finding speaks of.
     """
     if found is None and cut is None:

@@ -1,4 +1,5 @@
-"""Schedules made of schedules. Every combination is a schedule, and the theorem is decided for it too."""
+"""Schedules made of schedules. Every combination is a schedule, and the theorem is decided for it
+too."""
 
 from dataclasses import dataclass
 
@@ -43,8 +44,8 @@ class Warmup(Schedule):
         schedule: The schedule after the rise.
         steps: Length of the rise.
         start: η at step 0.
-        within: True if the schedule's step 0 is the first step of the rise, so that the rise replaces its beginning;
-            False if it is the first step after the rise.
+        within: True if the schedule's step 0 is the first step of the rise, so that the rise
+            replaces its beginning; False if it is the first step after the rise.
     """
 
     schedule: Schedule

@@ -5,9 +5,23 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, floor, logarithm, mixture
+from gradiometer.convergence.formulas.asymptotics import (
+    Asymptotics,
+    Time,
+    floor,
+    logarithm,
+    mixture,
+)
 from gradiometer.convergence.formulas.number import Amount, Number
-from gradiometer.convergence.schedules.schedule import Count, Lengthening, Positive, Rate, Schedule, Shrinking, power
+from gradiometer.convergence.schedules.schedule import (
+    Count,
+    Lengthening,
+    Positive,
+    Rate,
+    Schedule,
+    Shrinking,
+    power,
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +35,8 @@ class OneCycle(Schedule):
         divide: peak / η at step 0.
         final_divide: η at step 0 / η at the end.
         linear: True for straight lines instead of half cosine waves.
-        three_phases: True to fall to the first rate in as many steps as the rise has, and then below it.
+        three_phases: True to fall to the first rate in as many steps as the rise has, and then
+            below it.
 
     Source: Smith & Topin (2017), Super-Convergence.
 
@@ -54,7 +69,9 @@ class OneCycle(Schedule):
         for (start, before), (end, after) in itertools.pairwise(ends):
             if step <= end and end > start:
                 share = (step - start) / (end - start)
-                return before + (after - before) * (share if self.linear else (1 - math.cos(math.pi * share)) / 2)
+                return before + (after - before) * (
+                    share if self.linear else (1 - math.cos(math.pi * share)) / 2
+                )
         return ends[-1][1]
 
 
@@ -91,7 +108,8 @@ class CosineRestarts(Schedule):
         return self.final + (self.initial * power(self.shrink, cycle) - self.final) * wave
 
     def asymptotics(self, step: Asymptotics) -> Asymptotics:
-        """η is a mixture of its two ends: the weight is above 0 and below 1 at nearly all steps of a cycle."""
+        """η is a mixture of its two ends: the weight is above 0 and below 1 at nearly all steps of
+        a cycle."""
         height = self.initial * shrinking(step, self.steps, self.lengthen, self.shrink)
         if self.steps == 1 and self.lengthen == 1:
             return height
@@ -100,7 +118,8 @@ class CosineRestarts(Schedule):
 
 @dataclass(frozen=True)
 class SnapshotCycle(Schedule):
-    """(η₀/2)(cos(π mod(t−1, ⌈T/M⌉)/⌈T/M⌉) + 1) with t = step + 1: M coolings in T steps, a snapshot at the end of each.
+    """(η₀/2)(cos(π mod(t−1, ⌈T/M⌉)/⌈T/M⌉) + 1) with t = step + 1: M coolings in T steps, a snapshot
+    at the end of each.
 
     Args:
         initial: η₀, the first rate of every cycle.
@@ -163,7 +182,9 @@ def place_in_cycles(step: Amount, first: int, lengthen: Amount = 1.0) -> tuple[i
 
 
 def _place_in_whole_cycles(step: Amount, first: int, lengthen: int) -> tuple[int, Amount]:
-    cycle = max(math.floor(math.log(1 + step * (lengthen - 1) // first) / math.log(lengthen)) - 1, 0)
+    cycle = max(
+        math.floor(math.log(1 + step * (lengthen - 1) // first) / math.log(lengthen)) - 1, 0
+    )
     while first * (lengthen ** (cycle + 1) - 1) // (lengthen - 1) <= step:
         cycle += 1
     start = first * (lengthen**cycle - 1) // (lengthen - 1)
@@ -171,10 +192,13 @@ def _place_in_whole_cycles(step: Amount, first: int, lengthen: int) -> tuple[int
 
 
 def shrinking(step: Asymptotics, first: int, lengthen: Amount, shrink: Amount) -> Asymptotics:
-    """shrink^k for large t, with k the cycle: exponential in t, or a power of t if the cycles grow."""
+    """shrink^k for large t, with k the cycle: exponential in t, or a power of t if the
+    cycles grow."""
     if shrink == 1:
         return Asymptotics.constant(1)
     if lengthen == 1:
         return Asymptotics.constant(shrink) ** (step // first)
     ratio = Fraction(repr(float(lengthen)))
-    return Asymptotics.constant(shrink) ** floor(logarithm(1 + step * (ratio - 1) / first) / Number(ratio).log())
+    return Asymptotics.constant(shrink) ** floor(
+        logarithm(1 + step * (ratio - 1) / first) / Number(ratio).log()
+    )

@@ -1,6 +1,7 @@
 """A schedule over a finite run, for which the convergence theorem says nothing.
 
-Source: Defazio et al. (2023), When, Why and How Much? Adaptive Learning Rate Scheduling by Refinement, theorem 10.
+Source: Defazio et al. (2023), When, Why and How Much? Adaptive Learning Rate Scheduling by
+Refinement, theorem 10.
 """
 
 import math
@@ -19,7 +20,8 @@ LONGEST_RUN = 10_000_000
 
 @dataclass(frozen=True)
 class RateOverRun:
-    """A schedule over a run of T steps. All numbers are exact, except the bound, which holds for every convex loss.
+    """A schedule over a run of T steps. All numbers are exact, except the bound, which holds for
+    every convex loss.
 
     Args:
         steps: T.
@@ -28,8 +30,9 @@ class RateOverRun:
         reaches_zero: True if η ends below a ten-thousandth of its peak.
         distance: Σ η: how far the run can travel, in units of ‖g‖.
         noise: Σ η²: how much gradient noise the run adds up, in units of tr Σ/B.
-        bound: The bound on E loss(Φ_T) − min loss at the best base rate, for D = ‖Φ₀ − Φ*‖ = 1 and ‖g‖ ≤ G = 1. It is
-            proportional to D and to G. The smallest bound of any shape is about 2/√T.
+        bound: The bound on E loss(Φ_T) − min loss at the best base rate, for D = ‖Φ₀ − Φ*‖ = 1 and
+            ‖g‖ ≤ G = 1. It is proportional to D and to G. The smallest bound of any shape is about
+            2/√T.
         best_peak: The peak rate with the smallest bound, for the same D and G; proportional to D/G.
     """
 
@@ -47,10 +50,15 @@ class RateOverRun:
         return asdict(self)
 
     def __str__(self) -> str:
-        ends = "reaches zero" if self.reaches_zero else f"ends at {self.final / self.peak:.2%} of its peak"
+        ends = (
+            "reaches zero"
+            if self.reaches_zero
+            else f"ends at {self.final / self.peak:.2%} of its peak"
+        )
         return (
-            f"Over {self.steps:,} steps it {ends}; Σ η = {self.distance:.4g}, Σ η² = {self.noise:.4g}; "
-            f"worst case {self.bound * math.sqrt(self.steps):.3f} D G/√T at a peak of {self.best_peak:.3g} D/G."
+            f"Over {self.steps:,} steps it {ends}; Σ η = {self.distance:.4g}, Σ η² = "
+            f"{self.noise:.4g}; worst case {self.bound * math.sqrt(self.steps):.3f} D G/√T at a "
+            f"peak of {self.best_peak:.3g} D/G."
         )
 
 
@@ -69,7 +77,9 @@ def horizon(schedule: Schedule, steps: int) -> RateOverRun:
     rates = _rates(schedule, 0, steps)
     peak = float(rates.max())
     if not peak > 0:
-        raise BadArgument(f"`schedule` {schedule!r} is zero at all {steps:,} steps, so nothing is learned.")
+        raise BadArgument(
+            f"`schedule` {schedule!r} is zero at all {steps:,} steps, so nothing is learned."
+        )
     bound, best_base = _refined_bound(rates / peak)
     last = min(float(rates[-1]), schedule(steps))
     return RateOverRun(
@@ -88,7 +98,8 @@ def horizon(schedule: Schedule, steps: int) -> RateOverRun:
 def transfer_rate(tuned: Amount, source: Schedule, target: Schedule, steps: int) -> float:
     """The peak rate for the shape `target`, from a peak rate tuned for the shape `source`.
 
-    The best peak rate of the bound is D/G times a number that depends on the shape. The tuned rate determines D/G.
+    The best peak rate of the bound is D/G times a number that depends on the shape. The tuned rate
+    determines D/G.
 
     Args:
         tuned: The best peak rate for the source's shape.
@@ -109,19 +120,23 @@ def _rates(schedule: Schedule, start: int, steps: int) -> Float[np.ndarray, " st
     if not 1 <= steps <= LONGEST_RUN:
         raise BadArgument(f"`steps` must lie between 1 and {LONGEST_RUN:,}, got {steps}.")
     if not 0 <= start < steps:
-        raise BadArgument(f"`start` must lie between 0 and the last step, {steps - 1}, got {start}.")
+        raise BadArgument(
+            f"`start` must lie between 0 and the last step, {steps - 1}, got {start}."
+        )
     return np.array([schedule(step) for step in range(start, steps)], dtype=np.float64)
 
 
 def _refined_bound(weights: Float[np.ndarray, " steps"]) -> tuple[float, float]:
     """The bound at its best base rate, for D = G = 1, and that rate.
 
-    D²/(2bΣw) + bG²[Σw²/(2Σw) + ½ Σ_k w_k/S_{k+1} · Q_k/S_k] with S_k = Σ_{t≥k} w_t and Q_k = Σ_{t≥k} w_t².
-    Steps with a rate of zero change nothing and are left out.
+    D²/(2bΣw) + bG²[Σw²/(2Σw) + ½ Σ_k w_k/S_{k+1} · Q_k/S_k] with S_k = Σ_{t≥k} w_t and Q_k =
+    Σ_{t≥k} w_t². Steps with a rate of zero change nothing and are left out.
     """
     w = weights[weights > 0]
     tails, squares = (np.cumsum(values[::-1])[::-1] for values in (w, np.square(w)))
     total = tails[0]
     refinement = float(np.sum(w[:-1] / tails[1:] * squares[:-1] / tails[:-1]))
     distance_part, noise_part = 1 / (2 * total), squares[0] / (2 * total) + refinement / 2
-    return float(2 * math.sqrt(distance_part * noise_part)), float(math.sqrt(distance_part / noise_part))
+    return float(2 * math.sqrt(distance_part * noise_part)), float(
+        math.sqrt(distance_part / noise_part)
+    )

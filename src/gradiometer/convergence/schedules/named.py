@@ -1,4 +1,5 @@
-"""Schedules with a name of their own: those that `gradiometer train` and `gradiometer learn schedule` know."""
+"""Schedules with a name of their own: those that `gradiometer train` and `gradiometer learn
+schedule` know."""
 
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.convergence.schedules.schedule import Schedule
@@ -8,8 +9,8 @@ from gradiometer.convergence.schedules.shapes import Constant, Cosine, Linear, W
 def schedule_by_name(name: str, initial: float, steps: int, snapshots: int = 0) -> Schedule | None:
     """The schedule of this name over a run of this length; None if the name is not known.
 
-    Cosine and linear end at zero with the run, and a trapezoid, which keeps its rate for the first half. Cycles do so
-    in each of their `snapshots` cycles.
+    Cosine and linear end at zero with the run, and a trapezoid, which keeps its rate for the first
+    half. Cycles do so in each of their `snapshots` cycles.
     """
     match name:
         case "constant":

@@ -39,7 +39,11 @@ def picture(schedules: Mapping[str, Schedule], steps: int) -> Any:
         .encode(
             x=alt.X("step:Q", title="step"),
             y=alt.Y("rate:Q", title="learning rate η"),
-            color=alt.Color("schedule:N", title=None, legend=alt.Legend(orient="bottom", columns=1, labelLimit=560)),
+            color=alt.Color(
+                "schedule:N",
+                title=None,
+                legend=alt.Legend(orient="bottom", columns=1, labelLimit=560),
+            ),
             strokeDash=alt.StrokeDash("schedule:N", title=None),
         )
         .properties(width=560, height=280)

@@ -1,4 +1,5 @@
-"""`Schedule`: a learning rate as a pure function of the step. It can be combined, stored, and proven about."""
+"""`Schedule`: a learning rate as a pure function of the step. It can be combined, stored, and
+proven about."""
 
 import math
 import operator
@@ -30,7 +31,9 @@ class Setting:
 
 
 def _number(least: Amount, most: Amount = sys.float_info.max) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+    return lambda value: (
+        isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+    )
 
 
 def _whole(least: int) -> Callable[[Any], bool]:
@@ -49,11 +52,12 @@ Shrinking = Annotated[Amount, Setting("be at most 1 and above 0", _number(SMALLE
 class Schedule(ABC):
     """A learning rate η as a pure function of the step, counted from 0.
 
-    Schedules are frozen dataclasses: they are equal if their settings are, their `repr` recreates them, and JSON stores
+    Schedules are frozen dataclasses: they are equal if their settings are, their `repr` recreates
+    them, and JSON stores
     them. They can be combined: `*`, `warmed_up`, `then`.
 
-    To add one, write `formula`. If it uses only arithmetic, comparisons and the functions of `convergence.formulas`,
-    the convergence theorem is decided for it; otherwise it stays undecided.
+    To add one, write `formula`. If it uses only arithmetic, comparisons and the functions of
+    `convergence.formulas`, the convergence theorem is decided for it; otherwise it stays undecided.
 
     >>> from gradiometer.convergence.schedules import Cosine
     >>> schedule = Cosine(0.1, steps=100).warmed_up(10)
@@ -93,7 +97,9 @@ class Schedule(ABC):
         """
         rate = self._rate(whole_step(step))
         if not (rate >= 0 and math.isfinite(rate)):
-            raise BadArgument(f"`{self!r}` gives {rate} at step {step}: a rate must be finite and not negative.")
+            raise BadArgument(
+                f"`{self!r}` gives {rate} at step {step}: a rate must be finite and not negative."
+            )
         return rate
 
     def _rate(self, step: int) -> float:
@@ -114,7 +120,8 @@ class Schedule(ABC):
     __rmul__ = __mul__
 
     def warmed_up(self, steps: int, start: Amount = 0.0, *, within: bool = False) -> "Schedule":
-        """Starts with a linear rise. The schedule begins after it or, if `within`, at step 0 under the rise."""
+        """Starts with a linear rise. The schedule begins after it or, if `within`, at step 0 under
+        the rise."""
         return _schedule_of("Warmup", self, steps, start, within)
 
     def then(self, steps: int, other: "Schedule | Amount") -> "Schedule":
@@ -122,10 +129,11 @@ class Schedule(ABC):
         return _schedule_of("Then", self, steps, _as_schedule(other))
 
     def scheduler(self, optimizer: "torch.optim.Optimizer") -> "torch.optim.lr_scheduler.LambdaLR":
-        """A PyTorch scheduler that follows this schedule. Call its `step` after every optimizer step.
+        """A PyTorch scheduler that follows this schedule. Call its `step` after every optimizer
+        step.
 
-        A group with the optimizer's default `lr` follows η exactly. A group with another `lr` keeps its ratio to the
-        default, so that layer-wise rates stay in proportion.
+        A group with the optimizer's default `lr` follows η exactly. A group with another `lr` keeps
+        its ratio to the default, so that layer-wise rates stay in proportion.
 
         >>> import torch
         >>> from gradiometer.convergence.schedules import Linear
@@ -141,7 +149,9 @@ class Schedule(ABC):
 
         unit = float(optimizer.defaults["lr"])
         if not unit > 0:
-            raise BadArgument(f"`lr` of the optimizer must be positive, got {unit}: it is what η is measured in.")
+            raise BadArgument(
+                f"`lr` of the optimizer must be positive, got {unit}: it is what η is measured in."
+            )
         return LambdaLR(optimizer, lambda step: self(step) / unit)
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,14 +159,19 @@ class Schedule(ABC):
         settings = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
         return {
             "kind": type(self).__name__,
-            **{name: value.to_dict() if isinstance(value, Schedule) else value for name, value in settings.items()},
+            **{
+                name: value.to_dict() if isinstance(value, Schedule) else value
+                for name, value in settings.items()
+            },
         }
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Schedule":
         """The schedule from the result of `to_dict`."""
         if not isinstance(settings, Mapping) or "kind" not in settings:
-            raise BadArgument(f"`settings` must be an object with the key 'kind', got {settings!r}.")
+            raise BadArgument(
+                f"`settings` must be an object with the key 'kind', got {settings!r}."
+            )
         given = {
             name: cls.from_dict(value) if isinstance(value, Mapping) else value
             for name, value in settings.items()
@@ -166,7 +181,8 @@ class Schedule(ABC):
 
     @classmethod
     def parse(cls, text: str) -> "Schedule":
-        """The schedule from its `repr`, also with operators and methods; the text is never executed as code.
+        """The schedule from its `repr`, also with operators and methods; the text is never executed
+        as code.
 
         >>> from gradiometer import Schedule
         >>> Schedule.parse("Linear(0.1, steps=100).warmed_up(5) * 0.5")(55)
@@ -177,7 +193,9 @@ class Schedule(ABC):
 
     def _require(self, condition: bool, name: str, must: str) -> None:
         if not condition:
-            raise BadArgument(f"`{name}` of {type(self).__name__} must {must}, got {getattr(self, name)!r}.")
+            raise BadArgument(
+                f"`{name}` of {type(self).__name__} must {must}, got {getattr(self, name)!r}."
+            )
 
 
 def whole_step(step: SupportsIndex) -> int:

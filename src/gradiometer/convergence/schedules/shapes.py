@@ -1,4 +1,5 @@
-"""The common shapes, each equal to the schedule of that name in torch, timm, transformers or optax."""
+"""The common shapes, each equal to the schedule of that name in torch, timm,
+transformers or optax."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +8,14 @@ from dataclasses import dataclass
 from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time
 from gradiometer.convergence.formulas.expression import NUMBERS, expression_in
 from gradiometer.convergence.formulas.number import Amount
-from gradiometer.convergence.schedules.schedule import Count, CountOrZero, Positive, Rate, Schedule, power
+from gradiometer.convergence.schedules.schedule import (
+    Count,
+    CountOrZero,
+    Positive,
+    Rate,
+    Schedule,
+    power,
+)
 
 DECAYS: dict[str, Callable[[Amount], Amount]] = {
     "linear": lambda share: 1 - share,
@@ -60,7 +68,9 @@ class MultiStep(Schedule):
         self._require(whole, "milestones", "be whole numbers and not negative")
 
     def formula(self, step: Time) -> Time:
-        return self.initial * self.factor ** sum(1 for milestone in self.milestones if step >= milestone)
+        return self.initial * self.factor ** sum(
+            1 for milestone in self.milestones if step >= milestone
+        )
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,8 @@ class Exponential(Schedule):
 
 @dataclass(frozen=True)
 class Polynomial(Schedule):
-    """final + (η₀ − final)(1 − step/steps)^power, then `final`. Torch: PolynomialLR; timm: PolyLR."""
+    """final + (η₀ − final)(1 − step/steps)^power, then `final`. Torch: PolynomialLR;
+    timm: PolyLR."""
 
     initial: Rate
     steps: Count
@@ -104,7 +115,11 @@ class Linear(Schedule):
     final: Rate = 0.0
 
     def formula(self, step: Time) -> Time:
-        return self.final if step >= self.steps else self.initial + (self.final - self.initial) * step / self.steps
+        return (
+            self.final
+            if step >= self.steps
+            else self.initial + (self.final - self.initial) * step / self.steps
+        )
 
 
 @dataclass(frozen=True)

@@ -32,14 +32,20 @@ def parsed(text: str) -> Schedule:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
         if _depth(tree) > DEEPEST:
-            raise BadArgument(f"`text` {text[:40]!r}… is nested more than {DEEPEST} deep: combine fewer schedules.")
+            raise BadArgument(
+                f"`text` {text[:40]!r}… is nested more than {DEEPEST} deep: combine fewer "
+                "schedules."
+            )
         schedule = _value(tree)
     except (SyntaxError, MemoryError, RecursionError):
         raise BadArgument(
             f"`text` {text[:80]!r} is not a schedule: write one such as Cosine(0.1, steps=1000)."
         ) from None
     if not isinstance(schedule, Schedule):
-        raise BadArgument(f"`text` {text[:80]!r} is a number: write a schedule such as Constant({text.strip()[:20]}).")
+        raise BadArgument(
+            f"`text` {text[:80]!r} is a number: write a schedule such as "
+            f"Constant({text.strip()[:20]})."
+        )
     return schedule
 
 
@@ -52,13 +58,18 @@ def built(name: Any, values: Sequence[Any], settings: Mapping[str, Any]) -> Sche
     for setting in settings:
         if setting not in known:
             raise BadArgument(
-                f"`{setting}` is not a setting of {name}.{nearest(setting, known)} Its settings are {', '.join(known)}."
+                f"`{setting}` is not a setting of {name}.{nearest(setting, known)} Its settings "
+                f"are {', '.join(known)}."
             )
     try:
-        return kind(*(_tuples(value) for value in values), **{key: _tuples(value) for key, value in settings.items()})
+        return kind(
+            *(_tuples(value) for value in values),
+            **{key: _tuples(value) for key, value in settings.items()},
+        )
     except TypeError as error:
         raise BadArgument(
-            f"`{name}` does not accept these settings ({error}); its settings are {', '.join(known)}."
+            f"`{name}` does not accept these settings ({error}); its settings are "
+            f"{', '.join(known)}."
         ) from None
 
 
@@ -66,7 +77,10 @@ def _depth(tree: ast.AST) -> int:
     """The number of levels, found without recursion."""
     levels, level = 0, [tree]
     while level:
-        levels, level = levels + 1, [child for node in level for child in ast.iter_child_nodes(node)]
+        levels, level = (
+            levels + 1,
+            [child for node in level for child in ast.iter_child_nodes(node)],
+        )
     return levels
 
 
@@ -78,10 +92,16 @@ def _value(node: ast.AST) -> Any:
             return -value
         case ast.Tuple(elts=parts) | ast.List(elts=parts):
             return tuple(map(_value, parts))
-        case ast.Call(func=ast.Name(id=name), args=parts, keywords=keywords) if all(word.arg for word in keywords):
+        case ast.Call(func=ast.Name(id=name), args=parts, keywords=keywords) if all(
+            word.arg for word in keywords
+        ):
             return built(name, list(map(_value, parts)), _settings(keywords))
-        case ast.Call(func=ast.Attribute(value=owner, attr=method), args=parts, keywords=keywords) if method in METHODS:
-            return _call_method(_value(owner), method, list(map(_value, parts)), _settings(keywords))
+        case ast.Call(
+            func=ast.Attribute(value=owner, attr=method), args=parts, keywords=keywords
+        ) if method in METHODS:
+            return _call_method(
+                _value(owner), method, list(map(_value, parts)), _settings(keywords)
+            )
         case ast.BinOp(left=left, op=ast.Mult(), right=right):
             return _value(left) * _value(right)
     raise BadArgument(f"`text`: {ast.unparse(node)[:80]} is not part of a schedule.")
@@ -90,7 +110,9 @@ def _value(node: ast.AST) -> Any:
 def _settings(keywords: Sequence[ast.keyword]) -> dict[str, Any]:
     settings = {word.arg: _value(word.value) for word in keywords if word.arg is not None}
     if len(settings) < len(keywords):
-        raise BadArgument(f"`text`: a setting is given twice in {', '.join(str(word.arg) for word in keywords)}.")
+        raise BadArgument(
+            f"`text`: a setting is given twice in {', '.join(str(word.arg) for word in keywords)}."
+        )
     return settings
 
 

@@ -1,4 +1,5 @@
-"""The classical convergence theorem: its three conditions on the learning rate, decided or undecided."""
+"""The classical convergence theorem: its three conditions on the learning rate, decided or
+undecided."""
 
 import lazy_loader
 

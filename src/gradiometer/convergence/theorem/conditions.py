@@ -11,11 +11,13 @@ from gradiometer.convergence.formulas.number import Number, Undecided
 
 @dataclass(frozen=True)
 class Conditions:
-    """The size of η_t for large t, up to constant factors, and what follows for the conditions; None if undecided.
+    """The size of η_t for large t, up to constant factors, and what follows for the conditions;
+    None if undecided.
 
     Args:
         upper: |η_t| = O(upper); None if η_t is zero from some step on.
-        lower: |η_t| ≥ c·lower at a share of the steps of every long block; None if no such bound is known.
+        lower: |η_t| ≥ c·lower at a share of the steps of every long block; None if no such bound is
+            known.
         sign: 1 if η_t ≥ 0 from some step on, −1 if η_t < 0 from some step on, None if not known.
     """
 
@@ -56,7 +58,11 @@ class Conditions:
         two = Number.of(2)
         if self.upper is None or _sum_converges(self.upper.power(two)):
             return True
-        return False if self.lower is not None and _sum_converges(self.lower.power(two)) is False else None
+        return (
+            False
+            if self.lower is not None and _sum_converges(self.lower.power(two)) is False
+            else None
+        )
 
     @property
     def order(self) -> str:
@@ -67,7 +73,13 @@ class Conditions:
             return f"stays within a multiple of {written(self.upper)}"
         if self.upper != self.lower:
             return f"lies between the orders {written(self.lower)} and {written(self.upper)}"
-        verb = "stays of order" if self.upper == CONSTANT else "falls as" if self.upper.direction < 0 else "grows as"
+        verb = (
+            "stays of order"
+            if self.upper == CONSTANT
+            else "falls as"
+            if self.upper.direction < 0
+            else "grows as"
+        )
         return f"{verb} {written(self.upper)}"
 
 
@@ -87,7 +99,9 @@ def written(monomial: Monomial) -> str:
             factors.append(names[key] + _exponent(_double(weight)))
         else:
             product = [
-                _logarithm(level) + _exponent(_double(Number.of(power))) for level, power in enumerate(key) if power
+                _logarithm(level) + _exponent(_double(Number.of(power)))
+                for level, power in enumerate(key)
+                if power
             ]
             sign = "−" if weight.sign < 0 else ""
             factors.append(f"exp({sign}{_size(abs(_double(weight)), 3)} {' '.join(product)})")
@@ -108,7 +122,9 @@ def _double(number: Number | Fraction) -> float:
 
 
 def _size(value: float, digits: int) -> str:
-    return f"{value:.{digits}g}" if math.isfinite(value) else f"{'−' if value < 0 else ''}(over 1e308)"
+    return (
+        f"{value:.{digits}g}" if math.isfinite(value) else f"{'−' if value < 0 else ''}(over 1e308)"
+    )
 
 
 def _exponent(power: float) -> str:

@@ -1,9 +1,12 @@
-"""The conditions of the classical convergence theorem on the learning rate: each is decided or undecided.
+"""The conditions of the classical convergence theorem on the learning rate: each is decided or
+undecided.
 
-For a smooth loss that is bounded below, η_t ≥ 0, η_t → 0, Σ η_t = ∞ and Σ η_t² < ∞ are enough for the training loss to
-converge and for its gradient to go to zero. They are not necessary: a schedule that fails one of them may converge too.
+For a smooth loss that is bounded below, η_t ≥ 0, η_t → 0, Σ η_t = ∞ and Σ η_t² < ∞ are enough for
+the training loss to converge and for its gradient to go to zero. They are not necessary: a schedule
+that fails one of them may converge too.
 
-Source: Bertsekas & Tsitsiklis (2000), Gradient Convergence in Gradient Methods with Errors, prop. 3.
+Source: Bertsekas & Tsitsiklis (2000), Gradient Convergence in Gradient Methods with Errors, prop.
+3.
 """
 
 import itertools
@@ -29,7 +32,10 @@ LATER_STEPS = tuple(2**power for power in range(9, 61))
 CONDITIONS = {
     "limit_zero": ("it goes to zero", "it does not go to zero"),
     "sum_diverges": ("its sum is infinite", "its sum is finite"),
-    "sum_of_squares_converges": ("the sum of its squares is finite", "the sum of its squares is infinite"),
+    "sum_of_squares_converges": (
+        "the sum of its squares is finite",
+        "the sum of its squares is infinite",
+    ),
 }
 """The three conditions, and how a verdict says that they hold or fail."""
 SUM_OF_NEGATIVE_RATES = "its sum does not go to +∞"
@@ -77,11 +83,12 @@ def theorem(subject: Subject) -> TheoremVerdict:
 
     A decision takes at most a second; what is not decided by then is undecided.
 
-    A formula may be undefined at finitely many steps, such as 1/(t log t) at t = 1: the verdict then names the step
-    and judges the others.
+    A formula may be undefined at finitely many steps, such as 1/(t log t) at t = 1: the verdict
+    then names the step and judges the others.
 
     Raises:
-        BadArgument: If the formula cannot be read or is undefined again and again, or a schedule gives no rate.
+        BadArgument: If the formula cannot be read or is undefined again and again, or a schedule
+            gives no rate.
 
     >>> from gradiometer import theorem
     >>> theorem("1/t").theorem, theorem("1/sqrt(t)").theorem
@@ -106,11 +113,14 @@ def _decide(subject: Subject) -> TheoremVerdict:
         return _of_expression(subject)
     if isinstance(subject, Schedule):
         return _of_schedule(subject)
-    raise BadArgument(f"`subject` must be a schedule or a formula in t, got {type(subject).__name__}.")
+    raise BadArgument(
+        f"`subject` must be a schedule or a formula in t, got {type(subject).__name__}."
+    )
 
 
 def read(text: str) -> Schedule:
-    """The schedule in a text: a shape such as "Cosine(0.1, steps=1000)" if it has a capital letter, else a formula.
+    """The schedule in a text: a shape such as "Cosine(0.1, steps=1000)" if it has a capital letter,
+    else a formula.
 
     >>> from gradiometer.convergence.theorem.theorem import read
     >>> read("0.1/sqrt(t)")(3)
@@ -164,8 +174,8 @@ def _start_of(function: Callable[[int], float], is_negative: Callable[[int], boo
             negative = t
     if undefined is not None and last > FIRST_STEPS // 2:
         raise BadArgument(
-            f"`expression` is undefined at t = {undefined} ({reason}) and again at t = {last}. It must have a value at "
-            f"all but a few first steps."
+            f"`expression` is undefined at t = {undefined} ({reason}) and again at t = {last}. It "
+            "must have a value at all but a few first steps."
         )
     return _Start(undefined, reason, negative)
 
@@ -173,19 +183,34 @@ def _start_of(function: Callable[[int], float], is_negative: Callable[[int], boo
 def _verdict(name: str, conditions: Conditions | None, start: _Start) -> TheoremVerdict:
     answers = {condition: getattr(conditions, condition, None) for condition in CONDITIONS}
     negative = start.negative is not None or (conditions is not None and conditions.sign == -1)
-    holds = False if negative or False in answers.values() else None if None in answers.values() else True
+    holds = (
+        False
+        if negative or False in answers.values()
+        else None
+        if None in answers.values()
+        else True
+    )
     why = _why(answers, conditions, start, holds)
     return TheoremVerdict(name, **answers, theorem=holds, why=why)
 
 
-def _why(answers: dict[str, bool | None], conditions: Conditions | None, start: _Start, holds: bool | None) -> str:
+def _why(
+    answers: dict[str, bool | None],
+    conditions: Conditions | None,
+    start: _Start,
+    holds: bool | None,
+) -> str:
     falls_below_zero = conditions is not None and conditions.sign == -1
     known = [
-        SUM_OF_NEGATIVE_RATES if falls_below_zero and name == "sum_diverges" else CONDITIONS[name][0 if answer else 1]
+        SUM_OF_NEGATIVE_RATES
+        if falls_below_zero and name == "sum_diverges"
+        else CONDITIONS[name][0 if answer else 1]
         for name, answer in answers.items()
         if answer is not None
     ]
-    undecided = [f"whether {CONDITIONS[name][0]}" for name, answer in answers.items() if answer is None]
+    undecided = [
+        f"whether {CONDITIONS[name][0]}" for name, answer in answers.items() if answer is None
+    ]
     parts = [f"η_t {conditions.order}"] if conditions is not None else []
     parts += [_listing(known)] if known else []
     sentence = ": ".join(parts)
@@ -200,7 +225,10 @@ def _why(answers: dict[str, bool | None], conditions: Conditions | None, start: 
     elif holds is False:
         sentence += f", so the theorem does not apply; {SUFFICIENT}"
     if start.undefined is not None:
-        sentence += f". It is undefined at t = {start.undefined} ({start.reason}): the verdict is about later steps"
+        sentence += (
+            f". It is undefined at t = {start.undefined} ({start.reason}): the verdict is about "
+            "later steps"
+        )
     return sentence + "."
 
 

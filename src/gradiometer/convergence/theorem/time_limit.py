@@ -11,15 +11,20 @@ Result = TypeVar("Result")
 
 
 class _OutOfTime(BaseException):
-    """The function took too long. Not an Exception, so that an `except Exception` in the function cannot catch it."""
+    """The function took too long. Not an Exception, so that an `except Exception` in the function
+    cannot catch it."""
 
 
 def within(seconds: float, call: Callable[[], Result]) -> Result | None:
-    """What a call returns, or None if it takes longer. In other threads than the main one there is no limit.
+    """What a call returns, or None if it takes longer. In other threads than the main one there is
+    no limit.
 
-    The time is that of the processor, so that a busy machine does not change an answer, up to four times as long.
+    The time is that of the processor, so that a busy machine does not change an answer, up to four
+    times as long.
     """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+    if threading.current_thread() is not threading.main_thread() or not hasattr(
+        signal, "setitimer"
+    ):
         return call()
     ours = _OutOfTime()
     armed = [True]

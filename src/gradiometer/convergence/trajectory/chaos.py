@@ -1,4 +1,5 @@
-"""Chaos past the edge of stability: steps too long for the curvature that do not blow up, because it is bounded."""
+"""Chaos past the edge of stability: steps too long for the curvature that do not blow up, because
+it is bounded."""
 
 import numpy as np
 from jaxtyping import Float
@@ -13,13 +14,19 @@ WINDOW = 8
 
 
 def chaos_finding(
-    share: Estimate | None, facts: Estimates, losses: Float[np.ndarray, " steps"], learning_rate: float
+    share: Estimate | None,
+    facts: Estimates,
+    losses: Float[np.ndarray, " steps"],
+    learning_rate: float,
 ) -> Finding | None:
-    """The finding about chaos past the edge of stability; None if one of its three signs is missing.
+    """The finding about chaos past the edge of stability; None if one of its three signs is
+    missing.
 
-    The signs: the sharpness is above its limit by more than half, the loss of the last quarter of the run is above the
-    best that was reached or no lower than at the start, and a step says little about the next one. Each of them alone
-    is common in ordinary training: early sharpness, a noisy loss, and noise. If the late loss is twice the first one,
+    The signs: the sharpness is above its limit by more than half, the loss of the last quarter of
+    the run is above the best that was reached or no lower than at the start, and a step says little
+    about the next one. Each of them alone
+    is common in ordinary training: early sharpness, a noisy loss, and noise. If the late loss is
+    twice the first one,
     the sharpness is not needed: steps that are too long also reach flat places, where it is small.
 
     Args:
@@ -61,4 +68,6 @@ def chaos_finding(
         "learning_rate": learning_rate,
         "times_best": late.value / best if best > 0 else None,
     }
-    return Finding(NAME, Issue.CONVERGENCE, "chaos", State.ACT, {"step_correlation": correlation}, edge)
+    return Finding(
+        NAME, Issue.CONVERGENCE, "chaos", State.ACT, {"step_correlation": correlation}, edge
+    )

@@ -1,4 +1,5 @@
-"""Units of a network that do not contribute: ReLUs that are zero on all examples, and rows that equal another."""
+"""Units of a network that do not contribute: ReLUs that are zero on all examples, and rows that
+equal another."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -18,11 +19,15 @@ RELUS: tuple[Any, ...] = (
 )
 
 
-def dead_units_of(objective: Objective, batch: Batch, seed: int = 0) -> Mapping[str, tuple[int, int]]:
-    """For every ReLU of the model: the number of units that are zero on every example, and the number of units.
+def dead_units_of(
+    objective: Objective, batch: Batch, seed: int = 0
+) -> Mapping[str, tuple[int, int]]:
+    """For every ReLU of the model: the number of units that are zero on every example, and the
+    number of units.
 
-    The weights of a dead unit have no gradient on these examples. A unit is an entry of the last axis; for images
-    (four axes and more) it is a channel. Costs one gradient. ReLUs in compiled or scripted modules are not seen.
+    The weights of a dead unit have no gradient on these examples. A unit is an entry of the last
+    axis; for images (four axes and more) it is a channel. Costs one gradient. ReLUs in compiled or
+    scripted modules are not seen.
 
     >>> import torch
     >>> from gradiometer.convergence.trajectory.dead_units import dead_units_of
@@ -34,7 +39,10 @@ def dead_units_of(objective: Objective, batch: Batch, seed: int = 0) -> Mapping[
     """
     with _Relus() as relus:
         objective.gradient(batch, seed=seed)
-    return {f"ReLU {place + 1}": (int((~alive).sum()), len(alive)) for place, alive in enumerate(relus.alive)}
+    return {
+        f"ReLU {place + 1}": (int((~alive).sum()), len(alive))
+        for place, alive in enumerate(relus.alive)
+    }
 
 
 class _Relus(TorchFunctionMode):
@@ -59,13 +67,18 @@ class _Relus(TorchFunctionMode):
 
 
 def twin_units_of(model: nn.Module) -> Mapping[str, tuple[int, int]]:
-    """For every weight matrix with twins: the number of rows that equal another up to sign, and the number of rows.
+    """For every weight matrix with twins: the number of rows that equal another up to sign, and the
+    number of rows.
 
-    Random initial weights have no twins. A symmetric start, such as equal weights, has, and training keeps them: the
-    gradient respects the symmetry, whatever the noise. In a model of at most 64 numbers, each number is a row. Rows of
-    zeros do not count.
+    Random initial weights have no twins. A symmetric start, such as equal weights, has, and
+    training keeps them: the gradient respects the symmetry, whatever the noise. In a model of at
+    most 64 numbers, each number is a row. Rows of zeros do not count.
     """
-    named = [(name, parameter.detach()) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    named = [
+        (name, parameter.detach())
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    ]
     # 64: in a model of at most so many numbers, each number is a row.
     if sum(parameter.numel() for _, parameter in named) <= 64:
         rows = torch.cat([parameter.double().reshape(-1, 1) for _, parameter in named])
@@ -73,7 +86,9 @@ def twin_units_of(model: nn.Module) -> Mapping[str, tuple[int, int]]:
     else:
         found = {
             name: (_twins(rows), len(rows))
-            for name, rows in ((name, p.flatten(1)) for name, p in named if p.dim() >= 2 and p[0].numel() >= 4)
+            for name, rows in (
+                (name, p.flatten(1)) for name, p in named if p.dim() >= 2 and p[0].numel() >= 4
+            )
         }
     return {name: counts for name, counts in found.items() if counts[0]}
 
@@ -85,7 +100,9 @@ def _twins(rows: Float[Tensor, "rows columns"]) -> int:
     rows, sizes = rows[sizes > 0], sizes[sizes > 0]
     if len(rows) < 2:
         return 0
-    direction = torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    direction = torch.randn(
+        rows.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     order: Int[Tensor, " rows"] = (rows @ direction).abs().argsort()
     rows, sizes = rows[order], sizes[order]
     apart = torch.minimum((rows[1:] - rows[:-1]).norm(dim=1), (rows[1:] + rows[:-1]).norm(dim=1))

@@ -1,4 +1,5 @@
-"""The point that training has reached: a saddle, dead units, a symmetry that persists; and the findings about it."""
+"""The point that training has reached: a saddle, dead units, a symmetry that persists; and the
+findings about it."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -24,16 +25,18 @@ if TYPE_CHECKING:  # runs are read on machines without torch
 NAME = "endpoint"
 
 BLIND = 0.01
-"""Share of small batches' gradients along the negative curvature below which noise does not reach it. If a symmetry
-keeps the run there, it is zero up to rounding and the eigenvector's error; in networks in training it was 0.02 to 0.06.
+"""Share of small batches' gradients along the negative curvature below which noise does not reach
+it. If a symmetry keeps the run there, it is zero up to rounding and the eigenvector's error; in
+networks in training it was 0.02 to 0.06.
 """
 
 PARAMETERS = "parameters"
 """The name of all numbers of a tiny model, as rows (see `dead_units`)."""
 
 MANY = 0.5
-"""Share of dead units in a layer from which a finding is made. Twins in a layer are told whatever their share: random
-initial weights have none. In a tiny model, in which each number is a row, two may be equal for another reason.
+"""Share of dead units in a layer from which a finding is made. Twins in a layer are told whatever
+their share: random initial weights have none. In a tiny model, in which each number is a row, two
+may be equal for another reason.
 """
 
 
@@ -46,10 +49,11 @@ class Endpoint:
         travelled: Σ η over the last three quarters of the run, two doublings of time.
         along: Share of the moves in that time along the eigenvector of λ_min, between 0 and 1.
         seen: Share of the gradients of small batches along it, root mean square.
-        smallest, sharpness: λ_min and λ_max of the Hessian of these examples, with their residual bounds; None if not
-            measured.
+        smallest, sharpness: λ_min and λ_max of the Hessian of these examples, with their residual
+            bounds; None if not measured.
         dead: For every ReLU, the number of dead units and of all units.
-        twins: For every weight with twins, the number of rows equal to another up to sign, and of all rows.
+        twins: For every weight with twins, the number of rows equal to another up to sign, and of
+            all rows.
     """
 
     examples: int
@@ -67,7 +71,8 @@ class Endpoint:
 
     @property
     def saddle(self) -> bool:
-        """True if the run stays at a clearly negative curvature for so long that any deviation would have left it."""
+        """True if the run stays at a clearly negative curvature for so long that any deviation
+        would have left it."""
         if self.smallest is None or self.sharpness is None:
             return False
         # 0.2: share of the late moves along the negative curvature at which the run is leaving, so
@@ -76,7 +81,9 @@ class Endpoint:
             return False
         # 0.1: smallest share of the largest curvature at which a negative one counts: networks in
         # training have smaller ones.
-        marked = -self.smallest.high > 0.1 * max(abs(self.sharpness.value), abs(self.smallest.value))
+        marked = -self.smallest.high > 0.1 * max(
+            abs(self.sharpness.value), abs(self.smallest.value)
+        )
         # 3.0: least −λ Σ η over the last three quarters of the run for a saddle: a deviation would
         # have grown 20-fold.
         return bool(marked and -self.smallest.high * self.travelled >= 3.0)
@@ -128,14 +135,16 @@ def endpoint_of(
 ) -> Endpoint:
     """Measure a model at its current parameters. Training is not changed.
 
-    Costs a gradient of the examples and, with `curvature`, one more and at most 60 Hessian products.
+    Costs a gradient of the examples and, with `curvature`, one more and at most 60 Hessian
+    products.
 
     Args:
         objective: The model and its loss.
         batch: Examples, a few hundred.
         path: The run's trajectory so far.
         curvature: Find the ends of the Hessian's spectrum.
-        weight_decay: Added to every curvature, because training minimises the loss with its penalty.
+        weight_decay: Added to every curvature, because training minimises the loss with its
+            penalty.
         seed: Seed of everything random.
     """
     from gradiometer.convergence.trajectory.dead_units import dead_units_of, twin_units_of  # noqa: PLC0415
@@ -172,7 +181,8 @@ def _share_along(path: Trail, direction: Float[np.ndarray, " sketch"]) -> float:
 
 
 def _share_seen(objective: "Objective", batch: "Batch", direction: "Tensor", seed: int) -> float:
-    """Root of the share of small batches' squared gradients along a unit vector; 0 if there is no gradient."""
+    """Root of the share of small batches' squared gradients along a unit vector; 0 if there is no
+    gradient."""
     from gradiometer.measurement.batch import batch_size, span  # noqa: PLC0415
     from gradiometer.measurement.gradient_graph import flat  # noqa: PLC0415
 
@@ -181,13 +191,17 @@ def _share_seen(objective: "Objective", batch: "Batch", direction: "Tensor", see
     length = max(size // 8, 1)
     along = whole = 0.0
     for start in range(0, size, length):
-        gradient = flat(objective.gradient(span(batch, start, min(start + length, size)), seed=seed)).double()
+        gradient = flat(
+            objective.gradient(span(batch, start, min(start + length, size)), seed=seed)
+        ).double()
         along += float(gradient @ direction.double()) ** 2
         whole += float(gradient @ gradient)
     return min(math.sqrt(along / whole), 1.0) if whole > 0 else 0.0
 
 
-def _most(counts: Mapping[str, tuple[int, int]], least: float = MANY) -> tuple[str, int, int] | None:
+def _most(
+    counts: Mapping[str, tuple[int, int]], least: float = MANY
+) -> tuple[str, int, int] | None:
     """The layer with the largest share, if that is at least `least`."""
     shares = {name: some / all_ for name, (some, all_) in counts.items() if all_}
     name = max(shares, key=lambda name: shares[name], default=None)

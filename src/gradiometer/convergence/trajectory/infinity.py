@@ -1,4 +1,5 @@
-"""Parameters that run to infinity after every example is fitted: the loss has no minimum, and only the norm grows."""
+"""Parameters that run to infinity after every example is fitted: the loss has no minimum, and only
+the norm grows."""
 
 import numpy as np
 from jaxtyping import Float
@@ -9,12 +10,15 @@ from gradiometer.measurement.estimate import Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
 
 
-def infinity_finding(facts: Estimates, losses: Float[np.ndarray, " steps"], weight_decay: float) -> Finding | None:
+def infinity_finding(
+    facts: Estimates, losses: Float[np.ndarray, " steps"], weight_decay: float
+) -> Finding | None:
     """The finding that the parameters run to infinity; None if one of its three signs is missing.
 
-    The signs: ‖Φ‖ has grown in each of the last four doublings of time, not by clearly less each time, in the direction
-    in which it points; the loss was already below 2 % of its first value before a quarter of the run; and it has at
-    least halved since. Weight decay ends this, so with it there is no finding.
+    The signs: ‖Φ‖ has grown in each of the last four doublings of time, not by clearly less each
+    time, in the direction in which it points; the loss was already below 2 % of its first value
+    before a quarter of the run; and it has at least halved since. Weight decay ends this, so with
+    it there is no finding.
 
     Args:
         facts: The numbers about the path, from `facts_of`.
@@ -39,11 +43,21 @@ def infinity_finding(facts: Estimates, losses: Float[np.ndarray, " steps"], weig
     steps = len(losses)
     if steps < 64 or not np.isfinite(losses).all():
         return None
-    first, early, late = losses[:8].mean(), losses[steps // 8 : steps // 4].mean(), losses[-(steps // 4) :].mean()
+    first, early, late = (
+        losses[:8].mean(),
+        losses[steps // 8 : steps // 4].mean(),
+        losses[-(steps // 4) :].mean(),
+    )
     # 0.02: share of the first loss below which every example is fitted, more or less.
     # 0.5: the loss of the last quarter of the run is below this share of the loss when the examples
     # were fitted: it goes on.
     if not (0 < early < 0.02 * first and late < 0.5 * early):
         return None
-    shares = {"early_share": float(early / first), "late_share": float(late / first), "early_until": steps // 4}
-    return Finding(NAME, Issue.CONVERGENCE, "path_to_infinity", State.LOOK, {"norm_growth": growth}, shares)
+    shares = {
+        "early_share": float(early / first),
+        "late_share": float(late / first),
+        "early_until": steps // 4,
+    }
+    return Finding(
+        NAME, Issue.CONVERGENCE, "path_to_infinity", State.LOOK, {"norm_growth": growth}, shares
+    )

@@ -12,8 +12,8 @@ from gradiometer.convergence.trajectory.trajectory import NUMBERS
 from gradiometer.measurement.estimate import Estimate
 
 SHARED = 1.4 / 0.9
-"""Variance of the mean of five squared moves, over its value for independent ones: neighbouring moves share an iterate,
-and independent positions give their squares a correlation of a quarter."""
+"""Variance of the mean of five squared moves, over its value for independent ones: neighbouring
+moves share an iterate, and independent positions give their squares a correlation of a quarter."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,11 @@ class MoveLength:
 def lengths_of(path: Trail, level: float = 0.9) -> tuple[MoveLength, ...]:
     """The lengths in the last whole doublings of a path, at most ten, oldest first.
 
-    The interval is Student's for the mean of five squares, on a logarithmic scale; if Φ has more than 61 numbers it
-    includes the error of the sketch (a variance of 2/61 of the squared length). In simulation, nominal 90 % intervals
-    cover in at least 98 % of doublings for sketched paths, in 89 to 95 % if Φ has 5 to 60 numbers, and in 85 to 92 %
-    if it has one or two; random walks are at the upper end, independent places at the lower.
+    The interval is Student's for the mean of five squares, on a logarithmic scale; if Φ has more
+    than 61 numbers it includes the error of the sketch (a variance of 2/61 of the squared length).
+    In simulation, nominal 90 % intervals cover in at least 98 % of doublings for sketched paths, in
+    89 to 95 % if Φ has 5 to 60 numbers, and in 85 to 92 % if it has one or two; random walks are at
+    the upper end, independent places at the lower.
 
     Args:
         path: The trajectory's groups.
@@ -74,12 +75,17 @@ def lengths_of(path: Trail, level: float = 0.9) -> tuple[MoveLength, ...]:
     )
 
 
-def _root_mean_square(squares: Float[np.ndarray, " moves"], level: float, *, sketched: bool) -> Estimate:
-    """The root of the mean of some squares. Source of the interval on a logarithmic scale: the delta method."""
+def _root_mean_square(
+    squares: Float[np.ndarray, " moves"], level: float, *, sketched: bool
+) -> Estimate:
+    """The root of the mean of some squares. Source of the interval on a logarithmic scale: the
+    delta method."""
     count, square = len(squares), float(squares.mean())
     if not square > 0:
         return Estimate.exact(0.0, unit="parameter")
-    relative = SHARED * float(squares.var(ddof=1)) / count / square**2 + (2 / NUMBERS if sketched else 0.0)
+    relative = SHARED * float(squares.var(ddof=1)) / count / square**2 + (
+        2 / NUMBERS if sketched else 0.0
+    )
     factor = math.exp(float(stdtrit(count - 1, (1 + level) / 2)) * math.sqrt(relative) / 2)
     length = math.sqrt(square)
     return Estimate.interval(

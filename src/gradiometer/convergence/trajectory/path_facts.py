@@ -1,4 +1,5 @@
-"""The kind of a trajectory, from a few iterates of every doubling of time: numbers about its path, and a name."""
+"""The kind of a trajectory, from a few iterates of every doubling of time: numbers about its path,
+and a name."""
 
 import math
 from dataclasses import dataclass, replace
@@ -13,7 +14,8 @@ from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.uncertainty.means import mean
 
 GROUPS = 5
-"""Groups of three consecutive iterates per doubling of time; the sixteenth stored iterate is its last."""
+"""Groups of three consecutive iterates per doubling of time; the sixteenth stored iterate is its
+last."""
 
 SETTLED_IN = 16
 """No iterate before this step is stored: the first ones depend mostly on the start."""
@@ -23,19 +25,24 @@ LONGEST_MEMORY = 10
 """Only so many of the latest doublings are used."""
 
 ALONG = 0.95
-"""A flight is along Φ if the cosine is above this: its direction has settled, and only its length grows."""
+"""A flight is along Φ if the cosine is above this: its direction has settled, and only its length
+grows."""
 
 RECEDING = -0.2
-"""log₂ of the move length, change per doubling. Below this, only a few such moves are left; above, perhaps no end."""
+"""log₂ of the move length, change per doubling. Below this, only a few such moves are left; above,
+perhaps no end."""
 
 NO_END = -0.2
-"""log₂ of the growth of ‖Φ‖ in a doubling, change per doubling: above this, its sum has no end in sight."""
+"""log₂ of the growth of ‖Φ‖ in a doubling, change per doubling: above this, its sum has no end in
+sight."""
 
 OUTWARDS = 0.7
-"""Cosine between the last doubling's move and Φ from which the norm says where the parameters go."""
+"""Cosine between the last doubling's move and Φ from which the norm says where the
+parameters go."""
 
 TO_REST = 1.25
-"""p from which a path whose speed falls as (Σ η)^−p may come to rest; with p ≤ 1 its length has no end."""
+"""p from which a path whose speed falls as (Σ η)^−p may come to rest; with p ≤ 1 its length has no
+end."""
 
 METHOD = "least squares over doublings"
 
@@ -59,7 +66,8 @@ class Trail:
     Args:
         steps: The middle step of each.
         time: Σ η up to it, by the trapezoid rule between stored iterates.
-        centres: (Φ_{t−1} + 2Φ_t + Φ_{t+1})/4, in which an oscillation of period two cancels: [groups, sketch].
+        centres: (Φ_{t−1} + 2Φ_t + Φ_{t+1})/4, in which an oscillation of period two cancels:
+            [groups, sketch].
         products: Δ_t · Δ_{t+1} of the two steps of each.
         squares: (‖Δ_t‖² + ‖Δ_{t+1}‖²)/2.
     """
@@ -77,7 +85,8 @@ class Trail:
         points: Float[np.ndarray, "kept sketch"],
         learning_rates: Float[np.ndarray, " kept"],
     ) -> "Trail":
-        """From the stored iterates and their η: the latest whole doublings, and the group before them."""
+        """From the stored iterates and their η: the latest whole doublings, and the group before
+        them."""
         first = _starts(steps)
         whole = max(len(first) - 1, 0) // GROUPS * GROUPS + 1
         first = first[-min(whole, LONGEST_MEMORY * GROUPS + 1) :]
@@ -108,7 +117,11 @@ class Trail:
         """The latest doublings only."""
         window = slice(max(len(self.steps) - doublings * GROUPS - 1, 0), None)
         return Trail(
-            self.steps[window], self.time[window], self.centres[window], self.products[window], self.squares[window]
+            self.steps[window],
+            self.time[window],
+            self.centres[window],
+            self.products[window],
+            self.squares[window],
         )
 
 
@@ -125,22 +138,25 @@ def _starts(steps: Int[np.ndarray, " kept"]) -> Int[np.ndarray, " groups"]:
 
 
 def facts_of(path: Trail, level: float = 0.9) -> Estimates:
-    """The numbers that decide the kind of a trajectory. Slopes and correlations have intervals, the rest is exact.
+    """The numbers that decide the kind of a trajectory. Slopes and correlations have intervals, the
+    rest is exact.
 
-    - `step_correlation`: 2Δ_t·Δ_{t+1}/(‖Δ_t‖² + ‖Δ_{t+1}‖²), the mean over the last two doublings: −1 for a cycle of
-      two, 0 for noise, 1 for a smooth path.
-    - `move_slope`: log₂ of the root mean squared move between centres, change per doubling: −½ for η ∝ 1/t on a
-      quadratic, 0 for a path that keeps to a place, ½ for a random walk.
+    - `step_correlation`: 2Δ_t·Δ_{t+1}/(‖Δ_t‖² + ‖Δ_{t+1}‖²), the mean over the last two doublings:
+      −1 for a cycle of two, 0 for noise, 1 for a smooth path.
+    - `move_slope`: log₂ of the root mean squared move between centres, change per doubling: −½ for
+      η ∝ 1/t on a quadratic, 0 for a path that keeps to a place, ½ for a random walk.
     - `step_slope`: log₂ of the root mean squared step, change per doubling.
     - `travel`: net distance of the last doubling, in steps of root mean squared length.
     - `straightness`: net distance over path length, in the last four doublings.
     - `alignment`: cosine between the last doubling's move and Φ.
-    - `norm_growth`: log₂ of the growth of ‖Φ‖ in a doubling, change per doubling: 0 if ‖Φ‖ grows as log t, −∞ if it
-      does not grow in each of the last four.
-    - `turns`: signed turns about the centroid in the plane of most of the path, in the last four doublings.
+    - `norm_growth`: log₂ of the growth of ‖Φ‖ in a doubling, change per doubling: 0 if ‖Φ‖ grows as
+      log t, −∞ if it does not grow in each of the last four.
+    - `turns`: signed turns about the centroid in the plane of most of the path, in the last four
+      doublings.
     - `turn_consistency`: net turns over all turning, ±1 if the path never turns back.
     - `slowing`: p if the speed falls as (Σ η)^-p.
-    - `slowing_misfit`: residuals of that law over those of an exponential decay; below 1 the power law fits better.
+    - `slowing_misfit`: residuals of that law over those of an exponential decay; below 1 the power
+      law fits better.
 
     >>> import numpy as np
     >>> from gradiometer.convergence.trajectory.path_facts import Trail, facts_of, kind_of
@@ -152,7 +168,11 @@ def facts_of(path: Trail, level: float = 0.9) -> Estimates:
     1.00 under way
     """
     if path.doublings < FEWEST_DOUBLINGS:
-        return {"step_correlation": Estimate.unknown(level=level, method="too few doublings", samples=len(path.steps))}
+        return {
+            "step_correlation": Estimate.unknown(
+                level=level, method="too few doublings", samples=len(path.steps)
+            )
+        }
     late, latest, last = path.last(4), path.last(2), path.last(1)
     correlations = latest.products / np.maximum(latest.squares, np.finfo(np.float64).tiny)
     turns, consistency = _turning(late.centres)
@@ -177,10 +197,12 @@ def facts_of(path: Trail, level: float = 0.9) -> Estimates:
 
 
 def kind_of(facts: Estimates) -> Kind:
-    """The kind of a trajectory, from `facts_of`. An interval that contains a threshold decides nothing about it."""
+    """The kind of a trajectory, from `facts_of`. An interval that contains a threshold decides
+    nothing about it."""
     if "straightness" not in facts:
         return Kind.CANNOT_TELL
-    # Each step undoes the one before, the centre stays within two steps, and the steps do not get smaller.
+    # Each step undoes the one before, the centre stays within two steps, and the steps do not get
+    # smaller.
     shakes = facts["step_correlation"].high < -0.8 and facts["travel"].value < 2
     if shakes and not facts["step_slope"].low < RECEDING:
         return Kind.SHAKING
@@ -223,7 +245,8 @@ def _flies(facts: Estimates) -> bool:
 
 
 def _grows(facts: Estimates) -> bool:
-    """The moves get shorter, but they lead away from zero, and the norm grows without an end in sight."""
+    """The moves get shorter, but they lead away from zero, and the norm grows without an end in
+    sight."""
     growth = facts.get("norm_growth")
     return growth is not None and growth.value > NO_END and facts["alignment"].value >= OUTWARDS
 
@@ -232,7 +255,9 @@ def _norm_growth(centres: Float[np.ndarray, "groups sketch"], level: float) -> E
     """Change per doubling of log₂ of the growth of ‖Φ‖ in a doubling."""
     growth = np.diff(np.linalg.norm(centres[::GROUPS], axis=1))
     if not (growth > 0).all():
-        return Estimate.bound(-math.inf, low=-math.inf, high=-math.inf, method="does not grow", samples=len(growth))
+        return Estimate.bound(
+            -math.inf, low=-math.inf, high=-math.inf, method="does not grow", samples=len(growth)
+        )
     return _slope_of_line(np.arange(len(growth)), np.log2(growth), level)
 
 
@@ -245,7 +270,9 @@ def _slope(squares: Float[np.ndarray, " groups"], level: float) -> Estimate:
     with np.errstate(divide="ignore"):
         values = np.log2(squares.reshape(-1, GROUPS).mean(axis=1)) / 2
     if not np.isfinite(values[-1]):
-        return Estimate.bound(-math.inf, low=-math.inf, high=-math.inf, method="at rest", samples=len(values))
+        return Estimate.bound(
+            -math.inf, low=-math.inf, high=-math.inf, method="at rest", samples=len(values)
+        )
     values = values[np.isfinite(values)]
     if len(values) < FEWEST_DOUBLINGS:
         return Estimate.unknown(level=level, method=METHOD, samples=len(values))
@@ -259,11 +286,16 @@ def _slope_of_line(
     slope, squares, spread = _line(x, y)
     error = math.sqrt(squares / (len(x) - 2) / spread)
     margin = float(stdtrit(len(x) - 2, (1 + level) / 2)) * error
-    return Estimate.interval(slope, slope - margin, slope + margin, level=level, method=METHOD, samples=len(x))
+    return Estimate.interval(
+        slope, slope - margin, slope + margin, level=level, method=METHOD, samples=len(x)
+    )
 
 
-def _line(x: Float[np.ndarray, " n"] | Int[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
-    """The slope of a straight line, the sum of its squared residuals, and the sum of squares of x."""
+def _line(
+    x: Float[np.ndarray, " n"] | Int[np.ndarray, " n"], y: Float[np.ndarray, " n"]
+) -> tuple[float, float, float]:
+    """The slope of a straight line, the sum of its squared residuals, and the sum of
+    squares of x."""
     x = x - x.mean()
     slope = float(x @ y / (x @ x))
     rest = y - y.mean() - slope * x
@@ -271,7 +303,8 @@ def _line(x: Float[np.ndarray, " n"] | Int[np.ndarray, " n"], y: Float[np.ndarra
 
 
 def _turning(centres: Float[np.ndarray, "groups sketch"]) -> tuple[float, float]:
-    """Net turns about the centroid in the plane that contains most of the path, and their share of all turning."""
+    """Net turns about the centroid in the plane that contains most of the path, and their share of
+    all turning."""
     away = centres - centres.mean(axis=0)
     if away.shape[1] < 2:
         return 0.0, 0.0
@@ -284,7 +317,8 @@ def _turning(centres: Float[np.ndarray, "groups sketch"]) -> tuple[float, float]
 
 
 def _slowing(path: Trail, level: float) -> tuple[Estimate, float]:
-    """p of speed ~ (Σ η)^-p between the doublings' means, and its residuals over those of an exponential decay."""
+    """p of speed ~ (Σ η)^-p between the doublings' means, and its residuals over those of an
+    exponential decay."""
     count = path.doublings - 1
     centres = path.centres[1:].reshape(path.doublings, GROUPS, -1).mean(axis=1)
     time = path.time[1:].reshape(path.doublings, GROUPS).mean(axis=1)

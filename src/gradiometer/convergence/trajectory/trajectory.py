@@ -1,4 +1,5 @@
-"""The trajectory gauge: a few iterates of every doubling of time, as sketches, and the kind of path they follow."""
+"""The trajectory gauge: a few iterates of every doubling of time, as sketches, and the kind of path
+they follow."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from gradiometer.convergence.trajectory.path_facts import SETTLED_IN, TO_REST, Kind, Trail, facts_of, kind_of
+from gradiometer.convergence.trajectory.path_facts import (
+    SETTLED_IN,
+    TO_REST,
+    Kind,
+    Trail,
+    facts_of,
+    kind_of,
+)
 from gradiometer.measurement.estimate import Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
@@ -27,11 +35,13 @@ PERIOD = NUMBERS * 2**12
 
 
 def keeps(step: int) -> bool:
-    """True if the iterate before this step is stored, from step 16 on: sixteen per doubling of the steps.
+    """True if the iterate before this step is stored, from step 16 on: sixteen per doubling of the
+    steps.
 
     They are five groups of three in a row, and the last one.
 
-    A pure function of the step, so there is no state to save: a resumed run stores the same iterates.
+    A pure function of the step, so there is no state to save: a resumed run stores the same
+    iterates.
     """
     if step < SETTLED_IN:
         return False
@@ -41,14 +51,16 @@ def keeps(step: int) -> bool:
 
 
 def sketch(parameters: "Sequence[Tensor]") -> "Float[Tensor, ' sketch']":
-    """Φ itself if it has at most 61 numbers, else 61 sums of every 61st entry with random signs, in double precision.
+    """Φ itself if it has at most 61 numbers, else 61 sums of every 61st entry with random signs, in
+    double precision.
 
-    A linear map, the same at every step and in every run of this dimension. Inner products of sketches are unbiased,
-    with a variance of at most about 2‖u‖²‖v‖²/61. Costs one pass over the parameters.
+    A linear map, the same at every step and in every run of this dimension. Inner products of
+    sketches are unbiased, with a variance of at most about 2‖u‖²‖v‖²/61. Costs one pass over the
+    parameters.
 
-    Source: Charikar, Chen & Farach-Colton (2002), Finding Frequent Items in Data Streams; Weinberger et al. (2009),
-        Feature Hashing for Large Scale Multitask Learning; here with every 61st entry instead of random ones: 61 is
-        prime, so the rows of a layer do not line up.
+    Source: Charikar, Chen & Farach-Colton (2002), Finding Frequent Items in Data Streams;
+        Weinberger et al. (2009), Feature Hashing for Large Scale Multitask Learning; here with
+        every 61st entry instead of random ones: 61 is prime, so the rows of a layer do not line up.
     """
     import torch  # noqa: PLC0415
 
@@ -58,8 +70,8 @@ def sketch(parameters: "Sequence[Tensor]") -> "Float[Tensor, ' sketch']":
     total = torch.zeros(NUMBERS, dtype=torch.float64, device="cpu")
     signs = _signs()
     for place, part in enumerate(whole.split(PERIOD)):
-        # The shift is no multiple of 61, so no two entries of one sum share a sign: they would not cancel on average.
-        # 7919: the signs shift by this many places after every period.
+        # The shift is no multiple of 61, so no two entries of one sum share a sign: they would not
+        # cancel on average. 7919: the signs shift by this many places after every period.
         first = place * 7919 % PERIOD
         signed = part.double() * signs[first : first + len(part)].to(part.device)
         rows = len(signed) // NUMBERS * NUMBERS
@@ -74,23 +86,27 @@ def _signs() -> "Float[Tensor, ' signs']":
     import torch  # noqa: PLC0415
 
     generator = torch.Generator().manual_seed(0)
-    return (2 * torch.randint(2, (PERIOD,), generator=generator, device="cpu") - 1).float().repeat(2)
+    return (
+        (2 * torch.randint(2, (PERIOD,), generator=generator, device="cpu") - 1).float().repeat(2)
+    )
 
 
 @dataclass(frozen=True)
 class Trajectory(Gauge):
-    """The kind of path: converging, wandering, under way, diverging, shaking apart, circling, or cannot tell.
+    """The kind of path: converging, wandering, under way, diverging, shaking apart, circling, or
+    cannot tell.
 
-    Stores sixteen iterates per doubling of the number of steps, so memory and cost are O(log T): each costs a third of
-    a step of a small network, a few per cent of the first thousand steps and 0.6 % of ten thousand. Uses the last ten
-    doublings. Iterates of a network are stored as sketches of 61 numbers. The steps do not depend on the cadence of
-    the other gauges, and a resumed run uses the same ones.
+    Stores sixteen iterates per doubling of the number of steps, so memory and cost are O(log T):
+    each costs a third of a step of a small network, a few per cent of the first thousand steps and
+    0.6 % of ten thousand. Uses the last ten doublings. Iterates of a network are stored as sketches
+    of 61 numbers. The steps do not depend on the cadence of the other gauges, and a resumed run
+    uses the same ones.
 
-    The kinds are defined by thresholds on numbers about the path, chosen on thirteen runs with known ends and on
-    ordinary ones. Fewer than four doublings after step 16 are too few.
+    The kinds are defined by thresholds on numbers about the path, chosen on thirteen runs with
+    known ends and on ordinary ones. Fewer than four doublings after step 16 are too few.
 
-    Source: the kinds are those the convergence theorem leaves open, Bertsekas & Tsitsiklis (2000), Gradient Convergence
-        in Gradient Methods with Errors, prop. 3.
+    Source: the kinds are those the convergence theorem leaves open, Bertsekas & Tsitsiklis (2000),
+        Gradient Convergence in Gradient Methods with Errors, prop. 3.
     """
 
     name: ClassVar[str] = "trajectory"
@@ -120,8 +136,11 @@ class Trajectory(Gauge):
         return {"point": sketch(step.objective.parameters).tolist()}
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """The numbers about the path, from `gradiometer.convergence.trajectory.path_facts.facts_of`."""
-        return facts_of(Trail.of(series.steps, np.asarray(series.moments["point"]), series.learning_rate), level)
+        """The numbers about the path, from
+        `gradiometer.convergence.trajectory.path_facts.facts_of`."""
+        return facts_of(
+            Trail.of(series.steps, np.asarray(series.moments["point"]), series.learning_rate), level
+        )
 
     def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
         """The kind of path, with the numbers that decided it."""

@@ -40,8 +40,9 @@ def explain(
 ) -> Explanation:
     """The cause that the losses around a spike, or an examination of its first step, speak for.
 
-    The next batches hold other examples. If their losses did not rise, only the examples of this batch were unusual. If
-    they rose too, and the highest loss came later than the first, the parameters moved.
+    The next batches hold other examples. If their losses did not rise, only the examples of this
+    batch were unusual. If they rose too, and the highest loss came later than the first, the
+    parameters moved.
 
     Args:
         spike: The spike.
@@ -84,7 +85,8 @@ def _from_losses(spike: Spike, batches: float) -> tuple[Cause, Observation]:
 
 
 def sharpness_near(spike: Spike, series: Series, kind: MomentumRule) -> Observation | None:
-    """η times the batch sharpness against its edge, at the last reading before the end of the spike; None without one.
+    """η times the batch sharpness against its edge, at the last reading before the end of the
+    spike; None without one.
 
     Args:
         spike: Its places are steps.
@@ -96,7 +98,9 @@ def sharpness_near(spike: Spike, series: Series, kind: MomentumRule) -> Observat
         return None
     sharpness = series.moments["curvature"][at] / series.moments["norm_squared"][at]
     product = float(series.learning_rate[at] * sharpness)
-    return Observation("sharpness", {"step": int(series.steps[at]), "product": product, "edge": kind.limit})
+    return Observation(
+        "sharpness", {"step": int(series.steps[at]), "product": product, "edge": kind.limit}
+    )
 
 
 def layer_near(spike: Spike, series: Series) -> Observation | None:
@@ -126,7 +130,8 @@ def layer_near(spike: Spike, series: Series) -> Observation | None:
 
 
 def usual_norms(step: int, series: Series) -> Float[np.ndarray, " layers"] | None:
-    """The median squared norm of a batch's gradient by layer, in the last readings before a step; None without any."""
+    """The median squared norm of a batch's gradient by layer, in the last readings before a step;
+    None without any."""
     before = int(np.searchsorted(series.steps, step))
     # 20: number of readings before a spike that show the usual length.
     squares = _squared_norms(series)[max(before - 20, 0) : before]
@@ -136,9 +141,13 @@ def usual_norms(step: int, series: Series) -> Float[np.ndarray, " layers"] | Non
 def _squared_norms(series: Series) -> Float[np.ndarray, "steps layers"]:
     """E‖ĝ‖² = ‖g‖² + tr Σ / B by layer, or in total if it was read from products."""
     if PRODUCT in series.moments:
-        whole: Float[np.ndarray, "steps layers"] = series.moments["squared"].reshape(len(series), -1)
+        whole: Float[np.ndarray, "steps layers"] = series.moments["squared"].reshape(
+            len(series), -1
+        )
         return whole
-    noise: Float[np.ndarray, "steps layers"] = series.moments["gradient_variance"] / series.batch_size[:, None]
+    noise: Float[np.ndarray, "steps layers"] = (
+        series.moments["gradient_variance"] / series.batch_size[:, None]
+    )
     squares: Float[np.ndarray, "steps layers"] = series.moments["gradient_norm_squared"] + noise
     return squares
 

@@ -17,10 +17,12 @@ SIDE = 6
 """Number of blocks on each side that give the level and the spread."""
 
 SCALES = (1, 4, 16, 64)
-"""The losses are searched one by one, and as medians of so many successive ones: these show spikes that last."""
+"""The losses are searched one by one, and as medians of so many successive ones: these show spikes
+that last."""
 
 SHORT = 4
-"""The longest of these scales if the learning rate is not known: a warm restart looks like a longer spike."""
+"""The longest of these scales if the learning rate is not known: a warm restart looks like a longer
+spike."""
 
 SMALLEST = 0.05
 """The smallest rise that is reported, relative to the loss."""
@@ -73,21 +75,28 @@ def find_spikes(
 ) -> list[Spike]:
     """The spikes in the losses of successive batches, in their order.
 
-    A loss is compared with the median level before it or after it, whichever is higher, in units of the spread around
-    it. So neither a trend nor a rise that stays is a spike. How far noise reaches is estimated from the upper tail of
-    this record: a heavy tail raises the limit. Spikes that last are found in medians of up to 64 losses. Positive
-    losses are compared by their logarithms; up to one in a hundred may be zero, and counts as the smallest other one.
+    A loss is compared with the median level before it or after it, whichever is higher, in units of
+    the spread around it. So neither a trend nor a rise that stays is a spike. How far noise reaches
+    is estimated from the upper tail of
+    this record: a heavy tail raises the limit. Spikes that last are found in medians of up to 64
+    losses. Positive losses are compared by their logarithms; up to one in a hundred may be zero,
+    and counts as the smallest other one.
 
     Args:
-        losses: The mean loss of each batch, in order. NaN, inf and numbers above 1e150 are left out.
-        rates: The learning rate of each step; NaN if unknown. A rise of the loss after a rise of the rate (a warm
-            restart) is no spike. Without `rates`, only spikes up to about a hundred steps are found.
-        sizes: The number of examples of each batch, if they differ: a small last batch of an epoch is noisier.
-        false_alarms: The share of records without a spike in which one may be reported. It is nominal: for 0.01, up
-            to 0.02 were seen for tails up to Student's t with 3 degrees of freedom, and 0.055 for 2.
+        losses: The mean loss of each batch, in order. NaN, inf and numbers above 1e150 are left
+            out.
+        rates: The learning rate of each step; NaN if unknown. A rise of the loss after a rise of
+            the rate (a warm restart) is no spike. Without `rates`, only spikes up to about a
+            hundred steps are found.
+        sizes: The number of examples of each batch, if they differ: a small last batch of an epoch
+            is noisier.
+        false_alarms: The share of records without a spike in which one may be reported. It is
+            nominal: for 0.01, up to 0.02 were seen for tails up to Student's t with 3 degrees of
+            freedom, and 0.055 for 2.
 
     Raises:
-        BadArgument: `false_alarms` is not between 0 and 1, or `rates` or `sizes` has another length than `losses`.
+        BadArgument: `false_alarms` is not between 0 and 1, or `rates` or `sizes` has another length
+            than `losses`.
 
     >>> import numpy as np
     >>> from gradiometer.drift.spikes import find_spikes
@@ -110,7 +119,9 @@ def find_spikes(
     in_logs = bool((values >= 0).all() and (values == 0).mean() <= 0.01)
     heights = np.log(np.maximum(values, values[values > 0].min())) if in_logs else values
     smallest = float(np.log1p(SMALLEST)) if in_logs else SMALLEST * float(np.median(np.abs(values)))
-    noise = np.ones(len(values)) if sizes is None else np.sqrt(np.fmax(np.nanmedian(size) / size, 1))
+    noise = (
+        np.ones(len(values)) if sizes is None else np.sqrt(np.fmax(np.nanmedian(size) / size, 1))
+    )
     found: list[Spike] = []
     for scale in SCALES if rates is not None else [scale for scale in SCALES if scale <= SHORT]:
         if len(heights) < scale * (FEWEST + 2) * BLOCK:
@@ -124,12 +135,15 @@ def _alike(values: _Values, given: Sequence[float] | _Values | None, name: str) 
     """The numbers that go with the losses; NaN if they are not given."""
     numbers = np.full(len(values), np.nan) if given is None else np.asarray(given, dtype=np.float64)
     if len(numbers) != len(values):
-        raise BadArgument(f"`{name}` must have one number per loss, {len(values):,}, got {len(numbers):,}.")
+        raise BadArgument(
+            f"`{name}` must have one number per loss, {len(values):,}, got {len(numbers):,}."
+        )
     return numbers
 
 
 class _Search:
-    """The search on one scale: places count medians of `scale` successive values, the last of which is complete."""
+    """The search on one scale: places count medians of `scale` successive values, the last of which
+    is complete."""
 
     def __init__(self, heights: _Values, noise: _Values, rate: _Values, scale: int) -> None:
         self.scale = scale
@@ -161,13 +175,24 @@ class _Search:
         for stretch in groups_of((scores > limit) & (self.rise > smallest), BLOCK):
             top = int(stretch[scores[stretch].argmax()])
             level = float(self.before[stretch[0]])
-            line = level + max((self.series[top] - level) / 4, min(limit, scores[top]) / 2 * self.spread[top])
+            line = level + max(
+                (self.series[top] - level) / 4, min(limit, scores[top]) / 2 * self.spread[top]
+            )
             begin, end = _extent(self.series, top, float(line))
             first, last = self._refine(begin, end, float(line))
             peak = first + int(self.heights[first : last + 1].argmax())
             if not self._risen(first, peak):
                 ended = end < len(self.series) - 1
-                yield Spike(first, peak, last, level, float(self.heights[peak]), float(scores[top]), limit, ended)
+                yield Spike(
+                    first,
+                    peak,
+                    last,
+                    level,
+                    float(self.heights[peak]),
+                    float(scores[top]),
+                    limit,
+                    ended,
+                )
 
     def _refine(self, begin: int, end: int, line: float) -> tuple[int, int]:
         """The first and the last high value of these medians, and of those next to them."""
@@ -193,7 +218,8 @@ class _Search:
 
 
 def _surroundings(series: _Values) -> tuple[_Values, _Values, _Values]:
-    """For each value the level before, the level after (NaN at the end), and the larger spread of the two sides."""
+    """For each value the level before, the level after (NaN at the end), and the larger spread of
+    the two sides."""
     count = len(series) // BLOCK
     start = len(series) - count * BLOCK
     blocks = series[start:].reshape(count, BLOCK)
@@ -205,13 +231,20 @@ def _surroundings(series: _Values) -> tuple[_Values, _Values, _Values]:
     return before[block], after[block], spread[block]
 
 
-def _sides(values: Float[np.ndarray, " blocks"]) -> tuple[Float[np.ndarray, " blocks"], Float[np.ndarray, " blocks"]]:
+def _sides(
+    values: Float[np.ndarray, " blocks"],
+) -> tuple[Float[np.ndarray, " blocks"], Float[np.ndarray, " blocks"]]:
     """The medians over the blocks before and after each block; NaN where there are none."""
     count, empty = len(values), np.full(SIDE, np.nan)
-    ordered = np.sort(sliding_window_view(np.concatenate([empty, values, empty]), SIDE), axis=1)  # NaN last
+    ordered = np.sort(
+        sliding_window_view(np.concatenate([empty, values, empty]), SIDE), axis=1
+    )  # NaN last
     known = np.isfinite(ordered).sum(axis=1)
     rows = np.arange(len(ordered))
-    low, high = ordered[rows, np.maximum(known - 1, 0) // 2], ordered[rows, np.minimum(known // 2, SIDE - 1)]
+    low, high = (
+        ordered[rows, np.maximum(known - 1, 0) // 2],
+        ordered[rows, np.minimum(known // 2, SIDE - 1)],
+    )
     medians = (low + high) / 2
     return medians[:count], medians[SIDE + 1 : SIDE + 1 + count]
 
@@ -231,7 +264,8 @@ def _extent(series: _Values, top: int, line: float) -> tuple[int, int]:
 
 
 def _merge(found: list[Spike], coarser: list[Spike], long: int) -> list[Spike]:
-    """The spikes of all scales. A long one takes the place of those within; a short one was seen better before."""
+    """The spikes of all scales. A long one takes the place of those within; a short one was seen
+    better before."""
     for spike in coarser:
         within = [each for each in found if each.first <= spike.last and spike.first <= each.last]
         if within and spike.length < long:
@@ -240,7 +274,9 @@ def _merge(found: list[Spike], coarser: list[Spike], long: int) -> list[Spike]:
     return sorted(found, key=lambda spike: spike.first)
 
 
-def _in_losses(spike: Spike, values: _Values, kept: Int[np.ndarray, " values"], in_logs: bool) -> Spike:
+def _in_losses(
+    spike: Spike, values: _Values, kept: Int[np.ndarray, " values"], in_logs: bool
+) -> Spike:
     """In terms of the losses that were given."""
     return Spike(
         first=int(kept[spike.first]),

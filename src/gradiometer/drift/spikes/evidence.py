@@ -16,7 +16,8 @@ EXAMINATIONS = "examinations"
 """What the budget calls the time that examinations take."""
 
 ROSE, STAYED = 0.5, 0.2
-"""The loss of other examples rose if it rose by at least this share of the rise; it stayed if by at most this one."""
+"""The loss of other examples rose if it rose by at least this share of the rise; it stayed if by at
+most this one."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,14 @@ class Examined:
         loss: The loss of its batch.
         usual: The median of the losses before.
         size: Number of examples in the batch.
-        examples: Places in the batch of the few examples with most of the rise; empty if there are no such few.
-        share: The share of the rise of these examples, or of the heaviest eighth; None if it is not known.
+        examples: Places in the batch of the few examples with most of the rise; empty if there are
+            no such few.
+        share: The share of the rise of these examples, or of the heaviest eighth; None if it is not
+            known.
         others_then: Loss of the batch before, at its own step; None if it is not known.
         others_now: Loss of the same examples at this step's parameters.
-        norms_squared: Squared norm of the gradient of this batch by layer; empty if it is not known.
+        norms_squared: Squared norm of the gradient of this batch by layer; empty if it is not
+            known.
     """
 
     loss: float
@@ -67,7 +71,8 @@ class Examined:
 
     @property
     def others(self) -> float | None:
-        """The rise of the loss on the examples of the batch before, as a share of the rise; None if not known."""
+        """The rise of the loss on the examples of the batch before, as a share of the rise; None if
+        not known."""
         if self.others_then is None or self.others_now is None or not self.loss > self.usual:
             return None
         return (self.others_now - self.others_then) / (self.loss - self.usual)
@@ -89,8 +94,11 @@ class Examined:
         facts = {"examples": tuple(self.examples), "size": self.size, "share": self.share}
         return Observation("heaviest_examples", facts)
 
-    def layer(self, layers: Sequence[str], usual: Float[np.ndarray, " layers"]) -> Observation | None:
-        """The layer whose gradient is the longest of all compared with its usual length; None if it is not known.
+    def layer(
+        self, layers: Sequence[str], usual: Float[np.ndarray, " layers"]
+    ) -> Observation | None:
+        """The layer whose gradient is the longest of all compared with its usual length; None if it
+        is not known.
 
         Args:
             layers: Names of the layers.

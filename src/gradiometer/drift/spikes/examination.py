@@ -1,4 +1,5 @@
-"""Examine a step whose loss is far above the last ones, before its update changes the parameters."""
+"""Examine a step whose loss is far above the last ones, before its update changes the
+parameters."""
 
 import math
 from collections import deque
@@ -23,10 +24,12 @@ SPREADS, RISE = 8.0, 0.2
 """A loss is examined if it is above the usual one by so many spreads, and by this share of it."""
 
 PAUSE, MOST, ONE_MORE = 64, 5, 1000
-"""Fewest steps between two examinations, most examinations in a row, and the steps after which one more is allowed."""
+"""Fewest steps between two examinations, most examinations in a row, and the steps after which one
+more is allowed."""
 
 LARGEST_BATCH, PARTS, SINGLES = 256, 8, 32
-"""The largest batch whose examples are looked at, the parts that are run first, and the most single examples."""
+"""The largest batch whose examples are looked at, the parts that are run first, and the most single
+examples."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,8 @@ class Before:
 class Examiner:
     """Decides which steps are examined, and examines them.
 
-    An examination runs the loss of this batch, of its single examples, and of the batch before it once more at the
-    present parameters, without gradients. It changes nothing in the training.
+    An examination runs the loss of this batch, of its single examples, and of the batch before it
+    once more at the present parameters, without gradients. It changes nothing in the training.
 
     Args:
         objective: The model and its loss.
@@ -58,7 +61,8 @@ class Examiner:
         """A loss at or above this one is worth an examination. Infinite if none is."""
 
     def learn(self, losses: Sequence[float]) -> None:
-        """Take the losses of finished steps. After 64 of them or more, the usual level is computed anew."""
+        """Take the losses of finished steps. After 64 of them or more, the usual level is computed
+        anew."""
         self._recent.extend(filter(math.isfinite, losses))
         self._new += len(losses)
         self._allow(len(losses))
@@ -88,9 +92,14 @@ class Examiner:
         self._count += 1
 
     def examine(
-        self, loss: float, batch: Batch, before: Before | None, gradients: Sequence[Tensor] | None = None
+        self,
+        loss: float,
+        batch: Batch,
+        before: Before | None,
+        gradients: Sequence[Tensor] | None = None,
     ) -> dict[str, Any] | None:
-        """The fields of the event, None if the loss cannot be run again. No step is due until 64 more are learnt.
+        """The fields of the event, None if the loss cannot be run again. No step is due until 64
+        more are learnt.
 
         Args:
             loss: The loss of the batch.
@@ -100,19 +109,26 @@ class Examiner:
         """
         self._pause()
         norms = [] if gradients is None else self._by_layer(gradients)
-        now = None if before is None or _share_memory(before.batch, batch) else self._loss(before.batch)
+        now = (
+            None
+            if before is None or _share_memory(before.batch, batch)
+            else self._loss(before.batch)
+        )
         examples, share = self._heaviest(loss, batch)
         if now is None and not examples and share is None and not norms:
             return None
         then = None if before is None or now is None else before.loss
-        return asdict(Examined(loss, self._usual, batch_size(batch), examples, share, then, now, norms))
+        return asdict(
+            Examined(loss, self._usual, batch_size(batch), examples, share, then, now, norms)
+        )
 
     def _by_layer(self, gradients: Sequence[Tensor]) -> list[float]:
         squared = squared_norms(gradients)[0].cpu().numpy()
         return [float(layer) for layer in np.bincount(self._objective.layer_of, weights=squared)]
 
     def _loss(self, batch: Batch) -> float | None:
-        """The mean loss at the present parameters; None if it cannot be computed or is not finite."""
+        """The mean loss at the present parameters; None if it cannot be computed or is
+        not finite."""
         objective = self._objective
         try:
             with torch.no_grad(), objective.untouched_randomness(self._seed):
@@ -122,10 +138,12 @@ class Examiner:
         return loss if math.isfinite(loss) else None
 
     def _heaviest(self, loss: float, batch: Batch) -> tuple[list[int], float | None]:
-        """The fewest examples with most of the rise of the loss, at most an eighth of the batch, and their share.
+        """The fewest examples with most of the rise of the loss, at most an eighth of the batch,
+        and their share.
 
-        Eighths of the batch are run, and then the single examples of the heaviest ones. Without such examples, the
-        share is that of the heaviest eighth; None if parts of the batch cannot be run.
+        Eighths of the batch are run, and then the single examples of the heaviest ones. Without
+        such examples, the share is that of the heaviest eighth; None if parts of the batch cannot
+        be run.
         """
         size = batch_size(batch)
         if not (2 <= size <= LARGEST_BATCH and loss > self._usual):
@@ -152,7 +170,8 @@ class Examiner:
         return sorted(heaviest[:needed]), min(float(shares[needed - 1]), 1.0)
 
     def _rise(self, batch: Batch, part: range) -> float | None:
-        """The sum over these examples of their loss above the usual one; None if it cannot be run."""
+        """The sum over these examples of their loss above the usual one; None if it
+        cannot be run."""
         loss = self._loss(span(batch, part.start, part.stop))
         return None if loss is None else len(part) * (loss - self._usual)
 
@@ -164,7 +183,8 @@ def _median(numbers: Iterable[float]) -> float:
 
 
 def _share_memory(one: Batch, other: Batch) -> bool:
-    """True if both batches are in the same memory, as in a loop that fills one buffer again and again."""
+    """True if both batches are in the same memory, as in a loop that fills one buffer again and
+    again."""
     return bool(_addresses(one) & _addresses(other))
 
 

@@ -15,7 +15,9 @@ CLAIMS = {
 }
 
 
-def spikes_finding(spikes: Sequence[Spike], explain: Callable[[Spike], Explanation], name: str = "The loss") -> Finding:
+def spikes_finding(
+    spikes: Sequence[Spike], explain: Callable[[Spike], Explanation], name: str = "The loss"
+) -> Finding:
     """One finding about all spikes. Only the clearest one is explained.
 
     Args:

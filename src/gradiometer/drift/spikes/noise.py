@@ -15,10 +15,11 @@ _Scores = Float[np.ndarray, " scores"]
 def noise_limit(scores: _Scores, false_alarms: float, *, together: int, gap: float) -> float:
     """The score that noise with the tail of these scores exceeds in a share of records.
 
-    It is the smaller of two limits. One extrapolates Student's t, whose degrees of freedom follow from two upper
-    quantiles of these scores. The other is a gap: the k-th highest peak of noise is rarely `gap` times as high as the
-    next one. For Student's t with ν degrees of freedom that has a probability of about `gap ** -ν`, whatever the number
-    of scores. The gap shows high spikes in short records.
+    It is the smaller of two limits. One extrapolates Student's t, whose degrees of freedom follow
+    from two upper
+    quantiles of these scores. The other is a gap: the k-th highest peak of noise is rarely `gap`
+    times as high as the next one. For Student's t with ν degrees of freedom that has a probability
+    of about `gap ** -ν`, whatever the number of scores. The gap shows high spikes in short records.
 
     Args:
         scores: Losses above the local level, in units of the local spread.
@@ -27,7 +28,9 @@ def noise_limit(scores: _Scores, false_alarms: float, *, together: int, gap: flo
         gap: Ratio of successive peaks.
     """
     centre = float(np.median(scores))
-    usual = centre + float(-ndtri(1 / len(scores))) * 1.4826 * float(np.median(np.abs(scores - centre)))
+    usual = centre + float(-ndtri(1 / len(scores))) * 1.4826 * float(
+        np.median(np.abs(scores - centre))
+    )
     stretches = groups_of(scores > usual, together)
     if not stretches:
         return float("inf")
@@ -49,10 +52,12 @@ def groups_of(high: Bool[np.ndarray, " _"], together: int) -> list[Int[np.ndarra
 
 
 def _far_quantile(scores: _Scores, false_alarms: float) -> float:
-    """The far quantile of Student's t, through two upper quantiles of the scores; infinite with too few scores.
+    """The far quantile of Student's t, through two upper quantiles of the scores; infinite with too
+    few scores.
 
-    The heavier of two tails counts: that of the scores, and that of their distances from the centre. The latter has
-    twice as many numbers beyond a quantile, and counts at the upper end of its confidence interval.
+    The heavier of two tails counts: that of the scores, and that of their distances from the
+    centre. The latter has twice as many numbers beyond a quantile, and counts at the upper end of
+    its confidence interval.
     """
     count = len(scores)
     # 60: with fewer scores the tail is not extrapolated.
@@ -67,7 +72,8 @@ def _far_quantile(scores: _Scores, false_alarms: float) -> float:
 
 
 def _middle_and_tail(distances: _Scores, sides: int, safety: float) -> tuple[float, float]:
-    """The middle quantile, and 1 / degrees of freedom of Student's t with the ratio of the two quantiles.
+    """The middle quantile, and 1 / degrees of freedom of Student's t with the ratio of the two
+    quantiles.
 
     Args:
         distances: From the centre.
@@ -77,7 +83,10 @@ def _middle_and_tail(distances: _Scores, sides: int, safety: float) -> tuple[flo
     total = sides * len(distances)
     far = max(FAR, FEWEST_BEYOND / total)
     beyond = total * far
-    places = [len(distances) - 1 - int(each) for each in (total * MIDDLE, beyond - safety * np.sqrt(beyond))]
+    places = [
+        len(distances) - 1 - int(each)
+        for each in (total * MIDDLE, beyond - safety * np.sqrt(beyond))
+    ]
     middle, high = np.partition(distances, places)[places].tolist()
     tails, ratios = _ratios(far)
     return middle, float(np.interp(high / middle, ratios, tails)) if middle > 0 else 1.0

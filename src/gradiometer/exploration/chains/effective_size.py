@@ -1,4 +1,5 @@
-"""Effective sample size: the number of independent draws that chains are worth, with an interval."""
+"""Effective sample size: the number of independent draws that chains are worth, with
+an interval."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,12 +26,13 @@ METHOD = "windowed autocorrelations, and a jackknife over chains"
 def bulk_size(draws: Draws, level: float = 0.9) -> Estimate:
     """Effective sample size of the ranks, in draws of all chains.
 
-    The variance of its logarithm is the mean of two variances: that of a sum of autocorrelations up to a window, and
-    the jackknife's over chains, since a size is a sum over chains. Student's degrees of freedom are Satterthwaite's.
+    The variance of its logarithm is the mean of two variances: that of a sum of autocorrelations up
+    to a window, and the jackknife's over chains, since a size is a sum over chains. Student's
+    degrees of freedom are Satterthwaite's.
 
-    Simulated at nominal 90 %, with 2 to 8 autoregressive chains of 300 to 2,000 draws, the interval covers in 88 to
-    94 %, and in 97 % for independent draws. If the levels of the chains differ, a few chains cannot show by how much,
-    and it covers in 60 to 85 %.
+    Simulated at nominal 90 %, with 2 to 8 autoregressive chains of 300 to 2,000 draws, the interval
+    covers in 88 to 94 %, and in 97 % for independent draws. If the levels of the chains differ, a
+    few chains cannot show by how much, and it covers in 60 to 85 %.
 
     Args:
         draws: At least 8 draws of at least 2 chains.
@@ -45,18 +47,19 @@ def bulk_size(draws: Draws, level: float = 0.9) -> Estimate:
         >>> print(bulk_size(noise.cumsum(axis=0)))  # random walks
         4.92 [3.13, 7.72]
 
-    Source: Vehtari et al. (2021), Rank-Normalization, Folding, and Localization: An Improved R-hat, computed by
-        arviz-stats; the window: Geyer (1992), Practical Markov Chain Monte Carlo; the variance of a windowed sum:
-        Wolff (2004), Monte Carlo Errors with Less Errors, equation 42.
+    Source: Vehtari et al. (2021), Rank-Normalization, Folding, and Localization: An Improved R-hat,
+        computed by arviz-stats; the window: Geyer (1992), Practical Markov Chain Monte Carlo; the
+        variance of a windowed sum: Wolff (2004), Monte Carlo Errors with Less Errors, equation 42.
     """
     return _size_estimate(partial(_size, method="bulk"), draws, normal_scores(halves(draws)), level)
 
 
 def tail_size(draws: Draws, level: float = 0.9) -> Estimate:
-    """The smaller effective sample size of the 5 % and the 95 % quantile, estimated as in `bulk_size`.
+    """The smaller effective sample size of the 5 % and the 95 % quantile, estimated as in
+    `bulk_size`.
 
-    The ends of its interval are also the smaller ones of the two. The smaller size of two similar tails is too low by
-    half a standard error, so its own interval would be too low more often.
+    The ends of its interval are also the smaller ones of the two. The smaller size of two similar
+    tails is too low by half a standard error, so its own interval would be too low more often.
     """
     first, second = (
         _size_estimate(
@@ -67,14 +70,18 @@ def tail_size(draws: Draws, level: float = 0.9) -> Estimate:
         )
         for tail in TAILS
     )
-    ends = {name: min(getattr(first, name), getattr(second, name)) for name in ("value", "low", "high")}
+    ends = {
+        name: min(getattr(first, name), getattr(second, name)) for name in ("value", "low", "high")
+    }
     return replace(first, **ends)
 
 
 def size_of_one(draws: Float[np.ndarray, " draws"]) -> float:
-    """Effective sample size of the draws of one chain for their mean, from its two halves; NaN of fewer than 4 draws.
+    """Effective sample size of the draws of one chain for their mean, from its two halves; NaN of
+    fewer than 4 draws.
 
-    It is too large for a chain that is shorter than about 20 autocorrelation times: 8 on average for five of them.
+    It is too large for a chain that is shorter than about 20 autocorrelation times: 8 on average
+    for five of them.
 
     Source: Vehtari et al. (2021), as in `bulk_size`, without ranks.
     """
@@ -82,7 +89,8 @@ def size_of_one(draws: Float[np.ndarray, " draws"]) -> float:
 
 
 def size_of_slowest(path: Sequence[Float[Tensor, " params"]]) -> float:
-    """Effective sample size along the direction in which neighbouring positions of one chain are most alike.
+    """Effective sample size along the direction in which neighbouring positions of one chain are
+    most alike.
 
     Infinite, as nothing is known, with fewer than ten positions per parameter.
     """
@@ -101,7 +109,8 @@ def size_of_slowest(path: Sequence[Float[Tensor, " params"]]) -> float:
 
 
 def autocorrelations(draws: Draws, lags: int) -> Float[np.ndarray, "lags chains"]:
-    """Autocorrelation of each chain at lags 0, 1, …, about the chain's own mean, with n in the denominator."""
+    """Autocorrelation of each chain at lags 0, 1, …, about the chain's own mean, with n in the
+    denominator."""
     away = draws - draws.mean(axis=0)
     size, padded = len(away), 2 ** math.ceil(math.log2(2 * len(away)))
     power = np.abs(np.fft.rfft(away, padded, axis=0)) ** 2
@@ -117,20 +126,29 @@ def _size(draws: Draws, **method: object) -> float:
 
 
 def _size_estimate(
-    size: Callable[[Draws], float], draws: Draws, split: Float[np.ndarray, "size 2 chains"], level: float
+    size: Callable[[Draws], float],
+    draws: Draws,
+    split: Float[np.ndarray, "size 2 chains"],
+    level: float,
 ) -> Estimate:
-    """The size of `draws` and its interval; `split` are the half chains whose correlations are summed."""
+    """The size of `draws` and its interval; `split` are the half chains whose correlations are
+    summed."""
     value, chains = size(draws), draws.shape[1]
     without = np.array([size(np.delete(draws, chain, axis=1)) for chain in range(chains)])
     by_chain = (chains - 1) ** 2 / chains * float(np.log(without).var(ddof=1))
     by_window = 4 * max(_window(split) + 0.5 - draws.size / value / 2, 0.5) / draws.size
     freedom = (by_chain + by_window) ** 2 / max(by_chain**2 / (chains - 1), 1e-9 * by_window**2)
-    factor = math.exp(float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt((by_chain + by_window) / 2))
-    return Estimate.interval(value, value / factor, value * factor, level=level, method=METHOD, samples=draws.size)
+    factor = math.exp(
+        float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt((by_chain + by_window) / 2)
+    )
+    return Estimate.interval(
+        value, value / factor, value * factor, level=level, method=METHOD, samples=draws.size
+    )
 
 
 def _window(split: Float[np.ndarray, "size 2 chains"]) -> int:
-    """Lags before the first two neighbours whose summed correlation, over all half chains, is negative."""
+    """Lags before the first two neighbours whose summed correlation, over all half chains, is
+    negative."""
     size = len(split)
     parts = split.reshape(size, -1)
     between = float(parts.mean(axis=0).var(ddof=1))

@@ -1,4 +1,5 @@
-"""Engines: two ways to compute the gradients of M independent chains, with the same result up to rounding."""
+"""Engines: two ways to compute the gradients of M independent chains, with the same result up to
+rounding."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +19,9 @@ BatchAt = Callable[[Int[Tensor, " chosen"]], Batch]
 """The training examples at these positions, as a batch."""
 
 LARGEST_STACKED = 50_000
-"""Parameters of a network above which a loop is faster: 1.1 to 1.4 times with 101,770 parameters. With 25,450 and fewer
-`Stacked` was 0.9 to 3.6 times as fast as the loop (docs/studies/chains.md)."""
+"""Parameters of a network above which a loop is faster: 1.1 to 1.4 times with 101,770 parameters.
+With 25,450 and fewer `Stacked` was 0.9 to 3.6 times as fast as the loop (docs/studies/chains.md).
+"""
 
 
 class Engine(ABC):
@@ -33,7 +35,8 @@ class Engine(ABC):
 
     @abstractmethod
     def gradients(self, index: Int[Tensor, "chains examples"]) -> Sequence[Tensor]:
-        """The gradients of all chains, each on its own batch: [chains, *parameter] for every parameter."""
+        """The gradients of all chains, each on its own batch: [chains, *parameter] for every
+        parameter."""
 
     @abstractmethod
     def step(self, index: Int[Tensor, "chains examples"]) -> None:
@@ -45,7 +48,9 @@ class Sequential(Engine):
 
     def __init__(self, state: ChainState, loss: Loss, batch_at: BatchAt, traits: Traits) -> None:
         super().__init__(state, loss, batch_at, traits)
-        self.random_states = [torch.Generator().manual_seed(seed).get_state() for seed in state.seeds]
+        self.random_states = [
+            torch.Generator().manual_seed(seed).get_state() for seed in state.seeds
+        ]
 
     def gradients(self, index: Int[Tensor, "chains examples"]) -> Sequence[Tensor]:
         """Forward and backward of each chain in turn."""
@@ -53,14 +58,17 @@ class Sequential(Engine):
         return [torch.stack(column) for column in columns]
 
     def step(self, index: Int[Tensor, "chains examples"]) -> None:
-        """Forward, backward and update of each chain in turn, with the gradients of one chain at a time in memory."""
+        """Forward, backward and update of each chain in turn, with the gradients of one chain at a
+        time in memory."""
         for place, chosen in enumerate(index):
             self.state.update(place, self._gradient(place, chosen))
 
     def _gradient(self, place: int, chosen: Int[Tensor, " examples"]) -> Sequence[Tensor]:
         with self._random_state_of(place):
             loss = self.loss(self.state.models[place], self.batch_at(chosen)).mean()
-        return torch.autograd.grad(loss, self.state.of_one[place], allow_unused=True, materialize_grads=True)
+        return torch.autograd.grad(
+            loss, self.state.of_one[place], allow_unused=True, materialize_grads=True
+        )
 
     @contextmanager
     def _random_state_of(self, place: int) -> Iterator[None]:
@@ -83,8 +91,11 @@ class Stacked(Engine):
 
     @classmethod
     def can_run(cls, state: ChainState, loss: Loss, batch: Batch, traits: Traits) -> bool:
-        """False if the model has another layer, or the loss has no value per example, or looks into the model."""
-        if not (is_stackable(state.models[0]) and traits.fixed and loss(state.models[0], batch).dim()):
+        """False if the model has another layer, or the loss has no value per example, or looks into
+        the model."""
+        if not (
+            is_stackable(state.models[0]) and traits.fixed and loss(state.models[0], batch).dim()
+        ):
             return False
         copies = take(batch, torch.arange(batch_size(batch)).repeat(len(state)))
         try:
@@ -97,7 +108,9 @@ class Stacked(Engine):
         """One forward and backward for all chains."""
         losses = self.loss(self.model, self.batch_at(index.reshape(-1)))
         total = losses.view(len(index), -1).mean(1).sum()
-        return torch.autograd.grad(total, self.state.leaves, allow_unused=True, materialize_grads=True)
+        return torch.autograd.grad(
+            total, self.state.leaves, allow_unused=True, materialize_grads=True
+        )
 
     def step(self, index: Int[Tensor, "chains examples"]) -> None:
         """One forward and backward for all chains, and the update of each."""
@@ -106,7 +119,9 @@ class Stacked(Engine):
             self.state.update(place, [gradient[place] for gradient in gradients])
 
 
-def faster_engine(state: ChainState, loss: Loss, batch_at: BatchAt, batch: Batch, traits: Traits) -> Engine:
+def faster_engine(
+    state: ChainState, loss: Loss, batch_at: BatchAt, batch: Batch, traits: Traits
+) -> Engine:
     """`Stacked` for a small network that it can run, else `Sequential`.
 
     It depends on the model only, so that the same seeds give the same bits.

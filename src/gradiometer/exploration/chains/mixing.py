@@ -1,7 +1,8 @@
-"""Mixing of chains: R-hat and effective sample size of functions of the model, never of its weights.
+"""Mixing of chains: R-hat and effective sample size of functions of the model, never of its
+weights.
 
-The weights of a network have symmetries: chains may predict the same and differ in all of their weights. So only losses
-and predictions can show if chains have mixed.
+The weights of a network have symmetries: chains may predict the same and differ in all of their
+weights. So only losses and predictions can show if chains have mixed.
 """
 
 import math
@@ -55,11 +56,18 @@ class Mixing:
         return self.rhat.value <= STEADY and enough
 
     def __str__(self) -> str:
-        rhat, low, high = (significant(each, 4) for each in (self.rhat.value, self.rhat.low, self.rhat.high))
-        unmixed = "the chains have not mixed" if self.rhat.low > STEADY else "too few draws to tell if the chains mixed"
+        rhat, low, high = (
+            significant(each, 4) for each in (self.rhat.value, self.rhat.low, self.rhat.high)
+        )
+        unmixed = (
+            "the chains have not mixed"
+            if self.rhat.low > STEADY
+            else "too few draws to tell if the chains mixed"
+        )
         return (
-            f"{self.name}: R-hat {rhat} [{low}, {high}] over {self.chains} chains, {self.bulk} effective draws, "
-            f"{self.tail} in the tails: {'no sign that the chains have not mixed' if self.mixed else unmixed}."
+            f"{self.name}: R-hat {rhat} [{low}, {high}] over {self.chains} chains, {self.bulk} "
+            f"effective draws, {self.tail} in the tails: "
+            f"{'no sign that the chains have not mixed' if self.mixed else unmixed}."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,19 +76,23 @@ class Mixing:
 
 
 def mixing(draws: Mapping[str, Draws], level: float = 0.9) -> list[Mixing]:
-    """R-hat, effective sample sizes and the mean of every function, from rank-normalised half chains.
+    """R-hat, effective sample sizes and the mean of every function, from rank-normalised half
+    chains.
 
-    R-hat is `rank_rhat`, the effective sample sizes are `bulk_size` and `tail_size`. The interval of the mean is for
-    the mean over infinitely many chains: Student's, with the Monte Carlo standard error, or with that of the chains'
-    own means if they scatter more. Simulated at nominal 90 %, it covers in 88 to 94 %, with chains that have mixed and
-    with chains whose levels differ, and in 84 % with two chains whose levels differ a little.
+    R-hat is `rank_rhat`, the effective sample sizes are `bulk_size` and `tail_size`. The interval
+    of the mean is for
+    the mean over infinitely many chains: Student's, with the Monte Carlo standard error, or with
+    that of the chains' own means if they scatter more. Simulated at nominal 90 %, it covers in 88
+    to 94 %, with chains that have mixed and with chains whose levels differ, and in 84 % with two
+    chains whose levels differ a little.
 
     Args:
         draws: For every function, its draws in each chain.
         level: Confidence level of the intervals.
 
     Raises:
-        BadArgument: There are fewer than 8 draws of 2 chains, or a draw is not finite, or the draws never vary.
+        BadArgument: There are fewer than 8 draws of 2 chains, or a draw is not finite, or the draws
+            never vary.
 
     Example:
         >>> import numpy as np
@@ -91,8 +103,8 @@ def mixing(draws: Mapping[str, Draws], level: float = 0.9) -> list[Mixing]:
         loss True 1.00 [0.999, 1.01]
         apart False 1.12 [1.05, 1.86]
 
-    Source: Vehtari et al. (2021), Rank-Normalization, Folding, and Localization: An Improved R-hat. arviz-stats
-        computes the effective sizes.
+    Source: Vehtari et al. (2021), Rank-Normalization, Folding, and Localization: An Improved R-hat.
+        arviz-stats computes the effective sizes.
     """
     found = []
     for name, values in draws.items():
@@ -104,14 +116,18 @@ def mixing(draws: Mapping[str, Draws], level: float = 0.9) -> list[Mixing]:
 
 
 def rank_counts(draws: Draws, bins: int = 20) -> Float[np.ndarray, "bins chains"]:
-    """Number of draws of each chain in each band of ranks among all draws. Chains that mix have equal counts."""
+    """Number of draws of each chain in each band of ranks among all draws. Chains that mix have
+    equal counts."""
     ranks = rankdata(draws, method="average").reshape(draws.shape)
     place = np.minimum((ranks - 0.5) * bins / draws.size, bins - 1e-9).astype(int)
-    return np.stack([np.bincount(column, minlength=bins) for column in place.T], axis=1).astype(float)
+    return np.stack([np.bincount(column, minlength=bins) for column in place.T], axis=1).astype(
+        float
+    )
 
 
 def _mean(draws: Draws, size: float, level: float) -> Estimate:
-    """With Student's interval, from the Monte Carlo error, or from the chains' means if their error is larger."""
+    """With Student's interval, from the Monte Carlo error, or from the chains' means if their error
+    is larger."""
     from arviz_stats.base.array import array_stats  # noqa: PLC0415 (half a second, only for this)
 
     def margin(error: float, freedom: float) -> float:
@@ -119,22 +135,32 @@ def _mean(draws: Draws, size: float, level: float) -> Estimate:
 
     error, chains = float(array_stats.mcse(draws.T, method="mean")), draws.shape[1]
     by_chain = math.sqrt(float(draws.mean(axis=0).var(ddof=1)) / chains)
-    away, method = margin(error, max(size - 1, 1.0) if math.isfinite(size) else 1.0), "Monte Carlo error"
+    away, method = (
+        margin(error, max(size - 1, 1.0) if math.isfinite(size) else 1.0),
+        "Monte Carlo error",
+    )
     if by_chain > error and (further := margin(by_chain, chains - 1.0)) > away:
         away, method = further, "Student over chains"
     middle = float(draws.mean())
-    return Estimate.interval(middle, middle - away, middle + away, level=level, method=method, samples=draws.size)
+    return Estimate.interval(
+        middle, middle - away, middle + away, level=level, method=method, samples=draws.size
+    )
 
 
 def _valid_draws(name: str, draws: Draws) -> Draws:
     values = np.asarray(draws, dtype=np.float64)
-    if not (values.ndim == 2 and values.shape[1] >= FEWEST_CHAINS and values.shape[0] >= FEWEST_DRAWS):
+    if not (
+        values.ndim == 2 and values.shape[1] >= FEWEST_CHAINS and values.shape[0] >= FEWEST_DRAWS
+    ):
         raise BadArgument(
-            f"`{name}` must be at least {FEWEST_DRAWS} draws of {FEWEST_CHAINS} chains, [draws, chains], got shape "
-            f"{list(values.shape)}."
+            f"`{name}` must be at least {FEWEST_DRAWS} draws of {FEWEST_CHAINS} chains, [draws, "
+            f"chains], got shape {list(values.shape)}."
         )
     if not np.isfinite(values).all():
         raise BadArgument(f"`{name}` must be finite: leave out chains that diverged.")
     if not np.ptp(values) > 0:
-        raise BadArgument(f"`{name}` must vary, got {values[0, 0]:g} in every draw: a constant cannot show mixing.")
+        raise BadArgument(
+            f"`{name}` must vary, got {values[0, 0]:g} in every draw: a constant cannot show "
+            "mixing."
+        )
     return values

@@ -1,4 +1,5 @@
-"""The mean and the spread of a function of the draws of one chain, if the chain is long enough to tell."""
+"""The mean and the spread of a function of the draws of one chain, if the chain is long enough to
+tell."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.uncertainty.means import mean
 
 ENOUGH = 30
-"""Effective draws, at least: a chain that seems to have fewer has not shown how far its draws depend on each other."""
+"""Effective draws, at least: a chain that seems to have fewer has not shown how far its draws
+depend on each other."""
 
 Known = float | tuple[float, float] | None
 """The exact mean of a function, or its exact mean and standard deviation, if they are known."""
@@ -24,7 +26,8 @@ class Moment:
     Args:
         mean: Its mean over the posterior.
         spread: Its standard deviation over the posterior.
-        effective: Effective number of draws, of the function or of what it may depend on; NaN of fewer than 4 draws.
+        effective: Effective number of draws, of the function or of what it may depend on; NaN of
+            fewer than 4 draws.
         known: Its exact mean, if the posterior is known.
         known_spread: Its exact standard deviation, if the posterior is known.
     """
@@ -46,9 +49,10 @@ class Moment:
     ) -> "Moment":
         """Mean and spread of correlated draws, with intervals that account for the correlation.
 
-        Both are unknown with fewer than 30 effective draws. In simulation with 48 to 2,000 draws of autoregressive
-        chains of any correlation, nominal 90 %, at most 12 % of the intervals of means then miss, and 15 % of those of
-        spreads; without this rule 33 and 53 % of the chains of 2.5 autocorrelation times.
+        Both are unknown with fewer than 30 effective draws. In simulation with 48 to 2,000 draws of
+        autoregressive chains of any correlation, nominal 90 %, at most 12 % of the intervals of
+        means then miss, and 15 % of those of spreads; without this rule 33 and 53 % of the chains
+        of 2.5 autocorrelation times.
 
         Args:
             values: The draws, in order.
@@ -58,14 +62,22 @@ class Moment:
             slowest: Effective draws of something slower on which the function may depend.
         """
         middle, square = mean(values, level=level), mean((values - values.mean()) ** 2, level=level)
-        low, value, high = (math.sqrt(max(end, 0.0)) for end in (square.low, square.value, square.high))
+        low, value, high = (
+            math.sqrt(max(end, 0.0)) for end in (square.low, square.value, square.high)
+        )
         method = f"root of the mean square: {square.method}"
-        spread = Estimate.interval(value, low, high, level=level, method=method, samples=square.samples)
+        spread = Estimate.interval(
+            value, low, high, level=level, method=method, samples=square.samples
+        )
         effective = min(size_of_one(values), slowest)
         if not effective >= ENOUGH:
-            further = math.ceil(every * len(values) * (ENOUGH / effective - 1)) if effective > 0 else None
+            further = (
+                math.ceil(every * len(values) * (ENOUGH / effective - 1)) if effective > 0 else None
+            )
             words = f"fewer than {ENOUGH} effective draws"
-            middle = spread = Estimate.unknown(level=level, method=words, samples=len(values), needed=further)
+            middle = spread = Estimate.unknown(
+                level=level, method=words, samples=len(values), needed=further
+            )
         exact = known if isinstance(known, tuple) else (known, None)
         return cls(middle, spread, effective, *exact)
 

@@ -1,4 +1,5 @@
-"""Chains of a sampler: the temperature asked for, the temperature measured, and moments of functions of the draws."""
+"""Chains of a sampler: the temperature asked for, the temperature measured, and moments of
+functions of the draws."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,9 +18,20 @@ from gradiometer.exploration.chains.effective_size import size_of_slowest
 from gradiometer.exploration.chains.engines import faster_engine
 from gradiometer.exploration.chains.mixing import Mixing, mixing
 from gradiometer.exploration.chains.moment import ENOUGH, Known, Moment
-from gradiometer.exploration.chains.state import ChainState, DrawRecorder, Function, make_models, trainable
+from gradiometer.exploration.chains.state import (
+    ChainState,
+    DrawRecorder,
+    Function,
+    make_models,
+    trainable,
+)
 from gradiometer.exploration.samplers.sampler import Sampler
-from gradiometer.exploration.temperature.equipartition import DIRECTIONS, Equipartition, Shape, watched_directions
+from gradiometer.exploration.temperature.equipartition import (
+    DIRECTIONS,
+    Equipartition,
+    Shape,
+    watched_directions,
+)
 from gradiometer.exploration.temperature.virial import BLOCKS, Virial
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.job import Job
@@ -66,20 +78,24 @@ class Sampled:
 
     @property
     def kept(self) -> bool:
-        """True if T is kept in the mean, in the hottest and coldest direction, in every tensor and in the tail.
+        """True if T is kept in the mean, in the hottest and coldest direction, in every tensor and
+        in the tail.
 
-        The mean must not differ significantly from T, at 99 %; the others not significantly by more than 5 %.
+        The mean must not differ significantly from T, at 99 %; the others not significantly by more
+        than 5 %.
         """
         return self.bounds.low <= self.asked <= self.bounds.high and not self.differing
 
     @property
     def differing(self) -> list[str]:
-        """The directions, tensors and the tail that differ significantly from T by more than 5 %."""
+        """The directions, tensors and the tail that differ significantly from T by
+        more than 5 %."""
         return self.shape.differing(self.asked) if self.asked > 0 else []
 
     @property
     def verdict(self) -> str:
-        """Sentences: if the temperature was kept, and if not, what to change; and if the run was too short."""
+        """Sentences: if the temperature was kept, and if not, what to change; and if the run was
+        too short."""
         return f"{self._of_temperature} {self._too_short}".rstrip()
 
     @property
@@ -89,10 +105,16 @@ class Sampled:
         needed = max((each.mean.needed or 0 for each in short), default=0)
         if not short:
             return ""
-        found = f"The draws tell nothing about {len(short)} of {counted(len(self.moments), 'function')}: use"
+        found = (
+            f"The draws tell nothing about {len(short)} of "
+            f"{counted(len(self.moments), 'function')}: use"
+        )
         if not needed:
             return f"{found} more steps, or fewer between two draws."
-        return f"{found} {about(needed)} more steps at least, or a larger batch with a larger learning rate."
+        return (
+            f"{found} {about(needed)} more steps at least, or a larger batch with a larger "
+            "learning rate."
+        )
 
     @property
     def _of_temperature(self) -> str:
@@ -101,21 +123,24 @@ class Sampled:
         by_direction = f"coldest direction {self.shape.coldest}, hottest {self.shape.hottest}"
         if self.kept:
             return (
-                f"No difference from the temperature asked for was found: mean {self.bounds}, {by_direction}, tail "
-                f"{self.shape.tail}, all at 99 %."
+                f"No difference from the temperature asked for was found: mean {self.bounds}, "
+                f"{by_direction}, tail {self.shape.tail}, all at 99 %."
             )
         if self.bounds.high < self.asked:
             return (
-                "The chain is colder than asked for: it still spreads along directions that are slower than the run, "
-                "so its draws do not represent the posterior. Use more steps or a larger learning rate."
+                "The chain is colder than asked for: it still spreads along directions that are "
+                "slower than the run, so its draws do not represent the posterior. Use more steps "
+                "or a larger learning rate."
             )
         if self.bounds.low > self.asked:
             return (
-                "The chain is hotter than asked for. Use a longer burn-in and `hold`, which subtracts the heat of SGD."
+                "The chain is hotter than asked for. Use a longer burn-in and `hold`, which "
+                "subtracts the heat of SGD."
             )
         return (
-            f"The mean temperature is as asked for, but the shape is not: {'; '.join(self.differing)}, at 99 %. If it "
-            "is too cold, use more steps; if too hot, a smaller learning rate or a larger batch."
+            "The mean temperature is as asked for, but the shape is not: "
+            f"{'; '.join(self.differing)}, at 99 %. If it is too cold, use more steps; if too hot, "
+            "a smaller learning rate or a larger batch."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,9 +158,13 @@ class Sampled:
         names = ("measured", "bounds", "own", "minibatch")
         shape = {name: each.to_dict() for name, each in self.shape.named.items()}
         estimates = {name: getattr(self, name).to_dict() for name in names}
-        return {"asked": self.asked, "injected": self.injected, "kept": self.kept, "shape": shape, **estimates} | {
-            "moments": moments
-        }
+        return {
+            "asked": self.asked,
+            "injected": self.injected,
+            "kept": self.kept,
+            "shape": shape,
+            **estimates,
+        } | {"moments": moments}
 
 
 @bounded
@@ -158,21 +187,24 @@ def sample(
 ) -> list[Sampled]:
     """Run independent chains of a sampler, discard the first steps, and measure the rest.
 
-    The temperature is the configurational one, ⟨(Φ − c)·∇U⟩/d, with c the mean of the measured steps. By the heat
-    balance it equals the heat put in minus the drift of the chain. Directions slower than the run have not reached
-    their temperature, so it is biased low.
+    The temperature is the configurational one, ⟨(Φ − c)·∇U⟩/d, with c the mean of the measured
+    steps. By the heat balance it equals the heat put in minus the drift of the chain. Directions
+    slower than the run have not reached their temperature, so it is biased low.
 
-    In 600 runs of 480 steps on a conjugate Gaussian, at nominal 90 %, the interval of the temperature covered in 92 %
-    with SGLD and SGHMC. With SGNHT it was 96 %: the thermostat corrects errors of the very number that is measured,
-    so the mean is more certain than stated. Means covered in 90 to 92 %, spreads in 89 to 90 %. A function with fewer
-    than 30 effective draws has no interval, as a chain that is too short for a slow direction cannot know its error.
-    Up to 32 parameters the slowest direction of the parameters counts for every function: until a chain has explored
-    it, a function does not show how much it depends on it.
+    In 600 runs of 480 steps on a conjugate Gaussian, at nominal 90 %, the interval of the
+    temperature covered in 92 % with SGLD and SGHMC. With SGNHT it was 96 %: the thermostat corrects
+    errors of the very number that is measured, so the mean is more certain than stated. Means
+    covered in 90 to 92 %, spreads in 89 to 90 %. A function with fewer than 30 effective draws has
+    no interval, as a chain that is too short for a slow direction cannot know its error. Up to 32
+    parameters the slowest direction of the parameters counts for every function: until a chain has
+    explored it, a function does not show how much it depends on it.
 
     Args:
-        model: Makes the model of a chain from torch's global random numbers, which are seeded and restored.
+        model: Makes the model of a chain from torch's global random numbers, which are seeded and
+            restored.
         loss: Called as `loss(model, batch)`.
-        data: The training examples: a tree of tensors whose first axis is the example, or `Examples`.
+        data: The training examples: a tree of tensors whose first axis is the example, or
+            `Examples`.
         sampler: Makes a sampler with one parameter group from (parameters, seed).
         batch_size: B.
         steps: Measured steps of each chain.
@@ -183,11 +215,12 @@ def sample(
         seeds: For each chain, the seed of its start, batches and noise.
         draw: How batches are drawn: independently, or in reshuffled epochs.
         level: Confidence level of all intervals.
-        pool: Where the chains run: "here", "processes", "processes:4", "ray", or a `Pool`, whose processes share them.
+        pool: Where the chains run: "here", "processes", "processes:4", "ray", or a `Pool`, whose
+            processes share them.
 
     Raises:
-        BadArgument: A setting is invalid, SGD alone is hotter than the temperature asked for, or something cannot be
-            sent to a process.
+        BadArgument: A setting is invalid, SGD alone is hotter than the temperature asked for, or
+            something cannot be sent to a process.
         Diverged: Parameters or gradients are not finite.
 
     Example: the mean of 100 numbers of unit variance. The posterior is N(3.037, 1/100).
@@ -204,18 +237,38 @@ def sample(
         >>> print(found.moments["mean"].mean)
         3.04 [3.02, 3.05]
     """
-    for name, value, least in (("burn_in", burn_in, 0), ("steps", steps, FEWEST_STEPS), ("every", every, 1)):
+    for name, value, least in (
+        ("burn_in", burn_in, 0),
+        ("steps", steps, FEWEST_STEPS),
+        ("every", every, 1),
+    ):
         check_whole(name, value, least)
     with opened(pool) as where:
         if len(seeds) > 1 and not isinstance(where, Here):
             some = partial(
-                sample, model, loss, data, sampler, batch_size=batch_size, steps=steps, burn_in=burn_in, every=every,
-                watch=watch, known=known, draw=draw, level=level,
-            )  # fmt: skip
+                sample,
+                model,
+                loss,
+                data,
+                sampler,
+                batch_size=batch_size,
+                steps=steps,
+                burn_in=burn_in,
+                every=every,
+                watch=watch,
+                known=known,
+                draw=draw,
+                level=level,
+            )
             parts = np.array_split(np.asarray(seeds), min(where.size, len(seeds)))
-            jobs = [Job(f"chains of seeds {part[0]} to {part[-1]}", _of_seeds, (part.tolist(),)) for part in parts]
+            jobs = [
+                Job(f"chains of seeds {part[0]} to {part[-1]}", _of_seeds, (part.tolist(),))
+                for part in parts
+            ]
             return [each for part in where.results(jobs, shared=some) for each in part]
-    batch_at, examples = (data.batch, len(data)) if hasattr(data, "batch") else (partial(take, data), size_of(data))
+    batch_at, examples = (
+        (data.batch, len(data)) if hasattr(data, "batch") else (partial(take, data), size_of(data))
+    )
     orders = [Order(draw, examples, batch_size, seed) for seed in seeds]
     models = make_models(model, seeds)
     samplers = [sampler(trainable(model), seed) for model, seed in zip(models, seeds, strict=True)]
@@ -242,7 +295,12 @@ def sample(
             equipartitions[place] = Equipartition(directions, position, steps)
         equipartitions[place].add(position, gradient)
 
-    halved = groups[0]["temperature"] > 0 and draw is Draw.REPLACEMENT and batch_size >= 4 and traits.fixed
+    halved = (
+        groups[0]["temperature"] > 0
+        and draw is Draw.REPLACEMENT
+        and batch_size >= 4
+        and traits.fixed
+    )
     batches = _batches(orders)
     for step in range(burn_in + steps):
         if step == burn_in:
@@ -252,7 +310,10 @@ def sample(
         if halved and step % 20 == 0:
             first, second = (engine.gradients(half) for half in index.chunk(2, dim=1))
             for place, each in enumerate(samplers):
-                each.halves([gradient[place] for gradient in first], [gradient[place] for gradient in second])
+                each.halves(
+                    [gradient[place] for gradient in first],
+                    [gradient[place] for gradient in second],
+                )
         engine.step(index)
         if step >= burn_in and (step - burn_in) % every == 0:
             recorder.look(models)
@@ -263,9 +324,16 @@ def sample(
         _result_of_chain(
             each,
             virial,
-            equipartitions[place].shape(examples, dict(zip(names, virial.by_tensor(examples, SURE), strict=True))),
+            equipartitions[place].shape(
+                examples, dict(zip(names, virial.by_tensor(examples, SURE), strict=True))
+            ),
             {name: values[:, place] for name, values in draws.items()},
-            partial(Moment.of, level=level, every=every, slowest=size_of_slowest([path[place] for path in paths])),
+            partial(
+                Moment.of,
+                level=level,
+                every=every,
+                slowest=size_of_slowest([path[place] for path in paths]),
+            ),
             known or {},
             level,
         )
@@ -288,7 +356,9 @@ def agreement(chains: Sequence[Sampled], level: float = 0.9) -> list[Mixing]:
     """R-hat and effective sample sizes of every function that varies. Empty for a single chain."""
     if len(chains) < 2:
         return []
-    draws = {name: np.stack([each.draws[name] for each in chains], axis=1) for name in chains[0].draws}
+    draws = {
+        name: np.stack([each.draws[name] for each in chains], axis=1) for name in chains[0].draws
+    }
     return mixing({name: values for name, values in draws.items() if np.ptp(values) > 0}, level)
 
 

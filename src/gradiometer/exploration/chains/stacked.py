@@ -1,4 +1,5 @@
-"""Many copies of a small network as one: every linear layer of all copies is one batched product."""
+"""Many copies of a small network as one: every linear layer of all copies is one
+batched product."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -7,10 +8,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Identity)
+ELEMENTWISE = (
+    nn.ReLU,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.GELU,
+    nn.SiLU,
+    nn.ELU,
+    nn.LeakyReLU,
+    nn.Softplus,
+    nn.Identity,
+)
 """Layers that treat every number, and so every chain, in the same way."""
 
-Layer = Callable[[Float[Tensor, "chains examples features"]], Float[Tensor, "chains examples features"]]
+Layer = Callable[
+    [Float[Tensor, "chains examples features"]], Float[Tensor, "chains examples features"]
+]
 
 
 class OnlyCalled(Exception):
@@ -18,17 +31,20 @@ class OnlyCalled(Exception):
 
 
 class StackedSequential(nn.Module):
-    """M networks of linear layers and elementwise functions, called with M batches one after the other.
+    """M networks of linear layers and elementwise functions, called with M batches one after the
+    other.
 
-    Takes the examples of all chains along the first axis, [chains · examples, ...], and returns the outputs in the same
-    order. So any per-example loss that calls the model works without change. It has no parameters or parts to look at:
-    a loss that reads them, such as one with a penalty of its own, gets `OnlyCalled` and not an empty list.
+    Takes the examples of all chains along the first axis, [chains · examples, ...], and returns the
+    outputs in the same order. So any per-example loss that calls the model works without change. It
+    has no parameters or parts to look at: a loss that reads them, such as one with a penalty of its
+    own, gets `OnlyCalled` and not an empty list.
 
     Args:
         model: One of the networks: an `nn.Sequential`, nested or not.
         stacked: Parameters of all networks by name, [chains, *parameter].
 
-    Source: the batched product: torch.baddbmm; the idea: `torch.func.stack_module_state`, without its vmap.
+    Source: the batched product: torch.baddbmm; the idea: `torch.func.stack_module_state`, without
+    its vmap.
     """
 
     def __init__(self, model: nn.Module, stacked: Mapping[str, Tensor]) -> None:
@@ -64,7 +80,8 @@ def is_stackable(model: nn.Module) -> bool:
 
 
 def _usual(module: nn.Linear | nn.Flatten) -> bool:
-    """False for a subclass, whose forward may do anything, and for a Flatten that keeps some axes."""
+    """False for a subclass, whose forward may do anything, and for a Flatten that
+    keeps some axes."""
     if isinstance(module, nn.Flatten):
         return type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1)
     return type(module) is nn.Linear and not module._forward_pre_hooks
@@ -82,7 +99,9 @@ def _leaves(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module
 def _layers(model: nn.Module, stacked: Mapping[str, Tensor]) -> Iterator[Layer]:
     for name, module in _leaves(model):
         if isinstance(module, nn.Linear):
-            yield _linear(stacked[f"{name}.weight".lstrip(".")], stacked.get(f"{name}.bias".lstrip(".")))
+            yield _linear(
+                stacked[f"{name}.weight".lstrip(".")], stacked.get(f"{name}.bias".lstrip("."))
+            )
         else:
             yield nn.Flatten(2) if isinstance(module, nn.Flatten) else module
 

@@ -1,4 +1,5 @@
-"""The state of M independent chains of a sampler: their parameters in one tensor each, their update, their draws."""
+"""The state of M independent chains of a sampler: their parameters in one tensor each, their
+update, their draws."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,9 @@ class ChainState:
 
     def __post_init__(self) -> None:
         self.stacked = _stack(self.models)
-        names = [name for name, parameter in self.models[0].named_parameters() if parameter.requires_grad]
+        names = [
+            name for name, parameter in self.models[0].named_parameters() if parameter.requires_grad
+        ]
         self.leaves = [self.stacked[name].requires_grad_() for name in names]
         self.of_one = [[model.get_parameter(name) for name in names] for model in self.models]
 
@@ -83,7 +86,10 @@ def make_models(make: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.
         with untouched_randomness(seed, []):
             models.append(make())
     if len({id(model) for model in models}) < len(models):
-        raise BadArgument("`model` must make a new model each time, got the same one twice: write model=lambda: ....")
+        raise BadArgument(
+            "`model` must make a new model each time, got the same one twice: write model=lambda: "
+            "...."
+        )
     return models
 
 
@@ -93,12 +99,15 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 
 def _stack(models: Sequence[nn.Module]) -> dict[str, Tensor]:
-    """All parameters, stacked, under every name they have. The models' parameters become rows of the stack."""
+    """All parameters, stacked, under every name they have. The models' parameters become rows of
+    the stack."""
     stacked: dict[str, Tensor] = {}
     of: dict[int, Tensor] = {}
     for name, parameter in models[0].named_parameters(remove_duplicate=False):
         if id(parameter) not in of:
-            of[id(parameter)] = torch.stack([model.get_parameter(name).detach() for model in models])
+            of[id(parameter)] = torch.stack(
+                [model.get_parameter(name).detach() for model in models]
+            )
             for row, model in zip(of[id(parameter)], models, strict=True):
                 model.get_parameter(name).data = row
         stacked[name] = of[id(parameter)]

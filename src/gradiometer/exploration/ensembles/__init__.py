@@ -1,4 +1,5 @@
-"""Ensembles: snapshots, their scores, their differences, and the number of runs they are equivalent to."""
+"""Ensembles: snapshots, their scores, their differences, and the number of runs they are equivalent
+to."""
 
 import lazy_loader
 

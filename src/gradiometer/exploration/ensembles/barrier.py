@@ -29,15 +29,17 @@ def linear_path(
     """The errors between two models, and max over λ of
     error((1 − λ)Φ_first + λΦ_last) − (1 − λ) error(Φ_first) − λ error(Φ_last).
 
-    The interval of the barrier holds at all points at once (Bonferroni over both ends at every point, paired by
-    example), so that taking the maximum does not bias it. This makes it wide. The barrier may be higher between points.
+    The interval of the barrier holds at all points at once (Bonferroni over both ends at every
+    point, paired by example), so that taking the maximum does not bias it. This makes it wide. The
+    barrier may be higher between points.
 
     Args:
         first: The model at λ = 0. It is not changed.
         last: The model at λ = 1, of the same architecture. It is not changed.
         wrong: Which examples a model gets wrong.
         points: Number of λ between the ends, at least 1.
-        refresh: Re-estimates BatchNorm's statistics, which a point between two models does not have.
+        refresh: Re-estimates BatchNorm's statistics, which a point between two models does not
+            have.
         level: Confidence level, between 0 and 1.
 
     Example:
@@ -51,8 +53,8 @@ def linear_path(
         >>> [error.value for error in path.errors], path.barrier.value
         ([0.0, 0.0, 1.0, 0.0, 0.0], 1.0)
 
-    Source: Frankle et al. (2020), Linear Mode Connectivity and the Lottery Ticket Hypothesis, section 2; Huang et al.
-    (2017), Snapshot Ensembles, figure 5.
+    Source: Frankle et al. (2020), Linear Mode Connectivity and the Lottery Ticket Hypothesis,
+    section 2; Huang et al. (2017), Snapshot Ensembles, figure 5.
     """
     if not points >= 1:
         raise BadArgument(f"`points` must be at least 1, got {points}.")
@@ -64,16 +66,27 @@ def linear_path(
         seen.append(wrong(model))
     seen.append(wrong(last))
     strict = 1 - (1 - level) / (2 * points)
-    excesses = [_excess(here, seen[0], seen[-1], share, strict) for here, share in zip(seen, shares, strict=True)]
+    excesses = [
+        _excess(here, seen[0], seen[-1], share, strict)
+        for here, share in zip(seen, shares, strict=True)
+    ]
     value, low, high = np.max(excesses[1:-1], axis=0).tolist()
     barrier = Estimate.interval(
-        value, low, high, level=level, method=f"Tango scores at {points} points at once", samples=len(seen[0])
+        value,
+        low,
+        high,
+        level=level,
+        method=f"Tango scores at {points} points at once",
+        samples=len(seen[0]),
     )
-    return LinearPath(tuple(shares), tuple(proportion(int(w.sum()), len(w), level) for w in seen), barrier)
+    return LinearPath(
+        tuple(shares), tuple(proportion(int(w.sum()), len(w), level) for w in seen), barrier
+    )
 
 
 def between(first: nn.Module, last: nn.Module, share: float) -> nn.Module:
-    """The model at (1 − λ)Φ_first + λΦ_last, including floating-point buffers. Integer buffers are the first's."""
+    """The model at (1 − λ)Φ_first + λΦ_last, including floating-point buffers. Integer buffers are
+    the first's."""
     made, target = copy.deepcopy(first), last.state_dict()
     with torch.no_grad():
         for name, value in made.state_dict().items():
@@ -89,8 +102,12 @@ def _excess(
     share: float,
     level: float,
 ) -> Float[np.ndarray, " 3"]:
-    """(1 − λ)(error − error_first) + λ(error − error_last), and its ends if both differences are at theirs."""
+    """(1 − λ)(error − error_first) + λ(error − error_last), and its ends if both differences are at
+    theirs."""
     to_first, to_last = (difference_of_proportions(here, end, level=level) for end in (first, last))
     return np.array(
-        [(1 - share) * getattr(to_first, end) + share * getattr(to_last, end) for end in ("value", "low", "high")]
+        [
+            (1 - share) * getattr(to_first, end) + share * getattr(to_last, end)
+            for end in ("value", "low", "high")
+        ]
     )

@@ -35,10 +35,14 @@ class ReliabilityBin:
     examples: int
 
 
-def reliability(log_probabilities: LogProbabilities, labels: Labels, *, level: float = 0.9) -> list[ReliabilityBin]:
-    """The reliability diagram, least confident bin first. Calibrated predictions have accuracy = confidence.
+def reliability(
+    log_probabilities: LogProbabilities, labels: Labels, *, level: float = 0.9
+) -> list[ReliabilityBin]:
+    """The reliability diagram, least confident bin first. Calibrated predictions have accuracy =
+    confidence.
 
-    Source: Niculescu-Mizil & Caruana (2005), Predicting Good Probabilities with Supervised Learning.
+    Source: Niculescu-Mizil & Caruana (2005), Predicting Good Probabilities with Supervised
+    Learning.
     """
     confidence, correct = _confidence(log_probabilities, labels)
     places = _places(confidence)
@@ -52,17 +56,22 @@ def reliability(log_probabilities: LogProbabilities, labels: Labels, *, level: f
     ]
 
 
-def calibration_error(log_probabilities: LogProbabilities, labels: Labels, *, level: float = 0.9) -> Estimate:
-    """Root mean square of confidence less accuracy over bins of the predicted class: debiased ECE, in ℓ₂.
+def calibration_error(
+    log_probabilities: LogProbabilities, labels: Labels, *, level: float = 0.9
+) -> Estimate:
+    """Root mean square of confidence less accuracy over bins of the predicted class: debiased ECE,
+    in ℓ₂.
 
-    In a bin of n examples with gaps e = confidence − correct, ((Σe)² − Σe²)/(n (n − 1)) is an unbiased estimate of the
-    squared mean gap. The plain estimate exceeds it by the variance of e over n, so that every small test set looks
-    uncalibrated. The interval is the root of the jackknife's interval of the square. For calibrated predictions it is
-    about twice too wide. If few predictions are wrong, the jackknife cannot see how many more could have been, so the
-    upper end is at least that of bins with as many more mistakes as Wilson's interval allows. Simulated at nominal
-    90 %, with 2 to 34 % wrong, 100 to 3,000 examples, calibrated or far from it, it covers in 89 to 100 %. With only
-    two to five wrong predictions that are far from calibrated, it covers in 83 % (the jackknife alone in 57 %). Errors
-    that cancel within a bin are not seen, so this is a lower limit of the error of single predictions.
+    In a bin of n examples with gaps e = confidence − correct, ((Σe)² − Σe²)/(n (n − 1)) is an
+    unbiased estimate of the squared mean gap. The plain estimate exceeds it by the variance of e
+    over n, so that every small test set looks uncalibrated. The interval is the root of the
+    jackknife's interval of the square. For calibrated predictions it is about twice too wide. If
+    few predictions are wrong, the jackknife cannot see how many more could have been, so the upper
+    end is at least that of bins with as many more mistakes as Wilson's interval allows. Simulated
+    at nominal 90 %, with 2 to 34 % wrong, 100 to 3,000 examples, calibrated or far from it, it
+    covers in 89 to 100 %. With only two to five wrong predictions that are far from calibrated, it
+    covers in 83 % (the jackknife alone in 57 %). Errors that cancel within a bin are not seen, so
+    this is a lower limit of the error of single predictions.
 
     Example:
         >>> import numpy as np
@@ -72,26 +81,34 @@ def calibration_error(log_probabilities: LogProbabilities, labels: Labels, *, le
         >>> print(calibration_error(np.log(np.stack([confidence, 1 - confidence], axis=1)), labels))
         0.193 [0.167, 0.225]
 
-    Source: Kumar, Liang & Ma (2019), Verified Uncertainty Calibration, section 4.2; the added mistakes: Agresti & Coull
-        (1998), Approximate Is Better than "Exact" for Interval Estimation of Binomial Proportions.
+    Source: Kumar, Liang & Ma (2019), Verified Uncertainty Calibration, section 4.2; the added
+        mistakes: Agresti & Coull (1998), Approximate Is Better than "Exact" for Interval Estimation
+        of Binomial Proportions.
     """
     _, value, low, highs = _ends(log_probabilities, labels, _quantile(level))
     return Estimate.interval(
-        value, low, max(highs), level=level, method=f"jackknife, {BINS} bins of equal numbers", samples=len(labels)
+        value,
+        low,
+        max(highs),
+        level=level,
+        method=f"jackknife, {BINS} bins of equal numbers",
+        samples=len(labels),
     )
 
 
 def calibration_difference(
     first: LogProbabilities, second: LogProbabilities, labels: Labels, *, level: float = 0.9
 ) -> Estimate:
-    """`calibration_error` of the first predictions less that of the second, paired over the same examples.
+    """`calibration_error` of the first predictions less that of the second, paired over the same
+    examples.
 
-    The two intervals are combined with the correlation of their jackknife samples, once with each of the two upper ends
-    of `calibration_error`; the wider result is returned. Simulated at nominal 90 %, with 2 to 18 % wrong, it covers in
-    88 to 100 %, and in 82 to 85 % if only two to five predictions are wrong.
+    The two intervals are combined with the correlation of their jackknife samples, once with each
+    of the two upper ends of `calibration_error`; the wider result is returned. Simulated at nominal
+    90 %, with 2 to 18 % wrong, it covers in 88 to 100 %, and in 82 to 85 % if only two to five
+    predictions are wrong.
 
-    Source: Zou & Donner (2008), Construction of Confidence Limits about Effect Measures; with a correlation:
-    Zou (2007), Toward Using Confidence Intervals to Compare Correlations, eq. 15.
+    Source: Zou & Donner (2008), Construction of Confidence Limits about Effect Measures; with a
+    correlation: Zou (2007), Toward Using Confidence Intervals to Compare Correlations, eq. 15.
     """
     quantile = _quantile(level)
     ours, one, low, highs = _ends(first, labels, quantile)
@@ -116,7 +133,8 @@ def calibration_difference(
 def squared_gaps(
     gaps: _Samples, places: Integer[np.ndarray, " examples"]
 ) -> tuple[Float[np.ndarray, " bins"], _Samples]:
-    """The share of each bin in n times the squared error, and the same without each of its examples.
+    """The share of each bin in n times the squared error, and the same without each of its
+    examples.
 
     Args:
         gaps: Confidence less correct, for each example.
@@ -132,21 +150,34 @@ def squared_gaps(
 def _ends(
     log_probabilities: LogProbabilities, labels: Labels, quantile: float
 ) -> tuple[_Samples, float, float, tuple[float, float]]:
-    """Pseudo-values of the squared error, whose mean estimates it; its root, the root's lower end, two upper ends."""
+    """Pseudo-values of the squared error, whose mean estimates it; its root, the root's lower end,
+    two upper ends."""
     confidence, correct = _confidence(log_probabilities, labels)
     places = _places(confidence)
     whole, without = squared_gaps(confidence - correct, places)
     samples = whole[places] - without
-    value, margin = float(samples.mean()), quantile * float(samples.std(ddof=1)) / math.sqrt(len(samples))
+    value, margin = (
+        float(samples.mean()),
+        quantile * float(samples.std(ddof=1)) / math.sqrt(len(samples)),
+    )
     high = max(value + margin, margin)  # the interval must reach above zero
     more = max(high, _with_more_mistakes(confidence, correct, places, quantile))
-    return samples, math.sqrt(max(value, 0.0)), math.sqrt(max(value - margin, 0.0)), (math.sqrt(high), math.sqrt(more))
+    return (
+        samples,
+        math.sqrt(max(value, 0.0)),
+        math.sqrt(max(value - margin, 0.0)),
+        (math.sqrt(high), math.sqrt(more)),
+    )
 
 
 def _with_more_mistakes(
-    confidence: _Samples, correct: _Samples, places: Integer[np.ndarray, " examples"], quantile: float
+    confidence: _Samples,
+    correct: _Samples,
+    places: Integer[np.ndarray, " examples"],
+    quantile: float,
 ) -> float:
-    """Upper end of the squared error with z²/2 more mistakes among z² more examples, spread evenly over the bins."""
+    """Upper end of the squared error with z²/2 more mistakes among z² more examples, spread evenly
+    over the bins."""
     count = np.bincount(places).astype(np.float64)
     share, more = count / len(correct), quantile**2 / len(correct)
     wrong = (np.bincount(places, 1 - correct) / count + more / 2) / (1 + more)
@@ -163,11 +194,18 @@ def _confidence(log_probabilities: LogProbabilities, labels: Labels) -> tuple[_S
 
 def _places(confidence: _Samples) -> Integer[np.ndarray, " examples"]:
     """Bins of equal numbers of examples, in the order of their confidence."""
-    least = 3 * BINS  # the jackknife leaves one example out, and the rest must still have a variance
+    least = (
+        3 * BINS
+    )  # the jackknife leaves one example out, and the rest must still have a variance
     if not len(confidence) >= least:
-        raise BadArgument(f"`labels` must be of at least {least} examples, {BINS} bins of 3, got {len(confidence)}.")
+        raise BadArgument(
+            f"`labels` must be of at least {least} examples, {BINS} bins of 3, got "
+            f"{len(confidence)}."
+        )
     places = np.empty(len(confidence), dtype=np.int64)
-    places[np.argsort(confidence, kind="stable")] = np.arange(len(confidence)) * BINS // len(confidence)
+    places[np.argsort(confidence, kind="stable")] = (
+        np.arange(len(confidence)) * BINS // len(confidence)
+    )
     return places
 
 

@@ -21,12 +21,14 @@ def deep_ensemble_equivalent(
     *,
     level: float = 0.9,
 ) -> Estimate:
-    """The number of independent runs whose ensemble has the same calibrated log-loss, linear between whole numbers.
+    """The number of independent runs whose ensemble has the same calibrated log-loss, linear
+    between whole numbers.
 
-    The loss of k runs is the average over all choices of k of the given runs. The result is at least 1 by definition,
-    and ∞ if the ensemble is better than all of them together. The interval is the bootstrap's over the scored examples,
-    for these runs and these temperatures. With few runs, other runs would differ by more. Simulated at nominal 90 %,
-    with a quarter of 360 and of 2,000 examples for the temperatures, it covers in 80 to 88 % and in 84 to 92 %.
+    The loss of k runs is the average over all choices of k of the given runs. The result is at
+    least 1 by definition, and ∞ if the ensemble is better than all of them together. The interval
+    is the bootstrap's over the scored examples, for these runs and these temperatures. With few
+    runs, other runs would differ by more. Simulated at nominal 90 %, with a quarter of 360 and of
+    2,000 examples for the temperatures, it covers in 80 to 88 % and in 84 to 92 %.
 
     Args:
         ensemble: The predictions of the ensemble.
@@ -47,21 +49,27 @@ def deep_ensemble_equivalent(
         >>> print(deep_ensemble_equivalent(ensemble, runs[2:], labels, validation))
         1.62 [1.07, 2.32] runs
 
-    Source: Ashukha et al. (2020), Pitfalls of In-Domain Uncertainty Estimation and Ensembling in Deep Learning,
-    section 4.1; the percentile bootstrap: Efron & Tibshirani (1993), chapter 13.
+    Source: Ashukha et al. (2020), Pitfalls of In-Domain Uncertainty Estimation and Ensembling in
+    Deep Learning, section 4.1; the percentile bootstrap: Efron & Tibshirani (1993), chapter 13.
     """
     if not len(runs) >= 2:
         raise BadArgument(f"`runs` must be at least 2, got {len(runs)}: one run gives no curve.")
-    curve = np.stack([_losses(runs, count, labels, validation) for count in range(1, len(runs) + 1)])
+    curve = np.stack(
+        [_losses(runs, count, labels, validation) for count in range(1, len(runs) + 1)]
+    )
     own = ensemble.losses["calibrated_nll"]
     if len(own) != curve.shape[1]:
-        raise BadArgument(f"`ensemble` must be scored on the {curve.shape[1]} examples of `runs`, got {len(own)}.")
+        raise BadArgument(
+            f"`ensemble` must be scored on the {curve.shape[1]} examples of `runs`, got {len(own)}."
+        )
     examples, draws = len(own), np.random.default_rng(0)
     resampled = []
     for _ in range(1000):
         weights = np.bincount(draws.integers(0, examples, examples), minlength=examples)
         resampled.append(_crossing(float(own @ weights), curve @ weights))
-    low, high = np.quantile(resampled, ((1 - level) / 2, (1 + level) / 2), method="inverted_cdf").tolist()
+    low, high = np.quantile(
+        resampled, ((1 - level) / 2, (1 + level) / 2), method="inverted_cdf"
+    ).tolist()
     value = _crossing(float(own.sum()), curve.sum(axis=1))
     return Estimate.interval(
         value,
@@ -75,7 +83,10 @@ def deep_ensemble_equivalent(
 
 
 def _losses(
-    runs: Sequence[LogProbabilities], count: int, labels: Labels, validation: Bool[np.ndarray, " examples"]
+    runs: Sequence[LogProbabilities],
+    count: int,
+    labels: Labels,
+    validation: Bool[np.ndarray, " examples"],
 ) -> Float[np.ndarray, " scored"]:
     """Calibrated log-loss of each scored example, averaged over all ensembles of `count` runs."""
     chosen = [

@@ -1,4 +1,5 @@
-"""The diversity of an ensemble: disagreement of its members over their error, and correlation of their outputs."""
+"""The diversity of an ensemble: disagreement of its members over their error, and correlation of
+their outputs."""
 
 import itertools
 import math
@@ -13,11 +14,14 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import ratio_of_means
 
 
-def disagreement(members: Sequence[LogProbabilities], labels: Labels, *, level: float = 0.9) -> Estimate:
-    """How often two members predict different classes, over how often one is wrong: means over pairs and members.
+def disagreement(
+    members: Sequence[LogProbabilities], labels: Labels, *, level: float = 0.9
+) -> Estimate:
+    """How often two members predict different classes, over how often one is wrong: means over
+    pairs and members.
 
-    Near 2 if the members' mistakes are independent and never the same, 0 for copies. Fieller's interval over the
-    examples.
+    Near 2 if the members' mistakes are independent and never the same, 0 for copies. Fieller's
+    interval over the examples.
 
     Example:
         >>> import numpy as np
@@ -28,7 +32,8 @@ def disagreement(members: Sequence[LogProbabilities], labels: Labels, *, level: 
         >>> print(disagreement(members, labels))
         1.60 [1.22, 2.09]
 
-    Source: Fort, Hu & Lakshminarayanan (2019), Deep Ensembles: A Loss Landscape Perspective, section 4.
+    Source: Fort, Hu & Lakshminarayanan (2019), Deep Ensembles: A Loss Landscape Perspective,
+    section 4.
     """
     _need_two(members)
     classes = [member.argmax(axis=1) for member in members]
@@ -38,15 +43,17 @@ def disagreement(members: Sequence[LogProbabilities], labels: Labels, *, level: 
 
 
 def correlations(members: Sequence[LogProbabilities], *, level: float = 0.9) -> dict[str, Estimate]:
-    """Pearson's correlation of the members' probabilities, over all examples and classes, for every pair.
+    """Pearson's correlation of the members' probabilities, over all examples and classes, for every
+    pair.
 
-    The interval is the jackknife's over examples, on Fisher's scale, since the classes of one example are not
-    independent.
+    The interval is the jackknife's over examples, on Fisher's scale, since the classes of one
+    example are not independent.
 
     Returns:
         The correlations by the numbers of the members, from 1: "1-2", "1-3", ….
 
-    Source: Huang et al. (2017), Snapshot Ensembles, figure 6; the jackknife: Efron & Tibshirani (1993), chapter 11.
+    Source: Huang et al. (2017), Snapshot Ensembles, figure 6; the jackknife: Efron & Tibshirani
+    (1993), chapter 11.
     """
     _need_two(members)
     numbered = enumerate((np.exp(member).astype(np.float64) for member in members), start=1)
@@ -61,11 +68,15 @@ def _correlation(first: LogProbabilities, second: LogProbabilities, level: float
     x, y = first - 1 / classes, second - 1 / classes  # the mean of probabilities is exactly this
     products = np.stack([(x * y).sum(axis=1), (x * x).sum(axis=1), (y * y).sum(axis=1)])
     total = products.sum(axis=1)
-    xy, xx, yy = np.column_stack([total, total[:, None] - products])  # over all examples, then without each of them
+    xy, xx, yy = np.column_stack(
+        [total, total[:, None] - products]
+    )  # over all examples, then without each of them
     with np.errstate(invalid="ignore", divide="ignore"):
         found = xy / np.sqrt(xx * yy)
     if not (np.isfinite(found).all() and examples >= 4):
-        raise BadArgument("`members` must vary in their predictions, and one is constant: it has no correlation.")
+        raise BadArgument(
+            "`members` must vary in their predictions, and one is constant: it has no correlation."
+        )
     whole, without = float(found[0]), found[1:]
     if not abs(whole) < 1 - 1e-12:  # one member is a copy of the other
         return Estimate.exact(float(round(whole)))
@@ -84,4 +95,7 @@ def _correlation(first: LogProbabilities, second: LogProbabilities, level: float
 
 def _need_two(members: Sequence[LogProbabilities]) -> None:
     if not len(members) >= 2:
-        raise BadArgument(f"`members` must be at least 2, got {len(members)}: one model has nothing to differ from.")
+        raise BadArgument(
+            f"`members` must be at least 2, got {len(members)}: one model has nothing to differ "
+            "from."
+        )

@@ -15,14 +15,17 @@ from gradiometer.exploration.ensembles.snapshots import Snapshot
 
 
 class Ensemble(nn.Module):
-    """p(class | x) ∝ (Σ_m w_m softmax(f_m(x)))^{1/τ}: the members' probabilities, averaged, then calibrated.
+    """p(class | x) ∝ (Σ_m w_m softmax(f_m(x)))^{1/τ}: the members' probabilities, averaged, then
+    calibrated.
 
-    The mean of the probabilities is computed in logarithms, so that a probability below the smallest float keeps its
-    loss. The members run in a plain loop, which every exporter can follow; memory and time are those of M models. In
+    The mean of the probabilities is computed in logarithms, so that a probability below the
+    smallest float keeps its loss. The members run in a plain loop, which every exporter can follow;
+    memory and time are those of M models. In
     training mode the members behave as in training: call `.eval()`, or `export`, which does.
 
     Args:
-        members: Models from the same inputs to logits [examples, classes], the newest last. They are not copied.
+        members: Models from the same inputs to logits [examples, classes], the newest last. They
+            are not copied.
         temperature: τ of the averaged prediction, fitted on data that are not scored.
 
     Raises:
@@ -37,8 +40,9 @@ class Ensemble(nn.Module):
         >>> Ensemble(members)(torch.ones(1, 1)).detach()
         tensor([[0.8418, 0.1582]])
 
-    Source: Huang et al. (2017), Snapshot Ensembles, section 3, "Test-time ensembling"; the temperature of an average:
-    Ashukha et al. (2020), Pitfalls of In-Domain Uncertainty Estimation, section 3.
+    Source: Huang et al. (2017), Snapshot Ensembles, section 3, "Test-time ensembling"; the
+    temperature of an average: Ashukha et al. (2020), Pitfalls of In-Domain Uncertainty Estimation,
+    section 3.
     """
 
     weights: Tensor
@@ -49,14 +53,18 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
         count = len(self.members)
         if not count >= FEWEST:
-            raise BadArgument(f"`members` must be at least {FEWEST} models, got {count}: an average needs two.")
+            raise BadArgument(
+                f"`members` must be at least {FEWEST} models, got {count}: an average needs two."
+            )
         if not 0 < temperature < math.inf:
             raise BadArgument(f"`temperature` must be positive and finite, got {temperature}.")
         self.register_buffer("weights", torch.full((count,), 1 / count))
         self.register_buffer("temperature", torch.tensor(float(temperature)))
 
     @classmethod
-    def of_snapshots(cls, snapshots: Sequence[Snapshot], model: nn.Module, **settings: Any) -> "Ensemble":
+    def of_snapshots(
+        cls, snapshots: Sequence[Snapshot], model: nn.Module, **settings: Any
+    ) -> "Ensemble":
         """The ensemble of the snapshots' models, in eval mode.
 
         Args:
@@ -80,7 +88,9 @@ class Ensemble(nn.Module):
     def last(self, count: int, temperature: float = 1.0) -> "Ensemble":
         """The ensemble of the last `count` members, the same models."""
         if not FEWEST <= count <= len(self):
-            raise BadArgument(f"`count` must lie between {FEWEST} and the {len(self)} members, got {count}.")
+            raise BadArgument(
+                f"`count` must lie between {FEWEST} and the {len(self)} members, got {count}."
+            )
         return Ensemble(list(self.members)[-count:], temperature=temperature).train(self.training)
 
     def log_probabilities(self, *inputs: Any) -> Float[Tensor, "examples classes"]:

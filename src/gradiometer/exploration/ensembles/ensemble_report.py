@@ -1,4 +1,5 @@
-"""The report on a run's snapshots as an ensemble, in numbers: kept in the run, and read without torch."""
+"""The report on a run's snapshots as an ensemble, in numbers: kept in the run, and read without
+torch."""
 
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -45,7 +46,8 @@ class LinearPath:
     Args:
         shares: λ, from 0 at the first model to 1 at the last.
         errors: The error at each λ.
-        barrier: The largest excess of the error over the straight line between the errors of the two ends.
+        barrier: The largest excess of the error over the straight line between the errors of the
+            two ends.
     """
 
     shares: tuple[float, ...]
@@ -65,11 +67,16 @@ class EnsembleReport(Artifact):
         validation: Number of test examples that chose m and τ.
         sizes: The ensembles of the last m = 1, 2, …, M snapshots.
         baselines: The last snapshot, the average of the weights, and other runs.
-        disagreement_over_error: How often two snapshots predict different classes, over how often one is wrong.
-        correlations: Correlation of the outputs of every two snapshots, by their numbers, such as "1-2".
-        paths: The path from each earlier snapshot, in order, to the last one; empty if not computed.
-        reliability: The reliability diagram of the chosen ensemble, uncalibrated, least confident bin first.
-        deep_ensemble_equivalent: The number of other runs whose ensemble is as good; None if fewer than two were given.
+        disagreement_over_error: How often two snapshots predict different classes, over how often
+            one is wrong.
+        correlations: Correlation of the outputs of every two snapshots, by their numbers, such as
+            "1-2".
+        paths: The path from each earlier snapshot, in order, to the last one; empty if not
+            computed.
+        reliability: The reliability diagram of the chosen ensemble, uncalibrated, least confident
+            bin first.
+        deep_ensemble_equivalent: The number of other runs whose ensemble is as good; None if fewer
+            than two were given.
     """
 
     files: ClassVar[str] = "ensemble.json"
@@ -92,15 +99,23 @@ class EnsembleReport(Artifact):
         check_whole("chosen", self.chosen, FEWEST)
         if not self.chosen <= self.snapshots == len(self.sizes):
             raise BadArgument(
-                f"`chosen` must be at most the number of `sizes`, one for each of {self.snapshots} snapshots, got "
-                f"{self.chosen} and {len(self.sizes)}."
+                f"`chosen` must be at most the number of `sizes`, one for each of {self.snapshots} "
+                f"snapshots, got {self.chosen} and {len(self.sizes)}."
             )
         if not self.baselines:
             raise BadArgument("`baselines` must begin with the last snapshot, got none.")
-        compared = (self.baselines[0].difference, self.sizes[self.chosen - 1].added, self.sizes[0].scores)
-        for found, name in zip(compared, ("calibrated_nll", "calibrated_nll", "error"), strict=True):
+        compared = (
+            self.baselines[0].difference,
+            self.sizes[self.chosen - 1].added,
+            self.sizes[0].scores,
+        )
+        for found, name in zip(
+            compared, ("calibrated_nll", "calibrated_nll", "error"), strict=True
+        ):
             if name not in found:
-                raise BadArgument(f"`sizes` and `baselines` must have the score {name}, and one has not.")
+                raise BadArgument(
+                    f"`sizes` and `baselines` must have the score {name}, and one has not."
+                )
 
     @property
     def scores(self) -> dict[str, Estimate]:
@@ -136,11 +151,16 @@ class EnsembleReport(Artifact):
             "deep_ensemble_equivalent": self.deep_ensemble_equivalent,
         }
         doubts = (Doubt("cheap_ensemble", {"scored": self.scored}),)
-        return Finding("ensemble", Issue.EXPLORATION, claim, state, {"gain": gain}, facts, doubts=doubts)
+        return Finding(
+            "ensemble", Issue.EXPLORATION, claim, state, {"gain": gain}, facts, doubts=doubts
+        )
 
     def _basin(self) -> dict[str, Any]:
-        """If the snapshots lie in one basin, with the highest barrier of the error on the way to the last one."""
-        number, path = max(enumerate(self.paths, start=1), key=lambda numbered: numbered[1].barrier.value)
+        """If the snapshots lie in one basin, with the highest barrier of the error on the way to
+        the last one."""
+        number, path = max(
+            enumerate(self.paths, start=1), key=lambda numbered: numbered[1].barrier.value
+        )
         barrier, error = path.barrier, self.sizes[0].scores["error"].value
         one: bool | None = None
         if all(each.barrier.high < error / 2 for each in self.paths):

@@ -1,4 +1,5 @@
-"""The ensembles of the last m members: the gain from each member, and the best m on validation data."""
+"""The ensembles of the last m members: the gain from each member, and the best m on validation
+data."""
 
 from collections.abc import Sequence
 
@@ -8,11 +9,20 @@ from jaxtyping import Bool
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.calibration import Labels, LogProbabilities
 from gradiometer.exploration.ensembles.ensemble_report import FEWEST, EnsembleSize
-from gradiometer.exploration.ensembles.scores import Predictions, averaged, differences, fitted_temperature, scores
+from gradiometer.exploration.ensembles.scores import (
+    Predictions,
+    averaged,
+    differences,
+    fitted_temperature,
+    scores,
+)
 
 
 def ensemble_sizes(
-    members: Sequence[LogProbabilities], labels: Labels, validation: Bool[np.ndarray, " examples"], level: float = 0.9
+    members: Sequence[LogProbabilities],
+    labels: Labels,
+    validation: Bool[np.ndarray, " examples"],
+    level: float = 0.9,
 ) -> list[EnsembleSize]:
     """The last 1, 2, … members averaged, each average with its own temperature.
 
@@ -35,13 +45,20 @@ def ensemble_sizes(
 
 
 def chosen_count(members: Sequence[LogProbabilities], labels: Labels) -> int:
-    """The m ≥ 2 with the smallest calibrated log-loss on these validation examples. Early snapshots can hurt."""
+    """The m ≥ 2 with the smallest calibrated log-loss on these validation examples. Early snapshots
+    can hurt."""
     if not len(members) >= FEWEST:
-        raise BadArgument(f"`members` must be at least {FEWEST}, got {len(members)}: there is nothing to choose.")
+        raise BadArgument(
+            f"`members` must be at least {FEWEST}, got {len(members)}: there is nothing to choose."
+        )
 
     def loss(count: int) -> float:
         found = averaged(members[-count:])
-        return float(Predictions(found, labels, fitted_temperature(found, labels)).losses["calibrated_nll"].mean())
+        return float(
+            Predictions(found, labels, fitted_temperature(found, labels))
+            .losses["calibrated_nll"]
+            .mean()
+        )
 
     return min(range(FEWEST, len(members) + 1), key=loss)
 
@@ -56,7 +73,10 @@ def validation_mask(examples: int) -> Bool[np.ndarray, " examples"]:
     """
     taken = max(round(examples / 4), 1)  # they choose m and the temperature, and are not scored
     if not 1 <= taken < examples:
-        raise BadArgument(f"`examples` must be at least 2, got {examples}: some choose, and the others are scored.")
+        raise BadArgument(
+            f"`examples` must be at least 2, got {examples}: some choose, and the others are "
+            "scored."
+        )
     mask = np.zeros(examples, dtype=bool)
     mask[np.random.default_rng(0).permutation(examples)[:taken]] = True
     return mask

@@ -1,4 +1,5 @@
-"""Export of an ensemble to a file that runs without this library: torch's exported program, or ONNX."""
+"""Export of an ensemble to a file that runs without this library: torch's exported program, or
+ONNX."""
 
 import copy
 import importlib.util
@@ -23,12 +24,15 @@ def export(model: nn.Module, inputs: Tensor, path: Path) -> Path:
     The exported program is first compared with the model.
 
     Args:
-        model: A model from one tensor to another, such as an `Ensemble`. It is copied, and exported in eval mode.
+        model: A model from one tensor to another, such as an `Ensemble`. It is copied, and exported
+            in eval mode.
         inputs: At least 2 examples of inputs.
-        path: `.pt2`, read with `torch.export.load(path).module()`, or `.onnx`, which needs `onnx` and `onnxscript`.
+        path: `.pt2`, read with `torch.export.load(path).module()`, or `.onnx`, which needs `onnx`
+            and `onnxscript`.
 
     Raises:
-        BadArgument: The suffix or the folder is wrong, a package is missing, or there are too few inputs.
+        BadArgument: The suffix or the folder is wrong, a package is missing, or there are too few
+            inputs.
         Unsupported: torch cannot export the model, or the exported program computes something else.
         StorageFailed: The file cannot be written.
 
@@ -43,7 +47,8 @@ def export(model: nn.Module, inputs: Tensor, path: Path) -> Path:
     check_file(path)
     if not len(inputs) >= 2:
         raise BadArgument(
-            f"`inputs` must be at least 2 examples, got {len(inputs)}: one does not show that their number is free."
+            f"`inputs` must be at least 2 examples, got {len(inputs)}: one does not show that "
+            "their number is free."
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters' own deprecations
@@ -52,7 +57,9 @@ def export(model: nn.Module, inputs: Tensor, path: Path) -> Path:
     try:
         path.write_bytes(content.getvalue())
     except OSError as error:
-        raise StorageFailed(f"`{path}` could not be written: {(error.strerror or str(error)).lower()}.") from error
+        raise StorageFailed(
+            f"`{path}` could not be written: {(error.strerror or str(error)).lower()}."
+        ) from error
     return path
 
 
@@ -61,22 +68,31 @@ def check_file(path: Path) -> None:
     if path.suffix not in SUFFIXES:
         raise BadArgument(f"`export` must be a file named .pt2 (torch) or .onnx, got {path.name}.")
     if not path.parent.is_dir():
-        raise BadArgument(f"`export` {path}: the folder {path.parent} does not exist, make it first.")
+        raise BadArgument(
+            f"`export` {path}: the folder {path.parent} does not exist, make it first."
+        )
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if path.suffix == ".onnx" and missing:
-        raise BadArgument(f"`export` to ONNX needs {' and '.join(missing)}: `pip install 'gradiometer[export]'`.")
+        raise BadArgument(
+            f"`export` to ONNX needs {' and '.join(missing)}: `pip install 'gradiometer[export]'`."
+        )
 
 
 def _program(model: nn.Module, inputs: Tensor) -> ExportedProgram:
     exported = copy.deepcopy(model).eval().requires_grad_(False)
     any_number: Any = ({0: Dim("examples")},)
-    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature(exported.forward).parameters.values()):
+    if any(
+        parameter.kind is parameter.VAR_POSITIONAL
+        for parameter in signature(exported.forward).parameters.values()
+    ):
         any_number = (any_number,)
     try:
         program = torch.export.export(exported, (inputs,), dynamic_shapes=any_number, strict=False)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise Unsupported(f"torch.export cannot export this model for any number of examples ({reason}).") from error
+        raise Unsupported(
+            f"torch.export cannot export this model for any number of examples ({reason})."
+        ) from error
     with torch.no_grad():
         for count in {1, len(inputs)}:
             given, wanted = program.module()(inputs[:count]), exported(inputs[:count])
@@ -84,7 +100,8 @@ def _program(model: nn.Module, inputs: Tensor) -> ExportedProgram:
             # 1e-5: largest difference of a probability between the exported program and the model.
             if not difference <= 1e-5:
                 raise Unsupported(
-                    f"The exported program differs from the model by {difference:.2g}: it is not written."
+                    f"The exported program differs from the model by {difference:.2g}: it is not "
+                    "written."
                 )
     return program
 
@@ -93,7 +110,12 @@ def _save_onnx(program: ExportedProgram, file: io.BytesIO) -> None:
     import onnx  # noqa: PLC0415 (an extra)
 
     made: Any = torch.onnx.export(
-        program, (), input_names=["inputs"], output_names=["probabilities"], dynamo=True, verbose=False
+        program,
+        (),
+        input_names=["inputs"],
+        output_names=["probabilities"],
+        dynamo=True,
+        verbose=False,
     )
     onnx.checker.check_model(made.model_proto)
     file.write(made.model_proto.SerializeToString())

@@ -1,4 +1,5 @@
-"""Scores of predictions and their paired differences: error, log-loss, Brier score and calibration error."""
+"""Scores of predictions and their paired differences: error, log-loss, Brier score and calibration
+error."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,11 +53,16 @@ class Predictions:
 
     @classmethod
     def split(
-        cls, log_probabilities: LogProbabilities, labels: Labels, validation: Bool[np.ndarray, " examples"]
+        cls,
+        log_probabilities: LogProbabilities,
+        labels: Labels,
+        validation: Bool[np.ndarray, " examples"],
     ) -> "Predictions":
-        """Fit the temperature on the validation examples, and keep the other examples for the scores.
+        """Fit the temperature on the validation examples, and keep the other examples for the
+        scores.
 
-        Source: Ashukha et al. (2020), Pitfalls of In-Domain Uncertainty Estimation and Ensembling in Deep Learning,
+        Source: Ashukha et al. (2020), Pitfalls of In-Domain Uncertainty Estimation and Ensembling
+        in Deep Learning,
         section 3: without this, comparisons of log-losses rank methods wrongly.
         """
         check_predictions(log_probabilities, labels)
@@ -74,16 +80,25 @@ class Predictions:
 
     @cached_property
     def losses(self) -> Mapping[str, Float[np.ndarray, " examples"]]:
-        """For every example: nll and calibrated_nll in nats, and the Brier score, Σ over classes of (p − truth)²."""
+        """For every example: nll and calibrated_nll in nats, and the Brier score, Σ over classes of
+        (p − truth)²."""
         truth = np.eye(self.log_probabilities.shape[1])[self.labels]
         return {
             "nll": log_losses(self.log_probabilities, self.labels),
-            "calibrated_nll": log_losses(at_temperature(self.log_probabilities, self.temperature), self.labels),
+            "calibrated_nll": log_losses(
+                at_temperature(self.log_probabilities, self.temperature), self.labels
+            ),
             "brier": ((np.exp(self.log_probabilities) - truth) ** 2).sum(axis=1),
         }
 
 
-UNITS: Mapping[str, str] = {"error": "", "nll": "nats", "calibrated_nll": "nats", "brier": "", "calibration_error": ""}
+UNITS: Mapping[str, str] = {
+    "error": "",
+    "nll": "nats",
+    "calibrated_nll": "nats",
+    "brier": "",
+    "calibration_error": "",
+}
 """The scores and their units. Lower is better for all."""
 
 
@@ -93,15 +108,19 @@ def scores(predictions: Predictions, level: float = 0.9) -> dict[str, Estimate]:
     found: dict[str, Estimate] = {"error": proportion(int(wrong.sum()), len(wrong), level)}
     for name, losses in predictions.losses.items():
         found[name] = skewed_mean(losses, level=level, unit=UNITS[name])
-    found["calibration_error"] = calibration_error(predictions.log_probabilities, predictions.labels, level=level)
+    found["calibration_error"] = calibration_error(
+        predictions.log_probabilities, predictions.labels, level=level
+    )
     return found
 
 
 def differences(first: Predictions, second: Predictions, level: float = 0.9) -> dict[str, Estimate]:
-    """Every score of the first less that of the second, paired by example. Below zero, the first is better.
+    """Every score of the first less that of the second, paired by example. Below zero, the first is
+    better.
 
-    Examples that are hard for both cancel, so the interval is far narrower than those of the two scores. It is valid
-    for other examples of the same kind and these two predictors. Other training runs would differ by more.
+    Examples that are hard for both cancel, so the interval is far narrower than those of the two
+    scores. It is valid for other examples of the same kind and these two predictors. Other training
+    runs would differ by more.
 
     Raises:
         BadArgument: The two are not for the same examples.
@@ -111,7 +130,9 @@ def differences(first: Predictions, second: Predictions, level: float = 0.9) -> 
     count = len(first.labels)
     found = {"error": difference_of_proportions(~first.correct, ~second.correct, level=level)}
     for name, losses in first.losses.items():
-        found[name] = difference_of_means(losses, second.losses[name], level=level, unit=UNITS[name], batches=count)
+        found[name] = difference_of_means(
+            losses, second.losses[name], level=level, unit=UNITS[name], batches=count
+        )
     found["calibration_error"] = calibration_difference(
         first.log_probabilities, second.log_probabilities, first.labels, level=level
     )
@@ -131,20 +152,27 @@ def at_temperature(log_probabilities: LogProbabilities, temperature: float) -> L
 
 
 def fitted_temperature(log_probabilities: LogProbabilities, labels: Labels) -> float:
-    """The τ with the smallest mean log-loss of p^(1/τ). It is unique, since the loss is convex in 1/τ.
+    """The τ with the smallest mean log-loss of p^(1/τ). It is unique, since the loss is convex in
+    1/τ.
 
     Source: Guo et al. (2017), On Calibration of Modern Neural Networks, section 4.2.
     """
     check_predictions(log_probabilities, labels)
 
     def loss(log_temperature: float) -> float:
-        return float(log_losses(at_temperature(log_probabilities, np.exp(log_temperature)), labels).mean())
+        return float(
+            log_losses(at_temperature(log_probabilities, np.exp(log_temperature)), labels).mean()
+        )
 
     bounds = (np.log(COLDEST), np.log(HOTTEST))
-    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-5}).x))
+    return float(
+        np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-5}).x)
+    )
 
 
-def log_losses(log_probabilities: LogProbabilities, labels: Labels) -> Float[np.ndarray, " examples"]:
+def log_losses(
+    log_probabilities: LogProbabilities, labels: Labels
+) -> Float[np.ndarray, " examples"]:
     """−log p(label) of every example, in nats."""
     found: np.ndarray = -log_probabilities[np.arange(len(labels)), labels]
     return found
@@ -161,13 +189,17 @@ def check_predictions(log_probabilities: np.ndarray, labels: np.ndarray) -> None
     if not (good := np.abs(totals - 1) < 1e-4).all():
         first = int(np.argmin(good))
         raise BadArgument(
-            f"`log_probabilities` of example {first} must sum to a probability of 1, got {totals[first]:.4g}: take the "
-            "log_softmax of the logits."
+            f"`log_probabilities` of example {first} must sum to a probability of 1, got "
+            f"{totals[first]:.4g}: take the log_softmax of the logits."
         )
     if not ((labels >= 0) & (labels < log_probabilities.shape[1])).all():
-        raise BadArgument(f"`labels` must lie between 0 and {log_probabilities.shape[1] - 1}, the predicted classes.")
+        raise BadArgument(
+            f"`labels` must lie between 0 and {log_probabilities.shape[1] - 1}, the predicted "
+            "classes."
+        )
     if not np.isfinite(losses := log_losses(log_probabilities, labels)).all():
         raise BadArgument(
-            f"`log_probabilities` of example {int(np.argmin(np.isfinite(losses)))} give its label a probability of 0 "
-            "and so an infinite log-loss: take the log_softmax of the logits, not the logarithm of the softmax."
+            f"`log_probabilities` of example {int(np.argmin(np.isfinite(losses)))} give its label "
+            "a probability of 0 and so an infinite log-loss: take the log_softmax of the logits, "
+            "not the logarithm of the softmax."
         )

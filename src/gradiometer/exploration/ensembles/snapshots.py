@@ -20,7 +20,8 @@ KIND = "gradiometer snapshot 1"
 """First entry of a snapshot's metadata: the kind of file, and the version of its layout."""
 
 COOLED = 0.9
-"""Share of a cycle that the last cycle must complete. Before that, η is above 2.4 % of its start."""
+"""Share of a cycle that the last cycle must complete. Before that, η is above 2.4 %
+of its start."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +58,28 @@ class Snapshot:
     @property
     def state_dict(self) -> dict[str, Tensor]:
         """The state for `load_state_dict`: a shared tensor under each of its names."""
-        return {**self.tensors, **{name: self.tensors[stored] for name, stored in self.shared.items()}}
+        return {
+            **self.tensors,
+            **{name: self.tensors[stored] for name, stored in self.shared.items()},
+        }
 
     def load_into(self, model: nn.Module) -> None:
         """Load the snapshot into a model.
 
         Raises:
-            BadArgument: The model has another architecture. The message has the first difference; nothing is loaded.
+            BadArgument: The model has another architecture. The message has the first difference;
+                nothing is loaded.
         """
         own, theirs = model.state_dict(), self.state_dict
         for name in [*own, *theirs]:
-            mine, stored = (f"`{name}` {_kind_of(state[name])}" if name in state else "" for state in (own, theirs))
+            mine, stored = (
+                f"`{name}` {_kind_of(state[name])}" if name in state else ""
+                for state in (own, theirs)
+            )
             if mine != stored:
                 raise BadArgument(
-                    f"`model` must have the architecture of {self.name}: it has {mine or f'no `{name}`'}, the snapshot "
-                    f"has {stored or f'no `{name}`'}."
+                    f"`model` must have the architecture of {self.name}: it has "
+                    f"{mine or f'no `{name}`'}, the snapshot has {stored or f'no `{name}`'}."
                 )
         model.load_state_dict(theirs)
 
@@ -83,14 +91,17 @@ class Snapshot:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the whole content, in hexadecimal."""
-        digest = hashlib.sha256(json.dumps([KIND, self.number, self.step, sorted(self.shared.items())]).encode())
+        digest = hashlib.sha256(
+            json.dumps([KIND, self.number, self.step, sorted(self.shared.items())]).encode()
+        )
         for name, tensor in sorted(self.tensors.items()):
             digest.update(f"{name} {_kind_of(tensor)}".encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def to_bytes(self) -> bytes:
-        """The content of a safetensors file. Names of shared tensors and a checksum are in its metadata."""
+        """The content of a safetensors file. Names of shared tensors and a checksum are in its
+        metadata."""
         from safetensors.torch import save  # noqa: PLC0415 (heavy)
 
         metadata = {
@@ -119,14 +130,21 @@ class Snapshot:
         try:
             metadata = _metadata(content)
             snapshot = cls(
-                int(metadata["number"]), int(metadata["step"]), load(content), json.loads(metadata["shared"])
+                int(metadata["number"]),
+                int(metadata["step"]),
+                load(content),
+                json.loads(metadata["shared"]),
             )
             whole = metadata["kind"] == KIND and snapshot.digest == metadata["sha256"]
         except (SafetensorError, struct.error, ArithmeticError, LookupError, *_UNREADABLE) as error:
             reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-            raise RunDamaged(f"{source} is not a complete snapshot ({reason}): {_WAY_OUT}") from error
+            raise RunDamaged(
+                f"{source} is not a complete snapshot ({reason}): {_WAY_OUT}"
+            ) from error
         if not whole:
-            raise RunDamaged(f"{source} is corrupt, its tensors do not match their checksum: {_WAY_OUT}")
+            raise RunDamaged(
+                f"{source} is corrupt, its tensors do not match their checksum: {_WAY_OUT}"
+            )
         return snapshot
 
 
@@ -137,13 +155,16 @@ _WAY_OUT = "delete it, or train the run again."
 class SnapshotCollector:
     """Takes the snapshots of a training run at the end of each cycle of a schedule.
 
-    Use one schedule object for training and for collecting, so that the two agree. With any other schedule for
-    training, the cycle only sets the steps of the snapshots; this is the ensemble without cycles, for comparison.
+    Use one schedule object for training and for collecting, so that the two agree. With any other
+    schedule for training, the cycle only sets the steps of the snapshots; this is the ensemble
+    without cycles, for comparison.
 
     Args:
         cycle: M cycles in T steps.
-        keep: Called with each snapshot, for example to write it to disk. Default: collect them in `snapshots`.
-        prepare: Called with a copy of the model first, for example to re-estimate the statistics of its BatchNorm.
+        keep: Called with each snapshot, for example to write it to disk. Default: collect them in
+            `snapshots`.
+        prepare: Called with a copy of the model first, for example to re-estimate the statistics of
+            its BatchNorm.
 
     Raises:
         BadArgument: M is 1, or M cycles do not fit into T steps.
@@ -190,23 +211,27 @@ class SnapshotCollector:
 
 
 def checked_cycle(cycle: SnapshotCycle) -> SnapshotCycle:
-    """The cycle, if it gives an ensemble: M ≥ 2, and the last cycle is nearly complete when the run ends.
+    """The cycle, if it gives an ensemble: M ≥ 2, and the last cycle is nearly complete when the run
+    ends.
 
     A cycle is ⌈T/M⌉ steps, so the last one may be up to M − 1 steps shorter.
     """
     steps, wanted = cycle.steps, cycle.snapshots
     if not wanted >= FEWEST:
         raise BadArgument(
-            f"`snapshots` must be at least {FEWEST}, got {wanted}: the average of one model is that model."
+            f"`snapshots` must be at least {FEWEST}, got {wanted}: the average of one model is "
+            "that model."
         )
     last = _last_length(steps, wanted)
     if not last >= COOLED * cycle.length:
-        fitting = [m for m in range(FEWEST, steps + 1) if _last_length(steps, m) >= COOLED * -(-steps // m)]
+        fitting = [
+            m for m in range(FEWEST, steps + 1) if _last_length(steps, m) >= COOLED * -(-steps // m)
+        ]
         nearest = min(fitting, key=lambda m: abs(m - wanted), default=None)
         way_out = "train longer" if nearest is None else f"use {nearest}, or train longer"
         raise BadArgument(
-            f"`snapshots`: {wanted} cycles of {cycle.length:,} steps do not fit into {steps:,} steps, the last one "
-            f"would have {max(last, 0):,}: {way_out}."
+            f"`snapshots`: {wanted} cycles of {cycle.length:,} steps do not fit into {steps:,} "
+            f"steps, the last one would have {max(last, 0):,}: {way_out}."
         )
     return cycle
 
@@ -216,7 +241,8 @@ def _last_length(steps: int, cycles: int) -> int:
 
 
 def _with_ordered_metadata(content: bytes) -> bytes:
-    """The file with its metadata in a fixed order: safetensors shuffles them, and equal snapshots would differ."""
+    """The file with its metadata in a fixed order: safetensors shuffles them, and equal snapshots
+    would differ."""
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))

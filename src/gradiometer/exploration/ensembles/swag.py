@@ -1,4 +1,5 @@
-"""SWA and SWAG: the mean of the weights of several models, their variance, and models drawn from this Gaussian."""
+"""SWA and SWAG: the mean of the weights of several models, their variance, and models drawn from
+this Gaussian."""
 
 import copy
 import math
@@ -15,12 +16,14 @@ from gradiometer.errors import BadArgument
 class SWAG:
     """Mean, variance and last deviations of the weights of a stream of models, in one pass.
 
-    The mean is stochastic weight averaging (torch's `AveragedModel`). Mean, diagonal variance and deviations are the
-    Gaussian of SWAG. With the snapshots of a run they cost no training. BatchNorm's statistics are those of the first
+    The mean is stochastic weight averaging (torch's `AveragedModel`). Mean, diagonal variance and
+    deviations are the Gaussian of SWAG. With the snapshots of a run they cost no training.
+    BatchNorm's statistics are those of the first
     model: re-estimate them with `refresh_batch_norm` before you use the average or a drawn model.
 
-    This describes one basin. The average of models from different basins lies on the barrier between them, and the
-    Gaussian does not cover the posterior outside of the region that SGD visited.
+    This describes one basin. The average of models from different basins lies on the barrier
+    between them, and the Gaussian does not cover the posterior outside of the region that SGD
+    visited.
 
     Args:
         model: A model of the stream's architecture. It is not changed.
@@ -37,13 +40,15 @@ class SWAG:
         >>> swag.mean.tolist(), swag.variance.tolist()
         ([2.0], [0.6666666666666666])
 
-    Source: Izmailov et al. (2018), Averaging Weights Leads to Wider Optima; Maddox et al. (2019), A Simple Baseline for
-    Bayesian Uncertainty in Deep Learning, algorithm 1.
+    Source: Izmailov et al. (2018), Averaging Weights Leads to Wider Optima; Maddox et al. (2019), A
+    Simple Baseline for Bayesian Uncertainty in Deep Learning, algorithm 1.
     """
 
     def __init__(self, model: nn.Module, rank: int = 20) -> None:
         if not rank >= 2:
-            raise BadArgument(f"`rank` must be at least 2, got {rank}: one deviation has no variance.")
+            raise BadArgument(
+                f"`rank` must be at least 2, got {rank}: one deviation has no variance."
+            )
         self.average = AveragedModel(model)
         self.models = 0
         size = sum(parameter.numel() for parameter in model.parameters())
@@ -58,7 +63,9 @@ class SWAG:
         weights = _weights(model)
         before = weights - self._mean
         self._mean += before / self.models
-        self._squares += before * (weights - self._mean)  # Welford: no difference of two large numbers
+        self._squares += before * (
+            weights - self._mean
+        )  # Welford: no difference of two large numbers
         self._deviations.append(weights - self._mean)
 
     @property
@@ -82,7 +89,9 @@ class SWAG:
             BadArgument: There were fewer than two models.
         """
         if not self.models >= 2:
-            raise BadArgument(f"`draw` needs at least 2 models, got {self.models}: call `update` with more.")
+            raise BadArgument(
+                f"`draw` needs at least 2 models, got {self.models}: call `update` with more."
+            )
         if not 0 <= scale < math.inf:
             raise BadArgument(f"`scale` must be at least 0 and finite, got {scale}.")
         deviations = torch.stack(list(self._deviations))
@@ -101,4 +110,6 @@ class SWAG:
 
 
 def _weights(model: nn.Module) -> Float[Tensor, " params"]:
-    return torch.cat([parameter.detach().reshape(-1).double().cpu() for parameter in model.parameters()])
+    return torch.cat(
+        [parameter.detach().reshape(-1).double().cpu() for parameter in model.parameters()]
+    )

@@ -1,4 +1,5 @@
-"""The heat of SGD itself by direction: the matrix of a small group, and the hottest direction of any group."""
+"""The heat of SGD itself by direction: the matrix of a small group, and the hottest direction of
+any group."""
 
 from typing import Any
 
@@ -12,15 +13,18 @@ SMALL = 64
 """Largest number of parameters of a group that is held in every direction."""
 
 REFRESH = 20
-"""Steps between two eigendecompositions of the matrix, and of the first iteration for the hottest direction."""
+"""Steps between two eigendecompositions of the matrix, and of the first iteration for the hottest
+direction."""
 
 
 class HeatMatrix:
-    """The running mean of the heat of SGD itself as a matrix O: its heat along a unit vector v is vᵀOv.
+    """The running mean of the heat of SGD itself as a matrix O: its heat along a unit vector v is
+    vᵀOv.
 
-    Noise of covariance T − O gives every direction the temperature T, for the reason that holds for one direction: see
-    `Heat`, whose weights it uses. A direction that is hotter than T gets no noise. Readings are kept without their
-    scale, so that O is that of the present learning rate under a schedule.
+    Noise of covariance T − O gives every direction the temperature T, for the reason that holds for
+    one direction: see `Heat`, whose weights it uses. A direction that is hotter than T gets no
+    noise. Readings are kept without their scale, so that O is that of the present learning rate
+    under a schedule.
 
     Args:
         memory: Number of readings in the mean.
@@ -41,8 +45,11 @@ class HeatMatrix:
         if self.readings % REFRESH == 0:
             self._axes = None
 
-    def colored(self, normal: Float[Tensor, " params"], temperature: float, scale: float) -> Float[Tensor, " params"]:
-        """Standard normal numbers times the root of T − O, of which a negative eigenvalue counts as zero."""
+    def colored(
+        self, normal: Float[Tensor, " params"], temperature: float, scale: float
+    ) -> Float[Tensor, " params"]:
+        """Standard normal numbers times the root of T − O, of which a negative eigenvalue counts as
+        zero."""
         if self._axes is None:
             assert self.mean is not None
             values, vectors = torch.linalg.eigh(self.mean)
@@ -52,7 +59,12 @@ class HeatMatrix:
 
     def state_dict(self) -> dict[str, Any]:
         """Readings, mean and its eigendecomposition."""
-        return {"memory": self.memory, "readings": self.readings, "mean": self.mean, "axes": self._axes}
+        return {
+            "memory": self.memory,
+            "readings": self.readings,
+            "mean": self.mean,
+            "axes": self._axes,
+        }
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> "HeatMatrix":
@@ -69,9 +81,9 @@ class Hottest:
 
     `direction` is empty before the first step.
 
-    The first steps search it by power iteration on the second moments of the gradients. It then stays as it is, and
-    later steps measure the heat along it, so the readings are not selected for being large. They are a lower bound of
-    the heat of the hottest direction.
+    The first steps search it by power iteration on the second moments of the gradients. It then
+    stays as it is, and later steps measure the heat along it, so the readings are not selected for
+    being large. They are a lower bound of the heat of the hottest direction.
 
     Args:
         search: Number of steps of the search.

@@ -11,14 +11,16 @@ from gradiometer.exploration.samplers.heat import Heat
 from gradiometer.measurement.estimate import Estimate
 
 TOLERANCE = 0.05
-"""By how much the hottest direction may be above the temperature, as a share of it, if the mean is held."""
+"""By how much the hottest direction may be above the temperature, as a share of it, if the mean is
+held."""
 
 ROOM = 0.9
-"""Largest heat of SGD itself along the hottest direction, as a share of T, if every direction is held. It is below 1
-because 1,000 steps know this heat only to about 5 %."""
+"""Largest heat of SGD itself along the hottest direction, as a share of T, if every direction is
+held. It is below 1 because 1,000 steps know this heat only to about 5 %."""
 
 FEW, UNEVEN = 50, 1.5
-"""From so many readings on, a direction that is so many times as hot as the mean shows that the heat is not even."""
+"""From so many readings on, a direction that is so many times as hot as the mean shows that the
+heat is not even."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Balance:
         injected: The temperature of the noise that is injected now.
         own: The heat of SGD itself, from mini-batch noise and finite steps together.
         minibatch: The heat of mini-batch noise alone. Unknown without calls of `halves`.
-        hottest: The heat of SGD itself along its hottest direction, of SGNHT the temperature there. Known after
-            `burn_in` steps.
+        hottest: The heat of SGD itself along its hottest direction, of SGNHT the temperature there.
+            Known after `burn_in` steps.
     """
 
     asked: float
@@ -42,7 +44,8 @@ class Balance:
 
 
 class GroupHeat:
-    """The heat of one parameter group: its mean over directions, the mini-batch's share, by direction, the hottest.
+    """The heat of one parameter group: its mean over directions, the mini-batch's share, by
+    direction, the hottest.
 
     Args:
         burn_in: Steps that search the hottest direction.
@@ -58,20 +61,31 @@ class GroupHeat:
 
     def balance(self, asked: float, injected: float) -> Balance:
         """The heat now, beside the temperature asked for and the one injected."""
-        return Balance(asked, injected, self.mean.estimate(), self.halves.estimate(), self.hottest.heat.estimate())
+        return Balance(
+            asked,
+            injected,
+            self.mean.estimate(),
+            self.halves.estimate(),
+            self.hottest.heat.estimate(),
+        )
 
     def room(self, temperature: float, cold: float) -> float:
-        """By what the learning rate must be multiplied for the hottest direction, as far as it is known by now.
+        """By what the learning rate must be multiplied for the hottest direction, as far as it is
+        known by now.
 
-        In a small group this is the largest eigenvalue of the matrix, which is rather too large than too small. In a
-        large one nothing is known if the heat along the direction is not clearly above the mean: it may be even.
+        In a small group this is the largest eigenvalue of the matrix, which is rather too large
+        than too small. In a large one nothing is known if the heat along the direction is not
+        clearly above the mean: it may be even.
 
         Args:
             temperature: T.
             cold: By how much directions without heat of their own are below T, if the mean is held.
         """
         if self.matrix.mean is not None:
-            limit, excess = ROOM, self.mean.scale * float(torch.linalg.eigvalsh(self.matrix.mean)[-1])
+            limit, excess = (
+                ROOM,
+                self.mean.scale * float(torch.linalg.eigvalsh(self.matrix.mean)[-1]),
+            )
         else:
             hottest, mean = self.hottest.heat.temperature, self.mean.temperature
             known = self.hottest.heat.readings >= FEW and hottest > UNEVEN * mean

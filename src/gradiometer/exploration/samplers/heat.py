@@ -1,4 +1,5 @@
-"""A sampler's record of the heat of SGD itself: its running mean, and a test if it exceeds a temperature."""
+"""A sampler's record of the heat of SGD itself: its running mean, and a test if it exceeds a
+temperature."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,9 +18,10 @@ BLOCKS = 10
 class Heat:
     """A running mean of heat readings, in posterior units, with block means for its error.
 
-    The weights of the mean grow as the cube of the step, so that a hot start is forgotten, until it covers `memory`
-    readings. It is linear in the readings: if a sampler injects T minus this mean, the temperature is T in expectation
-    for any memory, as long as the difference stays positive.
+    The weights of the mean grow as the cube of the step, so that a hot start is forgotten, until it
+    covers `memory`
+    readings. It is linear in the readings: if a sampler injects T minus this mean, the temperature
+    is T in expectation for any memory, as long as the difference stays positive.
 
     Args:
         memory: Number of readings in the mean.
@@ -43,7 +45,10 @@ class Heat:
             Diverged: The reading is not finite.
         """
         if not math.isfinite(reading):
-            raise Diverged(f"the sampler's gradients are not finite at its step {self.readings:,}: try a smaller `lr`.")
+            raise Diverged(
+                f"the sampler's gradients are not finite at its step {self.readings:,}: try a "
+                "smaller `lr`."
+            )
         self.readings += 1
         self.scale = scale
         self.mean += (reading - self.mean) * max(4 / (self.readings + 3), 1 / self.memory)
@@ -67,7 +72,8 @@ class Heat:
 
     @property
     def settled(self) -> bool:
-        """True if all blocks are full and the newer half is not significantly below the older half."""
+        """True if all blocks are full and the newer half is not significantly below the
+        older half."""
         if len(self.blocks) < BLOCKS:
             return False
         older, newer = np.array(self.blocks[: BLOCKS // 2]), np.array(self.blocks[BLOCKS // 2 :])

@@ -1,4 +1,5 @@
-"""Gaussian noise for a list of parameters: one draw into a flat tensor that is kept, returned as views."""
+"""Gaussian noise for a list of parameters: one draw into a flat tensor that is kept, returned as
+views."""
 
 from collections.abc import Sequence
 from operator import is_
@@ -30,7 +31,10 @@ class Noise:
         if len(drawn_for) != len(params) or not all(map(is_, params, drawn_for)):
             sizes = [param.numel() for param in params]
             flat = torch.empty(sum(sizes), dtype=params[0].dtype, device=params[0].device)
-            views = [piece.view(param.shape) for piece, param in zip(flat.split(sizes), params, strict=True)]
+            views = [
+                piece.view(param.shape)
+                for piece, param in zip(flat.split(sizes), params, strict=True)
+            ]
             self._buffers[place] = list(params), flat, views
         flat.normal_(generator=self._generator(params[0].device))
         return views

@@ -25,28 +25,34 @@ SCHEDULED = ("initial_lr",)
 class Sampler(torch.optim.Optimizer, ABC):
     """An optimizer whose iterates, at a constant learning rate, are draws from exp(−U(Φ)/T).
 
-    U(Φ) = N·(mean loss + (λ/2)‖Φ‖²). As with SGD, `.grad` holds the gradient of the *mean* loss and the learning rate
-    is SGD's. If the loss is −log p(y | x, Φ), T = 1 is the posterior, with a Gaussian prior of precision Nλ. Parameters
-    without a gradient do not move. The noise comes from the sampler's own generator. `state_dict` contains the state
-    of this generator and the record of the heat.
+    U(Φ) = N·(mean loss + (λ/2)‖Φ‖²). As with SGD, `.grad` holds the gradient of the *mean* loss and
+    the learning rate is SGD's. If the loss is −log p(y | x, Φ), T = 1 is the posterior, with a
+    Gaussian prior of precision Nλ. Parameters without a gradient do not move. The noise comes from
+    the sampler's own generator. `state_dict` contains the state of this generator and the record of
+    the heat.
 
-    **Keeping the temperature.** Finite steps and mini-batch noise heat the parameters. At stationarity the
-    configurational temperature E[(Φ − c)·∇U]/d, for any fixed c, is *exactly* the injected temperature plus `own`, a
-    mean of squared norms observed at every step (each sampler documents it, with the identity behind it). With `hold`,
-    T − own is injected. This needs no half batches, and the running mean of `own` is linear in its readings, so the
-    identity survives the averaging.
+    **Keeping the temperature.** Finite steps and mini-batch noise heat the parameters. At
+    stationarity the configurational temperature E[(Φ − c)·∇U]/d, for any fixed c, is *exactly* the
+    injected temperature plus `own`, a mean of squared norms observed at every step (each sampler
+    documents it, with the identity behind it). With `hold`, T − own is injected. This needs no half
+    batches, and the running mean of `own` is linear in its readings, so the identity survives the
+    averaging.
 
-    **By direction.** The same balance holds along every direction. SGLD and SGHMC hold every direction of a group with
-    up to 64 parameters: they inject noise of covariance T − own, with the matrix of the own heat. In a larger group,
-    and in any group of SGNHT, the mean over the group is held. If noise is not isotropic, some directions are then
-    hotter than others. The first `burn_in` steps search the direction of the largest gradients, and the heat along it
-    is then measured. If it is above 90 % of T in a small group, or leaves this direction more than 5 % above T in a
-    large one, a `BadArgument` states the step that would do: the heat of SGD itself is proportional to the step, and
-    no direction of a group whose mean is held is colder than T minus the mean heat.
+    **By direction.** The same balance holds along every direction. SGLD and SGHMC hold every
+    direction of a group with
+    up to 64 parameters: they inject noise of covariance T − own, with the matrix of the own heat.
+    In a larger group, and in any group of SGNHT, the mean over the group is held. If noise is not
+    isotropic, some directions are then hotter than others. The first `burn_in` steps search the
+    direction of the largest gradients, and the heat along it is then measured. If it is above 90 %
+    of T in a small group, or leaves this direction more than 5 % above T in a
+    large one, a `BadArgument` states the step that would do: the heat of SGD itself is proportional
+    to the step, and no direction of a group whose mean is held is colder than T minus the mean
+    heat.
 
-    **When T is too low.** If `own` alone exceeds T over `memory` steps, after `burn_in`, and is not falling, no noise
-    can help, and a `BadArgument` states the heat and what to change. Calls of `halves` with the gradients of two half
-    batches measure the share of mini-batch noise, which alone can raise the same error.
+    **When T is too low.** If `own` alone exceeds T over `memory` steps, after `burn_in`, and is not
+    falling, no noise can help, and a `BadArgument` states the heat and what to change. Calls of
+    `halves` with the gradients of two half batches measure the share of mini-batch noise, which
+    alone can raise the same error.
 
     At temperature 0 no noise is injected: plain SGD.
     """
@@ -81,7 +87,8 @@ class Sampler(torch.optim.Optimizer, ABC):
             examples: N, the number of training examples. Required.
             temperature: T in posterior units; 0 for no noise.
             weight_decay: λ of a Gaussian prior of precision Nλ.
-            hold: Inject T minus the own heat, so that the temperature is T. Otherwise inject T, as published.
+            hold: Inject T minus the own heat, so that the temperature is T. Otherwise inject T, as
+                published.
             burn_in: Steps before the own heat can raise an error.
             memory: Steps over which the own heat is averaged.
             batch_size: B. With it, an error can suggest a batch size.
@@ -92,7 +99,12 @@ class Sampler(torch.optim.Optimizer, ABC):
         """
         self._heats: list[GroupHeat] = []
         self._noise = Noise(seed)
-        settings = {"lr": lr, "examples": examples, "temperature": temperature, "weight_decay": weight_decay}
+        settings = {
+            "lr": lr,
+            "examples": examples,
+            "temperature": temperature,
+            "weight_decay": weight_decay,
+        }
         control = {"hold": hold, "burn_in": burn_in, "memory": memory, "batch_size": batch_size}
         momentum = self.momentum if momentum is None else momentum
         super().__init__(params, {**settings, "momentum": momentum, **control, **self._own})
@@ -103,7 +115,8 @@ class Sampler(torch.optim.Optimizer, ABC):
 
     @abstractmethod
     def _minibatch_scale(self, group: dict[str, Any]) -> float:
-        """The mini-batch heat in units of N tr Σ/(Bd), in the limit of small steps, a lower bound."""
+        """The mini-batch heat in units of N tr Σ/(Bd), in the limit of small steps, a
+        lower bound."""
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one step from the gradients in `.grad`.
@@ -124,7 +137,8 @@ class Sampler(torch.optim.Optimizer, ABC):
 
     @torch.no_grad()
     def advance(self) -> None:
-        """`step` without a closure, hooks and profiling: in torch those take as long as a small step."""
+        """`step` without a closure, hooks and profiling: in torch those take as long as a small
+        step."""
         for place, group in enumerate(self.param_groups):
             params = [param for param in group["params"] if param.grad is not None]
             if params:
@@ -132,9 +146,11 @@ class Sampler(torch.optim.Optimizer, ABC):
 
     @torch.no_grad()
     def halves(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
-        """Record the gradients of two halves of one batch, in the order of the parameters. Optional, at any step.
+        """Record the gradients of two halves of one batch, in the order of the parameters.
+        Optional, at any step.
 
-        ‖ĝ₁ − ĝ₂‖²/4 is an unbiased estimate of tr Σ/B. From 50 pairs on, mini-batch noise can raise an error.
+        ‖ĝ₁ − ĝ₂‖²/4 is an unbiased estimate of tr Σ/B. From 50 pairs on, mini-batch noise can raise
+        an error.
 
         Raises:
             BadArgument: Mini-batch noise alone is hotter than the temperature asked for.
@@ -142,8 +158,8 @@ class Sampler(torch.optim.Optimizer, ABC):
         params = [param for group in self.param_groups for param in group["params"]]
         if not len(first) == len(second) == len(params):
             raise BadArgument(
-                f"`first` and `second` must contain a gradient for each of the {len(params)} parameters, "
-                f"got {len(first)} and {len(second)}."
+                f"`first` and `second` must contain a gradient for each of the {len(params)} "
+                f"parameters, got {len(first)} and {len(second)}."
             )
         differences = iter(torch._foreach_sub(list(first), list(second)))
         for place, group in enumerate(self.param_groups):
@@ -167,7 +183,8 @@ class Sampler(torch.optim.Optimizer, ABC):
 
     @property
     def hottest_directions(self) -> list[Tensor]:
-        """For every parameter group the direction of the largest gradients, flat; empty before the first step."""
+        """For every parameter group the direction of the largest gradients, flat; empty before the
+        first step."""
         return [heat.hottest.direction for heat in self._heats]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -180,8 +197,8 @@ class Sampler(torch.optim.Optimizer, ABC):
         if len(kinds) > 1:
             self.param_groups.pop()
             raise BadArgument(
-                f"`params` of a group must have one device and dtype, got {sorted(map(str, kinds))}: "
-                "make one group for each."
+                "`params` of a group must have one device and dtype, got "
+                f"{sorted(map(str, kinds))}: make one group for each."
             )
         group["injected"] = group["temperature"]
         self._heats.append(GroupHeat(group["burn_in"], group["memory"]))
@@ -195,8 +212,12 @@ class Sampler(torch.optim.Optimizer, ABC):
         """Continue from the state of another sampler, with bit-identical results."""
         missing = [key for key in ("noise", "heat") if key not in state_dict]
         if missing:
-            raise BadArgument(f"`state_dict` has no {missing[0]!r}: it is not the state of {type(self).__name__}.")
-        super().load_state_dict({key: value for key, value in state_dict.items() if key not in ("noise", "heat")})
+            raise BadArgument(
+                f"`state_dict` has no {missing[0]!r}: it is not the state of {type(self).__name__}."
+            )
+        super().load_state_dict(
+            {key: value for key, value in state_dict.items() if key not in ("noise", "heat")}
+        )
         self._noise.load_state_dict(state_dict["noise"])
         self._heats = [GroupHeat.of(each) for each in copy.deepcopy(state_dict["heat"])]
 
@@ -217,11 +238,14 @@ class Sampler(torch.optim.Optimizer, ABC):
         return [self.state[param][name] for param in params]
 
     def _injection(self, place: int, reading: float, scale: float) -> float:
-        """The temperature to inject, given this step's reading of the own heat. Raises if that is above T."""
+        """The temperature to inject, given this step's reading of the own heat. Raises if that is
+        above T."""
         group, heat = self.param_groups[place], self._heats[place].mean
         judge = heat.add(reading, scale)
         temperature: float = group["temperature"]
-        group["injected"] = max(temperature - heat.temperature, 0.0) if group["hold"] else temperature
+        group["injected"] = (
+            max(temperature - heat.temperature, 0.0) if group["hold"] else temperature
+        )
         if judge and group["hold"] and heat.readings > group["burn_in"] and heat.above(temperature):
             self._refuse(place, heat.estimate(), "SGD itself (mini-batch noise and finite steps)")
         injected: float = group["injected"]
@@ -234,22 +258,31 @@ class Sampler(torch.optim.Optimizer, ABC):
     def _noise_by_direction(self, place: int, params: list[Tensor], scale: float) -> list[Tensor]:
         """Noise whose covariance is the temperature to inject by direction, see `HeatMatrix`."""
         normal = flat(self._noise.draw(params, place))
-        noise = self._heats[place].matrix.colored(normal, self.param_groups[place]["temperature"], scale)
+        noise = self._heats[place].matrix.colored(
+            normal, self.param_groups[place]["temperature"], scale
+        )
         pieces = noise.split([param.numel() for param in params])
         return [piece.view_as(param) for piece, param in zip(pieces, params, strict=True)]
 
     def _judge_along(self, place: int, reading: float, scale: float, *, small: bool) -> None:
-        """Add a reading of the heat along the hottest direction, divided by `scale`. Raises if it is too much.
+        """Add a reading of the heat along the hottest direction, divided by `scale`. Raises if it
+        is too much.
 
-        In a small group it must leave room for noise. In a large one the mean over the group is subtracted from all
+        In a small group it must leave room for noise. In a large one the mean over the group is
+        subtracted from all
         directions alike: one without heat of its own is below T by this mean.
         """
-        temperature, mean = self.param_groups[place]["temperature"], self._heats[place].mean.temperature
+        temperature, mean = (
+            self.param_groups[place]["temperature"],
+            self._heats[place].mean.temperature,
+        )
         if small:
             words = f", above {ROOM:.0%} of the temperature, which leaves no room for noise"
             self._judge_hottest(place, reading, 0.0, ROOM * temperature, words, scale)
         else:
-            self._judge_hottest(place, reading, mean, TOLERANCE * temperature, too_hot(mean), scale, cold=mean)
+            self._judge_hottest(
+                place, reading, mean, TOLERANCE * temperature, too_hot(mean), scale, cold=mean
+            )
 
     def _judge_hottest(
         self,
@@ -262,7 +295,8 @@ class Sampler(torch.optim.Optimizer, ABC):
         *,
         cold: float = 0.0,
     ) -> None:
-        """Add a reading of the heat along the hottest direction. Raises if that is above the mean by more than a limit.
+        """Add a reading of the heat along the hottest direction. Raises if that is above the mean
+        by more than a limit.
 
         Args:
             place: Index of the group.
@@ -279,9 +313,10 @@ class Sampler(torch.optim.Optimizer, ABC):
             return
         found = heat.estimate()
         raise BadArgument(
-            f"`temperature` {temperature:g} is too low for `lr` {group['lr']:g}: along the hottest direction SGD "
-            f"itself heats to {found}{words}. {self._way_out(place, limit / max(found.high - mean, cold))} "
-            "With hold=False a sampler runs anyway."
+            f"`temperature` {temperature:g} is too low for `lr` {group['lr']:g}: along the hottest "
+            f"direction SGD itself heats to {found}{words}. "
+            f"{self._way_out(place, limit / max(found.high - mean, cold))} With hold=False a "
+            "sampler runs anyway."
         )
 
     def _cold(self, place: int) -> bool:
@@ -296,9 +331,10 @@ class Sampler(torch.optim.Optimizer, ABC):
     def _refuse(self, place: int, heat: Estimate, source: str) -> None:
         group = self.param_groups[place]
         raise BadArgument(
-            f"`temperature` {group['temperature']:g} is too low for `lr` {group['lr']:g}: {source} heats to {heat}, "
-            f"and a sampler can only add noise. {self._way_out(place, group['temperature'] / heat.value)} "
-            "With hold=False a sampler runs anyway, hotter than `temperature`."
+            f"`temperature` {group['temperature']:g} is too low for `lr` {group['lr']:g}: {source} "
+            f"heats to {heat}, and a sampler can only add noise. "
+            f"{self._way_out(place, group['temperature'] / heat.value)} With hold=False a sampler "
+            "runs anyway, hotter than `temperature`."
         )
 
     def _way_out(self, place: int, share: float) -> str:
@@ -308,10 +344,13 @@ class Sampler(torch.optim.Optimizer, ABC):
         batch = f"a batch at least {significant(1 / share)} times as large"
         if group["batch_size"] is not None:
             batch = f"a batch of at least {math.ceil(group['batch_size'] / share):,}"
-        return f"Use `lr` below {significant(group['lr'] * share)}, {batch}, or a higher temperature."
+        return (
+            f"Use `lr` below {significant(group['lr'] * share)}, {batch}, or a higher temperature."
+        )
 
     def _cold_by(self, place: int) -> float:
-        """By how much a direction without heat of its own is below T if the mean of the group is held."""
+        """By how much a direction without heat of its own is below T if the mean of the group is
+        held."""
         return self._heats[place].mean.temperature
 
     def _check(self, group: dict[str, Any]) -> None:
@@ -320,9 +359,14 @@ class Sampler(torch.optim.Optimizer, ABC):
         unknown = [name for name in group if name not in known]
         if unknown:
             settings = ", ".join(sorted(self.defaults))
-            raise BadArgument(f"`{unknown[0]}` is not a setting of {type(self).__name__}, which has {settings}.")
+            raise BadArgument(
+                f"`{unknown[0]}` is not a setting of {type(self).__name__}, which has {settings}."
+            )
         if group["examples"] is None:
-            raise BadArgument("`examples` is missing: T in posterior units needs N, because U = N × the mean loss.")
+            raise BadArgument(
+                "`examples` is missing: T in posterior units needs N, because U = N × the mean "
+                "loss."
+            )
         check_whole("examples", group["examples"], 1)
         check_whole("burn_in", group["burn_in"], 0)
         check_whole("memory", group["memory"], 10)
@@ -339,8 +383,8 @@ class Sampler(torch.optim.Optimizer, ABC):
 def too_hot(mean: float) -> str:
     """What follows from a heat along the hottest direction that is too far above the mean."""
     return (
-        f", {significant(mean)} in the mean over the group, so this direction is more than {TOLERANCE:.0%} above the "
-        "temperature"
+        f", {significant(mean)} in the mean over the group, so this direction is more than "
+        f"{TOLERANCE:.0%} above the temperature"
     )
 
 

@@ -12,17 +12,20 @@ from gradiometer.measurement.gradient_graph import flat
 
 
 class SGLD(Sampler):
-    """Φ ← Φ − ηĝ + √(2ηT'/N) ξ, ξ ~ N(0, I): SGD with noise, whose iterates are draws from exp(−U/T).
+    """Φ ← Φ − ηĝ + √(2ηT'/N) ξ, ξ ~ N(0, I): SGD with noise, whose iterates are draws from
+    exp(−U/T).
 
-    Its own heat is η N E‖ĝ‖²/(2d), the sum of mini-batch noise, η N tr Σ/(2Bd), and finite steps, η N‖g‖²/(2d):
-    expanding E‖Φ_{t+1} − c‖² = E‖Φ_t − c‖² gives E[(Φ − c)·∇U]/d = T' + ηN E‖ĝ‖²/(2d), exactly, for any loss. With
-    `hold`, T' = T minus the running mean of the own heat. On a quadratic with curvature h and noise c of ĝ (over B)
-    this is T' = T(1 − ηh/2) − Nηc/(2B), which gives Var Φ = T/(Nh) for any step.
+    Its own heat is η N E‖ĝ‖²/(2d), the sum of mini-batch noise, η N tr Σ/(2Bd), and finite steps, η
+    N‖g‖²/(2d): expanding E‖Φ_{t+1} − c‖² = E‖Φ_t − c‖² gives E[(Φ − c)·∇U]/d = T' + ηN E‖ĝ‖²/(2d),
+    exactly, for any loss. With `hold`, T' = T minus the running mean of the own heat. On a
+    quadratic with curvature h and noise c of ĝ (over B) this is T' = T(1 − ηh/2) − Nηc/(2B), which
+    gives Var Φ = T/(Nh) for any step.
 
     Settings: see `Sampler`. `momentum` must be 0.
 
-    Source: Welling & Teh (2011), Bayesian Learning via Stochastic Gradient Langevin Dynamics, eq. 4, whose ε is 2η/N;
-        the balance: Yaida (2018), Fluctuation-Dissipation Relations for Stochastic Gradient Descent, with noise added.
+    Source: Welling & Teh (2011), Bayesian Learning via Stochastic Gradient Langevin Dynamics, eq.
+        4, whose ε is 2η/N; the balance: Yaida (2018), Fluctuation-Dissipation Relations for
+        Stochastic Gradient Descent, with noise added.
 
     Example: 4,000 chains in one tensor, on U = N·Φ²/2 with N = 100. The variance is T/N = 0.01.
         >>> import torch
@@ -41,19 +44,30 @@ class SGLD(Sampler):
     def _move(self, place: int, params: list[Tensor], gradients: list[Tensor]) -> None:
         group = self.param_groups[place]
         rate, examples = group["lr"], group["examples"]
-        noise, size = ([], 0.0) if self._cold(place) else self._thermal(place, params, flat(gradients), rate / 2)
+        noise, size = (
+            ([], 0.0)
+            if self._cold(place)
+            else self._thermal(place, params, flat(gradients), rate / 2)
+        )
         torch._foreach_add_(params, gradients, alpha=-rate)
         if noise:
             torch._foreach_add_(params, noise, alpha=size * math.sqrt(2 * rate / examples))
 
-    def _thermal(self, place: int, params: list[Tensor], gradient: Tensor, scale: float) -> tuple[list[Tensor], float]:
-        """Noise and its factor, whose covariance is the temperature to inject, T or T − own; empty if there is none."""
+    def _thermal(
+        self, place: int, params: list[Tensor], gradient: Tensor, scale: float
+    ) -> tuple[list[Tensor], float]:
+        """Noise and its factor, whose covariance is the temperature to inject, T or T − own; empty
+        if there is none."""
         group, own = self.param_groups[place], self._heats[place]
         examples = group["examples"]
-        injected = self._injection(place, examples * float(gradient @ gradient) / len(gradient), scale)
+        injected = self._injection(
+            place, examples * float(gradient @ gradient) / len(gradient), scale
+        )
         by_direction = self._small(group, len(gradient))
         if own.hottest.found:
-            self._judge_along(place, examples * own.hottest.along(gradient), scale, small=by_direction)
+            self._judge_along(
+                place, examples * own.hottest.along(gradient), scale, small=by_direction
+            )
         else:
             own.hottest.look(gradient)
         if by_direction:

@@ -14,26 +14,31 @@ from gradiometer.measurement.gradient_graph import flat
 
 
 class SGNHT(Sampler):
-    """SGHMC with variable friction, which grows while the temperature is above T and falls while it is below.
+    """SGHMC with variable friction, which grows while the temperature is above T and falls while it
+    is below.
 
-    B: p ← p − √η ĝ; A: Φ ← Φ + √η p/2; thermostat: ζ ← ζ + (T̂/T − 1)/(2·relaxation²); O: p ← e^−ζ p plus noise of the
-    diffusion that `momentum` sets at the start; A again. Friction removes the heat of mini-batch noise, as of any other
+    B: p ← p − √η ĝ; A: Φ ← Φ + √η p/2; thermostat: ζ ← ζ + (T̂/T − 1)/(2·relaxation²); O: p ← e^−ζ
+    p plus noise of the diffusion that `momentum` sets at the start; A again. Friction removes the
+    heat of mini-batch noise, as of any other
     source: the heat need not be known, and it may exceed T, for which SGHMC raises an error.
 
-    With `hold`, T̂ is this step's reading of the *configurational* temperature,
-    N‖p_after B‖²(1+μ)²/(4d) + s²(3+μ)/(4(1+μ)) with μ = e^−ζ and s² the variance of the noise. This is the exact
-    balance of the splitting for slowly changing friction, so E[(Φ − c)·∇U]/d = T at finite steps. Otherwise T̂ is the
-    kinetic temperature N‖p‖²/d, as published, and the position is hotter or colder by the bias of the step.
+    With `hold`, T̂ is this step's reading of the *configurational* temperature, N‖p_after
+    B‖²(1+μ)²/(4d) + s²(3+μ)/(4(1+μ)) with μ = e^−ζ and s² the variance of the noise. This is the
+    exact balance of the splitting for slowly changing friction, so E[(Φ − c)·∇U]/d = T at finite
+    steps. Otherwise T̂ is the kinetic temperature N‖p‖²/d, as published, and the position is hotter
+    or colder by the bias of the step.
 
     Args:
-        relaxation: Number of steps in which the temperature returns to T while the friction ζ is at most its inverse.
-            For larger ζ it is about 2ζ·relaxation² steps. A longer relaxation is steadier.
-        shared: The settings of `Sampler`. The step of the dynamics is √η, and `momentum` in (0, 1) is e^−ζ at the
-            start: it sets the diffusion T(−2 ln μ) per step. Temperature 0 only for phases without noise, in which
-            the friction stays constant.
+        relaxation: Number of steps in which the temperature returns to T while the friction ζ is at
+            most its inverse. For larger ζ it is about 2ζ·relaxation² steps. A longer relaxation is
+            steadier.
+        shared: The settings of `Sampler`. The step of the dynamics is √η, and `momentum` in (0, 1)
+            is e^−ζ at the start: it sets the diffusion T(−2 ln μ) per step. Temperature 0 only for
+            phases without noise, in which the friction stays constant.
 
-    Source: Ding et al. (2014), Bayesian Sampling Using Stochastic Gradient Thermostats, algorithm 2; the splitting:
-        Leimkuhler & Shang (2016), Adaptive Thermostats for Noisy Gradient Systems.
+    Source: Ding et al. (2014), Bayesian Sampling Using Stochastic Gradient Thermostats, algorithm
+        2; the splitting: Leimkuhler & Shang (2016), Adaptive Thermostats for Noisy Gradient
+        Systems.
 
     Example: 4,000 chains in one tensor, on U = N·Φ²/2 with N = 100. The variance is T/N = 0.01.
         >>> import torch
@@ -47,7 +52,9 @@ class SGNHT(Sampler):
         0.0099
     """
 
-    def __init__(self, params: Iterable[Any], lr: float = 1e-3, *, relaxation: int = 20, **shared: Any) -> None:
+    def __init__(
+        self, params: Iterable[Any], lr: float = 1e-3, *, relaxation: int = 20, **shared: Any
+    ) -> None:
         """Make a sampler with the settings of `Sampler`, and `relaxation`."""
         self._own = {"relaxation": relaxation}
         super().__init__(params, lr, **shared)
@@ -65,21 +72,29 @@ class SGNHT(Sampler):
         torch._foreach_mul_(momenta, math.exp(-group["friction"]))
         if not cold:
             noise = self._noise.draw(params, place)
-            torch._foreach_add_(momenta, noise, alpha=math.sqrt(_variance(group) / group["examples"]))
+            torch._foreach_add_(
+                momenta, noise, alpha=math.sqrt(_variance(group) / group["examples"])
+            )
         torch._foreach_add_(params, momenta, alpha=pace / 2)
         if not (group["hold"] or cold):
             self._relax(group, group["examples"] * squared_norm(momenta) / dimension)
 
     def _adapt(self, place: int, kinetic: float) -> None:
-        """Change the friction by this step's configurational temperature. Raises if the friction is at its limit."""
+        """Change the friction by this step's configurational temperature. Raises if the friction is
+        at its limit."""
         group, heat = self.param_groups[place], self._heats[place].mean
         seen = _configurational(group, kinetic)
         # 3.0: friction per step above which more changes little: e^−3 of the momentum is left.
         judge, full = heat.add(seen), group["friction"] > 3.0
         # 10.0: before `burn_in` a reading counts at most this many times T, so that a hot start
         # does not cause much friction.
-        self._relax(group, min(seen, 10.0 * group["temperature"]) if heat.readings <= group["burn_in"] else seen)
-        hot = judge and full and heat.readings > group["burn_in"] and heat.above(group["temperature"])
+        self._relax(
+            group,
+            min(seen, 10.0 * group["temperature"]) if heat.readings <= group["burn_in"] else seen,
+        )
+        hot = (
+            judge and full and heat.readings > group["burn_in"] and heat.above(group["temperature"])
+        )
         if hot:
             self._refuse(place, heat.estimate(), "at full friction SGD itself")
 
@@ -89,7 +104,9 @@ class SGNHT(Sampler):
         if hottest.found:
             kinetic = group["examples"] * hottest.along(flat(momenta))
             mean = group["temperature"]
-            self._judge_hottest(place, _configurational(group, kinetic), mean, TOLERANCE * mean, too_hot(mean))
+            self._judge_hottest(
+                place, _configurational(group, kinetic), mean, TOLERANCE * mean, too_hot(mean)
+            )
         else:
             hottest.look(flat(gradients))
 
@@ -115,13 +132,15 @@ class SGNHT(Sampler):
 
 
 def _configurational(group: dict[str, Any], kinetic: float) -> float:
-    """The temperature of the positions in the balance of the splitting, from that of the momenta after B."""
+    """The temperature of the positions in the balance of the splitting, from that of the momenta
+    after B."""
     left = math.exp(-group["friction"])
     return kinetic * (1 + left) ** 2 / 4 + _variance(group) * (3 + left) / (4 * (1 + left))
 
 
 def _variance(group: dict[str, Any]) -> float:
-    """s² = T·A(1 − e^−2ζ)/ζ, the variance of the noise of a step with diffusion A = −ln `momentum`, times N."""
+    """s² = T·A(1 − e^−2ζ)/ζ, the variance of the noise of a step with diffusion A = −ln `momentum`,
+    times N."""
     diffusion, friction = -math.log(group["momentum"]), group["friction"]
     kept = -math.expm1(-2 * friction) / friction if abs(friction) > 1e-12 else 2.0
     variance: float = group["temperature"] * diffusion * kept

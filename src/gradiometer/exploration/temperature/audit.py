@@ -1,4 +1,5 @@
-"""The audit: measure the temperature of an optimizer or a sampler on a quadratic with a known law."""
+"""The audit: measure the temperature of an optimizer or a sampler on a quadratic with
+a known law."""
 
 import inspect
 import math
@@ -36,7 +37,8 @@ class Audit:
         temperature: E⟨Φ, ∇U⟩/d over its iterates, the temperature measured.
         ratio: `temperature` / `asked`.
         by_curvature: h E φ² along each curvature h: the same for all if the law is exp(−U/T).
-        trend: The temperature of the second half of the measured steps minus that of the first half.
+        trend: The temperature of the second half of the measured steps minus that of the first
+            half.
     """
 
     asked: float
@@ -60,11 +62,15 @@ class Audit:
             pick(self.by_curvature, key=lambda each: each[1].value) for pick in (min, max)
         )
         words = (
-            f"Asked for a temperature of {significant(self.asked)}, it runs at {self.temperature}, {self.ratio} times "
-            f"that. By direction: from {coldest} at curvature {significant(flat, 2)} to {hottest} at "
-            f"{significant(stiff, 2)}."
+            f"Asked for a temperature of {significant(self.asked)}, it runs at {self.temperature}, "
+            f"{self.ratio} times that. By direction: from {coldest} at curvature "
+            f"{significant(flat, 2)} to {hottest} at {significant(stiff, 2)}."
         )
-        return words if self.settled else f"{words} It had not settled: in the second half it changed by {self.trend}."
+        return (
+            words
+            if self.settled
+            else f"{words} It had not settled: in the second half it changed by {self.trend}."
+        )
 
 
 def audit(
@@ -82,14 +88,15 @@ def audit(
 ) -> Audit:
     """Run a sampler on U(Φ) = ½ Σ hφ² and measure the temperature of its iterates.
 
-    One parameter vector holds many copies of the same few directions. They start from exp(−U/T), the law asked for.
-    The time averages of the copies are independent, so the interval does not depend on autocorrelation. Every copy
-    must forget its start within `burn_in`, which takes about 1/(ηh) steps along curvature h.
+    One parameter vector holds many copies of the same few directions. They start from exp(−U/T),
+    the law asked for. The time averages of the copies are independent, so the interval does not
+    depend on autocorrelation. Every copy must forget its start within `burn_in`, which takes about
+    1/(ηh) steps along curvature h.
 
     Args:
-        sampler: Makes an optimizer from a list of parameters, such as `partial(torch.optim.SGD, lr=0.1)`; or a step
-            function `step(params, gradient, generator)` that returns the new parameters. The number of required
-            arguments, one or three, decides which.
+        sampler: Makes an optimizer from a list of parameters, such as `partial(torch.optim.SGD,
+            lr=0.1)`; or a step function `step(params, gradient, generator)` that returns the new
+            parameters. The number of required arguments, one or three, decides which.
         temperature: The temperature T asked for, in units of U.
         curvatures: h of each direction, in units of U.
         noise: Variance of the gradient noise tr Σ/(Bd), Gaussian and the same in all directions.
@@ -98,7 +105,8 @@ def audit(
         burn_in: Steps before the measurement. Default: a quarter of the steps.
         copies: Copies of every direction, at least 4.
         level: Confidence level.
-        seed: Seed of the start, of the gradient noise and of torch's global generator, which is restored.
+        seed: Seed of the start, of the gradient noise and of torch's global generator, which is
+            restored.
 
     Raises:
         BadArgument: An argument is out of range, or `sampler` is neither of the two.
@@ -122,45 +130,64 @@ def audit(
         raise BadArgument(f"`curvatures` must be positive and finite, got {list(curvatures)}.")
     burn_in = steps // 4 if burn_in is None else burn_in
     if not 0 <= burn_in <= steps - 2:
-        raise BadArgument(f"`burn_in` must lie between 0 and steps − 2 = {steps - 2}, got {burn_in}.")
-    # A derived seed, because a sampler with seed 0 must not draw the same numbers as the gradient noise.
+        raise BadArgument(
+            f"`burn_in` must lie between 0 and steps − 2 = {steps - 2}, got {burn_in}."
+        )
+    # A derived seed, because a sampler with seed 0 must not draw the same numbers as the gradient
+    # noise.
     generator = torch.Generator().manual_seed(_seed_for(seed, "gradient"))
     start = torch.randn(len(h), dtype=torch.float64, generator=generator) * (temperature / h).sqrt()
 
     def gradient(position: Tensor) -> Tensor:
         exact = h * position.detach() / examples
-        return exact + math.sqrt(noise) * torch.randn(len(h), dtype=torch.float64, generator=generator)
+        return exact + math.sqrt(noise) * torch.randn(
+            len(h), dtype=torch.float64, generator=generator
+        )
 
     with untouched_randomness(_seed_for(seed, "global"), [torch.device("cpu")]):
         sums = [torch.zeros_like(h), torch.zeros_like(h)]
         half = burn_in + (steps - burn_in) // 2
-        for step, position in zip(range(steps), _positions(sampler, start, gradient, seed), strict=False):
+        for step, position in zip(
+            range(steps), _positions(sampler, start, gradient, seed), strict=False
+        ):
             if step >= burn_in:
                 sums[step >= half] += h * position.detach().square()
             # 64: steps between checks for iterates that are not finite.
             if step % 64 == 0 and not torch.isfinite(position).all():
-                raise Diverged(f"the sampler's iterates are not finite after {step + 1} steps: take a smaller step.")
+                raise Diverged(
+                    f"the sampler's iterates are not finite after {step + 1} steps: take a smaller "
+                    "step."
+                )
     counts = half - burn_in, steps - half
-    first, second = ((total / count).view(copies, -1).numpy() for total, count in zip(sums, counts, strict=True))
+    first, second = (
+        (total / count).view(copies, -1).numpy() for total, count in zip(sums, counts, strict=True)
+    )
     whole = (counts[0] * first + counts[1] * second) / sum(counts)
-    settings: dict[str, Any] = {"level": level, "batches": copies}  # Student's intervals over the copies
+    settings: dict[str, Any] = {
+        "level": level,
+        "batches": copies,
+    }  # Student's intervals over the copies
     measured = mean(whole.mean(axis=1), **settings)
     return Audit(
         asked=temperature,
         temperature=measured,
         ratio=transform(measured, lambda value: value / temperature),
-        by_curvature=tuple((h, mean(whole[:, place], **settings)) for place, h in enumerate(curvatures)),
+        by_curvature=tuple(
+            (h, mean(whole[:, place], **settings)) for place, h in enumerate(curvatures)
+        ),
         trend=difference_of_means(second.mean(axis=1), first.mean(axis=1), **settings),
     )
 
 
-def _positions(sampler: MakeOptimizer | Step, start: Tensor, gradient: Gradient, seed: int) -> Iterator[Tensor]:
+def _positions(
+    sampler: MakeOptimizer | Step, start: Tensor, gradient: Gradient, seed: int
+) -> Iterator[Tensor]:
     """The position after each step, without end."""
     arguments, function = _arguments(sampler), cast("Callable[..., Any]", sampler)
     if arguments not in (1, 3):
         raise BadArgument(
-            "`sampler` must take 1 argument (parameters) and make an optimizer, or 3 arguments (parameters, gradient, "
-            f"generator) and make a step, got {arguments} arguments."
+            "`sampler` must take 1 argument (parameters) and make an optimizer, or 3 arguments "
+            f"(parameters, gradient, generator) and make a step, got {arguments} arguments."
         )
     if arguments == 3:
         position, generator = start.clone(), torch.Generator().manual_seed(_seed_for(seed, "step"))
@@ -170,7 +197,9 @@ def _positions(sampler: MakeOptimizer | Step, start: Tensor, gradient: Gradient,
     parameter = torch.nn.Parameter(start.clone())
     optimizer = function([parameter])
     if not isinstance(optimizer, Optimizer):
-        raise BadArgument(f"`sampler` must make a torch.optim.Optimizer, got a {type(optimizer).__name__}.")
+        raise BadArgument(
+            f"`sampler` must make a torch.optim.Optimizer, got a {type(optimizer).__name__}."
+        )
     while True:
         parameter.grad = gradient(parameter)
         optimizer.step()
@@ -185,9 +214,11 @@ def _arguments(sampler: Callable[..., Any]) -> int:
     """The number of required positional arguments."""
     if not callable(sampler):
         raise BadArgument(
-            f"`sampler` must be a function that makes an optimizer from the audit's parameters, such as "
-            f"partial(torch.optim.SGD, lr=0.1), got a {type(sampler).__name__}."
+            "`sampler` must be a function that makes an optimizer from the audit's parameters, "
+            f"such as partial(torch.optim.SGD, lr=0.1), got a {type(sampler).__name__}."
         )
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     given = inspect.signature(sampler).parameters.values()
-    return sum(each.kind in positional and each.default is inspect.Parameter.empty for each in given)
+    return sum(
+        each.kind in positional and each.default is inspect.Parameter.empty for each in given
+    )

@@ -1,4 +1,5 @@
-"""Equipartition: has every direction, every parameter tensor and the tail of a run's law the same temperature?"""
+"""Equipartition: has every direction, every parameter tensor and the tail of a run's law the same
+temperature?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +23,15 @@ TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Shape:
-    """The temperature by direction, by parameter tensor and in the tail, at 99 %. All are T if the law is exp(−U/T).
+    """The temperature by direction, by parameter tensor and in the tail, at 99 %. All are T if the
+    law is exp(−U/T).
 
     Args:
-        hottest: The temperature along the direction that is hottest in one half of the run, measured in the other half.
+        hottest: The temperature along the direction that is hottest in one half of the run,
+            measured in the other half.
         coldest: The same for the coldest direction.
-        tail: N E[(φ − c)³ ∂L/∂φ]/(3 E(φ − c)²), the mean over directions: a fourth moment, as a temperature.
+        tail: N E[(φ − c)³ ∂L/∂φ]/(3 E(φ − c)²), the mean over directions: a fourth moment, as a
+            temperature.
         tensors: The temperature of each parameter tensor, at 99 % for all of them together.
     """
 
@@ -40,10 +44,16 @@ class Shape:
     def named(self) -> dict[str, Estimate]:
         """Every estimate with its name."""
         tensors = {f"tensor {name}": each for name, each in self.tensors.items()}
-        return {"hottest direction": self.hottest, "coldest direction": self.coldest, "tail": self.tail, **tensors}
+        return {
+            "hottest direction": self.hottest,
+            "coldest direction": self.coldest,
+            "tail": self.tail,
+            **tensors,
+        }
 
     def differing(self, temperature: float) -> list[str]:
-        """What differs from a temperature by more than 5 %, with its interval: "tail 1.31 [1.20, 1.42]".
+        """What differs from a temperature by more than 5 %, with its interval: "tail 1.31 [1.20,
+        1.42]".
 
         Args:
             temperature: T, positive.
@@ -57,10 +67,12 @@ class Shape:
 
 
 class Equipartition:
-    """Sums along a run for the matrix N E[(Φ − c)∇Lᵀ], which is T·I if the law is exp(−U/T), whatever the loss.
+    """Sums along a run for the matrix N E[(Φ − c)∇Lᵀ], which is T·I if the law is exp(−U/T),
+    whatever the loss.
 
-    In this matrix no direction is special, so its largest and smallest eigenvalue belong to the hottest and the
-    coldest direction. They are found in one half of the run and measured in the other.
+    In this matrix no direction is special, so its largest and smallest eigenvalue belong to the
+    hottest and the coldest direction. They are found in one half of the run and measured in the
+    other.
 
     Args:
         directions: Orthonormal directions to watch, at most 32.
@@ -81,7 +93,10 @@ class Equipartition:
     """
 
     def __init__(
-        self, directions: Float[Tensor, "directions params"], origin: Float[Tensor, " params"], steps: int
+        self,
+        directions: Float[Tensor, "directions params"],
+        origin: Float[Tensor, " params"],
+        steps: int,
     ) -> None:
         self.directions = directions
         self.origin = origin.detach().clone()
@@ -93,7 +108,8 @@ class Equipartition:
         self._counts = np.zeros(BLOCKS)
 
     def add(self, position: Float[Tensor, " params"], gradient: Float[Tensor, " params"]) -> None:
-        """Add a step: Φ, and at Φ the gradient of the mean loss and the prior, from an independent batch."""
+        """Add a step: Φ, and at Φ the gradient of the mean loss and the prior, from an independent
+        batch."""
         block = self.added * BLOCKS // self.steps
         both = torch.stack([position - self.origin, gradient]) @ self.directions.T
         x, g = both.double().cpu().numpy()
@@ -114,9 +130,15 @@ class Equipartition:
         center = x.T @ self._counts / self.added
         products = self._products / counts[..., None] - center[:, None] * g[:, None, :]
         matrices = examples * (products + products.swapaxes(1, 2)) / 2
-        fourth = xxxg - 3 * center * xxg + 3 * center**2 * (self._products.diagonal(axis1=1, axis2=2) / counts)
+        fourth = (
+            xxxg
+            - 3 * center * xxg
+            + 3 * center**2 * (self._products.diagonal(axis1=1, axis2=2) / counts)
+        )
         variance = (xx - 2 * center * x + center**2).T @ self._counts / self.added
-        tails = examples * (fourth - center**3 * g) / (3 * np.maximum(variance, np.finfo(float).tiny))
+        tails = (
+            examples * (fourth - center**3 * g) / (3 * np.maximum(variance, np.finfo(float).tiny))
+        )
         return Shape(
             hottest=_along(matrices, -1),
             coldest=_along(matrices, 0),
@@ -125,19 +147,24 @@ class Equipartition:
         )
 
 
-def watched_directions(hottest: Tensor, like: Float[Tensor, " params"]) -> Float[Tensor, "directions params"]:
-    """All directions of a small model, else the one in which the gradients are largest, or the first ones."""
+def watched_directions(
+    hottest: Tensor, like: Float[Tensor, " params"]
+) -> Float[Tensor, "directions params"]:
+    """All directions of a small model, else the one in which the gradients are largest, or the
+    first ones."""
     if len(like) <= DIRECTIONS or not len(hottest):
         return torch.eye(DIRECTIONS, len(like), dtype=like.dtype, device=like.device)[: len(like)]
     return hottest[None].to(like)
 
 
 def _along(matrices: Float[np.ndarray, "blocks directions directions"], place: int) -> Estimate:
-    """The mean along an eigenvector of the mean of the other half of the blocks, in the order of eigenvalues.
+    """The mean along an eigenvector of the mean of the other half of the blocks, in the order of
+    eigenvalues.
 
-    The two halves are correlated, up to 0.4 if all directions have the same temperature, because each chooses the
-    direction of the other. The mean of their intervals covers whatever the correlation is: the standard deviation of a
-    mean of two numbers is at most the mean of their standard deviations.
+    The two halves are correlated, up to 0.4 if all directions have the same temperature, because
+    each chooses the direction of the other. The mean of their intervals covers whatever the
+    correlation is: the standard deviation of a mean of two numbers is at most the mean of their
+    standard deviations.
     """
     half = len(matrices) // 2
     halves: Sequence[np.ndarray] = matrices[:half], matrices[half:]
@@ -145,6 +172,8 @@ def _along(matrices: Float[np.ndarray, "blocks directions directions"], place: i
     for here, other in (halves, halves[::-1]):
         vector = np.linalg.eigh(other.mean(axis=0))[1][:, place]
         found.append(mean(here @ vector @ vector, level=SURE))
-    value, low, high = (sum(getattr(each, name) for each in found) / 2 for name in ("value", "low", "high"))
+    value, low, high = (
+        sum(getattr(each, name) for each in found) / 2 for name in ("value", "low", "high")
+    )
     method = f"mean of two halves: {found[0].method}"
     return Estimate.interval(value, low, high, level=SURE, method=method, samples=len(matrices))

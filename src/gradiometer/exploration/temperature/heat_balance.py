@@ -13,9 +13,11 @@ Parts = Float[np.ndarray, "steps layers"]
 
 @dataclass(frozen=True)
 class HeatBalance:
-    """T_conf = T_injected + T_minibatch + T_step − drift of every reading and layer, each times the layer's size.
+    """T_conf = T_injected + T_minibatch + T_step − drift of every reading and layer, each times the
+    layer's size.
 
-    In units of the loss. Divide by the parameters of a layer, or sum and divide by d, to get temperatures.
+    In units of the loss. Divide by the parameters of a layer, or sum and divide by d, to get
+    temperatures.
 
     Args:
         configurational: ⟨Φ − c, ĝ⟩, with weight decay in ĝ.
@@ -51,21 +53,23 @@ class HeatBalance:
 def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0) -> HeatBalance:
     """The balance at every reading whose next reading has the same origin c.
 
-    With momentum it is the balance of Φ − ηᵤv, with ηᵤ = ημ/(1 − μ) (heavy ball) or ημ²/(1 − μ) (Nesterov). This
-    position moves by −ηĝ/(1 − μ) per step, so it is plain SGD at η/(1 − μ), exactly while η is constant. If readings
-    are many steps apart, the drift covers all steps between them, and the other parts only the measured steps.
+    With momentum it is the balance of Φ − ηᵤv, with ηᵤ = ημ/(1 − μ) (heavy ball) or ημ²/(1 − μ)
+    (Nesterov). This position moves by −ηĝ/(1 − μ) per step, so it is plain SGD at η/(1 − μ),
+    exactly while η is constant. If readings are many steps apart, the drift covers all steps
+    between them, and the other parts only the measured steps.
 
-    A step with ĝ clipped to s times its length counts as a step at the rate ηs. If readings are many steps apart, the
-    drift then uses the mean rate of two steps for all steps between: an error of the order of the variance of s.
+    A step with ĝ clipped to s times its length counts as a step at the rate ηs. If readings are
+    many steps apart, the drift then uses the mean rate of two steps for all steps between: an error
+    of the order of the variance of s.
 
     Args:
         series: Readings of the gauge `Temperature`.
         momentum: μ.
         injected: The temperature of the noise that a sampler adds, in units of the loss.
 
-    Source: Yaida (2018), Fluctuation-dissipation relations for stochastic gradient descent, eq. 14, before its
-        average over the stationary law; the position: Yuan, Ying & Sayed (2016), On the Influence of Momentum
-        Acceleration on Online Learning, section 3.
+    Source: Yaida (2018), Fluctuation-dissipation relations for stochastic gradient descent, eq. 14,
+        before its average over the stationary law; the position: Yuan, Ying & Sayed (2016), On the
+        Influence of Momentum Acceleration on Online Learning, section 3.
     """
     gaps = np.diff(series.steps)
     origin, rate = series.moments["origin"], rates_of(series) / (1 - momentum)
@@ -79,7 +83,12 @@ def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0
         return values
 
     parameters = series.moments["parameters"][0].astype(np.int64)
-    minibatch = rate / 2 * part("noise") * _batch_factor(series.sampling, series.batch_size[:-1][kept, None])
+    minibatch = (
+        rate
+        / 2
+        * part("noise")
+        * _batch_factor(series.sampling, series.batch_size[:-1][kept, None])
+    )
     return HeatBalance(
         configurational=part("configurational"),
         injected=np.broadcast_to(injected * parameters, growth.shape),
@@ -97,12 +106,16 @@ def rates_of(series: Series) -> Float[np.ndarray, " steps"]:
     return rates
 
 
-def _batch_factor(sampling: Sampling, batch_size: Int[np.ndarray, "steps 1"]) -> Float[np.ndarray, "steps 1"]:
-    """E‖ĝ − g‖² over tr Σ as measured from the halves of a batch: 1/B, or 1/B − 1/N without replacement."""
+def _batch_factor(
+    sampling: Sampling, batch_size: Int[np.ndarray, "steps 1"]
+) -> Float[np.ndarray, "steps 1"]:
+    """E‖ĝ − g‖² over tr Σ as measured from the halves of a batch: 1/B, or 1/B − 1/N without
+    replacement."""
     if sampling.draw is not Draw.RESHUFFLED:
         return 1 / batch_size
     if sampling.examples is None:
         raise BadArgument(
-            "`sampling` draws without replacement from a training set of unknown size: give its `examples`."
+            "`sampling` draws without replacement from a training set of unknown size: give its "
+            "`examples`."
         )
     return 1 / batch_size - 1 / sampling.examples

@@ -1,4 +1,5 @@
-"""The mean time to cross a barrier at a temperature: exponential in barrier / temperature (Kramers)."""
+"""The mean time to cross a barrier at a temperature: exponential in barrier / temperature
+(Kramers)."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from gradiometer.errors import BadArgument
 
 MOST_NODES = 3000
 WIDTHS_OF_A_LAW = 12
-"""Distance below the start that is included, in standard deviations of the stationary law around the start."""
+"""Distance below the start that is included, in standard deviations of the stationary law around
+the start."""
 
 
 def passage_steps(
@@ -23,10 +25,11 @@ def passage_steps(
     end: float,
     lowest: float,
 ) -> float:
-    """The exact mean number of steps from `start` until Φ first reaches or passes `end`, at any learning rate.
+    """The exact mean number of steps from `start` until Φ first reaches or passes `end`, at any
+    learning rate.
 
-    For Φ ← Φ − ηV′(Φ) + √(2ηT) N(0, 1): m(x) = 1 + ∫ p(x → y) m(y) dy over all y below the end, solved on
-    Gauss–Legendre nodes dense enough to integrate the Gaussian of one step to rounding.
+    For Φ ← Φ − ηV′(Φ) + √(2ηT) N(0, 1): m(x) = 1 + ∫ p(x → y) m(y) dy over all y below the end,
+    solved on Gauss–Legendre nodes dense enough to integrate the Gaussian of one step to rounding.
 
     Args:
         gradient: V′.
@@ -44,7 +47,8 @@ def passage_steps(
         >>> print(f"{steps:.2f}")
         7.52
 
-    Source: the equation of a first passage of a Markov chain, Gardiner (2009), section 3.5; solved as Nyström (1930).
+    Source: the equation of a first passage of a Markov chain, Gardiner (2009), section 3.5; solved
+    as Nyström (1930).
     """
     check_number("learning_rate", learning_rate, positive=True)
     check_number("temperature", temperature, positive=True)
@@ -55,8 +59,9 @@ def passage_steps(
     count = math.ceil(4 * (end - lowest) / width) + 20
     if not count <= MOST_NODES:
         raise BadArgument(
-            f"`learning_rate` {learning_rate:g} at temperature {temperature:g} makes steps too short for an exact "
-            f"solution ({count:,} nodes, at most {MOST_NODES:,}): take a larger rate or a higher temperature."
+            f"`learning_rate` {learning_rate:g} at temperature {temperature:g} makes steps too "
+            f"short for an exact solution ({count:,} nodes, at most {MOST_NODES:,}): take a larger "
+            "rate or a higher temperature."
         )
     nodes, weights = np.polynomial.legendre.leggauss(count)
     nodes, weights = lowest + (nodes + 1) / 2 * (end - lowest), weights * (end - lowest) / 2

@@ -1,6 +1,7 @@
 """The exact stationary law of SGD on a quadratic, at a constant learning rate of any size.
 
-SGD is a Markov chain: at a constant learning rate it forgets its start and keeps a spread (lecture, S6, S10 and S11).
+SGD is a Markov chain: at a constant learning rate it forgets its start and keeps a spread (lecture,
+S6, S10 and S11).
 """
 
 from dataclasses import dataclass
@@ -46,29 +47,38 @@ class SGDRule:
 
     @property
     def heat(self) -> float:
-        """η/(2B(1 − μ)): the temperature, in units of the loss, for noise of tr Σ/d = 1 and small η."""
+        """η/(2B(1 − μ)): the temperature, in units of the loss, for noise of tr Σ/d = 1 and small
+        η."""
         return self.learning_rate / (2 * self.batch_size * (1 - self.momentum))
 
     def limit(self, sharpness: float) -> float:
         """The learning rate from which the iterates diverge along the sharpest direction."""
         return MomentumRule(self.momentum, self.nesterov).limit / sharpness
 
-    def transitions(self, curvatures: Float[np.ndarray, " params"]) -> Float[np.ndarray, "params 2 2"]:
-        """P of every mode in (φ, v) ← P (φ, v) + kick ζ. φ is the distance from the minimum, ζ the noise of ĝ.
+    def transitions(
+        self, curvatures: Float[np.ndarray, " params"]
+    ) -> Float[np.ndarray, "params 2 2"]:
+        """P of every mode in (φ, v) ← P (φ, v) + kick ζ. φ is the distance from the minimum, ζ the
+        noise of ĝ.
 
         Raises:
             BadArgument: A curvature is not positive, or η is at least `limit`.
         """
         if not (curvatures.min() > 0 and np.isfinite(curvatures).all()):
             raise BadArgument(
-                f"`curvature` must be positive and finite, its smallest eigenvalue is {curvatures.min():.3g}."
+                "`curvature` must be positive and finite, its smallest eigenvalue is "
+                f"{curvatures.min():.3g}."
             )
         limit = self.limit(float(curvatures.max()))
         if not self.learning_rate < limit:
-            formula = "2(1 + momentum)/((1 + 2 momentum) sharpness)" if self.nesterov else "2(1 + momentum)/sharpness"
+            formula = (
+                "2(1 + momentum)/((1 + 2 momentum) sharpness)"
+                if self.nesterov
+                else "2(1 + momentum)/sharpness"
+            )
             raise BadArgument(
-                f"`learning_rate` must lie between 0 and {formula} = {limit:.4g}, got {self.learning_rate}: "
-                "above it SGD has no stationary law."
+                f"`learning_rate` must lie between 0 and {formula} = {limit:.4g}, got "
+                f"{self.learning_rate}: above it SGD has no stationary law."
             )
         return update_matrices(curvatures, self.learning_rate, self.momentum, self.nesterov)
 
@@ -81,7 +91,8 @@ class SGDRule:
 def update_matrices(
     curvatures: Float[np.ndarray, " params"], learning_rate: float, momentum: float, nesterov: bool
 ) -> Float[np.ndarray, "params 2 2"]:
-    """P of every mode in (φ, v) ← P (φ, v) + kick ζ, at any learning rate, also one where the iterates diverge."""
+    """P of every mode in (φ, v) ← P (φ, v) + kick ζ, at any learning rate, also one where the
+    iterates diverge."""
     matrices = np.empty((len(curvatures), 2, 2))
     matrices[:, 0, 0] = 1 + update_kick(learning_rate, momentum, nesterov)[0] * curvatures
     matrices[:, 0, 1] = -learning_rate * momentum * (momentum if nesterov else 1)
@@ -95,10 +106,11 @@ def update_kick(learning_rate: float, momentum: float, nesterov: bool) -> Float[
 
 
 def mode_variance(curvature: float, noise: float, rule: SGDRule) -> float:
-    """The stationary variance along one axis of H, ηc(1 + μ)/(Bh(1 − μ)(2(1 + μ) − ηh)), for curvature h and noise c.
+    """The stationary variance along one axis of H, ηc(1 + μ)/(Bh(1 − μ)(2(1 + μ) − ηh)), for
+    curvature h and noise c.
 
-    Without momentum it is ηc/(Bh(2 − ηh)), and with h = 1 the lecture's ησ²/(B(2 − η)). For plain and heavy-ball SGD;
-    for Nesterov use `stationary_covariance`.
+    Without momentum it is ηc/(Bh(2 − ηh)), and with h = 1 the lecture's ησ²/(B(2 − η)). For plain
+    and heavy-ball SGD; for Nesterov use `stationary_covariance`.
 
     Example:
         >>> from gradiometer.exploration.temperature.stationary_law import SGDRule
@@ -106,11 +118,15 @@ def mode_variance(curvature: float, noise: float, rule: SGDRule) -> float:
         >>> round(mode_variance(curvature=1.0, noise=4.0, rule=SGDRule(learning_rate=0.1, batch_size=4)), 5)
         0.05263
 
-    Source: the 2 × 2 equation of `stationary_covariance` solved by hand; without momentum Mandt, Hoffman & Blei
-        (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, before their limit of small η.
+    Source: the 2 × 2 equation of `stationary_covariance` solved by hand; without momentum Mandt,
+        Hoffman & Blei (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, before
+        their limit of small η.
     """
     if rule.nesterov:
-        raise BadArgument("`rule` must not be Nesterov's, which has no closed form here: use `stationary_covariance`.")
+        raise BadArgument(
+            "`rule` must not be Nesterov's, which has no closed form here: use "
+            "`stationary_covariance`."
+        )
     check_number("noise", noise)
     rule.transitions(np.array([curvature]))
     eta, mu = rule.learning_rate, rule.momentum
@@ -119,11 +135,13 @@ def mode_variance(curvature: float, noise: float, rule: SGDRule) -> float:
 
 
 def stationary_covariance(curvature: ArrayLike, noise: ArrayLike, rule: SGDRule) -> Square:
-    """S, the stationary covariance of the iterates, for batches of independent draws (fresh or with replacement).
+    """S, the stationary covariance of the iterates, for batches of independent draws (fresh or with
+    replacement).
 
-    Without momentum it solves S = (I − ηH) S (I − ηH) + η² Σ/B; with momentum, the same equation for position and
-    velocity together. In the axes of H it separates into one 4 × 4 system per pair of modes. For batches of different
-    examples, drawn from all N at every step, multiply Σ by `without_replacement(B, N)`.
+    Without momentum it solves S = (I − ηH) S (I − ηH) + η² Σ/B; with momentum, the same equation
+    for position and velocity together. In the axes of H it separates into one 4 × 4 system per pair
+    of modes. For batches of different examples, drawn from all N at every step, multiply Σ by
+    `without_replacement(B, N)`.
 
     Args:
         curvature: H, symmetric and positive definite, in loss / parameter².
@@ -141,29 +159,39 @@ def stationary_covariance(curvature: ArrayLike, noise: ArrayLike, rule: SGDRule)
         >>> round(excess_loss(curvature, covariance), 4)
         0.0129
 
-    Source: McAllester (2020), TTIC 31230, SGD as a form of MCMC; Mandt, Hoffman & Blei (2017), section 3.
+    Source: McAllester (2020), TTIC 31230, SGD as a form of MCMC; Mandt, Hoffman & Blei (2017),
+    section 3.
     """
     curvatures, axes, in_axes = _in_axes(curvature, noise)
     transitions, in_axes = rule.transitions(curvatures), in_axes / rule.batch_size
-    modes = _stationary_solution(transitions, in_axes[:, :, None, None] * np.outer(rule.kick, rule.kick))[:, :, 0, 0]
+    modes = _stationary_solution(
+        transitions, in_axes[:, :, None, None] * np.outer(rule.kick, rule.kick)
+    )[:, :, 0, 0]
     covariance: Square = axes @ modes @ axes.T
     return covariance
 
 
 def reshuffled_covariance(
-    curvature: ArrayLike, noise: ArrayLike, rule: SGDRule, examples: int, *, batches: int | None = None
+    curvature: ArrayLike,
+    noise: ArrayLike,
+    rule: SGDRule,
+    examples: int,
+    *,
+    batches: int | None = None,
 ) -> Square:
     """S for epochs in random order, as with `DataLoader(shuffle=True)`.
 
-    The noise of an epoch sums to zero, so each batch is undone by the others. Directions too flat to forget within an
-    epoch (ηh < B/N) are far colder than with independent draws: at B = 1 and N = 200 by factors of 1.01, 1.24 and 13.1
-    at ηh = 0.5, 0.05 and 0.005. The deviations of the batch means have covariance −Σ/(N − 1) across batches and
-    Σ(N/B − 1)/(N − 1) within one. A smaller last batch is taken into account.
+    The noise of an epoch sums to zero, so each batch is undone by the others. Directions too flat
+    to forget within an epoch (ηh < B/N) are far colder than with independent draws: at B = 1 and N
+    = 200 by factors of 1.01, 1.24 and 13.1 at ηh = 0.5, 0.05 and 0.005. The deviations of the batch
+    means have covariance −Σ/(N − 1) across batches and Σ(N/B − 1)/(N − 1) within one. A smaller
+    last batch is taken into account.
 
     Args:
         curvature, noise, rule: As in `stationary_covariance`; Σ with N in the denominator.
         examples: N.
-        batches: S after this number of batches of an epoch. None: the mean over all positions in an epoch.
+        batches: S after this number of batches of an epoch. None: the mean over all positions in an
+            epoch.
 
     Example:
         >>> import numpy as np
@@ -172,11 +200,14 @@ def reshuffled_covariance(
         >>> reshuffled_covariance(curvature, noise, SGDRule(learning_rate=0.1, batch_size=4), 100).diagonal().round(4)
         array([0.0067, 0.01  ])
 
-    Source: finite populations: Cochran (1977), Sampling Techniques, th. 2.2; the rest is the linear recursion.
+    Source: finite populations: Cochran (1977), Sampling Techniques, th. 2.2; the rest is the linear
+    recursion.
     """
     sizes = _batches_of_an_epoch(examples, rule.batch_size)
     if batches is not None and not 0 <= batches <= len(sizes):
-        raise BadArgument(f"`batches` must lie between 0 and the {len(sizes)} batches of an epoch, got {batches}.")
+        raise BadArgument(
+            f"`batches` must lie between 0 and the {len(sizes)} batches of an epoch, got {batches}."
+        )
     curvatures, axes, in_axes = _in_axes(curvature, noise)
     transitions, in_axes = rule.transitions(curvatures), in_axes / (examples - 1)
     powers, responses = _through_an_epoch(transitions, rule.kick, len(sizes))
@@ -186,20 +217,24 @@ def reshuffled_covariance(
         felt = responses[:, len(sizes) - count :]
         apart = np.einsum("ika,jkb,k->ijab", felt, felt, examples / sizes[:count])
         together = felt.sum(axis=1)
-        brought: Pairs = in_axes[:, :, None, None] * (apart - np.einsum("ia,jb->ijab", together, together))
+        brought: Pairs = in_axes[:, :, None, None] * (
+            apart - np.einsum("ia,jb->ijab", together, together)
+        )
         return brought
 
     start = _stationary_solution(powers[-1], contribution(len(sizes)))
     positions = range(len(sizes)) if batches is None else [batches]
     modes = [
-        (np.einsum("iab,jcd,ijbd->ijac", powers[k], powers[k], start) + contribution(k))[:, :, 0, 0] for k in positions
+        (np.einsum("iab,jcd,ijbd->ijac", powers[k], powers[k], start) + contribution(k))[:, :, 0, 0]
+        for k in positions
     ]
     covariance: Square = axes @ np.mean(modes, axis=0) @ axes.T
     return covariance
 
 
 def without_replacement(batch_size: int, examples: int) -> float:
-    """(N − B)/(N − 1), the factor by which different examples in a batch reduce the variance of its mean.
+    """(N − B)/(N − 1), the factor by which different examples in a batch reduce the variance of its
+    mean.
 
     Example:
         >>> from gradiometer.exploration.temperature.stationary_law import without_replacement
@@ -210,7 +245,9 @@ def without_replacement(batch_size: int, examples: int) -> float:
     """
     check_whole("examples", examples, 2)
     if not 1 <= batch_size <= examples:
-        raise BadArgument(f"`batch_size` must lie between 1 and the {examples:,} examples, got {batch_size}.")
+        raise BadArgument(
+            f"`batch_size` must lie between 1 and the {examples:,} examples, got {batch_size}."
+        )
     return (examples - batch_size) / (examples - 1)
 
 
@@ -240,7 +277,9 @@ def small_rate_temperature(gradient_variance: float, parameters: int, rule: SGDR
     return rule.heat * gradient_variance / parameters
 
 
-def _in_axes(curvature: ArrayLike, noise: ArrayLike) -> tuple[Float[np.ndarray, " params"], Square, Square]:
+def _in_axes(
+    curvature: ArrayLike, noise: ArrayLike
+) -> tuple[Float[np.ndarray, " params"], Square, Square]:
     """The eigenvalues of H, its axes, and Σ in these axes."""
     H, Sigma = np.asarray(curvature, dtype=np.float64), np.asarray(noise, dtype=np.float64)
     square = [np.atleast_1d(H).shape[0]] * 2
@@ -264,7 +303,8 @@ def _stationary_solution(transitions: Float[np.ndarray, "params 2 2"], noise: Pa
 def _through_an_epoch(
     transitions: Float[np.ndarray, "params 2 2"], kick: Float[np.ndarray, " 2"], count: int
 ) -> tuple[list[Float[np.ndarray, "params 2 2"]], Responses]:
-    """P⁰ … P^m of every mode, and P^(m−1−k) kick: the effect at the end of an epoch of noise in its k-th batch."""
+    """P⁰ … P^m of every mode, and P^(m−1−k) kick: the effect at the end of an epoch of noise in its
+    k-th batch."""
     powers = [np.broadcast_to(np.eye(2), transitions.shape)]
     for _ in range(count):
         powers.append(transitions @ powers[-1])

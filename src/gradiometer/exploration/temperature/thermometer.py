@@ -10,7 +10,12 @@ from gradiometer.arguments import check_number, check_whole
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import noise_moments
-from gradiometer.exploration.temperature.heat_balance import HeatBalance, Parts, heat_balance, rates_of
+from gradiometer.exploration.temperature.heat_balance import (
+    HeatBalance,
+    Parts,
+    heat_balance,
+    rates_of,
+)
 from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
@@ -31,28 +36,34 @@ MOVING = 0.2
 
 @dataclass(frozen=True)
 class Temperature(Gauge):
-    """The heat balance T_conf = T_injected + T_minibatch + T_step − drift, for all parameters and for every layer.
+    """The heat balance T_conf = T_injected + T_minibatch + T_step − drift, for all parameters and
+    for every layer.
 
-    T_conf = ⟨Φ − c, ĝ⟩/d is the temperature of Φ by equipartition, T_minibatch = η tr Σ/(2Bd(1 − μ)) the heat that
-    mini-batch noise adds at every step, T_step = η‖g‖²/(2d) the heat of steps of finite length, and the drift is how
-    fast Φ moves away from c. The balance is an identity of every run of plain SGD, for any loss and any fixed c. At
-    stationarity the drift is zero, and T, the total heat put in, is the temperature: T ∝ η/(B(1 − μ)). It is an
+    T_conf = ⟨Φ − c, ĝ⟩/d is the temperature of Φ by equipartition, T_minibatch = η tr Σ/(2Bd(1 −
+    μ)) the heat that mini-batch noise adds at every step, T_step = η‖g‖²/(2d) the heat of steps of
+    finite length, and the drift is how fast Φ moves away from c. The balance is an identity of
+    every run of plain SGD, for any loss and any fixed c. At stationarity the drift is zero, and T,
+    the total heat put in, is the temperature: T ∝ η/(B(1 − μ)). It is an
     effective temperature: all directions have the same one only if the noise is isotropic.
 
-    If the step knows its update, ĝ may have been clipped by its norm. The step applied is sĝ, a step at the rate ηs,
-    and the balance is that of ĝ at ηs: it stays an identity, and T_conf keeps its meaning. As s is small when ĝ is
-    long, the drift is not exactly zero at stationarity, and the relative error of T is about −1/(2 × dimensions of the
-    noise).
+    If the step knows its update, ĝ may have been clipped by its norm. The step applied is sĝ, a
+    step at the rate ηs,
+    and the balance is that of ĝ at ηs: it stays an identity, and T_conf keeps its meaning. As s is
+    small when ĝ is long, the drift is not exactly zero at stationarity, and the relative error of T
+    is about −1/(2 × dimensions of the noise).
 
-    Costs a few inner products, and the spread, shared with the noise gauge. The step needs a `motion`, whose origin is
-    one copy of the parameters.
+    Costs a few inner products, and the spread, shared with the noise gauge. The step needs a
+    `motion`, whose origin is one copy of the parameters.
 
     Args:
         momentum: μ of training.
         nesterov: Nesterov's momentum instead of the heavy ball's.
-        weight_decay: λ of training; λΦ is part of ĝ. If the step knows its update, the update's λ is used instead.
-        injected: The temperature of the noise that a sampler adds at every step, in units of the loss; 0 for SGD.
-        units: "loss" for the mean loss, or "posterior" for N times that: the posterior of the training set has T = 1.
+        weight_decay: λ of training; λΦ is part of ĝ. If the step knows its update, the update's λ
+            is used instead.
+        injected: The temperature of the noise that a sampler adds at every step, in units of the
+            loss; 0 for SGD.
+        units: "loss" for the mean loss, or "posterior" for N times that: the posterior of the
+            training set has T = 1.
         examples: N. Default: from the run's sampling.
         parts: k of the spread, as in `GradientNoise`.
 
@@ -66,8 +77,9 @@ class Temperature(Gauge):
         >>> print(f"{found['temperature'].value:.2f}, in posterior units {found['temperature_posterior'].value:.0f}")
         0.21, in posterior units 105
 
-    Source: Yaida (2018), Fluctuation-dissipation relations for stochastic gradient descent, eq. 14; the lecture, S11;
-        Mandt, Hoffman & Blei (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, section 4.
+    Source: Yaida (2018), Fluctuation-dissipation relations for stochastic gradient descent, eq. 14;
+        the lecture, S11; Mandt, Hoffman & Blei (2017), Stochastic Gradient Descent as Approximate
+        Bayesian Inference, section 4.
     """
 
     momentum: float = 0.0
@@ -112,7 +124,8 @@ class Temperature(Gauge):
         return self.momentum ** (2 if self.nesterov else 1) / (1 - self.momentum)
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
-        """By layer: ⟨Φ − c, ĝ⟩, the heat of this step, tr Σ, ‖Φ − ηᵤv − c‖², and the number of parameters."""
+        """By layer: ⟨Φ − c, ĝ⟩, the heat of this step, tr Σ, ‖Φ − ηᵤv − c‖², and the number of
+        parameters."""
         rate, motion, here = step.learning_rate, step.motion, step.objective.parameters
         check_number("learning_rate", rate)
         factor, pull = self._factor_and_pull(step)
@@ -129,11 +142,15 @@ class Temperature(Gauge):
             "kick": kick.tolist(),
             "noise": trace.tolist(),
             "distance": step.products_by_layer(behind, behind).tolist(),
-            "parameters": np.bincount(step.objective.layer_of, weights=[p.numel() for p in here]).tolist(),
+            "parameters": np.bincount(
+                step.objective.layer_of, weights=[p.numel() for p in here]
+            ).tolist(),
             "origin": float(motion.since),
         } | ({} if motion.update is None else {"factor": factor})
 
-    def _factor_and_pull(self, step: "gradiometer.measurement.step.TrainingStep") -> "tuple[float, Sequence[Tensor]]":
+    def _factor_and_pull(
+        self, step: "gradiometer.measurement.step.TrainingStep"
+    ) -> "tuple[float, Sequence[Tensor]]":
         """The clipping factor s, and ĝ with weight decay, before clipping."""
         update, decay, here = step.motion.update, self.weight_decay, step.objective.parameters
         if update is not None:
@@ -143,11 +160,19 @@ class Temperature(Gauge):
         return 1.0, [g + decay * p.detach() for g, p in zip(step.gradient, here, strict=True)]
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """T, its parts, T_conf and the drift; T and T_conf of every layer; T in posterior units if N is known."""
-        balance, examples = heat_balance(series, momentum=self.momentum, injected=self.injected), self._examples(series)
+        """T, its parts, T_conf and the drift; T and T_conf of every layer; T in posterior units if
+        N is known."""
+        balance, examples = (
+            heat_balance(series, momentum=self.momentum, injected=self.injected),
+            self._examples(series),
+        )
         posterior, readings = self.units == "posterior", balance.readings
         scale = float(examples or 1) if posterior else 1.0
-        settings: dict[str, Any] = {"level": level, "unit": "" if posterior else self.unit, "prior": TEMPERATURE_PRIOR}
+        settings: dict[str, Any] = {
+            "level": level,
+            "unit": "" if posterior else self.unit,
+            "prior": TEMPERATURE_PRIOR,
+        }
 
         def whole(part: Parts) -> Estimate:
             return readings.mean(scale * part.sum(axis=1) / balance.parameters.sum(), **settings)
@@ -166,13 +191,17 @@ class Temperature(Gauge):
         }
         if examples is not None:
             times = 1.0 if posterior else float(examples)
-            estimates["temperature_posterior"] = transform(estimates["temperature"], lambda value: times * value)
+            estimates["temperature_posterior"] = transform(
+                estimates["temperature"], lambda value: times * value
+            )
             estimates["temperature_examples"] = Estimate.exact(float(examples), unit="examples")
         rates = rates_of(series)
         if series.sampling.draw is Draw.RESHUFFLED and examples is not None and rates[-1] > 0:
             batches = float(np.median(series.batch_size)) / examples
             rate = float(np.median(rates[rates > 0])) / (1 - self.momentum)
-            estimates["forgotten_curvature"] = Estimate.exact(batches / rate, unit="loss / parameter²")
+            estimates["forgotten_curvature"] = Estimate.exact(
+                batches / rate, unit="loss / parameter²"
+            )
         factors = series.moments.get("factor", np.ones(1))
         # 1e-3: relative change of a gradient's length above which it was clipped, not rounded.
         if (abs(factors - 1) > 1e-3).any():
@@ -187,7 +216,9 @@ class Temperature(Gauge):
         found: dict[str, Estimate] = {}
         for place, layer in enumerate(series.layers):
             per_parameter = scale / balance.parameters[place]
-            found[f"temperature/{layer}"] = balance.readings.mean(per_parameter * balance.heat[:, place], **settings)
+            found[f"temperature/{layer}"] = balance.readings.mean(
+                per_parameter * balance.heat[:, place], **settings
+            )
             found[f"temperature_configurational/{layer}"] = balance.readings.mean(
                 per_parameter * balance.configurational[:, place], **settings
             )
@@ -197,18 +228,22 @@ class Temperature(Gauge):
         examples = self.examples if self.examples is not None else series.sampling.examples
         if examples is None and self.units == "posterior":
             raise BadArgument(
-                "`examples` is missing: posterior units are N times those of the loss, and the run's sampling does not "
-                "contain N. Give `examples`, or use units='loss'."
+                "`examples` is missing: posterior units are N times those of the loss, and the "
+                "run's sampling does not contain N. Give `examples`, or use units='loss'."
             )
         return examples
 
     def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
-        """The temperature, the source of its heat, and if Φ still moves or is spread around one place."""
+        """The temperature, the source of its heat, and if Φ still moves or is spread around one
+        place."""
         temperature = estimates["temperature"]
         numbers = {"temperature": temperature}
         if not temperature.tells:
             return Finding(self.name, self.issue, "temperature_unknown", State.CANNOT_TELL, numbers)
-        posterior, examples = estimates.get("temperature_posterior"), estimates.get("temperature_examples")
+        posterior, examples = (
+            estimates.get("temperature_posterior"),
+            estimates.get("temperature_examples"),
+        )
         minibatch = estimates["temperature_minibatch"].value
         drift = estimates["temperature_drift_share"]
         facts = {
@@ -221,7 +256,9 @@ class Temperature(Gauge):
             "drift_share": drift.value,
         }
         doubts = (Doubt("one_temperature", _spread(estimates)),)
-        return Finding(self.name, self.issue, "temperature", State.OK, numbers, facts, doubts=doubts)
+        return Finding(
+            self.name, self.issue, "temperature", State.OK, numbers, facts, doubts=doubts
+        )
 
 
 def _motion(drift_share: Estimate) -> Literal["unknown", "away", "back", "none"]:
@@ -236,14 +273,16 @@ def _motion(drift_share: Estimate) -> Literal["unknown", "away", "back", "none"]
 
 
 def _times_of(posterior: Estimate) -> float | None:
-    """The temperature in units of the posterior's, which is 1; None if it is not known to differ."""
+    """The temperature in units of the posterior's, which is 1; None if it is not
+    known to differ."""
     if not posterior.low > 0 or posterior.low <= 1 <= posterior.high:
         return None
     return posterior.value
 
 
 def _spread(estimates: Estimates) -> dict[str, Any]:
-    """How far the temperatures of layers differ, and the curvature below which reshuffled epochs cool a direction."""
+    """How far the temperatures of layers differ, and the curvature below which reshuffled epochs
+    cool a direction."""
     layers = {
         name.removeprefix("temperature/"): each.value
         for name, each in estimates.items()

@@ -76,7 +76,9 @@ class Capture:
         elif self._spread_given is not None:
             self._gradients = GradientsInPlace(objective.parameters, preconditioner)
         else:
-            self._gradients = GradientHooks(objective.parameters, budget, shield, preconditioner, keeps=self.shared)
+            self._gradients = GradientHooks(
+                objective.parameters, budget, shield, preconditioner, keeps=self.shared
+            )
         self._builder = SpreadBuilder(objective.layer_of)
         self._rows = Rows(objective.model, warn, grouped=batches.groups is not None)
         self._shares = Shares(accumulation, warn, is_checked=self.has_loss)
@@ -94,7 +96,8 @@ class Capture:
 
     @property
     def shared(self) -> bool:
-        """True if the spread comes from training's own micro-batches, here and on other processes."""
+        """True if the spread comes from training's own micro-batches, here and on
+        other processes."""
         return self._accumulation * self._ranks.count > 1
 
     @property
@@ -123,7 +126,8 @@ class Capture:
     def forget_unannounced_backward(self) -> None:
         """The parameters were updated after a backward without a call of `step`."""
         self._refuse_or_warn(
-            "`step` was not called before `optimizer.step()`: call it after `backward`, before the update"
+            "`step` was not called before `optimizer.step()`: call it after `backward`, before the "
+            "update"
         )
         self.forget()
 
@@ -139,13 +143,15 @@ class Capture:
         if self._objective.trains(self._parameters):
             return False
         self._warn_once(
-            "`model` trains other parameters than when `watch` was called (some were frozen, unfrozen or replaced): "
-            "nothing is measured meanwhile; start a new `watch` at such a change"
+            "`model` trains other parameters than when `watch` was called (some were frozen, "
+            "unfrozen or replaced): nothing is measured meanwhile; start a new `watch` at such a "
+            "change"
         )
         return True
 
     def settle(self) -> None:
-        """At a measured step, note that an accelerator still works for training: that time belongs to training."""
+        """At a measured step, note that an accelerator still works for training: that time belongs
+        to training."""
         if self.active:
             self.stopwatch.begin()
 
@@ -154,8 +160,9 @@ class Capture:
         self._shares.given(loss)
         if not self.has_read:
             self._refuse_or_warn(
-                "`step` was called, but no backward of this model was made since the last one: call it after every "
-                "`backward`, on the model that was given to `watch`, and not over `w.batches`, which calls it",
+                "`step` was called, but no backward of this model was made since the last one: "
+                "call it after every `backward`, on the model that was given to `watch`, and not "
+                "over `w.batches`, which calls it",
                 can_continue=self._ranks.alone,  # other processes wait for the exchange
             )
             self.stop()
@@ -180,8 +187,10 @@ class Capture:
             parts: All backwards of this process.
             groups: The settings of the optimizers.
             proposal: The step that this process would measure next. All processes take rank 0's.
-            chosen: Names of the gauges that this process would run. Those of rank 0 are measured by all processes.
-            motion: A function of ‖ĝ‖² of every parameter, as `backward` made it, for gauges that look back.
+            chosen: Names of the gauges that this process would run. Those of rank 0 are measured by
+                all processes.
+            motion: A function of ‖ĝ‖² of every parameter, as `backward` made it, for gauges that
+                look back.
         """
         if self.scaler is not None:
             self._divisor = self.factor()
@@ -193,14 +202,18 @@ class Capture:
             spread = self._spread_given()
         if self.changed:
             return None
-        gradient, made = self._gradient()  # made: ‖·‖² of every parameter's gradient, times the square of the scale
+        gradient, made = (
+            self._gradient()
+        )  # made: ‖·‖² of every parameter's gradient, times the square of the scale
         if self._check is not None:
             self._check(parts[0].batch, parts[0].loss, None if self.shared else gradient)
         in_halves = not self.shared and self._spread_given is None and self._halves(parts[0])
         if spread is None and not in_halves:
             return None
         if (probe := self._batches.probe) is not None:
-            return probe.step(self._objective, parts[0].size, index, groups, self._preconditioner, self._seed)
+            return probe.step(
+                self._objective, parts[0].size, index, groups, self._preconditioner, self._seed
+            )
         batch_of = self._batch(parts)
         self._rows.look(batch_of, sampled=self._batches.known)
         judges = self._batches.judges
@@ -214,19 +227,28 @@ class Capture:
             gradient=gradient if self._check is None or self._check.same_loss else None,
             probe=None
             if judges is None
-            else partial(judges.draw_for, "judges", parts[0].size, self._objective, index, self._seed),
+            else partial(
+                judges.draw_for, "judges", parts[0].size, self._objective, index, self._seed
+            ),
             spread=spread,
             preconditioner=self._preconditioner,
-            motion=None if motion is None or made is None else partial(motion, made() / self._scale**2),
+            motion=None
+            if motion is None or made is None
+            else partial(motion, made() / self._scale**2),
             example_of=self._batches.example_of(batch_of),
             arrived=self.stopwatch.lap,
             seed=self._seed,
         )
 
     def _share(
-        self, parts: Sequence[Part], index: int, groups: tuple[Group, ...], mean: Callable[[Gradients], Gradients]
+        self,
+        parts: Sequence[Part],
+        index: int,
+        groups: tuple[Group, ...],
+        mean: Callable[[Gradients], Gradients],
     ) -> TrainingStep:
-        """The step of the examples of this process, for gauges that all processes measure together."""
+        """The step of the examples of this process, for gauges that all processes
+        measure together."""
         return TrainingStep(
             self._objective,
             self._batch(parts),
@@ -239,20 +261,28 @@ class Capture:
         )
 
     def _spread(self, proposal: int, chosen: Collection[str], share: StepOf) -> Spread | None:
-        """The spread over all micro-batches, if they have one size: only then is ĝ their plain mean."""
+        """The spread over all micro-batches, if they have one size: only then is ĝ their plain
+        mean."""
         whole = self._gradients.whole
         if whole is None:
             raise BadArgument(
-                "`accumulation` is more than the number of backwards: give the number that an update takes."
+                "`accumulation` is more than the number of backwards: give the number that an "
+                "update takes."
             )
         sizes, norms_read = self.exchange.joined(
-            proposal, self.together.bits(chosen), self._builder.sizes, torch.cat(self._builder.squared), whole
+            proposal,
+            self.together.bits(chosen),
+            self._builder.sizes,
+            torch.cat(self._builder.squared),
+            whole,
         )
         self.stopwatch.lap()
         if not self._ranks.alone:  # before anything that may fail on one process alone
             self.together.measure(self.exchange.bits, share)
         copies = self._gradients.copies if isinstance(self._gradients, ShardHooks) else None
-        norms, adds_up = norms_of_all(norms_read, self._ranks.count, copies=copies, kinds=self._kinds)
+        norms, adds_up = norms_of_all(
+            norms_read, self._ranks.count, copies=copies, kinds=self._kinds
+        )
         if not adds_up:
             self._refuse_or_warn(not_the_mean(self._ranks.count, sharded=copies is not None))
             return None
@@ -265,7 +295,10 @@ class Capture:
         """The spread for the mean loss, from norms as they were read; None if one is not finite."""
         if not (squared.isfinite().all() and whole.isfinite().all()):
             return None
-        spread, scale = SpreadBuilder(self._objective.layer_of, sizes, [squared]).finish_from(whole), self._scale
+        spread, scale = (
+            SpreadBuilder(self._objective.layer_of, sizes, [squared]).finish_from(whole),
+            self._scale,
+        )
         return Spread(
             spread.sizes,
             spread.squared_norms * (self._accumulation / scale) ** 2,
@@ -288,14 +321,15 @@ class Capture:
             self._warn(text)
 
     def _halves(self, part: Part) -> bool:
-        """True if the batch has two halves with a gradient each. If the loss couples examples, each half needs two."""
+        """True if the batch has two halves with a gradient each. If the loss couples examples, each
+        half needs two."""
         if not 2 <= part.size < 4:
             return part.size >= 2
         return not self._objective.traits(part.batch, seed=self._seed).coupled
 
     def _batch(self, parts: Sequence[Part]) -> Callable[[], Batch]:
-        """Returns the examples of this process, joined when they are first asked for; only the last part if they cannot
-        be joined (sequences of unequal length)."""
+        """Returns the examples of this process, joined when they are first asked for; only the last
+        part if they cannot be joined (sequences of unequal length)."""
         batches = [part.batch for part in (parts if self.has_loss else parts[-1:])]
 
         @cache
@@ -306,8 +340,11 @@ class Capture:
 
         return together
 
-    def _gradient(self) -> tuple[Gradients | Callable[[], Gradients | None] | None, Callable[[], Norms] | None]:
-        """ĝ or a function that returns it, and a function that returns ‖ĝ‖² of every parameter; None if unavailable."""
+    def _gradient(
+        self,
+    ) -> tuple[Gradients | Callable[[], Gradients | None] | None, Callable[[], Norms] | None]:
+        """ĝ or a function that returns it, and a function that returns ‖ĝ‖² of every parameter;
+        None if unavailable."""
         whole = self._gradients.whole
         if isinstance(self._gradients, ShardHooks):
             return None, None
@@ -318,14 +355,17 @@ class Capture:
             return made, lambda: squared
         if self._gradients.in_parts:
             self._gradients.forget()
-            self._warn_once("several backwards went through `model` before one `step`: only `loss` is measured")
+            self._warn_once(
+                "several backwards went through `model` before one `step`: only `loss` is measured"
+            )
             return None, None
         taken = self._gradients.take()
         gradient = taken if self._scale == 1 else list(torch._foreach_div(taken, self._scale))
         if self._gradients.stale:
             self._warn_once(
-                "`.grad` was not zero before `backward`, so that training adds the gradients of all earlier steps: "
-                "call `optimizer.zero_grad()` before each update; the measurements describe the last batch alone"
+                "`.grad` was not zero before `backward`, so that training adds the gradients of "
+                "all earlier steps: call `optimizer.zero_grad()` before each update; the "
+                "measurements describe the last batch alone"
             )
         return gradient, lambda: squared_norms(taken)[0]
 
@@ -335,13 +375,17 @@ class Capture:
         return scaled
 
     def mean_loss(self, called: Tensor) -> Tensor:
-        """The mean loss, from the scaled and divided one that `backward` was called on. It stays on its device."""
-        unscaled = called if self.scaler is None else called / self.scaler.scale(torch.ones_like(called))
+        """The mean loss, from the scaled and divided one that `backward` was called on. It stays on
+        its device."""
+        unscaled = (
+            called if self.scaler is None else called / self.scaler.scale(torch.ones_like(called))
+        )
         return unscaled * self._accumulation if self._accumulation > 1 else unscaled
 
     @property
     def _scale(self) -> float:
-        """The factor between `.grad` and ĝ. After the CPU has waited for the norms, nothing waits for it."""
+        """The factor between `.grad` and ĝ. After the CPU has waited for the norms, nothing waits
+        for it."""
         return self._scaled * (self._shares.multiple or 1.0)
 
     @property

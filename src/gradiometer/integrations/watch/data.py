@@ -1,4 +1,5 @@
-"""The examples that a person gives to a watch: by position, on the model's device, or as batches of a probe."""
+"""The examples that a person gives to a watch: by position, on the model's device, or as batches of
+a probe."""
 
 import zlib
 from collections.abc import Callable
@@ -43,7 +44,8 @@ class OnDevice:
 
 
 def examples_of(data: Any, name: str) -> Examples:
-    """The examples in a tree of tensors, a map-style data set, or the data set of a DataLoader with its `collate_fn`.
+    """The examples in a tree of tensors, a map-style data set, or the data set of a DataLoader with
+    its `collate_fn`.
 
     Args:
         data: The examples.
@@ -64,8 +66,8 @@ class Probe:
     """Batches of independent examples, which are measured in place of training's own.
 
     Args:
-        source: The examples that are drawn from, with replacement; or a function of a number of examples that returns
-            so many independent ones.
+        source: The examples that are drawn from, with replacement; or a function of a number of
+            examples that returns so many independent ones.
     """
 
     source: Examples | Callable[[int], Batch]
@@ -77,7 +79,11 @@ class Probe:
         Raises:
             BadArgument: No examples can be taken from it.
         """
-        return cls(data if callable(data) and not isinstance(data, Examples) else examples_of(data, "probe"))
+        return cls(
+            data
+            if callable(data) and not isinstance(data, Examples)
+            else examples_of(data, "probe")
+        )
 
     @property
     def sampling(self) -> Sampling:
@@ -91,13 +97,19 @@ class Probe:
         device = objective.parameters[0].device
         with objective.untouched_randomness(seed):
             if isinstance(self.source, Examples):
-                return OnDevice(self.source, device).batch(torch.randint(len(self.source), (count,)))
+                return OnDevice(self.source, device).batch(
+                    torch.randint(len(self.source), (count,))
+                )
             batch = mapped(self.source(count), lambda tensor: tensor.to(device))
         if (size := batch_size(batch, "probe")) != count:
-            raise BadArgument(f"`probe` returned {size} examples, and {count} were asked for: return as many.")
+            raise BadArgument(
+                f"`probe` returned {size} examples, and {count} were asked for: return as many."
+            )
         return batch
 
-    def draw_for(self, purpose: str, count: int, objective: Objective, index: int, seed: int) -> Batch:
+    def draw_for(
+        self, purpose: str, count: int, objective: Objective, index: int, seed: int
+    ) -> Batch:
         """The batch of a step for a purpose. Another purpose has other examples."""
         return self.draw(count, objective, zlib.crc32(f"{seed}/{index}/{purpose}".encode()))
 
@@ -110,7 +122,8 @@ class Probe:
         preconditioner: Preconditioner | None,
         seed: int,
     ) -> TrainingStep:
-        """The step that a batch of the probe would make, judged by another one. Arguments as in `TrainingStep`."""
+        """The step that a batch of the probe would make, judged by another one. Arguments as in
+        `TrainingStep`."""
 
         return TrainingStep(
             objective,
@@ -132,11 +145,12 @@ class Batches:
     Args:
         sampling: Those of training.
         probe: Those that are measured; None for training's own.
-        groups: Number of consecutive rows that are copies of one example, or a function of the batch that returns a
-            label for every row; None if there are no copies.
+        groups: Number of consecutive rows that are copies of one example, or a function of the
+            batch that returns a label for every row; None if there are no copies.
         known: False if the sampling is only assumed.
         axis: The axis of the examples in the batches of training.
-        judges: Independent examples on which a step is judged; None to judge it on one half of its own batch.
+        judges: Independent examples on which a step is judged; None to judge it on one half of its
+            own batch.
     """
 
     sampling: Sampling
@@ -157,7 +171,8 @@ class Batches:
         return lambda model, batch: loss(model, moved(batch, 0, self.axis))
 
     def example_of(self, batch_of: Callable[[], Batch]) -> Int[Tensor, " rows"] | None:
-        """A label for every row of a batch, equal for the copies of one example; None if there are no copies.
+        """A label for every row of a batch, equal for the copies of one example; None if there are
+        no copies.
 
         Raises:
             BadArgument: `groups` returned something else.
@@ -170,8 +185,8 @@ class Batches:
         labels = torch.as_tensor(self.groups(batch), device="cpu")
         if labels.shape != (size,) or len(labels.unique()) < 2:
             raise BadArgument(
-                f"`groups` returned labels of shape {list(labels.shape)} for {size} rows: return one label for every "
-                "row, and at least two different ones."
+                f"`groups` returned labels of shape {list(labels.shape)} for {size} rows: return "
+                "one label for every row, and at least two different ones."
             )
         return labels
 
@@ -179,4 +194,6 @@ class Batches:
 def moved(batch: Batch, source: int, place: int) -> Batch:
     """The batch with an axis moved in every tensor that has so many."""
     least = max(source, place)
-    return mapped(batch, lambda tensor: tensor.movedim(source, place) if tensor.dim() > least else tensor)
+    return mapped(
+        batch, lambda tensor: tensor.movedim(source, place) if tensor.dim() > least else tensor
+    )

@@ -45,7 +45,9 @@ def known_sampling(loader: Any) -> Sampling | None:
     """The way in which a loader draws its batches; None if that cannot be seen."""
     if not isinstance(loader, DataLoader):
         return None
-    with suppress(BadArgument, TypeError):  # a sampler of another library, a data set without a length
+    with suppress(
+        BadArgument, TypeError
+    ):  # a sampler of another library, a data set without a length
         sampling = sampling_of(loader)
         return None if sampling.examples is None else sampling
     return None
@@ -59,7 +61,8 @@ def sampling_of(loader: "DataLoader[Any]") -> Sampling:
     Sampling(draw=<Draw.RESHUFFLED: 'reshuffled'>, examples=1000)
 
     Raises:
-        BadArgument: Its sampler is not one of torch's own, or draws with weights and without replacement.
+        BadArgument: Its sampler is not one of torch's own, or draws with weights and without
+            replacement.
     """
     dataset, sampler = loader.dataset, loader.sampler
     if isinstance(dataset, torch.utils.data.IterableDataset):
@@ -72,8 +75,13 @@ def sampling_of(loader: "DataLoader[Any]") -> Sampling:
     if isinstance(sampler, SubsetRandomSampler):
         return Sampling(Draw.RESHUFFLED, len(sampler))
     if isinstance(sampler, WeightedRandomSampler) and sampler.replacement:
-        return Sampling(Draw.FRESH)  # independent draws, whose mean gradient is that of the weighted examples
-    if isinstance(sampler, SequentialSampler | DistributedSampler) or type(sampler).__name__ == "SeedableRandomSampler":
+        return Sampling(
+            Draw.FRESH
+        )  # independent draws, whose mean gradient is that of the weighted examples
+    if (
+        isinstance(sampler, SequentialSampler | DistributedSampler)
+        or type(sampler).__name__ == "SeedableRandomSampler"
+    ):
         return Sampling(Draw.RESHUFFLED, examples)
     raise BadArgument(
         f"`loader` has a {type(sampler).__name__}, which is unknown here: describe it with "
@@ -81,7 +89,9 @@ def sampling_of(loader: "DataLoader[Any]") -> Sampling:
     )
 
 
-def refuse_what_cannot_be_watched(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+def refuse_what_cannot_be_watched(
+    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> None:
     """Refuse a model whose gradients hooks cannot read, and optimizers that do not train it.
 
     Raises:
@@ -90,35 +100,61 @@ def refuse_what_cannot_be_watched(model: nn.Module, optimizers: Sequence[torch.o
     """
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         if not 0 <= float(group.get("lr", 0.0)) < math.inf:
-            raise BadArgument(f"`optimizer` has the learning rate {float(group['lr']):g}: set it to a finite one.")
+            raise BadArgument(
+                f"`optimizer` has the learning rate {float(group['lr']):g}: set it to a finite one."
+            )
     trained = {
-        id(parameter) for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]
+        id(parameter)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
     }
-    own = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    own = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
     for name, parameter in own.items():
         if is_lazy(parameter):
-            raise Unsupported(f"`model` has {name} not made yet: run the lazy model once before `watch`.")
+            raise Unsupported(
+                f"`model` has {name} not made yet: run the lazy model once before `watch`."
+            )
         if parameter.is_meta:
-            raise Unsupported(f"`model` has {name} on the meta device, without numbers: put it on a real one first.")
+            raise Unsupported(
+                f"`model` has {name} on the meta device, without numbers: put it on a real one "
+                "first."
+            )
         if parameter.is_complex():
-            raise Unsupported(f"`model` has the complex parameter {name}: hold its real and imaginary part, as reals.")
+            raise Unsupported(
+                f"`model` has the complex parameter {name}: hold its real and imaginary part, as "
+                "reals."
+            )
     for name, module in model.named_modules():
         if getattr(module, "sparse", False) is True:
-            raise Unsupported(f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.")
+            raise Unsupported(
+                f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False."
+            )
     if own and not any(id(parameter) in trained for parameter in own.values()):
         raise BadArgument("`optimizer` holds no parameter of `model`: give the one that trains it.")
 
 
 def left_out(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) -> str:
     """A sentence about parameters that no optimizer holds; empty if there are none."""
-    trained = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-    names = [name for name, p in zip(objective.names, objective.parameters, strict=True) if id(p) not in trained]
+    trained = {
+        id(p)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    names = [
+        name
+        for name, p in zip(objective.names, objective.parameters, strict=True)
+        if id(p) not in trained
+    ]
     if not names:
         return ""
     more = f" and {len(names) - 1:,} more parameters" if len(names) > 1 else ""
     return (
-        f"`optimizer` does not train {names[0]}{more}, whose gradients are measured with the others: freeze parameters "
-        "that are not trained with requires_grad_(False)"
+        f"`optimizer` does not train {names[0]}{more}, whose gradients are measured with the "
+        "others: freeze parameters that are not trained with requires_grad_(False)"
     )
 
 
@@ -163,9 +199,15 @@ def gauges_for(
     for kind in asked.kinds:
         why = ""
         if kind.sgd_only and others_than_sgd:
-            why = f"whose {kind.sgd_only} is known for SGD and not for {others_than_sgd[0]}: leave it out"
+            why = (
+                f"whose {kind.sgd_only} is known for SGD and not for {others_than_sgd[0]}: leave "
+                "it out"
+            )
         elif kind.needs_preconditioner and not_adaptive:
-            why = f"whose preconditioner is known for {KNOWN}, and not for {not_adaptive[0]}: leave it out"
+            why = (
+                f"whose preconditioner is known for {KNOWN}, and not for {not_adaptive[0]}: leave "
+                "it out"
+            )
         elif sharded and kind.processes != "sharded":
             why = "which cannot measure a sharded model (FSDP): ask for noise"
         elif kind.needs_loss and not has_loss:
@@ -177,15 +219,27 @@ def gauges_for(
     return asked
 
 
-def shows_products(subject: Subject, batches: Batches, accumulation: int, asked: Mapping[str, Any]) -> bool:
-    """True if the noise can be read from the gradients of successive steps, and nothing else was asked for."""
-    is_default = asked["every"] is None and asked["parts"] == PARTS and batches.probe is None and batches.groups is None
+def shows_products(
+    subject: Subject, batches: Batches, accumulation: int, asked: Mapping[str, Any]
+) -> bool:
+    """True if the noise can be read from the gradients of successive steps, and nothing else was
+    asked for."""
+    is_default = (
+        asked["every"] is None
+        and asked["parts"] == PARTS
+        and batches.probe is None
+        and batches.groups is None
+    )
     is_simple = accumulation == 1 and subject.spread is None and subject.ranks.alone
     return is_default and is_simple and not is_sharded(subject.objective.model)
 
 
 def manifest_of(
-    configuration: WatchedConfiguration, objective: Objective, batches: Batches, ranks: Ranks, asked: Asked
+    configuration: WatchedConfiguration,
+    objective: Objective,
+    batches: Batches,
+    ranks: Ranks,
+    asked: Asked,
 ) -> dict[str, Any]:
     """The contents of `run.toml` for a watched loop."""
     return {
@@ -230,8 +284,14 @@ def recorder_of(
         elsewhere: Names of gauges whose readings are made from products of gradients.
     """
     known = "run" in restored
-    folder = RunFolder.open(restored["run"]) if known else RunFolder.create(out, configuration.problem, manifest)
-    recorder = Recorder(folder, gauges, budget=budget, every=configuration.every, elsewhere=elsewhere)
+    folder = (
+        RunFolder.open(restored["run"])
+        if known
+        else RunFolder.create(out, configuration.problem, manifest)
+    )
+    recorder = Recorder(
+        folder, gauges, budget=budget, every=configuration.every, elsewhere=elsewhere
+    )
     if known:
         recorder.load_state_dict(restored["recorder"])
         recorder.resume(step)
@@ -241,5 +301,6 @@ def recorder_of(
 
 
 def is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:
-    """True for SGD, with momentum or without: the edge of stability and the heat balance are known only for it."""
+    """True for SGD, with momentum or without: the edge of stability and the heat balance are known
+    only for it."""
     return isinstance(optimizer, torch.optim.SGD)

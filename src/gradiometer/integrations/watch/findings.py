@@ -13,7 +13,8 @@ WIDTH = 80
 
 
 class Findings(tuple[Finding, ...]):
-    """Findings, the most urgent first. `print` shows the warnings, then the findings, in lines of 80 characters.
+    """Findings, the most urgent first. `print` shows the warnings, then the findings, in lines of
+    80 characters.
 
     A notebook shows a card in which the intervals are drawn as bars.
 
@@ -27,7 +28,10 @@ class Findings(tuple[Finding, ...]):
     diagnosis: Diagnosis | None
 
     def __new__(
-        cls, findings: Iterable[Finding] = (), warnings: Iterable[str] = (), diagnosis: Diagnosis | None = None
+        cls,
+        findings: Iterable[Finding] = (),
+        warnings: Iterable[str] = (),
+        diagnosis: Diagnosis | None = None,
     ) -> "Findings":
         """Findings and warnings."""
         made = super().__new__(cls, findings)
@@ -37,7 +41,10 @@ class Findings(tuple[Finding, ...]):
     def __str__(self) -> str:
         warnings = [_filled(f"warning: {warning}", "! ") for warning in self.warnings]
         findings = [
-            "\n".join(_filled(text, "  " if place else f"{finding.state.symbol} ") for place, text in enumerate(texts))
+            "\n".join(
+                _filled(text, "  " if place else f"{finding.state.symbol} ")
+                for place, text in enumerate(texts)
+            )
             for finding in self
             for texts in (say(finding).paragraphs,)
         ]
@@ -60,5 +67,10 @@ class Findings(tuple[Finding, ...]):
 def _filled(text: str, first: str) -> str:
     """A paragraph, indented by two. Commands and words with hyphens are not broken."""
     return textwrap.fill(
-        text, WIDTH, initial_indent=first, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent="  ",
+        break_on_hyphens=False,
+        break_long_words=False,
     )

@@ -11,10 +11,12 @@ from gradiometer.integrations.watch.shield import Hook, Shield
 
 
 class Inputs:
-    """Keeps the first tensor of the newest call of the model, until `step` takes it or the batches are given.
+    """Keeps the first tensor of the newest call of the model, until `step` takes it or the batches
+    are given.
 
     Args:
-        model: The model as the loop calls it: wrapped or compiled, so that compiled code does not see the hook.
+        model: The model as the loop calls it: wrapped or compiled, so that compiled code does not
+            see the hook.
         shield: Keeps errors from training.
     """
 
@@ -27,7 +29,9 @@ class Inputs:
     def _keep(self, _: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         for value in (*given, *named.values()):
             if isinstance(value, Tensor) and value.dim():
-                self._newest = value.detach()  # inputs that another model made hold the graph of that model
+                self._newest = (
+                    value.detach()
+                )  # inputs that another model made hold the graph of that model
                 return
 
     def take(self, *, has_loss: bool) -> Tensor:
@@ -41,13 +45,14 @@ class Inputs:
         """
         if has_loss:
             raise BadArgument(
-                "`batch` is missing: `watch` was given `loss`, which needs the batch. Call w.step(loss, batch)."
+                "`batch` is missing: `watch` was given `loss`, which needs the batch. Call "
+                "w.step(loss, batch)."
             )
         newest, self._newest = self._newest, None
         if newest is None:
             raise BadArgument(
-                "`batch` is missing, and no call of the model with a tensor was seen since the last step: call "
-                "w.step(loss, batch)."
+                "`batch` is missing, and no call of the model with a tensor was seen since the "
+                "last step: call w.step(loss, batch)."
             )
         return newest
 

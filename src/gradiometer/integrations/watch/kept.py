@@ -59,7 +59,8 @@ class Kept:
         self._warn.attach(recorder)
 
     def close(self, step: int, trackers: Trackers, error: BaseException | None) -> None:
-        """Write and send everything, and the end of the training. `error` is the user's own, which hides ours."""
+        """Write and send everything, and the end of the training. `error` is the user's own, which
+        hides ours."""
         with self._shield:
             self._settings.end()
         if self._recorder is None:
@@ -86,7 +87,8 @@ class Kept:
         return None
 
     def evaluate(self, step: int, estimates: dict[str, Any]) -> None:
-        """Record an evaluation. One that is made before the first step is written when the run begins."""
+        """Record an evaluation. One that is made before the first step is written when the run
+        begins."""
         self._evaluated.append((step, estimates))
         self.evaluate_what_waited()
 
@@ -110,7 +112,9 @@ class Kept:
                 raise
             self._warn(f"the findings could not be made: {reason_of(error)}")
         found = () if diagnosis is None else diagnosis.findings
-        return Findings(found, dict.fromkeys([*(run.warnings if run else ()), *self._warn.texts]), diagnosis)
+        return Findings(
+            found, dict.fromkeys([*(run.warnings if run else ()), *self._warn.texts]), diagnosis
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The folder of the run and the state of its recorder; empty without a run."""
@@ -128,14 +132,21 @@ class Kept:
 
 
 def evaluation(**losses: LossesGiven | None) -> dict[str, Estimate]:
-    """The estimates of an evaluation, by name, from the losses on the test and the training examples.
+    """The estimates of an evaluation, by name, from the losses on the test and the training
+    examples.
 
     Raises:
         BadArgument: None is given, or one is not a number, a tensor or a list of numbers.
     """
-    estimates = {f"{name}_loss": mean_loss(name, value) for name, value in losses.items() if value is not None}
+    estimates = {
+        f"{name}_loss": mean_loss(name, value)
+        for name, value in losses.items()
+        if value is not None
+    }
     if not estimates:
-        raise BadArgument("`test` and `train` are missing: give the loss on held-out examples as test=...")
+        raise BadArgument(
+            "`test` and `train` are missing: give the loss on held-out examples as test=..."
+        )
     return estimates
 
 
@@ -151,8 +162,8 @@ def mean_loss(name: str, value: Any) -> Estimate:
         losses = np.asarray(value, dtype=np.float64).reshape(-1)
     except (TypeError, ValueError) as error:
         raise BadArgument(
-            f"`{name}` must be a loss or the losses of single examples, got a {type(value).__name__}: give a number, a "
-            "tensor or a list of numbers."
+            f"`{name}` must be a loss or the losses of single examples, got a "
+            f"{type(value).__name__}: give a number, a tensor or a list of numbers."
         ) from error
     if not losses.size:
         raise BadArgument(f"`{name}` holds no loss: give a number, or the loss of every example.")

@@ -20,7 +20,8 @@ from gradiometer.measurement.objective import Objective
 from gradiometer.run.recorder import Recorder
 
 WAITING = 64
-"""Steps whose losses come from an accelerator by one copy. It is read after as many further steps."""
+"""Steps whose losses come from an accelerator by one copy. It is read after as many
+further steps."""
 
 
 class Losses:
@@ -32,7 +33,8 @@ class Losses:
         accumulation: Number of backwards per update.
         rank: Rank of this process; None if there is only one.
         seed: Seed of the random numbers that the loss draws when it is run again.
-        locate: True to look for the layer and the examples. No process can run a sharded model alone.
+        locate: True to look for the layer and the examples. No process can run a sharded model
+            alone.
         has_loss: False if `watch` was given no loss: then only parameters and inputs are looked at.
     """
 
@@ -68,7 +70,8 @@ class Losses:
     def look_at(self, step: int, parts: Sequence[Part]) -> None:
         """Check the loss of the last of these backwards, before the update.
 
-        On a CPU a loss that is not finite is reported at once, and one that is far above the last ones is examined.
+        On a CPU a loss that is not finite is reported at once, and one that is far above the last
+        ones is examined.
         """
         loss = parts[-1].loss
         if not isinstance(loss, float):
@@ -81,19 +84,28 @@ class Losses:
             return
         if self._warned:
             return
-        which = f", micro-batch {len(parts)} of {self._accumulation}" if self._accumulation > 1 else ""
+        which = (
+            f", micro-batch {len(parts)} of {self._accumulation}" if self._accumulation > 1 else ""
+        )
         which += "" if self._rank is None else f", on rank {self._rank}"
         place = ""
         fields: dict[str, str] = {}
         if self._locate:
             with as_written():
-                found = culprit(self._objective, parts[-1].batch, seed=self._seed, has_loss=self._has_loss)
+                found = culprit(
+                    self._objective, parts[-1].batch, seed=self._seed, has_loss=self._has_loss
+                )
             place, fields = f": {found}", {"not_finite": found.kind}
-        self._report(f"the loss is {loss} at step {step:,}{which}, for the first time in this run{place}", **fields)
+        self._report(
+            f"the loss is {loss} at step {step:,}{which}, for the first time in this run{place}",
+            **fields,
+        )
 
     def keep(self, step: int, loss: Kept) -> None:
         """Keep the loss of a finished step, or those of its backwards."""
-        if self.waiting and step != self.waits_from + len(self.waiting):  # the steps between have failed
+        if self.waiting and step != self.waits_from + len(
+            self.waiting
+        ):  # the steps between have failed
             self.fetch()
         if not self.waiting:
             self.waits_from = step
@@ -107,7 +119,8 @@ class Losses:
     def fetch(self, fewest: int = 1) -> None:
         """Write the losses that wait, if there are at least so many. With 1 all are written.
 
-        Otherwise those on an accelerator are written the next time: until then they are copied, and nothing waits.
+        Otherwise those on an accelerator are written the next time: until then they are copied, and
+        nothing waits.
         """
         if len(self.waiting) >= fewest:
             self._write_arrived()
@@ -125,10 +138,17 @@ class Losses:
             self.recorder.losses(arriving.step, values)
         self.examiner.learn(values)
         if not (self._warned or all(map(math.isfinite, values))):
-            place, value = next((place, one) for place, one in enumerate(values) if not math.isfinite(one))
-            self._report(f"the loss is {value} at step {arriving.step + place:,}, for the first time in this run")
+            place, value = next(
+                (place, one) for place, one in enumerate(values) if not math.isfinite(one)
+            )
+            self._report(
+                f"the loss is {value} at step {arriving.step + place:,}, for the first time in "
+                "this run"
+            )
 
-    def _examine(self, step: int, loss: float, batch: Batch, before: tuple[Batch, float] | None) -> None:
+    def _examine(
+        self, step: int, loss: float, batch: Batch, before: tuple[Batch, float] | None
+    ) -> None:
         """Keep what this step shows of a spike. Only rank 0 does, unless measuring is off."""
         if self.recorder is None or not self._locate or not self.recorder.budget.share:
             return
@@ -158,8 +178,9 @@ def explained(loss: Loss) -> Loss:
             raise
         except Exception as error:
             raise UserCodeFailed(
-                f"`loss` failed when measuring ran it on {batch_size(batch)} examples ({summary(error)}"
-                f"{user_line(error)}): it must work on any part of a batch, and under torch.func.vmap if `parts` is 0."
+                f"`loss` failed when measuring ran it on {batch_size(batch)} examples "
+                f"({summary(error)}{user_line(error)}): it must work on any part of a batch, and "
+                "under torch.func.vmap if `parts` is 0."
             ) from error
 
     return called
@@ -167,4 +188,6 @@ def explained(loss: Loss) -> Loss:
 
 def no_loss(model: nn.Module, batch: Batch) -> Tensor:
     """Takes the place of a missing `loss`."""
-    raise BadArgument("`loss` is missing, so measuring cannot run the model: give loss=lambda model, batch: ...")
+    raise BadArgument(
+        "`loss` is missing, so measuring cannot run the model: give loss=lambda model, batch: ..."
+    )

@@ -33,9 +33,11 @@ class Culprit(str):
 
 
 def culprit(objective: Objective, batch: Batch, *, seed: int = 0, has_loss: bool = True) -> Culprit:
-    """The place of the first number that is not finite, as text: a parameter, the batch, or the output of a layer.
+    """The place of the first number that is not finite, as text: a parameter, the batch, or the
+    output of a layer.
 
-    Runs the batch once more, and its examples one by one, at the present parameters. Call it before the update.
+    Runs the batch once more, and its examples one by one, at the present parameters. Call it before
+    the update.
 
     Args:
         objective: The model and its loss.
@@ -51,19 +53,24 @@ def culprit(objective: Objective, batch: Batch, *, seed: int = 0, has_loss: bool
     if examples:
         return Culprit(f"the batch itself is not finite, in {examples}", "inputs")
     if not has_loss:
-        return Culprit("parameters and inputs are finite; give `watch` a `loss` to find the layer", "unknown")
+        return Culprit(
+            "parameters and inputs are finite; give `watch` a `loss` to find the layer", "unknown"
+        )
     try:
         layer = _first_layer(objective, batch, seed)
         examples = _examples(batch, lambda one: not _finite(_loss(objective, one, seed)))
     except Exception as error:
-        return Culprit(f"the batch could not be run again to find the layer ({reason_of(error)})", "unknown")
+        return Culprit(
+            f"the batch could not be run again to find the layer ({reason_of(error)})", "unknown"
+        )
     where = f"first in {layer}" if layer else "in the loss, with every layer's output finite"
     whose = f"of {examples}" if examples else "and for no example of the batch alone"
     return Culprit(f"{where}, {whose}", "layers")
 
 
 def _first_layer(objective: Objective, batch: Batch, seed: int) -> str:
-    """The innermost module, in the order of the forward, whose output is not finite; empty if there is none."""
+    """The innermost module, in the order of the forward, whose output is not finite; empty if there
+    is none."""
     found: list[str] = []
 
     def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -79,7 +86,9 @@ def _first_layer(objective: Objective, batch: Batch, seed: int) -> str:
 
 
 @contextmanager
-def _hooks(model: nn.Module, look: Callable[[str], Callable[[nn.Module, Any, Any], None]]) -> Iterator[None]:
+def _hooks(
+    model: nn.Module, look: Callable[[str], Callable[[nn.Module, Any, Any], None]]
+) -> Iterator[None]:
     handles = [module.register_forward_hook(look(name)) for name, module in model.named_modules()]
     try:
         yield
@@ -99,7 +108,10 @@ def _examples(batch: Batch, bad: Callable[[Batch], bool]) -> str:
     if not places:
         return ""
     more = f" and {len(places) - FEW:,} more" if len(places) > FEW else ""
-    return f"example{'s' if len(places) > 1 else ''} {', '.join(map(str, places[:FEW]))}{more} of the batch"
+    return (
+        f"example{'s' if len(places) > 1 else ''} {', '.join(map(str, places[:FEW]))}{more} of the "
+        "batch"
+    )
 
 
 def _finite(value: Any) -> bool:
@@ -107,5 +119,10 @@ def _finite(value: Any) -> bool:
     verdicts: list[bool] = []
     tensors = (Tensor, list, tuple, dict)
     tree = value if isinstance(value, tensors) else getattr(value, "__dict__", None)
-    mapped(tree, lambda tensor: verdicts.append(not tensor.is_floating_point() or bool(tensor.isfinite().all())))
+    mapped(
+        tree,
+        lambda tensor: verdicts.append(
+            not tensor.is_floating_point() or bool(tensor.isfinite().all())
+        ),
+    )
     return all(verdicts)

@@ -26,22 +26,29 @@ _UNSIZED = -1
 
 
 def unsized(batch: Batch, loss: Tensor | float) -> Part:
-    """One backward whose examples are counted later, in `without_batches`: this takes less time between two steps."""
+    """One backward whose examples are counted later, in `without_batches`: this takes less time
+    between two steps."""
     return tuple.__new__(Part, (batch, _UNSIZED, loss))
 
 
 def without_batches(parts: Sequence[Part]) -> list[Part]:
-    """The backwards of a step with their sizes and losses only. Batches of an unknown size are counted."""
-    return [Part(None, first_size(batch) if size == _UNSIZED else size, loss) for batch, size, loss in parts]
+    """The backwards of a step with their sizes and losses only. Batches of an unknown size are
+    counted."""
+    return [
+        Part(None, first_size(batch) if size == _UNSIZED else size, loss)
+        for batch, size, loss in parts
+    ]
 
 
 def part_of(batch: Batch, loss: Tensor | float) -> Part:
-    """One backward of the mean loss of a batch. The sizes of all tensors of the batch are compared."""
+    """One backward of the mean loss of a batch. The sizes of all tensors of the batch
+    are compared."""
     return Part(batch, batch_size(batch), value_of(loss))
 
 
 def value_of(loss: object) -> float | Tensor:
-    """The mean loss: a number on the CPU; on an accelerator a tensor, since fetching it makes training wait.
+    """The mean loss: a number on the CPU; on an accelerator a tensor, since fetching it makes
+    training wait.
 
     The tensor is a copy. The replay of a CUDA graph writes every loss into the same place.
     """

@@ -19,7 +19,8 @@ class Settings:
     """Reads the settings of the optimizers, and records them when they have changed.
 
     Args:
-        optimizers: The optimizers of the loop. One that trains in place of another replaces it in this list.
+        optimizers: The optimizers of the loop. One that trains in place of another replaces it in
+            this list.
         objective: The model that they train. Groups without any of its parameters are left out.
         warn: Takes a warning.
         next_step: Returns the number of steps so far.
@@ -38,9 +39,13 @@ class Settings:
         self._optimizers, self._own = optimizers, frozenset(map(id, objective.parameters))
         self._changes: Changes | None = None
         self._hook: Any = None
-        self._sought: tuple[Callable[[torch.optim.Optimizer], None], Callable[[], None]] | None = None
+        self._sought: tuple[Callable[[torch.optim.Optimizer], None], Callable[[], None]] | None = (
+            None
+        )
         self._raw: tuple[Any, ...] = ()
-        self._kept: list[tuple[torch.optim.Optimizer, list[tuple[dict[str, Any], list[tuple[str, Any]]]]]] = []
+        self._kept: list[
+            tuple[torch.optim.Optimizer, list[tuple[dict[str, Any], list[tuple[str, Any]]]]]
+        ] = []
         self.next_look = 0
         """The next step at which `stepped` has something to do."""
 
@@ -53,11 +58,15 @@ class Settings:
         """Record changes from now on."""
         self._changes, self._raw, self._kept, self.next_look = changes, (), [], 0
 
-    def search(self, follow: Callable[[torch.optim.Optimizer], None], found: Callable[[], None]) -> None:
-        """Look at every optimizer that makes an update, until one of the known ones or another of this model does.
+    def search(
+        self, follow: Callable[[torch.optim.Optimizer], None], found: Callable[[], None]
+    ) -> None:
+        """Look at every optimizer that makes an update, until one of the known ones or another of
+        this model does.
 
         Args:
-            follow: Called with the other one, which has replaced those of the same parameters by then.
+            follow: Called with the other one, which has replaced those of the same parameters by
+                then.
             found: Called after that.
         """
         self._sought = follow, found
@@ -79,11 +88,17 @@ class Settings:
         if known:
             return
         taken = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        self._optimizers[:] = [optimizer, *(one for one in self._optimizers if not groups_of([one], taken))]
+        self._optimizers[:] = [
+            optimizer,
+            *(one for one in self._optimizers if not groups_of([one], taken)),
+        ]
         follow, found = sought
         follow(optimizer)
         found()
-        self._warn(f"`optimizer` no longer trains the model: {type(optimizer).__name__} does, which is followed now")
+        self._warn(
+            f"`optimizer` no longer trains the model: {type(optimizer).__name__} does, which is "
+            "followed now"
+        )
 
     def stepped(self, step: int) -> None:
         """Read the settings of this step if it is time to. Call it before the update."""
@@ -98,12 +113,16 @@ class Settings:
                 self._changes.pass_over(step)
             else:
                 self._raw = raw
-                self._kept = [(one, [(group, _kept(group)) for group in one.param_groups]) for one in self._optimizers]
+                self._kept = [
+                    (one, [(group, _kept(group)) for group in one.param_groups])
+                    for one in self._optimizers
+                ]
                 self._changes.look(step, self.groups)
         self.next_look = self._changes.next_look
 
     def _are_the_same(self) -> bool:
-        """True if all settings are the same objects as when they were read, which is quick to see."""
+        """True if all settings are the same objects as when they were read, which is
+        quick to see."""
         if len(self._kept) != len(self._optimizers):
             return False
         for optimizer, (known, groups) in zip(self._optimizers, self._kept, strict=True):
@@ -118,12 +137,16 @@ class Settings:
         return True
 
     def _raw_now(self) -> tuple[Any, ...]:
-        """The optimizers and their settings as they are in `param_groups`: quick to compare. Tensors are copied."""
+        """The optimizers and their settings as they are in `param_groups`: quick to compare.
+        Tensors are copied."""
         raw: list[Any] = []
         for optimizer in self._optimizers:
             raw.append(type(optimizer))
             for group in optimizer.param_groups:
-                raw += [value.item() if isinstance(value, Tensor) else value for value in map(group.get, RAW)]
+                raw += [
+                    value.item() if isinstance(value, Tensor) else value
+                    for value in map(group.get, RAW)
+                ]
         return tuple(raw)
 
     def note(self) -> None:

@@ -1,4 +1,5 @@
-"""The shield between measuring and training: after the first update, no error of measuring reaches the user's loop."""
+"""The shield between measuring and training: after the first update, no error of measuring reaches
+the user's loop."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,12 +10,13 @@ from gradiometer.errors import GradiometerError, summary
 class Shield:
     """A context for everything that a training loop, its optimizer or its backward calls.
 
-    Errors pass before the first update, when nothing is lost yet. Later an error is given to `stop`, and training
-    continues. KeyboardInterrupt and SystemExit always pass.
+    Errors pass before the first update, when nothing is lost yet. Later an error is given to
+    `stop`, and training continues. KeyboardInterrupt and SystemExit always pass.
 
     Args:
         stop: Takes the error. It should stop what failed, and warn. Its own errors are dropped.
-        passes: True to let all errors pass, at any time: for a training that can go on from its last checkpoint.
+        passes: True to let all errors pass, at any time: for a training that can go on from its
+            last checkpoint.
     """
 
     def __init__(self, stop: Callable[[Exception], None], *, passes: bool = False) -> None:
@@ -26,7 +28,9 @@ class Shield:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> bool:
         if self._passes or self.before_first_update or not isinstance(error, Exception):
             return False
         self._take(error)
@@ -53,7 +57,9 @@ class Hook:
         call: What the hook does. It returns nothing, so that nothing is changed.
     """
 
-    def __init__(self, shield: Shield | None = None, call: Callable[..., object] | None = None) -> None:
+    def __init__(
+        self, shield: Shield | None = None, call: Callable[..., object] | None = None
+    ) -> None:
         self._shield, self._call = shield, call
 
     def __call__(self, *arguments: object) -> None:
@@ -70,7 +76,8 @@ class Hook:
 
 
 def reason_of(error: Exception) -> str:
-    """The error as the end of a sentence. An error that was not raised on purpose is named with its type."""
+    """The error as the end of a sentence. An error that was not raised on purpose is named with its
+    type."""
     if isinstance(error, GradiometerError):
         return next(iter(str(error).splitlines()), "").rstrip(".")
     return summary(error)

@@ -26,11 +26,12 @@ class Subject:
         budget: The account of the run.
         ranks: The processes that call the watch together.
         tell: Takes the text of every warning.
-        spread: Returns the spread of the micro-batches that made the gradient of the step at hand, None if it has none;
-            None for a training whose spread is read by the watch.
-        origin: The earlier parameters that gauges measure from, if they are in the checkpoints of the training.
-        is_own: True for a training of ours: its loss is the one that is trained, it makes its run and ends it, and
-            stops at an error of measuring.
+        spread: Returns the spread of the micro-batches that made the gradient of the step at hand,
+            None if it has none; None for a training whose spread is read by the watch.
+        origin: The earlier parameters that gauges measure from, if they are in the checkpoints of
+            the training.
+        is_own: True for a training of ours: its loss is the one that is trained, it makes its run
+            and ends it, and stops at an error of measuring.
     """
 
     objective: Objective

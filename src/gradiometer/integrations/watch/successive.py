@@ -21,35 +21,40 @@ from gradiometer.measurement.reading import Reading
 from gradiometer.run.budget import PRODUCTS, Budget
 
 CHAIN = 8
-"""Successive steps that are read together: their products need the gradient of one step before them."""
+"""Successive steps that are read together: their products need the gradient of one step before
+them."""
 
 PAIRS_A_READING = 2
-"""Pairs of steps in a reading at first. Four chains then give the 16 readings that an estimate needs."""
+"""Pairs of steps in a reading at first. Four chains then give the 16 readings that an estimate
+needs."""
 
 READINGS_A_RUN = 512
-"""A reading has at least this share of the steps so far, so that a long run has about this many in each doubling."""
+"""A reading has at least this share of the steps so far, so that a long run has about this many in
+each doubling."""
 
 PLAIN_EVERY = 3
 """Under Adam's kind, one chain in three is read without P, for the noise scale without it."""
 
 EARLY_STEPS = 300
 EARLY_SHARE = 0.05
-"""Of the time of the first 300 steps, this share may be spent beyond the budget: runs of 300 steps pay 7 %."""
+"""Of the time of the first 300 steps, this share may be spent beyond the budget: runs of 300 steps
+pay 7 %."""
 
 EARLY_BUDGETS = 5.0
-"""Seconds that may be spent in any case, as a multiple of the budget's share: 0.1 s at 2 %, as for other readings. The
-steps of a small model are too short to pay for anything."""
+"""Seconds that may be spent in any case, as a multiple of the budget's share: 0.1 s at 2 %, as for
+other readings. The steps of a small model are too short to pay for anything."""
 
 LATEST = 16
-"""A chain begins at the latest when training is longer by one in this many, whatever it costs: an old value is not
-that of now."""
+"""A chain begins at the latest when training is longer by one in this many, whatever it costs: an
+old value is not that of now."""
 
 
 BESIDE_OTHERS = 0.5
 """Share of the budget that products may use if other gauges are measured too."""
 
 CLIPPED = 1e-5
-"""Relative difference of ‖ĝ‖² below which two steps have the same norm: that of `clip_grad_norm_`."""
+"""Relative difference of ‖ĝ‖² below which two steps have the same norm: that of
+`clip_grad_norm_`."""
 
 FEWEST_CLIPPED = 3
 """Steps of a chain with the same norm that show clipping."""
@@ -76,8 +81,11 @@ class Rule:
 
 
 def rule_of(optimizers: Sequence[Optimizer]) -> Rule | str:
-    """The rule that all parameters share, or why products of successive gradients cannot be corrected for it."""
-    rules = {_rule(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups}
+    """The rule that all parameters share, or why products of successive gradients cannot be
+    corrected for it."""
+    rules = {
+        _rule(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups
+    }
     if len(rules) != 1:
         return "the parameters are trained by different rules"
     return rules.pop()
@@ -100,12 +108,14 @@ def _rule(optimizer: Optimizer, group: dict[str, Any]) -> Rule | str:
 class Successive:
     """Reads chains of successive steps, as many as the budget pays for.
 
-    At a step of a chain: ‖ĝ_t‖², ⟨ĝ_{t−1}, ĝ_t⟩, the product of ĝ_t with the optimizer's own momentum buffer, and under
-    SGD the loss. Under Adam's kind all are under P, which is taken before the first step of a chain and kept for its
-    length; every third chain is read without. Numbers stay on the device, and are fetched when the next chain ends.
+    At a step of a chain: ‖ĝ_t‖², ⟨ĝ_{t−1}, ĝ_t⟩, the product of ĝ_t with the optimizer's own
+    momentum buffer, and under SGD the loss. Under Adam's kind all are under P, which is taken
+    before the first step of a chain and kept for its length; every third chain is read without.
+    Numbers stay on the device, and are fetched when the next chain ends.
 
-    A chain ends early where its products would be wrong: at a batch of another size, a step that made no update, a
-    parameter without a gradient, or numbers that are not finite (as with a GradScaler that skips a step).
+    A chain ends early where its products would be wrong: at a batch of another size, a step that
+    made no update, a parameter without a gradient, or numbers that are not finite (as with a
+    GradScaler that skips a step).
 
     Args:
         objective: The model.
@@ -157,7 +167,9 @@ class Successive:
         self.next = NEVER
         """The next step at which `at_step` has something to do."""
 
-    def attach(self, record: Callable[[Reading], None], stopped: Callable[[str], None], step: int) -> None:
+    def attach(
+        self, record: Callable[[Reading], None], stopped: Callable[[str], None], step: int
+    ) -> None:
         """Write readings from now on, from this step.
 
         Args:
@@ -189,11 +201,15 @@ class Successive:
 
     def _read(self, step: int, loss: Tensor | float, batch: Batch) -> None:
         rate = self._largest_rate()
-        self._travelled += (step - self._step_before) * (self._rate_before if self._step_before >= 0 else 0.0)
+        self._travelled += (step - self._step_before) * (
+            self._rate_before if self._step_before >= 0 else 0.0
+        )
         follows, self.updated = self.updated and step == self._step_before + 1, False
         self._step_before, self._rate_before = step, rate
         size = first_size(batch)
-        gradients = [parameter.grad for parameter in self._objective.parameters if parameter.grad is not None]
+        gradients = [
+            parameter.grad for parameter in self._objective.parameters if parameter.grad is not None
+        ]
         if len(gradients) < len(self._objective.parameters):
             self._abandon(step)
             return
@@ -210,7 +226,9 @@ class Successive:
             numbers.append(memory @ weighted)
         if self._has_slope:
             value = value_of(loss)
-            numbers.append(value.to(gradient) if isinstance(value, Tensor) else gradient.new_tensor(value))
+            numbers.append(
+                value.to(gradient) if isinstance(value, Tensor) else gradient.new_tensor(value)
+            )
         self._rows.append(torch.stack(numbers))
         self._facts.append((self._travelled, self._momentum(), step))
         self._last = weighted
@@ -219,7 +237,8 @@ class Successive:
             self._plan(step)
 
     def _begin_chain(self, step: int, gradient: Flat, size: int) -> None:
-        """Keep the gradient of the step before a chain; if a buffer or P is not known yet, wait for it."""
+        """Keep the gradient of the step before a chain; if a buffer or P is not known yet, wait for
+        it."""
         was_cut_short = self._last is not None
         self._end_chain(step)
         if was_cut_short:  # it has cost its steps all the same
@@ -277,7 +296,8 @@ class Successive:
         squares = numbers[finite, 0]
         if len(squares) and self._is_clipped(squares):
             self._end(
-                "`.grad` was clipped before `step` was called, which hides its size: call `step` right after `backward`"
+                "`.grad` was clipped before `step` was called, which hides its size: call `step` "
+                "right after `backward`"
             )
             return
         rows = numbers[finite].tolist()
@@ -309,10 +329,16 @@ class Successive:
         if not pairs or self._record is None:
             return
         last = pairs[-1]
-        means = {name: sum(pair[name] for pair in pairs) / len(pairs) for name in last if name not in ("step", "size")}
+        means = {
+            name: sum(pair[name] for pair in pairs) / len(pairs)
+            for name in last
+            if name not in ("step", "size")
+        }
         by_layer = {"squared", "product", "memory"}
         moments = {name: [value] if name in by_layer else value for name, value in means.items()}
-        self._record(Reading(kind, int(last["step"]), int(last["size"]), self._rate_before, moments))
+        self._record(
+            Reading(kind, int(last["step"]), int(last["size"]), self._rate_before, moments)
+        )
 
     @staticmethod
     def _is_clipped(squares: Float[Tensor, " pairs"]) -> bool:
@@ -320,7 +346,8 @@ class Successive:
         return int((squares >= (1 - CLIPPED) * squares.max()).sum()) >= FEWEST_CLIPPED
 
     def _plan(self, step: int) -> None:
-        """Choose the step of the next chain: the coming one, or later if chains have cost more than their share."""
+        """Choose the step of the next chain: the coming one, or later if chains have cost more than
+        their share."""
         training = self._budget.training
         if step <= EARLY_STEPS:
             self._early = max(EARLY_SHARE * training, EARLY_BUDGETS * self._budget.share)
@@ -334,13 +361,20 @@ class Successive:
 
     def _largest_rate(self) -> float:
         """η."""
-        return max(float(group["lr"]) for optimizer in self._optimizers for group in optimizer.param_groups)
+        return max(
+            float(group["lr"]) for optimizer in self._optimizers for group in optimizer.param_groups
+        )
 
     def _scale(self) -> Tensor:
-        """The factor that is in `.grad`: that of the GradScaler, until it is taken out by `unscale_`."""
+        """The factor that is in `.grad`: that of the GradScaler, until it is taken out by
+        `unscale_`."""
         one = torch.ones((), device=self._objective.parameters[0].device)
         states = self._scaler._per_optimizer_states
-        stages = [states[id(optimizer)]["stage"].name for optimizer in self._optimizers if id(optimizer) in states]
+        stages = [
+            states[id(optimizer)]["stage"].name
+            for optimizer in self._optimizers
+            if id(optimizer) in states
+        ]
         if "UNSCALED" in stages:
             return one
         scaled: Tensor = self._scaler.scale(one)
@@ -358,8 +392,15 @@ class Successive:
         if not self._rule.buffer:
             return None
         if self._buffers is None:
-            states = {id(p): state for optimizer in self._optimizers for p, state in optimizer.state.items()}
-            found = [states.get(id(parameter), {}).get(self._rule.buffer) for parameter in self._objective.parameters]
+            states = {
+                id(p): state
+                for optimizer in self._optimizers
+                for p, state in optimizer.state.items()
+            }
+            found = [
+                states.get(id(parameter), {}).get(self._rule.buffer)
+                for parameter in self._objective.parameters
+            ]
             self._buffers = None if any(one is None for one in found) else found
         return None if self._buffers is None else flat(self._buffers)
 

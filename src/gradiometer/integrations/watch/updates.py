@@ -41,7 +41,8 @@ class Rule:
 class Updates:
     """Follows plain SGD, with momentum or without, from one measured step to the next.
 
-    The origin that positions are measured from is one more copy of the parameters. It is not part of the watch's
+    The origin that positions are measured from is one more copy of the parameters. It is not part
+    of the watch's
     state, which holds no tensors: a continued run takes a new origin where training then is.
 
     Args:
@@ -64,29 +65,32 @@ class Updates:
     ) -> None:
         if len(optimizers) > 1:
             raise Unsupported(
-                f"`gauges` names temperature, whose balance needs one optimizer, and `optimizer` has "
-                f"{len(optimizers)}: train all parameters with one, or leave temperature out."
+                "`gauges` names temperature, whose balance needs one optimizer, and `optimizer` "
+                f"has {len(optimizers)}: train all parameters with one, or leave temperature out."
             )
         if sampling.draw is Draw.RESHUFFLED and sampling.examples is None:
             raise BadArgument(
-                "`sampling` draws without replacement from a training set of unknown size: give its `examples`, or "
-                "leave temperature out."
+                "`sampling` draws without replacement from a training set of unknown size: give "
+                "its `examples`, or leave temperature out."
             )
         self._optimizers, self._optimizer, self._objective = optimizers, optimizers[0], objective
         if type(self._optimizer) is not torch.optim.SGD:
             raise Unsupported(
-                f"`optimizer` is a {type(self._optimizer).__name__}, and the heat balance is known for torch.optim.SGD "
-                "only: leave temperature out of `gauges`."
+                f"`optimizer` is a {type(self._optimizer).__name__}, and the heat balance is known "
+                "for torch.optim.SGD only: leave temperature out of `gauges`."
             )
         self._refuse_parameters_of_others()
         self._begun_with = self._rule()
         self._origin = Origin() if origin is None else origin
 
     def pass_by(self, index: int) -> None:
-        """Note the position of training. The first position after each power of two becomes the origin."""
+        """Note the position of training. The first position after each power of two becomes the
+        origin."""
         self._origin.motion(self._objective.parameters, index)
 
-    def motion(self, made: Float[Tensor, " parameters"], *, index: int, learning_rate: float) -> Motion:
+    def motion(
+        self, made: Float[Tensor, " parameters"], *, index: int, learning_rate: float
+    ) -> Motion:
         """The motion of training at this step. Call it when `.grad` is final.
 
         Args:
@@ -98,17 +102,20 @@ class Updates:
             Unsupported: The balance does not know this kind of update.
         """
         if self._optimizers[0] is not self._optimizer:
-            raise Unsupported("`optimizer` was replaced by another, and the heat balance needs one for all steps.")
+            raise Unsupported(
+                "`optimizer` was replaced by another, and the heat balance needs one for all steps."
+            )
         rule, begun = self._rule(), self._begun_with
         if (rule.momentum, rule.nesterov) != (begun.momentum, begun.nesterov):
             raise Unsupported(
-                f"`optimizer` started with momentum {begun.momentum:g} and now has {rule.momentum:g}: the balance "
-                "needs a constant momentum (OneCycleLR: cycle_momentum=False)."
+                f"`optimizer` started with momentum {begun.momentum:g} and now has "
+                f"{rule.momentum:g}: the balance needs a constant momentum (OneCycleLR: "
+                "cycle_momentum=False)."
             )
         if rule.lr != learning_rate:
             raise BadArgument(
-                f"`optimizer` had the learning rate {learning_rate:g} when `step` was called, and {rule.lr:g} at the "
-                "update: change it after the update."
+                f"`optimizer` had the learning rate {learning_rate:g} when `step` was called, and "
+                f"{rule.lr:g} at the update: change it after the update."
             )
         parameters, optimizer = self._objective.parameters, self._optimizer
         update = update_of(optimizer, parameters, made, scale=_scale_left_to(optimizer))
@@ -117,19 +124,27 @@ class Updates:
 
     def _rule(self) -> Rule:
         own = {id(parameter) for parameter in self._objective.parameters}
-        groups = [group for group in self._optimizer.param_groups if any(id(p) in own for p in group["params"])]
+        groups = [
+            group
+            for group in self._optimizer.param_groups
+            if any(id(p) in own for p in group["params"])
+        ]
         for name, plain in (("dampening", 0), ("maximize", False)):
             for group in groups:
                 if group[name] != plain:
                     raise Unsupported(
-                        f"`optimizer` has {name} {group[name]}, for which no heat balance is known: set it to {plain}, "
-                        "or leave temperature out."
+                        f"`optimizer` has {name} {group[name]}, for which no heat balance is "
+                        f"known: set it to {plain}, or leave temperature out."
                     )
-        rules = list(dict.fromkeys(Rule(float(g["lr"]), float(g["momentum"]), bool(g["nesterov"])) for g in groups))
+        rules = list(
+            dict.fromkeys(
+                Rule(float(g["lr"]), float(g["momentum"]), bool(g["nesterov"])) for g in groups
+            )
+        )
         if len(rules) > 1:
             raise Unsupported(
-                f"`optimizer` has parameter groups with {rules[0]} and {rules[1]}: the heat balance needs one rule "
-                "(weight decay may differ); leave temperature out."
+                f"`optimizer` has parameter groups with {rules[0]} and {rules[1]}: the heat "
+                "balance needs one rule (weight decay may differ); leave temperature out."
             )
         return rules[0]
 
@@ -138,8 +153,8 @@ class Updates:
         for name, parameter in zip(self._objective.names, self._objective.parameters, strict=True):
             if id(parameter) not in trained:
                 raise Unsupported(
-                    f"`optimizer` does not train {name}, which then has noise and no motion: freeze it with "
-                    "requires_grad_(False), or leave temperature out of `gauges`."
+                    f"`optimizer` does not train {name}, which then has noise and no motion: "
+                    "freeze it with requires_grad_(False), or leave temperature out of `gauges`."
                 )
 
 
@@ -155,10 +170,13 @@ class Pace:
 
     Args:
         warn: Takes one warning, if that is not so.
-        search: Looks for another optimizer that makes the updates, and calls its argument if there is one.
+        search: Looks for another optimizer that makes the updates, and calls its argument if there
+            is one.
     """
 
-    def __init__(self, warn: Callable[[str], None], search: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(
+        self, warn: Callable[[str], None], search: Callable[[Callable[[], None]], None]
+    ) -> None:
         self._tell, self._told, self._search = warn, False, search
         self._doubt = ""
         self._from: int | None = None
@@ -167,8 +185,11 @@ class Pace:
         self._sought = False
         self._short, self._short_at = 0, -1
 
-    def count_steps_inside(self, optimizer: Optimizer, steps: Callable[[], int]) -> list[RemovableHandle]:
-        """Count each step as an update if several are made in one call of the optimizer, as by the closure of LBFGS."""
+    def count_steps_inside(
+        self, optimizer: Optimizer, steps: Callable[[], int]
+    ) -> list[RemovableHandle]:
+        """Count each step as an update if several are made in one call of the optimizer, as by the
+        closure of LBFGS."""
         closure = signature(optimizer.step).parameters.get("closure")
         if closure is None or closure.default is not Parameter.empty:
             return []  # other optimizers pay for no hook
@@ -184,24 +205,27 @@ class Pace:
         return [optimizer.register_step_pre_hook(begin), optimizer.register_step_post_hook(end)]
 
     def missed(self) -> None:
-        """A step was not followed by an update: see who makes the next one, unless this was done a while ago."""
+        """A step was not followed by an update: see who makes the next one, unless this was done a
+        while ago."""
         if not (self._sought or self._told):
             self._sought = True
             self._search(self._found)
 
     def fell_short(self, step: int, made: int, expected: int) -> None:
-        """Count an update with fewer backwards than expected. A few are normal, such as the end of an epoch."""
+        """Count an update with fewer backwards than expected. A few are normal, such as the end of
+        an epoch."""
         self._short = self._short + 1 if step == self._short_at + 1 else 1
         self._short_at = step
         if self._short == A_FEW:
             self._tell(
                 f"`accumulation` is {expected}, but {A_FEW} updates in a row took {made} "
-                f"backward{'s' if made > 1 else ''}: such steps are not measured; give the number of backwards that an "
-                "update takes"
+                f"backward{'s' if made > 1 else ''}: such steps are not measured; give the number "
+                "of backwards that an update takes"
             )
 
     def at(self, steps: int) -> None:
-        """Check the steps so far, if there were enough since the last check. A scaler may skip some updates.
+        """Check the steps so far, if there were enough since the last check. A scaler may skip some
+        updates.
 
         Args:
             steps: Number of steps so far.
@@ -214,9 +238,10 @@ class Pace:
             return
         if self.updates <= made / 2 and not self._told:
             self._doubt = (
-                f"`optimizer` made {self.updates} updates in {made} steps up to {steps:,}: batch size and learning "
-                "rate are not those of an update; give the number of backwards per update as `accumulation`, call "
-                "`step` once for each, and start a new `watch` with another optimizer"
+                f"`optimizer` made {self.updates} updates in {made} steps up to {steps:,}: batch "
+                "size and learning rate are not those of an update; give the number of backwards "
+                "per update as `accumulation`, call `step` once for each, and start a new `watch` "
+                "with another optimizer"
             )
             self._search(self._found)
         self._from, self.updates, self._sought = steps, 0, False
@@ -236,9 +261,12 @@ class Pace:
 
 
 def before_the_update(
-    optimizer: torch.optim.Optimizer, look: Callable[[], None], shield: AbstractContextManager[object, bool | None]
+    optimizer: torch.optim.Optimizer,
+    look: Callable[[], None],
+    shield: AbstractContextManager[object, bool | None],
 ) -> Any:
-    """Hook `optimizer.step` so that it calls `look` when `.grad` is final: after the closure, if there is one.
+    """Hook `optimizer.step` so that it calls `look` when `.grad` is final: after the closure, if
+    there is one.
 
     Returns:
         The handle that removes the hook.
@@ -263,7 +291,8 @@ def before_the_update(
 
 
 def _scale_left_to(optimizer: torch.optim.Optimizer) -> float:
-    """The factor by which a fused optimizer divides the gradients itself, set by a GradScaler; else 1."""
+    """The factor by which a fused optimizer divides the gradients itself, set by a GradScaler; else
+    1."""
     scale = getattr(optimizer, "grad_scale", None)
     if scale is None:
         return 1.0

@@ -14,7 +14,8 @@ class WarningLog:
 
     Args:
         step: Returns the step of training, from 0.
-        tell: Takes each text: `log`, or `in_silence` on processes that do not log, because rank 0 does.
+        tell: Takes each text: `log`, or `in_silence` on processes that do not log, because rank 0
+            does.
     """
 
     def __init__(self, step: Callable[[], int], tell: Callable[[str], object]) -> None:
@@ -35,7 +36,8 @@ class WarningLog:
             self._recorder.event("warning", self._step(), text=text, **fields)
 
     def attach(self, recorder: Recorder) -> None:
-        """Write into this run from now on, beginning with what came earlier, and log its own warnings too."""
+        """Write into this run from now on, beginning with what came earlier, and log its own
+        warnings too."""
         self._recorder, recorder.tell = recorder, self._log
         for fields in self._early:
             recorder.event("warning", self._step(), **fields)
@@ -50,7 +52,8 @@ class WarningLog:
 
 
 def log(text: str) -> None:
-    """Give a text to the logger "gradiometer". Without handlers `logging` prints it to the standard error."""
+    """Give a text to the logger "gradiometer". Without handlers `logging` prints it to the standard
+    error."""
     LOG.warning("%s", text)
 
 

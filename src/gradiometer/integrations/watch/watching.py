@@ -30,6 +30,7 @@ from gradiometer.integrations.watch.description import (
 from gradiometer.integrations.watch.inputs import Inputs
 from gradiometer.integrations.watch.kept import Kept
 from gradiometer.integrations.watch.losses import Losses
+from gradiometer.integrations.watch.measuring import Measuring
 from gradiometer.integrations.watch.part import NO_PART, Part, part_of
 from gradiometer.integrations.watch.processes.together import Together
 from gradiometer.integrations.watch.requests.forks import Forks
@@ -42,11 +43,9 @@ from gradiometer.integrations.watch.subject import Subject
 from gradiometer.integrations.watch.successive import Successive, reads_products
 from gradiometer.integrations.watch.triage.recorder import TriageRecorder
 from gradiometer.integrations.watch.unmeasured.between import Between, next_decision
-from gradiometer.integrations.watch.updates import Following, Pace, Updates, before_the_update
+from gradiometer.integrations.watch.updates import Pace, Updates, before_the_update
 from gradiometer.integrations.watch.warning_log import WarningLog
 from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.optimizer.groups import largest_rate
-from gradiometer.measurement.reading import Reading
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import BOOKKEEPING, READINGS, START
 from gradiometer.run.folder import file_name
@@ -55,8 +54,9 @@ from gradiometer.run.recorder import Recorder
 OUTSIDE = "`step` must be called inside `with watch(...) as w:`, around the whole training."
 
 
-class Watch(Forks, Automatic):
-    """A watched training loop, made by `watch`. Use it as a context manager around the whole training."""
+class Watch(Measuring, Forks, Automatic):
+    """A watched training loop, made by `watch`. Use it as a context manager around the whole
+    training."""
 
     def __init__(
         self,
@@ -85,24 +85,40 @@ class Watch(Forks, Automatic):
         self._products = reads_products(
             optimizers,
             gauges.names,
-            supported=bool(asked["budget"]) and shows_products(subject, batches, accumulation, asked),
+            supported=bool(asked["budget"])
+            and shows_products(subject, batches, accumulation, asked),
         )
         self._cadenced = bool(asked["budget"]) and any(
             not kind.own_steps and kind.name not in self.read_elsewhere for kind in gauges.kinds
         )
         if self._cadenced and subject.spread is None:
-            check_spread(self._objective.model, self.ranks, accumulation=accumulation, has_loss=subject.has_loss)
-        self._out, self._name, self._batches, self._accumulation = out, file_name(name), batches, accumulation
+            check_spread(
+                self._objective.model,
+                self.ranks,
+                accumulation=accumulation,
+                has_loss=subject.has_loss,
+            )
+        self._out, self._name, self._batches, self._accumulation = (
+            out,
+            file_name(name),
+            batches,
+            accumulation,
+        )
         self._asked, self._gauges, self._announcements = asked, gauges, announcements
         self._updates = None
         if any(kind.looks_back for kind in gauges.kinds):
             self._updates = Updates(optimizers, self._objective, batches.sampling, subject.origin)
         self._waiting: TrainingStep | None = None
         self.shield = Shield(self._stop, passes=subject.is_own)
-        """The context for everything that training calls: after the first update its errors become warnings."""
+        """The context for everything that training calls: after the first update its errors become
+        warnings."""
         self._warn = WarningLog(lambda: self.steps, subject.tell)
         self._settings = Settings(
-            self._optimizers, self._objective, self._warn, lambda: self.steps, lambda: self.budget.planned
+            self._optimizers,
+            self._objective,
+            self._warn,
+            lambda: self.steps,
+            lambda: self.budget.planned,
         )
         self._capture = Capture(
             subject,
@@ -112,7 +128,9 @@ class Watch(Forks, Automatic):
             seed=asked["seed"],
             warn=self._warn,
             shield=self.shield,
-            preconditioner=preconditioner_for(gauges.kinds, self._optimizers, self._objective, self.ranks),
+            preconditioner=preconditioner_for(
+                gauges.kinds, self._optimizers, self._objective, self.ranks
+            ),
         )
         self._losses = Losses(
             self._objective,
@@ -123,7 +141,9 @@ class Watch(Forks, Automatic):
             rank=None if self.ranks.alone else self.ranks.rank,
             seed=asked["seed"],
         )
-        self._kept = Kept(self._losses, self.shield, self._warn, announcements, gauges.given, self._settings)
+        self._kept = Kept(
+            self._losses, self.shield, self._warn, announcements, gauges.given, self._settings
+        )
         self._trackers = Trackers(to, asked["level"], self._warn)
         self._restored: Mapping[str, Any] = {}
         self._parts, self._handles, self._failures = list[Part](), list[Any](), 0
@@ -138,7 +158,9 @@ class Watch(Forks, Automatic):
             warn=self._warn,
             budget=self.budget,
         )
-        kept = KeptUpdatesOfLoop(subject, called, self._optimizers, self._capture.scaler, accumulation)
+        kept = KeptUpdatesOfLoop(
+            subject, called, self._optimizers, self._capture.scaler, accumulation
+        )
         self.on_the_way = OnTheWay(kept, Trials(trials, self, announcements.say))
         self._pace = Pace(self._warn, partial(self._settings.search, self._follow_updates_of))
         self._successive = self._products_reader()
@@ -162,7 +184,9 @@ class Watch(Forks, Automatic):
 
     def __enter__(self) -> "Watch":
         if self._handles or self._begun:
-            raise BadArgument("`watch` can be entered only once: call `watch` again for another training.")
+            raise BadArgument(
+                "`watch` can be entered only once: call `watch` again for another training."
+            )
         self._follow_updates_of(self._optimizers[0])
         self._inputs = Inputs(self._called, self.shield)
         self._handles.append(self._inputs)
@@ -174,9 +198,13 @@ class Watch(Forks, Automatic):
         inside = self._pace.count_steps_inside(optimizer, lambda: self.steps)
         self._handles += [*inside, optimizer.register_step_post_hook(self._was_updated)]
         if self._updates is not None:
-            self._handles.append(before_the_update(optimizer, self._measure_what_waited, self.shield))
+            self._handles.append(
+                before_the_update(optimizer, self._measure_what_waited, self.shield)
+            )
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         self.on_the_way.close(self.steps, error)
         self.end()
         if not self._subject.is_own:
@@ -204,13 +232,15 @@ class Watch(Forks, Automatic):
             batches.sampling, batches.known = sampling, True
 
     def step(self, loss: Tensor | float, batch: Batch | None = None) -> None:
-        """Record one backward. Call it after `backward` and before `optimizer.step()`; clip before or after it.
+        """Record one backward. Call it after `backward` and before `optimizer.step()`; clip before
+        or after it.
 
         Args:
             loss: The mean loss of the batch, before it is divided for accumulation or scaled.
-            batch: The examples of that loss, as `loss` takes them: any tree with the examples along the first axis.
-                Without it, the first tensor that the model was called with stands for the batch: its rows are the
-                examples. What needs the labels or runs the model again needs the batch.
+            batch: The examples of that loss, as `loss` takes them: any tree with the examples along
+                the first axis. Without it, the first tensor that the model was called with stands
+                for the batch: its rows are the examples. What needs the labels or runs the model
+                again needs the batch.
         """
         if self.steps >= self.on_the_way.next:
             self.on_the_way.at_step(self.steps, batch, is_first=not self._parts)
@@ -249,10 +279,14 @@ class Watch(Forks, Automatic):
             self._close_after_a_failure()
 
     def _batch_seen(self) -> Batch:
-        """The inputs of the model's newest call; an empty batch, whose loss alone counts, if they are not known."""
+        """The inputs of the model's newest call; an empty batch, whose loss alone counts, if they
+        are not known."""
         try:
             if self._inputs is None:
-                raise BadArgument("`batch` is missing: it was given before. Call w.step(loss, batch) at every step.")
+                raise BadArgument(
+                    "`batch` is missing: it was given before. Call w.step(loss, batch) at every "
+                    "step."
+                )
             return self._inputs.take(has_loss=self._subject.has_loss)
         except Exception as error:
             if not self._handles:
@@ -285,7 +319,8 @@ class Watch(Forks, Automatic):
                     with as_written():
                         self._measure()
                 self._close_step()
-        # A step that waits decides later, when its cost is known; on several processes now, as the others do.
+        # A step that waits decides later, when its cost is known; on several processes now, as the
+        # others do.
         if not (self._parts or (self.ranks.alone and bool(self._waiting))):
             self._decide()
 
@@ -333,12 +368,23 @@ class Watch(Forks, Automatic):
             **self._asked,
         )
         gauges = self._gauges.made(configuration, self._settings.groups)
-        self._capture.together = Together(gauges, self.ranks, self.budget, self._objective.parameters[0].device)
+        self._capture.together = Together(
+            gauges, self.ranks, self.budget, self._objective.parameters[0].device
+        )
         if not self.ranks.first:
             return
-        manifest = manifest_of(configuration, self._objective, self._batches, self.ranks, self._gauges)
+        manifest = manifest_of(
+            configuration, self._objective, self._batches, self.ranks, self._gauges
+        )
         recorder = recorder_of(
-            configuration, manifest, gauges, self._out, self.budget, self._restored, self.steps, self.read_elsewhere
+            configuration,
+            manifest,
+            gauges,
+            self._out,
+            self.budget,
+            self._restored,
+            self.steps,
+            self.read_elsewhere,
         )
         self._announcements.begin(recorder.folder.path, configuration)
         self._attach(recorder, self.steps + 1)
@@ -347,78 +393,14 @@ class Watch(Forks, Automatic):
             self._warn(text)
 
     def _attach(self, recorder: Recorder, following: int) -> None:
-        """Write into the run from now on. `following` is the next step that is not under way yet."""
+        """Write into the run from now on. `following` is the next step that is not
+        under way yet."""
         self._recorder = recorder
         self._kept.attach(recorder)
         self._triage.attach(recorder, self.budget.planned, self.steps)
         self._kept.evaluate_what_waited()
         if self._successive is not None:
             self._successive.attach(partial(self._add, recorder), self._read_parts, following)
-
-    def _follow(self) -> None:
-        """Let gauges that choose their own steps read Φ, which is the same at all backwards of a step."""
-        if self._failures or self._recorder is None or len(self._parts) > 1:
-            return
-        if not self._recorder.follows(self.steps) or self._capture.changed:
-            return
-        size = self._parts[0].size * self._accumulation * self.ranks.count
-        self._recorder.follow(Following(self._objective, self.steps, size, largest_rate(self._settings.groups)))
-        if self._updates is not None:
-            self._updates.pass_by(self.steps)
-
-    def _measure(self) -> None:
-        """Measure the step. If a gauge looks back, the step waits until the update is about to be made."""
-        updates, rate = self._updates, largest_rate(groups := self._settings.groups)
-        recorder, took = self._recorder, self.budget.clock() - self._looked_at
-        caught = self._capture.step(
-            self._parts,
-            index=self.steps,
-            groups=groups,
-            proposal=self.steps + 1 if recorder is None else recorder.next_due(self.steps, took),
-            chosen=() if recorder is None or self.ranks.alone else recorder.chosen(),
-            motion=None if updates is None else partial(updates.motion, index=self.steps, learning_rate=rate),
-        )
-        if caught is not None and recorder is not None and updates is None:
-            self._record(recorder, caught)
-        elif caught is not None and recorder is not None:
-            self._waiting = caught
-            if self.ranks.alone:
-                self._capture.stop()
-
-    def _measure_what_waited(self) -> None:
-        """Measure the step that waited: the update is about to be made, and `.grad` is final."""
-        waiting, self._waiting = self._waiting, None
-        if waiting is None or self._recorder is None:
-            return
-        self._capture.stopwatch.wait()
-        with self.budget.spending(READINGS), as_written():
-            self._record(self._recorder, waiting)
-        if self.ranks.alone:
-            self._decide()
-
-    def _record(self, recorder: Recorder, caught: TrainingStep) -> None:
-        recorder.measure(caught, self._capture.together.made)
-        self._trackers.send(recorder, self.budget.clock())
-
-    def _add(self, recorder: Recorder, reading: Reading) -> None:
-        """Record a reading from products of successive gradients."""
-        recorder.add(reading)
-        self._trackers.send(recorder, self.budget.clock())
-
-    def _read_parts(self, why: str) -> None:
-        """Products are no longer read: compare the parts of batches instead, if nothing was recorded so far."""
-        recorder, names = self._recorder, self.read_elsewhere
-        self._successive = None
-        if recorder is None:
-            return
-        if self._capture.has_loss and not any(map(recorder.has_readings, names)):
-            self._warn(f"{why}; until then, half of the batch is run again at some steps")
-            recorder.take_back(names)
-            self._cadenced = True
-            self._between.end()
-            return
-        for name in names:
-            recorder.event("warning", self.steps, text=f"{name} is no longer measured: {why}", stopped=name)
 
     def _close_step(self) -> None:
         """Keep the losses of the step, and count it: each step should be one update."""
@@ -428,29 +410,42 @@ class Watch(Forks, Automatic):
         self._pace.at(self.steps)
 
     def _decide(self) -> None:
-        """Decide if the next step is measured, after the time of the previous one has been counted."""
+        """Decide if the next step is measured, after the time of the previous one has
+        been counted."""
         due = self._is_due()
         if due or self._capture.active:
             with self.budget.spending(READINGS):
                 self._capture.start() if due else self._capture.stop()
         recorder = None if self._failures else self._recorder
-        next_due = None if self.ranks.alone or not self._cadenced else self._capture.exchange.next_due
-        self._between.begin(self.steps, self.steps if due else next_decision(recorder, self.steps, next_due))
+        next_due = (
+            None if self.ranks.alone or not self._cadenced else self._capture.exchange.next_due
+        )
+        self._between.begin(
+            self.steps, self.steps if due else next_decision(recorder, self.steps, next_due)
+        )
 
     def _is_due(self) -> bool:
         due = not self._failures and self._recorder is not None and self._recorder.due(self.steps)
         alone = self.ranks.alone or not self._asked["budget"]
-        return due if alone else not self._failures and self.steps >= self._capture.exchange.next_due
+        return (
+            due if alone else not self._failures and self.steps >= self._capture.exchange.next_due
+        )
 
     def _close_after_a_failure(self) -> None:
-        """Count a step that could not be closed, and leave the other processes at the exchange that is due."""
-        if self._cadenced and not self.ranks.alone and self.steps >= self._capture.exchange.next_due:
+        """Count a step that could not be closed, and leave the other processes at the exchange that
+        is due."""
+        if (
+            self._cadenced
+            and not self.ranks.alone
+            and self.steps >= self._capture.exchange.next_due
+        ):
             with self.shield:
                 self._capture.exchange.leave()
         self.steps, self._parts = self.steps + 1, []
 
     def _stop(self, error: Exception) -> None:
-        """An error of our own after the first update: stop measuring. After a second one, stop recording too."""
+        """An error of our own after the first update: stop measuring. After a second one, stop
+        recording too."""
         self._failures, self._waiting = self._failures + 1, None
         stopped = "measuring has stopped" if self._failures == 1 else "recording has stopped"
         text = f"{stopped} at step {self.steps:,}, and training continues: {reason_of(error)}"
@@ -481,7 +476,8 @@ class Watch(Forks, Automatic):
         self.shield.before_first_update = False
 
     def _settle_update(self) -> None:
-        """Close a step that `step` did not close, after the update: a closure makes its backward inside."""
+        """Close a step that `step` did not close, after the update: a closure makes its backward
+        inside."""
         if self._failures > self.ranks.alone:
             return
         was_called, self._was_called = self._was_called, False

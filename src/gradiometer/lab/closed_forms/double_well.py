@@ -1,4 +1,5 @@
-"""The double well: two minima and a barrier, which SGD crosses more often at a higher temperature."""
+"""The double well: two minima and a barrier, which SGD crosses more often at a higher
+temperature."""
 
 import math
 from collections.abc import Iterator
@@ -24,10 +25,11 @@ STEPS_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class DoubleWell:
-    """loss(Φ, x) = ΔL((Φ/w)² − 1)² − (x − E x)Φ, with x of variance σ²: V has minima at ±w and a maximum ΔL at 0.
+    """loss(Φ, x) = ΔL((Φ/w)² − 1)² − (x − E x)Φ, with x of variance σ²: V has minima at ±w and a
+    maximum ΔL at 0.
 
-    The gradient of an example has variance σ² at every Φ, so that SGD runs at the temperature T = ησ²/(2B), and
-    crosses from one minimum to the other in a time exponential in ΔL/T.
+    The gradient of an example has variance σ² at every Φ, so that SGD runs at the temperature T =
+    ησ²/(2B), and crosses from one minimum to the other in a time exponential in ΔL/T.
 
     Args:
         barrier: ΔL, positive.
@@ -62,16 +64,24 @@ class DoubleWell:
         return small_rate_temperature(self.variance, 1, SGDRule(learning_rate, batch_size))
 
     def exact_steps(self, learning_rate: float, batch_size: int) -> float:
-        """The mean number of steps from one minimum to the other or beyond, for Gaussian x, at any η and temperature.
+        """The mean number of steps from one minimum to the other or beyond, for Gaussian x, at any
+        η and temperature.
 
         Raises:
             BadArgument: η is not below 2/V″, the limit of the wells.
         """
         temperature = self._checked_temperature(learning_rate, batch_size)
-        spread = math.sqrt(temperature / (self.curvature * (1 - learning_rate * self.curvature / 2)))
+        spread = math.sqrt(
+            temperature / (self.curvature * (1 - learning_rate * self.curvature / 2))
+        )
         w = self.half_distance
         return passage_steps(
-            self.gradient, learning_rate, temperature, start=-w, end=w, lowest=-w - WIDTHS_OF_A_LAW * spread
+            self.gradient,
+            learning_rate,
+            temperature,
+            start=-w,
+            end=w,
+            lowest=-w - WIDTHS_OF_A_LAW * spread,
         )
 
     def crossing_steps(
@@ -84,11 +94,12 @@ class DoubleWell:
         level: float = 0.9,
         seed: int = 0,
     ) -> Estimate:
-        """The same number from a simulation: steps per crossing of many independent walkers that start at a minimum.
+        """The same number from a simulation: steps per crossing of many independent walkers that
+        start at a minimum.
 
-        A crossing ends when a walker reaches the minimum of the other well, and the next one begins there. Crossings
-        are counted after 20 relaxation times 1/(ηV″), when the wells have filled. The interval is Student's over the
-        rates of the walkers.
+        A crossing ends when a walker reaches the minimum of the other well, and the next one begins
+        there. Crossings are counted after 20 relaxation times 1/(ηV″), when the wells have filled.
+        The interval is Student's over the rates of the walkers.
 
         Args:
             learning_rate: η.
@@ -105,8 +116,8 @@ class DoubleWell:
         rate = mean(crossings / steps, level=level, batches=walkers)
         if not rate.low > 0:
             raise BadArgument(
-                f"`steps` is too small: {walkers:,} walkers made {int(crossings.sum())} crossings in {steps:,} steps. "
-                "Take more steps, more walkers or a higher temperature."
+                f"`steps` is too small: {walkers:,} walkers made {int(crossings.sum())} crossings "
+                f"in {steps:,} steps. Take more steps, more walkers or a higher temperature."
             )
         return Estimate.interval(
             1 / rate.value,
@@ -132,14 +143,18 @@ class DoubleWell:
         for start in range(-settling, steps, STEPS_AT_ONCE):
             noise = generator.standard_normal((min(STEPS_AT_ONCE, steps - start), walkers))
             noise *= spread
-            with np.errstate(over="ignore", invalid="ignore"):  # a walker that diverges is found below
-                for step, arrived in enumerate(self._moves(position, side, noise, learning_rate), start):
+            with np.errstate(
+                over="ignore", invalid="ignore"
+            ):  # a walker that diverges is found below
+                for step, arrived in enumerate(
+                    self._moves(position, side, noise, learning_rate), start
+                ):
                     if step >= 0:
                         crossings += arrived
             if not np.isfinite(position).all():
                 raise BadArgument(
-                    f"`learning_rate` {learning_rate:g} made a walker diverge within {steps:,} steps: "
-                    "take a smaller one."
+                    f"`learning_rate` {learning_rate:g} made a walker diverge within {steps:,} "
+                    "steps: take a smaller one."
                 )
         return crossings
 
@@ -150,7 +165,8 @@ class DoubleWell:
         noise: Float[np.ndarray, "steps walkers"],
         learning_rate: float,
     ) -> Iterator[np.ndarray | float]:
-        """Move all walkers in place. Yields at every step which walkers reached the other minimum, 0.0 if none did."""
+        """Move all walkers in place. Yields at every step which walkers reached the other minimum,
+        0.0 if none did."""
         w = self.half_distance
         pull, ahead = learning_rate * 4 * self.barrier / w**2, np.empty_like(position)
         for kick in noise:
@@ -168,7 +184,8 @@ class DoubleWell:
             yield arrived
 
     def problem(self, examples: int = 1000, seed: int = 0, start: float | None = None) -> Problem:
-        """A finite training set of Gaussian x with mean exactly 0, and a test set of equal size, in double precision.
+        """A finite training set of Gaussian x with mean exactly 0, and a test set of equal size, in
+        double precision.
 
         Args:
             examples: N.
@@ -185,7 +202,9 @@ class DoubleWell:
             train=Examples(train, "train"),
             test=Examples(test, "test"),
             model_name="walker",
-            description=f"A double well of barrier {self.barrier:g}: {examples:,} examples to train on.",
+            description=(
+                f"A double well of barrier {self.barrier:g}: {examples:,} examples to train on."
+            ),
         )
 
     def _checked_temperature(self, learning_rate: float, batch_size: int) -> float:
@@ -193,8 +212,8 @@ class DoubleWell:
         temperature = self.temperature(learning_rate, batch_size)
         if not learning_rate < 2 / self.curvature:
             raise BadArgument(
-                f"`learning_rate` must lie between 0 and 2/curvature = {2 / self.curvature:.4g}, got {learning_rate}: "
-                "SGD diverges beyond."
+                f"`learning_rate` must lie between 0 and 2/curvature = {2 / self.curvature:.4g}, "
+                f"got {learning_rate}: SGD diverges beyond."
             )
         return temperature
 

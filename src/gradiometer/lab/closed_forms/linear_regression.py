@@ -18,10 +18,11 @@ from gradiometer.problems.problem import Problem
 
 @dataclass(frozen=True)
 class LinearRegression:
-    """y = xᵀΦ + N(0, σ²), with the prior Φ ~ N(0, I/τ): loss = (y − xᵀΦ)²/(2σ²) + τ‖Φ‖²/(2N) of an example.
+    """y = xᵀΦ + N(0, σ²), with the prior Φ ~ N(0, I/τ): loss = (y − xᵀΦ)²/(2σ²) + τ‖Φ‖²/(2N) of an
+    example.
 
-    Each loss contains its part of the prior, so that N × the mean loss is U = −log posterior, up to a
-    constant, and exp(−U/T) is N(m, T·C) with C⁻¹ = XᵀX/σ² + τI and m = C Xᵀy/σ².
+    Each loss contains its part of the prior, so that N × the mean loss is U = −log posterior, up to
+    a constant, and exp(−U/T) is N(m, T·C) with C⁻¹ = XᵀX/σ² + τI and m = C Xᵀy/σ².
 
     Args:
         inputs: x of every example, [examples, params].
@@ -44,8 +45,11 @@ class LinearRegression:
     precision: float = 1.0
 
     @classmethod
-    def drawn(cls, examples: int, slopes: Sequence[float], noise: float = 1.0, seed: int = 0) -> "LinearRegression":
-        """Examples drawn from the model with these slopes: x is correlated, of mean 0 and scales from 1 down to ¼."""
+    def drawn(
+        cls, examples: int, slopes: Sequence[float], noise: float = 1.0, seed: int = 0
+    ) -> "LinearRegression":
+        """Examples drawn from the model with these slopes: x is correlated, of mean 0 and scales
+        from 1 down to ¼."""
         generator, size = np.random.default_rng(seed), len(slopes)
         mixing = np.eye(size) + 0.3 * generator.standard_normal((size, size))
         inputs = generator.standard_normal((examples, size)) @ mixing * np.geomspace(1, 0.25, size)
@@ -56,13 +60,17 @@ class LinearRegression:
     def curvature(self) -> Matrix:
         """∇²U = XᵀX/σ² + τI, N times the Hessian of the mean loss."""
         size = self.inputs.shape[1]
-        curvature: Matrix = self.inputs.T @ self.inputs / self.noise**2 + self.precision * np.eye(size)
+        curvature: Matrix = self.inputs.T @ self.inputs / self.noise**2 + self.precision * np.eye(
+            size
+        )
         return curvature
 
     @cached_property
     def mean(self) -> Float[np.ndarray, " params"]:
         """The posterior mean, at every temperature."""
-        mean: np.ndarray = np.linalg.solve(self.curvature, self.inputs.T @ self.targets / self.noise**2)
+        mean: np.ndarray = np.linalg.solve(
+            self.curvature, self.inputs.T @ self.targets / self.noise**2
+        )
         return mean
 
     def covariance(self, temperature: float = 1.0) -> Matrix:
@@ -78,7 +86,8 @@ class LinearRegression:
         return float(least) + prior + temperature * len(self.mean) / (2 * size)
 
     def problem(self) -> Problem:
-        """The training problem. The model's parameter is Φ, in double precision, drawn from the prior."""
+        """The training problem. The model's parameter is Φ, in double precision, drawn from the
+        prior."""
         noise, share = self.noise, self.precision / (2 * len(self.targets))
 
         def loss(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
@@ -92,9 +101,14 @@ class LinearRegression:
             name="linear-regression",
             model=lambda: Predictor("slopes", size, precision),
             loss=loss,
-            train=Examples((torch.from_numpy(self.inputs), torch.from_numpy(self.targets)), "train"),
+            train=Examples(
+                (torch.from_numpy(self.inputs), torch.from_numpy(self.targets)), "train"
+            ),
             model_name="slopes",
-            description=f"Bayesian linear regression of {size} slopes, {len(self.targets):,} examples to train on.",
+            description=(
+                f"Bayesian linear regression of {size} slopes, {len(self.targets):,} examples to "
+                "train on."
+            ),
         )
 
 

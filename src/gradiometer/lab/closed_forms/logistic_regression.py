@@ -1,4 +1,5 @@
-"""Bayesian logistic regression on real data, with few enough parameters to integrate its posterior exactly."""
+"""Bayesian logistic regression on real data, with few enough parameters to integrate its posterior
+exactly."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,10 +35,11 @@ class Moments:
 
 @dataclass(frozen=True)
 class LogisticRegression:
-    """P(y = 1 | x) = 1/(1 + e^−xᵀΦ), with the prior Φ ~ N(0, I/τ): loss = log(1 + e^−sxᵀΦ) + τ‖Φ‖²/(2N), s = ±1.
+    """P(y = 1 | x) = 1/(1 + e^−xᵀΦ), with the prior Φ ~ N(0, I/τ): loss = log(1 + e^−sxᵀΦ) +
+    τ‖Φ‖²/(2N), s = ±1.
 
-    Each loss contains its part of the prior, so that N × the mean loss is U = −log posterior, up to a
-    constant.
+    Each loss contains its part of the prior, so that N × the mean loss is U = −log posterior, up to
+    a constant.
 
     Args:
         inputs: x of every example, a column of ones for the intercept included, [examples, params].
@@ -53,7 +55,9 @@ class LogisticRegression:
     def mode(self) -> Float[np.ndarray, " params"]:
         """The minimum of U, by Newton's method from the origin."""
         at = np.zeros(self.inputs.shape[1])
-        for _ in range(100):  # Newton needs about eight; the rest is for data that are nearly separable
+        for _ in range(
+            100
+        ):  # Newton needs about eight; the rest is for data that are nearly separable
             probabilities = expit(self.inputs @ at)
             gradient = self.inputs.T @ (probabilities - self.labels) + self.precision * at
             step = np.linalg.solve(self.curvature(at), gradient)
@@ -77,31 +81,41 @@ class LogisticRegression:
         return potential
 
     def moments(self, temperature: float = 1.0, nodes: int = 20) -> Moments:
-        """Moments of exp(−U/T), by Gauss–Hermite quadrature about the mode in the axes of its curvature.
+        """Moments of exp(−U/T), by Gauss–Hermite quadrature about the mode in the axes of its
+        curvature.
 
         Args:
             temperature: T, positive.
             nodes: Nodes per dimension. Twenty give six digits or more on the problem of this file.
 
-        Source: Naylor & Smith (1982), Applications of a Method for the Efficient Computation of Posterior
-            Distributions.
+        Source: Naylor & Smith (1982), Applications of a Method for the Efficient Computation of
+            Posterior Distributions.
         """
         root = np.linalg.cholesky(temperature * np.linalg.inv(self.curvature(self.mode)))
         line, weights = np.polynomial.hermite_e.hermegauss(nodes)
         size = len(self.mode)
         grid = np.stack(np.meshgrid(*[line] * size, indexing="ij"), axis=-1).reshape(-1, size)
-        log_weights = np.stack(np.meshgrid(*[np.log(weights)] * size, indexing="ij"), axis=-1).reshape(-1, size).sum(1)
+        log_weights = (
+            np.stack(np.meshgrid(*[np.log(weights)] * size, indexing="ij"), axis=-1)
+            .reshape(-1, size)
+            .sum(1)
+        )
         points = self.mode + grid @ root.T
         potential = self.potential(points)
-        log_density = log_weights + (grid**2).sum(axis=1) / 2 - (potential - potential.min()) / temperature
+        log_density = (
+            log_weights + (grid**2).sum(axis=1) / 2 - (potential - potential.min()) / temperature
+        )
         density = np.exp(log_density - log_density.max())
         density /= density.sum()
         mean = density @ points
         away = points - mean
-        return Moments(mean, (density[:, None] * away).T @ away, float(density @ potential) / len(self.labels))
+        return Moments(
+            mean, (density[:, None] * away).T @ away, float(density @ potential) / len(self.labels)
+        )
 
     def problem(self, test: "LogisticRegression | None" = None) -> Problem:
-        """The training problem. The model's parameter is Φ, in double precision, drawn from the prior."""
+        """The training problem. The model's parameter is Φ, in double precision, drawn from the
+        prior."""
         share = self.precision / (2 * len(self.labels))
 
         def loss(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
@@ -119,7 +133,10 @@ class LogisticRegression:
             test=None if test is None else test._examples("test"),
             correct=sign_found,
             model_name="weights",
-            description=f"Bayesian logistic regression of {size} weights, {len(self.labels):,} examples to train on.",
+            description=(
+                f"Bayesian logistic regression of {size} weights, {len(self.labels):,} examples to "
+                "train on."
+            ),
         )
 
     def _examples(self, name: str) -> Examples:
@@ -138,14 +155,17 @@ DIGITS = (3, 8)
 
 
 def known() -> tuple[LogisticRegression, LogisticRegression]:
-    """The training and the test regression of `load`: is it a 3 or an 8, from the ink of the left and the right half?
+    """The training and the test regression of `load`: is it a 3 or an 8, from the ink of the left
+    and the right half?
 
-    An 8 has ink on the left, a 3 has little there. The training set is the first 100 threes and eights of the digits:
-    few enough that the posterior is not Gaussian.
+    An 8 has ink on the left, a 3 has little there. The training set is the first 100 threes and
+    eights of the digits: few enough that the posterior is not Gaussian.
     """
     images, labels, held_out = (part.numpy() for part in read_digits())
     chosen = np.isin(labels, DIGITS)
-    halves = np.stack([images[:, :, :4].mean(axis=(1, 2)), images[:, :, 4:].mean(axis=(1, 2))], axis=1)
+    halves = np.stack(
+        [images[:, :, :4].mean(axis=(1, 2)), images[:, :, 4:].mean(axis=(1, 2))], axis=1
+    )
     parts = []
     for part in (np.flatnonzero(chosen & ~held_out)[:100], np.flatnonzero(chosen & held_out)):
         # 5.0: subtracted from the ink: about the mean pixel of threes and eights, on the scale from

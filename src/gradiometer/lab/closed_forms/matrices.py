@@ -8,7 +8,8 @@ Matrix = Float[np.ndarray, "params params"]
 
 
 def symmetric(given: ArrayLike) -> Matrix:
-    """A symmetric matrix from its eigenvalues along the axes, [params], or in full, [params, params]."""
+    """A symmetric matrix from its eigenvalues along the axes, [params], or in full, [params,
+    params]."""
     matrix = np.asarray(given, dtype=np.float64)
     if matrix.ndim == 1:
         matrix = np.diag(matrix)

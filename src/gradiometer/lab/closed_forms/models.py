@@ -10,11 +10,14 @@ from gradiometer.measurement.batch import Batch
 
 
 class Predictor(nn.Module):
-    """xᵀΦ, with Φ drawn from the prior N(0, I/τ), in double precision, as the parameter of this name."""
+    """xᵀΦ, with Φ drawn from the prior N(0, I/τ), in double precision, as the parameter of this
+    name."""
 
     def __init__(self, name: str, size: int, precision: float) -> None:
         super().__init__()
-        self.register_parameter(name, nn.Parameter(torch.randn(size, dtype=torch.float64) / math.sqrt(precision)))
+        self.register_parameter(
+            name, nn.Parameter(torch.randn(size, dtype=torch.float64) / math.sqrt(precision))
+        )
 
     def forward(self, inputs: Float[Tensor, "examples params"]) -> Float[Tensor, " examples"]:
         """The prediction of every example."""

@@ -17,10 +17,12 @@ Steps = Float[np.ndarray, " steps"]
 
 @dataclass(frozen=True)
 class OneDimensional:
-    """loss(β, y) = ½(β − y)², with y of mean E y and variance σ²: g = β − E y, and ĝ = β − the batch mean of y.
+    """loss(β, y) = ½(β − y)², with y of mean E y and variance σ²: g = β − E y, and ĝ = β − the
+    batch mean of y.
 
-    The batch gradient is not zero even at the best β: there ĝ has variance σ²/B. The closed forms hold for any law
-    of y, for batches of independent draws. Simulations and training sets are Gaussian.
+    The batch gradient is not zero even at the best β: there ĝ has variance σ²/B. The closed forms
+    hold for any law of y, for batches of independent draws. Simulations and training sets are
+    Gaussian.
 
     Args:
         mean: E y.
@@ -42,9 +44,14 @@ class OneDimensional:
         return position - self.mean
 
     def law(
-        self, learning_rates: ArrayLike, batch_size: int, start: float = 0.0, start_variance: float = 0.0
+        self,
+        learning_rates: ArrayLike,
+        batch_size: int,
+        start: float = 0.0,
+        start_variance: float = 0.0,
     ) -> tuple[Steps, Steps]:
-        """Mean and variance of β before the first step and after each: m' = (1−η)m + ηE y, v' = (1−η)²v + η²σ²/B.
+        """Mean and variance of β before the first step and after each: m' = (1−η)m + ηE y, v' =
+        (1−η)²v + η²σ²/B.
 
         Args:
             learning_rates: η_t at every step, [steps].
@@ -57,7 +64,9 @@ class OneDimensional:
         means[0], variances[0] = start, start_variance
         for step, rate in enumerate(rates):
             means[step + 1] = (1 - rate) * means[step] + rate * self.mean
-            variances[step + 1] = (1 - rate) ** 2 * variances[step] + rate**2 * self.variance / batch_size
+            variances[step + 1] = (1 - rate) ** 2 * variances[
+                step
+            ] + rate**2 * self.variance / batch_size
         return means, variances
 
     def stationary_variance(self, learning_rate: float, batch_size: int) -> float:
@@ -69,13 +78,21 @@ class OneDimensional:
         return mode_variance(1.0, self.variance, SGDRule(learning_rate, batch_size))
 
     def running_mean_variance(self, steps: int, batch_size: int) -> float:
-        """σ²/(Bt), the variance of β after t steps at η_t = 1/t, from any start: β is the mean of all y so far."""
+        """σ²/(Bt), the variance of β after t steps at η_t = 1/t, from any start: β is the mean of
+        all y so far."""
         return self.variance / (batch_size * steps)
 
     def simulate(
-        self, learning_rates: ArrayLike, *, chains: int, batch_size: int, start: float = 0.0, seed: int = 0
+        self,
+        learning_rates: ArrayLike,
+        *,
+        chains: int,
+        batch_size: int,
+        start: float = 0.0,
+        seed: int = 0,
     ) -> Float[np.ndarray, "steps chains"]:
-        """β of many independent runs on fresh batches, from the start on: steps + 1 values per chain.
+        """β of many independent runs on fresh batches, from the start on: steps + 1 values per
+        chain.
 
         Args:
             learning_rates: η_t at every step, [steps].
@@ -90,7 +107,8 @@ class OneDimensional:
         return iterates[:, :, 0]
 
     def problem(self, examples: int = 1000, seed: int = 0, start: float | None = None) -> Problem:
-        """Gaussian y as training set, [examples, 1], a test set of the same size, and β as the model's parameter.
+        """Gaussian y as training set, [examples, 1], a test set of the same size, and β as the
+        model's parameter.
 
         Its full gradient and noise are known exactly: see `on`.
 
@@ -103,13 +121,17 @@ class OneDimensional:
         return replace(
             drawn,
             name="one-dimensional",
-            description=f"The one-dimensional example, ½(β − y)²: {examples:,} values of y to train on.",
+            description=(
+                f"The one-dimensional example, ½(β − y)²: {examples:,} values of y to train on."
+            ),
         )
 
     def on(self, train: Examples) -> "OneDimensional":
-        """The same example with a training set as the population: its mean, and its variance with N in the denominator.
+        """The same example with a training set as the population: its mean, and its variance with N
+        in the denominator.
 
-        All closed forms hold for it, with the Train gradient as g and batches drawn with replacement.
+        All closed forms hold for it, with the Train gradient as g and batches drawn with
+        replacement.
         """
         values = torch.as_tensor(train.data).double()
         return OneDimensional(float(values.mean()), float(values.var(correction=0)))

@@ -18,20 +18,24 @@ Point = Float[np.ndarray, " params"]
 
 
 class Quadratic:
-    """loss(Φ, x) = ½(Φ − x)ᵀ H (Φ − x) with x ~ N(Φ*, H⁻¹ Σ H⁻¹), whose gradient H(Φ − x) has covariance Σ at every Φ.
+    """loss(Φ, x) = ½(Φ − x)ᵀ H (Φ − x) with x ~ N(Φ*, H⁻¹ Σ H⁻¹), whose gradient H(Φ − x) has
+    covariance Σ at every Φ.
 
-    Smooth and non-negative, as the classical theorem requires. The closed forms hold for batches of independent draws,
-    fresh or with replacement. If every batch is drawn without replacement from all N examples, replace Σ by
-    Σ(N − B)/(N − 1). Over reshuffled epochs they do not hold: use
+    Smooth and non-negative, as the classical theorem requires. The closed forms hold for batches of
+    independent draws, fresh or with replacement. If every batch is drawn without replacement from
+    all N examples, replace Σ by Σ(N − B)/(N − 1). Over reshuffled epochs they do not hold: use
     `gradiometer.exploration.temperature.reshuffled_covariance`.
 
     Args:
-        curvature: H, in loss / parameter²: its eigenvalues along the axes, [params], or a matrix, positive definite.
-        noise: Σ, in (loss / parameter)²: its eigenvalues along the axes, or a matrix, positive semi-definite.
+        curvature: H, in loss / parameter²: its eigenvalues along the axes, [params], or a matrix,
+            positive definite.
+        noise: Σ, in (loss / parameter)²: its eigenvalues along the axes, or a matrix, positive
+            semi-definite.
         minimum: Φ*, the minimum of the mean loss; the default is the origin.
 
-    Source: McAllester (2020), TTIC 31230, SGD as a form of MCMC; Mandt, Hoffman & Blei (2017), Stochastic Gradient
-        Descent as Approximate Bayesian Inference, section 3; here without their limit of a small learning rate.
+    Source: McAllester (2020), TTIC 31230, SGD as a form of MCMC; Mandt, Hoffman & Blei (2017),
+        Stochastic Gradient Descent as Approximate Bayesian Inference, section 3; here without their
+        limit of a small learning rate.
 
     Example:
         >>> from gradiometer.lab.closed_forms import Quadratic
@@ -40,10 +44,14 @@ class Quadratic:
                [0.    , 0.1256]])
     """
 
-    def __init__(self, curvature: ArrayLike, noise: ArrayLike, minimum: ArrayLike | None = None) -> None:
+    def __init__(
+        self, curvature: ArrayLike, noise: ArrayLike, minimum: ArrayLike | None = None
+    ) -> None:
         self.curvature = symmetric(curvature)
         self.noise = symmetric(noise)
-        self.minimum = np.zeros(self.dimension) if minimum is None else np.asarray(minimum, dtype=np.float64)
+        self.minimum = (
+            np.zeros(self.dimension) if minimum is None else np.asarray(minimum, dtype=np.float64)
+        )
         self.eigenvalues, self.axes = np.linalg.eigh(self.curvature)
 
     @property
@@ -72,11 +80,18 @@ class Quadratic:
         return float(away @ self.curvature @ away) / 2
 
     def stationary_covariance(
-        self, learning_rate: float, batch_size: int, momentum: float = 0.0, *, nesterov: bool = False
+        self,
+        learning_rate: float,
+        batch_size: int,
+        momentum: float = 0.0,
+        *,
+        nesterov: bool = False,
     ) -> Matrix:
-        """S, the covariance of the iterates of SGD at a constant learning rate, long after the start.
+        """S, the covariance of the iterates of SGD at a constant learning rate, long after the
+        start.
 
-        For independent draws: see `gradiometer.exploration.temperature.stationary_law.stationary_covariance`.
+        For independent draws: see
+        `gradiometer.exploration.temperature.stationary_law.stationary_covariance`.
 
         Raises:
             BadArgument: η is not below 2(1 + μ)/λ_max. Beyond, the iterates diverge.
@@ -84,12 +99,16 @@ class Quadratic:
         rule = stationary_law.SGDRule(learning_rate, batch_size, momentum, nesterov)
         return stationary_law.stationary_covariance(self.curvature, self.noise, rule)
 
-    def stationary_excess_loss(self, learning_rate: float, batch_size: int, momentum: float = 0.0) -> float:
+    def stationary_excess_loss(
+        self, learning_rate: float, batch_size: int, momentum: float = 0.0
+    ) -> float:
         """½ tr(HS), the mean loss above its floor at a constant learning rate."""
         covariance = self.stationary_covariance(learning_rate, batch_size, momentum)
         return stationary_law.excess_loss(self.curvature, covariance)
 
-    def stationary_squared_gradient(self, learning_rate: float, batch_size: int, momentum: float = 0.0) -> float:
+    def stationary_squared_gradient(
+        self, learning_rate: float, batch_size: int, momentum: float = 0.0
+    ) -> float:
         """E‖g‖² = tr(HSH) at a constant learning rate."""
         covariance = self.stationary_covariance(learning_rate, batch_size, momentum)
         return float(np.trace(self.curvature @ covariance @ self.curvature))
@@ -106,7 +125,8 @@ class Quadratic:
     ) -> Float[np.ndarray, "steps chains params"]:
         """The iterates of many independent runs of SGD on fresh batches, from the start on.
 
-        The mean gradient of a batch of Gaussian examples is exactly H(Φ − Φ*) plus N(0, Σ/B), so one draw per step
+        The mean gradient of a batch of Gaussian examples is exactly H(Φ − Φ*) plus N(0, Σ/B), so
+        one draw per step
         replaces a batch of any size. Memory: (steps + 1) × chains × params numbers.
 
         Args:
@@ -114,7 +134,8 @@ class Quadratic:
             chains: Number of runs.
             batch_size: B.
             momentum: μ of PyTorch's heavy ball.
-            start: Φ_0 of all runs, [params], or of each, [chains, params]; the default is the minimum.
+            start: Φ_0 of all runs, [params], or of each, [chains, params]; the default is the
+                minimum.
             seed: Seed of the noise.
         """
         rates = np.asarray(learning_rates, dtype=np.float64)
@@ -125,12 +146,17 @@ class Quadratic:
         velocity = np.zeros((chains, self.dimension))
         for step, rate in enumerate(rates):
             noise = generator.standard_normal((chains, self.dimension)) @ root
-            velocity = momentum * velocity + (iterates[step] - self.minimum) @ self.curvature + noise
+            velocity = (
+                momentum * velocity + (iterates[step] - self.minimum) @ self.curvature + noise
+            )
             iterates[step + 1] = iterates[step] - rate * velocity
         return iterates
 
-    def problem(self, examples: int = 2000, seed: int = 0, start: ArrayLike | None = None) -> Problem:
-        """A finite training set drawn from it, and a test set of the same size, in double precision.
+    def problem(
+        self, examples: int = 2000, seed: int = 0, start: ArrayLike | None = None
+    ) -> Problem:
+        """A finite training set drawn from it, and a test set of the same size, in double
+        precision.
 
         Its full gradient and noise are known exactly: see `on`.
 
@@ -141,7 +167,10 @@ class Quadratic:
         """
         generator = np.random.default_rng(seed)
         spread = square_root(self.noise) @ np.linalg.inv(self.curvature)
-        train, test = (self.minimum + generator.standard_normal((examples, self.dimension)) @ spread for _ in range(2))
+        train, test = (
+            self.minimum + generator.standard_normal((examples, self.dimension)) @ spread
+            for _ in range(2)
+        )
         return Problem(
             name="quadratic",
             model=lambda: Position(self, start),
@@ -149,19 +178,25 @@ class Quadratic:
             train=Examples(torch.from_numpy(train), "train"),
             test=Examples(torch.from_numpy(test), "test"),
             model_name="position",
-            description=f"A noisy quadratic of {self.dimension} parameters, {examples:,} examples to train on.",
+            description=(
+                f"A noisy quadratic of {self.dimension} parameters, {examples:,} examples to train "
+                "on."
+            ),
         )
 
     def on(self, train: Examples) -> "Quadratic":
         """The exact quadratic of a training set of these examples, with its minimum and its Σ.
 
-        Φ* is the mean of the examples and Σ = H Cov(x) H, with N in the denominator: the covariance of the gradient
-        of an example drawn from the set. All closed forms hold for it, with the Train gradient as g.
+        Φ* is the mean of the examples and Σ = H Cov(x) H, with N in the denominator: the covariance
+        of the gradient of an example drawn from the set. All closed forms hold for it, with the
+        Train gradient as g.
         """
         points = torch.as_tensor(train.data).double().cpu().numpy()
         centred = points - points.mean(axis=0)
         covariance = centred.T @ centred / len(points)
-        return Quadratic(self.curvature, self.curvature @ covariance @ self.curvature, points.mean(axis=0))
+        return Quadratic(
+            self.curvature, self.curvature @ covariance @ self.curvature, points.mean(axis=0)
+        )
 
 
 class Position(nn.Module):
@@ -171,7 +206,9 @@ class Position(nn.Module):
 
     def __init__(self, quadratic: Quadratic, start: ArrayLike | None = None) -> None:
         super().__init__()
-        point = torch.randn(quadratic.dimension, dtype=torch.float64) + torch.from_numpy(quadratic.minimum)
+        point = torch.randn(quadratic.dimension, dtype=torch.float64) + torch.from_numpy(
+            quadratic.minimum
+        )
         if start is not None:
             point = torch.tensor(start, dtype=torch.float64)
         self.position = nn.Parameter(point)
@@ -185,7 +222,8 @@ class Position(nn.Module):
 
 
 def load(model: str = "position", seed: int = 0) -> Problem:
-    """Twenty parameters with curvatures from 0.01 to 1 and noise in proportion, Σ = H: 2,000 examples.
+    """Twenty parameters with curvatures from 0.01 to 1 and noise in proportion, Σ = H: 2,000
+    examples.
 
     A well-specified likelihood has Σ = H at its best parameters.
     """

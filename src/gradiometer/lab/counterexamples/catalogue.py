@@ -1,7 +1,8 @@
 """The counterexamples by name: escapes to infinity, saddles, cycles, a unit that dies.
 
-The losses are non-negative with a Lipschitz gradient, as the convergence theorem requires. Under rates that satisfy
-its three conditions the loss converges and the gradient goes to zero, but the theorem does not say how Φ behaves.
+The losses are non-negative with a Lipschitz gradient, as the convergence theorem requires. Under
+rates that satisfy its three conditions the loss converges and the gradient goes to zero, but the
+theorem does not say how Φ behaves.
 """
 
 from collections import OrderedDict
@@ -17,7 +18,15 @@ from gradiometer.measurement.loss import supervised
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 
-COUNTEREXAMPLES: tuple[type[Counterexample], ...] = (Arctangent, Softplus, Saddle, Mirrored, LogCosh, Winding, Ring)
+COUNTEREXAMPLES: tuple[type[Counterexample], ...] = (
+    Arctangent,
+    Softplus,
+    Saddle,
+    Mirrored,
+    LogCosh,
+    Winding,
+    Ring,
+)
 
 DEAD_UNIT = "dead-unit"
 DYING_RATE = 2.0
@@ -32,10 +41,11 @@ def load(model: str = "arctangent", seed: int = 0) -> Problem:
 
 
 def dead_unit(examples: int = 256) -> Problem:
-    """½(max(0, wx + b) − 1)² from w = b = 3, with evenly spaced x in [0, 1]: at η = 2 one full step kills the unit.
+    """½(max(0, wx + b) − 1)² from w = b = 3, with evenly spaced x in [0, 1]: at η = 2 one full step
+    kills the unit.
 
-    The full gradient is E (3x + 2)(x, 1) = (2, 3.5), so w = −1 and b = −4: the unit outputs 0 for every x, its
-    gradient is exactly zero, and no rate revives it. At η = 0.1 it learns.
+    The full gradient is E (3x + 2)(x, 1) = (2, 3.5), so w = −1 and b = −4: the unit outputs 0 for
+    every x, its gradient is exactly zero, and no rate revives it. At η = 0.1 it learns.
     """
     x = ((torch.arange(examples, dtype=torch.float64) + 0.5) / examples).unsqueeze(1)
     return Problem(

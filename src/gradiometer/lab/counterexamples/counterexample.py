@@ -1,4 +1,5 @@
-"""A counterexample: a loss in a few numbers, for behaviour that the convergence theorem does not exclude."""
+"""A counterexample: a loss in a few numbers, for behaviour that the convergence theorem does not
+exclude."""
 
 import math
 from abc import ABC, abstractmethod
@@ -22,14 +23,15 @@ Coordinates = tuple[Any, ...]
 class Counterexample(ABC):
     """A smooth, non-negative loss in one or two numbers, whose gradient is known in closed form.
 
-    The gradient of a batch depends only on the mean of its examples, so one draw per step replaces a batch of any
-    size. If `deviation` is zero, all examples are equal and SGD is gradient descent.
+    The gradient of a batch depends only on the mean of its examples, so one draw per step replaces
+    a batch of any size. If `deviation` is zero, all examples are equal and SGD is gradient descent.
 
     Attributes:
         name: Name on the command line.
         start: Φ_0.
         schedule: η, as a formula in t = 1, 2, …, under which it shows its behaviour.
-        mean, deviation: Mean and standard deviation of an example's numbers, which are normal and independent.
+        mean, deviation: Mean and standard deviation of an example's numbers, which are normal and
+            independent.
 
     Example:
         >>> from gradiometer.lab.counterexamples.line import Arctangent
@@ -44,7 +46,9 @@ class Counterexample(ABC):
     deviation: tuple[float, ...] = (0.0,)
 
     @abstractmethod
-    def losses(self, position: Float[Tensor, " params"], examples: Float[Tensor, "examples drawn"]) -> Tensor:
+    def losses(
+        self, position: Float[Tensor, " params"], examples: Float[Tensor, "examples drawn"]
+    ) -> Tensor:
         """The loss of every example, [examples]."""
 
     @abstractmethod
@@ -67,17 +71,22 @@ class Counterexample(ABC):
             runs: Number of runs.
             batch_size: B.
             seed: Seed of the examples.
-            kept: Numbers of updates after which the iterate is kept; by default all, from 0 to steps.
+            kept: Numbers of updates after which the iterate is kept; by default all, from 0 to
+                steps.
         """
         rates = np.asarray(learning_rates, dtype=np.float64)
         wanted = range(len(rates) + 1) if kept is None else set(kept)
         generator = np.random.default_rng(seed)
-        point: Coordinates = tuple(float(x) if runs == 1 else np.full(runs, float(x)) for x in self.start)
+        point: Coordinates = tuple(
+            float(x) if runs == 1 else np.full(runs, float(x)) for x in self.start
+        )
         noisy, example = any(self.deviation), self.mean
         iterates = []
         for step, rate in enumerate([*rates.tolist(), 0.0]):
             if step in wanted:
-                iterates.append(np.stack(np.broadcast_arrays(*(np.atleast_1d(x) for x in point)), axis=-1))
+                iterates.append(
+                    np.stack(np.broadcast_arrays(*(np.atleast_1d(x) for x in point)), axis=-1)
+                )
             if noisy:
                 example = self._mean_example(generator, runs, batch_size)
             gradient = self.gradient(point, example)
@@ -87,18 +96,23 @@ class Counterexample(ABC):
     def problem(self, examples: int = 256, seed: int = 0) -> Problem:
         """The training problem: Φ is the model's parameter, in double precision.
 
-        The examples are shifted and scaled to have exactly the mean and variance of their distribution, so that the
-        training loss is that of the closed forms.
+        The examples are shifted and scaled to have exactly the mean and variance of their
+        distribution, so that the training loss is that of the closed forms.
 
         Args:
             examples: N.
             seed: Seed of the examples.
         """
         drawn = torch.randn(
-            examples, len(self.mean), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+            examples,
+            len(self.mean),
+            dtype=torch.float64,
+            generator=torch.Generator().manual_seed(seed),
         )
         drawn = (drawn - drawn.mean(dim=0)) / drawn.std(dim=0, correction=0).clamp_min(1e-12)
-        law = [torch.tensor(numbers, dtype=torch.float64) for numbers in (self.mean, self.deviation)]
+        law = [
+            torch.tensor(numbers, dtype=torch.float64) for numbers in (self.mean, self.deviation)
+        ]
         return Problem(
             name=self.name,
             model=lambda: Point(self),
@@ -108,10 +122,14 @@ class Counterexample(ABC):
             description=(self.__doc__ or self.name).partition("\n")[0],
         )
 
-    def _mean_example(self, generator: np.random.Generator, runs: int, batch_size: int) -> Coordinates:
+    def _mean_example(
+        self, generator: np.random.Generator, runs: int, batch_size: int
+    ) -> Coordinates:
         shape = None if runs == 1 else runs
         return tuple(
-            mean + deviation / math.sqrt(batch_size) * generator.standard_normal(shape) if deviation else mean
+            mean + deviation / math.sqrt(batch_size) * generator.standard_normal(shape)
+            if deviation
+            else mean
             for mean, deviation in zip(self.mean, self.deviation, strict=True)
         )
 

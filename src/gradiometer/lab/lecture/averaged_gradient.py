@@ -1,10 +1,14 @@
-"""The physicist's proof: at a small enough η the many gradients of a move average to the full gradient.
+"""The physicist's proof: at a small enough η the many gradients of a move average to the full
+gradient.
 
-A move of length Δ takes K = ⌈Δ/(η‖g‖)⌉ steps, all at practically the same Φ. Their gradients average to g. The relative
-squared error of the mean has two parts: tr Σ/(BK‖g‖²), which goes to zero with η, and the change of g during the move,
-which goes to zero with Δ. And if Σ η_t = ∞, moves of any length remain possible, however small η_t has become.
+A move of length Δ takes K = ⌈Δ/(η‖g‖)⌉ steps, all at practically the same Φ. Their gradients
+average to g. The relative
+squared error of the mean has two parts: tr Σ/(BK‖g‖²), which goes to zero with η, and the change of
+g during the move, which goes to zero with Δ. And if Σ η_t = ∞, moves of any length remain possible,
+however small η_t has become.
 
-Source: McAllester (2020), TTIC 31230, Stochastic Gradient Descent: the classical convergence theorem.
+Source: McAllester (2020), TTIC 31230, Stochastic Gradient Descent: the classical convergence
+theorem.
 """
 
 import math
@@ -71,7 +75,8 @@ class Ground:
         level: float = 0.9,
         seed: int = 0,
     ) -> "Ground":
-        """Measure g in a full pass, its curvatures by Hessian products, and tr Σ = B E‖ĝ − g‖² on batches.
+        """Measure g in a full pass, its curvatures by Hessian products, and tr Σ = B E‖ĝ − g‖² on
+        batches.
 
         Args:
             objective: The model and its loss, at the start.
@@ -87,7 +92,10 @@ class Ground:
         g = curvature.gradient.double()
         norm_squared = float(g @ g)
         if not norm_squared > 0:
-            raise BadArgument("`objective` must have a gradient at the start, got zero: there is no direction to move.")
+            raise BadArgument(
+                "`objective` must have a gradient at the start, got zero: there is no direction to "
+                "move."
+            )
         curvatures, weights = _quadrature(curvature, min(products, curvature.dimension))
         generator, size, squares = torch.Generator().manual_seed(seed), 0, []
         for place in range(batches):
@@ -98,25 +106,34 @@ class Ground:
         noise = mean(np.array(squares), level=level, batches=batches, unit="(loss / parameter)²")
         shapes = [parameter.shape for parameter in objective.parameters]
         sizes = [shape.numel() for shape in shapes]
-        parts = [part.view(shape) for part, shape in zip(curvature.gradient.split(sizes), shapes, strict=True)]
+        parts = [
+            part.view(shape)
+            for part, shape in zip(curvature.gradient.split(sizes), shapes, strict=True)
+        ]
         return cls(parts, norm_squared, noise, size, curvatures, weights)
 
     def noise_of_mean(self, steps: int) -> Estimate:
-        """tr Σ/(BK‖g‖²), the relative squared error of the mean of K batch gradients at one point."""
-        return transform(self.noise, lambda noise: noise / (self.batch_size * steps * self.norm_squared))
+        """tr Σ/(BK‖g‖²), the relative squared error of the mean of K batch gradients
+        at one point."""
+        return transform(
+            self.noise, lambda noise: noise / (self.batch_size * steps * self.norm_squared)
+        )
 
     def drift(self, learning_rate: Amount, steps: int) -> float:
-        """‖mean of g(Φ_k) − g‖²/‖g‖² over K noiseless steps, to first order of g in Φ: exact on a quadratic.
+        """‖mean of g(Φ_k) − g‖²/‖g‖² over K noiseless steps, to first order of g in Φ: exact on a
+        quadratic.
 
-        g(Φ_k) = (I − ηH)^k g, so every direction keeps (1 − (1 − ηλ)^K)/(Kηλ) of its part. About (Δ/2)²‖Hg‖²/‖g‖⁴
-        for a short move of many steps.
+        g(Φ_k) = (I − ηH)^k g, so every direction keeps (1 − (1 − ηλ)^K)/(Kηλ) of its part. About
+        (Δ/2)²‖Hg‖²/‖g‖⁴ for a short move of many steps.
         """
         if steps == 1:
             return 0.0
         reach = float(learning_rate) * self.curvatures
         short = np.abs(reach) * steps < SHORT
         safe = np.where(short, 1.0, reach)
-        kept = np.where(short, 1 - reach * (steps - 1) / 2, (1 - (1 - safe) ** steps) / (steps * safe))
+        kept = np.where(
+            short, 1 - reach * (steps - 1) / 2, (1 - (1 - safe) ** steps) / (steps * safe)
+        )
         return float(self.weights @ np.square(1 - kept))
 
 
@@ -128,7 +145,8 @@ class Move:
         learning_rate: η.
         distance: Δ.
         steps: K.
-        seen: ‖mean of ĝ − g‖²/‖g‖² as measured, g the full gradient at the start of the move; mean over the repeats.
+        seen: ‖mean of ĝ − g‖²/‖g‖² as measured, g the full gradient at the start of the move; mean
+            over the repeats.
         noise: tr Σ/(BK‖g‖²), predicted.
         drift: The part from the change of g during the move, predicted by `Ground.drift`.
         moved: ‖Φ − Φ₀‖ at the end, mean over the repeats.
@@ -159,17 +177,19 @@ def moves(
     level: float = 0.9,
     seed: int = 0,
 ) -> list[Move]:
-    """Make a move of the same length at each learning rate by plain SGD, and compare the mean of its gradients with g.
+    """Make a move of the same length at each learning rate by plain SGD, and compare the mean of
+    its gradients with g.
 
-    Every repeat starts at the model's parameters, which do not change, and draws new batches. Costs repeats × Σ K
-    gradients.
+    Every repeat starts at the model's parameters, which do not change, and draws new batches. Costs
+    repeats × Σ K gradients.
 
     Args:
         objective: The model and its loss, at the start of every move.
         ground: The gradient there.
         draw: Draws a batch, independently each time.
-        distance: Δ, in parameter units: long enough to matter, and short enough for g to stay the same. K counts the
-            length along g; the noise of the steps leads away from that line, less at a smaller η.
+        distance: Δ, in parameter units: long enough to matter, and short enough for g to stay the
+            same. K counts the length along g; the noise of the steps leads away from that line,
+            less at a smaller η.
         learning_rates: η of each move.
         repeats: Number of repeats of each move, at least 4.
         level: Confidence level of the measured errors.
@@ -185,7 +205,9 @@ def moves(
     made = []
     for rate in learning_rates:
         steps = steps_of(distance, rate, ground.norm)
-        ends = [_gone(objective, ground, draw, float(rate), steps, generator) for _ in range(repeats)]
+        ends = [
+            _gone(objective, ground, draw, float(rate), steps, generator) for _ in range(repeats)
+        ]
         seen, moved = np.array(ends).T
         made.append(
             Move(
@@ -206,7 +228,9 @@ def steps_of(distance: Amount, learning_rate: Amount, gradient_norm: float) -> i
     return max(math.ceil(distance / (learning_rate * gradient_norm) * (1 - 1e-12)), 1)
 
 
-def _quadrature(curvature: Curvature, products: int) -> tuple[Float[np.ndarray, " basis"], Float[np.ndarray, " basis"]]:
+def _quadrature(
+    curvature: Curvature, products: int
+) -> tuple[Float[np.ndarray, " basis"], Float[np.ndarray, " basis"]]:
     """Ritz values from the Krylov space of g, and the share of ‖g‖² along the vector of each."""
     g = curvature.gradient / curvature.gradient.norm()
     found = curvature.eigenvalues(largest=1, start=g[None], tolerance=NEVER, most_products=products)
@@ -216,7 +240,12 @@ def _quadrature(curvature: Curvature, products: int) -> tuple[Float[np.ndarray, 
 
 
 def _gone(
-    objective: Objective, ground: Ground, draw: BatchDraw, rate: float, steps: int, generator: torch.Generator
+    objective: Objective,
+    ground: Ground,
+    draw: BatchDraw,
+    rate: float,
+    steps: int,
+    generator: torch.Generator,
 ) -> tuple[float, float]:
     """The relative squared error of the mean gradient of one move, and ‖Φ − Φ₀‖ at its end."""
     start = [parameter.detach() for parameter in objective.parameters]

@@ -26,5 +26,7 @@ def chosen(names: tuple[str, ...]) -> list[Statement]:
     asked = [name.strip().upper() for name in names]
     for given, name in zip(names, asked, strict=True):
         if name not in STATEMENTS:
-            raise BadArgument(f"Unknown statement {given!r} in `statements`. Available: {', '.join(STATEMENTS)}.")
+            raise BadArgument(
+                f"Unknown statement {given!r} in `statements`. Available: {', '.join(STATEMENTS)}."
+            )
     return [statement for name, statement in STATEMENTS.items() if not asked or name in asked]

@@ -1,4 +1,5 @@
-"""The pictures of the lecture. The prediction is diamonds on a dashed line, the measurement is points with bars."""
+"""The pictures of the lecture. The prediction is diamonds on a dashed line, the measurement is
+points with bars."""
 
 import json
 import math
@@ -45,7 +46,9 @@ def svg(outcome: ExperimentResult, *, with_measurement: bool = True, page: str =
         with_measurement: False to draw the prediction alone.
         page: A prefix for the names inside, for a page with pictures of several statements.
     """
-    spec = chart(outcome, with_measurement=with_measurement).to_dict() | {"config": config(PAGE, PAGE_FONT)}
+    spec = chart(outcome, with_measurement=with_measurement).to_dict() | {
+        "config": config(PAGE, PAGE_FONT)
+    }
     drawn: str = vl_convert.vegalite_to_svg(json.dumps(spec), vl_version())
     # Several pictures share a page: the ids of their clips and gradients must differ.
     place = f"{page}{outcome.experiment.name}-{'both' if with_measurement else 'predicted'}-"
@@ -53,7 +56,8 @@ def svg(outcome: ExperimentResult, *, with_measurement: bool = True, page: str =
 
 
 def chart(outcome: ExperimentResult, *, with_measurement: bool = True) -> alt.LayerChart:
-    """Prediction and measurement along the dial; a claim that fails is a dotted line, a wrong theory a dash-dotted one.
+    """Prediction and measurement along the dial; a claim that fails is a dotted line, a wrong
+    theory a dash-dotted one.
 
     The axes fit both, also if the prediction is drawn alone, so that the two pictures match.
     """
@@ -71,7 +75,9 @@ def chart(outcome: ExperimentResult, *, with_measurement: bool = True) -> alt.La
     if claimed:
         layers.append(_line(experiment, claimed, DOTTED).encode(x=x("dial"), y=y("theory")))
     if outcome.rival:
-        layers.append(_line(experiment, outcome.rival, DASH_DOTTED).encode(x=x("dial"), y=y("theory")))
+        layers.append(
+            _line(experiment, outcome.rival, DASH_DOTTED).encode(x=x("dial"), y=y("theory"))
+        )
     layers += _prediction_layers(_rows(experiment.points, outcome.predicted, PREDICTED, row), x, y)
     if with_measurement:
         rows = _rows(experiment.points, outcome.measured, MEASURED, row)
@@ -80,7 +86,9 @@ def chart(outcome: ExperimentResult, *, with_measurement: bool = True) -> alt.La
     return layered(*layers).properties(width=WIDTH, height=HEIGHT)
 
 
-def _prediction_layers(rows: Sequence[Row], x: Horizontal, y: Vertical) -> list[alt.Chart | alt.LayerChart]:
+def _prediction_layers(
+    rows: Sequence[Row], x: Horizontal, y: Vertical
+) -> list[alt.Chart | alt.LayerChart]:
     base, colour = _base(rows, x), SERIES["color"]
     known = base.transform_filter("datum.value !== null")
     area = base.transform_filter("datum.low !== null && datum.high !== null").mark_area()
@@ -93,10 +101,16 @@ def _prediction_layers(rows: Sequence[Row], x: Horizontal, y: Vertical) -> list[
 
 
 def _rows(
-    points: Sequence[float] | Sequence[int], estimates: Sequence[Estimate], name: str, row: Callable[[Estimate], Row]
+    points: Sequence[float] | Sequence[int],
+    estimates: Sequence[Estimate],
+    name: str,
+    row: Callable[[Estimate], Row],
 ) -> list[Row]:
     plain = {"series": name, "open": "", "middle": None}
-    return [plain | {"dial": point, **row(estimate)} for point, estimate in zip(points, estimates, strict=True)]
+    return [
+        plain | {"dial": point, **row(estimate)}
+        for point, estimate in zip(points, estimates, strict=True)
+    ]
 
 
 def _base(rows: Sequence[Row], x: Horizontal) -> alt.Chart:
@@ -105,17 +119,27 @@ def _base(rows: Sequence[Row], x: Horizontal) -> alt.Chart:
 
 def _dial(experiment: Experiment) -> Horizontal:
     if experiment.log_dial and min(experiment.points) > 0:
-        return log_x(LogAxis.holding([Estimate.exact(float(point)) for point in experiment.points]), experiment.dial)
-    scale, axis = alt.Scale(zero=False, padding=12), alt.Axis(title=experiment.dial, format=NUMBER, tickCount=6)
+        return log_x(
+            LogAxis.holding([Estimate.exact(float(point)) for point in experiment.points]),
+            experiment.dial,
+        )
+    scale, axis = (
+        alt.Scale(zero=False, padding=12),
+        alt.Axis(title=experiment.dial, format=NUMBER, tickCount=6),
+    )
     if all(float(point).is_integer() for point in experiment.points):
         axis.tickMinStep = 1
     return lambda field: alt.X(field, type="quantitative", scale=scale, axis=axis)
 
 
 def _linear(estimates: Sequence[Estimate], title: str) -> Vertical:
-    ends = [end for each in estimates for end in (each.low, each.value, each.high) if math.isfinite(end)]
+    ends = [
+        end for each in estimates for end in (each.low, each.value, each.high) if math.isfinite(end)
+    ]
     room = 0.06 * (max(ends) - min(ends))
-    return linear_y(title, NUMBER, alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False))
+    return linear_y(
+        title, NUMBER, alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False)
+    )
 
 
 def _line(experiment: Experiment, values: Sequence[float], dash: list[int]) -> alt.Chart:
@@ -127,5 +151,7 @@ def _line(experiment: Experiment, values: Sequence[float], dash: list[int]) -> a
     ]
     dots = alt.OverlayMarkDef(filled=False, size=24, color=PAGE["ink"])
     base = alt.Chart(alt.Data(values=rows))
-    line: alt.Chart = base.mark_line(style="reference", strokeDash=dash, strokeCap="round", point=dots)
+    line: alt.Chart = base.mark_line(
+        style="reference", strokeDash=dash, strokeCap="round", point=dots
+    )
     return line

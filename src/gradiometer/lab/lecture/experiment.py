@@ -1,4 +1,5 @@
-"""An experiment of a statement: a quantity along a dial, predicted at every position before it is measured."""
+"""An experiment of a statement: a quantity along a dial, predicted at every position before it is
+measured."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,8 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
 LEVEL = 0.999
-"""Confidence level of the lecture's intervals: more than a hundred are compared, and none should miss by chance."""
+"""Confidence level of the lecture's intervals: more than a hundred are compared, and none should
+miss by chance."""
 
 AtPoint = Callable[[Any], Estimate | SupportsFloat]
 """Gives a number for a position of the dial; a plain float is exact."""
@@ -32,7 +34,8 @@ class Circumstance(StrEnum):
 
 @dataclass(frozen=True)
 class Rival:
-    """A wrong theory of a quantity. A prediction that could not tell it from the right one would say nothing.
+    """A wrong theory of a quantity. A prediction that could not tell it from the right one would
+    say nothing.
 
     Args:
         says: The theory, as a noun phrase: "a convex loss".
@@ -54,11 +57,13 @@ class Experiment:
         quantity: The predicted and measured quantity, with its symbol.
         dial: The quantity that varies, with its symbol.
         points: The dial's positions, in increasing order.
-        predict: The prediction at a position: exact, or an interval if it uses measured numbers or is a bound.
+        predict: The prediction at a position: exact, or an interval if it uses measured numbers or
+            is a bound.
         measure: The measurement at a position.
         says: The prediction in a sentence; if the claim fails, why.
         claim: If the claim fails, its value at a position, which the measurement must exclude.
-        rival: A wrong theory, which both the prediction and the measurement must exclude somewhere along the dial.
+        rival: A wrong theory, which both the prediction and the measurement must exclude somewhere
+            along the dial.
         log_dial: Draw the dial on a logarithmic axis.
         log: Draw the quantity on a logarithmic axis.
     """
@@ -84,7 +89,9 @@ class Experiment:
     @cached_property
     def claimed(self) -> tuple[float, ...]:
         """The values of a claim that fails, at each position; empty if it does not fail."""
-        return () if self.claim is None else tuple(float(self.claim(point)) for point in self.points)
+        return (
+            () if self.claim is None else tuple(float(self.claim(point)) for point in self.points)
+        )
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,8 @@ class ExperimentResult:
 
     @property
     def points_held(self) -> tuple[bool, ...]:
-        """Per position: True if the measured interval meets the prediction and excludes a claim that fails."""
+        """Per position: True if the measured interval meets the prediction and excludes a claim
+        that fails."""
         claimed: Sequence[float | None] = self.experiment.claimed or [None] * len(self.predicted)
         return tuple(
             meets(ours, theirs) and (claim is None or not bool(theirs.low <= claim <= theirs.high))
@@ -112,9 +120,12 @@ class ExperimentResult:
 
     @property
     def refuted(self) -> int:
-        """Positions at which the wrong theory lies outside the prediction and outside the measured interval."""
+        """Positions at which the wrong theory lies outside the prediction and outside the measured
+        interval."""
         pairs = zip(self.rival, self.predicted, self.measured, strict=False)
-        return sum(not (_holds(ours, rival) or _holds(theirs, rival)) for rival, ours, theirs in pairs)
+        return sum(
+            not (_holds(ours, rival) or _holds(theirs, rival)) for rival, ours, theirs in pairs
+        )
 
 
 def predicted(experiment: Experiment) -> ExperimentResult:
@@ -135,7 +146,11 @@ def meets(predicted: Estimate, measured: Estimate) -> bool:
     Two exact numbers are compared to nine digits, because they are computed in different ways.
     """
     slack = 1e-9 * abs(predicted.value) if predicted.method == measured.method == "exact" else 0.0
-    return bool(measured.tells and predicted.low - slack <= measured.high and measured.low <= predicted.high + slack)
+    return bool(
+        measured.tells
+        and predicted.low - slack <= measured.high
+        and measured.low <= predicted.high + slack
+    )
 
 
 def _holds(estimate: Estimate, value: float) -> bool:
@@ -151,4 +166,6 @@ def mean_estimate(values: ArrayLike) -> Estimate:
 
 def _along(experiment: Experiment, number: AtPoint) -> tuple[Estimate, ...]:
     found = (number(point) for point in experiment.points)
-    return tuple(each if isinstance(each, Estimate) else Estimate.exact(float(each)) for each in found)
+    return tuple(
+        each if isinstance(each, Estimate) else Estimate.exact(float(each)) for each in found
+    )

@@ -1,4 +1,5 @@
-"""The real network of the lecture: the digits' MLP some steps into training, with every example's gradient known."""
+"""The real network of the lecture: the digits' MLP some steps into training, with every example's
+gradient known."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -57,7 +58,8 @@ class Network:
 
     @cached_property
     def gradient_variance(self) -> float:
-        """Tr Σ, with N in the denominator: for the gradient of an example drawn from the training set."""
+        """Tr Σ, with N in the denominator: for the gradient of an example drawn from the training
+        set."""
         return float((self.per_example - self.gradient).square().sum(dim=1).mean())
 
     def noise_of_batch(self, size: int) -> float:
@@ -67,14 +69,16 @@ class Network:
 
     def loss(self, weights: Weights) -> float:
         """L_Train of a network with these weights, tensor by tensor."""
-        # A copy, because the network of the lecture is cached: every statement measures the same one.
+        # A copy, because the network of the lecture is cached: every statement measures the same
+        # one.
         model = copy.deepcopy(self.objective.model)
         with torch.no_grad():
             torch._foreach_copy_(list(model.parameters()), list(weights))
             return float(self.objective.loss(model, self.everything).mean())
 
     def barrier(self, one: Weights, other: Weights) -> float:
-        """L halfway between two networks less the mean of L at both: never above zero for a convex loss."""
+        """L halfway between two networks less the mean of L at both: never above zero for a convex
+        loss."""
         middle = torch._foreach_lerp(list(one), list(other), 0.5)
         return self.loss(middle) - (self.loss(one) + self.loss(other)) / 2
 
@@ -97,17 +101,22 @@ class Network:
             optimizer.step()
             yield step
 
-    def after(self, steps: int, size: int, learning_rate: float, seed: int) -> Float[Tensor, " params"]:
+    def after(
+        self, steps: int, size: int, learning_rate: float, seed: int
+    ) -> Float[Tensor, " params"]:
         """The parameters after steps of torch's SGD from here."""
         model = copy.deepcopy(self.objective.model)
-        for _ in self.sgd(model, torch.optim.SGD(model.parameters(), lr=learning_rate), size, steps, seed):
+        for _ in self.sgd(
+            model, torch.optim.SGD(model.parameters(), lr=learning_rate), size, steps, seed
+        ):
             pass
         return flat(model.parameters()).detach().double()
 
     def moves(
         self, size: int, count: int, seed: int, learning_rate: float, momentum: float = 0.0
     ) -> Iterator[Float[Tensor, " params"]]:
-        """The moves that steps of torch's SGD make from here: the model is put back after every step."""
+        """The moves that steps of torch's SGD make from here: the model is put back after every
+        step."""
         model = copy.deepcopy(self.objective.model)
         start = flat(model.parameters()).detach()
         optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=momentum)

@@ -21,7 +21,9 @@ EXAMPLE, START = OneDimensional(mean=1.0, variance=4.0), 3.0
 
 def _one_step(rate: float) -> Estimate:
     """How far β moves towards E y in its first step, over many runs."""
-    chains = EXAMPLE.simulate([rate], chains=4000, batch_size=BATCH, start=START, seed=RATES.index(rate))
+    chains = EXAMPLE.simulate(
+        [rate], chains=4000, batch_size=BATCH, start=START, seed=RATES.index(rate)
+    )
     return mean_estimate(chains[0] - chains[1])
 
 
@@ -29,7 +31,8 @@ def _along_gradient(rate: float, momentum: float = 0.0) -> Estimate:
     """−⟨ΔΦ, g⟩/‖g‖ of torch's own optimizer, with the network put back after every step."""
     network = digits_network()
     direction = network.gradient / network.gradient.norm()
-    # The first moves are left out below: a buffer that has just begun is not yet as long as it gets.
+    # The first moves are left out below: a buffer that has just begun is not yet as long as it
+    # gets.
     moves = network.moves(BATCH, 300 + WARM, RATES.index(rate), rate, momentum)
     along = np.array([-float(move @ direction) for move in moves])
     return mean(along[WARM:], level=LEVEL)
@@ -57,7 +60,10 @@ def _experiments() -> tuple[Experiment, ...]:
             predict=lambda rate: rate * norm,
             measure=_along_gradient,
             rival=Rival("all of the step is along −g, η √E‖ĝ‖²", lambda rate: rate * of_batch),
-            says="On average over batches of 32, torch's SGD moves η‖g‖ along −g, with g the exact Train gradient.",
+            says=(
+                "On average over batches of 32, torch's SGD moves η‖g‖ along −g, with g the exact "
+                "Train gradient."
+            ),
         ),
         real(
             name="momentum",
@@ -65,8 +71,10 @@ def _experiments() -> tuple[Experiment, ...]:
             predict=lambda rate: rate * norm / (1 - MOMENTUM),
             measure=lambda rate: _along_gradient(rate, MOMENTUM),
             claim=lambda rate: rate * norm,
-            says="With momentum 0.9 a step follows an average of past batch gradients. If the gradient stays the same, "
-            "the step is 1/(1 − μ) = 10 times as long.",
+            says=(
+                "With momentum 0.9 a step follows an average of past batch gradients. If the "
+                "gradient stays the same, the step is 1/(1 − μ) = 10 times as long."
+            ),
         ),
     )
 
@@ -76,6 +84,8 @@ S1 = Statement(
     title="A step against the batch gradient",
     claim="Vanilla SGD moves against the gradient of a batch, which on average is the gradient.",
     experiments=_experiments,
-    limits="With momentum, clipping or preconditioning the step is no longer against the batch gradient, so "
-    "measurements of ĝ do not describe the move of Φ.",
+    limits=(
+        "With momentum, clipping or preconditioning the step is no longer against the batch "
+        "gradient, so measurements of ĝ do not describe the move of Φ."
+    ),
 )

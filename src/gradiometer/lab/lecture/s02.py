@@ -32,12 +32,17 @@ def _errors(size: int) -> Estimate:
     """‖ĝ − g‖² of batches drawn without replacement, by torch's own backward."""
     network = digits_network()
     gradients = map(network.batch_gradient, network.batches(size, BATCHES, seed=size))
-    return mean_estimate([float((gradient - network.gradient).square().sum()) for gradient in gradients])
+    return mean_estimate(
+        [float((gradient - network.gradient).square().sum()) for gradient in gradients]
+    )
 
 
 def _gauge(size: int) -> Estimate:
-    """tr Σ as the instrument measures it: from the two halves of a step, without g or any other example."""
-    return digits_network().measured(GradientNoise(), size, BATCHES, 3 * size, 0.1)["gradient_variance"]
+    """tr Σ as the instrument measures it: from the two halves of a step, without g or any other
+    example."""
+    return digits_network().measured(GradientNoise(), size, BATCHES, 3 * size, 0.1)[
+        "gradient_variance"
+    ]
 
 
 def _by_class(size: int) -> float:
@@ -56,7 +61,8 @@ def _errors_by_class(size: int) -> Estimate:
     """‖ĝ − g‖² of batches from a single class; a class is drawn in proportion to its size."""
     network, generator = digits_network(), torch.Generator().manual_seed(size)
     labels, errors = network.everything[1], []
-    # A random example draws the class, so that a class comes as often as its examples: then E ĝ = g.
+    # A random example draws the class, so that a class comes as often as its examples: then E ĝ =
+    # g.
     for first in torch.randint(len(labels), (2 * BATCHES,), generator=generator):
         own = (labels == labels[first]).nonzero()[:, 0]
         chosen = own[torch.randperm(len(own), generator=generator)[:size]]
@@ -89,7 +95,10 @@ def _experiments() -> tuple[Experiment, ...]:
             predict=_exact,
             measure=_errors,
             rival=Rival("independent draws, tr Σ / B", lambda size: trace / size),
-            says="tr Σ / B times (N − B)/(N − 1): at B = 1,024 of 1,437 the error is down to 29 % of tr Σ / B.",
+            says=(
+                "tr Σ / B times (N − B)/(N − 1): at B = 1,024 of 1,437 the error is down to 29 % "
+                "of tr Σ / B."
+            ),
         ),
         Experiment(
             name="gauge",
@@ -100,7 +109,10 @@ def _experiments() -> tuple[Experiment, ...]:
             points=SIZES[:4],
             predict=lambda _: trace * total / (total - 1),
             measure=_gauge,
-            says="The instrument uses one batch at a time, and finds the tr Σ of all 1,437 gradients.",
+            says=(
+                "The instrument uses one batch at a time, and finds the tr Σ of all 1,437 "
+                "gradients."
+            ),
             log=False,
         ),
         Experiment(
@@ -113,8 +125,10 @@ def _experiments() -> tuple[Experiment, ...]:
             predict=_by_class,
             measure=_errors_by_class,
             claim=_exact,
-            says="These batches are not random samples. E ĝ = g still holds, but the error does not fall as 1/B: it "
-            "stays at the distance between a class's gradient and the mean.",
+            says=(
+                "These batches are not random samples. E ĝ = g still holds, but the error does not "
+                "fall as 1/B: it stays at the distance between a class's gradient and the mean."
+            ),
         ),
     )
 
@@ -124,6 +138,9 @@ S2 = Statement(
     title="Gradient estimation",
     claim="The batch gradient is right on average, and its squared error is tr Σ / B.",
     experiments=_experiments,
-    limits="The examples of a batch must be a random sample. If the data are ordered (by class, by file, by user), a "
-    "larger batch helps less than tr Σ / B says, and the two halves of a batch do not show it.",
+    limits=(
+        "The examples of a batch must be a random sample. If the data are ordered (by class, by "
+        "file, by user), a larger batch helps less than tr Σ / B says, and the two halves of a "
+        "batch do not show it."
+    ),
 )

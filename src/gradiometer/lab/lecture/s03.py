@@ -27,7 +27,10 @@ DIRECTION = np.array([1.0, -1.0, 1.0]) / np.sqrt(3)
 def _quadratic_drift(length: float) -> float:
     """‖g(Φ + Δ) − g(Φ)‖ by torch's own backward, on a training set of the quadratic."""
     problem = Quadratic(CURVATURE, np.eye(3)).problem(examples=200, start=np.zeros(3))
-    objective, everything = Objective(problem.model(), problem.loss), problem.train.batch(torch.arange(200))
+    objective, everything = (
+        Objective(problem.model(), problem.loss),
+        problem.train.batch(torch.arange(200)),
+    )
     here = [parameter.detach() for parameter in objective.parameters]
     there = [here[0] + torch.from_numpy(length * DIRECTION)]
     before, after = (flat(objective.gradient(everything, at=at)).double() for at in (here, there))
@@ -40,7 +43,9 @@ def _products() -> Float[np.ndarray, " batches"]:
     network = digits_network()
     curvature = Curvature.of(network.objective, network.everything)
     # A third as many batches as readings: each costs a Hessian product.
-    gradients = torch.stack([network.batch_gradient(chosen) for chosen in network.batches(BATCH, STEPS // 3, seed=4)])
+    gradients = torch.stack(
+        [network.batch_gradient(chosen) for chosen in network.batches(BATCH, STEPS // 3, seed=4)]
+    )
     images: np.ndarray = curvature.products(gradients.float()).double().square().sum(dim=1).numpy()
     return images
 
@@ -72,7 +77,11 @@ def _far_away(distance: float) -> float:
 
 def _experiments() -> tuple[Experiment, ...]:
     image = float(np.linalg.norm(CURVATURE @ DIRECTION))
-    drift = partial(Experiment, dial="length of the move, ‖Δ‖", quantity="change of the gradient, ‖g(Φ + Δ) − g(Φ)‖")
+    drift = partial(
+        Experiment,
+        dial="length of the move, ‖Δ‖",
+        quantity="change of the gradient, ‖g(Φ + Δ) − g(Φ)‖",
+    )
     return (
         drift(
             name="quadratic",
@@ -93,8 +102,11 @@ def _experiments() -> tuple[Experiment, ...]:
             predict=lambda rate: mean_estimate(rate**2 * _products()),
             measure=_measured_drift,
             rival=Rival("steps along g alone, η²‖Hg‖²", lambda rate: rate**2 * _without_noise()),
-            says="η² E‖Hĝ‖², from Hessian products with the gradients of 100 batches. The instrument measures it "
-            "without a Hessian, from halves of other examples at both ends of a step.",
+            says=(
+                "η² E‖Hĝ‖², from Hessian products with the gradients of 100 batches. The "
+                "instrument measures it without a Hessian, from halves of other examples at both "
+                "ends of a step."
+            ),
         ),
         drift(
             name="far_away",
@@ -104,8 +116,10 @@ def _experiments() -> tuple[Experiment, ...]:
             predict=np.tanh,
             measure=_far_away,
             claim=lambda distance: distance,
-            says="A long move leaves the region in which the loss is a quadratic. HΔ = Δ grows without limit, but the "
-            "gradient is tanh Δ, which stays below 1.",
+            says=(
+                "A long move leaves the region in which the loss is a quadratic. HΔ = Δ grows "
+                "without limit, but the gradient is tanh Δ, which stays below 1."
+            ),
         ),
     )
 
@@ -113,8 +127,12 @@ def _experiments() -> tuple[Experiment, ...]:
 S3 = Statement(
     name="S3",
     title="Gradient drift",
-    claim="As the parameters move the gradient changes, to first order by the Hessian times the move.",
+    claim=(
+        "As the parameters move the gradient changes, to first order by the Hessian times the move."
+    ),
     experiments=_experiments,
-    limits="It is a statement about short moves. Over long ones, and across the kinks of a ReLU network, the Hessian "
-    "at the start of the move says little about the gradient at its end.",
+    limits=(
+        "It is a statement about short moves. Over long ones, and across the kinks of a ReLU "
+        "network, the Hessian at the start of the move says little about the gradient at its end."
+    ),
 )

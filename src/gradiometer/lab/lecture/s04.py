@@ -40,11 +40,13 @@ def _excess(rates: Float[np.ndarray, " steps"], time: int, seed: int) -> Estimat
 
 @cache
 def _floor(rate: float) -> tuple[Regressions, Float[np.ndarray, " runs"], Estimate]:
-    """Runs that have settled at a constant rate: their losses, and how much averaging their iterates gains."""
+    """Runs that have settled at a constant rate: their losses, and how much averaging their
+    iterates gains."""
     runs = Regressions(seed=int(1000 * rate))
     runs.train(Constant(rate), WARM)
     looks = []
-    # Looks a quarter of the tail apart: losses of neighboring iterates are too alike to add anything.
+    # Looks a quarter of the tail apart: losses of neighboring iterates are too alike to add
+    # anything.
     for _ in range(4):
         part = runs.train(Constant(rate), TAIL // 4)
         looks.append((runs.losses(runs.weights), part))
@@ -69,7 +71,9 @@ def _agreeing(time: int) -> Estimate:
 
 def _experiments() -> tuple[Experiment, ...]:
     constant, decaying = np.full(TIMES[-1], RATE), 1 / np.arange(1, TIMES[-1] + 1)
-    known = partial(Experiment, setting=Circumstance.KNOWN, quantity="excess loss", dial="step, t", points=TIMES)
+    known = partial(
+        Experiment, setting=Circumstance.KNOWN, quantity="excess loss", dial="step, t", points=TIMES
+    )
     shrinks = float(np.mean((1 - RATE * SLOPES) ** 2))
     return (
         known(
@@ -96,7 +100,10 @@ def _experiments() -> tuple[Experiment, ...]:
             predict=lambda rate: _floor(rate)[2],
             measure=_gain,
             rival=Rival("twice the temperature", lambda rate: 2 * _floor(rate)[2].value),
-            says="As much as averaging gains before the cut: mean L of the iterates less L at their mean.",
+            says=(
+                "As much as averaging gains before the cut: mean L of the iterates less L at their "
+                "mean."
+            ),
         ),
         Experiment(
             name="agreeing",
@@ -108,8 +115,11 @@ def _experiments() -> tuple[Experiment, ...]:
             predict=lambda time: shrinks**time,
             measure=_agreeing,
             claim=lambda _: RATE * float(SLOPES.var()) / (2 - RATE),
-            says="If all examples have the same minimum, there is no noise at it: a constant rate reaches it, at a "
-            "geometric speed. A network that fits its training set exactly comes close to this.",
+            says=(
+                "If all examples have the same minimum, there is no noise at it: a constant rate "
+                "reaches it, at a geometric speed. A network that fits its training set exactly "
+                "comes close to this."
+            ),
         ),
     )
 
@@ -119,6 +129,9 @@ S4 = Statement(
     title="Convergence",
     claim="To reach a local optimum the learning rate must go gradually to zero.",
     experiments=_experiments,
-    limits="Only noise at the optimum keeps the iterates apart. If every example's gradient is zero there (a network "
-    "that fits its training set exactly), a constant rate below the edge of stability converges too.",
+    limits=(
+        "Only noise at the optimum keeps the iterates apart. If every example's gradient is zero "
+        "there (a network that fits its training set exactly), a constant rate below the edge of "
+        "stability converges too."
+    ),
 )

@@ -30,9 +30,12 @@ PUSHES = 40
 
 
 def _crossing(batch_size: int) -> Estimate:
-    """Mean steps from one minimum to the other, over many walkers, each long enough for many crossings."""
+    """Mean steps from one minimum to the other, over many walkers, each long enough for many
+    crossings."""
     steps = int(min(40 * WELL.exact_steps(RATE, batch_size), 60_000))
-    return WELL.crossing_steps(RATE, batch_size, walkers=400, steps=steps, level=LEVEL, seed=batch_size)
+    return WELL.crossing_steps(
+        RATE, batch_size, walkers=400, steps=steps, level=LEVEL, seed=batch_size
+    )
 
 
 @cache
@@ -50,30 +53,39 @@ def _weights_of(seed: int) -> dict[int, Weights]:
 
 
 def reordered(weights: Weights, seed: int) -> Weights:
-    """The same network with its hidden units in another order: the same function of the images, elsewhere."""
+    """The same network with its hidden units in another order: the same function of the images,
+    elsewhere."""
     first, bias, last, output = weights
     order = torch.randperm(len(bias), generator=torch.Generator().manual_seed(seed))
     return [first[order], bias[order], last[:, order], output]
 
 
 def by_symmetry(step: int, first: int = 0) -> Estimate:
-    """The barrier between a network and itself with its hidden units in another order, over networks."""
+    """The barrier between a network and itself with its hidden units in another order, over
+    networks."""
     ends = [
-        (_weights_of(seed)[step], reordered(_weights_of(seed)[step], seed)) for seed in range(first, first + 2 * PAIRS)
+        (_weights_of(seed)[step], reordered(_weights_of(seed)[step], seed))
+        for seed in range(first, first + 2 * PAIRS)
     ]
     return mean_estimate([digits_network().barrier(*pair) for pair in ends])
 
 
 def between_runs(step: int, first: int = 0) -> Estimate:
     """L halfway between two runs less the mean of L at both, over independent pairs."""
-    pairs = [(_weights_of(seed)[step], _weights_of(seed + 1)[step]) for seed in range(first, first + 2 * PAIRS, 2)]
+    pairs = [
+        (_weights_of(seed)[step], _weights_of(seed + 1)[step])
+        for seed in range(first, first + 2 * PAIRS, 2)
+    ]
     return mean_estimate([digits_network().barrier(*pair) for pair in pairs])
 
 
 def spread_of_walks(network: Network, steps: int, seed: int = 0) -> Estimate:
-    """2η² Σ_j E‖(I − ηH)^j ξ‖², with ξ the noise of a batch: tr Σ exactly, the rest from Hessian products."""
+    """2η² Σ_j E‖(I − ηH)^j ξ‖², with ξ the noise of a batch: tr Σ exactly, the rest from Hessian
+    products."""
     batches = network.batches(BATCH, PUSHES, seed=700 + seed)
-    pushes = torch.stack([network.batch_gradient(chosen) - network.gradient for chosen in batches]).float()
+    pushes = torch.stack(
+        [network.batch_gradient(chosen) - network.gradient for chosen in batches]
+    ).float()
     curvature = Curvature.of(network.objective, network.everything)
     first, total = pushes.square().sum(dim=1), torch.zeros(PUSHES)
     for step in range(steps):
@@ -84,14 +96,20 @@ def spread_of_walks(network: Network, steps: int, seed: int = 0) -> Estimate:
     if steps == 1:
         return Estimate.exact(one_step)
     kept = total.sum() / first.sum()  # a ratio of means: its error is that of the residuals
-    return mean_estimate((one_step * (kept + (total - kept * first) / first.mean())).double().numpy())
+    return mean_estimate(
+        (one_step * (kept + (total - kept * first) / first.mean())).double().numpy()
+    )
 
 
 def walked(network: Network, steps: int, seed: int = 0) -> Estimate:
-    """‖Φ_a − Φ_b‖² of two runs of torch's SGD from the same network on different batches, over pairs of runs."""
+    """‖Φ_a − Φ_b‖² of two runs of torch's SGD from the same network on different batches, over
+    pairs of runs."""
     apart = []
     for pair in range(60):
-        ends = [network.after(steps, BATCH, WALK_RATE, seed=10_000 * (seed + 1) + 2 * pair + end) for end in (0, 1)]
+        ends = [
+            network.after(steps, BATCH, WALK_RATE, seed=10_000 * (seed + 1) + 2 * pair + end)
+            for end in (0, 1)
+        ]
         apart.append(float((ends[0] - ends[1]).square().sum()))
     return mean_estimate(apart)
 
@@ -105,11 +123,14 @@ def _runs_at_rest(spread: float) -> Regressions:
 
 
 def _valley(spread: float) -> Estimate:
-    """−μ‖δ‖²/8 is the highest and −λ‖δ‖²/8 the lowest middle of a loss whose curvatures lie between μ and λ."""
+    """−μ‖δ‖²/8 is the highest and −λ‖δ‖²/8 the lowest middle of a loss whose curvatures lie between
+    μ and λ."""
     runs = _runs_at_rest(spread)
     squared = float((runs.weights[::2] - runs.weights[1::2]).square().sum(dim=(1, 2)).mean())
     low, high = -runs.largest_curvature * squared / 8, -DECAY * squared / 8
-    return Estimate.bound(high, low=low, high=high, method="curvature between μ and λ", samples=RUNS // 2)
+    return Estimate.bound(
+        high, low=low, high=high, method="curvature between μ and λ", samples=RUNS // 2
+    )
 
 
 def _middle(spread: float) -> Estimate:
@@ -117,11 +138,15 @@ def _middle(spread: float) -> Estimate:
     runs = _runs_at_rest(spread)
     # Every run is in one pair only, so that the pairs are independent.
     one, other = runs.weights[::2], runs.weights[1::2]
-    return mean_estimate(runs.losses((one + other) / 2) - (runs.losses(one) + runs.losses(other)) / 2)
+    return mean_estimate(
+        runs.losses((one + other) / 2) - (runs.losses(one) + runs.losses(other)) / 2
+    )
 
 
 def _experiments() -> tuple[Experiment, ...]:
-    middle = partial(Experiment, quantity="loss halfway between two runs, less the mean at both", log=False)
+    middle = partial(
+        Experiment, quantity="loss halfway between two runs, less the mean at both", log=False
+    )
     network = digits_network()
     return (
         Experiment(
@@ -133,8 +158,10 @@ def _experiments() -> tuple[Experiment, ...]:
             points=BATCHES,
             predict=lambda size: WELL.exact_steps(RATE, size),
             measure=_crossing,
-            says="The noise of batches carries SGD over a barrier. The time grows exponentially with B; here it comes "
-            "from the exact law of a first passage.",
+            says=(
+                "The noise of batches carries SGD over a barrier. The time grows exponentially "
+                "with B; here it comes from the exact law of a first passage."
+            ),
             log_dial=False,
         ),
         middle(
@@ -146,9 +173,11 @@ def _experiments() -> tuple[Experiment, ...]:
             predict=by_symmetry,
             measure=between_runs,
             rival=Rival("a convex loss: no barrier", lambda _: 0.0),
-            says="As high as between one run and the same network with its hidden units in another order. These two "
-            "compute the same function, so the loss has as many valleys as orders, and another start ends in "
-            "another one.",
+            says=(
+                "As high as between one run and the same network with its hidden units in another "
+                "order. These two compute the same function, so the loss has as many valleys as "
+                "orders, and another start ends in another one."
+            ),
         ),
         Experiment(
             name="walk",
@@ -163,8 +192,10 @@ def _experiments() -> tuple[Experiment, ...]:
                 "a steady push apart: K² of one step",
                 lambda steps: 2 * (WALK_RATE * steps) ** 2 * network.noise_of_batch(BATCH),
             ),
-            says="SGD searches as a random walk: 2η²K tr Σ/B, less what the curvature pulls back, with Σ from the "
-            "gradients of all examples.",
+            says=(
+                "SGD searches as a random walk: 2η²K tr Σ/B, less what the curvature pulls back, "
+                "with Σ from the gradients of all examples."
+            ),
         ),
         middle(
             name="convex",
@@ -175,8 +206,11 @@ def _experiments() -> tuple[Experiment, ...]:
             predict=_valley,
             measure=_middle,
             claim=lambda _: 0.0,
-            says="Below zero, by ⅛‖δ‖² times a curvature: at least that of the weight decay, at most half the largest "
-            "one of the inputs. A convex loss has no barrier, from any start: there is nothing to search for.",
+            says=(
+                "Below zero, by ⅛‖δ‖² times a curvature: at least that of the weight decay, at "
+                "most half the largest one of the inputs. A convex loss has no barrier, from any "
+                "start: there is nothing to search for."
+            ),
         ),
     )
 
@@ -184,8 +218,13 @@ def _experiments() -> tuple[Experiment, ...]:
 S5 = Statement(
     name="S5",
     title="Exploration",
-    claim="Deep losses are not convex: one has to search, and SGD can, as its noise carries it over barriers.",
+    claim=(
+        "Deep losses are not convex: one has to search, and SGD can, as its noise carries it over "
+        "barriers."
+    ),
     experiments=_experiments,
-    limits="A barrier on the straight line between two networks does not mean that every path between them has one. At "
-    "the temperatures that training uses, SGD hardly ever crosses a barrier.",
+    limits=(
+        "A barrier on the straight line between two networks does not mean that every path between "
+        "them has one. At the temperatures that training uses, SGD hardly ever crosses a barrier."
+    ),
 )

@@ -36,7 +36,8 @@ def _chains(rates: Float[np.ndarray, " steps"], seed: int) -> Float[np.ndarray, 
 
 
 def _on_brightness(rate: float) -> Estimate:
-    """SGD on the real y, batches of independent draws: the spread of β over chains that have forgotten their start."""
+    """SGD on the real y, batches of independent draws: the spread of β over chains that have
+    forgotten their start."""
     values, generator = brightness(), np.random.default_rng(30 + RATES.index(rate))
     position = np.full(CHAINS, values[0])
     for _ in range(STEPS):
@@ -64,16 +65,23 @@ def _experiments() -> tuple[Experiment, ...]:
             points=TIMES,
             predict=lambda time: EXAMPLE.running_mean_variance(time, BATCH),
             measure=lambda time: _spread(_chains(1 / np.arange(1, TIMES[-1] + 1), 20)[time]),
-            says="At η = 1/t, β is the mean of all y so far: its variance is σ²/(Bt), and goes to zero.",
+            says=(
+                "At η = 1/t, β is the mean of all y so far: its variance is σ²/(Bt), and goes to "
+                "zero."
+            ),
         ),
         variance(
             name="brightness",
             setting=Circumstance.REAL,
-            where="the mean brightness of a digit's image as y, in percent; a model of one parameter",
+            where=(
+                "the mean brightness of a digit's image as y, in percent; a model of one parameter"
+            ),
             points=RATES[:4],
             predict=lambda rate: real.stationary_variance(rate, BATCH),
             measure=_on_brightness,
-            rival=Rival("the law of a small rate, ησ²/(2B)", lambda rate: rate * real.variance / (2 * BATCH)),
+            rival=Rival(
+                "the law of a small rate, ησ²/(2B)", lambda rate: rate * real.variance / (2 * BATCH)
+            ),
             says="The same, for every distribution of y: only its variance matters.",
             log_dial=False,
         ),
@@ -86,8 +94,10 @@ def _experiments() -> tuple[Experiment, ...]:
             predict=lambda time: growing[time],
             measure=lambda time: _spread(_chains(np.full(LATE[-1], BEYOND), 40)[time]),
             claim=lambda _: BEYOND * EXAMPLE.variance / (BATCH * (2 - BEYOND)),
-            says="Beyond η = 2 there is no stationary law (the formula becomes negative): the variance grows by a "
-            "factor of (1 − η)² per step, without end.",
+            says=(
+                "Beyond η = 2 there is no stationary law (the formula becomes negative): the "
+                "variance grows by a factor of (1 − η)² per step, without end."
+            ),
         ),
     )
 
@@ -95,9 +105,14 @@ def _experiments() -> tuple[Experiment, ...]:
 S6 = Statement(
     name="S6",
     title="The one-dimensional example",
-    claim="Even at the best β the batch gradient is not zero; at a constant rate β keeps a spread, at 1/t it loses it.",
+    claim=(
+        "Even at the best β the batch gradient is not zero; at a constant rate β keeps a spread, "
+        "at 1/t it loses it."
+    ),
     experiments=_experiments,
-    limits="The loss is a quadratic, its noise does not depend on β, and the batches are independent draws. Epochs in "
-    "random order are colder; beyond η = 2 there is no stationary law.",
+    limits=(
+        "The loss is a quadratic, its noise does not depend on β, and the batches are independent "
+        "draws. Epochs in random order are colder; beyond η = 2 there is no stationary law."
+    ),
     interactive="one_dimensional",
 )

@@ -39,7 +39,8 @@ STALLS, ROOT = "1/(t + 1)**2", "0.5/sqrt(t)"
 
 
 def _squared_gradients() -> Float[np.ndarray, " times"]:
-    """E‖g(Φ_t)‖² on the quadratic, exactly: its axes are its modes, and each is a recursion of two numbers."""
+    """E‖g(Φ_t)‖² on the quadratic, exactly: its axes are its modes, and each is a recursion of two
+    numbers."""
     means, variance, found = START.copy(), np.zeros(3), [float((CURVATURE**2 * START**2).sum())]
     for step in range(TIMES[-1]):
         rate = ADMITTED(step)
@@ -52,7 +53,9 @@ def _squared_gradients() -> Float[np.ndarray, " times"]:
 @cache
 def _measured_squared_gradients() -> Float[np.ndarray, "times chains"]:
     rates, quadratic = [ADMITTED(step) for step in range(TIMES[-1])], Quadratic(CURVATURE, NOISE)
-    chains = quadratic.simulate(rates, chains=CHAINS, batch_size=BATCH, start=START, seed=7)[list(TIMES)]
+    chains = quadratic.simulate(rates, chains=CHAINS, batch_size=BATCH, start=START, seed=7)[
+        list(TIMES)
+    ]
     squares: np.ndarray = ((chains * CURVATURE) ** 2).sum(axis=2)
     return squares
 
@@ -78,9 +81,11 @@ class Trained:
     looks: Int[np.ndarray, " looks"]
 
     def balance(self, steps: int) -> Estimate:
-        """(L_0 − L_t + ½ Σ η² ĝᵀHĝ)/Σ η: the descent lemma with its own curvature, to second order in η.
+        """(L_0 − L_t + ½ Σ η² ĝᵀHĝ)/Σ η: the descent lemma with its own curvature, to second order
+        in η.
 
-        Left out are the martingale Σ η⟨ĝ − ∇L, ∇L⟩, of which the variance is known, and the steps between looks.
+        Left out are the martingale Σ η⟨ĝ − ∇L, ∇L⟩, of which the variance is known, and the steps
+        between looks.
         """
         rates, looks = self.rates[:steps], self.looks[self.looks < steps]
         each = 0.5 * self.rates[looks] ** 2 * self.curvatures[: len(looks)]
@@ -90,7 +95,9 @@ class Trained:
         value = float(self.losses[0] - self.losses[steps] + (lengths * each).sum())
         margin = QUANTILE * math.sqrt(variance)
         low, middle, high = ((value + away) / float(rates.sum()) for away in (-margin, 0, margin))
-        return Estimate.interval(middle, low, high, level=LEVEL, method="descent lemma", samples=len(looks))
+        return Estimate.interval(
+            middle, low, high, level=LEVEL, method="descent lemma", samples=len(looks)
+        )
 
     def without_noise(self, steps: int) -> float:
         """The same for a small rate without noise: (L_0 − L_t)/Σ η."""
@@ -116,7 +123,9 @@ def trained(seed: int = 1, hidden: int = 32) -> Trained:
         full = Curvature.of(objective, network.everything, at_once=len(network.train))
         optimizer.zero_grad()
         objective.loss(model, network.train.batch(chosen)).mean().backward()
-        batch = flat([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+        batch = flat(
+            [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        )
         rate, squared = float(optimizer.param_groups[0]["lr"]), float(full.gradient.square().sum())
         found.append((full.loss, rate, squared, float(batch @ full.gradient) - squared))
         if step in looks:
@@ -133,7 +142,9 @@ def _rates(formula: str, steps: int) -> Float[np.ndarray, " steps"]:
 
 
 def _chains(formula: str, steps: int, start: float, seed: int) -> Float[np.ndarray, "times chains"]:
-    return EXAMPLE.simulate(_rates(formula, steps), chains=CHAINS, batch_size=BATCH, start=start, seed=seed)
+    return EXAMPLE.simulate(
+        _rates(formula, steps), chains=CHAINS, batch_size=BATCH, start=start, seed=seed
+    )
 
 
 def _experiments() -> tuple[Experiment, ...]:
@@ -150,7 +161,10 @@ def _experiments() -> tuple[Experiment, ...]:
             points=TIMES,
             predict=lambda time: exact[time],
             measure=lambda time: mean_estimate(_measured_squared_gradients()[TIMES.index(time)]),
-            says=f"{theorem(ADMITTED).why} So the gradient goes to zero, here as fast as the exact recursion says.",
+            says=(
+                f"{theorem(ADMITTED).why} So the gradient goes to zero, here as fast as the exact "
+                "recursion says."
+            ),
         ),
         Experiment(
             name="digits",
@@ -162,8 +176,11 @@ def _experiments() -> tuple[Experiment, ...]:
             predict=lambda steps: trained().balance(steps),
             measure=lambda steps: trained().weighted_mean(steps),
             rival=Rival("no noise, (L_0 − L_t)/Σ η", lambda steps: trained().without_noise(steps)),
-            says="(L_0 − L_t + ½ Σ η² ĝᵀHĝ)/Σ η, from the theorem's own proof: the fall of the loss and the noise pay "
-            "for the gradient. Σ η grows without end, and the rest does not, so the gradient goes to zero.",
+            says=(
+                "(L_0 − L_t + ½ Σ η² ĝᵀHĝ)/Σ η, from the theorem's own proof: the fall of the loss "
+                "and the noise pay for the gradient. Σ η grows without end, and the rest does not, "
+                "so the gradient goes to zero."
+            ),
         ),
         fails(
             name="stalls",
@@ -183,7 +200,10 @@ def _experiments() -> tuple[Experiment, ...]:
             points=TIMES,
             predict=lambda time: root[time],
             measure=lambda time: mean_estimate(_chains(ROOT, TIMES[-1], 0.0, 11)[time] ** 2),
-            says=f"{theorem(ROOT).why} But it converges all the same: the conditions are sufficient, not necessary.",
+            says=(
+                f"{theorem(ROOT).why} But it converges all the same: the conditions are "
+                "sufficient, not necessary."
+            ),
         ),
     )
 
@@ -191,10 +211,14 @@ def _experiments() -> tuple[Experiment, ...]:
 S7 = Statement(
     name="S7",
     title="The convergence theorem",
-    claim="If η_t goes to zero, its sum is infinite and the sum of its squares is finite, the training loss converges "
-    "and its gradient goes to zero.",
+    claim=(
+        "If η_t goes to zero, its sum is infinite and the sum of its squares is finite, the "
+        "training loss converges and its gradient goes to zero."
+    ),
     experiments=_experiments,
-    limits="The loss must be smooth and bounded below, and its noise must grow no faster than the gradient. The "
-    "theorem says nothing about a finite run, for which 1/t has the worst bound of the usual shapes. Its conditions "
-    "are sufficient, not necessary.",
+    limits=(
+        "The loss must be smooth and bounded below, and its noise must grow no faster than the "
+        "gradient. The theorem says nothing about a finite run, for which 1/t has the worst bound "
+        "of the usual shapes. Its conditions are sufficient, not necessary."
+    ),
 )

@@ -1,4 +1,5 @@
-"""S8: the rigor police: runs that the convergence theorem allows, without a minimum at their end."""
+"""S8: the rigor police: runs that the convergence theorem allows, without a minimum
+at their end."""
 
 import math
 from dataclasses import dataclass
@@ -46,7 +47,9 @@ def _how_far(time: int) -> Estimate:
     """x + x³/3 lies between Σ η and Σ η with the most that a step adds."""
     rates = _runaway()[0][:time]
     low = float(rates.sum())
-    return Estimate.bound(low, low=low, high=low + RUNAWAY.most_excess(rates), method="per step", samples=time)
+    return Estimate.bound(
+        low, low=low, high=low + RUNAWAY.most_excess(rates), method="per step", samples=time
+    )
 
 
 @cache
@@ -73,15 +76,18 @@ class Separable:
         one, other = (images.flatten(1)[labels == label].double().numpy() for label in self.pair)
         inputs = np.vstack([one, other])
         signed: np.ndarray = (
-            np.column_stack([inputs, np.ones(len(inputs))]) * np.repeat([1.0, -1.0], [len(one), len(other)])[:, None]
+            np.column_stack([inputs, np.ones(len(inputs))])
+            * np.repeat([1.0, -1.0], [len(one), len(other)])[:, None]
         )
         return signed
 
     @cached_property
     def margin(self) -> float:
-        """γ, the largest min ⟨u, z⟩ of a unit vector u: the distance of the convex hull of z from zero."""
+        """γ, the largest min ⟨u, z⟩ of a unit vector u: the distance of the convex hull of z from
+        zero."""
         heavy = float(np.linalg.norm(self.signed, axis=1).max())
-        # The last row asks that the shares add up to one; it weighs as much as the heaviest example.
+        # The last row asks that the shares add up to one; it weighs as much as the heaviest
+        # example.
         rows = np.vstack([self.signed.T, np.full(len(self.signed), heavy)])
         shares, _ = nnls(rows, np.append(np.zeros(self.signed.shape[1]), heavy), maxiter=100_000)
         return float(np.linalg.norm(self.signed.T @ (shares / shares.sum())))
@@ -89,16 +95,20 @@ class Separable:
     def length(self, reached: int) -> Estimate:
         """‖w‖ at −log L = `reached`: no shorter w has this loss, and no step of descent is wasted.
 
-        Source: Soudry et al. (2018), The Implicit Bias of Gradient Descent on Separable Data; Ji & Telgarsky (2019).
+        Source: Soudry et al. (2018), The Implicit Bias of Gradient Descent on Separable Data; Ji &
+        Telgarsky (2019).
         """
         low = (reached - math.log(len(self.signed))) / self.margin
         high = (reached + math.log(math.log(2))) / self.margin / (1 - REACH / 2)
         middle = reached / self.margin
-        return Estimate.bound(middle, low=low, high=high, method="largest margin", samples=len(self.signed))
+        return Estimate.bound(
+            middle, low=low, high=high, method="largest margin", samples=len(self.signed)
+        )
 
     @cached_property
     def lengths(self) -> dict[int, float]:
-        """‖w‖ of gradient descent from zero, when −log L reaches each of `REACHED`; the rate grows as 1/L."""
+        """‖w‖ of gradient descent from zero, when −log L reaches each of `REACHED`; the rate grows
+        as 1/L."""
         weights, found = np.zeros(self.signed.shape[1]), dict[int, float]()
         rate = REACH / float(np.square(self.signed).sum(axis=1).max())
         while len(found) < len(REACHED):
@@ -144,7 +154,9 @@ def _twins() -> Twins:
     distance, apart, pushed, before = {}, {}, 0.0, torch.zeros(64)
     for step in network.sgd(model, optimizer, 32, TWIN_STEPS[-1], seed=5):
         push = hidden.weight.grad[0].clone()  # type: ignore[index]  # there is one after a step
-        pushed += TWIN_RATE**2 * float((push - before).square().sum()) * (step > 1)  # twice the noise of a batch
+        pushed += (
+            TWIN_RATE**2 * float((push - before).square().sum()) * (step > 1)
+        )  # twice the noise of a batch
         before = push
         if step in TWIN_STEPS:
             length = float(hidden.weight[0].detach().norm())
@@ -181,8 +193,10 @@ def _experiments() -> tuple[Experiment, ...]:
             points=TIMES,
             predict=_how_far,
             measure=lambda time: RUNAWAY.clock(_runaway()[1][TIMES.index(time)]),
-            says="All three conditions hold, the loss converges, the gradient goes to zero, and x goes to infinity as "
-            "(3 Σ η)^⅓: there is no minimum.",
+            says=(
+                "All three conditions hold, the loss converges, the gradient goes to zero, and x "
+                "goes to infinity as (3 Σ η)^⅓: there is no minimum."
+            ),
         ),
         known(
             name="saddle",
@@ -192,7 +206,10 @@ def _experiments() -> tuple[Experiment, ...]:
             points=TIMES[:3],
             predict=lambda time: NOISY.height(time) ** 2 + NOISY.height_variance(time),
             measure=lambda time: mean_estimate(_heights()[TIMES.index(time)] ** 2),
-            says="Every run ends at the saddle (0, 0): the theorem promises a stationary point, not a minimum.",
+            says=(
+                "Every run ends at the saddle (0, 0): the theorem promises a stationary point, not "
+                "a minimum."
+            ),
         ),
         known(
             name="cycle",
@@ -202,7 +219,10 @@ def _experiments() -> tuple[Experiment, ...]:
             points=CYCLE_RATES,
             predict=CYCLE.orbit,
             measure=lambda rate: abs(CYCLE.simulate([rate] * SETTLED, kept=[SETTLED])[0, 0, 0]),
-            says="Above η = 2 it ends in a cycle of two points ±x with 2x = η tanh x, and never at the minimum.",
+            says=(
+                "Above η = 2 it ends in a cycle of two points ±x with 2x = η tanh x, and never at "
+                "the minimum."
+            ),
             log_dial=False,
             log=False,
         ),
@@ -215,10 +235,16 @@ def _experiments() -> tuple[Experiment, ...]:
             points=REACHED,
             predict=lambda reached: _separable().length(reached),
             measure=lambda reached: _separable().lengths[reached],
-            rival=Rival("rest at a minimum from the first point on", lambda _: _separable().length(REACHED[0]).value),
-            says="The loss goes to zero, and Φ to infinity: ‖w‖ grows as −log L/γ, with γ the largest margin between "
-            "the classes, from a quadratic programme on the images alone. At a constant rate this takes "
-            "exponentially many steps, so here the rate grows as 1/L.",
+            rival=Rival(
+                "rest at a minimum from the first point on",
+                lambda _: _separable().length(REACHED[0]).value,
+            ),
+            says=(
+                "The loss goes to zero, and Φ to infinity: ‖w‖ grows as −log L/γ, with γ the "
+                "largest margin between the classes, from a quadratic programme on the images "
+                "alone. At a constant rate this takes exponentially many steps, so here the rate "
+                "grows as 1/L."
+            ),
         ),
         Experiment(
             name="twins",
@@ -227,11 +253,16 @@ def _experiments() -> tuple[Experiment, ...]:
             quantity="distance of the two units, relative",
             dial="step, t",
             points=TWIN_STEPS,
-            predict=lambda time: Estimate.bound(0.0, low=0.0, high=ROUNDING, method="symmetry", samples=time),
+            predict=lambda time: Estimate.bound(
+                0.0, low=0.0, high=ROUNDING, method="symmetry", samples=time
+            ),
             measure=lambda time: _twins().distance[time],
             rival=Rival("a random walk of each unit on its own", lambda time: _twins().apart[time]),
-            says="The noise of batches cannot separate two equal units: they get the same gradients, and stay one unit "
-            "for ever. The set in which they are equal is a saddle that SGD does not leave.",
+            says=(
+                "The noise of batches cannot separate two equal units: they get the same "
+                "gradients, and stay one unit for ever. The set in which they are equal is a "
+                "saddle that SGD does not leave."
+            ),
             log=False,
         ),
         Experiment(
@@ -244,8 +275,11 @@ def _experiments() -> tuple[Experiment, ...]:
             predict=_growth,
             measure=_leaving,
             claim=lambda _: 0.0,
-            says="A little noise along the falling direction is enough: it grows by (1 + ηπ²/2)² per step, and the run "
-            "leaves. A saddle holds SGD only if the noise has no part in the way out.",
+            says=(
+                "A little noise along the falling direction is enough: it grows by (1 + ηπ²/2)² "
+                "per step, and the run leaves. A saddle holds SGD only if the noise has no part in "
+                "the way out."
+            ),
         ),
     )
 
@@ -253,10 +287,15 @@ def _experiments() -> tuple[Experiment, ...]:
 S8 = Statement(
     name="S8",
     title="Rigor police",
-    claim="One can build cases in which Φ runs to infinity, ends at a saddle, or ends in a limit cycle.",
+    claim=(
+        "One can build cases in which Φ runs to infinity, ends at a saddle, or ends in a limit "
+        "cycle."
+    ),
     experiments=_experiments,
-    limits="These cases are constructed: a direction without noise, a symmetry, a rate above the edge, a loss without "
-    "a minimum. Noise in all directions leaves a saddle. A network that fits its training set exactly does run to "
-    "infinity, slowly.",
+    limits=(
+        "These cases are constructed: a direction without noise, a symmetry, a rate above the "
+        "edge, a loss without a minimum. Noise in all directions leaves a saddle. A network that "
+        "fits its training set exactly does run to infinity, slowly."
+    ),
     interactive="counterexamples",
 )

@@ -1,4 +1,5 @@
-"""S9: the physicist's proof: at a small rate a move rests on many gradients, whose mean is the full gradient."""
+"""S9: the physicist's proof: at a small rate a move rests on many gradients, whose mean is the full
+gradient."""
 
 from functools import cache, partial
 
@@ -21,7 +22,9 @@ RATES, LONG_RATES = tuple(SHORT / steps for steps in (100, 10, 1)), (LONG / 400,
 QUADRATIC = Quadratic([1.0, 0.3, 0.1], [4.0, 4.0, 4.0])
 
 
-def _moves(objective: Objective, examples: Examples, whole: float, rates: tuple[float, ...]) -> dict[float, Move]:
+def _moves(
+    objective: Objective, examples: Examples, whole: float, rates: tuple[float, ...]
+) -> dict[float, Move]:
     """Moves of one length from the model's parameters, by their learning rate."""
 
     def draw(generator: torch.Generator) -> Batch:
@@ -30,7 +33,16 @@ def _moves(objective: Objective, examples: Examples, whole: float, rates: tuple[
     everything = [examples.batch(torch.arange(len(examples)))]
     ground = Ground.of(objective, everything, draw, batches=400, level=LEVEL)
     distance = whole * ground.norm
-    made = moves(objective, ground, draw, distance=distance, learning_rates=rates, repeats=24, level=LEVEL, seed=9)
+    made = moves(
+        objective,
+        ground,
+        draw,
+        distance=distance,
+        learning_rates=rates,
+        repeats=24,
+        level=LEVEL,
+        seed=9,
+    )
     return {move.learning_rate: move for move in made}
 
 
@@ -59,7 +71,9 @@ def _prediction(move: Move) -> Estimate:
 
 
 def _experiments() -> tuple[Experiment, ...]:
-    error = partial(Experiment, quantity="squared error of the mean gradient, relative", dial="learning rate, η")
+    error = partial(
+        Experiment, quantity="squared error of the mean gradient, relative", dial="learning rate, η"
+    )
     return (
         error(
             name="quadratic",
@@ -68,8 +82,10 @@ def _experiments() -> tuple[Experiment, ...]:
             points=RATES,
             predict=lambda rate: _prediction(_on_the_quadratic()[rate]),
             measure=lambda rate: _on_the_quadratic()[rate].seen,
-            says="A move takes K ∝ 1/η steps, and the mean of K gradients has the squared error tr Σ/(BK‖g‖²): it goes "
-            "to zero with η.",
+            says=(
+                "A move takes K ∝ 1/η steps, and the mean of K gradients has the squared error tr "
+                "Σ/(BK‖g‖²): it goes to zero with η."
+            ),
         ),
         error(
             name="digits",
@@ -78,9 +94,15 @@ def _experiments() -> tuple[Experiment, ...]:
             points=RATES,
             predict=lambda rate: _prediction(_on_the_digits(SHORT, RATES)[rate]),
             measure=lambda rate: _on_the_digits(SHORT, RATES)[rate].seen,
-            rival=Rival("one gradient is as good as many", lambda _: _on_the_digits(SHORT, RATES)[SHORT].predicted),
-            says="The same from a point of a real run: at a hundredth of the rate, the mean of the gradients of the "
-            "same move has a hundredth of the squared error, and is ten times nearer to the full gradient.",
+            rival=Rival(
+                "one gradient is as good as many",
+                lambda _: _on_the_digits(SHORT, RATES)[SHORT].predicted,
+            ),
+            says=(
+                "The same from a point of a real run: at a hundredth of the rate, the mean of the "
+                "gradients of the same move has a hundredth of the squared error, and is ten times "
+                "nearer to the full gradient."
+            ),
         ),
         error(
             name="long_move",
@@ -90,8 +112,11 @@ def _experiments() -> tuple[Experiment, ...]:
             predict=lambda rate: _prediction(_on_the_digits(LONG, LONG_RATES)[rate]),
             measure=lambda rate: _on_the_digits(LONG, LONG_RATES)[rate].seen,
             claim=lambda rate: _on_the_digits(LONG, LONG_RATES)[rate].noise.value,
-            says="“At practically the same Φ” no longer holds. Over a long move the full gradient itself changes, and "
-            "no small rate averages that away. The change is computed beforehand from Hessian products.",
+            says=(
+                "“At practically the same Φ” no longer holds. Over a long move the full gradient "
+                "itself changes, and no small rate averages that away. The change is computed "
+                "beforehand from Hessian products."
+            ),
         ),
     )
 
@@ -99,9 +124,13 @@ def _experiments() -> tuple[Experiment, ...]:
 S9 = Statement(
     name="S9",
     title="The physicist's proof",
-    claim="At a small enough rate any meaningful move rests on arbitrarily many gradients at practically the same Φ, "
-    "which average to the full gradient.",
+    claim=(
+        "At a small enough rate any meaningful move rests on arbitrarily many gradients at "
+        "practically the same Φ, which average to the full gradient."
+    ),
     experiments=_experiments,
-    limits="It holds for one move at a time: the gradient is the one at the start of the move. And it costs time: a "
-    "hundredth of the rate takes a hundred times the steps.",
+    limits=(
+        "It holds for one move at a time: the gradient is the one at the start of the move. And it "
+        "costs time: a hundredth of the rate takes a hundred times the steps."
+    ),
 )

@@ -18,7 +18,8 @@ RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 REAL_RATES = (0.02, 0.05, 0.1)
 LOOKS, FORGOTTEN, APART = 12, 30.0, 2.0
-"""Looks at every run, η·steps before the first, and η·steps between them: the flattest curvature is 0.1."""
+"""Looks at every run, η·steps before the first, and η·steps between them: the flattest curvature is
+0.1."""
 
 EXAMPLES, EPOCHS, FLAT_RATES = 200, 2000, (0.005, 0.02, 0.05)
 
@@ -96,7 +97,10 @@ def _experiments() -> tuple[Experiment, ...]:
             predict=_spread_of_law,
             measure=_on_digits,
             rival=Rival("twice the temperature", lambda rate: 2 * _spread_of_law(rate)),
-            says="The same law, with H and Σ at the minimum: at small η the loss near the runs is quadratic.",
+            says=(
+                "The same law, with H and Σ at the minimum: at small η the loss near the runs is "
+                "quadratic."
+            ),
         ),
         Experiment(
             name="reshuffled",
@@ -108,8 +112,11 @@ def _experiments() -> tuple[Experiment, ...]:
             predict=_cold,
             measure=_variance_at_ends,
             claim=lambda rate: rate / (2 - rate),
-            says="The batches of an epoch are not independent: if one is above the mean, the others are below it. The "
-            "variance is smaller than for independent draws, by a factor of 13 at η = 0.005.",
+            says=(
+                "The batches of an epoch are not independent: if one is above the mean, the others "
+                "are below it. The variance is smaller than for independent draws, by a factor of "
+                "13 at η = 0.005."
+            ),
         ),
     )
 
@@ -117,9 +124,13 @@ def _experiments() -> tuple[Experiment, ...]:
 S10 = Statement(
     name="S10",
     title="SGD as a form of MCMC",
-    claim="At a constant learning rate the iterates of SGD are a Markov chain with a stationary law.",
+    claim=(
+        "At a constant learning rate the iterates of SGD are a Markov chain with a stationary law."
+    ),
     experiments=_experiments,
-    limits="The law is exact for a quadratic with noise that does not depend on Φ, and for batches of independent "
-    "draws. A data loader that shuffles every epoch gives less noise in flat directions. A deep network may need "
-    "longer than any run to forget its start.",
+    limits=(
+        "The law is exact for a quadratic with noise that does not depend on Φ, and for batches of "
+        "independent draws. A data loader that shuffles every epoch gives less noise in flat "
+        "directions. A deep network may need longer than any run to forget its start."
+    ),
 )

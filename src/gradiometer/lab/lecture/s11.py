@@ -43,13 +43,17 @@ def _stationary_iterates(
     # 6.0: ηh·steps in the flattest direction: the variance is within e⁻¹² of its stationary value.
     steps, seed = int(6.0 / (rate * CURVATURES.min())), int(1000 * rate) + size
     quadratic = Quadratic(CURVATURES, noise)
-    settled: np.ndarray = quadratic.simulate([rate] * steps, chains=8000, batch_size=size, seed=seed)[-1]
+    settled: np.ndarray = quadratic.simulate(
+        [rate] * steps, chains=8000, batch_size=size, seed=seed
+    )[-1]
     return settled
 
 
 def _temperature(rate: float, size: int) -> Estimate:
     """⟨Φ − Φ*, g⟩/d, which equipartition calls the temperature."""
-    return mean_estimate((_stationary_iterates(ISOTROPIC, rate, size) ** 2 @ CURVATURES) / len(CURVATURES))
+    return mean_estimate(
+        (_stationary_iterates(ISOTROPIC, rate, size) ** 2 @ CURVATURES) / len(CURVATURES)
+    )
 
 
 def _exact(rate: float, size: int) -> float:
@@ -60,7 +64,9 @@ def _exact(rate: float, size: int) -> float:
 
 def _of_mode(mode: int) -> Estimate:
     """h·Var of one direction."""
-    return mean_estimate(CURVATURES[mode - 1] * _stationary_iterates(UNEVEN, RATE, BATCH)[:, mode - 1] ** 2)
+    return mean_estimate(
+        CURVATURES[mode - 1] * _stationary_iterates(UNEVEN, RATE, BATCH)[:, mode - 1] ** 2
+    )
 
 
 def _heat(rate: float, size: int) -> Estimate:
@@ -74,7 +80,9 @@ def _put_in(rate: float, size: int) -> float:
     network = digits_network()
     share = without_replacement(size, len(network.train))
     parameters = len(network.gradient)
-    minibatch = small_rate_temperature(share * network.gradient_variance, parameters, SGDRule(rate, size))
+    minibatch = small_rate_temperature(
+        share * network.gradient_variance, parameters, SGDRule(rate, size)
+    )
     return minibatch + rate * float(network.gradient.square().sum()) / (2 * parameters)
 
 
@@ -88,7 +96,9 @@ def _regressions(size: int) -> Regressions:
 
 
 def _law_of_regressions(size: int) -> float:
-    return configurational_temperature(minimum().curvature, minimum().stationary_covariance(size / SAME, size))
+    return configurational_temperature(
+        minimum().curvature, minimum().stationary_covariance(size / SAME, size)
+    )
 
 
 def _temperature_of_regressions(size: int) -> Estimate:
@@ -123,7 +133,10 @@ def _experiments() -> tuple[Experiment, ...]:
             points=RATES,
             predict=lambda rate: _exact(rate, BATCH),
             measure=lambda rate: _temperature(rate, BATCH),
-            says="Proportional to η while η is small, T = η tr Σ/(2dB); above that the length of the steps adds to it.",
+            says=(
+                "Proportional to η while η is small, T = η tr Σ/(2dB); above that the length of "
+                "the steps adds to it."
+            ),
         ),
         known(
             name="batch",
@@ -131,7 +144,10 @@ def _experiments() -> tuple[Experiment, ...]:
             points=SIZES,
             predict=lambda size: _exact(RATE, size),
             measure=lambda size: _temperature(RATE, size),
-            says="And proportional to 1/B: for a temperature, doubling the batch is the same as halving the rate.",
+            says=(
+                "And proportional to 1/B: for a temperature, doubling the batch is the same as "
+                "halving the rate."
+            ),
         ),
         real(
             name="digits_rate",
@@ -140,8 +156,10 @@ def _experiments() -> tuple[Experiment, ...]:
             predict=lambda rate: _put_in(rate, 32),
             measure=lambda rate: _heat(rate, 32),
             rival=Rival("twice the temperature", lambda rate: 2 * _put_in(rate, 32)),
-            says="The steps of torch's SGD add η(tr Σ/B + ‖g‖²)/(2d), the heat of the noise and that of the steps "
-            "themselves, with Σ and g from the gradients of all examples.",
+            says=(
+                "The steps of torch's SGD add η(tr Σ/B + ‖g‖²)/(2d), the heat of the noise and "
+                "that of the steps themselves, with Σ and g from the gradients of all examples."
+            ),
         ),
         real(
             name="digits_batch",
@@ -149,8 +167,14 @@ def _experiments() -> tuple[Experiment, ...]:
             points=REAL_SIZES,
             predict=lambda size: _put_in(0.1, size),
             measure=lambda size: _heat(0.1, size),
-            rival=Rival("steps without noise, η‖g‖²/(2d)", lambda _: _put_in(0.1, len(digits_network().train))),
-            says="As B grows, the heat of the noise falls as 1/B, and the heat of the steps themselves stays.",
+            rival=Rival(
+                "steps without noise, η‖g‖²/(2d)",
+                lambda _: _put_in(0.1, len(digits_network().train)),
+            ),
+            says=(
+                "As B grows, the heat of the noise falls as 1/B, and the heat of the steps "
+                "themselves stays."
+            ),
         ),
         Experiment(
             name="same_temperature",
@@ -161,9 +185,14 @@ def _experiments() -> tuple[Experiment, ...]:
             points=SAME_SIZES,
             predict=_law_of_regressions,
             measure=_temperature_of_regressions,
-            rival=Rival("the rate alone counts", lambda size: size / SIZE * _law_of_regressions(SIZE)),
-            says="T = η tr Σ/(2dB): the rate and the batch grow together, so the temperature stays, up to what longer "
-            "steps add. From H and Σ at the minimum; measured by full gradients where the runs are.",
+            rival=Rival(
+                "the rate alone counts", lambda size: size / SIZE * _law_of_regressions(SIZE)
+            ),
+            says=(
+                "T = η tr Σ/(2dB): the rate and the batch grow together, so the temperature stays, "
+                "up to what longer steps add. From H and Σ at the minimum; measured by full "
+                "gradients where the runs are."
+            ),
         ),
         Experiment(
             name="uneven",
@@ -174,12 +203,16 @@ def _experiments() -> tuple[Experiment, ...]:
             points=MODES,
             predict=lambda mode: (
                 CURVATURES[mode - 1]
-                * mode_variance(float(CURVATURES[mode - 1]), float(UNEVEN[mode - 1]), SGDRule(RATE, BATCH))
+                * mode_variance(
+                    float(CURVATURES[mode - 1]), float(UNEVEN[mode - 1]), SGDRule(RATE, BATCH)
+                )
             ),
             measure=_of_mode,
             claim=lambda _: one,
-            says="Every direction has its own temperature, ηc/(B(2 − ηh)) with the noise c along it: there is no "
-            "single T, and exp(−L/T) is not the law.",
+            says=(
+                "Every direction has its own temperature, ηc/(B(2 − ηh)) with the noise c along "
+                "it: there is no single T, and exp(−L/T) is not the law."
+            ),
             log_dial=False,
         ),
     )
@@ -188,10 +221,15 @@ def _experiments() -> tuple[Experiment, ...]:
 S11 = Statement(
     name="S11",
     title="The learning rate as a temperature",
-    claim="The learning rate is a temperature: for noise alike in all directions the law of SGD is close to exp(−L/T), "
-    "T = η tr Σ/(2dB).",
+    claim=(
+        "The learning rate is a temperature: for noise alike in all directions the law of SGD is "
+        "close to exp(−L/T), T = η tr Σ/(2dB)."
+    ),
     experiments=_experiments,
-    limits="It needs a small rate, a stationary run and the same noise in all directions. In a network none of these "
-    "holds exactly: the thermometer gives one temperature per layer, and calls it effective.",
+    limits=(
+        "It needs a small rate, a stationary run and the same noise in all directions. In a "
+        "network none of these holds exactly: the thermometer gives one temperature per layer, and "
+        "calls it effective."
+    ),
     interactive="temperature",
 )

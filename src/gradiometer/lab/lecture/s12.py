@@ -1,4 +1,5 @@
-"""S12: snapshot ensembles: heat and cool the learning rate in cycles, keep the model at the end of each, average."""
+"""S12: snapshot ensembles: heat and cool the learning rate in cycles, keep the model at the end of
+each, average."""
 
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -28,19 +29,23 @@ CYCLE = SnapshotCycle(0.1, steps=SNAPSHOTS * 30, snapshots=SNAPSHOTS)
 """Short enough for a snapshot to remember the one before: 0.22 of it."""
 
 SHORT_CYCLE = SnapshotCycle(0.2, steps=SNAPSHOTS * 10, snapshots=SNAPSHOTS)
-"""Of the regressions, from their minimum: the flattest direction keeps 0.9 of a snapshot for a cycle."""
+"""Of the regressions, from their minimum: the flattest direction keeps 0.9 of a snapshot for a
+cycle."""
 
 REAL_CYCLE = SnapshotCycle(0.2, steps=SNAPSHOTS * 90, snapshots=SNAPSHOTS)
 RUNS = 8
 
 
 def _loss_of_average(count: int) -> float:
-    """E ½(mean of the last snapshots)², exactly: a snapshot is a linear function of the one before, plus noise."""
+    """E ½(mean of the last snapshots)², exactly: a snapshot is a linear function of the one before,
+    plus noise."""
     rates = [CYCLE(step) for step in range(CYCLE.steps)]
     variances = EXAMPLE.law(rates, BATCH)[1][CYCLE.length :: CYCLE.length]
     kept = float(np.prod(1 - np.array(rates[: CYCLE.length])))
     last = range(SNAPSHOTS - count, SNAPSHOTS)
-    return float(np.mean([variances[min(i, j)] * kept ** abs(i - j) for i in last for j in last])) / 2
+    return (
+        float(np.mean([variances[min(i, j)] * kept ** abs(i - j) for i in last for j in last])) / 2
+    )
 
 
 @cache
@@ -67,7 +72,8 @@ def _snapshots_of(seed: int) -> tuple[Snapshot, ...]:
 
 @dataclass(frozen=True)
 class RegressionCycles:
-    """Softmax regressions from their minimum through five cycles: predicted from H and Σ there, and trained.
+    """Softmax regressions from their minimum through five cycles: predicted from H and Σ there, and
+    trained.
 
     Args:
         cycle: The schedule.
@@ -86,7 +92,8 @@ class RegressionCycles:
 
     @cached_property
     def covariances(self) -> tuple[Matrix, list[Matrix], Float[np.ndarray, " params"]]:
-        """F, the second moment of an example's gradient of the cross-entropy; the covariance of each snapshot; and
+        """F, the second moment of an example's gradient of the cross-entropy; the covariance of
+        each snapshot; and
         what remains of a snapshot one cycle later: all in the axes of H.
         """
         quadratic = minimum()
@@ -95,16 +102,20 @@ class RegressionCycles:
         covariance, kept, ends = np.zeros_like(noise), np.ones_like(curvatures), []
         for step in range(self.cycle.steps):
             keeps = 1 - self.cycle(step) * curvatures
-            covariance = np.outer(keeps, keeps) * covariance + self.cycle(step) ** 2 * noise / self.size
+            covariance = (
+                np.outer(keeps, keeps) * covariance + self.cycle(step) ** 2 * noise / self.size
+            )
             kept = kept * keeps if step < self.cycle.length else kept
             if (step + 1) % self.cycle.length == 0:
                 ends.append(covariance)
         return noise + np.outer(mean, mean), ends, kept
 
     def gain(self, count: int, *, memory: bool = True) -> float:
-        """½ tr(F V), with V the expected covariance among the last snapshots: how much their average gains.
+        """½ tr(F V), with V the expected covariance among the last snapshots: how much their
+        average gains.
 
-        −log of a mean of probabilities is the mean of −log p less half the variance of log p, to second order.
+        −log of a mean of probabilities is the mean of −log p less half the variance of log p, to
+        second order.
         """
         fisher, ends, kept = self.covariances
         last, own = range(SNAPSHOTS - count, SNAPSHOTS), 0.0
@@ -143,12 +154,15 @@ def _weights(snapshot: Snapshot) -> list[torch.Tensor]:
 
 
 def _one_basin(apart: int) -> Estimate:
-    """Above less the mean loss of the ends, as no loss is below zero, and below a share of the barrier between runs."""
+    """Above less the mean loss of the ends, as no loss is below zero, and below a share of the
+    barrier between runs."""
     ends = [_snapshots_of(seed)[place] for seed in range(RUNS) for place in (-1 - apart, -1)]
     least = -float(np.mean([digits_network().loss(_weights(end)) for end in ends]))
     # 0.1: A barrier counts as none if it is below this share of the one between runs from different
     # starts.
-    return Estimate.bound(0.0, low=least, high=0.1 * _between_runs(), method="one basin", samples=RUNS)
+    return Estimate.bound(
+        0.0, low=least, high=0.1 * _between_runs(), method="one basin", samples=RUNS
+    )
 
 
 @cache
@@ -156,7 +170,9 @@ def _between_runs() -> float:
     """The mean barrier between the last snapshots of runs from different starts."""
     # All pairs of runs: only their mean is used, so they need not be independent.
     ends = [_weights(_snapshots_of(seed)[-1]) for seed in range(RUNS)]
-    return float(np.mean([digits_network().barrier(one, other) for one, other in combinations(ends, 2)]))
+    return float(
+        np.mean([digits_network().barrier(one, other) for one, other in combinations(ends, 2)])
+    )
 
 
 def _between_cycles(apart: int) -> Estimate:
@@ -177,8 +193,10 @@ def _experiments() -> tuple[Experiment, ...]:
             points=COUNTS,
             predict=_loss_of_average,
             measure=lambda count: mean_estimate(_ends()[-count:].mean(axis=0) ** 2 / 2),
-            says="Averaging m snapshots divides the variance, but by less than m: a snapshot remembers ∏(1 − η_t) of "
-            "the one before.",
+            says=(
+                "Averaging m snapshots divides the variance, but by less than m: a snapshot "
+                "remembers ∏(1 − η_t) of the one before."
+            ),
         ),
         linear(
             name="digits",
@@ -189,9 +207,14 @@ def _experiments() -> tuple[Experiment, ...]:
             points=COUNTS[1:],
             predict=lambda count: _cycles().gain(count),
             measure=lambda count: _cycles().measured_gain(count),
-            rival=Rival("snapshots that forget each other", lambda count: _cycles().gain(count, memory=False)),
-            says="Half the variance of log p among the snapshots, from H and Σ at the minimum and the schedule alone. "
-            "A snapshot that remembers the one before gains less.",
+            rival=Rival(
+                "snapshots that forget each other",
+                lambda count: _cycles().gain(count, memory=False),
+            ),
+            says=(
+                "Half the variance of log p among the snapshots, from H and Σ at the minimum and "
+                "the schedule alone. A snapshot that remembers the one before gains less."
+            ),
         ),
         linear(
             name="basin",
@@ -203,8 +226,11 @@ def _experiments() -> tuple[Experiment, ...]:
             predict=_one_basin,
             measure=_between_cycles,
             claim=lambda _: _between_runs(),
-            says="Below a tenth of the barrier between runs from different starts (dotted): the snapshots stay in one "
-            "basin, and are not M different models. M for free is a cheap ensemble, not a deep one.",
+            says=(
+                "Below a tenth of the barrier between runs from different starts (dotted): the "
+                "snapshots stay in one basin, and are not M different models. M for free is a "
+                "cheap ensemble, not a deep one."
+            ),
         ),
     )
 
@@ -212,9 +238,14 @@ def _experiments() -> tuple[Experiment, ...]:
 S12 = Statement(
     name="S12",
     title="Snapshot ensembles",
-    claim="Heat and cool the learning rate in cycles, keep the model at the end of each, and average their "
-    "predictions: train one, get M for free.",
+    claim=(
+        "Heat and cool the learning rate in cycles, keep the model at the end of each, and average "
+        "their predictions: train one, get M for free."
+    ),
     experiments=_experiments,
-    limits="The gain is the disagreement of the members, and snapshots from one basin disagree less than independent "
-    "runs. Early snapshots are worse models and can hurt: choose on validation data how many of the last to average.",
+    limits=(
+        "The gain is the disagreement of the members, and snapshots from one basin disagree less "
+        "than independent runs. Early snapshots are worse models and can hurt: choose on "
+        "validation data how many of the last to average."
+    ),
 )

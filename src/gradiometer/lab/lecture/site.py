@@ -1,4 +1,5 @@
-"""The lecture as a site: one page per statement, and an index with a table of predictions and measurements.
+"""The lecture as a site: one page per statement, and an index with a table of predictions and
+measurements.
 
 The pages are plain files that need no network: pictures are SVG, simulations are short scripts.
 """
@@ -26,11 +27,13 @@ REPORT = files("gradiometer.report") / "templates"
 
 
 class Site:
-    """The site, written while the lecture goes on: each page when its statement is measured, and the index each time.
+    """The site, written while the lecture goes on: each page when its statement is measured, and
+    the index each time.
 
     Args:
         folder: Folder of the site; created if it does not exist.
-        statements: All statements of this lecture, in order. The index names those that are still to come.
+        statements: All statements of this lecture, in order. The index names those that are still
+            to come.
 
     Raises:
         StorageFailed: The folder cannot be made.
@@ -60,7 +63,9 @@ class Site:
         self.results.append(shown)
         self.left = left
         with writing(self.folder, "choose another folder"):
-            for place in range(max(len(self.results) - 2, 0), len(self.results)):  # the page before links to it
+            for place in range(
+                max(len(self.results) - 2, 0), len(self.results)
+            ):  # the page before links to it
                 self._write_page(place)
             return self._write_index()
 
@@ -71,7 +76,13 @@ class Site:
             "after": results[place + 1].statement if place + 1 < len(results) else None,
         }
         shown = results[place]
-        _write(self.folder / page_name(shown), "statement.html.jinja", shown=shown, **neighbours, **_parts(shown))
+        _write(
+            self.folder / page_name(shown),
+            "statement.html.jinja",
+            shown=shown,
+            **neighbours,
+            **_parts(shown),
+        )
 
     def _write_index(self) -> Path:
         index, rows = self.folder / "index.html", [_line(shown) for shown in self.results]
@@ -145,7 +156,9 @@ def _figure(outcome: ExperimentResult) -> dict[str, Any]:
     where = outcome.experiment.where
     return {
         "experiment": outcome.experiment,
-        "heading": where[0].upper() + where[1:] if where[0].isascii() else where,  # a symbol keeps its case
+        "heading": where[0].upper() + where[1:]
+        if where[0].isascii()
+        else where,  # a symbol keeps its case
         "held": outcome.held,
         "rival": _rival(outcome),
         "both": Markup(svg(outcome)),
@@ -160,7 +173,10 @@ def _rival(outcome: ExperimentResult) -> str:
     if outcome.experiment.rival is None:
         return ""
     excluded = f"excluded at {outcome.refuted} of {len(outcome.rival)} points"
-    return f"{outcome.experiment.rival.says}: {number(outcome.rival[-1])} at the last point, {excluded}"
+    return (
+        f"{outcome.experiment.rival.says}: {number(outcome.rival[-1])} at the last point, "
+        f"{excluded}"
+    )
 
 
 def _summary(outcome: ExperimentResult) -> str:
@@ -174,7 +190,11 @@ def _summary(outcome: ExperimentResult) -> str:
 
 def prediction(estimate: Estimate) -> str:
     """A prediction as one number, or as an interval if its ends differ."""
-    return number(estimate.low) if number(estimate.low) == number(estimate.high) else interval(estimate)
+    return (
+        number(estimate.low)
+        if number(estimate.low) == number(estimate.high)
+        else interval(estimate)
+    )
 
 
 def _table(outcome: ExperimentResult) -> Numbers:
@@ -185,10 +205,18 @@ def _table(outcome: ExperimentResult) -> Numbers:
     columns = (experiment.dial, "predicted", "measured", "interval", *names, "as predicted")
     rows = []
     for place, (point, ours, theirs, held) in enumerate(
-        zip(experiment.points, outcome.predicted, outcome.measured, outcome.points_held, strict=True)
+        zip(
+            experiment.points, outcome.predicted, outcome.measured, outcome.points_held, strict=True
+        )
     ):
         theories = [number(others[name][place]) for name in names]
-        cells = (number(float(point)), prediction(ours), number(theirs.value), interval(theirs), *theories)
+        cells = (
+            number(float(point)),
+            prediction(ours),
+            number(theirs.value),
+            interval(theirs),
+            *theories,
+        )
         rows.append((*cells, "✓ yes" if held else "✗ no"))
     return Numbers(columns, tuple(rows))
 
@@ -201,8 +229,12 @@ def _line(shown: Result) -> dict[str, Any]:
         "picture": Markup(svg(shown.real, page=shown.statement.name)),
         "quantity": shown.real.experiment.quantity,
         "predicted": prediction(ours),
-        "measured": f"{number(theirs.value)} {interval(theirs)}" if theirs.low < theirs.high else number(theirs.value),
+        "measured": f"{number(theirs.value)} {interval(theirs)}"
+        if theirs.low < theirs.high
+        else number(theirs.value),
         "rival": number(shown.real.rival[-1]) if shown.real.rival else "",
         "rival_says": shown.real.experiment.rival.says if shown.real.experiment.rival else "",
-        "experiments": f"{sum(outcome.held for outcome in shown.outcomes)} of {len(shown.outcomes)}",
+        "experiments": (
+            f"{sum(outcome.held for outcome in shown.outcomes)} of {len(shown.outcomes)}"
+        ),
     }

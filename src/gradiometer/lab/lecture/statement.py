@@ -7,7 +7,13 @@ from typing import Any
 
 from gradiometer.jobs.job import Job
 from gradiometer.jobs.pool import Here, Pool
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, ExperimentResult, measured, predicted
+from gradiometer.lab.lecture.experiment import (
+    Circumstance,
+    Experiment,
+    ExperimentResult,
+    measured,
+    predicted,
+)
 from gradiometer.measurement.estimate import Estimate
 
 
@@ -19,7 +25,8 @@ class Statement:
         name: "S1" to "S12".
         title: A few words.
         claim: The statement in our words.
-        experiments: Makes the experiments: with a known answer, on a real network, and in a case in which it fails.
+        experiments: Makes the experiments: with a known answer, on a real network, and in a case in
+            which it fails.
         limits: When it fails, and why.
         interactive: Name of the simulation on its page, if it has one.
     """
@@ -41,13 +48,16 @@ class Result:
 
     @property
     def held(self) -> bool:
-        """True if all experiments came out as predicted, including those in which the claim fails."""
+        """True if all experiments came out as predicted, including those in which the
+        claim fails."""
         return bool(self.outcomes) and all(outcome.held for outcome in self.outcomes)
 
     @property
     def real(self) -> ExperimentResult:
         """The first experiment on a real network and real data."""
-        return next(outcome for outcome in self.outcomes if outcome.experiment.setting is Circumstance.REAL)
+        return next(
+            outcome for outcome in self.outcomes if outcome.experiment.setting is Circumstance.REAL
+        )
 
     @property
     def headline(self) -> tuple[Estimate, Estimate]:
@@ -55,7 +65,8 @@ class Result:
         return self.real.predicted[-1], self.real.measured[-1]
 
     def to_dict(self) -> dict[str, Any]:
-        """The statement as `--json` prints it: its headline, and the numbers of every experiment."""
+        """The statement as `--json` prints it: its headline, and the numbers of every
+        experiment."""
         ours, theirs = self.headline
         return {
             "statement": self.statement.name,
@@ -80,8 +91,11 @@ def run(statement: Statement) -> Iterator[ExperimentResult]:
         yield measured(outcome)
 
 
-def run_all(statements: Sequence[Statement], pool: Pool) -> Iterator[tuple[Statement, Iterator[ExperimentResult]]]:
-    """Each statement in order, with what `run` gives: in this process as it goes on, else when it is finished."""
+def run_all(
+    statements: Sequence[Statement], pool: Pool
+) -> Iterator[tuple[Statement, Iterator[ExperimentResult]]]:
+    """Each statement in order, with what `run` gives: in this process as it goes on, else when it
+    is finished."""
     # In one process the predictions are shown before the measurements begin.
     if isinstance(pool, Here):
         yield from ((statement, run(statement)) for statement in statements)
@@ -89,13 +103,21 @@ def run_all(statements: Sequence[Statement], pool: Pool) -> Iterator[tuple[State
     # Only numbers are sent back: the lambdas of an experiment cannot be pickled.
     jobs = [Job(statement.name, _numbers_of, (statement,)) for statement in statements]
     for statement, numbers in zip(statements, pool.in_order(jobs), strict=True):
-        later = [ExperimentResult(one, *its) for one, its in zip(statement.experiments(), numbers, strict=True)]
+        later = [
+            ExperimentResult(one, *its)
+            for one, its in zip(statement.experiments(), numbers, strict=True)
+        ]
         yield statement, iter([*(replace(outcome, measured=()) for outcome in later), *later])
 
 
-def _numbers_of(statement: Statement) -> list[tuple[tuple[Estimate, ...], tuple[Estimate, ...], tuple[float, ...]]]:
+def _numbers_of(
+    statement: Statement,
+) -> list[tuple[tuple[Estimate, ...], tuple[Estimate, ...], tuple[float, ...]]]:
     """Predicted and measured numbers of each experiment, and those of its wrong theory."""
-    return [(outcome.predicted, outcome.measured, outcome.rival) for outcome in result(statement).outcomes]
+    return [
+        (outcome.predicted, outcome.measured, outcome.rival)
+        for outcome in result(statement).outcomes
+    ]
 
 
 def result(statement: Statement) -> Result:
@@ -113,11 +135,15 @@ def _middle(estimate: Estimate) -> float:
 def _numbers(outcome: ExperimentResult) -> dict[str, Any]:
     experiment = outcome.experiment
     return {
-        **{name: str(getattr(experiment, name)) for name in ("name", "setting", "where", "quantity", "dial")},
+        **{
+            name: str(getattr(experiment, name))
+            for name in ("name", "setting", "where", "quantity", "dial")
+        },
         "points": list(experiment.points),
         "predicted": [estimate.to_dict() for estimate in outcome.predicted],
         "measured": [estimate.to_dict() for estimate in outcome.measured],
         "claimed": list(experiment.claimed) or None,
-        "rival": experiment.rival and {"says": experiment.rival.says, "values": list(outcome.rival)},
+        "rival": experiment.rival
+        and {"says": experiment.rival.says, "values": list(outcome.rival)},
         "held": outcome.held,
     }

@@ -23,18 +23,22 @@ Progress = Callable[[int, int], None]
 Part = Callable[[], list[SelfTest]]
 
 
-def run_checks(full: bool = False, progress: Progress | None = None, pool: str | Pool = "here") -> list[SelfTest]:
+def run_checks(
+    full: bool = False, progress: Progress | None = None, pool: str | Pool = "here"
+) -> list[SelfTest]:
     """Test the noise gauge against exact answers, on this machine.
 
-    The problems are a quadratic, a logistic regression and a small network with known per-example gradients, at
-    B = 2, 4 and 32. The gauge measures tr Σ and ‖g‖² on thousands of batches. The 90 % interval of the noise scale
-    is computed in at least a thousand windows, of independent readings and of readings along SGD at stationarity.
-    It takes half a minute. The full test has more batches and four times the windows, and takes three minutes.
+    The problems are a quadratic, a logistic regression and a small network with known per-example
+    gradients, at B = 2, 4 and 32. The gauge measures tr Σ and ‖g‖² on thousands of batches. The 90
+    % interval of the noise scale is computed in at least a thousand windows, of independent
+    readings and of readings along SGD at stationarity. It takes half a minute. The full test has
+    more batches and four times the windows, and takes three minutes.
 
     Args:
         full: True for more batches and windows.
         progress: Called with the number of parts done and the number of all parts.
-        pool: Where the parts run: "here", "processes", "processes:4", "ray", or a `Pool`. The numbers are the same.
+        pool: Where the parts run: "here", "processes", "processes:4", "ray", or a `Pool`. The
+            numbers are the same.
     """
     parts = (
         [*_tests_of_moments(3000, full=True), *_tests_of_coverage(4000)]
@@ -52,9 +56,12 @@ def run_checks(full: bool = False, progress: Progress | None = None, pool: str |
 
 
 def _tests_of_moments(steps: int, full: bool = False) -> Iterator[Part]:
-    """The gauge's moments at a fixed point: from halves everywhere, with other settings on some problems."""
+    """The gauge's moments at a fixed point: from halves everywhere, with other settings on some
+    problems."""
     quadratic, logistic, network = known_problems()
-    benches = [Bench(known, size) for known, size in product((quadratic, logistic, network), BATCH_SIZES)]
+    benches = [
+        Bench(known, size) for known, size in product((quadratic, logistic, network), BATCH_SIZES)
+    ]
     benches += [
         Bench(quadratic, 4, parts=None),
         Bench(logistic, 32, parts=4, shared=True),
@@ -72,7 +79,12 @@ def _tests_of_coverage(windows: int) -> Iterator[Part]:
     for known, size in problems:
         yield partial(independent_coverage, known, size, 2 * windows)
     for known, size in problems:
-        yield partial(stationary_coverage, known, size, 2 * windows if isinstance(known, KnownQuadratic) else windows)
+        yield partial(
+            stationary_coverage,
+            known,
+            size,
+            2 * windows if isinstance(known, KnownQuadratic) else windows,
+        )
     yield partial(undecided_coverage, 2 * windows)
 
 
@@ -86,11 +98,15 @@ def independent_coverage(known: KnownProblem, batch_size: int, windows: int) -> 
 def stationary_coverage(known: KnownProblem, batch_size: int, windows: int) -> list[SelfTest]:
     """Along SGD at a constant learning rate, large enough for many independent points in a window.
 
-    η is 1.5 on the quadratic, whose sharpness is 1, and for classifiers at B = 32, else 1: the readings of ‖g‖² have
-    an integrated autocorrelation time of 1.2 to 2.2 steps. A window has 200 readings; 400 for logistic regression
-    at B = 2, whose readings are the most skewed. 200 steps precede the first window.
+    η is 1.5 on the quadratic, whose sharpness is 1, and for classifiers at B = 32, else 1: the
+    readings of ‖g‖² have an integrated autocorrelation time of 1.2 to 2.2 steps. A window has 200
+    readings; 400 for logistic regression at B = 2, whose readings are the most skewed. 200 steps
+    precede the first window.
     """
-    linear, skewed = isinstance(known, KnownQuadratic), known.name == "logistic regression" and batch_size == 2
+    linear, skewed = (
+        isinstance(known, KnownQuadratic),
+        known.name == "logistic regression" and batch_size == 2,
+    )
     learning_rate = 1.5 if linear or batch_size == 32 else 1.0
     steps = 400 if skewed else 200
     made = stationary_windows(known, batch_size, learning_rate, windows, steps, burn_in=200)
@@ -98,14 +114,21 @@ def stationary_coverage(known: KnownProblem, batch_size: int, windows: int) -> l
 
 
 def undecided_coverage(windows: int) -> list[SelfTest]:
-    """Windows that mostly give only a lower bound, because ‖g‖² may be zero: they cover more often than the level."""
+    """Windows that mostly give only a lower bound, because ‖g‖² may be zero: they cover more often
+    than the level."""
     quadratic = known_problems()[0]
     made = stationary_windows(quadratic, 2, 0.2, windows, 100, burn_in=200)
-    return [_coverage(quadratic, 2, "along SGD, η = 0.2, ‖g‖² undecided", made, band=(BAND[0], 1.0))]
+    return [
+        _coverage(quadratic, 2, "along SGD, η = 0.2, ‖g‖² undecided", made, band=(BAND[0], 1.0))
+    ]
 
 
 def _coverage(
-    known: KnownProblem, batch_size: int, how: str, windows: Windows, band: tuple[float, float] = BAND
+    known: KnownProblem,
+    batch_size: int,
+    how: str,
+    windows: Windows,
+    band: tuple[float, float] = BAND,
 ) -> SelfTest:
     share = proportion(windows.covered(LEVEL), len(windows), level=LEVEL)
     return SelfTest(

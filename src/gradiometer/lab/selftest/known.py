@@ -20,7 +20,8 @@ from gradiometer.problems.examples import Examples
 from gradiometer.problems.images import digits
 
 EXAMPLES = 64
-"""N, small enough that a batch of 32 without replacement has half the noise of one with replacement."""
+"""N, small enough that a batch of 32 without replacement has half the noise of one with
+replacement."""
 
 LABELS = (3, 5, 8)
 """Digits that look alike, so that a small network cannot separate all of them."""
@@ -30,9 +31,11 @@ Weights = Float[Tensor, "chains sets examples"]
 
 
 class Gradients(NamedTuple):
-    """At every point: gradients of weighted sets of examples and of the whole training set, and tr Σ.
+    """At every point: gradients of weighted sets of examples and of the whole training set, and tr
+    Σ.
 
-    Σ is the covariance of the gradient of one example drawn from the training set, with N in the denominator.
+    Σ is the covariance of the gradient of one example drawn from the training set, with N in the
+    denominator.
     """
 
     of_sets: Float[Tensor, "chains sets params"]
@@ -56,7 +59,8 @@ class KnownProblem(ABC):
 
     @abstractmethod
     def gradients(self, points: Points, weights: Weights) -> Gradients:
-        """The gradients at every point, for weights over the examples that sum to one in every set."""
+        """The gradients at every point, for weights over the examples that sum to one
+        in every set."""
 
     @abstractmethod
     def objective(self) -> Objective:
@@ -84,7 +88,8 @@ class KnownProblem(ABC):
 
 @dataclass(frozen=True, eq=False)
 class KnownQuadratic(KnownProblem):
-    """The noisy quadratic on a finite set of examples: g_i = H(Φ − x_i), and tr Σ is the same everywhere.
+    """The noisy quadratic on a finite set of examples: g_i = H(Φ − x_i), and tr Σ is the same
+    everywhere.
 
     Args:
         quadratic: Its closed forms, with the minimum and the noise of this training set.
@@ -94,8 +99,12 @@ class KnownQuadratic(KnownProblem):
 
     def gradients(self, points: Points, weights: Weights) -> Gradients:
         """H(Φ − Σ_i w_i x_i)."""
-        curvature, minimum = (torch.from_numpy(part) for part in (self.quadratic.curvature, self.quadratic.minimum))
-        gradient_variance = torch.full((len(points),), self.quadratic.gradient_variance, dtype=torch.float64)
+        curvature, minimum = (
+            torch.from_numpy(part) for part in (self.quadratic.curvature, self.quadratic.minimum)
+        )
+        gradient_variance = torch.full(
+            (len(points),), self.quadratic.gradient_variance, dtype=torch.float64
+        )
         away = points[:, None] - weights @ torch.as_tensor(self.examples.data)
         return Gradients(away @ curvature, (points - minimum) @ curvature, gradient_variance)
 
@@ -105,7 +114,9 @@ class KnownQuadratic(KnownProblem):
 
     def stationary_noise_scale(self, learning_rate: float, batch_size: int) -> float:
         """tr Σ / tr(HSH), with S the stationary covariance."""
-        return self.quadratic.gradient_variance / self.quadratic.stationary_squared_gradient(learning_rate, batch_size)
+        return self.quadratic.gradient_variance / self.quadratic.stationary_squared_gradient(
+            learning_rate, batch_size
+        )
 
     @property
     def layers(self) -> dict[str, slice]:
@@ -115,11 +126,12 @@ class KnownQuadratic(KnownProblem):
 
 @dataclass(frozen=True, eq=False)
 class KnownNetwork(KnownProblem):
-    """A classifier: fully connected layers with tanh between them, cross-entropy, weight decay within the loss.
+    """A classifier: fully connected layers with tanh between them, cross-entropy, weight decay
+    within the loss.
 
-    Φ is one matrix [out, in + 1] per layer, whose last column is the bias. The gradient of an example's loss
-    is the outer product of the error δ at the layer's output with the layer's input, with a one appended, plus λ
-    times the matrix.
+    Φ is one matrix [out, in + 1] per layer, whose last column is the bias. The gradient of an
+    example's loss is the outer product of the error δ at the layer's output with the layer's input,
+    with a one appended, plus λ times the matrix.
 
     Args:
         widths: Features, units of each hidden layer, classes.
@@ -158,20 +170,29 @@ class KnownNetwork(KnownProblem):
     @property
     def layers(self) -> dict[str, slice]:
         """The linear layers by their index in the `Sequential`."""
-        ends = np.cumsum([0, *((inside + 1) * outside for inside, outside in pairwise(self.widths))]).tolist()
+        ends = np.cumsum(
+            [0, *((inside + 1) * outside for inside, outside in pairwise(self.widths))]
+        ).tolist()
         return {f"{2 * place}": slice(*span) for place, span in enumerate(pairwise(ends))}
 
     def _losses(self, model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
         features, labels = batch
         penalty = torch.stack([parameter.square().sum() for parameter in model.parameters()]).sum()
-        return F.cross_entropy(model(features), labels, reduction="none") + self.weight_decay / 2 * penalty
+        return (
+            F.cross_entropy(model(features), labels, reduction="none")
+            + self.weight_decay / 2 * penalty
+        )
 
     def _matrices(self, points: Points) -> list[Float[Tensor, "chains outs ins"]]:
         shapes = zip(self.layers.values(), pairwise(self.widths), strict=True)
-        return [points[:, columns].unflatten(1, (outside, inside + 1)) for columns, (inside, outside) in shapes]
+        return [
+            points[:, columns].unflatten(1, (outside, inside + 1))
+            for columns, (inside, outside) in shapes
+        ]
 
     def _propagate(self, points: Points) -> tuple[list[Tensor], list[Tensor]]:
-        """Forward and back: every layer's inputs [chains, in + 1, examples] and errors [chains, out, examples]."""
+        """Forward and back: every layer's inputs [chains, in + 1, examples] and errors [chains,
+        out, examples]."""
         features, labels = self.examples.data
         matrices = self._matrices(points)
         ones = points.new_ones(len(points), 1, len(features))
@@ -186,12 +207,18 @@ class KnownNetwork(KnownProblem):
 
 
 def known_problems() -> tuple[KnownProblem, ...]:
-    """A quadratic, a logistic regression and a network with one hidden layer, in double precision."""
-    return known_quadratic(), known_network("logistic regression", hidden=()), known_network("MLP", hidden=(6,))
+    """A quadratic, a logistic regression and a network with one hidden layer, in
+    double precision."""
+    return (
+        known_quadratic(),
+        known_network("logistic regression", hidden=()),
+        known_network("MLP", hidden=(6,)),
+    )
 
 
 def known_quadratic() -> KnownQuadratic:
-    """Ten parameters with curvatures from 0.1 to 1 and noise in proportion, Σ = H, on 64 examples."""
+    """Ten parameters with curvatures from 0.1 to 1 and noise in proportion, Σ = H, on
+    64 examples."""
     curvatures = np.geomspace(0.1, 1, 10)
     train = Quadratic(curvatures, curvatures).problem(examples=EXAMPLES, seed=0).train
     quadratic = Quadratic(curvatures, curvatures).on(train)
@@ -201,8 +228,8 @@ def known_quadratic() -> KnownQuadratic:
 def known_network(name: str, hidden: tuple[int, ...], weight_decay: float = 0.3) -> KnownNetwork:
     """64 threes, fives and eights of the digits, at 4 × 4 pixels: three classes.
 
-    Without weight decay the network would memorise the 64 examples: then almost all gradients are near zero and a few
-    are large, and the spread of hundreds of readings is too small.
+    Without weight decay the network would memorise the 64 examples: then almost all gradients are
+    near zero and a few are large, and the spread of hundreds of readings is too small.
     """
     images, labels = digits.load().train.data
     chosen = torch.isin(labels, torch.tensor(LABELS)).nonzero().flatten()[:EXAMPLES]

@@ -31,7 +31,8 @@ class Bench:
         batch_size: B.
         parts: k; None for one part per example.
         draw: With or without replacement.
-        shared: True if the micro-batches are those that training accumulates; else the gauge computes them.
+        shared: True if the micro-batches are those that training accumulates; else the gauge
+            computes them.
     """
 
     known: KnownProblem
@@ -67,22 +68,43 @@ class Bench:
         readings = []
         for index in range(steps):
             batch = self.known.batch(self._indices(generator))
-            spread = accumulation_spread(objective, batch, self.parts or self.batch_size) if self.shared else None
-            step = TrainingStep(
-                objective, batch, index=index, learning_rate=0.0, sampling=self.sampling, spread=spread, seed=seed
+            spread = (
+                accumulation_spread(objective, batch, self.parts or self.batch_size)
+                if self.shared
+                else None
             )
-            readings.append(Reading(self.gauge.name, index, self.batch_size, 0.0, self.gauge.measure(step)))
+            step = TrainingStep(
+                objective,
+                batch,
+                index=index,
+                learning_rate=0.0,
+                sampling=self.sampling,
+                spread=spread,
+                seed=seed,
+            )
+            readings.append(
+                Reading(self.gauge.name, index, self.batch_size, 0.0, self.gauge.measure(step))
+            )
         return Series.of(readings, self.sampling, objective.layers)
 
     def checks(self, steps: int) -> Iterator[SelfTest]:
-        """tr Σ and ‖g‖², in total and of the last of several layers, and E‖ĝ − g‖² if it is not simply tr Σ/B."""
+        """tr Σ and ‖g‖², in total and of the last of several layers, and E‖ĝ − g‖² if it is not
+        simply tr Σ/B."""
         series = self.series(steps)
         estimates = self.gauge.estimate(series)
         each, examples = self.known.per_example, len(self.known.examples)
-        variance, norm_squared = series.moments["gradient_variance"], series.moments["gradient_norm_squared"]
+        variance, norm_squared = (
+            series.moments["gradient_variance"],
+            series.moments["gradient_norm_squared"],
+        )
         if self.draw is Draw.RESHUFFLED:
             norm_squared = norm_squared + variance / examples
-            error = gradient_variance(each) / self.batch_size * (examples - self.batch_size) / (examples - 1)
+            error = (
+                gradient_variance(each)
+                / self.batch_size
+                * (examples - self.batch_size)
+                / (examples - 1)
+            )
             seen = estimates["gradient_norm_squared"].value / estimates["signal_to_noise"].value
             scale = 1 / self.batch_size - 1 / examples
             yield self._check("E‖ĝ − g‖²", seen, error, variance.sum(axis=1) * scale)
@@ -95,7 +117,9 @@ class Bench:
                 ("tr Σ", variance, gradient_variance(part)),
                 ("‖g‖²", norm_squared, gradient_norm_squared(part)),
             ):
-                yield self._check(f"{symbol} of layer {layer}", readings[:, -1].mean(), truth, readings[:, -1])
+                yield self._check(
+                    f"{symbol} of layer {layer}", readings[:, -1].mean(), truth, readings[:, -1]
+                )
 
     def _indices(self, generator: torch.Generator) -> Int[Tensor, " chosen"]:
         examples = len(self.known.examples)
@@ -103,7 +127,9 @@ class Bench:
             return torch.randperm(examples, generator=generator)[: self.batch_size]
         return torch.randint(examples, (self.batch_size,), generator=generator)
 
-    def _check(self, quantity: str, value: float, truth: float, readings: Float[np.ndarray, " steps"]) -> SelfTest:
+    def _check(
+        self, quantity: str, value: float, truth: float, readings: Float[np.ndarray, " steps"]
+    ) -> SelfTest:
         """An estimate against its true value, in standard errors of independent readings."""
         margin = STANDARD_ERRORS * float(readings.std(ddof=1)) / math.sqrt(len(readings))
         return SelfTest(
@@ -119,7 +145,8 @@ class Bench:
 
 
 def accumulation_spread(objective: Objective, batch: Batch, parts: int) -> Spread:
-    """The spread of micro-batches whose mean is the training gradient, as in a loop that accumulates gradients."""
+    """The spread of micro-batches whose mean is the training gradient, as in a loop that
+    accumulates gradients."""
     builder, size = SpreadBuilder(objective.layer_of), batch_size(batch)
     mean = [torch.zeros_like(parameter) for parameter in objective.parameters]
     for part in chunks(batch, parts):

@@ -13,7 +13,8 @@ from gradiometer.measurement.reading import Spread
 from gradiometer.measurement.uncertainty.means import ratio_of_means
 
 CHAINS = 100
-"""Parallel runs of SGD: enough to make a step efficient, few enough to stay in the processor's cache."""
+"""Parallel runs of SGD: enough to make a step efficient, few enough to stay in the processor's
+cache."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,14 @@ class Windows:
         return sum(estimate.low <= self.noise_scale <= estimate.high for estimate in estimates)
 
 
-def independent_windows(known: KnownProblem, batch_size: int, windows: int, steps: int, seed: int = 0) -> Windows:
+def independent_windows(
+    known: KnownProblem, batch_size: int, windows: int, steps: int, seed: int = 0
+) -> Windows:
     """Readings at the fixed point, from independent batches drawn with replacement."""
     generator = torch.Generator().manual_seed(seed)
     per_example = known.per_example
-    # Only inner products matter: the span of the gradients has at most as many dimensions as examples.
+    # Only inner products matter: the span of the gradients has at most as many dimensions as
+    # examples.
     reduced = torch.linalg.qr(per_example.mT).R.mT
     moments = []
     # 20_000: number of batches whose gradients are in memory at once.
@@ -55,16 +59,25 @@ def independent_windows(known: KnownProblem, batch_size: int, windows: int, step
         moments.append(half_moments(halves, batch_size))
     variance, norm_squared = np.concatenate(moments, axis=1).reshape(2, windows, steps)
     full = per_example.mean(0).square().sum()
-    return Windows(variance, norm_squared, float((per_example.square().sum(1).mean() - full) / full))
+    return Windows(
+        variance, norm_squared, float((per_example.square().sum(1).mean() - full) / full)
+    )
 
 
 def stationary_windows(
-    known: KnownProblem, batch_size: int, learning_rate: float, windows: int, steps: int, burn_in: int, seed: int = 0
+    known: KnownProblem,
+    batch_size: int,
+    learning_rate: float,
+    windows: int,
+    steps: int,
+    burn_in: int,
+    seed: int = 0,
 ) -> Windows:
     """Readings along stationary runs of SGD at a constant learning rate.
 
-    Every run gives several windows in turn. The true noise scale has a closed form for the quadratic; else it is
-    the ratio of the exact tr Σ and ‖g‖², averaged over all points of all runs.
+    Every run gives several windows in turn. The true noise scale has a closed form for the
+    quadratic; else it is the ratio of the exact tr Σ and ‖g‖², averaged over all points of all
+    runs.
 
     Args:
         known: The problem; batches are drawn from its training set with replacement.
@@ -88,19 +101,25 @@ def stationary_windows(
             exact[step] = gradient_variance.mean(), full.square().sum(1).mean()
     variance, norm_squared = moments.transpose(1, 2, 0).reshape(2, -1, steps)
     passed = float(exact[:, 0].mean() / exact[:, 1].mean())
-    return Windows(variance, norm_squared, known.stationary_noise_scale(learning_rate, batch_size) or passed)
+    return Windows(
+        variance, norm_squared, known.stationary_noise_scale(learning_rate, batch_size) or passed
+    )
 
 
 def drawn_halves(generator: torch.Generator, count: int, batch_size: int, examples: int) -> Weights:
-    """Batches drawn with replacement and halved, as weights over the examples: [count, 2, examples]."""
+    """Batches drawn with replacement and halved, as weights over the examples: [count, 2,
+    examples]."""
     half = batch_size // 2
     drawn = torch.randint(examples, (count, 2, half), generator=generator)
     share = torch.full(drawn.shape, 1 / half, dtype=torch.float64)
     return torch.zeros(count, 2, examples, dtype=torch.float64).scatter_add_(2, drawn, share)
 
 
-def half_moments(halves: Float[Tensor, "batches 2 params"], batch_size: int) -> Float[np.ndarray, "2 batches"]:
-    """The moments of `GradientNoise` for every batch: tr Σ and ‖g‖², from the gradients of its halves."""
+def half_moments(
+    halves: Float[Tensor, "batches 2 params"], batch_size: int
+) -> Float[np.ndarray, "2 batches"]:
+    """The moments of `GradientNoise` for every batch: tr Σ and ‖g‖², from the gradients of its
+    halves."""
     spread = Spread(
         sizes=np.full(2, batch_size // 2),
         squared_norms=halves.square().sum(2).mT.numpy(),

@@ -1,1 +1,2 @@
-"""Named changes to how training continues: another rate, batch, momentum, schedule, optimizer, and others."""
+"""Named changes to how training continues: another rate, batch, momentum, schedule, optimizer, and
+others."""

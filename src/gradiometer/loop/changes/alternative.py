@@ -52,7 +52,10 @@ class Alternative(ABC):
     def to_dict(self) -> dict[str, Any]:
         """The name of its class and its settings, as JSON types."""
         settings = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
-        stored = {name: value.to_dict() if hasattr(value, "to_dict") else value for name, value in settings.items()}
+        stored = {
+            name: value.to_dict() if hasattr(value, "to_dict") else value
+            for name, value in settings.items()
+        }
         return {"kind": type(self).__name__, **stored}
 
 
@@ -101,4 +104,6 @@ def check_in(name: str, value: Any, least: Amount, below: Amount) -> None:
     """Raise unless `value` is a number, at least `least` and less than `below`."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (number and least <= value < below):
-        raise BadArgument(f"`{name}` must be at least {least:g} and less than {below:g}, got {value!r}.")
+        raise BadArgument(
+            f"`{name}` must be at least {least:g} and less than {below:g}, got {value!r}."
+        )

@@ -1,4 +1,5 @@
-"""Alternatives that change the rate: a factor, another schedule, a cut, a restart; and another batch with its rate."""
+"""Alternatives that change the rate: a factor, another schedule, a cut, a restart; and another
+batch with its rate."""
 
 import math
 from dataclasses import dataclass
@@ -46,11 +47,14 @@ class Rate(Alternative):
 
 @dataclass(frozen=True)
 class BatchSize(Alternative):
-    """The batch times a factor, with the rate that goes with it. A schedule continues in units of the original batch.
+    """The batch times a factor, with the rate that goes with it. A schedule continues in units of
+    the original batch.
 
     Args:
-        factor: The factor, rounded to a fraction p/q with q ≤ 64. A batch of 2x is two consecutive batches.
-        rate: Factor of the rate: a number, "sqrt" for √factor, "linear" for the factor itself, None for no change.
+        factor: The factor, rounded to a fraction p/q with q ≤ 64. A batch of 2x is two consecutive
+            batches.
+        rate: Factor of the rate: a number, "sqrt" for √factor, "linear" for the factor itself, None
+            for no change.
 
     >>> from gradiometer.loop import BatchSize
     >>> BatchSize(2).name, BatchSize(4, rate="linear").name, BatchSize(2, rate=None).name
@@ -65,7 +69,9 @@ class BatchSize(Alternative):
         if not Fraction(self.factor).limit_denominator(FINEST):
             raise BadArgument(f"`factor` must be at least 1/{FINEST}, got {self.factor}.")
         if isinstance(self.rate, str) and self.rate not in ("sqrt", "linear"):
-            raise BadArgument(f"`rate` must be a factor, 'sqrt', 'linear' or None, got {self.rate!r}.")
+            raise BadArgument(
+                f"`rate` must be a factor, 'sqrt', 'linear' or None, got {self.rate!r}."
+            )
         if self.rate is not None and not isinstance(self.rate, str):
             check_number("rate", self.rate, positive=True)
 
@@ -146,7 +152,8 @@ class CoolNow(Alternative):
 
 @dataclass(frozen=True)
 class Hold(Alternative):
-    """Keep the rate for a share of the branch; from there it falls linearly to zero, whatever the tail of the fork.
+    """Keep the rate for a share of the branch; from there it falls linearly to zero, whatever the
+    tail of the fork.
 
     Args:
         share: The share, from 0 to 1. With 1 the rate does not fall.
@@ -175,7 +182,8 @@ class Hold(Alternative):
 
 @dataclass(frozen=True)
 class RestartHot(Alternative):
-    """A restart: the rate times a factor, and an optimizer that forgets its momentum and its averages.
+    """A restart: the rate times a factor, and an optimizer that forgets its momentum and its
+    averages.
 
     Args:
         factor: Factor of the rate, usually above 1.

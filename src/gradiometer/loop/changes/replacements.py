@@ -1,4 +1,5 @@
-"""Alternatives that replace a part of training: another optimizer, or anything that a function can do."""
+"""Alternatives that replace a part of training: another optimizer, or anything that a function can
+do."""
 
 import ast
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +19,8 @@ from gradiometer.problems.user_code import user_code
 
 @dataclass(frozen=True, init=False)
 class Using(Alternative):
-    """Another optimizer for all parameters, with an empty state. The schedule keeps its shape, at the new rate.
+    """Another optimizer for all parameters, with an empty state. The schedule keeps its shape, at
+    the new rate.
 
     Args:
         optimizer: The class of the optimizer.
@@ -62,7 +64,9 @@ class Using(Alternative):
             return self.optimizer(groups, **dict(self.settings))
         except (TypeError, ValueError) as error:
             reason = str(error).partition("\n")[0].rstrip(".")
-            raise BadArgument(f"`settings` cannot be those of {self.optimizer.__name__}: {reason}.") from error
+            raise BadArgument(
+                f"`settings` cannot be those of {self.optimizer.__name__}: {reason}."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,10 @@ class Custom(Alternative):
 
     Args:
         label: The alternative in a few words. A stored fork knows a function by its label only.
-        function: Called once as `function(model, optimizer, batches)`, with the branch's own copies, before the first
-            update. It changes the model and the optimizer in place, and may add hooks or modules to them. If it
-            returns an optimizer, this one is used; if it returns an iterable, its batches are.
+        function: Called once as `function(model, optimizer, batches)`, with the branch's own
+            copies, before the first update. It changes the model and the optimizer in place, and
+            may add hooks or modules to them. If it returns an optimizer, this one is used; if it
+            returns an iterable, its batches are.
 
     >>> from gradiometer.loop import Custom
     >>> def freeze(model, optimizer, batches):
@@ -83,14 +88,17 @@ class Custom(Alternative):
     """
 
     label: str
-    function: Callable[[nn.Module, torch.optim.Optimizer, Iterable[Any]], Any] = field(compare=False)
+    function: Callable[[nn.Module, torch.optim.Optimizer, Iterable[Any]], Any] = field(
+        compare=False
+    )
 
     def __post_init__(self) -> None:
         if not (isinstance(self.label, str) and self.label.strip()):
             raise BadArgument(f"`label` must be a text of a few words, got {self.label!r}.")
         if not callable(self.function):
             raise BadArgument(
-                f"`function` must be a function of (model, optimizer, batches), got {type(self.function).__name__}."
+                "`function` must be a function of (model, optimizer, batches), got "
+                f"{type(self.function).__name__}."
             )
 
     @property
@@ -108,8 +116,8 @@ class Custom(Alternative):
             loop.stream.batches = iter(changed)
         elif changed is not None:
             raise BadArgument(
-                f"`function` of {self.label!r} returned a {type(changed).__name__}: return nothing, an optimizer, or "
-                "an iterable of batches."
+                f"`function` of {self.label!r} returned a {type(changed).__name__}: return "
+                "nothing, an optimizer, or an iterable of batches."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -128,7 +136,9 @@ def called(name: str, settings: Iterable[tuple[str, Any]]) -> str:
 
 
 def _missing(label: str, *_: Any) -> None:
-    raise BadArgument(f"`alternatives` has {label!r} from a file, without its function: give the object itself.")
+    raise BadArgument(
+        f"`alternatives` has {label!r} from a file, without its function: give the object itself."
+    )
 
 
 def using_of(text: str) -> Using:
@@ -139,7 +149,9 @@ def using_of(text: str) -> Using:
             raise ValueError(text)
         settings = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
     except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise BadArgument(f"`alternatives` names {text[:80]!r}, which is not one: write AdamW(lr=0.001).") from None
+        raise BadArgument(
+            f"`alternatives` names {text[:80]!r}, which is not one: write AdamW(lr=0.001)."
+        ) from None
     return Using(_optimizer_class(call.func.id), **settings)
 
 
@@ -147,15 +159,21 @@ def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     kinds = {
         key: kind
         for key, kind in vars(torch.optim).items()
-        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
+        if isinstance(kind, type)
+        and issubclass(kind, torch.optim.Optimizer)
+        and kind is not torch.optim.Optimizer
     }
     if name not in kinds:
-        raise BadArgument(f"`alternatives` names the optimizer {name!r}, not one of torch.optim.{nearest(name, kinds)}")
+        raise BadArgument(
+            f"`alternatives` names the optimizer {name!r}, not one of "
+            f"torch.optim.{nearest(name, kinds)}"
+        )
     return kinds[name]
 
 
 def stored_replacement(stored: Mapping[str, Any]) -> Alternative:
-    """The alternative from the result of its `to_dict`. A class outside of torch is known by its label."""
+    """The alternative from the result of its `to_dict`. A class outside of torch is known by its
+    label."""
     if "label" in stored:
         return Custom.stored(stored["label"])
     module, _, name = stored["optimizer"].rpartition(".")

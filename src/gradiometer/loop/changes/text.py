@@ -10,16 +10,22 @@ from gradiometer.loop.changes.alternative import Alternative, GoOn, Together
 from gradiometer.loop.changes.rates import BatchSize, CoolNow, Following, Hold, Rate, RestartHot
 from gradiometer.loop.changes.updates import Clip, Momentum, Shorter, Skip, WeightDecay
 
-# The digits after a point are only looked for behind one: if both groups could take them, a text of 100,000 digits
-# would be tried in 100,000 ways.
+# The digits after a point are only looked for behind one: if both groups could take them, a text of
+# 100,000 digits would be tried in 100,000 ways.
 NUMBER = r"\+?(\d+(?:_\d+)*(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)"
 TIMES = NUMBER + "[x×]"
 FORMS: tuple[tuple[str, Callable[..., Alternative]], ...] = (
     ("go on", GoOn),
     (f"rate {TIMES}", lambda factor: Rate(float(factor))),
     (f"batch {TIMES}", lambda factor: BatchSize(float(factor), rate=None)),
-    (f"batch {TIMES}, rate {TIMES}", lambda factor, rate: BatchSize(float(factor), rate=float(rate))),
-    (f"batch {TIMES}, rate (sqrt|linear)", lambda factor, rate: BatchSize(float(factor), rate=rate)),
+    (
+        f"batch {TIMES}, rate {TIMES}",
+        lambda factor, rate: BatchSize(float(factor), rate=float(rate)),
+    ),
+    (
+        f"batch {TIMES}, rate (sqrt|linear)",
+        lambda factor, rate: BatchSize(float(factor), rate=rate),
+    ),
     (f"momentum {NUMBER}", lambda value: Momentum(float(value))),
     (f"weight decay {NUMBER}", lambda value: WeightDecay(float(value))),
     ("cool now", CoolNow),
@@ -32,16 +38,17 @@ FORMS: tuple[tuple[str, Callable[..., Alternative]], ...] = (
     (r"follow (.+)", lambda schedule: Following(Schedule.parse(schedule))),
 )
 EXAMPLES = (
-    "go on, rate 2x, batch 2x, 'batch 2x, rate 1.41x', momentum 0.9, weight decay 0.01, cool now, hold 80%, clip 1, "
-    "shorter 0.5x, skip 1200:1205, restart hot 10x, follow Cosine(0.1, steps=500), AdamW(lr=0.001)"
+    "go on, rate 2x, batch 2x, 'batch 2x, rate 1.41x', momentum 0.9, weight decay 0.01, cool now, "
+    "hold 80%, clip 1, shorter 0.5x, skip 1200:1205, restart hot 10x, follow Cosine(0.1, "
+    "steps=500), AdamW(lr=0.001)"
 )
 
 
 def alternative_of(given: Any) -> Alternative:
     """The alternative in a text, such as "rate 2x & momentum 0.95", or in the result of `to_dict`.
 
-    The text is parsed, never executed as code. An optimizer is found by its name in `torch.optim`. An `Alternative` is
-    returned as it is.
+    The text is parsed, never executed as code. An optimizer is found by its name in `torch.optim`.
+    An `Alternative` is returned as it is.
 
     Raises:
         BadArgument: It names no alternative.
@@ -57,7 +64,9 @@ def alternative_of(given: Any) -> Alternative:
     if isinstance(given, Mapping):
         return _from_dict(given)
     if not isinstance(given, str):
-        raise BadArgument(f"`alternatives` must be alternatives or texts, got a {type(given).__name__}.")
+        raise BadArgument(
+            f"`alternatives` must be alternatives or texts, got a {type(given).__name__}."
+        )
     first, *others = [_one(part) for part in given.split(" & ")]
     for other in others:
         first = first & other
@@ -73,7 +82,9 @@ def _one(text: str) -> Alternative:
         from gradiometer.loop.changes.replacements import using_of  # noqa: PLC0415 (imports torch)
 
         return using_of(plain)
-    raise BadArgument(f"`alternatives` names {text!r}, which is not one: write one such as {EXAMPLES}.")
+    raise BadArgument(
+        f"`alternatives` names {text!r}, which is not one: write one such as {EXAMPLES}."
+    )
 
 
 def _from_dict(stored: Mapping[str, Any]) -> Alternative:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # a run is read on a machine without torch
 
 @dataclass(frozen=True)
 class Momentum(Alternative):
-    """Another momentum: μ of SGD and RMSprop, β₁ of Adam and its kind. The momentum gathered so far stays.
+    """Another momentum: μ of SGD and RMSprop, β₁ of Adam and its kind. The momentum gathered so far
+    stays.
 
     Args:
         value: The momentum, from 0 up to 1.
@@ -72,7 +73,8 @@ class WeightDecay(Alternative):
 
 @dataclass(frozen=True)
 class Clip(Alternative):
-    """Clip the gradient: if the norm of all gradients together is above a value, they are scaled down to it.
+    """Clip the gradient: if the norm of all gradients together is above a value, they are scaled
+    down to it.
 
     Args:
         norm: The largest norm. Clipping that training does itself is done as well.
@@ -97,8 +99,8 @@ class Clip(Alternative):
 class Shorter(Alternative):
     """The same training on a share of the examples; the tail of the rate ends there.
 
-    It is what a larger batch is compared with: one that needs 1.3 times the examples to the same loss should end below
-    a training on 1/1.3 of the examples.
+    It is what a larger batch is compared with: one that needs 1.3 times the examples to the same
+    loss should end below a training on 1/1.3 of the examples.
 
     Args:
         share: The share of the length of the branch, below 1.
@@ -126,7 +128,8 @@ class Shorter(Alternative):
 
 @dataclass(frozen=True)
 class Skip(Alternative):
-    """Leave out the batches of some updates. Schedule and data go on as if they had been trained on.
+    """Leave out the batches of some updates. Schedule and data go on as if they had been trained
+    on.
 
     Args:
         start: Index of the first update that is left out, counted as training counts them.
@@ -148,13 +151,18 @@ class Skip(Alternative):
     def __call__(self, loop: "Loop") -> None:
         """Leave them out of the stream."""
         if self.start < loop.index:
-            raise BadArgument(f"`start` {self.start:,} is before the fork: its first update has index {loop.index:,}.")
+            raise BadArgument(
+                f"`start` {self.start:,} is before the fork: its first update has index "
+                f"{loop.index:,}."
+            )
         loop.stream.skip(self.start - loop.index, self.stop - loop.index)
 
 
 def _refuse(what: str, loop: "Loop") -> None:
-    keys = ", ".join(key for key in loop.optimizer.param_groups[0] if key not in ("params", "initial_lr"))
+    keys = ", ".join(
+        key for key in loop.optimizer.param_groups[0] if key not in ("params", "initial_lr")
+    )
     raise BadArgument(
-        f"`alternatives` changes the {what}, but `optimizer` {type(loop.optimizer).__name__} has none: its settings "
-        f"are {keys}."
+        f"`alternatives` changes the {what}, but `optimizer` {type(loop.optimizer).__name__} has "
+        f"none: its settings are {keys}."
     )

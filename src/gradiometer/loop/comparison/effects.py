@@ -1,4 +1,5 @@
-"""The effect of an alternative: its readout minus that of the baseline, paired by replicate, with an interval."""
+"""The effect of an alternative: its readout minus that of the baseline, paired by replicate, with
+an interval."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +13,11 @@ from gradiometer.errors import BadArgument
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.readout import Readout
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.differences import PairsNeeded, mean_over_pairs, pairs_needed
+from gradiometer.measurement.uncertainty.differences import (
+    PairsNeeded,
+    mean_over_pairs,
+    pairs_needed,
+)
 from gradiometer.measurement.uncertainty.simultaneous import over_examples_too, simultaneous_means
 
 Verdict = Literal["better", "worse", "open", "diverged", "baseline diverged"]
@@ -21,25 +26,30 @@ Verdict = Literal["better", "worse", "open", "diverged", "baseline diverged"]
 
 @dataclass(frozen=True)
 class Effect:
-    """Alternative minus baseline in one readout at the end of the branches, as the mean over replicates.
+    """Alternative minus baseline in one readout at the end of the branches, as the mean over
+    replicates.
 
-    The intervals count the order of the data and the other random draws of a branch. They do not count that short
+    The intervals count the order of the data and the other random draws of a branch. They do not
+    count that short
     branches prefer small learning rates: see the warnings of the fork.
 
     Args:
         alternative: Name of the alternative.
         readout: Name of the readout.
-        estimate: The effect on the examples of the readout. Its interval covers together with those of all other
-            alternatives of the fork. Unknown if a branch diverged, or if there are fewer than two pairs.
-        single: The same effect with an interval for this alternative alone: narrower, and right only for an
-            alternative that was singled out before the fork.
-        in_general: The effect on examples like those of the readout: the interval of `estimate`, widened by the
-            sampling of the examples. None if the readout has no value for each example.
+        estimate: The effect on the examples of the readout. Its interval covers together with those
+            of all other alternatives of the fork. Unknown if a branch diverged, or if there are
+            fewer than two pairs.
+        single: The same effect with an interval for this alternative alone: narrower, and right
+            only for an alternative that was singled out before the fork.
+        in_general: The effect on examples like those of the readout: the interval of `estimate`,
+            widened by the sampling of the examples. None if the readout has no value for each
+            example.
         replicates: Number of pairs.
         diverged: Number of replicates in which the alternative diverged.
         baseline_diverged: Number of replicates in which the baseline diverged.
         lower_is_better: True for a loss, False for an accuracy.
-        replicates_needed: If the verdict is open, how many replicates would show an effect of the observed size.
+        replicates_needed: If the verdict is open, how many replicates would show an effect of the
+            observed size.
 
     >>> from gradiometer import Estimate
     >>> from gradiometer.loop import Effect
@@ -86,14 +96,16 @@ def effects_of(
 ) -> tuple[Effect, ...]:
     """The effects of all alternatives among these branches, in their order.
 
-    Each replicate of an alternative is paired with the same replicate of the baseline: they saw the same data. The
-    intervals are those of `gradiometer.measurement.uncertainty.simultaneous_means`. Alternatives with fewer pairs
-    than others get their share of the level by Bonferroni's correction.
+    Each replicate of an alternative is paired with the same replicate of the baseline: they saw the
+    same data. The intervals are those of `gradiometer.measurement.uncertainty.simultaneous_means`.
+    Alternatives with fewer pairs than others get their share of the level by Bonferroni's
+    correction.
 
     Args:
         results: Results of branches.
         baseline: Name of the baseline among their alternatives.
-        readout: Name of the readout; by default "test_loss" if the branches have it, else their first readout.
+        readout: Name of the readout; by default "test_loss" if the branches have it, else their
+            first readout.
         level: Probability that the intervals of all alternatives cover.
         horizon: Branches of this length in examples; by default the longest.
 
@@ -121,12 +133,18 @@ def effects_of(
             branches.setdefault(result.alternative, {})[result.replicate] = result
     base = branches.pop(baseline)
     if not base:
-        raise BadArgument(f"`baseline` must have a branch of {horizon:,} examples, but {baseline!r} has none.")
-    name = readout_name([*base.values(), *(each for found in branches.values() for each in found.values())], readout)
+        raise BadArgument(
+            f"`baseline` must have a branch of {horizon:,} examples, but {baseline!r} has none."
+        )
+    name = readout_name(
+        [*base.values(), *(each for found in branches.values() for each in found.values())], readout
+    )
     pairs = {alternative: _Pairs.of(base, found, name) for alternative, found in branches.items()}
     together = _together(pairs, level)
     general = _in_general(pairs, together)
-    return tuple(_effect(each, name, pairs[each], together, general.get(each), level) for each in branches)
+    return tuple(
+        _effect(each, name, pairs[each], together, general.get(each), level) for each in branches
+    )
 
 
 def readout_name(results: Sequence[BranchResult], asked: str | None) -> str:
@@ -150,7 +168,9 @@ class _Pairs:
     lower_is_better: bool
 
     @classmethod
-    def of(cls, base: Mapping[int, BranchResult], found: Mapping[int, BranchResult], name: str) -> "_Pairs":
+    def of(
+        cls, base: Mapping[int, BranchResult], found: Mapping[int, BranchResult], name: str
+    ) -> "_Pairs":
         common = sorted(base.keys() & found.keys())
         both = [
             (base[each].readouts[name], found[each].readouts[name])
@@ -177,12 +197,16 @@ class _Pairs:
         return "" if np.isfinite(self.differences).all() else "not finite"
 
 
-def _by_example(both: Sequence[tuple[Readout, Readout]]) -> Float[np.ndarray, "pairs examples"] | None:
+def _by_example(
+    both: Sequence[tuple[Readout, Readout]],
+) -> Float[np.ndarray, "pairs examples"] | None:
     """The difference for every example, if all readouts have values for the same examples."""
     rows = [
         theirs.values.astype(np.float64) - ours.values
         for ours, theirs in both
-        if ours.values is not None and theirs.values is not None and len(ours.values) == len(theirs.values)
+        if ours.values is not None
+        and theirs.values is not None
+        and len(ours.values) == len(theirs.values)
     ]
     if not rows or len(rows) < len(both) or len({len(row) for row in rows}) > 1 or len(rows[0]) < 2:
         return None
@@ -207,13 +231,22 @@ def _together(pairs: Mapping[str, _Pairs], level: float) -> dict[str, Estimate]:
     return {name: replace(estimate, level=level) for name, estimate in found.items()}
 
 
-def _in_general(pairs: Mapping[str, _Pairs], together: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """The same estimates with the sampling of the examples, for all alternatives with values for the same examples."""
+def _in_general(
+    pairs: Mapping[str, _Pairs], together: Mapping[str, Estimate]
+) -> dict[str, Estimate]:
+    """The same estimates with the sampling of the examples, for all alternatives with values for
+    the same examples."""
     by_example = {name: pairs[name].by_example for name in together}
     rows = {name: found for name, found in by_example.items() if found is not None}
     if not rows or len({found.shape[1] for found in rows.values()}) > 1:
         return {}
-    return dict(zip(rows, over_examples_too([together[name] for name in rows], [*rows.values()]), strict=True))
+    return dict(
+        zip(
+            rows,
+            over_examples_too([together[name] for name in rows], [*rows.values()]),
+            strict=True,
+        )
+    )
 
 
 def _effect(

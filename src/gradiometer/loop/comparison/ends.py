@@ -1,4 +1,5 @@
-"""The effect of an alternative at the end of a training, from its effects at a quarter and a half of what is left."""
+"""The effect of an alternative at the end of a training, from its effects at a quarter and a half
+of what is left."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,10 +9,12 @@ from gradiometer.loop.comparison.effects import Effect, effects_of
 from gradiometer.measurement.estimate import Estimate
 
 NEARLY = 0.1
-"""Largest difference, as a share, of a horizon from the half that it stands for: batches are whole."""
+"""Largest difference, as a share, of a horizon from the half that it stands for:
+batches are whole."""
 
 LEAST, MOST = 0.7, 2.0
-"""An effect that grew from a quarter to a half is between 0.7 of itself and itself with twice the growth at the end."""
+"""An effect that grew from a quarter to a half is between 0.7 of itself and itself with twice the
+growth at the end."""
 
 KEPT = 1.1
 """One that shrank by a factor q is between q² of itself and 1.1 times itself at the end."""
@@ -20,30 +23,41 @@ METHOD = "the trend from a quarter to a half of what is left"
 
 
 def effects_at_end(
-    results: Sequence[BranchResult], baseline: str, left: int, readout: str | None = None, *, level: float = 0.9
+    results: Sequence[BranchResult],
+    baseline: str,
+    left: int,
+    readout: str | None = None,
+    *,
+    level: float = 0.9,
 ) -> tuple[Effect, ...]:
-    """The effects at the end of a training, with intervals that hold the order of the data and the horizon.
+    """The effects at the end of a training, with intervals that hold the order of the data and the
+    horizon.
 
-    Branches that end at a quarter and at a half of what is left, with their rates kept for one half and taken to zero
-    over the other (`tail="half"`), show a trend: early in a training effects shrink, since what is slow catches up;
-    later they grow. The interval goes from the lowest to the highest end that the trend allows, and is widened by the
-    interval of the effect at the half. A worse effect that shrinks may also go on falling as it fell, through zero: no
-    alternative is called worse while the trend is towards it.
+    Branches that end at a quarter and at a half of what is left, with their rates kept for one half
+    and taken to zero
+    over the other (`tail="half"`), show a trend: early in a training effects shrink, since what is
+    slow catches up; later they grow. The interval goes from the lowest to the highest end that the
+    trend allows, and is widened by the interval of the effect at the half. A worse effect that
+    shrinks may also go on falling as it fell, through zero: no alternative is called worse while
+    the trend is towards it.
 
-    The bounds were chosen on 126 effects of rates in 14 small trainings (networks and a linear model, SGD and AdamW,
-    six data sets) at 6, 30 and 60 % of their steps, each followed to its end, and judged once on 72 in 8 others:
-    they covered 93 % in test loss and 90 % in training loss, where the intervals at the half covered 53 % and 40 %;
-    70 % of the effects above the noise between seeds were decided, none with the wrong sign.
+    The bounds were chosen on 126 effects of rates in 14 small trainings (networks and a linear
+    model, SGD and AdamW, six data sets) at 6, 30 and 60 % of their steps, each followed to its end,
+    and judged once on 72 in 8 others: they covered 93 % in test loss and 90 % in training loss,
+    where the intervals at the half covered 53 % and 40 %; 70 % of the effects above the noise
+    between seeds were decided, none with the wrong sign.
 
     Args:
         results: Results of branches at several horizons.
         baseline: Name of the baseline among their alternatives.
         left: Examples that are left of the training.
         readout: Name of the readout, as in `effects_of`.
-        level: Probability that the intervals of all alternatives cover, as far as the order of the data goes.
+        level: Probability that the intervals of all alternatives cover, as far as the order of the
+            data goes.
 
     Returns:
-        The effects. They are unknown if no branch reaches half of what is left, or if none has half its length.
+        The effects. They are unknown if no branch reaches half of what is left, or if none has half
+        its length.
 
     >>> from gradiometer.loop.branch import BranchResult
     >>> from gradiometer.loop.comparison.ends import effects_at_end
@@ -76,7 +90,9 @@ def effects_at_end(
 def _unknown(effect: Effect, level: float) -> Effect:
     why = "branches end before half of what is left, so that no trend is seen"
     unknown = Estimate.unknown(level=level, method=why, samples=effect.replicates)
-    return replace(effect, estimate=unknown, single=unknown, in_general=None, replicates_needed=None)
+    return replace(
+        effect, estimate=unknown, single=unknown, in_general=None, replicates_needed=None
+    )
 
 
 def _at_end(late: Effect, early: Effect | None, level: float) -> Effect:

@@ -1,4 +1,5 @@
-"""Racing: alternatives that are clearly worse are stopped early, and the rest of the budget goes to the close ones."""
+"""Racing: alternatives that are clearly worse are stopped early, and the rest of the budget goes to
+the close ones."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,7 +37,8 @@ class Stop:
         replicates: Number of its last branches.
         reason: worse: clearly worse than the best. diverged: a branch diverged.
         behind: The alternative that was best then.
-        gap: How much worse it was, as a positive number, with the interval that decided; None if it diverged.
+        gap: How much worse it was, as a positive number, with the interval that decided; None if it
+            diverged.
     """
 
     alternative: str
@@ -82,7 +84,13 @@ class Race:
         Args:
             readout: Name of the readout; by default the one that decided.
         """
-        return effects_of(self.results, self.baseline, readout or self.readout, level=self.level, horizon=self.horizon)
+        return effects_of(
+            self.results,
+            self.baseline,
+            readout or self.readout,
+            level=self.level,
+            horizon=self.horizon,
+        )
 
 
 def race(
@@ -96,30 +104,36 @@ def race(
     readout: str | None = None,
     level: float = 0.9,
 ) -> Race:
-    """Race alternatives over growing horizons. Those that are clearly worse than the best are stopped.
+    """Race alternatives over growing horizons. Those that are clearly worse than the best are
+    stopped.
 
-    After every stage, each alternative is compared with the one that is best so far, paired by replicate. It is stopped
-    if it is worse at the level that is left to this look: (1 − level) divided by the number of looks, with intervals
-    that cover all alternatives together. Short horizons prefer small rates, so before the last horizon an alternative
-    must also be worse at the last horizon, by a line through the last two horizons in the logarithm of their length;
-    at the first horizon nothing is stopped for that reason. A branch that diverges stops its alternative. The baseline
-    is never stopped.
+    After every stage, each alternative is compared with the one that is best so far, paired by
+    replicate. It is stopped
+    if it is worse at the level that is left to this look: (1 − level) divided by the number of
+    looks, with intervals that cover all alternatives together. Short horizons prefer small rates,
+    so before the last horizon an alternative must also be worse at the last horizon, by a line
+    through the last two horizons in the logarithm of their length; at the first horizon nothing is
+    stopped for that reason. A branch that diverges stops its alternative. The baseline is never
+    stopped.
 
-    What stopped alternatives save pays for more replicates at the last horizon, with a look when their number has
-    doubled, at most twice. A race ends when one alternative is left, or with its budget.
+    What stopped alternatives save pays for more replicates at the last horizon, with a look when
+    their number has doubled, at most twice. A race ends when one alternative is left, or with its
+    budget.
 
     Args:
         grow: Trains branches; called once for each look.
         alternatives: The alternatives, without the baseline.
         rungs: The stages, by growing horizon: see `rungs_for`.
         baseline: The baseline.
-        budget: Examples that all branches together may train on; by default what the rungs cost if nothing is stopped.
+        budget: Examples that all branches together may train on; by default what the rungs cost if
+            nothing is stopped.
         tail: How the rate of every branch ends.
-        readout: Name of the readout that decides; by default "test_loss" if there is one, else the first.
+        readout: Name of the readout that decides; by default "test_loss" if there is one, else the
+            first.
         level: Probability that the truly best alternative is not stopped.
 
-    Source: Maron & Moore (1994), Hoeffding Races; growing horizons: Jamieson & Talwalkar (2016), Non-stochastic Best
-        Arm Identification and Hyperparameter Optimization.
+    Source: Maron & Moore (1994), Hoeffding Races; growing horizons: Jamieson & Talwalkar (2016),
+        Non-stochastic Best Arm Identification and Hyperparameter Optimization.
 
     >>> from gradiometer.loop import Rate
     >>> from gradiometer.loop.branch import BranchResult
@@ -141,7 +155,10 @@ def race(
     check_tail(tail)
     names = [one.name for one in (baseline, *alternatives)]
     if len(set(names)) < len(names) or len(names) < 2:
-        raise BadArgument(f"`alternatives` must be different alternatives, and none the baseline, got {names[1:]}.")
+        raise BadArgument(
+            "`alternatives` must be different alternatives, and none the baseline, got "
+            f"{names[1:]}."
+        )
     horizons = [rung.horizon for rung in rungs]
     if not horizons or sorted(set(horizons)) != horizons:
         raise BadArgument(f"`rungs` must have growing horizons, got {horizons}.")
@@ -149,9 +166,13 @@ def race(
     if budget is not None:
         check_whole("budget", budget, 1)
     racing = _Racing(
-        grow, {one.name: one for one in (baseline, *alternatives)}, baseline.name, tail, readout,
+        grow,
+        {one.name: one for one in (baseline, *alternatives)},
+        baseline.name,
+        tail,
+        readout,
         full if budget is None else budget,
-    )  # fmt: skip
+    )
     return racing.run(list(rungs), level)
 
 
@@ -188,14 +209,27 @@ class _Racing:
             decided, replicates = self.look(last, 0, last, error), more
         name = readout_name(self.results, self.readout)
         means = {each: self.ends(each, before, name).values() for each in self.live}
-        left = sorted(self.live, key=lambda each: float(np.mean([*means[each]])) if means[each] else math.inf)
+        left = sorted(
+            self.live, key=lambda each: float(np.mean([*means[each]])) if means[each] else math.inf
+        )
         return Race(
-            tuple(self.results), tuple(self.stops), tuple(left), before, self.spent, self.baseline, name, level
-        )  # fmt: skip
+            tuple(self.results),
+            tuple(self.stops),
+            tuple(left),
+            before,
+            self.spent,
+            self.baseline,
+            name,
+            level,
+        )
 
     def train(self, horizon: int, replicates: range) -> None:
         """Branches of all alternatives that are left."""
-        wanted = [Branch(one, place, horizon, self.tail) for place in replicates for one in self.live.values()]
+        wanted = [
+            Branch(one, place, horizon, self.tail)
+            for place in replicates
+            for one in self.live.values()
+        ]
         self.spent += horizon * len(wanted)
         self.results += self.grow(wanted)
 
@@ -206,7 +240,11 @@ class _Racing:
         means = {each: float(np.mean([*found.values()])) for each, found in ends.items() if found}
         best = min(means, key=lambda each: means[each], default=self.baseline)
         for result in self.results:
-            if result.horizon == horizon and result.diverged is not None and result.alternative in self.live:
+            if (
+                result.horizon == horizon
+                and result.diverged is not None
+                and result.alternative in self.live
+            ):
                 ends.pop(result.alternative, None)
                 self.stop(result.alternative, horizon, best, None)
         others = [each for each in ends if each != best and ends[each]]
@@ -234,17 +272,25 @@ class _Racing:
     def stop(self, name: str, horizon: int, best: str, gap: Estimate | None) -> None:
         """Note why an alternative is stopped. The baseline is trained further."""
         if name != self.baseline and self.live.pop(name, None) is not None:
-            branches = sum(result.alternative == name and result.horizon == horizon for result in self.results)
-            self.stops.append(Stop(name, horizon, branches, "worse" if gap else "diverged", best, gap))
+            branches = sum(
+                result.alternative == name and result.horizon == horizon for result in self.results
+            )
+            self.stops.append(
+                Stop(name, horizon, branches, "worse" if gap else "diverged", best, gap)
+            )
 
     def ends(self, name: str, horizon: int, readout: str) -> dict[int, float]:
         """The readout by replicate, with the sign with which lower is better."""
         found = {
             result.replicate: result.readouts[readout]
             for result in self.results
-            if (result.alternative, result.horizon) == (name, horizon) and readout in result.readouts
+            if (result.alternative, result.horizon) == (name, horizon)
+            and readout in result.readouts
         }
-        return {each: end.mean if end.lower_is_better else -end.mean for each, end in sorted(found.items())}
+        return {
+            each: end.mean if end.lower_is_better else -end.mean
+            for each, end in sorted(found.items())
+        }
 
 
 def _gaps(
@@ -252,6 +298,6 @@ def _gaps(
 ) -> Float[np.ndarray, "replicates alternatives"]:
     """How much worse than the best the others are, in each replicate that all have."""
     common = [each for each in ends.get(best, {}) if all(each in ends[other] for other in others)]
-    return np.array([[ends[other][each] - ends[best][each] for other in others] for each in common]).reshape(
-        len(common), len(others)
-    )
+    return np.array(
+        [[ends[other][each] - ends[best][each] for other in others] for each in common]
+    ).reshape(len(common), len(others))

@@ -33,11 +33,14 @@ class Rung:
         check_whole("replicates", self.replicates, 2)
 
 
-def rungs_for(alternatives: int, budget: int, *, left: int | None = None, shortest: int = 1) -> tuple[Rung, ...]:
+def rungs_for(
+    alternatives: int, budget: int, *, left: int | None = None, shortest: int = 1
+) -> tuple[Rung, ...]:
     """The stages of a race that this budget pays for even if no alternative is stopped.
 
-    Three horizons, each twice the one before, with four replicates. If the last horizon would be below 20 % of what is
-    left of the training, first replicates and then early stages are given up for a longer one.
+    Three horizons, each twice the one before, with four replicates. If the last horizon would be
+    below 20 % of what is left of the training, first replicates and then early stages are given up
+    for a longer one.
 
     Args:
         alternatives: Number of alternatives, with the baseline.
@@ -57,7 +60,13 @@ def rungs_for(alternatives: int, budget: int, *, left: int | None = None, shorte
     check_whole("shortest", shortest, 1)
     most = math.inf if left is None else left
     wanted = shortest if left is None else max(SHORT * left, shortest)
-    plans = [(REPLICATES, MOST_RUNGS), (3, MOST_RUNGS), (3, 2), (FEWEST_REPLICATES, 2), (FEWEST_REPLICATES, 1)]
+    plans = [
+        (REPLICATES, MOST_RUNGS),
+        (3, MOST_RUNGS),
+        (3, 2),
+        (FEWEST_REPLICATES, 2),
+        (FEWEST_REPLICATES, 1),
+    ]
     for replicates, rungs in plans:
         shares = [GROWTH**-back for back in reversed(range(rungs))]
         last = int(min(budget / (alternatives * replicates * sum(shares)), most))
@@ -66,7 +75,9 @@ def rungs_for(alternatives: int, budget: int, *, left: int | None = None, shorte
     if not last >= shortest:
         needed = shortest * alternatives * FEWEST_REPLICATES
         raise BadArgument(
-            f"`budget` pays for branches of {last:,} examples, fewer than {shortest:,}: give at least {needed:,} "
-            "examples, or fewer alternatives."
+            f"`budget` pays for branches of {last:,} examples, fewer than {shortest:,}: give at "
+            f"least {needed:,} examples, or fewer alternatives."
         )
-    return tuple(Rung(int(last * share), replicates) for share in shares if last * share >= shortest)
+    return tuple(
+        Rung(int(last * share), replicates) for share in shares if last * share >= shortest
+    )

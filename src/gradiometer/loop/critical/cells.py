@@ -51,10 +51,12 @@ class Cell:
         return min(self.losses) < self.best_rate < max(self.losses)
 
     def loss(self, chosen: Int[np.ndarray, " chosen"]) -> float:
-        """The loss at the best rate, as a mean over these replicates: the lowest point of a parabola in log rate.
+        """The loss at the best rate, as a mean over these replicates: the lowest point of a
+        parabola in log rate.
 
-        Near the edge of stability the loss of the next rate may be huge, and is no part of a parabola: the higher of
-        the two neighbours counts at most `LOPSIDED` times as high above the best as the lower one.
+        Near the edge of stability the loss of the next rate may be huge, and is no part of a
+        parabola: the higher of the two neighbours counts at most `LOPSIDED` times as high above the
+        best as the lower one.
         """
         rates = sorted(self.losses)
         means = [float(self.losses[rate][chosen].mean()) for rate in rates]
@@ -77,9 +79,12 @@ def grown_cells(
     tail: Tail,
     readout: str | None,
 ) -> list[BranchResult]:
-    """Branches of every cell at three rates around its center, and at further ones until the best is between others."""
+    """Branches of every cell at three rates around its center, and at further ones until the best
+    is between others."""
     results: list[BranchResult] = []
-    wanted = {id(cell): [centers[cell.factor] * STEP**step for step in (-1, 0, 1)] for cell in cells}
+    wanted = {
+        id(cell): [centers[cell.factor] * STEP**step for step in (-1, 0, 1)] for cell in cells
+    }
     while any(wanted.values()):
         branches = [
             Branch(BatchSize(cell.factor, rate=rate), replicate, cell.horizon, tail)
@@ -94,7 +99,10 @@ def grown_cells(
         for cell in cells:
             for rate in wanted[id(cell)]:
                 text = BatchSize(cell.factor, rate=rate).name
-                ends = [by_branch.get((text, replicate, cell.horizon)) for replicate in range(replicates)]
+                ends = [
+                    by_branch.get((text, replicate, cell.horizon))
+                    for replicate in range(replicates)
+                ]
                 cell.losses[rate] = np.array([_loss(end, name) for end in ends])
             wanted[id(cell)] = _further(cell)
     return results

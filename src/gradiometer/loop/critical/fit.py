@@ -1,4 +1,5 @@
-"""The fit of losses at the best rate against batch and examples, whose scale is the critical batch."""
+"""The fit of losses at the best rate against batch and examples, whose scale is the
+critical batch."""
 
 import math
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ class BatchFit:
         power: The exponent.
         floor: The loss after infinitely many examples.
         scale: The rest of the loss for one example.
-        misfit: Root of the mean squared difference from the losses, relative to their standard deviation.
+        misfit: Root of the mean squared difference from the losses, relative to their standard
+            deviation.
     """
 
     critical: float
@@ -46,18 +48,20 @@ class BatchFit:
 
 
 def batch_fit(batches: Cells, examples: Cells, losses: Cells) -> BatchFit:
-    """Fit losses by least squares. Floor and scale follow from power and B_c, which are sought on a grid that narrows.
+    """Fit losses by least squares. Floor and scale follow from power and B_c, which are sought on a
+    grid that narrows.
 
     Args:
         batches: B of every loss.
         examples: D of every loss.
-        losses: The losses, at the best rate for each B and D; at least four, with two batches and two D.
+        losses: The losses, at the best rate for each B and D; at least four, with two batches and
+            two D.
 
     Raises:
         BadArgument: There are too few losses, or one is not finite.
 
-    Source: Merrill et al. (2025), Critical Batch Size Revisited; the form: McCandlish et al. (2018), eq. 5, in a power
-        law of the loss.
+    Source: Merrill et al. (2025), Critical Batch Size Revisited; the form: McCandlish et al.
+        (2018), eq. 5, in a power law of the loss.
 
     >>> import numpy as np
     >>> from gradiometer.loop.critical.fit import batch_fit
@@ -68,10 +72,18 @@ def batch_fit(batches: Cells, examples: Cells, losses: Cells) -> BatchFit:
     (50, 0.5, 0.2)
     """
     if len(losses) < 4 or len(set(batches.tolist())) < 2 or len(set(examples.tolist())) < 2:
-        raise BadArgument("`losses` must be at least four, of at least two batches and two numbers of examples.")
+        raise BadArgument(
+            "`losses` must be at least four, of at least two batches and two numbers of examples."
+        )
     if not np.isfinite(losses).all():
-        raise BadArgument("`losses` must be finite: leave out cells in which every branch diverged.")
-    middle, center, size = float(np.exp(np.log(examples).mean())), float(losses.mean()), float(losses.std()) or 1.0
+        raise BadArgument(
+            "`losses` must be finite: leave out cells in which every branch diverged."
+        )
+    middle, center, size = (
+        float(np.exp(np.log(examples).mean())),
+        float(losses.mean()),
+        float(losses.std()) or 1.0,
+    )
     targets = (losses - center) / size
     low, high = math.log(batches.min() / BEYOND), math.log(batches.max() * BEYOND)
     flattest, steepest = map(math.log, POWERS)
@@ -87,15 +99,25 @@ def batch_fit(batches: Cells, examples: Cells, losses: Cells) -> BatchFit:
     terms = (examples / middle / (1 + batches / critical)) ** -power
     slope = float(_slopes(terms[None], targets)[0])
     floor = center + size * (targets.mean() - slope * terms.mean())
-    return BatchFit(critical, power, float(floor), float(slope * size * middle**power), float(np.sqrt(misses.min())))
+    return BatchFit(
+        critical,
+        power,
+        float(floor),
+        float(slope * size * middle**power),
+        float(np.sqrt(misses.min())),
+    )
 
 
-def _misses(powers: np.ndarray, criticals: np.ndarray, batches: Cells, examples: Cells, targets: Cells) -> np.ndarray:
+def _misses(
+    powers: np.ndarray, criticals: np.ndarray, batches: Cells, examples: Cells, targets: Cells
+) -> np.ndarray:
     """The mean squared misfit for every power and critical batch, at the best floor and scale."""
     enough = examples / (1 + batches / criticals[:, None])
     terms = enough ** -powers[:, None, None]
     slopes = _slopes(terms, targets)
-    rest = targets - targets.mean() - slopes[..., None] * (terms - terms.mean(axis=-1, keepdims=True))
+    rest = (
+        targets - targets.mean() - slopes[..., None] * (terms - terms.mean(axis=-1, keepdims=True))
+    )
     misses: np.ndarray = (rest**2).mean(axis=-1)
     return misses
 
@@ -103,7 +125,9 @@ def _misses(powers: np.ndarray, criticals: np.ndarray, batches: Cells, examples:
 def _slopes(terms: np.ndarray, targets: Cells) -> np.ndarray:
     """The best scale, which is not negative: more examples never raise the loss."""
     moved = terms - terms.mean(axis=-1, keepdims=True)
-    slopes: np.ndarray = np.maximum((moved * targets).sum(axis=-1) / np.maximum((moved**2).sum(axis=-1), 1e-300), 0.0)
+    slopes: np.ndarray = np.maximum(
+        (moved * targets).sum(axis=-1) / np.maximum((moved**2).sum(axis=-1), 1e-300), 0.0
+    )
     return slopes
 
 

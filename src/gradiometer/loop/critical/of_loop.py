@@ -44,22 +44,27 @@ def critical_batch(
 ) -> CriticalBatch:
     """Measure the critical batch of a training, by branches from its present state.
 
-    Call it as `fork`, between two updates. The training itself is not touched. Every batch is trained at a quarter, a
-    half and all of `horizon`, each at its own best rate, which is searched for: see `critical_batch_by`. With the
-    defaults that takes about 100 branches, which cost about 70 times the longest horizon.
+    Call it as `fork`, between two updates. The training itself is not touched. Every batch is
+    trained at a quarter, a half and all of `horizon`, each at its own best rate, which is searched
+    for: see `critical_batch_by`. With the defaults that takes about 100 branches, which cost about
+    70 times the longest horizon.
 
     Args:
-        loop: The training: one of your own, or that of a run at one of its steps, from `gradiometer.train.loop_at`.
-        horizon: The longest branch: "500 updates", "2 epochs", "64_000 examples", "10 s", or "25%" of what is left.
+        loop: The training: one of your own, or that of a run at one of its steps, from
+            `gradiometer.train.loop_at`.
+        horizon: The longest branch: "500 updates", "2 epochs", "64_000 examples", "10 s", or "25%"
+            of what is left.
         factors: Batches as multiples of the present one, at least two.
         replicates: Number of data orders, at least 2.
         tolerance: Share of examples that a larger batch may cost: see `CriticalBatch`.
-        forecast: The noise scale now, in examples, to compare with: the preconditioned one under Adam and its kind.
+        forecast: The noise scale now, in examples, to compare with: the preconditioned one under
+            Adam and its kind.
         readout: Name of the readout; by default "test_loss" if there is one, else the first.
         level: Confidence level.
         seed, pool, threads: See `fork`.
-        out: A folder. Finished branches are kept in its sub-folder `forks`, and are not trained again if this is asked
-            again for the same state of model and optimizer, with the same functions and data.
+        out: A folder. Finished branches are kept in its sub-folder `forks`, and are not trained
+            again if this is asked again for the same state of model and optimizer, with the same
+            functions and data.
         progress: Called after every branch.
 
     Raises:
@@ -103,18 +108,27 @@ def critical_batch(
                 yield result
 
         return critical_batch_by(
-            train, loop.size, lengths, factors=factors, replicates=replicates, tolerance=tolerance, forecast=forecast,
-            readout=readout, level=level,
-        )  # fmt: skip
+            train,
+            loop.size,
+            lengths,
+            factors=factors,
+            replicates=replicates,
+            tolerance=tolerance,
+            forecast=forecast,
+            readout=readout,
+            level=level,
+        )
 
 
 def _lengths(longest: int, batch_size: int, factors: Sequence[Amount]) -> list[int]:
-    """The horizons in examples, if two of them have enough updates with the two smallest batches."""
+    """The horizons in examples, if two of them have enough updates with the two
+    smallest batches."""
     found = [max(int(share * longest), 1) for share in SHARES]
     second = max(sorted(factors)[:2], default=0) * batch_size
     if not found[-2] >= FEWEST_UPDATES * second:
         raise BadArgument(
-            f"`horizon` is {longest:,} examples, too few for two lengths of {FEWEST_UPDATES} updates with two batches: "
-            f"give at least {2 * FEWEST_UPDATES * second:,.0f}, or an earlier step."
+            f"`horizon` is {longest:,} examples, too few for two lengths of {FEWEST_UPDATES} "
+            f"updates with two batches: give at least {2 * FEWEST_UPDATES * second:,.0f}, or an "
+            "earlier step."
         )
     return found

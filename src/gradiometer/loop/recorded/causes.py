@@ -30,7 +30,12 @@ LOWER = 0.1
 
 HALF = Rate(0.5)
 
-AGAIN, SLOWER, OTHER_DATA, OTHER_SLOWER = "again", "half the rate", "other data", "half the rate on other data"
+AGAIN, SLOWER, OTHER_DATA, OTHER_SLOWER = (
+    "again",
+    "half the rate",
+    "other data",
+    "half the rate on other data",
+)
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,8 @@ class Trial:
 
     Args:
         name: What was changed.
-        peaks: The highest loss of each branch, or the highest mean of `SpikeCauses.window` losses; infinite if the
-            branch diverged.
+        peaks: The highest loss of each branch, or the highest mean of `SpikeCauses.window` losses;
+            infinite if the branch diverged.
         spiked: Number of branches in which it rose at least half as high as in the run.
     """
 
@@ -58,16 +63,17 @@ class Trial:
 class SpikeCauses:
     """Why a loss spiked.
 
-    Clipping is a trial, but it does not decide the cause: it limits both a bad batch and an instability.
+    Clipping is a trial, but it does not decide the cause: it limits both a bad batch and an
+    instability.
 
     Args:
         spike: The spike.
         step: Step that the branches start from.
-        trials: What became of the spike in each kind of branch. The trial without the batches of the spike is left out
-            if the run ends too soon after them.
+        trials: What became of the spike in each kind of branch. The trial without the batches of
+            the spike is left out if the run ends too soon after them.
         forks: Names of the forks in the run's folder.
-        window: Number of successive losses whose mean shows the spike: 1, or its length if single losses before it
-            were about as high.
+        window: Number of successive losses whose mean shows the spike: 1, or its length if single
+            losses before it were about as high.
     """
 
     spike: Spike
@@ -81,13 +87,18 @@ class SpikeCauses:
         """From a finished fork on the run's own batches and one on new orders of the data."""
         kept, names = own.fork, {own.fork.baseline.name: AGAIN, HALF.name: SLOWER}
         tried = [(names.get(name, name), kept.of(name)) for name in kept.names]
-        tried += [(OTHER_DATA, other.fork.of(other.fork.baseline)), (OTHER_SLOWER, other.fork.of(HALF))]
+        tried += [
+            (OTHER_DATA, other.fork.of(other.fork.baseline)),
+            (OTHER_SLOWER, other.fork.of(HALF)),
+        ]
         window, high = _shown(run, spike, own.fork.of(own.fork.baseline)[0].updates)
         needed = spike.peak + 1 - own.plan.step
         trials = tuple(
             _trial(name, results, window, high)
             for name, results in tried
-            if name != skipping(spike).name or results[0].diverged is not None or results[0].updates >= needed
+            if name != skipping(spike).name
+            or results[0].diverged is not None
+            or results[0].updates >= needed
         )
         return cls(spike, own.plan.step, trials, (own.name, other.name), window)
 
@@ -108,8 +119,12 @@ class SpikeCauses:
     def words(self) -> str:
         """The cause with its evidence, and what to do."""
         came = {trial.name: trial.has_spike for trial in self.trials}
-        shown = [name for name in came if name != AGAIN and (name != OTHER_SLOWER or came[OTHER_DATA])]
-        lower = [trial.name for trial in self.trials if trial.name in shown and self._is_lower(trial)]
+        shown = [
+            name for name in came if name != AGAIN and (name != OTHER_SLOWER or came[OTHER_DATA])
+        ]
+        lower = [
+            trial.name for trial in self.trials if trial.name in shown and self._is_lower(trial)
+        ]
         gone = [name for name in shown if not came[name] and name not in lower]
         said = [f"It did not come with {' or '.join(gone)}."] if gone else []
         said += [f"It came less than half as high with {' or '.join(lower)}."] if lower else []
@@ -117,7 +132,8 @@ class SpikeCauses:
         return " ".join([_WORDS[self.cause], *(said if self.cause != "chance" else ())])
 
     def _is_lower(self, trial: Trial) -> bool:
-        """True if single losses rose in half of the branches, but not by `SHARE` of the rise in the run."""
+        """True if single losses rose in half of the branches, but not by `SHARE` of the rise in the
+        run."""
         risen = self.spike.level + LOWER * (self.spike.height - self.spike.level)
         high = sum(peak >= risen for peak in trial.peaks)
         return self.window == 1 and not trial.has_spike and 2 * high >= len(trial.peaks)
@@ -126,18 +142,30 @@ class SpikeCauses:
     def sentence(self) -> str:
         """The spike, and its cause in words."""
         spike = self.spike
-        where = f"step {spike.first:,}" if spike.length == 1 else f"steps {spike.first:,} to {spike.last:,}"
+        where = (
+            f"step {spike.first:,}"
+            if spike.length == 1
+            else f"steps {spike.first:,} to {spike.last:,}"
+        )
         return (
-            f"The loss spiked from {significant(spike.level)} to {significant(spike.height)} at {where}. {self.words}"
+            f"The loss spiked from {significant(spike.level)} to {significant(spike.height)} at "
+            f"{where}. {self.words}"
         )
 
 
 _WORDS = {
-    "these batches": "Cause: these batches. Look at their examples; without them the loss does not rise.",
-    "instability": "Cause: instability. The rate was too high for the curvature there, whatever the batch.",
+    "these batches": (
+        "Cause: these batches. Look at their examples; without them the loss does not rise."
+    ),
+    "instability": (
+        "Cause: instability. The rate was too high for the curvature there, whatever the batch."
+    ),
     "both": "Cause: these batches at this rate. Either a smaller rate or other batches avoid it.",
     "chance": "Cause: chance. The same batches from the same state did not bring it again.",
-    "unknown": "Cause: not found. Half the rate does not avoid it, and other data do: look also at the batches before.",
+    "unknown": (
+        "Cause: not found. Half the rate does not avoid it, and other data do: look also at the "
+        "batches before."
+    ),
 }
 
 
@@ -152,7 +180,8 @@ def start_of(spike: Spike) -> int:
 
 
 def causes_of(run: Run, spike: Spike) -> SpikeCauses | None:
-    """Why a loss spiked, from the newest forks of the run that have tried it; None if it was not tried.
+    """Why a loss spiked, from the newest forks of the run that have tried it; None if it was not
+    tried.
 
     Args:
         run: The run.
@@ -170,7 +199,11 @@ def causes_of(run: Run, spike: Spike) -> SpikeCauses | None:
             continue
         for other in at_it:
             plan = other.plan
-            if (plan.alternatives, plan.replicates, plan.horizon) == ((HALF,), ORDERS, own.plan.horizon):
+            if (plan.alternatives, plan.replicates, plan.horizon) == (
+                (HALF,),
+                ORDERS,
+                own.plan.horizon,
+            ):
                 return SpikeCauses.of(run, spike, own, other)
     return None
 
@@ -198,7 +231,8 @@ def _trial(name: str, results: Sequence[BranchResult], window: int, high: float)
 
 
 def _peak(result: BranchResult, window: int) -> float:
-    """The highest mean of so many losses. A point of the curve of a long branch is a mean of several losses."""
+    """The highest mean of so many losses. A point of the curve of a long branch is a mean of
+    several losses."""
     if result.diverged is not None:
         return math.inf
     if window == 1:
@@ -208,7 +242,8 @@ def _peak(result: BranchResult, window: int) -> float:
 
 
 def _highest_mean(losses: Float[np.ndarray, " losses"], window: int) -> float:
-    """The highest mean of so many successive losses, or of all if there are fewer; NaN without any."""
+    """The highest mean of so many successive losses, or of all if there are fewer; NaN
+    without any."""
     if not len(losses):
         return math.nan
     return float(sliding_window_view(losses, min(max(window, 1), len(losses))).mean(axis=1).max())

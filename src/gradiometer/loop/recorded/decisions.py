@@ -1,4 +1,5 @@
-"""Findings about the forks that decided on the rate of a run: when it goes to zero, and if it changes."""
+"""Findings about the forks that decided on the rate of a run: when it goes to zero, and if it
+changes."""
 
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State, Trial
@@ -17,7 +18,9 @@ def cooling_finding(run: Run) -> Finding | None:
         "spent": decisions[-1]["spent"] if forked else None,
     }
     doubts = (Doubt("cooling_forks"),) if forked else ()
-    return Finding("cooling", Issue.CONVERGENCE, "rate_goes_to_zero", State.OK, facts=facts, doubts=doubts)
+    return Finding(
+        "cooling", Issue.CONVERGENCE, "rate_goes_to_zero", State.OK, facts=facts, doubts=doubts
+    )
 
 
 def rate_finding(run: Run) -> Finding | None:
@@ -25,20 +28,26 @@ def rate_finding(run: Run) -> Finding | None:
     decisions = {event["step"]: event for event in run.events if event["event"] == "rate fork"}
     if not decisions:
         return None
-    facts = {"decisions": list(decisions.values()), "spent": max(event["spent"] for event in decisions.values())}
+    facts = {
+        "decisions": list(decisions.values()),
+        "spent": max(event["spent"] for event in decisions.values()),
+    }
     doubts = (Doubt("rate_forks"),)
     return Finding("rate", Issue.CONVERGENCE, "rate_by_forks", State.OK, facts=facts, doubts=doubts)
 
 
 def cooled_finding(run: Run) -> Finding | None:
-    """The forecast of the loss if the rate went to zero now, and how often forks found it right; None without one."""
+    """The forecast of the loss if the rate went to zero now, and how often forks found it right;
+    None without one."""
     events = {event["step"]: event for event in run.events if event["event"] == "cooled forecast"}
     forecasts = [event for event in events.values() if event["forecast"] is not None]
     if not forecasts:
         return None
     newest = forecasts[-1]
     scored = [event for event in forecasts if event["seen"] is not None]
-    held = sum(event["forecast"]["low"] <= event["seen"] <= event["forecast"]["high"] for event in scored)
+    held = sum(
+        event["forecast"]["low"] <= event["seen"] <= event["forecast"]["high"] for event in scored
+    )
     return Finding(
         gauge="if_cooled",
         issue=Issue.CONVERGENCE,

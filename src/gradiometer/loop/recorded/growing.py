@@ -34,7 +34,12 @@ def check_fits(loop: Loop, alternatives: Sequence[Alternative]) -> None:
 
 
 def train_branches(
-    pool: Pool, loop: Loop, branches: Sequence[Branch], *, ledger: Ledger | None = None, threads: int = 1
+    pool: Pool,
+    loop: Loop,
+    branches: Sequence[Branch],
+    *,
+    ledger: Ledger | None = None,
+    threads: int = 1,
 ) -> Iterator[BranchResult]:
     """Train branches in a pool; their results as they finish.
 
@@ -75,7 +80,8 @@ def train_plan(
         loop: The training.
         plan: What to do.
         pool: Where the branches are trained.
-        out: A folder. Finished branches are kept below it, and are not trained again by the same plan.
+        out: A folder. Finished branches are kept below it, and are not trained again by the same
+            plan.
         begin: Called with the plan before the first branch.
         progress: Called after every branch.
         threads: Threads of torch in every branch.
@@ -107,7 +113,9 @@ def train_plan(
         results = tuple(train(plan.branches))
     if record is not None:
         record.finish(stops)
-    return replace(plan.fork(results), path=None if record is None else record.path, notes=loop.warnings)
+    return replace(
+        plan.fork(results), path=None if record is None else record.path, notes=loop.warnings
+    )
 
 
 def kept(out: Path, plan: Plan) -> ForkRecord:

@@ -29,7 +29,8 @@ class Plan:
         seed: Seed of the data orders and random draws.
         left: Examples that are left in the training; None if that is not known.
         own_until: Step up to which all branches see the batches of the run itself.
-        rungs: The stages of a race, whose last horizon is `horizon`; empty if all branches are trained.
+        rungs: The stages of a race, whose last horizon is `horizon`; empty if all branches are
+            trained.
         state: Digits that identify the state, if it is not that of a run at `step`.
 
     Raises:
@@ -54,16 +55,28 @@ class Plan:
     state: str = ""
 
     def __post_init__(self) -> None:
-        for name, least in (("step", 0), ("replicates", 1), ("horizon", 1), ("seed", 0), ("own_until", 0)):
+        for name, least in (
+            ("step", 0),
+            ("replicates", 1),
+            ("horizon", 1),
+            ("seed", 0),
+            ("own_until", 0),
+        ):
             check_whole(name, getattr(self, name), least)
         if self.replicates > MOST_REPLICATES:
-            raise BadArgument(f"`replicates` must be at most {MOST_REPLICATES:,}, got {self.replicates:,}.")
+            raise BadArgument(
+                f"`replicates` must be at most {MOST_REPLICATES:,}, got {self.replicates:,}."
+            )
         check_tail(self.tail)
         if not self.alternatives:
-            raise BadArgument("`alternatives` must be a list of at least one alternative, such as ['rate 2x'].")
+            raise BadArgument(
+                "`alternatives` must be a list of at least one alternative, such as ['rate 2x']."
+            )
         for name in self.names:
             if self.names.count(name) > 1:
-                raise BadArgument(f"`alternatives` has {name!r} twice; the baseline, 'go on', is always included.")
+                raise BadArgument(
+                    f"`alternatives` has {name!r} twice; the baseline, 'go on', is always included."
+                )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -77,8 +90,11 @@ class Plan:
 
     @property
     def branches(self) -> tuple[Branch, ...]:
-        """All branches, one replicate after another. In a race, those that are trained if nothing is stopped."""
-        stages = [(rung.horizon, rung.replicates) for rung in self.rungs] or [(self.horizon, self.replicates)]
+        """All branches, one replicate after another. In a race, those that are trained if nothing
+        is stopped."""
+        stages = [(rung.horizon, rung.replicates) for rung in self.rungs] or [
+            (self.horizon, self.replicates)
+        ]
         return tuple(
             Branch(alternative, replicate, horizon, self.tail)
             for horizon, replicates in stages
@@ -87,7 +103,8 @@ class Plan:
         )
 
     def fork(self, results: Sequence[BranchResult]) -> Fork:
-        """The fork with the longest of these branches, and with the alternatives that have any of them."""
+        """The fork with the longest of these branches, and with the alternatives that have any of
+        them."""
         longest = max((result.horizon for result in results), default=self.horizon)
         chosen = [result for result in results if result.horizon == longest]
         others = tuple(result for result in results if result.horizon != longest)
@@ -108,7 +125,11 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON types."""
         rungs = [[rung.horizon, rung.replicates] for rung in self.rungs]
-        return {**vars(self), "alternatives": [one.to_dict() for one in self.alternatives], "rungs": rungs}
+        return {
+            **vars(self),
+            "alternatives": [one.to_dict() for one in self.alternatives],
+            "rungs": rungs,
+        }
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Plan":

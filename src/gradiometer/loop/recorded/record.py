@@ -1,4 +1,5 @@
-"""Forks in a run's folder: `forks/0001/fork.json` is the plan, `branches.jsonl` has a line for each finished branch."""
+"""Forks in a run's folder: `forks/0001/fork.json` is the plan, `branches.jsonl` has a line for each
+finished branch."""
 
 import json
 import math
@@ -33,7 +34,8 @@ if TYPE_CHECKING:  # a run is read on a machine without torch
     from gradiometer.jobs.ledger import Ledger
 
 FORMAT = 1
-"""Version of the two files. It is raised if readers of the previous version cannot read the new one."""
+"""Version of the two files. It is raised if readers of the previous version cannot read the new
+one."""
 
 FOLDER, PLAN, BRANCHES, DAMAGED = "forks", "fork.json", "branches.jsonl", "branches.damaged.jsonl"
 
@@ -178,7 +180,8 @@ class ForkRecord:
         return self.path / BRANCHES
 
     def ledger(self) -> "Ledger":
-        """The finished branches, for a pool. If lines do not fit, `branches.damaged.jsonl` keeps the file first.
+        """The finished branches, for a pool. If lines do not fit, `branches.damaged.jsonl` keeps
+        the file first.
 
         Raises:
             BadArgument: Another process is working on this fork.
@@ -187,18 +190,25 @@ class ForkRecord:
         from gradiometer.jobs.ledger import Ledger  # noqa: PLC0415 (imports torch)
 
         if being_written(self.branches_path):
-            raise BadArgument(f"`{self.path}` is being written by another process: wait until it has finished.")
+            raise BadArgument(
+                f"`{self.path}` is being written by another process: wait until it has finished."
+            )
         if self._read[1]:
             self._put_damaged_aside()
         return Ledger(self.branches_path, encode=BranchResult.to_dict, decode=self._checked)
 
     def _put_damaged_aside(self) -> None:
         """Keep the file of the branches, and write it anew without the lines that do not fit."""
-        locked = JournalWriter(self.branches_path, self.path, "start the same fork again")  # nobody else appends
+        locked = JournalWriter(
+            self.branches_path, self.path, "start the same fork again"
+        )  # nobody else appends
         with closing(locked), writing(self.branches_path):
             lines = ForkRecord(self.path, self.plan, self.stops)._read[2]
             replace_file(self.path / DAMAGED, read_file(self.branches_path))
-            replace_file(self.branches_path, b"".join(json.dumps(plain(line)).encode() + b"\n" for line in lines))
+            replace_file(
+                self.branches_path,
+                b"".join(json.dumps(plain(line)).encode() + b"\n" for line in lines),
+            )
 
     @cached_property
     def fork(self) -> Fork:
@@ -207,7 +217,8 @@ class ForkRecord:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A sentence about each line that could not be used, and about what could make the comparison wrong."""
+        """A sentence about each line that could not be used, and about what could make the
+        comparison wrong."""
         return (*self._read[1], *self.fork.warnings)
 
     @property
@@ -246,7 +257,10 @@ class ForkRecord:
             try:
                 result, name = self._checked(record["result"]), str(record["name"])
             except (ValueError, KeyError, msgspec.ValidationError) as error:
-                warnings.append(f"{self.name}/{BRANCHES}:{number}: not a branch of this fork ({error}): skipped.")
+                warnings.append(
+                    f"{self.name}/{BRANCHES}:{number}: not a branch of this fork ({error}): "
+                    "skipped."
+                )
                 continue
             results[name], kept[name] = result, record
         return tuple(results.values()), warnings, list(kept.values())
@@ -257,14 +271,20 @@ class ForkRecord:
         Raises:
             ValueError: It belongs to no branch, or a number is missing.
         """
-        result = BranchResult.from_dict(msgspec.to_builtins(msgspec.convert(restored(stored), _Stored)))
+        result = BranchResult.from_dict(
+            msgspec.to_builtins(msgspec.convert(restored(stored), _Stored))
+        )
         known = result.alternative in self.plan.names and result.horizon in self.plan.horizons
-        if not (known and (self.plan.rungs or result.replicate < self.plan.replicates)):  # a race may add replicates
+        if not (
+            known and (self.plan.rungs or result.replicate < self.plan.replicates)
+        ):  # a race may add replicates
             raise ValueError(
-                f"the plan has no {result.alternative!r} of replicate {result.replicate!r} and {result.horizon!r} "
-                "examples"
+                f"the plan has no {result.alternative!r} of replicate {result.replicate!r} and "
+                f"{result.horizon!r} examples"
             )
-        if result.diverged is None and not (result.readouts and all(map(_is_finite, result.readouts.values()))):
+        if result.diverged is None and not (
+            result.readouts and all(map(_is_finite, result.readouts.values()))
+        ):
             raise ValueError("it has no finite readout, and did not diverge")
         return result
 

@@ -1,4 +1,5 @@
-"""How often each kind of advice held when it was followed to the end: what benchmarks/advice.py has kept."""
+"""How often each kind of advice held when it was followed to the end: what benchmarks/advice.py has
+kept."""
 
 import json
 from collections import Counter
@@ -47,8 +48,11 @@ def kept_scores() -> tuple[Mapping[str, Any], ...]:
     return tuple(json.loads(text))
 
 
-def track_record(kind: str, scores: Iterable[Mapping[str, Any]] | None = None) -> dict[str, Counter[str]]:
-    """How often advice of this kind, and the number that it forecast, held when it was followed to the end.
+def track_record(
+    kind: str, scores: Iterable[Mapping[str, Any]] | None = None
+) -> dict[str, Counter[str]]:
+    """How often advice of this kind, and the number that it forecast, held when it was followed to
+    the end.
 
     Args:
         kind: The kind: see `kind_of_advice`.
@@ -60,7 +64,9 @@ def track_record(kind: str, scores: Iterable[Mapping[str, Any]] | None = None) -
     >>> track_record("a cut of the rate", [{"kind": "a cut of the rate", "what": "advice", "verdict": "held"}])
     {'advice': Counter({'held': 1}), 'number': Counter()}
     """
-    of_kind = [score for score in (kept_scores() if scores is None else scores) if score["kind"] == kind]
+    of_kind = [
+        score for score in (kept_scores() if scores is None else scores) if score["kind"] == kind
+    ]
     return {
         what: Counter(str(score["verdict"]) for score in of_kind if score["what"] == what)
         for what in ("advice", "number")

@@ -20,14 +20,16 @@ from gradiometer.run.reader import Run
 TOLERANCE = 0.01
 """How much worse a larger batch or a cut may end, as a share of the readout.
 
-Their findings do not promise a better end for the same examples: a larger batch makes fewer updates and needs somewhat
-more examples to the same loss, and before a cut more steps gain little. No measurement gives the 1 %; it is the
-convention of this package for "little", and the sentence about the advice names it. A larger batch that ends worse than
+Their findings do not promise a better end for the same examples: a larger batch makes fewer updates
+and needs somewhat more examples to the same loss, and before a cut more steps gain little. No
+measurement gives the 1 %; it is the convention of this package for "little", and the sentence about
+the advice names it. A larger batch that ends worse than
 that is compared with a shorter training: see `verdict_on`.
 """
 
 ALIKE = 1.15
-"""Factors this close to each other are the same advice, since a forecast moves a little with every reading."""
+"""Factors this close to each other are the same advice, since a forecast moves a little with every
+reading."""
 
 
 def advised(findings: Iterable[Finding]) -> tuple[Alternative, ...]:
@@ -39,13 +41,15 @@ def advised(findings: Iterable[Finding]) -> tuple[Alternative, ...]:
 def with_trials(run: Run, findings: Sequence[Finding]) -> list[Finding]:
     """The findings with what forks of this run have shown about their cures.
 
-    If nothing was tried, they get how to try it, and the kind of advice, by which its record is kept.
+    If nothing was tried, they get how to try it, and the kind of advice, by which its record is
+    kept.
     """
     if not any(finding.cure for finding in findings):
         return list(findings)
     records = [record for record in forks_of(run) if record.fork.results]
     return [
-        replace(finding, trial=_trial(run, finding.cure, records)) if finding.cure else finding for finding in findings
+        replace(finding, trial=_trial(run, finding.cure, records)) if finding.cure else finding
+        for finding in findings
     ]
 
 
@@ -65,19 +69,26 @@ def _trial(run: Run, cure: Sequence[str], records: Sequence[ForkRecord]) -> Tria
     return Trial(facts=facts)
 
 
-def _result(wanted: Alternative, yardstick: Shorter | None, records: Sequence[ForkRecord]) -> Mapping[str, Any] | None:
+def _result(
+    wanted: Alternative, yardstick: Shorter | None, records: Sequence[ForkRecord]
+) -> Mapping[str, Any] | None:
     """What the newest fork with this alternative has shown; None without one."""
     for record in reversed(records):
         names = [one.name for one in record.fork.alternatives if alike(one, wanted)]
         try:
             fork = record.fork
-            effects = {effect.alternative: effect for effect in (fork.at_end() if fork.shows_end else fork.effects())}
+            effects = {
+                effect.alternative: effect
+                for effect in (fork.at_end() if fork.shows_end else fork.effects())
+            }
         except BadArgument:  # a fork that has just begun has no branch of the baseline
             continue
         if names and names[0] in effects:
             effect = effects[names[0]]
             leans = record.fork.leans and not is_beyond_lean(effect, record.fork)
-            told = {"verdict": "leaning"} if leans else judged(record.fork, wanted, effect, yardstick)
+            told = (
+                {"verdict": "leaning"} if leans else judged(record.fork, wanted, effect, yardstick)
+            )
             return {"step": record.plan.step, "fork": record.name, "effect": effect, **told}
     return None
 
@@ -88,12 +99,15 @@ def is_beyond_lean(effect: Effect, fork: Fork) -> bool:
     return effect.verdict == "better" and isinstance(change, Rate) and change.factor > 1
 
 
-def verdict_on(fork: Fork, wanted: Alternative, effect: Effect, yardstick: Shorter | None = None) -> Verdict:
+def verdict_on(
+    fork: Fork, wanted: Alternative, effect: Effect, yardstick: Shorter | None = None
+) -> Verdict:
     """Whether an advice held.
 
-    Another rate or a smaller batch should end better for the same examples. A larger batch and a cut should end at most
-    1 % worse: see `TOLERANCE`. A larger batch that ends worse than that may still need no more examples than was
-    forecast. So it is compared with a training on fewer examples, as many times fewer as the forecast allows it to
+    Another rate or a smaller batch should end better for the same examples. A larger batch and a
+    cut should end at most 1 % worse: see `TOLERANCE`. A larger batch that ends worse than that may
+    still need no more examples than was forecast. So it is compared with a training on fewer
+    examples, as many times fewer as the forecast allows it to
     need more: it held if it ends better. Without such branches that is open.
 
     Args:
@@ -127,25 +141,34 @@ def _against_shorter(fork: Fork, effect: Effect, yardstick: Shorter | None) -> V
 
 def _shorter(fork: Fork, yardstick: Shorter | None) -> Alternative | None:
     """The shorter training of an advice, if it was tried."""
-    return next((one for one in fork.alternatives if yardstick is not None and alike(one, yardstick)), None)
+    return next(
+        (one for one in fork.alternatives if yardstick is not None and alike(one, yardstick)), None
+    )
 
 
-def judged(fork: Fork, wanted: Alternative, effect: Effect, yardstick: Shorter | None = None) -> Mapping[str, Any]:
+def judged(
+    fork: Fork, wanted: Alternative, effect: Effect, yardstick: Shorter | None = None
+) -> Mapping[str, Any]:
     """Whether an advice held, see `verdict_on`, and what its sentence needs besides.
 
     Returns:
-        `verdict`; `share`: the share of the examples of the shorter training that decided; `uncompared`: True if such a
-        training would decide; `is_cut`; `may_be_worse`; `not_better`: True if it may end worse than going on.
+        `verdict`; `share`: the share of the examples of the shorter training that decided;
+        `uncompared`: True if such a training would decide; `is_cut`; `may_be_worse`; `not_better`:
+        True if it may end worse than going on.
     """
     verdict = verdict_on(fork, wanted, effect, yardstick)
     allowed = TOLERANCE * abs(end_of(fork, effect.readout))
     best, worst = _ends(effect)
-    by_examples = isinstance(wanted, BatchSize) and wanted.factor > 1 and effect.verdict != "diverged"
+    by_examples = (
+        isinstance(wanted, BatchSize) and wanted.factor > 1 and effect.verdict != "diverged"
+    )
     compared = _shorter(fork, yardstick) is not None
     return {
         "verdict": verdict,
         "uncompared": by_examples and not compared and best > allowed,
-        "share": yardstick.share if yardstick is not None and by_examples and not worst < allowed else None,
+        "share": yardstick.share
+        if yardstick is not None and by_examples and not worst < allowed
+        else None,
         "is_cut": isinstance(wanted, CoolNow),
         "may_be_worse": _may_be_worse(wanted) and effect.verdict != "diverged",
         "not_better": worst > 0,
@@ -164,7 +187,11 @@ def _ends(effect: Effect) -> tuple[float, float]:
 
 def end_of(fork: Fork, readout: str) -> float:
     """The mean readout of going on as it is."""
-    ends = [result.readouts[readout].mean for result in fork.of(fork.baseline) if readout in result.readouts]
+    ends = [
+        result.readouts[readout].mean
+        for result in fork.of(fork.baseline)
+        if readout in result.readouts
+    ]
     return sum(ends) / len(ends) if ends else 0.0
 
 

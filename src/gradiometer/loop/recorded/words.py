@@ -40,19 +40,25 @@ def setting(fork: Fork) -> str:
 
 def comparison(fork: Fork, effects: Sequence[Effect]) -> str:
     """What came of it, one part for each alternative."""
-    parts = [f"{effect.alternative} {outcome(effect)}{_updates(fork, effect)}" for effect in effects]
+    parts = [
+        f"{effect.alternative} {outcome(effect)}{_updates(fork, effect)}" for effect in effects
+    ]
     if not parts:
         return ""
     return f"Against going on as it is, in {label_of(effects[0].readout)}: {'; '.join(parts)}."
 
 
 def at_end(fork: Fork, readout: str | None = None, level: float = 0.9) -> str:
-    """What is expected at the end of the training, in a sentence; empty if the branches do not show it."""
+    """What is expected at the end of the training, in a sentence; empty if the branches do not show
+    it."""
     if not fork.shows_end or not fork.leaves_some:
         return ""
     effects = fork.at_end(readout, level)
     parts = "; ".join(f"{effect.alternative} {outcome(effect)}" for effect in effects)
-    return f"At the end of the training, by the trend from a quarter to a half of what is left: {parts}."
+    return (
+        "At the end of the training, by the trend from a quarter to a half of what is left: "
+        f"{parts}."
+    )
 
 
 def outcome(effect: Effect) -> str:
@@ -60,7 +66,10 @@ def outcome(effect: Effect) -> str:
     estimate = effect.estimate
     match effect.verdict:
         case "diverged":
-            return f"diverged in {effect.diverged} of {max(effect.replicates, effect.diverged)} replicates"
+            return (
+                f"diverged in {effect.diverged} of {max(effect.replicates, effect.diverged)} "
+                "replicates"
+            )
         case "baseline diverged":
             return "cannot be compared, because going on as it is diverged"
         case "open":
@@ -75,7 +84,9 @@ def signed(estimate: Estimate) -> str:
     """An effect with its sign and its interval: "−0.002 [−0.009, 0.005]", in two digits."""
     if not estimate.tells:
         return "cannot tell yet"
-    value, low, high = (significant(end, 2) for end in (estimate.value, estimate.low, estimate.high))
+    value, low, high = (
+        significant(end, 2) for end in (estimate.value, estimate.low, estimate.high)
+    )
     return f"{'+' * (estimate.value > 0)}{value} [{low}, {high}]"
 
 
@@ -113,8 +124,8 @@ def stopped(stops: Sequence[Stop]) -> tuple[str, ...]:
             found.append(f"{stop.alternative} was stopped because it diverged.")
             continue
         found.append(
-            f"{stop.alternative} was stopped after {stop.horizon:,} examples in {stop.replicates} replicates: "
-            f"it was {signed(stop.gap)} behind {stop.behind}."
+            f"{stop.alternative} was stopped after {stop.horizon:,} examples in {stop.replicates} "
+            f"replicates: it was {signed(stop.gap)} behind {stop.behind}."
         )
     return tuple(found)
 
@@ -126,5 +137,7 @@ def undecided(effects: Sequence[Effect]) -> tuple[str, ...]:
         needed = effect.replicates_needed
         if effect.verdict == "open" and needed is not None:
             count = str(needed) if math.isfinite(needed.about) else f"more than {MOST_PAIRS:,}"
-            found.append(f"{effect.alternative}: {count} replicates would show an effect of this size.")
+            found.append(
+                f"{effect.alternative}: {count} replicates would show an effect of this size."
+            )
     return tuple(found)

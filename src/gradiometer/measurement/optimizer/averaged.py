@@ -1,7 +1,8 @@
-"""Optimizers that average their own iterates, as schedule-free ones do: they train at one point and end at another.
+"""Optimizers that average their own iterates, as schedule-free ones do: they train at one point and
+end at another.
 
-They have the methods `train` and `eval`, which move the parameters to the point where gradients are taken and to the
-average. The average is what is evaluated, and what such a training ends with.
+They have the methods `train` and `eval`, which move the parameters to the point where gradients are
+taken and to the average. The average is what is evaluated, and what such a training ends with.
 """
 
 from collections.abc import Iterable, Iterator
@@ -31,7 +32,8 @@ def schedule_free_class() -> type[torch.optim.Optimizer]:
         from schedulefree import SGDScheduleFree  # noqa: PLC0415 (an extra)
     except ImportError:
         raise BadArgument(
-            "`optimizer` schedulefree needs the package schedulefree: pip install 'gradiometer[schedulefree]'."
+            "`optimizer` schedulefree needs the package schedulefree: pip install "
+            "'gradiometer[schedulefree]'."
         ) from None
     found: type[torch.optim.Optimizer] = SGDScheduleFree
     return found
@@ -40,7 +42,8 @@ def schedule_free_class() -> type[torch.optim.Optimizer]:
 def schedule_free(
     parameters: Iterable[Tensor], learning_rate: float, weight_decay: float = 0.0
 ) -> torch.optim.Optimizer:
-    """Schedule-free SGD, ready to train. Its rate is constant; a warm-up is left out, so clip the gradients.
+    """Schedule-free SGD, ready to train. Its rate is constant; a warm-up is left out, so clip the
+    gradients.
 
     Args:
         parameters: What it trains.
@@ -57,21 +60,26 @@ def schedule_free(
 
 @contextmanager
 def at_average(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[bool]:
-    """The model at the average, and afterwards with the same bits as before. Without an average nothing changes.
+    """The model at the average, and afterwards with the same bits as before. Without an average
+    nothing changes.
 
     Args:
         model: The model. Its buffers are put back, too.
         optimizer: Its optimizer.
 
     Yields:
-        True if the model is at an average, for which statistics of BatchNorm are to be measured again.
+        True if the model is at an average, for which statistics of BatchNorm are to be measured
+        again.
     """
     if not averages_itself(optimizer):
         yield False
         return
     tensors = [*(parameter.data for parameter in model.parameters()), *model.buffers()]
     kept = [tensor.clone() for tensor in tensors]
-    settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    settings = [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in optimizer.param_groups
+    ]
     to_average(optimizer)
     try:
         yield True

@@ -7,11 +7,13 @@ from typing import Any
 from gradiometer.measurement.optimizer.groups import Group, written
 
 DENSITY = 6
-"""Settings are read at least once in 2^6 = 64 steps of the first 4,096, and then once in a 64th of the steps so far."""
+"""Settings are read at least once in 2^6 = 64 steps of the first 4,096, and then once in a 64th of
+the steps so far."""
 
 
 class Changes:
-    """Writes the settings of an optimizer when they have changed. A step between two looks costs one comparison.
+    """Writes the settings of an optimizer when they have changed. A step between two looks costs
+    one comparison.
 
     Args:
         append: Takes one line of the journal.
@@ -34,7 +36,11 @@ class Changes:
     def look(self, step: int, groups: tuple[Group, ...]) -> None:
         """Note the settings at this step, and choose the next step to read them."""
         self.pass_over(step)
-        if groups and groups != self._last and all(math.isfinite(group.learning_rate) for group in groups):
+        if (
+            groups
+            and groups != self._last
+            and all(math.isfinite(group.learning_rate) for group in groups)
+        ):
             self._last = groups
             self._append({"kind": "hyperparameters", "step": int(step), **written(groups)})
 

@@ -8,7 +8,8 @@ import torch
 
 @dataclass(frozen=True)
 class Clipping:
-    """A hook for `Optimizer.register_step_pre_hook`: gradients whose norm is above `norm` are scaled down to it.
+    """A hook for `Optimizer.register_step_pre_hook`: gradients whose norm is above `norm` are
+    scaled down to it.
 
     Args:
         norm: The largest norm of all gradients together.
@@ -20,13 +21,18 @@ class Clipping:
         """Clip the gradients of an optimizer that is about to make its step."""
         # Set by a GradScaler that leaves the division to a fused optimizer.
         scale = getattr(optimizer, "grad_scale", None)
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        torch.nn.utils.clip_grad_norm_(parameters, self.norm * (1.0 if scale is None else float(scale)))
+        parameters = [
+            parameter for group in optimizer.param_groups for parameter in group["params"]
+        ]
+        torch.nn.utils.clip_grad_norm_(
+            parameters, self.norm * (1.0 if scale is None else float(scale))
+        )
 
 
 @dataclass(frozen=True)
 class ValueClipping:
-    """A hook for `Optimizer.register_step_pre_hook`: every number of a gradient is clipped to [-value, value].
+    """A hook for `Optimizer.register_step_pre_hook`: every number of a gradient is clipped to
+    [-value, value].
 
     Args:
         value: The largest absolute value.
@@ -37,5 +43,9 @@ class ValueClipping:
     def __call__(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Clip the gradients of an optimizer that is about to make its step."""
         scale = getattr(optimizer, "grad_scale", None)
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        torch.nn.utils.clip_grad_value_(parameters, self.value * (1.0 if scale is None else float(scale)))
+        parameters = [
+            parameter for group in optimizer.param_groups for parameter in group["params"]
+        ]
+        torch.nn.utils.clip_grad_value_(
+            parameters, self.value * (1.0 if scale is None else float(scale))
+        )

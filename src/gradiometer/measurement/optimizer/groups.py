@@ -9,7 +9,8 @@ if TYPE_CHECKING:  # a run is read on a machine without torch
     from torch.optim import Optimizer
 
 Family = Literal["sgd", "adaptive", "other"]
-"""sgd: `torch.optim.SGD`. adaptive: each step is divided by a running size of the gradient. other: all the rest."""
+"""sgd: `torch.optim.SGD`. adaptive: each step is divided by a running size of the gradient. other:
+all the rest."""
 
 ADAPTIVE = frozenset(
     {"adam", "adamw", "nadam", "radam", "adamax", "rmsprop", "adagrad"}
@@ -27,7 +28,8 @@ class Group:
 
     Args:
         optimizer: Class name of its optimizer, such as "AdamW".
-        family: The kind of optimizer: "sgd", "adaptive" or "other". Laws of SGD hold for the first only.
+        family: The kind of optimizer: "sgd", "adaptive" or "other". Laws of SGD hold for the first
+            only.
         learning_rate: η.
         momentum: μ of SGD and RMSprop, β₁ of Adam and its kind; 0 without.
         nesterov: True for Nesterov's momentum.
@@ -47,7 +49,8 @@ class Group:
 
 
 def family_of(classes: Iterable[str]) -> Family:
-    """The family of an optimizer, from the names of its class and of the classes that it inherits from.
+    """The family of an optimizer, from the names of its class and of the classes that it inherits
+    from.
 
     >>> family_of(["AdamW8bit", "Optimizer8bit", "Optimizer"]), family_of(["Lion", "Optimizer"])
     ('adaptive', 'other')
@@ -59,7 +62,8 @@ def family_of(classes: Iterable[str]) -> Family:
 
 
 def group_of(optimizer: str, family: Family, settings: Mapping[str, Any]) -> Group:
-    """The group with these `param_groups` settings. A setting that the optimizer does not have is zero."""
+    """The group with these `param_groups` settings. A setting that the optimizer does not have is
+    zero."""
     betas = settings.get("betas")
     momentum = settings.get("momentum", betas[0] if betas else 0.0)
     return Group(
@@ -97,13 +101,16 @@ def largest_rate(groups: Sequence[Group]) -> float:
 
 
 def written(groups: Sequence[Group]) -> dict[str, Any]:
-    """The groups as columns: one value for all groups if they share it, else a list with one value per group.
+    """The groups as columns: one value for all groups if they share it, else a list with one value
+    per group.
 
     >>> written([Group("SGD", "sgd", 0.1), Group("SGD", "sgd", 0.01)])["learning_rate"]
     [0.1, 0.01]
     """
     columns = {name: [getattr(group, name) for group in groups] for name in NAMES}
-    shared = {name: column[0] if len(set(column)) == 1 else column for name, column in columns.items()}
+    shared = {
+        name: column[0] if len(set(column)) == 1 else column for name, column in columns.items()
+    }
     return {"groups": len(groups), **shared}
 
 
@@ -115,7 +122,9 @@ def read(columns: Mapping[str, Any]) -> tuple[Group, ...]:
     """
     count = int(columns["groups"])
     spread = {name: _spread(columns[name], count) for name in NAMES}
-    found = tuple(Group(**{name: column[place] for name, column in spread.items()}) for place in range(count))
+    found = tuple(
+        Group(**{name: column[place] for name, column in spread.items()}) for place in range(count)
+    )
     if not count or not all(math.isfinite(group.learning_rate) for group in found):
         raise ValueError("no group, or a learning rate that is not finite")
     return found

@@ -19,7 +19,8 @@ MOST_RATES = 3
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """The settings of the optimizers along a run: each line is valid from its step to the next line.
+    """The settings of the optimizers along a run: each line is valid from its step to the next
+    line.
 
     Args:
         steps: Steps at which the settings were read and had changed, in increasing order.
@@ -45,7 +46,8 @@ class Hyperparameters:
     def __post_init__(self) -> None:
         if not len(self.steps) == len(self.groups) > 0:
             raise BadArgument(
-                f"`groups` needs the groups of each step, got {len(self.groups)} of {counted(len(self.steps), 'step')}."
+                f"`groups` needs the groups of each step, got {len(self.groups)} of "
+                f"{counted(len(self.steps), 'step')}."
             )
 
     def at(self, step: int) -> tuple[Group, ...]:
@@ -70,7 +72,8 @@ class Hyperparameters:
 
     @property
     def optimizer(self) -> str:
-        """The optimizers by name: "AdamW", or "Adam, then SGD from step 300" if they were exchanged."""
+        """The optimizers by name: "AdamW", or "Adam, then SGD from step 300" if they were
+        exchanged."""
         parts = [" and ".join(_names(self.groups[0]))]
         for step, before, groups in zip(self.steps[1:], self.groups, self.groups[1:], strict=False):
             if _names(groups) != _names(before):
@@ -84,7 +87,8 @@ class Hyperparameters:
 
     @property
     def peaks(self) -> tuple[float, ...]:
-        """The largest η so far of each present group, since the last change of the optimizer or of the groups."""
+        """The largest η so far of each present group, since the last change of the optimizer or of
+        the groups."""
         return tuple(float(rates.max()) for rates in self._group_rates)
 
     @property
@@ -94,7 +98,8 @@ class Hyperparameters:
 
     @property
     def rate_words(self) -> str:
-        """The learning rates in words: "cosine, from 6e-4 to 6e-5", "2 groups: 0.1 and 0.01, constant"."""
+        """The learning rates in words: "cosine, from 6e-4 to 6e-5", "2 groups: 0.1 and 0.01,
+        constant"."""
         rates = self._group_rates
         if len({tuple(path.tolist()) for path in rates}) == 1:
             return shape_of(self._path(rates[0]))
@@ -108,11 +113,17 @@ class Hyperparameters:
         # 0.01: the rates of groups have one shape if their ratio is constant to this relative
         # error.
         if np.ptp(ratios[:, known], axis=1).max() <= 0.01 * ratios[:, known].max():
-            return f"{groups} with peaks {list_values(self.peaks)}; the largest: {shape_of(self._path(rates[largest]))}"
+            return (
+                f"{groups} with peaks {list_values(self.peaks)}; the largest: "
+                f"{shape_of(self._path(rates[largest]))}"
+            )
         if len(rates) <= MOST_RATES:
             return f"{groups}: " + "; ".join(shape_of(self._path(path)) for path in rates)
         now = [float(path[-1]) for path in rates]
-        return f"{groups} with different schedules, peaks {list_values(self.peaks)}, now {list_values(now)}"
+        return (
+            f"{groups} with different schedules, peaks {list_values(self.peaks)}, now "
+            f"{list_values(now)}"
+        )
 
     @property
     def momentum_words(self) -> str:
@@ -134,7 +145,8 @@ class Hyperparameters:
 
     @property
     def facts(self) -> dict[str, str]:
-        """Names and words of the settings: optimizer, learning rate, and momentum and weight decay if there are any."""
+        """Names and words of the settings: optimizer, learning rate, and momentum and weight decay
+        if there are any."""
         named = {
             "optimizer": self.optimizer,
             "learning rate": self.rate_words,
@@ -146,7 +158,9 @@ class Hyperparameters:
     @property
     def sentence(self) -> str:
         """Optimizer, learning rate, momentum and weight decay in one line."""
-        return " · ".join([self.optimizer, *(f"{name} {words}" for name, words in list(self.facts.items())[1:])])
+        return " · ".join(
+            [self.optimizer, *(f"{name} {words}" for name, words in list(self.facts.items())[1:])]
+        )
 
     @property
     def momentum_name(self) -> str:
@@ -158,7 +172,9 @@ class Hyperparameters:
         """The first line with the present optimizers and the present number of groups."""
         present = (self.names, len(self.now))
         first = len(self.groups) - 1
-        while first > 0 and (_names(self.groups[first - 1]), len(self.groups[first - 1])) == present:
+        while (
+            first > 0 and (_names(self.groups[first - 1]), len(self.groups[first - 1])) == present
+        ):
             first -= 1
         return first
 
@@ -167,7 +183,9 @@ class Hyperparameters:
         return self._paths(lambda group: group.learning_rate)
 
     def _paths(self, value: Callable[[Group], float]) -> Float[np.ndarray, "groups lines"]:
-        return np.array([[value(group) for group in groups] for groups in self.groups[self._since :]]).T
+        return np.array(
+            [[value(group) for group in groups] for groups in self.groups[self._since :]]
+        ).T
 
     def _path(self, rates: Float[np.ndarray, " lines"]) -> Path:
         steps: Int[np.ndarray, " lines"] = np.array(self.steps[self._since :], dtype=np.int64)

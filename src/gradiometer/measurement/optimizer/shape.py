@@ -15,7 +15,8 @@ A_WHILE = 0.05
 """Share of the steps so far for which a constant rate between a rise and a fall is mentioned."""
 
 SPACING = 1 / 64
-"""Rates are read at least this densely, relative to the step. A longer gap means that the rate was constant."""
+"""Rates are read at least this densely, relative to the step. A longer gap means that the rate was
+constant."""
 
 CURVES: dict[str, Callable[[Float[np.ndarray, " n"], float], Float[np.ndarray, " n"]]] = {
     "cosine": lambda part, end: end + (1 - end) * (1 + np.cos(np.pi * part)) / 2,
@@ -45,7 +46,9 @@ class Path:
         ends = [after - max(1, int(SPACING * after)) for after in starts[1:]]
         steps: list[int] = []
         rates: list[float] = []
-        for start, end, rate in zip(starts, [*ends, self.reached], self.rates.tolist(), strict=True):
+        for start, end, rate in zip(
+            starts, [*ends, self.reached], self.rates.tolist(), strict=True
+        ):
             stretch = [start, end] if end > start else [start]
             steps, rates = steps + stretch, rates + [rate] * len(stretch)
         return Path(np.array(steps), np.array(rates), self.reached)
@@ -83,14 +86,20 @@ def _rising(path: Path) -> str:
     peak = float(filled.rates[-1])
     first = int(filled.steps[np.argmax(filled.rates >= (1 - SAME) * peak)])
     if path.reached - first > A_WHILE * path.reached:
-        return f"warm-up over {counted(first - int(filled.steps[0]), 'step')} to {number(peak)}, then constant"
+        return (
+            f"warm-up over {counted(first - int(filled.steps[0]), 'step')} to {number(peak)}, then "
+            "constant"
+        )
     return f"rising, from {number(float(filled.rates[0]))} to {number(peak)} now"
 
 
 def _warmed_up(path: Path) -> str:
     at_peak = int(path.rates.argmax())
     top = int(path.steps[at_peak])
-    rise = f"warm-up over {counted(top - int(path.steps[0]), 'step')} to {number(float(path.rates[at_peak]))}"
+    rise = (
+        f"warm-up over {counted(top - int(path.steps[0]), 'step')} to "
+        f"{number(float(path.rates[at_peak]))}"
+    )
     after = Path(path.steps[at_peak:], path.rates[at_peak:], path.reached).with_ends()
     return f"{rise}, then {_fall(after, from_peak=False)}"
 
@@ -115,7 +124,11 @@ def _fall(path: Path, *, from_peak: bool) -> str:
     if held and not name and last > first + 2:  # the step of its start is known only to a 64th
         name = _curve(steps[first + 1 : last + 1], rates[first + 1 : last + 1])
     high, low = number(float(rates[0])), number(float(rates[-1]))
-    ended = f", reached at step {steps[last]:,}" if path.reached - steps[last] > A_WHILE * path.reached else ""
+    ended = (
+        f", reached at step {steps[last]:,}"
+        if path.reached - steps[last] > A_WHILE * path.reached
+        else ""
+    )
     if held:
         start = f"constant {high}" if from_peak else "constant"
         return f"{start} to step {steps[first]:,}, then {name or 'falling'} to {low}{ended}"

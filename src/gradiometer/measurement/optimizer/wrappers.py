@@ -5,8 +5,13 @@ from typing import Any
 import torch
 from torch import nn
 
-WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module", "OptimizedModule": "_orig_mod"}
-"""Wrappers that torch puts around a model, by class name (importing them takes seconds), and where they keep it."""
+WRAPPERS = {
+    "DistributedDataParallel": "module",
+    "DataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+}
+"""Wrappers that torch puts around a model, by class name (importing them takes seconds), and where
+they keep it."""
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -17,9 +22,12 @@ def bare(model: nn.Module) -> nn.Module:
 
 
 def bare_optimizer(optimizer: Any) -> Any:
-    """The torch optimizer in a wrapper, such as those of Accelerate and fastai. Other objects stay as they are."""
+    """The torch optimizer in a wrapper, such as those of Accelerate and fastai. Other objects stay
+    as they are."""
     for place in ("optimizer", "opt", "_optimizer"):
         inner = getattr(optimizer, place, None)
-        if inner is not optimizer and isinstance(found := bare_optimizer(inner), torch.optim.Optimizer):
+        if inner is not optimizer and isinstance(
+            found := bare_optimizer(inner), torch.optim.Optimizer
+        ):
             return found
     return optimizer

@@ -1,4 +1,5 @@
-"""The places of tensors in a model: its trainable parameters found again, and other tensors put in their places."""
+"""The places of tensors in a model: its trainable parameters found again, and other tensors put in
+their places."""
 
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 class Places:
     """The places of the trainable parameters and of the buffers of a model.
 
-    The model is looked through at every call, so that modules and parameters may be replaced meanwhile. Only the
-    dictionaries of its modules are read, which takes a few microseconds for a small model.
+    The model is looked through at every call, so that modules and parameters may be replaced
+    meanwhile. Only the dictionaries of its modules are read, which takes a few microseconds for a
+    small model.
 
     Args:
         model: The model.
@@ -53,7 +55,8 @@ class Places:
 
     @contextmanager
     def replaced(self, parameters: Sequence[Tensor]) -> Iterator[None]:
-        """A context in which these tensors are in the places of the parameters, and copies in those of the buffers.
+        """A context in which these tensors are in the places of the parameters, and copies in those
+        of the buffers.
 
         A tensor that several modules share has one replacement for all of them.
         """

@@ -1,8 +1,9 @@
-"""Arithmetic with estimates: functions, differences, ratios, products, averages and slopes, with intervals.
+"""Arithmetic with estimates: functions, differences, ratios, products, averages and slopes, with
+intervals.
 
-The estimates are taken to be independent. Then the distances from the values to the ends of their intervals add as
-squares (the method of variance estimates recovery, MOVER). Adding the ends themselves would be right only if all
-estimates erred the same way at once.
+The estimates are taken to be independent. Then the distances from the values to the ends of their
+intervals add as squares (the method of variance estimates recovery, MOVER). Adding the ends
+themselves would be right only if all estimates erred the same way at once.
 """
 
 import math
@@ -13,8 +14,11 @@ from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 
 
-def transform(estimate: Estimate, function: Callable[[float], float], *, method: str = "", unit: str = "") -> Estimate:
-    """A monotone function of an estimate. Its interval ends are the function of the ends, at the same level.
+def transform(
+    estimate: Estimate, function: Callable[[float], float], *, method: str = "", unit: str = ""
+) -> Estimate:
+    """A monotone function of an estimate. Its interval ends are the function of the ends, at the
+    same level.
 
     Args:
         estimate: The estimate. An end may be infinite if the function has a limit there.
@@ -31,7 +35,9 @@ def transform(estimate: Estimate, function: Callable[[float], float], *, method:
     low, high = sorted((function(estimate.low), function(estimate.high)))
     value = math.nan if math.isnan(estimate.value) else function(estimate.value)
     found = _combination([estimate], value, low, high, method or estimate.method, unit)
-    earlier = None if estimate.earlier is None else (estimate.earlier[0], function(estimate.earlier[1]))
+    earlier = (
+        None if estimate.earlier is None else (estimate.earlier[0], function(estimate.earlier[1]))
+    )
     return replace(found, step=estimate.step, earlier=earlier)
 
 
@@ -45,12 +51,18 @@ def average(estimates: Sequence[Estimate], *, unit: str = "") -> Estimate:
     if not estimates:
         raise BadArgument("`estimates` is empty: at least one is needed to average.")
     values = [(e.low + e.high) / 2 if math.isnan(e.value) else e.value for e in estimates]
-    below = math.hypot(*(value - estimate.low for value, estimate in zip(values, estimates, strict=True)))
-    above = math.hypot(*(estimate.high - value for value, estimate in zip(values, estimates, strict=True)))
+    below = math.hypot(
+        *(value - estimate.low for value, estimate in zip(values, estimates, strict=True))
+    )
+    above = math.hypot(
+        *(estimate.high - value for value, estimate in zip(values, estimates, strict=True))
+    )
     count, value = len(estimates), math.fsum(values) / len(estimates)
     kind = estimates[0].method.partition(",")[0]
     method = estimates[0].method if count == 1 else f"mean of {count} windows, {kind}"
-    return _combination(estimates, value, value - below / count, value + above / count, method, unit)
+    return _combination(
+        estimates, value, value - below / count, value + above / count, method, unit
+    )
 
 
 def product(*estimates: Estimate, unit: str = "") -> Estimate:
@@ -67,13 +79,24 @@ def product(*estimates: Estimate, unit: str = "") -> Estimate:
     value = math.prod(estimate.value for estimate in estimates)
     below = math.hypot(*(_log_ratio(estimate.value, estimate.low) for estimate in estimates))
     above = math.hypot(*(_log_ratio(estimate.high, estimate.value) for estimate in estimates))
-    method = " × ".join(dict.fromkeys(e.method for e in estimates if e.method != "exact")) or "exact"
+    method = (
+        " × ".join(dict.fromkeys(e.method for e in estimates if e.method != "exact")) or "exact"
+    )
     if math.isnan(value):
         return _combination(estimates, value, 0.0, math.inf, method, unit)
-    return _combination(estimates, value, value * math.exp(-below), value * math.exp(min(above, 700.0)), method, unit)
+    return _combination(
+        estimates,
+        value,
+        value * math.exp(-below),
+        value * math.exp(min(above, 700.0)),
+        method,
+        unit,
+    )
 
 
-def weighted_slope(places: Sequence[float], estimates: Sequence[Estimate], *, unit: str = "") -> Estimate:
+def weighted_slope(
+    places: Sequence[float], estimates: Sequence[Estimate], *, unit: str = ""
+) -> Estimate:
     """The slope of the straight line through independent estimates, each weighted by its width.
 
     Args:
@@ -96,21 +119,25 @@ def weighted_slope(places: Sequence[float], estimates: Sequence[Estimate], *, un
     center = math.fsum(w * x for w, x in zip(weights, places, strict=True)) / math.fsum(weights)
     spread = math.fsum(w * (x - center) ** 2 for w, x in zip(weights, places, strict=True))
     shares = [w * (x - center) / spread for w, x in zip(weights, places, strict=True)]
-    value = math.fsum(share * estimate.value for share, estimate in zip(shares, estimates, strict=True))
+    value = math.fsum(
+        share * estimate.value for share, estimate in zip(shares, estimates, strict=True)
+    )
     below, above = [], []
     for share, estimate in zip(shares, estimates, strict=True):
         sides = share * (estimate.value - estimate.low), share * (estimate.high - estimate.value)
         below.append(sides[0] if share > 0 else sides[1])
         above.append(sides[1] if share > 0 else sides[0])
     method = f"weighted line through {len(estimates)} points"
-    return _combination(estimates, value, value - math.hypot(*below), value + math.hypot(*above), method, unit)
+    return _combination(
+        estimates, value, value - math.hypot(*below), value + math.hypot(*above), method, unit
+    )
 
 
 def difference_of_estimates(first: Estimate, second: Estimate) -> Estimate:
     """`first` minus `second`, from two independent estimates.
 
-    Two estimates on the same test examples are usually positively correlated. Then the interval is too wide rather
-    than too narrow.
+    Two estimates on the same test examples are usually positively correlated. Then the interval is
+    too wide rather than too narrow.
 
     Source: Zou & Donner (2008), eq. 7.
 
@@ -124,14 +151,19 @@ def difference_of_estimates(first: Estimate, second: Estimate) -> Estimate:
     samples = _common_samples(first, second)
     value = first.value - second.value
     if not (first.tells and second.tells and math.isfinite(value)):
-        return Estimate.unknown(level=first.level, method="one of the two is open", samples=samples, unit=first.unit)
+        return Estimate.unknown(
+            level=first.level, method="one of the two is open", samples=samples, unit=first.unit
+        )
     low = value - math.hypot(first.value - first.low, second.high - second.value)
     high = value + math.hypot(first.high - first.value, second.value - second.low)
-    return Estimate.interval(value, low, high, level=first.level, method="MOVER", samples=samples, unit=first.unit)
+    return Estimate.interval(
+        value, low, high, level=first.level, method="MOVER", samples=samples, unit=first.unit
+    )
 
 
 def ratio_of_estimates(first: Estimate, second: Estimate) -> Estimate:
-    """`first` over `second`, both positive: `difference_of_estimates` of their logarithms. An end may stay open.
+    """`first` over `second`, both positive: `difference_of_estimates` of their logarithms. An end
+    may stay open.
 
     Source: Zou & Donner (2008), section 3.
     """
@@ -139,12 +171,16 @@ def ratio_of_estimates(first: Estimate, second: Estimate) -> Estimate:
     logs = [[_log(end) for end in (each.value, each.low, each.high)] for each in (first, second)]
     (one, one_low, one_high), (two, two_low, two_high) = logs
     if not (math.isfinite(one) and math.isfinite(two)):
-        return Estimate.unknown(level=first.level, method="one of the two is not known", samples=samples)
+        return Estimate.unknown(
+            level=first.level, method="one of the two is not known", samples=samples
+        )
     low = math.exp(one - two - math.hypot(one - one_low, two_high - two))
     high = one - two + math.hypot(one_high - one, two - two_low)
     high = math.exp(high) if high < 700 else math.inf
     method = "MOVER of logarithms"
-    return Estimate.interval(math.exp(one - two), low, high, level=first.level, method=method, samples=samples)
+    return Estimate.interval(
+        math.exp(one - two), low, high, level=first.level, method=method, samples=samples
+    )
 
 
 def _combination(
@@ -155,7 +191,8 @@ def _combination(
     levels = {estimate.level for estimate in uncertain}
     if len(levels) > 1:
         raise BadArgument(
-            f"`estimates` must be at one level, got {', '.join(f'{level:.0%}' for level in sorted(levels))}."
+            "`estimates` must be at one level, got "
+            f"{', '.join(f'{level:.0%}' for level in sorted(levels))}."
         )
     if not levels:
         return Estimate.exact(value, unit=unit)
@@ -170,13 +207,17 @@ def _combination(
         method=method,
         samples=sum(samples) if len(set(map(id, estimates))) > 1 else samples[0],
         unit=unit,
-        needed=max((estimate.needed for estimate in estimates if estimate.needed is not None), default=None),
+        needed=max(
+            (estimate.needed for estimate in estimates if estimate.needed is not None), default=None
+        ),
     )
 
 
 def _common_samples(first: Estimate, second: Estimate) -> int:
     if not first.level == second.level:
-        raise BadArgument(f"`first` and `second` must be at one level, got {first.level} and {second.level}.")
+        raise BadArgument(
+            f"`first` and `second` must be at one level, got {first.level} and {second.level}."
+        )
     return min(first.samples, second.samples)
 
 

@@ -21,7 +21,8 @@ class PairsNeeded:
 
     Args:
         about: Estimate from the observed spread; infinite above `MOST_PAIRS`.
-        low, high: Estimates from the ends of the interval of that spread, which is wide for few runs.
+        low, high: Estimates from the ends of the interval of that spread, which is wide for few
+            runs.
     """
 
     about: float
@@ -37,7 +38,8 @@ class PairsNeeded:
 
 
 def mean_over_pairs(differences: Sequence[float], level: float = 0.9, unit: str = "") -> Estimate:
-    """The mean of the differences of at least two pairs of runs with the same seed, with Student's interval.
+    """The mean of the differences of at least two pairs of runs with the same seed, with Student's
+    interval.
 
     Source: Student (1908), The Probable Error of a Mean.
 
@@ -50,7 +52,13 @@ def mean_over_pairs(differences: Sequence[float], level: float = 0.9, unit: str 
     value = float(pairs.mean())
     method = f"Student over {len(pairs)} pairs"
     return Estimate.interval(
-        value, value - margin, value + margin, level=level, method=method, samples=len(pairs), unit=unit
+        value,
+        value - margin,
+        value + margin,
+        level=level,
+        method=method,
+        samples=len(pairs),
+        unit=unit,
     )
 
 
@@ -59,28 +67,40 @@ def difference_over_runs(
 ) -> Estimate:
     """Mean over the runs of one group minus that of another, with seeds that are not paired.
 
-    Student's interval with a pooled spread, which assumes the same spread in both groups. One group may have a
-    single run.
+    Student's interval with a pooled spread, which assumes the same spread in both groups. One group
+    may have a single run.
 
     Source: Student (1908); Welch (1938) for groups of different spread.
     """
     one, two = _few(first, "first", 1), _few(second, "second", 1)
     freedom = len(one) + len(two) - 2
     if not freedom >= 1:
-        raise BadArgument("`first` and `second` have one run each, which shows no spread between seeds: add a run.")
-    pooled = math.sqrt(float(((one - one.mean()) ** 2).sum() + ((two - two.mean()) ** 2).sum()) / freedom)
+        raise BadArgument(
+            "`first` and `second` have one run each, which shows no spread between seeds: add a "
+            "run."
+        )
+    pooled = math.sqrt(
+        float(((one - one.mean()) ** 2).sum() + ((two - two.mean()) ** 2).sum()) / freedom
+    )
     margin = _quantile(level, freedom) * pooled * math.sqrt(1 / len(one) + 1 / len(two))
     value = float(one.mean() - two.mean())
     method = f"Student over {len(one)} and {len(two)} runs"
     return Estimate.interval(
-        value, value - margin, value + margin, level=level, method=method, samples=freedom + 2, unit=unit
+        value,
+        value - margin,
+        value + margin,
+        level=level,
+        method=method,
+        samples=freedom + 2,
+        unit=unit,
     )
 
 
 def pairs_needed(difference: float, spread: float, freedom: int, level: float = 0.9) -> PairsNeeded:
     """How many pairs of runs would show a difference of this size with a probability of 80 %.
 
-    The smallest n ≥ 2 with |difference| √n / spread ≥ t_{(1+level)/2} + t_{0.8} at n − 1 degrees of freedom.
+    The smallest n ≥ 2 with |difference| √n / spread ≥ t_{(1+level)/2} + t_{0.8} at n − 1 degrees of
+    freedom.
 
     Args:
         difference: The difference.
@@ -88,7 +108,8 @@ def pairs_needed(difference: float, spread: float, freedom: int, level: float = 
         freedom: Degrees of freedom of that spread.
         level: Level of the interval that should exclude zero.
 
-    Source: Cohen (1988), Statistical Power Analysis for the Behavioral Sciences, ch. 2, in Student's approximation.
+    Source: Cohen (1988), Statistical Power Analysis for the Behavioral Sciences, ch. 2, in
+    Student's approximation.
 
     >>> from gradiometer.measurement.uncertainty.differences import pairs_needed
     >>> print(pairs_needed(difference=0.02, spread=0.03, freedom=4))
@@ -97,7 +118,10 @@ def pairs_needed(difference: float, spread: float, freedom: int, level: float = 
     if not freedom >= 1:
         raise BadArgument(f"`freedom` must be at least 1, got {freedom}: one pair shows no spread.")
     # The interval of the spread: χ² with this many degrees of freedom.
-    widths = [spread * math.sqrt(freedom / chdtri(freedom, 1 - tail)) for tail in ((1 + level) / 2, (1 - level) / 2)]
+    widths = [
+        spread * math.sqrt(freedom / chdtri(freedom, 1 - tail))
+        for tail in ((1 + level) / 2, (1 - level) / 2)
+    ]
     low, high = (_smallest(difference, width, level) for width in widths)
     return PairsNeeded(_smallest(difference, spread, level), low, high)
 
@@ -114,7 +138,10 @@ def _smallest(difference: float, spread: float, level: float) -> float:
 def _few(values: Sequence[float], name: str, least: int) -> np.ndarray:
     found = np.asarray(values, dtype=np.float64)
     if not len(found) >= least:
-        raise BadArgument(f"`{name}` must hold at least {least} values, got {len(found)}: add runs of other seeds.")
+        raise BadArgument(
+            f"`{name}` must hold at least {least} values, got {len(found)}: add runs of other "
+            "seeds."
+        )
     if not np.isfinite(found).all():
         raise BadArgument(f"`{name}` must be finite, got {found.tolist()}.")
     return found

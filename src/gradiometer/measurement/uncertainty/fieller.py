@@ -1,4 +1,5 @@
-"""Fieller's confidence set of a ratio of two means, in all its shapes, and the interval that contains it."""
+"""Fieller's confidence set of a ratio of two means, in all its shapes, and the interval that
+contains it."""
 
 import math
 
@@ -14,8 +15,9 @@ def fieller_set(
 ) -> tuple[Interval, ...]:
     """All ratios r compatible with the two means (n, d): (n − r·d)² ≤ t² Var(n − r·d).
 
-    One bounded interval if d differs significantly from zero, |d| > t·se(d). Otherwise the whole line, or two
-    half-lines; one half-line if |d| = t·se(d) exactly. Empty if d is zero and never varies and n is not zero.
+    One bounded interval if d differs significantly from zero, |d| > t·se(d). Otherwise the whole
+    line, or two half-lines; one half-line if |d| = t·se(d) exactly. Empty if d is zero and never
+    varies and n is not zero.
 
     Args:
         means: Means of the numerator and the denominator.
@@ -25,8 +27,8 @@ def fieller_set(
     Returns:
         Disjoint intervals in increasing order, ends included.
 
-    Source: Fieller (1954), Some Problems in Interval Estimation; the shapes: Franz (2007), Ratios: A Short Guide to
-    Confidence Limits and Proper Use.
+    Source: Fieller (1954), Some Problems in Interval Estimation; the shapes: Franz (2007), Ratios:
+    A Short Guide to Confidence Limits and Proper Use.
 
     >>> import numpy as np
     >>> from gradiometer.measurement.uncertainty.fieller import fieller_set
@@ -49,20 +51,25 @@ def fieller_set(
 
 
 def ratio_interval(
-    means: Float[np.ndarray, "2"], covariance: Float[np.ndarray, "2 2"], quantile: float, nonnegative: bool
+    means: Float[np.ndarray, "2"],
+    covariance: Float[np.ndarray, "2 2"],
+    quantile: float,
+    nonnegative: bool,
 ) -> tuple[float, float, float]:
     """The ratio of two means, and the ends of the shortest interval that contains its Fieller set.
 
-    With `nonnegative`, a mean below zero is replaced by zero, and the interval contains the sets before and after,
-    from zero on. An empty set (a denominator that is zero at every reading) counts as the whole line. Arguments as
-    in `fieller_set`.
+    With `nonnegative`, a mean below zero is replaced by zero, and the interval contains the sets
+    before and after, from zero on. An empty set (a denominator that is zero at every reading)
+    counts as the whole line. Arguments as in `fieller_set`.
     """
     parts = fieller_set(means, covariance, quantile)
     lowest = 0.0 if nonnegative else -math.inf
     if nonnegative and (means < 0).any():
         means = np.maximum(means, 0.0)
         parts += fieller_set(means, covariance, quantile)
-    parts = tuple((max(low, lowest), high) for low, high in parts if high >= lowest) or ((lowest, math.inf),)
+    parts = tuple((max(low, lowest), high) for low, high in parts if high >= lowest) or (
+        (lowest, math.inf),
+    )
     low, high = min(low for low, _ in parts), max(high for _, high in parts)
     numerator, denominator = float(means[0]), float(means[1])
     if denominator == 0:
@@ -72,7 +79,8 @@ def ratio_interval(
 
 
 def steps_to_bound(denominator: float, margin: float, steps: float) -> int | None:
-    """Further steps until t·se equals the denominator's mean, if the mean stays and se falls as 1/√steps.
+    """Further steps until t·se equals the denominator's mean, if the mean stays and se falls as
+    1/√steps.
 
     Args:
         denominator: The mean. The result is None if it is not above zero.
@@ -87,7 +95,8 @@ def steps_to_bound(denominator: float, margin: float, steps: float) -> int | Non
 
 
 def _quadratic_at_most_zero(a: float, b: float, c: float) -> tuple[Interval, ...]:
-    """All r with a·r² − 2b·r + c ≤ 0. With a > 0 a solution exists, and a negative discriminant is rounding."""
+    """All r with a·r² − 2b·r + c ≤ 0. With a > 0 a solution exists, and a negative discriminant is
+    rounding."""
     if a == 0:
         if b == 0:
             return (WHOLE_LINE,) if c <= 0 else ()

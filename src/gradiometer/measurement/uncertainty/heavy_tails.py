@@ -1,8 +1,9 @@
 """What a window of readings does not show if few examples carry the gradient or its noise.
 
-‖g‖² is read from products of the gradients of different examples. If 1 % of the examples have large gradients that
-agree, most of ‖g‖² comes from pairs of two such examples. A window has few or none of these pairs, though it has many
-of the examples, which show in tr Σ. Then the estimate of ‖g‖² and its standard error are both too small.
+‖g‖² is read from products of the gradients of different examples. If 1 % of the examples have large
+gradients that agree, most of ‖g‖² comes from pairs of two such examples. A window has few or none
+of these pairs, though it has many of the examples, which show in tr Σ. Then the estimate of ‖g‖²
+and its standard error are both too small.
 """
 
 import math
@@ -17,7 +18,8 @@ class Tails:
     """How unevenly readings of tr Σ contribute to their sum. What drifts slowly does not count.
 
     Attributes:
-        excess: The part above the running median, as a share of the sum: the noise of rare examples, if it is large.
+        excess: The part above the running median, as a share of the sum: the noise of rare
+            examples, if it is large.
         variation: CV² of the readings over their running median.
     """
 
@@ -41,13 +43,17 @@ class Tails:
         return cls(excess, max(len(variance) * squares / total**2 - 1, 0.0))
 
 
-def with_unseen_pairs(value: float, high: float, spread: float, excess: float, rare_noise: float) -> float:
-    """The upper end of r = ‖g‖²/tr Σ, with room for the pairs of rare examples that the window does not contain.
+def with_unseen_pairs(
+    value: float, high: float, spread: float, excess: float, rare_noise: float
+) -> float:
+    """The upper end of r = ‖g‖²/tr Σ, with room for the pairs of rare examples that the window does
+    not contain.
 
-    Let rare examples have the share e of tr Σ. If all their gradients agree, they give a reading of r the variance
-    (ρe)² + 2ρe·r, which is ρ²e² for pairs of their noise and the rest for pairs of noise and g. If that is more than
-    what was seen, the window has missed pairs. The interval contains every r with (r − value)² ≤ k · variance(r), where
-    k is the square of the margin over the variance that was seen.
+    Let rare examples have the share e of tr Σ. If all their gradients agree, they give a reading of
+    r the variance (ρe)² + 2ρe·r, which is ρ²e² for pairs of their noise and the rest for pairs of
+    noise and g. If that is more than what was seen, the window has missed pairs. The interval
+    contains every r with (r − value)² ≤ k · variance(r), where k is the square of the margin over
+    the variance that was seen.
 
     Args:
         value: The estimate of r.
@@ -56,8 +62,8 @@ def with_unseen_pairs(value: float, high: float, spread: float, excess: float, r
         excess: e.
         rare_noise: ρ, 2/B for a batch of B examples in two halves.
 
-    Source: Hoeffding (1948), A Class of Statistics with Asymptotically Normal Distribution, for the variance; inverted
-    as Wilson (1927) does.
+    Source: Hoeffding (1948), A Class of Statistics with Asymptotically Normal Distribution, for the
+    variance; inverted as Wilson (1927) does.
     """
     if not (spread > 0 and high > value):
         return high

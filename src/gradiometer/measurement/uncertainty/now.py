@@ -1,8 +1,9 @@
 """The value of a drifting quantity at the newest reading.
 
-A mean over a window speaks of the whole window. If the quantity drifts, its value at the newest reading is another
-number. Here it is estimated from all recent readings, with a drift that follows a power of time and of the learning
-rate (see `power_law`). If the newest readings by themselves contradict the result, the interval contains theirs too.
+A mean over a window speaks of the whole window. If the quantity drifts, its value at the newest
+reading is another number. Here it is estimated from all recent readings, with a drift that follows
+a power of time and of the learning rate (see `power_law`). If the newest readings by themselves
+contradict the result, the interval contains theirs too.
 """
 
 import math
@@ -64,15 +65,17 @@ def ratio_now(
 ) -> Estimate:
     """The ratio of two moments at the newest reading, such as the noise scale tr Σ / ‖g‖² now.
 
-    Denominator over numerator is taken to follow a power of time and of the learning rate. Single readings of the
-    denominator may be negative by noise. An interval whose ends are more than 30 apart is given as open, [L, ∞),
-    "at least L"; then `needed` is about how many more steps would close it.
+    Denominator over numerator is taken to follow a power of time and of the learning rate. Single
+    readings of the denominator may be negative by noise. An interval whose ends are more than 30
+    apart is given as open, [L, ∞), "at least L"; then `needed` is about how many more steps would
+    close it.
 
-    The interval is for the ratio of means around the newest step, over a few per cent of the run: ‖g‖² itself jumps
-    from step to step. An open interval's low end, L, holds for the results for which "at least L" is said, so it is
-    lower near that decision. With fewer than 16 readings the estimate is unknown. With fewer than 8 since the learning
-    rate last changed twofold, `method` says "extrapolated": the value rests on the drift that is usual after such a
-    change.
+    The interval is for the ratio of means around the newest step, over a few per cent of the run:
+    ‖g‖² itself jumps from step to step. An open interval's low end, L, holds for the results for
+    which "at least L" is said, so it is lower near that decision. With fewer than 16 readings the
+    estimate is unknown. With fewer than 8 since the learning
+    rate last changed twofold, `method` says "extrapolated": the value rests on the drift that is
+    usual after such a change.
 
     Args:
         numerator, denominator: Readings at the same steps, oldest first, each unbiased.
@@ -80,20 +83,22 @@ def ratio_now(
         learning_rate: η at each reading, at least 0. Default: it did not change.
         level: Confidence level, between 0 and 1.
         unit: Unit of the ratio.
-        nonnegative: True if neither true mean is below zero, as for a noise scale. False for a ratio of either sign:
-            unless both are clearly positive, the one that is more surely so is taken as the unit of the other, and
-            the estimate is unknown if that other may be a zero denominator.
+        nonnegative: True if neither true mean is below zero, as for a noise scale. False for a
+            ratio of either sign: unless both are clearly positive, the one that is more surely so
+            is taken as the unit of the other, and the estimate is unknown if that other may be a
+            zero denominator.
         prior: The drift that is expected of denominator over numerator.
-        rare_noise: For heavy tails, the largest standard deviation that noise of size 1 in the numerator can give one
-            reading of the denominator: 2/B for tr Σ over ‖g‖² from two halves of a batch of B. The lower end then has
-            room for pairs of rare examples that the readings do not contain.
+        rare_noise: For heavy tails, the largest standard deviation that noise of size 1 in the
+            numerator can give one reading of the denominator: 2/B for tr Σ over ‖g‖² from two
+            halves of a batch of B. The lower end then has room for pairs of rare examples that the
+            readings do not contain.
 
     Raises:
-        BadArgument: The arrays differ in length, a reading is not finite, the steps do not increase, or a rate is
-            negative.
+        BadArgument: The arrays differ in length, a reading is not finite, the steps do not
+            increase, or a rate is negative.
 
-    Source: estimating equations: Godambe (1960), An Optimum Property of Regular Maximum Likelihood Estimation. Their
-        weights are this package's own.
+    Source: estimating equations: Godambe (1960), An Optimum Property of Regular Maximum Likelihood
+        Estimation. Their weights are this package's own.
 
     >>> import numpy as np
     >>> from gradiometer.measurement.uncertainty import ratio_of_means
@@ -106,8 +111,13 @@ def ratio_now(
     >>> print(ratio_of_means(variance, signal * (1 + 0.3 * noise), unit="examples"))
     337 [241, 559] examples
     """
-    numerator, denominator = finite_samples(numerator, "numerator"), finite_samples(denominator, "denominator")
-    steps, learning_rate = _as_doubles(steps, learning_rate, numerator=numerator, denominator=denominator)
+    numerator, denominator = (
+        finite_samples(numerator, "numerator"),
+        finite_samples(denominator, "denominator"),
+    )
+    steps, learning_rate = _as_doubles(
+        steps, learning_rate, numerator=numerator, denominator=denominator
+    )
     check_level(level)
     if len(steps) < FEWEST:
         return _too_few(steps, level, unit)
@@ -124,11 +134,15 @@ def ratio_now(
     direct = not positive and sure[1] >= sure[0]
     values, units = (above, below) if direct else (below, above)
     sizes = np.sqrt(_neighbours(above) * _neighbours(below)) if positive else _neighbours(units)
-    found = _value_now(values, units, sizes, steps, learning_rate, prior, level, positive, inverse=direct)
+    found = _value_now(
+        values, units, sizes, steps, learning_rate, prior, level, positive, inverse=direct
+    )
     if found is None or (positive and not found[1] > 0):
         estimate = recent(len(steps), level)
     elif direct:
-        estimate = _widen(_estimate(found[1], found[0], found[2], len(steps), level, learning_rate), recent)
+        estimate = _widen(
+            _estimate(found[1], found[0], found[2], len(steps), level, learning_rate), recent
+        )
     elif not positive and found[0] <= 0 <= found[2]:
         estimate = Estimate.unknown(level=level, method=_method(learning_rate), samples=len(steps))
     else:
@@ -139,10 +153,14 @@ def ratio_now(
             spread = float(np.std(below[used] / sizes[used] - value * weights) / weights.mean())
             rare_noise *= size[0] / size[1]
             high = with_unseen_pairs(value, high, spread, Tails.of(above).excess, rare_noise)
-        estimate = _estimate(1 / value, _inverse(high), _inverse(low), len(steps), level, learning_rate)
+        estimate = _estimate(
+            1 / value, _inverse(high), _inverse(low), len(steps), level, learning_rate
+        )
         estimate = _widen(estimate, recent)
         if positive:
-            estimate = open_above(estimate, mixture, value, value - low, float(steps[-1] - steps[0]))
+            estimate = open_above(
+                estimate, mixture, value, value - low, float(steps[-1] - steps[0])
+            )
     scale = min(size[0] / size[1], sys.float_info.max)
     return transform(estimate, lambda ratio: ratio * scale, unit=unit)
 
@@ -156,9 +174,11 @@ def mean_now(
     unit: str = "",
     prior: Drift = MOMENT_PRIOR,
 ) -> Estimate:
-    """The mean of one moment at the newest reading, such as tr Σ, ‖g‖² or a temperature, of either sign.
+    """The mean of one moment at the newest reading, such as tr Σ, ‖g‖² or a temperature, of either
+    sign.
 
-    As `ratio_now`, with the moment itself following the power law. Both ends are finite from 16 readings on.
+    As `ratio_now`, with the moment itself following the power law. Both ends are finite from 16
+    readings on.
 
     Args:
         samples: Readings, oldest first, each unbiased.
@@ -189,7 +209,9 @@ def mean_now(
         return mean(scaled[-count:], level=level)
 
     ones = np.ones(len(steps))
-    found = _value_now(scaled, ones, _neighbours(scaled), steps, learning_rate, prior, level, positive)
+    found = _value_now(
+        scaled, ones, _neighbours(scaled), steps, learning_rate, prior, level, positive
+    )
     if found is None:
         estimate = recent(len(steps), level)
     else:
@@ -210,12 +232,20 @@ def _value_now(
     *,
     inverse: bool = False,
 ) -> tuple[float, float, float, Mixture] | None:
-    """Low end, median, high end and law of the factor between values and units at the newest reading."""
+    """Low end, median, high end and law of the factor between values and units at the newest
+    reading."""
     if not (values.any() and units.any()):
         return None
     newest = _newest(prior, len(steps))
     rate = None if learning_rate is None else learning_rate[newest]
-    mixture = power_law((values / sizes)[newest], (units / sizes)[newest], steps[newest], rate, prior, inverse=inverse)
+    mixture = power_law(
+        (values / sizes)[newest],
+        (units / sizes)[newest],
+        steps[newest],
+        rate,
+        prior,
+        inverse=inverse,
+    )
     if mixture is None:
         return None
     shares = np.array([(1 - level) / 2, 0.5, (1 + level) / 2])
@@ -229,13 +259,17 @@ def _newest(prior: Drift, readings: int) -> slice:
 
 
 def _neighbours(sizes: Readings) -> Readings:
-    """For each reading the mean size of its neighbours without itself, so that readings weigh alike.
+    """For each reading the mean size of its neighbours without itself, so that readings weigh
+    alike.
 
     A reading divided by a mean that contains it would be biased.
     """
     sizes = np.abs(sizes)
     sums, place = np.concatenate([[0.0], np.cumsum(sizes)]), np.arange(len(sizes))
-    first, last = np.maximum(place - NEIGHBOURS // 2, 0), np.minimum(place + NEIGHBOURS // 2 + 1, len(sizes))
+    first, last = (
+        np.maximum(place - NEIGHBOURS // 2, 0),
+        np.minimum(place + NEIGHBOURS // 2 + 1, len(sizes)),
+    )
     means: np.ndarray = (sums[last] - sums[first] - sizes) / (last - first - 1)
     means += 1e-9 * sizes.mean()
     return means
@@ -254,7 +288,13 @@ def _widen(estimate: Estimate, recent: Callable[[int, float], Estimate]) -> Esti
         return estimate
     method = f"{estimate.method}, widened to contain the newest readings"
     return Estimate.interval(
-        estimate.value, low, high, level=estimate.level, method=method, samples=estimate.samples, unit=estimate.unit
+        estimate.value,
+        low,
+        high,
+        level=estimate.level,
+        method=method,
+        samples=estimate.samples,
+        unit=estimate.unit,
     )
 
 
@@ -271,7 +311,12 @@ def _method(learning_rate: Readings | None) -> str:
 
 
 def _estimate(
-    value: float, low: float, high: float, samples: int, level: float, learning_rate: Readings | None
+    value: float,
+    low: float,
+    high: float,
+    samples: int,
+    level: float,
+    learning_rate: Readings | None,
 ) -> Estimate:
     method = _method(learning_rate)
     return Estimate.interval(value, low, high, level=level, method=method, samples=samples)
@@ -284,14 +329,20 @@ def _inverse(value: float) -> float:
 def _errors_above_zero(samples: Readings) -> float:
     """How many of its plain standard errors the mean is above zero."""
     error = float(samples.std()) / math.sqrt(len(samples))
-    return float(samples.mean()) / error if error > 0 else math.copysign(math.inf, float(samples.mean()))
+    return (
+        float(samples.mean()) / error
+        if error > 0
+        else math.copysign(math.inf, float(samples.mean()))
+    )
 
 
 def _too_few(steps: Readings, level: float, unit: str) -> Estimate:
     count = len(steps)
     spacing = float(steps[-1] - steps[0]) / (count - 1) if count > 1 else 1.0
     needed = math.ceil((FEWEST - count) * spacing)
-    return Estimate.unknown(level=level, method="too few readings", samples=count, unit=unit, needed=needed)
+    return Estimate.unknown(
+        level=level, method="too few readings", samples=count, unit=unit, needed=needed
+    )
 
 
 def _as_doubles(
@@ -308,8 +359,13 @@ def _as_doubles(
     first, count = next((name, len(each)) for name, each in others.items())
     for name, each in others.items():
         if len(each) != count:
-            raise BadArgument(f"`{name}` must have one entry for each of the {count} of `{first}`, got {len(each)}.")
+            raise BadArgument(
+                f"`{name}` must have one entry for each of the {count} of `{first}`, got "
+                f"{len(each)}."
+            )
     if len(steps) > 1 and not (np.diff(steps) > 0).all():
         place = int((np.diff(steps) <= 0).argmax())
-        raise BadArgument(f"`steps` must increase, got {steps[place]:g} and then {steps[place + 1]:g}.")
+        raise BadArgument(
+            f"`steps` must increase, got {steps[place]:g} and then {steps[place + 1]:g}."
+        )
     return steps, learning_rate

@@ -1,4 +1,5 @@
-"""Intervals of a positive quantity that are open above: [L, ∞), "at least L", so that L holds where it is said."""
+"""Intervals of a positive quantity that are open above: [L, ∞), "at least L", so that L holds where
+it is said."""
 
 import math
 from collections.abc import Callable
@@ -14,11 +15,13 @@ WIDEST = 30.0
 """Ratio of the ends above which an interval of a positive quantity counts as open."""
 
 
-def open_above(estimate: Estimate, mixture: Mixture, value: float, margin: float, span: float) -> Estimate:
+def open_above(
+    estimate: Estimate, mixture: Mixture, value: float, margin: float, span: float
+) -> Estimate:
     """The estimate of a positive quantity, open above if its ends are more than 30 apart.
 
-    "At least L" is only said if one over the quantity came out small, which happens more often by chance than a result
-    of any size. So L is a limit for the results for which it is said.
+    "At least L" is only said if one over the quantity came out small, which happens more often by
+    chance than a result of any size. So L is a limit for the results for which it is said.
 
     Args:
         estimate: The quantity.
@@ -31,7 +34,9 @@ def open_above(estimate: Estimate, mixture: Mixture, value: float, margin: float
         return estimate
     # The ends are 30 apart if value ± margin are, with margin = 29/31 of the value.
     most = value * (WIDEST - 1) / (WIDEST + 1)
-    needed = steps_to_bound(most, margin, span) if margin > most else None  # None: widened for what was not seen
+    needed = (
+        steps_to_bound(most, margin, span) if margin > most else None
+    )  # None: widened for what was not seen
     center, error = mixture.center_and_error(estimate.level)
     # 0.5: standard errors by which the mixture is open earlier than a normal, because of its longer
     # lower tail.
@@ -57,21 +62,29 @@ def open_above(estimate: Estimate, mixture: Mixture, value: float, margin: float
 
 
 def _limit(seen: float, cutoff: float, share: float) -> float:
-    """The largest mean of a unit normal for which a result below `cutoff` is at most `seen` in this share of cases.
+    """The largest mean of a unit normal for which a result below `cutoff` is at most `seen` in this
+    share of cases.
 
-    Source: conditional inference after a selection: Lee, Sun, Sun & Taylor (2016), Exact Post-Selection Inference.
+    Source: conditional inference after a selection: Lee, Sun, Sun & Taylor (2016), Exact
+    Post-Selection Inference.
     """
     # 1e6: standard errors beyond which no limit is sought.
-    return _largest(lambda mean: log_ndtr(seen - mean) - log_ndtr(cutoff - mean) > math.log(share), seen, 1e6)
+    return _largest(
+        lambda mean: log_ndtr(seen - mean) - log_ndtr(cutoff - mean) > math.log(share), seen, 1e6
+    )
 
 
 @lru_cache
 def _cutoff(level: float) -> float:
-    """The mean, in standard errors, below which a normal's ends above zero are more than 30 apart."""
+    """The mean, in standard errors, below which a normal's ends above zero are more
+    than 30 apart."""
 
     def apart(mean: float) -> bool:
         none = ndtr(-mean)
-        low, high = (mean + float(ndtri(none + (1 - none) * share)) for share in ((1 - level) / 2, (1 + level) / 2))
+        low, high = (
+            mean + float(ndtri(none + (1 - none) * share))
+            for share in ((1 - level) / 2, (1 + level) / 2)
+        )
         return high > WIDEST * low
 
     return _largest(apart, -5.0, 5.0)

@@ -1,4 +1,5 @@
-"""A quantity that drifts as a power of time and of the learning rate: its value at the newest reading."""
+"""A quantity that drifts as a power of time and of the learning rate: its value at the newest
+reading."""
 
 import math
 from dataclasses import dataclass
@@ -16,12 +17,15 @@ MOST_READINGS = 96
 """Longer series are averaged down to this many stretches."""
 
 OFFSET = 0.4
-"""Age of the oldest reading, as a share of the span. With the newest 70 % of a run it is about the true age."""
+"""Age of the oldest reading, as a share of the span. With the newest 70 % of a run it is about the
+true age."""
 
 FIT = 0.2
-"""Share of the Gaussian likelihood in the weight of a pair of exponents; the rest is the score test's.
+"""Share of the Gaussian likelihood in the weight of a pair of exponents; the rest is the score
+test's.
 
-The score test is right for noise of any size, which changes along a run, but does not see how small the residuals are.
+The score test is right for noise of any size, which changes along a run, but does not see how small
+the residuals are.
 """
 
 STILL_WANDER = 1 / 3
@@ -31,7 +35,8 @@ TIME_POWERS = np.linspace(-3.6, 2.4, 21)
 RATE_POWERS = np.linspace(-0.5, 2.0, 9)
 
 PLACES = np.sinh(np.linspace(-7.0, 7.0, 2_001))
-"""Where Student's distribution is tabulated: its function is called some ten thousand times for one estimate."""
+"""Where Student's distribution is tabulated: its function is called some ten thousand times for one
+estimate."""
 
 LARGEST_LOG = 60.0
 
@@ -73,10 +78,13 @@ class Drift:
     def log_density(
         self, time: Float[np.ndarray, " powers"], rate: Float[np.ndarray, " powers"]
     ) -> Float[np.ndarray, " powers"]:
-        """Log prior of the exponents. A fifth of the prior of β is 2.5 times as wide, for what is seldom seen."""
+        """Log prior of the exponents. A fifth of the prior of β is 2.5 times as wide, for what is
+        seldom seen."""
         place = (time - self.time[0]) / self.time[1]
         narrow, wide = 0.8 * np.exp(-(place**2) / 2), 0.08 * np.exp(-((place / 2.5) ** 2) / 2)
-        density: np.ndarray = np.log(narrow + wide) - ((rate - self.rate[0]) / self.rate[1]) ** 2 / 2
+        density: np.ndarray = (
+            np.log(narrow + wide) - ((rate - self.rate[0]) / self.rate[1]) ** 2 / 2
+        )
         return density
 
 
@@ -95,8 +103,11 @@ class Mixture:
         probability: np.ndarray = np.interp(places, PLACES, _student(self.freedom)) @ self.weights
         return probability
 
-    def quantiles(self, shares: Float[np.ndarray, " values"], positive: bool) -> Float[np.ndarray, " values"]:
-        """The values below which these shares lie; with `positive`, of the part above zero (NaN if there is none)."""
+    def quantiles(
+        self, shares: Float[np.ndarray, " values"], positive: bool
+    ) -> Float[np.ndarray, " values"]:
+        """The values below which these shares lie; with `positive`, of the part above zero (NaN if
+        there is none)."""
         if positive:
             none = float(self.below(np.zeros(1))[0])
             if not none < 1 - 1e-9:
@@ -114,7 +125,9 @@ class Mixture:
 
     def center_and_error(self, level: float) -> tuple[float, float]:
         """The median, and the standard error of a normal with the same upper end at this level."""
-        middle, high = (float(end) for end in self.quantiles(np.array([0.5, (1 + level) / 2]), positive=False))
+        middle, high = (
+            float(end) for end in self.quantiles(np.array([0.5, (1 + level) / 2]), positive=False)
+        )
         return middle, (high - middle) / float(ndtri((1 + level) / 2))
 
 
@@ -127,12 +140,14 @@ def power_law(
     *,
     inverse: bool = False,
 ) -> Mixture | None:
-    """The factor u at the newest reading if E values = u · units · (age^β · η^γ, relative to now), over all β and γ.
+    """The factor u at the newest reading if E values = u · units · (age^β · η^γ, relative to now),
+    over all β and γ.
 
-    For each pair of exponents u = Σ values / Σ expected: an estimating equation, unbiased also if single values are
-    negative. Its standard error comes from at most 24 batch sums of the residuals with their lag-one correlation, and
-    from the `wander`. A pair is weighted by its prior, by a score test of the residuals against log age and log η, and,
-    a little, by their size. With `inverse` the prior is that of one over u, which then follows the law.
+    For each pair of exponents u = Σ values / Σ expected: an estimating equation, unbiased also if
+    single values are negative. Its standard error comes from at most 24 batch sums of the residuals
+    with their lag-one correlation, and from the `wander`. A pair is weighted by its prior, by a
+    score test of the residuals against log age and log η, and, a little, by their size. With
+    `inverse` the prior is that of one over u, which then follows the law.
 
     Returns:
         The mixture over all pairs, or None if no pair gives a positive sum.
@@ -147,7 +162,9 @@ def power_law(
     total = expected.sum(axis=1)
     if not (possible := total > 0).any():
         return None
-    expected, total, log_prior, wander = (each[possible] for each in (expected, total, log_prior, wander))
+    expected, total, log_prior, wander = (
+        each[possible] for each in (expected, total, log_prior, wander)
+    )
     centers = values.sum() / total
     residuals = values - centers[:, None] * expected
     count = min(MOST_BATCHES, len(values) // 2)
@@ -155,9 +172,14 @@ def power_law(
     noise = squares * (1 + 2 * correlation) * count / (count - 1) / total**2
     # What wanders shows in the batches, so it is not larger than their spread.
     wandered = np.minimum((wander * centers) ** 2, squares * count / total**2)
-    scores = [_batch_sums((clock - (expected @ clock / total)[:, None]) * residuals, count) for clock in clocks]
+    scores = [
+        _batch_sums((clock - (expected @ clock / total)[:, None]) * residuals, count)
+        for clock in clocks
+    ]
     fit = FIT * np.log(squares + 1e-24 * squares.max() + np.finfo(float).tiny)
-    log_weights = log_prior - count / 2 * (fit + (1 - FIT) * np.log1p(_chi_square(np.stack(scores)) / count))
+    log_weights = log_prior - count / 2 * (
+        fit + (1 - FIT) * np.log1p(_chi_square(np.stack(scores)) / count)
+    )
     weights = np.exp(log_weights - log_weights.max())
     errors = np.maximum(np.sqrt(noise + wandered), 1e-12 * np.abs(centers) + np.finfo(float).tiny)
     heavy = weights > 1e-7
@@ -170,16 +192,25 @@ def _student(freedom: int) -> Float[np.ndarray, " places"]:
     return table
 
 
-def _grid(prior: Drift, varied: bool) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
+def _grid(
+    prior: Drift, varied: bool
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
     """β and γ at each point of the grid, then without drift; the log prior and the wander there."""
-    time, rate = (each.ravel() for each in np.meshgrid(TIME_POWERS, RATE_POWERS if varied else [prior.rate[0]]))
+    time, rate = (
+        each.ravel()
+        for each in np.meshgrid(TIME_POWERS, RATE_POWERS if varied else [prior.rate[0]])
+    )
     log_prior = prior.log_density(time, rate)
     log_prior = log_prior - np.logaddexp.reduce(log_prior) + math.log1p(-prior.still)
     wander = np.full(len(time), prior.wander)
     if not prior.still:
         return (time, rate), log_prior, wander
     powers = np.append(time, 0.0), np.append(rate, 0.0)
-    return powers, np.append(log_prior, math.log(prior.still)), np.append(wander, STILL_WANDER * prior.wander)
+    return (
+        powers,
+        np.append(log_prior, math.log(prior.still)),
+        np.append(wander, STILL_WANDER * prior.wander),
+    )
 
 
 def _log_age(steps: np.ndarray) -> np.ndarray:
@@ -209,7 +240,9 @@ def _thin(series: np.ndarray) -> np.ndarray:
     return means
 
 
-def _batch_sums(readings: Float[np.ndarray, "powers steps"], count: int) -> Float[np.ndarray, "powers batches"]:
+def _batch_sums(
+    readings: Float[np.ndarray, "powers steps"], count: int
+) -> Float[np.ndarray, "powers batches"]:
     starts = np.linspace(0, readings.shape[1], count, endpoint=False).astype(int)
     return np.add.reduceat(readings, starts, axis=1)
 
@@ -218,11 +251,14 @@ def _spread(sums: Float[np.ndarray, "powers batches"]) -> tuple[np.ndarray, np.n
     """The sum of squares of the batch sums, and their lag-one correlation if it is positive."""
     squares = (sums**2).sum(axis=1)
     products = (sums[:, 1:] * sums[:, :-1]).sum(axis=1)
-    return squares, np.maximum(np.divide(products, squares, out=np.zeros(len(sums)), where=squares > 0), 0.0)
+    return squares, np.maximum(
+        np.divide(products, squares, out=np.zeros(len(sums)), where=squares > 0), 0.0
+    )
 
 
 def _chi_square(scores: Float[np.ndarray, "clocks powers batches"]) -> Float[np.ndarray, " powers"]:
-    """The score test's χ² (Hotelling's T²): the square of the mean score over its variance, around its mean."""
+    """The score test's χ² (Hotelling's T²): the square of the mean score over its variance, around
+    its mean."""
     batches = scores.shape[-1]
     size = np.sqrt((scores**2).sum(axis=-1, keepdims=True))
     scores = np.divide(scores, size, out=np.zeros_like(scores), where=size > 0)

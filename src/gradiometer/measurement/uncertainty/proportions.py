@@ -14,9 +14,11 @@ STEP = 1e-10
 
 
 def proportion(successes: int, trials: int, level: float = 0.9) -> Estimate:
-    """The share of successes in independent trials, such as an accuracy on test examples, with Wilson's interval.
+    """The share of successes in independent trials, such as an accuracy on test examples, with
+    Wilson's interval.
 
-    The interval stays within [0, 1]. It has a width also at 0 and at 1, where the plain standard error is zero.
+    The interval stays within [0, 1]. It has a width also at 0 and at 1, where the plain standard
+    error is zero.
 
     Args:
         successes: Between 0 and `trials`.
@@ -35,7 +37,9 @@ def proportion(successes: int, trials: int, level: float = 0.9) -> Estimate:
     if not trials >= 1:
         raise BadArgument(f"`trials` must be at least 1, got {trials}.")
     if not 0 <= successes <= trials:
-        raise BadArgument(f"`successes` must lie between 0 and the {trials} trials, got {successes}.")
+        raise BadArgument(
+            f"`successes` must lie between 0 and the {trials} trials, got {successes}."
+        )
     share, z = successes / trials, float(ndtri((1 + level) / 2))
     shrinkage = 1 + z**2 / trials
     middle = (share + z**2 / (2 * trials)) / shrinkage
@@ -46,19 +50,24 @@ def proportion(successes: int, trials: int, level: float = 0.9) -> Estimate:
 
 
 def difference_of_proportions(
-    first: Shaped[np.ndarray, " trials"], second: Shaped[np.ndarray, " others"], *, level: float = 0.9
+    first: Shaped[np.ndarray, " trials"],
+    second: Shaped[np.ndarray, " others"],
+    *,
+    level: float = 0.9,
 ) -> Estimate:
-    """Share of the first minus share of the second, on the same independent trials, with Tango's score interval.
+    """Share of the first minus share of the second, on the same independent trials, with Tango's
+    score interval.
 
-    Only the trials on which the two differ carry information. If they are few or all on one side, the interval of a
-    difference of means would be far too narrow, and without such trials it would have no width.
+    Only the trials on which the two differ carry information. If they are few or all on one side,
+    the interval of a difference of means would be far too narrow, and without such trials it would
+    have no width.
 
     Args:
         first, second: Success in each trial, as booleans.
         level: Confidence level, between 0 and 1.
 
-    Source: Tango (1998), Equivalence Test and Confidence Interval for the Difference in Proportions for the
-    Paired-Sample Design, eqs. 7 and 8.
+    Source: Tango (1998), Equivalence Test and Confidence Interval for the Difference in Proportions
+    for the Paired-Sample Design, eqs. 7 and 8.
 
     >>> import numpy as np
     >>> from gradiometer.measurement.uncertainty.proportions import difference_of_proportions
@@ -68,21 +77,30 @@ def difference_of_proportions(
     """
     first, second = np.asarray(first), np.asarray(second)
     if first.dtype != bool or second.dtype != bool:
-        raise BadArgument(f"`first` and `second` must be boolean, got {first.dtype} and {second.dtype}.")
+        raise BadArgument(
+            f"`first` and `second` must be boolean, got {first.dtype} and {second.dtype}."
+        )
     if len(first) != len(second) or not len(first) >= 1:
         raise BadArgument(
-            f"`first` and `second` must have the same trials, at least one, got {len(first)} and {len(second)}."
+            f"`first` and `second` must have the same trials, at least one, got {len(first)} and "
+            f"{len(second)}."
         )
     check_level(level)
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     low, high = _score_interval(only_first, only_second, len(first), float(ndtri((1 + level) / 2)))
     return Estimate.interval(
-        (only_first - only_second) / len(first), low, high, level=level, method="Tango score", samples=len(first)
+        (only_first - only_second) / len(first),
+        low,
+        high,
+        level=level,
+        method="Tango score",
+        samples=len(first),
     )
 
 
 def _score_interval(b: int, c: int, n: int, z: float) -> tuple[float, float]:
-    """The smallest and largest difference that the score test does not reject; b and c count the trials that differ."""
+    """The smallest and largest difference that the score test does not reject; b and c count the
+    trials that differ."""
     from scipy.optimize import brentq  # noqa: PLC0415 (a quarter of a second, only for this)
 
     value = (b - c) / n
@@ -100,7 +118,8 @@ def _score_interval(b: int, c: int, n: int, z: float) -> tuple[float, float]:
 
 
 def _spread(difference: float, b: int, c: int, n: int) -> float:
-    """Standard deviation of b − c − n·difference if that is the true difference, at the likeliest nuisance."""
+    """Standard deviation of b − c − n·difference if that is the true difference, at the likeliest
+    nuisance."""
     linear = -b - c + (2 * n - b + c) * difference
     constant = -c * difference * (1 - difference)
     only_second = (math.sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)

@@ -1,4 +1,5 @@
-"""Means of several differences at once, from a few pairs of runs: intervals that cover all of them together."""
+"""Means of several differences at once, from a few pairs of runs: intervals that cover all of them
+together."""
 
 import math
 from collections.abc import Sequence
@@ -21,20 +22,25 @@ _LIKENESS = np.geomspace(0.2, 100, 400)
 Differences = Float[np.ndarray, "pairs alternatives"]
 
 
-def simultaneous_means(differences: Differences, *, level: float = 0.9, unit: str = "") -> tuple[Estimate, ...]:
-    """The mean difference of each alternative, with intervals that cover all means together at this level.
+def simultaneous_means(
+    differences: Differences, *, level: float = 0.9, unit: str = ""
+) -> tuple[Estimate, ...]:
+    """The mean difference of each alternative, with intervals that cover all means together at this
+    level.
 
-    With three or four pairs the variance of one alternative is hardly known, and Bonferroni's correction for six
-    alternatives doubles Student's interval. Two things make the intervals narrower:
+    With three or four pairs the variance of one alternative is hardly known, and Bonferroni's
+    correction for six alternatives doubles Student's interval. Two things make the intervals
+    narrower:
 
-    - The variances of three or more alternatives are drawn towards their common size: the more alike they look, the
-      more, but by half at most.
-    - The quantile of the largest |mean|/error is simulated, for normal differences with the observed variances and
-      half the observed correlations, and with the variances drawn together in the same way.
+    - The variances of three or more alternatives are drawn towards their common size: the more
+      alike they look, the more, but by half at most.
+    - The quantile of the largest |mean|/error is simulated, for normal differences with the
+      observed variances and half the observed correlations, and with the variances drawn together
+      in the same way.
 
-    At nominal 90 % they covered in 87 to 95 % of simulations with 2 to 8 pairs and 2 to 12 alternatives whose standard
-    deviations were equal or up to 25 times apart. With 4 pairs and 6 alternatives of equal spread they were 25 %
-    narrower than Bonferroni's.
+    At nominal 90 % they covered in 87 to 95 % of simulations with 2 to 8 pairs and 2 to 12
+    alternatives whose standard deviations were equal or up to 25 times apart. With 4 pairs and 6
+    alternatives of equal spread they were 25 % narrower than Bonferroni's.
 
     Args:
         differences: Alternative minus baseline, [pairs, alternatives], at least 2 pairs, finite.
@@ -44,10 +50,11 @@ def simultaneous_means(differences: Differences, *, level: float = 0.9, unit: st
     Raises:
         BadArgument: There are fewer than two pairs, or a difference is not finite.
 
-    Source: the largest of several t-statistics: Dunnett (1955), A Multiple Comparison Procedure for Comparing Several
-        Treatments with a Control; variances drawn together: Smyth (2004), Linear Models and Empirical Bayes Methods
-        for Assessing Differential Expression, section 6.2; the simulated quantile: Efron & Tibshirani (1993), An
-        Introduction to the Bootstrap, section 6.5.
+    Source: the largest of several t-statistics: Dunnett (1955), A Multiple Comparison Procedure for
+        Comparing Several Treatments with a Control; variances drawn together: Smyth (2004), Linear
+        Models and Empirical Bayes Methods for Assessing Differential Expression, section 6.2; the
+        simulated quantile: Efron & Tibshirani (1993), An Introduction to the Bootstrap, section
+        6.5.
 
     >>> import numpy as np
     >>> from gradiometer.measurement.uncertainty.simultaneous import simultaneous_means
@@ -72,7 +79,15 @@ def simultaneous_means(differences: Differences, *, level: float = 0.9, unit: st
         margins[varied] = quantile * np.sqrt(shared * largest / pairs)
     method = f"largest of {alternatives} t-statistics, {pairs} pairs"
     return tuple(
-        Estimate.interval(value, value - margin, value + margin, level=level, method=method, samples=pairs, unit=unit)
+        Estimate.interval(
+            value,
+            value - margin,
+            value + margin,
+            level=level,
+            method=method,
+            samples=pairs,
+            unit=unit,
+        )
         for value, margin in zip(values.tolist(), margins.tolist(), strict=True)
     )
 
@@ -82,17 +97,21 @@ def over_examples_too(
 ) -> tuple[Estimate, ...]:
     """Estimates over pairs of runs on fixed examples, widened by the sampling of these examples.
 
-    The variance between examples of the mean over pairs contains a share of the variance within pairs, which the
-    estimates have counted: it is subtracted. The margins of both parts are added as squares. The intervals cover all
-    means together if those of the estimates do: the quantile is that of the largest of as many normal variables with
-    the correlations that the alternatives have over the examples.
+    The variance between examples of the mean over pairs contains a share of the variance within
+    pairs, which the
+    estimates have counted: it is subtracted. The margins of both parts are added as squares. The
+    intervals cover all
+    means together if those of the estimates do: the quantile is that of the largest of as many
+    normal variables with the correlations that the alternatives have over the examples.
 
     Args:
         estimates: The mean difference of each alternative, with its interval over pairs.
-        differences: For each alternative its differences, [pairs, examples], at least 2 of each, on common examples.
+        differences: For each alternative its differences, [pairs, examples], at least 2 of each, on
+            common examples.
 
-    Source: two crossed samples: Searle, Casella & McCulloch (1992), Variance Components, section 4.5; margins added
-        as squares: Graybill & Wang (1980), Confidence Intervals on Nonnegative Linear Combinations of Variances.
+    Source: two crossed samples: Searle, Casella & McCulloch (1992), Variance Components, section
+        4.5; margins added as squares: Graybill & Wang (1980), Confidence Intervals on Nonnegative
+        Linear Combinations of Variances.
 
     >>> import numpy as np
     >>> from gradiometer import Estimate
@@ -115,11 +134,15 @@ def over_examples_too(
         low, high = estimate.value - estimate.low, estimate.high - estimate.value
         found.append(
             Estimate.interval(
-                estimate.value, estimate.value - math.hypot(low, wider), estimate.value + math.hypot(high, wider),
-                level=estimate.level, method=f"{estimate.method}; {examples:,} examples", samples=estimate.samples,
+                estimate.value,
+                estimate.value - math.hypot(low, wider),
+                estimate.value + math.hypot(high, wider),
+                level=estimate.level,
+                method=f"{estimate.method}; {examples:,} examples",
+                samples=estimate.samples,
                 unit=estimate.unit,
             )
-        )  # fmt: skip
+        )
     return tuple(found)
 
 
@@ -133,13 +156,18 @@ def _variance_of_sampling(differences: Float[np.ndarray, "pairs examples"]) -> f
 
 
 def _single_level(across: Float[np.ndarray, "examples alternatives"], level: float) -> float:
-    """The level of each of several normal variables with these correlations, all of which are to be covered."""
+    """The level of each of several normal variables with these correlations, all of which are to be
+    covered."""
     varied = across[:, across.std(axis=0) > 0]
     if varied.shape[1] < 2:
         return level
     correlations = np.corrcoef(varied.T)
     values, axes = np.linalg.eigh(correlations)
-    normal = np.random.default_rng(0).standard_normal((DRAWS, len(values))) * np.sqrt(np.maximum(values, 0)) @ axes.T
+    normal = (
+        np.random.default_rng(0).standard_normal((DRAWS, len(values)))
+        * np.sqrt(np.maximum(values, 0))
+        @ axes.T
+    )
     return float(2 * ndtr(np.quantile(np.abs(normal).max(axis=1), level)) - 1)
 
 
@@ -159,7 +187,8 @@ def _quantile(differences: Differences, level: float) -> float:
 def _drawn_together(
     variances: Float[np.ndarray, "*sets alternatives"], freedom: int
 ) -> Float[np.ndarray, "*sets alternatives"]:
-    """Each variance as a mean of its own and the common one, weighted by how alike the variances look."""
+    """Each variance as a mean of its own and the common one, weighted by how alike the variances
+    look."""
     # 3: fewest alternatives whose variances are drawn towards each other. Two do not show how alike
     # they are.
     if variances.shape[-1] < 3:
@@ -168,8 +197,16 @@ def _drawn_together(
     unlike = logs.var(axis=-1, ddof=1) - polygamma(1, freedom / 2)
     worth = np.interp(-unlike, -polygamma(1, _LIKENESS / 2), _LIKENESS)
     worth = np.minimum(worth, freedom)
-    common = np.exp(logs.mean(axis=-1) - psi(freedom / 2) + np.log(freedom / 2) + psi(worth / 2) - np.log(worth / 2))
-    drawn: np.ndarray = ((worth * common)[..., None] + freedom * variances) / (worth[..., None] + freedom)
+    common = np.exp(
+        logs.mean(axis=-1)
+        - psi(freedom / 2)
+        + np.log(freedom / 2)
+        + psi(worth / 2)
+        - np.log(worth / 2)
+    )
+    drawn: np.ndarray = ((worth * common)[..., None] + freedom * variances) / (
+        worth[..., None] + freedom
+    )
     return drawn
 
 
@@ -177,7 +214,9 @@ def _as_pairs(differences: np.ndarray) -> np.ndarray:
     """Differences as doubles, of at least two pairs."""
     found = np.asarray(differences, dtype=np.float64)
     if not len(found) >= 2:
-        raise BadArgument(f"`differences` must hold at least 2 pairs, got {len(found)}: add runs of other seeds.")
+        raise BadArgument(
+            f"`differences` must hold at least 2 pairs, got {len(found)}: add runs of other seeds."
+        )
     if not np.isfinite(found).all():
         raise BadArgument("`differences` must be finite: leave out runs that diverged.")
     return found

@@ -36,9 +36,11 @@ def trend(
     now: Estimate,
     level: float = 0.9,
 ) -> Trend | None:
-    """The early value of a ratio (or, without a denominator, of a mean), and if the change since is shown.
+    """The early value of a ratio (or, without a denominator, of a mean), and if the change since is
+    shown.
 
-    A rise is shown if the low end now is above the high end of the first third. None with fewer than 12 readings.
+    A rise is shown if the low end now is above the high end of the first third. None with fewer
+    than 12 readings.
 
     Args:
         numerator, denominator, steps: As in `ratio_now`.

@@ -1,1 +1,2 @@
-"""Image classification on real data: digits, which come with the package, and Fashion-MNIST, read from disk."""
+"""Image classification on real data: digits, which come with the package, and Fashion-MNIST, read
+from disk."""

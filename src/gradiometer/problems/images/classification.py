@@ -12,7 +12,8 @@ from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 
 cross_entropy = supervised(nn.CrossEntropyLoss(reduction="none"))
-"""−log p(label | image) of every example of an (images, labels) batch, in nats, shape [examples]."""
+"""−log p(label | image) of every example of an (images, labels) batch, in nats, shape
+[examples]."""
 
 Labelled = tuple[Float[Tensor, "examples 1 height width"], Int[Tensor, " examples"]]
 HeldOut = tuple[Float[Tensor, "tested 1 height width"], Int[Tensor, " tested"]]
@@ -26,7 +27,13 @@ def label_found(model: nn.Module, batch: Batch) -> Bool[Tensor, " examples"]:
 
 
 def classification(
-    name: str, model_name: str, model: Callable[[], nn.Module], *, train: Labelled, test: HeldOut, description: str
+    name: str,
+    model_name: str,
+    model: Callable[[], nn.Module],
+    *,
+    train: Labelled,
+    test: HeldOut,
+    description: str,
 ) -> Problem:
     """An image classification problem.
 

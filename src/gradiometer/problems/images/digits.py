@@ -16,15 +16,16 @@ from gradiometer.problems.problem import Problem
 def load(model: str = "mlp") -> Problem:
     """The digits 0 to 9 by 13 writers: 1,437 images to train on, 360 to test on, pixels in [0, 1].
 
-    The split is stratified by label, was drawn once and is stored with the data: it is the same on every machine and
-    with every version of the libraries. The same writers wrote both parts, so this test set is easier than the
-    original one, whose parts have different writers.
+    The split is stratified by label, was drawn once and is stored with the data: it is the same on
+    every machine and with every version of the libraries. The same writers wrote both parts, so
+    this test set is easier than the original one, whose parts have different writers.
 
     Args:
         model: "mlp" or "cnn", see `gradiometer.problems.images.models`.
 
-    Source: Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine Learning Repository,
-        doi:10.24432/C50P49, CC BY 4.0; the test part of the original, as in scikit-learn's `load_digits`.
+    Source: Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine
+        Learning Repository, doi:10.24432/C50P49, CC BY 4.0; the test part of the original, as in
+        scikit-learn's `load_digits`.
     """
     images, labels, held_out = read_digits()
     return classification(
@@ -38,13 +39,17 @@ def load(model: str = "mlp") -> Problem:
 
 
 @cache
-def read_digits() -> tuple[UInt8[Tensor, "examples 8 8"], UInt8[Tensor, " examples"], Bool[Tensor, " examples"]]:
+def read_digits() -> tuple[
+    UInt8[Tensor, "examples 8 8"], UInt8[Tensor, " examples"], Bool[Tensor, " examples"]
+]:
     """The stored data: pixels from 0 to 16, labels, and True for the test examples."""
     with (
         as_file(files("gradiometer.problems") / "data" / "digits.npz") as path,
         np.load(path, allow_pickle=False) as stored_arrays,
     ):
-        images, labels, held_out = (torch.from_numpy(stored_arrays[key]) for key in ("images", "labels", "held_out"))
+        images, labels, held_out = (
+            torch.from_numpy(stored_arrays[key]) for key in ("images", "labels", "held_out")
+        )
     return images, labels, held_out
 
 

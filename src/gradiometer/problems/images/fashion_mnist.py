@@ -18,7 +18,9 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 SIDE = 28
 CLASSES = 10
 PARTS = ("train", "t10k")
-FILES = tuple(f"{part}-{kind}" for part in PARTS for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+FILES = tuple(
+    f"{part}-{kind}" for part in PARTS for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
+)
 BELOW = ("", "fashion-mnist", "FashionMNIST/raw")
 """Possible subfolders of a folder of data sets: none, Debian's name, torchvision's."""
 
@@ -28,15 +30,15 @@ def load(model: str = "mlp", data_dir: str | os.PathLike[str] | None = None) -> 
 
     Args:
         model: "mlp" or "cnn", see `gradiometer.problems.images.models`.
-        data_dir: The folder of the four idx files, gzipped or not, or a folder above it in Debian's or torchvision's
-            layout. The default is the environment variable GRADIOMETER_DATA, then the folders of Debian's package and
-            of torchvision.
+        data_dir: The folder of the four idx files, gzipped or not, or a folder above it in Debian's
+            or torchvision's layout. The default is the environment variable GRADIOMETER_DATA, then
+            the folders of Debian's package and of torchvision.
 
     Raises:
         BadArgument: The files are missing, or one of them is damaged.
 
-    Source: Xiao, Rasul & Vollgraf (2017), Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
-        Algorithms, arXiv:1708.07747; MIT licence.
+    Source: Xiao, Rasul & Vollgraf (2017), Fashion-MNIST: a Novel Image Dataset for Benchmarking
+        Machine Learning Algorithms, arXiv:1708.07747; MIT licence.
     """
     folder = find(data_dir)
     train, test = (_part(folder, part) for part in PARTS)
@@ -46,7 +48,10 @@ def load(model: str = "mlp", data_dir: str | os.PathLike[str] | None = None) -> 
         FASHION_MNIST[model],
         train=train,
         test=test,
-        description=f"Fashion-MNIST, 28 × 28: {len(train[1]):,} images to train on, {len(test[1]):,} to test on.",
+        description=(
+            f"Fashion-MNIST, 28 × 28: {len(train[1]):,} images to train on, {len(test[1]):,} to "
+            "test on."
+        ),
     )
 
 
@@ -98,18 +103,20 @@ def _part(folder: Path, part: str) -> Labelled:
     )
     if len(images) != len(labels):
         raise BadArgument(
-            f"`{folder}` holds {len(images):,} images and {len(labels):,} labels in its {part} files: "
-            "they are from different data sets, download them again."
+            f"`{folder}` holds {len(images):,} images and {len(labels):,} labels in its {part} "
+            "files: they are from different data sets, download them again."
         )
     if images.shape[1:] != (SIDE, SIDE):
         height, width = images.shape[1:]
         raise BadArgument(
-            f"`{folder}` must have images of {SIDE} × {SIDE} pixels, got {height} × {width} in its {part} files: "
-            "they are from another data set."
+            f"`{folder}` must have images of {SIDE} × {SIDE} pixels, got {height} × {width} in its "
+            f"{part} files: they are from another data set."
         )
     if not (labels < CLASSES).all():
         raise BadArgument(
-            f"`{folder}` must have labels from 0 to {CLASSES - 1}, got {labels.max()} in its {part} files: "
-            "they are from another data set."
+            f"`{folder}` must have labels from 0 to {CLASSES - 1}, got {labels.max()} in its "
+            f"{part} files: they are from another data set."
         )
-    return grey_values(torch.from_numpy(images.copy()), 255), torch.from_numpy(labels.astype(np.int64))
+    return grey_values(torch.from_numpy(images.copy()), 255), torch.from_numpy(
+        labels.astype(np.int64)
+    )

@@ -1,4 +1,5 @@
-"""The idx format of MNIST and similar data sets: a magic number, the shape, then the bytes; gzipped or not."""
+"""The idx format of MNIST and similar data sets: a magic number, the shape, then the bytes; gzipped
+or not."""
 
 import gzip
 import math
@@ -29,11 +30,15 @@ def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
     header = 4 + 4 * dimensions
     if magic != expected:
         raise BadArgument(
-            f"`{path}` must start with the bytes {expected.hex(' ')} of an idx file with {dimensions} axes, got "
-            f"{magic.hex(' ') or 'an empty file'}: download it again, or check if two files were swapped."
+            f"`{path}` must start with the bytes {expected.hex(' ')} of an idx file with "
+            f"{dimensions} axes, got {magic.hex(' ') or 'an empty file'}: download it again, or "
+            "check if two files were swapped."
         )
     if len(content) < header:
-        raise BadArgument(f"`{path}` ends after {len(content)} bytes, in its header: it is damaged, download it again.")
+        raise BadArgument(
+            f"`{path}` ends after {len(content)} bytes, in its header: it is damaged, download it "
+            "again."
+        )
     shape = tuple(int(length) for length in np.frombuffer(content[4:header], dtype=">u4"))
     if len(content) != header + math.prod(shape):
         raise BadArgument(
@@ -48,6 +53,8 @@ def _decompress(path: Path) -> bytes:
         content = read_file(path)
         return gzip.decompress(content) if path.suffix == ".gz" else content
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise BadArgument(f"`{path}` cannot be decompressed ({error}): it is damaged, download it again.") from error
+        raise BadArgument(
+            f"`{path}` cannot be decompressed ({error}): it is damaged, download it again."
+        ) from error
     except OSError as error:
         raise BadArgument(f"`{path}` cannot be read: {error.strerror or error}.") from error

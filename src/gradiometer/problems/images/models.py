@@ -1,4 +1,5 @@
-"""The small networks of the image problems. They have no batch statistics and no dropout, so the loss is exact."""
+"""The small networks of the image problems. They have no batch statistics and no dropout, so the
+loss is exact."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -8,7 +9,9 @@ from torch import nn
 
 def digits_mlp() -> nn.Module:
     """64-64-10 with ReLU: 4,810 parameters."""
-    return _in_order(flat=nn.Flatten(), hidden=nn.Linear(64, 64), relu=nn.ReLU(), head=nn.Linear(64, 10))
+    return _in_order(
+        flat=nn.Flatten(), hidden=nn.Linear(64, 64), relu=nn.ReLU(), head=nn.Linear(64, 10)
+    )
 
 
 def digits_cnn() -> nn.Module:
@@ -27,11 +30,14 @@ def digits_cnn() -> nn.Module:
 
 def fashion_mnist_mlp() -> nn.Module:
     """784-128-10 with ReLU: 101,770 parameters."""
-    return _in_order(flat=nn.Flatten(), hidden=nn.Linear(784, 128), relu=nn.ReLU(), head=nn.Linear(128, 10))
+    return _in_order(
+        flat=nn.Flatten(), hidden=nn.Linear(784, 128), relu=nn.ReLU(), head=nn.Linear(128, 10)
+    )
 
 
 def fashion_mnist_cnn() -> nn.Module:
-    """Two 5 × 5 convolutions of 16 and 32 channels, each halved by pooling, then 1568-24-10: 51,154 parameters."""
+    """Two 5 × 5 convolutions of 16 and 32 channels, each halved by pooling, then 1568-24-10: 51,154
+    parameters."""
     return _in_order(
         conv1=nn.Conv2d(1, 16, 5, padding=2),
         relu1=nn.ReLU(),
@@ -52,4 +58,7 @@ def _in_order(**layers: nn.Module) -> nn.Module:
 
 
 DIGITS: Mapping[str, Callable[[], nn.Module]] = {"mlp": digits_mlp, "cnn": digits_cnn}
-FASHION_MNIST: Mapping[str, Callable[[], nn.Module]] = {"mlp": fashion_mnist_mlp, "cnn": fashion_mnist_cnn}
+FASHION_MNIST: Mapping[str, Callable[[], nn.Module]] = {
+    "mlp": fashion_mnist_mlp,
+    "cnn": fashion_mnist_cnn,
+}

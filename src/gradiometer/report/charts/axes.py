@@ -11,12 +11,14 @@ OPEN_ABOVE = "open above"
 OPEN_BELOW = "open below"
 UNKNOWN = "unknown"
 LARGEST = 1e100
-"""Numbers beyond this one and below its inverse are left out of an axis: their ratio is beyond a float."""
+"""Numbers beyond this one and below its inverse are left out of an axis: their ratio is beyond a
+float."""
 
 
 @dataclass(frozen=True)
 class LogAxis:
-    """A logarithmic axis that covers every positive end within `LARGEST`, with a little room for open ones."""
+    """A logarithmic axis that covers every positive end within `LARGEST`, with a little room for
+    open ones."""
 
     low: float
     high: float
@@ -24,7 +26,9 @@ class LogAxis:
     @classmethod
     def holding(cls, estimates: Iterable[Estimate], also: Iterable[float] = ()) -> "LogAxis":
         """The axis that covers these intervals and the numbers in `also`."""
-        ends = [end for estimate in estimates for end in (estimate.low, estimate.value, estimate.high)]
+        ends = [
+            end for estimate in estimates for end in (estimate.low, estimate.value, estimate.high)
+        ]
         shown = [end for end in (*ends, *also) if 1 / LARGEST <= end <= LARGEST]
         if not shown:
             return cls(0.1, 10.0)
@@ -33,7 +37,8 @@ class LogAxis:
 
     @property
     def ticks(self) -> list[float]:
-        """Round numbers: evenly spaced on a short axis, 1-2-5 on a longer one, powers of ten on a very long one."""
+        """Round numbers: evenly spaced on a short axis, 1-2-5 on a longer one, powers of ten on a
+        very long one."""
         if self.high / self.low < 10:
             return self._even_ticks()
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
@@ -53,13 +58,18 @@ class LogAxis:
         return [float(f"{count * stride:.12g}") for count in range(first, last + 1)]
 
     def row(self, estimate: Estimate) -> dict[str, Any]:
-        """The place of an interval on the axis, and its open side. An end at or below zero is open below."""
+        """The place of an interval on the axis, and its open side. An end at or below zero is open
+        below."""
         low_shown = math.isfinite(estimate.low) and estimate.low > 0
         high_shown = math.isfinite(estimate.high) and estimate.high > 0
         return {
-            "value": estimate.value if math.isfinite(estimate.value) and estimate.value > 0 else None,
+            "value": estimate.value
+            if math.isfinite(estimate.value) and estimate.value > 0
+            else None,
             "low": estimate.low if low_shown else self.low,
-            "high": estimate.high if high_shown else (self.high if math.isinf(estimate.high) else self.low),
+            "high": estimate.high
+            if high_shown
+            else (self.high if math.isinf(estimate.high) else self.low),
             "middle": math.sqrt(self.low * self.high),
             "open": _openness(estimate, low_shown),
             "interval": str(estimate),
@@ -73,7 +83,9 @@ class LogAxis:
 def plain_row(estimate: Estimate) -> dict[str, Any]:
     """An interval on any axis. An end that is not finite becomes None."""
     ends = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-    return {name: end if math.isfinite(end) else None for name, end in ends.items()} | {"interval": str(estimate)}
+    return {name: end if math.isfinite(end) else None for name, end in ends.items()} | {
+        "interval": str(estimate)
+    }
 
 
 def _openness(estimate: Estimate, low_shown: bool) -> str:

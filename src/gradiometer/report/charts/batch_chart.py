@@ -1,4 +1,5 @@
-"""The chart of the batch table: updates and examples needed for the same loss at other batch sizes."""
+"""The chart of the batch table: updates and examples needed for the same loss at other
+batch sizes."""
 
 import math
 
@@ -23,7 +24,8 @@ NAMES = ("updates", "examples")
 
 
 def batch_chart(table: BatchTable) -> alt.LayerChart:
-    """Updates and examples against the batch size, relative to the current batch size, with bands."""
+    """Updates and examples against the batch size, relative to the current batch size,
+    with bands."""
     factors = [factor for row in table.rows for factor in (row.updates, row.examples)]
     axis, sizes = LogAxis.holding(factors), [float(row.batch_size) for row in table.rows]
     room = math.sqrt(2)
@@ -33,10 +35,18 @@ def batch_chart(table: BatchTable) -> alt.LayerChart:
     )
     layers: list[alt.Chart | alt.LayerChart] = []
     for name, dash in zip(NAMES, ([1, 0], [6, 3]), strict=True):
-        rows = [{"batch_size": row.batch_size, "series": name, **axis.row(getattr(row, name))} for row in table.rows]
+        rows = [
+            {"batch_size": row.batch_size, "series": name, **axis.row(getattr(row, name))}
+            for row in table.rows
+        ]
         base = alt.Chart(inline(rows)).encode(x=x("batch_size"), tooltip=tooltip("batch_size:Q"))
-        layers += [band(base, y, dash, **named_series(NAMES)), points(base, y, **named_series(NAMES))]
-    present = alt.Chart(alt.Data(values=[{"batch_size": table.present, "label": f"B = {table.present:,}"}]))
+        layers += [
+            band(base, y, dash, **named_series(NAMES)),
+            points(base, y, **named_series(NAMES)),
+        ]
+    present = alt.Chart(
+        alt.Data(values=[{"batch_size": table.present, "label": f"B = {table.present:,}"}])
+    )
     label = present.mark_text(style="reference-label", align="left", baseline="bottom", dx=5)
     return layered(
         *layers,

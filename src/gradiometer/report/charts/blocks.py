@@ -25,7 +25,8 @@ class Block:
         mean: Mean of the finite values, with its interval.
         lowest, highest: Smallest and largest finite value; NaN if no value is finite.
         count: Number of values, finite or not.
-        spoiled: Number of values that are not finite. No mean includes them, and the page reports their number.
+        spoiled: Number of values that are not finite. No mean includes them, and the page reports
+            their number.
     """
 
     first: int
@@ -48,10 +49,12 @@ def blocks(
     level: float = 0.9,
     most: int = MOST,
 ) -> tuple[Block, ...]:
-    """Split a series into blocks of equal length, each with its mean, the interval of the mean, and its range.
+    """Split a series into blocks of equal length, each with its mean, the interval of the mean, and
+    its range.
 
-    The intervals use batch means, because consecutive losses depend on one another. They are about the mean loss over
-    the steps of the block, during which training went on, and not about the loss at a single step.
+    The intervals use batch means, because consecutive losses depend on one another. They are about
+    the mean loss over the steps of the block, during which training went on, and not about the loss
+    at a single step.
 
     Args:
         steps: Steps in increasing order.
@@ -68,11 +71,15 @@ def blocks(
     number = int(np.clip(len(steps) // SHORTEST, 1, most))
     return tuple(
         _block(some_steps, some_values, level)
-        for some_steps, some_values in zip(np.array_split(steps, number), np.array_split(values, number), strict=True)
+        for some_steps, some_values in zip(
+            np.array_split(steps, number), np.array_split(values, number), strict=True
+        )
     )
 
 
-def _block(steps: Int[np.ndarray, " steps"], values: Float[np.ndarray, " steps"], level: float) -> Block:
+def _block(
+    steps: Int[np.ndarray, " steps"], values: Float[np.ndarray, " steps"], level: float
+) -> Block:
     finite = np.asarray(values[np.isfinite(values)], dtype=np.float64)
     return Block(
         first=int(steps[0]),
@@ -86,8 +93,11 @@ def _block(steps: Int[np.ndarray, " steps"], values: Float[np.ndarray, " steps"]
 
 
 def _mean(finite: Float[np.ndarray, " finite"], level: float) -> Estimate:
-    """The mean with its interval, which is the whole line if there are too few values for an interval."""
+    """The mean with its interval, which is the whole line if there are too few values for an
+    interval."""
     if len(finite) == 0:
         return Estimate.unknown(level=level, method="no finite value", samples=0)
     estimate = mean(finite, level=level)
-    return estimate if math.isfinite(estimate.value) else replace(estimate, value=float(finite.mean()))
+    return (
+        estimate if math.isfinite(estimate.value) else replace(estimate, value=float(finite.mean()))
+    )

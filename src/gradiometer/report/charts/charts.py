@@ -1,4 +1,5 @@
-"""The charts of a run, one function each, and how they are written: for the page, as PNG or as SVG."""
+"""The charts of a run, one function each, and how they are written: for the page, as
+PNG or as SVG."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -49,7 +50,8 @@ def loss_chart(
     Args:
         training: The blocks, in order.
         test: The test loss along the run; may be empty.
-        batches: The losses of single batches, drawn as a line if there are too few blocks for one; otherwise empty.
+        batches: The losses of single batches, drawn as a line if there are too few blocks for one;
+            otherwise empty.
         events: Step and description of each event, such as a spike, drawn as vertical lines.
         readings: The measured steps, drawn as ticks on the step axis.
     """
@@ -58,13 +60,24 @@ def loss_chart(
     estimates += [Estimate.exact(loss) for _, loss in batches]
     axis = LogAxis.holding(estimates)
     title = "loss, mean over examples"
-    y, row = (log_y(axis, title), axis.row) if _steep(estimates, axis) else (linear_y(title), plain_row)
-    curve = by_step([{"step": block.middle, "series": names[0], **row(block.mean)} for block in training])
-    tests = by_step([{"step": step, "series": names[-1], **row(estimate)} for step, estimate in test])
+    y, row = (
+        (log_y(axis, title), axis.row) if _steep(estimates, axis) else (linear_y(title), plain_row)
+    )
+    curve = by_step(
+        [{"step": block.middle, "series": names[0], **row(block.mean)} for block in training]
+    )
+    tests = by_step(
+        [{"step": step, "series": names[-1], **row(estimate)} for step, estimate in test]
+    )
     series = named_series(names)
     layers = [band(curve, y, **series)] * bool(training and not batches)
     if batches:
-        single = by_step([{"step": step, "series": names[0], **row(Estimate.exact(loss))} for step, loss in batches])
+        single = by_step(
+            [
+                {"step": step, "series": names[0], **row(Estimate.exact(loss))}
+                for step, loss in batches
+            ]
+        )
         layers = [
             band(single, y, **series),
             *([bars(curve, y, **series)] if all(block.mean.tells for block in training) else []),
@@ -95,7 +108,9 @@ def noise_scale_chart(curve: Curve, batch_size: float) -> alt.LayerChart:
     rows, y = axis.rows(curve), log_y(axis, "examples")
     base, reference = by_step(rows), _batch_size(batch_size)
     rule = reference.mark_rule(style="reference").encode(y=y("batch_size"))
-    label = reference.mark_text(style="reference-label", align="left", baseline="bottom", dx=4, dy=-4)
+    label = reference.mark_text(
+        style="reference-label", align="left", baseline="bottom", dx=4, dy=-4
+    )
     return along_steps(
         band(base, y),
         bars(base, y) if len(rows) < 3 else points(base, y),
@@ -106,9 +121,13 @@ def noise_scale_chart(curve: Curve, batch_size: float) -> alt.LayerChart:
 
 
 def noise_and_gradient_chart(variance: Curve, norm_squared: Curve, unit: str) -> alt.LayerChart:
-    """tr Σ and ‖g‖² along the run on one logarithmic axis. The distance between them is the noise scale."""
+    """tr Σ and ‖g‖² along the run on one logarithmic axis. The distance between them is the noise
+    scale."""
     axis = LogAxis.holding(estimate for _, estimate in (*variance, *norm_squared))
-    y, series = log_y(axis, unit), named_series(names := ("tr Σ, gradient variance", "‖g‖², squared gradient norm"))
+    y, series = (
+        log_y(axis, unit),
+        named_series(names := ("tr Σ, gradient variance", "‖g‖², squared gradient norm")),
+    )
     layers: list[alt.Chart | alt.LayerChart] = []
     for name, curve, dash in zip(names, (variance, norm_squared), ([1, 0], [6, 3]), strict=True):
         rows = [{**row, "series": name} for row in axis.rows(curve)]
@@ -138,24 +157,30 @@ def layers_chart(estimates: Mapping[str, Estimate], batch_size: float) -> alt.La
 
 def save_png(chart: alt.LayerChart, path: Path, title: str = "", palette: Palette = LIGHT) -> Path:
     """Write a chart as PNG, at twice the usual resolution."""
-    replace_file(path, vl_convert.vegalite_to_png(_with_title(chart, title, palette), vl_version(), scale=2))
+    replace_file(
+        path, vl_convert.vegalite_to_png(_with_title(chart, title, palette), vl_version(), scale=2)
+    )
     return path
 
 
 def save_svg(chart: alt.LayerChart, path: Path, title: str = "", palette: Palette = LIGHT) -> Path:
     """Write a chart as SVG."""
-    replace_file(path, vl_convert.vegalite_to_svg(_with_title(chart, title, palette), vl_version()).encode())
+    replace_file(
+        path, vl_convert.vegalite_to_svg(_with_title(chart, title, palette), vl_version()).encode()
+    )
     return path
 
 
 def page_spec(chart: alt.LayerChart, description: str) -> dict[str, Any]:
-    """A chart as the page embeds it: as wide as its column. The page has the colours of all charts once.
+    """A chart as the page embeds it: as wide as its column. The page has the colours of all charts
+    once.
 
     Args:
         chart: The chart.
         description: Its text alternative.
     """
-    # The tests check the schema. Checking it again for every page would double the time to write a page.
+    # The tests check the schema. Checking it again for every page would double the time to write a
+    # page.
     spec = chart.to_dict(validate=False)
     spec.pop("config", None)
     shortened: dict[str, Any] = _shortened(spec)
@@ -193,4 +218,6 @@ def _steep(estimates: Sequence[Estimate], axis: LogAxis) -> bool:
 
 
 def _batch_size(batch_size: float) -> alt.Chart:
-    return alt.Chart(alt.Data(values=[{"batch_size": batch_size, "label": f"B = {batch_size:,.0f}"}]))
+    return alt.Chart(
+        alt.Data(values=[{"batch_size": batch_size, "label": f"B = {batch_size:,.0f}"}])
+    )

@@ -1,4 +1,5 @@
-"""The charts of issue 3: the learning rate along the run, the gain of a cut, and the lengths of the moves."""
+"""The charts of issue 3: the learning rate along the run, the gain of a cut, and the lengths of the
+moves."""
 
 from collections.abc import Sequence
 
@@ -29,7 +30,8 @@ MOVES = ("between groups", "in one step")
 GAINS = ("gain of a cut to zero", "possible gain without a cut")
 
 STEEP = 50
-"""Learning rates that span more than this factor, and do not end at zero, are drawn on a logarithmic axis."""
+"""Learning rates that span more than this factor, and do not end at zero, are drawn on a
+logarithmic axis."""
 
 
 def learning_rate_chart(
@@ -44,8 +46,12 @@ def learning_rate_chart(
     """
     values = [rate for _, rate in rates]
     y = _rate_axis(values, to_zero)
-    rows = [{"step": step, "rate": rate, "interval": f"η = {significant(rate)}"} for step, rate in rates]
-    layers: list[alt.Chart] = [by_step(rows).mark_line(interpolate="step-after", clip=True).encode(y=y("rate"))]
+    rows = [
+        {"step": step, "rate": rate, "interval": f"η = {significant(rate)}"} for step, rate in rates
+    ]
+    layers: list[alt.Chart] = [
+        by_step(rows).mark_line(interpolate="step-after", clip=True).encode(y=y("rate"))
+    ]
     if now is not None:
         here = by_step([{"step": now, "label": f"step {now:,}"}])
         label = here.mark_text(style="reference-label", align="left", baseline="top", dx=4)
@@ -86,10 +92,14 @@ def plateau_chart(cut: Curve, on: Curve, begun: Sequence[int]) -> alt.LayerChart
 
 
 def move_lengths_chart(moves: Sequence[MoveLength]) -> alt.LayerChart:
-    """How far the parameters move in each doubling of the steps, and in one step, against the last step of each."""
+    """How far the parameters move in each doubling of the steps, and in one step, against the last
+    step of each."""
     axis = LogAxis.holding(estimate for move in moves for estimate in (move.moved, move.stepped))
     ends = [move.last for move in moves]
-    x, y = log_x(LogAxis(min(ends) / 1.3, max(ends) * 1.3), "step"), log_y(axis, "length of a move, in units of Φ")
+    x, y = (
+        log_x(LogAxis(min(ends) / 1.3, max(ends) * 1.3), "step"),
+        log_y(axis, "length of a move, in units of Φ"),
+    )
     series = named_series(MOVES)
     layers: list[alt.Chart | alt.LayerChart] = []
     for name, lengths in (
@@ -98,5 +108,8 @@ def move_lengths_chart(moves: Sequence[MoveLength]) -> alt.LayerChart:
     ):
         rows = [{**row, "series": name} for row in axis.rows(list(zip(ends, lengths, strict=True)))]
         base = alt.Chart(inline(rows)).encode(x=x("step"), tooltip=tooltip("step:Q"))
-        layers += [base.mark_line(clip=True).encode(y=y("value"), color=series["color"]), bars(base, y, **series)]
+        layers += [
+            base.mark_line(clip=True).encode(y=y("value"), color=series["color"]),
+            bars(base, y, **series),
+        ]
     return layered(*layers).properties(width=WIDTH, height=HEIGHT)

@@ -1,4 +1,5 @@
-"""The charts of issue 2: the sharpness along the run and the edge of stability, and the density of curvatures."""
+"""The charts of issue 2: the sharpness along the run and the edge of stability, and the density of
+curvatures."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,8 @@ LOSS = "loss, one batch"
 
 
 def sharpness_chart(batch: Curve, full: Curve, edge: Curve, edge_words: str) -> alt.LayerChart:
-    """Batch sharpness along the run as a band, full-batch sharpness at each survey, and the edge of stability.
+    """Batch sharpness along the run as a band, full-batch sharpness at each survey, and the edge of
+    stability.
 
     Args:
         batch: The batch sharpness along the run; may be empty.
@@ -56,13 +58,18 @@ def sharpness_chart(batch: Curve, full: Curve, edge: Curve, edge_words: str) -> 
         rows = [{**row, "series": name} for row in axis.rows(curve)]
         base = by_step(rows)
         connected = name == names[0] and bool(batch) and len(rows) > 2
-        layers += [band(base, y, **series), points(base, y, **series)] if connected else [bars(base, y, **series)]
+        layers += (
+            [band(base, y, **series), points(base, y, **series)]
+            if connected
+            else [bars(base, y, **series)]
+        )
         layers += [layer.encode(color=series["color"]) for layer in off_the_axis(base, rows, y)]
     return along_steps(*layers, *_edge_line(edge, y, edge_words))
 
 
 def spike_chart(losses: Sequence[tuple[int, float]], first: int, last: int) -> alt.LayerChart:
-    """The losses of single batches around a spike, whose steps are shaded. It does not follow the zoom of the page.
+    """The losses of single batches around a spike, whose steps are shaded. It does not follow the
+    zoom of the page.
 
     Args:
         losses: Steps with their losses, in order.
@@ -71,7 +78,9 @@ def spike_chart(losses: Sequence[tuple[int, float]], first: int, last: int) -> a
     """
     at, y = (
         alt.X(
-            "step:Q", scale=alt.Scale(zero=False, nice=False), axis=alt.Axis(title="step", format=",d", tickMinStep=1)
+            "step:Q",
+            scale=alt.Scale(zero=False, nice=False),
+            axis=alt.Axis(title="step", format=",d", tickMinStep=1),
         ),
         linear_y(LOSS),
     )
@@ -89,15 +98,23 @@ def _edge_line(edge: Curve, y: Vertical, words: str) -> list[alt.Chart]:
     if not edge:
         return []
     rows: list[dict[str, Any]] = [
-        {"step": step, "edge": estimate.value if math.isfinite(estimate.value) else None, "interval": str(estimate)}
+        {
+            "step": step,
+            "edge": estimate.value if math.isfinite(estimate.value) else None,
+            "interval": str(estimate),
+        }
         for step, estimate in edge
     ]
     drawn = [row for row in rows if row["edge"] is not None] or rows
     rises = max(row["edge"] or 0.0 for row in drawn) > 1.01 * (drawn[0]["edge"] or 0.0)
     at: dict[str, Any] = {"baseline": "top", "dy": 6} if rises else {"baseline": "bottom", "dy": -4}
     line = by_step(rows).mark_line(style="reference", interpolate="step-before").encode(y=y("edge"))
-    label = by_step([{**drawn[0], "label": words}]).mark_text(style="reference-label", align="left", dx=4, **at)
-    point = by_step(rows).mark_rule(style="reference").encode(y=y("edge")) if len(rows) == 1 else line
+    label = by_step([{**drawn[0], "label": words}]).mark_text(
+        style="reference-label", align="left", dx=4, **at
+    )
+    point = (
+        by_step(rows).mark_rule(style="reference").encode(y=y("edge")) if len(rows) == 1 else line
+    )
     return [point, label.encode(y=y("edge"), text="label:N")]
 
 
@@ -122,12 +139,24 @@ def density_chart(density: SpectralDensity, marked: Mapping[str, float]) -> alt.
         for at, middle, below, above in zip(grid, value, low, high, strict=True)
     ]
     scale = alt.Scale(type="log", domain=[floor, 2 * peak], nice=False)
-    ticks = [10.0**power for power in range(int(np.ceil(np.log10(floor))), int(np.floor(np.log10(2 * peak))) + 1)]
+    ticks = [
+        10.0**power
+        for power in range(int(np.ceil(np.log10(floor))), int(np.floor(np.log10(2 * peak))) + 1)
+    ]
     y_axis = alt.Axis(title="share of directions per loss / parameter²", values=ticks, format="~e")
-    x = alt.X("curvature:Q", title=f"curvature, {UNIT}", axis=alt.Axis(format=PLAIN), scale=alt.Scale(nice=False))
-    tooltip = [alt.Tooltip(f"{name}:Q", format=",.3~g") for name in ("curvature", "value", "low", "high")]
+    x = alt.X(
+        "curvature:Q",
+        title=f"curvature, {UNIT}",
+        axis=alt.Axis(format=PLAIN),
+        scale=alt.Scale(nice=False),
+    )
+    tooltip = [
+        alt.Tooltip(f"{name}:Q", format=",.3~g") for name in ("curvature", "value", "low", "high")
+    ]
     base = alt.Chart(inline(rows)).encode(x=x, tooltip=tooltip)
-    area = base.mark_area(clip=True).encode(y=alt.Y("low:Q", scale=scale, axis=y_axis), y2=alt.Y2("high:Q"))
+    area = base.mark_area(clip=True).encode(
+        y=alt.Y("low:Q", scale=scale, axis=y_axis), y2=alt.Y2("high:Q")
+    )
     line = base.mark_line(clip=True).encode(y=alt.Y("value:Q", scale=scale, axis=y_axis))
     return layered(area, line, *_rules(marked)).properties(width=WIDTH, height=HEIGHT)
 

@@ -1,4 +1,5 @@
-"""The charts of issue 4: the temperature of SGD along the run by source, where the heat goes, and the layers."""
+"""The charts of issue 4: the temperature of SGD along the run by source, where the heat goes, and
+the layers."""
 
 from collections.abc import Mapping
 
@@ -47,7 +48,8 @@ def heat_chart(parts: Mapping[str, Curve], unit: str) -> alt.LayerChart:
 
 
 def drift_share_chart(curve: Curve) -> alt.LayerChart:
-    """The share of the heat that moves the mean position of Φ, with a rule at zero: no net movement."""
+    """The share of the heat that moves the mean position of Φ, with a rule at zero: no net
+    movement."""
     y = linear_y("share of the heat", "~%")
     rows = [{"step": step, **plain_row(estimate)} for step, estimate in curve]
     zero = alt.Chart(alt.Data(values=[{"zero": 0.0, "label": "at rest"}]))
@@ -59,19 +61,27 @@ def drift_share_chart(curve: Curve) -> alt.LayerChart:
     )
 
 
-def layer_temperatures_chart(estimates: Mapping[str, Estimate], whole: Estimate, unit: str) -> alt.LayerChart:
-    """The temperature of each layer as horizontal intervals in the given order, with a rule at the whole model's."""
+def layer_temperatures_chart(
+    estimates: Mapping[str, Estimate], whole: Estimate, unit: str
+) -> alt.LayerChart:
+    """The temperature of each layer as horizontal intervals in the given order, with a rule at the
+    whole model's."""
     axis = LogAxis.holding([*estimates.values(), whole])
     rows = [{"layer": layer, **axis.row(estimate)} for layer, estimate in estimates.items()]
     place = alt.Y("layer:N", sort=None, axis=alt.Axis(title=None, labelLimit=130, grid=True))
-    base, x = alt.Chart(alt.Data(values=rows)).encode(y=place, tooltip=tooltip("layer:N")), log_x(axis, unit)
+    base, x = (
+        alt.Chart(alt.Data(values=rows)).encode(y=place, tooltip=tooltip("layer:N")),
+        log_x(axis, unit),
+    )
     layers = [
         base.mark_rule(strokeWidth=5, opacity=0.4).encode(x=x("low"), x2="high:Q"),
         base.transform_filter("datum.value !== null").mark_point(size=64).encode(x=x("value")),
         *off_the_side(base, rows, x),
     ]
     if whole.value > 0:
-        rule = alt.Chart(alt.Data(values=[{"whole": whole.value, "label": f"all {significant(whole.value, 2)}"}]))
+        rule = alt.Chart(
+            alt.Data(values=[{"whole": whole.value, "label": f"all {significant(whole.value, 2)}"}])
+        )
         label = rule.mark_text(style="reference-label", align="left", baseline="bottom", dx=5)
         layers.append(rule.mark_rule(style="reference").encode(x=x("whole")))
         layers.append(label.encode(x=x("whole"), y=alt.value(-4), text="label:N"))

@@ -24,8 +24,11 @@ MOST = len(DASHES)
 """Most series of a chart: each has its own colour, shape and dash."""
 
 
-def branches_chart(curves: Mapping[str, Sequence[tuple[float, float, float, float]]]) -> alt.LayerChart:
-    """The mini-batch loss of the branches, as the mean over replicates with the band from the lowest to the highest.
+def branches_chart(
+    curves: Mapping[str, Sequence[tuple[float, float, float, float]]],
+) -> alt.LayerChart:
+    """The mini-batch loss of the branches, as the mean over replicates with the band from the
+    lowest to the highest.
 
     Args:
         curves: By alternative: step, mean, lowest and highest loss. At most six alternatives.
@@ -37,7 +40,14 @@ def branches_chart(curves: Mapping[str, Sequence[tuple[float, float, float, floa
     layers: list[alt.Chart | alt.LayerChart] = []
     for (name, curve), dash in zip(curves.items(), DASHES, strict=False):
         rows = [
-            {"step": step, "series": name, "value": mean, "low": low, "high": high, "interval": f"{name}: {mean:.3g}"}
+            {
+                "step": step,
+                "series": name,
+                "value": mean,
+                "low": low,
+                "high": high,
+                "interval": f"{name}: {mean:.3g}",
+            }
             for step, mean, low, high in curve
         ]
         base = alt.Chart(inline(rows)).encode(x=x, tooltip=tooltip("step:Q"))
@@ -45,7 +55,9 @@ def branches_chart(curves: Mapping[str, Sequence[tuple[float, float, float, floa
     return layered(*layers).properties(width=WIDTH, height=HEIGHT)
 
 
-def effects_chart(effects: Mapping[str, Estimate], in_general: Mapping[str, Estimate], title: str) -> alt.LayerChart:
+def effects_chart(
+    effects: Mapping[str, Estimate], in_general: Mapping[str, Estimate], title: str
+) -> alt.LayerChart:
     """The effects of alternatives as horizontal intervals against zero.
 
     Args:
@@ -62,14 +74,20 @@ def effects_chart(effects: Mapping[str, Estimate], in_general: Mapping[str, Esti
     thick, thin = (_rows(found) for found in (effects, in_general))
     base = alt.Chart(inline(thick)).encode(y=place, tooltip=tooltip("alternative:N"))
     known = base.transform_filter("datum.low !== null && datum.high !== null")
-    wide = alt.Chart(inline(thin)).transform_filter("datum.low !== null && datum.high !== null").encode(y=place)
+    wide = (
+        alt.Chart(inline(thin))
+        .transform_filter("datum.low !== null && datum.high !== null")
+        .encode(y=place)
+    )
     zero = alt.Chart(alt.Data(values=[{"value": 0, "label": "going on as it is"}]))
     label = zero.mark_text(style="reference-label", align="left", baseline="bottom", dx=5)
     return layered(
         wide.mark_rule(strokeWidth=1.5).encode(x=x("low"), x2="high:Q"),
         known.mark_rule(strokeWidth=6, opacity=0.4).encode(x=x("low"), x2="high:Q"),
         base.transform_filter("datum.value !== null").mark_point(size=64).encode(x=x("value")),
-        base.transform_filter("datum.value === null").mark_text(style="unknown", text="?").encode(x=alt.datum(0)),
+        base.transform_filter("datum.value === null")
+        .mark_text(style="unknown", text="?")
+        .encode(x=alt.datum(0)),
         zero.mark_rule(style="reference").encode(x=x("value")),
         label.encode(x=x("value"), y=alt.value(-4), text="label:N"),
     ).properties(width=WIDTH, height=34 * max(len(thick), 1))

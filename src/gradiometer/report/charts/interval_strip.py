@@ -1,4 +1,5 @@
-"""An estimate as text and as a strip: its interval on a small axis, with exact numbers to compare it with."""
+"""An estimate as text and as a strip: its interval on a small axis, with exact numbers to compare
+it with."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,8 @@ class Tick:
 
 @dataclass(frozen=True)
 class Strip:
-    """An interval on a small axis, in percent of the strip's width. The axis is linear if it contains zero, else log.
+    """An interval on a small axis, in percent of the strip's width. The axis is linear if it
+    contains zero, else log.
 
     Attributes:
         left, right: Ends of the interval.
@@ -45,14 +47,19 @@ def strip(estimate: Estimate, thresholds: Mapping[str, Estimate]) -> Strip | Non
 
     Args:
         estimate: The estimate to draw.
-        thresholds: Exact estimates by tick label. A threshold that is not positive makes the axis linear.
+        thresholds: Exact estimates by tick label. A threshold that is not positive makes the axis
+            linear.
     """
     if not (math.isfinite(estimate.low) or math.isfinite(estimate.high)):
         return None
     exact = {label: other.value for label, other in thresholds.items()}
     if estimate.low < 0 or not all(value > 0 for value in exact.values()):
         return _linear_strip(estimate, exact)
-    return _logarithmic_strip(estimate, exact) if estimate.high > 0 and math.isfinite(estimate.low) else None
+    return (
+        _logarithmic_strip(estimate, exact)
+        if estimate.high > 0 and math.isfinite(estimate.low)
+        else None
+    )
 
 
 def _logarithmic_strip(estimate: Estimate, exact: Mapping[str, float]) -> Strip | None:
@@ -65,14 +72,21 @@ def _logarithmic_strip(estimate: Estimate, exact: Mapping[str, float]) -> Strip 
         point=_percent(estimate.value, axis) if 0 < estimate.value < math.inf else None,
         open_left=not estimate.low > 0,
         open_right=math.isinf(estimate.high),
-        ticks=tuple(Tick(_percent(value, axis), f"{label} = {number(value)}") for label, value in exact.items()),
+        ticks=tuple(
+            Tick(_percent(value, axis), f"{label} = {number(value)}")
+            for label, value in exact.items()
+        ),
     )
 
 
 def _linear_strip(estimate: Estimate, exact: Mapping[str, float]) -> Strip:
     """With a tick at zero if there is no other threshold."""
     marks = {f"{label} = {number(value)}": value for label, value in exact.items()} or {"0": 0.0}
-    shown = [end for end in (estimate.low, estimate.value, estimate.high, *marks.values()) if math.isfinite(end)]
+    shown = [
+        end
+        for end in (estimate.low, estimate.value, estimate.high, *marks.values())
+        if math.isfinite(end)
+    ]
     room = 0.08 * (max(shown) - min(shown)) or 1.0
     low, high = min(shown) - room, max(shown) + room
 
@@ -89,7 +103,9 @@ def _linear_strip(estimate: Estimate, exact: Mapping[str, float]) -> Strip:
     )
 
 
-def strips(estimates: Mapping[str, Estimate], names: Sequence[str], symbols: Mapping[str, str]) -> dict[str, Strip]:
+def strips(
+    estimates: Mapping[str, Estimate], names: Sequence[str], symbols: Mapping[str, str]
+) -> dict[str, Strip]:
     """The strips of the estimates that are not exact, with the exact ones as thresholds.
 
     If all are exact, the first is drawn and the others are its thresholds.

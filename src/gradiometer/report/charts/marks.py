@@ -1,4 +1,5 @@
-"""How an interval is drawn: as a band or a bar, and an open end as an arrow at the edge of the axis."""
+"""How an interval is drawn: as a band or a bar, and an open end as an arrow at the edge of the
+axis."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -10,7 +11,8 @@ from gradiometer.report.charts.axes import OPEN_ABOVE, OPEN_BELOW, UNKNOWN, LogA
 from gradiometer.report.charts.theme import SHAPES
 
 Row = dict[str, Any]
-"""One drawn interval: `value`, `low` and `high` (None if unknown), `interval` as text, and its place."""
+"""One drawn interval: `value`, `low` and `high` (None if unknown), `interval` as text, and its
+place."""
 Vertical = Callable[[str], alt.Y]
 Horizontal = Callable[[str], alt.X]
 """The vertical and the horizontal channel of a chart, for a field of its rows."""
@@ -22,7 +24,8 @@ WIDTH, HEIGHT = 680, 280
 NUMBER = ",~g"
 """Number format of an axis whose ticks we choose: 0.05, 1,200, 1e-7."""
 PLAIN = ",~r"
-"""Number format of an axis whose ticks d3 chooses (`g` would write 400 as 4e+2 there): 0.05, 1,200."""
+"""Number format of an axis whose ticks d3 chooses (`g` would write 400 as 4e+2 there):
+0.05, 1,200."""
 
 
 def inline(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
@@ -37,11 +40,20 @@ def by_step(rows: Sequence[Row]) -> alt.Chart:
 
 def step_x() -> alt.X:
     """The step axis that all charts of a run share. The page sets `span` in every chart."""
-    whole = "datum.value === floor(datum.value) ? datum.label : ''"  # a short run has ticks between steps
+    # a short run has ticks between steps
+    whole = "datum.value === floor(datum.value) ? datum.label : ''"
     axis = alt.Axis(
-        title="step", format=",d", tickMinStep=1, tickCount=alt.ExprRef("max(2, width / 90)"), labelExpr=whole
+        title="step",
+        format=",d",
+        tickMinStep=1,
+        tickCount=alt.ExprRef("max(2, width / 90)"),
+        labelExpr=whole,
     )
-    return alt.X("step:Q", scale=alt.Scale(domainRaw=alt.ExprRef("span"), nice=False, zero=True, padding=8), axis=axis)
+    return alt.X(
+        "step:Q",
+        scale=alt.Scale(domainRaw=alt.ExprRef("span"), nice=False, zero=True, padding=8),
+        axis=axis,
+    )
 
 
 def along_steps(*layers: alt.Chart | alt.LayerChart) -> alt.LayerChart:
@@ -54,7 +66,8 @@ def along_steps(*layers: alt.Chart | alt.LayerChart) -> alt.LayerChart:
 
 
 def layered(*layers: alt.Chart | alt.LayerChart) -> alt.LayerChart:
-    """Layers on the same axes. They are flattened because altair copies nested layers many times."""
+    """Layers on the same axes. They are flattened because altair copies nested layers
+    many times."""
     flat = [part for layer in layers for part in _parts(layer)]
     return cast("alt.LayerChart", alt.layer(*flat))  # only a facet would make it a FacetChart
 
@@ -94,12 +107,16 @@ def linear_y(title: str, format: str = PLAIN, scale: alt.Scale | None = None) ->
     return lambda field: alt.Y(field, type="quantitative", scale=scale, axis=axis)
 
 
-def band(base: alt.Chart, y: Vertical, dash: Sequence[int] = (1, 0), **series: Any) -> alt.LayerChart:
-    """A line with the band of its intervals. The line has gaps at unknown estimates, the band at missing ends."""
+def band(
+    base: alt.Chart, y: Vertical, dash: Sequence[int] = (1, 0), **series: Any
+) -> alt.LayerChart:
+    """A line with the band of its intervals. The line has gaps at unknown estimates, the band at
+    missing ends."""
     area = base.mark_area(clip=True)
     line = base.mark_line(clip=True, strokeDash=list(dash))
     return layered(
-        area.encode(y=y("low"), y2="high:Q", **_colour_of(series)), line.encode(y=y("value"), **_colour_of(series))
+        area.encode(y=y("low"), y2="high:Q", **_colour_of(series)),
+        line.encode(y=y("value"), **_colour_of(series)),
     )
 
 
@@ -119,7 +136,8 @@ def points(base: alt.Chart, y: Vertical, **series: Any) -> alt.Chart:
 
 
 def off_the_axis(base: alt.Chart, rows: Sequence[Row], y: Vertical) -> list[alt.Chart]:
-    """An arrow at each open end of a vertical interval, and a question mark for an interval with no known end."""
+    """An arrow at each open end of a vertical interval, and a question mark for an interval with no
+    known end."""
     found = _open_marks(base, rows, ("triangle-up", "triangle-down"))
     return [mark.encode(y=y(field)) for field, mark in found]
 
@@ -130,7 +148,9 @@ def off_the_side(base: alt.Chart, rows: Sequence[Row], x: Horizontal) -> list[al
     return [mark.encode(x=x(field)) for field, mark in found]
 
 
-def _open_marks(base: alt.Chart, rows: Sequence[Row], arrows: tuple[str, str]) -> list[tuple[str, alt.Chart]]:
+def _open_marks(
+    base: alt.Chart, rows: Sequence[Row], arrows: tuple[str, str]
+) -> list[tuple[str, alt.Chart]]:
     """The field at which each mark is drawn, and the mark."""
     found = {row["open"] for row in rows}
     marks: list[tuple[str, alt.Chart]] = []
@@ -138,25 +158,37 @@ def _open_marks(base: alt.Chart, rows: Sequence[Row], arrows: tuple[str, str]) -
         if kind in found:
             marks.append((field, _only(base, kind).mark_point(style="open", shape=shape)))
     if UNKNOWN in found:
-        marks.append(("middle", _only(base, UNKNOWN).mark_text(style="unknown", text="?", clip=True)))
+        marks.append(
+            ("middle", _only(base, UNKNOWN).mark_text(style="unknown", text="?", clip=True))
+        )
     return marks
 
 
 def named_series(names: Sequence[str]) -> dict[str, Any]:
-    """Colour and shape by `series`, so that series never differ by colour alone. Two or more have a legend."""
-    legend = alt.Legend(title=None, columns=alt.ExprRef("max(1, floor(width / 210))")) if len(names) > 1 else None
+    """Colour and shape by `series`, so that series never differ by colour alone. Two or more have a
+    legend."""
+    legend = (
+        alt.Legend(title=None, columns=alt.ExprRef("max(1, floor(width / 210))"))
+        if len(names) > 1
+        else None
+    )
     domain = list(names)
     return {
         "color": alt.Color("series:N", scale=alt.Scale(domain=domain), legend=legend),
         "shape": alt.Shape(
-            "series:N", scale=alt.Scale(domain=domain, range=list(SHAPES[: len(domain)])), legend=legend
+            "series:N",
+            scale=alt.Scale(domain=domain, range=list(SHAPES[: len(domain)])),
+            legend=legend,
         ),
     }
 
 
 def tooltip(place: str) -> list[alt.Tooltip]:
     """The place, and the estimate as text."""
-    return [alt.Tooltip(place, format=",d") if place.endswith(":Q") else alt.Tooltip(place), alt.Tooltip("interval:N")]
+    return [
+        alt.Tooltip(place, format=",d") if place.endswith(":Q") else alt.Tooltip(place),
+        alt.Tooltip("interval:N"),
+    ]
 
 
 def _colour_of(series: dict[str, Any]) -> dict[str, Any]:

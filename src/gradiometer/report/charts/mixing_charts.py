@@ -39,11 +39,14 @@ def trace_chart(name: str, draws: Draws, steps: Int[np.ndarray, " draws"]) -> al
     ]
     x = alt.X("step:Q", title="step", axis=alt.Axis(format=",d"))
     y = alt.Y("value:Q", title=name, scale=alt.Scale(zero=False), axis=alt.Axis(format=PLAIN))
-    return _sized(alt.Chart(inline(rows)).mark_line(clip=True).encode(x=x, y=y, **_by_chain(draws.shape[1])))
+    return _sized(
+        alt.Chart(inline(rows)).mark_line(clip=True).encode(x=x, y=y, **_by_chain(draws.shape[1]))
+    )
 
 
 def rank_chart(name: str, draws: Draws) -> alt.LayerChart:
-    """Histogram of the ranks of each chain's draws among all draws. It is flat if the chains have mixed.
+    """Histogram of the ranks of each chain's draws among all draws. It is flat if the chains have
+    mixed.
 
     The band contains 95 % of the counts of independent draws. Correlated draws leave it more often.
     """
@@ -55,7 +58,9 @@ def rank_chart(name: str, draws: Draws) -> alt.LayerChart:
         for place, row in enumerate(counts)
         for chain, count in enumerate(row)
     ]
-    x = alt.X("share:Q", title=f"rank of {name} among the draws of all chains", axis=alt.Axis(format="%"))
+    x = alt.X(
+        "share:Q", title=f"rank of {name} among the draws of all chains", axis=alt.Axis(format="%")
+    )
     y = alt.Y("draws:Q", title="draws", axis=alt.Axis(format=PLAIN))
     line = alt.Chart(inline(rows)).mark_line(interpolate="step", clip=True)
     band = alt.Chart(inline([{"low": max(expected - margin, 0.0), "high": expected + margin}]))
@@ -64,7 +69,8 @@ def rank_chart(name: str, draws: Draws) -> alt.LayerChart:
 
 
 def autocorrelation_chart(name: str, draws: Draws) -> alt.LayerChart:
-    """Correlation of a draw with later draws, by chain. The sooner it reaches zero, the more a draw is worth."""
+    """Correlation of a draw with later draws, by chain. The sooner it reaches zero, the more a draw
+    is worth."""
     correlations = autocorrelations(draws, LAGS)
     rows = [
         {"lag": lag, "correlation": float(value), "chain": str(chain)}
@@ -73,8 +79,15 @@ def autocorrelation_chart(name: str, draws: Draws) -> alt.LayerChart:
     ]
     x = alt.X("lag:Q", title="draws later", axis=alt.Axis(format="d"))
     y = alt.Y("correlation:Q", title=f"autocorrelation of {name}", axis=alt.Axis(format=PLAIN))
-    zero = alt.Chart(inline([{"correlation": 0.0}])).mark_rule(style="reference").encode(y=alt.Y("correlation:Q"))
-    return _sized(zero, alt.Chart(inline(rows)).mark_line(clip=True).encode(x=x, y=y, **_by_chain(draws.shape[1])))
+    zero = (
+        alt.Chart(inline([{"correlation": 0.0}]))
+        .mark_rule(style="reference")
+        .encode(y=alt.Y("correlation:Q"))
+    )
+    return _sized(
+        zero,
+        alt.Chart(inline(rows)).mark_line(clip=True).encode(x=x, y=y, **_by_chain(draws.shape[1])),
+    )
 
 
 def _by_chain(chains: int) -> dict[str, Any]:
@@ -86,7 +99,9 @@ def _by_chain(chains: int) -> dict[str, Any]:
     return {
         "color": alt.Color("chain:N", scale=alt.Scale(domain=domain), legend=legend),
         "strokeDash": alt.StrokeDash(
-            "chain:N", scale=alt.Scale(domain=domain, range=[list(dash) for dash in DASHES[:chains]]), legend=legend
+            "chain:N",
+            scale=alt.Scale(domain=domain, range=[list(dash) for dash in DASHES[:chains]]),
+            legend=legend,
         ),
     }
 

@@ -29,7 +29,8 @@ class Sparkline:
 
 
 def sparkline(curve: Curve) -> Sparkline | None:
-    """The curve as a small line, or None if fewer than three values are known. It is logarithmic if all are positive.
+    """The curve as a small line, or None if fewer than three values are known. It is logarithmic if
+    all are positive.
 
     >>> from gradiometer.measurement import Estimate
     >>> from gradiometer.report.charts.sparklines import sparkline
@@ -55,6 +56,7 @@ def sparkline(curve: Curve) -> Sparkline | None:
 
 
 def _shares(values: list[float]) -> list[float]:
-    """Positions between the smallest and the largest value, from 0 to 1; one half if all are equal."""
+    """Positions between the smallest and the largest value, from 0 to 1; one half if
+    all are equal."""
     low, high = min(values), max(values)
     return [(value - low) / (high - low) if high > low else 0.5 for value in values]

@@ -1,4 +1,5 @@
-"""The theme of all charts, safe for colour-blind readers: light, dark, and in the colours of the page."""
+"""The theme of all charts, safe for colour-blind readers: light, dark, and in the colours of the
+page."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,7 +11,8 @@ Palette = Mapping[str, str]
 SERIES = ("first", "second", "third", "fourth", "fifth", "sixth")
 SHAPES = ("circle", "diamond", "square", "triangle-up", "cross", "triangle-down")
 DASHES = ((1, 0), (6, 3), (2, 2), (9, 3, 2, 3), (12, 3), (4, 2, 1, 2))
-"""Colours, shapes and dashes of up to six series, in the same order: series never differ by colour alone."""
+"""Colours, shapes and dashes of up to six series, in the same order: series never differ by colour
+alone."""
 
 LIGHT: Palette = MappingProxyType(
     {

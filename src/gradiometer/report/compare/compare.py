@@ -1,8 +1,10 @@
-"""Comparison of runs: paired differences with intervals, and the number of runs that a conclusion would need.
+"""Comparison of runs: paired differences with intervals, and the number of runs that a conclusion
+would need.
 
-Runs that differ only in their seed are one group. One run of each group supports a conclusion about these runs only. A
-conclusion about the configurations needs several seeds of each; the spread between seeds determines how many. If
-several groups are compared with the first one, their deciding intervals hold together.
+Runs that differ only in their seed are one group. One run of each group supports a conclusion about
+these runs only. A conclusion about the configurations needs several seeds of each; the spread
+between seeds determines how many. If several groups are compared with the first one, their deciding
+intervals hold together.
 """
 
 import math
@@ -18,8 +20,15 @@ from scipy.special import ndtri
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.arithmetic import difference_of_estimates, ratio_of_estimates
-from gradiometer.measurement.uncertainty.differences import difference_over_runs, mean_over_pairs, pairs_needed
+from gradiometer.measurement.uncertainty.arithmetic import (
+    difference_of_estimates,
+    ratio_of_estimates,
+)
+from gradiometer.measurement.uncertainty.differences import (
+    difference_over_runs,
+    mean_over_pairs,
+    pairs_needed,
+)
 from gradiometer.measurement.uncertainty.means import difference_of_means, mean
 from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, Difference, Group
 from gradiometer.run.reader import Run
@@ -41,17 +50,19 @@ class Comparison(NamedTuple):
 
 
 def compare(runs: Sequence[Run], level: float | None = None) -> Comparison:
-    """Compare every configuration with that of the first run; if all runs have the same one, summarise its seeds.
+    """Compare every configuration with that of the first run; if all runs have the same one,
+    summarise its seeds.
 
     Two runs of one configuration are compared with each other.
 
     Args:
         runs: Two or more runs on the same data.
-        level: Confidence level; by default that of the first run. The deciding differences of several groups hold
-            together at this level (Bonferroni).
+        level: Confidence level; by default that of the first run. The deciding differences of
+            several groups hold together at this level (Bonferroni).
 
     Raises:
-        BadArgument: There are too few or too many runs, their data differ, or they have no loss at a common step.
+        BadArgument: There are too few or too many runs, their data differ, or they have no loss at
+            a common step.
     """
     if not FEWEST <= len(runs) <= MOST:
         raise BadArgument(f"`runs` must be {FEWEST} to {MOST} runs, got {len(runs)}.")
@@ -71,22 +82,29 @@ def compare(runs: Sequence[Run], level: float | None = None) -> Comparison:
         Group(letters, tuple(group), step, _numbers(group, step, level))
         for letters, group in zip(_names(), found, strict=False)
     )
-    return Comparison(groups, tuple(_contrast(groups[0], other, level, len(groups) - 1) for other in groups[1:]))
+    return Comparison(
+        groups, tuple(_contrast(groups[0], other, level, len(groups) - 1) for other in groups[1:])
+    )
 
 
 def _names() -> "islice[str]":
     """A to Z, AA, AB, …"""
-    return islice(("".join(name) for size in count(1) for name in product(ascii_uppercase, repeat=size)), MOST)
+    return islice(
+        ("".join(name) for size in count(1) for name in product(ascii_uppercase, repeat=size)), MOST
+    )
 
 
 def _refuse_other_data(runs: Sequence[Run]) -> None:
     first, *others = runs
     for other in others:
-        theirs, ours = (run.manifest.get("problem", {}).get("fingerprint") for run in (other, first))
+        theirs, ours = (
+            run.manifest.get("problem", {}).get("fingerprint") for run in (other, first)
+        )
         if theirs != ours:
             raise BadArgument(
-                f"`runs` must have the same data: {other.path} and {first.path} were trained on different data "
-                f"(fingerprints {theirs} and {ours}), so their losses cannot be compared."
+                f"`runs` must have the same data: {other.path} and {first.path} were trained on "
+                f"different data (fingerprints {theirs} and {ours}), so their losses cannot be "
+                "compared."
             )
 
 
@@ -97,7 +115,11 @@ def _numbers(group: Sequence[Compared], step: int, level: float) -> dict[str, Es
         if len(group) == 1:
             estimate = _estimate(quantity, group[0], step, level)
         else:
-            values = [value for each in group if (value := _number(quantity, each, step, level)) is not None]
+            values = [
+                value
+                for each in group
+                if (value := _number(quantity, each, step, level)) is not None
+            ]
             estimate = mean_over_pairs(values, level) if len(values) >= 2 else None
             if estimate is not None:
                 estimate = replace(estimate, method=f"Student over {len(values)} seeds")
@@ -119,7 +141,9 @@ def _contrast(baseline: Group, other: Group, level: float, contrasts: int) -> Co
         differences += [] if difference is None else [difference]
     if not any(not difference.is_ratio for difference in differences):
         names = " and ".join(str(group.runs[0].run.path) for group in (baseline, other))
-        raise BadArgument(f"`runs`: {names} have no loss at a common step. Compare them after more steps.")
+        raise BadArgument(
+            f"`runs`: {names} have no loss at a common step. Compare them after more steps."
+        )
     pairs = len({each.seed for each in baseline.runs} & {each.seed for each in other.runs})
     return Contrast(baseline, other, step, changed, tuple(differences), pairs)
 
@@ -127,14 +151,24 @@ def _contrast(baseline: Group, other: Group, level: float, contrasts: int) -> Co
 def _difference(
     quantity: str, baseline: Sequence[Compared], other: Sequence[Compared], step: int, level: float
 ) -> Difference | None:
-    """Over two or more pairs of seeds, else over three or more runs, else over the steps of two runs."""
+    """Over two or more pairs of seeds, else over three or more runs, else over the steps of two
+    runs."""
     if len(baseline) + len(other) == 2:
         return _of_two_runs(quantity, baseline[0], other[0], step, level)
-    numbers = [{each.seed: _number(quantity, each, step, level) for each in group} for group in (baseline, other)]
-    first, second = ({seed: number for seed, number in group.items() if number is not None} for group in numbers)
+    numbers = [
+        {each.seed: _number(quantity, each, step, level) for each in group}
+        for group in (baseline, other)
+    ]
+    first, second = (
+        {seed: number for seed, number in group.items() if number is not None} for group in numbers
+    )
     paired = [second[seed] - first[seed] for seed in first.keys() & second.keys()]
     if len(paired) >= 2:
-        estimate, spread, freedom = mean_over_pairs(paired, level), float(np.std(paired, ddof=1)), len(paired) - 1
+        estimate, spread, freedom = (
+            mean_over_pairs(paired, level),
+            float(np.std(paired, ddof=1)),
+            len(paired) - 1,
+        )
     elif first and second and len(first) + len(second) >= 3:
         estimate = difference_over_runs(list(second.values()), list(first.values()), level)
         freedom = len(first) + len(second) - 2
@@ -143,10 +177,14 @@ def _difference(
     else:
         return None
     needed = pairs_needed(estimate.value, spread, freedom, level)
-    return Difference(quantity, _unlogged(estimate) if quantity == "noise_scale" else estimate, "seeds", needed)
+    return Difference(
+        quantity, _unlogged(estimate) if quantity == "noise_scale" else estimate, "seeds", needed
+    )
 
 
-def _of_two_runs(quantity: str, first: Compared, second: Compared, step: int, level: float) -> Difference | None:
+def _of_two_runs(
+    quantity: str, first: Compared, second: Compared, step: int, level: float
+) -> Difference | None:
     if quantity == "training_loss":
         losses, other_losses = _common_losses(first.run, second.run, step)
         if len(losses) < 4:
@@ -161,7 +199,8 @@ def _of_two_runs(quantity: str, first: Compared, second: Compared, step: int, le
 
 
 def _common_losses(first: Run, second: Run, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """The finite losses of both runs at the same steps, over the last quarter of their common steps."""
+    """The finite losses of both runs at the same steps, over the last quarter of their common
+    steps."""
     (steps, losses), (other_steps, other_losses) = first.losses, second.losses
     _, ours, theirs = np.intersect1d(steps, other_steps, assume_unique=True, return_indices=True)
     kept = (steps[ours] <= step) & np.isfinite(losses[ours]) & np.isfinite(other_losses[theirs])
@@ -177,27 +216,38 @@ def _estimate(quantity: str, each: Compared, step: int, level: float) -> Estimat
         if series is None:
             return None
         before = series[: int(np.searchsorted(series.steps, step, side="right"))]
-        return GradientNoise().estimate(before.at_newest(), level)["noise_scale"] if len(before) else None
+        return (
+            GradientNoise().estimate(before.at_newest(), level)["noise_scale"]
+            if len(before)
+            else None
+        )
     if quantity == "training_loss":
         losses = each.run.losses[1][each.run.losses[0] <= step]
         window = losses[-max(len(losses) // 4, 40) :]
         window = window[np.isfinite(window)]
         return mean(window, level=level) if len(window) >= 4 else None
-    last = max((at for at, found in each.evaluations.items() if at <= step and quantity in found), default=None)
+    last = max(
+        (at for at, found in each.evaluations.items() if at <= step and quantity in found),
+        default=None,
+    )
     return None if last is None else _at_level(each.evaluations[last][quantity], level)
 
 
 def _at_level(estimate: Estimate, level: float) -> Estimate:
-    """A recorded estimate at another level, whose ends are scaled as those of a normal distribution."""
+    """A recorded estimate at another level, whose ends are scaled as those of a normal
+    distribution."""
     if not estimate.level < 1 or estimate.level == level or not math.isfinite(estimate.value):
         return estimate
     scale = float(ndtri((1 + level) / 2) / ndtri((1 + estimate.level) / 2))
-    low, high = (estimate.value + scale * (end - estimate.value) for end in (estimate.low, estimate.high))
+    low, high = (
+        estimate.value + scale * (end - estimate.value) for end in (estimate.low, estimate.high)
+    )
     return replace(estimate, low=low, high=high, level=level)
 
 
 def _number(quantity: str, each: Compared, step: int, level: float) -> float | None:
-    """The number whose differences are averaged: the estimate, or the logarithm of a noise scale."""
+    """The number whose differences are averaged: the estimate, or the logarithm of a
+    noise scale."""
     estimate = _estimate(quantity, each, step, level)
     if estimate is None or not math.isfinite(estimate.value):
         return None
@@ -209,5 +259,8 @@ def _number(quantity: str, each: Compared, step: int, level: float) -> float | N
 def _unlogged(estimate: Estimate) -> Estimate:
     ends = (math.exp(min(end, 700.0)) for end in (estimate.value, estimate.low, estimate.high))
     return Estimate.interval(
-        *ends, level=estimate.level, method=f"{estimate.method}, of logarithms", samples=estimate.samples
+        *ends,
+        level=estimate.level,
+        method=f"{estimate.method}, of logarithms",
+        samples=estimate.samples,
     )

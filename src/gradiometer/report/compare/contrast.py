@@ -1,4 +1,5 @@
-"""The result of a comparison: the differences, and the number of runs that a conclusion would need."""
+"""The result of a comparison: the differences, and the number of runs that a conclusion
+would need."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,19 @@ from gradiometer.verdict.words.comparison import apart, named
 from gradiometer.verdict.words.say import say
 
 NOT_TRAINING = (
-    *("seed", "threads", "device", "data_dir", "checkpoint_seconds", "keep_checkpoints", "checkpoint_at"),
+    *(
+        "seed",
+        "threads",
+        "device",
+        "data_dir",
+        "checkpoint_seconds",
+        "keep_checkpoints",
+        "checkpoint_at",
+    ),
     *("budget", "gauges", "check_edge", "check_endpoint", "every", "level", "parts"),
 )
-"""Settings that do not change the configuration: those of the instrument and the machine, and the seed."""
+"""Settings that do not change the configuration: those of the instrument and the machine, and the
+seed."""
 
 QUANTITIES = {
     "test_loss": "test loss",
@@ -28,7 +38,8 @@ QUANTITIES = {
     "test_accuracy": "test accuracy",
     "noise_scale": "noise scale",
 }
-"""The compared quantities. The verdict rests on the first one that both runs have, whatever its value."""
+"""The compared quantities. The verdict rests on the first one that both runs have, whatever its
+value."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,9 @@ class Compared:
         every["model"] = self.run.manifest.get("problem", {}).get("model", every.get("model"))
         if self.run.watched and (settings := self.run.hyperparameters) is not None:
             every["optimizer"] = " and ".join(settings.names)
-            every["learning_rate"] = list_values(settings.peaks)  # the shape of the schedule may depend on the seed
+            every["learning_rate"] = list_values(
+                settings.peaks
+            )  # the shape of the schedule may depend on the seed
             every["weight_decay"] = settings.weight_decay_words
         return {name: value for name, value in every.items() if name not in NOT_TRAINING}
 
@@ -81,7 +94,8 @@ class Group:
         letter: A, B, …
         runs: The runs, one or more.
         step: The last step that all runs of the comparison have.
-        numbers: Each quantity at this step: the mean over the seeds with its interval, or the estimate of the one run.
+        numbers: Each quantity at this step: the mean over the seeds with its interval, or the
+            estimate of the one run.
     """
 
     letter: str
@@ -97,7 +111,11 @@ class Group:
     @property
     def name(self) -> str:
         """The letter with the run, or with the number of seeds."""
-        return f"{self.letter} {self.runs[0].run.name}" if len(self.runs) == 1 else f"{self.letter} ({self.seeds})"
+        return (
+            f"{self.letter} {self.runs[0].run.name}"
+            if len(self.runs) == 1
+            else f"{self.letter} ({self.seeds})"
+        )
 
     @property
     def seeds(self) -> str:
@@ -111,9 +129,12 @@ class Difference:
 
     Args:
         quantity: Name of the quantity.
-        estimate: The other group minus the baseline; for the noise scale, the other group divided by the baseline.
-        over: The samples of the interval: "steps", "test examples" or "measured steps" of two runs, or "seeds".
-        needed: Pairs of seeds needed to show a difference of this size; None if the spread is unknown.
+        estimate: The other group minus the baseline; for the noise scale, the other group divided
+            by the baseline.
+        over: The samples of the interval: "steps", "test examples" or "measured steps" of two runs,
+            or "seeds".
+        needed: Pairs of seeds needed to show a difference of this size; None if the spread is
+            unknown.
     """
 
     quantity: str
@@ -133,7 +154,8 @@ class Difference:
 
     @property
     def better(self) -> float:
-        """How much better the other group is: positive if its loss is lower or its accuracy higher."""
+        """How much better the other group is: positive if its loss is lower or its
+        accuracy higher."""
         value = self.estimate.value - self.none
         return value if self.quantity == "test_accuracy" else -value
 
@@ -185,8 +207,15 @@ def verdict(groups: Sequence[Group], contrasts: Sequence[Contrast]) -> str:
     quantity = next((name for name in QUANTITIES if name in groups[0].numbers), None)
     if not contrasts:
         (group,) = groups
-        words = "" if quantity is None else f" Their mean {QUANTITIES[quantity]} is {group.numbers[quantity]}."
-        return f"All {len(group.runs)} runs have the same configuration and differ in their seeds.{words}"
+        words = (
+            ""
+            if quantity is None
+            else f" Their mean {QUANTITIES[quantity]} is {group.numbers[quantity]}."
+        )
+        return (
+            f"All {len(group.runs)} runs have the same configuration and differ in their "
+            f"seeds.{words}"
+        )
     shown = [contrast for contrast in contrasts if contrast.shown]
     best = max(shown, key=lambda contrast: contrast.deciding.better, default=None)
     found = f"{len(shown)} of {len(contrasts)} configurations differ from {groups[0].letter}"
@@ -195,7 +224,10 @@ def verdict(groups: Sequence[Group], contrasts: Sequence[Contrast]) -> str:
     words = QUANTITIES[best.deciding.quantity]
     if best.deciding.better > 0:
         first, second = named(finding_of(best))
-        return f"{found}. {second} is best: it ends {apart(best.deciding.estimate)} in {words} than {first}."
+        return (
+            f"{found}. {second} is best: it ends {apart(best.deciding.estimate)} in {words} than "
+            f"{first}."
+        )
     return f"{found}, and none is better in {words}."
 
 

@@ -1,4 +1,5 @@
-"""The forks of the runs of a comparison, with the effects of the same alternative next to each other."""
+"""The forks of the runs of a comparison, with the effects of the same alternative next to each
+other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from gradiometer.report.compare.contrast import Compared, Group
 from gradiometer.report.sections.section import Figure, Numbers
 
 NOTE = (
-    "Each effect is that of an alternative against going on as it is, in its own run, from its own step. The intervals "
-    "of one fork cover together; those of different runs do not."
+    "Each effect is that of an alternative against going on as it is, in its own run, from its own "
+    "step. The intervals of one fork cover together; those of different runs do not."
 )
 
 
@@ -29,7 +30,8 @@ class Tried:
         record: The fork.
         alternative: The alternative.
         effect: What it changed.
-        named: The name under which it is compared: an alternative of another run may differ a little.
+        named: The name under which it is compared: an alternative of another run may differ a
+            little.
     """
 
     group: Group
@@ -42,11 +44,16 @@ class Tried:
     @property
     def runs(self) -> str:
         """The letter of the group, with the seed if it has several runs."""
-        return self.group.letter if len(self.group.runs) == 1 else f"{self.group.letter} seed {self.compared.seed}"
+        return (
+            self.group.letter
+            if len(self.group.runs) == 1
+            else f"{self.group.letter} seed {self.compared.seed}"
+        )
 
 
 def tried_by(groups: Sequence[Group]) -> tuple[Tried, ...]:
-    """What was tried in the runs, by alternative and then by run; only the newest fork of each run counts for each."""
+    """What was tried in the runs, by alternative and then by run; only the newest fork of each run
+    counts for each."""
     found: list[Tried] = []
     known: list[Alternative] = []
     for group in groups:
@@ -56,7 +63,9 @@ def tried_by(groups: Sequence[Group]) -> tuple[Tried, ...]:
                 fork = record.fork
                 if not any(result.alternative == fork.baseline.name for result in fork.results):
                     continue
-                effects = {effect.alternative: effect for effect in fork.effects(level=compared.level)}
+                effects = {
+                    effect.alternative: effect for effect in fork.effects(level=compared.level)
+                }
                 for one in fork.alternatives:
                     if one.name not in effects or any(alike(one, other) for other in here):
                         continue
@@ -83,7 +92,10 @@ def forks_table(tried: Sequence[Tried]) -> Numbers:
         )
         for each in tried
     )
-    return Numbers(("alternative", "run", "step", "readout", "change", "in general", "shown", "replicates"), rows)
+    return Numbers(
+        ("alternative", "run", "step", "readout", "change", "in general", "shown", "replicates"),
+        rows,
+    )
 
 
 def forks_figures(tried: Sequence[Tried], most: int) -> tuple[Figure, ...]:
@@ -96,9 +108,17 @@ def forks_figures(tried: Sequence[Tried], most: int) -> tuple[Figure, ...]:
     drawn = [each for each in tried if each.group.letter in _letters(tried)[:most]]
     figures = []
     for readout in dict.fromkeys(each.effect.readout for each in drawn):
-        here = {f"{each.named}, {each.runs}": each.effect for each in drawn if each.effect.readout == readout}
+        here = {
+            f"{each.named}, {each.runs}": each.effect
+            for each in drawn
+            if each.effect.readout == readout
+        }
         lower = next(iter(here.values())).lower_is_better
-        general = {name: effect.in_general for name, effect in here.items() if effect.in_general is not None}
+        general = {
+            name: effect.in_general
+            for name, effect in here.items()
+            if effect.in_general is not None
+        }
         figures.append(
             Figure(
                 name=f"forks-{readout.replace('_', '-')}",
@@ -108,7 +128,9 @@ def forks_figures(tried: Sequence[Tried], most: int) -> tuple[Figure, ...]:
                     general,
                     f"change in {label_of(readout)}, {'lower' if lower else 'higher'} is better",
                 ),
-                summary=" ".join(f"{name}: {signed(effect.estimate)}." for name, effect in here.items()),
+                summary=" ".join(
+                    f"{name}: {signed(effect.estimate)}." for name, effect in here.items()
+                ),
                 table=forks_table([each for each in drawn if each.effect.readout == readout]),
                 note=NOTE,
             )
@@ -117,4 +139,8 @@ def forks_figures(tried: Sequence[Tried], most: int) -> tuple[Figure, ...]:
 
 
 def _letters(tried: Sequence[Tried]) -> list[str]:
-    return list(dict.fromkeys(sorted((each.group.letter for each in tried), key=lambda letter: (len(letter), letter))))
+    return list(
+        dict.fromkeys(
+            sorted((each.group.letter for each in tried), key=lambda letter: (len(letter), letter))
+        )
+    )

@@ -1,4 +1,5 @@
-"""The page of a comparison: the differences between runs, with intervals, and their curves on the same axes."""
+"""The page of a comparison: the differences between runs, with intervals, and their curves on the
+same axes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,7 +13,14 @@ from gradiometer.report.charts.blocks import blocks
 from gradiometer.report.charts.interval_strip import strip
 from gradiometer.report.charts.marks import Curve
 from gradiometer.report.compare.charts import together_chart
-from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, Group, finding_of, verdict
+from gradiometer.report.compare.contrast import (
+    QUANTITIES,
+    Compared,
+    Contrast,
+    Group,
+    finding_of,
+    verdict,
+)
 from gradiometer.report.compare.forks import forks_figures, tried_by
 from gradiometer.report.page.cards import Shown
 from gradiometer.report.page.document import document
@@ -29,9 +37,9 @@ DRAWN = 6
 """Most configurations that are drawn. The tables have all."""
 
 CAVEAT = (
-    "The verdict rests only on the first quantity, which is fixed in advance. Its intervals hold together over all "
-    "configurations; every other interval has its own level. Runs are compared at the same step, not after the same "
-    "number of examples or the same time."
+    "The verdict rests only on the first quantity, which is fixed in advance. Its intervals hold "
+    "together over all configurations; every other interval has its own level. Runs are compared "
+    "at the same step, not after the same number of examples or the same time."
 )
 
 
@@ -95,7 +103,10 @@ def changes(contrast: Contrast) -> str:
     """The settings that differ, such as "learning rate 0.1 → 0.001"."""
     if not contrast.changed:
         return "only the seed differs"
-    pairs = (f"{name.replace('_', ' ')} {first} → {second}" for name, (first, second) in contrast.changed.items())
+    pairs = (
+        f"{name.replace('_', ' ')} {first} → {second}"
+        for name, (first, second) in contrast.changed.items()
+    )
     return ", ".join(pairs)
 
 
@@ -105,13 +116,16 @@ def in_words(estimate: Estimate) -> str:
 
 
 def _row(contrast: Contrast, *, alone: bool) -> Row:
-    """The row of a contrast, with its deciding difference. If it is the only one, its sentence is the page's title."""
+    """The row of a contrast, with its deciding difference. If it is the only one, its sentence is
+    the page's title."""
     first, second = contrast.names
     finding = finding_of(contrast)
     said = say(finding)
     estimates = {f"{each.quantity} {second}": each.estimate for each in contrast.differences}
     drawn = {
-        f"{each.quantity} {second}": strip(each.estimate, {"no difference": Estimate.exact(each.none)})
+        f"{each.quantity} {second}": strip(
+            each.estimate, {"no difference": Estimate.exact(each.none)}
+        )
         for each in contrast.differences
     }
     strips = {name: each for name, each in drawn.items() if each is not None}
@@ -142,9 +156,12 @@ def _folded(name: str, title: str, figures: tuple[Figure, ...], words: str = "")
 
 
 def groups_table(groups: Sequence[Group]) -> Numbers:
-    """One row for each configuration: its settings that differ from the others, and its mean over seeds."""
+    """One row for each configuration: its settings that differ from the others, and its mean over
+    seeds."""
     settings = [group.settings for group in groups]
-    differing = [name for name in settings[0] if len({str(each.get(name)) for each in settings}) > 1]
+    differing = [
+        name for name in settings[0] if len({str(each.get(name)) for each in settings}) > 1
+    ]
     measured = [name for name in QUANTITIES if any(name in group.numbers for group in groups)]
     rows = tuple(
         (
@@ -176,13 +193,24 @@ def _differences_table(contrasts: Sequence[Contrast]) -> Numbers:
             "ratio" if each.is_ratio else "difference",
             *cells(each.estimate),
             f"{each.estimate.level:.0%}",
-            f"{each.estimate.samples:,} {each.over}" if each.over != "seeds" else each.estimate.method,
+            f"{each.estimate.samples:,} {each.over}"
+            if each.over != "seeds"
+            else each.estimate.method,
             "" if each.needed is None else str(each.needed),
         )
         for contrast in contrasts
         for each in contrast.differences
     ]
-    columns = ("runs", "quantity", "kind", "estimate", "interval", "level", "samples", "pairs of seeds needed")
+    columns = (
+        "runs",
+        "quantity",
+        "kind",
+        "estimate",
+        "interval",
+        "level",
+        "samples",
+        "pairs of seeds needed",
+    )
     return Numbers(columns, tuple(rows))
 
 
@@ -190,7 +218,13 @@ def _figures(groups: Sequence[Group]) -> tuple[Figure, ...]:
     wanted: list[tuple[str, str, str, str | None, Callable[[Compared, int], Curve]]] = [
         ("test-loss", "Test loss", LOSS, None, partial(_evaluated, quantity="test_loss")),
         ("training-loss", "Training loss", LOSS, None, _losses),
-        ("test-accuracy", "Test accuracy", SHARE, "~%", partial(_evaluated, quantity="test_accuracy")),
+        (
+            "test-accuracy",
+            "Test accuracy",
+            SHARE,
+            "~%",
+            partial(_evaluated, quantity="test_accuracy"),
+        ),
         ("noise-scale", "Gradient noise scale", "examples", None, _noise_scales),
     ]
     made = []
@@ -202,7 +236,8 @@ def _figures(groups: Sequence[Group]) -> tuple[Figure, ...]:
 
 
 def _over_seeds(group: Group, curve_of: Callable[[Compared, int], Curve]) -> Curve:
-    """The curve of one run, or the mean over the seeds at the steps that all of them have, with its interval."""
+    """The curve of one run, or the mean over the seeds at the steps that all of them have, with its
+    interval."""
     last = min(each.run.steps for each in group.runs)
     first, *others = (dict(curve_of(each, last)) for each in group.runs)
     if not others:
@@ -210,11 +245,21 @@ def _over_seeds(group: Group, curve_of: Callable[[Compared, int], Curve]) -> Cur
     common = [step for step in first if all(step in other for other in others)]
     values = {step: [curve[step].value for curve in (first, *others)] for step in common}
     level = group.runs[0].level
-    return tuple((step, mean_over_pairs(v, level)) for step, v in values.items() if all(map(math.isfinite, v)))
+    return tuple(
+        (step, mean_over_pairs(v, level))
+        for step, v in values.items()
+        if all(map(math.isfinite, v))
+    )
 
 
-def _figure(name: str, title: str, axis: str, format: str | None, shown: dict[str, Curve]) -> Figure:
-    rows = [(group, f"{step:,}", *cells(estimate)) for group, points in shown.items() for step, estimate in points]
+def _figure(
+    name: str, title: str, axis: str, format: str | None, shown: dict[str, Curve]
+) -> Figure:
+    rows = [
+        (group, f"{step:,}", *cells(estimate))
+        for group, points in shown.items()
+        for step, estimate in points
+    ]
     return Figure(
         name=name,
         title=title,
@@ -236,4 +281,8 @@ def _noise_scales(each: Compared, last: int) -> Curve:
 
 
 def _evaluated(each: Compared, last: int, quantity: str) -> Curve:
-    return tuple((step, found[quantity]) for step, found in sorted(each.evaluations.items()) if quantity in found)
+    return tuple(
+        (step, found[quantity])
+        for step, found in sorted(each.evaluations.items())
+        if quantity in found
+    )

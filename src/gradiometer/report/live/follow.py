@@ -1,4 +1,5 @@
-"""A run followed while it is written: its page is drawn again when files change, within a share of one core."""
+"""A run followed while it is written: its page is drawn again when files change, within a share of
+one core."""
 
 import threading
 import time
@@ -16,8 +17,9 @@ from gradiometer.storage.journal import being_written
 from gradiometer.verdict.diagnosis import diagnose
 
 SHARE, SHARE_OF_LONG = 0.05, 0.004
-"""Share of one core that reading and drawing may use. It is smaller for a long run, whose page changes slowly: with
-waiting and sending the page, the total should stay below 0.01 for a long run."""
+"""Share of one core that reading and drawing may use. It is smaller for a long run, whose page
+changes slowly: with waiting and sending the page, the total should stay below 0.01 for a long run.
+"""
 
 LONG = 100_000
 """Number of steps above which a run is long."""
@@ -43,13 +45,21 @@ class View:
     def page(self, live: str, runs: list[tuple[str, str]]) -> str:
         """The whole page, which gets its updates from the address `live`."""
         return document(
-            CONTENT, self.values["run"].name, self.figures, live, view=self.version, runs=runs, **self.values
+            CONTENT,
+            self.values["run"].name,
+            self.figures,
+            live,
+            view=self.version,
+            runs=runs,
+            **self.values,
         )
 
     def update(self, live: str) -> str:
         """The update of a page that is already open, as JSON."""
         html = fragment(CONTENT, live=live, **self.values)
-        return json_for_script({"version": self.version, "html": html, "specs": specs(self.figures)})
+        return json_for_script(
+            {"version": self.version, "html": html, "specs": specs(self.figures)}
+        )
 
 
 class Followed:
@@ -82,12 +92,15 @@ class Followed:
         return self.view
 
     def look(self) -> bool:
-        """Draw the run again if its files have changed and its share of a core allows. Returns True if it was drawn."""
+        """Draw the run again if its files have changed and its share of a core allows. Returns True
+        if it was drawn."""
         with self._lock:
             if self.view is not None and time.monotonic() < self.not_before:
                 return False
             seen = self._state()
-            if self.view is not None and (seen == self._seen or not self.run.folder.manifest_path.is_file()):
+            if self.view is not None and (
+                seen == self._seen or not self.run.folder.manifest_path.is_file()
+            ):
                 return False  # a run that was moved or deleted keeps its last view
             began = time.thread_time()
             run = self.run.refreshed()
@@ -110,7 +123,12 @@ class Followed:
     def _state(self) -> tuple[object, ...]:
         """A value that changes when something is written or the writer ends; no file is read."""
         folder = self.run.folder
-        paths = (folder.readings_path(), folder.events_path, folder.path / "curvature", folder.manifest_path)
+        paths = (
+            folder.readings_path(),
+            folder.events_path,
+            folder.path / "curvature",
+            folder.manifest_path,
+        )
         forks = sorted(folder.path.glob("forks/*/*.json*"))
         return (*map(_stamp, (*paths, *forks)), being_written(folder.events_path))
 

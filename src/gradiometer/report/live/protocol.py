@@ -11,12 +11,14 @@ SECONDS = 10.0
 """Time for a whole request, from the opening of the connection or from its first byte."""
 
 MOST_WAITING = 64
-"""Connections whose request is not complete. One more closes the oldest: with 300 that a program left half-sent, nobody
-else was served for `SECONDS`. A browser opens six, and sends its requests at once."""
+"""Connections whose request is not complete. One more closes the oldest: with 300 that a program
+left half-sent, nobody else was served for `SECONDS`. A browser opens six, and sends its requests at
+once."""
 
 
 class TimedProtocol(H11Protocol):
-    """uvicorn's protocol, with a limit of time for half-sent requests. More bytes do not extend it."""
+    """uvicorn's protocol, with a limit of time for half-sent requests. More bytes do
+    not extend it."""
 
     _late: asyncio.TimerHandle | None = None
 

@@ -1,9 +1,10 @@
-"""The live page: the page of a run, served to this machine only, and updated while the run continues.
+"""The live page: the page of a run, served to this machine only, and updated while the run
+continues.
 
-The server listens on the loopback address only, at a free port, and answers only requests with a random token. A page
-of another site that finds the port is refused, because its Host header is wrong and it does not know the token. Runs
-are requested by number, so that no file path can be requested. The server only reads files of the run, so training is
-not affected.
+The server listens on the loopback address only, at a free port, and answers only requests with a
+random token. A page of another site that finds the port is refused, because its Host header is
+wrong and it does not know the token. Runs are requested by number, so that no file path can be
+requested. The server only reads files of the run, so training is not affected.
 """
 
 import asyncio
@@ -18,7 +19,13 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import (
+    HTMLResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -42,8 +49,8 @@ HEADERS = {
     b"x-frame-options": b"DENY",
     b"cross-origin-resource-policy": b"same-origin",
 }
-"""Headers of every response. They keep other sites from framing or reading the page, and from learning the token in
-its address."""
+"""Headers of every response. They keep other sites from framing or reading the page, and from
+learning the token in its address."""
 
 
 class Live:
@@ -119,7 +126,8 @@ class Live:
     async def _page(self, request: Request) -> Response:
         runs = [(self._place(number), each.name) for number, each in enumerate(self.followed)]
         return await self._drawn(
-            request, lambda view, place: HTMLResponse(view.page(place, runs).encode(errors="replace"))
+            request,
+            lambda view, place: HTMLResponse(view.page(place, runs).encode(errors="replace")),
         )
 
     async def _update(self, request: Request) -> Response:
@@ -128,7 +136,8 @@ class Live:
         )
 
     async def _drawn(self, request: Request, respond: Callable[[View, str], Response]) -> Response:
-        """The response made of the latest view of a run. One that cannot be drawn is a sentence: it may be, later."""
+        """The response made of the latest view of a run. One that cannot be drawn is a sentence: it
+        may be, later."""
         followed = self._asked_for(request)
         if followed is None:
             return _nothing_here()
@@ -143,8 +152,12 @@ class Live:
         if followed is None:
             return _nothing_here()
         if sum(map(len, self._listeners)) >= MOST_LISTENERS:
-            return PlainTextResponse(f"{MOST_LISTENERS} pages are open already: close one, then reload this one.", 503)
-        return StreamingResponse(self._versions(self.followed.index(followed)), media_type="text/event-stream")
+            return PlainTextResponse(
+                f"{MOST_LISTENERS} pages are open already: close one, then reload this one.", 503
+            )
+        return StreamingResponse(
+            self._versions(self.followed.index(followed)), media_type="text/event-stream"
+        )
 
     async def _versions(self, number: int) -> AsyncIterator[str]:
         """The current version, and every later one."""
@@ -206,17 +219,22 @@ class Guard:
         _, _, below = scope["path"].partition("/")
         given = below.partition("/")[0]
         if not compare_digest(given.encode(errors="replace"), self.live.token.encode()):
-            return PlainTextResponse("Wrong token: use the address that gradiometer show --live printed.", 403)
+            return PlainTextResponse(
+                "Wrong token: use the address that gradiometer show --live printed.", 403
+            )
         if scope["method"] not in ("GET", "HEAD"):
             return PlainTextResponse("Only GET and HEAD are allowed.", 405)
         return None
 
 
 def _changed(followed: Followed) -> bool:
-    """True if there is a new view. A failure is logged, because the next attempt may succeed, or another run."""
+    """True if there is a new view. A failure is logged, because the next attempt may succeed, or
+    another run."""
     try:
         return followed.look()
-    except Exception as error:  # such as too little memory; it must not end the updates of all pages
+    except (
+        Exception
+    ) as error:  # such as too little memory; it must not end the updates of all pages
         logger.warning("%s: %s", followed.name, _sentence(error))
     return False
 
@@ -240,5 +258,7 @@ def _listening(port: int) -> socket.socket:
     except OSError as error:
         made.close()
         reason = (error.strerror or str(error)).lower()
-        raise BadArgument(f"`--port` {port} cannot be used: {reason}. Leave it out to use a free port.") from error
+        raise BadArgument(
+            f"`--port` {port} cannot be used: {reason}. Leave it out to use a free port."
+        ) from error
     return made

@@ -65,7 +65,8 @@ class Listed:
 
     @property
     def score_words(self) -> str:
-        """The test accuracy in percent, or the test loss, with its interval; empty without an evaluation."""
+        """The test accuracy in percent, or the test loss, with its interval; empty without an
+        evaluation."""
         if self.score is None:
             return ""
         if self.is_accuracy:
@@ -97,10 +98,13 @@ ORDERS: dict[str, Callable[[Listed], Any]] = {
     "age": lambda run: run.age,
     "name": lambda run: run.path.name,
     "loss": lambda run: _lower(run.loss.value),
-    "score": lambda run: math.inf if run.score is None else (-1 if run.is_accuracy else 1) * _lower(run.score.value),
+    "score": lambda run: (
+        math.inf if run.score is None else (-1 if run.is_accuracy else 1) * _lower(run.score.value)
+    ),
     "steps": lambda run: -run.steps,
 }
-"""The orders of a listing: the newest, the first by name, the lowest loss, the best score or the longest come first."""
+"""The orders of a listing: the newest, the first by name, the lowest loss, the best score or the
+longest come first."""
 
 
 def listing(
@@ -110,7 +114,8 @@ def listing(
 
     Args:
         folder: The folder of the runs.
-        sort: "age" (newest first), "name", "loss" (lowest first), "score" (best first) or "steps" (longest first).
+        sort: "age" (newest first), "name", "loss" (lowest first), "score" (best first) or "steps"
+            (longest first).
         match: A pattern for the names of the runs, such as "digits-*".
         status: The states to list, such as "finished". Default: all.
 
@@ -175,5 +180,9 @@ def _listed(path: Path) -> Listed:
 
 def _written(run: Run) -> float:
     """The time of the last write to the run's readings, events or manifest."""
-    times = [path.stat().st_mtime for path in (run.folder.readings_path(), run.folder.events_path) if path.exists()]
+    times = [
+        path.stat().st_mtime
+        for path in (run.folder.readings_path(), run.folder.events_path)
+        if path.exists()
+    ]
     return max([run.folder.manifest_path.stat().st_mtime, *times])

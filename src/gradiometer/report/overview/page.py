@@ -15,17 +15,20 @@ CONTENT = "overview.html.jinja"
 
 
 def write_overview(runs: Sequence[Listed], path: Path) -> Path:
-    """Write the page of these runs; the file is complete or does not exist. Its links are relative to its folder.
+    """Write the page of these runs; the file is complete or does not exist. Its links are relative
+    to its folder.
 
     Raises:
         BadArgument: The path is that of a folder.
         StorageFailed: It cannot be written.
     """
     if path.is_dir() or not path.name:
-        raise BadArgument(f"`page` must be a file, and `{path}` is a folder: write `--page {path / 'runs.html'}`.")
-    page = document(CONTENT, path.parent.resolve().name, (), runs=[_row(run, path.parent) for run in runs]).encode(
-        errors="replace"
-    )
+        raise BadArgument(
+            f"`page` must be a file, and `{path}` is a folder: write `--page {path / 'runs.html'}`."
+        )
+    page = document(
+        CONTENT, path.parent.resolve().name, (), runs=[_row(run, path.parent) for run in runs]
+    ).encode(errors="replace")
     with writing(path, "choose another file"):
         replace_file(path, page)
     return path

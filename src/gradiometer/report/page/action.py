@@ -1,4 +1,5 @@
-"""The next action: what the most urgent finding advises, as lines to paste, and what it would gain."""
+"""The next action: what the most urgent finding advises, as lines to paste, and what it
+would gain."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

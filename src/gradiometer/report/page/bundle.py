@@ -1,7 +1,8 @@
-"""Vega, Vega-Lite and vega-embed as one script, built once (in about a second) and kept in the user's cache.
+"""Vega, Vega-Lite and vega-embed as one script, built once (in about a second) and kept in the
+user's cache.
 
-It is the same for every page until the version of vl-convert changes. A page has it compressed, which makes it half as
-long; `page.js` unpacks it when the first chart is drawn.
+It is the same for every page until the version of vl-convert changes. A page has it compressed,
+which makes it half as long; `page.js` unpacks it when the first chart is drawn.
 """
 
 import base64
@@ -39,7 +40,9 @@ class Bundle(NamedTuple):
     @classmethod
     def of(cls, script: str) -> "Bundle":
         """Pack a script."""
-        return cls(base64.b64encode(zlib.compress(script.encode(), 9)).decode(), script_hash(script))
+        return cls(
+            base64.b64encode(zlib.compress(script.encode(), 9)).decode(), script_hash(script)
+        )
 
 
 @cache
@@ -61,9 +64,10 @@ def cache_folder() -> Path | None:
     Returns:
         The folder, which may not exist yet; None if the user has no home folder.
     """
-    variable, below = {"win32": ("LOCALAPPDATA", "AppData/Local"), "darwin": ("", "Library/Caches")}.get(
-        sys.platform, ("XDG_CACHE_HOME", ".cache")
-    )
+    variable, below = {
+        "win32": ("LOCALAPPDATA", "AppData/Local"),
+        "darwin": ("", "Library/Caches"),
+    }.get(sys.platform, ("XDG_CACHE_HOME", ".cache"))
     named = Path(os.environ.get(variable, "")) if variable else Path()
     if named.is_absolute():
         return named / "gradiometer"
@@ -80,7 +84,8 @@ def _name() -> str:
 
 
 def _kept(path: Path) -> str | None:
-    """The script from a complete file, whose first line is the checksum of the rest; otherwise None."""
+    """The script from a complete file, whose first line is the checksum of the rest; otherwise
+    None."""
     try:
         checksum, _, content = read_file(path).partition(b"\n")
     except OSError:

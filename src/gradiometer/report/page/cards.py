@@ -1,4 +1,5 @@
-"""One card per question: the findings, each interval with its threshold, or the command that measures it."""
+"""One card per question: the findings, each interval with its threshold, or the command that
+measures it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -58,7 +59,8 @@ class Shown:
 
     @classmethod
     def of(cls, answer: Answer) -> "Shown":
-        """Draw every interval in the finding, with the exact numbers in the finding as thresholds."""
+        """Draw every interval in the finding, with the exact numbers in the finding as
+        thresholds."""
         symbols = SYMBOLS if answer.gauge is None else {**SYMBOLS, **answer.gauge.symbols}
         drawn = strips(answer.estimates, tuple(answer.finding.numbers), symbols)
         return cls(answer.finding, say(answer.finding), answer.estimates, drawn)
@@ -95,7 +97,10 @@ class Card:
 def answers_of(diagnosis: Diagnosis, sections: Iterable[Section]) -> tuple[Answer, ...]:
     """The findings of the gauges, and those that the sections add."""
     gauges = {gauge.name: gauge for gauge in diagnosis.gauges}
-    found = [Answer(finding, diagnosis.estimates, gauges.get(finding.gauge)) for finding in diagnosis.findings]
+    found = [
+        Answer(finding, diagnosis.estimates, gauges.get(finding.gauge))
+        for finding in diagnosis.findings
+    ]
     return (*found, *(answer for section in sections for answer in section.answers))
 
 
@@ -124,7 +129,8 @@ def cards(run: Run, found: Iterable[Answer]) -> tuple[Card, ...]:
 
 
 def _command(question: Question, run: Run) -> str:
-    """The command that measures it; empty if `watch` would refuse the gauge, as it does on several processes."""
+    """The command that measures it; empty if `watch` would refuse the gauge, as it does on several
+    processes."""
     if isinstance(run.configuration, Configuration):
         return question.command(run.path, run.configuration)
     known = run.has_program_with_model and run.manifest.get("ranks", 1) == 1
@@ -132,14 +138,20 @@ def _command(question: Question, run: Run) -> str:
 
 
 def _needs(question: Question, run: Run) -> str:
-    """The measurements that an answer needs, or the reason that there is none for the optimizer of this run."""
+    """The measurements that an answer needs, or the reason that there is none for the optimizer of
+    this run."""
     return _unknown_law(question, run) or question.needs
 
 
 def _unknown_law(question: Question, run: Run) -> str:
-    """A sentence if the gauges of the question rest on a law of SGD and the run has another optimizer; else empty."""
+    """A sentence if the gauges of the question rest on a law of SGD and the run has another
+    optimizer; else empty."""
     settings = run.hyperparameters
-    laws = [kind.sgd_only for kind in GAUGES.values() if kind.question == question.words and kind.sgd_only]
+    laws = [
+        kind.sgd_only
+        for kind in GAUGES.values()
+        if kind.question == question.words and kind.sgd_only
+    ]
     if not run.watched or not laws or settings is None or settings.family == "sgd":
         return ""
     return f"The {laws[0]} is known for SGD, and not for {' and '.join(settings.names)}."
@@ -151,12 +163,15 @@ def further_cards(found: Iterable[Answer]) -> tuple[Card, ...]:
         Card(
             name=f"also-{place}",
             short=answer.finding.issue.value,
-            title=answer.question or FURTHER.get(answer.finding.gauge, _plain_title(answer.finding)),
+            title=answer.question
+            or FURTHER.get(answer.finding.gauge, _plain_title(answer.finding)),
             state=answer.finding.state.name.lower(),
             word=answer.finding.state.value,
             symbol=answer.finding.state.symbol,
             shown=(Shown.of(answer),),
-            section=answer.finding.gauge if answer.finding.gauge == SPIKES else answer.finding.issue.value,
+            section=answer.finding.gauge
+            if answer.finding.gauge == SPIKES
+            else answer.finding.issue.value,
         )
         for place, answer in enumerate(sorted(found, key=lambda answer: answer.finding.state.rank))
         if not any(question.is_answered_by(answer) for question in QUESTIONS)

@@ -1,4 +1,5 @@
-"""The checks of a run before its numbers are shown, with their results. They are at the end of the page's methods."""
+"""The checks of a run before its numbers are shown, with their results. They are at the end of the
+page's methods."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ FEWEST = 40
 """With fewer readings, an interval is wide mostly for want of readings."""
 
 SLACK = 0.005
-"""Share of the training time by which the instrument may exceed its budget before the check fails."""
+"""Share of the training time by which the instrument may exceed its budget before the
+check fails."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Check:
 
 
 def checks(run: Run, diagnosis: Diagnosis) -> tuple[Check, ...]:
-    """Check that the record is complete, its numbers finite, its intervals based on enough data, the budget kept."""
+    """Check that the record is complete, its numbers finite, its intervals based on enough data,
+    the budget kept."""
     return (*_of_the_record(run), *_of_the_intervals(diagnosis), *_of_the_budget(run))
 
 
@@ -46,20 +49,38 @@ def _of_the_record(run: Run) -> Iterator[Check]:
     yield Check(not skipped, f"Parts of the record that could not be read: {len(skipped):,}.")
     if resumed := [event["step"] for event in run.events if event["event"] == "resumed"]:
         places = ", ".join(f"{step:,}" for step in resumed)
-        yield Check(True, f"Resumed at step {places}. What the stopped process wrote after that step is not used.")
+        yield Check(
+            True,
+            f"Resumed at step {places}. What the stopped process wrote after that step is not "
+            "used.",
+        )
 
 
 def _of_the_intervals(diagnosis: Diagnosis) -> Iterator[Check]:
-    samples = [estimate.samples for estimate in diagnosis.estimates.values() if 0 < estimate.level < 1]
+    samples = [
+        estimate.samples for estimate in diagnosis.estimates.values() if 0 < estimate.level < 1
+    ]
     if samples:
         fewest = min(samples)
-        yield Check(fewest >= FEWEST, f"Smallest number of readings behind an interval: {fewest:,}.")
+        yield Check(
+            fewest >= FEWEST, f"Smallest number of readings behind an interval: {fewest:,}."
+        )
     unknown = sum(not estimate.tells for estimate in diagnosis.estimates.values())
-    yield Check(True, f"Estimates whose interval is still open: {unknown} of {len(diagnosis.estimates)}.")
+    yield Check(
+        True, f"Estimates whose interval is still open: {unknown} of {len(diagnosis.estimates)}."
+    )
 
 
 def _of_the_budget(run: Run) -> Iterator[Check]:
     used, allowed = run.overhead.get("used"), run.overhead.get("budget")
-    if used is None or allowed is None or run.configuration.every is not None or run.overhead.get("mode") == "off":
+    if (
+        used is None
+        or allowed is None
+        or run.configuration.every is not None
+        or run.overhead.get("mode") == "off"
+    ):
         return
-    yield Check(of_the_budget(run.overhead) <= allowed + SLACK, f"The instrument used {time_used(run.overhead)}.")
+    yield Check(
+        of_the_budget(run.overhead) <= allowed + SLACK,
+        f"The instrument used {time_used(run.overhead)}.",
+    )

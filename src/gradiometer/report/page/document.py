@@ -17,7 +17,9 @@ from gradiometer.report.sections.section import Figure
 TEMPLATES = files("gradiometer.report") / "templates"
 
 
-def document(content: str, title: str, drawn: tuple[Figure, ...], live: str = "", **values: Any) -> str:
+def document(
+    content: str, title: str, drawn: tuple[Figure, ...], live: str = "", **values: Any
+) -> str:
     """The whole page as HTML.
 
     Args:
@@ -39,7 +41,10 @@ def document(content: str, title: str, drawn: tuple[Figure, ...], live: str = ""
         style=Markup(source(TEMPLATES, "page.css")),
         scripts=scripts,
         library=None if library is None else Markup(library.packed),
-        script_hashes=[*(script_hash(script) for script in scripts), *([library.script_hash] if library else [])],
+        script_hashes=[
+            *(script_hash(script) for script in scripts),
+            *([library.script_hash] if library else []),
+        ],
         live=live,
         version=__version__,
         **values,
@@ -53,7 +58,11 @@ def fragment(content: str, live: str, **values: Any) -> str:
 
 def specs(figures: tuple[Figure, ...]) -> Mapping[str, Any]:
     """Every chart as the page embeds it, by name."""
-    return {figure.name: page_spec(figure.chart, figure.summary) for figure in figures if not figure.single}
+    return {
+        figure.name: page_spec(figure.chart, figure.summary)
+        for figure in figures
+        if not figure.single
+    }
 
 
 def rendered(template: str, **values: Any) -> str:

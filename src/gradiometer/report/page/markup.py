@@ -1,4 +1,5 @@
-"""Safe text in a page: templates that escape, JSON inside a script element, and hashes of scripts."""
+"""Safe text in a page: templates that escape, JSON inside a script element, and hashes
+of scripts."""
 
 import base64
 import hashlib
@@ -13,9 +14,12 @@ from markupsafe import Markup, escape
 
 
 def environment(*templates: Traversable) -> jinja2.Environment:
-    """Templates from several folders; the first folder that contains a name wins. All values are escaped."""
+    """Templates from several folders; the first folder that contains a name wins. All values are
+    escaped."""
     made = jinja2.Environment(
-        loader=jinja2.ChoiceLoader([jinja2.FunctionLoader(partial(_found, folder)) for folder in templates]),
+        loader=jinja2.ChoiceLoader(
+            [jinja2.FunctionLoader(partial(_found, folder)) for folder in templates]
+        ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -1,4 +1,5 @@
-"""A small card for notebooks: findings with their intervals as bars, without scripts and style sheets."""
+"""A small card for notebooks: findings with their intervals as bars, without scripts and style
+sheets."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,11 +11,15 @@ from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis
 
 COLOURS = {"act": "#d6595e", "look": "#b07a16", "cannot_tell": "#7d8894", "ok": "#37945c"}
-"""One colour for each state, with a contrast of 3 to 1 on white and on black. Words have the colour of the notebook."""
+"""One colour for each state, with a contrast of 3 to 1 on white and on black. Words have the colour
+of the notebook."""
 
 
 def card(
-    findings: Sequence[Finding], warnings: Iterable[str], diagnosis: Diagnosis | None, run: Run | None = None
+    findings: Sequence[Finding],
+    warnings: Iterable[str],
+    diagnosis: Diagnosis | None,
+    run: Run | None = None,
 ) -> str:
     """The card as HTML. All styles are inside the elements.
 
@@ -29,7 +34,9 @@ def card(
     page = None if run is None else run.path / "report.html"
     return rendered(
         "notebook.html.jinja",
-        shown=[Shown.of(Answer(finding, estimates, gauges.get(finding.gauge))) for finding in findings],
+        shown=[
+            Shown.of(Answer(finding, estimates, gauges.get(finding.gauge))) for finding in findings
+        ],
         warnings=tuple(warnings),
         quantities={} if diagnosis is None else diagnosis.labels,
         colours=COLOURS,

@@ -25,14 +25,23 @@ from gradiometer.storage.disk import replace_file, writing
 from gradiometer.verdict.diagnosis import Diagnosis, diagnose
 
 STATUS_SYMBOLS = {"running": "▸", "finished": "✓", "interrupted": "‖", "diverged": "▲"}
-DRAWN = {Draw.RESHUFFLED: "reshuffled", Draw.REPLACEMENT: "with replacement", Draw.FRESH: "of new examples"}
+DRAWN = {
+    Draw.RESHUFFLED: "reshuffled",
+    Draw.REPLACEMENT: "with replacement",
+    Draw.FRESH: "of new examples",
+}
 CONTENT = "content.html.jinja"
 
 
 def write_page(
-    run: Run, diagnosis: Diagnosis, path: Path | None = None, *, shown: tuple[Section, ...] | None = None
+    run: Run,
+    diagnosis: Diagnosis,
+    path: Path | None = None,
+    *,
+    shown: tuple[Section, ...] | None = None,
 ) -> Path:
-    """Write the page of a run and return its path. The file is replaced at once: readers see the old or the new page.
+    """Write the page of a run and return its path. The file is replaced at once: readers see the
+    old or the new page.
 
     Args:
         run: The run.
@@ -79,7 +88,10 @@ def write_charts(
     figures = [figure for section in shown for figure in section.figures if not figure.single]
     with writing(folder, "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
-        return [save_png(figure.chart, folder / f"{figure.name}.png", figure.title) for figure in figures]
+        return [
+            save_png(figure.chart, folder / f"{figure.name}.png", figure.title)
+            for figure in figures
+        ]
 
 
 def render(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...] | None = None) -> str:
@@ -114,12 +126,15 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
         "status_symbol": STATUS_SYMBOLS[run.status],
         "overhead": overhead_sentence(run.overhead, run.configuration.every),
         "configuration": _settings(msgspec.structs.asdict(run.configuration)),
-        "manifest": _settings({name: value for name, value in run.manifest.items() if name != "configuration"}),
+        "manifest": _settings(
+            {name: value for name, value in run.manifest.items() if name != "configuration"}
+        ),
     }
 
 
 def _title(diagnosis: Diagnosis, action: Action | None) -> str:
-    """The verdict, or what the next action answers to if the verdict is only that something is ok."""
+    """The verdict, or what the next action answers to if the verdict is only that
+    something is ok."""
     calm = diagnosis.headline is not None and diagnosis.headline.state is State.OK
     if action is not None and calm:
         return action.seen
@@ -138,22 +153,35 @@ def _facts(run: Run) -> tuple[str, ...]:
 
 
 def gradient_meant(run: Run) -> str:
-    """A sentence about the gradient that is meant by g, and about the examples that are measured."""
+    """A sentence about the gradient that is meant by g, and about the examples that
+    are measured."""
     measured, count = run.measured_sampling, f"{run.measured_sampling.examples or 0:,}"
     if "probe" in run.manifest:
-        examples = "new examples" if measured.draw is Draw.FRESH else f"draws with replacement from {count} examples"
-        return f"The measured batches are not those of training but a probe, independent {examples}. Here g is the " + (
-            "gradient of the distribution that they come from."
+        examples = (
+            "new examples"
             if measured.draw is Draw.FRESH
-            else "gradient of these examples."
+            else f"draws with replacement from {count} examples"
+        )
+        return (
+            f"The measured batches are not those of training but a probe, independent {examples}. "
+            "Here g is the "
+            + (
+                "gradient of the distribution that they come from."
+                if measured.draw is Draw.FRESH
+                else "gradient of these examples."
+            )
         )
     if measured.draw is Draw.FRESH:
         return "Here g is the gradient of the distribution that the examples come from."
     if measured.draw is Draw.REPLACEMENT:
-        return "Here g is the gradient of the training set, from which batches are drawn with replacement."
+        return (
+            "Here g is the gradient of the training set, from which batches are drawn with "
+            "replacement."
+        )
     return (
-        "Here g is the gradient of the training set. The coming batch has not been trained on yet in this epoch, so in "
-        "a small training set its gradient and noise are larger; a `probe` of independent examples has no such bias."
+        "Here g is the gradient of the training set. The coming batch has not been trained on yet "
+        "in this epoch, so in a small training set its gradient and noise are larger; a `probe` of "
+        "independent examples has no such bias."
     )
 
 

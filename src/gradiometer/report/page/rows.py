@@ -1,4 +1,5 @@
-"""The rows of the page: a question, its number, its interval and its trend. The evidence is inside, to be opened."""
+"""The rows of the page: a question, its number, its interval and its trend. The evidence is inside,
+to be opened."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -61,9 +62,13 @@ class Row:
 
 
 def rows(
-    diagnosis: Diagnosis, sections: Sequence[Section], asked: Sequence[Card], further: Sequence[Card]
+    diagnosis: Diagnosis,
+    sections: Sequence[Section],
+    asked: Sequence[Card],
+    further: Sequence[Card],
 ) -> tuple[Row, ...]:
-    """A row for each answered question, each further finding, and each section that no finding belongs to.
+    """A row for each answered question, each further finding, and each section that no finding
+    belongs to.
 
     Of these sections, those with words in their row, such as the forks, come first.
 
@@ -75,15 +80,22 @@ def rows(
     """
     left = {section.name: section for section in sections}
     placed = [*(card for card in asked if card.shown), *further]
-    placed.sort(key=lambda card: card.shown[0].finding.gauge != TRIAGE)  # what limits the run comes first
+    placed.sort(
+        key=lambda card: card.shown[0].finding.gauge != TRIAGE
+    )  # what limits the run comes first
     made = [_row(card, left.pop(card.section, None), diagnosis) for card in placed]
-    others = [_numbers(each) for each in left.values() if _figures(each) or _has_table(each) or each.words]
+    others = [
+        _numbers(each) for each in left.values() if _figures(each) or _has_table(each) or each.words
+    ]
     return (*made, *sorted(others, key=lambda row: not row.words))
 
 
 def top_figure(sections: Iterable[Section]) -> Figure | None:
     """The chart at the top of the page: the loss."""
-    return next((section.figures[0] for section in sections if section.name == LOSS and section.figures), None)
+    return next(
+        (section.figures[0] for section in sections if section.name == LOSS and section.figures),
+        None,
+    )
 
 
 def _row(card: Card, section: Section | None, diagnosis: Diagnosis) -> Row:
@@ -109,13 +121,17 @@ def _small(shown: Shown, diagnosis: Diagnosis) -> Small | None:
         return None
     estimate = shown.estimates[names[0]]
     unit = f" {estimate.unit}" if len(estimate.unit) <= LONGEST_UNIT else ""
-    words = f"{number(estimate.value)} {interval(estimate)}{unit}" if estimate.tells else str(estimate)
+    words = (
+        f"{number(estimate.value)} {interval(estimate)}{unit}" if estimate.tells else str(estimate)
+    )
     return Small(words, shown.strips.get(names[0]), names[0])
 
 
 def _numbers(section: Section) -> Row:
     """The row of a section without a finding."""
-    return Row(section.name, section.title, "numbers", "", "", None, section.words, None, (), section)
+    return Row(
+        section.name, section.title, "numbers", "", "", None, section.words, None, (), section
+    )
 
 
 def _figures(section: Section) -> tuple[Figure, ...]:

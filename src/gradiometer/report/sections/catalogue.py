@@ -26,7 +26,8 @@ SECTIONS: tuple[Callable[[Run, Diagnosis], Section], ...] = (
     exploration_section,
     ensemble_section,
 )
-"""The page's sections: the loss, its spikes, what other settings would have done to it, then the lecture's order."""
+"""The page's sections: the loss, its spikes, what other settings would have done to it, then the
+lecture's order."""
 
 
 def sections(run: Run, diagnosis: Diagnosis) -> tuple[Section, ...]:

@@ -1,4 +1,5 @@
-"""The section of issue 3, convergence: the learning rate, its remaining sums, the path, and the certificate."""
+"""The section of issue 3, convergence: the learning rate, its remaining sums, the path, and the
+certificate."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,11 +30,14 @@ DRAWN = 400
 ROWS = 25
 """Maximum number of steps in the table of the chart."""
 TITLE = "Learning rate and convergence"
-LEAD = "SGD comes to rest only if the learning rate goes to zero. Does it, and has SGD come to rest?"
+LEAD = (
+    "SGD comes to rest only if the learning rate goes to zero. Does it, and has SGD come to rest?"
+)
 
 
 def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
-    """Issue 3: η along the run, the theorem's verdict, how far the run can still travel, its path, its certificate."""
+    """Issue 3: η along the run, the theorem's verdict, how far the run can still travel, its path,
+    its certificate."""
     rates, certificates = rates_of(run), load_artifacts(run, Certificate)
     if rates is None:
         return Section("convergence", TITLE, f"{LEAD} Nothing has been recorded yet.", ())
@@ -41,7 +45,10 @@ def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
     figures = [figure for figure in drawn if figure is not None]
     finding = _finding(rates)
     if not certificates:
-        advice = f" {run.call('certify', 'train')} checks if this is a stationary point of the training loss."
+        advice = (
+            f" {run.call('certify', 'train')} checks if this is a stationary point of the training "
+            "loss."
+        )
         lead = LEAD + (advice if run.has_program_with_model else "")
     else:
         lead = f"{LEAD} {say(certificates[-1].finding()).seen} Verdict: {certificates[-1].verdict}."
@@ -65,8 +72,8 @@ def _rate_figure(rates: Rates) -> Figure:
     if rates.now < rates.total:
         left, noise_left = rates.sums(rates.now)
         parts.append(
-            f"From step {rates.now:,} to the end, Σ η = {significant(left)} (distance in units of ‖g‖) and Σ η² = "
-            f"{significant(noise_left)} (noise) are left."
+            f"From step {rates.now:,} to the end, Σ η = {significant(left)} (distance in units of "
+            f"‖g‖) and Σ η² = {significant(noise_left)} (noise) are left."
         )
     chosen = np.unique(np.linspace(0, len(rates.steps) - 1, DRAWN).round().astype(int))
     drawn = [(int(rates.steps[place]), float(rates.values[place])) for place in chosen]
@@ -74,13 +81,16 @@ def _rate_figure(rates: Rates) -> Figure:
     return Figure(
         name="learning-rate",
         title="Learning rate",
-        chart=learning_rate_chart(drawn, rates.now if rates.now < rates.total else None, to_zero=rates.reaches_zero),
+        chart=learning_rate_chart(
+            drawn, rates.now if rates.now < rates.total else None, to_zero=rates.reaches_zero
+        ),
         summary=" ".join(parts),
         table=_rate_table(rates),
         note=(
-            f"η at every step, {rates.source}. Σ η is the distance that a run can travel, in units of the gradient "
-            "norm. Σ η² measures the gradient noise that it accumulates. The theorem is about runs that never end. In "
-            "a finite run it matters that η is zero at the end."
+            f"η at every step, {rates.source}. Σ η is the distance that a run can travel, in units "
+            "of the gradient norm. Σ η² measures the gradient noise that it accumulates. The "
+            "theorem is about runs that never end. In a finite run it matters that η is zero at "
+            "the end."
         ),
     )
 
@@ -104,7 +114,13 @@ def _rate_table(rates: Rates) -> Numbers:
     for place in chosen:
         step = int(rates.steps[place])
         left = rates.sums(step)
-        rows.append((f"{step:,}", significant(float(rates.values[place])), *(significant(part) for part in left)))
+        rows.append(
+            (
+                f"{step:,}",
+                significant(float(rates.values[place])),
+                *(significant(part) for part in left),
+            )
+        )
     return Numbers(("step", "learning rate", "Σ η left", "Σ η² left"), tuple(rows))
 
 
@@ -120,8 +136,14 @@ def _finding(rates: Rates) -> Finding | None:
 
 
 def _heading(estimates: Mapping[str, Estimate], certificates: Sequence[Certificate]) -> str:
-    parts = ["the path"] * bool(trajectory_rows(estimates)) + ["the certificate"] * bool(certificates)
-    return ", and ".join(["The schedule", *parts]) if len(parts) < 2 else "The schedule, the path, and the certificate"
+    parts = ["the path"] * bool(trajectory_rows(estimates)) + ["the certificate"] * bool(
+        certificates
+    )
+    return (
+        ", and ".join(["The schedule", *parts])
+        if len(parts) < 2
+        else "The schedule, the path, and the certificate"
+    )
 
 
 def _table(rates: Rates, diagnosis: Diagnosis, certificates: Sequence[Certificate]) -> Numbers:
@@ -139,7 +161,9 @@ def _table(rates: Rates, diagnosis: Diagnosis, certificates: Sequence[Certificat
     if rates.schedule is not None and rates.total <= SUMMED:
         found = horizon(rates.schedule, rates.total)
         worst = significant(found.bound * math.sqrt(rates.total))
-        rows.append(("worst case over convex losses, × D G/√T", worst, "bound", "", "linear to zero: 2.0"))
+        rows.append(
+            ("worst case over convex losses, × D G/√T", worst, "bound", "", "linear to zero: 2.0")
+        )
     rows += trajectory_rows(estimates, labels)
     if certificates:
         rows += _certified(certificates[-1].estimates, certificates[-1].step)
@@ -154,7 +178,10 @@ def _conditions(verdict: TheoremVerdict) -> list[tuple[str, ...]]:
         "Σ η² < ∞": verdict.sum_of_squares_converges,
         "the theorem applies": verdict.theorem,
     }
-    return [(name, words[answer], "", "", "asymptotics of the schedule") for name, answer in answers.items()]
+    return [
+        (name, words[answer], "", "", "asymptotics of the schedule")
+        for name, answer in answers.items()
+    ]
 
 
 def _certified(estimates: Mapping[str, Estimate], step: int) -> list[tuple[str, ...]]:

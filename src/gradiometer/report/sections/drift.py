@@ -1,4 +1,5 @@
-"""The section of issue 2, drift: batch sharpness and sharpness along the run, the edge of stability, the density."""
+"""The section of issue 2, drift: batch sharpness and sharpness along the run, the edge of
+stability, the density."""
 
 import math
 
@@ -12,17 +13,26 @@ from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.report.charts.drift_charts import density_chart, sharpness_chart
 from gradiometer.report.charts.marks import Curve
 from gradiometer.report.sections.questions import Answer
-from gradiometer.report.sections.section import Figure, Numbers, Section, cells, change, quantity_table
+from gradiometer.report.sections.section import (
+    Figure,
+    Numbers,
+    Section,
+    cells,
+    change,
+    quantity_table,
+)
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis
 from gradiometer.verdict.words.drift import no_edge
 
 NEARLY_ZERO = 1e-3
-"""Share of the largest learning rate below which a schedule has ended, so that the edge is far away."""
+"""Share of the largest learning rate below which a schedule has ended, so that the edge is far
+away."""
 
 SEEN = 20
-"""The edge is drawn up to this multiple of its lowest value. Above it, η is nearly zero and the edge far away."""
+"""The edge is drawn up to this multiple of its lowest value. Above it, η is nearly zero and the
+edge far away."""
 TITLE = "Curvature and change of the gradient"
 
 PLACES = 200
@@ -32,11 +42,16 @@ PLACES = 200
 def drift_section(run: Run, diagnosis: Diagnosis) -> Section:
     """Issue 2: batch sharpness and sharpness along the run, the density, and the latest numbers."""
     history, surveys = diagnosis.history, load_artifacts(run, Survey)
-    lead = "How does the gradient change as Φ moves, and is the learning rate small enough for the curvature?"
+    lead = (
+        "How does the gradient change as Φ moves, and is the learning rate small enough for the "
+        "curvature?"
+    )
     labels = {**labels_of(diagnosis.gauges, Issue.DRIFT), **Survey.labels}
     batch = history.get("batch_sharpness", ())
     if not batch and not surveys:
-        how = f": {run.call('sharpness', 'train')} measures it" if run.has_program_with_model else ""
+        how = (
+            f": {run.call('sharpness', 'train')} measures it" if run.has_program_with_model else ""
+        )
         lead += f" The sharpness has not been measured yet{how}."
         return Section("drift", TITLE, lead, (), quantity_table(labels, diagnosis.estimates))
     figures = [_sharpness_figure(batch, surveys, history.get("edge", ()), run)]
@@ -59,8 +74,13 @@ def density_figure(survey: Survey, edge: tuple[str, float] | None) -> Figure:
     marked = {f"λ_max = {significant(survey.sharpness.value)}": survey.sharpness.value}
     if edge is not None and edge[1] <= 2 * grid[-1]:
         marked[f"{edge[0]} = {significant(edge[1])}"] = edge[1]
-    columns = ([significant(float(number)) for number in column[::8]] for column in (grid, value, low, high))
-    rows = tuple((at, middle, f"[{one}, {other}]") for at, middle, one, other in zip(*columns, strict=True))
+    columns = (
+        [significant(float(number)) for number in column[::8]]
+        for column in (grid, value, low, high)
+    )
+    rows = tuple(
+        (at, middle, f"[{one}, {other}]") for at, middle, one, other in zip(*columns, strict=True)
+    )
     negative = survey.negative_share
     return Figure(
         name="density",
@@ -68,14 +88,15 @@ def density_figure(survey: Survey, edge: tuple[str, float] | None) -> Figure:
         chart=density_chart(survey.density, marked),
         summary=(
             f"Hessian of {survey.what}: the largest eigenvalue is {survey.sharpness}, the smallest "
-            f"{survey.smallest[0]}, the trace {survey.trace}. The share of the {survey.dimension:,} directions that "
-            f"curve down is {negative} ({negative.method})."
+            f"{survey.smallest[0]}, the trace {survey.trace}. The share of the "
+            f"{survey.dimension:,} directions that curve down is {negative} ({negative.method})."
         ),
         table=Numbers(("curvature", "density", "interval"), rows),
         note=(
-            f"The density is smoothed with width {significant(survey.density.width, 2)}. The band is the "
-            f"{survey.density.level:.0%} interval at each curvature, over {len(survey.density.nodes)} random vectors. "
-            "The scale is logarithmic, because nearly all directions are flat."
+            f"The density is smoothed with width {significant(survey.density.width, 2)}. The band "
+            f"is the {survey.density.level:.0%} interval at each curvature, over "
+            f"{len(survey.density.nodes)} random vectors. The scale is logarithmic, because nearly "
+            "all directions are flat."
         ),
     )
 
@@ -84,12 +105,16 @@ def _sharpness_figure(batch: Curve, surveys: tuple[Survey, ...], edge: Curve, ru
     full = tuple((survey.step, survey.sharpness) for survey in surveys)
     formula, limit = _edge_at_peak(run)
     if not edge and math.isfinite(limit):
-        edge = tuple((step, Estimate.exact(limit)) for step in sorted({0, *(step for step, _ in full)}))
+        edge = tuple(
+            (step, Estimate.exact(limit)) for step in sorted({0, *(step for step, _ in full)})
+        )
     parts = [f"The batch sharpness {change(batch)}."] if batch else []
     parts += [f"The sharpness λ_max of {surveys[-1].what} {change(full)}."] if full else []
     lowest, moving = _moving_edge(run)
     if moving:
-        parts.append(f"The edge {formula} is {significant(lowest)} at the largest η, and rises as η falls.")
+        parts.append(
+            f"The edge {formula} is {significant(lowest)} at the largest η, and rises as η falls."
+        )
     elif edge:
         parts.append(f"The edge {formula} is {significant(edge[-1][1].value)}.")
     else:
@@ -104,8 +129,8 @@ def _sharpness_figure(batch: Curve, surveys: tuple[Survey, ...], edge: Curve, ru
         summary=" ".join(parts),
         table=Numbers(("step", "quantity", "estimate", "interval"), tuple(rows)),
         note=(
-            "With small batches, the batch sharpness rises to the edge and stays there. The sharpness of the full loss "
-            "stays lower; the smaller the batch, the lower it is."
+            "With small batches, the batch sharpness rises to the edge and stays there. The "
+            "sharpness of the full loss stays lower; the smaller the batch, the lower it is."
         ),
         single=len(batch) + len(full) == 1,
     )
@@ -120,14 +145,21 @@ def _answer(survey: Survey, run: Run) -> Answer:
     if not math.isfinite(_edge(group)):
         finding = no_edge_finding(survey.sharpness, survey.step, _settings(run).names)
         return Answer(finding, finding.numbers)
-    kind, decay, rate = MomentumRule(group.momentum, group.nesterov), group.weight_decay, group.learning_rate
+    kind, decay, rate = (
+        MomentumRule(group.momentum, group.nesterov),
+        group.weight_decay,
+        group.learning_rate,
+    )
     finding = edge_finding(survey.sharpness, rate, kind, weight_decay=decay)
     return Answer(finding, finding.numbers)
 
 
 def _settings(run: Run) -> Hyperparameters:
-    """The settings of the optimizer along the run. Without a record they are those of an unknown one."""
-    return run.hyperparameters or Hyperparameters((0,), ((Group(UNKNOWN_OPTIMIZER, "other", 0.0),),))
+    """The settings of the optimizer along the run. Without a record they are those of an unknown
+    one."""
+    return run.hyperparameters or Hyperparameters(
+        (0,), ((Group(UNKNOWN_OPTIMIZER, "other", 0.0),),)
+    )
 
 
 def _fastest(groups: tuple[Group, ...]) -> Group:
@@ -138,7 +170,14 @@ def _fastest(groups: tuple[Group, ...]) -> Group:
 def _fastest_of_all(run: Run) -> Group:
     """The group of the present optimizer at the largest η of the run."""
     settings = _settings(run)
-    return _fastest(tuple(group for groups in settings.groups for group in groups if group.optimizer in settings.names))
+    return _fastest(
+        tuple(
+            group
+            for groups in settings.groups
+            for group in groups
+            if group.optimizer in settings.names
+        )
+    )
 
 
 def _edge(group: Group) -> float:
@@ -149,7 +188,8 @@ def _edge(group: Group) -> float:
 
 
 def _moving_edge(run: Run) -> tuple[float, Curve]:
-    """The lowest edge so far, and the edge along the run (infinite above `SEEN` times that); empty if constant."""
+    """The lowest edge so far, and the edge along the run (infinite above `SEEN` times that); empty
+    if constant."""
     settings = _settings(run)
     kept = [place for place, step in enumerate(settings.steps) if step <= run.steps]
     limits = [_edge(_fastest(settings.groups[place])) for place in kept]
@@ -161,7 +201,8 @@ def _moving_edge(run: Run) -> tuple[float, Curve]:
     limits = [limit if limit <= SEEN * lowest else math.inf for limit in limits[::stride]]
     ends = [*begun[1:], max(run.steps, begun[-1])]
     return lowest, tuple(
-        (step, Estimate.exact(limit)) for step, limit in zip([0, *ends], [limits[0], *limits], strict=True)
+        (step, Estimate.exact(limit))
+        for step, limit in zip([0, *ends], [limits[0], *limits], strict=True)
     )
 
 

@@ -57,29 +57,42 @@ def size_figure(report: EnsembleReport) -> Figure:
         tooltip=tooltip("m:O"),
     )
     added = ["", *(_interval(size.added["calibrated_nll"]) for size in report.sizes[1:])]
-    rows = tuple((f"{m}", *cells(estimate), more) for (m, estimate), more in zip(sizes, added, strict=True))
+    rows = tuple(
+        (f"{m}", *cells(estimate), more) for (m, estimate), more in zip(sizes, added, strict=True)
+    )
     return Figure(
         name="ensemble_size",
         title="Size of the ensemble",
-        chart=layered(bars(base, linear_y("log-loss, calibrated, nats"))).properties(width=WIDTH, height=HEIGHT),
-        summary=(
-            f"The calibrated log-loss is {sizes[0][1]} for the last snapshot alone and {sizes[-1][1]} for all "
-            f"{report.snapshots}. On the validation examples, the last {report.chosen} are best."
+        chart=layered(bars(base, linear_y("log-loss, calibrated, nats"))).properties(
+            width=WIDTH, height=HEIGHT
         ),
-        table=Numbers(("m", "log-loss, calibrated", "interval", "change by the m-th, paired"), rows),
+        summary=(
+            f"The calibrated log-loss is {sizes[0][1]} for the last snapshot alone and "
+            f"{sizes[-1][1]} for all {report.snapshots}. On the validation examples, the last "
+            f"{report.chosen} are best."
+        ),
+        table=Numbers(
+            ("m", "log-loss, calibrated", "interval", "change by the m-th, paired"), rows
+        ),
         note=(
-            "The intervals are over test examples and are correlated from one m to the next. The table has the change "
-            "by each member, which is paired by example and much more precise."
+            "The intervals are over test examples and are correlated from one m to the next. The "
+            "table has the change by each member, which is paired by example and much more precise."
         ),
     )
 
 
 def reliability_figure(report: EnsembleReport) -> Figure:
     """The accuracy of the ensemble against its confidence."""
-    rows = [{"confidence": part.confidence, **plain_row(part.accuracy)} for part in report.reliability]
+    rows = [
+        {"confidence": part.confidence, **plain_row(part.accuracy)} for part in report.reliability
+    ]
     base = alt.Chart(alt.Data(values=rows))
-    x = alt.X("confidence:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="confidence", format="~%"))
-    base = base.encode(x=x, tooltip=[alt.Tooltip("confidence:Q", format=".1%"), alt.Tooltip("interval:N")])
+    x = alt.X(
+        "confidence:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="confidence", format="~%")
+    )
+    base = base.encode(
+        x=x, tooltip=[alt.Tooltip("confidence:Q", format=".1%"), alt.Tooltip("interval:N")]
+    )
     ends = [report.reliability[0].confidence, report.reliability[-1].confidence]
     diagonal = alt.Chart(alt.Data(values=[{"confidence": end, "value": end} for end in ends]))
     whole = alt.Scale(zero=False, domainMax=1.02)  # so that a point at 100 % is not cut off
@@ -92,18 +105,22 @@ def reliability_figure(report: EnsembleReport) -> Figure:
         title="Calibration of the ensemble",
         chart=layered(line, bars(base, y), points(base, y)).properties(width=WIDTH, height=HEIGHT),
         summary=(
-            f"The calibration error is {report.scores['calibration_error']}. In the bin with the highest confidence, "
-            f"{most_confident.confidence:.1%}, the accuracy is "
+            f"The calibration error is {report.scores['calibration_error']}. In the bin with the "
+            f"highest confidence, {most_confident.confidence:.1%}, the accuracy is "
             f"{accuracy.value:.0%} [{accuracy.low:.0%}, {accuracy.high:.0%}]."
         ),
         table=Numbers(
             ("confidence", "accuracy", "interval", "examples"),
             tuple(
-                (f"{part.confidence:.4f}", *cells(part.accuracy), f"{part.examples:,}") for part in report.reliability
+                (f"{part.confidence:.4f}", *cells(part.accuracy), f"{part.examples:,}")
+                for part in report.reliability
             ),
         ),
-        note=f"Before calibration, which divides the log-probabilities by τ = {report.temperature:.3g}. On the dashed "
-        "line the confidence is correct; below it the confidence is too high.",
+        note=(
+            "Before calibration, which divides the log-probabilities by τ = "
+            f"{report.temperature:.3g}. On the dashed line the confidence is correct; below it the "
+            "confidence is too high."
+        ),
     )
 
 
@@ -111,8 +128,13 @@ def _table(report: EnsembleReport) -> Numbers:
     """Every score of the ensemble, and its difference from each baseline."""
     rows = [(words, "the ensemble", *cells(report.scores[name])) for name, words in SCORES.items()]
     for baseline in report.baselines:
-        rows += [(words, f"minus {baseline.name}", *cells(baseline.difference[name])) for name, words in SCORES.items()]
-    rows.append(("disagreement over error", "the snapshots", *cells(report.disagreement_over_error)))
+        rows += [
+            (words, f"minus {baseline.name}", *cells(baseline.difference[name]))
+            for name, words in SCORES.items()
+        ]
+    rows.append(
+        ("disagreement over error", "the snapshots", *cells(report.disagreement_over_error))
+    )
     for number, path in enumerate(report.paths, start=1):
         rows.append(("error barrier", f"from {number} to {report.snapshots}", *cells(path.barrier)))
     return Numbers(("quantity", "of", "estimate", "interval"), tuple(rows))

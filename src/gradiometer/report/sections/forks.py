@@ -6,7 +6,16 @@ from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.branches import Fork
 from gradiometer.loop.comparison.effects import Effect
 from gradiometer.loop.recorded.record import ForkRecord, forks_of
-from gradiometer.loop.recorded.words import at_end, comparison, label_of, mean_end, setting, signed, stopped, undecided
+from gradiometer.loop.recorded.words import (
+    at_end,
+    comparison,
+    label_of,
+    mean_end,
+    setting,
+    signed,
+    stopped,
+    undecided,
+)
 from gradiometer.measurement.estimate import significant
 from gradiometer.report.charts.fork_charts import MOST, branches_chart, effects_chart
 from gradiometer.report.charts.interval_strip import interval
@@ -27,11 +36,14 @@ def forks_section(run: Run, diagnosis: Diagnosis) -> Section:
     level = run.configuration.level
     effects = {record.name: record.fork.effects(level=level) for record in records}
     newest = list(reversed(records))
-    figures = [figure for record in newest[:SHOWN] for figure in _figures(record, effects[record.name])]
+    figures = [
+        figure for record in newest[:SHOWN] for figure in _figures(record, effects[record.name])
+    ]
     return Section(
         "forks",
         "What would have happened",
-        "Each alternative was trained from a step of this run, on the same data as going on as it is.",
+        "Each alternative was trained from a step of this run, on the same data as going on as it "
+        "is.",
         tuple(figures),
         _table(newest, effects) if newest else None,
         heading="All forks",
@@ -51,7 +63,9 @@ def _sentence(record: ForkRecord, effects: Sequence[Effect]) -> str:
     if not record.finished:
         state = "under way" if record.running else "stopped"
         progress = f" ({state}, {done:,} of {len(record.plan.branches):,} branches)"
-    sentence = f"{setting(record.fork).removesuffix('.')}{progress}. {comparison(record.fork, effects)}"
+    sentence = (
+        f"{setting(record.fork).removesuffix('.')}{progress}. {comparison(record.fork, effects)}"
+    )
     return f"{sentence} {at_end(record.fork)}".rstrip()
 
 
@@ -59,7 +73,9 @@ def _words(effects: Sequence[Effect]) -> str:
     """The effects in a few words, for the row of the section."""
     shown = effects[:WORDS]
     readout = f"change in {label_of(shown[0].readout)}: " if shown else ""
-    return readout + "; ".join(f"{effect.alternative} {signed(effect.estimate)}" for effect in shown)
+    return readout + "; ".join(
+        f"{effect.alternative} {signed(effect.estimate)}" for effect in shown
+    )
 
 
 def _figures(record: ForkRecord, effects: Sequence[Effect]) -> tuple[Figure, ...]:
@@ -71,7 +87,10 @@ def _figures(record: ForkRecord, effects: Sequence[Effect]) -> tuple[Figure, ...
     if effects:
         made.append(_effects_figure(record, effects))
     if shown:
-        note = "Each line is the mean over replicates, and its band goes from the lowest to the highest of them."
+        note = (
+            "Each line is the mean over replicates, and its band goes from the lowest to the "
+            "highest of them."
+        )
         if left_out:
             note += f" Not drawn: {', '.join(left_out)}; the table has them."
         made.append(
@@ -107,7 +126,11 @@ def _effects_figure(record: ForkRecord, effects: Sequence[Effect]) -> Figure:
         title=f"Against going on as it is, from step {record.fork.step:,}",
         chart=effects_chart(
             {effect.alternative: effect.estimate for effect in effects},
-            {effect.alternative: effect.in_general for effect in effects if effect.in_general is not None},
+            {
+                effect.alternative: effect.in_general
+                for effect in effects
+                if effect.in_general is not None
+            },
             f"change in {readout}, {'lower' if effects[0].lower_is_better else 'higher'} is better",
         ),
         summary=_sentence(record, effects),
@@ -124,7 +147,9 @@ def _table(records: Sequence[ForkRecord], effects: dict[str, tuple[Effect, ...]]
         readout = next((effect.readout for effect in found.values()), "")
         for name in record.fork.names:
             effect, results = found.get(name), record.fork.of(name)
-            general = "" if effect is None or effect.in_general is None else interval(effect.in_general)
+            general = (
+                "" if effect is None or effect.in_general is None else interval(effect.in_general)
+            )
             rows.append(
                 (
                     record.name,
@@ -138,12 +163,23 @@ def _table(records: Sequence[ForkRecord], effects: dict[str, tuple[Effect, ...]]
                     f"{len(results)}",
                 )
             )
-    columns = ("fork", "step", "alternative", "end", "change", "in general", "shown", "updates", "replicates")
+    columns = (
+        "fork",
+        "step",
+        "alternative",
+        "end",
+        "change",
+        "in general",
+        "shown",
+        "updates",
+        "replicates",
+    )
     return Numbers(columns, tuple(rows))
 
 
 def _curve(fork: Fork, results: Sequence[BranchResult]) -> list[tuple[float, float, float, float]]:
-    """Step, mean, lowest and highest loss over the replicates, at the places that all of them have."""
+    """Step, mean, lowest and highest loss over the replicates, at the places that all
+    of them have."""
     updates = max(result.updates for result in fork.of(fork.baseline))
     batch = fork.horizon / max(updates, 1)
     by_place: dict[int, list[float]] = {}

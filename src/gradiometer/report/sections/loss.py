@@ -50,21 +50,37 @@ def loss_section(run: Run, diagnosis: Diagnosis) -> Section:
 def _single_batches(run: Run) -> tuple[tuple[int, float], ...]:
     """The finite losses of a short run, one by one."""
     steps, losses = run.losses
-    return tuple((int(step), float(loss)) for step, loss in zip(steps, losses, strict=True) if np.isfinite(loss))
+    return tuple(
+        (int(step), float(loss))
+        for step, loss in zip(steps, losses, strict=True)
+        if np.isfinite(loss)
+    )
 
 
 def _loss_figure(
-    training: Sequence[Block], test: Curve, batches: Sequence[tuple[int, float]], spikes: Sequence[Spike], run: Run
+    training: Sequence[Block],
+    test: Curve,
+    batches: Sequence[tuple[int, float]],
+    spikes: Sequence[Spike],
+    run: Run,
 ) -> Figure:
     ends = [(block.last, block.mean) for block in training if block.mean.tells or not batches]
-    parts = [f"{name} {change(points)}" for name, points in (("Training loss", ends), ("Test loss", test)) if points]
+    parts = [
+        f"{name} {change(points)}"
+        for name, points in (("Training loss", ends), ("Test loss", test))
+        if points
+    ]
     if batches:
-        one, other = (f"{significant(loss)} at step {step:,}" for step, loss in (batches[0], batches[-1]))
+        one, other = (
+            f"{significant(loss)} at step {step:,}" for step, loss in (batches[0], batches[-1])
+        )
         parts.insert(0, f"The loss of a batch goes from {one} to {other}")
     spoiled = sum(block.spoiled for block in training)
     if spoiled:
         first = next(block.first for block in training if block.spoiled)
-        parts.append(f"{spoiled:,} losses from step {first:,} on are not finite; the means exclude them")
+        parts.append(
+            f"{spoiled:,} losses from step {first:,} on are not finite; the means exclude them"
+        )
     if spikes:
         parts.append(f"The loss spiked at {steps_in_words([spike.first for spike in spikes])}")
     changes = _rate_changes(run)
@@ -77,7 +93,9 @@ def _loss_figure(
     note = " ".join(text for text in (_block_note(training, batches), *marks) if text)
     return Figure(
         name="loss",
-        title="Training and test loss" if test and training else ("Training loss" if training else "Test loss"),
+        title="Training and test loss"
+        if test and training
+        else ("Training loss" if training else "Test loss"),
         chart=loss_chart(training, test, batches, events, readings),
         summary=". ".join(parts) + ".",
         table=_loss_table(training, test, batches),
@@ -86,20 +104,35 @@ def _loss_figure(
 
 
 def _rate_changes(run: Run) -> list[tuple[int, str]]:
-    """The steps at which the learning rate jumped, with its new value; none if it follows a curve."""
+    """The steps at which the learning rate jumped, with its new value; none if it
+    follows a curve."""
     settings = run.hyperparameters
     if settings is None or not settings.recorded or not 1 < len(settings.steps) <= MOST_JUMPS:
         return []
     rates = settings.rates.tolist()
     pairs = zip(settings.steps[1:], rates, rates[1:], strict=False)
-    return [(step, f"learning rate {significant(after)}") for step, before, after in pairs if after != before]
+    return [
+        (step, f"learning rate {significant(after)}")
+        for step, before, after in pairs
+        if after != before
+    ]
 
 
 def _measured_steps(run: Run) -> list[int]:
     """At most `MOST_TICKS` of the steps that were measured by any gauge, evenly chosen."""
-    series = [found for gauge in run.gauges if (found := run.series(gauge)) is not None and len(found)]
-    steps = np.unique(np.concatenate([found.steps for found in series])) if series else np.array([], dtype=int)
-    chosen = steps[np.unique(np.linspace(0, len(steps) - 1, MOST_TICKS).round().astype(int))] if len(steps) else steps
+    series = [
+        found for gauge in run.gauges if (found := run.series(gauge)) is not None and len(found)
+    ]
+    steps = (
+        np.unique(np.concatenate([found.steps for found in series]))
+        if series
+        else np.array([], dtype=int)
+    )
+    chosen = (
+        steps[np.unique(np.linspace(0, len(steps) - 1, MOST_TICKS).round().astype(int))]
+        if len(steps)
+        else steps
+    )
     return [int(step) for step in chosen]
 
 
@@ -112,17 +145,23 @@ def _block_note(training: Sequence[Block], batches: Sequence[tuple[int, float]])
     if not training:
         return ""
     if batches:
-        mean = ", the point with a bar is their mean" if all(block.mean.tells for block in training) else ""
+        mean = (
+            ", the point with a bar is their mean"
+            if all(block.mean.tells for block in training)
+            else ""
+        )
         return f"The run is short, so the line is the loss of every batch{mean}."
     length = int(np.median([block.count for block in training]))
     level = training[0].mean.level
     return (
-        f"The line is the mean of {length:,} successive batch losses, and the band is its {level:.0%} interval by "
-        "batch means. The run folder has every single loss."
+        f"The line is the mean of {length:,} successive batch losses, and the band is its "
+        f"{level:.0%} interval by batch means. The run folder has every single loss."
     )
 
 
-def _loss_table(training: Sequence[Block], test: Curve, batches: Sequence[tuple[int, float]]) -> Numbers:
+def _loss_table(
+    training: Sequence[Block], test: Curve, batches: Sequence[tuple[int, float]]
+) -> Numbers:
     rows = [
         (
             f"{block.first:,} to {block.last:,}",
@@ -132,7 +171,9 @@ def _loss_table(training: Sequence[Block], test: Curve, batches: Sequence[tuple[
         )
         for block in training
     ]
-    rows += [(f"{step:,}", "training, one batch", "", "", significant(loss)) for step, loss in batches]
+    rows += [
+        (f"{step:,}", "training, one batch", "", "", significant(loss)) for step, loss in batches
+    ]
     rows += [(f"{step:,}", "test", *cells(estimate), "") for step, estimate in test]
     return Numbers(("steps", "loss", "mean", "interval", "single batches"), tuple(rows))
 

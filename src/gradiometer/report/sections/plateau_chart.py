@@ -1,4 +1,5 @@
-"""The figure of the plateau test: the gain of a cut of the learning rate, and the possible gain without a cut."""
+"""The figure of the plateau test: the gain of a cut of the learning rate, and the possible gain
+without a cut."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,19 +13,23 @@ Event = Mapping[str, Any]
 
 
 def plateau_figure(run: Run) -> Figure | None:
-    """The results of the test, and the outcomes of forecasts of a cut; None if the test did not run."""
+    """The results of the test, and the outcomes of forecasts of a cut; None if the test did not
+    run."""
     tests = _named(run, "stationarity")
     if not tests:
         return None
     decided = [event["begins"] for event in _named(run, "cooling")]
-    begun = [step for step in decided if step is not None and step < run.manifest.get("steps", run.steps)]
+    begun = [
+        step for step in decided if step is not None and step < run.manifest.get("steps", run.steps)
+    ]
     scored = _named(run, "cut scored")
     gains = [(int(test["step"]), Estimate(**test["gain"])) for test in tests]
     left = [(int(test["step"]), Estimate.exact(float(test["left"]))) for test in tests]
     last = tests[-1]
     parts = [
-        f"At the last test, at step {last['step']:,} with η = {significant(last['learning_rate'])}, a cut to zero "
-        f"would lower the training loss by {gains[-1][1]}, the cost of the noise. Without a cut, the possible gain is "
+        f"At the last test, at step {last['step']:,} with η = "
+        f"{significant(last['learning_rate'])}, a cut to zero would lower the training loss by "
+        f"{gains[-1][1]}, the cost of the noise. Without a cut, the possible gain is "
         f"{significant(left[-1][1].value)}."
     ]
     if begun:
@@ -49,9 +54,10 @@ def plateau_figure(run: Run) -> Figure | None:
             ),
         ),
         note=(
-            "The gain of a cut is measured: the loss of the newest iterates minus the loss of their average, always on "
-            "the same examples. A cut to a tenth gains nine tenths of it. The gain without a cut is extrapolated from "
-            "the run so far. A gain that is not above zero cannot be drawn (▼)."
+            "The gain of a cut is measured: the loss of the newest iterates minus the loss of "
+            "their average, always on the same examples. A cut to a tenth gains nine tenths of it. "
+            "The gain without a cut is extrapolated from the run so far. A gain that is not above "
+            "zero cannot be drawn (▼)."
         ),
     )
 

@@ -1,4 +1,5 @@
-"""The five questions about a run and what answers them: the cards of the page and the lines of the panel."""
+"""The five questions about a run and what answers them: the cards of the page and the lines of the
+panel."""
 
 import shlex
 from collections.abc import Callable, Iterable
@@ -85,7 +86,9 @@ def _look(verb: str) -> Callable[[Path, Configuration], str]:
 
 def _ensemble(path: Path, configuration: Configuration) -> str:
     """Score the existing snapshots, or train with snapshots."""
-    return (_look("ensemble") if configuration.snapshots else _train("--snapshots 5"))(path, configuration)
+    return (_look("ensemble") if configuration.snapshots else _train("--snapshots 5"))(
+        path, configuration
+    )
 
 
 QUESTIONS = (
@@ -134,7 +137,10 @@ QUESTIONS = (
         words="Is there an ensemble in this run?",
         section="ensemble",
         others=("ensemble",),
-        needs="Snapshots at the ends of cooling cycles, whose joint score is compared with that of the last one.",
+        needs=(
+            "Snapshots at the ends of cooling cycles, whose joint score is compared with that of "
+            "the last one."
+        ),
         command=_ensemble,
         in_a_loop="w.snapshot(), w.ensemble(test)",
     ),

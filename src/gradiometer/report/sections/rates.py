@@ -1,4 +1,5 @@
-"""The learning rate over a run: from the schedule, from the schedule and the forks, or as measured."""
+"""The learning rate over a run: from the schedule, from the schedule and the forks, or
+as measured."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +16,8 @@ from gradiometer.run.reader import Run
 from gradiometer.run.settings.planned import planned
 
 COOLED = 0.01
-"""A last rate below this share of the largest counts as zero, because the floor of the loss is proportional to η."""
+"""A last rate below this share of the largest counts as zero, because the floor of the loss is
+proportional to η."""
 SUMMED = 100_000
 """Maximum number of steps in a sum over a schedule. A longer run uses evenly spaced steps."""
 
@@ -70,7 +72,8 @@ MEASURED = "as recorded"
 
 
 def rates_of(run: Run) -> Rates | None:
-    """The rates from schedule and forks if they agree with the measured ones, else the measured ones, if any."""
+    """The rates from schedule and forks if they agree with the measured ones, else the measured
+    ones, if any."""
     total, measured = run.manifest.get("steps"), _measured(run)
     configuration = run.configuration
     if total is None or not isinstance(configuration, Configuration):

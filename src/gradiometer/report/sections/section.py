@@ -31,7 +31,8 @@ class Figure:
         summary: Text alternative: the content of the chart with its numbers.
         table: The numbers behind the chart.
         note: How to read the chart.
-        single: True if there is only one point: the page shows the summary, its number, in place of the chart.
+        single: True if there is only one point: the page shows the summary, its number, in place of
+            the chart.
     """
 
     name: str
@@ -48,7 +49,8 @@ class Section:
     """A section of the page.
 
     Args:
-        name: Its anchor on the page. The template `methods_NAME.html.jinja`, if it exists, has its formulas.
+        name: Its anchor on the page. The template `methods_NAME.html.jinja`, if it exists, has its
+            formulas.
         title: Its heading.
         lead: The question that it answers.
         figures: Its charts.
@@ -69,7 +71,8 @@ class Section:
 
 
 def change(points: Curve) -> str:
-    """The first and the last estimate: "goes from 52 [41, 66] at step 250 to 610 [480, 800] at step 6,000"."""
+    """The first and the last estimate: "goes from 52 [41, 66] at step 250 to 610 [480, 800] at step
+    6,000"."""
     (first_step, first), (last_step, last) = points[0], points[-1]
     if len(points) == 1:
         return f"{_value(last)} at step {last_step:,}"
@@ -88,15 +91,22 @@ def _value(estimate: Estimate) -> str:
 
 
 def by_layer(estimates: Mapping[str, Estimate], prefix: str) -> dict[str, Estimate]:
-    """The estimates whose name begins with a prefix such as "noise_scale/", by the name of the layer after it."""
-    return {name.removeprefix(prefix): each for name, each in estimates.items() if name.startswith(prefix)}
+    """The estimates whose name begins with a prefix such as "noise_scale/", by the name of the
+    layer after it."""
+    return {
+        name.removeprefix(prefix): each
+        for name, each in estimates.items()
+        if name.startswith(prefix)
+    }
 
 
 def numbers_of(points: Curve, quantity: str) -> Numbers:
     """One row per point along the run: step, estimate, interval, and number of readings."""
     return Numbers(
         ("step", quantity, "interval", "readings"),
-        tuple((f"{step:,}", *cells(estimate), f"{estimate.samples:,}") for step, estimate in points),
+        tuple(
+            (f"{step:,}", *cells(estimate), f"{estimate.samples:,}") for step, estimate in points
+        ),
     )
 
 
@@ -114,7 +124,9 @@ def quantity_table(labels: Mapping[str, str], estimates: Mapping[str, Estimate])
         for name, label in labels.items()
         if (estimate := estimates.get(name)) is not None
     ]
-    return Numbers(("quantity", "estimate", "interval", "unit", "level", "readings", "method"), tuple(rows))
+    return Numbers(
+        ("quantity", "estimate", "interval", "unit", "level", "readings", "method"), tuple(rows)
+    )
 
 
 def cells(estimate: Estimate) -> tuple[str, str]:

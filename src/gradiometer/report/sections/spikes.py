@@ -24,15 +24,22 @@ FEWEST, MOST = 20, 400
 def spikes_section(run: Run, diagnosis: Diagnosis) -> Section:
     """The losses around the clearest spike, and where every spike began, rose to and ended."""
     spikes = diagnosis.spikes
-    lead = "A spike is a rise of the loss that noise alone does not explain, and that comes down again."
+    lead = (
+        "A spike is a rise of the loss that noise alone does not explain, and that comes down "
+        "again."
+    )
     figures = (_figure(run, clearest(spikes)),) if spikes else ()
-    return Section(NAME, "Spikes", lead, figures, _table(spikes) if spikes else None, heading="All spikes")
+    return Section(
+        NAME, "Spikes", lead, figures, _table(spikes) if spikes else None, heading="All spikes"
+    )
 
 
 def _figure(run: Run, spike: Spike) -> Figure:
     steps, losses = run.losses
     margin = max(AROUND * spike.length, FEWEST)
-    near = np.flatnonzero((steps >= spike.first - margin) & (steps <= spike.last + margin) & np.isfinite(losses))
+    near = np.flatnonzero(
+        (steps >= spike.first - margin) & (steps <= spike.last + margin) & np.isfinite(losses)
+    )
     kept = near[np.unique(np.linspace(0, len(near) - 1, MOST).round().astype(int))]
     drawn = [(int(steps[place]), float(losses[place])) for place in kept]
     rows = tuple((f"{step:,}", significant(loss)) for step, loss in drawn)
@@ -43,13 +50,19 @@ def _figure(run: Run, spike: Spike) -> Figure:
         chart=spike_chart(drawn, spike.first, spike.last),
         summary=f"The loss of single batches, from {_words(spike)}.",
         table=Numbers(("step", "loss of the batch"), rows),
-        note=f"The shaded steps are the spike. The level before it is the median of the batches there.{thinned}",
+        note=(
+            "The shaded steps are the spike. The level before it is the median of the batches "
+            f"there.{thinned}"
+        ),
     )
 
 
 def _words(spike: Spike) -> str:
     end = f"back after {counted(spike.length, 'step')}" if spike.ended else "not back yet"
-    return f"{significant(spike.level)} before to {significant(spike.height)} at step {spike.peak:,}, {end}"
+    return (
+        f"{significant(spike.level)} before to {significant(spike.height)} at step {spike.peak:,}, "
+        f"{end}"
+    )
 
 
 def _table(spikes: Sequence[Spike]) -> Numbers:
@@ -64,5 +77,12 @@ def _table(spikes: Sequence[Spike]) -> Numbers:
         )
         for spike in spikes
     )
-    columns = ("steps", "level before", "highest", "at step", "rise in spreads (limit of noise)", "came back")
+    columns = (
+        "steps",
+        "level before",
+        "highest",
+        "at step",
+        "rise in spreads (limit of noise)",
+        "came back",
+    )
     return Numbers(columns, rows)

@@ -1,4 +1,5 @@
-"""The path of the parameters: how far they move in each doubling of the steps, and the facts that classify it."""
+"""The path of the parameters: how far they move in each doubling of the steps, and the facts that
+classify it."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +17,8 @@ from gradiometer.verdict.words.say import say
 
 
 def trajectory_figure(run: Run, estimates: Mapping[str, Estimate]) -> Figure | None:
-    """How far Φ moved in each doubling of the steps; None with fewer than two doublings or without readings.
+    """How far Φ moved in each doubling of the steps; None with fewer than two doublings or without
+    readings.
 
     Args:
         run: The run.
@@ -35,22 +37,27 @@ def trajectory_figure(run: Run, estimates: Mapping[str, Estimate]) -> Figure | N
     if finding is not None:
         said = say(finding)
         kind = f"{said.seen} {said.means} "
-    rows = tuple((f"{each.first:,} – {each.last:,}", *cells(each.moved), *cells(each.stepped)) for each in found)
+    rows = tuple(
+        (f"{each.first:,} – {each.last:,}", *cells(each.moved), *cells(each.stepped))
+        for each in found
+    )
     return Figure(
         name=Trajectory.name,
         title="Path of the parameters",
         chart=move_lengths_chart(found),
         summary=(
-            f"{kind}Between groups of iterates the parameters moved by {_text(first.moved)} in steps {first.first:,} "
-            f"to {first.last:,}, and by {_text(last.moved)} in steps {last.first:,} to {last.last:,}. A single step "
-            f"moved them by {_text(first.stepped)} and {_text(last.stepped)}."
+            f"{kind}Between groups of iterates the parameters moved by {_text(first.moved)} in "
+            f"steps {first.first:,} to {first.last:,}, and by {_text(last.moved)} in steps "
+            f"{last.first:,} to {last.last:,}. A single step moved them by {_text(first.stepped)} "
+            f"and {_text(last.stepped)}."
         ),
         table=Numbers(("steps", "between groups", "interval", "in one step", "interval"), rows),
         note=(
-            "Sixteen iterates are kept in every doubling of the steps, at five places. On these axes a run that comes "
-            "to rest goes down, a run that fluctuates around a fixed position stays level, and a run that travels goes "
-            "up; a random walk goes up by a factor of √2 per doubling. If Φ has more than 61 parameters, lengths are "
-            "computed from a sketch of 61 numbers, and the intervals include the error of the sketch."
+            "Sixteen iterates are kept in every doubling of the steps, at five places. On these "
+            "axes a run that comes to rest goes down, a run that fluctuates around a fixed "
+            "position stays level, and a run that travels goes up; a random walk goes up by a "
+            "factor of √2 per doubling. If Φ has more than 61 parameters, lengths are computed "
+            "from a sketch of 61 numbers, and the intervals include the error of the sketch."
         ),
     )
 

@@ -8,10 +8,12 @@ from gradiometer.measurement.gauge import Gauge
 from gradiometer.run.budget import READINGS, Budget
 
 EXPENSIVE = 8
-"""Expected cost of the first measurement of an expensive gauge (`one_in` above 1), in training steps."""
+"""Expected cost of the first measurement of an expensive gauge (`one_in` above 1), in training
+steps."""
 
 LOOK_SECONDS = 0.25
-"""`due` decides again after this time at the latest: losses have to be written, and steps may have become slower."""
+"""`due` decides again after this time at the latest: losses have to be written, and steps may have
+become slower."""
 
 FARTHEST = 10**6
 """Most steps between two decisions."""
@@ -23,9 +25,9 @@ PAUSE = 8
 class Cadence:
     """Decides which steps are measured, and which gauges run then.
 
-    Cheap gauges run at every measured step. An expensive one (`one_in` above 1) runs after enough readings of the
-    cheap ones, at the first measured step at which the budget covers it. If only expensive gauges are left, all run
-    at every measured step.
+    Cheap gauges run at every measured step. An expensive one (`one_in` above 1) runs after enough
+    readings of the cheap ones, at the first measured step at which the budget covers it. If only
+    expensive gauges are left, all run at every measured step.
 
     Args:
         gauges: The gauges that do not choose their own steps.
@@ -34,7 +36,9 @@ class Cadence:
         share: Share of the training time; None to measure every step, or every n-th.
     """
 
-    def __init__(self, gauges: Sequence[Gauge], budget: Budget, every: int | None, share: float | None) -> None:
+    def __init__(
+        self, gauges: Sequence[Gauge], budget: Budget, every: int | None, share: float | None
+    ) -> None:
         self._gauges, self._budget, self._every, self._share = tuple(gauges), budget, every, share
         self.refused: set[str] = set()
         """Names of gauges that cannot measure this training."""
@@ -66,11 +70,13 @@ class Cadence:
 
     @property
     def is_late(self) -> bool:
-        """True if the last decision was so long ago that it should be made again, whatever the step."""
+        """True if the last decision was so long ago that it should be made again, whatever the
+        step."""
         return time.perf_counter() >= self._late
 
     def turn(self) -> list[Gauge]:
-        """The gauges that run at every measured step: the cheap ones, or all if only expensive ones are left."""
+        """The gauges that run at every measured step: the cheap ones, or all if only expensive ones
+        are left."""
         working = self._working
         return [gauge for gauge in working if gauge.one_in == 1] or working
 
@@ -132,7 +138,9 @@ class Cadence:
     def reached(self, steps: int) -> None:
         """Training is at the step with this index, without a question about it."""
         if self._first_asked is not None:
-            self._budget.passed(max(self._steps_before + steps - self._first_asked, self._budget.steps))
+            self._budget.passed(
+                max(self._steps_before + steps - self._first_asked, self._budget.steps)
+            )
 
     def _count(self, step: int) -> None:
         """Tell the budget how many steps were made, and that the last measured one is complete."""
@@ -172,7 +180,9 @@ class Cadence:
     def _is_covered(self, gauge: Gauge) -> bool:
         if self._every is not None or self._share is None:
             return True
-        return self._budget.fits(gauge.name, EXPENSIVE * self._budget.training / max(self._budget.steps, 1))
+        return self._budget.fits(
+            gauge.name, EXPENSIVE * self._budget.training / max(self._budget.steps, 1)
+        )
 
     @property
     def _working(self) -> list[Gauge]:
@@ -185,4 +195,8 @@ class Cadence:
         if all(gauge.one_in > 1 for gauge in working):
             return []
         expensive = [gauge for gauge in working if gauge.one_in > 1]
-        return [gauge for gauge in expensive if number - self._expensive_at.get(gauge.name, 0) >= gauge.one_in]
+        return [
+            gauge
+            for gauge in expensive
+            if number - self._expensive_at.get(gauge.name, 0) >= gauge.one_in
+        ]

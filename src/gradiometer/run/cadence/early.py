@@ -1,10 +1,12 @@
-"""Readings that are made before the budget has earned them: the first ones of a run, and later ones to stay recent."""
+"""Readings that are made before the budget has earned them: the first ones of a run, and later ones
+to stay recent."""
 
 import math
 from dataclasses import dataclass
 
 PROMISED = 40
-"""Readings that a run of 300 steps should have: with fewer, intervals are wide mostly because of their number."""
+"""Readings that a run of 300 steps should have: with fewer, intervals are wide mostly because of
+their number."""
 
 PROMISED_EXPENSIVE = 20
 """The same if a reading costs a quarter more than a training step, or still more."""
@@ -19,16 +21,19 @@ START_UP = 5
 """In these steps, measuring may use at most this many times the share."""
 
 SMALL = 0.25
-"""Seconds that promised readings may use if the allowance of 1,000 steps has them, and two fifths of it in any case."""
+"""Seconds that promised readings may use if the allowance of 1,000 steps has them, and two fifths
+of it in any case."""
 
 IN_TIME = 0.93
 """Part of the steps in which the promised readings are made."""
 
 RECENT = 1.1
-"""After the promised readings, another is made when training is this many times as long as at the newest one."""
+"""After the promised readings, another is made when training is this many times as long as at the
+newest one."""
 
 STALE = 1.2
-"""When training is this many times as long, one more is made, whatever was borrowed: without it there is no advice."""
+"""When training is this many times as long, one more is made, whatever was borrowed: without it
+there is no advice."""
 
 _EARLY_STEPS = 500
 _EXPENSIVE_FROM = 1.25
@@ -48,7 +53,8 @@ class EarlyReadings:
         spent: Seconds that count against the allowance, with those of this reading.
         readings: Readings so far.
         newest: Training steps at the newest reading.
-        bookkeeping: Seconds of `spent` that were not for readings. They do not use up what promised readings may take.
+        bookkeeping: Seconds of `spent` that were not for readings. They do not use up what promised
+            readings may take.
 
     >>> EarlyReadings(0.02, planned=0, steps=600, pace=1.0, cost=0.5, spent=30.0, readings=40, newest=500).due
     550.0
@@ -76,7 +82,8 @@ class EarlyReadings:
 
     @property
     def due(self) -> float:
-        """The step from which the next reading may be made: a promised one, or a later one to stay recent."""
+        """The step from which the next reading may be made: a promised one, or a later one to stay
+        recent."""
         promised = self.promised_at
         if promised < math.inf or self.readings < PROMISED_EXPENSIVE:
             return promised
@@ -88,7 +95,9 @@ class EarlyReadings:
         if self.steps > START_UP_STEPS or self.readings >= self.target:
             return math.inf
         due: float = IN_TIME * self.by * (self.readings / self.target) ** _SPREAD
-        if self.spent - self.bookkeeping <= max(self._small, _EARLY_STEPS * self._a_step if self._cheap else 0.0):
+        if self.spent - self.bookkeeping <= max(
+            self._small, _EARLY_STEPS * self._a_step if self._cheap else 0.0
+        ):
             return due
         return max(due, self._covered_at)
 
@@ -109,7 +118,8 @@ class EarlyReadings:
 
     @property
     def _covered_at(self) -> float:
-        """The step at which the allowance of the first 1,000 steps, and later the share, cover what is spent."""
+        """The step at which the allowance of the first 1,000 steps, and later the share, cover what
+        is spent."""
         if not self._a_step > 0:
             return math.inf
         later = self.spent / self._a_step - START_UP_STEPS

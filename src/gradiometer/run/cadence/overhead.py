@@ -1,4 +1,5 @@
-"""Sentences about the time that the instrument used and about readings that the budget could not pay for."""
+"""Sentences about the time that the instrument used and about readings that the budget could not
+pay for."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,8 @@ def time_used(overhead: Mapping[str, Any], every: int | None = None) -> str:
 
     Args:
         overhead: `Recorder.overhead`.
-        every: The interval between measured steps, in steps, if the user set one. Then there is no budget.
+        every: The interval between measured steps, in steps, if the user set one. Then there is no
+            budget.
     """
     budget = overhead.get("budget") if every is None else None
     used = f"{_percent(overhead['used'])} of the training time"
@@ -23,14 +25,16 @@ def time_used(overhead: Mapping[str, Any], every: int | None = None) -> str:
 
 
 def of_the_budget(overhead: Mapping[str, Any]) -> float:
-    """The share of the training time used for what counts against the budget, without fixed costs."""
+    """The share of the training time used for what counts against the budget, without
+    fixed costs."""
     spent = overhead.get("spent") or {}
     others = {*(overhead.get("outside") or ()), *(overhead.get("fixed") or ())}
     return float(overhead["used"] - sum(spent.get(name, 0.0) for name in others))
 
 
 def readings_wanted(overhead: Mapping[str, Any], every: int | None = None) -> int | None:
-    """How many readings a run of 300 steps should have, if the budget could not pay for them; else None.
+    """How many readings a run of 300 steps should have, if the budget could not pay for them; else
+    None.
 
     Arguments as in `time_used`.
     """
@@ -41,8 +45,8 @@ def paid_for(overhead: Mapping[str, Any]) -> str:
     """What the budget paid for and what intervals need, if it could not pay for enough readings."""
     measured = counted(overhead["measured_steps"], "reading")
     return (
-        f"The budget of {100 * overhead['budget']:.2g} % paid for {measured}, and intervals need about "
-        f"{overhead['short_of']}"
+        f"The budget of {100 * overhead['budget']:.2g} % paid for {measured}, and intervals need "
+        f"about {overhead['short_of']}"
     )
 
 
@@ -50,15 +54,19 @@ MORE_READINGS = "set a larger `budget`, or `every` = 1 to measure every step, at
 
 
 def too_few(overhead: Mapping[str, Any], every: int | None = None) -> str:
-    """A sentence if the budget could not pay for the readings that a run of 300 steps should have; else empty.
+    """A sentence if the budget could not pay for the readings that a run of 300 steps should have;
+    else empty.
 
     Arguments as in `time_used`.
     """
-    return "" if readings_wanted(overhead, every) is None else f"{paid_for(overhead)}: {MORE_READINGS}"
+    return (
+        "" if readings_wanted(overhead, every) is None else f"{paid_for(overhead)}: {MORE_READINGS}"
+    )
 
 
 def overhead_sentence(overhead: Mapping[str, Any], every: int | None = None) -> str:
-    """How much time the instrument used, on what, and how many steps it measured. Arguments as in `time_used`.
+    """How much time the instrument used, on what, and how many steps it measured. Arguments as in
+    `time_used`.
 
     >>> overhead_sentence({"mode": "apart", "budget": 0.02, "used": 0.019, "measured_steps": 100})
     'The instrument used 1.9 % of the training time (budget 2 %). It measured 100 steps, apart from training.'
@@ -69,20 +77,30 @@ def overhead_sentence(overhead: Mapping[str, Any], every: int | None = None) -> 
         return "Measuring was off."
     steps, spacing = overhead["measured_steps"], overhead.get("every")
     if overhead["mode"] == "given":
-        return f"The program gave the norms of {counted(steps, 'step')}. The time that it used for them is not known."
-    cadence = "" if not spacing else ", every step" if spacing == 1 else f", about one in {spacing:.3g}"
+        return (
+            f"The program gave the norms of {counted(steps, 'step')}. The time that it used for "
+            "them is not known."
+        )
+    cadence = (
+        "" if not spacing else ", every step" if spacing == 1 else f", about one in {spacing:.3g}"
+    )
     if every is not None:
         cadence = f" (`every` = {every:,})"
-    how = {"apart": "apart from training", "shared": "on gradients that training accumulates"}[overhead["mode"]]
+    how = {"apart": "apart from training", "shared": "on gradients that training accumulates"}[
+        overhead["mode"]
+    ]
     measured = f"It measured {counted(steps, 'step')}{cadence}, {how}."
     few = too_few(overhead, every)
     more = (
-        "So short a run cannot pay for the readings that intervals need; it has them nevertheless, and a smaller "
-        "`budget` has fewer."
+        "So short a run cannot pay for the readings that intervals need; it has them nevertheless, "
+        "and a smaller `budget` has fewer."
         if overhead.get("beyond_allowance") and not few
         else ""
     )
-    used = f"The instrument used {time_used(overhead, every)}{_by_name(overhead, has_budget=every is None)}."
+    used = (
+        "The instrument used "
+        f"{time_used(overhead, every)}{_by_name(overhead, has_budget=every is None)}."
+    )
     return " ".join(filter(None, (used, measured, few, more)))
 
 
@@ -96,7 +114,10 @@ def _by_name(overhead: Mapping[str, Any], *, has_budget: bool) -> str:
     spent = {name: share for name, share in (overhead.get("spent") or {}).items() if share >= NAMED}
     if not set(spent) - {READINGS}:
         return ""
-    parts = [f"{name} {_percent(share)}" for name, share in sorted(spent.items(), key=lambda item: -item[1])]
+    parts = [
+        f"{name} {_percent(share)}"
+        for name, share in sorted(spent.items(), key=lambda item: -item[1])
+    ]
     notes = {"outside": "outside the budget"} if has_budget else {}
     notes["fixed"] = "paid back in longer runs"
     for kind, note in notes.items():

@@ -1,4 +1,5 @@
-"""What a configuration plans: its learning rates over a run of a given length, and the settings of its optimizer."""
+"""What a configuration plans: its learning rates over a run of a given length, and the settings of
+its optimizer."""
 
 from gradiometer.convergence.schedules.named import schedule_by_name
 from gradiometer.convergence.schedules.schedule import Schedule
@@ -22,8 +23,11 @@ def check_rates(schedule: Schedule, steps: int) -> None:
 
 
 def planned(configuration: Configuration, steps: int) -> Schedule:
-    """η as a function of the step, from 0 to the last of `steps`. Cosine, linear and cycles end with the run."""
-    found = schedule_by_name(configuration.schedule, configuration.rate, steps, configuration.snapshots)
+    """η as a function of the step, from 0 to the last of `steps`. Cosine, linear and cycles end
+    with the run."""
+    found = schedule_by_name(
+        configuration.schedule, configuration.rate, steps, configuration.snapshots
+    )
     return read(configuration.schedule) if found is None else found
 
 

@@ -9,7 +9,8 @@ from gradiometer.run.configuration import Configuration
 
 
 class WatchedConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The settings of a watched run. `Run.hyperparameters` has its optimizer, learning rate and momentum.
+    """The settings of a watched run. `Run.hyperparameters` has its optimizer, learning rate and
+    momentum.
 
     The fields have the meaning that they have in `Configuration`, and are checked in the same way.
 
@@ -18,7 +19,8 @@ class WatchedConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
         batch_size: Examples per update: of all its backwards, on all processes.
         sampling: How batches are drawn: reshuffled, or replacement for independent draws.
         accumulation: Number of backwards per update, on all processes.
-        parts: Number of parts of a batch whose gradients are compared if `accumulation` is 1; 0: one per example.
+        parts: Number of parts of a batch whose gradients are compared if `accumulation` is 1; 0:
+            one per example.
         budget: Share of the training time that measuring may use.
         gauges: Comma-separated gauge names.
         every: Measure at every n-th step and ignore the budget.
@@ -70,4 +72,6 @@ class WatchedConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
 
     def to_dict(self) -> dict[str, Any]:
         """The values by name, without None, which TOML cannot store."""
-        return {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
+        return {
+            name: value for name, value in msgspec.structs.asdict(self).items() if value is not None
+        }

@@ -1,4 +1,5 @@
-"""The batches of a branch: those that the run saw or would have seen, or as many others in a new order."""
+"""The batches of a branch: those that the run saw or would have seen, or as many others in a new
+order."""
 
 import itertools
 import zlib
@@ -14,14 +15,15 @@ from gradiometer.measurement.reading import Draw
 def positions(order: Order, step: int, seed: int, own_until: int = 0) -> Iterator[Tensor]:
     """Positions of the examples of one batch after another.
 
-    In shuffled epochs, the examples that the present epoch still has come first, in a new order; later epochs are new
-    permutations. So every example is seen as often as in the run.
+    In shuffled epochs, the examples that the present epoch still has come first, in a new order;
+    later epochs are new permutations. So every example is seen as often as in the run.
 
     Args:
         order: The order of the run.
         step: Index of the first batch.
         seed: Seed of the new order.
-        own_until: Index of the first batch that is not the run's own; at most `step`: all of them are new.
+        own_until: Index of the first batch that is not the run's own; at most `step`: all of them
+            are new.
 
     >>> from gradiometer import Draw
     >>> batches = positions(Order(Draw.RESHUFFLED, examples=6, batch_size=2), step=1, seed=5)
@@ -30,7 +32,12 @@ def positions(order: Order, step: int, seed: int, own_until: int = 0) -> Iterato
     """
     yield from map(order.batch, range(step, own_until))
     first = max(step, own_until)
-    later = Order(order.draw, order.examples, order.batch_size, seed=zlib.crc32(f"{order.seed}/{seed}".encode()))
+    later = Order(
+        order.draw,
+        order.examples,
+        order.batch_size,
+        seed=zlib.crc32(f"{order.seed}/{seed}".encode()),
+    )
     if order.draw is Draw.RESHUFFLED:
         epoch, place = divmod(first, order.steps_per_epoch)
         left = order.epoch(epoch)[place * order.batch_size :]

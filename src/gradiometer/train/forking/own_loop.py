@@ -62,13 +62,16 @@ class RunData(Data):
         return self.batches(zlib.crc32(f"{seed}/{number}/order".encode()))
 
     def see_own(self, until: int) -> int:
-        """Begin each order with the batches of the run, up to this step, so that they can be skipped."""
+        """Begin each order with the batches of the run, up to this step, so that they can be
+        skipped."""
         self.own_until = until
         return until
 
     def some(self, count: int, seed: int) -> list[Batch]:
         """Some training examples."""
-        chosen = torch.randperm(len(self.examples), generator=torch.Generator().manual_seed(seed))[:count]
+        chosen = torch.randperm(len(self.examples), generator=torch.Generator().manual_seed(seed))[
+            :count
+        ]
         return list(map(self.examples.batch, chosen.split(AT_ONCE)))
 
 
@@ -87,11 +90,15 @@ def loop_of(training: Training, step: int) -> Loop:
     loop.examples = examples_before(order, step)
     loop.left = examples_before(order, training.steps) - loop.examples
     if training.configuration.accumulation > 1:
-        loop.gradient = MicroBatches(problem.loss, training.configuration.accumulation, training.configuration.seed)
+        loop.gradient = MicroBatches(
+            problem.loss, training.configuration.accumulation, training.configuration.seed
+        )
     return loop
 
 
-def _evaluate_on_test(problem: Problem, device: torch.device) -> Callable[[nn.Module], dict[str, Readout]]:
+def _evaluate_on_test(
+    problem: Problem, device: torch.device
+) -> Callable[[nn.Module], dict[str, Readout]]:
     """The loss and the accuracy on the test examples, as a function of the model."""
 
     def evaluate(model: nn.Module) -> dict[str, Readout]:
@@ -108,7 +115,8 @@ def _evaluate_on_test(problem: Problem, device: torch.device) -> Callable[[nn.Mo
 
 
 def keep_cooling(scheduler: Any, cooling: Cooling | None) -> None:
-    """Let the scheduler give the rate with the way to zero that has begun in a run that cools itself."""
+    """Let the scheduler give the rate with the way to zero that has begun in a run that cools
+    itself."""
     if cooling is not None and cooling.acts:
         (schedule,) = scheduler.lr_lambdas
         scheduler.lr_lambdas = [lambda step: schedule(step) * cooling.multiplier(step)]

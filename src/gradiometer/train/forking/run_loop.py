@@ -23,8 +23,9 @@ from gradiometer.train.training import Training
 def loop_at(run: Run, step: int | None = None, *, problem: Problem | None = None) -> Loop:
     """The training of a run after some updates, to be forked. Nothing is written.
 
-    The steps from the nearest checkpoint on are made again when the loop is first copied. A branch follows the schedule
-    of the run, with the way to zero that `cool` has begun; `cool` and `guard` decide nothing more.
+    The steps from the nearest checkpoint on are made again when the loop is first copied. A branch
+    follows the schedule of the run, with the way to zero that `cool` has begun; `cool` and `guard`
+    decide nothing more.
 
     Args:
         run: The run, finished or under way.
@@ -32,7 +33,8 @@ def loop_at(run: Run, step: int | None = None, *, problem: Problem | None = None
         problem: The problem of the run, if it is loaded already.
 
     Raises:
-        BadArgument: There is no such step, nothing is left there, the run is a watched one, or its data have changed.
+        BadArgument: There is no such step, nothing is left there, the run is a watched one, or its
+            data have changed.
 
     Example:
         >>> from pathlib import Path
@@ -49,9 +51,13 @@ def loop_at(run: Run, step: int | None = None, *, problem: Problem | None = None
     configuration_of(run, "fork")
     at, last = default_step(run) if step is None else step, run.manifest.get("steps", run.steps)
     if not 0 <= at <= run.steps:
-        raise BadArgument(f"`at` must be between 0 and {run.steps:,}, the last step on record, got {at:,}.")
+        raise BadArgument(
+            f"`at` must be between 0 and {run.steps:,}, the last step on record, got {at:,}."
+        )
     if at == last:
-        raise BadArgument(f"`at` {at:,} is the end of the run, where nothing is left: give an earlier step.")
+        raise BadArgument(
+            f"`at` {at:,} is the end of the run, where nothing is left: give an earlier step."
+        )
     with untouched_randomness(0, []):
         training = training_of(run, "fork", problem)
     return _loop_of(training, at, lambda: state_at(run, at, "fork", training.problem))
@@ -67,12 +73,15 @@ def default_step(run: Run) -> int:
         return run.steps // 2
     kept = checkpoint_steps(run.folder)
     if not kept:
-        raise BadArgument(f"`{run.path}` has no checkpoint yet: wait for one, or fork from the start, with at=0.")
+        raise BadArgument(
+            f"`{run.path}` has no checkpoint yet: wait for one, or fork from the start, with at=0."
+        )
     return kept[0]
 
 
 class RunPlace:
-    """A step of a run, which a loop comes from: its training is brought there when it is first needed.
+    """A step of a run, which a loop comes from: its training is brought there when it is first
+    needed.
 
     If branches see the run's own batches, replicate 0 has the run's own random draws, too.
 
@@ -94,7 +103,11 @@ class RunPlace:
             self._state = state = self._find()
             with untouched_randomness(0, loop.devices):
                 # A restored optimizer keeps the tensors that it is given.
-                restore(self._training, {name: tensor.clone() for name, tensor in state.tensors.items()}, state.state)
+                restore(
+                    self._training,
+                    {name: tensor.clone() for name, tensor in state.tensors.items()},
+                    state.state,
+                )
             keep_cooling(self._training.scheduler, self._training.cooling)
             loop.warnings = state.warnings
 
@@ -105,7 +118,8 @@ class RunPlace:
             set_random_states(self._training.device, state.tensors, state.state["random"])
 
     def again(self, loop: Loop) -> tuple[Callable[..., Loop], tuple[Any, ...]]:
-        """The data and the model are not sent to another process: they are made there, and the state is restored."""
+        """The data and the model are not sent to another process: they are made there, and the
+        state is restored."""
         self.bring(loop)
         return _again, (self._training.configuration, self._state, self._data.own_until, loop.seed)
 
@@ -121,7 +135,9 @@ def _again(configuration: Configuration, state: Checkpoint, own_until: int, seed
     """The loop of a run in another process."""
     c = configuration
     with untouched_randomness(0, []):
-        training = Training(_loaded(c.problem, c.model, c.data_dir, c.seed), c, Budget(0.0), gauges=())
+        training = Training(
+            _loaded(c.problem, c.model, c.data_dir, c.seed), c, Budget(0.0), gauges=()
+        )
     loop = _loop_of(training, state.step, lambda: state)
     loop.data.see_own(own_until)
     loop.seed = seed

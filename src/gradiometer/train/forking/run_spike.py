@@ -35,12 +35,14 @@ def spike_causes(
     begin: Callable[[Plan], object] | None = None,
     progress: Progress | None = None,
 ) -> SpikeCauses:
-    """Why the loss spiked at a step: branches from 8 updates before, on the same batches and on others.
+    """Why the loss spiked at a step: branches from 8 updates before, on the same batches and on
+    others.
 
-    On the run's own batches: again as it was, without the batches of the spike, at half the rate and, if the norms of
-    gradients were measured, clipped to their usual norm. On four new orders of the data: as it was, and at half the
-    rate. A smaller rate cannot lower the loss of a bad batch before the update, but it prevents a rise that the updates
-    before have made. In the last steps of an epoch the new orders hold the examples of the spike again.
+    On the run's own batches: again as it was, without the batches of the spike, at half the rate
+    and, if the norms of gradients were measured, clipped to their usual norm. On four new orders of
+    the data: as it was, and at half the rate. A smaller rate cannot lower the loss of a bad batch
+    before the update, but it prevents a rise that the updates before have made. In the last steps
+    of an epoch the new orders hold the examples of the spike again.
 
     Args:
         run: The run.
@@ -61,9 +63,17 @@ def spike_causes(
     # Without its batches, an instability needs as many updates more to rise.
     wanted = spike.last + 1 - loop.index + max(spike.length, LEAD)
     tried = partial(
-        fork, loop, horizon=f"{min(wanted, loop.left // loop.size)} updates", tail="none", seed=seed, pool=pool,
-        threads=run.configuration.threads, out=run.path, begin=begin, progress=progress,
-    )  # fmt: skip
+        fork,
+        loop,
+        horizon=f"{min(wanted, loop.left // loop.size)} updates",
+        tail="none",
+        seed=seed,
+        pool=pool,
+        threads=run.configuration.threads,
+        out=run.path,
+        begin=begin,
+        progress=progress,
+    )
     own = tried([skipping(spike), HALF, *_clipping(run, spike)], replicates=1)
     other = tried([HALF], replicates=ORDERS)
     return SpikeCauses.of(run, spike, ForkRecord.of(own), ForkRecord.of(other))
@@ -78,7 +88,8 @@ def _spike_at(run: Run, step: int) -> Spike:
         raise BadArgument(f"`spike` is {step:,}, but the loss of `{run.path}` has no spike.")
     places = ", ".join(f"{spike.peak:,}" for spike in found[:8])
     raise BadArgument(
-        f"`spike` is {step:,}, where the loss has none: {counted(len(found), 'spike')} found, at {places}."
+        f"`spike` is {step:,}, where the loss has none: {counted(len(found), 'spike')} found, at "
+        f"{places}."
     )
 
 

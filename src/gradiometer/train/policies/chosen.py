@@ -20,7 +20,10 @@ def policies_of(training: Training) -> tuple[Policy, ...]:
     policies: list[Policy] = [] if training.cooling is None else [Cool(training.cooling)]
     if not training.ranks.alone:
         if configuration.fork_budget:
-            raise BadArgument("`fork_budget` is for training in one process: leave it out, or fork the run afterwards.")
+            raise BadArgument(
+                "`fork_budget` is for training in one process: leave it out, or fork the run "
+                "afterwards."
+            )
     elif configuration.optimizer == "schedulefree":
         policies.append(Forecasts(configuration.fork_budget, training.steps))
     else:

@@ -1,4 +1,5 @@
-"""`Cool`: branches to the end of the run decide if the rate goes to zero from here, as `--cool auto` asks for."""
+"""`Cool`: branches to the end of the run decide if the rate goes to zero from here, as `--cool
+auto` asks for."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -11,10 +12,12 @@ from gradiometer.train.training import Training
 
 
 class Cool:
-    """Two branches at each mark: one whose rate goes to zero from here, and one that keeps it for a while.
+    """Two branches at each mark: one whose rate goes to zero from here, and one that keeps it for a
+    while.
 
     Args:
-        cooling: The cooling of the training, which knows the marks and the budget. Its state is in the checkpoints.
+        cooling: The cooling of the training, which knows the marks and the budget. Its state is in
+            the checkpoints.
     """
 
     event: ClassVar[str] = "cooling"
@@ -31,16 +34,18 @@ class Cool:
         """Decide from which step on the rate goes to zero.
 
         Returns:
-            "begins", that step: the number of all steps if the rate stays to the end, None to ask again; "fork", the
-            name of the fork that decided, None if the budget does not pay for one; its "outcome" in words; and what all
-            forks have "spent", in units of the training.
+            "begins", that step: the number of all steps if the rate stays to the end, None to ask
+            again; "fork", the name of the fork that decided, None if the budget does not pay for
+            one; its "outcome" in words; and what all forks have "spent", in units of the training.
         """
         training, cooling = here.training, self._cooling
         step = training.step
         begins: int | None = step
         fork, shown = None, ""
         if cooling.pays(step):
-            found = here.fork((cooling.hold(step),), cooling.replicates(step), until=cooling.stop(step))
+            found = here.fork(
+                (cooling.hold(step),), cooling.replicates(step), until=cooling.stop(step)
+            )
             (effect,) = found.effects(READOUT, level=cooling.two_sided)
             if step not in cooling.marks:
                 begins = step if effect.verdict in ("worse", "diverged") else None

@@ -1,4 +1,5 @@
-"""The loss that a training without a given length would have if its rate went to zero now: forecast and scored."""
+"""The loss that a training without a given length would have if its rate went to zero now: forecast
+and scored."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ from gradiometer.train.policies.policy import READOUT, Here, name_of
 from gradiometer.train.training import Training
 
 FIRST = 64
-"""Step of the first forecast. The others follow at twice the step each, so that no length needs to be known."""
+"""Step of the first forecast. The others follow at twice the step each, so that no length needs to
+be known."""
 
 REPLICATES = 2
 """Data orders of each branch."""
@@ -47,10 +49,11 @@ class Forecasts:
         """Make the forecast. It changes nothing in the training.
 
         Returns:
-            "averaged", the training loss at the averaged point; "forecast", the loss if the rate went to zero over the
-            next fifth of the steps so far, None at the first look; "fork", the name of the fork that scores it, None if
-            the budget does not pay for one; "seen" and "going_on", the mean losses of its branches that were cooled and
-            that went on; and what all forks have "spent", in updates.
+            "averaged", the training loss at the averaged point; "forecast", the loss if the rate
+            went to zero over the next fifth of the steps so far, None at the first look; "fork",
+            the name of the fork that scores it, None if the budget does not pay for one; "seen" and
+            "going_on", the mean losses of its branches that were cooled and that went on; and what
+            all forks have "spent", in updates.
         """
         training = here.training
         step = training.step
@@ -59,9 +62,19 @@ class Forecasts:
             averaged = loop.readouts(training.model)[READOUT].mean
         known, self.before, self.asked = self.before, (step, averaged), step
         forecast = None
-        if known is not None and 2 * known[0] == step and math.isfinite(averaged) and math.isfinite(known[1]):
+        if (
+            known is not None
+            and 2 * known[0] == step
+            and math.isfinite(averaged)
+            and math.isfinite(known[1])
+        ):
             forecast = if_cooled(averaged, known[1], level=training.configuration.level)
-        decision: dict[str, Any] = {"averaged": averaged, "forecast": None, "fork": None, "seen": None}
+        decision: dict[str, Any] = {
+            "averaged": averaged,
+            "forecast": None,
+            "fork": None,
+            "seen": None,
+        }
         decision |= {"going_on": None, "spent": self.spent}
         if forecast is None:
             return decision

@@ -25,14 +25,20 @@ class Here:
 
     Args:
         training: The training.
-        folder: The run, in which the forks are kept. Branches that are finished are not trained again.
+        folder: The run, in which the forks are kept. Branches that are finished are not trained
+            again.
     """
 
     training: Training
     folder: RunFolder
 
     def fork(
-        self, alternatives: tuple[Alternative, ...], replicates: int, *, until: int, tail: Tail = "linear"
+        self,
+        alternatives: tuple[Alternative, ...],
+        replicates: int,
+        *,
+        until: int,
+        tail: Tail = "linear",
     ) -> Fork:
         """Train branches. The state of the training and all random states are afterwards as before.
 
@@ -48,8 +54,18 @@ class Here:
         """
         training = self.training
         step, configuration = training.step, training.configuration
-        before, end, last = (examples_before(training.order, at) for at in (step, until, training.steps))
-        plan = Plan(step, alternatives, replicates, end - before, tail, seed=configuration.seed, left=last - before)
+        before, end, last = (
+            examples_before(training.order, at) for at in (step, until, training.steps)
+        )
+        plan = Plan(
+            step,
+            alternatives,
+            replicates,
+            end - before,
+            tail,
+            seed=configuration.seed,
+            left=last - before,
+        )
         loop = loop_under_way(training, plan.seed)
         threads = configuration.threads
         with opened("here") as pool:

@@ -1,4 +1,5 @@
-"""Forks that may change the rate of a training: at most at 10, 30 and 60 % of its steps, within a budget."""
+"""Forks that may change the rate of a training: at most at 10, 30 and 60 % of its steps, within a
+budget."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
@@ -18,7 +19,8 @@ FACTORS = (0.5, 2.0)
 """Factors of the rate that are tried."""
 
 HORIZON = 0.2
-"""Length of a branch, as a share of what is left of the training. Shorter ones lean to small rates."""
+"""Length of a branch, as a share of what is left of the training. Shorter ones lean to
+small rates."""
 
 REPLICATES = 2
 """Data orders of each branch."""
@@ -27,9 +29,10 @@ REPLICATES = 2
 class Rates:
     """Decides at marks of a training if its rate is halved or doubled from there on.
 
-    Branches with half the rate, with the rate, and with twice the rate are trained from the mark for a fifth of what is
-    left, each with its rate linear to zero. The rate changes only if a branch is shown to end at a lower training loss
-    than going on, with a one-sided bound at the level of the run. A fork is made only if the budget pays for it.
+    Branches with half the rate, with the rate, and with twice the rate are trained from the mark
+    for a fifth of what is left, each with its rate linear to zero. The rate changes only if a
+    branch is shown to end at a lower training loss than going on, with a one-sided bound at the
+    level of the run. A fork is made only if the budget pays for it.
 
     Args:
         configuration: The configuration of the run; `fork_budget` is what the forks may cost.
@@ -63,8 +66,8 @@ class Rates:
         """Decide, and change the rate of the training.
 
         Returns:
-            "factor", by which the rate is multiplied from here on; "fork", its name; its "outcome" in words; and what
-            all forks have "spent", in units of the training.
+            "factor", by which the rate is multiplied from here on; "fork", its name; its "outcome"
+            in words; and what all forks have "spent", in units of the training.
         """
         training = here.training
         step = training.step

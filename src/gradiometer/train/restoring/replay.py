@@ -1,4 +1,5 @@
-"""The state of a run at any step: from the nearest checkpoint before it, by making the same steps again."""
+"""The state of a run at any step: from the nearest checkpoint before it, by making the same steps
+again."""
 
 import math
 
@@ -30,10 +31,12 @@ def training_of(run: Run, verb: str, problem: Problem | None = None) -> Training
 
 
 def state_at(run: Run, step: int, verb: str, problem: Problem | None = None) -> Checkpoint:
-    """The state of a run after `step` updates. Nothing is written, and all random states are unchanged.
+    """The state of a run after `step` updates. Nothing is written, and all random states are
+    unchanged.
 
-    The steps from the nearest checkpoint on, or from the start, are made again. They have the same bits on the same
-    machine; each repeated loss is compared with the recorded one, and a difference becomes a warning.
+    The steps from the nearest checkpoint on, or from the start, are made again. They have the same
+    bits on the same machine; each repeated loss is compared with the recorded one, and a difference
+    becomes a warning.
 
     Args:
         run: The run, finished or under way.
@@ -47,7 +50,9 @@ def state_at(run: Run, step: int, verb: str, problem: Problem | None = None) -> 
     """
     configuration_of(run, verb)
     if not 0 <= step <= run.steps:
-        raise BadArgument(f"`step` must be between 0 and {run.steps:,}, the last step on record, got {step:,}.")
+        raise BadArgument(
+            f"`step` must be between 0 and {run.steps:,}, the last step on record, got {step:,}."
+        )
     checkpoint, warnings = load_latest(run.folder, up_to=step)
     if checkpoint is not None and checkpoint.step == step:
         values = {name: value for name, value in checkpoint.state.items() if name != "recorder"}
@@ -59,7 +64,8 @@ def state_at(run: Run, step: int, verb: str, problem: Problem | None = None) -> 
 
 
 def _replayed(training: Training, run: Run, checkpoint: Checkpoint | None, step: int) -> list[str]:
-    """Make the steps from a checkpoint, or from the start, up to `step`. Returns a warning if a loss differs."""
+    """Make the steps from a checkpoint, or from the start, up to `step`. Returns a warning if a
+    loss differs."""
     if checkpoint is not None:
         restore(training, checkpoint.tensors, checkpoint.state)
     steps, losses = run.losses
@@ -67,7 +73,9 @@ def _replayed(training: Training, run: Run, checkpoint: Checkpoint | None, step:
     first = training.step
     worst = 0.0
     policies = {policy.event: policy for policy in policies_of(training)}
-    decisions = {(event["event"], event["step"]): event for event in run.events if event["event"] in policies}
+    decisions = {
+        (event["event"], event["step"]): event for event in run.events if event["event"] in policies
+    }
     while training.step < step:
         for name, policy in policies.items():
             decision = decisions.get((name, training.step))
@@ -78,7 +86,9 @@ def _replayed(training: Training, run: Run, checkpoint: Checkpoint | None, step:
         reason = training.divergence(loss)
         back = training.went_back(loss, batch, reason)
         if not back and reason is not None:
-            raise Diverged(f"step {training.step:,} of `{run.path}` diverged when it was repeated: {reason}.")
+            raise Diverged(
+                f"step {training.step:,} of `{run.path}` diverged when it was repeated: {reason}."
+            )
         known = recorded.get(training.step, loss)
         if loss != known:
             worst = max(worst, abs(loss - known) / max(abs(known), np.finfo(float).tiny))
@@ -87,8 +97,13 @@ def _replayed(training: Training, run: Run, checkpoint: Checkpoint | None, step:
         training.cooled(learning_rate)
     if not worst or math.isnan(worst):
         return []
-    why = "the run had several processes" if run.manifest.get("ranks", 1) > 1 else "another machine or another torch"
+    why = (
+        "the run had several processes"
+        if run.manifest.get("ranks", 1) > 1
+        else "another machine or another torch"
+    )
     return [
-        f"steps {first:,} to {step:,} were repeated with losses that differ from the recorded ones by up to "
-        f"{worst:.1g} of them ({why}): the state at step {step:,} is close to that of the run, and not the same."
+        f"steps {first:,} to {step:,} were repeated with losses that differ from the recorded ones "
+        f"by up to {worst:.1g} of them ({why}): the state at step {step:,} is close to that of the "
+        "run, and not the same."
     ]

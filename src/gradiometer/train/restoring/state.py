@@ -17,11 +17,16 @@ Values = dict[str, Any]
 
 
 def capture(training: Training) -> tuple[Tensors, Values]:
-    """Everything that the next step depends on: model, optimizer, schedule, place in the data, random states."""
+    """Everything that the next step depends on: model, optimizer, schedule, place in the data,
+    random states."""
     tensors = {f"model.{name}": value for name, value in training.model.state_dict().items()}
     optimizer = training.optimizer.state_dict()
     for index, state in optimizer["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
+        tensors |= {
+            f"optimizer.{index}.{name}": value
+            for name, value in state.items()
+            if isinstance(value, Tensor)
+        }
     if training.cooling is not None:
         tensors |= {f"cooling.{name}": value for name, value in training.cooling.tensors().items()}
     if training.guard is not None:
@@ -32,7 +37,11 @@ def capture(training: Training) -> tuple[Tensors, Values]:
         "first_loss": training.first_loss,
         "param_groups": optimizer["param_groups"],
         "schedule": repr(training.schedule),
-        "scheduler": {name: value for name, value in training.scheduler.state_dict().items() if name != "lr_lambdas"},
+        "scheduler": {
+            name: value
+            for name, value in training.scheduler.state_dict().items()
+            if name != "lr_lambdas"
+        },
         "random": random_values,
         "cooling": training.cooling.values() if training.cooling is not None else None,
         "guard": training.guard.values() if training.guard is not None else None,
@@ -47,7 +56,8 @@ def restore(training: Training, tensors: Mapping[str, Tensor], values: Mapping[s
     """Put a captured state back.
 
     Raises:
-        RunDamaged: It was made under another schedule, or it does not fit the training. The state is then undefined.
+        RunDamaged: It was made under another schedule, or it does not fit the training. The state
+            is then undefined.
     """
     with fitting():
         _restore(training, tensors, values)
@@ -60,16 +70,25 @@ def fitting() -> Iterator[None]:
         yield
     except GradiometerError:
         raise
-    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+    except (
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200].rstrip(".")
-        raise RunDamaged(f"its state does not fit the training that run.toml describes ({reason}).") from error
+        raise RunDamaged(
+            f"its state does not fit the training that run.toml describes ({reason})."
+        ) from error
 
 
 def _restore(training: Training, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     if (made_under := values.get("schedule", repr(training.schedule))) != repr(training.schedule):
         raise RunDamaged(
-            f"`schedule` of the run is {training.schedule!r}, but its checkpoint was made under {made_under}: put "
-            "run.toml back as it was, or start a new run."
+            f"`schedule` of the run is {training.schedule!r}, but its checkpoint was made under "
+            f"{made_under}: put run.toml back as it was, or start a new run."
         )
     training.model.load_state_dict(_below("model", tensors))
     states: dict[int, dict[str, Tensor]] = {}
@@ -84,14 +103,22 @@ def _restore(training: Training, tensors: Mapping[str, Tensor], values: Mapping[
         training.guard.restore(_below("guard", tensors), values["guard"])
     training.step = values["step"]
     training.first_loss = values["first_loss"]
-    if training.origin is not None and "origin" in values:  # else it starts at the present parameters
-        points = {name: point.to(training.device) for name, point in _below("origin", tensors).items()}
+    if (
+        training.origin is not None and "origin" in values
+    ):  # else it starts at the present parameters
+        points = {
+            name: point.to(training.device) for name, point in _below("origin", tensors).items()
+        }
         training.origin.load_state_dict(points, values["origin"])
     set_random_states(training.device, tensors, values["random"])
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
-    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
+    return {
+        name.removeprefix(f"{prefix}."): t
+        for name, t in tensors.items()
+        if name.startswith(f"{prefix}.")
+    }
 
 
 def _random_states(device: torch.device) -> tuple[Tensors, Values]:
@@ -105,13 +132,19 @@ def _random_states(device: torch.device) -> tuple[Tensors, Values]:
     tensors["random.numpy"] = torch.from_numpy(numpy_state["state"]["key"].astype(np.int64))
     values = {
         "python": {"version": version, "gauss": gauss},
-        "numpy": {"pos": numpy_state["state"]["pos"], "gauss": [numpy_state["has_gauss"], numpy_state["gauss"]]},
+        "numpy": {
+            "pos": numpy_state["state"]["pos"],
+            "gauss": [numpy_state["has_gauss"], numpy_state["gauss"]],
+        },
     }
     return tensors, values
 
 
-def set_random_states(device: torch.device, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Put the random states back, from the tensors of `capture` and from "random" among its values."""
+def set_random_states(
+    device: torch.device, tensors: Mapping[str, Tensor], values: Mapping[str, Any]
+) -> None:
+    """Put the random states back, from the tensors of `capture` and from "random" among
+    its values."""
     torch.set_rng_state(tensors["random.torch"])
     if device.type != "cpu":
         torch.get_device_module(device.type).set_rng_state(tensors["random.device"], device)

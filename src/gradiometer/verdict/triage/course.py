@@ -72,27 +72,40 @@ def dead_relu(signs: Signs, level: Level) -> Claimed | None:
     if zeros is None or len(zeros) < FEWEST_LOOKS:
         return None
     share = largest_zero_share(zero_shares(signs, at_start=True))
-    if not share > DEAD or not largest_zero_share(zeros[:3]) > DEAD or not ended_at(signs, level) > LEARNT:
+    if (
+        not share > DEAD
+        or not largest_zero_share(zeros[:3]) > DEAD
+        or not ended_at(signs, level) > LEARNT
+    ):
         return None
-    return Claimed(Claim.DEAD_RELU, {"zeros": share}, ("nn.init.zeros_(layer.bias)", "nn.LeakyReLU(0.01)"))
+    return Claimed(
+        Claim.DEAD_RELU, {"zeros": share}, ("nn.init.zeros_(layer.bias)", "nn.LeakyReLU(0.01)")
+    )
 
 
 def vanishing(signs: Signs, level: Level) -> Claimed | None:
-    """From the start and while the loss stays at a guess, the first half of the layers has next to no gradient."""
+    """From the start and while the loss stays at a guess, the first half of the layers has next to
+    no gradient."""
     at_a_guess = steps_at_a_guess(signs, level)
     if not at_a_guess > LONG_AT_A_GUESS * signs.steps:
         return None
-    at_start, ratio = first_over_last(signs, until=at_a_guess // 10), first_over_last(signs, until=at_a_guess)
+    at_start, ratio = (
+        first_over_last(signs, until=at_a_guess // 10),
+        first_over_last(signs, until=at_a_guess),
+    )
     if not (at_start < VANISHED and ratio < STAYS_VANISHED):
         return None
     if late_deaths(signs) < DIED or ended_at(signs, level) > LEFT_A_GUESS:
-        return None  # units that died on the way pass no gradient either, and a rate that is too high leaves a guess
+        # units that died on the way pass no gradient either, and a rate that is too high leaves a
+        # guess
+        return None
     cure = ("nn.init.kaiming_normal_(layer.weight)", "nn.BatchNorm1d(width)")
     return Claimed(Claim.VANISHING, {"ratio": at_start, "steps": float(at_a_guess)}, cure)
 
 
 def weight_decay(signs: Signs, level: Level) -> Claimed | None:
-    """Weights shrink under weight decay while the loss is still high, or decay is much of what moves them."""
+    """Weights shrink under weight decay while the loss is still high, or decay is much of what
+    moves them."""
     if not signs.weight_decay > 0 or signs.is_short:
         return None
     late = ended_at(signs, level)
@@ -109,7 +122,8 @@ def weight_decay(signs: Signs, level: Level) -> Claimed | None:
 
 
 def rate_high(signs: Signs, level: Level) -> Claimed | None:
-    """Steps are large against the weights while they grow, kept the loss at a guess, killed units, or made it jump."""
+    """Steps are large against the weights while they grow, kept the loss at a guess, killed units,
+    or made it jump."""
     diverged = not np.isfinite(signs.losses[-10:]).all()
     if signs.is_short and not diverged:
         return None
@@ -119,10 +133,18 @@ def rate_high(signs: Signs, level: Level) -> Claimed | None:
     deadly = died < (DIED_BY_SGD if signs.family == "sgd" else DIED) and late > LEARNT
     if not (diverged or grew(signs) or overshot(signs) or fell_back or deadly or jumps >= JUMPS):
         return None
-    numbers = {"movement": moved, "growth": signs.growth, "loss": late, "alive": died, "jumps": float(jumps)}
+    numbers = {
+        "movement": moved,
+        "growth": signs.growth,
+        "loss": late,
+        "alive": died,
+        "jumps": float(jumps),
+    }
     if signs.family == "sgd" and signs.momentum >= MOMENTUM_COUNTS:
         factor = 1 - signs.momentum
-        return Claimed(Claim.MOMENTUM_RATE, numbers | {"momentum": signs.momentum}, (f"rate {factor:.2g}x",))
+        return Claimed(
+            Claim.MOMENTUM_RATE, numbers | {"momentum": signs.momentum}, (f"rate {factor:.2g}x",)
+        )
     return Claimed(Claim.RATE_HIGH, numbers, ("rate 0.25x",))
 
 
@@ -131,7 +153,11 @@ def unstable(signs: Signs, level: Level) -> Claimed | None:
     jumps = len(jumps_of(signs, level))
     if jumps < JUMPS or usual_stride(signs) > CALM:
         return None
-    norms = np.sqrt((signs.tensors["gradient"] ** 2).sum(axis=1)) if "gradient" in signs.tensors else np.array([])
+    norms = (
+        np.sqrt((signs.tensors["gradient"] ** 2).sum(axis=1))
+        if "gradient" in signs.tensors
+        else np.array([])
+    )
     known = norms[np.isfinite(norms)]
     clip = (f"clip {np.median(known):.2g}",) if len(known) else ()
     return Claimed(Claim.UNSTABLE, {"jumps": float(jumps)}, (*clip, "rate 0.25x"))
@@ -143,7 +169,8 @@ def usual_stride(signs: Signs) -> float:
 
 
 def grew(signs: Signs) -> bool:
-    """True if large steps made the weights grow. Adaptive steps must be larger: weights that begin small also grow."""
+    """True if large steps made the weights grow. Adaptive steps must be larger: weights that begin
+    small also grow."""
     if not (mean_movement(signs) > MOVED_FAST and signs.growth > GREW):
         return False
     strode = usual_stride(signs) > STRODE and not is_normalised(signs)
@@ -151,7 +178,8 @@ def grew(signs: Signs) -> bool:
 
 
 def overshot(signs: Signs) -> bool:
-    """True if steps of SGD changed the network by about itself. With normalisation that does no harm."""
+    """True if steps of SGD changed the network by about itself. With normalisation that does no
+    harm."""
     later = signs.strides[WARM:]
     if signs.family != "sgd" or not len(later) or is_normalised(signs):
         return False
@@ -159,7 +187,8 @@ def overshot(signs: Signs) -> bool:
 
 
 def is_normalised(signs: Signs) -> bool:
-    """True if the network has normalisation layers, which take out the size of the weights before them."""
+    """True if the network has normalisation layers, which take out the size of the weights before
+    them."""
     return any(str(layer).startswith(NORMALISATIONS) for layer in signs.facts.get("layers", []))
 
 
@@ -168,7 +197,8 @@ NORMALISATIONS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNor
 
 
 def jumps_of(signs: Signs, level: Level) -> list[int]:
-    """Steps after which the loss stayed far above all of the eight before, well after the start and apart in time."""
+    """Steps after which the loss stayed far above all of the eight before, well after the start and
+    apart in time."""
     if not level.value > 0 or signs.is_short:
         return []
     rises = lasting_rises(signs.losses / level.value)
@@ -185,10 +215,11 @@ AFTER_A_RISE = 30
 
 
 def lasting_rises(losses: np.ndarray) -> np.ndarray:
-    """The rise of every loss above the largest of the eight before it, if the next three are above that one, too.
+    """The rise of every loss above the largest of the eight before it, if the next three are above
+    that one, too.
 
-    A batch of unusual examples has a high loss once, and does no harm. There is no rise in the first tenth, where a
-    loss may rise by itself.
+    A batch of unusual examples has a high loss once, and does no harm. There is no rise in the
+    first tenth, where a loss may rise by itself.
     """
     first = max(len(losses) // 10, 10)
     rises = np.full(len(losses), -np.inf)
@@ -202,7 +233,8 @@ def lasting_rises(losses: np.ndarray) -> np.ndarray:
 
 
 def rate_low(signs: Signs, level: Level) -> Claimed | None:
-    """The network has not come far, in slow steps, and its loss was still falling or has not left a guess."""
+    """The network has not come far, in slow steps, and its loss was still falling or has not left a
+    guess."""
     if signs.is_short or not signs.has_ended or not is_near(signs):
         return None
     if signs.family == "sgd" and not signs.momentum and signs.cosine < OPPOSED:
@@ -218,26 +250,32 @@ def rate_low(signs: Signs, level: Level) -> Claimed | None:
 def is_near(signs: Signs, share: float = 1.0) -> bool:
     """True if the network has come less far than this share of what a rate should bring it.
 
-    In a short training that is less, so that each step is short as well: one that was stopped early is none.
+    In a short training that is less, so that each step is short as well: one that was stopped early
+    is none.
     """
     limit = REACH if signs.family == "sgd" else REACH_OF_ADAM
     return bool(signs.reach < share * limit * min(signs.steps / STEPS_OF_REACH, 1.0))
 
 
 def fall_by_rate(signs: Signs) -> float:
-    """The relative fall of the loss while the sum of all rates about doubled, from 35–50 % of it to 75–95 %."""
+    """The relative fall of the loss while the sum of all rates about doubled, from 35–50 % of it to
+    75–95 %."""
     losses = signs.losses
     if len(signs.rates) != len(losses) or not signs.rates.sum() > 0:
         return float("nan")
     sums = signs.rates.cumsum() / signs.rates.sum()
-    before, after = ((sums >= low) & (sums < high) & np.isfinite(losses) for low, high in ((0.35, 0.5), (0.75, 0.95)))
+    before, after = (
+        (sums >= low) & (sums < high) & np.isfinite(losses)
+        for low, high in ((0.35, 0.5), (0.75, 0.95))
+    )
     if not (before.any() and after.any()):
         return float("nan")
     return float(1 - losses[after].mean() / losses[before].mean())
 
 
 def no_decay(signs: Signs, level: Level) -> Claimed | None:
-    """A constant rate whose noise keeps the loss up: steps go to and fro, or are large where batches differ."""
+    """A constant rate whose noise keeps the loss up: steps go to and fro, or are large where
+    batches differ."""
     if signs.is_short or not signs.has_ended or not is_constant(signs):
         return None
     left = ended_at(signs, level)
@@ -246,14 +284,24 @@ def no_decay(signs: Signs, level: Level) -> Claimed | None:
     to_and_fro = plain and shared < TO_AND_FRO
     noisy = not plain and stride > STILL_STRIDING and noise > NOISY_LOSS
     flat = not len(signs.looks) and late_fall(signs)[0] < FLAT_IN_A_LOG  # all that a log has
-    if not (to_and_fro or noisy or flat) or not left > LITTLE_LEFT or late_fall(signs)[0] > STILL_LEARNS:
+    if (
+        not (to_and_fro or noisy or flat)
+        or not left > LITTLE_LEFT
+        or late_fall(signs)[0] > STILL_LEARNS
+    ):
         return None
-    numbers = {"movement": mean_movement(signs, since=0.5), "loss": left, "shared": shared, "noise": noise}
+    numbers = {
+        "movement": mean_movement(signs, since=0.5),
+        "loss": left,
+        "shared": shared,
+        "noise": noise,
+    }
     return Claimed(Claim.NO_DECAY, numbers, ("cool now",), ("stopped_early",))
 
 
 def late_fall(signs: Signs) -> tuple[float, float]:
-    """The relative fall of the loss within the second half, from its first to its last quarter, and its error."""
+    """The relative fall of the loss within the second half, from its first to its last quarter, and
+    its error."""
     losses = signs.finite
     late = losses[len(losses) // 2 :]
     if len(late) < 20:
@@ -276,7 +324,8 @@ def late_stride(signs: Signs) -> float:
 
 
 def late_noise(signs: Signs) -> float:
-    """The usual change of the loss from one step to the next in the second half, in units of that loss."""
+    """The usual change of the loss from one step to the next in the second half, in units of that
+    loss."""
     late = signs.finite[len(signs.finite) // 2 :]
     return float(np.median(np.abs(np.diff(late))) / late.mean()) if len(late) > 1 else float("nan")
 
@@ -299,7 +348,8 @@ def largest_movement(signs: Signs) -> float:
 
 
 def decay_share(signs: Signs) -> float:
-    """Share of the late movement that is weight decay alone: ηλ, with momentum ηλ/(1 − μ), over ‖Δw‖/‖w‖."""
+    """Share of the late movement that is weight decay alone: ηλ, with momentum ηλ/(1 − μ), over
+    ‖Δw‖/‖w‖."""
     rates = signs.rates[len(signs.rates) // 2 :]
     moved = mean_movement(signs, since=0.5)
     if not len(rates) or not moved > 0 or signs.optimizer not in ("SGD", "AdamW"):
@@ -309,7 +359,8 @@ def decay_share(signs: Signs) -> float:
 
 
 def late_deaths(signs: Signs) -> float:
-    """Entries of the gradient that are not zero at the end, as a share of those at the start; NaN if unknown.
+    """Entries of the gradient that are not zero at the end, as a share of those at the start; NaN
+    if unknown.
 
     It is that of the tensor with fewest.
     """
@@ -318,13 +369,19 @@ def late_deaths(signs: Signs) -> float:
         return float("nan")
     alive = 1 - at_start[0]
     known = (alive > 1 - DEAD) & (weight_sizes(signs) >= FEW_ENTRIES)
-    return float(((1 - np.median(zeros[-3:], axis=0))[known] / alive[known]).min()) if known.any() else float("nan")
+    return (
+        float(((1 - np.median(zeros[-3:], axis=0))[known] / alive[known]).min())
+        if known.any()
+        else float("nan")
+    )
 
 
 def zero_shares(signs: Signs, *, at_start: bool = False) -> np.ndarray | None:
-    """At every look, or before the first update, the share of zeros in the gradient of every weight tensor.
+    """At every look, or before the first update, the share of zeros in the gradient of every weight
+    tensor.
 
-    Embeddings are left out: rows of tokens that a batch does not have get no gradient. None if it is unknown.
+    Embeddings are left out: rows of tokens that a batch does not have get no gradient. None if it
+    is unknown.
     """
     if "nonzero" not in signs.tensors:
         return None
@@ -352,7 +409,8 @@ def largest_zero_share(shares: np.ndarray | None) -> float:
 
 
 def steps_at_a_guess(signs: Signs, level: Level) -> int:
-    """Number of steps before the loss, as a mean of ten, came below most of a guess for the first time."""
+    """Number of steps before the loss, as a mean of ten, came below most of a guess for the first
+    time."""
     if not level.value > 0 or len(signs.losses) < 10:
         return 0
     means = np.convolve(signs.losses, np.full(10, 0.1), mode="valid")
@@ -367,10 +425,11 @@ MULTIPLY = ("Linear", "Conv")
 def first_over_last(signs: Signs, until: int) -> float:
     """Largest gradient norm of a layer in the first half of the layers over that of the last layer.
 
-    Only linear layers and convolutions count: most rows of an embedding get no gradient from a batch, a table of
-    positions gets that of all examples, and the state of a recurrent layer gets little of labels that are noise. The
-    largest, since a gradient that vanishes is small in all layers before: queries and keys of attention have next to
-    none at the start. Norms, since the gradient of one weight falls with the width. NaN with fewer than two layers.
+    Only linear layers and convolutions count: most rows of an embedding get no gradient from a
+    batch, a table of positions gets that of all examples, and the state of a recurrent layer gets
+    little of labels that are noise. The largest, since a gradient that vanishes is small in all
+    layers before: queries and keys of attention have next to none at the start. Norms, since the
+    gradient of one weight falls with the width. NaN with fewer than two layers.
 
     Args:
         until: The medians are over the looks before this step.

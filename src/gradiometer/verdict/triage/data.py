@@ -41,7 +41,12 @@ def overfit(signs: Signs, _: Level) -> Claimed | None:
     if not (test[-1] > ROSE * test[best] and test[-1] > ABOVE_TRAINING * training):
         return None
     step = signs.step_of(int(steps[best]))
-    numbers = {"best_step": float(step), "best": float(test[best]), "now": float(test[-1]), "train": training}
+    numbers = {
+        "best_step": float(step),
+        "best": float(test[best]),
+        "now": float(test[-1]),
+        "train": training,
+    }
     return Claimed(Claim.OVERFIT, numbers, (f"stop at step {step:,}", "weight decay 0.1"))
 
 
@@ -67,14 +72,23 @@ def labels_random(signs: Signs, level: Level) -> Claimed | None:
     if not lowest > RANDOM or is_near(signs) or not np.isfinite(signs.reach):
         return None
     if signs.cosine > NO_SIGNAL or training_loss(signs) < AT_A_GUESS * level.value:
-        return None  # gradients that agree are about to learn; what is learnt by heart is overfitted
-    return Claimed(Claim.LABELS_RANDOM, {"lowest": lowest, "travel": signs.travel}, ("check the labels",))
+        return (
+            None  # gradients that agree are about to learn; what is learnt by heart is overfitted
+        )
+    return Claimed(
+        Claim.LABELS_RANDOM, {"lowest": lowest, "travel": signs.travel}, ("check the labels",)
+    )
 
 
 def labels_noisy(signs: Signs, level: Level) -> Claimed | None:
     """The test loss is far below the training loss."""
     test = _tests(signs)[1]
-    if not len(test) or signs.is_short or float(signs.facts.get("dropout", 1.0)) > 0 or is_augmented(signs):
+    if (
+        not len(test)
+        or signs.is_short
+        or float(signs.facts.get("dropout", 1.0)) > 0
+        or is_augmented(signs)
+    ):
         return None
     training = training_loss(signs)
     ratio = float(test[-1] / training)
@@ -84,7 +98,8 @@ def labels_noisy(signs: Signs, level: Level) -> Claimed | None:
 
 
 def bad_batch(signs: Signs, level: Level) -> Claimed | None:
-    """After something was learnt, the loss of one step is far above its neighbours and stays up, and no other is."""
+    """After something was learnt, the loss of one step is far above its neighbours and stays up,
+    and no other is."""
     losses = signs.losses
     if signs.is_short or not level.value > 0:
         return None
@@ -96,18 +111,24 @@ def bad_batch(signs: Signs, level: Level) -> Claimed | None:
     if not losses[step - 8 : step].max() < LEARNT_BEFORE * level.value:
         return None
     first, after = signs.step_of(step - 1) + 1, signs.step_of(step) + 1
-    return Claimed(Claim.BAD_BATCH, {"step": float(after - 1), "rise": float(rises[step])}, (f"skip {first}:{after}",))
+    return Claimed(
+        Claim.BAD_BATCH,
+        {"step": float(after - 1), "rise": float(rises[step])},
+        (f"skip {first}:{after}",),
+    )
 
 
 def is_augmented(signs: Signs) -> bool:
-    """True if training rows do not come back: they are changed at random, and harder than those of the evaluation."""
+    """True if training rows do not come back: they are changed at random, and harder than those of
+    the evaluation."""
     if np.isfinite(signs.train).any() or not signs.epochs > SEEN_AGAIN:
         return False
     return bool(signs.epochs_by_rows < 1 + COMES_BACK * (signs.epochs - 1))
 
 
 def training_loss(signs: Signs) -> float:
-    """The training loss at the end: of the last evaluation if it has one, else of the last steps."""
+    """The training loss at the end: of the last evaluation if it has one, else of the
+    last steps."""
     known = signs.train[np.isfinite(signs.train)]
     return float(known[-1]) if len(known) else signs.end()
 

@@ -36,11 +36,16 @@ def no_gradient(signs: Signs, _: Level) -> Claimed | None:
         "tensors": float(len(signs.facts["tensors"])),
     }
     cure = ("optimizer = type(optimizer)(model.parameters(), ...)",) if untrained else ()
-    return Claimed(Claim.NO_GRADIENT, numbers, cure or ("remove `detach()` and `no_grad()` before these parameters",))
+    return Claimed(
+        Claim.NO_GRADIENT,
+        numbers,
+        cure or ("remove `detach()` and `no_grad()` before these parameters",),
+    )
 
 
 def never_reached(signs: Signs) -> np.ndarray:
-    """True for each tensor that had no gradient at any look. An expert or a layer that is left out at times has some.
+    """True for each tensor that had no gradient at any look. An expert or a layer that is left out
+    at times has some.
 
     A `.grad` of zeros is one that was reached: units that are dead.
     """
@@ -56,7 +61,11 @@ def softmax_twice(signs: Signs, _: Level) -> Claimed | None:
     off, least = signs.series("row_sum_off"), signs.series("output_min")
     sums_to_one = bool(len(off)) and off.max() < STALE and least.min() >= 0
     if trained == "twice" or (trained == "cross_entropy" and sums_to_one):
-        return Claimed(Claim.SOFTMAX_TWICE, {}, ("remove the softmax at the end of the model: the loss has its own",))
+        return Claimed(
+            Claim.SOFTMAX_TWICE,
+            {},
+            ("remove the softmax at the end of the model: the loss has its own",),
+        )
     return None
 
 
@@ -106,7 +115,9 @@ def accumulation(signs: Signs, _: Level) -> Claimed | None:
     ratio = ratio[np.isfinite(ratio)]
     if not len(ratio) or not abs(np.median(ratio) - 1) < UNDIVIDED:
         return None
-    return Claimed(Claim.ACCUMULATION, {"backwards": backwards}, (f"(loss / {backwards:.0f}).backward()",))
+    return Claimed(
+        Claim.ACCUMULATION, {"backwards": backwards}, (f"(loss / {backwards:.0f}).backward()",)
+    )
 
 
 def nan_example(signs: Signs, _: Level) -> Claimed | None:
@@ -115,7 +126,10 @@ def nan_example(signs: Signs, _: Level) -> Claimed | None:
     seen = float((bad > 0).mean()) if len(bad) else 0.0
     if not (seen or signs.not_finite == "inputs"):
         return None
-    numbers = {"batches": seen, "examples": float(bad.sum() / rows.sum()) if seen and rows.sum() else 0.0}
+    numbers = {
+        "batches": seen,
+        "examples": float(bad.sum() / rows.sum()) if seen and rows.sum() else 0.0,
+    }
     return Claimed(Claim.NAN_EXAMPLE, numbers, ("keep = inputs.flatten(1).isfinite().all(1)",))
 
 
@@ -132,7 +146,10 @@ def unshuffled(signs: Signs, _: Level) -> Claimed | None:
         found, expected = signs.single.get("batch_variance"), signs.single.get("target_variance")
         if found is None or expected is None:
             return None
-        known, kind = np.isfinite(found) & (expected > 0) & (signs.looks > signs.steps / 2), "variance"
+        known, kind = (
+            np.isfinite(found) & (expected > 0) & (signs.looks > signs.steps / 2),
+            "variance",
+        )
         rows = _usual(signs.series("rows"))
         if not rows >= 8:
             return None
@@ -141,12 +158,16 @@ def unshuffled(signs: Signs, _: Level) -> Claimed | None:
     ratio = float(np.median(found[known] / expected[known]))
     if not ratio <= SORTED or (kind == "classes" and np.median(expected[known]) < 2):
         return None
-    numbers = {kind: float(np.median(found[known])), f"{kind}_expected": float(np.median(expected[known]))}
+    numbers = {
+        kind: float(np.median(found[known])),
+        f"{kind}_expected": float(np.median(expected[known])),
+    }
     return Claimed(Claim.UNSHUFFLED, numbers, ("DataLoader(..., shuffle=True)",))
 
 
 def unscaled(signs: Signs, _: Level) -> Claimed | None:
-    """The inputs are far from mean 0 and spread 1, and the network does not begin with a normalisation."""
+    """The inputs are far from mean 0 and spread 1, and the network does not begin with a
+    normalisation."""
     spread, mean = signs.series("input_std"), signs.series("input_mean")
     first = next(iter(signs.facts.get("layers", [])), "")
     if not len(spread) or str(first).startswith(NORMALISATIONS):
@@ -162,7 +183,8 @@ def unscaled(signs: Signs, _: Level) -> Claimed | None:
 
 
 def clip_small(signs: Signs, _: Level) -> Claimed | None:
-    """Clipping leaves a small part of the gradient at most updates, and the size of the steps depends on it."""
+    """Clipping leaves a small part of the gradient at most updates, and the size of the steps
+    depends on it."""
     if signs.family == "adaptive":
         return None
     shares = clipped_shares(signs)
@@ -176,14 +198,16 @@ def clip_small(signs: Signs, _: Level) -> Claimed | None:
 
 
 def clipped_shares(signs: Signs) -> np.ndarray:
-    """At every look, the norm of the gradient at the update over that after `backward`, without the scaler's factor."""
+    """At every look, the norm of the gradient at the update over that after `backward`, without the
+    scaler's factor."""
     after = signs.single.get("clipped")
     if after is None:
         return np.array([])
     before = np.sqrt((signs.tensors["gradient"] ** 2).sum(axis=1))
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = after / before
-        # a scaler that was not given divides by its factor, a power of two, between `backward` and the update
+        # a scaler that was not given divides by its factor, a power of two, between `backward` and
+        # the update
         powers = np.log2(shares)
         exact = (np.abs(powers - powers.round()) < 1e-3) & (powers.round() < 0)
     shares = np.where(exact, 1.0, shares * signs.single.get("scale", np.ones(len(shares))))

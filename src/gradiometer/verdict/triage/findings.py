@@ -14,19 +14,38 @@ CHANGES = ("rate ", "batch ", "momentum ", "weight decay ", "cool now", "clip ",
 
 ISSUES: dict[Claim, Issue] = {
     **dict.fromkeys(
-        (Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.UNSTABLE, Claim.VANISHING, Claim.EXPLODING, Claim.DEAD_RELU),
+        (
+            Claim.RATE_HIGH,
+            Claim.MOMENTUM_RATE,
+            Claim.UNSTABLE,
+            Claim.VANISHING,
+            Claim.EXPLODING,
+            Claim.DEAD_RELU,
+        ),
         Issue.DRIFT,
     ),
-    **dict.fromkeys((Claim.CLIP_SMALL, Claim.WEIGHT_DECAY, Claim.NO_GRADIENT, Claim.UNSCALED), Issue.DRIFT),
     **dict.fromkeys(
-        (Claim.RATE_LOW, Claim.NO_DECAY, Claim.DECAY_EARLY, Claim.SCHEDULE_UNIT, Claim.RATE_BURST, Claim.STOPPED_EARLY),
+        (Claim.CLIP_SMALL, Claim.WEIGHT_DECAY, Claim.NO_GRADIENT, Claim.UNSCALED), Issue.DRIFT
+    ),
+    **dict.fromkeys(
+        (
+            Claim.RATE_LOW,
+            Claim.NO_DECAY,
+            Claim.DECAY_EARLY,
+            Claim.SCHEDULE_UNIT,
+            Claim.RATE_BURST,
+            Claim.STOPPED_EARLY,
+        ),
         Issue.CONVERGENCE,
     ),
-    **dict.fromkeys((Claim.HEALTHY, Claim.UNDECIDED, Claim.MAY_STOP, Claim.SOFTMAX_TWICE), Issue.CONVERGENCE),
+    **dict.fromkeys(
+        (Claim.HEALTHY, Claim.UNDECIDED, Claim.MAY_STOP, Claim.SOFTMAX_TWICE), Issue.CONVERGENCE
+    ),
     Claim.FORK_BETTER: Issue.CONVERGENCE,
     Claim.OVERFIT: Issue.EXPLORATION,
 }
-"""The issue of SGD that a claim is about. What is not listed is about the batch gradient: estimation."""
+"""The issue of SGD that a claim is about. What is not listed is about the batch gradient:
+estimation."""
 
 
 def findings_of(triage: Triage, settings: Hyperparameters | None = None) -> tuple[Finding, ...]:
@@ -34,7 +53,8 @@ def findings_of(triage: Triage, settings: Hyperparameters | None = None) -> tupl
 
     Args:
         triage: The claims.
-        settings: The settings of the optimizers, from which a change of the rate is written as a rate; None if unknown.
+        settings: The settings of the optimizers, from which a change of the rate is written as a
+            rate; None if unknown.
     """
     return tuple(_finding(claimed, triage, settings) for claimed in triage.claims)
 
@@ -47,19 +67,25 @@ def changes_of(claimed: Claimed) -> tuple[str, ...]:
 def _finding(claimed: Claimed, triage: Triage, settings: Hyperparameters | None) -> Finding:
     passes = claimed.claim in (Claim.HEALTHY, Claim.UNDECIDED, Claim.MAY_STOP)
     changes = changes_of(claimed)
-    numbers = {name: value for name, value in claimed.numbers.items() if not isinstance(value, Estimate)}
+    numbers = {
+        name: value for name, value in claimed.numbers.items() if not isinstance(value, Estimate)
+    }
     return Finding(
         GAUGE,
         ISSUES.get(claimed.claim, Issue.ESTIMATION),
         claimed.claim.value,
         State.OK if passes else State.ACT,
-        numbers={name: value for name, value in claimed.numbers.items() if isinstance(value, Estimate)},
+        numbers={
+            name: value for name, value in claimed.numbers.items() if isinstance(value, Estimate)
+        },
         facts={
             "numbers": numbers,
             "lines": tuple(line for line in claimed.cure if line not in changes),
             "rates": () if settings is None else tuple(settings.peaks),
             "is_constant": settings is None or settings.is_constant,
-            "unseen": {name: [claim.value for claim in claims] for name, claims in triage.unseen.items()}
+            "unseen": {
+                name: [claim.value for claim in claims] for name, claims in triage.unseen.items()
+            }
             if passes
             else {},
         },

@@ -41,10 +41,15 @@ def stopped_early(signs: Signs, level: Level) -> Claimed | None:
     fell, error = late_fall(signs)
     if not (fell > STILL_FALLING and fell > 2 * error and epochs < FEW_EPOCHS):
         return None
-    if not (signs.reach < SHORT_REACH or fell > STILL_LEARNS) or not ended_at(signs, level) > LITTLE_LEFT:
+    if (
+        not (signs.reach < SHORT_REACH or fell > STILL_LEARNS)
+        or not ended_at(signs, level) > LITTLE_LEFT
+    ):
         return None
     numbers = {"fell": fell, "epochs": epochs}
-    return Claimed(Claim.STOPPED_EARLY, numbers, (f"train for {4 * signs.length:,} steps",), ("no_decay",))
+    return Claimed(
+        Claim.STOPPED_EARLY, numbers, (f"train for {4 * signs.length:,} steps",), ("no_decay",)
+    )
 
 
 def batch_small(signs: Signs, level: Level) -> Claimed | None:
@@ -66,7 +71,8 @@ def has_batch_norm(signs: Signs) -> bool:
 
 
 def batch_large(signs: Signs, level: Level) -> Claimed | None:
-    """Several passes over the data have few updates, whose gradients are nearly the same, or which do not lead far."""
+    """Several passes over the data have few updates, whose gradients are nearly the same, or which
+    do not lead far."""
     if not signs.updates_an_epoch <= FEW_AN_EPOCH or not ended_at(signs, level) > LITTLE_LEFT:
         return None
     alike = signs.updates_an_epoch <= FEW_UPDATES and signs.cosine > NO_NOISE
@@ -75,20 +81,28 @@ def batch_large(signs: Signs, level: Level) -> Claimed | None:
     short = signs.steps < STEPS_OF_REACH and signs.reach < limit
     if not (alike or (seen_again and short)) or generalises_worse(signs):
         return None
-    numbers = {"batch": float(signs.batch_size), "updates": signs.updates_an_epoch, "steps": float(signs.steps)}
+    numbers = {
+        "batch": float(signs.batch_size),
+        "updates": signs.updates_an_epoch,
+        "steps": float(signs.steps),
+    }
     return Claimed(Claim.BATCH_LARGE, numbers, ("batch 0.125x",))
 
 
 def generalises_worse(signs: Signs) -> bool:
-    """True if more updates would fit the training examples alone: the test loss has risen, or is far above training."""
+    """True if more updates would fit the training examples alone: the test loss has risen, or is
+    far above training."""
     test = signs.test[np.isfinite(signs.test)]
     if not len(test):
         return False
-    return bool(test[-1] > RISEN * test.min() or test[-1] > FAR_ABOVE_TRAINING * training_loss(signs))
+    return bool(
+        test[-1] > RISEN * test.min() or test[-1] > FAR_ABOVE_TRAINING * training_loss(signs)
+    )
 
 
 def test_falls(signs: Signs) -> bool:
-    """True if the test loss was lowest in the last quarter of the evaluations, by more than a flat loss varies."""
+    """True if the test loss was lowest in the last quarter of the evaluations, by more than a flat
+    loss varies."""
     test = signs.test[np.isfinite(signs.test)]
     earlier = test[: -max(len(test) // 4, 1)]
     return bool(len(earlier)) and bool(test.min() < (1 - FLAT) * earlier.min())

@@ -33,13 +33,16 @@ class Level:
 
 
 def trained_loss(signs: Signs) -> str:
-    """Which of the known losses is trained: the name of its sign without `as_`; empty if none fits."""
+    """Which of the known losses is trained: the name of its sign without `as_`; empty
+    if none fits."""
     given = signs.given
     for name, values in signs.single.items():
         if not name.startswith("as_"):
             continue
         known = np.isfinite(given) & np.isfinite(values)
-        if known.any() and np.all(np.abs(values - given)[known] <= SAME_LOSS * np.abs(given)[known]):
+        if known.any() and np.all(
+            np.abs(values - given)[known] <= SAME_LOSS * np.abs(given)[known]
+        ):
             return name.removeprefix("as_")
     return ""
 
@@ -58,8 +61,8 @@ def level_of(signs: Signs) -> Level:
             if 0 < share < 1:
                 value = -share * math.log(share) - (1 - share) * math.log(1 - share)
                 return Level(value, Known.LABELS)
-    # labels without outputs: their entropy counts if the first loss is about as large, as for another kind of cross-
-    # entropy (with smoothing, or computed inside of the model)
+    # labels without outputs: their entropy counts if the first loss is about as large, as for
+    # another kind of cross- entropy (with smoothing, or computed inside of the model)
     if entropy > 0 and entropy / 1.5 <= start <= 1.5 * entropy:
         return Level(entropy, Known.LABELS)
     return Level(start, Known.START if math.isfinite(start) and start > 0 else Known.NOTHING)

@@ -28,12 +28,19 @@ def schedule_unit(signs: Signs, _: Level) -> Claimed | None:
     low = float((rates < FADED * rates.max()).mean())
     if factor and low > FADED_FOR and not distance >= 0.9 * signs.updates_an_epoch:
         return Claimed(
-            Claim.SCHEDULE_UNIT, {"factor": factor, "low_for": low}, ("call scheduler.step() once an epoch",)
+            Claim.SCHEDULE_UNIT,
+            {"factor": factor, "low_for": low},
+            ("call scheduler.step() once an epoch",),
         )
     changes = signs.series("rate_changes")
     scheduled = signs.facts.get("scheduled")
     stepped = int(changes[-1]) - 1 if len(changes) else len(np.unique(rates)) - 1
-    if scheduled and signs.has_ended and signs.steps >= scheduled / 2 and 0 < stepped < scheduled / 4:
+    if (
+        scheduled
+        and signs.has_ended
+        and signs.steps >= scheduled / 2
+        and 0 < stepped < scheduled / 4
+    ):
         numbers = {"scheduled": float(scheduled), "stepped": float(stepped)}
         return Claimed(Claim.SCHEDULE_UNIT, numbers, ("call scheduler.step() after every update",))
     turns = _turns(rates)
@@ -71,7 +78,11 @@ def rate_burst(signs: Signs, _: Level) -> Claimed | None:
         return None
     first = int(np.argmax(burst))
     steps = float(signs.step_of(first + count) - signs.step_of(first))
-    numbers = {"step": float(signs.step_of(first)), "steps": steps, "times": float((rates / usual)[burst].max())}
+    numbers = {
+        "step": float(signs.step_of(first)),
+        "steps": steps,
+        "times": float((rates / usual)[burst].max()),
+    }
     return Claimed(Claim.RATE_BURST, numbers, ("remove the jump of the learning rate",))
 
 
@@ -87,7 +98,8 @@ def ends_high(signs: Signs) -> bool:
 
 
 def _constant_factor(rates: np.ndarray) -> tuple[float, float]:
-    """The factor of every step, if the rate falls by one factor again and again, and the steps from fall to fall.
+    """The factor of every step, if the rate falls by one factor again and again, and the steps from
+    fall to fall.
 
     Both are 0 otherwise.
     """
@@ -102,7 +114,9 @@ def _constant_factor(rates: np.ndarray) -> tuple[float, float]:
         return 0.0, 0.0
     slope, start = np.polyfit(steps, logs, 1)
     # a staircase leaves its line by half a stair
-    if not slope < -PER_STEP or not np.abs(logs - (start + slope * steps)).max() < max(STRAIGHT, -0.6 * falls.min()):
+    if not slope < -PER_STEP or not np.abs(logs - (start + slope * steps)).max() < max(
+        STRAIGHT, -0.6 * falls.min()
+    ):
         return 0.0, 0.0
     return float(np.exp(slope)), len(positive) / len(falls)
 

@@ -1,4 +1,5 @@
-"""What is recorded of a training, as arrays for the rules of triage. No torch is needed to read it."""
+"""What is recorded of a training, as arrays for the rules of triage. No torch is needed
+to read it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,13 +16,16 @@ BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "
 """Signs with one number for every parameter tensor."""
 
 USUAL_WIDTH = 64
-"""Width of the networks on which the limits of `Signs.reach` were chosen; narrower ones count the same."""
+"""Width of the networks on which the limits of `Signs.reach` were chosen; narrower ones count the
+same."""
 
 SMALL = 0.29
-"""Norm of the weights of a layer over the root of its outputs, half of that at PyTorch's own start: 1/√3."""
+"""Norm of the weights of a layer over the root of its outputs, half of that at PyTorch's own start:
+1/√3."""
 
 DEEPEST = 8
-"""Layers beyond which the function of a network does not change faster: deeper ones are residual."""
+"""Layers beyond which the function of a network does not change faster: deeper ones
+are residual."""
 
 Array = Float[np.ndarray, " _"]
 
@@ -35,7 +39,8 @@ class Signs:
         looks: Steps at which the signs below were recorded.
         single: Numbers of every look, by name; NaN where one was not recorded.
         tensors: Numbers of every look and tensor, by name.
-        facts: What does not change: names, sizes, axes and rows of the tensors, layers, dropout, planned length.
+        facts: What does not change: names, sizes, axes and rows of the tensors, layers, dropout,
+            planned length.
         rates: The largest learning rate of every step.
         momentum: Momentum of SGD, or β₁; the largest of the groups.
         weight_decay: The largest of the groups.
@@ -47,8 +52,10 @@ class Signs:
         test: Loss on held-out examples at each; NaN where unknown.
         train: Loss on training examples at each, in eval mode; NaN where unknown.
         has_ended: True if the training is over.
-        not_finite: Where the first number was that is not finite: "inputs", "parameters", "layers", or empty.
-        logged: The step of every loss, where not every step has one, as in a log; empty if each has.
+        not_finite: Where the first number was that is not finite: "inputs", "parameters", "layers",
+            or empty.
+        logged: The step of every loss, where not every step has one, as in a log; empty if each
+            has.
     """
 
     losses: Array
@@ -63,7 +70,9 @@ class Signs:
     family: str = "other"
     batch_size: int = 0
     examples: int | None = None
-    evaluated: Int[np.ndarray, " evaluations"] = field(default_factory=lambda: np.array([], dtype=np.int64))
+    evaluated: Int[np.ndarray, " evaluations"] = field(
+        default_factory=lambda: np.array([], dtype=np.int64)
+    )
     test: Array = field(default_factory=lambda: np.array([]))
     train: Array = field(default_factory=lambda: np.array([]))
     has_ended: bool = True
@@ -74,7 +83,8 @@ class Signs:
     def of(cls, run: Run) -> "Signs":
         """The signs in a run."""
         steps, losses = run.losses
-        # a step whose loss was not recorded has that of its neighbours, so that only a trained loss can be NaN
+        # a step whose loss was not recorded has that of its neighbours, so that only a trained loss
+        # can be NaN
         every = np.arange(int(steps[-1]) + 1 if len(steps) else 0)
         whole = np.interp(every, steps, losses) if len(steps) else np.array([])
         looks, single, tensors = _stacked(run.signs)
@@ -157,7 +167,8 @@ class Signs:
 
     @cached_property
     def weights(self) -> Int[np.ndarray, " weights"]:
-        """Places of the weight tensors: two axes or more. A network without any has all of its tensors here."""
+        """Places of the weight tensors: two axes or more. A network without any has all of its
+        tensors here."""
         axes = np.array(self.facts.get("axes", []), dtype=int)
         found = np.flatnonzero(axes >= 2)
         return found if len(found) else np.arange(len(axes))
@@ -184,11 +195,14 @@ class Signs:
 
     @cached_property
     def strides(self) -> Array:
-        """By how much every step changed the network, in units that hold for every depth, width and momentum.
+        """By how much every step changed the network, in units that hold for every depth, width and
+        momentum.
 
-        A change of its function is a sum over layers. What counts in a layer of width n is the largest singular value
-        of the change, which for the same norm is √n times larger against that of the weights. Noise makes the path of
-        the weights longer than the way: by √((1 + μ)/(1 − μ)) less with momentum μ than without. NaN where unknown.
+        A change of its function is a sum over layers. What counts in a layer of width n is the
+        largest singular value of the change, which for the same norm is √n times larger against
+        that of the weights. Noise makes the path of
+        the weights longer than the way: by √((1 + μ)/(1 − μ)) less with momentum μ than without.
+        NaN where unknown.
 
         Source: Yang, Simon and Bernstein (2023), A Spectral Condition for Feature Learning.
         """
@@ -198,10 +212,14 @@ class Signs:
             return np.full(self.steps, np.nan)
         widths = np.sqrt(np.array(self.facts["sizes"], dtype=float)[places])
         # weights that begin far smaller than usual, as in GPT-2, first have to grow to what matters
-        outputs = np.array(self.facts.get("rows", np.zeros(len(self.facts["sizes"]))), dtype=float)[places]
+        outputs = np.array(self.facts.get("rows", np.zeros(len(self.facts["sizes"]))), dtype=float)[
+            places
+        ]
         sizes = np.maximum(self.tensors["weights"][:, places], SMALL * np.sqrt(outputs))
         moved = self.tensors["movement"][:, places] / sizes
-        momentum = min(self.momentum, 0.9)  # OneCycleLR ends at 0.95, and has 0.85 where most of the way is made
+        momentum = min(
+            self.momentum, 0.9
+        )  # OneCycleLR ends at 0.95, and has 0.85 where most of the way is made
         persistence = np.sqrt((1 + momentum) / (1 - momentum))
         by_layer = moved * np.sqrt(np.maximum(widths / USUAL_WIDTH, 1)) * persistence
         return self._at_every_step(_median(by_layer) * min(len(places), DEEPEST))
@@ -212,7 +230,8 @@ class Signs:
         return float(self.strides.sum())
 
     def _at_every_step(self, values: Array) -> Array:
-        """Values of looks at every step: between two looks on a straight line. Looks are not equally far apart."""
+        """Values of looks at every step: between two looks on a straight line. Looks are not
+        equally far apart."""
         known = np.isfinite(values)
         if not known.any():
             return np.full(self.steps, np.nan)
@@ -220,7 +239,8 @@ class Signs:
 
     @cached_property
     def growth(self) -> float:
-        """The median over weight tensors of their norm now over that at the start; NaN if unknown."""
+        """The median over weight tensors of their norm now over that at the start; NaN
+        if unknown."""
         if "weights" not in self.tensors or not len(self.looks):
             return float("nan")
         size = self.tensors["weights"][:, self.weights]
@@ -232,7 +252,8 @@ class Signs:
 
     @property
     def cosine(self) -> float:
-        """Σ⟨ĝ_t, ĝ_{t−1}⟩ / Σ‖ĝ_t‖² over the looks: 1 without noise, 0 if it is all noise; NaN if unknown."""
+        """Σ⟨ĝ_t, ĝ_{t−1}⟩ / Σ‖ĝ_t‖² over the looks: 1 without noise, 0 if it is all noise; NaN if
+        unknown."""
         return self.cosine_since(0)
 
     def cosine_since(self, step: int) -> float:
@@ -247,7 +268,8 @@ class Signs:
 
     @property
     def epochs(self) -> float:
-        """Passes over the training set: from its size, or else from rows that came back; NaN if neither is known."""
+        """Passes over the training set: from its size, or else from rows that came back; NaN if
+        neither is known."""
         if self.examples and self.batch_size:
             return self.steps * self.batch_size / self.examples
         return self.epochs_by_rows
@@ -256,8 +278,8 @@ class Signs:
     def epochs_by_rows(self) -> float:
         """Passes over the training set, from how often rows came back; NaN if that is unknown.
 
-        Rows of a share f of the steps are compared. In E epochs, a row that is seen was seen before with a chance of
-        f (E − 1) / 2 on average.
+        Rows of a share f of the steps are compared. In E epochs, a row that is seen was seen before
+        with a chance of f (E − 1) / 2 on average.
         """
         repeated, rows = self.single.get("repeated_rows"), self.single.get("rows")
         if repeated is None or rows is None or not np.isfinite(repeated).any():
@@ -285,10 +307,15 @@ def along(steps: Any, values: Any, count: int) -> Array:
     return np.asarray(np.asarray(values, dtype=float)[np.maximum(places, 0)])
 
 
-def _stacked(lines: list[tuple[int, dict[str, Any]]]) -> tuple[np.ndarray, dict[str, Array], dict[str, np.ndarray]]:
-    """The looks, the single numbers and those by tensor. Looks with another number of tensors are left out."""
+def _stacked(
+    lines: list[tuple[int, dict[str, Any]]],
+) -> tuple[np.ndarray, dict[str, Array], dict[str, np.ndarray]]:
+    """The looks, the single numbers and those by tensor. Looks with another number of tensors are
+    left out."""
     lines = [line for line in lines if "gradient" in line[1]]
-    usual = next((len(signs["gradient"]) for _, signs in lines if isinstance(signs.get("gradient"), list)), 0)
+    usual = next(
+        (len(signs["gradient"]) for _, signs in lines if isinstance(signs.get("gradient"), list)), 0
+    )
     lines = [(step, signs) for step, signs in lines if len(signs.get("gradient", ())) == usual]
     looks = np.array([step for step, _ in lines], dtype=np.int64)
     single: dict[str, Array] = {}
@@ -296,7 +323,9 @@ def _stacked(lines: list[tuple[int, dict[str, Any]]]) -> tuple[np.ndarray, dict[
     names = dict.fromkeys(name for _, signs in lines for name in signs)
     for name in names:
         if name in BY_TENSOR:
-            tensors[name] = np.array([signs.get(name, [np.nan] * usual) for _, signs in lines], dtype=float)
+            tensors[name] = np.array(
+                [signs.get(name, [np.nan] * usual) for _, signs in lines], dtype=float
+            )
         elif name in ("shared_rows", "evaluated_rows"):
             newest = [signs[name] for _, signs in lines if name in signs][-1]
             tensors[name] = np.array([newest], dtype=float)
@@ -314,7 +343,11 @@ def _evaluations(run: Run) -> tuple[np.ndarray, Array, Array]:
         steps.append(event["step"])
         for values, name in ((test, "test_loss"), (train, "train_loss")):
             values.append(float(estimates[name]["value"]) if name in estimates else np.nan)
-    return np.array(steps, dtype=np.int64), np.array(test, dtype=float), np.array(train, dtype=float)
+    return (
+        np.array(steps, dtype=np.int64),
+        np.array(test, dtype=float),
+        np.array(train, dtype=float),
+    )
 
 
 def _median(values: Float[np.ndarray, "looks weights"]) -> Array:

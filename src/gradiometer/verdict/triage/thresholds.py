@@ -1,35 +1,42 @@
 """The thresholds of triage, all in this file, each with the measurement that chose it.
 
-"The clinic" is a set of small trainings with one known illness each and of healthy ones, of 300 to 1,000 steps, on
-digits, small images, tables and text, with MLPs, CNNs, residual, recurrent and attention networks, under SGD, momentum,
-Adam and AdamW. Losses are in units of a guess, and movements in units of the weights.
+"The clinic" is a set of small trainings with one known illness each and of healthy ones, of 300 to
+1,000 steps, on digits, small images, tables and text, with MLPs, CNNs, residual, recurrent and
+attention networks, under SGD, momentum, Adam and AdamW. Losses are in units of a guess, and
+movements in units of the weights.
 """
 
 SAME_LOSS = 0.01
 """Relative difference of two losses of one batch that is rounding, bfloat16 included."""
 
 REACH, REACH_OF_ADAM, STEPS_OF_REACH, FALLS_BY_RATE = 20.0, 27.0, 400, 0.05
-"""`Signs.reach` below which the rate is too low, with SGD and with an adaptive optimizer, which also moves weights that
-get nothing but noise; the number of steps that it is for; and the fall of the loss while the sum of all rates doubled,
-without which more of them gain nothing. At a quarter of the rates of a grid, of 63 trainings of 400 steps, SGD reached
-2 to 24 and Adam 13 to 67, and four times the rate gained 10 to 74 %; at the rates of the grid, 26 to 290 and 41 to 290,
-apart from losses below `LEARNT`, and it lost."""
+"""`Signs.reach` below which the rate is too low, with SGD and with an adaptive optimizer, which
+also moves weights that get nothing but noise; the number of steps that it is for; and the fall of
+the loss while the sum of all rates doubled, without which more of them gain nothing. At a quarter
+of the rates of a grid, of 63 trainings of 400 steps, SGD reached 2 to 24 and Adam 13 to 67, and
+four times the rate gained 10 to 74 %; at the rates of the grid, 26 to 290 and 41 to 290, apart from
+losses below `LEARNT`, and it lost."""
 
 OPPOSED = -0.3
-"""Share of successive gradients below which they point against each other: with plain SGD, the rate is then at its edge
-and not too low, however little the weights moved. At the edge: -0.6; at a quarter of a right rate: -0.26 to 0.06."""
+"""Share of successive gradients below which they point against each other: with plain SGD, the rate
+is then at its edge and not too low, however little the weights moved. At the edge: -0.6; at a
+quarter of a right rate: -0.26 to 0.06."""
 
 LEARNT = 0.05
-"""Share of a guess that leaves nothing to gain from a higher rate, however little the weights moved."""
+"""Share of a guess that leaves nothing to gain from a higher rate, however little the weights
+moved."""
 
 MOVED_FAST, GREW, LEAPT = 0.008, 5.0, 0.35
-"""Mean movement of a step, growth of the weights and, for adaptive optimizers, largest movement of one step above which
-the rate is too high. Growth alone is not enough for these: weights that begin small grow by 6 to 8 with a right rate,
-and by 5.0 at a constant one. Sick: growth 5.2 to 100, largest movement 0.40 to 0.69; healthy: growth at most 4.2,
-largest movement at most 0.23, and 0.32 for weights that begin small."""
+"""Mean movement of a step, growth of the weights and, for adaptive optimizers, largest movement of
+one step above which
+the rate is too high. Growth alone is not enough for these: weights that begin small grow by 6 to 8
+with a right rate,
+and by 5.0 at a constant one. Sick: growth 5.2 to 100, largest movement 0.40 to 0.69; healthy:
+growth at most 4.2, largest movement at most 0.23, and 0.32 for weights that begin small."""
 
 FELL_BACK = 0.02
-"""Mean movement of a step above which a loss that is still at a guess was kept there by the rate."""
+"""Mean movement of a step above which a loss that is still at a guess was kept there
+by the rate."""
 
 AT_A_GUESS = 0.9
 """Share of a guess above which nothing was learnt."""
@@ -38,182 +45,213 @@ LEFT_A_GUESS = 1.5
 """Loss at the end, in guesses, above which a training has not stayed at a guess: it went up."""
 
 DEAD = 0.95
-"""Share of zeros in the gradient of a weight tensor from the start, above which its units are dead."""
+"""Share of zeros in the gradient of a weight tensor from the start, above which its
+units are dead."""
 
 FEW_ENTRIES = 32
-"""Tensors with fewer entries have no share of zeros: the gradient of a few weights is zero where a loss is flat."""
+"""Tensors with fewer entries have no share of zeros: the gradient of a few weights is zero where a
+loss is flat."""
 
 DIED, DIED_BY_SGD = 0.12, 0.35
-"""Share of the entries of a gradient that were not zero at the start and still are not at the end, for the tensor with
-fewest, below which a rate that was too high has killed units, with an adaptive optimizer and with SGD. At four times
-the rate of a grid: 0.00 to 0.6 wherever a quarter of it gained 20 % or more and weights did not diverge; at that rate:
-0.45 and more with Adam in the development half, 0.18 in a narrow network of the fresh part, and 0.89 and more with
-SGD."""
+"""Share of the entries of a gradient that were not zero at the start and still are not at the end,
+for the tensor with fewest, below which a rate that was too high has killed units, with an adaptive
+optimizer and with SGD. At four times
+the rate of a grid: 0.00 to 0.6 wherever a quarter of it gained 20 % or more and weights did not
+diverge; at that rate: 0.45 and more with Adam in the development half, 0.18 in a narrow network of
+the fresh part, and 0.89 and more with SGD."""
 
 OVERSHOT, STRODE, WARM = 0.9, 0.5, 20
-"""Stride that one in fifty steps of SGD after the first ones exceeds, and stride that one in ten steps of an adaptive
-optimizer exceeds while the weights grow, above which the rate is too high without normalisation. At four times the rate
-of a grid: 0.5 to 3, and 0.54 to 0.84; at that rate: up to 0.53, and up to 0.54 with weights that did not grow; residual
-networks with BatchNorm have strides of 2.3 at their best rate."""
+"""Stride that one in fifty steps of SGD after the first ones exceeds, and stride that one in ten
+steps of an adaptive optimizer exceeds while the weights grow, above which the rate is too high
+without normalisation. At four times the rate
+of a grid: 0.5 to 3, and 0.54 to 0.84; at that rate: up to 0.53, and up to 0.54 with weights that
+did not grow; residual networks with BatchNorm have strides of 2.3 at their best rate."""
 
 JUMPED, JUMPED_IN_NOISE, JUMPS, CALM = 0.5, 6.0, 2, 0.1
-"""Rise of the loss, in guesses, and in units of its usual change from step to step, that a rate which is too high makes
-again and again, and the number of them: 2 to 6 at four times the rate of a grid, at most one at that rate. The stride
-that one step in ten exceeds is then 0.4 and more: below the last number, jumps have another reason."""
+"""Rise of the loss, in guesses, and in units of its usual change from step to step, that a rate
+which is too high makes
+again and again, and the number of them: 2 to 6 at four times the rate of a grid, at most one at
+that rate. The stride
+that one step in ten exceeds is then 0.4 and more: below the last number, jumps have another reason.
+"""
 
 MOMENTUM_COUNTS = 0.95
-"""Momentum from which it is the likely reason of a rate that is too high: that was meant for less. At the usual 0.9, a
-rate that is too high for it looks the same and is as likely."""
+"""Momentum from which it is the likely reason of a rate that is too high: that was meant for less.
+At the usual 0.9, a rate that is too high for it looks the same and is as likely."""
 
 TO_AND_FRO, STILL_STRIDING, NOISY_LOSS = -0.03, 0.13, 0.2
-"""In the second half at a constant rate: share of successive gradients below which plain SGD goes to and fro; for other
-optimizers, the stride, and the usual change of the loss in units of it, above which noise keeps the loss up. Of 45
-trainings at constant rates, a cosine gained 3 to 55 % in the 11 to and fro, and more than 15 % in 9 of the 11 above
-both limits; it gained more than 15 % in 2 of the others."""
+"""In the second half at a constant rate: share of successive gradients below which plain SGD goes
+to and fro; for other optimizers, the stride, and the usual change of the loss in units of it, above
+which noise keeps the loss up. Of 45 trainings at constant rates, a cosine gained 3 to 55 % in the
+11 to and fro, and more than 15 % in 9 of the 11 above both limits; it gained more than 15 % in 2 of
+the others."""
 
 STILL_LEARNS, LITTLE_LEFT = 0.36, 0.015
-"""Fall of the loss in the second half above which a decay would end what is still being learnt: at 0.38 to 0.74 a
-cosine lost up to 740 %, and where it gained 9 % or more the loss had fallen by at most 0.35. And the loss in guesses
+"""Fall of the loss in the second half above which a decay would end what is still being learnt: at
+0.38 to 0.74 a cosine lost up to 740 %, and where it gained 9 % or more the loss had fallen by at
+most 0.35. And the loss in guesses
 that leaves something to gain: regressions end at 0.011 to 0.04."""
 
 FLAT_IN_A_LOG = 0.03
-"""Fall of the loss in the second half of a log with a constant rate, below which a decay is what is missing: 0.016 at a
-plateau; 0.06 in two logs of healthy trainings at a constant rate."""
+"""Fall of the loss in the second half of a log with a constant rate, below which a decay is what is
+missing: 0.016 at a plateau; 0.06 in two logs of healthy trainings at a constant rate."""
 
 SHORT_REACH = 30.0
-"""`Signs.reach` below which a loss that still falls speaks for more steps, and above which for a decay. Stopped after a
+"""`Signs.reach` below which a loss that still falls speaks for more steps, and above which for a
+decay. Stopped after a
 sixth of the steps: 5; all steps at a constant rate: 15 to 49 with momentum, 38 to 116 with Adam."""
 
 DECAYED, DECAYED_FOR = 0.02, 0.5
 """A rate below this share of its height, for more than this share of the run, decayed too early."""
 
 STILL_FALLING, FEW_EPOCHS = 0.08, 2.0
-"""A loss that fell by more than this in the second half, in fewer passes over the data, was stopped early."""
+"""A loss that fell by more than this in the second half, in fewer passes over the data, was stopped
+early."""
 
 FLAT, LONG_ENOUGH = 0.01, 200
-"""Fall of the loss in the second half, and its error, below which a training that goes on may stop, after so many
-steps."""
+"""Fall of the loss in the second half, and its error, below which a training that goes on may stop,
+after so many steps."""
 
 SMALL_BATCH, SMALL_FOR_BATCH_NORM, FEW_LABELS, ALL_NOISE = 4, 8, 64, 0.1
-"""Batches of at most so many examples (with BatchNorm, which takes moments from them, of so many) and labels (four
-texts of 512 tokens are no small batch), whose successive gradients share less than this, are too small."""
+"""Batches of at most so many examples (with BatchNorm, which takes moments from them, of so many)
+and labels (four texts of 512 tokens are no small batch), whose successive gradients share less than
+this, are too small."""
 
 FEW_UPDATES, NO_NOISE = 12.0, 0.18
-"""Updates in an epoch, and share of successive gradients, from which a batch is too large. Sick: 5 to 12, 0.21 to 0.97;
+"""Updates in an epoch, and share of successive gradients, from which a batch is too large. Sick: 5
+to 12, 0.21 to 0.97;
 small training sets that are overfitted: 6 to 9, 0.07 to 0.18."""
 
 FEW_AN_EPOCH, LARGE_BATCH, FAR_ENOUGH, FAR_ENOUGH_FOR_ADAM = 30.0, 64, 22.0, 40.0
-"""Updates in an epoch, batch from which it may be called large, `Signs.reach` after several epochs, below which a
-smaller batch gets further. Of 66 trainings in 8 epochs of
-3,000 examples with batches of 128 to 512, a batch of 32 gained 8 to 84 % in 46 below these limits."""
+"""Updates in an epoch, batch from which it may be called large, `Signs.reach` after several epochs,
+below which a smaller batch gets further. Of 66 trainings in 8 epochs of 3,000 examples with batches
+of 128 to 512, a batch of 32 gained 8 to 84 % in 46 below these limits."""
 
 RISEN, FAR_ABOVE_TRAINING = 1.05, 2.5
-"""Test loss now, over its lowest and over training, above which further updates are not what is missing: a batch of 32
-then gained at most 15 %, mostly less than 7 %."""
+"""Test loss now, over its lowest and over training, above which further updates are not what is
+missing: a batch of 32 then gained at most 15 %, mostly less than 7 %."""
 
 BEST_BEFORE, ROSE, ABOVE_TRAINING = 0.7, 1.15, 1.3
-"""Overfitting: the lowest test loss is before this share of the run, is now higher by this factor, and above training
-by this one."""
+"""Overfitting: the lowest test loss is before this share of the run, is now higher by this factor,
+and above training by this one."""
 
 SEEN_AGAIN = 2.0
-"""Passes over the data below which nothing is overfitted: most rows were seen once. A rate that is too high raised the
-test loss to 1.75 of its best in 1.1."""
+"""Passes over the data below which nothing is overfitted: most rows were seen once. A rate that is
+too high raised the test loss to 1.75 of its best in 1.1."""
 
 AFTER_THE_BEST, AFTER_THE_BEST_AT_END = 4, 2
-"""Evaluations after the best one from which overfitting was not noticed: those who keep the best weights and stop wait
-for about three, and do not reach the planned end."""
+"""Evaluations after the best one from which overfitting was not noticed: those who keep the best
+weights and stop wait for about three, and do not reach the planned end."""
 
 UNREACHED = 0.01
-"""Share of the parameters that no backward reaches, below which they are a part that the model does not use."""
+"""Share of the parameters that no backward reaches, below which they are a part that the model does
+not use."""
 
 SORTED = 0.5
-"""Classes in a batch over those expected from a shuffled order, below which the data are not shuffled. Sick: at most a
-third."""
+"""Classes in a batch over those expected from a shuffled order, below which the data are not
+shuffled. Sick: at most a third."""
 
 WIDE, FAR = 5.0, 3.0
-"""Spread of the inputs, and their mean in spreads, above which they are not scaled. Sick: 7.1 with every second column
-ten times as large."""
+"""Spread of the inputs, and their mean in spreads, above which they are not scaled. Sick: 7.1 with
+every second column ten times as large."""
 
 VANISHED, STAYS_VANISHED, LONG_AT_A_GUESS = 0.02, 0.2, 0.2
-"""Gradient norm in the first half of the layers over that of the last one, at the start and while the loss stays at a
-guess, below which gradients vanish, if it stays there for more than this share of the run. A rate that is too high
-kills units later. Sick: at most 0.002 at the start; healthy: 0.1 and more, also with attention and at a width of
-2,240."""
+"""Gradient norm in the first half of the layers over that of the last one, at the start and while
+the loss stays at a guess, below which gradients vanish, if it stays there for more than this share
+of the run. A rate that is too high
+kills units later. Sick: at most 0.002 at the start; healthy: 0.1 and more, also with attention and
+at a width of 2,240."""
 
 EXPLODED, WIDE_OUTPUTS = 3.0, 2.0
-"""First loss in units of a guess, and spread of the first outputs, above which the start is too large."""
+"""First loss in units of a guess, and spread of the first outputs, above which the start is too
+large."""
 
 CLIPPED, HALF_CLIPPED, FAR_IN_SPITE = 0.2, 0.5, 60.0
-"""Median norm of the gradient after clipping over before, below which clipping is all that acts, below which it acts
-too much, and `Signs.reach` from which it then does no harm. Of 41 trainings with SGD between 0.04 and 0.5, all ended 9
-to 82 % better without it; at 0.54 and more, none to 16 %. The steps of adaptive optimizers do not depend on the
-norm."""
+"""Median norm of the gradient after clipping over before, below which clipping is all that acts,
+below which it acts too much, and `Signs.reach` from which it then does no harm. Of 41 trainings
+with SGD between 0.04 and 0.5, all ended 9 to 82 % better without it; at 0.54 and more, none to 16
+%. The steps of adaptive optimizers do not depend on the norm."""
 
 SHRANK, HELD_UP = 0.5, 0.3
-"""Size of the weights over that at the start, and loss in units of a guess: weight decay wins against the loss."""
+"""Size of the weights over that at the start, and loss in units of a guess: weight decay wins
+against the loss."""
 
 DECAY_SHARE, DECAY_LEFT, DECAY_MOSTLY = 0.04, 0.1, 0.25
-"""Share of the movement that is weight decay alone, and loss in units of a guess, above which it is too large for SGD;
-and the share from which it is so for every optimizer and at any loss that leaves something to gain. Sick: 0.045 to 0.46
-with SGD, 0.32 to 1.4 with AdamW; healthy AdamW with a decay of 0.05: 0.05 to 0.093. For weights with a normalisation it
-settles at √(ηλ/2): 0.016 for the usual SGD of residual networks."""
+"""Share of the movement that is weight decay alone, and loss in units of a guess, above which it is
+too large for SGD; and the share from which it is so for every optimizer and at any loss that leaves
+something to gain. Sick: 0.045 to 0.46 with SGD, 0.32 to 1.4 with AdamW; healthy AdamW with a decay
+of 0.05: 0.05 to 0.093. For weights with a normalisation it settles at √(ηλ/2): 0.016 for the usual
+SGD of residual networks."""
 
 USUAL_DECAY = 1e-3
 """Weight decay that SGD is used with, up to ten times the 1e-4 of residual networks on ImageNet."""
 
 FADED, FADED_FOR, FEWEST_FALLS = 0.1, 0.4, 4
-"""A rate that falls by one factor again and again, at least so often, and is below this share of its height for more
-than this share of the run, falls in the wrong unit: meant once an epoch. It has less than half of the way of a cosine.
+"""A rate that falls by one factor again and again, at least so often, and is below this share of
+its height for more
+than this share of the run, falls in the wrong unit: meant once an epoch. It has less than half of
+the way of a cosine.
 Sick: 0.42 to 0.9 of the run."""
 
 RANDOM = 0.97
-"""Share of a guess that the test loss never falls below if the labels have nothing to do with the inputs."""
+"""Share of a guess that the test loss never falls below if the labels have nothing to do with the
+inputs."""
 
 NO_SIGNAL = 0.03
-"""Share of successive gradients above which a loss at a guess is about to fall. Labels at random: -0.02; at a guess for
+"""Share of successive gradients above which a loss at a guess is about to fall. Labels at random:
+-0.02; at a guess for
 a third of the run with right labels: 0.07 and more."""
 
 NOISY, NOISY_BY = 0.85, 0.07
-"""Test loss over training loss, and how far below it lies in units of a guess, from which the training labels are
-noisier than those of the test. Sick: 0.36 to 0.81, by 0.1 and more; healthy: down to 0.71 by chance where both are
-small, by at most 0.04."""
+"""Test loss over training loss, and how far below it lies in units of a guess, from which the
+training labels are
+noisier than those of the test. Sick: 0.36 to 0.81, by 0.1 and more; healthy: down to 0.71 by chance
+where both are small, by at most 0.04."""
 
 DROPPED, DROPPED_IN_VAIN, NO_GAP = 0.7, 0.5, 1.2
-"""Share of dropout above which too little is left; that from which it is too much where the test loss is not above that
-on training examples by more than this factor. Of 36 trainings with a share of 0.7 or 0.85, all gained with 0.1 instead,
-by 7 to 97 %; of 12 with 0.5 and no gap, 11, by 7 to 43 %."""
+"""Share of dropout above which too little is left; that from which it is too much where the test
+loss is not above that on training examples by more than this factor. Of 36 trainings with a share
+of 0.7 or 0.85, all gained with 0.1 instead, by 7 to 97 %; of 12 with 0.5 and no gap, 11, by 7 to 43
+%."""
 
 STALE = 1e-3
 """`.grad` before `backward`, in units of that after it, below which it was zero."""
 
 UNDIVIDED = 0.3
-"""The number that `backward` was called on is the mean loss of a micro-batch, not a part of it, within this."""
+"""The number that `backward` was called on is the mean loss of a micro-batch, not a part of it,
+within this."""
 
 COMES_BACK = 0.2
-"""Share of the rows that come back in later epochs, below which training rows are changed at random each time."""
+"""Share of the rows that come back in later epochs, below which training rows are changed at random
+each time."""
 
 BURST, BURST_SHARE = 5.0, 0.05
 """A rate this many times its neighbours, for less than this share of the run, is a burst."""
 
 BAD_RISE, NEXT_RISE, LEARNT_BEFORE = 2.0, 0.33, 0.6
-"""Rise of the loss of one step above all of the eight before it, in guesses, that only a bad batch makes; the next
-largest rise at another time, as a share of it: a rate that is too high makes many; and the largest loss of these eight,
-in guesses: a rate that is too high leaps before much is learnt. Sick: rise 42 from at most 0.4; too high a rate: 1.6
-from 0.3, and 10 from 1.2."""
+"""Rise of the loss of one step above all of the eight before it, in guesses, that only a bad batch
+makes; the next
+largest rise at another time, as a share of it: a rate that is too high makes many; and the largest
+loss of these eight,
+in guesses: a rate that is too high leaps before much is learnt. Sick: rise 42 from at most 0.4; too
+high a rate: 1.6 from 0.3, and 10 from 1.2."""
 
 PER_STEP, STRAIGHT = 0.002, 0.05
-"""Fall of the logarithm of the rate at every step, and largest distance from a straight line, of a constant factor:
-rates are recorded when they have changed by 1 %."""
+"""Fall of the logarithm of the rate at every step, and largest distance from a straight line, of a
+constant factor: rates are recorded when they have changed by 1 %."""
 
 CLEARED = 0.25
-"""Share of the looks at which `.grad` still held earlier gradients, from which that is the loop's habit."""
+"""Share of the looks at which `.grad` still held earlier gradients, from which that is the loop's
+habit."""
 
 LEAKED, NEARLY_ALL = 0.05, 0.9
-"""Share of the rows of an evaluation that were trained on; and of the calls of the model with such rows, if training
+"""Share of the rows of an evaluation that were trained on; and of the calls of the model with such
+rows, if training
 rows are evaluated as well: their calls have them anyway."""
 
 FEWEST_LOOKS = 5
 """Looks before anything that is not exact is said."""
 
 FEWEST_STEPS, FEWEST_LOGGED = 50, 20
-"""Steps, and lines of a log, each of several steps, before anything is said about rates, noise or the length."""
+"""Steps, and lines of a log, each of several steps, before anything is said about rates, noise or
+the length."""

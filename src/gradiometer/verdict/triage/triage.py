@@ -28,30 +28,51 @@ FAULTS: tuple[Rule, ...] = (
     faults.clip_small,
 )
 SCHEDULE: tuple[Rule, ...] = (schedule.rate_burst, schedule.schedule_unit, schedule.decay_early)
-COURSE: tuple[Rule, ...] = (course.exploding, course.dead_relu, course.weight_decay, course.vanishing)
+COURSE: tuple[Rule, ...] = (
+    course.exploding,
+    course.dead_relu,
+    course.weight_decay,
+    course.vanishing,
+)
 RATE: tuple[Rule, ...] = (course.rate_high, course.unstable, length.batch_large, course.rate_low)
 LENGTH: tuple[Rule, ...] = (length.batch_small, length.stopped_early, course.no_decay)
-DATA: tuple[Rule, ...] = (data.leak, data.labels_random, data.overfit, data.labels_noisy, data.bad_batch)
+DATA: tuple[Rule, ...] = (
+    data.leak,
+    data.labels_random,
+    data.overfit,
+    data.labels_noisy,
+    data.bad_batch,
+)
 ORDER: tuple[Rule, ...] = (*FAULTS, *SCHEDULE, *COURSE, *RATE, *LENGTH, *DATA)
 
 EXPLAINED: dict[Claim, frozenset[Claim]] = {
     Claim.NAN_EXAMPLE: frozenset({Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.BAD_BATCH}),
-    Claim.UNSCALED: frozenset({Claim.EXPLODING, Claim.RATE_HIGH, Claim.DEAD_RELU, Claim.MOMENTUM_RATE, Claim.NO_DECAY}),
-    Claim.ZERO_GRAD: frozenset({Claim.UNSTABLE, Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY}),
+    Claim.UNSCALED: frozenset(
+        {Claim.EXPLODING, Claim.RATE_HIGH, Claim.DEAD_RELU, Claim.MOMENTUM_RATE, Claim.NO_DECAY}
+    ),
+    Claim.ZERO_GRAD: frozenset(
+        {Claim.UNSTABLE, Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY}
+    ),
     Claim.NO_GRADIENT: frozenset({Claim.DEAD_RELU, Claim.VANISHING, Claim.RATE_LOW}),
     Claim.CLIP_SMALL: frozenset({Claim.RATE_LOW, Claim.NO_DECAY, Claim.STOPPED_EARLY}),
     Claim.SOFTMAX_TWICE: frozenset({Claim.NO_DECAY, Claim.STOPPED_EARLY, Claim.VANISHING}),
     Claim.DROPOUT: frozenset({Claim.RATE_HIGH, Claim.UNSTABLE}),
-    Claim.SCHEDULE_UNIT: frozenset({Claim.RATE_BURST, Claim.DECAY_EARLY, Claim.RATE_LOW, Claim.NO_DECAY}),
+    Claim.SCHEDULE_UNIT: frozenset(
+        {Claim.RATE_BURST, Claim.DECAY_EARLY, Claim.RATE_LOW, Claim.NO_DECAY}
+    ),
     Claim.DECAY_EARLY: frozenset({Claim.RATE_LOW}),
     Claim.RATE_BURST: frozenset({Claim.BAD_BATCH, Claim.RATE_HIGH}),
     Claim.EXPLODING: frozenset({Claim.RATE_HIGH, Claim.RATE_LOW, Claim.NO_DECAY}),
     Claim.DEAD_RELU: frozenset({Claim.VANISHING, Claim.RATE_HIGH, Claim.RATE_LOW}),
-    Claim.WEIGHT_DECAY: frozenset({Claim.RATE_HIGH, Claim.VANISHING, Claim.NO_DECAY, Claim.RATE_LOW}),
+    Claim.WEIGHT_DECAY: frozenset(
+        {Claim.RATE_HIGH, Claim.VANISHING, Claim.NO_DECAY, Claim.RATE_LOW}
+    ),
     Claim.VANISHING: frozenset({Claim.RATE_LOW, Claim.RATE_HIGH, Claim.NO_DECAY}),
     Claim.RATE_HIGH: frozenset({Claim.NO_DECAY, Claim.STOPPED_EARLY}),
     Claim.MOMENTUM_RATE: frozenset({Claim.NO_DECAY, Claim.STOPPED_EARLY}),
-    Claim.BAD_BATCH: frozenset({Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY, Claim.STOPPED_EARLY}),
+    Claim.BAD_BATCH: frozenset(
+        {Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY, Claim.STOPPED_EARLY}
+    ),
     Claim.OVERFIT: frozenset({Claim.RATE_HIGH}),
     Claim.LEAK: frozenset({Claim.RATE_HIGH}),
     Claim.ACCUMULATION: frozenset({Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY}),
@@ -82,8 +103,8 @@ class Triage:
     Args:
         claims: The claims, the most certain first. The first one is the headline; never empty.
         level: The level of a guess.
-        unseen: Claims that could not have been seen, by what is missing: "labels", "batch", "evaluations", "examples",
-            "rate", "looks" or "end".
+        unseen: Claims that could not have been seen, by what is missing: "labels", "batch",
+            "evaluations", "examples", "rate", "looks" or "end".
     """
 
     claims: tuple[Claimed, ...]
@@ -97,7 +118,8 @@ class Triage:
 
 
 def triage_of(run: Run | Signs) -> Triage:
-    """Judge a run by the quantities that every training has. Claims that forks of the run contradict are left out.
+    """Judge a run by the quantities that every training has. Claims that forks of the run
+    contradict are left out.
 
     Args:
         run: A run, or its signs.
@@ -109,14 +131,22 @@ def triage_of(run: Run | Signs) -> Triage:
     <Claim.UNDECIDED: 'undecided'>
     """
     signs = run if isinstance(run, Signs) else Signs.of(run)
-    with np.errstate(all="ignore"):  # a training that diverged has numbers that are not finite, which fail every test
+    with np.errstate(
+        all="ignore"
+    ):  # a training that diverged has numbers that are not finite, which fail every test
         level = level_of(signs)
         made = [rule(signs, level) for rule in ORDER]
         passed = _passed(signs, level)
     found = [each for each in made if each is not None]
-    explained = frozenset[Claim]().union(*(EXPLAINED.get(each.claim, frozenset()) for each in found))
-    if any(each.claim not in (Claim.LABELS_RANDOM, Claim.LABELS_NOISY, Claim.OVERFIT) for each in found):
-        explained |= {Claim.LABELS_RANDOM}  # what is left where nothing else says why nothing is learnt
+    explained = frozenset[Claim]().union(
+        *(EXPLAINED.get(each.claim, frozenset()) for each in found)
+    )
+    if any(
+        each.claim not in (Claim.LABELS_RANDOM, Claim.LABELS_NOISY, Claim.OVERFIT) for each in found
+    ):
+        explained |= {
+            Claim.LABELS_RANDOM
+        }  # what is left where nothing else says why nothing is learnt
     claims = tuple(each for each in found if each.claim not in explained)
     better = None
     if isinstance(run, Run):
@@ -129,17 +159,31 @@ def triage_of(run: Run | Signs) -> Triage:
 def _confused(claims: tuple[Claimed, ...]) -> tuple[Claimed, ...]:
     """Each claim that is easily taken for another says which, unless both are made."""
     made = {each.claim.value for each in claims}
-    return tuple(replace(each, doubts=tuple(doubt for doubt in each.doubts if doubt not in made)) for each in claims)
+    return tuple(
+        replace(each, doubts=tuple(doubt for doubt in each.doubts if doubt not in made))
+        for each in claims
+    )
 
 
 def _passed(signs: Signs, level: Level) -> Claimed:
     """Healthy, if the end was seen; otherwise that the training may stop, or undecided."""
-    enough = not signs.is_short and len(signs.looks) >= FEWEST_LOOKS and level.known_by is not Known.NOTHING
+    enough = (
+        not signs.is_short
+        and len(signs.looks) >= FEWEST_LOOKS
+        and level.known_by is not Known.NOTHING
+    )
     left = course.ended_at(signs, level)
     if enough and signs.has_ended:
-        return Claimed(Claim.HEALTHY, {"travel": signs.travel, "loss": left, "steps": float(signs.length)})
+        return Claimed(
+            Claim.HEALTHY, {"travel": signs.travel, "loss": left, "steps": float(signs.length)}
+        )
     fell, error = course.late_fall(signs)
-    if signs.steps >= LONG_ENOUGH and fell + error < FLAT and left < AT_A_GUESS and not length.test_falls(signs):
+    if (
+        signs.steps >= LONG_ENOUGH
+        and fell + error < FLAT
+        and left < AT_A_GUESS
+        and not length.test_falls(signs)
+    ):
         return Claimed(Claim.MAY_STOP, {"fell": fell, "steps": float(signs.length)})
     return Claimed(Claim.UNDECIDED, {"steps": float(signs.length)})
 
@@ -152,13 +196,24 @@ def unseen_by(signs: Signs, level: Level) -> dict[str, tuple[Claim, ...]]:
     if not len(signs.series("input_std")):
         missing["batch"] = (Claim.UNSCALED, Claim.NAN_EXAMPLE)
     if not np.isfinite(signs.test).any():
-        missing["evaluations"] = (Claim.OVERFIT, Claim.LABELS_RANDOM, Claim.LABELS_NOISY, Claim.LEAK)
+        missing["evaluations"] = (
+            Claim.OVERFIT,
+            Claim.LABELS_RANDOM,
+            Claim.LABELS_NOISY,
+            Claim.LEAK,
+        )
     if not np.isfinite(signs.epochs):
         missing["examples"] = (Claim.BATCH_LARGE, Claim.STOPPED_EARLY)
     if not len(signs.rates):
         missing["rate"] = (Claim.NO_DECAY, Claim.DECAY_EARLY, Claim.SCHEDULE_UNIT, Claim.RATE_BURST)
     if not len(signs.looks):
-        missing["looks"] = (Claim.RATE_LOW, Claim.RATE_HIGH, Claim.DEAD_RELU, Claim.VANISHING, Claim.CLIP_SMALL)
+        missing["looks"] = (
+            Claim.RATE_LOW,
+            Claim.RATE_HIGH,
+            Claim.DEAD_RELU,
+            Claim.VANISHING,
+            Claim.CLIP_SMALL,
+        )
     if not signs.has_ended:
         missing["end"] = (Claim.RATE_LOW, Claim.NO_DECAY, Claim.STOPPED_EARLY)
     return missing

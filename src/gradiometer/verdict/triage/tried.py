@@ -28,16 +28,21 @@ COOLED = 0.01
 
 
 def as_tried(claims: tuple[Claimed, ...], run: Run) -> tuple[Claimed, ...]:
-    """The claims that forks of this run leave, each with the effect of its cure as the number `fork`.
+    """The claims that forks of this run leave, each with the effect of its cure as the number
+    `fork`.
 
-    A claim whose cure ended worse, or diverged, is taken back. So is one about the rate if a smaller change in the same
-    direction ended worse, or a change in the other direction better.
+    A claim whose cure ended worse, or diverged, is taken back. So is one about the rate if a
+    smaller change in the same direction ended worse, or a change in the other direction better.
     """
     effects = effects_by_change(run)
     if not effects:
         return claims
     tried = {each.claim: effect_of(each, effects) for each in claims}
-    shown = {claim for claim, effect in tried.items() if effect is not None and effect.verdict == "better"}
+    shown = {
+        claim
+        for claim, effect in tried.items()
+        if effect is not None and effect.verdict == "better"
+    }
     left = []
     for each in claims:
         if each.claim is Claim.BATCH_LARGE and (instead := rate_instead(run, effects)) is not None:
@@ -53,14 +58,17 @@ def as_tried(claims: tuple[Claimed, ...], run: Run) -> tuple[Claimed, ...]:
 
 
 def rate_instead(run: Run, effects: dict[str, Effect]) -> Claimed | None:
-    """The claim that the rate is too low, if weights moved little and a fork at a higher rate ended better.
+    """The claim that the rate is too low, if weights moved little and a fork at a higher rate ended
+    better.
 
     A batch that is too large for the length leaves the same signs.
     """
     raised = [
         effect
         for name, effect in effects.items()
-        if isinstance(change := change_of(name), Rate) and change.factor > 1 and effect.verdict == "better"
+        if isinstance(change := change_of(name), Rate)
+        and change.factor > 1
+        and effect.verdict == "better"
     ]
     signs = Signs.of(run)
     if not raised or not is_near(signs):
@@ -76,7 +84,8 @@ def rate_instead(run: Run, effects: dict[str, Effect]) -> Claimed | None:
 
 
 def better_change(run: Run) -> Claimed | None:
-    """The change of the rate that ended best in forks of this run, if it ended better and was not followed since."""
+    """The change of the rate that ended best in forks of this run, if it ended better and was not
+    followed since."""
     newest: dict[str, tuple[int, Effect]] = {}
     for record in forks_of(run):
         for effect in effects_of_record(record, also_short=False):
@@ -84,7 +93,11 @@ def better_change(run: Run) -> Claimed | None:
     better = []
     for name, (step, effect) in newest.items():
         change = change_of(name)
-        if effect.verdict == "better" and isinstance(change, Rate | CoolNow) and not was_followed(run, step, change):
+        if (
+            effect.verdict == "better"
+            and isinstance(change, Rate | CoolNow)
+            and not was_followed(run, step, change)
+        ):
             better.append(effect)
     if not better:
         return None
@@ -93,7 +106,8 @@ def better_change(run: Run) -> Claimed | None:
 
 
 def was_followed(run: Run, step: int, change: Rate | CoolNow) -> bool:
-    """True if the rates of the run after a fork may be those of this change: then a fork shows what was done."""
+    """True if the rates of the run after a fork may be those of this change: then a fork shows what
+    was done."""
     if any(event["event"] in ("rate fork", "cooling") for event in run.events):
         return True  # the run decides on its rate by forks
     settings = run.hyperparameters
@@ -126,7 +140,11 @@ def is_contradicted(claimed: Claimed, effects: dict[str, Effect]) -> bool:
         moved = math.log(change.factor)
         if moved * wanted < 0 and effect.verdict == "better":
             return True
-        if moved * wanted > 0 and abs(moved) <= abs(wanted) and effect.verdict in ("worse", "diverged"):
+        if (
+            moved * wanted > 0
+            and abs(moved) <= abs(wanted)
+            and effect.verdict in ("worse", "diverged")
+        ):
             return True
     return False
 
@@ -156,9 +174,9 @@ def effects_by_change(run: Run) -> dict[str, Effect]:
 def effects_of_record(record: ForkRecord, *, also_short: bool = True) -> Sequence[Effect]:
     """The effects of a fork at the end of its branches.
 
-    The effects at the end of the training count, if the fork shows them. Of short forks, and of those at constant
-    rates, only those count that a lean to small rates does not explain; none without `also_short`, since what is
-    gained in a short fork may be nothing at the end.
+    The effects at the end of the training count, if the fork shows them. Of short forks, and of
+    those at constant rates, only those count that a lean to small rates does not explain; none
+    without `also_short`, since what is gained in a short fork may be nothing at the end.
     """
     try:
         if record.fork.shows_end:

@@ -23,7 +23,8 @@ NEARLY_HALVES = 1.8
 """A number of updates that is divided by at least this is said to be nearly halved."""
 
 RATES = (1.0, 1.5)
-"""Factors of the best learning rate seen when B is doubled under AdamW: 2^p with p from −0.03 to 0.63."""
+"""Factors of the best learning rate seen when B is doubled under AdamW: 2^p with p from −0.03 to
+0.63."""
 
 TIME_MATTERS = "if wall time matters more than examples."
 EXAMPLES_MATTER = "if examples are expensive."
@@ -52,7 +53,10 @@ def large(finding: Finding) -> Sentences:
     if scale.value > 0:
         more = updates_factor(batch / 2, scale.value) / updates_factor(batch, scale.value) - 1
         saved = 1 - examples_factor(batch / 2, scale.value) / examples_factor(batch, scale.value)
-        means = f"In this range halving B costs {more:.0%} more updates and saves {saved:.0%} of the examples."
+        means = (
+            f"In this range halving B costs {more:.0%} more updates and saves {saved:.0%} of the "
+            "examples."
+        )
     return _with_advice(finding, means)
 
 
@@ -63,7 +67,10 @@ def near(finding: Finding) -> Sentences:
     if "optimizers" not in finding.facts:
         updates = updates_factor(batch, scale.value)
         examples = examples_factor(batch, scale.value)
-        means = f"Here updates ({updates:.1f}x of the minimum) and examples ({examples:.1f}x) trade about evenly."
+        means = (
+            f"Here updates ({updates:.1f}x of the minimum) and examples ({examples:.1f}x) trade "
+            "about evenly."
+        )
     return Sentences(_seen(finding), means or _under_adam(finding))
 
 
@@ -74,25 +81,31 @@ def undecided(finding: Finding) -> Sentences:
     match finding.facts["place"]:
         case "few":
             lead, *_ = _carried_by_few(finding)
-            means = "Examples that were not seen yet may change it by any factor, so no other batch is advised."
+            means = (
+                "Examples that were not seen yet may change it by any factor, so no other batch is "
+                "advised."
+            )
             return Sentences(seen, means, lead=lead)
         case "outdated":
             means = (
-                f"Training is {age(scale):.1f} times as long since, so the scale may have changed: no batch is advised."
+                f"Training is {age(scale):.1f} times as long since, so the scale may have changed: "
+                "no batch is advised."
             )
             suggestion = (
-                "a larger `budget`, or `steps=` in `watch` if training has at most 1,000 steps, to have later readings."
+                "a larger `budget`, or `steps=` in `watch` if training has at most 1,000 steps, to "
+                "have later readings."
             )
             return Sentences(seen, means, suggestion=suggestion)
         case "moving":
             means = (
-                f"It is expected to pass B before training is {AHEAD:.0f} times as long, so no other batch is advised."
+                f"It is expected to pass B before training is {AHEAD:.0f} times as long, so no "
+                "other batch is advised."
             )
             return Sentences(seen, means)
     if scale.low > 0 and not math.isfinite(scale.high):
         means = (
-            "The gradient is not distinguishable from zero in these readings, so it is too early to say whether "
-            "another batch size would be better."
+            "The gradient is not distinguishable from zero in these readings, so it is too early "
+            "to say whether another batch size would be better."
         )
         return Sentences(seen, means)
     return Sentences(seen, "It is too early to say whether another batch size would be better.")
@@ -119,8 +132,8 @@ def unforeseen(finding: Finding) -> Sentences:
     means = "The forecast for another batch size depends on the optimizer, which was not recorded."
     if names := finding.facts["optimizers"]:
         means = (
-            f"The optimizer is {' and '.join(names)}. No forecast of a better batch size is known for it, so none is "
-            "advised."
+            f"The optimizer is {' and '.join(names)}. No forecast of a better batch size is known "
+            "for it, so none is advised."
         )
     return Sentences(_seen(finding), means)
 
@@ -137,13 +150,17 @@ def in_cool_down(finding: Finding) -> Sentences:
 
 def not_large(finding: Finding) -> Sentences:
     """The preconditioned scale has no upper bound."""
-    means = "B is not too large. It is not known if it is too small: the scale has no upper bound yet."
+    means = (
+        "B is not too large. It is not known if it is too small: the scale has no upper bound yet."
+    )
     return Sentences(_seen(finding), means)
 
 
 def within_validity(finding: Finding) -> Sentences:
     """The preconditioned scale differs from B by less than it can be trusted."""
-    means = f"The scale predicts the batch size only within a factor of {VALID:.0f}, so B may be right."
+    means = (
+        f"The scale predicts the batch size only within a factor of {VALID:.0f}, so B may be right."
+    )
     return Sentences(_seen(finding), means)
 
 
@@ -187,7 +204,10 @@ def _outdated(finding: Finding) -> str:
 def _moving(finding: Finding) -> str:
     scale, batch = _numbers(finding)
     side, verb = ("below", "rising") if scale.value < batch else ("above", "falling")
-    return f"The {_name(finding)} is {_with_interval(scale)}, {side} B = {_size(finding, batch)}, and {verb}."
+    return (
+        f"The {_name(finding)} is {_with_interval(scale)}, {side} B = {_size(finding, batch)}, and "
+        f"{verb}."
+    )
 
 
 def _below(finding: Finding) -> str:
@@ -220,7 +240,10 @@ def _unknown(finding: Finding) -> str:
         return f"The {_name(finding)} is not known yet; {_needs(finding, 'an interval')}."
     if not math.isfinite(scale.high):
         return _unbounded(finding)
-    return f"The {_name(finding)} {_with_interval(scale)} is too uncertain for B = {_size(finding, batch)}."
+    return (
+        f"The {_name(finding)} {_with_interval(scale)} is too uncertain for B = "
+        f"{_size(finding, batch)}."
+    )
 
 
 _PLACES: Mapping[str, Callable[[Finding], str]] = {
@@ -240,8 +263,9 @@ def _carried_by_few(finding: Finding) -> tuple[str, str, str]:
     scale, _ = _numbers(finding)
     variation: Estimate = finding.facts["variation"]
     numbers = (
-        f"The CV² of its readings is {significant(variation.value, 2)}, so {significant(carrying(variation), 2)} of "
-        f"the {counted(scale.samples, 'measured step')} carry it."
+        f"The CV² of its readings is {significant(variation.value, 2)}, so "
+        f"{significant(carrying(variation), 2)} of the {counted(scale.samples, 'measured step')} "
+        "carry it."
     )
     return f"The {_name(finding)} cannot be bounded: few examples carry the noise", ". ", numbers
 
@@ -252,7 +276,8 @@ def _with_interval(scale: Estimate) -> str:
 
 
 def _when(scale: Estimate) -> str:
-    """What the value is of: a step of training, with an early value if it has changed, or a window."""
+    """What the value is of: a step of training, with an early value if it has changed,
+    or a window."""
     if scale.step is None:
         return f"({counted(scale.samples, 'measured step')})"
     is_old = age(scale) > RECENT
@@ -290,7 +315,10 @@ def _with_advice(finding: Finding, means: str) -> Sentences:
     if "rate_factor" in facts:
         paste, then = _terms(finding)
         updates, examples = finding.forecast["updates"], finding.forecast["examples"]
-        forecast = f"Forecast: {updates} times the updates and {examples} times the examples to the same loss."
+        forecast = (
+            f"Forecast: {updates} times the updates and {examples} times the examples to the same "
+            "loss."
+        )
         return Sentences(_seen(finding), means, paste, f"{then}, {why}", forecast)
     if "bracket" in facts:
         paste, then = _bracket(finding)
@@ -321,8 +349,8 @@ def _terms(finding: Finding) -> tuple[tuple[str, ...], str]:
         return (f"batch_size = {size}",), f" with all learning rates times {times} ({scaled})"
     return (
         (f"batch_size = {size}",),
-        f" with the whole schedule of the learning rate times {times} (peak {scaled} instead of {list_values(peaks)}), "
-        f"over {significant(1 / factor)} times as many updates",
+        f" with the whole schedule of the learning rate times {times} (peak {scaled} instead of "
+        f"{list_values(peaks)}), over {significant(1 / factor)} times as many updates",
     )
 
 
@@ -331,10 +359,16 @@ def _bracket(finding: Finding) -> tuple[tuple[str, ...], str]:
     facts = finding.facts
     low, high = map(number, facts["bracket"])
     peaks: tuple[float, ...] = facts["peaks"]
-    of_what = "" if facts["constant"] else f" as the peak of the schedule, instead of {number(max(peaks))}"
+    of_what = (
+        ""
+        if facts["constant"]
+        else f" as the peak of the schedule, instead of {number(max(peaks))}"
+    )
     if len(set(peaks)) > 1:
         of_what += " for the group with the largest one, and in proportion for the others"
-    return (f"batch_size = {facts['size']}",), f" with a learning rate between {low} and {high}{of_what}"
+    return (
+        f"batch_size = {facts['size']}",
+    ), f" with a learning rate between {low} and {high}{of_what}"
 
 
 def _factors(finding: Finding) -> tuple[tuple[str, ...], str]:
@@ -343,11 +377,15 @@ def _factors(finding: Finding) -> tuple[tuple[str, ...], str]:
     slow, fast = RATES
     if finding.claim == "batch_small":
         factors = f"{slow:.1f} to {fast:.1f}"
-        return (f"B = {2 * examples:.0f}",), f" with a learning rate of {factors} times the present one"
+        return (
+            f"B = {2 * examples:.0f}",
+        ), f" with a learning rate of {factors} times the present one"
     if examples < 2:
         return (), ""
     factors = f"{1 / fast:.2f} to {1 / slow:.1f}"
-    return (f"B = {examples // 2:.0f}",), f" with a learning rate of {factors} times the present one"
+    return (
+        f"B = {examples // 2:.0f}",
+    ), f" with a learning rate of {factors} times the present one"
 
 
 def _under_adam(finding: Finding) -> str:
@@ -355,48 +393,54 @@ def _under_adam(finding: Finding) -> str:
     name = " and ".join(finding.facts["optimizers"])
     trials = "with it" if name == "AdamW" else f"with AdamW, to which {name} is related,"
     return (
-        f"The optimizer is {name}, for which SGD's forecast of updates and examples does not hold. In trials {trials} "
-        "this noise scale was within a factor of 3 of the batch size above which a larger batch saves few updates."
+        f"The optimizer is {name}, for which SGD's forecast of updates and examples does not hold. "
+        f"In trials {trials} this noise scale was within a factor of 3 of the batch size above "
+        "which a larger batch saves few updates."
     )
 
 
 def one_step_model(_: Doubt) -> str:
     """The forecast is that of a model."""
     return (
-        "The factors come from a model (one step of SGD at its best learning rate), and the noise scale usually grows "
-        "as the loss falls."
+        "The factors come from a model (one step of SGD at its best learning rate), and the noise "
+        "scale usually grows as the loss falls."
     )
 
 
 def uneven_noise(doubt: Doubt) -> str:
     """Few examples carry most of the noise."""
     return (
-        f"The readings of the noise are uneven (their CV² is {significant(doubt.facts['variation'], 2)}), as if few "
-        "examples carried most of it. Two such examples in one batch are rare and may not have been seen: the interval "
-        "is wider for that."
+        "The readings of the noise are uneven (their CV² is "
+        f"{significant(doubt.facts['variation'], 2)}), as if few examples carried most of it. Two "
+        "such examples in one batch are rare and may not have been seen: the interval is wider "
+        "for that."
     )
 
 
 def tuned_rates(doubt: Doubt) -> str:
     """The range of rates that tuning has found."""
     low, high = number(doubt.facts["low"]), number(doubt.facts["high"])
-    return f"In trials with SGD the best learning rate grew as B^0.5 to B^0.9, which is {low} to {high} here."
+    return (
+        f"In trials with SGD the best learning rate grew as B^0.5 to B^0.9, which is {low} to "
+        f"{high} here."
+    )
 
 
 def no_single_rate(_: Doubt) -> str:
     """No rule for the rate held under AdamW."""
     return (
-        "No single learning rate follows from the noise scale: in the trials the best one grew as B^p with p from "
-        "−0.03 to 0.63."
+        "No single learning rate follows from the noise scale: in the trials the best one grew as "
+        "B^p with p from −0.03 to 0.63."
     )
 
 
 def preconditioned_trials(_: Doubt) -> str:
     """How well the preconditioned scale predicted the batch."""
     return (
-        "Under AdamW this scale was within a factor of 2 of the batch size that branches with tuned rates found, in 6 "
-        "of 6 conditions on two small networks, and in 6 of 7 on others; under RMSprop it was 7 times too large in the "
-        "one condition tested. No other batch was tried in this run."
+        "Under AdamW this scale was within a factor of 2 of the batch size that branches with "
+        "tuned rates found, in 6 of 6 conditions on two small networks, and in 6 of 7 on others; "
+        "under RMSprop it was 7 times too large in the one condition tested. No other batch was "
+        "tried in this run."
     )
 
 

@@ -25,7 +25,9 @@ def comparison_of_seeds(finding: Finding) -> Sentences:
 def comparison_with_difference(finding: Finding) -> Sentences:
     """The interval excludes "no difference"."""
     facts = finding.facts
-    means = "This is about the configurations: the interval includes the spread between these seeds."
+    means = (
+        "This is about the configurations: the interval includes the spread between these seeds."
+    )
     if facts["pairs_needed"] is None:
         means = _about_two_runs(finding)
     if facts["is_ratio"]:
@@ -42,7 +44,8 @@ def comparison_without_difference(finding: Finding) -> Sentences:
     means = _about_two_runs(finding)
     if needed is not None:
         means = (
-            f"To show a difference of this size with a probability of 80 %, {needed} pairs of seeds would be needed."
+            f"To show a difference of this size with a probability of 80 %, {needed} pairs of "
+            "seeds would be needed."
         )
     lead = "No difference is shown"
     return Sentences(f"{lead}: {_difference(finding)}.", means, lead=lead)
@@ -52,7 +55,9 @@ def _difference(finding: Finding) -> str:
     facts = finding.facts
     first, second = facts["names"]
     difference = _signed(facts["difference"])
-    return f"the {facts['quantity']} of {second} minus that of {first} is {difference}{_over(finding)}"
+    return (
+        f"the {facts['quantity']} of {second} minus that of {first} is {difference}{_over(finding)}"
+    )
 
 
 def _over(finding: Finding) -> str:

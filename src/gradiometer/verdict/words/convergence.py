@@ -16,7 +16,8 @@ def schedule_to_zero(finding: Finding) -> Sentences:
     return Sentences(
         seen=f"The learning rate {course_of_rate(finding.facts)}.",
         means=(
-            "A constant rate would leave the iterates spread around the minimum; this schedule removes that spread."
+            "A constant rate would leave the iterates spread around the minimum; this schedule "
+            "removes that spread."
         ),
     )
 
@@ -32,7 +33,10 @@ def schedule_above_zero(finding: Finding) -> Sentences:
         ),
         paste=("--schedule linear",),
         suggestion=" ends at zero. Averaging the iterates removes the spread, too.",
-        caveat=(f"For an infinite run, {SUFFICIENT}. There may be good reasons to end a finite run at this rate."),
+        caveat=(
+            f"For an infinite run, {SUFFICIENT}. There may be good reasons to end a finite run at "
+            "this rate."
+        ),
     )
 
 
@@ -49,7 +53,10 @@ def course_of_rate(facts: Mapping[str, Any]) -> str:
     if peak > first:
         middle = f", with a peak of {significant(peak)} at step {facts['peak_step']:,},"
     ends = ", which counts as zero" if facts["reaches_zero"] else ""
-    return f"goes from {significant(first)}{middle} to {significant(last)} at step {facts['last_step']:,}{ends}"
+    return (
+        f"goes from {significant(first)}{middle} to {significant(last)} at step "
+        f"{facts['last_step']:,}{ends}"
+    )
 
 
 # The plateau
@@ -90,7 +97,9 @@ def _plateau(finding: Finding, means: str, suggestion: str = "") -> Sentences:
         seen = f"{lead}: {value} [{low}, {high}] ‰ per 1,000 steps."
     if predicted is not None:
         to, left = significant(facts["cut_to"]), significant(facts["gain_of_more_steps"])
-        seen += f" A cut to {to} is predicted to gain {predicted}; more steps could still gain {left}."
+        seen += (
+            f" A cut to {to} is predicted to gain {predicted}; more steps could still gain {left}."
+        )
     return Sentences(seen, means, suggestion=suggestion, lead=lead)
 
 
@@ -117,7 +126,9 @@ def certificate_saddle(finding: Finding) -> Sentences:
     """A stationary point that is no minimum."""
     return Sentences(
         seen=_certificate(finding),
-        means=("The gradient is zero and a direction curves down: this is a saddle, not a minimum."),
+        means=(
+            "The gradient is zero and a direction curves down: this is a saddle, not a minimum."
+        ),
         suggestion="Continue with a larger rate or a smaller batch: noise leaves a saddle.",
     )
 

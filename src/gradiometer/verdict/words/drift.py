@@ -7,7 +7,10 @@ from gradiometer.measurement.estimate import Estimate, about, counted, significa
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.verdict.words.sentences import Sentences
 
-MOVES = "A smaller learning rate lets training move to a sharper region, a larger one to a flatter region."
+MOVES = (
+    "A smaller learning rate lets training move to a sharper region, a larger one to a flatter "
+    "region."
+)
 
 EDGE_OF_QUADRATIC = (
     "The edge is that of a quadratic. A network's sharpness usually rises to it and stays there "
@@ -40,7 +43,10 @@ def sharpness_at_edge(finding: Finding) -> Sentences:
     """The learning rate sets the sharpness."""
     return Sentences(
         seen=_share_of_edge(finding),
-        means=("Training is at the edge of stability: the learning rate, not the loss, sets the sharpness."),
+        means=(
+            "Training is at the edge of stability: the learning rate, not the loss, sets the "
+            "sharpness."
+        ),
         suggestion=MOVES,
         caveat=EDGE_OF_QUADRATIC,
     )
@@ -94,7 +100,8 @@ def batch_sharpness_far_below_edge(finding: Finding) -> Sentences:
     return _batch_sharpness(
         finding,
         f"The learning rate is far below its edge. {NO_OVERSHOOT} {_room(finding)}",
-        "A larger learning rate, if it ends lower in a fork: the edge does not say which rate is the best.",
+        "A larger learning rate, if it ends lower in a fork: the edge does not say which rate is "
+        "the best.",
     )
 
 
@@ -107,7 +114,8 @@ def batch_sharpness_at_edge(finding: Finding) -> Sentences:
     """The learning rate sets the curvature."""
     return _batch_sharpness(
         finding,
-        "Training is at the edge of stochastic stability: the learning rate, not the loss, sets the curvature.",
+        "Training is at the edge of stochastic stability: the learning rate, not the loss, sets "
+        "the curvature.",
         MOVES,
     )
 
@@ -123,7 +131,9 @@ def batch_sharpness_beyond_edge(finding: Finding) -> Sentences:
 
 def batch_sharpness_unclear(finding: Finding) -> Sentences:
     """The interval is too wide."""
-    return _batch_sharpness(finding, "It is too early to say whether the learning rate is at its edge.")
+    return _batch_sharpness(
+        finding, "It is too early to say whether the learning rate is at its edge."
+    )
 
 
 def _batch_sharpness(finding: Finding, means: str, suggestion: str = "") -> Sentences:
@@ -165,7 +175,10 @@ def step_drift_whole(finding: Finding) -> Sentences:
     """A step changes the gradient completely."""
     return Sentences(
         seen=_share_of_gradient(finding),
-        means=("Every step changes the gradient completely: it leaves the region in which g is nearly constant."),
+        means=(
+            "Every step changes the gradient completely: it leaves the region in which g is nearly "
+            "constant."
+        ),
         suggestion="A smaller learning rate, or a larger batch if noise dominates.",
     )
 
@@ -176,13 +189,18 @@ def step_drift_part(finding: Finding) -> Sentences:
     lasts = significant(1 / math.sqrt(drift), 2) if drift > 0 else "many"
     return Sentences(
         seen=_share_of_gradient(finding),
-        means=(f"Steps in one direction would change the gradient completely after about {lasts} of them."),
+        means=(
+            f"Steps in one direction would change the gradient completely after about {lasts} of "
+            "them."
+        ),
     )
 
 
 def _share_of_gradient(finding: Finding) -> str:
     drift = finding.numbers["step_drift"]
-    share, low, high = (f"{100 * math.sqrt(max(end, 0)):.2g} %" for end in (drift.value, drift.low, drift.high))
+    share, low, high = (
+        f"{100 * math.sqrt(max(end, 0)):.2g} %" for end in (drift.value, drift.low, drift.high)
+    )
     return (
         f"Over one step of B = {finding.facts['batch_size']:,.0f} the gradient changes by {share} "
         f"[{low}, {high}] of its length ({counted(drift.samples, 'measured step')})."
@@ -234,8 +252,8 @@ def loss_change_unclear(finding: Finding) -> Sentences:
 def _loss_change(finding: Finding, means: str, suggestion: str = "", caveat: str = "") -> Sentences:
     share, change = finding.numbers["curvature_share"], finding.numbers["seen_change"]
     seen = (
-        f"A step changes the loss by {_signed(change)}; curvature undoes a share of {share} of the gain from the slope "
-        f"({counted(share.samples, 'measured step')})."
+        f"A step changes the loss by {_signed(change)}; curvature undoes a share of {share} of the "
+        f"gain from the slope ({counted(share.samples, 'measured step')})."
     )
     return Sentences(seen, means, suggestion=suggestion, caveat=caveat)
 
@@ -283,7 +301,8 @@ def lower_edge_of_momentum(doubt: Doubt) -> str:
 def batch_edge_of_quadratic(doubt: Doubt) -> str:
     """The edge is that of a quadratic."""
     return (
-        "The edge is that of a quadratic; batch sharpness usually rises to it and stays there, which is not a failure."
+        "The edge is that of a quadratic; batch sharpness usually rises to it and stays there, "
+        "which is not a failure."
     )
 
 

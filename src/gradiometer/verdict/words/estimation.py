@@ -11,13 +11,20 @@ def noise_by_example(finding: Finding) -> Sentences:
     """If few examples make most of the noise."""
     share, variation = finding.numbers["top_tenth_share"], finding.numbers["norm_variation"]
     seen = (
-        f"A tenth of a batch has {share.value:.0%} [{share.low:.0%}, {share.high:.0%}] of its squared gradient "
-        f"norms ({counted(share.samples, 'measured step')}; their variation is {variation})."
+        f"A tenth of a batch has {share.value:.0%} [{share.low:.0%}, {share.high:.0%}] of its "
+        f"squared gradient norms ({counted(share.samples, 'measured step')}; their variation is "
+        f"{variation})."
     )
-    caveat = "Late in training most examples are learnt, so a few make most of the noise in a healthy run too."
+    caveat = (
+        "Late in training most examples are learnt, so a few make most of the noise in a healthy "
+        "run too."
+    )
     if finding.claim == "noise_of_many":
         return Sentences(seen, "The noise comes from many examples.", caveat=caveat)
-    means = "A few examples make most of the noise: single steps vary wildly, and intervals need long windows."
+    means = (
+        "A few examples make most of the noise: single steps vary wildly, and intervals need long "
+        "windows."
+    )
     paste, then = ("noisiest(objective, batch, 10)",), " lists them: check their labels."
     return Sentences(seen, means, paste, then, caveat=caveat)
 
@@ -27,18 +34,29 @@ def noise_by_source(finding: Finding) -> Sentences:
     share = finding.numbers["drawn_share"]
     steps = f"({counted(share.samples, 'measured step')})"
     percent = f"{share.value:.0%} [{share.low:.0%}, {share.high:.0%}]"
-    seen = f"{percent} of the gradient noise comes from random numbers in the model, such as Dropout {steps}."
-    caveat = "Assumes separate random numbers for every example; augmentation outside the model counts as data."
+    seen = (
+        f"{percent} of the gradient noise comes from random numbers in the model, such as Dropout "
+        f"{steps}."
+    )
+    caveat = (
+        "Assumes separate random numbers for every example; augmentation outside the model counts "
+        "as data."
+    )
     if finding.claim == "noise_of_examples":
         return Sentences(seen, "The rest comes from the choice of examples.", caveat=caveat)
-    means = "Most of the noise is not in the data: new random numbers change a step more than new examples do."
+    means = (
+        "Most of the noise is not in the data: new random numbers change a step more than new "
+        "examples do."
+    )
     suggestion = "Less Dropout, or a larger batch, makes ĝ more accurate; more data does not."
     return Sentences(seen, means, suggestion=suggestion, caveat=caveat)
 
 
 def directions(finding: Finding) -> Sentences:
     """The number of directions of the noise alone."""
-    return Sentences(_directions(finding), "The error of a batch relative to the gradient is not known yet.")
+    return Sentences(
+        _directions(finding), "The error of a batch relative to the gradient is not known yet."
+    )
 
 
 def shape(finding: Finding) -> Sentences:
@@ -48,8 +66,13 @@ def shape(finding: Finding) -> Sentences:
     split = f"{along} along it, which makes a step too long or too short, and {across} across it"
     if not (along.tells and across.tells):
         split = "its part along the gradient is not known yet"
-    means = f"The error of one batch is {numbers['norm_test']} times as long as the gradient: {split}."
-    caveat = "The moments are fourth powers of gradients: late in training a few large readings dominate them."
+    means = (
+        f"The error of one batch is {numbers['norm_test']} times as long as the gradient: {split}."
+    )
+    caveat = (
+        "The moments are fourth powers of gradients: late in training a few large readings "
+        "dominate them."
+    )
     return Sentences(_directions(finding), means, caveat=caveat)
 
 

@@ -93,7 +93,10 @@ def _motion(motion: str, share: float) -> str:
         way = f"away from their earlier place, which takes {amount}"
     else:
         way = f"back, which adds {amount}"
-    return f"The parameters still move {way} of the heat, so the heat put in is not yet their temperature."
+    return (
+        f"The parameters still move {way} of the heat, so the heat put in is not yet their "
+        "temperature."
+    )
 
 
 def one_temperature(doubt: Doubt) -> str:
@@ -101,9 +104,15 @@ def one_temperature(doubt: Doubt) -> str:
     facts = doubt.facts
     layers = ""
     if "coldest" in facts:
-        low, high = (f"{significant(value, 2)} in {layer}" for layer, value in (facts["coldest"], facts["hottest"]))
+        low, high = (
+            f"{significant(value, 2)} in {layer}"
+            for layer, value in (facts["coldest"], facts["hottest"])
+        )
         layers = f" (by layer from {low} to {high})"
-    words = f"It is an effective temperature: one number, although each direction has a different one{layers}."
+    words = (
+        "It is an effective temperature: one number, although each direction has a different "
+        f"one{layers}."
+    )
     forgotten = facts["forgotten_curvature"]
     if forgotten is None:
         return words
@@ -166,7 +175,9 @@ def ensemble_in_words(finding: Finding) -> list[str]:
             "more than were given" if number == math.inf else f"{number:.2g}"
             for number in (equivalent.value, equivalent.low, equivalent.high)
         )
-        sentences.append(f"Number of other runs whose average has the same log-loss: {value} [{low}, {high}].")
+        sentences.append(
+            f"Number of other runs whose average has the same log-loss: {value} [{low}, {high}]."
+        )
     return [*sentences, NO_POSTERIOR]
 
 

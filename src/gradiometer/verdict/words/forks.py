@@ -11,7 +11,10 @@ from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.verdict.words.sentences import Sentences
 
-COMPARED = "Forks compared keeping the rate for a share of the branch (hold) with taking it to zero from its start."
+COMPARED = (
+    "Forks compared keeping the rate for a share of the branch (hold) with taking it to zero from "
+    "its start."
+)
 
 
 def goes_to_zero(finding: Finding) -> Sentences:
@@ -21,7 +24,9 @@ def goes_to_zero(finding: Finding) -> Sentences:
     seen = " ".join(f"{decision}{reason}" for decision, reason in decisions)
     means = "No fork was made: the rate goes to zero over the last fifth."
     if facts["spent"] is not None:
-        means = f"{COMPARED} They cost {significant(facts['spent'], 2)} times the updates of the run."
+        means = (
+            f"{COMPARED} They cost {significant(facts['spent'], 2)} times the updates of the run."
+        )
     return Sentences(seen, means, lead=decisions[0][0])
 
 
@@ -42,7 +47,10 @@ def _by_fork(event: Mapping[str, Any]) -> str:
 def changed_by_forks(finding: Finding) -> Sentences:
     """How forks changed the rate on the way."""
     spent = significant(finding.facts["spent"], 2)
-    means = f"Forks compared half and twice the rate with going on. They cost {spent} times the updates of the run."
+    means = (
+        f"Forks compared half and twice the rate with going on. They cost {spent} times the "
+        "updates of the run."
+    )
     decisions = [(_changed(event), _by_fork(event)) for event in finding.facts["decisions"]]
     return Sentences(" ".join(map("".join, decisions)), means, lead=decisions[0][0])
 
@@ -56,7 +64,8 @@ def if_cooled(finding: Finding) -> Sentences:
     """The loss if the rate went to zero now."""
     facts = finding.facts
     return Sentences(
-        f"The training loss of the average was {significant(facts['averaged'])} at step {facts['step']:,}.",
+        f"The training loss of the average was {significant(facts['averaged'])} at step "
+        f"{facts['step']:,}.",
         f"Forecast: if the rate went to zero from there, the loss would be {facts['if_cooled']}. "
         "The training can be stopped at any step, and counts at its average.",
     )
@@ -74,7 +83,11 @@ def trial_in_words(finding: Finding) -> str:
         return f"Tried: {causes.words} (forks {' and '.join(causes.forks)})"
     if "forecasts" in facts:
         held, scored = facts["held"], facts["forecasts"]
-        return f"Tried: {held} of {scored} such forecasts of this run held in a fork." if scored else "Not tried."
+        return (
+            f"Tried: {held} of {scored} such forecasts of this run held in a fork."
+            if scored
+            else "Not tried."
+        )
     record = record_of(facts.get("advice", ""))
     return f"{_how(facts)} {record}".rstrip()
 
@@ -82,7 +95,9 @@ def trial_in_words(finding: Finding) -> str:
 def _how(facts: Mapping[str, Any]) -> str:
     """The command or the call that tries it."""
     if "alternatives" in facts:
-        call = f"w.fork(batches=loader, alternatives={facts['alternatives']}, horizon='500 updates')"
+        call = (
+            f"w.fork(batches=loader, alternatives={facts['alternatives']}, horizon='500 updates')"
+        )
         return f"Not tried: `{call}` in your program."
     return f"Not tried: {facts['call']}." if "call" in facts else "Not tried."
 
@@ -106,14 +121,18 @@ def record_of(kind: str, scores: Iterable[Mapping[str, Any]] | None = None) -> s
 def _share(counts: Counter[str]) -> str:
     """How many held, such as "5 of 6 trials (1 undecided)"; empty if none is decided."""
     undecided = f" ({counts['open']} undecided)" if counts["open"] else ""
-    return f"{counts['held']} of {counts.total()} trials{undecided}" if counts.total() > counts["open"] else ""
+    return (
+        f"{counts['held']} of {counts.total()} trials{undecided}"
+        if counts.total() > counts["open"]
+        else ""
+    )
 
 
 def _result(result: Mapping[str, Any]) -> str:
     effect = result["effect"]
     return (
-        f"from step {result['step']:,}, {effect.alternative} {outcome(effect)} in {label_of(effect.readout)} "
-        f"(fork {result['fork']}). {verdict_in_words(result)}"
+        f"from step {result['step']:,}, {effect.alternative} {outcome(effect)} in "
+        f"{label_of(effect.readout)} (fork {result['fork']}). {verdict_in_words(result)}"
     )
 
 
@@ -127,7 +146,10 @@ def verdict_in_words(result: Mapping[str, Any]) -> str:
         case "did not hold":
             return f"The advice did not hold{_why_not(result)}."
     if result["uncompared"]:
-        return "Whether it needs more examples than forecast is seen with `--advice`, which adds a shorter training."
+        return (
+            "Whether it needs more examples than forecast is seen with `--advice`, which adds a "
+            "shorter training."
+        )
     return "This fork does not decide if the advice held."
 
 
@@ -149,19 +171,25 @@ def _why_not(result: Mapping[str, Any]) -> str:
 def cooling_forks(_: Doubt) -> str:
     """What the forks of `--cool auto` did not compare."""
     return (
-        "The forks compared the training loss, and no other ways to lower the rate. Each end of their intervals is a "
-        "one-sided bound at the level of the run."
+        "The forks compared the training loss, and no other ways to lower the rate. Each end of "
+        "their intervals is a one-sided bound at the level of the run."
     )
 
 
 def rate_forks(_: Doubt) -> str:
     """How short the branches were."""
-    return "The branches take a fifth of what was left of the run, and shorter branches lean to small rates."
+    return (
+        "The branches take a fifth of what was left of the run, and shorter branches lean to small "
+        "rates."
+    )
 
 
 def next_fifth(_: Doubt) -> str:
     """What the forecast of the loss at a rate of zero is for."""
-    return "The forecast is for a fall of the rate over the next fifth of the steps so far, on training examples."
+    return (
+        "The forecast is for a fall of the rate over the next fifth of the steps so far, on "
+        "training examples."
+    )
 
 
 CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {

@@ -27,16 +27,21 @@ def outcome_of(ended: str, estimates: Mapping[str, Estimate]) -> str:
     """
     accuracy, loss = estimates.get("test_accuracy"), estimates.get("test_loss")
     if accuracy is not None:
-        return f"{ended}; test accuracy {accuracy.value:.1%} [{accuracy.low:.1%}, {accuracy.high:.1%}]"
+        return (
+            f"{ended}; test accuracy {accuracy.value:.1%} [{accuracy.low:.1%}, {accuracy.high:.1%}]"
+        )
     if loss is not None:
-        return f"{ended}; " + (f"test loss {loss}" if loss.tells else f"test loss not known ({loss.method})")
+        return f"{ended}; " + (
+            f"test loss {loss}" if loss.tells else f"test loss not known ({loss.method})"
+        )
     return ended
 
 
 def headline_in_words(
     finding: Finding | None, configuration: Configuration | WatchedConfiguration, *, is_over: bool
 ) -> str:
-    """The finding that leads, or the reason that there is none, as it follows the outcome after a semicolon.
+    """The finding that leads, or the reason that there is none, as it follows the outcome after a
+    semicolon.
 
     Only its first clause if it is not urgent. What a run that is over cannot tell, it never will.
     """
@@ -65,6 +70,7 @@ def _nothing_measured(configuration: Configuration | WatchedConfiguration) -> st
     if configuration.every is not None:
         return "nothing was measured"
     return (
-        f"nothing was measured: the budget of {100 * configuration.budget:.2g} % has not yet covered one measurement "
-        "(set a larger `budget`, or `every` = 1 to measure every step, at any cost)"
+        f"nothing was measured: the budget of {100 * configuration.budget:.2g} % has not yet "
+        "covered one measurement (set a larger `budget`, or `every` = 1 to measure every step, at "
+        "any cost)"
     )

@@ -20,7 +20,8 @@ def log_not_finite_at_end(finding: Finding) -> Sentences:
     """NaN or inf up to the end."""
     return _not_finite(
         finding,
-        "It lasted to the end: the parameters are no longer finite, and no step after it was useful.",
+        "It lasted to the end: the parameters are no longer finite, and no step after it was "
+        "useful.",
     )
 
 
@@ -48,7 +49,8 @@ def _not_finite(finding: Finding, means: str) -> Sentences:
             "smaller learning rate, a warm-up, or float32 instead of half precision."
         ),
         caveat=(
-            "If the log averages over steps, the true first step is earlier, by up to the steps between two lines."
+            "If the log averages over steps, the true first step is earlier, by up to the steps "
+            "between two lines."
         ),
         lead=lead,
     )
@@ -96,7 +98,10 @@ def log_steps_back(finding: Finding) -> Sentences:
             "The run was resumed from a checkpoint, or two runs share the file. About "
             f"{finding.facts['repeated']:,} steps were made twice; the later values count."
         ),
-        suggestion=("Compare the loss before and after: a jump means that the optimizer's state was lost, too."),
+        suggestion=(
+            "Compare the loss before and after: a jump means that the optimizer's state was lost, "
+            "too."
+        ),
         lead=lead,
     )
 
@@ -113,7 +118,8 @@ def log_rate_jumps(finding: Finding) -> Sentences:
         finding,
         "A decreasing schedule does not do this. If the run was resumed there, the scheduler's "
         "state was not restored, or the length of the run was changed.",
-        "Load the scheduler's state with the model's, or start the new schedule at the current step.",
+        "Load the scheduler's state with the model's, or start the new schedule at the current "
+        "step.",
         "A single intended warm restart looks the same.",
     )
 
@@ -148,7 +154,11 @@ def log_rate_scheduled(finding: Finding) -> Sentences:
         share = facts["last"] / facts["highest"]
         parts.append(f"ends at {share:.2g} of its largest, {highest}")
     lead = facts["rate"]
-    return Sentences(f"{lead}: {', '.join(parts)}; it never jumps up.", "It never jumps as after a resume.", lead=lead)
+    return Sentences(
+        f"{lead}: {', '.join(parts)}; it never jumps up.",
+        "It never jumps as after a resume.",
+        lead=lead,
+    )
 
 
 # The staircase
@@ -159,13 +169,22 @@ def log_staircase(finding: Finding) -> Sentences:
     loss, fall = finding.facts["loss"], finding.facts["fall"]
     share = fall.value / finding.facts["mean_loss"]
     return Sentences(
-        seen=(f"{loss} falls by {fall} when an epoch begins ({fall.samples} epochs), {share:.0%} of its mean."),
+        seen=(
+            f"{loss} falls by {fall} when an epoch begins ({fall.samples} epochs), {share:.0%} of "
+            "its mean."
+        ),
         means=(
             "The network remembers single examples, and has seen all of them from the second "
             "epoch on: the training loss no longer estimates the loss on new examples."
         ),
-        suggestion=("Judge by held-out examples only; try more data, augmentation, weight decay, or fewer epochs."),
-        caveat=("A learning rate that is cut at every epoch, or examples without shuffling, look the same."),
+        suggestion=(
+            "Judge by held-out examples only; try more data, augmentation, weight decay, or fewer "
+            "epochs."
+        ),
+        caveat=(
+            "A learning rate that is cut at every epoch, or examples without shuffling, look the "
+            "same."
+        ),
     )
 
 
@@ -184,7 +203,10 @@ def log_staircase_unclear(finding: Finding) -> Sentences:
 
 def _change_at_epochs(finding: Finding) -> str:
     loss, fall = finding.facts["loss"], finding.facts["fall"]
-    return f"{loss} changes by {_minus(fall)} when an epoch begins, apart from its trend ({fall.samples} epochs)."
+    return (
+        f"{loss} changes by {_minus(fall)} when an epoch begins, apart from its trend "
+        f"({fall.samples} epochs)."
+    )
 
 
 def _minus(fall: Estimate) -> str:
@@ -199,7 +221,9 @@ MISSING = {
     "losses": "no training loss (name its column with --loss)",
     "gradient_norms": "no gradient norm (NaN and inf in the gradient stay hidden)",
     "epochs": "no epoch (a staircase cannot be seen)",
-    "learning_rates": "no learning rate (the schedule, a missing decay and a broken resume cannot be seen)",
+    "learning_rates": (
+        "no learning rate (the schedule, a missing decay and a broken resume cannot be seen)"
+    ),
     "held_out_losses": "no loss on held-out examples (overfitting cannot be seen)",
 }
 
@@ -213,8 +237,9 @@ def log_limits(finding: Finding) -> Sentences:
     return Sentences(
         seen=seen,
         means=(
-            "A log cannot show if the learning rate or the batch is too small or too large, faults of the loop and the "
-            "data, or how accurate the batch gradient is: this needs gradients, weights and batches during training."
+            "A log cannot show if the learning rate or the batch is too small or too large, faults "
+            "of the loop and the data, or how accurate the batch gradient is: this needs "
+            "gradients, weights and batches during training."
         ),
         suggestion="Use gradiometer train, or gradiometer.watch in your training loop.",
     )

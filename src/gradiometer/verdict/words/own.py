@@ -7,19 +7,23 @@ from gradiometer.verdict.words.sentences import Sentences
 
 
 def own(finding: Finding) -> Sentences:
-    """The sentences in `facts`: `seen`, and `means`, `advice`, `forecast` and `caveat` if there are any.
+    """The sentences in `facts`: `seen`, and `means`, `advice`, `forecast` and `caveat` if there are
+    any.
 
-    `paste` holds lines that the advice begins with, and `lead` is the first clause of `seen`. Names of numbers in
-    braces, such as {noise_scale}, become the estimate with its interval.
+    `paste` holds lines that the advice begins with, and `lead` is the first clause of `seen`. Names
+    of numbers in braces, such as {noise_scale}, become the estimate with its interval.
     """
     names = ("seen", "means", "advice", "forecast", "caveat", "lead")
-    seen, means, advice, forecast, caveat, lead = (_filled(str(finding.facts.get(name, "")), finding) for name in names)
+    seen, means, advice, forecast, caveat, lead = (
+        _filled(str(finding.facts.get(name, "")), finding) for name in names
+    )
     paste = tuple(finding.facts.get("paste", ()))
     return Sentences(seen, means, paste, advice, forecast, caveat=caveat, lead=lead)
 
 
 def _filled(text: str, finding: Finding) -> str:
-    """Replace the names that are numbers or facts of the finding, and leave other braces as they are."""
+    """Replace the names that are numbers or facts of the finding, and leave other braces as they
+    are."""
     slots = {**finding.facts, **finding.numbers}
     try:
         fields = list(string.Formatter().parse(text))

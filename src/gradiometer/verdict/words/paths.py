@@ -26,7 +26,8 @@ def path_wandering(finding: Finding) -> Sentences:
     return _path(
         "wandering",
         _moves(finding),
-        "They stay in a region without coming to rest, as expected if the learning rate does not go to zero.",
+        "They stay in a region without coming to rest, as expected if the learning rate does not "
+        "go to zero.",
     )
 
 
@@ -111,7 +112,10 @@ def _moves(finding: Finding) -> str:
     distance = f"the net distance is {significant(straightness, 2)} of the path length"
     if math.isnan(moves.value):
         return distance
-    return f"with every doubling of time their moves become {per_doubling(moves)} times as long, and {distance}"
+    return (
+        f"with every doubling of time their moves become {per_doubling(moves)} times as long, and "
+        f"{distance}"
+    )
 
 
 # Where training ended
@@ -128,7 +132,8 @@ def path_to_infinity(finding: Finding) -> Sentences:
             f"first value before step {facts['early_until']:,}, and is at {late} now."
         ),
         means=(
-            "The loss has no minimum: once every example is classified correctly, larger parameters always lower it."
+            "The loss has no minimum: once every example is classified correctly, larger "
+            "parameters always lower it."
         ),
         suggestion="Use weight decay, or stop here: only the norm still grows.",
         caveat=ITERATES_ONLY,
@@ -155,7 +160,8 @@ def chaos(finding: Finding) -> Sentences:
             f"{finding.numbers['step_correlation']}."
         ),
         means=(
-            "The steps are too long for the curvature. They do not blow up, because the loss curves less farther away."
+            "The steps are too long for the curvature. They do not blow up, because the loss "
+            "curves less farther away."
         ),
         suggestion="Halve the learning rate until the sharpness is below its limit.",
         caveat="The sharpness was measured at one point, and changes quickly there.",
@@ -175,7 +181,8 @@ def saddle(finding: Finding) -> Sentences:
             "that direction."
         ),
         suggestion=(
-            "Change the start: add random numbers to the parameters, and look for a symmetry in the initialisation."
+            "Change the start: add random numbers to the parameters, and look for a symmetry in "
+            "the initialisation."
         ),
         caveat=f"The curvature was measured on {facts['examples']:,} examples.",
         lead=lead,
@@ -189,7 +196,8 @@ def dead_relu(finding: Finding) -> Sentences:
     return Sentences(
         seen=f"{lead}: zero on each of {facts['examples']:,} examples.",
         means=(
-            "Their weights have no gradient and do not change any more. The usual cause is a step that was too large."
+            "Their weights have no gradient and do not change any more. The usual cause is a step "
+            "that was too large."
         ),
         suggestion="Start again with a smaller learning rate or a warm-up.",
         caveat="A unit may be active on examples that were not checked.",
@@ -204,7 +212,10 @@ def twin_units(finding: Finding) -> Sentences:
     lead = f"{counts} equal another up to sign in {facts['weight']}"
     return Sentences(
         seen=f"{lead}: a symmetric start that training has kept.",
-        means=("Their gradients are equal too, for every batch: they stay equal, and act as fewer units."),
+        means=(
+            "Their gradients are equal too, for every batch: they stay equal, and act as fewer "
+            "units."
+        ),
         suggestion="Initialise with random numbers.",
         lead=lead,
     )

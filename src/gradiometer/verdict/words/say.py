@@ -38,8 +38,8 @@ CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
     **run.CLAIMS,
     **spikes.CLAIMS,
 }
-"""A function that says each claim of a gauge. Those of triage are in a table of their own: both say `batch_small`, from
-other numbers."""
+"""A function that says each claim of a gauge. Those of triage are in a table of their own: both say
+`batch_small`, from other numbers."""
 
 DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
     **batch.DOUBTS,
@@ -73,8 +73,8 @@ def say(finding: Finding) -> Sentences:
     claims = triage.CLAIMS if finding.gauge == GAUGE else CLAIMS
     if finding.claim not in claims:
         raise BadArgument(
-            f"`claim` must be in the table of words or 'own', got {finding.claim!r}: a gauge of your own says 'own' "
-            "and gives its sentences in `facts`."
+            f"`claim` must be in the table of words or 'own', got {finding.claim!r}: a gauge of "
+            "your own says 'own' and gives its sentences in `facts`."
         )
     sentences = claims[finding.claim](finding)
     doubts = triage.DOUBTS if finding.gauge == GAUGE else DOUBTS

@@ -39,7 +39,8 @@ class Sentences:
 
     @property
     def paragraphs(self) -> tuple[str, ...]:
-        """Seen, meaning, advice with its forecast, what came of it when it was tried, and what could make it wrong.
+        """Seen, meaning, advice with its forecast, what came of it when it was tried, and what
+        could make it wrong.
 
         None is empty.
         """

@@ -124,7 +124,10 @@ def highest_later(observation: Observation) -> str:
     """The loss went on rising on other batches."""
     number = observation.facts["other_batches"]
     others = "in several values of the log" if number is None else f"on {number:,} other batches"
-    return f"It was high {others}, and the highest value came after the first high one: the parameters had moved."
+    return (
+        f"It was high {others}, and the highest value came after the first high one: the "
+        "parameters had moved."
+    )
 
 
 def highest_first(observation: Observation) -> str:

@@ -24,28 +24,33 @@ class Words(NamedTuple):
 WORDS: Mapping[Claim, Words] = {
     Claim.NAN_EXAMPLE: Words(
         "Some training examples hold NaN or infinity.",
-        "Every weight that such an example reaches becomes NaN with it. Find these examples and leave them out.",
+        "Every weight that such an example reaches becomes NaN with it. Find these examples and "
+        "leave them out.",
     ),
     Claim.NO_GRADIENT: Words(
-        "Some trainable parameters are never updated: of {tensors} tensors, {untrained} are in no optimizer and "
-        "{unreached} get no gradient.",
+        "Some trainable parameters are never updated: of {tensors} tensors, {untrained} are in no "
+        "optimizer and {unreached} get no gradient.",
         "They keep their initial values.",
     ),
     Claim.SOFTMAX_TWICE: Words(
         "The loss takes a softmax of outputs that are probabilities already.",
-        "The loss then cannot come near zero, and gradients are small: give it the outputs before the softmax.",
+        "The loss then cannot come near zero, and gradients are small: give it the outputs before "
+        "the softmax.",
     ),
     Claim.EVAL_MODE: Words(
-        "The model is trained in eval mode: its dropout and batch normalisation ({layers} layers) are switched off.",
+        "The model is trained in eval mode: its dropout and batch normalisation ({layers} layers) "
+        "are switched off.",
         "Usually `model.train()` is missing after an evaluation.",
     ),
     Claim.ZERO_GRAD: Words(
-        "Gradients are never cleared: at {looks:%} of the steps `.grad` still held the earlier ones.",
+        "Gradients are never cleared: at {looks:%} of the steps `.grad` still held the earlier "
+        "ones.",
         "Each update is then made with the sum of all gradients so far.",
     ),
     Claim.ACCUMULATION: Words(
         "The losses of {backwards} backwards of one update are added, not averaged.",
-        "The gradient, and under SGD the learning rate, is {backwards} times larger than for the mean loss.",
+        "The gradient, and under SGD the learning rate, is {backwards} times larger than for the "
+        "mean loss.",
     ),
     Claim.DROPOUT: Words(
         "Dropout removes most of a layer: {dropped:%}.",
@@ -56,7 +61,8 @@ WORDS: Mapping[Claim, Words] = {
         "Layers are initialised for inputs with mean 0 and spread 1.",
     ),
     Claim.UNSHUFFLED: Words(
-        "The training data are not shuffled: examples in one batch are more alike than in a random order.",
+        "The training data are not shuffled: examples in one batch are more alike than in a random "
+        "order.",
         "Each update then fits one kind of example, and the next ones undo it.",
     ),
     Claim.CLIP_SMALL: Words(
@@ -64,19 +70,23 @@ WORDS: Mapping[Claim, Words] = {
         "The steps are then as small as with a learning rate lower by this factor.",
     ),
     Claim.RATE_BURST: Words(
-        "The learning rate jumped: from step {step} on it was {times} times higher for {steps} steps.",
+        "The learning rate jumped: from step {step} on it was {times} times higher for {steps} "
+        "steps.",
         "Such a jump throws the weights away from what they had learnt.",
     ),
     Claim.SCHEDULE_UNIT: Words(
         "The schedule counts in another unit than the loop steps it.",
-        "A scheduler that is made for epochs must be stepped once an epoch, and one made for updates at every update.",
+        "A scheduler that is made for epochs must be stepped once an epoch, and one made for "
+        "updates at every update.",
     ),
     Claim.DECAY_EARLY: Words(
-        "The learning rate was next to zero too early: from step {from_step} on, for {low_for:%} of the run.",
+        "The learning rate was next to zero too early: from step {from_step} on, for {low_for:%} "
+        "of the run.",
         "In that time hardly anything was learnt.",
     ),
     Claim.EXPLODING: Words(
-        "The network starts with far too large outputs: the first loss is {first_loss}, where a guess costs {guess}.",
+        "The network starts with far too large outputs: the first loss is {first_loss}, where a "
+        "guess costs {guess}.",
         "The weights are too large at the start.",
     ),
     Claim.DEAD_RELU: Words(
@@ -84,58 +94,65 @@ WORDS: Mapping[Claim, Words] = {
         "A unit whose input is always negative has no gradient and never learns.",
     ),
     Claim.WEIGHT_DECAY: Words(
-        "Weight decay of {decay} shrinks the weights faster than the loss can hold them: to {growth:%} of their size.",
+        "Weight decay of {decay} shrinks the weights faster than the loss can hold them: to "
+        "{growth:%} of their size.",
         "The loss stays high, since every weight is pulled to zero.",
     ),
     Claim.VANISHING: Words(
-        "The gradient vanishes on its way through the network: at the start, no layer of the first half has more than "
-        "{ratio:%} of that in the last one, and nothing is learnt.",
+        "The gradient vanishes on its way through the network: at the start, no layer of the first "
+        "half has more than {ratio:%} of that in the last one, and nothing is learnt.",
         "Weights, activations or depth make gradients smaller from layer to layer.",
     ),
     Claim.RATE_HIGH: Words(
-        "The learning rate is too high: a step changes the weights by {movement:%} of their size, and they are now "
-        "{growth} times as large as at the start.",
-        "Steps this large overshoot what the gradient can tell: the loss stays up or jumps, or units die.",
+        "The learning rate is too high: a step changes the weights by {movement:%} of their size, "
+        "and they are now {growth} times as large as at the start.",
+        "Steps this large overshoot what the gradient can tell: the loss stays up or jumps, or "
+        "units die.",
     ),
     Claim.MOMENTUM_RATE: Words(
-        "The learning rate is too high for a momentum of {momentum}: a step changes the weights by {movement:%} of "
-        "their size, and they are now {growth} times as large as at the start.",
+        "The learning rate is too high for a momentum of {momentum}: a step changes the weights by "
+        "{movement:%} of their size, and they are now {growth} times as large as at the start.",
         "With momentum μ every gradient counts 1/(1 − μ) times.",
     ),
     Claim.RATE_LOW: Words(
-        "The learning rate is too low: in {steps} steps the weights moved {travel:%} of their size, little for this "
-        "network, and the loss was still falling.",
+        "The learning rate is too low: in {steps} steps the weights moved {travel:%} of their "
+        "size, little for this network, and the loss was still falling.",
         "The training has hardly left its start.",
     ),
     Claim.NO_DECAY: Words(
-        "It is time to decay the learning rate: it was constant, and at the end every step still moved the weights by "
-        "{movement:%} of their size.",
+        "It is time to decay the learning rate: it was constant, and at the end every step still "
+        "moved the weights by {movement:%} of their size.",
         "At a constant rate the noise of the gradients keeps the loss up.",
     ),
     Claim.STOPPED_EARLY: Words(
-        "The training stopped early: in its second half the loss still fell by {fell:%}, after {epochs} epochs.",
+        "The training stopped early: in its second half the loss still fell by {fell:%}, after "
+        "{epochs} epochs.",
         "More steps at this rate, with a decay at the end, gain more.",
     ),
     Claim.BATCH_SMALL: Words(
-        "The batch is too small: successive gradients of {batch} examples share {shared:%} of their size.",
+        "The batch is too small: successive gradients of {batch} examples share {shared:%} of "
+        "their size.",
         "Nearly all of a step is noise.",
     ),
     Claim.BATCH_LARGE: Words(
-        "The batch of {batch} is too large for this length: {updates} updates an epoch, {steps} in all.",
-        "The examples in a batch say much the same; a smaller batch makes more updates in the same time.",
+        "The batch of {batch} is too large for this length: {updates} updates an epoch, {steps} in "
+        "all.",
+        "The examples in a batch say much the same; a smaller batch makes more updates in the same "
+        "time.",
     ),
     Claim.OVERFIT: Words(
-        "The model overfits: the loss on held-out examples was lowest at step {best_step}, {best}, and is {now} now; "
-        "on training examples it is {train}.",
+        "The model overfits: the loss on held-out examples was lowest at step {best_step}, {best}, "
+        "and is {now} now; on training examples it is {train}.",
         "What it learnt since then holds for the training examples only.",
     ),
     Claim.LABELS_RANDOM: Words(
-        "The labels seem to have nothing to do with the inputs: the loss on held-out examples never came below "
-        "{lowest:%} of a guess.",
+        "The labels seem to have nothing to do with the inputs: the loss on held-out examples "
+        "never came below {lowest:%} of a guess.",
         "The weights moved far, so the training works; look at a few examples with their labels.",
     ),
     Claim.LABELS_NOISY: Words(
-        "Some training labels seem to be wrong: the loss on held-out examples is {ratio:%} of that in training.",
+        "Some training labels seem to be wrong: the loss on held-out examples is {ratio:%} of that "
+        "in training.",
         "Wrong labels keep the training loss up, and the held-out ones have fewer of them.",
     ),
     Claim.LEAK: Words(
@@ -143,7 +160,8 @@ WORDS: Mapping[Claim, Words] = {
         "The evaluation then cannot show overfitting.",
     ),
     Claim.BAD_BATCH: Words(
-        "One batch did harm: at step {step} the loss rose by {rise} guesses, and the step before was normal.",
+        "One batch did harm: at step {step} the loss rose by {rise} guesses, and the step before "
+        "was normal.",
         "Look at the examples of this batch.",
     ),
     Claim.UNSTABLE: Words(
@@ -151,7 +169,8 @@ WORDS: Mapping[Claim, Words] = {
         "The steps are not large, so rare gradients are: clipping keeps them small.",
     ),
     Claim.FORK_BETTER: Words(
-        "Another learning rate ended better in a fork of this run: it changed the result at the end by {fork}.",
+        "Another learning rate ended better in a fork of this run: it changed the result at the "
+        "end by {fork}.",
         "The readings alone show nothing that limits this run.",
     ),
     Claim.MAY_STOP: Words(
@@ -159,13 +178,14 @@ WORDS: Mapping[Claim, Words] = {
         "More steps like these change little.",
     ),
     Claim.HEALTHY: Words(
-        "No sign of a limit was found: the weights moved {travel:%} of their size, and the loss came "
-        "down to {loss:%} of a guess.",
+        "No sign of a limit was found: the weights moved {travel:%} of their size, and the loss "
+        "came down to {loss:%} of a guess.",
         "Checked: the loop, the schedule, the learning rate, the length and the data.",
     ),
     Claim.UNDECIDED: Words(
         "No sign so far of something that limits this run, after {steps} steps.",
-        "The learning rate and the length can be judged at the end of the training, or at its planned length.",
+        "The learning rate and the length can be judged at the end of the training, or at its "
+        "planned length.",
     ),
 }
 
@@ -221,17 +241,27 @@ def limits(finding: Finding) -> Sentences:
     first, *others = [*finding.cure, *finding.facts.get("lines", ())] or [""]
     paste, then = _to_paste(first, finding)
     or_else = "".join(f" or `{line}`" for line in others)
-    return Sentences(seen, means, (paste,) if paste else (), f"{then}{or_else}", lead=lead if ": " in seen else "")
+    return Sentences(
+        seen,
+        means,
+        (paste,) if paste else (),
+        f"{then}{or_else}",
+        lead=lead if ": " in seen else "",
+    )
 
 
 def _to_paste(line: str, finding: Finding) -> tuple[str, str]:
-    """A change of the rate as the rate itself, if there is one, and how it relates to the present one."""
+    """A change of the rate as the rate itself, if there is one, and how it relates to the present
+    one."""
     rates = finding.facts.get("rates", ())
     change = alternative_of(line) if line.startswith("rate ") and len(rates) == 1 else None
     if not isinstance(change, Rate):
         return line, ""
     peak = "" if finding.facts["is_constant"] else " as the peak of the schedule"
-    return f"lr = {number(change.factor * rates[0])}", f"{peak}, {change.factor:g} times the present rate"
+    return (
+        f"lr = {number(change.factor * rates[0])}",
+        f"{peak}, {change.factor:g} times the present rate",
+    )
 
 
 CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {claim.value: limits for claim in Claim}
@@ -239,7 +269,9 @@ CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {claim.value: limits for 
 
 DOUBT_WORDS = {
     "no_decay": "A rate without decay looks the same: only a fork can tell (`cool now`).",
-    "stopped_early": "A training that stopped early looks the same: only a fork can tell (`go on`).",
+    "stopped_early": (
+        "A training that stopped early looks the same: only a fork can tell (`go on`)."
+    ),
     "fine_tuning": "A trained model that is trained further also moves little.",
 }
 
@@ -248,5 +280,7 @@ def _fixed(text: str, _: Doubt) -> str:
     return text
 
 
-DOUBTS: Mapping[str, Callable[[Doubt], str]] = {kind: partial(_fixed, text) for kind, text in DOUBT_WORDS.items()}
+DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
+    kind: partial(_fixed, text) for kind, text in DOUBT_WORDS.items()
+}
 """A function that says each doubt."""

@@ -1,1 +1,2 @@
-"""What an accelerator needs so that training does not wait for it: copies and clocks that are read later."""
+"""What an accelerator needs so that training does not wait for it: copies and clocks that are read
+later."""

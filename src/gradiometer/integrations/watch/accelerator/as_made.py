@@ -30,7 +30,8 @@ class AsMade(LikelyGradient):
     Args:
         parameters: The trainable parameters.
         made: ‖·‖² of every parameter's `.grad` at the end of the last backward.
-        scale: A function that returns the factor of a gradient scaler at that time. It may wait for an accelerator.
+        scale: A function that returns the factor of a gradient scaler at that time. It may wait for
+            an accelerator.
         divisor: The same factor as a tensor, for which nothing waits; None if there is no scaler.
         seen: What `.grad` was at the last step.
     """
@@ -54,7 +55,11 @@ class AsMade(LikelyGradient):
         factor = self._look(taken)
         if factor is None or not math.isfinite(factor):
             return None
-        return taken if self._seen.unscaled else list(torch._foreach_div(taken, factor * self._scale()))
+        return (
+            taken
+            if self._seen.unscaled
+            else list(torch._foreach_div(taken, factor * self._scale()))
+        )
 
     def likely(self) -> Gradients | None:
         """ĝ if `.grad` is what it was at the last step; None on a CPU, where ĝ is known at once."""
@@ -76,7 +81,9 @@ class AsMade(LikelyGradient):
         return self._seen.unscaled if assumed.unscaled else self._seen.as_made
 
     def _taken(self) -> Gradients:
-        return [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in self._parameters]
+        return [
+            torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in self._parameters
+        ]
 
     def _look(self, taken: Gradients) -> float | None:
         """The factor between `.grad` and what `backward` made."""

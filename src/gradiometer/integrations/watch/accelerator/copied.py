@@ -7,7 +7,8 @@ from torch import Tensor
 
 
 class Copied:
-    """A copy on the CPU that has begun. It is complete once the CPU has waited for anything that was queued later.
+    """A copy on the CPU that has begun. It is complete once the CPU has waited for anything that
+    was queued later.
 
     Args:
         tensor: The numbers. If they are on the CPU, nothing is copied.
@@ -27,6 +28,9 @@ class Copied:
 
 def recorded(device: torch.device, *, timed: bool = False) -> Any:
     """A `torch.Event` in the queue of an accelerator, behind all work that it was given so far."""
-    event, module = torch.Event(device.type, enable_timing=timed), torch.get_device_module(device.type)
+    event, module = (
+        torch.Event(device.type, enable_timing=timed),
+        torch.get_device_module(device.type),
+    )
     event.record(module.current_stream(device) if hasattr(module, "current_stream") else None)
     return event

@@ -1,4 +1,5 @@
-"""The time that an accelerator works for a reading, without the time that it still works for training before."""
+"""The time that an accelerator works for a reading, without the time that it still works for
+training before."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,11 +16,12 @@ NO_TIMES = (RuntimeError, NotImplementedError, AttributeError)
 class Stopwatch:
     """Corrects what the budget is charged for a measured step.
 
-    When `begin` is called, an accelerator still works for training, and the CPU waits for that too before it has the
-    numbers of the reading. The clock of the budget counts this wait. Events in the queue of the accelerator show how
-    long it worked from `begin` to the last `lap`, and `charge` replaces the one by the other. So nothing waits for the
-    end of training's work. On a CPU nothing is done. Several accelerators, and one that cannot time events, are waited
-    for in `begin`.
+    When `begin` is called, an accelerator still works for training, and the CPU waits for that too
+    before it has the numbers of the reading. The clock of the budget counts this wait. Events in
+    the queue of the accelerator show how long it worked from `begin` to the last `lap`, and
+    `charge` replaces the one by the other. So nothing waits for the end of training's work. On a
+    CPU nothing is done. Several accelerators, and one that cannot time events, are waited for in
+    `begin`.
 
     Args:
         budget: The account. `charge` is called before it takes the cost of a measurement.
@@ -50,7 +52,8 @@ class Stopwatch:
         self.wait()
 
     def lap(self) -> None:
-        """The numbers of the reading are known, or all work for them is queued. Of several calls the last counts."""
+        """The numbers of the reading are known, or all work for them is queued. Of several calls
+        the last counts."""
         if self._begun is not None:
             begun, since = self._begun
             seconds = self._budget.clock() - since

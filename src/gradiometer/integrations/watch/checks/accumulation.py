@@ -1,4 +1,5 @@
-"""Find out what accumulated gradients are a multiple of: the mean over the backwards of an update, or their sum."""
+"""Find out what accumulated gradients are a multiple of: the mean over the backwards of an update,
+or their sum."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,17 +11,20 @@ from gradiometer.errors import BadArgument
 from gradiometer.integrations.backwards import Listener
 
 NEAR = 0.02
-"""Relative difference of a factor from the expected one that may be rounding of a loss in half precision."""
+"""Relative difference of a factor from the expected one that may be rounding of a loss in half
+precision."""
 
 SAME = 4e-3
-"""Relative difference of the factors of two micro-batches that may be rounding of a loss in half precision."""
+"""Relative difference of the factors of two micro-batches that may be rounding of a loss in half
+precision."""
 
 TRIES = 4
 """Number of measured steps at which the factor is looked for."""
 
 
 class Shares:
-    """Compares the numbers that `backward` was called on with the losses given to `step`, at the first measured step.
+    """Compares the numbers that `backward` was called on with the losses given to `step`, at the
+    first measured step.
 
     With `accumulation` backwards per update, each mean loss should be divided by that number.
 
@@ -39,7 +43,8 @@ class Shares:
         self._listener = Listener(before=lambda: None, after=self._heard.append)
         self._listens = False
         self.multiple: float | None = 1.0
-        """`.grad` of an update divided by the mean of the gradients of its backwards; None if it is not a multiple."""
+        """`.grad` of an update divided by the mean of the gradients of its backwards; None if it is
+        not a multiple."""
 
     def start(self) -> None:
         """Listen to the backwards of the next step, if the factor is not known yet."""
@@ -78,7 +83,10 @@ class Shares:
         if not self._left:
             return
         self._left -= 1
-        roots, given = [root for root in self._roots if root is not None], [float(loss) for loss in losses]
+        roots, given = (
+            [root for root in self._roots if root is not None],
+            [float(loss) for loss in losses],
+        )
         if len(roots) != len(given) or not all(math.isfinite(one) and one != 0 for one in given):
             return
         factor = scale()
@@ -91,20 +99,23 @@ class Shares:
             return  # another term was added to the loss, or the micro-batches have weights
         if abs(mean / self._accumulation - 1) < NEAR:
             raise BadArgument(
-                f"`loss` of the step was divided by {self._accumulation}, and what `backward` was called on was not: "
-                "give `step` the mean loss of the micro-batch, before it is divided for accumulation."
+                f"`loss` of the step was divided by {self._accumulation}, and what `backward` was "
+                "called on was not: give `step` the mean loss of the micro-batch, before it is "
+                "divided for accumulation."
             )
         if abs(mean - 1) < NEAR and not (self._plain or self._is_checked):
             self.multiple = None
             self._warn(
-                "`backward` was called on the losses given to `step` as they are, so that they were either divided "
-                f"by {self._accumulation} before, or never: nothing is measured; give `step` the mean loss of the "
-                f"micro-batch, and call `backward` on a {self._accumulation}th of it"
+                "`backward` was called on the losses given to `step` as they are, so that they "
+                f"were either divided by {self._accumulation} before, or never: nothing is "
+                "measured; give `step` the mean loss of the micro-batch, and call `backward` on a "
+                f"{self._accumulation}th of it"
             )
         elif abs(mean * self._accumulation - 1) > NEAR:
             self.multiple = mean * self._accumulation
             self._warn(
-                f"gradients are accumulated as {self.multiple:.3g} times their mean, since `backward` was called on "
-                f"{mean:.3g} times the losses given to `step`: the readings are divided by that, and the learning rate "
-                f"counts {self.multiple:.3g} times; to train on the mean, divide each loss by {self._accumulation}"
+                f"gradients are accumulated as {self.multiple:.3g} times their mean, since "
+                f"`backward` was called on {mean:.3g} times the losses given to `step`: the "
+                f"readings are divided by that, and the learning rate counts {self.multiple:.3g} "
+                f"times; to train on the mean, divide each loss by {self._accumulation}"
             )

@@ -47,11 +47,14 @@ def check_settings(
     if not isinstance(model, nn.Module):
         raise BadArgument(f"`model` must be a torch.nn.Module, got {kind_of(model)}.")
     if loss is not None and not callable(loss):
-        raise BadArgument(f"`loss` must be a function, called as loss(model, batch), got {kind_of(loss)}.")
+        raise BadArgument(
+            f"`loss` must be a function, called as loss(model, batch), got {kind_of(loss)}."
+        )
     if isinstance(loss, nn.Module):
         raise BadArgument(
             f"`loss` is a {type(loss).__name__}, which does not take a model and a batch: give "
-            "loss=supervised(criterion) for batches of (input, target), or loss=lambda model, batch: ..."
+            "loss=supervised(criterion) for batches of (input, target), or loss=lambda model, "
+            "batch: ..."
         )
     if not isinstance(out, str | os.PathLike):
         raise BadArgument(f"`out` must be the path of a folder, got {kind_of(out)}.")
@@ -59,14 +62,22 @@ def check_settings(
         raise BadArgument(f"`out` must be a folder, got the file {out}.")
     if not isinstance(name, str):
         raise BadArgument(f"`name` must be a string, got {kind_of(name)}.")
-    if scaler is not None and not all(hasattr(scaler, method) for method in ("is_enabled", "get_scale")):
+    if scaler is not None and not all(
+        hasattr(scaler, method) for method in ("is_enabled", "get_scale")
+    ):
         raise BadArgument(f"`scaler` must be a torch.amp.GradScaler, got {kind_of(scaler)}.")
     check_whole("accumulation", accumulation, 1)
     check_number("budget", budget)
     _check_trials(trials, loss)
     if not budget < 1:
-        raise BadArgument(f"`budget` must be below 1, the whole training time, got {budget}: write 0.02 for 2 %.")
-    given = [(argument, value) for argument, value in (("every", every), ("steps", steps)) if value is not None]
+        raise BadArgument(
+            f"`budget` must be below 1, the whole training time, got {budget}: write 0.02 for 2 %."
+        )
+    given = [
+        (argument, value)
+        for argument, value in (("every", every), ("steps", steps))
+        if value is not None
+    ]
     for argument, value in given:
         check_whole(argument, value, 1)
     check_whole("parts", parts, 0)
@@ -89,7 +100,8 @@ def _check_trials(trials: Any, loss: Any) -> None:
 
 
 def optimizers_of(optimizer: Any) -> list[torch.optim.Optimizer]:
-    """The torch optimizers in an optimizer, in a wrapper of one (Accelerate, fastai), or in a list of these.
+    """The torch optimizers in an optimizer, in a wrapper of one (Accelerate, fastai), or in a list
+    of these.
 
     Raises:
         BadArgument: There is none.
@@ -99,8 +111,9 @@ def optimizers_of(optimizer: Any) -> list[torch.optim.Optimizer]:
     strangers = [kind_of(one) for one in found if not isinstance(one, torch.optim.Optimizer)]
     if strangers or not found:
         raise BadArgument(
-            f"`optimizer` must be a torch optimizer, a wrapper of one or a list, got "
-            f"{', '.join(strangers) or 'none'}: `watch` follows the `step` of the torch optimizer that trains `model`."
+            "`optimizer` must be a torch optimizer, a wrapper of one or a list, got "
+            f"{', '.join(strangers) or 'none'}: `watch` follows the `step` of the torch optimizer "
+            "that trains `model`."
         )
     return found
 
@@ -112,9 +125,13 @@ def sampling_from(sampling: Any, examples: int | None, replacement: bool | None)
         BadArgument: They contradict each other, or one cannot be used.
     """
     if examples is None and replacement is not None:
-        raise BadArgument("`replacement` is given without the size of the training set: give `examples` too.")
+        raise BadArgument(
+            "`replacement` is given without the size of the training set: give `examples` too."
+        )
     if sampling is not None and examples is not None:
-        raise BadArgument("`sampling` and `examples` both say how batches are drawn: leave one of them out.")
+        raise BadArgument(
+            "`sampling` and `examples` both say how batches are drawn: leave one of them out."
+        )
     if examples is not None:
         check_whole("examples", examples, 1)
         if not isinstance(replacement, bool | None):
@@ -124,8 +141,9 @@ def sampling_from(sampling: Any, examples: int | None, replacement: bool | None)
         return sampling_of(sampling)
     if sampling is not None and not isinstance(sampling, Sampling):
         raise BadArgument(
-            f"`sampling` must be a DataLoader or a Sampling, got {kind_of(sampling)}: give sampling=loader, or "
-            "examples=N with replacement=False for shuffled epochs and True for independent draws."
+            f"`sampling` must be a DataLoader or a Sampling, got {kind_of(sampling)}: give "
+            "sampling=loader, or examples=N with replacement=False for shuffled epochs and True "
+            "for independent draws."
         )
     return sampling or Sampling(Draw.REPLACEMENT)
 
@@ -140,15 +158,19 @@ def probe_from(probe: Any, gauges: Asked, accumulation: int, *, has_loss: bool) 
         raise BadArgument("`probe` is given without `loss`, which runs its examples: give both.")
     if accumulation > 1 or not Ranks.here().alone:
         raise BadArgument(
-            "`probe` is for one backward per update on one process: leave it out, and the backwards are measured."
+            "`probe` is for one backward per update on one process: leave it out, and the "
+            "backwards are measured."
         )
     if back := next((kind.name for kind in gauges.kinds if kind.looks_back), ""):
-        raise BadArgument(f"`gauges` names {back}, which needs training's own batches: leave it out, or `probe`.")
+        raise BadArgument(
+            f"`gauges` names {back}, which needs training's own batches: leave it out, or `probe`."
+        )
     return Probe.of(probe)
 
 
 def check_spread(model: nn.Module, ranks: Ranks, *, accumulation: int, has_loss: bool) -> None:
-    """Check that a step shows a spread: that a batch can be run in halves, or comes in several backwards.
+    """Check that a step shows a spread: that a batch can be run in halves, or comes in several
+    backwards.
 
     Raises:
         BadArgument: It does not.
@@ -157,13 +179,15 @@ def check_spread(model: nn.Module, ranks: Ranks, *, accumulation: int, has_loss:
         return
     if is_sharded(model):
         raise BadArgument(
-            "`model` is sharded (FSDP) over one process, where half of a batch cannot be run: start several "
-            "processes, or accumulate several backwards per update and give their number as `accumulation`."
+            "`model` is sharded (FSDP) over one process, where half of a batch cannot be run: "
+            "start several processes, or accumulate several backwards per update and give their "
+            "number as `accumulation`."
         )
     if not has_loss:
         raise BadArgument(
-            "`loss` is missing, and one backward per step shows no spread: give loss=lambda model, batch: ..., or "
-            "accumulate several backwards per update and give their number as `accumulation`."
+            "`loss` is missing, and one backward per step shows no spread: give loss=lambda model, "
+            "batch: ..., or accumulate several backwards per update and give their number as "
+            "`accumulation`."
         )
 
 

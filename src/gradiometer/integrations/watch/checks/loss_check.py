@@ -1,4 +1,5 @@
-"""Check that the loss given to `watch` is the loss that is trained, on the batch that is trained."""
+"""Check that the loss given to `watch` is the loss that is trained, on the batch that
+is trained."""
 
 import math
 import random
@@ -14,13 +15,16 @@ from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.parts import inner_products, squared_norms
 
 SAME = 1e-3
-"""Two values of a loss with a smaller relative difference are equal up to rounding (TF32 included)."""
+"""Two values of a loss with a smaller relative difference are equal up to rounding
+(TF32 included)."""
 
 ALIKE = 0.05
-"""With a smaller relative difference they may differ in precision (bfloat16); with a larger one they are two losses."""
+"""With a smaller relative difference they may differ in precision (bfloat16); with a larger one
+they are two losses."""
 
 UNLIKE = 0.5
-"""Two gradients differ by more than precision if their difference is longer than this share of one of them."""
+"""Two gradients differ by more than precision if their difference is longer than this share of one
+of them."""
 
 PARALLEL = 0.9
 """Two gradients with a larger cosine differ by a factor, which does not change the noise scale."""
@@ -29,14 +33,16 @@ DRAWS = 4
 """Number of times that a loss with random numbers is run to see how much it varies."""
 
 FAR, SIGMAS = 0.25, 6.0
-"""A loss with random numbers is another one if it differs by this share and so many standard deviations."""
+"""A loss with random numbers is another one if it differs by this share and so many standard
+deviations."""
 
 AGAIN = 16
 """After the first measured step, one in so many is checked again."""
 
 
 class LossCheck:
-    """Compares training's loss with the given loss on the same batch: at the first measured step, and at random later.
+    """Compares training's loss with the given loss on the same batch: at the first measured step,
+    and at random later.
 
     Args:
         objective: The bare model and the given loss.
@@ -45,22 +51,33 @@ class LossCheck:
         seed: Seed of the random numbers that measuring draws.
     """
 
-    def __init__(self, objective: Objective, warn: Callable[..., None], accumulation: int, seed: int) -> None:
-        self._objective, self._warn, self._accumulation, self._seed = objective, warn, accumulation, seed
+    def __init__(
+        self, objective: Objective, warn: Callable[..., None], accumulation: int, seed: int
+    ) -> None:
+        self._objective, self._warn, self._accumulation, self._seed = (
+            objective,
+            warn,
+            accumulation,
+            seed,
+        )
         self._done = False
         self._chance, self._tolerance = random.Random(seed), ALIKE
         self.same_loss = True
         """False if training's gradient is not the gradient of the given loss."""
 
     def __call__(
-        self, batch: Batch, loss: Tensor | float, made: Gradients | Callable[[], Gradients | None] | None
+        self,
+        batch: Batch,
+        loss: Tensor | float,
+        made: Gradients | Callable[[], Gradients | None] | None,
     ) -> None:
         """Compare, if it is time to.
 
         Args:
             batch: The examples of the first backward.
             loss: Training's loss on them.
-            made: Training's gradient, or a function that returns it, if there was one backward on one process.
+            made: Training's gradient, or a function that returns it, if there was one backward on
+                one process.
 
         Raises:
             BadArgument: The loss given to `step` was divided for accumulation.
@@ -87,10 +104,15 @@ class LossCheck:
     def _is_same(self, trained: float, value: float, batch: Batch, *, first: bool) -> bool:
         """True if the two values are of one loss, up to precision."""
         self.same_loss = _near(trained, value, SAME)
-        if self._accumulation > 1 and not self.same_loss and _near(trained * self._accumulation, value, SAME):
+        if (
+            self._accumulation > 1
+            and not self.same_loss
+            and _near(trained * self._accumulation, value, SAME)
+        ):
             raise BadArgument(
-                f"`loss` of the step is {trained:.4g}, {self._accumulation} times less than the loss given to `watch` "
-                f"({value:.4g}): give the mean loss of the micro-batch, before it is divided for accumulation."
+                f"`loss` of the step is {trained:.4g}, {self._accumulation} times less than the "
+                f"loss given to `watch` ({value:.4g}): give the mean loss of the micro-batch, "
+                "before it is divided for accumulation."
             )
         if _near(trained, value, self._tolerance):
             self._tolerance = 10 * SAME if self.same_loss else ALIKE
@@ -101,7 +123,9 @@ class LossCheck:
 
     def _compare_random(self, batch: Batch, trained: float, *, first: bool) -> None:
         """Compare a loss that draws random numbers with several runs of it."""
-        values = torch.tensor([self._value(batch, self._seed + draw) for draw in range(DRAWS)], dtype=torch.float64)
+        values = torch.tensor(
+            [self._value(batch, self._seed + draw) for draw in range(DRAWS)], dtype=torch.float64
+        )
         value, spread = float(values.mean()), float(values.std())
         if abs(trained - value) > FAR * max(abs(trained), abs(value)) + SIGMAS * spread:
             self.same_loss = False
@@ -111,8 +135,9 @@ class LossCheck:
         size = batch_size(batch)
         if first and size > 1 and _near(trained, size * value, ALIKE):
             self._warn(
-                f"the loss in training, {trained:.4g}, is the sum over the {size} examples of a batch, and the loss "
-                f"given to `watch` is the mean, {value:.4g}: give `step` the mean, which is the sum divided by {size}",
+                f"the loss in training, {trained:.4g}, is the sum over the {size} examples of a "
+                f"batch, and the loss given to `watch` is the mean, {value:.4g}: give `step` the "
+                f"mean, which is the sum divided by {size}",
                 withholds="loss",
             )
             return
@@ -122,8 +147,8 @@ class LossCheck:
             else "they were equal at the first measured step; give `step` the batch of its loss, at every step"
         )
         self._warn(
-            f"the loss given to `watch` is {value:.4g} on a batch where the loss in training is {trained:.4g}: "
-            f"{remedy}",
+            f"the loss given to `watch` is {value:.4g} on a batch where the loss in training is "
+            f"{trained:.4g}: {remedy}",
             withholds="loss",
         )
 
@@ -136,15 +161,16 @@ class LossCheck:
             parallel = along > PARALLEL * float(squared_norms(made).sum().sqrt())
             if parallel and _near(along / length, float(size := batch_size(batch)), ALIKE):
                 self._warn(
-                    f"`backward` was called on the sum over the {size} examples of a batch, and `loss` is their mean: "
-                    "a sum grows with the batch, so under SGD divide the learning rate that is advised for another "
-                    "batch by the factor of the batch"
+                    f"`backward` was called on the sum over the {size} examples of a batch, and "
+                    "`loss` is their mean: a sum grows with the batch, so under SGD divide the "
+                    "learning rate that is advised for another batch by the factor of the batch"
                 )
                 return
             self._warn(
-                f"`backward` made another gradient than `loss` has, {along / length:.4g} times as long along it: the "
-                "measurements describe `loss`; give the scaler as `scaler`, call `backward` on the loss without a "
-                "factor, and give `step` the batch of that loss",
+                f"`backward` made another gradient than `loss` has, {along / length:.4g} times as "
+                "long along it: the measurements describe `loss`; give the scaler as `scaler`, "
+                "call `backward` on the loss without a factor, and give `step` the batch of that "
+                "loss",
                 **({} if parallel else {"withholds": "loss"}),
             )
 

@@ -1,4 +1,5 @@
-"""Checks of the rows of batches: copies of one example within a batch, and examples that come back in later ones."""
+"""Checks of the rows of batches: copies of one example within a batch, and examples that come back
+in later ones."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -19,17 +20,20 @@ BACK = 8
 """Number of rows that came back after which that is no coincidence."""
 
 SMALL = 50_000
-"""Training sets above this size get no warning: ‖g‖² is within 5 % there if the noise scale is below 2,500."""
+"""Training sets above this size get no warning: ‖g‖² is within 5 % there if the noise scale is
+below 2,500."""
 
 KEPT = 50_000
 """Largest number of rows that are remembered."""
 
 SAME = 8
-"""Number of measured batches with the same rows after which they are taken for the whole training set."""
+"""Number of measured batches with the same rows after which they are taken for the whole training
+set."""
 
 
 class Rows:
-    """Looks at the batches of measured steps, and warns once of each thing that changes what the readings mean.
+    """Looks at the batches of measured steps, and warns once of each thing that changes what the
+    readings mean.
 
     Args:
         model: The model.
@@ -65,17 +69,23 @@ class Rows:
 
     def _look_back(self, batch: Batch) -> None:
         prints = fingerprints(batch)
-        if prints and prints == self._seen:  # so far: the whole training set, or several updates on the first batch
+        if (
+            prints and prints == self._seen
+        ):  # so far: the whole training set, or several updates on the first batch
             self._same += 1
             if self._same + 1 == SAME:
                 self._warn(
-                    f"the first {SAME} measured batches have the same {batch_size(batch)} rows: if these are the whole "
-                    f"training set, give examples={batch_size(batch)}, so that the gradient has no noise",
+                    f"the first {SAME} measured batches have the same {batch_size(batch)} rows: if "
+                    f"these are the whole training set, give examples={batch_size(batch)}, so that "
+                    "the gradient has no noise",
                     repeats="batch",
                 )
             return
         if self._same + 1 >= SAME:
-            self._warn("later batches have other rows than the first ones, so there are more examples", repeats="no")
+            self._warn(
+                "later batches have other rows than the first ones, so there are more examples",
+                repeats="no",
+            )
         self._same = 0
         self._back += len(self._seen & prints)
         self._seen |= prints
@@ -83,28 +93,39 @@ class Rows:
         # Of n draws from N, about n²/2N pairs are equal.
         if self._back >= BACK and (about := self._drawn**2 / (2 * self._back)) <= SMALL:
             self._warn(
-                f"{self._back} rows of measured batches came back later, so that the training set has only about "
-                f"{float(f'{about:.1g}'):,.0f} examples, and `sampling` was not given: give sampling=loader, or "
-                "examples=N with replacement=False for shuffled epochs; ‖g‖² is otherwise too small, by the relative "
-                "amount noise scale / N"
+                f"{self._back} rows of measured batches came back later, so that the training set "
+                f"has only about {float(f'{about:.1g}'):,.0f} examples, and `sampling` was not "
+                "given: give sampling=loader, or examples=N with replacement=False for shuffled "
+                "epochs; ‖g‖² is otherwise too small, by the relative amount noise scale / N"
             )
         self._has_looked_back = self._back >= BACK or len(self._seen) > KEPT
 
 
 def fingerprints(batch: Batch) -> set[int]:
-    """A number for every row of the first tensor of numbers with more than one column. Equal rows have equal ones.
+    """A number for every row of the first tensor of numbers with more than one column. Equal rows
+    have equal ones.
 
     A batch that is one tensor of different whole numbers holds the places of its examples.
     """
     tensors = list(_tensors(batch))
-    if len(tensors) == 1 and tensors[0].dim() == 1 and not (tensors[0].is_floating_point() or tensors[0].is_complex()):
+    if (
+        len(tensors) == 1
+        and tensors[0].dim() == 1
+        and not (tensors[0].is_floating_point() or tensors[0].is_complex())
+    ):
         places: list[int] = tensors[0].tolist()
         return set(places) if len(set(places)) == len(places) else set()
     for tensor in tensors:
         rows = tensor.detach().reshape(len(tensor), -1)
         if rows.shape[1] > 1 and not rows.is_complex():
-            weights = torch.linspace(1.0, 2.0, rows.shape[1], dtype=torch.float64, device=rows.device).sin()
-            return {hash(number) for number in (rows.double() @ weights).tolist() if math.isfinite(number)}
+            weights = torch.linspace(
+                1.0, 2.0, rows.shape[1], dtype=torch.float64, device=rows.device
+            ).sin()
+            return {
+                hash(number)
+                for number in (rows.double() @ weights).tolist()
+                if math.isfinite(number)
+            }
     return set()
 
 
@@ -127,15 +148,16 @@ def copies_in(batch: Batch) -> str:
             if (periods == periods[:1]).all():
                 rows = size // copies
                 return _sentence(
-                    f"{copies} times in the same order", f"groups=lambda batch: torch.arange({size}) % {rows}"
+                    f"{copies} times in the same order",
+                    f"groups=lambda batch: torch.arange({size}) % {rows}",
                 )
     return ""
 
 
 def _sentence(how: str, remedy: str) -> str:
     return (
-        f"the labels of a batch come {how}: if these rows are augmented copies of one example, the noise is read much "
-        f"too small unless they stay together; then give {remedy}"
+        f"the labels of a batch come {how}: if these rows are augmented copies of one example, the "
+        f"noise is read much too small unless they stay together; then give {remedy}"
     )
 
 
@@ -144,7 +166,8 @@ def _tensors(batch: Batch) -> Iterator[Tensor]:
 
 
 class TimeFirst:
-    """Looks, once, at the input of every recurrent or attention module that takes time along its first axis.
+    """Looks, once, at the input of every recurrent or attention module that takes time along its
+    first axis.
 
     Args:
         model: The model.
@@ -169,16 +192,19 @@ class TimeFirst:
         for name, shape in shapes:
             if len(shape) == 3 and shape[0] == size != shape[1]:
                 return (
-                    f"`batch` has time along its first axis: {name} runs over {shape[0]} times of {shape[1]} examples, "
-                    f"and the {shape[0]} count as examples; give batch_axis=1"
+                    f"`batch` has time along its first axis: {name} runs over {shape[0]} times of "
+                    f"{shape[1]} examples, and the {shape[0]} count as examples; give batch_axis=1"
                 )
         return ""
 
 
 class _Look:
-    """A hook that keeps the shape of a module's first input, and then removes itself. Copies of it do nothing."""
+    """A hook that keeps the shape of a module's first input, and then removes itself. Copies of it
+    do nothing."""
 
-    def __init__(self, name: str = "", shapes: list[tuple[str, tuple[int, ...]]] | None = None) -> None:
+    def __init__(
+        self, name: str = "", shapes: list[tuple[str, tuple[int, ...]]] | None = None
+    ) -> None:
         self._name, self._shapes = name, shapes
         self.handle: Any = None
 

@@ -12,14 +12,16 @@ from gradiometer.errors import Interrupted
 from gradiometer.run.ranks import Ranks
 
 SAID = 3
-"""Numbers before the norms: the step that rank 0 measures next, the gauges of this one, and the size of a part."""
+"""Numbers before the norms: the step that rank 0 measures next, the gauges of this one, and the
+size of a part."""
 
 LEAVING = -1.0
 """In place of the next step to measure: this process measures no more."""
 
 
 class Exchange:
-    """Joins the norms of all processes. It also carries what rank 0 decides, which all have to know.
+    """Joins the norms of all processes. It also carries what rank 0 decides, which all have to
+    know.
 
     Args:
         ranks: The processes.
@@ -36,7 +38,12 @@ class Exchange:
         """The gauges that all processes measure together at this step, see `Together`."""
 
     def joined(
-        self, proposal: int, bits: int, sizes: Sequence[int], parts: Tensor, whole: Float[Tensor, "1 numbers"]
+        self,
+        proposal: int,
+        bits: int,
+        sizes: Sequence[int],
+        parts: Tensor,
+        whole: Float[Tensor, "1 numbers"],
     ) -> tuple[list[int], Float[Tensor, "rows numbers"]]:
         """The sizes of all parts on all processes, and all norms: see `norms_of_all`.
 
@@ -50,7 +57,9 @@ class Exchange:
         Raises:
             Interrupted: Another process has stopped measuring.
         """
-        said = torch.tensor([[proposal, bits, size] for size in sizes], dtype=parts.dtype, device="cpu")
+        said = torch.tensor(
+            [[proposal, bits, size] for size in sizes], dtype=parts.dtype, device="cpu"
+        )
         said = said.to(parts.device, non_blocking=True)
         rows = torch.cat([torch.cat([said, parts], dim=1), pad(whole, (SAID, 0))])
         everyone = self._ranks.gathered(rows).cpu()  # one copy: an accelerator waits once
@@ -62,8 +71,11 @@ class Exchange:
         return known[known > 0].int().tolist(), everyone[:, SAID:]
 
     def leave(self) -> None:
-        """Take part in one more exchange, without numbers, so that the other processes stop measuring too."""
-        rows = torch.zeros(self._rows + 1, SAID + self._numbers, dtype=torch.float64, device=self._device)
+        """Take part in one more exchange, without numbers, so that the other processes stop
+        measuring too."""
+        rows = torch.zeros(
+            self._rows + 1, SAID + self._numbers, dtype=torch.float64, device=self._device
+        )
         rows[:, 0] = LEAVING
         self.next_due = sys.maxsize
         self._ranks.gathered(rows)

@@ -1,4 +1,5 @@
-"""Gauges that run the model, measured by all processes at once: each measures its share of the batch."""
+"""Gauges that run the model, measured by all processes at once: each measures its share of the
+batch."""
 
 from collections.abc import Callable, Collection, Sequence
 
@@ -25,13 +26,16 @@ MOST = 62
 """Most numbers in the moments of such a gauge."""
 
 StepOf = Callable[[Callable[[Gradients], Gradients]], TrainingStep]
-"""Makes the step of the examples of this process, from a function that averages gradients over the processes."""
+"""Makes the step of the examples of this process, from a function that averages gradients over the
+processes."""
 
 
 class Together:
-    """Measures, on every process, its share of the batch, and averages the moments over the processes.
+    """Measures, on every process, its share of the batch, and averages the moments over the
+    processes.
 
-    Before each exchange the processes exchange what it will be. So none waits for another that has failed.
+    Before each exchange the processes exchange what it will be. So none waits for another that has
+    failed.
 
     Args:
         gauges: The gauges of the run, the same on all processes.
@@ -40,9 +44,15 @@ class Together:
         device: The device of the exchanges.
     """
 
-    def __init__(self, gauges: Sequence[Gauge], ranks: Ranks, budget: Budget, device: torch.device) -> None:
+    def __init__(
+        self, gauges: Sequence[Gauge], ranks: Ranks, budget: Budget, device: torch.device
+    ) -> None:
         self._ranks, self._budget, self._device = ranks, budget, device
-        self._gauges = [] if ranks.alone else [each for each in gauges if each.needs_loss and each.processes != "one"]
+        self._gauges = (
+            []
+            if ranks.alone
+            else [each for each in gauges if each.needs_loss and each.processes != "one"]
+        )
         self.made: Made | None = None
         """What all processes have measured at the last measured step; None on one process."""
 
@@ -64,7 +74,9 @@ class Together:
             found = measured(gauge, step_of(self._mean)) or {}
             numbers = [float(value) for each in found.values() for value in np.ravel(each)]
             if len(numbers) > MOST:
-                raise Unsupported(f"its moments are {len(numbers)} numbers, and at most {MOST} can be exchanged")
+                raise Unsupported(
+                    f"its moments are {len(numbers)} numbers, and at most {MOST} can be exchanged"
+                )
         except RankLost:
             raise
         except _ElsewhereFailed as error:
@@ -97,7 +109,9 @@ class Together:
 
     def _exchanged_states(self, state: float, numbers: Sequence[float] = ()) -> Tensor:
         row = torch.zeros(1, 2 + MOST, dtype=torch.float64, device=self._device)
-        row[0, : 2 + len(numbers)] = torch.tensor([state, len(numbers), *numbers], dtype=torch.float64)
+        row[0, : 2 + len(numbers)] = torch.tensor(
+            [state, len(numbers), *numbers], dtype=torch.float64
+        )
         return self._ranks.gathered(row).cpu()
 
     @staticmethod

@@ -20,8 +20,8 @@ from gradiometer.verdict.triage.faults import clipped_shares
 from gradiometer.verdict.triage.signs import Signs
 
 RECORDED = 0.01
-"""Largest relative difference of a recorded norm that counts as rounding: norms are recorded in six digits, and 1 % of
-clipping changes an effect by less than its interval."""
+"""Largest relative difference of a recorded norm that counts as rounding: norms are recorded in six
+digits, and 1 % of clipping changes an effect by less than its interval."""
 
 OF_LOOP = frozenset(inspect.signature(Loop).parameters)
 """Arguments of `Loop`; the others are those of `fork`."""
@@ -35,18 +35,22 @@ class Forks(Looks):
     _capture: Capture
     on_the_way: OnTheWay
 
-    def fork(self, *, batches: Any, alternatives: Sequence[Alternative | str], **settings: Any) -> Fork | None:
-        """What would have happened from here with other settings: `gradiometer.loop.fork` for the watched loop.
+    def fork(
+        self, *, batches: Any, alternatives: Sequence[Alternative | str], **settings: Any
+    ) -> Fork | None:
+        """What would have happened from here with other settings: `gradiometer.loop.fork` for the
+        watched loop.
 
-        Model, optimizer, loss, scaler, accumulation and the number of updates are those of the watch. Call it after
-        `optimizer.step()`. The training stays the same, bit for bit, and the fork is kept in the run. Its time is
-        reported in `overhead`, outside the budget. On several processes rank 0 forks and the others get None.
+        Model, optimizer, loss, scaler, accumulation and the number of updates are those of the
+        watch. Call it after `optimizer.step()`. The training stays the same, bit for bit, and the
+        fork is kept in the run. Its time is reported in `overhead`, outside the budget. On several
+        processes rank 0 forks and the others get None.
 
         Args:
             batches: The training data, for example the DataLoader, as in `gradiometer.loop.fork`.
             alternatives: What is compared with going on as it is, such as ["rate 2x"].
-            settings: The other arguments of `gradiometer.loop.Loop`, such as `evaluate` and `scheduler`, and of
-                `gradiometer.loop.fork`, such as `horizon`.
+            settings: The other arguments of `gradiometer.loop.Loop`, such as `evaluate` and
+                `scheduler`, and of `gradiometer.loop.fork`, such as `horizon`.
 
         Raises:
             BadArgument: An argument is invalid, there was no step yet, or `loss` is missing.
@@ -79,18 +83,26 @@ class Forks(Looks):
         **settings: Any,
     ) -> Fork | None:
         if len(self._optimizers) > 1:
-            raise Unsupported(f"`optimizer` has {len(self._optimizers)} optimizers, and a fork needs one for all.")
+            raise Unsupported(
+                f"`optimizer` has {len(self._optimizers)} optimizers, and a fork needs one for all."
+            )
         if self._batches.axis:
-            raise Unsupported("`batch_axis` is not 0, and a fork cuts batches along their first axis.")
+            raise Unsupported(
+                "`batch_axis` is not 0, and a fork cuts batches along their first axis."
+            )
         with self._looking(forks=charged_to) as run:
             if run is None or not self.ranks.first:
                 return None
             own = settings.get("loss") is None and settings.get("step") is None
             if own and self._objective.loss is no_loss:
-                raise BadArgument("`loss` is missing: give loss=lambda model, batch: ... to `watch` or here.")
+                raise BadArgument(
+                    "`loss` is missing: give loss=lambda model, batch: ... to `watch` or here."
+                )
             known: dict[str, Any] = {"index": self.steps}
             if own:
-                known["loss"] = vars(self._objective.loss)["__wrapped__"]  # decorators of the user's own stay on it
+                known["loss"] = vars(self._objective.loss)[
+                    "__wrapped__"
+                ]  # decorators of the user's own stay on it
             if settings.get("step") is None:
                 known |= {"accumulation": self._accumulation, "scaler": self._capture.scaler}
             known |= {name: settings.pop(name) for name in OF_LOOP if name in settings}
@@ -102,7 +114,8 @@ class Forks(Looks):
             return fork(loop, alternatives, **{"out": run.path, **settings})
 
     def _replayed(self, loop: Loop, run: Run) -> tuple[str, ...]:
-        """Compare updates of the loop with those of a copy. Returns what a reader of the fork should know."""
+        """Compare updates of the loop with those of a copy. Returns what a reader of the fork
+        should know."""
         kept = self.on_the_way.kept
         if kept.newest is None:
             notes: tuple[str, ...] = (
@@ -117,7 +130,8 @@ class Forks(Looks):
 
 
 def _clipped_as_recorded(loop: Loop, signs: Signs) -> tuple[str, ...]:
-    """Compare what was recorded of gradients before and after clipping, at looks along the whole run, with the loop.
+    """Compare what was recorded of gradients before and after clipping, at looks along the whole
+    run, with the loop.
 
     The largest gradients of a run are seldom among the few updates that are made again.
 
@@ -130,7 +144,9 @@ def _clipped_as_recorded(loop: Loop, signs: Signs) -> tuple[str, ...]:
     shares = clipped_shares(signs)
     if loop.clip_value is not None or not len(shares) or len(shares) < len(signs.looks):
         return ()
-    before = np.sqrt((signs.tensors["gradient"] ** 2).sum(axis=1)) / signs.single.get("scale", np.ones(len(shares)))
+    before = np.sqrt((signs.tensors["gradient"] ** 2).sum(axis=1)) / signs.single.get(
+        "scale", np.ones(len(shares))
+    )
     norm = loop.clip
     if norm is None and (shares < 1 - RECORDED).any():
         norm = float(f"{np.median((shares * before)[shares < 1 - RECORDED]):.3g}")
@@ -139,9 +155,9 @@ def _clipped_as_recorded(loop: Loop, signs: Signs) -> tuple[str, ...]:
     if differs.any():
         look = int(differs.argmax())
         raise Unsupported(
-            f"`loss` does not make the updates of your loop: at step {int(signs.looks[look]):,} the gradient was "
-            f"{significant(float(shares[look]))} times as long at the update as after the backward, which clipping to "
-            f"one norm does not explain; {WAY_OUT}."
+            f"`loss` does not make the updates of your loop: at step {int(signs.looks[look]):,} "
+            f"the gradient was {significant(float(shares[look]))} times as long at the update as "
+            f"after the backward, which clipping to one norm does not explain; {WAY_OUT}."
         )
     if norm == loop.clip:
         return ()

@@ -12,14 +12,13 @@ from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.integrations.watch.triage.recorder import NEVER, takes_no_hooks
+from gradiometer.loop.marks import Marks, marks_of
 from gradiometer.loop.replay import (
     SETTINGS,
     KeptUpdate,
     KeptUpdates,
-    Marks,
     all_tensors,
     gradients_of,
-    marks_of,
     tensors_of,
 )
 from gradiometer.measurement.batch import Batch, mapped
@@ -30,23 +29,26 @@ IN_A_ROW = 4
 """Number of updates that are kept together, each of which must be the same on a copy."""
 
 FIRST, APART = 4, 8
-"""The first that is kept, and the factor from there to the next four: 4, 32, 256, ... From step 300 on fewer than one
-update in 20 is kept."""
+"""The first that is kept, and the factor from there to the next four: 4, 32, 256, ... From step 300
+on fewer than one update in 20 is kept."""
 
 MOST_NUMBERS = 2**24
-"""Most numbers in a state that is kept: 64 MiB in single precision, as for the parameters at the start of training."""
+"""Most numbers in a state that is kept: 64 MiB in single precision, as for the parameters at the
+start of training."""
 
 COST = "updates kept for forks"
 """The name under which its time is charged."""
 
 
 class KeptUpdatesOfLoop:
-    """Keeps four updates in a row: one copy of the state before them, their batches, and marks of what each one did.
+    """Keeps four updates in a row: one copy of the state before them, their batches, and marks of
+    what each one did.
 
     The newest four stay. Nothing is run again before a fork is asked for.
 
     Args:
-        subject: The training. Nothing is kept of ours, with a budget of 0, on several processes, or if it is sharded.
+        subject: The training. Nothing is kept of ours, with a budget of 0, on several processes, or
+            if it is sharded.
         called: The model as the loop calls it.
         optimizers: The optimizers of the loop; with more than one nothing is kept.
         scaler: The GradScaler, if there is one.
@@ -66,7 +68,8 @@ class KeptUpdatesOfLoop:
         self._loss = getattr(subject.objective.loss, "__wrapped__", None)
         self._accumulation, self._scaler, self._budget = accumulation, scaler, subject.budget
         self.shield = Shield(self._stop)
-        """The context for everything that training calls: an error ends the keeping, and nothing else."""
+        """The context for everything that training calls: an error ends the keeping, and nothing
+        else."""
         self.shield.before_first_update = False
         self.newest: KeptUpdates | None = None
         """The newest updates that are complete; None if there are none."""
@@ -84,13 +87,20 @@ class KeptUpdatesOfLoop:
         self._above: Marks | None = None
         self._modes: list[bool] = []
         self._handle: Any = None
-        can_keep = bool(self._budget.share) and subject.ranks.alone and not (is_sharded(model) or subject.is_own)
+        can_keep = (
+            bool(self._budget.share)
+            and subject.ranks.alone
+            and not (is_sharded(model) or subject.is_own)
+        )
         self.next = FIRST - 1 if can_keep else NEVER
         """The next step at which `at_step` has something to do."""
         self.awaits_update = False
         """True if `updated` has something to do after the coming update."""
         if not can_keep:
-            self.why_none = "that needs `loss` in `watch`, a budget, one process and a model that is not sharded"
+            self.why_none = (
+                "that needs `loss` in `watch`, a budget, one process and a model that is not "
+                "sharded"
+            )
 
     def at_step(self, batch: Batch | None) -> None:
         """Take the batch of a backward, before the update."""
@@ -100,7 +110,9 @@ class KeptUpdatesOfLoop:
         with self.shield, self._spending():
             if batch is None:
                 self._give_up("`w.step` was called without the batch", for_good=True)
-            elif not self._batches or batch is not self._batches[-1]:  # a closure takes the same batch several times
+            elif (
+                not self._batches or batch is not self._batches[-1]
+            ):  # a closure takes the same batch several times
                 if self._state is None:
                     self._keep_state()  # the first call of the model was not seen
                 self._batches.append(batch)
@@ -114,7 +126,10 @@ class KeptUpdatesOfLoop:
                 if step >= self._start - 1:
                     self._begin(step + 1)
             elif len(self._batches) != self._accumulation:
-                self._give_up(f"an update took {len(self._batches)} calls of `w.step`, not {self._accumulation}")
+                self._give_up(
+                    f"an update took {len(self._batches)} calls of `w.step`, not "
+                    f"{self._accumulation}"
+                )
             else:
                 self._take(step)
 
@@ -135,7 +150,9 @@ class KeptUpdatesOfLoop:
             return
         tensors = all_tensors(self._model, self._optimizers[0])
         if sum(tensor.numel() for tensor in tensors.values()) > MOST_NUMBERS:
-            self._give_up(f"model and optimizer have more than {MOST_NUMBERS:,} numbers", for_good=True)
+            self._give_up(
+                f"model and optimizer have more than {MOST_NUMBERS:,} numbers", for_good=True
+            )
             return
         # without the model, whose hooks lead to the watch and its own generators
         self._used = Surroundings(self._loss, nn.Identity())
@@ -144,7 +161,8 @@ class KeptUpdatesOfLoop:
         self._prepare()
 
     def _keep_state(self) -> None:
-        """Keep the state before the first update, after all that a loop does between two updates."""
+        """Keep the state before the first update, after all that a loop does between
+        two updates."""
         self._state = KeptUpdates(
             {name: one.detach().clone() for name, one in tensors_of(self._model).items()},
             copy.deepcopy(self._optimizers[0].state_dict()),
@@ -157,7 +175,9 @@ class KeptUpdatesOfLoop:
         self._weights = self._above = None
         self._random = GlobalStates(self._devices)
         self._generators = (
-            [] if self._used is None else list(zip(self._used.generators, self._used.states(), strict=True))
+            []
+            if self._used is None
+            else list(zip(self._used.generators, self._used.states(), strict=True))
         )
         self._modes = [module.training for module in self._model.modules()]
         self._remove_hook()
@@ -178,7 +198,9 @@ class KeptUpdatesOfLoop:
                 self._keep_state()
             self._modes = [module.training for module in self._model.modules()]
         elif len(self._batches) == self._accumulation and self._above is None:
-            self._above = marks_of(dict(self._model.named_parameters()))  # after the last `w.step`: as SAM does
+            self._above = marks_of(
+                dict(self._model.named_parameters())
+            )  # after the last `w.step`: as SAM does
 
     def _take(self, step: int) -> None:
         """Keep what an update did."""
@@ -192,7 +214,10 @@ class KeptUpdatesOfLoop:
                 self._at_forward,
                 self._generators,
                 self._modes,
-                [{name: group[name] for name in SETTINGS if name in group} for group in optimizer.param_groups],
+                [
+                    {name: group[name] for name in SETTINGS if name in group}
+                    for group in optimizer.param_groups
+                ],
                 self._weights,
                 self._above,
                 marks_of(gradients_of(self._model)),
@@ -238,7 +263,8 @@ class KeptUpdatesOfLoop:
 
 
 def _copy_of(scaler: Any) -> Any:
-    """A copy of a GradScaler with its own tensors, whose state is asked for later: that waits for an accelerator."""
+    """A copy of a GradScaler with its own tensors, whose state is asked for later: that waits for
+    an accelerator."""
     if scaler is None:
         return None
     copied = object.__new__(type(scaler))  # `copy.copy` asks for the state, too

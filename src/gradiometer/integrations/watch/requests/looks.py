@@ -1,4 +1,5 @@
-"""What a watch does besides measuring steps: looks at the model on request, its snapshots, and the page at the end."""
+"""What a watch does besides measuring steps: looks at the model on request, its snapshots, and the
+page at the end."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,12 @@ import torch
 from gradiometer.compiler import as_written
 from gradiometer.convergence.averaging import tracking_layers
 from gradiometer.convergence.certificate.certificate import TOLERANCE, Certificate
-from gradiometer.convergence.certificate.certifying import BATCHES, EXAMPLES, certify, gradient_squared
+from gradiometer.convergence.certificate.certifying import (
+    BATCHES,
+    EXAMPLES,
+    certify,
+    gradient_squared,
+)
 from gradiometer.convergence.certificate.gradient_norm import UNIT
 from gradiometer.drift.curvature import survey_examples
 from gradiometer.drift.curvature_survey import Survey
@@ -42,21 +48,25 @@ if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 
 KEPT_NUMBERS = 2**24
-"""Most parameters whose values at the start of training are kept for the certificate: 64 MiB in single precision."""
+"""Most parameters whose values at the start of training are kept for the certificate: 64 MiB in
+single precision."""
 
 AT_THE_START = 8
-"""Readings whose mean is taken as ‖g‖² at the start of training, if its parameters were not kept."""
+"""Readings whose mean is taken as ‖g‖² at the start of training, if its parameters
+were not kept."""
 
 PENALTIES = (torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad)
-"""Optimizers whose `weight_decay` is the gradient of a penalty. In AdamW, a subclass of Adam, it is not."""
+"""Optimizers whose `weight_decay` is the gradient of a penalty. In AdamW, a subclass of Adam, it is
+not."""
 
 
 class Looks:
-    """Looks at the model of a watched loop, on request. They are kept in the run and shown on its page.
+    """Looks at the model of a watched loop, on request. They are kept in the run and shown on its
+    page.
 
-    Call them inside of `with watch(...) as w:`, after the first step, or after it. Training stays the same, bit for
-    bit. Later readings pay their time back, as far as the run is long enough. On several processes rank 0 looks, and
-    the others get None.
+    Call them inside of `with watch(...) as w:`, after the first step, or after it. Training stays
+    the same, bit for bit. Later readings pay their time back, as far as the run is long enough. On
+    several processes rank 0 looks, and the others get None.
     """
 
     ranks: Ranks
@@ -74,12 +84,14 @@ class Looks:
 
     @property
     def run(self) -> Run | None:
-        """The run as it is on disk now; None before the first step, if it cannot be read, and on ranks other than 0."""
+        """The run as it is on disk now; None before the first step, if it cannot be read, and on
+        ranks other than 0."""
         return self._kept.run
 
     @property
     def overhead(self) -> dict[str, Any]:
-        """The share of the training time that measuring may use and has used; empty before the first step."""
+        """The share of the training time that measuring may use and has used; empty before the
+        first step."""
         return {} if self._recorder is None else self._recorder.overhead
 
     def findings(self) -> Findings:
@@ -92,7 +104,8 @@ class Looks:
             w.evaluated(test=test_losses, train=losses_on_some_training_examples)
 
         Args:
-            test: The loss on held-out examples: their mean, or the loss of every example, whose mean has an interval.
+            test: The loss on held-out examples: their mean, or the loss of every example, whose
+                mean has an interval.
             train: The same on training examples, in eval mode.
 
         Raises:
@@ -103,20 +116,27 @@ class Looks:
 
     def record_evaluation(self, estimates: Mapping[str, Estimate]) -> None:
         """Record an evaluation whose estimates are known, such as "test_loss"."""
-        self._kept.evaluate(self.steps, {name: estimate.to_dict() for name, estimate in estimates.items()})
+        self._kept.evaluate(
+            self.steps, {name: estimate.to_dict() for name, estimate in estimates.items()}
+        )
         with self._triage.shield:
             self._triage.evaluated()
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values, without tensors, for your checkpoint: with them the same run can be continued."""
+        """Plain values, without tensors, for your checkpoint: with them the same run can be
+        continued."""
         return {"steps": self.steps, **self._kept.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue the run of a checkpoint. Call it before the first step."""
         if self._begun:
-            raise BadArgument("`state` came too late: load it before the first step, to continue the same run.")
+            raise BadArgument(
+                "`state` came too late: load it before the first step, to continue the same run."
+            )
         if "steps" not in state:
-            raise BadArgument("`state` is not the state_dict of a watch: give what `state_dict()` returned.")
+            raise BadArgument(
+                "`state` is not the state_dict of a watch: give what `state_dict()` returned."
+            )
         self.steps, self._restored = int(state["steps"]), state
 
     def __repr__(self) -> str:
@@ -141,23 +161,27 @@ class Looks:
         start: Estimate | None = None,
         seed: int = 0,
     ) -> Certificate | None:
-        """Decide if the model is now at a minimum, a saddle, or not at a stationary point of the training loss.
+        """Decide if the model is now at a minimum, a saddle, or not at a stationary point of the
+        training loss.
 
-        The model runs in its present mode: call `model.eval()` before to leave Dropout and batch statistics out.
+        The model runs in its present mode: call `model.eval()` before to leave Dropout and batch
+        statistics out.
 
         Args:
             train: The training examples: a tree of tensors, a map-style data set, or a DataLoader.
             exact: Use all examples for the gradient.
-            batches, batch_size: Otherwise, use this many batches of this size. Default: the batch size of training.
+            batches, batch_size: Otherwise, use this many batches of this size. Default: the batch
+                size of training.
             examples: Number of examples for the curvature.
-            weight_decay: λ of the penalty in the loss. Default: that of SGD, Adam, RMSprop or Adagrad, and 0 for
-                other optimizers, in which the decay is not part of the gradient.
-            tolerance: Gradients below this share of the one at the start, and curvatures below this share of λ_max,
-                count as zero.
+            weight_decay: λ of the penalty in the loss. Default: that of SGD, Adam, RMSprop or
+                Adagrad, and 0 for other optimizers, in which the decay is not part of the gradient.
+            tolerance: Gradients below this share of the one at the start, and curvatures below this
+                share of λ_max, count as zero.
             level: Confidence level of every interval, and of the verdict.
-            start: ‖g‖² at the start, by `gradiometer.convergence.certificate.gradient_squared`. Default: it is
-                measured at the parameters of the first step, which are kept for models of up to 16 million; above that
-                and in a continued run, the mean of the first 8 readings of the noise.
+            start: ‖g‖² at the start, by `gradiometer.convergence.certificate.gradient_squared`.
+                Default: it is measured at the parameters of the first step, which are kept for
+                models of up to 16 million; above that and in a continued run, the mean of the first
+                8 readings of the noise.
             seed: Seed of the batches and the random vectors.
 
         Raises:
@@ -184,7 +208,9 @@ class Looks:
             if run is None:
                 return None
             data = self._on_device(train, "train")
-            size = min(run.configuration.batch_size, len(data)) if batch_size is None else batch_size
+            size = (
+                min(run.configuration.batch_size, len(data)) if batch_size is None else batch_size
+            )
             decay = self._penalty() if weight_decay is None else weight_decay
             gradient: dict[str, Any] = {
                 "exact": exact,
@@ -207,7 +233,13 @@ class Looks:
             return certificate
 
     def sharpness(
-        self, train: Any, *, examples: int | None = None, top: int = 5, probes: int = 8, seed: int = 0
+        self,
+        train: Any,
+        *,
+        examples: int | None = None,
+        top: int = 5,
+        probes: int = 8,
+        seed: int = 0,
     ) -> Survey | None:
         """Measure the curvature of the training loss at the present parameters.
 
@@ -228,7 +260,9 @@ class Looks:
             if run is None:
                 return None
             data = self._on_device(train, "train")
-            found = survey_examples(self._objective, data, examples, step=self.steps, top=top, probes=probes, seed=seed)
+            found = survey_examples(
+                self._objective, data, examples, step=self.steps, top=top, probes=probes, seed=seed
+            )
             self._keep(run, found)
             return found
 
@@ -245,23 +279,32 @@ class Looks:
             if run is None:
                 return None
             folder = run.folder.snapshots_path
-            number = sum(path.stem != f"step_{self.steps:06d}" for path in snapshot_paths(folder)) + 1
-            path = save_snapshot(folder, Snapshot.of(self._objective.model, number=number, step=self.steps))
+            number = (
+                sum(path.stem != f"step_{self.steps:06d}" for path in snapshot_paths(folder)) + 1
+            )
+            path = save_snapshot(
+                folder, Snapshot.of(self._objective.model, number=number, step=self.steps)
+            )
             if self._recorder is not None and not self._recorder.closed:
                 self._recorder.event("snapshot", self.steps, number=number)
             return path
 
-    def ensemble(self, test: Any, *, train: Any = None, points: int = 9, level: float = 0.9) -> "EnsembleReport | None":
-        """Average the predictions of the run's snapshots and score the average on examples that were not trained on.
+    def ensemble(
+        self, test: Any, *, train: Any = None, points: int = 9, level: float = 0.9
+    ) -> "EnsembleReport | None":
+        """Average the predictions of the run's snapshots and score the average on examples that
+        were not trained on.
 
-        A quarter of the examples selects the number of snapshots and the calibration; the others are scored.
+        A quarter of the examples selects the number of snapshots and the calibration; the others
+        are scored.
 
         Args:
-            test: Pairs (inputs, labels) of a classification, of which `model(inputs)` gives the logits: tensors, a
-                map-style data set, or a DataLoader.
-            train: The training examples, for a model with BatchNorm: the statistics of averaged weights are
-                estimated on them.
-            points: Number of points on the line from each snapshot to the last; 0 skips the error barriers.
+            test: Pairs (inputs, labels) of a classification, of which `model(inputs)` gives the
+                logits: tensors, a map-style data set, or a DataLoader.
+            train: The training examples, for a model with BatchNorm: the statistics of averaged
+                weights are estimated on them.
+            points: Number of points on the line from each snapshot to the last; 0 skips the error
+                barriers.
             level: Confidence level of every interval.
 
         Raises:
@@ -275,22 +318,29 @@ class Looks:
                 return None
             model = self._objective.model
             if train is None and tracking_layers(model):
-                raise BadArgument("`train` is missing, on which the statistics of BatchNorm are estimated.")
+                raise BadArgument(
+                    "`train` is missing, on which the statistics of BatchNorm are estimated."
+                )
             held_out = examples_of(test, "test")
             examples = held_out if train is None else examples_of(train, "train")
-            problem = Problem(run.name, lambda: copy.deepcopy(model), self._objective.loss, examples, held_out)
+            problem = Problem(
+                run.name, lambda: copy.deepcopy(model), self._objective.loss, examples, held_out
+            )
             report = score_snapshots(run, problem, points=points, level=level).report
             self._keep(run, report)
             return report
 
     @contextmanager
     def _looking(self, *, forks: str = "") -> Iterator[Run | None]:
-        """The run, while the time is charged, that of forks to this name; None on every process except rank 0."""
+        """The run, while the time is charged, that of forks to this name; None on every process
+        except rank 0."""
         if is_sharded(self._objective.model):
             raise Unsupported("`model` is sharded (FSDP): no process can run it alone.")
         run = self.run
         if run is None and self.ranks.first:
-            raise BadArgument("`step` was not called yet, so there is no run to keep a result in: call it first.")
+            raise BadArgument(
+                "`step` was not called yet, so there is no run to keep a result in: call it first."
+            )
         name = forks or "looks on request"
         with self.budget.spending(name, fixed=not forks, outside=bool(forks)), as_written():
             yield run
@@ -299,7 +349,8 @@ class Looks:
         """The examples, if there is a loss to run on them."""
         if self._objective.loss is no_loss:
             raise BadArgument(
-                "`loss` is missing, and this runs the model: give loss=lambda model, batch: ... to `watch`."
+                "`loss` is missing, and this runs the model: give loss=lambda model, batch: ... to "
+                "`watch`."
             )
         return OnDevice(examples_of(data, name), self._objective.parameters[0].device)
 
@@ -310,12 +361,17 @@ class Looks:
             self._announcements.show(run)
 
     def _remember_start(self) -> None:
-        """Keep the parameters before the first update, unless there are too many, or the run is continued."""
+        """Keep the parameters before the first update, unless there are too many, or the run is
+        continued."""
         whole = "run" not in self._restored and not is_sharded(self._objective.model)
         if whole and self._objective.dimension <= KEPT_NUMBERS:
-            self._at_start = [parameter.detach().to("cpu", copy=True) for parameter in self._objective.parameters]
+            self._at_start = [
+                parameter.detach().to("cpu", copy=True) for parameter in self._objective.parameters
+            ]
 
-    def _gradient_at_start(self, run: Run, data: OnDevice, seed: int, settings: dict[str, Any]) -> Estimate:
+    def _gradient_at_start(
+        self, run: Run, data: OnDevice, seed: int, settings: dict[str, Any]
+    ) -> Estimate:
         """‖g‖² at the start of training."""
         if self._at_start is None:
             return _start_of(run, settings["level"])
@@ -333,8 +389,9 @@ class Looks:
         }
         if len(found) > 1:
             raise BadArgument(
-                f"`weight_decay` differs between the parameter groups ({', '.join(map(str, sorted(found)))}): give the "
-                "one of the loss to certify, such as weight_decay=0."
+                "`weight_decay` differs between the parameter groups "
+                f"({', '.join(map(str, sorted(found)))}): give the one of the loss to certify, "
+                "such as weight_decay=0."
             )
         return found.pop()
 
@@ -346,12 +403,14 @@ def _start_of(run: Run, level: float) -> Estimate:
     if series is not None:
         first = series[:AT_THE_START]
         source = source_of(first)
-        _, norm_squared, _ = of_the_gradient_meant(source.variance, source.norm_squared, first, "train")
+        _, norm_squared, _ = of_the_gradient_meant(
+            source.variance, source.norm_squared, first, "train"
+        )
         found = mean(norm_squared.sum(axis=1), level=level, unit=UNIT)
         if found.low > 0:
             return found
         why = f"the first {len(first)} readings of the noise do not show it ({found})"
     raise BadArgument(
-        f"`start` is missing, and {why}: give start=gradient_squared(Objective(model, loss), Examples(train))[0], "
-        "measured before training."
+        f"`start` is missing, and {why}: give start=gradient_squared(Objective(model, loss), "
+        "Examples(train))[0], measured before training."
     )

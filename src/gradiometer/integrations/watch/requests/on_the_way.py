@@ -21,7 +21,8 @@ class OnTheWay:
         """The next step at which `at_step` has something to do."""
 
     def at_step(self, step: int, batch: Batch | None, *, is_first: bool) -> None:
-        """Do what is due after a backward and before the update; `is_first` for the first backward of an update."""
+        """Do what is due after a backward and before the update; `is_first` for the first backward
+        of an update."""
         if step >= self.kept.next:
             self.kept.at_step(batch)
         if is_first and step >= self.trials.next:

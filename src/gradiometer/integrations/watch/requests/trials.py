@@ -1,4 +1,5 @@
-"""Trials on the way: the cure of what limits a watched loop is tried by a fork, in a share of the training time."""
+"""Trials on the way: the cure of what limits a watched loop is tried by a fork, in a share of the
+training time."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,8 @@ COST = "trials"
 """The name under which their time is charged, outside of the budget of readings."""
 
 REPLICATES = 3
-"""Orders of the data in a trial. Student's intervals of two are 2.6 times as wide, and four cost a third more."""
+"""Orders of the data in a trial. Student's intervals of two are 2.6 times as wide, and four cost a
+third more."""
 
 BRANCHES = 2 * REPLICATES
 """Branches of a trial: of one change, and of going on as it is."""
@@ -30,7 +32,8 @@ FEWEST, SHORTEST = 16, 100
 """Fewest updates of a branch, as in a race, and not fewer than a hundredth of the steps so far."""
 
 COPIES = 6
-"""What the copies and the readouts of a branch cost, in updates: a guess, until the first trial has measured it."""
+"""What the copies and the readouts of a branch cost, in updates: a guess, until the first trial has
+measured it."""
 
 MARGIN = 0.8
 """Part of the affordable time that is planned with."""
@@ -38,18 +41,23 @@ MARGIN = 0.8
 EXAMPLES = 512
 """Training examples on which a trial reads the loss."""
 
-EXAMPLE = "data: give sampling=loader, or loop over w.batches(loader), with a DataLoader that shuffles"
+EXAMPLE = (
+    "data: give sampling=loader, or loop over w.batches(loader), with a DataLoader that shuffles"
+)
 
 
 class Trials:
-    """Tries the cure of the first claim of triage that a short fork can judge, at a few marks and at the end.
+    """Tries the cure of the first claim of triage that a short fork can judge, at a few marks and
+    at the end.
 
-    A short fork prefers small rates. So only what this cannot explain is tried: a higher rate; the rate taken down at
-    the end of a training at a constant rate; and any cure if the share pays for branches that show the end.
+    A short fork prefers small rates. So only what this cannot explain is tried: a higher rate; the
+    rate taken down at the end of a training at a constant rate; and any cure if the share pays for
+    branches that show the end.
 
     Args:
         share: The largest share of the training time.
-        watched: The watch of the loop, which has the account of the time, its optimizers, its run and its forks.
+        watched: The watch of the loop, which has the account of the time, its optimizers, its run
+            and its forks.
         say: Prints a line.
     """
 
@@ -57,7 +65,8 @@ class Trials:
         self._share, self._watched, self._say = share, watched, say
         self._budget: Budget = watched.budget
         self.shield = Shield(self._stop)
-        """The context for everything that training calls: an error ends the trials, and nothing else."""
+        """The context for everything that training calls: an error ends the trials, and nothing
+        else."""
         self.shield.before_first_update = False
         self.data: Any = None
         """The loader of the training data; None if it is not known."""
@@ -77,7 +86,8 @@ class Trials:
             self._try(step, is_over=False)
 
     def close(self, step: int, error: BaseException | None) -> None:
-        """Make a last trial, with what is left of the share, and say what all of them cost. None after an error."""
+        """Make a last trial, with what is left of the share, and say what all of them cost. None
+        after an error."""
         if self.next == NEVER or error is not None:
             return
         with self.shield:
@@ -85,7 +95,10 @@ class Trials:
         self.next = NEVER
         if self._made and self._budget.training > 0:
             share = self._budget.spent_on[COST] / self._budget.training
-            self._say(f"{self._made} trial{'s' * (self._made > 1)} of cures took {share:.2g} of the training time")
+            self._say(
+                f"{self._made} trial{'s' * (self._made > 1)} of cures took {share:.2g} of the "
+                "training time"
+            )
 
     def _try(self, step: int, *, is_over: bool) -> None:
         self.next = step + max(step // 8, FEWEST)
@@ -124,11 +137,14 @@ class Trials:
         if change is None:
             return 0
         horizon = "end" if shows_end else f"{min(updates, left or updates)} updates"
-        settings: dict[str, Any] = {} if shows_end or not isinstance(change, CoolNow) else {"tail": "none"}
+        settings: dict[str, Any] = (
+            {} if shows_end or not isinstance(change, CoolNow) else {"tail": "none"}
+        )
         scheduler, each = scheduler_of(self._watched._optimizers, step)
         if scheduler is not None:
             settings |= {"scheduler": scheduler, "scheduler_each": each}
-        # without a plan, as if the training went on for as long again: short branches are known as such
+        # without a plan, as if the training went on for as long again: short branches are known as
+        # such
         self._watched._fork(
             batches=self.data,
             alternatives=[change],
@@ -147,7 +163,11 @@ class Trials:
             return self._budget.planned
         facts = Signs.of(run).facts
         scheduler, each = scheduler_of(self._watched._optimizers, run.steps)
-        return int(facts["scheduled"]) if scheduler is not None and each == "update" and "scheduled" in facts else None
+        return (
+            int(facts["scheduled"])
+            if scheduler is not None and each == "update" and "scheduled" in facts
+            else None
+        )
 
     def _give_up(self, why: str) -> None:
         self.next = NEVER
@@ -155,12 +175,17 @@ class Trials:
 
     def _stop(self, error: Exception) -> None:
         """An error: make no more trials. A refusal is not a fault of the loop."""
-        why = reason_of(error) if isinstance(error, GradiometerError) else f"{type(error).__name__}: {error}"
+        why = (
+            reason_of(error)
+            if isinstance(error, GradiometerError)
+            else f"{type(error).__name__}: {error}"
+        )
         attempt(lambda: self._give_up(f"no more cures are tried: {why}"))
 
 
 def _first(run: Run, *, shows_end: bool) -> Alternative | None:
-    """The first cure, in the order of the claims, that a fork of this kind can judge and that none has judged."""
+    """The first cure, in the order of the claims, that a fork of this kind can judge and that none
+    has judged."""
     signs = replace(Signs.of(run), has_ended=True)  # what it would be told if it ended now
     known = effects_by_change(run)
     for claimed in triage_of(signs).claims:
@@ -169,6 +194,10 @@ def _first(run: Run, *, shows_end: bool) -> Alternative | None:
         for change in map(change_of, cure):
             if change is None or change.name in known:
                 continue
-            if shows_end or isinstance(change, CoolNow) or (isinstance(change, Rate) and change.factor > 1):
+            if (
+                shows_end
+                or isinstance(change, CoolNow)
+                or (isinstance(change, Rate) and change.factor > 1)
+            ):
                 return change
     return None

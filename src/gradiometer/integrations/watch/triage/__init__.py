@@ -1,1 +1,2 @@
-"""What triage records of a watched loop: numbers that training makes anyway, of every tenth step."""
+"""What triage records of a watched loop: numbers that training makes anyway, of every
+tenth step."""

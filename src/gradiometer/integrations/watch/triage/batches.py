@@ -10,20 +10,24 @@ from torch.nn import functional
 from gradiometer.measurement.batch import Batch
 
 LABELS = ("labels", "label", "target", "targets", "y")
-"""Names under which dictionaries have their labels, as in Hugging Face's collators and common tutorials."""
+"""Names under which dictionaries have their labels, as in Hugging Face's collators and common
+tutorials."""
 
 ENTRIES = 2**18
-"""Most numbers of an input whose moments are taken, 0.2 ms on one processor core. Of more, the first examples count."""
+"""Most numbers of an input whose moments are taken, 0.2 ms on one processor core. Of more, the
+first examples count."""
 
 IDENTIFIED_AT = 3
 """Number of batches at which the loss is compared with the known ones."""
 
 ONE_IN = 4
-"""After these, one look in so many takes moments: they cost a third of a look, and change little along a training."""
+"""After these, one look in so many takes moments: they cost a third of a look, and change little
+along a training."""
 
 
 class BatchSigns:
-    """Takes moments of batches. All results stay on the device of the batch until they are fetched."""
+    """Takes moments of batches. All results stay on the device of the batch until they
+    are fetched."""
 
     def __init__(self) -> None:
         self._counts: Tensor | None = None
@@ -69,10 +73,14 @@ class BatchSigns:
         if not known.numel():
             return {}
         size = 0 if out is None or classes is None else out.shape[classes]
-        counts = torch.bincount(known, minlength=size).float() if known.is_cpu else _counted(known, size)
+        counts = (
+            torch.bincount(known, minlength=size).float() if known.is_cpu else _counted(known, size)
+        )
         before = self._counts
         if before is None or len(before) != len(counts):
-            longer = torch.zeros(max(len(counts), 0 if before is None else len(before)), device=counts.device)
+            longer = torch.zeros(
+                max(len(counts), 0 if before is None else len(before)), device=counts.device
+            )
             if before is not None:
                 longer[: len(before)] += before
             padded = torch.zeros_like(longer)
@@ -123,10 +131,13 @@ def parts_of(batch: Batch) -> tuple[Tensor | None, Tensor | None]:
 
 
 def logits_of(output: Any) -> Tensor | None:
-    """The tensor of outputs in what a model returned: itself, `logits`, or the first one with an axis of classes."""
+    """The tensor of outputs in what a model returned: itself, `logits`, or the first one with an
+    axis of classes."""
     if isinstance(output, Tensor):
         return output if output.dim() and output.is_floating_point() else None
-    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    logits = (
+        output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    )
     if isinstance(logits, Tensor):
         return logits
     values = output if isinstance(output, tuple | list) else ()
@@ -134,7 +145,8 @@ def logits_of(output: Any) -> Tensor | None:
 
 
 def input_moments(inputs: Tensor) -> dict[str, Tensor]:
-    """Mean and spread of all entries and of the columns, and the number of examples that are not finite."""
+    """Mean and spread of all entries and of the columns, and the number of examples that are not
+    finite."""
     if not inputs.is_floating_point() or not inputs.numel():
         return {}
     rows = inputs.detach().reshape(len(inputs), -1)
@@ -153,7 +165,8 @@ def input_moments(inputs: Tensor) -> dict[str, Tensor]:
 
 
 def class_axis(out: Tensor | None, labels: Tensor) -> int | None:
-    """The axis of the classes in the outputs, for labels that are class numbers; None if there is none."""
+    """The axis of the classes in the outputs, for labels that are class numbers; None if there is
+    none."""
     if out is None:
         return None
     if out.shape[:-1] == labels.shape:
@@ -164,7 +177,8 @@ def class_axis(out: Tensor | None, labels: Tensor) -> int | None:
 
 
 def known_losses(out: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Values of the usual losses on these outputs, to see which of them is trained, and sums of the outputs."""
+    """Values of the usual losses on these outputs, to see which of them is trained, and sums of the
+    outputs."""
     if labels.is_floating_point():
         targets = labels.float()
         if out.numel() != targets.numel():
@@ -192,4 +206,6 @@ def known_losses(out: Tensor, labels: Tensor) -> dict[str, Tensor]:
 def _counted(labels: Tensor, size: int) -> Tensor:
     """How often each class occurs, without waiting for an accelerator."""
     counts = torch.zeros(size, device=labels.device)
-    return counts.scatter_add_(0, labels.clamp_max(size - 1), torch.ones_like(labels, dtype=torch.float32))
+    return counts.scatter_add_(
+        0, labels.clamp_max(size - 1), torch.ones_like(labels, dtype=torch.float32)
+    )

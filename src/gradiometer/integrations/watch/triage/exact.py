@@ -1,4 +1,5 @@
-"""What can be seen exactly in a loop: trained and untrained parameters, dropout, modes, and what `backward` finds."""
+"""What can be seen exactly in a loop: trained and untrained parameters, dropout, modes, and what
+`backward` finds."""
 
 import gc
 from collections.abc import Sequence
@@ -21,7 +22,12 @@ TOTALS = ("total_steps", "T_max", "total_iters")
 
 def facts_of(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
     """What does not change along a training, for the event of a run."""
-    trained = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    trained = {
+        id(p)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
     kinds = {
         id(parameter): type(module).__name__
         for module in objective.model.modules()
@@ -35,8 +41,13 @@ def facts_of(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) 
         "axes": [parameter.dim() for parameter in parameters],
         "rows": [len(parameter) if parameter.dim() else 1 for parameter in parameters],
         "layers": [kinds.get(id(parameter), "") for parameter in parameters],
-        "untrained": [name for name, one in zip(names, parameters, strict=True) if id(one) not in trained],
-        "dropout": max((float(p) for p in map(dropout_of, objective.model.modules()) if p is not None), default=0.0),
+        "untrained": [
+            name for name, one in zip(names, parameters, strict=True) if id(one) not in trained
+        ],
+        "dropout": max(
+            (float(p) for p in map(dropout_of, objective.model.modules()) if p is not None),
+            default=0.0,
+        ),
     }
 
 
@@ -54,22 +65,33 @@ def sensitive_layers(model: nn.Module) -> list[nn.Module]:
 
 
 class BackwardsOfStep:
-    """Listens to the backwards of one update: their number, `.grad` before the first and after the last of them.
+    """Listens to the backwards of one update: their number, `.grad` before the first and after the
+    last of them.
 
-    A backward of another model, such as the critic of a generator, does not count: it leaves these gradients alone.
-    If gradients are set to None between two backwards, as in SAM, only those after that count.
+    A backward of another model, such as the critic of a generator, does not count: it leaves these
+    gradients alone. If gradients are set to None between two backwards, as in SAM, only those after
+    that count.
 
     Args:
         parameters: The trainable parameters.
         shield: Takes errors.
-        optimizers: Those that clear the gradients. Gradients of parameters that none of them has are left to lie.
+        optimizers: Those that clear the gradients. Gradients of parameters that none of them has
+            are left to lie.
     """
 
     def __init__(
-        self, parameters: Sequence[Tensor], optimizers: Sequence[torch.optim.Optimizer], shield: Shield
+        self,
+        parameters: Sequence[Tensor],
+        optimizers: Sequence[torch.optim.Optimizer],
+        shield: Shield,
     ) -> None:
         self._parameters, self._shield = parameters, shield
-        trained = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+        trained = {
+            id(p)
+            for optimizer in optimizers
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
         self._cleared = [parameter for parameter in parameters if id(parameter) in trained]
         self._listener: Listener | None = None
         self.count = 0
@@ -89,7 +111,9 @@ class BackwardsOfStep:
         """Listen to the coming update."""
         self.stop()
         self.count, self.stale, self.roots, self._made = 0, None, [], None
-        self._listener = Listener(Hook(self._shield, self._before), Hook(self._shield, self._after)).start()
+        self._listener = Listener(
+            Hook(self._shield, self._before), Hook(self._shield, self._after)
+        ).start()
 
     def stop(self) -> None:
         """Do not listen any longer."""
@@ -99,7 +123,9 @@ class BackwardsOfStep:
 
     @torch.no_grad()
     def _before(self) -> None:
-        held = [parameter.grad.detach() for parameter in self._cleared if parameter.grad is not None]
+        held = [
+            parameter.grad.detach() for parameter in self._cleared if parameter.grad is not None
+        ]
         if not held:
             self.count, self.roots = 0, []
         if self.count == 0:
@@ -116,7 +142,8 @@ class BackwardsOfStep:
         self._made = self._norms()
 
     def _marked(self) -> list[tuple[int, int]]:
-        """Which tensor each `.grad` is, and how often it was written: what adds to it changes one of the two."""
+        """Which tensor each `.grad` is, and how often it was written: what adds to it changes one
+        of the two."""
         gradients = [parameter.grad for parameter in self._parameters]
         return [(0, 0) if one is None else (id(one), one._version) for one in gradients]
 
@@ -127,30 +154,42 @@ class BackwardsOfStep:
 def scheduler_of(
     optimizers: Sequence[torch.optim.Optimizer], steps: int
 ) -> tuple[torch.optim.lr_scheduler.LRScheduler | None, str]:
-    """The scheduler of the optimizers, and if it was stepped at each "update" or "epoch"; None if none is known.
+    """The scheduler of the optimizers, and if it was stepped at each "update" or "epoch"; None if
+    none is known.
 
-    A scheduler knows its optimizer, and not the other way round, so that the collector of garbage is asked for it.
+    A scheduler knows its optimizer, and not the other way round, so that the collector of garbage
+    is asked for it.
 
     Args:
         optimizers: The optimizers.
         steps: Updates so far.
     """
-    if not any("initial_lr" in group for optimizer in optimizers for group in optimizer.param_groups):
+    if not any(
+        "initial_lr" in group for optimizer in optimizers for group in optimizer.param_groups
+    ):
         return None, "update"
     for optimizer in optimizers:
         for holder in gc.get_referrers(optimizer):
             # Python keeps the attributes of an object in itself or in a dictionary
             owners = gc.get_referrers(holder) if isinstance(holder, dict) else [holder]
             for owner in owners:
-                if isinstance(owner, torch.optim.lr_scheduler.LRScheduler) and owner.optimizer is optimizer:
+                if (
+                    isinstance(owner, torch.optim.lr_scheduler.LRScheduler)
+                    and owner.optimizer is optimizer
+                ):
                     return owner, "update" if 2 * owner.last_epoch >= steps else "epoch"
     return None, "update"
 
 
 def planned_steps(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
-    """The scheduler of the optimizers and the length that it plans, in its own steps; empty if none can be seen."""
+    """The scheduler of the optimizers and the length that it plans, in its own steps; empty if none
+    can be seen."""
     scheduler, _ = scheduler_of(optimizers, 0)
     if scheduler is None:
         return {}
-    totals = [getattr(scheduler, name) for name in TOTALS if isinstance(getattr(scheduler, name, None), int)]
+    totals = [
+        getattr(scheduler, name)
+        for name in TOTALS
+        if isinstance(getattr(scheduler, name, None), int)
+    ]
     return {"scheduler": type(scheduler).__name__, **({"scheduled": totals[0]} if totals else {})}

@@ -1,4 +1,5 @@
-"""⟨ĝ_t, ĝ_{t−1}⟩: the inner product of the gradients of two successive updates, from one copy of the first."""
+"""⟨ĝ_t, ĝ_{t−1}⟩: the inner product of the gradients of two successive updates, from one copy of
+the first."""
 
 from collections.abc import Sequence
 
@@ -7,7 +8,8 @@ from torch import Tensor
 
 
 class Products:
-    """One copy of the parameters' size. It holds ĝ_{t−1} until the product is taken, then Φ until the update is made.
+    """One copy of the parameters' size. It holds ĝ_{t−1} until the product is taken, then Φ until
+    the update is made.
 
     Args:
         parameters: The trainable parameters.
@@ -24,7 +26,8 @@ class Products:
         self._holds_gradient = True
 
     def product(self) -> Tensor | None:
-        """⟨ĝ, the kept one⟩ of every parameter, in single precision; None if none is kept. It uses the copy up."""
+        """⟨ĝ, the kept one⟩ of every parameter, in single precision; None if none is kept. It uses
+        the copy up."""
         if not self._holds_gradient:
             return None
         self._holds_gradient = False

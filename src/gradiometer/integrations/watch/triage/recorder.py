@@ -1,4 +1,5 @@
-"""Records what triage needs, at every tenth step of a watched loop, from what training makes anyway."""
+"""Records what triage needs, at every tenth step of a watched loop, from what training makes
+anyway."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +10,12 @@ from torch import Tensor, nn
 from gradiometer.integrations.watch.accelerator.copied import Copied
 from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
 from gradiometer.integrations.watch.triage.batches import BatchSigns, parts_of
-from gradiometer.integrations.watch.triage.exact import BackwardsOfStep, facts_of, planned_steps, sensitive_layers
+from gradiometer.integrations.watch.triage.exact import (
+    BackwardsOfStep,
+    facts_of,
+    planned_steps,
+    sensitive_layers,
+)
 from gradiometer.integrations.watch.triage.products import Products, gradients_of, together
 from gradiometer.integrations.watch.triage.rows import SharedRows
 from gradiometer.measurement.batch import Batch
@@ -18,36 +24,39 @@ from gradiometer.run.budget import Budget
 from gradiometer.run.recorder import Recorder
 
 DISTANCES = (7, 11, 13)
-"""Steps from one look to the next, in turn: about ten, since on 82 sick trainings looks at every tenth step named the
-same causes as at every one, and in no period of a loop, such as gradients that are cleared at every tenth step."""
+"""Steps from one look to the next, in turn: about ten, since on 82 sick trainings looks at every
+tenth step named the same causes as at every one, and in no period of a loop, such as gradients that
+are cleared at every tenth step."""
 
 THINNING = 200
-"""From step 2,000 on, looks are a share 1/THINNING of the steps so far apart: a training of a million steps
-has about 1,400."""
+"""From step 2,000 on, looks are a share 1/THINNING of the steps so far apart: a training of a
+million steps has about 1,400."""
 
 SHARE = 0.01
 """Share of the training time that looks may take."""
 
 FREE_LOOKS = 40
-"""Looks that are made whatever they cost, so that a training of 400 quick steps is seen: 10 to 15 ms for a small
-network, paid back later."""
+"""Looks that are made whatever they cost, so that a training of 400 quick steps is seen: 10 to 15
+ms for a small network, paid back later."""
 
 EVENT = "triage"
 """The event of a run with the facts that do not change."""
 
 
 class TriageRecorder:
-    """Looks at one step in ten: norms, movement, products, moments of the batch, and what hooks see exactly.
+    """Looks at one step in ten: norms, movement, products, moments of the batch, and what hooks see
+    exactly.
 
-    Between looks nothing is installed. A look keeps ĝ of the step before, listens to the backwards of its own step,
-    and compares the parameters before and after its update. Numbers stay on the device and are fetched at the next
-    look, when they have arrived.
+    Between looks nothing is installed. A look keeps ĝ of the step before, listens to the backwards
+    of its own step, and compares the parameters before and after its update. Numbers stay on the
+    device and are fetched at the next look, when they have arrived.
 
     Args:
         objective: The model.
         optimizers: The optimizers of the loop.
         accumulation: Number of calls of `step` for one update.
-        enabled: False to record nothing: on other processes than the first, for sharded models, with a budget of 0.
+        enabled: False to record nothing: on other processes than the first, for sharded models,
+            with a budget of 0.
         scale: Returns the factor of the GradScaler as a tensor on the device; None without one.
         warn: Takes a warning.
         budget: The account, whose clock times the looks.
@@ -68,7 +77,8 @@ class TriageRecorder:
         self._scale, self._warn = scale, warn
         self._charge, self._clock = budget.charge, budget.clock
         self.shield = Shield(self._stop)
-        """The context for everything that training calls: an error ends triage, and nothing else."""
+        """The context for everything that training calls: an error ends triage, and
+        nothing else."""
         self.shield.before_first_update = False  # what fails here never reaches training
         self._products = Products(objective.parameters)
         self._backwards = BackwardsOfStep(objective.parameters, optimizers, self.shield)
@@ -143,12 +153,15 @@ class TriageRecorder:
         self._pay(began)
 
     def note_rate(self, step: int, rate: float | int | Tensor) -> None:
-        """Note that the first group of the optimizer made this update with another rate than the last one."""
+        """Note that the first group of the optimizer made this update with another rate than the
+        last one."""
         before, self.rate = self.rate, rate
         if isinstance(rate, Tensor) or self.next == NEVER or rate == before:
             return
         self._rate_changes += 1
-        if not self._rates or abs(rate - self._rates[-1][1]) > RATE_CHANGE * abs(self._rates[-1][1]):
+        if not self._rates or abs(rate - self._rates[-1][1]) > RATE_CHANGE * abs(
+            self._rates[-1][1]
+        ):
             self._rates.append((step, float(rate)))
 
     def evaluated(self) -> None:
@@ -167,7 +180,8 @@ class TriageRecorder:
         self._write_rates()
 
     def _free(self) -> None:
-        """Free what is as large as the model or its outputs: the watch itself is kept for its findings."""
+        """Free what is as large as the model or its outputs: the watch itself is kept for its
+        findings."""
         self._products.free()
         self._look, self._output = {}, None
 
@@ -181,7 +195,9 @@ class TriageRecorder:
         self._backwards.start()
         self._takes_moments = self._batches.due
         if self._takes_moments and not takes_no_hooks(self._objective.model):
-            self._handles.append(self._objective.model.register_forward_hook(Hook(self.shield, self._ran)))
+            self._handles.append(
+                self._objective.model.register_forward_hook(Hook(self.shield, self._ran))
+            )
 
     def _ran(self, model: nn.Module, _: Any, output: Any) -> None:
         if torch.is_grad_enabled():
@@ -201,7 +217,9 @@ class TriageRecorder:
         made = heard.made
         self._look["gradient"] = made
         heard.stop()
-        self._look["nonzero"] = together(torch._foreach_norm(gradients_of(self._objective.parameters), 0))
+        self._look["nonzero"] = together(
+            torch._foreach_norm(gradients_of(self._objective.parameters), 0)
+        )
         product = self._products.product()
         if product is not None:
             self._look["product"] = product.sum()
@@ -224,28 +242,36 @@ class TriageRecorder:
         self._output = None
         self._remove_hooks()
         for optimizer in self._optimizers:
-            self._handles.append(optimizer.register_step_pre_hook(Hook(self.shield, self._before_update)))
+            self._handles.append(
+                optimizer.register_step_pre_hook(Hook(self.shield, self._before_update))
+            )
 
     def _before_update(self, *_: Any) -> None:
-        """Take what clipping has left, and the parameters. Several optimizers make one update: the first counts."""
+        """Take what clipping has left, and the parameters. Several optimizers make one update: the
+        first counts."""
         if "clipped" in self._look:
             return
         began = self._clock()
         with torch.no_grad():
-            self._look["clipped"] = together(torch._foreach_norm(gradients_of(self._objective.parameters))).norm()
+            self._look["clipped"] = together(
+                torch._foreach_norm(gradients_of(self._objective.parameters))
+            ).norm()
             self._look["weights"] = together(torch._foreach_norm(parameters_of(self._objective)))
             self._products.keep_parameters()
         self._pay(began)
 
     def _finish(self, step: int) -> None:
-        """Take how far the parameters moved, begin to fetch all numbers, and choose the next look."""
+        """Take how far the parameters moved, begin to fetch all numbers, and choose
+        the next look."""
         self._remove_hooks()
         if "clipped" in self._look:
             self._look["movement"] = self._products.movement()
         self._write()
         layout = [(name, value.numel()) for name, value in self._look.items()]
         device = self._objective.parameters[0].device
-        numbers = torch.cat([value.detach().reshape(-1).to(device).float() for value in self._look.values()])
+        numbers = torch.cat(
+            [value.detach().reshape(-1).to(device).float() for value in self._look.values()]
+        )
         self._waiting.append((step, self._counts, layout, Copied(numbers)))
         self._look = {}
         self._target = self._next_look(step)
@@ -277,7 +303,8 @@ class TriageRecorder:
         self._write_rates()
 
     def _write_rates(self) -> None:
-        """Write the learning rates since the last look. The last one stays, to compare the next with."""
+        """Write the learning rates since the last look. The last one stays, to compare the next
+        with."""
         if self._recorder is None or not self._rates or self._rate_changes == self._written:
             return
         signs = {
@@ -296,7 +323,13 @@ class TriageRecorder:
         """An error of our own: record nothing more."""
         self.next, self.awaits_update = NEVER, False
         text = f"triage has stopped, and training continues: {reason_of(error)}"
-        attempt(self._backwards.stop, self._remove_hooks, self._shared.close, self._free, lambda: self._warn(text))
+        attempt(
+            self._backwards.stop,
+            self._remove_hooks,
+            self._shared.close,
+            self._free,
+            lambda: self._warn(text),
+        )
 
 
 NEVER = 2**62
@@ -331,5 +364,9 @@ def rows_of(batch: Batch) -> int:
 
 
 def takes_no_hooks(model: nn.Module) -> bool:
-    """True if hooks on the model would have it compiled again, or if it is scripted and refuses them."""
-    return isinstance(model, torch.jit.ScriptModule) or getattr(model, "_compiled_call_impl", None) is not None
+    """True if hooks on the model would have it compiled again, or if it is scripted and refuses
+    them."""
+    return (
+        isinstance(model, torch.jit.ScriptModule)
+        or getattr(model, "_compiled_call_impl", None) is not None
+    )

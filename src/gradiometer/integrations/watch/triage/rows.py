@@ -1,4 +1,5 @@
-"""Fingerprints of rows, to see how often training rows come back, and if they are in an evaluation."""
+"""Fingerprints of rows, to see how often training rows come back, and if they are in an
+evaluation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -49,11 +50,13 @@ class SharedRows:
         self._hook = None
 
     def shared(self, inputs: Tensor | None, *, compares: bool) -> dict[str, Tensor]:
-        """How many rows of the batch were seen before, and how many of those in the evaluation are trained on.
+        """How many rows of the batch were seen before, and how many of those in the evaluation are
+        trained on.
 
         Args:
             inputs: The rows of the training batch that is looked at.
-            compares: False to leave out the evaluation, whose comparison takes as long as the rest of a look.
+            compares: False to leave out the evaluation, whose comparison takes as long as the rest
+                of a look.
         """
         if inputs is None or not inputs.dim() or inputs[:1].numel() < 2:
             return {}
@@ -75,7 +78,8 @@ class SharedRows:
         }
 
     def _repeated(self, rows: Tensor) -> Tensor:
-        """How many of these rows were seen before. On a CPU a set is quicker than a search in all of them."""
+        """How many of these rows were seen before. On a CPU a set is quicker than a search in all
+        of them."""
         if not rows.is_cpu:
             return torch.isin(rows, torch.cat(self._trained)).sum()
         if not self._seen:
@@ -93,7 +97,8 @@ class SharedRows:
             self._calls.append(self._fingerprints(inputs))
 
     def _fingerprints(self, inputs: Tensor) -> Tensor:
-        """One number a row: a sum of its bits with fixed factors, in whole numbers, so that no order rounds it."""
+        """One number a row: a sum of its bits with fixed factors, in whole numbers, so that no
+        order rounds it."""
         rows = inputs.detach().reshape(len(inputs), -1)[:ROWS, :ENTRIES]
         bits = rows.float().contiguous().view(torch.int32) if rows.is_floating_point() else rows
         if self._keys is None or len(self._keys) < bits.shape[1]:

@@ -38,7 +38,12 @@ class Arriving:
     def values(self) -> list[float]:
         """The mean loss of every step. Waits for the end of the copy, if it is not complete."""
         copied = iter(() if self._copy is None else self._copy().tolist())
-        numbers = iter([next(copied) if isinstance(value, Tensor) else value for value in _flattened(self._losses)])
+        numbers = iter(
+            [
+                next(copied) if isinstance(value, Tensor) else value
+                for value in _flattened(self._losses)
+            ]
+        )
         return [_mean(loss, numbers) for loss in self._losses]
 
 

@@ -21,8 +21,9 @@ WEIGHT = 0.1
 class Between:
     """Keeps the losses of the steps up to the next decision.
 
-    They come in stretches of about 64 steps. Before the first step of a stretch, losses are written. This is timed, and
-    so is the second step, which stands for the others; all are charged at the next decision.
+    They come in stretches of about 64 steps. Before the first step of a stretch, losses are
+    written. This is timed, and so is the second step, which stands for the others; all are charged
+    at the next decision.
 
     Args:
         losses: Takes the losses.
@@ -32,14 +33,17 @@ class Between:
         accumulation: Number of backwards per update.
     """
 
-    def __init__(self, losses: Losses, settings: Settings, pace: Pace, budget: Budget, accumulation: int) -> None:
+    def __init__(
+        self, losses: Losses, settings: Settings, pace: Pace, budget: Budget, accumulation: int
+    ) -> None:
         self._losses, self._settings, self._pace, self._budget = losses, settings, pace, budget
         self._accumulation, self._several = accumulation, accumulation > 1
         self._from = self._read_at = 0
         self._limit = math.inf
         self._late = math.inf
         self._are_numbers = losses.on_cpu
-        """True until a loss of more than one number came: an error of `item` costs as much as ten calls."""
+        """True until a loss of more than one number came: an error of `item` costs as much as ten
+        calls."""
         self._seconds: float | None = None
         self._stretches, self._times = 0.0, False
         self.waits = False
@@ -50,7 +54,8 @@ class Between:
         """The next step at whose end something has to be decided."""
 
     def begin(self, step: int, until: int) -> None:
-        """Nothing has to be decided at the steps from this one up to `until`, without it, for some time."""
+        """Nothing has to be decided at the steps from this one up to `until`, without it, for some
+        time."""
         self._from, self.planned, self.until, self._times = step, until, 0, False
         self._limit, self._read_at = self._losses.examiner.limit, self._settings.next_look
         self._late = time.perf_counter() + LOOK_SECONDS
@@ -60,17 +65,23 @@ class Between:
         self.planned = self.until = 0
 
     def starts_at(self, step: int, parts: list[Part]) -> bool:
-        """True if a stretch of steps starts at this backward or the one before it. It is given to `take_first`."""
-        return step < self.planned and (self._times or not parts) and time.perf_counter() < self._late
+        """True if a stretch of steps starts at this backward or the one before it. It is given to
+        `take_first`."""
+        return (
+            step < self.planned and (self._times or not parts) and time.perf_counter() < self._late
+        )
 
     def take_first(self, step: int, parts: list[Part], loss: Tensor | float, batch: Batch) -> bool:
-        """`take` for the first two backwards of a stretch. The first writes losses, and the second is timed."""
+        """`take` for the first two backwards of a stretch. The first writes losses, and the second
+        is timed."""
         began = self._budget.clock()
         if self._times:
             self._times, self.until = False, min(self.planned, step + WAITING)
             is_complete = self.take(step, parts, loss, batch)
             took = self._budget.clock() - began
-            self._seconds = took if self._seconds is None else self._seconds + WEIGHT * (took - self._seconds)
+            self._seconds = (
+                took if self._seconds is None else self._seconds + WEIGHT * (took - self._seconds)
+            )
             return is_complete
         self._losses.fetch(WAITING)
         self._limit = self._losses.examiner.limit
@@ -85,7 +96,8 @@ class Between:
 
         Args:
             step: The step.
-            parts: The earlier backwards of the step. This one is added, and they are cleared when the step is complete.
+            parts: The earlier backwards of the step. This one is added, and they are cleared when
+                the step is complete.
             loss: The mean loss of the batch.
             batch: The batch.
 
@@ -94,7 +106,9 @@ class Between:
         """
         losses = self._losses
         value: float | Tensor | list[Part]
-        try:  # training has used the caches, so that each call costs about 1 µs: `item` checks the shape by itself
+        # training has used the caches, so that each call costs about 1 µs: `item` checks the shape
+        # by itself
+        try:
             value = loss.item() if self._are_numbers and type(loss) is Tensor else value_of(loss)
         except RuntimeError:
             self._are_numbers, value = False, value_of(loss)
@@ -133,7 +147,8 @@ class Between:
         return True
 
     def keep(self, step: int, parts: list[Part], *, at_once: bool = False) -> None:
-        """Keep the losses of a complete step, and clear its parts. `at_once` writes them, if they are numbers.
+        """Keep the losses of a complete step, and clear its parts. `at_once` writes them, if they
+        are numbers.
 
         A step with a backward of which nothing is known has no loss.
         """
@@ -154,12 +169,15 @@ class Between:
 
 
 def next_decision(recorder: Recorder | None, step: int, next_due: int | None) -> int:
-    """The first step, from this one on, at whose end something has to be decided, or that a gauge wants.
+    """The first step, from this one on, at whose end something has to be decided, or that a gauge
+    wants.
 
     Args:
         recorder: The recorder, on rank 0.
         step: The next step.
         next_due: On several processes: the step that all of them measure next.
     """
-    until = step + FARTHEST if recorder is None else recorder.next_wanted(step, recorder.next_look - 1)
+    until = (
+        step + FARTHEST if recorder is None else recorder.next_wanted(step, recorder.next_look - 1)
+    )
     return until if next_due is None else min(until, next_due - 1)
