@@ -1,0 +1,468 @@
+"""Made-up records just below and just above every threshold of triage, by claim."""
+
+from typing import Any
+
+import numpy as np
+
+from gradiometer.verdict.claims import Claim
+from made_up_signs import (
+    GUESS,
+    LOOKS,
+    STEPS,
+    constant,
+    cosine_rates,
+    evaluations,
+    falling,
+    half_zero,
+    in_turn,
+    jumping,
+    moved,
+    striding,
+    tensors,
+)
+
+FEW_EVALUATIONS: dict[str, Any] = {
+    "evaluated": np.array([100, 200, 300, 400]),
+    "test": np.array([1.0, 0.4, 0.45, 0.47]),
+    "train": np.full(4, 0.3),
+}
+RISEN = [1.0, 0.5, 0.4, 0.4, 0.42, 0.43, 0.44, 0.45, 0.46]
+LATE_BEST = [1.0, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.41, 0.45, 0.5]
+CONSTANT = np.full(STEPS, 0.1)
+BAD = falling()
+BAD[200:204] += 2.5 * GUESS
+NOT_SO_BAD = falling()
+NOT_SO_BAD[200:204] += 1.7 * GUESS
+ONCE = falling()
+ONCE[200] += 2.5 * GUESS
+BEFORE_LEARNING = np.where(np.arange(STEPS) < 200, falling(0.7), falling())
+BEFORE_LEARNING[200:204] += 2.5 * GUESS
+FLAT = np.full(STEPS, 0.5 * GUESS)
+NOISY = falling() * (1 + 0.3 * np.random.default_rng(1).standard_normal(STEPS)).clip(0.3)
+LEAP = np.vstack([moved(0.4)[:1], moved(0.009)[1:]])
+NO_LEAP = np.vstack([moved(0.3)[:1], moved(0.009)[1:]])
+DIES = np.vstack([tensors(0.6, 0.1, 0.6)[:3], tensors(0.005, 0.1, 0.6)[3:]])
+VANISHED, BACK = (
+    np.vstack([tensors(0.005, 0.1, 0.6)[:5], tensors(late, 0.1, 0.6)[5:]]) for late in (0.11, 0.13)
+)
+ONE_STRIDE, ONE_OVERSHOT = (
+    np.vstack([striding(0.01)[:20], striding(stride)[20:23], striding(0.01)[23:]])
+    for stride in (0.88, 0.92)
+)
+SHORT = {
+    "losses": falling(steps=200),
+    "rates": cosine_rates(steps=200),
+    "batch_size": 64,
+    "examples": 1600,
+}
+BURST = cosine_rates()
+BURST[200:206] *= 8
+SLIGHT = cosine_rates()
+SLIGHT[200:206] *= 4
+DROPPED_AT = [np.where(np.arange(STEPS) < step, 0.1, 0.001) for step in (150, 250)]
+FAST, SLOW = 0.99 ** np.arange(STEPS), 0.991 ** np.arange(STEPS)
+STAIRS = 0.5 ** (np.arange(STEPS) // 20)
+
+FALLING: dict[str, Any] = {
+    "rates": CONSTANT,
+    "examples": 7000,
+    "losses": GUESS * np.linspace(1, 0.5, STEPS),
+    "movement": striding(0.06),
+}
+
+CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
+    Claim.NAN_EXAMPLE: [
+        ({"inputs_not_finite": constant(1)}, {"inputs_not_finite": constant(0)}),
+        ({"not_finite": "inputs"}, {"not_finite": "layers"}),
+    ],
+    Claim.NO_GRADIENT: [
+        (
+            {"without_gradient": constant(1), "gradient": tensors(0.6, 0.0, 0.6245)},
+            {"without_gradient": constant(1), "gradient": in_turn()},
+        ),
+        ({"facts": {"untrained": ["2.weight"]}}, {"facts": {"untrained": []}}),
+        (  # a small part that the model does not use
+            {
+                "without_gradient": constant(1),
+                "gradient": tensors(0.6, 0.0, 0.6245),
+                "facts": {"sizes": [400, 10, 400]},
+            },
+            {
+                "without_gradient": constant(1),
+                "gradient": tensors(0.6, 0.0, 0.6245),
+                "facts": {"sizes": [600, 10, 600]},
+            },
+        ),
+    ],
+    Claim.SOFTMAX_TWICE: [
+        (
+            {"row_sum_off": constant(1e-6), "output_min": constant(0.01)},
+            {"row_sum_off": constant(1e-6)},
+        ),
+        (
+            {"row_sum_off": constant(1e-6), "output_min": constant(0.0)},
+            {"output_min": constant(0.0)},
+        ),
+    ],
+    Claim.EVAL_MODE: [({"in_eval": constant(2)}, {"in_eval": constant(1)})],
+    Claim.DROPOUT: [
+        ({"facts": {"dropout": 0.7}}, {"facts": {"dropout": 0.65}, "test": np.full(10, np.nan)}),
+        (
+            {"facts": {"dropout": 0.5}, **evaluations([0.35] * 10, 0.3)},
+            {"facts": {"dropout": 0.5}, **evaluations([0.37] * 10, 0.3)},
+        ),
+        (
+            {"facts": {"dropout": 0.5}, **evaluations([0.35] * 10, 0.3)},
+            {"facts": {"dropout": 0.45}, **evaluations([0.35] * 10, 0.3)},
+        ),
+    ],
+    Claim.ZERO_GRAD: [({"stale": constant(0.1)}, {"stale": constant(0.0005)})],
+    Claim.ACCUMULATION: [
+        (
+            {"backwards": constant(4), "root": falling()[LOOKS]},
+            {"backwards": constant(4), "root": falling()[LOOKS] / 4},
+        )
+    ],
+    Claim.UNSCALED: [
+        ({"input_std": constant(5.2)}, {"input_std": constant(4.8)}),
+        ({"input_mean": constant(3.2)}, {"input_mean": constant(2.8)}),
+        (
+            {"input_std": constant(50)},
+            {"input_std": constant(50), "facts": {"layers": ["BatchNorm1d", "Linear", "Linear"]}},
+        ),
+    ],
+    Claim.UNSHUFFLED: [
+        ({"classes": constant(4)}, {"classes": constant(5)}),
+        (
+            {"classes": constant(4), "labels": constant(32)},
+            {"classes": constant(4), "labels": constant(640)},
+        ),
+    ],
+    Claim.CLIP_SMALL: [
+        (
+            {"clipped": constant(0.19), "movement": striding(0.2)},
+            {"clipped": constant(0.21), "movement": striding(0.2)},
+        ),
+        ({"clipped": constant(0.1)}, {"clipped": constant(0.1), "family": "adaptive"}),
+        (
+            {"clipped": constant(0.49), "movement": striding(59 / STEPS)},
+            {"clipped": constant(0.49), "movement": striding(61 / STEPS)},
+        ),
+        (
+            {"clipped": constant(0.49), "movement": striding(0.1)},
+            {"clipped": constant(0.51), "movement": striding(0.1)},
+        ),
+    ],
+    Claim.RATE_BURST: [({"rates": BURST}, {"rates": SLIGHT})],
+    Claim.SCHEDULE_UNIT: [
+        ({"rates": FAST}, {"rates": SLOW}),
+        ({"rates": STAIRS}, {"rates": STAIRS, "examples": 640}),
+        (
+            {"rates": np.repeat(cosine_rates(steps=1000)[:20], 20), "facts": {"scheduled": 400}},
+            {"rates": cosine_rates(), "facts": {"scheduled": 400}},
+        ),
+    ],
+    Claim.DECAY_EARLY: [({"rates": DROPPED_AT[0]}, {"rates": DROPPED_AT[1]})],
+    Claim.EXPLODING: [
+        (
+            {"losses": np.append(3.2 * GUESS, falling()[1:]), "output_std": constant(4.0)},
+            {"losses": np.append(2.8 * GUESS, falling()[1:]), "output_std": constant(4.0)},
+        )
+    ],
+    Claim.DEAD_RELU: [
+        (
+            {"nonzero": half_zero(0.97), "nonzero_at_start": half_zero(0.97)},
+            {"nonzero": half_zero(0.93), "nonzero_at_start": half_zero(0.93)},
+        )
+    ],
+    Claim.WEIGHT_DECAY: [
+        (  # such a share is usual for AdamW
+            {"weight_decay": 0.003, "losses": falling(0.2)},
+            {
+                "weight_decay": 0.022,
+                "losses": falling(0.2),
+                "optimizer": "AdamW",
+                "family": "adaptive",
+            },
+        ),
+        (
+            {"weight_decay": 1e-5, "weights": tensors(1.2, 1, 1.2), "losses": falling(0.4)},
+            {"weight_decay": 1e-5, "weights": tensors(1.3, 1, 1.3), "losses": falling(0.4)},
+        ),
+        # the mean rate of the second half is 0.018, ten times with momentum, and a step moves
+        # 0.0067
+        (
+            {"weight_decay": 0.0016, "losses": falling(0.2)},
+            {"weight_decay": 0.0014, "losses": falling(0.2)},
+        ),
+        (  # with a decay that is usual, the rate is what is too high
+            {"weight_decay": 0.0011, "losses": falling(0.2), "movement": moved(0.003)},
+            {"weight_decay": 0.0009, "losses": falling(0.2), "movement": moved(0.003)},
+        ),
+        (  # a quarter of the movement: at any loss that leaves something to gain
+            {"weight_decay": 0.0095, "losses": falling(0.06)},
+            {"weight_decay": 0.0085, "losses": falling(0.06)},
+        ),
+    ],
+    Claim.VANISHING: [
+        (
+            {"gradient": tensors(0.011, 0.1, 0.6), "losses": falling(0.95)},
+            {"gradient": tensors(0.013, 0.1, 0.6), "losses": falling(0.95)},
+        ),
+        (
+            {"gradient": VANISHED, "losses": falling(0.95)},
+            {"gradient": BACK, "losses": falling(0.95)},
+        ),
+        (
+            {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(1.4)},
+            {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(1.6)},
+        ),
+        (
+            {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(0.95)},
+            {"gradient": DIES, "losses": falling(0.95)},
+        ),
+        (
+            {
+                "gradient": tensors(0.005, 0.1, 0.6),
+                "losses": falling(0.95),
+                "nonzero": half_zero(0.87),
+            },
+            {
+                "gradient": tensors(0.005, 0.1, 0.6),
+                "losses": falling(0.95),
+                "nonzero": half_zero(0.89),
+            },
+        ),
+    ],
+    Claim.RATE_HIGH: [
+        (
+            {"movement": moved(0.009), "weights_at_start": tensors(0.58, 1, 0.58)},
+            {"movement": moved(0.009), "weights_at_start": tensors(0.62, 1, 0.62)},
+        ),
+        (
+            {"movement": moved(0.0085), "weights_at_start": tensors(0.5, 1, 0.5)},
+            {"movement": moved(0.0075), "weights_at_start": tensors(0.5, 1, 0.5)},
+        ),
+        (
+            {"family": "adaptive", "movement": LEAP, "weights_at_start": tensors(0.5, 1, 0.5)},
+            {"family": "adaptive", "movement": NO_LEAP, "weights_at_start": tensors(0.5, 1, 0.5)},
+        ),
+        ({"nonzero": half_zero(0.66)}, {"nonzero": half_zero(0.64)}),
+        (
+            {"family": "adaptive", "nonzero": half_zero(0.89)},
+            {"family": "adaptive", "nonzero": half_zero(0.87)},
+        ),
+        ({"movement": ONE_OVERSHOT}, {"movement": ONE_STRIDE}),
+        (
+            {"movement": ONE_OVERSHOT},
+            {"movement": ONE_OVERSHOT, "facts": {"layers": ["Linear", "BatchNorm1d", "Linear"]}},
+        ),
+        (
+            {
+                "family": "adaptive",
+                "movement": striding(0.52),
+                "weights_at_start": tensors(0.5, 1, 0.5),
+            },
+            {
+                "family": "adaptive",
+                "movement": striding(0.48),
+                "weights_at_start": tensors(0.5, 1, 0.5),
+            },
+        ),
+        (
+            {"losses": jumping(0.6), "movement": striding(0.12)},
+            {"losses": jumping(0.4), "movement": striding(0.12)},
+        ),
+        (
+            {"movement": moved(0.021), "losses": falling(0.92)},
+            {"movement": moved(0.019), "losses": falling(0.92)},
+        ),
+        ({"losses": np.append(falling()[:-20], np.full(20, np.nan))}, {}),
+    ],
+    Claim.UNSTABLE: [
+        (
+            {"losses": jumping(0.6), "movement": striding(0.09)},
+            {"losses": jumping(0.6), "movement": striding(0.12)},
+        ),
+        (
+            {"losses": jumping(0.6), "movement": striding(0.09)},
+            {"losses": jumping(0.4), "movement": striding(0.09)},
+        ),
+    ],
+    Claim.MOMENTUM_RATE: [
+        (
+            {"momentum": 0.96, "movement": moved(0.009), "weights_at_start": tensors(0.5, 1, 0.5)},
+            {"momentum": 0.94, "movement": moved(0.009), "weights_at_start": tensors(0.5, 1, 0.5)},
+        ),
+        (
+            {"momentum": 0.96, "nonzero": half_zero(0.66)},
+            {"momentum": 0.96, "nonzero": half_zero(0.64)},
+        ),
+    ],
+    Claim.RATE_LOW: [
+        ({"movement": striding(19.5 / STEPS)}, {"movement": striding(20.5 / STEPS)}),
+        (
+            {"movement": striding(26.5 / STEPS), "family": "adaptive"},
+            {"movement": striding(27.5 / STEPS), "family": "adaptive"},
+        ),
+        (
+            {"movement": striding(5 / STEPS), "losses": falling(0.06)},
+            {"movement": striding(5 / STEPS), "losses": falling(0.02)},
+        ),
+        (
+            {"movement": moved(1e-4), "momentum": 0.0, "product": constant(-0.29)},
+            {"movement": moved(1e-4), "momentum": 0.0, "product": constant(-0.31)},
+        ),
+        ({"movement": striding(5 / STEPS)}, {"movement": striding(5 / STEPS), "losses": FLAT}),
+    ],
+    Claim.BATCH_SMALL: [
+        (
+            {"batch_size": 4, "product": constant(0.09)},
+            {"batch_size": 4, "product": constant(0.11)},
+        ),
+        ({"batch_size": 4, "product": constant(0.0)}, {"batch_size": 5, "product": constant(0.0)}),
+        (
+            {
+                "batch_size": 8,
+                "product": constant(0.0),
+                "facts": {"layers": ["Linear", "BatchNorm1d", "Linear"]},
+            },
+            {
+                "batch_size": 9,
+                "product": constant(0.0),
+                "facts": {"layers": ["Linear", "BatchNorm1d", "Linear"]},
+            },
+        ),
+        (
+            {"batch_size": 4, "product": constant(0.0), "labels": constant(64)},
+            {"batch_size": 4, "product": constant(0.0), "labels": constant(65)},
+        ),
+    ],
+    Claim.BATCH_LARGE: [
+        (
+            {"examples": 320, "product": constant(0.19)},
+            {"examples": 320, "product": constant(0.17)},
+        ),
+        ({"examples": 380, "product": constant(0.9)}, {"examples": 390, "product": constant(0.9)}),
+        ({**SHORT, "movement": striding(21 / 200)}, {**SHORT, "movement": striding(23 / 200)}),
+        (
+            {**SHORT, "movement": striding(0.1)},
+            {**SHORT, "movement": striding(0.1), "examples": 1984},
+        ),
+        (
+            {**SHORT, "movement": striding(0.1), **evaluations([0.4] * 9 + [0.41], 0.3)},
+            {**SHORT, "movement": striding(0.1), **evaluations([0.4] * 9 + [0.43], 0.3)},
+        ),
+        (
+            {**SHORT, "movement": striding(0.1), **evaluations([0.72] * 10, 0.3)},
+            {**SHORT, "movement": striding(0.1), **evaluations([0.78] * 10, 0.3)},
+        ),
+    ],
+    Claim.STOPPED_EARLY: [
+        (
+            {**FALLING, "losses": GUESS * np.linspace(1, 0.78, STEPS)},
+            {**FALLING, "losses": GUESS * np.linspace(1, 0.85, STEPS)},
+        ),
+        (FALLING, {**FALLING, "examples": 6000}),
+        (
+            {**FALLING, "movement": striding(29.5 / STEPS)},
+            {**FALLING, "movement": striding(30.5 / STEPS)},
+        ),
+        (  # far or not, what falls by so much is still learning, and a decay would end it
+            {**FALLING, "movement": striding(0.2), "losses": GUESS * np.linspace(1, 0.35, STEPS)},
+            {**FALLING, "movement": striding(0.2), "losses": GUESS * np.linspace(1, 0.5, STEPS)},
+        ),
+    ],
+    Claim.NO_DECAY: [
+        (
+            {"rates": CONSTANT, "losses": NOISY, "movement": striding(0.135)},
+            {"rates": CONSTANT, "losses": NOISY, "movement": striding(0.125)},
+        ),
+        (
+            {"rates": CONSTANT, "losses": NOISY, "movement": striding(0.2)},
+            {"rates": CONSTANT, "losses": falling(), "movement": striding(0.2)},
+        ),
+        (
+            {
+                "rates": CONSTANT,
+                "momentum": 0.0,
+                "product": constant(-0.04),
+                "movement": moved(0.05),
+            },
+            {
+                "rates": CONSTANT,
+                "momentum": 0.0,
+                "product": constant(-0.02),
+                "movement": moved(0.05),
+            },
+        ),
+        (
+            {"rates": CONSTANT, "losses": NOISY, "movement": striding(0.2)},
+            {"losses": NOISY, "movement": striding(0.2)},
+        ),
+        (
+            {"rates": CONSTANT, "losses": NOISY, "movement": striding(0.2)},
+            {"rates": CONSTANT, "losses": NOISY, "movement": striding(0.2), "has_ended": False},
+        ),
+    ],
+    Claim.OVERFIT: [
+        (evaluations([*RISEN, 0.47], 0.3), evaluations([*RISEN, 0.455], 0.3)),
+        (evaluations([*RISEN, 0.47], 0.3), evaluations([*RISEN, 0.47], 0.4)),
+        (evaluations([*LATE_BEST[1:], 0.5], 0.3), evaluations(LATE_BEST, 0.3)),
+        (
+            {**evaluations([*RISEN, 0.47], 0.3), "examples": 6000},
+            {**evaluations([*RISEN, 0.47], 0.3), "examples": 7000},
+        ),
+        (  # two evaluations after the best one are enough if the planned end was reached
+            {**FEW_EVALUATIONS, "facts": {"steps": STEPS}},
+            {**FEW_EVALUATIONS, "facts": {"steps": STEPS + 1}},
+        ),
+    ],
+    Claim.LEAK: [
+        (
+            {"evaluated_rows": np.array([[100.0, 100.0]]), "shared_rows": np.array([[50.0, 50.0]])},
+            {"evaluated_rows": np.array([[100.0, 100.0]]), "shared_rows": np.array([[0.0, 50.0]])},
+        ),
+        (
+            {
+                "evaluated_rows": np.array([[100.0, 100.0]]),
+                "shared_rows": np.array([[0.0, 11.0]]),
+                "train": np.full(10, np.nan),
+            },
+            {
+                "evaluated_rows": np.array([[100.0, 100.0]]),
+                "shared_rows": np.array([[0.0, 9.0]]),
+                "train": np.full(10, np.nan),
+            },
+        ),
+    ],
+    Claim.LABELS_RANDOM: [
+        (
+            {**evaluations([0.98 * GUESS] * 10, GUESS), "product": constant(0.02)},
+            {**evaluations([0.96 * GUESS] * 10, GUESS), "product": constant(0.02)},
+        ),
+        (
+            {**evaluations([GUESS] * 10, GUESS), "product": constant(0.02)},
+            {**evaluations([GUESS] * 10, GUESS), "product": constant(0.04)},
+        ),
+        (  # what is learnt by heart is overfitted
+            {**evaluations([GUESS] * 10, 0.91 * GUESS), "product": constant(0.02)},
+            {**evaluations([GUESS] * 10, 0.89 * GUESS), "product": constant(0.02)},
+        ),
+    ],
+    Claim.LABELS_NOISY: [
+        (
+            {**evaluations([0.84] * 10, 1.5), "facts": {"dropout": 0.0}},
+            {**evaluations([1.3] * 10, 1.5), "facts": {"dropout": 0.0}},
+        ),
+        (  # the same ratio where both are small
+            {**evaluations([0.3] * 10, 0.5), "facts": {"dropout": 0.0}},
+            {**evaluations([0.15] * 10, 0.25), "facts": {"dropout": 0.0}},
+        ),
+    ],
+    Claim.BAD_BATCH: [
+        ({"losses": BAD}, {"losses": NOT_SO_BAD}),
+        ({"losses": BAD}, {"losses": BEFORE_LEARNING}),
+        ({"losses": BAD}, {"losses": ONCE}),
+    ],
+}
