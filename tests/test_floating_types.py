@@ -109,10 +109,9 @@ def test_every_command_ends(run: tuple[str, Path], capsys: pytest.CaptureFixture
     ):
         with limited():
             code, _, error = called(capsys, *arguments)
-        assert code in (0, 4), (
-            arguments,
-            error,
-        )  # a fine rate is another question: float16 may diverge
+        # a fine rate is another question: float16 may diverge, or hide where a rate overshoots
+        refused = code == 2 and "no rate can be chosen" in error and kind == "float16"
+        assert code in (0, 4) or refused, (arguments, error)
         assert "Traceback" not in error, (arguments, error)
     warnings = [
         text for text in Run.open(Path(path)).warnings if "not compared with the edge" in text

@@ -139,7 +139,7 @@ def test_files_are_found_where_others_put_them(elsewhere: Path, place: str) -> N
 def test_a_missing_data_set_names_the_places_and_the_way_out(elsewhere: Path) -> None:
     with pytest.raises(
         BadArgument,
-        match=r"looked in .*debian.*FashionMNIST/raw.*apt install dataset-fashion-mnist.*--data-dir",
+        match=r"looked in .*debian.*FashionMNIST/raw.*apt install dataset-fashion-mnist.*--set data_dir=",
     ):
         load("fashion-mnist")
 

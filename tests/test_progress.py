@@ -73,8 +73,8 @@ def test_the_curve_of_a_loss_has_a_block_for_each_part_and_is_plain_where_letter
 
 def test_the_shell_completes_verbs_and_flags() -> None:
     complete = BashComplete(gradiometer, {}, "gradiometer", "_GRADIOMETER_COMPLETE")
-    assert [item.value for item in complete.get_completions([], "comp")] == ["compare"]
-    assert "--no-open" in [item.value for item in complete.get_completions(["compare"], "--no")]
+    assert [item.value for item in complete.get_completions([], "meas")] == ["measure"]
+    assert "--no-open" in [item.value for item in complete.get_completions(["show"], "--no")]
 
 
 def test_a_run_says_that_it_loads_and_that_it_checks_its_end(
