@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from gradiometer import RunDamaged
-from gradiometer.loop.recorded.record import ForkRecord, _check_stop
+from gradiometer.loop.changes.rates import Rate
+from gradiometer.loop.recorded.plan import Plan
+from gradiometer.loop.recorded.record import ForkRecord
 from gradiometer.measurement import Estimate
 
 GOOD = {
@@ -18,6 +20,11 @@ GOOD = {
     "behind": "go on",
 }
 GOOD |= {"gap": Estimate.exact(1.0).to_dict()}
+
+
+def kept(folder: Path) -> ForkRecord:
+    plan = Plan(step=100, alternatives=(Rate(2),), replicates=2, horizon=64)
+    return ForkRecord.keep(folder, plan).finish()
 
 
 @pytest.mark.parametrize(
@@ -39,11 +46,18 @@ GOOD |= {"gap": Estimate.exact(1.0).to_dict()}
     ],
 )
 def test_a_stop_that_is_none_is_refused_with_its_file(tmp_path: Path, spoiled: Any) -> None:
-    (tmp_path / "fork.json").write_text(json.dumps({"format": 1, "plan": {}, "stops": [spoiled]}))
+    record = kept(tmp_path)
+    stored = json.loads((record.path / "fork.json").read_text())
+    (record.path / "fork.json").write_text(json.dumps(stored | {"stops": [spoiled]}))
     with pytest.raises(RunDamaged, match=r"fork.json` is not the plan of a fork"):
-        ForkRecord.open(tmp_path)
+        ForkRecord.open(record.path)
 
 
-def test_a_stop_that_was_written_is_read() -> None:
-    _check_stop(GOOD)
-    _check_stop(GOOD | {"gap": None})
+@pytest.mark.parametrize("stop", [GOOD, GOOD | {"gap": None}])
+def test_a_stop_that_was_written_is_read(tmp_path: Path, stop: dict[str, Any]) -> None:
+    record = kept(tmp_path)
+    stored = json.loads((record.path / "fork.json").read_text())
+    (record.path / "fork.json").write_text(json.dumps(stored | {"stops": [stop]}))
+    (read,) = ForkRecord.open(record.path).stops or ()
+    gap = None if read.gap is None else read.gap.to_dict()
+    assert {**vars(read), "gap": gap} == stop
