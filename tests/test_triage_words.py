@@ -12,7 +12,7 @@ from gradiometer.verdict.triage.findings import findings_of
 from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.triage import Triage
 
-LOW = Claimed(Claim.RATE_LOW, {"travel": 0.04, "steps": 500.0}, ("rate 16x",))
+LOW = Claimed(Claim.RATE_LOW, {"share": 0.04, "steps": 500.0}, ("rate 16x",))
 
 
 def advice(*groups: tuple[Group, ...]) -> str:

@@ -121,7 +121,7 @@ def tell_finding(finding: "Finding", verdict: str | None = None) -> None:
 
 def tell(run: "Run", diagnosis: "Diagnosis", shown: "tuple[Section, ...]") -> None:
     """Print the verdict, the answers that the page shows, the findings and the overhead."""
-    from gradiometer.run.cadence.overhead import overhead_sentence
+    from gradiometer.run.cadence.overhead import overhead_in_brief
 
     for warning in run.warnings:
         click.echo(f"warning: {warning}", err=True)
@@ -132,7 +132,7 @@ def tell(run: "Run", diagnosis: "Diagnosis", shown: "tuple[Section, ...]") -> No
         click.echo(line)
     for finding in diagnosis.findings:
         tell_finding(finding)
-    click.echo("\n" + filled(overhead_sentence(run.overhead, run.configuration.every)))
+    click.echo("\n" + filled(overhead_in_brief(run.overhead, run.configuration.every)))
 
 
 def tell_place(run: "Run", page: "Path") -> None:

@@ -10,6 +10,9 @@ from gradiometer.run.budget import READINGS
 NAMED = 0.0005
 """A smaller share of the training time is not named."""
 
+MUCH = 2.0
+"""Above so many budgets, a sentence says that a longer run costs less."""
+
 
 def time_used(overhead: Mapping[str, Any], every: int | None = None) -> str:
     """The share of the training time that the instrument used, with its budget if it had one.
@@ -102,6 +105,24 @@ def overhead_sentence(overhead: Mapping[str, Any], every: int | None = None) -> 
         f"{time_used(overhead, every)}{_by_name(overhead, has_budget=every is None)}."
     )
     return " ".join(filter(None, (used, measured, few, more)))
+
+
+def overhead_in_brief(overhead: Mapping[str, Any], every: int | None = None) -> str:
+    """One sentence on the time that the instrument used. Arguments as in `time_used`.
+
+    >>> overhead_in_brief({"mode": "apart", "budget": 0.02, "used": 0.3, "measured_steps": 100})
+    'Measuring took 30 % of the training time (budget 2 %), which a longer run keeps to its budget.'
+    """
+    if not overhead:
+        return "The time used for measuring was not recorded."
+    if overhead["mode"] in ("off", "given"):
+        return overhead_sentence(overhead, every)
+    if every is None and overhead["budget"] and of_the_budget(overhead) > MUCH * overhead["budget"]:
+        later = ", which a longer run keeps to its budget"
+    else:
+        later = ""
+    few = too_few(overhead, every)
+    return f"Measuring took {time_used(overhead, every)}{later}." + (f" {few}" if few else "")
 
 
 def _percent(share: float) -> str:

@@ -243,7 +243,8 @@ def rate_low(signs: Signs, level: Level) -> Claimed | None:
     if not late > LEARNT or not (late > AT_A_GUESS or fall_by_rate(signs) > FALLS_BY_RATE):
         return None
     factor = 16 if is_near(signs, share=0.25) else 4
-    numbers = {"reach": signs.reach, "steps": float(signs.steps), "travel": signs.travel}
+    share = signs.reach / usual_reach(signs)
+    numbers = {"reach": signs.reach, "share": share, "steps": float(signs.steps)}
     return Claimed(Claim.RATE_LOW, numbers, (f"rate {factor}x",), ("fine_tuning",))
 
 
@@ -253,8 +254,13 @@ def is_near(signs: Signs, share: float = 1.0) -> bool:
     In a short training that is less, so that each step is short as well: one that was stopped early
     is none.
     """
+    return bool(signs.reach < share * usual_reach(signs))
+
+
+def usual_reach(signs: Signs) -> float:
+    """The least reach of trainings at a good rate, of this length and under this optimizer."""
     limit = REACH if signs.family == "sgd" else REACH_OF_ADAM
-    return bool(signs.reach < share * limit * min(signs.steps / STEPS_OF_REACH, 1.0))
+    return limit * min(signs.steps / STEPS_OF_REACH, 1.0)
 
 
 def fall_by_rate(signs: Signs) -> float:

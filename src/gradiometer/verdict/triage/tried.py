@@ -17,7 +17,7 @@ from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim, Claimed
-from gradiometer.verdict.triage.course import is_near
+from gradiometer.verdict.triage.course import is_near, usual_reach
 from gradiometer.verdict.triage.signs import Signs
 
 CONFUSED = {Claim.NO_DECAY: Claim.STOPPED_EARLY, Claim.STOPPED_EARLY: Claim.NO_DECAY}
@@ -76,8 +76,8 @@ def rate_instead(run: Run, effects: dict[str, Effect]) -> Claimed | None:
     best = max(raised, key=lambda effect: abs(effect.estimate.value))
     numbers: dict[str, Estimate | float] = {
         "reach": signs.reach,
+        "share": signs.reach / usual_reach(signs),
         "steps": float(signs.steps),
-        "travel": signs.travel,
         "fork": best.estimate,
     }
     return Claimed(Claim.RATE_LOW, numbers, (best.alternative,), ("fine_tuning",))

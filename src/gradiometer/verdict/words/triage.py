@@ -115,9 +115,9 @@ WORDS: Mapping[Claim, Words] = {
         "With momentum μ every gradient counts 1/(1 − μ) times.",
     ),
     Claim.RATE_LOW: Words(
-        "The learning rate is too low: in {steps} steps the weights moved {travel:%} of their "
-        "size, little for this network, and the loss was still falling.",
-        "The training has hardly left its start.",
+        "The learning rate is too low: in {steps} steps the network went {share:%} of the way that "
+        "trainings at a good rate go at least, and the loss was still falling.",
+        "Steps this short need many more updates for the same loss.",
     ),
     Claim.NO_DECAY: Words(
         "It is time to decay the learning rate: it was constant, and at the end every step still "
