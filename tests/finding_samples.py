@@ -32,9 +32,9 @@ from gradiometer.logs import Log, log_findings
 from gradiometer.logs.log import Column
 from gradiometer.measurement import Finding, Gauge, Reading
 from gradiometer.measurement.uncertainty.differences import PairsNeeded
-from gradiometer.report.compare.contrast import Compared, Contrast, Difference, Group, finding_of
+from gradiometer.report.compare.contrast import Compared, Contrast, Difference, RunGroup, finding_of
 from gradiometer.report.sections.convergence import _finding as schedule_finding
-from gradiometer.report.sections.rates import GIVEN, Rates
+from gradiometer.report.sections.rates import GIVEN, RateCurve
 from known_steps import kept_steps
 from report_run import run_in
 
@@ -167,7 +167,7 @@ def convergence() -> Iterator[Finding]:
             np.linspace(0.1, last, 100),
             np.r_[np.linspace(0, 0.1, 20), np.linspace(0.1, last, 80)],
         ):
-            found = schedule_finding(Rates(np.arange(100), values, last, 100, 100, GIVEN))
+            found = schedule_finding(RateCurve(np.arange(100), values, last, 100, 100, GIVEN))
             assert found is not None
             yield found
     look = {"predicted": about(0.1, 0.02).to_dict(), "left": 0.5}
@@ -344,7 +344,7 @@ def logs() -> Iterator[Finding]:
 def comparisons(folder: Path) -> Iterator[Finding]:
     """Two configurations, or two seeds, of runs in a folder."""
     groups = [
-        Group(letter, (Compared(run_in(folder, steps=4, seed=seed), 0.9),), 4, {})
+        RunGroup(letter, (Compared(run_in(folder, steps=4, seed=seed), 0.9),), 4, {})
         for letter, seed in (("A", 0), ("B", 1))
     ]
     needed = PairsNeeded(12.0, 5.0, math.inf)

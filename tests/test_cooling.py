@@ -37,7 +37,7 @@ from gradiometer.train import loop as loops
 from gradiometer.train import loop_at, train
 from gradiometer.train.cooling import PROBE, Cooling, TrainProbe
 from gradiometer.train.policies.cool import Cool
-from gradiometer.train.policies.policy import Here
+from gradiometer.train.policies.policy import ForkPoint
 from gradiometer.train.restoring.replay import state_at
 from gradiometer.train.training import Training
 from gradiometer.verdict.words.say import say
@@ -208,9 +208,9 @@ def test_a_fork_decides(
     monkeypatch.setattr(
         Fork, "effects", lambda _, *readout, level: asked.append((*readout, level)) or [effect]
     )
-    monkeypatch.setattr(Here, "fork", lambda *_, **__: fork)
+    monkeypatch.setattr(ForkPoint, "fork", lambda *_, **__: fork)
     assert training.cooling is not None
-    decision = Cool(training.cooling).decide(Here(training, cooled.folder))
+    decision = Cool(training.cooling).decide(ForkPoint(training, cooled.folder))
     assert (decision["begins"], decision["fork"]) == (begins, "0001")
     assert training.cooling.begins == begins
     assert asked == [

@@ -8,7 +8,7 @@ import pytest
 
 from command_line import called
 from gradiometer import Run
-from gradiometer.cli.branches import Following
+from gradiometer.cli.branches import Advised
 from gradiometer.loop import Fork, Rate, alternative_of, forks_of
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.readout import Readout
@@ -141,7 +141,7 @@ def test_a_command_that_is_stopped_says_that_it_continues(run: Run, capsys, monk
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Following, "update", stop)
+        patched.setattr(Advised, "update", stop)
         code, _, error = called(capsys, "fork", str(run.path), "rate 2x", *SHORT)
     assert (
         code == 5

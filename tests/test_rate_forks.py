@@ -19,7 +19,7 @@ from gradiometer.run.ranks import Ranks
 from gradiometer.train import resume, train
 from gradiometer.train.policies import rates
 from gradiometer.train.policies.chosen import policies_of
-from gradiometer.train.policies.rates import Rates
+from gradiometer.train.policies.rates import RateForks
 from gradiometer.train.restoring.replay import state_at
 from gradiometer.train.training import Training
 from gradiometer.verdict import say
@@ -47,7 +47,7 @@ def settings(**changes: Any) -> Configuration:
 
 
 def decisions(run: Run) -> list[dict[str, Any]]:
-    return [event for event in run.events if event["event"] == Rates.event]
+    return [event for event in run.events if event["event"] == RateForks.event]
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ def test_the_forks_cost_no_more_than_the_budget_and_are_left_out_where_it_does_n
     assert [event["step"] for event in decisions(late)] == MARKS[2:]
     none = train(quadratic(), settings(fork_budget=0.3), tmp_path)
     assert not decisions(none) and not forks_of(none)
-    whole = Rates(settings(), STEPS)
+    whole = RateForks(settings(), STEPS)
     assert sum(map(whole.cost, MARKS)) == pytest.approx(2.4, abs=0.01)
 
 

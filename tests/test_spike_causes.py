@@ -10,7 +10,7 @@ import pytest
 from command_line import called
 from gradiometer import BadArgument, Configuration, Run, diagnose
 from gradiometer.drift.spikes.detection import Spike
-from gradiometer.loop.recorded.causes import SpikeCauses, Trial, causes_of
+from gradiometer.loop.recorded.causes import CauseTrial, SpikeCauses, causes_of
 from gradiometer.problems import load
 from gradiometer.run.spikes import spikes_of
 from gradiometer.train import spike_causes, train
@@ -170,8 +170,8 @@ def test_a_run_without_spikes_is_refused(tmp_path: Path) -> None:
 def test_the_cause_is_what_removes_the_spike(
     again: float, skipped: float, slower: float, others: tuple[float, ...], cause: str
 ) -> None:
-    def trial(name: str, *peaks: float) -> Trial:
-        return Trial(name, peaks, sum(peak >= 5.0 for peak in peaks))
+    def trial(name: str, *peaks: float) -> CauseTrial:
+        return CauseTrial(name, peaks, sum(peak >= 5.0 for peak in peaks))
 
     trials = (
         trial("again", again),
@@ -188,7 +188,7 @@ def test_the_cause_is_what_removes_the_spike(
 
 def test_a_rise_that_is_less_than_half_as_high_is_not_called_gone() -> None:
     peaks = {"again": 9.0, "skip 100:102": 1.5, "half the rate": 3.5, "other data": 1.1}
-    trials = tuple(Trial(name, (peak,), int(peak >= 5.0)) for name, peak in peaks.items())
+    trials = tuple(CauseTrial(name, (peak,), int(peak >= 5.0)) for name, peak in peaks.items())
     found = SpikeCauses(SPIKE, 92, trials, ("0001", "0002"))
     assert found.words.endswith(
         "It did not come with skip 100:102 or other data. It came less than half as high with half "

@@ -11,7 +11,7 @@ from quadratic_law import QuadraticLaw
 
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.loop.readout import Readout
-from gradiometer.tuning.race import COOLED, FIRST, Entry, Race, Rung
+from gradiometer.tuning.race import COOLED, FIRST, Entry, LaneRace, LaneRung
 
 CURVATURES = np.geomspace(0.05, 1, 6)
 QUADRATIC = Quadratic(np.diag(CURVATURES), np.diag(CURVATURES))
@@ -38,14 +38,14 @@ def best_exact() -> float:
 
 def race(
     loss_of: Callable[[Entry, float, float], float], left: float = 1.0, kinds: int = 1
-) -> Race:
+) -> LaneRace:
     """A race whose lanes end at these losses of entry, share and branch, each without a loss for
     every example."""
 
     def train(entries: Sequence[Entry], share: float, cooled: float) -> list[Readout]:
         return [Readout(loss_of(entry, share, cooled)) for entry in entries]
 
-    return Race(train, kinds, readout=0.01, left=left)
+    return LaneRace(train, kinds, readout=0.01, left=left)
 
 
 @pytest.mark.parametrize("off", [-9, -4, 0, 3])
@@ -119,7 +119,7 @@ def test_a_constant_in_the_loss_and_its_unit_change_no_choice(offset: float, sca
             ]
             return [Readout.of(scale * each + offset) for each in values]
 
-        made = Race(train, 1, readout=0.01, left=1.0)
+        made = LaneRace(train, 1, readout=0.01, left=1.0)
         return made.run(), [rung.ranked() for rung in made.rungs]
 
     for place in range(10):
@@ -135,9 +135,13 @@ def test_among_short_lanes_that_the_examples_cannot_tell_apart_the_highest_rate_
         Entry(octave): Readout.of(common + mean + 0.1 * generator.normal(size=200))
         for octave, mean in ((-2, 0.0), (0, 0.0), (2, 0.0), (4, 0.2))
     }
-    assert Rung(FIRST, ends, higher=True).ranked()[0] == Entry(2)
-    assert Rung(FIRST, ends).ranked()[0] == min(ends, key=lambda entry: ends[entry].mean)
-    assert Rung(FIRST, ends).ranked()[-1] == Rung(FIRST, ends, higher=True).ranked()[-1] == Entry(4)
+    assert LaneRung(FIRST, ends, higher=True).ranked()[0] == Entry(2)
+    assert LaneRung(FIRST, ends).ranked()[0] == min(ends, key=lambda entry: ends[entry].mean)
+    assert (
+        LaneRung(FIRST, ends).ranked()[-1]
+        == LaneRung(FIRST, ends, higher=True).ranked()[-1]
+        == Entry(4)
+    )
 
 
 def test_lanes_that_diverge_lose_and_lower_rates_are_tried() -> None:

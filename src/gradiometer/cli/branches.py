@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gradiometer.loop.recorded.plan import Plan
 
 
-class Following:
+class Advised:
     """Shows how many branches are finished.
 
     Args:
@@ -66,9 +66,9 @@ class Following:
 
 
 @contextmanager
-def following(quiet: bool) -> Iterator[Following]:
+def following(quiet: bool) -> Iterator[Advised]:
     """The progress on standard error, or none if `quiet`."""
-    shown = Following(None if quiet else error_console())
+    shown = Advised(None if quiet else error_console())
     try:
         shown.prepare()
         yield shown

@@ -30,7 +30,7 @@ from gradiometer.run.recorder import Mode, Recorder
 from gradiometer.train.averaged import end_at_average, evaluated
 from gradiometer.train.follow import STEP, dismiss, follow, lead
 from gradiometer.train.policies.chosen import policies_of
-from gradiometer.train.policies.policy import Here, remember
+from gradiometer.train.policies.policy import ForkPoint, remember
 from gradiometer.train.preparation import name_of_run
 from gradiometer.train.restoring.state import capture, fitting, restore
 from gradiometer.train.snapshots import collector_of
@@ -255,7 +255,7 @@ class Trainer:
                 continue
             try:
                 with training.budget.spending(policy.account, outside=True), heeding(asked.is_set):
-                    decision = policy.decide(Here(training, self.folder))
+                    decision = policy.decide(ForkPoint(training, self.folder))
             except StopAsked:
                 self._stop()
             self.recorder.event(policy.event, training.step, **decision)

@@ -22,7 +22,7 @@ from gradiometer.tuning.optimizers import Made
 READOUT = "train_loss"
 
 
-class Mean:
+class MeanLoss:
     """The mean of the parameters over the last quarter of a short lane, in which most of the noise
     is gone.
 
@@ -74,7 +74,7 @@ class Lane(Protocol):
     name: str
     stops: list[int]
 
-    def advance(self, mean: Mean | None = None) -> Loop | None:
+    def advance(self, mean: MeanLoss | None = None) -> Loop | None:
         """Train to the last stop. Returns the training there, or None if it diverged.
 
         Args:
@@ -103,7 +103,7 @@ class LoopLane:
         self.stops: list[int] = []
         self.stream: Stream | None = None
 
-    def advance(self, mean: Mean | None = None) -> Loop | None:
+    def advance(self, mean: MeanLoss | None = None) -> Loop | None:
         """Train to the last stop. In a new process it is trained again from the start, with the
         same bits."""
         for stop in self.stops:
@@ -111,7 +111,7 @@ class LoopLane:
                 return None
         return self.loop
 
-    def _train(self, stop: int, mean: Mean | None) -> bool:
+    def _train(self, stop: int, mean: MeanLoss | None) -> bool:
         """Train until so many updates are made. False if it diverged. Random states are afterwards
         as before."""
         loop = self.loop
@@ -168,7 +168,7 @@ def judge(lane: Lane, cooled: float, examples: int) -> tuple[BranchResult, Lane]
     """
     name, stop = GoOn().name, lane.stops[-1]
     horizon = int(cooled * lane.steps) * lane.size
-    mean = None if horizon else Mean(stop)
+    mean = None if horizon else MeanLoss(stop)
     loop = lane.advance(mean)
     if loop is None:
         return BranchResult(

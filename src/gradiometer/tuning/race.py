@@ -40,7 +40,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Rung:
+class LaneRung:
     """Where lanes of one length have ended.
 
     Args:
@@ -99,7 +99,7 @@ another share of it which cool them. Returns the training loss of each."""
 
 
 @dataclass
-class Race:
+class LaneRace:
     """A race between rates of one or several kinds of lanes. Losses are only compared with each
     other.
 
@@ -115,7 +115,7 @@ class Race:
     kinds: int
     readout: float
     left: float
-    rungs: list[Rung] = field(default_factory=list)
+    rungs: list[LaneRung] = field(default_factory=list)
     reached: dict[Entry, float] = field(default_factory=dict)
 
     @property
@@ -147,7 +147,7 @@ class Race:
             FIRST,
             0.0,
         )
-        self.rungs.append(Rung(FIRST, ends, higher=True))
+        self.rungs.append(LaneRung(FIRST, ends, higher=True))
         for kind in range(self.kinds):
             while edge := self.rungs[0].edge(kind):
                 octaves = [entry.octave for entry in ends if entry.kind == kind]
@@ -166,7 +166,7 @@ class Race:
         while len(entries) > 2 and self._last_share(entries, share) < 2 * share:
             entries.pop()
         if self._cost(entries, share, COOLED * share) <= self.left + share:
-            self.rungs.append(Rung(share, self._go(entries, share, COOLED * share)))
+            self.rungs.append(LaneRung(share, self._go(entries, share, COOLED * share)))
 
     def _last_rung(self) -> None:
         """The best two, as long as the budget pays for."""
@@ -174,7 +174,7 @@ class Race:
         pair = rung.ranked()[:2]
         share = min(self._last_share([], rung.share), 0.5)
         if len(self.rungs) > 1 and share > rung.share:
-            self.rungs.append(Rung(share, self._go(pair, share, COOLED * share)))
+            self.rungs.append(LaneRung(share, self._go(pair, share, COOLED * share)))
 
     def _last_share(self, entries: Sequence[Entry], share: float) -> float:
         """The share to which two lanes of the second rung can go on, after these entries of it.

@@ -18,7 +18,7 @@ from gradiometer.storage.disk import remove_folder
 from gradiometer.train.forking.run_loop import loop_at
 from gradiometer.train.loop import resume, train
 from gradiometer.train.training import Training
-from gradiometer.tuning.lane import Mean
+from gradiometer.tuning.lane import MeanLoss
 from gradiometer.tuning.optimizers import Made
 
 
@@ -82,7 +82,7 @@ class RunLane:
         """The folder of the run; None before it is trained."""
         return next(iter(run_folders(self.folder)), None)
 
-    def advance(self, mean: Mean | None = None) -> Loop | None:
+    def advance(self, mean: MeanLoss | None = None) -> Loop | None:
         """Train the run to the last stop."""
         path, stop = self.path, self.stops[-1]
         if (
@@ -110,7 +110,7 @@ class RunLane:
 class _Taking:
     """A watcher that takes the parameters into a mean."""
 
-    def __init__(self, mean: Mean) -> None:
+    def __init__(self, mean: MeanLoss) -> None:
         self.mean = mean
 
     def begin(self, training: Training, recorder: Recorder, folder: RunFolder) -> None:

@@ -28,7 +28,7 @@ from gradiometer.measurement.loss import Loss
 from gradiometer.tuning.aim import Aim, check_aim, paces_for
 from gradiometer.tuning.lane import READOUT, Lane, judge
 from gradiometer.tuning.optimizers import SCHEDULE_FREE, Made
-from gradiometer.tuning.race import Entry, Race
+from gradiometer.tuning.race import Entry, LaneRace
 from gradiometer.tuning.start import overshooting_rate, start_of
 from gradiometer.tuning.tuned import Tried, Tuned
 from gradiometer.tuning.variants import Amounts, Optimizers, several_of, variants
@@ -141,7 +141,7 @@ class Tuning:
         self.middles = [BELOW * rate for rate, _ in probes]
         self.results = dict[tuple[Entry, float], BranchResult]()
         left = float(self.budget) - spent / self.steps
-        race = Race(self._train, len(self.kinds) * len(self.data), self._readout_cost, left)
+        race = LaneRace(self._train, len(self.kinds) * len(self.data), self._readout_cost, left)
         if race.least > left:
             needed = math.ceil(100 * (race.least + spent / self.steps) + 1e-6) / 100
             raise BadArgument(

@@ -31,7 +31,7 @@ OTHERS = {"model": None, "data_dir": None, "momentum": None, "weight_decay": Non
 """What `--set` gives, with the default of each."""
 
 
-class Start(NamedTuple):
+class ChainStart(NamedTuple):
     """The problem and the models to start from, and the settings that flags replace."""
 
     name: str
@@ -164,7 +164,7 @@ def sample(
         click.echo(picture)
 
 
-def _problem_start(name: str, settings: dict[str, Any]) -> Start:
+def _problem_start(name: str, settings: dict[str, Any]) -> ChainStart:
     from gradiometer.problems.model import new_model
     from gradiometer.problems.registry import load
 
@@ -176,7 +176,7 @@ def _problem_start(name: str, settings: dict[str, Any]) -> Start:
         "batch_size": min(32, len(problem.train)),
         "weight_decay": 0.0,
     }
-    return Start(
+    return ChainStart(
         f"{problem.name} ({problem.model_name}) from its start",
         problem,
         lambda: new_model(problem),
@@ -184,7 +184,7 @@ def _problem_start(name: str, settings: dict[str, Any]) -> Start:
     )
 
 
-def _run_start(path: Path, settings: dict[str, Any]) -> Start:
+def _run_start(path: Path, settings: dict[str, Any]) -> ChainStart:
     import copy
 
     from gradiometer.errors import BadArgument
@@ -203,11 +203,11 @@ def _run_start(path: Path, settings: dict[str, Any]) -> Start:
         "weight_decay": configuration.weight_decay,
     }
     name = f"{run.name} from step {training.step:,}"
-    return Start(name, training.problem, lambda: copy.deepcopy(training.model), defaults)
+    return ChainStart(name, training.problem, lambda: copy.deepcopy(training.model), defaults)
 
 
 def _sampled(
-    start: Start, kind: str, given: dict[str, Any], chains: int, pool: str
+    start: ChainStart, kind: str, given: dict[str, Any], chains: int, pool: str
 ) -> "list[Sampled]":
     from gradiometer.exploration import samplers
     from gradiometer.exploration.chains.sampling import sample as run_sampler

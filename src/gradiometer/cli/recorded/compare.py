@@ -13,7 +13,7 @@ from gradiometer.cli.completion import runs as runs_of
 from gradiometer.cli.options import json_option, no_open_option
 
 if TYPE_CHECKING:
-    from gradiometer.report.compare.contrast import Contrast, Group
+    from gradiometer.report.compare.contrast import Contrast, RunGroup
 
 
 @click.command(epilog="Example: gradiometer runs compare runs/digits-mlp-1 runs/digits-mlp-2")
@@ -55,7 +55,7 @@ def compare(runs: tuple[Path, ...], out: Path, no_open: bool, as_json: bool) -> 
         webbrowser.open(page.resolve().as_uri())
 
 
-def _as_object(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -> dict[str, Any]:
+def _as_object(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]") -> dict[str, Any]:
     from gradiometer.report.compare.contrast import claim, sentence, verdict
     from gradiometer.report.compare.forks import tried_by
 
@@ -106,7 +106,7 @@ def _as_object(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -
     }
 
 
-def _tell(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -> None:
+def _tell(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]") -> None:
     """Print each group with its numbers, the verdict, and each contrast as sentences
     and numbers."""
     from gradiometer.cli.outcome import filled
@@ -153,7 +153,7 @@ def _tell(groups: "tuple[Group, ...]", contrasts: "tuple[Contrast, ...]") -> Non
             click.echo(filled(f"{each.runs}  {words}", indent=4, hanging=4))
 
 
-def _runs_of(group: "Group") -> str:
+def _runs_of(group: "RunGroup") -> str:
     """The runs of a group with their seeds and states."""
     words = (
         f"{each.run.path} (seed {each.seed}, {each.run.steps:,} steps, {each.run.status})"

@@ -10,7 +10,7 @@ from gradiometer.cli.options import json_option
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gradiometer.report.overview.listed import Listed
+    from gradiometer.report.overview.listed import RunRow
 
 ORDERS = ("age", "name", "loss", "score", "steps")
 
@@ -52,7 +52,7 @@ def list_runs(folder: Path, sort: str, match: str, page: Path | None, as_json: b
         click.echo(f"\npage  {write_overview(found, page)}")
 
 
-def _tell(found: "Sequence[Listed]", folder: Path) -> None:
+def _tell(found: "Sequence[RunRow]", folder: Path) -> None:
     """Print a table, with optimizer and verdict of each run below its line."""
     from gradiometer.cli.outcome import filled, line_width
     from gradiometer.report.page.page import STATUS_SYMBOLS

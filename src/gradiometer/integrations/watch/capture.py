@@ -22,7 +22,7 @@ from gradiometer.integrations.watch.checks.rows import Rows
 from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.part import Part
 from gradiometer.integrations.watch.processes.exchange import Exchange
-from gradiometer.integrations.watch.processes.together import StepOf, Together
+from gradiometer.integrations.watch.processes.together import OverProcesses, StepOf
 from gradiometer.integrations.watch.shield import Shield
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.batch import Batch, join_batches
@@ -90,7 +90,7 @@ class Capture:
         self._divisor: Tensor | None = None
         self._factor: Copied | None = None
         self._seen, self.stopwatch = Seen(), Stopwatch(budget)
-        self.together = Together((), self._ranks, budget, self._parameters[0].device)
+        self.together = OverProcesses((), self._ranks, budget, self._parameters[0].device)
         numbers = self._kinds * len(self._parameters)
         self.exchange = Exchange(self._ranks, accumulation, numbers, self._parameters[0].device)
 

@@ -11,7 +11,7 @@ from gradiometer.integrations.watch.part import Part
 from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.successive import Successive
 from gradiometer.integrations.watch.unmeasured.between import Between
-from gradiometer.integrations.watch.updates import Following, Updates
+from gradiometer.integrations.watch.updates import StepWithoutGradient, Updates
 from gradiometer.integrations.watch.warning_log import WarningLog
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.groups import largest_rate
@@ -62,7 +62,9 @@ class Measuring:
             return
         size = self._parts[0].size * self._accumulation * self.ranks.count
         self._recorder.follow(
-            Following(self._objective, self.steps, size, largest_rate(self._settings.groups))
+            StepWithoutGradient(
+                self._objective, self.steps, size, largest_rate(self._settings.groups)
+            )
         )
         if self._updates is not None:
             self._updates.pass_by(self.steps)

@@ -20,7 +20,7 @@ from gradiometer.measurement.reading import Draw, Sampling
 
 
 @dataclass(frozen=True)
-class Following:
+class StepWithoutGradient:
     """A step for gauges that choose their own steps: Φ before the update, without a gradient."""
 
     objective: Objective
@@ -30,7 +30,7 @@ class Following:
 
 
 @dataclass(frozen=True)
-class Rule:
+class UpdateSettings:
     """Settings that all parameters must share for one heat balance to hold."""
 
     lr: float
@@ -122,7 +122,7 @@ class Updates:
         velocity = velocity_of(optimizer, parameters) if rule.momentum else None
         return self._origin.motion(parameters, index, velocity, update)
 
-    def _rule(self) -> Rule:
+    def _rule(self) -> UpdateSettings:
         own = {id(parameter) for parameter in self._objective.parameters}
         groups = [
             group
@@ -138,7 +138,8 @@ class Updates:
                     )
         rules = list(
             dict.fromkeys(
-                Rule(float(g["lr"]), float(g["momentum"]), bool(g["nesterov"])) for g in groups
+                UpdateSettings(float(g["lr"]), float(g["momentum"]), bool(g["nesterov"]))
+                for g in groups
             )
         )
         if len(rules) > 1:

@@ -32,7 +32,7 @@ from gradiometer.integrations.watch.kept import Kept
 from gradiometer.integrations.watch.losses import Losses
 from gradiometer.integrations.watch.measuring import Measuring
 from gradiometer.integrations.watch.part import NO_PART, Part, part_of
-from gradiometer.integrations.watch.processes.together import Together
+from gradiometer.integrations.watch.processes.together import OverProcesses
 from gradiometer.integrations.watch.requests.forks import Forks
 from gradiometer.integrations.watch.requests.kept_updates import KeptUpdatesOfLoop
 from gradiometer.integrations.watch.requests.on_the_way import OnTheWay
@@ -368,7 +368,7 @@ class Watch(Measuring, Forks, Automatic):
             **self._asked,
         )
         gauges = self._gauges.made(configuration, self._settings.groups)
-        self._capture.together = Together(
+        self._capture.together = OverProcesses(
             gauges, self.ranks, self.budget, self._objective.parameters[0].device
         )
         if not self.ranks.first:

@@ -39,7 +39,7 @@ AGAIN, SLOWER, OTHER_DATA, OTHER_SLOWER = (
 
 
 @dataclass(frozen=True)
-class Trial:
+class CauseTrial:
     """What became of the spike in one kind of branch.
 
     Args:
@@ -78,7 +78,7 @@ class SpikeCauses:
 
     spike: Spike
     step: int
-    trials: tuple[Trial, ...]
+    trials: tuple[CauseTrial, ...]
     forks: tuple[str, ...]
     window: int = 1
 
@@ -131,7 +131,7 @@ class SpikeCauses:
         said = said or ["It came in all other branches too."]
         return " ".join([_WORDS[self.cause], *(said if self.cause != "chance" else ())])
 
-    def _is_lower(self, trial: Trial) -> bool:
+    def _is_lower(self, trial: CauseTrial) -> bool:
         """True if single losses rose in half of the branches, but not by `SHARE` of the rise in the
         run."""
         risen = self.spike.level + LOWER * (self.spike.height - self.spike.level)
@@ -225,9 +225,9 @@ def _shown(run: Run, spike: Spike, updates: int) -> tuple[int, float]:
     return window, max(noise, high) if noise < risen else high
 
 
-def _trial(name: str, results: Sequence[BranchResult], window: int, high: float) -> Trial:
+def _trial(name: str, results: Sequence[BranchResult], window: int, high: float) -> CauseTrial:
     peaks = tuple(_peak(result, window) for result in results)
-    return Trial(name, peaks, sum(peak >= high for peak in peaks))
+    return CauseTrial(name, peaks, sum(peak >= high for peak in peaks))
 
 
 def _peak(result: BranchResult, window: int) -> float:

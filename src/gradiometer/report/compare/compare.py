@@ -30,7 +30,7 @@ from gradiometer.measurement.uncertainty.differences import (
     pairs_needed,
 )
 from gradiometer.measurement.uncertainty.means import difference_of_means, mean
-from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, Difference, Group
+from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, Difference, RunGroup
 from gradiometer.run.reader import Run
 
 FEWEST, MOST = 2, 200
@@ -45,7 +45,7 @@ class Comparison(NamedTuple):
         contrasts: Each other group against the first.
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[RunGroup, ...]
     contrasts: tuple[Contrast, ...]
 
 
@@ -79,7 +79,7 @@ def compare(runs: Sequence[Run], level: float | None = None) -> Comparison:
         found = [[each] for each in found[0]]
     step = min(run.steps for run in runs)
     groups = tuple(
-        Group(letters, tuple(group), step, _numbers(group, step, level))
+        RunGroup(letters, tuple(group), step, _numbers(group, step, level))
         for letters, group in zip(_names(), found, strict=False)
     )
     return Comparison(
@@ -129,7 +129,7 @@ def _numbers(group: Sequence[Compared], step: int, level: float) -> dict[str, Es
     return found
 
 
-def _contrast(baseline: Group, other: Group, level: float, contrasts: int) -> Contrast:
+def _contrast(baseline: RunGroup, other: RunGroup, level: float, contrasts: int) -> Contrast:
     step = min(each.run.steps for each in (*baseline.runs, *other.runs))
     ours, theirs = baseline.settings, other.settings
     named = {name: (ours.get(name), theirs.get(name)) for name in {**ours, **theirs}}

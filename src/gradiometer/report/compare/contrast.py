@@ -87,7 +87,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """Runs of one configuration, which differ only in their seeds.
 
     Args:
@@ -177,8 +177,8 @@ class Contrast:
         pairs: Number of pairs of runs with the same seed.
     """
 
-    baseline: Group
-    other: Group
+    baseline: RunGroup
+    other: RunGroup
     step: int
     changed: Mapping[str, tuple[Any, Any]]
     differences: tuple[Difference, ...]
@@ -200,7 +200,7 @@ class Contrast:
         return self.baseline.letter, self.other.letter
 
 
-def verdict(groups: Sequence[Group], contrasts: Sequence[Contrast]) -> str:
+def verdict(groups: Sequence[RunGroup], contrasts: Sequence[Contrast]) -> str:
     """The comparison in one or two sentences."""
     if len(contrasts) == 1:
         return sentence(contrasts[0])

@@ -11,7 +11,7 @@ from gradiometer.loop.recorded.trials import alike
 from gradiometer.loop.recorded.words import label_of, signed
 from gradiometer.report.charts.fork_charts import effects_chart
 from gradiometer.report.charts.interval_strip import interval
-from gradiometer.report.compare.contrast import Compared, Group
+from gradiometer.report.compare.contrast import Compared, RunGroup
 from gradiometer.report.sections.section import Figure, Numbers
 
 NOTE = (
@@ -21,7 +21,7 @@ NOTE = (
 
 
 @dataclass(frozen=True)
-class Tried:
+class ForkTried:
     """What the newest fork of a run with an alternative has shown.
 
     Args:
@@ -34,7 +34,7 @@ class Tried:
             little.
     """
 
-    group: Group
+    group: RunGroup
     compared: Compared
     record: ForkRecord
     alternative: Alternative
@@ -51,10 +51,10 @@ class Tried:
         )
 
 
-def tried_by(groups: Sequence[Group]) -> tuple[Tried, ...]:
+def tried_by(groups: Sequence[RunGroup]) -> tuple[ForkTried, ...]:
     """What was tried in the runs, by alternative and then by run; only the newest fork of each run
     counts for each."""
-    found: list[Tried] = []
+    found: list[ForkTried] = []
     known: list[Alternative] = []
     for group in groups:
         for compared in group.runs:
@@ -72,12 +72,14 @@ def tried_by(groups: Sequence[Group]) -> tuple[Tried, ...]:
                     here.append(one)
                     first = next((other for other in known if alike(one, other)), one)
                     known += [one] * (first is one)
-                    found.append(Tried(group, compared, record, one, effects[one.name], first.name))
+                    found.append(
+                        ForkTried(group, compared, record, one, effects[one.name], first.name)
+                    )
     order = [one.name for one in known]
     return tuple(sorted(found, key=lambda each: order.index(each.named)))
 
 
-def forks_table(tried: Sequence[Tried]) -> Numbers:
+def forks_table(tried: Sequence[ForkTried]) -> Numbers:
     """One row for each run that has tried an alternative."""
     rows = tuple(
         (
@@ -98,7 +100,7 @@ def forks_table(tried: Sequence[Tried]) -> Numbers:
     )
 
 
-def forks_figures(tried: Sequence[Tried], most: int) -> tuple[Figure, ...]:
+def forks_figures(tried: Sequence[ForkTried], most: int) -> tuple[Figure, ...]:
     """The effects as intervals against zero, a chart for each readout.
 
     Args:
@@ -138,7 +140,7 @@ def forks_figures(tried: Sequence[Tried], most: int) -> tuple[Figure, ...]:
     return tuple(figures)
 
 
-def _letters(tried: Sequence[Tried]) -> list[str]:
+def _letters(tried: Sequence[ForkTried]) -> list[str]:
     return list(
         dict.fromkeys(
             sorted((each.group.letter for each in tried), key=lambda letter: (len(letter), letter))

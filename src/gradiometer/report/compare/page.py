@@ -17,7 +17,7 @@ from gradiometer.report.compare.contrast import (
     QUANTITIES,
     Compared,
     Contrast,
-    Group,
+    RunGroup,
     finding_of,
     verdict,
 )
@@ -43,7 +43,7 @@ CAVEAT = (
 )
 
 
-def write_comparison(groups: Sequence[Group], contrasts: Sequence[Contrast], path: Path) -> Path:
+def write_comparison(groups: Sequence[RunGroup], contrasts: Sequence[Contrast], path: Path) -> Path:
     """Write the page of a comparison; the file is complete or does not exist.
 
     Raises:
@@ -55,7 +55,7 @@ def write_comparison(groups: Sequence[Group], contrasts: Sequence[Contrast], pat
     return path
 
 
-def render(groups: Sequence[Group], contrasts: Sequence[Contrast]) -> str:
+def render(groups: Sequence[RunGroup], contrasts: Sequence[Contrast]) -> str:
     """The page as text."""
     figures, runs = _figures(groups[:DRAWN]), [each for group in groups for each in group.runs]
     tried = tried_by(groups)
@@ -155,7 +155,7 @@ def _folded(name: str, title: str, figures: tuple[Figure, ...], words: str = "")
     return Row(name, title, "numbers", "", "", None, words, None, (), section)
 
 
-def groups_table(groups: Sequence[Group]) -> Numbers:
+def groups_table(groups: Sequence[RunGroup]) -> Numbers:
     """One row for each configuration: its settings that differ from the others, and its mean over
     seeds."""
     settings = [group.settings for group in groups]
@@ -176,7 +176,7 @@ def groups_table(groups: Sequence[Group]) -> Numbers:
     return Numbers(("", "runs", *(name.replace("_", " ") for name in differing), *headings), rows)
 
 
-def _runs_table(groups: Sequence[Group]) -> Numbers:
+def _runs_table(groups: Sequence[RunGroup]) -> Numbers:
     rows = tuple(
         (group.letter, each.run.name, str(each.seed), each.run.status, f"{each.run.steps:,}")
         for group in groups
@@ -214,7 +214,7 @@ def _differences_table(contrasts: Sequence[Contrast]) -> Numbers:
     return Numbers(columns, tuple(rows))
 
 
-def _figures(groups: Sequence[Group]) -> tuple[Figure, ...]:
+def _figures(groups: Sequence[RunGroup]) -> tuple[Figure, ...]:
     wanted: list[tuple[str, str, str, str | None, Callable[[Compared, int], Curve]]] = [
         ("test-loss", "Test loss", LOSS, None, partial(_evaluated, quantity="test_loss")),
         ("training-loss", "Training loss", LOSS, None, _losses),
@@ -235,7 +235,7 @@ def _figures(groups: Sequence[Group]) -> tuple[Figure, ...]:
     return tuple(made)
 
 
-def _over_seeds(group: Group, curve_of: Callable[[Compared, int], Curve]) -> Curve:
+def _over_seeds(group: RunGroup, curve_of: Callable[[Compared, int], Curve]) -> Curve:
     """The curve of one run, or the mean over the seeds at the steps that all of them have, with its
     interval."""
     last = min(each.run.steps for each in group.runs)

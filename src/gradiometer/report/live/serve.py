@@ -94,14 +94,14 @@ class Live:
         self._server.should_exit = True
 
     def app(self) -> ASGIApp:
-        """The application, protected by `Guard`."""
+        """The application, protected by `AccessGuard`."""
         routes = [
             Route("/{token}/", self._first),
             Route("/{token}/run/{number}/", self._page),
             Route("/{token}/run/{number}/update", self._update),
             Route("/{token}/run/{number}/events", self._events),
         ]
-        return Guard(Starlette(routes=routes, lifespan=self._lifespan), self)
+        return AccessGuard(Starlette(routes=routes, lifespan=self._lifespan), self)
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -186,7 +186,7 @@ class Live:
         return self.followed[known.index(number)] if number in known else None
 
 
-class Guard:
+class AccessGuard:
     """Accepts only requests that read, with the right Host header and the right token.
 
     Args:

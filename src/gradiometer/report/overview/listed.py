@@ -25,7 +25,7 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 
 
 @dataclass(frozen=True)
-class Listed:
+class RunRow:
     """A run as one line.
 
     Args:
@@ -94,7 +94,7 @@ def _lower(value: float) -> float:
     return math.inf if math.isnan(value) else value
 
 
-ORDERS: dict[str, Callable[[Listed], Any]] = {
+ORDERS: dict[str, Callable[[RunRow], Any]] = {
     "age": lambda run: run.age,
     "name": lambda run: run.path.name,
     "loss": lambda run: _lower(run.loss.value),
@@ -109,7 +109,7 @@ longest come first."""
 
 def listing(
     folder: Path, *, sort: str = "age", match: str = "*", status: Sequence[str] = ()
-) -> tuple[tuple[Listed, ...], tuple[str, ...]]:
+) -> tuple[tuple[RunRow, ...], tuple[str, ...]]:
     """The runs in a folder, and a warning for each that cannot be read.
 
     Args:
@@ -136,7 +136,7 @@ def listing(
         raise BadArgument(f"`folder` is {str(folder)!r}, which is not a folder.")
     if unknown := [state for state in status if state not in get_args(Status)]:
         raise BadArgument(f"`status` must be of {', '.join(get_args(Status))}, got {unknown[0]!r}.")
-    found: list[Listed] = []
+    found: list[RunRow] = []
     warnings: list[str] = []
     for path in run_folders(folder):
         if not fnmatch.fnmatch(path.name, match):
@@ -152,7 +152,7 @@ def listing(
     return tuple(sorted(found, key=ORDERS[sort])), tuple(warnings)
 
 
-def _listed(path: Path) -> Listed:
+def _listed(path: Path) -> RunRow:
     run = Run.open(path)
     configuration = run.configuration
     diagnosis = diagnose(run)
@@ -161,7 +161,7 @@ def _listed(path: Path) -> Listed:
     parts = blocks(*run.losses, level=configuration.level, most=LAST)
     unknown = Estimate.unknown(level=configuration.level, method="no loss on record", samples=0)
     trained = isinstance(configuration, Configuration)
-    return Listed(
+    return RunRow(
         path=path,
         problem=configuration.problem if isinstance(configuration, Configuration) else "your loop",
         optimizer="" if settings is None else f"{settings.optimizer} {settings.rate_words}",

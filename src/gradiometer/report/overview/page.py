@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gradiometer.errors import BadArgument
-from gradiometer.report.overview.listed import Listed
+from gradiometer.report.overview.listed import RunRow
 from gradiometer.report.page.document import document
 from gradiometer.report.page.page import STATUS_SYMBOLS
 from gradiometer.storage.disk import replace_file, writing
@@ -14,7 +14,7 @@ from gradiometer.storage.disk import replace_file, writing
 CONTENT = "overview.html.jinja"
 
 
-def write_overview(runs: Sequence[Listed], path: Path) -> Path:
+def write_overview(runs: Sequence[RunRow], path: Path) -> Path:
     """Write the page of these runs; the file is complete or does not exist. Its links are relative
     to its folder.
 
@@ -34,7 +34,7 @@ def write_overview(runs: Sequence[Listed], path: Path) -> Path:
     return path
 
 
-def _row(run: Listed, folder: Path) -> dict[str, str]:
+def _row(run: RunRow, folder: Path) -> dict[str, str]:
     report = run.path / "report.html"
     return {
         "name": run.path.name,

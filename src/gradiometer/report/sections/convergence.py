@@ -16,7 +16,7 @@ from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.report.charts.convergence_charts import learning_rate_chart
 from gradiometer.report.sections.plateau_chart import plateau_figure
 from gradiometer.report.sections.questions import Answer
-from gradiometer.report.sections.rates import SUMMED, Rates, rates_of
+from gradiometer.report.sections.rates import SUMMED, RateCurve, rates_of
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells
 from gradiometer.report.sections.trajectory import trajectory_figure, trajectory_rows
 from gradiometer.run.artifacts import load_artifacts
@@ -63,7 +63,7 @@ def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
     )
 
 
-def _rate_figure(rates: Rates) -> Figure:
+def _rate_figure(rates: RateCurve) -> Figure:
     distance, noise = rates.sums()
     parts = [f"η {course_of_rate(_course(rates))}."]
     if rates.verdict is not None:
@@ -95,7 +95,7 @@ def _rate_figure(rates: Rates) -> Figure:
     )
 
 
-def _course(rates: Rates) -> dict[str, Any]:
+def _course(rates: RateCurve) -> dict[str, Any]:
     """The learning rate along the run: first, highest and last, as the facts of a finding."""
     return {
         "first": float(rates.values[0]),
@@ -108,7 +108,7 @@ def _course(rates: Rates) -> dict[str, Any]:
     }
 
 
-def _rate_table(rates: Rates) -> Numbers:
+def _rate_table(rates: RateCurve) -> Numbers:
     chosen = np.unique(np.linspace(0, len(rates.steps) - 1, ROWS).round().astype(int))
     rows = []
     for place in chosen:
@@ -124,7 +124,7 @@ def _rate_table(rates: Rates) -> Numbers:
     return Numbers(("step", "learning rate", "Σ η left", "Σ η² left"), tuple(rows))
 
 
-def _finding(rates: Rates) -> Finding | None:
+def _finding(rates: RateCurve) -> Finding | None:
     """A finding that says if η reaches zero by the end of the run."""
     if not rates.planned:
         return None
@@ -146,7 +146,7 @@ def _heading(estimates: Mapping[str, Estimate], certificates: Sequence[Certifica
     )
 
 
-def _table(rates: Rates, diagnosis: Diagnosis, certificates: Sequence[Certificate]) -> Numbers:
+def _table(rates: RateCurve, diagnosis: Diagnosis, certificates: Sequence[Certificate]) -> Numbers:
     estimates, labels = diagnosis.estimates, labels_of(diagnosis.gauges, Issue.CONVERGENCE)
     rows = [*_conditions(rates.verdict)] if rates.verdict is not None else []
     distance, noise = rates.sums()

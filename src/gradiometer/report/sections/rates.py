@@ -23,7 +23,7 @@ SUMMED = 100_000
 
 
 @dataclass(frozen=True)
-class Rates:
+class RateCurve:
     """The learning rate over a run.
 
     Args:
@@ -71,7 +71,7 @@ FORKED = "from the schedule and the forks"
 MEASURED = "as recorded"
 
 
-def rates_of(run: Run) -> Rates | None:
+def rates_of(run: Run) -> RateCurve | None:
     """The rates from schedule and forks if they agree with the measured ones, else the measured
     ones, if any."""
     total, measured = run.manifest.get("steps"), _measured(run)
@@ -92,9 +92,9 @@ def rates_of(run: Run) -> Rates | None:
         begins = _begins(run, total)
         left = np.clip((total - steps - 0.5) / max(total - begins, 1), 0.0, 1.0)
         values = values * np.where(steps < begins, 1.0, left)
-        made = Rates(steps, values, 0.0 if begins < total else end, total, now, FORKED)
+        made = RateCurve(steps, values, 0.0 if begins < total else end, total, now, FORKED)
     else:
-        made = Rates(steps, values, end, total, now, GIVEN, schedule, _verdict(schedule))
+        made = RateCurve(steps, values, end, total, now, GIVEN, schedule, _verdict(schedule))
     return made if measured is None or _agree(made, measured) else measured
 
 
@@ -106,21 +106,21 @@ def _begins(run: Run, total: int) -> int:
     return total if decided[-1] is None else int(decided[-1])
 
 
-def _agree(made: Rates, measured: Rates) -> bool:
+def _agree(made: RateCurve, measured: RateCurve) -> bool:
     """True if the measured rates equal the planned ones at the steps that both have."""
     places = np.searchsorted(made.steps, measured.steps, side="right") - 1
     exact = made.steps[places] == measured.steps
     return np.allclose(made.values[places][exact], measured.values[exact], rtol=1e-6)
 
 
-def _measured(run: Run) -> Rates | None:
+def _measured(run: Run) -> RateCurve | None:
     """η as it was recorded: the largest one of the groups."""
     settings = run.hyperparameters
     if settings is None or not (settings.recorded and settings.rates.max() > 0):
         return None
     steps = np.array(settings.steps, dtype=np.int64)
     total = max(run.steps, int(steps[-1]), 1)
-    return Rates(steps, settings.rates, float(settings.rates[-1]), total, run.steps, MEASURED)
+    return RateCurve(steps, settings.rates, float(settings.rates[-1]), total, run.steps, MEASURED)
 
 
 @lru_cache(maxsize=64)

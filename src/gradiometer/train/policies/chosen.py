@@ -4,7 +4,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.train.policies.cool import Cool
 from gradiometer.train.policies.forecasts import Forecasts
 from gradiometer.train.policies.policy import Policy
-from gradiometer.train.policies.rates import Rates
+from gradiometer.train.policies.rates import RateForks
 from gradiometer.train.training import Training
 
 
@@ -27,5 +27,5 @@ def policies_of(training: Training) -> tuple[Policy, ...]:
     elif configuration.optimizer == "schedulefree":
         policies.append(Forecasts(configuration.fork_budget, training.steps))
     else:
-        policies.append(Rates(configuration, training.steps))
+        policies.append(RateForks(configuration, training.steps))
     return tuple(policies)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from gradiometer.loop.recorded.words import outcome
 from gradiometer.train.cooling import Cooling
 from gradiometer.train.follow import COOL, GO_ON
-from gradiometer.train.policies.policy import READOUT, Here, name_of
+from gradiometer.train.policies.policy import READOUT, ForkPoint, name_of
 from gradiometer.train.training import Training
 
 
@@ -30,7 +30,7 @@ class Cool:
         """True if there is something to decide before this step."""
         return self._cooling.asks(step)
 
-    def decide(self, here: Here) -> dict[str, Any]:
+    def decide(self, here: ForkPoint) -> dict[str, Any]:
         """Decide from which step on the rate goes to zero.
 
         Returns:

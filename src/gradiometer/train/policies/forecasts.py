@@ -11,7 +11,7 @@ from gradiometer.loop.changes.alternative import GoOn
 from gradiometer.loop.changes.rates import Hold
 from gradiometer.train.averaged import evaluated
 from gradiometer.train.forking.own_loop import loop_under_way
-from gradiometer.train.policies.policy import READOUT, Here, name_of
+from gradiometer.train.policies.policy import READOUT, ForkPoint, name_of
 from gradiometer.train.training import Training
 
 FIRST = 64
@@ -45,7 +45,7 @@ class Forecasts:
         looks = step >= FIRST and step % FIRST == 0 and (step // FIRST).bit_count() == 1
         return looks and step != self.asked and step + length(step) <= self.steps
 
-    def decide(self, here: Here) -> dict[str, Any]:
+    def decide(self, here: ForkPoint) -> dict[str, Any]:
         """Make the forecast. It changes nothing in the training.
 
         Returns:

@@ -20,7 +20,7 @@ READOUT = "train_loss"
 
 
 @dataclass(frozen=True)
-class Here:
+class ForkPoint:
     """The present step of a training, from which a policy makes its forks.
 
     Args:
@@ -85,7 +85,7 @@ class Policy(Protocol):
     def due(self, step: int) -> bool:
         """True if there is something to decide before this step."""
 
-    def decide(self, here: Here) -> dict[str, Any]:
+    def decide(self, here: ForkPoint) -> dict[str, Any]:
         """Decide, and change the training. Returns the fields of the event.
 
         Raises:

@@ -9,7 +9,7 @@ from gradiometer.loop.comparison.effects import Effect
 from gradiometer.loop.recorded.words import outcome
 from gradiometer.run.configuration import Configuration
 from gradiometer.train.guard import scale_rates
-from gradiometer.train.policies.policy import READOUT, Here, name_of
+from gradiometer.train.policies.policy import READOUT, ForkPoint, name_of
 from gradiometer.train.training import Training
 
 MARKS = (0.1, 0.3, 0.6)
@@ -26,7 +26,7 @@ REPLICATES = 2
 """Data orders of each branch."""
 
 
-class Rates:
+class RateForks:
     """Decides at marks of a training if its rate is halved or doubled from there on.
 
     Branches with half the rate, with the rate, and with twice the rate are trained from the mark
@@ -62,7 +62,7 @@ class Rates:
         pays = self.spent + self.cost(step) <= self.budget * (1 + 1e-9)
         return step in self.marks and step != self.asked and pays
 
-    def decide(self, here: Here) -> dict[str, Any]:
+    def decide(self, here: ForkPoint) -> dict[str, Any]:
         """Decide, and change the rate of the training.
 
         Returns:

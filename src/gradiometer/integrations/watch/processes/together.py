@@ -30,7 +30,7 @@ StepOf = Callable[[Callable[[Gradients], Gradients]], TrainingStep]
 processes."""
 
 
-class Together:
+class OverProcesses:
     """Measures, on every process, its share of the batch, and averages the moments over the
     processes.
 
