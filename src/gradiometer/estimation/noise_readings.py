@@ -22,6 +22,11 @@ PRODUCT = "product"
 Moments = Float[np.ndarray, "steps layers"]
 
 
+def is_of_products(series: Series | None) -> bool:
+    """True for readings that are products of training's own gradients, for which no loss was run."""
+    return series is not None and PRODUCT in series.moments
+
+
 @dataclass(frozen=True)
 class ReadingSource:
     """tr Σ and ‖g‖² at every reading, both as for independent examples.

@@ -89,6 +89,7 @@ class Recorder:
         self._losses_from = self._next_loss = 0
         self._written = time.perf_counter()
         self._recent = {gauge.name: deque[Reading](maxlen=RECENT_READINGS) for gauge in self.gauges}
+        self._elsewhere = set(elsewhere)
         self._followers = tuple(gauge for gauge in self.gauges if gauge.own_steps)
         cadenced = [
             gauge for gauge in self.gauges if not gauge.own_steps and gauge.name not in elsewhere
@@ -181,6 +182,7 @@ class Recorder:
         """Measure these gauges here from now on: no more readings of them are given to `add`."""
         self._cadence.add([gauge for gauge in self.gauges if gauge.name in names])
         self._promises = True
+        self._elsewhere -= set(names)
 
     def has_readings(self, gauge: str) -> bool:
         """True if this process has recorded a reading of this gauge."""
@@ -313,7 +315,7 @@ class Recorder:
             "used": self.budget.used,
             "measured_steps": self._cadence.measured,
             "every": self._cadence.spacing,
-            "mode": "off" if self._share == 0 or not self.gauges else self.mode,
+            "mode": self._read_by,
             "spent": {name: seconds / training for name, seconds in spent.items()}
             if training > 0
             else {},
@@ -323,6 +325,13 @@ class Recorder:
             "memory": self._memory.raised,
             "beyond_allowance": budgeted and self.budget.beyond_allowance(),
         }
+
+    @property
+    def _read_by(self) -> str:
+        """How readings were made: "products" if some of them are of training's own gradients."""
+        if self._share == 0 or not self.gauges:
+            return "off"
+        return "products" if self._elsewhere else self.mode
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""

@@ -34,7 +34,8 @@ def follow(training: Training) -> Run:
             if following == END:
                 return Run.open(folder.path)
             if following in (GO_ON, COOL):
-                training.decide(told if following == COOL else None, forked=True)
+                # what forks have cost is known to rank 0, which alone asks for them
+                training.decide(told if following == COOL else None, forked=False)
                 continue
             batch = training.batch()
             loss = training.backward(batch, bool(told))

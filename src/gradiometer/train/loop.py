@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
-from typing import Protocol, runtime_checkable
+from typing import NoReturn, Protocol, runtime_checkable
 
 import msgspec
 
@@ -342,7 +342,7 @@ class Trainer:
         self._checkpoint()
         self.recorder.event("interrupted", self.training.step)
 
-    def _stop(self) -> None:
+    def _stop(self) -> NoReturn:
         """Always raises Interrupted."""
         self._pause()
         raise Interrupted(
@@ -350,7 +350,7 @@ class Trainer:
             f"continue with: gradiometer resume {shlex.quote(str(self.folder.path))}"
         )
 
-    def _lost(self, error: RankLost) -> None:
+    def _lost(self, error: RankLost) -> NoReturn:
         """Always raises Interrupted. The broken step is not kept; the last checkpoint counts."""
         self.recorder.event("interrupted", self.training.step, reason=str(error))
         raise Interrupted(
@@ -358,7 +358,7 @@ class Trainer:
             f"gradiometer resume {shlex.quote(str(self.folder.path))}"
         ) from error
 
-    def _diverged(self, reason: str) -> None:
+    def _diverged(self, reason: str) -> NoReturn:
         """Always raises Diverged. The checkpoint before is the last good state."""
         training = self.training
         self.recorder.event(

@@ -32,6 +32,7 @@ from gradiometer.drift.spikes.finding import clearest, spikes_finding
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.estimation.batch_advice import is_outranked
 from gradiometer.estimation.noise import GradientNoise
+from gradiometer.estimation.noise_readings import is_of_products
 from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
 from gradiometer.loop.recorded.causes import causes_of
 from gradiometer.loop.recorded.decisions import cooled_finding, cooling_finding, rate_finding
@@ -316,7 +317,10 @@ def _with_reservations(
     reservations = Reservations.of(run.events)
     apart = run.manifest.get("mode") != "shared"
     uses_loss = {
-        gauge.name: not gauge.own_steps and (apart or gauge.needs_loss) for gauge in gauges
+        gauge.name: not gauge.own_steps
+        and (apart or gauge.needs_loss)
+        and not is_of_products(run.series(gauge.name))
+        for gauge in gauges
     }
     held = [
         reservations.on(finding, uses_loss=uses_loss[finding.gauge])

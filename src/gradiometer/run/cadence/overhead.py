@@ -89,9 +89,11 @@ def overhead_sentence(overhead: Mapping[str, Any], every: int | None = None) -> 
     )
     if every is not None:
         cadence = f" (`every` = {every:,})"
-    how = {"apart": "apart from training", "shared": "on gradients that training accumulates"}[
-        overhead["mode"]
-    ]
+    how = {
+        "apart": "apart from training",
+        "shared": "on gradients that training accumulates",
+        "products": "most of them on the gradients that training makes",
+    }[overhead["mode"]]
     measured = f"It measured {counted(steps, 'step')}{cadence}, {how}."
     few = too_few(overhead, every)
     more = (
