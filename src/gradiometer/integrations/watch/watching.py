@@ -271,7 +271,7 @@ class Watch(Measuring, Forks, Automatic):
             if not self._handles:
                 raise BadArgument(OUTSIDE)
             self._parts.append(NO_PART)
-            if self._failures <= self.ranks.alone:
+            if self._records:
                 with self.shield:
                     self._step(loss, batch)
                     return
@@ -431,6 +431,11 @@ class Watch(Measuring, Forks, Automatic):
             due if alone else not self._failures and self.steps >= self._capture.exchange.next_due
         )
 
+    @property
+    def _records(self) -> bool:
+        """False after a failure on several processes, and after a second one on a process alone."""
+        return self._failures <= (1 if self.ranks.alone else 0)
+
     def _close_after_a_failure(self) -> None:
         """Count a step that could not be closed, and leave the other processes at the exchange that
         is due."""
@@ -478,7 +483,7 @@ class Watch(Measuring, Forks, Automatic):
     def _settle_update(self) -> None:
         """Close a step that `step` did not close, after the update: a closure makes its backward
         inside."""
-        if self._failures > self.ranks.alone:
+        if not self._records:
             return
         was_called, self._was_called = self._was_called, False
         if self._parts:
