@@ -131,7 +131,9 @@ def rate_high(signs: Signs, level: Level) -> Claimed | None:
     jumps = len(jumps_of(signs, level)) if usual_stride(signs) > CALM else 0
     fell_back = late > AT_A_GUESS and moved > FELL_BACK
     deadly = died < (DIED_BY_SGD if signs.family == "sgd" else DIED) and late > LEARNT
-    if not (diverged or grew(signs) or overshot(signs) or fell_back or deadly or jumps >= JUMPS):
+    # weights that grow do no harm to a loss that has come down to nearly nothing
+    grown = grew(signs) and not late < LEARNT
+    if not (diverged or grown or overshot(signs) or fell_back or deadly or jumps >= JUMPS):
         return None
     numbers = {
         "movement": moved,

@@ -50,7 +50,10 @@ def trained_loss(signs: Signs) -> str:
 def level_of(signs: Signs) -> Level:
     """The level of a guess for the loss of a run."""
     entropy, variance = _last(signs, "label_entropy"), _last(signs, "target_variance")
-    start = float(np.median(signs.finite[:5])) if len(signs.finite) >= 5 else math.nan
+    start = math.nan
+    if len(signs.finite) >= 5:
+        # a rate that is far too high raises the loss within a few steps: the first one is before it
+        start = float(min(np.median(signs.finite[:5]), signs.finite[0]))
     match trained_loss(signs):
         case "cross_entropy" | "twice" | "log_of_outputs" if entropy > 0:
             return Level(entropy, Known.LABELS)
