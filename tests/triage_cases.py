@@ -436,6 +436,9 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             },
         ),
     ],
+    Claim.NOTHING_LEARNT: [
+        ({"losses": np.full(STEPS, 0.92 * GUESS)}, {"losses": np.full(STEPS, 0.88 * GUESS)}),
+    ],
     Claim.LABELS_RANDOM: [
         (
             {**evaluations([0.98 * GUESS] * 10, GUESS), "product": constant(0.02)},

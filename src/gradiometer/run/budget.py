@@ -225,6 +225,11 @@ class Budget:
             return None
         return early.target if self.readings < early.target else None
 
+    @property
+    def is_spending(self) -> bool:
+        """True inside of `spending`: the instrument is at work, and not training."""
+        return bool(self._open)
+
     @contextmanager
     def spending(
         self, name: str = BOOKKEEPING, *, fixed: bool = False, outside: bool = False

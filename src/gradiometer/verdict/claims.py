@@ -12,6 +12,7 @@ class Claim(StrEnum):
     not change."""
 
     HEALTHY = "healthy"
+    NOTHING_LEARNT = "nothing_learnt"
     UNDECIDED = "undecided"
     UNSTABLE = "unstable"
     MAY_STOP = "may_stop"

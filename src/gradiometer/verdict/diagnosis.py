@@ -158,6 +158,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
             judged, with_trials(run, findings_of(judged, run.hyperparameters)), findings
         )
     headline = leading(run, findings)
+    findings.sort(key=lambda each: each is not headline)  # the first one is the answer
     return Diagnosis(
         findings=tuple(findings),
         estimates=estimates,

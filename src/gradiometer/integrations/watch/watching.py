@@ -159,7 +159,7 @@ class Watch(Measuring, Forks, Automatic):
             budget=self.budget,
         )
         kept = KeptUpdatesOfLoop(
-            subject, called, self._optimizers, self._capture.scaler, accumulation
+            subject, called, self._optimizers, self._capture.scaler, accumulation, self._warn
         )
         self.on_the_way = OnTheWay(kept, Trials(trials, self, announcements.say))
         self._pace = Pace(self._warn, partial(self._settings.search, self._follow_updates_of))

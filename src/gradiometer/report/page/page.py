@@ -22,6 +22,7 @@ from gradiometer.run.artifacts import save_artifact
 from gradiometer.run.cadence.overhead import overhead_sentence
 from gradiometer.run.reader import Run
 from gradiometer.storage.disk import replace_file, writing
+from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.diagnosis import Diagnosis, diagnose
 
 STATUS_SYMBOLS = {"running": "▸", "finished": "✓", "interrupted": "‖", "diverged": "▲"}
@@ -133,9 +134,10 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
 
 
 def _title(diagnosis: Diagnosis, action: Action | None) -> str:
-    """The verdict, or what the next action answers to if the verdict is only that
-    something is ok."""
-    calm = diagnosis.headline is not None and diagnosis.headline.state is State.OK
+    """The verdict, or what the next action answers to if the verdict is only that one gauge finds
+    something ok."""
+    headline = diagnosis.headline
+    calm = headline is not None and headline.state is State.OK and headline.claim != Claim.HEALTHY
     if action is not None and calm:
         return action.seen
     return f"{diagnosis.said[:1].upper()}{diagnosis.said[1:]}."

@@ -39,7 +39,14 @@ ISSUES: dict[Claim, Issue] = {
         Issue.CONVERGENCE,
     ),
     **dict.fromkeys(
-        (Claim.HEALTHY, Claim.UNDECIDED, Claim.MAY_STOP, Claim.SOFTMAX_TWICE), Issue.CONVERGENCE
+        (
+            Claim.HEALTHY,
+            Claim.UNDECIDED,
+            Claim.MAY_STOP,
+            Claim.SOFTMAX_TWICE,
+            Claim.NOTHING_LEARNT,
+        ),
+        Issue.CONVERGENCE,
     ),
     Claim.FORK_BETTER: Issue.CONVERGENCE,
     Claim.OVERFIT: Issue.EXPLORATION,

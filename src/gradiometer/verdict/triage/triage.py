@@ -173,6 +173,12 @@ def _passed(signs: Signs, level: Level) -> Claimed:
         and level.known_by is not Known.NOTHING
     )
     left = course.ended_at(signs, level)
+    if enough and signs.has_ended and left > AT_A_GUESS:
+        return Claimed(
+            Claim.NOTHING_LEARNT,
+            {"loss": left, "steps": float(signs.length)},
+            ("give the losses on held-out examples, w.evaluated(test=...)",),
+        )
     if enough and signs.has_ended:
         return Claimed(
             Claim.HEALTHY, {"travel": signs.travel, "loss": left, "steps": float(signs.length)}

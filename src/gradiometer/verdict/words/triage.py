@@ -182,6 +182,12 @@ WORDS: Mapping[Claim, Words] = {
         "came down to {loss:%} of a guess.",
         "Checked: the loop, the schedule, the learning rate, the length and the data.",
     ),
+    Claim.NOTHING_LEARNT: Words(
+        "Nothing was learnt: after {steps} steps the loss is {loss:%} of that of a guess, and no "
+        "reading says why.",
+        "Labels that have nothing to do with the inputs look like this, and inputs that do not "
+        "reach the loss.",
+    ),
     Claim.UNDECIDED: Words(
         "No sign so far of something that limits this run, after {steps} steps.",
         "The learning rate and the length can be judged at the end of the training, or at its "

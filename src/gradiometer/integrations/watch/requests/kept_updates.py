@@ -1,7 +1,7 @@
 """Keeps a few updates of a watched loop, so that a fork can be compared with what the loop does."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -53,6 +53,7 @@ class KeptUpdatesOfLoop:
         optimizers: The optimizers of the loop; with more than one nothing is kept.
         scaler: The GradScaler, if there is one.
         accumulation: Number of calls of `step` for one update.
+        warn: Takes a warning.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class KeptUpdatesOfLoop:
         optimizers: Sequence[torch.optim.Optimizer],
         scaler: Any,
         accumulation: int,
+        warn: Callable[[str], None],
     ) -> None:
+        self._warn = warn
         model = subject.objective.model
         self._model, self._called, self._optimizers = model, called, optimizers
         self._loss = getattr(subject.objective.loss, "__wrapped__", None)
@@ -258,8 +261,14 @@ class KeptUpdatesOfLoop:
             self._handle = None
 
     def _stop(self, error: Exception) -> None:
-        self.newest, self.why_none = None, f"keeping them failed ({reason_of(error)})"
-        attempt(self.close)
+        reason = reason_of(error)
+        attempt(
+            self.close,
+            lambda: self._warn(
+                f"updates are no longer kept for forks, and training continues: {reason}"
+            ),
+        )
+        self.why_none = f"keeping them failed ({reason})"
 
 
 def _copy_of(scaler: Any) -> Any:

@@ -83,7 +83,7 @@ class TriageRecorder:
         self._products = Products(objective.parameters)
         self._backwards = BackwardsOfStep(objective.parameters, optimizers, self.shield)
         self._batches = BatchSigns()
-        self._shared = SharedRows(objective.model, self.shield)
+        self._shared = SharedRows(objective.model, self.shield, budget)
         self._sensitive = sensitive_layers(objective.model)
         self.rate: Any = None
         """The learning rate of the last update."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.integrations.watch.shield import Hook, Shield
+from gradiometer.run.budget import Budget
 
 ROWS = 4096
 """Most rows of each kind whose fingerprints are kept: 32 KiB."""
@@ -24,10 +25,12 @@ class SharedRows:
     Args:
         model: The model.
         shield: Takes errors.
+        budget: The account: what runs the model while it is charged is measuring, and no
+            evaluation.
     """
 
-    def __init__(self, model: nn.Module, shield: Shield) -> None:
-        self._model, self._shield = model, shield
+    def __init__(self, model: nn.Module, shield: Shield, budget: Budget) -> None:
+        self._model, self._shield, self._budget = model, shield, budget
         self._hook: Any = None
         self._calls: list[Tensor] = []
         self._trained: list[Tensor] = []
@@ -90,7 +93,9 @@ class SharedRows:
         return torch.tensor(float(count), device="cpu")
 
     def _called(self, _: nn.Module, arguments: Sequence[Any]) -> None:
-        if torch.is_grad_enabled() or sum(map(len, self._calls)) >= ROWS:
+        if torch.is_grad_enabled() or self._budget.is_spending:
+            return
+        if sum(map(len, self._calls)) >= ROWS:
             return
         inputs = next((one for one in arguments if isinstance(one, Tensor) and one.dim()), None)
         if inputs is not None:
