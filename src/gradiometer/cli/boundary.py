@@ -76,10 +76,14 @@ def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]
     A sentence that quotes a very long text is shortened in its middle.
     """
     sentence, code = _explained(error, arguments)
-    sentence = printable(sentence)
-    if len(sentence) > LONGEST:
-        sentence = f"{sentence[: LONGEST // 2]} … {sentence[-LONGEST // 2 :]}"
-    return sentence, code
+    return shortened(printable(sentence)), code
+
+
+def shortened(sentence: str) -> str:
+    """The sentence, without the middle of a very long text that it quotes."""
+    if len(sentence) <= LONGEST:
+        return sentence
+    return f"{sentence[: LONGEST // 2]} … {sentence[-LONGEST // 2 :]}"
 
 
 def _explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
