@@ -98,7 +98,7 @@ def _run(arguments: list[str]) -> int:
         now = answer(arguments) if isinstance(error, click.UsageError) else None
         if now is not None:
             error = click.UsageError(now)
-        error.message = shortened(error.message)
+        vars(error)["message"] = shortened(error.message)
         error.show()
         sentence, code = error.format_message(), error.exit_code
     except click.Abort as error:

@@ -39,23 +39,28 @@ class Marks:
     """
 
     names: tuple[str, ...]
-    bits: Tensor
-    norms: Tensor
-    largest: Tensor
+    bits: tuple[Tensor, ...]
+    norms: tuple[Tensor, ...]
+    largest: tuple[Tensor, ...]
     samples: tuple[Tensor, ...]
     sizes: tuple[int, ...]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Marks):
             return NotImplemented
-        return self.names == other.names and torch.equal(self.bits, other.bits)
+        return self.names == other.names and all(map(torch.equal, self.bits, other.bits))
 
     __hash__ = None  # type: ignore[assignment]
 
     @property
     def norm_of(self) -> dict[str, float]:
         """The norm of each tensor by its name."""
-        return dict(zip(self.names, self.norms.tolist(), strict=True))
+        return dict(zip(self.names, map(float, self.norms), strict=True))
+
+    @property
+    def norm(self) -> float:
+        """The norm of all tensors together."""
+        return math.hypot(*map(float, self.norms))
 
     def distance(self, other: "Marks", names: Collection[str]) -> float:
         """About the norm of the difference of these tensors, from the samples."""
@@ -84,7 +89,6 @@ class Marks:
 @torch.no_grad()
 def marks_of(tensors: Mapping[str, Tensor]) -> Marks:
     """The marks of these tensors: a few passes over each, and no copy of it."""
-    device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
     bits, norms, largest, samples = [], [], [], []
     for tensor in tensors.values():
         flat = tensor.detach().contiguous().reshape(-1)
@@ -94,23 +98,12 @@ def marks_of(tensors: Mapping[str, Tensor]) -> Marks:
             values, dtype=torch.promote_types(values.dtype, torch.float32)
         )
         most = torch.linalg.vector_norm(values, math.inf) if values.numel() else values.sum()
-        bits.append(_bits(flat.view(WORDS[flat.element_size()])).to(device))
-        norms.append(norm.double().to(device))
-        largest.append(most.double().to(device))
+        bits.append(_bits(flat.view(WORDS[flat.element_size()])))
+        norms.append(norm.double())
+        largest.append(most.double())
         samples.append(values[_places(len(values), values.device)].double())
-    if not bits:
-        return Marks(
-            (), torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0), torch.zeros(0), (), ()
-        )
     sizes = tuple(tensor.numel() * (2 if tensor.is_complex() else 1) for tensor in tensors.values())
-    return Marks(
-        tuple(tensors),
-        torch.stack(bits),
-        torch.stack(norms),
-        torch.stack(largest),
-        tuple(samples),
-        sizes,
-    )
+    return Marks(tuple(tensors), tuple(bits), tuple(norms), tuple(largest), tuple(samples), sizes)
 
 
 def _bits(words: Tensor) -> Tensor:

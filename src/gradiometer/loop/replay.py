@@ -306,7 +306,7 @@ def _ascents(again: Again) -> Iterator[float]:
     move, gradient = torch.cat(moves), torch.cat(made.samples)
     scale = float(move @ gradient / (gradient @ gradient))
     if scale > 0 and float((move - scale * gradient).norm()) < ROUNDING * float(move.norm()):
-        yield from _rounded(scale * float(made.norms.norm()))
+        yield from _rounded(scale * made.norm)
 
 
 def _clippings(again: Again) -> Iterator[tuple[float | None, float | None]]:
@@ -317,12 +317,12 @@ def _clippings(again: Again) -> Iterator[tuple[float | None, float | None]]:
         return
     ratio = again.common_ratio
     if ratio is not None and ratio < 1:
-        for norm in _rounded(ratio * float(made.norms.norm())):
+        for norm in _rounded(ratio * made.norm):
             yield norm, None
-    smaller = seen.largest < made.largest
-    values = seen.largest[smaller]
-    if len(values) and float(values.max() - values.min()) <= ROUNDING * float(values.max()):
-        for value in _rounded(float(values.max())):
+    pairs = [(float(one), float(two)) for one, two in zip(seen.largest, made.largest, strict=True)]
+    values = [one for one, two in pairs if one < two]
+    if values and max(values) - min(values) <= ROUNDING * max(values):
+        for value in _rounded(max(values)):
             yield None, value
 
 
