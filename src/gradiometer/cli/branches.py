@@ -23,7 +23,8 @@ class Advised:
 
     def __init__(self, console: Console | None) -> None:
         self.console = console
-        self.counted, self.began = 0, False
+        self.counted = 0
+        self.began = False
         self.waiting = ExitStack()
         self.counter = Counter(console, "branches")
 

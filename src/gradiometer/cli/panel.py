@@ -73,7 +73,8 @@ class Panel:
         self.losses: deque[float] = deque(maxlen=LOSSES)
         self.rates: deque[float] = deque(maxlen=LOSSES)
         self.shown_at = 0.0
-        self.began_at, self.began_step = 0.0, 0
+        self.began_at = 0.0
+        self.began_step = 0
         self.interval = REFRESH_SECONDS if console.is_terminal else LINE_SECONDS
 
     def wait(self, words: str) -> None:

@@ -23,7 +23,8 @@ class Counter:
     """
 
     def __init__(self, console: Console | None, words: str) -> None:
-        self.console, self.words = console, words
+        self.console = console
+        self.words = words
         self.shown_at = time.monotonic()
         self._bar: Progress | None = None
 

@@ -97,7 +97,8 @@ class Automatic:
             self._always = is_sharded(self._objective.model)
             self._listener = Listener(self._before_backward, self._after_backward).start()
             self._handles.append(self._listener)
-        self._announced, self._thread = batch, get_ident()
+        self._announced = batch
+        self._thread = get_ident()
         return batch
 
     def _before_backward(self) -> None:

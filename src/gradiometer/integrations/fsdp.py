@@ -154,7 +154,9 @@ class ShardHooks:
         shield: AbstractContextManager[object, bool | None],
         preconditioner: Preconditioner | None = None,
     ) -> None:
-        self._pieces, self._budget, self._shield = objective.parameters, budget, shield
+        self._pieces = objective.parameters
+        self._budget = budget
+        self._shield = shield
         self._preconditioner = preconditioner
         self._whole_preconditioner: dict[int, Tensor] = {}
         self._places = _places(objective)
@@ -183,7 +185,8 @@ class ShardHooks:
 
     def forget(self) -> None:
         """Forget the gradients that were read."""
-        self._read, self._in_parts = {}, False
+        self._read = {}
+        self._in_parts = False
 
     def start(self) -> None:
         """Put hooks in place and start empty."""
@@ -197,12 +200,14 @@ class ShardHooks:
         """Remove the hooks and forget the gradients."""
         for hook in (*self._module_hooks, *self._hooks.values()):
             hook.remove()
-        self._module_hooks, self._hooks = [], {}
+        self._module_hooks = []
+        self._hooks = {}
         self.forget()
         self._whole_preconditioner = {}
         if self._preconditioner is not None:
             self._preconditioner.forget()
-        self.whole, self._ending = None, False
+        self.whole = None
+        self._ending = False
 
     def norms(self) -> Float[Tensor, "1 numbers"]:
         """The numbers of every parameter's gradient since the last `norms`, zero if there was none;

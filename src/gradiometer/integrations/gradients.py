@@ -69,8 +69,10 @@ class GradientHooks:
         *,
         keeps: bool = True,
     ) -> None:
-        self._keeps, self._parameters = keeps, parameters
-        self._budget, self._shield = budget, shield
+        self._keeps = keeps
+        self._parameters = parameters
+        self._budget = budget
+        self._shield = shield
         self._preconditioner = preconditioner
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._read: list[Tensor | None] = []
@@ -122,11 +124,13 @@ class GradientHooks:
         self.forget()
         if self._preconditioner is not None:
             self._preconditioner.forget()
-        self.whole, self._ending = None, False
+        self.whole = None
+        self._ending = False
 
     def forget(self) -> None:
         """Forget the gradients that were read."""
-        self._read, self.in_parts = [None] * len(self._parameters), False
+        self._read = [None] * len(self._parameters)
+        self.in_parts = False
 
     def take(self) -> Gradients:
         """The gradients since the last `take`, one tensor per parameter: summed over backwards,

@@ -78,7 +78,8 @@ class HuggingFaceCallback(TrainerCallback):
     """
 
     def __init__(self, loss: Loss | None = None, **settings: Any) -> None:
-        self._loss, self._settings = loss, settings
+        self._loss = loss
+        self._settings = settings
         self._own: _OwnLoss | None = None
         self._watch: Watch | None = None
         self._hook: Any = None
@@ -209,7 +210,9 @@ class _OwnLoss:
     """
 
     def __init__(self, trainer: Any, computed: Callable[..., None]) -> None:
-        self._trainer, self._computed, self._compute = trainer, computed, trainer.compute_loss
+        self._trainer = trainer
+        self._computed = computed
+        self._compute = trainer.compute_loss
         self._counts = False
         trainer.compute_loss = self._observed
 

@@ -52,7 +52,8 @@ class LightningCallback(Callback):
 
     def __init__(self, loss: Loss | None = None, **settings: Any) -> None:
         super().__init__()
-        self._loss, self._settings = loss, settings
+        self._loss = loss
+        self._settings = settings
         self._watch: Watch | None = None
         self._state: Mapping[str, Any] | None = None
         self._batch: Batch = None

@@ -91,12 +91,10 @@ class NormsWatch:
         check_level(level)
         if optimizer is not None and not (isinstance(optimizer, str) and optimizer.strip()):
             raise BadArgument(f"`optimizer` must be a name such as 'adamw', got {optimizer!r}.")
-        self._out, self._name, self._optimizer, self._level = (
-            Path(out),
-            file_name(name),
-            optimizer,
-            level,
-        )
+        self._out = Path(out)
+        self._name = file_name(name)
+        self._optimizer = optimizer
+        self._level = level
         self._sampling = sampling or Sampling(Draw.REPLACEMENT)
         if self._sampling.draw is Draw.RESHUFFLED and self._sampling.examples is None:
             raise BadArgument(
@@ -220,7 +218,8 @@ class NormsWatch:
             raise BadArgument(
                 "`state` is not the state_dict of a NormsWatch: give what `state_dict()` returned."
             )
-        self.steps, self._restored = int(state["steps"]), state
+        self.steps = int(state["steps"])
+        self._restored = state
 
     def _shielded(self, recorder: Recorder, given: tuple[Any, ...]) -> None:
         """Record a step of a training that is under way. Nothing that happens here may end it."""

@@ -122,10 +122,13 @@ class Trackers:
     """
 
     def __init__(self, given: Iterable[Any], level: float, warn: Callable[[str], None]) -> None:
-        self._given, self._level, self._warn = tuple(given), level, warn
+        self._given = tuple(given)
+        self._level = level
+        self._warn = warn
         loggers(self._given)
         self._failed: set[str] = set()
-        self._sent_at, self._sent_step = -math.inf, -1
+        self._sent_at = -math.inf
+        self._sent_step = -1
 
     def send(self, recorder: Recorder, now: float, *, at_once: bool = False) -> None:
         """Log what the recorder's last readings say, if the last time was long enough ago.

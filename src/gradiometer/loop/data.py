@@ -138,12 +138,10 @@ class Loaded(Data):
                 f"`batches` has a {kind}, whose order does not depend on a seed, so that "
                 f"replicates would be the same: give shuffle=True, or {INSTEAD}."
             )
-        self._sampler, self._plain, self._dataset, self._collate = (
-            sampler,
-            plain,
-            dataset,
-            loader.collate_fn,
-        )
+        self._sampler = sampler
+        self._plain = plain
+        self._dataset = dataset
+        self._collate = loader.collate_fn
         self._examples = (
             None if sampler is None else Examples(dataset, "batches", loader.collate_fn)
         )
@@ -223,7 +221,8 @@ class Listed(Data):
 
     def __init__(self, batches: Sequence[Batch]) -> None:
         self._batches = list(batches)
-        self.size, self.epoch = batch_size(self._batches[0]), sum(map(batch_size, self._batches))
+        self.size = batch_size(self._batches[0])
+        self.epoch = sum(map(batch_size, self._batches))
 
     @property
     def filled(self) -> float:

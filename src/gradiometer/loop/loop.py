@@ -220,7 +220,8 @@ class Loop:
         made = Loop.__new__(Loop)
         vars(made).update(vars(self))
         made.model, optimizers, made.schedulers, made.scaler = copied(*self._parts)
-        made._planner, made.optimizer = optimizers[0], optimizers[-1]
+        made._planner = optimizers[0]
+        made.optimizer = optimizers[-1]
         made._fixed, made._newest = dict(self._fixed), self._newest.copy()
         return made
 
@@ -490,5 +491,6 @@ def _loaded(parts: bytes, others: dict[str, Any]) -> Loop:
     loop = Loop.__new__(Loop)
     vars(loop).update(others)
     loop.model, optimizers, loop.schedulers, loop.scaler = loaded(parts)
-    loop._planner, loop.optimizer = optimizers[0], optimizers[-1]
+    loop._planner = optimizers[0]
+    loop.optimizer = optimizers[-1]
     return loop

@@ -206,7 +206,8 @@ def check_replay(loop: Loop, kept: KeptUpdates) -> tuple[str, ...]:
                 return _notes(above)
         loop.ascent = None
         for clip, value in _clippings(found[-1]):
-            loop.clip, loop.clip_value = clip, value
+            loop.clip = clip
+            loop.clip_value = value
             clipped = _best(loop, kept)
             if _is_complete(clipped, kept):
                 return _notes(clipped)

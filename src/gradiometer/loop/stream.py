@@ -64,13 +64,15 @@ class Stream:
     ) -> None:
         self.batches = batches
         """The batches that come next, before they are cut."""
-        self._accumulation, self._device = accumulation, device
+        self._accumulation = accumulation
+        self._device = device
         self._cut: list[tuple[Batch, Fraction]] = []
         self._skipped: list[tuple[int, int]] = []
         self._drawn = 0
         self.examples = 0
         """Number of examples so far."""
-        self._whole, self._rest = 0, Fraction(0)
+        self._whole = 0
+        self._rest = Fraction(0)
 
     @property
     def original(self) -> Fraction:

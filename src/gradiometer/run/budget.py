@@ -112,7 +112,8 @@ class Budget:
 
     def stop(self) -> None:
         """Stop to count the time: training has ended. `start` counts again."""
-        self._earlier, self._started = self.elapsed, None
+        self._earlier = self.elapsed
+        self._started = None
 
     @property
     def spent(self) -> float:
@@ -280,7 +281,8 @@ class Budget:
         self._counted[kind] = self.spent_on[kind]
         if kind == READINGS:
             self.readings += 1
-            self._last, self._newest = self.training, self.steps
+            self._last = self.training
+            self._newest = self.steps
             if self._borrows:
                 spent = self._budgeted - self._by_the_way
                 self._lent = max(self._lent, spent - self._income(self.training))
@@ -312,12 +314,16 @@ class Budget:
             raise BadArgument(
                 f"`state` must have 0 ≤ spent ≤ elapsed, got spent {total} s of {elapsed} s."
             )
-        self._earlier, self._started = elapsed, None
+        self._earlier = elapsed
+        self._started = None
         self.spent_on = defaultdict(float, spent)
         self._counted = defaultdict(float, spent)
-        self.outside, self.fixed = set(state["outside"]), set(state["fixed"])
-        self.steps, self.readings = int(state["steps"]), int(state["readings"])
-        self._lent, self._last = float(state["lent"]), float(state["last"])
+        self.outside = set(state["outside"])
+        self.fixed = set(state["fixed"])
+        self.steps = int(state["steps"])
+        self.readings = int(state["readings"])
+        self._lent = float(state["lent"])
+        self._last = float(state["last"])
         self._newest = int(state.get("newest", self.steps))
         self._repays_from = state["repays_from"]
         self._first.clear()

@@ -66,11 +66,13 @@ class Recorder:
         elsewhere: Collection[str] = (),
     ) -> None:
         _check(gauges, every, rank)
-        self.folder, self.gauges = folder, tuple(gauges)
+        self.folder = folder
+        self.gauges = tuple(gauges)
         self.budget = (
             budget if budget is not None else Budget(0.0)
         )  # with share 0 it only counts the time
-        self.every, self.rank = every, rank
+        self.every = every
+        self.rank = rank
         self.mode: str = mode or ("shared" if folder.configuration.accumulation > 1 else "apart")
         self._share = None if budget is None else budget.share
         then = (

@@ -63,7 +63,8 @@ class JournalWriter:
 
     def __init__(self, path: Path, folder: Path, then: str = "") -> None:
         self.path = path
-        self._folder, self._then = folder, then
+        self._folder = folder
+        self._then = then
         self._buffer = bytearray()
         self._owner = os.getpid()
         self._open()

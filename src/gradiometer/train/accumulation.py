@@ -46,8 +46,12 @@ class Accumulator:
         seed: int,
         preconditioner: Callable[[], Sequence[Tensor] | None] | None = None,
     ) -> None:
-        self._objective, self._accumulation, self._ranks = objective, accumulation, ranks
-        self._budget, self._seed, self._preconditioner = budget, seed, preconditioner
+        self._objective = objective
+        self._accumulation = accumulation
+        self._ranks = ranks
+        self._budget = budget
+        self._seed = seed
+        self._preconditioner = preconditioner
         # Kept from step to step, since memory that is freed costs page faults when it is allocated
         # again.
         self._mean = [torch.zeros_like(parameter) for parameter in objective.parameters]
@@ -178,7 +182,9 @@ class MicroBatches:
     """
 
     def __init__(self, loss: Loss, accumulation: int, seed: int) -> None:
-        self._loss, self._accumulation, self._seed = loss, accumulation, seed
+        self._loss = loss
+        self._accumulation = accumulation
+        self._seed = seed
         self._newest: tuple[nn.Module, int, Accumulator] | None = None
 
     def __call__(self, model: nn.Module, batch: Batch, factor: Fraction) -> float:

@@ -73,7 +73,8 @@ class TrainProbe:
             raise BadArgument(f"`cool` needs at least {FEWEST} training examples, got {len(data)}.")
         count = min(count, len(data)) // PARTS * PARTS
         chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count]
-        self.objective, self.seed = objective, zlib.crc32(f"{seed}/cooling".encode())
+        self.objective = objective
+        self.seed = zlib.crc32(f"{seed}/cooling".encode())
         with untouched_randomness(self.seed, objective.devices):  # a data set may draw, too
             batch = data.batch(chosen)
         self.parts: list[Batch] = chunks(batch, PARTS)
@@ -198,7 +199,10 @@ class Cooling:
         steps = length[0]
         examples = paid_examples(share, length, needed=not acts)
         self.probe = TrainProbe(objective, data, examples, seed) if examples else None
-        self.steps, self.acts, self.budget, self.level = steps, acts, budget, level
+        self.steps = steps
+        self.acts = acts
+        self.budget = budget
+        self.level = level
         self.early = max(int(EARLY * steps), 1)
         self.marks = sorted({math.ceil(share * steps) for share in MARKS} - {steps}) if acts else []
         self.since = 0
@@ -266,7 +270,8 @@ class Cooling:
             begins: That step; the number of all steps if the rate stays to the end.
             forked: True if a fork was made for it.
         """
-        self.asked, self.begins = step, begins
+        self.asked = step
+        self.begins = begins
         self.spent += self._cost(step) if forked else 0.0
 
     def _cost(self, step: int) -> float:
@@ -318,7 +323,9 @@ class Cooling:
     def _changed(self, learning_rate: float, step: int) -> None:
         """The rate has changed: restart the test. A cut by half or more, by anyone, waits to be
         scored."""
-        kept, self.newest, self.cut = self.newest, None, None
+        kept = self.newest
+        self.newest = None
+        self.cut = None
         if (
             kept is not None
             and self.test is not None
@@ -333,7 +340,8 @@ class Cooling:
                 "to": learning_rate,
                 "predicted": predicted.to_dict(),
             }
-        self.since, self.rate = step - 1, learning_rate
+        self.since = step - 1
+        self.rate = learning_rate
         self.test = self._new_test()
         self.needed = self.steps + 1
 

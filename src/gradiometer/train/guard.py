@@ -114,17 +114,21 @@ class Guard:
         check_whole("steps", steps, 1)
         if expected is not None and not math.isfinite(expected):
             check_number("expected", expected)
-        self.model, self.optimizer, self.scheduler, self.loss = model, optimizer, scheduler, loss
-        self.steps, self.expected = steps, expected
+        self.model = model
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.loss = loss
+        self.steps = steps
+        self.expected = expected
         self.window = max(round(WINDOW * steps), FEWEST)
-        self.step, self.returns = 0, 0
-        self.start, self.smoothed, self.lowest, self.kept_at = (
-            math.nan,
-            math.nan,
-            math.inf,
-            math.inf,
-        )
-        self.count, self.waits = 0, FROM * steps
+        self.step = 0
+        self.returns = 0
+        self.start = math.nan
+        self.smoothed = math.nan
+        self.lowest = math.inf
+        self.kept_at = math.inf
+        self.count = 0
+        self.waits = FROM * steps
         self.kept: tuple[dict[str, Any], dict[Any, Any]] = self._state()
 
     def went_back(self, loss: Tensor | float, batch: Batch) -> bool:
@@ -158,11 +162,9 @@ class Guard:
         if restoring:
             self._restore()
         scale_rates(self.optimizer, self.scheduler, factor)
-        self.returns, self.count, self.waits = (
-            self.returns + 1,
-            0,
-            max(self.waits, step + WAIT * self.steps),
-        )
+        self.returns = self.returns + 1
+        self.count = 0
+        self.waits = max(self.waits, step + WAIT * self.steps)
         return True
 
     def _smooth(self, value: float, step: int) -> None:
@@ -209,7 +211,8 @@ class Guard:
             and self.smoothed < self.kept_at
             and self._learnt
         ):
-            self.kept, self.kept_at = self._state(), self.smoothed
+            self.kept = self._state()
+            self.kept_at = self.smoothed
 
     def _state(self) -> tuple[dict[str, Any], dict[Any, Any]]:
         return copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()["state"]))

@@ -96,7 +96,8 @@ class Training:
                 f"`checkpoint_at` names step {min(beyond):,}, but this run has {self.steps:,} "
                 "steps: leave it out."
             )
-        budget.clock, budget.planned = clock_for(self.device.type), self.steps
+        budget.clock = clock_for(self.device.type)
+        budget.planned = self.steps
         self.optimizer = new_optimizer(configuration, self.parameters)
         cycle = SnapshotCycle(configuration.rate, self.steps, max(configuration.snapshots, 1))
         self.cycle = checked_cycle(cycle) if configuration.snapshots else None

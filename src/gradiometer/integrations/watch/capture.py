@@ -63,11 +63,16 @@ class Capture:
         preconditioner: Preconditioner | None = None,
     ) -> None:
         objective, budget = subject.objective, subject.budget
-        self._objective, self._batches, self._ranks = objective, batches, subject.ranks
+        self._objective = objective
+        self._batches = batches
+        self._ranks = subject.ranks
         self._parameters = objective.parameters
-        self._accumulation, self.scaler = accumulation, scaler
+        self._accumulation = accumulation
+        self.scaler = scaler
         self.has_loss = subject.has_loss and not is_sharded(objective.model)
-        self._seed, self._warn, self._shield = seed, warn, shield
+        self._seed = seed
+        self._warn = warn
+        self._shield = shield
         self._preconditioner = preconditioner
         self._spread_given = subject.spread
         self._gradients: GradientHooks | ShardHooks | GradientsInPlace
@@ -89,7 +94,8 @@ class Capture:
         self._warned: set[str] = set()
         self._divisor: Tensor | None = None
         self._factor: Copied | None = None
-        self._seen, self.stopwatch = Seen(), Stopwatch(budget)
+        self._seen = Seen()
+        self.stopwatch = Stopwatch(budget)
         self.together = OverProcesses((), self._ranks, budget, self._parameters[0].device)
         numbers = self._kinds * len(self._parameters)
         self.exchange = Exchange(self._ranks, accumulation, numbers, self._parameters[0].device)

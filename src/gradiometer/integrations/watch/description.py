@@ -225,7 +225,8 @@ def shows_products(
     """True if the noise can be read from the gradients of successive steps, and nothing else was
     asked for."""
     is_default = (
-        asked["every"] is None
+        bool(asked["budget"])
+        and asked["every"] is None
         and asked["parts"] == PARTS
         and batches.probe is None
         and batches.groups is None

@@ -35,7 +35,8 @@ class Findings(tuple[Finding, ...]):
     ) -> "Findings":
         """Findings and warnings."""
         made = super().__new__(cls, findings)
-        made.warnings, made.diagnosis = tuple(warnings), diagnosis
+        made.warnings = tuple(warnings)
+        made.diagnosis = diagnosis
         return made
 
     def __str__(self) -> str:

@@ -46,8 +46,12 @@ class Kept:
         gauges: tuple[Any, ...],
         settings: Settings,
     ) -> None:
-        self._losses, self._shield, self._warn, self._gauges = losses, shield, warn, gauges
-        self._announcements, self._settings = announcements, settings
+        self._losses = losses
+        self._shield = shield
+        self._warn = warn
+        self._gauges = gauges
+        self._announcements = announcements
+        self._settings = settings
         self._recorder: Recorder | None = None
         self._evaluated: list[tuple[int, dict[str, Any]]] = []
 

@@ -49,9 +49,13 @@ class Losses:
         locate: bool = True,
         has_loss: bool = True,
     ) -> None:
-        self._objective, self._warn, self._seed, self._locate = objective, warn, seed, locate
+        self._objective = objective
+        self._warn = warn
+        self._seed = seed
+        self._locate = locate
         self._has_loss = has_loss
-        self._accumulation, self._rank = accumulation, rank
+        self._accumulation = accumulation
+        self._rank = rank
         self.on_cpu = all(device.type == "cpu" for device in objective.devices)
         """True if the whole model is on the CPU, and with it the losses."""
         self.waiting: list[Kept] = []

@@ -35,8 +35,11 @@ class Settings:
         next_step: Callable[[], int],
         planned: Callable[[], int | None],
     ) -> None:
-        self._warn, self._next_step, self._planned = warn, next_step, planned
-        self._optimizers, self._own = optimizers, frozenset(map(id, objective.parameters))
+        self._warn = warn
+        self._next_step = next_step
+        self._planned = planned
+        self._optimizers = optimizers
+        self._own = frozenset(map(id, objective.parameters))
         self._changes: Changes | None = None
         self._hook: Any = None
         self._sought: tuple[Callable[[torch.optim.Optimizer], None], Callable[[], None]] | None = (
@@ -56,7 +59,10 @@ class Settings:
 
     def attach(self, changes: Changes) -> None:
         """Record changes from now on."""
-        self._changes, self._raw, self._kept, self.next_look = changes, (), [], 0
+        self._changes = changes
+        self._raw = ()
+        self._kept = []
+        self.next_look = 0
 
     def search(
         self, follow: Callable[[torch.optim.Optimizer], None], found: Callable[[], None]

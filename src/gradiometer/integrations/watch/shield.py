@@ -60,7 +60,8 @@ class Hook:
     def __init__(
         self, shield: Shield | None = None, call: Callable[..., object] | None = None
     ) -> None:
-        self._shield, self._call = shield, call
+        self._shield = shield
+        self._call = call
 
     def __call__(self, *arguments: object) -> None:
         """Do it."""

@@ -138,8 +138,11 @@ class Successive:
         alone: bool,
         gauges: Sequence[str],
     ) -> None:
-        self._objective, self._optimizers, self._rule = objective, optimizers, rule
-        self._scaler, self._budget = scaler, budget
+        self._objective = objective
+        self._optimizers = optimizers
+        self._rule = rule
+        self._scaler = scaler
+        self._budget = budget
         self._share = budget.share * (1.0 if alone else BESIDE_OTHERS)
         self._gauges = gauges
         self._record: Callable[[Reading], None] | None = None
@@ -155,8 +158,10 @@ class Successive:
         self._open: dict[str, list[dict[str, float]]] = {}
         self._chains = 0
         self._step_before = -1
-        self._travelled, self._rate_before = 0.0, 0.0
-        self._spent, self._early = 0.0, 0.0
+        self._travelled = 0.0
+        self._rate_before = 0.0
+        self._spent = 0.0
+        self._early = 0.0
         self._batch_size = 0
         self._kind = gauges[0]
         rates = {float(group["lr"]) for one in optimizers for group in one.param_groups}
@@ -177,8 +182,10 @@ class Successive:
             stopped: Called with the reason if nothing more is read.
             step: The next step.
         """
-        self._record, self._stopped = record, stopped
-        self.next, self._step_before = step, step - 1
+        self._record = record
+        self._stopped = stopped
+        self.next = step
+        self._step_before = step - 1
 
     def at_step(self, step: int, loss: Tensor | float, batch: Batch) -> None:
         """Read one step of a chain, between `backward` and the update."""
@@ -205,7 +212,8 @@ class Successive:
             self._rate_before if self._step_before >= 0 else 0.0
         )
         follows, self.updated = self.updated and step == self._step_before + 1, False
-        self._step_before, self._rate_before = step, rate
+        self._step_before = step
+        self._rate_before = rate
         size = first_size(batch)
         gradients = [
             parameter.grad for parameter in self._objective.parameters if parameter.grad is not None
@@ -275,7 +283,9 @@ class Successive:
     def _end_chain(self, step: int) -> None:
         """Begin to fetch the numbers of a chain, and take in those of the one before."""
         rows, facts = self._rows, self._facts
-        self._rows, self._facts, self._last = [], [], None
+        self._rows = []
+        self._facts = []
+        self._last = None
         if not rows:
             return
         numbers = torch.stack(rows)
@@ -407,7 +417,10 @@ class Successive:
     def _end(self, why: str) -> None:
         """Read nothing more."""
         self.next = NEVER
-        self._rows, self._facts, self._last, self._weights = [], [], None, None
+        self._rows = []
+        self._facts = []
+        self._last = None
+        self._weights = None
         self._open.clear()
         self._stopped(why)
 

@@ -73,7 +73,9 @@ class Updates:
                 "`sampling` draws without replacement from a training set of unknown size: give "
                 "its `examples`, or leave temperature out."
             )
-        self._optimizers, self._optimizer, self._objective = optimizers, optimizers[0], objective
+        self._optimizers = optimizers
+        self._optimizer = optimizers[0]
+        self._objective = objective
         if type(self._optimizer) is not torch.optim.SGD:
             raise Unsupported(
                 f"`optimizer` is a {type(self._optimizer).__name__}, and the heat balance is known "
@@ -178,13 +180,16 @@ class Pace:
     def __init__(
         self, warn: Callable[[str], None], search: Callable[[Callable[[], None]], None]
     ) -> None:
-        self._tell, self._told, self._search = warn, False, search
+        self._tell = warn
+        self._told = False
+        self._search = search
         self._doubt = ""
         self._from: int | None = None
         self.updates = 0
         """Updates since the last check."""
         self._sought = False
-        self._short, self._short_at = 0, -1
+        self._short = 0
+        self._short_at = -1
 
     def count_steps_inside(
         self, optimizer: Optimizer, steps: Callable[[], int]
@@ -245,7 +250,9 @@ class Pace:
                 "with another optimizer"
             )
             self._search(self._found)
-        self._from, self.updates, self._sought = steps, 0, False
+        self._from = steps
+        self.updates = 0
+        self._sought = False
 
     def end(self, steps: int) -> None:
         """Check the last steps. There is no time left to search."""
@@ -258,7 +265,8 @@ class Pace:
     def _tell_doubt(self) -> None:
         if self._doubt:
             self._tell(self._doubt)
-            self._doubt, self._told = "", True
+            self._doubt = ""
+            self._told = True
 
 
 def before_the_update(

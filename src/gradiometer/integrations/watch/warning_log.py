@@ -38,7 +38,8 @@ class WarningLog:
     def attach(self, recorder: Recorder) -> None:
         """Write into this run from now on, beginning with what came earlier, and log its own
         warnings too."""
-        self._recorder, recorder.tell = recorder, self._log
+        self._recorder = recorder
+        recorder.tell = self._log
         for fields in self._early:
             recorder.event("warning", self._step(), **fields)
 

@@ -85,26 +85,20 @@ class Watch(Measuring, Forks, Automatic):
         self._products = reads_products(
             optimizers,
             gauges.names,
-            supported=bool(asked["budget"])
-            and shows_products(subject, batches, accumulation, asked),
+            supported=shows_products(subject, batches, accumulation, asked),
         )
         self._cadenced = bool(asked["budget"]) and any(
             not kind.own_steps and kind.name not in self.read_elsewhere for kind in gauges.kinds
         )
         if self._cadenced and subject.spread is None:
-            check_spread(
-                self._objective.model,
-                self.ranks,
-                accumulation=accumulation,
-                has_loss=subject.has_loss,
-            )
-        self._out, self._name, self._batches, self._accumulation = (
-            out,
-            file_name(name),
-            batches,
-            accumulation,
-        )
-        self._asked, self._gauges, self._announcements = asked, gauges, announcements
+            check_spread(subject, accumulation)
+        self._out = out
+        self._name = file_name(name)
+        self._batches = batches
+        self._accumulation = accumulation
+        self._asked = asked
+        self._gauges = gauges
+        self._announcements = announcements
         self._updates = None
         if any(kind.looks_back for kind in gauges.kinds):
             self._updates = Updates(optimizers, self._objective, batches.sampling, subject.origin)
@@ -146,9 +140,14 @@ class Watch(Measuring, Forks, Automatic):
         )
         self._trackers = Trackers(to, asked["level"], self._warn)
         self._restored: Mapping[str, Any] = {}
-        self._parts, self._handles, self._failures = list[Part](), list[Any](), 0
+        self._parts = list[Part]()
+        self._handles = list[Any]()
+        self._failures = 0
         self._inputs: Inputs | None = None
-        self._begun, self._was_called, self._recorder, self._looked_at = False, False, None, 0.0
+        self._begun = False
+        self._was_called = False
+        self._recorder = None
+        self._looked_at = 0.0
         self._triage = TriageRecorder(
             self._objective,
             self._optimizers,
@@ -229,7 +228,8 @@ class Watch(Measuring, Forks, Automatic):
         self.on_the_way.draw_from(loader)
         batches = self._batches
         if not (batches.known or self._begun) and (sampling := known_sampling(loader)) is not None:
-            batches.sampling, batches.known = sampling, True
+            batches.sampling = sampling
+            batches.known = True
 
     def step(self, loss: Tensor | float, batch: Batch | None = None) -> None:
         """Record one backward. Call it after `backward` and before `optimizer.step()`; clip before
@@ -446,12 +446,14 @@ class Watch(Measuring, Forks, Automatic):
         ):
             with self.shield:
                 self._capture.exchange.leave()
-        self.steps, self._parts = self.steps + 1, []
+        self.steps = self.steps + 1
+        self._parts = []
 
     def _stop(self, error: Exception) -> None:
         """An error of our own after the first update: stop measuring. After a second one, stop
         recording too."""
-        self._failures, self._waiting = self._failures + 1, None
+        self._failures = self._failures + 1
+        self._waiting = None
         stopped = "measuring has stopped" if self._failures == 1 else "recording has stopped"
         text = f"{stopped} at step {self.steps:,}, and training continues: {reason_of(error)}"
         if self._failures <= 2:
@@ -477,7 +479,8 @@ class Watch(Measuring, Forks, Automatic):
             with self.shield:
                 self._settle_update()
             if self._failures:
-                self.steps, self._parts = self.steps + bool(self._parts), []
+                self.steps = self.steps + bool(self._parts)
+                self._parts = []
         self.shield.before_first_update = False
 
     def _settle_update(self) -> None:

@@ -61,7 +61,8 @@ def along_steps(*layers: alt.Chart | alt.LayerChart) -> alt.LayerChart:
     chart = layered(*layers)
     # In place, because altair's `properties` and `add_params` each copy the whole chart.
     chart.params = [cast("alt.VariableParameter", alt.param(name="span", value=None).param)]
-    chart.width, chart.height = WIDTH, HEIGHT
+    chart.width = WIDTH
+    chart.height = HEIGHT
     return chart
 
 

@@ -39,7 +39,10 @@ class Cadence:
     def __init__(
         self, gauges: Sequence[Gauge], budget: Budget, every: int | None, share: float | None
     ) -> None:
-        self._gauges, self._budget, self._every, self._share = tuple(gauges), budget, every, share
+        self._gauges = tuple(gauges)
+        self._budget = budget
+        self._every = every
+        self._share = share
         self.refused: set[str] = set()
         """Names of gauges that cannot measure this training."""
         self.measured = self.first = self.last = 0
@@ -131,7 +134,8 @@ class Cadence:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint, after the budget was restored."""
         self.measured = int(state["measured_steps"])
-        self.first, self.last = int(state["first_measured"]), int(state["last_measured"])
+        self.first = int(state["first_measured"])
+        self.last = int(state["last_measured"])
         self._expensive_at = dict(state.get("expensive_at", {}))
         self._steps_before = self._budget.steps or self.last
 

@@ -60,7 +60,9 @@ class Forecasts:
         loop = loop_under_way(training, training.configuration.seed)
         with evaluated(training):
             averaged = loop.readouts(training.model)[READOUT].mean
-        known, self.before, self.asked = self.before, (step, averaged), step
+        known = self.before
+        self.before = (step, averaged)
+        self.asked = step
         forecast = None
         if (
             known is not None

@@ -44,8 +44,11 @@ class AsMade(LikelyGradient):
         divisor: Tensor | None,
         seen: Seen,
     ) -> None:
-        self._parameters, self._made = parameters, made
-        self._scale, self._divisor, self._seen = scale, divisor, seen
+        self._parameters = parameters
+        self._made = made
+        self._scale = scale
+        self._divisor = divisor
+        self._seen = seen
         self._norms: Copied | None = None
         self._assumed: Seen | None = None
 

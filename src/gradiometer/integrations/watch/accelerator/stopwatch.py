@@ -28,7 +28,8 @@ class Stopwatch:
     """
 
     def __init__(self, budget: Budget) -> None:
-        self._budget, self._devices = budget, list[torch.device]()
+        self._budget = budget
+        self._devices = list[torch.device]()
         self._begun: tuple[Any, float] | None = None
         self._parts = list[tuple[Any, Any, float]]()
         self._can_time = True
@@ -38,7 +39,8 @@ class Stopwatch:
         """Prepare for a step on these devices."""
         self.charge()
         self._devices = [device for device in devices if device.type != "cpu"]
-        self._begun, self._parts = None, []
+        self._begun = None
+        self._parts = []
 
     def begin(self) -> None:
         """The CPU begins to measure, and the accelerator soon will."""

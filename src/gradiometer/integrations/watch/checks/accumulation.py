@@ -35,7 +35,9 @@ class Shares:
     """
 
     def __init__(self, accumulation: int, warn: Callable[..., None], *, is_checked: bool) -> None:
-        self._accumulation, self._warn, self._is_checked = accumulation, warn, is_checked
+        self._accumulation = accumulation
+        self._warn = warn
+        self._is_checked = is_checked
         self._left = TRIES if accumulation > 1 else 0
         self._heard: list[Tensor | None] = []
         self._roots: list[Tensor | None] = []

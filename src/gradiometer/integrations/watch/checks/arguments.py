@@ -15,6 +15,7 @@ from gradiometer.gauges import Asked
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.watch.data import Probe
 from gradiometer.integrations.watch.description import sampling_of
+from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.optimizer.wrappers import bare_optimizer
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.ranks import Ranks
@@ -168,22 +169,22 @@ def probe_from(probe: Any, gauges: Asked, accumulation: int, *, has_loss: bool) 
     return Probe.of(probe)
 
 
-def check_spread(model: nn.Module, ranks: Ranks, *, accumulation: int, has_loss: bool) -> None:
+def check_spread(subject: Subject, accumulation: int) -> None:
     """Check that a step shows a spread: that a batch can be run in halves, or comes in several
     backwards.
 
     Raises:
         BadArgument: It does not.
     """
-    if accumulation > 1 or not ranks.alone:
+    if accumulation > 1 or not subject.ranks.alone:
         return
-    if is_sharded(model):
+    if is_sharded(subject.objective.model):
         raise BadArgument(
             "`model` is sharded (FSDP) over one process, where half of a batch cannot be run: "
             "start several processes, or accumulate several backwards per update and give their "
             "number as `accumulation`."
         )
-    if not has_loss:
+    if not subject.has_loss:
         raise BadArgument(
             "`loss` is missing, and one backward per step shows no spread: give loss=lambda model, "
             "batch: ..., or accumulate several backwards per update and give their number as "

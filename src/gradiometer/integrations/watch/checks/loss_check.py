@@ -54,14 +54,13 @@ class LossCheck:
     def __init__(
         self, objective: Objective, warn: Callable[..., None], accumulation: int, seed: int
     ) -> None:
-        self._objective, self._warn, self._accumulation, self._seed = (
-            objective,
-            warn,
-            accumulation,
-            seed,
-        )
+        self._objective = objective
+        self._warn = warn
+        self._accumulation = accumulation
+        self._seed = seed
         self._done = False
-        self._chance, self._tolerance = random.Random(seed), ALIKE
+        self._chance = random.Random(seed)
+        self._tolerance = ALIKE
         self.same_loss = True
         """False if training's gradient is not the gradient of the given loss."""
 

@@ -42,7 +42,9 @@ class Rows:
     """
 
     def __init__(self, model: nn.Module, warn: Callable[..., None], *, grouped: bool) -> None:
-        self._warn, self._has_looked_back, self._time_first = warn, False, TimeFirst(model)
+        self._warn = warn
+        self._has_looked_back = False
+        self._time_first = TimeFirst(model)
         self._looks = 0 if grouped else LOOKS
         self._seen: set[int] = set()
         self._drawn = self._back = self._same = 0
@@ -205,7 +207,8 @@ class _Look:
     def __init__(
         self, name: str = "", shapes: list[tuple[str, tuple[int, ...]]] | None = None
     ) -> None:
-        self._name, self._shapes = name, shapes
+        self._name = name
+        self._shapes = shapes
         self.handle: Any = None
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:

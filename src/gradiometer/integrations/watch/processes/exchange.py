@@ -31,7 +31,10 @@ class Exchange:
     """
 
     def __init__(self, ranks: Ranks, rows: int, numbers: int, device: torch.device) -> None:
-        self._ranks, self._rows, self._numbers, self._device = ranks, rows, numbers, device
+        self._ranks = ranks
+        self._rows = rows
+        self._numbers = numbers
+        self._device = device
         self.next_due = 0
         """The step that rank 0 measures next."""
         self.bits = 0
@@ -66,7 +69,8 @@ class Exchange:
         if (everyone[:, 0] == LEAVING).any():
             self.next_due = sys.maxsize
             raise Interrupted("another process of this training has stopped measuring")
-        self.next_due, self.bits = int(everyone[0, 0]), int(everyone[0, 1])
+        self.next_due = int(everyone[0, 0])
+        self.bits = int(everyone[0, 1])
         known = everyone[:, 2]
         return known[known > 0].int().tolist(), everyone[:, SAID:]
 

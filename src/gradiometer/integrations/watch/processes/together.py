@@ -47,7 +47,9 @@ class OverProcesses:
     def __init__(
         self, gauges: Sequence[Gauge], ranks: Ranks, budget: Budget, device: torch.device
     ) -> None:
-        self._ranks, self._budget, self._device = ranks, budget, device
+        self._ranks = ranks
+        self._budget = budget
+        self._device = device
         self._gauges = (
             []
             if ranks.alone

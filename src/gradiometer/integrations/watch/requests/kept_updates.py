@@ -67,9 +67,13 @@ class KeptUpdatesOfLoop:
     ) -> None:
         self._warn = warn
         model = subject.objective.model
-        self._model, self._called, self._optimizers = model, called, optimizers
+        self._model = model
+        self._called = called
+        self._optimizers = optimizers
         self._loss = getattr(subject.objective.loss, "__wrapped__", None)
-        self._accumulation, self._scaler, self._budget = accumulation, scaler, subject.budget
+        self._accumulation = accumulation
+        self._scaler = scaler
+        self._budget = subject.budget
         self.shield = Shield(self._stop)
         """The context for everything that training calls: an error ends the keeping, and nothing
         else."""
@@ -139,8 +143,10 @@ class KeptUpdatesOfLoop:
     def close(self) -> None:
         """Keep no more, and free what is kept: a watch outlives its training for the findings."""
         self._close_stretch()
-        self.newest, self.why_none = None, "the training has ended"
-        self.next, self.awaits_update = NEVER, False
+        self.newest = None
+        self.why_none = "the training has ended"
+        self.next = NEVER
+        self.awaits_update = False
 
     def _spending(self) -> AbstractContextManager[None]:
         """A context that charges the time inside."""
@@ -174,7 +180,8 @@ class KeptUpdatesOfLoop:
 
     def _prepare(self) -> None:
         """Keep the random states before an update, and see to its first call of the model."""
-        self._batches, self._at_forward = [], None
+        self._batches = []
+        self._at_forward = None
         self._weights = self._above = None
         self._random = GlobalStates(self._devices)
         self._generators = (

@@ -137,7 +137,8 @@ class Looks:
             raise BadArgument(
                 "`state` is not the state_dict of a watch: give what `state_dict()` returned."
             )
-        self.steps, self._restored = int(state["steps"]), state
+        self.steps = int(state["steps"])
+        self._restored = state
 
     def __repr__(self) -> str:
         run = self.run

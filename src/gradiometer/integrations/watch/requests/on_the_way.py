@@ -16,7 +16,8 @@ class OnTheWay:
     """
 
     def __init__(self, kept: KeptUpdatesOfLoop, trials: Trials) -> None:
-        self.kept, self.trials = kept, trials
+        self.kept = kept
+        self.trials = trials
         self.next = min(kept.next, trials.next)
         """The next step at which `at_step` has something to do."""
 

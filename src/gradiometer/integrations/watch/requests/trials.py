@@ -62,7 +62,9 @@ class Trials:
     """
 
     def __init__(self, share: float, watched: Any, say: Callable[[object], None]) -> None:
-        self._share, self._watched, self._say = share, watched, say
+        self._share = share
+        self._watched = watched
+        self._say = say
         self._budget: Budget = watched.budget
         self.shield = Shield(self._stop)
         """The context for everything that training calls: an error ends the trials, and nothing

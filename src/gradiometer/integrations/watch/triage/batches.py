@@ -104,7 +104,8 @@ class BatchSigns:
             self._sums = [old + new for old, new in zip(self._sums, sums, strict=True)]
             self._rows += len(columns)
         else:
-            self._sums, self._rows = sums, len(columns)
+            self._sums = sums
+            self._rows = len(columns)
         mean = self._sums[0] / self._rows
         return {
             "target_variance": (self._sums[1] / self._rows - mean**2).clamp_min(0).mean(),

@@ -85,7 +85,8 @@ class BackwardsOfStep:
         optimizers: Sequence[torch.optim.Optimizer],
         shield: Shield,
     ) -> None:
-        self._parameters, self._shield = parameters, shield
+        self._parameters = parameters
+        self._shield = shield
         trained = {
             id(p)
             for optimizer in optimizers
@@ -110,7 +111,10 @@ class BackwardsOfStep:
     def start(self) -> None:
         """Listen to the coming update."""
         self.stop()
-        self.count, self.stale, self.roots, self._made = 0, None, [], None
+        self.count = 0
+        self.stale = None
+        self.roots = []
+        self._made = None
         self._listener = Listener(
             Hook(self._shield, self._before), Hook(self._shield, self._after)
         ).start()
@@ -127,7 +131,8 @@ class BackwardsOfStep:
             parameter.grad.detach() for parameter in self._cleared if parameter.grad is not None
         ]
         if not held:
-            self.count, self.roots = 0, []
+            self.count = 0
+            self.roots = []
         if self.count == 0:
             self.stale = together(torch._foreach_norm(held)).norm() if held else None
         self._marks = self._marked()

@@ -46,7 +46,8 @@ class Products:
 
     def free(self) -> None:
         """Free the copy."""
-        self._copy, self._holds_gradient = [], False
+        self._copy = []
+        self._holds_gradient = False
 
     def _fill(self, tensors: list[Tensor]) -> None:
         if not self._copy:

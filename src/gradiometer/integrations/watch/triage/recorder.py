@@ -73,9 +73,13 @@ class TriageRecorder:
         warn: Callable[[str], None],
         budget: Budget,
     ) -> None:
-        self._objective, self._optimizers, self._accumulation = objective, optimizers, accumulation
-        self._scale, self._warn = scale, warn
-        self._charge, self._clock = budget.charge, budget.clock
+        self._objective = objective
+        self._optimizers = optimizers
+        self._accumulation = accumulation
+        self._scale = scale
+        self._warn = warn
+        self._charge = budget.charge
+        self._clock = budget.clock
         self.shield = Shield(self._stop)
         """The context for everything that training calls: an error ends triage, and
         nothing else."""
@@ -135,7 +139,8 @@ class TriageRecorder:
                 self._products.keep()
                 if self._target == self._first:
                     self._look_at_start()
-                self.next, self.awaits_update = self._target, True
+                self.next = self._target
+                self.awaits_update = True
             else:
                 self._read(batch)
                 self.awaits_update = True
@@ -171,7 +176,8 @@ class TriageRecorder:
 
     def close(self) -> None:
         """Write what waits, and remove all hooks."""
-        self.next, self.awaits_update = NEVER, False
+        self.next = NEVER
+        self.awaits_update = False
         self._backwards.stop()
         self._remove_hooks()
         self._shared.close()
@@ -183,7 +189,8 @@ class TriageRecorder:
         """Free what is as large as the model or its outputs: the watch itself is kept for its
         findings."""
         self._products.free()
-        self._look, self._output = {}, None
+        self._look = {}
+        self._output = None
 
     def _pay(self, began: float) -> None:
         took = self._clock() - began
@@ -313,7 +320,8 @@ class TriageRecorder:
             "rate_changes": float(self._rate_changes),
         }
         self._recorder.signs(self._rates[-1][0], signs)
-        self._rates, self._written = self._rates[-1:], self._rate_changes
+        self._rates = self._rates[-1:]
+        self._written = self._rate_changes
 
     def _remove_hooks(self) -> None:
         while self._handles:
@@ -321,7 +329,8 @@ class TriageRecorder:
 
     def _stop(self, error: Exception) -> None:
         """An error of our own: record nothing more."""
-        self.next, self.awaits_update = NEVER, False
+        self.next = NEVER
+        self.awaits_update = False
         text = f"triage has stopped, and training continues: {reason_of(error)}"
         attempt(
             self._backwards.stop,

@@ -30,7 +30,9 @@ class SharedRows:
     """
 
     def __init__(self, model: nn.Module, shield: Shield, budget: Budget) -> None:
-        self._model, self._shield, self._budget = model, shield, budget
+        self._model = model
+        self._shield = shield
+        self._budget = budget
         self._hook: Any = None
         self._calls: list[Tensor] = []
         self._trained: list[Tensor] = []

@@ -21,7 +21,8 @@ class Arriving:
     """
 
     def __init__(self, step: int, losses: Sequence[Kept]) -> None:
-        self.step, self._losses = step, losses
+        self.step = step
+        self._losses = losses
         self._copy: Copied | None = None
         far = [value for value in _flattened(losses) if isinstance(value, Tensor)]
         if not far:

@@ -36,8 +36,12 @@ class Between:
     def __init__(
         self, losses: Losses, settings: Settings, pace: Pace, budget: Budget, accumulation: int
     ) -> None:
-        self._losses, self._settings, self._pace, self._budget = losses, settings, pace, budget
-        self._accumulation, self._several = accumulation, accumulation > 1
+        self._losses = losses
+        self._settings = settings
+        self._pace = pace
+        self._budget = budget
+        self._accumulation = accumulation
+        self._several = accumulation > 1
         self._from = self._read_at = 0
         self._limit = math.inf
         self._late = math.inf
@@ -45,7 +49,8 @@ class Between:
         """True until a loss of more than one number came: an error of `item` costs as much as ten
         calls."""
         self._seconds: float | None = None
-        self._stretches, self._times = 0.0, False
+        self._stretches = 0.0
+        self._times = False
         self.waits = False
         """True between a step and its update, if the step is not measured."""
         self.until = 0
@@ -56,8 +61,12 @@ class Between:
     def begin(self, step: int, until: int) -> None:
         """Nothing has to be decided at the steps from this one up to `until`, without it, for some
         time."""
-        self._from, self.planned, self.until, self._times = step, until, 0, False
-        self._limit, self._read_at = self._losses.examiner.limit, self._settings.next_look
+        self._from = step
+        self.planned = until
+        self.until = 0
+        self._times = False
+        self._limit = self._losses.examiner.limit
+        self._read_at = self._settings.next_look
         self._late = time.perf_counter() + LOOK_SECONDS
 
     def end(self) -> None:
@@ -76,7 +85,8 @@ class Between:
         is timed."""
         began = self._budget.clock()
         if self._times:
-            self._times, self.until = False, min(self.planned, step + WAITING)
+            self._times = False
+            self.until = min(self.planned, step + WAITING)
             is_complete = self.take(step, parts, loss, batch)
             took = self._budget.clock() - began
             self._seconds = (
@@ -165,7 +175,8 @@ class Between:
         if self._seconds is not None and step > self._from:
             steps = self._seconds * (step - self._from) * self._accumulation
             self._budget.charge(BOOKKEEPING, steps + self._stretches)
-        self._from, self._stretches = step, 0.0
+        self._from = step
+        self._stretches = 0.0
 
 
 def next_decision(recorder: Recorder | None, step: int, next_due: int | None) -> int:
