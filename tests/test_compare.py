@@ -265,6 +265,7 @@ def test_the_command_says_it_in_words_and_as_one_object(
 ) -> None:
     runs = [run_with(tmp_path, 0.2, 0), run_with(tmp_path, 2.0, 0, learning_rate=0.001)]
     arguments = [
+        "runs",
         "compare",
         *(str(run.path) for run in runs),
         "--out",

@@ -135,7 +135,9 @@ def test_a_run_is_followed_through_sigkill_and_resume(
         # A server of its own: in this process, under the suite's shape checks, reading takes ten
         # times as long.
         show = subprocess.Popen(
-            [*command, "show", str(folder), "--no-open"], stdout=subprocess.PIPE, text=True
+            [*command, "show", "--live", str(folder), "--no-open"],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         open_page(page, show.stdout.readline().split()[-1])
         steps = steps_of(page)

@@ -197,7 +197,8 @@ def test_train_with_tune_forks_with_what_tuning_leaves_of_its_budget(
     code, out, _ = called(capsys, *small, "--tune-budget", "2.5")
     run = Run.open(json.loads(out)["run"])
     assert code == 0 and 1.1 < run.configuration.fork_budget < 2.5
+    # at the first mark, after 10 steps, the winner was still a lane of the race
     assert (
-        decisions(run)[0]["step"] == 10
+        decisions(run)[0]["step"] == 30
         and decisions(run)[-1]["spent"] <= run.configuration.fork_budget
     )

@@ -245,9 +245,11 @@ def test_two_groups_are_shown_with_both_rates(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_plateau_scheduler_and_a_rate_set_by_hand_are_cuts(tmp_path: Path) -> None:
     plateau = loop(
-        tmp_path, set_rate=scheduled(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=110)
+        tmp_path,
+        set_rate=scheduled(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=110),
+        parts=0,
     )
-    hand = loop(tmp_path, set_rate=by_hand)
+    hand = loop(tmp_path, set_rate=by_hand, parts=0)
     assert re.fullmatch(r"0\.1, then 0\.01 from step 11\d", facts_of(plateau)["learning rate"])
     assert re.fullmatch(r"0\.1, then 0\.01 from step 15[0-3]", facts_of(hand)["learning rate"])
     for run in (plateau, hand):
