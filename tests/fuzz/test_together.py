@@ -106,7 +106,7 @@ def test_forks_and_viewers_beside_a_training_change_no_bit_of_it(
     training = begin("together", *TRAIN, "--steps", "20000")
     folder = tmp_path / "together" / RUN
     until(lambda: [*folder.glob("checkpoints/step_*")])
-    shown = begin("together", "show", RUN, "--no-open")
+    shown = begin("together", "show", "--live", RUN, "--no-open")
     address = re.search(r"http://\S+", shown.stdout.readline())[0]
     with ExitStack() as viewers:
         pages = [

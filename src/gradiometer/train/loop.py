@@ -13,6 +13,7 @@ from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
 from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.errors import BadArgument, Diverged, GradiometerError, Interrupted, bounded
 from gradiometer.gauges import Asked, GaugesAsked, recorded_gauges
+from gradiometer.integrations.watch.triage.recorder import EVENT as FACTS
 from gradiometer.interruption import StopAsked, heeding
 from gradiometer.jobs.threads import threads
 from gradiometer.measurement.gauge import Gauge
@@ -165,6 +166,8 @@ class Trainer:
         )
         self.losses: list[float] = []
         """The losses of the steps before a resume."""
+        self.has_facts = False
+        """True if the run has the facts of triage from before a resume."""
         self.collector = collector_of(training, folder)
         self.policies = policies_of(training)
         self.saved_at = time.monotonic()
@@ -203,6 +206,7 @@ class Trainer:
         self.recorder.resume(self.training.step)
         steps, losses = run.losses
         self.losses = losses[steps < self.training.step].tolist()
+        self.has_facts = any(event["event"] == FACTS for event in run.events)
         remember(self.policies, run.events, self.training.step)
         for warning in warnings:
             self.recorder.event("warning", self.training.step, text=warning)
@@ -216,7 +220,7 @@ class Trainer:
     def _begin(self, asked: Event) -> None:
         if self.training.step == 0:
             self.recorder.event("started", 0)
-        self.watch.begin(self.recorder, self.training.step, self.losses)
+        self.watch.begin(self.recorder, self.training.step, self.losses, has_facts=self.has_facts)
         if self.training.step == 0:
             self._checkpoint()
         if self.watcher:

@@ -23,7 +23,7 @@ from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.trust import SIGNATURE
-from gradiometer.storage.disk import replace_file, writing
+from gradiometer.storage.disk import one_at_a_time, replace_file, writing
 from gradiometer.train.preparation import device_of, name_of_run, seed_everything
 from gradiometer.tuning.aim import Aim
 from gradiometer.tuning.forks import keep_forks
@@ -168,9 +168,13 @@ def tune_problem(
     )
     reshuffled = order.draw is Draw.RESHUFFLED
     path = out / f"{name_of_run(problem)}-tuning"
-    with threads(configuration.threads):
+    lanes = path / "lanes"
+    with writing(lanes):
+        lanes.mkdir(parents=True, exist_ok=True)
+    # a second tuning of the same waits, and then finds the lanes of the first
+    with threads(configuration.threads), one_at_a_time(lanes):
         tuned = run_race(
-            partial(RunLane, problem, configuration, path / "lanes"),
+            partial(RunLane, problem, configuration, lanes),
             model,
             loss=problem.loss,
             batches=data if reshuffled else Ordered(data, order.batch_size, order.draw),
@@ -189,5 +193,5 @@ def tune_problem(
             out=path,
             progress=progress,
         )
-    keep_forks(path, tuned)
+        keep_forks(path, tuned)
     return ProblemTuned(tuned, cast("RunLane", tuned.lane).configuration, path)

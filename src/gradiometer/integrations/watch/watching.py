@@ -204,8 +204,10 @@ class Watch(Measuring, Forks, Automatic):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        self.on_the_way.close(self.steps, error)
-        self.end()
+        with self.shield:
+            self.on_the_way.close(self.steps, error)
+        with self.shield:
+            self.end()
         if not self._subject.is_own:
             self._kept.close(self.steps, self._trackers, error)
 
@@ -271,7 +273,7 @@ class Watch(Measuring, Forks, Automatic):
             if not self._handles:
                 raise BadArgument(OUTSIDE)
             self._parts.append(NO_PART)
-            if self._records:
+            if self._failures <= self.ranks.alone:  # on several processes none, on one a first one
                 with self.shield:
                     self._step(loss, batch)
                     return
@@ -329,18 +331,21 @@ class Watch(Measuring, Forks, Automatic):
         """Names of the gauges whose readings are products of the gradients of successive steps."""
         return () if self._products is None else tuple(self._products[1])
 
-    def begin(self, recorder: Recorder, step: int, losses: Sequence[float]) -> None:
+    def begin(
+        self, recorder: Recorder, step: int, losses: Sequence[float], *, has_facts: bool
+    ) -> None:
         """Follow a training of ours in its own run.
 
         Args:
             recorder: Writes the run.
             step: The next step.
             losses: The losses of the steps before, if the run is resumed.
+            has_facts: True if the run has the facts of triage already.
         """
         self._begun = True
         self.steps = step
         self._losses.examiner.repeat(losses)
-        self._attach(recorder, step)
+        self._attach(recorder, step, has_facts=has_facts)
         self._decide()
 
     def note_settings(self) -> None:
@@ -392,12 +397,12 @@ class Watch(Measuring, Forks, Automatic):
         if text := left_out(self._objective, self._optimizers):
             self._warn(text)
 
-    def _attach(self, recorder: Recorder, following: int) -> None:
+    def _attach(self, recorder: Recorder, following: int, *, has_facts: bool = False) -> None:
         """Write into the run from now on. `following` is the next step that is not
         under way yet."""
         self._recorder = recorder
         self._kept.attach(recorder)
-        self._triage.attach(recorder, self.budget.planned, self.steps)
+        self._triage.attach(recorder, self.budget.planned, self.steps, has_facts=has_facts)
         self._kept.evaluate_what_waited()
         if self._successive is not None:
             self._successive.attach(partial(self._add, recorder), self._read_parts, following)
@@ -430,11 +435,6 @@ class Watch(Measuring, Forks, Automatic):
         return (
             due if alone else not self._failures and self.steps >= self._capture.exchange.next_due
         )
-
-    @property
-    def _records(self) -> bool:
-        """False after a failure on several processes, and after a second one on a process alone."""
-        return self._failures <= (1 if self.ranks.alone else 0)
 
     def _close_after_a_failure(self) -> None:
         """Count a step that could not be closed, and leave the other processes at the exchange that
@@ -486,7 +486,7 @@ class Watch(Measuring, Forks, Automatic):
     def _settle_update(self) -> None:
         """Close a step that `step` did not close, after the update: a closure makes its backward
         inside."""
-        if not self._records:
+        if self._failures > self.ranks.alone:
             return
         was_called, self._was_called = self._was_called, False
         if self._parts:

@@ -110,10 +110,13 @@ class TriageRecorder:
         self.awaits_update = False
         """True if `updated` has something to do after the coming update."""
 
-    def attach(self, recorder: Recorder, planned: int | None, step: int) -> None:
-        """Write into this run from now on, beginning with the facts that do not change."""
+    def attach(
+        self, recorder: Recorder, planned: int | None, step: int, *, has_facts: bool = False
+    ) -> None:
+        """Write into this run from now on, beginning with the facts that do not change, unless the
+        run has them."""
         self._recorder = recorder
-        if self.next == NEVER:
+        if self.next == NEVER or has_facts:
             return
         with self.shield:
             facts = facts_of(self._objective, self._optimizers) | planned_steps(self._optimizers)
