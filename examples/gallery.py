@@ -97,7 +97,11 @@ class Exhibit:
         found = diagnose(run)
         for spike in found.spikes:
             spike_causes(run, spike.peak, problem=problem)
-        alternatives = [*advised(found.findings), *self.tried]
+        # what skips a batch would have to begin before it
+        advice = [
+            change for change in advised(found.findings) if not change.name.startswith("skip")
+        ]
+        alternatives = [*advice, *self.tried]
         fork(loop_at(run, self.at, problem=problem), alternatives, horizon="100%", out=run.path)
         return run.refreshed()
 

@@ -102,10 +102,9 @@ def branches(path: Path) -> dict[str, str]:
     found = {}
     for file in sorted(path.glob("forks/*/branches.jsonl")):
         for _, record in read_journal(file)[0]:
-            assert record["name"] not in found, (
-                f"{record['name']}: trained again after it had finished"
-            )
-            found[record["name"]] = json.dumps(record["result"] | {"seconds": 0}, sort_keys=True)
+            name = f"{file.parent.name}: {record['name']}"  # two forks may have a branch like it
+            assert name not in found, f"{name}: trained again after it had finished"
+            found[name] = json.dumps(record["result"] | {"seconds": 0}, sort_keys=True)
     return found
 
 
