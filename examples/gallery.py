@@ -98,9 +98,7 @@ class Exhibit:
         for spike in found.spikes:
             spike_causes(run, spike.peak, problem=problem)
         # what skips a batch would have to begin before it
-        advice = [
-            change for change in advised(found.findings) if not change.name.startswith("skip")
-        ]
+        advice = [change for change in advised(found.findings) if not change.startswith("skip")]
         alternatives = [*advice, *self.tried]
         fork(loop_at(run, self.at, problem=problem), alternatives, horizon="100%", out=run.path)
         return run.refreshed()
