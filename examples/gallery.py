@@ -100,7 +100,9 @@ class Exhibit:
         # what skips a batch would have to begin before it
         advice = [change for change in advised(found.findings) if not change.startswith("skip")]
         alternatives = [*advice, *self.tried]
-        fork(loop_at(run, self.at, problem=problem), alternatives, horizon="100%", out=run.path)
+        if alternatives:
+            start = loop_at(run, self.at, problem=problem)
+            fork(start, alternatives, horizon="100%", out=run.path)
         return run.refreshed()
 
 
