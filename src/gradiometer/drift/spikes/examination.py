@@ -83,10 +83,16 @@ class Examiner:
         """Take the losses of the steps before a resume, without the examinations that they had."""
         for loss in losses:
             if not -math.inf < loss < self.limit:
-                self._pause()
+                self.pause()
             self.learn([loss])
 
-    def _pause(self) -> None:
+    @property
+    def awaits(self) -> int:
+        """The number of losses after which the usual level is computed anew."""
+        return max(PAUSE - self._new, 1)
+
+    def pause(self) -> None:
+        """Let no step be due until 64 more losses are learnt."""
         self.limit = math.inf
         self._new = 0
         self._count += 1
@@ -107,7 +113,7 @@ class Examiner:
             before: The step before, if its batch is still at hand.
             gradients: The gradient of the batch, if `.grad` holds it as it is.
         """
-        self._pause()
+        self.pause()
         norms = [] if gradients is None else self._by_layer(gradients)
         now = (
             None

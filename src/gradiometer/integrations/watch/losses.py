@@ -80,6 +80,7 @@ class Losses:
         loss = parts[-1].loss
         if not isinstance(loss, float):
             return
+        self.learn()
         before, self.before = self.before, (parts[-1].batch, loss)
         if -math.inf < loss < self.examiner.limit:
             return
@@ -104,6 +105,26 @@ class Losses:
             f"the loss is {loss} at step {step:,}{which}, for the first time in this run{place}",
             **fields,
         )
+
+    def learn(self) -> None:
+        """Let the examiner learn what waits, if it then knows a new level: which steps are examined
+        must not depend on when losses are written. On an accelerator nothing waits for that."""
+        if self.on_cpu and len(self.waiting) >= self.examiner.awaits:
+            self.fetch()
+
+    @property
+    def steps_until_learning(self) -> int:
+        """The number of steps that may be kept before the examiner has to learn."""
+        due = self.examiner.awaits - len(self.waiting) if self.on_cpu else WAITING
+        return min(max(due, 1), WAITING)
+
+    def pass_over(self, step: int, loss: float) -> None:
+        """Keep the loss of a step that is not examined, as if it was."""
+        self.fetch()
+        self.before = None
+        if not -math.inf < loss < self.examiner.limit:
+            self.examiner.pause()
+        self.keep(step, loss)
 
     def keep(self, step: int, loss: Kept) -> None:
         """Keep the loss of a finished step, or those of its backwards."""
@@ -159,6 +180,7 @@ class Losses:
         gradients = [parameter.grad for parameter in self._objective.parameters]
         made = [gradient for gradient in gradients if gradient is not None]
         is_whole = self._accumulation == 1 and len(made) == len(gradients)
+        self.fetch()
         with self.recorder.budget.spending(EXAMINATIONS), as_written():
             known = None if before is None else Before(*before)
             fields = self.examiner.examine(loss, batch, known, made if is_whole else None)

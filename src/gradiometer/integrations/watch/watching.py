@@ -355,8 +355,7 @@ class Watch(Measuring, Forks, Automatic):
     def pass_over(self, loss: float) -> None:
         """Count a step that made no update and is not looked at, and keep its loss."""
         self._capture.forget()
-        self._losses.before = None
-        self._losses.keep(self.steps, loss)
+        self._losses.pass_over(self.steps, loss)
         self.steps += 1
         self._decide()
 

@@ -21,7 +21,7 @@ WEIGHT = 0.1
 class Between:
     """Keeps the losses of the steps up to the next decision.
 
-    They come in stretches of about 64 steps. Before the first step of a stretch, losses are
+    They come in stretches of at most about 64 steps. Before the first step of a stretch, losses are
     written. This is timed, and so is the second step, which stands for the others; all are charged
     at the next decision.
 
@@ -84,21 +84,24 @@ class Between:
         """`take` for the first two backwards of a stretch. The first writes losses, and the second
         is timed."""
         began = self._budget.clock()
-        if self._times:
-            self._times = False
-            self.until = min(self.planned, step + WAITING)
-            is_complete = self.take(step, parts, loss, batch)
-            took = self._budget.clock() - began
-            self._seconds = (
-                took if self._seconds is None else self._seconds + WEIGHT * (took - self._seconds)
-            )
-            return is_complete
+        self._losses.learn()
         self._losses.fetch(WAITING)
         self._limit = self._losses.examiner.limit
-        self._pace.at(step)
-        self._times = True
+        if not self._times:
+            self._pace.at(step)
+            self._times = True
+            is_complete = self.take(step, parts, loss, batch)
+            self._stretches += self._budget.clock() - began
+            return is_complete
+        self._times = False
+        self.until = min(self.planned, step + self._losses.steps_until_learning)
+        written = self._budget.clock()
+        self._stretches += written - began
         is_complete = self.take(step, parts, loss, batch)
-        self._stretches += self._budget.clock() - began
+        took = self._budget.clock() - written
+        self._seconds = (
+            took if self._seconds is None else self._seconds + WEIGHT * (took - self._seconds)
+        )
         return is_complete
 
     def take(self, step: int, parts: list[Part], loss: Tensor | float, batch: Batch) -> bool:
