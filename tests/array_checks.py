@@ -34,9 +34,8 @@ def checked(made: Any = None, **_: Any) -> Any:
 
 
 def with_checks(function: Callable[..., Any]) -> Callable[..., Any]:
-    if inspect.isgeneratorfunction(
-        function
-    ):  # its body, and beartype's look at it, come after the scope has ended
+    # its body, and beartype's look at it, come after the scope has ended
+    if inspect.isgeneratorfunction(function):
         return usual(function, typechecker=beartype)
     written, function.__annotations__ = function.__annotations__, hints_of(function)
     of_arrays = "jaxtyping." in repr(function.__annotations__)

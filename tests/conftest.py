@@ -20,16 +20,14 @@ from gradiometer.measurement import Batch, Objective, supervised
 from gradiometer.measurement.loss import Loss
 
 torch.set_num_threads(1)
-os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(
-    prefix="state-"
-)  # the key that signs runs is not the user's own
+# the key that signs runs is not the user's own
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="state-")
 # The suite starts many processes. Without compiled files, each of them would compile the package
 # and the tests again.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # a shell in the background ignores it, and so would all children
+# a shell in the background ignores it, and so would all children
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 CHROMIUM = Path("/usr/bin/chromium")
 

@@ -164,9 +164,8 @@ class Pretended(TorchFunctionMode):
     ) -> Any:
         """Make them on the CPU."""
         named = dict(named or {})
-        if function is Tensor.tolist and isinstance(
-            arguments[0], Far
-        ):  # torch refuses it for a kind of its own
+        # torch refuses it for a kind of its own
+        if function is Tensor.tolist and isinstance(arguments[0], Far):
             LOG.wait("tolist")
             return arguments[0].inner.tolist()
         places = [*arguments, *named.values()]

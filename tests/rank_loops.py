@@ -458,6 +458,6 @@ if __name__ == "__main__":
     dist.destroy_process_group()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(
-        0
-    )  # gloo's threads may still let go of tensors, and abort where the interpreter is being taken down
+    # gloo's threads may still let go of tensors, and abort where the interpreter is being taken
+    # down
+    os._exit(0)

@@ -153,9 +153,8 @@ class Stream:
             gradient = torch.einsum("rbp,rb->rp", inputs, errors) / self.batch_size
             return gradient, (errors**2).mean(dim=1) / 2
         spread = torch.tensor(self.noise) / self.batch_size
-        away = (
-            position + torch.randn(runs, params, generator=generator) * spread.sqrt() / h
-        )  # Φ less the batch's mean
+        # Φ less the batch's mean
+        away = position + torch.randn(runs, params, generator=generator) * spread.sqrt() / h
         within = torch._standard_gamma(
             torch.full((runs, params), (self.batch_size - 1) / 2), generator=generator
         )

@@ -75,9 +75,8 @@ def test_a_sampler_in_posterior_units_gets_the_gradient_of_the_mean_loss() -> No
     found = audit(make, examples=100, curvatures=CURVATURES, steps=3000)
     assert in_standard_errors(found, [1 / (1 - 0.01 * h) for h in CURVATURES]) < 4
     hotter = audit(make, examples=100, curvatures=CURVATURES, steps=3000, noise=0.01)
-    expected = [
-        (1 + 2.0 * 0.01 * 100 / 2) / (1 - 0.01 * h) for h in CURVATURES
-    ]  # T_minibatch = ηN tr Σ/(2Bd)
+    # T_minibatch = ηN tr Σ/(2Bd)
+    expected = [(1 + 2.0 * 0.01 * 100 / 2) / (1 - 0.01 * h) for h in CURVATURES]
     assert in_standard_errors(hotter, expected) < 4 and hotter.ratio.low > 1.5
 
 

@@ -73,9 +73,8 @@ def test_without_replacement_the_squared_norm_is_unbiased_and_exact_for_all_exam
         values.append(squared_norm(rows @ rows.T, 4, Sampling(Draw.RESHUFFLED, 48)).value)
     error = np.std(values) / math.sqrt(800)
     assert abs(np.mean(values) - truth) < 3 * error
-    lacking = (
-        np.square(examples - examples.mean(axis=0)).sum() / 47 / 48
-    )  # tr Σ/N, what independent draws' formula lacks
+    # tr Σ/N, what independent draws' formula lacks
+    lacking = np.square(examples - examples.mean(axis=0)).sum() / 47 / 48
     assert lacking > 10 * error
     rows = examples.reshape(12, 4, 30).mean(axis=1)
     whole = squared_norm(rows @ rows.T, 4, Sampling(Draw.RESHUFFLED, 48))

@@ -226,9 +226,8 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_is_used(
         for line in (torn / "events.jsonl").read_text().splitlines()
         if '"finished"' not in line
     ]
-    (torn / "events.jsonl").write_text(
-        "\n".join(events) + "\n"
-    )  # as if it had been killed before its end
+    # as if it had been killed before its end
+    (torn / "events.jsonl").write_text("\n".join(events) + "\n")
     last = max((torn / "checkpoints").iterdir())
     content = (last / "tensors.safetensors").read_bytes()
     (last / "tensors.safetensors").write_bytes(content[: len(content) // 2])

@@ -103,9 +103,8 @@ def test_at_its_noise_floor_the_rate_goes_to_zero_where_a_fork_has_tried_it(cool
 def test_until_a_decision_the_bits_are_those_without_cooling(tmp_path: Path, cooled: Run) -> None:
     alone = train(quadratic(), settings(cool="off", checkpoint_at="640"), tmp_path)
     ours, theirs = (state_at(run, 640, "fork", quadratic()) for run in (cooled, alone))
-    names = [
-        name for name in theirs.tensors if not name.startswith("random.python")
-    ]  # the shape checker draws from it
+    # the shape checker draws from it
+    names = [name for name in theirs.tensors if not name.startswith("random.python")]
     assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in names)
     assert ours.state["param_groups"] == theirs.state["param_groups"]
 
@@ -213,9 +212,8 @@ def test_a_fork_decides(
     decision = Cool(training.cooling).decide(ForkPoint(training, cooled.folder))
     assert (decision["begins"], decision["fork"]) == (begins, "0001")
     assert training.cooling.begins == begins
-    assert asked == [
-        ("train_loss", pytest.approx(0.8))
-    ]  # its ends are one-sided bounds at the run's 90 %
+    # its ends are one-sided bounds at the run's 90 %
+    assert asked == [("train_loss", pytest.approx(0.8))]
 
 
 @pytest.fixture(scope="module")
@@ -266,9 +264,8 @@ def test_a_cooled_run_that_was_stopped_in_a_fork_continues_from_its_branches_to_
     assert len(count) == 3 and len(record.fork.results) == 2 and not record.finished
     monkeypatch.setattr(recorded, "load", lambda *_, **__: quadratic())
     resumed = loops.resume(folder)
-    assert len(count) == 5 and weights(resumed) == weights(
-        cooled
-    )  # the third is trained again from its first update
+    # the third is trained again from its first update
+    assert len(count) == 5 and weights(resumed) == weights(cooled)
     assert decisions(resumed) == decisions(cooled)
     assert events(resumed, "stationarity")[-1]["left"] == events(cooled, "stationarity")[-1]["left"]
 
@@ -291,9 +288,8 @@ def test_the_way_to_zero_multiplies_whatever_the_schedule_gives(tmp_path: Path) 
     )
     assert decisions(run)[-1]["begins"] == 640
     assert rates_of(run).values[[50, 639, 640]] == pytest.approx([0.15, 0.3, 0.3 * 159.5 / 160])
-    assert (
-        events(run, "stationarity")[0]["steps"] == events(run, "stationarity")[0]["step"] - 100
-    )  # after the rise
+    # after the rise
+    assert events(run, "stationarity")[0]["steps"] == events(run, "stationarity")[0]["step"] - 100
 
 
 def test_the_finding_says_since_when_and_what_a_cut_would_gain(watched: Run) -> None:

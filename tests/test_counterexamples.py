@@ -171,9 +171,8 @@ def test_the_winding_turns_by_the_logarithm_of_what_is_left() -> None:
     angle = np.unwrap(np.arctan2(iterates[:, 1], iterates[:, 0]))
     turned = (angle[-1] - angle[early // 64]) / (2 * math.pi)
     assert turned > 1.4
-    phase = angle + example.pitch * np.log(
-        1 - np.sum(iterates**2, axis=1)
-    )  # π/2, and turns, on the floor of the valley
+    # π/2, and turns, on the floor of the valley
+    phase = angle + example.pitch * np.log(1 - np.sum(iterates**2, axis=1))
     off = np.angle(np.exp(1j * (phase[early // 64 :] - math.pi / 2)))
     assert np.abs(off).max() < math.pi / 4  # along the floor all the while
     # What it turned is what the valley turned, and by how much it has fallen back from the floor.
@@ -187,9 +186,10 @@ def test_the_angle_on_the_ring_varies_by_the_sum_of_squared_rates() -> None:
     example, rates = Ring(deviation=(0.1, 0.1)), 0.3 * one_over(2_000, 0.75)
     last = example.simulate(rates, runs=5_000, batch_size=4, seed=5, kept=[2_000])[0]
     angle = np.arctan2(last[:, 1], last[:, 0])
+    # 1 %: the next order in the noise
     assert angle.var() == pytest.approx(
         (rates**2).sum() * 0.1**2 / 4, rel=STANDARD_ERRORS * math.sqrt(2 / 5_000) + 0.01
-    )  # 1 %: the next order in the noise
+    )
     assert np.abs(np.linalg.norm(last, axis=1) - 1).max() < 0.05
 
 

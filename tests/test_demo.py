@@ -56,9 +56,8 @@ def test_the_demo_tries_what_it_advises(answer: dict[str, Any]) -> None:
     assert "test accuracy" in answer["verdict"]
     (record,) = Path(answer["run"]).glob("forks/*/branches.jsonl")
     branches = [json.loads(line) for line in record.read_text().splitlines()]
-    assert (
-        len(branches) == 3 * REPLICATES
-    )  # going on, the advice, and going on for the examples that it promises
+    # going on, the advice, and going on for the examples that it promises
+    assert len(branches) == 3 * REPLICATES
     tried = [finding["tried"] for finding in answer["findings"] if finding["tried"]]
     advised = [finding for finding in answer["findings"] if finding["cure"]]
     middle = f"Tried: from step {answer['steps'] // 2:,}, "
@@ -67,9 +66,8 @@ def test_the_demo_tries_what_it_advises(answer: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_the_demo_answers_alike_on_a_busy_machine(answer: dict[str, Any]) -> None:
-    assert (
-        answer["overhead"]["measured_steps"] == answer["steps"] // DEMO["every"]
-    )  # not a share of the time
+    # not a share of the time
+    assert answer["overhead"]["measured_steps"] == answer["steps"] // DEMO["every"]
     states = {finding["gauge"]: finding["state"] for finding in answer["findings"]}
     assert states["noise"] == "look" and states["batch_sharpness"] == "ok"
 
@@ -83,9 +81,8 @@ def test_the_page_of_the_demo_is_short_small_and_quick(
     assert Path(answer["report"]).stat().st_size < 700_000
     page = browser.new_page(viewport={"width": width, "height": 900})
     session = page.context.new_cdp_session(page)
-    session.send(
-        "Performance.enable", {"timeDomain": "threadTicks"}
-    )  # the clock would measure the machine's other work
+    # the clock would measure the machine's other work
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
     page.goto(Path(answer["report"]).as_uri())
     page.wait_for_selector("#span:not([hidden])")
     used = {

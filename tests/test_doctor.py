@@ -126,9 +126,8 @@ def test_the_slope_covers_however_correlated_the_noise_is(correlation: float) ->
         noise[:, step] = correlation * noise[:, step - 1] + fresh
     intervals = [slope(steps, 5.0 - 0.002 * steps + row) for row in noise]
     covered = np.mean([interval.low <= -2.0 <= interval.high for interval in intervals])
-    lowest = (
-        0.9 if correlation == 0 else 0.85
-    )  # batch means of correlated readings cover a little less
+    # batch means of correlated readings cover a little less
+    lowest = 0.9 if correlation == 0 else 0.85
     assert covered >= lowest - 3 * math.sqrt(0.09 / runs)
     assert covered <= 0.97
 

@@ -109,9 +109,8 @@ def test_dropout_is_drawn_once_for_all_products(case: Case) -> None:
         curvature = Curvature(objective, [case.batch], kept=kept, seed=3)
         u, v = torch.randn(2, objective.dimension)
         forth, back = (curvature.products(a[None])[0] for a in (u, v))
-        assert float(forth @ v) == pytest.approx(
-            float(back @ u), rel=2e-3, abs=1e-4
-        )  # symmetric: one and the same H
+        # symmetric: one and the same H
+        assert float(forth @ v) == pytest.approx(float(back @ u), rel=2e-3, abs=1e-4)
         torch.testing.assert_close(curvature.products(u[None])[0], forth)
 
 
@@ -220,9 +219,8 @@ def test_eigenvalues_and_products_equal_those_of_curvlinops(name: str) -> None:
     torch.manual_seed(0)
     case = CASES[name]()
     case.model.eval()
-    if (
-        name == "tiny_transformer"
-    ):  # theirs errs at LayerNorm's own weights, as finite differences show: torch's vmap
+    # theirs errs at LayerNorm's own weights, as finite differences show: torch's vmap
+    if name == "tiny_transformer":
         case.model.block.norm1.requires_grad_(False)
         case.model.block.norm2.requires_grad_(False)
     objective, batch = in_double(case)

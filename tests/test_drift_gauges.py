@@ -140,9 +140,8 @@ def test_step_drift_is_unbiased(probe: bool) -> None:
     exact = over_steps(drift_along, made_by)
     assert unbiased(found.moments["drift"], exact)
     assert unbiased(found.moments["gradient_norm_squared"], float(GRADIENT @ GRADIENT))
-    assert abs(exact) > 8 * found.moments["drift"].std() / math.sqrt(
-        count
-    )  # so that a mistake would show
+    # so that a mistake would show
+    assert abs(exact) > 8 * found.moments["drift"].std() / math.sqrt(count)
 
 
 def test_predicted_and_measured_loss_change_are_unbiased() -> None:

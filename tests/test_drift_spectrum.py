@@ -120,9 +120,8 @@ def test_a_warm_start_needs_fewer_products() -> None:
 def test_a_warm_start_that_lacks_the_top_direction_still_finds_it() -> None:
     matrix, operator = rotated(network_spectrum())
     values, axes = np.linalg.eigh(matrix)
-    start = torch.from_numpy(
-        axes[:, 3:4].T.copy()
-    )  # an exact eigenvector of the bulk: alone it would be the end
+    # an exact eigenvector of the bulk: alone it would be the end
+    start = torch.from_numpy(axes[:, 3:4].T.copy())
     found = eigenvalues(operator, largest=1, start=start, generator=generator())
     assert found.sharpness.low <= values[-1] <= found.sharpness.high
 

@@ -104,9 +104,8 @@ def test_the_intervals_cover_at_every_setting() -> None:
     """Nine times in ten or a little more: between 86 and 98 %."""
     runs = 300
     bulk = coverage(bulk_size, exact_bulk, SETTINGS, runs)
-    tail = coverage(
-        tail_size, exact_tail, SETTINGS[:5], runs, bias=0.1
-    )  # the smaller of two reads low
+    # the smaller of two reads low
+    tail = coverage(tail_size, exact_tail, SETTINGS[:5], runs, bias=0.1)
     for covered in (bulk, tail):
         assert covered.min() >= 0.86 and covered.max() <= 0.985, covered
         assert 0.87 <= covered.mean() <= 0.95, covered

@@ -62,9 +62,8 @@ def test_the_debiased_calibration_error_of_equal_bins_is_that_of_torchmetrics() 
 def test_the_slope_of_the_log_loss_is_zero_at_the_fitted_temperature() -> None:
     predicted, labels = made_up(1, examples=20_000, sharpness=2.0)
     temperature = fitted_temperature(predicted, labels)
-    assert temperature == pytest.approx(
-        2.0, abs=0.1
-    )  # 20,000 examples: a standard error of about 0.02
+    # 20,000 examples: a standard error of about 0.02
+    assert temperature == pytest.approx(2.0, abs=0.1)
     inverse = torch.tensor(1 / temperature, dtype=torch.float64, requires_grad=True)
     F.cross_entropy(torch.tensor(predicted) * inverse, torch.tensor(labels)).backward()
     assert abs(inverse.grad) < 1e-4
@@ -103,9 +102,8 @@ def test_a_paired_difference_is_far_narrower_than_the_scores() -> None:
         assert estimate.low <= estimate.value <= estimate.high
     assert difference["nll"].high - difference["nll"].low < 0.3 * (one["nll"].high - one["nll"].low)
     same = differences(first, first)
-    assert (
-        same["error"].low < 0 < same["error"].high
-    )  # never differing on 1,000 examples is no proof of equality
+    # never differing on 1,000 examples is no proof of equality
+    assert same["error"].low < 0 < same["error"].high
     with pytest.raises(BadArgument, match="must have the same labels"):
         differences(first, Predictions(predicted, (labels + 1) % 4))
 
@@ -181,9 +179,8 @@ def test_the_interval_of_a_difference_in_calibration_covers() -> None:
     generator, covered = np.random.default_rng(2), []
     for _ in range(400):
         predicted, labels = confident(generator, 1000, 0.1)
-        surer = (
-            np.exp(predicted[:, 0]) - 0.05
-        )  # right 0.05 less often than it says, where the first is 0.1 off
+        # right 0.05 less often than it says, where the first is 0.1 off
+        surer = np.exp(predicted[:, 0]) - 0.05
         other = np.log(np.stack([surer, 1 - surer], axis=1))
         estimate = calibration_difference(predicted, other, labels)
         covered.append(estimate.low <= 0.05 <= estimate.high)

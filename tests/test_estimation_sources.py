@@ -79,9 +79,8 @@ def test_the_noise_from_dropout_equals_that_over_all_masks() -> None:
     estimates = NoiseSources().estimate(series)
     assert estimates["drawn_share"].low < drawn / whole < estimates["drawn_share"].high
     assert estimates["noise_of_data"].value == pytest.approx(whole - drawn, rel=0.2)
-    assert (
-        0.3 < drawn / whole < 0.9
-    )  # neither part is next to nothing, so that a wrong factor shows
+    # neither part is next to nothing, so that a wrong factor shows
+    assert 0.3 < drawn / whole < 0.9
 
 
 @pytest.mark.parametrize(("drawn", "state"), [(0.7, State.LOOK), (0.3, State.OK)])
@@ -116,9 +115,8 @@ def test_a_loss_without_random_numbers_has_only_noise_from_data_at_no_extra_cost
 ) -> None:
     objective = dropped_out()
     objective.model.eval()
-    monkeypatch.setattr(
-        "gradiometer.estimation.micro_batches.noise_of_draws", None
-    )  # calling it would fail
+    # calling it would fail
+    monkeypatch.setattr("gradiometer.estimation.micro_batches.noise_of_draws", None)
     estimates = NoiseSources().estimate(
         series_of(NoiseSources(), objective, (EXAMPLES, TARGETS), 20, 6)
     )

@@ -71,9 +71,8 @@ def test_the_present_batch_is_exact() -> None:
 
 def test_an_unbounded_noise_scale_still_bounds_the_factor() -> None:
     factor = relative_updates([scale(math.inf, 64, math.inf)], 32, 128)
-    assert (
-        factor.value == factor.low == 0.25
-    )  # the linear rule: four times the batch, a quarter of the updates
+    # the linear rule: four times the batch, a quarter of the updates
+    assert factor.value == factor.low == 0.25
     assert factor.high == pytest.approx(1.5 / 3)
 
 

@@ -142,9 +142,8 @@ def test_a_fork_at_the_end_of_a_schedule_is_refused_with_the_step_before_which_i
             w.step(value, data)
             optimizer.step()
             if step == 18:
-                assert (
-                    w.fork(horizon="4 updates", **settings) is not None
-                )  # one update has a rate, the others none
+                # one update has a rate, the others none
+                assert w.fork(horizon="4 updates", **settings) is not None
             scheduler.step()
         with pytest.raises(
             BadArgument,

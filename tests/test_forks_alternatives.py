@@ -84,9 +84,8 @@ def by_hand(
     velocity = 0.0 if forgets else float(optimizer.state[model.w]["momentum_buffer"])
     for update, batch in enumerate(batches):
         gradient = CURVATURE * (w - float(batch.mean()))
-        gradient *= min(
-            1.0, clip / (abs(gradient) + 1e-6)
-        )  # as torch.nn.utils.clip_grad_norm_ does
+        # as torch.nn.utils.clip_grad_norm_ does
+        gradient *= min(1.0, clip / (abs(gradient) + 1e-6))
         velocity = momentum * velocity + gradient + decay * w
         w -= rate(update) * velocity
     return w

@@ -38,9 +38,8 @@ def test_a_fork_that_was_stopped_continues_from_its_finished_branches(tmp_path: 
 
     again = OwnLoop().fork(loss=counted, **settings)
     whole = OwnLoop().fork(batches=LISTED, replicates=2)
-    assert (
-        calls["loss"] == 1 + 4 + 2
-    )  # the first update as a check, "rate 2x" and "batch 2x" of the last replicate
+    # the first update as a check, "rate 2x" and "batch 2x" of the last replicate
+    assert calls["loss"] == 1 + 4 + 2
     assert [{**result.to_dict(), "seconds": 0} for result in again.results] == [
         {**result.to_dict(), "seconds": 0} for result in whole.results
     ]

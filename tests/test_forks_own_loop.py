@@ -81,9 +81,8 @@ def test_what_an_alternative_draws_is_not_drawn_from_the_training() -> None:
         nn.init.normal_(model[4].weight, std=0.01 + np.random.rand(), generator=own)  # noqa: NPY002
 
     before = own.get_state()
-    trained(
-        OwnLoop(), lambda loop: loop.fork(alternatives=[Custom("redraw", redraw)])
-    )  # compares before and after
+    # compares before and after
+    trained(OwnLoop(), lambda loop: loop.fork(alternatives=[Custom("redraw", redraw)]))
     assert torch.equal(own.get_state(), before)
 
 
@@ -154,9 +153,8 @@ def test_a_fork_between_measured_steps_has_no_hooks_on_layers(tmp_path: Path) ->
         value.backward()
         w.step(value, data)
         optimizer.step()
-        assert (
-            sum(len(module._forward_hooks) for module in model.modules()) == 1
-        )  # of the look at the step to come
+        # of the look at the step to come
+        assert sum(len(module._forward_hooks) for module in model.modules()) == 1
         settings = {
             "loss": loss,
             "batches": data,

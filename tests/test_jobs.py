@@ -122,9 +122,8 @@ def test_jobs_start_when_their_outcomes_are_asked_for() -> None:
     ],
 )
 def test_a_wrong_job_is_refused_by_name(given: dict[str, Any], message: str, monkeypatch) -> None:
-    monkeypatch.setattr(
-        jaxtyping.config, "jaxtyping_disable", True
-    )  # the types of a user's program are not checked
+    # the types of a user's program are not checked
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(BadArgument, match=message):
         Job(**{"name": "a", "work": half, **given})
 

@@ -110,9 +110,8 @@ def test_no_command_follows_a_link(
 def test_a_link_is_refused_below_a_run_and_allowed_elsewhere(tmp_path: Path) -> None:
     elsewhere, run = tmp_path / "elsewhere", tmp_path / "run"
     (elsewhere / "inner").mkdir(parents=True)
-    (elsewhere / "run.toml").write_text(
-        "format = 1"
-    )  # a link may lead to a folder that looks like a run
+    # a link may lead to a folder that looks like a run
+    (elsewhere / "run.toml").write_text("format = 1")
     run.mkdir()
     (run / "run.toml").write_text("format = 1")
     (run / "checkpoints").symlink_to(elsewhere)

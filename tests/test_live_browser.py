@@ -85,9 +85,8 @@ def test_what_comes_is_shown_and_what_was_opened_and_zoomed_stays(
     assert page.locator("#chart-loss table").is_visible()
     assert page.locator("#span input").nth(1).input_value() == "200"
     assert page.locator(".chart svg").count() == page.locator(".chart[data-drawn]").count() > 0
-    assert (
-        page.evaluate("document.activeElement.parentElement.id") == "run"
-    )  # what has the focus keeps it
+    # what has the focus keeps it
+    assert page.evaluate("document.activeElement.parentElement.id") == "run"
     assert page.locator("#live").inner_text() == "live"
     page.get_by_role("navigation", name="Runs").get_by_text("other").click()
     sync_api.expect(page.locator(STEPS)).to_have_attribute("data-steps", "60", timeout=PATIENCE)

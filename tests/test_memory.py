@@ -51,6 +51,5 @@ def test_a_noise_reading_holds_one_more_copy_of_the_parameters(
 
 def test_batch_sharpness_holds_three_more_copies_of_the_parameters(tmp_path: Path) -> None:
     own = peak(tmp_path, ["trajectory"])
-    assert (
-        peak(tmp_path, ["batch_sharpness"]) <= own + 3.2
-    )  # one layer in twelve has two contributions for a while
+    # one layer in twelve has two contributions for a while
+    assert peak(tmp_path, ["batch_sharpness"]) <= own + 3.2

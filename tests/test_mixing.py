@@ -27,9 +27,8 @@ def autoregressive(draws: int, chains: int, seed: int = 0) -> np.ndarray:
 
 def test_chains_of_one_law_have_mixed_and_their_mean_is_found() -> None:
     (found,) = mixing({"loss": autoregressive(2000, 4)})
-    assert (
-        found.mixed and found.rhat.low < 1.0015 < found.rhat.high
-    )  # 1 + (4 − 1)/2000, for 4 steps make a draw
+    # 1 + (4 − 1)/2000, for 4 steps make a draw
+    assert found.mixed and found.rhat.low < 1.0015 < found.rhat.high
     assert found.mean.low < 0 < found.mean.high
     assert "no sign that the chains have not mixed" in str(found)
 

@@ -122,9 +122,8 @@ def test_a_value_of_long_ago_is_not_called_that_of_now_and_advises_no_batch() ->
 
 
 def test_the_drift_is_followed_to_the_last_step_of_training() -> None:
-    scale = estimate(
-        100.0, 95.0, 105.0, 50.0
-    )  # rises by 2 in a factor of ten: 123.2 after twice the steps, then 131
+    # rises by 2 in a factor of ten: 123.2 after twice the steps, then 131
+    scale = estimate(100.0, 95.0, 105.0, 50.0)
     batch = Estimate.exact(125.0)
     assert "is expected to pass B" not in say(judge_batch_size("noise", batch, scale)).means
     assert (

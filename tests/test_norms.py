@@ -85,9 +85,8 @@ def test_it_records_what_watch_records_on_the_same_batches(tmp_path: Path) -> No
     assert diagnose(ours).estimates["noise_scale"].value == pytest.approx(
         expected["noise_scale"].value, rel=1e-4
     )
-    gauges = [
-        one for one in watched.findings() if one.gauge != "triage"
-    ]  # which looks at the model
+    # which looks at the model
+    gauges = [one for one in watched.findings() if one.gauge != "triage"]
     assert [one.state for one in w.findings()] == [one.state for one in gauges]
 
 

@@ -107,9 +107,8 @@ def test_a_training_of_ours_and_a_loop_of_a_person_have_the_same_record(
         for gauge in run.gauges:
             first, second = run.series(gauge), other.series(gauge)
             assert first is not None and second is not None
-            later = (
-                second.steps > 0
-            )  # before its first update the loop of a person may be compiled: it is read in halves
+            # before its first update the loop of a person may be compiled: it is read in halves
+            later = second.steps > 0
             assert first.steps.tolist() == second.steps.tolist()
             for name, moments in first.moments.items():
                 assert np.array_equal(

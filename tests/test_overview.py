@@ -105,9 +105,8 @@ def test_the_command_prints_a_table_that_fits_the_terminal(
     code, printed, _ = called(capsys, "runs", str(folder), "--sort", "name")
     lines = printed.splitlines()
     assert code == 0 and lines[0].split() == ["run", "steps", "loss", "test", "age"]
-    assert any(
-        "[" in line and "%" in line for line in lines if "cnn-1" in line
-    )  # each number has its interval
+    # each number has its interval
+    assert any("[" in line and "%" in line for line in lines if "cnn-1" in line)
     assert [line.split()[1] for line in lines if "-1 " in line or "-2 " in line] == [
         "cnn-1",
         "mlp-1",
@@ -132,9 +131,8 @@ def test_long_names_and_schedules_fit_too(
 
 
 def test_the_orders_of_the_command_are_those_of_the_listing() -> None:
-    command = importlib.import_module(
-        "gradiometer.cli.recorded.listing"
-    )  # the package has the command under this name
+    # the package has the command under this name
+    command = importlib.import_module("gradiometer.cli.recorded.listing")
     assert set(command.ORDERS) == set(ORDERS)
 
 

@@ -65,9 +65,8 @@ def test_five_questions_have_two_lines_each_on_80_columns(tmp_path: Path) -> Non
     )
     assert re.search(r"noise scale now +[\d.]+ \[[\d.]+, [\d.]+\], B = 32", text)
     assert "not measured yet" in text and "gradiometer measure certificate" in text
-    assert re.search(
-        r"measured 40 steps, using [\d,.]+ % of the training time +│", text
-    )  # `every` has no budget
+    # `every` has no budget
+    assert re.search(r"measured 40 steps, using [\d,.]+ % of the training time +│", text)
 
 
 def test_under_adamw_the_panel_gives_no_forecast_of_sgd(tmp_path: Path) -> None:

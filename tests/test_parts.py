@@ -31,9 +31,8 @@ def spread_of(*gradients: torch.Tensor):
 @pytest.mark.parametrize("size", [LONG, 2 * LONG + 1, 3 * LONG + RUN - 1])
 @pytest.mark.parametrize("power", [1, 5])
 def test_the_norm_of_a_long_gradient_is_accurate_to_single_precision(size: int, power: int) -> None:
-    gradient = (
-        torch.randn(size, generator=torch.Generator().manual_seed(0)) ** power
-    )  # 5: few numbers rule the sum
+    # 5: few numbers rule the sum
+    gradient = torch.randn(size, generator=torch.Generator().manual_seed(0)) ** power
     spread = spread_of(gradient)
     expected = exact(gradient)
     tolerance = 2 * torch.finfo(torch.float32).eps
@@ -54,9 +53,8 @@ def test_the_spread_keeps_the_norms_of_parts_and_examples_by_layer() -> None:
     builder.add_each([torch.ones(2, 3), torch.zeros(2, 2), torch.ones(2, 1)])
     spread = builder.finish([torch.zeros(3), torch.ones(2), torch.zeros(1)])
     assert spread.sizes.tolist() == [2, 1, 1]
-    np.testing.assert_allclose(
-        spread.squared_norms, [[4, 8], [4, 0], [4, 0]], rtol=1e-12
-    )  # roots are squared again
+    # roots are squared again
+    np.testing.assert_allclose(spread.squared_norms, [[4, 8], [4, 0], [4, 0]], rtol=1e-12)
     np.testing.assert_allclose(spread.mean_squared_norm, [0, 2], rtol=1e-12)
 
 
@@ -83,9 +81,8 @@ def test_many_short_gradients_are_summed_like_references_in_double(kind: torch.d
         squared_norms(first)[0], [exact(each) for each in first], rtol=1e-6, atol=1e-12
     )
     products = [(a.double() * b.double()).sum().item() for a, b in pairs]
-    np.testing.assert_allclose(
-        inner_products(first, second), products, rtol=1e-6, atol=1e-3
-    )  # of 2e4 in size
+    # of 2e4 in size
+    np.testing.assert_allclose(inner_products(first, second), products, rtol=1e-6, atol=1e-3)
     weighted = [(b.double().abs() * a.double().square()).sum().item() for a, b in pairs]
     rounding = 1e-2 if kind is torch.bfloat16 else 1e-6
     np.testing.assert_allclose(

@@ -129,12 +129,10 @@ def test_a_network_that_fits_every_example_runs_to_infinity_and_others_do_not() 
     for others in (slower, sideways):
         assert infinity_finding(others, losses, 0.0) is None
     assert infinity_finding(facts, losses, 1e-4) is None
-    assert (
-        infinity_finding(facts, np.r_[losses[:1000], np.full(3000, losses[999])], 0.0) is None
-    )  # a floor
-    assert (
-        infinity_finding(facts, 2.3 / (1 + np.arange(4000) / 400), 0.0) is None
-    )  # fitted only late
+    # a floor
+    assert infinity_finding(facts, np.r_[losses[:1000], np.full(3000, losses[999])], 0.0) is None
+    # fitted only late
+    assert infinity_finding(facts, 2.3 / (1 + np.arange(4000) / 400), 0.0) is None
     assert infinity_finding(facts, np.r_[losses[:-1], np.nan], 0.0) is None
 
 

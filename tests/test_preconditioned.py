@@ -93,9 +93,8 @@ def test_it_is_clipped_at_three_times_its_median_over_what_was_touched() -> None
     for step in range(30):
         table.grad = torch.zeros(10, 3)
         table.grad[:4] = 1.0 + torch.rand(4, 3)
-        table.grad[4:6] = float(
-            step == 0
-        )  # touched once: v decays by 2 a step; the other four rows never
+        # touched once: v decays by 2 a step; the other four rows never
+        table.grad[4:6] = float(step == 0)
         optimizer.step()
     v = optimizer.state[table]["exp_avg_sq"].double() / (1 - 0.5**30)
     exact = 1 / (v.sqrt() + 1e-8)
@@ -348,9 +347,8 @@ def test_watch_measures_it_by_default_from_the_second_step_and_keeps_the_bits(
     )
     series = run.series("preconditioned_noise")
     assert series.steps.tolist() == [*range(1, 15)] and len(run.series("noise")) == 15
-    if (
-        accumulation == 2
-    ):  # the halves are training's own, read before clipping, and P is from before the step
+    # the halves are training's own, read before clipping, and P is from before the step
+    if accumulation == 2:
         seen = np.stack(
             [series.moments["variance"].sum(1), series.moments["norm_squared"].sum(1)], axis=1
         )

@@ -199,8 +199,7 @@ def test_batches_of_nothing_are_refused() -> None:
 def test_a_part_of_a_problem_that_is_not_of_its_kind_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, changes: dict, message: str
 ) -> None:
-    monkeypatch.setattr(
-        jaxtyping.config, "jaxtyping_disable", True
-    )  # the shape checker, which users do not run
+    # the shape checker, which users do not run
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(BadArgument, match=message):
         Problem(**settings(**changes))

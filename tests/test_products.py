@@ -42,9 +42,8 @@ def test_two_levels_are_unbiased(rule: Rule, size: float) -> None:
     )
     assert abs(_z(levels.mean(axis=1) - seen.truth.mean(axis=1))) < 3
     if not rule.momentum.decay and size == 0.3:
-        assert (
-            abs(_z(seen.product.mean(axis=1) - seen.truth.mean(axis=1))) > 10
-        )  # the correction is needed
+        # the correction is needed
+        assert abs(_z(seen.product.mean(axis=1) - seen.truth.mean(axis=1))) > 10
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)

@@ -192,9 +192,8 @@ def test_the_page_is_walked_by_keyboard_in_the_order_it_is_read(page: "sync_api.
     assert tags[0] == "SUMMARY"
     assert {"INPUT", "BUTTON", "SUMMARY"} <= set(tags)
     assert all(outline != "none" for _, _, outline, _ in walked)
-    tops = [
-        top for _, top, _, in_form in walked if not in_form
-    ]  # the bar sticks to the window's top
+    # the bar sticks to the window's top
+    tops = [top for _, top, _, in_form in walked if not in_form]
     assert tops == sorted(tops)
     page.locator("figure summary").first.focus()
     page.keyboard.press("Enter")

@@ -55,9 +55,8 @@ def test_r_hat_of_many_chains_is_the_closed_form(setting: tuple[int, float, floa
     found = rank_rhat(chains_of(draws, 1500, memory, spread, seed=0))
     exact = rhat_of_many_chains(*setting)
     assert found.low < exact < found.high
-    assert found.high - found.low < 0.15 * (
-        exact - 1
-    )  # a variance of 3,000 means has an error of 2.6 %
+    # a variance of 3,000 means has an error of 2.6 %
+    assert found.high - found.low < 0.15 * (exact - 1)
 
 
 @pytest.mark.parametrize("of", [lambda x: x, np.square, np.round, lambda x: (x > 1).astype(float)])
@@ -105,9 +104,8 @@ def test_the_interval_is_wider_at_a_higher_level_and_bounded_for_two_chains() ->
 def test_chains_that_never_vary() -> None:
     apart = rank_rhat(np.repeat([[0.0, 0.0, 0.0, 1.0]], 50, axis=0))
     assert (apart.value, apart.low, apart.high) == (math.inf, 1.0, math.inf)
-    coin = rank_rhat(
-        np.random.default_rng(0).integers(0, 2, (50, 3)).astype(float)
-    )  # folded it never varies
+    # folded it never varies
+    coin = rank_rhat(np.random.default_rng(0).integers(0, 2, (50, 3)).astype(float))
     assert 0.98 < coin.low < 1 < coin.high < 1.3
     middle = np.zeros((9, 2))
     middle[4] = 1.0  # in no half

@@ -81,9 +81,8 @@ def test_a_run_of_300_steps_has_enough_readings_whatever_its_step_costs(
     by_300 = sum(step < 300 for step in loop.measured)
     assert by_300 >= 40
     assert loop.used[999] < 0.1 and loop.budget.short_of() is None
-    assert (
-        loop.used[-1] < 0.021 or step_seconds < 0.003
-    )  # there the bookkeeping alone is 1 to 3 % of a step
+    # there the bookkeeping alone is 1 to 3 % of a step
+    assert loop.used[-1] < 0.021 or step_seconds < 0.003
     later = [step for step in loop.measured if step >= 300]
     assert len(later) >= 15 and max(b - a for a, b in pairwise(later)) < 700
 

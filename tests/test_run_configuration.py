@@ -178,9 +178,8 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         Configuration(budget=0.0, every=5)
     with pytest.raises(BadArgument, match="8 parts of a batch of 4"):
         Configuration(parts=8, batch_size=4)
-    assert (
-        Configuration(parts=8, batch_size=4, accumulation=2).parts == 8
-    )  # not used: the run is read as it is made
+    # not used: the run is read as it is made
+    assert Configuration(parts=8, batch_size=4, accumulation=2).parts == 8
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 300])

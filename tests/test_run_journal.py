@@ -70,9 +70,8 @@ def test_cut_at_any_byte_every_whole_line_is_read_and_writing_goes_on(tmp_path: 
     ends = [offset for offset, byte in enumerate(content) if byte == 0x0A]
     for offset in range(len(content) + 1):
         path.write_bytes(content[:offset])
-        whole = sum(
-            end <= offset for end in ends
-        )  # with its last brace a line is whole, also without its newline
+        # with its last brace a line is whole, also without its newline
+        whole = sum(end <= offset for end in ends)
         torn = offset not in {0, *ends, *(end + 1 for end in ends)}
         lines, warnings = read_journal(path)
         assert [line.record for line in lines] == RECORDS[:whole]

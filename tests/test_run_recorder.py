@@ -192,10 +192,11 @@ def test_a_resumed_run_drops_what_lay_beyond_its_checkpoint(folder: RunFolder) -
             recorder.event("evaluation", last, first=False)
     run = Run.open(folder.path)
     check_whole(run, 120)
+    # that of the checkpoint's own step stays
     assert [event["step"] for event in run.evaluations] == [
         *range(61),
         120,
-    ]  # that of the checkpoint's own step stays
+    ]
     assert [event["step"] for event in run.events if event["event"] == "resumed"] == [80, 60]
     assert run.steps == 120 and run.warnings == []
 

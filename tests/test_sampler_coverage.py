@@ -237,9 +237,8 @@ def test_sample_finds_the_temperature_mean_and_spread_of_a_posterior_with_a_prio
         seeds=[3],
     )
     first = found.moments["first"]
-    assert (
-        found.kept and found.bounds.high - found.bounds.low < 0.2 * TEMPERATURE
-    )  # without the prior it would be a fifth too low
+    # without the prior it would be a fifth too low
+    assert found.kept and found.bounds.high - found.bounds.low < 0.2 * TEMPERATURE
     assert first.known is not None and first.mean.low < first.known < first.mean.high
     assert first.spread.low < SPREAD < first.spread.high
 
@@ -262,13 +261,11 @@ def test_intervals_of_samplers_cover(
     held: tuple[float, float],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        jaxtyping.config, "jaxtyping_disable", True
-    )  # the shape checker, which users do not run
+    # the shape checker, which users do not run
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     found = coverage(kind, RUNS, burn_in, **settings)
     assert held[0] <= found.temperature <= held[1], found
     assert WITHIN[0] <= found.mean <= WITHIN[1], found
     assert WITHIN[0] <= found.spread <= WITHIN[1], found
-    assert 0.98 <= found.average <= 1, (
-        found
-    )  # biased low, by the autocorrelation time over the steps
+    # biased low, by the autocorrelation time over the steps
+    assert 0.98 <= found.average <= 1, found

@@ -166,18 +166,16 @@ def test_a_direction_of_a_small_group_is_refused_only_above_the_share_that_the_e
     None
 ):
     steps_with_heat_along_one_direction(0.89)
-    with pytest.raises(
-        BadArgument, match=r"above 90% of the temperature.* Use `lr` below 0\.198"
-    ):  # 0.2 × 0.9/0.91
+    # 0.2 × 0.9/0.91
+    with pytest.raises(BadArgument, match=r"above 90% of the temperature.* Use `lr` below 0\.198"):
         steps_with_heat_along_one_direction(0.91)
 
 
 def test_an_error_about_the_mean_names_a_step_that_does_for_the_hottest_direction() -> None:
     """SGD itself heats one direction to 3, so two to 1.5 in the mean; and one to 120, so 100 to 1.2
     in the mean."""
-    with pytest.raises(
-        BadArgument, match=r"finite steps\) heats to 1\.5.* Use `lr` below 0\.06"
-    ):  # 0.2 × 0.9/3
+    # 0.2 × 0.9/3
+    with pytest.raises(BadArgument, match=r"finite steps\) heats to 1\.5.* Use `lr` below 0\.06"):
         steps_with_heat_along_one_direction(3.0)
     named = r"finite steps\) heats to 1\.2.* Use `lr` below 8\.42e-05"  # 0.2 × 0.05/(120 − 1.2)
     with pytest.raises(BadArgument, match=named):
@@ -193,9 +191,10 @@ def test_an_error_about_the_mean_names_a_step_that_does_for_directions_without_n
     )
     sampler = SGLD([position], 0.2, examples=N, burn_in=200)
     length = math.sqrt(2 * 2 / (N * 0.2)) * (torch.arange(100) < 60)
+    # 0.2 × 0.05/1.2
     with pytest.raises(
         BadArgument, match=r"finite steps\) heats to 1\.2.* Use `lr` below 0\.00833, "
-    ):  # 0.2 × 0.05/1.2
+    ):
         for _ in range(2000):
             position.grad = length * (
                 2 * torch.randint(2, (100,), generator=generator).double() - 1

@@ -53,9 +53,8 @@ def test_the_command_prints_the_finite_run_and_saves_a_chart(tmp_path: Path) -> 
     assert printed.exit_code == 0
     assert "6.222 D G/√T" in printed.output and "2.006 D G/√T" in printed.output
     asked = CliRunner().invoke(verb, [*arguments, "--json", "--png", str(drawing)])
-    entries = json.loads(asked.stdout.splitlines()[-1])[
-        "schedules"
-    ]  # click 8.1 has standard error there too
+    # click 8.1 has standard error there too
+    entries = json.loads(asked.stdout.splitlines()[-1])["schedules"]
     assert entries[1]["horizon"]["reaches_zero"] and not entries[0]["horizon"]["reaches_zero"]
     assert entries[0]["horizon"]["transferred_peak"] == 0.5
     assert drawing.read_bytes().startswith(b"\x89PNG")

@@ -319,9 +319,8 @@ def test_the_mean_is_that_of_torch_and_the_variance_that_of_numpy() -> None:
         [nn.utils.parameters_to_vector(model.parameters()).double().numpy() for model in models]
     )
     np.testing.assert_allclose(swag.mean, stream.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(
-        swag.variance, stream.var(0), rtol=1e-9
-    )  # not of the difference of two squares
+    # not of the difference of two squares
+    np.testing.assert_allclose(swag.variance, stream.var(0), rtol=1e-9)
     for ours, theirs in zip(swag.average.parameters(), peer.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 

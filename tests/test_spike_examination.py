@@ -191,11 +191,12 @@ def test_examinations_pause_and_end() -> None:
             examined.append(step)
         examiner.learn([value])
     assert min(np.diff(examined)) >= 64
+    # one more in each further thousand steps
     assert [step // 1000 for step in examined] == [0] * 5 + [
         1,
         2,
         3,
-    ]  # one more in each further thousand steps
+    ]
 
 
 @pytest.mark.parametrize("size", [2, 7, 64, 200])

@@ -85,9 +85,8 @@ def test_an_unmeasured_step_of_a_watched_loop_fetches_nothing(
             loss = case.loss(model, case.batch).mean()
             with counted:  # without the forward: in this mode torch would not use compiled code
                 loss.backward()
-                w.step(
-                    1.0, case.batch
-                )  # a loss on an accelerator stays there, see test_accelerator.py
+                # a loss on an accelerator stays there, see test_accelerator.py
+                w.step(1.0, case.batch)
                 optimizer.step()
 
         for _ in range(3):

@@ -56,15 +56,13 @@ def test_the_balance_closes_on_any_run_of_sgd(name: str, sgd: Sgd) -> None:
     torch.manual_seed(0)
     case = CASES[name]()
     case.model.double()
-    rates = (
-        [sgd.rate] * 20 if sgd.momentum else np.linspace(sgd.rate, sgd.rate / 9, 20)
-    )  # plain: any schedule
+    # plain: any schedule
+    rates = [sgd.rate] * 20 if sgd.momentum else np.linspace(sgd.rate, sgd.rate / 9, 20)
     readings = readings_of(case.objective, parts_of(double(case.batch), 6), sgd, rates)
     series = Series.of(readings, INDEPENDENT, case.objective.layers)
     balance = heat_balance(series, momentum=sgd.momentum)
-    assert (
-        len(balance.drift) == 14
-    )  # 19 steps, less those before the origin was renewed, at 1, 2, 4, 8 and 16
+    # 19 steps, less those before the origin was renewed, at 1, 2, 4, 8 and 16
+    assert len(balance.drift) == 14
     size = np.abs(balance.configurational) + np.abs(balance.heat) + np.abs(balance.drift)
     whole = np.abs(balance.residual.sum(1)) / size.sum(1)
     assert whole.max() < 1e-10
@@ -170,9 +168,8 @@ def test_reshuffled_epochs_put_in_less_heat_and_name_the_colder_directions() -> 
 def test_the_colder_directions_are_colder_by_the_exact_law() -> None:
     rate, examples = 0.1, 200
     found = Temperature().estimate(series_of_mlp(Sampling(Draw.RESHUFFLED, examples)))
-    curvatures = (
-        found["forgotten_curvature"].value / 4 * np.array([0.05, 0.1, 1.0, 20.0])
-    )  # that of B = 1, not of 4
+    # that of B = 1, not of 4
+    curvatures = found["forgotten_curvature"].value / 4 * np.array([0.05, 0.1, 1.0, 20.0])
     reshuffled = reshuffled_covariance(np.diag(curvatures), np.eye(4), SGDRule(rate, 1), examples)
     apart = stationary_covariance(np.diag(curvatures), np.eye(4), SGDRule(rate, 1))
     flattest, flatter, quarter, steep = np.diag(reshuffled) / np.diag(apart)

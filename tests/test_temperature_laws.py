@@ -122,9 +122,8 @@ def test_on_a_quadratic_the_temperature_is_that_of_the_exact_law(sgd: Sgd, injec
     exact = configurational_temperature(QUADRATIC.curvature, law)
     minibatch = small_rate_temperature(3.0, 2, SGDRule(sgd.rate, 4, sgd.momentum))
     chains = replace(series_of(moments, 0, sgd.rate), moments=moments | {"origin": np.zeros(200)})
-    balance = heat_balance(
-        chains, momentum=sgd.momentum, injected=injected
-    )  # a chain in place of a layer
+    # a chain in place of a layer
+    balance = heat_balance(chains, momentum=sgd.momentum, injected=injected)
     expected = {
         "heat": exact,
         "configurational": exact,

@@ -141,9 +141,8 @@ def test_a_run_stopped_at_an_evaluation_keeps_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(Interrupted):
-        train(
-            problem(), settings(epochs=7), tmp_path, StopAt(50)
-        )  # an epoch ends here, and its evaluation was just made
+        # an epoch ends here, and its evaluation was just made
+        train(problem(), settings(epochs=7), tmp_path, StopAt(50))
     (folder,) = tmp_path.iterdir()
     monkeypatch.setattr(recorded, "load", lambda *_, **__: problem())
     assert [e["step"] for e in loops.resume(folder).evaluations] == list(range(10, 71, 10))
@@ -279,9 +278,8 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_the_last_batch_of_an_epoch_may_be_smaller_and_one_of_one_example_is_not_measured(
     tmp_path: Path,
 ) -> None:
-    run = train(
-        problem(examples=31), settings(every=1, epochs=3), tmp_path
-    )  # batches of 10, 10, 10 and 1
+    # batches of 10, 10, 10 and 1
+    run = train(problem(examples=31), settings(every=1, epochs=3), tmp_path)
     assert run.series("noise").batch_size.tolist() == [10] * 9
     assert run.steps == 12
 

@@ -152,9 +152,8 @@ def test_a_sketch_is_the_point_itself_if_small_and_keeps_inner_products_if_not()
     exact = (one * (one + other)).sum(dim=1)
     off = ((sketches[0] * sketches[1]).sum(dim=1) - exact) / exact
     assert abs(off.mean()) < 4 * off.std() / math.sqrt(200)
-    assert off.std() == pytest.approx(
-        math.sqrt((1 * 2 + 1) / 61), rel=0.25
-    )  # (‖u‖²‖v‖² + ⟨u, v⟩²)/numbers
+    # (‖u‖²‖v‖² + ⟨u, v⟩²)/numbers
+    assert off.std() == pytest.approx(math.sqrt((1 * 2 + 1) / 61), rel=0.25)
     long = torch.zeros(61 * 2**12 + 500)  # its end is in another period, under other signs
     long[5], long[-3] = 1.0, 2.0
     assert sketch([long]).norm() in (torch.tensor(5.0).double().sqrt(), 1.0, 3.0)

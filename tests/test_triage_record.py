@@ -108,9 +108,8 @@ def train(
             loss = loss_of(model, batch).mean()
             root = loss / pieces if divided else loss
             (root if scaler is None else scaler.scale(root)).backward()
-            if (
-                clip and clip_first
-            ):  # the norm before it is heard at `backward`, from the second step on
+            # the norm before it is heard at `backward`, from the second step on
+            if clip and clip_first:
                 nn.utils.clip_grad_norm_(model.parameters(), clip)
             if watched is not None:
                 watched.step(loss.detach(), batch)

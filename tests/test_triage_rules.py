@@ -77,9 +77,8 @@ def test_nothing_is_said_about_the_end_before_it() -> None:
 
 def test_a_flat_loss_of_a_training_that_goes_on_may_stop() -> None:
     flat = np.concatenate([falling()[:100], falling(steps=700)[-300:]])
-    assert claims(healthy(losses=flat, has_ended=False)) == {
-        Claim.UNDECIDED
-    }  # its test loss still falls
+    # its test loss still falls
+    assert claims(healthy(losses=flat, has_ended=False)) == {Claim.UNDECIDED}
     assert claims(healthy(losses=flat, has_ended=False, **evaluations([0.25] * 10, 0.23))) == {
         Claim.MAY_STOP
     }

@@ -24,9 +24,8 @@ from test_tuning import Stopped, stopping
 
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(2048, 6, generator=GENERATOR) * torch.logspace(-1.5, 0, 6)
-TARGETS = (INPUTS / torch.logspace(-1.5, 0, 6)).sum(
-    1
-)  # without noise, but with flat directions: updates count
+# without noise, but with flat directions: updates count
+TARGETS = (INPUTS / torch.logspace(-1.5, 0, 6)).sum(1)
 SQUARED = supervised(nn.MSELoss(reduction="none"))
 
 

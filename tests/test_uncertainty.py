@@ -126,9 +126,8 @@ def test_fiellers_set_covers_at_its_level_even_if_the_denominator_is_all_noise(s
     hits = []
     for trace, signal in noise_moments(rng, 2000, steps, directions, 2):
         means = batch_means(np.stack([trace, signal], axis=1), len(trace) // 25, 25)
-        parts = fieller_set(
-            means.mean(axis=0), np.cov(means, rowvar=False) / 25, 1.711
-        )  # Student, 24 degrees
+        # Student, 24 degrees
+        parts = fieller_set(means.mean(axis=0), np.cov(means, rowvar=False) / 25, 1.711)
         hits.append(any(low <= NOISE_SCALE <= high for low, high in parts))
     assert in_band(hits)
 
@@ -295,9 +294,8 @@ def test_shared_variation_cancels_in_a_paired_difference():
         for both, alone in zip(shared, own, strict=True)
     ]
     assert in_band([covers(estimate, 0.5) for estimate in estimates])
-    assert (
-        np.median([estimate.high - estimate.low for estimate in estimates]) < 0.06
-    )  # unpaired: 0.6
+    # unpaired: 0.6
+    assert np.median([estimate.high - estimate.low for estimate in estimates]) < 0.06
 
 
 # How many more steps

@@ -132,7 +132,6 @@ def test_memory_that_runs_out_is_seen_through_the_error_that_names_the_place() -
             raise UserCodeFailed("`loss` raised something.") from error
     except UserCodeFailed as error:
         assert ran_out_of_memory(error)
-    assert ran_out_of_memory(
-        UserCodeFailed("`loss` raised MemoryError, at mine.py:3.")
-    )  # another process sends no cause
+    # another process sends no cause
+    assert ran_out_of_memory(UserCodeFailed("`loss` raised MemoryError, at mine.py:3."))
     assert not ran_out_of_memory(UserCodeFailed("`loss` raised ValueError: no memory."))

@@ -225,9 +225,8 @@ def test_losses_are_the_same_under_compile(tmp_path: Path) -> None:
     without = losses_of(False)
     graphs = compiled["unique_graphs"]
     assert losses_of(True) == without
-    assert (
-        compiled["unique_graphs"] - graphs == graphs - at_first
-    )  # no recompilation for the instrument's sake
+    # no recompilation for the instrument's sake
+    assert compiled["unique_graphs"] - graphs == graphs - at_first
     assert len(Run.open(tmp_path / "loop-2").series("noise")) == 40
 
 

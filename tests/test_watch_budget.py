@@ -32,9 +32,8 @@ def test_the_budget_is_kept_and_stated(tmp_path: Path, monkeypatch: pytest.Monke
             clock.seconds += 1
     assert 20 <= w.overhead["measured_steps"] <= 25  # a reading costs three steps: 20 are promised
     assert w.overhead["budget"] == 0.02 and 0.05 < w.overhead["used"] < 0.1
-    assert (
-        w.overhead["spent"]["start"] >= 3 / 1000
-    )  # the first measurement is not taken as the price of the next
+    # the first measurement is not taken as the price of the next
+    assert w.overhead["spent"]["start"] >= 3 / 1000
 
 
 def test_a_run_that_goes_on_proposes_at_the_pace_of_its_whole_length(

@@ -75,21 +75,19 @@ def test_they_see_in_a_watched_loop_what_they_see_in_train(
             mine.update()
     run = w.run
     assert run is not None and run.warnings == [] and mine.steps == 2 * 45
-    close = (
-        {"rel": 2e-4, "abs": 1e-6} if accumulation > 1 else {"rel": 1e-12, "abs": 0.0}
-    )  # sums in another order, in singles
+    # sums in another order, in singles
+    close = {"rel": 2e-4, "abs": 1e-6} if accumulation > 1 else {"rel": 1e-12, "abs": 0.0}
     for gauge in ("temperature", "trajectory"):
         found, wanted = run.series(gauge), of_train.series(gauge)
         assert found.steps.tolist() == wanted.steps.tolist() and len(wanted) >= 30
         assert (found.batch_size == wanted.batch_size).all() and (
             found.learning_rate == wanted.learning_rate
         ).all()
+        # before the first update, `watch` does not hook into the backward
         for (
             name,
             values,
-        ) in (
-            wanted.moments.items()
-        ):  # before the first update, `watch` does not hook into the backward
+        ) in wanted.moments.items():
             first = 1 if name == "noise" and accumulation == 1 else 0
             assert found.moments[name][first:] == pytest.approx(values[first:], **close), (
                 gauge,

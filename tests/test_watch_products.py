@@ -96,9 +96,8 @@ def test_every_reading_is_the_product_by_hand(name: str, tmp_path: Path) -> None
         assert moments["product"] == pytest.approx(float(before @ now), rel=1e-9)
         assert moments["squared"] == pytest.approx(float(now @ now), rel=1e-9)
         assert moments["loss"] == pytest.approx(loop.losses[step], rel=1e-9)
-        assert moments["travelled"] == pytest.approx(
-            rate * (step - 1), rel=1e-6
-        )  # from the second step on
+        # from the second step on
+        assert moments["travelled"] == pytest.approx(rate * (step - 1), rel=1e-6)
         assert moments["momentum"] == momentum and moments["nesterov"] == (name == "Nesterov")
         buffer = loop.buffers[step]
         if momentum:

@@ -55,9 +55,8 @@ def test_no_verdict_is_given_while_the_measured_loss_is_not_the_trained_one(
     assert all(
         "No verdict: the readings describe another loss" in say(finding).seen for finding in found
     )
-    assert (
-        str(found).count("is trained;") + str(found).count("give `watch` the loss") == 1
-    )  # the warning is not repeated
+    # the warning is not repeated
+    assert str(found).count("is trained;") + str(found).count("give `watch` the loss") == 1
     diagnosis = diagnose(w.run)
     assert "; no verdict: the loss given to `watch` is" in diagnosis.verdict
     page = render(w.run, diagnosis)
@@ -114,9 +113,8 @@ def test_a_gauge_that_has_stopped_says_why(tmp_path: Path, fails_from: int) -> N
     where = "seen" if finding.state is State.CANNOT_TELL else "caveat"
     assert where == "caveat" or "no more will come" in say(finding).means
     stopped = re.search(r"step (\d+): noise is no longer measured", getattr(say(finding), where))
-    assert (
-        stopped is not None and fails_from <= int(stopped[1]) <= 17
-    )  # the loss is run again at readings 1, 2, 4, …
+    # the loss is run again at readings 1, 2, 4, …
+    assert stopped is not None and fails_from <= int(stopped[1]) <= 17
     assert "no kernel" in getattr(say(finding), where)
 
 

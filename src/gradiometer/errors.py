@@ -236,9 +236,8 @@ def ran_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, UserCodeFailed):
         if error.__cause__ is not None:
             return ran_out_of_memory(error.__cause__)
-        return any(
-            each in words for each in ("memoryerror", *_NO_MEMORY)
-        )  # another process sends no cause
+        # another process sends no cause
+        return any(each in words for each in ("memoryerror", *_NO_MEMORY))
     if isinstance(error, MemoryError) or (
         isinstance(error, OSError) and error.errno == errno.ENOMEM
     ):

@@ -67,9 +67,8 @@ def fault(kind: str, seed: int, base: Path) -> str | None:
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.filterwarnings(
-            "error", ".*: the section could not be drawn"
-        )  # said on the page, and still a fault
+        # said on the page, and still a fault
+        warnings.filterwarnings("error", ".*: the section could not be drawn")
         os.chdir(folder)
         hung: list[str] = []
         try:

@@ -310,11 +310,12 @@ def check_kept(before: Any, after: Any, whole: Any) -> None:
     for name, part in before.items():
         if isinstance(part, dict) and name != "tensors":
             kept = set(part)
+            # a resumed run repeats those from its checkpoint on
             if name in (
                 "losses",
                 "readings",
                 "events",
-            ):  # a resumed run repeats those from its checkpoint on
+            ):
                 kept = {each for each in part if int(str(each).split()[-1]) < before["step"]}
             assert kept <= set(after[name]), f"{name}: lost {kept - set(after[name])}"
     for name in ("losses", "branches", "snapshots", "files"):

@@ -39,9 +39,8 @@ def test_a_checkpoint_is_safe_from_every_fault(fail_every_call: Every, folder: R
 
     assert fail_every_call(prepare, check) > 15
     save(folder, 3, {"a": torch.ones(3)}, {"step": 3}, keep=1)
-    assert [path.name for path in folder.checkpoints_path.iterdir()] == [
-        "step_000003"
-    ]  # nothing is left over
+    # nothing is left over
+    assert [path.name for path in folder.checkpoints_path.iterdir()] == ["step_000003"]
 
 
 def certificate(gradients: int) -> Certificate:

@@ -104,9 +104,8 @@ def _run(arguments: list[str]) -> int:
     except click.Abort as error:
         sentence, code = report_error(error.__cause__ or KeyboardInterrupt(), arguments)
     except BaseException as error:
-        if isinstance(error, SystemExit) and not user_line(
-            error
-        ):  # click's own, as after completing a word
+        # click's own, as after completing a word
+        if isinstance(error, SystemExit) and not user_line(error):
             raise
         sentence, code = report_error(error, arguments)
     else:

@@ -22,10 +22,11 @@ def models(context: click.Context, _: click.Parameter, begun: str) -> list[Compl
     """The models of the problem that was named before, or of all problems."""
     from gradiometer.problems.registry import KNOWN
 
+    # `args` if the line is incomplete
     words = [
         str(context.params.get("problem")),
         *context.args,
-    ]  # `args` if the line is incomplete
+    ]
     known = next((KNOWN[word] for word in words if word in KNOWN), None)
     names = (
         known.models

@@ -58,6 +58,5 @@ def load_last_checkpoint(training: "Training", path: Path) -> None:
         )
     if checkpoint is None:
         raise RunNotFound(f"`{path}` has no checkpoint, so there is no model to measure.")
-    end_at_average(
-        training
-    )  # if the run was stopped, its checkpoint is at the point of the gradients
+    # if the run was stopped, its checkpoint is at the point of the gradients
+    end_at_average(training)

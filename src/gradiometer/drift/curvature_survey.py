@@ -83,9 +83,8 @@ class Survey(Artifact):
         share = self.density.share_below(0.0)
         found = {*self.largest, *self.smallest}
         least = sum(each.high < 0 for each in found) / self.dimension
-        value, low, high = (
-            max(end, least) for end in (share.value, share.low, share.high)
-        )  # NaN stays NaN
+        # NaN stays NaN
+        value, low, high = (max(end, least) for end in (share.value, share.low, share.high))
         return replace(share, value=value, low=low, high=high)
 
     @property

@@ -58,9 +58,8 @@ def relative_updates(noise_scales: Sequence[Estimate], present: int, other: int)
 
 def _ratio(noise_scale: float, present: int, other: int) -> float:
     if not math.isfinite(noise_scale):
-        return (
-            present / other if noise_scale > 0 else 1.0
-        )  # without noise all batches need the same updates
+        # without noise all batches need the same updates
+        return present / other if noise_scale > 0 else 1.0
     noise_scale = max(noise_scale, 0.0)
     return (1 + noise_scale / other) / (1 + noise_scale / present)
 

@@ -41,9 +41,8 @@ class Listener:
         place."""
         if self in _listeners:
             _listeners.remove(self)
-        if (
-            not _listeners and torch.autograd.backward is _heard
-        ):  # unless another program has wrapped it since
+        # unless another program has wrapped it since
+        if not _listeners and torch.autograd.backward is _heard:
             torch.autograd.backward = _plain
 
 

@@ -288,9 +288,8 @@ def _places(objective: Objective) -> dict[nn.Module, list[Place]]:
     """The parameters, by the innermost module under `fully_shard` around each: its forward makes
     them whole."""
     modules = dict(objective.model.named_modules(remove_duplicate=False))
-    fully_sharded = [
-        module for module in objective.model.modules() if is_fsdp_module(module)
-    ]  # outer ones first
+    # outer ones first
+    fully_sharded = [module for module in objective.model.modules() if is_fsdp_module(module)]
     around = {
         id(parameter): module for module in fully_sharded for parameter in module.parameters()
     }

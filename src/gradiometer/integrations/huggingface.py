@@ -102,9 +102,8 @@ class HuggingFaceCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start to watch, with the settings of the Trainer."""
-        if (
-            self._hook is not None
-        ):  # the previous training ended in an error, which callbacks do not see
+        # the previous training ended in an error, which callbacks do not see
+        if self._hook is not None:
             self._end(Interrupted("another training was started with the same callback"))
         model, self._accumulation = kwargs["model"], args.gradient_accumulation_steps
         known: dict[str, Any] = {"name": type(model).__name__, "accumulation": self._accumulation}

@@ -136,15 +136,13 @@ def perform(job: Job, shared: Any = None) -> Outcome:
 
 def failure(name: str, error: BaseException, seconds: float = 0.0) -> Outcome:
     """The outcome of a job that raised this error."""
-    below = (
-        error.__traceback__.tb_next if error.__traceback__ is not None else None
-    )  # without this room's own frame
+    # without this room's own frame
+    below = error.__traceback__.tb_next if error.__traceback__ is not None else None
     text = "".join(traceback.format_exception(type(error), error, below)).rstrip()
     if not isinstance(error, Exception):
         error = UserCodeFailed(
             f"the job {name!r} raised {summary(error)}{user_line(error)}, which ends a program."
         )
-    error = (
-        of_user(error) or error
-    )  # another process gets no traceback, from which to see whose it is
+    # another process gets no traceback, from which to see whose it is
+    error = of_user(error) or error
     return Outcome(name, error=text, seconds=seconds, exception=error)

@@ -190,9 +190,8 @@ class RayDispatch(Dispatch):
                     job.gpus,
                 )
                 return
-        last = (
-            time.monotonic() + 1
-        )  # the cluster counts the processors of ended jobs a little later
+        # the cluster counts the processors of ended jobs a little later
+        last = time.monotonic() + 1
         while ray.available_resources().get("CPU", 0) < min(job.cpus for job in jobs):
             if time.monotonic() > last:
                 logging.getLogger(__name__).warning(
@@ -222,9 +221,8 @@ class RayDispatch(Dispatch):
             raise WorkerLost(ENDED, for_good=True)
         try:
             answer: bytes = ray.get(task)
-        except (
-            ray.exceptions.RayTaskError
-        ):  # the task itself, such as a package that is missing there
+        except ray.exceptions.RayTaskError:
+            # the task itself, such as a package that is missing there
             raise
         except ray.exceptions.RayError as error:
             reason = str(error).strip().partition("\n")[0].rstrip(".")

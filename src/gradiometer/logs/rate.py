@@ -56,9 +56,8 @@ def _leaps(rates: Column, *, upwards: bool) -> Int[np.ndarray, " leaps"]:
         neighbours = np.abs(
             np.concatenate([changes[max(place - 3, 0) : place], changes[place + 1 : place + 4]])
         )
-        warming = (
-            upwards and rates.values[: place + 1].max() < 1.05 * rates.values[place]
-        )  # it has never gone down
+        # it has never gone down
+        warming = upwards and rates.values[: place + 1].max() < 1.05 * rates.values[place]
         if not warming and changes[place] > OWN * np.median(neighbours):
             kept.append(place)
     return np.array(kept, dtype=np.int64)

@@ -143,9 +143,8 @@ class GradientGraph:
             for part, leaf in zip(parts, self._leaves, strict=True)
         ]
         try:
-            with warnings.catch_warnings(
-                action="ignore"
-            ):  # about an operation that is only slow when batched
+            # about an operation that is only slow when batched
+            with warnings.catch_warnings(action="ignore"):
                 pulled = self._backward(cotangents, batched=True)
         except RuntimeError:
             self._batched = False

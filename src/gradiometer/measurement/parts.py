@@ -157,9 +157,8 @@ def _pieces_between(
     start: Sequence[Tensor], end: Sequence[Tensor], weight: float
 ) -> Float[Tensor, " some"]:
     (starts, ends), owners = _cut(start, end)
-    pieces = (
-        (starts[piece], ends[piece]) for piece in _pieces(starts, TOGETHER)
-    )  # one at a time, for the memory
+    # one at a time, for the memory
+    pieces = ((starts[piece], ends[piece]) for piece in _pieces(starts, TOGETHER))
     norms = [_squared_norms(torch._foreach_lerp(*piece, weight)).unsqueeze(0) for piece in pieces]
     return _by_owner(_join(norms), owners, len(start))[0]
 
@@ -197,9 +196,8 @@ def _flatten(tensors: Sequence[Tensor]) -> Float[Tensor, " numbers"]:
     """One vector of all numbers, in double precision."""
     if len({tensor.dtype for tensor in tensors}) > 1:
         tensors = [tensor.double() for tensor in tensors]
-    flat: Tensor = torch._utils._flatten_dense_tensors(
-        tensors
-    )  # three times as fast as `cat` of views
+    # three times as fast as `cat` of views
+    flat: Tensor = torch._utils._flatten_dense_tensors(tensors)
     return flat.double()
 
 

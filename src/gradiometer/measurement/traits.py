@@ -62,15 +62,13 @@ def probe_traits(
     pythons, before, own = random.getstate(), _generator_states(devices), surroundings.states()
     whole = mean_loss(batch)
     drawn = before != _generator_states(devices) or own != surroundings.states()
-    if (
-        not drawn and pythons != random.getstate()
-    ):  # perhaps for something else: checkers of types draw examples
+    # perhaps for something else: checkers of types draw examples
+    if not drawn and pythons != random.getstate():
         drawn = not torch.equal(whole, mean_loss(batch))
     coupled = _use_batch_statistics([*model.modules(), *surroundings.modules])
     if drawn or coupled or size < 2:
-        return Traits(
-            random=drawn, coupled=coupled
-        )  # random numbers would hide a coupling of other kinds
+        # random numbers would hide a coupling of other kinds
+        return Traits(random=drawn, coupled=coupled)
     parts = _uneven(batch, size)
     losses = torch.stack([mean_loss(part) for part in parts])
     twice = mean_loss(join_batches([parts[-1], parts[-1]]))

@@ -106,9 +106,8 @@ class Surroundings:
                 _restore(generator, state)
             for module, name, buffer, before in buffers:
                 module._buffers[name] = buffer
-                buffer.data.copy_(
-                    before
-                )  # as batch normalization does: a graph that has saved it stays valid
+                # as batch normalization does: a graph that has saved it stays valid
+                buffer.data.copy_(before)
 
 
 def _reachable(roots: Iterable[Any]) -> Iterator[Any]:

@@ -138,9 +138,8 @@ def load_latest(
         try:
             checkpoint = _read(step, path)
         except FileNotFoundError as error:
-            if (
-                not path.exists()
-            ):  # the process that writes the run has deleted it: there is a newer one
+            # the process that writes the run has deleted it: there is a newer one
+            if not path.exists():
                 newer, more = load_latest(folder, up_to, use)
                 return newer, warnings + more
             reason = f"{Path(error.filename).name} is missing"

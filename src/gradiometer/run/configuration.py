@@ -35,11 +35,12 @@ MOST_THREADS = 512
 MOST_STEPS = 2**53
 """Numbers of steps are below this. Above it, a float does not tell one step from the next."""
 
+# names of 0.1.0
 RENAMED = {
     "microbatches": "accumulation",
     "spread": "parts",
     "check_standing": "check_endpoint",
-}  # names of 0.1.0
+}
 _LOWEST = {
     "batch_size": 1,
     "epochs": 1,

@@ -103,9 +103,8 @@ def together() -> Iterator[Ranks]:
     dist.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield Ranks.here()
-        with suppress(
-            RuntimeError
-        ):  # gloo fails if it is destroyed while a slower process still uses it
+        # gloo fails if it is destroyed while a slower process still uses it
+        with suppress(RuntimeError):
             dist.barrier()
     finally:
         dist.destroy_process_group()
@@ -117,9 +116,8 @@ def _noticed(ranks: Ranks) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, dist.DistBackendError) as error:
-        reason = re.sub(r"^\[\S*\] *", "", str(error).splitlines()[0]).split(". ")[
-            0
-        ]  # without the line in gloo
+        # without the line in gloo
+        reason = re.sub(r"^\[\S*\] *", "", str(error).splitlines()[0]).split(". ")[0]
         raise RankLost(
             f"rank {ranks.rank} has lost another of the {ranks.count} processes of this training "
             f"({reason}); its own error is above"

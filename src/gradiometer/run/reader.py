@@ -247,9 +247,8 @@ class Run:
     @property
     def steps(self) -> int:
         """Number of steps made, as far as they are on record."""
-        seen = [
-            int(step) + 1 for step in self.losses[0][-1:]
-        ]  # a loss is recorded after the update of its step
+        # a loss is recorded after the update of its step
+        seen = [int(step) + 1 for step in self.losses[0][-1:]]
         seen += [int(series.steps[-1]) for series in self._series.values()]
         seen += [int(event["step"]) for event in self.events[-1:]]
         return max(seen, default=0)

@@ -258,9 +258,8 @@ class Readings:
         found: dict[str, Series] = {}
         warnings: list[str] = []
         for gauge, blocks in self._columns.items():
-            blocks[:] = merged(
-                [block for block in blocks if len(block)]
-            )  # joined once, for the next call
+            # joined once, for the next call
+            blocks[:] = merged([block for block in blocks if len(block)])
             c, complaints = usable(gauge, blocks)
             warnings += complaints
             if c is not None:

@@ -68,16 +68,14 @@ class Recorder:
         _check(gauges, every, rank)
         self.folder = folder
         self.gauges = tuple(gauges)
-        self.budget = (
-            budget if budget is not None else Budget(0.0)
-        )  # with share 0 it only counts the time
+        # with share 0 it only counts the time
+        self.budget = budget if budget is not None else Budget(0.0)
         self.every = every
         self.rank = rank
         self.mode: str = mode or ("shared" if folder.configuration.accumulation > 1 else "apart")
         self._share = None if budget is None else budget.share
-        then = (
-            "start a new `watch`" if folder.watched else ""
-        )  # there is no command that resumes a watched run
+        # there is no command that resumes a watched run
+        then = "start a new `watch`" if folder.watched else ""
         self._readings = JournalWriter(folder.readings_path(rank), folder.path, then)
         try:
             self._events = (

@@ -95,7 +95,8 @@ def is_run(folder: Path) -> bool:
         NotADirectoryError,
         ValueError,
         RecursionError,
-    ):  # none that could be opened as a run
+    ):
+        # none that could be opened as a run
         return False
     except OSError:
         return True
@@ -142,9 +143,8 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        with suppress(
-            OSError
-        ):  # a forked child that still has the folder open must not keep the lock
+        # a forked child that still has the folder open must not keep the lock
+        with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 

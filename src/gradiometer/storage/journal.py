@@ -76,9 +76,8 @@ class JournalWriter:
             raise
 
     def _begin(self) -> None:
-        while not _is_at(
-            self.path, self._descriptor
-        ):  # another process replaced it before this one had the lock
+        # another process replaced it before this one had the lock
+        while not _is_at(self.path, self._descriptor):
             self._release()
             self._open()
         status = os.fstat(self._descriptor)
@@ -145,7 +144,8 @@ class JournalWriter:
         except (
             ProcessLookupError,
             PermissionError,
-        ):  # its number may be that of another one by now
+        ):
+            # its number may be that of another one by now
             self._owner = os.getpid()
             return False
         return True
@@ -324,9 +324,8 @@ def _lock(descriptor: int) -> bool:
         return True
     import fcntl  # noqa: PLC0415  (POSIX only)
 
-    patience = (
-        time.monotonic() + _PATIENCE_SECONDS
-    )  # a call of `being_written` locks it for a moment
+    # a call of `being_written` locks it for a moment
+    patience = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -341,14 +340,12 @@ def _lock(descriptor: int) -> bool:
 
 
 def _unlock_and_close(descriptor: int, owner: int) -> None:
-    if (
-        sys.platform != "win32" and os.getpid() == owner
-    ):  # a forked copy that ends must not unlock it for the others
+    # a forked copy that ends must not unlock it for the others
+    if sys.platform != "win32" and os.getpid() == owner:
         import fcntl  # noqa: PLC0415  (POSIX only)
 
-        with suppress(
-            OSError
-        ):  # a forked child that still has the file open must not keep the lock
+        # a forked child that still has the file open must not keep the lock
+        with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
 

@@ -56,11 +56,12 @@ class RunLane:
         self.rate = rate
         self.size = size
         self.steps = steps
+        # of one without momentum
         settings: dict[str, Any] = {
             "momentum": 0.0,
             "nesterov": False,
             **made.settings,
-        }  # of one without momentum
+        }
         self.configuration: Configuration = msgspec.structs.replace(
             configuration,
             optimizer=made.name,
@@ -85,9 +86,8 @@ class RunLane:
     def advance(self, mean: MeanLoss | None = None) -> Loop | None:
         """Train the run to the last stop."""
         path, stop = self.path, self.stops[-1]
-        if (
-            path is not None and mean is not None
-        ):  # it was stopped on the way, where the mean is not kept
+        # it was stopped on the way, where the mean is not kept
+        if path is not None and mean is not None:
             remove_folder(path)
             path = None
         try:

@@ -271,9 +271,8 @@ def leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
         )
     passed = [each for each in findings if each.claim == Claim.HEALTHY]
     if passed:
-        return passed[
-            0
-        ]  # what a gauge advises then makes a healthy training cheaper, and is no illness
+        # what a gauge advises then makes a healthy training cheaper, and is no illness
+        return passed[0]
     ours = [each for each in findings if not is_outranked(each.gauge, run.gauges)] or list(findings)
     known = (each for each in ours if each.state is not State.CANNOT_TELL)
     return next(known, ours[0] if ours else None)

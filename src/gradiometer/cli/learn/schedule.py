@@ -24,9 +24,8 @@ Example: gradiometer learn schedule '1/t' '0.1/sqrt(t)' 'Cosine(0.1, steps=1000)
 """
 
 
-@click.command(
-    epilog=EXAMPLE, context_settings={"ignore_unknown_options": True}
-)  # -1/t is a formula
+# -1/t is a formula
+@click.command(epilog=EXAMPLE, context_settings={"ignore_unknown_options": True})
 @click.argument("expressions", metavar="EXPR...", nargs=-1, required=True)
 @click.option(
     "--steps", type=click.IntRange(min=1), help="Also judge each EXPR over a run of this length."

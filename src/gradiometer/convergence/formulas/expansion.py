@@ -126,9 +126,8 @@ class Expansion:
         for coefficient, monomial in terms:
             try:
                 summed[monomial] = summed.get(monomial, ZERO) + coefficient
-            except (
-                Undecided
-            ):  # the coefficients cancel to rounding, so the sum is known to be O(monomial) only
+            except Undecided:
+                # the coefficients cancel to rounding, so the sum is known to be O(monomial) only
                 rest = _larger(rest, monomial)
         kept = [
             (c, m) for m, c in summed.items() if c.sign and (rest is None or m.compared(rest) > 0)

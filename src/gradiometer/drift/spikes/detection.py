@@ -236,9 +236,8 @@ def _sides(
 ) -> tuple[Float[np.ndarray, " blocks"], Float[np.ndarray, " blocks"]]:
     """The medians over the blocks before and after each block; NaN where there are none."""
     count, empty = len(values), np.full(SIDE, np.nan)
-    ordered = np.sort(
-        sliding_window_view(np.concatenate([empty, values, empty]), SIDE), axis=1
-    )  # NaN last
+    # NaN last
+    ordered = np.sort(sliding_window_view(np.concatenate([empty, values, empty]), SIDE), axis=1)
     known = np.isfinite(ordered).sum(axis=1)
     rows = np.arange(len(ordered))
     low, high = (

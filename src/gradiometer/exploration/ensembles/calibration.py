@@ -194,9 +194,8 @@ def _confidence(log_probabilities: LogProbabilities, labels: Labels) -> tuple[_S
 
 def _places(confidence: _Samples) -> Integer[np.ndarray, " examples"]:
     """Bins of equal numbers of examples, in the order of their confidence."""
-    least = (
-        3 * BINS
-    )  # the jackknife leaves one example out, and the rest must still have a variance
+    # the jackknife leaves one example out, and the rest must still have a variance
+    least = 3 * BINS
     if not len(confidence) >= least:
         raise BadArgument(
             f"`labels` must be of at least {least} examples, {BINS} bins of 3, got "

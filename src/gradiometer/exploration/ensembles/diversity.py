@@ -68,9 +68,8 @@ def _correlation(first: LogProbabilities, second: LogProbabilities, level: float
     x, y = first - 1 / classes, second - 1 / classes  # the mean of probabilities is exactly this
     products = np.stack([(x * y).sum(axis=1), (x * x).sum(axis=1), (y * y).sum(axis=1)])
     total = products.sum(axis=1)
-    xy, xx, yy = np.column_stack(
-        [total, total[:, None] - products]
-    )  # over all examples, then without each of them
+    # over all examples, then without each of them
+    xy, xx, yy = np.column_stack([total, total[:, None] - products])
     with np.errstate(invalid="ignore", divide="ignore"):
         found = xy / np.sqrt(xx * yy)
     if not (np.isfinite(found).all() and examples >= 4):

@@ -63,9 +63,8 @@ class SWAG:
         weights = _weights(model)
         before = weights - self._mean
         self._mean += before / self.models
-        self._squares += before * (
-            weights - self._mean
-        )  # Welford: no difference of two large numbers
+        # Welford: no difference of two large numbers
+        self._squares += before * (weights - self._mean)
         self._deviations.append(weights - self._mean)
 
     @property

@@ -163,10 +163,11 @@ def audit(
         (total / count).view(copies, -1).numpy() for total, count in zip(sums, counts, strict=True)
     )
     whole = (counts[0] * first + counts[1] * second) / sum(counts)
+    # Student's intervals over the copies
     settings: dict[str, Any] = {
         "level": level,
         "batches": copies,
-    }  # Student's intervals over the copies
+    }
     measured = mean(whole.mean(axis=1), **settings)
     return Audit(
         asked=temperature,

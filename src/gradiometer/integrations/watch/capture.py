@@ -208,9 +208,8 @@ class Capture:
             spread = self._spread_given()
         if self.changed:
             return None
-        gradient, made = (
-            self._gradient()
-        )  # made: ‖·‖² of every parameter's gradient, times the square of the scale
+        # made: ‖·‖² of every parameter's gradient, times the square of the scale
+        gradient, made = self._gradient()
         if self._check is not None:
             self._check(parts[0].batch, parts[0].loss, None if self.shared else gradient)
         in_halves = not self.shared and self._spread_given is None and self._halves(parts[0])

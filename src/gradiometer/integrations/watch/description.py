@@ -45,9 +45,8 @@ def known_sampling(loader: Any) -> Sampling | None:
     """The way in which a loader draws its batches; None if that cannot be seen."""
     if not isinstance(loader, DataLoader):
         return None
-    with suppress(
-        BadArgument, TypeError
-    ):  # a sampler of another library, a data set without a length
+    # a sampler of another library, a data set without a length
+    with suppress(BadArgument, TypeError):
         sampling = sampling_of(loader)
         return None if sampling.examples is None else sampling
     return None
@@ -75,9 +74,8 @@ def sampling_of(loader: "DataLoader[Any]") -> Sampling:
     if isinstance(sampler, SubsetRandomSampler):
         return Sampling(Draw.RESHUFFLED, len(sampler))
     if isinstance(sampler, WeightedRandomSampler) and sampler.replacement:
-        return Sampling(
-            Draw.FRESH
-        )  # independent draws, whose mean gradient is that of the weighted examples
+        # independent draws, whose mean gradient is that of the weighted examples
+        return Sampling(Draw.FRESH)
     if (
         isinstance(sampler, SequentialSampler | DistributedSampler)
         or type(sampler).__name__ == "SeedableRandomSampler"

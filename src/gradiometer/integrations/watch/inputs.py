@@ -29,9 +29,8 @@ class Inputs:
     def _keep(self, _: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         for value in (*given, *named.values()):
             if isinstance(value, Tensor) and value.dim():
-                self._newest = (
-                    value.detach()
-                )  # inputs that another model made hold the graph of that model
+                # inputs that another model made hold the graph of that model
+                self._newest = value.detach()
                 return
 
     def take(self, *, has_loss: bool) -> Tensor:

@@ -128,9 +128,8 @@ class Losses:
 
     def keep(self, step: int, loss: Kept) -> None:
         """Keep the loss of a finished step, or those of its backwards."""
-        if self.waiting and step != self.waits_from + len(
-            self.waiting
-        ):  # the steps between have failed
+        # the steps between have failed
+        if self.waiting and step != self.waits_from + len(self.waiting):
             self.fetch()
         if not self.waiting:
             self.waits_from = step

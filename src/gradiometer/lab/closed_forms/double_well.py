@@ -143,9 +143,8 @@ class DoubleWell:
         for start in range(-settling, steps, STEPS_AT_ONCE):
             noise = generator.standard_normal((min(STEPS_AT_ONCE, steps - start), walkers))
             noise *= spread
-            with np.errstate(
-                over="ignore", invalid="ignore"
-            ):  # a walker that diverges is found below
+            # a walker that diverges is found below
+            with np.errstate(over="ignore", invalid="ignore"):
                 for step, arrived in enumerate(
                     self._moves(position, side, noise, learning_rate), start
                 ):

@@ -55,9 +55,8 @@ class LogisticRegression:
     def mode(self) -> Float[np.ndarray, " params"]:
         """The minimum of U, by Newton's method from the origin."""
         at = np.zeros(self.inputs.shape[1])
-        for _ in range(
-            100
-        ):  # Newton needs about eight; the rest is for data that are nearly separable
+        # Newton needs about eight; the rest is for data that are nearly separable
+        for _ in range(100):
             probabilities = expit(self.inputs @ at)
             gradient = self.inputs.T @ (probabilities - self.labels) + self.precision * at
             step = np.linalg.solve(self.curvature(at), gradient)

@@ -106,9 +106,8 @@ class Regressions:
             )
         shares = torch.softmax(self.inputs @ weights[0], dim=-1)
         shares[torch.arange(len(self.labels)), self.labels] -= 1
-        each = (self.inputs[:, :, None] * shares[:, None, :]).flatten(
-            1
-        )  # the decay is the same for all examples
+        # the decay is the same for all examples
+        each = (self.inputs[:, :, None] * shares[:, None, :]).flatten(1)
         # N in the denominator: the batches are drawn from these examples.
         noise = torch.cov(each.T, correction=0)
         return Quadratic(

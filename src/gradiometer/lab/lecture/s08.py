@@ -154,9 +154,8 @@ def _twins() -> Twins:
     distance, apart, pushed, before = {}, {}, 0.0, torch.zeros(64)
     for step in network.sgd(model, optimizer, 32, TWIN_STEPS[-1], seed=5):
         push = hidden.weight.grad[0].clone()  # type: ignore[index]  # there is one after a step
-        pushed += (
-            TWIN_RATE**2 * float((push - before).square().sum()) * (step > 1)
-        )  # twice the noise of a batch
+        # twice the noise of a batch
+        pushed += TWIN_RATE**2 * float((push - before).square().sum()) * (step > 1)
         before = push
         if step in TWIN_STEPS:
             length = float(hidden.weight[0].detach().norm())

@@ -63,9 +63,8 @@ class Site:
         self.results.append(shown)
         self.left = left
         with writing(self.folder, "choose another folder"):
-            for place in range(
-                max(len(self.results) - 2, 0), len(self.results)
-            ):  # the page before links to it
+            # the page before links to it
+            for place in range(max(len(self.results) - 2, 0), len(self.results)):
                 self._write_page(place)
             return self._write_index()
 

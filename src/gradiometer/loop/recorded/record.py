@@ -199,9 +199,8 @@ class ForkRecord:
 
     def _put_damaged_aside(self) -> None:
         """Keep the file of the branches, and write it anew without the lines that do not fit."""
-        locked = JournalWriter(
-            self.branches_path, self.path, "start the same fork again"
-        )  # nobody else appends
+        # nobody else appends
+        locked = JournalWriter(self.branches_path, self.path, "start the same fork again")
         with closing(locked), writing(self.branches_path):
             lines = ForkRecord(self.path, self.plan, self.stops)._read[2]
             replace_file(self.path / DAMAGED, read_file(self.branches_path))
@@ -275,9 +274,8 @@ class ForkRecord:
             msgspec.to_builtins(msgspec.convert(restored(stored), _Stored))
         )
         known = result.alternative in self.plan.names and result.horizon in self.plan.horizons
-        if not (
-            known and (self.plan.rungs or result.replicate < self.plan.replicates)
-        ):  # a race may add replicates
+        # a race may add replicates
+        if not (known and (self.plan.rungs or result.replicate < self.plan.replicates)):
             raise ValueError(
                 f"the plan has no {result.alternative!r} of replicate {result.replicate!r} and "
                 f"{result.horizon!r} examples"

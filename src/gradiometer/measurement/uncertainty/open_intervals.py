@@ -34,9 +34,8 @@ def open_above(
         return estimate
     # The ends are 30 apart if value ± margin are, with margin = 29/31 of the value.
     most = value * (WIDEST - 1) / (WIDEST + 1)
-    needed = (
-        steps_to_bound(most, margin, span) if margin > most else None
-    )  # None: widened for what was not seen
+    # None: widened for what was not seen
+    needed = steps_to_bound(most, margin, span) if margin > most else None
     center, error = mixture.center_and_error(estimate.level)
     # 0.5: standard errors by which the mixture is open earlier than a normal, because of its longer
     # lower tail.

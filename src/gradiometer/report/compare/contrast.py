@@ -66,9 +66,8 @@ class Compared:
         every["model"] = self.run.manifest.get("problem", {}).get("model", every.get("model"))
         if self.run.watched and (settings := self.run.hyperparameters) is not None:
             every["optimizer"] = " and ".join(settings.names)
-            every["learning_rate"] = list_values(
-                settings.peaks
-            )  # the shape of the schedule may depend on the seed
+            # the shape of the schedule may depend on the seed
+            every["learning_rate"] = list_values(settings.peaks)
             every["weight_decay"] = settings.weight_decay_words
         return {name: value for name, value in every.items() if name not in NOT_TRAINING}
 

@@ -80,9 +80,8 @@ def rows(
     """
     left = {section.name: section for section in sections}
     placed = [*(card for card in asked if card.shown), *further]
-    placed.sort(
-        key=lambda card: card.shown[0].finding.gauge != TRIAGE
-    )  # what limits the run comes first
+    # what limits the run comes first
+    placed.sort(key=lambda card: card.shown[0].finding.gauge != TRIAGE)
     made = [_row(card, left.pop(card.section, None), diagnosis) for card in placed]
     others = [
         _numbers(each) for each in left.values() if _figures(each) or _has_table(each) or each.words

@@ -103,9 +103,8 @@ def _restore(training: Training, tensors: Mapping[str, Tensor], values: Mapping[
         training.guard.restore(_below("guard", tensors), values["guard"])
     training.step = values["step"]
     training.first_loss = values["first_loss"]
-    if (
-        training.origin is not None and "origin" in values
-    ):  # else it starts at the present parameters
+    # else it starts at the present parameters
+    if training.origin is not None and "origin" in values:
         points = {
             name: point.to(training.device) for name, point in _below("origin", tensors).items()
         }

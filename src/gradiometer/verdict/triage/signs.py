@@ -217,9 +217,8 @@ class Signs:
         ]
         sizes = np.maximum(self.tensors["weights"][:, places], SMALL * np.sqrt(outputs))
         moved = self.tensors["movement"][:, places] / sizes
-        momentum = min(
-            self.momentum, 0.9
-        )  # OneCycleLR ends at 0.95, and has 0.85 where most of the way is made
+        # OneCycleLR ends at 0.95, and has 0.85 where most of the way is made
+        momentum = min(self.momentum, 0.9)
         persistence = np.sqrt((1 + momentum) / (1 - momentum))
         by_layer = moved * np.sqrt(np.maximum(widths / USUAL_WIDTH, 1)) * persistence
         return self._at_every_step(_median(by_layer) * min(len(places), DEEPEST))

@@ -131,9 +131,8 @@ def triage_of(run: Run | Signs) -> Triage:
     <Claim.UNDECIDED: 'undecided'>
     """
     signs = run if isinstance(run, Signs) else Signs.of(run)
-    with np.errstate(
-        all="ignore"
-    ):  # a training that diverged has numbers that are not finite, which fail every test
+    # a training that diverged has numbers that are not finite, which fail every test
+    with np.errstate(all="ignore"):
         level = level_of(signs)
         made = [rule(signs, level) for rule in ORDER]
         passed = _passed(signs, level)
@@ -144,9 +143,8 @@ def triage_of(run: Run | Signs) -> Triage:
     if any(
         each.claim not in (Claim.LABELS_RANDOM, Claim.LABELS_NOISY, Claim.OVERFIT) for each in found
     ):
-        explained |= {
-            Claim.LABELS_RANDOM
-        }  # what is left where nothing else says why nothing is learnt
+        # what is left where nothing else says why nothing is learnt
+        explained |= {Claim.LABELS_RANDOM}
     claims = tuple(each for each in found if each.claim not in explained)
     better = None
     if isinstance(run, Run):

@@ -71,9 +71,8 @@ class Rows:
 
     def _look_back(self, batch: Batch) -> None:
         prints = fingerprints(batch)
-        if (
-            prints and prints == self._seen
-        ):  # so far: the whole training set, or several updates on the first batch
+        # so far: the whole training set, or several updates on the first batch
+        if prints and prints == self._seen:
             self._same += 1
             if self._same + 1 == SAME:
                 self._warn(

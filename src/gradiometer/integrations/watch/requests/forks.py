@@ -100,9 +100,8 @@ class Forks(Looks):
                 )
             known: dict[str, Any] = {"index": self.steps}
             if own:
-                known["loss"] = vars(self._objective.loss)[
-                    "__wrapped__"
-                ]  # decorators of the user's own stay on it
+                # decorators of the user's own stay on it
+                known["loss"] = vars(self._objective.loss)["__wrapped__"]
             if settings.get("step") is None:
                 known |= {"accumulation": self._accumulation, "scaler": self._capture.scaler}
             known |= {name: settings.pop(name) for name in OF_LOOP if name in settings}

@@ -117,9 +117,8 @@ class KeptUpdatesOfLoop:
         with self.shield, self._spending():
             if batch is None:
                 self._give_up("`w.step` was called without the batch", for_good=True)
-            elif (
-                not self._batches or batch is not self._batches[-1]
-            ):  # a closure takes the same batch several times
+            elif not self._batches or batch is not self._batches[-1]:
+                # a closure takes the same batch several times
                 if self._state is None:
                     self._keep_state()  # the first call of the model was not seen
                 self._batches.append(batch)
@@ -208,9 +207,8 @@ class KeptUpdatesOfLoop:
                 self._keep_state()
             self._modes = [module.training for module in self._model.modules()]
         elif len(self._batches) == self._accumulation and self._above is None:
-            self._above = marks_of(
-                dict(self._model.named_parameters())
-            )  # after the last `w.step`: as SAM does
+            # after the last `w.step`: as SAM does
+            self._above = marks_of(dict(self._model.named_parameters()))
 
     def _take(self, step: int) -> None:
         """Keep what an update did."""
