@@ -94,21 +94,25 @@ class Exhibit:
         """Train, and fork."""
         problem = self.problem()
         run = train(problem, Configuration(**self.settings), out, name=name)
-        found = diagnose(run)
-        for spike in found.spikes:
+        for spike in diagnose(run).spikes:
             spike_causes(run, spike.peak, problem=problem)
-        # what skips a batch would have to begin before it
-        advice = [change for change in advised(found.findings) if not change.startswith("skip")]
-        alternatives = [*advice, *self.tried]
-        if alternatives:
+        known = set[str]()
+        # advice that a fork refuted may leave room for other advice
+        while alternatives := [
+            text for text in (*advised(diagnose(run).findings), *self.tried) if text not in known
+        ]:
             start = loop_at(run, self.at, problem=problem)
             fork(start, alternatives, horizon="100%", out=run.path)
+            known.update(alternatives)
+            run = run.refreshed()
         return run.refreshed()
 
 
 def advised(findings: Iterable[Finding]) -> list[str]:
-    """The alternatives that findings advise."""
-    return [text for finding in findings for text in finding.cure]
+    """The alternatives that findings advise, but for what skips a batch: it would have to begin
+    before it."""
+    cures = [text for finding in findings for text in finding.cure]
+    return [text for text in cures if not text.startswith("skip")]
 
 
 class Transformer(nn.Module):

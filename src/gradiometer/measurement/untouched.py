@@ -64,11 +64,12 @@ class Surroundings:
 
     Args:
         loss: The loss, or several objects in a tuple.
-        model: Its model, whose buffers are not among them.
+        model: Its model, whose buffers are not among them. Without it only the loss is looked at.
     """
 
-    def __init__(self, loss: Any, model: nn.Module) -> None:
-        found, own = list(_reachable([loss, model])), set(map(id, model.modules()))
+    def __init__(self, loss: Any, model: nn.Module | None = None) -> None:
+        found = list(_reachable([loss, model]))
+        own = set[int]() if model is None else set(map(id, model.modules()))
         self.generators = [
             one for one in found if isinstance(one, GENERATORS) and not _is_global(one)
         ]

@@ -160,8 +160,8 @@ WORDS: Mapping[Claim, Words] = {
         "The evaluation then cannot show overfitting.",
     ),
     Claim.BAD_BATCH: Words(
-        "One batch did harm: at step {step} the loss rose by {rise} guesses, and the step before "
-        "was normal.",
+        "One batch did harm: at step {step} the loss rose by {rise} times that of a guess, and the "
+        "step before was normal.",
         "Look at the examples of this batch.",
     ),
     Claim.UNSTABLE: Words(

@@ -105,7 +105,7 @@ class KeptUpdatesOfLoop:
         """True if `updated` has something to do after the coming update."""
         if not can_keep:
             self.why_none = (
-                "that needs `loss` in `watch`, a budget, one process and a model that is not "
+                "that needs a `budget` above 0 in `watch`, one process and a model that is not "
                 "sharded"
             )
 
@@ -163,7 +163,7 @@ class KeptUpdatesOfLoop:
             )
             return
         # without the model, whose hooks lead to the watch and its own generators
-        self._used = Surroundings(self._loss, nn.Identity())
+        self._used = Surroundings(self._loss)
         self._is_open = True
         self.next = step
         self._prepare()
