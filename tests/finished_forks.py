@@ -1,0 +1,33 @@
+"""Forks whose branches ended at given losses."""
+
+from typing import Any
+
+from gradiometer.loop import alternative_of
+from gradiometer.loop.branch import BranchResult
+from gradiometer.loop.readout import Readout
+from gradiometer.loop.recorded.plan import Plan
+from gradiometer.loop.recorded.record import ForkRecord
+from gradiometer.run import Run
+
+
+def kept(run: Run, ends: dict[str, list[float]], **settings: Any) -> ForkRecord:
+    """A finished fork whose branches ended at these losses."""
+    alternatives = tuple(alternative_of(name) for name in ends if name != "go on")
+    record = ForkRecord.keep(
+        run.path, Plan(100, alternatives, len(next(iter(ends.values()))), 640, **settings)
+    )
+    from gradiometer.jobs import Job
+    from gradiometer.jobs.pool import Here
+
+    def result(name: str, replicate: int, loss: float) -> BranchResult:
+        return BranchResult(
+            name, replicate, 640, 20, 640, 1.0, ((640, 1.0),), {"test_loss": Readout(loss)}
+        )
+
+    jobs = [
+        Job(f"{name} {replicate}", result, (name, replicate, loss))
+        for name, losses in ends.items()
+        for replicate, loss in enumerate(losses)
+    ]
+    assert all(outcome.error is None for outcome in Here().run(jobs, ledger=record.ledger()))
+    return record.finish()

@@ -1,0 +1,165 @@
+"""The documentation: every block of code runs, in the order of its page, and every public name has
+its place."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from command_line import unknown_words
+from gradiometer import GAUGES
+from gradiometer.cli import gradiometer
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
+BLOCK = re.compile(r"^```(python|py|sh)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+"""Blocks marked `py` are only parsed: they need a package or a machine that is not here."""
+
+SOURCE = DOCS.parent / "src"
+
+
+def text(page: str) -> str:
+    return (DOCS / page).read_text(encoding="utf-8")
+
+
+def blocks(page: str, *languages: str) -> list[tuple[str, str]]:
+    return [
+        (language, block) for language, block in BLOCK.findall(text(page)) if language in languages
+    ]
+
+
+def commands(page: str) -> list[list[str]]:
+    lines = [line for _, block in blocks(page, "sh") for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("gradiometer ")]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
+def test_every_command_shown_exists_with_its_flags(page: str) -> None:
+    for _, *arguments in commands(page):
+        assert unknown_words(arguments) == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "py")])
+def test_the_blocks_that_do_not_run_can_be_parsed(page: str) -> None:
+    for _, block in blocks(page, "py"):
+        ast.parse(block)
+
+
+def wording(printed: str) -> str:
+    """Text without its numbers and line ends."""
+    return " ".join(re.sub(r"[−-]?\d[\d,.]*", "#", printed).split())
+
+
+def quotes(page: str) -> list[str]:
+    """What the page says is printed: its block quotes."""
+    return [
+        re.sub(r"^> ?", "", quote, flags=re.MULTILINE)
+        for quote in re.findall(r"(?:^> .*\n)+", text(page), re.M)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python", "sh")])
+def test_the_blocks_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
+    so_far = printed = ""
+    for language, block in blocks(page, "python", "sh"):
+        if language == "python":
+            so_far += block  # a block may continue the one before it
+            printed += run(tmp_path, "-W", "error", "-c", so_far)
+            continue
+        for line in block.splitlines():
+            program, *arguments = shlex.split(line, comments=True)
+            assert program == "gradiometer", f"{page} shows {line}"
+            printed += run(tmp_path, "-m", "gradiometer", *arguments)
+    if page in ("index.md", "tutorial.md"):
+        assert [quote for quote in quotes(page) if wording(quote) not in wording(printed)] == []
+
+
+def run(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{arguments[-1]}\n{done.stderr}"
+    return done.stdout
+
+
+def test_every_command_has_its_row_on_the_page_of_commands() -> None:
+    listed = re.findall(r"^\| `(\w+)`", text("reference/verbs.md"), flags=re.MULTILINE)
+    assert sorted(listed) == sorted(gradiometer.commands)
+
+
+def public_names() -> Iterator[tuple[str, str]]:
+    """Every public name of the package and its rooms, with the file in which it is defined: from
+    the stubs."""
+    for stub in SOURCE.rglob("__init__.pyi"):
+        room = ".".join(stub.parent.relative_to(SOURCE).parts)
+        for node in ast.parse(stub.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom):
+                yield from (
+                    (f"{room}.{name.name}", f"{room}.{node.module}.{name.name}")
+                    for name in node.names
+                )
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    homes = dict(public_names())
+    pages = "\n".join(text(page) for page in PAGES if page.startswith("reference/"))
+    shown = set(re.findall(r"^::: (\S+)$", pages, flags=re.MULTILINE))
+    documented = shown | {homes[path] for path in shown if path in homes}
+    missing = [
+        path for path, home in homes.items() if not {home, home.rpartition(".")[0]} & documented
+    ]
+    assert missing == []
+    files = [path for path in shown if (SOURCE / f"{path.replace('.', '/')}.py").exists()]
+    assert files == ["gradiometer.errors"], (
+        "a module is shown in place of the function of the same name"
+    )
+
+
+def test_the_house_has_every_room() -> None:
+    house = text("house.md")
+    rooms = [stub.parent for stub in (SOURCE / "gradiometer").rglob("__init__.py")]
+    files = [
+        file for file in (SOURCE / "gradiometer").glob("*.py") if not file.name.startswith("__")
+    ]
+    assert [room.name for room in rooms if f"{room.name}/" not in house] == []
+    assert [file.name for file in files if f" {file.name}" not in house] == []
+
+
+def test_every_gauge_has_its_row_on_the_page_of_gauges() -> None:
+    listed = re.findall(
+        r"^\| `(\w+)` \| \[`(\w+)`", text("reference/gauges.md"), flags=re.MULTILINE
+    )
+    assert dict(listed) == {name: kind.__name__ for name, kind in GAUGES.items()}
+
+
+def test_every_page_is_in_the_contents_of_the_site() -> None:
+    contents = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
+    assert {page for page in PAGES if f" {page}\n" not in contents} == set()
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_and_loads_nothing_from_a_network(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    build = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "--site-dir",
+        str(tmp_path / "site"),
+    ]
+    subprocess.run(build, cwd=DOCS.parent, check=True)
+    for built in (tmp_path / "site").rglob("*.html"):
+        loaded = re.findall(
+            r'<(?:script|link|img)[^>]*(?:src|href)="(https?:[^"]*)"',
+            built.read_text(encoding="utf-8"),
+        )
+        assert loaded == [], built.name

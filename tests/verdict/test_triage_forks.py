@@ -1,0 +1,142 @@
+"""A fork of a run outranks what triage reads: it takes a claim back, or shows its cure."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finished_forks import kept
+from gradiometer.loop import CoolNow, Rate
+from gradiometer.loop.recorded.record import ForkRecord
+from gradiometer.measurement.optimizer.groups import Group
+from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
+from gradiometer.run import Run
+from gradiometer.verdict import say
+from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.triage.findings import findings_of
+from gradiometer.verdict.triage.triage import triage_of
+from gradiometer.verdict.triage.tried import as_tried, better_change, was_followed
+from report_run import run_in
+
+LOW = Claimed(Claim.RATE_LOW, {"travel": 0.1}, ("rate 4x",))
+NO_DECAY = Claimed(Claim.NO_DECAY, {"movement": 0.01}, ("cool now",), ("stopped_early",))
+STOPPED = Claimed(Claim.STOPPED_EARLY, {"fell": 0.2}, ("train for 800 steps",), ("no_decay",))
+FAULT = Claimed(Claim.DROPOUT, {"dropped": 0.9}, ("nn.Dropout(0.1)",))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return run_in(tmp_path, steps=200)
+
+
+def fork(run: Run, change: str, *ends: float, **settings: Any) -> ForkRecord:
+    """A finished fork: the baseline ended at about 0.5."""
+    return kept(run, {"go on": [0.5, 0.51, 0.52], change: list(ends)}, **settings)
+
+
+def test_without_forks_claims_stay(run: Run) -> None:
+    assert as_tried((FAULT, LOW), run) == (FAULT, LOW)
+
+
+def test_a_cure_that_ended_worse_takes_its_claim_back(run: Run) -> None:
+    fork(run, "rate 4x", 0.7, 0.71, 0.72)
+    assert as_tried((FAULT, LOW), run) == (FAULT,)
+
+
+def test_a_cure_that_ended_better_is_shown(run: Run) -> None:
+    fork(run, "rate 4x", 0.3, 0.312, 0.318)
+    (claimed,) = as_tried((LOW,), run)
+    effect = claimed.numbers["fork"]
+    assert claimed.claim is Claim.RATE_LOW and not isinstance(effect, float)
+    assert effect.high < 0 and np.isclose(effect.value, -0.2)
+
+
+def test_the_newest_fork_counts(run: Run) -> None:
+    fork(run, "rate 4x", 0.7, 0.71, 0.72)
+    fork(run, "rate 4x", 0.3, 0.312, 0.318, seed=1)
+    assert [each.claim for each in as_tried((LOW,), run)] == [Claim.RATE_LOW]
+
+
+def test_a_short_fork_takes_nothing_back(run: Run) -> None:
+    fork(run, "rate 4x", 0.7, 0.71, 0.72, tail="none")
+    assert as_tried((LOW,), run) == (LOW,)
+
+
+def test_a_fork_tells_confused_claims_apart(run: Run) -> None:
+    assert len(as_tried((NO_DECAY, STOPPED), run)) == 2
+    fork(run, "cool now", 0.3, 0.312, 0.318)
+    assert [each.claim for each in as_tried((NO_DECAY, STOPPED), run)] == [Claim.NO_DECAY]
+
+
+def test_without_a_gain_of_cooling_the_other_of_two_confused_claims_stays(run: Run) -> None:
+    fork(run, "cool now", 0.7, 0.71, 0.72)
+    assert [each.claim for each in as_tried((NO_DECAY, STOPPED), run)] == [Claim.STOPPED_EARLY]
+
+
+HIGH = Claimed(Claim.RATE_HIGH, {"movement": 0.1}, ("rate 0.25x",))
+
+
+@pytest.mark.parametrize(
+    ("claimed", "change", "ends", "stays"),
+    [
+        (LOW, "rate 2x", (0.7, 0.71, 0.72), False),
+        (LOW, "rate 2x", (0.3, 0.312, 0.318), True),
+        (LOW, "rate 16x", (0.7, 0.71, 0.72), True),
+        (LOW, "rate 0.5x", (0.3, 0.312, 0.318), False),
+        (LOW, "rate 0.5x", (0.7, 0.71, 0.72), True),
+        (HIGH, "rate 0.5x", (0.7, 0.71, 0.72), False),
+        (HIGH, "rate 2x", (0.3, 0.312, 0.318), False),
+        (FAULT, "rate 2x", (0.7, 0.71, 0.72), True),
+    ],
+)
+def test_other_changes_of_the_rate_count_as_far_as_they_tell(
+    run: Run, claimed: Claimed, change: str, ends: tuple[float, ...], stays: bool
+) -> None:
+    fork(run, change, *ends)
+    assert as_tried((claimed,), run) == ((claimed,) if stays else ())
+
+
+def test_a_run_is_not_called_healthy_if_a_fork_with_another_rate_ended_better(run: Run) -> None:
+    assert triage_of(run).passes
+    fork(run, "rate 4x", 0.3, 0.312, 0.318)
+    found = triage_of(run)
+    (claimed,) = found.claims
+    assert claimed.claim is Claim.FORK_BETTER and claimed.cure == ("rate 4x",) and not found.passes
+    (finding,) = findings_of(found)
+    assert say(finding).seen.startswith("Another learning rate ended better in a fork of this run")
+    fork(run, "rate 4x", 0.7, 0.71, 0.72, seed=1)
+    assert triage_of(run).passes
+
+
+def test_forks_by_which_a_run_decides_itself_are_no_claim(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork(run, "rate 4x", 0.3, 0.312, 0.318)
+    assert better_change(run) is not None
+    events = [*run.events, {"event": "rate fork", "step": 100}]
+    monkeypatch.setattr(Run, "events", property(lambda _: events))
+    assert better_change(run) is None
+
+
+@pytest.mark.parametrize(
+    ("rate_at_end", "change", "followed"),
+    [
+        (0.1, Rate(4.0), False),
+        (0.4, Rate(4.0), True),
+        (0.025, Rate(4.0), False),
+        (0.0, CoolNow(0.5), True),
+    ],
+)
+def test_a_change_that_a_loop_has_followed_since_is_no_claim(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    rate_at_end: float,
+    change: Rate | CoolNow,
+    followed: bool,
+) -> None:
+    groups = ((Group("SGD", "sgd", 0.1),), (Group("SGD", "sgd", rate_at_end),))
+    settings = Hyperparameters((0, 120), groups, reached=200)
+    monkeypatch.setattr(Run, "configuration", property(lambda _: None))
+    monkeypatch.setattr(Run, "hyperparameters", property(lambda _: settings))
+    assert was_followed(run, 100, change) == followed

@@ -1,0 +1,256 @@
+"""What forks say about the advice of findings: not tried, held, did not hold, not decided."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finished_forks import kept
+from gradiometer import Estimate, Finding, Issue, State
+from gradiometer.loop import Effect, Fork, alternative_of
+from gradiometer.loop.branch import BranchResult
+from gradiometer.loop.readout import Readout
+from gradiometer.loop.recorded.plan import Plan
+from gradiometer.loop.recorded.record import ForkRecord
+from gradiometer.loop.recorded.trials import advised, alike, judged, with_trials
+from gradiometer.run import Run
+from gradiometer.verdict import say
+from gradiometer.verdict.words.forks import verdict_in_words
+from report_run import run_in
+
+SENTENCES = {"seen": "Seen.", "means": "Means.", "advice": "Try."}
+BATCH = Finding(
+    "noise", Issue.ESTIMATION, "own", State.LOOK, facts=SENTENCES, cure=("batch 2x, rate 1.29x",)
+)
+CUT = replace(BATCH, gauge="stationarity", cure=("cool now",))
+NONE = replace(BATCH, cure=())
+ENDED = Fork(
+    0,
+    (alternative_of("rate 2x"),),
+    1,
+    640,
+    (
+        BranchResult(
+            "go on",
+            0,
+            640,
+            20,
+            640,
+            1.0,
+            (),
+            {name: Readout(0.5) for name in ("test_loss", "test_accuracy")},
+        ),
+    ),
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return run_in(tmp_path, steps=200)
+
+
+def test_advice_that_was_not_tried_has_the_command_that_tries_it(run: Run) -> None:
+    found, other = with_trials(run, [BATCH, NONE])
+    assert say(found).tried.startswith(f"Not tried: `gradiometer fork {run.path} --advice`.")
+    assert say(found).paragraphs[-1] == say(found).tried and str(say(found)).endswith(
+        say(found).tried
+    )
+    assert other == NONE
+
+
+def test_advice_that_was_tried_has_its_effect_and_if_it_held(run: Run) -> None:
+    kept(
+        run,
+        {
+            "go on": [0.5, 0.51, 0.52],
+            "batch 2x, rate 1.31x": [0.6, 0.62, 0.61],
+            "cool now": [0.4, 0.41, 0.42],
+        },
+    )
+    batch, cut = with_trials(run, [BATCH, CUT])
+    assert say(batch).tried.startswith("Tried: from step 100, batch 2x, rate 1.31x ends 0.10 [0.0")
+    assert (
+        "] higher in test loss (fork 0001). Whether it needs more examples than forecast is seen"
+        in say(batch).tried
+    )
+    assert say(cut).tried.startswith("Tried: from step 100, cool now ends 0.10 [0.10")
+    assert say(cut).tried.endswith("lower in test loss (fork 0001). The advice held.")
+    kept(run, {"go on": [0.5, 0.51, 0.52], "batch 2x, rate 1.29x": [0.4, 0.62, 0.51]})
+    (again,) = with_trials(run, [BATCH])
+    assert "no difference shown" in say(again).tried and "(fork 0002)" in say(again).tried
+    assert say(again).tried.endswith("This fork does not decide if the advice held.")
+
+
+def test_each_of_several_trials_is_a_sentence(run: Run) -> None:
+    kept(
+        run,
+        {"go on": [0.5, 0.51, 0.52], "rate 2x": [0.4, 0.41, 0.42], "rate 4x": [0.6, 0.61, 0.62]},
+    )
+    (rate,) = with_trials(run, [replace(CUT, cure=("rate 2x", "rate 4x"))])
+    assert say(rate).tried.startswith("Tried: from step 100, rate 2x ends")
+    assert ". The advice held. From step 100, rate 4x ends" in say(rate).tried
+
+
+@pytest.mark.parametrize("settings", [{"tail": "none"}, {"left": 6_400}])
+def test_a_fork_that_leans_to_small_rates_does_not_judge_advice(
+    run: Run, settings: dict[str, Any]
+) -> None:
+    kept(run, {"go on": [0.5, 0.51, 0.52], "cool now": [0.4, 0.41, 0.42]}, **settings)
+    (cut,) = with_trials(run, [CUT])
+    assert (
+        "lower in test loss (fork 0001). Its branches lean to small rates, so it does not decide"
+        in say(cut).tried
+    )
+    kept(run, {"go on": [0.5, 0.51, 0.52], "cool now": [0.4, 0.41, 0.42]}, left=3_200)
+    (cut,) = with_trials(run, [CUT])
+    assert say(cut).tried.endswith("(fork 0002). The advice held.")
+
+
+def test_a_baseline_with_another_readout_in_one_branch_is_no_obstacle(run: Run) -> None:
+    record = kept(run, {"go on": [0.5, 0.51, 0.52], "cool now": [0.4, 0.41, 0.42]})
+    first, *others = record.branches_path.read_text(encoding="utf-8").splitlines()
+    renamed = "\n".join([first.replace("test_loss", "my_metric"), *others, ""])
+    record.branches_path.write_text(renamed, encoding="utf-8")
+    (cut,) = with_trials(run, [CUT])
+    assert say(cut).tried.endswith("The advice held.")
+
+
+def test_a_fork_that_has_just_begun_says_nothing_yet(run: Run) -> None:
+    ForkRecord.keep(run.path, Plan(100, (alternative_of("cool now"),), 2, 640))
+    (found,) = with_trials(run, [CUT])
+    assert say(found).tried.startswith("Not tried")
+
+
+@pytest.mark.parametrize(
+    ("advice", "low", "high", "verdict"),
+    [
+        ("rate 0.5x", -0.2, -0.1, "The advice held."),
+        ("rate 0.5x", 0.001, 0.002, "The advice did not hold."),
+        ("rate 0.5x", -0.1, 0.001, "This fork does not decide if the advice held."),
+        (
+            "batch 2x",
+            0.001,
+            0.004,
+            "The advice held: it ends at most 1% worse, with fewer updates.",
+        ),
+        ("batch 2x", -0.1, -0.01, "The advice held."),
+        ("batch 2x", -0.1, 0.006, "This fork does not decide if the advice held."),
+        (
+            "batch 2x",
+            0.006,
+            0.1,
+            "Whether it needs more examples than forecast is seen with `--advice`, which adds a "
+            "shorter training.",
+        ),
+        ("cool now", 0.006, 0.1, "The advice did not hold: it ends more than 1% worse."),
+        ("batch 0.5x", 0.001, 0.004, "The advice did not hold."),
+        (
+            "cool now",
+            0.001,
+            0.004,
+            "The advice held: it ends at most 1% worse, so more steps at this rate gain little.",
+        ),
+        ("cool now", float("-inf"), float("inf"), "This fork does not decide if the advice held."),
+    ],
+)
+def test_a_rate_promises_a_better_end_and_what_saves_updates_one_that_is_hardly_worse(
+    advice: str, low: float, high: float, verdict: str
+) -> None:
+    estimate = Estimate.interval(
+        (low + high) / 2, low, high, level=0.9, method="made up", samples=4
+    )
+    effect = Effect(advice, "test_loss", estimate, estimate, None, replicates=4)
+    assert verdict_in_words(judged(ENDED, alternative_of(advice), effect)) == verdict
+    mirrored = Estimate.interval(
+        -estimate.value, -high, -low, level=0.9, method="made up", samples=4
+    )
+    accuracy = Effect(
+        advice, "test_accuracy", mirrored, mirrored, None, replicates=4, lower_is_better=False
+    )
+    assert verdict_in_words(judged(ENDED, alternative_of(advice), accuracy)) == verdict
+
+
+def test_an_alternative_that_diverged_did_not_hold() -> None:
+    unknown = Estimate.unknown(level=0.9, method="diverged", samples=1)
+    effect = Effect("rate 9x", "test_loss", unknown, unknown, None, replicates=1, diverged=1)
+    assert (
+        verdict_in_words(judged(ENDED, alternative_of("rate 9x"), effect))
+        == "The advice did not hold."
+    )
+
+
+@pytest.mark.parametrize(
+    ("shorter", "verdict"),
+    [
+        (
+            [0.6, 0.61, 0.6],
+            "The advice held: with fewer updates it ends better than a training on 0.75 of the "
+            "examples,",
+        ),
+        (
+            [0.53, 0.54, 0.53],
+            "The advice did not hold: it ends worse than a training on 0.75 of the examples,",
+        ),
+        ([0.56, 0.58, 0.55], "This fork does not decide if the advice held."),
+    ],
+)
+def test_a_larger_batch_that_ends_worse_is_compared_with_a_training_on_fewer_examples(
+    run: Run, shorter: list[float], verdict: str
+) -> None:
+    kept(
+        run,
+        {
+            "go on": [0.5, 0.51, 0.5],
+            "batch 2x, rate 1.29x": [0.56, 0.57, 0.56],
+            "shorter 0.75x": shorter,
+        },
+    )
+    advice = replace(BATCH, cure=("batch 2x, rate 1.29x", "shorter 0.74x"))
+    (found,) = with_trials(run, [advice])
+    assert (
+        verdict.replace("0.75", "0.74") in say(found).tried
+        and say(found).tried.count("(fork 0001)") == 1
+    )
+
+
+def test_what_findings_advise_is_each_tried_once() -> None:
+    assert [one.name for one in advised([BATCH, CUT, BATCH, NONE])] == [
+        "batch 2x, rate 1.29x",
+        "cool now",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("rate 0.5x", "rate 0.52x", True),
+        ("rate 0.5x", "rate 0.7x", False),
+        ("batch 2x, rate 1.3x", "batch 2x, rate 1.4x", True),
+        ("batch 2x, rate 1.3x", "batch 4x, rate 1.3x", False),
+        ("cool now", "cool now 0.3x", False),
+        ("shorter 0.75x", "shorter 0.7x", True),
+        ("clip 1", "clip 1", True),
+        ("clip 1", "rate 1x", False),
+    ],
+)
+def test_factors_may_differ_a_little(one: str, other: str, same: bool) -> None:
+    assert alike(alternative_of(one), alternative_of(other)) is same
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        (
+            "apart",
+            "Not tried: `w.fork(batches=loader, alternatives=['batch 2x, rate 1.29x'], "
+            "horizon='500 updates')` in your program.",
+        ),
+        ("given", "Not tried."),
+    ],
+)
+def test_a_watched_run_has_the_line_for_its_program(run: Run, mode: str, said: str) -> None:
+    problem = {"description": "a loop of its own, watched"}
+    run.folder.manifest.update({"problem": problem, "mode": mode})
+    (found,) = with_trials(run, [BATCH])
+    assert say(found).tried == said
