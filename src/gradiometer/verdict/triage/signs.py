@@ -24,8 +24,11 @@ SMALL = 0.29
 1/√3."""
 
 DEEPEST = 8
-"""Layers beyond which the function of a network does not change faster: deeper ones
-are residual."""
+"""Layers beyond which the function of a network with normalisation does not change faster: deeper
+ones are residual."""
+
+NORMALISATIONS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "SyncBatchNorm")
+"""Beginnings of the names of layers that normalise."""
 
 Array = Float[np.ndarray, " _"]
 
@@ -221,7 +224,14 @@ class Signs:
         momentum = min(self.momentum, 0.9)
         persistence = np.sqrt((1 + momentum) / (1 - momentum))
         by_layer = moved * np.sqrt(np.maximum(widths / USUAL_WIDTH, 1)) * persistence
-        return self._at_every_step(_median(by_layer) * min(len(places), DEEPEST))
+        deep = min(len(places), DEEPEST) if self.is_normalised else len(places)
+        return self._at_every_step(_median(by_layer) * deep)
+
+    @property
+    def is_normalised(self) -> bool:
+        """True if the network has normalisation layers, which take out the size of the weights
+        before them."""
+        return any(str(layer).startswith(NORMALISATIONS) for layer in self.facts.get("layers", []))
 
     @property
     def reach(self) -> float:
