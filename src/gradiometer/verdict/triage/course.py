@@ -229,7 +229,8 @@ def rate_low(signs: Signs, level: Level) -> Claimed | None:
     guess."""
     if signs.is_short or not signs.has_ended or not is_near(signs):
         return None
-    if signs.family == "sgd" and not signs.momentum and signs.cosine < OPPOSED:
+    plain = signs.family == "sgd" and not signs.momentum
+    if plain and signs.cosine < OPPOSED and not is_near(signs, share=0.5):
         return None
     late = ended_at(signs, level)
     if not late > LEARNT or not (late > AT_A_GUESS or fall_by_rate(signs) > FALLS_BY_RATE):
