@@ -263,24 +263,8 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"movement": ONE_OVERSHOT, "facts": {"layers": ["Linear", "BatchNorm1d", "Linear"]}},
         ),
         (
-            {
-                "family": "adaptive",
-                "movement": striding(0.52),
-                "weights_at_start": tensors(0.5, 1, 0.5),
-            },
-            {
-                "family": "adaptive",
-                "movement": striding(0.48),
-                "weights_at_start": tensors(0.5, 1, 0.5),
-            },
-        ),
-        (
             {"losses": jumping(0.6), "movement": striding(0.12)},
             {"losses": jumping(0.4), "movement": striding(0.12)},
-        ),
-        (
-            {"movement": moved(0.021), "losses": falling(0.92)},
-            {"movement": moved(0.019), "losses": falling(0.92)},
         ),
         ({"losses": np.append(falling()[:-20], np.full(20, np.nan))}, {}),
     ],

@@ -17,7 +17,6 @@ from gradiometer.verdict.triage.thresholds import (
     DIED_BY_SGD,
     EXPLODED,
     FALLS_BY_RATE,
-    FELL_BACK,
     FEW_ENTRIES,
     FEWEST_LOOKS,
     FLAT_IN_A_LOG,
@@ -42,7 +41,6 @@ from gradiometer.verdict.triage.thresholds import (
     STAYS_VANISHED,
     STEPS_OF_REACH,
     STILL_LEARNS,
-    STRODE,
     TO_AND_FRO,
     USUAL_DECAY,
     VANISHED,
@@ -122,18 +120,16 @@ def weight_decay(signs: Signs, level: Level) -> Claimed | None:
 
 
 def rate_high(signs: Signs, level: Level) -> Claimed | None:
-    """Steps are large against the weights while they grow, kept the loss at a guess, killed units,
-    or made it jump."""
+    """Steps are large against the weights while they grow, killed units, or made the loss jump."""
     diverged = not np.isfinite(signs.losses[-10:]).all()
     if signs.is_short and not diverged:
         return None
     moved, late, died = mean_movement(signs), ended_at(signs, level), late_deaths(signs)
     jumps = len(jumps_of(signs, level)) if usual_stride(signs) > CALM else 0
-    fell_back = late > AT_A_GUESS and moved > FELL_BACK
     deadly = died < (DIED_BY_SGD if signs.family == "sgd" else DIED) and late > LEARNT
     # weights that grow do no harm to a loss that has come down to nearly nothing
     grown = grew(signs) and not late < LEARNT
-    if not (diverged or grown or overshot(signs) or fell_back or deadly or jumps >= JUMPS):
+    if not (diverged or grown or overshot(signs) or deadly or jumps >= JUMPS):
         return None
     numbers = {
         "movement": moved,
@@ -171,12 +167,11 @@ def usual_stride(signs: Signs) -> float:
 
 
 def grew(signs: Signs) -> bool:
-    """True if large steps made the weights grow. Adaptive steps must be larger: weights that begin
-    small also grow."""
+    """True if large steps made the weights grow. Under an adaptive optimizer all weights grow, and
+    one step must be as large as they are."""
     if not (mean_movement(signs) > MOVED_FAST and signs.growth > GREW):
         return False
-    strode = usual_stride(signs) > STRODE and not signs.is_normalised
-    return bool(signs.family == "sgd" or largest_movement(signs) > LEAPT or strode)
+    return bool(signs.family == "sgd" or largest_movement(signs) > LEAPT)
 
 
 def overshot(signs: Signs) -> bool:

@@ -248,14 +248,16 @@ class Signs:
 
     @cached_property
     def growth(self) -> float:
-        """The median over weight tensors of their norm now over that at the start; NaN
-        if unknown."""
+        """The median over weight tensors of their norm now over that at the start, or over a usual
+        one where they began far smaller and have grown; NaN if unknown."""
         if "weights" not in self.tensors or not len(self.looks):
             return float("nan")
         size = self.tensors["weights"][:, self.weights]
         start = self.tensors.get("weights_at_start", self.tensors["weights"])[0, self.weights]
+        outputs = np.array(self.facts.get("rows", np.zeros(len(self.facts["sizes"]))), dtype=float)
+        usual = np.maximum(start, SMALL * np.sqrt(outputs[self.weights]))
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = size[-1] / start
+            ratios = np.maximum(size[-1] / usual, np.minimum(size[-1] / start, 1))
         finite = ratios[np.isfinite(ratios)]
         return float(np.median(finite)) if len(finite) else float("nan")
 

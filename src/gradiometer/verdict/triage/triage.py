@@ -69,8 +69,8 @@ EXPLAINED: dict[Claim, frozenset[Claim]] = {
         {Claim.RATE_HIGH, Claim.VANISHING, Claim.NO_DECAY, Claim.RATE_LOW}
     ),
     Claim.VANISHING: frozenset({Claim.RATE_LOW, Claim.RATE_HIGH, Claim.NO_DECAY}),
-    Claim.RATE_HIGH: frozenset({Claim.NO_DECAY, Claim.STOPPED_EARLY}),
-    Claim.MOMENTUM_RATE: frozenset({Claim.NO_DECAY, Claim.STOPPED_EARLY}),
+    Claim.RATE_HIGH: frozenset({Claim.RATE_LOW, Claim.NO_DECAY, Claim.STOPPED_EARLY}),
+    Claim.MOMENTUM_RATE: frozenset({Claim.RATE_LOW, Claim.NO_DECAY, Claim.STOPPED_EARLY}),
     Claim.BAD_BATCH: frozenset(
         {Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY, Claim.STOPPED_EARLY}
     ),
