@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.integrations.backwards import Listener
+from gradiometer.integrations.watch.last_gradient import gradients_of
 from gradiometer.integrations.watch.shield import Hook, Shield
-from gradiometer.integrations.watch.triage.products import gradients_of, together
 from gradiometer.measurement.objective import Objective
 
 SENSITIVE = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
@@ -198,3 +198,9 @@ def planned_steps(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]
         if isinstance(getattr(scheduler, name, None), int)
     ]
     return {"scheduler": type(scheduler).__name__, **({"scheduled": totals[0]} if totals else {})}
+
+
+def together(numbers: Sequence[Tensor]) -> Tensor:
+    """Single numbers as one tensor in single precision, on the device of the first."""
+    device = numbers[0].device
+    return torch.stack([number.to(device) for number in numbers]).float()

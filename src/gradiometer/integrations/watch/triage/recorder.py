@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.integrations.watch.accelerator.copied import Copied
+from gradiometer.integrations.watch.last_gradient import NEVER, LastGradient, gradients_of
 from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
 from gradiometer.integrations.watch.triage.batches import BatchSigns, parts_of
 from gradiometer.integrations.watch.triage.exact import (
@@ -15,8 +16,8 @@ from gradiometer.integrations.watch.triage.exact import (
     facts_of,
     planned_steps,
     sensitive_layers,
+    together,
 )
-from gradiometer.integrations.watch.triage.products import Products, gradients_of, together
 from gradiometer.integrations.watch.triage.rows import SharedRows
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Objective
@@ -54,6 +55,7 @@ class TriageRecorder:
     Args:
         objective: The model.
         optimizers: The optimizers of the loop.
+        last: The gradient of the step before.
         accumulation: Number of calls of `step` for one update.
         enabled: False to record nothing: on other processes than the first, for sharded models,
             with a budget of 0.
@@ -66,6 +68,7 @@ class TriageRecorder:
         self,
         objective: Objective,
         optimizers: Sequence[torch.optim.Optimizer],
+        last: LastGradient,
         *,
         accumulation: int,
         enabled: bool,
@@ -84,7 +87,8 @@ class TriageRecorder:
         """The context for everything that training calls: an error ends triage, and
         nothing else."""
         self.shield.before_first_update = False  # what fails here never reaches training
-        self._products = Products(objective.parameters)
+        self._last = last
+        self._parameters_before: list[Tensor] = []
         self._backwards = BackwardsOfStep(objective.parameters, optimizers, self.shield)
         self._batches = BatchSigns()
         self._shared = SharedRows(objective.model, self.shield, budget)
@@ -139,13 +143,14 @@ class TriageRecorder:
         began = self._clock()
         with torch.no_grad():
             if step < self._target:
-                self._products.keep()
+                self._last.take(step)
+                self._last.plain_at = step + 1
                 if self._target == self._first:
                     self._look_at_start()
                 self.next = self._target
                 self.awaits_update = True
             else:
-                self._read(batch)
+                self._read(step, batch)
                 self.awaits_update = True
         self._pay(began)
 
@@ -191,7 +196,8 @@ class TriageRecorder:
     def _free(self) -> None:
         """Free what is as large as the model or its outputs: the watch itself is kept for its
         findings."""
-        self._products.free()
+        self._last.free()
+        self._parameters_before = []
         self._look = {}
         self._output = None
 
@@ -221,7 +227,7 @@ class TriageRecorder:
             "weights_at_start": together(torch._foreach_norm(parameters_of(self._objective))),
         }
 
-    def _read(self, batch: Batch) -> None:
+    def _read(self, step: int, batch: Batch) -> None:
         """Take what can be seen between `backward` and the update, and hook the update."""
         heard = self._backwards
         made = heard.made
@@ -230,9 +236,11 @@ class TriageRecorder:
         self._look["nonzero"] = together(
             torch._foreach_norm(gradients_of(self._objective.parameters), 0)
         )
-        product = self._products.product()
-        if product is not None:
-            self._look["product"] = product.sum()
+        self._last.take(step)
+        if self._last.product is not None and self._last.product_is_plain:
+            # scaled as the norms are, which `backward` made
+            scale = 1.0 if self._scale is None else self._scale() ** 2
+            self._look["product"] = self._last.product * scale
         if self._scale is not None:
             self._look["scale"] = self._scale()
         self._counts = {
@@ -267,7 +275,7 @@ class TriageRecorder:
                 torch._foreach_norm(gradients_of(self._objective.parameters))
             ).norm()
             self._look["weights"] = together(torch._foreach_norm(parameters_of(self._objective)))
-            self._products.keep_parameters()
+            self._parameters_before = [one.clone() for one in parameters_of(self._objective)]
         self._pay(began)
 
     def _finish(self, step: int) -> None:
@@ -275,7 +283,7 @@ class TriageRecorder:
         the next look."""
         self._remove_hooks()
         if "clipped" in self._look:
-            self._look["movement"] = self._products.movement()
+            self._look["movement"] = self._movement()
         self._write()
         layout = [(name, value.numel()) for name, value in self._look.items()]
         device = self._objective.parameters[0].device
@@ -286,6 +294,13 @@ class TriageRecorder:
         self._look = {}
         self._target = self._next_look(step)
         self.next = self._target - 1
+
+    def _movement(self) -> Tensor:
+        """‖ΔΦ‖ of every parameter by this update."""
+        before = self._parameters_before
+        self._parameters_before = []
+        torch._foreach_sub_(before, parameters_of(self._objective))
+        return together(torch._foreach_norm(before))
 
     def _next_look(self, step: int) -> int:
         """The step of the next look: later if looks have cost more than their share."""
@@ -343,9 +358,6 @@ class TriageRecorder:
             lambda: self._warn(text),
         )
 
-
-NEVER = 2**62
-"""A step that is not reached."""
 
 BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "weights_at_start")
 """Numbers of every parameter tensor."""
