@@ -243,8 +243,8 @@ class Watch(Measuring, Forks, Automatic):
             loss: The mean loss of the batch, before it is divided for accumulation or scaled.
             batch: The examples of that loss, as `loss` takes them: any tree with the examples along
                 the first axis. Without it, the first tensor that the model was called with stands
-                for the batch: its rows are the examples. What needs the labels or runs the model
-                again needs the batch.
+                for the batch: its rows are the examples, and labels are those that a loss of torch
+                has compared. What runs the model again needs the batch.
         """
         if self.steps >= self.on_the_way.next:
             self.on_the_way.at_step(self.steps, batch, is_first=not self._parts)
