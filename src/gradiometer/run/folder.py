@@ -150,9 +150,9 @@ class RunFolder:
         """Folder of the snapshots."""
         return self.path / "snapshots"
 
-    def readings_path(self, rank: int = 0) -> Path:
-        """File of the readings and losses of one rank."""
-        return self.path / ("readings.jsonl" if rank == 0 else f"readings.rank{rank}.jsonl")
+    def readings_path(self) -> Path:
+        """File of the readings and losses."""
+        return self.path / "readings.jsonl"
 
     @property
     def manifest(self) -> dict[str, Any]:
