@@ -354,13 +354,6 @@ class Watch(Measuring, Forks, Automatic):
         """Record the settings of the optimizers, which are those of the coming step."""
         self._settings.note()
 
-    def pass_over(self, loss: float) -> None:
-        """Count a step that made no update and is not looked at, and keep its loss."""
-        self._capture.forget()
-        self._losses.pass_over(self.steps, loss)
-        self.steps += 1
-        self._decide()
-
     def _begin(self) -> None:
         """Make the run's folder and recorder, now that the batch size is known."""
         self._begun = True
