@@ -89,6 +89,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             the loss if η went to zero, in units of the steps so far.
         sampling: reshuffled: every example once per epoch, in random order. replacement:
             independent draws.
+        held_out: Share of the training examples, chosen at random by the seed, that training leaves
+            out, in [0, 1): those by which `tune --aim test` chooses.
         accumulation: Number of micro-batches over which each training gradient is accumulated.
             Above 1, the measurements use the micro-batch gradients themselves.
         parts: Number of parts of a batch whose gradients are compared if `accumulation` is 1; 0:
@@ -139,6 +141,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     clip: float | None = None
     fork_budget: float = 0.0
     sampling: Literal["reshuffled", "replacement"] = "reshuffled"
+    held_out: float = 0.0
     accumulation: int = 1
     parts: int = 2
     probe: bool = False
@@ -348,6 +351,8 @@ def _training_complaints(c: Configuration) -> Iterator[str]:
             "`schedule` is cycles, and `snapshots` is the number of cycles: set snapshots, for "
             "example to 5."
         )
+    if not 0 <= c.held_out < 1:
+        yield f"`held_out` must be at least 0 and below 1, got {c.held_out}."
     if not 0 <= c.momentum < 1:
         yield f"`momentum` must be at least 0 and below 1, got {c.momentum}."
     if c.optimizer != "sgd" and (c.momentum or c.nesterov):

@@ -13,6 +13,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.optimizer.averaged import schedule_free
 from gradiometer.measurement.optimizer.clipping import Clipping
+from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.ranks import Ranks
@@ -56,6 +57,26 @@ def update(optimizer: Optimizer, step: int) -> None:
             f"`learning_rate` is {optimizer.param_groups[0]['lr']:.3g} at step {step:,}, which the "
             "type of the parameters cannot hold: give a smaller one."
         ) from error
+
+
+def hold_out(examples: Examples, configuration: Configuration) -> tuple[Examples, Examples | None]:
+    """The examples that are trained on, and those that the configuration holds out, if any.
+
+    Raises:
+        BadArgument: None would be left of one of the two.
+    """
+    if not configuration.held_out:
+        return examples, None
+    count = round(configuration.held_out * len(examples))
+    if not 0 < count < len(examples):
+        raise BadArgument(
+            f"`held_out` {configuration.held_out:g} leaves {len(examples) - count:,} of "
+            f"{len(examples):,} training examples, and holds out {count:,}: both must be above 0."
+        )
+    order = torch.randperm(
+        len(examples), generator=torch.Generator().manual_seed(configuration.seed)
+    )
+    return examples.part(order[count:].sort().values), examples.part(order[:count])
 
 
 def seed_everything(seed: int) -> None:

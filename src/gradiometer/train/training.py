@@ -34,7 +34,13 @@ from gradiometer.run.ranks import Ranks
 from gradiometer.run.settings.planned import check_rates, planned
 from gradiometer.train.accumulation import Accumulator
 from gradiometer.train.cooling import Cooling
-from gradiometer.train.preparation import device_of, new_optimizer, seed_everything, update
+from gradiometer.train.preparation import (
+    device_of,
+    hold_out,
+    new_optimizer,
+    seed_everything,
+    update,
+)
 
 EXPLODED = 1e4
 """A loss this many times that of the first step is called diverged."""
@@ -76,7 +82,7 @@ class Training:
         self.model = new_model(problem).to(self.device)
         self.objective = Objective(self.model, problem.loss)
         self.parameters = self.objective.parameters
-        self.data = problem.train.to(self.device)
+        self.data = hold_out(problem.train, configuration)[0].to(self.device)
         self.order = Order(
             Draw(configuration.sampling),
             len(self.data),

@@ -1,5 +1,5 @@
-"""The aim of a choice between batch sizes: fewest examples, or least time by measured
-step times."""
+"""What a tuning chooses by: the training loss, the loss on held-out examples, or, between batch
+sizes, the loss after the same time by measured step times."""
 
 import json
 import time
@@ -24,8 +24,9 @@ from gradiometer.run.cadence.clock import clock_for
 from gradiometer.storage.disk import read_file, replace_file, writing
 from gradiometer.tuning.optimizers import Made
 
-Aim = Literal["examples", "time"]
-"""What is the same for all batch sizes: the number of examples, or the time."""
+Aim = Literal["loss", "test", "time"]
+"""The training loss or that on held-out examples, after the same number of examples for all batch
+sizes; or the training loss after the same time."""
 
 FILE = "step_times.json"
 
@@ -36,7 +37,7 @@ class Paces:
 
     Args:
         updates: Updates by batch size, 1 for the first.
-        times: The measured step times; None if the aim is examples.
+        times: The measured step times; None unless the aim is time.
     """
 
     updates: Mapping[int, float]
@@ -51,18 +52,25 @@ class Paces:
         return rounds * sum(1 / pace for pace in self.updates.values())
 
 
-def check_aim(aim: Any, sizes: Sequence[int]) -> None:
-    """Raise unless the aim is known, and there is one if and only if there are several
-    batch sizes."""
-    known = " or ".join(map(repr, get_args(Aim)))
+def check_aim(aim: Any, sizes: Sequence[int], held_out: Any) -> None:
+    """Raise unless the aim is known and fits the batch sizes and the held-out examples."""
+    *others, last = map(repr, get_args(Aim))
+    known = f"{', '.join(others)} or {last}"
     if aim is not None and aim not in get_args(Aim):
         raise BadArgument(f"`aim` must be {known}, got {aim!r}.")
+    if (aim == "test") != (held_out is not None):
+        raise BadArgument(
+            "`held_out` and aim='test' go together: give the examples, which training does not "
+            "use, by whose loss lanes are judged."
+        )
     if len(sizes) > 1 and aim is None:
         raise BadArgument(
             f"`aim` must be {known} for several batch sizes: they end at other losses for each."
         )
-    if len(sizes) == 1 and aim is not None:
-        raise BadArgument("`aim` chooses between batch sizes: give several, such as 32,64,128.")
+    if len(sizes) == 1 and aim == "time":
+        raise BadArgument(
+            "`aim` time chooses between batch sizes: give several, such as 32,64,128."
+        )
 
 
 def paces_for(

@@ -16,10 +16,15 @@ from gradiometer.loop.loop import Loop
 from gradiometer.loop.stream import Stream
 from gradiometer.measurement.optimizer.averaged import averages_itself
 from gradiometer.measurement.untouched import Surroundings
+from gradiometer.problems.examples import Examples
 from gradiometer.randomness import untouched_randomness
 from gradiometer.tuning.optimizers import Made
 
 READOUT = "train_loss"
+"""What lanes are compared by, unless examples are held out."""
+
+HELD_OUT_READOUT = "test_loss"
+"""What they are compared by then."""
 
 
 class MeanLoss:
@@ -156,7 +161,9 @@ def tail_of(made: Made) -> Tail:
     return "none" if made.is_schedule_free else "linear"
 
 
-def judge(lane: Lane, cooled: float, examples: int) -> tuple[BranchResult, Lane]:
+def judge(
+    lane: Lane, cooled: float, examples: int, held_out: Examples | None
+) -> tuple[BranchResult, Lane]:
     """Train a lane to its last stop, and read out its loss.
 
     Args:
@@ -165,6 +172,7 @@ def judge(lane: Lane, cooled: float, examples: int) -> tuple[BranchResult, Lane]
             which is read out; 0 to read out the mean of the parameters over the last quarter of the
             lane.
         examples: Number of training examples on which the loss is read out, the same for all lanes.
+        held_out: Examples that are read out as well; None for none.
     """
     name, stop = GoOn().name, lane.stops[-1]
     horizon = int(cooled * lane.steps) * lane.size
@@ -175,7 +183,7 @@ def judge(lane: Lane, cooled: float, examples: int) -> tuple[BranchResult, Lane]
             name, 1, max(horizon, 1), 0, 0, 0.0, (), diverged="the parameters are not finite"
         ), lane
     loop.readout_examples = examples
-    loop.evaluate = None
+    loop.evaluate = held_out
     if mean is None:
         return train_branch(loop, Branch(GoOn(), 1, horizon, tail_of(lane.made))), lane
     copy = loop.copy()
@@ -184,7 +192,7 @@ def judge(lane: Lane, cooled: float, examples: int) -> tuple[BranchResult, Lane]
     else:
         mean.into(copy.model)
     readouts = copy.readouts(copy.model)
-    loss = readouts[READOUT].mean
+    loss = readouts[READOUT if held_out is None else HELD_OUT_READOUT].mean
     diverged = None if math.isfinite(loss) else f"the loss is {loss}"
     return BranchResult(
         name, 1, stop * lane.size, stop, stop * lane.size, 0.0, (), readouts, diverged

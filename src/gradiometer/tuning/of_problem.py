@@ -24,7 +24,7 @@ from gradiometer.run.folder import RunFolder
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.trust import SIGNATURE
 from gradiometer.storage.disk import one_at_a_time, replace_file, writing
-from gradiometer.train.preparation import device_of, name_of_run, seed_everything
+from gradiometer.train.preparation import device_of, hold_out, name_of_run, seed_everything
 from gradiometer.tuning.aim import Aim
 from gradiometer.tuning.forks import keep_forks
 from gradiometer.tuning.of_loop import BUDGET, CLIP
@@ -34,6 +34,9 @@ from gradiometer.tuning.tuning import Progress, run_race
 from gradiometer.tuning.variants import Amounts, Optimizers
 
 FILE = "tuned.toml"
+
+HELD_OUT = 0.1
+"""Share of the training examples that the aim "test" holds out, as is usual."""
 
 WRITTEN = ("format", "name", "created", SIGNATURE)
 """What a new run folder writes into its manifest itself."""
@@ -127,7 +130,9 @@ def tune_problem(
         weight_decay: Several weight decays to choose from. Default: that of the configuration.
         batch_size: Several batch sizes to choose from; the steps are those of the first. Default:
             that of the configuration.
-        aim: What is the same for several batch sizes, "examples" or "time".
+        aim: What lanes are compared by, see `tune`. With "test" the configuration holds out a tenth
+            of the training examples, unless it has a share of its own; the final test set is not
+            looked at.
         pool: Where lanes are trained.
         progress: Called with a sentence after every lane of every rung.
 
@@ -159,10 +164,15 @@ def tune_problem(
         )
     if batch_size:
         configuration = msgspec.structs.replace(configuration, batch_size=batch_size[0])
+    if aim == "test" and not configuration.held_out:
+        configuration = msgspec.structs.replace(configuration, held_out=HELD_OUT)
+    elif aim != "test" and configuration.held_out:
+        raise BadArgument("`held_out` is for the aim 'test': give both, or leave it out.")
     device = device_of(configuration.device, Ranks())
     seed_everything(configuration.seed)
     model = new_model(problem).to(device).train()
-    data = problem.train.to(device)
+    data, held_out = hold_out(problem.train, configuration)
+    data = data.to(device)
     order = Order(
         Draw(configuration.sampling), len(data), configuration.batch_size, configuration.seed
     )
@@ -180,6 +190,7 @@ def tune_problem(
             batches=data if reshuffled else Ordered(data, order.batch_size, order.draw),
             batch_size=(batch_size or order.batch_size) if reshuffled else None,
             aim=aim,
+            held_out=held_out,
             steps=configuration.steps or configuration.epochs * order.steps_per_epoch,
             budget=budget,
             optimizer=configuration.optimizer if optimizer is None else optimizer,

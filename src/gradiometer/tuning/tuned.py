@@ -21,8 +21,11 @@ from gradiometer.loop.readout import plain_number
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.tuning.aim import Aim, times_to_dict
-from gradiometer.tuning.lane import READOUT, Lane, LoopLane
+from gradiometer.tuning.lane import HELD_OUT_READOUT, READOUT, Lane, LoopLane
 from gradiometer.tuning.optimizers import Made
+
+WORDS = {READOUT: "training loss", HELD_OUT_READOUT: "held-out loss"}
+"""What lanes are compared by, in words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,23 +36,37 @@ class Tried:
         lane: The lane.
         updates: Its updates so far.
         result: The branch that cooled it from there.
+        readout: What lanes are compared by: "train_loss" or "test_loss".
     """
 
     lane: Lane
     updates: int
     result: BranchResult
+    readout: str = READOUT
 
     @property
     def loss(self) -> float:
-        """The training loss at the end of the branch; inf if it diverged."""
-        return math.inf if self.result.diverged is not None else self.result.readouts[READOUT].mean
+        """The loss at the end of the branch; inf if it diverged."""
+        return (
+            math.inf
+            if self.result.diverged is not None
+            else self.result.readouts[self.readout].mean
+        )
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """The loss with its interval over the examples; None if that is not known."""
+        values = None
+        if self.result.diverged is None:
+            values = self.result.readouts[self.readout].values
+        return None if values is None or len(values) < 2 else skewed_mean(values.astype(float))
 
     def behind(self, best: "Tried") -> Estimate | None:
         """How much higher the loss is than that of the best lane, on the same examples; None if
         that is not known."""
         if not math.isfinite(self.loss):
             return None
-        one, two = (each.result.readouts[READOUT].values for each in (self, best))
+        one, two = (each.result.readouts[self.readout].values for each in (self, best))
         if one is None or two is None or len(one) < 2:
             return None
         return skewed_mean(one.astype(float) - two.astype(float))
@@ -79,8 +96,7 @@ class Tuned:
         cost: What the tuning cost besides the training, in units of the training: all gradients,
             and forward passes at a third of one.
         budget: What it was allowed to cost.
-        aim: What was the same for several batch sizes: "examples" or "time"; None for one batch
-            size.
+        aim: What lanes were compared by: "loss" (or None), "test" or "time".
         times: The measured times of a step by batch size, if the aim was time.
         has_length: False if no length was given. The training can then be stopped at any step.
     """
@@ -161,8 +177,7 @@ class Tuned:
 
     @property
     def tried(self) -> tuple[Mapping[str, Any], ...]:
-        """For every rung, the best lane first: optimizer, rate, batch size, updates, and training
-        loss."""
+        """For every rung, the best lane first: optimizer, rate, batch size, updates, and loss."""
         return tuple(one.to_dict() for rung in self.rungs for one in rung)
 
     @property
@@ -245,6 +260,12 @@ class Tuned:
                 f"{others}."
             )
         found += [self._rung(rung) for rung in self.rungs]
+        best = self.rungs[-1][0]
+        if best.readout == HELD_OUT_READOUT and best.estimate is not None:
+            found.append(
+                f"On {best.estimate.samples:,} held-out examples, which it was chosen by, the best "
+                f"lane is at {best.estimate}."
+            )
         found += self._doubts()
         found.append(
             f"Tuning cost {self.cost:.2f} trainings of this length besides the training itself."
@@ -261,7 +282,7 @@ class Tuned:
         return " ".join(words)
 
     def _rung(self, rung: Sequence[Tried]) -> str:
-        ends, ended = [], "has a training loss of"
+        ends, ended = [], f"has a {WORDS[rung[0].readout]} of"
         for one in rung:
             if math.isfinite(one.loss):
                 ends.append(f"{self._words(one)} {ended} {significant(one.loss)}")
