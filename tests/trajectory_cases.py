@@ -12,9 +12,16 @@ from gradiometer.convergence.trajectory.endpoint import MANY, Endpoint
 from gradiometer.convergence.trajectory.path_facts import Kind
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.lab.counterexamples.catalogue import DEAD_UNIT, DYING_RATE, dead_unit
-from gradiometer.lab.counterexamples.counterexample import Counterexample
-from gradiometer.lab.counterexamples.line import Arctangent, LogCosh, Softplus
-from gradiometer.lab.counterexamples.plane import Mirrored, Ring, Saddle, Winding
+from gradiometer.lab.counterexamples.counterexample import (
+    Arctangent,
+    Counterexample,
+    LogCosh,
+    Mirrored,
+    Ring,
+    Saddle,
+    Softplus,
+    Winding,
+)
 from gradiometer.measurement import Objective
 from gradiometer.problems import Problem
 from known_steps import kept_steps

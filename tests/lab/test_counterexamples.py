@@ -10,9 +10,16 @@ import torch
 from gradiometer.convergence.theorem import theorem
 from gradiometer.drift import Curvature
 from gradiometer.lab.counterexamples.catalogue import COUNTEREXAMPLES, DYING_RATE, dead_unit, load
-from gradiometer.lab.counterexamples.counterexample import Counterexample
-from gradiometer.lab.counterexamples.line import Arctangent, LogCosh, Softplus
-from gradiometer.lab.counterexamples.plane import Mirrored, Ring, Saddle, Winding
+from gradiometer.lab.counterexamples.counterexample import (
+    Arctangent,
+    Counterexample,
+    LogCosh,
+    Mirrored,
+    Ring,
+    Saddle,
+    Softplus,
+    Winding,
+)
 from gradiometer.measurement import Objective
 
 STANDARD_ERRORS = 4.0

@@ -11,16 +11,18 @@ import pytest
 from gradiometer import BadArgument
 from gradiometer.cli import main
 from gradiometer.lab.lecture.catalogue import STATEMENTS, chosen
-from gradiometer.lab.lecture.experiment import (
+from gradiometer.lab.lecture.site import Site, prediction, write_site
+from gradiometer.lab.lecture.statement import (
     Circumstance,
     Experiment,
     ExperimentResult,
+    Result,
     measured,
     meets,
     predicted,
+    result,
+    run,
 )
-from gradiometer.lab.lecture.site import Site, prediction, write_site
-from gradiometer.lab.lecture.statement import Result, result, run
 from gradiometer.measurement import Estimate
 
 

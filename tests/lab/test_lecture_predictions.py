@@ -8,7 +8,8 @@ import pytest
 from gradiometer.convergence.schedules import SnapshotCycle
 from gradiometer.lab.lecture import s05, s07, s08, s12
 from gradiometer.lab.lecture.catalogue import STATEMENTS
-from gradiometer.lab.lecture.experiment import (
+from gradiometer.lab.lecture.network import digits_network
+from gradiometer.lab.lecture.statement import (
     Circumstance,
     Experiment,
     ExperimentResult,
@@ -16,9 +17,8 @@ from gradiometer.lab.lecture.experiment import (
     measured,
     meets,
     predicted,
+    result,
 )
-from gradiometer.lab.lecture.network import digits_network
-from gradiometer.lab.lecture.statement import result
 from gradiometer.measurement import Estimate
 
 

@@ -12,7 +12,7 @@ import torch
 from gradiometer import BadArgument
 from gradiometer.problems import load
 from gradiometer.problems.images import digits, fashion_mnist
-from gradiometer.problems.images.idx import read_idx
+from gradiometer.problems.images.fashion_mnist import read_idx
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 needs_debian = pytest.mark.skipif(

@@ -165,7 +165,7 @@ def sample(
 
 
 def _problem_start(name: str, settings: dict[str, Any]) -> ChainStart:
-    from gradiometer.problems.model import new_model
+    from gradiometer.problems.problem import new_model
     from gradiometer.problems.registry import load
 
     problem = load(

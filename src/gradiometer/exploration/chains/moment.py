@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.exploration.chains.effective_size import size_of_one
+from gradiometer.exploration.chains.mixing import size_of_one
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.uncertainty.means import mean
 

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, bounded
-from gradiometer.exploration.chains.effective_size import size_of_slowest
 from gradiometer.exploration.chains.engines import faster_engine
-from gradiometer.exploration.chains.mixing import Mixing, mixing
+from gradiometer.exploration.chains.mixing import Mixing, mixing, size_of_slowest
 from gradiometer.exploration.chains.moment import ENOUGH, Known, Moment
 from gradiometer.exploration.chains.state import (
     ChainState,
@@ -27,12 +26,13 @@ from gradiometer.exploration.chains.state import (
 )
 from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.exploration.temperature.equipartition import (
+    BLOCKS,
     DIRECTIONS,
     Equipartition,
     Shape,
+    Virial,
     watched_directions,
 )
-from gradiometer.exploration.temperature.virial import BLOCKS, Virial
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.job import Job
 from gradiometer.jobs.pool import Here, Pool

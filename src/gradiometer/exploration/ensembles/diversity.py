@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.ensembles.calibration import Labels, LogProbabilities
+from gradiometer.exploration.ensembles.scores import Labels, LogProbabilities
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import ratio_of_means
 

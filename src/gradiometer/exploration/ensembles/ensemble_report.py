@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.ensembles.calibration import ReliabilityBin
+from gradiometer.exploration.ensembles.scores import ReliabilityBin
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State

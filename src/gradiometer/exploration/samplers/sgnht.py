@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradiometer.arguments import check_number, check_whole
-from gradiometer.exploration.samplers.group_heat import TOLERANCE
+from gradiometer.exploration.samplers.heat import TOLERANCE
 from gradiometer.exploration.samplers.sampler import Sampler, squared_norm, too_hot
 from gradiometer.measurement.gradient_graph import flat
 

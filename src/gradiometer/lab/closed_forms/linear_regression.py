@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradiometer.lab.closed_forms.matrices import Matrix
 from gradiometer.lab.closed_forms.models import Predictor
+from gradiometer.lab.closed_forms.quadratic import Matrix
 from gradiometer.measurement.batch import Batch
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem

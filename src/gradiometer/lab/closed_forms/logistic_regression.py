@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from scipy.special import expit
 from torch import Tensor, nn
 
-from gradiometer.lab.closed_forms.matrices import Matrix
 from gradiometer.lab.closed_forms.models import Predictor
+from gradiometer.lab.closed_forms.quadratic import Matrix
 from gradiometer.measurement.batch import Batch
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.images.digits import read_digits

@@ -11,9 +11,16 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from gradiometer.lab.counterexamples.counterexample import Counterexample
-from gradiometer.lab.counterexamples.line import Arctangent, LogCosh, Softplus
-from gradiometer.lab.counterexamples.plane import Mirrored, Ring, Saddle, Winding
+from gradiometer.lab.counterexamples.counterexample import (
+    Arctangent,
+    Counterexample,
+    LogCosh,
+    Mirrored,
+    Ring,
+    Saddle,
+    Softplus,
+    Winding,
+)
 from gradiometer.measurement.loss import supervised
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem

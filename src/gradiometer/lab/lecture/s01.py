@@ -6,9 +6,15 @@ from functools import partial
 import numpy as np
 
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
-from gradiometer.lab.lecture.experiment import LEVEL, Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import MLP, digits_network
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.statement import (
+    LEVEL,
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 

@@ -5,9 +5,14 @@ import torch
 
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import MLP, digits_network
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.statement import (
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 
 SIZES = (4, 16, 64, 256, 1024)

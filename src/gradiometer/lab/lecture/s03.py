@@ -9,9 +9,14 @@ from jaxtyping import Float
 from gradiometer.drift.curvature import Curvature
 from gradiometer.drift.step_drift import StepDrift
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import MLP, digits_network
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.statement import (
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective

@@ -8,10 +8,14 @@ from jaxtyping import Float
 
 from gradiometer.convergence.schedules.shapes import Constant, Linear
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
-from gradiometer.lab.lecture.network import spaced_steps
-from gradiometer.lab.lecture.regressions import Regressions
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.network import Regressions, spaced_steps
+from gradiometer.lab.lecture.statement import (
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 
 EXAMPLE, BATCH, CHAINS = OneDimensional(variance=4.0), 4, 4000

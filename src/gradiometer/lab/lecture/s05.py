@@ -7,10 +7,23 @@ import torch
 from gradiometer.convergence.schedules.shapes import Linear
 from gradiometer.drift.curvature import Curvature
 from gradiometer.lab.closed_forms.double_well import DoubleWell
-from gradiometer.lab.lecture.experiment import LEVEL, Circumstance, Experiment, Rival, mean_estimate
-from gradiometer.lab.lecture.network import MLP, Network, Weights, digits_network
-from gradiometer.lab.lecture.regressions import DECAY, RUNS, Regressions
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.network import (
+    DECAY,
+    MLP,
+    RUNS,
+    Network,
+    Regressions,
+    Weights,
+    digits_network,
+)
+from gradiometer.lab.lecture.statement import (
+    LEVEL,
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.problems.images.digits import load
 

@@ -6,9 +6,14 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import digits_network, spaced_steps
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.statement import (
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.problems.examples import Examples
 

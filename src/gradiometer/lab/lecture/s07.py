@@ -15,9 +15,15 @@ from gradiometer.convergence.theorem.theorem import read, theorem
 from gradiometer.drift.curvature import Curvature
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.experiment import LEVEL, Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import digits_network, spaced_steps
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.statement import (
+    LEVEL,
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective

@@ -12,11 +12,15 @@ from scipy.optimize import nnls
 from scipy.special import expit
 from torch import nn
 
-from gradiometer.lab.counterexamples.line import Arctangent, LogCosh
-from gradiometer.lab.counterexamples.plane import Saddle
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
+from gradiometer.lab.counterexamples.counterexample import Arctangent, LogCosh, Saddle
 from gradiometer.lab.lecture.network import digits_network
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.statement import (
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 
 TIMES = (10, 100, 1000, 10_000)

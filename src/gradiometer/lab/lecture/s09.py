@@ -7,9 +7,8 @@ import torch
 
 from gradiometer.lab.closed_forms.quadratic import Quadratic
 from gradiometer.lab.lecture.averaged_gradient import Ground, Move, moves
-from gradiometer.lab.lecture.experiment import LEVEL, Circumstance, Experiment, Rival
 from gradiometer.lab.lecture.network import MLP, digits_network
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.statement import LEVEL, Circumstance, Experiment, Rival, Statement
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.objective import Objective

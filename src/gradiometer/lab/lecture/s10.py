@@ -7,9 +7,14 @@ import numpy as np
 from gradiometer.convergence.schedules.shapes import Constant
 from gradiometer.exploration.temperature.stationary_law import SGDRule, reshuffled_covariance
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
-from gradiometer.lab.lecture.regressions import RUNS, SIZE, Regressions, minimum
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.network import RUNS, SIZE, Regressions, minimum
+from gradiometer.lab.lecture.statement import (
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 
 QUADRATIC = Quadratic([[2.0, 0.5], [0.5, 1.0]], [[3.0, -1.0], [-1.0, 2.0]])

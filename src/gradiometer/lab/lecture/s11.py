@@ -16,10 +16,14 @@ from gradiometer.exploration.temperature.stationary_law import (
     without_replacement,
 )
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
-from gradiometer.lab.lecture.network import MLP, digits_network
-from gradiometer.lab.lecture.regressions import RUNS, SIZE, Regressions, minimum
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.network import MLP, RUNS, SIZE, Regressions, digits_network, minimum
+from gradiometer.lab.lecture.statement import (
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 
 CURVATURES, ISOTROPIC = np.array([0.5, 1.0, 2.0]), np.array([4.0, 4.0, 4.0])

@@ -12,12 +12,16 @@ from torch import Tensor
 
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.exploration.ensembles.snapshots import Snapshot, SnapshotCollector
-from gradiometer.lab.closed_forms.matrices import Matrix
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
-from gradiometer.lab.lecture.network import digits_network
-from gradiometer.lab.lecture.regressions import DECAY, SIZE, Regressions, minimum
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.closed_forms.quadratic import Matrix
+from gradiometer.lab.lecture.network import DECAY, SIZE, Regressions, digits_network, minimum
+from gradiometer.lab.lecture.statement import (
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.problems.images.digits import load
 

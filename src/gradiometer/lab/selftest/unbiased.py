@@ -10,13 +10,42 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradiometer.estimation.noise import GradientNoise
-from gradiometer.lab.selftest.check import SelfTest
 from gradiometer.lab.selftest.known import KnownProblem
 from gradiometer.measurement.batch import Batch, batch_size, chunks
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.parts import SpreadBuilder
 from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, Spread
 from gradiometer.measurement.step import TrainingStep
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """One statement about the noise gauge, tested on this machine.
+
+    Args:
+        problem: Name of the problem.
+        batch_size: B.
+        quantity: The measured quantity.
+        expected: Its expected value, as text.
+        measured: Its measured value.
+        low, high: Interval of the measured value.
+        passed: True if it is as expected.
+    """
+
+    problem: str
+    batch_size: int
+    quantity: str
+    expected: str
+    measured: float
+    low: float
+    high: float
+    passed: bool
+
+    @property
+    def name(self) -> str:
+        """The check in a few words."""
+        return f"{self.quantity}, {self.problem}, B = {self.batch_size}"
+
 
 STANDARD_ERRORS = 4
 """The error exceeds this in 1 of 16,000 tests."""
