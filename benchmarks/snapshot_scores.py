@@ -23,8 +23,7 @@ from gradiometer.exploration.ensembles import (
     disagreement,
     validation_mask,
 )
-from gradiometer.exploration.ensembles.barrier import linear_path
-from gradiometer.exploration.ensembles.diversity import correlations
+from gradiometer.exploration.ensembles.diversity import correlations, linear_path
 from gradiometer.exploration.ensembles.ensemble_report import EnsembleSize, LinearPath
 from gradiometer.exploration.ensembles.ensemble_size import (
     chosen_count,

@@ -11,8 +11,9 @@ from gradiometer.convergence.theorem.theorem import read
 from gradiometer.convergence.trajectory.endpoint import MANY, Endpoint
 from gradiometer.convergence.trajectory.path_facts import Kind
 from gradiometer.lab.closed_forms import Quadratic
-from gradiometer.lab.counterexamples.catalogue import DEAD_UNIT, DYING_RATE, dead_unit
-from gradiometer.lab.counterexamples.counterexample import (
+from gradiometer.lab.counterexamples import (
+    DEAD_UNIT,
+    DYING_RATE,
     Arctangent,
     Counterexample,
     LogCosh,
@@ -21,6 +22,7 @@ from gradiometer.lab.counterexamples.counterexample import (
     Saddle,
     Softplus,
     Winding,
+    dead_unit,
 )
 from gradiometer.measurement import Objective
 from gradiometer.problems import Problem

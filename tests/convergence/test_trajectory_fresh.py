@@ -12,7 +12,7 @@ from gradiometer.convergence.trajectory import Trajectory
 from gradiometer.convergence.trajectory.endpoint import NAME, endpoint_of
 from gradiometer.convergence.trajectory.path_facts import Trail, facts_of, kind_of
 from gradiometer.lab.closed_forms import Quadratic
-from gradiometer.lab.counterexamples.counterexample import (
+from gradiometer.lab.counterexamples import (
     Arctangent,
     LogCosh,
     Mirrored,

@@ -13,7 +13,11 @@ from gradiometer.cli.learn.selftest import selftest
 from gradiometer.estimation import noise
 from gradiometer.lab.selftest import checks
 from gradiometer.lab.selftest.checks import (
+    Bench,
+    SelfTest,
     drawn_halves,
+    gradient_norm_squared,
+    gradient_variance,
     independent_coverage,
     run_checks,
     stationary_coverage,
@@ -25,12 +29,6 @@ from gradiometer.lab.selftest.known import (
     KnownQuadratic,
     known_network,
     known_problems,
-)
-from gradiometer.lab.selftest.unbiased import (
-    Bench,
-    SelfTest,
-    gradient_norm_squared,
-    gradient_variance,
 )
 from gradiometer.measurement import Draw
 from gradiometer.measurement.reading import Spread

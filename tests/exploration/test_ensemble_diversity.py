@@ -14,8 +14,7 @@ from torch import nn
 from gradiometer import BadArgument
 from gradiometer.convergence import refresh_batch_norm
 from gradiometer.exploration.ensembles import Predictions, averaged, disagreement, validation_mask
-from gradiometer.exploration.ensembles.barrier import between, linear_path
-from gradiometer.exploration.ensembles.diversity import correlations
+from gradiometer.exploration.ensembles.diversity import between, correlations, linear_path
 from gradiometer.exploration.ensembles.ensemble_size import (
     chosen_count,
     deep_ensemble_equivalent,

@@ -9,8 +9,9 @@ import torch
 
 from gradiometer.convergence.theorem import theorem
 from gradiometer.drift import Curvature
-from gradiometer.lab.counterexamples.catalogue import COUNTEREXAMPLES, DYING_RATE, dead_unit, load
-from gradiometer.lab.counterexamples.counterexample import (
+from gradiometer.lab.counterexamples import (
+    COUNTEREXAMPLES,
+    DYING_RATE,
     Arctangent,
     Counterexample,
     LogCosh,
@@ -19,6 +20,8 @@ from gradiometer.lab.counterexamples.counterexample import (
     Saddle,
     Softplus,
     Winding,
+    dead_unit,
+    load,
 )
 from gradiometer.measurement import Objective
 

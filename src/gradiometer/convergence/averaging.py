@@ -113,6 +113,7 @@ class _Pooled:
         """Add the layer's input. A forward pre-hook."""
         values = inputs[0].detach().transpose(0, 1).flatten(1).double()
         count, mean = values.shape[1], values.mean(dim=1)
+        # A plain sum of squares would lose all digits where the mean is far from zero.
         away, total = mean - self.mean, self.count + count
         self.squares = (
             self.squares
@@ -140,6 +141,7 @@ def _only_training(model: nn.Module, layers: Sequence[_BatchNorm]) -> Iterator[N
     with in_eval_mode(model):
         for layer in layers:
             layer.training = True
+            # A batch is then normalised by its own statistics, as in training.
             layer.track_running_stats = False
         try:
             yield

@@ -7,12 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.drift.curvature_survey import Survey
+from gradiometer.drift.curvature_survey import SpectralDensity, Survey
 from gradiometer.drift.density import spectral_density
 from gradiometer.drift.hutchinson import trace
 from gradiometer.drift.lanczos import Eigenvalues, eigenvalues
 from gradiometer.drift.operator import Symmetric, VectorProduct, random_vectors
-from gradiometer.drift.spectrum import SpectralDensity
 from gradiometer.drift.stability import PLAIN, MomentumRule, largest_stable_rate, stability_limit
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, TrainingSet, batch_size, span
@@ -88,11 +87,13 @@ class Curvature:
         self.loss = 0.0
         self.like = flat(objective.parameters).detach()
         self.dimension = len(self.like)
+        # A mean in half precision would lose the parts that come last.
         wide = torch.promote_types(self.like.dtype, torch.float32)
         self.gradient: Float[Tensor, " params"] = torch.zeros_like(self.like, dtype=wide)
         for place, batch in enumerate(batches):
             graph = self._graph(place, batch)
             self.examples += graph.examples
+            # A running mean, as the number of all examples is known at the end only.
             share = graph.examples / self.examples
             self.gradient += (graph.gradient - self.gradient) * share
             self.loss += (graph.loss - self.loss) * share

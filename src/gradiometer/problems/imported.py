@@ -62,6 +62,7 @@ def function_of(name: str, argument: str) -> Callable[..., Any]:
     module = user_module(module_name)
     if not hasattr(module, function_name):
         functions = inspect.getmembers(module, inspect.isfunction)
+        # A module also has the functions that it imports.
         own = tuple(key for key, function in functions if function.__module__ == module_name)
         which = nearest(function_name, own) if own else "the module defines no function"
         raise BadArgument(f"`{module_name}` has no function {function_name!r}: {which}.")
@@ -96,6 +97,7 @@ def _settings(name: str, function: Callable[..., Any], offered: dict[str, Any]) 
                 f"`{key}` was given, but `{name}` takes no such argument: omit it, or add it there."
             )
     wanted = {key: value for key, value in offered.items() if takes_any or key in by_keyword}
+    # An argument that was not given keeps the default of the function.
     defaulted = {p.name for p in parameters if p.default is not p.empty}
     return {key: value for key, value in wanted.items() if not (value is None and key in defaulted)}
 
@@ -115,6 +117,7 @@ def _of_tuple(name: str, returned: Any, model_name: str | None) -> Problem:
     train = _examples(train, "train")
     return Problem(
         name=name,
+        # Every run starts from its own copy of a model that was made once.
         model=partial(copy.deepcopy, model) if isinstance(model, nn.Module) else model,
         loss=loss,
         train=train,

@@ -180,5 +180,6 @@ def refresh(problem: Problem, data: Examples, model: nn.Module, *, size: int) ->
 def _shuffled(data: Examples, size: int) -> Iterator[Batch]:
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     for part in order.split(size):
+        # A smaller last batch would have noisier statistics.
         if len(part) == min(size, len(data)):
             yield data.batch(part)

@@ -46,7 +46,7 @@ KNOWN: Mapping[str, Shipped] = {
         "gradiometer.lab.closed_forms.quadratic", ("position",), frozenset({"seed"})
     ),
     "counterexample": Shipped(
-        "gradiometer.lab.counterexamples.catalogue",
+        "gradiometer.lab.counterexamples",
         (
             "arctangent",
             "softplus",

@@ -14,8 +14,7 @@ from torch import nn
 
 from gradiometer.convergence.averaging import tracking_layers
 from gradiometer.errors import BadArgument, RunDamaged, Unsupported
-from gradiometer.exploration.ensembles.barrier import linear_path
-from gradiometer.exploration.ensembles.diversity import correlations, disagreement
+from gradiometer.exploration.ensembles.diversity import correlations, disagreement, linear_path
 from gradiometer.exploration.ensembles.ensemble import Ensemble
 from gradiometer.exploration.ensembles.ensemble_report import Baseline, EnsembleReport
 from gradiometer.exploration.ensembles.ensemble_size import (

@@ -115,18 +115,18 @@ class Schedule(ABC):
         return Asymptotics.constant(self.formula(step))
 
     def __mul__(self, other: "Schedule | Amount") -> "Schedule":
-        return _schedule_of("Product", self, _as_schedule(other))
+        return Product(self, _as_schedule(other))
 
     __rmul__ = __mul__
 
     def warmed_up(self, steps: int, start: Amount = 0.0, *, within: bool = False) -> "Schedule":
         """Starts with a linear rise. The schedule begins after it or, if `within`, at step 0 under
         the rise."""
-        return _schedule_of("Warmup", self, steps, start, within)
+        return Warmup(self, steps, start, within)
 
     def then(self, steps: int, other: "Schedule | Amount") -> "Schedule":
         """This one for some steps, then another one, which begins at its step 0."""
-        return _schedule_of("Then", self, steps, _as_schedule(other))
+        return Then(self, steps, _as_schedule(other))
 
     def scheduler(self, optimizer: "torch.optim.Optimizer") -> "torch.optim.lr_scheduler.LambdaLR":
         """A PyTorch scheduler that follows this schedule. Call its `step` after every optimizer
@@ -152,6 +152,8 @@ class Schedule(ABC):
             raise BadArgument(
                 f"`lr` of the optimizer must be positive, got {unit}: it is what η is measured in."
             )
+        # Torch multiplies the rate of each group by this, so groups with rates of their own keep
+        # them in proportion.
         return LambdaLR(optimizer, lambda step: self(step) / unit)
 
     def to_dict(self) -> dict[str, Any]:
@@ -222,3 +224,60 @@ def _schedule_of(kind: Any, *values: Any, **settings: Any) -> Schedule:
 
 def _as_schedule(other: "Schedule | Amount") -> Schedule:
     return other if isinstance(other, Schedule) else _schedule_of("Constant", other)
+
+
+@dataclass(frozen=True)
+class Product(Schedule):
+    """η = η₁ η₂."""
+
+    first: Schedule
+    second: Schedule
+
+    def formula(self, step: Time) -> Time:
+        return _at(self.first, step) * _at(self.second, step)
+
+
+@dataclass(frozen=True)
+class Then(Schedule):
+    """The first schedule before `steps`; from there on the second one, which begins at its step 0.
+
+    >>> from gradiometer.convergence.schedules import Constant, Linear
+    >>> schedule = Constant(0.1).then(20, Linear(0.1, steps=10))
+    >>> schedule(19), schedule(25)
+    (0.1, 0.05)
+    """
+
+    first: Schedule
+    steps: CountOrZero
+    second: Schedule
+
+    def formula(self, step: Time) -> Time:
+        return _at(self.first, step) if step < self.steps else _at(self.second, step - self.steps)
+
+
+@dataclass(frozen=True)
+class Warmup(Schedule):
+    """A linear rise from `start` to the schedule's first rate, then the schedule.
+
+    Args:
+        schedule: The schedule after the rise.
+        steps: Length of the rise.
+        start: η at step 0.
+        within: True if the schedule's step 0 is the first step of the rise, so that the rise
+            replaces its beginning; False if it is the first step after the rise.
+    """
+
+    schedule: Schedule
+    steps: Count
+    start: Rate = 0.0
+    within: bool = False
+
+    def formula(self, step: Time) -> Time:
+        if step < self.steps:
+            return self.start + (_at(self.schedule, 0) - self.start) * step / self.steps
+        return _at(self.schedule, step if self.within else step - self.steps)
+
+
+def _at(schedule: Schedule, step: Time) -> Time:
+    """The rate of a part: a number, or its asymptotics for large steps."""
+    return schedule.asymptotics(step) if isinstance(step, Asymptotics) else schedule.formula(step)

@@ -48,6 +48,7 @@ class Conditions:
         """The conditions of a formula. Raises `Undecided` if its expansions do not decide them."""
         bounds = asymptotics.whole
         upper = None if bounds.magnitude.is_zero else bounds.magnitude.leading[1]
+        # All later rates are negative: their sum may be −∞, and is never +∞.
         if bounds.high.sign < 0:
             return cls(upper, bounds.high.leading[1], -1)
         if bounds.low.sign < 0:
@@ -296,6 +297,7 @@ def _decide(schedule: Schedule) -> TheoremVerdict:
     if isinstance(schedule, Formula):
         start = _start_of(schedule)
         return _verdict(schedule.text, _conditions(schedule, LARGE_T - 1), start)
+    # A schedule that gives no rate is refused, as in training.
     for step in range(FIRST_STEPS):
         schedule(step)
     return _verdict(repr(schedule), _conditions(schedule, LARGE_T - 1), _Start())
@@ -305,6 +307,7 @@ def _conditions(schedule: Schedule, step: Asymptotics) -> Conditions | None:
     """The conditions, or None if the algebra does not decide them."""
     try:
         return Conditions.of(schedule.asymptotics(step))
+    # A schedule of one's own may do anything with what it gets in place of a step.
     except (Undecided, ArithmeticError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 

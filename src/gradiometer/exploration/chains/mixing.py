@@ -67,6 +67,7 @@ def rank_rhat(draws: Float[np.ndarray, "draws chains"], level: float = 0.9) -> E
         Estimates of Variance Components.
     """
     split = halves(draws)
+    # Ranks of distances from the median see chains that differ in their spread alone.
     folded = np.abs(split - np.median(split))
     found = [_rhat(normal_scores(each), level) for each in (split, folded) if np.ptp(each) > 0]
     if not found:
@@ -106,6 +107,7 @@ def _rhat(scores: Float[np.ndarray, "size 2 chains"], level: float) -> tuple[flo
     value = math.sqrt(floor + float(means.var(ddof=1)) / within)
     variance, freedom = _variance_of_means(means)
     scatter = float(variances.var(ddof=1)) / (2 * chains)
+    # Without scatter the variance within is known, as from endless draws.
     freedom_within = 2 * within**2 / scatter if scatter > 1e-9 * within**2 else 2e9
     quantiles = fdtri(freedom, freedom_within, [(1 + level) / 2, (1 - level) / 2])
     low, high = (math.sqrt(floor + variance / within / quantile) for quantile in quantiles)
@@ -219,6 +221,7 @@ def autocorrelations(draws: Draws, lags: int) -> Float[np.ndarray, "lags chains"
     """Autocorrelation of each chain at lags 0, 1, …, about the chain's own mean, with n in the
     denominator."""
     away = draws - draws.mean(axis=0)
+    # Padded to twice the length, so that the end of a chain does not meet its start.
     size, padded = len(away), 2 ** math.ceil(math.log2(2 * len(away)))
     power = np.abs(np.fft.rfft(away, padded, axis=0)) ** 2
     covariances = np.fft.irfft(power, padded, axis=0)[: min(lags, size)]
@@ -241,6 +244,7 @@ def _size_estimate(
     """The size of `draws` and its interval; `split` are the half chains whose correlations are
     summed."""
     value, chains = size(draws), draws.shape[1]
+    # A size is a sum over chains, so leaving one out shows how much they differ.
     without = np.array([size(np.delete(draws, chain, axis=1)) for chain in range(chains)])
     by_chain = (chains - 1) ** 2 / chains * float(np.log(without).var(ddof=1))
     by_window = 4 * max(_window(split) + 0.5 - draws.size / value / 2, 0.5) / draws.size
@@ -360,6 +364,7 @@ def rank_counts(draws: Draws, bins: int = 20) -> Float[np.ndarray, "bins chains"
     """Number of draws of each chain in each band of ranks among all draws. Chains that mix have
     equal counts."""
     ranks = rankdata(draws, method="average").reshape(draws.shape)
+    # The largest rank belongs to the last band.
     place = np.minimum((ranks - 0.5) * bins / draws.size, bins - 1e-9).astype(int)
     return np.stack([np.bincount(column, minlength=bins) for column in place.T], axis=1).astype(
         float

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, bounded
-from gradiometer.exploration.chains.engines import faster_engine
-from gradiometer.exploration.chains.mixing import Mixing, mixing, size_of_slowest
-from gradiometer.exploration.chains.moment import ENOUGH, Known, Moment
-from gradiometer.exploration.chains.state import (
+from gradiometer.exploration.chains.engines import (
     ChainState,
     DrawRecorder,
     Function,
+    faster_engine,
     make_models,
     trainable,
 )
+from gradiometer.exploration.chains.mixing import Mixing, mixing, size_of_slowest
+from gradiometer.exploration.chains.moment import ENOUGH, Known, Moment
 from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.exploration.temperature.equipartition import (
     BLOCKS,
@@ -307,6 +307,7 @@ def sample(
     batches = _batches(orders)
     for step in range(burn_in + steps):
         if step == burn_in:
+            # Only the steps that are measured pay for the sums.
             chains.before_step = measure
         index = next(batches)
         # A pair costs another step, so there is one in 20 steps.

@@ -139,6 +139,7 @@ def deep_ensemble_equivalent(
     examples, draws = len(own), np.random.default_rng(0)
     resampled = []
     for _ in range(1000):
+        # A bootstrap sample as counts: the losses themselves are never copied.
         weights = np.bincount(draws.integers(0, examples, examples), minlength=examples)
         resampled.append(_crossing(float(own @ weights), curve @ weights))
     low, high = np.quantile(

@@ -47,6 +47,7 @@ class Snapshot:
         shared: dict[str, str] = {}
         first: dict[tuple[Any, ...], str] = {}
         for name, tensor in model.state_dict().items():
+            # Shared tensors have one memory and one shape; parts of one tensor have another shape.
             memory = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
             if tensor.numel() and memory in first:
                 shared[name] = first[memory]
@@ -136,6 +137,7 @@ class Snapshot:
                 json.loads(metadata["shared"]),
             )
             whole = metadata["kind"] == KIND and snapshot.digest == metadata["sha256"]
+        # A damaged file may raise anything in the three libraries that read it.
         except (SafetensorError, struct.error, ArithmeticError, LookupError, *_UNREADABLE) as error:
             reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
             raise RunDamaged(
@@ -222,6 +224,7 @@ def checked_cycle(cycle: SnapshotCycle) -> SnapshotCycle:
             f"`snapshots` must be at least {FEWEST}, got {wanted}: the average of one model is "
             "that model."
         )
+    # ⌈T/M⌉ steps a cycle leave a last one that may be short, and so still hot.
     last = _last_length(steps, wanted)
     if not last >= COOLED * cycle.length:
         fitting = [

@@ -144,6 +144,7 @@ class Sampler(torch.optim.Optimizer, ABC):
         Raises:
             BadArgument: A setting is invalid.
         """
+        # Before torch's own start, which adds the groups.
         self._heats: list[GroupHeat] = []
         self._noise = Noise(seed)
         settings = {
@@ -242,6 +243,7 @@ class Sampler(torch.optim.Optimizer, ABC):
         group = self.param_groups[-1]
         kinds = {(param.device, param.dtype) for param in group["params"]}
         if len(kinds) > 1:
+            # Torch has added the group by now, and a refusal must leave none behind.
             self.param_groups.pop()
             raise BadArgument(
                 "`params` of a group must have one device and dtype, got "
@@ -266,6 +268,7 @@ class Sampler(torch.optim.Optimizer, ABC):
             {key: value for key, value in state_dict.items() if key not in ("noise", "heat")}
         )
         self._noise.load_state_dict(state_dict["noise"])
+        # Copies, so that two samplers can go on from one state.
         self._heats = [GroupHeat.of(each) for each in copy.deepcopy(state_dict["heat"])]
 
     def _gradients(self, group: dict[str, Any], params: list[Tensor]) -> list[Tensor]:

@@ -73,6 +73,7 @@ class Virial:
 
     def _virials(self) -> Float[np.ndarray, "blocks tensors"]:
         """Σ (Φ − c)·ĝ over the steps of each block."""
+        # The mean position is known at the end only, so its share is taken off here.
         center = (self.positions / self.steps).to(self.gradients.dtype)
         pieces = zip(self.gradients.split(self.sizes, dim=1), center.split(self.sizes), strict=True)
         shifts = torch.stack(
@@ -178,6 +179,7 @@ class Equipartition:
         """Add a step: Φ, and at Φ the gradient of the mean loss and the prior, from an independent
         batch."""
         block = self.added * BLOCKS // self.steps
+        # About the start, not zero: products of large positions would lose the small deviations.
         both = torch.stack([position - self.origin, gradient]) @ self.directions.T
         x, g = both.double().cpu().numpy()
         self._products[block] += np.outer(x, g)

@@ -88,6 +88,7 @@ def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0
         before its average over the stationary law; the position: Yuan, Ying & Sayed (2016), On the
         Influence of Momentum Acceleration on Online Learning, section 3.
     """
+    # Two readings with different origins have no common drift.
     gaps = np.diff(series.steps)
     origin, rate = series.moments["origin"], rates_of(series) / (1 - momentum)
     kept = (origin[1:] == origin[:-1]) & (rate[:-1] > 0) & (gaps > 0)

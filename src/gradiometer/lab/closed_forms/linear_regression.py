@@ -51,6 +51,7 @@ class LinearRegression:
         """Examples drawn from the model with these slopes: x is correlated, of mean 0 and scales
         from 1 down to ¼."""
         generator, size = np.random.default_rng(seed), len(slopes)
+        # Correlated inputs, as independent ones would hide errors off the diagonal.
         mixing = np.eye(size) + 0.3 * generator.standard_normal((size, size))
         inputs = generator.standard_normal((examples, size)) @ mixing * np.geomspace(1, 0.25, size)
         targets = inputs @ np.array(slopes) + noise * generator.standard_normal(examples)

@@ -225,6 +225,8 @@ class Position(nn.Module):
 
     def __init__(self, quadratic: Quadratic, start: ArrayLike | None = None) -> None:
         super().__init__()
+        # The point is drawn in any case, so that a given start leaves the random numbers as they
+        # were.
         point = torch.randn(quadratic.dimension, dtype=torch.float64) + torch.from_numpy(
             quadratic.minimum
         )

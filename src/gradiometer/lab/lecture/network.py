@@ -171,9 +171,11 @@ def spaced_steps(last: int, count: int) -> tuple[int, ...]:
     return tuple(int(step) for step in np.geomspace(1, last, count))
 
 
-RUNS, SIZE, DECAY = 64, 8, 0.1
-"""Independent runs, their batch size, and a weight decay that makes the loss strongly convex."""
-CLASSES = 10
+RUNS = 64
+SIZE = 8
+"""The batch size of the runs."""
+DECAY = 0.1
+"""A weight decay that makes the loss strongly convex."""
 
 
 class Regressions:
@@ -193,7 +195,7 @@ class Regressions:
         self.labels = labels
         self.batch_size = batch_size
         self.generator = torch.Generator().manual_seed(seed)
-        shape = (RUNS, self.inputs.shape[1], CLASSES)
+        shape = (RUNS, self.inputs.shape[1], 10)
         self.weights = start * torch.randn(shape, dtype=torch.float64, generator=self.generator)
 
     @property
@@ -204,7 +206,7 @@ class Regressions:
 
     def put(self, position: Float[np.ndarray, " params"]) -> None:
         """Put all runs at one point."""
-        self.weights = torch.from_numpy(position).reshape(1, -1, CLASSES).repeat(RUNS, 1, 1)
+        self.weights = torch.from_numpy(position).reshape(1, -1, 10).repeat(RUNS, 1, 1)
 
     def train(self, schedule: Schedule, steps: int) -> Float[Tensor, "runs inputs classes"]:
         """Steps of SGD on batches of independent draws. Returns the mean of the iterates."""
@@ -258,7 +260,8 @@ class Regressions:
         `minimum`."""
         everything = torch.arange(len(self.labels)).expand(1, -1)
         weights = torch.zeros_like(self.weights[:1])
-        for _ in range(12):  # Newton's method: the residual falls to rounding in about eight
+        # Newton's method: the residual falls to rounding in about eight steps.
+        for _ in range(12):
             slope = self.gradient(weights, everything).reshape(-1)
             weights = weights - torch.linalg.solve(self._hessian(weights[0]), slope).reshape(
                 weights.shape
@@ -282,7 +285,9 @@ class Regressions:
         blocks = pairs.T @ between.flatten(1) / len(shares)
         inputs = len(weights)
         hessian = (
-            blocks.reshape(inputs, inputs, CLASSES, CLASSES).permute(0, 2, 1, 3).reshape(size, size)
+            blocks.reshape(inputs, inputs, *between.shape[1:])
+            .permute(0, 2, 1, 3)
+            .reshape(size, size)
         )
         return hessian + DECAY * torch.eye(size, dtype=torch.float64)
 

@@ -23,7 +23,7 @@ from gradiometer.measurement.objective import Objective
 
 LENGTHS = (0.01, 1.0, 100.0)
 RATES = (0.003, 0.01, 0.03)
-BATCH, STEPS = 32, 300
+BATCH = 32
 DISTANCES = (1.0, 2.0, 4.0)
 CURVATURE = np.array([[3.0, 1.0, 0.0], [1.0, 2.0, 0.5], [0.0, 0.5, 1.0]])
 DIRECTION = np.array([1.0, -1.0, 1.0]) / np.sqrt(3)
@@ -49,7 +49,7 @@ def _products() -> Float[np.ndarray, " batches"]:
     curvature = Curvature.of(network.objective, network.everything)
     # A third as many batches as readings: each costs a Hessian product.
     gradients = torch.stack(
-        [network.batch_gradient(chosen) for chosen in network.batches(BATCH, STEPS // 3, seed=4)]
+        [network.batch_gradient(chosen) for chosen in network.batches(BATCH, 100, seed=4)]
     )
     images: np.ndarray = curvature.products(gradients.float()).double().square().sum(dim=1).numpy()
     return images
@@ -70,7 +70,7 @@ def _measured_drift(rate: float) -> Estimate:
     def probe() -> object:
         return network.train.batch(torch.randint(len(network.train), (8 * BATCH,), generator=draw))
 
-    return network.measured(StepDrift(), BATCH, STEPS, 6, rate, probe)["drift_squared"]
+    return network.measured(StepDrift(), BATCH, 300, 6, rate, probe)["drift_squared"]
 
 
 def _far_away(distance: float) -> float:

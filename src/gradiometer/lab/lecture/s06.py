@@ -18,10 +18,13 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.problems.examples import Examples
 
 EXAMPLE = OneDimensional(mean=1.0, variance=4.0)
-BATCH, CHAINS, STEPS = 4, 8000, 200
+BATCH = 4
+CHAINS = 8000
+STEPS = 200
 RATES = (0.05, 0.2, 0.5, 1.0, 1.5, 1.8)
 TIMES = spaced_steps(1000, 7)
-BEYOND, LATE = 2.2, (5, 10, 20)
+BEYOND = 2.2
+LATE = (5, 10, 20)
 
 
 def brightness() -> Float[np.ndarray, " examples"]:

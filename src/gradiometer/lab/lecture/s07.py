@@ -28,7 +28,9 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
 
-CURVATURE, NOISE, BATCH = np.array([0.5, 1.0, 2.0]), np.array([1.0, 4.0, 2.0]), 4
+CURVATURE = np.array([0.5, 1.0, 2.0])
+NOISE = np.array([1.0, 4.0, 2.0])
+BATCH = 4
 START = np.array([2.0, -1.0, 1.0])
 ADMITTED = InversePower(0.5, time_constant=10.0)
 """η_t = 0.5/(1 + t/10): the theorem's three conditions hold."""
@@ -37,9 +39,6 @@ TIMES = spaced_steps(2000, 7)
 
 NETWORK_RATE = InversePower(0.3, time_constant=100.0)
 NETWORK_TIMES = (100, 400, 1600)
-DENSE, STRIDE = 100, 5
-"""Curvature along ĝ is taken at each of the first steps, and then at every fifth."""
-QUANTILE = float(ndtri((1 + LEVEL) / 2))
 EXAMPLE = OneDimensional(variance=4.0)
 STALLS, ROOT = "1/(t + 1)**2", "0.5/sqrt(t)"
 
@@ -99,7 +98,7 @@ class Trained:
         between = np.diff(each) ** 2 / 2 * (lengths[1:] ** 2) * (lengths[1:] > 1)
         variance = float(np.square(rates * self.luck[:steps]).sum() + between.sum())
         value = float(self.losses[0] - self.losses[steps] + (lengths * each).sum())
-        margin = QUANTILE * math.sqrt(variance)
+        margin = float(ndtri((1 + LEVEL) / 2)) * math.sqrt(variance)
         low, middle, high = ((value + away) / float(rates.sum()) for away in (-margin, 0, margin))
         return Estimate.interval(
             middle, low, high, level=LEVEL, method="descent lemma", samples=len(looks)
@@ -123,7 +122,8 @@ def trained(seed: int = 1, hidden: int = 32) -> Trained:
     objective = Objective(model, network.objective.loss)
     optimizer = torch.optim.SGD(model.parameters(), lr=NETWORK_RATE(0))
     scheduler = NETWORK_RATE.scheduler(optimizer)
-    looks = np.array([*range(DENSE), *range(DENSE, last, STRIDE)])
+    # Early on the curvature along ĝ changes at every step; later every fifth one is enough.
+    looks = np.array([*range(100), *range(100, last, 5)])
     found, curvatures = [], []
     for step, chosen in enumerate(network.batches(32, last, seed=7 + seed)):
         full = Curvature.of(objective, network.everything, at_once=len(network.train))

@@ -26,15 +26,20 @@ from gradiometer.lab.lecture.statement import (
 )
 from gradiometer.measurement.estimate import Estimate
 
-CURVATURES, ISOTROPIC = np.array([0.5, 1.0, 2.0]), np.array([4.0, 4.0, 4.0])
-RATES, SIZES = (0.02, 0.05, 0.1, 0.2, 0.4), (1, 4, 16, 64)
+CURVATURES = np.array([0.5, 1.0, 2.0])
+ISOTROPIC = np.array([4.0, 4.0, 4.0])
+RATES = (0.02, 0.05, 0.1, 0.2, 0.4)
+SIZES = (1, 4, 16, 64)
 BATCH = 4
 RATE = 0.05
 
-UNEVEN, MODES = np.array([8.0, 1.0, 0.25]), (1, 2, 3)
+UNEVEN = np.array([8.0, 1.0, 0.25])
+MODES = (1, 2, 3)
 
-SAME_SIZES, SAME, LONG_AGO, LOOKS = (4, 8, 16), 160, 30.0, 6
-"""B of regressions at η = B/160; η·steps before the first look, of which there are this many."""
+SAME_SIZES = (4, 8, 16)
+SAME = 160
+"""B of regressions at η = B/160."""
+LOOKS = 6
 
 REAL_RATES = (0.01, 0.1, 1.0)
 REAL_SIZES = (8, 32, 128)
@@ -44,8 +49,9 @@ def _stationary_iterates(
     noise: Float[np.ndarray, " params"], rate: float, size: int
 ) -> Float[np.ndarray, "chains params"]:
     """Iterates after they have forgotten that they started at the minimum."""
-    # 6.0: ηh·steps in the flattest direction: the variance is within e⁻¹² of its stationary value.
-    steps, seed = int(6.0 / (rate * CURVATURES.min())), int(1000 * rate) + size
+    # After ηh·steps = 6 in the flattest direction the variance is within e⁻¹² of its final value.
+    steps = int(6.0 / (rate * CURVATURES.min()))
+    seed = int(1000 * rate) + size
     quadratic = Quadratic(CURVATURES, noise)
     settled: np.ndarray = quadratic.simulate(
         [rate] * steps, chains=8000, batch_size=size, seed=seed
@@ -95,7 +101,8 @@ def _regressions(size: int) -> Regressions:
     """Runs from the minimum until they have forgotten it."""
     runs = Regressions(seed=1100 + size, batch_size=size)
     runs.put(minimum().minimum)
-    runs.train(Constant(size / SAME), int(LONG_AGO * SAME / size))
+    # η·steps = 30 is three times what the flattest direction, of curvature 0.1, needs to forget.
+    runs.train(Constant(size / SAME), int(30 * SAME / size))
     return runs
 
 

@@ -162,8 +162,7 @@ def _one_basin(apart: int) -> Estimate:
     barrier between runs."""
     ends = [_snapshots_of(seed)[place] for seed in range(RUNS) for place in (-1 - apart, -1)]
     least = -float(np.mean([digits_network().loss(_weights(end)) for end in ends]))
-    # 0.1: A barrier counts as none if it is below this share of the one between runs from different
-    # starts.
+    # A barrier counts as none below a tenth of the one between runs from different starts.
     return Estimate.bound(
         0.0, low=least, high=0.1 * _between_runs(), method="one basin", samples=RUNS
     )

@@ -40,10 +40,8 @@ from gradiometer.report.page.markup import environment, script_hash, source
 from gradiometer.report.sections.section import Numbers
 from gradiometer.storage.disk import replace_file, writing
 
-WIDTH, HEIGHT = 430, 250
-"""Small enough to read on a telephone, on which a picture is as wide as the screen."""
-
-DOTTED, DASH_DOTTED = [1, 4], [8, 4, 1, 4]
+DOTTED = [1, 4]
+DASH_DOTTED = [8, 4, 1, 4]
 
 PREDICTED, MEASURED = "predicted", "measured"
 SERIES = named_series((MEASURED, PREDICTED))
@@ -96,7 +94,8 @@ def chart(outcome: ExperimentResult, *, with_measurement: bool = True) -> alt.La
         rows = _rows(experiment.points, outcome.measured, MEASURED, row)
         base = _base(rows, x)
         layers += [bars(base, y, **SERIES), *off_the_axis(base, rows, y)]
-    return layered(*layers).properties(width=WIDTH, height=HEIGHT)
+    # Small enough to read on a telephone, on which a picture is as wide as the screen.
+    return layered(*layers).properties(width=430, height=250)
 
 
 def _prediction_layers(

@@ -221,6 +221,7 @@ def known_quadratic() -> KnownQuadratic:
     64 examples."""
     curvatures = np.geomspace(0.1, 1, 10)
     train = Quadratic(curvatures, curvatures).problem(examples=EXAMPLES, seed=0).train
+    # The closed forms of these 64 examples, not of the law they were drawn from.
     quadratic = Quadratic(curvatures, curvatures).on(train)
     return KnownQuadratic("quadratic", train, torch.from_numpy(quadratic.minimum) + 0.5, quadratic)
 

@@ -35,6 +35,7 @@ def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
     """
     content = _decompress(path)
     magic, expected = content[:4], bytes([0, 0, 8, dimensions])
+    # A magic number, and a length of four bytes for each axis.
     header = 4 + 4 * dimensions
     if magic != expected:
         raise BadArgument(
@@ -160,6 +161,7 @@ def _part(folder: Path, part: str) -> Labelled:
             f"`{folder}` must have labels from 0 to 9, got {labels.max()} in its "
             f"{part} files: they are from another data set."
         )
+    # Memory of a file is read-only, and torch needs its own.
     return grey_values(torch.from_numpy(images.copy()), 255), torch.from_numpy(
         labels.astype(np.int64)
     )

@@ -1,10 +1,15 @@
-"""Counterexamples: losses in one or two numbers, for behaviour that the convergence theorem does not
-exclude."""
+"""The counterexamples by name: escapes to infinity, saddles, cycles, a unit that dies.
+
+The losses are non-negative with a Lipschitz gradient, as the convergence theorem requires. Under
+rates that satisfy its three conditions the loss converges and the gradient goes to zero, but the
+theorem does not say how Φ behaves.
+"""
 
 import math
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +20,7 @@ from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from gradiometer.lab.closed_forms.models import output_losses
+from gradiometer.measurement.loss import supervised
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 
@@ -36,7 +42,7 @@ class Counterexample(ABC):
             independent.
 
     Example:
-        >>> from gradiometer.lab.counterexamples.counterexample import Arctangent
+        >>> from gradiometer.lab.counterexamples import Arctangent
         >>> Arctangent().simulate([1.0, 0.5, 0.5]).ravel().round(3)  # runs away to infinity
         array([0.   , 1.   , 1.25 , 1.445])
     """
@@ -111,6 +117,7 @@ class Counterexample(ABC):
             dtype=torch.float64,
             generator=torch.Generator().manual_seed(seed),
         )
+        # An example without noise has no deviation to divide by.
         drawn = (drawn - drawn.mean(dim=0)) / drawn.std(dim=0, correction=0).clamp_min(1e-12)
         law = [
             torch.tensor(numbers, dtype=torch.float64) for numbers in (self.mean, self.deviation)
@@ -228,6 +235,7 @@ class LogCosh(Counterexample):
     ) -> Tensor:
         """log cosh x."""
         x = position.abs()
+        # cosh overflows for large x, this form does not.
         return (x + torch.log1p(torch.exp(-2 * x)) - math.log(2)).expand(len(examples))
 
     def gradient(self, point: Coordinates, example: Coordinates) -> Coordinates:
@@ -382,3 +390,54 @@ class Ring(Counterexample):
         x, y = point
         rest = x * x + y * y - 1
         return rest * x + example[0], rest * y + example[1]
+
+
+COUNTEREXAMPLES: tuple[type[Counterexample], ...] = (
+    Arctangent,
+    Softplus,
+    Saddle,
+    Mirrored,
+    LogCosh,
+    Winding,
+    Ring,
+)
+
+DEAD_UNIT = "dead-unit"
+DYING_RATE = 2.0
+"""η at which the first step kills the unit in `dead_unit`."""
+
+
+def load(model: str = "arctangent", seed: int = 0) -> Problem:
+    """The problem of the counterexample with this name, or of `dead_unit`."""
+    made = {counterexample.name: counterexample for counterexample in COUNTEREXAMPLES}
+    problem = dead_unit() if model == DEAD_UNIT else made[model]().problem(seed=seed)
+    return replace(problem, name="counterexample", model_name=model)
+
+
+def dead_unit(examples: int = 256) -> Problem:
+    """½(max(0, wx + b) − 1)² from w = b = 3, with evenly spaced x in [0, 1]: at η = 2 one full step
+    kills the unit.
+
+    The full gradient is E (3x + 2)(x, 1) = (2, 3.5), so w = −1 and b = −4: the unit outputs 0 for
+    every x, its gradient is exactly zero, and no rate revives it. At η = 0.1 it learns.
+    """
+    x = ((torch.arange(examples, dtype=torch.float64) + 0.5) / examples).unsqueeze(1)
+    return Problem(
+        name=DEAD_UNIT,
+        model=_unit,
+        loss=supervised(_half_square),
+        train=Examples((x, torch.ones_like(x)), "train"),
+        model_name="relu",
+        description="One ReLU unit that a large first step kills.",
+    )
+
+
+def _unit() -> nn.Module:
+    linear = nn.Linear(1, 1, dtype=torch.float64)
+    nn.init.constant_(linear.weight, 3.0)
+    nn.init.constant_(linear.bias, 3.0)
+    return nn.Sequential(OrderedDict(linear=linear, relu=nn.ReLU()))
+
+
+def _half_square(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return ((outputs - targets) ** 2 / 2).squeeze(1)
