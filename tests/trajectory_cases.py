@@ -13,7 +13,6 @@ from gradiometer.convergence.trajectory.path_facts import Kind
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.lab.counterexamples import (
     DEAD_UNIT,
-    DYING_RATE,
     Arctangent,
     Counterexample,
     LogCosh,
@@ -144,6 +143,6 @@ CASES: tuple[Case, ...] = (
     Case("hovering", "wandering", Quadratic([1.0], [1.0]), "Constant(0.1)", 2**14),
     Case("ring", "converging", Ring(), "InversePower(0.5, power=0.75)", 2**14),
     Case("ring at a constant rate", "wandering", Ring(), "Constant(0.1)", 2**13),
-    Case(DEAD_UNIT, "dead units", None, f"Constant({DYING_RATE})", 2**9),
+    Case(DEAD_UNIT, "dead units", None, "Constant(2.0)", 2**9),
 )
 """The thirteen on which the names' thresholds were chosen."""

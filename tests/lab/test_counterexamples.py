@@ -11,7 +11,6 @@ from gradiometer.convergence.theorem import theorem
 from gradiometer.drift import Curvature
 from gradiometer.lab.counterexamples import (
     COUNTEREXAMPLES,
-    DYING_RATE,
     Arctangent,
     Counterexample,
     LogCosh,
@@ -206,10 +205,10 @@ def test_the_angle_on_the_ring_varies_by_the_sum_of_squared_rates() -> None:
 def test_one_large_step_kills_the_unit_for_ever() -> None:
     problem = dead_unit()
     model = problem.model()
-    for rate in (DYING_RATE, 0.1):
+    for rate in (2.0, 0.1):
         model.zero_grad()
         problem.loss(model, problem.train.data).mean().backward()
-        if rate == DYING_RATE:
+        if rate == 2.0:
             torch.testing.assert_close(model[0].bias.grad, torch.tensor([3.5], dtype=torch.float64))
         else:
             assert model[0].weight.grad.item() == model[0].bias.grad.item() == 0

@@ -17,9 +17,9 @@ from gradiometer.lab.lecture.statement import (
     Experiment,
     ExperimentResult,
     Result,
-    measured,
+    measure,
     meets,
-    predicted,
+    predict,
     result,
     run,
 )
@@ -51,12 +51,12 @@ def shown() -> Result:
 
 
 def test_an_experiment_that_comes_out_as_predicted_held() -> None:
-    assert measured(predicted(experiment())).held
+    assert measure(predict(experiment())).held
 
 
 def test_one_point_outside_its_interval_means_that_it_did_not_hold() -> None:
-    outcome = measured(
-        predicted(
+    outcome = measure(
+        predict(
             experiment(measure=lambda point: within(0.9, 1.1) if point == 1 else within(2.01, 2.1))
         )
     )
@@ -65,12 +65,12 @@ def test_one_point_outside_its_interval_means_that_it_did_not_hold() -> None:
 
 
 def test_nothing_holds_before_it_is_measured() -> None:
-    assert not predicted(experiment()).held
+    assert not predict(experiment()).held
 
 
 def test_if_the_claim_fails_the_measurement_must_exclude_it() -> None:
-    assert measured(predicted(experiment(claim=lambda point: point + 4))).held
-    assert not measured(predicted(experiment(claim=lambda point: {1: 5.0, 2: 2.05}[point]))).held
+    assert measure(predict(experiment(claim=lambda point: point + 4))).held
+    assert not measure(predict(experiment(claim=lambda point: {1: 5.0, 2: 2.05}[point]))).held
 
 
 def test_an_unknown_measurement_meets_no_prediction() -> None:

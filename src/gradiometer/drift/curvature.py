@@ -97,6 +97,7 @@ class Curvature:
             share = graph.examples / self.examples
             self.gradient += (graph.gradient - self.gradient) * share
             self.loss += (graph.loss - self.loss) * share
+            # A graph holds the activations of its examples in memory.
             if self.examples <= kept:
                 self._graphs.append(graph)
         self.generator = torch.Generator().manual_seed(seed)
@@ -183,6 +184,7 @@ class Curvature:
 
     def _all_graphs(self) -> Iterator[GradientGraph]:
         yield from self._graphs
+        # Graphs beyond `kept` are built again, one at a time.
         for place in range(len(self._graphs), len(self.batches)):
             yield self._graph(place, self.batches[place])
 
@@ -229,6 +231,7 @@ def survey(
         True
     """
     before = curvature.products_made
+    # One direction is left for the smallest eigenvalue.
     top = min(top, max(curvature.dimension - 1, 1))
     ends = curvature.eigenvalues(largest=top, smallest=min(1, curvature.dimension - top))
     trace = curvature.trace(probes=probes, ends=ends, level=level)

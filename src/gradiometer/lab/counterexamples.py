@@ -90,6 +90,7 @@ class Counterexample(ABC):
         )
         noisy, example = any(self.deviation), self.mean
         iterates = []
+        # A last rate of zero, so that the end is kept as the other iterates are.
         for step, rate in enumerate([*rates.tolist(), 0.0]):
             if step in wanted:
                 iterates.append(
@@ -403,8 +404,6 @@ COUNTEREXAMPLES: tuple[type[Counterexample], ...] = (
 )
 
 DEAD_UNIT = "dead-unit"
-DYING_RATE = 2.0
-"""η at which the first step kills the unit in `dead_unit`."""
 
 
 def load(model: str = "arctangent", seed: int = 0) -> Problem:
@@ -425,7 +424,7 @@ def dead_unit(examples: int = 256) -> Problem:
     return Problem(
         name=DEAD_UNIT,
         model=_unit,
-        loss=supervised(_half_square),
+        loss=supervised(lambda outputs, targets: ((outputs - targets) ** 2 / 2).squeeze(1)),
         train=Examples((x, torch.ones_like(x)), "train"),
         model_name="relu",
         description="One ReLU unit that a large first step kills.",
@@ -437,7 +436,3 @@ def _unit() -> nn.Module:
     nn.init.constant_(linear.weight, 3.0)
     nn.init.constant_(linear.bias, 3.0)
     return nn.Sequential(OrderedDict(linear=linear, relu=nn.ReLU()))
-
-
-def _half_square(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return ((outputs - targets) ** 2 / 2).squeeze(1)

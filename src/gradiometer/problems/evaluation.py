@@ -170,6 +170,7 @@ def _logits(logits: Any, labels: Tensor) -> Tensor:
         raise Unsupported(
             f"`model` returned {got}: logits of shape [{len(labels)}, classes] are needed."
         )
+    # An index beyond the classes would end in an error of torch without a name.
     if not int(labels.max()) < logits.shape[1]:
         raise Unsupported(
             f"`model` has {logits.shape[1]} classes, but there is a label {int(labels.max())}."

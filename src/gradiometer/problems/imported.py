@@ -55,6 +55,7 @@ def function_of(name: str, argument: str) -> Callable[..., Any]:
         UserCodeFailed: The module raised.
     """
     module_name, _, function_name = name.partition(":")
+    # A common slip, for which the message has the right form.
     is_file = module_name.endswith(".py")
     if is_file or not all(part.isidentifier() for part in (*module_name.split("."), function_name)):
         hint = f": write {Path(module_name).stem}:{function_name}" if is_file else ""
@@ -115,6 +116,10 @@ def _of_tuple(name: str, returned: Any, model_name: str | None) -> Problem:
         )
     model, loss, train, test = (*returned, None)[:4]
     train = _examples(train, "train")
+    # A lambda has no name that says more than "model".
+    made_of = str(getattr(model, "__name__", "model")).strip("<>")
+    if isinstance(model, nn.Module):
+        made_of = type(model).__name__
     return Problem(
         name=name,
         # Every run starts from its own copy of a model that was made once.
@@ -122,16 +127,10 @@ def _of_tuple(name: str, returned: Any, model_name: str | None) -> Problem:
         loss=loss,
         train=train,
         test=None if test is None else _examples(test, "test"),
-        model_name=model_name or _model_name(model),
+        model_name=model_name or made_of,
         description=f"{name}, {len(train):,} examples to train on.",
     )
 
 
 def _examples(part: Any, name: str) -> Examples:
     return part if isinstance(part, Examples) else Examples(part, name)
-
-
-def _model_name(model: Any) -> str:
-    if isinstance(model, nn.Module):
-        return type(model).__name__
-    return str(getattr(model, "__name__", "model")).strip("<>")

@@ -124,6 +124,7 @@ def _variance(gram: Float[np.ndarray, "batches batches"]) -> tuple[float, float]
     squared_mean = float(rows.mean())
     along = float(rows.var(ddof=1)) / squared_mean if squared_mean > 0 else 0.0
     centred = gram - rows[:, None] - rows[None, :] + squared_mean
+    # A batch with itself would add its own fourth moment.
     np.fill_diagonal(centred, 0.0)
     square = float(np.square(centred).sum()) / (count * (count - 1))
     return 4 * along / count, 2 * square / count**2
@@ -366,6 +367,7 @@ def _curvature(
 ) -> LowestCurvature:
     """λ_min and λ_max, from all examples if `examples` asks for all, else from independent samples
     of them."""
+    # What Lanczos may miss must stay below the tolerance that it is compared with.
     resolution = tolerance / 2
     if examples == len(train):
         batches = [train.batch(part) for part in torch.arange(examples).split(AT_ONCE)]

@@ -84,6 +84,7 @@ def formula_in(text: str) -> Callable[[Time], Time]:
         )
     try:
         with warnings.catch_warnings():
+            # The parser warns of forms such as `1if t else 2`, which are no formula either.
             warnings.simplefilter("error", SyntaxWarning)
             tree = ast.parse(text.strip(), mode="eval").body
         _check(tree, text)

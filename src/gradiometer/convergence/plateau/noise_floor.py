@@ -91,6 +91,7 @@ def plateau_since(
         )
         if found.low <= 0 <= found.high and not _starts_apart(newest / size):
             return Plateau(int(steps[-length]), found, float(newest.mean()))
+        # Half an octave at a time: few tests for a run of any length.
         length = int(length / math.sqrt(2))
     return None
 
@@ -212,6 +213,7 @@ def if_cooled(averaged: float, before: float, *, level: float = 0.9) -> Estimate
             raise BadArgument(
                 f"`{name}` must be finite, got {loss}: a training that diverged has no forecast."
             )
+    # A loss below zero has no logarithm, and changes in its own unit.
     if averaged > 0 and before > 0:
         change = math.log(averaged / before)
         ends = sorted((0.0, 2 * DRIFT * change))

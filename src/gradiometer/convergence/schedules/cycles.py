@@ -67,6 +67,7 @@ class OneCycle(Schedule):
             ends.append((2 * rise_end, first))
         ends.append((self.steps - 1.0, first / self.final_divide))
         for (start, before), (end, after) in itertools.pairwise(ends):
+            # A part without steps is passed over.
             if step <= end and end > start:
                 share = (step - start) / (end - start)
                 return before + (after - before) * (

@@ -137,10 +137,6 @@ def _refined_bound(weights: Float[np.ndarray, " steps"]) -> tuple[float, float]:
     )
 
 
-MOST_POINTS = 2000
-"""Largest number of points per schedule; a shorter run shows every step."""
-
-
 def picture(schedules: Mapping[str, Schedule], steps: int) -> Any:
     """An altair chart of η over the steps of a run, one line per schedule.
 
@@ -156,7 +152,8 @@ def picture(schedules: Mapping[str, Schedule], steps: int) -> Any:
     """
     if not steps >= 1:
         raise BadArgument(f"`steps` must be at least 1, got {steps}.")
-    shown = sorted({round(place * (steps - 1) / MOST_POINTS) for place in range(MOST_POINTS + 1)})
+    # Every step of a short run, and more of a longer one than a chart has pixels.
+    shown = sorted({round(place * (steps - 1) / 2000) for place in range(2001)})
     points = [
         {"step": step, "rate": schedule(step), "schedule": name}
         for name, schedule in schedules.items()

@@ -95,20 +95,19 @@ class Schedule(ABC):
         Raises:
             BadArgument: If the step is not such a number, or η is negative, infinite or NaN there.
         """
-        rate = self._rate(whole_step(step))
+        whole = whole_step(step)
+        # Too large for a double, or undefined: both are refused with the step.
+        try:
+            rate = float(self.formula(whole))
+        except OverflowError:
+            rate = math.inf
+        except (ArithmeticError, ValueError):
+            rate = math.nan
         if not (rate >= 0 and math.isfinite(rate)):
             raise BadArgument(
                 f"`{self!r}` gives {rate} at step {step}: a rate must be finite and not negative."
             )
         return rate
-
-    def _rate(self, step: int) -> float:
-        try:
-            return float(self.formula(step))
-        except OverflowError:
-            return math.inf
-        except (ArithmeticError, ValueError):
-            return math.nan
 
     def asymptotics(self, step: Asymptotics) -> Asymptotics:
         """η for large steps. Raises `Undecided` if the algebra has no answer."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from gradiometer.convergence.formulas.expression import nearest
+from gradiometer.convergence.formulas.expression import DEEPEST, nearest
 from gradiometer.convergence.schedules import cycles as schedule_cycles
 from gradiometer.convergence.schedules import shapes as schedule_shapes
 from gradiometer.convergence.schedules.schedule import Schedule
@@ -15,7 +15,6 @@ FAMILIES = (schedule_shapes, schedule_cycles)
 """The files with the classes that a text can name."""
 LONGEST = 20_000
 """Characters in the longest text accepted."""
-DEEPEST = 60
 METHODS = ("warmed_up", "then")
 
 

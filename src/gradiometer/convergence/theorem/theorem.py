@@ -162,7 +162,9 @@ def within(seconds: float, call: Callable[[], Result]) -> Result | None:
         signal, "setitimer"
     ):
         return call()
+    # An exception of its own, as the call around this one may have a limit too.
     ours = _OutOfTime()
+    # A signal that arrives after the answer must not stop the caller.
     armed = [True]
 
     def stop(_: int, __: FrameType | None) -> None:
@@ -177,6 +179,7 @@ def within(seconds: float, call: Callable[[], Result]) -> Result | None:
     began = time.monotonic()
     spent = time.thread_time()
     outer, _ = signal.getitimer(signal.ITIMER_REAL)
+    # The time of a call around this one is not stretched.
     seconds = min(seconds, outer) if outer else seconds
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -90,6 +90,7 @@ def make_models(make: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.
     for seed in seeds:
         with untouched_randomness(seed, []):
             models.append(make())
+    # One model for all seeds would be trained by all chains at once.
     if len({id(model) for model in models}) < len(models):
         raise BadArgument(
             "`model` must make a new model each time, got the same one twice: write model=lambda: "
@@ -313,6 +314,7 @@ class Stacked(Engine):
 
     def gradients(self, index: Int[Tensor, "chains examples"]) -> Sequence[Tensor]:
         """One forward and backward for all chains."""
+        # The batches of all chains lie one after the other, so the loss is called once.
         losses = self.loss(self.model, self.batch_at(index.reshape(-1)))
         total = losses.view(len(index), -1).mean(1).sum()
         return torch.autograd.grad(

@@ -207,6 +207,7 @@ def size_of_slowest(path: Sequence[Float[Tensor, " params"]]) -> float:
         return math.inf
     positions = torch.stack(list(path)).double().cpu().numpy()
     away = positions - positions.mean(axis=0)
+    # A parameter that never moves has no correlation.
     away = away[:, np.ptp(away, axis=0) > 0]
     if not away.size:
         return math.inf

@@ -69,6 +69,7 @@ class Moment:
         spread = Estimate.interval(
             value, low, high, level=level, method=method, samples=square.samples
         )
+        # A function may depend on what moves more slowly than itself.
         effective = min(size_of_one(values), slowest)
         if not effective >= ENOUGH:
             further = (

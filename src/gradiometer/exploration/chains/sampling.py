@@ -28,6 +28,7 @@ from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.exploration.temperature.equipartition import (
     BLOCKS,
     DIRECTIONS,
+    SURE,
     Equipartition,
     Shape,
     Virial,
@@ -44,7 +45,6 @@ from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw
 
-SURE = 0.99
 FEWEST_STEPS = 2 * BLOCKS
 
 MakeSampler = Callable[[list[nn.Parameter], int], Sampler]

@@ -162,6 +162,7 @@ class EnsembleReport(Artifact):
             enumerate(self.paths, start=1), key=lambda numbered: numbered[1].barrier.value
         )
         barrier, error = path.barrier, self.sizes[0].scores["error"].value
+        # Barriers that are neither all below half of the error nor one above it show nothing.
         one: bool | None = None
         if all(each.barrier.high < error / 2 for each in self.paths):
             one = True

@@ -378,6 +378,7 @@ def check_predictions(log_probabilities: np.ndarray, labels: np.ndarray) -> None
             "`log_probabilities` must be [examples, classes] and `labels` [examples], got "
             f"{list(log_probabilities.shape)} and {list(labels.shape)}."
         )
+    # Logits that were never normalised are the usual mistake.
     totals = np.exp(log_probabilities).sum(axis=1)
     good = np.abs(totals - 1) < 1e-4
     if not good.all():

@@ -129,7 +129,8 @@ class Snapshot:
         from safetensors.torch import load  # noqa: PLC0415 (heavy)
 
         try:
-            metadata = _metadata(content)
+            (length,) = struct.unpack("<Q", content[:8])
+            metadata: dict[str, str] = json.loads(content[8 : 8 + length])["__metadata__"]
             snapshot = cls(
                 int(metadata["number"]),
                 int(metadata["step"]),
@@ -252,13 +253,6 @@ def _with_ordered_metadata(content: bytes) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
     return struct.pack("<Q", len(text)) + text + content[8 + length :]
-
-
-def _metadata(content: bytes) -> dict[str, str]:
-    """The metadata in the header of a safetensors file."""
-    (length,) = struct.unpack("<Q", content[:8])
-    metadata: dict[str, str] = json.loads(content[8 : 8 + length])["__metadata__"]
-    return metadata
 
 
 def _kind_of(tensor: Tensor) -> str:

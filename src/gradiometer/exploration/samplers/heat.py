@@ -133,7 +133,7 @@ class HeatMatrix:
         if self.readings % REFRESH == 0:
             self.axes = None
 
-    def colored(
+    def colored_noise(
         self, normal: Float[Tensor, " params"], temperature: float, scale: float
     ) -> Float[Tensor, " params"]:
         """Standard normal numbers times the root of T − O, of which a negative eigenvalue counts as
@@ -211,10 +211,6 @@ ROOM = 0.9
 """Largest heat of SGD itself along the hottest direction, as a share of T, if every direction is
 held. It is below 1 because 1,000 steps know this heat only to about 5 %."""
 
-FEW, UNEVEN = 50, 1.5
-"""From so many readings on, a direction that is so many times as hot as the mean shows that the
-heat is not even."""
-
 
 @dataclass(frozen=True)
 class Balance:
@@ -279,7 +275,8 @@ class GroupHeat:
             excess = self.mean.scale * float(torch.linalg.eigvalsh(self.matrix.mean)[-1])
         else:
             hottest, mean = self.hottest.heat.temperature, self.mean.temperature
-            known = self.hottest.heat.readings >= FEW and hottest > UNEVEN * mean
+            # Fewer readings, or a smaller excess, do not show that the heat is not even.
+            known = self.hottest.heat.readings >= 50 and hottest > 1.5 * mean
             limit = TOLERANCE
             excess = max(hottest - mean, cold) if known else 0.0
         return limit * temperature / excess if excess > 0 else math.inf

@@ -291,6 +291,7 @@ class Sampler(torch.optim.Optimizer, ABC):
         """The temperature to inject, given this step's reading of the own heat. Raises if that is
         above T."""
         group, heat = self.param_groups[place], self._heats[place].mean
+        # Judged when a block is full: a test at every step would soon find one by chance.
         judge = heat.add(reading, scale)
         temperature: float = group["temperature"]
         group["injected"] = (
@@ -308,7 +309,7 @@ class Sampler(torch.optim.Optimizer, ABC):
     def _noise_by_direction(self, place: int, params: list[Tensor], scale: float) -> list[Tensor]:
         """Noise whose covariance is the temperature to inject by direction, see `HeatMatrix`."""
         normal = flat(self._noise.draw(params, place))
-        noise = self._heats[place].matrix.colored(
+        noise = self._heats[place].matrix.colored_noise(
             normal, self.param_groups[place]["temperature"], scale
         )
         pieces = noise.split([param.numel() for param in params])

@@ -101,6 +101,7 @@ class SGNHT(Sampler):
     def _watch_direction(self, place: int, gradients: list[Tensor], momenta: list[Tensor]) -> None:
         """Search the hottest direction, or read the configurational temperature along it."""
         group, hottest = self.param_groups[place], self._heats[place].hottest
+        # The search chose the direction, so its own steps would read too hot.
         if hottest.found:
             kinetic = group["examples"] * hottest.along(flat(momenta))
             mean = group["temperature"]

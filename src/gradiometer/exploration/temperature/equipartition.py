@@ -87,6 +87,7 @@ DIRECTIONS = 32
 """Largest number of directions whose matrix of products is kept."""
 
 SURE = 0.99
+"""Level of the intervals behind a verdict on a temperature: one run is judged by many of them."""
 
 
 @dataclass(frozen=True)

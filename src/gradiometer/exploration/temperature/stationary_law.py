@@ -226,6 +226,7 @@ def reshuffled_covariance(
         """The covariance added by the first `count` batches of an epoch."""
         felt = responses[:, len(sizes) - count :]
         apart = np.einsum("ika,jkb,k->ijab", felt, felt, examples / sizes[:count])
+        # The deviations of an epoch sum to zero, so each batch is undone by the others.
         together = felt.sum(axis=1)
         brought: Pairs = in_axes[:, :, None, None] * (
             apart - np.einsum("ia,jb->ijab", together, together)
@@ -305,6 +306,7 @@ def _in_axes(
 def _stationary_solution(transitions: Float[np.ndarray, "params 2 2"], noise: Pairs) -> Pairs:
     """The solution X of X = P_i X P_jᵀ + Q for every pair of modes."""
     count = len(transitions)
+    # In the axes of H modes meet in pairs: 4 × 4 systems instead of one of (2d)².
     pairs = np.einsum("iab,jcd->ijacbd", transitions, transitions).reshape(count, count, 4, 4)
     solved: np.ndarray = np.linalg.solve(np.eye(4) - pairs, noise.reshape(count, count, 4, 1))
     return solved.reshape(count, count, 2, 2)

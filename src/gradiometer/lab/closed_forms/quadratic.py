@@ -185,6 +185,7 @@ class Quadratic:
             start: Φ_0; by default it is drawn from N(Φ*, I) when the model is made.
         """
         generator = np.random.default_rng(seed)
+        # With x = Φ* + H⁻¹ξ the gradient H(Φ − x) has the noise −ξ, of covariance Σ at every Φ.
         spread = square_root(self.noise) @ np.linalg.inv(self.curvature)
         train, test = (
             self.minimum + generator.standard_normal((examples, self.dimension)) @ spread

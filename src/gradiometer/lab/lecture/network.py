@@ -127,7 +127,7 @@ class Network:
             # The parameters go back, the momentum stays: a move shows what the optimizer remembers.
             nn.utils.vector_to_parameters(start.clone(), model.parameters())
 
-    def measured(
+    def estimates(
         self,
         gauge: Gauge,
         size: int,

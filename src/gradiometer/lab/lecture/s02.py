@@ -42,14 +42,6 @@ def _errors(size: int) -> Estimate:
     )
 
 
-def _gauge(size: int) -> Estimate:
-    """tr Σ as the instrument measures it: from the two halves of a step, without g or any other
-    example."""
-    return digits_network().measured(GradientNoise(), size, BATCHES, 3 * size, 0.1)[
-        "gradient_variance"
-    ]
-
-
 def _by_class(size: int) -> float:
     """E‖ĝ − g‖² of batches from a single class, from the mean and the variance of every class."""
     network, expected = digits_network(), 0.0
@@ -113,7 +105,9 @@ def _experiments() -> tuple[Experiment, ...]:
             dial="batch size, B",
             points=SIZES[:4],
             predict=lambda _: trace * total / (total - 1),
-            measure=_gauge,
+            measure=lambda size: network.estimates(GradientNoise(), size, BATCHES, 3 * size, 0.1)[
+                "gradient_variance"
+            ],
             says=(
                 "The instrument uses one batch at a time, and finds the tr Σ of all 1,437 "
                 "gradients."

@@ -70,7 +70,7 @@ def _measured_drift(rate: float) -> Estimate:
     def probe() -> object:
         return network.train.batch(torch.randint(len(network.train), (8 * BATCH,), generator=draw))
 
-    return network.measured(StepDrift(), BATCH, 300, 6, rate, probe)["drift_squared"]
+    return network.estimates(StepDrift(), BATCH, 300, 6, rate, probe)["drift_squared"]
 
 
 def _far_away(distance: float) -> float:

@@ -66,7 +66,7 @@ def _weights_of(seed: int) -> dict[int, Weights]:
     }
 
 
-def reordered(weights: Weights, seed: int) -> Weights:
+def permutation(weights: Weights, seed: int) -> Weights:
     """The same network with its hidden units in another order: the same function of the images,
     elsewhere."""
     first, bias, last, output = weights
@@ -78,7 +78,7 @@ def by_symmetry(step: int, first: int = 0) -> Estimate:
     """The barrier between a network and itself with its hidden units in another order, over
     networks."""
     ends = [
-        (_weights_of(seed)[step], reordered(_weights_of(seed)[step], seed))
+        (_weights_of(seed)[step], permutation(_weights_of(seed)[step], seed))
         for seed in range(first, first + 2 * PAIRS)
     ]
     return mean_estimate([digits_network().barrier(*pair) for pair in ends])
@@ -117,7 +117,7 @@ def spread_of_walks(network: Network, steps: int, seed: int = 0) -> Estimate:
     )
 
 
-def walked(network: Network, steps: int, seed: int = 0) -> Estimate:
+def separation(network: Network, steps: int, seed: int = 0) -> Estimate:
     """‖Φ_a − Φ_b‖² of two runs of torch's SGD from the same network on different batches, over
     pairs of runs."""
     apart = []
@@ -203,7 +203,7 @@ def _experiments() -> tuple[Experiment, ...]:
             dial="steps, K",
             points=LENGTHS,
             predict=lambda steps: spread_of_walks(network, steps),
-            measure=lambda steps: walked(network, steps),
+            measure=lambda steps: separation(network, steps),
             rival=Rival(
                 "a steady push apart: K² of one step",
                 lambda steps: 2 * (WALK_RATE * steps) ** 2 * network.noise_of_batch(BATCH),

@@ -114,7 +114,7 @@ class Trained:
 
 
 @cache
-def trained(seed: int = 1, hidden: int = 32) -> Trained:
+def training(seed: int = 1, hidden: int = 32) -> Trained:
     """A tanh network (the theorem needs a smooth loss) on the digits, from its start."""
     network, last = digits_network(), NETWORK_TIMES[-1]
     torch.manual_seed(seed)
@@ -179,9 +179,9 @@ def _experiments() -> tuple[Experiment, ...]:
             quantity="‖∇L_Train‖², mean weighted by η_t",
             dial="steps",
             points=NETWORK_TIMES,
-            predict=lambda steps: trained().balance(steps),
-            measure=lambda steps: trained().weighted_mean(steps),
-            rival=Rival("no noise, (L_0 − L_t)/Σ η", lambda steps: trained().without_noise(steps)),
+            predict=lambda steps: training().balance(steps),
+            measure=lambda steps: training().weighted_mean(steps),
+            rival=Rival("no noise, (L_0 − L_t)/Σ η", lambda steps: training().without_noise(steps)),
             says=(
                 "(L_0 − L_t + ½ Σ η² ĝᵀHĝ)/Σ η, from the theorem's own proof: the fall of the loss "
                 "and the noise pay for the gradient. Σ η grows without end, and the rest does not, "

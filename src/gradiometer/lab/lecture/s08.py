@@ -78,27 +78,29 @@ class Separable:
     pair: tuple[int, int]
 
     @cached_property
-    def signed(self) -> Float[np.ndarray, "examples inputs"]:
+    def signed_inputs(self) -> Float[np.ndarray, "examples inputs"]:
         """Every image with a constant, times +1 or −1: the classifier is right if ⟨w, z⟩ > 0."""
         images, labels = digits_network().everything
         one, other = (images.flatten(1)[labels == label].double().numpy() for label in self.pair)
         inputs = np.vstack([one, other])
-        signed: np.ndarray = (
+        signed_inputs: np.ndarray = (
             np.column_stack([inputs, np.ones(len(inputs))])
             * np.repeat([1.0, -1.0], [len(one), len(other)])[:, None]
         )
-        return signed
+        return signed_inputs
 
     @cached_property
     def margin(self) -> float:
         """γ, the largest min ⟨u, z⟩ of a unit vector u: the distance of the convex hull of z from
         zero."""
-        heavy = float(np.linalg.norm(self.signed, axis=1).max())
+        heavy = float(np.linalg.norm(self.signed_inputs, axis=1).max())
         # The last row asks that the shares add up to one; it weighs as much as the heaviest
         # example.
-        rows = np.vstack([self.signed.T, np.full(len(self.signed), heavy)])
-        shares, _ = nnls(rows, np.append(np.zeros(self.signed.shape[1]), heavy), maxiter=100_000)
-        return float(np.linalg.norm(self.signed.T @ (shares / shares.sum())))
+        rows = np.vstack([self.signed_inputs.T, np.full(len(self.signed_inputs), heavy)])
+        shares, _ = nnls(
+            rows, np.append(np.zeros(self.signed_inputs.shape[1]), heavy), maxiter=100_000
+        )
+        return float(np.linalg.norm(self.signed_inputs.T @ (shares / shares.sum())))
 
     def length(self, reached: int) -> Estimate:
         """‖w‖ at −log L = `reached`: no shorter w has this loss, and no step of descent is wasted.
@@ -106,26 +108,27 @@ class Separable:
         Source: Soudry et al. (2018), The Implicit Bias of Gradient Descent on Separable Data; Ji &
         Telgarsky (2019).
         """
-        low = (reached - math.log(len(self.signed))) / self.margin
+        # No shorter w has this loss; the upper end loses only what a step of finite length wastes.
+        low = (reached - math.log(len(self.signed_inputs))) / self.margin
         high = (reached + math.log(math.log(2))) / self.margin / (1 - REACH / 2)
         middle = reached / self.margin
         return Estimate.bound(
-            middle, low=low, high=high, method="largest margin", samples=len(self.signed)
+            middle, low=low, high=high, method="largest margin", samples=len(self.signed_inputs)
         )
 
     @cached_property
     def lengths(self) -> dict[int, float]:
         """‖w‖ of gradient descent from zero, when −log L reaches each of `REACHED`; the rate grows
         as 1/L."""
-        weights, found = np.zeros(self.signed.shape[1]), dict[int, float]()
-        rate = REACH / float(np.square(self.signed).sum(axis=1).max())
+        weights, found = np.zeros(self.signed_inputs.shape[1]), dict[int, float]()
+        rate = REACH / float(np.square(self.signed_inputs).sum(axis=1).max())
         while len(found) < len(REACHED):
-            scores = self.signed @ weights
+            scores = self.signed_inputs @ weights
             loss = float(np.logaddexp(0, -scores).mean())
             if -math.log(loss) >= REACHED[len(found)]:
                 found[REACHED[len(found)]] = float(np.linalg.norm(weights))
             # At a constant rate ‖w‖ grows as log t, and −log L = 100 would take e¹⁰⁰ steps.
-            weights += rate / loss * (expit(-scores) @ self.signed) / len(self.signed)
+            weights += rate / loss * (expit(-scores) @ self.signed_inputs) / len(self.signed_inputs)
         return found
 
 

@@ -72,13 +72,6 @@ def _exact(rate: float, size: int) -> float:
     return configurational_temperature(curvature, covariance)
 
 
-def _of_mode(mode: int) -> Estimate:
-    """h·Var of one direction."""
-    return mean_estimate(
-        CURVATURES[mode - 1] * _stationary_iterates(UNEVEN, RATE, BATCH)[:, mode - 1] ** 2
-    )
-
-
 def _heat(rate: float, size: int) -> Estimate:
     """‖ΔΦ‖²/(2ηd) of torch's own optimizer, with the network put back after every step."""
     moves = digits_network().moves(size, 300, 300 + size, rate)
@@ -218,7 +211,9 @@ def _experiments() -> tuple[Experiment, ...]:
                     float(CURVATURES[mode - 1]), float(UNEVEN[mode - 1]), SGDRule(RATE, BATCH)
                 )
             ),
-            measure=_of_mode,
+            measure=lambda mode: mean_estimate(
+                CURVATURES[mode - 1] * _stationary_iterates(UNEVEN, RATE, BATCH)[:, mode - 1] ** 2
+            ),
             claim=lambda _: one,
             says=(
                 "Every direction has its own temperature, ηc/(B(2 − ηh)) with the noise c along "

@@ -80,7 +80,12 @@ def chart(outcome: ExperimentResult, *, with_measurement: bool = True) -> alt.La
         vertical = LogAxis.holding(drawn, also=others)
         y, row = log_y(vertical, experiment.quantity), vertical.row
     else:
-        y, row = _linear([*drawn, *map(Estimate.exact, others)], experiment.quantity), plain_row
+        row = plain_row
+        ends = [end for each in drawn for end in (each.low, each.value, each.high)]
+        ends = [end for end in (*ends, *others) if math.isfinite(end)]
+        room = 0.06 * (max(ends) - min(ends))
+        scale = alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False)
+        y = linear_y(experiment.quantity, NUMBER, scale)
     x = _dial(experiment)
     layers: list[alt.Chart | alt.LayerChart] = []
     if claimed:
@@ -135,23 +140,11 @@ def _dial(experiment: Experiment) -> Horizontal:
             LogAxis.holding([Estimate.exact(float(point)) for point in experiment.points]),
             experiment.dial,
         )
-    scale, axis = (
-        alt.Scale(zero=False, padding=12),
-        alt.Axis(title=experiment.dial, format=NUMBER, tickCount=6),
-    )
+    scale = alt.Scale(zero=False, padding=12)
+    axis = alt.Axis(title=experiment.dial, format=NUMBER, tickCount=6)
     if all(float(point).is_integer() for point in experiment.points):
         axis.tickMinStep = 1
     return lambda field: alt.X(field, type="quantitative", scale=scale, axis=axis)
-
-
-def _linear(estimates: Sequence[Estimate], title: str) -> Vertical:
-    ends = [
-        end for each in estimates for end in (each.low, each.value, each.high) if math.isfinite(end)
-    ]
-    room = 0.06 * (max(ends) - min(ends))
-    return linear_y(
-        title, NUMBER, alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False)
-    )
 
 
 def _line(experiment: Experiment, values: Sequence[float], dash: list[int]) -> alt.Chart:

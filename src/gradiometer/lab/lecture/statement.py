@@ -109,6 +109,7 @@ class ExperimentResult:
     def points_held(self) -> tuple[bool, ...]:
         """Per position: True if the measured interval meets the prediction and excludes a claim
         that fails."""
+        # A claim that does not fail excludes nothing.
         claimed: Sequence[float | None] = self.experiment.claimed or [None] * len(self.predicted)
         return tuple(
             meets(ours, theirs) and (claim is None or not bool(theirs.low <= claim <= theirs.high))
@@ -129,15 +130,30 @@ class ExperimentResult:
             not (_holds(ours, rival) or _holds(theirs, rival)) for rival, ours, theirs in pairs
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers of the experiment, as `--json` prints them."""
+        experiment = self.experiment
+        names = ("name", "setting", "where", "quantity", "dial")
+        return {
+            **{name: str(getattr(experiment, name)) for name in names},
+            "points": list(experiment.points),
+            "predicted": [estimate.to_dict() for estimate in self.predicted],
+            "measured": [estimate.to_dict() for estimate in self.measured],
+            "claimed": list(experiment.claimed) or None,
+            "rival": experiment.rival
+            and {"says": experiment.rival.says, "values": list(self.rival)},
+            "held": self.held,
+        }
 
-def predicted(experiment: Experiment) -> ExperimentResult:
+
+def predict(experiment: Experiment) -> ExperimentResult:
     """The experiment with its prediction and that of the wrong theory only."""
     wrong = experiment.rival
     rival = () if wrong is None else tuple(float(wrong.at(point)) for point in experiment.points)
     return ExperimentResult(experiment, _along(experiment, experiment.predict), rival=rival)
 
 
-def measured(outcome: ExperimentResult) -> ExperimentResult:
+def measure(outcome: ExperimentResult) -> ExperimentResult:
     """The same with its measurement."""
     return replace(outcome, measured=_along(outcome.experiment, outcome.experiment.measure))
 
@@ -147,6 +163,7 @@ def meets(predicted: Estimate, measured: Estimate) -> bool:
 
     Two exact numbers are compared to nine digits, because they are computed in different ways.
     """
+    # Two exact numbers are computed in different ways, and differ by rounding.
     slack = 1e-9 * abs(predicted.value) if predicted.method == measured.method == "exact" else 0.0
     return bool(
         measured.tells
@@ -224,10 +241,13 @@ class Result:
         """The statement as `--json` prints it: its headline, and the numbers of every
         experiment."""
         ours, theirs = self.headline
+        # Of a bound, its finite end.
+        ends = (ours.value, ours.low, ours.high)
+        predicted = next((end for end in ends if math.isfinite(end)), ours.high)
         return {
             "statement": self.statement.name,
             "claim": self.statement.claim,
-            "predicted": _middle(ours),
+            "predicted": predicted,
             "predicted_low": ours.low,
             "predicted_high": ours.high,
             "measured": theirs.value,
@@ -235,16 +255,16 @@ class Result:
             "high": theirs.high,
             "held": self.held,
             "rival": self.real.rival[-1] if self.real.rival else None,
-            "experiments": [_numbers(outcome) for outcome in self.outcomes],
+            "experiments": [outcome.to_dict() for outcome in self.outcomes],
         }
 
 
 def run(statement: Statement) -> Iterator[ExperimentResult]:
     """First all predictions of a statement, then each one with its measurement."""
-    outcomes = [predicted(experiment) for experiment in statement.experiments()]
+    outcomes = [predict(experiment) for experiment in statement.experiments()]
     yield from outcomes
     for outcome in outcomes:
-        yield measured(outcome)
+        yield measure(outcome)
 
 
 def run_all(
@@ -279,27 +299,3 @@ def _numbers_of(
 def result(statement: Statement) -> Result:
     """Predict and then measure all experiments of a statement."""
     return Result(statement, tuple(outcome for outcome in run(statement) if outcome.measured))
-
-
-def _middle(estimate: Estimate) -> float:
-    """The prediction as one number; for a bound, its finite end."""
-    if math.isfinite(estimate.value):
-        return estimate.value
-    return estimate.low if math.isfinite(estimate.low) else estimate.high
-
-
-def _numbers(outcome: ExperimentResult) -> dict[str, Any]:
-    experiment = outcome.experiment
-    return {
-        **{
-            name: str(getattr(experiment, name))
-            for name in ("name", "setting", "where", "quantity", "dial")
-        },
-        "points": list(experiment.points),
-        "predicted": [estimate.to_dict() for estimate in outcome.predicted],
-        "measured": [estimate.to_dict() for estimate in outcome.measured],
-        "claimed": list(experiment.claimed) or None,
-        "rival": experiment.rival
-        and {"says": experiment.rival.says, "values": list(outcome.rival)},
-        "held": outcome.held,
-    }

@@ -387,6 +387,7 @@ def _tests_of_coverage(windows: int) -> Iterator[Part]:
             stationary_coverage,
             known,
             size,
+            # A step of the quadratic is cheap.
             2 * windows if isinstance(known, KnownQuadratic) else windows,
         )
     yield partial(undecided_coverage, 2 * windows)

@@ -144,6 +144,7 @@ class KnownNetwork(KnownProblem):
     def gradients(self, points: Points, weights: Weights) -> Gradients:
         """Back-propagation by hand, for all chains at once: ‖δ aᵀ‖² = ‖δ‖² ‖a‖² gives tr Σ."""
         chains, sets, examples = weights.shape
+        # The whole training set is one more set of examples.
         weights = torch.cat([weights, weights.new_full((chains, 1, examples), 1 / examples)], dim=1)
         inputs, errors = self._propagate(points)
         sums, squared = [], points.new_zeros(chains, examples)
