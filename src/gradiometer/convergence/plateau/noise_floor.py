@@ -136,10 +136,8 @@ def gain_of_averaging(
     >>> print(gain_of_averaging(losses, averaged=1.0))
     0.200 [0.160, 0.240]
     """
-    losses, time = (
-        np.asarray(iterates, dtype=np.float64),
-        np.arange(len(iterates)) - (len(iterates) - 1) / 2,
-    )
+    losses = np.asarray(iterates, dtype=np.float64)
+    time = np.arange(len(iterates)) - (len(iterates) - 1) / 2
     return mean(losses - averaged - time * (time @ losses) / (time @ time), level=level)
 
 
@@ -222,13 +220,12 @@ def if_cooled(averaged: float, before: float, *, level: float = 0.9) -> Estimate
             for by in (DRIFT * change, ends[0] - NOISE_OF_BRANCHES, ends[1] + NOISE_OF_BRANCHES)
         )
     else:
-        change, room = averaged - before, NOISE_OF_BRANCHES * abs(averaged)
+        change = averaged - before
+        room = NOISE_OF_BRANCHES * abs(averaged)
         ends = sorted((0.0, 2 * DRIFT * change))
-        value, low, high = (
-            averaged + DRIFT * change,
-            averaged + ends[0] - room,
-            averaged + ends[1] + room,
-        )
+        value = averaged + DRIFT * change
+        low = averaged + ends[0] - room
+        high = averaged + ends[1] + room
     return Estimate.interval(
         value,
         low,

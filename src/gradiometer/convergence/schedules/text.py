@@ -76,10 +76,8 @@ def _depth(tree: ast.AST) -> int:
     # The parser accepts deeper texts than a recursion over its tree survives.
     levels, level = 0, [tree]
     while level:
-        levels, level = (
-            levels + 1,
-            [child for node in level for child in ast.iter_child_nodes(node)],
-        )
+        levels += 1
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
     return levels
 
 

@@ -297,15 +297,11 @@ def infinity_finding(
     steps = len(losses)
     if steps < 64 or not np.isfinite(losses).all():
         return None
-    first, early, late = (
-        losses[:8].mean(),
-        losses[steps // 8 : steps // 4].mean(),
-        losses[-(steps // 4) :].mean(),
-    )
-    # 0.02: share of the first loss below which every example is fitted, more or less.
-    # 0.5: the loss of the last quarter of the run is below this share of the loss when the examples
-    # were fitted: it goes on.
-    if not (0 < early < 0.02 * first and late < 0.5 * early):
+    first = losses[:8].mean()
+    early = losses[steps // 8 : steps // 4].mean()
+    late = losses[-(steps // 4) :].mean()
+    # Early on every example is fitted, more or less, and since then the loss has halved: it goes on.
+    if not (0 < early < 0.02 * first and late < early / 2):
         return None
     shares = {
         "early_share": float(early / first),

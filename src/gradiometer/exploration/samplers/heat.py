@@ -84,8 +84,7 @@ class Heat:
 
     def above(self, temperature: float) -> bool:
         """True if the heat is significantly above a temperature, and not falling."""
-        # 0.998: level of the interval behind an error: its lower end is wrong in one of a thousand
-        # tests.
+        # The lower end behind an error is wrong in one of a thousand tests.
         return self.settled and self.estimate(0.998).low > temperature
 
     def clear(self) -> None:

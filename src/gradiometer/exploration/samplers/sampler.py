@@ -212,14 +212,12 @@ class Sampler(torch.optim.Optimizer, ABC):
         differences = iter(torch._foreach_sub(list(first), list(second)))
         for place, group in enumerate(self.param_groups):
             difference = flat([next(differences) for _ in group["params"]])
-            own, scale, hot = (
-                self._heats[place],
-                self._minibatch_scale(group),
-                group["hold"] and group["temperature"] > 0,
-            )
+            halves = self._heats[place].halves
+            asked = group["temperature"]
             reading = group["examples"] * float(difference @ difference) / (4 * len(difference))
-            if own.halves.add(reading, scale) and hot and own.halves.above(group["temperature"]):
-                self._refuse(place, own.halves.estimate(), "mini-batch noise alone")
+            judge = halves.add(reading, self._minibatch_scale(group))
+            if judge and group["hold"] and asked > 0 and halves.above(asked):
+                self._refuse(place, halves.estimate(), "mini-batch noise alone")
 
     @property
     def balance(self) -> list[Balance]:
@@ -294,9 +292,9 @@ class Sampler(torch.optim.Optimizer, ABC):
         # Judged when a block is full: a test at every step would soon find one by chance.
         judge = heat.add(reading, scale)
         temperature: float = group["temperature"]
-        group["injected"] = (
-            max(temperature - heat.temperature, 0.0) if group["hold"] else temperature
-        )
+        group["injected"] = temperature
+        if group["hold"]:
+            group["injected"] = max(temperature - heat.temperature, 0.0)
         if judge and group["hold"] and heat.readings > group["burn_in"] and heat.above(temperature):
             self._refuse(place, heat.estimate(), "SGD itself (mini-batch noise and finite steps)")
         injected: float = group["injected"]
@@ -323,10 +321,8 @@ class Sampler(torch.optim.Optimizer, ABC):
         subtracted from all
         directions alike: one without heat of its own is below T by this mean.
         """
-        temperature, mean = (
-            self.param_groups[place]["temperature"],
-            self._heats[place].mean.temperature,
-        )
+        temperature = self.param_groups[place]["temperature"]
+        mean = self._heats[place].mean.temperature
         if small:
             words = f", above {ROOM:.0%} of the temperature, which leaves no room for noise"
             self._judge_hottest(place, reading, 0.0, ROOM * temperature, words, scale)

@@ -32,10 +32,8 @@ DIRECTION = np.array([1.0, -1.0, 1.0]) / np.sqrt(3)
 def _quadratic_drift(length: float) -> float:
     """‖g(Φ + Δ) − g(Φ)‖ by torch's own backward, on a training set of the quadratic."""
     problem = Quadratic(CURVATURE, np.eye(3)).problem(examples=200, start=np.zeros(3))
-    objective, everything = (
-        Objective(problem.model(), problem.loss),
-        problem.train.batch(torch.arange(200)),
-    )
+    objective = Objective(problem.model(), problem.loss)
+    everything = problem.train.batch(torch.arange(200))
     here = [parameter.detach() for parameter in objective.parameters]
     there = [here[0] + torch.from_numpy(length * DIRECTION)]
     before, after = (flat(objective.gradient(everything, at=at)).double() for at in (here, there))

@@ -129,10 +129,8 @@ class Bench:
         series = self.series(steps)
         estimates = self.gauge.estimate(series)
         each, examples = self.known.per_example, len(self.known.examples)
-        variance, norm_squared = (
-            series.moments["gradient_variance"],
-            series.moments["gradient_norm_squared"],
-        )
+        variance = series.moments["gradient_variance"]
+        norm_squared = series.moments["gradient_norm_squared"]
         if self.draw is Draw.RESHUFFLED:
             norm_squared = norm_squared + variance / examples
             error = (
@@ -395,7 +393,6 @@ def _tests_of_coverage(windows: int) -> Iterator[Part]:
 
 def independent_coverage(known: KnownProblem, batch_size: int, windows: int) -> list[SelfTest]:
     """Independent batches at a fixed point, 100 readings per window."""
-    # 100: readings in a window at a fixed point.
     made = independent_windows(known, batch_size, windows, 100)
     return [_coverage(known, batch_size, "independent readings", made)]
 
@@ -408,10 +405,8 @@ def stationary_coverage(known: KnownProblem, batch_size: int, windows: int) -> l
     readings; 400 for logistic regression at B = 2, whose readings are the most skewed. 200 steps
     precede the first window.
     """
-    linear, skewed = (
-        isinstance(known, KnownQuadratic),
-        known.name == "logistic regression" and batch_size == 2,
-    )
+    linear = isinstance(known, KnownQuadratic)
+    skewed = known.name == "logistic regression" and batch_size == 2
     learning_rate = 1.5 if linear or batch_size == 32 else 1.0
     steps = 400 if skewed else 200
     made = stationary_windows(known, batch_size, learning_rate, windows, steps, burn_in=200)
