@@ -19,7 +19,7 @@ from torch import nn
 
 from gradiometer.exploration.chains import sample
 from gradiometer.exploration.chains.mixing import size_of_one, size_of_slowest
-from gradiometer.exploration.chains.moment import Moment
+from gradiometer.exploration.chains.sampling import Moment
 from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT
 from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.exploration.temperature.equipartition import Virial

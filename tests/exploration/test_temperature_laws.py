@@ -16,7 +16,7 @@ from gradiometer.exploration.temperature.stationary_law import (
 )
 from gradiometer.exploration.temperature.thermometer import heat_balance
 from gradiometer.lab.closed_forms import Quadratic
-from gradiometer.lab.closed_forms.models import output_losses
+from gradiometer.lab.closed_forms.quadratic import output_losses
 from gradiometer.measurement import Estimate, Objective, Series, TrainingStep
 from gradiometer.measurement.motion import Motion
 from thermometer import INDEPENDENT, Sgd

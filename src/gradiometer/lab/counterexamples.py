@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from torch import Tensor, nn
 
-from gradiometer.lab.closed_forms.models import output_losses
+from gradiometer.lab.closed_forms.quadratic import output_losses
 from gradiometer.measurement.loss import supervised
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem

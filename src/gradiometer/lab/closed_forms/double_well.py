@@ -17,7 +17,7 @@ from gradiometer.exploration.temperature.stationary_law import (
     passage_steps,
     small_rate_temperature,
 )
-from gradiometer.lab.closed_forms.models import output_losses
+from gradiometer.lab.closed_forms.quadratic import output_losses
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.examples import Examples

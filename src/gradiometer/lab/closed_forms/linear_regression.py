@@ -1,5 +1,6 @@
 """Bayesian linear regression: a posterior in closed form, at any temperature."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,11 +10,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradiometer.lab.closed_forms.models import Predictor
 from gradiometer.lab.closed_forms.quadratic import Matrix
 from gradiometer.measurement.batch import Batch
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
+
+
+class Predictor(nn.Module):
+    """xᵀΦ, with Φ drawn from the prior N(0, I/τ), in double precision, as the parameter of this
+    name."""
+
+    def __init__(self, name: str, size: int, precision: float) -> None:
+        super().__init__()
+        self.register_parameter(
+            name, nn.Parameter(torch.randn(size, dtype=torch.float64) / math.sqrt(precision))
+        )
+
+    def forward(self, inputs: Float[Tensor, "examples params"]) -> Float[Tensor, " examples"]:
+        """The prediction of every example."""
+        (weights,) = self.parameters()
+        return inputs @ weights
 
 
 @dataclass(frozen=True)

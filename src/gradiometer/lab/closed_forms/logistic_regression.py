@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from scipy.special import expit
 from torch import Tensor, nn
 
-from gradiometer.lab.closed_forms.models import Predictor
+from gradiometer.lab.closed_forms.linear_regression import Predictor
 from gradiometer.lab.closed_forms.quadratic import Matrix
 from gradiometer.measurement.batch import Batch
 from gradiometer.problems.examples import Examples

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from gradiometer.exploration.temperature import stationary_law
-from gradiometer.lab.closed_forms.models import output_losses
+from gradiometer.measurement.batch import Batch
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 
@@ -217,6 +217,12 @@ class Quadratic:
         return Quadratic(
             self.curvature, self.curvature @ covariance @ self.curvature, points.mean(axis=0)
         )
+
+
+def output_losses(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
+    """The loss of a model whose output is the loss of each example."""
+    losses: Tensor = model(batch)
+    return losses
 
 
 class Position(nn.Module):

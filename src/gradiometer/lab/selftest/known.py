@@ -12,8 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from gradiometer.lab.closed_forms.models import output_losses
-from gradiometer.lab.closed_forms.quadratic import Position, Quadratic
+from gradiometer.lab.closed_forms.quadratic import Position, Quadratic, output_losses
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Objective
 from gradiometer.problems.examples import Examples
