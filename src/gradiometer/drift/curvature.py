@@ -1,4 +1,6 @@
-"""The Hessian of a loss over many examples, as an operator: known by its products with vectors."""
+"""The Hessian of a loss over many examples, as an operator: known by its products with vectors. What
+is measured with it at one point: a survey, and a warning if the learning rate is above the edge of
+stability."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal

@@ -1,4 +1,5 @@
-"""A problem: a model, a loss and examples."""
+"""A problem: a model, a loss and examples; a new model of it, and the statistics of its
+BatchNorm."""
 
 import hashlib
 from collections.abc import Callable, Iterator

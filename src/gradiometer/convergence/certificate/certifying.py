@@ -1,5 +1,9 @@
 """Measures a certificate: the gradient of the training loss and its lowest curvature, from all
-examples or some."""
+examples or some.
+
+The norm of a mean batch gradient is biased: E‖mean‖² = ‖g‖² + tr Σ/(nB), which at a minimum is all
+noise. The mean inner product of *different* batches is unbiased.
+"""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A schedule over a finite run, for which the convergence theorem says nothing.
+"""A schedule over a finite run, for which the convergence theorem says nothing; and its picture.
 
 Source: Defazio et al. (2023), When, Why and How Much? Adaptive Learning Rate Scheduling by
 Refinement, theorem 10.
@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import altair as alt
 import numpy as np
 from jaxtyping import Float
 
@@ -150,6 +149,8 @@ def picture(schedules: Mapping[str, Schedule], steps: int) -> Any:
     >>> chart.data.values[50]
     {'step': 50, 'rate': 0.05, 'schedule': 'cosine'}
     """
+    import altair as alt  # noqa: PLC0415 (half a second, only for a picture)
+
     if not steps >= 1:
         raise BadArgument(f"`steps` must be at least 1, got {steps}.")
     # Every step of a short run, and more of a longer one than a chart has pixels.

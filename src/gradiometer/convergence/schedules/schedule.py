@@ -1,5 +1,5 @@
 """`Schedule`: a learning rate as a pure function of the step. It can be combined, stored, and
-proven about."""
+proven about, and so can every combination."""
 
 import math
 import operator

@@ -1,5 +1,5 @@
-"""The trajectory gauge: a few iterates of every doubling of time, as sketches, and the kind of path
-they follow."""
+"""The trajectory gauge: a few iterates of every doubling of time, as sketches, the kind of path they
+follow, and how far it moves in each doubling."""
 
 import math
 from collections.abc import Mapping, Sequence

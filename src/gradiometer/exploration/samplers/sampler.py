@@ -1,4 +1,5 @@
-"""The base of all samplers: an optimizer that keeps a temperature, in posterior units."""
+"""The base of all samplers: an optimizer that keeps a temperature, in posterior units, and the
+Gaussian noise that it injects."""
 
 import copy
 import math

@@ -1,7 +1,8 @@
-"""The exact stationary law of SGD on a quadratic, at a constant learning rate of any size.
+"""The exact stationary law of SGD on a quadratic, at a constant learning rate of any size, and the
+exact mean time to cross a barrier.
 
 SGD is a Markov chain: at a constant learning rate it forgets its start and keeps a spread (lecture,
-S6, S10 and S11).
+S6, S10 and S11). The time to cross is exponential in barrier / temperature (Kramers).
 """
 
 import math

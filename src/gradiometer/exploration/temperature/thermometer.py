@@ -1,4 +1,5 @@
-"""The thermometer: the temperature at which SGD runs (lecture, S10 and S11)."""
+"""The thermometer: the temperature at which SGD runs (lecture, S10 and S11), by the heat balance, an
+identity of every run at a constant or slowly changing η."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

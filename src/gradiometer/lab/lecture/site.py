@@ -1,7 +1,8 @@
 """The lecture as a site: one page per statement, and an index with a table of predictions and
 measurements.
 
-The pages are plain files that need no network: pictures are SVG, simulations are short scripts.
+The pages are plain files that need no network: pictures are SVG, simulations are short scripts. In
+a picture the prediction is diamonds on a dashed line, the measurement is points with bars.
 """
 
 import json

@@ -1,4 +1,7 @@
-"""A statement of the lecture: its claim, its experiments, and their result."""
+"""A statement of the lecture: its claim, its experiments, and their result.
+
+An experiment is a quantity along a dial, predicted at every position before it is measured.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,7 @@
-"""Fashion-MNIST, 28 × 28 pixels: read from the original files on this machine, never downloaded."""
+"""Fashion-MNIST, 28 × 28 pixels: read from the original files on this machine, never downloaded.
+
+The idx format of these files is a magic number, the shape, then the bytes; gzipped or not.
+"""
 
 import gzip
 import math
