@@ -79,6 +79,7 @@ def refresh_batch_norm(
     pooled = {layer: _Pooled() for layer in layers}
     devices = {parameter.device for parameter in model.parameters()}
     with torch.no_grad(), untouched_randomness(seed, devices), _only_training(model, layers):
+        # Before each layer, as its inputs are what it normalises.
         hooks = [layer.register_forward_pre_hook(pooled[layer].see) for layer in layers]
         try:
             for batch in batches:

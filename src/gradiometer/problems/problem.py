@@ -120,6 +120,7 @@ def _check_model(model: Any) -> None:
 
 
 def _check_loss(loss: Any) -> None:
+    # The usual slip: a criterion of torch takes outputs and targets.
     if isinstance(loss, criteria._Loss):
         raise BadArgument(
             f"`loss` must be a function of (model, batch), got {type(loss).__name__}, a criterion "

@@ -179,6 +179,7 @@ class Certificate(Artifact):
         if not (distance and self.gradient_squared.samples):
             return None
         batches = self.gradient_squared.samples * (width / distance) ** 2
+        # That many examples would be a full pass.
         if not batches * self.gradients / self.gradient_squared.samples < self.of:
             return None
         return math.ceil(batches)

@@ -123,6 +123,7 @@ def _check(node: ast.AST, text: str, depth: int = 0) -> None:  # noqa: PLR0912  
             value, int | float
         ):
             _refuse(text, f"{ast.unparse(node)} is not a number")
+        # 1e999 is infinite for the parser.
         case ast.Constant(value=float() as number) if not math.isfinite(number):
             _refuse(text, "a constant is too large for a double")
         case ast.Name(id=name) if name not in ("t", "pi"):

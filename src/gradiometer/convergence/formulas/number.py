@@ -124,6 +124,7 @@ class Number:
     def power(self, exponent: "Number") -> "Number":
         """x^p. Exact if x is rational and p an integer, or if the root is rational."""
         rational, p = self.rational, exponent.rational
+        # Exact also for π and logarithms, of which other powers are rounded.
         if exponent == MINUS_ONE:
             return self.reciprocal()
         if self.sign < 0 and (p is None or p.denominator != 1):

@@ -341,6 +341,7 @@ def sample(
                 draw=draw,
                 level=level,
             )
+            # As many jobs as workers: chains of one job share their products.
             parts = np.array_split(np.asarray(seeds), min(where.size, len(seeds)))
             jobs = [
                 Job(f"chains of seeds {part[0]} to {part[-1]}", _call_with_seeds, (part.tolist(),))
@@ -438,6 +439,7 @@ def _call_with_seeds(some: Callable[..., list[Sampled]], seeds: Sequence[int]) -
 
 def agreement(chains: Sequence[Sampled], level: float = 0.9) -> list[Mixing]:
     """R-hat and effective sample sizes of every function that varies. Empty for a single chain."""
+    # One chain cannot show that it has not mixed with another.
     if len(chains) < 2:
         return []
     draws = {

@@ -104,6 +104,7 @@ class EnsembleReport(Artifact):
             )
         if not self.baselines:
             raise BadArgument("`baselines` must begin with the last snapshot, got none.")
+        # What the finding and the page will ask for.
         compared = (
             self.baselines[0].difference,
             self.sizes[self.chosen - 1].added,

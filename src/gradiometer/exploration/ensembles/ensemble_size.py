@@ -142,6 +142,7 @@ def deep_ensemble_equivalent(
         # A bootstrap sample as counts: the losses themselves are never copied.
         weights = np.bincount(draws.integers(0, examples, examples), minlength=examples)
         resampled.append(_crossing(float(own @ weights), curve @ weights))
+    # A quantile that is one of the draws may be infinite, where a mean of two would be NaN.
     low, high = np.quantile(
         resampled, ((1 - level) / 2, (1 + level) / 2), method="inverted_cdf"
     ).tolist()

@@ -207,6 +207,7 @@ def _places(confidence: _Samples) -> Integer[np.ndarray, " examples"]:
             f"{len(confidence)}."
         )
     places = np.empty(len(confidence), dtype=np.int64)
+    # Stable, so that equal confidences fall into the same bins on every machine.
     places[np.argsort(confidence, kind="stable")] = (
         np.arange(len(confidence)) * BINS // len(confidence)
     )

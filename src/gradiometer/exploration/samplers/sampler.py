@@ -388,6 +388,7 @@ class Sampler(torch.optim.Optimizer, ABC):
     def _way_out(self, place: int, share: float) -> str:
         """What would do, given a share of the learning rate that would do for what was judged."""
         group = self.param_groups[place]
+        # What was judged need not be all that is too hot.
         share = min(share, self._heats[place].room(group["temperature"], self._cold_by(place)))
         batch = f"a batch at least {significant(1 / share)} times as large"
         if group["batch_size"] is not None:

@@ -242,6 +242,7 @@ class Temperature(Gauge):
         away = behind = motion.away(here)
         kick = factor * rate / (2 * (1 - self.momentum)) * step.products_by_layer(pull, pull)
         if self.momentum:
+            # With momentum the balance holds for Φ − ηᵤv, which moves as plain SGD does.
             velocity, reach = motion.velocity_of(here), rate * self.reach
             kick = kick + reach * step.products_by_layer(velocity, pull)
             behind = [x.double() - reach * v for x, v in zip(away, velocity, strict=True)]

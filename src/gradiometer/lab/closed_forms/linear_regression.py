@@ -105,6 +105,7 @@ class LinearRegression:
     def problem(self) -> Problem:
         """The training problem. The model's parameter is Φ, in double precision, drawn from the
         prior."""
+        # The prior is divided among the examples, so that N times the mean loss is U.
         noise, share = self.noise, self.precision / (2 * len(self.targets))
 
         def loss(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:

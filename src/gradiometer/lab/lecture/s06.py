@@ -36,6 +36,7 @@ def brightness() -> Float[np.ndarray, " examples"]:
 
 def _spread(values: Float[np.ndarray, " chains"]) -> Estimate:
     """The variance over chains, as a mean of squared distances."""
+    # The mean is of the same chains, so one degree of freedom is lost.
     return mean_estimate((values - values.mean()) ** 2 * len(values) / (len(values) - 1))
 
 

@@ -95,6 +95,7 @@ class Trained:
         rates, looks = self.rates[:steps], self.looks[self.looks < steps]
         each = 0.5 * self.rates[looks] ** 2 * self.curvatures[: len(looks)]
         lengths = np.diff([*looks, steps])
+        # Half the squared difference of neighbours is the variance of what lies between them.
         between = np.diff(each) ** 2 / 2 * (lengths[1:] ** 2) * (lengths[1:] > 1)
         variance = float(np.square(rates * self.luck[:steps]).sum() + between.sum())
         value = float(self.losses[0] - self.losses[steps] + (lengths * each).sum())
@@ -126,6 +127,7 @@ def training(seed: int = 1, hidden: int = 32) -> Trained:
     looks = np.array([*range(100), *range(100, last, 5)])
     found, curvatures = [], []
     for step, chosen in enumerate(network.batches(32, last, seed=7 + seed)):
+        # One graph of all examples: a step takes one product at most.
         full = Curvature.of(objective, network.everything, at_once=len(network.train))
         optimizer.zero_grad()
         objective.loss(model, network.train.batch(chosen)).mean().backward()

@@ -244,6 +244,7 @@ def _gone(
     start = [parameter.detach() for parameter in objective.parameters]
     point, total = [part.clone() for part in start], [torch.zeros_like(part) for part in start]
     for _ in range(steps):
+        # The loss draws new random numbers at every step, as in training.
         seed = int(torch.randint(2**31, (1,), generator=generator))
         gradient = objective.gradient(draw(generator), at=point, seed=seed)
         torch._foreach_add_(total, gradient)

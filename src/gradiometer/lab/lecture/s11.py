@@ -81,6 +81,7 @@ def _heat(rate: float, size: int) -> Estimate:
 def _put_in(rate: float, size: int) -> float:
     """T_minibatch + T_step, from the gradients of all examples."""
     network = digits_network()
+    # The examples of a batch differ, so its mean is less noisy than of independent draws.
     share = without_replacement(size, len(network.train))
     parameters = len(network.gradient)
     minibatch = small_rate_temperature(

@@ -109,6 +109,7 @@ class RegressionCycles:
             covariance = (
                 np.outer(keeps, keeps) * covariance + self.cycle(step) ** 2 * noise / self.size
             )
+            # What remains of a snapshot after one cycle, which is the same for every cycle.
             kept = kept * keeps if step < self.cycle.length else kept
             if (step + 1) % self.cycle.length == 0:
                 ends.append(covariance)
@@ -125,6 +126,7 @@ class RegressionCycles:
         last, own = range(SNAPSHOTS - count, SNAPSHOTS), 0.0
         for one, other in product(last, last):
             both = ends[min(one, other)] * (kept ** abs(one - other))[:, None]
+            # The covariance among members is that of each less that of their mean.
             share = (one == other) / count - (1 / count**2 if memory or one == other else 0)
             own += share * float((fisher * both).sum())
         return own / 2

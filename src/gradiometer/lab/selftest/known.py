@@ -199,6 +199,7 @@ class KnownNetwork(KnownProblem):
         inputs = [torch.cat([features.T.expand(len(points), -1, -1), ones], dim=1)]
         for matrix in matrices[:-1]:
             inputs.append(torch.cat([torch.tanh(matrix @ inputs[-1]), ones], dim=1))
+        # p − y, the gradient of the cross-entropy at the logits.
         errors = [torch.softmax(matrices[-1] @ inputs[-1], dim=1) - F.one_hot(labels).T]
         for matrix, leaving in zip(matrices[:0:-1], inputs[:0:-1], strict=True):
             units = leaving[:, :-1]

@@ -139,6 +139,7 @@ def find(data_dir: str | os.PathLike[str] | None = None) -> Path:
 
 def _file(folder: Path, name: str) -> Path | None:
     """The file with this name, gzipped or not."""
+    # Gzipped, as in Debian's package, or not.
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
 
 
