@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, TensorDataset
 from gradiometer import BadArgument
 from gradiometer.problems import Examples, load
 from gradiometer.problems.images import digits, fashion_mnist
-from gradiometer.problems.images.idx import read_idx
+from gradiometer.problems.images.fashion_mnist import read_idx
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 needs_debian = pytest.mark.skipif(

@@ -46,6 +46,7 @@ class Examples:
     ) -> None:
         self.name = name
         self.collate = collate
+        # Its tensors can be indexed at once, which is far quicker than item by item.
         is_plain = isinstance(data, TensorDataset) and collate is default_collate
         self.data: Any = tuple(data.tensors) if is_plain else data
         self.device: torch.device | None = None
@@ -69,6 +70,7 @@ class Examples:
         if self.in_memory:
             return take(self.data, index)
         with user_code(self.name):
+            # Torch's own way to read several items at once.
             items = (
                 self.data.__getitems__(index.tolist())
                 if hasattr(self.data, "__getitems__")

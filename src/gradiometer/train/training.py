@@ -12,7 +12,7 @@ from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.trajectory.endpoint import Endpoint, endpoint_of
 from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of, kind_of
-from gradiometer.drift.edge import edge_warning
+from gradiometer.drift.curvature import edge_warning
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.snapshots import checked_cycle
@@ -24,8 +24,7 @@ from gradiometer.measurement.motion import Origin
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.measurement.reading import Draw, Sampling, Series, Spread
-from gradiometer.problems.model import new_model
-from gradiometer.problems.problem import Problem
+from gradiometer.problems.problem import Problem, new_model
 from gradiometer.problems.user_code import user_code
 from gradiometer.run.budget import COOLING, Budget
 from gradiometer.run.cadence.clock import clock_for

@@ -17,8 +17,7 @@ from gradiometer.jobs.threads import threads
 from gradiometer.loop.data import Ordered
 from gradiometer.measurement.batch import Order
 from gradiometer.measurement.reading import Draw
-from gradiometer.problems.model import new_model
-from gradiometer.problems.problem import Problem
+from gradiometer.problems.problem import Problem, new_model
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.ranks import Ranks

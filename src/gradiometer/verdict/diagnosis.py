@@ -11,10 +11,8 @@ import numpy as np
 
 from gradiometer.convergence.certificate.certificate import Certificate
 from gradiometer.convergence.plateau.noise_floor import CUT, FEWEST_STEPS, finding, plateau_since
-from gradiometer.convergence.trajectory.chaos import chaos_finding
 from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
-from gradiometer.convergence.trajectory.endpoint import Endpoint
-from gradiometer.convergence.trajectory.infinity import infinity_finding
+from gradiometer.convergence.trajectory.endpoint import Endpoint, chaos_finding, infinity_finding
 from gradiometer.convergence.trajectory.path_facts import Kind, kind_of
 from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.curvature_survey import Survey
