@@ -291,8 +291,9 @@ def _read(step: int, path: Path) -> Checkpoint:
     from safetensors.torch import load as from_bytes  # noqa: PLC0415  (imports torch)
 
     try:
-        sums = _read_sums(path)
-        tensor_bytes, state_bytes = (_checked(path / name, sums) for name in (TENSORS, STATE))
+        listed = read_file(path / SUMS).decode("ascii", errors="replace").splitlines()
+        sums = {name: total for total, _, name in (line.partition("  ") for line in listed)}
+        tensor_bytes, state_bytes = (_verify(path / name, sums) for name in (TENSORS, STATE))
         document = msgspec.convert(json.loads(state_bytes), _Document)
         tensors = from_bytes(tensor_bytes)
     except FileNotFoundError:
@@ -314,12 +315,7 @@ def _read(step: int, path: Path) -> Checkpoint:
     return Checkpoint(step, tensors, restored(document.state), path)
 
 
-def _read_sums(path: Path) -> dict[str, str]:
-    lines = read_file(path / SUMS).decode("ascii", errors="replace").splitlines()
-    return {name: total for total, _, name in (line.partition("  ") for line in lines)}
-
-
-def _checked(path: Path, sums: Mapping[str, str]) -> bytes:
+def _verify(path: Path, sums: Mapping[str, str]) -> bytes:
     content = read_file(path)
     if hashlib.sha256(content).hexdigest() != sums.get(path.name):
         raise RunDamaged(f"{path.name} does not match its checksum")

@@ -24,9 +24,9 @@ FOLLOWED = 64
 
 Mode = Literal["apart", "shared", "given"]
 
+# By the name of a gauge: the moments over all processes, None if the step has none, or the reason
+# of a failure.
 Made = Mapping[str, Moments | str | None]
-"""By the name of a gauge: the moments over all processes, None if the step has none, or the reason
-of a failure."""
 
 
 class Recorder:
@@ -93,8 +93,8 @@ class Recorder:
             gauge for gauge in self.gauges if not gauge.own_steps and gauge.name not in elsewhere
         ]
         self._promises = bool(cadenced)
+        # Takes the text of every warning too, before it is written; None to write only.
         self.tell: Callable[[str], object] | None = None
-        """Takes the text of every warning too, before it is written; None to write only."""
         self._memory = Peak()
         self._cadence = Cadence(cadenced, self.budget, every, self._share)
 
@@ -302,18 +302,19 @@ class Recorder:
         measured steps. `spent` splits `used` by name. `outside` names what has a budget of its own,
         `fixed` what is paid back later. `short_of` is the number of readings that the run should
         have by now, if the budget could not pay for them; else None. `beyond_allowance` is True if
-        its readings took more than the start-up allowance. `memory` is the most by which a measured
-        step raised
-        the peak memory, in bytes: of the accelerator, or else of the process.
+        its readings took more than the start-up allowance. `mode` is "products" if some readings
+        are of training's own gradients. `memory` is the most by which a measured step raised the
+        peak memory, in bytes: of the accelerator, or else of the process.
         """
         spent, training = self.budget.spent_on, self.budget.training
+        mode = "products" if self._elsewhere else self.mode
         budgeted = self._share is not None and self.every is None and self._promises
         return {
             "budget": self._share,
             "used": self.budget.used,
             "measured_steps": self._cadence.measured,
             "every": self._cadence.spacing,
-            "mode": self._read_by,
+            "mode": "off" if self._share == 0 or not self.gauges else mode,
             "spent": {name: seconds / training for name, seconds in spent.items()}
             if training > 0
             else {},
@@ -323,13 +324,6 @@ class Recorder:
             "memory": self._memory.raised,
             "beyond_allowance": budgeted and self.budget.beyond_allowance(),
         }
-
-    @property
-    def _read_by(self) -> str:
-        """How readings were made: "products" if some of them are of training's own gradients."""
-        if self._share == 0 or not self.gauges:
-            return "off"
-        return "products" if self._elsewhere else self.mode
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""

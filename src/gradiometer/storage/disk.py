@@ -16,17 +16,17 @@ from gradiometer.errors import Interrupted, StorageFailed
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _FAILING = {errno.EIO, errno.EROFS, errno.EFBIG}
+# No more files can be opened, or memory has run out: no fault of the path.
 _SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-"""No more files can be opened, or memory has run out: no fault of the path."""
 
 
+# Flag for `os.open` that refuses a link in the place of a file. Windows has none, and lets few
+# users make links.
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-"""Flag for `os.open` that refuses a link in the place of a file. Windows has none, and lets few
-users make links."""
 
+# Folders above a file that are looked at for the run it belongs to: a fork has files three levels
+# deep.
 MOST_LEVELS = 6
-"""Folders above a file that are looked at for the run it belongs to: a fork has files three levels
-deep."""
 
 
 def open_to_read(path: Path) -> BinaryIO:

@@ -78,13 +78,13 @@ class Accumulator:
             self._share(batch), batch_size(batch), builder if measured else None, where
         )
         if not self._ranks.alone:
-            loss = self._added_up(loss)
+            loss = self._add_up(loss)
         for parameter, gradient in zip(self._objective.parameters, self._mean, strict=True):
             parameter.grad = gradient
         if not measured:
             return loss, None
         with self._budget.spending(READINGS):
-            return loss, self._joined(builder).finish(self._mean)
+            return loss, self._join(builder).finish(self._mean)
 
     def _accumulate(
         self,
@@ -131,7 +131,7 @@ class Accumulator:
         """Most micro-batches of one process."""
         return -(-self._accumulation // self._ranks.count)
 
-    def _added_up(self, loss: float) -> float:
+    def _add_up(self, loss: float) -> float:
         """Add up the gradients and losses of all processes in one exchange. Returns the loss."""
         parts = [part.reshape(-1) for part in self._mean]
         flat = torch.cat([*parts, parts[0].new_tensor([loss])])
@@ -141,7 +141,7 @@ class Accumulator:
             mean.copy_(total.view_as(mean))
         return float(loss_sum)
 
-    def _joined(self, builder: SpreadBuilder) -> SpreadBuilder:
+    def _join(self, builder: SpreadBuilder) -> SpreadBuilder:
         """The norms of the micro-batches of all processes."""
         if self._ranks.alone:
             return builder

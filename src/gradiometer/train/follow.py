@@ -11,8 +11,8 @@ from gradiometer.train.restoring.state import restore
 from gradiometer.train.stopping import asked_to_stop
 from gradiometer.train.training import Training
 
+# The commands that rank 0 sends.
 END, STEP, GO_ON, COOL = range(4)
-"""The commands that rank 0 sends."""
 
 
 def follow(training: Training) -> Run:

@@ -13,6 +13,7 @@ from gradiometer.loop.branch import Branch, BranchResult, Tail
 from gradiometer.loop.changes.alternative import GoOn
 from gradiometer.loop.engine import train_branch
 from gradiometer.loop.loop import Loop
+from gradiometer.loop.readout import Readout
 from gradiometer.loop.stream import Stream
 from gradiometer.measurement.optimizer.averaged import averages_itself
 from gradiometer.measurement.untouched import Surroundings
@@ -126,6 +127,7 @@ class LoopLane:
                     loop.update(*stream.take().pieces)
                     if mean is not None:
                         mean.take(loop.model, loop.index)
+            # A loss may refuse NaN, which is a rate that is too high and no fault of the loss.
             except UserCodeFailed:
                 if self._is_finite:
                     raise
@@ -156,6 +158,11 @@ def tail_of(made: Made) -> Tail:
     return "none" if made.is_schedule_free else "linear"
 
 
+def readout_of(end: BranchResult) -> Readout:
+    """The training loss of a lane; inf if it diverged."""
+    return Readout(math.inf) if end.diverged is not None else end.readouts[READOUT]
+
+
 def judge(lane: Lane, cooled: float, examples: int) -> tuple[BranchResult, Lane]:
     """Train a lane to its last stop, and read out its loss.
 
@@ -178,6 +185,7 @@ def judge(lane: Lane, cooled: float, examples: int) -> tuple[BranchResult, Lane]
     loop.evaluate = None
     if mean is None:
         return train_branch(loop, Branch(GoOn(), 1, horizon, tail_of(lane.made))), lane
+    # The lane itself goes on from its last parameters.
     copy = loop.copy()
     if averages_itself(copy.optimizer):
         copy.finish()

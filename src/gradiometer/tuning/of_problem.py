@@ -35,8 +35,8 @@ from gradiometer.tuning.variants import Amounts, Optimizers
 
 FILE = "tuned.toml"
 
+# What a new run folder writes into its manifest itself.
 WRITTEN = ("format", "name", "created", SIGNATURE)
-"""What a new run folder writes into its manifest itself."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,12 +17,12 @@ from gradiometer.measurement.optimizer.averaged import schedule_free, schedule_f
 from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.problems.user_code import user_code
 
+# Makes an optimizer: called as `make(parameters, learning_rate)`.
 MakeOptimizer = Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]
-"""Makes an optimizer: called as `make(parameters, learning_rate)`."""
 
 SCHEDULE_FREE = "schedulefree"
+# The optimizers of torch that have a name.
 CLASSES: Mapping[str, Any] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
-"""The optimizers of torch that have a name."""
 NAMES = (*CLASSES, SCHEDULE_FREE)
 
 
@@ -64,7 +64,7 @@ class Made:
                 **self.settings,
             }
 
-    def clipped(self, norm: float) -> "Made":
+    def with_clipping(self, norm: float) -> "Made":
         """The same with gradients clipped to this norm."""
         made = copy.copy(self)
         made.clip = norm

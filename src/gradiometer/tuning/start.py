@@ -181,6 +181,7 @@ class _Line:
         else:
             while not self.overshoots(high := low * 4) and high < math.inf:
                 low = high
+        # To a factor of √2, which is finer than the octaves between lanes.
         for _ in range(2):
             middle = math.sqrt(low * high)
             low, high = (low, middle) if self.overshoots(middle) else (middle, high)

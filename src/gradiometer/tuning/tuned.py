@@ -21,7 +21,7 @@ from gradiometer.loop.readout import plain_number
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.tuning.aim import Aim, times_to_dict
-from gradiometer.tuning.lane import READOUT, Lane, LoopLane
+from gradiometer.tuning.lane import READOUT, Lane, LoopLane, readout_of
 from gradiometer.tuning.optimizers import Made
 
 
@@ -42,7 +42,7 @@ class Tried:
     @property
     def loss(self) -> float:
         """The training loss at the end of the branch; inf if it diverged."""
-        return math.inf if self.result.diverged is not None else self.result.readouts[READOUT].mean
+        return readout_of(self.result).mean
 
     def behind(self, best: "Tried") -> Estimate | None:
         """How much higher the loss is than that of the best lane, on the same examples; None if
@@ -140,7 +140,8 @@ class Tuned:
         optimizer = self.optimizer(model.parameters())
         optimizer.load_state_dict(copy.deepcopy(self.lane.loop.optimizer.state_dict()))
         scheduler = self.schedule.scheduler(optimizer)
-        scheduler.last_epoch = self.done  # its rate is still that of the first step
+        # The race ends within the first half, so the rate is still that of the first step.
+        scheduler.last_epoch = self.done
         return optimizer, scheduler
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -278,9 +279,10 @@ class Tuned:
         equal = [gap is not None and gap.low <= 0 for gap in gaps]
         found = []
         wide = self.rungs[min(1, len(self.rungs) - 1)]
+        wide_gaps = [one.behind(wide[0]) for one in wide[1:]]
         if not math.isfinite(best.loss):
             found.append("All rates diverged: look at the loss and at the examples.")
-        elif _is_flat(wide):
+        elif all(gap is not None and gap.low <= 0 for gap in wide_gaps):
             rates = sorted(one.lane.rate for one in wide)
             found.append(
                 f"All rates from {significant(rates[0])} to {significant(rates[-1])} ended at the "
@@ -291,10 +293,3 @@ class Tuned:
         elif equal and all(equal):
             found.append("The last lanes cannot be told apart by these examples: either would do.")
         return found
-
-
-def _is_flat(rung: Sequence[Tried]) -> bool:
-    """True if no lane of a rung is shown to be behind the best of it."""
-    best, *others = rung
-    gaps = [one.behind(best) for one in others]
-    return all(gap is not None and gap.low <= 0 for gap in gaps)

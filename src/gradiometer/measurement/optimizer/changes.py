@@ -6,9 +6,9 @@ from typing import Any
 
 from gradiometer.measurement.optimizer.groups import Group, written
 
+# Settings are read at least once in 2^6 = 64 steps of the first 4,096, and then once in a 64th of
+# the steps so far.
 DENSITY = 6
-"""Settings are read at least once in 2^6 = 64 steps of the first 4,096, and then once in a 64th of
-the steps so far."""
 
 
 class Changes:
@@ -30,8 +30,8 @@ class Changes:
     def __init__(self, append: Callable[[dict[str, Any]], None]) -> None:
         self._append = append
         self._last: tuple[Group, ...] = ()
+        # The next step at which the settings should be read.
         self.next_look = 0
-        """The next step at which the settings should be read."""
 
     def look(self, step: int, groups: tuple[Group, ...]) -> None:
         """Note the settings at this step, and choose the next step to read them."""

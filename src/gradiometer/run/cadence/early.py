@@ -4,36 +4,36 @@ to stay recent."""
 import math
 from dataclasses import dataclass
 
+# Readings that a run of 300 steps should have: with fewer, intervals are wide mostly because of
+# their number.
 PROMISED = 40
-"""Readings that a run of 300 steps should have: with fewer, intervals are wide mostly because of
-their number."""
 
+# The same if a reading costs a quarter more than a training step, or still more.
 PROMISED_EXPENSIVE = 20
-"""The same if a reading costs a quarter more than a training step, or still more."""
 
+# The step by which they should be made.
 PROMISED_BY = 300
-"""The step by which they should be made."""
 
+# Steps in which more than the share may be used.
 START_UP_STEPS = 1000
-"""Steps in which more than the share may be used."""
 
+# In these steps, measuring may use at most this many times the share.
 START_UP = 5
-"""In these steps, measuring may use at most this many times the share."""
 
+# Seconds that promised readings may use if the allowance of 1,000 steps has them, and two fifths of
+# it in any case.
 SMALL = 0.25
-"""Seconds that promised readings may use if the allowance of 1,000 steps has them, and two fifths
-of it in any case."""
 
+# Part of the steps in which the promised readings are made.
 IN_TIME = 0.93
-"""Part of the steps in which the promised readings are made."""
 
+# After the promised readings, another is made when training is this many times as long as at the
+# newest one.
 RECENT = 1.1
-"""After the promised readings, another is made when training is this many times as long as at the
-newest one."""
 
+# When training is this many times as long, one more is made, whatever was borrowed: without it
+# there is no advice.
 STALE = 1.2
-"""When training is this many times as long, one more is made, whatever was borrowed: without it
-there is no advice."""
 
 _EARLY_STEPS = 500
 _EXPENSIVE_FROM = 1.25

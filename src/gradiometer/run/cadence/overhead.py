@@ -7,11 +7,11 @@ from typing import Any
 from gradiometer.measurement.estimate import counted
 from gradiometer.run.budget import READINGS
 
+# A smaller share of the training time is not named.
 NAMED = 0.0005
-"""A smaller share of the training time is not named."""
 
+# Above so many budgets, a sentence says that a longer run costs less.
 MUCH = 2.0
-"""Above so many budgets, a sentence says that a longer run costs less."""
 
 
 def time_used(overhead: Mapping[str, Any], every: int | None = None) -> str:

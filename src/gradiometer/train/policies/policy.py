@@ -15,8 +15,8 @@ from gradiometer.train.forking.order import examples_before
 from gradiometer.train.forking.own_loop import loop_under_way
 from gradiometer.train.training import Training
 
+# What the branches of a policy are compared by.
 READOUT = "train_loss"
-"""What the branches of a policy are compared by."""
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from gradiometer.measurement.optimizer.hyperparameters import list_values
 from gradiometer.measurement.optimizer.shape import number
 from gradiometer.verdict.words.sentences import Sentences, always
 
+# A number of updates that is divided by at least this is said to be nearly halved.
 NEARLY_HALVES = 1.8
-"""A number of updates that is divided by at least this is said to be nearly halved."""
 
+# Factors of the best learning rate seen when B is doubled under AdamW: 2^p with p from −0.03 to
+# 0.63.
 RATES = (1.0, 1.5)
-"""Factors of the best learning rate seen when B is doubled under AdamW: 2^p with p from −0.03 to
-0.63."""
 
 TIME_MATTERS = "if wall time matters more than examples."
 EXAMPLES_MATTER = "if examples are expensive."

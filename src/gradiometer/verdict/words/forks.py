@@ -51,13 +51,11 @@ def changed_by_forks(finding: Finding) -> Sentences:
         f"Forks compared half and twice the rate with going on. They cost {spent} times the "
         "updates of the run."
     )
-    decisions = [(_changed(event), _by_fork(event)) for event in finding.facts["decisions"]]
+    decisions = []
+    for event in finding.facts["decisions"]:
+        change = "stayed" if event["factor"] == 1 else f"was multiplied by {event['factor']:g}"
+        decisions.append((f"At step {event['step']:,} the rate {change}", _by_fork(event)))
     return Sentences(" ".join(map("".join, decisions)), means, lead=decisions[0][0])
-
-
-def _changed(event: Mapping[str, Any]) -> str:
-    change = "stayed" if event["factor"] == 1 else f"was multiplied by {event['factor']:g}"
-    return f"At step {event['step']:,} the rate {change}"
 
 
 def if_cooled(finding: Finding) -> Sentences:
