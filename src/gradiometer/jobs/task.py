@@ -31,6 +31,7 @@ def perform_task(settings: tuple[Any, ...], shared: Shared | None, parcel: bytes
         The outcome as bytes. A result that cannot be sent back is a failure.
     """
     before = settings_here()
+    # The first setting is `in_pool`: a pool in a job starts no processes.
     _apply((True, *settings[1:]))
     try:
         outcome = perform(unpack(parcel), None if shared is None else _read(*shared))

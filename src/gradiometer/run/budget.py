@@ -33,8 +33,6 @@ PRODUCTS = "products of gradients"
 # What the looks of `--cool` cost. Their number is chosen so that half of the share pays for them.
 COOLING = "looks of cooling"
 
-_REMEMBERED = 5
-
 
 class Budget:
     """Decides from measured seconds whether another measurement fits into a share of the training
@@ -95,7 +93,8 @@ class Budget:
         self._newest = 0
         self._started: float | None = None
         self._repays_from: float | None = None
-        self._costs: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
+        # The newest five of a kind, since a measurement may become slower or faster on its way.
+        self._costs: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=5))
         self._first: dict[str, float] = {}
         self._counted: defaultdict[str, float] = defaultdict(float)
         self._open: list[str] = []
@@ -400,3 +399,16 @@ class Budget:
             newest=self.steps if under_way else self._newest,
             bookkeeping=self._by_the_way,
         )
+
+
+def clock_for(device: str) -> Callable[[], float]:
+    """The clock that counts what training and measuring cost on this kind of device.
+
+    On the CPU it is the processor time of this process, with all its threads: on a busy machine the
+    wall clock also counts other processes. With an accelerator it is the wall clock, since the
+    processor does not do the work; measured steps wait for the accelerator before they are timed.
+
+    Args:
+        device: `torch.device.type` of the parameters.
+    """
+    return time.process_time if device == "cpu" else time.perf_counter

@@ -101,7 +101,12 @@ def save(
         raise BadArgument(f"`step` must be at least 0, got {step}.")
     if not keep >= 1:
         raise BadArgument(f"`keep` must be at least 1, got {keep}.")
-    files = {TENSORS: _tensor_bytes(tensors), STATE: _state_bytes(step, state)}
+    files = {TENSORS: _tensor_bytes(tensors)}
+    _refuse_what_json_changes(state, "state")
+    # The standard library's JSON keeps the 128-bit integers of a random generator's state; msgspec
+    # does not.
+    text = json.dumps({"step": step, "state": plain(state)}, allow_nan=False, ensure_ascii=True)
+    files[STATE] = text.encode()
     sums = "".join(
         f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()
     )
@@ -174,6 +179,7 @@ def _tensor_bytes(tensors: Mapping[str, "torch.Tensor"]) -> bytes:
     from safetensors import SafetensorError  # noqa: PLC0415  (heavy, and not needed to read a run)
     from safetensors.torch import save as to_bytes  # noqa: PLC0415
 
+    # safetensors refuses tensors that share memory.
     seen: set[int] = set()
     separate: dict[str, torch.Tensor] = {}
     try:
@@ -192,14 +198,6 @@ def _tensor_bytes(tensors: Mapping[str, "torch.Tensor"]) -> bytes:
         SafetensorError,
     ) as error:
         raise BadArgument(f"`tensors` cannot be saved as safetensors: {error}.") from error
-
-
-def _state_bytes(step: int, state: Mapping[str, Any]) -> bytes:
-    _refuse_what_json_changes(state, "state")
-    # The standard library's JSON keeps the 128-bit integers of a random generator's state; msgspec
-    # does not.
-    text = json.dumps({"step": step, "state": plain(state)}, allow_nan=False, ensure_ascii=True)
-    return text.encode()
 
 
 def _refuse_what_json_changes(value: Any, where: str) -> None:

@@ -132,18 +132,13 @@ def events_of(path_name: str, lines: Iterable[Line]) -> tuple[list[dict[str, Any
         kind = "event"
         try:
             kind = msgspec.convert(record, _Event).event
-            found.append(_convert(record, kind))
+            wanted = KINDS.get(kind) or _slow_kind(kind)
+            # The fields that are known are kept as their types have them, the others as they are.
+            known = {} if wanted is None else msgspec.to_builtins(msgspec.convert(record, wanted))
+            found.append(record | known)
         except (msgspec.ValidationError, OverflowError) as error:
             refused[kind].append((number, str(error)))
     return found, [_sentence(path_name, kind, places) for kind, places in refused.items()]
-
-
-def _convert(record: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The record, with the fields that are known as their types have them."""
-    wanted = KINDS.get(kind) or _slow_kind(kind)
-    return (
-        record if wanted is None else record | msgspec.to_builtins(msgspec.convert(record, wanted))
-    )
 
 
 def _slow_kind(kind: str) -> Any:

@@ -254,6 +254,7 @@ class Run:
         )
         if last in _ENDS:
             return _ENDS[last]
+        # A killed process has let go of its lock.
         return "running" if being_written(self.folder.events_path) else "interrupted"
 
     @property

@@ -21,7 +21,6 @@ from gradiometer.storage.disk import interrupted_by_disk
 from gradiometer.storage.journal import JournalWriter
 
 LOSSES_A_LINE = 1000
-RECENT_READINGS = 1000
 SECONDS_BETWEEN_WRITES = 1.0
 FOLLOWED = 64
 
@@ -80,6 +79,7 @@ class Recorder:
         # there is no command that resumes a watched run
         then = "start a new `watch`" if folder.watched else ""
         self._readings = JournalWriter(folder.readings_path(), folder.path, then)
+        # Without it, an error here would keep the lock of the file before.
         try:
             self._events = JournalWriter(folder.events_path, folder.path, then)
         except BaseException:
@@ -89,7 +89,8 @@ class Recorder:
         self._losses: list[float] = []
         self._losses_from = self._next_loss = 0
         self._written = time.perf_counter()
-        self._recent = {gauge.name: deque[Reading](maxlen=RECENT_READINGS) for gauge in self.gauges}
+        # As many as a live panel needs. The file has all of them.
+        self._recent = {gauge.name: deque[Reading](maxlen=1000) for gauge in self.gauges}
         self._elsewhere = set(elsewhere)
         self._followers = tuple(gauge for gauge in self.gauges if gauge.own_steps)
         cadenced = [
@@ -106,6 +107,7 @@ class Recorder:
         `next_look` may be left out, for at most `LOOK_SECONDS`."""
         if step < self._cadence.next_look and not self._cadence.is_late:
             return False
+        # Who follows the run sees its losses also where no step is measured.
         if not time.perf_counter() - self._written < SECONDS_BETWEEN_WRITES:
             self._write()
         return self._cadence.due(step)

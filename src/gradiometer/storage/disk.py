@@ -24,10 +24,6 @@ _SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 # users make links.
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
-# Folders above a file that are looked at for the run it belongs to: a fork has files three levels
-# deep.
-MOST_LEVELS = 6
-
 
 def open_to_read(path: Path) -> BinaryIO:
     """Open a regular file. A FIFO, a socket or a device could block a reader for ever, or never
@@ -72,10 +68,9 @@ def check_inside(path: Path) -> None:
         OSError: A folder between the run's folder and the path is a link.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 (`resolve` would follow the links)
+    # A fork of a run has files three levels deep; six folders are looked at.
     roots = [
-        place
-        for place in range(MOST_LEVELS)
-        if place < len(path.parents) and is_run(path.parents[place])
+        place for place in range(6) if place < len(path.parents) and is_run(path.parents[place])
     ]
     # The outermost one counts: a link may lead to a folder that looks like a run, too.
     for parent in path.parents[: max(roots, default=0)]:

@@ -36,7 +36,6 @@ NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 _SIMPLE = frozenset({str, int, bool, type(None)})
 _BUFFER = 1 << 16
-_PATIENCE_SECONDS = 0.5
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -84,8 +83,10 @@ class JournalWriter:
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise StorageFailed(f"`{self.path}` cannot be written: not a regular file. Remove it.")
-        if status.st_size > 0 and not _ends_in_newline(self._descriptor, status.st_size):
-            self._buffer += b"\n"
+        if status.st_size > 0:
+            os.lseek(self._descriptor, -1, os.SEEK_END)
+            if os.read(self._descriptor, 1) != b"\n":
+                self._buffer += b"\n"
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0) | NO_LINK
@@ -321,7 +322,7 @@ def _lock(descriptor: int) -> bool:
     import fcntl  # noqa: PLC0415  (POSIX only)
 
     # a call of `being_written` locks it for a moment
-    patience = time.monotonic() + _PATIENCE_SECONDS
+    patience = time.monotonic() + 0.5
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -352,8 +353,3 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-def _ends_in_newline(descriptor: int, size: int) -> bool:
-    os.lseek(descriptor, size - 1, os.SEEK_SET)
-    return os.read(descriptor, 1) == b"\n"

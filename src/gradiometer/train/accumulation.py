@@ -68,8 +68,12 @@ class Accumulator:
             index: The step's number.
             where: Describes the place of a part of the batch, for messages.
         """
+        # Checkpoints keep the random states of rank 0 only: the others draw from a seed of the step.
         if not self._ranks.first:
-            self._set_own_seed(index)
+            seed = zlib.crc32(f"{self._seed}/{self._ranks.rank}/{index}".encode())
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002 (the global one is what models use)
         builder = SpreadBuilder(self._objective.layer_of)
         if measured and self._preconditioner is not None:
             with self._budget.spending(READINGS):
@@ -162,12 +166,6 @@ class Accumulator:
         return SpreadBuilder(
             self._objective.layer_of, sizes, squared, builder.preconditioner, preconditioned
         )
-
-    def _set_own_seed(self, index: int) -> None:
-        seed = zlib.crc32(f"{self._seed}/{self._ranks.rank}/{index}".encode())
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 (the global one is what models use)
 
 
 class MicroBatches:

@@ -1,7 +1,7 @@
 """Compare other batch sizes with the present one: the noise scale from readings, step times from
 this machine."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,9 +33,6 @@ from gradiometer.verdict.words.say import as_dict, say
 
 # Steps measured at the end of a brief training.
 MEASURED = 200
-
-# Maximum number of windows of a run.
-WINDOWS = 24
 
 # Minimum number of readings in a window. With fewer, intervals are too wide to be useful.
 FEWEST = 40
@@ -131,11 +128,14 @@ def compare_for_run(
     if not 0 < level < 1:
         raise BadArgument(f"`level` must lie between 0 and 1, got {level}.")
     latest = gauge.estimate(series.at_newest(), level)
-    scales = (
-        [gauge.estimate(window, level)["noise_scale"] for window in _windows(series)]
-        if of == "run"
-        else []
-    )
+    scales = []
+    if of == "run":
+        # At most 24 windows with equal numbers of readings. The last one ends with the series.
+        count = max(min(24, len(series) // FEWEST), 1)
+        length = len(series) // count
+        for start in range(len(series) - count * length, len(series), length):
+            window = series[start : start + length]
+            scales.append(gauge.estimate(window, level)["noise_scale"])
     settings = run.hyperparameters
     if settings is None:
         raise BadArgument(f"`{path}` has no record of its learning rate.")
@@ -172,14 +172,6 @@ def noise_scale_at(run: Run, step: int) -> Estimate | None:
         gauge = next(each for each in recorded_gauges(run)[0] if isinstance(each, kind))
         return gauge.estimate(before.at_newest(), run.configuration.level)[name]
     return None
-
-
-def _windows(series: Series) -> Iterator[Series]:
-    """Consecutive windows with equal numbers of readings. The last one ends with the series."""
-    count = max(min(WINDOWS, len(series) // FEWEST), 1)
-    length = len(series) // count
-    for start in range(len(series) - count * length, len(series), length):
-        yield series[start : start + length]
 
 
 def compare_for_problem(

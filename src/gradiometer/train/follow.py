@@ -50,5 +50,6 @@ def lead(ranks: Ranks, folder: RunFolder) -> None:
 
 def dismiss(ranks: Ranks) -> None:
     """End the other processes, after the last step or after an error here."""
+    # After an error there may be nobody left to tell.
     with suppress(RankLost):
         ranks.told(END, False)

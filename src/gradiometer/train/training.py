@@ -27,8 +27,7 @@ from gradiometer.measurement.reading import Draw, Sampling, Series, Spread
 from gradiometer.problems.model import new_model
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
-from gradiometer.run.budget import COOLING, Budget
-from gradiometer.run.cadence.clock import clock_for
+from gradiometer.run.budget import COOLING, Budget, clock_for
 from gradiometer.run.configuration import MOST_STEPS, Configuration
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.recorder import Mode
@@ -39,13 +38,6 @@ from gradiometer.train.preparation import device_of, new_optimizer, seed_everyth
 
 # A loss this many times that of the first step is called diverged.
 EXPLODED = 1e4
-
-# Examples on which the learning rate is compared with the edge of stability before the first step,
-# and on which the endpoint is examined after the last.
-EDGE_EXAMPLES = 256
-
-# Most evaluations of a run, evenly spaced at ends of epochs.
-EVALUATIONS = 20
 
 
 class Training:
@@ -177,8 +169,9 @@ class Training:
             )
 
     def _few(self) -> Batch:
-        """A few hundred examples, always the same."""
-        count = min(EDGE_EXAMPLES, len(self.data))
+        """256 examples, always the same: for the check of the edge before the first step, and of the
+        endpoint after the last."""
+        count = min(256, len(self.data))
         generator = torch.Generator().manual_seed(self.configuration.seed)
         return self.data.batch(torch.randperm(len(self.data), generator=generator)[:count])
 
@@ -283,7 +276,8 @@ class Training:
     def evaluation_due(self) -> bool:
         """True if the last step ended the run, or an epoch that is followed by an evaluation."""
         epochs, left = divmod(self.step, self.order.steps_per_epoch)
-        every = -(-self.steps // (EVALUATIONS * self.order.steps_per_epoch))
+        # At most 20 evaluations in a run, evenly spaced.
+        every = -(-self.steps // (20 * self.order.steps_per_epoch))
         return self.step == self.steps or (left == 0 and epochs % every == 0)
 
     def facts(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from gradiometer.measurement.batch import mapped
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.loss import Loss
 from gradiometer.randomness import untouched_randomness
-from gradiometer.run.cadence.clock import clock_for
+from gradiometer.run.budget import clock_for
 from gradiometer.storage.disk import read_file, replace_file, writing
 from gradiometer.tuning.optimizers import Made
 

@@ -88,6 +88,7 @@ class ProblemTuned:
         made = RunFolder.create(
             out, name or name_of_run(lane.problem), manifest, self.path / "forks"
         )
+        # The run has its record from the first step on, and goes on from the lane's checkpoint.
         with writing(made.path):
             for file in source.path.glob("*.jsonl"):
                 shutil.copy2(file, made.path / file.name)
@@ -160,6 +161,7 @@ def tune_problem(
     if batch_size:
         configuration = msgspec.structs.replace(configuration, batch_size=batch_size[0])
     device = device_of(configuration.device, Ranks())
+    # The lanes start from these parameters, since a run makes its model from the same seed.
     seed_everything(configuration.seed)
     model = new_model(problem).to(device).train()
     data = problem.train.to(device)

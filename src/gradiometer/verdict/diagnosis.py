@@ -150,6 +150,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         findings.append(certificate.finding())
         estimates |= certificate.estimates
     findings = with_trials(run, _with_reservations(run, findings, gauges))
+    # Of equally urgent findings a spike comes first, and what another scale answers better last.
     findings.sort(
         key=lambda each: (
             each.state.rank,
@@ -157,6 +158,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
             is_outranked(each.gauge, run.gauges),
         )
     )
+    # The losses of another loss than the trained one say nothing about the training.
     judged = triage_of(run) if run.signs and not Reservations.of(run.events).loss else None
     if judged is not None:
         findings = led_by(

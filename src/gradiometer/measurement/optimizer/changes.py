@@ -6,10 +6,6 @@ from typing import Any
 
 from gradiometer.measurement.optimizer.groups import Group, written
 
-# Settings are read at least once in 2^6 = 64 steps of the first 4,096, and then once in a 64th of
-# the steps so far.
-DENSITY = 6
-
 
 class Changes:
     """Writes the settings of an optimizer when they have changed. A step between two looks costs
@@ -46,7 +42,8 @@ class Changes:
 
     def pass_over(self, step: int) -> None:
         """Choose the next step to read them, if they are known to be unchanged at this one."""
-        self.next_look = step + max(1, step >> DENSITY)
+        # At least once in 64 steps of the first 4,096, and then once in a 64th of the steps so far.
+        self.next_look = step + max(1, step >> 6)
 
     def restart(self, step: int) -> None:
         """Read and write the settings again at this step, at which a run is continued."""

@@ -18,9 +18,6 @@ LOOK_SECONDS = 0.25
 # Most steps between two decisions.
 FARTHEST = 10**6
 
-# Fewest steps between two decisions against a reading: a decision costs time, too.
-PAUSE = 8
-
 
 class Cadence:
     """Decides which steps are measured, and which gauges run then.
@@ -172,7 +169,8 @@ class Cadence:
             return FARTHEST
         if self._every is not None:
             return self._every - step % self._every
-        return min(self._budget.steps_until(saving=self._saving, pause=PAUSE), FARTHEST)
+        # At least 8 steps between two decisions against a reading: a decision costs time, too.
+        return min(self._budget.steps_until(saving=self._saving, pause=8), FARTHEST)
 
     @property
     def _saving(self) -> bool:

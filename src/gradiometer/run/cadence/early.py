@@ -35,10 +35,6 @@ RECENT = 1.1
 # there is no advice.
 STALE = 1.2
 
-_EARLY_STEPS = 500
-_EXPENSIVE_FROM = 1.25
-_SPREAD = 1.25
-
 
 @dataclass(frozen=True)
 class EarlyReadings:
@@ -94,16 +90,17 @@ class EarlyReadings:
         """The step from which the next promised reading may be made; infinite if there is none."""
         if self.steps > START_UP_STEPS or self.readings >= self.target:
             return math.inf
-        due: float = IN_TIME * self.by * (self.readings / self.target) ** _SPREAD
-        if self.spent - self.bookkeeping <= max(
-            self._small, _EARLY_STEPS * self._a_step if self._cheap else 0.0
-        ):
+        # A power above 1, so that the first readings are closer together.
+        due: float = IN_TIME * self.by * (self.readings / self.target) ** 1.25
+        # Cheap readings may use half of the allowance of the first 1,000 steps at once.
+        at_once = START_UP_STEPS / 2 * self._a_step if self._cheap else 0.0
+        if self.spent - self.bookkeeping <= max(self._small, at_once):
             return due
         return max(due, self._covered_at)
 
     @property
     def _cheap(self) -> bool:
-        return self.cost < _EXPENSIVE_FROM * self.pace
+        return self.cost < 1.25 * self.pace
 
     @property
     def _small(self) -> float:

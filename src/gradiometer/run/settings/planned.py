@@ -7,16 +7,13 @@ from gradiometer.convergence.theorem.theorem import read
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.run.configuration import Configuration
 
-# Most steps of the schedule that are checked before training.
-STEPS_CHECKED = 100_000
-
 
 def check_rates(schedule: Schedule, steps: int) -> None:
     """Refuse, before training, a schedule that gives no rate at some step.
 
     Checks every step; in a very long run evenly spaced steps and the last one.
     """
-    looked_at = range(0, steps, -(-steps // STEPS_CHECKED))
+    looked_at = range(0, steps, -(-steps // 100_000))
     for step in (*looked_at, steps - 1):
         schedule(step)
 

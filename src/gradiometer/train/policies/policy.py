@@ -68,6 +68,7 @@ class ForkPoint:
         )
         loop = loop_under_way(training, plan.seed)
         threads = configuration.threads
+        # Training waits for its forks, so they may have its processor.
         with opened("here") as pool:
             return train_plan(loop, plan, pool, out=self.folder.path, threads=threads)
 
