@@ -8,8 +8,7 @@ from itertools import pairwise
 import pytest
 
 from gradiometer import BadArgument
-from gradiometer.run.budget import COOLING, Budget
-from gradiometer.run.cadence.clock import clock_for
+from gradiometer.run.budget import COOLING, Budget, clock_for
 from gradiometer.run.cadence.overhead import overhead_sentence
 
 

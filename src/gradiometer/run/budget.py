@@ -17,24 +17,21 @@ from gradiometer.run.cadence.early import (
     EarlyReadings,
 )
 
+# Part of the share that pays back what was used early, from step 1,000 on.
 REPAID = 0.6
-"""Part of the share that pays back what was used early, from step 1,000 on."""
 
+# Part of the share that readings have in any case.
 ASSURED = 0.25
-"""Part of the share that readings have in any case."""
 
+# Names of what time is spent on: measured steps, the run's start with the first measured step, and
+# all other steps.
 READINGS, START, BOOKKEEPING = "readings", "start", "bookkeeping"
-"""Names of what time is spent on: measured steps, the run's start with the first measured step, and
-all other steps."""
 
+# What reading training's own gradients costs. Its chains keep to the budget themselves.
 PRODUCTS = "products of gradients"
-"""What reading training's own gradients costs. Its chains keep to the budget themselves."""
 
+# What the looks of `--cool` cost. Their number is chosen so that half of the share pays for them.
 COOLING = "looks of cooling"
-"""What the looks of `--cool` cost. Their number is chosen so that half of the share
-pays for them."""
-
-_REMEMBERED = 5
 
 
 class Budget:
@@ -78,26 +75,26 @@ class Budget:
             raise BadArgument(f"`share` must be at least 0 and below 1, got {share}.")
         self.share = share
         self.clock = clock
+        # Steps of the whole training, if known: the first 40 readings are spread over at most its
+        # first 1,000.
         self.planned: int | None = None
-        """Steps of the whole training, if known: the first 40 readings are spread over at most its
-        first 1,000."""
         self.spent_on: defaultdict[str, float] = defaultdict(float)
+        # Names of what is reported but not counted against the share: branches of the run.
         self.outside: set[str] = set()
-        """Names of what is reported but not counted against the share: branches of the run."""
+        # Names of costs that are not forecast, and are paid back later.
         self.fixed = {START}
-        """Names of costs that are not forecast, and are paid back later."""
+        # Training steps so far.
         self.steps = 0
-        """Training steps so far."""
+        # Measured steps so far.
         self.readings = 0
-        """Measured steps so far."""
+        # Called before the cost of a measurement is taken, for charges that are known only then.
         self.before_made: Callable[[], None] = lambda: None
-        """Called before the cost of a measurement is taken, for charges that are
-        known only then."""
         self._earlier = self._lent = self._last = 0.0
         self._newest = 0
         self._started: float | None = None
         self._repays_from: float | None = None
-        self._costs: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
+        # The newest five of a kind, since a measurement may become slower or faster on its way.
+        self._costs: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=5))
         self._first: dict[str, float] = {}
         self._counted: defaultdict[str, float] = defaultdict(float)
         self._open: list[str] = []
@@ -402,3 +399,16 @@ class Budget:
             newest=self.steps if under_way else self._newest,
             bookkeeping=self._by_the_way,
         )
+
+
+def clock_for(device: str) -> Callable[[], float]:
+    """The clock that counts what training and measuring cost on this kind of device.
+
+    On the CPU it is the processor time of this process, with all its threads: on a busy machine the
+    wall clock also counts other processes. With an accelerator it is the wall clock, since the
+    processor does not do the work; measured steps wait for the accelerator before they are timed.
+
+    Args:
+        device: `torch.device.type` of the parameters.
+    """
+    return time.process_time if device == "cpu" else time.perf_counter

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from gradiometer.errors import Interrupted
 
+# How long a process waits for another: rank 0 alone trains the forks of `cool`, for up to the time
+# of several runs.
+#
+# A process that ends closes its connections, which the others notice at once.
 PATIENCE = timedelta(days=7)
-"""How long a process waits for another: rank 0 alone trains the forks of `cool`, for up to the time
-of several runs.
-
-A process that ends closes its connections, which the others notice at once.
-"""
 
 
 class RankLost(Interrupted):

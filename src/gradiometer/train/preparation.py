@@ -2,7 +2,6 @@
 random seeds."""
 
 import random
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,13 +15,13 @@ from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.run.configuration import Configuration
+from gradiometer.run.folder import file_name
 from gradiometer.run.ranks import Ranks
 
 
 def name_of_run(problem: Problem) -> str:
     """Problem and model as a file name for every system: mine:problem becomes mine-problem."""
-    words = re.findall(r"\w[\w.]*", f"{problem.name}-{problem.model_name}")
-    return "-".join(words)[:60] or "run"
+    return file_name(f"{problem.name}-{problem.model_name}", "run")
 
 
 def new_optimizer(configuration: Configuration, parameters: Sequence[Tensor]) -> Optimizer:
@@ -44,19 +43,6 @@ def new_optimizer(configuration: Configuration, parameters: Sequence[Tensor]) ->
     if c.clip is not None:
         optimizer.register_step_pre_hook(Clipping(c.clip))
     return optimizer
-
-
-def update(optimizer: Optimizer, step: int) -> None:
-    """Φ ← Φ − η ĝ, if the parameters' type can hold η."""
-    try:
-        optimizer.step()
-    except RuntimeError as error:
-        if "without overflow" not in str(error):
-            raise
-        raise BadArgument(
-            f"`learning_rate` is {optimizer.param_groups[0]['lr']:.3g} at step {step:,}, which the "
-            "type of the parameters cannot hold: give a smaller one."
-        ) from error
 
 
 def hold_out(examples: Examples, configuration: Configuration) -> tuple[Examples, Examples | None]:

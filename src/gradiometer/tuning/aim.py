@@ -20,13 +20,13 @@ from gradiometer.measurement.batch import mapped
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.loss import Loss
 from gradiometer.randomness import untouched_randomness
-from gradiometer.run.cadence.clock import clock_for
+from gradiometer.run.budget import clock_for
 from gradiometer.storage.disk import read_file, replace_file, writing
 from gradiometer.tuning.optimizers import Made
 
+# The training loss or that on held-out examples, after the same number of examples for all batch
+# sizes; or the training loss after the same time.
 Aim = Literal["loss", "test", "time"]
-"""The training loss or that on held-out examples, after the same number of examples for all batch
-sizes; or the training loss after the same time."""
 
 FILE = "step_times.json"
 
@@ -99,9 +99,9 @@ def paces_for(
     if aim != "time":
         return Paces({size: sizes[0] / size for size in sizes})
     what = _what(model, made)
-    times = _kept(out, sizes, what)
+    times = _read_times(out, sizes, what)
     if times is None:
-        times = _measured(model, made, data, loss=loss, seed=seed)
+        times = _measure(model, made, data, loss=loss, seed=seed)
         if out is not None:
             with writing(out):
                 out.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def _what(model: nn.Module, made: Made) -> list[Any]:
     return [parameters, made.words, torch.get_num_threads()]
 
 
-def _measured(
+def _measure(
     model: nn.Module, made: Made, data: Mapping[int, Data], *, loss: Loss, seed: int
 ) -> StepTimes:
     """Time steps of a copy, in turn. On one thread of the CPU, other processes do not count."""
@@ -146,7 +146,7 @@ def times_to_dict(times: StepTimes) -> dict[str, Any]:
     }
 
 
-def _kept(out: Path | None, sizes: Sequence[int], what: list[Any]) -> StepTimes | None:
+def _read_times(out: Path | None, sizes: Sequence[int], what: list[Any]) -> StepTimes | None:
     """The times that were measured before, unless they are of something else or cannot be read."""
     if out is None or not (out / FILE).exists():
         return None

@@ -13,6 +13,7 @@ from gradiometer.loop.branch import Branch, BranchResult, Tail
 from gradiometer.loop.changes.alternative import GoOn
 from gradiometer.loop.engine import train_branch
 from gradiometer.loop.loop import Loop
+from gradiometer.loop.readout import Readout
 from gradiometer.loop.stream import Stream
 from gradiometer.measurement.optimizer.averaged import averages_itself
 from gradiometer.measurement.untouched import Surroundings
@@ -20,11 +21,9 @@ from gradiometer.problems.examples import Examples
 from gradiometer.randomness import untouched_randomness
 from gradiometer.tuning.optimizers import Made
 
+# What lanes are compared by, and what if examples are held out.
 READOUT = "train_loss"
-"""What lanes are compared by, unless examples are held out."""
-
 HELD_OUT_READOUT = "test_loss"
-"""What they are compared by then."""
 
 
 class MeanLoss:
@@ -131,6 +130,7 @@ class LoopLane:
                     loop.update(*stream.take().pieces)
                     if mean is not None:
                         mean.take(loop.model, loop.index)
+            # A loss may refuse NaN, which is a rate that is too high and no fault of the loss.
             except UserCodeFailed:
                 if self._is_finite:
                     raise
@@ -161,6 +161,11 @@ def tail_of(made: Made) -> Tail:
     return "none" if made.is_schedule_free else "linear"
 
 
+def readout_of(end: BranchResult, name: str) -> Readout:
+    """The loss of a lane; inf if it diverged."""
+    return Readout(math.inf) if end.diverged is not None else end.readouts[name]
+
+
 def judge(
     lane: Lane, cooled: float, examples: int, held_out: Examples | None
 ) -> tuple[BranchResult, Lane]:
@@ -186,6 +191,7 @@ def judge(
     loop.evaluate = held_out
     if mean is None:
         return train_branch(loop, Branch(GoOn(), 1, horizon, tail_of(lane.made))), lane
+    # The lane itself goes on from its last parameters.
     copy = loop.copy()
     if averages_itself(copy.optimizer):
         copy.finish()

@@ -17,11 +17,12 @@ from gradiometer.tuning.tuned import Tuned
 from gradiometer.tuning.tuning import Progress, run_race
 from gradiometer.tuning.variants import Amounts, Optimizers
 
+# Default budget, in units of the training. With 0.7 in its place 6 of twelve choices ended within 1 %
+# of the best rate, with 1.0 it was 7, and with 1.3 it was 8.
 BUDGET = 1.0
-"""Default budget, in units of the training."""
 
+# Default of `clip`.
 CLIP = 2.0
-"""Default of `clip`."""
 
 
 @bounded

@@ -34,11 +34,11 @@ from gradiometer.tuning.variants import Amounts, Optimizers
 
 FILE = "tuned.toml"
 
+# Share of the training examples that the aim "test" holds out, as is usual.
 HELD_OUT = 0.1
-"""Share of the training examples that the aim "test" holds out, as is usual."""
 
+# What a new run folder writes into its manifest itself.
 WRITTEN = ("format", "name", "created", SIGNATURE)
-"""What a new run folder writes into its manifest itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +90,7 @@ class ProblemTuned:
         made = RunFolder.create(
             out, name or name_of_run(lane.problem), manifest, self.path / "forks"
         )
+        # The run has its record from the first step on, and goes on from the lane's checkpoint.
         with writing(made.path):
             for file in source.path.glob("*.jsonl"):
                 shutil.copy2(file, made.path / file.name)
@@ -168,6 +169,7 @@ def tune_problem(
     elif aim != "test" and configuration.held_out:
         raise BadArgument("`held_out` is for the aim 'test': give both, or leave it out.")
     device = device_of(configuration.device, Ranks())
+    # The lanes start from these parameters, since a run makes its model from the same seed.
     seed_everything(configuration.seed)
     model = new_model(problem).to(device).train()
     data, held_out = hold_out(problem.train, configuration)

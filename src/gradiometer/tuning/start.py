@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.loop.loop import Loop
@@ -128,7 +127,12 @@ class _Line:
         self.start = [p.detach().clone() for p in self.moved]
         self.forwards = 0
         gradients = [p.grad.clone() for p in self.moved if p.grad is not None]
-        self.update = self._first_update()
+        with torch.no_grad():
+            for p in self.moved:
+                p.zero_()  # from zero, a small update is not lost in rounding
+        with user_code("optimizer"):
+            self.loop.optimizer.step()
+        self.update = [p.detach().clone() for p in self.moved]
         # AdamW divides by √v + ε, and both round to zero in float16.
         if not all(bool(update.isfinite().all()) for update in self.update):
             raise UserCodeFailed(
@@ -145,14 +149,6 @@ class _Line:
                 "`optimizer` does not go down the gradient in its first update: no rate can be "
                 "chosen."
             )
-
-    def _first_update(self) -> list[Tensor]:
-        with torch.no_grad():
-            for p in self.moved:
-                p.zero_()  # from zero, a small update is not lost in rounding
-        with user_code("optimizer"):
-            self.loop.optimizer.step()
-        return [p.detach().clone() for p in self.moved]
 
     @torch.no_grad()
     def overshoots(self, rate: float) -> bool:
@@ -181,6 +177,7 @@ class _Line:
         else:
             while not self.overshoots(high := low * 4) and high < math.inf:
                 low = high
+        # To a factor of √2, which is finer than the octaves between lanes.
         for _ in range(2):
             middle = math.sqrt(low * high)
             low, high = (low, middle) if self.overshoots(middle) else (middle, high)

@@ -21,11 +21,11 @@ from gradiometer.loop.readout import plain_number
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.tuning.aim import Aim, times_to_dict
-from gradiometer.tuning.lane import HELD_OUT_READOUT, READOUT, Lane, LoopLane
+from gradiometer.tuning.lane import HELD_OUT_READOUT, READOUT, Lane, LoopLane, readout_of
 from gradiometer.tuning.optimizers import Made
 
+# What lanes are compared by, in words.
 WORDS = {READOUT: "training loss", HELD_OUT_READOUT: "held-out loss"}
-"""What lanes are compared by, in words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +47,7 @@ class Tried:
     @property
     def loss(self) -> float:
         """The loss at the end of the branch; inf if it diverged."""
-        return (
-            math.inf
-            if self.result.diverged is not None
-            else self.result.readouts[self.readout].mean
-        )
+        return readout_of(self.result, self.readout).mean
 
     @property
     def estimate(self) -> Estimate | None:
@@ -156,7 +152,8 @@ class Tuned:
         optimizer = self.optimizer(model.parameters())
         optimizer.load_state_dict(copy.deepcopy(self.lane.loop.optimizer.state_dict()))
         scheduler = self.schedule.scheduler(optimizer)
-        scheduler.last_epoch = self.done  # its rate is still that of the first step
+        # The race ends within the first half, so the rate is still that of the first step.
+        scheduler.last_epoch = self.done
         return optimizer, scheduler
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -299,9 +296,10 @@ class Tuned:
         equal = [gap is not None and gap.low <= 0 for gap in gaps]
         found = []
         wide = self.rungs[min(1, len(self.rungs) - 1)]
+        wide_gaps = [one.behind(wide[0]) for one in wide[1:]]
         if not math.isfinite(best.loss):
             found.append("All rates diverged: look at the loss and at the examples.")
-        elif _is_flat(wide):
+        elif all(gap is not None and gap.low <= 0 for gap in wide_gaps):
             rates = sorted(one.lane.rate for one in wide)
             found.append(
                 f"All rates from {significant(rates[0])} to {significant(rates[-1])} ended at the "
@@ -312,10 +310,3 @@ class Tuned:
         elif equal and all(equal):
             found.append("The last lanes cannot be told apart by these examples: either would do.")
         return found
-
-
-def _is_flat(rung: Sequence[Tried]) -> bool:
-    """True if no lane of a rung is shown to be behind the best of it."""
-    best, *others = rung
-    gaps = [one.behind(best) for one in others]
-    return all(gap is not None and gap.low <= 0 for gap in gaps)

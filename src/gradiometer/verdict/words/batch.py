@@ -19,12 +19,9 @@ from gradiometer.measurement.optimizer.hyperparameters import list_values
 from gradiometer.measurement.optimizer.shape import number
 from gradiometer.verdict.words.sentences import Sentences, always
 
-NEARLY_HALVES = 1.8
-"""A number of updates that is divided by at least this is said to be nearly halved."""
-
+# Factors of the best learning rate seen when B is doubled under AdamW: 2^p with p from −0.03 to
+# 0.63.
 RATES = (1.0, 1.5)
-"""Factors of the best learning rate seen when B is doubled under AdamW: 2^p with p from −0.03 to
-0.63."""
 
 TIME_MATTERS = "if wall time matters more than examples."
 EXAMPLES_MATTER = "if examples are expensive."
@@ -37,7 +34,7 @@ def small(finding: Finding) -> Sentences:
     now, doubled = (updates_factor(times * batch, reference) for times in (1, 2))
     more = examples_factor(2 * batch, reference) / examples_factor(batch, reference) - 1
     updates = "nearly halves the number of updates"
-    if now / doubled < NEARLY_HALVES:
+    if now / doubled < 1.8:
         updates = f"divides the number of updates by {now / doubled:.1f}"
     means = (
         f"In this range doubling B {updates} ({now:.1f}x → {doubled:.1f}x of the minimum) and "

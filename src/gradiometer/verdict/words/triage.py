@@ -194,6 +194,7 @@ WORDS: Mapping[Claim, Words] = {
     ),
 }
 
+# What a training did not show, as the end of a sentence.
 MISSING = {
     "labels": "without the outputs and labels of a batch",
     "batch": "without the batch in `w.step(loss, batch)`",
@@ -203,7 +204,6 @@ MISSING = {
     "looks": "without looks at gradients and weights",
     "end": "before the end of the training",
 }
-"""What a training did not show, as the end of a sentence."""
 
 
 class _Number:
@@ -269,9 +269,10 @@ def _to_paste(line: str, finding: Finding) -> tuple[str, str]:
     )
 
 
+# A function that says each claim.
 CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {claim.value: limits for claim in Claim}
-"""A function that says each claim."""
 
+# A function that says each doubt.
 DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
     "no_decay": always("A rate without decay looks the same: only a fork can tell (`cool now`)."),
     "stopped_early": always(
@@ -279,4 +280,3 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
     ),
     "fine_tuning": always("A trained model that is trained further also moves little."),
 }
-"""A function that says each doubt."""
