@@ -89,7 +89,9 @@ def _one_pair_a_reading(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["SGD", "momentum", "Nesterov"])
 def test_every_reading_is_the_product_by_hand(name: str, tmp_path: Path) -> None:
     loop = Loop(OPTIMIZERS[name])
-    series = _train(loop, 40, tmp_path).run.series("noise")
+    run = _train(loop, 40, tmp_path).run
+    assert run.overhead["mode"] == "products"
+    series = run.series("noise")
     assert len(series) >= 3 * CHAIN
     rate, momentum = (0.05, 0.0) if name == "SGD" else (0.02, 0.9)
     for place, step in enumerate(series.steps):
@@ -306,6 +308,7 @@ def test_with_a_loss_halves_take_over(tmp_path: Path) -> None:
     series = w.run.series("noise")
     assert series is not None and "gradient_variance" in series.moments
     assert any("half of the batch is run again" in text for text in w.run.warnings)
+    assert w.run.overhead["mode"] == "apart"
 
 
 def test_rules_that_are_known_and_not() -> None:

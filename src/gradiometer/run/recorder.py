@@ -90,6 +90,7 @@ class Recorder:
         self._written = time.perf_counter()
         self._recent = {gauge.name: deque[Reading](maxlen=RECENT_READINGS) for gauge in self.gauges}
         self._elsewhere = set(elsewhere)
+        self._added = 0
         self._followers = tuple(gauge for gauge in self.gauges if gauge.own_steps)
         cadenced = [
             gauge for gauge in self.gauges if not gauge.own_steps and gauge.name not in elsewhere
@@ -177,6 +178,7 @@ class Recorder:
         """Record a reading that was made elsewhere."""
         self._record(reading)
         self._cadence.read(reading.step)
+        self._added += 1
 
     def take_back(self, names: Collection[str]) -> None:
         """Measure these gauges here from now on: no more readings of them are given to `add`."""
@@ -328,10 +330,10 @@ class Recorder:
 
     @property
     def _read_by(self) -> str:
-        """How readings were made: "products" if some of them are of training's own gradients."""
+        """How readings were made: "products" if most of them are of training's own gradients."""
         if self._share == 0 or not self.gauges:
             return "off"
-        return "products" if self._elsewhere else self.mode
+        return "products" if 2 * self._added > self._cadence.measured else self.mode
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""
