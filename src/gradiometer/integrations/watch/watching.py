@@ -243,8 +243,8 @@ class Watch(Measuring, Forks, Automatic):
             loss: The mean loss of the batch, before it is divided for accumulation or scaled.
             batch: The examples of that loss, as `loss` takes them: any tree with the examples along
                 the first axis. Without it, the first tensor that the model was called with stands
-                for the batch: its rows are the examples. What needs the labels or runs the model
-                again needs the batch.
+                for the batch: its rows are the examples, and labels are those that a loss of torch
+                has compared. What runs the model again needs the batch.
         """
         if self.steps >= self.on_the_way.next:
             self.on_the_way.at_step(self.steps, batch, is_first=not self._parts)
@@ -353,13 +353,6 @@ class Watch(Measuring, Forks, Automatic):
     def note_settings(self) -> None:
         """Record the settings of the optimizers, which are those of the coming step."""
         self._settings.note()
-
-    def pass_over(self, loss: float) -> None:
-        """Count a step that made no update and is not looked at, and keep its loss."""
-        self._capture.forget()
-        self._losses.pass_over(self.steps, loss)
-        self.steps += 1
-        self._decide()
 
     def _begin(self) -> None:
         """Make the run's folder and recorder, now that the batch size is known."""

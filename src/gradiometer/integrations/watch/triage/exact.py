@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gradiometer.integrations.backwards import Listener
 from gradiometer.integrations.watch.last_gradient import gradients_of
 from gradiometer.integrations.watch.shield import Hook, Shield
+from gradiometer.integrations.watch.triage.compared import compared_by
 from gradiometer.measurement.objective import Objective
 
 SENSITIVE = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
@@ -95,11 +96,14 @@ class BackwardsOfStep:
         }
         self._cleared = [parameter for parameter in parameters if id(parameter) in trained]
         self._listener: Listener | None = None
+        self._reads_loss = False
         self.count = 0
         self.stale: Tensor | None = None
         """‖.grad‖ before the first backward; None if it was empty."""
         self.roots: list[Tensor] = []
         """What each backward was called on."""
+        self.compared: tuple[Tensor, Tensor] | None = None
+        """The outputs and labels that the newest loss has compared; None if they are not known."""
         self._made: Tensor | None = None
         self._marks: list[tuple[int, int]] = []
 
@@ -108,9 +112,14 @@ class BackwardsOfStep:
         """‖.grad‖ of every parameter after the last backward, before anything clipped it."""
         return self._norms() if self._made is None else self._made
 
-    def start(self) -> None:
-        """Listen to the coming update."""
+    def start(self, *, reads_loss: bool) -> None:
+        """Listen to the coming update.
+
+        Args:
+            reads_loss: True to look for what the loss compares.
+        """
         self.stop()
+        self._reads_loss = reads_loss
         self.count = 0
         self.stale = None
         self.roots = []
@@ -124,9 +133,10 @@ class BackwardsOfStep:
         if self._listener is not None:
             self._listener.remove()
         self._listener = None
+        self.compared = None
 
     @torch.no_grad()
-    def _before(self) -> None:
+    def _before(self, loss: Tensor | None) -> None:
         held = [
             parameter.grad.detach() for parameter in self._cleared if parameter.grad is not None
         ]
@@ -136,6 +146,8 @@ class BackwardsOfStep:
         if self.count == 0:
             self.stale = together(torch._foreach_norm(held)).norm() if held else None
         self._marks = self._marked()
+        if self._reads_loss and loss is not None:
+            self.compared = compared_by(loss)
 
     @torch.no_grad()
     def _after(self, loss: Tensor | None) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gradiometer.integrations.watch.accelerator.copied import Copied
 from gradiometer.integrations.watch.last_gradient import NEVER, LastGradient, gradients_of
 from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
-from gradiometer.integrations.watch.triage.batches import BatchSigns, parts_of
+from gradiometer.integrations.watch.triage.batches import BatchSigns, logits_of, parts_of
 from gradiometer.integrations.watch.triage.exact import (
     BackwardsOfStep,
     facts_of,
@@ -208,8 +208,8 @@ class TriageRecorder:
 
     def _open(self) -> None:
         """Listen to the coming step: its forward and its backwards."""
-        self._backwards.start()
         self._takes_moments = self._batches.due
+        self._backwards.start(reads_loss=self._takes_moments)
         if self._takes_moments and not takes_no_hooks(self._objective.model):
             self._handles.append(
                 self._objective.model.register_forward_hook(Hook(self.shield, self._ran))
@@ -230,8 +230,13 @@ class TriageRecorder:
     def _read(self, step: int, batch: Batch) -> None:
         """Take what can be seen between `backward` and the update, and hook the update."""
         heard = self._backwards
-        made = heard.made
-        self._look["gradient"] = made
+        self._look["gradient"] = heard.made
+        inputs, labels = parts_of(batch)
+        out = logits_of(self._output)
+        if labels is None and heard.compared is not None:
+            outputs, labels = heard.compared
+            if out is None or out.shape != outputs.shape:
+                out = outputs
         heard.stop()
         self._look["nonzero"] = together(
             torch._foreach_norm(gradients_of(self._objective.parameters), 0)
@@ -255,8 +260,8 @@ class TriageRecorder:
         if heard.roots:
             self._look["root"] = together([root.reshape(()) for root in heard.roots]).mean()
         if self._takes_moments:
-            self._look |= self._batches.of(batch, self._output)
-        self._look |= self._shared.shared(parts_of(batch)[0], compares=self._takes_moments)
+            self._look |= self._batches.of(inputs, labels, out)
+        self._look |= self._shared.shared(inputs, compares=self._takes_moments)
         self._output = None
         self._remove_hooks()
         for optimizer in self._optimizers:
