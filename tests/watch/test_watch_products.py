@@ -83,7 +83,7 @@ def _train(loop: Loop, steps: int, out: Path, **settings: Any) -> Any:
 def _one_pair_a_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pair is a reading, and nothing is too expensive."""
     monkeypatch.setattr(successive, "PAIRS_A_READING", 1)
-    monkeypatch.setattr(successive, "EARLY_BUDGETS", 1e6)
+    monkeypatch.setattr(successive, "EARLY_SHARE", 1e6)
 
 
 @pytest.mark.parametrize("name", ["SGD", "momentum", "Nesterov"])
@@ -342,7 +342,7 @@ def test_the_budget_is_kept_in_the_long_run(
 ) -> None:
     """Chains that cost as much as the training itself are made rarely, also if they are all cut
     short."""
-    monkeypatch.setattr(successive, "EARLY_BUDGETS", 0.0)
+    monkeypatch.setattr(successive, "EARLY_SHARE", 0.0)
     monkeypatch.setattr(successive, "LATEST", 1)
     loop = Loop(OPTIMIZERS["SGD"])
     seconds = [0.0]

@@ -181,7 +181,7 @@ class Budget:
         reading = self.expected(guess=self._half_step(training))
         if self._early(reading, training, self.readings).promised_at < math.inf:
             return False
-        return self._budgeted + cost <= income + self._lent and self._expensive + cost <= income / 2
+        return self.budgeted + cost <= income + self._lent and self._expensive + cost <= income / 2
 
     def steps_until(self, under_way: float = 0.0, *, saving: bool = False, pause: int = 1) -> int:
         """Steps until another reading fits, at least 1, if steps take as long as they did so far.
@@ -213,7 +213,7 @@ class Budget:
     def beyond_allowance(self) -> bool:
         """True if the promised readings took more than the start-up allowance, since 300 steps are
         so short."""
-        spent = self._budgeted - self._fixed_costs
+        spent = self.budgeted - self._fixed_costs
         is_early = IN_TIME * PROMISED_BY <= self.steps <= START_UP_STEPS
         return is_early and spent > START_UP * self.share * self.training > 0
 
@@ -284,7 +284,7 @@ class Budget:
             self._last = self.training
             self._newest = self.steps
             if self._borrows:
-                spent = self._budgeted - self._by_the_way
+                spent = self.budgeted - self._by_the_way
                 self._lent = max(self._lent, spent - self._income(self.training))
 
     def state_dict(self) -> dict[str, Any]:
@@ -339,7 +339,7 @@ class Budget:
         return training / max(self.steps, 1) / 2
 
     @property
-    def _budgeted(self) -> float:
+    def budgeted(self) -> float:
         """Seconds that count against the share."""
         return self.spent - math.fsum(self.spent_on[name] for name in self.outside)
 
@@ -376,7 +376,7 @@ class Budget:
         """Two ways in which a reading of this cost may fit: for each, the seconds of income that
         are still needed, at most 0 if it fits, how often a second of bookkeeping counts in them,
         and if the income pays back first."""
-        income, spent = self._income(training), self._budgeted + under_way + cost - self._lent
+        income, spent = self._income(training), self.budgeted + under_way + cost - self._lent
         readings = spent - self._expensive
         assured = (cost + under_way) / ASSURED - self.share * (training - self._last), 0, False
         if not saving:
@@ -397,7 +397,7 @@ class Budget:
             steps=self.steps,
             pace=training / max(self.steps, 1),
             cost=cost,
-            spent=self._budgeted - self._fixed_costs + under_way + cost,
+            spent=self.budgeted - self._fixed_costs + under_way + cost,
             readings=readings,
             newest=self.steps if under_way else self._newest,
             bookkeeping=self._by_the_way,

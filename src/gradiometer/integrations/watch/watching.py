@@ -179,7 +179,6 @@ class Watch(Measuring, Forks, Automatic):
             self._optimizers,
             self._products[0],
             budget=self.budget,
-            alone=not self._cadenced,
             gauges=self.read_elsewhere,
         )
 
