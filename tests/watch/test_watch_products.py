@@ -245,6 +245,17 @@ def test_batches_of_two_sizes_make_a_pair(tmp_path: Path) -> None:
         assert float(series.moments["inverse_size"][place]) == 1 / size
 
 
+def test_one_example_is_a_batch(tmp_path: Path) -> None:
+    """As an episode of a policy, which the model sees one state at a time."""
+    loop = Loop(OPTIMIZERS["AdamW"])
+    with watch(loop.model, loop.optimizer, out=tmp_path, page=False, quiet=True) as w:
+        for _ in range(60):
+            w.step(loop.backward(1)[0])
+            loop.optimizer.step()
+    assert w.run is not None and w.run.configuration.batch_size == 1
+    assert len(w.run.series("preconditioned_noise")) >= 3 * CHAIN
+
+
 def test_a_parameter_without_a_gradient_counts_as_zero(tmp_path: Path) -> None:
     """As the expert of a mixture that no example of the batch was sent to."""
     loop = Loop(OPTIMIZERS["momentum"])

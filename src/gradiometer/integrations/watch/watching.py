@@ -357,10 +357,16 @@ class Watch(Measuring, Forks, Automatic):
         """Make the run's folder and recorder, now that the batch size is known."""
         self._begun = True
         self.budget.start()
+        size = self._parts[0].size * self._accumulation * self.ranks.count
+        if size == 1 and self._cadenced and not self.read_elsewhere:
+            raise BadArgument(
+                "`batch_size` is 1, so a step has no spread: raise batch_size to 2 or more, or set "
+                "budget to 0."
+            )
         configuration = configuration_of(
             self._objective,
             name=self._name,
-            batch_size=self._parts[0].size * self._accumulation * self.ranks.count,
+            batch_size=size,
             accumulation=self._accumulation * self.ranks.count,
             draw=self._batches.sampling.draw,
             **self._asked,
