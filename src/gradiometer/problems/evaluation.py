@@ -1,6 +1,5 @@
 """Loss and accuracy of a model on held-out examples, each with an interval."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from gradiometer.errors import UserCodeFailed
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.evaluation import Evaluation
 from gradiometer.measurement.loss import checked_loss
 from gradiometer.measurement.uncertainty.proportions import proportion
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
@@ -25,8 +25,9 @@ AT_ONCE = 1024
 
 def evaluate(
     problem: Problem, model: nn.Module, device: torch.device, level: float = 0.9
-) -> Mapping[str, Estimate]:
-    """The loss and the accuracy on the test set, in eval mode, with intervals over its examples.
+) -> Evaluation:
+    """The loss and the accuracy on the test set, in eval mode, with intervals over its examples,
+    and both for every example.
 
     The model's mode and all random states are unchanged afterwards. If the loss is a mean, its
     interval is over parts of the test set. Without a test set the result is empty.
@@ -34,11 +35,11 @@ def evaluate(
     >>> from gradiometer.problems import load
     >>> from gradiometer.problems.evaluation import evaluate
     >>> digits = load("digits")
-    >>> sorted(evaluate(digits, digits.model(), torch.device("cpu")))
+    >>> sorted(evaluate(digits, digits.model(), torch.device("cpu")).estimates)
     ['test_accuracy', 'test_loss']
     """
     if problem.test is None:
-        return {}
+        return Evaluation({}, {})
     with torch.no_grad(), untouched_randomness(0, [device]), in_eval_mode(model):
         losses, correct = _over(problem.test.to(device), problem, model)
     wrong = int((~np.isfinite(losses)).sum())
@@ -49,9 +50,11 @@ def evaluate(
     else:
         loss = skewed_mean(losses, level=level)
     estimates = {"test_loss": loss}
+    examples = {"test_loss": losses}
     if correct is not None:
         estimates["test_accuracy"] = proportion(int(correct.sum()), len(correct), level=level)
-    return estimates
+        examples["test_accuracy"] = correct.astype(np.float64)
+    return Evaluation(estimates, examples)
 
 
 def correctness(problem: Problem, model: nn.Module, batch: Batch) -> Tensor | None:

@@ -8,13 +8,16 @@ from types import TracebackType
 from typing import Any, Literal
 
 from gradiometer.errors import BadArgument, Interrupted, Unsupported, UserCodeFailed
+from gradiometer.measurement.evaluation import Evaluation
 from gradiometer.measurement.gauge import Gauge, Measurable
 from gradiometer.measurement.optimizer.changes import Changes
 from gradiometer.measurement.reading import Moments, Reading, Series, is_finite
 from gradiometer.run.budget import READINGS, START, Budget
 from gradiometer.run.cadence.cadence import Cadence
+from gradiometer.run.examples import FILE, write_examples
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.memory import Peak, measured
+from gradiometer.storage.disk import interrupted_by_disk
 from gradiometer.storage.journal import JournalWriter
 
 LOSSES_A_LINE = 1000
@@ -229,6 +232,14 @@ class Recorder:
             self.tell(fields["text"])
         self._events.append({"event": event, "step": int(step), "time": time.time(), **fields})
         self._events.flush()
+
+    def evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Record an evaluation: its means as an event, the numbers of single examples in a file."""
+        path = self.folder.path
+        with interrupted_by_disk(path / FILE, path, "but the lines before it are safe"):
+            places = write_examples(path, evaluation.examples)
+        means = {name: estimate.to_dict() for name, estimate in evaluation.estimates.items()}
+        self.event("evaluation", step, estimates=means, examples=places)
 
     def resume(self, step: int) -> None:
         """Resume the run at this step, the next to be made.

@@ -314,11 +314,11 @@ class Trainer:
     def _evaluate(self) -> None:
         training = self.training
         with evaluated(training):
-            estimates = evaluate(
+            evaluation = evaluate(
                 training.problem, training.model, training.device, training.configuration.level
             )
-        if estimates:
-            self.watch.record_evaluation(estimates)
+        if evaluation.estimates:
+            self.watch.record_evaluation(evaluation)
 
     def _checkpoint(self) -> None:
         recorded = self.watch.state_dict()["recorder"]

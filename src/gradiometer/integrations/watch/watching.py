@@ -188,6 +188,7 @@ class Watch(Measuring, Forks, Automatic):
                 "`watch` can be entered only once: call `watch` again for another training."
             )
         self._follow_updates_of(self._optimizers[0])
+        self.on_the_way.follow(self._optimizers[1:])
         self._inputs = Inputs(self._called, self.shield)
         self._handles.append(self._inputs)
         if self._cadenced:
