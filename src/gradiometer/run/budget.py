@@ -244,21 +244,23 @@ class Budget:
                 before the first step.
             outside: True for what does not count against the share: branches of the run.
         """
-        self.start()
+        if self._started is None:
+            self.start()
         if fixed:
             self.fixed.add(name)
         if outside:
             self.outside.add(name)
         now = self.clock()
         if self._open:
-            self._charge(now)
+            self.charge(self._open[-1], now - self._mark)
         self._open.append(name)
         self._mark = now
         try:
             yield
         finally:
-            self._charge(self.clock())
-            self._open.pop()
+            now = self.clock()
+            self.charge(self._open.pop(), now - self._mark)
+            self._mark = now
 
     def charge(self, name: str, seconds: float) -> None:
         """Charge seconds that were measured elsewhere."""
@@ -330,10 +332,6 @@ class Budget:
         self._costs.clear()
         for kind, kept in state["costs"].items():
             self._costs[kind].extend(map(float, kept))
-
-    def _charge(self, now: float) -> None:
-        self.charge(self._open[-1], now - self._mark)
-        self._mark = now
 
     def _half_step(self, training: float) -> float:
         return training / max(self.steps, 1) / 2
