@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 
 import torch
 import torch.distributed as dist
@@ -44,7 +45,7 @@ class Ranks:
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())
 
-    @property
+    @cached_property
     def alone(self) -> bool:
         """True if there is no other process."""
         return self.count == 1

@@ -92,6 +92,7 @@ class Recorder:
         # As many as a live panel needs. The file has all of them.
         self._recent = {gauge.name: deque[Reading](maxlen=1000) for gauge in self.gauges}
         self._elsewhere = set(elsewhere)
+        self._added = 0
         self._followers = tuple(gauge for gauge in self.gauges if gauge.own_steps)
         cadenced = [
             gauge for gauge in self.gauges if not gauge.own_steps and gauge.name not in elsewhere
@@ -180,6 +181,7 @@ class Recorder:
         """Record a reading that was made elsewhere."""
         self._record(reading)
         self._cadence.read(reading.step)
+        self._added += 1
 
     def take_back(self, names: Collection[str]) -> None:
         """Measure these gauges here from now on: no more readings of them are given to `add`."""
@@ -315,19 +317,18 @@ class Recorder:
         measured steps. `spent` splits `used` by name. `outside` names what has a budget of its own,
         `fixed` what is paid back later. `short_of` is the number of readings that the run should
         have by now, if the budget could not pay for them; else None. `beyond_allowance` is True if
-        its readings took more than the start-up allowance. `mode` is "products" if some readings
+        its readings took more than the start-up allowance. `mode` is "products" if most readings
         are of training's own gradients. `memory` is the most by which a measured step raised the
         peak memory, in bytes: of the accelerator, or else of the process.
         """
         spent, training = self.budget.spent_on, self.budget.training
-        mode = "products" if self._elsewhere else self.mode
         budgeted = self._share is not None and self.every is None and self._promises
         return {
             "budget": self._share,
             "used": self.budget.used,
             "measured_steps": self._cadence.measured,
             "every": self._cadence.spacing,
-            "mode": "off" if self._share == 0 or not self.gauges else mode,
+            "mode": self._read_by,
             "spent": {name: seconds / training for name, seconds in spent.items()}
             if training > 0
             else {},
@@ -337,6 +338,13 @@ class Recorder:
             "memory": self._memory.raised,
             "beyond_allowance": budgeted and self.budget.beyond_allowance(),
         }
+
+    @property
+    def _read_by(self) -> str:
+        """How readings were made: "products" if most of them are of training's own gradients."""
+        if self._share == 0 or not self.gauges:
+            return "off"
+        return "products" if 2 * self._added > self._cadence.measured else self.mode
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""

@@ -31,6 +31,7 @@ from gradiometer.drift.stability import MomentumRule
 from gradiometer.estimation.batch_advice import is_outranked
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.noise_readings import is_of_products
+from gradiometer.estimation.rate_brackets import PRECONDITIONED
 from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
 from gradiometer.loop.recorded.causes import causes_of
 from gradiometer.loop.recorded.decisions import cooled_finding, cooling_finding, rate_finding
@@ -147,7 +148,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     for certificate in load_artifacts(run, Certificate)[-1:]:
         findings.append(certificate.finding())
         estimates |= certificate.estimates
-    findings = with_trials(run, _with_reservations(run, findings, gauges))
+    findings = with_trials(run, _with_reservations(run, _without_outranked(run, findings), gauges))
     # Of equally urgent findings a spike comes first, and what another scale answers better last.
     findings.sort(
         key=lambda each: (
@@ -337,6 +338,21 @@ def _with_reservations(
         gauge for gauge in gauges if gauge.name not in found and reservations.why(gauge.name)
     ]
     return held + [reservations.stop_of(gauge.name, gauge.issue) for gauge in stopped]
+
+
+def _without_outranked(run: Run, findings: list[Finding]) -> list[Finding]:
+    """The findings without that of the plain noise scale, where the preconditioned one answers:
+    both would say something else of one batch, and nobody acts on the plain one."""
+    answered = any(
+        each.gauge == PRECONDITIONED and each.state is not State.CANNOT_TELL for each in findings
+    )
+    return [
+        each
+        for each in findings
+        if not (
+            answered and is_outranked(each.gauge, run.gauges) and each.claim.startswith("batch_")
+        )
+    ]
 
 
 def _endpoint(run: Run, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
