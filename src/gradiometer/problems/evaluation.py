@@ -1,16 +1,15 @@
 """Loss and accuracy of a model on held-out examples, each with an interval."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradiometer.errors import UserCodeFailed
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.evaluation import Evaluation
 from gradiometer.measurement.loss import checked_loss
 from gradiometer.measurement.uncertainty.proportions import proportion
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
@@ -26,8 +25,9 @@ AT_ONCE = 1024
 
 def evaluate(
     problem: Problem, model: nn.Module, device: torch.device, level: float = 0.9
-) -> Mapping[str, Estimate]:
-    """The loss and the accuracy on the test set, in eval mode, with intervals over its examples.
+) -> Evaluation:
+    """The loss and the accuracy on the test set, in eval mode, with intervals over its examples,
+    and both for every example.
 
     The model's mode and all random states are unchanged afterwards. If the loss is a mean, its
     interval is over parts of the test set. Without a test set the result is empty.
@@ -35,17 +35,26 @@ def evaluate(
     >>> from gradiometer.problems import load
     >>> from gradiometer.problems.evaluation import evaluate
     >>> digits = load("digits")
-    >>> sorted(evaluate(digits, digits.model(), torch.device("cpu")))
+    >>> sorted(evaluate(digits, digits.model(), torch.device("cpu")).estimates)
     ['test_accuracy', 'test_loss']
     """
     if problem.test is None:
-        return {}
+        return Evaluation({}, {})
     with torch.no_grad(), untouched_randomness(0, [device]), in_eval_mode(model):
         losses, correct = _over(problem.test.to(device), problem, model)
-    estimates = {"test_loss": _mean_loss(losses, level)}
+    wrong = int((~np.isfinite(losses)).sum())
+    if wrong:
+        # A loss that is not finite makes the mean unknown, and does not stop the training.
+        method = f"{wrong:,} of {len(losses):,} losses are not finite"
+        loss = Estimate.unknown(level=level, method=method, samples=len(losses))
+    else:
+        loss = skewed_mean(losses, level=level)
+    estimates = {"test_loss": loss}
+    examples = {"test_loss": losses}
     if correct is not None:
         estimates["test_accuracy"] = proportion(int(correct.sum()), len(correct), level=level)
-    return estimates
+        examples["test_accuracy"] = correct.astype(np.float64)
+    return Evaluation(estimates, examples)
 
 
 def correctness(problem: Problem, model: nn.Module, batch: Batch) -> Tensor | None:
@@ -53,19 +62,7 @@ def correctness(problem: Problem, model: nn.Module, batch: Batch) -> Tensor | No
     if problem.correct is None:
         return None
     with user_code("correct", "on held-out examples"):
-        return _truth_values(problem.correct(model, batch), batch)
-
-
-def _mean_loss(losses: Float[np.ndarray, " losses"], level: float) -> Estimate:
-    """The mean loss. A loss that is not finite makes it unknown, and does not stop the training."""
-    wrong = int((~np.isfinite(losses)).sum())
-    if wrong:
-        method = f"{wrong:,} of {len(losses):,} losses are not finite"
-        return Estimate.unknown(level=level, method=method, samples=len(losses))
-    return skewed_mean(losses, level=level)
-
-
-def _truth_values(value: Any, batch: Batch) -> Tensor:
+        value: Any = problem.correct(model, batch)
     size = batch_size(batch)
     if not (
         isinstance(value, Tensor) and value.dtype == torch.bool and tuple(value.shape) == (size,)

@@ -33,6 +33,8 @@ class _Warning(_Event):
 
 class _Evaluation(_Event):
     estimates: dict[str, Estimate] = {}
+    # where the numbers of single examples begin, and how many there are
+    examples: dict[str, tuple[StepNumber, StepNumber]] = {}
 
 
 class _Snapshot(_Event):

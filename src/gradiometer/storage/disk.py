@@ -128,6 +128,22 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def append(path: Path, content: bytes) -> int:
+    """Add to the end of a file, and return at which byte the addition begins. A link in its place
+    is not followed."""
+    check_inside(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0) | NO_LINK
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        begin = os.fstat(descriptor).st_size
+        rest = memoryview(content)
+        while rest:  # a write may be short
+            rest = rest[os.write(descriptor, rest) :]
+    finally:
+        os.close(descriptor)
+    return begin
+
+
 @contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
     """Wait until no other process or thread is inside with this folder. Without effect where there

@@ -47,7 +47,7 @@ class ForkTried:
         return (
             self.group.letter
             if len(self.group.runs) == 1
-            else f"{self.group.letter} seed {self.compared.seed}"
+            else f"{self.group.letter} {self.compared.seed_words}"
         )
 
 

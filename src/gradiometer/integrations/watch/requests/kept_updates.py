@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.integrations.fsdp import is_sharded
+from gradiometer.integrations.watch.last_gradient import NEVER
 from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
 from gradiometer.integrations.watch.subject import Subject
-from gradiometer.integrations.watch.triage.recorder import NEVER, takes_no_hooks
+from gradiometer.integrations.watch.triage.recorder import takes_no_hooks
 from gradiometer.loop.marks import Marks, marks_of
 from gradiometer.loop.replay import (
     SETTINGS,

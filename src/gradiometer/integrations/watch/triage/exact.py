@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.integrations.backwards import Listener
+from gradiometer.integrations.watch.last_gradient import gradients_of
 from gradiometer.integrations.watch.shield import Hook, Shield
-from gradiometer.integrations.watch.triage.products import gradients_of, together
+from gradiometer.integrations.watch.triage.compared import compared_by
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.wrappers import bare_optimizer
 
@@ -96,11 +97,14 @@ class BackwardsOfStep:
         }
         self._cleared = [parameter for parameter in parameters if id(parameter) in trained]
         self._listener: Listener | None = None
+        self._reads_loss = False
         self.count = 0
         self.stale: Tensor | None = None
         """‖.grad‖ before the first backward; None if it was empty."""
         self.roots: list[Tensor] = []
         """What each backward was called on."""
+        self.compared: tuple[Tensor, Tensor] | None = None
+        """The outputs and labels that the newest loss has compared; None if they are not known."""
         self._made: Tensor | None = None
         self._marks: list[tuple[int, int]] = []
 
@@ -109,9 +113,14 @@ class BackwardsOfStep:
         """‖.grad‖ of every parameter after the last backward, before anything clipped it."""
         return self._norms() if self._made is None else self._made
 
-    def start(self) -> None:
-        """Listen to the coming update."""
+    def start(self, *, reads_loss: bool) -> None:
+        """Listen to the coming update.
+
+        Args:
+            reads_loss: True to look for what the loss compares.
+        """
         self.stop()
+        self._reads_loss = reads_loss
         self.count = 0
         self.stale = None
         self.roots = []
@@ -125,9 +134,10 @@ class BackwardsOfStep:
         if self._listener is not None:
             self._listener.remove()
         self._listener = None
+        self.compared = None
 
     @torch.no_grad()
-    def _before(self) -> None:
+    def _before(self, loss: Tensor | None) -> None:
         held = [
             parameter.grad.detach() for parameter in self._cleared if parameter.grad is not None
         ]
@@ -137,6 +147,8 @@ class BackwardsOfStep:
         if self.count == 0:
             self.stale = together(torch._foreach_norm(held)).norm() if held else None
         self._marks = self._marked()
+        if self._reads_loss and loss is not None:
+            self.compared = compared_by(loss)
 
     @torch.no_grad()
     def _after(self, loss: Tensor | None) -> None:
@@ -214,3 +226,9 @@ def planned_steps(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]
         if isinstance(getattr(scheduler, name, None), int)
     ]
     return {"scheduler": type(scheduler).__name__, **({"scheduled": totals[0]} if totals else {})}
+
+
+def together(numbers: Sequence[Tensor]) -> Tensor:
+    """Single numbers as one tensor in single precision, on the device of the first."""
+    device = numbers[0].device
+    return torch.stack([number.to(device) for number in numbers]).float()
