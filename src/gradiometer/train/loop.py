@@ -360,6 +360,8 @@ class Trainer:
     def _diverged(self, reason: str) -> NoReturn:
         """Always raises Diverged. The checkpoint before is the last good state."""
         training = self.training
+        # write the losses that wait: they show how it came
+        self.watch.state_dict()
         self.recorder.event(
             "diverged", training.step, reason=reason, learning_rate=training.learning_rate
         )
@@ -375,5 +377,6 @@ class Trainer:
         raise Diverged(
             f"training diverged at step {training.step:,} with learning rate "
             f"{training.learning_rate:g}: {reason}; the update was not applied, and the last good "
-            f"state ({kept}) is kept in {self.folder.path}; {advice}"
+            f"state ({kept}) is kept in {self.folder.path}; {advice}; the cause: gradiometer fork "
+            f"{shlex.quote(str(self.folder.path))} --spike {training.step}"
         )

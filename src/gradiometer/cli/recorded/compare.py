@@ -132,7 +132,7 @@ def _tell(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]") -> 
     """Print each group with its numbers, the verdict, and each contrast as sentences
     and numbers."""
     from gradiometer.cli.outcome import filled
-    from gradiometer.loop.recorded.words import label_of, outcome
+    from gradiometer.loop.comparison.words import label_of, outcome
     from gradiometer.report.compare.contrast import QUANTITIES, finding_of, verdict
     from gradiometer.report.compare.forks import tried_by
     from gradiometer.report.compare.page import CAVEAT, changes, in_words

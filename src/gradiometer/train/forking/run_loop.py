@@ -18,6 +18,7 @@ from gradiometer.train.forking.own_loop import RunData, keep_cooling, loop_of
 from gradiometer.train.restoring.replay import state_at, training_of
 from gradiometer.train.restoring.state import restore, set_random_states
 from gradiometer.train.training import Training
+from gradiometer.verdict.triage.signs import Signs
 
 
 def loop_at(run: Run, step: int | None = None, *, problem: Problem | None = None) -> Loop:
@@ -60,7 +61,9 @@ def loop_at(run: Run, step: int | None = None, *, problem: Problem | None = None
         )
     with untouched_randomness(0, []):
         training = training_of(run, "fork", problem)
-    return _loop_of(training, at, lambda: state_at(run, at, "fork", training.problem))
+    loop = _loop_of(training, at, lambda: state_at(run, at, "fork", training.problem))
+    loop.high_until = Signs.of(run).high_until
+    return loop
 
 
 def default_step(run: Run) -> int:

@@ -4,7 +4,7 @@ auto` asks for."""
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from gradiometer.loop.recorded.words import outcome
+from gradiometer.loop.comparison.words import outcome
 from gradiometer.train.cooling import Cooling
 from gradiometer.train.follow import COOL, GO_ON
 from gradiometer.train.policies.policy import READOUT, ForkPoint, name_of

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from gradiometer.loop.changes.rates import Rate
 from gradiometer.loop.comparison.effects import Effect
-from gradiometer.loop.recorded.words import outcome
+from gradiometer.loop.comparison.words import outcome
 from gradiometer.run.configuration import Configuration
 from gradiometer.train.policies.policy import READOUT, ForkPoint, name_of
 from gradiometer.train.training import Training

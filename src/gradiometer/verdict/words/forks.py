@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from gradiometer.loop.comparison.words import label_of, outcome
 from gradiometer.loop.recorded.scores import SOURCE, track_record
 from gradiometer.loop.recorded.trials import TOLERANCE
-from gradiometer.loop.recorded.words import label_of, outcome
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.verdict.words.sentences import Sentences, always
