@@ -24,11 +24,12 @@ import torch
 from now_runs import images, perceptron
 from torch import Tensor, nn
 from torch.nn import functional
-from tuning import COARSE, COARSE_SEED, EACH_WAY, SEEDS, Grid, finite, grid_of
-from tuning_problems import Cell, Residual, entropy, squared
+from tuning_networks import Residual, entropy, squared
+from tuning_problems import Cell
 from tuning_runs import SHAPES, End, stacked, tuned
 
 from gradiometer.problems import Examples
+from tuning import COARSE, COARSE_SEED, EACH_WAY, SEEDS, Grid, finite, grid_of
 
 COUNT, HELD_OUT = 2048, 1000
 

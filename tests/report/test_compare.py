@@ -2,21 +2,26 @@
 claim is counted."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
-from gradiometer import BadArgument, diagnose
+from gradiometer import BadArgument, diagnose, watch
 from gradiometer.cli import main
 from gradiometer.measurement import Estimate
+from gradiometer.problems import load
 from gradiometer.report.compare import compare
 from gradiometer.report.compare.contrast import NOT_TRAINING, Contrast, claim, sentence, verdict
 from gradiometer.report.compare.page import groups_table, in_words, render
 from gradiometer.run import Configuration, Run
+from gradiometer.run.examples import FILE, read_examples
+from gradiometer.train import train
 from gradiometer.verdict.words.say import say
 from report_run import run_in
 
@@ -105,6 +110,111 @@ def test_losses_of_the_same_steps_are_paired(tmp_path: Path) -> None:
     alone = 1.65 * np.sqrt(sum(np.var(each) / 100 for each in losses))
     assert paired.low < float(np.mean(losses[1] - losses[0])) < paired.high
     assert (paired.high - paired.low) / 2 < 0.3 * alone
+
+
+def trained(out: Path, **settings: Any) -> Run:
+    """A short training on real data, which is evaluated at its end."""
+    digits = load("digits", model="mlp")
+    return train(digits, Configuration(model="mlp", epochs=2, budget=0.0, **settings), out)
+
+
+def test_trainings_with_the_same_bits_differ_by_exactly_zero(tmp_path: Path) -> None:
+    contrast = only(compare([trained(tmp_path), trained(tmp_path)])[1])
+    for difference in contrast.differences:
+        found = difference.estimate
+        assert (found.value, found.low, found.high) == (0, 0, 0)
+    assert [each.quantity for each in contrast.differences] == [
+        "test_loss",
+        "training_loss",
+        "test_accuracy",
+    ]
+    assert sentence(contrast) == (
+        "No difference is shown: A and B have the same configuration and the same seed, 0. "
+        "Their difference is 0 [0, 0] in test loss."
+    )
+
+
+def test_test_losses_are_paired_by_example(tmp_path: Path) -> None:
+    runs = [trained(tmp_path), trained(tmp_path, learning_rate=0.12)]
+    found = only(compare(runs)[1]).deciding
+    singles = []
+    for run in runs:
+        evaluation = run.evaluations[-1]
+        values = read_examples(run.path, *evaluation["examples"]["test_loss"])
+        assert values is not None
+        assert values.mean() == pytest.approx(evaluation["estimates"]["test_loss"]["value"])
+        singles.append(values)
+    differences = singles[1] - singles[0]
+    error = stats.t.ppf(0.95, len(differences) - 1) * differences.std(ddof=1)
+    error /= math.sqrt(len(differences))
+    assert found.over == "pairs of test examples"
+    assert found.estimate.value == pytest.approx(differences.mean())
+    assert (found.estimate.high - found.estimate.low) / 2 == pytest.approx(error)
+    # four times narrower than from two test sets of their own
+    assert error < 0.25 * math.sqrt(sum(each.var() / len(each) for each in singles))
+
+
+def test_without_the_losses_of_examples_the_estimates_are_compared(tmp_path: Path) -> None:
+    runs = [trained(tmp_path), trained(tmp_path, learning_rate=0.12)]
+    with (runs[1].path / FILE).open("r+b") as file:
+        file.truncate(100)
+    found = only(compare([Run.open(run.path) for run in runs])[1]).deciding
+    assert found.over == "test examples"
+    paired = only(compare([runs[0], trained(tmp_path, learning_rate=0.12)])[1]).deciding
+    width, narrow = (each.estimate.high - each.estimate.low for each in (found, paired))
+    assert width > 2 * narrow
+
+
+def test_a_training_that_was_repeated_counts_once(tmp_path: Path) -> None:
+    runs = [trained(tmp_path), trained(tmp_path), trained(tmp_path, learning_rate=0.12)]
+    groups, contrasts = compare(runs)
+    assert [group.seeds for group in groups] == ["2 runs", "seed 0"]
+    assert only(contrasts).deciding.over == "pairs of test examples"
+    alone = only(compare([runs[0], runs[2]])[1]).deciding
+    assert only(contrasts).deciding.estimate == alone.estimate
+
+
+def test_own_loops_are_paired_by_the_losses_that_were_given(tmp_path: Path) -> None:
+    given = np.random.default_rng(0).exponential(size=50)
+    runs = []
+    for shift in (0.0, 0.1):
+        model = torch.nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        with watch(model, optimizer, out=tmp_path, page=False, quiet=True) as w:
+            for _ in range(5):
+                optimizer.zero_grad()
+                loss = model(torch.ones(8, 2)).square().mean()
+                loss.backward()
+                w.step(loss)
+                optimizer.step()
+            w.evaluated(test=torch.tensor(given + shift))
+        assert w.run is not None
+        runs.append(w.run)
+    difference = only(compare(runs)[1]).deciding
+    assert difference.over == "pairs of test examples"
+    assert difference.estimate.value == pytest.approx(0.1, rel=1e-5)
+    assert difference.estimate.high - difference.estimate.low < 1e-6
+    assert "as far as it is recorded" in sentence(only(compare(runs)[1]))
+
+
+def test_folders_are_taken_by_pattern_and_what_is_no_run_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 5):
+        run_with(tmp_path, 1.0, seed)
+    (tmp_path / "tuning.html").touch()
+    (tmp_path / "notes").mkdir()
+    page = ["--no-open", "--out", str(tmp_path / "compare.html")]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["runs", "compare", f"{tmp_path}/*", *page])
+    printed = capsys.readouterr()
+    assert "No difference is shown" in printed.out
+    assert re.findall(r"left out: .*?(\w+(?:\.html)?) is not a run", printed.err) == [
+        "notes",
+        "tuning.html",
+    ]
+    with pytest.raises(SystemExit, match=r"^[1-9]$"):
+        main(["runs", "compare", f"{tmp_path}/no*", *page])
 
 
 @pytest.mark.slow

@@ -463,12 +463,12 @@ def test_labels_that_are_no_classes_of_the_outputs_are_no_error(tmp_path: Path) 
 def test_a_failure_of_triage_does_not_reach_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gradiometer.integrations.watch.triage.products import Products
+    from gradiometer.integrations.watch.triage.recorder import TriageRecorder
 
-    def fail(_: Products) -> None:
+    def fail(_: TriageRecorder) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(Products, "movement", fail)
+    monkeypatch.setattr(TriageRecorder, "_movement", fail)
     plain, _ = train(None)
     watched, run = train(tmp_path)
     assert all(map(torch.equal, plain, watched)) and run is not None

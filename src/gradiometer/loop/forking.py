@@ -165,7 +165,7 @@ def check_loop(loop: Any) -> None:
 def _check_rate(start: Loop, length: int) -> None:
     """Raise if no update of a branch moves the parameters, so that no alternative can differ from
     going on."""
-    if start.source is None and not _has_rate(start, length):
+    if not _has_rate(start, length):
         earlier = "an earlier step"
         if start.high_until is not None:
             earlier = (

@@ -1,16 +1,16 @@
-"""Loss and accuracy of a model on held-out examples, each with an interval."""
+"""A model on held-out examples: its loss and accuracy, each with an interval, and its predictions."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gradiometer.errors import UserCodeFailed
+from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.evaluation import Evaluation
 from gradiometer.measurement.loss import checked_loss
 from gradiometer.measurement.uncertainty.proportions import proportion
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
@@ -26,8 +26,9 @@ AT_ONCE = 1024
 
 def evaluate(
     problem: Problem, model: nn.Module, device: torch.device, level: float = 0.9
-) -> Mapping[str, Estimate]:
-    """The loss and the accuracy on the test set, in eval mode, with intervals over its examples.
+) -> Evaluation:
+    """The loss and the accuracy on the test set, in eval mode, with intervals over its examples,
+    and both for every example.
 
     The model's mode and all random states are unchanged afterwards. If the loss is a mean, its
     interval is over parts of the test set. Without a test set the result is empty.
@@ -35,17 +36,26 @@ def evaluate(
     >>> from gradiometer.problems import load
     >>> from gradiometer.problems.evaluation import evaluate
     >>> digits = load("digits")
-    >>> sorted(evaluate(digits, digits.model(), torch.device("cpu")))
+    >>> sorted(evaluate(digits, digits.model(), torch.device("cpu")).estimates)
     ['test_accuracy', 'test_loss']
     """
     if problem.test is None:
-        return {}
+        return Evaluation({}, {})
     with torch.no_grad(), untouched_randomness(0, [device]), in_eval_mode(model):
         losses, correct = _over(problem.test.to(device), problem, model)
-    estimates = {"test_loss": _mean_loss(losses, level)}
+    wrong = int((~np.isfinite(losses)).sum())
+    if wrong:
+        # A loss that is not finite makes the mean unknown, and does not stop the training.
+        method = f"{wrong:,} of {len(losses):,} losses are not finite"
+        loss = Estimate.unknown(level=level, method=method, samples=len(losses))
+    else:
+        loss = skewed_mean(losses, level=level)
+    estimates = {"test_loss": loss}
+    examples = {"test_loss": losses}
     if correct is not None:
         estimates["test_accuracy"] = proportion(int(correct.sum()), len(correct), level=level)
-    return estimates
+        examples["test_accuracy"] = correct.astype(np.float64)
+    return Evaluation(estimates, examples)
 
 
 def correctness(problem: Problem, model: nn.Module, batch: Batch) -> Tensor | None:
@@ -53,19 +63,7 @@ def correctness(problem: Problem, model: nn.Module, batch: Batch) -> Tensor | No
     if problem.correct is None:
         return None
     with user_code("correct", "on held-out examples"):
-        return _truth_values(problem.correct(model, batch), batch)
-
-
-def _mean_loss(losses: Float[np.ndarray, " losses"], level: float) -> Estimate:
-    """The mean loss. A loss that is not finite makes it unknown, and does not stop the training."""
-    wrong = int((~np.isfinite(losses)).sum())
-    if wrong:
-        method = f"{wrong:,} of {len(losses):,} losses are not finite"
-        return Estimate.unknown(level=level, method=method, samples=len(losses))
-    return skewed_mean(losses, level=level)
-
-
-def _truth_values(value: Any, batch: Batch) -> Tensor:
+        value: Any = problem.correct(model, batch)
     size = batch_size(batch)
     if not (
         isinstance(value, Tensor) and value.dtype == torch.bool and tuple(value.shape) == (size,)
@@ -97,3 +95,87 @@ def _over(
         if right is not None:
             correct.append(right)
     return torch.cat(losses).cpu().numpy(), torch.cat(correct).cpu().numpy() if correct else None
+
+
+def held_out_labels(problem: Problem) -> Int[np.ndarray, " examples"]:
+    """The classes of the test examples.
+
+    Raises:
+        BadArgument: There are no test examples.
+        Unsupported: They are not the (inputs, labels) of a classification.
+    """
+    labels = [_parts(batch)[1] for batch in _test_examples(problem).batches(AT_ONCE)]
+    found: np.ndarray = torch.cat(labels).cpu().numpy()
+    return found
+
+
+def log_probabilities(
+    problem: Problem, model: nn.Module, device: torch.device
+) -> Float[np.ndarray, "examples classes"]:
+    """log p(class | x) of every test example, in eval mode and double precision. Random states are
+    unchanged.
+
+    Raises:
+        BadArgument: There are no test examples.
+        Unsupported: The problem is not a classification of (inputs, labels) by logits [examples,
+            classes].
+        UserCodeFailed: The model raised, or its logits are not finite.
+    """
+    examples = _test_examples(problem).to(device)
+    parts: list[Tensor] = []
+    with torch.no_grad(), untouched_randomness(0, [device]), in_eval_mode(model):
+        for batch in examples.batches(AT_ONCE):
+            inputs, labels = _parts(batch)
+            with user_code("model", "on held-out examples"):
+                logits = model(inputs)
+            parts.append(torch.log_softmax(_logits(logits, labels).double(), dim=1).cpu())
+    found: np.ndarray = torch.cat(parts).numpy()
+    if not np.isfinite(found).all():
+        raise UserCodeFailed(
+            "`model` returned logits that are not finite on held-out examples: it has diverged."
+        )
+    return found
+
+
+def _test_examples(problem: Problem) -> Examples:
+    if problem.test is None:
+        raise BadArgument(
+            f"`problem` {problem.name} has no test examples, on which predictions are scored."
+        )
+    return problem.test
+
+
+def _parts(batch: Any) -> tuple[Any, Tensor]:
+    """The inputs and the labels of a batch."""
+    if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+        raise Unsupported(
+            f"`problem` has batches of type {type(batch).__name__}: pairs (inputs, labels) are "
+            "needed."
+        )
+    inputs, labels = batch
+    # A label is an integer; a truth value is not, as 1 − p would be the probability of False.
+    whole = isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_floating_point()
+    if not whole or labels.dtype == torch.bool:
+        got = (
+            f"{labels.dtype} of {list(labels.shape)}"
+            if isinstance(labels, Tensor)
+            else type(labels).__name__
+        )
+        raise Unsupported(
+            f"`problem` has labels {got}: an integer class for every example is needed."
+        )
+    return inputs, labels.long()
+
+
+def _logits(logits: Any, labels: Tensor) -> Tensor:
+    if not (isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[0] == len(labels)):
+        got = f"shape {list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise Unsupported(
+            f"`model` returned {got}: logits of shape [{len(labels)}, classes] are needed."
+        )
+    # An index beyond the classes would end in an error of torch without a name.
+    if not int(labels.max()) < logits.shape[1]:
+        raise Unsupported(
+            f"`model` has {logits.shape[1]} classes, but there is a label {int(labels.max())}."
+        )
+    return logits

@@ -15,11 +15,11 @@ from gradiometer.measurement.reading import Moments
 if TYPE_CHECKING:  # a run is read on a machine without torch
     from gradiometer.measurement.step import TrainingStep
 
+# Bytes of all parameters below which nothing is looked up: 64 MiB.
 SMALL = 2**26
-"""Bytes of all parameters below which nothing is looked up: 64 MiB."""
 
+# The limits of a container, on Linux.
 LIMITS = Path("/sys/fs/cgroup")
-"""The limits of a container, on Linux."""
 
 
 def measured(gauge: Gauge, step: Measurable) -> Moments | None:

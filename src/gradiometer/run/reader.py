@@ -14,7 +14,7 @@ from gradiometer.errors import RunNotFound, StorageFailed
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER, Group, family_of
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.measurement.reading import Sampling, Series
-from gradiometer.run.configuration import OPTIMIZERS, Configuration
+from gradiometer.run.configuration import Configuration
 from gradiometer.run.events import events_of
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.readings import Readings
@@ -23,9 +23,9 @@ from gradiometer.storage.journal import being_written, read_journal
 
 Status = Literal["running", "finished", "interrupted", "diverged"]
 
+# Events of the process. They are kept if a run is resumed from an earlier step. The last one is the
+# run's status.
 HISTORY = ("started", "resumed", "interrupted", "diverged", "finished")
-"""Events of the process. They are kept if a run is resumed from an earlier step. The last one is
-the run's status."""
 
 _ENDS: dict[str, Status] = {
     "interrupted": "interrupted",
@@ -34,15 +34,15 @@ _ENDS: dict[str, Status] = {
 }
 
 
+# The `mode` of a run whose gradient norms were given as numbers, without a model.
 GIVEN = "given"
-"""The `mode` of a run whose gradient norms were given as numbers, without a model."""
 
 
+# Number of steps at which a schedule is read if no learning rate was recorded.
 POINTS = 200
-"""Number of steps at which a schedule is read if no learning rate was recorded."""
 
+# Commands that are not called like the method of `Watch` that does the same.
 _COMMANDS = {"certify": "measure certificate", "sharpness": "measure sharpness"}
-"""Commands that are not called like the method of `Watch` that does the same."""
 
 _Steps = Int[np.ndarray, " steps"]
 _Losses = Float[np.ndarray, " steps"]
@@ -55,7 +55,6 @@ class Run:
 
     Args:
         folder: The run.
-        rank: Process whose readings and losses are read, in a run of several processes.
         gauges: Custom gauges, or their classes, that the run was measured with.
 
     >>> from gradiometer import Run
@@ -70,23 +69,22 @@ class Run:
     [1.0, 0.5, 0.3333333333333333]
     """
 
-    def __init__(self, folder: RunFolder, rank: int = 0, gauges: Sequence[object] = ()) -> None:
+    def __init__(self, folder: RunFolder, gauges: Sequence[object] = ()) -> None:
         self.folder = folder
-        self.rank = rank
         self.known_gauges = tuple(gauges)
-        self._journal = Readings(folder.readings_path(rank))
+        self._journal = Readings(folder.readings_path())
+        # Artifacts and forks that could not be used: their files, with reasons.
         self.unread: dict[str, str] = {}
-        """Artifacts and forks that could not be used: their files, with reasons."""
 
     @classmethod
-    def open(cls, path: Path | str, rank: int = 0, gauges: Sequence[object] = ()) -> "Run":
+    def open(cls, path: Path | str, gauges: Sequence[object] = ()) -> "Run":
         """The run in this folder.
 
         Raises:
             RunNotFound: There is no run in it.
             RunDamaged: The run cannot be read, or was written in a newer format.
         """
-        return cls(RunFolder.open(path), rank, gauges)
+        return cls(RunFolder.open(path), gauges)
 
     @classmethod
     def reopen(cls, path: Path | str, gauges: Sequence[object] = ()) -> "Run":
@@ -105,7 +103,7 @@ class Run:
     def refreshed(self) -> "Run":
         """The run as it is now on the disk. Only new readings are read. Do not use the old object
         afterwards."""
-        later = Run(self.folder, self.rank, self.known_gauges)
+        later = Run(self.folder, self.known_gauges)
         later._journal = self._journal
         return later
 
@@ -204,17 +202,11 @@ class Run:
             return Hyperparameters(steps, groups, self.steps)
         longest = max(self._series.values(), key=len, default=None)
         c = self.configuration
-        name: str = self.manifest.get("problem", {}).get("optimizer", UNKNOWN_OPTIMIZER)
-        settings: dict[str, Any] = {"optimizer": name, "family": family_of([name])}
         if isinstance(c, Configuration):
-            name = OPTIMIZERS[c.optimizer]
-            settings = {
-                "optimizer": name,
-                "family": family_of([name]),
-                "momentum": c.momentum,
-                "nesterov": c.nesterov,
-            }
-            settings["weight_decay"] = c.weight_decay
+            group = c.group
+        else:
+            name: str = self.manifest.get("problem", {}).get("optimizer", UNKNOWN_OPTIMIZER)
+            group = Group(name, family_of([name]), 0.0)
         if longest is not None:
             steps, rates = longest.steps.tolist(), longest.learning_rate.tolist()
         elif isinstance(c, Configuration):
@@ -227,7 +219,7 @@ class Run:
             return None
         return Hyperparameters(
             tuple(steps),
-            tuple((Group(**settings, learning_rate=r),) for r in rates),
+            tuple((replace(group, learning_rate=rate),) for rate in rates),
             self.steps,
             longest is not None,
         )
@@ -262,6 +254,7 @@ class Run:
         )
         if last in _ENDS:
             return _ENDS[last]
+        # A killed process has let go of its lock.
         return "running" if being_written(self.folder.events_path) else "interrupted"
 
     @property

@@ -8,29 +8,31 @@ from types import TracebackType
 from typing import Any, Literal
 
 from gradiometer.errors import BadArgument, Interrupted, Unsupported, UserCodeFailed
+from gradiometer.measurement.evaluation import Evaluation
 from gradiometer.measurement.gauge import Gauge, Measurable
 from gradiometer.measurement.optimizer.changes import Changes
 from gradiometer.measurement.reading import Moments, Reading, Series, is_finite
 from gradiometer.run.budget import READINGS, START, Budget
 from gradiometer.run.cadence.cadence import Cadence
+from gradiometer.run.examples import FILE, write_examples
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.memory import Peak, measured
+from gradiometer.storage.disk import interrupted_by_disk
 from gradiometer.storage.journal import JournalWriter
 
 LOSSES_A_LINE = 1000
-RECENT_READINGS = 1000
 SECONDS_BETWEEN_WRITES = 1.0
 FOLLOWED = 64
 
 Mode = Literal["apart", "shared", "given"]
 
+# By the name of a gauge: the moments over all processes, None if the step has none, or the reason
+# of a failure.
 Made = Mapping[str, Moments | str | None]
-"""By the name of a gauge: the moments over all processes, None if the step has none, or the reason
-of a failure."""
 
 
 class Recorder:
-    """Writes one rank's readings, losses and events. Use it as a context manager, or close it.
+    """Writes the readings, losses and events of a run. Use it as a context manager, or close it.
 
     Losses cost about 0.3 µs per step. Losses and readings are written in blocks, at least once a
     second. Only `flush`
@@ -43,8 +45,6 @@ class Recorder:
         budget: Share of the training time that measuring may use. With share 0 nothing is measured.
         every: Measure at every n-th step instead. Without `budget` and `every`, every step is
             measured.
-        rank: Rank of this process. Each rank has a readings file, and rank 0 also writes the
-            events.
         mode: How the spread within a step is measured. Default: by the `accumulation` of the
             configuration.
         elsewhere: Names of gauges whose readings are made elsewhere and given to `add`.
@@ -61,26 +61,27 @@ class Recorder:
         *,
         budget: Budget | None = None,
         every: int | None = None,
-        rank: int = 0,
         mode: Mode | None = None,
         elsewhere: Collection[str] = (),
     ) -> None:
-        _check(gauges, every, rank)
+        names = [gauge.name for gauge in gauges]
+        if len(set(names)) < len(names):
+            raise BadArgument(f"`gauges` must have different names, got {', '.join(names)}.")
+        if every is not None and not every >= 1:
+            raise BadArgument(f"`every` must be at least 1 step, got {every}.")
         self.folder = folder
         self.gauges = tuple(gauges)
         # with share 0 it only counts the time
         self.budget = budget if budget is not None else Budget(0.0)
         self.every = every
-        self.rank = rank
         self.mode: str = mode or ("shared" if folder.configuration.accumulation > 1 else "apart")
         self._share = None if budget is None else budget.share
         # there is no command that resumes a watched run
         then = "start a new `watch`" if folder.watched else ""
-        self._readings = JournalWriter(folder.readings_path(rank), folder.path, then)
+        self._readings = JournalWriter(folder.readings_path(), folder.path, then)
+        # Without it, an error here would keep the lock of the file before.
         try:
-            self._events = (
-                JournalWriter(folder.events_path, folder.path, then) if rank == 0 else None
-            )
+            self._events = JournalWriter(folder.events_path, folder.path, then)
         except BaseException:
             self._readings.close()
             raise
@@ -88,15 +89,17 @@ class Recorder:
         self._losses: list[float] = []
         self._losses_from = self._next_loss = 0
         self._written = time.perf_counter()
-        self._recent = {gauge.name: deque[Reading](maxlen=RECENT_READINGS) for gauge in self.gauges}
+        # As many as a live panel needs. The file has all of them.
+        self._recent = {gauge.name: deque[Reading](maxlen=1000) for gauge in self.gauges}
         self._elsewhere = set(elsewhere)
+        self._added = 0
         self._followers = tuple(gauge for gauge in self.gauges if gauge.own_steps)
         cadenced = [
             gauge for gauge in self.gauges if not gauge.own_steps and gauge.name not in elsewhere
         ]
         self._promises = bool(cadenced)
+        # Takes the text of every warning too, before it is written; None to write only.
         self.tell: Callable[[str], object] | None = None
-        """Takes the text of every warning too, before it is written; None to write only."""
         self._memory = Peak()
         self._cadence = Cadence(cadenced, self.budget, every, self._share)
 
@@ -105,6 +108,7 @@ class Recorder:
         `next_look` may be left out, for at most `LOOK_SECONDS`."""
         if step < self._cadence.next_look and not self._cadence.is_late:
             return False
+        # Who follows the run sees its losses also where no step is measured.
         if not time.perf_counter() - self._written < SECONDS_BETWEEN_WRITES:
             self._write()
         return self._cadence.due(step)
@@ -177,6 +181,7 @@ class Recorder:
         """Record a reading that was made elsewhere."""
         self._record(reading)
         self._cadence.read(reading.step)
+        self._added += 1
 
     def take_back(self, names: Collection[str]) -> None:
         """Measure these gauges here from now on: no more readings of them are given to `add`."""
@@ -224,12 +229,19 @@ class Recorder:
         self._readings.append({"kind": "signs", "step": int(step), "signs": signs})
 
     def event(self, event: str, step: int, **fields: Any) -> None:
-        """Record an event and write it at once. Only rank 0 writes events."""
+        """Record an event and write it at once."""
         if event == "warning" and self.tell is not None:
             self.tell(fields["text"])
-        if self._events is not None:
-            self._events.append({"event": event, "step": int(step), "time": time.time(), **fields})
-            self._events.flush()
+        self._events.append({"event": event, "step": int(step), "time": time.time(), **fields})
+        self._events.flush()
+
+    def evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Record an evaluation: its means as an event, the numbers of single examples in a file."""
+        path = self.folder.path
+        with interrupted_by_disk(path / FILE, path, "but the lines before it are safe"):
+            places = write_examples(path, evaluation.examples)
+        means = {name: estimate.to_dict() for name, estimate in evaluation.estimates.items()}
+        self.event("evaluation", step, estimates=means, examples=places)
 
     def resume(self, step: int) -> None:
         """Resume the run at this step, the next to be made.
@@ -261,12 +273,10 @@ class Recorder:
         """Write everything and wait until it is on the disk."""
         with self.budget.spending():
             self._cadence.reached(self._next_loss)
-            if self.rank == 0:
-                self._readings.append({"kind": "overhead", **self.overhead})
+            self._readings.append({"kind": "overhead", **self.overhead})
             self._write()
             self._readings.sync()
-            if self._events is not None:
-                self._events.sync()
+            self._events.sync()
 
     def close(self) -> None:
         """Write everything and close the files. They are closed also if the disk is full."""
@@ -276,7 +286,10 @@ class Recorder:
             self.flush()
         finally:
             self.budget.stop()
-            self._close_files()
+            try:
+                self._readings.close()
+            finally:
+                self._events.close()
 
     @property
     def closed(self) -> bool:
@@ -304,9 +317,9 @@ class Recorder:
         measured steps. `spent` splits `used` by name. `outside` names what has a budget of its own,
         `fixed` what is paid back later. `short_of` is the number of readings that the run should
         have by now, if the budget could not pay for them; else None. `beyond_allowance` is True if
-        its readings took more than the start-up allowance. `memory` is the most by which a measured
-        step raised
-        the peak memory, in bytes: of the accelerator, or else of the process.
+        its readings took more than the start-up allowance. `mode` is "products" if most readings
+        are of training's own gradients. `memory` is the most by which a measured step raised the
+        peak memory, in bytes: of the accelerator, or else of the process.
         """
         spent, training = self.budget.spent_on, self.budget.training
         budgeted = self._share is not None and self.every is None and self._promises
@@ -328,10 +341,10 @@ class Recorder:
 
     @property
     def _read_by(self) -> str:
-        """How readings were made: "products" if some of them are of training's own gradients."""
+        """How readings were made: "products" if most of them are of training's own gradients."""
         if self._share == 0 or not self.gauges:
             return "off"
-        return "products" if self._elsewhere else self.mode
+        return "products" if 2 * self._added > self._cadence.measured else self.mode
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""
@@ -401,20 +414,3 @@ class Recorder:
             self._end_losses()
             self._readings.flush()
         self._written = time.perf_counter()
-
-    def _close_files(self) -> None:
-        try:
-            self._readings.close()
-        finally:
-            if self._events is not None:
-                self._events.close()
-
-
-def _check(gauges: Sequence[Gauge], every: int | None, rank: int) -> None:
-    names = [gauge.name for gauge in gauges]
-    if len(set(names)) < len(names):
-        raise BadArgument(f"`gauges` must have different names, got {', '.join(names)}.")
-    if every is not None and not every >= 1:
-        raise BadArgument(f"`every` must be at least 1 step, got {every}.")
-    if not rank >= 0:
-        raise BadArgument(f"`rank` must be at least 0, got {rank}.")

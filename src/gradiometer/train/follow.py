@@ -11,8 +11,8 @@ from gradiometer.train.restoring.state import restore
 from gradiometer.train.stopping import asked_to_stop
 from gradiometer.train.training import Training
 
+# The commands that rank 0 sends.
 END, STEP, GO_ON, COOL = range(4)
-"""The commands that rank 0 sends."""
 
 
 def follow(training: Training) -> Run:
@@ -38,11 +38,9 @@ def follow(training: Training) -> Run:
                 training.decide(told if following == COOL else None, forked=False)
                 continue
             batch = training.batch()
-            loss = training.backward(batch, bool(told))
-            back = training.went_back(loss, batch, training.divergence(loss))
-            learning_rate = training.learning_rate
-            training.update(made=not back)
-            training.cooled(learning_rate)  # the same everywhere, from the same parameters
+            training.backward(batch, bool(told))
+            # the cooling looks at the same parameters everywhere
+            training.update()
 
 
 def lead(ranks: Ranks, folder: RunFolder) -> None:
@@ -52,5 +50,6 @@ def lead(ranks: Ranks, folder: RunFolder) -> None:
 
 def dismiss(ranks: Ranks) -> None:
     """End the other processes, after the last step or after an error here."""
+    # After an error there may be nobody left to tell.
     with suppress(RankLost):
         ranks.told(END, False)

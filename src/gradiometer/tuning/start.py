@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.loop.loop import Loop
@@ -37,13 +36,12 @@ class Start:
     gradients: float
 
 
-def start_of(loop: Loop, *, seed: int, batches: int = 2) -> Start:
+def start_of(loop: Loop, *, seed: int) -> Start:
     """The norm of the gradient at the start. The loop is not touched.
 
     Args:
         loop: The training.
         seed: Seed of the data order and of the random draws.
-        batches: Number of batches.
 
     Raises:
         BadArgument: The data end before.
@@ -54,10 +52,10 @@ def start_of(loop: Loop, *, seed: int, batches: int = 2) -> Start:
     device = next(iter(loop.devices))
     found = list[Batch]()
     norms = list[float]()
-    for _ in range(batches):
+    for _ in range(2):
         batch: Any = next(source, None)
         if batch is None:
-            raise BadArgument(f"`batches` ended before {batches} batches: give more.")
+            raise BadArgument("`batches` ended before 2 batches: give more.")
         found.append(mapped(batch, lambda tensor: tensor.to(device)))
         with _gradient(loop, found[-1], digits) as (copy, loss):
             squares = [
@@ -70,12 +68,12 @@ def start_of(loop: Loop, *, seed: int, batches: int = 2) -> Start:
             raise UserCodeFailed(
                 f"`loss` is {loss} before the first update: no rate can be chosen."
             )
-    norm = sum(norms) / batches
+    norm = sum(norms) / len(norms)
     if not 0 < norm < math.inf:
         raise UserCodeFailed(
             f"`loss` has a gradient of norm {norm} at the start of training: no rate can be chosen."
         )
-    return Start(norm, tuple(found), digits, float(batches))
+    return Start(norm, tuple(found), digits, float(len(found)))
 
 
 def overshooting_rate(loop: Loop, start: Start) -> tuple[float, float]:
@@ -129,24 +127,28 @@ class _Line:
         self.start = [p.detach().clone() for p in self.moved]
         self.forwards = 0
         gradients = [p.grad.clone() for p in self.moved if p.grad is not None]
-        self.update = self._first_update()
-        pairs = zip(gradients, self.update, strict=True)
-        self.slope = -float(
-            torch.stack([(one.double() * two.double()).sum() for one, two in pairs]).sum()
-        )
-        if not 0 < self.slope < math.inf:
-            raise UserCodeFailed(
-                "`optimizer` does not go down the gradient in its first update: no rate can be "
-                "chosen."
-            )
-
-    def _first_update(self) -> list[Tensor]:
         with torch.no_grad():
             for p in self.moved:
                 p.zero_()  # from zero, a small update is not lost in rounding
         with user_code("optimizer"):
             self.loop.optimizer.step()
-        return [p.detach().clone() for p in self.moved]
+        self.update = [p.detach().clone() for p in self.moved]
+        # AdamW divides by √v + ε, and both round to zero in float16.
+        if not all(bool(update.isfinite().all()) for update in self.update):
+            raise UserCodeFailed(
+                f"`optimizer` {type(loop.optimizer).__name__} makes a first update that is not "
+                f"finite, in parameters of {self.moved[0].dtype}: no rate can be chosen. Leave it "
+                "out, or train in a wider type."
+            )
+        pairs = zip(gradients, self.update, strict=True)
+        self.slope = -float(
+            torch.stack([(one.double() * two.double()).sum() for one, two in pairs]).sum()
+        )
+        if not self.slope > 0:
+            raise UserCodeFailed(
+                "`optimizer` does not go down the gradient in its first update: no rate can be "
+                "chosen."
+            )
 
     @torch.no_grad()
     def overshoots(self, rate: float) -> bool:
@@ -175,6 +177,7 @@ class _Line:
         else:
             while not self.overshoots(high := low * 4) and high < math.inf:
                 low = high
+        # To a factor of √2, which is finer than the octaves between lanes.
         for _ in range(2):
             middle = math.sqrt(low * high)
             low, high = (low, middle) if self.overshoots(middle) else (middle, high)

@@ -115,7 +115,7 @@ def _save_chart(
 ) -> None:
     if png is None:
         return
-    from gradiometer.convergence.schedules.picture import picture
+    from gradiometer.convergence.schedules.horizon import picture
     from gradiometer.storage.disk import writing
 
     chart: Any = picture(dict(zip(expressions, shapes, strict=True)), steps or DRAWN)

@@ -3,6 +3,7 @@
 import math
 import sys
 import webbrowser
+from glob import glob
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import click
 
 from gradiometer.cli.completion import runs as runs_of
 from gradiometer.cli.options import json_option, no_open_option
+from gradiometer.storage.disk import is_run
 
 if TYPE_CHECKING:
     from gradiometer.report.compare.contrast import Contrast, RunGroup
@@ -33,6 +35,9 @@ def compare(runs: tuple[Path, ...], out: Path, no_open: bool, as_json: bool) -> 
     """Compare two or more RUNS: differences from the first in loss, test score and noise scale,
     with intervals.
 
+    RUNS are folders, or patterns such as 'runs/digits-*', of which those that hold no run are left
+    out. Test losses are compared example by example.
+
     Runs that differ only in their seed are one group: its numbers are means over the seeds. Groups
     with the same seeds are compared seed by seed, since these have the same order of the data. One
     run of each group says something about these runs only; several seeds of each say something
@@ -43,7 +48,7 @@ def compare(runs: tuple[Path, ...], out: Path, no_open: bool, as_json: bool) -> 
     from gradiometer.report.compare.page import write_comparison
     from gradiometer.run.reader import Run
 
-    groups, contrasts = compared_runs([Run.open(path) for path in runs])
+    groups, contrasts = compared_runs([Run.open(path) for path in _run_folders(runs)])
     if as_json:
         with printed_json(_as_object(groups, contrasts)) as result:
             result["page"] = write_comparison(groups, contrasts, out)
@@ -53,6 +58,23 @@ def compare(runs: tuple[Path, ...], out: Path, no_open: bool, as_json: bool) -> 
     click.echo(f"\npage  {page}")
     if not no_open and sys.stdout.isatty():
         webbrowser.open(page.resolve().as_uri())
+
+
+def _run_folders(given: tuple[Path, ...]) -> list[Path]:
+    """The folders, with patterns replaced by what they match. What holds no run is left out, with a
+    line, if two others do."""
+    found: list[Path] = []
+    for path in given:
+        # `Path.glob` takes no absolute pattern
+        matches = [Path(name) for name in sorted(glob(str(path)))]  # noqa: PTH207
+        found += [path] if path.exists() else matches or [path]
+    runs = [path for path in found if not path.exists() or is_run(path)]
+    if len(runs) < len(found) and len(runs) < 2:
+        return found
+    for path in found:
+        if path not in runs:
+            click.echo(f"left out: {path} is not a run.", err=True)
+    return runs
 
 
 def _as_object(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]") -> dict[str, Any]:
@@ -110,7 +132,7 @@ def _tell(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]") -> 
     """Print each group with its numbers, the verdict, and each contrast as sentences
     and numbers."""
     from gradiometer.cli.outcome import filled
-    from gradiometer.loop.recorded.words import label_of, outcome
+    from gradiometer.loop.comparison.words import label_of, outcome
     from gradiometer.report.compare.contrast import QUANTITIES, finding_of, verdict
     from gradiometer.report.compare.forks import tried_by
     from gradiometer.report.compare.page import CAVEAT, changes, in_words
@@ -156,7 +178,7 @@ def _tell(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]") -> 
 def _runs_of(group: "RunGroup") -> str:
     """The runs of a group with their seeds and states."""
     words = (
-        f"{each.run.path} (seed {each.seed}, {each.run.steps:,} steps, {each.run.status})"
+        f"{each.run.path} ({each.seed_words}, {each.run.steps:,} steps, {each.run.status})"
         for each in group.runs
     )
     return ", ".join(words) if len(group.runs) == 1 else f"{group.seeds}: {', '.join(words)}"

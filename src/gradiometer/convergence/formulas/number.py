@@ -44,6 +44,7 @@ class Number:
         if isinstance(value, float):
             if not math.isfinite(value):
                 raise Undecided("a constant is not finite")
+            # 0.1 is one tenth for its author: 0.1 + 0.2 + 0.7 must be exactly 1.
             return cls(Fraction(repr(value)))
         return cls(Fraction(value))
 
@@ -87,6 +88,7 @@ class Number:
             factor = self.factor + other.factor
             return Number(factor, self.atoms if factor else ())
         mine, theirs = float(self), float(other)
+        # The difference may be zero or not, and whether a sum is finite may hang on it.
         if abs(mine + theirs) <= ROUNDING * max(abs(mine), abs(theirs)):
             raise Undecided("two constants cancel to rounding")
         return Number.rounded(mine + theirs)
@@ -122,6 +124,7 @@ class Number:
     def power(self, exponent: "Number") -> "Number":
         """x^p. Exact if x is rational and p an integer, or if the root is rational."""
         rational, p = self.rational, exponent.rational
+        # Exact also for π and logarithms, of which other powers are rounded.
         if exponent == MINUS_ONE:
             return self.reciprocal()
         if self.sign < 0 and (p is None or p.denominator != 1):
@@ -184,23 +187,18 @@ def _log(value: Fraction) -> float:
 
 
 def _root(value: Fraction, degree: int) -> Fraction | None:
-    """The rational root of a degree, or None if it is irrational."""
+    """The rational root of a degree, or None if none is known."""
     if degree == 1:
         return value
     if value < 0:
         return None
-    parts = [_integer_root(part, degree) for part in (value.numerator, value.denominator)]
-    return None if None in parts else Fraction(parts[0] or 0, parts[1] or 1)
-
-
-def _integer_root(value: int, degree: int) -> int | None:
-    if degree > value.bit_length():
-        return value if value <= 1 else None
-    low, high = 0, 1 << (value.bit_length() // degree + 1)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if middle**degree <= value else (low, middle - 1)
-    return low if low**degree == value else None
+    # A root beyond doubles, or beyond their 53 bits, is not found: its logarithm is then rounded.
+    try:
+        parts = [round(part ** (1 / degree)) for part in (value.numerator, value.denominator)]
+    except OverflowError:
+        return None
+    root = Fraction(*parts) if parts[1] else Fraction(0)
+    return root if root**degree == value else None
 
 
 ZERO = Number(Fraction(0))

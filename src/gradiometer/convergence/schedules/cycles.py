@@ -8,7 +8,6 @@ from fractions import Fraction
 from gradiometer.convergence.formulas.asymptotics import (
     Asymptotics,
     Time,
-    floor,
     logarithm,
     mixture,
 )
@@ -61,12 +60,14 @@ class OneCycle(Schedule):
 
     def formula(self, step: Time) -> Time:
         first = self.peak / self.divide
+        # Torch counts the steps of a cycle from 0 to steps − 1.
         rise_end = self.rise * self.steps - 1.0
         ends = [(0.0, first), (rise_end, self.peak)]
         if self.three_phases:
             ends.append((2 * rise_end, first))
         ends.append((self.steps - 1.0, first / self.final_divide))
         for (start, before), (end, after) in itertools.pairwise(ends):
+            # A part without steps is passed over.
             if step <= end and end > start:
                 share = (step - start) / (end - start)
                 return before + (after - before) * (
@@ -110,7 +111,13 @@ class CosineRestarts(Schedule):
     def asymptotics(self, step: Asymptotics) -> Asymptotics:
         """η is a mixture of its two ends: the weight is above 0 and below 1 at nearly all steps of
         a cycle."""
-        height = self.initial * shrinking(step, self.steps, self.lengthen, self.shrink)
+        cycle = step // self.steps
+        if self.lengthen > 1:
+            # Cycle k ends after steps (lengthen^k − 1)/(lengthen − 1), which is solved for k.
+            ratio = Fraction(repr(float(self.lengthen)))
+            cycle = math.floor(logarithm(1 + step * (ratio - 1) / self.steps) / Number(ratio).log())
+        height = self.initial * Asymptotics.constant(self.shrink) ** cycle
+        # A cycle of one step never leaves its height.
         if self.steps == 1 and self.lengthen == 1:
             return height
         return mixture(height, self.final)
@@ -178,10 +185,12 @@ def place_in_cycles(step: Amount, first: int, lengthen: Amount = 1.0) -> tuple[i
     grown = 1 + step * (lengthen - 1) / first
     cycle = math.floor(math.log(grown) / math.log(lengthen))
     share = (grown / lengthen**cycle - 1) / (lengthen - 1)
+    # Rounding may put a step slightly outside of its cycle.
     return cycle, min(max(share, 0.0), math.nextafter(1.0, 0.0))
 
 
 def _place_in_whole_cycles(step: Amount, first: int, lengthen: int) -> tuple[int, Amount]:
+    # Rounding may put the logarithm one cycle too high: from one below, integers count up exactly.
     cycle = max(
         math.floor(math.log(1 + step * (lengthen - 1) // first) / math.log(lengthen)) - 1, 0
     )
@@ -189,16 +198,3 @@ def _place_in_whole_cycles(step: Amount, first: int, lengthen: int) -> tuple[int
         cycle += 1
     start = first * (lengthen**cycle - 1) // (lengthen - 1)
     return cycle, (step - start) / (first * lengthen**cycle)
-
-
-def shrinking(step: Asymptotics, first: int, lengthen: Amount, shrink: Amount) -> Asymptotics:
-    """shrink^k for large t, with k the cycle: exponential in t, or a power of t if the
-    cycles grow."""
-    if shrink == 1:
-        return Asymptotics.constant(1)
-    if lengthen == 1:
-        return Asymptotics.constant(shrink) ** (step // first)
-    ratio = Fraction(repr(float(lengthen)))
-    return Asymptotics.constant(shrink) ** floor(
-        logarithm(1 + step * (ratio - 1) / first) / Number(ratio).log()
-    )

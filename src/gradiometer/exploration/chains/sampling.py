@@ -2,7 +2,8 @@
 functions of the draws."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,36 +15,116 @@ from torch import Tensor, nn
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, bounded
-from gradiometer.exploration.chains.effective_size import size_of_slowest
-from gradiometer.exploration.chains.engines import faster_engine
-from gradiometer.exploration.chains.mixing import Mixing, mixing
-from gradiometer.exploration.chains.moment import ENOUGH, Known, Moment
-from gradiometer.exploration.chains.state import (
+from gradiometer.exploration.chains.engines import (
     ChainState,
     DrawRecorder,
     Function,
+    faster_engine,
     make_models,
     trainable,
 )
+from gradiometer.exploration.chains.mixing import Mixing, mixing, size_of_one, size_of_slowest
 from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.exploration.temperature.equipartition import (
+    BLOCKS,
     DIRECTIONS,
+    SURE,
     Equipartition,
     Shape,
+    Virial,
     watched_directions,
 )
-from gradiometer.exploration.temperature.virial import BLOCKS, Virial
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.job import Job
 from gradiometer.jobs.pool import Here, Pool
 from gradiometer.measurement.batch import Batch, Order, take
 from gradiometer.measurement.batch import batch_size as size_of
-from gradiometer.measurement.estimate import Estimate, about, counted
+from gradiometer.measurement.estimate import Estimate, about, counted, significant
+from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw
+from gradiometer.measurement.uncertainty.means import mean
 
-SURE = 0.99
+ENOUGH = 30
+"""Effective draws, at least: a chain that seems to have fewer has not shown how far its draws
+depend on each other."""
+
+Known = float | tuple[float, float] | None
+"""The exact mean of a function, or its exact mean and standard deviation, if they are known."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The mean and the spread of a function of the draws.
+
+    Args:
+        mean: Its mean over the posterior.
+        spread: Its standard deviation over the posterior.
+        effective: Effective number of draws, of the function or of what it may depend on; NaN of
+            fewer than 4 draws.
+        known: Its exact mean, if the posterior is known.
+        known_spread: Its exact standard deviation, if the posterior is known.
+    """
+
+    mean: Estimate
+    spread: Estimate
+    effective: float
+    known: float | None = None
+    known_spread: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        values: Float[np.ndarray, " draws"],
+        known: Known = None,
+        level: float = 0.9,
+        every: int = 1,
+        slowest: float = math.inf,
+    ) -> "Moment":
+        """Mean and spread of correlated draws, with intervals that account for the correlation.
+
+        Both are unknown with fewer than 30 effective draws. In simulation with 48 to 2,000 draws of
+        autoregressive chains of any correlation, nominal 90 %, at most 12 % of the intervals of
+        means then miss, and 15 % of those of spreads; without this rule 33 and 53 % of the chains
+        of 2.5 autocorrelation times.
+
+        Args:
+            values: The draws, in order.
+            known: What is known of the function.
+            level: Confidence level.
+            every: Steps between two draws.
+            slowest: Effective draws of something slower on which the function may depend.
+        """
+        middle, square = mean(values, level=level), mean((values - values.mean()) ** 2, level=level)
+        low, value, high = (
+            math.sqrt(max(end, 0.0)) for end in (square.low, square.value, square.high)
+        )
+        method = f"root of the mean square: {square.method}"
+        spread = Estimate.interval(
+            value, low, high, level=level, method=method, samples=square.samples
+        )
+        # A function may depend on what moves more slowly than itself.
+        effective = min(size_of_one(values), slowest)
+        if not effective >= ENOUGH:
+            further = (
+                math.ceil(every * len(values) * (ENOUGH / effective - 1)) if effective > 0 else None
+            )
+            words = f"fewer than {ENOUGH} effective draws"
+            middle = spread = Estimate.unknown(
+                level=level, method=words, samples=len(values), needed=further
+            )
+        exact = known if isinstance(known, tuple) else (known, None)
+        return cls(middle, spread, effective, *exact)
+
+    def __str__(self) -> str:
+        if self.mean.tells:
+            return f"mean {self.mean}, spread {self.spread}"
+        if math.isnan(self.effective):
+            return "cannot tell: fewer than 4 draws"
+        return f"cannot tell: {significant(self.effective)} effective draws, fewer than {ENOUGH}"
+
+
 FEWEST_STEPS = 2 * BLOCKS
 
 MakeSampler = Callable[[list[nn.Parameter], int], Sampler]
@@ -260,21 +341,23 @@ def sample(
                 draw=draw,
                 level=level,
             )
+            # As many jobs as workers: chains of one job share their products.
             parts = np.array_split(np.asarray(seeds), min(where.size, len(seeds)))
             jobs = [
-                Job(f"chains of seeds {part[0]} to {part[-1]}", _of_seeds, (part.tolist(),))
+                Job(f"chains of seeds {part[0]} to {part[-1]}", _call_with_seeds, (part.tolist(),))
                 for part in parts
             ]
             return [each for part in where.results(jobs, shared=some) for each in part]
-    batch_at, examples = (
-        (data.batch, len(data)) if hasattr(data, "batch") else (partial(take, data), size_of(data))
-    )
+    if hasattr(data, "batch"):
+        batch_at, examples = data.batch, len(data)
+    else:
+        batch_at, examples = partial(take, data), size_of(data)
     orders = [Order(draw, examples, batch_size, seed) for seed in seeds]
     models = make_models(model, seeds)
     samplers = [sampler(trainable(model), seed) for model, seed in zip(models, seeds, strict=True)]
     names = [name for name, parameter in models[0].named_parameters() if parameter.requires_grad]
     sizes = [parameter.numel() for parameter in trainable(models[0])]
-    virials = [Virial(_flat(trainable(model)), steps, sizes) for model in models]
+    virials = [Virial(flat(trainable(model)).detach(), steps, sizes) for model in models]
     equipartitions: dict[int, Equipartition] = {}
     groups = samplers[0].param_groups
     if len(groups) > 1:
@@ -287,14 +370,15 @@ def sample(
     engine = faster_engine(chains, loss, batch_at, example, traits)
 
     def measure(place: int, gradients: Sequence[Tensor]) -> None:
-        position = _flat(chains.of_one[place])
-        gradient = _flat(gradients) + groups[0]["weight_decay"] * position
+        position = flat(chains.of_one[place]).detach()
+        gradient = flat(gradients).detach() + groups[0]["weight_decay"] * position
         virials[place].add(position, gradient)
         if place not in equipartitions:
             directions = watched_directions(samplers[place].hottest_directions[0], position)
             equipartitions[place] = Equipartition(directions, position, steps)
         equipartitions[place].add(position, gradient)
 
+    # Half batches show mini-batch noise only if the loss is a fixed function of independent draws.
     halved = (
         groups[0]["temperature"] > 0
         and draw is Draw.REPLACEMENT
@@ -304,9 +388,10 @@ def sample(
     batches = _batches(orders)
     for step in range(burn_in + steps):
         if step == burn_in:
+            # Only the steps that are measured pay for the sums.
             chains.before_step = measure
         index = next(batches)
-        # 20: steps between two pairs of half-batch gradients.
+        # A pair costs another step, so there is one in 20 steps.
         if halved and step % 20 == 0:
             first, second = (engine.gradients(half) for half in index.chunk(2, dim=1))
             for place, each in enumerate(samplers):
@@ -318,10 +403,10 @@ def sample(
         if step >= burn_in and (step - burn_in) % every == 0:
             recorder.look(models)
             if sum(sizes) <= DIRECTIONS:
-                paths.append(torch.stack([_flat(parameters) for parameters in chains.of_one]))
+                paths.append(torch.stack([flat(one) for one in chains.of_one]).detach())
     draws = recorder.draws()
     return [
-        _result_of_chain(
+        _of_chain(
             each,
             virial,
             equipartitions[place].shape(
@@ -348,12 +433,13 @@ def _batches(orders: Sequence[Order]) -> Iterator[Int[Tensor, "chains examples"]
         yield from chosen.split(orders[0].batch_size, dim=1)
 
 
-def _of_seeds(some: Callable[..., list[Sampled]], seeds: Sequence[int]) -> list[Sampled]:
+def _call_with_seeds(some: Callable[..., list[Sampled]], seeds: Sequence[int]) -> list[Sampled]:
     return some(seeds=seeds)
 
 
 def agreement(chains: Sequence[Sampled], level: float = 0.9) -> list[Mixing]:
     """R-hat and effective sample sizes of every function that varies. Empty for a single chain."""
+    # One chain cannot show that it has not mixed with another.
     if len(chains) < 2:
         return []
     draws = {
@@ -362,7 +448,7 @@ def agreement(chains: Sequence[Sampled], level: float = 0.9) -> list[Mixing]:
     return mixing({name: values for name, values in draws.items() if np.ptp(values) > 0}, level)
 
 
-def _result_of_chain(
+def _of_chain(
     sampler: Sampler,
     virial: Virial,
     shape: Shape,
@@ -371,7 +457,6 @@ def _result_of_chain(
     known: Mapping[str, Known],
     level: float,
 ) -> Sampled:
-    """The result of one chain."""
     balance, examples = sampler.balance[0], sampler.param_groups[0]["examples"]
     return Sampled(
         asked=balance.asked,
@@ -384,7 +469,3 @@ def _result_of_chain(
         moments={name: moment(values, known.get(name)) for name, values in draws.items()},
         draws=draws,
     )
-
-
-def _flat(tensors: Iterable[Tensor]) -> Float[Tensor, " params"]:
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])

@@ -16,6 +16,7 @@ from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.shield import Shield, reason_of
 from gradiometer.integrations.watch.warning_log import WarningLog
 from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.evaluation import Evaluation, Examples
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
@@ -53,7 +54,7 @@ class Kept:
         self._announcements = announcements
         self._settings = settings
         self._recorder: Recorder | None = None
-        self._evaluated: list[tuple[int, dict[str, Any]]] = []
+        self._evaluated: list[tuple[int, Evaluation]] = []
 
     def attach(self, recorder: Recorder) -> None:
         """Write and read the run of this recorder from now on."""
@@ -90,10 +91,10 @@ class Kept:
             return Run.open(self._recorder.folder.place, gauges=self._gauges)
         return None
 
-    def evaluate(self, step: int, estimates: dict[str, Any]) -> None:
+    def evaluate(self, step: int, evaluation: Evaluation) -> None:
         """Record an evaluation. One that is made before the first step is written when the run
         begins."""
-        self._evaluated.append((step, estimates))
+        self._evaluated.append((step, evaluation))
         self.evaluate_what_waited()
 
     def evaluate_what_waited(self) -> None:
@@ -102,8 +103,8 @@ class Kept:
             return
         waiting, self._evaluated = self._evaluated, []
         with self._shield:
-            for step, estimates in waiting:
-                self._recorder.event("evaluation", step, estimates=estimates)
+            for step, evaluation in waiting:
+                self._recorder.evaluation(step, evaluation)
 
     def findings(self) -> Findings:
         """The findings so far, and the warnings."""
@@ -135,27 +136,28 @@ class Kept:
                 self._recorder.flush()
 
 
-def evaluation(**losses: LossesGiven | None) -> dict[str, Estimate]:
-    """The estimates of an evaluation, by name, from the losses on the test and the training
-    examples.
+def evaluation(**losses: LossesGiven | None) -> Evaluation:
+    """An evaluation, from the losses on the test and the training examples.
 
     Raises:
         BadArgument: None is given, or one is not a number, a tensor or a list of numbers.
     """
-    estimates = {
-        f"{name}_loss": mean_loss(name, value)
-        for name, value in losses.items()
-        if value is not None
-    }
+    estimates, examples = {}, {}
+    for name, value in losses.items():
+        if value is not None:
+            given = losses_given(name, value)
+            estimates[f"{name}_loss"] = mean_loss(given)
+            if name == "test" and given.size > 1:
+                examples[f"{name}_loss"] = given
     if not estimates:
         raise BadArgument(
             "`test` and `train` are missing: give the loss on held-out examples as test=..."
         )
-    return estimates
+    return Evaluation(estimates, examples)
 
 
-def mean_loss(name: str, value: Any) -> Estimate:
-    """The mean of an evaluation, with an interval if the losses of single examples were given.
+def losses_given(name: str, value: Any) -> Examples:
+    """What was given for an evaluation, as an array.
 
     Raises:
         BadArgument: It is not a number, a tensor or a list of numbers.
@@ -171,6 +173,11 @@ def mean_loss(name: str, value: Any) -> Estimate:
         ) from error
     if not losses.size:
         raise BadArgument(f"`{name}` holds no loss: give a number, or the loss of every example.")
+    return losses
+
+
+def mean_loss(losses: Examples) -> Estimate:
+    """The mean, with an interval if these are the losses of single examples."""
     if not np.isfinite(losses).all():
         return Estimate.unknown(level=0.9, method="a loss is not finite", samples=losses.size)
     return Estimate.exact(float(losses[0])) if losses.size == 1 else skewed_mean(losses)

@@ -11,8 +11,8 @@ from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 
+# Largest number of pairs to report. A difference that needs more pairs is negligible.
 MOST_PAIRS = 10_000
-"""Largest number of pairs to report. A difference that needs more pairs is negligible."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def mean_over_pairs(differences: Sequence[float], level: float = 0.9, unit: str 
 
 
 def difference_over_runs(
-    first: Sequence[float], second: Sequence[float], level: float = 0.9, unit: str = ""
+    first: Sequence[float], second: Sequence[float], level: float = 0.9
 ) -> Estimate:
     """Mean over the runs of one group minus that of another, with seeds that are not paired.
 
@@ -92,7 +92,6 @@ def difference_over_runs(
         level=level,
         method=method,
         samples=freedom + 2,
-        unit=unit,
     )
 
 

@@ -1,22 +1,79 @@
-"""Fashion-MNIST, 28 × 28 pixels: read from the original files on this machine, never downloaded."""
+"""Fashion-MNIST, 28 × 28 pixels: read from the original files on this machine, never downloaded.
 
+The idx format of these files is a magic number, the shape, then the bytes; gzipped or not.
+"""
+
+import gzip
+import math
 import os
-from collections.abc import Sequence
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from gradiometer.errors import BadArgument
-from gradiometer.problems.images.classification import Labelled, classification, grey_values
-from gradiometer.problems.images.idx import read_idx
-from gradiometer.problems.images.models import FASHION_MNIST
+from gradiometer.problems.images.classification import (
+    FASHION_MNIST,
+    Labelled,
+    classification,
+    grey_values,
+)
 from gradiometer.problems.problem import Problem
+from gradiometer.storage.disk import read_file
+
+
+def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
+    """The array of unsigned bytes in an idx file.
+
+    Args:
+        path: The file. It is decompressed if its name ends in .gz.
+        dimensions: Required number of axes: 3 for images, 1 for labels.
+
+    Raises:
+        BadArgument: The file is damaged, or is not an idx file with this number of axes.
+
+    Source: Y. LeCun, C. Cortes, C. Burges, The MNIST database, "File formats".
+    """
+    content = _decompress(path)
+    magic, expected = content[:4], bytes([0, 0, 8, dimensions])
+    # A magic number, and a length of four bytes for each axis.
+    header = 4 + 4 * dimensions
+    if magic != expected:
+        raise BadArgument(
+            f"`{path}` must start with the bytes {expected.hex(' ')} of an idx file with "
+            f"{dimensions} axes, got {magic.hex(' ') or 'an empty file'}: download it again, or "
+            "check if two files were swapped."
+        )
+    if len(content) < header:
+        raise BadArgument(
+            f"`{path}` ends after {len(content)} bytes, in its header: it is damaged, download it "
+            "again."
+        )
+    shape = tuple(int(length) for length in np.frombuffer(content[4:header], dtype=">u4"))
+    if len(content) != header + math.prod(shape):
+        raise BadArgument(
+            f"`{path}` has {len(content):,} bytes, but its header of shape {list(shape)} requires "
+            f"{header + math.prod(shape):,}: it is damaged, download it again."
+        )
+    return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
+
+
+def _decompress(path: Path) -> bytes:
+    try:
+        content = read_file(path)
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise BadArgument(
+            f"`{path}` cannot be decompressed ({error}): it is damaged, download it again."
+        ) from error
+    except OSError as error:
+        raise BadArgument(f"`{path}` cannot be read: {error.strerror or error}.") from error
+
 
 VARIABLE = "GRADIOMETER_DATA"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-SIDE = 28
-CLASSES = 10
 PARTS = ("train", "t10k")
 FILES = tuple(
     f"{part}-{kind}" for part in PARTS for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
@@ -29,7 +86,7 @@ def load(model: str = "mlp", data_dir: str | os.PathLike[str] | None = None) -> 
     """Ten kinds of clothing: 60,000 images to train on, 10,000 to test on, pixels in [0, 1].
 
     Args:
-        model: "mlp" or "cnn", see `gradiometer.problems.images.models`.
+        model: "mlp" or "cnn", see `gradiometer.problems.images.classification`.
         data_dir: The folder of the four idx files, gzipped or not, or a folder above it in Debian's
             or torchvision's layout. The default is the environment variable GRADIOMETER_DATA, then
             the folders of Debian's package and of torchvision.
@@ -61,7 +118,15 @@ def find(data_dir: str | os.PathLike[str] | None = None) -> Path:
     Raises:
         BadArgument: The files are in none of the folders. The message lists them.
     """
-    places = _places(data_dir)
+    named = os.environ.get(VARIABLE) if data_dir is None else data_dir
+    places = [] if not named else [Path(named).expanduser() / below for below in BELOW]
+    if data_dir is None:
+        places += [
+            DEBIAN,
+            Path.home() / ".cache" / "fashion-mnist",
+            Path.home() / ".cache" / "FashionMNIST" / "raw",
+            Path("data") / "FashionMNIST" / "raw",
+        ]
     for place in places:
         if all(_file(place, name) is not None for name in FILES):
             return place
@@ -72,26 +137,9 @@ def find(data_dir: str | os.PathLike[str] | None = None) -> Path:
     )
 
 
-def _places(data_dir: str | os.PathLike[str] | None) -> Sequence[Path]:
-    """The folders to search, in this order."""
-    if data_dir is not None:
-        return _below(Path(data_dir).expanduser())
-    named = os.environ.get(VARIABLE)
-    return [
-        *(_below(Path(named).expanduser()) if named else []),
-        DEBIAN,
-        Path.home() / ".cache" / "fashion-mnist",
-        Path.home() / ".cache" / "FashionMNIST" / "raw",
-        Path("data") / "FashionMNIST" / "raw",
-    ]
-
-
-def _below(folder: Path) -> list[Path]:
-    return [folder / below for below in BELOW]
-
-
 def _file(folder: Path, name: str) -> Path | None:
     """The file with this name, gzipped or not."""
+    # Gzipped, as in Debian's package, or not.
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
 
 
@@ -106,17 +154,18 @@ def _part(folder: Path, part: str) -> Labelled:
             f"`{folder}` holds {len(images):,} images and {len(labels):,} labels in its {part} "
             "files: they are from different data sets, download them again."
         )
-    if images.shape[1:] != (SIDE, SIDE):
+    if images.shape[1:] != (28, 28):
         height, width = images.shape[1:]
         raise BadArgument(
-            f"`{folder}` must have images of {SIDE} × {SIDE} pixels, got {height} × {width} in its "
+            f"`{folder}` must have images of 28 × 28 pixels, got {height} × {width} in its "
             f"{part} files: they are from another data set."
         )
-    if not (labels < CLASSES).all():
+    if not (labels < 10).all():
         raise BadArgument(
-            f"`{folder}` must have labels from 0 to {CLASSES - 1}, got {labels.max()} in its "
+            f"`{folder}` must have labels from 0 to 9, got {labels.max()} in its "
             f"{part} files: they are from another data set."
         )
+    # Memory of a file is read-only, and torch needs its own.
     return grey_values(torch.from_numpy(images.copy()), 255), torch.from_numpy(
         labels.astype(np.int64)
     )

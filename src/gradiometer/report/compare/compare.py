@@ -29,8 +29,9 @@ from gradiometer.measurement.uncertainty.differences import (
     mean_over_pairs,
     pairs_needed,
 )
-from gradiometer.measurement.uncertainty.means import difference_of_means, mean
+from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, difference_of_means, mean
 from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, Difference, RunGroup
+from gradiometer.run.examples import read_examples
 from gradiometer.run.reader import Run
 
 FEWEST, MOST = 2, 200
@@ -112,17 +113,13 @@ def _numbers(group: Sequence[Compared], step: int, level: float) -> dict[str, Es
     """Each quantity at the common step: the mean over seeds, or the estimate of a single run."""
     found = {}
     for quantity in QUANTITIES:
-        if len(group) == 1:
+        values = list(_by_seed(quantity, group, step, level).values())
+        if len({_key(each) for each in group}) == 1:
             estimate = _estimate(quantity, group[0], step, level)
         else:
-            values = [
-                value
-                for each in group
-                if (value := _number(quantity, each, step, level)) is not None
-            ]
             estimate = mean_over_pairs(values, level) if len(values) >= 2 else None
             if estimate is not None:
-                estimate = replace(estimate, method=f"Student over {len(values)} seeds")
+                estimate = replace(estimate, method=f"Student over {len(values)} runs")
                 estimate = _unlogged(estimate) if quantity == "noise_scale" else estimate
         if estimate is not None:
             found[quantity] = estimate
@@ -144,7 +141,7 @@ def _contrast(baseline: RunGroup, other: RunGroup, level: float, contrasts: int)
         raise BadArgument(
             f"`runs`: {names} have no loss at a common step. Compare them after more steps."
         )
-    pairs = len({each.seed for each in baseline.runs} & {each.seed for each in other.runs})
+    pairs = len({_key(each) for each in baseline.runs} & {_key(each) for each in other.runs})
     return Contrast(baseline, other, step, changed, tuple(differences), pairs)
 
 
@@ -153,15 +150,9 @@ def _difference(
 ) -> Difference | None:
     """Over two or more pairs of seeds, else over three or more runs, else over the steps of two
     runs."""
-    if len(baseline) + len(other) == 2:
+    if all(len({_key(each) for each in group}) == 1 for group in (baseline, other)):
         return _of_two_runs(quantity, baseline[0], other[0], step, level)
-    numbers = [
-        {each.seed: _number(quantity, each, step, level) for each in group}
-        for group in (baseline, other)
-    ]
-    first, second = (
-        {seed: number for seed, number in group.items() if number is not None} for group in numbers
-    )
+    first, second = (_by_seed(quantity, group, step, level) for group in (baseline, other))
     paired = [second[seed] - first[seed] for seed in first.keys() & second.keys()]
     if len(paired) >= 2:
         estimate, spread, freedom = (
@@ -182,6 +173,23 @@ def _difference(
     )
 
 
+def _key(each: Compared) -> object:
+    """What tells trainings of one configuration apart: the seed, or the run if it records none."""
+    return each.run.path if each.seed is None else each.seed
+
+
+def _by_seed(
+    quantity: str, group: Sequence[Compared], step: int, level: float
+) -> dict[object, float]:
+    """The number of each training. One that was repeated with the same seed counts once."""
+    found: dict[object, float] = {}
+    for each in group:
+        number = _number(quantity, each, step, level)
+        if number is not None:
+            found.setdefault(_key(each), number)
+    return found
+
+
 def _of_two_runs(
     quantity: str, first: Compared, second: Compared, step: int, level: float
 ) -> Difference | None:
@@ -190,12 +198,34 @@ def _of_two_runs(
         if len(losses) < 4:
             return None
         return Difference(quantity, difference_of_means(other_losses, losses, level=level), "steps")
+    pairs = _pairs_of_examples(quantity, first, second, step)
+    if pairs is not None:
+        before, after = pairs
+        estimate = difference_of_means(after, before, level=level, batches=len(before))
+        return Difference(quantity, estimate, "pairs of test examples")
     ours, theirs = (_estimate(quantity, each, step, level) for each in (first, second))
     if ours is None or theirs is None:
         return None
     if quantity == "noise_scale":
         return Difference(quantity, ratio_of_estimates(theirs, ours), "measured steps")
     return Difference(quantity, difference_of_estimates(theirs, ours), "test examples")
+
+
+def _pairs_of_examples(
+    quantity: str, first: Compared, second: Compared, step: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The numbers of the same held-out examples in both runs, at the newest evaluation that both
+    have; None if they were not kept."""
+    steps = [at for at in first.examples.keys() & second.examples.keys() if at <= step]
+    found = []
+    for each in (first, second):
+        place = each.examples[max(steps)].get(quantity) if steps else None
+        values = None if place is None else read_examples(each.run.path, *place)
+        if values is None or len(values) < FEWEST_READINGS:
+            return None
+        found.append(values)
+    ours, theirs = found
+    return (ours, theirs) if len(ours) == len(theirs) else None
 
 
 def _common_losses(first: Run, second: Run, step: int) -> tuple[np.ndarray, np.ndarray]:

@@ -72,9 +72,19 @@ class Compared:
         return {name: value for name, value in every.items() if name not in NOT_TRAINING}
 
     @property
-    def seed(self) -> int:
-        """The seed of the run."""
-        return self.run.configuration.seed
+    def seed(self) -> int | None:
+        """The seed of the training; None in a loop of your own, whose seed is not recorded."""
+        return None if self.run.watched else self.run.configuration.seed
+
+    @property
+    def seed_words(self) -> str:
+        """The seed, such as "seed 0", or that it is not recorded."""
+        return "seed not recorded" if self.seed is None else f"seed {self.seed}"
+
+    @cached_property
+    def examples(self) -> Mapping[int, Mapping[str, tuple[int, int]]]:
+        """Where the numbers of single held-out examples are, by step and quantity."""
+        return {event["step"]: event.get("examples", {}) for event in self.run.evaluations}
 
     @cached_property
     def evaluations(self) -> Mapping[int, Mapping[str, Estimate]]:
@@ -118,8 +128,16 @@ class RunGroup:
 
     @property
     def seeds(self) -> str:
-        """The seeds in words: "seed 0", or "3 seeds"."""
-        return f"seed {self.runs[0].seed}" if len(self.runs) == 1 else f"{len(self.runs)} seeds"
+        """The seeds in words: "seed 0", or "3 seeds"; "3 runs" if they do not differ in them."""
+        if len(self.runs) == 1:
+            return self.runs[0].seed_words
+        return f"{len(self.runs)} {'seeds' if self.differ_in_seeds else 'runs'}"
+
+    @property
+    def differ_in_seeds(self) -> bool:
+        """True if every run is known to have another seed."""
+        seeds = {each.seed for each in self.runs}
+        return None not in seeds and len(seeds) == len(self.runs)
 
 
 @dataclass(frozen=True)
@@ -211,10 +229,8 @@ def verdict(groups: Sequence[RunGroup], contrasts: Sequence[Contrast]) -> str:
             if quantity is None
             else f" Their mean {QUANTITIES[quantity]} is {group.numbers[quantity]}."
         )
-        return (
-            f"All {len(group.runs)} runs have the same configuration and differ in their "
-            f"seeds.{words}"
-        )
+        differ = " and differ in their seeds" if group.differ_in_seeds else ""
+        return f"All {len(group.runs)} runs have the same configuration{differ}.{words}"
     shown = [contrast for contrast in contrasts if contrast.shown]
     best = max(shown, key=lambda contrast: contrast.deciding.better, default=None)
     found = f"{len(shown)} of {len(contrasts)} configurations differ from {groups[0].letter}"
@@ -258,7 +274,9 @@ def finding_of(contrast: Contrast) -> Finding:
             "setting": settings,
             "seeds": tuple(each.seed for group in groups for each in group.runs),
             "pairs_needed": deciding.needed,
-            "next_seed": contrast.other.runs[0].seed + 1,
+            "next_seed": None
+            if contrast.other.runs[0].seed is None
+            else contrast.other.runs[0].seed + 1,
         },
     )
 

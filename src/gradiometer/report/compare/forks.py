@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from gradiometer.loop.changes.alternative import Alternative
 from gradiometer.loop.comparison.effects import Effect
+from gradiometer.loop.comparison.words import label_of, signed
 from gradiometer.loop.recorded.record import ForkRecord, forks_of
 from gradiometer.loop.recorded.trials import alike
-from gradiometer.loop.recorded.words import label_of, signed
 from gradiometer.report.charts.fork_charts import effects_chart
 from gradiometer.report.charts.interval_strip import interval
 from gradiometer.report.compare.contrast import Compared, RunGroup
@@ -47,7 +47,7 @@ class ForkTried:
         return (
             self.group.letter
             if len(self.group.runs) == 1
-            else f"{self.group.letter} seed {self.compared.seed}"
+            else f"{self.group.letter} {self.compared.seed_words}"
         )
 
 

@@ -178,7 +178,13 @@ def groups_table(groups: Sequence[RunGroup]) -> Numbers:
 
 def _runs_table(groups: Sequence[RunGroup]) -> Numbers:
     rows = tuple(
-        (group.letter, each.run.name, str(each.seed), each.run.status, f"{each.run.steps:,}")
+        (
+            group.letter,
+            each.run.name,
+            "" if each.seed is None else str(each.seed),
+            each.run.status,
+            f"{each.run.steps:,}",
+        )
         for group in groups
         for each in group.runs
     )

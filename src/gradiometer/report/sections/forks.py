@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.branches import Fork
 from gradiometer.loop.comparison.effects import Effect
-from gradiometer.loop.recorded.record import ForkRecord, forks_of
-from gradiometer.loop.recorded.words import (
+from gradiometer.loop.comparison.words import (
     at_end,
     comparison,
     label_of,
@@ -16,6 +15,7 @@ from gradiometer.loop.recorded.words import (
     stopped,
     undecided,
 )
+from gradiometer.loop.recorded.record import ForkRecord, forks_of
 from gradiometer.measurement.estimate import significant
 from gradiometer.report.charts.fork_charts import MOST, branches_chart, effects_chart
 from gradiometer.report.charts.interval_strip import interval

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gradiometer.convergence.trajectory.move_lengths import lengths_of
 from gradiometer.convergence.trajectory.path_facts import Trail
-from gradiometer.convergence.trajectory.trajectory import Trajectory
+from gradiometer.convergence.trajectory.trajectory import Trajectory, lengths_of
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.convergence_charts import move_lengths_chart
 from gradiometer.report.sections.section import Figure, Numbers, cells

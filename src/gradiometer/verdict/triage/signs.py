@@ -234,6 +234,13 @@ class Signs:
         return any(str(layer).startswith(NORMALISATIONS) for layer in self.facts.get("layers", []))
 
     @property
+    def high_until(self) -> int | None:
+        """The last step so far whose rate was at least half of the highest; None if none is
+        known."""
+        high = np.flatnonzero(self.rates >= np.nanmax(self.rates, initial=0.0) / 2)
+        return int(high[-1]) if len(high) else None
+
+    @property
     def reach(self) -> float:
         """The sum of `strides`: how far the network may have come; NaN if unknown."""
         return float(self.strides.sum())

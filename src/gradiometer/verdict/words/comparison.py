@@ -6,17 +6,24 @@ from gradiometer.verdict.words.sentences import Sentences
 
 
 def comparison_of_seeds(finding: Finding) -> Sentences:
-    """The two differ only in their seeds."""
+    """No setting differs: the two have other seeds, or the same, or seeds that are not known."""
     facts = finding.facts
     first, second = facts["names"]
-    seeds = " and ".join(map(str, facts["seeds"]))
+    seeds = facts["seeds"]
     difference = f"{_signed(facts['difference'])} in {facts['quantity']}"
+    same = f"{first} and {second} have the same configuration"
+    if None in seeds:
+        cause = f"{same}, as far as it is recorded. Their difference is {difference}."
+    elif len(set(seeds)) == 1:
+        cause = f"{same} and the same seed, {seeds[0]}. Their difference is {difference}."
+    else:
+        both = " and ".join(map(str, seeds))
+        cause = (
+            f"{same} with the seeds {both}. Their difference, {difference}, is due to the seeds."
+        )
     lead = "No difference is shown"
     return Sentences(
-        seen=(
-            f"{lead}: {first} and {second} have the same configuration with the seeds {seeds}. "
-            f"Their difference, {difference}, is due to the seeds."
-        ),
+        seen=f"{lead}: {cause}",
         means="To compare configurations, change more than the seed.",
         lead=lead,
     )
@@ -69,10 +76,11 @@ def _over(finding: Finding) -> str:
 
 
 def _about_two_runs(finding: Finding) -> str:
+    flag = finding.facts["next_seed"]
     return (
         "This is about these two runs. One run of each does not show how much is due to the "
-        "seeds: a conclusion about the configurations needs at least 2 seeds of each "
-        f"(--seed {finding.facts['next_seed']})."
+        "seeds: a conclusion about the configurations needs at least 2 seeds of each"
+        f"{'' if flag is None else f' (--seed {flag})'}."
     )
 
 

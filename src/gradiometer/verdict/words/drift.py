@@ -3,9 +3,9 @@
 import math
 
 from gradiometer.drift.stability import MomentumRule
-from gradiometer.measurement.estimate import Estimate, about, counted, significant
+from gradiometer.measurement.estimate import about, counted, significant
 from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.verdict.words.sentences import Sentences
+from gradiometer.verdict.words.sentences import Sentences, always
 
 MOVES = (
     "A smaller learning rate lets training move to a sharper region, a larger one to a flatter "
@@ -252,14 +252,11 @@ def loss_change_unclear(finding: Finding) -> Sentences:
 def _loss_change(finding: Finding, means: str, suggestion: str = "", caveat: str = "") -> Sentences:
     share, change = finding.numbers["curvature_share"], finding.numbers["seen_change"]
     seen = (
-        f"A step changes the loss by {_signed(change)}; curvature undoes a share of {share} of the "
-        f"gain from the slope ({counted(share.samples, 'measured step')})."
+        f"A step changes the loss by {'+' if change.value > 0 else ''}{change}; curvature undoes "
+        f"a share of {share} of the gain from the slope "
+        f"({counted(share.samples, 'measured step')})."
     )
     return Sentences(seen, means, suggestion=suggestion, caveat=caveat)
-
-
-def _signed(change: Estimate) -> str:
-    return f"+{change}" if change.value > 0 else str(change)
 
 
 def curvature_noise_unknown(finding: Finding) -> Sentences:
@@ -298,14 +295,6 @@ def lower_edge_of_momentum(doubt: Doubt) -> str:
     return f"With momentum and small batches it is reported to settle at 2(1 − μ)/η = {edge}."
 
 
-def batch_edge_of_quadratic(doubt: Doubt) -> str:
-    """The edge is that of a quadratic."""
-    return (
-        "The edge is that of a quadratic; batch sharpness usually rises to it and stays there, "
-        "which is not a failure."
-    )
-
-
 CLAIMS = {
     "batch_sharpness_at_edge": batch_sharpness_at_edge,
     "batch_sharpness_below_edge": batch_sharpness_below_edge,
@@ -329,6 +318,9 @@ CLAIMS = {
 }
 
 DOUBTS = {
-    "batch_edge_of_quadratic": batch_edge_of_quadratic,
+    "batch_edge_of_quadratic": always(
+        "The edge is that of a quadratic; batch sharpness usually rises to it and stays there, "
+        "which is not a failure."
+    ),
     "lower_edge_of_momentum": lower_edge_of_momentum,
 }

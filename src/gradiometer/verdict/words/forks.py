@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from gradiometer.loop.comparison.words import label_of, outcome
 from gradiometer.loop.recorded.scores import SOURCE, track_record
 from gradiometer.loop.recorded.trials import TOLERANCE
-from gradiometer.loop.recorded.words import label_of, outcome
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.verdict.words.sentences import Sentences
+from gradiometer.verdict.words.sentences import Sentences, always
 
 COMPARED = (
     "Forks compared keeping the rate for a share of the branch (hold) with taking it to zero from "
@@ -20,7 +20,14 @@ COMPARED = (
 def goes_to_zero(finding: Finding) -> Sentences:
     """From which step the rate goes to zero, as forks decided it."""
     facts = finding.facts
-    decisions = [(_cooling(event, facts["steps"]), _by_fork(event)) for event in facts["decisions"]]
+    decisions = []
+    for event in facts["decisions"]:
+        step, begins = event["step"], event["begins"]
+        decision = f"From step {step:,} the rate goes to zero"
+        if event["fork"] is not None and begins != step:
+            to_the_end = " to the end" if begins == facts["steps"] else ""
+            decision = f"At step {step:,} the rate was kept{to_the_end}"
+        decisions.append((decision, _by_fork(event)))
     seen = " ".join(f"{decision}{reason}" for decision, reason in decisions)
     means = "No fork was made: the rate goes to zero over the last fifth."
     if facts["spent"] is not None:
@@ -28,13 +35,6 @@ def goes_to_zero(finding: Finding) -> Sentences:
             f"{COMPARED} They cost {significant(facts['spent'], 2)} times the updates of the run."
         )
     return Sentences(seen, means, lead=decisions[0][0])
-
-
-def _cooling(event: Mapping[str, Any], steps: int | None) -> str:
-    step, begins = event["step"], event["begins"]
-    if event["fork"] is None or begins == step:
-        return f"From step {step:,} the rate goes to zero"
-    return f"At step {step:,} the rate was kept{' to the end' if begins == steps else ''}"
 
 
 def _by_fork(event: Mapping[str, Any]) -> str:
@@ -51,13 +51,11 @@ def changed_by_forks(finding: Finding) -> Sentences:
         f"Forks compared half and twice the rate with going on. They cost {spent} times the "
         "updates of the run."
     )
-    decisions = [(_changed(event), _by_fork(event)) for event in finding.facts["decisions"]]
+    decisions = []
+    for event in finding.facts["decisions"]:
+        change = "stayed" if event["factor"] == 1 else f"was multiplied by {event['factor']:g}"
+        decisions.append((f"At step {event['step']:,} the rate {change}", _by_fork(event)))
     return Sentences(" ".join(map("".join, decisions)), means, lead=decisions[0][0])
-
-
-def _changed(event: Mapping[str, Any]) -> str:
-    change = "stayed" if event["factor"] == 1 else f"was multiplied by {event['factor']:g}"
-    return f"At step {event['step']:,} the rate {change}"
 
 
 def if_cooled(finding: Finding) -> Sentences:
@@ -168,30 +166,6 @@ def _why_not(result: Mapping[str, Any]) -> str:
     return f": it ends more than {TOLERANCE:.0%} worse" if result["may_be_worse"] else ""
 
 
-def cooling_forks(_: Doubt) -> str:
-    """What the forks of `--cool auto` did not compare."""
-    return (
-        "The forks compared the training loss, and no other ways to lower the rate. Each end of "
-        "their intervals is a one-sided bound at the level of the run."
-    )
-
-
-def rate_forks(_: Doubt) -> str:
-    """How short the branches were."""
-    return (
-        "The branches take a fifth of what was left of the run, and shorter branches lean to small "
-        "rates."
-    )
-
-
-def next_fifth(_: Doubt) -> str:
-    """What the forecast of the loss at a rate of zero is for."""
-    return (
-        "The forecast is for a fall of the rate over the next fifth of the steps so far, on "
-        "training examples."
-    )
-
-
 CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
     "rate_goes_to_zero": goes_to_zero,
     "rate_by_forks": changed_by_forks,
@@ -199,7 +173,16 @@ CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
 }
 
 DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
-    "cooling_forks": cooling_forks,
-    "rate_forks": rate_forks,
-    "next_fifth": next_fifth,
+    "cooling_forks": always(
+        "The forks compared the training loss, and no other ways to lower the rate. Each end of "
+        "their intervals is a one-sided bound at the level of the run."
+    ),
+    "rate_forks": always(
+        "The branches take a fifth of what was left of the run, and shorter branches lean to small "
+        "rates."
+    ),
+    "next_fifth": always(
+        "The forecast is for a fall of the rate over the next fifth of the steps so far, on "
+        "training examples."
+    ),
 }

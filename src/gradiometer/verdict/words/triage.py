@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import NamedTuple
 
 from gradiometer.loop.changes.rates import Rate
@@ -11,7 +10,7 @@ from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.measurement.optimizer.shape import number
 from gradiometer.verdict.claims import Claim
-from gradiometer.verdict.words.sentences import Sentences
+from gradiometer.verdict.words.sentences import Sentences, always
 
 
 class Words(NamedTuple):
@@ -196,6 +195,7 @@ WORDS: Mapping[Claim, Words] = {
     ),
 }
 
+# What a training did not show, as the end of a sentence.
 MISSING = {
     "labels": "without the outputs and labels of a batch",
     "batch": "without the batch in `w.step(loss, batch)`",
@@ -205,7 +205,6 @@ MISSING = {
     "looks": "without looks at gradients and weights",
     "end": "before the end of the training",
 }
-"""What a training did not show, as the end of a sentence."""
 
 
 class _Number:
@@ -271,23 +270,14 @@ def _to_paste(line: str, finding: Finding) -> tuple[str, str]:
     )
 
 
+# A function that says each claim.
 CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {claim.value: limits for claim in Claim}
-"""A function that says each claim."""
 
-DOUBT_WORDS = {
-    "no_decay": "A rate without decay looks the same: only a fork can tell (`cool now`).",
-    "stopped_early": (
+# A function that says each doubt.
+DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
+    "no_decay": always("A rate without decay looks the same: only a fork can tell (`cool now`)."),
+    "stopped_early": always(
         "A training that stopped early looks the same: only a fork can tell (`go on`)."
     ),
-    "fine_tuning": "A trained model that is trained further also moves little.",
+    "fine_tuning": always("A trained model that is trained further also moves little."),
 }
-
-
-def _fixed(text: str, _: Doubt) -> str:
-    return text
-
-
-DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
-    kind: partial(_fixed, text) for kind, text in DOUBT_WORDS.items()
-}
-"""A function that says each doubt."""

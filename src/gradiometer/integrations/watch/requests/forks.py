@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.integrations.watch.capture import Capture
@@ -12,8 +14,10 @@ from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.losses import no_loss
 from gradiometer.integrations.watch.requests.looks import Looks
 from gradiometer.integrations.watch.requests.on_the_way import OnTheWay
+from gradiometer.integrations.watch.triage.exact import schedulers_of
 from gradiometer.loop import Alternative, Fork, Loop, fork
-from gradiometer.loop.replay import WAY_OUT, check_replay
+from gradiometer.loop.data import Data, data_of
+from gradiometer.loop.replay import WAY_OUT, KeptUpdates, check_replay
 from gradiometer.measurement.estimate import significant
 from gradiometer.run.reader import Run
 from gradiometer.verdict.triage.faults import clipped_shares
@@ -22,6 +26,10 @@ from gradiometer.verdict.triage.signs import Signs
 RECORDED = 0.01
 """Largest relative difference of a recorded norm that counts as rounding: norms are recorded in six
 digits, and 1 % of clipping changes an effect by less than its interval."""
+
+NEWEST, SAME_RATE = 32, 1e-6
+"""Newest updates whose rates show if a loop sets it itself, and the largest relative difference of
+two rates that are the same."""
 
 OF_LOOP = frozenset(inspect.signature(Loop).parameters)
 """Arguments of `Loop`; the others are those of `fork`."""
@@ -36,7 +44,12 @@ class Forks(Looks):
     on_the_way: OnTheWay
 
     def fork(
-        self, *, batches: Any, alternatives: Sequence[Alternative | str], **settings: Any
+        self,
+        *,
+        batches: Any,
+        alternatives: Sequence[Alternative | str],
+        at: int | None = None,
+        **settings: Any,
     ) -> Fork | None:
         """What would have happened from here with other settings: `gradiometer.loop.fork` for the
         watched loop.
@@ -49,6 +62,8 @@ class Forks(Looks):
         Args:
             batches: The training data, for example the DataLoader, as in `gradiometer.loop.fork`.
             alternatives: What is compared with going on as it is, such as ["rate 2x"].
+            at: An earlier step, to fork from the newest state that is kept from there or before,
+                also after the last update: see `checkpoints` of `watch`.
             settings: The other arguments of `gradiometer.loop.Loop`, such as `evaluate` and
                 `scheduler`, and of `gradiometer.loop.fork`, such as `horizon`.
 
@@ -72,20 +87,17 @@ class Forks(Looks):
             >>> found.best()
             'rate 2x'
         """
-        return self._fork(batches=batches, alternatives=alternatives, **settings)
+        return self._fork(batches=batches, alternatives=alternatives, at=at, **settings)
 
     def _fork(
         self,
         *,
         batches: Any,
         alternatives: Sequence[Alternative | str],
+        at: int | None = None,
         charged_to: str = "forks on request",
         **settings: Any,
     ) -> Fork | None:
-        if len(self._optimizers) > 1:
-            raise Unsupported(
-                f"`optimizer` has {len(self._optimizers)} optimizers, and a fork needs one for all."
-            )
         if self._batches.axis:
             raise Unsupported(
                 "`batch_axis` is not 0, and a fork cuts batches along their first axis."
@@ -105,27 +117,69 @@ class Forks(Looks):
             if settings.get("step") is None:
                 known |= {"accumulation": self._accumulation, "scaler": self._capture.scaler}
             known |= {name: settings.pop(name) for name in OF_LOOP if name in settings}
-            loop = Loop(self._objective.model, self._optimizers[0], batches=batches, **known)
-            loop.warnings = self._replayed(loop, run)
-            rates = Signs.of(run).rates
-            high = np.flatnonzero(rates >= np.nanmax(rates, initial=0.0) / 2)
-            loop.high_until = int(high[-1]) if len(high) else None
+            kept = self.on_the_way.kept.newest if at is None else self.on_the_way.kept.before(at)
+            notes = self._schedule(known, batches, Signs.of(run).rates)
+            loop = Loop(self._objective.model, self._optimizers, batches=batches, **known)
+            loop.warnings = (*notes, *self._replayed(loop, kept, run))
+            loop.high_until = Signs.of(run).high_until
+            if at is not None and kept is not None:
+                loop = kept.brought_back(loop)
             return fork(loop, alternatives, **{"out": run.path, **settings})
 
-    def _replayed(self, loop: Loop, run: Run) -> tuple[str, ...]:
+    def _schedule(
+        self, known: dict[str, Any], batches: Any, rates: Float[np.ndarray, " steps"]
+    ) -> tuple[str, ...]:
+        """Add the schedulers of the loop to the arguments of `Loop`, unless one is given. Returns
+        what a reader of the fork should know of rates that no scheduler explains."""
+        if "scheduler" in known:
+            return ()
+        found, each = schedulers_of(self._optimizers, self.steps)
+        why = _why_not(found, each, data_of(batches, known.get("batch_size")))
+        if found and not why:
+            known |= {"scheduler": found, "scheduler_each": each}
+            return ()
+        newest = rates[-NEWEST:]
+        moved = int((np.abs(np.diff(newest)) > SAME_RATE * np.abs(newest[1:])).sum())
+        if not (found or moved):
+            return ()
+        why = why or f"it changed at {moved} of the last {len(newest):,} updates, by your own code"
+        return (
+            f"The branches keep the rate that your loop has now, since {why}: if it will change, "
+            "give scheduler=, a function of the number of an update that returns its rate.",
+        )
+
+    def _replayed(self, loop: Loop, kept: KeptUpdates | None, run: Run) -> tuple[str, ...]:
         """Compare updates of the loop with those of a copy. Returns what a reader of the fork
         should know."""
-        kept = self.on_the_way.kept
-        if kept.newest is None:
+        if kept is None:
+            why = self.on_the_way.kept.why_none
             notes: tuple[str, ...] = (
-                f"No update of your loop was compared with that of a copy, since {kept.why_none}.",
+                f"No update of your loop was compared with that of a copy, since {why}.",
             )
         else:
-            notes = check_replay(loop, kept.newest)
+            notes = check_replay(loop, kept)
         # what was recorded is the gradient of the first of two backwards
         if loop.loss is None or loop.ascent is not None:
             return notes
         return (*notes, *_clipped_as_recorded(loop, Signs.of(run)))
+
+
+def _why_not(schedulers: Sequence[Any], each: str, data: Data) -> str:
+    """Why branches cannot follow these schedulers, as a part of a sentence; empty if they can."""
+    for scheduler in schedulers:
+        kind = type(scheduler).__name__
+        groups = scheduler.optimizer.param_groups
+        planned = getattr(scheduler, "_last_lr", [group["lr"] for group in groups])
+        if isinstance(scheduler, ReduceLROnPlateau):
+            return f"{kind} needs a metric at every step"
+        if any(
+            abs(float(group["lr"]) - float(rate)) > SAME_RATE * abs(float(rate))
+            for group, rate in zip(groups, planned, strict=True)
+        ):
+            return f"it is not that of its {kind}"
+        if each == "epoch" and data.epoch is None:
+            return f"{kind} goes on once an epoch, and the size of an epoch is not known"
+    return ""
 
 
 def _clipped_as_recorded(loop: Loop, signs: Signs) -> tuple[str, ...]:

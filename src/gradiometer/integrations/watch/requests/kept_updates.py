@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradiometer.errors import BadArgument
 from gradiometer.integrations.fsdp import is_sharded
+from gradiometer.integrations.watch.last_gradient import NEVER
 from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
 from gradiometer.integrations.watch.subject import Subject
-from gradiometer.integrations.watch.triage.recorder import NEVER, takes_no_hooks
+from gradiometer.integrations.watch.triage.exact import schedulers_of
+from gradiometer.integrations.watch.triage.recorder import takes_no_hooks
 from gradiometer.loop.marks import Marks, marks_of
 from gradiometer.loop.replay import (
     SETTINGS,
@@ -22,6 +25,7 @@ from gradiometer.loop.replay import (
     tensors_of,
 )
 from gradiometer.measurement.batch import Batch, mapped
+from gradiometer.measurement.optimizer.several import as_one
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import GlobalStates
 
@@ -50,7 +54,7 @@ class KeptUpdatesOfLoop:
         subject: The training. Nothing is kept of ours, with a budget of 0, on several processes, or
             if it is sharded.
         called: The model as the loop calls it.
-        optimizers: The optimizers of the loop; with more than one nothing is kept.
+        optimizers: The optimizers of the loop.
         scaler: The GradScaler, if there is one.
         accumulation: Number of calls of `step` for one update.
         warn: Takes a warning.
@@ -78,8 +82,9 @@ class KeptUpdatesOfLoop:
         """The context for everything that training calls: an error ends the keeping, and nothing
         else."""
         self.shield.before_first_update = False
-        self.newest: KeptUpdates | None = None
-        """The newest updates that are complete; None if there are none."""
+        self.stretches: list[KeptUpdates] = []
+        """The updates that are complete, the newest last."""
+        self._states = 0
         self.why_none = "the loop has not made enough updates yet"
         """Why there are none, as the end of a sentence."""
         self._start = FIRST
@@ -93,7 +98,7 @@ class KeptUpdatesOfLoop:
         self._weights: Marks | None = None
         self._above: Marks | None = None
         self._modes: list[bool] = []
-        self._handle: Any = None
+        self._handles: list[Any] = []
         can_keep = (
             bool(self._budget.share)
             and subject.ranks.alone
@@ -109,6 +114,31 @@ class KeptUpdatesOfLoop:
                 "sharded"
             )
 
+    def keep_states(self, count: int) -> None:
+        """Keep so many states, twice as far apart each time, to fork from them later."""
+        self._states = count
+
+    @property
+    def newest(self) -> KeptUpdates | None:
+        """The newest updates; None if there are none."""
+        return self.stretches[-1] if self.stretches else None
+
+    def before(self, step: int) -> KeptUpdates:
+        """The newest state that is kept from a step or before it.
+
+        Raises:
+            BadArgument: There is none.
+        """
+        found = [one for one in self.stretches if one.updates[0].step <= step]
+        if found:
+            return found[-1]
+        steps = ", ".join(f"{one.updates[0].step:,}" for one in self.stretches)
+        raise BadArgument(
+            f"`at` is {step:,}, and no state is kept from there or before: "
+            + (f"there are those of steps {steps}." if steps else f"{self.why_none}.")
+            + " Give `watch` a number of states, such as checkpoints=3."
+        )
+
     def at_step(self, batch: Batch | None) -> None:
         """Take the batch of a backward, before the update."""
         self.awaits_update = True
@@ -122,7 +152,8 @@ class KeptUpdatesOfLoop:
                 if self._state is None:
                     self._keep_state()  # the first call of the model was not seen
                 self._batches.append(batch)
-                self._weights = marks_of(dict(self._model.named_parameters()))
+                if self._weights is None:
+                    self._weights = marks_of(dict(self._model.named_parameters()))
 
     def updated(self, step: int) -> None:
         """Take what an update did, and prepare for the next one."""
@@ -142,7 +173,7 @@ class KeptUpdatesOfLoop:
     def close(self) -> None:
         """Keep no more, and free what is kept: a watch outlives its training for the findings."""
         self._close_stretch()
-        self.newest = None
+        self.stretches.clear()
         self.why_none = "the training has ended"
         self.next = NEVER
         self.awaits_update = False
@@ -153,10 +184,7 @@ class KeptUpdatesOfLoop:
 
     def _begin(self, step: int) -> None:
         """Keep the coming updates, unless they cannot be kept."""
-        if len(self._optimizers) > 1:
-            self._give_up("the loop has several optimizers", for_good=True)
-            return
-        tensors = all_tensors(self._model, self._optimizers[0])
+        tensors = all_tensors(self._model, as_one(self._optimizers))
         if sum(tensor.numel() for tensor in tensors.values()) > MOST_NUMBERS:
             self._give_up(
                 f"model and optimizer have more than {MOST_NUMBERS:,} numbers", for_good=True
@@ -173,9 +201,12 @@ class KeptUpdatesOfLoop:
         two updates."""
         self._state = KeptUpdates(
             {name: one.detach().clone() for name, one in tensors_of(self._model).items()},
-            copy.deepcopy(self._optimizers[0].state_dict()),
+            copy.deepcopy(as_one(self._optimizers).state_dict()),
             _copy_of(self._scaler),
         )
+        if self._states:
+            schedulers, _ = schedulers_of(self._optimizers, 0)
+            self._state.schedulers = [copy.deepcopy(one.state_dict()) for one in schedulers]
 
     def _prepare(self) -> None:
         """Keep the random states before an update, and see to its first call of the model."""
@@ -190,19 +221,25 @@ class KeptUpdatesOfLoop:
         )
         self._modes = [module.training for module in self._model.modules()]
         self._remove_hook()
-        if not takes_no_hooks(self._model) and not isinstance(self._called, torch.jit.ScriptModule):
-            self._handle = self._called.register_forward_pre_hook(Hook(self.shield, self._at_call))
+        if takes_no_hooks(self._model):
+            return
+        # several networks in one module are called by themselves
+        for module in (self._called, *self._called.children()):
+            if not isinstance(module, torch.jit.ScriptModule):
+                hook = Hook(self.shield, self._at_call)
+                self._handles.append(module.register_forward_pre_hook(hook))
 
     @property
     def _devices(self) -> set[torch.device]:
         return {parameter.device for parameter in self._model.parameters()}
 
     def _at_call(self, *_: Any) -> None:
-        """The model is called in training: the modes and random states of this update."""
+        """The model, or a part of it, is called in training: the modes and random states of this update."""
         if not torch.is_grad_enabled():
             return
         if self._at_forward is None:
             self._at_forward = GlobalStates(self._devices)
+            self._weights = marks_of(dict(self._model.named_parameters()))
             if self._state is None:
                 self._keep_state()
             self._modes = [module.training for module in self._model.modules()]
@@ -212,7 +249,7 @@ class KeptUpdatesOfLoop:
 
     def _take(self, step: int) -> None:
         """Keep what an update did."""
-        kept, optimizer = self._state, self._optimizers[0]
+        kept, optimizer = self._state, as_one(self._optimizers)
         assert kept is not None and self._random is not None and self._weights is not None
         kept.updates.append(
             KeptUpdate(
@@ -232,7 +269,9 @@ class KeptUpdatesOfLoop:
                 marks_of(all_tensors(self._model, optimizer)),
             )
         )
-        self.newest = kept
+        if kept is not self.newest:
+            self.stretches.append(kept)
+            del self.stretches[: -max(self._states, 1)]
         if len(kept.updates) < IN_A_ROW:
             self._prepare()
         else:
@@ -247,7 +286,7 @@ class KeptUpdatesOfLoop:
     def _end_stretch(self, step: int) -> None:
         self._close_stretch()
         while self._start <= step + 1:
-            self._start *= APART
+            self._start *= 2 if self._states else APART
         self.next = self._start - 1
 
     def _give_up(self, why: str, *, for_good: bool = False) -> None:
@@ -261,9 +300,8 @@ class KeptUpdatesOfLoop:
             self._end_stretch(self._start)
 
     def _remove_hook(self) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        while self._handles:
+            self._handles.pop().remove()
 
     def _stop(self, error: Exception) -> None:
         reason = reason_of(error)

@@ -15,10 +15,10 @@ from gradiometer.convergence.certificate.certificate import TOLERANCE, Certifica
 from gradiometer.convergence.certificate.certifying import (
     BATCHES,
     EXAMPLES,
+    UNIT,
     certify,
     gradient_squared,
 )
-from gradiometer.convergence.certificate.gradient_norm import UNIT
 from gradiometer.drift.curvature import survey_examples
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.errors import BadArgument, Unsupported
@@ -34,6 +34,7 @@ from gradiometer.integrations.watch.losses import no_loss
 from gradiometer.integrations.watch.triage.recorder import TriageRecorder
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.evaluation import Evaluation
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.problem import Problem
@@ -105,7 +106,8 @@ class Looks:
 
         Args:
             test: The loss on held-out examples: their mean, or the loss of every example, whose
-                mean has an interval.
+                mean has an interval. Losses of single examples are kept in the run, 4 bytes each,
+                so that runs are compared example by example: give them in the same order.
             train: The same on training examples, in eval mode.
 
         Raises:
@@ -114,11 +116,9 @@ class Looks:
         if self.ranks.first:
             self.record_evaluation(evaluation(test=test, train=train))
 
-    def record_evaluation(self, estimates: Mapping[str, Estimate]) -> None:
+    def record_evaluation(self, evaluation: Evaluation) -> None:
         """Record an evaluation whose estimates are known, such as "test_loss"."""
-        self._kept.evaluate(
-            self.steps, {name: estimate.to_dict() for name, estimate in estimates.items()}
-        )
+        self._kept.evaluate(self.steps, evaluation)
         with self._triage.shield:
             self._triage.evaluated()
 
