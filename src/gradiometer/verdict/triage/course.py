@@ -10,7 +10,6 @@ from gradiometer.verdict.triage.thresholds import (
     AT_A_GUESS,
     CALM,
     DEAD,
-    DECAY_LEFT,
     DECAY_MOSTLY,
     DECAY_SHARE,
     DIED,
@@ -21,7 +20,6 @@ from gradiometer.verdict.triage.thresholds import (
     FEWEST_LOOKS,
     FLAT_IN_A_LOG,
     GREW,
-    HELD_UP,
     JUMPED,
     JUMPED_IN_NOISE,
     JUMPS,
@@ -37,7 +35,6 @@ from gradiometer.verdict.triage.thresholds import (
     OVERSHOT,
     REACH,
     REACH_OF_ADAM,
-    SHRANK,
     STAYS_VANISHED,
     STEPS_OF_REACH,
     STILL_LEARNS,
@@ -102,18 +99,14 @@ def vanishing(signs: Signs, level: Level) -> Claimed | None:
 
 
 def weight_decay(signs: Signs, level: Level) -> Claimed | None:
-    """Weights shrink under weight decay while the loss is still high, or decay is much of what
-    moves them."""
+    """Decay is much of what moves the weights."""
     if not signs.weight_decay > 0 or signs.is_short:
         return None
-    late = ended_at(signs, level)
     share = decay_share(signs)
-    shrank = signs.growth < SHRANK and late > HELD_UP
-    # a decay that is usual has such a share only at a rate that is too high
+    # a decay that is usual has a share above the first limit only at a rate that is too high
     unusual = signs.family == "sgd" and signs.weight_decay > USUAL_DECAY
-    moves = unusual and share > DECAY_SHARE and late > DECAY_LEFT
-    moves_most = share > DECAY_MOSTLY and late > LITTLE_LEFT
-    if not (shrank or moves or moves_most):
+    limit = DECAY_SHARE if unusual else DECAY_MOSTLY
+    if not (share > limit and ended_at(signs, level) > LITTLE_LEFT):
         return None
     numbers = {"decay": signs.weight_decay, "growth": signs.growth, "share": share}
     return Claimed(Claim.WEIGHT_DECAY, numbers, (f"weight decay {signs.weight_decay / 100:.2g}",))

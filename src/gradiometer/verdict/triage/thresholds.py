@@ -167,16 +167,11 @@ below which it acts too much, and `Signs.reach` from which it then does no harm.
 with SGD between 0.04 and 0.5, all ended 9 to 82 % better without it; at 0.54 and more, none to 16
 %. The steps of adaptive optimizers do not depend on the norm."""
 
-SHRANK, HELD_UP = 0.5, 0.3
-"""Size of the weights over that at the start, and loss in units of a guess: weight decay wins
-against the loss."""
-
-DECAY_SHARE, DECAY_LEFT, DECAY_MOSTLY = 0.04, 0.1, 0.25
-"""Share of the movement that is weight decay alone, and loss in units of a guess, above which it is
-too large for SGD; and the share from which it is so for every optimizer and at any loss that leaves
-something to gain. Sick: 0.045 to 0.46 with SGD, 0.32 to 1.4 with AdamW; healthy AdamW with a decay
-of 0.05: 0.05 to 0.093. For weights with a normalisation it settles at √(ηλ/2): 0.016 for the usual
-SGD of residual networks."""
+DECAY_SHARE, DECAY_MOSTLY = 0.04, 0.25
+"""Share of the movement that is weight decay alone, above which it is too large for SGD with a
+decay that is not usual; and the share from which it is so for every optimizer. Sick: 0.045 to 0.46
+with SGD, 0.32 to 1.4 with AdamW; healthy AdamW with a decay of 0.05: 0.05 to 0.093. For weights
+with a normalisation it settles at √(ηλ/2): 0.016 for the usual SGD of residual networks."""
 
 USUAL_DECAY = 1e-3
 """Weight decay that SGD is used with, up to ten times the 1e-4 of residual networks on ImageNet."""

@@ -93,9 +93,9 @@ WORDS: Mapping[Claim, Words] = {
         "A unit whose input is always negative has no gradient and never learns.",
     ),
     Claim.WEIGHT_DECAY: Words(
-        "Weight decay of {decay} shrinks the weights faster than the loss can hold them: to "
-        "{growth:%} of their size.",
-        "The loss stays high, since every weight is pulled to zero.",
+        "The weight decay of {decay} is too large: it alone makes {share:%} of what moves the "
+        "weights.",
+        "Every weight is pulled to zero more than the loss allows.",
     ),
     Claim.VANISHING: Words(
         "The gradient vanishes on its way through the network: at the start, no layer of the first "
