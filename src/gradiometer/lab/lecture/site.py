@@ -94,7 +94,7 @@ class Site:
             to_come=to_come,
             left=self.left,
             level=LEVEL,
-            scripts=[],
+            scripts=[Markup(source(TEMPLATES, script)) for script in ("simulation.js", "dials.js")],
         )
         return index
 

@@ -134,6 +134,7 @@ def _row(contrast: Contrast, *, alone: bool) -> Row:
         str(deciding.estimate),
         strip(deciding.estimate, {"equal": Estimate.exact(deciding.none)}),
         f"{deciding.quantity} {second}",
+        f"difference in {QUANTITIES[deciding.quantity]}",
     )
     return Row(
         name=f"{second}-{first}",
