@@ -24,7 +24,8 @@ import torch
 from now_runs import images, perceptron
 from torch import Tensor, nn
 from torch.nn import functional
-from tuning_problems import Cell, Residual, entropy, squared
+from tuning_networks import Residual, entropy, squared
+from tuning_problems import Cell
 from tuning_runs import SHAPES, End, stacked, tuned
 
 from gradiometer.problems import Examples

@@ -53,12 +53,6 @@ PROVEN: list[tuple[str, Truth, str]] = [
     ("1/t**(1+1/t)", ALL, "t^(1/t) → 1, so a multiple of 1/t"),
     ("1/t**(1+1/log(t+1))", ALL, "t^(1/log t) = e, so a multiple of 1/t"),
     ("1/t**(1+1/log(log(t+15)))", FINITE, "1/t · exp(−u/log u) with u = log t"),
-    ("t**(1/t)-1", ALL, "log t/t to leading order"),
-    ("sqrt(t+1)-sqrt(t)", SLOW, "1/(2√t) to leading order"),
-    ("1/t-1/(t+1)", FINITE, "telescopes"),
-    ("log(t+1)-log(t)", ALL, "1/t to leading order; the sum is log t"),
-    ("exp(1/t)-1", ALL, "1/t to leading order"),
-    ("(1+1/t)**t/t", ALL, "e/t to leading order"),
     ("(2+sin(t))/t", ALL, "between 1/t and 3/t"),
     ("(1+sin(sqrt(t)))/t**2", FINITE, "below 2/t²"),
     ("1/(t+sin(t))", ALL, "between 1/(t+1) and 1/(t−1)"),
@@ -133,6 +127,12 @@ FROM_THE_ALGEBRA: list[tuple[str, Truth, str]] = [
 ]
 
 BEYOND: list[tuple[str, Truth]] = [
+    ("t**(1/t)-1", ALL),
+    ("sqrt(t+1)-sqrt(t)", SLOW),
+    ("1/t-1/(t+1)", FINITE),
+    ("log(t+1)-log(t)", ALL),
+    ("exp(1/t)-1", ALL),
+    ("(1+1/t)**t/t", ALL),
     ("sin(t)/t+1/t**0.7", ALL),
     ("1/t if sin(t) > 0 else 1/t**2", ALL),
     ("1/t**(1.5+sin(t))", SLOW),

@@ -37,7 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         bench = Bench(asked.runs or Path(temporary), asked.processes)
         if asked.command == "earn":
-            rows = earning.earn(bench)
+            rows = earning.earn(bench, asked.half)
             earning.show(rows)
             earning.write(rows)
         else:

@@ -2,8 +2,8 @@
 part.
 
 The parts share no network and no data. Thresholds are chosen on the development half. The judged
-half was judged again and again while rules were made. The fresh part was made after the rules, and
-judged once.
+half was judged again and again while rules were made. The two fresh parts were each made after the
+rules, and judged once; the rules were changed after the first one.
 """
 
 import zlib
@@ -19,9 +19,11 @@ from clinic.tables import (
     FRESH_SICK,
     JUDGED_HEALTHY,
     JUDGED_SICK,
+    SECOND_FRESH_HEALTHY,
+    SECOND_FRESH_SICK,
 )
 
-HALVES = ("development", "judged", "fresh")
+HALVES = ("development", "judged", "fresh", "second_fresh")
 SEEDS = (1, 2)
 """The seeds on which gains are measured. They are the same for all cases, which so share their
 cured trainings."""
@@ -33,7 +35,7 @@ class Case:
 
     Args:
         name: Its row in the table.
-        half: "development", "judged" or "fresh".
+        half: One of `HALVES`.
         recipe: What is trained.
         healthy: What is trained when nothing is wrong: for a healthy case the recipe itself.
         illnesses: Names of what is wrong and how much of it, none for a healthy case.
@@ -130,6 +132,7 @@ def _tables(half: str) -> tuple[dict[str, Recipe], list[str]]:
         "development": (DEVELOPMENT_HEALTHY, DEVELOPMENT_SICK),
         "judged": (JUDGED_HEALTHY, JUDGED_SICK),
         "fresh": (FRESH_HEALTHY, FRESH_SICK),
+        "second_fresh": (SECOND_FRESH_HEALTHY, SECOND_FRESH_SICK),
     }[half]
     rows = [
         row.strip()

@@ -292,6 +292,91 @@ def source() -> Data:
     return Data(*parts(windows[:, :-1], windows[:, 1:], held_out=1_200), 40, "tokens")
 
 
+# ---- the second fresh part
+
+
+def tree() -> Data:
+    """A table of 10 numbers and 8 flags: 6 classes, in the leaves of a tree of 64 leaves, with 5 %
+    of labels at random."""
+    generator = torch.Generator().manual_seed(14)
+    count = 18_000
+    numbers = torch.randn(count, 10, generator=generator)
+    flags = (torch.rand(count, 8, generator=generator) < 0.4).float()
+    x = torch.cat([numbers, flags], dim=1)
+    leaf = torch.zeros(count, dtype=torch.long)
+    for _ in range(6):
+        column = torch.randint(18, (2 * (int(leaf.max()) + 1),), generator=generator)
+        value = x.gather(1, column[leaf].unsqueeze(1)).squeeze(1)
+        leaf = 2 * leaf + (value > 0.3).long()
+    labels = torch.randint(6, (int(leaf.max()) + 1,), generator=generator)[leaf]
+    noise = torch.rand(count, generator=generator) < 0.05
+    labels = torch.where(noise, torch.randint(6, (count,), generator=generator), labels)
+    return Data(*parts(standard(x), labels, held_out=2_000), 6, "classes")
+
+
+def pendulum() -> Data:
+    """Angle (as sine and cosine) and speed of a driven pendulum after one second, with 1 % of
+    noise in the variance."""
+    generator = torch.Generator().manual_seed(15)
+    count = 18_000
+    angle = (torch.rand(count, generator=generator) - 0.5) * 2 * math.pi
+    speed = 2 * torch.randn(count, generator=generator)
+    force, damping = (torch.rand(count, generator=generator) for _ in range(2))
+    x = torch.stack([angle.sin(), angle.cos(), speed, force, damping], dim=1)
+    for step in range(40):
+        push = 2 * force * math.cos(0.05 * step)
+        speed = speed + 0.025 * (push - 4 * angle.sin() - damping * speed)
+        angle = angle + 0.025 * speed
+    y = standard(torch.stack([angle.sin(), angle.cos(), speed], dim=1))
+    y = y + 0.1 * torch.randn(y.shape, generator=generator)
+    return Data(*parts(standard(x), y, held_out=2_000), 3, "values")
+
+
+def blobs() -> Data:
+    """Noisy images of 12 × 12 pixels: 5 classes, the number of round blobs less one."""
+    generator = torch.Generator().manual_seed(16)
+    count = 14_000
+    labels = torch.randint(5, (count,), generator=generator)
+    centres = 1 + 9 * torch.rand(count, 5, 2, generator=generator)
+    place = torch.arange(12.0)
+    down = (place.view(1, 1, 12, 1) - centres[:, :, 0].view(count, 5, 1, 1)) ** 2
+    right = (place.view(1, 1, 1, 12) - centres[:, :, 1].view(count, 5, 1, 1)) ** 2
+    shown = (torch.arange(5) <= labels.unsqueeze(1)).view(count, 5, 1, 1)
+    images = (torch.exp(-(down + right) / 1.5) * shown).sum(dim=1)
+    images = images + 0.1 * torch.randn(images.shape, generator=generator)
+    return Data(*parts(((images - 0.09) / 0.22).unsqueeze(1), labels, held_out=2_000), 5, "classes")
+
+
+def moods() -> Data:
+    """The next of 14 symbols in sequences of 18, from a chain of 5 hidden states that stay for
+    some time."""
+    generator = torch.Generator().manual_seed(17)
+    stay = functional.softmax(3.5 * torch.eye(5) + torch.randn(5, 5, generator=generator), dim=-1)
+    emit = functional.softmax(2.5 * torch.randn(5, 14, 14, generator=generator), dim=-1)
+    state = torch.randint(5, (9_000,), generator=generator)
+    symbols = [torch.randint(14, (9_000,), generator=generator)]
+    for _ in range(18):
+        state = torch.multinomial(stay[state], 1, generator=generator).flatten()
+        chance = emit[state, symbols[-1]]
+        symbols.append(torch.multinomial(chance, 1, generator=generator).flatten())
+    tokens = torch.stack(symbols, dim=1)
+    return Data(*parts(tokens[:, :-1], tokens[:, 1:], held_out=900), 14, "tokens")
+
+
+def swings() -> Data:
+    """Two noisy channels of 20 points: 5 classes by how the second follows the first."""
+    generator = torch.Generator().manual_seed(18)
+    count = 14_000
+    labels = torch.randint(5, (count,), generator=generator)
+    first = torch.randn(count, 24, generator=generator).cumsum(dim=1)
+    first = (first - first.mean(dim=1, keepdim=True)) / first.std(dim=1, keepdim=True)
+    late = torch.stack([first[:, 4 - lag : 24 - lag] for lag in range(5)], dim=1)
+    second = late[torch.arange(count), labels]
+    signal = torch.stack([first[:, 4:], second], dim=2)
+    signal = signal + 0.2 * torch.randn(signal.shape, generator=generator)
+    return Data(*parts(signal, labels, held_out=2_000), 5, "classes")
+
+
 DEVELOPMENT: dict[str, Callable[[], Data]] = {
     "digits": shifted_digits,
     "clusters": clusters,
@@ -313,9 +398,16 @@ FRESH: dict[str, Callable[[], Data]] = {
     "arm": arm,
     "source": source,
 }
+SECOND_FRESH: dict[str, Callable[[], Data]] = {
+    "tree": tree,
+    "pendulum": pendulum,
+    "blobs": blobs,
+    "moods": moods,
+    "swings": swings,
+}
 
 
 @cache
 def data_of(name: str) -> Data:
     """The data set of this name."""
-    return (DEVELOPMENT | JUDGED | FRESH)[name]()
+    return (DEVELOPMENT | JUDGED | FRESH | SECOND_FRESH)[name]()

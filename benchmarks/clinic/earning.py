@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from clinic.bench import Bench, Wanted, gain
-from clinic.cases import HALVES, SEEDS, Case, partly_cured, sick_cases
+from clinic.cases import SEEDS, Case, partly_cured, sick_cases
 from clinic.data import data_of
 from clinic.recipe import build
 
@@ -17,10 +17,10 @@ MILD = 0.2
 """A case whose cure gains less than this is a mild one. A third of the cases should be."""
 
 
-def earn(bench: Bench) -> list[dict[str, object]]:
-    """Train every sick case, sick and cured, on its two seeds; a case of two illnesses also with
-    each one alone."""
-    cases = [case for half in HALVES for case in sick_cases(half)]
+def earn(bench: Bench, half: str) -> list[dict[str, object]]:
+    """Train every sick case of a half, sick and cured, on its two seeds; a case of two illnesses
+    also with each one alone."""
+    cases = sick_cases(half)
     wanted = []
     for case in cases:
         for seed in SEEDS:
@@ -68,8 +68,11 @@ def parameters(case: Case) -> int:
 
 
 def write(rows: list[dict[str, object]]) -> None:
-    """Keep the table beside the code, one case a line."""
-    lines = ",\n".join(json.dumps(row) for row in rows)
+    """Keep the table beside the code, one case a line, with the rows of the other halves that it
+    has."""
+    earned = {row["half"] for row in rows}
+    kept = [row for row in json.loads(EARNED.read_text()) if row["half"] not in earned]
+    lines = ",\n".join(json.dumps(row) for row in [*kept, *rows])
     EARNED.write_text(f"[\n{lines}\n]\n")
 
 

@@ -10,7 +10,7 @@ from clinic.recipe import Recipe
 Spoil = Callable[[Recipe, float], Recipe]
 KAIMING = 2.4
 """√6, the factor between PyTorch's default weights of a layer and Kaiming's for ReLU."""
-GAINS = {"deep": KAIMING, "tower": KAIMING, "funnel": KAIMING}
+GAINS = dict.fromkeys(("deep", "tower", "funnel", "leaky"), KAIMING)
 """Networks that begin with Kaiming's weights. The others begin with PyTorch's."""
 BY_A_PERSON = {"labels_random", "labels_noisy"}
 """Illnesses that only a person can cure: no setting of the loop mends wrong labels."""

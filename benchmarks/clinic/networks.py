@@ -341,6 +341,115 @@ def decoder(data: Data, activation: Kind) -> Body:
     return [embedding, table, *inner, nn.LayerNorm(48)], 48
 
 
+# ---- the second fresh part
+
+
+class Dense(nn.Module):
+    """The input, and beside it what a layer makes of it."""
+
+    def __init__(self, inputs: int, width: int, activation: Kind) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(inputs, width), activation())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From [examples, inputs] to [examples, inputs + width]."""
+        return torch.cat([x, self.layers(x)], dim=1)
+
+
+class Transposed(nn.Module):
+    """Layers that act along the time, not along the columns."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape as that of x, [examples, time, width]."""
+        return self.layers(x.transpose(1, 2)).transpose(1, 2)
+
+
+def tanh(data: Data, activation: Kind) -> Body:
+    """Three layers of 64, with Tanh in place of ReLU."""
+    return dense(data.shape.numel(), (64,) * 3, nn.Tanh if activation is nn.ReLU else activation)
+
+
+def leaky(data: Data, activation: Kind) -> Body:
+    """Five layers of 48, with LeakyReLU in place of ReLU."""
+    kind = nn.LeakyReLU if activation is nn.ReLU else activation
+    return dense(data.shape.numel(), (48,) * 5, kind)
+
+
+def dense_skips(data: Data, activation: Kind) -> Body:
+    """Four layers of 32, each of which sees the input and all layers before."""
+    inputs = data.shape.numel()
+    layers = [Dense(inputs + 32 * place, 32, activation) for place in range(4)]
+    return [nn.Flatten(), *layers], inputs + 128
+
+
+def group_norm(data: Data, activation: Kind) -> Body:
+    """Three convolutions with GroupNorm, and a mean over the image."""
+    layers: list[nn.Module] = []
+    channels = 1
+    for width, stride in ((12, 1), (16, 2), (24, 2)):
+        layers += [
+            nn.Conv2d(channels, width, 3, stride=stride, padding=1),
+            nn.GroupNorm(4, width),
+            activation(),
+        ]
+        channels = width
+    return [*layers, Mean()], channels
+
+
+def strided(data: Data, activation: Kind) -> Body:
+    """Two strided convolutions and two layers of 64, without normalisation."""
+    layers = [
+        nn.Conv2d(1, 12, 4, stride=2, padding=1),
+        activation(),
+        nn.Conv2d(12, 16, 4, stride=2, padding=1),
+        activation(),
+        nn.Flatten(),
+        nn.Linear(144, 64),
+        activation(),
+        nn.Linear(64, 64),
+        activation(),
+    ]
+    return layers, 64
+
+
+def mixer(data: Data, activation: Kind) -> Body:
+    """Two blocks that mix first along the time and then along the columns."""
+    time, inputs = data.shape
+    layers: list[nn.Module] = [nn.Linear(inputs, 32)]
+    for _ in range(2):
+        layers += [
+            Residual(
+                nn.LayerNorm(32), Transposed(nn.Linear(time, 32), nn.GELU(), nn.Linear(32, time))
+            ),
+            Residual(nn.LayerNorm(32), nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32)),
+        ]
+    return [*layers, nn.LayerNorm(32), MeanOverTime()], 32
+
+
+def dilated(data: Data, activation: Kind) -> Body:
+    """Three residual convolutions over the past, each twice as far as the one before."""
+    blocks = [
+        Residual(
+            activation(),
+            nn.ConstantPad1d((distance, 0), 0.0),
+            nn.Conv1d(40, 40, 2, dilation=distance),
+        )
+        for distance in (1, 2, 4)
+    ]
+    return [nn.Embedding(data.outputs, 40), Transposed(*blocks), activation()], 40
+
+
+def elman(data: Data, activation: Kind) -> Body:
+    """A plain recurrent layer of 48, of symbols or of a signal."""
+    if data.kind == "tokens":
+        return [nn.Embedding(data.outputs, 24), Recurrent(nn.RNN(24, 48, batch_first=True))], 48
+    return [Recurrent(nn.RNN(data.shape[1], 48, batch_first=True), last=True)], 48
+
+
 Network = Callable[[Data, Kind], Body]
 DEVELOPMENT: dict[str, Network] = {
     "perceptron": perceptron,
@@ -373,8 +482,18 @@ FRESH: dict[str, Network] = {
     "vision": vision,
     "decoder": decoder,
 }
+SECOND_FRESH: dict[str, Network] = {
+    "tanh": tanh,
+    "leaky": leaky,
+    "dense_skips": dense_skips,
+    "group_norm": group_norm,
+    "strided": strided,
+    "mixer": mixer,
+    "dilated": dilated,
+    "elman": elman,
+}
 
 
 def network_of(name: str) -> Network:
     """The network of this name."""
-    return (DEVELOPMENT | JUDGED | FRESH)[name]
+    return (DEVELOPMENT | JUDGED | FRESH | SECOND_FRESH)[name]

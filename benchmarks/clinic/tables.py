@@ -247,3 +247,77 @@ residual_norm shapes adamw cosine : decay_early 0.15 + head_only 1
 vision shapes adamw cosine : rate_low 12 + dropout 0.8
 stack shapes momentum step : clip_small 0.05 + dropout 0.9
 """
+
+SECOND_FRESH_HEALTHY = """
+network      data     steps batch adamw/cosine sgd/cosine momentum/step adam/onecycle momentum/constant adam/constant
+tanh         pendulum 400   32    0.030        0.60       0.10          -             0.060             0.003
+tanh         tree     400   32    0.015        0.80       -             0.015         -                 0.005
+leaky        pendulum 500   32    0.015        0.30       -             0.015         -                 0.002
+leaky        tree     400   32    0.010        0.50       0.06          -             0.040             -
+dense_skips  tree     400   32    0.020        1.50       -             0.020         -                 0.006
+dense_skips  pendulum 500   32    0.020        0.80       -             -             -                 -
+group_norm   blobs    300   32    0.015        0.80       0.12          -             -                 0.005
+strided      blobs    400   32    0.010        0.20       0.02          -             0.010             -
+mixer        swings   300   32    0.008        -          -             0.008         -                 0.003
+dilated      moods    300   32    0.012        -          -             -             -                 0.006
+elman        moods    300   32    0.025        -          -             0.025         -                 -
+"""
+
+SECOND_FRESH_SICK = """
+tanh tree adamw cosine : rate_low 6
+tanh tree adamw cosine : rate_low 2.5
+leaky tree adamw cosine : rate_high 3
+dense_skips tree sgd cosine : weight_decay 0.004
+strided blobs momentum step : clip_small 0.6
+dense_skips tree adamw cosine : labels_noisy 0.12
+mixer swings adamw cosine : decay_early 0.5
+leaky pendulum sgd cosine : rate_low 6
+mixer swings adamw cosine : rate_low 10
+leaky tree adamw cosine : rate_high 6
+strided blobs momentum step : rate_high 5
+dilated moods adamw cosine : rate_high 8
+tanh pendulum adamw cosine : rate_high 5
+dense_skips tree sgd cosine : momentum_rate 0.96
+tanh tree sgd cosine : momentum_rate 0.97
+tanh pendulum adamw cosine : no_decay 1
+strided blobs adamw cosine : no_decay 1
+leaky tree adamw cosine : decay_early 0.25
+mixer swings adamw cosine : decay_early 0.2
+group_norm blobs sgd cosine : by_step 0.98
+dense_skips tree adam onecycle : by_epoch 1
+leaky pendulum adamw cosine : waves 15
+strided blobs momentum constant : stopped_early 3
+tanh tree sgd cosine : batch_small 4
+leaky tree adamw cosine : batch_large 8
+dense_skips pendulum sgd cosine : batch_large 4
+tanh tree sgd cosine : accumulation 4
+group_norm blobs adamw cosine : zero_grad 10
+leaky tree sgd cosine : clip_small 0.1
+strided blobs momentum step : clip_small 0.1
+tanh pendulum adamw cosine : weight_decay 1
+dense_skips tree sgd cosine : weight_decay 0.01
+dense_skips tree adamw cosine : overfit 300
+dense_skips tree adamw cosine : leak 300
+tanh tree adamw cosine : unshuffled 1
+leaky pendulum adamw cosine : unscaled 30
+dense_skips tree adamw cosine : uncentred 8
+mixer swings adamw cosine : labels_random 1
+dense_skips tree adamw cosine : labels_noisy 0.25
+leaky tree adamw cosine : vanishing 0.3
+leaky pendulum adamw cosine : sigmoids 1
+leaky pendulum adamw cosine : exploding 8
+strided blobs adamw cosine : dead_relu 1
+strided blobs adamw cosine : dropout 0.8
+leaky tree adamw cosine : softmax_twice 1
+mixer swings adamw cosine : head_only 1
+tanh tree adamw cosine : detached 1
+tanh pendulum momentum constant : bad_batch 20
+leaky pendulum adamw cosine : rate_burst 30
+strided blobs sgd cosine : nan_example 3
+leaky pendulum adamw cosine : uncentred 8 + decay_early 0.15
+dense_skips tree adamw cosine : rate_low 20 + labels_noisy 0.3
+leaky tree adamw cosine : weight_decay 2 + unshuffled 1
+mixer swings adamw cosine : decay_early 0.15 + head_only 1
+strided blobs momentum step : clip_small 0.05 + dropout 0.9
+tanh tree sgd cosine : clip_small 0.1 + labels_noisy 0.3
+"""

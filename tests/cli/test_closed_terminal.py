@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,10 +67,11 @@ def test_a_closed_terminal_stops_a_training_at_a_checkpoint(
 
     update = Training.update
 
-    def closed(training: Training, made: bool = True) -> None:
-        update(training, made=made)
+    def closed(training: Training) -> list[dict[str, Any]]:
+        events = update(training)
         if training.step == 5:
             os.kill(os.getpid(), signal.SIGHUP)
+        return events
 
     monkeypatch.setattr(Training, "update", closed)
     flags = ("--steps", "20", "--no-open", "--out", str(tmp_path))

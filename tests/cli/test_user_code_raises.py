@@ -103,7 +103,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "fork_budget=1",
         *QUIET,
     ),
-    "train guard": ("train", "raising:problem", "--steps", "24", "--set", "guard=0.1", *QUIET),
     "sample": ("learn", "sample", RUN, "--steps", "96", "--burn-in", "10"),
 }
 SITES = ("model", "forward", "loss", "correct", "data")

@@ -3,7 +3,7 @@
 import pytest
 
 from gradiometer import BadArgument
-from gradiometer.convergence.formulas.expression import Expression
+from gradiometer.convergence.formulas.expression import formula_in
 from gradiometer.convergence.theorem import theorem
 
 
@@ -43,6 +43,6 @@ def test_an_invalid_formula_raises_and_names_the_problem(text: str, message: str
 
 
 def test_a_formula_is_evaluated_in_doubles_with_whole_steps() -> None:
-    assert Expression("1/t**2")(2**1000) == 0.0
-    assert Expression("t % 7")(2**1000) == (2**1000) % 7
-    assert Expression("3 if t > 2 else log2(t)")(2) == 1.0
+    assert formula_in("1/t**2")(2**1000) == 0.0
+    assert formula_in("t % 7")(2**1000) == (2**1000) % 7
+    assert formula_in("3 if t > 2 else log2(t)")(2) == 1.0

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gradiometer import BadArgument
+from gradiometer.convergence.plateau import extrapolation
 from gradiometer.convergence.plateau.extrapolation import (
     Extrapolation,
     LookTimes,
@@ -172,11 +173,13 @@ def test_bad_arguments_raise_and_are_named(made, message: str) -> None:
         made()
 
 
-def test_a_test_that_always_fires_is_early_in_every_run() -> None:
+def test_a_test_that_always_fires_is_early_in_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """The study can fail: a test that takes everything for stopped is early in every run."""
     far = 30 * torch.ones(10, 3)
     eager = Extrapolation(CURVED.probe(10, 64, seed=9), share=1.0, first=1)
-    eager._gain_left = lambda centre: torch.zeros(len(centre), dtype=torch.float64)  # type: ignore[method-assign]
+    monkeypatch.setattr(
+        extrapolation, "extrapolated_gain", lambda _, curvatures: curvatures.new_zeros(10)
+    )
     assert (first_alarms(eager, CURVED, far, 40) >= 0).all()
 
 

@@ -1,5 +1,4 @@
-"""Formulas that oscillate without a period: conditions on them, their powers, and angles that are
-polynomials in t."""
+"""Formulas that oscillate without a period: conditions on them, and their powers."""
 
 import math
 
@@ -13,9 +12,6 @@ DECIDED = [
     ("max(sin(t), 0.5)/t**2", (True, False, True)),
     ("1/t**(3 + sin(t))", (True, False, True)),
     ("abs(cos(sqrt(t)*log(t)))/t**2", (True, False, True)),
-    ("(1 + cos(pi*t**2/7))/t", (True, True, True)),
-    ("abs(sin(0.1*pi*t**2))/t + 1/t**2", (True, True, True)),
-    ("(t**2 % 7)/t", (True, True, True)),
     ("ceil(t/3)**-0.9", (True, True, True)),
 ]
 
@@ -47,6 +43,7 @@ def test_the_decisions_agree_with_exact_sums_over_dyadic_blocks(
     "text",
     [
         "(sqrt(2)*t % 1)/t",  # 2**0.5 is rounded
+        "(t**2 % 7)/t",  # the remainder of a square
         "(1 + cos(log(log(t + 9))))/t",  # longer and longer without a change
         "1/t if sin(t) == 0.5 else 1/t**2",  # at hardly any step
         "1/t if sin(t) > 1 - 1/t else 1/t**2",  # at fewer and fewer steps
@@ -59,7 +56,6 @@ def test_an_oscillation_of_which_nothing_is_proven_stays_undecided(text: str) ->
 @pytest.mark.parametrize(
     ("text", "truth"),
     [
-        ("abs(sin(pi*t**2))/t", (True, False, True)),  # zero at every step
         ("(1 + cos(5*log(t)))/t**2", (True, False, True)),
     ],
 )

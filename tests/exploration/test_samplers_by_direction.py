@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gradiometer import BadArgument
 from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT
 from gradiometer.exploration.samplers.by_direction import Hottest
+from gradiometer.exploration.samplers.heat import Heat
 from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.exploration.temperature.equipartition import Equipartition, Shape
 from gradiometer.exploration.temperature.virial import Virial
@@ -204,7 +205,7 @@ def test_an_error_about_the_mean_names_a_step_that_does_for_directions_without_n
 
 def test_a_search_that_starts_with_a_gradient_of_zero_finds_the_hottest_direction() -> None:
     """As that of the first matrix of LoRA, whose second one is zero at the start."""
-    hottest = Hottest(search=100, memory=20)
+    hottest = Hottest(search=100, heat=Heat(20))
     for step in range(100):
         hottest.look(torch.tensor([0.0, float(step > 0), 0.0]))
     assert hottest.found and hottest.direction.tolist() == [0, 1, 0]

@@ -5,6 +5,7 @@ import copy
 import hashlib
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -227,10 +228,11 @@ def test_a_run_stopped_anywhere_ends_with_the_same_snapshots_bit_for_bit(
     whole = train(problem(), settings(), tmp_path / "whole")
     update = loops.Training.update
 
-    def stopping(training: loops.Training, *, made: bool = True) -> None:
-        update(training, made=made)
+    def stopping(training: loops.Training) -> list[dict[str, Any]]:
+        events = update(training)
         if training.step == stopped_at:
             raise Interrupted("stopped")
+        return events
 
     with monkeypatch.context() as patched:
         patched.setattr(loops.Training, "update", stopping)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from forked_loop import BATCHES, CRITERION, OwnLoop
-from gradiometer import BadArgument, Unsupported, watch
+from gradiometer import BadArgument, watch
 from gradiometer.loop import Rate, forks_of
 from gradiometer.loop.recorded.plan import Plan
 from gradiometer.loop.recorded.record import ForkRecord
@@ -217,7 +217,3 @@ def test_a_watch_that_cannot_fork_says_why(tmp_path: Path) -> None:
             w.fork(batches=LISTED, alternatives=["rate 2x"], horizon="1 update")
         given: dict[str, Any] = {"horizon": "1 update", "loss": CRITERION, "replicates": 1}
         assert w.fork(batches=LISTED, alternatives=["rate 2x"], **given) is not None
-    halves = [torch.optim.SGD(half.parameters(), lr=0.1) for half in (loop.model[0], loop.model[4])]  # type: ignore[index]
-    w = watch(loop.model, halves, loss=CRITERION, out=tmp_path, page=False)
-    with pytest.raises(Unsupported, match="has 2 optimizers, and a fork needs one"):
-        w.fork(batches=LISTED, alternatives=["rate 2x"], horizon="1 update")

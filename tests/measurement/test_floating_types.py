@@ -105,14 +105,22 @@ def test_every_command_ends(run: tuple[str, Path], capsys: pytest.CaptureFixture
         ("fork", path, "--at", "30", "rate 2x", "--horizon", "20 updates", "--replicates", "2"),
         ("measure", "batch", problem, "--steps", "200", "--seconds", "0.1"),
         ("tune", problem, "--steps", "40"),
+        ("tune", problem, "--steps", "40", "--optimizer", "sgd"),
         ("show", path),
     ):
         with limited():
             code, _, error = called(capsys, *arguments)
-        # a fine rate is another question: float16 may diverge, or hide where a rate overshoots
-        refused = code == 2 and "no rate can be chosen" in error and kind == "float16"
-        assert code in (0, 4) or refused, (arguments, error)
         assert "Traceback" not in error, (arguments, error)
+        if kind == "float16" and arguments == ("tune", problem, "--steps", "40"):
+            # AdamW, which races by default, makes no finite update in this type.
+            assert code == 2
+            assert (
+                "`optimizer` AdamW makes a first update that is not finite, in parameters of "
+                "torch.float16: no rate can be chosen. Leave it out, or train in a wider type."
+            ) in " ".join(error.split())
+        else:
+            # 4: float16 may diverge at a rate that is fine in the others.
+            assert code in (0, 4), (arguments, error)
     warnings = [
         text for text in Run.open(Path(path)).warnings if "not compared with the edge" in text
     ]

@@ -291,27 +291,6 @@ def test_a_recorder_goes_on_counting_from_its_checkpoint(folder: RunFolder) -> N
         assert resumed.budget.spent >= sum(state["budget"]["spent"].values()) > 0
 
 
-def test_each_rank_writes_a_file_of_its_own_and_rank_0_the_events(folder: RunFolder) -> None:
-    with (
-        Recorder(folder, [Square()], every=1) as zero,
-        Recorder(folder, [Square()], every=2, rank=1) as one,
-    ):
-        train(zero, 0, 20)
-        train(one, 0, 20)
-        one.event("evaluation", 1)
-    assert sorted(path.name for path in folder.path.glob("*.jsonl")) == [
-        "events.jsonl",
-        "readings.jsonl",
-        "readings.rank1.jsonl",
-    ]
-    check_whole(Run.open(folder.path), 20)
-    second = Run.open(folder.path, rank=1)
-    assert len(second.losses[0]) == 20 and list(second.series("square").steps) == list(
-        range(0, 20, 2)
-    )  # type: ignore[union-attr]
-    assert second.events == []
-
-
 def test_two_processes_cannot_write_one_run(folder: RunFolder) -> None:
     with (
         Recorder(folder, []),
@@ -325,7 +304,6 @@ def test_two_processes_cannot_write_one_run(folder: RunFolder) -> None:
     ("settings", "sentence"),
     [
         ({"every": 0}, "`every` must be at least 1 step, got 0"),
-        ({"rank": -1}, "`rank` must be at least 0, got -1"),
         (
             {"gauges": [Square(), Square()]},
             "`gauges` must have different names, got square, square",

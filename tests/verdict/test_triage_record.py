@@ -436,12 +436,12 @@ def test_a_step_that_is_not_due_makes_few_calls_more(tmp_path: Path) -> None:
 def test_a_failure_of_triage_does_not_reach_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gradiometer.integrations.watch.triage.products import Products
+    from gradiometer.integrations.watch.triage.recorder import TriageRecorder
 
-    def fail(_: Products) -> None:
+    def fail(_: TriageRecorder) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(Products, "movement", fail)
+    monkeypatch.setattr(TriageRecorder, "_movement", fail)
     plain, _ = train(None)
     watched, run = train(tmp_path)
     assert all(map(torch.equal, plain, watched)) and run is not None

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from memory import Allocated
 from torch import Tensor, nn
 
 from gradiometer import watch
 from gradiometer.integrations.watch import successive
+from gradiometer.integrations.watch.last_gradient import NEVER
 from gradiometer.integrations.watch.successive import CHAIN, Rule, rule_of
 from gradiometer.measurement.preconditioner import preconditioner_of
 
@@ -107,25 +109,72 @@ def test_every_reading_is_the_product_by_hand(name: str, tmp_path: Path) -> None
             )
 
 
-def test_under_adam_the_products_are_under_p_from_before_the_chain(tmp_path: Path) -> None:
+def test_under_adam_the_products_are_under_p_from_before_the_pair(tmp_path: Path) -> None:
     loop = Loop(OPTIMIZERS["AdamW"])
     run = _train(loop, 60, tmp_path).run
     series, plain = run.series("preconditioned_noise"), run.series("noise")
-    assert len(series) >= 2 * CHAIN and len(plain) >= CHAIN
-    first = int(series.steps[0]) - 1  # P is that of the first gradient of the chain
-    for place in range(CHAIN):
-        step = int(series.steps[place])
-        weights, now, before = loop.weights[first], loop.gradients[step], loop.gradients[step - 1]
-        buffer = loop.buffers[step]
-        assert weights is not None and buffer is not None and step == first + 1 + place
+    assert len(series) >= 3 * CHAIN and len(plain) >= CHAIN
+    assert not set(series.steps.tolist()) & set(plain.steps.tolist())
+    for place, step in enumerate(series.steps):
+        before, weights, buffer = loop.weights[step - 1], loop.weights[step], loop.buffers[step]
+        assert before is not None and weights is not None and buffer is not None
+        now, last = loop.gradients[step], loop.gradients[step - 1]
         moments = {key: float(values[place].sum()) for key, values in series.moments.items()}
-        assert moments["product"] == pytest.approx(float(before @ (weights * now)), rel=1e-9)
+        assert moments["product"] == pytest.approx(float(last @ (before * now)), rel=1e-9)
         assert moments["squared"] == pytest.approx(float(now @ (weights * now)), rel=1e-9)
         assert moments["memory"] == pytest.approx(float(buffer @ (weights * now)), rel=1e-9)
         assert "loss" not in moments
-    step = int(plain.steps[0])
-    product = float(loop.gradients[step - 1] @ loop.gradients[step])
-    assert float(plain.moments["product"][0].sum()) == pytest.approx(product, rel=1e-9)
+    for place, step in enumerate(plain.steps):
+        product = float(loop.gradients[step - 1] @ loop.gradients[step])
+        assert float(plain.moments["product"][place].sum()) == pytest.approx(product, rel=1e-9)
+
+
+def test_triage_and_products_share_one_product(tmp_path: Path) -> None:
+    loop = Loop(OPTIMIZERS["AdamW"])
+    run = _train(loop, 60, tmp_path).run
+    looks = {step: signs["product"] for step, signs in run.signs if "product" in signs}
+    assert len(looks) >= 4
+    for step, product in looks.items():
+        by_hand = float(loop.gradients[step - 1] @ loop.gradients[step])
+        assert product == pytest.approx(by_hand, rel=1e-4)
+    plain = set(run.series("noise").steps.tolist())
+    assert {step for step in looks if step > 2} <= plain
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_one_copy_of_the_parameters_stays_and_a_second_one_lives_for_a_step(
+    name: str, tmp_path: Path
+) -> None:
+    """Triage and products together, over chains with P and without, and several looks."""
+    model = nn.Sequential(*(nn.Linear(128, 128) for _ in range(24)))
+    copy = sum(parameter.numel() for parameter in model.parameters()) * 4
+    optimizer = OPTIMIZERS[name](model.parameters())
+    # The update itself then allocates one tensor at a time.
+    optimizer.param_groups[0]["foreach"] = False
+    held, stayed = [], []
+    with watch(model, optimizer, out=tmp_path, page=False, quiet=True, budget=0.9) as w:
+        for step in range(50):
+            if step == 2:
+                w.on_the_way.next = NEVER  # forks keep updates for themselves
+                allocated = Allocated()
+                allocated.__enter__()
+            optimizer.zero_grad()
+            loss = model(torch.ones(2, 128)).square().mean()
+            loss.backward()
+            if step >= 2:
+                before = allocated.peak = allocated.now
+                kept = stayed[-1] if stayed else 0
+            w.step(loss, torch.ones(2, 128))
+            optimizer.step()
+            if step >= 2:
+                held.append((allocated.peak - before + kept) / copy)
+                optimizer.zero_grad()
+                del loss
+                stayed.append(allocated.now)
+        allocated.__exit__(None, None, None)
+    assert max(stayed) <= 1.01 * copy
+    assert max(held) <= 2.3  # P is clipped at the median of a sample
+    assert len(w.run.signs) >= 4 and len(w.run.series("noise")) >= CHAIN
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -178,16 +227,41 @@ def test_a_step_without_an_update_is_in_no_pair(tmp_path: Path) -> None:
     assert steps and not steps & {step + 1 for step in skipped}
 
 
-def test_a_pair_has_batches_of_one_size(tmp_path: Path) -> None:
+def test_batches_of_two_sizes_make_a_pair(tmp_path: Path) -> None:
     loop = Loop(OPTIMIZERS["SGD"])
     with watch(loop.model, loop.optimizer, out=tmp_path, page=False, quiet=True) as w:
         for step in range(40):
             w.step(*loop.backward(4 if step % 10 == 9 else 8))
             loop.optimizer.step()
     series = w.run.series("noise")
-    assert len(series) >= CHAIN
-    assert not any(step % 10 in (0, 9) for step in series.steps)
-    assert set(series.batch_size.tolist()) == {8}
+    assert {step % 10 for step in series.steps.tolist()} == set(range(10))
+    for place, step in enumerate(series.steps):
+        product = float(loop.gradients[step - 1] @ loop.gradients[step])
+        assert float(series.moments["product"][place].sum()) == pytest.approx(product, rel=1e-9)
+        size = 4 if step % 10 == 9 else 8
+        assert series.batch_size[place] == size
+        assert float(series.moments["inverse_size"][place]) == 1 / size
+
+
+def test_a_parameter_without_a_gradient_counts_as_zero(tmp_path: Path) -> None:
+    """As the expert of a mixture that no example of the batch was sent to."""
+    loop = Loop(OPTIMIZERS["momentum"])
+    bias = loop.model[2].bias
+    with watch(loop.model, loop.optimizer, out=tmp_path, page=False, quiet=True) as w:
+        for step in range(40):
+            loss, batch = loop.backward()
+            if step % 3 == 0:
+                loop.gradients[-1][-bias.numel() :] = 0.0
+                bias.grad = None
+            w.step(loss, batch)
+            loop.optimizer.step()
+    series = w.run.series("noise")
+    assert len(series) >= 3 * CHAIN
+    for place, step in enumerate(series.steps):
+        now, before = loop.gradients[step], loop.gradients[step - 1]
+        moments = {key: float(values[place].sum()) for key, values in series.moments.items()}
+        assert moments["product"] == pytest.approx(float(before @ now), rel=1e-9)
+        assert moments["squared"] == pytest.approx(float(now @ now), rel=1e-9)
 
 
 def test_several_optimizers_with_one_rule(tmp_path: Path) -> None:

@@ -62,9 +62,7 @@ def _change(form: str) -> Option:
 
 
 _RARE = {
-    **_settings(
-        "clip", "guard", "fork_budget", "cool_budget", "sampling", "parts", "level", "threads"
-    ),
+    **_settings("clip", "fork_budget", "cool_budget", "sampling", "parts", "level", "threads"),
     **_settings("checkpoint_seconds", "keep_checkpoints", "checkpoint_at", "data_dir"),
     **_switch("nesterov"),
     **_switch("probe"),
@@ -85,8 +83,8 @@ _GONE = {"-q": Option(False, None), "--quiet": Option(False, None)}
 OPTIONS: Mapping[str, Mapping[str, Option]] = {
     "demo": {**_GONE, "--fail-on": Option(True, None)},
     "resume": {**_GONE, "--fail-on": Option(True, None)},
-    "train": {**_RARE, **_GONE, "--aim": Option(True, None)},
-    "tune": {**_RARE, **_settings("seed", "device")},
+    "train": {**_RARE, **_GONE, "--aim": Option(True, None), "--guard": Option(True, None)},
+    "tune": {**_RARE, **_settings("seed", "device"), "--guard": Option(True, None)},
     "report": {"--level": Option(True, None)},
     "compare": {"--level": Option(True, None)},
     "runs": {"--status": Option(True, None)},

@@ -41,7 +41,7 @@ UNUSED = (
         "keep_checkpoints",
         "checkpoint_at",
     ),
-    *("guard", "fork_budget"),
+    "fork_budget",
 )
 """Settings that tuning chooses or does not use, so that `--set` refuses them."""
 
@@ -56,7 +56,7 @@ SEVERAL = ("optimizer", "momentum", "weight_decay", "batch_size")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-CHOSEN = ("learning_rate", "schedule", "snapshots", "cool", "guard", "fork_budget")
+CHOSEN = ("learning_rate", "schedule", "snapshots", "cool", "fork_budget")
 """Settings that are not given together with `--tune`."""
 
 MOMENTUM = {"momentum": 0.9, "nesterov": True}

@@ -62,7 +62,8 @@ class CurvatureAlongGradient(Gauge):
         gradient, size = next(halves)
         image = graph.product(gradient)
         first = step.product_of(gradient, image)
-        del gradient  # at most three copies of the parameters are held at once
+        # At most three copies of the parameters are held at once, as `copies` promises.
+        del gradient
         gradient, other_size = next(halves)
         across = step.product_of(gradient, image)
         del image

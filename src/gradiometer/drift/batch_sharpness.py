@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from gradiometer.drift.stability import BELOW, BEYOND, HALF_THE_RATE, MomentumRule
 from gradiometer.errors import Unsupported
@@ -81,18 +80,6 @@ class BatchSharpness(Gauge):
         Raises:
             Unsupported: The step is not one of SGD.
         """
-        kind = self._kind_at(step)
-        gradient = step.graph_gradient
-        along = step.product_of(gradient, step.graph.product(gradient))
-        found = {"curvature": along, "norm_squared": step.product_of(gradient, gradient)}
-        return (
-            found
-            if kind is None
-            else {**found, "momentum": kind.momentum, "nesterov": float(kind.nesterov)}
-        )
-
-    def _kind_at(self, step: "gradiometer.measurement.step.TrainingStep") -> MomentumRule | None:
-        """The kind of SGD that makes this step: that with the lowest edge, if its groups differ."""
         for group in step.groups:
             if group.family != "sgd":
                 raise Unsupported(
@@ -100,7 +87,14 @@ class BatchSharpness(Gauge):
                     f"leave {self.name} out of `gauges`."
                 )
         kinds = [MomentumRule(group.momentum, group.nesterov) for group in step.groups]
-        return min(kinds, key=lambda kind: kind.limit, default=None)
+        # The group with the lowest edge is the first that overshoots.
+        kind = min(kinds, key=lambda kind: kind.limit, default=None)
+        gradient = step.graph_gradient
+        along = step.product_of(gradient, step.graph.product(gradient))
+        found = {"curvature": along, "norm_squared": step.product_of(gradient, gradient)}
+        if kind is None:
+            return found
+        return {**found, "momentum": kind.momentum, "nesterov": float(kind.nesterov)}
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """Batch sharpness, its edge, and its share of the edge.
@@ -115,9 +109,16 @@ class BatchSharpness(Gauge):
             "prior": SHARPNESS_PRIOR,
             "fourth_powers": True,
         }
-        kinds = self._kinds(series)
-        shares = series.learning_rate / np.array([kind.limit for kind in kinds])
-        small = series.learning_rate / np.array([kind.limit_of_small_batches for kind in kinds])
+        # The kind of SGD at every reading: as it was measured, or else that of the gauge.
+        kinds = [self.kind] * len(series)
+        if "momentum" in series.moments:
+            measured = zip(series.moments["momentum"], series.moments["nesterov"], strict=True)
+            kinds = [MomentumRule(float(mu), bool(nesterov)) for mu, nesterov in measured]
+        # The lowest rate of the last half of the readings, as a share of the highest of all.
+        rates = series.learning_rate
+        steadiness = float(rates[len(rates) // 2 :].min() / rates.max()) if rates.any() else 0.0
+        shares = rates / np.array([kind.limit for kind in kinds])
+        small = rates / np.array([kind.limit_of_small_batches for kind in kinds])
         sharpness = series.ratio(curvature, norm_squared, unit=self.unit, **settings)
         present = series.setting(shares)
         if series.newest and present > 0:
@@ -133,27 +134,15 @@ class BatchSharpness(Gauge):
             "edge": Estimate.exact(_edge(present), unit=self.unit),
             "small_batch_edge": Estimate.exact(_edge(series.setting(small)), unit=self.unit),
             "momentum": Estimate.exact(series.setting(np.array([kind.momentum for kind in kinds]))),
-            "steadiness": Estimate.exact(_steadiness(series.learning_rate)),
+            "steadiness": Estimate.exact(steadiness),
         }
-
-    def _kinds(self, series: Series) -> list[MomentumRule]:
-        """The kind of SGD at every reading: as it was measured, or else that of the gauge."""
-        if "momentum" not in series.moments:
-            return [self.kind] * len(series)
-        measured = zip(
-            series.moments["momentum"].tolist(), series.moments["nesterov"].tolist(), strict=True
-        )
-        return [MomentumRule(momentum, bool(nesterov)) for momentum, nesterov in measured]
 
     def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
         """Compare batch sharpness with its edge: far below, below, at, beyond, or not known yet."""
-        share, kind = (
-            estimates["edge_share"],
-            MomentumRule(estimates["momentum"].value, self.nesterov),
-        )
+        share = estimates["edge_share"]
+        kind = MomentumRule(estimates["momentum"].value, self.nesterov)
         lowest = kind.limit_of_small_batches / kind.limit
-        # 0.8: A rate is steady if it was no lower than this share of its peak in the last half of
-        # the readings. One that falls to zero, or warms up, is far below its edge on purpose.
+        # A rate that falls to zero, or warms up, is far below its edge on purpose.
         steady = "steadiness" in estimates and estimates["steadiness"].value >= 0.8
         claim, state, cure = _against(share, lowest, steady=steady)
         facts = {
@@ -184,12 +173,6 @@ class BatchSharpness(Gauge):
 def _edge(share: float) -> float:
     """The edge from one over it, which is zero for η = 0."""
     return 1 / share if share > 0 else math.inf
-
-
-def _steadiness(rates: Float[np.ndarray, " readings"]) -> float:
-    """The lowest rate of the last half of the readings, as a share of the highest of all."""
-    highest = float(rates.max())
-    return float(rates[len(rates) // 2 :].min()) / highest if highest > 0 else 0.0
 
 
 def _against(share: Estimate, lowest: float, *, steady: bool) -> tuple[str, State, tuple[str, ...]]:

@@ -31,10 +31,6 @@ KEPT = 2048
 """Examples whose graphs are kept; for the others every call of `products` builds the
 graph again."""
 
-ROUGH, ROUGH_PRODUCTS, RANDOM = 5.0, 10, 0.1
-"""Its tolerance, relative to the one wanted; most of its products; and the random share of the
-start."""
-
 
 class Curvature:
     """H, the Hessian of the mean loss over some examples at the model's present parameters, by its
@@ -158,25 +154,20 @@ class Curvature:
             drawn = random_vectors(self, 1, self.generator)
             drawn /= drawn.norm()
             settings["start"] = self.gradient[None] / self.gradient.norm() + drawn
-            # 4: parts of the examples from which one of them finds the start for the largest
-            # eigenvalue.
+            # A product of one part costs a share of a product, and from four parts on that pays.
             if (largest, smallest) == (1, 0) and len(self._graphs) == len(self.batches) >= 4:
-                settings["start"] = self._sharpest_of_a_part(**settings) + RANDOM * drawn
+                tolerance = settings.get("tolerance", 1e-2)
+                rough = eigenvalues(
+                    VectorProduct(self._graphs[0].products, self.like),
+                    tolerance=min(5 * tolerance, 0.5),
+                    most_products=min(10, settings.get("most_products", 400)),
+                    start=settings["start"],
+                    generator=self.generator,
+                )
+                settings["start"] = rough.vectors + 0.1 * drawn
         return eigenvalues(
             self, largest=largest, smallest=smallest, generator=self.generator, **settings
         )
-
-    def _sharpest_of_a_part(
-        self, *, start: Float[Tensor, "1 params"], tolerance: float = 1e-2, most_products: int = 400
-    ) -> Float[Tensor, "1 params"]:
-        """The sharpest direction of the first part of the examples, roughly."""
-        return eigenvalues(
-            VectorProduct(self._graphs[0].products, self.like),
-            tolerance=min(ROUGH * tolerance, 0.5),
-            most_products=min(ROUGH_PRODUCTS, most_products),
-            start=start,
-            generator=self.generator,
-        ).vectors
 
     def trace(self, probes: int = 16, **settings: Any) -> Estimate:
         """Tr H, with separate probes for every part of the examples; see

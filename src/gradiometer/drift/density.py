@@ -11,9 +11,6 @@ from gradiometer.drift.operator import Symmetric, images, random_vectors
 from gradiometer.drift.spectrum import SpectralDensity
 from gradiometer.errors import BadArgument
 
-TOGETHER_NUMBERS = 2**26
-"""Most numbers in the Lanczos vectors of the probes in one group: 256 MiB in single precision."""
-
 
 def spectral_density(
     operator: Symmetric,
@@ -65,7 +62,8 @@ def spectral_density(
         )
     check_level(level)
     steps = min(iterations, operator.dimension)
-    together = max(TOGETHER_NUMBERS // (steps * operator.dimension), 1)
+    # The Lanczos vectors of the probes in one group have at most 256 MiB in single precision.
+    together = max(2**26 // (steps * operator.dimension), 1)
     parts = [
         tridiagonal(operator, random_vectors(operator, len(part), generator), steps)
         for part in torch.arange(probes).split(together)
@@ -116,7 +114,8 @@ def _next(
     fresh = _without(image, kept)
     size = fresh.norm(dim=1, keepdim=True)
     vector = fresh / size.clamp_min(torch.finfo(size.dtype).tiny)
-    for _ in range(3):  # if nothing was new, rounding errors give a new direction
+    # If nothing was new, rounding errors give a new direction, which is not yet orthogonal.
+    for _ in range(3):
         vector = _without(vector, kept)
         vector = vector / vector.norm(dim=1, keepdim=True).clamp_min(torch.finfo(size.dtype).tiny)
     return vector, size[:, 0].double().cpu().numpy()

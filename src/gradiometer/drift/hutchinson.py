@@ -5,8 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from gradiometer.drift.lanczos import UNIT, Eigenvalues
 from gradiometer.drift.operator import (
@@ -20,9 +18,6 @@ from gradiometer.drift.operator import (
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
-
-FEWEST_PROBES = 4
-"""The interval needs the spread of the probes."""
 
 
 def trace(
@@ -75,23 +70,32 @@ def trace(
         >>> print(trace(operator, probes=16, ends=ends, generator=generator))
         40.4 [39.8, 41.0] loss / parameter²
     """
-    if not probes >= FEWEST_PROBES:
+    if not probes >= 4:
         raise BadArgument(
-            f"`probes` must be at least {FEWEST_PROBES}, got {probes}: the interval needs their "
-            "spread."
+            f"`probes` must be at least 4, got {probes}: the interval needs their spread."
         )
     if not 0 <= sketch <= operator.dimension:
         raise BadArgument(
             f"`sketch` must lie between 0 and the {operator.dimension} parameters, got {sketch}."
         )
     known = empty_rows(operator, 0) if ends is None else ends.basis
-    fresh = _range(operator, sketch, known, generator)
+    fresh = known[:0]
+    if sketch:
+        seen = images(operator, random_vectors(operator, sketch, generator, "rademacher"))
+        rows = torch.linalg.qr(orthogonalise(seen, known).T).Q.T
+        # Rounding leaves a part of the known rows in what was hardly new: once more.
+        fresh = torch.linalg.qr(orthogonalise(rows, known).T).Q.T
     rows = torch.cat([known, fresh])
     summed = float(np.trace(ends.projected)) if ends is not None else 0.0
     summed += float((images(operator, fresh) * fresh).sum(dtype=torch.float64)) if sketch else 0.0
-    forms = _forms(operator, probes, rows, generator)
-    sampled = mean(forms.sum(axis=0), level=level, unit=UNIT, batches=probes)
-    name = "Hutchinson" if not len(rows) else "Hutch++" if ends is None else "deflated Hutchinson"
+    # vᵀHv of every part times its share: separate probes make the errors of the parts independent.
+    forms = []
+    for share, part in operator.parts() if isinstance(operator, Mean) else [(1.0, operator)]:
+        vectors = orthogonalise(random_vectors(operator, probes, generator, "rademacher"), rows)
+        along = (images(part, vectors) * vectors).sum(dim=1, dtype=torch.float64)
+        forms.append(share * along.cpu().numpy())
+    sampled = mean(np.sum(forms, axis=0), level=level, unit=UNIT, batches=probes)
+    name = "deflated Hutchinson" if ends is not None else "Hutch++" if sketch else "Hutchinson"
     return replace(
         sampled,
         value=sampled.value + summed,
@@ -100,34 +104,3 @@ def trace(
         method=f"{name}, Student over {probes} probes"
         + (f" of each of {len(forms)} parts" if len(forms) > 1 else ""),
     )
-
-
-def _forms(
-    operator: Symmetric,
-    probes: int,
-    rows: Float[Tensor, "basis params"],
-    generator: torch.Generator,
-) -> Float[np.ndarray, "parts probes"]:
-    """vᵀHv of every part times its share, for separate random vectors orthogonal to the rows."""
-    forms = []
-    for share, part in operator.parts() if isinstance(operator, Mean) else [(1.0, operator)]:
-        vectors = orthogonalise(random_vectors(operator, probes, generator, "rademacher"), rows)
-        forms.append(
-            share * (images(part, vectors) * vectors).sum(dim=1, dtype=torch.float64).cpu().numpy()
-        )
-    return np.stack(forms)
-
-
-def _range(
-    operator: Symmetric,
-    sketch: int,
-    known: Float[Tensor, "basis params"],
-    generator: torch.Generator,
-) -> Float[Tensor, "sketch params"]:
-    """Orthonormal rows for the images of `sketch` random vectors, orthogonal to the known rows."""
-    if not sketch:
-        return known[:0]
-    seen = images(operator, random_vectors(operator, sketch, generator, "rademacher"))
-    rows = torch.linalg.qr(orthogonalise(seen, known).T).Q.T
-    fresh: Tensor = torch.linalg.qr(orthogonalise(rows, known).T).Q.T
-    return fresh

@@ -97,14 +97,12 @@ def eigenvalues(
     basis = _Basis(operator, wanted, generator)
     if start is not None:
         fresh = random_vectors(operator, len(start), generator)
-        # 1e-3: share of a random direction in a warm start, to find directions that the start
-        # lacks.
+        # A random share finds the directions that a warm start lacks.
         for vector in start.to(fresh) + 1e-3 * fresh / fresh.norm(dim=1, keepdim=True):
             basis.add(vector)
     else:
         basis.add(random_vectors(operator, 1, generator)[0])
-    # Products are rounded to the operator's type: no residual is much smaller than that.
-    # 4: smallest tolerance, in ε of the operator's type.
+    # Products are rounded to the operator's type: no residual is much smaller than 4 ε of it.
     reachable = max(tolerance, 4 * basis.epsilon)
     while not basis.complete and basis.products < most_products:
         values, coefficients = basis.ritz()
@@ -161,10 +159,16 @@ class _Basis:
         nothing is new."""
         vector = self._new_part(direction)
         vector = vector / vector.norm()
+        # A small new part was mostly rounding before it got its length.
         vector = orthogonalise(vector, self.vectors)
         vector = vector / vector.norm()
         image = images(self._operator, vector)
-        self._reserve()
+        if self.size == len(self._vectors):
+            # Room for more rows, in powers of two: a copy for every row would cost their square.
+            more = min(max(self.size, 8), self.capacity - self.size)
+            room = self._vectors.new_empty((more, self._vectors.shape[1]))
+            self._vectors = torch.cat([self._vectors, room])
+            self._images = torch.cat([self._images, room])
         self._vectors[self.size], self._images[self.size] = vector[0], image[0]
         self.size += 1
         self.products += 1
@@ -173,8 +177,7 @@ class _Basis:
         self.projected[-1, :] = self.projected[:, -1] = row
 
     def _new_part(self, direction: Float[Tensor, " params"]) -> Float[Tensor, "1 params"]:
-        # 8: directions that are tried for a new row. In all tests the first random one was new; the
-        # end must not depend on it.
+        # In all tests the first random direction was new, but the end must not depend on it.
         for _ in range(8):
             vector = orthogonalise(direction[None], self.vectors)
             if vector.norm() > 1e3 * torch.finfo(vector.dtype).eps * direction.norm():
@@ -202,6 +205,7 @@ class _Basis:
         self, coefficients: Float[np.ndarray, "basis basis"], largest: int, smallest: int
     ) -> None:
         """Keep the wanted Ritz vectors and those next to them."""
+        # A restart with the wanted vectors alone would forget where convergence was going.
         spare = SHORTEST_BASIS // 4
         kept = _ends(self.size, largest + spare * (largest > 0), smallest + spare * (smallest > 0))
         chosen = torch.from_numpy(coefficients[:, kept].T.copy()).to(self._vectors)
@@ -210,17 +214,6 @@ class _Basis:
         self._vectors[: self.size], self._images[: self.size] = rows, images
         product = (rows @ images.T).double().cpu().numpy()
         self.projected = (product + product.T) / 2
-
-    def _reserve(self) -> None:
-        """Make room for one more row, in powers of two."""
-        if self.size == len(self._vectors):
-            more = min(max(self.size, 8), self.capacity - self.size)
-            self._vectors = torch.cat(
-                [self._vectors, self._vectors.new_empty((more, self._vectors.shape[1]))]
-            )
-            self._images = torch.cat(
-                [self._images, self._images.new_empty((more, self._images.shape[1]))]
-            )
 
 
 def _result(basis: _Basis, largest: int, smallest: int, converged: bool) -> Eigenvalues:

@@ -84,6 +84,7 @@ def _recurrence(
     for _ in range(len(nodes)):
         image = nodes * basis[-1]
         diagonal.append(float(image @ basis[-1]))
+        # Twice, as rounding leaves a part of the earlier vectors after the first time.
         for _ in range(2):
             for each in basis:
                 image = image - (image @ each) * each

@@ -42,9 +42,8 @@ class SpectralDensity:
     @property
     def grid(self) -> Float[np.ndarray, " points"]:
         """Evenly spaced curvatures over the spectrum, in loss / parameter²."""
-        # 4.0: smoothing widths between the outermost node and the end of the grid.
-        room = 4.0 * self.width
-        # 400: number of points of the grid.
+        # Four smoothing widths beyond the outermost node the density is zero to the eye.
+        room = 4 * self.width
         return np.linspace(self.nodes.min() - room, self.nodes.max() + room, 400)
 
     def at(self, curvature: Float[np.ndarray, " points"]) -> Float[np.ndarray, "3 points"]:
@@ -80,13 +79,13 @@ class SpectralDensity:
         bounds = np.array(
             [bounds_below(*each, curvature) for each in zip(self.nodes, self.weights, strict=True)]
         )
-        (low, high), probes = bounds.mean(axis=0), len(bounds)
+        low, high = bounds.mean(axis=0)
+        probes = len(bounds)
         ends = [self._ends(column) for column in bounds.T]
-        proven = float((self.nodes < curvature - ROUNDING * np.abs(self.nodes).max()).any()) / max(
-            self.dimension, 1
-        )
-        least = proven if self.dimension else 0.0
-        # 0.2: largest distance of the mean quadrature bounds at which a share counts as resolved.
+        least = 0.0
+        # One node below proves one direction below, however small its weight.
+        if self.dimension and (self.nodes < curvature - ROUNDING * np.abs(self.nodes).max()).any():
+            least = 1 / self.dimension
         resolved = high - low <= 0.2
         value = max((low + high) / 2, least) if resolved else math.nan
         words = "quadrature bounds" if resolved else "not resolved: quadrature bounds"

@@ -70,7 +70,8 @@ class StepDrift(Gauge):
         """Squared drift relative to ‖g‖² and absolute, and the batch size of the step."""
         moments, finite = series.moments, series.sampling.one_over_examples(self.gradient_of)
         drift, norm_squared = moments["drift"], moments["gradient_norm_squared"]
-        if "drift_variance" in moments:  # runs of version 0.1 have no noise of the two
+        # Runs of version 0.1 have no noise of the two.
+        if "drift_variance" in moments:
             drift = drift + finite * moments["drift_variance"]
             norm_squared = norm_squared + finite * moments["gradient_variance"]
         return {

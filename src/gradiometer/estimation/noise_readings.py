@@ -98,8 +98,11 @@ def source_of(
         share_of_examples=min(float(series.usual_batch_size) * finite, 0.49),
     )
 
+    # runs of version 0.2 have batches of one size
+    inverse_size = moments.get("inverse_size", 1 / series.batch_size)
+
     def source(readings: Steps, doubts: tuple[ReadingSource, ...] = ()) -> ReadingSource:
-        per_batch = 1 / series.batch_size - finite
+        per_batch = inverse_size - finite
         noise = np.where(
             per_batch > 0,
             (moments["squared"] - readings) / np.where(per_batch > 0, per_batch, 1.0),

@@ -101,7 +101,7 @@ class Automatic:
         self._thread = get_ident()
         return batch
 
-    def _before_backward(self) -> None:
+    def _before_backward(self, _: Tensor | None) -> None:
         if get_ident() == self._thread:
             self._marks = self._marks_now()
 

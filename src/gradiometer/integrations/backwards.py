@@ -21,12 +21,12 @@ class Listener:
     `after` is not called if `backward` raises.
 
     Args:
-        before: Called before the gradients are computed.
-        after: Called when they are in `.grad`, with the loss, detached; with None if `backward` was
-            not called on a single number.
+        before: Called before the gradients are computed, with the loss.
+        after: Called when they are in `.grad`, with the loss, detached. Both get None if `backward`
+            was not called on a single number.
     """
 
-    before: Callable[[], None]
+    before: Callable[[Tensor | None], None]
     after: Callable[[Tensor | None], None]
 
     def start(self) -> "Listener":
@@ -57,18 +57,18 @@ def _heard(tensors: Any, *arguments: Any, **named: Any) -> None:
         _plain(tensors, *arguments, **named)
         return
     listeners = list(_listeners)
-    for listener in listeners:
-        listener.before()
-    _plain(tensors, *arguments, **named)
     loss = None
     with suppress(Exception):  # training must not end here
         loss = _loss(tensors)
     for listener in listeners:
-        listener.after(loss)
+        listener.before(loss)
+    _plain(tensors, *arguments, **named)
+    for listener in listeners:
+        listener.after(None if loss is None else loss.detach())
 
 
 def _loss(tensors: Any) -> Tensor | None:
     """The only tensor, if it is a single number."""
     if not isinstance(tensors, Tensor):
         tensors = tensors[0] if isinstance(tensors, list | tuple) and len(tensors) == 1 else None
-    return tensors.detach() if isinstance(tensors, Tensor) and tensors.numel() == 1 else None
+    return tensors if isinstance(tensors, Tensor) and tensors.numel() == 1 else None

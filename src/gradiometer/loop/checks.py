@@ -13,6 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.loop.evaluation import examples_of, is_test_set
+from gradiometer.loop.unseen import RateByHand
+from gradiometer.measurement.optimizer.several import optimizers_in
 from gradiometer.measurement.optimizer.wrappers import bare_optimizer
 
 
@@ -53,7 +55,7 @@ def check_functions(
         raise BadArgument(
             "`evaluate` must be a function of the model with `step`, since no loss is known for it."
         )
-    if loss is not None and _wants_closure(optimizer):
+    if loss is not None and any(map(_wants_closure, optimizers_in(optimizer))):
         raise BadArgument(
             f"`optimizer` {type(optimizer).__name__} calls the loss itself: give `step`, which "
             "makes a whole update with its closure, in place of `loss`."
@@ -100,7 +102,8 @@ def check_optimizer(model: nn.Module, optimizer: Any) -> None:
     """Raise unless this is an optimizer of parameters of the model."""
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise BadArgument(
-            f"`optimizer` must be one torch.optim.Optimizer, got {type(optimizer).__name__}."
+            "`optimizer` must be a torch.optim.Optimizer or a list of them, got "
+            f"{type(optimizer).__name__}."
         )
     own = {id(parameter) for parameter in model.parameters()}
     if not all(
@@ -115,6 +118,8 @@ def check_optimizer(model: nn.Module, optimizer: Any) -> None:
 
 def check_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:
     """Raise unless this is a scheduler of the optimizer that can be stepped in a copy."""
+    if isinstance(scheduler, RateByHand):
+        return
     if isinstance(scheduler, ReduceLROnPlateau):
         raise Unsupported(
             "`scheduler` is ReduceLROnPlateau, which needs a metric at every step: leave it out, "
@@ -122,9 +127,10 @@ def check_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:
         )
     if not isinstance(scheduler, LRScheduler):
         raise BadArgument(
-            f"`scheduler` must be a scheduler of torch, got {type(scheduler).__name__}."
+            "`scheduler` must be a scheduler of torch, or a function of the number of an update that "
+            f"returns its rate, got {type(scheduler).__name__}."
         )
-    if bare_optimizer(scheduler.optimizer) is not optimizer:
+    if bare_optimizer(scheduler.optimizer) not in optimizers_in(optimizer):
         raise BadArgument(
             "`scheduler` belongs to another optimizer than the one given as `optimizer`."
         )

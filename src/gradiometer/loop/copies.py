@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from gradiometer.errors import Unsupported, summary
 from gradiometer.measurement.optimizer.clipping import Clipping, ValueClipping
+from gradiometer.measurement.optimizer.several import optimizers_in
+from gradiometer.measurement.optimizer.wrappers import bare_optimizer
 
 OURS = "gradiometer."
 """Hooks of this package are those of a watch: on parameters, the optimizer, and layers while a step
@@ -45,14 +47,21 @@ def copied(
         Unsupported: A part cannot be copied.
     """
     memo: dict[int, Any] = {}
-    for one in [*_ours(model, optimizers), *_cached(model)]:
+    together = [one for one in optimizers if optimizers_in(one) != [one]]
+    every = [*(part for one in optimizers for part in optimizers_in(one)), *together]
+    for one in [*_ours(model, every), *_cached(model)]:
         memo[id(one)] = one.detach().clone() if isinstance(one, Tensor) else one
-    made = [_new(type(optimizer)) for optimizer in optimizers]
-    memo |= {id(optimizer): new for optimizer, new in zip(optimizers, made, strict=True)}
+    made = [_new(type(optimizer)) for optimizer in every]
+    memo |= {id(optimizer): new for optimizer, new in zip(every, made, strict=True)}
+    for scheduler in schedulers:
+        for part in (scheduler, *getattr(scheduler, "_schedulers", ())):
+            # a scheduler may know its optimizer by a wrapper, such as that of Accelerate
+            bare = bare_optimizer(part.optimizer)
+            memo[id(part.optimizer)] = memo.get(id(bare), bare)
     model_copy = _copied("model", model, memo)
     for module in model_copy.modules():
         _rebind_functions(vars(module), memo)
-    for optimizer, new in zip(optimizers, made, strict=True):
+    for optimizer, new in zip(every, made, strict=True):
         new.__setstate__(_copied("optimizer", _without_wrapper(optimizer), memo))
         _rebind_functions(vars(new), memo)
         _mark_step(new)
@@ -62,7 +71,7 @@ def copied(
             del hooks[key]
     hooks_of = {place: _copied("model", hooks, memo) for place, hooks in _parameter_hooks(model)}
     _give_hooks(model_copy, {place: _renewed(hooks, memo) for place, hooks in hooks_of.items()})
-    return model_copy, made, *others
+    return model_copy, [memo[id(optimizer)] for optimizer in optimizers], *others
 
 
 def dumped(

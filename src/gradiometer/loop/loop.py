@@ -21,14 +21,16 @@ from gradiometer.loop.copies import copied, dumped, loaded
 from gradiometer.loop.data import Data, data_of, first_size, updates_per_step
 from gradiometer.loop.evaluation import readouts_of
 from gradiometer.loop.horizon import Horizon
-from gradiometer.loop.parts import Gradient, Source, Step, Update
+from gradiometer.loop.parts import Gradient, Source, Step, Update, only
 from gradiometer.loop.readout import Readout
 from gradiometer.loop.stream import ORIGINAL, Stream
+from gradiometer.loop.unseen import MovingAverage, RateByHand, schedulers_from
 from gradiometer.measurement.batch import Batch, batch_size, leaves
 from gradiometer.measurement.loss import Loss, checked_loss, with_graph
 from gradiometer.measurement.optimizer.ascent import moved_up
 from gradiometer.measurement.optimizer.averaged import averages_itself, to_average
-from gradiometer.measurement.optimizer.clipping import Clipping, ValueClipping
+from gradiometer.measurement.optimizer.clipping import clip_before_steps
+from gradiometer.measurement.optimizer.several import as_one, optimizers_in
 from gradiometer.measurement.optimizer.wrappers import bare, bare_optimizer
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
@@ -48,11 +50,12 @@ class Loop:
 
     Args:
         model: The model. DDP and torch.compile are unwrapped.
-        optimizer: Any optimizer of torch that trains this model.
+        optimizer: An optimizer of torch that trains this model, or a list of several, each of which
+            makes a step in every update.
         loss: Called as `loss(model, batch)`; returns the mean loss or one value per example. May
             use autocast.
         step: In place of `loss`: called as `step(model, optimizer, batch)`, makes one whole update,
-            returns the loss.
+            returns the loss. With several optimizers it is called with the list of them.
         batches: The training data: a DataLoader that shuffles; tensors or a data set, with
             `batch_size`; a list of batches; or a function of a seed that returns an iterable of
             batches.
@@ -61,8 +64,9 @@ class Loop:
             labels of classes, "test_accuracy"; or a function of the model that returns a number, or
             a mapping from names to numbers, to one value per example, or to `Readout`s. The model
             is in eval mode, without gradients.
-        scheduler: A scheduler of torch for `optimizer`, or a list of them. It is stepped in units
-            of the original batch, so that a batch of 2x advances it by two.
+        scheduler: A scheduler of torch for `optimizer`, or a list of them; or, if the loop sets the
+            rate itself, a function of the index of an update that returns its rate. It is stepped
+            in units of the original batch, so that a batch of 2x advances it by two.
         scheduler_each: "update" if training steps it after every update, "epoch" if after every
             epoch.
         scaler: The GradScaler of training, for `loss`.
@@ -80,6 +84,7 @@ class Loop:
             None if it does not.
         ascent: How far training moves the parameters along the gradient before a second backward,
             as SAM does (its ρ); None if it does not.
+        average: The moving average of weights that the model has; None if it has none.
         hold: Share of a branch before its rate falls to zero; None for that of its tail.
         stream: The batches of a branch, after `begin`.
         size: Examples in an update.
@@ -113,7 +118,7 @@ class Loop:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         *,
         loss: Loss | None = None,
         step: Step | None = None,
@@ -132,16 +137,13 @@ class Loop:
         if not isinstance(model, nn.Module):
             raise BadArgument(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
         self.model: nn.Module = bare(model)
-        self.optimizer: torch.optim.Optimizer = bare_optimizer(optimizer)
-        check_optimizer(self.model, self.optimizer)
-        several = (
-            scheduler
-            if isinstance(scheduler, list | tuple)
-            else []
-            if scheduler is None
-            else [scheduler]
-        )
-        self.schedulers: Sequence[Any] = tuple(several)
+        several = optimizer if isinstance(optimizer, list | tuple) and optimizer else [optimizer]
+        optimizers = [bare_optimizer(one) for one in several]
+        for one in optimizers:
+            check_optimizer(self.model, one)
+        self.optimizer: torch.optim.Optimizer = as_one(optimizers)
+        check_whole("index", index, 0)
+        self.schedulers = schedulers_from(scheduler, self.optimizer, index)
         for one in self.schedulers:
             check_scheduler(one, self.optimizer)
         self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
@@ -154,7 +156,6 @@ class Loop:
             scaler=scaler,
             accumulation=accumulation,
         )
-        check_whole("index", index, 0)
         self.loss = loss
         self.step = step
         self.evaluate = evaluate
@@ -181,6 +182,7 @@ class Loop:
         self.clip: float | None = None
         self.clip_value: float | None = None
         self.ascent: float | None = None
+        self.average: MovingAverage | None = None
         self.hold: float | None = None
         self.stream = Stream(iter(()))
         self._schedule: Schedule | None = None
@@ -281,14 +283,16 @@ class Loop:
         device = next(self.model.parameters()).device
         batches = self.data.replicate(self.seed, replicate)
         self.stream = Stream(batches, accumulation=self.accumulation, device=device)
+        for scheduler in self.schedulers:
+            if isinstance(scheduler, RateByHand):
+                scheduler.begin()
         self._rates = [float(group["lr"]) for group in self._planner.param_groups]
         self._updates = 0
         if self.source is not None:
             self.source.seed(replicate)
 
     def fix(self, setting: str, values: Sequence[Any]) -> None:
-        """Keep a setting of the optimizer at these values, one for every parameter group, in all
-        updates."""
+        """Keep a setting of the optimizer at these values, one for every parameter group."""
         self._fixed[setting] = values
 
     def follow(self, schedule: Schedule) -> None:
@@ -300,6 +304,11 @@ class Loop:
                 "update later."
             )
         self._schedule = schedule
+
+    def forget(self) -> None:
+        """Empty the state of the optimizer: its momentum and its averages."""
+        for optimizer in optimizers_in(self.optimizer):
+            optimizer.state.clear()
 
     def use(self, optimizer: torch.optim.Optimizer) -> None:
         """Use another optimizer. Its rate changes in the proportion in which training's own would
@@ -407,21 +416,22 @@ class Loop:
     def _train(self, pieces: Sequence[Batch]) -> Tensor | float:
         """Train on these pieces, and return their mean loss."""
         if not self._is_clipping and (self.clip is not None or self.clip_value is not None):
-            if self.clip_value is not None:
-                self.optimizer.register_step_pre_hook(ValueClipping(float(self.clip_value)))
-            if self.clip is not None:
-                self.optimizer.register_step_pre_hook(Clipping(float(self.clip)))
+            # a person's `step` steps each optimizer itself
+            stepped = [self.optimizer] if self.step is None else optimizers_in(self.optimizer)
+            clip_before_steps(stepped, self.clip, self.clip_value)
             self._is_clipping = True
         if self.step is not None:
             with user_code("step"):
-                loss = self.step(self.model, self.optimizer, _only(pieces))
+                each: Any = optimizers_in(self.optimizer)
+                given = each[0] if len(each) == 1 else each
+                loss = self.step(self.model, given, only(pieces))
             if not isinstance(loss, Tensor | float):
                 raise UserCodeFailed(
                     f"`step` returned {type(loss).__name__}: return the mean loss of the batch."
                 )
             return loss.detach().mean() if isinstance(loss, Tensor) else loss
         if self.gradient is not None:
-            mean = self.gradient(self.model, _only(pieces), self.batch_factor)
+            mean = self.gradient(self.model, only(pieces), self.batch_factor)
         else:
             self.optimizer.zero_grad(set_to_none=True)
             mean = self.backward(pieces)
@@ -435,6 +445,8 @@ class Loop:
             else:
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
+        if self.average is not None:
+            self.average.update(self.model)
         return mean
 
     def backward(self, pieces: Sequence[Batch]) -> Tensor:
@@ -476,14 +488,6 @@ class Loop:
         for _ in range(due - done):
             for scheduler in self.schedulers:
                 scheduler.step()
-
-
-def _only(pieces: Sequence[Batch]) -> Batch:
-    if len(pieces) > 1:
-        raise BadArgument(
-            "`step` takes one batch, and these batches cannot be joined: give `loss` instead."
-        )
-    return pieces[0]
 
 
 def _loaded(parts: bytes, others: dict[str, Any]) -> Loop:

@@ -1,6 +1,6 @@
 """What a loop is made of: the functions that a person gives, an update, and a place on disk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
 
 Step = Callable[[nn.Module, torch.optim.Optimizer, Batch], Tensor | float]
@@ -44,3 +45,12 @@ class Source(Protocol):
 
     def again(self, loop: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """A function and its arguments, which make the loop again."""
+
+
+def only(pieces: Sequence[Batch]) -> Batch:
+    """The batch of an update that a person's function makes."""
+    if len(pieces) > 1:
+        raise BadArgument(
+            "`step` takes one batch, and these batches cannot be joined: give `loss` instead."
+        )
+    return pieces[0]

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from gradiometer.errors import Unsupported
 from gradiometer.loop.loop import Loop
 from gradiometer.loop.marks import NO_GRADIENT, Marks, marks_of, relative
+from gradiometer.loop.unseen import MovingAverage
 from gradiometer.loop.untouched import guarded_copy
 from gradiometer.measurement.batch import Batch, leaves, mapped
+from gradiometer.measurement.optimizer.several import optimizers_in
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import GlobalStates, untouched_randomness
 
@@ -23,6 +25,14 @@ ROUNDING = 1e-3
 """Largest difference between an update and its copy, as a share of the update, that counts as
 rounding. The same loss in another order, in double precision, or in halves gave 1e-7 to 2e-6 with
 SGD and AdamW; gradients of SGD that are clipped to a norm that is 1 % off give 1e-2."""
+
+AVERAGED = 0.02
+"""Largest relative error of the share that a moving average takes, as single precision shows it: it
+was 0.006 at a decay of 0.999."""
+
+STILL = 1e-6
+"""Largest relative difference of weights without a gradient that is rounding: that of single
+precision is 1e-7, and a decay of 0.999 in place of 0.998 gave 1e-5."""
 
 SETTINGS = ("lr", "momentum", "betas", "weight_decay", "nesterov", "eps")
 """Settings of a parameter group that a loop or a scheduler may change between updates."""
@@ -144,7 +154,18 @@ class Again:
     def before(self) -> float:
         """The difference of the parameters before the update, as a share of the update; inf if it
         is not known."""
-        return self._share(self.weights, self.kept.weights)
+        return max(self._share(self.weights, self.kept.weights), self._still())
+
+    def _still(self) -> float:
+        """The difference of the parameters without a gradient, on the scale of the others."""
+        trained = set(self.kept.gradient.names)
+        still = [name for name in self.kept.weights.names if name not in trained]
+        if not still or self.weights.names != self.kept.weights.names:
+            return 0.0
+        sizes = self.kept.weights.norm_of
+        size = math.hypot(*(sizes[name] for name in still))
+        far = self.weights.distance(self.kept.weights, still)
+        return far / size * ROUNDING / STILL if size > 0 else far
 
     @property
     def difference(self) -> float:
@@ -184,10 +205,11 @@ class Again:
 
 def check_replay(loop: Loop, kept: KeptUpdates) -> tuple[str, ...]:
     """Make kept updates again on a copy of a training. Clipping between the backward and the update
-    is found and taken.
+    is found and taken, and so are a second backward and a moving average of weights.
 
     Args:
-        loop: The training. Its `clip`, `clip_value` and `ascent` are set to what its updates show.
+        loop: The training. Its `clip`, `clip_value`, `ascent` and `average` are set to what its
+            updates show.
         kept: Some of its updates.
 
     Returns:
@@ -197,23 +219,37 @@ def check_replay(loop: Loop, kept: KeptUpdates) -> tuple[str, ...]:
     Raises:
         Unsupported: The updates of the copy are others.
     """
-    found = _best(loop, kept)
-    if not _is_complete(found, kept):
-        for ascent in _ascents(found[-1]):
-            loop.ascent = ascent
-            above = _best(loop, kept)
-            if _is_complete(above, kept):
-                return _notes(above)
-        loop.ascent = None
-        for clip, value in _clippings(found[-1]):
-            loop.clip = clip
-            loop.clip_value = value
-            clipped = _best(loop, kept)
-            if _is_complete(clipped, kept):
-                return _notes(clipped)
-        loop.clip = loop.clip_value = None
-        raise Unsupported(_refusal(loop, found[-1]))
-    return _notes(found)
+    averages: list[MovingAverage | None] = []
+    if loop.step is None:
+        averages += _averages(kept)
+    for average in averages or [None]:
+        loop.average = average
+        found = _found(loop, kept)
+        if _is_complete(found, kept):
+            return _notes(found)
+    loop.average = None
+    raise Unsupported(_refusal(loop, found[-1]))
+
+
+def _found(loop: Loop, kept: KeptUpdates) -> list[Again]:
+    """The updates made again, with the second backward or the clipping that explains them."""
+    plain = _best(loop, kept)
+    if _is_complete(plain, kept):
+        return plain
+    for ascent in _ascents(plain[-1]):
+        loop.ascent = ascent
+        above = _best(loop, kept)
+        if _is_complete(above, kept):
+            return above
+    loop.ascent = None
+    for clip, value in _clippings(plain[-1]):
+        loop.clip = clip
+        loop.clip_value = value
+        clipped = _best(loop, kept)
+        if _is_complete(clipped, kept):
+            return clipped
+    loop.clip = loop.clip_value = None
+    return plain
 
 
 def _notes(found: Sequence[Again]) -> tuple[str, ...]:
@@ -257,8 +293,11 @@ def _made_again(loop: Loop, kept: KeptUpdates, *, at_forward: bool) -> list[Agai
         used = Surroundings(again.calls, again.model)
         with untouched_randomness(0, again.devices), used.untouched(0):
             for update in kept.updates:
-                # the parameters before the last update judge the others, if there are others
-                judged = loop.step is None or len(kept.updates) == 1
+                # With a person's `step`, several optimizers, or a moving average, more follows the
+                # first optimizer's step: then the parameters before the next update judge this one, if there is one.
+                alone = loop.step is None and len(optimizers_in(loop.optimizer)) == 1
+                alone = alone and loop.average is None
+                judged = alone or len(kept.updates) == 1
                 found.append(
                     _one_again(again, update, used, at_forward=at_forward, is_judged_after=judged)
                 )
@@ -310,6 +349,40 @@ def _ascents(again: Again) -> Iterator[float]:
         yield from _rounded(scale * made.norm)
 
 
+def _averages(kept: KeptUpdates) -> Iterator[MovingAverage]:
+    """Moving averages by which weights without a gradient may have followed others between two
+    updates."""
+    if len(kept.updates) < 2:
+        return
+    before, after = kept.updates[0].weights, kept.updates[1].weights
+    trained = set(kept.updates[0].gradient.names)
+    if before.names != after.names:
+        return
+    old = dict(zip(before.names, before.samples, strict=True))
+    new = dict(zip(after.names, after.samples, strict=True))
+    sizes = dict(zip(after.names, after.sizes, strict=True))
+    slow = [name for name in old if name not in trained and not torch.equal(old[name], new[name])]
+    pairs, shares = [], []
+    for name in slow:
+        candidates = [fast for fast in trained if fast in sizes and sizes[fast] == sizes[name]]
+        gaps = {fast: float(_gap(old[name], new[name], new[fast])[1]) for fast in candidates}
+        if not gaps:
+            return
+        nearest = min(gaps, key=lambda fast: gaps[fast])
+        pairs.append((name, nearest))
+        shares.append(_gap(old[name], new[name], new[nearest])[0])
+    if pairs and 0 < statistics.median(shares) <= 1:
+        for share in _rounded(statistics.median(shares), AVERAGED):
+            yield MovingAverage(tuple(pairs), 1 - share)
+
+
+def _gap(old: Tensor, new: Tensor, fast: Tensor) -> tuple[float, float]:
+    """The share of the way to others that weights have gone, and how far they are from that way."""
+    way, gone = (fast - old).double(), (new - old).double()
+    share = float(way @ gone / (way @ way)) if way.any() else 0.0
+    return share, float((gone - share * way).norm())
+
+
 def _clippings(again: Again) -> Iterator[tuple[float | None, float | None]]:
     """Norms, or values, to which the gradient may have been clipped, those with few
     digits first."""
@@ -327,12 +400,12 @@ def _clippings(again: Again) -> Iterator[tuple[float | None, float | None]]:
             yield None, value
 
 
-def _rounded(number: float) -> Iterator[float]:
+def _rounded(number: float, near_enough: float = ROUNDING) -> Iterator[float]:
     """Numbers with few digits near a number, and then itself."""
     known = set()
     for digits in range(1, 8):
         near = float(f"{number:.{digits}g}")
-        if near not in known and abs(near / number - 1) < ROUNDING:
+        if near not in known and abs(near / number - 1) < near_enough:
             known.add(near)
             yield near
 

@@ -25,9 +25,9 @@ Group = Mapping[str, Any]
 Place = tuple[Optimizer, Group]
 """Optimizer and parameter group of a parameter."""
 
-Rule = Callable[[Mapping[str, Any], Group, Any], Tensor | None]
-"""√v̂ + ε as a new tensor, from a parameter's state, its group, and the number of its updates so
-far."""
+Rule = Callable[[Mapping[str, Any], Group, Any, Tensor], Tensor | None]
+"""√v̂ + ε, from a parameter's state, its group, and the number of its updates so far, written into
+a tensor."""
 
 Sample = Float[np.ndarray, " entries"]
 
@@ -42,6 +42,7 @@ def preconditioner_of(
     parameters: Sequence[Tensor],
     *,
     sample_of_all: Callable[[Sample], Sample] | None = None,
+    into: Sequence[Tensor] | None = None,
 ) -> list[Tensor] | None:
     """P of the coming update, clipped, from the state of the optimizer before that update.
 
@@ -60,6 +61,8 @@ def preconditioner_of(
             used.
         sample_of_all: For a sharded model: joins the entries that the processes take for the
             median, shape [entries].
+        into: Tensors of the shapes of the parameters, at least in single precision, in which P is
+            written; by default new ones.
 
     Returns:
         One tensor per parameter, of its shape, at least in single precision. None if there is no
@@ -97,14 +100,16 @@ def preconditioner_of(
         for p in group["params"]
     }
     places = [owners.get(id(parameter)) for parameter in parameters]
+    if into is None:
+        into = [_empty(parameter) for parameter in parameters]
     with torch.no_grad():
-        found = _denominators(parameters, places)
+        found = _denominators(parameters, places, into)
         floor = _floor(*_entries(found, places), sample_of_all)
         if floor is None:
             return None
         return [
-            torch.zeros_like(local(parameter)) if one is None else _inverse(one, floor, rate)
-            for one, parameter, rate in zip(found, parameters, _relative_rates(places), strict=True)
+            place.zero_() if one is None else _inverse(one, floor, rate)
+            for one, place, rate in zip(found, into, _relative_rates(places), strict=True)
         ]
 
 
@@ -147,10 +152,16 @@ def local(tensor: Tensor) -> Tensor:
     return piece
 
 
+def _empty(parameter: Tensor) -> Tensor:
+    """A new tensor of the shape of this process's piece, at least in single precision."""
+    piece = local(parameter)
+    return torch.empty_like(piece, dtype=torch.promote_types(piece.dtype, torch.float32))
+
+
 def _denominators(
-    parameters: Sequence[Tensor], places: Sequence[Place | None]
+    parameters: Sequence[Tensor], places: Sequence[Place | None], into: Sequence[Tensor]
 ) -> list[Tensor | None]:
-    """√v̂ + ε of every parameter, as a new tensor; None for a parameter without state."""
+    """√v̂ + ε of every parameter, written into these tensors; None for a parameter without state."""
     states = [
         {} if place is None else place[0].state.get(p, {})
         for p, place in zip(parameters, places, strict=True)
@@ -158,8 +169,10 @@ def _denominators(
     return [
         None
         if place is None or not state or _is_zero(step)
-        else _rule_of(place[0])(state, place[1], step)
-        for state, place, step in zip(states, places, _steps(states, places), strict=True)
+        else _rule_of(place[0])(state, place[1], step, written)
+        for state, place, step, written in zip(
+            states, places, _steps(states, places), into, strict=True
+        )
     ]
 
 
@@ -223,44 +236,39 @@ def _relative_rates(places: Sequence[Place | None]) -> list[float]:
     return [rate / max(rates) for rate in rates] if any(rates) else [1.0] * len(rates)
 
 
-def _adam(state: Mapping[str, Any], group: Group, step: float | Tensor) -> Tensor:
+def _adam(
+    state: Mapping[str, Any], group: Group, step: float | Tensor, into: Tensor
+) -> Tensor | None:
     second = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
-    corrected: Tensor = _wide(second) / (1 - float(group["betas"][1]) ** step)
+    corrected = into.copy_(local(second)).div_(1 - float(group["betas"][1]) ** step)
     return corrected.sqrt_().add_(float(group["eps"]))
 
 
-def _radam(state: Mapping[str, Any], group: Group, step: float) -> Tensor | None:
+def _radam(state: Mapping[str, Any], group: Group, step: float, into: Tensor) -> Tensor | None:
     """Known from the step at which torch divides the update by √v̂: ρ > 5. There ε is added before
     the correction."""
     decay = float(group["betas"][1])
     rho = 2 / (1 - decay) - 1 - 2 * (step + 1) * decay ** (step + 1) / (1 - decay ** (step + 1))
     if not rho > 5:
         return None
-    wide: Tensor = _wide(state["exp_avg_sq"]).sqrt()
-    return wide.add_(float(group["eps"])).div_((1 - decay**step) ** 0.5)
+    root = into.copy_(local(state["exp_avg_sq"])).sqrt_()
+    return root.add_(float(group["eps"])).div_((1 - decay**step) ** 0.5)
 
 
-def _rmsprop(state: Mapping[str, Any], group: Group, step: float) -> Tensor:
-    second = _wide(state["square_avg"])
+def _rmsprop(state: Mapping[str, Any], group: Group, step: float, into: Tensor) -> Tensor | None:
+    second = into.copy_(local(state["square_avg"]))
     if group["centered"]:
-        second = torch.addcmul(second, mean := _wide(state["grad_avg"]), mean, value=-1).clamp_(
-            min=0
-        )
-    return second.sqrt().add_(float(group["eps"]))
+        mean = local(state["grad_avg"]).to(into.dtype)
+        second.addcmul_(mean, mean, value=-1).clamp_(min=0)
+    return second.sqrt_().add_(float(group["eps"]))
 
 
-def _adagrad(state: Mapping[str, Any], group: Group, step: float) -> Tensor:
-    return torch.sqrt(_wide(state["sum"])).add_(float(group["eps"]))
+def _adagrad(state: Mapping[str, Any], group: Group, step: float, into: Tensor) -> Tensor | None:
+    return into.copy_(local(state["sum"])).sqrt_().add_(float(group["eps"]))
 
 
-def _adamax(state: Mapping[str, Any], group: Group, step: float) -> Tensor:
-    return _wide(state["exp_inf"]).clone()
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """This process's piece, at least in single precision."""
-    piece = local(tensor)
-    return piece.to(torch.promote_types(piece.dtype, torch.float32))
+def _adamax(state: Mapping[str, Any], group: Group, step: float, into: Tensor) -> Tensor | None:
+    return into.copy_(local(state["exp_inf"]))
 
 
 _DENOMINATORS: Mapping[type[Optimizer], Rule] = {

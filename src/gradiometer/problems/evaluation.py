@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradiometer.errors import UserCodeFailed
@@ -43,7 +42,14 @@ def evaluate(
         return Evaluation({}, {})
     with torch.no_grad(), untouched_randomness(0, [device]), in_eval_mode(model):
         losses, correct = _over(problem.test.to(device), problem, model)
-    estimates = {"test_loss": _mean_loss(losses, level)}
+    wrong = int((~np.isfinite(losses)).sum())
+    if wrong:
+        # A loss that is not finite makes the mean unknown, and does not stop the training.
+        method = f"{wrong:,} of {len(losses):,} losses are not finite"
+        loss = Estimate.unknown(level=level, method=method, samples=len(losses))
+    else:
+        loss = skewed_mean(losses, level=level)
+    estimates = {"test_loss": loss}
     examples = {"test_loss": losses}
     if correct is not None:
         estimates["test_accuracy"] = proportion(int(correct.sum()), len(correct), level=level)
@@ -56,19 +62,7 @@ def correctness(problem: Problem, model: nn.Module, batch: Batch) -> Tensor | No
     if problem.correct is None:
         return None
     with user_code("correct", "on held-out examples"):
-        return _truth_values(problem.correct(model, batch), batch)
-
-
-def _mean_loss(losses: Float[np.ndarray, " losses"], level: float) -> Estimate:
-    """The mean loss. A loss that is not finite makes it unknown, and does not stop the training."""
-    wrong = int((~np.isfinite(losses)).sum())
-    if wrong:
-        method = f"{wrong:,} of {len(losses):,} losses are not finite"
-        return Estimate.unknown(level=level, method=method, samples=len(losses))
-    return skewed_mean(losses, level=level)
-
-
-def _truth_values(value: Any, batch: Batch) -> Tensor:
+        value: Any = problem.correct(model, batch)
     size = batch_size(batch)
     if not (
         isinstance(value, Tensor) and value.dtype == torch.bool and tuple(value.shape) == (size,)

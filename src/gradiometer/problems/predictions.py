@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
 from gradiometer.measurement.untouched import in_eval_mode
 from gradiometer.problems.evaluation import AT_ONCE
+from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
@@ -22,11 +23,7 @@ def held_out_labels(problem: Problem) -> Int[np.ndarray, " examples"]:
         BadArgument: There are no test examples.
         Unsupported: They are not the (inputs, labels) of a classification.
     """
-    if problem.test is None:
-        raise BadArgument(
-            f"`problem` {problem.name} has no test examples, on which predictions are scored."
-        )
-    labels = [_parts(batch)[1] for batch in problem.test.batches(AT_ONCE)]
+    labels = [_parts(batch)[1] for batch in _test_examples(problem).batches(AT_ONCE)]
     found: np.ndarray = torch.cat(labels).cpu().numpy()
     return found
 
@@ -43,13 +40,10 @@ def log_probabilities(
             classes].
         UserCodeFailed: The model raised, or its logits are not finite.
     """
-    if problem.test is None:
-        raise BadArgument(
-            f"`problem` {problem.name} has no test examples, on which predictions are scored."
-        )
+    examples = _test_examples(problem).to(device)
     parts: list[Tensor] = []
     with torch.no_grad(), untouched_randomness(0, [device]), in_eval_mode(model):
-        for batch in problem.test.to(device).batches(AT_ONCE):
+        for batch in examples.batches(AT_ONCE):
             inputs, labels = _parts(batch)
             with user_code("model", "on held-out examples"):
                 logits = model(inputs)
@@ -62,6 +56,14 @@ def log_probabilities(
     return found
 
 
+def _test_examples(problem: Problem) -> Examples:
+    if problem.test is None:
+        raise BadArgument(
+            f"`problem` {problem.name} has no test examples, on which predictions are scored."
+        )
+    return problem.test
+
+
 def _parts(batch: Any) -> tuple[Any, Tensor]:
     """The inputs and the labels of a batch."""
     if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
@@ -70,6 +72,7 @@ def _parts(batch: Any) -> tuple[Any, Tensor]:
             "needed."
         )
     inputs, labels = batch
+    # A label is an integer; a truth value is not, as 1 − p would be the probability of False.
     whole = isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_floating_point()
     if not whole or labels.dtype == torch.bool:
         got = (

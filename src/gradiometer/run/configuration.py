@@ -83,8 +83,6 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             η times the parameters is subtracted from them.
         clip: Largest norm of all gradients together; above it they are scaled down before the
             update. Default: none.
-        guard: A training loss that a tuning reached: go back at a lower η if the loss collapses, or
-            stays far above it.
         fork_budget: Most that forks at 10, 30 and 60 % of the steps may cost, in units of the run.
             A fork tries half and twice η, and changes it if that is shown to end at a lower
             training loss. Under schedulefree: most that forks may cost that score the forecast of
@@ -139,7 +137,6 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     nesterov: bool = False
     weight_decay: float = 0.0
     clip: float | None = None
-    guard: float | None = None
     fork_budget: float = 0.0
     sampling: Literal["reshuffled", "replacement"] = "reshuffled"
     accumulation: int = 1
@@ -300,8 +297,6 @@ def _general_complaints(c: Configuration) -> Iterator[str]:
             "`checkpoint_at` must be steps with commas between them, such as 500,1000, got "
             f"{c.checkpoint_at!r}."
         )
-    if c.guard is not None and (not math.isfinite(c.guard) or c.cool != "off"):
-        yield f"`guard` must be finite and without `cool`, got {c.guard} with cool = {c.cool}."
     for name in (
         "batch_size",
         "epochs",

@@ -58,7 +58,7 @@ class EnsembleEvaluation:
 
 
 def evaluate_ensemble(
-    path: Path, against: Sequence[Path] = (), *, points: int = 9, level: float = 0.9
+    path: Path, against: Sequence[Path] = (), *, points: int = 9
 ) -> EnsembleEvaluation:
     """Score the snapshots of a run on its problem's test examples.
 
@@ -69,7 +69,6 @@ def evaluate_ensemble(
         path: The run.
         against: Other finished runs on the same data, whose final models are compared.
         points: Number of points on the line from each member to the last; 0 skips the paths.
-        level: Confidence level of every interval.
 
     Raises:
         BadArgument: There are fewer than two snapshots, or another run is not finished or was
@@ -78,7 +77,7 @@ def evaluate_ensemble(
         RunDamaged: A snapshot or a checkpoint cannot be read.
     """
     run = Run.open(path)
-    return score_snapshots(run, problem_of(run, "ensemble"), against, points=points, level=level)
+    return score_snapshots(run, problem_of(run, "ensemble"), against, points=points)
 
 
 def score_snapshots(

@@ -150,9 +150,9 @@ class RunFolder:
         """Folder of the snapshots."""
         return self.path / "snapshots"
 
-    def readings_path(self, rank: int = 0) -> Path:
-        """File of the readings and losses of one rank."""
-        return self.path / ("readings.jsonl" if rank == 0 else f"readings.rank{rank}.jsonl")
+    def readings_path(self) -> Path:
+        """File of the readings and losses."""
+        return self.path / "readings.jsonl"
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -186,7 +186,9 @@ class RunFolder:
         """The configuration of the run."""
         try:
             kind = WatchedConfiguration if self.watched else Configuration
-            return kind.from_mapping(self.manifest["configuration"], str(self.manifest_path))
+            # Version 0.2 had a `guard`, which decides nothing in a run that is read.
+            values = {k: v for k, v in self.manifest["configuration"].items() if k != "guard"}
+            return kind.from_mapping(values, str(self.manifest_path))
         except BadArgument as error:
             raise RunDamaged(str(error)) from error
 

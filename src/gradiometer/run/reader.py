@@ -55,7 +55,6 @@ class Run:
 
     Args:
         folder: The run.
-        rank: Process whose readings and losses are read, in a run of several processes.
         gauges: Custom gauges, or their classes, that the run was measured with.
 
     >>> from gradiometer import Run
@@ -70,23 +69,22 @@ class Run:
     [1.0, 0.5, 0.3333333333333333]
     """
 
-    def __init__(self, folder: RunFolder, rank: int = 0, gauges: Sequence[object] = ()) -> None:
+    def __init__(self, folder: RunFolder, gauges: Sequence[object] = ()) -> None:
         self.folder = folder
-        self.rank = rank
         self.known_gauges = tuple(gauges)
-        self._journal = Readings(folder.readings_path(rank))
+        self._journal = Readings(folder.readings_path())
         self.unread: dict[str, str] = {}
         """Artifacts and forks that could not be used: their files, with reasons."""
 
     @classmethod
-    def open(cls, path: Path | str, rank: int = 0, gauges: Sequence[object] = ()) -> "Run":
+    def open(cls, path: Path | str, gauges: Sequence[object] = ()) -> "Run":
         """The run in this folder.
 
         Raises:
             RunNotFound: There is no run in it.
             RunDamaged: The run cannot be read, or was written in a newer format.
         """
-        return cls(RunFolder.open(path), rank, gauges)
+        return cls(RunFolder.open(path), gauges)
 
     @classmethod
     def reopen(cls, path: Path | str, gauges: Sequence[object] = ()) -> "Run":
@@ -105,7 +103,7 @@ class Run:
     def refreshed(self) -> "Run":
         """The run as it is now on the disk. Only new readings are read. Do not use the old object
         afterwards."""
-        later = Run(self.folder, self.rank, self.known_gauges)
+        later = Run(self.folder, self.known_gauges)
         later._journal = self._journal
         return later
 

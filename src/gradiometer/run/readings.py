@@ -105,7 +105,7 @@ _decoder = msgspec.json.Decoder(LINES)
 
 
 class Readings:
-    """The readings and losses of one rank, without those that a resumed run has repeated.
+    """The readings and losses of a run, without those that a resumed run has repeated.
 
     `read` reads the lines that are new. A file that was replaced is read from its start. An
     incomplete last line is read again at the next call. A missing file has no readings.

@@ -33,7 +33,7 @@ of a failure."""
 
 
 class Recorder:
-    """Writes one rank's readings, losses and events. Use it as a context manager, or close it.
+    """Writes the readings, losses and events of a run. Use it as a context manager, or close it.
 
     Losses cost about 0.3 µs per step. Losses and readings are written in blocks, at least once a
     second. Only `flush`
@@ -46,8 +46,6 @@ class Recorder:
         budget: Share of the training time that measuring may use. With share 0 nothing is measured.
         every: Measure at every n-th step instead. Without `budget` and `every`, every step is
             measured.
-        rank: Rank of this process. Each rank has a readings file, and rank 0 also writes the
-            events.
         mode: How the spread within a step is measured. Default: by the `accumulation` of the
             configuration.
         elsewhere: Names of gauges whose readings are made elsewhere and given to `add`.
@@ -64,26 +62,26 @@ class Recorder:
         *,
         budget: Budget | None = None,
         every: int | None = None,
-        rank: int = 0,
         mode: Mode | None = None,
         elsewhere: Collection[str] = (),
     ) -> None:
-        _check(gauges, every, rank)
+        names = [gauge.name for gauge in gauges]
+        if len(set(names)) < len(names):
+            raise BadArgument(f"`gauges` must have different names, got {', '.join(names)}.")
+        if every is not None and not every >= 1:
+            raise BadArgument(f"`every` must be at least 1 step, got {every}.")
         self.folder = folder
         self.gauges = tuple(gauges)
         # with share 0 it only counts the time
         self.budget = budget if budget is not None else Budget(0.0)
         self.every = every
-        self.rank = rank
         self.mode: str = mode or ("shared" if folder.configuration.accumulation > 1 else "apart")
         self._share = None if budget is None else budget.share
         # there is no command that resumes a watched run
         then = "start a new `watch`" if folder.watched else ""
-        self._readings = JournalWriter(folder.readings_path(rank), folder.path, then)
+        self._readings = JournalWriter(folder.readings_path(), folder.path, then)
         try:
-            self._events = (
-                JournalWriter(folder.events_path, folder.path, then) if rank == 0 else None
-            )
+            self._events = JournalWriter(folder.events_path, folder.path, then)
         except BaseException:
             self._readings.close()
             raise
@@ -227,17 +225,14 @@ class Recorder:
         self._readings.append({"kind": "signs", "step": int(step), "signs": signs})
 
     def event(self, event: str, step: int, **fields: Any) -> None:
-        """Record an event and write it at once. Only rank 0 writes events."""
+        """Record an event and write it at once."""
         if event == "warning" and self.tell is not None:
             self.tell(fields["text"])
-        if self._events is not None:
-            self._events.append({"event": event, "step": int(step), "time": time.time(), **fields})
-            self._events.flush()
+        self._events.append({"event": event, "step": int(step), "time": time.time(), **fields})
+        self._events.flush()
 
     def evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Record an evaluation: its means as an event, the numbers of single examples in a file."""
-        if self._events is None:
-            return
         path = self.folder.path
         with interrupted_by_disk(path / FILE, path, "but the lines before it are safe"):
             places = write_examples(path, evaluation.examples)
@@ -274,12 +269,10 @@ class Recorder:
         """Write everything and wait until it is on the disk."""
         with self.budget.spending():
             self._cadence.reached(self._next_loss)
-            if self.rank == 0:
-                self._readings.append({"kind": "overhead", **self.overhead})
+            self._readings.append({"kind": "overhead", **self.overhead})
             self._write()
             self._readings.sync()
-            if self._events is not None:
-                self._events.sync()
+            self._events.sync()
 
     def close(self) -> None:
         """Write everything and close the files. They are closed also if the disk is full."""
@@ -289,7 +282,10 @@ class Recorder:
             self.flush()
         finally:
             self.budget.stop()
-            self._close_files()
+            try:
+                self._readings.close()
+            finally:
+                self._events.close()
 
     @property
     def closed(self) -> bool:
@@ -414,20 +410,3 @@ class Recorder:
             self._end_losses()
             self._readings.flush()
         self._written = time.perf_counter()
-
-    def _close_files(self) -> None:
-        try:
-            self._readings.close()
-        finally:
-            if self._events is not None:
-                self._events.close()
-
-
-def _check(gauges: Sequence[Gauge], every: int | None, rank: int) -> None:
-    names = [gauge.name for gauge in gauges]
-    if len(set(names)) < len(names):
-        raise BadArgument(f"`gauges` must have different names, got {', '.join(names)}.")
-    if every is not None and not every >= 1:
-        raise BadArgument(f"`every` must be at least 1 step, got {every}.")
-    if not rank >= 0:
-        raise BadArgument(f"`rank` must be at least 0, got {rank}.")

@@ -38,11 +38,9 @@ def follow(training: Training) -> Run:
                 training.decide(told if following == COOL else None, forked=False)
                 continue
             batch = training.batch()
-            loss = training.backward(batch, bool(told))
-            back = training.went_back(loss, batch, training.divergence(loss))
-            learning_rate = training.learning_rate
-            training.update(made=not back)
-            training.cooled(learning_rate)  # the same everywhere, from the same parameters
+            training.backward(batch, bool(told))
+            # the cooling looks at the same parameters everywhere
+            training.update()
 
 
 def lead(ranks: Ranks, folder: RunFolder) -> None:

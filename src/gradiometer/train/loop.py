@@ -33,6 +33,7 @@ from gradiometer.train.follow import STEP, dismiss, follow, lead
 from gradiometer.train.policies.chosen import policies_of
 from gradiometer.train.policies.policy import ForkPoint, remember
 from gradiometer.train.preparation import name_of_run
+from gradiometer.train.restoring.replay import check_repeatable
 from gradiometer.train.restoring.state import capture, fitting, restore
 from gradiometer.train.snapshots import collector_of
 from gradiometer.train.stopping import asked_to_stop, way_out
@@ -133,6 +134,7 @@ def resume(
             f"`gauges` lacks {', '.join(missing)}: import {', '.join(missing.values())} and give "
             "it."
         )
+    check_repeatable(run)
     problem = problem_of(run, "resume") if problem is None else problem
     with threads(run.configuration.threads), together() as ranks:
         budget = Budget(run.configuration.budget)
@@ -270,22 +272,12 @@ class Trainer:
         training.ranks.told(STEP, watch.measuring)
         loss = training.backward(batch, watch.measuring)
         reason = training.divergence(loss)
-        went_back = training.went_back(loss, batch, reason)
-        if went_back:
-            self._warn(
-                "the guard went back or lowered the rate, which is now "
-                f"{training.learning_rate:.3g}"
-            )
-            watch.pass_over(loss)
-        elif reason is not None:
+        if reason is not None:
             self._diverged(reason)
-        else:
-            if training.step == training.steps - 1:
-                watch.note_settings()
-            watch.step(loss, batch)
-        learning_rate = training.learning_rate
-        training.update(made=not went_back)
-        for event in training.cooled(learning_rate):
+        if training.step == training.steps - 1:
+            watch.note_settings()
+        watch.step(loss, batch)
+        for event in training.update():
             self.recorder.event(**event)
         if self.collector and (snapshot := self.collector.after(training.step - 1, training.model)):
             self.recorder.event("snapshot", training.step, number=snapshot.number)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.convergence.schedules.schedule import Schedule
@@ -18,7 +17,7 @@ from gradiometer.drift.stability import MomentumRule
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.snapshots import checked_cycle
 from gradiometer.gauges import Asked
-from gradiometer.measurement.batch import Batch, Order, batch_size, chunks
+from gradiometer.measurement.batch import Batch, Order, batch_size
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.loss import checked_loss, with_graph
 from gradiometer.measurement.motion import Origin
@@ -35,7 +34,6 @@ from gradiometer.run.ranks import Ranks
 from gradiometer.run.settings.planned import check_rates, planned
 from gradiometer.train.accumulation import Accumulator
 from gradiometer.train.cooling import Cooling
-from gradiometer.train.guard import Guard
 from gradiometer.train.preparation import device_of, new_optimizer, seed_everything, update
 
 EXPLODED = 1e4
@@ -103,7 +101,7 @@ class Training:
         self.cycle = checked_cycle(cycle) if configuration.snapshots else None
         check_rates(self.schedule, self.steps)
         self.scheduler = self.schedule.scheduler(self.optimizer)
-        self.cooling, self.guard = self._cooling(), self._guard()
+        self.cooling = self._cooling()
         self.gauges = tuple(
             Asked.of(configuration.measured).made(configuration) if gauges is None else gauges
         )
@@ -240,24 +238,14 @@ class Training:
             return f"the gradient is not finite (the loss is {loss:.3g})"
         return None
 
-    def went_back(self, loss: float, batch: Batch, reason: str | None) -> bool:
-        """True if the guard went back to an earlier state: this step makes no update. `reason` is
-        its divergence."""
-        if self.guard is None:
-            return False
-        return self.guard.went_back(loss if reason is None else math.inf, batch)
-
-    def update(self, made: bool = True) -> None:
-        """Φ ← Φ − η ĝ, with momentum and weight decay if configured. Not `made`: only count the
-        step."""
-        if made:
-            update(self.optimizer, self.step)
+    def update(self) -> list[dict[str, Any]]:
+        """Φ ← Φ − η ĝ, with momentum and weight decay if configured. Returns the events of the
+        cooling."""
+        learning_rate = self.learning_rate
+        update(self.optimizer, self.step)
         self.scheduler.step()
         self.step += 1
         self._cool()
-
-    def cooled(self, learning_rate: float) -> list[dict[str, Any]]:
-        """Events of the cooling after an update at this rate."""
         if self.cooling is None or self.cooling.passes_over(learning_rate, self.step):
             return []
         with self.budget.spending(COOLING):
@@ -276,22 +264,6 @@ class Training:
                 self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True
             ):
                 group["lr"] = rate * self.cooling.multiplier(self.step)
-
-    def _guard(self) -> Guard | None:
-        expected = self.configuration.guard
-        if expected is None:
-            return None
-        parts = self.model, self.optimizer, self.scheduler
-        return Guard(*parts, loss=self._loss_in_parts, steps=self.steps, expected=expected)
-
-    def _loss_in_parts(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The mean loss of a batch, in as many parts as training takes it."""
-        parts = chunks(batch, min(self.configuration.accumulation, batch_size(batch)))
-        losses = [
-            batch_size(part) * checked_loss(self.problem.loss(model, part), part).mean()
-            for part in parts
-        ]
-        return torch.stack(losses).sum() / batch_size(batch)
 
     def _cooling(self) -> Cooling | None:
         c = self.configuration

@@ -39,13 +39,12 @@ class Start:
     gradients: float
 
 
-def start_of(loop: Loop, *, seed: int, batches: int = 2) -> Start:
+def start_of(loop: Loop, *, seed: int) -> Start:
     """The norm of the gradient at the start. The loop is not touched.
 
     Args:
         loop: The training.
         seed: Seed of the data order and of the random draws.
-        batches: Number of batches.
 
     Raises:
         BadArgument: The data end before.
@@ -57,10 +56,10 @@ def start_of(loop: Loop, *, seed: int, batches: int = 2) -> Start:
     found = list[Batch]()
     norms = list[float]()
     losses = list[float]()
-    for _ in range(batches):
+    for _ in range(2):
         batch: Any = next(source, None)
         if batch is None:
-            raise BadArgument(f"`batches` ended before {batches} batches: give more.")
+            raise BadArgument("`batches` ended before 2 batches: give more.")
         found.append(mapped(batch, lambda tensor: tensor.to(device)))
         with _gradient(loop, found[-1], digits) as (copy, loss):
             squares = [
@@ -74,12 +73,13 @@ def start_of(loop: Loop, *, seed: int, batches: int = 2) -> Start:
                 f"`loss` is {loss} before the first update: no rate can be chosen."
             )
         losses.append(loss)
-    norm = sum(norms) / batches
+    norm = sum(norms) / len(norms)
     if not 0 < norm < math.inf:
         raise UserCodeFailed(
             f"`loss` has a gradient of norm {norm} at the start of training: no rate can be chosen."
         )
-    return Start(norm, tuple(found), digits, sum(losses) / batches, float(batches))
+    mean_loss = sum(losses) / len(losses)
+    return Start(norm, tuple(found), digits, mean_loss, float(len(found)))
 
 
 def overshooting_rate(loop: Loop, start: Start) -> tuple[float, float]:
@@ -134,11 +134,18 @@ class _Line:
         self.forwards = 0
         gradients = [p.grad.clone() for p in self.moved if p.grad is not None]
         self.update = self._first_update()
+        # AdamW divides by √v + ε, and both round to zero in float16.
+        if not all(bool(update.isfinite().all()) for update in self.update):
+            raise UserCodeFailed(
+                f"`optimizer` {type(loop.optimizer).__name__} makes a first update that is not "
+                f"finite, in parameters of {self.moved[0].dtype}: no rate can be chosen. Leave it "
+                "out, or train in a wider type."
+            )
         pairs = zip(gradients, self.update, strict=True)
         self.slope = -float(
             torch.stack([(one.double() * two.double()).sum() for one, two in pairs]).sum()
         )
-        if not 0 < self.slope < math.inf:
+        if not self.slope > 0:
             raise UserCodeFailed(
                 "`optimizer` does not go down the gradient in its first update: no rate can be "
                 "chosen."

@@ -18,7 +18,7 @@ from gradiometer.convergence.certificate.lowest_curvature import (
 )
 from gradiometer.drift.curvature import AT_ONCE, Curvature
 from gradiometer.errors import BadArgument, Diverged, bounded
-from gradiometer.measurement.batch import Batch, TrainingSet, mapped
+from gradiometer.measurement.batch import TrainingSet, leaves
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
@@ -36,7 +36,6 @@ SAMPLES = 4
 KEPT_NUMBERS = 2**28
 """Most numbers in the stored batch gradients, 1 GiB in single precision; above it, several batches
 are averaged."""
-COLUMNS = 2**20
 
 
 @bounded
@@ -194,24 +193,17 @@ def _without_full_pass(objective: Objective, train: TrainingSet, batch_size: int
         batch = train.batch(looked_at)
     with untouched_randomness(seed + 1, objective.devices):
         again = train.batch(looked_at)
+    pairs = zip(leaves(batch, "batch"), leaves(again, "batch"), strict=True)
     if not all(
-        torch.equal(one, other) for one, other in zip(_leaves(batch), _leaves(again), strict=True)
+        torch.equal(one, other) for (_, one), (_, other) in pairs if isinstance(one, Tensor)
     ):
         return "the data change each time they are loaded (augmentation)"
     traits: Traits = objective.traits(batch, seed=seed)
     if traits.random:
         return "the loss draws random numbers (Dropout) in this mode"
-    return (
-        "the loss couples the examples of a batch (batch statistics) in this mode"
-        if traits.coupled
-        else ""
-    )
-
-
-def _leaves(batch: Batch) -> list[Tensor]:
-    found: list[Tensor] = []
-    mapped(batch, found.append)
-    return found
+    if traits.coupled:
+        return "the loss couples the examples of a batch (batch statistics) in this mode"
+    return ""
 
 
 def _full_gradient(
@@ -248,7 +240,8 @@ def _rows(
 def _gram(rows: Float[Tensor, "batches params"]) -> Float[np.ndarray, "batches batches"]:
     """⟨ĝ_i, ĝ_j⟩ in double precision, in blocks of parameters."""
     total = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
-    for columns in rows.split(COLUMNS, dim=1):
+    # Doubles of a whole model would need twice its memory for every batch.
+    for columns in rows.split(2**20, dim=1):
         total += columns.double() @ columns.double().T
     gram: np.ndarray = total.cpu().numpy()
     return gram

@@ -94,8 +94,11 @@ def of_all_examples(
         level: Confidence level.
     """
     ends = _Ends.of(curvature, resolution, (1 - level) / 2)
-    method, products = f"Lanczos, {ends.products} products", ends.products
-    high, top = ends.lowest + ends.rounding, ends.largest + ends.lowest - ends.below
+    products = ends.products
+    method = f"Lanczos, {products} products"
+    high = ends.lowest + ends.rounding
+    # The largest eigenvalue lies as far beyond its Ritz value as the smallest one.
+    top = ends.largest + ends.lowest - ends.below
     return LowestCurvature(
         Estimate.interval(
             ends.lowest, ends.below, high, level=level, method=method, samples=products, unit=UNIT
@@ -137,6 +140,7 @@ def of_samples(
             f"`samples` must be at least {FEWEST_SAMPLES} to measure their spread, got "
             f"{len(samples)}."
         )
+    # Half of what may fail is for the lower end, and of that one half each for Lanczos and Student.
     failure = (1 - level) / 4
     found: list[_Ends] = []
     along: list[list[float]] = []

@@ -5,6 +5,7 @@ proof. So a schedule never states its decay a second time, and the two cannot di
 such as `step < 100` is answered for all large t.
 """
 
+import functools
 import math
 import operator
 from collections.abc import Callable
@@ -12,12 +13,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Union
 
-from gradiometer.convergence.formulas.angles import (
-    PI_NUMBER,
-    cosine_of_half_turns,
-    cosine_of_turns,
-    polynomial_of,
-)
 from gradiometer.convergence.formulas.bounds import (
     NIL,
     UNIT,
@@ -27,8 +22,17 @@ from gradiometer.convergence.formulas.bounds import (
     maximum,
     minimum,
 )
-from gradiometer.convergence.formulas.expansion import TIME, Expansion
-from gradiometer.convergence.formulas.number import ONE, Number, Undecided
+from gradiometer.convergence.formulas.expansion import CONSTANT, TIME, Expansion
+from gradiometer.convergence.formulas.number import (
+    LARGEST_BITS,
+    MINUS_ONE,
+    ONE,
+    PI,
+    ROUNDING,
+    Amount,
+    Number,
+    Undecided,
+)
 
 LARGEST_PERIOD = 1024
 """Longer periods are bounded as a whole, not step by step."""
@@ -45,7 +49,7 @@ def _on_the_left(combine: Callable[[Any, Any], Any]) -> Callable[[Any, Any], "As
 
 
 def _comparison(holds: Comparison) -> Callable[[Any, Any], "Asymptotics"]:
-    return lambda self, other: compared(self, holds, other)
+    return lambda self, other: compare(self, holds, other)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +71,9 @@ class Asymptotics:
     @property
     def whole(self) -> Bounds:
         """Bounds that hold for all branches."""
-        return (
-            self.branches[0]
-            if len(self.branches) == 1
-            else hull(self.branches, at_known_shares=True)
-        )
+        if len(self.branches) == 1:
+            return self.branches[0]
+        return hull(self.branches, at_known_shares=True)
 
     def each(self, function: Callable[[Bounds], Bounds]) -> "Asymptotics":
         """A function of every branch."""
@@ -87,10 +89,10 @@ class Asymptotics:
         return _pairwise(operator.mul, self, other)
 
     def __truediv__(self, other: "Real") -> "Asymptotics":
-        return self * Asymptotics.constant(other).each(lambda branch: branch.power(-ONE))
+        return self * Asymptotics.constant(other).each(lambda branch: branch.power(MINUS_ONE))
 
     def __floordiv__(self, other: "Real") -> "Asymptotics":
-        return floor(self / other)
+        return math.floor(self / other)
 
     def __mod__(self, other: "Real") -> "Asymptotics":
         return _fraction(self / other) * other
@@ -118,6 +120,21 @@ class Asymptotics:
     def __abs__(self) -> "Asymptotics":
         return self.each(abs)
 
+    def __floor__(self) -> "Asymptotics":
+        """⌊f⌋. Exact for a + bt with rational a and b, with one branch for each remainder of t."""
+
+        def at(value: Expansion, here: Fraction) -> Bounds:
+            return Bounds.exactly(value + Expansion.constant(math.floor(here) - here))
+
+        return _by_remainder(self, at, Bounds.floor)
+
+    def __ceil__(self) -> "Asymptotics":
+        return -math.floor(-self)
+
+    def __trunc__(self) -> "Asymptotics":
+        whole: Asymptotics = choose(self >= 0, lambda: math.floor(self), lambda: math.ceil(self))
+        return whole
+
     def __bool__(self) -> bool:
         truths = {_truth(branch) for branch in self.branches}
         if len(truths) != 1 or None in truths:
@@ -127,11 +144,14 @@ class Asymptotics:
 
 LARGE_T = Asymptotics((Bounds.exactly(Expansion(((ONE, TIME),))),))
 """t itself, the step counted from 1, for all large t."""
+PI_EXACT = Asymptotics.constant(Number(Fraction(1), ((PI, 1),)))
 
 
-def compared(one: "Real", holds: Comparison, two: "Real") -> Asymptotics:
-    """1 if the comparison holds, such as `operator.lt`; 0 if not; between 0 and 1 if that is not
-    known."""
+def compare(one: Time, holds: Comparison, two: Time) -> Time:
+    """If the comparison holds, such as `operator.lt`. Of asymptotics: 1 if it does, 0 if not, and
+    between 0 and 1 if that is not known."""
+    if not (isinstance(one, Asymptotics) or isinstance(two, Asymptotics)):
+        return holds(one, two)
 
     def answer(difference: Bounds) -> Bounds:
         signs = {difference.sign} if difference.sign is not None else {-1, 0, 1}
@@ -140,18 +160,22 @@ def compared(one: "Real", holds: Comparison, two: "Real") -> Asymptotics:
         if difference.sign is None and difference.high.sign <= 0:
             signs.discard(1)
         answers = {holds(sign, 0) for sign in signs}
-        return (
-            Bounds(NIL, UNIT)
-            if len(answers) == 2
-            else Bounds.exactly(UNIT if answers.pop() else NIL)
-        )
+        if len(answers) == 2:
+            return Bounds(NIL, UNIT)
+        return Bounds.exactly(UNIT if answers.pop() else NIL)
 
     return (Asymptotics.constant(one) - two).each(answer)
 
 
-def chosen(test: "Real", one: "Real", two: "Real") -> Asymptotics:
-    """The first if the test is not zero, else the second."""
-    picks = [Asymptotics.constant(value) for value in (test, one, two)]
+def choose(test: Time, one: Callable[[], Time], two: Callable[[], Time]) -> Time:
+    """The first value if the test is not zero, else the second. One that is never chosen is not
+    computed: it may be undefined, as 1/(t − 9) is before step 10."""
+    if not isinstance(test, Asymptotics):
+        return one() if test else two()
+    truths = {_truth(branch) for branch in test.branches}
+    if len(truths) == 1 and None not in truths:
+        return one() if truths.pop() else two()
+    picks = [test, Asymptotics.constant(one()), Asymptotics.constant(two())]
     period = _common_period(picks)
     branches = []
     for condition, first, second in zip(*(_spread(value, period) for value in picks), strict=True):
@@ -168,14 +192,78 @@ def mixture(one: "Real", two: "Real") -> Asymptotics:
     return _pairwise(lambda first, second: hull((first, second), at_known_shares=True), one, two)
 
 
-def floor(value: "Real") -> Asymptotics:
-    """⌊f⌋. Exact for a polynomial in t with rational coefficients, with one branch for each
-    remainder."""
+def _of_either_kind(
+    plain: Callable[..., Any], asymptotic: Callable[..., Asymptotics]
+) -> Callable[..., Time]:
+    """A function of numbers, and of asymptotics as soon as one argument is."""
 
-    def at(value: Expansion, here: Fraction) -> Bounds:
-        return Bounds.exactly(value + Expansion.constant(math.floor(here) - here))
+    def function(*values: Time) -> Time:
+        if any(isinstance(value, Asymptotics) for value in values):
+            return asymptotic(*map(Asymptotics.constant, values))
+        return plain(*values)
 
-    return _by_remainder(Asymptotics.constant(value), at, Bounds.floor)
+    return function
+
+
+def _power_of_numbers(base: Amount, exponent: Amount) -> Amount:
+    if isinstance(base, int) and isinstance(exponent, int) and exponent >= 0:
+        if abs(base) <= 1:
+            return base if exponent % 2 else base * base if exponent else 1
+        # A whole power beyond this has thousands of digits, and takes seconds: a float overflows.
+        if exponent * base.bit_length() <= 4 * LARGEST_BITS:
+            whole: int = base**exponent
+            return whole
+    result: float | complex = float(base) ** float(exponent)
+    if isinstance(result, complex):
+        raise ValueError("a negative number to a fractional power")
+    return result
+
+
+def _cosine(value: Asymptotics) -> Asymptotics:
+    """Exact for π times a line with rational numbers, else between −1 and 1."""
+
+    def at(_: Expansion, halves: Fraction) -> Bounds:
+        return Bounds.exactly(Expansion.constant(_cosine_of_half_turns(halves)))
+
+    def otherwise(halves: Bounds) -> Bounds:
+        constant = None if halves.precise is None else halves.precise.as_constant
+        if constant is None:
+            return Bounds(-UNIT, UNIT)
+        angle = math.pi * float(constant)
+        # The rounding of an angle of 10⁶ half turns is as large as the smallest cosine trusted.
+        if not abs(angle) < math.pi * 1e6 or not abs(math.cos(angle)) > ROUNDING:
+            raise Undecided("a cosine is zero up to rounding, or of too large an angle")
+        return Bounds.exactly(Expansion.constant(Number.rounded(math.cos(angle))))
+
+    return _by_remainder(value / PI_EXACT, at, otherwise, repeats=2)
+
+
+def _cosine_of_half_turns(halves: Fraction) -> Number:
+    """cos(π x): exact if it is rational, by Niven's theorem only at multiples of π/3 and π/2."""
+    x = halves % 2
+    x = min(x, 2 - x)
+    exact = {0: "1", Fraction(1, 3): "1/2", Fraction(1, 2): "0", Fraction(2, 3): "-1/2", 1: "-1"}
+    if x in exact:
+        return Number(Fraction(exact[x]))
+    return Number.rounded(math.cos(math.pi * float(x)))
+
+
+power = _of_either_kind(_power_of_numbers, operator.pow)
+square_root = _of_either_kind(math.sqrt, lambda value: value ** Fraction(1, 2))
+exponential = _of_either_kind(math.exp, lambda value: value.each(Bounds.exp))
+logarithm = _of_either_kind(math.log, lambda value: value.each(Bounds.log))
+binary_logarithm = _of_either_kind(math.log2, lambda value: logarithm(value) / Number.of(2).log())
+decimal_logarithm = _of_either_kind(
+    math.log10, lambda value: logarithm(value) / Number.of(10).log()
+)
+cosine = _of_either_kind(math.cos, _cosine)
+sine = _of_either_kind(math.sin, lambda value: _cosine(value - PI_EXACT / 2))
+larger = _of_either_kind(
+    max, lambda *values: functools.reduce(functools.partial(_pairwise, maximum), values)
+)
+smaller = _of_either_kind(
+    min, lambda *values: functools.reduce(functools.partial(_pairwise, minimum), values)
+)
 
 
 def _fraction(value: Asymptotics) -> Asymptotics:
@@ -191,45 +279,6 @@ def _fraction(value: Asymptotics) -> Asymptotics:
         lambda _, here: Bounds.exactly(Expansion.constant(here - math.floor(here))),
         otherwise,
     )
-
-
-def exponential(value: Time) -> Time:
-    """e^x."""
-    return value.each(Bounds.exp) if isinstance(value, Asymptotics) else math.exp(value)
-
-
-def logarithm(value: Time) -> Time:
-    """The natural logarithm."""
-    return value.each(Bounds.log) if isinstance(value, Asymptotics) else math.log(value)
-
-
-def cos(value: "Real") -> Asymptotics:
-    """The cosine: exact for rational polynomials in t times π, else between −1 and 1."""
-    turns = Asymptotics.constant(value) / PI_NUMBER
-
-    def at(_: Expansion, here: Fraction) -> Bounds:
-        return Bounds.exactly(Expansion.constant(cosine_of_half_turns(here)))
-
-    return _by_remainder(turns, at, cosine_of_turns, repeats=2)
-
-
-def sin(value: "Real") -> Asymptotics:
-    """The sine."""
-    return cos(Asymptotics.constant(value) - PI_NUMBER * Number(Fraction(1, 2)))
-
-
-def larger(one: Time, two: Time) -> Time:
-    """The larger of two at every step."""
-    return _pairwise(maximum, one, two) if _any_asymptotics(one, two) else max(one, two)
-
-
-def smaller(one: Time, two: Time) -> Time:
-    """The smaller of two at every step."""
-    return _pairwise(minimum, one, two) if _any_asymptotics(one, two) else min(one, two)
-
-
-def _any_asymptotics(*values: Time) -> bool:
-    return any(isinstance(value, Asymptotics) for value in values)
 
 
 def _truth(branch: Bounds) -> bool | None:
@@ -271,27 +320,33 @@ def _by_remainder(
     otherwise: Callable[[Bounds], Bounds],
     repeats: int = 1,
 ) -> Asymptotics:
-    """Apply `at` to branches that are a rational polynomial in t, `otherwise` to other branches.
+    """Apply `at` to branches that are a line in t with rational numbers, `otherwise` to others.
 
     `at` gets the branch and its value at a remainder of t. At all t with this remainder, the values
     differ by whole numbers, and by whole multiples of `repeats`.
     """
-    polynomials = [polynomial_of(branch) for branch in value.branches]
-    period = len(polynomials)
-    for polynomial in polynomials:
-        if polynomial is not None:
-            period = math.lcm(
-                period, repeats * math.lcm(*(each.denominator for each in polynomial[1:]))
-            )
+    lines = [_line(branch) for branch in value.branches]
+    period = math.lcm(
+        len(lines), *(repeats * line[1].denominator for line in lines if line is not None)
+    )
     if period > LARGEST_PERIOD:
         return Asymptotics((otherwise(value.whole),))
     branches = []
     for residue, branch in enumerate(_spread(value, period)):
-        found = polynomials[residue % len(polynomials)]
-        here = (
-            None
-            if found is None
-            else sum((each * residue**power for power, each in enumerate(found)), Fraction(0))
-        )
-        branches.append(otherwise(branch) if here is None else at(branch.low, here))
+        line = lines[residue % len(lines)]
+        if line is None:
+            branches.append(otherwise(branch))
+        else:
+            branches.append(at(branch.low, line[0] + line[1] * residue))
     return Asymptotics(tuple(branches))
+
+
+def _line(branch: Bounds) -> tuple[Fraction, Fraction] | None:
+    """a and b if the branch is exactly a + bt, both of them rational, else None."""
+    value = branch.precise
+    if value is None or value.rest is not None:
+        return None
+    coefficients = {monomial: coefficient.rational for coefficient, monomial in value.terms}
+    a = coefficients.pop(CONSTANT, Fraction(0))
+    b = coefficients.pop(TIME, Fraction(0))
+    return None if coefficients or a is None or b is None else (a, b)

@@ -7,16 +7,13 @@ floats would.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from gradiometer.convergence.formulas.expansion import CONSTANT, Expansion, Monomial, by_size
-from gradiometer.convergence.formulas.number import ONE, ZERO, Number, Undecided
+from gradiometer.convergence.formulas.number import ROUNDING, ZERO, Number, Undecided
 
 NIL = Expansion()
 UNIT = Expansion.constant(1)
-ABOVE = 2.0**-20
-"""How far a bound of two values that are equal up to rounding is above them, as a share."""
 
 
 @dataclass(frozen=True)
@@ -61,36 +58,27 @@ class Bounds:
     def __add__(self, other: "Bounds") -> "Bounds":
         if self.precise is not None and other.precise is not None:
             return Bounds.exactly(self.low + other.low)
-        return Bounds(self.low + other.low, self.high + other.high, _faster(self.rise, other.rise))
+        return Bounds(self.low + other.low, self.high + other.high)
 
     def __sub__(self, other: "Bounds") -> "Bounds":
         return self + -other
 
     def __mul__(self, other: "Bounds") -> "Bounds":
-        if self.precise is not None and other.precise is not None:
-            return Bounds.exactly(self.low * other.low)
-        if self.precise is not None or other.precise is not None:
-            return (
-                other._times_factor(self.low)
-                if self.precise is not None
-                else self._times_factor(other.low)
-            )
-        if self.high.sign <= 0:
+        if self.precise is None and other.precise is not None:
+            return other * self
+        if self.high.sign < 0:
             return -(-self * other)
-        if other.high.sign <= 0:
+        if self.precise is not None:
+            rise = other.rise
+            if rise is not None:
+                rise = None if self.low.is_zero else rise * self.low.leading[1]
+            return Bounds(self.low * other.low, self.low * other.high, rise)
+        if other.high.sign < 0:
             return -(self * -other)
         if self.low.sign < 0 or other.low.sign < 0:
             product = self.magnitude * other.magnitude
             return Bounds(-product, product)
-        rise = _faster(_times(self.rise, other.low), _times(other.rise, self.low))
-        return Bounds(self.low * other.low, self.high * other.high, rise)
-
-    def _times_factor(self, factor: Expansion) -> "Bounds":
-        if factor.sign < 0:
-            return -self._times_factor(-factor)
-        if factor.is_zero:
-            return Bounds.exactly(NIL)
-        return Bounds(self.low * factor, self.high * factor, _times(self.rise, factor))
+        return Bounds(self.low * other.low, self.high * other.high)
 
     def __abs__(self) -> "Bounds":
         if self.low.sign >= 0:
@@ -103,45 +91,25 @@ class Bounds:
         """f^p for a constant p."""
         if self.precise is not None:
             return Bounds.exactly(self.low.power(p))
-        whole = p.rational is not None and p.rational.denominator == 1
-        if whole and p.rational is not None and p.rational % 2 == 0:
-            return abs(self)._positive_power(p)
-        if self.high.sign <= 0 and whole:
-            return -(-self)._positive_power(p)
-        if self.low.sign < 0:
-            if whole and p.sign > 0:
-                return Bounds(self.low.power(p), self.high.power(p))
+        # A rate that may be negative is powered only if its sign cannot matter.
+        base = abs(self) if p.rational is not None and p.rational % 2 == 0 else self
+        if base.low.sign < 0:
             raise Undecided("a number of unknown sign is raised to a power")
-        return self._positive_power(p)
-
-    def _positive_power(self, p: Number) -> "Bounds":
-        if p.sign <= 0:
-            if not self.low.sign:
-                raise Undecided("a divisor may be zero")
-            return Bounds(self.high.power(p), self.low.power(p))
-        superadditive = (p - ONE).sign >= 0  # (x + y)^p ≥ x^p + y^p for p ≥ 1
-        rise = (
-            self.rise.power(p)
-            if self.rise is not None and (superadditive or self.low.is_zero)
-            else None
-        )
-        return Bounds(self.low.power(p), self.high.power(p), rise)
+        if p.sign > 0:
+            return Bounds(base.low.power(p), base.high.power(p))
+        if not base.low.sign:
+            raise Undecided("a divisor may be zero")
+        return Bounds(base.high.power(p), base.low.power(p))
 
     def exp(self) -> "Bounds":
         """e^f."""
-        return self._increasing(Expansion.exp)
+        return Bounds(self.low.exp(), self.high.exp())
 
     def log(self) -> "Bounds":
         """log f; raises Undecided if f may not be positive."""
         if self.precise is None and self.low.sign <= 0 < self.high.sign:
             raise Undecided("the argument of a logarithm may not be positive")
-        return self._increasing(Expansion.log)
-
-    def _increasing(self, function: Callable[[Expansion], Expansion]) -> "Bounds":
-        low = function(self.low)
-        if self.precise is not None:
-            return Bounds.exactly(low)
-        return Bounds(low, function(self.high))
+        return Bounds(self.low.log(), self.high.log())
 
     def floor(self) -> "Bounds":
         """⌊f⌋: known if f has a limit, otherwise between f − 1 and f."""
@@ -150,10 +118,17 @@ class Bounds:
         limit = bounded_limit(self.low)
         if limit is None:
             return Bounds(self.low - UNIT, self.low)
-        whole = Expansion.constant(_nearest_integer_below(limit))
-        exactly_whole = limit.rational is not None and limit.rational.denominator == 1
-        below = exactly_whole and (self.low - whole).sign < 0
-        return Bounds.exactly(whole - UNIT if below else whole)
+        exact = limit.rational
+        approximate = float(limit)
+        if exact is None and abs(approximate - round(approximate)) < ROUNDING * max(
+            1.0, abs(approximate)
+        ):
+            raise Undecided("a number is whole up to rounding")
+        whole = Expansion.constant(math.floor(approximate if exact is None else exact))
+        # f goes to a whole number, and is below it for all large t.
+        if exact is not None and exact.denominator == 1 and (self.low - whole).sign < 0:
+            return Bounds.exactly(whole - UNIT)
+        return Bounds.exactly(whole)
 
 
 def bounded_limit(value: Expansion) -> Number | None:
@@ -169,9 +144,7 @@ def maximum(one: Bounds, two: Bounds) -> Bounds:
     """The larger of two at every step."""
     if one.precise is not None and two.precise is not None:
         return one if one == two or (one.low - two.low).sign >= 0 else two
-    order = (one.low - two.low).sign if one.low != two.low else 0
-    rise = _faster(one.rise if order >= 0 else None, two.rise if order <= 0 else None)
-    return Bounds(one.low if order >= 0 else two.low, _larger(one.high, two.high), rise)
+    return Bounds(_larger(one.low, two.low), _larger(one.high, two.high))
 
 
 def minimum(one: Bounds, two: Bounds) -> Bounds:
@@ -203,25 +176,14 @@ def _faster(one: Monomial | None, two: Monomial | None) -> Monomial | None:
     return max(one, two, key=by_size)
 
 
-def _times(rise: Monomial | None, factor: Expansion) -> Monomial | None:
-    return None if rise is None or factor.is_zero else rise * factor.leading[1]
-
-
 def _larger(one: Expansion, two: Expansion) -> Expansion:
-    """The larger one for large t, or somewhat more than both if they are equal up to rounding."""
+    """The larger one for large t, or somewhat more than both if their leading terms are equal."""
     try:
         return one if one == two or (one - two).sign >= 0 else two
     except Undecided:
         (c, size), (d, other) = one.leading, two.leading
         if size != other:
             raise
-        return Expansion(((Number.rounded(max(float(c), float(d)) + ABOVE * abs(float(c))), size),))
-
-
-def _nearest_integer_below(value: Number) -> int:
-    if value.rational is not None:
-        return math.floor(value.rational)
-    approximate = float(value)
-    if abs(approximate - round(approximate)) < 1e-9 * max(1.0, abs(approximate)):
-        raise Undecided("a number is whole up to rounding")
-    return math.floor(approximate)
+        # 2⁻²⁰: what follows the leading terms is of a lower order, so any share above 0 is enough.
+        above = max(float(c), float(d)) + 2.0**-20 * abs(float(c))
+        return Expansion(((Number.rounded(above), size),))

@@ -6,16 +6,18 @@ exp(−q L₂), exp(−a t^β) has K = L₀^β. The first weight in which two mo
 one is larger (Bertrand's rule). So the scale is totally ordered and closed under product, quotient
 and power.
 
+Powers, exponentials and logarithms keep the leading term alone: a rate is a product of such terms,
+and only a difference of two nearly equal ones, which nobody trains with, would need more.
+
 Source: Hardy (1910), Orders of Infinity; Bertrand (1842), for the criterion of
 `Monomial.sum_converges`.
 """
 
-import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cmp_to_key
 
-from gradiometer.convergence.formulas.number import ONE, ZERO, Amount, Number, Undecided
+from gradiometer.convergence.formulas.number import MINUS_ONE, ONE, ZERO, Amount, Number, Undecided
 
 DEPTH = 6
 """Iterated logarithms in the scale, including t itself."""
@@ -62,7 +64,7 @@ class Monomial:
         """1 if it grows without bound, −1 if it goes to zero, 0 for the constant 1."""
         return self.weights[0][1].sign if self.weights else 0
 
-    def compared(self, other: "Monomial") -> int:
+    def compare(self, other: "Monomial") -> int:
         """1 if it outgrows the other, −1 if the other outgrows it, 0 if they are equal."""
         if self == other:
             return 0
@@ -78,7 +80,7 @@ class Monomial:
         """True if Σ over t is finite: its weights are lexicographically below those of 1/(t log t
         log log t …)."""
         critical = Monomial.of({unit(level): -ONE for level in range(1, DEPTH)})
-        return self.compared(critical) < 0
+        return self.compare(critical) < 0
 
     def logarithm(self) -> "Expansion":
         """log of the monomial: Σ w_k K_k, each K written as a monomial."""
@@ -100,7 +102,7 @@ def _product(key: Key) -> Monomial:
     return Monomial.of({unit(level + 1): Number(power) for level, power in enumerate(key[:-1])})
 
 
-by_size = cmp_to_key(Monomial.compared)
+by_size = cmp_to_key(Monomial.compare)
 """The key that sorts monomials by how fast they grow."""
 CONSTANT = Monomial()
 TIME = Monomial(((unit(1), ONE),))
@@ -130,7 +132,7 @@ class Expansion:
                 # the coefficients cancel to rounding, so the sum is known to be O(monomial) only
                 rest = _larger(rest, monomial)
         kept = [
-            (c, m) for m, c in summed.items() if c.sign and (rest is None or m.compared(rest) > 0)
+            (c, m) for m, c in summed.items() if c.sign and (rest is None or m.compare(rest) > 0)
         ]
         kept.sort(key=lambda term: by_size(term[1]), reverse=True)
         if len(kept) > TERMS:
@@ -189,72 +191,49 @@ class Expansion:
         return Expansion.of(products, rest)
 
     def power(self, exponent: Number) -> "Expansion":
-        """f^p by the binomial series around its leading term."""
+        """f^p, to leading order."""
         if self.is_zero:
             return Expansion.constant(ZERO.power(exponent))
-        if exponent == ONE:
-            return self
-        whole = exponent.rational
-        if whole is not None and whole.denominator == 1 and 2 <= whole <= TERMS:
-            return self * self.power(exponent - ONE)  # exact: a product leaves no rest
         c, m = self.leading
-        lead = Expansion(((c.power(exponent), m.power(exponent)),))
-        coefficients, binomial = [], ONE
-        for n in range(TERMS):
-            coefficients.append(binomial)
-            binomial = binomial * (exponent - Number(Fraction(n))) * Number(Fraction(1, n + 1))
-        return lead * self._relative_rest(c, m).series(coefficients)
+        return _leading(c.power(exponent), m.power(exponent), self._relative_rest)
 
     def exp(self) -> "Expansion":
-        """e^f: growing terms become a monomial, vanishing terms a power series."""
+        """e^f, to leading order: growing terms become a monomial."""
         if self.rest is not None and self.rest.direction >= 0:
             raise Undecided("an exponent is known too coarsely")
         weights: dict[Key, Number] = {}
-        factor, small = ONE, []
+        factor, small = ONE, self.rest
         for c, m in self.terms:
             if m.direction > 0:
                 weights[m.as_key()] = c
             elif m.direction == 0:
                 factor = factor * c.exp()
             else:
-                small.append((c, m))
-        lead = Expansion(((factor, Monomial.of(weights)),))
-        return lead * Expansion(tuple(small), self.rest).series(
-            [Number(Fraction(1, math.factorial(n))) for n in range(TERMS)]
-        )
+                # e^x = 1 + O(x) for the vanishing terms, of which the first is the largest.
+                small = m
+                break
+        return _leading(factor, Monomial.of(weights), small)
 
     def log(self) -> "Expansion":
-        """log f, for an f that is positive for all large t."""
+        """log f, to leading order, for an f that is positive for all large t."""
         if self.sign <= 0:
             raise ValueError("the logarithm of a number that is not positive")
         c, m = self.leading
-        mercator = [ZERO, *(Number(Fraction((-1) ** (n + 1), n)) for n in range(1, TERMS))]
-        return (
-            Expansion.constant(c.log()) + m.logarithm() + self._relative_rest(c, m).series(mercator)
-        )
+        return Expansion.constant(c.log()) + m.logarithm() + Expansion((), self._relative_rest)
 
-    def series(self, coefficients: list[Number]) -> "Expansion":
-        """Σ a_n f^n for an f that goes to zero; the rest is the first power left out."""
-        if self.is_zero:
-            return Expansion.constant(coefficients[0])
-        size = self.terms[0][1] if self.terms else self.rest
-        if size is None or size.direction >= 0:
-            raise Undecided("the argument of a power series does not vanish")
-        total = Expansion((), size.power(Number(Fraction(len(coefficients)))))
-        power = Expansion.constant(ONE)
-        for coefficient in coefficients:
-            if coefficient.sign:
-                total = total + Expansion.constant(coefficient) * power
-            power = power * self
-        return total
+    @property
+    def _relative_rest(self) -> Monomial | None:
+        """f/(c m) − 1 is O(this), with c m the leading term; None if it is 0."""
+        following = self.terms[1][1] if len(self.terms) > 1 else self.rest
+        return None if following is None else following * self.leading[1].power(MINUS_ONE)
 
-    def _relative_rest(self, c: Number, m: Monomial) -> "Expansion":
-        """f/(c m) − 1."""
-        inverse = Expansion(((c.reciprocal(), m.power(-ONE)),))
-        return Expansion(self.terms[1:], self.rest) * inverse
+
+def _leading(c: Number, m: Monomial, rest: Monomial | None) -> Expansion:
+    """c m (1 + O(rest))."""
+    return Expansion(((c, m),), None if rest is None else m * rest)
 
 
 def _larger(one: Monomial | None, two: Monomial | None) -> Monomial | None:
     if one is None or two is None:
         return one or two
-    return one if one.compared(two) >= 0 else two
+    return one if one.compare(two) >= 0 else two

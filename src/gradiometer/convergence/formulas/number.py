@@ -184,23 +184,18 @@ def _log(value: Fraction) -> float:
 
 
 def _root(value: Fraction, degree: int) -> Fraction | None:
-    """The rational root of a degree, or None if it is irrational."""
+    """The rational root of a degree, or None if none is known."""
     if degree == 1:
         return value
     if value < 0:
         return None
-    parts = [_integer_root(part, degree) for part in (value.numerator, value.denominator)]
-    return None if None in parts else Fraction(parts[0] or 0, parts[1] or 1)
-
-
-def _integer_root(value: int, degree: int) -> int | None:
-    if degree > value.bit_length():
-        return value if value <= 1 else None
-    low, high = 0, 1 << (value.bit_length() // degree + 1)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if middle**degree <= value else (low, middle - 1)
-    return low if low**degree == value else None
+    # A root beyond doubles, or beyond their 53 bits, is not found: its logarithm is then rounded.
+    try:
+        parts = [round(part ** (1 / degree)) for part in (value.numerator, value.denominator)]
+    except OverflowError:
+        return None
+    root = Fraction(*parts) if parts[1] else Fraction(0)
+    return root if root**degree == value else None
 
 
 ZERO = Number(Fraction(0))

@@ -168,7 +168,10 @@ class Extrapolation:
             return nothing
         ends = self.looks.next
         if (self.steps - self._starts) % self._stride == 0:
-            self._average(position)
+            if self._mean is None:
+                self._mean = position.detach().clone()
+            else:
+                self._mean.lerp_(position.detach(), self._stride / (self.steps - self._starts))
         if len(self._taken) < (self.steps - self._starts) * PER_BLOCK // self._length:
             self._taken.append(self.probe.loss(position).double())
         if not self.looks.due(self.steps):
@@ -204,12 +207,6 @@ class Extrapolation:
         # steps apart.
         return max(self._length // 64, 1)
 
-    def _average(self, position: Points) -> None:
-        if self._mean is None:
-            self._mean = position.detach().clone()
-        else:
-            self._mean.lerp_(position.detach(), self._stride / (self.steps - self._starts))
-
     def _end_block(self, position: Points, length: int) -> None:
         mean = position.detach().clone() if self._mean is None else self._mean
         self._losses.append(torch.stack(self._taken, dim=1))
@@ -222,20 +219,25 @@ class Extrapolation:
             del kept[:-BLOCKS]
 
     def _take_look(self) -> Look:
-        octave, half = BLOCKS_PER_OCTAVE, BLOCKS_PER_OCTAVE // 2
-        centre, recent, earlier = (
-            self._centre(octave, 0),
-            self._centre(half, 0),
-            self._centre(octave, half),
-        )
-        averaged, recent_loss = self.probe.loss(centre).double(), self.probe.loss(recent).double()
+        octave = BLOCKS_PER_OCTAVE
+        half = octave // 2
+        centre = self._centre(octave, 0)
+        averaged = self.probe.loss(centre).double()
+        recent_loss = self.probe.loss(self._centre(half, 0)).double()
         iterates = torch.cat(self._losses[-octave:], dim=1)
+        # A fall within the window adds to G, which is of noise alone; the shorter one has less of it.
         gain = torch.minimum(
             iterates.mean(dim=1) - averaged,
             torch.cat(self._losses[-half:], dim=1).mean(dim=1) - recent_loss,
         )
-        left = self._gain_left(centre)
-        fell = self.probe.loss(earlier).double() - recent_loss
+        parts = self.probe.gradients(centre)
+        away = torch.stack(self._means, dim=1) - centre[:, None]
+        turned = torch.stack(self._gradients, dim=1) - parts.mean(dim=0)[:, None]
+        left = extrapolated_gain(
+            torch.einsum("rap,qrp->qra", away, parts).double(),
+            torch.einsum("rap,rbp->rab", away, turned).double(),
+        )
+        fell = self.probe.loss(self._centre(octave, half)).double() - recent_loss
         return Look(self.steps, left, gain, iterates, averaged, fell, left <= self.share * gain)
 
     def _centre(self, first: int, last: int) -> Points:
@@ -247,14 +249,6 @@ class Extrapolation:
         for length, mean in zip(lengths, self._means[chosen], strict=True):
             centre.add_(mean, alpha=length / sum(lengths))
         return centre
-
-    def _gain_left(self, centre: Points) -> Losses:
-        parts = self.probe.gradients(centre)
-        there = parts.mean(dim=0)
-        away = torch.stack(self._means, dim=1) - centre[:, None]
-        turned = torch.stack(self._gradients, dim=1) - there[:, None]
-        slopes = torch.einsum("rap,qrp->qra", away, parts).double()
-        return extrapolated_gain(slopes, torch.einsum("rap,rbp->rab", away, turned).double())
 
     @property
     def newest(self) -> Float[Tensor, "runs taken"]:

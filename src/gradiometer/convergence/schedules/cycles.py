@@ -8,7 +8,6 @@ from fractions import Fraction
 from gradiometer.convergence.formulas.asymptotics import (
     Asymptotics,
     Time,
-    floor,
     logarithm,
     mixture,
 )
@@ -110,7 +109,13 @@ class CosineRestarts(Schedule):
     def asymptotics(self, step: Asymptotics) -> Asymptotics:
         """η is a mixture of its two ends: the weight is above 0 and below 1 at nearly all steps of
         a cycle."""
-        height = self.initial * shrinking(step, self.steps, self.lengthen, self.shrink)
+        cycle = step // self.steps
+        if self.lengthen > 1:
+            # Cycle k ends after steps (lengthen^k − 1)/(lengthen − 1), which is solved for k.
+            ratio = Fraction(repr(float(self.lengthen)))
+            cycle = math.floor(logarithm(1 + step * (ratio - 1) / self.steps) / Number(ratio).log())
+        height = self.initial * Asymptotics.constant(self.shrink) ** cycle
+        # A cycle of one step never leaves its height.
         if self.steps == 1 and self.lengthen == 1:
             return height
         return mixture(height, self.final)
@@ -189,16 +194,3 @@ def _place_in_whole_cycles(step: Amount, first: int, lengthen: int) -> tuple[int
         cycle += 1
     start = first * (lengthen**cycle - 1) // (lengthen - 1)
     return cycle, (step - start) / (first * lengthen**cycle)
-
-
-def shrinking(step: Asymptotics, first: int, lengthen: Amount, shrink: Amount) -> Asymptotics:
-    """shrink^k for large t, with k the cycle: exponential in t, or a power of t if the
-    cycles grow."""
-    if shrink == 1:
-        return Asymptotics.constant(1)
-    if lengthen == 1:
-        return Asymptotics.constant(shrink) ** (step // first)
-    ratio = Fraction(repr(float(lengthen)))
-    return Asymptotics.constant(shrink) ** floor(
-        logarithm(1 + step * (ratio - 1) / first) / Number(ratio).log()
-    )

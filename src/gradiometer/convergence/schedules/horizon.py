@@ -74,7 +74,9 @@ def horizon(schedule: Schedule, steps: int) -> RateOverRun:
     >>> print(horizon(Linear(0.1, steps=1000), 1000))
     Over 1,000 steps it reaches zero; Σ η = 50.05, Σ η² = 3.338; worst case 2.006 D G/√T at a peak of 0.0315 D/G.
     """
-    rates = _rates(schedule, 0, steps)
+    if not 1 <= steps <= LONGEST_RUN:
+        raise BadArgument(f"`steps` must lie between 1 and {LONGEST_RUN:,}, got {steps}.")
+    rates = np.array([schedule(step) for step in range(steps)], dtype=np.float64)
     peak = float(rates.max())
     if not peak > 0:
         raise BadArgument(
@@ -114,16 +116,6 @@ def transfer_rate(tuned: Amount, source: Schedule, target: Schedule, steps: int)
     if not (tuned > 0 and math.isfinite(tuned)):
         raise BadArgument(f"`tuned` must be a positive rate, got {tuned}.")
     return tuned * horizon(target, steps).best_peak / horizon(source, steps).best_peak
-
-
-def _rates(schedule: Schedule, start: int, steps: int) -> Float[np.ndarray, " steps"]:
-    if not 1 <= steps <= LONGEST_RUN:
-        raise BadArgument(f"`steps` must lie between 1 and {LONGEST_RUN:,}, got {steps}.")
-    if not 0 <= start < steps:
-        raise BadArgument(
-            f"`start` must lie between 0 and the last step, {steps - 1}, got {start}."
-        )
-    return np.array([schedule(step) for step in range(start, steps)], dtype=np.float64)
 
 
 def _refined_bound(weights: Float[np.ndarray, " steps"]) -> tuple[float, float]:

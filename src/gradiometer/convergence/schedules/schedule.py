@@ -188,7 +188,7 @@ class Schedule(ABC):
         >>> Schedule.parse("Linear(0.1, steps=100).warmed_up(5) * 0.5")(55)
         0.025
         """
-        made: Schedule = import_module(READER).parsed(text)
+        made: Schedule = import_module(READER).parse(text)
         return made
 
     def _require(self, condition: bool, name: str, must: str) -> None:
@@ -216,7 +216,7 @@ def power(base: Amount, exponent: Time) -> Time:
 
 def _schedule_of(kind: Any, *values: Any, **settings: Any) -> Schedule:
     """A schedule by the name of its class; the classes are in files that import this one."""
-    made: Schedule = import_module(READER).built(kind, values, settings)
+    made: Schedule = import_module(READER).build(kind, values, settings)
     return made
 
 

@@ -5,8 +5,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time
-from gradiometer.convergence.formulas.expression import NUMBERS, expression_in
+from gradiometer.convergence.formulas.asymptotics import Time
+from gradiometer.convergence.formulas.expression import formula_in
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.schedule import (
     Count,
@@ -221,11 +221,7 @@ class Formula(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require(isinstance(self.text, str), "text", "be a formula in t")
-        expression_in(self.text)
+        formula_in(self.text)
 
     def formula(self, step: Time) -> Time:
-        return expression_in(self.text).read(step + 1, NUMBERS)
-
-    def asymptotics(self, step: Asymptotics) -> Asymptotics:
-        """The formula's asymptotics."""
-        return expression_in(self.text).asymptotics(step + 1)
+        return formula_in(self.text)(step + 1)

@@ -20,7 +20,7 @@ DEEPEST = 60
 METHODS = ("warmed_up", "then")
 
 
-def parsed(text: str) -> Schedule:
+def parse(text: str) -> Schedule:
     """The schedule in a text: a `repr`, or schedules combined by * and the methods of `Schedule`.
 
     >>> from gradiometer import Schedule
@@ -49,7 +49,7 @@ def parsed(text: str) -> Schedule:
     return schedule
 
 
-def built(name: Any, values: Sequence[Any], settings: Mapping[str, Any]) -> Schedule:
+def build(name: Any, values: Sequence[Any], settings: Mapping[str, Any]) -> Schedule:
     """A schedule from its class name and settings."""
     kind = Schedule.kinds.get(name) if isinstance(name, str) else None
     if kind is None:
@@ -95,7 +95,7 @@ def _value(node: ast.AST) -> Any:
         case ast.Call(func=ast.Name(id=name), args=parts, keywords=keywords) if all(
             word.arg for word in keywords
         ):
-            return built(name, list(map(_value, parts)), _settings(keywords))
+            return build(name, list(map(_value, parts)), _settings(keywords))
         case ast.Call(
             func=ast.Attribute(value=owner, attr=method), args=parts, keywords=keywords
         ) if method in METHODS:

@@ -1,12 +1,10 @@
 """The three conditions of the theorem, read from how η_t decays: lim η = 0, Σ η = ∞, Σ η² < ∞."""
 
-import math
 from dataclasses import dataclass
-from fractions import Fraction
 
 from gradiometer.convergence.formulas.asymptotics import Asymptotics
 from gradiometer.convergence.formulas.expansion import CONSTANT, DEPTH, Monomial, by_size, unit
-from gradiometer.convergence.formulas.number import Number, Undecided
+from gradiometer.convergence.formulas.number import ONE, Number, Undecided
 
 
 @dataclass(frozen=True)
@@ -70,9 +68,9 @@ class Conditions:
         if self.upper is None:
             return "is zero from some step on"
         if self.lower is None:
-            return f"stays within a multiple of {written(self.upper)}"
+            return f"stays within a multiple of {as_text(self.upper)}"
         if self.upper != self.lower:
-            return f"lies between the orders {written(self.lower)} and {written(self.upper)}"
+            return f"lies between the orders {as_text(self.lower)} and {as_text(self.upper)}"
         verb = (
             "stays of order"
             if self.upper == CONSTANT
@@ -80,7 +78,7 @@ class Conditions:
             if self.upper.direction < 0
             else "grows as"
         )
-        return f"{verb} {written(self.upper)}"
+        return f"{verb} {as_text(self.upper)}"
 
 
 def _sum_converges(monomial: Monomial) -> bool | None:
@@ -90,44 +88,35 @@ def _sum_converges(monomial: Monomial) -> bool | None:
         return None
 
 
-def written(monomial: Monomial) -> str:
+def as_text(monomial: Monomial) -> str:
     """A monomial as text: "t^-0.5 (log t)^-2", "exp(−0.01 t)", "1"."""
-    names = {unit(level + 1): _logarithm(level) for level in range(DEPTH - 1)}
+    logarithms = ["t", *(f"({'log ' * level}t)" for level in range(1, DEPTH))]
+    names = {unit(level + 1): logarithms[level] for level in range(DEPTH - 1)}
     factors = []
     for key, weight in monomial.weights:
         if key in names:
-            factors.append(names[key] + _exponent(_double(weight)))
+            factors.append(names[key] + _exponent(weight))
         else:
             product = [
-                _logarithm(level) + _exponent(_double(Number.of(power)))
+                logarithms[level] + _exponent(Number.of(power))
                 for level, power in enumerate(key)
                 if power
             ]
-            sign = "−" if weight.sign < 0 else ""
-            factors.append(f"exp({sign}{_size(abs(_double(weight)), 3)} {' '.join(product)})")
+            sign, size = ("−", -weight) if weight.sign < 0 else ("", weight)
+            factors.append(f"exp({sign}{_size(size, 3)} {' '.join(product)})")
     return " ".join(factors) or "1"
 
 
-def _logarithm(level: int) -> str:
-    return "t" if level == 0 else f"({'log ' * level}t)"
-
-
-def _double(number: Number | Fraction) -> float:
-    """The double nearest to a constant: infinite if it is beyond them."""
+def _size(number: Number, digits: int) -> str:
+    """A constant as text, which may be beyond all doubles."""
     try:
-        return float(number)
+        return f"{float(number):.{digits}g}"
     except (Undecided, OverflowError):
-        is_negative = number < 0 if isinstance(number, Fraction) else number.sign < 0
-        return -math.inf if is_negative else math.inf
+        return f"{'−' if number.sign < 0 else ''}(over 1e308)"
 
 
-def _size(value: float, digits: int) -> str:
-    return (
-        f"{value:.{digits}g}" if math.isfinite(value) else f"{'−' if value < 0 else ''}(over 1e308)"
-    )
-
-
-def _exponent(power: float) -> str:
-    if power == 1:
+def _exponent(power: Number) -> str:
+    if power == ONE:
         return ""
-    return f"^{int(power)}" if power.is_integer() else f"^{_size(power, 4)}"
+    whole = power.rational is not None and power.rational.denominator == 1
+    return f"^{power.rational if whole else _size(power, 4)}"

@@ -11,12 +11,10 @@ Source: Bertsekas & Tsitsiklis (2000), Gradient Convergence in Gradient Methods 
 
 import itertools
 import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from gradiometer.convergence.formulas.asymptotics import LARGE_T, Asymptotics
-from gradiometer.convergence.formulas.expression import Expression
 from gradiometer.convergence.formulas.number import Undecided
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.schedules.shapes import Formula
@@ -41,7 +39,7 @@ CONDITIONS = {
 SUM_OF_NEGATIVE_RATES = "its sum does not go to +∞"
 SUFFICIENT = "these conditions are sufficient, not necessary"
 
-Subject = Schedule | Expression | str
+Subject = Schedule | str
 
 
 @dataclass(frozen=True)
@@ -99,23 +97,15 @@ def theorem(subject: Subject) -> TheoremVerdict:
     """
     if isinstance(subject, str):
         return replace(theorem(read(subject)), expression=subject)
+    if not isinstance(subject, Schedule):
+        raise BadArgument(
+            f"`subject` must be a schedule or a formula in t, got {type(subject).__name__}."
+        )
     verdict = within(SECONDS, lambda: _decide(subject))
     if verdict is None:
         late = f"It is undecided: there is no answer within {SECONDS:g} s."
         return TheoremVerdict(getattr(subject, "text", repr(subject)), None, None, None, None, late)
     return verdict
-
-
-def _decide(subject: Subject) -> TheoremVerdict:
-    if isinstance(subject, Formula):
-        subject = Expression(subject.text)
-    if isinstance(subject, Expression):
-        return _of_expression(subject)
-    if isinstance(subject, Schedule):
-        return _of_schedule(subject)
-    raise BadArgument(
-        f"`subject` must be a schedule or a formula in t, got {type(subject).__name__}."
-    )
 
 
 def read(text: str) -> Schedule:
@@ -129,39 +119,30 @@ def read(text: str) -> Schedule:
     return Schedule.parse(text) if re.search(r"\b[A-Z]\w*\s*\(", text) else Formula(text)
 
 
-def _of_expression(expression: Expression) -> TheoremVerdict:
-    def is_negative(t: int) -> bool:
-        """True if η is negative at t in exact arithmetic too: rounding alone does not count."""
-        exact = _conditions(lambda: expression.asymptotics(Asymptotics.constant(t)))
-        return exact is not None and exact.sign == -1
-
-    start = _start_of(expression, is_negative)
-    conditions = _conditions(expression.asymptotics)
-    return _verdict(expression.text, conditions, start)
-
-
-def _of_schedule(schedule: Schedule) -> TheoremVerdict:
+def _decide(schedule: Schedule) -> TheoremVerdict:
+    if isinstance(schedule, Formula):
+        start = _start_of(schedule)
+        return _verdict(schedule.text, _conditions(schedule, LARGE_T - 1), start)
     for step in range(FIRST_STEPS):
         schedule(step)
-    conditions = _conditions(lambda: schedule.asymptotics(LARGE_T - 1))
-    return _verdict(repr(schedule), conditions, _Start())
+    return _verdict(repr(schedule), _conditions(schedule, LARGE_T - 1), _Start())
 
 
-def _conditions(asymptotics: Callable[[], Asymptotics]) -> Conditions | None:
+def _conditions(schedule: Schedule, step: Asymptotics) -> Conditions | None:
     """The conditions, or None if the algebra does not decide them."""
     try:
-        return Conditions.of(asymptotics())
+        return Conditions.of(schedule.asymptotics(step))
     except (Undecided, ArithmeticError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def _start_of(function: Callable[[int], float], is_negative: Callable[[int], bool]) -> _Start:
+def _start_of(formula: Formula) -> _Start:
     """Evaluate the first steps, and powers of two. A value too large for a double is skipped."""
     undefined: int | None = None
     reason, last, negative = "", 0, None
     for t in itertools.chain(range(1, FIRST_STEPS + 1), LATER_STEPS):
         try:
-            value = float(function(t))
+            value = float(formula.formula(t - 1))
         except OverflowError:
             continue
         except (ZeroDivisionError, ValueError) as error:
@@ -170,8 +151,11 @@ def _start_of(function: Callable[[int], float], is_negative: Callable[[int], boo
                 reason = "division by zero" if isinstance(error, ZeroDivisionError) else str(error)
             last = t
             continue
-        if value < 0 and negative is None and is_negative(t):
-            negative = t
+        if value < 0 and negative is None:
+            # Rounding alone may take a rate below zero, and says nothing about the formula.
+            exact = _conditions(formula, Asymptotics.constant(t - 1))
+            if exact is not None and exact.sign == -1:
+                negative = t
     if undefined is not None and last > FIRST_STEPS // 2:
         raise BadArgument(
             f"`expression` is undefined at t = {undefined} ({reason}) and again at t = {last}. It "
@@ -183,13 +167,11 @@ def _start_of(function: Callable[[int], float], is_negative: Callable[[int], boo
 def _verdict(name: str, conditions: Conditions | None, start: _Start) -> TheoremVerdict:
     answers = {condition: getattr(conditions, condition, None) for condition in CONDITIONS}
     negative = start.negative is not None or (conditions is not None and conditions.sign == -1)
-    holds = (
-        False
-        if negative or False in answers.values()
-        else None
-        if None in answers.values()
-        else True
-    )
+    holds: bool | None = True
+    if negative or False in answers.values():
+        holds = False
+    elif None in answers.values():
+        holds = None
     why = _why(answers, conditions, start, holds)
     return TheoremVerdict(name, **answers, theorem=holds, why=why)
 

@@ -9,9 +9,6 @@ from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.uncertainty.means import mean
 
-WINDOW = 8
-"""Consecutive losses whose mean is compared: the lowest of these means is the best."""
-
 
 def chaos_finding(
     share: Estimate | None,
@@ -46,22 +43,23 @@ def chaos_finding(
     True
     """
     correlation = facts.get("step_correlation")
-    # 0.5: correlation of a step with the next, below which the path is not smooth.
+    # A smooth path has a correlation near 1 between a step and the next, noise has 0.
     if correlation is None or not correlation.high < 0.5:
         return None
     if len(losses) < 64 or not np.isfinite(losses).all():
         return None
-    late, first = mean(losses[-(len(losses) // 4) :], level=0.98), max(float(losses[0]), 0.0)
-    # 1.5: share of the edge above which chaos is possible. Training at the edge of stability stays
-    # within 1.2 of it.
-    # 2.0: factor of the late loss over the first one from which the steps are too long, whatever
-    # the sharpness at one point.
-    far, past = late.low > 2.0 * first > 0, share is not None and share.low > 1.5
-    best = float(np.convolve(losses, np.ones(WINDOW) / WINDOW, mode="valid").min())
-    # 1.15: factor of the late loss over the best one from which training does not keep what it
-    # reaches.
-    # 0.9: share of the first loss above which training has gained nothing.
-    if not (far or (past and (late.low > 1.15 * max(best, 0.0) or late.low > 0.9 * first > 0))):
+    late = mean(losses[-(len(losses) // 4) :], level=0.98)
+    first = max(float(losses[0]), 0.0)
+    # Steps after which the loss is twice the first one are too long, whatever the sharpness at one
+    # point.
+    far = late.low > 2 * first > 0
+    # Training at the edge of stability stays within 1.2 of it.
+    past = share is not None and share.low > 1.5
+    # The mean of 8 losses, as the lowest single one may be a lucky batch.
+    best = float(np.convolve(losses, np.ones(8) / 8, mode="valid").min())
+    # Either training does not keep what it reaches, or it has gained nothing.
+    lost = late.low > 1.15 * max(best, 0.0) or late.low > 0.9 * first > 0
+    if not (far or (past and lost)):
         return None
     edge = {
         "sharpness_share": share if past else None,

@@ -75,17 +75,14 @@ class Endpoint:
         would have left it."""
         if self.smallest is None or self.sharpness is None:
             return False
-        # 0.2: share of the late moves along the negative curvature at which the run is leaving, so
-        # that it is no saddle.
+        # A run whose late moves have a fifth along the negative curvature is leaving the saddle.
         if not (self.along < 0.2 and self.seen < BLIND):
             return False
-        # 0.1: smallest share of the largest curvature at which a negative one counts: networks in
-        # training have smaller ones.
+        # Networks in training have negative curvatures of less than a tenth of the largest.
         marked = -self.smallest.high > 0.1 * max(
             abs(self.sharpness.value), abs(self.smallest.value)
         )
-        # 3.0: least −λ Σ η over the last three quarters of the run for a saddle: a deviation would
-        # have grown 20-fold.
+        # A deviation grows by exp(−λ Σ η): 20-fold over this time.
         return bool(marked and -self.smallest.high * self.travelled >= 3.0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,7 +97,13 @@ class Endpoint:
     def findings(self, kind: Kind) -> Iterator[Finding]:
         """The findings, given the kind of the path; none if nothing is unusual."""
         if kind is not Kind.UNDER_WAY and self.saddle and self.smallest and self.sharpness:
-            yield self._at_saddle(self.smallest, self.sharpness)
+            facts = {
+                "sharpness": self.sharpness,
+                "growth": -self.smallest.high * self.travelled,
+                "examples": self.examples,
+            }
+            numbers = {"smallest_curvature": self.smallest}
+            yield Finding(NAME, Issue.CONVERGENCE, "saddle", State.ACT, numbers, facts)
         worst = _most(self.dead)
         if worst:
             name, dead, units = worst
@@ -113,15 +116,6 @@ class Endpoint:
             facts = {"weight": name, "twins": twins, "rows": rows}
             state = State.ACT if twins >= MANY * rows else State.LOOK
             yield Finding(NAME, Issue.CONVERGENCE, "twin_units", state, facts=facts)
-
-    def _at_saddle(self, smallest: Estimate, sharpness: Estimate) -> Finding:
-        facts = {
-            "sharpness": sharpness,
-            "growth": -smallest.high * self.travelled,
-            "examples": self.examples,
-        }
-        numbers = {"smallest_curvature": smallest}
-        return Finding(NAME, Issue.CONVERGENCE, "saddle", State.ACT, numbers, facts)
 
 
 def endpoint_of(

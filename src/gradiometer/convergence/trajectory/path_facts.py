@@ -24,10 +24,6 @@ FEWEST_DOUBLINGS = 4
 LONGEST_MEMORY = 10
 """Only so many of the latest doublings are used."""
 
-ALONG = 0.95
-"""A flight is along Φ if the cosine is above this: its direction has settled, and only its length
-grows."""
-
 RECEDING = -0.2
 """log₂ of the move length, change per doubling. Below this, only a few such moves are left; above,
 perhaps no end."""
@@ -210,15 +206,24 @@ def kind_of(facts: Estimates) -> Kind:
     circles = abs(facts["turns"].value) >= 1 and abs(facts["turn_consistency"].value) >= 0.95
     if circles and not facts["move_slope"].high < RECEDING:
         return Kind.CIRCLING
-    # 0.6: A path is straight if net distance/path length is above this; noise about a point gives
-    # about 0.1.
-    moves, straight = facts["move_slope"], facts["straightness"].value >= 0.6
+    moves = facts["move_slope"]
+    # Noise about a point gives about 0.1.
+    straight = facts["straightness"].value >= 0.6
     if moves.high < (RECEDING if straight else 0):
-        return Kind.DIVERGING if _grows(facts) else Kind.CONVERGING
+        # The moves get shorter, but if they lead away from zero, and the norm grows without an end
+        # in sight, their sum has no limit.
+        growth = facts.get("norm_growth")
+        grows = growth is not None and growth.value > NO_END
+        outwards = facts["alignment"].value >= OUTWARDS
+        return Kind.DIVERGING if grows and outwards else Kind.CONVERGING
     if straight:
-        return Kind.DIVERGING if _flies(facts) else Kind.UNDER_WAY
-    # -0.35: change per doubling of log₂ of the move length, above which a path that is not straight
-    # keeps its size; η ∝ 1/t gives −½.
+        # A flight is along Φ, as its direction has settled and only its length grows, at a speed
+        # that falls as a power of Σ η too low to bring it to rest.
+        along = min(facts["straightness"].value, facts["alignment"].value) >= 0.95
+        slow = along and facts["slowing"].high < TO_REST
+        flies = slow and facts["slowing_misfit"].value < 0.5
+        return Kind.DIVERGING if flies else Kind.UNDER_WAY
+    # A path that is not straight keeps its size above −0.35: η ∝ 1/t gives −½, noise 0.
     return Kind.WANDERING if moves.low > -0.35 else Kind.CANNOT_TELL
 
 
@@ -232,23 +237,6 @@ def per_doubling(slope: Estimate) -> Estimate:
     """
     value, low, high = map(float, np.exp2([slope.value, slope.low, slope.high]))
     return replace(slope, value=value, low=low, high=high)
-
-
-def _flies(facts: Estimates) -> bool:
-    """Straight along Φ, at a speed that falls as a power of Σ η too low to bring it to rest."""
-    return (
-        facts["straightness"].value >= ALONG
-        and facts["alignment"].value >= ALONG
-        and facts["slowing"].high < TO_REST
-        and facts["slowing_misfit"].value < 0.5
-    )
-
-
-def _grows(facts: Estimates) -> bool:
-    """The moves get shorter, but they lead away from zero, and the norm grows without an end in
-    sight."""
-    growth = facts.get("norm_growth")
-    return growth is not None and growth.value > NO_END and facts["alignment"].value >= OUTWARDS
 
 
 def _norm_growth(centres: Float[np.ndarray, "groups sketch"], level: float) -> Estimate:

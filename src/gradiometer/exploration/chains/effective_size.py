@@ -18,8 +18,6 @@ from gradiometer.measurement.estimate import Estimate
 
 Draws = Float[np.ndarray, "draws chains"]
 
-TAILS = (0.05, 0.95)
-
 METHOD = "windowed autocorrelations, and a jackknife over chains"
 
 
@@ -68,7 +66,7 @@ def tail_size(draws: Draws, level: float = 0.9) -> Estimate:
             halves((draws <= np.quantile(draws, tail)).astype(float)),
             level,
         )
-        for tail in TAILS
+        for tail in (0.05, 0.95)
     )
     ends = {
         name: min(getattr(first, name), getattr(second, name)) for name in ("value", "low", "high")
@@ -94,7 +92,7 @@ def size_of_slowest(path: Sequence[Float[Tensor, " params"]]) -> float:
 
     Infinite, as nothing is known, with fewer than ten positions per parameter.
     """
-    # 10: positions per parameter, at least: fewer look alike along some direction by chance.
+    # Fewer positions per parameter look alike along some direction by chance.
     if len(path) < 10 * max(len(path[0]) if path else 1, 1):
         return math.inf
     positions = torch.stack(list(path)).double().cpu().numpy()
@@ -103,6 +101,7 @@ def size_of_slowest(path: Sequence[Float[Tensor, " params"]]) -> float:
     if not away.size:
         return math.inf
     alike, scatter = away[1:].T @ away[:-1], away.T @ away
+    # Parameters that move together make it singular.
     scatter += 1e-9 * np.eye(len(scatter)) * scatter.diagonal()
     slowest = eigh(alike + alike.T, scatter)[1][:, -1]
     return size_of_one(away @ slowest)

@@ -22,7 +22,6 @@ from gradiometer.measurement.estimate import Estimate, significant
 
 Draws = Float[np.ndarray, "draws chains"]
 
-FEWEST_CHAINS, FEWEST_DRAWS = 2, 8
 STEADY = 1.01
 """Largest R-hat of chains that count as mixed."""
 
@@ -50,8 +49,7 @@ class Mixing:
     @property
     def mixed(self) -> bool:
         """True if R-hat is at most 1.01 and there are 100 effective draws per chain."""
-        # 100: effective draws per chain, at least: with fewer, R-hat and the tails are not
-        # reliable.
+        # With fewer effective draws per chain, R-hat and the tails are not reliable.
         enough = min(self.bulk.value, self.tail.value) >= 100 * self.chains
         return self.rhat.value <= STEADY and enough
 
@@ -135,12 +133,12 @@ def _mean(draws: Draws, size: float, level: float) -> Estimate:
 
     error, chains = float(array_stats.mcse(draws.T, method="mean")), draws.shape[1]
     by_chain = math.sqrt(float(draws.mean(axis=0).var(ddof=1)) / chains)
-    away, method = (
-        margin(error, max(size - 1, 1.0) if math.isfinite(size) else 1.0),
-        "Monte Carlo error",
-    )
-    if by_chain > error and (further := margin(by_chain, chains - 1.0)) > away:
-        away, method = further, "Student over chains"
+    away = margin(error, max(size - 1, 1.0) if math.isfinite(size) else 1.0)
+    method = "Monte Carlo error"
+    # Chains whose levels differ have not mixed, and their own means show it.
+    if by_chain > error and margin(by_chain, chains - 1.0) > away:
+        away = margin(by_chain, chains - 1.0)
+        method = "Student over chains"
     middle = float(draws.mean())
     return Estimate.interval(
         middle, middle - away, middle + away, level=level, method=method, samples=draws.size
@@ -149,12 +147,11 @@ def _mean(draws: Draws, size: float, level: float) -> Estimate:
 
 def _valid_draws(name: str, draws: Draws) -> Draws:
     values = np.asarray(draws, dtype=np.float64)
-    if not (
-        values.ndim == 2 and values.shape[1] >= FEWEST_CHAINS and values.shape[0] >= FEWEST_DRAWS
-    ):
+    # A half chain of fewer than four draws has no autocorrelation.
+    if not (values.ndim == 2 and values.shape[1] >= 2 and values.shape[0] >= 8):
         raise BadArgument(
-            f"`{name}` must be at least {FEWEST_DRAWS} draws of {FEWEST_CHAINS} chains, [draws, "
-            f"chains], got shape {list(values.shape)}."
+            f"`{name}` must be at least 8 draws of 2 chains, [draws, chains], got shape "
+            f"{list(values.shape)}."
         )
     if not np.isfinite(values).all():
         raise BadArgument(f"`{name}` must be finite: leave out chains that diverged.")

@@ -2,7 +2,7 @@
 functions of the draws."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -39,6 +39,7 @@ from gradiometer.jobs.pool import Here, Pool
 from gradiometer.measurement.batch import Batch, Order, take
 from gradiometer.measurement.batch import batch_size as size_of
 from gradiometer.measurement.estimate import Estimate, about, counted
+from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw
@@ -262,19 +263,20 @@ def sample(
             )
             parts = np.array_split(np.asarray(seeds), min(where.size, len(seeds)))
             jobs = [
-                Job(f"chains of seeds {part[0]} to {part[-1]}", _of_seeds, (part.tolist(),))
+                Job(f"chains of seeds {part[0]} to {part[-1]}", _call_with_seeds, (part.tolist(),))
                 for part in parts
             ]
             return [each for part in where.results(jobs, shared=some) for each in part]
-    batch_at, examples = (
-        (data.batch, len(data)) if hasattr(data, "batch") else (partial(take, data), size_of(data))
-    )
+    if hasattr(data, "batch"):
+        batch_at, examples = data.batch, len(data)
+    else:
+        batch_at, examples = partial(take, data), size_of(data)
     orders = [Order(draw, examples, batch_size, seed) for seed in seeds]
     models = make_models(model, seeds)
     samplers = [sampler(trainable(model), seed) for model, seed in zip(models, seeds, strict=True)]
     names = [name for name, parameter in models[0].named_parameters() if parameter.requires_grad]
     sizes = [parameter.numel() for parameter in trainable(models[0])]
-    virials = [Virial(_flat(trainable(model)), steps, sizes) for model in models]
+    virials = [Virial(flat(trainable(model)).detach(), steps, sizes) for model in models]
     equipartitions: dict[int, Equipartition] = {}
     groups = samplers[0].param_groups
     if len(groups) > 1:
@@ -287,14 +289,15 @@ def sample(
     engine = faster_engine(chains, loss, batch_at, example, traits)
 
     def measure(place: int, gradients: Sequence[Tensor]) -> None:
-        position = _flat(chains.of_one[place])
-        gradient = _flat(gradients) + groups[0]["weight_decay"] * position
+        position = flat(chains.of_one[place]).detach()
+        gradient = flat(gradients).detach() + groups[0]["weight_decay"] * position
         virials[place].add(position, gradient)
         if place not in equipartitions:
             directions = watched_directions(samplers[place].hottest_directions[0], position)
             equipartitions[place] = Equipartition(directions, position, steps)
         equipartitions[place].add(position, gradient)
 
+    # Half batches show mini-batch noise only if the loss is a fixed function of independent draws.
     halved = (
         groups[0]["temperature"] > 0
         and draw is Draw.REPLACEMENT
@@ -306,7 +309,7 @@ def sample(
         if step == burn_in:
             chains.before_step = measure
         index = next(batches)
-        # 20: steps between two pairs of half-batch gradients.
+        # A pair costs another step, so there is one in 20 steps.
         if halved and step % 20 == 0:
             first, second = (engine.gradients(half) for half in index.chunk(2, dim=1))
             for place, each in enumerate(samplers):
@@ -318,10 +321,10 @@ def sample(
         if step >= burn_in and (step - burn_in) % every == 0:
             recorder.look(models)
             if sum(sizes) <= DIRECTIONS:
-                paths.append(torch.stack([_flat(parameters) for parameters in chains.of_one]))
+                paths.append(torch.stack([flat(one) for one in chains.of_one]).detach())
     draws = recorder.draws()
     return [
-        _result_of_chain(
+        _of_chain(
             each,
             virial,
             equipartitions[place].shape(
@@ -348,7 +351,7 @@ def _batches(orders: Sequence[Order]) -> Iterator[Int[Tensor, "chains examples"]
         yield from chosen.split(orders[0].batch_size, dim=1)
 
 
-def _of_seeds(some: Callable[..., list[Sampled]], seeds: Sequence[int]) -> list[Sampled]:
+def _call_with_seeds(some: Callable[..., list[Sampled]], seeds: Sequence[int]) -> list[Sampled]:
     return some(seeds=seeds)
 
 
@@ -362,7 +365,7 @@ def agreement(chains: Sequence[Sampled], level: float = 0.9) -> list[Mixing]:
     return mixing({name: values for name, values in draws.items() if np.ptp(values) > 0}, level)
 
 
-def _result_of_chain(
+def _of_chain(
     sampler: Sampler,
     virial: Virial,
     shape: Shape,
@@ -371,7 +374,6 @@ def _result_of_chain(
     known: Mapping[str, Known],
     level: float,
 ) -> Sampled:
-    """The result of one chain."""
     balance, examples = sampler.balance[0], sampler.param_groups[0]["examples"]
     return Sampled(
         asked=balance.asked,
@@ -384,7 +386,3 @@ def _result_of_chain(
         moments={name: moment(values, known.get(name)) for name, values in draws.items()},
         draws=draws,
     )
-
-
-def _flat(tensors: Iterable[Tensor]) -> Float[Tensor, " params"]:
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])

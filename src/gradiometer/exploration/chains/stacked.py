@@ -72,19 +72,14 @@ class StackedSequential(nn.Module):
 def is_stackable(model: nn.Module) -> bool:
     """True if every part of a model has a batched form here."""
     for _, module in _leaves(model):
-        linear = isinstance(module, nn.Linear | nn.Flatten) and _usual(module)
+        # A subclass may do anything in its forward, and a Flatten may keep some axes.
+        linear = type(module) is nn.Linear and not module._forward_pre_hooks
+        if type(module) is nn.Flatten:
+            linear = (module.start_dim, module.end_dim) == (1, -1)
         elementwise = isinstance(module, ELEMENTWISE) and not any(True for _ in module.parameters())
         if not (linear or elementwise):
             return False
     return not any(module._forward_hooks for module in model.modules())
-
-
-def _usual(module: nn.Linear | nn.Flatten) -> bool:
-    """False for a subclass, whose forward may do anything, and for a Flatten that
-    keeps some axes."""
-    if isinstance(module, nn.Flatten):
-        return type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1)
-    return type(module) is nn.Linear and not module._forward_pre_hooks
 
 
 def _leaves(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -156,11 +156,10 @@ def _ends(
     places = _places(confidence)
     whole, without = squared_gaps(confidence - correct, places)
     samples = whole[places] - without
-    value, margin = (
-        float(samples.mean()),
-        quantile * float(samples.std(ddof=1)) / math.sqrt(len(samples)),
-    )
-    high = max(value + margin, margin)  # the interval must reach above zero
+    value = float(samples.mean())
+    margin = quantile * float(samples.std(ddof=1)) / math.sqrt(len(samples))
+    # An unbiased square may come out negative, but its interval must reach above zero.
+    high = max(value + margin, margin)
     more = max(high, _with_more_mistakes(confidence, correct, places, quantile))
     return (
         samples,

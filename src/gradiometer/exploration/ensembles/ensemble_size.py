@@ -71,7 +71,8 @@ def validation_mask(examples: int) -> Bool[np.ndarray, " examples"]:
         >>> validation_mask(8).nonzero()[0].tolist()
         [2, 4]
     """
-    taken = max(round(examples / 4), 1)  # they choose m and the temperature, and are not scored
+    # A quarter chooses m and the temperature, and is not scored: a choice would flatter its score.
+    taken = max(round(examples / 4), 1)
     if not 1 <= taken < examples:
         raise BadArgument(
             f"`examples` must be at least 2, got {examples}: some choose, and the others are "

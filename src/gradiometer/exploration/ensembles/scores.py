@@ -22,9 +22,6 @@ from gradiometer.measurement.uncertainty.means import difference_of_means
 from gradiometer.measurement.uncertainty.proportions import difference_of_proportions, proportion
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 
-COLDEST, HOTTEST = 0.02, 50.0
-"""Range of the temperature. If every prediction is correct, the fit ends at the lower end."""
-
 
 @dataclass(frozen=True)
 class Predictions:
@@ -164,7 +161,8 @@ def fitted_temperature(log_probabilities: LogProbabilities, labels: Labels) -> f
             log_losses(at_temperature(log_probabilities, np.exp(log_temperature)), labels).mean()
         )
 
-    bounds = (np.log(COLDEST), np.log(HOTTEST))
+    # If every prediction is correct, a colder one is always better: the fit ends at the lower end.
+    bounds = (np.log(0.02), np.log(50.0))
     return float(
         np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-5}).x)
     )
@@ -186,7 +184,8 @@ def check_predictions(log_probabilities: np.ndarray, labels: np.ndarray) -> None
             f"{list(log_probabilities.shape)} and {list(labels.shape)}."
         )
     totals = np.exp(log_probabilities).sum(axis=1)
-    if not (good := np.abs(totals - 1) < 1e-4).all():
+    good = np.abs(totals - 1) < 1e-4
+    if not good.all():
         first = int(np.argmin(good))
         raise BadArgument(
             f"`log_probabilities` of example {first} must sum to a probability of 1, got "
@@ -197,7 +196,8 @@ def check_predictions(log_probabilities: np.ndarray, labels: np.ndarray) -> None
             f"`labels` must lie between 0 and {log_probabilities.shape[1] - 1}, the predicted "
             "classes."
         )
-    if not np.isfinite(losses := log_losses(log_probabilities, labels)).all():
+    losses = log_losses(log_probabilities, labels)
+    if not np.isfinite(losses).all():
         raise BadArgument(
             f"`log_probabilities` of example {int(np.argmin(np.isfinite(losses)))} give its label "
             "a probability of 0 and so an infinite log-loss: take the log_softmax of the logits, "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from gradiometer.errors import BadArgument
+from gradiometer.measurement.gradient_graph import flat
 
 
 class SWAG:
@@ -60,7 +61,7 @@ class SWAG:
         """Add one more model."""
         self.average.update_parameters(model)
         self.models += 1
-        weights = _weights(model)
+        weights = flat(parameter.detach().double().cpu() for parameter in model.parameters())
         before = weights - self._mean
         self._mean += before / self.models
         # Welford: no difference of two large numbers
@@ -106,9 +107,3 @@ class SWAG:
             for parameter, values in zip(parameters, weights, strict=True):
                 parameter.copy_(values.reshape(parameter.shape))
         return drawn
-
-
-def _weights(model: nn.Module) -> Float[Tensor, " params"]:
-    return torch.cat(
-        [parameter.detach().reshape(-1).double().cpu() for parameter in model.parameters()]
-    )

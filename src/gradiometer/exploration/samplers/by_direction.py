@@ -1,7 +1,7 @@
 """The heat of SGD itself by direction: the matrix of a small group, and the hottest direction of
 any group."""
 
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ REFRESH = 20
 direction."""
 
 
+@dataclass
 class HeatMatrix:
     """The running mean of the heat of SGD itself as a matrix O: its heat along a unit vector v is
     vᵀOv.
@@ -30,11 +31,10 @@ class HeatMatrix:
         memory: Number of readings in the mean.
     """
 
-    def __init__(self, memory: int) -> None:
-        self.memory = memory
-        self.readings = 0
-        self.mean: Tensor | None = None
-        self._axes: tuple[Tensor, Tensor] | None = None
+    memory: int
+    readings: int = 0
+    mean: Tensor | None = None
+    axes: tuple[Tensor, Tensor] | None = None
 
     def add(self, reading: Float[Tensor, "params params"]) -> None:
         """Add a reading, divided by the scale that converts it into a temperature."""
@@ -43,39 +43,23 @@ class HeatMatrix:
             self.mean = torch.zeros_like(reading)
         self.mean += (reading - self.mean) * max(4 / (self.readings + 3), 1 / self.memory)
         if self.readings % REFRESH == 0:
-            self._axes = None
+            self.axes = None
 
     def colored(
         self, normal: Float[Tensor, " params"], temperature: float, scale: float
     ) -> Float[Tensor, " params"]:
         """Standard normal numbers times the root of T − O, of which a negative eigenvalue counts as
         zero."""
-        if self._axes is None:
+        # The mean changes little within `REFRESH` steps, and its axes cost more than a step.
+        if self.axes is None:
             assert self.mean is not None
             values, vectors = torch.linalg.eigh(self.mean)
-            self._axes = values, vectors
-        values, vectors = self._axes
+            self.axes = values, vectors
+        values, vectors = self.axes
         return vectors @ ((temperature - scale * values).clamp(min=0).sqrt() * (vectors.T @ normal))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Readings, mean and its eigendecomposition."""
-        return {
-            "memory": self.memory,
-            "readings": self.readings,
-            "mean": self.mean,
-            "axes": self._axes,
-        }
 
-    @classmethod
-    def of(cls, state: dict[str, Any]) -> "HeatMatrix":
-        """From a `state_dict`."""
-        found = cls(state["memory"])
-        found.readings = state["readings"]
-        found.mean = state["mean"]
-        found._axes = state["axes"]
-        return found
-
-
+@dataclass
 class Hottest:
     """The direction of the largest mean square of the gradients, and the heat along it.
 
@@ -87,17 +71,19 @@ class Hottest:
 
     Args:
         search: Number of steps of the search.
-        memory: Number of readings in the mean.
+        heat: The record of the heat along the direction.
     """
 
-    def __init__(self, search: int, memory: int) -> None:
-        # 100: least number of steps that search the hottest direction.
-        self.search = max(search, 100)
-        self.heat = Heat(memory)
-        self.steps = 0
-        self.direction = torch.zeros(0)
-        self._next: Tensor | None = None
-        self._refresh = REFRESH
+    search: int
+    heat: Heat
+    steps: int = 0
+    direction: Tensor = field(default_factory=lambda: torch.zeros(0))
+    next: Tensor | None = None
+    refresh: int = REFRESH
+
+    def __post_init__(self) -> None:
+        # 100: with fewer steps the direction is that of the noise of a few batches.
+        self.search = max(self.search, 100)
 
     @property
     def found(self) -> bool:
@@ -106,43 +92,22 @@ class Hottest:
 
     def look(self, gradient: Float[Tensor, " params"]) -> None:
         """A step of the search."""
-        if self._next is None:
-            self._next = torch.zeros_like(gradient)
+        if self.next is None:
+            self.next = torch.zeros_like(gradient)
         if not self.direction.any():  # the first step, or all gradients were zero until now
             self.direction = _unit(gradient)
         self.steps += 1
-        self._next += gradient * (gradient @ self.direction)
-        if self.steps >= self._refresh or self.found:
-            self.direction = _unit(self._next)
+        self.next += gradient * (gradient @ self.direction)
+        if self.steps >= self.refresh or self.found:
+            self.direction = _unit(self.next)
             # 1.5: each iteration ends after 1.5 times the steps of all before it: few gradients
             # have large chance directions.
-            self._refresh = round(1.5 * self.steps)
-            self._next = None if self.found else torch.zeros_like(gradient)
+            self.refresh = round(1.5 * self.steps)
+            self.next = None if self.found else torch.zeros_like(gradient)
 
     def along(self, vector: Float[Tensor, " params"]) -> float:
         """The square of the component of a vector along the direction."""
         return float(vector @ self.direction) ** 2
-
-    def state_dict(self) -> dict[str, Any]:
-        """The search and the direction."""
-        return {
-            "search": self.search,
-            "steps": self.steps,
-            "direction": self.direction,
-            "next": self._next,
-            "refresh": self._refresh,
-        }
-
-    @classmethod
-    def of(cls, state: dict[str, Any], heat: Heat) -> "Hottest":
-        """From a `state_dict` and the recorded heat."""
-        found = cls(state["search"], heat.memory)
-        found.steps = state["steps"]
-        found.heat = heat
-        found.direction = state["direction"]
-        found._next = state["next"]
-        found._refresh = state["refresh"]
-        return found
 
 
 def _unit(vector: Float[Tensor, " params"]) -> Float[Tensor, " params"]:

@@ -57,7 +57,7 @@ class GroupHeat:
         self.mean = Heat(memory)
         self.halves = Heat(50)
         self.matrix = HeatMatrix(memory)
-        self.hottest = Hottest(burn_in, memory)
+        self.hottest = Hottest(burn_in, Heat(memory))
 
     def balance(self, asked: float, injected: float) -> Balance:
         """The heat now, beside the temperature asked for and the one injected."""
@@ -82,29 +82,30 @@ class GroupHeat:
             cold: By how much directions without heat of their own are below T, if the mean is held.
         """
         if self.matrix.mean is not None:
-            limit, excess = (
-                ROOM,
-                self.mean.scale * float(torch.linalg.eigvalsh(self.matrix.mean)[-1]),
-            )
+            limit = ROOM
+            excess = self.mean.scale * float(torch.linalg.eigvalsh(self.matrix.mean)[-1])
         else:
             hottest, mean = self.hottest.heat.temperature, self.mean.temperature
             known = self.hottest.heat.readings >= FEW and hottest > UNEVEN * mean
-            limit, excess = TOLERANCE, max(hottest - mean, cold) if known else 0.0
+            limit = TOLERANCE
+            excess = max(hottest - mean, cold) if known else 0.0
         return limit * temperature / excess if excess > 0 else math.inf
 
     def clear(self) -> None:
         """Reset the record of all but the halves."""
         self.mean.clear()
         self.matrix = HeatMatrix(self.mean.memory)
-        self.hottest = Hottest(self.hottest.search, self.hottest.heat.memory)
+        self.hottest = Hottest(self.hottest.search, Heat(self.mean.memory))
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors."""
         return {
             "mean": asdict(self.mean),
             "halves": asdict(self.halves),
-            "matrix": self.matrix.state_dict(),
-            "hottest": self.hottest.state_dict(),
+            "matrix": vars(self.matrix).copy(),
+            "hottest": {
+                name: value for name, value in vars(self.hottest).items() if name != "heat"
+            },
             "along": asdict(self.hottest.heat),
         }
 
@@ -114,6 +115,6 @@ class GroupHeat:
         found = cls(state["hottest"]["search"], state["mean"]["memory"])
         found.mean = Heat(**state["mean"])
         found.halves = Heat(**state["halves"])
-        found.matrix = HeatMatrix.of(state["matrix"])
-        found.hottest = Hottest.of(state["hottest"], Heat(**state["along"]))
+        found.matrix = HeatMatrix(**state["matrix"])
+        found.hottest = Hottest(**state["hottest"], heat=Heat(**state["along"]))
         return found

@@ -18,7 +18,6 @@ DIRECTIONS = 32
 """Largest number of directions whose matrix of products is kept."""
 
 SURE = 0.99
-TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Shape:
         return [
             f"{name} {each}"
             for name, each in self.named.items()
-            if each.low > temperature * (1 + TOLERANCE) or each.high < temperature * (1 - TOLERANCE)
+            if each.low > temperature * 1.05 or each.high < temperature * 0.95
         ]
 
 

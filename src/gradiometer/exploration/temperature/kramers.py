@@ -10,7 +10,6 @@ from jaxtyping import Float
 from gradiometer.arguments import check_number
 from gradiometer.errors import BadArgument
 
-MOST_NODES = 3000
 WIDTHS_OF_A_LAW = 12
 """Distance below the start that is included, in standard deviations of the stationary law around
 the start."""
@@ -55,12 +54,12 @@ def passage_steps(
     if not lowest < start < end:
         raise BadArgument(f"`lowest` < `start` < `end` must hold, got {lowest}, {start} and {end}.")
     width = math.sqrt(2 * learning_rate * temperature)
-    # 4: quadrature nodes per standard deviation of the noise of a step.
+    # Four nodes per standard deviation integrate a Gaussian to rounding.
     count = math.ceil(4 * (end - lowest) / width) + 20
-    if not count <= MOST_NODES:
+    if not count <= 3000:
         raise BadArgument(
             f"`learning_rate` {learning_rate:g} at temperature {temperature:g} makes steps too "
-            f"short for an exact solution ({count:,} nodes, at most {MOST_NODES:,}): take a larger "
+            f"short for an exact solution ({count:,} nodes, at most 3,000): take a larger "
             "rate or a higher temperature."
         )
     nodes, weights = np.polynomial.legendre.leggauss(count)

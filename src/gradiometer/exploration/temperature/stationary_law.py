@@ -203,14 +203,21 @@ def reshuffled_covariance(
     Source: finite populations: Cochran (1977), Sampling Techniques, th. 2.2; the rest is the linear
     recursion.
     """
-    sizes = _batches_of_an_epoch(examples, rule.batch_size)
+    without_replacement(rule.batch_size, examples)
+    whole, left = divmod(examples, rule.batch_size)
+    sizes = np.array([rule.batch_size] * whole + [left] * bool(left), dtype=np.float64)
     if batches is not None and not 0 <= batches <= len(sizes):
         raise BadArgument(
             f"`batches` must lie between 0 and the {len(sizes)} batches of an epoch, got {batches}."
         )
     curvatures, axes, in_axes = _in_axes(curvature, noise)
     transitions, in_axes = rule.transitions(curvatures), in_axes / (examples - 1)
-    powers, responses = _through_an_epoch(transitions, rule.kick, len(sizes))
+    # P⁰ … P^m of every mode.
+    powers = [np.broadcast_to(np.eye(2), transitions.shape)]
+    for _ in sizes:
+        powers.append(transitions @ powers[-1])
+    # The effect at the end of an epoch of noise in its k-th batch.
+    responses: Responses = np.stack([power @ rule.kick for power in powers[-2::-1]], axis=1)
 
     def contribution(count: int) -> Pairs:
         """The covariance added by the first `count` batches of an epoch."""
@@ -298,20 +305,3 @@ def _stationary_solution(transitions: Float[np.ndarray, "params 2 2"], noise: Pa
     pairs = np.einsum("iab,jcd->ijacbd", transitions, transitions).reshape(count, count, 4, 4)
     solved: np.ndarray = np.linalg.solve(np.eye(4) - pairs, noise.reshape(count, count, 4, 1))
     return solved.reshape(count, count, 2, 2)
-
-
-def _through_an_epoch(
-    transitions: Float[np.ndarray, "params 2 2"], kick: Float[np.ndarray, " 2"], count: int
-) -> tuple[list[Float[np.ndarray, "params 2 2"]], Responses]:
-    """P⁰ … P^m of every mode, and P^(m−1−k) kick: the effect at the end of an epoch of noise in its
-    k-th batch."""
-    powers = [np.broadcast_to(np.eye(2), transitions.shape)]
-    for _ in range(count):
-        powers.append(transitions @ powers[-1])
-    return powers, np.stack([power @ kick for power in powers[-2::-1]], axis=1)
-
-
-def _batches_of_an_epoch(examples: int, batch_size: int) -> Float[np.ndarray, " batches"]:
-    without_replacement(batch_size, examples)
-    whole, left = divmod(examples, batch_size)
-    return np.array([batch_size] * whole + [left] * bool(left), dtype=np.float64)

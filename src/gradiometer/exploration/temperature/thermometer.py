@@ -162,11 +162,15 @@ class Temperature(Gauge):
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
         """T, its parts, T_conf and the drift; T and T_conf of every layer; T in posterior units if
         N is known."""
-        balance, examples = (
-            heat_balance(series, momentum=self.momentum, injected=self.injected),
-            self._examples(series),
-        )
-        posterior, readings = self.units == "posterior", balance.readings
+        balance = heat_balance(series, momentum=self.momentum, injected=self.injected)
+        posterior = self.units == "posterior"
+        readings = balance.readings
+        examples = self.examples if self.examples is not None else series.sampling.examples
+        if examples is None and posterior:
+            raise BadArgument(
+                "`examples` is missing: posterior units are N times those of the loss, and the "
+                "run's sampling does not contain N. Give `examples`, or use units='loss'."
+            )
         scale = float(examples or 1) if posterior else 1.0
         settings: dict[str, Any] = {
             "level": level,
@@ -196,6 +200,7 @@ class Temperature(Gauge):
             )
             estimates["temperature_examples"] = Estimate.exact(float(examples), unit="examples")
         rates = rates_of(series)
+        # Within an epoch the batches undo each other's noise in directions too flat to forget.
         if series.sampling.draw is Draw.RESHUFFLED and examples is not None and rates[-1] > 0:
             batches = float(np.median(series.batch_size)) / examples
             rate = float(np.median(rates[rates > 0])) / (1 - self.momentum)
@@ -203,7 +208,7 @@ class Temperature(Gauge):
                 batches / rate, unit="loss / parameter²"
             )
         factors = series.moments.get("factor", np.ones(1))
-        # 1e-3: relative change of a gradient's length above which it was clipped, not rounded.
+        # A smaller change of a gradient's length is rounding, not clipping.
         if (abs(factors - 1) > 1e-3).any():
             estimates["temperature_clipping"] = series.mean(factors, level=level)
         return estimates | self._by_layer(series, balance, scale, settings)
@@ -224,15 +229,6 @@ class Temperature(Gauge):
             )
         return found
 
-    def _examples(self, series: Series) -> int | None:
-        examples = self.examples if self.examples is not None else series.sampling.examples
-        if examples is None and self.units == "posterior":
-            raise BadArgument(
-                "`examples` is missing: posterior units are N times those of the loss, and the "
-                "run's sampling does not contain N. Give `examples`, or use units='loss'."
-            )
-        return examples
-
     def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
         """The temperature, the source of its heat, and if Φ still moves or is spread around one
         place."""
@@ -240,10 +236,12 @@ class Temperature(Gauge):
         numbers = {"temperature": temperature}
         if not temperature.tells:
             return Finding(self.name, self.issue, "temperature_unknown", State.CANNOT_TELL, numbers)
-        posterior, examples = (
-            estimates.get("temperature_posterior"),
-            estimates.get("temperature_examples"),
-        )
+        posterior = estimates.get("temperature_posterior")
+        examples = estimates.get("temperature_examples")
+        # The posterior has T = 1: a factor is said only if the interval excludes it.
+        times = None
+        if posterior is not None and posterior.low > 0 and not posterior.low <= 1 <= posterior.high:
+            times = posterior.value
         minibatch = estimates["temperature_minibatch"].value
         drift = estimates["temperature_drift_share"]
         facts = {
@@ -251,7 +249,7 @@ class Temperature(Gauge):
             "clipping": estimates.get("temperature_clipping"),
             "posterior": posterior if temperature.unit else None,
             "examples": None if examples is None else examples.value,
-            "times_of_posterior": None if posterior is None else _times_of(posterior),
+            "times_of_posterior": times,
             "motion": _motion(drift),
             "drift_share": drift.value,
         }
@@ -270,14 +268,6 @@ def _motion(drift_share: Estimate) -> Literal["unknown", "away", "back", "none"]
     if drift_share.value < -MOVING and drift_share.high < 0:
         return "back"
     return "none"
-
-
-def _times_of(posterior: Estimate) -> float | None:
-    """The temperature in units of the posterior's, which is 1; None if it is not
-    known to differ."""
-    if not posterior.low > 0 or posterior.low <= 1 <= posterior.high:
-        return None
-    return posterior.value
 
 
 def _spread(estimates: Estimates) -> dict[str, Any]:

@@ -118,14 +118,6 @@ class Losses:
         due = self.examiner.awaits - len(self.waiting) if self.on_cpu else WAITING
         return min(max(due, 1), WAITING)
 
-    def pass_over(self, step: int, loss: float) -> None:
-        """Keep the loss of a step that is not examined, as if it was."""
-        self.fetch()
-        self.before = None
-        if not -math.inf < loss < self.examiner.limit:
-            self.examiner.pause()
-        self.keep(step, loss)
-
     def keep(self, step: int, loss: Kept) -> None:
         """Keep the loss of a finished step, or those of its backwards."""
         # the steps between have failed

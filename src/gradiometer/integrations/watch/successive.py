@@ -1,21 +1,21 @@
 """Products of the gradients of successive steps, read from training's own `.grad`."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.optim import SGD, Adam, Adamax, AdamW, NAdam, Optimizer
 
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.integrations.watch.accelerator.copied import Copied
+from gradiometer.integrations.watch.last_gradient import NEVER, Flat, LastGradient, flat
 from gradiometer.integrations.watch.part import first_size, value_of
 from gradiometer.integrations.watch.shield import Shield, reason_of
 from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.measurement.reading import Reading
 from gradiometer.run.budget import PRODUCTS, Budget
@@ -59,11 +59,6 @@ CLIPPED = 1e-5
 FEWEST_CLIPPED = 3
 """Steps of a chain with the same norm that show clipping."""
 
-NEVER = 2**62
-"""A step that is not reached."""
-
-Flat = Float[Tensor, " params"]
-
 
 @dataclass(frozen=True)
 class Rule:
@@ -105,23 +100,31 @@ def _rule(optimizer: Optimizer, group: dict[str, Any]) -> Rule | str:
     return f"the update of {name} is not known here"
 
 
+class Pair(NamedTuple):
+    """What is known of two successive steps beside their gradients."""
+
+    gauge: str
+    step: int
+    size: int
+    travelled: float
+    momentum: float
+
+
 class Successive:
     """Reads chains of successive steps, as many as the budget pays for.
 
     At a step of a chain: ‖ĝ_t‖², ⟨ĝ_{t−1}, ĝ_t⟩, the product of ĝ_t with the optimizer's own
-    momentum buffer, and under SGD the loss. Under Adam's kind all are under P, which is taken
-    before the first step of a chain and kept for its length; every third chain is read without.
-    Numbers stay on the device, and are fetched when the next chain ends.
+    momentum buffer, and under SGD the loss. Under Adam's kind they are under P from before the step
+    of the first gradient; every third chain is read without, and a pair whose product triage takes,
+    too. Numbers stay on the device, and are fetched when the next chain ends.
 
-    A chain ends early where its products would be wrong: at a batch of another size, a step that
-    made no update, a parameter without a gradient, or numbers that are not finite (as with a
-    GradScaler that skips a step).
+    Batches of any size make a pair. A pair is left out if its first step made no update, or if its
+    numbers are not finite (as with a GradScaler that skips a step).
 
     Args:
-        objective: The model.
+        last: The gradient of the step before.
         optimizers: The optimizers of the loop, as they are now.
         rule: How they move the parameters.
-        scaler: The GradScaler, if there is one.
         budget: The account.
         alone: True if no other gauge is measured within the budget.
         gauges: Names of the gauges whose readings are made here.
@@ -129,19 +132,17 @@ class Successive:
 
     def __init__(
         self,
-        objective: Objective,
+        last: LastGradient,
         optimizers: Sequence[Optimizer],
         rule: Rule,
         *,
-        scaler: Any,
         budget: Budget,
         alone: bool,
         gauges: Sequence[str],
     ) -> None:
-        self._objective = objective
+        self._last = last
         self._optimizers = optimizers
         self._rule = rule
-        self._scaler = scaler
         self._budget = budget
         self._share = budget.share * (1.0 if alone else BESIDE_OTHERS)
         self._gauges = gauges
@@ -149,21 +150,17 @@ class Successive:
         self._stopped: Callable[[str], None] = lambda why: None
         self._shield = Shield(self._fail)
         self._shield.before_first_update = False  # what fails here never reaches training
-        self._last: Flat | None = None
-        self._weights: Flat | None = None
-        self._buffers: list[Tensor] | None = None
         self._rows: list[Tensor] = []
-        self._facts: list[tuple[float, float, int]] = []
-        self._waiting: tuple[str, list[tuple[float, float, int]], int, Copied] | None = None
+        self._pairs: list[Pair] = []
+        self._waiting: tuple[list[Pair], Copied] | None = None
         self._open: dict[str, list[dict[str, float]]] = {}
         self._chains = 0
+        self._under_way = False
         self._step_before = -1
         self._travelled = 0.0
         self._rate_before = 0.0
         self._spent = 0.0
         self._early = 0.0
-        self._batch_size = 0
-        self._kind = gauges[0]
         rates = {float(group["lr"]) for one in optimizers for group in one.param_groups}
         # With several rates, or along P ĝ, the loss does not fall along ĝ or its mean.
         self._has_slope = len(rates) == 1 and not rule.adaptive
@@ -199,11 +196,11 @@ class Successive:
     def close(self) -> None:
         """Write what waits."""
         with self._shield:
-            self._end_chain(self._step_before)
+            self._end_chain()
             self._fetch()
             for gauge in list(self._open):
                 self._write(gauge)
-        self._weights = self._buffers = None
+        self._last.free()
         self.next = NEVER
 
     def _read(self, step: int, loss: Tensor | float, batch: Batch) -> None:
@@ -211,88 +208,106 @@ class Successive:
         self._travelled += (step - self._step_before) * (
             self._rate_before if self._step_before >= 0 else 0.0
         )
-        follows, self.updated = self.updated and step == self._step_before + 1, False
+        follows = self.updated and step == self._step_before + 1
+        self.updated = False
         self._step_before = step
         self._rate_before = rate
-        size = first_size(batch)
-        gradients = [
-            parameter.grad for parameter in self._objective.parameters if parameter.grad is not None
+        last = self._last
+        gradient = last.take(step)
+        buffers = self._buffers()
+        if buffers is None:
+            self._pause(step)
+            return
+        product = last.product if follows else None
+        if self._under_way and product is None:  # it was cut short, and has cost its steps
+            self._pause(step)
+            if self.next > step + 1:
+                return
+        self._under_way = True
+        is_plain = last.product_is_plain
+        if product is not None:
+            gauge = GradientNoise.name if is_plain else PreconditionedNoise.name
+            size = first_size(batch)
+            self._pairs.append(Pair(gauge, step, size, self._travelled, self._momentum()))
+        scratch = torch.empty_like(gradient)
+        if product is not None and is_plain:
+            self._add(product, gradient, gradient, buffers, scratch, loss)
+        keeps_plain = self._keeps_plain(step)
+        if not keeps_plain or (product is not None and not is_plain):
+            weighted = self._weighted(gradient, scratch)
+            if weighted is None:
+                self._pause(step)
+                return
+            if product is not None and not is_plain:
+                # There is room for one vector beside P ĝ, so that the buffers take the place of ĝ.
+                self._add(product, weighted, gradient, buffers, gradient, loss)
+            if keeps_plain:
+                last.read(into=gradient)
+            else:
+                last.vector = weighted
+                last.is_plain = False
+        self.next = step + 1
+        if len(self._pairs) == CHAIN:
+            self._pause(step)
+
+    def _keeps_plain(self, step: int) -> bool:
+        """True if the coming pair is read without P."""
+        if not self._rule.adaptive or PreconditionedNoise.name not in self._gauges:
+            return True
+        wants_both = GradientNoise.name in self._gauges
+        is_plain_chain = wants_both and self._chains % PLAIN_EVERY == 0
+        return is_plain_chain or self._last.plain_at == step + 1
+
+    def _weighted(self, gradient: Flat, into: Flat) -> Flat | None:
+        """P ĝ, written into a vector; None if P is not known yet."""
+        places = [
+            part.view(parameter.shape)
+            for part, parameter in zip(
+                into.split([one.numel() for one in self._last.parameters]),
+                self._last.parameters,
+                strict=True,
+            )
         ]
-        if len(gradients) < len(self._objective.parameters):
-            self._abandon(step)
-            return
-        gradient = flat(gradients)
-        if self._scaler is not None:
-            gradient /= self._scale()
-        if self._last is None or not follows or size != self._batch_size:
-            self._begin_chain(step, gradient, size)
-            return
-        weighted = gradient if self._weights is None else self._weights * gradient
-        numbers = [weighted @ gradient, self._last @ gradient]
-        memory = self._memory()
-        if memory is not None:
-            numbers.append(memory @ weighted)
+        found = preconditioner_of(self._optimizers, self._last.parameters, into=places)
+        return None if found is None else into.mul_(gradient)
+
+    def _add(
+        self,
+        product: Tensor,
+        weighted: Flat,
+        gradient: Flat,
+        buffers: Sequence[Tensor],
+        scratch: Flat,
+        loss: Tensor | float,
+    ) -> None:
+        """Add the numbers of one pair."""
+        numbers = [weighted @ gradient, product]
+        if buffers:
+            numbers.append(weighted @ flat(buffers, scratch))
         if self._has_slope:
             value = value_of(loss)
             numbers.append(
                 value.to(gradient) if isinstance(value, Tensor) else gradient.new_tensor(value)
             )
         self._rows.append(torch.stack(numbers))
-        self._facts.append((self._travelled, self._momentum(), step))
-        self._last = weighted
-        if len(self._rows) == CHAIN:
-            self._end_chain(step)
-            self._plan(step)
 
-    def _begin_chain(self, step: int, gradient: Flat, size: int) -> None:
-        """Keep the gradient of the step before a chain; if a buffer or P is not known yet, wait for
-        it."""
-        was_cut_short = self._last is not None
-        self._end_chain(step)
-        if was_cut_short:  # it has cost its steps all the same
-            self._plan(step)
-            if self.next > step + 1:
-                return
-        self._weights = self._buffers = None
-        if self._rule.buffer and self._memory() is None:
-            self._abandon(step)
-            return
-        self._kind = self._next_kind()
-        if self._kind == PreconditionedNoise.name:
-            found = preconditioner_of(self._optimizers, self._objective.parameters)
-            if found is None:
-                self._abandon(step)
-                return
-            self._weights = flat(found)
-        self._last = gradient if self._weights is None else self._weights * gradient
-        self._batch_size = size
-        self.next = step + 1
-
-    def _next_kind(self) -> str:
-        """The gauge of the coming chain."""
-        if len(self._gauges) == 1:
-            return self._gauges[0]
-        plain = self._chains % PLAIN_EVERY == PLAIN_EVERY - 1
-        return GradientNoise.name if plain else PreconditionedNoise.name
-
-    def _abandon(self, step: int) -> None:
-        """Leave this step out."""
-        self._end_chain(step)
+    def _pause(self, step: int) -> None:
+        """End the chain, and choose the step of the next one."""
+        self._end_chain()
         self._plan(step)
 
-    def _end_chain(self, step: int) -> None:
+    def _end_chain(self) -> None:
         """Begin to fetch the numbers of a chain, and take in those of the one before."""
-        rows, facts = self._rows, self._facts
+        rows, pairs = self._rows, self._pairs
         self._rows = []
-        self._facts = []
-        self._last = None
+        self._pairs = []
+        self._under_way = False
         if not rows:
             return
         numbers = torch.stack(rows)
         self._fetch()
-        self._waiting = self._kind, facts, self._batch_size, Copied(numbers)
+        self._waiting = pairs, Copied(numbers)
         self._chains += 1
-        self._weights = None
         if numbers.is_cpu:
             self._fetch()
 
@@ -300,42 +315,44 @@ class Successive:
         """Take in the numbers of the last chain."""
         if self._waiting is None:
             return
-        (kind, facts, size, copied), self._waiting = self._waiting, None
-        numbers = copied().double()
-        finite = numbers.isfinite().all(dim=1)
-        squares = numbers[finite, 0]
-        if len(squares) and self._is_clipped(squares):
+        pairs, copied = self._waiting
+        self._waiting = None
+        known = [
+            (pair, row)
+            for pair, row in zip(pairs, copied().double().tolist(), strict=True)
+            if all(map(math.isfinite, row))
+        ]
+        if self._is_clipped([row[0] for pair, row in known if pair.gauge == GradientNoise.name]):
             self._end(
                 "`.grad` was clipped before `step` was called, which hides its size: call `step` "
                 "right after `backward`"
             )
             return
-        rows = numbers[finite].tolist()
-        facts = [fact for fact, kept in zip(facts, finite.tolist(), strict=True) if kept]
-        for row, (travelled, momentum, step) in zip(rows, facts, strict=True):
-            pairs = self._open.setdefault(kind, [])
-            pairs.append(self._moments(kind, row, travelled, momentum, step, size))
-            if len(pairs) >= max(PAIRS_A_READING, step / READINGS_A_RUN):
-                self._write(kind)
+        for pair, row in known:
+            if pair.gauge in self._gauges:
+                moments = self._open.setdefault(pair.gauge, [])
+                moments.append(self._moments(pair, row))
+                if len(moments) >= max(PAIRS_A_READING, pair.step / READINGS_A_RUN):
+                    self._write(pair.gauge)
 
-    def _moments(
-        self, kind: str, row: list[float], travelled: float, momentum: float, step: int, size: int
-    ) -> dict[str, float]:
+    def _moments(self, pair: Pair, row: list[float]) -> dict[str, float]:
         """The moments of one pair."""
         rule = self._rule
         numbers = iter(row)
         moments = {"squared": next(numbers), "product": next(numbers)}
         if rule.buffer:
-            moments["memory"] = next(numbers) * (1.0 if rule.adaptive else 1 - momentum)
-        moments["momentum"] = momentum
+            moments["memory"] = next(numbers) * (1.0 if rule.adaptive else 1 - pair.momentum)
+        moments["momentum"] = pair.momentum
         moments["nesterov"] = float(rule.nesterov)
+        moments["inverse_size"] = 1 / pair.size
         if self._has_slope:
-            moments["loss"], moments["travelled"] = next(numbers), travelled
-        return moments | {"step": step, "size": size}
+            moments["loss"] = next(numbers)
+            moments["travelled"] = pair.travelled
+        return moments | {"step": pair.step, "size": pair.size}
 
-    def _write(self, kind: str) -> None:
+    def _write(self, gauge: str) -> None:
         """Write one reading: the means over the pairs since the last one."""
-        pairs = self._open.pop(kind, [])
+        pairs = self._open.pop(gauge, [])
         if not pairs or self._record is None:
             return
         last = pairs[-1]
@@ -347,13 +364,15 @@ class Successive:
         by_layer = {"squared", "product", "memory"}
         moments = {name: [value] if name in by_layer else value for name, value in means.items()}
         self._record(
-            Reading(kind, int(last["step"]), int(last["size"]), self._rate_before, moments)
+            Reading(gauge, int(last["step"]), int(last["size"]), self._rate_before, moments)
         )
 
     @staticmethod
-    def _is_clipped(squares: Float[Tensor, " pairs"]) -> bool:
+    def _is_clipped(squares: list[float]) -> bool:
         """True if several steps have the largest norm: it is the one that they were clipped to."""
-        return int((squares >= (1 - CLIPPED) * squares.max()).sum()) >= FEWEST_CLIPPED
+        largest = max(squares, default=0.0)
+        same = sum(one >= (1 - CLIPPED) * largest for one in squares)
+        return largest > 0 and same >= FEWEST_CLIPPED
 
     def _plan(self, step: int) -> None:
         """Choose the step of the next chain: the coming one, or later if chains have cost more than
@@ -375,21 +394,6 @@ class Successive:
             float(group["lr"]) for optimizer in self._optimizers for group in optimizer.param_groups
         )
 
-    def _scale(self) -> Tensor:
-        """The factor that is in `.grad`: that of the GradScaler, until it is taken out by
-        `unscale_`."""
-        one = torch.ones((), device=self._objective.parameters[0].device)
-        states = self._scaler._per_optimizer_states
-        stages = [
-            states[id(optimizer)]["stage"].name
-            for optimizer in self._optimizers
-            if id(optimizer) in states
-        ]
-        if "UNSCALED" in stages:
-            return one
-        scaled: Tensor = self._scaler.scale(one)
-        return scaled
-
     def _momentum(self) -> float:
         """μ, or β₁."""
         group = self._optimizers[0].param_groups[0]
@@ -397,42 +401,38 @@ class Successive:
             return 0.0
         return float(group["betas"][0] if "betas" in group else group["momentum"])
 
-    def _memory(self) -> Flat | None:
-        """What the optimizers remember, before the update; None if nothing."""
-        if not self._rule.buffer:
+    def _buffers(self) -> list[Tensor] | None:
+        """What the optimizers remember, before the update; empty if they do not, None if there is
+        nothing yet.
+
+        A parameter that had no gradient so far counts as zero.
+        """
+        name = self._rule.buffer
+        if not name:
+            return []
+        states = {
+            id(p): state for optimizer in self._optimizers for p, state in optimizer.state.items()
+        }
+        found = [states.get(id(one), {}).get(name) for one in self._last.parameters]
+        if all(one is None for one in found):
             return None
-        if self._buffers is None:
-            states = {
-                id(p): state
-                for optimizer in self._optimizers
-                for p, state in optimizer.state.items()
-            }
-            found = [
-                states.get(id(parameter), {}).get(self._rule.buffer)
-                for parameter in self._objective.parameters
-            ]
-            self._buffers = None if any(one is None for one in found) else found
-        return None if self._buffers is None else flat(self._buffers)
+        return [
+            torch.zeros_like(parameter) if one is None else one
+            for one, parameter in zip(found, self._last.parameters, strict=True)
+        ]
 
     def _end(self, why: str) -> None:
         """Read nothing more."""
         self.next = NEVER
         self._rows = []
-        self._facts = []
-        self._last = None
-        self._weights = None
+        self._pairs = []
+        self._last.free()
         self._open.clear()
         self._stopped(why)
 
     def _fail(self, error: Exception) -> None:
         """An error of our own."""
         self._end(f"products of successive gradients are no longer read: {reason_of(error)}")
-
-
-def flat(tensors: Sequence[Tensor]) -> Flat:
-    """One new vector of all of them, at least in single precision."""
-    joined = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
-    return joined.float() if joined.dtype in (torch.float16, torch.bfloat16) else joined
 
 
 def reads_products(

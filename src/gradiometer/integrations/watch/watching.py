@@ -29,6 +29,7 @@ from gradiometer.integrations.watch.description import (
 )
 from gradiometer.integrations.watch.inputs import Inputs
 from gradiometer.integrations.watch.kept import Kept
+from gradiometer.integrations.watch.last_gradient import LastGradient
 from gradiometer.integrations.watch.losses import Losses
 from gradiometer.integrations.watch.measuring import Measuring
 from gradiometer.integrations.watch.part import NO_PART, Part, part_of
@@ -148,9 +149,11 @@ class Watch(Measuring, Forks, Automatic):
         self._was_called = False
         self._recorder = None
         self._looked_at = 0.0
+        last = LastGradient(self._objective.parameters, self._optimizers, self._capture.scaler)
         self._triage = TriageRecorder(
             self._objective,
             self._optimizers,
+            last,
             accumulation=accumulation,
             enabled=bool(asked["budget"]) and self.ranks.first and not sharded,
             scale=self._capture.factor if self._capture.scaler is not None else None,
@@ -162,20 +165,19 @@ class Watch(Measuring, Forks, Automatic):
         )
         self.on_the_way = OnTheWay(kept, Trials(trials, self, announcements.say))
         self._pace = Pace(self._warn, partial(self._settings.search, self._follow_updates_of))
-        self._successive = self._products_reader()
+        self._successive = self._products_reader(last)
         self._between = Between(self._losses, self._settings, self._pace, self.budget, accumulation)
         self.steps = 0
         """Number of updates so far, which is the index of the next step."""
 
-    def _products_reader(self) -> Successive | None:
+    def _products_reader(self, last: LastGradient) -> Successive | None:
         """Reads the products of successive gradients, if this loop shows the noise by them."""
         if self._products is None:
             return None
         return Successive(
-            self._objective,
+            last,
             self._optimizers,
             self._products[0],
-            scaler=self._capture.scaler,
             budget=self.budget,
             alone=not self._cadenced,
             gauges=self.read_elsewhere,
@@ -187,6 +189,7 @@ class Watch(Measuring, Forks, Automatic):
                 "`watch` can be entered only once: call `watch` again for another training."
             )
         self._follow_updates_of(self._optimizers[0])
+        self.on_the_way.follow(self._optimizers[1:])
         self._inputs = Inputs(self._called, self.shield)
         self._handles.append(self._inputs)
         if self._cadenced:
@@ -241,8 +244,8 @@ class Watch(Measuring, Forks, Automatic):
             loss: The mean loss of the batch, before it is divided for accumulation or scaled.
             batch: The examples of that loss, as `loss` takes them: any tree with the examples along
                 the first axis. Without it, the first tensor that the model was called with stands
-                for the batch: its rows are the examples. What needs the labels or runs the model
-                again needs the batch.
+                for the batch: its rows are the examples, and labels are those that a loss of torch
+                has compared. What runs the model again needs the batch.
         """
         if self.steps >= self.on_the_way.next:
             self.on_the_way.at_step(self.steps, batch, is_first=not self._parts)
@@ -351,13 +354,6 @@ class Watch(Measuring, Forks, Automatic):
     def note_settings(self) -> None:
         """Record the settings of the optimizers, which are those of the coming step."""
         self._settings.note()
-
-    def pass_over(self, loss: float) -> None:
-        """Count a step that made no update and is not looked at, and keep its loss."""
-        self._capture.forget()
-        self._losses.pass_over(self.steps, loss)
-        self.steps += 1
-        self._decide()
 
     def _begin(self) -> None:
         """Make the run's folder and recorder, now that the batch size is known."""

@@ -204,4 +204,4 @@ class RestartHot(Alternative):
     def __call__(self, loop: "Loop") -> None:
         """Multiply the rate and empty the optimizer's state."""
         loop.factor *= self.factor
-        loop.optimizer.state.clear()
+        loop.forget()

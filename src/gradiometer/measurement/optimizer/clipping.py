@@ -1,5 +1,6 @@
 """Gradients clipped to a norm, or to a value, before every step of an optimizer."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,3 +50,14 @@ class ValueClipping:
         torch.nn.utils.clip_grad_value_(
             parameters, self.value * (1.0 if scale is None else float(scale))
         )
+
+
+def clip_before_steps(
+    optimizers: Iterable[torch.optim.Optimizer], norm: float | None, value: float | None
+) -> None:
+    """Clip gradients to a value, then to a norm, before every step of these optimizers."""
+    for optimizer in optimizers:
+        if value is not None:
+            optimizer.register_step_pre_hook(ValueClipping(float(value)))
+        if norm is not None:
+            optimizer.register_step_pre_hook(Clipping(float(norm)))

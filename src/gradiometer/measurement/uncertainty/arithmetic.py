@@ -15,7 +15,7 @@ from gradiometer.measurement.estimate import Estimate
 
 
 def transform(
-    estimate: Estimate, function: Callable[[float], float], *, method: str = "", unit: str = ""
+    estimate: Estimate, function: Callable[[float], float], *, unit: str = ""
 ) -> Estimate:
     """A monotone function of an estimate. Its interval ends are the function of the ends, at the
     same level.
@@ -23,7 +23,6 @@ def transform(
     Args:
         estimate: The estimate. An end may be infinite if the function has a limit there.
         function: Increasing or decreasing over the whole interval.
-        method: Name of the method; default: that of the estimate.
         unit: Unit of the result.
 
     >>> import math
@@ -34,14 +33,14 @@ def transform(
     """
     low, high = sorted((function(estimate.low), function(estimate.high)))
     value = math.nan if math.isnan(estimate.value) else function(estimate.value)
-    found = _combination([estimate], value, low, high, method or estimate.method, unit)
+    found = _combination([estimate], value, low, high, estimate.method)
     earlier = (
         None if estimate.earlier is None else (estimate.earlier[0], function(estimate.earlier[1]))
     )
-    return replace(found, step=estimate.step, earlier=earlier)
+    return replace(found, unit=unit, step=estimate.step, earlier=earlier)
 
 
-def average(estimates: Sequence[Estimate], *, unit: str = "") -> Estimate:
+def average(estimates: Sequence[Estimate]) -> Estimate:
     """The mean of independent estimates, such as those of windows along a run.
 
     An estimate whose value is NaN counts as the middle of its interval.
@@ -60,12 +59,10 @@ def average(estimates: Sequence[Estimate], *, unit: str = "") -> Estimate:
     count, value = len(estimates), math.fsum(values) / len(estimates)
     kind = estimates[0].method.partition(",")[0]
     method = estimates[0].method if count == 1 else f"mean of {count} windows, {kind}"
-    return _combination(
-        estimates, value, value - below / count, value + above / count, method, unit
-    )
+    return _combination(estimates, value, value - below / count, value + above / count, method)
 
 
-def product(*estimates: Estimate, unit: str = "") -> Estimate:
+def product(*estimates: Estimate) -> Estimate:
     """The product of independent positive estimates, by their logarithms.
 
     Raises:
@@ -83,26 +80,18 @@ def product(*estimates: Estimate, unit: str = "") -> Estimate:
         " × ".join(dict.fromkeys(e.method for e in estimates if e.method != "exact")) or "exact"
     )
     if math.isnan(value):
-        return _combination(estimates, value, 0.0, math.inf, method, unit)
-    return _combination(
-        estimates,
-        value,
-        value * math.exp(-below),
-        value * math.exp(min(above, 700.0)),
-        method,
-        unit,
-    )
+        return _combination(estimates, value, 0.0, math.inf, method)
+    # exp overflows above 709.
+    high = value * math.exp(min(above, 700.0))
+    return _combination(estimates, value, value * math.exp(-below), high, method)
 
 
-def weighted_slope(
-    places: Sequence[float], estimates: Sequence[Estimate], *, unit: str = ""
-) -> Estimate:
+def weighted_slope(places: Sequence[float], estimates: Sequence[Estimate]) -> Estimate:
     """The slope of the straight line through independent estimates, each weighted by its width.
 
     Args:
         places: Position of each estimate on the horizontal axis, at least two of them different.
         estimates: Intervals of finite width, all at one level.
-        unit: Unit of the slope.
 
     Source: weighted least squares; the interval: Zou & Donner (2008), section 2.
     """
@@ -129,7 +118,7 @@ def weighted_slope(
         above.append(sides[1] if share > 0 else sides[0])
     method = f"weighted line through {len(estimates)} points"
     return _combination(
-        estimates, value, value - math.hypot(*below), value + math.hypot(*above), method, unit
+        estimates, value, value - math.hypot(*below), value + math.hypot(*above), method
     )
 
 
@@ -168,7 +157,10 @@ def ratio_of_estimates(first: Estimate, second: Estimate) -> Estimate:
     Source: Zou & Donner (2008), section 3.
     """
     samples = _common_samples(first, second)
-    logs = [[_log(end) for end in (each.value, each.low, each.high)] for each in (first, second)]
+    logs = [
+        [math.log(end) if end > 0 else -math.inf for end in (each.value, each.low, each.high)]
+        for each in (first, second)
+    ]
     (one, one_low, one_high), (two, two_low, two_high) = logs
     if not (math.isfinite(one) and math.isfinite(two)):
         return Estimate.unknown(
@@ -184,7 +176,7 @@ def ratio_of_estimates(first: Estimate, second: Estimate) -> Estimate:
 
 
 def _combination(
-    estimates: Sequence[Estimate], value: float, low: float, high: float, method: str, unit: str
+    estimates: Sequence[Estimate], value: float, low: float, high: float, method: str
 ) -> Estimate:
     """A result at the common level of the estimates; exact if all of them are."""
     uncertain = [estimate for estimate in estimates if estimate.level < 1]
@@ -195,7 +187,7 @@ def _combination(
             f"{', '.join(f'{level:.0%}' for level in sorted(levels))}."
         )
     if not levels:
-        return Estimate.exact(value, unit=unit)
+        return Estimate.exact(value)
     if not math.isnan(value):
         low, high = min(low, value), max(high, value)
     samples = [estimate.samples for estimate in uncertain]
@@ -205,8 +197,8 @@ def _combination(
         high,
         level=levels.pop(),
         method=method,
+        # The same estimate several times, as in a square, has its samples once.
         samples=sum(samples) if len(set(map(id, estimates))) > 1 else samples[0],
-        unit=unit,
         needed=max(
             (estimate.needed for estimate in estimates if estimate.needed is not None), default=None
         ),
@@ -225,7 +217,3 @@ def _log_ratio(larger: float, smaller: float) -> float:
     if larger == smaller:
         return 0.0
     return math.log(larger / smaller) if smaller > 0 and math.isfinite(larger) else math.inf
-
-
-def _log(value: float) -> float:
-    return math.log(value) if value > 0 else -math.inf

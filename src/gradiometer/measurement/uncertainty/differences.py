@@ -63,7 +63,7 @@ def mean_over_pairs(differences: Sequence[float], level: float = 0.9, unit: str 
 
 
 def difference_over_runs(
-    first: Sequence[float], second: Sequence[float], level: float = 0.9, unit: str = ""
+    first: Sequence[float], second: Sequence[float], level: float = 0.9
 ) -> Estimate:
     """Mean over the runs of one group minus that of another, with seeds that are not paired.
 
@@ -92,7 +92,6 @@ def difference_over_runs(
         level=level,
         method=method,
         samples=freedom + 2,
-        unit=unit,
     )
 
 

@@ -166,8 +166,11 @@ def ratio_of_means(
         return _too_few(readings, missing * spacing, level, unit)
     # Scaled, the squares and products of tiny or huge moments do not overflow.
     sizes = largest(numerator), largest(denominator)
-    pairs = np.stack([numerator / sizes[0], denominator / sizes[1]], axis=1)
-    length = readings // batches if batches else batch_length(_deciding(*pairs.T))
+    above, below = numerator / sizes[0], denominator / sizes[1]
+    pairs = np.stack([above, below], axis=1)
+    # n − r·d has the mean zero at the estimated ratio r. It is taken times d, which may be zero.
+    deciding = below.mean() * above - above.mean() * below
+    length = readings // batches if batches else batch_length(deciding)
     means, center = batch_means(pairs, length, batches), pairs.mean(axis=0)
     covariance = np.cov(means, rowvar=False) * length / readings
     quantile = _quantile(level, len(means))
@@ -182,15 +185,6 @@ def ratio_of_means(
     return Estimate.interval(
         value, low, high, level=level, method=method, samples=readings, unit=unit, needed=needed
     )
-
-
-def _deciding(
-    numerator: Float[np.ndarray, " steps"], denominator: Float[np.ndarray, " steps"]
-) -> Float[np.ndarray, " steps"]:
-    """Readings of n − r·d, whose mean is zero at the estimated ratio r, times d so that d may be
-    zero."""
-    readings: np.ndarray = denominator.mean() * numerator - numerator.mean() * denominator
-    return readings
 
 
 def largest(samples: Float[np.ndarray, " steps"]) -> float:

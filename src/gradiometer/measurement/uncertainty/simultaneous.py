@@ -22,9 +22,7 @@ _LIKENESS = np.geomspace(0.2, 100, 400)
 Differences = Float[np.ndarray, "pairs alternatives"]
 
 
-def simultaneous_means(
-    differences: Differences, *, level: float = 0.9, unit: str = ""
-) -> tuple[Estimate, ...]:
+def simultaneous_means(differences: Differences, *, level: float = 0.9) -> tuple[Estimate, ...]:
     """The mean difference of each alternative, with intervals that cover all means together at this
     level.
 
@@ -45,7 +43,6 @@ def simultaneous_means(
     Args:
         differences: Alternative minus baseline, [pairs, alternatives], at least 2 pairs, finite.
         level: Probability that all intervals cover.
-        unit: Unit of the differences.
 
     Raises:
         BadArgument: There are fewer than two pairs, or a difference is not finite.
@@ -68,7 +65,7 @@ def simultaneous_means(
     check_level(level)
     pairs, alternatives = differences.shape
     if alternatives == 1:
-        return (mean_over_pairs(differences[:, 0].tolist(), level, unit),)
+        return (mean_over_pairs(differences[:, 0].tolist(), level),)
     values, variances = differences.mean(axis=0), differences.var(axis=0, ddof=1)
     largest = float(variances.max())
     margins = np.zeros(alternatives)
@@ -86,7 +83,6 @@ def simultaneous_means(
             level=level,
             method=method,
             samples=pairs,
-            unit=unit,
         )
         for value, margin in zip(values.tolist(), margins.tolist(), strict=True)
     )

@@ -1,7 +1,6 @@
 """Fashion-MNIST, 28 × 28 pixels: read from the original files on this machine, never downloaded."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,6 @@ from gradiometer.problems.problem import Problem
 
 VARIABLE = "GRADIOMETER_DATA"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-SIDE = 28
-CLASSES = 10
 PARTS = ("train", "t10k")
 FILES = tuple(
     f"{part}-{kind}" for part in PARTS for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
@@ -61,7 +58,15 @@ def find(data_dir: str | os.PathLike[str] | None = None) -> Path:
     Raises:
         BadArgument: The files are in none of the folders. The message lists them.
     """
-    places = _places(data_dir)
+    named = os.environ.get(VARIABLE) if data_dir is None else data_dir
+    places = [] if not named else [Path(named).expanduser() / below for below in BELOW]
+    if data_dir is None:
+        places += [
+            DEBIAN,
+            Path.home() / ".cache" / "fashion-mnist",
+            Path.home() / ".cache" / "FashionMNIST" / "raw",
+            Path("data") / "FashionMNIST" / "raw",
+        ]
     for place in places:
         if all(_file(place, name) is not None for name in FILES):
             return place
@@ -70,24 +75,6 @@ def find(data_dir: str | os.PathLike[str] | None = None) -> Path:
         f"Fashion-MNIST is not on this machine (looked in {', '.join(map(str, looked))}): "
         "run `apt install dataset-fashion-mnist`, or pass its folder as `--set data_dir=FOLDER`."
     )
-
-
-def _places(data_dir: str | os.PathLike[str] | None) -> Sequence[Path]:
-    """The folders to search, in this order."""
-    if data_dir is not None:
-        return _below(Path(data_dir).expanduser())
-    named = os.environ.get(VARIABLE)
-    return [
-        *(_below(Path(named).expanduser()) if named else []),
-        DEBIAN,
-        Path.home() / ".cache" / "fashion-mnist",
-        Path.home() / ".cache" / "FashionMNIST" / "raw",
-        Path("data") / "FashionMNIST" / "raw",
-    ]
-
-
-def _below(folder: Path) -> list[Path]:
-    return [folder / below for below in BELOW]
 
 
 def _file(folder: Path, name: str) -> Path | None:
@@ -106,15 +93,15 @@ def _part(folder: Path, part: str) -> Labelled:
             f"`{folder}` holds {len(images):,} images and {len(labels):,} labels in its {part} "
             "files: they are from different data sets, download them again."
         )
-    if images.shape[1:] != (SIDE, SIDE):
+    if images.shape[1:] != (28, 28):
         height, width = images.shape[1:]
         raise BadArgument(
-            f"`{folder}` must have images of {SIDE} × {SIDE} pixels, got {height} × {width} in its "
+            f"`{folder}` must have images of 28 × 28 pixels, got {height} × {width} in its "
             f"{part} files: they are from another data set."
         )
-    if not (labels < CLASSES).all():
+    if not (labels < 10).all():
         raise BadArgument(
-            f"`{folder}` must have labels from 0 to {CLASSES - 1}, got {labels.max()} in its "
+            f"`{folder}` must have labels from 0 to 9, got {labels.max()} in its "
             f"{part} files: they are from another data set."
         )
     return grey_values(torch.from_numpy(images.copy()), 255), torch.from_numpy(

@@ -24,8 +24,8 @@ def loop_at(run: Run, step: int | None = None, *, problem: Problem | None = None
     """The training of a run after some updates, to be forked. Nothing is written.
 
     The steps from the nearest checkpoint on are made again when the loop is first copied. A branch
-    follows the schedule of the run, with the way to zero that `cool` has begun; `cool` and `guard`
-    decide nothing more.
+    follows the schedule of the run, with the way to zero that `cool` has begun; `cool` decides
+    nothing more.
 
     Args:
         run: The run, finished or under way.

@@ -8,7 +8,6 @@ from gradiometer.loop.changes.rates import Rate
 from gradiometer.loop.comparison.effects import Effect
 from gradiometer.loop.recorded.words import outcome
 from gradiometer.run.configuration import Configuration
-from gradiometer.train.guard import scale_rates
 from gradiometer.train.policies.policy import READOUT, ForkPoint, name_of
 from gradiometer.train.training import Training
 
@@ -87,8 +86,13 @@ class RateForks:
 
     def repeat(self, training: Training, event: Mapping[str, Any]) -> None:
         """Multiply the rate of this and of all later steps."""
-        if event["factor"] != 1:
-            scale_rates(training.optimizer, training.scheduler, event["factor"])
+        factor = event["factor"]
+        if factor != 1:
+            for group in training.optimizer.param_groups:
+                group["lr"] *= factor
+                group["initial_lr"] *= factor
+            scheduler = training.scheduler
+            scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
 
     def remember(self, event: Mapping[str, Any]) -> None:
         """Take in what the forks have cost."""

@@ -57,10 +57,24 @@ def state_at(run: Run, step: int, verb: str, problem: Problem | None = None) -> 
     if checkpoint is not None and checkpoint.step == step:
         values = {name: value for name, value in checkpoint.state.items() if name != "recorder"}
         return Checkpoint(step, checkpoint.tensors, values, warnings=tuple(warnings))
+    check_repeatable(run)
     with threads(run.configuration.threads), untouched_randomness(0, []):
         training = training_of(run, verb, problem)
         warnings += _replayed(training, run, checkpoint, step)
         return Checkpoint(step, *capture(training), warnings=tuple(warnings))
+
+
+def check_repeatable(run: Run) -> None:
+    """Raise if steps of the run cannot be made again, since a guard of version 0.2 watched them.
+
+    Raises:
+        BadArgument: It did.
+    """
+    if "guard" in run.manifest["configuration"]:
+        raise BadArgument(
+            f"`{run.path}` was trained with `guard`, which only version 0.2 has: its steps cannot "
+            "be made again. Use a step that has a checkpoint, or train it anew."
+        )
 
 
 def _replayed(training: Training, run: Run, checkpoint: Checkpoint | None, step: int) -> list[str]:
@@ -84,17 +98,14 @@ def _replayed(training: Training, run: Run, checkpoint: Checkpoint | None, step:
         batch = training.batch()
         loss = training.backward(batch)
         reason = training.divergence(loss)
-        back = training.went_back(loss, batch, reason)
-        if not back and reason is not None:
+        if reason is not None:
             raise Diverged(
                 f"step {training.step:,} of `{run.path}` diverged when it was repeated: {reason}."
             )
         known = recorded.get(training.step, loss)
         if loss != known:
             worst = max(worst, abs(loss - known) / max(abs(known), np.finfo(float).tiny))
-        learning_rate = training.learning_rate
-        training.update(made=not back)
-        training.cooled(learning_rate)
+        training.update()
     if not worst or math.isnan(worst):
         return []
     why = (

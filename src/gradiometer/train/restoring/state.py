@@ -29,8 +29,6 @@ def capture(training: Training) -> tuple[Tensors, Values]:
         }
     if training.cooling is not None:
         tensors |= {f"cooling.{name}": value for name, value in training.cooling.tensors().items()}
-    if training.guard is not None:
-        tensors |= {f"guard.{name}": value for name, value in training.guard.tensors().items()}
     random_tensors, random_values = _random_states(training.device)
     values = {
         "step": training.step,
@@ -44,7 +42,6 @@ def capture(training: Training) -> tuple[Tensors, Values]:
         },
         "random": random_values,
         "cooling": training.cooling.values() if training.cooling is not None else None,
-        "guard": training.guard.values() if training.guard is not None else None,
     }
     if training.origin is not None:
         points, values["origin"] = training.origin.state_dict()
@@ -99,8 +96,6 @@ def _restore(training: Training, tensors: Mapping[str, Tensor], values: Mapping[
     training.scheduler.load_state_dict({**values["scheduler"], "lr_lambdas": [None]})
     if training.cooling is not None:
         training.cooling.restore(_below("cooling", tensors), values["cooling"])
-    if training.guard is not None:
-        training.guard.restore(_below("guard", tensors), values["guard"])
     training.step = values["step"]
     training.first_loss = values["first_loss"]
     # else it starts at the present parameters

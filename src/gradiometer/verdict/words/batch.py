@@ -18,7 +18,7 @@ from gradiometer.measurement.estimate import Estimate, about, counted, significa
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.measurement.optimizer.hyperparameters import list_values
 from gradiometer.measurement.optimizer.shape import number
-from gradiometer.verdict.words.sentences import Sentences
+from gradiometer.verdict.words.sentences import Sentences, always
 
 NEARLY_HALVES = 1.8
 """A number of updates that is divided by at least this is said to be nearly halved."""
@@ -201,82 +201,41 @@ def _unit(finding: Finding) -> str:
 
 def _seen(finding: Finding) -> str:
     """Where B is, compared with the noise scale."""
-    return _PLACES[finding.facts.get("place", "near")](finding)
-
-
-def _few(finding: Finding) -> str:
-    return "".join(_carried_by_few(finding))
-
-
-def _outdated(finding: Finding) -> str:
     scale, batch = _numbers(finding)
-    value = _with_interval(scale)
-    if not math.isfinite(scale.high):
-        value = f"at least {significant(scale.low)} {_when(scale)}"
-    return f"The {_name(finding)} was {value}, and B is {_size(finding, batch)}."
-
-
-def _moving(finding: Finding) -> str:
-    scale, batch = _numbers(finding)
-    side, verb = ("below", "rising") if scale.value < batch else ("above", "falling")
-    return (
-        f"The {_name(finding)} is {_with_interval(scale)}, {side} B = {_size(finding, batch)}, and "
-        f"{verb}."
-    )
-
-
-def _below(finding: Finding) -> str:
-    scale, batch = _numbers(finding)
-    size = _size(finding, batch)
-    if not math.isfinite(scale.high):
-        return _unbounded(finding, f", above B = {size}")
-    times = significant(scale.value / batch, 2)
-    return (
-        f"The batch is small: the {_name(finding)} is {_with_interval(scale)}, {times} times "
-        f"B = {size}."
-    )
-
-
-def _above(finding: Finding) -> str:
-    scale, batch = _numbers(finding)
-    size = _size(finding, batch)
-    if not scale.value > 0:
-        is_below = f"below {significant(scale.high)}" if scale.high > 0 else "0: no noise was seen"
-        return f"The {_name(finding)} is {is_below}, and B = {size} is above it."
-    times = significant(batch / scale.value, 2)
-    return (
-        f"The batch is large: B = {size} is {times} times the {_name(finding)} "
-        f"{_with_interval(scale)}."
-    )
-
-
-def _near(finding: Finding) -> str:
-    scale, batch = _numbers(finding)
-    return f"B = {_size(finding, batch)} is near the {_name(finding)} {_with_interval(scale)}."
-
-
-def _unknown(finding: Finding) -> str:
-    scale, batch = _numbers(finding)
-    if not scale.low > 0:
-        return f"The {_name(finding)} is not known yet; {_needs(finding, 'an interval')}."
-    if not math.isfinite(scale.high):
-        return _unbounded(finding)
-    return (
-        f"The {_name(finding)} {_with_interval(scale)} is too uncertain for B = "
-        f"{_size(finding, batch)}."
-    )
-
-
-_PLACES: Mapping[str, Callable[[Finding], str]] = {
-    "few": _few,
-    "outdated": _outdated,
-    "moving": _moving,
-    "below": _below,
-    "above": _above,
-    "near": _near,
-    "unknown": _unknown,
-}
-"""What is said of each place that B can have."""
+    name, size = _name(finding), _size(finding, batch)
+    is_bounded = math.isfinite(scale.high)
+    match finding.facts.get("place", "near"):
+        case "few":
+            seen = "".join(_carried_by_few(finding))
+        case "outdated":
+            at_least = f"at least {significant(scale.low)} {_when(scale)}"
+            was = _with_interval(scale) if is_bounded else at_least
+            seen = f"The {name} was {was}, and B is {size}."
+        case "moving":
+            side, verb = ("below", "rising") if scale.value < batch else ("above", "falling")
+            seen = f"The {name} is {_with_interval(scale)}, {side} B = {size}, and {verb}."
+        case "below" if is_bounded:
+            times = significant(scale.value / batch, 2)
+            value = _with_interval(scale)
+            seen = f"The batch is small: the {name} is {value}, {times} times B = {size}."
+        case "below":
+            seen = _unbounded(finding, f", above B = {size}")
+        case "above" if scale.value > 0:
+            times = significant(batch / scale.value, 2)
+            value = _with_interval(scale)
+            seen = f"The batch is large: B = {size} is {times} times the {name} {value}."
+        case "above":
+            below = f"below {significant(scale.high)}" if scale.high > 0 else "0: no noise was seen"
+            seen = f"The {name} is {below}, and B = {size} is above it."
+        case "near":
+            seen = f"B = {size} is near the {name} {_with_interval(scale)}."
+        case _ if not scale.low > 0:
+            seen = f"The {name} is not known yet; {_needs(finding, 'an interval')}."
+        case _ if not is_bounded:
+            seen = _unbounded(finding)
+        case _:
+            seen = f"The {name} {_with_interval(scale)} is too uncertain for B = {size}."
+    return seen
 
 
 def _carried_by_few(finding: Finding) -> tuple[str, str, str]:
@@ -420,14 +379,6 @@ def _under_adam(finding: Finding) -> str:
     )
 
 
-def one_step_model(_: Doubt) -> str:
-    """The forecast is that of a model."""
-    return (
-        "The factors come from a model (one step of SGD at its best learning rate), and the noise "
-        "scale usually grows as the loss falls."
-    )
-
-
 def uneven_noise(doubt: Doubt) -> str:
     """Few examples carry most of the noise."""
     return (
@@ -447,24 +398,6 @@ def tuned_rates(doubt: Doubt) -> str:
     )
 
 
-def no_single_rate(_: Doubt) -> str:
-    """No rule for the rate held under AdamW."""
-    return (
-        "No single learning rate follows from the noise scale: in the trials the best one grew as "
-        "B^p with p from −0.03 to 0.63."
-    )
-
-
-def preconditioned_trials(_: Doubt) -> str:
-    """How well the preconditioned scale predicted the batch."""
-    return (
-        "Under AdamW this scale was within a factor of 2 of the batch size that branches with "
-        "tuned rates found, in 6 of 6 conditions on two small networks, and in 6 of 7 on others; "
-        "under RMSprop it was 7 times too large in the one condition tested. No other batch was "
-        "tried in this run."
-    )
-
-
 CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
     "batch_small": small,
     "batch_large": large,
@@ -479,9 +412,20 @@ CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
 }
 
 DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
-    "one_step_model": one_step_model,
+    "one_step_model": always(
+        "The factors come from a model (one step of SGD at its best learning rate), and the noise "
+        "scale usually grows as the loss falls."
+    ),
     "uneven_noise": uneven_noise,
     "tuned_rates": tuned_rates,
-    "no_single_rate": no_single_rate,
-    "preconditioned_trials": preconditioned_trials,
+    "no_single_rate": always(
+        "No single learning rate follows from the noise scale: in the trials the best one grew as "
+        "B^p with p from −0.03 to 0.63."
+    ),
+    "preconditioned_trials": always(
+        "Under AdamW this scale was within a factor of 2 of the batch size that branches with "
+        "tuned rates found, in 6 of 6 conditions on two small networks, and in 6 of 7 on others; "
+        "under RMSprop it was 7 times too large in the one condition tested. No other batch was "
+        "tried in this run."
+    ),
 }

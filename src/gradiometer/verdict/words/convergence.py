@@ -6,7 +6,7 @@ from typing import Any
 from gradiometer.convergence.theorem.theorem import SUFFICIENT
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.verdict.words.sentences import Sentences
+from gradiometer.verdict.words.sentences import Sentences, always
 
 # The schedule
 
@@ -103,16 +103,6 @@ def _plateau(finding: Finding, means: str, suggestion: str = "") -> Sentences:
     return Sentences(seen, means, suggestion=suggestion, lead=lead)
 
 
-def extrapolated_gain(doubt: Doubt) -> str:
-    """The gain of more steps is not measured."""
-    return "The gain of more steps is extrapolated along the run's own trajectory."
-
-
-def flat_within_noise(doubt: Doubt) -> str:
-    """A small slope is not seen."""
-    return "A loss that shows no slope may still have one: the interval says how steep it may be."
-
-
 # The certificate
 
 
@@ -204,6 +194,10 @@ CLAIMS = {
 
 DOUBTS = {
     "certificate_tolerance": certificate_tolerance,
-    "extrapolated_gain": extrapolated_gain,
-    "flat_within_noise": flat_within_noise,
+    "extrapolated_gain": always(
+        "The gain of more steps is extrapolated along the run's own trajectory."
+    ),
+    "flat_within_noise": always(
+        "A loss that shows no slope may still have one: the interval says how steep it may be."
+    ),
 }

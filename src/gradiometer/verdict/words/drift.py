@@ -5,7 +5,7 @@ import math
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.measurement.estimate import Estimate, about, counted, significant
 from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.verdict.words.sentences import Sentences
+from gradiometer.verdict.words.sentences import Sentences, always
 
 MOVES = (
     "A smaller learning rate lets training move to a sharper region, a larger one to a flatter "
@@ -298,14 +298,6 @@ def lower_edge_of_momentum(doubt: Doubt) -> str:
     return f"With momentum and small batches it is reported to settle at 2(1 − μ)/η = {edge}."
 
 
-def batch_edge_of_quadratic(doubt: Doubt) -> str:
-    """The edge is that of a quadratic."""
-    return (
-        "The edge is that of a quadratic; batch sharpness usually rises to it and stays there, "
-        "which is not a failure."
-    )
-
-
 CLAIMS = {
     "batch_sharpness_at_edge": batch_sharpness_at_edge,
     "batch_sharpness_below_edge": batch_sharpness_below_edge,
@@ -329,6 +321,9 @@ CLAIMS = {
 }
 
 DOUBTS = {
-    "batch_edge_of_quadratic": batch_edge_of_quadratic,
+    "batch_edge_of_quadratic": always(
+        "The edge is that of a quadratic; batch sharpness usually rises to it and stays there, "
+        "which is not a failure."
+    ),
     "lower_edge_of_momentum": lower_edge_of_momentum,
 }

@@ -9,7 +9,7 @@ from gradiometer.loop.recorded.trials import TOLERANCE
 from gradiometer.loop.recorded.words import label_of, outcome
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.verdict.words.sentences import Sentences
+from gradiometer.verdict.words.sentences import Sentences, always
 
 COMPARED = (
     "Forks compared keeping the rate for a share of the branch (hold) with taking it to zero from "
@@ -168,30 +168,6 @@ def _why_not(result: Mapping[str, Any]) -> str:
     return f": it ends more than {TOLERANCE:.0%} worse" if result["may_be_worse"] else ""
 
 
-def cooling_forks(_: Doubt) -> str:
-    """What the forks of `--cool auto` did not compare."""
-    return (
-        "The forks compared the training loss, and no other ways to lower the rate. Each end of "
-        "their intervals is a one-sided bound at the level of the run."
-    )
-
-
-def rate_forks(_: Doubt) -> str:
-    """How short the branches were."""
-    return (
-        "The branches take a fifth of what was left of the run, and shorter branches lean to small "
-        "rates."
-    )
-
-
-def next_fifth(_: Doubt) -> str:
-    """What the forecast of the loss at a rate of zero is for."""
-    return (
-        "The forecast is for a fall of the rate over the next fifth of the steps so far, on "
-        "training examples."
-    )
-
-
 CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
     "rate_goes_to_zero": goes_to_zero,
     "rate_by_forks": changed_by_forks,
@@ -199,7 +175,16 @@ CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
 }
 
 DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
-    "cooling_forks": cooling_forks,
-    "rate_forks": rate_forks,
-    "next_fifth": next_fifth,
+    "cooling_forks": always(
+        "The forks compared the training loss, and no other ways to lower the rate. Each end of "
+        "their intervals is a one-sided bound at the level of the run."
+    ),
+    "rate_forks": always(
+        "The branches take a fifth of what was left of the run, and shorter branches lean to small "
+        "rates."
+    ),
+    "next_fifth": always(
+        "The forecast is for a fall of the rate over the next fifth of the steps so far, on "
+        "training examples."
+    ),
 }

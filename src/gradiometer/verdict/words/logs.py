@@ -1,8 +1,8 @@
 """Words for the logs of other tools."""
 
 from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.verdict.words.sentences import Sentences
+from gradiometer.measurement.finding import Finding
+from gradiometer.verdict.words.sentences import Sentences, always
 
 FILTER = (
     "Hugging Face's Trainer omits NaN and inf from its average loss (`logging_nan_inf_filter`), "
@@ -77,11 +77,6 @@ def log_finite(finding: Finding) -> Sentences:
         seen=f"Every value of {columns} is a finite number.",
         means="There is no sign of NaN or inf.",
     )
-
-
-def no_gradient_norm(doubt: Doubt) -> str:
-    """Batches that mixed precision skips leave no trace in the loss."""
-    return "Without a gradient norm in the log, skipped batches cannot be seen."
 
 
 # The learning rate
@@ -260,4 +255,8 @@ CLAIMS = {
     "log_zero_at_end": log_zero_at_end,
 }
 
-DOUBTS = {"no_gradient_norm": no_gradient_norm}
+DOUBTS = {
+    "no_gradient_norm": always(
+        "Without a gradient norm in the log, skipped batches cannot be seen."
+    )
+}

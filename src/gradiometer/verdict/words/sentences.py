@@ -1,5 +1,6 @@
 """What a finding says, part by part."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -51,3 +52,8 @@ class Sentences:
     def __str__(self) -> str:
         parts = (self.seen, self.means, self.advice, self.forecast, self.tried, self.caveat)
         return " ".join(part for part in parts if part)
+
+
+def always(text: str) -> Callable[[object], str]:
+    """A function that says a doubt or an observation that has no numbers."""
+    return lambda _: text

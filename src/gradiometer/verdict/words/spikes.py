@@ -7,7 +7,7 @@ from gradiometer.drift.spikes.evidence import ROSE, Observation
 from gradiometer.drift.stability import BEYOND
 from gradiometer.measurement.estimate import counted, significant
 from gradiometer.measurement.finding import Finding
-from gradiometer.verdict.words.sentences import Sentences
+from gradiometer.verdict.words.sentences import Sentences, always
 
 FEW = 5
 """Most spikes whose steps are listed."""
@@ -95,29 +95,9 @@ def _shape(facts: Mapping[str, Any]) -> str:
 # Evidence
 
 
-def same_examples(observation: Observation) -> str:
-    """Every batch is the whole training set, or one and the same batch."""
-    return "Every batch has the same examples, so the loss rose because the parameters had moved."
-
-
-def moved_by_its_update(observation: Observation) -> str:
-    """The batch was unusual, and the loss stayed high after it."""
-    return "Its update then moved the parameters too far."
-
-
 def mean_of_steps(observation: Observation) -> str:
     """One high value of a log that averages."""
     return f"The high value is a mean over {observation.facts['steps']:,.0f} steps of the log."
-
-
-def last_loss(observation: Observation) -> str:
-    """Nothing is known of what follows."""
-    return "It is the last loss of the record, so the losses after it are not known."
-
-
-def batches_beside_it(observation: Observation) -> str:
-    """One high loss."""
-    return "The batches before and after it, which have other examples, had the usual loss."
 
 
 def highest_later(observation: Observation) -> str:
@@ -128,19 +108,6 @@ def highest_later(observation: Observation) -> str:
         f"It was high {others}, and the highest value came after the first high one: the "
         "parameters had moved."
     )
-
-
-def highest_first(observation: Observation) -> str:
-    """The loss jumped and stayed high."""
-    return (
-        "The first high loss is the highest, and the loss stayed high after it. Either the update "
-        "on this batch moved the parameters too far, or they had moved before."
-    )
-
-
-def two_batches(observation: Observation) -> str:
-    """Too short to tell."""
-    return "The loss was high on two batches only."
 
 
 def other_examples(observation: Observation) -> str:
@@ -200,20 +167,27 @@ def sharpness(observation: Observation) -> str:
 
 
 OBSERVATIONS: Mapping[str, Callable[[Observation], str]] = {
-    "batches_beside_it": batches_beside_it,
+    "batches_beside_it": always(
+        "The batches before and after it, which have other examples, had the usual loss."
+    ),
     "heaviest_eighth": heaviest_eighth,
     "heaviest_examples": heaviest_examples,
-    "highest_first": highest_first,
+    "highest_first": always(
+        "The first high loss is the highest, and the loss stayed high after it. Either the update "
+        "on this batch moved the parameters too far, or they had moved before."
+    ),
     "highest_later": highest_later,
-    "last_loss": last_loss,
+    "last_loss": always("It is the last loss of the record, so the losses after it are not known."),
     "longest_layer": longest_layer,
     "longest_layer_at_step": longest_layer_at_step,
     "mean_of_steps": mean_of_steps,
-    "moved_by_its_update": moved_by_its_update,
+    "moved_by_its_update": always("Its update then moved the parameters too far."),
     "other_examples": other_examples,
-    "same_examples": same_examples,
+    "same_examples": always(
+        "Every batch has the same examples, so the loss rose because the parameters had moved."
+    ),
     "sharpness": sharpness,
-    "two_batches": two_batches,
+    "two_batches": always("The loss was high on two batches only."),
 }
 """A function that says each observation."""
 

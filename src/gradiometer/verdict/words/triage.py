@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import NamedTuple
 
 from gradiometer.loop.changes.rates import Rate
@@ -11,7 +10,7 @@ from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.measurement.optimizer.shape import number
 from gradiometer.verdict.claims import Claim
-from gradiometer.verdict.words.sentences import Sentences
+from gradiometer.verdict.words.sentences import Sentences, always
 
 
 class Words(NamedTuple):
@@ -273,20 +272,11 @@ def _to_paste(line: str, finding: Finding) -> tuple[str, str]:
 CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {claim.value: limits for claim in Claim}
 """A function that says each claim."""
 
-DOUBT_WORDS = {
-    "no_decay": "A rate without decay looks the same: only a fork can tell (`cool now`).",
-    "stopped_early": (
+DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
+    "no_decay": always("A rate without decay looks the same: only a fork can tell (`cool now`)."),
+    "stopped_early": always(
         "A training that stopped early looks the same: only a fork can tell (`go on`)."
     ),
-    "fine_tuning": "A trained model that is trained further also moves little.",
-}
-
-
-def _fixed(text: str, _: Doubt) -> str:
-    return text
-
-
-DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
-    kind: partial(_fixed, text) for kind, text in DOUBT_WORDS.items()
+    "fine_tuning": always("A trained model that is trained further also moves little."),
 }
 """A function that says each doubt."""

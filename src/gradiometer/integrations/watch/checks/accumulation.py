@@ -42,7 +42,7 @@ class Shares:
         self._heard: list[Tensor | None] = []
         self._roots: list[Tensor | None] = []
         self._plain = True
-        self._listener = Listener(before=lambda: None, after=self._heard.append)
+        self._listener = Listener(before=lambda _: None, after=self._heard.append)
         self._listens = False
         self.multiple: float | None = 1.0
         """`.grad` of an update divided by the mean of the gradients of its backwards; None if it is

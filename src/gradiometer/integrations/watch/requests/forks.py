@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.integrations.watch.capture import Capture
@@ -12,7 +14,9 @@ from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.losses import no_loss
 from gradiometer.integrations.watch.requests.looks import Looks
 from gradiometer.integrations.watch.requests.on_the_way import OnTheWay
+from gradiometer.integrations.watch.triage.exact import schedulers_of
 from gradiometer.loop import Alternative, Fork, Loop, fork
+from gradiometer.loop.data import Data, data_of
 from gradiometer.loop.replay import WAY_OUT, check_replay
 from gradiometer.measurement.estimate import significant
 from gradiometer.run.reader import Run
@@ -22,6 +26,10 @@ from gradiometer.verdict.triage.signs import Signs
 RECORDED = 0.01
 """Largest relative difference of a recorded norm that counts as rounding: norms are recorded in six
 digits, and 1 % of clipping changes an effect by less than its interval."""
+
+NEWEST, SAME_RATE = 32, 1e-6
+"""Newest updates whose rates show if a loop sets it itself, and the largest relative difference of
+two rates that are the same."""
 
 OF_LOOP = frozenset(inspect.signature(Loop).parameters)
 """Arguments of `Loop`; the others are those of `fork`."""
@@ -82,10 +90,6 @@ class Forks(Looks):
         charged_to: str = "forks on request",
         **settings: Any,
     ) -> Fork | None:
-        if len(self._optimizers) > 1:
-            raise Unsupported(
-                f"`optimizer` has {len(self._optimizers)} optimizers, and a fork needs one for all."
-            )
         if self._batches.axis:
             raise Unsupported(
                 "`batch_axis` is not 0, and a fork cuts batches along their first axis."
@@ -105,12 +109,35 @@ class Forks(Looks):
             if settings.get("step") is None:
                 known |= {"accumulation": self._accumulation, "scaler": self._capture.scaler}
             known |= {name: settings.pop(name) for name in OF_LOOP if name in settings}
-            loop = Loop(self._objective.model, self._optimizers[0], batches=batches, **known)
-            loop.warnings = self._replayed(loop, run)
+            notes = self._schedule(known, batches, Signs.of(run).rates)
+            loop = Loop(self._objective.model, self._optimizers, batches=batches, **known)
+            loop.warnings = (*notes, *self._replayed(loop, run))
             rates = Signs.of(run).rates
             high = np.flatnonzero(rates >= np.nanmax(rates, initial=0.0) / 2)
             loop.high_until = int(high[-1]) if len(high) else None
             return fork(loop, alternatives, **{"out": run.path, **settings})
+
+    def _schedule(
+        self, known: dict[str, Any], batches: Any, rates: Float[np.ndarray, " steps"]
+    ) -> tuple[str, ...]:
+        """Add the schedulers of the loop to the arguments of `Loop`, unless one is given. Returns
+        what a reader of the fork should know of rates that no scheduler explains."""
+        if "scheduler" in known:
+            return ()
+        found, each = schedulers_of(self._optimizers, self.steps)
+        why = _why_not(found, each, data_of(batches, known.get("batch_size")))
+        if found and not why:
+            known |= {"scheduler": found, "scheduler_each": each}
+            return ()
+        newest = rates[-NEWEST:]
+        moved = int((np.abs(np.diff(newest)) > SAME_RATE * np.abs(newest[1:])).sum())
+        if not (found or moved):
+            return ()
+        why = why or f"it changed at {moved} of the last {len(newest):,} updates, by your own code"
+        return (
+            f"The branches keep the rate that your loop has now, since {why}: if it will change, "
+            "give scheduler=, a function of the number of an update that returns its rate.",
+        )
 
     def _replayed(self, loop: Loop, run: Run) -> tuple[str, ...]:
         """Compare updates of the loop with those of a copy. Returns what a reader of the fork
@@ -126,6 +153,24 @@ class Forks(Looks):
         if loop.loss is None or loop.ascent is not None:
             return notes
         return (*notes, *_clipped_as_recorded(loop, Signs.of(run)))
+
+
+def _why_not(schedulers: Sequence[Any], each: str, data: Data) -> str:
+    """Why branches cannot follow these schedulers, as a part of a sentence; empty if they can."""
+    for scheduler in schedulers:
+        kind = type(scheduler).__name__
+        groups = scheduler.optimizer.param_groups
+        planned = getattr(scheduler, "_last_lr", [group["lr"] for group in groups])
+        if isinstance(scheduler, ReduceLROnPlateau):
+            return f"{kind} needs a metric at every step"
+        if any(
+            abs(float(group["lr"]) - float(rate)) > SAME_RATE * abs(float(rate))
+            for group, rate in zip(groups, planned, strict=True)
+        ):
+            return f"it is not that of its {kind}"
+        if each == "epoch" and data.epoch is None:
+            return f"{kind} goes on once an epoch, and the size of an epoch is not known"
+    return ""
 
 
 def _clipped_as_recorded(loop: Loop, signs: Signs) -> tuple[str, ...]:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.integrations.fsdp import is_sharded
+from gradiometer.integrations.watch.last_gradient import NEVER
 from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
 from gradiometer.integrations.watch.subject import Subject
-from gradiometer.integrations.watch.triage.recorder import NEVER, takes_no_hooks
+from gradiometer.integrations.watch.triage.recorder import takes_no_hooks
 from gradiometer.loop.marks import Marks, marks_of
 from gradiometer.loop.replay import (
     SETTINGS,
@@ -22,6 +23,7 @@ from gradiometer.loop.replay import (
     tensors_of,
 )
 from gradiometer.measurement.batch import Batch, mapped
+from gradiometer.measurement.optimizer.several import as_one
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import GlobalStates
 
@@ -50,7 +52,7 @@ class KeptUpdatesOfLoop:
         subject: The training. Nothing is kept of ours, with a budget of 0, on several processes, or
             if it is sharded.
         called: The model as the loop calls it.
-        optimizers: The optimizers of the loop; with more than one nothing is kept.
+        optimizers: The optimizers of the loop.
         scaler: The GradScaler, if there is one.
         accumulation: Number of calls of `step` for one update.
         warn: Takes a warning.
@@ -93,7 +95,7 @@ class KeptUpdatesOfLoop:
         self._weights: Marks | None = None
         self._above: Marks | None = None
         self._modes: list[bool] = []
-        self._handle: Any = None
+        self._handles: list[Any] = []
         can_keep = (
             bool(self._budget.share)
             and subject.ranks.alone
@@ -122,7 +124,8 @@ class KeptUpdatesOfLoop:
                 if self._state is None:
                     self._keep_state()  # the first call of the model was not seen
                 self._batches.append(batch)
-                self._weights = marks_of(dict(self._model.named_parameters()))
+                if self._weights is None:
+                    self._weights = marks_of(dict(self._model.named_parameters()))
 
     def updated(self, step: int) -> None:
         """Take what an update did, and prepare for the next one."""
@@ -153,10 +156,7 @@ class KeptUpdatesOfLoop:
 
     def _begin(self, step: int) -> None:
         """Keep the coming updates, unless they cannot be kept."""
-        if len(self._optimizers) > 1:
-            self._give_up("the loop has several optimizers", for_good=True)
-            return
-        tensors = all_tensors(self._model, self._optimizers[0])
+        tensors = all_tensors(self._model, as_one(self._optimizers))
         if sum(tensor.numel() for tensor in tensors.values()) > MOST_NUMBERS:
             self._give_up(
                 f"model and optimizer have more than {MOST_NUMBERS:,} numbers", for_good=True
@@ -173,7 +173,7 @@ class KeptUpdatesOfLoop:
         two updates."""
         self._state = KeptUpdates(
             {name: one.detach().clone() for name, one in tensors_of(self._model).items()},
-            copy.deepcopy(self._optimizers[0].state_dict()),
+            copy.deepcopy(as_one(self._optimizers).state_dict()),
             _copy_of(self._scaler),
         )
 
@@ -190,19 +190,25 @@ class KeptUpdatesOfLoop:
         )
         self._modes = [module.training for module in self._model.modules()]
         self._remove_hook()
-        if not takes_no_hooks(self._model) and not isinstance(self._called, torch.jit.ScriptModule):
-            self._handle = self._called.register_forward_pre_hook(Hook(self.shield, self._at_call))
+        if takes_no_hooks(self._model):
+            return
+        # several networks in one module are called by themselves
+        for module in (self._called, *self._called.children()):
+            if not isinstance(module, torch.jit.ScriptModule):
+                hook = Hook(self.shield, self._at_call)
+                self._handles.append(module.register_forward_pre_hook(hook))
 
     @property
     def _devices(self) -> set[torch.device]:
         return {parameter.device for parameter in self._model.parameters()}
 
     def _at_call(self, *_: Any) -> None:
-        """The model is called in training: the modes and random states of this update."""
+        """The model, or a part of it, is called in training: the modes and random states of this update."""
         if not torch.is_grad_enabled():
             return
         if self._at_forward is None:
             self._at_forward = GlobalStates(self._devices)
+            self._weights = marks_of(dict(self._model.named_parameters()))
             if self._state is None:
                 self._keep_state()
             self._modes = [module.training for module in self._model.modules()]
@@ -212,7 +218,7 @@ class KeptUpdatesOfLoop:
 
     def _take(self, step: int) -> None:
         """Keep what an update did."""
-        kept, optimizer = self._state, self._optimizers[0]
+        kept, optimizer = self._state, as_one(self._optimizers)
         assert kept is not None and self._random is not None and self._weights is not None
         kept.updates.append(
             KeptUpdate(
@@ -261,9 +267,8 @@ class KeptUpdatesOfLoop:
             self._end_stretch(self._start)
 
     def _remove_hook(self) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        while self._handles:
+            self._handles.pop().remove()
 
     def _stop(self, error: Exception) -> None:
         reason = reason_of(error)

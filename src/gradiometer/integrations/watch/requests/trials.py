@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from gradiometer.errors import GradiometerError
+from gradiometer.integrations.watch.last_gradient import NEVER
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
-from gradiometer.integrations.watch.triage.exact import scheduler_of
-from gradiometer.integrations.watch.triage.recorder import NEVER
+from gradiometer.integrations.watch.triage.exact import schedulers_of
 from gradiometer.loop.changes.alternative import Alternative
 from gradiometer.loop.changes.rates import CoolNow, Rate
 from gradiometer.run.budget import Budget
@@ -142,9 +142,6 @@ class Trials:
         settings: dict[str, Any] = (
             {} if shows_end or not isinstance(change, CoolNow) else {"tail": "none"}
         )
-        scheduler, each = scheduler_of(self._watched._optimizers, step)
-        if scheduler is not None:
-            settings |= {"scheduler": scheduler, "scheduler_each": each}
         # without a plan, as if the training went on for as long again: short branches are known as
         # such
         self._watched._fork(
@@ -164,10 +161,10 @@ class Trials:
         if self._budget.planned is not None:
             return self._budget.planned
         facts = Signs.of(run).facts
-        scheduler, each = scheduler_of(self._watched._optimizers, run.steps)
+        schedulers, each = schedulers_of(self._watched._optimizers, run.steps)
         return (
             int(facts["scheduled"])
-            if scheduler is not None and each == "update" and "scheduled" in facts
+            if schedulers and each == "update" and "scheduled" in facts
             else None
         )
 

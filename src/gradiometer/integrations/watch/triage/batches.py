@@ -41,15 +41,16 @@ class BatchSigns:
         self._looks += 1
         return self._looks <= IDENTIFIED_AT or self._looks % ONE_IN == 0
 
-    def of(self, batch: Batch, output: Any) -> dict[str, Tensor]:
+    def of(
+        self, inputs: Tensor | None, labels: Tensor | None, out: Tensor | None
+    ) -> dict[str, Tensor]:
         """The moments of one batch, by name.
 
         Args:
-            batch: The examples, as the loop gave them.
-            output: What the model returned for them; None if that was not seen.
+            inputs: The inputs of its examples.
+            labels: Their labels.
+            out: What the model returned for them. Each is None if it was not seen.
         """
-        inputs, labels = parts_of(batch)
-        out = logits_of(output)
         found: dict[str, Tensor] = {}
         if inputs is not None:
             found |= input_moments(inputs)

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.integrations.backwards import Listener
+from gradiometer.integrations.watch.last_gradient import gradients_of
 from gradiometer.integrations.watch.shield import Hook, Shield
-from gradiometer.integrations.watch.triage.products import gradients_of, together
+from gradiometer.integrations.watch.triage.compared import compared_by
 from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.optimizer.wrappers import bare_optimizer
 
 SENSITIVE = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 """Layers that act otherwise in eval mode."""
@@ -95,11 +97,14 @@ class BackwardsOfStep:
         }
         self._cleared = [parameter for parameter in parameters if id(parameter) in trained]
         self._listener: Listener | None = None
+        self._reads_loss = False
         self.count = 0
         self.stale: Tensor | None = None
         """‖.grad‖ before the first backward; None if it was empty."""
         self.roots: list[Tensor] = []
         """What each backward was called on."""
+        self.compared: tuple[Tensor, Tensor] | None = None
+        """The outputs and labels that the newest loss has compared; None if they are not known."""
         self._made: Tensor | None = None
         self._marks: list[tuple[int, int]] = []
 
@@ -108,9 +113,14 @@ class BackwardsOfStep:
         """‖.grad‖ of every parameter after the last backward, before anything clipped it."""
         return self._norms() if self._made is None else self._made
 
-    def start(self) -> None:
-        """Listen to the coming update."""
+    def start(self, *, reads_loss: bool) -> None:
+        """Listen to the coming update.
+
+        Args:
+            reads_loss: True to look for what the loss compares.
+        """
         self.stop()
+        self._reads_loss = reads_loss
         self.count = 0
         self.stale = None
         self.roots = []
@@ -124,9 +134,10 @@ class BackwardsOfStep:
         if self._listener is not None:
             self._listener.remove()
         self._listener = None
+        self.compared = None
 
     @torch.no_grad()
-    def _before(self) -> None:
+    def _before(self, loss: Tensor | None) -> None:
         held = [
             parameter.grad.detach() for parameter in self._cleared if parameter.grad is not None
         ]
@@ -136,6 +147,8 @@ class BackwardsOfStep:
         if self.count == 0:
             self.stale = together(torch._foreach_norm(held)).norm() if held else None
         self._marks = self._marked()
+        if self._reads_loss and loss is not None:
+            self.compared = compared_by(loss)
 
     @torch.no_grad()
     def _after(self, loss: Tensor | None) -> None:
@@ -156,11 +169,10 @@ class BackwardsOfStep:
         return together(torch._foreach_norm(gradients_of(self._parameters)))
 
 
-def scheduler_of(
+def schedulers_of(
     optimizers: Sequence[torch.optim.Optimizer], steps: int
-) -> tuple[torch.optim.lr_scheduler.LRScheduler | None, str]:
-    """The scheduler of the optimizers, and if it was stepped at each "update" or "epoch"; None if
-    none is known.
+) -> tuple[list[torch.optim.lr_scheduler.LRScheduler], str]:
+    """The schedulers of the optimizers, and if they were stepped at each "update" or "epoch".
 
     A scheduler knows its optimizer, and not the other way round, so that the collector of garbage
     is asked for it.
@@ -169,32 +181,54 @@ def scheduler_of(
         optimizers: The optimizers.
         steps: Updates so far.
     """
-    if not any(
-        "initial_lr" in group for optimizer in optimizers for group in optimizer.param_groups
-    ):
-        return None, "update"
+    found = []
     for optimizer in optimizers:
-        for holder in gc.get_referrers(optimizer):
-            # Python keeps the attributes of an object in itself or in a dictionary
-            owners = gc.get_referrers(holder) if isinstance(holder, dict) else [holder]
-            for owner in owners:
-                if (
-                    isinstance(owner, torch.optim.lr_scheduler.LRScheduler)
-                    and owner.optimizer is optimizer
-                ):
-                    return owner, "update" if 2 * owner.last_epoch >= steps else "epoch"
-    return None, "update"
+        if not any("initial_lr" in group for group in optimizer.param_groups):
+            continue
+        known = [
+            owner
+            for owner in _owners(optimizer)
+            if isinstance(owner, torch.optim.lr_scheduler.LRScheduler)
+            and bare_optimizer(owner.optimizer) is optimizer
+        ]
+        # those that a chain or a sequence is made of are stepped by it
+        inner = {id(part) for one in known for part in getattr(one, "_schedulers", ())}
+        outer = [one for one in known if id(one) not in inner]
+        if outer:
+            found.append(max(outer, key=lambda one: one.last_epoch))
+    each_update = all(2 * one.last_epoch >= steps for one in found)
+    return found, "update" if each_update else "epoch"
+
+
+def _owners(optimizer: torch.optim.Optimizer) -> list[Any]:
+    """The objects that have an optimizer as an attribute, or a wrapper of it."""
+    found = list[Any]()
+    for holder in gc.get_referrers(optimizer):
+        # Python keeps the attributes of an object in itself or in a dictionary
+        owners = gc.get_referrers(holder) if isinstance(holder, dict) else [holder]
+        found += owners
+        for owner in owners:
+            if isinstance(owner, torch.optim.Optimizer) and bare_optimizer(owner) is optimizer:
+                found += _owners(owner) if owner is not optimizer else []
+    return found
 
 
 def planned_steps(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
     """The scheduler of the optimizers and the length that it plans, in its own steps; empty if none
     can be seen."""
-    scheduler, _ = scheduler_of(optimizers, 0)
-    if scheduler is None:
+    schedulers, _ = schedulers_of(optimizers, 0)
+    if not schedulers:
         return {}
+    scheduler = schedulers[0]
     totals = [
         getattr(scheduler, name)
         for name in TOTALS
         if isinstance(getattr(scheduler, name, None), int)
     ]
     return {"scheduler": type(scheduler).__name__, **({"scheduled": totals[0]} if totals else {})}
+
+
+def together(numbers: Sequence[Tensor]) -> Tensor:
+    """Single numbers as one tensor in single precision, on the device of the first."""
+    device = numbers[0].device
+    return torch.stack([number.to(device) for number in numbers]).float()

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.integrations.watch.accelerator.copied import Copied
+from gradiometer.integrations.watch.last_gradient import NEVER, LastGradient, gradients_of
 from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
-from gradiometer.integrations.watch.triage.batches import BatchSigns, parts_of
+from gradiometer.integrations.watch.triage.batches import BatchSigns, logits_of, parts_of
 from gradiometer.integrations.watch.triage.exact import (
     BackwardsOfStep,
     facts_of,
     planned_steps,
     sensitive_layers,
+    together,
 )
-from gradiometer.integrations.watch.triage.products import Products, gradients_of, together
 from gradiometer.integrations.watch.triage.rows import SharedRows
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Objective
@@ -54,6 +55,7 @@ class TriageRecorder:
     Args:
         objective: The model.
         optimizers: The optimizers of the loop.
+        last: The gradient of the step before.
         accumulation: Number of calls of `step` for one update.
         enabled: False to record nothing: on other processes than the first, for sharded models,
             with a budget of 0.
@@ -66,6 +68,7 @@ class TriageRecorder:
         self,
         objective: Objective,
         optimizers: Sequence[torch.optim.Optimizer],
+        last: LastGradient,
         *,
         accumulation: int,
         enabled: bool,
@@ -84,7 +87,8 @@ class TriageRecorder:
         """The context for everything that training calls: an error ends triage, and
         nothing else."""
         self.shield.before_first_update = False  # what fails here never reaches training
-        self._products = Products(objective.parameters)
+        self._last = last
+        self._parameters_before: list[Tensor] = []
         self._backwards = BackwardsOfStep(objective.parameters, optimizers, self.shield)
         self._batches = BatchSigns()
         self._shared = SharedRows(objective.model, self.shield, budget)
@@ -139,13 +143,14 @@ class TriageRecorder:
         began = self._clock()
         with torch.no_grad():
             if step < self._target:
-                self._products.keep()
+                self._last.take(step)
+                self._last.plain_at = step + 1
                 if self._target == self._first:
                     self._look_at_start()
                 self.next = self._target
                 self.awaits_update = True
             else:
-                self._read(batch)
+                self._read(step, batch)
                 self.awaits_update = True
         self._pay(began)
 
@@ -191,7 +196,8 @@ class TriageRecorder:
     def _free(self) -> None:
         """Free what is as large as the model or its outputs: the watch itself is kept for its
         findings."""
-        self._products.free()
+        self._last.free()
+        self._parameters_before = []
         self._look = {}
         self._output = None
 
@@ -202,8 +208,8 @@ class TriageRecorder:
 
     def _open(self) -> None:
         """Listen to the coming step: its forward and its backwards."""
-        self._backwards.start()
         self._takes_moments = self._batches.due
+        self._backwards.start(reads_loss=self._takes_moments)
         if self._takes_moments and not takes_no_hooks(self._objective.model):
             self._handles.append(
                 self._objective.model.register_forward_hook(Hook(self.shield, self._ran))
@@ -221,18 +227,25 @@ class TriageRecorder:
             "weights_at_start": together(torch._foreach_norm(parameters_of(self._objective))),
         }
 
-    def _read(self, batch: Batch) -> None:
+    def _read(self, step: int, batch: Batch) -> None:
         """Take what can be seen between `backward` and the update, and hook the update."""
         heard = self._backwards
-        made = heard.made
-        self._look["gradient"] = made
+        self._look["gradient"] = heard.made
+        inputs, labels = parts_of(batch)
+        out = logits_of(self._output)
+        if labels is None and heard.compared is not None:
+            outputs, labels = heard.compared
+            if out is None or out.shape != outputs.shape:
+                out = outputs
         heard.stop()
         self._look["nonzero"] = together(
             torch._foreach_norm(gradients_of(self._objective.parameters), 0)
         )
-        product = self._products.product()
-        if product is not None:
-            self._look["product"] = product.sum()
+        self._last.take(step)
+        if self._last.product is not None and self._last.product_is_plain:
+            # scaled as the norms are, which `backward` made
+            scale = 1.0 if self._scale is None else self._scale() ** 2
+            self._look["product"] = self._last.product * scale
         if self._scale is not None:
             self._look["scale"] = self._scale()
         self._counts = {
@@ -247,8 +260,8 @@ class TriageRecorder:
         if heard.roots:
             self._look["root"] = together([root.reshape(()) for root in heard.roots]).mean()
         if self._takes_moments:
-            self._look |= self._batches.of(batch, self._output)
-        self._look |= self._shared.shared(parts_of(batch)[0], compares=self._takes_moments)
+            self._look |= self._batches.of(inputs, labels, out)
+        self._look |= self._shared.shared(inputs, compares=self._takes_moments)
         self._output = None
         self._remove_hooks()
         for optimizer in self._optimizers:
@@ -267,7 +280,7 @@ class TriageRecorder:
                 torch._foreach_norm(gradients_of(self._objective.parameters))
             ).norm()
             self._look["weights"] = together(torch._foreach_norm(parameters_of(self._objective)))
-            self._products.keep_parameters()
+            self._parameters_before = [one.clone() for one in parameters_of(self._objective)]
         self._pay(began)
 
     def _finish(self, step: int) -> None:
@@ -275,7 +288,7 @@ class TriageRecorder:
         the next look."""
         self._remove_hooks()
         if "clipped" in self._look:
-            self._look["movement"] = self._products.movement()
+            self._look["movement"] = self._movement()
         self._write()
         layout = [(name, value.numel()) for name, value in self._look.items()]
         device = self._objective.parameters[0].device
@@ -286,6 +299,13 @@ class TriageRecorder:
         self._look = {}
         self._target = self._next_look(step)
         self.next = self._target - 1
+
+    def _movement(self) -> Tensor:
+        """‖ΔΦ‖ of every parameter by this update."""
+        before = self._parameters_before
+        self._parameters_before = []
+        torch._foreach_sub_(before, parameters_of(self._objective))
+        return together(torch._foreach_norm(before))
 
     def _next_look(self, step: int) -> int:
         """The step of the next look: later if looks have cost more than their share."""
@@ -343,9 +363,6 @@ class TriageRecorder:
             lambda: self._warn(text),
         )
 
-
-NEVER = 2**62
-"""A step that is not reached."""
 
 BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "weights_at_start")
 """Numbers of every parameter tensor."""
