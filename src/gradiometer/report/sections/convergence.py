@@ -104,6 +104,9 @@ def _course(rates: RateCurve) -> dict[str, Any]:
         "peak": float(rates.values.max()),
         "peak_step": int(rates.steps[rates.values.argmax()]),
         "reaches_zero": rates.reaches_zero,
+        "now": float(np.interp(rates.now, rates.steps, rates.values))
+        if rates.now < rates.total
+        else None,
     }
 
 
