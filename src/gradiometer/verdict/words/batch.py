@@ -45,8 +45,11 @@ def small(finding: Finding) -> Sentences:
         f"The updates would go from {now:.1f}x to {doubled:.1f}x of the minimum, for {more:.0%} more "
         "examples."
     )
+    if not math.isfinite(scale.high):
+        numbers = f"({now:.1f}x → {doubled:.1f}x of the minimum), for {more:.0%} more examples"
+        return _with_advice(finding, f"{lead} {numbers}.")
     sentences = _with_advice(finding, means)
-    if not _is_for_sgd(finding) or not math.isfinite(scale.high):
+    if not _is_for_sgd(finding):
         return sentences
     times = significant(scale.value / batch, 2)
     size = _size(finding, batch)
