@@ -104,10 +104,15 @@ def changes(contrast: Contrast) -> str:
     if not contrast.changed:
         return "only the seed differs"
     pairs = (
-        f"{name.replace('_', ' ')} {first} → {second}"
+        f"{name.replace('_', ' ')} {_plain(first)} → {_plain(second)}"
         for name, (first, second) in contrast.changed.items()
     )
     return ", ".join(pairs)
+
+
+def _plain(value: object) -> str:
+    """A setting with few digits, if it is a number that was computed."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def in_words(estimate: Estimate) -> str:
