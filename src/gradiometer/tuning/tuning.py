@@ -194,7 +194,16 @@ class Tuning:
             for rung in race.rungs
         )
         best = self.lanes[winner]
-        return Tuned(best, tried, cost, float(self.budget), self.aim, self.paces.times, has_length)
+        return Tuned(
+            best,
+            tried,
+            cost,
+            float(self.budget),
+            self.aim,
+            self.paces.times,
+            has_length,
+            start.loss,
+        )
 
     @property
     def readout(self) -> str:
