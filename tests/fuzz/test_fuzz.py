@@ -1,7 +1,10 @@
 """A quick share of the fuzzing. `python tests/fuzz/harness.py 100000` is the long one."""
 
+import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from gradiometer.run import events, readings
 QUICK = {
     "schedule": 60,
     "toml": 150,
-    "arguments": 20,
+    "command_line": 10,
     "log": 40,
     "run_folder": 4,
     "artifact": 2,
@@ -28,6 +31,10 @@ QUICK = {
     "fork_arguments": 4,
     "record": 2_000,
     "record_findings": 0,
+    "tuning_record": 10,
+    "watched_loop": 200,
+    "own_gauge": 40,
+    "python_calls": 200,
 }
 """Inputs of each kind that the slow suite tries; the nightly one tries ten times as many, 20,000 of
 them records."""
@@ -79,10 +86,33 @@ def test_every_command_reads_a_run_with_a_broken_field(base: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["schedule", "toml", "arguments", "log", "alternative"])
+@pytest.mark.parametrize("kind", ["schedule", "toml", "log", "alternative"])
 def test_a_spoiled_input_ends_as_done_or_as_an_error_with_a_name(kind: str, tmp_path: Path) -> None:
     for seed in range(QUICK[kind]):
         assert (words := fault(kind, seed, tmp_path)) is None, f"{kind} {seed}: {words}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["command_line", "tuning_record"])
+def test_commands_end_with_an_exit_code_that_names_the_error(kind: str, base: Path) -> None:
+    for seed in range(QUICK[kind]):
+        assert (words := fault(kind, seed, base)) is None, f"{kind} {seed}: {words}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["watched_loop", "own_gauge", "python_calls"])
+def test_a_program_that_gives_anything_gets_an_error_with_a_name(kind: str) -> None:
+    """In a process without the checks of types that these tests have."""
+    harness = str(Path(__file__).parent / "harness.py")
+    done = subprocess.run(
+        [sys.executable, harness, "100", "0", kind],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert f"100  {kind}: tried" in done.stdout
 
 
 @pytest.mark.nightly

@@ -51,17 +51,17 @@ class Paces:
         return rounds * sum(1 / pace for pace in self.updates.values())
 
 
-def check_aim(aim: Any, sizes: Sequence[int]) -> None:
+def check_aim(aim: Any, sizes: int) -> None:
     """Raise unless the aim is known, and there is one if and only if there are several
     batch sizes."""
     known = " or ".join(map(repr, get_args(Aim)))
-    if aim is not None and aim not in get_args(Aim):
+    if aim is not None and not (isinstance(aim, str) and aim in get_args(Aim)):
         raise BadArgument(f"`aim` must be {known}, got {aim!r}.")
-    if len(sizes) > 1 and aim is None:
+    if sizes > 1 and aim is None:
         raise BadArgument(
             f"`aim` must be {known} for several batch sizes: they end at other losses for each."
         )
-    if len(sizes) == 1 and aim is not None:
+    if sizes == 1 and aim is not None:
         raise BadArgument("`aim` chooses between batch sizes: give several, such as 32,64,128.")
 
 

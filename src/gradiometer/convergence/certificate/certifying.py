@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradiometer.arguments import check_number, check_whole
+from gradiometer.arguments import check_level, check_number, check_whole
 from gradiometer.convergence.certificate.certificate import TOLERANCE, Certificate
 from gradiometer.convergence.certificate.gradient_norm import FEWEST_BATCHES, UNIT, squared_norm
 from gradiometer.convergence.certificate.lowest_curvature import (
@@ -95,6 +95,8 @@ def certify(
         level=level,
         seed=seed,
     )
+    check_whole("examples", examples, 1)
+    check_level(tolerance, "tolerance")
     curved = min(examples, len(train))
     ends = _curvature(objective, train, curved, tolerance, level, seed)
     return Certificate(
@@ -143,6 +145,11 @@ def gradient_squared(
     """
     check_whole("batches", batches, FEWEST_BATCHES)
     check_number("weight_decay", weight_decay)
+    check_level(level)
+    check_whole("seed", seed, 0)
+    check_whole("batch_size", batch_size, 1)
+    if not isinstance(exact, bool):
+        raise BadArgument(f"`exact` must be True or False, got {exact!r}.")
     if not 1 <= batch_size <= len(train):
         raise BadArgument(
             f"`batch_size` must lie between 1 and the {len(train):,} examples, got {batch_size}."

@@ -53,6 +53,11 @@ def value_of(loss: object) -> float | Tensor:
     The tensor is a copy. The replay of a CUDA graph writes every loss into the same place.
     """
     if isinstance(loss, Tensor):
+        if loss.is_meta or loss.is_complex():
+            raise BadArgument(
+                "`loss` of the step must hold a number, got a tensor "
+                f"{'on the meta device' if loss.is_meta else 'of complex numbers'}."
+            )
         if loss.dim():
             loss = loss.detach().mean()
         return loss.item() if loss.is_cpu else loss.detach().clone()
@@ -61,7 +66,10 @@ def value_of(loss: object) -> float | Tensor:
             f"`loss` of the step must be a number or a tensor, got {type(loss).__name__}: give the loss itself, such "
             'as output["loss"].'
         )
-    return float(loss)
+    try:
+        return float(loss)
+    except OverflowError:  # a whole number with hundreds of digits
+        raise BadArgument("`loss` of the step is too large for a number of 64 bits.") from None
 
 
 def first_size(batch: Batch) -> int:
