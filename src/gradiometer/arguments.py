@@ -1,7 +1,7 @@
 """Checks of arguments: the same mistake gets the same sentence everywhere."""
 
-import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ def check_number(name: str, value: Any, *, positive: bool = False) -> None:
     gradiometer.errors.BadArgument: `learning_rate` must be positive and finite, got nan.
     """
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not (number and 0 <= value < math.inf and (value > 0 or not positive)):
+    if not (number and 0 <= value <= sys.float_info.max and (value > 0 or not positive)):
         least = "positive" if positive else "at least 0"
         raise BadArgument(f"`{name}` must be {least} and finite, got {shown(value)}.")
 
@@ -34,11 +34,9 @@ def check_whole(name: str, value: Any, least: int) -> None:
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise BadArgument(f"`{name}` must be a whole number, got {shown(value)}.")
     if not value >= least:
-        raise BadArgument(f"`{name}` must be at least {least}, got {value}.")
+        raise BadArgument(f"`{name}` must be at least {least}, got {shown(value)}.")
     if not value < 2**63:
-        raise BadArgument(
-            f"`{name}` must be below 2^63, got about 2^{int(value).bit_length() - 1}."
-        )
+        raise BadArgument(f"`{name}` must be below 2^63, got {shown(value)}.")
 
 
 def check_level(level: Any, name: str = "level") -> None:
@@ -77,5 +75,7 @@ def type_name(value: Any) -> str:
 
 def shown(value: Any) -> str:
     """A value as an error quotes it: its type, if it is too long to read."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return f"about {'-' * (value < 0)}2^{value.bit_length() - 1}"
     text = str(value) if isinstance(value, int | float | np.number) else repr(value)
     return text if len(text) <= LONGEST and text.isprintable() else type_name(value)

@@ -59,7 +59,8 @@ def value_of(loss: object) -> float | Tensor:
                 f"{'on the meta device' if loss.is_meta else 'of complex numbers'}."
             )
         if loss.dim():
-            loss = loss.detach().mean()
+            loss = loss.detach()
+            loss = (loss if loss.is_floating_point() else loss.double()).mean()
         return loss.item() if loss.is_cpu else loss.detach().clone()
     if not isinstance(loss, float | int | np.number):
         raise BadArgument(
