@@ -17,7 +17,7 @@ from gradiometer.measurement import Finding, Gauge, Issue, Reading, RunFacts, St
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER
 from gradiometer.measurement.optimizer.groups import Group as ParameterGroup
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
-from gradiometer.verdict.diagnosis import _unavailable, judge, leading
+from gradiometer.verdict.diagnosis import judge, leading
 from gradiometer.verdict.reservations import Reservations
 from report_run import run_in
 
@@ -157,7 +157,8 @@ def of_the_record(folder: Path) -> Iterator[Finding]:
     assert leads is not None
     yield leads
     yield from short_of_readings(folder / "short")
-    yield _unavailable("mine", "mine:Gauge", opened)
+    facts = {"class": "mine:Gauge", "readings": 0, "run": str(opened.path)}
+    yield Finding("mine", Issue.ESTIMATION, "gauge_unavailable", State.CANNOT_TELL, facts=facts)
     rates = RunFacts(optimizer("SGD", "sgd", 0.1, 0.2))
     sharp = judge(BatchSharpness(), {**BatchSharpness().estimate(sharpness_readings())}, rates)
     assert sharp is not None
