@@ -344,7 +344,7 @@ def _without_outranked(run: Run, findings: list[Finding]) -> list[Finding]:
     """The findings without that of the plain noise scale, where the preconditioned one answers:
     both would say something else of one batch, and nobody acts on the plain one."""
     answered = any(
-        each.gauge == PRECONDITIONED and each.state is not State.CANNOT_TELL for each in findings
+        each.gauge == PRECONDITIONED and each.claim != "batch_undecided" for each in findings
     )
     return [
         each
