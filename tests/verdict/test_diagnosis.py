@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -183,7 +182,6 @@ def test_where_the_preconditioned_scale_answers_the_plain_one_is_silent(
     preconditioned = Finding("preconditioned_noise", Issue.ESTIMATION, claim, State.OK)
     plain = Finding("noise", Issue.ESTIMATION, "batch_undecided", State.CANNOT_TELL)
     stopped = Finding("noise", Issue.ESTIMATION, "gauge_unavailable", State.CANNOT_TELL)
-    run = SimpleNamespace(gauges=("noise", "preconditioned_noise"))
-    kept = _without_outranked(run, [preconditioned, plain, stopped])  # type: ignore[arg-type]
+    kept = _without_outranked([preconditioned, plain, stopped])
     assert {each.gauge for each in kept if each.claim.startswith("batch_")} == shown
     assert stopped in kept
