@@ -12,7 +12,7 @@ from gradiometer.estimation import GradientNoise
 from gradiometer.measurement import Draw, Finding, Issue, Sampling, Series, State
 from gradiometer.run import Run
 from gradiometer.verdict import say
-from gradiometer.verdict.diagnosis import along, leading
+from gradiometer.verdict.diagnosis import _without_outranked, along, leading
 from gradiometer.verdict.reservations import Reservations
 from gradiometer.verdict.words.headline import headline_in_words
 from report_run import LAYERS, run_in
@@ -166,3 +166,22 @@ def test_without_a_verdict_there_is_no_advice_and_no_forecast() -> None:
     )
     assert "Forecast" not in str(say(held)) and "Forecast" in str(say(told))
     assert Reservations(loss="another loss").on(told, uses_loss=False) == told
+
+
+@pytest.mark.parametrize(
+    ("claim", "shown"),
+    [
+        ("batch_small", {"preconditioned_noise"}),
+        ("batch_not_large", {"preconditioned_noise"}),
+        ("batch_undecided", {"noise", "preconditioned_noise"}),
+    ],
+)
+def test_where_the_preconditioned_scale_answers_the_plain_one_is_silent(
+    claim: str, shown: set[str]
+) -> None:
+    preconditioned = Finding("preconditioned_noise", Issue.ESTIMATION, claim, State.OK)
+    plain = Finding("noise", Issue.ESTIMATION, "batch_undecided", State.CANNOT_TELL)
+    stopped = Finding("noise", Issue.ESTIMATION, "gauge_unavailable", State.CANNOT_TELL)
+    kept = _without_outranked([preconditioned, plain, stopped])
+    assert {each.gauge for each in kept if each.claim.startswith("batch_")} == shown
+    assert stopped in kept

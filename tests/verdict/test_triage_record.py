@@ -403,7 +403,7 @@ def test_an_evaluation_that_is_none_is_refused(
 def test_a_step_that_is_not_due_makes_few_calls_more(tmp_path: Path) -> None:
     """Between looks `step` compares one number, and the update one object: no function of triage is
     called."""
-    calls = {True: 0, False: 0}
+    calls: dict[bool, dict[int, int]] = {True: {}, False: {}}
     for records in (True, False):
         model = network()
         optimizer = sgd(model)
@@ -429,8 +429,9 @@ def test_a_step_that_is_not_due_makes_few_calls_more(tmp_path: Path) -> None:
                 optimizer.step()
                 sys.setprofile(None)
                 if step >= 14 and not inside:
-                    calls[records] = max(calls[records], count)
-    assert calls[True] == calls[False]
+                    calls[records][step] = count
+    assert len(calls[True]) >= 15
+    assert {step: calls[False][step] for step in calls[True]} == calls[True]
 
 
 class Autoencoder(nn.Module):

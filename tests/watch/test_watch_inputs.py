@@ -140,3 +140,16 @@ def test_a_batch_that_is_needed_is_asked_for_by_name(tmp_path: Path) -> None:
     ):
         nn.functional.linear(torch.randn(8, 20), model.weight).sum().backward()
         w.step(loss)
+
+
+def test_a_state_without_an_axis_of_examples_is_one_example(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = sum(model(torch.randn(20)).square().sum() for _ in range(5))
+            loss.backward()
+            w.step(loss)
+            optimizer.step()
+    assert w.run is not None and w.run.configuration.batch_size == 1

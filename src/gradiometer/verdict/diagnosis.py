@@ -148,7 +148,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     for certificate in load_artifacts(run, Certificate)[-1:]:
         findings.append(certificate.finding())
         estimates |= certificate.estimates
-    findings = with_trials(run, _with_reservations(run, _without_outranked(run, findings), gauges))
+    findings = with_trials(run, _with_reservations(run, _without_outranked(findings), gauges))
     # Of equally urgent findings a spike comes first, and what another scale answers better last.
     findings.sort(
         key=lambda each: (
@@ -341,18 +341,18 @@ def _with_reservations(
     return held + [reservations.stop_of(gauge.name, gauge.issue) for gauge in stopped]
 
 
-def _without_outranked(run: Run, findings: list[Finding]) -> list[Finding]:
+def _without_outranked(findings: list[Finding]) -> list[Finding]:
     """The findings without that of the plain noise scale, where the preconditioned one answers:
     both would say something else of one batch, and nobody acts on the plain one."""
     answered = any(
-        each.gauge == PRECONDITIONED and each.state is not State.CANNOT_TELL for each in findings
+        each.gauge == PRECONDITIONED and each.claim != "batch_undecided" for each in findings
     )
+    if not answered:
+        return findings
     return [
         each
         for each in findings
-        if not (
-            answered and is_outranked(each.gauge, run.gauges) and each.claim.startswith("batch_")
-        )
+        if each.gauge != GradientNoise.name or not each.claim.startswith("batch_")
     ]
 
 

@@ -21,6 +21,7 @@ class Inputs:
     """
 
     def __init__(self, model: nn.Module, shield: Shield) -> None:
+        self._model = model
         self._newest: Tensor | None = None
         self._hook: Any = None
         if not isinstance(model, torch.jit.ScriptModule):  # it takes no hooks
@@ -53,7 +54,15 @@ class Inputs:
                 "`batch` is missing, and no call of the model with a tensor was seen since the "
                 "last step: call w.step(loss, batch)."
             )
-        return newest
+        return newest[None] if self._is_one_example(newest) else newest
+
+    def _is_one_example(self, inputs: Tensor) -> bool:
+        """True for a vector of as many numbers as a layer takes of one example, such as the state
+        that a policy sees: it has no axis of examples."""
+        return inputs.dim() == 1 and any(
+            isinstance(layer, nn.Linear) and layer.in_features == len(inputs)
+            for layer in self._model.modules()
+        )
 
     def remove(self) -> None:
         """Stop looking: the loop gives its batches, or has ended."""
