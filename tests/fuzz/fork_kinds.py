@@ -14,8 +14,8 @@ import spoiled
 from gradiometer import Run, diagnose
 from gradiometer.cli import main
 from gradiometer.loop import alternative_of, forks_of
+from gradiometer.loop.comparison.words import comparison, setting
 from gradiometer.loop.horizon import Horizon
-from gradiometer.loop.recorded.words import comparison, setting
 from gradiometer.report.page.page import render
 
 ASKED = ("rate 2x", "--at", "10", "--horizon", "2 updates", "--replicates", "2")

@@ -10,9 +10,9 @@ from gradiometer import BadArgument, supervised, watch
 from gradiometer.loop import Fork, Loop, fork
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.comparison.ends import effects_at_end
+from gradiometer.loop.comparison.words import at_end
 from gradiometer.loop.readout import Readout
 from gradiometer.loop.recorded.record import ForkRecord
-from gradiometer.loop.recorded.words import at_end
 from gradiometer.measurement.estimate import Estimate
 
 NOISE = (0.001, -0.001, 0.002, -0.002)
@@ -99,12 +99,14 @@ def test_a_fork_to_the_end_trains_two_lengths_with_half_of_each_at_the_rate_of_t
     (effect,) = found.at_end()
     assert effect.verdict == "better"
     assert "rate 2x ends" in at_end(found)
-    assert [line.split("  ")[0] for line in str(found).splitlines()[1:]] == [
+    assert [line.split("  ")[0] for line in str(found).splitlines()[2:]] == [
         "alternative",
         "go on",
         "rate 2x",
     ]
-    assert str(effect.estimate) in str(found) and len(repr(found)) < 500
+    assert str(effect.estimate) in str(found) and len(repr(found)) < 700
+    sentence = str(found).splitlines()[0]
+    assert sentence.startswith("From step") and "in training loss: rate 2x ends" in sentence
     kept = ForkRecord.of(found).fork
     assert kept.at_end() == found.at_end()
 

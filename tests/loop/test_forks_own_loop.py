@@ -263,7 +263,7 @@ def test_metrics_of_a_function_keep_their_names_values_and_direction() -> None:
     def perplexity(model: nn.Module) -> float:
         return 2.0
 
-    assert OwnLoop().fork(evaluate=perplexity).readouts == ("train_loss", "perplexity")
+    assert OwnLoop().fork(evaluate=perplexity).readouts == ("perplexity", "train_loss")
     with pytest.raises(UserCodeFailed, match="`evaluate` returned for 'a' a str: return a number"):
         OwnLoop().fork(evaluate=lambda model: {"a": "b"})
 

@@ -1,15 +1,18 @@
 """Forks of loops as other people write them: each branch is that loop, or the fork is refused."""
 
 import warnings
+import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from forks_of_loops import FORKED, KINDS, SAME, by_hand, forked, keeps_bits, trained
-from own_loops import Script
-from own_loops_more import CarriedState
+from own_loops import BATCH, Checkpointing, MovingAverage, Script, TwoOptimizers
+from own_loops_more import ByHand, CarriedState
 from own_loops_trainers import START, TRAINERS
 
-from gradiometer import Unsupported
+from gradiometer import BadArgument, Unsupported
 from gradiometer.loop import Fork
 
 QUICK = [kind for kind in KINDS if kind is not CarriedState and kind.__name__ != "Compiled"]
@@ -43,6 +46,41 @@ def test_a_branch_ends_where_the_trainer_itself_ends(name: str, tmp_path: Path) 
         expected = TRAINERS[name](tmp_path, 2.0, 1)
     assert found.step == START
     assert found.of("rate 2x")[1].readouts["score"].mean == pytest.approx(expected, rel=SAME)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [Checkpointing, ByHand, MovingAverage, TwoOptimizers])
+def test_a_loop_that_is_over_is_forked_from_a_state_that_was_kept(
+    kind: type[Script], tmp_path: Path
+) -> None:
+    def at(w: Any, script: Script) -> Fork:
+        found: Fork = w.fork(
+            at=34,
+            batches=script.batches,
+            alternatives=["rate 2x"],
+            replicates=1,
+            horizon="8 updates",
+            tail="none",
+            evaluate=lambda model: {"score": script.score(model)},
+            **script.asked,
+        )
+        with pytest.raises(BadArgument, match=r"`at` is 3, and no state is kept .* 16, 32"):
+            w.fork(at=3, batches=script.batches, alternatives=["rate 2x"])
+        return found
+
+    _, found = trained(kind, tmp_path, at=at, checkpoints=2)
+    assert found.step == 32 and found.left == (START - 32) * BATCH
+    script = kind()
+    order = script.updates(0)
+    for _ in range(32):
+        script.update(next(order), lambda *_: None)
+    order = script.updates(zlib.crc32(b"0/data/0"))
+    torch.manual_seed(zlib.crc32(b"0/0/draws"))
+    for _ in range(8):
+        script.multiply(2.0)
+        script.update(next(order), lambda *_: None)
+    end = found.of("rate 2x")[0].readouts["score"].mean
+    assert end == pytest.approx(script.score(script.model.eval()), rel=SAME)
 
 
 @pytest.mark.filterwarnings("ignore")

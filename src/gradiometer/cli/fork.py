@@ -278,7 +278,7 @@ def _as_object(
     was_finished: bool,
     notes: tuple[str, ...],
 ) -> dict[str, Any]:
-    from gradiometer.loop.recorded.words import comparison, setting
+    from gradiometer.loop.comparison.words import comparison, setting
 
     found = record.fork
     readout = effects[0].readout if effects else None
@@ -320,7 +320,7 @@ def _tell(
     from rich.console import Console
 
     from gradiometer.cli.outcome import filled, line_width
-    from gradiometer.loop.recorded.words import at_end, comparison, setting, stopped, undecided
+    from gradiometer.loop.comparison.words import at_end, comparison, setting, stopped, undecided
 
     found = record.fork
     if was_finished:
@@ -340,7 +340,7 @@ def _table(record: "ForkRecord", effects: "tuple[Effect, ...]") -> "Table":
     """One row for each alternative, after that of the baseline."""
     from rich.table import Table
 
-    from gradiometer.loop.recorded.words import label_of, mean_end, signed
+    from gradiometer.loop.comparison.words import label_of, mean_end, signed
 
     found = record.fork
     readout = effects[0].readout if effects else ""

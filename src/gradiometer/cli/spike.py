@@ -8,23 +8,67 @@ import click
 if TYPE_CHECKING:
     from gradiometer.loop.recorded.causes import SpikeCauses
     from gradiometer.run.reader import Run
+    from gradiometer.train.forking.incident_cause import IncidentCause
 
 
 def explain_spike(run: "Run", step: int, *, pool: str, seed: int, as_json: bool) -> None:
-    """Train branches from before a spike, and print what became of it in each."""
+    """Train branches from before a spike, or make the updates before another incident again, and
+    print what became of it."""
     from gradiometer.cli.branches import following
+    from gradiometer.cli.outcome import filled, print_json
+    from gradiometer.run.spikes import spikes_of
+    from gradiometer.train.forking.incident_cause import incident_cause
     from gradiometer.train.forking.run_spike import spike_causes
 
-    with following(quiet=as_json) as progress:
-        found = spike_causes(
-            run, step, pool=pool, seed=seed, begin=progress.begin, progress=progress.update
-        )
-    if as_json:
-        from gradiometer.cli.outcome import print_json
-
-        print_json(_as_object(run, found))
-    else:
+    cause = None
+    if any(spike.first <= step <= spike.last for spike in spikes_of(run)):
+        with following(quiet=as_json) as progress:
+            found = spike_causes(
+                run, step, pool=pool, seed=seed, begin=progress.begin, progress=progress.update
+            )
+        if found.cause == "these batches":
+            cause = incident_cause(run, step)
+        if as_json:
+            print_json(_as_object(run, found) | {"incident": cause and _incident(cause)})
+            return
         _tell(found)
+        if cause is not None:
+            click.echo("\n" + filled(f"{cause.why} {cause.go_on}"))
+        return
+    cause = incident_cause(run, step)
+    if as_json:
+        print_json({"run": str(run.path), "incident": _incident(cause)})
+    else:
+        _tell_incident(cause)
+
+
+def _incident(found: "IncidentCause") -> dict[str, Any]:
+    incident = found.incident
+    return {
+        "kind": incident.kind,
+        "first": incident.first,
+        "last": incident.last,
+        "level": incident.level,
+        "height": incident.height,
+        "from": found.start,
+        "cause": found.cause,
+        "step": found.step,
+        "examples": list(found.examples),
+        "layer": found.layer,
+        "factor": found.factor,
+        "sentence": found.sentence,
+        "tried": dict(found.tried),
+    }
+
+
+def _tell_incident(found: "IncidentCause") -> None:
+    from gradiometer.cli.outcome import filled
+
+    click.echo(filled(found.sentence) + "\n")
+    width = max(map(len, found.tried))
+    click.echo(f"{'from step ' + format(found.start, ','):<{width}}  came")
+    for name, came in found.tried.items():
+        click.echo(f"{name:<{width}}  {'yes' if came else 'no':>4}")
 
 
 def _as_object(run: "Run", found: "SpikeCauses") -> dict[str, Any]:

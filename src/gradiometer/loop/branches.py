@@ -12,6 +12,7 @@ from gradiometer.loop.changes.alternative import Alternative, GoOn
 from gradiometer.loop.comparison.effects import Effect, effects_of, readout_name
 from gradiometer.loop.comparison.ends import effects_at_end
 from gradiometer.loop.comparison.rungs import SHORT
+from gradiometer.loop.comparison.words import at_end, comparison, setting
 from gradiometer.measurement.estimate import significant
 
 GO_ON = GoOn()
@@ -53,14 +54,11 @@ class Fork:
     shorter: tuple[BranchResult, ...] = ()
 
     def __str__(self) -> str:
-        """A row for each alternative: the readout at the end of its branches, its effect there,
-        that at the end."""
-        title = (
-            f"Fork from step {self.step:,}: {self.replicates} x {self.horizon:,} examples, tail "
-            f"{self.tail}"
-        )
+        """A sentence, and a row for each alternative: the readout at the end of its branches, its
+        effect there, that at the end."""
         if not any(result.alternative == self.baseline.name for result in self.results):
-            return f"{title}, no branch of {self.baseline.name!r} is finished"
+            return f"Fork from step {self.step:,}: no branch of {self.baseline.name!r} is finished."
+        sentence = " ".join([setting(self), comparison(self, self.effects()), at_end(self)]).strip()
         effects = {effect.alternative: effect for effect in self.effects()}
         ends = {effect.alternative: effect for effect in self.at_end()} if self.shows_end else {}
         readout = readout_name(self.results, None)
@@ -82,7 +80,7 @@ class Fork:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             for row in rows
         )
-        return "\n".join([title, *(line.rstrip() for line in lines)])
+        return "\n".join([sentence, "", *(line.rstrip() for line in lines)])
 
     __repr__ = __str__
 

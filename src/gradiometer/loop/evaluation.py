@@ -188,5 +188,6 @@ def readouts_of(
             assert loss is not None
             found |= losses_on(held_out(evaluate), loss, model, "test")
         elif evaluate is not None:
-            found |= metrics(evaluate, model)
+            # what a person names comes before the training loss, as the readout that is compared
+            found = metrics(evaluate, model) | found
     return found

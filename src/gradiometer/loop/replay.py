@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gradiometer.errors import Unsupported
 from gradiometer.loop.loop import Loop
 from gradiometer.loop.marks import NO_GRADIENT, Marks, marks_of, relative
-from gradiometer.loop.unseen import MovingAverage
+from gradiometer.loop.unseen import MovingAverage, RateByHand
 from gradiometer.loop.untouched import guarded_copy
 from gradiometer.measurement.batch import Batch, leaves, mapped
 from gradiometer.measurement.optimizer.several import optimizers_in
@@ -99,12 +99,14 @@ class KeptUpdates:
         optimizer: `state_dict` of the optimizer.
         scaler: The scaler, if there is one.
         updates: The updates.
+        schedulers: `state_dict` of each scheduler, if the training may be forked from here later.
     """
 
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]
     scaler: Any
     updates: list[KeptUpdate] = field(default_factory=list)
+    schedulers: Sequence[Mapping[str, Any]] = ()
 
     def put_into(self, loop: Loop) -> None:
         """Bring a copy of the training back to the state before the first update."""
@@ -122,6 +124,31 @@ class KeptUpdates:
         loop.optimizer.load_state_dict(copy.deepcopy(dict(self.optimizer)))
         if loop.scaler is not None and self.scaler is not None:
             loop.scaler.load_state_dict(self.scaler.state_dict())
+
+    def brought_back(self, loop: Loop) -> Loop:
+        """A copy of the training as it was before the first update. What is left of it is at least
+        what it has made since.
+
+        Raises:
+            Unsupported: Its schedulers were others.
+        """
+        copied = loop.copy()
+        self.put_into(copied)
+        step = self.updates[0].step
+        by_hand = [{"index": step} for one in copied.schedulers if isinstance(one, RateByHand)]
+        states = by_hand or self.schedulers
+        if len(states) != len(copied.schedulers):
+            raise Unsupported(
+                f"`scheduler` was not known at step {step:,}, so that the training cannot be brought "
+                "back there."
+            )
+        for scheduler, state in zip(copied.schedulers, states, strict=True):
+            scheduler.load_state_dict(copy.deepcopy(dict(state)))
+        since = (copied.index - step) * copied.size
+        copied.index = step
+        copied.examples -= since
+        copied.left = since + (copied.left or 0)
+        return copied
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import IterableDataset, TensorDataset, default_collate
+from torch.utils.data import IterableDataset, Subset, TensorDataset, default_collate
 
 from gradiometer.errors import BadArgument, calling
 from gradiometer.measurement.batch import Batch, batch_size, leaves, mapped, take
@@ -85,6 +85,13 @@ class Examples:
             raise BadArgument(f"`size` must be at least 1, got {size}.")
         for part in torch.split(torch.arange(len(self)), size):
             yield self.batch(part)
+
+    def part(self, index: Int[Tensor, " chosen"]) -> "Examples":
+        """The examples at these positions."""
+        data = take(self.data, index) if self.in_memory else Subset(self.data, index.tolist())
+        part = Examples(data, self.name, self.collate)
+        part.device = self.device
+        return part
 
     def to(self, device: torch.device | str) -> "Examples":
         """The same examples on a device. Tensors are moved now, the batches of a data set when they

@@ -41,8 +41,8 @@ from gradiometer.run.problem import problem_of
 from gradiometer.run.reader import Run
 from gradiometer.run.snapshots import load_snapshots
 
+# Test examples needed, so that every bin of the calibration error has enough.
 FEWEST_HELD_OUT = 2 * 3 * BINS
-"""Test examples needed, so that every bin of the calibration error has enough."""
 
 
 @dataclass(frozen=True)

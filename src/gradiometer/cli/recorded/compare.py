@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradiometer.cli.completion import runs as runs_of
-from gradiometer.cli.options import json_option, no_open_option
+from gradiometer.cli.options import OutFile, json_option, no_open_option
 from gradiometer.storage.disk import is_run
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=OutFile(),
     default=Path("compare.html"),
     show_default=True,
     help="File of the page.",
@@ -132,7 +132,7 @@ def _tell(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]") -> 
     """Print each group with its numbers, the verdict, and each contrast as sentences
     and numbers."""
     from gradiometer.cli.outcome import filled
-    from gradiometer.loop.recorded.words import label_of, outcome
+    from gradiometer.loop.comparison.words import label_of, outcome
     from gradiometer.report.compare.contrast import QUANTITIES, finding_of, verdict
     from gradiometer.report.compare.forks import tried_by
     from gradiometer.report.compare.page import CAVEAT, changes, in_words

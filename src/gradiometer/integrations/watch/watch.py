@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from gradiometer.arguments import check_whole
 from gradiometer.gauges import Asked, GaugesAsked
 from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.fsdp import is_sharded, refuse_unsupported_shards, reshard
@@ -52,6 +53,7 @@ def watch(
     every: int | None = None,
     steps: int | None = None,
     trials: float = 0.0,
+    checkpoints: int = 0,
     gauges: GaugesAsked | None = None,
     parts: int = 2,
     level: float = 0.9,
@@ -126,6 +128,9 @@ def watch(
             run, such as 0.1: at a few marks and at the end, on copies; the next headline uses what
             they show. Needs `loss`, and the data: sampling=loader, or a loop over
             `w.batches(loader)`.
+        checkpoints: Number of earlier states of model and optimizer that are kept in memory, the
+            newest of steps 4, 8, 16, 32, ..., so that `w.fork(at=STEP)` can start from them later,
+            also after the last update. Each is a copy of at most 16 million numbers.
         gauges: Names with commas between them, or a list of names and gauges of your own, such as
             ["noise", MyGauge()]. By default the noise, if training's own gradients show it or there
             is `loss`; under Adam, AdamW, RMSprop, Adagrad and their kind also the preconditioned
@@ -226,5 +231,7 @@ def watch(
     )
     if isinstance(sampling, DataLoader):
         watched.on_the_way.draw_from(sampling)
+    check_whole("checkpoints", checkpoints, 0)
+    watched.on_the_way.kept.keep_states(checkpoints)
     watched.budget.planned = steps
     return watched

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from gradiometer.loop.changes.alternative import Alternative
 from gradiometer.loop.comparison.effects import Effect
+from gradiometer.loop.comparison.words import label_of, signed
 from gradiometer.loop.recorded.record import ForkRecord, forks_of
 from gradiometer.loop.recorded.trials import alike
-from gradiometer.loop.recorded.words import label_of, signed
 from gradiometer.report.charts.fork_charts import effects_chart
 from gradiometer.report.charts.interval_strip import interval
 from gradiometer.report.compare.contrast import Compared, RunGroup
@@ -67,7 +67,9 @@ def tried_by(groups: Sequence[RunGroup]) -> tuple[ForkTried, ...]:
                     effect.alternative: effect for effect in fork.effects(level=compared.level)
                 }
                 for one in fork.alternatives:
-                    if one.name not in effects or any(alike(one, other) for other in here):
+                    # the lanes of a race have one branch each, and no effect
+                    is_known = one.name in effects and effects[one.name].estimate.tells
+                    if not is_known or any(alike(one, other) for other in here):
                         continue
                     here.append(one)
                     first = next((other for other in known if alike(one, other)), one)

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.branches import Fork
 from gradiometer.loop.comparison.effects import Effect
-from gradiometer.loop.recorded.record import ForkRecord, forks_of
-from gradiometer.loop.recorded.words import (
+from gradiometer.loop.comparison.words import (
     at_end,
     comparison,
     label_of,
@@ -16,6 +15,7 @@ from gradiometer.loop.recorded.words import (
     stopped,
     undecided,
 )
+from gradiometer.loop.recorded.record import ForkRecord, forks_of
 from gradiometer.measurement.estimate import significant
 from gradiometer.report.charts.fork_charts import MOST, branches_chart, effects_chart
 from gradiometer.report.charts.interval_strip import interval
@@ -80,7 +80,7 @@ def _words(effects: Sequence[Effect]) -> str:
 
 def _figures(record: ForkRecord, effects: Sequence[Effect]) -> tuple[Figure, ...]:
     fork = record.fork
-    curves = {name: _curve(fork, fork.of(name)) for name in fork.names}
+    curves = {name: branch_curve(fork, fork.of(name)) for name in fork.names}
     shown = {name: curve for name, curve in curves.items() if curve}
     left_out = list(shown)[MOST:]
     made = []
@@ -177,7 +177,9 @@ def _table(records: Sequence[ForkRecord], effects: dict[str, tuple[Effect, ...]]
     return Numbers(columns, tuple(rows))
 
 
-def _curve(fork: Fork, results: Sequence[BranchResult]) -> list[tuple[float, float, float, float]]:
+def branch_curve(
+    fork: Fork, results: Sequence[BranchResult]
+) -> list[tuple[float, float, float, float]]:
     """Step, mean, lowest and highest loss over the replicates, at the places that all
     of them have."""
     updates = max(result.updates for result in fork.of(fork.baseline))

@@ -18,6 +18,7 @@ from gradiometer.train.forking.own_loop import RunData, keep_cooling, loop_of
 from gradiometer.train.restoring.replay import state_at, training_of
 from gradiometer.train.restoring.state import restore, set_random_states
 from gradiometer.train.training import Training
+from gradiometer.verdict.triage.signs import Signs
 
 
 def loop_at(run: Run, step: int | None = None, *, problem: Problem | None = None) -> Loop:
@@ -60,7 +61,9 @@ def loop_at(run: Run, step: int | None = None, *, problem: Problem | None = None
         )
     with untouched_randomness(0, []):
         training = training_of(run, "fork", problem)
-    return _loop_of(training, at, lambda: state_at(run, at, "fork", training.problem))
+    loop = _loop_of(training, at, lambda: state_at(run, at, "fork", training.problem))
+    loop.high_until = Signs.of(run).high_until
+    return loop
 
 
 def default_step(run: Run) -> int:
@@ -136,7 +139,7 @@ def _again(configuration: Configuration, state: Checkpoint, own_until: int, seed
     c = configuration
     with untouched_randomness(0, []):
         training = Training(
-            _loaded(c.problem, c.model, c.data_dir, c.seed), c, Budget(0.0), gauges=()
+            _load_problem(c.problem, c.model, c.data_dir, c.seed), c, Budget(0.0), gauges=()
         )
     loop = _loop_of(training, state.step, lambda: state)
     loop.data.see_own(own_until)
@@ -145,5 +148,5 @@ def _again(configuration: Configuration, state: Checkpoint, own_until: int, seed
 
 
 @lru_cache(maxsize=1)
-def _loaded(name: str, model: str | None, data_dir: str | None, seed: int) -> Problem:
+def _load_problem(name: str, model: str | None, data_dir: str | None, seed: int) -> Problem:
     return load(name, model=model, data_dir=data_dir, seed=seed)

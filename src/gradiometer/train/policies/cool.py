@@ -4,7 +4,7 @@ auto` asks for."""
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from gradiometer.loop.recorded.words import outcome
+from gradiometer.loop.comparison.words import outcome
 from gradiometer.train.cooling import Cooling
 from gradiometer.train.follow import COOL, GO_ON
 from gradiometer.train.policies.policy import READOUT, ForkPoint, name_of
@@ -53,6 +53,7 @@ class Cool:
                 begins = training.steps if step == cooling.marks[-1] else None
             fork = name_of(found)
             shown = f"{effect.alternative} {outcome(effect)}"
+        # The other processes take in the decision before the same step.
         training.ranks.told(GO_ON if begins is None else COOL, begins or 0)
         training.decide(begins, forked=fork is not None)
         return {"spent": cooling.spent, "begins": begins, "fork": fork, "outcome": shown}

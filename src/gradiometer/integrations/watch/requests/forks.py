@@ -17,7 +17,7 @@ from gradiometer.integrations.watch.requests.on_the_way import OnTheWay
 from gradiometer.integrations.watch.triage.exact import schedulers_of
 from gradiometer.loop import Alternative, Fork, Loop, fork
 from gradiometer.loop.data import Data, data_of
-from gradiometer.loop.replay import WAY_OUT, check_replay
+from gradiometer.loop.replay import WAY_OUT, KeptUpdates, check_replay
 from gradiometer.measurement.estimate import significant
 from gradiometer.run.reader import Run
 from gradiometer.verdict.triage.faults import clipped_shares
@@ -44,7 +44,12 @@ class Forks(Looks):
     on_the_way: OnTheWay
 
     def fork(
-        self, *, batches: Any, alternatives: Sequence[Alternative | str], **settings: Any
+        self,
+        *,
+        batches: Any,
+        alternatives: Sequence[Alternative | str],
+        at: int | None = None,
+        **settings: Any,
     ) -> Fork | None:
         """What would have happened from here with other settings: `gradiometer.loop.fork` for the
         watched loop.
@@ -57,6 +62,8 @@ class Forks(Looks):
         Args:
             batches: The training data, for example the DataLoader, as in `gradiometer.loop.fork`.
             alternatives: What is compared with going on as it is, such as ["rate 2x"].
+            at: An earlier step, to fork from the newest state that is kept from there or before,
+                also after the last update: see `checkpoints` of `watch`.
             settings: The other arguments of `gradiometer.loop.Loop`, such as `evaluate` and
                 `scheduler`, and of `gradiometer.loop.fork`, such as `horizon`.
 
@@ -80,13 +87,14 @@ class Forks(Looks):
             >>> found.best()
             'rate 2x'
         """
-        return self._fork(batches=batches, alternatives=alternatives, **settings)
+        return self._fork(batches=batches, alternatives=alternatives, at=at, **settings)
 
     def _fork(
         self,
         *,
         batches: Any,
         alternatives: Sequence[Alternative | str],
+        at: int | None = None,
         charged_to: str = "forks on request",
         **settings: Any,
     ) -> Fork | None:
@@ -109,12 +117,13 @@ class Forks(Looks):
             if settings.get("step") is None:
                 known |= {"accumulation": self._accumulation, "scaler": self._capture.scaler}
             known |= {name: settings.pop(name) for name in OF_LOOP if name in settings}
+            kept = self.on_the_way.kept.newest if at is None else self.on_the_way.kept.before(at)
             notes = self._schedule(known, batches, Signs.of(run).rates)
             loop = Loop(self._objective.model, self._optimizers, batches=batches, **known)
-            loop.warnings = (*notes, *self._replayed(loop, run))
-            rates = Signs.of(run).rates
-            high = np.flatnonzero(rates >= np.nanmax(rates, initial=0.0) / 2)
-            loop.high_until = int(high[-1]) if len(high) else None
+            loop.warnings = (*notes, *self._replayed(loop, kept, run))
+            loop.high_until = Signs.of(run).high_until
+            if at is not None and kept is not None:
+                loop = kept.brought_back(loop)
             return fork(loop, alternatives, **{"out": run.path, **settings})
 
     def _schedule(
@@ -139,16 +148,16 @@ class Forks(Looks):
             "give scheduler=, a function of the number of an update that returns its rate.",
         )
 
-    def _replayed(self, loop: Loop, run: Run) -> tuple[str, ...]:
+    def _replayed(self, loop: Loop, kept: KeptUpdates | None, run: Run) -> tuple[str, ...]:
         """Compare updates of the loop with those of a copy. Returns what a reader of the fork
         should know."""
-        kept = self.on_the_way.kept
-        if kept.newest is None:
+        if kept is None:
+            why = self.on_the_way.kept.why_none
             notes: tuple[str, ...] = (
-                f"No update of your loop was compared with that of a copy, since {kept.why_none}.",
+                f"No update of your loop was compared with that of a copy, since {why}.",
             )
         else:
-            notes = check_replay(loop, kept.newest)
+            notes = check_replay(loop, kept)
         # what was recorded is the gradient of the first of two backwards
         if loop.loss is None or loop.ascent is not None:
             return notes

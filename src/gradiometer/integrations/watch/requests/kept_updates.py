@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradiometer.errors import BadArgument
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.watch.last_gradient import NEVER
 from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
 from gradiometer.integrations.watch.subject import Subject
+from gradiometer.integrations.watch.triage.exact import schedulers_of
 from gradiometer.integrations.watch.triage.recorder import takes_no_hooks
 from gradiometer.loop.marks import Marks, marks_of
 from gradiometer.loop.replay import (
@@ -80,8 +82,9 @@ class KeptUpdatesOfLoop:
         """The context for everything that training calls: an error ends the keeping, and nothing
         else."""
         self.shield.before_first_update = False
-        self.newest: KeptUpdates | None = None
-        """The newest updates that are complete; None if there are none."""
+        self.stretches: list[KeptUpdates] = []
+        """The updates that are complete, the newest last."""
+        self._states = 0
         self.why_none = "the loop has not made enough updates yet"
         """Why there are none, as the end of a sentence."""
         self._start = FIRST
@@ -110,6 +113,31 @@ class KeptUpdatesOfLoop:
                 "that needs a `budget` above 0 in `watch`, one process and a model that is not "
                 "sharded"
             )
+
+    def keep_states(self, count: int) -> None:
+        """Keep so many states, twice as far apart each time, to fork from them later."""
+        self._states = count
+
+    @property
+    def newest(self) -> KeptUpdates | None:
+        """The newest updates; None if there are none."""
+        return self.stretches[-1] if self.stretches else None
+
+    def before(self, step: int) -> KeptUpdates:
+        """The newest state that is kept from a step or before it.
+
+        Raises:
+            BadArgument: There is none.
+        """
+        found = [one for one in self.stretches if one.updates[0].step <= step]
+        if found:
+            return found[-1]
+        steps = ", ".join(f"{one.updates[0].step:,}" for one in self.stretches)
+        raise BadArgument(
+            f"`at` is {step:,}, and no state is kept from there or before: "
+            + (f"there are those of steps {steps}." if steps else f"{self.why_none}.")
+            + " Give `watch` a number of states, such as checkpoints=3."
+        )
 
     def at_step(self, batch: Batch | None) -> None:
         """Take the batch of a backward, before the update."""
@@ -145,7 +173,7 @@ class KeptUpdatesOfLoop:
     def close(self) -> None:
         """Keep no more, and free what is kept: a watch outlives its training for the findings."""
         self._close_stretch()
-        self.newest = None
+        self.stretches.clear()
         self.why_none = "the training has ended"
         self.next = NEVER
         self.awaits_update = False
@@ -176,6 +204,9 @@ class KeptUpdatesOfLoop:
             copy.deepcopy(as_one(self._optimizers).state_dict()),
             _copy_of(self._scaler),
         )
+        if self._states:
+            schedulers, _ = schedulers_of(self._optimizers, 0)
+            self._state.schedulers = [copy.deepcopy(one.state_dict()) for one in schedulers]
 
     def _prepare(self) -> None:
         """Keep the random states before an update, and see to its first call of the model."""
@@ -238,7 +269,9 @@ class KeptUpdatesOfLoop:
                 marks_of(all_tensors(self._model, optimizer)),
             )
         )
-        self.newest = kept
+        if kept is not self.newest:
+            self.stretches.append(kept)
+            del self.stretches[: -max(self._states, 1)]
         if len(kept.updates) < IN_A_ROW:
             self._prepare()
         else:
@@ -253,7 +286,7 @@ class KeptUpdatesOfLoop:
     def _end_stretch(self, step: int) -> None:
         self._close_stretch()
         while self._start <= step + 1:
-            self._start *= APART
+            self._start *= 2 if self._states else APART
         self.next = self._start - 1
 
     def _give_up(self, why: str, *, for_good: bool = False) -> None:

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
-from gradiometer.loop.branch import BranchResult
-from gradiometer.loop.branches import Fork
+from gradiometer.loop.branch import BranchResult, Tail
 from gradiometer.loop.comparison.effects import Effect
 from gradiometer.loop.comparison.racing import Stop
 from gradiometer.measurement.estimate import Estimate, counted, significant
@@ -17,6 +17,43 @@ TAILS = {
     "third": "each cooled to zero over its last third",
     "none": "each at the rate of its schedule to the end",
 }
+
+
+@runtime_checkable
+class ForkFacts(Protocol):
+    """A fork, as far as these words say it."""
+
+    @property
+    def step(self) -> int:
+        """Index of the first update of the branches."""
+
+    @property
+    def replicates(self) -> int:
+        """Number of data orders."""
+
+    @property
+    def tail(self) -> Tail:
+        """How the rate of every branch ends."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the baseline and of the alternatives."""
+
+    @property
+    def shows_end(self) -> bool:
+        """True if the effects at the end of the training are known."""
+
+    @property
+    def leaves_some(self) -> bool:
+        """True if the branches end before the training does."""
+
+    def of(self, alternative: str) -> tuple[BranchResult, ...]:
+        """The results of an alternative."""
+
+    def at_end(self, readout: str | None = None, level: float = 0.9) -> tuple[Effect, ...]:
+        """The effects at the end of the training."""
+
+
 LABELS = {"test_loss": "test loss", "train_loss": "training loss", "test_accuracy": "test accuracy"}
 
 
@@ -29,16 +66,16 @@ def label_of(readout: str) -> str:
     return LABELS.get(readout, readout.replace("_", " "))
 
 
-def setting(fork: Fork) -> str:
+def setting(fork: ForkFacts) -> str:
     """What was done: "From step 2,000, four replicates of 500 updates, each cooled to zero."."""
-    updates = [result.updates for result in fork.of(fork.baseline)]
+    updates = [result.updates for result in fork.of(fork.names[0])]
     number = NUMBERS[fork.replicates] if fork.replicates < len(NUMBERS) else f"{fork.replicates:,}"
     replicates = "replicate" if fork.replicates == 1 else "replicates"
     length = counted(max(updates), "update")
     return f"From step {fork.step:,}, {number} {replicates} of {length}, {TAILS[fork.tail]}."
 
 
-def comparison(fork: Fork, effects: Sequence[Effect]) -> str:
+def comparison(fork: ForkFacts, effects: Sequence[Effect]) -> str:
     """What came of it, one part for each alternative."""
     parts = [
         f"{effect.alternative} {outcome(effect)}{_updates(fork, effect)}" for effect in effects
@@ -48,7 +85,7 @@ def comparison(fork: Fork, effects: Sequence[Effect]) -> str:
     return f"Against going on as it is, in {label_of(effects[0].readout)}: {'; '.join(parts)}."
 
 
-def at_end(fork: Fork, readout: str | None = None, level: float = 0.9) -> str:
+def at_end(fork: ForkFacts, readout: str | None = None, level: float = 0.9) -> str:
     """What is expected at the end of the training, in a sentence; empty if the branches do not show
     it."""
     if not fork.shows_end or not fork.leaves_some:
@@ -96,9 +133,9 @@ def _size(estimate: Estimate) -> str:
     return f"{significant(abs(estimate.value), 2)} [{significant(low, 2)}, {significant(high, 2)}]"
 
 
-def _updates(fork: Fork, effect: Effect) -> str:
+def _updates(fork: ForkFacts, effect: Effect) -> str:
     """How many updates it took, if they are more or fewer than those of the baseline."""
-    ours = max(result.updates for result in fork.of(fork.baseline))
+    ours = max(result.updates for result in fork.of(fork.names[0]))
     theirs = max(result.updates for result in fork.of(effect.alternative))
     if effect.diverged or not ours or abs(theirs / ours - 1) < 0.1:
         return ""

@@ -1,0 +1,86 @@
+"""Incidents that were planted: their cause is named, down to the example, the batch, the layer or
+the rate."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import planted_incidents
+from command_line import called
+from gradiometer import BadArgument, Configuration, Diverged, Run
+from gradiometer.problems import Problem, load
+from gradiometer.train import train
+from gradiometer.train.forking.incident import incident_at
+from gradiometer.train.forking.incident_cause import incident_cause
+from planted_incidents import BATCH, CASES, STEP, Cause
+
+
+def trained(problem: Problem, out: Path, **settings: Any) -> Run:
+    configuration = Configuration(
+        problem=problem.name,
+        batch_size=BATCH,
+        epochs=1,
+        budget=0.0,
+        check_edge=False,
+        check_endpoint=False,
+        **settings,
+    )
+    try:
+        return train(problem, configuration, out)
+    except Diverged as error:
+        assert "--spike" in str(error)
+        return Run.open(next(out.iterdir()))
+
+
+def seen(run: Run) -> int:
+    """The step that a person points at: where the run ended, or that of the planted batch."""
+    return run.steps if run.status == "diverged" else STEP
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [0, 100])
+@pytest.mark.parametrize("name", CASES)
+def test_the_cause_of_a_planted_incident_is_named(name: str, shift: int, tmp_path: Path) -> None:
+    settings, cause = CASES[name]
+    problem: Problem = getattr(planted_incidents, name)(shift)
+    run = trained(problem, tmp_path, **settings)
+    found = incident_cause(run, seen(run), problem=problem)
+    named: Cause = found.cause, found.layer
+    assert named == cause, (found.sentence, found.tried)
+    assert found.tried["again"] and f"loop_at(run, {found.start})" in found.sentence
+    if found.cause in ("example", "batch"):
+        assert found.step == STEP
+    if found.cause == "example":
+        (example,) = found.examples
+        assert example in planted_incidents.planted().tolist()
+
+
+def test_a_nan_is_traced_to_its_example(tmp_path: Path) -> None:
+    problem = planted_incidents.nan_example_small()
+    run = trained(problem, tmp_path, learning_rate=0.05)
+    assert len(run.losses[1]) == STEP, "the losses before a divergence are written"
+    found = incident_cause(run, STEP, problem=problem)
+    assert found.examples == (int(planted_incidents.planted()[3]),)
+    assert f"--at {STEP - 8}" in found.go_on and "'skip 120:121'" in found.go_on
+
+
+def test_a_step_without_an_incident_is_refused(tmp_path: Path) -> None:
+    run = trained(planted_incidents.rate_small(), tmp_path, learning_rate=0.05)
+    with pytest.raises(BadArgument, match=r"where the loss .* did not rise"):
+        incident_at(run, 60)
+
+
+@pytest.mark.slow
+def test_the_command_names_the_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    problem = "planted_incidents:outlier_deep"
+    configuration = Configuration(
+        problem=problem, batch_size=BATCH, epochs=1, budget=0.0, learning_rate=0.1
+    )
+    run = train(load(problem), configuration, tmp_path)
+    code, printed, _ = called(capsys, "fork", str(run.path), "--spike", str(STEP), "--json")
+    incident = json.loads(printed)["incident"]
+    assert code == 0 and incident["cause"] == "example" and incident["step"] == STEP
+    code, printed, _ = called(capsys, "fork", str(run.path), "--spike", str(STEP))
+    assert code == 0 and "Cause: example" in printed and "again" in printed
