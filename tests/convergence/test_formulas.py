@@ -1,9 +1,12 @@
 """Formulas in t: their grammar, and their values in doubles."""
 
+from fractions import Fraction
+
 import pytest
 
 from gradiometer import BadArgument
 from gradiometer.convergence.formulas.expression import formula_in
+from gradiometer.convergence.formulas.number import Number, Undecided
 from gradiometer.convergence.theorem import theorem
 
 
@@ -46,3 +49,11 @@ def test_a_formula_is_evaluated_in_doubles_with_whole_steps() -> None:
     assert formula_in("1/t**2")(2**1000) == 0.0
     assert formula_in("t % 7")(2**1000) == (2**1000) % 7
     assert formula_in("3 if t > 2 else log2(t)")(2) == 1.0
+
+
+def test_a_root_is_exact_if_it_is_rational_and_undecided_beyond_doubles() -> None:
+    third = Number(Fraction(1, 3))
+    assert Number(Fraction(8, 27)).power(third) == Number(Fraction(2, 3))
+    assert Number.of(9).log() == Number(Fraction(2), ((Fraction(3), 1),))
+    with pytest.raises(Undecided, match="leaves the range of doubles"):
+        Number.of(10**400).power(third)

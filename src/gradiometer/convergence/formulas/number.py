@@ -190,8 +190,6 @@ def _root(value: Fraction, degree: int) -> Fraction | None:
     """The rational root of a degree, or None if none is known."""
     if degree == 1:
         return value
-    if value < 0:
-        return None
     # A root beyond doubles, or beyond their 53 bits, is not found: its logarithm is then rounded.
     try:
         parts = [round(part ** (1 / degree)) for part in (value.numerator, value.denominator)]
