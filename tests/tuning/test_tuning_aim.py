@@ -135,7 +135,7 @@ def test_what_cannot_be_chosen_is_refused_by_name(wrong: dict[str, Any], sentenc
 
 def test_an_unknown_aim_is_refused() -> None:
     with pytest.raises(BadArgument, match="`aim` must be 'loss', 'test' or 'time', got 'speed'"):
-        check_aim("speed", (8, 32), None)
+        check_aim("speed", 2, None)
 
 
 def test_batches_that_are_given_as_such_are_refused() -> None:

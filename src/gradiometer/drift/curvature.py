@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradiometer.arguments import check_whole
 from gradiometer.drift.curvature_survey import SpectralDensity, Survey
 from gradiometer.drift.density import spectral_density
 from gradiometer.drift.hutchinson import trace
@@ -79,6 +80,7 @@ class Curvature:
             raise BadArgument(
                 "`batches` is empty: a Hessian needs the loss of at least one example."
             )
+        check_whole("seed", seed, 0)
         self.objective = objective
         self.mode: Mode = "train" if objective.model.training else "eval"
         self.batches = batches
@@ -282,8 +284,12 @@ def survey_examples(
     Raises:
         BadArgument: There are fewer training examples.
     """
+    for name, number in numbers.items():
+        check_whole(name, number, 1)
     available = len(train)
     examples = min(EXAMPLES, available) if examples is None else examples
+    check_whole("seed", seed, 0)
+    check_whole("examples", examples, 1)
     if not 1 <= examples <= available:
         raise BadArgument(
             f"`examples` must lie between 1 and the {available:,} training examples, got "

@@ -14,7 +14,7 @@ from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.loop.evaluation import examples_of, is_test_set
 from gradiometer.loop.unseen import RateByHand
-from gradiometer.measurement.optimizer.several import optimizers_in
+from gradiometer.measurement.optimizer.several import as_one, optimizers_in
 from gradiometer.measurement.optimizer.wrappers import bare_optimizer
 
 
@@ -96,6 +96,15 @@ def check_trainable(model: nn.Module) -> None:
         )
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise Unsupported("`model` has parameters without a shape: run it once on a batch before.")
+
+
+def optimizer_from(model: nn.Module, given: Any) -> torch.optim.Optimizer:
+    """The optimizer that a person gives, without its wrapper; several as one."""
+    several = given if isinstance(given, list | tuple) and given else [given]
+    optimizers = [bare_optimizer(one) for one in several]
+    for one in optimizers:
+        check_optimizer(model, one)
+    return as_one(optimizers)
 
 
 def check_optimizer(model: nn.Module, optimizer: Any) -> None:

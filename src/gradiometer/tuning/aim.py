@@ -52,22 +52,22 @@ class Paces:
         return rounds * sum(1 / pace for pace in self.updates.values())
 
 
-def check_aim(aim: Any, sizes: Sequence[int], held_out: Any) -> None:
+def check_aim(aim: Any, sizes: int, held_out: Any) -> None:
     """Raise unless the aim is known and fits the batch sizes and the held-out examples."""
     *others, last = map(repr, get_args(Aim))
     known = f"{', '.join(others)} or {last}"
-    if aim is not None and aim not in get_args(Aim):
+    if aim is not None and not (isinstance(aim, str) and aim in get_args(Aim)):
         raise BadArgument(f"`aim` must be {known}, got {aim!r}.")
     if (aim == "test") != (held_out is not None):
         raise BadArgument(
             "`held_out` and aim='test' go together: give the examples, which training does not "
             "use, by whose loss lanes are judged."
         )
-    if len(sizes) > 1 and aim is None:
+    if sizes > 1 and aim is None:
         raise BadArgument(
             f"`aim` must be {known} for several batch sizes: they end at other losses for each."
         )
-    if len(sizes) == 1 and aim == "time":
+    if sizes == 1 and aim == "time":
         raise BadArgument(
             "`aim` time chooses between batch sizes: give several, such as 32,64,128."
         )

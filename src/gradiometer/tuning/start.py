@@ -26,6 +26,7 @@ class Start:
         norm: The norm of the gradient of a batch, as the mean over some batches.
         batches: The batches, and those on which rates are probed.
         seed: Seed of the random draws.
+        loss: The mean loss of these batches.
         gradients: What has been spent so far, in gradients of a batch; a forward pass counts a
             third.
     """
@@ -33,6 +34,7 @@ class Start:
     norm: float
     batches: tuple[Batch, ...]
     seed: int
+    loss: float
     gradients: float
 
 
@@ -52,6 +54,7 @@ def start_of(loop: Loop, *, seed: int) -> Start:
     device = next(iter(loop.devices))
     found = list[Batch]()
     norms = list[float]()
+    losses = list[float]()
     for _ in range(2):
         batch: Any = next(source, None)
         if batch is None:
@@ -68,12 +71,14 @@ def start_of(loop: Loop, *, seed: int) -> Start:
             raise UserCodeFailed(
                 f"`loss` is {loss} before the first update: no rate can be chosen."
             )
+        losses.append(loss)
     norm = sum(norms) / len(norms)
     if not 0 < norm < math.inf:
         raise UserCodeFailed(
             f"`loss` has a gradient of norm {norm} at the start of training: no rate can be chosen."
         )
-    return Start(norm, tuple(found), digits, float(len(found)))
+    mean_loss = sum(losses) / len(losses)
+    return Start(norm, tuple(found), digits, mean_loss, float(len(found)))
 
 
 def overshooting_rate(loop: Loop, start: Start) -> tuple[float, float]:

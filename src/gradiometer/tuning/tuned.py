@@ -95,6 +95,7 @@ class Tuned:
         aim: What lanes were compared by: "loss" (or None), "test" or "time".
         times: The measured times of a step by batch size, if the aim was time.
         has_length: False if no length was given. The training can then be stopped at any step.
+        first_loss: The loss before the first update.
     """
 
     lane: Lane
@@ -104,6 +105,7 @@ class Tuned:
     aim: Aim | None = None
     times: StepTimes | None = None
     has_length: bool = True
+    first_loss: float = math.nan
 
     @property
     def learning_rate(self) -> float:
@@ -303,10 +305,13 @@ class Tuned:
             rates = sorted(one.lane.rate for one in wide)
             found.append(
                 f"All rates from {significant(rates[0])} to {significant(rates[-1])} ended at the "
-                "same loss, within the noise of the examples. If that is the loss of the best "
-                "constant, nothing else has been learnt: standardise the inputs, so that each has "
-                "mean 0 and size 1, or train longer."
+                "same loss, within the noise of the examples."
             )
+            if not best.loss < self.first_loss / 2:
+                found.append(
+                    "If that is the loss of the best constant, nothing else has been learnt: "
+                    "standardise the inputs, so that each has mean 0 and size 1, or train longer."
+                )
         elif equal and all(equal):
             found.append("The last lanes cannot be told apart by these examples: either would do.")
         return found

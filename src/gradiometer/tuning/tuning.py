@@ -194,7 +194,16 @@ class Tuning:
             for rung in race.rungs
         )
         best = self.lanes[winner]
-        return Tuned(best, tried, cost, float(self.budget), self.aim, self.paces.times, has_length)
+        return Tuned(
+            best,
+            tried,
+            cost,
+            float(self.budget),
+            self.aim,
+            self.paces.times,
+            has_length,
+            start.loss,
+        )
 
     @property
     def readout(self) -> str:
@@ -290,7 +299,7 @@ def data_for(
 ) -> dict[int, Data]:
     """The data in batches of each size; under the key 1 if the batches are given as such."""
     several = several_of("batch_size", sizes)
-    check_aim(aim, [size or 1 for size in several], held_out)
+    check_aim(aim, len(several), held_out)
     if not isinstance(sizes, list | tuple):
         return {1: data_of(batches, several[0])}
     found = {size: data_of(batches, size) for size in several}

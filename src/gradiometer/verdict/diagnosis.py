@@ -38,7 +38,7 @@ from gradiometer.loop.recorded.decisions import cooled_finding, cooling_finding,
 from gradiometer.loop.recorded.trials import with_trials
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State, Trial
-from gradiometer.measurement.gauge import Gauge, RunFacts
+from gradiometer.measurement.gauge import Gauge, RunFacts, estimates_of, finding_of
 from gradiometer.measurement.reading import Series
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.now import FEWEST
@@ -206,14 +206,15 @@ def _of_gauges(
             continue
         is_ours = type(gauge) in GAUGES.values()
         with nullcontext() if is_ours else user_code(f"{type(gauge).__name__}.estimate"):
-            latest = gauge.estimate(series.at_newest(), level)
+            latest = estimates_of(gauge, series.at_newest(), level)
             if few and not gauge.own_steps:  # more steps at this budget bring few readings
                 latest = {name: replace(estimate, needed=None) for name, estimate in latest.items()}
             estimates |= latest
             found = judge(gauge, latest, facts_of(run, series))
             # A gauge that chooses its steps itself is about the whole path.
             for part in () if gauge.own_steps else along(series):
-                for name, estimate in gauge.estimate(part.at_newest(by_layer=False), level).items():
+                then = estimates_of(gauge, part.at_newest(by_layer=False), level)
+                for name, estimate in then.items():
                     history.setdefault(name, []).append((int(part.steps[-1]), estimate))
         if found is not None:
             yield found
@@ -228,7 +229,7 @@ def facts_of(run: Run, series: Series) -> RunFacts:
 
 def judge(gauge: Gauge, estimates: Mapping[str, Estimate], run: RunFacts) -> Finding | None:
     """What a gauge finds, with the doubt that comes with several learning rates."""
-    found = gauge.judge(estimates, run)
+    found = finding_of(gauge, estimates, run)
     if (
         found is None
         or run.settings is None

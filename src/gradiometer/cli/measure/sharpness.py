@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradiometer.cli.completion import targets
-from gradiometer.cli.options import SEED, configuration_options, json_option
+from gradiometer.cli.options import SEED, OutFile, configuration_options, json_option
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
 from gradiometer.run.configuration import MOST_STEPS, Configuration
 
@@ -68,7 +68,7 @@ MOST = 100
 )
 @click.option(
     "--png",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutFile(),
     default=None,
     help="Save the density plot.",
 )

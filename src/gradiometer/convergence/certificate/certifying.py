@@ -208,6 +208,8 @@ def certify(
         level=level,
         seed=seed,
     )
+    check_whole("examples", examples, 1)
+    check_level(tolerance, "tolerance")
     curved = min(examples, len(train))
     ends = _curvature(objective, train, curved, tolerance, level, seed)
     return Certificate(
@@ -256,6 +258,11 @@ def gradient_squared(
     """
     check_whole("batches", batches, FEWEST_BATCHES)
     check_number("weight_decay", weight_decay)
+    check_level(level)
+    check_whole("seed", seed, 0)
+    check_whole("batch_size", batch_size, 1)
+    if not isinstance(exact, bool):
+        raise BadArgument(f"`exact` must be True or False, got {exact!r}.")
     if not 1 <= batch_size <= len(train):
         raise BadArgument(
             f"`batch_size` must lie between 1 and the {len(train):,} examples, got {batch_size}."

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -152,7 +152,8 @@ class Trajectory(Gauge):
         claim, state, names = CLAIMS[kind]
         if kind is Kind.DIVERGING and estimates["slowing"].high >= TO_REST:  # by its growth
             claim, names = "path_diverging_in_length", ("norm_growth",)
-        facts = {name: estimates[name] for name in names}
+        facts: dict[str, Any] = {name: estimates[name] for name in names}
+        facts["is_constant"] = run.settings is not None and run.settings.is_constant
         return Finding(self.name, self.issue, claim, state, facts=facts)
 
 

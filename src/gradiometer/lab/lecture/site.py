@@ -45,7 +45,7 @@ DOTTED = [1, 4]
 DASH_DOTTED = [8, 4, 1, 4]
 
 PREDICTED, MEASURED = "predicted", "measured"
-SERIES = named_series((MEASURED, PREDICTED))
+CLAIM, WRONG = "the claim", "a wrong theory"
 Horizontal = Callable[[str], alt.X]
 """The horizontal channel of a picture, for a field of its rows."""
 
@@ -88,32 +88,41 @@ def chart(outcome: ExperimentResult, *, with_measurement: bool = True) -> alt.La
         scale = alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False)
         y = linear_y(experiment.quantity, NUMBER, scale)
     x = _dial(experiment)
+    theories = {CLAIM: (claimed, DOTTED), WRONG: (outcome.rival, DASH_DOTTED)}
+    theories = {name: theory for name, theory in theories.items() if theory[0]}
+    series = _series([*([MEASURED] if with_measurement else []), PREDICTED, *theories])
     layers: list[alt.Chart | alt.LayerChart] = []
-    if claimed:
-        layers.append(_line(experiment, claimed, DOTTED).encode(x=x("dial"), y=y("theory")))
-    if outcome.rival:
-        layers.append(
-            _line(experiment, outcome.rival, DASH_DOTTED).encode(x=x("dial"), y=y("theory"))
-        )
-    layers += _prediction_layers(_rows(experiment.points, outcome.predicted, PREDICTED, row), x, y)
+    for name, (values, dash) in theories.items():
+        layers += _theory_layers(experiment, name, values, dash, x, y, series)
+    predicted = _rows(experiment.points, outcome.predicted, PREDICTED, row)
+    layers += _prediction_layers(predicted, x, y, series)
     if with_measurement:
         rows = _rows(experiment.points, outcome.measured, MEASURED, row)
         base = _base(rows, x)
-        layers += [bars(base, y, **SERIES), *off_the_axis(base, rows, y)]
+        layers += [bars(base, y, **series), *off_the_axis(base, rows, y)]
     # Small enough to read on a telephone, on which a picture is as wide as the screen.
     return layered(*layers).properties(width=430, height=250)
 
 
+def _series(drawn: Sequence[str]) -> dict[str, Any]:
+    """Colour and shape of each series, the same in all pictures. The legend names those that are
+    drawn."""
+    series = named_series((MEASURED, PREDICTED, CLAIM, WRONG))
+    for channel in series.values():
+        channel.legend = alt.Legend(title=None, values=list(drawn), columns=2, labelLimit=200)
+    return series
+
+
 def _prediction_layers(
-    rows: Sequence[Row], x: Horizontal, y: Vertical
+    rows: Sequence[Row], x: Horizontal, y: Vertical, series: dict[str, Any]
 ) -> list[alt.Chart | alt.LayerChart]:
-    base, colour = _base(rows, x), SERIES["color"]
+    base, colour = _base(rows, x), series["color"]
     known = base.transform_filter("datum.value !== null")
     area = base.transform_filter("datum.low !== null && datum.high !== null").mark_area()
     return [
         area.encode(y=y("low"), y2="high:Q", color=colour),
         known.mark_line(strokeDash=[6, 3], strokeWidth=1.25).encode(y=y("value"), color=colour),
-        known.mark_point(size=110, filled=False, strokeWidth=1.5).encode(y=y("value"), **SERIES),
+        known.mark_point(size=110, filled=False, strokeWidth=1.5).encode(y=y("value"), **series),
         *off_the_axis(base, rows, y),
     ]
 
@@ -148,19 +157,27 @@ def _dial(experiment: Experiment) -> Horizontal:
     return lambda field: alt.X(field, type="quantitative", scale=scale, axis=axis)
 
 
-def _line(experiment: Experiment, values: Sequence[float], dash: list[int]) -> alt.Chart:
-    """What another theory says. A log axis leaves out zero."""
+def _theory_layers(
+    experiment: Experiment,
+    name: str,
+    values: Sequence[float],
+    dash: list[int],
+    x: Horizontal,
+    y: Vertical,
+    series: dict[str, Any],
+) -> list[alt.Chart | alt.LayerChart]:
+    """What another theory says, as a line with points. A log axis leaves out zero."""
     rows = [
-        {"dial": point, "theory": value}
+        {"dial": point, "theory": value, "series": name}
         for point, value in zip(experiment.points, values, strict=True)
         if value > 0 or not experiment.log
     ]
-    dots = alt.OverlayMarkDef(filled=False, size=24, color=PAGE["ink"])
-    base = alt.Chart(alt.Data(values=rows))
-    line: alt.Chart = base.mark_line(
-        style="reference", strokeDash=dash, strokeCap="round", point=dots
-    )
-    return line
+    base = alt.Chart(alt.Data(values=rows)).encode(x=x("dial"))
+    line = base.mark_line(strokeDash=dash, strokeCap="round", strokeWidth=1.25)
+    return [
+        line.encode(y=y("theory"), color=series["color"]),
+        base.mark_point(filled=False, size=36).encode(y=y("theory"), **series),
+    ]
 
 
 TEMPLATES = files("gradiometer.lab.lecture") / "templates"
@@ -235,7 +252,7 @@ class Site:
             to_come=to_come,
             left=self.left,
             level=LEVEL,
-            scripts=[],
+            scripts=[Markup(source(TEMPLATES, script)) for script in ("simulation.js", "dials.js")],
         )
         return index
 

@@ -131,7 +131,8 @@ WORDS: Mapping[Claim, Words] = {
     Claim.BATCH_SMALL: Words(
         "The batch is too small: successive gradients of {batch} examples share {shared:%} of "
         "their size.",
-        "Nearly all of a step is noise.",
+        "Nearly all of a step is noise. A larger batch gains if there are as many updates as now; in "
+        "as many examples it gains time and no loss.",
     ),
     Claim.BATCH_LARGE: Words(
         "The batch of {batch} is too large for this length: {updates} updates an epoch, {steps} in "
