@@ -2,6 +2,7 @@
 says."""
 
 import math
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from gradiometer import supervised
 from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.loop import Loop
-from gradiometer.tuning.optimizers import Made
+from gradiometer.tuning.optimizers import Made, MakeOptimizer
 from gradiometer.tuning.start import overshooting_rate, start_of
 
 SQUARED = supervised(nn.MSELoss(reduction="none"))
@@ -102,6 +103,28 @@ def test_the_training_is_not_touched() -> None:
 def test_a_start_that_has_no_rate_is_refused(factor: float, sentence: str) -> None:
     with pytest.raises(UserCodeFailed, match=sentence):
         found(SGD, by=factor)
+
+
+def upwards(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=rate, maximize=True)
+
+
+def endless(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=rate * math.inf)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "sentence"),
+    [
+        (upwards, "`optimizer` does not go down the gradient in its first update"),
+        (endless, "`optimizer` SGD makes a first update that is not finite, in parameters of"),
+    ],
+)
+def test_an_optimizer_that_goes_up_or_without_an_end_is_refused(
+    optimizer: MakeOptimizer, sentence: str
+) -> None:
+    with pytest.raises(UserCodeFailed, match=sentence):
+        found(Made(optimizer, 0.0, False, 0.0))
 
 
 def test_data_that_end_too_early_are_refused() -> None:

@@ -129,12 +129,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     history: dict[str, list[tuple[int, Estimate]]] = {}
     findings = [*_of_gauges(run, level, estimates, history), *_of_the_run(run, level, estimates)]
     gauges, missing = recorded_gauges(run)
-    for name, path in missing.items():
-        series = run.series(name)
-        facts = {"class": path, "readings": len(series or ()), "run": str(run.path)}
-        findings.append(
-            Finding(name, Issue.ESTIMATION, "gauge_unavailable", State.CANNOT_TELL, facts=facts)
-        )
+    findings += [_unavailable(name, path, run) for name, path in missing.items()]
     spikes = spikes_of(run)
     if spikes:
         found = spikes_finding(spikes, partial(_explain, run, gauges))
@@ -354,6 +349,12 @@ def _without_outranked(findings: list[Finding]) -> list[Finding]:
         for each in findings
         if each.gauge != GradientNoise.name or not each.claim.startswith("batch_")
     ]
+
+
+def _unavailable(name: str, path: str, run: Run) -> Finding:
+    """The finding for a gauge whose class is not available."""
+    facts = {"class": path, "readings": len(run.series(name) or ()), "run": str(run.path)}
+    return Finding(name, Issue.ESTIMATION, "gauge_unavailable", State.CANNOT_TELL, facts=facts)
 
 
 def _endpoint(run: Run, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
