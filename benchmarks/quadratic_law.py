@@ -8,8 +8,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from gradiometer.exploration.temperature.stationary_law import update_kick, update_matrices
-from gradiometer.lab.closed_forms.matrices import Matrix
-from gradiometer.lab.closed_forms.quadratic import Point, Quadratic
+from gradiometer.lab.closed_forms.quadratic import Matrix, Point, Quadratic
 
 Means = Float[np.ndarray, "params 2"]
 Covariances = Float[np.ndarray, "params params 2 2"]

@@ -33,13 +33,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gradiometer import SGLD, BadArgument, Estimate
-from gradiometer.exploration.chains.engines import Stacked
-from gradiometer.exploration.chains.state import ChainState
+from gradiometer.exploration.chains.engines import ChainState, Stacked
 from gradiometer.measurement.batch import take
 from gradiometer.measurement.traits import Traits
-from gradiometer.problems.images.classification import cross_entropy
+from gradiometer.problems.images.classification import cross_entropy, fashion_mnist_mlp
 from gradiometer.problems.images.fashion_mnist import load
-from gradiometer.problems.images.models import fashion_mnist_mlp
 
 EXAMPLES, BATCH_SIZE = 60_000, 32
 RATE = 0.001

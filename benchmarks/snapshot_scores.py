@@ -23,12 +23,14 @@ from gradiometer.exploration.ensembles import (
     disagreement,
     validation_mask,
 )
-from gradiometer.exploration.ensembles.barrier import linear_path
-from gradiometer.exploration.ensembles.calibration import calibration_error
-from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ensemble_equivalent
-from gradiometer.exploration.ensembles.diversity import correlations
+from gradiometer.exploration.ensembles.diversity import correlations, linear_path
 from gradiometer.exploration.ensembles.ensemble_report import EnsembleSize, LinearPath
-from gradiometer.exploration.ensembles.ensemble_size import chosen_count, ensemble_sizes
+from gradiometer.exploration.ensembles.ensemble_size import (
+    chosen_count,
+    deep_ensemble_equivalent,
+    ensemble_sizes,
+)
+from gradiometer.exploration.ensembles.scores import calibration_error
 from gradiometer.measurement.uncertainty import mean
 from gradiometer.run.snapshots import load_snapshots
 

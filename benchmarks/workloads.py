@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from gradiometer import Examples, Problem
 from gradiometer.measurement import Batch
-from gradiometer.problems.images.classification import cross_entropy
-from gradiometer.problems.images.models import fashion_mnist_cnn
+from gradiometer.problems.images.classification import cross_entropy, fashion_mnist_cnn
 
 BATCH_SIZE = 128
 BATCHES = 25

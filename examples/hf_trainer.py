@@ -73,7 +73,8 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        print(say(trained(examples, folder)[1].findings()[0]).seen)
+        for finding in trained(examples, folder)[1].findings():
+            print(say(finding).seen)
         examples[700] = {"images": torch.full_like(images[700], torch.inf), "labels": labels[700]}
         trainer, callback = trained(examples, folder)
     told = next(text for text in callback.watch.run.warnings if "for the first time" in text)

@@ -64,7 +64,8 @@ def main() -> None:
         enable_checkpointing=False,
     )
     trainer.fit(Digits(), loader)
-    print(say(callback.findings()[0]).seen)
+    for finding in callback.findings():
+        print(say(finding).seen)
 
 
 if __name__ == "__main__":

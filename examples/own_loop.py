@@ -1,7 +1,7 @@
-"""The instrument in a loop of your own: `python examples/own_loop.py` trains on digits and ends in
-one sentence.
+"""The instrument in a loop of your own: `python examples/own_loop.py` trains on digits and ends in a
+sentence for each finding, the most urgent first.
 
-Three lines are ours: the `with`, the `step` and the `print`. With and without them the weights are
+The lines with `watch`, `step` and `findings` are ours. With and without them the weights are
 the same bits.
 """
 
@@ -32,7 +32,8 @@ def main() -> None:
                 w.step(loss, batch)
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
-    print(say(w.findings()[0]).seen)
+    for finding in w.findings():
+        print(say(finding).seen)
 
 
 if __name__ == "__main__":

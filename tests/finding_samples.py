@@ -10,9 +10,7 @@ import numpy as np
 from gradiometer import Draw, Estimate, Sampling, Series
 from gradiometer.convergence.certificate.certificate import Certificate
 from gradiometer.convergence.plateau.noise_floor import Plateau, finding
-from gradiometer.convergence.trajectory.chaos import chaos_finding
-from gradiometer.convergence.trajectory.endpoint import Endpoint
-from gradiometer.convergence.trajectory.infinity import infinity_finding
+from gradiometer.convergence.trajectory.endpoint import Endpoint, chaos_finding, infinity_finding
 from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of
 from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.drift import BatchSharpness, CurvatureAlongGradient, LossChange, StepDrift

@@ -11,7 +11,7 @@ from torch import nn
 
 from conftest import CASES
 from gradiometer import watch
-from gradiometer.exploration.temperature.heat_balance import HeatBalance, heat_balance
+from gradiometer.exploration.temperature.thermometer import HeatBalance, heat_balance
 from gradiometer.integrations.watch import Watch
 from gradiometer.measurement import Draw, Sampling, supervised
 

@@ -11,10 +11,18 @@ from gradiometer.convergence.theorem.theorem import read
 from gradiometer.convergence.trajectory.endpoint import MANY, Endpoint
 from gradiometer.convergence.trajectory.path_facts import Kind
 from gradiometer.lab.closed_forms import Quadratic
-from gradiometer.lab.counterexamples.catalogue import DEAD_UNIT, DYING_RATE, dead_unit
-from gradiometer.lab.counterexamples.counterexample import Counterexample
-from gradiometer.lab.counterexamples.line import Arctangent, LogCosh, Softplus
-from gradiometer.lab.counterexamples.plane import Mirrored, Ring, Saddle, Winding
+from gradiometer.lab.counterexamples import (
+    DEAD_UNIT,
+    Arctangent,
+    Counterexample,
+    LogCosh,
+    Mirrored,
+    Ring,
+    Saddle,
+    Softplus,
+    Winding,
+    dead_unit,
+)
 from gradiometer.measurement import Objective
 from gradiometer.problems import Problem
 from known_steps import kept_steps
@@ -135,6 +143,6 @@ CASES: tuple[Case, ...] = (
     Case("hovering", "wandering", Quadratic([1.0], [1.0]), "Constant(0.1)", 2**14),
     Case("ring", "converging", Ring(), "InversePower(0.5, power=0.75)", 2**14),
     Case("ring at a constant rate", "wandering", Ring(), "Constant(0.1)", 2**13),
-    Case(DEAD_UNIT, "dead units", None, f"Constant({DYING_RATE})", 2**9),
+    Case(DEAD_UNIT, "dead units", None, "Constant(2.0)", 2**9),
 )
 """The thirteen on which the names' thresholds were chosen."""

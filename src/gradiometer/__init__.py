@@ -22,4 +22,4 @@ named: the names in `gradiometer.__all__` and in `__all__` of each room (a sub-p
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-__version__ = "0.2.0"
+__version__ = "0.3.0"

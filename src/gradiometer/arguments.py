@@ -1,11 +1,16 @@
-"""Checks of numbers given as arguments: the same mistake gets the same sentence everywhere."""
+"""Checks of arguments: the same mistake gets the same sentence everywhere."""
 
-import math
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gradiometer.errors import BadArgument
+
+LONGEST = 100
+"""Most letters of a value that an error quotes: about a line."""
 
 
 def check_number(name: str, value: Any, *, positive: bool = False) -> None:
@@ -18,27 +23,59 @@ def check_number(name: str, value: Any, *, positive: bool = False) -> None:
     gradiometer.errors.BadArgument: `learning_rate` must be positive and finite, got nan.
     """
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not (number and 0 <= value < math.inf and (value > 0 or not positive)):
-        shown = value if number else repr(value)
-        raise BadArgument(
-            f"`{name}` must be {'positive' if positive else 'at least 0'} and finite, got {shown}."
-        )
+    if not (number and 0 <= value <= sys.float_info.max and (value > 0 or not positive)):
+        least = "positive" if positive else "at least 0"
+        raise BadArgument(f"`{name}` must be {least} and finite, got {shown(value)}.")
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
     """Raise unless `value` is a whole number, at least `least`, and small enough for files and
     tensors."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise BadArgument(f"`{name}` must be a whole number, got {value!r}.")
+        raise BadArgument(f"`{name}` must be a whole number, got {shown(value)}.")
     if not value >= least:
-        raise BadArgument(f"`{name}` must be at least {least}, got {value}.")
+        raise BadArgument(f"`{name}` must be at least {least}, got {shown(value)}.")
     if not value < 2**63:
+        raise BadArgument(f"`{name}` must be below 2^63, got {shown(value)}.")
+
+
+def check_level(level: Any, name: str = "level") -> None:
+    """Raise unless `level` is a confidence level."""
+    number = isinstance(level, int | float | np.number)
+    if not (number and 0 < level < 1):
         raise BadArgument(
-            f"`{name}` must be below 2^63, got about 2^{int(value).bit_length() - 1}."
+            f"`{name}` must lie between 0 and 1, got {shown(level)}: write 0.9 for 90 %."
         )
 
 
-def check_level(level: float, name: str = "level") -> None:
-    """Raise unless `level` is a confidence level."""
-    if not 0 < level < 1:
-        raise BadArgument(f"`{name}` must lie between 0 and 1, got {level}: write 0.9 for 90 %.")
+def folder_of(name: str, value: Any) -> Path:
+    """A folder that is there or can be made. Raise for what is no path, and for a file."""
+    if not isinstance(value, str | os.PathLike):
+        raise BadArgument(f"`{name}` must be the path of a folder, got {type_name(value)}.")
+    if "\0" in os.fspath(value):
+        raise BadArgument(f"`{name}` must be the path of a folder, got {shown(value)}.")
+    # unlike that of `Path`, this one is False for a name that the system refuses
+    if os.path.isfile(value):  # noqa: PTH113
+        raise BadArgument(f"`{name}` must be a folder, got the file {value}.")
+    return Path(value)
+
+
+def check_scaler(scaler: Any) -> None:
+    """Raise unless this is a gradient scaler, or None."""
+    methods = ("is_enabled", "get_scale")
+    if scaler is not None and not all(hasattr(scaler, method) for method in methods):
+        raise BadArgument(f"`scaler` must be a torch.amp.GradScaler, got {type_name(scaler)}.")
+
+
+def type_name(value: Any) -> str:
+    """The type of a value, with its module unless that is Python's own."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def shown(value: Any) -> str:
+    """A value as an error quotes it: its type, if it is too long to read."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return f"about {'-' * (value < 0)}2^{value.bit_length() - 1}"
+    text = str(value) if isinstance(value, int | float | np.number) else repr(value)
+    return text if len(text) <= LONGEST and text.isprintable() else type_name(value)

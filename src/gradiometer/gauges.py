@@ -67,7 +67,7 @@ class Asked:
         Raises:
             BadArgument: A name is unknown, or an object is not a gauge or lacks a class attribute.
         """
-        if isinstance(gauges, Gauge | type):
+        if isinstance(gauges, Gauge | type) or not isinstance(gauges, Iterable):
             raise BadArgument(
                 f"`gauges` must be a list of names and gauge objects, got {gauges!r} alone: write "
                 "it in [ ]."

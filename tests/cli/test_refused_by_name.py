@@ -103,6 +103,22 @@ def test_a_folder_is_no_page(capsys: pytest.CaptureFixture[str], tmp_path: Path)
         assert code == 2 and "`page` must be a file" in error and "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("learn", "schedule", "1/t", "--png"),
+        ("measure", "sharpness", "digits", "--png"),
+        ("runs", "compare", "a", "b", "--out"),
+    ],
+)
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_a_file_without_a_name_is_refused_before_the_work(
+    capsys: pytest.CaptureFixture[str], given: tuple[str, ...], name: str
+) -> None:
+    code, _, error = called(capsys, *given, name)
+    assert code == 2 and f"must be the name of a file, got {name!r}" in error
+
+
 @pytest.mark.parametrize("seconds", ["x", "", "1.5", "-1", "9" * 5000])
 def test_a_variable_that_a_library_stumbles_over_is_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, seconds: str

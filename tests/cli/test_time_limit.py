@@ -7,7 +7,7 @@ import pytest
 
 from gradiometer.convergence.schedules import Schedule
 from gradiometer.convergence.theorem import theorem
-from gradiometer.convergence.theorem.time_limit import within
+from gradiometer.convergence.theorem.theorem import within
 from known_series import conditions
 
 

@@ -14,8 +14,7 @@ from gradiometer import BadArgument, Diverged, diagnose
 from gradiometer.cli.measure.certificate import certificate as verb
 from gradiometer.convergence.certificate import Certificate, certify
 from gradiometer.convergence.certificate.certificate import PointKind
-from gradiometer.convergence.certificate.certifying import gradient_squared
-from gradiometer.convergence.certificate.gradient_norm import squared_norm
+from gradiometer.convergence.certificate.certifying import gradient_squared, squared_norm
 from gradiometer.convergence.certificate.lowest_curvature import (
     lanczos_deficit,
     of_all_examples,

@@ -7,10 +7,8 @@ import torch
 
 from gradiometer import Estimate, State
 from gradiometer.convergence.trajectory import Trajectory
-from gradiometer.convergence.trajectory.chaos import chaos_finding
 from gradiometer.convergence.trajectory.dead_units import twin_units_of
-from gradiometer.convergence.trajectory.endpoint import Endpoint
-from gradiometer.convergence.trajectory.infinity import infinity_finding
+from gradiometer.convergence.trajectory.endpoint import Endpoint, chaos_finding, infinity_finding
 from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of, kind_of
 from gradiometer.verdict.words.say import say
 from known_steps import kept_steps

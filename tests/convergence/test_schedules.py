@@ -28,9 +28,8 @@ from gradiometer.convergence.schedules import (
     StepDecay,
     WarmupStableDecay,
 )
-from gradiometer.convergence.schedules.algebra import Warmup
-from gradiometer.convergence.schedules.horizon import horizon, transfer_rate
-from gradiometer.convergence.schedules.picture import picture
+from gradiometer.convergence.schedules.horizon import horizon, picture, transfer_rate
+from gradiometer.convergence.schedules.schedule import Warmup
 
 CATALOGUE = [
     "Constant(0.1)",

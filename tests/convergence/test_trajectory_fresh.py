@@ -12,8 +12,15 @@ from gradiometer.convergence.trajectory import Trajectory
 from gradiometer.convergence.trajectory.endpoint import NAME, endpoint_of
 from gradiometer.convergence.trajectory.path_facts import Trail, facts_of, kind_of
 from gradiometer.lab.closed_forms import Quadratic
-from gradiometer.lab.counterexamples.line import Arctangent, LogCosh, Softplus
-from gradiometer.lab.counterexamples.plane import Mirrored, Ring, Saddle, Winding
+from gradiometer.lab.counterexamples import (
+    Arctangent,
+    LogCosh,
+    Mirrored,
+    Ring,
+    Saddle,
+    Softplus,
+    Winding,
+)
 from gradiometer.measurement import State
 from gradiometer.problems import load
 from gradiometer.run import Configuration

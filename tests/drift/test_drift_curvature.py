@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from conftest import CASES, Case, TinyTransformer
 from gradiometer import BadArgument, Unsupported, UserCodeFailed
 from gradiometer.drift import Curvature
-from gradiometer.drift.spectrum import SpectralDensity
+from gradiometer.drift.curvature_survey import SpectralDensity
 from gradiometer.measurement import Objective, supervised
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from conftest import CASES, Case
 from gradiometer import BadArgument
 from gradiometer.drift import BatchSharpness, CurvatureAlongGradient, LossChange, StepDrift
-from gradiometer.drift.edge import edge_warning
+from gradiometer.drift.curvature import edge_warning
 from gradiometer.drift.stability import (
     MomentumRule,
     edge_finding,

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from gradiometer import BadArgument
 from gradiometer.drift.curvature import survey
+from gradiometer.drift.curvature_survey import bounds_below
 from gradiometer.drift.density import spectral_density, tridiagonal
 from gradiometer.drift.hutchinson import trace
 from gradiometer.drift.lanczos import eigenvalues
 from gradiometer.drift.operator import VectorProduct
-from gradiometer.drift.quadrature_bounds import bounds_below
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 

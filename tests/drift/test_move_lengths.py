@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from gradiometer import diagnose
-from gradiometer.convergence.trajectory.move_lengths import MoveLength, lengths_of
 from gradiometer.convergence.trajectory.path_facts import Trail
-from gradiometer.convergence.trajectory.trajectory import sketch
+from gradiometer.convergence.trajectory.trajectory import MoveLength, lengths_of, sketch
 from gradiometer.report.charts.charts import page_spec
 from gradiometer.report.sections.convergence import convergence_section
 from gradiometer.run import Run

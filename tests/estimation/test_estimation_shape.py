@@ -16,8 +16,7 @@ from gradiometer.estimation.gram import NoiseMoments, of_a_finite_population
 from gradiometer.estimation.micro_batches import inner_products
 from gradiometer.estimation.noise import cosine
 from gradiometer.lab.closed_forms import Quadratic
-from gradiometer.lab.closed_forms.models import output_losses
-from gradiometer.lab.closed_forms.quadratic import Position
+from gradiometer.lab.closed_forms.quadratic import Position, output_losses
 from gradiometer.measurement import Draw, Objective, Reading, Sampling, Series, State, TrainingStep
 from gradiometer.verdict import say
 

@@ -286,9 +286,9 @@ def test_a_batch_below_the_noise_scale() -> None:
     state, words = finding_at(32, 450, 364, 589)
     assert state is State.LOOK
     assert words == (
-        "B = 32 is 14x below the gradient noise scale 450 [364, 589] (200 measured steps). In this "
-        "range doubling B nearly halves the number of updates (15.1x → 8.0x of the minimum) and "
-        "costs 7% more examples."
+        "A batch twice as large would nearly halve the updates: the gradient noise scale is 450 "
+        "[364, 589] (200 measured steps), 14 times the batch of 32. The updates would go from "
+        "15.1x to 8.0x of the minimum, for 7% more examples."
     )
 
 
@@ -296,8 +296,9 @@ def test_a_batch_above_the_noise_scale() -> None:
     state, words = finding_at(512, 64, 50, 80)
     assert state is State.LOOK
     assert words == (
-        "B = 512 is 8.0x above the gradient noise scale 64.0 [50.0, 80.0] (200 measured steps). In "
-        "this range halving B costs 11% more updates and saves 44% of the examples."
+        "Half the batch would save 44% of the examples and cost 11% more updates: B = 512 is 8.0 "
+        "times the gradient noise scale 64.0 [50.0, 80.0] (200 measured steps). The examples in a "
+        "batch already agree, so averaging more of them gains little."
     )
 
 

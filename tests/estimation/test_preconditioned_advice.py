@@ -45,7 +45,8 @@ def finding(
 def test_the_advice_is_another_batch_with_a_bracket_of_rates() -> None:
     below, above = finding(115.0), finding(115.0, batch_size=400)
     assert below.state is above.state is State.LOOK
-    assert say(below).seen.startswith("B = 8 is 14x below the preconditioned noise scale 115 [")
+    assert say(below).seen.startswith("The batch is small: the preconditioned noise scale is 115 [")
+    assert say(below).seen.endswith(", 14 times B = 8.")
     assert say(below).advice.startswith(
         "`B = 16` with a learning rate of 1.0 to 1.5 times the present one, if wall time"
     )
@@ -115,8 +116,9 @@ def test_in_tokens_the_earlier_value_is_multiplied_too() -> None:
 def test_in_tokens_scale_and_batch_are_multiplied_and_the_advice_is_in_examples() -> None:
     found = finding(115.0, tokens=100)
     assert say(found).seen.startswith(
-        "B = 800 tokens is 14x below the preconditioned noise scale 11,500 ["
+        "The batch is small: the preconditioned noise scale is 11,500 ["
     )
+    assert say(found).seen.endswith(", 14 times B = 800 tokens.")
     assert say(found).advice.startswith("`B = 16` with")
     with pytest.raises(
         BadArgument, match="`tokens` must be the number of tokens in an example, at least 1, got 0"

@@ -12,11 +12,16 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from gradiometer.cli.learn.selftest import selftest
 from gradiometer.estimation import noise
 from gradiometer.lab.selftest import checks
-from gradiometer.lab.selftest.check import SelfTest
 from gradiometer.lab.selftest.checks import (
+    Bench,
+    SelfTest,
+    drawn_halves,
+    gradient_norm_squared,
+    gradient_variance,
     independent_coverage,
     run_checks,
     stationary_coverage,
+    stationary_windows,
     undecided_coverage,
 )
 from gradiometer.lab.selftest.known import (
@@ -25,8 +30,6 @@ from gradiometer.lab.selftest.known import (
     known_network,
     known_problems,
 )
-from gradiometer.lab.selftest.unbiased import Bench, gradient_norm_squared, gradient_variance
-from gradiometer.lab.selftest.windows import drawn_halves, stationary_windows
 from gradiometer.measurement import Draw
 from gradiometer.measurement.reading import Spread
 

@@ -11,9 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from gradiometer import BadArgument
-from gradiometer.exploration.chains.engines import Engine, Sequential, Stacked, faster_engine
-from gradiometer.exploration.chains.stacked import is_stackable
-from gradiometer.exploration.chains.state import ChainState, make_models
+from gradiometer.exploration.chains.engines import (
+    ChainState,
+    Engine,
+    Sequential,
+    Stacked,
+    faster_engine,
+    is_stackable,
+    make_models,
+)
 from gradiometer.exploration.samplers import SGLD
 from gradiometer.measurement import Draw, Objective, Order, supervised
 from gradiometer.measurement.batch import take

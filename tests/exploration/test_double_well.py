@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gradiometer import BadArgument
-from gradiometer.exploration.temperature.kramers import passage_steps
+from gradiometer.exploration.temperature.stationary_law import passage_steps
 from gradiometer.lab.closed_forms.double_well import DoubleWell
 from gradiometer.measurement import Estimate, Objective
 from gradiometer.measurement.uncertainty import weighted_slope

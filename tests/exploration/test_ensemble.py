@@ -11,8 +11,8 @@ from torch import nn
 
 from gradiometer import BadArgument, StorageFailed, Unsupported
 from gradiometer.exploration.ensembles import Ensemble, Snapshot, export
+from gradiometer.problems.images.classification import digits_cnn
 from gradiometer.problems.images.digits import load
-from gradiometer.problems.images.models import digits_cnn
 
 
 def models(count: int = 3) -> list[nn.Module]:

@@ -14,10 +14,12 @@ from torch import nn
 from gradiometer import BadArgument
 from gradiometer.convergence import refresh_batch_norm
 from gradiometer.exploration.ensembles import Predictions, averaged, disagreement, validation_mask
-from gradiometer.exploration.ensembles.barrier import between, linear_path
-from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ensemble_equivalent
-from gradiometer.exploration.ensembles.diversity import correlations
-from gradiometer.exploration.ensembles.ensemble_size import chosen_count, ensemble_sizes
+from gradiometer.exploration.ensembles.diversity import between, correlations, linear_path
+from gradiometer.exploration.ensembles.ensemble_size import (
+    chosen_count,
+    deep_ensemble_equivalent,
+    ensemble_sizes,
+)
 from gradiometer.measurement import Estimate
 from gradiometer.problems import held_out_labels, log_probabilities
 from gradiometer.problems.images.digits import load

@@ -11,17 +11,15 @@ from torch.nn import functional as F  # noqa: N812
 
 from gradiometer import BadArgument
 from gradiometer.exploration.ensembles import Predictions, averaged, differences, validation_mask
-from gradiometer.exploration.ensembles.calibration import (
-    calibration_difference,
-    calibration_error,
-    reliability,
-    squared_gaps,
-)
 from gradiometer.exploration.ensembles.scores import (
     at_temperature,
+    calibration_difference,
+    calibration_error,
     check_predictions,
     fitted_temperature,
+    reliability,
     scores,
+    squared_gaps,
 )
 from made_up import made_up
 

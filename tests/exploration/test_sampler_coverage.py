@@ -18,11 +18,11 @@ from scipy.signal import lfilter
 from torch import nn
 
 from gradiometer.exploration.chains import sample
-from gradiometer.exploration.chains.effective_size import size_of_one, size_of_slowest
-from gradiometer.exploration.chains.moment import Moment
+from gradiometer.exploration.chains.mixing import size_of_one, size_of_slowest
+from gradiometer.exploration.chains.sampling import Moment
 from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT
 from gradiometer.exploration.samplers.sampler import Sampler
-from gradiometer.exploration.temperature.virial import Virial
+from gradiometer.exploration.temperature.equipartition import Virial
 from gradiometer.measurement import Estimate
 
 EXAMPLES, BATCH_SIZE, DIMENSION, DECAY, TEMPERATURE = 200, 100, 8, 0.25, 2.0

@@ -12,11 +12,9 @@ from torch import Tensor, nn
 
 from gradiometer import BadArgument
 from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT
-from gradiometer.exploration.samplers.by_direction import Hottest
-from gradiometer.exploration.samplers.heat import Heat
+from gradiometer.exploration.samplers.heat import Heat, Hottest
 from gradiometer.exploration.samplers.sampler import Sampler
-from gradiometer.exploration.temperature.equipartition import Equipartition, Shape
-from gradiometer.exploration.temperature.virial import Virial
+from gradiometer.exploration.temperature.equipartition import Equipartition, Shape, Virial
 from gradiometer.measurement import Estimate
 
 N = 1000

@@ -15,12 +15,12 @@ from conftest import CASES, Case
 from gradiometer import BadArgument
 from gradiometer.errors import Interrupted
 from gradiometer.exploration.temperature import Temperature
-from gradiometer.exploration.temperature.heat_balance import heat_balance
 from gradiometer.exploration.temperature.stationary_law import (
     SGDRule,
     reshuffled_covariance,
     stationary_covariance,
 )
+from gradiometer.exploration.temperature.thermometer import heat_balance
 from gradiometer.measurement import (
     Draw,
     Origin,

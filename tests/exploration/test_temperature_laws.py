@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from gradiometer.exploration.temperature import Temperature
-from gradiometer.exploration.temperature.heat_balance import heat_balance
 from gradiometer.exploration.temperature.stationary_law import (
     SGDRule,
     configurational_temperature,
     small_rate_temperature,
 )
+from gradiometer.exploration.temperature.thermometer import heat_balance
 from gradiometer.lab.closed_forms import Quadratic
-from gradiometer.lab.closed_forms.models import output_losses
+from gradiometer.lab.closed_forms.quadratic import output_losses
 from gradiometer.measurement import Estimate, Objective, Series, TrainingStep
 from gradiometer.measurement.motion import Motion
 from thermometer import INDEPENDENT, Sgd

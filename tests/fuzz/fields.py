@@ -61,7 +61,7 @@ def fields_of(folder: Path) -> list[Field]:
         each for each in folder.rglob("*") if each.suffix in (".toml", ".json", ".jsonl")
     ):
         name = path.relative_to(folder).as_posix()
-        if name.startswith("checkpoints/"):  # with checksums: another generator spoils these
+        if "checkpoints" in path.parts:  # with checksums: another generator spoils these
             continue
         if path.suffix == ".toml":
             found += [

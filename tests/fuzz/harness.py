@@ -1,8 +1,9 @@
 """One spoiled input at a time: it ends within 5 seconds, as done or as an error with a name, and
 executes nothing.
 
-`python tests/fuzz/harness.py 100000` tries many, and prints the counts by kind and every fault with
-its seed.
+`PYTHONPATH=tests python tests/fuzz/harness.py 20000 [FIRST [KIND,...]]` tries many, or that many of some kinds, and
+prints how they ended, by kind, and every fault with its seed. Without pytest, since its checks of
+types would refuse arguments before the code does.
 """
 
 import inspect
@@ -14,7 +15,7 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -23,12 +24,18 @@ import click
 import spoiled
 from fork_kinds import ASKED
 from kinds import KINDS, SHARES
+from readers import TUNE
 
 from gradiometer.cli import main
 from gradiometer.errors import GradiometerError
 
 SECONDS, WAITING = 5, 120
 """Limits of the processor's time, and of all time, in which a busy machine computes little."""
+
+
+ENDS: Counter[tuple[str, str]] = Counter()
+"""How many inputs of a kind ended with an error of each type. Those of commands have an exit code
+instead."""
 
 
 class Hangs(BaseException):
@@ -74,8 +81,8 @@ def fault(kind: str, seed: int, base: Path) -> str | None:
         try:
             with limited() as hung:
                 made(random.Random(f"{kind} {seed}"), Path(folder), **given)
-        except (GradiometerError, click.ClickException):
-            pass
+        except (GradiometerError, click.ClickException) as error:
+            ENDS[kind, type(error).__name__] += 1
         except Hangs:
             pass
         except (Exception, SystemExit) as error:
@@ -123,6 +130,7 @@ def recorded_run(parent: Path) -> Path:
                 "4",
             ),
             ("ensemble", "runs/digits-mlp-1", "--points", "0"),
+            TUNE,
             ("fork", "runs/digits-mlp-1", *ASKED),
         ):
             try:
@@ -134,12 +142,15 @@ def recorded_run(parent: Path) -> Path:
     return parent / "runs" / "digits-mlp-1"
 
 
-def many(total: int, base: Path, first: int = 0) -> dict[str, Counter[str]]:
+def many(
+    total: int, base: Path, first: int = 0, kinds: Sequence[str] = ()
+) -> dict[str, Counter[str]]:
     """Try so many inputs, every kind in turn. Returns the number of inputs and of faults by kind
     and cause."""
-    found: dict[str, Counter[str]] = {kind: Counter() for kind in SHARES}
+    shares = {kind: 100 // len(kinds) for kind in kinds} or SHARES
+    found: dict[str, Counter[str]] = {kind: Counter() for kind in shares}
     for chunk in range(first // 100, (first + total) // 100):
-        for kind, share in SHARES.items():
+        for kind, share in shares.items():
             for seed in range(chunk * share, (chunk + 1) * share):
                 found[kind]["tried"] += 1
                 if (words := fault(kind, seed, base)) is not None:
@@ -153,7 +164,16 @@ def many(total: int, base: Path, first: int = 0) -> dict[str, Counter[str]]:
 
 
 if __name__ == "__main__":
-    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    from whole_runs import whole_runs
+
+    given = [*sys.argv[1:], *("100", "0", "")[len(sys.argv) - 1 :]]
+    names = [kind for kind in given[2].split(",") if kind]
     with tempfile.TemporaryDirectory() as folder:
-        faults = many(int(sys.argv[1]), recorded_run(Path(folder)), first)
+        base, _ = whole_runs(Path(folder) / "base")
+        faults = many(int(given[0]), base, int(given[1]), names)
+    for (kind, end), count in sorted(ENDS.items()):
+        click.echo(f"{count:6}  {kind}: {end}")
+    for kind, counts in faults.items():
+        for cause, count in sorted(counts.items()):
+            click.echo(f"{count:6}  {kind}: {cause}")
     sys.exit(any(len(counts) > 1 for counts in faults.values()))

@@ -10,7 +10,6 @@ few of these are appends. What was appended is noted by the process, and every l
 a line of a journal.
 """
 
-import hashlib
 import importlib
 import json
 import os
@@ -24,21 +23,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import click
 from faults import CALLS
+from works import LOOP, QUIET, WORKS, Facts, Work, is_training, watched_loop
 
 import gradiometer
-from gradiometer import Run
 from gradiometer.cli import main
-from gradiometer.loop import forks_of
-from gradiometer.run.checkpoints import load_latest
-from gradiometer.run.reader import HISTORY
-from gradiometer.storage.journal import read_journal
 
 HARD, IN_ORDER, AT_A_FILE, IN_AN_APPEND = (
     "SIGKILL",
@@ -52,148 +46,6 @@ SOON = 2.0
 
 DEATHS = 12
 """Kills of one piece of work, after which it is continued to its end."""
-
-Facts = dict[str, Any]
-
-
-def hashed(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def of_a_training(folder: Path) -> Facts:
-    """What is on record: losses, readings, events, the newest checkpoint and the snapshots."""
-    found = sorted(folder.glob("runs/*/run.toml"))
-    if not found:
-        return {}
-    run = Run.open(found[0].parent)
-    checkpoint, damaged = load_latest(run.folder)
-    complaints = [text for text in run.warnings if not text.endswith("skipped.")]
-    assert not damaged and not complaints, (damaged, complaints)
-    names = [
-        f"{event['event']} {event['step']}" for event in run.events if event["event"] not in HISTORY
-    ]
-    steps, losses = run.losses
-    facts: Facts = {
-        "losses": dict(zip(steps.tolist(), map(float.hex, losses.tolist()), strict=True)),
-        "readings": {
-            f"{gauge} {step}": 1
-            for gauge in run.gauges
-            for step in run.series(gauge).steps.tolist()
-        },
-        "events": {name: names.count(name) for name in names},
-        "snapshots": {
-            path.name: hashed(path.read_bytes()) for path in run.folder.snapshots_path.glob("[!.]*")
-        },
-        "step": 0,
-        "status": run.status,
-    }
-    if checkpoint is not None:
-        tensors = {
-            name: hashed(each.numpy().tobytes())
-            for name, each in sorted(checkpoint.tensors.items())
-        }
-        facts |= {"step": checkpoint.step, "tensors": tensors}
-    assert set(range(facts["step"])) <= set(facts["losses"]), "a loss before the checkpoint is lost"
-    return facts
-
-
-def branches(path: Path) -> dict[str, str]:
-    """The finished branches below a folder, without their times."""
-    found = {}
-    for file in sorted(path.glob("forks/*/branches.jsonl")):
-        for _, record in read_journal(file)[0]:
-            name = f"{file.parent.name}: {record['name']}"  # two forks may have a branch like it
-            assert name not in found, f"{name}: trained again after it had finished"
-            found[name] = json.dumps(record["result"] | {"seconds": 0}, sort_keys=True)
-    return found
-
-
-def of_a_fork(folder: Path) -> Facts:
-    """The finished branches without their times, and a hash of every file of the run."""
-    (path,) = (each.parent for each in folder.glob("runs/*/run.toml"))
-    own = (each for each in sorted(path.rglob("*")) if each.is_file() and "forks" not in each.parts)
-    files = {each.name: hashed(each.read_bytes()) for each in own if "report.html" not in each.name}
-    return {
-        "branches": branches(path),
-        "files": files,
-        "finished": [each.finished for each in forks_of(Run.open(path))],
-    }
-
-
-def of_the_output(folder: Path) -> Facts:
-    """The first JSON that was printed, if it is complete and no error; work of this kind keeps
-    nothing else."""
-    printed = (folder / "out").read_text() if (folder / "out").exists() else ""
-    try:
-        found, _ = json.JSONDecoder().raw_decode(printed)
-    except ValueError:
-        return {}
-    return {} if "error" in found else {"printed": found}
-
-
-def of_tuning(folder: Path) -> Facts:
-    """The finished branches, and the choice that was printed."""
-    return {"branches": branches(folder / "runs" / "digits-mlp-tuning"), **of_the_output(folder)}
-
-
-@dataclass(frozen=True)
-class Work:
-    """A command that can be killed.
-
-    Args:
-        begin: Its arguments.
-        facts: What it has done so far, in a folder.
-        ground: Arguments of a command that makes what it works on.
-    """
-
-    begin: tuple[str, ...]
-    facts: Callable[[Path], Facts]
-    ground: tuple[str, ...] = ()
-
-
-QUIET = ("--no-open",)
-OFTEN = (*QUIET, "--every", "5", "--set", "checkpoint_seconds=0.02")
-DIGITS = ("train", "digits", "--model", "mlp", "--steps", "80", *OFTEN)
-FORKED = ("train", "digits", "--model", "mlp", "--steps", "160", *OFTEN)
-RUN = "runs/digits-mlp-1"
-WORKS = {
-    "momentum": Work((*DIGITS, "--schedule", "cosine", "--momentum", "0.9"), of_a_training),
-    "adamw": Work((*DIGITS, "--optimizer", "adamw", "--lr", "0.001"), of_a_training),
-    "snapshots": Work((*DIGITS, "--snapshots", "3"), of_a_training),
-    "accumulation": Work((*DIGITS, "--accumulation", "4", "--weight-decay", "0.01"), of_a_training),
-    "replacement": Work(
-        (*DIGITS, "--set", "sampling=replacement", "--schedule", "0.1/sqrt(t)"), of_a_training
-    ),
-    "kept checkpoints": Work(
-        (*DIGITS, "--set", "checkpoint_at=10,33", "--set", "keep_checkpoints=1"), of_a_training
-    ),
-    "probe": Work(
-        (*DIGITS, "--set", "probe=yes", "--set", "nesterov=yes", "--momentum", "0.5"), of_a_training
-    ),
-    "quadratic": Work(("train", "quadratic", "--steps", "200", *OFTEN), of_a_training),
-    "logistic": Work(("train", "logistic-regression", "--steps", "200", *OFTEN), of_a_training),
-    "fork": Work(
-        ("fork", RUN, "rate 2x", "rate 0.5x", "--horizon", "10 updates"), of_a_fork, FORKED
-    ),
-    "race": Work(("fork", RUN, "rate 2x", "rate 0.1x", "--budget", "2"), of_a_fork, FORKED),
-    "batch --branch": Work(("batch", RUN, "--branch", "--at", "0"), of_a_fork, FORKED),
-    "tune": Work(("tune", "digits", "--model", "mlp", "--steps", "60", "--json"), of_tuning),
-    "sample --chains": Work(
-        (
-            "learn",
-            "sample",
-            "linear-regression",
-            "--chains",
-            "2",
-            "--steps",
-            "400",
-            "--burn-in",
-            "50",
-            "--json",
-        ),
-        of_the_output,
-    ),
-}
 
 
 @contextmanager
@@ -249,7 +101,11 @@ def begun(arguments: Sequence[str], folder: Path, way: str = "", place: int = -1
             os.dup2(opened, descriptor)
         with dying(way, place) as calls:
             try:
-                main([*arguments])
+                if tuple(arguments) == LOOP:
+                    watched_loop()
+                    code = 0
+                else:
+                    main([*arguments])
             except SystemExit as ended:
                 code = int(ended.code or 0)
         Path("calls").write_text(json.dumps(calls))
@@ -300,7 +156,7 @@ def check_lines(folder: Path) -> None:
 
 def next_of(work: Work, folder: Path) -> tuple[str, ...]:
     """The command that continues a piece of work."""
-    if work.facts is of_a_training and (found := sorted(folder.glob("runs/*/run.toml"))):
+    if is_training(work) and (found := sorted(folder.glob("runs/*/run.toml"))):
         return ("resume", str(found[0].parent), *QUIET)
     return work.begin
 
@@ -393,7 +249,7 @@ class Killer:
         for found in folder.glob("runs/*/run.toml"):
             page = found.parent / "report.html"
             if not page.exists() or page.with_name(f".{page.name}.partial").exists():
-                code = ended(begun(("report", str(found.parent)), folder))
+                code = ended(begun(("show", str(found.parent), *QUIET), folder))
                 assert code == 0, f"{self.name}, page: {(folder / 'err').read_text()}"
 
     def _size(self, begin: float, folder: Path) -> None:

@@ -9,8 +9,10 @@ from io import StringIO
 from pathlib import Path
 
 import spoiled
-from fork_kinds import alternative, called, fork_arguments, fork_folder
-from readers import record, record_findings
+from command_lines import command_line
+from fork_kinds import alternative, fork_arguments, fork_folder
+from loops import own_gauge, python_calls, watched_loop
+from readers import record, record_findings, tuning_record
 
 from gradiometer import Run, diagnose
 from gradiometer.cli.place import load_last_checkpoint, training_at_start
@@ -25,64 +27,18 @@ from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.checkpoints import STATE, SUMS, TENSORS
 
 LOGS = Path(__file__).parent.parent / "logs"
-VERBS = (
-    *(
-        "train",
-        "show",
-        "runs compare",
-        "runs export",
-        "measure batch",
-        "fork",
-        "measure sharpness",
-        "learn schedule",
-    ),
-    *(
-        "measure certificate",
-        "ensemble",
-        "learn sample",
-        "doctor",
-        "resume",
-        "runs",
-        "learn lecture",
-        "report",
-    ),
-    *("--help", "--version", "nothing"),
+PRINTED = (
+    "iter {step}: loss {loss}, time 1.2ms",
+    "Epoch {epoch}/10 {step}/500 [====] - 3s 5ms/step - loss: {loss} - lr: {lr}",
+    "Epoch: [{epoch}][ {step}/500]  Time 0.1 ( 0.1)  Loss {loss} ({loss})  lr: {lr}",
+    "epoch {epoch}: {step} / 1000 loss={loss}, num_updates={step}",
+    "12%|#         | {step}/1000 [00:01<00:08, 100.00it/s, loss={loss}, v_num=0]",
+    "{{'loss': {loss}, 'learning_rate': {lr}, 'epoch': {epoch}}}",
+    "Train Epoch: {epoch} [{step}/60000 (1%)]\tLoss: {loss}",
+    "step={step} train_loss={loss} val_loss {loss} lr {lr} grad_norm {loss}",
+    "{step},{loss},{lr},{epoch}",
 )
-OPTIONS = (
-    *(
-        "--lr",
-        "-b",
-        "-e",
-        "--epochs",
-        "--momentum",
-        "--seed",
-        "--level",
-        "--steps",
-        "--schedule",
-        "--every",
-        "--budget",
-    ),
-    *(
-        "--config",
-        "--out",
-        "--json",
-        "--png",
-        "--gauges",
-        "--model",
-        "--snapshots",
-        "--cool",
-        "--chains",
-        "--top",
-        "-x",
-    ),
-    *(
-        "--set",
-        "--accumulation",
-        "--weight-decay",
-        "--device",
-        "--port",
-    ),
-)
+"""Lines that trainings print."""
 
 
 def schedule(random: random.Random, _: Path) -> None:
@@ -107,28 +63,18 @@ def toml(random: random.Random, folder: Path) -> None:
     Configuration.from_toml(path)
 
 
-def arguments(random: random.Random, folder: Path) -> None:
-    """A command line that ends before it trains, because its problem is unknown."""
-    given = random.choice(VERBS).split()
-    for _ in range(random.randint(0, 5)):
-        given.append(random.choice((*OPTIONS, "no-problem", str(folder / "none"), "runs")))
-        if random.random() < 0.6:
-            nasty = random.choice(spoiled.NASTY)
-            given.append(nasty.replace("\0", "") if isinstance(nasty, str) else json.dumps(nasty))
-    known = ("digits", "quadratic")
-    if given[0] in ("train", "show", "learn", "measure") and not set(known) & set(given):
-        given += ["no-problem", "no-problem"]  # the last flag may take one of them
-    called(given)
-
-
 def log(random: random.Random, folder: Path) -> None:
     """A log of another tool: a spoiled one, or a made one."""
     real = sorted(path for path in LOGS.rglob("*") if path.is_file())
     source = random.choice(real)
     path = folder / source.name
-    if random.random() < 0.6:
+    what = random.random()
+    if what < 0.4:
         path.write_bytes(source.read_bytes()[:20_000])
         spoiled.file(random, path)
+    elif what < 0.7:
+        path = folder / random.choice(("train.log", "train.csv", "log.txt"))
+        path.write_text(printed(random), encoding="utf-8", errors="replace")
     else:
         rows = []
         for step in range(random.randint(1, 60)):
@@ -146,6 +92,18 @@ def log(random: random.Random, folder: Path) -> None:
         path.write_text("\n".join(map(json.dumps, rows)))
     if path.exists() or path.is_symlink():
         log_findings(read_log(path))
+
+
+def printed(random: random.Random) -> str:
+    """Printed lines, some of whose numbers are spoiled."""
+    form, rows = random.choice(PRINTED), ["step,loss,lr,epoch"]
+    for step in range(random.randint(1, 60)):
+        row: dict[str, object] = {"step": step, "loss": 2.0 / (step + 1), "lr": 0.1, "epoch": 1}
+        if random.random() < 0.2:
+            row[random.choice(list(row))] = random.choice((*spoiled.NASTY, *spoiled.NUMBERS))
+        rows.append(form.format(**row))
+    text = "\n".join(rows)
+    return spoiled.changed(random, text) if random.random() < 0.3 else text
 
 
 def run_folder(random: random.Random, folder: Path, base: Path) -> None:
@@ -175,7 +133,7 @@ def _read(random: random.Random, folder: Path) -> None:
     for kind in (Certificate, Survey, EnsembleReport):
         for found in load_artifacts(run, kind):
             str(found.estimates if isinstance(found, Certificate) else found)
-            assert not isinstance(found, EnsembleReport) or found.sentences
+            assert str(found)
     assert run.warnings is not None
     if random.random() < 0.1:
         render(run, diagnosis)
@@ -213,24 +171,29 @@ def checkpoint(random: random.Random, folder: Path, base: Path) -> None:
 KINDS: dict[str, Callable[..., None]] = {
     each.__name__: each
     for each in (
-        *(schedule, toml, arguments, log, run_folder, artifact, checkpoint),
+        *(schedule, toml, command_line, log, run_folder, artifact, checkpoint),
         *(alternative, fork_folder, fork_arguments),
-        *(record, record_findings),
+        *(record, record_findings, tuning_record),
+        *(watched_loop, own_gauge, python_calls),
     )
 }
 SHARES = {
-    "schedule": 16,
-    "toml": 14,
-    "arguments": 5,
-    "log": 16,
+    "schedule": 12,
+    "toml": 10,
+    "command_line": 6,
+    "log": 14,
     "run_folder": 2,
     "artifact": 1,
-    "checkpoint": 4,
+    "checkpoint": 3,
     "alternative": 8,
     "fork_folder": 2,
     "fork_arguments": 2,
-    "record": 30,
+    "record": 18,
     "record_findings": 0,
+    "tuning_record": 1,
+    "watched_loop": 10,
+    "own_gauge": 5,
+    "python_calls": 6,
 }
 """Inputs of each kind in a hundred."""
 

@@ -18,6 +18,8 @@ from gradiometer.loop.comparison.words import comparison, setting, stopped
 from gradiometer.report.live.follow import Followed
 from gradiometer.run.artifacts import load_artifacts
 
+TUNE = ("tune", "quadratic", "--steps", "24", "--budget", "2")
+TUNING = "quadratic-position-tuning"
 Reader = Callable[[random.Random, Path, Path], None]
 
 
@@ -101,9 +103,8 @@ make."""
 _fields = cache(fields_of)
 
 
-def broken(draw: random.Random, folder: Path, base: Path) -> Field:
-    """Copy one of the two runs with one broken field to `folder / "run"`."""
-    source = base if draw.random() < 0.6 else base.parent / "loop-1"
+def broken(draw: random.Random, folder: Path, source: Path) -> Field:
+    """Copy a folder with one broken field to `folder / "run"`."""
     fields = _fields(source)
     # half of all draws are fair to fields, and half to kinds: an ensemble has a hundred fields, a
     # snapshot five
@@ -118,12 +119,24 @@ def broken(draw: random.Random, folder: Path, base: Path) -> Field:
 
 def record(random: random.Random, folder: Path, base: Path) -> None:
     """A run with a broken field, read by a command."""
-    broken(random, folder, base)
+    broken(random, folder, _one_of_two(random, base))
     (reader,) = random.choices([*SHARES], [*SHARES.values()])
     reader(random, folder / "run", base)
 
 
 def record_findings(random: random.Random, folder: Path, base: Path) -> None:
     """A run with a broken field, whose findings are made."""
-    broken(random, folder, base)
+    broken(random, folder, _one_of_two(random, base))
     findings(random, folder / "run", base)
+
+
+def tuning_record(random: random.Random, folder: Path, base: Path) -> None:
+    """A tuning with a broken field, which the same command continues."""
+    broken(random, folder, base.parent / TUNING)
+    (folder / "runs").mkdir()
+    (folder / "run").rename(folder / "runs" / TUNING)
+    called(TUNE)
+
+
+def _one_of_two(draw: random.Random, base: Path) -> Path:
+    return base if draw.random() < 0.6 else base.parent / "loop-1"

@@ -24,11 +24,11 @@ with tempfile.TemporaryDirectory() as parent:
 
 @pytest.mark.nightly
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and fork")
-def test_work_that_is_killed_300_times_ends_with_the_same_bits() -> None:
-    command = [sys.executable, str(Path(__file__).parent / "kills.py"), "300"]
+def test_work_that_is_killed_500_times_ends_with_the_same_bits() -> None:
+    command = [sys.executable, str(Path(__file__).parent / "kills.py"), "500"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "300  kills" in done.stdout
+    assert "500  kills" in done.stdout
 
 
 @pytest.mark.nightly

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kills import branches, of_a_training
+from works import branches, of_a_training
 
 from gradiometer import Run
 from gradiometer.loop import forks_of
@@ -119,7 +119,8 @@ def test_forks_and_viewers_beside_a_training_change_no_bit_of_it(
         )
         assert training.poll() is None, "the training ended before the forks"
         assert ended(
-            begin("together", "export", RUN, "--out", "table.csv"), begin("together", "report", RUN)
+            begin("together", "runs", "export", RUN, "--out", "table.csv"),
+            begin("together", "show", RUN, "--no-open"),
         )
         assert ended(training)[0][0] == 0
         for page in pages:

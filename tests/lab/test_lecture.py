@@ -11,16 +11,18 @@ import pytest
 from gradiometer import BadArgument
 from gradiometer.cli import main
 from gradiometer.lab.lecture.catalogue import STATEMENTS, chosen
-from gradiometer.lab.lecture.experiment import (
+from gradiometer.lab.lecture.site import Site, prediction, write_site
+from gradiometer.lab.lecture.statement import (
     Circumstance,
     Experiment,
     ExperimentResult,
-    measured,
+    Result,
+    measure,
     meets,
-    predicted,
+    predict,
+    result,
+    run,
 )
-from gradiometer.lab.lecture.site import Site, prediction, write_site
-from gradiometer.lab.lecture.statement import Result, result, run
 from gradiometer.measurement import Estimate
 
 
@@ -49,12 +51,12 @@ def shown() -> Result:
 
 
 def test_an_experiment_that_comes_out_as_predicted_held() -> None:
-    assert measured(predicted(experiment())).held
+    assert measure(predict(experiment())).held
 
 
 def test_one_point_outside_its_interval_means_that_it_did_not_hold() -> None:
-    outcome = measured(
-        predicted(
+    outcome = measure(
+        predict(
             experiment(measure=lambda point: within(0.9, 1.1) if point == 1 else within(2.01, 2.1))
         )
     )
@@ -63,12 +65,12 @@ def test_one_point_outside_its_interval_means_that_it_did_not_hold() -> None:
 
 
 def test_nothing_holds_before_it_is_measured() -> None:
-    assert not predicted(experiment()).held
+    assert not predict(experiment()).held
 
 
 def test_if_the_claim_fails_the_measurement_must_exclude_it() -> None:
-    assert measured(predicted(experiment(claim=lambda point: point + 4))).held
-    assert not measured(predicted(experiment(claim=lambda point: {1: 5.0, 2: 2.05}[point]))).held
+    assert measure(predict(experiment(claim=lambda point: point + 4))).held
+    assert not measure(predict(experiment(claim=lambda point: {1: 5.0, 2: 2.05}[point]))).held
 
 
 def test_an_unknown_measurement_meets_no_prediction() -> None:

@@ -10,8 +10,7 @@ import pytest
 
 from gradiometer.lab.closed_forms import OneDimensional
 from gradiometer.lab.closed_forms.double_well import DoubleWell
-from gradiometer.lab.counterexamples.line import Arctangent, LogCosh
-from gradiometer.lab.counterexamples.plane import Saddle
+from gradiometer.lab.counterexamples import Arctangent, LogCosh, Saddle
 from gradiometer.lab.lecture.catalogue import STATEMENTS
 from gradiometer.lab.lecture.site import write_site
 from gradiometer.lab.lecture.statement import result

@@ -8,17 +8,17 @@ import pytest
 from gradiometer.convergence.schedules import SnapshotCycle
 from gradiometer.lab.lecture import s05, s07, s08, s12
 from gradiometer.lab.lecture.catalogue import STATEMENTS
-from gradiometer.lab.lecture.experiment import (
+from gradiometer.lab.lecture.network import digits_network
+from gradiometer.lab.lecture.statement import (
     Circumstance,
     Experiment,
     ExperimentResult,
     Rival,
-    measured,
+    measure,
     meets,
-    predicted,
+    predict,
+    result,
 )
-from gradiometer.lab.lecture.network import digits_network
-from gradiometer.lab.lecture.statement import result
 from gradiometer.measurement import Estimate
 
 
@@ -28,8 +28,8 @@ def within(low: float, high: float) -> Estimate:
 
 def outcome(rival: float) -> ExperimentResult:
     """A quantity that is 1 by the right theory, and measured as 1.0 ± 0.1."""
-    return measured(
-        predicted(
+    return measure(
+        predict(
             Experiment(
                 name="test",
                 setting=Circumstance.REAL,
@@ -94,7 +94,7 @@ def test_the_barrier_between_other_runs_is_the_one_of_reordered_units() -> None:
 def test_reordered_units_compute_the_same_function() -> None:
     network = digits_network(1)
     weights = [parameter.detach() for parameter in network.objective.model.parameters()]
-    other = s05.reordered(weights, seed=1)
+    other = s05.permutation(weights, seed=1)
     assert not weights[0].equal(other[0])
     assert network.loss(other) == pytest.approx(network.loss(weights), rel=1e-5)
 
@@ -105,7 +105,7 @@ def test_two_runs_part_as_a_random_walk_from_another_network_too() -> None:
     for steps in (4, 16):
         ours, theirs = (
             s05.spread_of_walks(network, steps, seed=3),
-            s05.walked(network, steps, seed=3),
+            s05.separation(network, steps, seed=3),
         )
         assert meets(ours, theirs)
         one = s05.spread_of_walks(network, 1).value
@@ -116,7 +116,7 @@ def test_two_runs_part_as_a_random_walk_from_another_network_too() -> None:
 
 @pytest.mark.nightly
 def test_the_gradient_of_another_network_is_paid_by_its_loss_and_its_noise() -> None:
-    run = s07.trained(seed=53, hidden=24)
+    run = s07.training(seed=53, hidden=24)
     for steps in s07.NETWORK_TIMES:
         ours, theirs = run.balance(steps), Estimate.exact(run.weighted_mean(steps))
         assert meets(ours, theirs)
@@ -142,9 +142,9 @@ def test_other_separable_classes_drive_the_weights_to_infinity_at_the_pace_of_th
 
 def test_the_margin_of_two_classes_is_reached_by_no_other_direction() -> None:
     classes = s08.Separable((0, 1))
-    mean = classes.signed.mean(axis=0)
+    mean = classes.signed_inputs.mean(axis=0)
     assert 0 < classes.margin < (mean @ mean) ** 0.5, "the hull is nearer to zero than its middle"
-    assert (classes.signed @ mean).min() / (mean @ mean) ** 0.5 < classes.margin
+    assert (classes.signed_inputs @ mean).min() / (mean @ mean) ** 0.5 < classes.margin
 
 
 @pytest.mark.nightly

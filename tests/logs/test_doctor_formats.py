@@ -297,3 +297,22 @@ def test_a_csv_with_a_field_of_megabytes_is_refused(tmp_path: Path) -> None:
     text = "step,loss,note\n" + "\n".join(f"{step},1.0,{'x' * 200_000}" for step in range(3))
     with pytest.raises(BadArgument, match=r"log.csv` is not a CSV \(field larger than field limit"):
         read(tmp_path, text, "log.csv")
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "0.5"])
+def test_a_printed_step_that_is_no_whole_number_is_left_out(tmp_path: Path, number: str) -> None:
+    lines = [f"epoch 1 num_updates={step} loss={2 / (step + 1)}" for step in range(50)]
+    path = tmp_path / "train.log"
+    path.write_text("\n".join([*lines, f"epoch 1 num_updates={number} loss=0.1"]))
+    assert len(points(read_log(path), "loss")) == 50
+
+
+def test_a_printed_length_with_commas_is_counted_on(tmp_path: Path) -> None:
+    lines = [
+        f"epoch {epoch} step {step}/1,000 loss={2 / (step + 1)}"
+        for epoch in (1, 2)
+        for step in (100, 1000)
+    ]
+    path = tmp_path / "train.log"
+    path.write_text("\n".join(lines))
+    assert list(points(read_log(path), "loss")) == [100, 1000, 1100, 2000]

@@ -144,7 +144,7 @@ def test_a_budget_races_over_growing_horizons() -> None:
         ),
         (
             {"budget": float("nan"), "horizon": None, "replicates": None, "left": "10 updates"},
-            "`budget` must be above 0 and finite",
+            "`budget` must be positive and finite",
         ),
         ({"horizon": None}, "`horizon` is missing"),
     ):

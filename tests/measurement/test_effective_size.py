@@ -11,7 +11,7 @@ from scipy.integrate import quad
 from scipy.signal import lfilter
 from scipy.special import ndtri
 
-from gradiometer.exploration.chains.effective_size import autocorrelations, bulk_size, tail_size
+from gradiometer.exploration.chains.mixing import autocorrelations, bulk_size, tail_size
 from gradiometer.measurement import Estimate
 
 SETTINGS = [

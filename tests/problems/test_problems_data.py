@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Dataset, TensorDataset
 
 from gradiometer import BadArgument
-from gradiometer.problems import load
+from gradiometer.problems import Examples, load
 from gradiometer.problems.images import digits, fashion_mnist
-from gradiometer.problems.images.idx import read_idx
+from gradiometer.problems.images.fashion_mnist import read_idx
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 needs_debian = pytest.mark.skipif(
@@ -229,3 +230,29 @@ def test_two_epochs_of_plain_sgd_bring_the_cnn_above_87_percent() -> None:
     with torch.no_grad():
         found = torch.cat([problem.correct(net, batch) for batch in problem.test.batches(500)])
     assert found.float().mean() > 0.87
+
+
+def test_a_part_of_tensors_is_that_of_a_data_set() -> None:
+    tensors = (torch.arange(12.0).reshape(6, 2), torch.arange(6))
+    chosen = torch.tensor([4, 1, 5])
+    parts = [
+        Examples(data, "mine").part(chosen)
+        for data in (tensors, Rows(tensors), TensorDataset(*tensors))
+    ]
+    for part in parts:
+        assert len(part) == 3 and part.name == "mine"
+        inputs, labels = part.batch(torch.tensor([2, 0]))
+        assert labels.tolist() == [5, 4] and torch.equal(inputs, tensors[0][[5, 4]])
+
+
+class Rows(Dataset):
+    """A data set that is not tensors."""
+
+    def __init__(self, tensors: tuple[torch.Tensor, torch.Tensor]) -> None:
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.tensors[0][place], self.tensors[1][place]

@@ -12,6 +12,8 @@ from command_line import called
 from gradiometer import BadArgument, Diagnosis, Run
 from gradiometer.report.overview.listed import ORDERS, listing
 from gradiometer.report.overview.page import write_overview
+from gradiometer.verdict.claims import Claim
+from gradiometer.verdict.words.brief import IN_BRIEF
 from report_run import run_in
 
 
@@ -86,9 +88,29 @@ def test_what_cannot_be_listed_is_refused_by_name(tmp_path: Path):
     with pytest.raises(BadArgument, match=r"`status` must be of running, finished, .* got 'done'"):
         listing(tmp_path, status=["done"])
     with pytest.raises(
-        BadArgument, match="`sort` must be one of age, name, loss, score, steps, got 'size'"
+        BadArgument, match="`sort` must be one of age, name, loss, score, steps, limits, got 'size'"
     ):
         listing(tmp_path, sort="size")
+
+
+def test_every_claim_is_said_in_at_most_four_words(folder: Path):
+    words = {claim: IN_BRIEF[claim] for claim in Claim}
+    assert len(set(words.values())) == len(words)
+    assert all(1 < len(said.split()) <= 4 or said == "dead units" for said in words.values())
+
+
+def test_runs_are_sorted_by_what_limits_them(folder: Path):
+    found = listing(folder, sort="limits")[0]
+    assert [run.urgency for run in found] == sorted(run.urgency for run in found)
+    assert all(1 < len(run.brief.split()) <= 4 for run in found)
+
+
+def test_the_page_has_a_verdict_and_a_small_curve_for_each_run(folder: Path):
+    found = listing(folder, sort="limits")[0]
+    page = write_overview(found, folder / "index.html").read_text()
+    assert page.count("<polyline") == sum(run.curve is not None for run in found) >= 2
+    for run in found:
+        assert f"</span> {run.brief}</td>" in page
 
 
 def test_the_page_links_to_the_page_of_each_run_that_has_one(folder: Path):

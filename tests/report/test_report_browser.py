@@ -107,15 +107,22 @@ def test_nothing_is_wider_than_the_window(page: "sync_api.Page") -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def test_the_numbers_open_behind_every_chart(page: "sync_api.Page") -> None:
+def test_the_numbers_behind_every_chart_are_downloaded(page: "sync_api.Page") -> None:
     for row in page.locator(".row > summary").all():
         row.click()
     page.wait_for_function("document.querySelectorAll('.chart svg').length === 7")
     for figure in page.locator("figure").all():
-        assert not figure.locator("table").is_visible()
-        figure.locator("summary").click()
-        assert figure.locator("table").is_visible()
-        assert figure.locator("tbody tr").count() >= 5
+        with page.expect_download() as begun:
+            figure.locator("button.download").click()
+        lines = Path(begun.value.path()).read_text().splitlines()
+        assert len(lines) >= 6 and "," in lines[0]
+
+
+def test_with_everything_open_the_page_is_read_in_ten_minutes(page: "sync_api.Page") -> None:
+    open_all(page)
+    assert len(page.locator("#content").inner_text().split()) <= 2500
+    if (page.viewport_size or {})["width"] > 1000:
+        assert page.evaluate("document.documentElement.scrollHeight") <= 8000
 
 
 def test_one_span_of_steps_zooms_every_chart_and_comes_back(page: "sync_api.Page") -> None:
@@ -125,9 +132,11 @@ def test_one_span_of_steps_zooms_every_chart_and_comes_back(page: "sync_api.Page
     page.locator("#span input").nth(1).fill("4000")
     page.locator("#span input").nth(1).press("Tab")
     page.wait_for_timeout(200)
-    assert len(set(ticks(page))) == 1
-    assert len(ticks(page)[0]) >= 3
-    assert all(2000 <= int(tick.replace(",", "")) <= 4000 for tick in ticks(page)[0])
+    # charts of different width have other ticks between the same ends
+    assert len({(found[0], found[-1]) for found in ticks(page)}) == 1
+    for found in ticks(page):
+        assert len(found) >= 3
+        assert all(2000 <= int(tick.replace(",", "")) <= 4000 for tick in found)
     page.locator("#span button").click()
     page.wait_for_timeout(200)
     assert ticks(page) == whole
@@ -189,25 +198,25 @@ def test_the_page_is_walked_by_keyboard_in_the_order_it_is_read(page: "sync_api.
             break
         walked.append(place)
     tags = [tag for tag, *_ in walked]
-    assert tags[0] == "SUMMARY"
+    assert tags[0] == "BUTTON"
     assert {"INPUT", "BUTTON", "SUMMARY"} <= set(tags)
     assert all(outline != "none" for _, _, outline, _ in walked)
     # the bar sticks to the window's top
     tops = [top for _, top, _, in_form in walked if not in_form]
     assert tops == sorted(tops)
-    page.locator("figure summary").first.focus()
-    page.keyboard.press("Enter")
-    assert page.locator("figure table").first.is_visible()
+    page.locator("figure button.download").first.focus()
+    with page.expect_download():
+        page.keyboard.press("Enter")
 
 
-def test_a_table_is_downloaded_as_it_is_seen(page: "sync_api.Page") -> None:
-    page.locator("figure summary").first.click()
+def test_numbers_are_downloaded_one_by_one_and_together(page: "sync_api.Page") -> None:
     with page.expect_download() as saved:
         page.locator("figure button.download").first.click()
     assert saved.value.suggested_filename == "loss.csv"
     lines = Path(saved.value.path()).read_text().splitlines()
     assert lines[0] == "steps,loss,mean,interval,single batches"
-    assert len(lines) == 1 + page.locator("figure").first.locator("tbody tr").count()
+    drawn = page.evaluate("document.querySelectorAll('#chart-loss svg .mark-symbol path').length")
+    assert len(lines) > drawn > 0
     with page.expect_download() as saved:
         page.locator("#run > summary").click()
         page.locator("[data-every-table]").click()

@@ -105,5 +105,5 @@ def test_a_run_of_few_readings_is_drawn_as_unknown(tmp_path: Path) -> None:
 
 def test_the_page_holds_the_section_its_formulas_and_the_sentence(tmp_path: Path) -> None:
     page = render(run_in(tmp_path), diagnosed())
-    assert "The heat balance" in page and "The temperature SGD runs at is" in page
-    assert page.count('id="chart-temperature"') == 1 and "Fluctuation-dissipation" in page
+    assert "T = η tr Σ/(2 d B)" in page and "The temperature SGD runs at is" in page
+    assert page.count('id="chart-temperature"') == 1 and "docs/explanation/exploration.md" in page

@@ -2,14 +2,14 @@
 
 import json
 import math
+import threading
 import time
 from itertools import pairwise
 
 import pytest
 
 from gradiometer import BadArgument
-from gradiometer.run.budget import COOLING, Budget
-from gradiometer.run.cadence.clock import clock_for
+from gradiometer.run.budget import COOLING, Budget, clock_for
 from gradiometer.run.cadence.overhead import overhead_sentence
 
 
@@ -94,11 +94,32 @@ def test_the_first_measurement_is_no_forecast_and_the_others_are_forecast_by_the
     assert budget.spent_on["start"] == pytest.approx(90) and budget.spent == pytest.approx(164)
 
 
-def test_a_clock_counts_the_processor_on_the_cpu_and_the_wall_on_an_accelerator() -> None:
-    assert (
-        clock_for("cpu") is time.process_time
-        and clock_for("cuda") is clock_for("mps") is time.perf_counter
-    )
+def test_a_clock_counts_the_thread_on_the_cpu_and_the_wall_on_an_accelerator() -> None:
+    assert clock_for("cuda") is clock_for("mps") is time.perf_counter
+    clock = clock_for("cpu")
+    began = clock(), time.process_time()
+
+    def work() -> None:
+        until = time.thread_time() + 0.2
+        while time.thread_time() < until:
+            pass
+
+    other = threading.Thread(target=work)
+    other.start()
+    other.join()
+    assert time.process_time() - began[1] >= 0.2 and clock() - began[0] < 0.1
+    work()
+    assert 0.2 <= clock() - began[0] < 0.3
+
+
+def test_a_clock_goes_on_where_it_was_in_another_thread() -> None:
+    clock = clock_for("cpu")
+    seen = [clock()]
+    other = threading.Thread(target=lambda: seen.extend([clock(), clock()]))
+    other.start()
+    other.join()
+    seen.append(clock())
+    assert seen == sorted(seen) and seen[-1] - seen[0] < 0.1
 
 
 def test_a_share_of_zero_never_measures() -> None:

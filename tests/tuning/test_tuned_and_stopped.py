@@ -13,6 +13,7 @@ import torch
 from command_line import called
 from gradiometer import Run
 from gradiometer.run.checkpoints import load_latest
+from gradiometer.run.reader import HISTORY
 from gradiometer.train.loop import Trainer
 
 TRAIN = (
@@ -38,6 +39,22 @@ def forks_of(run: Run) -> dict[str, Any]:
     for plan in plans.values():
         plan.pop("created", None)
     return dict(sorted(plans.items()))
+
+
+def record_of(run: Run) -> dict[str, Any]:
+    """What the run says of itself, without times and what a stop leaves."""
+    events = [
+        {name: value for name, value in event.items() if name != "time"}
+        for event in run.events
+        if event["event"] not in HISTORY
+    ]
+    readings = {
+        gauge: {
+            name: values.tolist() for name, values in run.series(gauge).at_newest().moments.items()
+        }
+        for gauge in run.gauges
+    }
+    return {"events": events, "readings": readings}
 
 
 def run_below(folder: Path) -> Path:
@@ -104,6 +121,7 @@ def test_a_tuned_training_that_is_stopped_is_the_same(
     )
     assert in_race == (share < 1)
     assert forks_of(resumed) == forks_of(whole)
+    assert record_of(resumed) == record_of(whole)
     assert resumed.configuration == whole.configuration and whole.configuration.fork_budget == 1
     assert resumed.losses[1].tolist() == whole.losses[1].tolist()
     ends = [load_latest(run.folder)[0] for run in (whole, resumed)]

@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,11 @@ def test_what_cannot_be_told_is_said() -> None:
     model = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
     flat = tune(model, loss=SQUARED, batches=(1e-9 * inputs, noise), batch_size=8, steps=160)
     assert any("standardise the inputs" in sentence for sentence in flat.sentences)
+    assert flat.first_loss == pytest.approx(float(noise.square().mean()), rel=0.5)
+    # with the same rates, a loss that has come down says that something was learnt
+    learnt = replace(flat, first_loss=3 * flat.rungs[-1][0].loss)
+    assert any("ended at the same loss" in sentence for sentence in learnt.sentences)
+    assert not any("standardise the inputs" in sentence for sentence in learnt.sentences)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""Several batch sizes: the one that suits the aim is chosen, within the budget, and times are
-measured once."""
+"""What suits the aim is chosen, within the budget: the training loss, the loss on held-out examples,
+or the time, which is measured once."""
 
 import json
+import math
 import time
 from functools import cache
 from pathlib import Path
@@ -17,8 +18,10 @@ from command_line import called
 from gradiometer import supervised
 from gradiometer.errors import BadArgument
 from gradiometer.loop.data import data_of
+from gradiometer.problems import Examples, Problem
 from gradiometer.run import Configuration
-from gradiometer.tuning import Tuned, tune
+from gradiometer.train import resume
+from gradiometer.tuning import Tuned, tune, tune_problem
 from gradiometer.tuning.aim import FILE, check_aim, paces_for
 from gradiometer.tuning.optimizers import Made
 
@@ -49,7 +52,7 @@ def slow(delay: float, over: int) -> Any:
 
 
 def tuned(**settings: Any) -> Tuned:
-    given = {"loss": SQUARED, "steps": 300, "batch_size": (8, 32), "aim": "examples", **settings}
+    given = {"loss": SQUARED, "steps": 300, "batch_size": (8, 32), "aim": "loss", **settings}
     return tune(model(), batches=(INPUTS, TARGETS), **given)
 
 
@@ -116,8 +119,10 @@ def test_a_choice_of_a_batch_that_was_stopped_goes_on_to_the_same_bits(tmp_path:
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"aim": None}, "`aim` must be 'examples' or 'time' for several batch sizes"),
-        ({"batch_size": 8}, "`aim` chooses between batch sizes: give several"),
+        ({"aim": None}, "`aim` must be 'loss', 'test' or 'time' for several batch sizes"),
+        ({"batch_size": 8, "aim": "time"}, "`aim` time chooses between batch sizes: give several"),
+        ({"aim": "test"}, "`held_out` and aim='test' go together: give the examples"),
+        ({"held_out": (INPUTS, TARGETS)}, "`held_out` and aim='test' go together"),
         ({"batch_size": (8, 4096)}, "`batch_size` must be at most the 2,048 examples"),
         ({"optimizer": "sgd,adamw"}, "`batch_size` has several values, and so has the optimizer"),
         ({"budget": 0.3}, "`budget` 0.3 pays for no three lanes of each kind"),
@@ -129,8 +134,8 @@ def test_what_cannot_be_chosen_is_refused_by_name(wrong: dict[str, Any], sentenc
 
 
 def test_an_unknown_aim_is_refused() -> None:
-    with pytest.raises(BadArgument, match="`aim` must be 'examples' or 'time', got 'speed'"):
-        check_aim("speed", (8, 32))
+    with pytest.raises(BadArgument, match="`aim` must be 'loss', 'test' or 'time', got 'speed'"):
+        check_aim("speed", 2, None)
 
 
 def test_batches_that_are_given_as_such_are_refused() -> None:
@@ -139,16 +144,81 @@ def test_batches_that_are_given_as_such_are_refused() -> None:
         tune(model(), loss=SQUARED, batches=loader, steps=100, batch_size=(8, 16), aim="time")
 
 
+FEW = 48
+NOISY = INPUTS.sum(1) + 2 * torch.randn(2048, generator=GENERATOR)
+
+
+def wide() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 128), nn.Tanh(), nn.Linear(128, 1), nn.Flatten(0))
+
+
+def test_held_out_examples_choose_a_rate_that_learns_less_by_heart() -> None:
+    """Forty-eight noisy examples: the training loss is lowest where the noise is learnt."""
+
+    def chosen(**by: Any) -> Tuned:
+        examples = (INPUTS[:FEW], NOISY[:FEW])
+        return tune(wide(), loss=SQUARED, batches=examples, batch_size=16, steps=1200, **by)
+
+    by_training, by_others = chosen(), chosen(aim="test", held_out=(INPUTS[FEW:], NOISY[FEW:]))
+    assert by_others.cost <= by_others.budget
+    assert by_others.learning_rate < by_training.learning_rate / 4
+    for found, words in ((by_training, "training"), (by_others, "held-out")):
+        said = " ".join(found.sentences)
+        assert f"has a {words} loss of" in said
+        assert ("held-out examples, which it was chosen by" in said) == (found is by_others)
+
+
+def small_problem(test: Any) -> Problem:
+    return Problem(
+        name="noisy",
+        train=Examples((INPUTS[:200], NOISY[:200])),
+        test=test,
+        model=wide,
+        loss=SQUARED,
+    )
+
+
+def test_a_run_is_chosen_by_a_tenth_of_the_training_set_and_the_test_set_is_not_looked_at(
+    tmp_path: Path,
+) -> None:
+    configuration = Configuration(batch_size=10, steps=96, momentum=0.9, nesterov=True)
+    impossible = Examples((INPUTS, NOISY * math.nan))
+    chosen = [
+        tune_problem(small_problem(test), configuration, tmp_path / name, aim="test")
+        for name, test in (("without", None), ("with", impossible))
+    ]
+    assert chosen[0].tuned.learning_rate == chosen[1].tuned.learning_rate
+    assert chosen[0].configuration.held_out == 0.1
+    run = resume(chosen[0].begin(tmp_path, "winner"), problem=small_problem(None))
+    assert run.status == "finished" and run.sampling.examples == 180
+
+
+@pytest.mark.parametrize(
+    ("settings", "aim", "sentence"),
+    [
+        ({"held_out": 0.001}, "test", "leaves 200 of 200 training examples, and holds out 0"),
+        ({"held_out": 0.2}, None, "`held_out` is for the aim 'test'"),
+    ],
+)
+def test_a_share_that_cannot_be_held_out_is_refused(
+    settings: dict[str, Any], aim: Any, sentence: str, tmp_path: Path
+) -> None:
+    configuration = Configuration(batch_size=10, steps=96, momentum=0.9, **settings)
+    with pytest.raises(BadArgument, match=sentence):
+        tune_problem(small_problem(None), configuration, tmp_path, aim=aim)
+
+
 def test_the_command_writes_the_batch_and_the_steps_that_go_with_it(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     small = ["tune", "digits", "--model", "mlp", "--steps", "300", "--batch", "8,32", "--json"]
-    code, out, _ = called(capsys, *small, "--aim", "examples")
+    code, out, _ = called(capsys, *small, "--aim", "loss")
     told = json.loads(out)
     written = Configuration.from_toml(told["file"])
     assert code == 0 and {8, 32} == {one["batch_size"] for one in told["tried"]}
     assert written.batch_size == told["batch_size"] and written.steps == told["steps"]
     assert written.batch_size * written.steps == pytest.approx(2400, rel=0.05)
     code, _, err = called(capsys, *small)
-    assert code == 2 and "`aim` must be 'examples' or 'time' for several batch sizes" in err
+    assert code == 2 and "`aim` must be 'loss', 'test' or 'time' for several batch sizes" in err

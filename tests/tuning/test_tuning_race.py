@@ -120,7 +120,7 @@ def test_a_constant_in_the_loss_and_its_unit_change_no_choice(offset: float, sca
             return [Readout.of(scale * each + offset) for each in values]
 
         made = LaneRace(train, 1, readout=0.01, left=1.0)
-        return made.run(), [rung.ranked() for rung in made.rungs]
+        return made.run(), [rung.ranking() for rung in made.rungs]
 
     for place in range(10):
         assert winner(place, scale, offset) == winner(place, 1.0, 0.0)
@@ -135,11 +135,11 @@ def test_among_short_lanes_that_the_examples_cannot_tell_apart_the_highest_rate_
         Entry(octave): Readout.of(common + mean + 0.1 * generator.normal(size=200))
         for octave, mean in ((-2, 0.0), (0, 0.0), (2, 0.0), (4, 0.2))
     }
-    assert LaneRung(FIRST, ends, higher=True).ranked()[0] == Entry(2)
-    assert LaneRung(FIRST, ends).ranked()[0] == min(ends, key=lambda entry: ends[entry].mean)
+    assert LaneRung(FIRST, ends, higher=True).ranking()[0] == Entry(2)
+    assert LaneRung(FIRST, ends).ranking()[0] == min(ends, key=lambda entry: ends[entry].mean)
     assert (
-        LaneRung(FIRST, ends).ranked()[-1]
-        == LaneRung(FIRST, ends, higher=True).ranked()[-1]
+        LaneRung(FIRST, ends).ranking()[-1]
+        == LaneRung(FIRST, ends, higher=True).ranking()[-1]
         == Entry(4)
     )
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -285,3 +285,48 @@ def test_the_catalogue_takes_a_new_gauge_in_one_line(
         and diagnosis.labels["long_share"] == "share of long gradients"
     )
     assert "gauges" not in again.manifest or again.manifest["gauges"] == []
+
+
+@dataclass(frozen=True)
+class Answers(LongShare):
+    """A gauge with a method that returns something else than it has to."""
+
+    wrong: str = ""
+
+    def measure(self, step: TrainingStep) -> Any:
+        return 5 if self.wrong == "measure" else {"long": 1.0}
+
+    def estimate(self, series: Series, level: float = 0.9) -> Any:
+        return {"long_share": 5} if self.wrong == "estimate" else super().estimate(series, level)
+
+    def judge(self, estimates: Mapping[str, Estimate], run: RunFacts = NOTHING_KNOWN) -> Any:
+        return (1, 2) if self.wrong == "judge" else None
+
+
+@pytest.mark.parametrize("wrong", ["measure", "estimate", "judge"])
+def test_a_wrong_answer_of_a_gauge_is_named(wrong: str, tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(
+        model,
+        optimizer,
+        loss=lambda model, batch: model(batch).square().mean(),
+        gauges=[Answers(wrong=wrong)],
+        every=1,
+        out=tmp_path,
+        page=False,
+    ) as watched:
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = model(torch.ones(4, 2)).square().mean()
+            loss.backward()
+            watched.step(loss, torch.ones(4, 2))
+            optimizer.step()
+    run = watched.run
+    assert run is not None and len(run.losses[0]) == 4
+    sentence = f"`Answers.{wrong}` must return"
+    if wrong == "measure":
+        assert any(sentence in text for text in run.warnings)
+    else:
+        with pytest.raises(BadArgument, match=sentence):
+            diagnose(run)

@@ -433,6 +433,33 @@ def test_a_step_that_is_not_due_makes_few_calls_more(tmp_path: Path) -> None:
     assert calls[True] == calls[False]
 
 
+class Autoencoder(nn.Module):
+    """Returns its code and what it makes of it, as public ones do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(8, 3), nn.Linear(3, 8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        code = self.encoder(x)
+        return code, self.decoder(code)
+
+
+def test_labels_that_are_no_classes_of_the_outputs_are_no_error(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = Autoencoder()
+    optimizer = sgd(model)
+    with watch(model, optimizer, out=tmp_path, page=False, quiet=True) as w:
+        for step in range(STEPS):
+            inputs, labels = INPUTS[step : step + 32], LABELS[step : step + 32]
+            optimizer.zero_grad()
+            loss = nn.functional.mse_loss(model(inputs)[1], inputs)
+            loss.backward()
+            w.step(loss, (inputs, labels))
+            optimizer.step()
+    assert LABELS.max() == 3 and len(Signs.of(w.run).looks) > 5
+
+
 def test_a_failure_of_triage_does_not_reach_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ from made_up_signs import (
     moved,
     striding,
 )
-from triage_cases import CASES, CONSTANT, NOISY
+from triage_cases import CASES, CONSTANT, FLAT
 
 
 def test_a_healthy_record_is_healthy() -> None:
@@ -99,7 +99,7 @@ def test_a_symptom_is_no_second_claim() -> None:
 
 
 def test_what_is_easily_confused_names_the_other() -> None:
-    signs = healthy(rates=CONSTANT, losses=NOISY, movement=striding(0.2))
+    signs = healthy(rates=CONSTANT, losses=FLAT, movement=striding(0.2))
     (claimed,) = triage_of(signs).claims
     assert claimed.claim is Claim.NO_DECAY and claimed.doubts == ("stopped_early",)
 
@@ -140,7 +140,6 @@ def test_a_rate_has_a_cure_that_a_fork_can_try() -> None:
         Claim.RATE_HIGH,
         Claim.MOMENTUM_RATE,
         Claim.NO_DECAY,
-        Claim.BATCH_SMALL,
     }
     for claim in claims_with_changes:
         found = triage_of(healthy(**dict(CASES[claim][0][0]))).claims

@@ -14,7 +14,7 @@ from torch import nn
 
 from fixed_point import BATCH, NOISE_SCALE, assert_known
 from gradiometer import Run, diagnose
-from gradiometer.exploration.temperature.heat_balance import heat_balance
+from gradiometer.exploration.temperature.thermometer import heat_balance
 from gradiometer.integrations.fsdp import _places
 from gradiometer.measurement import Objective
 from gradiometer.problems import load

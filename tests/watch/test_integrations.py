@@ -78,10 +78,10 @@ def test_skorch_is_watched_by_its_train_step(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("example", ["own_loop", "lightning_callback", "hf_trainer", "torchrun"])
-def test_an_example_ends_in_a_sentence(example: str, tmp_path: Path) -> None:
-    """Where what it needs is not installed, the sentence says so."""
+def test_an_example_says_the_noise_scale(example: str, tmp_path: Path) -> None:
+    """Where what it needs is not installed, it says so."""
     path = Path(__file__).parents[2] / "examples" / f"{example}.py"
     done = subprocess.run(
         [sys.executable, path], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip().endswith(".") and len(done.stdout.split()) > 5
+    assert "noise scale" in done.stdout or "This example needs" in done.stdout

@@ -83,13 +83,15 @@ def _train(loop: Loop, steps: int, out: Path, **settings: Any) -> Any:
 def _one_pair_a_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pair is a reading, and nothing is too expensive."""
     monkeypatch.setattr(successive, "PAIRS_A_READING", 1)
-    monkeypatch.setattr(successive, "EARLY_BUDGETS", 1e6)
+    monkeypatch.setattr(successive, "EARLY_SHARE", 1e6)
 
 
 @pytest.mark.parametrize("name", ["SGD", "momentum", "Nesterov"])
 def test_every_reading_is_the_product_by_hand(name: str, tmp_path: Path) -> None:
     loop = Loop(OPTIMIZERS[name])
-    series = _train(loop, 40, tmp_path).run.series("noise")
+    run = _train(loop, 40, tmp_path).run
+    assert run.overhead["mode"] == "products"
+    series = run.series("noise")
     assert len(series) >= 3 * CHAIN
     rate, momentum = (0.05, 0.0) if name == "SGD" else (0.02, 0.9)
     for place, step in enumerate(series.steps):
@@ -243,6 +245,17 @@ def test_batches_of_two_sizes_make_a_pair(tmp_path: Path) -> None:
         assert float(series.moments["inverse_size"][place]) == 1 / size
 
 
+def test_one_example_is_a_batch(tmp_path: Path) -> None:
+    """As an episode of a policy, which the model sees one state at a time."""
+    loop = Loop(OPTIMIZERS["AdamW"])
+    with watch(loop.model, loop.optimizer, out=tmp_path, page=False, quiet=True) as w:
+        for _ in range(60):
+            w.step(loop.backward(1)[0])
+            loop.optimizer.step()
+    assert w.run is not None and w.run.configuration.batch_size == 1
+    assert len(w.run.series("preconditioned_noise")) >= 3 * CHAIN
+
+
 def test_a_parameter_without_a_gradient_counts_as_zero(tmp_path: Path) -> None:
     """As the expert of a mixture that no example of the batch was sent to."""
     loop = Loop(OPTIMIZERS["momentum"])
@@ -306,6 +319,7 @@ def test_with_a_loss_halves_take_over(tmp_path: Path) -> None:
     series = w.run.series("noise")
     assert series is not None and "gradient_variance" in series.moments
     assert any("half of the batch is run again" in text for text in w.run.warnings)
+    assert w.run.overhead["mode"] == "apart"
 
 
 def test_rules_that_are_known_and_not() -> None:
@@ -339,7 +353,7 @@ def test_the_budget_is_kept_in_the_long_run(
 ) -> None:
     """Chains that cost as much as the training itself are made rarely, also if they are all cut
     short."""
-    monkeypatch.setattr(successive, "EARLY_BUDGETS", 0.0)
+    monkeypatch.setattr(successive, "EARLY_SHARE", 0.0)
     monkeypatch.setattr(successive, "LATEST", 1)
     loop = Loop(OPTIMIZERS["SGD"])
     seconds = [0.0]

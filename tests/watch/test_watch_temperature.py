@@ -14,7 +14,7 @@ from torch import nn
 from conftest import CASES
 from gradiometer import BadArgument, Unsupported, watch
 from gradiometer.exploration.temperature import Temperature
-from gradiometer.exploration.temperature.heat_balance import heat_balance
+from gradiometer.exploration.temperature.thermometer import heat_balance
 from gradiometer.integrations.watch.updates import Updates
 from gradiometer.measurement import Draw, Objective, Sampling
 from gradiometer.run import Run

@@ -20,6 +20,20 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 SEED = click.IntRange(0, 2**63 - 1)
 """What a seed can be."""
 
+
+class OutFile(click.Path):
+    """A file to write. An empty name, as an unset variable of a shell gives, is none."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path. A folder and an empty name are refused."""
+        if not Path(value).name:
+            self.fail(f"must be the name of a file, got {str(value)!r}.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 SHORT = {"learning_rate": ("--lr",), "epochs": ("-e",)}
 
 

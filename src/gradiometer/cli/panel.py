@@ -25,7 +25,7 @@ from gradiometer.drift.spikes.finding import spikes_finding
 from gradiometer.estimation.batch_advice import is_outranked
 from gradiometer.measurement.estimate import Estimate, counted, significant
 from gradiometer.measurement.finding import Finding, State
-from gradiometer.measurement.gauge import RunFacts
+from gradiometer.measurement.gauge import RunFacts, estimates_of
 from gradiometer.report.sections.questions import (
     NOT_MEASURED,
     NOT_MEASURED_SYMBOL,
@@ -254,7 +254,7 @@ def _estimates(training: "Training", recorder: "Recorder") -> "Iterator[tuple[Ga
         if series is not None and len(series) > 1:
             yield (
                 gauge,
-                gauge.estimate(series.at_newest(by_layer=False), training.configuration.level),
+                estimates_of(gauge, series.at_newest(by_layer=False), training.configuration.level),
             )
 
 

@@ -132,11 +132,14 @@ def several_options(command: Command) -> Command:
 )
 @click.option(
     "--aim",
-    type=click.Choice(["examples", "time"]),
+    type=click.Choice(["loss", "test", "time"]),
     default=None,
     help=(
-        "What is the same for several batch sizes: the examples of the training, or its time on "
-        "this machine, by measured step times. The length given is that at the first size."
+        "What lanes are compared by: the training loss, or the loss on a tenth of the training "
+        "examples, which is held out (--set held_out=0.2 for more), after the same number of "
+        "examples for several batch sizes; or the training loss of several batch sizes after the "
+        "same time on this machine, by measured step times. The length given is that at the first "
+        "size.  [default: loss, for one batch size]"
     ),
 )
 @several_options
@@ -157,7 +160,7 @@ def tune(
     """Choose the optimizer and the learning rate for training PROBLEM by a race.
 
     The rate at which the first update overshoots gives the scale. Lanes at several rates are
-    trained from the start and stopped by their training loss; the best of them is the training, as
+    trained from the start and stopped by their loss; the best of them is the training, as
     far as it has come. SGD with Nesterov momentum 0.9 and AdamW race unless --optimizer is given,
     and so do several momenta, weight decays, or batch sizes for an --aim. The choice is written as
     a TOML file for `gradiometer train --config`; `gradiometer train --tune` goes on from the

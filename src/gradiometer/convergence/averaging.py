@@ -79,6 +79,7 @@ def refresh_batch_norm(
     pooled = {layer: _Pooled() for layer in layers}
     devices = {parameter.device for parameter in model.parameters()}
     with torch.no_grad(), untouched_randomness(seed, devices), _only_training(model, layers):
+        # Before each layer, as its inputs are what it normalises.
         hooks = [layer.register_forward_pre_hook(pooled[layer].see) for layer in layers]
         try:
             for batch in batches:
@@ -113,6 +114,7 @@ class _Pooled:
         """Add the layer's input. A forward pre-hook."""
         values = inputs[0].detach().transpose(0, 1).flatten(1).double()
         count, mean = values.shape[1], values.mean(dim=1)
+        # A plain sum of squares would lose all digits where the mean is far from zero.
         away, total = mean - self.mean, self.count + count
         self.squares = (
             self.squares
@@ -140,6 +142,7 @@ def _only_training(model: nn.Module, layers: Sequence[_BatchNorm]) -> Iterator[N
     with in_eval_mode(model):
         for layer in layers:
             layer.training = True
+            # A batch is then normalised by its own statistics, as in training.
             layer.track_running_stats = False
         try:
             yield

@@ -3,7 +3,7 @@ stability."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -97,8 +97,11 @@ class BatchSharpness(Gauge):
         return {**found, "momentum": kind.momentum, "nesterov": float(kind.nesterov)}
 
     def estimate(self, series: Series, level: float = 0.9) -> Estimates:
-        """Batch sharpness, its edge at the present η and μ, and its share of the edge with η and μ
-        of every step."""
+        """Batch sharpness, its edge, and its share of the edge.
+
+        At the newest reading the edge is that of η and μ now. Over a window the share has η and μ
+        of every step.
+        """
         curvature, norm_squared = series.moments["curvature"], series.moments["norm_squared"]
         settings: dict[str, Any] = {
             "level": level,
@@ -116,10 +119,19 @@ class BatchSharpness(Gauge):
         steadiness = float(rates[len(rates) // 2 :].min() / rates.max()) if rates.any() else 0.0
         shares = rates / np.array([kind.limit for kind in kinds])
         small = rates / np.array([kind.limit_of_small_batches for kind in kinds])
+        sharpness = series.ratio(curvature, norm_squared, unit=self.unit, **settings)
+        present = series.setting(shares)
+        if series.newest and present > 0:
+            # Under a schedule a fit of its own would contradict the two numbers beside it.
+            ends = (sharpness.value, sharpness.low, sharpness.high)
+            value, low, high = (present * end for end in ends)
+            share = replace(sharpness, value=value, low=low, high=high, unit="", earlier=None)
+        else:
+            share = series.ratio(shares * curvature, norm_squared, **settings)
         return {
-            "batch_sharpness": series.ratio(curvature, norm_squared, unit=self.unit, **settings),
-            "edge_share": series.ratio(shares * curvature, norm_squared, **settings),
-            "edge": Estimate.exact(_edge(series.setting(shares)), unit=self.unit),
+            "batch_sharpness": sharpness,
+            "edge_share": share,
+            "edge": Estimate.exact(_edge(present), unit=self.unit),
             "small_batch_edge": Estimate.exact(_edge(series.setting(small)), unit=self.unit),
             "momentum": Estimate.exact(series.setting(np.array([kind.momentum for kind in kinds]))),
             "steadiness": Estimate.exact(steadiness),

@@ -1,4 +1,6 @@
-"""The Hessian of a loss over many examples, as an operator: known by its products with vectors."""
+"""The Hessian of a loss over many examples, as an operator: known by its products with vectors. What
+is measured with it at one point: a survey, and a warning if the learning rate is above the edge of
+stability."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -7,15 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.drift.curvature_survey import Survey
+from gradiometer.arguments import check_whole
+from gradiometer.drift.curvature_survey import SpectralDensity, Survey
 from gradiometer.drift.density import spectral_density
 from gradiometer.drift.hutchinson import trace
 from gradiometer.drift.lanczos import Eigenvalues, eigenvalues
 from gradiometer.drift.operator import Symmetric, VectorProduct, random_vectors
-from gradiometer.drift.spectrum import SpectralDensity
+from gradiometer.drift.stability import PLAIN, MomentumRule, largest_stable_rate, stability_limit
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, TrainingSet, batch_size, span
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.gradient_graph import GradientGraph, flat
 from gradiometer.measurement.objective import Objective
 
@@ -77,6 +80,7 @@ class Curvature:
             raise BadArgument(
                 "`batches` is empty: a Hessian needs the loss of at least one example."
             )
+        check_whole("seed", seed, 0)
         self.objective = objective
         self.mode: Mode = "train" if objective.model.training else "eval"
         self.batches = batches
@@ -87,14 +91,17 @@ class Curvature:
         self.loss = 0.0
         self.like = flat(objective.parameters).detach()
         self.dimension = len(self.like)
+        # A mean in half precision would lose the parts that come last.
         wide = torch.promote_types(self.like.dtype, torch.float32)
         self.gradient: Float[Tensor, " params"] = torch.zeros_like(self.like, dtype=wide)
         for place, batch in enumerate(batches):
             graph = self._graph(place, batch)
             self.examples += graph.examples
+            # A running mean, as the number of all examples is known at the end only.
             share = graph.examples / self.examples
             self.gradient += (graph.gradient - self.gradient) * share
             self.loss += (graph.loss - self.loss) * share
+            # A graph holds the activations of its examples in memory.
             if self.examples <= kept:
                 self._graphs.append(graph)
         self.generator = torch.Generator().manual_seed(seed)
@@ -181,6 +188,7 @@ class Curvature:
 
     def _all_graphs(self) -> Iterator[GradientGraph]:
         yield from self._graphs
+        # Graphs beyond `kept` are built again, one at a time.
         for place in range(len(self._graphs), len(self.batches)):
             yield self._graph(place, self.batches[place])
 
@@ -227,6 +235,7 @@ def survey(
         True
     """
     before = curvature.products_made
+    # One direction is left for the smallest eigenvalue.
     top = min(top, max(curvature.dimension - 1, 1))
     ends = curvature.eigenvalues(largest=top, smallest=min(1, curvature.dimension - top))
     trace = curvature.trace(probes=probes, ends=ends, level=level)
@@ -275,8 +284,12 @@ def survey_examples(
     Raises:
         BadArgument: There are fewer training examples.
     """
+    for name, number in numbers.items():
+        check_whole(name, number, 1)
     available = len(train)
     examples = min(EXAMPLES, available) if examples is None else examples
+    check_whole("seed", seed, 0)
+    check_whole("examples", examples, 1)
     if not 1 <= examples <= available:
         raise BadArgument(
             f"`examples` must lie between 1 and the {available:,} training examples, got "
@@ -289,3 +302,52 @@ def survey_examples(
         objective, [train.batch(part) for part in order.split(AT_ONCE)], seed=seed
     )
     return survey(curvature, of=available, step=step, **numbers)
+
+
+def edge_warning(
+    objective: Objective,
+    batch: Batch,
+    *,
+    learning_rate: float,
+    kind: MomentumRule = PLAIN,
+    weight_decay: float = 0.0,
+    seed: int = 0,
+) -> str | None:
+    """A sentence if η λ_max is above its limit at the model's present parameters, else None.
+
+    λ_max of the given examples is computed to a residual of 1 %, at the cost of ten to twenty
+    gradients of them. Parameters, `.grad`, buffers and random states are not changed.
+
+    Args:
+        objective: The model and its loss.
+        batch: A few hundred examples.
+        learning_rate: η of the first step.
+        kind: Plain, heavy-ball or Nesterov.
+        weight_decay: Added to the curvature.
+        seed: Seed for the random start of Lanczos and for random numbers in the loss.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from gradiometer import Objective, supervised
+        >>> torch.manual_seed(0)
+        <torch._C.Generator object at ...>
+        >>> objective = Objective(nn.Linear(1, 1, bias=False), supervised(nn.MSELoss()))
+        >>> batch = 3 * torch.ones(8, 1), torch.zeros(8, 1)  # the curvature of (3 w)² is 18
+        >>> print(edge_warning(objective, batch, learning_rate=0.1))
+        None
+        >>> print(edge_warning(objective, batch, learning_rate=0.2))
+        the learning rate 0.200 is 1.8 times beyond the edge of stability at the start ...
+    """
+    sharpness = Curvature.of(objective, batch, at_once=AT_ONCE, seed=seed).eigenvalues().sharpness
+    limit = stability_limit(learning_rate, kind, weight_decay=weight_decay)
+    if not sharpness.low > limit:
+        return None
+    rate = largest_stable_rate(sharpness, kind, weight_decay=weight_decay)
+    return (
+        f"the learning rate {significant(learning_rate)} is "
+        f"{significant(sharpness.value / limit, 2)} times beyond the edge of stability at the "
+        f"start (sharpness {sharpness}, {kind.formula} = {significant(limit)}): on a quadratic the "
+        "loss would diverge; a network often reaches a flatter region first. If it diverges, try "
+        f"--lr {rate.low:.2g} or a warm-up."
+    )

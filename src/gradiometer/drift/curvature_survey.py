@@ -1,14 +1,216 @@
-"""A survey of the curvature at one point of training: the ends of its spectrum, its trace and its
-density."""
+"""The curvature at one point of training, in numbers alone: the ends of its spectrum, its trace and
+its density. It is read without torch."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from gradiometer.drift.spectrum import SpectralDensity
+import numpy as np
+from jaxtyping import Float
+from scipy.special import ndtri, stdtrit
+
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.uncertainty.means import mean
+
+ROUNDING = 1e-6
+"""Distance, as a share of the largest node, within which two curvatures count as equal: single
+precision."""
+
+TINY = 1e-13
+"""Share of the weight, or of the largest node, that counts as zero in the recurrence."""
+
+
+def bounds_below(
+    nodes: Float[np.ndarray, " iterations"], weights: Float[np.ndarray, " iterations"], place: float
+) -> tuple[float, float]:
+    """The least and the largest share below `place` of all measures with this Gauss quadrature.
+
+    The Gauss–Radau rule with a node at `place` puts the largest possible weight there. The share
+    below it, without and with that weight, bounds the share of the measure below `place`. If the
+    measure has fewer points than the rule, as when Lanczos ends early, the nodes are its points and
+    both bounds are equal.
+
+    Args:
+        nodes: Eigenvalues of the tridiagonal matrix of one probe.
+        weights: Squared first components of their vectors. They sum to 1.
+        place: The point.
+
+    Source: Chebyshev, Markov and Stieltjes; Golub & Meurant (2010), Matrices, Moments and
+    Quadrature with Applications, ch. 6 for the rule and th. 6.3 for the bounds.
+
+    >>> import numpy as np
+    >>> from gradiometer.drift.curvature_survey import bounds_below
+    >>> low, high = bounds_below(np.array([-1.0, 1.0]), np.array([0.5, 0.5]), 0.0)  # all that is known: mean 0, ...
+    >>> print(f"{low:.2f} {high:.2f}")
+    0.00 1.00
+    """
+    # The recurrence works on nodes of size one, so that its tolerances mean shares.
+    scale = float(np.abs(nodes).max())
+    if not scale > 0:
+        return (0.0, 0.0) if place < 0 else (1.0, 1.0) if place > 0 else (0.0, 1.0)
+    diagonal, beside = _recurrence(nodes / scale, weights)
+    points, shares = nodes, weights
+    if len(diagonal) == len(nodes) and len(nodes) > 1:
+        points, shares = _radau(diagonal, beside, place / scale)
+        points = points * scale
+    room = ROUNDING * scale
+    return float(shares[points < place - room].sum()), float(
+        min(shares[points <= place + room].sum(), 1.0)
+    )
+
+
+def _radau(
+    diagonal: Float[np.ndarray, " iterations"], beside: Float[np.ndarray, " between"], place: float
+) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
+    """Nodes and weights of the rule with one node at `place`: the last diagonal entry is chosen for
+    that."""
+    matrix = np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
+    inner = matrix[:-1, :-1] - place * np.eye(len(diagonal) - 1)
+    ending = np.zeros(len(inner))
+    ending[-1] = beside[-1] ** 2
+    try:
+        # The last entry is free: it is chosen so that `place` becomes a node.
+        matrix[-1, -1] = place + np.linalg.solve(inner, ending)[-1]
+    except np.linalg.LinAlgError:  # the shorter rule has a node there already
+        return _nodes(matrix[:-1, :-1])
+    return _nodes(matrix)
+
+
+def _nodes(
+    matrix: Float[np.ndarray, "rows rows"],
+) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
+    points, vectors = np.linalg.eigh(matrix)
+    return points, vectors[0] ** 2
+
+
+def _recurrence(
+    nodes: Float[np.ndarray, " iterations"], weights: Float[np.ndarray, " iterations"]
+) -> tuple[Float[np.ndarray, " kept"], Float[np.ndarray, " between"]]:
+    """The tridiagonal matrix with these eigenvalues and first components; shorter if some weights
+    are zero."""
+    held = weights > TINY
+    nodes, vector = nodes[held], np.sqrt(weights[held] / weights[held].sum())
+    basis, diagonal, beside = [vector], [], []
+    for _ in range(len(nodes)):
+        image = nodes * basis[-1]
+        diagonal.append(float(image @ basis[-1]))
+        # Twice, as rounding leaves a part of the earlier vectors after the first time.
+        for _ in range(2):
+            for each in basis:
+                image = image - (image @ each) * each
+        size = float(np.linalg.norm(image))
+        if not size > TINY:
+            break
+        beside.append(size)
+        basis.append(image / size)
+    return np.array(diagonal), np.array(beside[: len(diagonal) - 1])
+
+
+@dataclass(frozen=True)
+class SpectralDensity:
+    """The smoothed density of the eigenvalues, (1/d) Σ_i N(x; λ_i, width²), with an interval at
+    every x.
+
+    Args:
+        nodes: Eigenvalues of each probe's tridiagonal matrix, [probes, iterations].
+        weights: Squared first components of their vectors, which sum to 1 over a probe: [probes,
+            iterations].
+        width: Standard deviation of the smoothing, in loss / parameter².
+        level: Confidence level of the interval.
+        products: Number of Hessian products.
+        dimension: d, the number of directions; 0 if it is not known.
+    """
+
+    nodes: Float[np.ndarray, "probes iterations"]
+    weights: Float[np.ndarray, "probes iterations"]
+    width: float
+    level: float
+    products: int
+    dimension: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.width > 0:
+            raise BadArgument(f"`width` must be positive, got {self.width}.")
+
+    @property
+    def grid(self) -> Float[np.ndarray, " points"]:
+        """Evenly spaced curvatures over the spectrum, in loss / parameter²."""
+        # Four smoothing widths beyond the outermost node the density is zero to the eye.
+        room = 4 * self.width
+        return np.linspace(self.nodes.min() - room, self.nodes.max() + room, 400)
+
+    def at(self, curvature: Float[np.ndarray, " points"]) -> Float[np.ndarray, "3 points"]:
+        """The density at these curvatures, and the ends of its interval, per loss / parameter².
+
+        The interval is Student's over probes, separately at each point, cut at zero.
+        """
+        away = (curvature[:, None, None] - self.nodes) / self.width
+        kernel = np.exp(-(away**2) / 2) / (self.width * np.sqrt(2 * np.pi))
+        by_probe = (kernel * self.weights).sum(axis=2)
+        value = by_probe.mean(axis=1)
+        probes = len(self.nodes)
+        margin = (
+            stdtrit(probes - 1, (1 + self.level) / 2)
+            * by_probe.std(axis=1, ddof=1)
+            / np.sqrt(probes)
+        )
+        return np.stack([value, np.maximum(value - margin, 0.0), value + margin])
+
+    def share_below(self, curvature: float) -> Estimate:
+        """The share of directions with a curvature below this one: an interval that holds whatever
+        is not resolved.
+
+        The quadrature of each probe leaves the share open between two bounds (see
+        `quadrature_bounds`). The interval goes from the low end for the mean of the lower bounds to
+        the high end for the mean of the upper ones. A probe is uniform on the sphere, so its share
+        has a Beta law with the variance 2s(1 − s)/(d + 2), which is inverted as Wilson (1927) does;
+        without d the ends are Student's. A node below zero proves one direction.
+
+        If the bounds are more than a fifth apart, the value is NaN and `method` says "not
+        resolved". More iterations resolve more. The share is not smoothed.
+        """
+        bounds = np.array(
+            [bounds_below(*each, curvature) for each in zip(self.nodes, self.weights, strict=True)]
+        )
+        low, high = bounds.mean(axis=0)
+        probes = len(bounds)
+        ends = [self._ends(column) for column in bounds.T]
+        least = 0.0
+        # One node below proves one direction below, however small its weight.
+        if self.dimension and (self.nodes < curvature - ROUNDING * np.abs(self.nodes).max()).any():
+            least = 1 / self.dimension
+        resolved = high - low <= 0.2
+        value = max((low + high) / 2, least) if resolved else math.nan
+        words = "quadrature bounds" if resolved else "not resolved: quadrature bounds"
+        return Estimate.interval(
+            value,
+            max(ends[0][0], least),
+            max(ends[1][1], least),
+            level=self.level,
+            method=f"{words} of {probes} probes",
+            samples=probes,
+        )
+
+    def _ends(self, shares: Float[np.ndarray, " probes"]) -> tuple[float, float]:
+        """The interval of the mean share over probes on the sphere."""
+        share, probes = float(shares.mean()), len(shares)
+        if not self.dimension:
+            plain = mean(shares, level=self.level, batches=probes)
+            return min(max(plain.low, 0.0), 1.0), min(max(plain.high, 0.0), 1.0)
+        trials = probes * (self.dimension + 2) / 2
+        quantile = float(ndtri((1 + self.level) / 2))
+        shrinkage = 1 + quantile**2 / trials
+        # Wilson's interval, which stays inside of 0 and 1 and has a width at both.
+        middle = (share + quantile**2 / (2 * trials)) / shrinkage
+        margin = (
+            quantile
+            * math.sqrt(share * (1 - share) / trials + quantile**2 / (4 * trials**2))
+            / shrinkage
+        )
+        return min(max(middle - margin, 0.0), share), max(min(middle + margin, 1.0), share)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.arguments import check_level
+from gradiometer.drift.curvature_survey import SpectralDensity
 from gradiometer.drift.operator import Symmetric, images, random_vectors
-from gradiometer.drift.spectrum import SpectralDensity
 from gradiometer.errors import BadArgument
 
 
@@ -61,6 +61,7 @@ def spectral_density(
             f"`iterations` must be at least 2, got {iterations}: they set the resolution."
         )
     check_level(level)
+    # After d steps the vectors span everything.
     steps = min(iterations, operator.dimension)
     # The Lanczos vectors of the probes in one group have at most 256 MiB in single precision.
     together = max(2**26 // (steps * operator.dimension), 1)
@@ -68,6 +69,7 @@ def spectral_density(
         tridiagonal(operator, random_vectors(operator, len(part), generator), steps)
         for part in torch.arange(probes).split(together)
     ]
+    # Gauss quadrature: its nodes are the eigenvalues, its weights the squared first components.
     nodes, vectors = np.linalg.eigh(np.concatenate(parts))
     extent = float(nodes.max() - nodes.min())
     resolved = max(extent / steps, 1e-6 * float(np.abs(nodes).max()), np.finfo(np.float64).tiny)

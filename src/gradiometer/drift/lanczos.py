@@ -112,6 +112,7 @@ def eigenvalues(
             for p in _ends(len(values), largest, smallest)
         )
         coarse = next((residual for residual in residuals if not residual.norm() <= bound), None)
+        # A start inside of an invariant space has no residual long before all pairs are found.
         if coarse is None and basis.size >= wanted:
             return _result(basis, largest, smallest, converged=True)
         if basis.full:
@@ -172,6 +173,7 @@ class _Basis:
         self._vectors[self.size], self._images[self.size] = vector[0], image[0]
         self.size += 1
         self.products += 1
+        # Small matrices are in double precision on the CPU: they decide when to stop.
         row = (self.vectors @ image[0]).double().cpu().numpy()
         self.projected = np.pad(self.projected, (0, 1))
         self.projected[-1, :] = self.projected[:, -1] = row

@@ -90,6 +90,7 @@ def images(
         UserCodeFailed: A product is not finite, so that no loop over products would come to an end.
         StopAsked: A stop was asked for, and the caller heeds it.
     """
+    # A loop of hundreds of products is where a person waits for a stop.
     heed()
     found = operator.products(vectors.to(operator.like)).to(vectors)
     if not found.isfinite().all():

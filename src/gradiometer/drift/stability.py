@@ -122,6 +122,7 @@ def edge_finding(
     beyond."""
     limit = stability_limit(learning_rate, kind, weight_decay=weight_decay)
     largest = largest_stable_rate(sharpness, kind, weight_decay=weight_decay)
+    # A weight decay above the limit leaves no curvature that would be stable.
     share = sharpness.value / limit if limit > 0 else float("inf")
     if share < BELOW:
         claim, state = "sharpness_below_edge", State.OK

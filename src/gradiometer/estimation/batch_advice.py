@@ -90,7 +90,7 @@ def judge_batch_size(
         >>> scale = Estimate.interval(450.0, 364.0, 589.0, level=0.9, method="Fieller", samples=200)
         >>> finding = judge_batch_size("noise", Estimate.exact(32.0), scale)
         >>> print(say(finding).seen)
-        B = 32 is 14x below the gradient noise scale 450 [364, 589] (200 measured steps).
+        A batch twice as large would nearly halve the updates: the gradient noise scale is ...
         >>> print(say(finding).advice)
         `B = 64` if wall time matters more than examples.
     """

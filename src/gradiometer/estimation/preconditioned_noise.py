@@ -80,7 +80,7 @@ class PreconditionedNoise(Gauge):
         >>> print(estimates["preconditioned_noise_scale"])
         11,500 [11,400, 11,700] tokens
         >>> print(say(gauge.judge(estimates)).seen)
-        B = 1,024 tokens is 11x below the preconditioned noise scale 11,500 [11,400, 11,700] (60 measured steps).
+        The batch is small: the preconditioned noise scale is 11,500 [11,400, 11,700] ...
     """
 
     parts: int | None = 2

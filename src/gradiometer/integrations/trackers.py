@@ -10,7 +10,7 @@ from typing import Any
 
 from gradiometer.errors import BadArgument, summary
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.gauge import Gauge, estimates_of
 from gradiometer.run.recorder import Recorder
 
 Numbers = Mapping[str, float]
@@ -165,6 +165,6 @@ class Trackers:
             series = recorder.recent(gauge.name)
             if series is None or len(series) < FEWEST or not isinstance(gauge, Gauge):
                 continue
-            estimates |= gauge.estimate(series.at_newest(by_layer=False), self._level)
+            estimates |= estimates_of(gauge, series.at_newest(by_layer=False), self._level)
             step = max(step, int(series.steps[-1]))
         return estimates, step

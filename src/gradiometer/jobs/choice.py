@@ -51,9 +51,9 @@ def pool_of(pool: str | Pool, name: str = "pool") -> Pool:
 
 
 @contextmanager
-def opened(pool: str | Pool, name: str = "pool") -> Iterator[Pool]:
+def opened(pool: str | Pool) -> Iterator[Pool]:
     """The pool of a text, closed at the end. A pool that was given as one stays open."""
-    made = pool_of(pool, name)
+    made = pool_of(pool)
     made.check()
     try:
         yield made

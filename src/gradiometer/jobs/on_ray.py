@@ -25,16 +25,16 @@ except ImportError as error:
         "the pool Ray needs the package ray: install it with pip install 'gradiometer[ray]'."
     ) from error
 
+# Settings of a cluster that is started here: it sends no statistics and does not announce its next
+# version.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-"""Settings of a cluster that is started here: it sends no statistics and does not announce its next
-version."""
 
 ADDRESS = re.compile(r"auto|(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)")
 
 ENDED = "was lost (the cluster of Ray has ended)"
 
+# Time between two looks at the cluster while nothing finishes.
 LOOK_SECONDS = 2
-"""Time between two looks at the cluster while nothing finishes."""
 
 
 class Ray(Pool):

@@ -15,9 +15,8 @@ from gradiometer.jobs.job import Job, Outcome, failure, perform
 from gradiometer.jobs.ledger import Ledger
 from gradiometer.jobs.task import Shared, in_pool, pack_given, settings_here, unpack
 
+# Called after each job with its outcome, the number of finished jobs, and the number of all jobs.
 Progress = Callable[[Outcome, int, int], None]
-"""Called after each job with its outcome, the number of finished jobs, and the number
-of all jobs."""
 
 Outcomes = Generator[Outcome, None, None]
 

@@ -16,11 +16,11 @@ from torch.backends import cudnn
 from gradiometer.errors import BadArgument, UserCodeFailed, summary
 from gradiometer.jobs.job import failure, perform
 
+# What the jobs of a submission share: a name of its own, and how to read it.
 Shared = tuple[str, Callable[[], Any]]
-"""What the jobs of a submission share: a name of its own, and how to read it."""
 
+# What this process has read for the jobs of the last submission.
 _last_shared: dict[str, Any] = {}
-"""What this process has read for the jobs of the last submission."""
 
 
 def perform_task(settings: tuple[Any, ...], shared: Shared | None, parcel: bytes) -> bytes:
@@ -31,6 +31,7 @@ def perform_task(settings: tuple[Any, ...], shared: Shared | None, parcel: bytes
         The outcome as bytes. A result that cannot be sent back is a failure.
     """
     before = settings_here()
+    # The first setting is `in_pool`: a pool in a job starts no processes.
     _apply((True, *settings[1:]))
     try:
         outcome = perform(unpack(parcel), None if shared is None else _read(*shared))
@@ -108,6 +109,7 @@ def _search(path: list[str]) -> None:
     sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
 
 
+# What functions and their numbers may depend on: how to get it, and how to set it.
 _SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (in_pool, _mark),
     (lambda: list(sys.path), _search),
@@ -121,7 +123,6 @@ _SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
         for name in ("deterministic", "benchmark", "allow_tf32")
     ),
 )
-"""What functions and their numbers may depend on: how to get it, and how to set it."""
 
 
 def settings_here() -> tuple[Any, ...]:

@@ -315,7 +315,7 @@ def _apart(batches: Iterator[Batch], seed: int) -> Iterator[Batch]:
 
 def updates_per_step(each: str, data: Data, size: int) -> int:
     """The number of updates between two steps of the scheduler."""
-    if each not in ("update", "epoch"):
+    if not isinstance(each, str) or each not in ("update", "epoch"):
         raise BadArgument(f"`scheduler_each` must be 'update' or 'epoch', got {each!r}.")
     if each == "update":
         return 1

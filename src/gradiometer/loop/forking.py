@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gradiometer.arguments import check_whole
+from gradiometer.arguments import check_number, check_whole, folder_of
 from gradiometer.errors import BadArgument, bounded
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.pool import Pool
@@ -123,6 +123,8 @@ def fork(
         )
     chosen = tuple(map(alternative_of, alternatives))
     check_whole("seed", seed, 0)
+    check_whole("threads", threads, 1)
+    out = None if out is None else folder_of("out", out)
     skipped = [skip for one in chosen for skip in _skips(one)]
     own_until = loop.data.see_own(max((skip.stop for skip in skipped), default=0))
     rungs = _rungs(loop, budget, horizon, replicates, 1 + len(chosen))
@@ -246,8 +248,7 @@ def _rungs(
         return tuple(Rung(loop.left // parts // loop.size * loop.size, many) for parts in (4, 2))
     if budget is None:
         return ()
-    if not 0 < budget < math.inf:
-        raise BadArgument(f"`budget` must be above 0 and finite, got {budget}.")
+    check_number("budget", budget, positive=True)
     for name, value in (("horizon", horizon), ("replicates", replicates)):
         if value is not None:
             raise BadArgument(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gradiometer.arguments import check_whole
+from gradiometer.arguments import check_scaler, check_whole
 from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument, UserCodeFailed, bounded
@@ -146,6 +146,7 @@ class Loop:
         self.schedulers = schedulers_from(scheduler, self.optimizer, index)
         for one in self.schedulers:
             check_scheduler(one, self.optimizer)
+        check_scaler(scaler)
         self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
         check_functions(
             self.model,
@@ -156,6 +157,7 @@ class Loop:
             scaler=scaler,
             accumulation=accumulation,
         )
+        check_whole("readout_examples", readout_examples, 1)
         self.loss = loss
         self.step = step
         self.evaluate = evaluate

@@ -5,7 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
-from gradiometer.measurement.estimate import Estimates
+import numpy as np
+
+from gradiometer.arguments import shown
+from gradiometer.errors import BadArgument
+from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.measurement.reading import Moments, Series
@@ -145,3 +149,58 @@ class Gauge(ABC):
             estimates: What `estimate` returned.
             run: What is known of the run.
         """
+
+
+def moments_of(gauge: Gauge, step: "gradiometer.measurement.step.TrainingStep") -> Moments | None:
+    """What a gauge measures of a step.
+
+    Raises:
+        BadArgument: It is not what `measure` has to return.
+    """
+    found = gauge.measure(step)
+    if found is not None and not (isinstance(found, Mapping) and _are_numbers(found)):
+        raise _wrong(gauge, "measure", "a mapping of names to numbers or lists of numbers", found)
+    return found
+
+
+def estimates_of(gauge: Gauge, series: Series, level: float) -> Estimates:
+    """The estimates of a gauge.
+
+    Raises:
+        BadArgument: They are not what `estimate` has to return.
+    """
+    found = gauge.estimate(series, level)
+    if not isinstance(found, Mapping) or not all(
+        isinstance(name, str) and isinstance(each, Estimate) for name, each in found.items()
+    ):
+        raise _wrong(gauge, "estimate", "a mapping of names to estimates", found)
+    return found
+
+
+def finding_of(gauge: Gauge, estimates: Estimates, run: RunFacts) -> Finding | None:
+    """The finding of a gauge.
+
+    Raises:
+        BadArgument: It is not what `judge` has to return.
+    """
+    found = gauge.judge(estimates, run)
+    if not isinstance(found, Finding | None):
+        raise _wrong(gauge, "judge", "a Finding or None", found)
+    return found
+
+
+def _are_numbers(moments: Mapping[str, object]) -> bool:
+    return all(
+        isinstance(name, str)
+        and all(
+            isinstance(each, int | float | np.number)
+            for each in (value if isinstance(value, list | tuple) else (value,))
+        )
+        for name, value in moments.items()
+    )
+
+
+def _wrong(gauge: Gauge, method: str, wanted: str, found: object) -> BadArgument:
+    return BadArgument(
+        f"`{type(gauge).__name__}.{method}` must return {wanted}, got {shown(found)}."
+    )

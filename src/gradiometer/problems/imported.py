@@ -55,6 +55,7 @@ def function_of(name: str, argument: str) -> Callable[..., Any]:
         UserCodeFailed: The module raised.
     """
     module_name, _, function_name = name.partition(":")
+    # A common slip, for which the message has the right form.
     is_file = module_name.endswith(".py")
     if is_file or not all(part.isidentifier() for part in (*module_name.split("."), function_name)):
         hint = f": write {Path(module_name).stem}:{function_name}" if is_file else ""
@@ -62,6 +63,7 @@ def function_of(name: str, argument: str) -> Callable[..., Any]:
     module = user_module(module_name)
     if not hasattr(module, function_name):
         functions = inspect.getmembers(module, inspect.isfunction)
+        # A module also has the functions that it imports.
         own = tuple(key for key, function in functions if function.__module__ == module_name)
         which = nearest(function_name, own) if own else "the module defines no function"
         raise BadArgument(f"`{module_name}` has no function {function_name!r}: {which}.")
@@ -96,6 +98,7 @@ def _settings(name: str, function: Callable[..., Any], offered: dict[str, Any]) 
                 f"`{key}` was given, but `{name}` takes no such argument: omit it, or add it there."
             )
     wanted = {key: value for key, value in offered.items() if takes_any or key in by_keyword}
+    # An argument that was not given keeps the default of the function.
     defaulted = {p.name for p in parameters if p.default is not p.empty}
     return {key: value for key, value in wanted.items() if not (value is None and key in defaulted)}
 
@@ -113,22 +116,21 @@ def _of_tuple(name: str, returned: Any, model_name: str | None) -> Problem:
         )
     model, loss, train, test = (*returned, None)[:4]
     train = _examples(train, "train")
+    # A lambda has no name that says more than "model".
+    made_of = str(getattr(model, "__name__", "model")).strip("<>")
+    if isinstance(model, nn.Module):
+        made_of = type(model).__name__
     return Problem(
         name=name,
+        # Every run starts from its own copy of a model that was made once.
         model=partial(copy.deepcopy, model) if isinstance(model, nn.Module) else model,
         loss=loss,
         train=train,
         test=None if test is None else _examples(test, "test"),
-        model_name=model_name or _model_name(model),
+        model_name=model_name or made_of,
         description=f"{name}, {len(train):,} examples to train on.",
     )
 
 
 def _examples(part: Any, name: str) -> Examples:
     return part if isinstance(part, Examples) else Examples(part, name)
-
-
-def _model_name(model: Any) -> str:
-    if isinstance(model, nn.Module):
-        return type(model).__name__
-    return str(getattr(model, "__name__", "model")).strip("<>")

@@ -1,18 +1,24 @@
-"""A problem: a model, a loss and examples."""
+"""A problem: a model, a loss and examples; a new model of it, and the statistics of its
+BatchNorm."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import loss as criteria
+from torch.nn.parameter import is_lazy
 
-from gradiometer.errors import BadArgument
+from gradiometer.convergence.averaging import refresh_batch_norm
+from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
+from gradiometer.measurement.objective import WITHOUT_PARAMETERS
 from gradiometer.problems.examples import Examples
+from gradiometer.problems.user_code import user_code
 
 Correct = Callable[[nn.Module, Batch], Tensor]
 """Returns one truth value per example, shape [examples]: True if the prediction is right."""
@@ -114,6 +120,7 @@ def _check_model(model: Any) -> None:
 
 
 def _check_loss(loss: Any) -> None:
+    # The usual slip: a criterion of torch takes outputs and targets.
     if isinstance(loss, criteria._Loss):
         raise BadArgument(
             f"`loss` must be a function of (model, batch), got {type(loss).__name__}, a criterion "
@@ -131,3 +138,50 @@ def _check_examples(name: str, examples: Any) -> None:
         raise BadArgument(
             f"`{name}` must be Examples, got {type(examples).__name__}: write {name}=Examples(...)."
         )
+
+
+def new_model(problem: Problem) -> nn.Module:
+    """A new model whose gradients can be read."""
+    with user_code("model"):
+        model: Any = problem.model()
+    if not isinstance(model, nn.Module):
+        raise UserCodeFailed(
+            f"`model` made a {type(model).__name__}, a torch.nn.Module was expected."
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise Unsupported(WITHOUT_PARAMETERS)
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise Unsupported(
+                f"`model` has {name} on the meta device, which holds no numbers: make it on the "
+                "CPU."
+            )
+        if is_lazy(parameter):
+            raise Unsupported(
+                f"`model` has no shape yet for {name}: run it once on a batch before it is "
+                "returned."
+            )
+        if parameter.is_complex():
+            raise Unsupported(
+                f"`model` has the complex parameter {name}: use two real parameters instead."
+            )
+    for name, module in model.named_modules():
+        if getattr(module, "sparse", False) is True:
+            raise Unsupported(
+                f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False."
+            )
+    return model
+
+
+def refresh(problem: Problem, data: Examples, model: nn.Module, *, size: int) -> None:
+    """Re-estimate BatchNorm's statistics on all training data, in random batches of equal size."""
+    with user_code("loss", "while BatchNorm's statistics were re-estimated"):
+        refresh_batch_norm(model, _shuffled(data, size), problem.loss)
+
+
+def _shuffled(data: Examples, size: int) -> Iterator[Batch]:
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+    for part in order.split(size):
+        # A smaller last batch would have noisier statistics.
+        if len(part) == min(size, len(data)):
+            yield data.batch(part)

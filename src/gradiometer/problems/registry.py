@@ -46,7 +46,7 @@ KNOWN: Mapping[str, Shipped] = {
         "gradiometer.lab.closed_forms.quadratic", ("position",), frozenset({"seed"})
     ),
     "counterexample": Shipped(
-        "gradiometer.lab.counterexamples.catalogue",
+        "gradiometer.lab.counterexamples",
         (
             "arctangent",
             "softplus",
@@ -95,6 +95,7 @@ def load(
         'A noisy quadratic of 20 parameters, 2,000 examples to train on.'
     """
     if ":" in name:
+        # Imported when asked for: the names of problems are listed without torch.
         imported = import_module("gradiometer.problems.imported")
         own: gradiometer.problems.problem.Problem = imported.load(
             name, model=model, data_dir=data_dir, seed=seed

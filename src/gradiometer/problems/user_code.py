@@ -50,6 +50,7 @@ def user_module(name: str) -> ModuleType:
         UserCodeFailed: The module raised an error.
     """
     here = str(Path.cwd())
+    # A module in the current folder comes first, as with `python -m`.
     if here not in sys.path:
         sys.path.insert(0, here)
     try:

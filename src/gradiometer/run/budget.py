@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -17,24 +18,21 @@ from gradiometer.run.cadence.early import (
     EarlyReadings,
 )
 
+# Part of the share that pays back what was used early, from step 1,000 on.
 REPAID = 0.6
-"""Part of the share that pays back what was used early, from step 1,000 on."""
 
+# Part of the share that readings have in any case.
 ASSURED = 0.25
-"""Part of the share that readings have in any case."""
 
+# Names of what time is spent on: measured steps, the run's start with the first measured step, and
+# all other steps.
 READINGS, START, BOOKKEEPING = "readings", "start", "bookkeeping"
-"""Names of what time is spent on: measured steps, the run's start with the first measured step, and
-all other steps."""
 
+# What reading training's own gradients costs. Its chains keep to the budget themselves.
 PRODUCTS = "products of gradients"
-"""What reading training's own gradients costs. Its chains keep to the budget themselves."""
 
+# What the looks of `--cool` cost. Their number is chosen so that half of the share pays for them.
 COOLING = "looks of cooling"
-"""What the looks of `--cool` cost. Their number is chosen so that half of the share
-pays for them."""
-
-_REMEMBERED = 5
 
 
 class Budget:
@@ -78,26 +76,26 @@ class Budget:
             raise BadArgument(f"`share` must be at least 0 and below 1, got {share}.")
         self.share = share
         self.clock = clock
+        # Steps of the whole training, if known: the first 40 readings are spread over at most its
+        # first 1,000.
         self.planned: int | None = None
-        """Steps of the whole training, if known: the first 40 readings are spread over at most its
-        first 1,000."""
         self.spent_on: defaultdict[str, float] = defaultdict(float)
+        # Names of what is reported but not counted against the share: branches of the run.
         self.outside: set[str] = set()
-        """Names of what is reported but not counted against the share: branches of the run."""
+        # Names of costs that are not forecast, and are paid back later.
         self.fixed = {START}
-        """Names of costs that are not forecast, and are paid back later."""
+        # Training steps so far.
         self.steps = 0
-        """Training steps so far."""
+        # Measured steps so far.
         self.readings = 0
-        """Measured steps so far."""
+        # Called before the cost of a measurement is taken, for charges that are known only then.
         self.before_made: Callable[[], None] = lambda: None
-        """Called before the cost of a measurement is taken, for charges that are
-        known only then."""
         self._earlier = self._lent = self._last = 0.0
         self._newest = 0
         self._started: float | None = None
         self._repays_from: float | None = None
-        self._costs: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
+        # The newest five of a kind, since a measurement may become slower or faster on its way.
+        self._costs: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=5))
         self._first: dict[str, float] = {}
         self._counted: defaultdict[str, float] = defaultdict(float)
         self._open: list[str] = []
@@ -181,7 +179,7 @@ class Budget:
         reading = self.expected(guess=self._half_step(training))
         if self._early(reading, training, self.readings).promised_at < math.inf:
             return False
-        return self._budgeted + cost <= income + self._lent and self._expensive + cost <= income / 2
+        return self.budgeted + cost <= income + self._lent and self._expensive + cost <= income / 2
 
     def steps_until(self, under_way: float = 0.0, *, saving: bool = False, pause: int = 1) -> int:
         """Steps until another reading fits, at least 1, if steps take as long as they did so far.
@@ -213,7 +211,7 @@ class Budget:
     def beyond_allowance(self) -> bool:
         """True if the promised readings took more than the start-up allowance, since 300 steps are
         so short."""
-        spent = self._budgeted - self._fixed_costs
+        spent = self.budgeted - self._fixed_costs
         is_early = IN_TIME * PROMISED_BY <= self.steps <= START_UP_STEPS
         return is_early and spent > START_UP * self.share * self.training > 0
 
@@ -244,21 +242,23 @@ class Budget:
                 before the first step.
             outside: True for what does not count against the share: branches of the run.
         """
-        self.start()
+        if self._started is None:
+            self.start()
         if fixed:
             self.fixed.add(name)
         if outside:
             self.outside.add(name)
         now = self.clock()
         if self._open:
-            self._charge(now)
+            self.charge(self._open[-1], now - self._mark)
         self._open.append(name)
         self._mark = now
         try:
             yield
         finally:
-            self._charge(self.clock())
-            self._open.pop()
+            now = self.clock()
+            self.charge(self._open.pop(), now - self._mark)
+            self._mark = now
 
     def charge(self, name: str, seconds: float) -> None:
         """Charge seconds that were measured elsewhere."""
@@ -284,7 +284,7 @@ class Budget:
             self._last = self.training
             self._newest = self.steps
             if self._borrows:
-                spent = self._budgeted - self._by_the_way
+                spent = self.budgeted - self._by_the_way
                 self._lent = max(self._lent, spent - self._income(self.training))
 
     def state_dict(self) -> dict[str, Any]:
@@ -331,15 +331,11 @@ class Budget:
         for kind, kept in state["costs"].items():
             self._costs[kind].extend(map(float, kept))
 
-    def _charge(self, now: float) -> None:
-        self.charge(self._open[-1], now - self._mark)
-        self._mark = now
-
     def _half_step(self, training: float) -> float:
         return training / max(self.steps, 1) / 2
 
     @property
-    def _budgeted(self) -> float:
+    def budgeted(self) -> float:
         """Seconds that count against the share."""
         return self.spent - math.fsum(self.spent_on[name] for name in self.outside)
 
@@ -376,7 +372,7 @@ class Budget:
         """Two ways in which a reading of this cost may fit: for each, the seconds of income that
         are still needed, at most 0 if it fits, how often a second of bookkeeping counts in them,
         and if the income pays back first."""
-        income, spent = self._income(training), self._budgeted + under_way + cost - self._lent
+        income, spent = self._income(training), self.budgeted + under_way + cost - self._lent
         readings = spent - self._expensive
         assured = (cost + under_way) / ASSURED - self.share * (training - self._last), 0, False
         if not saving:
@@ -397,8 +393,42 @@ class Budget:
             steps=self.steps,
             pace=training / max(self.steps, 1),
             cost=cost,
-            spent=self._budgeted - self._fixed_costs + under_way + cost,
+            spent=self.budgeted - self._fixed_costs + under_way + cost,
             readings=readings,
             newest=self.steps if under_way else self._newest,
             bookkeeping=self._by_the_way,
         )
+
+
+def clock_for(device: str) -> Callable[[], float]:
+    """The clock that counts what training and measuring cost on this kind of device.
+
+    On the CPU it is the processor time of the thread that trains: on a busy machine the wall clock
+    also counts other processes, and the time of the process a second training in another thread.
+    With an accelerator it is the wall clock, since the processor does not do the work; measured
+    steps wait for the accelerator before they are timed.
+
+    Args:
+        device: `torch.device.type` of the parameters.
+    """
+    return ThreadClock() if device == "cpu" else time.perf_counter
+
+
+class ThreadClock:
+    """Processor seconds of the thread that calls it. It goes on where it was if another thread
+    does."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._offset = 0.0
+        self._last = 0.0
+
+    def __call__(self) -> float:
+        """The seconds so far."""
+        now = time.thread_time()
+        thread = threading.get_ident()
+        if thread != self._thread:
+            self._thread = thread
+            self._offset = self._last - now
+        self._last = now + self._offset
+        return self._last

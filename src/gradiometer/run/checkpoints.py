@@ -101,7 +101,12 @@ def save(
         raise BadArgument(f"`step` must be at least 0, got {step}.")
     if not keep >= 1:
         raise BadArgument(f"`keep` must be at least 1, got {keep}.")
-    files = {TENSORS: _tensor_bytes(tensors), STATE: _state_bytes(step, state)}
+    files = {TENSORS: _tensor_bytes(tensors)}
+    _refuse_what_json_changes(state, "state")
+    # The standard library's JSON keeps the 128-bit integers of a random generator's state; msgspec
+    # does not.
+    text = json.dumps({"step": step, "state": plain(state)}, allow_nan=False, ensure_ascii=True)
+    files[STATE] = text.encode()
     sums = "".join(
         f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()
     )
@@ -174,6 +179,7 @@ def _tensor_bytes(tensors: Mapping[str, "torch.Tensor"]) -> bytes:
     from safetensors import SafetensorError  # noqa: PLC0415  (heavy, and not needed to read a run)
     from safetensors.torch import save as to_bytes  # noqa: PLC0415
 
+    # safetensors refuses tensors that share memory.
     seen: set[int] = set()
     separate: dict[str, torch.Tensor] = {}
     try:
@@ -192,14 +198,6 @@ def _tensor_bytes(tensors: Mapping[str, "torch.Tensor"]) -> bytes:
         SafetensorError,
     ) as error:
         raise BadArgument(f"`tensors` cannot be saved as safetensors: {error}.") from error
-
-
-def _state_bytes(step: int, state: Mapping[str, Any]) -> bytes:
-    _refuse_what_json_changes(state, "state")
-    # The standard library's JSON keeps the 128-bit integers of a random generator's state; msgspec
-    # does not.
-    text = json.dumps({"step": step, "state": plain(state)}, allow_nan=False, ensure_ascii=True)
-    return text.encode()
 
 
 def _refuse_what_json_changes(value: Any, where: str) -> None:
@@ -291,8 +289,9 @@ def _read(step: int, path: Path) -> Checkpoint:
     from safetensors.torch import load as from_bytes  # noqa: PLC0415  (imports torch)
 
     try:
-        sums = _read_sums(path)
-        tensor_bytes, state_bytes = (_checked(path / name, sums) for name in (TENSORS, STATE))
+        listed = read_file(path / SUMS).decode("ascii", errors="replace").splitlines()
+        sums = {name: total for total, _, name in (line.partition("  ") for line in listed)}
+        tensor_bytes, state_bytes = (_verify(path / name, sums) for name in (TENSORS, STATE))
         document = msgspec.convert(json.loads(state_bytes), _Document)
         tensors = from_bytes(tensor_bytes)
     except FileNotFoundError:
@@ -314,12 +313,7 @@ def _read(step: int, path: Path) -> Checkpoint:
     return Checkpoint(step, tensors, restored(document.state), path)
 
 
-def _read_sums(path: Path) -> dict[str, str]:
-    lines = read_file(path / SUMS).decode("ascii", errors="replace").splitlines()
-    return {name: total for total, _, name in (line.partition("  ") for line in lines)}
-
-
-def _checked(path: Path, sums: Mapping[str, str]) -> bytes:
+def _verify(path: Path, sums: Mapping[str, str]) -> bytes:
     content = read_file(path)
     if hashlib.sha256(content).hexdigest() != sums.get(path.name):
         raise RunDamaged(f"{path.name} does not match its checksum")

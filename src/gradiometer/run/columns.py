@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+# Names of the moments with their numbers of layers, −1 for a moment without layers.
 Shape = tuple[tuple[str, int], ...]
-"""Names of the moments with their numbers of layers, −1 for a moment without layers."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Columns:
     def __len__(self) -> int:
         return len(self.steps)
 
-    def kept(self, which: Bool[np.ndarray, " readings"] | Int[np.ndarray, " _"]) -> "Columns":
+    def select(self, which: Bool[np.ndarray, " readings"] | Int[np.ndarray, " _"]) -> "Columns":
         """The selected readings."""
         return replace(
             self,
@@ -49,7 +49,7 @@ class Columns:
         return found
 
     @classmethod
-    def joined(cls, parts: "Sequence[Columns]") -> "Columns":
+    def join(cls, parts: "Sequence[Columns]") -> "Columns":
         """The parts, concatenated. All have the same shape."""
         if len(parts) == 1:
             return parts[0]
@@ -81,15 +81,15 @@ def columns_of(lines: Sequence[ReadingLine]) -> list[Columns]:
     """Lines of one gauge, stacked: one part for each shape, in the order in which the shapes appear
     first."""
     try:
-        return [_stacked(lines)]
+        return [_stack(lines)]
     except (KeyError, TypeError, ValueError):
         by_shape: dict[Shape, list[ReadingLine]] = {}
         for line in lines:
             by_shape.setdefault(_shape(line), []).append(line)
-        return [_stacked(part) for part in by_shape.values()]
+        return [_stack(part) for part in by_shape.values()]
 
 
-def _stacked(lines: Sequence[ReadingLine]) -> Columns:
+def _stack(lines: Sequence[ReadingLine]) -> Columns:
     """Raises KeyError, TypeError or ValueError unless all lines have the same shape."""
     shape, count = _shape(lines[0]), len(lines)
     moments = [line.moments for line in lines]
@@ -115,13 +115,13 @@ def _array(values: list[Any], length: int) -> Float[np.ndarray, "readings ..."]:
     return numbers.reshape(len(values), length)
 
 
-def merged(blocks: Sequence[Columns]) -> list[Columns]:
+def merge(blocks: Sequence[Columns]) -> list[Columns]:
     """One block for each shape, in the order in which the shapes appear first. Single blocks are
     not copied."""
     by_shape: dict[Shape, list[Columns]] = {}
     for block in blocks:
         by_shape.setdefault(block.shape, []).append(block)
-    return [Columns.joined(part) for part in by_shape.values()]
+    return [Columns.join(part) for part in by_shape.values()]
 
 
 def _shape(line: ReadingLine) -> Shape:
@@ -149,7 +149,7 @@ def usable(gauge: str, blocks: Sequence[Columns]) -> tuple[Columns | None, list[
             f"{gauge}: {total - good} of {total} readings are not finite, the first at step "
             f"{first}: skipped."
         )
-        blocks = [block.kept(which) for block, which in zip(blocks, finite, strict=True)]
+        blocks = [block.select(which) for block, which in zip(blocks, finite, strict=True)]
     counts: Counter[Shape] = Counter()
     for block in blocks:
         counts[block.shape] += len(block)
@@ -160,9 +160,9 @@ def usable(gauge: str, blocks: Sequence[Columns]) -> tuple[Columns | None, list[
         warnings.append(
             f"{gauge}: {good - counts[usual]} readings have other moments than the rest: skipped."
         )
-    columns = Columns.joined([block for block in blocks if block.shape == usual])
+    columns = Columns.join([block for block in blocks if block.shape == usual])
     order = in_order(columns.steps)
-    return columns if isinstance(order, slice) else columns.kept(order), warnings
+    return columns if isinstance(order, slice) else columns.select(order), warnings
 
 
 def in_order(steps: Int[np.ndarray, " _"]) -> slice | Int[np.ndarray, " _"]:

@@ -5,7 +5,6 @@ import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,14 +12,15 @@ import msgspec
 import tomli_w
 
 from gradiometer.errors import BadArgument
+from gradiometer.measurement.optimizer.groups import Group, family_of
 from gradiometer.run.settings.values import SCHEDULES, largest_rate, typed
 from gradiometer.storage.toml import read_toml
 
+# Default of η.
 DEFAULT_RATES = {"sgd": 0.1, "adamw": 0.001, "schedulefree": 1.0}
-"""Default of η."""
 
+# Class names of the optimizers.
 OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW", "schedulefree": "SGDScheduleFree"}
-"""Class names of the optimizers."""
 
 GAUGES = {
     "sgd": "noise,batch_sharpness,trajectory",
@@ -29,11 +29,11 @@ GAUGES = {
 }
 """What is measured by default. Batch sharpness is for SGD, whose edge of stability is known."""
 
+# More threads help on no machine, and torch ends the process if the system refuses it a thread.
 MOST_THREADS = 512
-"""More threads help on no machine, and torch ends the process if the system refuses it a thread."""
 
+# Numbers of steps are below this. Above it, a float does not tell one step from the next.
 MOST_STEPS = 2**53
-"""Numbers of steps are below this. Above it, a float does not tell one step from the next."""
 
 # names of 0.1.0
 RENAMED = {
@@ -89,6 +89,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             the loss if η went to zero, in units of the steps so far.
         sampling: reshuffled: every example once per epoch, in random order. replacement:
             independent draws.
+        held_out: Share of the training examples, chosen at random by the seed, that training leaves
+            out, in [0, 1): those by which `tune --aim test` chooses.
         accumulation: Number of micro-batches over which each training gradient is accumulated.
             Above 1, the measurements use the micro-batch gradients themselves.
         parts: Number of parts of a batch whose gradients are compared if `accumulation` is 1; 0:
@@ -139,6 +141,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     clip: float | None = None
     fork_budget: float = 0.0
     sampling: Literal["reshuffled", "replacement"] = "reshuffled"
+    held_out: float = 0.0
     accumulation: int = 1
     parts: int = 2
     probe: bool = False
@@ -168,14 +171,33 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             )
         elif self.learning_rate is None:
             msgspec.structs.force_setattr(self, "learning_rate", DEFAULT_RATES[self.optimizer])
-        for complaint in self._complaints():
-            raise BadArgument(complaint)
+        for complaints in (
+            _general_complaints,
+            _training_complaints,
+            _fork_complaints,
+            _instrument_complaints,
+        ):
+            for complaint in complaints(self):
+                raise BadArgument(complaint)
 
     @property
     def rate(self) -> float:
         """`learning_rate`, which is always known after the defaults are set."""
         assert self.learning_rate is not None
         return self.learning_rate
+
+    @property
+    def group(self) -> Group:
+        """The settings of its optimizer at the start."""
+        name = OPTIMIZERS[self.optimizer]
+        return Group(
+            name,
+            family_of([name]),
+            self.rate,
+            self.momentum,
+            self.nesterov,
+            self.weight_decay,
+        )
 
     @property
     def measured(self) -> str:
@@ -269,19 +291,6 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             name: value for name, value in msgspec.structs.asdict(self).items() if value is not None
         }
 
-    def _complaints(self) -> Iterator[str]:
-        return chain(
-            *(
-                check(self)
-                for check in (
-                    _general_complaints,
-                    _training_complaints,
-                    _fork_complaints,
-                    _instrument_complaints,
-                )
-            )
-        )
-
 
 def _general_complaints(c: Configuration) -> Iterator[str]:
     for name in ("problem", "model", "device", "data_dir"):
@@ -348,6 +357,8 @@ def _training_complaints(c: Configuration) -> Iterator[str]:
             "`schedule` is cycles, and `snapshots` is the number of cycles: set snapshots, for "
             "example to 5."
         )
+    if not 0 <= c.held_out < 1:
+        yield f"`held_out` must be at least 0 and below 1, got {c.held_out}."
     if not 0 <= c.momentum < 1:
         yield f"`momentum` must be at least 0 and below 1, got {c.momentum}."
     if c.optimizer != "sgd" and (c.momentum or c.nesterov):

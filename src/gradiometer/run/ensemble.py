@@ -14,30 +14,35 @@ from torch import nn
 
 from gradiometer.convergence.averaging import tracking_layers
 from gradiometer.errors import BadArgument, RunDamaged, Unsupported
-from gradiometer.exploration.ensembles.barrier import linear_path
-from gradiometer.exploration.ensembles.calibration import BINS, LogProbabilities, reliability
-from gradiometer.exploration.ensembles.deep_ensemble_equivalent import deep_ensemble_equivalent
-from gradiometer.exploration.ensembles.diversity import correlations, disagreement
+from gradiometer.exploration.ensembles.diversity import correlations, disagreement, linear_path
 from gradiometer.exploration.ensembles.ensemble import Ensemble
 from gradiometer.exploration.ensembles.ensemble_report import Baseline, EnsembleReport
 from gradiometer.exploration.ensembles.ensemble_size import (
     chosen_count,
+    deep_ensemble_equivalent,
     ensemble_sizes,
     validation_mask,
 )
-from gradiometer.exploration.ensembles.scores import Predictions, averaged, differences, scores
+from gradiometer.exploration.ensembles.scores import (
+    BINS,
+    LogProbabilities,
+    Predictions,
+    averaged,
+    differences,
+    reliability,
+    scores,
+)
 from gradiometer.exploration.ensembles.swag import SWAG
-from gradiometer.problems.model import new_model, refresh
-from gradiometer.problems.predictions import held_out_labels, log_probabilities
-from gradiometer.problems.problem import Problem
+from gradiometer.problems.evaluation import held_out_labels, log_probabilities
+from gradiometer.problems.problem import Problem, new_model, refresh
 from gradiometer.randomness import untouched_randomness
 from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.problem import problem_of
 from gradiometer.run.reader import Run
 from gradiometer.run.snapshots import load_snapshots
 
+# Test examples needed, so that every bin of the calibration error has enough.
 FEWEST_HELD_OUT = 2 * 3 * BINS
-"""Test examples needed, so that every bin of the calibration error has enough."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from gradiometer.run.columns import StepNumber
 from gradiometer.storage.journal import Line
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+# NaN fails both comparisons.
 Finite = Annotated[float, msgspec.Meta(ge=-1.7e308, le=1.7e308)]
-"""NaN fails both comparisons."""
 Rate = Annotated[float, msgspec.Meta(ge=0, le=1.7e308)]
 
 
@@ -102,6 +102,8 @@ class _Triage(_Event):
             raise ValueError("tensors, sizes, axes and layers are not equally many")
 
 
+# The types of the events that readers look into. Events of other kinds have a name, a step and a
+# time.
 KINDS: dict[str, Any] = {
     "triage": _Triage,
     "warning": _Warning,
@@ -114,8 +116,6 @@ KINDS: dict[str, Any] = {
     "stationarity": _Stationarity,
     "cut scored": _CutScored,
 }
-"""The types of the events that readers look into. Events of other kinds have a name, a step and a
-time."""
 
 
 def events_of(path_name: str, lines: Iterable[Line]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -132,18 +132,13 @@ def events_of(path_name: str, lines: Iterable[Line]) -> tuple[list[dict[str, Any
         kind = "event"
         try:
             kind = msgspec.convert(record, _Event).event
-            found.append(_typed(record, kind))
+            wanted = KINDS.get(kind) or _slow_kind(kind)
+            # The fields that are known are kept as their types have them, the others as they are.
+            known = {} if wanted is None else msgspec.to_builtins(msgspec.convert(record, wanted))
+            found.append(record | known)
         except (msgspec.ValidationError, OverflowError) as error:
             refused[kind].append((number, str(error)))
     return found, [_sentence(path_name, kind, places) for kind, places in refused.items()]
-
-
-def _typed(record: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The record, with the fields that are known as their types have them."""
-    wanted = KINDS.get(kind) or _slow_kind(kind)
-    return (
-        record if wanted is None else record | msgspec.to_builtins(msgspec.convert(record, wanted))
-    )
 
 
 def _slow_kind(kind: str) -> Any:

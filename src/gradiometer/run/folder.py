@@ -25,13 +25,13 @@ from gradiometer.run.settings.watched import WatchedConfiguration
 from gradiometer.run.trust import SIGNATURE, names_code, signature
 from gradiometer.storage.disk import reason_of, replace_file, sync_folder, writing
 
+# Version of the layout of a run folder. It is raised if readers of the previous version cannot read
+# the new one.
 FORMAT = 1
-"""Version of the layout of a run folder. It is raised if readers of the previous version cannot
-read the new one."""
 
 MANIFEST = "run.toml"
+# The description of the problem of a run that `watch` has recorded in a user's own loop.
 WATCHED = "a loop of its own, watched"
-"""The description of the problem of a run that `watch` has recorded in a user's own loop."""
 
 _RESERVED = ("format", "name", "created", SIGNATURE)
 
@@ -116,7 +116,11 @@ class RunFolder:
                 "version does not read: keep that version in an environment of its own for them."
             )
         if written > FORMAT:
-            raise RunDamaged(_newer_sentence(folder))
+            by = f" by gradiometer {folder._writer}" if folder._writer else ""
+            raise RunDamaged(
+                f"`{folder.path}` was written in format {written}{by}, and gradiometer "
+                f"{__version__} reads formats up to {FORMAT}: install a newer gradiometer."
+            )
         return folder
 
     @property
@@ -222,7 +226,7 @@ class RunFolder:
             replace_file(self.manifest_path, (header + body).encode())
             sync_folder(self.path.parent)
         except OSError:
-            _remove_unfinished(self)
+            shutil.rmtree(self.path, ignore_errors=True)
             raise
 
 
@@ -291,21 +295,6 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-def _remove_unfinished(folder: RunFolder) -> None:
-    shutil.rmtree(folder.path, ignore_errors=True)
-
-
-def _newer_sentence(folder: RunFolder) -> str:
-    writer = folder._writer
-    written = (
-        f"in format {folder.manifest['format']}{f' by gradiometer {writer}' if writer else ''}"
-    )
-    return (
-        f"`{folder.path}` was written {written}, and gradiometer {__version__} reads formats up to "
-        f"{FORMAT}: install a newer gradiometer."
-    )
-
-
 def _not_a_run_sentence(path: Path) -> str:
     def runs_in(folder: Path) -> list[Path]:
         try:
@@ -340,6 +329,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def file_name(name: str) -> str:
-    """A name that can begin the name of a folder."""
-    return "-".join(re.findall(r"\w[\w.]*", name))[:60] or "loop"
+def file_name(name: str, default: str = "loop") -> str:
+    """A name that can begin the name of a folder on every system: mine:problem becomes
+    mine-problem."""
+    return "-".join(re.findall(r"\w[\w.]*", name))[:60] or default

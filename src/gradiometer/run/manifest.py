@@ -39,6 +39,8 @@ class _Gauge(msgspec.Struct):
     settings: str = "{}"
 
 
+# The types of what readers look into, apart from `configuration` and `format`, without which there
+# is no run.
 KINDS: dict[str, Any] = {
     "name": str,
     "created": str,
@@ -54,8 +56,6 @@ KINDS: dict[str, Any] = {
     "gauges": list[_Gauge],
     "problem": _Problem,
 }
-"""The types of what readers look into, apart from `configuration` and `format`, without which there
-is no run."""
 
 
 def read_manifest(path: Path) -> tuple[dict[str, Any], list[str]]:

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from gradiometer.errors import Unsupported, UserCodeFailed, of_user, ran_out_of_memory, summary
-from gradiometer.measurement.gauge import Gauge, Measurable
+from gradiometer.measurement.gauge import Gauge, Measurable, moments_of
 from gradiometer.measurement.reading import Moments
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
     from gradiometer.measurement.step import TrainingStep
 
+# Bytes of all parameters below which nothing is looked up: 64 MiB.
 SMALL = 2**26
-"""Bytes of all parameters below which nothing is looked up: 64 MiB."""
 
+# The limits of a container, on Linux.
 LIMITS = Path("/sys/fs/cgroup")
-"""The limits of a container, on Linux."""
 
 
 def measured(gauge: Gauge, step: Measurable) -> Moments | None:
@@ -41,7 +41,7 @@ def measured(gauge: Gauge, step: Measurable) -> Moments | None:
                     f"{device}; free some, or leave it out of `gauges`"
                 )
     try:
-        return gauge.measure(cast("TrainingStep", step))
+        return moments_of(gauge, cast("TrainingStep", step))
     except Exception as error:
         if not ran_out_of_memory(error):
             theirs = of_user(error)

@@ -8,6 +8,7 @@ from gradiometer.run.reader import Run
 from gradiometer.run.trust import check_trust
 
 AT_THE_END = "at the end of `with watch(…) as w:`, with the"
+# The lines that do the work of a command in the user's own program, for a watched run.
 IN_YOUR_PROGRAM = {
     "measure certificate": (
         f"Add the line `w.certify(train)` to it, {AT_THE_END} training examples."
@@ -32,7 +33,6 @@ IN_YOUR_PROGRAM = {
         "first step."
     ),
 }
-"""The lines that do the work of a command in the user's own program, for a watched run."""
 
 
 def configuration_of(run: Run, verb: str) -> Configuration:

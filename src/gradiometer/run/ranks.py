@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 
 import torch
 import torch.distributed as dist
@@ -14,12 +15,11 @@ from torch import Tensor
 
 from gradiometer.errors import Interrupted
 
+# How long a process waits for another: rank 0 alone trains the forks of `cool`, for up to the time
+# of several runs.
+#
+# A process that ends closes its connections, which the others notice at once.
 PATIENCE = timedelta(days=7)
-"""How long a process waits for another: rank 0 alone trains the forks of `cool`, for up to the time
-of several runs.
-
-A process that ends closes its connections, which the others notice at once.
-"""
 
 
 class RankLost(Interrupted):
@@ -45,7 +45,7 @@ class Ranks:
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())
 
-    @property
+    @cached_property
     def alone(self) -> bool:
         """True if there is no other process."""
         return self.count == 1

@@ -14,7 +14,7 @@ from gradiometer.errors import RunNotFound, StorageFailed
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER, Group, family_of
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.measurement.reading import Sampling, Series
-from gradiometer.run.configuration import OPTIMIZERS, Configuration
+from gradiometer.run.configuration import Configuration
 from gradiometer.run.events import events_of
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.readings import Readings
@@ -23,9 +23,9 @@ from gradiometer.storage.journal import being_written, read_journal
 
 Status = Literal["running", "finished", "interrupted", "diverged"]
 
+# Events of the process. They are kept if a run is resumed from an earlier step. The last one is the
+# run's status.
 HISTORY = ("started", "resumed", "interrupted", "diverged", "finished")
-"""Events of the process. They are kept if a run is resumed from an earlier step. The last one is
-the run's status."""
 
 _ENDS: dict[str, Status] = {
     "interrupted": "interrupted",
@@ -34,15 +34,15 @@ _ENDS: dict[str, Status] = {
 }
 
 
+# The `mode` of a run whose gradient norms were given as numbers, without a model.
 GIVEN = "given"
-"""The `mode` of a run whose gradient norms were given as numbers, without a model."""
 
 
+# Number of steps at which a schedule is read if no learning rate was recorded.
 POINTS = 200
-"""Number of steps at which a schedule is read if no learning rate was recorded."""
 
+# Commands that are not called like the method of `Watch` that does the same.
 _COMMANDS = {"certify": "measure certificate", "sharpness": "measure sharpness"}
-"""Commands that are not called like the method of `Watch` that does the same."""
 
 _Steps = Int[np.ndarray, " steps"]
 _Losses = Float[np.ndarray, " steps"]
@@ -73,8 +73,8 @@ class Run:
         self.folder = folder
         self.known_gauges = tuple(gauges)
         self._journal = Readings(folder.readings_path())
+        # Artifacts and forks that could not be used: their files, with reasons.
         self.unread: dict[str, str] = {}
-        """Artifacts and forks that could not be used: their files, with reasons."""
 
     @classmethod
     def open(cls, path: Path | str, gauges: Sequence[object] = ()) -> "Run":
@@ -202,17 +202,11 @@ class Run:
             return Hyperparameters(steps, groups, self.steps)
         longest = max(self._series.values(), key=len, default=None)
         c = self.configuration
-        name: str = self.manifest.get("problem", {}).get("optimizer", UNKNOWN_OPTIMIZER)
-        settings: dict[str, Any] = {"optimizer": name, "family": family_of([name])}
         if isinstance(c, Configuration):
-            name = OPTIMIZERS[c.optimizer]
-            settings = {
-                "optimizer": name,
-                "family": family_of([name]),
-                "momentum": c.momentum,
-                "nesterov": c.nesterov,
-            }
-            settings["weight_decay"] = c.weight_decay
+            group = c.group
+        else:
+            name: str = self.manifest.get("problem", {}).get("optimizer", UNKNOWN_OPTIMIZER)
+            group = Group(name, family_of([name]), 0.0)
         if longest is not None:
             steps, rates = longest.steps.tolist(), longest.learning_rate.tolist()
         elif isinstance(c, Configuration):
@@ -225,7 +219,7 @@ class Run:
             return None
         return Hyperparameters(
             tuple(steps),
-            tuple((Group(**settings, learning_rate=r),) for r in rates),
+            tuple((replace(group, learning_rate=rate),) for rate in rates),
             self.steps,
             longest is not None,
         )
@@ -260,6 +254,7 @@ class Run:
         )
         if last in _ENDS:
             return _ENDS[last]
+        # A killed process has let go of its lock.
         return "running" if being_written(self.folder.events_path) else "interrupted"
 
     @property

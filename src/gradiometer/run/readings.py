@@ -25,15 +25,15 @@ from gradiometer.run.columns import (
     StepNumber,
     columns_of,
     in_order,
-    merged,
+    merge,
     usable,
 )
 from gradiometer.storage.disk import open_to_read, reason_of
 from gradiometer.storage.journal import is_incomplete, restored, skipped_lines
 
+# Bytes read at a time. The decoded lines then fit into the processor's cache, which halves the
+# time.
 AT_ONCE = 1 << 20
-"""Bytes read at a time. The decoded lines then fit into the processor's cache, which halves the
-time."""
 
 
 class _LossesLine(
@@ -61,8 +61,8 @@ class _HyperparametersLine(msgspec.Struct, tag_field="kind", tag="hyperparameter
         read(msgspec.structs.asdict(self))
 
 
+# Signs with one number for every parameter tensor.
 BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "weights_at_start")
-"""Signs with one number for every parameter tensor."""
 
 _LISTS = (*BY_TENSOR, "evaluated_rows", "shared_rows", "rate_steps", "rates")
 
@@ -98,8 +98,8 @@ class _OverheadLine(msgspec.Struct, tag_field="kind", tag="overhead"):
     beyond_allowance: bool = False
 
 
+# The types of the lines.
 LINES = ReadingLine | _LossesLine | _ResumedLine | _OverheadLine | _HyperparametersLine | _SignsLine
-"""The types of the lines."""
 
 _decoder = msgspec.json.Decoder(LINES)
 
@@ -122,13 +122,13 @@ class Readings:
         self.overhead: dict[str, Any] = {}
         self._columns: dict[str, list[Columns]] = {}
         self._losses: list[tuple[np.ndarray, np.ndarray]] = []
+        # Steps and the groups of the optimizers at each.
         self.settings: list[tuple[int, tuple[Group, ...]]] = []
-        """Steps and the groups of the optimizers at each."""
+        # Steps and the numbers that triage needs of each.
         self.signs: list[tuple[int, dict[str, Any]]] = []
-        """Steps and the numbers that triage needs of each."""
         self._garbled: list[int] = []
+        # True if the last line of `_garbled` is the beginning of one.
         self._incomplete = False
-        """True if the last line of `_garbled` is the beginning of one."""
         self._torn = False
         self._lines = self._offset = 0
         self._file: tuple[int, int] | None = None
@@ -170,7 +170,7 @@ class Readings:
                     self._take(whole)
                     self._offset += len(whole) + 1
         self._torn = bool(rest.strip())
-        if self._torn and (record := _decoded(rest)) is not None:  # complete except for its newline
+        if self._torn and (record := _decode(rest)) is not None:  # complete except for its newline
             self._take_in([record])
             self._torn = False
             self._offset += len(rest)
@@ -187,7 +187,7 @@ class Readings:
             for number, text in enumerate(content.split(b"\n"), start=self._lines + 1):
                 if not text.strip():
                     continue
-                record = _decoded(text)
+                record = _decode(text)
                 if record is None:
                     self._garbled.append(number)
                     self._incomplete = is_incomplete(text)
@@ -231,7 +231,7 @@ class Readings:
     def _drop_from(self, step: int) -> None:
         """Drop what the previous process wrote from this step on."""
         for blocks in self._columns.values():
-            blocks[:] = [block.kept(block.steps < step) for block in blocks]
+            blocks[:] = [block.select(block.steps < step) for block in blocks]
         self._losses = [
             (steps[steps < step], losses[steps < step]) for steps, losses in self._losses
         ]
@@ -259,7 +259,7 @@ class Readings:
         warnings: list[str] = []
         for gauge, blocks in self._columns.items():
             # joined once, for the next call
-            blocks[:] = merged([block for block in blocks if len(block)])
+            blocks[:] = merge([block for block in blocks if len(block)])
             c, complaints = usable(gauge, blocks)
             warnings += complaints
             if c is not None:
@@ -282,7 +282,7 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _decoded(text: bytes) -> Any:
+def _decode(text: bytes) -> Any:
     """The record of a line, or None if it cannot be decoded."""
     try:
         return _decoder.decode(text)

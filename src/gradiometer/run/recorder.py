@@ -21,15 +21,14 @@ from gradiometer.storage.disk import interrupted_by_disk
 from gradiometer.storage.journal import JournalWriter
 
 LOSSES_A_LINE = 1000
-RECENT_READINGS = 1000
 SECONDS_BETWEEN_WRITES = 1.0
 FOLLOWED = 64
 
 Mode = Literal["apart", "shared", "given"]
 
+# By the name of a gauge: the moments over all processes, None if the step has none, or the reason
+# of a failure.
 Made = Mapping[str, Moments | str | None]
-"""By the name of a gauge: the moments over all processes, None if the step has none, or the reason
-of a failure."""
 
 
 class Recorder:
@@ -80,6 +79,7 @@ class Recorder:
         # there is no command that resumes a watched run
         then = "start a new `watch`" if folder.watched else ""
         self._readings = JournalWriter(folder.readings_path(), folder.path, then)
+        # Without it, an error here would keep the lock of the file before.
         try:
             self._events = JournalWriter(folder.events_path, folder.path, then)
         except BaseException:
@@ -89,15 +89,17 @@ class Recorder:
         self._losses: list[float] = []
         self._losses_from = self._next_loss = 0
         self._written = time.perf_counter()
-        self._recent = {gauge.name: deque[Reading](maxlen=RECENT_READINGS) for gauge in self.gauges}
+        # As many as a live panel needs. The file has all of them.
+        self._recent = {gauge.name: deque[Reading](maxlen=1000) for gauge in self.gauges}
         self._elsewhere = set(elsewhere)
+        self._added = 0
         self._followers = tuple(gauge for gauge in self.gauges if gauge.own_steps)
         cadenced = [
             gauge for gauge in self.gauges if not gauge.own_steps and gauge.name not in elsewhere
         ]
         self._promises = bool(cadenced)
+        # Takes the text of every warning too, before it is written; None to write only.
         self.tell: Callable[[str], object] | None = None
-        """Takes the text of every warning too, before it is written; None to write only."""
         self._memory = Peak()
         self._cadence = Cadence(cadenced, self.budget, every, self._share)
 
@@ -106,6 +108,7 @@ class Recorder:
         `next_look` may be left out, for at most `LOOK_SECONDS`."""
         if step < self._cadence.next_look and not self._cadence.is_late:
             return False
+        # Who follows the run sees its losses also where no step is measured.
         if not time.perf_counter() - self._written < SECONDS_BETWEEN_WRITES:
             self._write()
         return self._cadence.due(step)
@@ -178,6 +181,7 @@ class Recorder:
         """Record a reading that was made elsewhere."""
         self._record(reading)
         self._cadence.read(reading.step)
+        self._added += 1
 
     def take_back(self, names: Collection[str]) -> None:
         """Measure these gauges here from now on: no more readings of them are given to `add`."""
@@ -313,9 +317,9 @@ class Recorder:
         measured steps. `spent` splits `used` by name. `outside` names what has a budget of its own,
         `fixed` what is paid back later. `short_of` is the number of readings that the run should
         have by now, if the budget could not pay for them; else None. `beyond_allowance` is True if
-        its readings took more than the start-up allowance. `memory` is the most by which a measured
-        step raised
-        the peak memory, in bytes: of the accelerator, or else of the process.
+        its readings took more than the start-up allowance. `mode` is "products" if most readings
+        are of training's own gradients. `memory` is the most by which a measured step raised the
+        peak memory, in bytes: of the accelerator, or else of the process.
         """
         spent, training = self.budget.spent_on, self.budget.training
         budgeted = self._share is not None and self.every is None and self._promises
@@ -337,10 +341,10 @@ class Recorder:
 
     @property
     def _read_by(self) -> str:
-        """How readings were made: "products" if some of them are of training's own gradients."""
+        """How readings were made: "products" if most of them are of training's own gradients."""
         if self._share == 0 or not self.gauges:
             return "off"
-        return "products" if self._elsewhere else self.mode
+        return "products" if 2 * self._added > self._cadence.measured else self.mode
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""

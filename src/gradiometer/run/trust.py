@@ -21,8 +21,8 @@ from typing import Any
 
 from gradiometer.errors import BadArgument
 
+# The key of the signature in `run.toml`.
 SIGNATURE = "made_by"
-"""The key of the signature in `run.toml`."""
 
 _SIGNED = ("problem", "model", "data_dir", "gauges")
 _trusts: ContextVar[bool] = ContextVar("trusts", default=False)

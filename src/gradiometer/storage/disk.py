@@ -16,17 +16,13 @@ from gradiometer.errors import Interrupted, StorageFailed
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _FAILING = {errno.EIO, errno.EROFS, errno.EFBIG}
+# No more files can be opened, or memory has run out: no fault of the path.
 _SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-"""No more files can be opened, or memory has run out: no fault of the path."""
 
 
+# Flag for `os.open` that refuses a link in the place of a file. Windows has none, and lets few
+# users make links.
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-"""Flag for `os.open` that refuses a link in the place of a file. Windows has none, and lets few
-users make links."""
-
-MOST_LEVELS = 6
-"""Folders above a file that are looked at for the run it belongs to: a fork has files three levels
-deep."""
 
 
 def open_to_read(path: Path) -> BinaryIO:
@@ -72,10 +68,9 @@ def check_inside(path: Path) -> None:
         OSError: A folder between the run's folder and the path is a link.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 (`resolve` would follow the links)
+    # A fork of a run has files three levels deep; six folders are looked at.
     roots = [
-        place
-        for place in range(MOST_LEVELS)
-        if place < len(path.parents) and is_run(path.parents[place])
+        place for place in range(6) if place < len(path.parents) and is_run(path.parents[place])
     ]
     # The outermost one counts: a link may lead to a folder that looks like a run, too.
     for parent in path.parents[: max(roots, default=0)]:

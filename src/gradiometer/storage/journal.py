@@ -36,8 +36,8 @@ NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 _SIMPLE = frozenset({str, int, bool, type(None)})
 _BUFFER = 1 << 16
-_PATIENCE_SECONDS = 0.5
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class JournalWriter:
@@ -83,8 +83,10 @@ class JournalWriter:
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise StorageFailed(f"`{self.path}` cannot be written: not a regular file. Remove it.")
-        if status.st_size > 0 and not _ends_in_newline(self._descriptor, status.st_size):
-            self._buffer += b"\n"
+        if status.st_size > 0:
+            os.lseek(self._descriptor, -1, os.SEEK_END)
+            if os.read(self._descriptor, 1) != b"\n":
+                self._buffer += b"\n"
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0) | NO_LINK
@@ -167,13 +169,12 @@ class Line(NamedTuple):
 
 
 def read_journal(
-    path: Path, kind: Any = dict[str, Any], repeats: Callable[[Any], bool] | None = None
+    path: Path, repeats: Callable[[Any], bool] | None = None
 ) -> tuple[list[Line], list[str]]:
     """The readable lines of a journal in order, and warnings that name file and line of the others.
 
     Args:
         path: The file. A missing one has no lines.
-        kind: Type of a line, which msgspec checks.
         repeats: True for a record from which on a new process writes again what the one before did
             not finish. An incomplete line directly before it is lost without a loss, and gives no
             warning. Default: no record.
@@ -187,19 +188,18 @@ def read_journal(
         return [], []
     except OSError as error:
         raise RunDamaged(f"`{path}` cannot be read: {reason_of(error)}.") from error
-    decoder = msgspec.json.Decoder(kind)
     *whole, last = content.split(b"\n")
     lines: list[Line] = []
     garbled: list[int] = []
     for number, text in enumerate(whole, start=1):
-        _decode_into(lines, garbled, decoder, number, text)
+        _decode_into(lines, garbled, number, text)
     again = {line.number - 1 for line in lines if repeats and repeats(line.record)}
     garbled = [
         number for number in garbled if number not in again or not is_incomplete(whole[number - 1])
     ]
     torn: list[int] = []
     if last:
-        _decode_into(lines, torn, decoder, len(whole) + 1, last)
+        _decode_into(lines, torn, len(whole) + 1, last)
     return lines, skipped_lines(path.name, garbled, torn[0] if torn else None)
 
 
@@ -216,10 +216,9 @@ def being_written(path: Path) -> bool:
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks, where nobody can tell
-        return False
+    except OSError as error:
+        # Any other error is that of a file system without locks, where nobody can tell.
+        return isinstance(error, BlockingIOError)
     else:
         return False
     finally:
@@ -279,13 +278,11 @@ def is_incomplete(text: bytes) -> bool:
     return not text.rstrip().endswith(b"}")
 
 
-def _decode_into(
-    lines: list[Line], garbled: list[int], decoder: Any, number: int, text: bytes
-) -> None:
+def _decode_into(lines: list[Line], garbled: list[int], number: int, text: bytes) -> None:
     if not text.strip():
         return
     try:
-        lines.append(Line(number, restored(decoder.decode(text))))
+        lines.append(Line(number, restored(_decode(text))))
     except (msgspec.MsgspecError, ValueError, RecursionError):
         garbled.append(number)
 
@@ -325,7 +322,7 @@ def _lock(descriptor: int) -> bool:
     import fcntl  # noqa: PLC0415  (POSIX only)
 
     # a call of `being_written` locks it for a moment
-    patience = time.monotonic() + _PATIENCE_SECONDS
+    patience = time.monotonic() + 0.5
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -356,8 +353,3 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-def _ends_in_newline(descriptor: int, size: int) -> bool:
-    os.lseek(descriptor, size - 1, os.SEEK_SET)
-    return os.read(descriptor, 1) == b"\n"

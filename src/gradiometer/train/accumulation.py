@@ -68,8 +68,12 @@ class Accumulator:
             index: The step's number.
             where: Describes the place of a part of the batch, for messages.
         """
+        # Checkpoints keep the random states of rank 0 only: the others draw from a seed of the step.
         if not self._ranks.first:
-            self._set_own_seed(index)
+            seed = zlib.crc32(f"{self._seed}/{self._ranks.rank}/{index}".encode())
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002 (the global one is what models use)
         builder = SpreadBuilder(self._objective.layer_of)
         if measured and self._preconditioner is not None:
             with self._budget.spending(READINGS):
@@ -78,13 +82,13 @@ class Accumulator:
             self._share(batch), batch_size(batch), builder if measured else None, where
         )
         if not self._ranks.alone:
-            loss = self._added_up(loss)
+            loss = self._add_up(loss)
         for parameter, gradient in zip(self._objective.parameters, self._mean, strict=True):
             parameter.grad = gradient
         if not measured:
             return loss, None
         with self._budget.spending(READINGS):
-            return loss, self._joined(builder).finish(self._mean)
+            return loss, self._join(builder).finish(self._mean)
 
     def _accumulate(
         self,
@@ -131,7 +135,7 @@ class Accumulator:
         """Most micro-batches of one process."""
         return -(-self._accumulation // self._ranks.count)
 
-    def _added_up(self, loss: float) -> float:
+    def _add_up(self, loss: float) -> float:
         """Add up the gradients and losses of all processes in one exchange. Returns the loss."""
         parts = [part.reshape(-1) for part in self._mean]
         flat = torch.cat([*parts, parts[0].new_tensor([loss])])
@@ -141,7 +145,7 @@ class Accumulator:
             mean.copy_(total.view_as(mean))
         return float(loss_sum)
 
-    def _joined(self, builder: SpreadBuilder) -> SpreadBuilder:
+    def _join(self, builder: SpreadBuilder) -> SpreadBuilder:
         """The norms of the micro-batches of all processes."""
         if self._ranks.alone:
             return builder
@@ -162,12 +166,6 @@ class Accumulator:
         return SpreadBuilder(
             self._objective.layer_of, sizes, squared, builder.preconditioner, preconditioned
         )
-
-    def _set_own_seed(self, index: int) -> None:
-        seed = zlib.crc32(f"{self._seed}/{self._ranks.rank}/{index}".encode())
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 (the global one is what models use)
 
 
 class MicroBatches:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
-from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.optimizer.averaged import at_average, to_average
 from gradiometer.train.training import Training
 
@@ -27,11 +26,8 @@ def end_at_average(training: Training) -> None:
 
 def _refresh(training: Training) -> None:
     """Measure the statistics of BatchNorm again, where there are any."""
+    newest = range(max(training.step - REFRESHED, 0), max(training.step, 1))
+    batches = (training.data.batch(training.order.batch(step)) for step in newest)
     refresh_batch_norm(
-        training.model, _newest(training), training.problem.loss, seed=training.configuration.seed
+        training.model, batches, training.problem.loss, seed=training.configuration.seed
     )
-
-
-def _newest(training: Training) -> Iterator[Batch]:
-    for step in range(max(training.step - REFRESHED, 0), max(training.step, 1)):
-        yield training.data.batch(training.order.batch(step))

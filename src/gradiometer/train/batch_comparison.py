@@ -1,7 +1,7 @@
 """Compare other batch sizes with the present one: the noise scale from readings, step times from
 this machine."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,14 +31,11 @@ from gradiometer.train.brief import advance, started
 from gradiometer.train.training import Training
 from gradiometer.verdict.words.say import as_dict, say
 
+# Steps measured at the end of a brief training.
 MEASURED = 200
-"""Steps measured at the end of a brief training."""
 
-WINDOWS = 24
-"""Maximum number of windows of a run."""
-
+# Minimum number of readings in a window. With fewer, intervals are too wide to be useful.
 FEWEST = 40
-"""Minimum number of readings in a window. With fewer, intervals are too wide to be useful."""
 
 CAVEAT = (
     "The factors come from a model of SGD that assumes the best learning rate at the present "
@@ -131,34 +128,30 @@ def compare_for_run(
     if not 0 < level < 1:
         raise BadArgument(f"`level` must lie between 0 and 1, got {level}.")
     latest = gauge.estimate(series.at_newest(), level)
-    scales = (
-        [gauge.estimate(window, level)["noise_scale"] for window in _windows(series)]
-        if of == "run"
-        else []
-    )
+    scales = []
+    if of == "run":
+        # At most 24 windows with equal numbers of readings. The last one ends with the series.
+        count = max(min(24, len(series) // FEWEST), 1)
+        length = len(series) // count
+        for start in range(len(series) - count * length, len(series), length):
+            window = series[start : start + length]
+            scales.append(gauge.estimate(window, level)["noise_scale"])
     settings = run.hyperparameters
     if settings is None:
         raise BadArgument(f"`{path}` has no record of its learning rate.")
     timed = seconds if isinstance(run.configuration, Configuration) else None
     if seconds is not None:
         check_trust(run.manifest, run.path, "measure batch")
-    found = _compared(run.name, run.configuration, settings, latest, scales, timed)
-    preconditioned = run.series(PRECONDITIONED) if settings.family == "adaptive" else None
-    return (
-        found
-        if preconditioned is None
-        else replace(found, finding=_preconditioned(run, preconditioned, level))
+    found = _compare(run.name, run.configuration, settings, latest, scales, timed)
+    under_p = run.series(PRECONDITIONED) if settings.family == "adaptive" else None
+    if under_p is None:
+        return found
+    # Under an adaptive optimizer the noise scale under P predicts the batch better.
+    preconditioned = next(
+        each for each in recorded_gauges(run)[0] if isinstance(each, PreconditionedNoise)
     )
-
-
-def _preconditioned(run: Run, series: Series, level: float) -> Finding:
-    """The finding of the noise scale under P, which predicts the batch better under an adaptive
-    optimizer."""
-    gauge = next(
-        gauge for gauge in recorded_gauges(run)[0] if isinstance(gauge, PreconditionedNoise)
-    )
-    estimates = gauge.estimate(series.at_newest(), level)
-    return gauge.judge(estimates, RunFacts(run.hyperparameters))
+    estimates = preconditioned.estimate(under_p.at_newest(), level)
+    return replace(found, finding=preconditioned.judge(estimates, RunFacts(run.hyperparameters)))
 
 
 def noise_scale_at(run: Run, step: int) -> Estimate | None:
@@ -181,14 +174,6 @@ def noise_scale_at(run: Run, step: int) -> Estimate | None:
     return None
 
 
-def _windows(series: Series) -> Iterator[Series]:
-    """Consecutive windows with equal numbers of readings. The last one ends with the series."""
-    count = max(min(WINDOWS, len(series) // FEWEST), 1)
-    length = len(series) // count
-    for start in range(len(series) - count * length, len(series), length):
-        yield series[start : start + length]
-
-
 def compare_for_problem(
     configuration: Configuration, *, steps: int = 600, seconds: float | None = 10.0
 ) -> BatchComparison:
@@ -206,12 +191,12 @@ def compare_for_problem(
         Series.of(readings, training.sampling, training.objective.layers), configuration.level
     )
     subject = f"{training.problem.name} ({training.problem.model_name}) after {steps:,} steps"
-    return _compared(
+    return _compare(
         subject, configuration, hyperparameters_of(configuration, steps), latest, [], seconds
     )
 
 
-def _compared(
+def _compare(
     subject: str,
     configuration: Configuration | WatchedConfiguration,
     settings: Hyperparameters,
@@ -219,25 +204,31 @@ def _compared(
     scales: list[Estimate],
     seconds: float | None,
 ) -> BatchComparison:
-    present, scales, gauge = (
-        configuration.batch_size,
-        scales or [latest["noise_scale"]],
-        GradientNoise(),
-    )
-    sizes, times, schedule = batch_sizes(present), None, None
+    present = configuration.batch_size
+    sizes = batch_sizes(present)
+    times: StepTimes | None = None
+    schedule: str | None = None
     if isinstance(configuration, Configuration):
         schedule = configuration.schedule
         if seconds is not None:
             torch.set_num_threads(configuration.threads)
             training = started(configuration)
             sizes = batch_sizes(present, len(training.data))
-            times = _timed(training, sizes, seconds)
+            times = _time_steps(training, sizes, seconds)
     facts = RunFacts(settings, schedule)
-    finding = judge_batch_size(gauge.name, latest["batch_size"], latest["noise_scale"], run=facts)
-    rate, relative, table = max(settings.peaks), times.relative if times else None, None
+    finding = judge_batch_size(
+        GradientNoise.name, latest["batch_size"], latest["noise_scale"], run=facts
+    )
+    scales = scales or [latest["noise_scale"]]
+    rate = max(settings.peaks)
+    table: BatchTable | None = None
     if settings.family == "sgd":
         table = BatchTable.of(
-            scales, sizes, present=present, learning_rate=rate, relative_times=relative
+            scales,
+            sizes,
+            present=present,
+            learning_rate=rate,
+            relative_times=times.relative if times else None,
         )
     brackets = (
         rate_brackets("adaptive", rate, present, sizes) if settings.family == "adaptive" else ()
@@ -245,7 +236,7 @@ def _compared(
     return BatchComparison(subject, present, settings, scales, finding, table, brackets, times)
 
 
-def _timed(training: Training, sizes: Sequence[int], seconds: float) -> StepTimes:
+def _time_steps(training: Training, sizes: Sequence[int], seconds: float) -> StepTimes:
     """Time steps on random examples, from making the batch to the update; η is 0, so
     nothing moves."""
     configuration = training.configuration

@@ -2,7 +2,7 @@
 later."""
 
 from gradiometer.errors import Diverged
-from gradiometer.measurement.batch import Batch, batch_size
+from gradiometer.measurement.batch import batch_size
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.reading import Reading
 from gradiometer.measurement.step import TrainingStep
@@ -41,35 +41,31 @@ def advance(
     """
     readings = []
     for left in range(steps, 0, -1):
-        batch, measured = training.batch(), gauge is not None and left <= last
+        batch = training.batch()
+        measured = gauge is not None and left <= last
         loss = training.backward(batch, measured)
         if (reason := training.divergence(loss)) is not None:
             raise Diverged(
                 f"training diverged at step {training.step:,} with learning rate "
                 f"{training.configuration.rate:g}: {reason}; try a smaller --lr"
             )
-        if gauge is not None and measured:
-            readings += _reading(training, batch, gauge)
+        # A batch of one example has no spread.
+        if gauge is not None and measured and batch_size(batch) >= 2:
+            step = TrainingStep(
+                training.objective,
+                batch,
+                index=training.step,
+                learning_rate=training.learning_rate,
+                sampling=training.sampling,
+                gradient=[parameter.grad for parameter in training.parameters],
+                spread=training.spread,
+                preconditioner=training.preconditioner,
+                seed=training.configuration.seed,
+            )
+            moments = gauge.measure(step)
+            if moments is not None:
+                readings.append(
+                    Reading(gauge.name, step.index, step.batch_size, step.learning_rate, moments)
+                )
         training.update()
     return readings
-
-
-def _reading(training: Training, batch: Batch, gauge: Gauge) -> list[Reading]:
-    """The reading of a gauge between backward and update; none of a batch of a single example."""
-    if batch_size(batch) < 2:
-        return []
-    step = TrainingStep(
-        training.objective,
-        batch,
-        index=training.step,
-        learning_rate=training.learning_rate,
-        sampling=training.sampling,
-        gradient=[parameter.grad for parameter in training.parameters],
-        spread=training.spread,
-        preconditioner=training.preconditioner,
-        seed=training.configuration.seed,
-    )
-    moments = gauge.measure(step)
-    if moments is None:
-        return []
-    return [Reading(gauge.name, step.index, step.batch_size, step.learning_rate, moments)]

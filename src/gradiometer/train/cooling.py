@@ -28,37 +28,36 @@ from gradiometer.measurement.objective import Objective
 from gradiometer.problems.examples import Examples
 from gradiometer.randomness import untouched_randomness
 
+# Most training examples on which the points of a run are compared.
 PROBE = 2048
-"""Most training examples on which the points of a run are compared."""
 
 FEWEST = 64
 
+# Number of equal parts that these examples are run in.
 PARTS = 8
-"""Number of equal parts that these examples are run in."""
 
+# Most examples that are run at once.
 AT_ONCE = 256
-"""Most examples that are run at once."""
 
+# The looks of a test begin when its steps are a sixty-fourth of those that it has, but not before
+# the sixteenth.
 OCTAVES = 6
-"""The looks of a test begin when its steps are a sixty-fourth of those that it has, but not before
-the sixteenth."""
 
+# Names of the attributes that a checkpoint keeps as values.
 NAMES = ("spent", "asked", "begins", "since", "needed", "rate", "newest", "cut")
-"""Names of the attributes that a checkpoint keeps as values."""
 
+# Part of what measuring may use that is for the looks.
 SHARE = 0.5
-"""Part of what measuring may use that is for the looks."""
 
+# Of the early fork: the share of the steps before it, the length of its branches as a share of the
+# steps, how long one of them keeps the rate, and its replicates.
 EARLY, EARLY_HORIZON, EARLY_HOLD, EARLY_REPLICATES = 0.1, 0.16, 0.8, 3
-"""Of the early fork: the share of the steps before it, the length of its branches as a share of the
-steps, how long one of them keeps the rate, and its replicates."""
 
+# Shares of the steps at which the rate goes to zero unless a fork shows that keeping it ends lower.
 MARKS = (1 - FINISH, 0.95)
-"""Shares of the steps at which the rate goes to zero unless a fork shows that keeping it ends
-lower."""
 
+# Replicates of each of the two branches of every other fork.
 REPLICATES = 2
-"""Replicates of each of the two branches of every other fork."""
 
 
 class TrainProbe:
@@ -205,17 +204,17 @@ class Cooling:
         self.level = level
         self.early = max(int(EARLY * steps), 1)
         self.marks = sorted({math.ceil(share * steps) for share in MARKS} - {steps}) if acts else []
+        # Steps before the test began: the rate has not changed since.
         self.since = 0
-        """Steps before the test began: the rate has not changed since."""
         self.test = self._new_test()
+        # The number of the next update that is not passed over.
         self.needed = 0
-        """The number of the next update that is not passed over."""
+        # Cost of the forks so far, in units of the whole training.
         self.spent = 0.0
-        """Cost of the forks so far, in units of the whole training."""
+        # Step of the latest decision.
         self.asked: int | None = None
-        """Step of the latest decision."""
+        # Step from which the rate goes to zero; the last one if it stays. None: not decided.
         self.begins: int | None = None
-        """Step from which the rate goes to zero; the last one if it stays. None: not decided."""
         self.rate: float | None = None
         self.newest: dict[str, Any] | None = None
         self.cut: dict[str, Any] | None = None
@@ -301,7 +300,7 @@ class Cooling:
         if self.begins is not None:
             return []
         if learning_rate != self.rate:
-            self._changed(learning_rate, step)
+            self._restart(learning_rate, step)
         if self.test is None:
             return []
         stopped = bool(
@@ -311,8 +310,8 @@ class Cooling:
         look, self.test.look = self.test.look, None
         if look is None:
             return []
-        self.newest = {"step": step, "stopped": stopped, **self._described(look, learning_rate)}
-        return [*self._scored(look, step), {"event": "stationarity", **self.newest}]
+        self.newest = {"step": step, "stopped": stopped, **self._describe(look, learning_rate)}
+        return [*self._score(look, step), {"event": "stationarity", **self.newest}]
 
     def _new_test(self) -> Extrapolation | None:
         """A test of the rest of the run."""
@@ -320,7 +319,7 @@ class Cooling:
             return None
         return Extrapolation(self.probe, first=max((self.steps - self.since) >> OCTAVES, 16))
 
-    def _changed(self, learning_rate: float, step: int) -> None:
+    def _restart(self, learning_rate: float, step: int) -> None:
         """The rate has changed: restart the test. A cut by half or more, by anyone, waits to be
         scored."""
         kept = self.newest
@@ -345,7 +344,7 @@ class Cooling:
         self.test = self._new_test()
         self.needed = self.steps + 1
 
-    def _described(self, look: Look, learning_rate: float) -> dict[str, Any]:
+    def _describe(self, look: Look, learning_rate: float) -> dict[str, Any]:
         """A look as numbers, with the forecast for a cut to a tenth."""
         gain = gain_of_averaging(look.iterates[0].cpu().numpy(), look.averaged.item(), self.level)
         fell = look.fell.item()
@@ -360,7 +359,7 @@ class Cooling:
             ).to_dict(),
         }
 
-    def _scored(self, look: Look, step: int) -> list[dict[str, Any]]:
+    def _score(self, look: Look, step: int) -> list[dict[str, Any]]:
         """The gain of a cut, once half as many steps have passed as its forecast looked back on."""
         if self.cut is None or look.step < self.cut["steps"] // 2:
             return []

@@ -11,8 +11,8 @@ from gradiometer.train.restoring.state import restore
 from gradiometer.train.stopping import asked_to_stop
 from gradiometer.train.training import Training
 
+# The commands that rank 0 sends.
 END, STEP, GO_ON, COOL = range(4)
-"""The commands that rank 0 sends."""
 
 
 def follow(training: Training) -> Run:
@@ -50,5 +50,6 @@ def lead(ranks: Ranks, folder: RunFolder) -> None:
 
 def dismiss(ranks: Ranks) -> None:
     """End the other processes, after the last step or after an error here."""
+    # After an error there may be nobody left to tell.
     with suppress(RankLost):
         ranks.told(END, False)

@@ -27,7 +27,7 @@ from gradiometer.run.folder import RunFolder, versions
 from gradiometer.run.problem import configuration_of, problem_of
 from gradiometer.run.ranks import RankLost, together
 from gradiometer.run.reader import Run
-from gradiometer.run.recorder import Mode, Recorder
+from gradiometer.run.recorder import Recorder
 from gradiometer.train.averaged import end_at_average, evaluated
 from gradiometer.train.follow import STEP, dismiss, follow, lead
 from gradiometer.train.policies.chosen import policies_of
@@ -36,7 +36,7 @@ from gradiometer.train.preparation import name_of_run
 from gradiometer.train.restoring.replay import check_repeatable
 from gradiometer.train.restoring.state import capture, fitting, restore
 from gradiometer.train.snapshots import collector_of
-from gradiometer.train.stopping import asked_to_stop, way_out
+from gradiometer.train.stopping import asked_to_stop
 from gradiometer.train.training import Training
 from gradiometer.train.watched import watch_of
 
@@ -156,20 +156,19 @@ class Trainer:
         self.training = training
         self.folder = folder
         self.watcher = watcher
-        mode: Mode = "shared" if training.shared else "apart"
         self.watch = watch_of(training, self._tell)
         self.recorder = Recorder(
             folder,
             training.gauges,
             budget=budget,
             every=configuration.every,
-            mode=mode,
+            mode=training.mode,
             elsewhere=self.watch.read_elsewhere,
         )
+        # The losses of the steps before a resume.
         self.losses: list[float] = []
-        """The losses of the steps before a resume."""
+        # True if the run has the facts of triage from before a resume.
         self.has_facts = False
-        """True if the run has the facts of triage from before a resume."""
         self.collector = collector_of(training, folder)
         self.policies = policies_of(training)
         self.saved_at = time.monotonic()
@@ -223,6 +222,7 @@ class Trainer:
         if self.training.step == 0:
             self.recorder.event("started", 0)
         self.watch.begin(self.recorder, self.training.step, self.losses, has_facts=self.has_facts)
+        # The other processes start from it, and a run that is killed soon can be resumed.
         if self.training.step == 0:
             self._checkpoint()
         if self.watcher:
@@ -269,11 +269,13 @@ class Trainer:
     def _step(self) -> None:
         training, watch = self.training, self.watch
         batch = training.batch()
+        # The other processes make their share of this step, and of its measurement.
         training.ranks.told(STEP, watch.measuring)
         loss = training.backward(batch, watch.measuring)
         reason = training.divergence(loss)
         if reason is not None:
             self._diverged(reason)
+        # Late in a run settings are seldom read, and the rate that it ends with belongs on record.
         if training.step == training.steps - 1:
             watch.note_settings()
         watch.step(loss, batch)
@@ -330,6 +332,7 @@ class Trainer:
 
     def _finish(self) -> None:
         end_at_average(self.training)
+        # Before the checkpoint: a run that is killed in between is examined when it is resumed.
         self._examine_endpoint()
         self._checkpoint()
         self.recorder.event("finished", self.training.step)
@@ -364,11 +367,16 @@ class Trainer:
         )
         checkpoint, _ = load_latest(self.folder)
         kept = f"step {checkpoint.step:,}" if checkpoint else "the start"
+        advice = "try a smaller --lr"
+        if training.step == 0:
+            # No rate has acted yet.
+            advice = "look at the examples and at how the model starts"
+        elif reason.endswith("nan"):
+            # The cause of a NaN is as often in the examples as in the rate.
+            advice += ", or look for an example that is not finite"
         raise Diverged(
             f"training diverged at step {training.step:,} with learning rate "
             f"{training.learning_rate:g}: {reason}; the update was not applied, and the last good "
-            f"state ({kept}) is kept in {self.folder.path}; "
-            + way_out(training.step, reason)
-            + f"; the cause: gradiometer fork {shlex.quote(str(self.folder.path))} --spike "
-            f"{training.step}"
+            f"state ({kept}) is kept in {self.folder.path}; {advice}; the cause: gradiometer fork "
+            f"{shlex.quote(str(self.folder.path))} --spike {training.step}"
         )

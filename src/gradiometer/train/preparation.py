@@ -2,7 +2,6 @@
 random seeds."""
 
 import random
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,15 +12,16 @@ from torch.optim import SGD, AdamW, Optimizer
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.optimizer.averaged import schedule_free
 from gradiometer.measurement.optimizer.clipping import Clipping
+from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 from gradiometer.run.configuration import Configuration
+from gradiometer.run.folder import file_name
 from gradiometer.run.ranks import Ranks
 
 
 def name_of_run(problem: Problem) -> str:
     """Problem and model as a file name for every system: mine:problem becomes mine-problem."""
-    words = re.findall(r"\w[\w.]*", f"{problem.name}-{problem.model_name}")
-    return "-".join(words)[:60] or "run"
+    return file_name(f"{problem.name}-{problem.model_name}", "run")
 
 
 def new_optimizer(configuration: Configuration, parameters: Sequence[Tensor]) -> Optimizer:
@@ -45,17 +45,24 @@ def new_optimizer(configuration: Configuration, parameters: Sequence[Tensor]) ->
     return optimizer
 
 
-def update(optimizer: Optimizer, step: int) -> None:
-    """Φ ← Φ − η ĝ, if the parameters' type can hold η."""
-    try:
-        optimizer.step()
-    except RuntimeError as error:
-        if "without overflow" not in str(error):
-            raise
+def hold_out(examples: Examples, configuration: Configuration) -> tuple[Examples, Examples | None]:
+    """The examples that are trained on, and those that the configuration holds out, if any.
+
+    Raises:
+        BadArgument: None would be left of one of the two.
+    """
+    if not configuration.held_out:
+        return examples, None
+    count = round(configuration.held_out * len(examples))
+    if not 0 < count < len(examples):
         raise BadArgument(
-            f"`learning_rate` is {optimizer.param_groups[0]['lr']:.3g} at step {step:,}, which the "
-            "type of the parameters cannot hold: give a smaller one."
-        ) from error
+            f"`held_out` {configuration.held_out:g} leaves {len(examples) - count:,} of "
+            f"{len(examples):,} training examples, and holds out {count:,}: both must be above 0."
+        )
+    order = torch.randperm(
+        len(examples), generator=torch.Generator().manual_seed(configuration.seed)
+    )
+    return examples.part(order[count:].sort().values), examples.part(order[:count])
 
 
 def seed_everything(seed: int) -> None:

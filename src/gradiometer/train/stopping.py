@@ -33,12 +33,3 @@ def asked_to_stop() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def way_out(step: int, reason: str) -> str:
-    """Advice after a divergence. If the first loss is NaN, the cause is as often in the examples as
-    in the rate."""
-    if not step:
-        return "look at the examples and at how the model starts"
-    examples = ", or look for an example that is not finite" if reason.endswith("nan") else ""
-    return f"try a smaller --lr{examples}"

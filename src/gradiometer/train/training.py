@@ -12,7 +12,7 @@ from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.trajectory.endpoint import Endpoint, endpoint_of
 from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of, kind_of
-from gradiometer.drift.edge import edge_warning
+from gradiometer.drift.curvature import edge_warning
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.snapshots import checked_cycle
@@ -24,27 +24,19 @@ from gradiometer.measurement.motion import Origin
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.measurement.reading import Draw, Sampling, Series, Spread
-from gradiometer.problems.model import new_model
-from gradiometer.problems.problem import Problem
+from gradiometer.problems.problem import Problem, new_model
 from gradiometer.problems.user_code import user_code
-from gradiometer.run.budget import COOLING, Budget
-from gradiometer.run.cadence.clock import clock_for
+from gradiometer.run.budget import COOLING, Budget, clock_for
 from gradiometer.run.configuration import MOST_STEPS, Configuration
 from gradiometer.run.ranks import Ranks
+from gradiometer.run.recorder import Mode
 from gradiometer.run.settings.planned import check_rates, planned
 from gradiometer.train.accumulation import Accumulator
 from gradiometer.train.cooling import Cooling
-from gradiometer.train.preparation import device_of, new_optimizer, seed_everything, update
+from gradiometer.train.preparation import device_of, hold_out, new_optimizer, seed_everything
 
+# A loss this many times that of the first step is called diverged.
 EXPLODED = 1e4
-"""A loss this many times that of the first step is called diverged."""
-
-EDGE_EXAMPLES = 256
-"""Examples on which the learning rate is compared with the edge of stability before the first step,
-and on which the endpoint is examined after the last."""
-
-EVALUATIONS = 20
-"""Most evaluations of a run, evenly spaced at ends of epochs."""
 
 
 class Training:
@@ -76,7 +68,7 @@ class Training:
         self.model = new_model(problem).to(self.device)
         self.objective = Objective(self.model, problem.loss)
         self.parameters = self.objective.parameters
-        self.data = problem.train.to(self.device)
+        self.data = hold_out(problem.train, configuration)[0].to(self.device)
         self.order = Order(
             Draw(configuration.sampling),
             len(self.data),
@@ -121,9 +113,9 @@ class Training:
                 "one out."
             )
         self.origin = Origin() if backward else None
+        # The spread of the micro-batches of the step at hand, if gradients are accumulated and it
+        # is measured.
         self.spread: Spread | None = None
-        """The spread of the micro-batches of the step at hand, if gradients are accumulated and it
-        is measured."""
         self.step = 0
         self.first_loss = math.nan
 
@@ -143,25 +135,14 @@ class Training:
         return Sampling(self.order.draw, self.order.examples)
 
     @property
-    def measured_sampling(self) -> Sampling:
-        """The way measured examples are drawn: independently if they are of a probe."""
-        return (
-            Sampling(Draw.REPLACEMENT, len(self.data))
-            if self.configuration.probe
-            else self.sampling
-        )
-
-    @property
     def shared(self) -> bool:
         """True if ĝ is the mean of several gradients, made one after another or on several
         processes."""
         return self.configuration.accumulation > 1 or not self.ranks.alone
 
     @property
-    def mode(self) -> str:
-        """The source of the spread: "shared" (training's own micro-batches), "apart" or "off"."""
-        if not self.configuration.budget:
-            return "off"
+    def mode(self) -> Mode:
+        """The source of the spread: training's own micro-batches, or gradients apart from it."""
         return "shared" if self.shared else "apart"
 
     def batch(self) -> Batch:
@@ -187,8 +168,9 @@ class Training:
             )
 
     def _few(self) -> Batch:
-        """A few hundred examples, always the same."""
-        count = min(EDGE_EXAMPLES, len(self.data))
+        """256 examples, always the same: for the check of the edge before the first step, and of the
+        endpoint after the last."""
+        count = min(256, len(self.data))
         generator = torch.Generator().manual_seed(self.configuration.seed)
         return self.data.batch(torch.randperm(len(self.data), generator=generator)[:count])
 
@@ -210,6 +192,7 @@ class Training:
         """Put ĝ into `.grad`, and return the loss. `measured` asks for the spread of accumulated
         micro-batches."""
         self.spread = None
+        # One example cannot be shared out: it has no parts to accumulate.
         if self._accumulator is not None and not (self.ranks.alone and batch_size(batch) == 1):
             loss, self.spread = self._accumulator(
                 batch, measured, self.step, partial(_where, self.step)
@@ -234,6 +217,7 @@ class Training:
                 "the first step"
             )
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        # The sum of the norms is finite only if all are, and an accelerator is waited for once.
         if not math.isfinite(torch.stack(torch._foreach_norm(gradients)).sum().item()):
             return f"the gradient is not finite (the loss is {loss:.3g})"
         return None
@@ -242,7 +226,15 @@ class Training:
         """Φ ← Φ − η ĝ, with momentum and weight decay if configured. Returns the events of the
         cooling."""
         learning_rate = self.learning_rate
-        update(self.optimizer, self.step)
+        try:
+            self.optimizer.step()
+        except RuntimeError as error:
+            if "without overflow" not in str(error):
+                raise
+            raise BadArgument(
+                f"`learning_rate` is {learning_rate:.3g} at step {self.step:,}, which the type of "
+                "the parameters cannot hold: give a smaller one."
+            ) from error
         self.scheduler.step()
         self.step += 1
         self._cool()
@@ -283,17 +275,22 @@ class Training:
     def evaluation_due(self) -> bool:
         """True if the last step ended the run, or an epoch that is followed by an evaluation."""
         epochs, left = divmod(self.step, self.order.steps_per_epoch)
-        every = -(-self.steps // (EVALUATIONS * self.order.steps_per_epoch))
+        # At most 20 evaluations in a run, evenly spaced.
+        every = -(-self.steps // (20 * self.order.steps_per_epoch))
         return self.step == self.steps or (left == 0 and epochs % every == 0)
 
     def facts(self) -> dict[str, Any]:
         """What the run folder records of this training besides its configuration."""
+        probe = {}
+        if self.configuration.probe:
+            # The examples of a probe are drawn independently.
+            probe["probe"] = Sampling(Draw.REPLACEMENT, len(self.data)).to_dict()
         return {
             "seeds": {"seed": self.configuration.seed},
             "sampling": self.sampling.to_dict(),
-            **({"probe": self.measured_sampling.to_dict()} if self.configuration.probe else {}),
+            **probe,
             "layers": list(self.objective.layers),
-            "mode": self.mode,
+            "mode": self.mode if self.configuration.budget else "off",
             "ranks": self.ranks.count,
             "steps": self.steps,
             "problem": {

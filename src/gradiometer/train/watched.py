@@ -8,7 +8,6 @@ from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.watch.data import Batches, Probe
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.integrations.watch.watching import Watch
-from gradiometer.measurement.reading import Spread
 from gradiometer.run.ranks import Ranks
 from gradiometer.train.training import Training
 
@@ -29,7 +28,7 @@ def watch_of(training: Training, tell: Callable[[str], object]) -> Watch:
             budget=training.budget,
             ranks=Ranks(),
             tell=tell,
-            spread=_spread_of(training) if training.shared else None,
+            spread=(lambda: training.spread) if training.shared else None,
             origin=training.origin,
             is_own=True,
         ),
@@ -52,8 +51,3 @@ def watch_of(training: Training, tell: Callable[[str], object]) -> Watch:
         to=(),
         announcements=Announcements(page=False, quiet=True),
     )
-
-
-def _spread_of(training: Training) -> Callable[[], Spread | None]:
-    """A function that returns the spread of the micro-batches of the step at hand."""
-    return lambda: training.spread

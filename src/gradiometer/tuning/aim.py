@@ -1,5 +1,5 @@
-"""The aim of a choice between batch sizes: fewest examples, or least time by measured
-step times."""
+"""What a tuning chooses by: the training loss, the loss on held-out examples, or, between batch
+sizes, the loss after the same time by measured step times."""
 
 import json
 import time
@@ -20,12 +20,13 @@ from gradiometer.measurement.batch import mapped
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.loss import Loss
 from gradiometer.randomness import untouched_randomness
-from gradiometer.run.cadence.clock import clock_for
+from gradiometer.run.budget import clock_for
 from gradiometer.storage.disk import read_file, replace_file, writing
 from gradiometer.tuning.optimizers import Made
 
-Aim = Literal["examples", "time"]
-"""What is the same for all batch sizes: the number of examples, or the time."""
+# The training loss or that on held-out examples, after the same number of examples for all batch
+# sizes; or the training loss after the same time.
+Aim = Literal["loss", "test", "time"]
 
 FILE = "step_times.json"
 
@@ -36,7 +37,7 @@ class Paces:
 
     Args:
         updates: Updates by batch size, 1 for the first.
-        times: The measured step times; None if the aim is examples.
+        times: The measured step times; None unless the aim is time.
     """
 
     updates: Mapping[int, float]
@@ -51,18 +52,25 @@ class Paces:
         return rounds * sum(1 / pace for pace in self.updates.values())
 
 
-def check_aim(aim: Any, sizes: Sequence[int]) -> None:
-    """Raise unless the aim is known, and there is one if and only if there are several
-    batch sizes."""
-    known = " or ".join(map(repr, get_args(Aim)))
-    if aim is not None and aim not in get_args(Aim):
+def check_aim(aim: Any, sizes: int, held_out: Any) -> None:
+    """Raise unless the aim is known and fits the batch sizes and the held-out examples."""
+    *others, last = map(repr, get_args(Aim))
+    known = f"{', '.join(others)} or {last}"
+    if aim is not None and not (isinstance(aim, str) and aim in get_args(Aim)):
         raise BadArgument(f"`aim` must be {known}, got {aim!r}.")
-    if len(sizes) > 1 and aim is None:
+    if (aim == "test") != (held_out is not None):
+        raise BadArgument(
+            "`held_out` and aim='test' go together: give the examples, which training does not "
+            "use, by whose loss lanes are judged."
+        )
+    if sizes > 1 and aim is None:
         raise BadArgument(
             f"`aim` must be {known} for several batch sizes: they end at other losses for each."
         )
-    if len(sizes) == 1 and aim is not None:
-        raise BadArgument("`aim` chooses between batch sizes: give several, such as 32,64,128.")
+    if sizes == 1 and aim == "time":
+        raise BadArgument(
+            "`aim` time chooses between batch sizes: give several, such as 32,64,128."
+        )
 
 
 def paces_for(
@@ -91,9 +99,9 @@ def paces_for(
     if aim != "time":
         return Paces({size: sizes[0] / size for size in sizes})
     what = _what(model, made)
-    times = _kept(out, sizes, what)
+    times = _read_times(out, sizes, what)
     if times is None:
-        times = _measured(model, made, data, loss=loss, seed=seed)
+        times = _measure(model, made, data, loss=loss, seed=seed)
         if out is not None:
             with writing(out):
                 out.mkdir(parents=True, exist_ok=True)
@@ -108,7 +116,7 @@ def _what(model: nn.Module, made: Made) -> list[Any]:
     return [parameters, made.words, torch.get_num_threads()]
 
 
-def _measured(
+def _measure(
     model: nn.Module, made: Made, data: Mapping[int, Data], *, loss: Loss, seed: int
 ) -> StepTimes:
     """Time steps of a copy, in turn. On one thread of the CPU, other processes do not count."""
@@ -138,7 +146,7 @@ def times_to_dict(times: StepTimes) -> dict[str, Any]:
     }
 
 
-def _kept(out: Path | None, sizes: Sequence[int], what: list[Any]) -> StepTimes | None:
+def _read_times(out: Path | None, sizes: Sequence[int], what: list[Any]) -> StepTimes | None:
     """The times that were measured before, unless they are of something else or cannot be read."""
     if out is None or not (out / FILE).exists():
         return None

@@ -13,13 +13,17 @@ from gradiometer.loop.branch import Branch, BranchResult, Tail
 from gradiometer.loop.changes.alternative import GoOn
 from gradiometer.loop.engine import train_branch
 from gradiometer.loop.loop import Loop
+from gradiometer.loop.readout import Readout
 from gradiometer.loop.stream import Stream
 from gradiometer.measurement.optimizer.averaged import averages_itself
 from gradiometer.measurement.untouched import Surroundings
+from gradiometer.problems.examples import Examples
 from gradiometer.randomness import untouched_randomness
 from gradiometer.tuning.optimizers import Made
 
+# What lanes are compared by, and what if examples are held out.
 READOUT = "train_loss"
+HELD_OUT_READOUT = "test_loss"
 
 
 class MeanLoss:
@@ -126,6 +130,7 @@ class LoopLane:
                     loop.update(*stream.take().pieces)
                     if mean is not None:
                         mean.take(loop.model, loop.index)
+            # A loss may refuse NaN, which is a rate that is too high and no fault of the loss.
             except UserCodeFailed:
                 if self._is_finite:
                     raise
@@ -156,7 +161,14 @@ def tail_of(made: Made) -> Tail:
     return "none" if made.is_schedule_free else "linear"
 
 
-def judge(lane: Lane, cooled: float, examples: int) -> tuple[BranchResult, Lane]:
+def readout_of(end: BranchResult, name: str) -> Readout:
+    """The loss of a lane; inf if it diverged."""
+    return Readout(math.inf) if end.diverged is not None else end.readouts[name]
+
+
+def judge(
+    lane: Lane, cooled: float, examples: int, held_out: Examples | None
+) -> tuple[BranchResult, Lane]:
     """Train a lane to its last stop, and read out its loss.
 
     Args:
@@ -165,6 +177,7 @@ def judge(lane: Lane, cooled: float, examples: int) -> tuple[BranchResult, Lane]
             which is read out; 0 to read out the mean of the parameters over the last quarter of the
             lane.
         examples: Number of training examples on which the loss is read out, the same for all lanes.
+        held_out: Examples that are read out as well; None for none.
     """
     name, stop = GoOn().name, lane.stops[-1]
     horizon = int(cooled * lane.steps) * lane.size
@@ -175,16 +188,17 @@ def judge(lane: Lane, cooled: float, examples: int) -> tuple[BranchResult, Lane]
             name, 1, max(horizon, 1), 0, 0, 0.0, (), diverged="the parameters are not finite"
         ), lane
     loop.readout_examples = examples
-    loop.evaluate = None
+    loop.evaluate = held_out
     if mean is None:
         return train_branch(loop, Branch(GoOn(), 1, horizon, tail_of(lane.made))), lane
+    # The lane itself goes on from its last parameters.
     copy = loop.copy()
     if averages_itself(copy.optimizer):
         copy.finish()
     else:
         mean.into(copy.model)
     readouts = copy.readouts(copy.model)
-    loss = readouts[READOUT].mean
+    loss = readouts[READOUT if held_out is None else HELD_OUT_READOUT].mean
     diverged = None if math.isfinite(loss) else f"the loss is {loss}"
     return BranchResult(
         name, 1, stop * lane.size, stop, stop * lane.size, 0.0, (), readouts, diverged

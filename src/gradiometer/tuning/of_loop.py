@@ -17,11 +17,12 @@ from gradiometer.tuning.tuned import Tuned
 from gradiometer.tuning.tuning import Progress, run_race
 from gradiometer.tuning.variants import Amounts, Optimizers
 
+# Default budget, in units of the training. With 0.7 in its place 6 of twelve choices ended within 1 %
+# of the best rate, with 1.0 it was 7, and with 1.3 it was 8.
 BUDGET = 1.0
-"""Default budget, in units of the training."""
 
+# Default of `clip`.
 CLIP = 2.0
-"""Default of `clip`."""
 
 
 @bounded
@@ -33,6 +34,7 @@ def tune(
     steps: int | None = None,
     batch_size: int | Sequence[int] | None = None,
     aim: Aim | None = None,
+    held_out: Any = None,
     budget: Amount = BUDGET,
     optimizer: Optimizers | None = None,
     momentum: Amounts = 0.9,
@@ -68,9 +70,13 @@ def tune(
             Schedule-free SGD is then tuned, which can be stopped at any step, in lanes of a
             training of ten epochs.
         batch_size: Size of a batch, if `batches` are examples. Of several, the one is chosen that
-            ends at the lowest training loss for the aim.
-        aim: With several batch sizes, "examples": the same number of examples for all; or "time":
-            the same time on this machine, by measured step times.
+            ends at the lowest loss for the aim.
+        aim: What lanes are compared by. "loss": the training loss. "test": the loss on `held_out`.
+            Both after the same number of examples, if there are several batch sizes. "time": the
+            training loss of several batch sizes after the same time on this machine, by measured
+            step times. Default: "loss", for one batch size.
+        held_out: Examples that training does not use, for the aim "test": tensors, a data set or a
+            DataLoader. The choice has seen them, so that they are no test set any more.
         budget: The most that tuning may cost besides the training, in units of the training.
         optimizer: "sgd", "adamw", "schedulefree" (schedule-free SGD, whose rate stays), or a
             function of (parameters, learning_rate) that returns one. Default: "sgd", or
@@ -123,6 +129,7 @@ def tune(
         steps=steps,
         batch_size=batch_size,
         aim=aim,
+        held_out=held_out,
         budget=budget,
         optimizer=optimizer,
         momentum=momentum,

@@ -17,14 +17,13 @@ from gradiometer.jobs.threads import threads
 from gradiometer.loop.data import Ordered
 from gradiometer.measurement.batch import Order
 from gradiometer.measurement.reading import Draw
-from gradiometer.problems.model import new_model
-from gradiometer.problems.problem import Problem
+from gradiometer.problems.problem import Problem, new_model
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.trust import SIGNATURE
 from gradiometer.storage.disk import one_at_a_time, replace_file, writing
-from gradiometer.train.preparation import device_of, name_of_run, seed_everything
+from gradiometer.train.preparation import device_of, hold_out, name_of_run, seed_everything
 from gradiometer.tuning.aim import Aim
 from gradiometer.tuning.forks import keep_forks
 from gradiometer.tuning.of_loop import BUDGET, CLIP
@@ -35,8 +34,11 @@ from gradiometer.tuning.variants import Amounts, Optimizers
 
 FILE = "tuned.toml"
 
+# Share of the training examples that the aim "test" holds out, as is usual.
+HELD_OUT = 0.1
+
+# What a new run folder writes into its manifest itself.
 WRITTEN = ("format", "name", "created", SIGNATURE)
-"""What a new run folder writes into its manifest itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +90,7 @@ class ProblemTuned:
         made = RunFolder.create(
             out, name or name_of_run(lane.problem), manifest, self.path / "forks"
         )
+        # The run has its record from the first step on, and goes on from the lane's checkpoint.
         with writing(made.path):
             for file in source.path.glob("*.jsonl"):
                 shutil.copy2(file, made.path / file.name)
@@ -127,7 +130,9 @@ def tune_problem(
         weight_decay: Several weight decays to choose from. Default: that of the configuration.
         batch_size: Several batch sizes to choose from; the steps are those of the first. Default:
             that of the configuration.
-        aim: What is the same for several batch sizes, "examples" or "time".
+        aim: What lanes are compared by, see `tune`. With "test" the configuration holds out a tenth
+            of the training examples, unless it has a share of its own; the final test set is not
+            looked at.
         pool: Where lanes are trained.
         progress: Called with a sentence after every lane of every rung.
 
@@ -159,10 +164,16 @@ def tune_problem(
         )
     if batch_size:
         configuration = msgspec.structs.replace(configuration, batch_size=batch_size[0])
+    if aim == "test" and not configuration.held_out:
+        configuration = msgspec.structs.replace(configuration, held_out=HELD_OUT)
+    elif aim != "test" and configuration.held_out:
+        raise BadArgument("`held_out` is for the aim 'test': give both, or leave it out.")
     device = device_of(configuration.device, Ranks())
+    # The lanes start from these parameters, since a run makes its model from the same seed.
     seed_everything(configuration.seed)
     model = new_model(problem).to(device).train()
-    data = problem.train.to(device)
+    data, held_out = hold_out(problem.train, configuration)
+    data = data.to(device)
     order = Order(
         Draw(configuration.sampling), len(data), configuration.batch_size, configuration.seed
     )
@@ -180,6 +191,7 @@ def tune_problem(
             batches=data if reshuffled else Ordered(data, order.batch_size, order.draw),
             batch_size=(batch_size or order.batch_size) if reshuffled else None,
             aim=aim,
+            held_out=held_out,
             steps=configuration.steps or configuration.epochs * order.steps_per_epoch,
             budget=budget,
             optimizer=configuration.optimizer if optimizer is None else optimizer,

@@ -17,12 +17,12 @@ from gradiometer.measurement.optimizer.averaged import schedule_free, schedule_f
 from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.problems.user_code import user_code
 
+# Makes an optimizer: called as `make(parameters, learning_rate)`.
 MakeOptimizer = Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]
-"""Makes an optimizer: called as `make(parameters, learning_rate)`."""
 
 SCHEDULE_FREE = "schedulefree"
+# The optimizers of torch that have a name.
 CLASSES: Mapping[str, Any] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
-"""The optimizers of torch that have a name."""
 NAMES = (*CLASSES, SCHEDULE_FREE)
 
 
@@ -64,7 +64,7 @@ class Made:
                 **self.settings,
             }
 
-    def clipped(self, norm: float) -> "Made":
+    def with_clipping(self, norm: float) -> "Made":
         """The same with gradients clipped to this norm."""
         made = copy.copy(self)
         made.clip = norm
@@ -99,10 +99,7 @@ class Made:
     def alternative(self, rate: float) -> Alternative:
         """The optimizer at a rate, as an alternative of a fork."""
         if isinstance(self._optimizer, str):
-            given = {
-                key: value for key, value in self.settings.items() if value != self._usual[key]
-            }
-            return Using(self._class, lr=float(f"{rate:.3g}"), **given)
+            return Using(self._class, lr=float(f"{rate:.3g}"), **self._given)
         return Custom.stored(f"{self._function} at {rate:.3g}")
 
     def __call__(self, parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
@@ -136,9 +133,7 @@ class Made:
         """The optimizer at a rate as a line of Python."""
         if not isinstance(self._optimizer, str):
             return f"optimizer = {self._function}(model.parameters(), {rate:.3g})"
-        given = [
-            f"{key}={value}" for key, value in self.settings.items() if value != self._usual[key]
-        ]
+        given = [f"{key}={value}" for key, value in self._given.items()]
         settings = ", ".join(["model.parameters()", f"lr={rate:.3g}", *given])
         if self.is_schedule_free:
             end = "optimizer.train()  # and optimizer.eval() before the model is evaluated or saved"
@@ -152,7 +147,9 @@ class Made:
         return "make_optimizer" if name == "<lambda>" else str(name)
 
     @property
-    def _usual(self) -> Mapping[str, Any]:
-        """The defaults of the optimizer's class."""
+    def _given(self) -> Mapping[str, Any]:
+        """The settings that are not the defaults of the optimizer's class."""
         parameters = inspect.signature(self._class).parameters
-        return {key: value.default for key, value in parameters.items()}
+        return {
+            key: value for key, value in self.settings.items() if value != parameters[key].default
+        }

@@ -10,20 +10,24 @@ import numpy as np
 from gradiometer.loop.readout import Readout
 from gradiometer.measurement.uncertainty.means import mean
 
+# Length of the first rung, as a share of the training. The second is twice as long, and the last at
+# least twice as long as that, up to the half of the training in which the rate is kept.
 FIRST = 1 / 16
-"""Length of the first rung, as a share of the training. The second is twice as long, and the last
-at least twice as long as that, up to the half of the training in which the rate is kept."""
 
+# Octaves between the rates of the first rung. In a bank of trainings of twelve problems under SGD, the
+# worst choice ended 12 % above the best rate; with one octave or three it ended 49 and 40 % above it.
 APART = 2
-"""Octaves between the rates of the first rung."""
 
+# The rates of the second rung, in octaves above the best one of the first. Short lanes lean to high
+# rates, at which longer ones collapse: where the budget pays for three rates only and the one two
+# octaves below was not among them, a training collapsed.
 AROUND = (0, -1, -2, 1)
-"""The rates of the second rung, in octaves above the best one of the first. Short lanes lean to
-high rates, at which longer ones collapse."""
 
+# Length of the branch that judges a lane from the second rung on, as a share of the lane: its rate
+# goes to zero. At a constant rate the loss is raised by noise, the more the higher the rate. With
+# branches of half of the lane, shorter lanes for the same budget, 4 of the twelve choices ended
+# within 1 % of the best rate instead of 7.
 COOLED = 1 / 4
-"""Length of the branch that judges a lane from the second rung on, as a share of the lane: its rate
-goes to zero. At a constant rate the loss is raised by noise, the more the higher the rate."""
 
 
 @dataclass(frozen=True, order=True)
@@ -54,7 +58,7 @@ class LaneRung:
     ends: Mapping[Entry, Readout]
     higher: bool = False
 
-    def ranked(self, kind: int | None = None) -> list[Entry]:
+    def ranking(self, kind: int | None = None) -> list[Entry]:
         """The lanes of a kind, or all, the best first: by their loss, and of equal losses the lower
         rate."""
         entries = [entry for entry in self.ends if kind is None or entry.kind == kind]
@@ -62,23 +66,19 @@ class LaneRung:
         lowest = entries[0]
         if not self.higher or math.isinf(self.ends[lowest].mean):
             return entries
+        best = self.ends[lowest]
         equal = [
             entry
             for entry in entries
-            if entry.kind == lowest.kind and self._is_equal(entry, lowest)
+            if entry.kind == lowest.kind and (behind(self.ends[entry], best) or 0.0) <= 0
         ]
         equal.sort(reverse=True)
         return equal + [entry for entry in entries if entry not in equal]
 
-    def _is_equal(self, entry: Entry, lowest: Entry) -> bool:
-        """True if the examples do not show that the loss is above the lowest one."""
-        gap = behind(self.ends[entry], self.ends[lowest])
-        return gap is None or gap <= 0
-
     def edge(self, kind: int) -> int:
         """1 if the best rate of a kind is the highest that was tried, −1 if it is the lowest, else
         0."""
-        octaves = [entry.octave for entry in self.ranked(kind)]
+        octaves = [entry.octave for entry in self.ranking(kind)]
         return (octaves[0] == max(octaves)) - (octaves[0] == min(octaves))
 
 
@@ -93,9 +93,9 @@ def behind(one: Readout, other: Readout) -> float | None:
     return mean(gaps, batches=len(gaps)).low if len(gaps) > 3 else None
 
 
+# Trains lanes, which go on from where they are, to a share of the training, and branches of another
+# share of it which cool them. Returns the training loss of each.
 Train = Callable[[Sequence[Entry], float, float], Sequence[Readout]]
-"""Trains lanes, which go on from where they are, to a share of the training, and branches of
-another share of it which cool them. Returns the training loss of each."""
 
 
 @dataclass
@@ -134,7 +134,7 @@ class LaneRace:
         self._second_rung()
         self._last_rung()
         for rung in reversed(self.rungs):
-            best = rung.ranked()[0]
+            best = rung.ranking()[0]
             if math.isfinite(rung.ends[best].mean):
                 return best
         return best
@@ -161,7 +161,7 @@ class LaneRace:
         """Rates around the best one, as many as leave enough for a last rung that is
         twice as long."""
         share = 2 * FIRST
-        best = self.rungs[0].ranked()[0]
+        best = self.rungs[0].ranking()[0]
         entries = [Entry(best.octave + octave, best.kind) for octave in AROUND]
         while len(entries) > 2 and self._last_share(entries, share) < 2 * share:
             entries.pop()
@@ -171,7 +171,7 @@ class LaneRace:
     def _last_rung(self) -> None:
         """The best two, as long as the budget pays for."""
         rung = self.rungs[-1]
-        pair = rung.ranked()[:2]
+        pair = rung.ranking()[:2]
         share = min(self._last_share([], rung.share), 0.5)
         if len(self.rungs) > 1 and share > rung.share:
             self.rungs.append(LaneRung(share, self._go(pair, share, COOLED * share)))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.loop.loop import Loop
@@ -27,6 +26,7 @@ class Start:
         norm: The norm of the gradient of a batch, as the mean over some batches.
         batches: The batches, and those on which rates are probed.
         seed: Seed of the random draws.
+        loss: The mean loss of these batches.
         gradients: What has been spent so far, in gradients of a batch; a forward pass counts a
             third.
     """
@@ -34,6 +34,7 @@ class Start:
     norm: float
     batches: tuple[Batch, ...]
     seed: int
+    loss: float
     gradients: float
 
 
@@ -53,6 +54,7 @@ def start_of(loop: Loop, *, seed: int) -> Start:
     device = next(iter(loop.devices))
     found = list[Batch]()
     norms = list[float]()
+    losses = list[float]()
     for _ in range(2):
         batch: Any = next(source, None)
         if batch is None:
@@ -69,12 +71,14 @@ def start_of(loop: Loop, *, seed: int) -> Start:
             raise UserCodeFailed(
                 f"`loss` is {loss} before the first update: no rate can be chosen."
             )
+        losses.append(loss)
     norm = sum(norms) / len(norms)
     if not 0 < norm < math.inf:
         raise UserCodeFailed(
             f"`loss` has a gradient of norm {norm} at the start of training: no rate can be chosen."
         )
-    return Start(norm, tuple(found), digits, float(len(found)))
+    mean_loss = sum(losses) / len(losses)
+    return Start(norm, tuple(found), digits, mean_loss, float(len(found)))
 
 
 def overshooting_rate(loop: Loop, start: Start) -> tuple[float, float]:
@@ -128,7 +132,12 @@ class _Line:
         self.start = [p.detach().clone() for p in self.moved]
         self.forwards = 0
         gradients = [p.grad.clone() for p in self.moved if p.grad is not None]
-        self.update = self._first_update()
+        with torch.no_grad():
+            for p in self.moved:
+                p.zero_()  # from zero, a small update is not lost in rounding
+        with user_code("optimizer"):
+            self.loop.optimizer.step()
+        self.update = [p.detach().clone() for p in self.moved]
         # AdamW divides by √v + ε, and both round to zero in float16.
         if not all(bool(update.isfinite().all()) for update in self.update):
             raise UserCodeFailed(
@@ -145,14 +154,6 @@ class _Line:
                 "`optimizer` does not go down the gradient in its first update: no rate can be "
                 "chosen."
             )
-
-    def _first_update(self) -> list[Tensor]:
-        with torch.no_grad():
-            for p in self.moved:
-                p.zero_()  # from zero, a small update is not lost in rounding
-        with user_code("optimizer"):
-            self.loop.optimizer.step()
-        return [p.detach().clone() for p in self.moved]
 
     @torch.no_grad()
     def overshoots(self, rate: float) -> bool:
@@ -181,6 +182,7 @@ class _Line:
         else:
             while not self.overshoots(high := low * 4) and high < math.inf:
                 low = high
+        # To a factor of √2, which is finer than the octaves between lanes.
         for _ in range(2):
             middle = math.sqrt(low * high)
             low, high = (low, middle) if self.overshoots(middle) else (middle, high)

@@ -21,8 +21,11 @@ from gradiometer.loop.readout import plain_number
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.tuning.aim import Aim, times_to_dict
-from gradiometer.tuning.lane import READOUT, Lane, LoopLane
+from gradiometer.tuning.lane import HELD_OUT_READOUT, READOUT, Lane, LoopLane, readout_of
 from gradiometer.tuning.optimizers import Made
+
+# What lanes are compared by, in words.
+WORDS = {READOUT: "training loss", HELD_OUT_READOUT: "held-out loss"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,23 +36,33 @@ class Tried:
         lane: The lane.
         updates: Its updates so far.
         result: The branch that cooled it from there.
+        readout: What lanes are compared by: "train_loss" or "test_loss".
     """
 
     lane: Lane
     updates: int
     result: BranchResult
+    readout: str = READOUT
 
     @property
     def loss(self) -> float:
-        """The training loss at the end of the branch; inf if it diverged."""
-        return math.inf if self.result.diverged is not None else self.result.readouts[READOUT].mean
+        """The loss at the end of the branch; inf if it diverged."""
+        return readout_of(self.result, self.readout).mean
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """The loss with its interval over the examples; None if that is not known."""
+        values = None
+        if self.result.diverged is None:
+            values = self.result.readouts[self.readout].values
+        return None if values is None or len(values) < 2 else skewed_mean(values.astype(float))
 
     def behind(self, best: "Tried") -> Estimate | None:
         """How much higher the loss is than that of the best lane, on the same examples; None if
         that is not known."""
         if not math.isfinite(self.loss):
             return None
-        one, two = (each.result.readouts[READOUT].values for each in (self, best))
+        one, two = (each.result.readouts[self.readout].values for each in (self, best))
         if one is None or two is None or len(one) < 2:
             return None
         return skewed_mean(one.astype(float) - two.astype(float))
@@ -79,10 +92,10 @@ class Tuned:
         cost: What the tuning cost besides the training, in units of the training: all gradients,
             and forward passes at a third of one.
         budget: What it was allowed to cost.
-        aim: What was the same for several batch sizes: "examples" or "time"; None for one batch
-            size.
+        aim: What lanes were compared by: "loss" (or None), "test" or "time".
         times: The measured times of a step by batch size, if the aim was time.
         has_length: False if no length was given. The training can then be stopped at any step.
+        first_loss: The loss before the first update.
     """
 
     lane: Lane
@@ -92,6 +105,7 @@ class Tuned:
     aim: Aim | None = None
     times: StepTimes | None = None
     has_length: bool = True
+    first_loss: float = math.nan
 
     @property
     def learning_rate(self) -> float:
@@ -140,7 +154,8 @@ class Tuned:
         optimizer = self.optimizer(model.parameters())
         optimizer.load_state_dict(copy.deepcopy(self.lane.loop.optimizer.state_dict()))
         scheduler = self.schedule.scheduler(optimizer)
-        scheduler.last_epoch = self.done  # its rate is still that of the first step
+        # The race ends within the first half, so the rate is still that of the first step.
+        scheduler.last_epoch = self.done
         return optimizer, scheduler
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -161,8 +176,7 @@ class Tuned:
 
     @property
     def tried(self) -> tuple[Mapping[str, Any], ...]:
-        """For every rung, the best lane first: optimizer, rate, batch size, updates, and training
-        loss."""
+        """For every rung, the best lane first: optimizer, rate, batch size, updates, and loss."""
         return tuple(one.to_dict() for rung in self.rungs for one in rung)
 
     @property
@@ -245,6 +259,12 @@ class Tuned:
                 f"{others}."
             )
         found += [self._rung(rung) for rung in self.rungs]
+        best = self.rungs[-1][0]
+        if best.readout == HELD_OUT_READOUT and best.estimate is not None:
+            found.append(
+                f"On {best.estimate.samples:,} held-out examples, which it was chosen by, the best "
+                f"lane is at {best.estimate}."
+            )
         found += self._doubts()
         found.append(
             f"Tuning cost {self.cost:.2f} trainings of this length besides the training itself."
@@ -261,7 +281,7 @@ class Tuned:
         return " ".join(words)
 
     def _rung(self, rung: Sequence[Tried]) -> str:
-        ends, ended = [], "has a training loss of"
+        ends, ended = [], f"has a {WORDS[rung[0].readout]} of"
         for one in rung:
             if math.isfinite(one.loss):
                 ends.append(f"{self._words(one)} {ended} {significant(one.loss)}")
@@ -278,23 +298,20 @@ class Tuned:
         equal = [gap is not None and gap.low <= 0 for gap in gaps]
         found = []
         wide = self.rungs[min(1, len(self.rungs) - 1)]
+        wide_gaps = [one.behind(wide[0]) for one in wide[1:]]
         if not math.isfinite(best.loss):
             found.append("All rates diverged: look at the loss and at the examples.")
-        elif _is_flat(wide):
+        elif all(gap is not None and gap.low <= 0 for gap in wide_gaps):
             rates = sorted(one.lane.rate for one in wide)
             found.append(
                 f"All rates from {significant(rates[0])} to {significant(rates[-1])} ended at the "
-                "same loss, within the noise of the examples. If that is the loss of the best "
-                "constant, nothing else has been learnt: standardise the inputs, so that each has "
-                "mean 0 and size 1, or train longer."
+                "same loss, within the noise of the examples."
             )
+            if not best.loss < self.first_loss / 2:
+                found.append(
+                    "If that is the loss of the best constant, nothing else has been learnt: "
+                    "standardise the inputs, so that each has mean 0 and size 1, or train longer."
+                )
         elif equal and all(equal):
             found.append("The last lanes cannot be told apart by these examples: either would do.")
         return found
-
-
-def _is_flat(rung: Sequence[Tried]) -> bool:
-    """True if no lane of a rung is shown to be behind the best of it."""
-    best, *others = rung
-    gaps = [one.behind(best) for one in others]
-    return all(gap is not None and gap.low <= 0 for gap in gaps)

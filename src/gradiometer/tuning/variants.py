@@ -9,12 +9,12 @@ from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 from gradiometer.tuning.optimizers import Made, MakeOptimizer
 
+# One optimizer or several: names, also in one text with commas, or functions of (parameters,
+# learning_rate).
 Optimizers = str | MakeOptimizer | Sequence[str | MakeOptimizer]
-"""One optimizer or several: names, also in one text with commas, or functions of (parameters,
-learning_rate)."""
 
+# One number or several.
 Amounts = Amount | Sequence[Amount]
-"""One number or several."""
 
 
 def variants(

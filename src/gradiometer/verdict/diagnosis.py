@@ -11,10 +11,8 @@ import numpy as np
 
 from gradiometer.convergence.certificate.certificate import Certificate
 from gradiometer.convergence.plateau.noise_floor import CUT, FEWEST_STEPS, finding, plateau_since
-from gradiometer.convergence.trajectory.chaos import chaos_finding
 from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
-from gradiometer.convergence.trajectory.endpoint import Endpoint
-from gradiometer.convergence.trajectory.infinity import infinity_finding
+from gradiometer.convergence.trajectory.endpoint import Endpoint, chaos_finding, infinity_finding
 from gradiometer.convergence.trajectory.path_facts import Kind, kind_of
 from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.curvature_survey import Survey
@@ -33,13 +31,14 @@ from gradiometer.drift.stability import MomentumRule
 from gradiometer.estimation.batch_advice import is_outranked
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.noise_readings import is_of_products
+from gradiometer.estimation.rate_brackets import PRECONDITIONED
 from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
 from gradiometer.loop.recorded.causes import causes_of
 from gradiometer.loop.recorded.decisions import cooled_finding, cooling_finding, rate_finding
 from gradiometer.loop.recorded.trials import with_trials
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State, Trial
-from gradiometer.measurement.gauge import Gauge, RunFacts
+from gradiometer.measurement.gauge import Gauge, RunFacts, estimates_of, finding_of
 from gradiometer.measurement.reading import Series
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.now import FEWEST
@@ -56,8 +55,8 @@ from gradiometer.verdict.triage.triage import Triage, triage_of
 from gradiometer.verdict.words.headline import ending, headline_in_words, outcome_of
 from gradiometer.verdict.words.say import as_dict
 
+# Maximum number of points of a curve along a run.
 POINTS = 24
-"""Maximum number of points of a curve along a run."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +129,15 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     history: dict[str, list[tuple[int, Estimate]]] = {}
     findings = [*_of_gauges(run, level, estimates, history), *_of_the_run(run, level, estimates)]
     gauges, missing = recorded_gauges(run)
-    findings += [_unavailable(name, path, run) for name, path in missing.items()]
+    for name, path in missing.items():
+        series = run.series(name)
+        facts = {"class": path, "readings": len(series or ()), "run": str(run.path)}
+        findings.append(
+            Finding(name, Issue.ESTIMATION, "gauge_unavailable", State.CANNOT_TELL, facts=facts)
+        )
     spikes = spikes_of(run)
     if spikes:
-        found = spikes_finding(spikes, partial(_explained, run, gauges))
+        found = spikes_finding(spikes, partial(_explain, run, gauges))
         findings.append(
             found if run.watched else replace(found, trial=_causes(run, clearest(spikes)))
         )
@@ -144,7 +148,8 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     for certificate in load_artifacts(run, Certificate)[-1:]:
         findings.append(certificate.finding())
         estimates |= certificate.estimates
-    findings = with_trials(run, _with_reservations(run, findings, gauges))
+    findings = with_trials(run, _with_reservations(run, _without_outranked(run, findings), gauges))
+    # Of equally urgent findings a spike comes first, and what another scale answers better last.
     findings.sort(
         key=lambda each: (
             each.state.rank,
@@ -152,6 +157,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
             is_outranked(each.gauge, run.gauges),
         )
     )
+    # The losses of another loss than the trained one say nothing about the training.
     judged = triage_of(run) if run.signs and not Reservations.of(run.events).loss else None
     if judged is not None:
         findings = led_by(
@@ -181,14 +187,13 @@ def led_by(judged: Triage, found: Sequence[Finding], findings: Sequence[Finding]
     """
     if judged.passes:
         return sorted([*found, *findings], key=lambda each: each.state.rank)
-    return [*found, *(_without_advice(each) if each.cure else each for each in findings)]
-
-
-def _without_advice(finding: Finding) -> Finding:
-    """The finding as a reading alone."""
-    return replace(
-        finding, state=State.OK, cure=(), trial=None, facts={**finding.facts, "withheld": True}
-    )
+    readings = [
+        replace(each, state=State.OK, cure=(), trial=None, facts={**each.facts, "withheld": True})
+        if each.cure
+        else each
+        for each in findings
+    ]
+    return [*found, *readings]
 
 
 def _of_gauges(
@@ -206,14 +211,15 @@ def _of_gauges(
             continue
         is_ours = type(gauge) in GAUGES.values()
         with nullcontext() if is_ours else user_code(f"{type(gauge).__name__}.estimate"):
-            latest = gauge.estimate(series.at_newest(), level)
+            latest = estimates_of(gauge, series.at_newest(), level)
             if few and not gauge.own_steps:  # more steps at this budget bring few readings
                 latest = {name: replace(estimate, needed=None) for name, estimate in latest.items()}
             estimates |= latest
             found = judge(gauge, latest, facts_of(run, series))
             # A gauge that chooses its steps itself is about the whole path.
             for part in () if gauge.own_steps else along(series):
-                for name, estimate in gauge.estimate(part.at_newest(by_layer=False), level).items():
+                then = estimates_of(gauge, part.at_newest(by_layer=False), level)
+                for name, estimate in then.items():
                     history.setdefault(name, []).append((int(part.steps[-1]), estimate))
         if found is not None:
             yield found
@@ -228,7 +234,7 @@ def facts_of(run: Run, series: Series) -> RunFacts:
 
 def judge(gauge: Gauge, estimates: Mapping[str, Estimate], run: RunFacts) -> Finding | None:
     """What a gauge finds, with the doubt that comes with several learning rates."""
-    found = gauge.judge(estimates, run)
+    found = finding_of(gauge, estimates, run)
     if (
         found is None
         or run.settings is None
@@ -278,7 +284,7 @@ def leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
     return next(known, ours[0] if ours else None)
 
 
-def _explained(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:
+def _explain(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:
     """The likely cause of a spike, with the readings near it."""
     examined = Examined.within(spike, run.events)
     evidence: list[Observation | None] = []
@@ -335,11 +341,19 @@ def _with_reservations(
     return held + [reservations.stop_of(gauge.name, gauge.issue) for gauge in stopped]
 
 
-def _unavailable(name: str, path: str, run: Run) -> Finding:
-    """The finding for a gauge whose class is not available."""
-    series = run.series(name)
-    facts = {"class": path, "readings": 0 if series is None else len(series), "run": str(run.path)}
-    return Finding(name, Issue.ESTIMATION, "gauge_unavailable", State.CANNOT_TELL, facts=facts)
+def _without_outranked(run: Run, findings: list[Finding]) -> list[Finding]:
+    """The findings without that of the plain noise scale, where the preconditioned one answers:
+    both would say something else of one batch, and nobody acts on the plain one."""
+    answered = any(
+        each.gauge == PRECONDITIONED and each.state is not State.CANNOT_TELL for each in findings
+    )
+    return [
+        each
+        for each in findings
+        if not (
+            answered and is_outranked(each.gauge, run.gauges) and each.claim.startswith("batch_")
+        )
+    ]
 
 
 def _endpoint(run: Run, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
@@ -363,9 +377,8 @@ def _chaos(run: Run, endpoint: Endpoint, estimates: Mapping[str, Estimate]) -> F
     if settings is None or settings.family != "sgd" or (path := run.series("trajectory")) is None:
         return None
     rate = float(path.learning_rate[-1])
-    shares = [
-        estimates[name] for name in ("edge_share",) if name in estimates and estimates[name].tells
-    ]
+    known = estimates.get("edge_share")
+    shares = [known] if known is not None and known.tells else []
     if endpoint.sharpness is not None:
         limit = min(MomentumRule(group.momentum, group.nesterov).limit for group in settings.now)
         shares.append(transform(endpoint.sharpness, lambda sharpness: rate * sharpness / limit))

@@ -13,8 +13,7 @@ from gradiometer.cli.options import json_option, pool_option
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gradiometer.lab.lecture.experiment import ExperimentResult
-    from gradiometer.lab.lecture.statement import Result, Statement
+    from gradiometer.lab.lecture.statement import ExperimentResult, Result, Statement
 
 
 @click.command(epilog="Example: gradiometer learn lecture S6 S11 --out lecture")

@@ -14,8 +14,8 @@ from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_star
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from gradiometer.exploration.chains.engines import Function
     from gradiometer.exploration.chains.sampling import Sampled
-    from gradiometer.exploration.chains.state import Function
     from gradiometer.measurement.batch import Batch
     from gradiometer.problems.examples import Examples
     from gradiometer.problems.problem import Problem
@@ -165,7 +165,7 @@ def sample(
 
 
 def _problem_start(name: str, settings: dict[str, Any]) -> ChainStart:
-    from gradiometer.problems.model import new_model
+    from gradiometer.problems.problem import new_model
     from gradiometer.problems.registry import load
 
     problem = load(

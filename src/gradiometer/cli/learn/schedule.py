@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.options import json_option
+from gradiometer.cli.options import OutFile, json_option
 
 if TYPE_CHECKING:
     from gradiometer.convergence.schedules.horizon import RateOverRun
@@ -36,9 +36,7 @@ Example: gradiometer learn schedule '1/t' '0.1/sqrt(t)' 'Cosine(0.1, steps=1000)
     help="Best peak rate of the first EXPR: convert it for the others. Needs --steps.",
 )
 @json_option
-@click.option(
-    "--png", type=click.Path(dir_okay=False, path_type=Path), help="Save a chart as this PNG file."
-)
+@click.option("--png", type=OutFile(), help="Save a chart as this PNG file.")
 def schedule(
     expressions: tuple[str, ...],
     steps: int | None,
@@ -115,7 +113,7 @@ def _save_chart(
 ) -> None:
     if png is None:
         return
-    from gradiometer.convergence.schedules.picture import picture
+    from gradiometer.convergence.schedules.horizon import picture
     from gradiometer.storage.disk import writing
 
     chart: Any = picture(dict(zip(expressions, shapes, strict=True)), steps or DRAWN)

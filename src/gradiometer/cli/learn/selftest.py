@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from gradiometer.lab.selftest.check import SelfTest
+    from gradiometer.lab.selftest.checks import SelfTest
 
 MARKS = {True: "✓ passed", False: "✗ failed"}
 

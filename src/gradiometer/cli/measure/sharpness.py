@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradiometer.cli.completion import targets
-from gradiometer.cli.options import SEED, configuration_options, json_option
+from gradiometer.cli.options import SEED, OutFile, configuration_options, json_option
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
 from gradiometer.run.configuration import MOST_STEPS, Configuration
 
@@ -68,7 +68,7 @@ MOST = 100
 )
 @click.option(
     "--png",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutFile(),
     default=None,
     help="Save the density plot.",
 )
@@ -94,16 +94,25 @@ def sharpness(
     rate with the edge of stability. The result is saved in the run and shown on its page.
     """
     from gradiometer.cli.progress import working
+    from gradiometer.drift.curvature import survey_examples
     from gradiometer.errors import BadArgument
     from gradiometer.report.page.page import keep
-    from gradiometer.train.curvature import sharpness_finding, survey_training
+    from gradiometer.train.curvature import sharpness_finding
 
     if png is not None and not png.parent.is_dir():
         raise BadArgument(f"`--png` {png}: the folder {png.parent} does not exist.")
     training, run = _training(target, steps, seed, settings)
     training.model.train(mode == "train")
     with working("measuring the curvature", quiet=as_json):
-        found = survey_training(training, examples, top=top, probes=probes, seed=seed)
+        found = survey_examples(
+            training.objective,
+            training.data,
+            examples,
+            step=training.step,
+            top=top,
+            probes=probes,
+            seed=seed,
+        )
     finding = sharpness_finding(training, found)
     if as_json:
         from gradiometer.cli.outcome import printed_json

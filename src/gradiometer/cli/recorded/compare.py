@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradiometer.cli.completion import runs as runs_of
-from gradiometer.cli.options import json_option, no_open_option
+from gradiometer.cli.options import OutFile, json_option, no_open_option
 from gradiometer.storage.disk import is_run
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=OutFile(),
     default=Path("compare.html"),
     show_default=True,
     help="File of the page.",

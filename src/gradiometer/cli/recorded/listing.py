@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from gradiometer.report.overview.listed import RunRow
 
-ORDERS = ("age", "name", "loss", "score", "steps")
+ORDERS = ("age", "name", "loss", "score", "steps", "limits")
 
 
 @click.command("list", epilog="Example: gradiometer runs --sort loss --match 'digits-*'")
@@ -20,9 +20,9 @@ ORDERS = ("age", "name", "loss", "score", "steps")
 @click.option(
     "--sort",
     type=click.Choice(ORDERS),
-    default="age",
-    show_default=True,
-    help="Order: newest, name, lowest loss, best test score, or most steps first.",
+    default=None,
+    help="Order: newest, name, lowest loss, best test score, most steps, or what limits it. "
+    "Default: age; with --page limits.",
 )
 @click.option("--match", default="*", show_default=True, help="Pattern for the names of the runs.")
 @click.option(
@@ -32,12 +32,13 @@ ORDERS = ("age", "name", "loss", "score", "steps")
     help="Also write the list as an HTML page.",
 )
 @json_option
-def list_runs(folder: Path, sort: str, match: str, page: Path | None, as_json: bool) -> None:
+def list_runs(folder: Path, sort: str | None, match: str, page: Path | None, as_json: bool) -> None:
     """List the runs in FOLDER (default: runs), each with its last loss, test score and verdict."""
     from gradiometer.report.overview.listed import listing
     from gradiometer.report.overview.page import write_overview
 
-    found, warnings = listing(folder, sort=sort, match=match)
+    order = sort or ("age" if page is None else "limits")
+    found, warnings = listing(folder, sort=order, match=match)
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     if as_json:
@@ -80,7 +81,5 @@ def _tell(found: "Sequence[RunRow]", folder: Path) -> None:
         if place:
             run = found[place - 1]
             click.echo(
-                filled(
-                    f"{run.optimizer}. {run.headline}" if run.optimizer else run.headline, indent=2
-                )
+                filled(f"{run.brief} · {run.optimizer}" if run.optimizer else run.brief, indent=2)
             )

@@ -110,6 +110,7 @@ class Certificate(Artifact):
         """Wrong with probability at most 1 − level: half of it for the gradient's end, half for the
         curvature's."""
         relative, share = self.relative, self.curvature_share
+        # A claim needs its whole interval on one side of the tolerance.
         if relative.low > self.tolerance:
             return PointKind.NOT_STATIONARY
         if not relative.high <= self.tolerance:
@@ -178,6 +179,7 @@ class Certificate(Artifact):
         if not (distance and self.gradient_squared.samples):
             return None
         batches = self.gradient_squared.samples * (width / distance) ** 2
+        # That many examples would be a full pass.
         if not batches * self.gradients / self.gradient_squared.samples < self.of:
             return None
         return math.ceil(batches)

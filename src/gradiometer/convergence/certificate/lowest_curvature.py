@@ -147,6 +147,7 @@ def of_samples(
     for place, parts in enumerate(samples):
         curvature = Curvature(objective, parts, seed=seed + place)
         if found:
+            # The directions of the first sample, on examples that did not choose them.
             directions = found[0].directions
             along += [
                 (part.products(directions) * directions).sum(1).tolist()

@@ -53,6 +53,7 @@ class Bounds:
         return _larger(-self.low, self.high)
 
     def __neg__(self) -> "Bounds":
+        # What rises from the lower end says nothing about a fall from the upper one: no `rise`.
         return Bounds(-self.high, -self.low)
 
     def __add__(self, other: "Bounds") -> "Bounds":

@@ -135,6 +135,7 @@ class Expansion:
             (c, m) for m, c in summed.items() if c.sign and (rest is None or m.compare(rest) > 0)
         ]
         kept.sort(key=lambda term: by_size(term[1]), reverse=True)
+        # The first dropped term bounds all that follow.
         if len(kept) > TERMS:
             rest = kept[TERMS][1]
         return cls(tuple(kept[:TERMS]), rest)

@@ -84,6 +84,7 @@ def formula_in(text: str) -> Callable[[Time], Time]:
         )
     try:
         with warnings.catch_warnings():
+            # The parser warns of forms such as `1if t else 2`, which are no formula either.
             warnings.simplefilter("error", SyntaxWarning)
             tree = ast.parse(text.strip(), mode="eval").body
         _check(tree, text)
@@ -122,6 +123,7 @@ def _check(node: ast.AST, text: str, depth: int = 0) -> None:  # noqa: PLR0912  
             value, int | float
         ):
             _refuse(text, f"{ast.unparse(node)} is not a number")
+        # 1e999 is infinite for the parser.
         case ast.Constant(value=float() as number) if not math.isfinite(number):
             _refuse(text, "a constant is too large for a double")
         case ast.Name(id=name) if name not in ("t", "pi"):

@@ -44,6 +44,7 @@ class Number:
         if isinstance(value, float):
             if not math.isfinite(value):
                 raise Undecided("a constant is not finite")
+            # 0.1 is one tenth for its author: 0.1 + 0.2 + 0.7 must be exactly 1.
             return cls(Fraction(repr(value)))
         return cls(Fraction(value))
 
@@ -87,6 +88,7 @@ class Number:
             factor = self.factor + other.factor
             return Number(factor, self.atoms if factor else ())
         mine, theirs = float(self), float(other)
+        # The difference may be zero or not, and whether a sum is finite may hang on it.
         if abs(mine + theirs) <= ROUNDING * max(abs(mine), abs(theirs)):
             raise Undecided("two constants cancel to rounding")
         return Number.rounded(mine + theirs)
@@ -122,6 +124,7 @@ class Number:
     def power(self, exponent: "Number") -> "Number":
         """x^p. Exact if x is rational and p an integer, or if the root is rational."""
         rational, p = self.rational, exponent.rational
+        # Exact also for π and logarithms, of which other powers are rounded.
         if exponent == MINUS_ONE:
             return self.reciprocal()
         if self.sign < 0 and (p is None or p.denominator != 1):

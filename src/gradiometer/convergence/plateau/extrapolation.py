@@ -88,6 +88,7 @@ class LookTimes:
     @property
     def next(self) -> int:
         """Step of the next look."""
+        # Rounding would put several of the first looks on one step.
         return max(round(self.first * 2 ** (self.taken / self.per_octave)), self.first + self.taken)
 
     def due(self, step: int) -> bool:

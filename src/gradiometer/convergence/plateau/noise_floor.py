@@ -91,6 +91,7 @@ def plateau_since(
         )
         if found.low <= 0 <= found.high and not _starts_apart(newest / size):
             return Plateau(int(steps[-length]), found, float(newest.mean()))
+        # Half an octave at a time: few tests for a run of any length.
         length = int(length / math.sqrt(2))
     return None
 
@@ -135,10 +136,8 @@ def gain_of_averaging(
     >>> print(gain_of_averaging(losses, averaged=1.0))
     0.200 [0.160, 0.240]
     """
-    losses, time = (
-        np.asarray(iterates, dtype=np.float64),
-        np.arange(len(iterates)) - (len(iterates) - 1) / 2,
-    )
+    losses = np.asarray(iterates, dtype=np.float64)
+    time = np.arange(len(iterates)) - (len(iterates) - 1) / 2
     return mean(losses - averaged - time * (time @ losses) / (time @ time), level=level)
 
 
@@ -212,6 +211,7 @@ def if_cooled(averaged: float, before: float, *, level: float = 0.9) -> Estimate
             raise BadArgument(
                 f"`{name}` must be finite, got {loss}: a training that diverged has no forecast."
             )
+    # A loss below zero has no logarithm, and changes in its own unit.
     if averaged > 0 and before > 0:
         change = math.log(averaged / before)
         ends = sorted((0.0, 2 * DRIFT * change))
@@ -220,13 +220,12 @@ def if_cooled(averaged: float, before: float, *, level: float = 0.9) -> Estimate
             for by in (DRIFT * change, ends[0] - NOISE_OF_BRANCHES, ends[1] + NOISE_OF_BRANCHES)
         )
     else:
-        change, room = averaged - before, NOISE_OF_BRANCHES * abs(averaged)
+        change = averaged - before
+        room = NOISE_OF_BRANCHES * abs(averaged)
         ends = sorted((0.0, 2 * DRIFT * change))
-        value, low, high = (
-            averaged + DRIFT * change,
-            averaged + ends[0] - room,
-            averaged + ends[1] + room,
-        )
+        value = averaged + DRIFT * change
+        low = averaged + ends[0] - room
+        high = averaged + ends[1] + room
     return Estimate.interval(
         value,
         low,

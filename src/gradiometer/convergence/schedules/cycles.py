@@ -60,12 +60,14 @@ class OneCycle(Schedule):
 
     def formula(self, step: Time) -> Time:
         first = self.peak / self.divide
+        # Torch counts the steps of a cycle from 0 to steps − 1.
         rise_end = self.rise * self.steps - 1.0
         ends = [(0.0, first), (rise_end, self.peak)]
         if self.three_phases:
             ends.append((2 * rise_end, first))
         ends.append((self.steps - 1.0, first / self.final_divide))
         for (start, before), (end, after) in itertools.pairwise(ends):
+            # A part without steps is passed over.
             if step <= end and end > start:
                 share = (step - start) / (end - start)
                 return before + (after - before) * (
@@ -183,10 +185,12 @@ def place_in_cycles(step: Amount, first: int, lengthen: Amount = 1.0) -> tuple[i
     grown = 1 + step * (lengthen - 1) / first
     cycle = math.floor(math.log(grown) / math.log(lengthen))
     share = (grown / lengthen**cycle - 1) / (lengthen - 1)
+    # Rounding may put a step slightly outside of its cycle.
     return cycle, min(max(share, 0.0), math.nextafter(1.0, 0.0))
 
 
 def _place_in_whole_cycles(step: Amount, first: int, lengthen: int) -> tuple[int, Amount]:
+    # Rounding may put the logarithm one cycle too high: from one below, integers count up exactly.
     cycle = max(
         math.floor(math.log(1 + step * (lengthen - 1) // first) / math.log(lengthen)) - 1, 0
     )

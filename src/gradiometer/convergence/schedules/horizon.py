@@ -1,10 +1,11 @@
-"""A schedule over a finite run, for which the convergence theorem says nothing.
+"""A schedule over a finite run, for which the convergence theorem says nothing; and its picture.
 
 Source: Defazio et al. (2023), When, Why and How Much? Adaptive Learning Rate Scheduling by
 Refinement, theorem 10.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -83,6 +84,7 @@ def horizon(schedule: Schedule, steps: int) -> RateOverRun:
             f"`schedule` {schedule!r} is zero at all {steps:,} steps, so nothing is learned."
         )
     bound, best_base = _refined_bound(rates / peak)
+    # A schedule of exactly T steps reaches its end at step T, one after the last update.
     last = min(float(rates[-1]), schedule(steps))
     return RateOverRun(
         steps=steps,
@@ -131,4 +133,45 @@ def _refined_bound(weights: Float[np.ndarray, " steps"]) -> tuple[float, float]:
     distance_part, noise_part = 1 / (2 * total), squares[0] / (2 * total) + refinement / 2
     return float(2 * math.sqrt(distance_part * noise_part)), float(
         math.sqrt(distance_part / noise_part)
+    )
+
+
+def picture(schedules: Mapping[str, Schedule], steps: int) -> Any:
+    """An altair chart of η over the steps of a run, one line per schedule.
+
+    Args:
+        schedules: Schedules by their names in the legend.
+        steps: Length of the run.
+
+    >>> from gradiometer.convergence.schedules import Cosine
+    >>> from gradiometer.convergence.schedules.horizon import picture
+    >>> chart = picture({"cosine": Cosine(0.1, steps=100)}, 100)
+    >>> chart.data.values[50]
+    {'step': 50, 'rate': 0.05, 'schedule': 'cosine'}
+    """
+    import altair as alt  # noqa: PLC0415 (half a second, only for a picture)
+
+    if not steps >= 1:
+        raise BadArgument(f"`steps` must be at least 1, got {steps}.")
+    # Every step of a short run, and more of a longer one than a chart has pixels.
+    shown = sorted({round(place * (steps - 1) / 2000) for place in range(2001)})
+    points = [
+        {"step": step, "rate": schedule(step), "schedule": name}
+        for name, schedule in schedules.items()
+        for step in shown
+    ]
+    return (
+        alt.Chart(alt.Data(values=points))
+        .mark_line()
+        .encode(
+            x=alt.X("step:Q", title="step"),
+            y=alt.Y("rate:Q", title="learning rate η"),
+            color=alt.Color(
+                "schedule:N",
+                title=None,
+                legend=alt.Legend(orient="bottom", columns=1, labelLimit=560),
+            ),
+            strokeDash=alt.StrokeDash("schedule:N", title=None),
+        )
+        .properties(width=560, height=280)
     )

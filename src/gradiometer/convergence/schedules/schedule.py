@@ -1,5 +1,5 @@
 """`Schedule`: a learning rate as a pure function of the step. It can be combined, stored, and
-proven about."""
+proven about, and so can every combination."""
 
 import math
 import operator
@@ -95,38 +95,37 @@ class Schedule(ABC):
         Raises:
             BadArgument: If the step is not such a number, or η is negative, infinite or NaN there.
         """
-        rate = self._rate(whole_step(step))
+        whole = whole_step(step)
+        # Too large for a double, or undefined: both are refused with the step.
+        try:
+            rate = float(self.formula(whole))
+        except OverflowError:
+            rate = math.inf
+        except (ArithmeticError, ValueError):
+            rate = math.nan
         if not (rate >= 0 and math.isfinite(rate)):
             raise BadArgument(
                 f"`{self!r}` gives {rate} at step {step}: a rate must be finite and not negative."
             )
         return rate
 
-    def _rate(self, step: int) -> float:
-        try:
-            return float(self.formula(step))
-        except OverflowError:
-            return math.inf
-        except (ArithmeticError, ValueError):
-            return math.nan
-
     def asymptotics(self, step: Asymptotics) -> Asymptotics:
         """η for large steps. Raises `Undecided` if the algebra has no answer."""
         return Asymptotics.constant(self.formula(step))
 
     def __mul__(self, other: "Schedule | Amount") -> "Schedule":
-        return _schedule_of("Product", self, _as_schedule(other))
+        return Product(self, _as_schedule(other))
 
     __rmul__ = __mul__
 
     def warmed_up(self, steps: int, start: Amount = 0.0, *, within: bool = False) -> "Schedule":
         """Starts with a linear rise. The schedule begins after it or, if `within`, at step 0 under
         the rise."""
-        return _schedule_of("Warmup", self, steps, start, within)
+        return Warmup(self, steps, start, within)
 
     def then(self, steps: int, other: "Schedule | Amount") -> "Schedule":
         """This one for some steps, then another one, which begins at its step 0."""
-        return _schedule_of("Then", self, steps, _as_schedule(other))
+        return Then(self, steps, _as_schedule(other))
 
     def scheduler(self, optimizer: "torch.optim.Optimizer") -> "torch.optim.lr_scheduler.LambdaLR":
         """A PyTorch scheduler that follows this schedule. Call its `step` after every optimizer
@@ -152,6 +151,8 @@ class Schedule(ABC):
             raise BadArgument(
                 f"`lr` of the optimizer must be positive, got {unit}: it is what η is measured in."
             )
+        # Torch multiplies the rate of each group by this, so groups with rates of their own keep
+        # them in proportion.
         return LambdaLR(optimizer, lambda step: self(step) / unit)
 
     def to_dict(self) -> dict[str, Any]:
@@ -222,3 +223,60 @@ def _schedule_of(kind: Any, *values: Any, **settings: Any) -> Schedule:
 
 def _as_schedule(other: "Schedule | Amount") -> Schedule:
     return other if isinstance(other, Schedule) else _schedule_of("Constant", other)
+
+
+@dataclass(frozen=True)
+class Product(Schedule):
+    """η = η₁ η₂."""
+
+    first: Schedule
+    second: Schedule
+
+    def formula(self, step: Time) -> Time:
+        return _at(self.first, step) * _at(self.second, step)
+
+
+@dataclass(frozen=True)
+class Then(Schedule):
+    """The first schedule before `steps`; from there on the second one, which begins at its step 0.
+
+    >>> from gradiometer.convergence.schedules import Constant, Linear
+    >>> schedule = Constant(0.1).then(20, Linear(0.1, steps=10))
+    >>> schedule(19), schedule(25)
+    (0.1, 0.05)
+    """
+
+    first: Schedule
+    steps: CountOrZero
+    second: Schedule
+
+    def formula(self, step: Time) -> Time:
+        return _at(self.first, step) if step < self.steps else _at(self.second, step - self.steps)
+
+
+@dataclass(frozen=True)
+class Warmup(Schedule):
+    """A linear rise from `start` to the schedule's first rate, then the schedule.
+
+    Args:
+        schedule: The schedule after the rise.
+        steps: Length of the rise.
+        start: η at step 0.
+        within: True if the schedule's step 0 is the first step of the rise, so that the rise
+            replaces its beginning; False if it is the first step after the rise.
+    """
+
+    schedule: Schedule
+    steps: Count
+    start: Rate = 0.0
+    within: bool = False
+
+    def formula(self, step: Time) -> Time:
+        if step < self.steps:
+            return self.start + (_at(self.schedule, 0) - self.start) * step / self.steps
+        return _at(self.schedule, step if self.within else step - self.steps)
+
+
+def _at(schedule: Schedule, step: Time) -> Time:
+    """The rate of a part: a number, or its asymptotics for large steps."""
+    return schedule.asymptotics(step) if isinstance(step, Asymptotics) else schedule.formula(step)

@@ -63,6 +63,7 @@ class MultiStep(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # A list, as JSON gives it, would make the schedule unhashable.
         object.__setattr__(self, "milestones", tuple(self.milestones))
         whole = all(isinstance(step, int) and step >= 0 for step in self.milestones)
         self._require(whole, "milestones", "be whole numbers and not negative")

@@ -5,18 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from gradiometer.convergence.formulas.expression import nearest
-from gradiometer.convergence.schedules import algebra as schedule_algebra
+from gradiometer.convergence.formulas.expression import DEEPEST, nearest
 from gradiometer.convergence.schedules import cycles as schedule_cycles
 from gradiometer.convergence.schedules import shapes as schedule_shapes
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
 
-FAMILIES = (schedule_shapes, schedule_cycles, schedule_algebra)
+FAMILIES = (schedule_shapes, schedule_cycles)
 """The files with the classes that a text can name."""
 LONGEST = 20_000
 """Characters in the longest text accepted."""
-DEEPEST = 60
 METHODS = ("warmed_up", "then")
 
 
@@ -75,12 +73,11 @@ def build(name: Any, values: Sequence[Any], settings: Mapping[str, Any]) -> Sche
 
 def _depth(tree: ast.AST) -> int:
     """The number of levels, found without recursion."""
+    # The parser accepts deeper texts than a recursion over its tree survives.
     levels, level = 0, [tree]
     while level:
-        levels, level = (
-            levels + 1,
-            [child for node in level for child in ast.iter_child_nodes(node)],
-        )
+        levels += 1
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
     return levels
 
 

@@ -103,6 +103,7 @@ def _twins(rows: Float[Tensor, "rows columns"]) -> int:
     direction = torch.randn(
         rows.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
+    # Equal rows have equal projections: only neighbours along a random direction are compared.
     order: Int[Tensor, " rows"] = (rows @ direction).abs().argsort()
     rows, sizes = rows[order], sizes[order]
     apart = torch.minimum((rows[1:] - rows[:-1]).norm(dim=1), (rows[1:] + rows[:-1]).norm(dim=1))

@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.arguments import check_number, check_whole
-from gradiometer.convergence.trajectory.path_facts import Kind, Trail
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.convergence.trajectory.path_facts import NO_END, OUTWARDS, Kind, Trail
+from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.uncertainty.arithmetic import transform
+from gradiometer.measurement.uncertainty.means import mean
 
 if TYPE_CHECKING:  # runs are read on machines without torch
     from torch import Tensor
@@ -200,3 +201,113 @@ def _most(
     shares = {name: some / all_ for name, (some, all_) in counts.items() if all_}
     name = max(shares, key=lambda name: shares[name], default=None)
     return (name, *counts[name]) if name is not None and shares[name] >= least else None
+
+
+def chaos_finding(
+    share: Estimate | None,
+    facts: Estimates,
+    losses: Float[np.ndarray, " steps"],
+    learning_rate: float,
+) -> Finding | None:
+    """The finding about chaos past the edge of stability; None if one of its three signs is
+    missing.
+
+    The signs: the sharpness is above its limit by more than half, the loss of the last quarter of
+    the run is above the best that was reached or no lower than at the start, and a step says little
+    about the next one. Each of them alone
+    is common in ordinary training: early sharpness, a noisy loss, and noise. If the late loss is
+    twice the first one,
+    the sharpness is not needed: steps that are too long also reach flat places, where it is small.
+
+    Args:
+        share: Measured sharpness over its limit, for example ηλ_max/2; None if it was not measured.
+        facts: The numbers about the path, from `facts_of`.
+        losses: The loss of every step so far.
+        learning_rate: η.
+
+    >>> import numpy as np
+    >>> from gradiometer import Estimate
+    >>> from gradiometer.convergence.trajectory.endpoint import chaos_finding
+    >>> facts = {"step_correlation": Estimate.interval(-0.1, -0.2, 0.0, level=0.9, method="mean", samples=20)}
+    >>> losses = np.r_[np.linspace(4, 1, 50), np.random.default_rng(0).uniform(1, 7, 450)]
+    >>> chaos_finding(Estimate.exact(3.5), facts, losses, 7.0).state.value
+    'act'
+    >>> chaos_finding(Estimate.exact(1.1), facts, losses, 7.0) is None
+    True
+    """
+    correlation = facts.get("step_correlation")
+    # A smooth path has a correlation near 1 between a step and the next, noise has 0.
+    if correlation is None or not correlation.high < 0.5:
+        return None
+    if len(losses) < 64 or not np.isfinite(losses).all():
+        return None
+    late = mean(losses[-(len(losses) // 4) :], level=0.98)
+    first = max(float(losses[0]), 0.0)
+    # Steps after which the loss is twice the first one are too long, whatever the sharpness at one
+    # point.
+    far = late.low > 2 * first > 0
+    # Training at the edge of stability stays within 1.2 of it.
+    past = share is not None and share.low > 1.5
+    # The mean of 8 losses, as the lowest single one may be a lucky batch.
+    best = float(np.convolve(losses, np.ones(8) / 8, mode="valid").min())
+    # Either training does not keep what it reaches, or it has gained nothing.
+    lost = late.low > 1.15 * max(best, 0.0) or late.low > 0.9 * first > 0
+    if not (far or (past and lost)):
+        return None
+    edge = {
+        "sharpness_share": share if past else None,
+        "learning_rate": learning_rate,
+        "times_best": late.value / best if best > 0 else None,
+    }
+    return Finding(
+        NAME, Issue.CONVERGENCE, "chaos", State.ACT, {"step_correlation": correlation}, edge
+    )
+
+
+def infinity_finding(
+    facts: Estimates, losses: Float[np.ndarray, " steps"], weight_decay: float
+) -> Finding | None:
+    """The finding that the parameters run to infinity; None if one of its three signs is missing.
+
+    The signs: ‖Φ‖ has grown in each of the last four doublings of time, not by clearly less each
+    time, in the direction in which it points; the loss was already below 2 % of its first value
+    before a quarter of the run; and it has at least halved since. Weight decay ends this, so with
+    it there is no finding.
+
+    Args:
+        facts: The numbers about the path, from `facts_of`.
+        losses: The loss of every step so far.
+        weight_decay: The largest weight decay of the parameters.
+
+    >>> import numpy as np
+    >>> from gradiometer import Estimate
+    >>> from gradiometer.convergence.trajectory.endpoint import infinity_finding
+    >>> facts = {"norm_growth": Estimate.exact(0.1), "alignment": Estimate.exact(0.8)}
+    >>> losses = 2.3 / (1 + np.arange(4000))
+    >>> infinity_finding(facts, losses, 0.0).state.value
+    'look'
+    >>> infinity_finding(facts, losses, 0.01) is None
+    True
+    """
+    growth, alignment = facts.get("norm_growth"), facts.get("alignment")
+    if growth is None or alignment is None or weight_decay > 0:
+        return None
+    if not (growth.high > NO_END and alignment.value >= OUTWARDS):
+        return None
+    steps = len(losses)
+    if steps < 64 or not np.isfinite(losses).all():
+        return None
+    first = losses[:8].mean()
+    early = losses[steps // 8 : steps // 4].mean()
+    late = losses[-(steps // 4) :].mean()
+    # Early on every example is fitted, more or less, and since then the loss has halved: it goes on.
+    if not (0 < early < 0.02 * first and late < early / 2):
+        return None
+    shares = {
+        "early_share": float(early / first),
+        "late_share": float(late / first),
+        "early_until": steps // 4,
+    }
+    return Finding(
+        NAME, Issue.CONVERGENCE, "path_to_infinity", State.LOOK, {"norm_growth": growth}, shares
+    )

@@ -125,6 +125,7 @@ def _starts(steps: Int[np.ndarray, " kept"]) -> Int[np.ndarray, " groups"]:
     """Positions of the first of three consecutive steps, without overlap."""
     starts, place = [], int(np.searchsorted(steps, SETTLED_IN))
     while place + 2 < len(steps):
+        # A step that was not measured leaves a gap, and no group spans it.
         if steps[place + 2] == steps[place] + 2:
             starts.append(place)
             place += 3
@@ -261,6 +262,7 @@ def _slope(squares: Float[np.ndarray, " groups"], level: float) -> Estimate:
         return Estimate.bound(
             -math.inf, low=-math.inf, high=-math.inf, method="at rest", samples=len(values)
         )
+    # A doubling at rest has no logarithm.
     values = values[np.isfinite(values)]
     if len(values) < FEWEST_DOUBLINGS:
         return Estimate.unknown(level=level, method=METHOD, samples=len(values))

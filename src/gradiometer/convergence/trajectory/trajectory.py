@@ -1,14 +1,19 @@
-"""The trajectory gauge: a few iterates of every doubling of time, as sketches, and the kind of path
-they follow."""
+"""The trajectory gauge: a few iterates of every doubling of time, as sketches, the kind of path they
+follow, and how far it moves in each doubling."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+from jaxtyping import Float
+from scipy.special import stdtrit
 
 from gradiometer.convergence.trajectory.path_facts import (
+    GROUPS,
+    LONGEST_MEMORY,
     SETTLED_IN,
     TO_REST,
     Kind,
@@ -16,13 +21,12 @@ from gradiometer.convergence.trajectory.path_facts import (
     facts_of,
     kind_of,
 )
-from gradiometer.measurement.estimate import Estimates
+from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import Moments, Series
 
 if TYPE_CHECKING:  # runs are read on machines without torch
-    from jaxtyping import Float
     from torch import Tensor
 
     from gradiometer.measurement.step import TrainingStep
@@ -148,7 +152,8 @@ class Trajectory(Gauge):
         claim, state, names = CLAIMS[kind]
         if kind is Kind.DIVERGING and estimates["slowing"].high >= TO_REST:  # by its growth
             claim, names = "path_diverging_in_length", ("norm_growth",)
-        facts = {name: estimates[name] for name in names}
+        facts: dict[str, Any] = {name: estimates[name] for name in names}
+        facts["is_constant"] = run.settings is not None and run.settings.is_constant
         return Finding(self.name, self.issue, claim, state, facts=facts)
 
 
@@ -162,3 +167,91 @@ CLAIMS: dict[Kind, tuple[str, State, tuple[str, ...]]] = {
     Kind.CANNOT_TELL: ("path_unknown", State.CANNOT_TELL, ()),
 }
 """For each kind of path: its claim, its state, and the names of the numbers that decided it."""
+
+
+SHARED = 1.4 / 0.9
+"""Variance of the mean of five squared moves, over its value for independent ones: neighbouring
+moves share an iterate, and independent positions give their squares a correlation of a quarter."""
+
+
+@dataclass(frozen=True)
+class MoveLength:
+    """Lengths in one doubling of time.
+
+    Attributes:
+        first, last: The first and the last step of the doubling.
+        moved: Root mean squared move between neighbouring groups, in the unit of Φ.
+        stepped: Root mean squared length of one step.
+    """
+
+    first: int
+    last: int
+    moved: Estimate
+    stepped: Estimate
+
+
+def lengths_of(path: Trail, level: float = 0.9) -> tuple[MoveLength, ...]:
+    """The lengths in the last whole doublings of a path, at most ten, oldest first.
+
+    The interval is Student's for the mean of five squares, on a logarithmic scale; if Φ has more
+    than 61 numbers it includes the error of the sketch (a variance of 2/61 of the squared length).
+    In simulation, nominal 90 % intervals cover in at least 98 % of doublings for sketched paths, in
+    89 to 95 % if Φ has 5 to 60 numbers, and in 85 to 92 % if it has one or two; random walks are at
+    the upper end, independent places at the lower.
+
+    Args:
+        path: The trajectory's groups.
+        level: Confidence level, between 0 and 1.
+
+    >>> import numpy as np
+    >>> from gradiometer.convergence.trajectory.trajectory import lengths_of
+    >>> from gradiometer.convergence.trajectory.path_facts import Trail
+    >>> from gradiometer.convergence.trajectory.trajectory import keeps
+    >>> steps = np.array([step for step in range(1000) if keeps(step)])
+    >>> walk = np.random.default_rng(0).standard_normal((1000, 30)).cumsum(axis=0)[steps]
+    >>> for length in lengths_of(Trail.of(steps, walk, np.full(len(steps), 0.1)))[-2:]:
+    ...     print(length.first, length.last, length.moved)
+    231 461 40.2 [32.5, 49.7] parameter
+    461 922 47.2 [40.9, 54.4] parameter
+    """
+    path = path.last(LONGEST_MEMORY)
+    count = path.doublings
+    places = path.steps[len(path.steps) - 1 - GROUPS * count :: GROUPS]
+    moves, steps = (
+        squares[len(squares) - GROUPS * count :].reshape(count, GROUPS)
+        for squares in ((path.moves**2).sum(axis=1), path.squares)
+    )
+    sketched = path.centres.shape[1] == NUMBERS
+    return tuple(
+        MoveLength(
+            int(places[place]),
+            int(places[place + 1]),
+            _root_mean_square(moves[place], level, sketched=sketched),
+            _root_mean_square(steps[place], level, sketched=sketched),
+        )
+        for place in range(count)
+    )
+
+
+def _root_mean_square(
+    squares: Float[np.ndarray, " moves"], level: float, *, sketched: bool
+) -> Estimate:
+    """The root of the mean of some squares. Source of the interval on a logarithmic scale: the
+    delta method."""
+    count, square = len(squares), float(squares.mean())
+    if not square > 0:
+        return Estimate.exact(0.0, unit="parameter")
+    relative = SHARED * float(squares.var(ddof=1)) / count / square**2 + (
+        2 / NUMBERS if sketched else 0.0
+    )
+    factor = math.exp(float(stdtrit(count - 1, (1 + level) / 2)) * math.sqrt(relative) / 2)
+    length = math.sqrt(square)
+    return Estimate.interval(
+        length,
+        length / factor,
+        length * factor,
+        level=level,
+        method=f"Student, {count} moves, logarithmic",
+        samples=count,
+        unit="parameter",
+    )

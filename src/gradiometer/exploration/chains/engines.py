@@ -1,19 +1,226 @@
-"""Engines: two ways to compute the gradients of M independent chains, with the same result up to
-rounding."""
+"""Two ways to compute the gradients of M independent chains, with the same result up to rounding,
+and the state that they advance."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Int
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
-from gradiometer.exploration.chains.stacked import OnlyCalled, StackedSequential, is_stackable
-from gradiometer.exploration.chains.state import ChainState
+from gradiometer.errors import BadArgument
+from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.measurement.batch import Batch, batch_size, take
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.traits import Traits
+from gradiometer.measurement.untouched import in_eval_mode
+from gradiometer.randomness import untouched_randomness
+
+Function = Callable[[nn.Module, Batch], Tensor]
+"""A function of a model and a batch. It returns one number per example, or their mean."""
+
+
+@dataclass
+class ChainState:
+    """M models whose parameters are the rows of stacked tensors, with one sampler each.
+
+    Args:
+        models: Models of one architecture. Their parameters become views of the stack.
+        seeds: Seed of each chain.
+        samplers: The sampler of each model's trainable parameters.
+        before_step: Called with the position of the chain, and its gradients, before every step.
+    """
+
+    models: Sequence[nn.Module]
+    seeds: Sequence[int]
+    samplers: Sequence[Sampler]
+    before_step: Callable[[int, Sequence[Tensor]], None] | None = None
+
+    def __post_init__(self) -> None:
+        self.stacked = _stack(self.models)
+        names = [
+            name for name, parameter in self.models[0].named_parameters() if parameter.requires_grad
+        ]
+        self.leaves = [self.stacked[name].requires_grad_() for name in names]
+        self.of_one = [[model.get_parameter(name) for name in names] for model in self.models]
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    def update(self, place: int, gradients: Sequence[Tensor]) -> None:
+        """One step of one chain."""
+        for parameter, gradient in zip(self.of_one[place], gradients, strict=True):
+            parameter.grad = gradient
+        if self.before_step is not None:
+            self.before_step(place, gradients)
+        self.samplers[place].advance()
+
+
+class DrawRecorder:
+    """Records functions of every chain's model during the run, in eval mode.
+
+    Args:
+        functions: For every name, a function of (model, batch) and the batch.
+    """
+
+    def __init__(self, functions: Mapping[str, tuple[Function, Batch]]) -> None:
+        self.functions = functions
+        self._draws: dict[str, list[np.ndarray]] = {name: [] for name in functions}
+
+    @torch.no_grad()
+    def look(self, models: Sequence[nn.Module]) -> None:
+        """One draw of each function."""
+        with in_eval_mode(*models):
+            for name, (function, batch) in self.functions.items():
+                values = torch.stack([function(model, batch).double() for model in models])
+                self._draws[name].append(values.reshape(len(models), -1).mean(1).cpu().numpy())
+
+    def draws(self) -> dict[str, Float[np.ndarray, "draws chains"]]:
+        """All draws, by function."""
+        return {name: np.stack(values) for name, values in self._draws.items() if values}
+
+
+def make_models(make: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Module]:
+    """A new model for each seed, made from torch's global random numbers."""
+    models = []
+    for seed in seeds:
+        with untouched_randomness(seed, []):
+            models.append(make())
+    # One model for all seeds would be trained by all chains at once.
+    if len({id(model) for model in models}) < len(models):
+        raise BadArgument(
+            "`model` must make a new model each time, got the same one twice: write model=lambda: "
+            "...."
+        )
+    return models
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The trainable parameters of a model."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _stack(models: Sequence[nn.Module]) -> dict[str, Tensor]:
+    """All parameters, stacked, under every name they have. The models' parameters become rows of
+    the stack."""
+    stacked: dict[str, Tensor] = {}
+    of: dict[int, Tensor] = {}
+    # A shared parameter has several names, and must stay one tensor.
+    for name, parameter in models[0].named_parameters(remove_duplicate=False):
+        if id(parameter) not in of:
+            of[id(parameter)] = torch.stack(
+                [model.get_parameter(name).detach() for model in models]
+            )
+            for row, model in zip(of[id(parameter)], models, strict=True):
+                model.get_parameter(name).data = row
+        stacked[name] = of[id(parameter)]
+    return stacked
+
+
+ELEMENTWISE = (
+    nn.ReLU,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.GELU,
+    nn.SiLU,
+    nn.ELU,
+    nn.LeakyReLU,
+    nn.Softplus,
+    nn.Identity,
+)
+"""Layers that treat every number, and so every chain, in the same way."""
+
+Layer = Callable[
+    [Float[Tensor, "chains examples features"]], Float[Tensor, "chains examples features"]
+]
+
+
+class OnlyCalled(Exception):
+    """A loss or a function has asked a stacked network for more than its outputs."""
+
+
+class StackedSequential(nn.Module):
+    """M networks of linear layers and elementwise functions, called with M batches one after the
+    other.
+
+    Takes the examples of all chains along the first axis, [chains · examples, ...], and returns the
+    outputs in the same order. So any per-example loss that calls the model works without change. It
+    has no parameters or parts to look at: a loss that reads them, such as one with a penalty of its
+    own, gets `OnlyCalled` and not an empty list.
+
+    Args:
+        model: One of the networks: an `nn.Sequential`, nested or not.
+        stacked: Parameters of all networks by name, [chains, *parameter].
+
+    Source: the batched product: torch.baddbmm; the idea: `torch.func.stack_module_state`, without
+    its vmap.
+    """
+
+    def __init__(self, model: nn.Module, stacked: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._chains = len(next(iter(stacked.values())))
+        self._layers = list(_layers(model, stacked))
+
+    def forward(self, inputs: Float[Tensor, "all ..."]) -> Float[Tensor, "all ..."]:
+        """The output for every example by the network of its chain."""
+        hidden = inputs.unflatten(0, (self._chains, -1))
+        for layer in self._layers:
+            hidden = layer(hidden)
+        outputs: Tensor = hidden.flatten(0, 1)
+        return outputs
+
+    def __getattr__(self, name: str) -> Any:
+        raise OnlyCalled(name)
+
+    def _none(self, *_: Any, **__: Any) -> Any:
+        raise OnlyCalled("the parameters or parts of the model")
+
+    named_modules = named_children = state_dict = _none
+
+
+def is_stackable(model: nn.Module) -> bool:
+    """True if every part of a model has a batched form here."""
+    for _, module in _leaves(model):
+        # A subclass may do anything in its forward, and a Flatten may keep some axes.
+        linear = type(module) is nn.Linear and not module._forward_pre_hooks
+        if type(module) is nn.Flatten:
+            linear = (module.start_dim, module.end_dim) == (1, -1)
+        elementwise = isinstance(module, ELEMENTWISE) and not any(True for _ in module.parameters())
+        if not (linear or elementwise):
+            return False
+    return not any(module._forward_hooks for module in model.modules())
+
+
+def _leaves(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The layers with their names, in the order of the calls."""
+    if type(model) is not nn.Sequential:
+        yield prefix, model
+        return
+    for name, module in model.named_children():
+        yield from _leaves(module, f"{prefix}.{name}".lstrip("."))
+
+
+def _layers(model: nn.Module, stacked: Mapping[str, Tensor]) -> Iterator[Layer]:
+    for name, module in _leaves(model):
+        if isinstance(module, nn.Linear):
+            yield _linear(
+                stacked[f"{name}.weight".lstrip(".")], stacked.get(f"{name}.bias".lstrip("."))
+            )
+        else:
+            yield nn.Flatten(2) if isinstance(module, nn.Flatten) else module
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> Layer:
+    transposed = weight.transpose(1, 2)
+    if bias is None:
+        return lambda hidden: torch.bmm(hidden, transposed)
+    row = bias.unsqueeze(1)
+    return lambda hidden: torch.baddbmm(row, hidden, transposed)
+
 
 BatchAt = Callable[[Int[Tensor, " chosen"]], Batch]
 """The training examples at these positions, as a batch."""
@@ -97,6 +304,7 @@ class Stacked(Engine):
             is_stackable(state.models[0]) and traits.fixed and loss(state.models[0], batch).dim()
         ):
             return False
+        # Only a call shows if the loss looks into the model.
         copies = take(batch, torch.arange(batch_size(batch)).repeat(len(state)))
         try:
             loss(StackedSequential(state.models[0], state.stacked), copies)
@@ -106,6 +314,7 @@ class Stacked(Engine):
 
     def gradients(self, index: Int[Tensor, "chains examples"]) -> Sequence[Tensor]:
         """One forward and backward for all chains."""
+        # The batches of all chains lie one after the other, so the loss is called once.
         losses = self.loss(self.model, self.batch_at(index.reshape(-1)))
         total = losses.view(len(index), -1).mean(1).sum()
         return torch.autograd.grad(

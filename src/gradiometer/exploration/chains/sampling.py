@@ -2,6 +2,7 @@
 functions of the draws."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,37 +15,116 @@ from torch import Tensor, nn
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, bounded
-from gradiometer.exploration.chains.effective_size import size_of_slowest
-from gradiometer.exploration.chains.engines import faster_engine
-from gradiometer.exploration.chains.mixing import Mixing, mixing
-from gradiometer.exploration.chains.moment import ENOUGH, Known, Moment
-from gradiometer.exploration.chains.state import (
+from gradiometer.exploration.chains.engines import (
     ChainState,
     DrawRecorder,
     Function,
+    faster_engine,
     make_models,
     trainable,
 )
+from gradiometer.exploration.chains.mixing import Mixing, mixing, size_of_one, size_of_slowest
 from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.exploration.temperature.equipartition import (
+    BLOCKS,
     DIRECTIONS,
+    SURE,
     Equipartition,
     Shape,
+    Virial,
     watched_directions,
 )
-from gradiometer.exploration.temperature.virial import BLOCKS, Virial
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.job import Job
 from gradiometer.jobs.pool import Here, Pool
 from gradiometer.measurement.batch import Batch, Order, take
 from gradiometer.measurement.batch import batch_size as size_of
-from gradiometer.measurement.estimate import Estimate, about, counted
+from gradiometer.measurement.estimate import Estimate, about, counted, significant
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Draw
+from gradiometer.measurement.uncertainty.means import mean
 
-SURE = 0.99
+ENOUGH = 30
+"""Effective draws, at least: a chain that seems to have fewer has not shown how far its draws
+depend on each other."""
+
+Known = float | tuple[float, float] | None
+"""The exact mean of a function, or its exact mean and standard deviation, if they are known."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The mean and the spread of a function of the draws.
+
+    Args:
+        mean: Its mean over the posterior.
+        spread: Its standard deviation over the posterior.
+        effective: Effective number of draws, of the function or of what it may depend on; NaN of
+            fewer than 4 draws.
+        known: Its exact mean, if the posterior is known.
+        known_spread: Its exact standard deviation, if the posterior is known.
+    """
+
+    mean: Estimate
+    spread: Estimate
+    effective: float
+    known: float | None = None
+    known_spread: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        values: Float[np.ndarray, " draws"],
+        known: Known = None,
+        level: float = 0.9,
+        every: int = 1,
+        slowest: float = math.inf,
+    ) -> "Moment":
+        """Mean and spread of correlated draws, with intervals that account for the correlation.
+
+        Both are unknown with fewer than 30 effective draws. In simulation with 48 to 2,000 draws of
+        autoregressive chains of any correlation, nominal 90 %, at most 12 % of the intervals of
+        means then miss, and 15 % of those of spreads; without this rule 33 and 53 % of the chains
+        of 2.5 autocorrelation times.
+
+        Args:
+            values: The draws, in order.
+            known: What is known of the function.
+            level: Confidence level.
+            every: Steps between two draws.
+            slowest: Effective draws of something slower on which the function may depend.
+        """
+        middle, square = mean(values, level=level), mean((values - values.mean()) ** 2, level=level)
+        low, value, high = (
+            math.sqrt(max(end, 0.0)) for end in (square.low, square.value, square.high)
+        )
+        method = f"root of the mean square: {square.method}"
+        spread = Estimate.interval(
+            value, low, high, level=level, method=method, samples=square.samples
+        )
+        # A function may depend on what moves more slowly than itself.
+        effective = min(size_of_one(values), slowest)
+        if not effective >= ENOUGH:
+            further = (
+                math.ceil(every * len(values) * (ENOUGH / effective - 1)) if effective > 0 else None
+            )
+            words = f"fewer than {ENOUGH} effective draws"
+            middle = spread = Estimate.unknown(
+                level=level, method=words, samples=len(values), needed=further
+            )
+        exact = known if isinstance(known, tuple) else (known, None)
+        return cls(middle, spread, effective, *exact)
+
+    def __str__(self) -> str:
+        if self.mean.tells:
+            return f"mean {self.mean}, spread {self.spread}"
+        if math.isnan(self.effective):
+            return "cannot tell: fewer than 4 draws"
+        return f"cannot tell: {significant(self.effective)} effective draws, fewer than {ENOUGH}"
+
+
 FEWEST_STEPS = 2 * BLOCKS
 
 MakeSampler = Callable[[list[nn.Parameter], int], Sampler]
@@ -261,6 +341,7 @@ def sample(
                 draw=draw,
                 level=level,
             )
+            # As many jobs as workers: chains of one job share their products.
             parts = np.array_split(np.asarray(seeds), min(where.size, len(seeds)))
             jobs = [
                 Job(f"chains of seeds {part[0]} to {part[-1]}", _call_with_seeds, (part.tolist(),))
@@ -307,6 +388,7 @@ def sample(
     batches = _batches(orders)
     for step in range(burn_in + steps):
         if step == burn_in:
+            # Only the steps that are measured pay for the sums.
             chains.before_step = measure
         index = next(batches)
         # A pair costs another step, so there is one in 20 steps.
@@ -357,6 +439,7 @@ def _call_with_seeds(some: Callable[..., list[Sampled]], seeds: Sequence[int]) -
 
 def agreement(chains: Sequence[Sampled], level: float = 0.9) -> list[Mixing]:
     """R-hat and effective sample sizes of every function that varies. Empty for a single chain."""
+    # One chain cannot show that it has not mixed with another.
     if len(chains) < 2:
         return []
     draws = {

@@ -1,8 +1,8 @@
-from .calibration import LogProbabilities as LogProbabilities
 from .diversity import disagreement as disagreement
 from .ensemble import Ensemble as Ensemble
 from .ensemble_size import validation_mask as validation_mask
 from .export import export as export
+from .scores import LogProbabilities as LogProbabilities
 from .scores import Predictions as Predictions
 from .scores import averaged as averaged
 from .scores import differences as differences

@@ -58,6 +58,7 @@ class Ensemble(nn.Module):
             )
         if not 0 < temperature < math.inf:
             raise BadArgument(f"`temperature` must be positive and finite, got {temperature}.")
+        # Buffers, so that exporters and moves to a device take them along.
         self.register_buffer("weights", torch.full((count,), 1 / count))
         self.register_buffer("temperature", torch.tensor(float(temperature)))
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.ensembles.calibration import ReliabilityBin
+from gradiometer.exploration.ensembles.scores import ReliabilityBin
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
@@ -104,6 +104,7 @@ class EnsembleReport(Artifact):
             )
         if not self.baselines:
             raise BadArgument("`baselines` must begin with the last snapshot, got none.")
+        # What the finding and the page will ask for.
         compared = (
             self.baselines[0].difference,
             self.sizes[self.chosen - 1].added,
@@ -162,6 +163,7 @@ class EnsembleReport(Artifact):
             enumerate(self.paths, start=1), key=lambda numbered: numbered[1].barrier.value
         )
         barrier, error = path.barrier, self.sizes[0].scores["error"].value
+        # Barriers that are neither all below half of the error nor one above it show nothing.
         one: bool | None = None
         if all(each.barrier.high < error / 2 for each in self.paths):
             one = True

@@ -1,21 +1,25 @@
-"""The ensembles of the last m members: the gain from each member, and the best m on validation
-data."""
+"""How many members an ensemble needs: the gain from each, the best number, and the number of
+independent runs that it is as good as."""
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.ensembles.calibration import Labels, LogProbabilities
 from gradiometer.exploration.ensembles.ensemble_report import FEWEST, EnsembleSize
 from gradiometer.exploration.ensembles.scores import (
+    Labels,
+    LogProbabilities,
     Predictions,
     averaged,
     differences,
     fitted_temperature,
     scores,
 )
+from gradiometer.measurement.estimate import Estimate
 
 
 def ensemble_sizes(
@@ -81,3 +85,99 @@ def validation_mask(examples: int) -> Bool[np.ndarray, " examples"]:
     mask = np.zeros(examples, dtype=bool)
     mask[np.random.default_rng(0).permutation(examples)[:taken]] = True
     return mask
+
+
+def deep_ensemble_equivalent(
+    ensemble: Predictions,
+    runs: Sequence[LogProbabilities],
+    labels: Labels,
+    validation: Bool[np.ndarray, " examples"],
+    *,
+    level: float = 0.9,
+) -> Estimate:
+    """The number of independent runs whose ensemble has the same calibrated log-loss, linear
+    between whole numbers.
+
+    The loss of k runs is the average over all choices of k of the given runs. The result is at
+    least 1 by definition, and ∞ if the ensemble is better than all of them together. The interval
+    is the bootstrap's over the scored examples, for these runs and these temperatures. With few
+    runs, other runs would differ by more. Simulated at nominal 90 %, with a quarter of 360 and of
+    2,000 examples for the temperatures, it covers in 80 to 88 % and in 84 to 92 %.
+
+    Args:
+        ensemble: The predictions of the ensemble.
+        runs: Log-probabilities of at least 2 independent full runs, on all held-out examples.
+        labels: Labels of all held-out examples.
+        validation: True for the examples that fit temperatures; the others are scored.
+        level: Confidence level, between 0 and 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from scipy.special import log_softmax
+        >>> from gradiometer.exploration.ensembles import Predictions, averaged, validation_mask
+        >>> from gradiometer.exploration.ensembles.ensemble_size import deep_ensemble_equivalent
+        >>> draws = np.random.default_rng(0)
+        >>> labels, validation = draws.integers(0, 3, 300), validation_mask(300)
+        >>> runs = list(log_softmax(np.eye(3)[labels] + draws.standard_normal((5, 300, 3)), axis=2))
+        >>> ensemble = Predictions.split(averaged(runs[:2]), labels, validation)
+        >>> print(deep_ensemble_equivalent(ensemble, runs[2:], labels, validation))
+        1.62 [1.07, 2.32] runs
+
+    Source: Ashukha et al. (2020), Pitfalls of In-Domain Uncertainty Estimation and Ensembling in
+    Deep Learning, section 4.1; the percentile bootstrap: Efron & Tibshirani (1993), chapter 13.
+    """
+    if not len(runs) >= 2:
+        raise BadArgument(f"`runs` must be at least 2, got {len(runs)}: one run gives no curve.")
+    curve = np.stack(
+        [_losses(runs, count, labels, validation) for count in range(1, len(runs) + 1)]
+    )
+    own = ensemble.losses["calibrated_nll"]
+    if len(own) != curve.shape[1]:
+        raise BadArgument(
+            f"`ensemble` must be scored on the {curve.shape[1]} examples of `runs`, got {len(own)}."
+        )
+    examples, draws = len(own), np.random.default_rng(0)
+    resampled = []
+    for _ in range(1000):
+        # A bootstrap sample as counts: the losses themselves are never copied.
+        weights = np.bincount(draws.integers(0, examples, examples), minlength=examples)
+        resampled.append(_crossing(float(own @ weights), curve @ weights))
+    # A quantile that is one of the draws may be infinite, where a mean of two would be NaN.
+    low, high = np.quantile(
+        resampled, ((1 - level) / 2, (1 + level) / 2), method="inverted_cdf"
+    ).tolist()
+    value = _crossing(float(own.sum()), curve.sum(axis=1))
+    return Estimate.interval(
+        value,
+        min(low, value),
+        max(high, value),
+        level=level,
+        method=f"bootstrap over examples, {len(runs)} runs",
+        samples=examples,
+        unit="runs",
+    )
+
+
+def _losses(
+    runs: Sequence[LogProbabilities],
+    count: int,
+    labels: Labels,
+    validation: Bool[np.ndarray, " examples"],
+) -> Float[np.ndarray, " scored"]:
+    """Calibrated log-loss of each scored example, averaged over all ensembles of `count` runs."""
+    chosen = [
+        Predictions.split(averaged(group), labels, validation).losses["calibrated_nll"]
+        for group in itertools.combinations(runs, count)
+    ]
+    average: np.ndarray = np.mean(chosen, axis=0)
+    return average
+
+
+def _crossing(loss: float, curve: Float[np.ndarray, " runs"]) -> float:
+    """The first place on a curve over 1, 2, … runs that is as low as the loss."""
+    if loss >= curve[0]:
+        return 1.0
+    for count in range(1, len(curve)):
+        if curve[count] <= loss:
+            return count + float((curve[count - 1] - loss) / (curve[count - 1] - curve[count]))
+    return math.inf

@@ -85,6 +85,7 @@ def _program(model: nn.Module, inputs: Tensor) -> ExportedProgram:
         parameter.kind is parameter.VAR_POSITIONAL
         for parameter in signature(exported.forward).parameters.values()
     ):
+        # A model of *inputs takes their shapes as one tuple.
         any_number = (any_number,)
     try:
         program = torch.export.export(exported, (inputs,), dynamic_shapes=any_number, strict=False)
@@ -94,6 +95,7 @@ def _program(model: nn.Module, inputs: Tensor) -> ExportedProgram:
             f"torch.export cannot export this model for any number of examples ({reason})."
         ) from error
     with torch.no_grad():
+        # With one example it shows if their number was fixed after all.
         for count in {1, len(inputs)}:
             given, wanted = program.module()(inputs[:count]), exported(inputs[:count])
             difference = float((given - wanted).abs().max())

@@ -1,26 +1,222 @@
-"""Scores of predictions and their paired differences: error, log-loss, Brier score and calibration
-error."""
+"""Scores of predictions and their paired differences: error, log-loss, Brier score, and the
+calibration error without bias."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Integer
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax, logsumexp, ndtri
 
+from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.ensembles.calibration import (
-    Labels,
-    LogProbabilities,
-    calibration_difference,
-    calibration_error,
-)
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import difference_of_means
 from gradiometer.measurement.uncertainty.proportions import difference_of_proportions, proportion
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
+
+BINS = 15
+"""Number of bins, of equal numbers of examples."""
+
+LogProbabilities = Float[np.ndarray, "examples classes"]
+Labels = Integer[np.ndarray, " examples"]
+_Samples = Float[np.ndarray, " examples"]
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Examples of similar confidence.
+
+    Args:
+        confidence: The mean probability of the predicted class.
+        accuracy: The share of correct predictions, with Wilson's interval.
+        examples: Number of examples.
+    """
+
+    confidence: float
+    accuracy: Estimate
+    examples: int
+
+
+def reliability(
+    log_probabilities: LogProbabilities, labels: Labels, *, level: float = 0.9
+) -> list[ReliabilityBin]:
+    """The reliability diagram, least confident bin first. Calibrated predictions have accuracy =
+    confidence.
+
+    Source: Niculescu-Mizil & Caruana (2005), Predicting Good Probabilities with Supervised
+    Learning.
+    """
+    confidence, correct = _confidence(log_probabilities, labels)
+    places = _places(confidence)
+    return [
+        ReliabilityBin(
+            float(confidence[inside].mean()),
+            proportion(int(correct[inside].sum()), int(inside.sum()), level),
+            int(inside.sum()),
+        )
+        for inside in (places == place for place in range(BINS))
+    ]
+
+
+def calibration_error(
+    log_probabilities: LogProbabilities, labels: Labels, *, level: float = 0.9
+) -> Estimate:
+    """Root mean square of confidence less accuracy over bins of the predicted class: debiased ECE,
+    in ℓ₂.
+
+    In a bin of n examples with gaps e = confidence − correct, ((Σe)² − Σe²)/(n (n − 1)) is an
+    unbiased estimate of the squared mean gap. The plain estimate exceeds it by the variance of e
+    over n, so that every small test set looks uncalibrated. The interval is the root of the
+    jackknife's interval of the square. For calibrated predictions it is about twice too wide. If
+    few predictions are wrong, the jackknife cannot see how many more could have been, so the upper
+    end is at least that of bins with as many more mistakes as Wilson's interval allows. Simulated
+    at nominal 90 %, with 2 to 34 % wrong, 100 to 3,000 examples, calibrated or far from it, it
+    covers in 89 to 100 %. With only two to five wrong predictions that are far from calibrated, it
+    covers in 83 % (the jackknife alone in 57 %). Errors that cancel within a bin are not seen, so
+    this is a lower limit of the error of single predictions.
+
+    Example:
+        >>> import numpy as np
+        >>> from gradiometer.exploration.ensembles.scores import calibration_error
+        >>> confidence = np.full(1000, 0.9)
+        >>> labels = (np.arange(1000) % 10 >= 7).astype(int)  # 70 % are of class 0
+        >>> print(calibration_error(np.log(np.stack([confidence, 1 - confidence], axis=1)), labels))
+        0.193 [0.167, 0.225]
+
+    Source: Kumar, Liang & Ma (2019), Verified Uncertainty Calibration, section 4.2; the added
+        mistakes: Agresti & Coull (1998), Approximate Is Better than "Exact" for Interval Estimation
+        of Binomial Proportions.
+    """
+    _, value, low, highs = _ends(log_probabilities, labels, _quantile(level))
+    return Estimate.interval(
+        value,
+        low,
+        max(highs),
+        level=level,
+        method=f"jackknife, {BINS} bins of equal numbers",
+        samples=len(labels),
+    )
+
+
+def calibration_difference(
+    first: LogProbabilities, second: LogProbabilities, labels: Labels, *, level: float = 0.9
+) -> Estimate:
+    """`calibration_error` of the first predictions less that of the second, paired over the same
+    examples.
+
+    The two intervals are combined with the correlation of their jackknife samples, once with each
+    of the two upper ends of `calibration_error`; the wider result is returned. Simulated at nominal
+    90 %, with 2 to 18 % wrong, it covers in 88 to 100 %, and in 82 to 85 % if only two to five
+    predictions are wrong.
+
+    Source: Zou & Donner (2008), Construction of Confidence Limits about Effect Measures; with a
+    correlation: Zou (2007), Toward Using Confidence Intervals to Compare Correlations, eq. 15.
+    """
+    quantile = _quantile(level)
+    ours, one, low, highs = _ends(first, labels, quantile)
+    theirs, other, other_low, other_highs = _ends(second, labels, quantile)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlation = float(np.nan_to_num(np.corrcoef(ours, theirs)[0, 1]))  # 0 if one is constant
+
+    def distance(down: float, up: float) -> float:
+        return math.sqrt(max(down**2 + up**2 - 2 * correlation * down * up, 0.0))
+
+    value = one - other
+    return Estimate.interval(
+        value,
+        value - max(distance(one - low, high - other) for high in other_highs),
+        value + max(distance(high - one, other - other_low) for high in highs),
+        level=level,
+        method=f"jackknife, combined; {BINS} bins of equal numbers",
+        samples=len(labels),
+    )
+
+
+def squared_gaps(
+    gaps: _Samples, places: Integer[np.ndarray, " examples"]
+) -> tuple[Float[np.ndarray, " bins"], _Samples]:
+    """The share of each bin in n times the squared error, and the same without each of its
+    examples.
+
+    Args:
+        gaps: Confidence less correct, for each example.
+        places: The bin of each example, from 0. Every bin has at least 3 examples.
+    """
+    count = np.bincount(places).astype(np.float64)
+    total, squares = np.bincount(places, gaps), np.bincount(places, gaps**2)
+    whole = (total**2 - squares) / (count - 1)
+    without = ((total[places] - gaps) ** 2 - (squares[places] - gaps**2)) / (count[places] - 2)
+    return whole, without
+
+
+def _ends(
+    log_probabilities: LogProbabilities, labels: Labels, quantile: float
+) -> tuple[_Samples, float, float, tuple[float, float]]:
+    """Pseudo-values of the squared error, whose mean estimates it; its root, the root's lower end,
+    two upper ends."""
+    confidence, correct = _confidence(log_probabilities, labels)
+    places = _places(confidence)
+    whole, without = squared_gaps(confidence - correct, places)
+    samples = whole[places] - without
+    value = float(samples.mean())
+    margin = quantile * float(samples.std(ddof=1)) / math.sqrt(len(samples))
+    # An unbiased square may come out negative, but its interval must reach above zero.
+    high = max(value + margin, margin)
+    more = max(high, _with_more_mistakes(confidence, correct, places, quantile))
+    return (
+        samples,
+        math.sqrt(max(value, 0.0)),
+        math.sqrt(max(value - margin, 0.0)),
+        (math.sqrt(high), math.sqrt(more)),
+    )
+
+
+def _with_more_mistakes(
+    confidence: _Samples,
+    correct: _Samples,
+    places: Integer[np.ndarray, " examples"],
+    quantile: float,
+) -> float:
+    """Upper end of the squared error with z²/2 more mistakes among z² more examples, spread evenly
+    over the bins."""
+    count = np.bincount(places).astype(np.float64)
+    share, more = count / len(correct), quantile**2 / len(correct)
+    wrong = (np.bincount(places, 1 - correct) / count + more / 2) / (1 + more)
+    gap, variance = wrong - np.bincount(places, 1 - confidence) / count, wrong * (1 - wrong)
+    spread = 4 * gap**2 * variance / count + 2 * variance**2 / (count * (count - 1))
+    return float(share @ gap**2) + quantile * math.sqrt(float(share**2 @ spread))
+
+
+def _confidence(log_probabilities: LogProbabilities, labels: Labels) -> tuple[_Samples, _Samples]:
+    predicted = log_probabilities.argmax(axis=1)
+    confidence = np.exp(log_probabilities[np.arange(len(labels)), predicted]).astype(np.float64)
+    return confidence, (predicted == labels).astype(np.float64)
+
+
+def _places(confidence: _Samples) -> Integer[np.ndarray, " examples"]:
+    """Bins of equal numbers of examples, in the order of their confidence."""
+    # the jackknife leaves one example out, and the rest must still have a variance
+    least = 3 * BINS
+    if not len(confidence) >= least:
+        raise BadArgument(
+            f"`labels` must be of at least {least} examples, {BINS} bins of 3, got "
+            f"{len(confidence)}."
+        )
+    places = np.empty(len(confidence), dtype=np.int64)
+    # Stable, so that equal confidences fall into the same bins on every machine.
+    places[np.argsort(confidence, kind="stable")] = (
+        np.arange(len(confidence)) * BINS // len(confidence)
+    )
+    return places
+
+
+def _quantile(level: float) -> float:
+    check_level(level)
+    return float(ndtri((1 + level) / 2))
 
 
 @dataclass(frozen=True)
@@ -183,6 +379,7 @@ def check_predictions(log_probabilities: np.ndarray, labels: np.ndarray) -> None
             "`log_probabilities` must be [examples, classes] and `labels` [examples], got "
             f"{list(log_probabilities.shape)} and {list(labels.shape)}."
         )
+    # Logits that were never normalised are the usual mistake.
     totals = np.exp(log_probabilities).sum(axis=1)
     good = np.abs(totals - 1) < 1e-4
     if not good.all():

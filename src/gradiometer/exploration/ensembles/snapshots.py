@@ -47,6 +47,7 @@ class Snapshot:
         shared: dict[str, str] = {}
         first: dict[tuple[Any, ...], str] = {}
         for name, tensor in model.state_dict().items():
+            # Shared tensors have one memory and one shape; parts of one tensor have another shape.
             memory = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
             if tensor.numel() and memory in first:
                 shared[name] = first[memory]
@@ -128,7 +129,8 @@ class Snapshot:
         from safetensors.torch import load  # noqa: PLC0415 (heavy)
 
         try:
-            metadata = _metadata(content)
+            (length,) = struct.unpack("<Q", content[:8])
+            metadata: dict[str, str] = json.loads(content[8 : 8 + length])["__metadata__"]
             snapshot = cls(
                 int(metadata["number"]),
                 int(metadata["step"]),
@@ -136,6 +138,7 @@ class Snapshot:
                 json.loads(metadata["shared"]),
             )
             whole = metadata["kind"] == KIND and snapshot.digest == metadata["sha256"]
+        # A damaged file may raise anything in the three libraries that read it.
         except (SafetensorError, struct.error, ArithmeticError, LookupError, *_UNREADABLE) as error:
             reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
             raise RunDamaged(
@@ -222,6 +225,7 @@ def checked_cycle(cycle: SnapshotCycle) -> SnapshotCycle:
             f"`snapshots` must be at least {FEWEST}, got {wanted}: the average of one model is "
             "that model."
         )
+    # ⌈T/M⌉ steps a cycle leave a last one that may be short, and so still hot.
     last = _last_length(steps, wanted)
     if not last >= COOLED * cycle.length:
         fitting = [
@@ -249,13 +253,6 @@ def _with_ordered_metadata(content: bytes) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
     return struct.pack("<Q", len(text)) + text + content[8 + length :]
-
-
-def _metadata(content: bytes) -> dict[str, str]:
-    """The metadata in the header of a safetensors file."""
-    (length,) = struct.unpack("<Q", content[:8])
-    metadata: dict[str, str] = json.loads(content[8 : 8 + length])["__metadata__"]
-    return metadata
 
 
 def _kind_of(tensor: Tensor) -> str:

@@ -1,9 +1,11 @@
-"""The base of all samplers: an optimizer that keeps a temperature, in posterior units."""
+"""The base of all samplers: an optimizer that keeps a temperature, in posterior units, and the
+Gaussian noise that it injects."""
 
 import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import is_
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -12,11 +14,57 @@ from torch import Tensor
 
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.samplers.by_direction import SMALL
-from gradiometer.exploration.samplers.group_heat import ROOM, TOLERANCE, Balance, GroupHeat
-from gradiometer.exploration.samplers.noise import Noise
+from gradiometer.exploration.samplers.heat import ROOM, SMALL, TOLERANCE, Balance, GroupHeat
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.gradient_graph import flat
+
+
+class Noise:
+    """Standard normal numbers in the shapes of parameters, from one generator per device.
+
+    Args:
+        seed: Seed of the generators.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._generators: dict[str, torch.Generator] = {}
+        self._buffers: dict[int, tuple[list[Tensor], Tensor, list[Tensor]]] = {}
+
+    def draw(self, params: Sequence[Tensor], place: int) -> list[Tensor]:
+        """New numbers, one tensor per parameter. The next draw at this place overwrites them.
+
+        Args:
+            params: Parameters of one device and dtype.
+            place: Index of this list of parameters.
+        """
+        drawn_for, flat, views = self._buffers.get(place, ([], torch.empty(0), []))
+        if len(drawn_for) != len(params) or not all(map(is_, params, drawn_for)):
+            sizes = [param.numel() for param in params]
+            flat = torch.empty(sum(sizes), dtype=params[0].dtype, device=params[0].device)
+            views = [
+                piece.view(param.shape)
+                for piece, param in zip(flat.split(sizes), params, strict=True)
+            ]
+            self._buffers[place] = list(params), flat, views
+        flat.normal_(generator=self._generator(params[0].device))
+        return views
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state of every generator, by device."""
+        return {device: generator.get_state() for device, generator in self._generators.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from the generators of another `state_dict`."""
+        for device, value in state.items():
+            self._generator(torch.device(device)).set_state(value.cpu())
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        name = str(device)
+        if name not in self._generators:
+            self._generators[name] = torch.Generator(device).manual_seed(self.seed)
+        return self._generators[name]
+
 
 SCHEDULED = ("initial_lr",)
 """The settings that torch's schedulers add to a group."""
@@ -97,6 +145,7 @@ class Sampler(torch.optim.Optimizer, ABC):
         Raises:
             BadArgument: A setting is invalid.
         """
+        # Before torch's own start, which adds the groups.
         self._heats: list[GroupHeat] = []
         self._noise = Noise(seed)
         settings = {
@@ -164,14 +213,12 @@ class Sampler(torch.optim.Optimizer, ABC):
         differences = iter(torch._foreach_sub(list(first), list(second)))
         for place, group in enumerate(self.param_groups):
             difference = flat([next(differences) for _ in group["params"]])
-            own, scale, hot = (
-                self._heats[place],
-                self._minibatch_scale(group),
-                group["hold"] and group["temperature"] > 0,
-            )
+            halves = self._heats[place].halves
+            asked = group["temperature"]
             reading = group["examples"] * float(difference @ difference) / (4 * len(difference))
-            if own.halves.add(reading, scale) and hot and own.halves.above(group["temperature"]):
-                self._refuse(place, own.halves.estimate(), "mini-batch noise alone")
+            judge = halves.add(reading, self._minibatch_scale(group))
+            if judge and group["hold"] and asked > 0 and halves.above(asked):
+                self._refuse(place, halves.estimate(), "mini-batch noise alone")
 
     @property
     def balance(self) -> list[Balance]:
@@ -195,6 +242,7 @@ class Sampler(torch.optim.Optimizer, ABC):
         group = self.param_groups[-1]
         kinds = {(param.device, param.dtype) for param in group["params"]}
         if len(kinds) > 1:
+            # Torch has added the group by now, and a refusal must leave none behind.
             self.param_groups.pop()
             raise BadArgument(
                 "`params` of a group must have one device and dtype, got "
@@ -219,6 +267,7 @@ class Sampler(torch.optim.Optimizer, ABC):
             {key: value for key, value in state_dict.items() if key not in ("noise", "heat")}
         )
         self._noise.load_state_dict(state_dict["noise"])
+        # Copies, so that two samplers can go on from one state.
         self._heats = [GroupHeat.of(each) for each in copy.deepcopy(state_dict["heat"])]
 
     def _gradients(self, group: dict[str, Any], params: list[Tensor]) -> list[Tensor]:
@@ -241,11 +290,12 @@ class Sampler(torch.optim.Optimizer, ABC):
         """The temperature to inject, given this step's reading of the own heat. Raises if that is
         above T."""
         group, heat = self.param_groups[place], self._heats[place].mean
+        # Judged when a block is full: a test at every step would soon find one by chance.
         judge = heat.add(reading, scale)
         temperature: float = group["temperature"]
-        group["injected"] = (
-            max(temperature - heat.temperature, 0.0) if group["hold"] else temperature
-        )
+        group["injected"] = temperature
+        if group["hold"]:
+            group["injected"] = max(temperature - heat.temperature, 0.0)
         if judge and group["hold"] and heat.readings > group["burn_in"] and heat.above(temperature):
             self._refuse(place, heat.estimate(), "SGD itself (mini-batch noise and finite steps)")
         injected: float = group["injected"]
@@ -258,7 +308,7 @@ class Sampler(torch.optim.Optimizer, ABC):
     def _noise_by_direction(self, place: int, params: list[Tensor], scale: float) -> list[Tensor]:
         """Noise whose covariance is the temperature to inject by direction, see `HeatMatrix`."""
         normal = flat(self._noise.draw(params, place))
-        noise = self._heats[place].matrix.colored(
+        noise = self._heats[place].matrix.colored_noise(
             normal, self.param_groups[place]["temperature"], scale
         )
         pieces = noise.split([param.numel() for param in params])
@@ -272,10 +322,8 @@ class Sampler(torch.optim.Optimizer, ABC):
         subtracted from all
         directions alike: one without heat of its own is below T by this mean.
         """
-        temperature, mean = (
-            self.param_groups[place]["temperature"],
-            self._heats[place].mean.temperature,
-        )
+        temperature = self.param_groups[place]["temperature"]
+        mean = self._heats[place].mean.temperature
         if small:
             words = f", above {ROOM:.0%} of the temperature, which leaves no room for noise"
             self._judge_hottest(place, reading, 0.0, ROOM * temperature, words, scale)
@@ -340,6 +388,7 @@ class Sampler(torch.optim.Optimizer, ABC):
     def _way_out(self, place: int, share: float) -> str:
         """What would do, given a share of the learning rate that would do for what was judged."""
         group = self.param_groups[place]
+        # What was judged need not be all that is too hot.
         share = min(share, self._heats[place].room(group["temperature"], self._cold_by(place)))
         batch = f"a batch at least {significant(1 / share)} times as large"
         if group["batch_size"] is not None:

@@ -48,14 +48,12 @@ class SGHMC(Sampler):
         examples, friction = group["examples"], group["momentum"]
         pace = math.sqrt(group["lr"])
         momenta = self._buffers(params, "momentum_buffer")
-        cold = self._cold(place)
-        old = None if cold else flat(momenta)
+        old = None if self._cold(place) else flat(momenta)
         torch._foreach_add_(momenta, gradients, alpha=-pace)
-        noise, size = (
-            ([], 0.0)
-            if old is None
-            else self._thermal(place, params, gradients, old, flat(momenta))
-        )
+        noise: list[Tensor] = []
+        size = 0.0
+        if old is not None:
+            noise, size = self._thermal(place, params, gradients, old, flat(momenta))
         torch._foreach_add_(params, momenta, alpha=pace / 2)
         torch._foreach_mul_(momenta, friction)
         if noise:
@@ -75,6 +73,7 @@ class SGHMC(Sampler):
         small = self._small(group, len(new))
         if small:
             own.matrix.add(examples * (torch.outer(new, new) - torch.outer(old, old)))
+        # Few readings of a matrix fluctuate more than its mean, which is held until there are enough.
         by_direction = small and own.matrix.readings > group["memory"]
         if not own.hottest.found:
             own.hottest.look(flat(gradients))
@@ -83,7 +82,9 @@ class SGHMC(Sampler):
             self._judge_along(place, along, scale, small=small)
         if by_direction:
             return self._noise_by_direction(place, params, scale), 1.0
-        return (self._noise.draw(params, place), math.sqrt(injected)) if injected > 0 else ([], 0.0)
+        if not injected > 0:
+            return [], 0.0
+        return self._noise.draw(params, place), math.sqrt(injected)
 
     def _minibatch_scale(self, group: dict[str, Any]) -> float:
         rate, friction = group["lr"], group["momentum"]

@@ -44,11 +44,10 @@ class SGLD(Sampler):
     def _move(self, place: int, params: list[Tensor], gradients: list[Tensor]) -> None:
         group = self.param_groups[place]
         rate, examples = group["lr"], group["examples"]
-        noise, size = (
-            ([], 0.0)
-            if self._cold(place)
-            else self._thermal(place, params, flat(gradients), rate / 2)
-        )
+        noise: list[Tensor] = []
+        size = 0.0
+        if not self._cold(place):
+            noise, size = self._thermal(place, params, flat(gradients), rate / 2)
         torch._foreach_add_(params, gradients, alpha=-rate)
         if noise:
             torch._foreach_add_(params, noise, alpha=size * math.sqrt(2 * rate / examples))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradiometer.arguments import check_number, check_whole
-from gradiometer.exploration.samplers.group_heat import TOLERANCE
+from gradiometer.exploration.samplers.heat import TOLERANCE
 from gradiometer.exploration.samplers.sampler import Sampler, squared_norm, too_hot
 from gradiometer.measurement.gradient_graph import flat
 
@@ -84,23 +84,19 @@ class SGNHT(Sampler):
         at its limit."""
         group, heat = self.param_groups[place], self._heats[place].mean
         seen = _configurational(group, kinetic)
-        # 3.0: friction per step above which more changes little: e^−3 of the momentum is left.
-        judge, full = heat.add(seen), group["friction"] > 3.0
-        # 10.0: before `burn_in` a reading counts at most this many times T, so that a hot start
-        # does not cause much friction.
-        self._relax(
-            group,
-            min(seen, 10.0 * group["temperature"]) if heat.readings <= group["burn_in"] else seen,
-        )
-        hot = (
-            judge and full and heat.readings > group["burn_in"] and heat.above(group["temperature"])
-        )
-        if hot:
+        judge = heat.add(seen)
+        # More friction changes little: e⁻³ of the momentum is left.
+        full = group["friction"] > 3
+        begins = heat.readings <= group["burn_in"]
+        # A hot start must not cause friction that the rest of the run has to get rid of.
+        self._relax(group, min(seen, 10 * group["temperature"]) if begins else seen)
+        if judge and full and not begins and heat.above(group["temperature"]):
             self._refuse(place, heat.estimate(), "at full friction SGD itself")
 
     def _watch_direction(self, place: int, gradients: list[Tensor], momenta: list[Tensor]) -> None:
         """Search the hottest direction, or read the configurational temperature along it."""
         group, hottest = self.param_groups[place], self._heats[place].hottest
+        # The search chose the direction, so its own steps would read too hot.
         if hottest.found:
             kinetic = group["examples"] * hottest.along(flat(momenta))
             mean = group["temperature"]

@@ -152,7 +152,7 @@ def audit(
         ):
             if step >= burn_in:
                 sums[step >= half] += h * position.detach().square()
-            # 64: steps between checks for iterates that are not finite.
+            # Seldom is enough: what is not finite stays so.
             if step % 64 == 0 and not torch.isfinite(position).all():
                 raise Diverged(
                     f"the sampler's iterates are not finite after {step + 1} steps: take a smaller "

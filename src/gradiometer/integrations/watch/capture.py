@@ -155,12 +155,6 @@ class Capture:
         )
         return True
 
-    def settle(self) -> None:
-        """At a measured step, note that an accelerator still works for training: that time belongs
-        to training."""
-        if self.active:
-            self.stopwatch.begin()
-
     def catch(self, parts: Sequence[Part], loss: Any) -> None:
         """Take in one more backward, and the loss as it was given to `step`."""
         self._shares.given(loss)

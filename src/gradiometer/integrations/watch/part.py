@@ -53,15 +53,24 @@ def value_of(loss: object) -> float | Tensor:
     The tensor is a copy. The replay of a CUDA graph writes every loss into the same place.
     """
     if isinstance(loss, Tensor):
+        if loss.is_meta or loss.is_complex():
+            raise BadArgument(
+                "`loss` of the step must hold a number, got a tensor "
+                f"{'on the meta device' if loss.is_meta else 'of complex numbers'}."
+            )
         if loss.dim():
-            loss = loss.detach().mean()
+            loss = loss.detach()
+            loss = (loss if loss.is_floating_point() else loss.double()).mean()
         return loss.item() if loss.is_cpu else loss.detach().clone()
     if not isinstance(loss, float | int | np.number):
         raise BadArgument(
             f"`loss` of the step must be a number or a tensor, got {type(loss).__name__}: give the loss itself, such "
             'as output["loss"].'
         )
-    return float(loss)
+    try:
+        return float(loss)
+    except OverflowError:  # a whole number with hundreds of digits
+        raise BadArgument("`loss` of the step is too large for a number of 64 bits.") from None
 
 
 def first_size(batch: Batch) -> int:

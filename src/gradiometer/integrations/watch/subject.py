@@ -11,8 +11,7 @@ from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.motion import Origin
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.reading import Spread
-from gradiometer.run.budget import Budget
-from gradiometer.run.cadence.clock import clock_for
+from gradiometer.run.budget import Budget, clock_for
 from gradiometer.run.ranks import Ranks
 
 

@@ -36,21 +36,17 @@ PLAIN_EVERY = 3
 """Under Adam's kind, one chain in three is read without P, for the noise scale without it."""
 
 EARLY_STEPS = 300
-EARLY_SHARE = 0.05
-"""Of the time of the first 300 steps, this share may be spent beyond the budget: runs of 300 steps
-pay 7 %."""
+EARLY_SHARE = 0.08
+"""Of the time of the first 300 steps, all that a watch does may use this share beyond the budget,
+before products wait: runs of 300 steps pay 10 %."""
 
-EARLY_BUDGETS = 5.0
-"""Seconds that may be spent in any case, as a multiple of the budget's share: 0.1 s at 2 %, as for
-other readings. The steps of a small model are too short to pay for anything."""
-
-LATEST = 16
+LATEST = 8
 """A chain begins at the latest when training is longer by one in this many, whatever it costs: an
-old value is not that of now."""
+old value is not that of now. So a run of 300 steps that are too short to pay for anything has some
+100 pairs."""
 
-
-BESIDE_OTHERS = 0.5
-"""Share of the budget that products may use if other gauges are measured too."""
+OWN = 0.5
+"""Share of the budget that products may use whatever else is measured: triage uses as much."""
 
 CLIPPED = 1e-5
 """Relative difference of ‖ĝ‖² below which two steps have the same norm: that of
@@ -126,7 +122,6 @@ class Successive:
         optimizers: The optimizers of the loop, as they are now.
         rule: How they move the parameters.
         budget: The account.
-        alone: True if no other gauge is measured within the budget.
         gauges: Names of the gauges whose readings are made here.
     """
 
@@ -137,14 +132,12 @@ class Successive:
         rule: Rule,
         *,
         budget: Budget,
-        alone: bool,
         gauges: Sequence[str],
     ) -> None:
         self._last = last
         self._optimizers = optimizers
         self._rule = rule
         self._budget = budget
-        self._share = budget.share * (1.0 if alone else BESIDE_OTHERS)
         self._gauges = gauges
         self._record: Callable[[Reading], None] | None = None
         self._stopped: Callable[[str], None] = lambda why: None
@@ -377,16 +370,18 @@ class Successive:
     def _plan(self, step: int) -> None:
         """Choose the step of the next chain: the coming one, or later if chains have cost more than
         their share."""
-        training = self._budget.training
+        budget = self._budget
+        training = budget.training
         if step <= EARLY_STEPS:
-            self._early = max(EARLY_SHARE * training, EARLY_BUDGETS * self._budget.share)
+            self._early = EARLY_SHARE * training
+        income = budget.share * training
         cost = self._spent / max(self._chains, 1)
-        missing = self._spent + cost - self._share * training - self._early
-        pace = training / (step + 1)
-        if missing <= 0 or not self._share * pace > 0:
+        missing = cost + min(self._spent - OWN * income, budget.budgeted - income - self._early)
+        a_step = OWN * income / (step + 1)
+        if missing <= 0 or not a_step > 0:
             self.next = step + 1
             return
-        self.next = step + 1 + int(min(missing / (self._share * pace), max(step // LATEST, CHAIN)))
+        self.next = step + 1 + int(min(missing / a_step, max(step // LATEST, CHAIN)))
 
     def _largest_rate(self) -> float:
         """η."""

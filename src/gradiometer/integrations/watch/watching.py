@@ -179,7 +179,6 @@ class Watch(Measuring, Forks, Automatic):
             self._optimizers,
             self._products[0],
             budget=self.budget,
-            alone=not self._cadenced,
             gauges=self.read_elsewhere,
         )
 
@@ -300,11 +299,13 @@ class Watch(Measuring, Forks, Automatic):
             return torch.empty(0)
 
     def _step(self, loss: Tensor | float, batch: Batch) -> None:
-        self._capture.settle()
+        is_measured = self._capture.active
+        if is_measured:
+            self._capture.stopwatch.begin()
         self._looked_at = self.budget.clock()
         self._waiting = None  # a scaler may have skipped the step that waited
         self._was_called = True
-        with self.budget.spending(READINGS if self._capture.active else BOOKKEEPING):
+        with self.budget.spending(READINGS if is_measured else BOOKKEEPING):
             self._between.charge(self.steps)
             self._parts[-1] = part_of(self._batches.examples_first(batch), loss)
             if not self._parts[-1].size and self.ranks.alone:
@@ -316,11 +317,11 @@ class Watch(Measuring, Forks, Automatic):
                 with self.budget.spending(START):
                     self._begin()
             self._follow()
-            if self._capture.active:
+            if is_measured:
                 self._capture.catch(self._parts, loss)
             self._losses.look_at(self.steps, self._parts)
             if len(self._parts) == self._accumulation:
-                if self._capture.active:
+                if is_measured and self._capture.active:
                     with as_written():
                         self._measure()
                 self._close_step()
@@ -359,10 +360,16 @@ class Watch(Measuring, Forks, Automatic):
         """Make the run's folder and recorder, now that the batch size is known."""
         self._begun = True
         self.budget.start()
+        size = self._parts[0].size * self._accumulation * self.ranks.count
+        if size == 1 and self._cadenced and not self.read_elsewhere:
+            raise BadArgument(
+                "`batch_size` is 1, so a step has no spread: raise batch_size to 2 or more, or set "
+                "budget to 0."
+            )
         configuration = configuration_of(
             self._objective,
             name=self._name,
-            batch_size=self._parts[0].size * self._accumulation * self.ranks.count,
+            batch_size=size,
             accumulation=self._accumulation * self.ranks.count,
             draw=self._batches.sampling.draw,
             **self._asked,

@@ -11,9 +11,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.temperature.kramers import WIDTHS_OF_A_LAW, passage_steps
-from gradiometer.exploration.temperature.stationary_law import SGDRule, small_rate_temperature
-from gradiometer.lab.closed_forms.models import output_losses
+from gradiometer.exploration.temperature.stationary_law import (
+    WIDTHS_OF_A_LAW,
+    SGDRule,
+    passage_steps,
+    small_rate_temperature,
+)
+from gradiometer.lab.closed_forms.quadratic import output_losses
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.examples import Examples
@@ -113,6 +117,8 @@ class DoubleWell:
             BadArgument: η is not below the limit of the wells, or almost no walker crossed.
         """
         crossings = self._crossings(learning_rate, batch_size, walkers, steps, seed)
+        # Rates of walkers have a mean with an interval; times of those that never crossed have
+        # none.
         rate = mean(crossings / steps, level=level, batches=walkers)
         if not rate.low > 0:
             raise BadArgument(

@@ -1,5 +1,6 @@
 """Bayesian linear regression: a posterior in closed form, at any temperature."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,11 +10,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradiometer.lab.closed_forms.matrices import Matrix
-from gradiometer.lab.closed_forms.models import Predictor
+from gradiometer.lab.closed_forms.quadratic import Matrix
 from gradiometer.measurement.batch import Batch
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
+
+
+class Predictor(nn.Module):
+    """xᵀΦ, with Φ drawn from the prior N(0, I/τ), in double precision, as the parameter of this
+    name."""
+
+    def __init__(self, name: str, size: int, precision: float) -> None:
+        super().__init__()
+        self.register_parameter(
+            name, nn.Parameter(torch.randn(size, dtype=torch.float64) / math.sqrt(precision))
+        )
+
+    def forward(self, inputs: Float[Tensor, "examples params"]) -> Float[Tensor, " examples"]:
+        """The prediction of every example."""
+        (weights,) = self.parameters()
+        return inputs @ weights
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,7 @@ class LinearRegression:
         """Examples drawn from the model with these slopes: x is correlated, of mean 0 and scales
         from 1 down to ¼."""
         generator, size = np.random.default_rng(seed), len(slopes)
+        # Correlated inputs, as independent ones would hide errors off the diagonal.
         mixing = np.eye(size) + 0.3 * generator.standard_normal((size, size))
         inputs = generator.standard_normal((examples, size)) @ mixing * np.geomspace(1, 0.25, size)
         targets = inputs @ np.array(slopes) + noise * generator.standard_normal(examples)
@@ -88,6 +105,7 @@ class LinearRegression:
     def problem(self) -> Problem:
         """The training problem. The model's parameter is Φ, in double precision, drawn from the
         prior."""
+        # The prior is divided among the examples, so that N times the mean loss is U.
         noise, share = self.noise, self.precision / (2 * len(self.targets))
 
         def loss(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:

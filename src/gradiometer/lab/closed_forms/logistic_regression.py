@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from scipy.special import expit
 from torch import Tensor, nn
 
-from gradiometer.lab.closed_forms.matrices import Matrix
-from gradiometer.lab.closed_forms.models import Predictor
+from gradiometer.lab.closed_forms.linear_regression import Predictor
+from gradiometer.lab.closed_forms.quadratic import Matrix
 from gradiometer.measurement.batch import Batch
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.images.digits import read_digits
@@ -90,6 +90,7 @@ class LogisticRegression:
         Source: Naylor & Smith (1982), Applications of a Method for the Efficient Computation of
             Posterior Distributions.
         """
+        # In the axes of the curvature at the mode the posterior is nearly a product.
         root = np.linalg.cholesky(temperature * np.linalg.inv(self.curvature(self.mode)))
         line, weights = np.polynomial.hermite_e.hermegauss(nodes)
         size = len(self.mode)
@@ -101,6 +102,7 @@ class LogisticRegression:
         )
         points = self.mode + grid @ root.T
         potential = self.potential(points)
+        # In logarithms, as the potential of many examples is far beyond the range of exp.
         log_density = (
             log_weights + (grid**2).sum(axis=1) / 2 - (potential - potential.min()) / temperature
         )

@@ -9,10 +9,29 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from gradiometer.exploration.temperature import stationary_law
-from gradiometer.lab.closed_forms.matrices import Matrix, square_root, symmetric
-from gradiometer.lab.closed_forms.models import output_losses
+from gradiometer.measurement.batch import Batch
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
+
+Matrix = Float[np.ndarray, "params params"]
+
+
+def symmetric(given: ArrayLike) -> Matrix:
+    """A symmetric matrix from its eigenvalues along the axes, [params], or in full, [params,
+    params]."""
+    matrix = np.asarray(given, dtype=np.float64)
+    if matrix.ndim == 1:
+        matrix = np.diag(matrix)
+    return (matrix + matrix.T) / 2
+
+
+def square_root(matrix: Matrix) -> Matrix:
+    """The symmetric square root of a positive semi-definite matrix."""
+    levels, axes = np.linalg.eigh(matrix)
+    # rounding makes some eigenvalues of a semi-definite matrix slightly negative
+    root: Matrix = axes * np.sqrt(np.maximum(levels, 0)) @ axes.T
+    return root
+
 
 Point = Float[np.ndarray, " params"]
 
@@ -166,6 +185,7 @@ class Quadratic:
             start: Φ_0; by default it is drawn from N(Φ*, I) when the model is made.
         """
         generator = np.random.default_rng(seed)
+        # With x = Φ* + H⁻¹ξ the gradient H(Φ − x) has the noise −ξ, of covariance Σ at every Φ.
         spread = square_root(self.noise) @ np.linalg.inv(self.curvature)
         train, test = (
             self.minimum + generator.standard_normal((examples, self.dimension)) @ spread
@@ -199,6 +219,12 @@ class Quadratic:
         )
 
 
+def output_losses(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
+    """The loss of a model whose output is the loss of each example."""
+    losses: Tensor = model(batch)
+    return losses
+
+
 class Position(nn.Module):
     """A point Φ in a quadratic; its output is the loss of each example."""
 
@@ -206,6 +232,8 @@ class Position(nn.Module):
 
     def __init__(self, quadratic: Quadratic, start: ArrayLike | None = None) -> None:
         super().__init__()
+        # The point is drawn in any case, so that a given start leaves the random numbers as they
+        # were.
         point = torch.randn(quadratic.dimension, dtype=torch.float64) + torch.from_numpy(
             quadratic.minimum
         )

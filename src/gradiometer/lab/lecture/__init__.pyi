@@ -1,3 +1,3 @@
-from .averaged_gradient import Ground as Ground
-from .averaged_gradient import Move as Move
-from .averaged_gradient import moves as moves
+from .s09 import Ground as Ground
+from .s09 import Move as Move
+from .s09 import moves as moves

@@ -6,16 +6,21 @@ from functools import partial
 import numpy as np
 
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
-from gradiometer.lab.lecture.experiment import LEVEL, Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import MLP, digits_network
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.statement import (
+    LEVEL,
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
 RATES = (0.01, 0.1, 1.0)
 BATCH = 32
-MOMENTUM, WARM = 0.9, 100
-"""After `WARM` steps the momentum buffer has forgotten its start to 3e-5."""
+MOMENTUM = 0.9
 EXAMPLE, START = OneDimensional(mean=1.0, variance=4.0), 3.0
 
 
@@ -31,11 +36,11 @@ def _along_gradient(rate: float, momentum: float = 0.0) -> Estimate:
     """−⟨ΔΦ, g⟩/‖g‖ of torch's own optimizer, with the network put back after every step."""
     network = digits_network()
     direction = network.gradient / network.gradient.norm()
-    # The first moves are left out below: a buffer that has just begun is not yet as long as it
-    # gets.
-    moves = network.moves(BATCH, 300 + WARM, RATES.index(rate), rate, momentum)
+    # The first hundred moves are left out: a buffer that has just begun is not yet as long as it
+    # gets, and after them it has forgotten its start to 0.9¹⁰⁰ = 3e-5.
+    moves = network.moves(BATCH, 400, RATES.index(rate), rate, momentum)
     along = np.array([-float(move @ direction) for move in moves])
-    return mean(along[WARM:], level=LEVEL)
+    return mean(along[100:], level=LEVEL)
 
 
 def _experiments() -> tuple[Experiment, ...]:

@@ -5,9 +5,14 @@ import torch
 
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import MLP, digits_network
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.statement import (
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 
 SIZES = (4, 16, 64, 256, 1024)
@@ -35,14 +40,6 @@ def _errors(size: int) -> Estimate:
     return mean_estimate(
         [float((gradient - network.gradient).square().sum()) for gradient in gradients]
     )
-
-
-def _gauge(size: int) -> Estimate:
-    """tr Σ as the instrument measures it: from the two halves of a step, without g or any other
-    example."""
-    return digits_network().measured(GradientNoise(), size, BATCHES, 3 * size, 0.1)[
-        "gradient_variance"
-    ]
 
 
 def _by_class(size: int) -> float:
@@ -108,7 +105,9 @@ def _experiments() -> tuple[Experiment, ...]:
             dial="batch size, B",
             points=SIZES[:4],
             predict=lambda _: trace * total / (total - 1),
-            measure=_gauge,
+            measure=lambda size: network.estimates(GradientNoise(), size, BATCHES, 3 * size, 0.1)[
+                "gradient_variance"
+            ],
             says=(
                 "The instrument uses one batch at a time, and finds the tr Σ of all 1,437 "
                 "gradients."

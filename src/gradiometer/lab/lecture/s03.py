@@ -9,16 +9,21 @@ from jaxtyping import Float
 from gradiometer.drift.curvature import Curvature
 from gradiometer.drift.step_drift import StepDrift
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import MLP, digits_network
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.statement import (
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
 
 LENGTHS = (0.01, 1.0, 100.0)
 RATES = (0.003, 0.01, 0.03)
-BATCH, STEPS = 32, 300
+BATCH = 32
 DISTANCES = (1.0, 2.0, 4.0)
 CURVATURE = np.array([[3.0, 1.0, 0.0], [1.0, 2.0, 0.5], [0.0, 0.5, 1.0]])
 DIRECTION = np.array([1.0, -1.0, 1.0]) / np.sqrt(3)
@@ -27,10 +32,8 @@ DIRECTION = np.array([1.0, -1.0, 1.0]) / np.sqrt(3)
 def _quadratic_drift(length: float) -> float:
     """‖g(Φ + Δ) − g(Φ)‖ by torch's own backward, on a training set of the quadratic."""
     problem = Quadratic(CURVATURE, np.eye(3)).problem(examples=200, start=np.zeros(3))
-    objective, everything = (
-        Objective(problem.model(), problem.loss),
-        problem.train.batch(torch.arange(200)),
-    )
+    objective = Objective(problem.model(), problem.loss)
+    everything = problem.train.batch(torch.arange(200))
     here = [parameter.detach() for parameter in objective.parameters]
     there = [here[0] + torch.from_numpy(length * DIRECTION)]
     before, after = (flat(objective.gradient(everything, at=at)).double() for at in (here, there))
@@ -44,7 +47,7 @@ def _products() -> Float[np.ndarray, " batches"]:
     curvature = Curvature.of(network.objective, network.everything)
     # A third as many batches as readings: each costs a Hessian product.
     gradients = torch.stack(
-        [network.batch_gradient(chosen) for chosen in network.batches(BATCH, STEPS // 3, seed=4)]
+        [network.batch_gradient(chosen) for chosen in network.batches(BATCH, 100, seed=4)]
     )
     images: np.ndarray = curvature.products(gradients.float()).double().square().sum(dim=1).numpy()
     return images
@@ -65,7 +68,7 @@ def _measured_drift(rate: float) -> Estimate:
     def probe() -> object:
         return network.train.batch(torch.randint(len(network.train), (8 * BATCH,), generator=draw))
 
-    return network.measured(StepDrift(), BATCH, STEPS, 6, rate, probe)["drift_squared"]
+    return network.estimates(StepDrift(), BATCH, 300, 6, rate, probe)["drift_squared"]
 
 
 def _far_away(distance: float) -> float:

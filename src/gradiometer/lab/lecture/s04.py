@@ -8,21 +8,26 @@ from jaxtyping import Float
 
 from gradiometer.convergence.schedules.shapes import Constant, Linear
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
-from gradiometer.lab.lecture.network import spaced_steps
-from gradiometer.lab.lecture.regressions import Regressions
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.network import Regressions, spaced_steps
+from gradiometer.lab.lecture.statement import (
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 
-EXAMPLE, BATCH, CHAINS = OneDimensional(variance=4.0), 4, 4000
+EXAMPLE = OneDimensional(variance=4.0)
+BATCH = 4
+CHAINS = 4000
 TIMES = spaced_steps(1000, 7)
 RATE = 0.5
 
 RATES = (0.05, 0.1, 0.2)
-WARM, TAIL, COOLING = 600, 600, 800
-"""Steps to forget the start, steps averaged, and steps in which the rate goes linearly to zero."""
-SLOPES, LATE = np.array([0.5, 1.5]), (4, 6)
+SLOPES = np.array([0.5, 1.5])
 """Curvatures of two examples with the same minimum."""
+LATE = (4, 6)
 
 
 def _exact_excess(rates: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " times"]:
@@ -43,12 +48,14 @@ def _floor(rate: float) -> tuple[Regressions, Float[np.ndarray, " runs"], Estima
     """Runs that have settled at a constant rate: their losses, and how much averaging their
     iterates gains."""
     runs = Regressions(seed=int(1000 * rate))
-    runs.train(Constant(rate), WARM)
+    # At the lowest rate the start is forgotten after 1/(0.05 · 0.1) = 200 steps in the flattest
+    # direction, which has the curvature of the decay.
+    runs.train(Constant(rate), 600)
     looks = []
     # Looks a quarter of the tail apart: losses of neighboring iterates are too alike to add
     # anything.
     for _ in range(4):
-        part = runs.train(Constant(rate), TAIL // 4)
+        part = runs.train(Constant(rate), 150)
         looks.append((runs.losses(runs.weights), part))
     hot = np.mean([loss for loss, _ in looks], axis=0)
     cold = runs.losses(torch.stack([part for _, part in looks]).mean(dim=0))
@@ -58,7 +65,7 @@ def _floor(rate: float) -> tuple[Regressions, Float[np.ndarray, " runs"], Estima
 def _gain(rate: float) -> Estimate:
     """By how much the loss falls when the rate of the same runs then goes linearly to zero."""
     runs, hot, _ = _floor(rate)
-    runs.train(Linear(rate, steps=COOLING), COOLING)
+    runs.train(Linear(rate, steps=800), 800)
     return mean_estimate(hot - runs.losses(runs.weights))
 
 

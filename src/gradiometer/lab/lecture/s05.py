@@ -7,31 +7,45 @@ import torch
 from gradiometer.convergence.schedules.shapes import Linear
 from gradiometer.drift.curvature import Curvature
 from gradiometer.lab.closed_forms.double_well import DoubleWell
-from gradiometer.lab.lecture.experiment import LEVEL, Circumstance, Experiment, Rival, mean_estimate
-from gradiometer.lab.lecture.network import MLP, Network, Weights, digits_network
-from gradiometer.lab.lecture.regressions import DECAY, RUNS, Regressions
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.network import (
+    DECAY,
+    MLP,
+    RUNS,
+    Network,
+    Regressions,
+    Weights,
+    digits_network,
+)
+from gradiometer.lab.lecture.statement import (
+    LEVEL,
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.problems.images.digits import load
 
-WELL, RATE = DoubleWell(variance=16.0), 0.05
+WELL = DoubleWell(variance=16.0)
+RATE = 0.05
 BATCHES = (1, 2, 3)
 """T = ησ²/(2B): 0.4, 0.2 and 0.13 of the barrier."""
 
-PAIRS, STEPS = 12, (100, 300, 1000)
+PAIRS = 12
+STEPS = (100, 300, 1000)
 SPREADS = (0.1, 1.0, 3.0)
 """Standard deviation of the weights at the start of the convex regressions."""
 
 WALK_RATE = 0.01
 BATCH = 32
 LENGTHS = (1, 4, 16)
-PUSHES = 40
-"""Batch gradients whose noise is followed by Hessian products."""
 
 
 def _crossing(batch_size: int) -> Estimate:
     """Mean steps from one minimum to the other, over many walkers, each long enough for many
     crossings."""
+    # Forty crossings a walker, or as many as fit into a few seconds.
     steps = int(min(40 * WELL.exact_steps(RATE, batch_size), 60_000))
     return WELL.crossing_steps(
         RATE, batch_size, walkers=400, steps=steps, level=LEVEL, seed=batch_size
@@ -52,7 +66,7 @@ def _weights_of(seed: int) -> dict[int, Weights]:
     }
 
 
-def reordered(weights: Weights, seed: int) -> Weights:
+def permutation(weights: Weights, seed: int) -> Weights:
     """The same network with its hidden units in another order: the same function of the images,
     elsewhere."""
     first, bias, last, output = weights
@@ -64,7 +78,7 @@ def by_symmetry(step: int, first: int = 0) -> Estimate:
     """The barrier between a network and itself with its hidden units in another order, over
     networks."""
     ends = [
-        (_weights_of(seed)[step], reordered(_weights_of(seed)[step], seed))
+        (_weights_of(seed)[step], permutation(_weights_of(seed)[step], seed))
         for seed in range(first, first + 2 * PAIRS)
     ]
     return mean_estimate([digits_network().barrier(*pair) for pair in ends])
@@ -82,12 +96,13 @@ def between_runs(step: int, first: int = 0) -> Estimate:
 def spread_of_walks(network: Network, steps: int, seed: int = 0) -> Estimate:
     """2η² Σ_j E‖(I − ηH)^j ξ‖², with ξ the noise of a batch: tr Σ exactly, the rest from Hessian
     products."""
-    batches = network.batches(BATCH, PUSHES, seed=700 + seed)
+    batches = network.batches(BATCH, 40, seed=700 + seed)
     pushes = torch.stack(
         [network.batch_gradient(chosen) - network.gradient for chosen in batches]
     ).float()
     curvature = Curvature.of(network.objective, network.everything)
-    first, total = pushes.square().sum(dim=1), torch.zeros(PUSHES)
+    first = pushes.square().sum(dim=1)
+    total = torch.zeros(len(pushes))
     for step in range(steps):
         # The first push has not been pulled back yet.
         pushes = pushes - WALK_RATE * curvature.products(pushes) if step else pushes
@@ -95,13 +110,14 @@ def spread_of_walks(network: Network, steps: int, seed: int = 0) -> Estimate:
     one_step = 2 * WALK_RATE**2 * network.noise_of_batch(BATCH)
     if steps == 1:
         return Estimate.exact(one_step)
-    kept = total.sum() / first.sum()  # a ratio of means: its error is that of the residuals
+    # A ratio of means: its error is that of the residuals.
+    kept = total.sum() / first.sum()
     return mean_estimate(
         (one_step * (kept + (total - kept * first) / first.mean())).double().numpy()
     )
 
 
-def walked(network: Network, steps: int, seed: int = 0) -> Estimate:
+def separation(network: Network, steps: int, seed: int = 0) -> Estimate:
     """‖Φ_a − Φ_b‖² of two runs of torch's SGD from the same network on different batches, over
     pairs of runs."""
     apart = []
@@ -187,7 +203,7 @@ def _experiments() -> tuple[Experiment, ...]:
             dial="steps, K",
             points=LENGTHS,
             predict=lambda steps: spread_of_walks(network, steps),
-            measure=lambda steps: walked(network, steps),
+            measure=lambda steps: separation(network, steps),
             rival=Rival(
                 "a steady push apart: K² of one step",
                 lambda steps: 2 * (WALK_RATE * steps) ** 2 * network.noise_of_batch(BATCH),

@@ -6,17 +6,25 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import digits_network, spaced_steps
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.statement import (
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.problems.examples import Examples
 
 EXAMPLE = OneDimensional(mean=1.0, variance=4.0)
-BATCH, CHAINS, STEPS = 4, 8000, 200
+BATCH = 4
+CHAINS = 8000
+STEPS = 200
 RATES = (0.05, 0.2, 0.5, 1.0, 1.5, 1.8)
 TIMES = spaced_steps(1000, 7)
-BEYOND, LATE = 2.2, (5, 10, 20)
+BEYOND = 2.2
+LATE = (5, 10, 20)
 
 
 def brightness() -> Float[np.ndarray, " examples"]:
@@ -28,6 +36,7 @@ def brightness() -> Float[np.ndarray, " examples"]:
 
 def _spread(values: Float[np.ndarray, " chains"]) -> Estimate:
     """The variance over chains, as a mean of squared distances."""
+    # The mean is of the same chains, so one degree of freedom is lost.
     return mean_estimate((values - values.mean()) ** 2 * len(values) / (len(values) - 1))
 
 

@@ -15,14 +15,22 @@ from gradiometer.convergence.theorem.theorem import read, theorem
 from gradiometer.drift.curvature import Curvature
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.experiment import LEVEL, Circumstance, Experiment, Rival, mean_estimate
 from gradiometer.lab.lecture.network import digits_network, spaced_steps
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.statement import (
+    LEVEL,
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Objective
 
-CURVATURE, NOISE, BATCH = np.array([0.5, 1.0, 2.0]), np.array([1.0, 4.0, 2.0]), 4
+CURVATURE = np.array([0.5, 1.0, 2.0])
+NOISE = np.array([1.0, 4.0, 2.0])
+BATCH = 4
 START = np.array([2.0, -1.0, 1.0])
 ADMITTED = InversePower(0.5, time_constant=10.0)
 """η_t = 0.5/(1 + t/10): the theorem's three conditions hold."""
@@ -31,9 +39,6 @@ TIMES = spaced_steps(2000, 7)
 
 NETWORK_RATE = InversePower(0.3, time_constant=100.0)
 NETWORK_TIMES = (100, 400, 1600)
-DENSE, STRIDE = 100, 5
-"""Curvature along ĝ is taken at each of the first steps, and then at every fifth."""
-QUANTILE = float(ndtri((1 + LEVEL) / 2))
 EXAMPLE = OneDimensional(variance=4.0)
 STALLS, ROOT = "1/(t + 1)**2", "0.5/sqrt(t)"
 
@@ -90,10 +95,11 @@ class Trained:
         rates, looks = self.rates[:steps], self.looks[self.looks < steps]
         each = 0.5 * self.rates[looks] ** 2 * self.curvatures[: len(looks)]
         lengths = np.diff([*looks, steps])
+        # Half the squared difference of neighbours is the variance of what lies between them.
         between = np.diff(each) ** 2 / 2 * (lengths[1:] ** 2) * (lengths[1:] > 1)
         variance = float(np.square(rates * self.luck[:steps]).sum() + between.sum())
         value = float(self.losses[0] - self.losses[steps] + (lengths * each).sum())
-        margin = QUANTILE * math.sqrt(variance)
+        margin = float(ndtri((1 + LEVEL) / 2)) * math.sqrt(variance)
         low, middle, high = ((value + away) / float(rates.sum()) for away in (-margin, 0, margin))
         return Estimate.interval(
             middle, low, high, level=LEVEL, method="descent lemma", samples=len(looks)
@@ -109,7 +115,7 @@ class Trained:
 
 
 @cache
-def trained(seed: int = 1, hidden: int = 32) -> Trained:
+def training(seed: int = 1, hidden: int = 32) -> Trained:
     """A tanh network (the theorem needs a smooth loss) on the digits, from its start."""
     network, last = digits_network(), NETWORK_TIMES[-1]
     torch.manual_seed(seed)
@@ -117,9 +123,11 @@ def trained(seed: int = 1, hidden: int = 32) -> Trained:
     objective = Objective(model, network.objective.loss)
     optimizer = torch.optim.SGD(model.parameters(), lr=NETWORK_RATE(0))
     scheduler = NETWORK_RATE.scheduler(optimizer)
-    looks = np.array([*range(DENSE), *range(DENSE, last, STRIDE)])
+    # Early on the curvature along ĝ changes at every step; later every fifth one is enough.
+    looks = np.array([*range(100), *range(100, last, 5)])
     found, curvatures = [], []
     for step, chosen in enumerate(network.batches(32, last, seed=7 + seed)):
+        # One graph of all examples: a step takes one product at most.
         full = Curvature.of(objective, network.everything, at_once=len(network.train))
         optimizer.zero_grad()
         objective.loss(model, network.train.batch(chosen)).mean().backward()
@@ -173,9 +181,9 @@ def _experiments() -> tuple[Experiment, ...]:
             quantity="‖∇L_Train‖², mean weighted by η_t",
             dial="steps",
             points=NETWORK_TIMES,
-            predict=lambda steps: trained().balance(steps),
-            measure=lambda steps: trained().weighted_mean(steps),
-            rival=Rival("no noise, (L_0 − L_t)/Σ η", lambda steps: trained().without_noise(steps)),
+            predict=lambda steps: training().balance(steps),
+            measure=lambda steps: training().weighted_mean(steps),
+            rival=Rival("no noise, (L_0 − L_t)/Σ η", lambda steps: training().without_noise(steps)),
             says=(
                 "(L_0 − L_t + ½ Σ η² ĝᵀHĝ)/Σ η, from the theorem's own proof: the fall of the loss "
                 "and the noise pay for the gradient. Σ η grows without end, and the rest does not, "

@@ -12,28 +12,36 @@ from scipy.optimize import nnls
 from scipy.special import expit
 from torch import nn
 
-from gradiometer.lab.counterexamples.line import Arctangent, LogCosh
-from gradiometer.lab.counterexamples.plane import Saddle
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
+from gradiometer.lab.counterexamples import Arctangent, LogCosh, Saddle
 from gradiometer.lab.lecture.network import digits_network
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.statement import (
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 
 TIMES = (10, 100, 1000, 10_000)
 RUNAWAY = Arctangent()
 
-NOISY, RUNS = Saddle(deviation=(0.5,)), 4000
-CYCLE, CYCLE_RATES, SETTLED = LogCosh(), (2.2, 2.5, 3.0, 4.0), 2000
+NOISY = Saddle(deviation=(0.5,))
+RUNS = 4000
+CYCLE = LogCosh()
+CYCLE_RATES = (2.2, 2.5, 3.0, 4.0)
 
-TWIN_STEPS, TWIN_RATE, ROUNDING = (10, 100, 1000), 0.1, 1e-5
-"""Largest relative difference between single-precision sums in different orders."""
+TWIN_STEPS = (10, 100, 1000)
+TWIN_RATE = 0.1
 
-PAIR, REACHED = (0, 1), (10, 30, 100)
-"""The two classes, and how small the loss becomes: −log L."""
+REACHED = (10, 30, 100)
+"""How small the loss of two classes becomes: −log L."""
 REACH = 0.2
 """η R²/L_t of the separable regression, with R the largest norm of an example: below 2."""
 
-LEAVES, LEAVING_RATE, KICK = (2, 4, 6), 0.1, 1e-3
+LEAVES = (2, 4, 6)
+LEAVING_RATE = 0.1
+KICK = 1e-3
 
 
 @cache
@@ -70,27 +78,29 @@ class Separable:
     pair: tuple[int, int]
 
     @cached_property
-    def signed(self) -> Float[np.ndarray, "examples inputs"]:
+    def signed_inputs(self) -> Float[np.ndarray, "examples inputs"]:
         """Every image with a constant, times +1 or −1: the classifier is right if ⟨w, z⟩ > 0."""
         images, labels = digits_network().everything
         one, other = (images.flatten(1)[labels == label].double().numpy() for label in self.pair)
         inputs = np.vstack([one, other])
-        signed: np.ndarray = (
+        signed_inputs: np.ndarray = (
             np.column_stack([inputs, np.ones(len(inputs))])
             * np.repeat([1.0, -1.0], [len(one), len(other)])[:, None]
         )
-        return signed
+        return signed_inputs
 
     @cached_property
     def margin(self) -> float:
         """γ, the largest min ⟨u, z⟩ of a unit vector u: the distance of the convex hull of z from
         zero."""
-        heavy = float(np.linalg.norm(self.signed, axis=1).max())
+        heavy = float(np.linalg.norm(self.signed_inputs, axis=1).max())
         # The last row asks that the shares add up to one; it weighs as much as the heaviest
         # example.
-        rows = np.vstack([self.signed.T, np.full(len(self.signed), heavy)])
-        shares, _ = nnls(rows, np.append(np.zeros(self.signed.shape[1]), heavy), maxiter=100_000)
-        return float(np.linalg.norm(self.signed.T @ (shares / shares.sum())))
+        rows = np.vstack([self.signed_inputs.T, np.full(len(self.signed_inputs), heavy)])
+        shares, _ = nnls(
+            rows, np.append(np.zeros(self.signed_inputs.shape[1]), heavy), maxiter=100_000
+        )
+        return float(np.linalg.norm(self.signed_inputs.T @ (shares / shares.sum())))
 
     def length(self, reached: int) -> Estimate:
         """‖w‖ at −log L = `reached`: no shorter w has this loss, and no step of descent is wasted.
@@ -98,32 +108,33 @@ class Separable:
         Source: Soudry et al. (2018), The Implicit Bias of Gradient Descent on Separable Data; Ji &
         Telgarsky (2019).
         """
-        low = (reached - math.log(len(self.signed))) / self.margin
+        # No shorter w has this loss; the upper end loses only what a step of finite length wastes.
+        low = (reached - math.log(len(self.signed_inputs))) / self.margin
         high = (reached + math.log(math.log(2))) / self.margin / (1 - REACH / 2)
         middle = reached / self.margin
         return Estimate.bound(
-            middle, low=low, high=high, method="largest margin", samples=len(self.signed)
+            middle, low=low, high=high, method="largest margin", samples=len(self.signed_inputs)
         )
 
     @cached_property
     def lengths(self) -> dict[int, float]:
         """‖w‖ of gradient descent from zero, when −log L reaches each of `REACHED`; the rate grows
         as 1/L."""
-        weights, found = np.zeros(self.signed.shape[1]), dict[int, float]()
-        rate = REACH / float(np.square(self.signed).sum(axis=1).max())
+        weights, found = np.zeros(self.signed_inputs.shape[1]), dict[int, float]()
+        rate = REACH / float(np.square(self.signed_inputs).sum(axis=1).max())
         while len(found) < len(REACHED):
-            scores = self.signed @ weights
+            scores = self.signed_inputs @ weights
             loss = float(np.logaddexp(0, -scores).mean())
             if -math.log(loss) >= REACHED[len(found)]:
                 found[REACHED[len(found)]] = float(np.linalg.norm(weights))
             # At a constant rate ‖w‖ grows as log t, and −log L = 100 would take e¹⁰⁰ steps.
-            weights += rate / loss * (expit(-scores) @ self.signed) / len(self.signed)
+            weights += rate / loss * (expit(-scores) @ self.signed_inputs) / len(self.signed_inputs)
         return found
 
 
 @cache
 def _separable() -> Separable:
-    return Separable(PAIR)
+    return Separable((0, 1))
 
 
 @dataclass(frozen=True)
@@ -217,7 +228,7 @@ def _experiments() -> tuple[Experiment, ...]:
             dial="learning rate, η",
             points=CYCLE_RATES,
             predict=CYCLE.orbit,
-            measure=lambda rate: abs(CYCLE.simulate([rate] * SETTLED, kept=[SETTLED])[0, 0, 0]),
+            measure=lambda rate: abs(CYCLE.simulate([rate] * 2000, kept=[2000])[0, 0, 0]),
             says=(
                 "Above η = 2 it ends in a cycle of two points ±x with 2x = η tanh x, and never at "
                 "the minimum."
@@ -252,8 +263,9 @@ def _experiments() -> tuple[Experiment, ...]:
             quantity="distance of the two units, relative",
             dial="step, t",
             points=TWIN_STEPS,
+            # Single-precision sums in different orders differ by up to 1e-5.
             predict=lambda time: Estimate.bound(
-                0.0, low=0.0, high=ROUNDING, method="symmetry", samples=time
+                0.0, low=0.0, high=1e-5, method="symmetry", samples=time
             ),
             measure=lambda time: _twins().distance[time],
             rival=Rival("a random walk of each unit on its own", lambda time: _twins().apart[time]),

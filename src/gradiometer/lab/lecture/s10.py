@@ -7,9 +7,14 @@ import numpy as np
 from gradiometer.convergence.schedules.shapes import Constant
 from gradiometer.exploration.temperature.stationary_law import SGDRule, reshuffled_covariance
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
-from gradiometer.lab.lecture.regressions import RUNS, SIZE, Regressions, minimum
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.network import RUNS, SIZE, Regressions, minimum
+from gradiometer.lab.lecture.statement import (
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 
 QUADRATIC = Quadratic([[2.0, 0.5], [0.5, 1.0]], [[3.0, -1.0], [-1.0, 2.0]])
@@ -17,11 +22,10 @@ BATCH = 4
 RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 REAL_RATES = (0.02, 0.05, 0.1)
-LOOKS, FORGOTTEN, APART = 12, 30.0, 2.0
-"""Looks at every run, η·steps before the first, and η·steps between them: the flattest curvature is
-0.1."""
+LOOKS = 12
 
-EXAMPLES, EPOCHS, FLAT_RATES = 200, 2000, (0.005, 0.02, 0.05)
+EXAMPLES = 200
+FLAT_RATES = (0.005, 0.02, 0.05)
 
 
 def _spread_of_chains(rate: float, start: float) -> Estimate:
@@ -41,11 +45,12 @@ def _on_digits(rate: float) -> Estimate:
     """tr S of the regressions: the mean over looks at every run; the runs are independent."""
     runs, center = Regressions(seed=int(1000 * rate)), minimum().minimum
     runs.put(center)
-    # Steps in proportion to 1/η: a smaller rate forgets more slowly.
-    runs.train(Constant(rate), int(FORGOTTEN / rate))
+    # Steps in proportion to 1/η, as a smaller rate forgets more slowly: η·steps = 30 is three times
+    # that of the flattest direction, of curvature 0.1.
+    runs.train(Constant(rate), int(30 / rate))
     looks = np.zeros(RUNS)
     for _ in range(LOOKS):
-        runs.train(Constant(rate), int(APART / rate))
+        runs.train(Constant(rate), int(2 / rate))
         looks += ((runs.positions - center) ** 2).sum(axis=1) / LOOKS
     return mean_estimate(looks)
 
@@ -56,9 +61,10 @@ def _variance_at_ends(rate: float) -> Estimate:
     values = generator.standard_normal(EXAMPLES)
     values = (values - values.mean()) / values.std()
     # Four times 1/η steps: what is left of the start is e⁻⁸ of the variance.
-    position, epochs = np.zeros(EPOCHS), max(int(4 / (rate * EXAMPLES)), 1) + 1
+    position = np.zeros(2000)
+    epochs = max(int(4 / (rate * EXAMPLES)), 1) + 1
     for _ in range(epochs):
-        order = generator.permuted(np.tile(values, (EPOCHS, 1)), axis=1)
+        order = generator.permuted(np.tile(values, (len(position), 1)), axis=1)
         for step in range(EXAMPLES):
             position += rate * (order[:, step] - position)
     return mean_estimate(position**2)

@@ -16,21 +16,30 @@ from gradiometer.exploration.temperature.stationary_law import (
     without_replacement,
 )
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
-from gradiometer.lab.lecture.network import MLP, digits_network
-from gradiometer.lab.lecture.regressions import RUNS, SIZE, Regressions, minimum
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.lecture.network import MLP, RUNS, SIZE, Regressions, digits_network, minimum
+from gradiometer.lab.lecture.statement import (
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 
-CURVATURES, ISOTROPIC = np.array([0.5, 1.0, 2.0]), np.array([4.0, 4.0, 4.0])
-RATES, SIZES = (0.02, 0.05, 0.1, 0.2, 0.4), (1, 4, 16, 64)
+CURVATURES = np.array([0.5, 1.0, 2.0])
+ISOTROPIC = np.array([4.0, 4.0, 4.0])
+RATES = (0.02, 0.05, 0.1, 0.2, 0.4)
+SIZES = (1, 4, 16, 64)
 BATCH = 4
 RATE = 0.05
 
-UNEVEN, MODES = np.array([8.0, 1.0, 0.25]), (1, 2, 3)
+UNEVEN = np.array([8.0, 1.0, 0.25])
+MODES = (1, 2, 3)
 
-SAME_SIZES, SAME, LONG_AGO, LOOKS = (4, 8, 16), 160, 30.0, 6
-"""B of regressions at η = B/160; η·steps before the first look, of which there are this many."""
+SAME_SIZES = (4, 8, 16)
+SAME = 160
+"""B of regressions at η = B/160."""
+LOOKS = 6
 
 REAL_RATES = (0.01, 0.1, 1.0)
 REAL_SIZES = (8, 32, 128)
@@ -40,8 +49,9 @@ def _stationary_iterates(
     noise: Float[np.ndarray, " params"], rate: float, size: int
 ) -> Float[np.ndarray, "chains params"]:
     """Iterates after they have forgotten that they started at the minimum."""
-    # 6.0: ηh·steps in the flattest direction: the variance is within e⁻¹² of its stationary value.
-    steps, seed = int(6.0 / (rate * CURVATURES.min())), int(1000 * rate) + size
+    # After ηh·steps = 6 in the flattest direction the variance is within e⁻¹² of its final value.
+    steps = int(6.0 / (rate * CURVATURES.min()))
+    seed = int(1000 * rate) + size
     quadratic = Quadratic(CURVATURES, noise)
     settled: np.ndarray = quadratic.simulate(
         [rate] * steps, chains=8000, batch_size=size, seed=seed
@@ -62,13 +72,6 @@ def _exact(rate: float, size: int) -> float:
     return configurational_temperature(curvature, covariance)
 
 
-def _of_mode(mode: int) -> Estimate:
-    """h·Var of one direction."""
-    return mean_estimate(
-        CURVATURES[mode - 1] * _stationary_iterates(UNEVEN, RATE, BATCH)[:, mode - 1] ** 2
-    )
-
-
 def _heat(rate: float, size: int) -> Estimate:
     """‖ΔΦ‖²/(2ηd) of torch's own optimizer, with the network put back after every step."""
     moves = digits_network().moves(size, 300, 300 + size, rate)
@@ -78,6 +81,7 @@ def _heat(rate: float, size: int) -> Estimate:
 def _put_in(rate: float, size: int) -> float:
     """T_minibatch + T_step, from the gradients of all examples."""
     network = digits_network()
+    # The examples of a batch differ, so its mean is less noisy than of independent draws.
     share = without_replacement(size, len(network.train))
     parameters = len(network.gradient)
     minibatch = small_rate_temperature(
@@ -91,7 +95,8 @@ def _regressions(size: int) -> Regressions:
     """Runs from the minimum until they have forgotten it."""
     runs = Regressions(seed=1100 + size, batch_size=size)
     runs.put(minimum().minimum)
-    runs.train(Constant(size / SAME), int(LONG_AGO * SAME / size))
+    # η·steps = 30 is three times what the flattest direction, of curvature 0.1, needs to forget.
+    runs.train(Constant(size / SAME), int(30 * SAME / size))
     return runs
 
 
@@ -207,7 +212,9 @@ def _experiments() -> tuple[Experiment, ...]:
                     float(CURVATURES[mode - 1]), float(UNEVEN[mode - 1]), SGDRule(RATE, BATCH)
                 )
             ),
-            measure=_of_mode,
+            measure=lambda mode: mean_estimate(
+                CURVATURES[mode - 1] * _stationary_iterates(UNEVEN, RATE, BATCH)[:, mode - 1] ** 2
+            ),
             claim=lambda _: one,
             says=(
                 "Every direction has its own temperature, ηc/(B(2 − ηh)) with the noise c along "

@@ -12,12 +12,16 @@ from torch import Tensor
 
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.exploration.ensembles.snapshots import Snapshot, SnapshotCollector
-from gradiometer.lab.closed_forms.matrices import Matrix
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
-from gradiometer.lab.lecture.experiment import Circumstance, Experiment, Rival, mean_estimate
-from gradiometer.lab.lecture.network import digits_network
-from gradiometer.lab.lecture.regressions import DECAY, SIZE, Regressions, minimum
-from gradiometer.lab.lecture.statement import Statement
+from gradiometer.lab.closed_forms.quadratic import Matrix
+from gradiometer.lab.lecture.network import DECAY, SIZE, Regressions, digits_network, minimum
+from gradiometer.lab.lecture.statement import (
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    mean_estimate,
+)
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.problems.images.digits import load
 
@@ -105,6 +109,7 @@ class RegressionCycles:
             covariance = (
                 np.outer(keeps, keeps) * covariance + self.cycle(step) ** 2 * noise / self.size
             )
+            # What remains of a snapshot after one cycle, which is the same for every cycle.
             kept = kept * keeps if step < self.cycle.length else kept
             if (step + 1) % self.cycle.length == 0:
                 ends.append(covariance)
@@ -121,6 +126,7 @@ class RegressionCycles:
         last, own = range(SNAPSHOTS - count, SNAPSHOTS), 0.0
         for one, other in product(last, last):
             both = ends[min(one, other)] * (kept ** abs(one - other))[:, None]
+            # The covariance among members is that of each less that of their mean.
             share = (one == other) / count - (1 / count**2 if memory or one == other else 0)
             own += share * float((fisher * both).sum())
         return own / 2
@@ -158,8 +164,7 @@ def _one_basin(apart: int) -> Estimate:
     barrier between runs."""
     ends = [_snapshots_of(seed)[place] for seed in range(RUNS) for place in (-1 - apart, -1)]
     least = -float(np.mean([digits_network().loss(_weights(end)) for end in ends]))
-    # 0.1: A barrier counts as none if it is below this share of the one between runs from different
-    # starts.
+    # A barrier counts as none below a tenth of the one between runs from different starts.
     return Estimate.bound(
         0.0, low=least, high=0.1 * _between_runs(), method="one basin", samples=RUNS
     )

@@ -1,26 +1,184 @@
 """The lecture as a site: one page per statement, and an index with a table of predictions and
 measurements.
 
-The pages are plain files that need no network: pictures are SVG, simulations are short scripts.
+The pages are plain files that need no network: pictures are SVG, simulations are short scripts. In
+a picture the prediction is diamonds on a dashed line, the measurement is points with bars.
 """
 
-from collections.abc import Sequence
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import altair as alt
+import vl_convert
 from markupsafe import Markup
 
 from gradiometer import __version__
 from gradiometer.errors import BadArgument
-from gradiometer.lab.lecture.chart import svg
-from gradiometer.lab.lecture.experiment import LEVEL, ExperimentResult
-from gradiometer.lab.lecture.statement import Result, Statement
+from gradiometer.lab.lecture.statement import LEVEL, Experiment, ExperimentResult, Result, Statement
 from gradiometer.measurement.estimate import Estimate
+from gradiometer.report.charts.axes import LogAxis, plain_row
+from gradiometer.report.charts.charts import vl_version
 from gradiometer.report.charts.interval_strip import interval, number
+from gradiometer.report.charts.marks import (
+    NUMBER,
+    Row,
+    Vertical,
+    bars,
+    layered,
+    linear_y,
+    log_x,
+    log_y,
+    named_series,
+    off_the_axis,
+)
+from gradiometer.report.charts.theme import PAGE, PAGE_FONT, config
 from gradiometer.report.page.markup import environment, script_hash, source
 from gradiometer.report.sections.section import Numbers
 from gradiometer.storage.disk import replace_file, writing
+
+DOTTED = [1, 4]
+DASH_DOTTED = [8, 4, 1, 4]
+
+PREDICTED, MEASURED = "predicted", "measured"
+CLAIM, WRONG = "the claim", "a wrong theory"
+Horizontal = Callable[[str], alt.X]
+"""The horizontal channel of a picture, for a field of its rows."""
+
+
+def svg(outcome: ExperimentResult, *, with_measurement: bool = True, page: str = "") -> str:
+    """The picture as SVG in the page's own colours, so that it fits dark mode and print.
+
+    Args:
+        outcome: What is drawn.
+        with_measurement: False to draw the prediction alone.
+        page: A prefix for the names inside, for a page with pictures of several statements.
+    """
+    spec = chart(outcome, with_measurement=with_measurement).to_dict() | {
+        "config": config(PAGE, PAGE_FONT)
+    }
+    drawn: str = vl_convert.vegalite_to_svg(json.dumps(spec), vl_version())
+    # Several pictures share a page: the ids of their clips and gradients must differ.
+    place = f"{page}{outcome.experiment.name}-{'both' if with_measurement else 'predicted'}-"
+    return re.sub(r'(id="|url\(#)(clip|gradient)', rf"\1{place}\2", drawn)
+
+
+def chart(outcome: ExperimentResult, *, with_measurement: bool = True) -> alt.LayerChart:
+    """Prediction and measurement along the dial; a claim that fails is a dotted line, a wrong
+    theory a dash-dotted one.
+
+    The axes fit both, also if the prediction is drawn alone, so that the two pictures match.
+    """
+    experiment = outcome.experiment
+    claimed = experiment.claimed
+    others = (*claimed, *outcome.rival)
+    drawn = [*outcome.predicted, *outcome.measured]
+    if experiment.log:
+        vertical = LogAxis.holding(drawn, also=others)
+        y, row = log_y(vertical, experiment.quantity), vertical.row
+    else:
+        row = plain_row
+        ends = [end for each in drawn for end in (each.low, each.value, each.high)]
+        ends = [end for end in (*ends, *others) if math.isfinite(end)]
+        room = 0.06 * (max(ends) - min(ends))
+        scale = alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False)
+        y = linear_y(experiment.quantity, NUMBER, scale)
+    x = _dial(experiment)
+    theories = {CLAIM: (claimed, DOTTED), WRONG: (outcome.rival, DASH_DOTTED)}
+    theories = {name: theory for name, theory in theories.items() if theory[0]}
+    series = _series([*([MEASURED] if with_measurement else []), PREDICTED, *theories])
+    layers: list[alt.Chart | alt.LayerChart] = []
+    for name, (values, dash) in theories.items():
+        layers += _theory_layers(experiment, name, values, dash, x, y, series)
+    predicted = _rows(experiment.points, outcome.predicted, PREDICTED, row)
+    layers += _prediction_layers(predicted, x, y, series)
+    if with_measurement:
+        rows = _rows(experiment.points, outcome.measured, MEASURED, row)
+        base = _base(rows, x)
+        layers += [bars(base, y, **series), *off_the_axis(base, rows, y)]
+    # Small enough to read on a telephone, on which a picture is as wide as the screen.
+    return layered(*layers).properties(width=430, height=250)
+
+
+def _series(drawn: Sequence[str]) -> dict[str, Any]:
+    """Colour and shape of each series, the same in all pictures. The legend names those that are
+    drawn."""
+    series = named_series((MEASURED, PREDICTED, CLAIM, WRONG))
+    for channel in series.values():
+        channel.legend = alt.Legend(title=None, values=list(drawn), columns=2, labelLimit=200)
+    return series
+
+
+def _prediction_layers(
+    rows: Sequence[Row], x: Horizontal, y: Vertical, series: dict[str, Any]
+) -> list[alt.Chart | alt.LayerChart]:
+    base, colour = _base(rows, x), series["color"]
+    known = base.transform_filter("datum.value !== null")
+    area = base.transform_filter("datum.low !== null && datum.high !== null").mark_area()
+    return [
+        area.encode(y=y("low"), y2="high:Q", color=colour),
+        known.mark_line(strokeDash=[6, 3], strokeWidth=1.25).encode(y=y("value"), color=colour),
+        known.mark_point(size=110, filled=False, strokeWidth=1.5).encode(y=y("value"), **series),
+        *off_the_axis(base, rows, y),
+    ]
+
+
+def _rows(
+    points: Sequence[float] | Sequence[int],
+    estimates: Sequence[Estimate],
+    name: str,
+    row: Callable[[Estimate], Row],
+) -> list[Row]:
+    plain = {"series": name, "open": "", "middle": None}
+    return [
+        plain | {"dial": point, **row(estimate)}
+        for point, estimate in zip(points, estimates, strict=True)
+    ]
+
+
+def _base(rows: Sequence[Row], x: Horizontal) -> alt.Chart:
+    return alt.Chart(alt.Data(values=list(rows))).encode(x=x("dial"))
+
+
+def _dial(experiment: Experiment) -> Horizontal:
+    if experiment.log_dial and min(experiment.points) > 0:
+        return log_x(
+            LogAxis.holding([Estimate.exact(float(point)) for point in experiment.points]),
+            experiment.dial,
+        )
+    scale = alt.Scale(zero=False, padding=12)
+    axis = alt.Axis(title=experiment.dial, format=NUMBER, tickCount=6)
+    if all(float(point).is_integer() for point in experiment.points):
+        axis.tickMinStep = 1
+    return lambda field: alt.X(field, type="quantitative", scale=scale, axis=axis)
+
+
+def _theory_layers(
+    experiment: Experiment,
+    name: str,
+    values: Sequence[float],
+    dash: list[int],
+    x: Horizontal,
+    y: Vertical,
+    series: dict[str, Any],
+) -> list[alt.Chart | alt.LayerChart]:
+    """What another theory says, as a line with points. A log axis leaves out zero."""
+    rows = [
+        {"dial": point, "theory": value, "series": name}
+        for point, value in zip(experiment.points, values, strict=True)
+        if value > 0 or not experiment.log
+    ]
+    base = alt.Chart(alt.Data(values=rows)).encode(x=x("dial"))
+    line = base.mark_line(strokeDash=dash, strokeCap="round", strokeWidth=1.25)
+    return [
+        line.encode(y=y("theory"), color=series["color"]),
+        base.mark_point(filled=False, size=36).encode(y=y("theory"), **series),
+    ]
+
 
 TEMPLATES = files("gradiometer.lab.lecture") / "templates"
 REPORT = files("gradiometer.report") / "templates"
@@ -84,7 +242,7 @@ class Site:
         )
 
     def _write_index(self) -> Path:
-        index, rows = self.folder / "index.html", [_line(shown) for shown in self.results]
+        index, rows = self.folder / "index.html", [_index_row(shown) for shown in self.results]
         to_come = self.statements[len(self.results) :]
         _write(
             index,
@@ -94,7 +252,7 @@ class Site:
             to_come=to_come,
             left=self.left,
             level=LEVEL,
-            scripts=[],
+            scripts=[Markup(source(TEMPLATES, script)) for script in ("simulation.js", "dials.js")],
         )
         return index
 
@@ -220,7 +378,7 @@ def _table(outcome: ExperimentResult) -> Numbers:
     return Numbers(columns, tuple(rows))
 
 
-def _line(shown: Result) -> dict[str, Any]:
+def _index_row(shown: Result) -> dict[str, Any]:
     """The statement's row in the table of the index."""
     ours, theirs = shown.headline
     return {

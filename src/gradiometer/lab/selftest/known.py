@@ -12,8 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from gradiometer.lab.closed_forms.models import output_losses
-from gradiometer.lab.closed_forms.quadratic import Position, Quadratic
+from gradiometer.lab.closed_forms.quadratic import Position, Quadratic, output_losses
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Objective
 from gradiometer.problems.examples import Examples
@@ -144,6 +143,7 @@ class KnownNetwork(KnownProblem):
     def gradients(self, points: Points, weights: Weights) -> Gradients:
         """Back-propagation by hand, for all chains at once: ‖δ aᵀ‖² = ‖δ‖² ‖a‖² gives tr Σ."""
         chains, sets, examples = weights.shape
+        # The whole training set is one more set of examples.
         weights = torch.cat([weights, weights.new_full((chains, 1, examples), 1 / examples)], dim=1)
         inputs, errors = self._propagate(points)
         sums, squared = [], points.new_zeros(chains, examples)
@@ -199,6 +199,7 @@ class KnownNetwork(KnownProblem):
         inputs = [torch.cat([features.T.expand(len(points), -1, -1), ones], dim=1)]
         for matrix in matrices[:-1]:
             inputs.append(torch.cat([torch.tanh(matrix @ inputs[-1]), ones], dim=1))
+        # p − y, the gradient of the cross-entropy at the logits.
         errors = [torch.softmax(matrices[-1] @ inputs[-1], dim=1) - F.one_hot(labels).T]
         for matrix, leaving in zip(matrices[:0:-1], inputs[:0:-1], strict=True):
             units = leaving[:, :-1]
@@ -221,6 +222,7 @@ def known_quadratic() -> KnownQuadratic:
     64 examples."""
     curvatures = np.geomspace(0.1, 1, 10)
     train = Quadratic(curvatures, curvatures).problem(examples=EXAMPLES, seed=0).train
+    # The closed forms of these 64 examples, not of the law they were drawn from.
     quadratic = Quadratic(curvatures, curvatures).on(train)
     return KnownQuadratic("quadratic", train, torch.from_numpy(quadratic.minimum) + 0.5, quadratic)
 

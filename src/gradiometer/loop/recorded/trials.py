@@ -10,7 +10,7 @@ from gradiometer.loop.branches import Fork
 from gradiometer.loop.changes.alternative import Alternative
 from gradiometer.loop.changes.rates import BatchSize, CoolNow, Rate
 from gradiometer.loop.changes.text import alternative_of
-from gradiometer.loop.changes.updates import Shorter
+from gradiometer.loop.changes.updates import Shorter, Skip
 from gradiometer.loop.comparison.effects import Effect, effects_of
 from gradiometer.loop.recorded.record import ForkRecord, forks_of
 from gradiometer.loop.recorded.scores import Verdict, kind_of_advice
@@ -210,6 +210,10 @@ def alike(one: Alternative, other: Alternative) -> bool:
             return _near(one.factor, other.factor)
         case (Shorter(), Shorter()):
             return _near(one.share, other.share)
+        case (Skip(), Skip()):
+            # the batches of a spike, and those until it was over
+            ends = (one.start <= other.start, other.stop <= one.stop)
+            return all(ends) or (other.start <= one.start and one.stop <= other.stop)
     return one == other
 
 

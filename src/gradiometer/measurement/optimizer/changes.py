@@ -6,10 +6,6 @@ from typing import Any
 
 from gradiometer.measurement.optimizer.groups import Group, written
 
-DENSITY = 6
-"""Settings are read at least once in 2^6 = 64 steps of the first 4,096, and then once in a 64th of
-the steps so far."""
-
 
 class Changes:
     """Writes the settings of an optimizer when they have changed. A step between two looks costs
@@ -30,8 +26,8 @@ class Changes:
     def __init__(self, append: Callable[[dict[str, Any]], None]) -> None:
         self._append = append
         self._last: tuple[Group, ...] = ()
+        # The next step at which the settings should be read.
         self.next_look = 0
-        """The next step at which the settings should be read."""
 
     def look(self, step: int, groups: tuple[Group, ...]) -> None:
         """Note the settings at this step, and choose the next step to read them."""
@@ -46,7 +42,8 @@ class Changes:
 
     def pass_over(self, step: int) -> None:
         """Choose the next step to read them, if they are known to be unchanged at this one."""
-        self.next_look = step + max(1, step >> DENSITY)
+        # At least once in 64 steps of the first 4,096, and then once in a 64th of the steps so far.
+        self.next_look = step + max(1, step >> 6)
 
     def restart(self, step: int) -> None:
         """Read and write the settings again at this step, at which a run is continued."""

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:  # a run is read on a machine without torch
     from torch.optim import Optimizer
 
+# sgd: `torch.optim.SGD`. adaptive: each step is divided by a running size of the gradient. other:
+# all the rest.
 Family = Literal["sgd", "adaptive", "other"]
-"""sgd: `torch.optim.SGD`. adaptive: each step is divided by a running size of the gradient. other:
-all the rest."""
 
+# Names of adaptive optimizers in lower case, without endings such as 8bit.
 ADAPTIVE = frozenset(
     {"adam", "adamw", "nadam", "radam", "adamax", "rmsprop", "adagrad"}
     | {"fusedadam", "cpuadam", "deepspeedcpuadam", "pagedadam", "pagedadamw"}
 )
-"""Names of adaptive optimizers in lower case, without endings such as 8bit."""
 
+# Name of an optimizer that was not recorded.
 UNKNOWN_OPTIMIZER = "unknown"
-"""Name of an optimizer that was not recorded."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,12 @@ def read(columns: Mapping[str, Any]) -> tuple[Group, ...]:
         ValueError: They cannot be used: a wrong number of values, or a rate that is not a number.
     """
     count = int(columns["groups"])
-    spread = {name: _spread(columns[name], count) for name in NAMES}
+    spread: dict[str, list[Any]] = {}
+    for name in NAMES:
+        column = columns[name]
+        spread[name] = column if isinstance(column, list) else [column] * count
+        if len(spread[name]) != count:
+            raise ValueError(f"{len(spread[name])} values for {count} groups")
     found = tuple(
         Group(**{name: column[place] for name, column in spread.items()}) for place in range(count)
     )
@@ -130,12 +135,5 @@ def read(columns: Mapping[str, Any]) -> tuple[Group, ...]:
     return found
 
 
-def _spread(value: Any, count: int) -> list[Any]:
-    values = value if isinstance(value, list) else [value] * count
-    if len(values) != count:
-        raise ValueError(f"{len(values)} values for {count} groups")
-    return values
-
-
+# Names of the settings of a group.
 NAMES = tuple(field.name for field in fields(Group))
-"""Names of the settings of a group."""

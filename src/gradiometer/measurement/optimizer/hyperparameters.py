@@ -13,8 +13,8 @@ from gradiometer.measurement.estimate import counted
 from gradiometer.measurement.optimizer.groups import Family, Group
 from gradiometer.measurement.optimizer.shape import Path, number, shape_of
 
+# Maximum number of different values of groups that are listed. Of more, the range is given.
 MOST_RATES = 3
-"""Maximum number of different values of groups that are listed. Of more, the range is given."""
 
 
 @dataclass(frozen=True)

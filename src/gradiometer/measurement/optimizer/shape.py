@@ -8,22 +8,22 @@ from jaxtyping import Float, Int
 
 from gradiometer.measurement.estimate import counted
 
+# Relative difference below which two rates are the same.
 SAME = 1e-6
-"""Relative difference below which two rates are the same."""
 
+# Share of the steps so far for which a constant rate between a rise and a fall is mentioned.
 A_WHILE = 0.05
-"""Share of the steps so far for which a constant rate between a rise and a fall is mentioned."""
 
+# Rates are read at least this densely, relative to the step. A longer gap means that the rate was
+# constant.
 SPACING = 1 / 64
-"""Rates are read at least this densely, relative to the step. A longer gap means that the rate was
-constant."""
 
+# Curves from 1 to `end` over the part of the way, from 0 to 1.
 CURVES: dict[str, Callable[[Float[np.ndarray, " n"], float], Float[np.ndarray, " n"]]] = {
     "cosine": lambda part, end: end + (1 - end) * (1 + np.cos(np.pi * part)) / 2,
     "linear": lambda part, end: 1 + (end - 1) * part,
     "exponential": lambda part, end: max(end, 1e-12) ** part,
 }
-"""Curves from 1 to `end` over the part of the way, from 0 to 1."""
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import nn
 
+# Wrappers that torch puts around a model, by class name (importing them takes seconds), and where
+# they keep it.
 WRAPPERS = {
     "DistributedDataParallel": "module",
     "DataParallel": "module",
     "OptimizedModule": "_orig_mod",
 }
-"""Wrappers that torch puts around a model, by class name (importing them takes seconds), and where
-they keep it."""
 
 
 def bare(model: nn.Module) -> nn.Module:

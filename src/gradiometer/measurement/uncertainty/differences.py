@@ -11,8 +11,8 @@ from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 
+# Largest number of pairs to report. A difference that needs more pairs is negligible.
 MOST_PAIRS = 10_000
-"""Largest number of pairs to report. A difference that needs more pairs is negligible."""
 
 
 @dataclass(frozen=True)

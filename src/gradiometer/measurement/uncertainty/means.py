@@ -22,9 +22,9 @@ from gradiometer.measurement.uncertainty.batch_means import (
 )
 from gradiometer.measurement.uncertainty.fieller import ratio_interval, steps_to_bound
 
+# Smallest number of readings and batches. Student's 90 % quantile is 6.3 with two and 2.4 with
+# four.
 FEWEST_READINGS = 4
-"""Smallest number of readings and batches. Student's 90 % quantile is 6.3 with two and 2.4 with
-four."""
 
 
 def mean(

@@ -23,29 +23,29 @@ from gradiometer.measurement.uncertainty.means import largest, mean, ratio_of_me
 from gradiometer.measurement.uncertainty.open_intervals import open_above
 from gradiometer.measurement.uncertainty.power_law import Drift, Mixture, power_law
 
+# 1/B, with B the noise scale: it falls along a run, and with the learning rate.
 NOISE_PRIOR = Drift(time=(-0.8, 0.8), rate=(0.7, 0.4))
-"""1/B, with B the noise scale: it falls along a run, and with the learning rate."""
 
+# ‖ĝ‖² over ĝᵀH_Bĝ, one over the batch sharpness: it falls with the learning rate.
 SHARPNESS_PRIOR = Drift(time=(-0.1, 0.4), rate=(0.5, 0.5), still=0.4, share=0.5, wander=0.18)
-"""‖ĝ‖² over ĝᵀH_Bĝ, one over the batch sharpness: it falls with the learning rate."""
 
+# The temperature: it is proportional to the learning rate and to E‖ĝ‖², which drifts.
 TEMPERATURE_PRIOR = Drift(time=(-0.3, 0.6), rate=(1.2, 0.5), still=0.0, share=0.5, wander=0.2)
-"""The temperature: it is proportional to the learning rate and to E‖ĝ‖², which drifts."""
 
+# ‖g‖²: it falls along a run.
 SIGNAL_PRIOR = Drift(time=(-1.3, 0.9), rate=(0.9, 0.5), still=0.1)
-"""‖g‖²: it falls along a run."""
 
+# A moment of which little is known, such as tr Σ.
 MOMENT_PRIOR = Drift(time=(-0.3, 0.8), rate=(0.2, 0.5), share=0.5, wander=0.15)
-"""A moment of which little is known, such as tr Σ."""
 
+# Smallest number of readings. Fewer do not show a drift.
 FEWEST = 16
-"""Smallest number of readings. Fewer do not show a drift."""
 
+# Readings in the running mean by which each reading is divided.
 NEIGHBOURS = 15
-"""Readings in the running mean by which each reading is divided."""
 
+# Each guard is the newest 16th, 8th and 4th of the readings.
 GUARDS = (16, 8, 4)
-"""Each guard is the newest 16th, 8th and 4th of the readings."""
 
 Readings = Float[np.ndarray, " steps"]
 Steps = Shaped[np.ndarray, " steps"]

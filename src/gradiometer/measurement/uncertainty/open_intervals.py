@@ -11,8 +11,8 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.fieller import steps_to_bound
 from gradiometer.measurement.uncertainty.power_law import Mixture
 
+# Ratio of the ends above which an interval of a positive quantity counts as open.
 WIDEST = 30.0
-"""Ratio of the ends above which an interval of a positive quantity counts as open."""
 
 
 def open_above(

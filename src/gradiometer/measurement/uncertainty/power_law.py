@@ -13,30 +13,29 @@ from gradiometer.arguments import check_number
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.uncertainty.batch_means import MOST_BATCHES
 
+# Longer series are averaged down to this many stretches.
 MOST_READINGS = 96
-"""Longer series are averaged down to this many stretches."""
 
+# Age of the oldest reading, as a share of the span. With the newest 70 % of a run it is about the
+# true age.
 OFFSET = 0.4
-"""Age of the oldest reading, as a share of the span. With the newest 70 % of a run it is about the
-true age."""
 
+# Share of the Gaussian likelihood in the weight of a pair of exponents; the rest is the score
+# test's.
+#
+# The score test is right for noise of any size, which changes along a run, but does not see how
+# small the residuals are.
 FIT = 0.2
-"""Share of the Gaussian likelihood in the weight of a pair of exponents; the rest is the score
-test's.
 
-The score test is right for noise of any size, which changes along a run, but does not see how small
-the residuals are.
-"""
-
+# What does not drift wanders less: share of the prior's wander.
 STILL_WANDER = 1 / 3
-"""What does not drift wanders less: share of the prior's wander."""
 
 TIME_POWERS = np.linspace(-3.6, 2.4, 21)
 RATE_POWERS = np.linspace(-0.5, 2.0, 9)
 
+# Where Student's distribution is tabulated: its function is called some ten thousand times for one
+# estimate.
 PLACES = np.sinh(np.linspace(-7.0, 7.0, 2_001))
-"""Where Student's distribution is tabulated: its function is called some ten thousand times for one
-estimate."""
 
 LARGEST_LOG = 60.0
 

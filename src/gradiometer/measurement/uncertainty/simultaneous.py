@@ -13,11 +13,11 @@ from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.differences import mean_over_pairs
 
+# Simulated sets of pairs behind a quantile: its level is known to ±0.5 %.
 DRAWS = 4000
-"""Simulated sets of pairs behind a quantile: its level is known to ±0.5 %."""
 
+# Degrees of freedom that the common variance may be worth.
 _LIKENESS = np.geomspace(0.2, 100, 400)
-"""Degrees of freedom that the common variance may be worth."""
 
 Differences = Float[np.ndarray, "pairs alternatives"]
 

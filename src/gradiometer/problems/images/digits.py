@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from gradiometer.problems.images.classification import Labelled, classification, grey_values
-from gradiometer.problems.images.models import DIGITS
+from gradiometer.problems.images.classification import DIGITS, Labelled, classification, grey_values
 from gradiometer.problems.problem import Problem
 
 
@@ -21,7 +20,7 @@ def load(model: str = "mlp") -> Problem:
     this test set is easier than the original one, whose parts have different writers.
 
     Args:
-        model: "mlp" or "cnn", see `gradiometer.problems.images.models`.
+        model: "mlp" or "cnn", see `gradiometer.problems.images.classification`.
 
     Source: Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine
         Learning Repository, doi:10.24432/C50P49, CC BY 4.0; the test part of the original, as in

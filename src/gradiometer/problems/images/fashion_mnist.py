@@ -1,16 +1,76 @@
-"""Fashion-MNIST, 28 × 28 pixels: read from the original files on this machine, never downloaded."""
+"""Fashion-MNIST, 28 × 28 pixels: read from the original files on this machine, never downloaded.
 
+The idx format of these files is a magic number, the shape, then the bytes; gzipped or not.
+"""
+
+import gzip
+import math
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from gradiometer.errors import BadArgument
-from gradiometer.problems.images.classification import Labelled, classification, grey_values
-from gradiometer.problems.images.idx import read_idx
-from gradiometer.problems.images.models import FASHION_MNIST
+from gradiometer.problems.images.classification import (
+    FASHION_MNIST,
+    Labelled,
+    classification,
+    grey_values,
+)
 from gradiometer.problems.problem import Problem
+from gradiometer.storage.disk import read_file
+
+
+def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
+    """The array of unsigned bytes in an idx file.
+
+    Args:
+        path: The file. It is decompressed if its name ends in .gz.
+        dimensions: Required number of axes: 3 for images, 1 for labels.
+
+    Raises:
+        BadArgument: The file is damaged, or is not an idx file with this number of axes.
+
+    Source: Y. LeCun, C. Cortes, C. Burges, The MNIST database, "File formats".
+    """
+    content = _decompress(path)
+    magic, expected = content[:4], bytes([0, 0, 8, dimensions])
+    # A magic number, and a length of four bytes for each axis.
+    header = 4 + 4 * dimensions
+    if magic != expected:
+        raise BadArgument(
+            f"`{path}` must start with the bytes {expected.hex(' ')} of an idx file with "
+            f"{dimensions} axes, got {magic.hex(' ') or 'an empty file'}: download it again, or "
+            "check if two files were swapped."
+        )
+    if len(content) < header:
+        raise BadArgument(
+            f"`{path}` ends after {len(content)} bytes, in its header: it is damaged, download it "
+            "again."
+        )
+    shape = tuple(int(length) for length in np.frombuffer(content[4:header], dtype=">u4"))
+    if len(content) != header + math.prod(shape):
+        raise BadArgument(
+            f"`{path}` has {len(content):,} bytes, but its header of shape {list(shape)} requires "
+            f"{header + math.prod(shape):,}: it is damaged, download it again."
+        )
+    return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
+
+
+def _decompress(path: Path) -> bytes:
+    try:
+        content = read_file(path)
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise BadArgument(
+            f"`{path}` cannot be decompressed ({error}): it is damaged, download it again."
+        ) from error
+    except OSError as error:
+        raise BadArgument(f"`{path}` cannot be read: {error.strerror or error}.") from error
+
 
 VARIABLE = "GRADIOMETER_DATA"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -26,7 +86,7 @@ def load(model: str = "mlp", data_dir: str | os.PathLike[str] | None = None) -> 
     """Ten kinds of clothing: 60,000 images to train on, 10,000 to test on, pixels in [0, 1].
 
     Args:
-        model: "mlp" or "cnn", see `gradiometer.problems.images.models`.
+        model: "mlp" or "cnn", see `gradiometer.problems.images.classification`.
         data_dir: The folder of the four idx files, gzipped or not, or a folder above it in Debian's
             or torchvision's layout. The default is the environment variable GRADIOMETER_DATA, then
             the folders of Debian's package and of torchvision.
@@ -79,6 +139,7 @@ def find(data_dir: str | os.PathLike[str] | None = None) -> Path:
 
 def _file(folder: Path, name: str) -> Path | None:
     """The file with this name, gzipped or not."""
+    # Gzipped, as in Debian's package, or not.
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
 
 
@@ -104,6 +165,7 @@ def _part(folder: Path, part: str) -> Labelled:
             f"`{folder}` must have labels from 0 to 9, got {labels.max()} in its "
             f"{part} files: they are from another data set."
         )
+    # Memory of a file is read-only, and torch needs its own.
     return grey_values(torch.from_numpy(images.copy()), 255), torch.from_numpy(
         labels.astype(np.int64)
     )

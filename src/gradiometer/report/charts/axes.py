@@ -40,22 +40,13 @@ class LogAxis:
         """Round numbers: evenly spaced on a short axis, 1-2-5 on a longer one, powers of ten on a
         very long one."""
         if self.high / self.low < 10:
-            return self._even_ticks()
+            return round_numbers(self.low, self.high)
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         span = math.log10(self.high / self.low)
         stride = max(round(span / 6), 1)
         steps = (1, 2, 5) if span < 2.5 else (1,)
         candidates = [step * 10.0**decade for decade in decades[::stride] for step in steps]
         return [tick for tick in candidates if self.low <= tick <= self.high]
-
-    def _even_ticks(self) -> list[float]:
-        """Three to six multiples of 1, 2 or 5 times a power of ten."""
-        rough = (self.high - self.low) / 3
-        power = 10.0 ** math.floor(math.log10(rough))
-        # The logarithm of 0.0999… rounds to −1, so that no step may be small enough.
-        stride = max((step * power for step in (1, 2, 5) if step * power <= rough), default=power)
-        first, last = math.ceil(self.low / stride), math.floor(self.high / stride)
-        return [float(f"{count * stride:.12g}") for count in range(first, last + 1)]
 
     def row(self, estimate: Estimate) -> dict[str, Any]:
         """The place of an interval on the axis, and its open side. An end at or below zero is open
@@ -78,6 +69,16 @@ class LogAxis:
     def rows(self, points: Sequence[tuple[int, Estimate]]) -> list[dict[str, Any]]:
         """One row per point of a curve."""
         return [{"step": step, **self.row(estimate)} for step, estimate in points]
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """Three to six multiples of 1, 2 or 5 times a power of ten between two numbers."""
+    rough = (high - low) / 3
+    power = 10.0 ** math.floor(math.log10(rough))
+    # The logarithm of 0.0999… rounds to −1, so that no step may be small enough.
+    stride = max((step * power for step in (1, 2, 5) if step * power <= rough), default=power)
+    first, last = math.ceil(low / stride), math.floor(high / stride)
+    return [float(f"{count * stride:.12g}") for count in range(first, last + 1)]
 
 
 def plain_row(estimate: Estimate) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.axes import LogAxis, plain_row
 from gradiometer.report.charts.blocks import Block
 from gradiometer.report.charts.marks import (
+    HEIGHT,
     WIDTH,
     Curve,
     along_steps,
@@ -31,7 +32,7 @@ from gradiometer.report.charts.marks import (
     points,
     tooltip,
 )
-from gradiometer.report.charts.theme import LIGHT, Palette, config
+from gradiometer.report.charts.theme import DASHES, LIGHT, Palette, config
 from gradiometer.storage.disk import replace_file
 
 STEEP = 20
@@ -44,6 +45,8 @@ def loss_chart(
     batches: Sequence[tuple[int, float]] = (),
     events: Sequence[tuple[int, str]] = (),
     readings: Sequence[int] = (),
+    guess: float | None = None,
+    tried: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> alt.LayerChart:
     """Training loss as block means with the band of their intervals; test loss as points with bars.
 
@@ -54,10 +57,16 @@ def loss_chart(
             otherwise empty.
         events: Step and description of each event, such as a spike, drawn as vertical lines.
         readings: The measured steps, drawn as ticks on the step axis.
+        guess: The loss of the best answer that does not look at its input, drawn as a level.
+        tried: By alternative, step and loss of branches that were trained from this run.
     """
-    names = ["training loss"] * bool(training) + ["test loss"] * bool(test)
+    tried = tried or {}
+    names = ["training loss"] * bool(training) + ["test loss"] * bool(test) + list(tried)
     estimates = [block.mean for block in training] + [estimate for _, estimate in test]
     estimates += [Estimate.exact(loss) for _, loss in batches]
+    estimates += [Estimate.exact(loss) for curve in tried.values() for _, loss in curve]
+    if guess is not None:
+        estimates.append(Estimate.exact(guess))
     axis = LogAxis.holding(estimates)
     title = "loss, mean over examples"
     y, row = (
@@ -67,7 +76,7 @@ def loss_chart(
         [{"step": block.middle, "series": names[0], **row(block.mean)} for block in training]
     )
     tests = by_step(
-        [{"step": step, "series": names[-1], **row(estimate)} for step, estimate in test]
+        [{"step": step, "series": "test loss", **row(estimate)} for step, estimate in test]
     )
     series = named_series(names)
     layers = [band(curve, y, **series)] * bool(training and not batches)
@@ -83,6 +92,21 @@ def loss_chart(
             *([bars(curve, y, **series)] if all(block.mean.tells for block in training) else []),
         ]
     layers += [bars(tests, y, **series)] * bool(test)
+    for (name, curve_tried), dash in zip(tried.items(), DASHES[1:], strict=False):
+        branch = by_step(
+            [
+                {"step": step, "series": name, **row(Estimate.exact(loss))}
+                for step, loss in curve_tried
+            ]
+        )
+        layers.append(band(branch, y, dash, **series))
+    if guess is not None:
+        level = alt.Chart(alt.Data(values=[{"guess": guess, "label": "a guess"}]))
+        label = level.mark_text(
+            style="reference-label", align="right", baseline="bottom", dx=-4, dy=-3
+        )
+        layers.append(level.mark_rule(style="reference").encode(y=y("guess")))
+        layers.append(label.encode(y=y("guess"), x=alt.value(alt.ExprRef("width")), text="label:N"))
     if events:
         marks = by_step([{"step": step, "interval": words} for step, words in events])
         layers.append(marks.mark_rule(style="event", clip=True))
@@ -171,13 +195,14 @@ def save_svg(chart: alt.LayerChart, path: Path, title: str = "", palette: Palett
     return path
 
 
-def page_spec(chart: alt.LayerChart, description: str) -> dict[str, Any]:
+def page_spec(chart: alt.LayerChart, description: str, highest: int = HEIGHT) -> dict[str, Any]:
     """A chart as the page embeds it: as wide as its column. The page has the colours of all charts
     once.
 
     Args:
         chart: The chart.
         description: Its text alternative.
+        highest: Greatest height, in pixels.
     """
     # The tests check the schema. Checking it again for every page would double the time to write a
     # page.
@@ -186,6 +211,7 @@ def page_spec(chart: alt.LayerChart, description: str) -> dict[str, Any]:
     shortened: dict[str, Any] = _shortened(spec)
     return shortened | {
         "width": "container",
+        "height": min(spec["height"], highest),
         "autosize": {"type": "fit-x", "contains": "padding"},
         "description": description,
     }

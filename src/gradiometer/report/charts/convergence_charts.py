@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from gradiometer.convergence.trajectory.move_lengths import MoveLength
+from gradiometer.convergence.trajectory.trajectory import MoveLength
 from gradiometer.measurement.estimate import significant
 from gradiometer.report.charts.axes import LogAxis
 from gradiometer.report.charts.marks import (

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from gradiometer.drift.spectrum import SpectralDensity
+from gradiometer.drift.curvature_survey import SpectralDensity
 from gradiometer.measurement.estimate import significant
 from gradiometer.report.charts.axes import LogAxis
 from gradiometer.report.charts.marks import (

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.report.charts.axes import LogAxis
+from gradiometer.report.charts.axes import LogAxis, round_numbers
+
+NUMBERS = 4
+"""Most numbers of a small axis: more would touch each other."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Strip:
         point: The estimate; None if it cannot be drawn.
         open_left, open_right: True if the interval continues beyond this end of the strip.
         ticks: Exact numbers to compare the interval with.
+        scale: Round numbers of the axis.
     """
 
     left: float
@@ -40,6 +44,7 @@ class Strip:
     open_left: bool
     open_right: bool
     ticks: tuple[Tick, ...]
+    scale: tuple[Tick, ...] = ()
 
 
 def strip(estimate: Estimate, thresholds: Mapping[str, Estimate]) -> Strip | None:
@@ -76,6 +81,7 @@ def _logarithmic_strip(estimate: Estimate, exact: Mapping[str, float]) -> Strip 
             Tick(_percent(value, axis), f"{label} = {number(value)}")
             for label, value in exact.items()
         ),
+        scale=_few([Tick(_percent(value, axis), number(value)) for value in axis.ticks]),
     )
 
 
@@ -100,7 +106,13 @@ def _linear_strip(estimate: Estimate, exact: Mapping[str, float]) -> Strip:
         open_left=math.isinf(estimate.low),
         open_right=math.isinf(estimate.high),
         ticks=tuple(Tick(percent(value), label) for label, value in marks.items()),
+        scale=_few([Tick(percent(value), number(value)) for value in round_numbers(low, high)]),
     )
+
+
+def _few(scale: Sequence[Tick]) -> tuple[Tick, ...]:
+    """At most `NUMBERS` of the numbers of an axis, evenly chosen."""
+    return tuple(scale[:: -(-len(scale) // NUMBERS)]) if scale else ()
 
 
 def strips(

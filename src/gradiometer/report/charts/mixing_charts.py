@@ -6,8 +6,7 @@ import altair as alt
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.exploration.chains.effective_size import autocorrelations
-from gradiometer.exploration.chains.mixing import rank_counts
+from gradiometer.exploration.chains.mixing import autocorrelations, rank_counts
 from gradiometer.report.charts.marks import HEIGHT, PLAIN, WIDTH, inline, layered
 from gradiometer.report.charts.theme import DASHES, SERIES
 

@@ -67,7 +67,9 @@ def tried_by(groups: Sequence[RunGroup]) -> tuple[ForkTried, ...]:
                     effect.alternative: effect for effect in fork.effects(level=compared.level)
                 }
                 for one in fork.alternatives:
-                    if one.name not in effects or any(alike(one, other) for other in here):
+                    # the lanes of a race have one branch each, and no effect
+                    is_known = one.name in effects and effects[one.name].estimate.tells
+                    if not is_known or any(alike(one, other) for other in here):
                         continue
                     here.append(one)
                     first = next((other for other in known if alike(one, other)), one)

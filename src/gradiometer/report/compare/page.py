@@ -104,10 +104,15 @@ def changes(contrast: Contrast) -> str:
     if not contrast.changed:
         return "only the seed differs"
     pairs = (
-        f"{name.replace('_', ' ')} {first} → {second}"
+        f"{name.replace('_', ' ')} {_plain(first)} → {_plain(second)}"
         for name, (first, second) in contrast.changed.items()
     )
     return ", ".join(pairs)
+
+
+def _plain(value: object) -> str:
+    """A setting with few digits, if it is a number that was computed."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def in_words(estimate: Estimate) -> str:
@@ -134,6 +139,7 @@ def _row(contrast: Contrast, *, alone: bool) -> Row:
         str(deciding.estimate),
         strip(deciding.estimate, {"equal": Estimate.exact(deciding.none)}),
         f"{deciding.quantity} {second}",
+        f"difference in {QUANTITIES[deciding.quantity]}",
     )
     return Row(
         name=f"{second}-{first}",

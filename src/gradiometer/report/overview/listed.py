@@ -10,13 +10,16 @@ from typing import Any, get_args
 
 from gradiometer.errors import BadArgument, GradiometerError
 from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import State
 from gradiometer.report.charts.blocks import blocks
 from gradiometer.report.charts.interval_strip import interval, number
+from gradiometer.report.charts.sparklines import Sparkline, sparkline
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import run_folders
 from gradiometer.run.reader import Run, Status
 from gradiometer.storage.disk import reason_of
 from gradiometer.verdict.diagnosis import diagnose
+from gradiometer.verdict.words.brief import in_brief
 
 LAST = 20
 """The last loss is the mean over the last of at most this many equal parts of the run."""
@@ -41,6 +44,10 @@ class RunRow:
         is_accuracy: True if `score` is an accuracy.
         verdict: The run in one sentence.
         headline: The same without its steps and score.
+        claim: Name of what limits it; empty if nothing was measured.
+        brief: The same in at most four words.
+        urgency: How urgent that is, 0 first.
+        curve: The training loss along the run as a small line; None if there is none to see.
         age: Seconds since it was last written to.
     """
 
@@ -56,6 +63,10 @@ class RunRow:
     is_accuracy: bool
     verdict: str
     headline: str
+    claim: str
+    brief: str
+    urgency: int
+    curve: Sparkline | None
     age: float
 
     @property
@@ -83,7 +94,17 @@ class RunRow:
 
     def to_dict(self) -> dict[str, Any]:
         """The line as `--json` prints it."""
-        kept = ("problem", "optimizer", "batch_size", "seed", "steps", "status", "verdict", "age")
+        kept = (
+            "problem",
+            "optimizer",
+            "batch_size",
+            "seed",
+            "steps",
+            "status",
+            "verdict",
+            "claim",
+            "age",
+        )
         score = None if self.score is None else self.score.to_dict()
         key = "test_accuracy" if self.is_accuracy else "test_loss"
         numbers = {"loss": self.loss.to_dict(), key: score}
@@ -102,9 +123,10 @@ ORDERS: dict[str, Callable[[RunRow], Any]] = {
         math.inf if run.score is None else (-1 if run.is_accuracy else 1) * _lower(run.score.value)
     ),
     "steps": lambda run: -run.steps,
+    "limits": lambda run: (run.urgency, run.brief, _lower(run.loss.value)),
 }
-"""The orders of a listing: the newest, the first by name, the lowest loss, the best score or the
-longest come first."""
+"""The orders of a listing: the newest, the first by name, the lowest loss, the best score, the
+longest, or what is limited most urgently comes first."""
 
 
 def listing(
@@ -114,8 +136,8 @@ def listing(
 
     Args:
         folder: The folder of the runs.
-        sort: "age" (newest first), "name", "loss" (lowest first), "score" (best first) or "steps"
-            (longest first).
+        sort: "age" (newest first), "name", "loss" (lowest first), "score" (best first), "steps"
+            (longest first) or "limits" (by what limits them, the most urgent first).
         match: A pattern for the names of the runs, such as "digits-*".
         status: The states to list, such as "finished". Default: all.
 
@@ -161,6 +183,8 @@ def _listed(path: Path) -> RunRow:
     parts = blocks(*run.losses, level=configuration.level, most=LAST)
     unknown = Estimate.unknown(level=configuration.level, method="no loss on record", samples=0)
     trained = isinstance(configuration, Configuration)
+    headline = diagnosis.headline
+    curve = [(round(part.middle), part.mean) for part in parts]
     return RunRow(
         path=path,
         problem=configuration.problem if isinstance(configuration, Configuration) else "your loop",
@@ -174,6 +198,10 @@ def _listed(path: Path) -> RunRow:
         is_accuracy=is_accuracy,
         verdict=diagnosis.verdict,
         headline=f"{diagnosis.said[:1].upper()}{diagnosis.said[1:]}.",
+        claim="" if headline is None else headline.claim,
+        brief=in_brief(headline),
+        urgency=State.CANNOT_TELL.rank if headline is None else headline.state.rank,
+        curve=sparkline(curve),
         age=max(time.time() - _written(run), 0.0),
     )
 

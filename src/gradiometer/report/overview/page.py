@@ -3,15 +3,18 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from gradiometer.errors import BadArgument
+from gradiometer.measurement.finding import State
 from gradiometer.report.overview.listed import RunRow
 from gradiometer.report.page.document import document
-from gradiometer.report.page.page import STATUS_SYMBOLS
 from gradiometer.storage.disk import replace_file, writing
 
 CONTENT = "overview.html.jinja"
+
+_STATES = {state.rank: state for state in State}
 
 
 def write_overview(runs: Sequence[RunRow], path: Path) -> Path:
@@ -34,17 +37,19 @@ def write_overview(runs: Sequence[RunRow], path: Path) -> Path:
     return path
 
 
-def _row(run: RunRow, folder: Path) -> dict[str, str]:
+def _row(run: RunRow, folder: Path) -> dict[str, Any]:
     report = run.path / "report.html"
     return {
         "name": run.path.name,
         "link": quote(os.path.relpath(report, folder)) if report.exists() else "",
-        "problem": run.problem,
         "optimizer": run.optimizer,
         "steps": f"{run.steps:,}",
-        "status": f"{STATUS_SYMBOLS[run.status]} {run.status}",
+        "status": run.status,
         "loss": run.loss_words,
         "score": run.score_words,
         "age": run.age_words,
-        "verdict": run.headline,
+        "verdict": run.brief,
+        "sentence": run.headline,
+        "state": _STATES[run.urgency],
+        "curve": run.curve,
     }

@@ -15,6 +15,7 @@ class Action:
     Args:
         state: Class in the stylesheet.
         seen: What it answers to.
+        lead: The first clause of that.
         lines: Lines to paste; empty if the advice does not begin with any.
         words: The rest of the advice.
         forecast: What it is expected to change; empty if there is none.
@@ -23,6 +24,7 @@ class Action:
 
     state: str
     seen: str
+    lead: str
     lines: str
     words: str
     forecast: str
@@ -44,6 +46,7 @@ def action_of(findings: Iterable[Finding]) -> Action | None:
             return Action(
                 state=finding.state.name.lower(),
                 seen=said.seen,
+                lead=said.beginning,
                 lines="\n".join(said.paste),
                 words=said.suggestion.lstrip(",: ") if said.paste else said.suggestion,
                 forecast=said.forecast,

@@ -21,6 +21,7 @@ from gradiometer.report.sections.spikes import NAME as SPIKES
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis
+from gradiometer.verdict.triage.findings import GAUGE as TRIAGE
 from gradiometer.verdict.words.say import say
 from gradiometer.verdict.words.sentences import Sentences
 
@@ -169,13 +170,18 @@ def further_cards(found: Iterable[Answer]) -> tuple[Card, ...]:
             word=answer.finding.state.value,
             symbol=answer.finding.state.symbol,
             shown=(Shown.of(answer),),
-            section=answer.finding.gauge
-            if answer.finding.gauge == SPIKES
-            else answer.finding.issue.value,
+            section=_section_of(answer.finding),
         )
         for place, answer in enumerate(sorted(found, key=lambda answer: answer.finding.state.rank))
         if not any(question.is_answered_by(answer) for question in QUESTIONS)
     )
+
+
+def _section_of(finding: Finding) -> str:
+    """The section with the charts behind a finding. What triage says has its picture at the top."""
+    if finding.gauge == TRIAGE:
+        return ""
+    return SPIKES if finding.gauge == SPIKES else finding.issue.value
 
 
 def _plain_title(finding: Finding) -> str:

@@ -9,12 +9,16 @@ from markupsafe import Markup
 
 from gradiometer import __version__
 from gradiometer.report.charts.charts import page_spec
+from gradiometer.report.charts.marks import HEIGHT
 from gradiometer.report.charts.theme import PAGE, PAGE_FONT, config
 from gradiometer.report.page.bundle import bundle
 from gradiometer.report.page.markup import environment, json_for_script, script_hash, source
 from gradiometer.report.sections.section import Figure
 
 TEMPLATES = files("gradiometer.report") / "templates"
+
+IN_A_COLUMN = 220
+"""Height of a chart that is half as wide as the page."""
 
 
 def document(
@@ -57,11 +61,12 @@ def fragment(content: str, live: str, **values: Any) -> str:
 
 
 def specs(figures: tuple[Figure, ...]) -> Mapping[str, Any]:
-    """Every chart as the page embeds it, by name."""
+    """Every chart as the page embeds it, by name. The first one is the largest: the others stand in
+    two columns."""
+    drawn = [figure for figure in figures if not figure.single]
     return {
-        figure.name: page_spec(figure.chart, figure.summary)
-        for figure in figures
-        if not figure.single
+        figure.name: page_spec(figure.chart, figure.summary, HEIGHT if place == 0 else IN_A_COLUMN)
+        for place, figure in enumerate(drawn)
     }
 
 

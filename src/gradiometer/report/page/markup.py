@@ -26,6 +26,7 @@ def environment(*templates: Traversable) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters["code"] = _code
+    made.filters["csv_rows"] = _csv_rows
     return made
 
 
@@ -40,6 +41,11 @@ def json_for_script(value: Any) -> Markup:
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return Markup(text)
+
+
+def _csv_rows(table: Any) -> str:
+    """The headings and the rows of a table as JSON, for an attribute."""
+    return json.dumps([table.columns, *table.rows], separators=(",", ":"))
 
 
 def script_hash(script: str) -> str:

@@ -14,7 +14,7 @@ from gradiometer.report.charts.charts import save_png
 from gradiometer.report.page.action import Action, action_of
 from gradiometer.report.page.cards import answers_of, cards, further_cards
 from gradiometer.report.page.checks import checks
-from gradiometer.report.page.document import TEMPLATES, document
+from gradiometer.report.page.document import document
 from gradiometer.report.page.rows import rows, top_figure
 from gradiometer.report.sections.catalogue import sections
 from gradiometer.report.sections.section import Section
@@ -118,15 +118,15 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
         "headline": _title(diagnosis, action),
         "rows": made,
         "unmeasured": [card for card in asked if not card.shown],
-        "methods": [section.name for section in shown if _has_methods(section)],
-        "rows_methods": [row.section.name for row in made if row.section is not None],
-        "without_replacement": run.measured_sampling.draw is Draw.RESHUFFLED,
         "meant": gradient_meant(run),
         "checks": checks(run, diagnosis),
         "quantities": diagnosis.labels,
         "status_symbol": STATUS_SYMBOLS[run.status],
         "overhead": overhead_sentence(run.overhead, run.configuration.every),
-        "configuration": _settings(msgspec.structs.asdict(run.configuration)),
+        "configuration": _settings(
+            msgspec.structs.asdict(run.configuration)
+            | ({"sampling": "not known"} if _is_assumed(run) else {})
+        ),
         "manifest": _settings(
             {name: value for name, value in run.manifest.items() if name != "configuration"}
         ),
@@ -137,10 +137,10 @@ def _title(diagnosis: Diagnosis, action: Action | None) -> str:
     """The verdict, or what the next action answers to if the verdict is only that one gauge finds
     something ok."""
     headline = diagnosis.headline
-    calm = headline is not None and headline.state is State.OK and headline.claim != Claim.HEALTHY
-    if action is not None and calm:
-        return action.seen
-    return f"{diagnosis.said[:1].upper()}{diagnosis.said[1:]}."
+    said = f"{diagnosis.said[:1].upper()}{diagnosis.said[1:]}."
+    if action is None or headline is None or headline.state is not State.OK:
+        return said
+    return f"{said} {action.lead}." if headline.claim == Claim.HEALTHY else action.seen
 
 
 def _facts(run: Run) -> tuple[str, ...]:
@@ -149,9 +149,15 @@ def _facts(run: Run) -> tuple[str, ...]:
     optimizer = () if settings is None else (settings.sentence,)
     return (
         configuration.problem,
-        f"B\u00a0=\u00a0{configuration.batch_size:,}, {DRAWN[run.sampling.draw]}",
+        f"B\u00a0=\u00a0{configuration.batch_size:,}"
+        + ("" if _is_assumed(run) else f", {DRAWN[run.sampling.draw]}"),
         *optimizer,
     )
+
+
+def _is_assumed(run: Run) -> bool:
+    """True if it is not known how batches were drawn. They are then taken as independent draws."""
+    return run.sampling.draw is Draw.REPLACEMENT and run.sampling.examples is None
 
 
 def gradient_meant(run: Run) -> str:
@@ -175,6 +181,11 @@ def gradient_meant(run: Run) -> str:
         )
     if measured.draw is Draw.FRESH:
         return "Here g is the gradient of the distribution that the examples come from."
+    if _is_assumed(run):
+        return (
+            "It is not known how the batches were drawn: they are taken as independent draws, and "
+            "g is the gradient of what they are drawn from."
+        )
     if measured.draw is Draw.REPLACEMENT:
         return (
             "Here g is the gradient of the training set, from which batches are drawn with "
@@ -185,10 +196,6 @@ def gradient_meant(run: Run) -> str:
         "in this epoch, so in a small training set its gradient and noise are larger; a `probe` of "
         "independent examples has no such bias."
     )
-
-
-def _has_methods(section: Section) -> bool:
-    return (TEMPLATES / f"methods_{section.name}.html.jinja").is_file()
 
 
 def _settings(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

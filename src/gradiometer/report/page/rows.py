@@ -26,11 +26,13 @@ class Small(NamedTuple):
         words: The number with its interval and unit.
         strip: The interval on a small axis; None if it cannot be drawn.
         quantity: Name of the quantity.
+        ruler: What the axis of the strip shows, with its unit.
     """
 
     words: str
     strip: Strip | None
     quantity: str
+    ruler: str
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,10 @@ def _small(shown: Shown, diagnosis: Diagnosis) -> Small | None:
     words = (
         f"{number(estimate.value)} {interval(estimate)}{unit}" if estimate.tells else str(estimate)
     )
-    return Small(words, shown.strips.get(names[0]), names[0])
+    label = diagnosis.labels.get(names[0], names[0].replace("_", " "))
+    # the formula in a label is for those who open the row
+    ruler = ", ".join(part for part in (label.partition(",")[0], estimate.unit) if part)
+    return Small(words, shown.strips.get(names[0]), names[0], ruler)
 
 
 def _numbers(section: Section) -> Row:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 from gradiometer.errors import ran_out_of_memory, summary
 from gradiometer.report.sections.convergence import convergence_section
@@ -30,6 +31,36 @@ SECTIONS: tuple[Callable[[Run, Diagnosis], Section], ...] = (
 lecture's order."""
 
 
+METHODS = {
+    "loss": (
+        "The training loss is that of each batch before its update, averaged over blocks of steps. "
+        "The test loss is a mean over test examples."
+    ),
+    "estimation": (
+        "The noise is read from the gradients of training itself: from products of successive ones, "
+        "or from halves or micro-batches of a step. Ratios are taken of means. Formulas and sources: "
+        "docs/explanation/estimation.md."
+    ),
+    "drift": (
+        "Products with the Hessian come from a second backward; the edge is that of a quadratic. "
+        "Formulas and sources: docs/explanation/drift.md."
+    ),
+    "convergence": (
+        "The conditions of the theorem are decided from the form of the schedule, the certificate "
+        "from fresh batches. Formulas and sources: docs/explanation/convergence.md."
+    ),
+    "exploration": (
+        "Temperatures are means over the readings, with the lecture's formula T = η tr Σ/(2 d B). "
+        "Formulas and sources: docs/explanation/exploration.md."
+    ),
+    "ensemble": (
+        "Predictors are compared example by example, on examples that calibrated none of them. "
+        "Formulas and sources: docs/explanation/exploration.md."
+    ),
+}
+"""How the numbers of a section are measured, in a sentence or two."""
+
+
 def sections(run: Run, diagnosis: Diagnosis) -> tuple[Section, ...]:
     """Every section of the page. One that cannot be drawn says so in its place."""
     return tuple(_drawn(section, run, diagnosis) for section in SECTIONS)
@@ -37,7 +68,8 @@ def sections(run: Run, diagnosis: Diagnosis) -> tuple[Section, ...]:
 
 def _drawn(section: Callable[[Run, Diagnosis], Section], run: Run, diagnosis: Diagnosis) -> Section:
     try:
-        return section(run, diagnosis)
+        drawn = section(run, diagnosis)
+        return replace(drawn, method=METHODS.get(drawn.name, ""))
     except Exception as error:
         if ran_out_of_memory(error):
             raise

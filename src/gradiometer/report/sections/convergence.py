@@ -87,10 +87,9 @@ def _rate_figure(rates: RateCurve) -> Figure:
         summary=" ".join(parts),
         table=_rate_table(rates),
         note=(
-            f"η at every step, {rates.source}. Σ η is the distance that a run can travel, in units "
-            "of the gradient norm. Σ η² measures the gradient noise that it accumulates. The "
-            "theorem is about runs that never end. In a finite run it matters that η is zero at "
-            "the end."
+            f"η at every step, {rates.source}. Σ η is how far a run can travel, in units of the "
+            "gradient norm; Σ η² is the noise that it takes in. In a finite run it matters that η "
+            "is zero at the end."
         ),
     )
 
@@ -105,6 +104,9 @@ def _course(rates: RateCurve) -> dict[str, Any]:
         "peak": float(rates.values.max()),
         "peak_step": int(rates.steps[rates.values.argmax()]),
         "reaches_zero": rates.reaches_zero,
+        "now": float(np.interp(rates.now, rates.steps, rates.values))
+        if rates.now < rates.total
+        else None,
     }
 
 

@@ -80,7 +80,7 @@ def _words(effects: Sequence[Effect]) -> str:
 
 def _figures(record: ForkRecord, effects: Sequence[Effect]) -> tuple[Figure, ...]:
     fork = record.fork
-    curves = {name: _curve(fork, fork.of(name)) for name in fork.names}
+    curves = {name: branch_curve(fork, fork.of(name)) for name in fork.names}
     shown = {name: curve for name, curve in curves.items() if curve}
     left_out = list(shown)[MOST:]
     made = []
@@ -177,7 +177,9 @@ def _table(records: Sequence[ForkRecord], effects: dict[str, tuple[Effect, ...]]
     return Numbers(columns, tuple(rows))
 
 
-def _curve(fork: Fork, results: Sequence[BranchResult]) -> list[tuple[float, float, float, float]]:
+def branch_curve(
+    fork: Fork, results: Sequence[BranchResult]
+) -> list[tuple[float, float, float, float]]:
     """Step, mean, lowest and highest loss over the replicates, at the places that all
     of them have."""
     updates = max(result.updates for result in fork.of(fork.baseline))

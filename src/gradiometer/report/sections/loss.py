@@ -1,14 +1,18 @@
 """The section about the losses: training, test, and test accuracy."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from gradiometer.drift.spikes.detection import Spike
+from gradiometer.loop.recorded.record import forks_of
 from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.finding import State
 from gradiometer.report.charts.blocks import Block, blocks
 from gradiometer.report.charts.charts import accuracy_chart, loss_chart
 from gradiometer.report.charts.marks import Curve
+from gradiometer.report.sections.forks import branch_curve
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells, change, numbers_of
 from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis
@@ -19,6 +23,12 @@ MOST_JUMPS = 12
 
 MOST_TICKS = 120
 """Maximum number of measured steps that are marked."""
+
+GUESS_IN_VIEW = 3.0
+"""A level of a guess further above the losses would flatten their curve."""
+
+BRANCH_POINTS = 15
+"""Points of a branch: each is a mean over several batches, whose own losses would hide it."""
 
 FEW = 3
 """With fewer blocks there is no line to see, so every loss is drawn."""
@@ -31,7 +41,7 @@ def loss_section(run: Run, diagnosis: Diagnosis) -> Section:
     test_loss, test_accuracy = _evaluations(run, "test_loss"), _evaluations(run, "test_accuracy")
     if training or test_loss:
         batches = _single_batches(run) if len(training) < FEW else ()
-        figures.append(_loss_figure(training, test_loss, batches, diagnosis.spikes, run))
+        figures.append(_loss_figure(training, test_loss, batches, diagnosis, run))
     if test_accuracy:
         figures.append(
             Figure(
@@ -61,9 +71,10 @@ def _loss_figure(
     training: Sequence[Block],
     test: Curve,
     batches: Sequence[tuple[int, float]],
-    spikes: Sequence[Spike],
+    diagnosis: Diagnosis,
     run: Run,
 ) -> Figure:
+    spikes = diagnosis.spikes
     ends = [(block.last, block.mean) for block in training if block.mean.tells or not batches]
     parts = [
         f"{name} {change(points)}"
@@ -86,8 +97,16 @@ def _loss_figure(
     changes = _rate_changes(run)
     if changes:
         parts.append("; ".join(f"{words} at step {step:,}" for step, words in changes))
-    events = [*((spike.peak, _rise(spike)) for spike in spikes), *changes]
-    marks = ["A vertical line marks a spike or a change of the learning rate."] * bool(events)
+    place, tried = _place(diagnosis), _tried(run, diagnosis)
+    events = [*((spike.peak, _rise(spike)) for spike in spikes), *changes, *place]
+    marks = []
+    if events:
+        marks.append("A vertical line marks a spike, a change of the rate, or where it happened.")
+    guess = _guess(training, diagnosis)
+    if guess is not None:
+        parts.append(f"A guess, without a look at the inputs, costs {significant(guess)}")
+    for name, curve in tried.items():
+        parts.append(f"The branch with {name} ends at {significant(curve[-1][1])}")
     readings = _measured_steps(run)
     marks += ["A tick at the bottom marks a measured step."] * bool(readings)
     note = " ".join(text for text in (_block_note(training, batches), *marks) if text)
@@ -96,11 +115,43 @@ def _loss_figure(
         title="Training and test loss"
         if test and training
         else ("Training loss" if training else "Test loss"),
-        chart=loss_chart(training, test, batches, events, readings),
+        chart=loss_chart(training, test, batches, events, readings, guess, tried),
         summary=". ".join(parts) + ".",
         table=_loss_table(training, test, batches),
         note=note,
     )
+
+
+def _guess(training: Sequence[Block], diagnosis: Diagnosis) -> float | None:
+    """The level of a guess, if it is known and of the size of the losses that are drawn."""
+    level = math.nan if diagnosis.triage is None else diagnosis.triage.level.value
+    highest = max((block.mean.value for block in training), default=math.nan)
+    return level if 0 < level <= GUESS_IN_VIEW * highest else None
+
+
+def _place(diagnosis: Diagnosis) -> list[tuple[int, str]]:
+    """The step at which what the headline says has happened, if it is one step."""
+    facts = {} if diagnosis.headline is None else diagnosis.headline.facts
+    step = facts.get("numbers", {}).get("step") if facts.get("numbers") else None
+    return [] if step is None else [(int(step), "here it happened")]
+
+
+def _tried(run: Run, diagnosis: Diagnosis) -> dict[str, list[tuple[float, float]]]:
+    """The branches in which the cure of the headline was tried, as step and loss, thinned out."""
+    headline = diagnosis.headline
+    if headline is None or headline.trial is None or headline.state is not State.ACT:
+        return {}
+    forks = {result["fork"]: result["effect"].alternative for result in headline.trial.results}
+    found = {}
+    for record in forks_of(run):
+        name = forks.get(record.name)
+        curve = [] if name is None else branch_curve(record.fork, record.fork.of(name))
+        if curve:
+            groups = np.array_split(np.array(curve), min(len(curve), BRANCH_POINTS))
+            found[f"tried: {name}"] = [
+                (float(g[:, 0].mean()), float(g[:, 1].mean())) for g in groups
+            ]
+    return found
 
 
 def _rate_changes(run: Run) -> list[tuple[int, str]]:

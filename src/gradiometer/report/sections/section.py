@@ -49,8 +49,7 @@ class Section:
     """A section of the page.
 
     Args:
-        name: Its anchor on the page. The template `methods_NAME.html.jinja`, if it exists, has its
-            formulas.
+        name: Its anchor on the page.
         title: Its heading.
         lead: The question that it answers.
         figures: Its charts.
@@ -58,6 +57,7 @@ class Section:
         answers: Findings that do not come from a gauge, for the cards.
         heading: Heading of the table.
         words: Its content in a few words, if no finding has them.
+        method: How its numbers are measured, and where the formulas are.
     """
 
     name: str
@@ -68,6 +68,7 @@ class Section:
     answers: tuple[Answer, ...] = ()
     heading: str = "At the newest reading"
     words: str = ""
+    method: str = ""
 
 
 def change(points: Curve) -> str:

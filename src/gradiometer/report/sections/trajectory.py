@@ -6,14 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gradiometer.convergence.trajectory.move_lengths import lengths_of
 from gradiometer.convergence.trajectory.path_facts import Trail
-from gradiometer.convergence.trajectory.trajectory import Trajectory
+from gradiometer.convergence.trajectory.trajectory import Trajectory, lengths_of
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.convergence_charts import move_lengths_chart
 from gradiometer.report.sections.section import Figure, Numbers, cells
 from gradiometer.run.reader import Run
-from gradiometer.verdict.words.say import say
 
 
 def trajectory_figure(run: Run, estimates: Mapping[str, Estimate]) -> Figure | None:
@@ -32,11 +30,6 @@ def trajectory_figure(run: Run, estimates: Mapping[str, Estimate]) -> Figure | N
     if len(found) < 2:
         return None
     first, last = found[0], found[-1]
-    finding = Trajectory().judge(estimates)
-    kind = ""
-    if finding is not None:
-        said = say(finding)
-        kind = f"{said.seen} {said.means} "
     rows = tuple(
         (f"{each.first:,} – {each.last:,}", *cells(each.moved), *cells(each.stepped))
         for each in found
@@ -46,18 +39,15 @@ def trajectory_figure(run: Run, estimates: Mapping[str, Estimate]) -> Figure | N
         title="Path of the parameters",
         chart=move_lengths_chart(found),
         summary=(
-            f"{kind}Between groups of iterates the parameters moved by {_text(first.moved)} in "
+            f"Between groups of iterates the parameters moved by {_text(first.moved)} in "
             f"steps {first.first:,} to {first.last:,}, and by {_text(last.moved)} in steps "
             f"{last.first:,} to {last.last:,}. A single step moved them by {_text(first.stepped)} "
             f"and {_text(last.stepped)}."
         ),
         table=Numbers(("steps", "between groups", "interval", "in one step", "interval"), rows),
         note=(
-            "Sixteen iterates are kept in every doubling of the steps, at five places. On these "
-            "axes a run that comes to rest goes down, a run that fluctuates around a fixed "
-            "position stays level, and a run that travels goes up; a random walk goes up by a "
-            "factor of √2 per doubling. If Φ has more than 61 parameters, lengths are computed "
-            "from a sketch of 61 numbers, and the intervals include the error of the sketch."
+            "A run that comes to rest goes down here, one that fluctuates around a fixed position "
+            "stays level, and one that travels goes up; a random walk by √2 per doubling."
         ),
     )
 

@@ -120,10 +120,10 @@
     place.ondblclick = () => show(null);
   }
 
-  // The tables of the page are what is downloaded: what is seen is what is had.
+  // The numbers of a chart are in its button, those of a table that is shown are in the table.
   function download(button) {
     const { table, everyTable } = button.dataset;
-    const text = everyTable ? JSON.stringify(everything(), null, 1) : csv(button.previousElementSibling);
+    const text = everyTable ? JSON.stringify(everything(), null, 1) : csv(button);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], { type: everyTable ? "application/json" : "text/csv" }));
     link.download = everyTable ? "numbers.json" : `${table}.csv`;
@@ -132,14 +132,17 @@
   }
 
   const cells = (row) => [...row.children].map((cell) => cell.textContent);
-  const rows = (place) => [...place.querySelectorAll("tr")].map(cells);
+  function rows(button) {
+    const { numbers } = button.dataset;
+    return numbers ? JSON.parse(numbers) : [...button.previousElementSibling.querySelectorAll("tr")].map(cells);
+  }
   const quoted = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-  const csv = (place) => rows(place).map((row) => row.map(quoted).join(",") + "\r\n").join("");
+  const csv = (button) => rows(button).map((row) => row.map(quoted).join(",") + "\r\n").join("");
 
   function everything() {
     const tables = {};
     for (const button of document.querySelectorAll("[data-table]")) {
-      const [columns, ...values] = rows(button.previousElementSibling);
+      const [columns, ...values] = rows(button);
       tables[button.dataset.table] = { columns, rows: values };
     }
     return { verdict: document.querySelector("h1").textContent, tables };

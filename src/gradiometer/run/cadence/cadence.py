@@ -7,19 +7,16 @@ from typing import Any
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.run.budget import READINGS, Budget
 
+# Expected cost of the first measurement of an expensive gauge (`one_in` above 1), in training
+# steps.
 EXPENSIVE = 8
-"""Expected cost of the first measurement of an expensive gauge (`one_in` above 1), in training
-steps."""
 
+# `due` decides again after this time at the latest: losses have to be written, and steps may have
+# become slower.
 LOOK_SECONDS = 0.25
-"""`due` decides again after this time at the latest: losses have to be written, and steps may have
-become slower."""
 
+# Most steps between two decisions.
 FARTHEST = 10**6
-"""Most steps between two decisions."""
-
-PAUSE = 8
-"""Fewest steps between two decisions against a reading: a decision costs time, too."""
 
 
 class Cadence:
@@ -43,12 +40,12 @@ class Cadence:
         self._budget = budget
         self._every = every
         self._share = share
+        # Names of gauges that cannot measure this training.
         self.refused: set[str] = set()
-        """Names of gauges that cannot measure this training."""
+        # Number of measured steps, and the first and last of them.
         self.measured = self.first = self.last = 0
-        """Number of measured steps, and the first and last of them."""
+        # The next step that `due` has to be asked about: no earlier one is measured.
         self.next_look = 0
-        """The next step that `due` has to be asked about: no earlier one is measured."""
         self._expensive_at: dict[str, int] = {}
         self._unsettled = False
         self._first_asked: int | None = None
@@ -94,9 +91,7 @@ class Cadence:
 
     def made(self, step: int) -> None:
         """The step was measured."""
-        self.first = self.first if self.measured else step
-        self.last = step
-        self.measured += 1
+        self.read(step)
         self._unsettled = True
 
     def read(self, step: int) -> None:
@@ -174,7 +169,8 @@ class Cadence:
             return FARTHEST
         if self._every is not None:
             return self._every - step % self._every
-        return min(self._budget.steps_until(saving=self._saving, pause=PAUSE), FARTHEST)
+        # At least 8 steps between two decisions against a reading: a decision costs time, too.
+        return min(self._budget.steps_until(saving=self._saving, pause=8), FARTHEST)
 
     @property
     def _saving(self) -> bool:

@@ -4,40 +4,36 @@ to stay recent."""
 import math
 from dataclasses import dataclass
 
+# Readings that a run of 300 steps should have: with fewer, intervals are wide mostly because of
+# their number.
 PROMISED = 40
-"""Readings that a run of 300 steps should have: with fewer, intervals are wide mostly because of
-their number."""
 
+# The same if a reading costs a quarter more than a training step, or still more.
 PROMISED_EXPENSIVE = 20
-"""The same if a reading costs a quarter more than a training step, or still more."""
 
+# The step by which they should be made.
 PROMISED_BY = 300
-"""The step by which they should be made."""
 
+# Steps in which more than the share may be used.
 START_UP_STEPS = 1000
-"""Steps in which more than the share may be used."""
 
+# In these steps, measuring may use at most this many times the share.
 START_UP = 5
-"""In these steps, measuring may use at most this many times the share."""
 
+# Seconds that promised readings may use if the allowance of 1,000 steps has them, and two fifths of
+# it in any case.
 SMALL = 0.25
-"""Seconds that promised readings may use if the allowance of 1,000 steps has them, and two fifths
-of it in any case."""
 
+# Part of the steps in which the promised readings are made.
 IN_TIME = 0.93
-"""Part of the steps in which the promised readings are made."""
 
+# After the promised readings, another is made when training is this many times as long as at the
+# newest one.
 RECENT = 1.1
-"""After the promised readings, another is made when training is this many times as long as at the
-newest one."""
 
+# When training is this many times as long, one more is made, whatever was borrowed: without it
+# there is no advice.
 STALE = 1.2
-"""When training is this many times as long, one more is made, whatever was borrowed: without it
-there is no advice."""
-
-_EARLY_STEPS = 500
-_EXPENSIVE_FROM = 1.25
-_SPREAD = 1.25
 
 
 @dataclass(frozen=True)
@@ -94,16 +90,17 @@ class EarlyReadings:
         """The step from which the next promised reading may be made; infinite if there is none."""
         if self.steps > START_UP_STEPS or self.readings >= self.target:
             return math.inf
-        due: float = IN_TIME * self.by * (self.readings / self.target) ** _SPREAD
-        if self.spent - self.bookkeeping <= max(
-            self._small, _EARLY_STEPS * self._a_step if self._cheap else 0.0
-        ):
+        # A power above 1, so that the first readings are closer together.
+        due: float = IN_TIME * self.by * (self.readings / self.target) ** 1.25
+        # Cheap readings may use half of the allowance of the first 1,000 steps at once.
+        at_once = START_UP_STEPS / 2 * self._a_step if self._cheap else 0.0
+        if self.spent - self.bookkeeping <= max(self._small, at_once):
             return due
         return max(due, self._covered_at)
 
     @property
     def _cheap(self) -> bool:
-        return self.cost < _EXPENSIVE_FROM * self.pace
+        return self.cost < 1.25 * self.pace
 
     @property
     def _small(self) -> float:

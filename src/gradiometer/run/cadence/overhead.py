@@ -7,12 +7,6 @@ from typing import Any
 from gradiometer.measurement.estimate import counted
 from gradiometer.run.budget import READINGS
 
-NAMED = 0.0005
-"""A smaller share of the training time is not named."""
-
-MUCH = 2.0
-"""Above so many budgets, a sentence says that a longer run costs less."""
-
 
 def time_used(overhead: Mapping[str, Any], every: int | None = None) -> str:
     """The share of the training time that the instrument used, with its budget if it had one.
@@ -119,7 +113,8 @@ def overhead_in_brief(overhead: Mapping[str, Any], every: int | None = None) -> 
         return "The time used for measuring was not recorded."
     if overhead["mode"] in ("off", "given"):
         return overhead_sentence(overhead, every)
-    if every is None and overhead["budget"] and of_the_budget(overhead) > MUCH * overhead["budget"]:
+    # Above twice the budget, the sentence says that a longer run costs less.
+    if every is None and overhead["budget"] and of_the_budget(overhead) > 2 * overhead["budget"]:
         later = ", which a longer run keeps to its budget"
     else:
         later = ""
@@ -134,7 +129,10 @@ def _percent(share: float) -> str:
 
 def _by_name(overhead: Mapping[str, Any], *, has_budget: bool) -> str:
     """What the time was spent on, if that was more than readings and what comes with them."""
-    spent = {name: share for name, share in (overhead.get("spent") or {}).items() if share >= NAMED}
+    # What would be shown as 0.0 % is not named.
+    spent = {
+        name: share for name, share in (overhead.get("spent") or {}).items() if share >= 0.0005
+    }
     if not set(spent) - {READINGS}:
         return ""
     parts = [

@@ -4,12 +4,8 @@ its optimizer."""
 from gradiometer.convergence.schedules.named import schedule_by_name
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.theorem.theorem import read
-from gradiometer.measurement.optimizer.groups import Group, family_of
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
-from gradiometer.run.configuration import OPTIMIZERS, Configuration
-
-STEPS_CHECKED = 100_000
-"""Most steps of the schedule that are checked before training."""
+from gradiometer.run.configuration import Configuration
 
 
 def check_rates(schedule: Schedule, steps: int) -> None:
@@ -17,7 +13,7 @@ def check_rates(schedule: Schedule, steps: int) -> None:
 
     Checks every step; in a very long run evenly spaced steps and the last one.
     """
-    looked_at = range(0, steps, -(-steps // STEPS_CHECKED))
+    looked_at = range(0, steps, -(-steps // 100_000))
     for step in (*looked_at, steps - 1):
         schedule(step)
 
@@ -33,6 +29,4 @@ def planned(configuration: Configuration, steps: int) -> Schedule:
 
 def hyperparameters_of(configuration: Configuration, reached: int) -> Hyperparameters:
     """The settings of its optimizer at the start, for a run that has reached this step."""
-    c, name = configuration, OPTIMIZERS[configuration.optimizer]
-    group = Group(name, family_of([name]), c.rate, c.momentum, c.nesterov, c.weight_decay)
-    return Hyperparameters((0,), ((group,),), reached)
+    return Hyperparameters((0,), ((configuration.group,),), reached)

@@ -11,9 +11,9 @@ import msgspec
 
 from gradiometer.errors import BadArgument
 
+# Names of schedules. Cosine and linear decay to zero over the run, a trapezoid over its second
+# half, and cycles in each of its `snapshots` cycles.
 SCHEDULES = ("constant", "cosine", "linear", "trapezoid", "cycles")
-"""Names of schedules. Cosine and linear decay to zero over the run, a trapezoid over its second
-half, and cycles in each of its `snapshots` cycles."""
 
 _EXPECTED = {int: "an integer", float: "a number", str: "text in quotes", bool: "true or false"}
 

@@ -51,7 +51,7 @@ class WatchedConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        Configuration(**self.to_dict())
+        Configuration(**_with_two_examples(self.to_dict()))
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> "WatchedConfiguration":
@@ -61,8 +61,9 @@ class WatchedConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
             mapping: Values by name.
             where: Prefix of the error messages, such as the name of the file.
         """
-        checked = Configuration.from_mapping(mapping, where)
+        checked = Configuration.from_mapping(_with_two_examples(mapping), where)
         known = {name: getattr(checked, name) for name in cls.__struct_fields__}
+        known["batch_size"] = mapping.get("batch_size", checked.batch_size)
         return cls(**{name: value for name, value in known.items() if value is not None})
 
     @property
@@ -75,3 +76,10 @@ class WatchedConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
         return {
             name: value for name, value in msgspec.structs.asdict(self).items() if value is not None
         }
+
+
+def _with_two_examples(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without a batch of one example: a watched loop may have it, since successive steps
+    are compared."""
+    size = settings.get("batch_size")
+    return {**settings, "batch_size": 2} if size == 1 else dict(settings)

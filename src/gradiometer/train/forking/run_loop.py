@@ -139,7 +139,7 @@ def _again(configuration: Configuration, state: Checkpoint, own_until: int, seed
     c = configuration
     with untouched_randomness(0, []):
         training = Training(
-            _loaded(c.problem, c.model, c.data_dir, c.seed), c, Budget(0.0), gauges=()
+            _load_problem(c.problem, c.model, c.data_dir, c.seed), c, Budget(0.0), gauges=()
         )
     loop = _loop_of(training, state.step, lambda: state)
     loop.data.see_own(own_until)
@@ -148,5 +148,5 @@ def _again(configuration: Configuration, state: Checkpoint, own_until: int, seed
 
 
 @lru_cache(maxsize=1)
-def _loaded(name: str, model: str | None, data_dir: str | None, seed: int) -> Problem:
+def _load_problem(name: str, model: str | None, data_dir: str | None, seed: int) -> Problem:
     return load(name, model=model, data_dir=data_dir, seed=seed)

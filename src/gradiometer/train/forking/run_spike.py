@@ -60,6 +60,10 @@ def spike_causes(
     spike = _spike_at(run, step)
     loop = loop_at(run, start_of(spike), problem=problem)
     assert loop.left is not None
+    series = run.series(GradientNoise.name)
+    usual = None if series is None else usual_norms(spike.first, series)
+    norm = 0.0 if usual is None else math.sqrt(max(float(np.sum(usual)), 0.0))
+    clipping = [Clip(float(f"{norm:.2g}"))] if 0 < norm < math.inf else []
     # Without its batches, an instability needs as many updates more to rise.
     wanted = spike.last + 1 - loop.index + max(spike.length, LEAD)
     tried = partial(
@@ -74,7 +78,7 @@ def spike_causes(
         begin=begin,
         progress=progress,
     )
-    own = tried([skipping(spike), HALF, *_clipping(run, spike)], replicates=1)
+    own = tried([skipping(spike), HALF, *clipping], replicates=1)
     other = tried([HALF], replicates=ORDERS)
     return SpikeCauses.of(run, spike, ForkRecord.of(own), ForkRecord.of(other))
 
@@ -91,11 +95,3 @@ def _spike_at(run: Run, step: int) -> Spike:
         f"`spike` is {step:,}, where the loss has none: {counted(len(found), 'spike')} found, at "
         f"{places}."
     )
-
-
-def _clipping(run: Run, spike: Spike) -> list[Clip]:
-    """Clipping to the usual norm of a batch's gradient before the spike, if it was measured."""
-    series = run.series(GradientNoise.name)
-    usual = None if series is None else usual_norms(spike.first, series)
-    norm = 0.0 if usual is None else math.sqrt(max(float(np.sum(usual)), 0.0))
-    return [Clip(float(f"{norm:.2g}"))] if 0 < norm < math.inf else []

@@ -53,6 +53,7 @@ class Cool:
                 begins = training.steps if step == cooling.marks[-1] else None
             fork = name_of(found)
             shown = f"{effect.alternative} {outcome(effect)}"
+        # The other processes take in the decision before the same step.
         training.ranks.told(GO_ON if begins is None else COOL, begins or 0)
         training.decide(begins, forked=fork is not None)
         return {"spent": cooling.spent, "begins": begins, "fork": fork, "outcome": shown}

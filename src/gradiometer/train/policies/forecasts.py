@@ -14,12 +14,12 @@ from gradiometer.train.forking.own_loop import loop_under_way
 from gradiometer.train.policies.policy import READOUT, ForkPoint, name_of
 from gradiometer.train.training import Training
 
+# Step of the first forecast. The others follow at twice the step each, so that no length needs to
+# be known.
 FIRST = 64
-"""Step of the first forecast. The others follow at twice the step each, so that no length needs to
-be known."""
 
+# Data orders of each branch.
 REPLICATES = 2
-"""Data orders of each branch."""
 
 
 class Forecasts:

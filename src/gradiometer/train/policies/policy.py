@@ -15,8 +15,8 @@ from gradiometer.train.forking.order import examples_before
 from gradiometer.train.forking.own_loop import loop_under_way
 from gradiometer.train.training import Training
 
+# What the branches of a policy are compared by.
 READOUT = "train_loss"
-"""What the branches of a policy are compared by."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class ForkPoint:
         )
         loop = loop_under_way(training, plan.seed)
         threads = configuration.threads
+        # Training waits for its forks, so they may have its processor.
         with opened("here") as pool:
             return train_plan(loop, plan, pool, out=self.folder.path, threads=threads)
 

@@ -11,18 +11,17 @@ from gradiometer.run.configuration import Configuration
 from gradiometer.train.policies.policy import READOUT, ForkPoint, name_of
 from gradiometer.train.training import Training
 
+# Shares of the steps at which the rate may change.
 MARKS = (0.1, 0.3, 0.6)
-"""Shares of the steps at which the rate may change."""
 
+# Factors of the rate that are tried.
 FACTORS = (0.5, 2.0)
-"""Factors of the rate that are tried."""
 
+# Length of a branch, as a share of what is left of the training. Shorter ones lean to small rates.
 HORIZON = 0.2
-"""Length of a branch, as a share of what is left of the training. Shorter ones lean to
-small rates."""
 
+# Data orders of each branch.
 REPLICATES = 2
-"""Data orders of each branch."""
 
 
 class RateForks:

@@ -60,7 +60,7 @@ def state_at(run: Run, step: int, verb: str, problem: Problem | None = None) -> 
     check_repeatable(run)
     with threads(run.configuration.threads), untouched_randomness(0, []):
         training = training_of(run, verb, problem)
-        warnings += _replayed(training, run, checkpoint, step)
+        warnings += _repeat_steps(training, run, checkpoint, step)
         return Checkpoint(step, *capture(training), warnings=tuple(warnings))
 
 
@@ -77,7 +77,9 @@ def check_repeatable(run: Run) -> None:
         )
 
 
-def _replayed(training: Training, run: Run, checkpoint: Checkpoint | None, step: int) -> list[str]:
+def _repeat_steps(
+    training: Training, run: Run, checkpoint: Checkpoint | None, step: int
+) -> list[str]:
     """Make the steps from a checkpoint, or from the start, up to `step`. Returns a warning if a
     loss differs."""
     if checkpoint is not None:

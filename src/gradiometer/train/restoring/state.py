@@ -57,7 +57,34 @@ def restore(training: Training, tensors: Mapping[str, Tensor], values: Mapping[s
             is then undefined.
     """
     with fitting():
-        _restore(training, tensors, values)
+        schedule = repr(training.schedule)
+        made_under = values.get("schedule", schedule)
+        if made_under != schedule:
+            raise RunDamaged(
+                f"`schedule` of the run is {schedule}, but its checkpoint was made under "
+                f"{made_under}: put run.toml back as it was, or start a new run."
+            )
+        training.model.load_state_dict(_below("model", tensors))
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, value in _below("optimizer", tensors).items():
+            index, _, key = name.partition(".")
+            states.setdefault(int(index), {})[key] = value
+        training.optimizer.load_state_dict(
+            {"state": states, "param_groups": values["param_groups"]}
+        )
+        # The schedule's function is no value. With None, torch keeps the present one.
+        training.scheduler.load_state_dict({**values["scheduler"], "lr_lambdas": [None]})
+        if training.cooling is not None:
+            training.cooling.restore(_below("cooling", tensors), values["cooling"])
+        training.step = values["step"]
+        training.first_loss = values["first_loss"]
+        # else it starts at the present parameters
+        if training.origin is not None and "origin" in values:
+            points = {
+                name: point.to(training.device) for name, point in _below("origin", tensors).items()
+            }
+            training.origin.load_state_dict(points, values["origin"])
+        set_random_states(training.device, tensors, values["random"])
 
 
 @contextmanager
@@ -79,32 +106,6 @@ def fitting() -> Iterator[None]:
         raise RunDamaged(
             f"its state does not fit the training that run.toml describes ({reason})."
         ) from error
-
-
-def _restore(training: Training, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    if (made_under := values.get("schedule", repr(training.schedule))) != repr(training.schedule):
-        raise RunDamaged(
-            f"`schedule` of the run is {training.schedule!r}, but its checkpoint was made under "
-            f"{made_under}: put run.toml back as it was, or start a new run."
-        )
-    training.model.load_state_dict(_below("model", tensors))
-    states: dict[int, dict[str, Tensor]] = {}
-    for name, value in _below("optimizer", tensors).items():
-        index, _, key = name.partition(".")
-        states.setdefault(int(index), {})[key] = value
-    training.optimizer.load_state_dict({"state": states, "param_groups": values["param_groups"]})
-    training.scheduler.load_state_dict({**values["scheduler"], "lr_lambdas": [None]})
-    if training.cooling is not None:
-        training.cooling.restore(_below("cooling", tensors), values["cooling"])
-    training.step = values["step"]
-    training.first_loss = values["first_loss"]
-    # else it starts at the present parameters
-    if training.origin is not None and "origin" in values:
-        points = {
-            name: point.to(training.device) for name, point in _below("origin", tensors).items()
-        }
-        training.origin.load_state_dict(points, values["origin"])
-    set_random_states(training.device, tensors, values["random"])
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:

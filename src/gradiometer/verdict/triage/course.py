@@ -17,7 +17,6 @@ from gradiometer.verdict.triage.thresholds import (
     DIED_BY_SGD,
     EXPLODED,
     FALLS_BY_RATE,
-    FELL_BACK,
     FEW_ENTRIES,
     FEWEST_LOOKS,
     FLAT_IN_A_LOG,
@@ -29,11 +28,11 @@ from gradiometer.verdict.triage.thresholds import (
     LEAPT,
     LEARNT,
     LEFT_A_GUESS,
+    LITTLE_EXCESS,
     LITTLE_LEFT,
     LONG_AT_A_GUESS,
     MOMENTUM_COUNTS,
     MOVED_FAST,
-    NOISY_LOSS,
     OPPOSED,
     OVERSHOT,
     REACH,
@@ -42,13 +41,12 @@ from gradiometer.verdict.triage.thresholds import (
     STAYS_VANISHED,
     STEPS_OF_REACH,
     STILL_LEARNS,
-    STILL_STRIDING,
-    STRODE,
     TO_AND_FRO,
     USUAL_DECAY,
     VANISHED,
     WARM,
     WIDE_OUTPUTS,
+    WORTH_OF_A_DECAY,
 )
 
 
@@ -122,18 +120,16 @@ def weight_decay(signs: Signs, level: Level) -> Claimed | None:
 
 
 def rate_high(signs: Signs, level: Level) -> Claimed | None:
-    """Steps are large against the weights while they grow, kept the loss at a guess, killed units,
-    or made it jump."""
+    """Steps are large against the weights while they grow, killed units, or made the loss jump."""
     diverged = not np.isfinite(signs.losses[-10:]).all()
     if signs.is_short and not diverged:
         return None
     moved, late, died = mean_movement(signs), ended_at(signs, level), late_deaths(signs)
     jumps = len(jumps_of(signs, level)) if usual_stride(signs) > CALM else 0
-    fell_back = late > AT_A_GUESS and moved > FELL_BACK
     deadly = died < (DIED_BY_SGD if signs.family == "sgd" else DIED) and late > LEARNT
     # weights that grow do no harm to a loss that has come down to nearly nothing
     grown = grew(signs) and not late < LEARNT
-    if not (diverged or grown or overshot(signs) or fell_back or deadly or jumps >= JUMPS):
+    if not (diverged or grown or overshot(signs) or deadly or jumps >= JUMPS):
         return None
     numbers = {
         "movement": moved,
@@ -171,31 +167,20 @@ def usual_stride(signs: Signs) -> float:
 
 
 def grew(signs: Signs) -> bool:
-    """True if large steps made the weights grow. Adaptive steps must be larger: weights that begin
-    small also grow."""
+    """True if large steps made the weights grow. Under an adaptive optimizer all weights grow, and
+    one step must be as large as they are."""
     if not (mean_movement(signs) > MOVED_FAST and signs.growth > GREW):
         return False
-    strode = usual_stride(signs) > STRODE and not is_normalised(signs)
-    return bool(signs.family == "sgd" or largest_movement(signs) > LEAPT or strode)
+    return bool(signs.family == "sgd" or largest_movement(signs) > LEAPT)
 
 
 def overshot(signs: Signs) -> bool:
     """True if steps of SGD changed the network by about itself. With normalisation that does no
     harm."""
     later = signs.strides[WARM:]
-    if signs.family != "sgd" or not len(later) or is_normalised(signs):
+    if signs.family != "sgd" or not len(later) or signs.is_normalised:
         return False
     return bool(np.quantile(later, 0.98) > OVERSHOT)
-
-
-def is_normalised(signs: Signs) -> bool:
-    """True if the network has normalisation layers, which take out the size of the weights before
-    them."""
-    return any(str(layer).startswith(NORMALISATIONS) for layer in signs.facts.get("layers", []))
-
-
-NORMALISATIONS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "SyncBatchNorm")
-"""Beginnings of the names of layers that normalise."""
 
 
 def jumps_of(signs: Signs, level: Level) -> list[int]:
@@ -239,12 +224,13 @@ def rate_low(signs: Signs, level: Level) -> Claimed | None:
     guess."""
     if signs.is_short or not signs.has_ended or not is_near(signs):
         return None
-    if signs.family == "sgd" and not signs.momentum and signs.cosine < OPPOSED:
+    plain = signs.family == "sgd" and not signs.momentum
+    if plain and signs.cosine < OPPOSED and not is_near(signs, share=0.5):
         return None
     late = ended_at(signs, level)
     if not late > LEARNT or not (late > AT_A_GUESS or fall_by_rate(signs) > FALLS_BY_RATE):
         return None
-    factor = 16 if is_near(signs, share=0.25) else 4
+    factor = 8 if is_near(signs, share=0.25) else 4
     share = signs.reach / usual_reach(signs)
     numbers = {"reach": signs.reach, "share": share, "steps": float(signs.steps)}
     return Claimed(Claim.RATE_LOW, numbers, (f"rate {factor}x",), ("fine_tuning",))
@@ -282,29 +268,35 @@ def fall_by_rate(signs: Signs) -> float:
 
 
 def no_decay(signs: Signs, level: Level) -> Claimed | None:
-    """A constant rate whose noise keeps the loss up: steps go to and fro, or are large where
-    batches differ."""
+    """A constant rate whose noise keeps the loss up by more than a decay would leave unlearnt."""
     if signs.is_short or not signs.has_ended or not is_constant(signs):
         return None
-    left = ended_at(signs, level)
-    shared, stride, noise = late_cosine(signs), late_stride(signs), late_noise(signs)
+    left, fell = ended_at(signs, level), late_fall(signs)[0]
+    shared, excess = late_cosine(signs), late_excess(signs, level)
     plain = signs.family == "sgd" and not signs.momentum
-    to_and_fro = plain and shared < TO_AND_FRO
-    noisy = not plain and stride > STILL_STRIDING and noise > NOISY_LOSS
-    flat = not len(signs.looks) and late_fall(signs)[0] < FLAT_IN_A_LOG  # all that a log has
-    if (
-        not (to_and_fro or noisy or flat)
-        or not left > LITTLE_LEFT
-        or late_fall(signs)[0] > STILL_LEARNS
-    ):
+    to_and_fro = plain and shared < TO_AND_FRO and fell < STILL_LEARNS
+    noisy = excess > max(WORTH_OF_A_DECAY * fell, LITTLE_EXCESS)
+    flat = not len(signs.looks) and fell < FLAT_IN_A_LOG  # all that a log has
+    if not (to_and_fro or noisy or flat) or not left > LITTLE_LEFT:
         return None
     numbers = {
         "movement": mean_movement(signs, since=0.5),
         "loss": left,
         "shared": shared,
-        "noise": noise,
+        "excess": excess,
     }
     return Claimed(Claim.NO_DECAY, numbers, ("cool now",), ("stopped_early",))
+
+
+def late_excess(signs: Signs, level: Level) -> float:
+    """The part of the loss that the strides of the second half account for; NaN if unknown.
+
+    Weights that are a stride s away from where they should be cost about s² of a guess.
+    """
+    late = signs.strides[signs.steps // 2 :]
+    if not len(late):
+        return float("nan")
+    return float(late.mean() ** 2 / ended_at(signs, level))
 
 
 def late_fall(signs: Signs) -> tuple[float, float]:
@@ -323,19 +315,6 @@ def late_fall(signs: Signs) -> tuple[float, float]:
 def late_cosine(signs: Signs) -> float:
     """`Signs.cosine` of the second half; NaN if unknown."""
     return signs.cosine_since(signs.steps // 2)
-
-
-def late_stride(signs: Signs) -> float:
-    """The mean of `Signs.strides` over the second half; NaN if unknown."""
-    late = signs.strides[signs.steps // 2 :]
-    return float(late.mean()) if len(late) else float("nan")
-
-
-def late_noise(signs: Signs) -> float:
-    """The usual change of the loss from one step to the next in the second half, in units of that
-    loss."""
-    late = signs.finite[len(signs.finite) // 2 :]
-    return float(np.median(np.abs(np.diff(late))) / late.mean()) if len(late) > 1 else float("nan")
 
 
 def ended_at(signs: Signs, level: Level) -> float:

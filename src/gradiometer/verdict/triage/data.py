@@ -14,12 +14,12 @@ from gradiometer.verdict.triage.thresholds import (
     BAD_RISE,
     BEST_BEFORE,
     COMES_BACK,
+    ERRORS,
     LEAKED,
     LEARNT_BEFORE,
     NEARLY_ALL,
     NEXT_RISE,
     NO_SIGNAL,
-    NOISY,
     NOISY_BY,
     RANDOM,
     ROSE,
@@ -91,10 +91,25 @@ def labels_noisy(signs: Signs, level: Level) -> Claimed | None:
     ):
         return None
     training = training_loss(signs)
-    ratio = float(test[-1] / training)
-    if not (ratio < NOISY and training - test[-1] > NOISY_BY * level.value):
+    below = training - test[-1]
+    if not (below > NOISY_BY * level.value and below > ERRORS * evaluation_error(signs)):
         return None
-    return Claimed(Claim.LABELS_NOISY, {"ratio": ratio}, ("check the labels of the training set",))
+    numbers = {"ratio": float(test[-1] / training)}
+    return Claimed(Claim.LABELS_NOISY, numbers, ("check the labels of the training set",))
+
+
+def evaluation_error(signs: Signs) -> float:
+    """The standard error of test loss less training loss, since both are means over some rows; NaN
+    if their number is unknown.
+
+    A batch loss varies as a mean over B rows does.
+    """
+    rows = signs.tensors.get("evaluated_rows")
+    late = signs.finite[-max(20, signs.steps // 10) :]
+    if rows is None or len(late) < 20:
+        return float("nan")
+    both = 4.0 if np.isfinite(signs.train).any() else 1.0  # half of the rows are of each
+    return float(late.std(ddof=1) * np.sqrt(both * signs.batch_size / rows.sum()))
 
 
 def bad_batch(signs: Signs, level: Level) -> Claimed | None:

@@ -3,9 +3,8 @@
 import numpy as np
 
 from gradiometer.verdict.claims import Claim, Claimed
-from gradiometer.verdict.triage.course import NORMALISATIONS
 from gradiometer.verdict.triage.level import Level, trained_loss
-from gradiometer.verdict.triage.signs import Signs
+from gradiometer.verdict.triage.signs import NORMALISATIONS, Signs
 from gradiometer.verdict.triage.thresholds import (
     CLEARED,
     CLIPPED,

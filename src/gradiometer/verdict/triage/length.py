@@ -62,7 +62,11 @@ def batch_small(signs: Signs, level: Level) -> Claimed | None:
     if not signs.cosine < ALL_NOISE or not ended_at(signs, level) > LEARNT:
         return None
     numbers = {"batch": float(signs.batch_size), "shared": signs.cosine}
-    return Claimed(Claim.BATCH_SMALL, numbers, ("batch 8x, rate sqrt",))
+    # A line of the program and no change of a fork: branches have as many examples, and so an
+    # eighth of the updates. All six of the clinic then ended worse, at √8 and at 8 times the rate;
+    # with as many updates all ended better.
+    cure = f"batch_size = {8 * signs.batch_size}; lr = 2.8 * lr"
+    return Claimed(Claim.BATCH_SMALL, numbers, (cure,))
 
 
 def has_batch_norm(signs: Signs) -> bool:

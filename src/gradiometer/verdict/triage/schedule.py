@@ -35,11 +35,14 @@ def schedule_unit(signs: Signs, _: Level) -> Claimed | None:
     changes = signs.series("rate_changes")
     scheduled = signs.facts.get("scheduled")
     stepped = int(changes[-1]) - 1 if len(changes) else len(np.unique(rates)) - 1
+    # one that was never stepped, in less than an epoch, looks like one that keeps the rate
+    was_stepped = stepped > 0 or signs.facts.get("scheduler") != "ConstantLR"
     if (
         scheduled
         and signs.has_ended
         and signs.steps >= scheduled / 2
-        and 0 < stepped < scheduled / 4
+        and was_stepped
+        and stepped < scheduled / 4
     ):
         numbers = {"scheduled": float(scheduled), "stepped": float(stepped)}
         return Claimed(Claim.SCHEDULE_UNIT, numbers, ("call scheduler.step() after every update",))

@@ -24,8 +24,11 @@ SMALL = 0.29
 1/√3."""
 
 DEEPEST = 8
-"""Layers beyond which the function of a network does not change faster: deeper ones
-are residual."""
+"""Layers beyond which the function of a network with normalisation does not change faster: deeper
+ones are residual."""
+
+NORMALISATIONS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "SyncBatchNorm")
+"""Beginnings of the names of layers that normalise."""
 
 Array = Float[np.ndarray, " _"]
 
@@ -221,7 +224,14 @@ class Signs:
         momentum = min(self.momentum, 0.9)
         persistence = np.sqrt((1 + momentum) / (1 - momentum))
         by_layer = moved * np.sqrt(np.maximum(widths / USUAL_WIDTH, 1)) * persistence
-        return self._at_every_step(_median(by_layer) * min(len(places), DEEPEST))
+        deep = min(len(places), DEEPEST) if self.is_normalised else len(places)
+        return self._at_every_step(_median(by_layer) * deep)
+
+    @property
+    def is_normalised(self) -> bool:
+        """True if the network has normalisation layers, which take out the size of the weights
+        before them."""
+        return any(str(layer).startswith(NORMALISATIONS) for layer in self.facts.get("layers", []))
 
     @property
     def high_until(self) -> int | None:
@@ -245,14 +255,16 @@ class Signs:
 
     @cached_property
     def growth(self) -> float:
-        """The median over weight tensors of their norm now over that at the start; NaN
-        if unknown."""
+        """The median over weight tensors of their norm now over that at the start, or over a usual
+        one where they began far smaller and have grown; NaN if unknown."""
         if "weights" not in self.tensors or not len(self.looks):
             return float("nan")
         size = self.tensors["weights"][:, self.weights]
         start = self.tensors.get("weights_at_start", self.tensors["weights"])[0, self.weights]
+        outputs = np.array(self.facts.get("rows", np.zeros(len(self.facts["sizes"]))), dtype=float)
+        usual = np.maximum(start, SMALL * np.sqrt(outputs[self.weights]))
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = size[-1] / start
+            ratios = np.maximum(size[-1] / usual, np.minimum(size[-1] / start, 1))
         finite = ratios[np.isfinite(ratios)]
         return float(np.median(finite)) if len(finite) else float("nan")
 

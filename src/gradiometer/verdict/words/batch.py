@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from gradiometer.estimation.batch_advice import (
     AHEAD,
@@ -19,12 +20,9 @@ from gradiometer.measurement.optimizer.hyperparameters import list_values
 from gradiometer.measurement.optimizer.shape import number
 from gradiometer.verdict.words.sentences import Sentences, always
 
-NEARLY_HALVES = 1.8
-"""A number of updates that is divided by at least this is said to be nearly halved."""
-
+# Factors of the best learning rate seen when B is doubled under AdamW: 2^p with p from −0.03 to
+# 0.63.
 RATES = (1.0, 1.5)
-"""Factors of the best learning rate seen when B is doubled under AdamW: 2^p with p from −0.03 to
-0.63."""
 
 TIME_MATTERS = "if wall time matters more than examples."
 EXAMPLES_MATTER = "if examples are expensive."
@@ -36,28 +34,40 @@ def small(finding: Finding) -> Sentences:
     reference = scale.value if math.isfinite(scale.value) else scale.low
     now, doubled = (updates_factor(times * batch, reference) for times in (1, 2))
     more = examples_factor(2 * batch, reference) / examples_factor(batch, reference) - 1
-    updates = "nearly halves the number of updates"
-    if now / doubled < NEARLY_HALVES:
-        updates = f"divides the number of updates by {now / doubled:.1f}"
+    updates = "nearly halve the updates"
+    if now / doubled < 1.8:
+        updates = f"divide the updates by {now / doubled:.1f}"
+    lead = f"A batch twice as large would {updates}"
     means = (
-        f"In this range doubling B {updates} ({now:.1f}x → {doubled:.1f}x of the minimum) and "
-        f"costs {more:.0%} more examples."
+        f"The updates would go from {now:.1f}x to {doubled:.1f}x of the minimum, for {more:.0%} more "
+        "examples."
     )
-    return _with_advice(finding, means)
+    if not math.isfinite(scale.high):
+        numbers = f"({now:.1f}x → {doubled:.1f}x of the minimum), for {more:.0%} more examples"
+        return _with_advice(finding, f"{lead} {numbers}.")
+    sentences = _with_advice(finding, means)
+    if not _is_for_sgd(finding):
+        return sentences
+    times = significant(scale.value / batch, 2)
+    size = _size(finding, batch)
+    numbers = f"the {_name(finding)} is {_with_interval(scale)}, {times} times the batch of {size}"
+    seen = f"{lead}: {numbers}."
+    return replace(sentences, seen=seen, lead=lead)
 
 
 def large(finding: Finding) -> Sentences:
     """The batch is above the noise scale: what a smaller one saves."""
     scale, batch = _numbers(finding)
     means = "The examples in a batch already agree, so averaging more of them gains little."
-    if scale.value > 0:
-        more = updates_factor(batch / 2, scale.value) / updates_factor(batch, scale.value) - 1
-        saved = 1 - examples_factor(batch / 2, scale.value) / examples_factor(batch, scale.value)
-        means = (
-            f"In this range halving B costs {more:.0%} more updates and saves {saved:.0%} of the "
-            "examples."
-        )
-    return _with_advice(finding, means)
+    sentences = _with_advice(finding, means)
+    if not _is_for_sgd(finding) or not scale.value > 0:
+        return sentences
+    more = updates_factor(batch / 2, scale.value) / updates_factor(batch, scale.value) - 1
+    saved = 1 - examples_factor(batch / 2, scale.value) / examples_factor(batch, scale.value)
+    lead = f"Half the batch would save {saved:.0%} of the examples and cost {more:.0%} more updates"
+    times = significant(batch / scale.value, 2)
+    seen = f"{lead}: B = {_size(finding, batch)} is {times} times the {_name(finding)} {_with_interval(scale)}."
+    return replace(sentences, seen=seen, lead=lead)
 
 
 def near(finding: Finding) -> Sentences:
@@ -170,6 +180,11 @@ def _numbers(finding: Finding) -> tuple[Estimate, float]:
     return finding.numbers[f"{prefix}noise_scale"], finding.numbers[f"{prefix}batch_size"].value
 
 
+def _is_for_sgd(finding: Finding) -> bool:
+    """True if SGD's forecast of updates and examples holds."""
+    return finding.facts["kind"] == "gradient" and "optimizers" not in finding.facts
+
+
 def _name(finding: Finding) -> str:
     return f"{finding.facts['kind']} noise scale"
 
@@ -201,12 +216,14 @@ def _seen(finding: Finding) -> str:
             seen = f"The {name} is {_with_interval(scale)}, {side} B = {size}, and {verb}."
         case "below" if is_bounded:
             times = significant(scale.value / batch, 2)
-            seen = f"B = {size} is {times}x below the {name} {_with_interval(scale)}."
+            value = _with_interval(scale)
+            seen = f"The batch is small: the {name} is {value}, {times} times B = {size}."
         case "below":
             seen = _unbounded(finding, f", above B = {size}")
         case "above" if scale.value > 0:
             times = significant(batch / scale.value, 2)
-            seen = f"B = {size} is {times}x above the {name} {_with_interval(scale)}."
+            value = _with_interval(scale)
+            seen = f"The batch is large: B = {size} is {times} times the {name} {value}."
         case "above":
             below = f"below {significant(scale.high)}" if scale.high > 0 else "0: no noise was seen"
             seen = f"The {name} is {below}, and B = {size} is above it."

@@ -24,9 +24,13 @@ def schedule_to_zero(finding: Finding) -> Sentences:
 
 def schedule_above_zero(finding: Finding) -> Sentences:
     """The learning rate does not end at zero."""
-    last, peak = finding.facts["last"], finding.facts["peak"]
+    last, peak, now = finding.facts["last"], finding.facts["peak"], finding.facts.get("now")
+    end = f"{significant(last)}, {last / peak:.0%} of its peak"
+    seen = f"The learning rate ends at {end}."
+    if now is not None:
+        seen = f"The learning rate is at {significant(now)} now, and is planned to end at {end}."
     return Sentences(
-        seen=f"The learning rate ends at {significant(last)}, {last / peak:.0%} of its peak.",
+        seen=seen,
         means=(
             "If the rate does not go to zero, the iterates stay spread around the minimum, and "
             "the loss above its floor."

@@ -3,7 +3,7 @@
 import math
 
 from gradiometer.drift.stability import MomentumRule
-from gradiometer.measurement.estimate import Estimate, about, counted, significant
+from gradiometer.measurement.estimate import about, counted, significant
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.verdict.words.sentences import Sentences, always
 
@@ -252,14 +252,11 @@ def loss_change_unclear(finding: Finding) -> Sentences:
 def _loss_change(finding: Finding, means: str, suggestion: str = "", caveat: str = "") -> Sentences:
     share, change = finding.numbers["curvature_share"], finding.numbers["seen_change"]
     seen = (
-        f"A step changes the loss by {_signed(change)}; curvature undoes a share of {share} of the "
-        f"gain from the slope ({counted(share.samples, 'measured step')})."
+        f"A step changes the loss by {'+' if change.value > 0 else ''}{change}; curvature undoes "
+        f"a share of {share} of the gain from the slope "
+        f"({counted(share.samples, 'measured step')})."
     )
     return Sentences(seen, means, suggestion=suggestion, caveat=caveat)
-
-
-def _signed(change: Estimate) -> str:
-    return f"+{change}" if change.value > 0 else str(change)
 
 
 def curvature_noise_unknown(finding: Finding) -> Sentences:

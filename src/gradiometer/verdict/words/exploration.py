@@ -9,8 +9,8 @@ from gradiometer.measurement.estimate import Estimate, counted, significant
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.verdict.words.sentences import Sentences
 
+# Ratio of the temperature to the posterior's above which no learning rate is suggested.
 FAR = 10.0
-"""Ratio of the temperature to the posterior's above which no learning rate is suggested."""
 
 ORDINALS = (
     *("first", "second", "third", "fourth", "fifth"),

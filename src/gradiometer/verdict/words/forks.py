@@ -20,7 +20,14 @@ COMPARED = (
 def goes_to_zero(finding: Finding) -> Sentences:
     """From which step the rate goes to zero, as forks decided it."""
     facts = finding.facts
-    decisions = [(_cooling(event, facts["steps"]), _by_fork(event)) for event in facts["decisions"]]
+    decisions = []
+    for event in facts["decisions"]:
+        step, begins = event["step"], event["begins"]
+        decision = f"From step {step:,} the rate goes to zero"
+        if event["fork"] is not None and begins != step:
+            to_the_end = " to the end" if begins == facts["steps"] else ""
+            decision = f"At step {step:,} the rate was kept{to_the_end}"
+        decisions.append((decision, _by_fork(event)))
     seen = " ".join(f"{decision}{reason}" for decision, reason in decisions)
     means = "No fork was made: the rate goes to zero over the last fifth."
     if facts["spent"] is not None:
@@ -28,13 +35,6 @@ def goes_to_zero(finding: Finding) -> Sentences:
             f"{COMPARED} They cost {significant(facts['spent'], 2)} times the updates of the run."
         )
     return Sentences(seen, means, lead=decisions[0][0])
-
-
-def _cooling(event: Mapping[str, Any], steps: int | None) -> str:
-    step, begins = event["step"], event["begins"]
-    if event["fork"] is None or begins == step:
-        return f"From step {step:,} the rate goes to zero"
-    return f"At step {step:,} the rate was kept{' to the end' if begins == steps else ''}"
 
 
 def _by_fork(event: Mapping[str, Any]) -> str:
@@ -51,13 +51,11 @@ def changed_by_forks(finding: Finding) -> Sentences:
         f"Forks compared half and twice the rate with going on. They cost {spent} times the "
         "updates of the run."
     )
-    decisions = [(_changed(event), _by_fork(event)) for event in finding.facts["decisions"]]
+    decisions = []
+    for event in finding.facts["decisions"]:
+        change = "stayed" if event["factor"] == 1 else f"was multiplied by {event['factor']:g}"
+        decisions.append((f"At step {event['step']:,} the rate {change}", _by_fork(event)))
     return Sentences(" ".join(map("".join, decisions)), means, lead=decisions[0][0])
-
-
-def _changed(event: Mapping[str, Any]) -> str:
-    change = "stayed" if event["factor"] == 1 else f"was multiplied by {event['factor']:g}"
-    return f"At step {event['step']:,} the rate {change}"
 
 
 def if_cooled(finding: Finding) -> Sentences:

@@ -9,8 +9,8 @@ FILTER = (
     "so it logs 0 or an old value instead."
 )
 
+# Most jumps, and most steps, that are listed.
 PLACES, STEPS = 3, 4
-"""Most jumps, and most steps, that are listed."""
 
 
 # Finite numbers

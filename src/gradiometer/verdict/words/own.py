@@ -15,13 +15,13 @@ def own(finding: Finding) -> Sentences:
     """
     names = ("seen", "means", "advice", "forecast", "caveat", "lead")
     seen, means, advice, forecast, caveat, lead = (
-        _filled(str(finding.facts.get(name, "")), finding) for name in names
+        _fill(str(finding.facts.get(name, "")), finding) for name in names
     )
     paste = tuple(finding.facts.get("paste", ()))
     return Sentences(seen, means, paste, advice, forecast, caveat=caveat, lead=lead)
 
 
-def _filled(text: str, finding: Finding) -> str:
+def _fill(text: str, finding: Finding) -> str:
     """Replace the names that are numbers or facts of the finding, and leave other braces as they
     are."""
     slots = {**finding.facts, **finding.numbers}

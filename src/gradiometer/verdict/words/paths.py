@@ -23,11 +23,11 @@ def path_converging(finding: Finding) -> Sentences:
 
 def path_wandering(finding: Finding) -> Sentences:
     """The moves stay as long, without a direction."""
+    expected = ", as expected at a constant learning rate" * bool(finding.facts.get("is_constant"))
     return _path(
         "wandering",
         _moves(finding),
-        "They stay in a region without coming to rest, as expected if the learning rate does not "
-        "go to zero.",
+        f"They stay in a region without coming to rest{expected}.",
     )
 
 

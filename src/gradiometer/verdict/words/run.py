@@ -28,7 +28,7 @@ def budget_short(finding: Finding) -> Sentences:
     """The budget could not pay for enough readings."""
     return Sentences(
         f"{paid_for(finding.facts)}.",
-        "Intervals stay wide, and more steps change little.",
+        "Intervals are wide with so few.",
         suggestion=MORE_READINGS[:1].upper() + MORE_READINGS[1:],
     )
 

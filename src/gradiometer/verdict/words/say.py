@@ -24,6 +24,8 @@ from gradiometer.verdict.words import (
 )
 from gradiometer.verdict.words.sentences import Sentences
 
+# A function that says each claim of a gauge. Those of triage are in a table of their own: both say
+# `batch_small`, from other numbers.
 CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
     **batch.CLAIMS,
     **comparison.CLAIMS,
@@ -38,9 +40,8 @@ CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
     **run.CLAIMS,
     **spikes.CLAIMS,
 }
-"""A function that says each claim of a gauge. Those of triage are in a table of their own: both say
-`batch_small`, from other numbers."""
 
+# A function that says each doubt.
 DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
     **batch.DOUBTS,
     **convergence.DOUBTS,
@@ -51,7 +52,6 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
     **logs.DOUBTS,
     **run.DOUBTS,
 }
-"""A function that says each doubt."""
 
 
 def say(finding: Finding) -> Sentences:

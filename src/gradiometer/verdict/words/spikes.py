@@ -9,8 +9,8 @@ from gradiometer.measurement.estimate import counted, significant
 from gradiometer.measurement.finding import Finding
 from gradiometer.verdict.words.sentences import Sentences, always
 
+# Most spikes whose steps are listed.
 FEW = 5
-"""Most spikes whose steps are listed."""
 
 CLIP = "`torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)`"
 
@@ -166,6 +166,7 @@ def sharpness(observation: Observation) -> str:
     )
 
 
+# A function that says each observation.
 OBSERVATIONS: Mapping[str, Callable[[Observation], str]] = {
     "batches_beside_it": always(
         "The batches before and after it, which have other examples, had the usual loss."
@@ -189,7 +190,6 @@ OBSERVATIONS: Mapping[str, Callable[[Observation], str]] = {
     "sharpness": sharpness,
     "two_batches": always("The loss was high on two batches only."),
 }
-"""A function that says each observation."""
 
 CLAIMS = {
     "bad_batch": bad_batch,

@@ -131,7 +131,8 @@ WORDS: Mapping[Claim, Words] = {
     Claim.BATCH_SMALL: Words(
         "The batch is too small: successive gradients of {batch} examples share {shared:%} of "
         "their size.",
-        "Nearly all of a step is noise.",
+        "Nearly all of a step is noise. A larger batch gains if there are as many updates as now; in "
+        "as many examples it gains time and no loss.",
     ),
     Claim.BATCH_LARGE: Words(
         "The batch of {batch} is too large for this length: {updates} updates an epoch, {steps} in "
@@ -194,6 +195,7 @@ WORDS: Mapping[Claim, Words] = {
     ),
 }
 
+# What a training did not show, as the end of a sentence.
 MISSING = {
     "labels": "without the outputs and labels of a batch",
     "batch": "without the batch in `w.step(loss, batch)`",
@@ -203,7 +205,6 @@ MISSING = {
     "looks": "without looks at gradients and weights",
     "end": "before the end of the training",
 }
-"""What a training did not show, as the end of a sentence."""
 
 
 class _Number:
@@ -269,9 +270,10 @@ def _to_paste(line: str, finding: Finding) -> tuple[str, str]:
     )
 
 
+# A function that says each claim.
 CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {claim.value: limits for claim in Claim}
-"""A function that says each claim."""
 
+# A function that says each doubt.
 DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
     "no_decay": always("A rate without decay looks the same: only a fork can tell (`cool now`)."),
     "stopped_early": always(
@@ -279,4 +281,3 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
     ),
     "fine_tuning": always("A trained model that is trained further also moves little."),
 }
-"""A function that says each doubt."""

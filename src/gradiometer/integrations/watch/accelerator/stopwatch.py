@@ -9,7 +9,7 @@ import torch
 from gradiometer.integrations.watch.accelerator.copied import recorded
 from gradiometer.run.budget import READINGS, Budget
 
-NO_TIMES = (RuntimeError, NotImplementedError, AttributeError)
+CANNOT_TIME_EVENTS = (RuntimeError, NotImplementedError, AttributeError)
 """What torch raises for an accelerator whose events have no times."""
 
 
@@ -49,7 +49,7 @@ class Stopwatch:
             try:
                 self._begun = recorded(self._devices[0], timed=True), self._budget.clock()
                 return
-            except NO_TIMES:
+            except CANNOT_TIME_EVENTS:
                 self._can_time = False
         self.wait()
 
@@ -71,7 +71,7 @@ class Stopwatch:
                 continue
             try:
                 self._budget.charge(READINGS, begun.elapsed_time(ended) / 1000 - counted)
-            except NO_TIMES:
+            except CANNOT_TIME_EVENTS:
                 self._can_time = False
 
     def wait(self) -> None:

@@ -1,15 +1,20 @@
 """Checks of the arguments of `watch`, all made before training begins."""
 
-import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from gradiometer.arguments import check_level, check_number, check_whole
+from gradiometer.arguments import (
+    check_level,
+    check_number,
+    check_scaler,
+    check_whole,
+    folder_of,
+    type_name,
+)
 from gradiometer.errors import BadArgument
 from gradiometer.gauges import Asked
 from gradiometer.integrations.fsdp import is_sharded
@@ -46,10 +51,10 @@ def check_settings(
         BadArgument: One of them cannot be used.
     """
     if not isinstance(model, nn.Module):
-        raise BadArgument(f"`model` must be a torch.nn.Module, got {kind_of(model)}.")
+        raise BadArgument(f"`model` must be a torch.nn.Module, got {type_name(model)}.")
     if loss is not None and not callable(loss):
         raise BadArgument(
-            f"`loss` must be a function, called as loss(model, batch), got {kind_of(loss)}."
+            f"`loss` must be a function, called as loss(model, batch), got {type_name(loss)}."
         )
     if isinstance(loss, nn.Module):
         raise BadArgument(
@@ -57,16 +62,10 @@ def check_settings(
             "loss=supervised(criterion) for batches of (input, target), or loss=lambda model, "
             "batch: ..."
         )
-    if not isinstance(out, str | os.PathLike):
-        raise BadArgument(f"`out` must be the path of a folder, got {kind_of(out)}.")
-    if Path(out).is_file():
-        raise BadArgument(f"`out` must be a folder, got the file {out}.")
+    folder_of("out", out)
     if not isinstance(name, str):
-        raise BadArgument(f"`name` must be a string, got {kind_of(name)}.")
-    if scaler is not None and not all(
-        hasattr(scaler, method) for method in ("is_enabled", "get_scale")
-    ):
-        raise BadArgument(f"`scaler` must be a torch.amp.GradScaler, got {kind_of(scaler)}.")
+        raise BadArgument(f"`name` must be a string, got {type_name(name)}.")
+    check_scaler(scaler)
     check_whole("accumulation", accumulation, 1)
     check_number("budget", budget)
     _check_trials(trials, loss)
@@ -84,14 +83,15 @@ def check_settings(
     check_whole("parts", parts, 0)
     if parts == 1:
         raise BadArgument("`parts` must be at least 2, or 0 for one part per example, got 1.")
-    check_number("level", level)
     check_level(level)
     check_whole("seed", seed, 0)
     check_whole("batch_axis", batch_axis, 0)
     if groups is not None and not callable(groups):
         check_whole("groups", groups, 2)
     if isinstance(to, str) or not isinstance(to, Iterable):
-        raise BadArgument(f"`to` must be a list of trackers, got {kind_of(to)}: give to=[tracker].")
+        raise BadArgument(
+            f"`to` must be a list of trackers, got {type_name(to)}: give to=[tracker]."
+        )
 
 
 def _check_trials(trials: Any, loss: Any) -> None:
@@ -109,7 +109,7 @@ def optimizers_of(optimizer: Any) -> list[torch.optim.Optimizer]:
     """
     several = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
     found = [bare_optimizer(one) for one in several]
-    strangers = [kind_of(one) for one in found if not isinstance(one, torch.optim.Optimizer)]
+    strangers = [type_name(one) for one in found if not isinstance(one, torch.optim.Optimizer)]
     if strangers or not found:
         raise BadArgument(
             "`optimizer` must be a torch optimizer, a wrapper of one or a list, got "
@@ -142,7 +142,7 @@ def sampling_from(sampling: Any, examples: int | None, replacement: bool | None)
         return sampling_of(sampling)
     if sampling is not None and not isinstance(sampling, Sampling):
         raise BadArgument(
-            f"`sampling` must be a DataLoader or a Sampling, got {kind_of(sampling)}: give "
+            f"`sampling` must be a DataLoader or a Sampling, got {type_name(sampling)}: give "
             "sampling=loader, or examples=N with replacement=False for shuffled epochs and True "
             "for independent draws."
         )
@@ -190,9 +190,3 @@ def check_spread(subject: Subject, accumulation: int) -> None:
             "batch: ..., or accumulate several backwards per update and give their number as "
             "`accumulation`."
         )
-
-
-def kind_of(value: Any) -> str:
-    """The type of a value, with its module unless that is Python's own."""
-    kind = type(value)
-    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"

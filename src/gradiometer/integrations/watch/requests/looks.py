@@ -15,10 +15,10 @@ from gradiometer.convergence.certificate.certificate import TOLERANCE, Certifica
 from gradiometer.convergence.certificate.certifying import (
     BATCHES,
     EXAMPLES,
+    UNIT,
     certify,
     gradient_squared,
 )
-from gradiometer.convergence.certificate.gradient_norm import UNIT
 from gradiometer.drift.curvature import survey_examples
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.errors import BadArgument, Unsupported

@@ -195,6 +195,9 @@ def known_losses(out: Tensor, labels: Tensor) -> dict[str, Tensor]:
         return {}
     logits = out.movedim(axis, -1).reshape(-1, out.shape[axis])
     wanted = labels.reshape(-1).long()
+    # labels of something else than these outputs may be no class of them: an error, on an
+    # accelerator one that ends the process
+    wanted = wanted.where((wanted >= 0) & (wanted < logits.shape[1]), IGNORED)
     sums = logits.sum(dim=1)
     return {
         "as_cross_entropy": functional.cross_entropy(logits, wanted),
@@ -203,6 +206,10 @@ def known_losses(out: Tensor, labels: Tensor) -> dict[str, Tensor]:
         "row_sum_off": (sums - 1).abs().max(),
         "output_min": logits.min(),
     }
+
+
+IGNORED = -100
+"""The label that torch's losses leave out."""
 
 
 def _counted(labels: Tensor, size: int) -> Tensor:

@@ -83,7 +83,7 @@ class Between:
     def take_first(self, step: int, parts: list[Part], loss: Tensor | float, batch: Batch) -> bool:
         """`take` for the first two backwards of a stretch. The first writes losses, and the second
         is timed."""
-        began = self._budget.clock()
+        began = time.thread_time()
         self._losses.learn()
         self._losses.fetch(WAITING)
         self._limit = self._losses.examiner.limit
@@ -91,14 +91,14 @@ class Between:
             self._pace.at(step)
             self._times = True
             is_complete = self.take(step, parts, loss, batch)
-            self._stretches += self._budget.clock() - began
+            self._stretches += time.thread_time() - began
             return is_complete
         self._times = False
         self.until = min(self.planned, step + self._losses.steps_until_learning)
-        written = self._budget.clock()
+        written = time.thread_time()
         self._stretches += written - began
         is_complete = self.take(step, parts, loss, batch)
-        took = self._budget.clock() - written
+        took = time.thread_time() - written
         self._seconds = (
             took if self._seconds is None else self._seconds + WEIGHT * (took - self._seconds)
         )

@@ -1,1 +1,0 @@
-"""Losses on which SGD does what the convergence theorem leaves open."""
