@@ -14,7 +14,7 @@ from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.loop.evaluation import examples_of, is_test_set
 from gradiometer.loop.unseen import RateByHand
-from gradiometer.measurement.optimizer.several import optimizers_in
+from gradiometer.measurement.optimizer.several import as_one, optimizers_in
 from gradiometer.measurement.optimizer.wrappers import bare_optimizer
 
 
@@ -114,6 +114,15 @@ def check_optimizer(model: nn.Module, optimizer: Any) -> None:
             "would not train it: put all trained modules into one, such as nn.ModuleDict, and give "
             "that as `model`."
         )
+
+
+def checked_optimizer(model: nn.Module, given: Any) -> torch.optim.Optimizer:
+    """The optimizer of a model, or several as one, without the wrappers of libraries."""
+    several = given if isinstance(given, list | tuple) and given else [given]
+    optimizers = [bare_optimizer(one) for one in several]
+    for one in optimizers:
+        check_optimizer(model, one)
+    return as_one(optimizers)
 
 
 def check_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:

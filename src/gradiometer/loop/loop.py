@@ -16,7 +16,7 @@ from gradiometer.arguments import check_scaler, check_whole
 from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument, UserCodeFailed, bounded
-from gradiometer.loop.checks import check_functions, check_optimizer, check_scheduler
+from gradiometer.loop.checks import check_functions, check_scheduler, checked_optimizer
 from gradiometer.loop.copies import copied, dumped, loaded
 from gradiometer.loop.data import Data, data_of, first_size, updates_per_step
 from gradiometer.loop.evaluation import readouts_of
@@ -30,8 +30,8 @@ from gradiometer.measurement.loss import Loss, checked_loss, with_graph
 from gradiometer.measurement.optimizer.ascent import moved_up
 from gradiometer.measurement.optimizer.averaged import averages_itself, to_average
 from gradiometer.measurement.optimizer.clipping import clip_before_steps
-from gradiometer.measurement.optimizer.several import as_one, optimizers_in
-from gradiometer.measurement.optimizer.wrappers import bare, bare_optimizer
+from gradiometer.measurement.optimizer.several import optimizers_in
+from gradiometer.measurement.optimizer.wrappers import bare
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
 
@@ -137,11 +137,7 @@ class Loop:
         if not isinstance(model, nn.Module):
             raise BadArgument(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
         self.model: nn.Module = bare(model)
-        several = optimizer if isinstance(optimizer, list | tuple) and optimizer else [optimizer]
-        optimizers = [bare_optimizer(one) for one in several]
-        for one in optimizers:
-            check_optimizer(self.model, one)
-        self.optimizer: torch.optim.Optimizer = as_one(optimizers)
+        self.optimizer: torch.optim.Optimizer = checked_optimizer(self.model, optimizer)
         check_whole("index", index, 0)
         self.schedulers = schedulers_from(scheduler, self.optimizer, index)
         for one in self.schedulers:

@@ -56,8 +56,7 @@ OUTSIDE = "`step` must be called inside `with watch(...) as w:`, around the whol
 
 
 class Watch(Measuring, Forks, Automatic):
-    """A watched training loop, made by `watch`. Use it as a context manager around the whole
-    training."""
+    """A watched loop, made by `watch`. Use it as a context manager around the whole training."""
 
     def __init__(
         self,
