@@ -98,6 +98,15 @@ def check_trainable(model: nn.Module) -> None:
         raise Unsupported("`model` has parameters without a shape: run it once on a batch before.")
 
 
+def optimizer_from(model: nn.Module, given: Any) -> torch.optim.Optimizer:
+    """The optimizer that a person gives, without its wrapper; several as one."""
+    several = given if isinstance(given, list | tuple) and given else [given]
+    optimizers = [bare_optimizer(one) for one in several]
+    for one in optimizers:
+        check_optimizer(model, one)
+    return as_one(optimizers)
+
+
 def check_optimizer(model: nn.Module, optimizer: Any) -> None:
     """Raise unless this is an optimizer of parameters of the model."""
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -114,15 +123,6 @@ def check_optimizer(model: nn.Module, optimizer: Any) -> None:
             "would not train it: put all trained modules into one, such as nn.ModuleDict, and give "
             "that as `model`."
         )
-
-
-def checked_optimizer(model: nn.Module, given: Any) -> torch.optim.Optimizer:
-    """The optimizer of a model, or several as one, without the wrappers of libraries."""
-    several = given if isinstance(given, list | tuple) and given else [given]
-    optimizers = [bare_optimizer(one) for one in several]
-    for one in optimizers:
-        check_optimizer(model, one)
-    return as_one(optimizers)
 
 
 def check_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:

@@ -16,7 +16,7 @@ from gradiometer.arguments import check_scaler, check_whole
 from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument, UserCodeFailed, bounded
-from gradiometer.loop.checks import check_functions, check_scheduler, checked_optimizer
+from gradiometer.loop.checks import check_functions, check_scheduler, optimizer_from
 from gradiometer.loop.copies import copied, dumped, loaded
 from gradiometer.loop.data import Data, data_of, first_size, updates_per_step
 from gradiometer.loop.evaluation import readouts_of
@@ -137,7 +137,7 @@ class Loop:
         if not isinstance(model, nn.Module):
             raise BadArgument(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
         self.model: nn.Module = bare(model)
-        self.optimizer: torch.optim.Optimizer = checked_optimizer(self.model, optimizer)
+        self.optimizer: torch.optim.Optimizer = optimizer_from(self.model, optimizer)
         check_whole("index", index, 0)
         self.schedulers = schedulers_from(scheduler, self.optimizer, index)
         for one in self.schedulers:

@@ -20,7 +20,7 @@ TAILS = {
 
 
 @runtime_checkable
-class ComparedFork(Protocol):
+class ForkFacts(Protocol):
     """A fork, as far as these words say it."""
 
     @property
@@ -66,7 +66,7 @@ def label_of(readout: str) -> str:
     return LABELS.get(readout, readout.replace("_", " "))
 
 
-def setting(fork: ComparedFork) -> str:
+def setting(fork: ForkFacts) -> str:
     """What was done: "From step 2,000, four replicates of 500 updates, each cooled to zero."."""
     updates = [result.updates for result in fork.of(fork.names[0])]
     number = NUMBERS[fork.replicates] if fork.replicates < len(NUMBERS) else f"{fork.replicates:,}"
@@ -75,7 +75,7 @@ def setting(fork: ComparedFork) -> str:
     return f"From step {fork.step:,}, {number} {replicates} of {length}, {TAILS[fork.tail]}."
 
 
-def comparison(fork: ComparedFork, effects: Sequence[Effect]) -> str:
+def comparison(fork: ForkFacts, effects: Sequence[Effect]) -> str:
     """What came of it, one part for each alternative."""
     parts = [
         f"{effect.alternative} {outcome(effect)}{_updates(fork, effect)}" for effect in effects
@@ -85,7 +85,7 @@ def comparison(fork: ComparedFork, effects: Sequence[Effect]) -> str:
     return f"Against going on as it is, in {label_of(effects[0].readout)}: {'; '.join(parts)}."
 
 
-def at_end(fork: ComparedFork, readout: str | None = None, level: float = 0.9) -> str:
+def at_end(fork: ForkFacts, readout: str | None = None, level: float = 0.9) -> str:
     """What is expected at the end of the training, in a sentence; empty if the branches do not show
     it."""
     if not fork.shows_end or not fork.leaves_some:
@@ -133,7 +133,7 @@ def _size(estimate: Estimate) -> str:
     return f"{significant(abs(estimate.value), 2)} [{significant(low, 2)}, {significant(high, 2)}]"
 
 
-def _updates(fork: ComparedFork, effect: Effect) -> str:
+def _updates(fork: ForkFacts, effect: Effect) -> str:
     """How many updates it took, if they are more or fewer than those of the baseline."""
     ours = max(result.updates for result in fork.of(fork.names[0]))
     theirs = max(result.updates for result in fork.of(effect.alternative))

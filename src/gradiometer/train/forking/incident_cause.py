@@ -149,10 +149,10 @@ def incident_cause(
     incident = incident_at(run, step)
     start = max(incident.first - LEAD, 0)
     loop = loop_at(run, start, problem=problem)
-    return _Replays(incident, loop, _rise_of_rate(run, incident.first), tell).cause()
+    return _Bisection(incident, loop, _rise_of_rate(run, incident.first), tell).cause()
 
 
-class _Replays:
+class _Bisection:
     """Makes the updates of an incident again, with something left out."""
 
     def __init__(
