@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from fork_quadratics import BATCH, GO_ON, SETTINGS, WARM, Going, HeldOut, Setting, results_of
+from fork_quadratics import ADAM, BATCH, GO_ON, SETTINGS, WARM, Going, HeldOut, Setting, results_of
 from scipy.stats import binomtest, t
 
 from gradiometer.loop import Fork, Loop, Rate, fork
@@ -274,7 +274,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     singles, together = [], []
-    for setting in SETTINGS if arguments.forks else ():
+    for setting in (*SETTINGS, *ADAM) if arguments.forks else ():
         scores = effects_study(setting, arguments.forks, arguments.replicates)
         by_alternative = np.mean(scores.single, axis=0)
         singles += [each for row in scores.single for each in row]

@@ -244,7 +244,8 @@ def test_factors_may_differ_a_little(one: str, other: str, same: bool) -> None:
         (
             "apart",
             "Not tried: `w.fork(batches=loader, alternatives=['batch 2x, rate 1.29x'], "
-            "horizon='500 updates')` in your program.",
+            "horizon='{updates} updates', at={at})` at the end of your program, with checkpoints=3 in "
+            "`watch`.",
         ),
         ("given", "Not tried."),
     ],
@@ -253,4 +254,8 @@ def test_a_watched_run_has_the_line_for_its_program(run: Run, mode: str, said: s
     problem = {"description": "a loop of its own, watched"}
     run.folder.manifest.update({"problem": problem, "mode": mode})
     (found,) = with_trials(run, [BATCH])
-    assert say(found).tried == said
+    assert run.status == "finished"
+    assert say(found).tried == said.format(updates=run.steps // 4, at=run.steps // 2)
+    run.events.pop()
+    (found,) = with_trials(run, [BATCH])
+    assert ("at=" in say(found).tried) is False

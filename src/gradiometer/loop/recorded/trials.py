@@ -64,6 +64,10 @@ def _trial(run: Run, cure: Sequence[str], records: Sequence[ForkRecord]) -> Tria
     facts: dict[str, Any] = {"advice": kind_of_advice(cure, family)}
     if run.has_program_with_model and run.watched:
         facts["alternatives"] = list(cure)
+        # a quarter of the run, as the default of a fork is a quarter of what is left
+        facts["updates"] = max(run.steps // 4, 1)
+        if run.status == "finished":
+            facts["at"] = run.steps // 2
     elif run.has_program_with_model:
         facts["call"] = f"{run.call('fork', '').removesuffix('`')} --advice`"
     return Trial(facts=facts)

@@ -94,9 +94,15 @@ def _how(facts: Mapping[str, Any]) -> str:
     """The command or the call that tries it."""
     if "alternatives" in facts:
         call = (
-            f"w.fork(batches=loader, alternatives={facts['alternatives']}, horizon='500 updates')"
+            f"w.fork(batches=loader, alternatives={facts['alternatives']}, "
+            f"horizon='{facts['updates']} updates'"
         )
-        return f"Not tried: `{call}` in your program."
+        if "at" in facts:
+            return (
+                f"Not tried: `{call}, at={facts['at']})` at the end of your program, with "
+                "checkpoints=3 in `watch`."
+            )
+        return f"Not tried: `{call})` in your program."
     return f"Not tried: {facts['call']}." if "call" in facts else "Not tried."
 
 

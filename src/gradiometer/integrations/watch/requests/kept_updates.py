@@ -269,9 +269,8 @@ class KeptUpdatesOfLoop:
                 marks_of(all_tensors(self._model, optimizer)),
             )
         )
-        if kept is not self.newest:
-            self.stretches.append(kept)
-            del self.stretches[: -max(self._states, 1)]
+        earlier = self.stretches[:-1] if kept is self.newest else self.stretches
+        self.stretches = [*earlier, kept][-max(self._states, 1) :]
         if len(kept.updates) < IN_A_ROW:
             self._prepare()
         else:
