@@ -40,6 +40,9 @@ def write_events(folder: RunFolder, *events: dict[str, Any]) -> Run:
     return Run.open(folder.path)
 
 
+TRIAGE = {"tensors": ["a", "b"], "sizes": [2, 2], "axes": [1, 1], "layers": ["Linear", "Linear"]}
+
+
 @pytest.mark.parametrize(
     "event",
     [
@@ -52,6 +55,9 @@ def write_events(folder: RunFolder, *events: dict[str, Any]) -> Run:
         {"event": "stationarity", "left": 1.0},
         {"event": "cut scored", "seen": "x", "within": True, "cut_at": 1, "predicted": EXACT},
         {"event": "endpoint", "examples": 64, "travelled": 1.0, "dead": {"relu": ["a", 2]}},
+        {"event": "triage", **TRIAGE, "rows": [1, "x"]},
+        {"event": "triage", **TRIAGE, "rows": [1]},
+        {"event": "triage", **TRIAGE, "rows": [[1], 2]},
         {"event": "finished", "step": -1},
         {"event": "finished", "step": 2**60},
         {"event": "finished", "time": "nan"},

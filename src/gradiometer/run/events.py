@@ -92,6 +92,7 @@ class _Triage(_Event):
     sizes: list[StepNumber]
     axes: list[Annotated[int, msgspec.Meta(ge=0, le=1000)]]
     layers: list[str]
+    rows: list[StepNumber] | msgspec.UnsetType = msgspec.UNSET
     untrained: list[str] = []
     dropout: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     steps: StepNumber | msgspec.UnsetType = msgspec.UNSET
@@ -100,6 +101,8 @@ class _Triage(_Event):
     def __post_init__(self) -> None:
         if not len(self.tensors) == len(self.sizes) == len(self.axes) == len(self.layers):
             raise ValueError("tensors, sizes, axes and layers are not equally many")
+        if self.rows is not msgspec.UNSET and len(self.rows) != len(self.tensors):
+            raise ValueError("rows and tensors are not equally many")
 
 
 # The types of the events that readers look into. Events of other kinds have a name, a step and a

@@ -73,6 +73,8 @@ def several_of(name: str, given: Any) -> list[Any]:
     found = list(given) if isinstance(given, list | tuple) else [given]
     if not found:
         raise BadArgument(f"`{name}` must be one value or several, got none.")
-    if twice := [one for place, one in enumerate(found) if one in found[:place]]:
+    # tensors have no single truth value; what is no number is refused where it is used
+    plain = [one for one in found if isinstance(one, int | float | str)]
+    if twice := [one for place, one in enumerate(plain) if one in plain[:place]]:
         raise BadArgument(f"`{name}` has {twice[0]!r} twice: leave one of them out.")
     return found

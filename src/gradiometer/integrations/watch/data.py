@@ -21,6 +21,7 @@ from gradiometer.measurement.optimizer.groups import Group, largest_rate
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.examples import Examples
+from gradiometer.problems.user_code import user_code
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,8 @@ class Batches:
         size = batch_size(batch := batch_of())
         if isinstance(self.groups, int):
             return torch.arange(size, device="cpu") // self.groups
-        labels = torch.as_tensor(self.groups(batch), device="cpu")
+        with user_code("groups"):
+            labels = torch.as_tensor(self.groups(batch), device="cpu")
         if labels.shape != (size,) or len(labels.unique()) < 2:
             raise BadArgument(
                 f"`groups` returned labels of shape {list(labels.shape)} for {size} rows: return "
