@@ -103,12 +103,13 @@ def test_the_band_goes_from_the_lowest_to_the_highest_replicate(run: Run) -> Non
     assert '"step": 120.0' in values and values.count('"series": "clip 9"') >= 5
 
 
-def test_only_the_newest_forks_have_charts_and_all_are_in_the_table(run: Run) -> None:
+def test_only_the_newest_fork_has_charts_and_all_are_in_the_table(run: Run) -> None:
     for place in range(5):
         kept(run, {"go on": [0.5, 0.5, 0.5], f"rate {2 + place}x": [0.4, 0.4, 0.4]})
     section = forks_section(run, diagnosis_of())
-    assert [figure.name for figure in section.figures[::2]] == [
-        f"fork-{n}-effects" for n in ("0005", "0004", "0003")
+    assert [figure.name for figure in section.figures] == [
+        "fork-0005-effects",
+        "fork-0005-branches",
     ]
     assert [row[0] for row in section.table.rows[::2]] == ["0005", "0004", "0003", "0002", "0001"]
 

@@ -35,8 +35,8 @@ def compare(runs: tuple[Path, ...], out: Path, no_open: bool, as_json: bool) -> 
     """Compare two or more RUNS: differences from the first in loss, test score and noise scale,
     with intervals.
 
-    RUNS are folders, or patterns such as 'runs/digits-*', of which those that hold no run are left
-    out. Test losses are compared example by example.
+    RUNS are folders, or patterns such as 'runs/digits-*'. Folders that hold no run are left out. Test
+    losses are compared example by example.
 
     Runs that differ only in their seed are one group: its numbers are means over the seeds. Groups
     with the same seeds are compared seed by seed, since these have the same order of the data. One
@@ -61,8 +61,8 @@ def compare(runs: tuple[Path, ...], out: Path, no_open: bool, as_json: bool) -> 
 
 
 def _run_folders(given: tuple[Path, ...]) -> list[Path]:
-    """The folders, with patterns replaced by what they match. What holds no run is left out, with a
-    line, if two others do."""
+    """The folders, with patterns replaced by what they match. Folders without a run are left
+    out, with a line, if two others have one."""
     found: list[Path] = []
     for path in given:
         # `Path.glob` takes no absolute pattern

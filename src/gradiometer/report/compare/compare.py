@@ -174,7 +174,7 @@ def _difference(
 
 
 def _key(each: Compared) -> object:
-    """What tells trainings of one configuration apart: the seed, or the run if it records none."""
+    """The key of a training of a configuration: its seed, or the run if it records none."""
     return each.run.path if each.seed is None else each.seed
 
 

@@ -73,7 +73,7 @@ class Compared:
 
     @property
     def seed(self) -> int | None:
-        """The seed of the training; None in a loop of your own, whose seed is not recorded."""
+        """The seed of the training; None in a watched loop, whose seed is not recorded."""
         return None if self.run.watched else self.run.configuration.seed
 
     @property
@@ -83,7 +83,7 @@ class Compared:
 
     @cached_property
     def examples(self) -> Mapping[int, Mapping[str, tuple[int, int]]]:
-        """Where the numbers of single held-out examples are, by step and quantity."""
+        """Places of the numbers of single held-out examples, by step and quantity."""
         return {event["step"]: event.get("examples", {}) for event in self.run.evaluations}
 
     @cached_property

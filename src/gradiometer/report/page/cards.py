@@ -178,7 +178,7 @@ def further_cards(found: Iterable[Answer]) -> tuple[Card, ...]:
 
 
 def _section_of(finding: Finding) -> str:
-    """The section with the charts behind a finding. What triage says has its picture at the top."""
+    """The section with the charts behind a finding. The picture of a triage claim is at the top."""
     if finding.gauge == TRIAGE:
         return ""
     return SPIKES if finding.gauge == SPIKES else finding.issue.value

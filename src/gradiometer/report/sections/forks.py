@@ -23,8 +23,8 @@ from gradiometer.report.sections.section import Figure, Numbers, Section
 from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis
 
-SHOWN = 3
-"""Most forks with charts, the newest ones. The table has all."""
+SHOWN = 1
+"""Most forks with charts, the newest ones: a race has one a lane. The CSV file has all."""
 
 WORDS = 3
 """Most alternatives that the row of the section names."""

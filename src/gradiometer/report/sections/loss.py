@@ -101,7 +101,9 @@ def _loss_figure(
     events = [*((spike.peak, _rise(spike)) for spike in spikes), *changes, *place]
     marks = []
     if events:
-        marks.append("A vertical line marks a spike, a change of the rate, or where it happened.")
+        marks.append(
+            "A vertical line marks a spike, a change of the rate, or the step of the verdict."
+        )
     guess = _guess(training, diagnosis)
     if guess is not None:
         parts.append(f"A guess, without a look at the inputs, costs {significant(guess)}")

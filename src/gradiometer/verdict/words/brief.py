@@ -1,4 +1,4 @@
-"""What limits a run in at most four words, for lists of runs."""
+"""The limit of a run in at most four words, for lists of runs."""
 
 from gradiometer.measurement.finding import Finding, State
 from gradiometer.verdict.claims import Claim
