@@ -118,7 +118,7 @@ def test_what_tuning_leaves_of_a_budget_pays_for_forks_on_the_way(
         ),
         (
             ["tune", *SMALL, "-b", "10,20"],
-            "`aim` must be 'examples' or 'time' for several batch sizes",
+            "`aim` must be 'loss', 'test' or 'time' for several batch sizes",
         ),
         (["train", *SMALL, "--weight-decay", "small"], "`weight_decay` must be a number"),
         (

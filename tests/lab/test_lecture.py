@@ -149,6 +149,10 @@ def test_a_page_shows_predictions_and_measurements(shown: Result, tmp_path: Path
     assert wrong.says in (tmp_path / "site" / "index.html").read_text()
 
 
+SIMULATION = 1
+"""Pictures of the simulation that the index begins with."""
+
+
 def test_the_site_is_written_as_the_lecture_goes_on(shown: Result, tmp_path: Path) -> None:
     other = replace(shown.statement, name="S9", title="Another")
     site = Site(tmp_path, [shown.statement, other])
@@ -161,12 +165,16 @@ def test_the_site_is_written_as_the_lecture_goes_on(shown: Result, tmp_path: Pat
         "1 held, 1 to come" in text
         and "Another" in text
         and "s09.html" not in text
-        and text.count("<svg") == 1
+        and text.count("<svg") == SIMULATION + 1
     )
     assert "s09.html" not in (tmp_path / "s08.html").read_text()
     site.add(Result(other, shown.outcomes))
     text = index.read_text()
-    assert "2 held<" in text and 'http-equiv="refresh"' not in text and text.count("<svg") == 2
+    assert (
+        "2 held<" in text
+        and 'http-equiv="refresh"' not in text
+        and text.count("<svg") == SIMULATION + 2
+    )
     assert "s09.html" in (tmp_path / "s08.html").read_text(), (
         "the page before links to the next one"
     )

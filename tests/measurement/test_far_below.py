@@ -94,5 +94,5 @@ def test_a_run_far_below_its_edge_is_told_its_rate_and_the_fork_shows_that_it_ho
     assert gauge.gauge == "batch_sharpness" and gauge.state is State.OK and not gauge.cure
     made = fork_of(slow_run, advised([first]), horizon="60 updates", replicates=2)
     (effect,) = made.fork.effects("train_loss")
-    assert (effect.alternative, effect.verdict) == ("rate 16x", "better")
+    assert (effect.alternative, effect.verdict) == ("rate 8x", "better")
     assert say(diagnose(Run.open(slow_run.path)).findings[0]).tried.startswith("Tried:")

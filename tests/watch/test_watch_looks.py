@@ -328,4 +328,4 @@ def test_a_look_counts_against_the_budget(tmp_path: Path) -> None:
         ["looks on request", "updates kept for forks"],
         [],
     )
-    assert w.budget._budgeted == w.budget.spent
+    assert w.budget.budgeted == w.budget.spent

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gradiometer.integrations.watch.triage.compared import IGNORED
 from gradiometer.measurement.batch import Batch
 
 LABELS = ("labels", "label", "target", "targets", "y")
@@ -197,7 +198,7 @@ def known_losses(out: Tensor, labels: Tensor) -> dict[str, Tensor]:
     wanted = labels.reshape(-1).long()
     # labels of something else than these outputs may be no class of them: an error, on an
     # accelerator one that ends the process
-    wanted = wanted.where((wanted >= 0) & (wanted < logits.shape[1]), IGNORED)
+    wanted = wanted.masked_fill((wanted < 0) | (wanted >= logits.shape[1]), IGNORED)
     sums = logits.sum(dim=1)
     return {
         "as_cross_entropy": functional.cross_entropy(logits, wanted),
@@ -206,10 +207,6 @@ def known_losses(out: Tensor, labels: Tensor) -> dict[str, Tensor]:
         "row_sum_off": (sums - 1).abs().max(),
         "output_min": logits.min(),
     }
-
-
-IGNORED = -100
-"""The label that torch's losses leave out."""
 
 
 def _counted(labels: Tensor, size: int) -> Tensor:
