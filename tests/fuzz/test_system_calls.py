@@ -50,19 +50,19 @@ def without_ages(text: str) -> str:
 
 @pytest.mark.nightly
 @pytest.mark.page
-@pytest.mark.parametrize("verb", ["report", "runs", "export", "schedule"])
+@pytest.mark.parametrize("verb", ["show", "runs", "export", "schedule"])
 def test_every_system_call_of_a_command_fails_once(
     verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = run_in(tmp_path / "runs", steps=60).path
     given = {
-        "report": (str(run),),
-        "runs": ("runs",),
-        "export": (str(run), "--out", "table.csv"),
-        "schedule": ("1/t",),
+        "show": ("show", str(run), "--no-open"),
+        "runs": ("runs", "runs"),
+        "export": ("runs", "export", str(run), "--out", "table.csv"),
+        "schedule": ("learn", "schedule", "1/t"),
     }
-    act, said = command(verb, *given[verb])
+    act, said = command(*given[verb])
     act()
     whole, files = (
         said(),
