@@ -135,7 +135,7 @@ def several_options(command: Command) -> Command:
     type=click.Choice(["loss", "test", "time"]),
     default=None,
     help=(
-        "What lanes are compared by: the training loss, or the loss on a tenth of the training "
+        "The loss that lanes are compared by: the training loss, or the loss on a tenth of the training "
         "examples, which is held out (--set held_out=0.2 for more), after the same number of "
         "examples for several batch sizes; or the training loss of several batch sizes after the "
         "same time on this machine, by measured step times. The length given is that at the first "

@@ -152,7 +152,7 @@ class Pool(ABC):
 
     @abstractmethod
     def _dispatch(self) -> "Dispatch | None":
-        """What runs the jobs of a submission in other processes; None if they run in this one."""
+        """The dispatch of a submission to other processes; None if its jobs run in this one."""
 
     def _outcomes(self, jobs: Sequence[Job], shared: Any) -> Outcomes:
         """The outcomes of these jobs, as they finish. What cannot be sent is refused at once."""

@@ -92,7 +92,7 @@ class Loop:
         examples: Examples that were trained on so far.
         left: Examples that are left of the training; None if that is not known.
         gradient: Makes the gradient in place of a backward pass of `loss`.
-        source: The run that the loop comes from; None for a loop of one's own.
+        source: The run that the loop comes from; None for a person's loop.
         warnings: Sentences about the state that it starts from.
         high_until: The last step so far whose rate was half of the highest or more; None if that is
             not known.

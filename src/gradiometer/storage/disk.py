@@ -60,7 +60,7 @@ def read_file(path: Path) -> bytes:
 def check_inside(path: Path) -> None:
     """Refuse a path in the folder of a run that leaves this folder by a symbolic link.
 
-    A downloaded run could have links in the place of its own folders, and a write or a deletion
+    A downloaded run could have links in the place of its folders, and a write or a deletion
     would follow them. The folder of the run itself may be reached by a link, and so may paths that
     are in no run.
 

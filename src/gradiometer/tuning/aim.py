@@ -1,4 +1,4 @@
-"""What a tuning chooses by: the training loss, the loss on held-out examples, or, between batch
+"""The aim of a tuning: the training loss, the loss on held-out examples, or, between batch
 sizes, the loss after the same time by measured step times."""
 
 import json

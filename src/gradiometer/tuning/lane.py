@@ -21,7 +21,7 @@ from gradiometer.problems.examples import Examples
 from gradiometer.randomness import untouched_randomness
 from gradiometer.tuning.optimizers import Made
 
-# What lanes are compared by, and what if examples are held out.
+# The loss that lanes are compared by, and that if examples are held out.
 READOUT = "train_loss"
 HELD_OUT_READOUT = "test_loss"
 

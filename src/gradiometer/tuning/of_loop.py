@@ -71,7 +71,7 @@ def tune(
             training of ten epochs.
         batch_size: Size of a batch, if `batches` are examples. Of several, the one is chosen that
             ends at the lowest loss for the aim.
-        aim: What lanes are compared by. "loss": the training loss. "test": the loss on `held_out`.
+        aim: The loss that lanes are compared by. "loss": the training loss. "test": the loss on `held_out`.
             Both after the same number of examples, if there are several batch sizes. "time": the
             training loss of several batch sizes after the same time on this machine, by measured
             step times. Default: "loss", for one batch size.

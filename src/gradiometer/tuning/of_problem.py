@@ -115,13 +115,13 @@ def tune_problem(
 ) -> ProblemTuned:
     """Choose the optimizer and the learning rate of a training that a configuration describes.
 
-    The lanes of the race are runs. A tuning that was stopped goes on from their checkpoints if it
-    is asked again.
+    The lanes of the race are runs. A tuning that was stopped continues from their checkpoints if
+    it is called again.
 
     Args:
         problem: What to train on.
         configuration: How: what is chosen is replaced, everything else is kept.
-        out: Folder of the runs, below which the tuning gets a folder of its own.
+        out: Folder of the runs, below which the tuning gets a folder.
         budget: The most that tuning may cost besides the training, in units of the training.
         optimizer: Several optimizers to choose from, such as "sgd,adamw". Default: that of the
             configuration.
@@ -130,9 +130,9 @@ def tune_problem(
         weight_decay: Several weight decays to choose from. Default: that of the configuration.
         batch_size: Several batch sizes to choose from; the steps are those of the first. Default:
             that of the configuration.
-        aim: What lanes are compared by, see `tune`. With "test" the configuration holds out a tenth
-            of the training examples, unless it has a share of its own; the final test set is not
-            looked at.
+        aim: The loss that lanes are compared by, see `tune`. With "test" the configuration holds
+            out a tenth of the training examples, unless it gives another share; the final test set
+            is not looked at.
         pool: Where lanes are trained.
         progress: Called with a sentence after every lane of every rung.
 

@@ -93,7 +93,7 @@ def behind(one: Readout, other: Readout) -> float | None:
     return mean(gaps, batches=len(gaps)).low if len(gaps) > 3 else None
 
 
-# Trains lanes, which go on from where they are, to a share of the training, and branches of another
+# Trains lanes, which continue from their last step, to a share of the training, and branches of another
 # share of it which cool them. Returns the training loss of each.
 Train = Callable[[Sequence[Entry], float, float], Sequence[Readout]]
 

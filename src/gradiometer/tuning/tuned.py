@@ -24,7 +24,7 @@ from gradiometer.tuning.aim import Aim, times_to_dict
 from gradiometer.tuning.lane import HELD_OUT_READOUT, READOUT, Lane, LoopLane, readout_of
 from gradiometer.tuning.optimizers import Made
 
-# What lanes are compared by, in words.
+# The losses that lanes are compared by, as text.
 WORDS = {READOUT: "training loss", HELD_OUT_READOUT: "held-out loss"}
 
 
@@ -36,7 +36,7 @@ class Tried:
         lane: The lane.
         updates: Its updates so far.
         result: The branch that cooled it from there.
-        readout: What lanes are compared by: "train_loss" or "test_loss".
+        readout: The loss that lanes are compared by: "train_loss" or "test_loss".
     """
 
     lane: Lane
@@ -80,7 +80,7 @@ class Tried:
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """What a tuning chose. Go on from the winner with `go_on`, or train from the start with
+    """What a tuning chose. Continue from the winner with `go_on`, or train from the start with
     `optimizer`, `scheduler`.
 
     Schedule-free SGD keeps its rate: call `optimizer.eval()` before the model is evaluated or
@@ -92,7 +92,7 @@ class Tuned:
         cost: What the tuning cost besides the training, in units of the training: all gradients,
             and forward passes at a third of one.
         budget: What it was allowed to cost.
-        aim: What lanes were compared by: "loss" (or None), "test" or "time".
+        aim: The loss that lanes were compared by: "loss" (or None), "test" or "time".
         times: The measured times of a step by batch size, if the aim was time.
         has_length: False if no length was given. The training can then be stopped at any step.
         first_loss: The loss before the first update.

@@ -207,7 +207,7 @@ class Tuning:
 
     @property
     def readout(self) -> str:
-        """What lanes are compared by."""
+        """The loss that lanes are compared by."""
         return READOUT if self.held_out is None else HELD_OUT_READOUT
 
     def _loop(self, made: Made, data: Data, rate: float) -> Loop:

@@ -69,7 +69,7 @@ def variants(
 
 
 def several_of(name: str, given: Any) -> list[Any]:
-    """The values, of which none is given twice."""
+    """The values, each given once."""
     found = list(given) if isinstance(given, list | tuple) else [given]
     if not found:
         raise BadArgument(f"`{name}` must be one value or several, got none.")

@@ -69,7 +69,7 @@ class Diagnosis:
             one layer.
         history: Estimates along the run. For each quantity, pairs of a step and the estimate of its
             value there, from the readings up to it.
-        headline: The finding that leads; None if there is none.
+        headline: The finding that leads; None without findings.
         outcome: The state of the run and its test score, in words.
         said: The headline in words.
         gauges: The gauges that the run was measured with and whose classes are available.
@@ -265,7 +265,7 @@ def _of_the_run(run: Run, level: float, estimates: Mapping[str, Estimate]) -> It
 
 
 def leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
-    """The finding that leads: the most urgent one of which something is known."""
+    """The finding that leads: the most urgent one that is not "cannot tell"."""
     if reason := Reservations.of(run.events).loss:
         return Finding(
             "loss", Issue.ESTIMATION, "another_loss", State.CANNOT_TELL, facts={"reason": reason}

@@ -14,7 +14,7 @@ class Reservations:
     that do not hold.
 
     Args:
-        loss: The warning that the measured loss is not the trained one; empty if there is none.
+        loss: The warning that the measured loss is not the trained one; empty without one.
         stopped: Step and reason, by the name of a gauge that is no longer measured. `all` stands
             for every gauge.
     """

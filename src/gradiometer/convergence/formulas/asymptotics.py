@@ -148,7 +148,7 @@ PI_EXACT = Asymptotics.constant(Number(Fraction(1), ((PI, 1),)))
 
 
 def compare(one: Time, holds: Comparison, two: Time) -> Time:
-    """If the comparison holds, such as `operator.lt`. Of asymptotics: 1 if it does, 0 if not, and
+    """If the comparison holds, such as `operator.lt`. For asymptotics: 1 if it does, 0 if not, and
     between 0 and 1 if that is not known."""
     if not (isinstance(one, Asymptotics) or isinstance(two, Asymptotics)):
         return holds(one, two)

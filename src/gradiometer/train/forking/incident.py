@@ -72,7 +72,7 @@ class Incident:
 
 
 def incident_at(run: Run, step: int) -> Incident:
-    """What went wrong at a step, or near it.
+    """The incident at a step, or near it.
 
     Args:
         run: The run.

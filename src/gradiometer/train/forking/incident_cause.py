@@ -46,7 +46,7 @@ class IncidentCause:
     """Why a loss went wrong.
 
     Args:
-        incident: What happened.
+        incident: The incident.
         start: The step that the updates were made again from.
         cause: "example" or "batch" (without it the loss does not rise), "rate" (it does not rise at
             a smaller one), "layer" (it does not rise if this layer alone is left as it is, or the
@@ -69,7 +69,7 @@ class IncidentCause:
 
     @property
     def sentence(self) -> str:
-        """What happened, its cause, and from where to go on."""
+        """The incident, its cause, and the state to continue from."""
         return f"{self.incident.sentence} {self.why} {self.go_on}"
 
     @property
@@ -355,7 +355,7 @@ def _rise_of_rate(run: Run, step: int) -> float | None:
 
 def broken_layer(loop: Loop, batch: Batch) -> str:
     """The first layer whose output is not finite on a batch, else the last one whose gradient is
-    not; empty if there is none."""
+    not; empty without one."""
     found: list[str] = []
 
     def look(name: str) -> Callable[[nn.Module, object, object], None]:

@@ -191,7 +191,7 @@ def jumps_of(signs: Signs, level: Level) -> list[int]:
 
 
 AFTER_A_RISE = 30
-"""Steps after a rise in which the loss may go on rising because of it."""
+"""Steps after a rise in which the loss may rise further because of it."""
 
 
 def lasting_rises(losses: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ DEAD = 0.95
 units are dead."""
 
 FEW_ENTRIES = 32
-"""Tensors with fewer entries have no share of zeros: the gradient of a few weights is zero where a
+"""Tensors with fewer entries have no share of zeros: the gradient of a few weights is zero if a
 loss is flat."""
 
 DIED, DIED_BY_SGD = 0.12, 0.35
@@ -195,11 +195,11 @@ a third of the run with right labels: 0.07 and more."""
 NOISY_BY, ERRORS = 0.07, 2.6
 """How far the test loss lies below training, in units of a guess and of `evaluation_error`, from
 which the training labels are noisier than those of the test. Sick: by 0.1 and more, and 2.7 to 8.3
-errors; healthy: by at most 0.06 where it is more errors than that. In ten trainings that shared 400
+errors; healthy: by at most 0.06 if it is more errors than that. In ten trainings that shared 400
 easy rows of a test it was 1.5 to 2.4 errors."""
 
 DROPPED, DROPPED_IN_VAIN, NO_GAP = 0.7, 0.5, 1.2
-"""Share of dropout above which too little is left; that from which it is too much where the test
+"""Share of dropout above which too little is left; that from which it is too much if the test
 loss is not above that on training examples by more than this factor. Of 36 trainings with a share
 of 0.7 or 0.85, all gained with 0.1 instead, by 7 to 97 %; of 12 with 0.5 and no gap, 11, by 7 to 43
 %."""

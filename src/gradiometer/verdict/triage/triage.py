@@ -143,7 +143,7 @@ def triage_of(run: Run | Signs) -> Triage:
     if any(
         each.claim not in (Claim.LABELS_RANDOM, Claim.LABELS_NOISY, Claim.OVERFIT) for each in found
     ):
-        # what is left where nothing else says why nothing is learnt
+        # left over if nothing else says why nothing is learnt
         explained |= {Claim.LABELS_RANDOM}
     claims = tuple(each for each in found if each.claim not in explained)
     better = None

@@ -123,7 +123,7 @@ def was_followed(run: Run, step: int, change: Rate | CoolNow) -> bool:
 
 
 def largest_rate(groups: Sequence[Group]) -> float:
-    """η of the group where it is largest."""
+    """The largest η of the groups."""
     return max((float(group.learning_rate) for group in groups), default=0.0)
 
 

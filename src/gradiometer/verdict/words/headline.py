@@ -40,7 +40,7 @@ def outcome_of(ended: str, estimates: Mapping[str, Estimate]) -> str:
 def headline_in_words(
     finding: Finding | None, configuration: Configuration | WatchedConfiguration, *, is_over: bool
 ) -> str:
-    """The finding that leads, or the reason that there is none, as it follows the outcome after a
+    """The finding that leads, or why none does, as it follows the outcome after a
     semicolon.
 
     Only its first clause if it is not urgent. What a run that is over cannot tell, it never will.

@@ -55,7 +55,7 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
 
 
 def say(finding: Finding) -> Sentences:
-    """A finding in sentences: the only place where they are made.
+    """A finding in sentences: no other place makes them.
 
     Args:
         finding: The finding.

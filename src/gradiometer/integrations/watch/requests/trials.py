@@ -188,7 +188,7 @@ def _first(run: Run, *, shows_end: bool) -> Alternative | None:
     signs = replace(Signs.of(run), has_ended=True)  # what it would be told if it ended now
     known = effects_by_change(run)
     for claimed in triage_of(signs).claims:
-        # the signs of a large batch are also those of a low rate, which a fork tells apart
+        # the signs of a large batch are also those of a low rate, and a fork separates the two
         cure = ("rate 4x", *claimed.cure) if claimed.claim is Claim.BATCH_LARGE else claimed.cure
         for change in map(change_of, cure):
             if change is None or change.name in known:

@@ -21,7 +21,7 @@ def compared_by(loss: Tensor) -> tuple[Tensor, Tensor] | None:
     """The outputs and the labels that a loss compares, before `backward` is called on it.
 
     Args:
-        loss: What `backward` is about to be called on.
+        loss: The tensor that `backward` is about to be called on.
 
     Returns:
         Outputs and labels: logarithms of probabilities, shape [rows, classes], and class numbers,
