@@ -154,3 +154,19 @@ def test_the_moves_are_described_by_their_factor_in_a_doubling_of_time() -> None
     assert found is not None and say(found).seen.endswith(
         "under way: the net distance is 0.80 of the path length."
     )
+
+
+def test_a_path_that_is_long_enough_is_not_told_to_wait_for_300_steps() -> None:
+    decided = {
+        "step_correlation": Estimate.exact(0.5),
+        "travel": Estimate.exact(9.0),
+        "turns": Estimate.exact(0.0),
+        "turn_consistency": Estimate.exact(0.0),
+        "straightness": Estimate.exact(0.3),
+        "alignment": Estimate.exact(0.1),
+        "move_slope": Estimate.unknown(level=0.9, method="fit", samples=3),
+    }
+    for facts in ({"step_correlation": decided["step_correlation"]}, decided):
+        found = Trajectory().judge(facts)
+        assert found is not None and found.claim == "path_unknown"
+        assert ("about 300 steps" in say(found).means) == (facts is not decided)

@@ -153,6 +153,7 @@ class Trajectory(Gauge):
         if kind is Kind.DIVERGING and estimates["slowing"].high >= TO_REST:  # by its growth
             claim, names = "path_diverging_in_length", ("norm_growth",)
         facts: dict[str, Any] = {name: estimates[name] for name in names}
+        facts["is_short"] = "straightness" not in estimates
         facts["is_constant"] = run.settings is not None and run.settings.is_constant
         return Finding(self.name, self.issue, claim, state, facts=facts)
 

@@ -94,11 +94,11 @@ def path_circling(finding: Finding) -> Sentences:
 
 
 def path_unknown(finding: Finding) -> Sentences:
-    """Too short to classify."""
-    return Sentences(
-        seen="The trajectory cannot be classified yet.",
-        means="It takes about 300 steps, and four doublings of time of the same kind.",
-    )
+    """Too short to classify, or between two kinds."""
+    means = "It takes four doublings of time of the same kind."
+    if finding.facts["is_short"]:
+        means = "It takes about 300 steps, and four doublings of time of the same kind."
+    return Sentences(seen="The trajectory cannot be classified yet.", means=means)
 
 
 def _path(kind: str, numbers: str, means: str, suggestion: str = "") -> Sentences:
