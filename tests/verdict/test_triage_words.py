@@ -58,3 +58,10 @@ def test_a_sentence_whose_numbers_are_unknown_ends_after_its_first_clause() -> N
     claimed = Claimed(Claim.RATE_HIGH, {"movement": math.nan, "growth": math.nan}, ("rate 0.25x",))
     (finding,) = findings_of(Triage((claimed,), Level(2.3, Known.LABELS), unseen={}))
     assert say(finding).seen == "The learning rate is too high."
+
+
+def test_at_the_keyboard_the_rate_is_a_flag() -> None:
+    settings = Hyperparameters((0,), ((Group("SGD", "sgd", 0.01),),), reached=500)
+    triage = Triage((LOW,), Level(2.3, Known.LABELS), unseen={})
+    (finding,) = findings_of(triage, settings, at_keyboard=True)
+    assert say(finding).advice == "`--lr 0.16`, 16 times the present rate"

@@ -156,7 +156,9 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     judged = triage_of(run) if run.signs and not Reservations.of(run.events).loss else None
     if judged is not None:
         findings = led_by(
-            judged, with_trials(run, findings_of(judged, run.hyperparameters)), findings
+            judged,
+            with_trials(run, findings_of(judged, run.hyperparameters, at_keyboard=not run.watched)),
+            findings,
         )
     headline = leading(run, findings)
     findings.sort(key=lambda each: each is not headline)  # the first one is the answer

@@ -55,15 +55,18 @@ ISSUES: dict[Claim, Issue] = {
 estimation."""
 
 
-def findings_of(triage: Triage, settings: Hyperparameters | None = None) -> tuple[Finding, ...]:
+def findings_of(
+    triage: Triage, settings: Hyperparameters | None = None, *, at_keyboard: bool = False
+) -> tuple[Finding, ...]:
     """The claims as findings, in their order.
 
     Args:
         triage: The claims.
         settings: The settings of the optimizers, from which a change of the rate is written as a
             rate; None if unknown.
+        at_keyboard: True for a training of the command line, whose rate is a flag.
     """
-    return tuple(_finding(claimed, triage, settings) for claimed in triage.claims)
+    return tuple(_finding(claimed, triage, settings, at_keyboard) for claimed in triage.claims)
 
 
 def changes_of(claimed: Claimed) -> tuple[str, ...]:
@@ -71,7 +74,9 @@ def changes_of(claimed: Claimed) -> tuple[str, ...]:
     return tuple(change for change in claimed.cure if change.startswith(CHANGES))
 
 
-def _finding(claimed: Claimed, triage: Triage, settings: Hyperparameters | None) -> Finding:
+def _finding(
+    claimed: Claimed, triage: Triage, settings: Hyperparameters | None, at_keyboard: bool
+) -> Finding:
     passes = claimed.claim in (Claim.HEALTHY, Claim.UNDECIDED, Claim.MAY_STOP)
     changes = changes_of(claimed)
     numbers = {
@@ -89,6 +94,7 @@ def _finding(claimed: Claimed, triage: Triage, settings: Hyperparameters | None)
             "numbers": numbers,
             "lines": tuple(line for line in claimed.cure if line not in changes),
             "rates": () if settings is None else tuple(settings.peaks),
+            "at_keyboard": at_keyboard,
             "is_constant": settings is None or settings.is_constant,
             "unseen": {
                 name: [claim.value for claim in claims] for name, claims in triage.unseen.items()

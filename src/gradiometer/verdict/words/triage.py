@@ -264,8 +264,9 @@ def _to_paste(line: str, finding: Finding) -> tuple[str, str]:
     if not isinstance(change, Rate):
         return line, ""
     peak = "" if finding.facts["is_constant"] else " as the peak of the schedule"
+    name = "--lr" if finding.facts.get("at_keyboard") else "lr ="
     return (
-        f"lr = {number(change.factor * rates[0])}",
+        f"{name} {number(change.factor * rates[0])}",
         f"{peak}, {change.factor:g} times the present rate",
     )
 
