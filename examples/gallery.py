@@ -99,7 +99,9 @@ class Exhibit:
         known = set[str]()
         # advice that a fork refuted may leave room for other advice
         while alternatives := [
-            text for text in (*advised(diagnose(run).findings), *self.tried) if text not in known
+            text
+            for text in dict.fromkeys((*advised(diagnose(run).findings), *self.tried))
+            if text not in known
         ]:
             start = loop_at(run, self.at, problem=problem)
             fork(start, alternatives, horizon="100%", out=run.path)
