@@ -10,7 +10,7 @@ import pytest
 
 from gradiometer import BadArgument
 from gradiometer.run.budget import COOLING, Budget, clock_for
-from gradiometer.run.cadence.overhead import overhead_sentence
+from gradiometer.run.cadence.overhead import overhead_in_brief, overhead_sentence
 
 
 class Clock:
@@ -304,3 +304,15 @@ def test_the_overhead_sentence_names_the_time_used_and_the_steps_measured() -> N
     assert "nevertheless" not in overhead_sentence({**beyond, "short_of": 40})
     assert overhead_sentence({**used, "mode": "off"}) == "Measuring was off."
     assert overhead_sentence({}) == "The time used for measuring was not recorded."
+
+
+def test_forks_that_were_asked_for_are_no_measuring() -> None:
+    overhead = {
+        "mode": "apart",
+        "budget": 0.02,
+        "used": 13.89,
+        "measured_steps": 125,
+        "spent": {"readings": 0.4, "forks on request": 13.49},
+        "outside": ["forks on request"],
+    }
+    assert overhead_in_brief(overhead, every=4) == "Measuring took 40 % of the training time."
