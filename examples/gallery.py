@@ -256,6 +256,7 @@ EXHIBITS: dict[str, Exhibit | OwnLoop] = {
             "steps": 2000,
             "every": 4,
         },
+        tried=("batch 2x, rate 1.9x",),
     ),
 }
 

@@ -1,6 +1,7 @@
 """The finding about spikes: its cause with evidence, in a run, on its page and in a log."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -143,23 +144,19 @@ def test_a_run_without_a_spike_has_no_such_finding(tmp_path: Path) -> None:
 def test_the_page_marks_the_spikes_and_has_the_finding(tmp_path: Path) -> None:
     run = run_with(tmp_path, {**ONE_BATCH, 300: [7.0], 900: [5.0]})
     page = render(run, diagnose(run))
-    assert (
-        "The loss spiked at steps 300, 700 and 900" in page
-        and "A vertical line marks a spike or" in page
-    )
-    assert (
-        "spike from 0.9" in page
-        and "to 7.00" in page
-        and "spiked 3 times, at steps 300, 700 and 900" in page
-    )
+    assert "The loss spiked at steps 300, 700 and 900" in page
+    assert "spiked 3 times, at steps 300, 700 and 900" in page
+    for step, rise in (
+        (300, r"0\.9\d+ to 7.00"),
+        (700, r"1\.0\d+ to 6.00"),
+        (900, r"0\.9\d+ to 5.00"),
+    ):
+        assert re.search(rf'{{"step":{step},"interval":"spike from {rise}"}}', page)
     (row,) = (row for row in page.split('<details class="row') if "Did the loss spike?" in row)
-    assert (
-        'data-chart="spike"' in row
-        and [f'"row">{first} to ' in row for first in (300, 700, 900)] == [True] * 3
-    )
+    assert 'data-chart="spike"' in row
     quiet = run_with(tmp_path, {})
     assert 'data-chart="spike"' not in render(quiet, diagnose(quiet))
-    assert "A vertical line marks a spike." not in render(quiet, diagnose(quiet))
+    assert "spike from" not in render(quiet, diagnose(quiet))
 
 
 def test_the_doctor_finds_spikes_and_says_what_a_mean_over_steps_hides() -> None:

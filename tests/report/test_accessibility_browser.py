@@ -115,7 +115,7 @@ def test_a_comparison_is_short_until_it_is_opened(
     assert page.evaluate("document.documentElement.scrollHeight") <= 3600
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.locator("#open-all").click()
-    page.wait_for_function("document.querySelectorAll('.chart svg').length > 2")
+    page.locator(".chart svg").nth(2).wait_for(state="attached")
     assert (
         "Bonferroni" in page.locator("#methods").inner_text()
         and page.locator("details:not([open])").count() == 0

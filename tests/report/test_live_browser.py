@@ -182,7 +182,8 @@ def test_a_comparison_draws_its_runs_together(page: "sync_api.Page", tmp_path: P
     )
     assert all(track.bounding_box()["width"] > 200 for track in page.locator(".track").all())
     page.locator("#open-all").click()
-    page.wait_for_function("document.querySelectorAll('.chart svg').length === 3")
+    page.locator(".chart svg").nth(2).wait_for(state="attached")
+    assert page.locator(".chart svg").count() == 3
     page.locator("#span input").nth(1).fill("100")
     page.locator("#span input").nth(1).press("Tab")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -41,7 +41,8 @@ def page(
 
 def open_all(page: "sync_api.Page") -> None:
     page.locator("#open-all").click()
-    page.wait_for_function("document.querySelectorAll('.chart svg').length === 7")
+    page.locator(".chart svg").nth(6).wait_for(state="attached")
+    assert page.locator(".chart svg").count() == 7
 
 
 def test_the_first_screen_has_the_verdict_the_loss_and_the_next_action(
@@ -110,7 +111,8 @@ def test_nothing_is_wider_than_the_window(page: "sync_api.Page") -> None:
 def test_the_numbers_behind_every_chart_are_downloaded(page: "sync_api.Page") -> None:
     for row in page.locator(".row > summary").all():
         row.click()
-    page.wait_for_function("document.querySelectorAll('.chart svg').length === 7")
+    page.locator(".chart svg").nth(6).wait_for(state="attached")
+    assert page.locator(".chart svg").count() == 7
     for figure in page.locator("figure").all():
         with page.expect_download() as begun:
             figure.locator("button.download").click()

@@ -147,7 +147,7 @@ from pathlib import Path
 from gradiometer.problems.registry import load
 from gradiometer.train import train
 train(load("digits"), gradiometer.Configuration(epochs=1, check_edge=False), Path(sys.argv[1]))
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 from test_trackers import run_with
 run_with(Path(sys.argv[1]))
 assert not loaded & set(sys.modules), loaded & set(sys.modules)
@@ -158,5 +158,6 @@ print("quiet")
 
 @pytest.mark.slow
 def test_importing_and_a_plain_run_open_no_socket_and_load_no_tracker(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", PLAIN, str(tmp_path), str(Path(__file__).parent)]
+    folders = map(str, Path(__file__).parents[:2])
+    command = [sys.executable, "-c", PLAIN, str(tmp_path), *folders]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "quiet\n"

@@ -27,14 +27,12 @@ ENTRIES = {
     "GradientHooks._end",
     "GradientHooks._keep.<locals>.<lambda>",
     "GradientHooks._take_in",
-    "Ranks.alone",
     "Watch.__exit__",
     "Watch._was_updated",
     "Watch.step",
     "before_the_update.<locals>.hook",
 }
-"""Functions that training calls, which do nothing but enter the shield. `Ranks.alone` compares a
-number with 1."""
+"""Functions that training calls, which do nothing but enter the shield."""
 LOOPS: dict[str, dict[str, Any]] = {
     "apart": {"loss": LOSSES, "gauges": "noise,temperature,trajectory"},
     "shared": {"loss": None, "accumulation": 2, "gauges": "noise"},
