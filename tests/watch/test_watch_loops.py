@@ -188,6 +188,25 @@ def test_updates_of_another_optimizer_are_told_once_and_followed(tmp_path: Path)
     assert w.run.hyperparameters is not None and w.run.hyperparameters.now[0].learning_rate == 0.01
 
 
+def test_an_optimizer_inside_of_the_given_one_is_followed_without_a_warning(tmp_path: Path) -> None:
+    """As in SAM, whose base optimizer makes the updates."""
+
+    class Around(torch.optim.SGD):
+        def update(self) -> None:
+            self.base.step()
+
+    model, _ = network()
+    around = Around(model.parameters(), lr=0.01)
+    around.base = torch.optim.SGD(model.parameters(), lr=0.02)
+    with watched(tmp_path, (model, around), every=20) as w:
+        for batch in batches(3 * A_WHILE):
+            w.step(backward(model, batch), batch)
+            around.update()
+            around.zero_grad()
+    assert not any("no longer trains" in warning for warning in w.run.warnings)
+    assert w.run.hyperparameters is not None and w.run.hyperparameters.now[0].learning_rate == 0.02
+
+
 def test_parameters_that_no_optimizer_holds_are_named(tmp_path: Path) -> None:
     model, _ = network()
     with watched(tmp_path, (model, torch.optim.SGD(model[2].parameters(), lr=0.1))) as w:

@@ -93,6 +93,10 @@ class Settings:
         self._sought, self.next_look = None, 0  # the hook itself is removed at the next step
         if known:
             return
+        # such as the base optimizer of SAM, which makes its updates
+        is_inside = any(
+            optimizer is value for one in self._optimizers for value in vars(one).values()
+        )
         taken = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         self._optimizers[:] = [
             optimizer,
@@ -101,10 +105,11 @@ class Settings:
         follow, found = sought
         follow(optimizer)
         found()
-        self._warn(
-            f"`optimizer` no longer trains the model: {type(optimizer).__name__} does, which is "
-            "followed now"
-        )
+        if not is_inside:
+            self._warn(
+                f"`optimizer` no longer trains the model: {type(optimizer).__name__} does, which "
+                "is followed now"
+            )
 
     def stepped(self, step: int) -> None:
         """Read the settings of this step if it is time to. Call it before the update."""

@@ -120,7 +120,9 @@ def overhead_in_brief(overhead: Mapping[str, Any], every: int | None = None) -> 
         later = ""
     few = too_few(overhead, every)
     # forks that were asked for are no measuring
-    forks = sum((overhead.get("spent") or {}).get(name, 0.0) for name in overhead.get("outside", ()))
+    forks = sum(
+        (overhead.get("spent") or {}).get(name, 0.0) for name in overhead.get("outside", ())
+    )
     used = time_used({**overhead, "used": overhead["used"] - forks}, every)
     return f"Measuring took {used}{later}." + (f" {few}" if few else "")
 
