@@ -96,7 +96,7 @@ def path_circling(finding: Finding) -> Sentences:
 def path_unknown(finding: Finding) -> Sentences:
     """Too short to classify, or between two kinds."""
     means = "It takes four doublings of time of the same kind."
-    if finding.facts["is_short"]:
+    if finding.facts.get("is_short"):
         means = "It takes about 300 steps, and four doublings of time of the same kind."
     return Sentences(seen="The trajectory cannot be classified yet.", means=means)
 
