@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from gradiometer import diagnose, watch
 from gradiometer.integrations.watch.triage.compared import IGNORED, compared_by
@@ -72,6 +73,45 @@ def test_nothing_is_known_of_other_losses_of_two_and_after_backward() -> None:
     passed = functional.cross_entropy(LOGITS, CLASSES)
     torch.autograd.grad(passed, LOGITS)
     assert compared_by(passed) is None
+
+
+def checkpointed(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """A loss whose forward is run again by `backward`."""
+    return checkpoint(
+        lambda rows: functional.cross_entropy(model(rows), labels), inputs, use_reentrant=False
+    )
+
+
+def network_with_statistics() -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+    return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def train_checkpointed(
+    model: nn.Module, optimizer: torch.optim.Optimizer, step: Callable[[Tensor], object]
+) -> None:
+    torch.manual_seed(2)
+    for _ in range(40):
+        chosen = torch.randint(256, (32,))
+        optimizer.zero_grad()
+        loss = checkpointed(model, INPUTS[chosen], LABELS[chosen])
+        loss.backward()
+        step(loss)
+        optimizer.step()
+
+
+def test_a_loss_inside_of_a_checkpoint_is_not_run_again(tmp_path: Path) -> None:
+    """Running it once more would count in the statistics of BatchNorm, too."""
+    plain, optimizer = network_with_statistics()
+    assert compared_by(checkpointed(plain, INPUTS, LABELS)) is None
+    plain, optimizer = network_with_statistics()
+    train_checkpointed(plain, optimizer, lambda _: None)
+    watched, optimizer = network_with_statistics()
+    with watch(watched, optimizer, out=tmp_path, page=False, quiet=True) as w:
+        train_checkpointed(watched, optimizer, w.step)
+    for one, other in zip(plain.state_dict().values(), watched.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_labels_that_were_changed_since_are_not_read() -> None:
