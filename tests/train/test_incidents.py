@@ -63,7 +63,11 @@ def test_a_nan_is_traced_to_its_example(tmp_path: Path) -> None:
     assert len(run.losses[1]) == STEP, "the losses before a divergence are written"
     found = incident_cause(run, STEP, problem=problem)
     assert found.examples == (int(planted_incidents.planted()[3]),)
-    assert f"--at {STEP - 8}" in found.go_on and "'skip 120:121'" in found.go_on
+    assert (
+        str(run.path) in found.go_on
+        and f"--at {STEP - 8}" in found.go_on
+        and "'skip 120:121'" in found.go_on
+    )
 
 
 def test_a_step_without_an_incident_is_refused(tmp_path: Path) -> None:

@@ -65,3 +65,19 @@ def test_at_the_keyboard_the_rate_is_a_flag() -> None:
     triage = Triage((LOW,), Level(2.3, Known.LABELS), unseen={})
     (finding,) = findings_of(triage, settings, at_keyboard=True)
     assert say(finding).advice == "`--lr 0.16`, 16 times the present rate"
+
+
+@pytest.mark.parametrize(
+    ("at_keyboard", "paste"),
+    [(True, "--batch-size 32 --lr 0.0283"), (False, "batch_size = 32; lr = 2.8 * lr")],
+)
+def test_a_larger_batch_is_pasted_with_the_updates_that_it_needs(
+    at_keyboard: bool, paste: str
+) -> None:
+    settings = Hyperparameters((0,), ((Group("SGD", "sgd", 0.01),),), reached=500)
+    claimed = Claimed(
+        Claim.BATCH_SMALL, {"batch": 4.0, "shared": -0.1}, ("batch_size = 32; lr = 2.8 * lr",)
+    )
+    triage = Triage((claimed,), Level(2.3, Known.LABELS), unseen={})
+    (finding,) = findings_of(triage, settings, at_keyboard=at_keyboard)
+    assert say(finding).advice == f"`{paste}`, with as many updates as now"

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from gradiometer.measurement.estimate import Estimate
 
-Examples = Float[np.ndarray, " examples"]
+PerExample = Float[np.ndarray, " examples"]
 
 
 class Evaluation(NamedTuple):
@@ -20,4 +20,4 @@ class Evaluation(NamedTuple):
     """
 
     estimates: Mapping[str, Estimate]
-    examples: Mapping[str, Examples]
+    examples: Mapping[str, PerExample]

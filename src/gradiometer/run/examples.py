@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gradiometer.measurement.evaluation import Examples
+from gradiometer.measurement.evaluation import PerExample
 from gradiometer.storage.disk import append, open_to_read
 
 FILE = "examples.f32"
@@ -20,7 +20,7 @@ KIND = np.dtype("<f4")
 """Single precision: a difference of two losses is then exact to a ten-millionth of them."""
 
 
-def write_examples(folder: Path, examples: Mapping[str, Examples]) -> dict[str, list[int]]:
+def write_examples(folder: Path, examples: Mapping[str, PerExample]) -> dict[str, list[int]]:
     """Append numbers to the file of a run, and return at which byte each begins and how many it has.
 
     Numbers that are not finite are left out, since their mean says nothing.
@@ -33,7 +33,7 @@ def write_examples(folder: Path, examples: Mapping[str, Examples]) -> dict[str, 
     return places
 
 
-def read_examples(folder: Path, begin: int, count: int) -> Examples | None:
+def read_examples(folder: Path, begin: int, count: int) -> PerExample | None:
     """The numbers at this place; None if the file does not have them."""
     size = count * KIND.itemsize
     try:

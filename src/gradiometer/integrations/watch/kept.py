@@ -16,7 +16,7 @@ from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.shield import Shield, reason_of
 from gradiometer.integrations.watch.warning_log import WarningLog
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.evaluation import Evaluation, Examples
+from gradiometer.measurement.evaluation import Evaluation, PerExample
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
@@ -156,7 +156,7 @@ def evaluation(**losses: LossesGiven | None) -> Evaluation:
     return Evaluation(estimates, examples)
 
 
-def losses_given(name: str, value: Any) -> Examples:
+def losses_given(name: str, value: Any) -> PerExample:
     """What was given for an evaluation, as an array.
 
     Raises:
@@ -176,7 +176,7 @@ def losses_given(name: str, value: Any) -> Examples:
     return losses
 
 
-def mean_loss(losses: Examples) -> Estimate:
+def mean_loss(losses: PerExample) -> Estimate:
     """The mean, with an interval if these are the losses of single examples."""
     if not np.isfinite(losses).all():
         return Estimate.unknown(level=0.9, method="a loss is not finite", samples=losses.size)

@@ -2,9 +2,11 @@
 left out."""
 
 import math
+import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -56,6 +58,7 @@ class IncidentCause:
         layer: The layer.
         factor: The largest factor on the rate that was seen to avoid it.
         tried: What was tried, and if the incident came.
+        run: The folder of the run.
     """
 
     incident: Incident
@@ -66,6 +69,7 @@ class IncidentCause:
     layer: str = ""
     factor: float | None = None
     tried: Mapping[str, bool] = field(default_factory=dict)
+    run: Path = Path()
 
     @property
     def sentence(self) -> str:
@@ -119,7 +123,8 @@ class IncidentCause:
             change = f"rate {self.factor:.2g}x"
         else:
             return f"{state}."
-        return f"{state}; to go on from it: gradiometer fork RUN '{change}' --at {self.start}."
+        command = f"gradiometer fork {shlex.quote(str(self.run))} '{change}' --at {self.start}"
+        return f"{state}; to go on from it: {command}"
 
 
 def incident_cause(
@@ -149,7 +154,8 @@ def incident_cause(
     incident = incident_at(run, step)
     start = max(incident.first - LEAD, 0)
     loop = loop_at(run, start, problem=problem)
-    return _Bisection(incident, loop, _rise_of_rate(run, incident.first), tell).cause()
+    found = _Bisection(incident, loop, _rise_of_rate(run, incident.first), tell).cause()
+    return replace(found, run=run.path)
 
 
 class _Bisection:

@@ -258,8 +258,13 @@ def limits(finding: Finding) -> Sentences:
 
 def _to_paste(line: str, finding: Finding) -> tuple[str, str]:
     """A change of the rate as the rate itself, if there is one, and how it relates to the present
-    one."""
+    one; a larger batch with the number of updates that it needs."""
     rates = finding.facts.get("rates", ())
+    if finding.claim == Claim.BATCH_SMALL:
+        size = round(8 * finding.facts["numbers"]["batch"])
+        if finding.facts.get("at_keyboard") and len(rates) == 1:
+            line = f"--batch-size {size} --lr {number(math.sqrt(8) * rates[0])}"
+        return line, ", with as many updates as now"
     change = alternative_of(line) if line.startswith("rate ") and len(rates) == 1 else None
     if not isinstance(change, Rate):
         return line, ""
