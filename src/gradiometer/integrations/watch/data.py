@@ -176,12 +176,17 @@ class Batches:
         no copies.
 
         Raises:
-            BadArgument: `groups` returned something else.
+            BadArgument: `groups` returned something else, or all rows are copies of one example.
         """
         if self.groups is None:
             return None
         size = batch_size(batch := batch_of())
         if isinstance(self.groups, int):
+            if self.groups >= size:
+                raise BadArgument(
+                    f"`groups` is {self.groups:,}, and a batch has {size:,} rows, which would all be "
+                    "copies of one example: give the number of rows that belong together."
+                )
             return torch.arange(size, device="cpu") // self.groups
         with user_code("groups"):
             labels = torch.as_tensor(self.groups(batch), device="cpu")

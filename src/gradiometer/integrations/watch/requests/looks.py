@@ -3,7 +3,7 @@ page at the end."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from gradiometer.convergence.certificate.certifying import (
 )
 from gradiometer.drift.curvature import survey_examples
 from gradiometer.drift.curvature_survey import Survey
-from gradiometer.errors import BadArgument, Unsupported
+from gradiometer.errors import BadArgument, GradiometerError, Unsupported
 from gradiometer.estimation.noise import GradientNoise, of_the_gradient_meant
 from gradiometer.estimation.noise_readings import source_of
 from gradiometer.exploration.ensembles.snapshots import Snapshot
@@ -85,8 +85,12 @@ class Looks:
 
     @property
     def run(self) -> Run | None:
-        """The run as it is on disk now; None before the first step, if it cannot be read, and on
-        ranks other than 0."""
+        """The run as it is on disk now; None before the first step, unless a state was loaded, if it
+        cannot be read, and on ranks other than 0."""
+        # a loop that goes on may ask for a fork before its first step, as it did before it stopped
+        if self._recorder is None and "run" in self._restored and self.ranks.first:
+            with suppress(GradiometerError):  # the first step says what is wrong with it
+                return Run.open(Path(str(self._restored["run"])))
         return self._kept.run
 
     @property
@@ -125,7 +129,8 @@ class Looks:
     def state_dict(self) -> dict[str, Any]:
         """Plain values, without tensors, for your checkpoint: with them the same run can be
         continued."""
-        return {"steps": self.steps, **self._kept.state_dict()}
+        # before the first step, what was loaded is still the state
+        return {**(self._kept.state_dict() or self._restored), "steps": self.steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue the run of a checkpoint. Call it before the first step."""
