@@ -40,9 +40,9 @@ def tracking_layers(model: nn.Module) -> list[_BatchNorm]:
     ]
 
 
+# Most batches of a training, its newest ones, from which BatchNorm is measured again at an averaged
+# point.
 REFRESHED = 20
-"""Most batches of a training, its newest ones, from which BatchNorm is measured again at an
-averaged point."""
 
 
 def refresh_batch_norm(

@@ -19,12 +19,12 @@ from gradiometer.measurement.uncertainty.now import SHARPNESS_PRIOR
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
 
+# Share of the lowest edge below which a rate is far below it. Tuned rates of small networks were at
+# 0.5 to 2 of it.
 FAR = 0.25
-"""Share of the lowest edge below which a rate is far below it. Tuned rates of small networks were
-at 0.5 to 2 of it."""
 
+# The changes that try a larger learning rate.
 LARGER_RATES = ("rate 2x", "rate 4x")
-"""The changes that try a larger learning rate."""
 
 
 @dataclass(frozen=True)

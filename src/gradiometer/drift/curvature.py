@@ -24,15 +24,15 @@ from gradiometer.measurement.objective import Objective
 
 Mode = Literal["train", "eval"]
 
+# Examples of a survey by default, or all if there are fewer.
 EXAMPLES = 1024
-"""Examples of a survey by default, or all if there are fewer."""
 
+# Examples in one graph: the cheapest number for a small CNN on a CPU; all 1,024 in one graph cost
+# twice as much.
 AT_ONCE = 128
-"""Examples in one graph: the cheapest number for a small CNN on a CPU; all 1,024 in one graph cost
-twice as much."""
+
+# Examples whose graphs are kept; for the others every call of `products` builds the graph again.
 KEPT = 2048
-"""Examples whose graphs are kept; for the others every call of `products` builds the
-graph again."""
 
 
 class Curvature:

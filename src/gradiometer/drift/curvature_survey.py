@@ -15,12 +15,12 @@ from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
+# Distance, as a share of the largest node, within which two curvatures count as equal: single
+# precision.
 ROUNDING = 1e-6
-"""Distance, as a share of the largest node, within which two curvatures count as equal: single
-precision."""
 
+# Share of the weight, or of the largest node, that counts as zero in the recurrence.
 TINY = 1e-13
-"""Share of the weight, or of the largest node, that counts as zero in the recurrence."""
 
 
 def bounds_below(

@@ -14,11 +14,12 @@ from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.measurement.estimate import Estimate
 
 UNIT = "loss / parameter²"
+
+# Most numbers in the basis and its image, 1 GiB in single precision; a larger basis is restarted.
 BASIS_NUMBERS = 2**28
-"""Most numbers in the basis and its image, 1 GiB in single precision; a larger basis
-is restarted."""
+
+# Vectors that a basis may always hold in addition to the wanted ones, whatever the memory.
 SHORTEST_BASIS = 20
-"""Vectors that a basis may always hold in addition to the wanted ones, whatever the memory."""
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,7 @@ class _Basis:
     ) -> Float[Tensor, " params"]:
         """H v − λ v."""
         weights = torch.from_numpy(coefficients.copy()).to(self._vectors)
-        residual: Tensor = weights @ self.images - float(value) * (weights @ self.vectors)
-        return residual
+        return weights @ self.images - float(value) * (weights @ self.vectors)
 
     def compress(
         self, coefficients: Float[np.ndarray, "basis basis"], largest: int, smallest: int

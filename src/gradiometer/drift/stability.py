@@ -7,11 +7,11 @@ from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Finding, Issue, State
 
+# Training is at the edge between these shares of it: sharpness oscillates about the edge.
 BELOW, BEYOND = 0.8, 1.25
-"""Training is at the edge between these shares of it: sharpness oscillates about the edge."""
 
+# The change that tries a smaller learning rate.
 HALF_THE_RATE = "rate 0.5x"
-"""The change that tries a smaller learning rate."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.uncertainty.arithmetic import transform
 
+# Gradients below this share of the one at the start, and curvatures below this share of λ_max,
+# count as zero.
 TOLERANCE = 0.01
-"""Gradients below this share of the one at the start, and curvatures below this share of λ_max,
-count as zero."""
 
 
 class PointKind(StrEnum):

@@ -33,8 +33,9 @@ from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.randomness import untouched_randomness
 
 UNIT = "(loss / parameter)²"
+
+# With fewer batches, their spread is too uncertain for an interval.
 FEWEST_BATCHES = 8
-"""With fewer batches, their spread is too uncertain for an interval."""
 
 
 def squared_norm(
@@ -141,15 +142,18 @@ def _within(value: float, along: float, across: float, quantile: float) -> tuple
     return value + half - reach, value + half + reach
 
 
+# Batches for the gradient, if it is not exact.
 BATCHES = 64
-"""Batches for the gradient, if it is not exact."""
+
+# Examples for the curvature; all if there are fewer.
 EXAMPLES = 2048
-"""Examples for the curvature; all if there are fewer."""
+
+# Independent samples that these are divided into, unless they are all examples.
 SAMPLES = 4
-"""Independent samples that these are divided into, unless they are all examples."""
+
+# Most numbers in the stored batch gradients, 1 GiB in single precision; above it, several batches
+# are averaged.
 KEPT_NUMBERS = 2**28
-"""Most numbers in the stored batch gradients, 1 GiB in single precision; above it, several batches
-are averaged."""
 
 
 @bounded
@@ -364,8 +368,7 @@ def _gram(rows: Float[Tensor, "batches params"]) -> Float[np.ndarray, "batches b
     # Doubles of a whole model would need twice its memory for every batch.
     for columns in rows.split(2**20, dim=1):
         total += columns.double() @ columns.double().T
-    gram: np.ndarray = total.cpu().numpy()
-    return gram
+    return total.cpu().numpy()
 
 
 def _curvature(

@@ -22,11 +22,12 @@ from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.objective import Objective
 
+# A tolerance that is never reached: Lanczos then makes all its products, and the theorem counts
+# them.
 NEVER = 1e-12
-"""A tolerance that is never reached: Lanczos then makes all its products, and the theorem counts
-them."""
+
+# Independent samples of the examples; with fewer, Student's quantile is too large to be useful.
 FEWEST_SAMPLES = 3
-"""Independent samples of the examples; with fewer, Student's quantile is too large to be useful."""
 
 
 @dataclass(frozen=True)

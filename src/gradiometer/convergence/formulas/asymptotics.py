@@ -26,18 +26,20 @@ from gradiometer.convergence.formulas.number import (
     Undecided,
 )
 
+# A formula with a longer period is bounded as a whole, not at every remainder of t: 1,024
+# remainders take over a second.
 LARGEST_PERIOD = 512
-"""A formula with a longer period is bounded as a whole, not at every remainder of t: 1,024
-remainders take over a second."""
+
+# What follows the leading term is of a lower order, so any share of that term outgrows it.
 LITTLE = 2.0**-20
-"""What follows the leading term is of a lower order, so any share of that term outgrows it."""
 NIL = Expansion()
 UNIT = Expansion.constant(1)
 Real = Union[int, float, Fraction, "Asymptotics"]
 Comparison = Callable[[Any, Any], bool]
+
+# A step, or a value computed from one: an int, a float or `Asymptotics`. Formulas use only
+# arithmetic on it.
 Time = Any
-"""A step, or a value computed from one: an int, a float or `Asymptotics`. Formulas use only
-arithmetic on it."""
 
 
 class LongerPeriod(Undecided):

@@ -31,13 +31,15 @@ from gradiometer.convergence.formulas.number import (
 )
 
 ZERO = Fraction(0)
-DEPTH = 6
-"""Iterated logarithms in the scale, including t itself."""
-TERMS = 4
-"""Terms of an expansion; the first dropped one bounds the rest."""
 
+# Iterated logarithms in the scale, including t itself.
+DEPTH = 6
+
+# Terms of an expansion; the first dropped one bounds the rest.
+TERMS = 4
+
+# Powers of L₀ … L₅ in one product K.
 Key = tuple[Fraction, ...]
-"""Powers of L₀ … L₅ in one product K."""
 
 
 def unit(level: int) -> Key:
@@ -115,8 +117,8 @@ class Monomial:
         return (*exponents, ZERO)
 
 
+# The key that sorts monomials by how fast they grow.
 by_size = cmp_to_key(Monomial.compare)
-"""The key that sorts monomials by how fast they grow."""
 CONSTANT = Monomial()
 TIME = Monomial(((unit(1), Fraction(1)),))
 Term = tuple[Constant, Monomial]

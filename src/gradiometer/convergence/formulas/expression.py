@@ -25,8 +25,8 @@ from gradiometer.convergence.formulas.asymptotics import (
 )
 from gradiometer.errors import BadArgument
 
+# Characters in the longest formula accepted.
 LONGEST = 1000
-"""Characters in the longest formula accepted."""
 DEEPEST = 60
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "log": asymptotics.logarithm,

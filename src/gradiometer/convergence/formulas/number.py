@@ -7,13 +7,14 @@ a sum of constants that cancels to rounding raises `Undecided`.
 import math
 from fractions import Fraction
 
+# A sum of doubles smaller than this, relative to its terms, may be zero.
 ROUNDING = 1e-9
-"""A sum of doubles smaller than this, relative to its terms, may be zero."""
-LARGEST_BITS = 4096
-"""Larger powers are rounded: an exact one of many digits takes seconds."""
 
+# Larger powers are rounded: an exact one of many digits takes seconds.
+LARGEST_BITS = 4096
+
+# A plain number.
 Amount = int | float
-"""A plain number."""
 Constant = Fraction | float
 
 

@@ -15,15 +15,16 @@ Losses = Float[Tensor, " runs"]
 Points = Float[Tensor, "runs params"]
 
 BLOCKS_PER_OCTAVE = 4
+
+# Number of blocks of steps whose mean iterates span the subspace: the last four doublings of the
+# run.
 BLOCKS = 16
-"""Number of blocks of steps whose mean iterates span the subspace: the last four doublings of the
-run."""
 
+# Iterates per block whose loss is measured; all of them in a block of fewer steps.
 PER_BLOCK = 4
-"""Iterates per block whose loss is measured; all of them in a block of fewer steps."""
 
+# Names of the attributes that are lists of tensors.
 LISTS = ("taken", "means", "gradients", "losses")
-"""Names of the attributes that are lists of tensors."""
 
 
 @runtime_checkable

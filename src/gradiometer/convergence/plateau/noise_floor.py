@@ -21,21 +21,21 @@ from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.measurement.uncertainty.slopes import slope
 
+# A cut multiplies the learning rate by this.
 CUT = 0.1
-"""A cut multiplies the learning rate by this."""
 
+# Last share of the steps, in which cooling takes the rate linearly to zero unless forks decide
+# otherwise.
 FINISH = 0.2
-"""Last share of the steps, in which cooling takes the rate linearly to zero unless forks decide
-otherwise."""
 
+# Share of the averaged iterate's latest fall that is expected to be part of what a cut gains.
 DRIFT = 0.25
-"""Share of the averaged iterate's latest fall that is expected to be part of what a cut gains."""
 
+# How much branches that were cooled differ from the forecast by chance, as a share of the loss.
 NOISE_OF_BRANCHES = 0.1
-"""How much branches that were cooled differ from the forecast by chance, as a share of the loss."""
 
+# Shortest stretch of a run that is tested for a slope.
 FEWEST_STEPS = 256
-"""Shortest stretch of a run that is tested for a slope."""
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ if TYPE_CHECKING:  # torch is loaded only when a schedule is attached to an opti
     import torch.optim.lr_scheduler
 
 READER = "gradiometer.convergence.schedules.text"
+
+# The largest step at which a schedule has a value.
 LAST_STEP = 2**1000
-"""The largest step at which a schedule has a value."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from gradiometer.convergence.schedules import shapes as schedule_shapes
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
 
+# The files with the classes that a text can name.
 FAMILIES = (schedule_shapes, schedule_cycles)
-"""The files with the classes that a text can name."""
+
+# Characters in the longest text accepted.
 LONGEST = 20_000
-"""Characters in the longest text accepted."""
 METHODS = ("warmed_up", "then")
 
 

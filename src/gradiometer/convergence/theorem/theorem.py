@@ -133,11 +133,14 @@ def _exponent(power: Constant) -> str:
     return f"^{power if whole else format(float(power), '.4g')}"
 
 
+# Time for a decision. After it, everything is undecided.
 SECONDS = 1.0
-"""Time for a decision. After it, everything is undecided."""
+
+# Every step from t = 1 to this one is evaluated; after it, powers of two.
 FIRST_STEPS = 256
-"""Every step from t = 1 to this one is evaluated; after it, powers of two."""
 LATER_STEPS = tuple(2**power for power in range(9, 61))
+
+# The three conditions, and how a verdict says that they hold or fail.
 CONDITIONS = {
     "limit_zero": ("it goes to zero", "it does not go to zero"),
     "sum_diverges": ("its sum is infinite", "its sum is finite"),
@@ -146,7 +149,6 @@ CONDITIONS = {
         "the sum of its squares is infinite",
     ),
 }
-"""The three conditions, and how a verdict says that they hold or fail."""
 SUM_OF_NEGATIVE_RATES = "its sum does not go to +∞"
 SUFFICIENT = "these conditions are sufficient, not necessary"
 

@@ -10,28 +10,28 @@ from numpy.lib.stride_tricks import sliding_window_view
 from gradiometer.drift.spikes.noise import groups_of, noise_limit
 from gradiometer.errors import BadArgument
 
+# Values per block. The level and the spread are medians over blocks.
 BLOCK = 8
-"""Values per block. The level and the spread are medians over blocks."""
 
+# Number of blocks on each side that give the level and the spread.
 SIDE = 6
-"""Number of blocks on each side that give the level and the spread."""
 
+# The losses are searched one by one, and as medians of so many successive ones: these show spikes
+# that last.
 SCALES = (1, 4, 16, 64)
-"""The losses are searched one by one, and as medians of so many successive ones: these show spikes
-that last."""
 
+# The longest of these scales if the learning rate is not known: a warm restart looks like a longer
+# spike.
 SHORT = 4
-"""The longest of these scales if the learning rate is not known: a warm restart looks like a longer
-spike."""
 
+# The smallest rise that is reported, relative to the loss.
 SMALLEST = 0.05
-"""The smallest rise that is reported, relative to the loss."""
 
+# Degrees of freedom of the heaviest tail that noise may have, and of its medians.
 HEAVIEST, HEAVIEST_MEDIANS = 3, 4
-"""Degrees of freedom of the heaviest tail that noise may have, and of its medians."""
 
+# Number of blocks before a spike, at least.
 FEWEST = 3
-"""Number of blocks before a spike, at least."""
 
 _Values = Float[np.ndarray, " values"]
 

@@ -17,19 +17,19 @@ from gradiometer.measurement.batch import Batch, batch_size, mapped, span
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.parts import squared_norms
 
+# Losses that show the usual level, and the fewest of them.
 RECENT, FEWEST = 256, 64
-"""Losses that show the usual level, and the fewest of them."""
 
+# A loss is examined if it is above the usual one by so many spreads, and by this share of it.
 SPREADS, RISE = 8.0, 0.2
-"""A loss is examined if it is above the usual one by so many spreads, and by this share of it."""
 
+# Fewest steps between two examinations, most examinations in a row, and the steps after which one
+# more is allowed.
 PAUSE, MOST, ONE_MORE = 64, 5, 1000
-"""Fewest steps between two examinations, most examinations in a row, and the steps after which one
-more is allowed."""
 
+# The largest batch whose examples are looked at, the parts that are run first, and the most single
+# examples.
 LARGEST_BATCH, PARTS, SINGLES = 256, 8, 32
-"""The largest batch whose examples are looked at, the parts that are run first, and the most single
-examples."""
 
 
 @dataclass(frozen=True)

@@ -226,8 +226,7 @@ def autocorrelations(draws: Draws, lags: int) -> Float[np.ndarray, "lags chains"
     size, padded = len(away), 2 ** math.ceil(math.log2(2 * len(away)))
     power = np.abs(np.fft.rfft(away, padded, axis=0)) ** 2
     covariances = np.fft.irfft(power, padded, axis=0)[: min(lags, size)]
-    correlations: np.ndarray = covariances / np.where(covariances[0] > 0, covariances[0], 1.0)
-    return correlations
+    return covariances / np.where(covariances[0] > 0, covariances[0], 1.0)
 
 
 def _size(draws: Draws, **method: object) -> float:
@@ -270,8 +269,8 @@ def _window(split: Float[np.ndarray, "size 2 chains"]) -> int:
     return 2 * int(negative[0]) if len(negative) else size
 
 
+# Largest R-hat of chains that count as mixed.
 STEADY = 1.01
-"""Largest R-hat of chains that count as mixed."""
 
 
 @dataclass(frozen=True)

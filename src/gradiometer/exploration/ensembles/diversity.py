@@ -107,8 +107,8 @@ def _need_two(members: Sequence[LogProbabilities]) -> None:
         )
 
 
+# A function of a model: True for each held-out example whose class it gets wrong.
 Wrong = Callable[[nn.Module], Bool[np.ndarray, " examples"]]
-"""A function of a model: True for each held-out example whose class it gets wrong."""
 
 
 def linear_path(

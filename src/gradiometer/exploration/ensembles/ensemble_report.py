@@ -11,8 +11,8 @@ from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 
+# Least number of members of an ensemble: the average of one model is that model.
 FEWEST = 2
-"""Least number of members of an ensemble: the average of one model is that model."""
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from gradiometer.measurement.uncertainty.means import difference_of_means
 from gradiometer.measurement.uncertainty.proportions import difference_of_proportions, proportion
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 
+# Number of bins, of equal numbers of examples.
 BINS = 15
-"""Number of bins, of equal numbers of examples."""
 
 LogProbabilities = Float[np.ndarray, "examples classes"]
 Labels = Integer[np.ndarray, " examples"]
@@ -285,6 +285,7 @@ class Predictions:
         }
 
 
+# The scores and their units. Lower is better for all.
 UNITS: Mapping[str, str] = {
     "error": "",
     "nll": "nats",
@@ -292,7 +293,6 @@ UNITS: Mapping[str, str] = {
     "brier": "",
     "calibration_error": "",
 }
-"""The scores and their units. Lower is better for all."""
 
 
 def scores(predictions: Predictions, level: float = 0.9) -> dict[str, Estimate]:

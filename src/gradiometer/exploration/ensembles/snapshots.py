@@ -16,12 +16,11 @@ from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.errors import BadArgument, RunDamaged
 from gradiometer.exploration.ensembles.ensemble_report import FEWEST
 
+# First entry of a snapshot's metadata: the kind of file, and the version of its layout.
 KIND = "gradiometer snapshot 1"
-"""First entry of a snapshot's metadata: the kind of file, and the version of its layout."""
 
+# Share of a cycle that the last cycle must complete. Before that, η is above 2.4 % of its start.
 COOLED = 0.9
-"""Share of a cycle that the last cycle must complete. Before that, η is above 2.4 %
-of its start."""
 
 
 @dataclass(frozen=True)

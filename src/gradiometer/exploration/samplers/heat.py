@@ -13,8 +13,8 @@ from gradiometer.errors import Diverged
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
+# Blocks of the memory. Their means give the error of the mean.
 BLOCKS = 10
-"""Blocks of the memory. Their means give the error of the mean."""
 
 
 @dataclass
@@ -96,12 +96,12 @@ class Heat:
         self.blocks = []
 
 
+# Largest number of parameters of a group that is held in every direction.
 SMALL = 64
-"""Largest number of parameters of a group that is held in every direction."""
 
+# Steps between two eigendecompositions of the matrix, and of the first iteration for the hottest
+# direction.
 REFRESH = 20
-"""Steps between two eigendecompositions of the matrix, and of the first iteration for the hottest
-direction."""
 
 
 @dataclass
@@ -202,13 +202,13 @@ def _unit(vector: Float[Tensor, " params"]) -> Float[Tensor, " params"]:
     return found
 
 
+# By how much the hottest direction may be above the temperature, as a share of it, if the mean is
+# held.
 TOLERANCE = 0.05
-"""By how much the hottest direction may be above the temperature, as a share of it, if the mean is
-held."""
 
+# Largest heat of SGD itself along the hottest direction, as a share of T, if every direction is
+# held. It is below 1 because 1,000 steps know this heat only to about 5 %.
 ROOM = 0.9
-"""Largest heat of SGD itself along the hottest direction, as a share of T, if every direction is
-held. It is below 1 because 1,000 steps know this heat only to about 5 %."""
 
 
 @dataclass(frozen=True)

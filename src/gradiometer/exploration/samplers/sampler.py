@@ -66,8 +66,8 @@ class Noise:
         return self._generators[name]
 
 
+# The settings that torch's schedulers add to a group.
 SCHEDULED = ("initial_lr",)
-"""The settings that torch's schedulers add to a group."""
 
 
 class Sampler(torch.optim.Optimizer, ABC):

@@ -20,10 +20,12 @@ from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, differenc
 from gradiometer.randomness import untouched_randomness
 
 Gradient = Callable[[Tensor], Tensor]
+
+# Makes an optimizer from a list of parameters, such as `partial(torch.optim.SGD, lr=0.1)`.
 MakeOptimizer = Callable[[list[Tensor]], Optimizer]
-"""Makes an optimizer from a list of parameters, such as `partial(torch.optim.SGD, lr=0.1)`."""
+
+# One step of a functional sampler: (parameters, gradient, generator) → new parameters.
 Step = Callable[[Tensor, Gradient, torch.Generator], Tensor]
-"""One step of a functional sampler: (parameters, gradient, generator) → new parameters."""
 
 CURVATURES = (0.1, 0.3, 1.0, 3.0)
 

@@ -313,9 +313,9 @@ def _stationary_solution(transitions: Float[np.ndarray, "params 2 2"], noise: Pa
     return solved.reshape(count, count, 2, 2)
 
 
+# Distance below the start that is included, in standard deviations of the stationary law around the
+# start.
 WIDTHS_OF_A_LAW = 12
-"""Distance below the start that is included, in standard deviations of the stationary law around
-the start."""
 
 
 def passage_steps(
@@ -370,8 +370,7 @@ def passage_steps(
 
     def chances_from(points: Float[np.ndarray, " starts"]) -> Float[np.ndarray, "starts nodes"]:
         away = (nodes - (points - learning_rate * gradient(points))[:, None]) / width
-        chances: np.ndarray = np.exp(-(away**2) / 2) / (width * math.sqrt(2 * math.pi)) * weights
-        return chances
+        return np.exp(-(away**2) / 2) / (width * math.sqrt(2 * math.pi)) * weights
 
     steps = np.linalg.solve(np.eye(count) - chances_from(nodes), np.ones(count))
     return 1 + float(chances_from(np.array([start]))[0] @ steps)

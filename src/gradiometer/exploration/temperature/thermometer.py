@@ -121,8 +121,7 @@ def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0
 
 def rates_of(series: Series) -> Float[np.ndarray, " steps"]:
     """η of every reading, times the factor by which its gradient was clipped."""
-    rates: Float[np.ndarray, " steps"] = series.learning_rate * series.moments.get("factor", 1.0)
-    return rates
+    return series.learning_rate * series.moments.get("factor", 1.0)
 
 
 def _batch_factor(
@@ -140,8 +139,8 @@ def _batch_factor(
     return 1 / batch_size - 1 / sampling.examples
 
 
+# Share of the heat in the drift above which Φ is still moving, not spread around one place.
 MOVING = 0.2
-"""Share of the heat in the drift above which Φ is still moving, not spread around one place."""
 
 
 @dataclass(frozen=True)

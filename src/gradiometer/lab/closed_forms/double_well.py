@@ -23,8 +23,8 @@ from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 
+# Steps whose noise is drawn at once.
 STEPS_AT_ONCE = 512
-"""Steps whose noise is drawn at once."""
 
 
 @dataclass(frozen=True)
@@ -234,8 +234,7 @@ class Walker(nn.Module):
     def forward(self, examples: Float[Tensor, "examples 1"]) -> Float[Tensor, " examples"]:
         """ΔL((Φ/w)² − 1)² − xΦ of every example x."""
         loss = self.well.barrier * ((self.position / self.well.half_distance).square() - 1).square()
-        losses: Tensor = loss - examples[:, 0] * self.position
-        return losses
+        return loss - examples[:, 0] * self.position
 
 
 def load(model: str = "walker", seed: int = 0) -> Problem:

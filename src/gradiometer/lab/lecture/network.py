@@ -27,8 +27,8 @@ from gradiometer.problems.images.digits import load
 
 MLP = "the digits' MLP, 64-64-10"
 
+# The parameters of a network, tensor by tensor.
 Weights = Sequence[Tensor]
-"""The parameters of a network, tensor by tensor."""
 
 
 @dataclass(frozen=True)
@@ -167,16 +167,13 @@ def digits_network(steps: int = 100) -> Network:
     return network
 
 
-def spaced_steps(last: int, count: int) -> tuple[int, ...]:
-    """Steps from 1 to the last, evenly spaced on a logarithmic axis."""
-    return tuple(int(step) for step in np.geomspace(1, last, count))
-
-
 RUNS = 64
+
+# The batch size of the runs.
 SIZE = 8
-"""The batch size of the runs."""
+
+# A weight decay that makes the loss strongly convex.
 DECAY = 0.1
-"""A weight decay that makes the loss strongly convex."""
 
 
 class Regressions:
@@ -202,8 +199,7 @@ class Regressions:
     @property
     def positions(self) -> Float[np.ndarray, "runs params"]:
         """The parameters of every run."""
-        found: np.ndarray = self.weights.flatten(1).numpy()
-        return found
+        return self.weights.flatten(1).numpy()
 
     def put(self, position: Float[np.ndarray, " params"]) -> None:
         """Put all runs at one point."""
@@ -234,17 +230,15 @@ class Regressions:
         self, probabilities: Float[Tensor, "runs examples classes"]
     ) -> Float[np.ndarray, " runs"]:
         """The mean cross-entropy of probabilities, without weight decay."""
-        values: np.ndarray = (
+        return (
             -probabilities[:, torch.arange(len(self.labels)), self.labels].log().mean(dim=1).numpy()
         )
-        return values
 
     def losses(self, weights: Float[Tensor, "runs inputs classes"]) -> Float[np.ndarray, " runs"]:
         """L_Train of every run, including weight decay."""
         scores = torch.log_softmax(self.inputs @ weights, dim=-1)
         entropy = -scores[:, torch.arange(len(self.labels)), self.labels].mean(dim=1)
-        values: np.ndarray = (entropy + DECAY / 2 * weights.square().sum(dim=(1, 2))).numpy()
-        return values
+        return (entropy + DECAY / 2 * weights.square().sum(dim=(1, 2))).numpy()
 
     @cached_property
     def largest_curvature(self) -> float:

@@ -4,10 +4,13 @@ An experiment is a quantity along a dial, predicted at every position before it 
 """
 
 import math
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.resources import files
+from types import SimpleNamespace
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -19,12 +22,21 @@ from gradiometer.jobs.pool import Here, Pool
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
+# Confidence level of the lecture's intervals: more than a hundred are compared, and none should
+# miss by chance.
 LEVEL = 0.999
-"""Confidence level of the lecture's intervals: more than a hundred are compared, and none should
-miss by chance."""
+
+# Gives a number for a position of the dial; a plain float is exact.
+
+
+@cache
+def settings(statement: str) -> SimpleNamespace:
+    """The numbers of a statement's experiments, from `settings.toml`."""
+    text = (files("gradiometer.lab.lecture") / "settings.toml").read_text("utf-8")
+    return SimpleNamespace(**tomllib.loads(text)[statement])
+
 
 AtPoint = Callable[[Any], Estimate | SupportsFloat]
-"""Gives a number for a position of the dial; a plain float is exact."""
 
 
 class Circumstance(StrEnum):

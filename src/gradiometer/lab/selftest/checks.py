@@ -55,8 +55,8 @@ class SelfTest:
         return f"{self.quantity}, {self.problem}, B = {self.batch_size}"
 
 
+# The error exceeds this in 1 of 16,000 tests.
 STANDARD_ERRORS = 4
-"""The error exceeds this in 1 of 16,000 tests."""
 
 
 @dataclass(frozen=True)
@@ -201,9 +201,9 @@ def gradient_norm_squared(per_example: Float[Tensor, "examples params"]) -> floa
     return float(per_example.mean(0).square().sum())
 
 
+# Parallel runs of SGD: enough to make a step efficient, few enough to stay in the processor's
+# cache.
 CHAINS = 100
-"""Parallel runs of SGD: enough to make a step efficient, few enough to stay in the processor's
-cache."""
 
 
 @dataclass(frozen=True)
@@ -319,8 +319,9 @@ def half_moments(
 
 BATCH_SIZES = (2, 4, 32)
 LEVEL = 0.9
+
+# Allowed coverage of a 90 % interval.
 BAND = (0.87, 0.93)
-"""Allowed coverage of a 90 % interval."""
 
 Progress = Callable[[int, int], None]
 Part = Callable[[], list[SelfTest]]
