@@ -10,10 +10,9 @@ import numpy as np
 
 from gradiometer.drift.stability import BELOW, BEYOND, HALF_THE_RATE, MomentumRule
 from gradiometer.errors import Unsupported
-from gradiometer.measurement.estimate import Estimate, Estimates
+from gradiometer.measurement import Estimate, Estimates, Moments, Series
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
-from gradiometer.measurement.reading import Moments, Series
 from gradiometer.measurement.uncertainty.now import SHARPNESS_PRIOR
 
 if TYPE_CHECKING:  # readings are estimated without torch

@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+from gradiometer.arguments import require
 from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, at_all_remainders
 from gradiometer.convergence.formulas.expansion import CONSTANT, DEPTH, Monomial, by_size, unit
 from gradiometer.convergence.formulas.number import Constant, Undecided
-from gradiometer.convergence.schedules.schedule import Schedule
-from gradiometer.convergence.schedules.shapes import Formula
+from gradiometer.convergence.schedules import Formula, Schedule
 from gradiometer.errors import BadArgument
 
 
@@ -210,10 +210,10 @@ def theorem(subject: Subject) -> TheoremVerdict:
     """
     if isinstance(subject, str):
         return replace(theorem(read(subject)), expression=subject)
-    if not isinstance(subject, Schedule):
-        raise BadArgument(
-            f"`subject` must be a schedule or a formula in t, got {type(subject).__name__}."
-        )
+    require(
+        isinstance(subject, Schedule),
+        f"`subject` must be a schedule or a formula in t, got {type(subject).__name__}.",
+    )
     if isinstance(subject, Formula):
         return _verdict(subject.text, _conditions(subject), _start_of(subject))
     # A schedule that gives no rate is refused, as in training.

@@ -12,8 +12,7 @@ from jaxtyping import Float
 
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.convergence.trajectory.path_facts import NO_END, OUTWARDS, Kind, Trail
-from gradiometer.measurement.estimate import Estimate, Estimates
-from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement import Estimate, Estimates, Finding, Issue, State
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.means import mean
 

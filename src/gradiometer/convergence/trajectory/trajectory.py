@@ -21,10 +21,8 @@ from gradiometer.convergence.trajectory.path_facts import (
     facts_of,
     kind_of,
 )
-from gradiometer.measurement.estimate import Estimate, Estimates
-from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement import Estimate, Estimates, Finding, Issue, Moments, Series, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
-from gradiometer.measurement.reading import Moments, Series
 
 if TYPE_CHECKING:  # runs are read on machines without torch
     from torch import Tensor

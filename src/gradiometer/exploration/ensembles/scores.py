@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Integer
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, ndtri
 
-from gradiometer.arguments import check_level
+from gradiometer.arguments import check_level, require
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import difference_of_means
@@ -201,11 +201,10 @@ def _places(confidence: _Samples) -> Integer[np.ndarray, " examples"]:
     """Bins of equal numbers of examples, in the order of their confidence."""
     # the jackknife leaves one example out, and the rest must still have a variance
     least = 3 * BINS
-    if not len(confidence) >= least:
-        raise BadArgument(
-            f"`labels` must be of at least {least} examples, {BINS} bins of 3, got "
-            f"{len(confidence)}."
-        )
+    require(
+        len(confidence) >= least,
+        f"`labels` must be of at least {least} examples, {BINS} bins of 3, got {len(confidence)}.",
+    )
     places = np.empty(len(confidence), dtype=np.int64)
     # Stable, so that equal confidences fall into the same bins on every machine.
     places[np.argsort(confidence, kind="stable")] = (
@@ -318,8 +317,10 @@ def differences(first: Predictions, second: Predictions, level: float = 0.9) -> 
     Raises:
         BadArgument: The two are not for the same examples.
     """
-    if not np.array_equal(first.labels, second.labels):
-        raise BadArgument("`first` and `second` must have the same labels: pair the same examples.")
+    require(
+        np.array_equal(first.labels, second.labels),
+        "`first` and `second` must have the same labels: pair the same examples.",
+    )
     count = len(first.labels)
     found = {"error": difference_of_proportions(~first.correct, ~second.correct, level=level)}
     for name, losses in first.losses.items():

@@ -87,14 +87,6 @@ class Heat:
         # The lower end behind an error is wrong in one of a thousand tests.
         return self.settled and self.estimate(0.998).low > temperature
 
-    def clear(self) -> None:
-        """Reset the record."""
-        self.mean = 0.0
-        self.readings = 0
-        self.partial = 0.0
-        self.pending = 0
-        self.blocks = []
-
 
 # Largest number of parameters of a group that is held in every direction.
 SMALL = 64
@@ -282,7 +274,7 @@ class GroupHeat:
 
     def clear(self) -> None:
         """Reset the record of all but the halves."""
-        self.mean.clear()
+        self.mean = Heat(self.mean.memory)
         self.matrix = HeatMatrix(self.mean.memory)
         self.hottest = Hottest(self.hottest.search, Heat(self.mean.memory))
 

@@ -12,10 +12,9 @@ from gradiometer.arguments import check_number, check_whole
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import noise_moments
-from gradiometer.measurement.estimate import Estimate, Estimates
+from gradiometer.measurement import Draw, Estimate, Estimates, Moments, Sampling, Series
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
-from gradiometer.measurement.reading import Draw, Moments, Sampling, Series
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.now import TEMPERATURE_PRIOR
 

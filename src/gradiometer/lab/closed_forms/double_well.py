@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature.stationary_law import (
     WIDTHS_OF_A_LAW,
@@ -156,11 +157,11 @@ class DoubleWell:
                 ):
                     if step >= 0:
                         crossings += arrived
-            if not np.isfinite(position).all():
-                raise BadArgument(
-                    f"`learning_rate` {learning_rate:g} made a walker diverge within {steps:,} "
-                    "steps: take a smaller one."
-                )
+            require(
+                np.isfinite(position).all(),
+                f"`learning_rate` {learning_rate:g} made a walker diverge within {steps:,} "
+                "steps: take a smaller one.",
+            )
         return crossings
 
     def _moves(

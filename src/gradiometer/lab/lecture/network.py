@@ -15,13 +15,18 @@ from torch import Tensor, nn
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.lab.closed_forms.quadratic import Quadratic
 from gradiometer.lab.lecture.statement import LEVEL
-from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.estimate import Estimates
-from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement import (
+    Batch,
+    Draw,
+    Estimates,
+    Gauge,
+    Objective,
+    Reading,
+    Sampling,
+    Series,
+    TrainingStep,
+)
 from gradiometer.measurement.gradient_graph import flat
-from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
-from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.images.digits import load
 

@@ -18,9 +18,8 @@ from gradiometer.lab.lecture.statement import (
     mean_estimate,
     settings,
 )
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement import Estimate, Objective
 from gradiometer.measurement.gradient_graph import flat
-from gradiometer.measurement.objective import Objective
 
 NUMBERS = settings("S3")
 DIRECTION = np.array([1.0, -1.0, 1.0]) / np.sqrt(3)

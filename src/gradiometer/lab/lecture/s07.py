@@ -13,8 +13,7 @@ from torch import nn
 from gradiometer.convergence.schedules.shapes import InversePower
 from gradiometer.convergence.theorem.theorem import read, theorem
 from gradiometer.drift.curvature import Curvature
-from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
-from gradiometer.lab.closed_forms.quadratic import Quadratic
+from gradiometer.lab.closed_forms import OneDimensional, Quadratic
 from gradiometer.lab.lecture.network import digits_network
 from gradiometer.lab.lecture.statement import (
     LEVEL,
@@ -25,9 +24,8 @@ from gradiometer.lab.lecture.statement import (
     mean_estimate,
     settings,
 )
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement import Estimate, Objective
 from gradiometer.measurement.gradient_graph import flat
-from gradiometer.measurement.objective import Objective
 
 NUMBERS = settings("S7")
 CURVATURE = np.array(NUMBERS.curvature)

@@ -17,11 +17,10 @@ from gradiometer.jobs.choice import opened
 from gradiometer.jobs.job import Job, Outcome
 from gradiometer.jobs.pool import Pool
 from gradiometer.lab.selftest.known import KnownProblem, KnownQuadratic, Weights, known_problems
+from gradiometer.measurement import Objective, TrainingStep
 from gradiometer.measurement.batch import Batch, batch_size, chunks
-from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.parts import SpreadBuilder
 from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, Spread
-from gradiometer.measurement.step import TrainingStep
 from gradiometer.measurement.uncertainty.means import ratio_of_means
 from gradiometer.measurement.uncertainty.proportions import proportion
 

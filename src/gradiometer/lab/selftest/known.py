@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from gradiometer.lab.closed_forms.quadratic import Position, Quadratic, output_losses
-from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.objective import Objective
+from gradiometer.measurement import Batch, Objective
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.images import digits
 
