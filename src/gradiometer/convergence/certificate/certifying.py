@@ -26,9 +26,8 @@ from gradiometer.errors import BadArgument, Diverged, bounded
 from gradiometer.measurement.batch import TrainingSet, leaves
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
-from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.objective import Objective, Traits
 from gradiometer.measurement.reading import Draw, Sampling
-from gradiometer.measurement.traits import Traits
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.randomness import untouched_randomness
 

@@ -18,8 +18,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.uncertainty.arithmetic import transform
-from gradiometer.measurement.uncertainty.means import mean
-from gradiometer.measurement.uncertainty.slopes import slope
+from gradiometer.measurement.uncertainty.means import mean, slope
 
 CUT = 0.1
 """A cut multiplies the learning rate by this."""
