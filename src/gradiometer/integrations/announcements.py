@@ -6,8 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradiometer.run.configuration import WatchedConfiguration
 from gradiometer.run.reader import Run
-from gradiometer.run.settings.watched import WatchedConfiguration
 from gradiometer.verdict.diagnosis import diagnose
 
 

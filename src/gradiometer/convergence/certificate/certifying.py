@@ -26,7 +26,7 @@ from gradiometer.errors import BadArgument, Diverged, bounded
 from gradiometer.measurement import Draw, Estimate, Objective, Sampling
 from gradiometer.measurement.batch import TrainingSet, leaves
 from gradiometer.measurement.gradient_graph import flat
-from gradiometer.measurement.traits import Traits
+from gradiometer.measurement.objective import Traits
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.randomness import untouched_randomness
 

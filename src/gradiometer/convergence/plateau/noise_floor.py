@@ -17,8 +17,7 @@ from gradiometer.arguments import check_level, check_number, require
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.uncertainty.arithmetic import transform
-from gradiometer.measurement.uncertainty.means import mean
-from gradiometer.measurement.uncertainty.slopes import slope
+from gradiometer.measurement.uncertainty.means import mean, slope
 
 # A cut multiplies the learning rate by this.
 CUT = 0.1

@@ -32,10 +32,10 @@ from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.preconditioner import KNOWN, is_adaptive
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.budget import Budget
+from gradiometer.run.configuration import WatchedConfiguration
 from gradiometer.run.folder import WATCHED, RunFolder, versions
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.recorder import Recorder
-from gradiometer.run.settings.watched import WatchedConfiguration
 
 PARTS = 2
 """The default of `parts`. Whoever asks for another number asks for the parts of a batch."""

@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.optimizer.changes import Changes
-from gradiometer.measurement.optimizer.groups import Group, groups_of
-from gradiometer.measurement.optimizer.wrappers import bare_optimizer
+from gradiometer.measurement.optimizer.groups import Changes, Group, groups_of
+from gradiometer.measurement.optimizer.several import bare_optimizer
 
 RAW = ("lr", "momentum", "betas", "nesterov", "weight_decay")
 

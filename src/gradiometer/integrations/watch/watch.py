@@ -29,7 +29,7 @@ from gradiometer.integrations.watch.successive import reads_products
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
-from gradiometer.measurement.optimizer.wrappers import bare
+from gradiometer.measurement.optimizer.several import bare
 from gradiometer.measurement.reading import Sampling
 from gradiometer.run.ranks import Ranks
 

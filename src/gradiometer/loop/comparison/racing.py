@@ -16,7 +16,7 @@ from gradiometer.loop.changes.alternative import Alternative, GoOn
 from gradiometer.loop.comparison.effects import Effect, effects_of, readout_name
 from gradiometer.loop.comparison.rungs import Rung
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.simultaneous import simultaneous_means
+from gradiometer.measurement.uncertainty.differences import simultaneous_means
 
 # Trains branches and gives their results, in any order.
 Grow = Callable[[Sequence[Branch]], Iterable[BranchResult]]

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.integrations.watch.accelerator.copied import Copied
-from gradiometer.measurement.likely import LikelyGradient
 from gradiometer.measurement.motion import both_norms, factor_of
 from gradiometer.measurement.objective import Gradients
+from gradiometer.measurement.step import LikelyGradient
 
 
 @dataclass

@@ -21,7 +21,7 @@ from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.watch.data import Probe
 from gradiometer.integrations.watch.description import sampling_of
 from gradiometer.integrations.watch.subject import Subject
-from gradiometer.measurement.optimizer.wrappers import bare_optimizer
+from gradiometer.measurement.optimizer.several import bare_optimizer
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.ranks import Ranks
 

@@ -38,12 +38,11 @@ from gradiometer.measurement.evaluation import Evaluation
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.problem import Problem
-from gradiometer.run.artifacts import save_artifact
+from gradiometer.run.artifacts import save_artifact, save_snapshot, snapshot_paths
 from gradiometer.run.budget import Budget
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
-from gradiometer.run.snapshots import save_snapshot, snapshot_paths
 
 if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport

@@ -13,7 +13,7 @@ from gradiometer.integrations.watch.last_gradient import gradients_of
 from gradiometer.integrations.watch.shield import Hook, Shield
 from gradiometer.integrations.watch.triage.compared import compared_by
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.optimizer.wrappers import bare_optimizer
+from gradiometer.measurement.optimizer.several import bare_optimizer
 
 SENSITIVE = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 """Layers that act otherwise in eval mode."""
