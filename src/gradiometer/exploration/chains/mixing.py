@@ -222,12 +222,12 @@ def size_of_slowest(path: Sequence[Float[Tensor, " params"]]) -> float:
 def autocorrelations(draws: Draws, lags: int) -> Float[np.ndarray, "lags chains"]:
     """Autocorrelation of each chain at lags 0, 1, …, about the chain's own mean, with n in the
     denominator."""
-    away = draws - draws.mean(axis=0)
-    # Padded to twice the length, so that the end of a chain does not meet its start.
-    size, padded = len(away), 2 ** math.ceil(math.log2(2 * len(away)))
-    power = np.abs(np.fft.rfft(away, padded, axis=0)) ** 2
-    covariances = np.fft.irfft(power, padded, axis=0)[: min(lags, size)]
-    return covariances / np.where(covariances[0] > 0, covariances[0], 1.0)
+    from arviz_stats.base.array import array_stats  # noqa: PLC0415 (half a second, only for this)
+
+    # A chain that never moves has no correlation.
+    with np.errstate(invalid="ignore"):
+        correlations: np.ndarray = np.nan_to_num(array_stats.autocorr(draws.T).T[:lags])
+    return correlations
 
 
 def _size(draws: Draws, **method: object) -> float:

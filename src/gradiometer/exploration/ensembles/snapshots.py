@@ -139,7 +139,17 @@ class Snapshot:
             )
             whole = metadata["kind"] == KIND and snapshot.digest == metadata["sha256"]
         # A damaged file may raise anything in the three libraries that read it.
-        except (SafetensorError, struct.error, ArithmeticError, LookupError, *_UNREADABLE) as error:
+        except (
+            SafetensorError,
+            struct.error,
+            ArithmeticError,
+            LookupError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+            MemoryError,
+        ) as error:
             reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
             raise RunDamaged(
                 f"{source} is not a complete snapshot ({reason}): {_WAY_OUT}"
@@ -151,7 +161,6 @@ class Snapshot:
         return snapshot
 
 
-_UNREADABLE = (ValueError, TypeError, AttributeError, RuntimeError, MemoryError)
 _WAY_OUT = "delete it, or train the run again."
 
 
