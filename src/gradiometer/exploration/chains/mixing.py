@@ -20,7 +20,6 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from gradiometer.arguments import require
-from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate, significant
 
 F_METHOD = "F of the half chains' means"
@@ -403,9 +402,8 @@ def _valid_draws(name: str, draws: Draws) -> Draws:
         f"{list(values.shape)}.",
     )
     require(np.isfinite(values).all(), f"`{name}` must be finite: leave out chains that diverged.")
-    if not np.ptp(values) > 0:
-        raise BadArgument(
-            f"`{name}` must vary, got {values[0, 0]:g} in every draw: a constant cannot show "
-            "mixing."
-        )
+    require(
+        np.ptp(values) > 0,
+        f"`{name}` must vary, got {values[0, 0]:g} in every draw: a constant cannot show mixing.",
+    )
     return values

@@ -77,11 +77,11 @@ class Snapshot:
                 f"`{name}` {_kind_of(state[name])}" if name in state else ""
                 for state in (own, theirs)
             )
-            if mine != stored:
-                raise BadArgument(
-                    f"`model` must have the architecture of {self.name}: it has "
-                    f"{mine or f'no `{name}`'}, the snapshot has {stored or f'no `{name}`'}."
-                )
+            require(
+                mine == stored,
+                f"`model` must have the architecture of {self.name}: it has "
+                f"{mine or f'no `{name}`'}, the snapshot has {stored or f'no `{name}`'}.",
+            )
         model.load_state_dict(theirs)
 
     @property
