@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from gradiometer import Draw, Sampling, Watch, supervised, watch
-from gradiometer.integrations.watch.accelerator.stopwatch import Stopwatch
+from gradiometer.integrations.watch.accelerator import Stopwatch
 from gradiometer.run.budget import READINGS, Budget
 from pretended_accelerator import LOG, Event, Far, Module, Pretended, moved
 

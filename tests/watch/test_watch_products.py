@@ -11,8 +11,8 @@ from memory import Allocated
 from torch import Tensor, nn
 
 from gradiometer import watch
+from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch import successive
-from gradiometer.integrations.watch.last_gradient import NEVER
 from gradiometer.integrations.watch.successive import CHAIN, Rule, rule_of
 from gradiometer.measurement.preconditioner import preconditioner_of
 

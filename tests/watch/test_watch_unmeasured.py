@@ -20,7 +20,7 @@ NEVER = 10**6
 def test_losses_are_written_before_the_next_decision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gradiometer.integrations.watch.unmeasured.between.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("gradiometer.integrations.watch.between.LOOK_SECONDS", 0.0)
     monkeypatch.setattr("gradiometer.run.cadence.cadence.LOOK_SECONDS", 0.0)
     monkeypatch.setattr("gradiometer.run.recorder.SECONDS_BETWEEN_WRITES", 0.0)
     model, optimizer, w = simple(tmp_path, every=NEVER)

@@ -13,16 +13,12 @@ from torch import Tensor
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.fsdp import ShardHooks, is_sharded, norms_of_all, not_the_mean
 from gradiometer.integrations.gradients import GradientHooks, GradientsInPlace, Preconditioner
-from gradiometer.integrations.watch.accelerator.as_made import AsMade, Seen
-from gradiometer.integrations.watch.accelerator.copied import Copied
-from gradiometer.integrations.watch.accelerator.stopwatch import Stopwatch
-from gradiometer.integrations.watch.checks.accumulation import Shares
-from gradiometer.integrations.watch.checks.loss_check import LossCheck
+from gradiometer.integrations.watch.accelerator import AsMade, Copied, Seen, Stopwatch
+from gradiometer.integrations.watch.checks.loss_check import LossCheck, Shares
 from gradiometer.integrations.watch.checks.rows import Rows
 from gradiometer.integrations.watch.data import Batches
-from gradiometer.integrations.watch.part import Part
-from gradiometer.integrations.watch.processes.exchange import Exchange
-from gradiometer.integrations.watch.processes.together import OverProcesses, StepOf
+from gradiometer.integrations.watch.losses import Part
+from gradiometer.integrations.watch.processes import Exchange, OverProcesses, StepOf
 from gradiometer.integrations.watch.shield import Shield
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.batch import Batch, join_batches

@@ -303,3 +303,26 @@ def is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:
     """True for SGD, with momentum or without: the edge of stability and the heat balance are known
     only for it."""
     return isinstance(optimizer, torch.optim.SGD)
+
+
+def check_spread(subject: Subject, accumulation: int) -> None:
+    """Check that a step shows a spread: that a batch can be run in halves, or comes in several
+    backwards.
+
+    Raises:
+        BadArgument: It does not.
+    """
+    if accumulation > 1 or not subject.ranks.alone:
+        return
+    if is_sharded(subject.objective.model):
+        raise BadArgument(
+            "`model` is sharded (FSDP) over one process, where half of a batch cannot be run: "
+            "start several processes, or accumulate several backwards per update and give their "
+            "number as `accumulation`."
+        )
+    if not subject.has_loss:
+        raise BadArgument(
+            "`loss` is missing, and one backward per step shows no spread: give loss=lambda model, "
+            "batch: ..., or accumulate several backwards per update and give their number as "
+            "`accumulation`."
+        )

@@ -8,13 +8,11 @@ import numpy as np
 from torch import Tensor
 
 from gradiometer.errors import BadArgument, summary
-from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.trackers import Trackers
-from gradiometer.integrations.watch.findings import Findings
+from gradiometer.integrations.watch.findings import Announcements, Findings
 from gradiometer.integrations.watch.losses import Losses
 from gradiometer.integrations.watch.settings import Settings
-from gradiometer.integrations.watch.shield import Shield, reason_of
-from gradiometer.integrations.watch.warning_log import WarningLog
+from gradiometer.integrations.watch.shield import Shield, WarningLog, reason_of
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.evaluation import Evaluation, PerExample
 from gradiometer.measurement.uncertainty.skewed import skewed_mean

@@ -2,22 +2,152 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
+from typing import NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from gradiometer.compiler import as_written
 from gradiometer.drift.spikes.evidence import EVENT, EXAMINATIONS
 from gradiometer.drift.spikes.examination import Before, Examiner
 from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary, user_line
+from gradiometer.integrations.watch.accelerator import Copied
 from gradiometer.integrations.watch.nonfinite import culprit
-from gradiometer.integrations.watch.part import Part
-from gradiometer.integrations.watch.unmeasured.arriving import Arriving, Kept
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
 from gradiometer.run.recorder import Recorder
+
+
+class Part(NamedTuple):
+    """One backward: its examples, how many, and their mean loss."""
+
+    batch: Batch
+    size: int
+    loss: Tensor | float
+
+
+NO_PART = Part(None, 0, math.nan)
+"""A backward of which nothing is known."""
+
+_UNSIZED = -1
+
+
+def unsized(batch: Batch, loss: Tensor | float) -> Part:
+    """One backward whose examples are counted later, in `without_batches`: this takes less time
+    between two steps."""
+    return tuple.__new__(Part, (batch, _UNSIZED, loss))
+
+
+def without_batches(parts: Sequence[Part]) -> list[Part]:
+    """The backwards of a step with their sizes and losses only. Batches of an unknown size are
+    counted."""
+    return [
+        Part(None, first_size(batch) if size == _UNSIZED else size, loss)
+        for batch, size, loss in parts
+    ]
+
+
+def part_of(batch: Batch, loss: Tensor | float) -> Part:
+    """One backward of the mean loss of a batch. The sizes of all tensors of the batch
+    are compared."""
+    return Part(batch, batch_size(batch), value_of(loss))
+
+
+def value_of(loss: object) -> float | Tensor:
+    """The mean loss: a number on the CPU; on an accelerator a tensor, since fetching it makes
+    training wait.
+
+    The tensor is a copy. The replay of a CUDA graph writes every loss into the same place.
+    """
+    if isinstance(loss, Tensor):
+        if loss.is_meta or loss.is_complex():
+            raise BadArgument(
+                "`loss` of the step must hold a number, got a tensor "
+                f"{'on the meta device' if loss.is_meta else 'of complex numbers'}."
+            )
+        if loss.dim():
+            loss = loss.detach()
+            loss = (loss if loss.is_floating_point() else loss.double()).mean()
+        return loss.item() if loss.is_cpu else loss.detach().clone()
+    if not isinstance(loss, float | int | np.number):
+        raise BadArgument(
+            f"`loss` of the step must be a number or a tensor, got {type(loss).__name__}: give the loss itself, such "
+            'as output["loss"].'
+        )
+    try:
+        return float(loss)
+    except OverflowError:  # a whole number with hundreds of digits
+        raise BadArgument("`loss` of the step is too large for a number of 64 bits.") from None
+
+
+def first_size(batch: Batch) -> int:
+    """The length of the first axis of the first tensor, which is quick to see."""
+    first, trees = batch, (tuple, list, dict)
+    while not isinstance(first, Tensor):
+        if not (isinstance(first, trees) and first):
+            return batch_size(batch)
+        first = next(iter(first.values())) if isinstance(first, dict) else first[0]
+    return first.shape[0] if first.dim() else batch_size(batch)
+
+
+Kept = float | Tensor | list[Part]
+"""The loss of a step: a number, a tensor, or the backwards of the step."""
+
+
+class Arriving:
+    """The losses of some successive steps, whose copy to the CPU has begun.
+
+    Args:
+        step: The first step.
+        losses: The losses of this step and of those that follow it.
+    """
+
+    def __init__(self, step: int, losses: Sequence[Kept]) -> None:
+        self.step = step
+        self._losses = losses
+        self._copy: Copied | None = None
+        far = [value for value in _flattened(losses) if isinstance(value, Tensor)]
+        if not far:
+            return
+        device, kind = far[0].device, far[0].dtype
+        together = torch.stack([value.detach().reshape(()).to(device, kind) for value in far])
+        self._copy = Copied(together)
+
+    @property
+    def on_cpu(self) -> bool:
+        """True if nothing had to be copied."""
+        return self._copy is None
+
+    def values(self) -> list[float]:
+        """The mean loss of every step. Waits for the end of the copy, if it is not complete."""
+        copied = iter(() if self._copy is None else self._copy().tolist())
+        numbers = iter(
+            [
+                next(copied) if isinstance(value, Tensor) else value
+                for value in _flattened(self._losses)
+            ]
+        )
+        return [_mean(loss, numbers) for loss in self._losses]
+
+
+def _flattened(losses: Sequence[Kept]) -> Iterator[float | Tensor]:
+    for loss in losses:
+        if isinstance(loss, list):
+            yield from (part.loss for part in loss)
+        else:
+            yield loss
+
+
+def _mean(loss: Kept, numbers: Iterator[float]) -> float:
+    """The mean over the backwards of a step, of which these are the next numbers."""
+    if not isinstance(loss, list):
+        return float(next(numbers))
+    return sum(part.size * float(next(numbers)) for part in loss) / sum(part.size for part in loss)
+
 
 WAITING = 64
 """Steps whose losses come from an accelerator by one copy. It is read after as many

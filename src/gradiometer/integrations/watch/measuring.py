@@ -6,13 +6,13 @@ from functools import partial
 
 from gradiometer.compiler import as_written
 from gradiometer.integrations.trackers import Trackers
+from gradiometer.integrations.watch.between import Between
 from gradiometer.integrations.watch.capture import Capture
-from gradiometer.integrations.watch.part import Part
+from gradiometer.integrations.watch.losses import Part
 from gradiometer.integrations.watch.settings import Settings
+from gradiometer.integrations.watch.shield import WarningLog
 from gradiometer.integrations.watch.successive import Successive
-from gradiometer.integrations.watch.unmeasured.between import Between
 from gradiometer.integrations.watch.updates import StepWithoutGradient, Updates
-from gradiometer.integrations.watch.warning_log import WarningLog
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.groups import largest_rate
 from gradiometer.measurement.reading import Reading

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from gradiometer.integrations.watch.losses import explained, no_loss
-from gradiometer.integrations.watch.warning_log import in_silence, log
+from gradiometer.integrations.watch.shield import in_silence, log
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.motion import Origin
 from gradiometer.measurement.objective import Objective

@@ -11,9 +11,9 @@ from torch.optim import SGD, Adam, Adamax, AdamW, NAdam, Optimizer
 
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
-from gradiometer.integrations.watch.accelerator.copied import Copied
-from gradiometer.integrations.watch.last_gradient import NEVER, Flat, LastGradient, flat
-from gradiometer.integrations.watch.part import first_size, value_of
+from gradiometer.integrations.gradients import NEVER, Flat, LastGradient, flat
+from gradiometer.integrations.watch.accelerator import Copied
+from gradiometer.integrations.watch.losses import first_size, value_of
 from gradiometer.integrations.watch.shield import Shield, reason_of
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.preconditioner import preconditioner_of

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from gradiometer.compiler import as_written
 from gradiometer.errors import BadArgument
 from gradiometer.gauges import Asked
-from gradiometer.integrations.announcements import Announcements
-from gradiometer.integrations.automatic import Automatic
 from gradiometer.integrations.fsdp import is_sharded, preconditioner_for
+from gradiometer.integrations.gradients import LastGradient
 from gradiometer.integrations.trackers import Trackers
+from gradiometer.integrations.watch.automatic import Automatic, Inputs
+from gradiometer.integrations.watch.between import Between, next_decision
 from gradiometer.integrations.watch.capture import Capture
-from gradiometer.integrations.watch.checks.arguments import check_spread
 from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.description import (
+    check_spread,
     configuration_of,
     known_sampling,
     left_out,
@@ -27,25 +28,21 @@ from gradiometer.integrations.watch.description import (
     recorder_of,
     shows_products,
 )
-from gradiometer.integrations.watch.inputs import Inputs
+from gradiometer.integrations.watch.findings import Announcements
 from gradiometer.integrations.watch.kept import Kept
-from gradiometer.integrations.watch.last_gradient import LastGradient
-from gradiometer.integrations.watch.losses import Losses
+from gradiometer.integrations.watch.losses import NO_PART, Losses, Part, part_of
 from gradiometer.integrations.watch.measuring import Measuring
-from gradiometer.integrations.watch.part import NO_PART, Part, part_of
-from gradiometer.integrations.watch.processes.together import OverProcesses
+from gradiometer.integrations.watch.processes import OverProcesses
 from gradiometer.integrations.watch.requests.forks import Forks
 from gradiometer.integrations.watch.requests.kept_updates import KeptUpdatesOfLoop
 from gradiometer.integrations.watch.requests.on_the_way import OnTheWay
 from gradiometer.integrations.watch.requests.trials import Trials
 from gradiometer.integrations.watch.settings import Settings
-from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
+from gradiometer.integrations.watch.shield import Shield, WarningLog, attempt, reason_of
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.integrations.watch.successive import Successive, reads_products
 from gradiometer.integrations.watch.triage.recorder import TriageRecorder
-from gradiometer.integrations.watch.unmeasured.between import Between, next_decision
 from gradiometer.integrations.watch.updates import Pace, Updates, before_the_update
-from gradiometer.integrations.watch.warning_log import WarningLog
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import BOOKKEEPING, READINGS, START

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.fsdp import is_sharded
-from gradiometer.integrations.watch.last_gradient import NEVER
+from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.integrations.watch.triage.exact import schedulers_of

@@ -25,10 +25,9 @@ from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.estimation.noise import GradientNoise, of_the_gradient_meant
 from gradiometer.estimation.noise_readings import source_of
 from gradiometer.exploration.ensembles.snapshots import Snapshot
-from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.watch.data import OnDevice, examples_of
-from gradiometer.integrations.watch.findings import Findings
+from gradiometer.integrations.watch.findings import Announcements, Findings
 from gradiometer.integrations.watch.kept import Kept, LossesGiven, evaluation
 from gradiometer.integrations.watch.losses import no_loss
 from gradiometer.integrations.watch.triage.recorder import TriageRecorder

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from gradiometer.errors import GradiometerError
-from gradiometer.integrations.watch.last_gradient import NEVER
+from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.integrations.watch.triage.exact import schedulers_of
 from gradiometer.loop.changes.alternative import Alternative

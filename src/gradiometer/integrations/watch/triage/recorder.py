@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradiometer.integrations.watch.accelerator.copied import Copied
-from gradiometer.integrations.watch.last_gradient import NEVER, LastGradient, gradients_of
+from gradiometer.integrations.gradients import NEVER, LastGradient, gradients_of
+from gradiometer.integrations.watch.accelerator import Copied
 from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
 from gradiometer.integrations.watch.triage.batches import BatchSigns, logits_of, parts_of
 from gradiometer.integrations.watch.triage.exact import (

@@ -5,8 +5,15 @@ import time
 
 from torch import Tensor
 
-from gradiometer.integrations.watch.losses import WAITING, Losses
-from gradiometer.integrations.watch.part import Part, part_of, unsized, value_of, without_batches
+from gradiometer.integrations.watch.losses import (
+    WAITING,
+    Losses,
+    Part,
+    part_of,
+    unsized,
+    value_of,
+    without_batches,
+)
 from gradiometer.integrations.watch.settings import Settings
 from gradiometer.integrations.watch.updates import Pace
 from gradiometer.measurement.batch import Batch
