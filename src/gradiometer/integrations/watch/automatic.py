@@ -1,111 +1,31 @@
-"""Steps whose batch or loss is not given: they come from the model's inputs, the loader, and
-`backward`."""
+"""Steps without a call of `step`: the batch comes from the loader, and the loss from `backward`."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.backwards import Listener
-from gradiometer.integrations.fsdp import is_sharded
-from gradiometer.integrations.watch.shield import Hook, Shield
+from gradiometer.integrations.watch.measuring import Measuring
 from gradiometer.measurement.batch import Batch, mapped
-from gradiometer.measurement.objective import Objective
-
-
-class Inputs:
-    """Keeps the first tensor of the newest call of the model, until `step` takes it or the batches
-    are given.
-
-    Args:
-        model: The model as the loop calls it: wrapped or compiled, so that compiled code does not
-            see the hook.
-        shield: Keeps errors from training.
-    """
-
-    def __init__(self, model: nn.Module, shield: Shield) -> None:
-        self._model = model
-        self._newest: Tensor | None = None
-        self._hook: Any = None
-        if not isinstance(model, torch.jit.ScriptModule):  # it takes no hooks
-            self._hook = model.register_forward_pre_hook(Hook(shield, self._keep), with_kwargs=True)
-
-    def _keep(self, _: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
-        for value in (*given, *named.values()):
-            if isinstance(value, Tensor) and value.dim():
-                # inputs that another model made hold the graph of that model
-                self._newest = value.detach()
-                return
-
-    def take(self, *, has_loss: bool) -> Tensor:
-        """The inputs of the newest call, which stand for the batch.
-
-        Args:
-            has_loss: True if `watch` has a loss, which needs the whole batch.
-
-        Raises:
-            BadArgument: The batch is needed, or no call of the model with a tensor was seen.
-        """
-        if has_loss:
-            raise BadArgument(
-                "`batch` is missing: `watch` was given `loss`, which needs the batch. Call "
-                "w.step(loss, batch)."
-            )
-        newest, self._newest = self._newest, None
-        if newest is None:
-            raise BadArgument(
-                "`batch` is missing, and no call of the model with a tensor was seen since the "
-                "last step: call w.step(loss, batch)."
-            )
-        return newest[None] if self._is_one_example(newest) else newest
-
-    def _is_one_example(self, inputs: Tensor) -> bool:
-        """True for a vector of as many numbers as a layer takes of one example, such as the state
-        that a policy sees: it has no axis of examples."""
-        return inputs.dim() == 1 and any(
-            isinstance(layer, nn.Linear) and layer.in_features == len(inputs)
-            for layer in self._model.modules()
-        )
-
-    def remove(self) -> None:
-        """Stop looking: the loop gives its batches, or has ended."""
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = self._newest = None
-
-
-if TYPE_CHECKING:  # a watch is made of these, and of this
-    from gradiometer.integrations.watch.capture import Capture
-    from gradiometer.integrations.watch.shield import WarningLog
 
 NOTHING = object()
 """In place of a batch that was not announced."""
 
 
-class Automatic:
+class Automatic(Measuring):
     """Announces the backwards of a watched loop that has no line between `backward` and
     `optimizer.step()`."""
 
-    _objective: Objective
-    _capture: "Capture"
-    _warn: "WarningLog"
-    shield: "Shield"
-    _begun: bool
-    _handles: list[Any]
     _announced: Any = NOTHING
     _listener: Listener | None = None
     _few: Sequence[nn.Parameter] = ()
     _always = False
     _thread = 0
     _marks: Sequence[tuple[Tensor | None, int]] = ()
-
-    @abstractmethod
-    def step(self, loss: Tensor | float, batch: Batch) -> None:
-        """Record one backward."""
 
     @abstractmethod
     def _draw_from(self, loader: Iterable[Any]) -> None:
@@ -158,7 +78,7 @@ class Automatic:
             parameters = self._objective.parameters
             self._few = parameters[0], parameters[len(parameters) // 2], parameters[-1]
             # `.grad` of a sharded model is not changed by every backward
-            self._always = is_sharded(self._objective.model)
+            self._always = self._subject.sharded
             self._listener = Listener(self._before_backward, self._after_backward).start()
             self._handles.append(self._listener)
         self._announced = batch

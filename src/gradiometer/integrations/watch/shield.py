@@ -19,12 +19,19 @@ class Shield:
         stop: Takes the error. It should stop what failed, and warn. Its own errors are dropped.
         passes: True to let all errors pass, at any time: for a training that can go on from its
             last checkpoint.
+        before_first_update: False to let none pass at the start either.
     """
 
-    def __init__(self, stop: Callable[[Exception], None], *, passes: bool = False) -> None:
+    def __init__(
+        self,
+        stop: Callable[[Exception], None],
+        *,
+        passes: bool = False,
+        before_first_update: bool = True,
+    ) -> None:
         self._stop = stop
         self._passes = passes
-        self.before_first_update = True
+        self.before_first_update = before_first_update
         """True until the first update of the optimizer. Until then errors pass."""
 
     def __enter__(self) -> None:

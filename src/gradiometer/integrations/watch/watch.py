@@ -27,13 +27,17 @@ from gradiometer.integrations.watch.description import (
     sampling_of,
 )
 from gradiometer.integrations.watch.findings import Announcements
+from gradiometer.integrations.watch.losses import explained, no_loss
+from gradiometer.integrations.watch.shield import in_silence, log
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.integrations.watch.successive import reads_products
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
+from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.wrappers import bare, bare_optimizer
 from gradiometer.measurement.reading import Draw, Sampling
+from gradiometer.run.budget import Budget, clock_for
 from gradiometer.run.ranks import Ranks
 
 
@@ -180,16 +184,18 @@ def watch(
         batch_axis=batch_axis,
     )
     optimizers = optimizers_of(optimizer)
+    ranks = Ranks.here()
+    sharded = is_sharded(bare(model))
     chosen = gauges_for(
         gauges,
         optimizers,
         has_loss=loss is not None,
-        alone=Ranks.here().alone,
-        sharded=is_sharded(bare(model)),
+        alone=ranks.alone,
+        sharded=sharded,
     )
     is_default = gauges is None and every is None and parts == PARTS
     if is_default and loss is None and probe is None and groups is None and accumulation == 1:
-        compared = is_sharded(bare(model)) or not Ranks.here().alone
+        compared = sharded or not ranks.alone
         if not (compared or reads_products(optimizers, chosen.names, supported=bool(budget))):
             chosen = Asked(())  # what limits the run is looked for in any loop
     drawn = (
@@ -197,19 +203,12 @@ def watch(
         if probe is None
         else probe_from(probe, chosen, accumulation, has_loss=loss is not None)
     )
-    asked = {
-        "budget": budget,
-        "every": every,
-        "gauges": ",".join(chosen.names),
-        "parts": parts,
-        "level": level,
-        "seed": seed,
-    }
-    model_as_called = model
+    called = model
     model = bare(model)
     reshard(model)
     refuse_what_cannot_be_watched(model, optimizers)
-    refuse_unsupported_shards(model, Ranks.here())
+    refuse_unsupported_shards(model, ranks)
+    check_whole("checkpoints", checkpoints, 0)
     batches = Batches(
         sampling_from(sampling, examples, replacement),
         drawn,
@@ -217,26 +216,35 @@ def watch(
         known=sampling is not None or examples is not None,
         axis=batch_axis,
     )
+    trained = batches.loss_of(loss)
+    objective = Objective(model, no_loss if trained is None else explained(trained))
+    subject = Subject(
+        objective=objective,
+        called=called,
+        optimizers=optimizers,
+        batches=batches,
+        budget=Budget(budget, clock_for(objective.parameters[0].device.type)),
+        ranks=ranks,
+        tell=log if ranks.first else in_silence,
+        has_loss=loss is not None,
+        accumulation=accumulation,
+        scaler=scaler if scaler is not None and scaler.is_enabled() else None,
+        seed=seed,
+    )
+    subject.budget.planned = steps
     watched = Watch(
-        Subject.of_loop(model, batches.loss_of(loss), budget),
-        model_as_called,
-        optimizers,
+        subject,
         out=Path(out),
         name=name,
-        batches=batches,
-        accumulation=accumulation,
-        scaler=scaler,
-        asked=asked,
+        asked={"every": every, "gauges": ",".join(chosen.names), "parts": parts, "level": level},
         gauges=chosen,
         to=to,
         announcements=Announcements(page, quiet),
         trials=trials,
     )
     if isinstance(sampling, DataLoader):
-        watched.on_the_way.draw_from(sampling)
-    check_whole("checkpoints", checkpoints, 0)
-    watched.on_the_way.kept.keep_states(checkpoints)
-    watched.budget.planned = steps
+        watched.trials.draw_from(sampling)
+    watched.kept_updates.states = checkpoints
     return watched
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.backwards import Listener
 from gradiometer.integrations.fsdp import OFF
+from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.batch import Batch, batch_size
-from gradiometer.measurement.objective import Gradients, Objective
+from gradiometer.measurement.objective import Gradients
 from gradiometer.measurement.parts import inner_products, squared_norms
 
 NEAR = 0.02
@@ -160,21 +161,17 @@ class LossCheck:
     and at random later.
 
     Args:
-        objective: The bare model and the given loss.
+        subject: The training and the given loss.
         warn: Takes a warning, in one sentence, and what it withholds.
-        accumulation: Backwards an update takes on this process.
-        seed: Seed of the random numbers that measuring draws.
     """
 
-    def __init__(
-        self, objective: Objective, warn: Callable[..., None], accumulation: int, seed: int
-    ) -> None:
-        self._objective = objective
+    def __init__(self, subject: Subject, warn: Callable[..., None]) -> None:
+        self._objective = subject.objective
         self._warn = warn
-        self._accumulation = accumulation
-        self._seed = seed
+        self._accumulation = subject.accumulation
+        self._seed = subject.seed
         self._done = False
-        self._chance = random.Random(seed)
+        self._chance = random.Random(subject.seed)
         self._tolerance = ALIKE
         self.same_loss = True
         """False if training's gradient is not the gradient of the given loss."""
