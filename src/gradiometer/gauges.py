@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from typing import Any
@@ -133,15 +134,14 @@ class Asked:
     def manifest(self) -> list[dict[str, str]]:
         """Records of the objects for `run.toml`: name, import path, `repr`, and settings if JSON
         can store them."""
-        return [
-            {
-                "name": gauge.name,
-                "path": path_of(type(gauge)),
-                "repr": repr(gauge),
-                **({"settings": settings} if (settings := _settings(gauge)) is not None else {}),
-            }
-            for gauge in self.given
-        ]
+        records = []
+        for gauge in self.given:
+            record = {"name": gauge.name, "path": path_of(type(gauge)), "repr": repr(gauge)}
+            with suppress(TypeError, ValueError):  # not every setting is a value of JSON
+                settings = {field.name: getattr(gauge, field.name) for field in fields(gauge)}
+                record["settings"] = json.dumps(settings)
+            records.append(record)
+        return records
 
 
 def recorded_gauges(run: Run) -> tuple[tuple[Gauge, ...], dict[str, str]]:
@@ -251,13 +251,6 @@ def _from_catalogue(name: str, known: Mapping[str, Any]) -> Gauge:
     if "parts" in settings:
         settings["parts"] = settings["parts"] or None  # 0 means one part per example
     return kind(**settings)
-
-
-def _settings(gauge: Gauge) -> str | None:
-    try:
-        return json.dumps({field.name: getattr(gauge, field.name) for field in fields(gauge)})
-    except (TypeError, ValueError):
-        return None
 
 
 def _restored(

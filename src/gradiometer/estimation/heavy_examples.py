@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimates
+from gradiometer.measurement.estimate import LEVEL, Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import Moments, Series
@@ -59,7 +59,7 @@ class HeavyExamples(Gauge):
         norms = squared_norms(step.objective, step.batch, seed=step.derived_seed("norms"))
         return norm_moments(norms.cpu().numpy())
 
-    def estimate(self, series: Series, level: float = 0.9) -> Estimates:
+    def estimate(self, series: Series, level: float = LEVEL) -> Estimates:
         """The share of the top tenth, the variation, and the mean of ‖g_i‖²."""
         moments = series.moments
         ratio = series.ratio(moments["square"], moments["pair"], level=level)

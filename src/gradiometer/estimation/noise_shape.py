@@ -3,7 +3,7 @@ the lecture)."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimate, Estimates
+from gradiometer.measurement.estimate import LEVEL, Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import GradientOf, Moments, Series, check_gradient_of
@@ -25,74 +25,53 @@ FEWEST = 4
 """Micro-batches needed: (tr Σ)² and ‖g‖⁴ are products of two pairs without a common member."""
 
 
-@dataclass(frozen=True)
-class NoiseMoments:
-    """Moments of g and Σ from the inner products of one step, each unbiased for independent
-    examples.
+def moments_of_gram(gram: Float[np.ndarray, "parts parts"], examples: int) -> dict[str, float]:
+    """Moments of g and Σ from the inner products of the gradients of micro-batches of `examples`
+    examples each, each unbiased for independent examples.
 
     If examples are drawn without replacement from a training set, the moments are unbiased for the
     distribution from which the set was drawn; `of_a_finite_population` corrects them for the set
     itself.
 
-    Args:
-        gradient_variance: tr Σ.
-        gradient_norm_squared: ‖g‖².
-        variance_along_gradient: gᵀΣg, the noise along the gradient times ‖g‖².
-        gradient_norm_fourth: ‖g‖⁴.
-        variance_times_norm_squared: tr Σ · ‖g‖².
-        gradient_variance_squared: (tr Σ)².
-        covariance_norm_squared: tr Σ².
+    tr Σ² = mean ⟨i,j⟩² − 2 mean ⟨i,j⟩⟨j,l⟩ + mean ⟨i,j⟩⟨l,m⟩ over indices all different, and
+    (tr Σ)² the same with ⟨i,i⟩⟨j,j⟩, ⟨i,i⟩⟨j,l⟩ and ⟨i,j⟩⟨l,m⟩. Adding one vector to all gradients
+    changes neither, so both are computed from centred gradients, which avoids cancellation of large
+    numbers.
+
+    Returns:
+        tr Σ, ‖g‖², the noise along the gradient times ‖g‖² (gᵀΣg), ‖g‖⁴, tr Σ · ‖g‖², (tr Σ)² and
+        tr Σ², by name.
+
+    Raises:
+        BadArgument: There are fewer than four micro-batches.
+
+    Source: Chen, Zhang & Zhong (2010), Tests for High-Dimensional Covariance Matrices, section 2.
     """
-
-    gradient_variance: float
-    gradient_norm_squared: float
-    variance_along_gradient: float
-    gradient_norm_fourth: float
-    variance_times_norm_squared: float
-    gradient_variance_squared: float
-    covariance_norm_squared: float
-
-    @classmethod
-    def of(cls, gram: Float[np.ndarray, "parts parts"], examples: int) -> "NoiseMoments":
-        """Moments from the inner products of the gradients of micro-batches of `examples` examples
-        each.
-
-        tr Σ² = mean ⟨i,j⟩² − 2 mean ⟨i,j⟩⟨j,l⟩ + mean ⟨i,j⟩⟨l,m⟩ over indices all different, and
-        (tr Σ)² the same with ⟨i,i⟩⟨j,j⟩, ⟨i,i⟩⟨j,l⟩ and ⟨i,j⟩⟨l,m⟩. Adding one vector to all
-        gradients changes neither, so both are computed from centred gradients, which avoids
-        cancellation of large numbers.
-
-        Raises:
-            BadArgument: There are fewer than four micro-batches.
-
-        Source: Chen, Zhang & Zhong (2010), Tests for High-Dimensional Covariance Matrices, section
-        2.
-        """
-        count = len(gram)
-        if not count >= FEWEST:
-            raise BadArgument(
-                f"`gram` has {count} micro-batches: the square of the noise needs at least "
-                f"{FEWEST} (two pairs without a common member)."
-            )
-        mean, middle = _Means(gram), _Means(_centre(gram))
-        variance = float(np.diag(middle.gram).sum()) / (count - 1)
-        return cls(
-            gradient_variance=examples * variance,
-            gradient_norm_squared=mean.pair,
-            variance_along_gradient=examples * (mean.chain - mean.pairs),
-            gradient_norm_fourth=mean.pairs,
-            variance_times_norm_squared=examples * (mean.own_and_pair - mean.pairs),
-            gradient_variance_squared=examples**2
-            * (middle.own_twice - 2 * middle.own_and_pair + middle.pairs),
-            covariance_norm_squared=examples**2
-            * (middle.pair_squared - 2 * middle.chain + middle.pairs),
+    if not len(gram) >= FEWEST:
+        raise BadArgument(
+            f"`gram` has {len(gram)} micro-batches: the square of the noise needs at least "
+            f"{FEWEST} (two pairs without a common member)."
         )
+    rows = gram.mean(axis=1)
+    centred = gram - rows[:, None] - rows + rows.mean()
+    mean, middle = _Means(gram), _Means(centred)
+    return {
+        "gradient_variance": examples * float(np.diag(centred).sum()) / (len(gram) - 1),
+        "gradient_norm_squared": mean.pair,
+        "variance_along_gradient": examples * (mean.chain - mean.pairs),
+        "gradient_norm_fourth": mean.pairs,
+        "variance_times_norm_squared": examples * (mean.own_and_pair - mean.pairs),
+        "gradient_variance_squared": examples**2
+        * (middle.own_twice - 2 * middle.own_and_pair + middle.pairs),
+        "covariance_norm_squared": examples**2
+        * (middle.pair_squared - 2 * middle.chain + middle.pairs),
+    }
 
 
 def of_a_finite_population(
     moments: Mapping[str, Float[np.ndarray, " steps"]], finite: float
 ) -> dict[str, Float[np.ndarray, " steps"]]:
-    """The moments of `NoiseMoments` for the mean g and the covariance S (divisor N − 1) of N
+    """The moments of `moments_of_gram` for the mean g and the covariance S (divisor N − 1) of N
     examples themselves.
 
     Over batches drawn without replacement, the mean of a moment is that over all different examples
@@ -129,7 +108,6 @@ class _Means:
     """Means over distinct indices, computed from sums over all indices."""
 
     def __init__(self, gram: Float[np.ndarray, "parts parts"]) -> None:
-        self.gram = gram
         own, off = np.diag(gram), gram - np.diag(np.diag(gram))
         rows, total, squares = off.sum(axis=1), off.sum(), float(np.square(off).sum())
         row_squares, ways = float(np.square(rows).sum()), partial(math.perm, len(gram))
@@ -139,13 +117,6 @@ class _Means:
         self.pairs = (float(total) ** 2 - 4 * row_squares + 2 * squares) / ways(4)
         self.own_twice = float(own.sum() ** 2 - np.square(own).sum()) / ways(2)
         self.own_and_pair = float(own @ (total - 2 * rows)) / ways(3)
-
-
-def _centre(gram: Float[np.ndarray, "parts parts"]) -> Float[np.ndarray, "parts parts"]:
-    """The inner products of the centred gradients."""
-    rows = gram.mean(axis=1)
-    centred: np.ndarray = gram - rows[:, None] - rows + rows.mean()
-    return centred
 
 
 @dataclass(frozen=True)
@@ -210,9 +181,9 @@ class NoiseShape(Gauge):
         from gradiometer.estimation.micro_batches import inner_products  # noqa: PLC0415 (it needs torch)
 
         count = step.batch_size if self.parts is None else self.parts
-        return asdict(NoiseMoments.of(*inner_products(step, count)))
+        return moments_of_gram(*inner_products(step, count))
 
-    def estimate(self, series: Series, level: float = 0.9) -> Estimates:
+    def estimate(self, series: Series, level: float = LEVEL) -> Estimates:
         """Effective dimension and the three tests, each a ratio of means."""
         finite = series.sampling.one_over_examples(self.gradient_of)
         moments, error = (

@@ -4,22 +4,20 @@ drift taken out.
 The product ⟨ĝ_{t−1}, ĝ_t⟩ of the gradients of two successive steps has no noise of its own in
 expectation, since their examples are drawn independently. But the noise of ĝ_{t−1} has moved the
 parameters at which ĝ_t is taken, so that its mean is ‖g‖² − b, with b = η(gᵀHg + tr(HΣ)/B) under
-plain SGD: at a stationary state twice ‖g‖². There are three ways to take b out.
+plain SGD: at a stationary state twice ‖g‖². There are two ways to take b out.
 
-1. *Two levels* (`by_levels`): run the batch of some steps again at the parameters before. Exact in
-   expectation.
-2. *Lags* (`by_lags`): with momentum the noise of a gradient moves the parameters little at first
+1. *Lags* (`by_lags`): with momentum the noise of a gradient moves the parameters little at first
    and by 1/(1 − μ) in the end. A product with the momentum buffer, which remembers earlier
    gradients, has seen more of it; a line through both gives the product at no displacement.
-3. *Slope of the loss* (`by_loss`): the loss falls along the mean of the gradients before and after
+2. *Slope of the loss* (`by_loss`): the loss falls along the mean of the gradients before and after
    a step, which is a relation between its slope, the products, and ‖g‖². Exact on quadratics at any
    rate. For SGD: under Adam the loss also falls along what P is clipped for, and P contains the
    batch when the step is made.
 
 In reshuffled epochs over N examples the noise of successive batches is correlated, by −tr Σ/(N − 1)
 at fixed parameters, and the coming batch has not been trained on yet. Simulated at stationarity (N
-= 200 and 1,400, one dimension, ηh from 0.01 to 0.3), the third way less tr Σ/N is 0.99 to 1.36 of
-‖g‖² wherever tr Σ/N is below ‖g‖²/3, with momentum and without, and the second way as it is 0.83 to
+= 200 and 1,400, one dimension, ηh from 0.01 to 0.3), the second way less tr Σ/N is 0.99 to 1.36 of
+‖g‖² wherever tr Σ/N is below ‖g‖²/3, with momentum and without, and the first way as it is 0.83 to
 1.18. Beyond, where the noise scale is near N, all are too large.
 """
 
@@ -96,31 +94,6 @@ class GradientMemory:
         if self.nesterov:
             return 1 + self.decay / (1 - self.decay**2)
         return 1 / (1 - self.decay**2)
-
-
-def by_levels(product: Steps, norm_squared: Steps, level: Steps) -> Steps:
-    """‖g‖² from products and a few samples of their bias: p + (Σ −c / Σ n) n.
-
-    Args:
-        product: p, the products ⟨ĝ_{t−1}, ĝ_t⟩, shape [steps].
-        norm_squared: n, ‖ĝ‖², shape [steps].
-        level: c, ⟨ĝ_{t−1}, ĝ_t(Φ_t) − ĝ_t(Φ_{t−1})⟩ with the batch of step t at both, a sample of
-            −b. NaN where it was not taken. A few large samples carry it if few examples carry the
-            noise: too few then underestimate b.
-
-    Returns:
-        A reading for every step, shape [steps], unbiased in the mean over them.
-
-    >>> import numpy as np
-    >>> from gradiometer.estimation.products import by_levels
-    >>> by_levels(np.array([1.0, 1.0]), np.array([4.0, 4.0]), np.array([-0.5, np.nan]))
-    array([1.5, 1.5])
-    """
-    sampled = np.isfinite(level)
-    if not sampled.any():
-        raise BadArgument("`level` has no sample: take at least one, or use another way.")
-    readings: Steps = product - level[sampled].sum() / norm_squared[sampled].sum() * norm_squared
-    return readings
 
 
 def by_lags(product: Steps, memory: Steps, momentum: GradientMemory) -> Steps:
@@ -220,7 +193,7 @@ class Signal:
 
     Attributes:
         norm_squared: The combination of all ways, shape [steps].
-        ways: The readings of each way alone, by its name: "levels", "lags", "loss".
+        ways: The readings of each way alone, by its name: "lags", "loss".
     """
 
     norm_squared: Steps
@@ -254,7 +227,6 @@ def signal(
     memory: Steps | None = None,
     loss: Steps | None = None,
     travelled: Steps | None = None,
-    level: Steps | None = None,
     share_of_examples: float = 0.0,
 ) -> Signal:
     """Readings of ‖g‖² by all ways that these numbers allow, and their combination.
@@ -268,7 +240,6 @@ def signal(
         loss: Mean losses at the same steps; None under another optimizer than SGD with one learning
             rate.
         travelled: Sum of η so far at each of them; needed with `loss`.
-        level: See `by_levels`.
         share_of_examples: B/N if batches are drawn in reshuffled epochs over N examples, 0 for
             independent draws.
 
@@ -295,17 +266,15 @@ def signal(
         reach = max(round(SLOPE_REACH * len(loss)), 2)
         falling = by_loss(product, memory, slope_of_loss(loss, travelled, reach), momentum)
         ways["loss"] = _without_epochs(falling, norm_squared, share_of_examples)
-    if level is not None:
-        ways["levels"] = by_levels(product, norm_squared, level)
     if not ways:
         raise BadArgument(
-            "`product` alone is not enough: give `loss` and `travelled`, `memory`, or `level`."
+            "`product` alone is not enough: give `loss` and `travelled`, or `memory`."
         )
     first, *others = ways.values()
-    together = first
-    for other in others:
-        together = combination(together, other, bias=BIAS * float(np.mean(momentum.first)) ** 2)
-    return Signal(together, ways)
+    if others:
+        bias = BIAS * float(np.mean(momentum.first)) ** 2
+        return Signal(combination(first, others[0], bias=bias), ways)
+    return Signal(first, ways)
 
 
 def _without_epochs(readings: Steps, norm_squared: Steps, share_of_examples: float) -> Steps:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import median
 
 FEWEST_ROUNDS, MOST_ROUNDS = 9, 60
@@ -34,7 +34,7 @@ def step_times(
     present: int,
     *,
     seconds: float = 10.0,
-    level: float = 0.9,
+    level: float = LEVEL,
     clock: Callable[[], float] = time.perf_counter,
 ) -> StepTimes:
     """Time one step at every size in each of 9 to 60 rounds.

@@ -430,10 +430,7 @@ class TrainingStep:
         """
         if self._shared is not None:
             return self._shared
-        return self._apart(parts)
-
-    def _apart(self, parts: int | None) -> Spread:
-        """The spread of parts that are run again, kept for the next gauge."""
+        # Kept for the next gauge.
         count = self.batch_size if parts is None else parts
         if count not in self._spreads:
             apart = Apart(

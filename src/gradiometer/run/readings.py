@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
@@ -20,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from gradiometer.errors import RunDamaged
 from gradiometer.measurement.optimizer.groups import Family, Group, read
 from gradiometer.measurement.reading import Draw, Sampling, Series
+from gradiometer.run.rules import MOST_STEPS
 from gradiometer.storage.disk import open_to_read, reason_of
 from gradiometer.storage.journal import is_incomplete, restored, skipped_lines
 
@@ -28,7 +30,7 @@ Shape = tuple[tuple[str, int], ...]
 
 
 Number = float | Literal["inf", "-inf", "nan"]
-StepNumber = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+StepNumber = Annotated[int, msgspec.Meta(ge=0, lt=MOST_STEPS)]
 
 
 class ReadingLine(msgspec.Struct, tag_field="kind", tag="reading", gc=False):
@@ -36,7 +38,7 @@ class ReadingLine(msgspec.Struct, tag_field="kind", tag="reading", gc=False):
 
     gauge: str
     step: StepNumber
-    batch_size: Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
+    batch_size: Annotated[int, msgspec.Meta(ge=1, lt=MOST_STEPS)]
     learning_rate: Number
     moments: dict[str, Number | list[Number]]
 
@@ -99,7 +101,8 @@ def _is_finite(series: Series) -> Bool[np.ndarray, " readings"]:
 def usable(parts: Sequence[Series]) -> tuple[Series | None, list[str]]:
     """The readings of a gauge that can be used: finite, one for each step, and of the most frequent
     of several shapes; and warnings about the others."""
-    finite = [part[_is_finite(part)] for part in parts]
+    # A mask copies, also where it leaves nothing out.
+    finite = [part if _is_finite(part).all() else part[_is_finite(part)] for part in parts]
     total, good = sum(map(len, parts)), sum(map(len, finite))
     warnings: list[str] = []
     if good < total:
@@ -261,13 +264,14 @@ class Readings:
         file.seek(self._offset)
         with _no_garbage_collection():
             rest = b""
-            while piece := file.read(AT_ONCE):
+            for piece in iter(partial(file.read, AT_ONCE), b""):
                 whole, newline, rest = (rest + piece).rpartition(b"\n")
                 if newline:
                     self._take(whole)
                     self._offset += len(whole) + 1
         self._torn = bool(rest.strip())
-        if self._torn and (record := _decode(rest)) is not None:  # complete except for its newline
+        record = _decode(rest) if self._torn else None
+        if record is not None:  # complete except for its newline
             self._take_in([record])
             self._torn = False
             self._offset += len(rest)

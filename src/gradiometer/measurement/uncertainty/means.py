@@ -15,7 +15,7 @@ from scipy.special import bdtr, stdtrit
 
 from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.fieller import ratio_interval, steps_to_bound
 
 # Smallest number of readings and batches. Student's 90 % quantile is 6.3 with two and 2.4 with
@@ -29,7 +29,7 @@ MOST_BATCHES = 24
 def mean(
     samples: Float[np.ndarray, " steps"],
     *,
-    level: float = 0.9,
+    level: float = LEVEL,
     unit: str = "",
     batches: int | None = None,
     spacing: float = 1.0,
@@ -82,7 +82,7 @@ def difference_of_means(
     first: Float[np.ndarray, " steps"],
     second: Float[np.ndarray, " steps"],
     *,
-    level: float = 0.9,
+    level: float = LEVEL,
     unit: str = "",
     batches: int | None = None,
     spacing: float = 1.0,
@@ -108,7 +108,7 @@ def ratio_of_means(
     numerator: Float[np.ndarray, " steps"],
     denominator: Float[np.ndarray, " steps"],
     *,
-    level: float = 0.9,
+    level: float = LEVEL,
     unit: str = "",
     batches: int | None = None,
     spacing: float = 1.0,
@@ -300,7 +300,7 @@ def finite_samples(samples: Float[np.ndarray, " steps"], name: str) -> Float[np.
 
 
 def slope(
-    steps: Int[np.ndarray, " logged"], values: Float[np.ndarray, " logged"], level: float = 0.9
+    steps: Int[np.ndarray, " logged"], values: Float[np.ndarray, " logged"], level: float = LEVEL
 ) -> Estimate:
     """The slope by least squares, per 1,000 steps.
 
@@ -333,7 +333,7 @@ def slope(
 
 
 def median(
-    samples: Float[np.ndarray, " samples"], *, level: float = 0.9, unit: str = ""
+    samples: Float[np.ndarray, " samples"], *, level: float = LEVEL, unit: str = ""
 ) -> Estimate:
     """The median, with an interval between two order statistics. A few interrupted timings hardly
     change it.

@@ -160,7 +160,8 @@ def power_law(
     # e^±60 stands for zero and infinity, so that no product overflows.
     expected = np.exp(np.clip(logs, -60, 60)) * units
     total = expected.sum(axis=1)
-    if not (possible := total > 0).any():
+    possible = total > 0
+    if not possible.any():
         return None
     expected, total, log_prior, wander = (
         each[possible] for each in (expected, total, log_prior, wander)
