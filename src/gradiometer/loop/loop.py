@@ -33,11 +33,11 @@ from gradiometer.measurement.optimizer.several import bare, optimizers_in
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
 
+# Most training examples of the readout "train_loss".
 TRAIN_EXAMPLES = 2048
-"""Most training examples of the readout "train_loss"."""
 
+# Hexadecimal digits of a digest.
 DIGITS = 16
-"""Hexadecimal digits of a digest."""
 
 
 class Loop:

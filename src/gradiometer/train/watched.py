@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gradiometer.gauges import Asked
-from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.watch.data import Batches, Probe
+from gradiometer.integrations.watch.findings import Announcements
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.run.ranks import Ranks
@@ -21,32 +21,30 @@ def watch_of(training: Training, tell: Callable[[str], object]) -> Watch:
     """
     configuration = training.configuration
     examples = Probe(training.data)
-    return Watch(
-        Subject(
-            objective=training.objective,
-            has_loss=True,
-            budget=training.budget,
-            ranks=Ranks(),
-            tell=tell,
-            spread=(lambda: training.spread) if training.shared else None,
-            origin=training.origin,
-            is_own=True,
-        ),
-        training.model,
-        [training.optimizer],
-        out=Path(),
-        name=training.problem.name,
+    subject = Subject(
+        objective=training.objective,
+        called=training.model,
+        optimizers=[training.optimizer],
         batches=Batches(
             training.sampling, examples if configuration.probe else None, judges=examples
         ),
-        accumulation=1,
-        scaler=None,
+        budget=training.budget,
+        ranks=Ranks(),
+        tell=tell,
+        seed=configuration.seed,
+        spread=(lambda: training.spread) if training.shared else None,
+        origin=training.origin,
+        is_own=True,
+    )
+    return Watch(
+        subject,
+        out=Path(),
+        name=training.problem.name,
         asked={
-            "budget": configuration.budget,
             "every": configuration.every,
             "parts": configuration.parts,
-        }
-        | {"level": configuration.level, "seed": configuration.seed},
+            "level": configuration.level,
+        },
         gauges=Asked(tuple(gauge.name for gauge in training.gauges), training.gauges),
         to=(),
         announcements=Announcements(page=False, quiet=True),

@@ -21,8 +21,8 @@ from gradiometer.measurement.uncertainty.differences import (
     simultaneous_means,
 )
 
+# What an effect shows. open: neither better nor worse is shown at the level of the effects.
 Verdict = Literal["better", "worse", "open", "diverged", "baseline diverged"]
-"""What an effect shows. open: neither better nor worse is shown at the level of the effects."""
 
 
 @dataclass(frozen=True)

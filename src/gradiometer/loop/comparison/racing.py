@@ -18,11 +18,11 @@ from gradiometer.loop.comparison.rungs import Rung
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.differences import simultaneous_means
 
+# Trains branches and gives their results, in any order.
 Grow = Callable[[Sequence[Branch]], Iterable[BranchResult]]
-"""Trains branches and gives their results, in any order."""
 
+# Looks after the last rung, each with twice the replicates.
 FURTHER_LOOKS = 2
-"""Looks after the last rung, each with twice the replicates."""
 
 GO_ON = GoOn()
 
