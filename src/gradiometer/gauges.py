@@ -16,9 +16,8 @@ from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.loss_change import LossChange
 from gradiometer.drift.step_drift import StepDrift
 from gradiometer.errors import BadArgument
-from gradiometer.estimation.heavy_examples import HeavyExamples
 from gradiometer.estimation.noise import GradientNoise, NoiseSources
-from gradiometer.estimation.noise_shape import NoiseShape
+from gradiometer.estimation.noise_shape import HeavyExamples, NoiseShape
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.measurement.finding import Issue

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import judge_batch_size
-from gradiometer.estimation.noise_readings import ReadingSource, means_of_neighbours, source_of
+from gradiometer.estimation.products import ReadingSource, means_of_neighbours, source_of
 from gradiometer.measurement.estimate import LEVEL, Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts

@@ -19,7 +19,7 @@ from gradiometer.estimation.noise import (
     of_the_gradient_meant,
     variation_of,
 )
-from gradiometer.estimation.noise_readings import means_of_neighbours, source_of
+from gradiometer.estimation.products import means_of_neighbours, source_of
 from gradiometer.measurement.estimate import LEVEL, Estimate, Estimates
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
@@ -52,15 +52,21 @@ def _shape(line: ReadingLine) -> Shape:
     )
 
 
-def _stacked(gauge: str, shape: Shape, lines: Sequence[ReadingLine]) -> Series:
-    """Lines of one shape as arrays. How their batches were drawn is in another file."""
-    count = len(lines)
+def _arrays_of(gauge: str, lines: Sequence[ReadingLine]) -> Series:
+    """The lines as arrays. How their batches were drawn is in another file.
+
+    Raises KeyError, TypeError or ValueError unless all lines have the shape of the first.
+    """
+    count, shape = len(lines), _shape(lines[0])
+    moments = [line.moments for line in lines]
+    if set(map(len, moments)) != {len(shape)}:
+        raise ValueError
     return Series(
         gauge,
         np.fromiter([line.step for line in lines], np.int64, count),
         np.fromiter([line.batch_size for line in lines], np.int64, count),
         np.fromiter([line.learning_rate for line in lines], np.float64, count),
-        {name: _array([line.moments[name] for line in lines], length) for name, length in shape},
+        {name: _array([each[name] for each in moments], length) for name, length in shape},
         Sampling(Draw.REPLACEMENT),
     )
 
@@ -70,11 +76,13 @@ def _array(values: list[Any], length: int) -> Float[np.ndarray, "readings ..."]:
     nested lists."""
     if length < 0:
         return np.fromiter(values, np.float64, len(values))
+    if set(map(len, values)) != {length}:
+        raise ValueError
     numbers = np.fromiter(chain.from_iterable(values), np.float64, len(values) * length)
     return numbers.reshape(len(values), length)
 
 
-def _joined(parts: Sequence[Series]) -> Series:
+def _join(parts: Sequence[Series]) -> Series:
     """Parts of one shape as one."""
     if len(parts) == 1:
         return parts[0]
@@ -327,11 +335,15 @@ class Readings:
 
     def _stack(self, readings: Mapping[str, list[ReadingLine]]) -> None:
         for gauge, lines in readings.items():
-            by_shape: defaultdict[Shape, list[ReadingLine]] = defaultdict(list)
-            for line in lines:
-                by_shape[_shape(line)].append(line)
-            for shape, alike in by_shape.items():
-                self._parts[gauge].setdefault(shape, []).append(_stacked(gauge, shape, alike))
+            by_shape = self._parts[gauge]
+            try:
+                # Lines of several shapes are rare, and to ask every line for its shape takes as
+                # long as to read it.
+                part = _arrays_of(gauge, lines)
+                by_shape.setdefault(_shape(lines[0]), []).append(part)
+            except (KeyError, TypeError, ValueError):
+                for shape, alike in groupby(sorted(lines, key=_shape), key=_shape):
+                    by_shape.setdefault(shape, []).append(_arrays_of(gauge, list(alike)))
 
     def _drop_from(self, step: int) -> None:
         """Drop what the previous process wrote from this step on."""
@@ -365,7 +377,7 @@ class Readings:
         warnings: list[str] = []
         for gauge, by_shape in self._parts.items():
             for parts in by_shape.values():
-                parts[:] = [_joined(parts)]  # joined once, for the next call
+                parts[:] = [_join(parts)]  # joined once, for the next call
             series, complaints = usable([parts[0] for parts in by_shape.values()])
             warnings += complaints
             if series is not None:
