@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gradiometer.errors import BadArgument
-from gradiometer.estimation.step_time import StepTimes, step_times
+from gradiometer.estimation.batch_table import StepTimes, step_times
 from gradiometer.loop.data import Data
 from gradiometer.loop.loop import Loop
 from gradiometer.measurement.batch import mapped
