@@ -12,12 +12,12 @@ from gradiometer.loop.changes.alternative import Alternative
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.readout import Readout, plain_number
 
+# How the rate ends. linear: it falls to zero over the whole horizon. half, third: over its last
+# half or third. none: it does not.
 Tail = Literal["linear", "half", "third", "none"]
-"""How the rate ends. linear: it falls to zero over the whole horizon. half, third: over its last
-half or third. none: it does not."""
 
+# Share of the horizon before the rate starts to fall.
 HELD: dict[Tail, float] = {"linear": 0.0, "half": 0.5, "third": 2 / 3, "none": 1.0}
-"""Share of the horizon before the rate starts to fall."""
 
 
 def tail_factor(

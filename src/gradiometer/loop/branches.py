@@ -17,8 +17,8 @@ from gradiometer.measurement.estimate import significant
 
 GO_ON = GoOn()
 
+# Number of replicates below which an interval is called wide.
 FEW = 4
-"""Number of replicates below which an interval is called wide."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,9 +30,10 @@ from gradiometer.randomness import GlobalStates
 INSTEAD = (
     "give batches=lambda seed: ..., a function that returns the batches in the order of a seed"
 )
+
+# Samplers of torch whose order depends on torch's random state only, once their own generator is
+# replaced.
 SHUFFLED = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
-"""Samplers of torch whose order depends on torch's random state only, once their own generator is
-replaced."""
 
 
 class Data(ABC):

@@ -19,11 +19,11 @@ from gradiometer.loop.loop import Loop
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import untouched_randomness
 
+# Most points of the curve of a branch.
 PIECES = 48
-"""Most points of the curve of a branch."""
 
+# Fewest examples of the last batch, which is cut at the horizon: BatchNorm needs two.
 FEWEST = 2
-"""Fewest examples of the last batch, which is cut at the horizon: BatchNorm needs two."""
 
 
 def train_branch(loop: Loop, branch: Branch) -> BranchResult:

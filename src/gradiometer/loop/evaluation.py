@@ -18,11 +18,11 @@ from gradiometer.measurement.untouched import Surroundings, in_eval_mode
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.user_code import user_code
 
+# Most test examples that are run at once.
 AT_ONCE = 1024
-"""Most test examples that are run at once."""
 
+# Keys of the labels in a batch that is a mapping.
 LABELS = ("labels", "label", "targets", "target", "y")
-"""Keys of the labels in a batch that is a mapping."""
 
 
 def losses_on(

@@ -26,21 +26,21 @@ from gradiometer.loop.recorded.plan import Plan
 from gradiometer.loop.recorded.record import ForkRecord
 from gradiometer.loop.untouched import guarded_copy
 
+# Defaults.
 REPLICATES, HORIZON = 4, "25%"
-"""Defaults."""
 
+# The horizon with which branches end at a quarter and at a half of what is left, to see the effect
+# at the end.
 END = "end"
-"""The horizon with which branches end at a quarter and at a half of what is left, to see the effect
-at the end."""
 
+# Fewest updates of a branch in a race.
 FEWEST = 16
-"""Fewest updates of a branch in a race."""
 
+# Share of the initial rate that is zero: a cosine ends at 1e-17 of it.
 NO_RATE = 1e-9
-"""Share of the initial rate that is zero: a cosine ends at 1e-17 of it."""
 
+# Number of updates that are timed for a horizon in seconds.
 TIMED = 8
-"""Number of updates that are timed for a horizon in seconds."""
 
 
 @bounded

@@ -27,19 +27,17 @@ from gradiometer.loop.stream import ORIGINAL, Stream
 from gradiometer.loop.unseen import MovingAverage, RateByHand, schedulers_from
 from gradiometer.measurement.batch import Batch, batch_size, leaves
 from gradiometer.measurement.loss import Loss, checked_loss, with_graph
-from gradiometer.measurement.optimizer.ascent import moved_up
 from gradiometer.measurement.optimizer.averaged import averages_itself, to_average
-from gradiometer.measurement.optimizer.clipping import clip_before_steps
-from gradiometer.measurement.optimizer.several import optimizers_in
-from gradiometer.measurement.optimizer.wrappers import bare
+from gradiometer.measurement.optimizer.clipping import clip_before_steps, moved_up
+from gradiometer.measurement.optimizer.several import bare, optimizers_in
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
 
+# Most training examples of the readout "train_loss".
 TRAIN_EXAMPLES = 2048
-"""Most training examples of the readout "train_loss"."""
 
+# Hexadecimal digits of a digest.
 DIGITS = 16
-"""Hexadecimal digits of a digest."""
 
 
 class Loop:

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Gradients below this share of the largest are rounding: those of a bias before BatchNorm, which
+# Adam moves all the same, had 1e-8 of it.
 NO_GRADIENT = 1e-6
-"""Gradients below this share of the largest are rounding: those of a bias before BatchNorm, which
-Adam moves all the same, had 1e-8 of it."""
 
+# Whole numbers with as many bytes as a value, whose sums show if a bit differs.
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Whole numbers with as many bytes as a value, whose sums show if a bit differs."""
 
+# Whole numbers that are added up together. Two that change places are in other rows, or in other
+# columns.
 ROW = 256
-"""Whole numbers that are added up together. Two that change places are in other rows, or in other
-columns."""
 
+# Values of a tensor that are kept to see how far it is from another one, and the distance of their
+# places.
 SAMPLE, PRIME = 1024, 15_485_863
-"""Values of a tensor that are kept to see how far it is from another one, and the distance of their
-places."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
 
+# Called as `step(model, optimizer, batch)`: makes one whole update and returns the loss of the
+# batch.
 Step = Callable[[nn.Module, torch.optim.Optimizer, Batch], Tensor | float]
-"""Called as `step(model, optimizer, batch)`: makes one whole update and returns the loss of the
-batch."""
 
+# Called as `gradient(model, batch, factor)`, where `factor` is the size of the batch as a multiple
+# of the usual one: puts the gradient of the mean loss into `.grad` and returns this loss.
 Gradient = Callable[[nn.Module, Batch, Fraction], Tensor | float]
-"""Called as `gradient(model, batch, factor)`, where `factor` is the size of the batch as a multiple
-of the usual one: puts the gradient of the mean loss into `.grad` and returns this loss."""
 
 
 @dataclass(frozen=True)

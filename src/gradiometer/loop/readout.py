@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+# Parts of the names of metrics that are better if they are higher.
 HIGHER_IS_BETTER = (
     "accuracy",
     "acc",
@@ -22,7 +23,6 @@ HIGHER_IS_BETTER = (
     "rouge",
     "r2",
 )
-"""Parts of the names of metrics that are better if they are higher."""
 
 
 def lower_is_better(name: str) -> bool:

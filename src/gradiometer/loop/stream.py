@@ -21,8 +21,8 @@ from gradiometer.measurement.batch import (
     tensors_of,
 )
 
+# The size of an update of the original training.
 ORIGINAL = Fraction(1)
-"""The size of an update of the original training."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,16 @@ class Stream:
         accumulation: int = 1,
         device: torch.device | str | None = None,
     ) -> None:
+        # The batches that come next, before they are cut.
         self.batches = batches
-        """The batches that come next, before they are cut."""
         self._accumulation = accumulation
         self._device = device
         self._cut: list[tuple[Batch, Fraction]] = []
         self._skipped: list[tuple[int, int]] = []
         self._drawn = 0
+
+        # Number of examples so far.
         self.examples = 0
-        """Number of examples so far."""
         self._whole = 0
         self._rest = Fraction(0)
 

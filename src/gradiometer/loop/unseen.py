@@ -11,8 +11,8 @@ from torch import nn
 from gradiometer.errors import BadArgument
 from gradiometer.problems.user_code import user_code
 
+# Largest relative difference of two rates that are the same number.
 AGREES = 1e-6
-"""Largest relative difference of two rates that are the same number."""
 
 
 @dataclass(frozen=True)

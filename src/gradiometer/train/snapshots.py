@@ -6,8 +6,8 @@ from functools import partial
 from gradiometer.convergence.averaging import tracking_layers
 from gradiometer.exploration.ensembles.snapshots import SnapshotCollector
 from gradiometer.problems.problem import refresh
+from gradiometer.run.artifacts import save_snapshot
 from gradiometer.run.folder import RunFolder
-from gradiometer.run.snapshots import save_snapshot
 from gradiometer.train.training import Training
 
 

@@ -27,10 +27,11 @@ from gradiometer.measurement.reading import Draw, Sampling, Series, Spread
 from gradiometer.problems.problem import Problem, new_model
 from gradiometer.problems.user_code import user_code
 from gradiometer.run.budget import COOLING, Budget, clock_for
-from gradiometer.run.configuration import MOST_STEPS, Configuration
+from gradiometer.run.configuration import Configuration
+from gradiometer.run.planned import check_rates, planned
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.recorder import Mode
-from gradiometer.run.settings.planned import check_rates, planned
+from gradiometer.run.rules import MOST_STEPS
 from gradiometer.train.accumulation import Accumulator
 from gradiometer.train.cooling import Cooling
 from gradiometer.train.preparation import device_of, hold_out, new_optimizer, seed_everything

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.integrations.gradients import gradients_of
-from gradiometer.measurement.likely import LikelyGradient
 from gradiometer.measurement.motion import both_norms, factor_of
 from gradiometer.measurement.objective import Gradients
+from gradiometer.measurement.step import LikelyGradient
 from gradiometer.run.budget import READINGS, Budget
 
 

@@ -27,8 +27,8 @@ from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.preconditioner import KNOWN, is_adaptive
 from gradiometer.measurement.reading import Draw, Sampling
+from gradiometer.run.configuration import WatchedConfiguration
 from gradiometer.run.folder import WATCHED, versions
-from gradiometer.run.settings.watched import WatchedConfiguration
 
 PARTS = 2
 """The default of `parts`. Whoever asks for another number asks for the parts of a batch."""

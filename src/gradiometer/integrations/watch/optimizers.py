@@ -19,9 +19,8 @@ from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.motion import Motion, Origin, update_of, velocity_of
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.optimizer.changes import Changes
-from gradiometer.measurement.optimizer.groups import groups_of
-from gradiometer.measurement.optimizer.wrappers import bare_optimizer
+from gradiometer.measurement.optimizer.groups import Changes, groups_of
+from gradiometer.measurement.optimizer.several import bare_optimizer
 from gradiometer.measurement.reading import Draw
 
 NAMES = ("lr", "momentum", "betas", "nesterov", "weight_decay")

@@ -15,10 +15,10 @@ from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.shield import Shield, WarningLog, reason_of
 from gradiometer.measurement.finding import Finding
 from gradiometer.measurement.gauge import Gauge
+from gradiometer.run.configuration import WatchedConfiguration
 from gradiometer.run.folder import RunFolder, file_name
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
-from gradiometer.run.settings.watched import WatchedConfiguration
 from gradiometer.verdict.diagnosis import Diagnosis, diagnose
 from gradiometer.verdict.words.say import say
 

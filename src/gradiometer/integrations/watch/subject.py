@@ -207,7 +207,8 @@ def moved(batch: Batch, source: int, place: int) -> Batch:
 
 class Inputs:
     """Keeps the first tensor of the newest call of the model, until `step` takes it or the batches
-    are given.
+    are given. A model that is called with one example at a time, as a policy is with every state,
+    has as many examples as such calls.
 
     Args:
         model: The model as the loop calls it: wrapped or compiled, so that compiled code does not
@@ -218,6 +219,7 @@ class Inputs:
     def __init__(self, model: nn.Module, shield: Shield) -> None:
         self._model = model
         self._newest: Tensor | None = None
+        self._examples: list[Tensor] = []
         self._hook: Any = None
         if not isinstance(model, torch.jit.ScriptModule):  # it takes no hooks
             self._hook = model.register_forward_pre_hook(Hook(shield, self._keep), with_kwargs=True)
@@ -227,7 +229,17 @@ class Inputs:
             if isinstance(value, Tensor) and value.dim():
                 # inputs that another model made hold the graph of that model
                 self._newest = value.detach()
+                self._gather(self._newest)
                 return
+
+    def _gather(self, newest: Tensor) -> None:
+        """Add the newest inputs to those of the calls with one example each since the last step."""
+        if self._is_one_example(newest):
+            newest = newest[None]
+        if len(newest) != 1 or not torch.is_grad_enabled():
+            self._examples = []
+        else:
+            self._examples.append(newest)
 
     def take(self, *, has_loss: bool) -> Tensor:
         """The inputs of the newest call, which stand for the batch.
@@ -244,11 +256,14 @@ class Inputs:
                 "w.step(loss, batch)."
             )
         newest, self._newest = self._newest, None
+        examples, self._examples = self._examples, []
         if newest is None:
             raise BadArgument(
                 "`batch` is missing, and no call of the model with a tensor was seen since the "
                 "last step: call w.step(loss, batch)."
             )
+        if len({one.shape for one in examples}) == 1:
+            return torch.cat(examples)
         return newest[None] if self._is_one_example(newest) else newest
 
     def _is_one_example(self, inputs: Tensor) -> bool:
@@ -264,6 +279,7 @@ class Inputs:
         if self._hook is not None:
             self._hook.remove()
             self._hook = self._newest = None
+            self._examples = []
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

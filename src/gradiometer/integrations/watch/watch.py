@@ -34,7 +34,7 @@ from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.optimizer.wrappers import bare, bare_optimizer
+from gradiometer.measurement.optimizer.several import bare, bare_optimizer
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.budget import Budget, clock_for
 from gradiometer.run.ranks import Ranks

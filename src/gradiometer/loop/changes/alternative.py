@@ -21,8 +21,8 @@ class Alternative(ABC):
     'rate 2x & momentum 0.95'
     """
 
+    # Every class by its name, to read alternatives from JSON.
     kinds: ClassVar[dict[str, type["Alternative"]]] = {}
-    """Every class by its name, to read alternatives from JSON."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

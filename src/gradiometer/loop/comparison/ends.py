@@ -8,16 +8,15 @@ from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.comparison.effects import Effect, effects_of
 from gradiometer.measurement.estimate import Estimate
 
+# Largest difference, as a share, of a horizon from the half that it stands for: batches are whole.
 NEARLY = 0.1
-"""Largest difference, as a share, of a horizon from the half that it stands for:
-batches are whole."""
 
+# An effect that grew from a quarter to a half is between 0.7 of itself and itself with twice the
+# growth at the end.
 LEAST, MOST = 0.7, 2.0
-"""An effect that grew from a quarter to a half is between 0.7 of itself and itself with twice the
-growth at the end."""
 
+# One that shrank by a factor q is between q² of itself and 1.1 times itself at the end.
 KEPT = 1.1
-"""One that shrank by a factor q is between q² of itself and 1.1 times itself at the end."""
 
 METHOD = "the trend from a quarter to a half of what is left"
 

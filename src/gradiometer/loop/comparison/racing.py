@@ -16,13 +16,13 @@ from gradiometer.loop.changes.alternative import Alternative, GoOn
 from gradiometer.loop.comparison.effects import Effect, effects_of, readout_name
 from gradiometer.loop.comparison.rungs import Rung
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.simultaneous import simultaneous_means
+from gradiometer.measurement.uncertainty.differences import simultaneous_means
 
+# Trains branches and gives their results, in any order.
 Grow = Callable[[Sequence[Branch]], Iterable[BranchResult]]
-"""Trains branches and gives their results, in any order."""
 
+# Looks after the last rung, each with twice the replicates.
 FURTHER_LOOKS = 2
-"""Looks after the last rung, each with twice the replicates."""
 
 GO_ON = GoOn()
 

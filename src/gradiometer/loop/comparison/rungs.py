@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
 
+# Each horizon is this many times the one before.
 GROWTH = 2
-"""Each horizon is this many times the one before."""
 
+# Most horizons, and the replicates that are planned for, at most and at least.
 MOST_RUNGS, REPLICATES, FEWEST_REPLICATES = 3, 4, 2
-"""Most horizons, and the replicates that are planned for, at most and at least."""
 
+# Share of what is left of the training, below which a horizon leans to small rates.
 SHORT = 0.2
-"""Share of what is left of the training, below which a horizon leans to small rates."""
 
 
 @dataclass(frozen=True)

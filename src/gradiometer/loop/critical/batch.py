@@ -18,18 +18,18 @@ from gradiometer.loop.critical.fit import BatchFit, batch_fit
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.uncertainty.arithmetic import ratio_of_estimates
 
+# Fewest updates of a branch: with fewer the rate can hardly be chosen.
 FEWEST_UPDATES = 12
-"""Fewest updates of a branch: with fewer the rate can hardly be chosen."""
 
+# The interval has an upper end up to this multiple of the largest batch that was tried.
 KNOWN = 4.0
-"""The interval has an upper end up to this multiple of the largest batch that was tried."""
 
+# Below this multiple of the smallest batch that was tried, the critical batch is not told from
+# zero.
 RESOLVED = 2.0
-"""Below this multiple of the smallest batch that was tried, the critical batch is not told from
-zero."""
 
+# A forecast within this factor has held.
 HELD = 2.0
-"""A forecast within this factor has held."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,16 +12,16 @@ from gradiometer.loop.branch import Branch, BranchResult, Tail
 from gradiometer.loop.changes.rates import BatchSize
 from gradiometer.loop.comparison.effects import readout_name
 
+# Trains branches and gives their results, in any order.
 Grow = Callable[[Sequence[Branch]], Iterable[BranchResult]]
-"""Trains branches and gives their results, in any order."""
 
+# Ratio of neighbouring rates.
 STEP = 2.0
-"""Ratio of neighbouring rates."""
 
 LOPSIDED = 3.0
 
+# Most rates that are tried for one batch and horizon.
 MOST_RATES = 9
-"""Most rates that are tried for one batch and horizon."""
 
 
 @dataclass

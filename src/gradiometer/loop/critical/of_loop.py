@@ -18,11 +18,11 @@ from gradiometer.loop.recorded.record import FOLDER
 from gradiometer.loop.untouched import guarded_copy
 from gradiometer.measurement.estimate import Estimate
 
+# Defaults: batches as multiples of the present one, and the tolerance.
 FACTORS, TOLERANCE = (0.25, 1, 4), 0.2
-"""Defaults: batches as multiples of the present one, and the tolerance."""
 
+# Horizons as shares of the longest.
 SHARES = (0.25, 0.5, 1)
-"""Horizons as shares of the longest."""
 
 
 @bounded

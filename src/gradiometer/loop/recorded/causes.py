@@ -16,17 +16,17 @@ from gradiometer.loop.recorded.record import ForkRecord, forks_of
 from gradiometer.measurement.estimate import significant
 from gradiometer.run.reader import Run
 
+# Updates before the spike, in which a smaller rate can act, and the fewest after it.
 LEAD = 8
-"""Updates before the spike, in which a smaller rate can act, and the fewest after it."""
 
+# Number of new orders of the data in which the spike is looked for.
 ORDERS = 4
-"""Number of new orders of the data in which the spike is looked for."""
 
+# A loss that rises at least by this share of the spike's rise is the spike again.
 SHARE = 0.5
-"""A loss that rises at least by this share of the spike's rise is the spike again."""
 
+# A rise by a smaller share than this is not mentioned.
 LOWER = 0.1
-"""A rise by a smaller share than this is not mentioned."""
 
 HALF = Rate(0.5)
 

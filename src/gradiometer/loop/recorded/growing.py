@@ -18,8 +18,8 @@ from gradiometer.loop.recorded.record import ForkRecord
 from gradiometer.randomness import untouched_randomness
 from gradiometer.storage.disk import writing
 
+# Called with a result, and the numbers of finished branches and of all planned branches.
 Progress = Callable[[BranchResult, int, int], None]
-"""Called with a result, and the numbers of finished branches and of all planned branches."""
 
 
 def check_fits(loop: Loop, alternatives: Sequence[Alternative]) -> None:

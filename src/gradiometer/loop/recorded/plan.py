@@ -12,8 +12,8 @@ from gradiometer.loop.changes.alternative import Alternative, GoOn
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.comparison.rungs import Rung
 
+# More would fill the memory before the first branch is trained.
 MOST_REPLICATES = 10_000
-"""More would fill the memory before the first branch is trained."""
 
 
 @dataclass(frozen=True)

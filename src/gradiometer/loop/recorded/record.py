@@ -33,9 +33,8 @@ from gradiometer.storage.journal import JournalWriter, being_written, plain, rea
 if TYPE_CHECKING:  # a run is read on a machine without torch
     from gradiometer.jobs.ledger import Ledger
 
+# Version of the two files. It is raised if readers of the previous version cannot read the new one.
 FORMAT = 1
-"""Version of the two files. It is raised if readers of the previous version cannot read the new
-one."""
 
 FOLDER, PLAN, BRANCHES, DAMAGED = "forks", "fork.json", "branches.jsonl", "branches.damaged.jsonl"
 

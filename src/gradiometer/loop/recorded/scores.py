@@ -13,8 +13,8 @@ from gradiometer.loop.changes.text import alternative_of
 
 Verdict = Literal["held", "did not hold", "open"]
 
+# Name of the file of scores, in this package.
 SCORES = "advice_scores.json"
-"""Name of the file of scores, in this package."""
 
 SOURCE = "benchmarks/advice.py"
 

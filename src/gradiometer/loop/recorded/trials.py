@@ -17,19 +17,18 @@ from gradiometer.loop.recorded.scores import Verdict, kind_of_advice
 from gradiometer.measurement.finding import Finding, Trial
 from gradiometer.run.reader import Run
 
+# How much worse a larger batch or a cut may end, as a share of the readout.
+#
+# Their findings do not promise a better end for the same examples: a larger batch makes fewer
+# updates and needs somewhat more examples to the same loss, and before a cut more steps gain
+# little. No measurement gives the 1 %; it is the convention of this package for "little", and the
+# sentence about the advice names it. A larger batch that ends worse than that is compared with a
+# shorter training: see `verdict_on`.
 TOLERANCE = 0.01
-"""How much worse a larger batch or a cut may end, as a share of the readout.
 
-Their findings do not promise a better end for the same examples: a larger batch makes fewer updates
-and needs somewhat more examples to the same loss, and before a cut more steps gain little. No
-measurement gives the 1 %; it is the convention of this package for "little", and the sentence about
-the advice names it. A larger batch that ends worse than
-that is compared with a shorter training: see `verdict_on`.
-"""
-
+# Factors this close to each other are the same advice, since a forecast moves a little with every
+# reading.
 ALIKE = 1.15
-"""Factors this close to each other are the same advice, since a forecast moves a little with every
-reading."""
 
 
 def advised(findings: Iterable[Finding]) -> tuple[Alternative, ...]:

@@ -15,18 +15,18 @@ from gradiometer.run.spikes import spikes_of
 
 Kind = Literal["not finite", "diverged", "spike", "rise"]
 
+# Losses that show the level before a rise, and how far noise reaches.
 BEFORE = 64
-"""Losses that show the level before a rise, and how far noise reaches."""
 
+# A rise that stays is looked for in this many steps on each side of the step that is asked for.
 NEAR = 64
-"""A rise that stays is looked for in this many steps on each side of the step that is asked for."""
 
+# Fewest losses on each side of a rise: fewer have medians that noise moves.
 FEWEST = 8
-"""Fewest losses on each side of a rise: fewer have medians that noise moves."""
 
+# A loss that is this many times the usual deviation above its level is not of the noise. With heavy
+# tails (Student's t with 3 degrees of freedom) one in 70 is.
 BEYOND = 4.0
-"""A loss that is this many times the usual deviation above its level is not of the noise. With heavy
-tails (Student's t with 3 degrees of freedom) one in 70 is."""
 
 
 @dataclass(frozen=True)

@@ -29,18 +29,17 @@ from gradiometer.train.forking.run_loop import loop_at
 
 Cause = Literal["example", "batch", "layer", "rate", "chance", "unknown"]
 
+# Other orders of the data: if most of them have the incident, it is not of these batches.
 OTHER, ORDERS = "other data", 3
-"""Other orders of the data: if most of them have the incident, it is not of these batches."""
 
+# The smallest factor on the rate that is tried. An incident at a 64th of the rate is not its fault.
 LOWEST = 1 / 64
-"""The smallest factor on the rate that is tried. An incident at a 64th of the rate is not its
-fault."""
 
+# A layer is the cause if all others bear this factor on the rate without it.
 BORNE = 4.0
-"""A layer is the cause if all others bear this factor on the rate without it."""
 
+# Updates after a rise that show if it stays.
 AFTER = 16
-"""Updates after a rise that show if it stays."""
 
 
 @dataclass(frozen=True)

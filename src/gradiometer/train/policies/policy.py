@@ -77,11 +77,11 @@ class ForkPoint:
 class Policy(Protocol):
     """Decides something before some of the steps of a training."""
 
+    # Name of the event that records a decision.
     event: ClassVar[str]
-    """Name of the event that records a decision."""
 
+    # What the time of its forks is charged to.
     account: ClassVar[str]
-    """What the time of its forks is charged to."""
 
     def due(self, step: int) -> bool:
         """True if there is something to decide before this step."""

@@ -120,13 +120,16 @@ class KeptUpdatesOfLoop:
 
     def at_step(self, batch: Batch | None) -> None:
         """Take the batch of a backward, before the update."""
+        if batch is None:
+            # an update cannot be repeated, now or later: the coming one must not begin anew
+            with self.shield:
+                self._give_up("`w.step` was called without the batch", for_good=True)
+            return
         self.awaits_update = True
         if not self._is_open:
             return
         with self.shield, self._spending():
-            if batch is None:
-                self._give_up("`w.step` was called without the batch", for_good=True)
-            elif not self._batches or batch is not self._batches[-1]:
+            if not self._batches or batch is not self._batches[-1]:
                 # a closure takes the same batch several times
                 if self._state is None:
                     self._keep_state()  # the first call of the model was not seen

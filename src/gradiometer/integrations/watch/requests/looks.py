@@ -36,9 +36,8 @@ from gradiometer.measurement.evaluation import Evaluation, PerExample
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.problems.problem import Problem
-from gradiometer.run.artifacts import save_artifact
+from gradiometer.run.artifacts import save_artifact, save_snapshot, snapshot_paths
 from gradiometer.run.reader import Run
-from gradiometer.run.snapshots import save_snapshot, snapshot_paths
 
 if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport

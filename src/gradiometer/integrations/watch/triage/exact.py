@@ -12,7 +12,7 @@ from gradiometer.integrations.gradients import Listener, gradients_of
 from gradiometer.integrations.watch.shield import Hook, Shield
 from gradiometer.integrations.watch.triage.batches import compared_by
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.optimizer.wrappers import bare_optimizer
+from gradiometer.measurement.optimizer.several import bare_optimizer
 from gradiometer.run.budget import Budget
 
 SENSITIVE = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
@@ -324,7 +324,7 @@ class SharedRows:
         if sum(map(len, self._calls)) >= ROWS:
             return
         inputs = next((one for one in arguments if isinstance(one, Tensor) and one.dim()), None)
-        if inputs is not None:
+        if inputs is not None and inputs.layout is torch.strided:
             self._calls.append(self._fingerprints(inputs))
 
     def _fingerprints(self, inputs: Tensor) -> Tensor:

@@ -216,6 +216,8 @@ class TriageRecorder:
         heard = self._backwards
         self._look["gradient"] = heard.made
         inputs, labels = parts_of(batch)
+        if inputs is not None and inputs.layout is not torch.strided:
+            inputs = None  # the features of a graph, sparse: no moments, no fingerprints
         out = logits_of(self._output)
         if labels is None and heard.compared is not None:
             outputs, labels = heard.compared
