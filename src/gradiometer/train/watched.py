@@ -4,9 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gradiometer.gauges import Asked
-from gradiometer.integrations.watch.data import Batches, Probe
-from gradiometer.integrations.watch.findings import Announcements
-from gradiometer.integrations.watch.subject import Subject
+from gradiometer.integrations.watch.recording import Announcements
+from gradiometer.integrations.watch.subject import Batches, Probe, Subject
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.run.ranks import Ranks
 from gradiometer.train.training import Training
