@@ -32,8 +32,7 @@ from gradiometer.run.configuration import Configuration, WatchedConfiguration
 from gradiometer.run.planned import hyperparameters_of
 from gradiometer.run.reader import Run
 from gradiometer.run.trust import check_trust
-from gradiometer.train.brief import advance, started
-from gradiometer.train.training import Training
+from gradiometer.train.training import Training, advance, started
 from gradiometer.verdict.words.say import as_dict, say
 
 # Steps measured at the end of a brief training.

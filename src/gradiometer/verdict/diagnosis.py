@@ -34,8 +34,12 @@ from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.products import is_of_products
 from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
 from gradiometer.loop.recorded.causes import causes_of
-from gradiometer.loop.recorded.decisions import cooled_finding, cooling_finding, rate_finding
-from gradiometer.loop.recorded.trials import with_trials
+from gradiometer.loop.recorded.trials import (
+    cooled_finding,
+    cooling_finding,
+    rate_finding,
+    with_trials,
+)
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State, Trial
 from gradiometer.measurement.gauge import Gauge, RunFacts, estimates_of, finding_of
