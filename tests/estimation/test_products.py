@@ -22,7 +22,7 @@ from gradiometer.measurement.uncertainty.now import ratio_now
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-from products_quadratics import BATCH, RULES, Rule, readings_of, reshuffled, walk
+from products_quadratics import BATCH, READINGS, RULES, Rule, readings_of, reshuffled, walk
 
 RUNS = 100
 
@@ -64,6 +64,34 @@ def test_the_loss_gives_the_gradient_where_the_lags_bend() -> None:
     assert found.ways["lags"].mean() < 0
     assert abs(found.norm_squared.mean() / truth - 1) < 0.2
     assert found.doubted == ("lags",)
+
+
+@pytest.mark.parametrize(
+    ("place", "size", "doubted"),
+    [(1, 0.1, ()), (1, 2.0, ("floor",)), (3, 3.0, ()), (3, 30.0, ("floor",))],
+)
+def test_without_the_loss_a_floor_shows_where_the_lags_bend(
+    place: int, size: float, doubted: tuple[str, ...]
+) -> None:
+    """At rates near the edge the lags see a tenth (heavy ball) or 0.7 (AdamW) of ‖g‖²."""
+    rule = RULES[place]
+    seen = walk(rule, size, runs=4, steps=600, seed=5, settle=200)
+    for run in range(4):
+        found = signal(
+            readings(seen.product[run]),
+            readings(seen.norm_squared[run]),
+            momentum=rule.momentum,
+            memory=readings(seen.memory[run]),
+        )
+        truth = seen.truth[run].mean()
+        assert found.doubted == doubted
+        if doubted:
+            assert found.norm_squared.mean() < 0.8 * truth
+            assert abs(found.ways["floor"].mean() / truth - 1) < 0.05
+
+
+def readings(columns: np.ndarray) -> np.ndarray:
+    return columns.reshape(READINGS, -1).mean(axis=1)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
