@@ -1,4 +1,4 @@
-"""A quick share of the fuzzing. `python tests/fuzz/harness.py 100000` is the long one."""
+"""A quick share of the fuzzing. `PYTHONPATH=tests python tests/fuzz/harness.py 100000` is the long one."""
 
 import os
 import random

@@ -127,11 +127,12 @@ def of_a_watched_loop(folder: Path) -> Facts:
     """What `watch` has recorded up to the newest checkpoint of the person, the parameters, and the
     finished branches of forks that the loop asks for."""
     kept = folder / "kept.pt"
-    found = sorted(folder.glob("runs/*/run.toml"))
-    if not found or not kept.exists():
+    if not kept.exists():
         return {"step": 0, "losses": {}}
     state = torch.load(kept)
-    steps, losses = Run.open(found[0].parent).losses
+    # a loop that was stopped before its first checkpoint has left another run
+    path = folder / state["watch"]["run"]
+    steps, losses = Run.open(path).losses
     known = dict(zip(steps.tolist(), map(float.hex, losses.tolist()), strict=True))
     assert set(range(state["step"])) <= set(known), "a loss before the checkpoint is lost"
     tensors = {name: hashed(each.numpy().tobytes()) for name, each in state["model"].items()}
@@ -139,8 +140,7 @@ def of_a_watched_loop(folder: Path) -> Facts:
         "step": state["step"],
         "losses": known,
         "tensors": tensors,
-        "runs": len(found),
-        "branches": branches(folder / "runs"),
+        "branches": branches(path),
     }
 
 
