@@ -21,9 +21,6 @@ if TYPE_CHECKING:  # torch is loaded only when a schedule is attached to an opti
 
 READER = "gradiometer.convergence.schedules.text"
 
-# The largest step at which a schedule has a value.
-LAST_STEP = 2**1000
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -208,7 +205,7 @@ def whole_step(step: SupportsIndex) -> int:
         whole = operator.index(step)
     except TypeError:
         raise BadArgument(f"`step` must be a whole number, got {step!r}.") from None
-    if isinstance(step, bool) or not 0 <= whole <= LAST_STEP:
+    if isinstance(step, bool) or not 0 <= whole <= 2**1000:
         raise BadArgument(f"`step` must lie between 0 and 2^1000, got {step}.")
     return whole
 
