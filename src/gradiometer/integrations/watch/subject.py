@@ -15,6 +15,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.gradients import Preconditioner
 from gradiometer.integrations.watch.shield import Hook, Shield
+from gradiometer.loop.stream import Groups, examples_in
 from gradiometer.measurement.batch import Batch, batch_size, mapped
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.motion import Origin
@@ -23,7 +24,6 @@ from gradiometer.measurement.optimizer.groups import Group, groups_of, largest_r
 from gradiometer.measurement.reading import Draw, Sampling, Spread
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.examples import Examples
-from gradiometer.problems.user_code import user_code
 from gradiometer.run.budget import Budget
 from gradiometer.run.ranks import Ranks
 
@@ -160,7 +160,7 @@ class Batches:
 
     sampling: Sampling
     probe: Probe | None = None
-    groups: int | Callable[[Batch], Any] | None = None
+    groups: Groups = None
     known: bool = True
     axis: int = 0
     judges: Probe | None = None
@@ -182,19 +182,7 @@ class Batches:
         Raises:
             BadArgument: `groups` returned something else.
         """
-        if self.groups is None:
-            return None
-        size = batch_size(batch := batch_of())
-        if isinstance(self.groups, int):
-            return torch.arange(size, device="cpu") // self.groups
-        with user_code("groups"):
-            labels = torch.as_tensor(self.groups(batch), device="cpu")
-        if labels.shape != (size,) or len(labels.unique()) < 2:
-            raise BadArgument(
-                f"`groups` returned labels of shape {list(labels.shape)} for {size} rows: return "
-                "one label for every row, and at least two different ones."
-            )
-        return labels
+        return None if self.groups is None else examples_in(batch_of(), self.groups)
 
 
 def moved(batch: Batch, source: int, place: int) -> Batch:

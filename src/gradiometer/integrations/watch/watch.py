@@ -336,7 +336,8 @@ def optimizers_of(optimizer: Any) -> list[torch.optim.Optimizer]:
         raise BadArgument(
             "`optimizer` must be a torch optimizer, a wrapper of one or a list, got "
             f"{', '.join(strangers) or 'none'}: `watch` follows the `step` of the torch optimizer "
-            "that trains `model`."
+            "that trains `model`. In place of an update by hand, p.data.add_(p.grad, alpha=-lr), "
+            "torch.optim.SGD(model.parameters(), lr) does the same."
         )
     return found
 
