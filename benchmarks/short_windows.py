@@ -26,7 +26,7 @@ from tail_families import label_noise, late
 from gradiometer import Draw, Sampling, Series
 from gradiometer.drift import BatchSharpness, LossChange, StepDrift
 from gradiometer.estimation import NoiseShape
-from gradiometer.estimation.gram import NoiseMoments
+from gradiometer.estimation.noise_shape import NoiseMoments
 from gradiometer.measurement.estimate import Estimates
 
 BATCH, READINGS, TRUTH = 32, 30, 100_000

@@ -16,18 +16,16 @@ from gradiometer.drift.loss_change import LossChange
 from gradiometer.drift.step_drift import StepDrift
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.heavy_examples import HeavyExamples
-from gradiometer.estimation.noise import GradientNoise
+from gradiometer.estimation.noise import GradientNoise, NoiseSources
 from gradiometer.estimation.noise_shape import NoiseShape
-from gradiometer.estimation.noise_sources import NoiseSources
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.measurement.finding import Issue
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.problems.user_code import user_code, user_module
-from gradiometer.run.configuration import Configuration
+from gradiometer.run.configuration import Configuration, WatchedConfiguration
 from gradiometer.run.reader import Run
-from gradiometer.run.settings.watched import WatchedConfiguration
 
 GAUGES: dict[str, type[Gauge]] = {
     gauge.name: gauge

@@ -12,9 +12,9 @@ import torch
 from conftest import CASES, Case
 from gradiometer import BadArgument
 from gradiometer.estimation import GradientNoise, NoiseShape
-from gradiometer.estimation.gram import NoiseMoments, of_a_finite_population
 from gradiometer.estimation.micro_batches import inner_products
 from gradiometer.estimation.noise import cosine
+from gradiometer.estimation.noise_shape import NoiseMoments, of_a_finite_population
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.lab.closed_forms.quadratic import Position, output_losses
 from gradiometer.measurement import Draw, Objective, Reading, Sampling, Series, State, TrainingStep

@@ -12,8 +12,8 @@ from bits import everything
 from conftest import CASES, Case
 from gradiometer import BadArgument, Unsupported, UserCodeFailed
 from gradiometer.measurement import Draw, Objective, Sampling, TrainingStep, supervised
-from gradiometer.measurement.apart import Apart
 from gradiometer.measurement.batch import batch_size, chunks, take
+from gradiometer.measurement.step import Apart
 
 SAMPLING = Sampling(Draw.REPLACEMENT, 100)
 

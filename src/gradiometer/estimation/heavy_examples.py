@@ -54,7 +54,7 @@ class HeavyExamples(Gauge):
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
         """The means of ‖g_i‖², ‖g_i‖⁴ and ‖g_i‖²‖g_j‖² (i ≠ j), and the largest tenth's part of the
         first."""
-        from gradiometer.estimation.example_norms import squared_norms  # noqa: PLC0415 (it needs torch)
+        from gradiometer.estimation.micro_batches import squared_norms  # noqa: PLC0415 (it needs torch)
 
         norms = squared_norms(step.objective, step.batch, seed=step.derived_seed("norms"))
         return norm_moments(norms.cpu().numpy())

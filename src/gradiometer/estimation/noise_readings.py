@@ -10,7 +10,7 @@ from jaxtyping import Float
 from gradiometer.estimation.products import PRODUCT_PRIOR, GradientMemory, Steps, signal
 from gradiometer.measurement.reading import Draw, Series
 from gradiometer.measurement.uncertainty.now import NOISE_PRIOR
-from gradiometer.measurement.uncertainty.power_law import MOST_READINGS, Drift
+from gradiometer.measurement.uncertainty.power_law import LAW, Drift
 
 HALVES = 2.0
 """If all noise points one way, ⟨ĝ_1, ĝ_2⟩ of two halves has the standard deviation 2 tr Σ/B; it is
@@ -53,7 +53,7 @@ def means_of_neighbours(series: Series) -> Series:
 
     Single products are mostly noise, and readings are weighed by the size of their neighbours.
     """
-    length = math.ceil(len(series) / MOST_READINGS)
+    length = math.ceil(len(series) / LAW["most_readings"])
     if PRODUCT not in series.moments or length < 2:
         return series
     first = len(series) % length

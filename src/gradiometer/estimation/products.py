@@ -25,19 +25,17 @@ at fixed parameters, and the coming batch has not been trained on yet. Simulated
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.uncertainty.batch_means import batch_length, batch_means
-from gradiometer.measurement.uncertainty.now import NOISE_PRIOR
+from gradiometer.measurement.uncertainty.means import batch_length, batch_means
+from gradiometer.measurement.uncertainty.power_law import Drift
 
-PRODUCT_PRIOR = replace(NOISE_PRIOR, share=0.8, wander=0.26)
-"""The drift of 1/B read from products. Their noise is small, so that the wander decides: chosen on
-ten trainings (see benchmarks/products.py), where intervals covered in 0.87 of the cases with the
-wander of halves and 0.91 with this."""
+PRODUCT_PRIOR = Drift.of("products")
+"""The drift of 1/B read from products."""
 
 BIAS = 0.2
 """Standard deviation of the bias of the steadier way, as a share of ‖g‖², where the first

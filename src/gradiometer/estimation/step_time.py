@@ -9,7 +9,7 @@ import numpy as np
 
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.medians import median
+from gradiometer.measurement.uncertainty.means import median
 
 FEWEST_ROUNDS, MOST_ROUNDS = 9, 60
 

@@ -24,8 +24,8 @@ from gradiometer.measurement.loss import supervised
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 
+# The coordinates of a point: floats, or arrays over runs.
 Coordinates = tuple[Any, ...]
-"""The coordinates of a point: floats, or arrays over runs."""
 
 
 class Counterexample(ABC):
@@ -154,8 +154,7 @@ class Point(nn.Module):
 
     def forward(self, examples: Float[Tensor, "examples drawn"]) -> Float[Tensor, " examples"]:
         """The loss of each example."""
-        losses: Tensor = self.counterexample.losses(self.position, examples)
-        return losses
+        return self.counterexample.losses(self.position, examples)
 
 
 @dataclass(frozen=True)

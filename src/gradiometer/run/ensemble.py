@@ -36,10 +36,10 @@ from gradiometer.exploration.ensembles.swag import SWAG
 from gradiometer.problems.evaluation import held_out_labels, log_probabilities
 from gradiometer.problems.problem import Problem, new_model, refresh
 from gradiometer.randomness import untouched_randomness
+from gradiometer.run.artifacts import load_snapshots
 from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.problem import problem_of
 from gradiometer.run.reader import Run
-from gradiometer.run.snapshots import load_snapshots
 
 # Test examples needed, so that every bin of the calibration error has enough.
 FEWEST_HELD_OUT = 2 * 3 * BINS

@@ -6,30 +6,127 @@ Lines are decoded in blocks and kept as arrays, which makes a million readings f
 import gc
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal
 
 import msgspec
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from gradiometer.errors import RunDamaged
 from gradiometer.measurement.optimizer.groups import Family, Group, read
-from gradiometer.measurement.reading import Sampling, Series
-from gradiometer.run.columns import (
-    Columns,
-    Number,
-    ReadingLine,
-    StepNumber,
-    columns_of,
-    in_order,
-    merge,
-    usable,
-)
+from gradiometer.measurement.reading import Draw, Sampling, Series
 from gradiometer.storage.disk import open_to_read, reason_of
 from gradiometer.storage.journal import is_incomplete, restored, skipped_lines
+
+# Names of the moments with their numbers of layers, −1 for a moment without layers.
+Shape = tuple[tuple[str, int], ...]
+
+
+Number = float | Literal["inf", "-inf", "nan"]
+StepNumber = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+
+
+class ReadingLine(msgspec.Struct, tag_field="kind", tag="reading", gc=False):
+    """A reading as a line of the journal."""
+
+    gauge: str
+    step: StepNumber
+    batch_size: Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
+    learning_rate: Number
+    moments: dict[str, Number | list[Number]]
+
+
+def _shape(line: ReadingLine) -> Shape:
+    return tuple(
+        sorted(
+            (name, len(value) if isinstance(value, list) else -1)
+            for name, value in line.moments.items()
+        )
+    )
+
+
+def _stacked(gauge: str, shape: Shape, lines: Sequence[ReadingLine]) -> Series:
+    """Lines of one shape as arrays. How their batches were drawn is in another file."""
+    count = len(lines)
+    return Series(
+        gauge,
+        np.fromiter([line.step for line in lines], np.int64, count),
+        np.fromiter([line.batch_size for line in lines], np.int64, count),
+        np.fromiter([line.learning_rate for line in lines], np.float64, count),
+        {name: _array([line.moments[name] for line in lines], length) for name, length in shape},
+        Sampling(Draw.REPLACEMENT),
+    )
+
+
+def _array(values: list[Any], length: int) -> Float[np.ndarray, "readings ..."]:
+    """As doubles; "inf", "-inf" and "nan" become numbers. A flat iterator takes half the time of
+    nested lists."""
+    if length < 0:
+        return np.fromiter(values, np.float64, len(values))
+    numbers = np.fromiter(chain.from_iterable(values), np.float64, len(values) * length)
+    return numbers.reshape(len(values), length)
+
+
+def _joined(parts: Sequence[Series]) -> Series:
+    """Parts of one shape as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return replace(
+        parts[0],
+        steps=np.concatenate([part.steps for part in parts]),
+        batch_size=np.concatenate([part.batch_size for part in parts]),
+        learning_rate=np.concatenate([part.learning_rate for part in parts]),
+        moments={
+            name: np.concatenate([part.moments[name] for part in parts])
+            for name in parts[0].moments
+        },
+    )
+
+
+def _is_finite(series: Series) -> Bool[np.ndarray, " readings"]:
+    """True for readings whose moments are all finite."""
+    found = np.ones(len(series), dtype=bool)
+    for values in series.moments.values():
+        found &= np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+    return found
+
+
+def usable(parts: Sequence[Series]) -> tuple[Series | None, list[str]]:
+    """The readings of a gauge that can be used: finite, one for each step, and of the most frequent
+    of several shapes; and warnings about the others."""
+    finite = [part[_is_finite(part)] for part in parts]
+    total, good = sum(map(len, parts)), sum(map(len, finite))
+    warnings: list[str] = []
+    if good < total:
+        first = min(int(part.steps[~_is_finite(part)].min(initial=2**53)) for part in parts)
+        warnings.append(
+            f"{parts[0].gauge}: {total - good} of {total} readings are not finite, the first at "
+            f"step {first}: skipped."
+        )
+    if not good:
+        return None, warnings
+    usual = max(finite, key=len)
+    if len(usual) < good:
+        warnings.append(
+            f"{usual.gauge}: {good - len(usual)} readings have other moments than the rest: "
+            "skipped."
+        )
+    return usual[in_order(usual.steps)], warnings
+
+
+def in_order(steps: Int[np.ndarray, " _"]) -> slice | Int[np.ndarray, " _"]:
+    """Indices that sort by step and keep the last of equal steps; a slice if the steps increase
+    already."""
+    if bool((steps[1:] > steps[:-1]).all()):
+        return slice(None)
+    _, first = np.unique(steps[::-1], return_index=True)
+    return len(steps) - 1 - first
+
 
 # Bytes read at a time. The decoded lines then fit into the processor's cache, which halves the
 # time.
@@ -120,7 +217,7 @@ class Readings:
 
     def _start(self) -> None:
         self.overhead: dict[str, Any] = {}
-        self._columns: dict[str, list[Columns]] = {}
+        self._parts: defaultdict[str, dict[Shape, list[Series]]] = defaultdict(dict)
         self._losses: list[tuple[np.ndarray, np.ndarray]] = []
         # Steps and the groups of the optimizers at each.
         self.settings: list[tuple[int, tuple[Group, ...]]] = []
@@ -226,12 +323,17 @@ class Readings:
 
     def _stack(self, readings: Mapping[str, list[ReadingLine]]) -> None:
         for gauge, lines in readings.items():
-            self._columns.setdefault(gauge, []).extend(columns_of(lines))
+            by_shape: defaultdict[Shape, list[ReadingLine]] = defaultdict(list)
+            for line in lines:
+                by_shape[_shape(line)].append(line)
+            for shape, alike in by_shape.items():
+                self._parts[gauge].setdefault(shape, []).append(_stacked(gauge, shape, alike))
 
     def _drop_from(self, step: int) -> None:
         """Drop what the previous process wrote from this step on."""
-        for blocks in self._columns.values():
-            blocks[:] = [block.select(block.steps < step) for block in blocks]
+        for by_shape in self._parts.values():
+            for parts in by_shape.values():
+                parts[:] = [part[part.steps < step] for part in parts]
         self._losses = [
             (steps[steps < step], losses[steps < step]) for steps, losses in self._losses
         ]
@@ -257,15 +359,13 @@ class Readings:
         """The usable readings of every gauge, and warnings about the others."""
         found: dict[str, Series] = {}
         warnings: list[str] = []
-        for gauge, blocks in self._columns.items():
-            # joined once, for the next call
-            blocks[:] = merge([block for block in blocks if len(block)])
-            c, complaints = usable(gauge, blocks)
+        for gauge, by_shape in self._parts.items():
+            for parts in by_shape.values():
+                parts[:] = [_joined(parts)]  # joined once, for the next call
+            series, complaints = usable([parts[0] for parts in by_shape.values()])
             warnings += complaints
-            if c is not None:
-                found[gauge] = Series(
-                    gauge, c.steps, c.batch_size, c.learning_rate, c.moments, sampling, layers
-                )
+            if series is not None:
+                found[gauge] = replace(series, sampling=sampling, layers=layers)
         return found, warnings
 
 

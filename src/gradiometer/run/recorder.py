@@ -10,11 +10,11 @@ from typing import Any, Literal
 from gradiometer.errors import BadArgument, Interrupted, Unsupported, UserCodeFailed
 from gradiometer.measurement.evaluation import Evaluation
 from gradiometer.measurement.gauge import Gauge, Measurable
-from gradiometer.measurement.optimizer.changes import Changes
+from gradiometer.measurement.optimizer.groups import Changes
 from gradiometer.measurement.reading import Moments, Reading, Series, is_finite
+from gradiometer.run.artifacts import FILE, write_examples
 from gradiometer.run.budget import READINGS, START, Budget
 from gradiometer.run.cadence.cadence import Cadence
-from gradiometer.run.examples import FILE, write_examples
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.memory import Peak, measured
 from gradiometer.storage.disk import interrupted_by_disk

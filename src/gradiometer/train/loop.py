@@ -17,8 +17,8 @@ from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.errors import BadArgument, Diverged, GradiometerError, Interrupted, bounded
 from gradiometer.exploration.ensembles.snapshots import SnapshotCollector
 from gradiometer.gauges import Asked, GaugesAsked, recorded_gauges
-from gradiometer.integrations.announcements import Announcements
 from gradiometer.integrations.watch.data import Batches, Probe
+from gradiometer.integrations.watch.findings import Announcements
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.integrations.watch.triage.recorder import EVENT as FACTS
 from gradiometer.integrations.watch.watching import Watch
@@ -28,6 +28,7 @@ from gradiometer.measurement.gauge import Gauge
 from gradiometer.problems.evaluation import evaluate
 from gradiometer.problems.problem import Problem, refresh
 from gradiometer.problems.user_code import user_code
+from gradiometer.run.artifacts import save_snapshot
 from gradiometer.run.budget import Budget
 from gradiometer.run.checkpoints import Checkpoint, load_latest, save
 from gradiometer.run.configuration import Configuration
@@ -36,7 +37,6 @@ from gradiometer.run.problem import configuration_of, problem_of
 from gradiometer.run.ranks import RankLost, Ranks, together
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
-from gradiometer.run.snapshots import save_snapshot
 from gradiometer.train.averaged import end_at_average, evaluated
 from gradiometer.train.follow import asked_to_stop, dismiss, follow, lead
 from gradiometer.train.policies import ForkPoint, policies_of, remember
@@ -277,7 +277,7 @@ class Trainer:
         loss = training.backward(batch, watch.measuring)
         reason = training.divergence(loss)
         if reason is not None:
-            self._diverged(reason)
+            self._end_diverged(reason)
         # Late in a run settings are seldom read, and the rate that it ends with belongs on record.
         if training.step == training.steps - 1:
             watch.note_settings()
@@ -360,7 +360,7 @@ class Trainer:
             f"gradiometer resume {shlex.quote(str(self.folder.path))}"
         ) from error
 
-    def _diverged(self, reason: str) -> NoReturn:
+    def _end_diverged(self, reason: str) -> NoReturn:
         """Always raises Diverged. The checkpoint before is the last good state."""
         training = self.training
         # write the losses that wait: they show how it came
@@ -406,32 +406,30 @@ def watch_of(training: Training, tell: Callable[[str], object]) -> Watch:
     """
     configuration = training.configuration
     examples = Probe(training.data)
-    return Watch(
-        Subject(
-            objective=training.objective,
-            has_loss=True,
-            budget=training.budget,
-            ranks=Ranks(),
-            tell=tell,
-            spread=(lambda: training.spread) if training.shared else None,
-            origin=training.origin,
-            is_own=True,
-        ),
-        training.model,
-        [training.optimizer],
-        out=Path(),
-        name=training.problem.name,
+    subject = Subject(
+        objective=training.objective,
+        called=training.model,
+        optimizers=[training.optimizer],
         batches=Batches(
             training.sampling, examples if configuration.probe else None, judges=examples
         ),
-        accumulation=1,
-        scaler=None,
+        budget=training.budget,
+        ranks=Ranks(),
+        tell=tell,
+        seed=configuration.seed,
+        spread=(lambda: training.spread) if training.shared else None,
+        origin=training.origin,
+        is_own=True,
+    )
+    return Watch(
+        subject,
+        out=Path(),
+        name=training.problem.name,
         asked={
-            "budget": configuration.budget,
             "every": configuration.every,
             "parts": configuration.parts,
-        }
-        | {"level": configuration.level, "seed": configuration.seed},
+            "level": configuration.level,
+        },
         gauges=Asked(tuple(gauge.name for gauge in training.gauges), training.gauges),
         to=(),
         announcements=Announcements(page=False, quiet=True),

@@ -38,11 +38,12 @@ from gradiometer.problems.problem import Problem, new_model
 from gradiometer.problems.registry import load
 from gradiometer.problems.user_code import user_code
 from gradiometer.run.budget import COOLING, Budget, clock_for
-from gradiometer.run.configuration import MOST_STEPS, OPTIMIZERS, Configuration
+from gradiometer.run.configuration import OPTIMIZERS, Configuration
 from gradiometer.run.folder import file_name
+from gradiometer.run.planned import check_rates, planned
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.recorder import Mode
-from gradiometer.run.settings.planned import check_rates, planned
+from gradiometer.run.rules import MOST_STEPS
 from gradiometer.train.accumulation import Accumulator
 from gradiometer.train.cooling import Cooling
 

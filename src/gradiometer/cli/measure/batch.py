@@ -14,8 +14,7 @@ from gradiometer.run.configuration import Configuration
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gradiometer.estimation.batch_table import BatchRow, BatchTable
-    from gradiometer.estimation.rate_brackets import RateBracket
+    from gradiometer.estimation.batch_table import BatchRow, BatchTable, RateBracket
     from gradiometer.measurement.estimate import Estimate
     from gradiometer.train.batch_comparison import BatchComparison
 

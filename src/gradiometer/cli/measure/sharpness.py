@@ -10,7 +10,8 @@ import click
 from gradiometer.cli.completion import targets
 from gradiometer.cli.options import SEED, OutFile, configuration_options, json_option
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
-from gradiometer.run.configuration import MOST_STEPS, Configuration
+from gradiometer.run.configuration import Configuration
+from gradiometer.run.rules import MOST_STEPS
 
 if TYPE_CHECKING:
     from gradiometer.drift.curvature_survey import Survey

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, SupportsIndex
 
+from gradiometer.arguments import require
 from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
@@ -18,8 +19,9 @@ if TYPE_CHECKING:  # torch is loaded only when a schedule is attached to an opti
     import torch.optim.lr_scheduler
 
 READER = "gradiometer.convergence.schedules.text"
+
+# The largest step at which a schedule has a value.
 LAST_STEP = 2**1000
-"""The largest step at which a schedule has a value."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,10 @@ class Schedule(ABC):
             rate = math.inf
         except (ArithmeticError, ValueError):
             rate = math.nan
-        if not (rate >= 0 and math.isfinite(rate)):
-            raise BadArgument(
-                f"`{self!r}` gives {rate} at step {step}: a rate must be finite and not negative."
-            )
+        require(
+            rate >= 0 and math.isfinite(rate),
+            f"`{self!r}` gives {rate} at step {step}: a rate must be finite and not negative.",
+        )
         return rate
 
     def asymptotics(self, step: Asymptotics) -> Asymptotics:
@@ -147,10 +149,10 @@ class Schedule(ABC):
         from torch.optim.lr_scheduler import LambdaLR  # noqa: PLC0415  schedules are read on machines without torch
 
         unit = float(optimizer.defaults["lr"])
-        if not unit > 0:
-            raise BadArgument(
-                f"`lr` of the optimizer must be positive, got {unit}: it is what η is measured in."
-            )
+        require(
+            unit > 0,
+            f"`lr` of the optimizer must be positive, got {unit}: it is what η is measured in.",
+        )
         # Torch multiplies the rate of each group by this, so groups with rates of their own keep
         # them in proportion.
         return LambdaLR(optimizer, lambda step: self(step) / unit)

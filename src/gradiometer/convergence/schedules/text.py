@@ -5,16 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from gradiometer.arguments import require
 from gradiometer.convergence.formulas.expression import DEEPEST, nearest
 from gradiometer.convergence.schedules import cycles as schedule_cycles
 from gradiometer.convergence.schedules import shapes as schedule_shapes
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
 
+# The files with the classes that a text can name.
 FAMILIES = (schedule_shapes, schedule_cycles)
-"""The files with the classes that a text can name."""
+
+# Characters in the longest text accepted.
 LONGEST = 20_000
-"""Characters in the longest text accepted."""
 METHODS = ("warmed_up", "then")
 
 
@@ -25,8 +27,9 @@ def parse(text: str) -> Schedule:
     >>> Schedule.parse("Cosine(0.1, steps=100) * 0.5")(0)
     0.05
     """
-    if not len(text) <= LONGEST:
-        raise BadArgument(f"`text` must have at most {LONGEST:,} characters, got {len(text):,}.")
+    require(
+        len(text) <= LONGEST, f"`text` must have at most {LONGEST:,} characters, got {len(text):,}."
+    )
     try:
         tree = ast.parse(text.strip(), mode="eval").body
         if _depth(tree) > DEEPEST:
@@ -114,8 +117,10 @@ def _settings(keywords: Sequence[ast.keyword]) -> dict[str, Any]:
 
 
 def _call_method(owner: Any, method: str, values: list[Any], settings: dict[str, Any]) -> Any:
-    if not isinstance(owner, Schedule):
-        raise BadArgument(f"`text`: .{method} needs a schedule on its left, got {owner!r}.")
+    require(
+        isinstance(owner, Schedule),
+        f"`text`: .{method} needs a schedule on its left, got {owner!r}.",
+    )
     try:
         return getattr(owner, method)(*values, **settings)
     except TypeError as error:

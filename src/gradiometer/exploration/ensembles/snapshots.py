@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradiometer.arguments import require
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.errors import BadArgument, RunDamaged
 from gradiometer.exploration.ensembles.ensemble_report import FEWEST
 
+# First entry of a snapshot's metadata: the kind of file, and the version of its layout.
 KIND = "gradiometer snapshot 1"
-"""First entry of a snapshot's metadata: the kind of file, and the version of its layout."""
 
+# Share of a cycle that the last cycle must complete. Before that, η is above 2.4 % of its start.
 COOLED = 0.9
-"""Share of a cycle that the last cycle must complete. Before that, η is above 2.4 %
-of its start."""
 
 
 @dataclass(frozen=True)
@@ -220,11 +220,11 @@ def checked_cycle(cycle: SnapshotCycle) -> SnapshotCycle:
     A cycle is ⌈T/M⌉ steps, so the last one may be up to M − 1 steps shorter.
     """
     steps, wanted = cycle.steps, cycle.snapshots
-    if not wanted >= FEWEST:
-        raise BadArgument(
-            f"`snapshots` must be at least {FEWEST}, got {wanted}: the average of one model is "
-            "that model."
-        )
+    require(
+        wanted >= FEWEST,
+        f"`snapshots` must be at least {FEWEST}, got {wanted}: the average of one model is "
+        "that model.",
+    )
     # ⌈T/M⌉ steps a cycle leave a last one that may be short, and so still hot.
     last = _last_length(steps, wanted)
     if not last >= COOLED * cycle.length:

@@ -1,66 +1,48 @@
-"""The settings of the optimizers of a watched loop, read as training goes on."""
+"""The optimizers of a watched loop: their settings, and if each step is one update of theirs."""
 
+import operator
 from collections.abc import Callable
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
 
-from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.optimizer.changes import Changes
-from gradiometer.measurement.optimizer.groups import Group, groups_of
-from gradiometer.measurement.optimizer.wrappers import bare_optimizer
+from gradiometer.integrations.watch.subject import Subject
+from gradiometer.measurement.optimizer.groups import Changes, groups_of
+from gradiometer.measurement.optimizer.several import bare_optimizer
 
-RAW = ("lr", "momentum", "betas", "nesterov", "weight_decay")
+NAMES = ("lr", "momentum", "betas", "nesterov", "weight_decay")
 
 
 class Settings:
     """Reads the settings of the optimizers, and records them when they have changed.
 
     Args:
-        optimizers: The optimizers of the loop. One that trains in place of another replaces it in
-            this list.
-        objective: The model that they train. Groups without any of its parameters are left out.
+        subject: The training. An optimizer that trains in place of another replaces it in
+            `subject.optimizers`.
         warn: Takes a warning.
-        next_step: Returns the number of steps so far.
-        planned: Returns the number of steps of the whole training, if it is known.
     """
 
-    def __init__(
-        self,
-        optimizers: list[torch.optim.Optimizer],
-        objective: Objective,
-        warn: Callable[[str], None],
-        next_step: Callable[[], int],
-        planned: Callable[[], int | None],
-    ) -> None:
+    def __init__(self, subject: Subject, warn: Callable[[str], None]) -> None:
+        self._subject = subject
+        self._optimizers = subject.optimizers
         self._warn = warn
-        self._next_step = next_step
-        self._planned = planned
-        self._optimizers = optimizers
-        self._own = frozenset(map(id, objective.parameters))
         self._changes: Changes | None = None
         self._hook: Any = None
         self._sought: tuple[Callable[[torch.optim.Optimizer], None], Callable[[], None]] | None = (
             None
         )
-        self._raw: tuple[Any, ...] = ()
-        self._kept: list[
-            tuple[torch.optim.Optimizer, list[tuple[dict[str, Any], list[tuple[str, Any]]]]]
-        ] = []
+        self._kept: list[object] = []
         self.next_look = 0
         """The next step at which `stepped` has something to do."""
-
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        """The settings of all parameter groups now."""
-        return groups_of(self._optimizers, self._own)
 
     def attach(self, changes: Changes) -> None:
         """Record changes from now on."""
         self._changes = changes
-        self._raw = ()
         self._kept = []
         self.next_look = 0
 
@@ -88,7 +70,7 @@ class Settings:
     def _was_updated(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         optimizer, sought = bare_optimizer(optimizer), self._sought
         known = any(optimizer is one for one in self._optimizers)
-        if sought is None or not (known or groups_of([optimizer], self._own)):
+        if sought is None or not (known or groups_of([optimizer], self._subject.own)):
             return
         self._sought, self.next_look = None, 0  # the hook itself is removed at the next step
         if known:
@@ -120,53 +102,137 @@ class Settings:
         if self._changes is None:
             return
         if step >= self._changes.next_look:
-            if self._are_the_same() or (raw := self._raw_now()) == self._raw:
+            now = self._objects()
+            # The same objects have the same values, which is quick to see. A tensor may be changed
+            # in place.
+            is_same = len(now) == len(self._kept) and all(map(operator.is_, now, self._kept))
+            if is_same and not any(isinstance(one, Tensor) for one in now):
                 self._changes.pass_over(step)
             else:
-                self._raw = raw
-                self._kept = [
-                    (one, [(group, _kept(group)) for group in one.param_groups])
-                    for one in self._optimizers
-                ]
-                self._changes.look(step, self.groups)
+                self._kept = now
+                self._changes.look(step, self._subject.groups)
         self.next_look = self._changes.next_look
 
-    def _are_the_same(self) -> bool:
-        """True if all settings are the same objects as when they were read, which is
-        quick to see."""
-        if len(self._kept) != len(self._optimizers):
-            return False
-        for optimizer, (known, groups) in zip(self._optimizers, self._kept, strict=True):
-            if optimizer is not known or len(optimizer.param_groups) != len(groups):
-                return False
-            for group, (same, values) in zip(optimizer.param_groups, groups, strict=True):
-                if group is not same:
-                    return False
-                for name, value in values:
-                    if group.get(name, value) is not value or isinstance(value, Tensor):
-                        return False
-        return True
-
-    def _raw_now(self) -> tuple[Any, ...]:
-        """The optimizers and their settings as they are in `param_groups`: quick to compare.
-        Tensors are copied."""
-        raw: list[Any] = []
+    def _objects(self) -> list[object]:
+        """The optimizers, their groups and their settings."""
+        found: list[object] = []
         for optimizer in self._optimizers:
-            raw.append(type(optimizer))
+            found.append(optimizer)
             for group in optimizer.param_groups:
-                raw += [
-                    value.item() if isinstance(value, Tensor) else value
-                    for value in map(group.get, RAW)
-                ]
-        return tuple(raw)
+                found.append(group)
+                found += map(group.get, NAMES)
+        return found
 
-    def note(self) -> None:
-        """Record the settings now, which are those of the next step, if there is one."""
-        step, planned = self._next_step(), self._planned()
+    def note(self, step: int) -> None:
+        """Record the settings now, which are those of this coming step, if there is one."""
+        planned = self._subject.budget.planned
         if self._changes is not None and (planned is None or step < planned):
-            self._changes.look(step, self.groups)
+            self._changes.look(step, self._subject.groups)
 
 
-def _kept(group: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The settings of a group, by name."""
-    return [(name, group[name]) for name in RAW if name in group]
+A_FEW = 3
+"""Number of updates in a row with too few backwards after which that is no exception."""
+
+A_WHILE = 32
+"""Number of steps after which the updates are counted."""
+
+
+class Pace:
+    """Checks that each step of a watch is one update of its optimizer.
+
+    Args:
+        warn: Takes one warning, if that is not so.
+        search: Looks for another optimizer that makes the updates, and calls its argument if there
+            is one.
+    """
+
+    def __init__(
+        self, warn: Callable[[str], None], search: Callable[[Callable[[], None]], None]
+    ) -> None:
+        self._tell = warn
+        self._told = False
+        self._search = search
+        self._doubt = ""
+        self._from: int | None = None
+        self.updates = 0
+        """Updates since the last check."""
+        self._sought = False
+        self._short = 0
+        self._short_at = -1
+
+    def count_steps_inside(
+        self, optimizer: Optimizer, steps: Callable[[], int]
+    ) -> list[RemovableHandle]:
+        """Count each step as an update if several are made in one call of the optimizer, as by the
+        closure of LBFGS."""
+        closure = signature(optimizer.step).parameters.get("closure")
+        if closure is None or closure.default is not Parameter.empty:
+            return []  # other optimizers pay for no hook
+        began_at = 0
+
+        def begin(*_: object) -> None:
+            nonlocal began_at
+            began_at = steps()
+
+        def end(*_: object) -> None:
+            self.updates += max(steps() - began_at - 1, 0)
+
+        return [optimizer.register_step_pre_hook(begin), optimizer.register_step_post_hook(end)]
+
+    def missed(self) -> None:
+        """A step was not followed by an update: see who makes the next one, unless this was done a
+        while ago."""
+        if not (self._sought or self._told):
+            self._sought = True
+            self._search(self._found)
+
+    def fell_short(self, step: int, made: int, expected: int) -> None:
+        """Count an update with fewer backwards than expected. A few are normal, such as the end of
+        an epoch."""
+        self._short = self._short + 1 if step == self._short_at + 1 else 1
+        self._short_at = step
+        if self._short == A_FEW:
+            self._tell(
+                f"`accumulation` is {expected}, but {A_FEW} updates in a row took {made} "
+                f"backward{'s' if made > 1 else ''}: such steps are not measured; give the number "
+                "of backwards that an update takes"
+            )
+
+    def at(self, steps: int) -> None:
+        """Check the steps so far, if there were enough since the last check. A scaler may skip some
+        updates.
+
+        Args:
+            steps: Number of steps so far.
+        """
+        if self._from is None:
+            self._from = steps - 1
+        self._tell_doubt()
+        made = steps - self._from
+        if made < A_WHILE:
+            return
+        if self.updates <= made / 2 and not self._told:
+            self._doubt = (
+                f"`optimizer` made {self.updates} updates in {made} steps up to {steps:,}: batch "
+                "size and learning rate are not those of an update; give the number of backwards "
+                "per update as `accumulation`, call `step` once for each, and start a new `watch` "
+                "with another optimizer"
+            )
+            self._search(self._found)
+        self._from = steps
+        self.updates = 0
+        self._sought = False
+
+    def end(self, steps: int) -> None:
+        """Check the last steps. There is no time left to search."""
+        self.at(steps)
+        self._tell_doubt()
+
+    def _found(self) -> None:
+        self._doubt = ""
+
+    def _tell_doubt(self) -> None:
+        if self._doubt:
+            self._tell(self._doubt)
+            self._doubt = ""
+            self._told = True

@@ -2,29 +2,39 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from gradiometer.integrations.watch.losses import explained, no_loss
-from gradiometer.integrations.watch.warning_log import in_silence, log
-from gradiometer.measurement.loss import Loss
+from gradiometer.integrations.fsdp import is_sharded
+from gradiometer.integrations.watch.data import Batches
 from gradiometer.measurement.motion import Origin
 from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.optimizer.groups import Group, groups_of
 from gradiometer.measurement.reading import Spread
-from gradiometer.run.budget import Budget, clock_for
+from gradiometer.run.budget import Budget
 from gradiometer.run.ranks import Ranks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Subject:
-    """The training that is watched.
+    """The training that is watched, and what was said about it.
 
     Args:
         objective: The bare model and its loss.
-        has_loss: True if the objective can be run.
+        called: The model as the loop calls it: wrapped or compiled.
+        optimizers: The optimizers of the loop. One that trains in place of another replaces it in
+            this list.
+        batches: How batches are drawn.
         budget: The account of the run.
         ranks: The processes that call the watch together.
         tell: Takes the text of every warning.
+        has_loss: True if the objective can be run.
+        accumulation: Number of backwards per update on each process.
+        scaler: The GradScaler, if there is one: gradients are then read scaled.
+        seed: Seed of the random numbers that measuring draws.
         spread: Returns the spread of the micro-batches that made the gradient of the step at hand,
             None if it has none; None for a training whose spread is read by the watch.
         origin: The earlier parameters that gauges measure from, if they are in the checkpoints of
@@ -34,24 +44,44 @@ class Subject:
     """
 
     objective: Objective
-    has_loss: bool
+    called: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    batches: Batches
     budget: Budget
     ranks: Ranks
     tell: Callable[[str], object]
+    has_loss: bool = True
+    accumulation: int = 1
+    scaler: Any = None
+    seed: int = 0
     spread: Callable[[], Spread | None] | None = None
     origin: Origin | None = None
     is_own: bool = False
 
-    @classmethod
-    def of_loop(cls, model: nn.Module, loss: Loss | None, share: float) -> "Subject":
-        """The loop of a person.
+    @cached_property
+    def sharded(self) -> bool:
+        """True if the model is sharded (FSDP2)."""
+        return is_sharded(self.objective.model)
 
-        Args:
-            model: The bare model.
-            loss: Its loss, for batches with the examples along the first axis.
-            share: Share of the training time that measuring may use.
-        """
-        objective = Objective(model, no_loss if loss is None else explained(loss))
-        ranks = Ranks.here()
-        budget = Budget(share, clock_for(objective.parameters[0].device.type))
-        return cls(objective, loss is not None, budget, ranks, log if ranks.first else in_silence)
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters."""
+        return self.objective.parameters
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The settings of all parameter groups of the model now."""
+        return groups_of(self.optimizers, self.own)
+
+    @cached_property
+    def own(self) -> frozenset[int]:
+        """`id` of every parameter that is trained."""
+        return frozenset(map(id, self.parameters))
+
+    def scale(self) -> Tensor:
+        """The factor of the GradScaler, on the device; 1 without one."""
+        one = torch.ones((), device=self.parameters[0].device)
+        if self.scaler is None:
+            return one
+        scaled: Tensor = self.scaler.scale(one)
+        return scaled

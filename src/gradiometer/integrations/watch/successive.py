@@ -11,14 +11,15 @@ from torch.optim import SGD, Adam, Adamax, AdamW, NAdam, Optimizer
 
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
-from gradiometer.integrations.watch.accelerator.copied import Copied
-from gradiometer.integrations.watch.last_gradient import NEVER, Flat, LastGradient, flat
-from gradiometer.integrations.watch.part import first_size, value_of
+from gradiometer.integrations.gradients import NEVER, Flat, LastGradient, flat
+from gradiometer.integrations.watch.accelerator import Copied
+from gradiometer.integrations.watch.losses import first_size, value_of
 from gradiometer.integrations.watch.shield import Shield, reason_of
+from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.measurement.reading import Reading
-from gradiometer.run.budget import PRODUCTS, Budget
+from gradiometer.run.budget import PRODUCTS
 
 CHAIN = 8
 """Successive steps that are read together: their products need the gradient of one step before
@@ -118,31 +119,23 @@ class Successive:
     numbers are not finite (as with a GradScaler that skips a step).
 
     Args:
+        subject: The training.
         last: The gradient of the step before.
-        optimizers: The optimizers of the loop, as they are now.
-        rule: How they move the parameters.
-        budget: The account.
+        rule: How the optimizers move the parameters.
         gauges: Names of the gauges whose readings are made here.
     """
 
     def __init__(
-        self,
-        last: LastGradient,
-        optimizers: Sequence[Optimizer],
-        rule: Rule,
-        *,
-        budget: Budget,
-        gauges: Sequence[str],
+        self, subject: Subject, last: LastGradient, rule: Rule, gauges: Sequence[str]
     ) -> None:
         self._last = last
-        self._optimizers = optimizers
+        self._optimizers = subject.optimizers
         self._rule = rule
-        self._budget = budget
+        self._budget = subject.budget
         self._gauges = gauges
         self._record: Callable[[Reading], None] | None = None
         self._stopped: Callable[[str], None] = lambda why: None
-        self._shield = Shield(self._fail)
-        self._shield.before_first_update = False  # what fails here never reaches training
+        self._shield = Shield(self._fail, before_first_update=False)
         self._rows: list[Tensor] = []
         self._pairs: list[Pair] = []
         self._waiting: tuple[list[Pair], Copied] | None = None
@@ -154,7 +147,7 @@ class Successive:
         self._rate_before = 0.0
         self._spent = 0.0
         self._early = 0.0
-        rates = {float(group["lr"]) for one in optimizers for group in one.param_groups}
+        rates = {float(group["lr"]) for one in self._optimizers for group in one.param_groups}
         # With several rates, or along P ĝ, the loss does not fall along ĝ or its mean.
         self._has_slope = len(rates) == 1 and not rule.adaptive
         self.updated = True

@@ -1,22 +1,20 @@
 """The coming update of a watched loop, read just before it is made, for gauges that look back."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from inspect import Parameter, signature
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from gradiometer.errors import BadArgument, Unsupported
+from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.motion import Motion, Origin, update_of, velocity_of
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw, Sampling
+from gradiometer.measurement.reading import Draw
 
 
 @dataclass(frozen=True)
@@ -46,23 +44,16 @@ class Updates:
     state, which holds no tensors: a continued run takes a new origin where training then is.
 
     Args:
-        optimizers: The optimizers of the loop; there must be one.
-        objective: The model that it trains.
-        sampling: How batches are drawn.
-        origin: The earlier position, which is kept elsewhere; by default a new one.
+        subject: The training, which must have one optimizer. Its origin is by default a new one.
 
     Raises:
         BadArgument: The size of the training set is missing.
         Unsupported: The heat balance is not known for this training.
     """
 
-    def __init__(
-        self,
-        optimizers: Sequence[torch.optim.Optimizer],
-        objective: Objective,
-        sampling: Sampling,
-        origin: Origin | None = None,
-    ) -> None:
+    def __init__(self, subject: Subject) -> None:
+        optimizers = subject.optimizers
+        sampling = subject.batches.sampling
         if len(optimizers) > 1:
             raise Unsupported(
                 "`gauges` names temperature, whose balance needs one optimizer, and `optimizer` "
@@ -75,7 +66,7 @@ class Updates:
             )
         self._optimizers = optimizers
         self._optimizer = optimizers[0]
-        self._objective = objective
+        self._objective = subject.objective
         if type(self._optimizer) is not torch.optim.SGD:
             raise Unsupported(
                 f"`optimizer` is a {type(self._optimizer).__name__}, and the heat balance is known "
@@ -83,7 +74,7 @@ class Updates:
             )
         self._refuse_parameters_of_others()
         self._begun_with = self._rule()
-        self._origin = Origin() if origin is None else origin
+        self._origin = subject.origin or Origin()
 
     def pass_by(self, index: int) -> None:
         """Note the position of training. The first position after each power of two becomes the
@@ -159,114 +150,6 @@ class Updates:
                     f"`optimizer` does not train {name}, which then has noise and no motion: "
                     "freeze it with requires_grad_(False), or leave temperature out of `gauges`."
                 )
-
-
-A_FEW = 3
-"""Number of updates in a row with too few backwards after which that is no exception."""
-
-A_WHILE = 32
-"""Number of steps after which the updates are counted."""
-
-
-class Pace:
-    """Checks that each step of a watch is one update of its optimizer.
-
-    Args:
-        warn: Takes one warning, if that is not so.
-        search: Looks for another optimizer that makes the updates, and calls its argument if there
-            is one.
-    """
-
-    def __init__(
-        self, warn: Callable[[str], None], search: Callable[[Callable[[], None]], None]
-    ) -> None:
-        self._tell = warn
-        self._told = False
-        self._search = search
-        self._doubt = ""
-        self._from: int | None = None
-        self.updates = 0
-        """Updates since the last check."""
-        self._sought = False
-        self._short = 0
-        self._short_at = -1
-
-    def count_steps_inside(
-        self, optimizer: Optimizer, steps: Callable[[], int]
-    ) -> list[RemovableHandle]:
-        """Count each step as an update if several are made in one call of the optimizer, as by the
-        closure of LBFGS."""
-        closure = signature(optimizer.step).parameters.get("closure")
-        if closure is None or closure.default is not Parameter.empty:
-            return []  # other optimizers pay for no hook
-        began_at = 0
-
-        def begin(*_: object) -> None:
-            nonlocal began_at
-            began_at = steps()
-
-        def end(*_: object) -> None:
-            self.updates += max(steps() - began_at - 1, 0)
-
-        return [optimizer.register_step_pre_hook(begin), optimizer.register_step_post_hook(end)]
-
-    def missed(self) -> None:
-        """A step was not followed by an update: see who makes the next one, unless this was done a
-        while ago."""
-        if not (self._sought or self._told):
-            self._sought = True
-            self._search(self._found)
-
-    def fell_short(self, step: int, made: int, expected: int) -> None:
-        """Count an update with fewer backwards than expected. A few are normal, such as the end of
-        an epoch."""
-        self._short = self._short + 1 if step == self._short_at + 1 else 1
-        self._short_at = step
-        if self._short == A_FEW:
-            self._tell(
-                f"`accumulation` is {expected}, but {A_FEW} updates in a row took {made} "
-                f"backward{'s' if made > 1 else ''}: such steps are not measured; give the number "
-                "of backwards that an update takes"
-            )
-
-    def at(self, steps: int) -> None:
-        """Check the steps so far, if there were enough since the last check. A scaler may skip some
-        updates.
-
-        Args:
-            steps: Number of steps so far.
-        """
-        if self._from is None:
-            self._from = steps - 1
-        self._tell_doubt()
-        made = steps - self._from
-        if made < A_WHILE:
-            return
-        if self.updates <= made / 2 and not self._told:
-            self._doubt = (
-                f"`optimizer` made {self.updates} updates in {made} steps up to {steps:,}: batch "
-                "size and learning rate are not those of an update; give the number of backwards "
-                "per update as `accumulation`, call `step` once for each, and start a new `watch` "
-                "with another optimizer"
-            )
-            self._search(self._found)
-        self._from = steps
-        self.updates = 0
-        self._sought = False
-
-    def end(self, steps: int) -> None:
-        """Check the last steps. There is no time left to search."""
-        self.at(steps)
-        self._tell_doubt()
-
-    def _found(self) -> None:
-        self._doubt = ""
-
-    def _tell_doubt(self) -> None:
-        if self._doubt:
-            self._tell(self._doubt)
-            self._doubt = ""
-            self._told = True
 
 
 def before_the_update(

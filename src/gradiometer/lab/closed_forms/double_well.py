@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature.stationary_law import (
     WIDTHS_OF_A_LAW,
@@ -23,8 +24,8 @@ from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 
+# Steps whose noise is drawn at once.
 STEPS_AT_ONCE = 512
-"""Steps whose noise is drawn at once."""
 
 
 @dataclass(frozen=True)
@@ -156,11 +157,11 @@ class DoubleWell:
                 ):
                     if step >= 0:
                         crossings += arrived
-            if not np.isfinite(position).all():
-                raise BadArgument(
-                    f"`learning_rate` {learning_rate:g} made a walker diverge within {steps:,} "
-                    "steps: take a smaller one."
-                )
+            require(
+                np.isfinite(position).all(),
+                f"`learning_rate` {learning_rate:g} made a walker diverge within {steps:,} "
+                "steps: take a smaller one.",
+            )
         return crossings
 
     def _moves(
@@ -234,8 +235,7 @@ class Walker(nn.Module):
     def forward(self, examples: Float[Tensor, "examples 1"]) -> Float[Tensor, " examples"]:
         """ΔL((Φ/w)² − 1)² − xΦ of every example x."""
         loss = self.well.barrier * ((self.position / self.well.half_distance).square() - 1).square()
-        losses: Tensor = loss - examples[:, 0] * self.position
-        return losses
+        return loss - examples[:, 0] * self.position
 
 
 def load(model: str = "walker", seed: int = 0) -> Problem:

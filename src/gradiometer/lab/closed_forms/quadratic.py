@@ -90,8 +90,7 @@ class Quadratic:
 
     def gradient(self, position: ArrayLike) -> Point:
         """g = H(Φ − Φ*), in loss / parameter."""
-        gradient: Point = self.curvature @ (np.asarray(position) - self.minimum)
-        return gradient
+        return self.curvature @ (np.asarray(position) - self.minimum)
 
     def excess_loss(self, position: ArrayLike) -> float:
         """½(Φ − Φ*)ᵀ H (Φ − Φ*), the mean loss above its floor."""
@@ -245,8 +244,7 @@ class Position(nn.Module):
     def forward(self, examples: Float[Tensor, "examples params"]) -> Float[Tensor, " examples"]:
         """½(Φ − x)ᵀ H (Φ − x) of every example x."""
         away = self.position - examples
-        losses: Tensor = (away @ self.curvature * away).sum(dim=-1) / 2
-        return losses
+        return (away @ self.curvature * away).sum(dim=-1) / 2
 
 
 def load(model: str = "position", seed: int = 0) -> Problem:

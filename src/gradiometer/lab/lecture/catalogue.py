@@ -15,10 +15,10 @@ from gradiometer.lab.lecture.s11 import S11
 from gradiometer.lab.lecture.s12 import S12
 from gradiometer.lab.lecture.statement import Statement
 
+# S1 to S12.
 STATEMENTS: dict[str, Statement] = {
     statement.name: statement for statement in (S1, S2, S3, S4, S5, S6, S7, S8, S9, S10, S11, S12)
 }
-"""S1 to S12."""
 
 
 def chosen(names: tuple[str, ...]) -> list[Statement]:

@@ -46,8 +46,9 @@ DASH_DOTTED = [8, 4, 1, 4]
 
 PREDICTED, MEASURED = "predicted", "measured"
 CLAIM, WRONG = "the claim", "a wrong theory"
+
+# The horizontal channel of a picture, for a field of its rows.
 Horizontal = Callable[[str], alt.X]
-"""The horizontal channel of a picture, for a field of its rows."""
 
 
 def svg(outcome: ExperimentResult, *, with_measurement: bool = True, page: str = "") -> str:

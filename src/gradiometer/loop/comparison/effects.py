@@ -16,9 +16,10 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.differences import (
     PairsNeeded,
     mean_over_pairs,
+    over_examples_too,
     pairs_needed,
+    simultaneous_means,
 )
-from gradiometer.measurement.uncertainty.simultaneous import over_examples_too, simultaneous_means
 
 # What an effect shows. open: neither better nor worse is shown at the level of the effects.
 Verdict = Literal["better", "worse", "open", "diverged", "baseline diverged"]

@@ -16,7 +16,7 @@ from gradiometer.loop.branch import Branch, BranchResult, Tail
 from gradiometer.loop.changes.alternative import Alternative, GoOn
 from gradiometer.loop.comparison.effects import Effect, effects_of, readout_name
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.simultaneous import simultaneous_means
+from gradiometer.measurement.uncertainty.differences import simultaneous_means
 
 # Each horizon is this many times the one before.
 GROWTH = 2

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.integrations.backwards import Listener
-from gradiometer.integrations.watch.last_gradient import gradients_of
+from gradiometer.integrations.gradients import gradients_of
 from gradiometer.integrations.watch.shield import Hook, Shield
-from gradiometer.integrations.watch.triage.compared import compared_by
+from gradiometer.integrations.watch.triage.batches import compared_by
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.optimizer.wrappers import bare_optimizer
+from gradiometer.measurement.optimizer.several import bare_optimizer
 
 SENSITIVE = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 """Layers that act otherwise in eval mode."""

@@ -3,45 +3,29 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.backwards import Listener
-from gradiometer.integrations.fsdp import is_sharded
+from gradiometer.integrations.watch.measuring import Measuring
 from gradiometer.measurement.batch import Batch, mapped
-from gradiometer.measurement.objective import Objective
-
-if TYPE_CHECKING:  # a watch is made of these, and of this
-    from gradiometer.integrations.watch.capture import Capture
-    from gradiometer.integrations.watch.shield import Shield
-    from gradiometer.integrations.watch.warning_log import WarningLog
 
 NOTHING = object()
 """In place of a batch that was not announced."""
 
 
-class Automatic:
+class Automatic(Measuring):
     """Announces the backwards of a watched loop that has no line between `backward` and
     `optimizer.step()`."""
 
-    _objective: Objective
-    _capture: "Capture"
-    _warn: "WarningLog"
-    shield: "Shield"
-    _begun: bool
-    _handles: list[Any]
     _announced: Any = NOTHING
     _listener: Listener | None = None
     _few: Sequence[nn.Parameter] = ()
     _always = False
     _thread = 0
     _marks: Sequence[tuple[Tensor | None, int]] = ()
-
-    @abstractmethod
-    def step(self, loss: Tensor | float, batch: Batch) -> None:
-        """Record one backward."""
 
     @abstractmethod
     def _draw_from(self, loader: Iterable[Any]) -> None:
@@ -94,7 +78,7 @@ class Automatic:
             parameters = self._objective.parameters
             self._few = parameters[0], parameters[len(parameters) // 2], parameters[-1]
             # `.grad` of a sharded model is not changed by every backward
-            self._always = is_sharded(self._objective.model)
+            self._always = self._subject.sharded
             self._listener = Listener(self._before_backward, self._after_backward).start()
             self._handles.append(self._listener)
         self._announced = batch
