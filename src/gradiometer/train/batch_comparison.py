@@ -15,12 +15,13 @@ from gradiometer.estimation.batch_table import (
     PRECONDITIONED,
     BatchTable,
     RateBracket,
+    StepTimes,
     batch_sizes,
     rate_brackets,
+    step_times,
 )
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
-from gradiometer.estimation.step_time import StepTimes, step_times
 from gradiometer.gauges import recorded_gauges
 from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding

@@ -17,9 +17,8 @@ from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.errors import BadArgument, Diverged, GradiometerError, Interrupted, bounded
 from gradiometer.exploration.ensembles.snapshots import SnapshotCollector
 from gradiometer.gauges import Asked, GaugesAsked, recorded_gauges
-from gradiometer.integrations.watch.data import Batches, Probe
-from gradiometer.integrations.watch.findings import Announcements
-from gradiometer.integrations.watch.subject import Subject
+from gradiometer.integrations.watch.recording import Announcements
+from gradiometer.integrations.watch.subject import Batches, Probe, Subject
 from gradiometer.integrations.watch.triage.recorder import EVENT as FACTS
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.interruption import StopAsked, heeding

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from gradiometer.errors import BadArgument, UserCodeFailed
-from gradiometer.estimation.step_time import StepTimes, step_times
+from gradiometer.estimation.batch_table import StepTimes, step_times
 from gradiometer.loop.data import Data
 from gradiometer.loop.loop import Loop
 from gradiometer.measurement.batch import Batch, mapped

@@ -15,7 +15,7 @@ from gradiometer.convergence.schedules.named import trapezoid
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.schedules.shapes import Constant
 from gradiometer.errors import BadArgument
-from gradiometer.estimation.step_time import StepTimes
+from gradiometer.estimation.batch_table import StepTimes
 from gradiometer.loop.branch import BranchResult
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.uncertainty.skewed import skewed_mean

@@ -31,7 +31,7 @@ from gradiometer.drift.stability import MomentumRule
 from gradiometer.estimation.batch_advice import is_outranked
 from gradiometer.estimation.batch_table import PRECONDITIONED
 from gradiometer.estimation.noise import GradientNoise
-from gradiometer.estimation.noise_readings import is_of_products
+from gradiometer.estimation.products import is_of_products
 from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
 from gradiometer.loop.recorded.causes import causes_of
 from gradiometer.loop.recorded.trials import (

@@ -19,17 +19,16 @@ from gradiometer.arguments import (
 from gradiometer.errors import BadArgument
 from gradiometer.gauges import Asked, GaugesAsked
 from gradiometer.integrations.fsdp import is_sharded, refuse_unsupported_shards, reshard
-from gradiometer.integrations.watch.data import Batches, Probe
 from gradiometer.integrations.watch.description import (
     PARTS,
     gauges_for,
     refuse_what_cannot_be_watched,
     sampling_of,
 )
-from gradiometer.integrations.watch.findings import Announcements
 from gradiometer.integrations.watch.losses import explained, no_loss
+from gradiometer.integrations.watch.recording import Announcements
 from gradiometer.integrations.watch.shield import in_silence, log
-from gradiometer.integrations.watch.subject import Subject
+from gradiometer.integrations.watch.subject import Batches, Probe, Subject
 from gradiometer.integrations.watch.successive import reads_products
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
@@ -336,7 +335,8 @@ def optimizers_of(optimizer: Any) -> list[torch.optim.Optimizer]:
         raise BadArgument(
             "`optimizer` must be a torch optimizer, a wrapper of one or a list, got "
             f"{', '.join(strangers) or 'none'}: `watch` follows the `step` of the torch optimizer "
-            "that trains `model`."
+            "that trains `model`. In place of an update by hand, p.data.add_(p.grad, alpha=-lr), "
+            "torch.optim.SGD(model.parameters(), lr) does the same."
         )
     return found
 

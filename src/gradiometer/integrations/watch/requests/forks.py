@@ -47,9 +47,9 @@ class Forks(Looks):
         watched loop.
 
         Model, optimizer, loss, scaler, accumulation, `groups` and the number of updates are those
-        of the watch. Call it after `optimizer.step()`. The training stays the same, bit for bit, and the
-        fork is kept in the run. Its time is reported in `overhead`, outside the budget. On several
-        processes rank 0 forks and the others get None.
+        of the watch. Call it after `optimizer.step()`. The training stays the same, bit for bit,
+        and the fork is kept in the run. Its time is reported in `overhead`, outside the budget. On
+        several processes rank 0 forks and the others get None.
 
         Args:
             batches: The training data, for example the DataLoader, as in `gradiometer.loop.fork`.
