@@ -15,7 +15,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.gradients import Preconditioner
 from gradiometer.integrations.watch.shield import Hook, Shield
-from gradiometer.loop.stream import Groups, examples_in
+from gradiometer.loop.stream import Groups, labels_in
 from gradiometer.measurement.batch import Batch, batch_size, mapped
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.motion import Origin
@@ -182,7 +182,7 @@ class Batches:
         Raises:
             BadArgument: `groups` returned something else.
         """
-        return None if self.groups is None else examples_in(batch_of(), self.groups)
+        return None if self.groups is None else labels_in(batch_of(), self.groups)
 
 
 def moved(batch: Batch, source: int, place: int) -> Batch:
