@@ -12,8 +12,8 @@ from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.theorem.theorem import TheoremVerdict, theorem
 from gradiometer.errors import BadArgument
 from gradiometer.run.configuration import Configuration
+from gradiometer.run.planned import planned
 from gradiometer.run.reader import Run
-from gradiometer.run.settings.planned import planned
 
 COOLED = 0.01
 """A last rate below this share of the largest counts as zero, because the floor of the loss is

@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from gradiometer.loop.changes.rates import Rate
+from gradiometer.loop.changes.alternative import Rate
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.measurement.optimizer.shape import number
+from gradiometer.measurement.optimizer.hyperparameters import number
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.words.sentences import Sentences, always
 
