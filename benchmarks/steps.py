@@ -21,8 +21,7 @@ from gradiometer import (
 )
 from gradiometer.estimation import PreconditionedNoise
 from gradiometer.integrations.gradients import LastGradient
-from gradiometer.integrations.watch.data import Batches
-from gradiometer.integrations.watch.subject import Subject
+from gradiometer.integrations.watch.subject import Batches, Subject
 from gradiometer.integrations.watch.successive import Successive, reads_products
 from gradiometer.measurement import Batch
 from gradiometer.measurement.batch import chunks

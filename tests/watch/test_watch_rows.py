@@ -13,9 +13,8 @@ from gradients_by_hand import LOSSES, backward, batches, network, watched
 from gradiometer import BadArgument, sampling_of, watch
 from gradiometer.integrations.watch import capture
 from gradiometer.integrations.watch.checks.rows import LOOKS, Rows
-from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.shield import Shield
-from gradiometer.integrations.watch.subject import Subject
+from gradiometer.integrations.watch.subject import Batches, Subject
 from gradiometer.measurement import Draw, Objective, Sampling, TrainingStep
 from gradiometer.run.budget import Budget
 from gradiometer.run.ranks import Ranks

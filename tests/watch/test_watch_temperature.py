@@ -15,9 +15,8 @@ from conftest import CASES
 from gradiometer import BadArgument, Unsupported, watch
 from gradiometer.exploration.temperature import Temperature
 from gradiometer.exploration.temperature.thermometer import heat_balance
-from gradiometer.integrations.watch.data import Batches
-from gradiometer.integrations.watch.subject import Subject
-from gradiometer.integrations.watch.updates import Updates
+from gradiometer.integrations.watch.optimizers import Updates
+from gradiometer.integrations.watch.subject import Batches, Subject
 from gradiometer.measurement import Draw, Objective, Sampling
 from gradiometer.run import Run
 from gradiometer.run.budget import Budget

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.measurement.batch import Batch, batch_size, span, take
-from gradiometer.measurement.objective import Gradients, Objective
+from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.step import PER_EXAMPLE_NUMBERS
 
 if TYPE_CHECKING:
@@ -62,7 +62,10 @@ def inner_products(
             for place, part in enumerate(dealt)
         ]
         stacked = [torch.stack(gradients) for gradients in zip(*each, strict=True)]
-    return _gram(stacked).cpu().numpy(), size
+    # In double precision, one parameter at a time.
+    wide = (gradients.flatten(1).double() for gradients in stacked)
+    gram = torch.stack([rows @ rows.T for rows in wide]).sum(dim=0)
+    return gram.cpu().numpy(), size
 
 
 def noise_of_draws(
@@ -81,12 +84,6 @@ def noise_of_draws(
     )
     by_layer: np.ndarray = np.bincount(step.objective.layer_of, weights=squares.cpu().numpy())
     return by_layer * len(part) / 2
-
-
-def _gram(stacked: Gradients) -> Float[Tensor, "parts parts"]:
-    """The inner products in double precision, summed one parameter at a time."""
-    wide = (gradients.flatten(1).double() for gradients in stacked)
-    return torch.stack([rows @ rows.T for rows in wide]).sum(dim=0)
 
 
 def squared_norms(

@@ -10,8 +10,8 @@ from jaxtyping import Float
 
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import judge_batch_size
-from gradiometer.estimation.noise_readings import ReadingSource, means_of_neighbours, source_of
-from gradiometer.measurement.estimate import Estimate, Estimates
+from gradiometer.estimation.products import ReadingSource, means_of_neighbours, source_of
+from gradiometer.measurement.estimate import LEVEL, Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import GradientOf, Moments, Series, Spread, check_gradient_of
@@ -107,7 +107,7 @@ class GradientNoise(Gauge):
             "gradient_norm_squared": norm_squared.tolist(),
         }
 
-    def estimate(self, series: Series, level: float = 0.9) -> Estimates:
+    def estimate(self, series: Series, level: float = LEVEL) -> Estimates:
         """Noise scale, tr Σ and its variation, ‖g‖², signal-to-noise ratio ‖g‖²/E‖ĝ − g‖², cosine
         of ĝ with g, and B.
 
@@ -124,7 +124,9 @@ class GradientNoise(Gauge):
         noise_to_signal = series.ratio(
             error.sum(axis=1), whole[1], level=level, prior=source.prior, rare_noise=rare_noise
         )
-        signal_to_noise = transform(noise_to_signal, _inverse)
+        signal_to_noise = transform(
+            noise_to_signal, lambda ratio: 1 / ratio if ratio > 0 else math.inf
+        )
         shares = {
             f"noise_share/{layer}": series.ratio(variance[:, place], whole[0], level=level)
             for place, layer in enumerate(_layers(series, variance))
@@ -202,7 +204,13 @@ def noise_scales(
     whole = scale(variance.sum(axis=1), norm_squared.sum(axis=1))
     for other in source.doubts:
         of_other = of_the_gradient_meant(other.variance, other.norm_squared, series, gradient_of)
-        whole = _containing(whole, scale(of_other[0].sum(axis=1), of_other[1].sum(axis=1)))
+        doubt = scale(of_other[0].sum(axis=1), of_other[1].sum(axis=1))
+        whole = replace(
+            whole,
+            low=min(whole.low, doubt.low),
+            high=max(whole.high, doubt.high),
+            method=f"{whole.method}, widened since two ways of reading ‖g‖² disagree",
+        )
     return {
         name: whole,
         **{
@@ -210,14 +218,6 @@ def noise_scales(
             for place, layer in enumerate(_layers(series, variance))
         },
     }
-
-
-def _containing(scale: Estimate, other: Estimate) -> Estimate:
-    """The estimate, with an interval that contains another's too."""
-    method = f"{scale.method}, widened since two ways of reading ‖g‖² disagree"
-    return replace(
-        scale, low=min(scale.low, other.low), high=max(scale.high, other.high), method=method
-    )
 
 
 def _layers(series: Series, moments: Float[np.ndarray, "steps layers"]) -> tuple[str, ...]:
@@ -229,10 +229,6 @@ def variation_of(variance: Float[np.ndarray, " steps"]) -> Estimate:
     """CV² of the readings of tr Σ that were made, without slow drift. It describes the readings, so
     it is exact."""
     return replace(Estimate.exact(Tails.of(variance).variation), samples=len(variance))
-
-
-def _inverse(ratio: float) -> float:
-    return 1 / ratio if ratio > 0 else math.inf
 
 
 def cosine(signal_to_noise: float) -> float:
@@ -331,7 +327,7 @@ class NoiseSources(Gauge):
             drawn = noise_of_draws(step)
         return {"gradient_variance": variance.tolist(), "drawn": drawn.tolist()}
 
-    def estimate(self, series: Series, level: float = 0.9) -> Estimates:
+    def estimate(self, series: Series, level: float = LEVEL) -> Estimates:
         """Both parts, and the share from random numbers in the model, in total and by layer."""
         variance, drawn = series.moments["gradient_variance"], series.moments["drawn"]
 

@@ -1,9 +1,11 @@
-"""The gradients of training: read by hooks as `backward` makes them, or kept from one step to the next."""
+"""The gradients of training, as `backward` makes them: listened to, read by hooks, or kept from one
+step to the next."""
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from functools import partial
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -15,6 +17,67 @@ from gradiometer.errors import Unsupported
 from gradiometer.measurement.objective import Gradients
 from gradiometer.measurement.parts import preconditioned_norms, squared_norms
 from gradiometer.run.budget import READINGS, Budget
+
+
+@dataclass(frozen=True, eq=False)
+class Listener:
+    """Functions that are called around every `backward`.
+
+    A `backward` inside of another one, as reentrant checkpointing makes it, is part of that one.
+    `after` is not called if `backward` raises.
+
+    Args:
+        before: Called before the gradients are computed, with the loss.
+        after: Called when they are in `.grad`, with the loss, detached. Both get None if `backward`
+            was not called on a single number.
+    """
+
+    before: Callable[[Tensor | None], None]
+    after: Callable[[Tensor | None], None]
+
+    def start(self) -> "Listener":
+        """Listen from now on."""
+        _listeners.append(self)
+        if len(_listeners) == 1:
+            torch.autograd.backward = _heard
+        return self
+
+    def remove(self) -> None:
+        """Do not listen any longer. After the last listener torch's own function is back in its
+        place."""
+        if self in _listeners:
+            _listeners.remove(self)
+        # unless another program has wrapped it since
+        if not _listeners and torch.autograd.backward is _heard:
+            torch.autograd.backward = _plain
+
+
+_plain = torch.autograd.backward
+_listeners: list[Listener] = []
+
+
+@wraps(_plain)
+def _heard(tensors: Any, *arguments: Any, **named: Any) -> None:
+    """`torch.autograd.backward` with listeners."""
+    if torch._C._current_graph_task_id() >= 0:  # this thread is inside of a backward
+        _plain(tensors, *arguments, **named)
+        return
+    listeners = list(_listeners)
+    loss = None
+    with suppress(Exception):  # training must not end here
+        loss = _loss(tensors)
+    for listener in listeners:
+        listener.before(loss)
+    _plain(tensors, *arguments, **named)
+    for listener in listeners:
+        listener.after(None if loss is None else loss.detach())
+
+
+def _loss(tensors: Any) -> Tensor | None:
+    """The only tensor, if it is a single number."""
+    if not isinstance(tensors, Tensor):
+        tensors = tensors[0] if isinstance(tensors, list | tuple) and len(tensors) == 1 else None
+    return tensors if isinstance(tensors, Tensor) and tensors.numel() == 1 else None
 
 
 class Preconditioner:
@@ -180,7 +243,7 @@ class GradientHooks:
         earlier."""
         self._ending = False
         with self._shield, self._budget.spending(READINGS), torch.no_grad():
-            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
+            grads = gradients_of(self._parameters)
             if self._keeps or not any(gradient.is_sparse for gradient in grads):
                 self.whole = numbers_of(grads, self._preconditioner if self._keeps else None)
 
@@ -236,10 +299,7 @@ class GradientsInPlace:
 
     def take(self) -> Gradients:
         """`.grad` of every parameter, zero where there is none."""
-        return [
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach()
-            for parameter in self._parameters
-        ]
+        return gradients_of(self._parameters)
 
     def norms(self) -> Float[Tensor, "1 numbers"]:
         """The numbers of every gradient, see `numbers_of`."""

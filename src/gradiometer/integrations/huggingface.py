@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument, Interrupted, Unsupported
 from gradiometer.integrations.watch.description import sampling_of
-from gradiometer.integrations.watch.findings import Findings
+from gradiometer.integrations.watch.recording import Findings
 from gradiometer.integrations.watch.shield import Hook
 from gradiometer.integrations.watch.watch import watch
 from gradiometer.integrations.watch.watching import Watch

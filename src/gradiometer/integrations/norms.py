@@ -14,8 +14,7 @@ from jaxtyping import Float
 from gradiometer.arguments import check_level, check_number, check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise, moments_of_norms
-from gradiometer.integrations.watch.findings import Announcements
-from gradiometer.integrations.watch.recording import Recording
+from gradiometer.integrations.watch.recording import Announcements, Recording
 from gradiometer.integrations.watch.shield import attempt, log, reason_of
 from gradiometer.measurement.reading import Draw, Reading, Sampling
 from gradiometer.run.folder import WATCHED, versions

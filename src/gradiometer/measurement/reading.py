@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 
 if TYPE_CHECKING:  # a run is read without scipy
     import gradiometer.measurement.uncertainty.power_law
@@ -237,7 +237,7 @@ class Series:
         self,
         samples: Float[np.ndarray, " steps"],
         *,
-        level: float = 0.9,
+        level: float = LEVEL,
         unit: str = "",
         prior: "gradiometer.measurement.uncertainty.power_law.Drift | None" = None,
         fourth_powers: bool = False,
@@ -260,7 +260,7 @@ class Series:
         numerator: Float[np.ndarray, " steps"],
         denominator: Float[np.ndarray, " steps"],
         *,
-        level: float = 0.9,
+        level: float = LEVEL,
         unit: str = "",
         nonnegative: bool = True,
         prior: "gradiometer.measurement.uncertainty.power_law.Drift | None" = None,

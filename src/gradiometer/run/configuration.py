@@ -10,6 +10,7 @@ import msgspec
 import tomli_w
 
 from gradiometer.errors import BadArgument
+from gradiometer.measurement.estimate import LEVEL
 from gradiometer.measurement.optimizer.groups import Group, family_of
 from gradiometer.run.rules import SCHEDULES, check_values, largest_rate, typed
 from gradiometer.storage.disk import read_toml
@@ -135,7 +136,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     check_edge: bool = True
     check_endpoint: bool = True
     every: int | None = None
-    level: float = 0.9
+    level: float = LEVEL
     seed: int = 0
     threads: int = 1
     device: str = "cpu"
@@ -313,7 +314,7 @@ class WatchedConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     budget: float = 0.02
     gauges: str = "noise"
     every: int | None = None
-    level: float = 0.9
+    level: float = LEVEL
     seed: int = 0
     threads: int = 1
     device: str = "cpu"

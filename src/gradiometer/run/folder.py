@@ -23,6 +23,7 @@ from gradiometer.errors import BadArgument, RunDamaged, RunNotFound, StorageFail
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.configuration import Configuration, WatchedConfiguration
 from gradiometer.run.readings import StepNumber
+from gradiometer.run.rules import MOST_STEPS
 from gradiometer.run.trust import SIGNATURE, names_code, signature
 from gradiometer.storage.disk import read_file, reason_of, replace_file, sync_folder, writing
 
@@ -336,7 +337,7 @@ def file_name(name: str, default: str = "loop") -> str:
     return "-".join(re.findall(r"\w[\w.]*", name))[:60] or default
 
 
-_Count = Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
+_Count = Annotated[int, msgspec.Meta(ge=1, lt=MOST_STEPS)]
 
 
 class _Drawn(TypedDict):

@@ -1,6 +1,7 @@
 """Read a run, without torch, while it is being written or after its process was killed."""
 
 import shlex
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -306,8 +307,8 @@ class Run:
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 # NaN fails both comparisons.
-Finite = Annotated[float, msgspec.Meta(ge=-1.7e308, le=1.7e308)]
-Rate = Annotated[float, msgspec.Meta(ge=0, le=1.7e308)]
+Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+Rate = Annotated[float, msgspec.Meta(ge=0, le=sys.float_info.max)]
 
 
 class _Event(msgspec.Struct):

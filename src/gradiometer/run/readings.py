@@ -9,7 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
+from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
@@ -20,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from gradiometer.errors import RunDamaged
 from gradiometer.measurement.optimizer.groups import Family, Group, read
 from gradiometer.measurement.reading import Draw, Sampling, Series
+from gradiometer.run.rules import MOST_STEPS
 from gradiometer.storage.disk import open_to_read, reason_of
 from gradiometer.storage.journal import is_incomplete, restored, skipped_lines
 
@@ -28,7 +30,7 @@ Shape = tuple[tuple[str, int], ...]
 
 
 Number = float | Literal["inf", "-inf", "nan"]
-StepNumber = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+StepNumber = Annotated[int, msgspec.Meta(ge=0, lt=MOST_STEPS)]
 
 
 class ReadingLine(msgspec.Struct, tag_field="kind", tag="reading", gc=False):
@@ -36,7 +38,7 @@ class ReadingLine(msgspec.Struct, tag_field="kind", tag="reading", gc=False):
 
     gauge: str
     step: StepNumber
-    batch_size: Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
+    batch_size: Annotated[int, msgspec.Meta(ge=1, lt=MOST_STEPS)]
     learning_rate: Number
     moments: dict[str, Number | list[Number]]
 
@@ -50,15 +52,21 @@ def _shape(line: ReadingLine) -> Shape:
     )
 
 
-def _stacked(gauge: str, shape: Shape, lines: Sequence[ReadingLine]) -> Series:
-    """Lines of one shape as arrays. How their batches were drawn is in another file."""
-    count = len(lines)
+def _arrays_of(gauge: str, lines: Sequence[ReadingLine]) -> Series:
+    """The lines as arrays. How their batches were drawn is in another file.
+
+    Raises KeyError, TypeError or ValueError unless all lines have the shape of the first.
+    """
+    count, shape = len(lines), _shape(lines[0])
+    moments = [line.moments for line in lines]
+    if set(map(len, moments)) != {len(shape)}:
+        raise ValueError
     return Series(
         gauge,
         np.fromiter([line.step for line in lines], np.int64, count),
         np.fromiter([line.batch_size for line in lines], np.int64, count),
         np.fromiter([line.learning_rate for line in lines], np.float64, count),
-        {name: _array([line.moments[name] for line in lines], length) for name, length in shape},
+        {name: _array([each[name] for each in moments], length) for name, length in shape},
         Sampling(Draw.REPLACEMENT),
     )
 
@@ -68,11 +76,13 @@ def _array(values: list[Any], length: int) -> Float[np.ndarray, "readings ..."]:
     nested lists."""
     if length < 0:
         return np.fromiter(values, np.float64, len(values))
+    if set(map(len, values)) != {length}:
+        raise ValueError
     numbers = np.fromiter(chain.from_iterable(values), np.float64, len(values) * length)
     return numbers.reshape(len(values), length)
 
 
-def _joined(parts: Sequence[Series]) -> Series:
+def _join(parts: Sequence[Series]) -> Series:
     """Parts of one shape as one."""
     if len(parts) == 1:
         return parts[0]
@@ -99,7 +109,8 @@ def _is_finite(series: Series) -> Bool[np.ndarray, " readings"]:
 def usable(parts: Sequence[Series]) -> tuple[Series | None, list[str]]:
     """The readings of a gauge that can be used: finite, one for each step, and of the most frequent
     of several shapes; and warnings about the others."""
-    finite = [part[_is_finite(part)] for part in parts]
+    # A mask copies, also where it leaves nothing out.
+    finite = [part if _is_finite(part).all() else part[_is_finite(part)] for part in parts]
     total, good = sum(map(len, parts)), sum(map(len, finite))
     warnings: list[str] = []
     if good < total:
@@ -261,13 +272,14 @@ class Readings:
         file.seek(self._offset)
         with _no_garbage_collection():
             rest = b""
-            while piece := file.read(AT_ONCE):
+            for piece in iter(partial(file.read, AT_ONCE), b""):
                 whole, newline, rest = (rest + piece).rpartition(b"\n")
                 if newline:
                     self._take(whole)
                     self._offset += len(whole) + 1
         self._torn = bool(rest.strip())
-        if self._torn and (record := _decode(rest)) is not None:  # complete except for its newline
+        record = _decode(rest) if self._torn else None
+        if record is not None:  # complete except for its newline
             self._take_in([record])
             self._torn = False
             self._offset += len(rest)
@@ -323,11 +335,15 @@ class Readings:
 
     def _stack(self, readings: Mapping[str, list[ReadingLine]]) -> None:
         for gauge, lines in readings.items():
-            by_shape: defaultdict[Shape, list[ReadingLine]] = defaultdict(list)
-            for line in lines:
-                by_shape[_shape(line)].append(line)
-            for shape, alike in by_shape.items():
-                self._parts[gauge].setdefault(shape, []).append(_stacked(gauge, shape, alike))
+            by_shape = self._parts[gauge]
+            try:
+                # Lines of several shapes are rare, and to ask every line for its shape takes as
+                # long as to read it.
+                part = _arrays_of(gauge, lines)
+                by_shape.setdefault(_shape(lines[0]), []).append(part)
+            except (KeyError, TypeError, ValueError):
+                for shape, alike in groupby(sorted(lines, key=_shape), key=_shape):
+                    by_shape.setdefault(shape, []).append(_arrays_of(gauge, list(alike)))
 
     def _drop_from(self, step: int) -> None:
         """Drop what the previous process wrote from this step on."""
@@ -361,7 +377,7 @@ class Readings:
         warnings: list[str] = []
         for gauge, by_shape in self._parts.items():
             for parts in by_shape.values():
-                parts[:] = [_joined(parts)]  # joined once, for the next call
+                parts[:] = [_join(parts)]  # joined once, for the next call
             series, complaints = usable([parts[0] for parts in by_shape.values()])
             warnings += complaints
             if series is not None:

@@ -178,10 +178,10 @@ def _branch(path: Path, given: dict[str, Any], pool: str, as_json: bool) -> None
     """Measure the critical batch of a run by branching, and print it."""
     from gradiometer.cli.branches import following
     from gradiometer.cli.outcome import filled, print_json
-    from gradiometer.loop.critical.of_loop import critical_batch
+    from gradiometer.loop.critical.batch import critical_batch
     from gradiometer.run.reader import Run
     from gradiometer.train.batch_comparison import noise_scale_at
-    from gradiometer.train.forking.run_loop import loop_at
+    from gradiometer.train.restoring import loop_at
 
     with following(quiet=as_json) as shown:
         run, level = Run.open(path), given.pop("level")

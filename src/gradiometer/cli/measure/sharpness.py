@@ -98,7 +98,7 @@ def sharpness(
     from gradiometer.drift.curvature import survey_examples
     from gradiometer.errors import BadArgument
     from gradiometer.report.page.page import keep
-    from gradiometer.train.curvature import sharpness_finding
+    from gradiometer.train.training import sharpness_finding
 
     if png is not None and not png.parent.is_dir():
         raise BadArgument(f"`--png` {png}: the folder {png.parent} does not exist.")
@@ -152,7 +152,7 @@ def _training(
         training, run = training_at_start(Path(target), "measure sharpness")
         load_last_checkpoint(training, Path(target))
         return training, run
-    from gradiometer.train.brief import advance, started
+    from gradiometer.train.training import advance, started
 
     training = started(
         Configuration.from_mapping({"seed": seed, **settings, "problem": target}, "")
@@ -166,7 +166,7 @@ def _draw(found: "Survey", training: "Training", png: Path) -> Path:
     from gradiometer.report.charts.charts import save_png
     from gradiometer.report.sections.drift import density_figure
     from gradiometer.storage.disk import writing
-    from gradiometer.train.curvature import rate_ahead
+    from gradiometer.train.training import rate_ahead
 
     settings = training.configuration
     kind = MomentumRule(settings.momentum, settings.nesterov)

@@ -17,7 +17,6 @@ from torch import Tensor
 from gradiometer.arguments import check_level, require
 from gradiometer.drift.curvature import Curvature
 from gradiometer.drift.lanczos import UNIT
-from gradiometer.errors import BadArgument
 from gradiometer.measurement import Batch, Estimate, Objective
 
 # A tolerance that is never reached: Lanczos then makes all its products, and the theorem counts
@@ -219,8 +218,7 @@ class _Ends:
 def _student(values: Sequence[float], level: float) -> tuple[float, float, float]:
     """The mean of independent values, and the ends of its two-sided interval."""
     count = len(values)
-    if count < 2:
-        raise BadArgument(f"`samples` after the first must have at least 2 parts, got {count}.")
+    require(count >= 2, f"`samples` after the first must have at least 2 parts, got {count}.")
     middle = float(np.mean(values))
     margin = (
         float(stdtrit(count - 1, (1 + level) / 2))

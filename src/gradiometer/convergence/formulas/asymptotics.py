@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Union
 
-from gradiometer.convergence.formulas.expansion import CONSTANT, TIME, Expansion, Monomial
+from gradiometer.convergence.formulas.expansion import CONSTANT, FACTORS, Expansion, Monomial
 from gradiometer.convergence.formulas.number import (
     LARGEST_BITS,
     ROUNDING,
@@ -202,7 +202,7 @@ class Asymptotics:
 
 def large_t(period: int, remainder: int) -> Asymptotics:
     """t itself, the step counted from 1, for all large t with a remainder modulo a period."""
-    value = Expansion.of([(Fraction(1), TIME)]) + Expansion.constant(remainder)
+    value = Expansion.of([(Fraction(1), FACTORS[1])]) + Expansion.constant(remainder)
     return Asymptotics(value, value, period=period)
 
 
@@ -365,7 +365,7 @@ def _floor_of_line(value: Expansion, period: int) -> Expansion | None:
     """⌊a + bt⌋ for rational a and b; None for another value, or if its period is too long."""
     coefficients = {monomial: coefficient for coefficient, monomial in value.terms}
     a = coefficients.pop(CONSTANT, Fraction(0))
-    b = coefficients.pop(TIME, Fraction(0))
+    b = coefficients.pop(FACTORS[1], Fraction(0))
     if coefficients or value.rest is not None:
         return None
     if not (isinstance(a, Fraction) and isinstance(b, Fraction)):

@@ -1,10 +1,8 @@
 """Asymptotic expansions: a formula in t for large t, term by term, with a bound on the rest.
 
-The scale is made of t = L₀ and its iterated logarithms L₁ = log t, L₂ = log log t, … A monomial is
-exp(Σ w_k K_k), and each K_k is a product of powers of the L's: t^-p is exp(−p L₁), (log t)^-q is
-exp(−q L₂), exp(−a t^β) has K = L₀^β. The first weight in which two monomials differ decides which
-one is larger (Bertrand's rule). So the scale is totally ordered and closed under product, quotient
-and power.
+A monomial is exp(at) t^p (log t)^q (log log t)^r … The first power in which two of them differ
+decides which one is larger (Bertrand's rule). So the scale is totally ordered and closed under
+product, quotient and power.
 
 Powers, exponentials and logarithms keep the leading term alone: a rate is a product of such terms,
 and only a difference of two nearly equal ones, which nobody trains with, would need more.
@@ -32,95 +30,59 @@ from gradiometer.convergence.formulas.number import (
 
 ZERO = Fraction(0)
 
-# Iterated logarithms in the scale, including t itself.
+# Factors of a monomial: eᵗ, t and its iterated logarithms.
 DEPTH = 6
 
 # Terms of an expansion; the first dropped one bounds the rest.
 TERMS = 4
 
-# Powers of L₀ … L₅ in one product K.
-Key = tuple[Fraction, ...]
-
-
-def unit(level: int) -> Key:
-    """The key of L_level."""
-    return tuple(Fraction(int(level == place)) for place in range(DEPTH))
-
 
 @dataclass(frozen=True)
 class Monomial:
-    """exp(Σ w_k K_k), exactly. The weights are sorted from the fastest K to the slowest; no weight
-    is 0."""
+    """exp(at) t^p (log t)^q …, by its powers (a, p, q, …)."""
 
-    weights: tuple[tuple[Key, Constant], ...] = ()
-
-    @classmethod
-    def of(cls, weights: dict[Key, Constant]) -> "Monomial":
-        """A monomial from its weights, in any order."""
-        return cls(
-            tuple((key, weights[key]) for key in sorted(weights, reverse=True) if weights[key])
-        )
+    powers: tuple[Constant, ...] = (ZERO,) * DEPTH
 
     def __mul__(self, other: "Monomial") -> "Monomial":
-        weights = dict(self.weights)
-        for key, weight in other.weights:
-            weights[key] = plus(weights[key], weight) if key in weights else weight
-        return Monomial.of(weights)
+        return Monomial(tuple(map(plus, self.powers, other.powers)))
 
     def power(self, exponent: Constant) -> "Monomial":
         """The monomial to a real power other than zero."""
-        return Monomial(tuple((key, times(weight, exponent)) for key, weight in self.weights))
+        return Monomial(tuple(times(power, exponent) if power else ZERO for power in self.powers))
 
     @property
     def direction(self) -> int:
         """1 if it grows without bound, −1 if it goes to zero, 0 for the constant 1."""
-        return sign(self.weights[0][1]) if self.weights else 0
+        return self.compare(CONSTANT)
 
     def compare(self, other: "Monomial") -> int:
         """1 if it outgrows the other, −1 if the other outgrows it, 0 if they are equal."""
-        mine, theirs = dict(self.weights), dict(other.weights)
-        for key in sorted({*mine, *theirs}, reverse=True):
-            one, two = mine.get(key, ZERO), theirs.get(key, ZERO)
+        for one, two in zip(self.powers, other.powers, strict=True):
             if one != two:
                 return sign(plus(one, -two))
         return 0
 
     @property
     def sum_converges(self) -> bool:
-        """True if Σ over t is finite: its weights are lexicographically below those of 1/(t log t
+        """True if Σ over t is finite: its powers are lexicographically below those of 1/(t log t
         log log t …)."""
-        critical = Monomial.of({unit(level): Fraction(-1) for level in range(1, DEPTH)})
-        return self.compare(critical) < 0
+        return self.compare(Monomial((ZERO,) + (Fraction(-1),) * (DEPTH - 1))) < 0
 
     def logarithm(self) -> "Expansion":
-        """log of the monomial: Σ w_k K_k, each K written as a monomial."""
-        if any(key[-1] for key, _ in self.weights):
+        """log of the monomial: at + p log t + q log log t …"""
+        if self.powers[-1]:
             raise Undecided("a logarithm is nested too deeply")
-        return Expansion.of(
-            [
-                (
-                    weight,
-                    Monomial.of({unit(level + 1): power for level, power in enumerate(key[:-1])}),
-                )
-                for key, weight in self.weights
-            ]
-        )
-
-    def as_key(self) -> Key:
-        """The powers of L₀ … L₅ if it is a product of them; raises Undecided if it is an
-        exponential."""
-        powers = dict(self.weights)
-        found = [powers.pop(unit(level), ZERO) for level in range(1, DEPTH)]
-        exponents = tuple(power for power in found if isinstance(power, Fraction))
-        if powers or len(exponents) < len(found):
-            raise Undecided("an exponential of an exponential is beyond the scale")
-        return (*exponents, ZERO)
+        return Expansion.of(list(zip(self.powers, FACTORS[1:], strict=False)))
 
 
-# The key that sorts monomials by how fast they grow.
 by_size = cmp_to_key(Monomial.compare)
 CONSTANT = Monomial()
-TIME = Monomial(((unit(1), Fraction(1)),))
+
+# eᵗ, t, log t, …
+FACTORS = [
+    Monomial(tuple(Fraction(int(level == place)) for place in range(DEPTH)))
+    for level in range(DEPTH)
+]
 Term = tuple[Constant, Monomial]
 
 
@@ -220,13 +182,16 @@ class Expansion:
         """e^f, to leading order: growing terms become a monomial."""
         if self.rest is not None and self.rest.direction >= 0:
             raise Undecided("an exponent is known too coarsely")
-        growing = {m.as_key(): c for c, m in self.terms if m.direction > 0}
+        growing = {m: c for c, m in self.terms if m.direction > 0}
+        if not set(growing) <= set(FACTORS[1:]):
+            raise Undecided("an exponential is beyond the scale")
+        powers = tuple(growing.get(factor, ZERO) for factor in (*FACTORS[1:], CONSTANT))
         factors = [math.exp(c) for c, m in self.terms if m.direction == 0]
         # e^x = 1 + O(x) for the vanishing terms, of which the first is the largest.
         vanishing = [m for _, m in self.terms if m.direction < 0]
         small = vanishing[0] if vanishing else self.rest
         factor = times(factors[0], Fraction(1)) if factors else Fraction(1)
-        return _leading(factor, Monomial.of(growing), small)
+        return _leading(factor, Monomial(powers), small)
 
     def log(self) -> "Expansion":
         """log f, to leading order, for an f that is positive for all large t."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from gradiometer.arguments import require
 from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, at_all_remainders
-from gradiometer.convergence.formulas.expansion import CONSTANT, DEPTH, Monomial, by_size, unit
+from gradiometer.convergence.formulas.expansion import CONSTANT, Monomial, by_size
 from gradiometer.convergence.formulas.number import Constant, Undecided
 from gradiometer.convergence.schedules import Formula, Schedule
 from gradiometer.errors import BadArgument
@@ -111,18 +111,11 @@ def _sum_converges(monomial: Monomial) -> bool | None:
 
 def as_text(monomial: Monomial) -> str:
     """A monomial as text: "t^-0.5 (log t)^-2", "exp(−0.01 t)", "1"."""
-    logarithms = ["t", *(f"({'log ' * level}t)" for level in range(1, DEPTH))]
-    names = {unit(level + 1): logarithms[level] for level in range(DEPTH - 1)}
-    factors = []
-    for key, weight in monomial.weights:
-        if key in names:
-            factors.append(names[key] + _exponent(weight))
-        else:
-            product = [
-                logarithms[level] + _exponent(power) for level, power in enumerate(key) if power
-            ]
-            sign = "−" if weight < 0 else ""
-            factors.append(f"exp({sign}{abs(float(weight)):.3g} {' '.join(product)})")
+    rate, *powers = monomial.powers
+    factors = [f"exp({'−' if rate < 0 else ''}{abs(float(rate)):.3g} t)"] if rate else []
+    for level, power in enumerate(powers):
+        name = f"({'log ' * level}t)" if level else "t"
+        factors += [name + _exponent(power)] if power else []
     return " ".join(factors) or "1"
 
 

@@ -183,9 +183,8 @@ def _share_seen(objective: "Objective", batch: "Batch", direction: "Tensor", see
     length = max(size // 8, 1)
     along = whole = 0.0
     for start in range(0, size, length):
-        gradient = flat(
-            objective.gradient(span(batch, start, min(start + length, size)), seed=seed)
-        ).double()
+        part = span(batch, start, min(start + length, size))
+        gradient = flat(objective.gradient(part, seed=seed)).double()
         along += float(gradient @ direction.double()) ** 2
         whole += float(gradient @ gradient)
     return min(math.sqrt(along / whole), 1.0) if whole > 0 else 0.0

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.drift.spikes.evidence import ROSE, STAYED, Examined, Observation
 from gradiometer.drift.stability import MomentumRule
-from gradiometer.estimation.noise_readings import PRODUCT
+from gradiometer.estimation.products import PRODUCT
 from gradiometer.measurement.reading import Series
 
 

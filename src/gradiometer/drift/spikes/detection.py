@@ -9,7 +9,6 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from gradiometer.arguments import require
 from gradiometer.drift.spikes.noise import groups_of, noise_limit
-from gradiometer.errors import BadArgument
 
 # Values per block. The level and the spread are medians over blocks.
 BLOCK = 8
@@ -144,10 +143,10 @@ def find_spikes(
 def _alike(values: _Values, given: Sequence[float] | _Values | None, name: str) -> _Values:
     """The numbers that go with the losses; NaN if they are not given."""
     numbers = np.full(len(values), np.nan) if given is None else np.asarray(given, dtype=np.float64)
-    if len(numbers) != len(values):
-        raise BadArgument(
-            f"`{name}` must have one number per loss, {len(values):,}, got {len(numbers):,}."
-        )
+    require(
+        len(numbers) == len(values),
+        f"`{name}` must have one number per loss, {len(values):,}, got {len(numbers):,}.",
+    )
     return numbers
 
 

@@ -20,7 +20,6 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from gradiometer.arguments import require
-from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate, significant
 
 F_METHOD = "F of the half chains' means"
@@ -222,12 +221,12 @@ def size_of_slowest(path: Sequence[Float[Tensor, " params"]]) -> float:
 def autocorrelations(draws: Draws, lags: int) -> Float[np.ndarray, "lags chains"]:
     """Autocorrelation of each chain at lags 0, 1, …, about the chain's own mean, with n in the
     denominator."""
-    away = draws - draws.mean(axis=0)
-    # Padded to twice the length, so that the end of a chain does not meet its start.
-    size, padded = len(away), 2 ** math.ceil(math.log2(2 * len(away)))
-    power = np.abs(np.fft.rfft(away, padded, axis=0)) ** 2
-    covariances = np.fft.irfft(power, padded, axis=0)[: min(lags, size)]
-    return covariances / np.where(covariances[0] > 0, covariances[0], 1.0)
+    from arviz_stats.base.array import array_stats  # noqa: PLC0415 (half a second, only for this)
+
+    # A chain that never moves has no correlation.
+    with np.errstate(invalid="ignore"):
+        correlations: np.ndarray = np.nan_to_num(array_stats.autocorr(draws.T).T[:lags])
+    return correlations
 
 
 def _size(draws: Draws, **method: object) -> float:
@@ -403,9 +402,8 @@ def _valid_draws(name: str, draws: Draws) -> Draws:
         f"{list(values.shape)}.",
     )
     require(np.isfinite(values).all(), f"`{name}` must be finite: leave out chains that diverged.")
-    if not np.ptp(values) > 0:
-        raise BadArgument(
-            f"`{name}` must vary, got {values[0, 0]:g} in every draw: a constant cannot show "
-            "mixing."
-        )
+    require(
+        np.ptp(values) > 0,
+        f"`{name}` must vary, got {values[0, 0]:g} in every draw: a constant cannot show mixing.",
+    )
     return values

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from scipy.special import ndtri
 from torch import nn
 
@@ -159,11 +159,19 @@ def linear_path(
     seen.append(wrong(last))
     # Bonferroni over both ends at every point: the largest of several is chosen.
     strict = 1 - (1 - level) / (2 * points)
-    excesses = [
-        _excess(here, seen[0], seen[-1], share, strict)
-        for here, share in zip(seen, shares, strict=True)
-    ]
-    value, low, high = np.max(excesses[1:-1], axis=0).tolist()
+    excesses = []
+    for here, share in zip(seen[1:-1], shares[1:-1], strict=True):
+        to_first, to_last = (
+            difference_of_proportions(here, end, level=strict) for end in (seen[0], seen[-1])
+        )
+        # Both differences are at their ends at once.
+        excesses.append(
+            [
+                (1 - share) * getattr(to_first, end) + share * getattr(to_last, end)
+                for end in ("value", "low", "high")
+            ]
+        )
+    value, low, high = np.max(excesses, axis=0).tolist()
     barrier = Estimate.interval(
         value,
         low,
@@ -186,21 +194,3 @@ def between(first: nn.Module, last: nn.Module, share: float) -> nn.Module:
             if value.is_floating_point():
                 value.lerp_(target[name].to(value), share)
     return made
-
-
-def _excess(
-    here: Bool[np.ndarray, " examples"],
-    first: Bool[np.ndarray, " examples"],
-    last: Bool[np.ndarray, " examples"],
-    share: float,
-    level: float,
-) -> Float[np.ndarray, " 3"]:
-    """(1 − λ)(error − error_first) + λ(error − error_last), and its ends if both differences are at
-    theirs."""
-    to_first, to_last = (difference_of_proportions(here, end, level=level) for end in (first, last))
-    return np.array(
-        [
-            (1 - share) * getattr(to_first, end) + share * getattr(to_last, end)
-            for end in ("value", "low", "high")
-        ]
-    )

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from gradiometer.arguments import check_whole, require
-from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.scores import ReliabilityBin
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
@@ -112,10 +111,10 @@ class EnsembleReport(Artifact):
         for found, name in zip(
             compared, ("calibrated_nll", "calibrated_nll", "error"), strict=True
         ):
-            if name not in found:
-                raise BadArgument(
-                    f"`sizes` and `baselines` must have the score {name}, and one has not."
-                )
+            require(
+                name in found,
+                f"`sizes` and `baselines` must have the score {name}, and one has not.",
+            )
 
     @property
     def scores(self) -> dict[str, Estimate]:

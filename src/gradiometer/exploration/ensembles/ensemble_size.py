@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gradiometer.arguments import require
-from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.ensemble_report import FEWEST, EnsembleSize
 from gradiometer.exploration.ensembles.scores import (
     Labels,
@@ -131,10 +130,10 @@ def deep_ensemble_equivalent(
         [_losses(runs, count, labels, validation) for count in range(1, len(runs) + 1)]
     )
     own = ensemble.losses["calibrated_nll"]
-    if len(own) != curve.shape[1]:
-        raise BadArgument(
-            f"`ensemble` must be scored on the {curve.shape[1]} examples of `runs`, got {len(own)}."
-        )
+    require(
+        len(own) == curve.shape[1],
+        f"`ensemble` must be scored on the {curve.shape[1]} examples of `runs`, got {len(own)}.",
+    )
     examples, draws = len(own), np.random.default_rng(0)
     resampled = []
     for _ in range(1000):

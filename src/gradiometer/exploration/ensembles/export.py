@@ -16,8 +16,6 @@ from torch.export import Dim, ExportedProgram
 from gradiometer.arguments import require
 from gradiometer.errors import BadArgument, StorageFailed, Unsupported
 
-SUFFIXES = (".pt2", ".onnx")
-
 
 def export(model: nn.Module, inputs: Tensor, path: Path) -> Path:
     """Write a model to a file, for inputs of this shape and any number of examples.
@@ -66,8 +64,10 @@ def export(model: nn.Module, inputs: Tensor, path: Path) -> Path:
 
 def check_file(path: Path) -> None:
     """Check the suffix, the folder and the packages, before anything is computed."""
-    if path.suffix not in SUFFIXES:
-        raise BadArgument(f"`export` must be a file named .pt2 (torch) or .onnx, got {path.name}.")
+    require(
+        path.suffix in (".pt2", ".onnx"),
+        f"`export` must be a file named .pt2 (torch) or .onnx, got {path.name}.",
+    )
     require(
         path.parent.is_dir(),
         f"`export` {path}: the folder {path.parent} does not exist, make it first.",

@@ -389,11 +389,10 @@ def check_predictions(log_probabilities: np.ndarray, labels: np.ndarray) -> None
             f"`log_probabilities` of example {first} must sum to a probability of 1, got "
             f"{totals[first]:.4g}: take the log_softmax of the logits."
         )
-    if not ((labels >= 0) & (labels < log_probabilities.shape[1])).all():
-        raise BadArgument(
-            f"`labels` must lie between 0 and {log_probabilities.shape[1] - 1}, the predicted "
-            "classes."
-        )
+    require(
+        ((labels >= 0) & (labels < log_probabilities.shape[1])).all(),
+        f"`labels` must lie between 0 and {log_probabilities.shape[1] - 1}, the predicted classes.",
+    )
     losses = log_losses(log_probabilities, labels)
     if not np.isfinite(losses).all():
         raise BadArgument(

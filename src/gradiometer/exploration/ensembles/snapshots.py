@@ -77,11 +77,11 @@ class Snapshot:
                 f"`{name}` {_kind_of(state[name])}" if name in state else ""
                 for state in (own, theirs)
             )
-            if mine != stored:
-                raise BadArgument(
-                    f"`model` must have the architecture of {self.name}: it has "
-                    f"{mine or f'no `{name}`'}, the snapshot has {stored or f'no `{name}`'}."
-                )
+            require(
+                mine == stored,
+                f"`model` must have the architecture of {self.name}: it has "
+                f"{mine or f'no `{name}`'}, the snapshot has {stored or f'no `{name}`'}.",
+            )
         model.load_state_dict(theirs)
 
     @property
@@ -139,7 +139,17 @@ class Snapshot:
             )
             whole = metadata["kind"] == KIND and snapshot.digest == metadata["sha256"]
         # A damaged file may raise anything in the three libraries that read it.
-        except (SafetensorError, struct.error, ArithmeticError, LookupError, *_UNREADABLE) as error:
+        except (
+            SafetensorError,
+            struct.error,
+            ArithmeticError,
+            LookupError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+            MemoryError,
+        ) as error:
             reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
             raise RunDamaged(
                 f"{source} is not a complete snapshot ({reason}): {_WAY_OUT}"
@@ -151,7 +161,6 @@ class Snapshot:
         return snapshot
 
 
-_UNREADABLE = (ValueError, TypeError, AttributeError, RuntimeError, MemoryError)
 _WAY_OUT = "delete it, or train the run again."
 
 

@@ -437,11 +437,10 @@ class Sampler(torch.optim.Optimizer, ABC):
             raise BadArgument(
                 f"`{unknown[0]}` is not a setting of {type(self).__name__}, which has {settings}."
             )
-        if group["examples"] is None:
-            raise BadArgument(
-                "`examples` is missing: T in posterior units needs N, because U = N × the mean "
-                "loss."
-            )
+        require(
+            group["examples"] is not None,
+            "`examples` is missing: T in posterior units needs N, because U = N × the mean loss.",
+        )
         check_whole("examples", group["examples"], 1)
         check_whole("burn_in", group["burn_in"], 0)
         check_whole("memory", group["memory"], 10)
@@ -450,8 +449,7 @@ class Sampler(torch.optim.Optimizer, ABC):
         check_number("lr", group["lr"], positive=True)
         for name in ("temperature", "weight_decay", "momentum"):
             check_number(name, group[name])
-        if not group["momentum"] < 1:
-            raise BadArgument(f"`momentum` must lie in [0, 1), got {group['momentum']}.")
+        require(group["momentum"] < 1, f"`momentum` must lie in [0, 1), got {group['momentum']}.")
 
 
 def too_hot(mean: float) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradiometer.arguments import check_number, check_whole, require
-from gradiometer.errors import BadArgument, Diverged
+from gradiometer.errors import Diverged
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, difference_of_means, mean
@@ -189,11 +189,11 @@ def _positions(
 ) -> Iterator[Tensor]:
     """The position after each step, without end."""
     arguments, function = _arguments(sampler), cast("Callable[..., Any]", sampler)
-    if arguments not in (1, 3):
-        raise BadArgument(
-            "`sampler` must take 1 argument (parameters) and make an optimizer, or 3 arguments "
-            f"(parameters, gradient, generator) and make a step, got {arguments} arguments."
-        )
+    require(
+        arguments in (1, 3),
+        "`sampler` must take 1 argument (parameters) and make an optimizer, or 3 arguments "
+        f"(parameters, gradient, generator) and make a step, got {arguments} arguments.",
+    )
     if arguments == 3:
         position, generator = start.clone(), torch.Generator().manual_seed(_seed_for(seed, "step"))
         while True:

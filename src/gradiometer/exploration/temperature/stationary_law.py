@@ -67,11 +67,11 @@ class SGDRule:
         Raises:
             BadArgument: A curvature is not positive, or η is at least `limit`.
         """
-        if not (curvatures.min() > 0 and np.isfinite(curvatures).all()):
-            raise BadArgument(
-                "`curvature` must be positive and finite, its smallest eigenvalue is "
-                f"{curvatures.min():.3g}."
-            )
+        require(
+            curvatures.min() > 0 and np.isfinite(curvatures).all(),
+            "`curvature` must be positive and finite, its smallest eigenvalue is "
+            f"{curvatures.min():.3g}.",
+        )
         limit = self.limit(float(curvatures.max()))
         if not self.learning_rate < limit:
             formula = (
@@ -125,11 +125,11 @@ def mode_variance(curvature: float, noise: float, rule: SGDRule) -> float:
         Hoffman & Blei (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, before
         their limit of small η.
     """
-    if rule.nesterov:
-        raise BadArgument(
-            "`rule` must not be Nesterov's, which has no closed form here: use "
-            "`stationary_covariance`."
-        )
+    require(
+        not rule.nesterov,
+        "`rule` must not be Nesterov's, which has no closed form here: use "
+        "`stationary_covariance`.",
+    )
     check_number("noise", noise)
     # It refuses a learning rate that has no stationary law.
     rule.transitions(np.array([curvature]))
@@ -296,8 +296,10 @@ def _in_axes(
     H, Sigma = np.asarray(curvature, dtype=np.float64), np.asarray(noise, dtype=np.float64)
     square = [np.atleast_1d(H).shape[0]] * 2
     for name, matrix in (("curvature", H), ("noise", Sigma)):
-        if list(matrix.shape) != square:
-            raise BadArgument(f"`{name}` must be of shape {square}, got {list(matrix.shape)}.")
+        require(
+            list(matrix.shape) == square,
+            f"`{name}` must be of shape {square}, got {list(matrix.shape)}.",
+        )
         require(
             np.isfinite(matrix).all() and np.allclose(matrix, matrix.T),
             f"`{name}` must be finite and symmetric.",

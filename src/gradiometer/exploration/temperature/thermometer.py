@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.arguments import check_number, check_whole
+from gradiometer.arguments import check_number, check_whole, require
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import noise_moments
@@ -219,8 +219,10 @@ class Temperature(Gauge):
         MomentumRule(self.momentum, self.nesterov)
         check_number("weight_decay", self.weight_decay)
         check_number("injected", self.injected)
-        if self.units not in ("loss", "posterior"):
-            raise BadArgument(f"`units` must be 'loss' or 'posterior', got {self.units!r}.")
+        require(
+            self.units in ("loss", "posterior"),
+            f"`units` must be 'loss' or 'posterior', got {self.units!r}.",
+        )
         if self.examples is not None:
             check_whole("examples", self.examples, 1)
         if self.parts is not None:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradiometer.integrations.gradients import gradients_of
 from gradiometer.measurement.motion import both_norms, factor_of
 from gradiometer.measurement.objective import Gradients
 from gradiometer.measurement.step import LikelyGradient
@@ -85,7 +86,7 @@ class AsMade(LikelyGradient):
 
     def __call__(self) -> Gradients | None:
         """ĝ, or None."""
-        taken = self._taken()
+        taken = gradients_of(self._parameters)
         factor = self._look(taken)
         if factor is None or not math.isfinite(factor):
             return None
@@ -100,7 +101,7 @@ class AsMade(LikelyGradient):
         if self._made.is_cpu or not (self._seen.as_made or self._seen.unscaled):
             return None
         self._assumed = Seen(self._seen.as_made, self._seen.unscaled)
-        taken = self._taken()
+        taken = gradients_of(self._parameters)
         self._norms = Copied(both_norms(self._made, taken))
         if self._seen.unscaled or self._divisor is None:
             return taken
@@ -111,13 +112,8 @@ class AsMade(LikelyGradient):
         if self._assumed is None:
             return True
         assumed, self._assumed = self._assumed, None
-        self._look(self._taken())
+        self._look(gradients_of(self._parameters))
         return self._seen.unscaled if assumed.unscaled else self._seen.as_made
-
-    def _taken(self) -> Gradients:
-        return [
-            torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in self._parameters
-        ]
 
     def _look(self, taken: Gradients) -> float | None:
         """The factor between `.grad` and what `backward` made."""

@@ -17,9 +17,9 @@ from gradiometer.drift.spikes.examination import Before, Examiner
 from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary, user_line
 from gradiometer.integrations.watch.accelerator import Copied
 from gradiometer.integrations.watch.nonfinite import culprit
-from gradiometer.integrations.watch.settings import Pace, Settings
+from gradiometer.integrations.watch.optimizers import Pace, Settings
 from gradiometer.integrations.watch.subject import Subject
-from gradiometer.measurement.batch import Batch, batch_size
+from gradiometer.measurement.batch import Batch, batch_size, tensors_of
 from gradiometer.measurement.loss import Loss
 from gradiometer.run.budget import BOOKKEEPING
 from gradiometer.run.cadence.cadence import LOOK_SECONDS
@@ -90,12 +90,8 @@ def value_of(loss: object) -> float | Tensor:
 
 def first_size(batch: Batch) -> int:
     """The length of the first axis of the first tensor, which is quick to see."""
-    first, trees = batch, (tuple, list, dict)
-    while not isinstance(first, Tensor):
-        if not (isinstance(first, trees) and first):
-            return batch_size(batch)
-        first = next(iter(first.values())) if isinstance(first, dict) else first[0]
-    return first.shape[0] if first.dim() else batch_size(batch)
+    lengths = [tensor.shape[0] for tensor in tensors_of(batch) if tensor.dim()]
+    return lengths[0] if lengths else batch_size(batch)
 
 
 Kept = float | Tensor | list[Part]

@@ -15,7 +15,6 @@ from gradiometer.gauges import Asked
 from gradiometer.integrations.fsdp import preconditioner_for
 from gradiometer.integrations.gradients import LastGradient
 from gradiometer.integrations.watch.capture import Capture
-from gradiometer.integrations.watch.data import Inputs
 from gradiometer.integrations.watch.description import (
     check_spread,
     configuration_of,
@@ -23,22 +22,22 @@ from gradiometer.integrations.watch.description import (
     manifest_of,
     shows_products,
 )
-from gradiometer.integrations.watch.findings import Announcements
 from gradiometer.integrations.watch.losses import NO_PART, Between, Losses, Part, part_of
-from gradiometer.integrations.watch.processes import OverProcesses
-from gradiometer.integrations.watch.recording import Recording
-from gradiometer.integrations.watch.requests.kept_updates import KeptUpdatesOfLoop
-from gradiometer.integrations.watch.requests.trials import Trials
-from gradiometer.integrations.watch.settings import Pace, Settings
-from gradiometer.integrations.watch.shield import attempt, reason_of
-from gradiometer.integrations.watch.subject import Subject
-from gradiometer.integrations.watch.successive import Successive, reads_products
-from gradiometer.integrations.watch.triage.recorder import TriageRecorder
-from gradiometer.integrations.watch.updates import (
+from gradiometer.integrations.watch.optimizers import (
+    Pace,
+    Settings,
     StepWithoutGradient,
     Updates,
     before_the_update,
 )
+from gradiometer.integrations.watch.processes import OverProcesses
+from gradiometer.integrations.watch.recording import Announcements, Recording
+from gradiometer.integrations.watch.requests.kept_updates import KeptUpdatesOfLoop
+from gradiometer.integrations.watch.requests.trials import Trials
+from gradiometer.integrations.watch.shield import attempt, reason_of
+from gradiometer.integrations.watch.subject import Inputs, Subject
+from gradiometer.integrations.watch.successive import Successive, reads_products
+from gradiometer.integrations.watch.triage.recorder import TriageRecorder
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.evaluation import Evaluation
 from gradiometer.measurement.optimizer.groups import largest_rate
@@ -249,23 +248,6 @@ class Measuring(Recording):
         # others do.
         if not (self._parts or (self.ranks.alone and self._waiting is not None)):
             self._decide()
-
-    def begin(
-        self, recorder: Recorder, step: int, losses: Sequence[float], *, has_facts: bool
-    ) -> None:
-        """Follow a training of ours in its own run.
-
-        Args:
-            recorder: Writes the run.
-            step: The next step.
-            losses: The losses of the steps before, if the run is resumed.
-            has_facts: True if the run has the facts of triage already.
-        """
-        self._begun = True
-        self.steps = step
-        self._losses.examiner.repeat(losses)
-        self._attach(recorder, step, has_facts=has_facts)
-        self._decide()
 
     def note_settings(self) -> None:
         """Record the settings of the optimizers, which are those of the coming step."""

@@ -19,17 +19,16 @@ from gradiometer.arguments import (
 from gradiometer.errors import BadArgument
 from gradiometer.gauges import Asked, GaugesAsked
 from gradiometer.integrations.fsdp import is_sharded, refuse_unsupported_shards, reshard
-from gradiometer.integrations.watch.data import Batches, Probe
 from gradiometer.integrations.watch.description import (
     PARTS,
     gauges_for,
     refuse_what_cannot_be_watched,
     sampling_of,
 )
-from gradiometer.integrations.watch.findings import Announcements
 from gradiometer.integrations.watch.losses import explained, no_loss
+from gradiometer.integrations.watch.recording import Announcements
 from gradiometer.integrations.watch.shield import in_silence, log
-from gradiometer.integrations.watch.subject import Subject
+from gradiometer.integrations.watch.subject import Batches, Probe, Subject
 from gradiometer.integrations.watch.successive import reads_products
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch

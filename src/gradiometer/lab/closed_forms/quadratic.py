@@ -1,6 +1,7 @@
 """The noisy quadratic in any dimension, on which SGD has closed forms."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 
 Matrix = Float[np.ndarray, "params params"]
+
+# The losses of the examples at a point.
+Losses = Callable[[Tensor, Tensor], Tensor]
 
 
 def symmetric(given: ArrayLike) -> Matrix:
@@ -222,6 +226,24 @@ def output_losses(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
     """The loss of a model whose output is the loss of each example."""
     losses: Tensor = model(batch)
     return losses
+
+
+class Place(nn.Module):
+    """A point whose output is the loss of each example.
+
+    Args:
+        start: The point.
+        losses: The losses of the examples at a point.
+    """
+
+    def __init__(self, start: float | Sequence[float], losses: Losses) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.tensor(start, dtype=torch.float64))
+        self.losses = losses
+
+    def forward(self, examples: Float[Tensor, "examples drawn"]) -> Float[Tensor, " examples"]:
+        """The loss of each example."""
+        return self.losses(self.position, examples)
 
 
 class Position(nn.Module):

@@ -123,21 +123,11 @@ def _separable() -> Separable:
     return Separable((0, 1))
 
 
-@dataclass(frozen=True)
-class Twins:
-    """Two hidden units that begin equal, in a network that is trained on the digits.
-
-    Args:
-        distance: Relative distance of the two, by the number of steps.
-        apart: The same if the noise of a batch pushed each of them on its own.
-    """
-
-    distance: dict[int, float]
-    apart: dict[int, float]
-
-
 @cache
-def _twins() -> Twins:
+def _twins() -> tuple[dict[int, float], dict[int, float]]:
+    """The relative distance of two hidden units that begin equal, in a network that is trained on
+    the digits, by the number of steps; and the same if the noise of a batch pushed each of them on
+    its own."""
     network = digits_network()
     torch.manual_seed(4)
     hidden, last = nn.Linear(64, 32), nn.Linear(32, 10)
@@ -158,7 +148,7 @@ def _twins() -> Twins:
             length = float(hidden.weight[0].detach().norm())
             distance[step] = float((hidden.weight[1] - hidden.weight[0]).detach().norm()) / length
             apart[step] = math.sqrt(pushed) / length
-    return Twins(distance, apart)
+    return distance, apart
 
 
 def _leaving(time: int) -> Estimate:
@@ -257,8 +247,8 @@ def _experiments() -> tuple[Experiment, ...]:
             predict=lambda time: Estimate.bound(
                 0.0, low=0.0, high=NUMBERS.twin_rounding, method="symmetry", samples=time
             ),
-            measure=lambda time: _twins().distance[time],
-            rival=Rival("a random walk of each unit on its own", lambda time: _twins().apart[time]),
+            measure=lambda time: _twins()[0][time],
+            rival=Rival("a random walk of each unit on its own", lambda time: _twins()[1][time]),
             says=(
                 "The noise of batches cannot separate two equal units: they get the same "
                 "gradients, and stay one unit for ever. The set in which they are equal is a "

@@ -91,8 +91,8 @@ WRAPPERS = {
 
 def bare(model: nn.Module) -> nn.Module:
     """The model itself, without the wrappers of DDP and torch.compile."""
-    while (place := WRAPPERS.get(type(model).__name__)) is not None:
-        model = getattr(model, place)
+    while type(model).__name__ in WRAPPERS:
+        model = getattr(model, WRAPPERS[type(model).__name__])
     return model
 
 
@@ -101,8 +101,7 @@ def bare_optimizer(optimizer: Any) -> Any:
     as they are."""
     for place in ("optimizer", "opt", "_optimizer"):
         inner = getattr(optimizer, place, None)
-        if inner is not optimizer and isinstance(
-            found := bare_optimizer(inner), torch.optim.Optimizer
-        ):
+        found = None if inner is optimizer else bare_optimizer(inner)
+        if isinstance(found, torch.optim.Optimizer):
             return found
     return optimizer

@@ -11,7 +11,7 @@ from scipy.special import chdtri, ndtr, polygamma, psi, stdtrit
 
 from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 
 # Largest number of pairs to report. A difference that needs more pairs is negligible.
 MOST_PAIRS = 10_000
@@ -47,7 +47,7 @@ class PairsNeeded:
         return f"about {about} [{low}, {high}]"
 
 
-def mean_over_pairs(differences: Sequence[float], level: float = 0.9, unit: str = "") -> Estimate:
+def mean_over_pairs(differences: Sequence[float], level: float = LEVEL, unit: str = "") -> Estimate:
     """The mean of the differences of at least two pairs of runs with the same seed, with Student's
     interval.
 
@@ -72,7 +72,7 @@ def mean_over_pairs(differences: Sequence[float], level: float = 0.9, unit: str 
 
 
 def difference_over_runs(
-    first: Sequence[float], second: Sequence[float], level: float = 0.9
+    first: Sequence[float], second: Sequence[float], level: float = LEVEL
 ) -> Estimate:
     """Mean over the runs of one group minus that of another, with seeds that are not paired.
 
@@ -103,7 +103,9 @@ def difference_over_runs(
     )
 
 
-def pairs_needed(difference: float, spread: float, freedom: int, level: float = 0.9) -> PairsNeeded:
+def pairs_needed(
+    difference: float, spread: float, freedom: int, level: float = LEVEL
+) -> PairsNeeded:
     """How many pairs of runs would show a difference of this size with a probability of 80 %.
 
     The smallest n ≥ 2 with |difference| √n / spread ≥ t_{(1+level)/2} + t_{0.8} at n − 1 degrees of
@@ -159,7 +161,7 @@ def _quantile(level: float, freedom: int) -> float:
     return float(stdtrit(freedom, (1 + level) / 2))
 
 
-def simultaneous_means(differences: Differences, *, level: float = 0.9) -> tuple[Estimate, ...]:
+def simultaneous_means(differences: Differences, *, level: float = LEVEL) -> tuple[Estimate, ...]:
     """The mean difference of each alternative, with intervals that cover all means together at this
     level.
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Shaped
 
 from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.means import (
     FEWEST_READINGS,
@@ -48,7 +48,7 @@ def ratio_now(
     *,
     steps: Steps,
     learning_rate: Readings | None = None,
-    level: float = 0.9,
+    level: float = LEVEL,
     unit: str = "",
     nonnegative: bool = True,
     prior: Drift = NOISE_PRIOR,
@@ -161,7 +161,7 @@ def mean_now(
     *,
     steps: Steps,
     learning_rate: Readings | None = None,
-    level: float = 0.9,
+    level: float = LEVEL,
     unit: str = "",
     prior: Drift = MOMENT_PRIOR,
 ) -> Estimate:
@@ -366,7 +366,7 @@ def trend(
     *,
     steps: Steps,
     now: Estimate,
-    level: float = 0.9,
+    level: float = LEVEL,
 ) -> Trend | None:
     """The early value of a ratio (or, without a denominator, of a mean), and if the change since is
     shown.

@@ -16,8 +16,7 @@ from scipy.special import log_ndtr, ndtr, ndtri, stdtr
 from gradiometer.arguments import check_number
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.fieller import steps_to_bound
-from gradiometer.measurement.uncertainty.means import MOST_BATCHES
+from gradiometer.measurement.uncertainty.means import MOST_BATCHES, steps_to_bound
 
 # The numbers of the model and of the expected drifts, with what chose them.
 TABLES = tomllib.loads((files(__package__) / "drifts.toml").read_text("utf-8"))
@@ -160,7 +159,8 @@ def power_law(
     # e^±60 stands for zero and infinity, so that no product overflows.
     expected = np.exp(np.clip(logs, -60, 60)) * units
     total = expected.sum(axis=1)
-    if not (possible := total > 0).any():
+    possible = total > 0
+    if not possible.any():
         return None
     expected, total, log_prior, wander = (
         each[possible] for each in (expected, total, log_prior, wander)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import stdtrit
 
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
 
 METHOD = "Student, skewness removed"
@@ -22,7 +22,7 @@ Readings = Float[np.ndarray, " steps"]
 
 
 def skewed_mean(
-    samples: Float[np.ndarray, " examples"], *, level: float = 0.9, unit: str = ""
+    samples: Float[np.ndarray, " examples"], *, level: float = LEVEL, unit: str = ""
 ) -> Estimate:
     """The mean, with Student's interval after a transformation that removes the skewness of
     Student's ratio.

@@ -3,18 +3,9 @@
 from collections.abc import Sequence
 
 from gradiometer.loop.branch import BranchResult
-from gradiometer.loop.branches import Fork
+from gradiometer.loop.branches import Fork, at_end, comparison, setting
 from gradiometer.loop.comparison.effects import Effect
-from gradiometer.loop.comparison.words import (
-    at_end,
-    comparison,
-    label_of,
-    mean_end,
-    setting,
-    signed,
-    stopped,
-    undecided,
-)
+from gradiometer.loop.comparison.words import label_of, mean_end, signed, stopped, undecided
 from gradiometer.loop.recorded.record import ForkRecord, forks_of
 from gradiometer.measurement.estimate import significant
 from gradiometer.report.charts.fork_charts import MOST, branches_chart, effects_chart
@@ -53,7 +44,7 @@ def forks_section(run: Run, diagnosis: Diagnosis) -> Section:
 
 def _has_baseline(record: ForkRecord) -> bool:
     """True if going on as it is has a branch, so that there is something to compare with."""
-    return any(result.alternative == record.fork.baseline.name for result in record.fork.results)
+    return any(result.alternative == record.fork.names[0] for result in record.fork.results)
 
 
 def _sentence(record: ForkRecord, effects: Sequence[Effect]) -> str:
@@ -182,7 +173,7 @@ def branch_curve(
 ) -> list[tuple[float, float, float, float]]:
     """Step, mean, lowest and highest loss over the replicates, at the places that all
     of them have."""
-    updates = max(result.updates for result in fork.of(fork.baseline))
+    updates = max(result.updates for result in fork.of(fork.names[0]))
     batch = fork.horizon / max(updates, 1)
     by_place: dict[int, list[float]] = {}
     for result in results:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from gradiometer.loop.changes.rates import Rate
+from gradiometer.loop.changes.alternative import Rate
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding

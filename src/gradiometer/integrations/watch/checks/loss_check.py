@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from gradiometer.errors import BadArgument
-from gradiometer.integrations.backwards import Listener
 from gradiometer.integrations.fsdp import OFF
+from gradiometer.integrations.gradients import Listener
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.objective import Gradients

@@ -46,10 +46,10 @@ class Forks(Looks):
         """What would have happened from here with other settings: `gradiometer.loop.fork` for the
         watched loop.
 
-        Model, optimizer, loss, scaler, accumulation and the number of updates are those of the
-        watch. Call it after `optimizer.step()`. The training stays the same, bit for bit, and the
-        fork is kept in the run. Its time is reported in `overhead`, outside the budget. On several
-        processes rank 0 forks and the others get None.
+        Model, optimizer, loss, scaler, accumulation, `groups` and the number of updates are those
+        of the watch. Call it after `optimizer.step()`. The training stays the same, bit for bit,
+        and the fork is kept in the run. Its time is reported in `overhead`, outside the budget. On
+        several processes rank 0 forks and the others get None.
 
         Args:
             batches: The training data, for example the DataLoader, as in `gradiometer.loop.fork`.
@@ -102,7 +102,7 @@ class Forks(Looks):
                 raise BadArgument(
                     "`loss` is missing: give loss=lambda model, batch: ... to `watch` or here."
                 )
-            known: dict[str, Any] = {"index": self.steps}
+            known: dict[str, Any] = {"index": self.steps, "groups": self._subject.batches.groups}
             if own:
                 # decorators of the user's own stay on it
                 known["loss"] = vars(self._objective.loss)["__wrapped__"]

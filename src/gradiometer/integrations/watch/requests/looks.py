@@ -25,11 +25,11 @@ from gradiometer.drift.curvature import survey_examples
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.estimation.noise import GradientNoise, of_the_gradient_meant
-from gradiometer.estimation.noise_readings import source_of
+from gradiometer.estimation.products import source_of
 from gradiometer.exploration.ensembles.snapshots import Snapshot
-from gradiometer.integrations.watch.data import OnDevice, examples_of
 from gradiometer.integrations.watch.losses import no_loss
 from gradiometer.integrations.watch.measuring import Measuring
+from gradiometer.integrations.watch.subject import OnDevice, examples_of
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.evaluation import Evaluation, PerExample

@@ -9,8 +9,7 @@ from gradiometer.errors import GradiometerError
 from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.integrations.watch.triage.exact import schedulers_of
-from gradiometer.loop.changes.alternative import Alternative
-from gradiometer.loop.changes.rates import CoolNow, Rate
+from gradiometer.loop.changes.alternative import Alternative, CoolNow, Rate
 from gradiometer.run.budget import Budget
 from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim

@@ -14,13 +14,13 @@ from gradiometer.integrations.watch.subject import Subject
 from gradiometer.integrations.watch.triage.batches import BatchSigns, logits_of, parts_of
 from gradiometer.integrations.watch.triage.exact import (
     BackwardsOfStep,
+    SharedRows,
     facts_of,
     planned_steps,
     sensitive_layers,
     together,
 )
-from gradiometer.integrations.watch.triage.rows import SharedRows
-from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.batch import Batch, tensors_of
 from gradiometer.measurement.objective import Objective
 from gradiometer.run.recorder import Recorder
 
@@ -238,7 +238,7 @@ class TriageRecorder:
             "backwards": heard.count,
             "in_eval": sum(not layer.training for layer in self._sensitive),
             "sensitive": len(self._sensitive),
-            "rows": rows_of(batch),
+            "rows": next((one.shape[0] for one in tensors_of(batch) if one.dim()), 0),
         }
         if heard.stale is not None:
             self._look["stale"] = heard.stale
@@ -367,14 +367,6 @@ def rounded(value: float) -> float:
 def parameters_of(objective: Objective) -> list[Tensor]:
     """The trainable parameters, detached."""
     return [parameter.detach() for parameter in objective.parameters]
-
-
-def rows_of(batch: Batch) -> int:
-    """Number of examples: the first axis of the first tensor; 0 if there is none."""
-    first = batch
-    while isinstance(first, tuple | list | dict) and first:
-        first = next(iter(first.values())) if isinstance(first, dict) else first[0]
-    return first.shape[0] if isinstance(first, Tensor) and first.dim() else 0
 
 
 def takes_no_hooks(model: nn.Module) -> bool:
