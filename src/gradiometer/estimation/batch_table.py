@@ -235,11 +235,11 @@ def rate_brackets(
     >>> rate_brackets("adaptive", 1e-3, present=32, sizes=(32, 64))[1]
     RateBracket(batch_size=64, low=0.00097..., high=0.00154...)
     """
-    found = []
-    for size in sizes:
-        ends = sorted(rate * (size / present) ** power for power in POWERS[family])
-        found.append(RateBracket(size, *ends))
-    return tuple(found)
+    powers = POWERS[family]
+    return tuple(
+        RateBracket(size, *sorted(rate * (size / present) ** power for power in powers))
+        for size in sizes
+    )
 
 
 FEWEST_ROUNDS, MOST_ROUNDS = 9, 60

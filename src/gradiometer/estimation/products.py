@@ -195,8 +195,8 @@ class Signal:
 
     Attributes:
         norm_squared: The combination of all ways, shape [steps].
-        ways: The readings of each way alone, by its name: "lags", "loss"; and "floor", what ‖g‖² is
-            at least, which no combination holds.
+        ways: The readings of each way alone, by its name: "lags", "loss"; and "floor",
+            what ‖g‖² is at least, which no combination holds.
     """
 
     norm_squared: Steps
@@ -275,19 +275,18 @@ def signal(
     # through the lags: ‖g‖² was 2.6 times too small in an autoencoder. The loss of a training does
     # not rise in the mean, and that bounds ‖g‖² at any rate. In nine recorded trainings with AdamW
     # the bound contradicted the lags at none of 144 places.
-    if memory is not None and list(ways) == ["lags"]:
+    floor = None
+    if "lags" in ways and "loss" not in ways:
         standing = by_loss(product, memory, np.zeros(len(product)), momentum)
         floor = _without_epochs(standing, norm_squared, share_of_examples)
-        return Signal(ways["lags"], ways | {"floor": floor})
     if not ways:
         raise BadArgument(
             "`product` alone is not enough: give `loss` and `travelled`, or `memory`."
         )
     first, *others = ways.values()
-    if others:
-        bias = BIAS * float(np.mean(momentum.first)) ** 2
-        return Signal(combination(first, others[0], bias=bias), ways)
-    return Signal(first, ways)
+    bias = BIAS * float(np.mean(momentum.first)) ** 2
+    together = combination(first, others[0], bias=bias) if others else first
+    return Signal(together, ways if floor is None else ways | {"floor": floor})
 
 
 def _without_epochs(readings: Steps, norm_squared: Steps, share_of_examples: float) -> Steps:
