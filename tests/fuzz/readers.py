@@ -15,7 +15,7 @@ from gradiometer.drift.curvature_survey import Survey
 from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 from gradiometer.loop import forks_of
 from gradiometer.loop.comparison.words import comparison, setting, stopped
-from gradiometer.report.live.follow import Followed
+from gradiometer.report.live import Followed
 from gradiometer.run.artifacts import load_artifacts
 
 TUNE = ("tune", "quadratic", "--steps", "24", "--budget", "2")

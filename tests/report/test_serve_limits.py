@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from gradiometer.report.live import protocol, serve
-from gradiometer.report.live.serve import Live
+from gradiometer.report.live import Live, protocol, serve
 from report_run import run_in
 
 VIEWERS = 50
