@@ -39,10 +39,9 @@ from gradiometer.estimation.batch_table import relative_updates
 from gradiometer.jobs.pool import Here
 from gradiometer.loop import CoolNow, Effect, Fork, Loop, Shorter, alternative_of, fork
 from gradiometer.loop.branch import Branch, Tail
-from gradiometer.loop.changes.alternative import Alternative, GoOn
-from gradiometer.loop.changes.rates import BatchSize
-from gradiometer.loop.recorded import scores
-from gradiometer.loop.recorded.growing import train_branches
+from gradiometer.loop.changes.alternative import Alternative, BatchSize, GoOn
+from gradiometer.loop.forking import train_branches
+from gradiometer.loop.recorded import trials as scores
 from gradiometer.loop.recorded.trials import end_of, verdict_on
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.differences import mean_over_pairs

@@ -31,8 +31,7 @@ from scipy.stats import binomtest, t
 from gradiometer.loop import Fork, Loop, Rate, fork
 from gradiometer.loop.branch import Branch, BranchResult
 from gradiometer.loop.comparison.effects import effects_of
-from gradiometer.loop.comparison.racing import race
-from gradiometer.loop.comparison.rungs import Rung
+from gradiometer.loop.comparison.racing import Rung, race
 from gradiometer.loop.critical.batch import critical_batch_by
 from gradiometer.loop.readout import Readout
 

@@ -68,9 +68,7 @@ class Choices:
 
 def losses_of(found: Fork) -> dict[float, float]:
     """The mean test loss by factor of the rate; infinite if a branch diverged."""
-    names = {
-        factor: found.baseline.name if factor == 1 else f"rate {factor:g}x" for factor in FACTORS
-    }
+    names = {factor: found.names[0] if factor == 1 else f"rate {factor:g}x" for factor in FACTORS}
     return {
         factor: float(
             np.mean(

@@ -9,7 +9,7 @@ from now_scores import COUNTS, Case, Runs, Score, curve, row, scored
 
 from gradiometer import Estimate
 from gradiometer.measurement.uncertainty import mean
-from gradiometer.measurement.uncertainty.batch_means import finite_samples
+from gradiometer.measurement.uncertainty.means import finite_samples
 
 WIDENED = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
 """Factors on the standard error. The one with the best score is taken, after the fact."""

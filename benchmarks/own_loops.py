@@ -124,10 +124,16 @@ class Clipping(Script):
 
 
 class SAM(torch.optim.Optimizer):
-    """Sharpness-aware minimisation around another optimizer."""
+    """Sharpness-aware minimisation around another optimizer, as in the code that most people use."""
 
-    def __init__(self, parameters: Any, base: type[torch.optim.Optimizer], **settings: Any) -> None:
-        super().__init__(parameters, {"rho": 0.1, **settings})
+    def __init__(
+        self,
+        parameters: Any,
+        base: type[torch.optim.Optimizer],
+        rho: float = 0.1,
+        **settings: Any,
+    ) -> None:
+        super().__init__(parameters, {"rho": rho, **settings})
         self.base_optimizer = base(self.param_groups, **settings)
         self.param_groups = self.base_optimizer.param_groups
 

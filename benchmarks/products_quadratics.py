@@ -48,7 +48,8 @@ class Walk:
     """What is recorded of some runs, each [runs, steps]. Under AdamW all products are under P.
 
     Attributes:
-        product, norm_squared, memory, loss, level: See `gradiometer.estimation.products.signal`.
+        product, norm_squared, memory, loss: See `gradiometer.estimation.products.signal`.
+        level: ⟨ĝ_{t−1}, ĝ_t(Φ_t) − ĝ_t(Φ_{t−1})⟩, exact in expectation: the truth to compare with.
         truth: ‖g‖², or gᵀPg.
         variance: tr Σ, or tr PΣ.
         rate: η, or η(1 − β₁).

@@ -35,7 +35,7 @@ from torch.func import functional_call
 from gradiometer import SGLD, BadArgument, Estimate
 from gradiometer.exploration.chains.engines import ChainState, Stacked
 from gradiometer.measurement.batch import take
-from gradiometer.measurement.traits import Traits
+from gradiometer.measurement.objective import Traits
 from gradiometer.problems.images.classification import cross_entropy, fashion_mnist_mlp
 from gradiometer.problems.images.fashion_mnist import load
 

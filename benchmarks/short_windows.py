@@ -18,7 +18,7 @@ one point.
 import argparse
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from tail_families import label_noise, late
@@ -26,7 +26,7 @@ from tail_families import label_noise, late
 from gradiometer import Draw, Sampling, Series
 from gradiometer.drift import BatchSharpness, LossChange, StepDrift
 from gradiometer.estimation import NoiseShape
-from gradiometer.estimation.gram import NoiseMoments
+from gradiometer.estimation.noise_shape import moments_of_gram
 from gradiometer.measurement.estimate import Estimates
 
 BATCH, READINGS, TRUTH = 32, 30, 100_000
@@ -154,7 +154,7 @@ class Network:
 
 
 def _noise_shape(grams: np.ndarray) -> dict[str, Moments]:
-    found = [asdict(NoiseMoments.of(gram, BATCH // PARTS)) for gram in grams]
+    found = [moments_of_gram(gram, BATCH // PARTS) for gram in grams]
     return {"noise_shape": {name: np.array([one[name] for one in found]) for name in found[0]}}
 
 

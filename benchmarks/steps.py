@@ -20,10 +20,13 @@ from gradiometer import (
     TrainingStep,
 )
 from gradiometer.estimation import PreconditionedNoise
+from gradiometer.integrations.gradients import LastGradient
+from gradiometer.integrations.watch.subject import Batches, Subject
 from gradiometer.integrations.watch.successive import Successive, reads_products
 from gradiometer.measurement import Batch
 from gradiometer.measurement.batch import chunks
 from gradiometer.run.budget import Budget
+from gradiometer.run.ranks import Ranks
 from gradiometer.train.training import Training
 
 LEARNING_RATE = 0.01
@@ -120,15 +123,19 @@ def with_products(problem: Problem, *, adam: bool = False) -> Step:
     if chosen is None:
         raise BadArgument("`problem` has no gradients that products can be read from.")
     # With this share every step is read, whatever it costs.
-    reader = Successive(
-        Objective(by_hand.model, problem.loss),
-        [by_hand.optimizer],
-        chosen[0],
-        scaler=None,
+    objective = Objective(by_hand.model, problem.loss)
+    optimizers = [by_hand.optimizer]
+    subject = Subject(
+        objective=objective,
+        called=by_hand.model,
+        optimizers=optimizers,
+        batches=Batches(Sampling(Draw.REPLACEMENT)),
         budget=Budget(0.99),
-        alone=True,
-        gauges=chosen[1][:1],
+        ranks=Ranks(),
+        tell=print,
     )
+    last = LastGradient(objective.parameters, optimizers, None)
+    reader = Successive(subject, last, chosen[0], chosen[1][:1])
     steps = count()
     reader.attach(lambda reading: None, lambda why: None, 0)
 

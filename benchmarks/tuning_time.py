@@ -28,8 +28,8 @@ from tuning_runs import SHAPES, Counted, Shape, losses_of, sgd, stacked, trained
 
 from gradiometer.loop.data import data_of
 from gradiometer.tuning import Tuned, tune
-from gradiometer.tuning.aim import paces_for
 from gradiometer.tuning.optimizers import Made
+from gradiometer.tuning.start import paces_for
 
 NETWORKS = ("MLP", "CNN, GroupNorm")
 SIZES = (16, 32, 64, 128)

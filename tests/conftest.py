@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import array_checks  # noqa: F401  # before gradiometer, which it checks
-from gradiometer.integrations.announcements import Announcements
+from gradiometer.integrations.watch.recording import Announcements
 from gradiometer.measurement import Batch, Objective, supervised
 from gradiometer.measurement.loss import Loss
 

@@ -5,8 +5,7 @@ from typing import Any
 from gradiometer.loop import alternative_of
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.readout import Readout
-from gradiometer.loop.recorded.plan import Plan
-from gradiometer.loop.recorded.record import ForkRecord
+from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.run import Run
 
 

@@ -37,14 +37,15 @@ ONCE = falling()
 ONCE[200] += 2.5 * GUESS
 BEFORE_LEARNING = np.where(np.arange(STEPS) < 200, falling(0.7), falling())
 BEFORE_LEARNING[200:204] += 2.5 * GUESS
-FLAT = np.full(STEPS, 0.5 * GUESS)
+FLAT = np.full(STEPS, 0.4 * GUESS)
 UP_AND_DOWN = 0.5 + np.where(np.arange(STEPS) % 2, 0.2, -0.2)
 ADAMW = {"optimizer": "AdamW", "family": "adaptive"}
 EVALUATED: dict[str, Any] = {
     "facts": {"dropout": 0.0},
     "evaluated_rows": np.array([[400.0, 400.0]]),
 }
-BY_A_QUARTER = GUESS * np.linspace(1, 0.5, STEPS)
+BY_A_QUARTER = GUESS * np.linspace(0.8, 0.4, STEPS)
+BY_AND_BY = GUESS * np.linspace(1, 0.1, STEPS)
 LEAP = np.vstack([moved(0.4)[:1], moved(0.009)[1:]])
 NO_LEAP = np.vstack([moved(0.3)[:1], moved(0.009)[1:]])
 DIES = np.vstack([tensors(0.6, 0.1, 0.6)[:3], tensors(0.005, 0.1, 0.6)[3:]])
@@ -60,6 +61,7 @@ SHORT = {
     "rates": cosine_rates(steps=200),
     "batch_size": 64,
     "examples": 1600,
+    "product": constant(0.1),
 }
 BURST = cosine_rates()
 BURST[200:206] *= 8
@@ -114,8 +116,8 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     Claim.DROPOUT: [
         ({"facts": {"dropout": 0.7}}, {"facts": {"dropout": 0.65}, "test": np.full(10, np.nan)}),
         (
-            {"facts": {"dropout": 0.5}, **evaluations([0.35] * 10, 0.3)},
-            {"facts": {"dropout": 0.5}, **evaluations([0.37] * 10, 0.3)},
+            {"facts": {"dropout": 0.5}, **evaluations([0.38] * 10, 0.3)},
+            {"facts": {"dropout": 0.5}, **evaluations([0.4] * 10, 0.3)},
         ),
         (
             {"facts": {"dropout": 0.5}, **evaluations([0.35] * 10, 0.3)},
@@ -145,10 +147,6 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
     ],
     Claim.CLIP_SMALL: [
-        (
-            {"clipped": constant(0.19), "movement": striding(0.2)},
-            {"clipped": constant(0.21), "movement": striding(0.2)},
-        ),
         ({"clipped": constant(0.1)}, {"clipped": constant(0.1), "family": "adaptive"}),
         (
             {"clipped": constant(0.49), "movement": striding(59 / STEPS)},
@@ -215,10 +213,6 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"gradient": BACK, "losses": falling(0.95)},
         ),
         (
-            {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(1.4)},
-            {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(1.6)},
-        ),
-        (
             {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(0.95)},
             {"gradient": DIES, "losses": falling(0.95)},
         ),
@@ -250,8 +244,12 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
         ({"nonzero": half_zero(0.66)}, {"nonzero": half_zero(0.64)}),
         (
-            {"family": "adaptive", "nonzero": half_zero(0.89)},
-            {"family": "adaptive", "nonzero": half_zero(0.87)},
+            {"family": "adaptive", "nonzero": half_zero(0.89), "losses": falling(0.55)},
+            {"family": "adaptive", "nonzero": half_zero(0.87), "losses": falling(0.55)},
+        ),
+        (
+            {"family": "adaptive", "nonzero": half_zero(0.89), "losses": falling(0.52)},
+            {"family": "adaptive", "nonzero": half_zero(0.89), "losses": falling(0.48)},
         ),
         ({"movement": ONE_OVERSHOT}, {"movement": ONE_STRIDE}),
         (
@@ -285,24 +283,36 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
     ],
     Claim.RATE_LOW: [
-        ({"movement": striding(19.5 / STEPS)}, {"movement": striding(20.5 / STEPS)}),
+        ({"movement": striding(13.7 / STEPS)}, {"movement": striding(14.3 / STEPS)}),
         (
-            {"movement": striding(26.5 / STEPS), "family": "adaptive"},
-            {"movement": striding(27.5 / STEPS), "family": "adaptive"},
+            {"movement": striding(18.6 / STEPS), "family": "adaptive"},
+            {"movement": striding(19.2 / STEPS), "family": "adaptive"},
+        ),
+        (
+            {"movement": striding(19.5 / STEPS), "losses": falling(0.55)},
+            {"movement": striding(20.5 / STEPS), "losses": falling(0.55)},
+        ),
+        (
+            {"movement": striding(19 / STEPS), "losses": falling(0.52)},
+            {"movement": striding(19 / STEPS), "losses": falling(0.48)},
         ),
         (
             {"movement": striding(5 / STEPS), "losses": falling(0.06)},
             {"movement": striding(5 / STEPS), "losses": falling(0.02)},
         ),
         (
-            {"movement": striding(65 / STEPS), "momentum": 0.0, "product": constant(-0.14)},
-            {"movement": striding(65 / STEPS), "momentum": 0.0, "product": constant(-0.16)},
+            {"movement": striding(60 / STEPS), "momentum": 0.0, "product": constant(-0.11)},
+            {"movement": striding(60 / STEPS), "momentum": 0.0, "product": constant(-0.13)},
         ),
         (
-            {"movement": striding(43 / STEPS), "momentum": 0.0, "product": constant(-0.6)},
-            {"movement": striding(45 / STEPS), "momentum": 0.0, "product": constant(-0.6)},
+            {"movement": striding(21 / STEPS), "momentum": 0.0, "product": constant(-0.6)},
+            {"movement": striding(23 / STEPS), "momentum": 0.0, "product": constant(-0.6)},
         ),
-        ({"movement": striding(5 / STEPS)}, {"movement": striding(5 / STEPS), "losses": FLAT}),
+        ({"movement": striding(8 / STEPS)}, {"movement": striding(8 / STEPS), "losses": FLAT}),
+        (
+            {"movement": striding(4.8 / STEPS), "losses": FLAT},
+            {"movement": striding(5.2 / STEPS), "losses": FLAT},
+        ),
     ],
     Claim.BATCH_SMALL: [
         (
@@ -332,7 +342,7 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"examples": 320, "product": constant(0.19)},
             {"examples": 320, "product": constant(0.17)},
         ),
-        ({"examples": 380, "product": constant(0.9)}, {"examples": 390, "product": constant(0.9)}),
+        ({"examples": 950, "product": constant(0.9)}, {"examples": 970, "product": constant(0.9)}),
         ({**SHORT, "movement": striding(21 / 200)}, {**SHORT, "movement": striding(23 / 200)}),
         (
             {**SHORT, "movement": striding(0.1)},
@@ -364,12 +374,12 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     ],
     Claim.NO_DECAY: [
         (
-            {"rates": CONSTANT, "losses": FLAT, "movement": striding(0.178)},
-            {"rates": CONSTANT, "losses": FLAT, "movement": striding(0.168)},
+            {"rates": CONSTANT, "losses": FLAT, "movement": striding(0.158)},
+            {"rates": CONSTANT, "losses": FLAT, "movement": striding(0.152)},
         ),
         (
-            {"rates": CONSTANT, "losses": BY_A_QUARTER, "movement": striding(0.46)},
-            {"rates": CONSTANT, "losses": BY_A_QUARTER, "movement": striding(0.445)},
+            {"rates": CONSTANT, "losses": BY_A_QUARTER, "movement": striding(0.412)},
+            {"rates": CONSTANT, "losses": BY_A_QUARTER, "movement": striding(0.398)},
         ),
         (
             {
@@ -388,6 +398,10 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         (
             {"rates": CONSTANT, "losses": FLAT, "movement": striding(0.2)},
             {"losses": FLAT, "movement": striding(0.2)},
+        ),
+        (  # text and classes that overlap leave much of a guess, at any rate
+            {"rates": CONSTANT, "losses": falling(0.48), "movement": striding(0.4)},
+            {"rates": CONSTANT, "losses": falling(0.52), "movement": striding(0.4)},
         ),
         (
             {"rates": CONSTANT, "losses": FLAT, "movement": striding(0.2)},
@@ -440,6 +454,14 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         (  # what is learnt by heart is overfitted
             {**evaluations([GUESS] * 10, 0.91 * GUESS), "product": constant(0.02)},
             {**evaluations([GUESS] * 10, 0.89 * GUESS), "product": constant(0.02)},
+        ),
+        (  # unless the test loss stayed at a guess while the training loss came down
+            {**evaluations([GUESS] * 10, 0.1 * GUESS), "losses": BY_AND_BY},
+            {**evaluations([GUESS] * 10, 0.1 * GUESS), "losses": falling()},
+        ),
+        (
+            {**evaluations([GUESS] * 10, 0.1 * GUESS), "losses": np.full(STEPS, 0.66 * GUESS)},
+            {**evaluations([GUESS] * 10, 0.1 * GUESS), "losses": np.full(STEPS, 0.64 * GUESS)},
         ),
     ],
     Claim.LABELS_NOISY: [

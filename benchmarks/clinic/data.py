@@ -14,7 +14,6 @@ import unittest.mock
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pydoc_data.topics import topics
 
 import numpy as np
@@ -377,37 +376,24 @@ def swings() -> Data:
     return Data(*parts(signal, labels, held_out=2_000), 5, "classes")
 
 
-DEVELOPMENT: dict[str, Callable[[], Data]] = {
+EARLIER: dict[str, Callable[[], Data]] = {
     "digits": shifted_digits,
     "clusters": clusters,
     "friedman": friedman,
     "markov": markov,
-}
-JUDGED: dict[str, Callable[[], Data]] = {
     "clothes": clothes,
     "interactions": interactions,
     "waves": waves,
     "manual": manual,
     "tones": tones,
-}
-
-
-FRESH: dict[str, Callable[[], Data]] = {
     "shapes": shapes,
     "rings": rings,
     "arm": arm,
     "source": source,
-}
-SECOND_FRESH: dict[str, Callable[[], Data]] = {
     "tree": tree,
     "pendulum": pendulum,
     "blobs": blobs,
     "moods": moods,
     "swings": swings,
 }
-
-
-@cache
-def data_of(name: str) -> Data:
-    """The data set of this name."""
-    return (DEVELOPMENT | JUDGED | FRESH | SECOND_FRESH)[name]()
+"""The data of the parts before the third fresh one."""

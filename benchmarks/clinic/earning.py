@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clinic.bench import Bench, Wanted, gain
 from clinic.cases import SEEDS, Case, partly_cured, sick_cases
-from clinic.data import data_of
+from clinic.catalogue import data_of
 from clinic.recipe import build
 
 EARNED = Path(__file__).with_name("earned.json")

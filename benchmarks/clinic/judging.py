@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from clinic.bench import Bench, Wanted, gain
 from clinic.cases import SEEDS, Case, sick_cases, well_cases
-from clinic.data import data_of
+from clinic.catalogue import data_of
 from clinic.illnesses import follow
 from clinic.recipe import Recipe
 from gradiometer import Run, diagnose

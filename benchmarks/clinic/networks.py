@@ -451,7 +451,7 @@ def elman(data: Data, activation: Kind) -> Body:
 
 
 Network = Callable[[Data, Kind], Body]
-DEVELOPMENT: dict[str, Network] = {
+EARLIER: dict[str, Network] = {
     "perceptron": perceptron,
     "deep": deep,
     "batch_norm": batch_norm,
@@ -460,8 +460,6 @@ DEVELOPMENT: dict[str, Network] = {
     "gru": gru,
     "attention": attention,
     "wide": wide,
-}
-JUDGED: dict[str, Network] = {
     "smooth": smooth,
     "tower": tower,
     "normed": normed,
@@ -470,10 +468,6 @@ JUDGED: dict[str, Network] = {
     "lstm": lstm,
     "transformer": transformer,
     "broad": broad,
-}
-
-
-FRESH: dict[str, Network] = {
     "swish": swish,
     "funnel": funnel,
     "layer_norm": layer_norm,
@@ -481,8 +475,6 @@ FRESH: dict[str, Network] = {
     "residual_norm": residual_norm,
     "vision": vision,
     "decoder": decoder,
-}
-SECOND_FRESH: dict[str, Network] = {
     "tanh": tanh,
     "leaky": leaky,
     "dense_skips": dense_skips,
@@ -492,8 +484,4 @@ SECOND_FRESH: dict[str, Network] = {
     "dilated": dilated,
     "elman": elman,
 }
-
-
-def network_of(name: str) -> Network:
-    """The network of this name."""
-    return (DEVELOPMENT | JUDGED | FRESH | SECOND_FRESH)[name]
+"""The networks of the parts before the third fresh one."""

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clinic.data import Data, Pairs, data_of
-from clinic.networks import network_of
+from clinic.catalogue import data_of, network_of
+from clinic.data import Data, Pairs
 from gradiometer.integrations.watch import watch
 
 EVALUATIONS = 12

@@ -38,7 +38,7 @@ from .problems.examples import Examples as Examples
 from .problems.problem import Problem as Problem
 from .run.configuration import Configuration as Configuration
 from .run.reader import Run as Run
-from .tuning.of_loop import tune as tune
+from .tuning.tuning import tune as tune
 from .verdict.diagnosis import Diagnosis as Diagnosis
 from .verdict.diagnosis import diagnose as diagnose
 from .verdict.words.say import say as say

@@ -13,6 +13,19 @@ LONGEST = 100
 """Most letters of a value that an error quotes: about a line."""
 
 
+def require(holds: object, sentence: str) -> None:
+    """Raise `BadArgument` with this sentence unless what must be true of an argument holds. NaN
+    fails every comparison, and so is refused.
+
+    >>> from gradiometer.arguments import require
+    >>> require(float("nan") > 0, "`scale` must be positive, got nan.")
+    Traceback (most recent call last):
+    gradiometer.errors.BadArgument: `scale` must be positive, got nan.
+    """
+    if not holds:
+        raise BadArgument(sentence)
+
+
 def check_number(name: str, value: Any, *, positive: bool = False) -> None:
     """Raise unless `value` is a finite number and positive, or at least 0.
 

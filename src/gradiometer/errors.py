@@ -138,14 +138,13 @@ def printable(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(letter if _is_shown(letter) else ascii(letter)[1:-1] for letter in text)
-
-
-def _is_shown(letter: str) -> bool:
-    """False for control and format characters, halves of surrogate pairs, and separators of lines
-    and paragraphs."""
-    category = unicodedata.category(letter)
-    return letter == "\n" or not (category.startswith("C") or category in ("Zl", "Zp"))
+    # Control and format characters, halves of surrogate pairs, and separators of lines are not shown.
+    return "".join(
+        letter
+        if letter == "\n" or letter.isprintable() or unicodedata.category(letter) == "Zs"
+        else ascii(letter)[1:-1]
+        for letter in text
+    )
 
 
 class calling:  # noqa: N801 (used as a function is)
@@ -217,16 +216,11 @@ def user_line(error: BaseException) -> str:
                 if module.partition(".")[0] == "gradiometer"
                 else frame.f_globals.get("__file__", module)
             )
-        if not _is_installed(file):
+        # A file of gradiometer, of Python or of an installed library, or none.
+        is_installed = not _INSTALLED.isdisjoint(Path(file).parts)
+        if not (is_installed or file.startswith((*_OURS, _STANDARD, "<"))):
             return f", at {Path(file).name}:{line}"
     return ""
-
-
-def _is_installed(file: str) -> bool:
-    """True for a file of gradiometer, of Python or of an installed library, and for none."""
-    if file.startswith((*_OURS, _STANDARD, "<")):
-        return True
-    return not _INSTALLED.isdisjoint(Path(file).parts)
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
@@ -238,12 +232,12 @@ def ran_out_of_memory(error: BaseException) -> bool:
             return ran_out_of_memory(error.__cause__)
         # another process sends no cause
         return any(each in words for each in ("memoryerror", *_NO_MEMORY))
-    if isinstance(error, MemoryError) or (
-        isinstance(error, OSError) and error.errno == errno.ENOMEM
-    ):
-        return True
-    if isinstance(error, ImportError) and _UNMAPPED.search(words):
-        return True
-    return isinstance(error, RuntimeError | ImportError | OSError) and any(
-        each in words for each in _NO_MEMORY
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, ImportError) and _UNMAPPED.search(words) is not None)
+        or (
+            isinstance(error, RuntimeError | ImportError | OSError)
+            and any(each in words for each in _NO_MEMORY)
+        )
     )

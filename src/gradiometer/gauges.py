@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from typing import Any
@@ -15,19 +16,16 @@ from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.loss_change import LossChange
 from gradiometer.drift.step_drift import StepDrift
 from gradiometer.errors import BadArgument
-from gradiometer.estimation.heavy_examples import HeavyExamples
-from gradiometer.estimation.noise import GradientNoise
-from gradiometer.estimation.noise_shape import NoiseShape
-from gradiometer.estimation.noise_sources import NoiseSources
+from gradiometer.estimation.noise import GradientNoise, NoiseSources
+from gradiometer.estimation.noise_shape import HeavyExamples, NoiseShape
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.measurement.finding import Issue
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.problems.user_code import user_code, user_module
-from gradiometer.run.configuration import Configuration
+from gradiometer.run.configuration import Configuration, WatchedConfiguration
 from gradiometer.run.reader import Run
-from gradiometer.run.settings.watched import WatchedConfiguration
 
 GAUGES: dict[str, type[Gauge]] = {
     gauge.name: gauge
@@ -135,15 +133,14 @@ class Asked:
     def manifest(self) -> list[dict[str, str]]:
         """Records of the objects for `run.toml`: name, import path, `repr`, and settings if JSON
         can store them."""
-        return [
-            {
-                "name": gauge.name,
-                "path": path_of(type(gauge)),
-                "repr": repr(gauge),
-                **({"settings": settings} if (settings := _settings(gauge)) is not None else {}),
-            }
-            for gauge in self.given
-        ]
+        records = []
+        for gauge in self.given:
+            record = {"name": gauge.name, "path": path_of(type(gauge)), "repr": repr(gauge)}
+            with suppress(TypeError, ValueError):  # not every setting is a value of JSON
+                settings = {field.name: getattr(gauge, field.name) for field in fields(gauge)}
+                record["settings"] = json.dumps(settings)
+            records.append(record)
+        return records
 
 
 def recorded_gauges(run: Run) -> tuple[tuple[Gauge, ...], dict[str, str]]:
@@ -253,13 +250,6 @@ def _from_catalogue(name: str, known: Mapping[str, Any]) -> Gauge:
     if "parts" in settings:
         settings["parts"] = settings["parts"] or None  # 0 means one part per example
     return kind(**settings)
-
-
-def _settings(gauge: Gauge) -> str | None:
-    try:
-        return json.dumps({field.name: getattr(gauge, field.name) for field in fields(gauge)})
-    except (TypeError, ValueError):
-        return None
 
 
 def _restored(

@@ -10,7 +10,7 @@ from gradiometer import Run
 from gradiometer.cli.tune import BUDGET, configuration_to_tune
 from gradiometer.loop import forks_of
 from gradiometer.run import Configuration
-from gradiometer.tuning.of_loop import BUDGET as DEFAULT
+from gradiometer.tuning.tuning import BUDGET as DEFAULT
 
 SMALL = ["quadratic", "--steps", "60", "-b", "10", "--out", "runs"]
 

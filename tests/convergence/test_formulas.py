@@ -6,7 +6,7 @@ import pytest
 
 from gradiometer import BadArgument
 from gradiometer.convergence.formulas.expression import formula_in
-from gradiometer.convergence.formulas.number import Number, Undecided
+from gradiometer.convergence.formulas.number import Undecided, logarithm_ratio, plus
 from gradiometer.convergence.theorem import theorem
 
 
@@ -51,9 +51,24 @@ def test_a_formula_is_evaluated_in_doubles_with_whole_steps() -> None:
     assert formula_in("3 if t > 2 else log2(t)")(2) == 1.0
 
 
-def test_a_root_is_exact_if_it_is_rational_and_undecided_beyond_doubles() -> None:
-    third = Number(Fraction(1, 3))
-    assert Number(Fraction(8, 27)).power(third) == Number(Fraction(2, 3))
-    assert Number.of(9).log() == Number(Fraction(2), ((Fraction(3), 1),))
-    with pytest.raises(Undecided, match="leaves the range of doubles"):
-        Number.of(10**400).power(third)
+def test_a_ratio_of_logarithms_is_exact_if_it_is_rational() -> None:
+    half = Fraction(1, 2)
+    assert logarithm_ratio(half, Fraction(4)) == -half
+    assert isinstance(logarithm_ratio(half, Fraction(4)), Fraction)
+    assert logarithm_ratio(Fraction(1), Fraction(3, 2)) == 0
+    assert isinstance(logarithm_ratio(half, Fraction(3)), float)
+
+
+def test_constants_that_cancel_to_rounding_decide_nothing() -> None:
+    assert plus(Fraction(1, 10), Fraction(2, 10)) == Fraction(3, 10)
+    with pytest.raises(Undecided, match="cancel to rounding"):
+        plus(2.0**0.5 * 2.0**0.5, Fraction(-2))
+    # Two bases so close to 1 that a double of one of them is 1.
+    assert theorem("(1 + 1e-18)**t * (1 - 1e-18)**t").theorem is None
+    assert theorem("(1 + 1e-18)**-t").sum_diverges is False
+
+
+def test_a_maximum_of_nearly_equal_terms_is_not_taken_for_either() -> None:
+    """√(t+1) − √t falls, though both terms have the same leading term."""
+    assert theorem("max(sqrt(t+1), sqrt(t)) - sqrt(t)").limit_zero is None
+    assert theorem("max(sqrt(t), sqrt(t) + sin(t))").sum_diverges is True

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from gradiometer import BadArgument
-from gradiometer.measurement.optimizer.changes import Changes
-from gradiometer.measurement.optimizer.groups import Group, read
+from gradiometer.measurement.optimizer.groups import Changes, Group, read
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.run import Run
 from gradiometer.run.folder import RunFolder

@@ -2,7 +2,6 @@
 the quadratic."""
 
 import math
-from dataclasses import asdict
 from itertools import product
 
 import numpy as np
@@ -12,9 +11,9 @@ import torch
 from conftest import CASES, Case
 from gradiometer import BadArgument
 from gradiometer.estimation import GradientNoise, NoiseShape
-from gradiometer.estimation.gram import NoiseMoments, of_a_finite_population
 from gradiometer.estimation.micro_batches import inner_products
 from gradiometer.estimation.noise import cosine
+from gradiometer.estimation.noise_shape import moments_of_gram, of_a_finite_population
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.lab.closed_forms.quadratic import Position, output_losses
 from gradiometer.measurement import Draw, Objective, Reading, Sampling, Series, State, TrainingStep
@@ -29,17 +28,15 @@ FRESH = Sampling(Draw.FRESH)
 def true_moments(mean: np.ndarray, covariance: np.ndarray) -> dict[str, float]:
     """Every moment from g and Σ."""
     trace, signal = float(np.trace(covariance)), float(mean @ mean)
-    return asdict(
-        NoiseMoments(
-            gradient_variance=trace,
-            gradient_norm_squared=signal,
-            variance_along_gradient=float(mean @ covariance @ mean),
-            gradient_norm_fourth=signal**2,
-            variance_times_norm_squared=trace * signal,
-            gradient_variance_squared=trace**2,
-            covariance_norm_squared=float(np.sum(covariance**2)),
-        )
-    )
+    return {
+        "gradient_variance": trace,
+        "gradient_norm_squared": signal,
+        "variance_along_gradient": float(mean @ covariance @ mean),
+        "gradient_norm_fourth": signal**2,
+        "variance_times_norm_squared": trace * signal,
+        "gradient_variance_squared": trace**2,
+        "covariance_norm_squared": float(np.sum(covariance**2)),
+    }
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -53,7 +50,7 @@ def test_means_of_all_moments_over_all_batches_are_exact(size: int) -> None:
     )
     population = GRADIENTS if size == 1 else GRADIENTS[:2]
     batches = (pool[list(chosen)] for chosen in product(range(4), repeat=4))
-    seen = [asdict(NoiseMoments.of(batch @ batch.T, size)) for batch in batches]
+    seen = [moments_of_gram(batch @ batch.T, size) for batch in batches]
     expected = true_moments(population.mean(0), np.cov(population, rowvar=False, bias=True))
     for name, truth in expected.items():
         assert np.mean([moments[name] for moments in seen]) == pytest.approx(
@@ -76,7 +73,7 @@ def test_batches_without_replacement_give_the_moments_of_their_training_set() ->
     assert truth["gradient_variance"] > 3 * 60 * truth["gradient_norm_squared"]
     raw = {
         name: np.array([value])
-        for name, value in asdict(NoiseMoments.of(gradients @ gradients.T, 1)).items()
+        for name, value in moments_of_gram(gradients @ gradients.T, 1).items()
     }
     found = of_a_finite_population(raw, 1 / 60)
     assert found["gradient_norm_squared"].item() == pytest.approx(
@@ -218,7 +215,7 @@ def test_intervals_of_the_effective_dimension_cover_at_their_level(quadratic: Qu
     truth, held, windows = quadratic.gradient_variance**2 / float(np.sum(quadratic.noise**2)), 0, 80
     for _ in range(windows):
         gradients = generator.standard_normal((32, 8, 6)) @ root.T + 0.3
-        moments = [asdict(NoiseMoments.of(part @ part.T, 1)) for part in gradients]
+        moments = [moments_of_gram(part @ part.T, 1) for part in gradients]
         readings = [
             Reading("noise_shape", place, 8, 0.1, reading) for place, reading in enumerate(moments)
         ]
@@ -248,7 +245,7 @@ def test_too_few_parts_or_examples_for_the_shape_are_refused() -> None:
     ):
         NoiseShape(8).measure(_step(CASES["cnn_with_batch_norm"]()))
     with pytest.raises(BadArgument, match="`gram` has 3 micro-batches"):
-        NoiseMoments.of(np.eye(3), 1)
+        moments_of_gram(np.eye(3), 1)
 
 
 def test_gradients_that_need_too_much_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +257,8 @@ def test_gradients_that_need_too_much_memory_are_refused(monkeypatch: pytest.Mon
 
 
 def test_an_unknown_shape_gives_no_finding_or_cannot_tell() -> None:
-    moments = asdict(NoiseMoments(1.0, 1.0, 0.1, 1.0, 1.0, 1.0, 0.5))
+    names = true_moments(np.ones(2), np.eye(2))
+    moments = dict(zip(names, (1.0, 1.0, 0.1, 1.0, 1.0, 1.0, 0.5), strict=True))
     readings = [Reading("noise_shape", place, 8, 0.1, moments) for place in range(2)]
     assert NoiseShape().judge(NoiseShape().estimate(Series.of(readings, FRESH))) is None
     readings = [

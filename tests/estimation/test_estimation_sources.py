@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from conftest import CASES, Case
 from gradiometer import BadArgument, Unsupported
 from gradiometer.estimation import GradientNoise, HeavyExamples, NoiseSources, squared_norms
-from gradiometer.estimation.heavy_examples import norm_moments
+from gradiometer.estimation.noise_shape import norm_moments
 from gradiometer.measurement import (
     Batch,
     Draw,

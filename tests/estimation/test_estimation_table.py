@@ -9,8 +9,13 @@ import pytest
 
 from gradiometer import BadArgument
 from gradiometer.estimation import GradientNoise, relative_updates
-from gradiometer.estimation.batch_table import BatchTable, batch_sizes
-from gradiometer.estimation.step_time import FEWEST_ROUNDS, MOST_ROUNDS, step_times
+from gradiometer.estimation.batch_table import (
+    FEWEST_ROUNDS,
+    MOST_ROUNDS,
+    BatchTable,
+    batch_sizes,
+    step_times,
+)
 from gradiometer.measurement import Draw, Estimate, Reading, Sampling, Series
 
 SIZES = (8, 16, 32, 64, 128)

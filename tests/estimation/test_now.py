@@ -10,9 +10,8 @@ import pytest
 
 from gradiometer import BadArgument, Estimate
 from gradiometer.measurement.uncertainty import ratio_of_means
-from gradiometer.measurement.uncertainty.now import NOISE_PRIOR, mean_now, ratio_now
+from gradiometer.measurement.uncertainty.now import NOISE_PRIOR, mean_now, ratio_now, trend
 from gradiometer.measurement.uncertainty.power_law import Drift
-from gradiometer.measurement.uncertainty.trends import trend
 
 STEPS = np.arange(1, 121) * 10
 

@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from gradiometer import BadArgument
 from gradiometer.run.ranks import Ranks, together
-from gradiometer.train.preparation import device_of
+from gradiometer.train.training import device_of
 
 
 def test_a_process_waits_for_days_while_rank_0_trains_forks(

@@ -34,7 +34,7 @@ from gradiometer.measurement import (
 from gradiometer.measurement.motion import Motion
 from gradiometer.run import Configuration
 from gradiometer.train import resume, train
-from gradiometer.train.restoring.state import capture
+from gradiometer.train.restoring import capture
 from gradiometer.train.training import Training
 from gradiometer.verdict.words.say import say
 from stopped_training import StopAt

@@ -14,7 +14,7 @@ import spoiled
 from gradiometer import Run, diagnose
 from gradiometer.cli import main
 from gradiometer.loop import alternative_of, forks_of
-from gradiometer.loop.comparison.words import comparison, setting
+from gradiometer.loop.branches import comparison, setting
 from gradiometer.loop.horizon import Horizon
 from gradiometer.report.page.page import render
 

@@ -14,7 +14,8 @@ from gradiometer.convergence.certificate import Certificate
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 from gradiometer.loop import forks_of
-from gradiometer.loop.comparison.words import comparison, setting, stopped
+from gradiometer.loop.branches import comparison, setting
+from gradiometer.loop.comparison.words import stopped
 from gradiometer.report.live import Followed
 from gradiometer.run.artifacts import load_artifacts
 

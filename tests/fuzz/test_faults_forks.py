@@ -18,8 +18,7 @@ from gradiometer.jobs.pool import Here
 from gradiometer.loop import Rate
 from gradiometer.loop.branch import Branch, BranchResult, Readout
 from gradiometer.loop.recorded import record
-from gradiometer.loop.recorded.plan import Plan
-from gradiometer.loop.recorded.record import ForkRecord
+from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.storage.disk import replace_file
 
 PLAN = Plan(step=3, alternatives=(Rate(2),), replicates=2, horizon=64)

@@ -18,11 +18,9 @@ from gradiometer.jobs.job import Outcome
 from gradiometer.loop import Rate
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.changes.alternative import GoOn
-from gradiometer.loop.comparison.racing import Stop
-from gradiometer.loop.comparison.rungs import Rung
+from gradiometer.loop.comparison.racing import Rung, Stop
 from gradiometer.loop.readout import Readout
-from gradiometer.loop.recorded.plan import Plan
-from gradiometer.loop.recorded.record import ForkRecord
+from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.run.folder import RunFolder
 from gradiometer.storage.journal import plain
 

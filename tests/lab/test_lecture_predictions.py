@@ -85,7 +85,7 @@ def test_every_prediction_held_is_finite_and_a_wrong_theory_would_have_missed(na
 
 @pytest.mark.nightly
 def test_the_barrier_between_other_runs_is_the_one_of_reordered_units() -> None:
-    for step in s05.STEPS:  # of the same runs
+    for step in s05.NUMBERS.steps:  # of the same runs
         ours, theirs = s05.by_symmetry(step, first=2000), s05.between_runs(step, first=2000)
         assert meets(ours, theirs)
         assert excludes(ours, theirs, 0.0)
@@ -117,7 +117,7 @@ def test_two_runs_part_as_a_random_walk_from_another_network_too() -> None:
 @pytest.mark.nightly
 def test_the_gradient_of_another_network_is_paid_by_its_loss_and_its_noise() -> None:
     run = s07.training(seed=53, hidden=24)
-    for steps in s07.NETWORK_TIMES:
+    for steps in s07.NUMBERS.network_times:
         ours, theirs = run.balance(steps), Estimate.exact(run.weighted_mean(steps))
         assert meets(ours, theirs)
         noise = ours.value - run.without_noise(steps)
@@ -131,11 +131,11 @@ def test_other_separable_classes_drive_the_weights_to_infinity_at_the_pace_of_th
     pair: tuple[int, int],
 ) -> None:
     classes = s08.Separable(pair)
-    for reached in s08.REACHED:
+    for reached in s08.NUMBERS.reached:
         assert meets(classes.length(reached), Estimate.exact(classes.lengths[reached]))
-    last = s08.REACHED[-1]
+    last = s08.NUMBERS.reached[-1]
     pace = classes.length(last), Estimate.exact(classes.lengths[last])
-    assert excludes(*pace, classes.lengths[s08.REACHED[0]]), "a minimum"
+    assert excludes(*pace, classes.lengths[s08.NUMBERS.reached[0]]), "a minimum"
     assert excludes(*pace, 2 * last / classes.margin), "half of the margin"
     assert excludes(*pace, (last / classes.margin) ** 0.5), "the wrong exponent"
 

@@ -19,7 +19,7 @@ from gradiometer.logs import Log, log_findings, read_log
 from gradiometer.logs.log import Column
 from gradiometer.logs.verdicts import rate_findings
 from gradiometer.measurement import Finding, State
-from gradiometer.measurement.uncertainty.slopes import slope
+from gradiometer.measurement.uncertainty.means import slope
 from gradiometer.verdict.words.say import say
 
 LOGS = Path(__file__).parent

@@ -13,10 +13,8 @@ import torch
 from gradiometer import BadArgument, Estimate, supervised
 from gradiometer.loop import BatchSize, Loop
 from gradiometer.loop.branch import Branch, BranchResult
-from gradiometer.loop.critical.batch import CriticalBatch, critical_batch_by
-from gradiometer.loop.critical.cells import Cell
+from gradiometer.loop.critical.batch import Cell, CriticalBatch, critical_batch, critical_batch_by
 from gradiometer.loop.critical.fit import batch_fit
-from gradiometer.loop.critical.of_loop import critical_batch
 from gradiometer.loop.readout import Readout
 
 BATCH, HORIZONS = 16, (2_000, 4_000, 8_000)

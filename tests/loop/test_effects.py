@@ -12,8 +12,7 @@ from gradiometer.loop import CoolNow, Effect, Fork, Rate
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.comparison.effects import effects_of
 from gradiometer.loop.readout import Readout
-from gradiometer.measurement.uncertainty.differences import mean_over_pairs
-from gradiometer.measurement.uncertainty.simultaneous import simultaneous_means
+from gradiometer.measurement.uncertainty.differences import mean_over_pairs, simultaneous_means
 
 HORIZON = 640
 

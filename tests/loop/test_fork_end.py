@@ -9,8 +9,8 @@ from torch import nn
 from gradiometer import BadArgument, supervised, watch
 from gradiometer.loop import Fork, Loop, fork
 from gradiometer.loop.branch import BranchResult
-from gradiometer.loop.comparison.ends import effects_at_end
-from gradiometer.loop.comparison.words import at_end
+from gradiometer.loop.branches import at_end
+from gradiometer.loop.comparison.effects import effects_at_end
 from gradiometer.loop.readout import Readout
 from gradiometer.loop.recorded.record import ForkRecord
 from gradiometer.measurement.estimate import Estimate

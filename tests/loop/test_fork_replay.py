@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from own_loops import SAM
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -258,36 +259,6 @@ def test_a_step_of_ones_own_is_compared_too(
     assert found.notes == ()
     with pytest.raises(Unsupported, match="`step` does not make the updates of your loop"):
         forked(tmp_path, monkeypatch, settings={"step": wrong, "evaluate": score})
-
-
-class SAM(torch.optim.Optimizer):
-    """The usual code of sharpness-aware minimisation, in short."""
-
-    def __init__(
-        self, parameters: Any, base: type[torch.optim.Optimizer], rho: float, **settings: Any
-    ) -> None:
-        super().__init__(parameters, {"rho": rho, **settings})
-        self.base_optimizer = base(self.param_groups, **settings)
-        self.param_groups = self.base_optimizer.param_groups
-
-    @torch.no_grad()
-    def first_step(self) -> None:
-        each = [one for group in self.param_groups for one in group["params"]]
-        norm = torch.norm(torch.stack([one.grad.norm(p=2) for one in each]), p=2)
-        for one in each:
-            self.state[one]["old"] = one.data.clone()
-            one.add_(one.grad * (self.param_groups[0]["rho"] / (norm + 1e-12)))
-        self.zero_grad()
-
-    @torch.no_grad()
-    def second_step(self) -> None:
-        for group in self.param_groups:
-            for one in group["params"]:
-                one.data = self.state[one]["old"]
-        self.base_optimizer.step()
-
-    def step(self, closure: Any = None) -> None:
-        raise NotImplementedError
 
 
 @pytest.mark.parametrize("rho", [0.05, 0.5])

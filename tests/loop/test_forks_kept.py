@@ -13,8 +13,7 @@ from torch import nn
 from forked_loop import BATCHES, CRITERION, OwnLoop
 from gradiometer import BadArgument, watch
 from gradiometer.loop import Rate, forks_of
-from gradiometer.loop.recorded.plan import Plan
-from gradiometer.loop.recorded.record import ForkRecord
+from gradiometer.loop.recorded.record import ForkRecord, Plan
 
 LISTED = list(BATCHES)
 

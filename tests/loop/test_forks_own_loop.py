@@ -293,7 +293,7 @@ def test_a_loss_or_metric_that_is_not_finite_ends_its_branch_as_diverged() -> No
 
 def test_curves_are_the_losses_of_training() -> None:
     loop = OwnLoop()
-    curve = loop.fork(tail="none", horizon="4 updates").curves["go on"]
+    curve = loop.fork(tail="none", horizon="4 updates").of("go on")[0].curve
     for _ in range(4):
         loop.update()
     assert curve == tuple(

@@ -244,20 +244,3 @@ def test_a_horizon_without_a_unit_is_refused(text: object) -> None:
 def test_a_horizon_that_needs_more_says_what(text: str, way: str) -> None:
     with pytest.raises(BadArgument, match=way):
         Horizon.parse(text).examples(batch=10)
-
-
-def test_the_mean_size_of_a_batch_counts_the_small_ones_at_the_end_of_an_epoch() -> None:
-    examples = torch.zeros(10, 1)
-    loaders = {
-        last: DataLoader(TensorDataset(examples), batch_size=4, shuffle=True, drop_last=last)
-        for last in (False, True)
-    }
-    assert (
-        data_of((examples,), 4).filled
-        == data_of(loaders[False], None).filled
-        == pytest.approx(10 / 12)
-    )
-    assert data_of(loaders[True], None).filled == data_of((examples,), 5).filled == 1
-    assert data_of([examples[:4], examples[:2]], None).filled == 0.75
-    assert data_of([examples[:2], examples[:4]], None).filled == 1.5
-    assert data_of(lambda seed: iter([examples]), None).filled == 1

@@ -10,8 +10,7 @@ import pytest
 from gradiometer import BadArgument
 from gradiometer.loop import Momentum, Rate
 from gradiometer.loop.branch import Branch, BranchResult
-from gradiometer.loop.comparison.racing import Race, race
-from gradiometer.loop.comparison.rungs import Rung, rungs_for
+from gradiometer.loop.comparison.racing import Race, Rung, race, rungs_for
 from gradiometer.loop.readout import Readout
 
 RUNGS = [Rung(100, 4), Rung(200, 4), Rung(400, 4)]

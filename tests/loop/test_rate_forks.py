@@ -16,11 +16,9 @@ from gradiometer.run import Configuration, Run
 from gradiometer.run import problem as recorded
 from gradiometer.run.budget import Budget
 from gradiometer.run.ranks import Ranks
-from gradiometer.train import resume, train
-from gradiometer.train.policies import rates
-from gradiometer.train.policies.chosen import policies_of
-from gradiometer.train.policies.rates import RateForks
-from gradiometer.train.restoring.replay import state_at
+from gradiometer.train import policies, resume, train
+from gradiometer.train.policies import RateForks, policies_of
+from gradiometer.train.restoring import state_at
 from gradiometer.train.training import Training
 from gradiometer.verdict import say
 from stopped_training import StopAt, weights
@@ -87,7 +85,7 @@ def test_a_lower_rate_is_taken_where_it_is_shown_to_end_lower(
 ) -> None:
     """With a momentum of 0.98 the position swings, and at step 60 the lower rate
     stops it sooner."""
-    monkeypatch.setattr(rates, "FACTORS", (0.5, 8.0))
+    monkeypatch.setattr(policies, "FACTORS", (0.5, 8.0))
     run = train(quadratic(), settings(learning_rate=0.5, momentum=0.98, batch_size=50), tmp_path)
     assert [event["factor"] for event in decisions(run)][1] == 0.5
     before, after = (
@@ -132,9 +130,9 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(
 def test_a_fork_that_was_stopped_continues_from_its_branches(
     slow_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gradiometer.loop.recorded import growing
+    from gradiometer.loop import forking
 
-    made, count = growing.train_branches, []
+    made, count = forking.train_branches, []
 
     def train_some(*arguments: Any, **named: Any) -> Any:
         for result in made(*arguments, **named):
@@ -143,7 +141,7 @@ def test_a_fork_that_was_stopped_continues_from_its_branches(
                 raise KeyboardInterrupt
             yield result
 
-    monkeypatch.setattr(growing, "train_branches", train_some)
+    monkeypatch.setattr(forking, "train_branches", train_some)
     with pytest.raises(KeyboardInterrupt):
         train(quadratic(), settings(checkpoint_seconds=0), tmp_path)
     (folder,) = tmp_path.iterdir()

@@ -16,13 +16,12 @@ from forked_run import fork_of, was_finished
 from gradiometer import BadArgument, Run, RunDamaged
 from gradiometer.jobs.pool import Here
 from gradiometer.loop import Rate, forks_of
-from gradiometer.loop.recorded.plan import Plan
-from gradiometer.loop.recorded.record import ForkRecord
+from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.problems import load
 from gradiometer.run import Configuration
 from gradiometer.run.checkpoints import checkpoint_steps
 from gradiometer.train import train
-from gradiometer.train.forking.run_loop import default_step
+from gradiometer.train.restoring import default_step
 
 ALTERNATIVES = ["rate 2x", "batch 2x, rate sqrt"]
 
@@ -228,7 +227,7 @@ def test_a_run_on_other_data_is_refused(run: Run) -> None:
 
 def test_plans_are_equal_after_a_round_trip_through_json(tmp_path: Path) -> None:
     from gradiometer.loop import alternative_of
-    from gradiometer.loop.comparison.rungs import Rung
+    from gradiometer.loop.comparison.racing import Rung
 
     texts = [
         "follow Cosine(0.1, steps=500)",
@@ -247,8 +246,8 @@ def test_plans_are_equal_after_a_round_trip_through_json(tmp_path: Path) -> None
         5,
         (Rung(320, 2), Rung(640, 2)),
     )
-    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
     kept = ForkRecord.keep(tmp_path, plan)
+    assert ForkRecord.open(kept.path).plan == plan
     assert ForkRecord.keep(tmp_path, plan).path == kept.path
     assert ForkRecord.keep(tmp_path, Plan(3, (Rate(2),), 2, 640)).name == "0002"
 

@@ -10,7 +10,7 @@ from gradiometer import BadArgument
 from gradiometer.measurement import Estimate
 from gradiometer.measurement.uncertainty import transform
 from gradiometer.measurement.uncertainty.arithmetic import average, product
-from gradiometer.measurement.uncertainty.medians import median
+from gradiometer.measurement.uncertainty.means import median
 
 Z = 1.6448536269514722
 """The normal distribution's 95 % quantile: intervals at 90 %."""

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from array_checks import checked
 from gradiometer.measurement import Estimate
-from gradiometer.measurement.uncertainty.slopes import slope
+from gradiometer.measurement.uncertainty.means import slope
 
 
 @checked

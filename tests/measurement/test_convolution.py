@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradiometer import Objective
 from gradiometer.drift import Curvature
-from gradiometer.measurement.derivatives.convolution import Convolutions
+from gradiometer.measurement.gradient_graph import Convolutions
 
 CASES: dict[str, tuple[Any, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "groups, stride, dilation": (

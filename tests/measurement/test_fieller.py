@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gradiometer.measurement.uncertainty.fieller import fieller_set, ratio_interval, steps_to_bound
+from gradiometer.measurement.uncertainty.means import fieller_set, ratio_interval, steps_to_bound
 
 INF = math.inf
 

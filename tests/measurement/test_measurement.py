@@ -12,7 +12,6 @@ from bits import everything
 from conftest import CASES, Case
 from gradiometer import BadArgument, Unsupported, UserCodeFailed
 from gradiometer.measurement import Draw, Objective, Sampling, TrainingStep, supervised
-from gradiometer.measurement.apart import Apart
 from gradiometer.measurement.batch import batch_size, chunks, take
 
 SAMPLING = Sampling(Draw.REPLACEMENT, 100)
@@ -73,7 +72,7 @@ def test_the_half_found_by_subtraction_equals_the_computed_half() -> None:
     step = step_of(Case(case.model, case.loss, _double(case.batch), True))
     stolen = step.spread(2)
     parts = torch.randperm(12, generator=step.generator("deal")).tensor_split(2)
-    run = Apart(step.objective, step.batch, None, None, None, step.derived_seed).all_run(parts)
+    run = step.all_run(parts)
     np.testing.assert_allclose(stolen.squared_norms, run.squared_norms, rtol=1e-10)
     np.testing.assert_allclose(stolen.mean_squared_norm, run.mean_squared_norm, rtol=1e-10)
 

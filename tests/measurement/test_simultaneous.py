@@ -7,8 +7,11 @@ import pytest
 from scipy.stats import t
 
 from gradiometer import BadArgument, Estimate
-from gradiometer.measurement.uncertainty.differences import mean_over_pairs
-from gradiometer.measurement.uncertainty.simultaneous import over_examples_too, simultaneous_means
+from gradiometer.measurement.uncertainty.differences import (
+    mean_over_pairs,
+    over_examples_too,
+    simultaneous_means,
+)
 
 EQUAL, UNLIKE = np.ones(7), np.array([0.3, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4])
 

@@ -12,9 +12,12 @@ from scipy.stats import binom, binomtest, t
 from gradiometer import BadArgument
 from gradiometer.measurement import Estimate
 from gradiometer.measurement.uncertainty import mean, proportion, ratio_of_means
-from gradiometer.measurement.uncertainty.batch_means import batch_length, batch_means
-from gradiometer.measurement.uncertainty.fieller import fieller_set
-from gradiometer.measurement.uncertainty.means import difference_of_means
+from gradiometer.measurement.uncertainty.means import (
+    batch_length,
+    batch_means,
+    difference_of_means,
+    fieller_set,
+)
 
 NOISE_SCALE = 450.0
 BATCH = 32

@@ -19,7 +19,7 @@ from gradiometer.report.sections.section import Section
 from gradiometer.run import Configuration, Run
 from gradiometer.run.artifacts import save_artifact
 from gradiometer.run.budget import Budget
-from gradiometer.run.settings.planned import planned
+from gradiometer.run.planned import planned
 from gradiometer.train.training import Training
 from gradiometer.verdict.words.say import say
 from report_run import run_in

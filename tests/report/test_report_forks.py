@@ -12,8 +12,7 @@ from gradiometer.jobs.pool import Here
 from gradiometer.loop import alternative_of
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.readout import Readout
-from gradiometer.loop.recorded.plan import Plan
-from gradiometer.loop.recorded.record import ForkRecord
+from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.report.live import Followed
 from gradiometer.report.page.page import render, write_charts
 from gradiometer.report.sections.forks import forks_section

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from gradiometer import RunDamaged
-from gradiometer.loop.changes.rates import Rate
-from gradiometer.loop.recorded.plan import Plan
-from gradiometer.loop.recorded.record import ForkRecord
+from gradiometer.loop.changes.alternative import Rate
+from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.measurement import Estimate
 
 GOOD = {

@@ -11,8 +11,8 @@ from gradiometer import BadArgument
 from gradiometer.cli.options import configuration_from
 from gradiometer.estimation.batch_advice import SHAPES
 from gradiometer.run import Configuration
-from gradiometer.run.settings.planned import planned
-from gradiometer.run.settings.values import SCHEDULES
+from gradiometer.run.planned import planned
+from gradiometer.run.rules import SCHEDULES
 
 
 def toml(folder: Path, text: str) -> Path:

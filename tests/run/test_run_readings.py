@@ -206,10 +206,9 @@ def test_readings_that_were_handed_out_are_kept_in_one_piece_and_as_they_were(ru
     steps = before.steps.copy()
     write(run, "".join(reading(step) for step in range(5, 9)))
     after = first.refreshed().series("noise")
-    assert [len(block) for block in first._journal._columns["noise"]] == [9]
-    assert np.shares_memory(
-        after.moments["layers"], first._journal._columns["noise"][0].moments["layers"]
-    )
+    (parts,) = first._journal._parts["noise"].values()
+    assert [len(part) for part in parts] == [9]
+    assert np.shares_memory(after.moments["layers"], parts[0].moments["layers"])
     assert (before.steps == steps).all() and after.steps.tolist() == list(range(9))
 
 

@@ -14,7 +14,7 @@ from gradiometer.loop.engine import train_branch
 from gradiometer.measurement import Order
 from gradiometer.run.checkpoints import load_latest
 from gradiometer.train import loop_at, train
-from gradiometer.train.forking.order import positions
+from gradiometer.train.forking.own_loop import positions
 from stopped_training import problem, settings
 
 EVER = 10**6

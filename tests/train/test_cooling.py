@@ -20,11 +20,10 @@ from gradiometer.convergence.plateau.noise_floor import (
     plateau_since,
 )
 from gradiometer.lab.closed_forms import Quadratic
-from gradiometer.loop import Effect, Fork, Hold, Loop, engine, forks_of
+from gradiometer.loop import Effect, Fork, Hold, Loop, engine, forking, forks_of
 from gradiometer.loop.branch import Branch
 from gradiometer.loop.changes.alternative import GoOn
 from gradiometer.loop.engine import train_branch
-from gradiometer.loop.recorded import growing
 from gradiometer.measurement import Estimate, Objective, State
 from gradiometer.problems import Examples
 from gradiometer.report.sections.convergence import rates_of
@@ -36,9 +35,8 @@ from gradiometer.run.folder import RunFolder
 from gradiometer.train import loop as loops
 from gradiometer.train import loop_at, train
 from gradiometer.train.cooling import PROBE, Cooling, TrainProbe
-from gradiometer.train.policies.cool import Cool
-from gradiometer.train.policies.policy import ForkPoint
-from gradiometer.train.restoring.replay import state_at
+from gradiometer.train.policies import Cool, ForkPoint
+from gradiometer.train.restoring import state_at
 from gradiometer.train.training import Training
 from gradiometer.verdict.words.say import say
 from stopped_training import StopAt, weights
@@ -256,7 +254,7 @@ def test_a_cooled_run_that_was_stopped_in_a_fork_continues_from_its_branches_to_
             os.kill(os.getpid(), signal.SIGTERM)
         return train_before(*given)
 
-    monkeypatch.setattr(growing, "train_branch", train_and_stop)
+    monkeypatch.setattr(forking, "train_branch", train_and_stop)
     with pytest.raises(Interrupted, match="stopped at step 640"):
         train(quadratic(), settings(), tmp_path)
     (folder,) = tmp_path.iterdir()

@@ -13,7 +13,7 @@ from gradiometer.run.checkpoints import Checkpoint, checkpoint_steps, load_lates
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.trust import trusting
 from gradiometer.train import resume, train
-from gradiometer.train.restoring.replay import state_at
+from gradiometer.train.restoring import state_at
 from stopped_training import StopAt, problem, settings
 
 WAYS = {

@@ -30,7 +30,7 @@ from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.folder import RunFolder
 from gradiometer.train import loop as loops
 from gradiometer.train import train
-from gradiometer.train.restoring.state import restore
+from gradiometer.train.restoring import restore
 from gradiometer.train.training import Training
 from spying_gauge import Spy
 from stopped_training import StopAt, problem, settings, weights

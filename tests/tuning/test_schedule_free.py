@@ -25,7 +25,7 @@ from gradiometer.problems import load
 from gradiometer.run import Configuration, Run
 from gradiometer.run.checkpoints import load_latest
 from gradiometer.train import resume, train
-from gradiometer.train.restoring.replay import state_at
+from gradiometer.train.restoring import state_at
 from gradiometer.tuning import tune
 from stopped_training import StopAt, weights
 

@@ -19,7 +19,7 @@ from gradiometer import supervised
 from gradiometer.errors import BadArgument, GradiometerError
 from gradiometer.tuning import Tuned, tune
 from gradiometer.tuning.lane import LoopLane
-from gradiometer.tuning.variants import variants
+from gradiometer.tuning.optimizers import variants
 
 SQUARED = supervised(nn.MSELoss(reduction="none"))
 

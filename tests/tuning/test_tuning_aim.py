@@ -22,8 +22,8 @@ from gradiometer.problems import Examples, Problem
 from gradiometer.run import Configuration
 from gradiometer.train import resume
 from gradiometer.tuning import Tuned, tune, tune_problem
-from gradiometer.tuning.aim import FILE, check_aim, paces_for
 from gradiometer.tuning.optimizers import Made
+from gradiometer.tuning.start import FILE, check_aim, paces_for
 
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(2048, 6, generator=GENERATOR) * torch.logspace(-1.5, 0, 6)

@@ -11,7 +11,7 @@ import torch
 from gradiometer.jobs.ledger import Ledger
 from gradiometer.jobs.pool import Here
 from gradiometer.run import Configuration
-from gradiometer.run.settings.planned import planned
+from gradiometer.run.planned import planned
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 

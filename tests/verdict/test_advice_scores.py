@@ -10,8 +10,7 @@ import pytest
 from advice import best_of, ratio_at, table, verdict_on_number, written
 
 from gradiometer import Estimate, Finding, Issue, State
-from gradiometer.loop.recorded.scores import kept_scores, kind_of_advice
-from gradiometer.loop.recorded.trials import with_trials
+from gradiometer.loop.recorded.trials import kept_scores, kind_of_advice, with_trials
 from gradiometer.verdict import say
 from gradiometer.verdict.words.forks import record_of
 from report_run import run_in

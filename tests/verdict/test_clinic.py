@@ -190,7 +190,7 @@ def test_some_cases_have_five_million_parameters():
     large = [case for case in SICK if case.recipe.network in ("wide", "broad")]
     assert len(large) >= 3
     for case in large:
-        from clinic.data import data_of
+        from clinic.catalogue import data_of
 
         model = build(case.recipe, data_of(case.recipe.data))
         assert sum(parameter.numel() for parameter in model.parameters()) >= 5_000_000

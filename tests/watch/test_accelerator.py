@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from gradiometer import Draw, Sampling, Watch, supervised, watch
-from gradiometer.integrations.watch.accelerator.stopwatch import Stopwatch
+from gradiometer.integrations.watch.accelerator import Stopwatch
 from gradiometer.run.budget import READINGS, Budget
 from pretended_accelerator import LOG, Event, Far, Module, Pretended, moved
 
@@ -151,10 +151,14 @@ QUICK = ("SGD", "halves", "accumulated", "scaled", "fused, preconditioned")
     "name",
     [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
 )
-def test_only_a_measured_step_waits_and_only_once(tmp_path: Path, name: str) -> None:
+def test_only_a_measured_step_waits_and_only_once(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It waits for its numbers. The losses of unmeasured steps come by one copy for 64 steps, and
     the numbers of a look by one, for which nobody waits. Checks of the first readings wait more
     often."""
+    # losses are written four times a second, at other steps of a slow machine
+    monkeypatch.setattr("gradiometer.integrations.watch.losses.LOOK_SECONDS", 1000.0)
     with Pretended():
         own = Loop(name).update(None)[0]  # a scaler looks by itself if gradients are finite
         loop = Loop(name)

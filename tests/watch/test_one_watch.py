@@ -14,7 +14,7 @@ from gradiometer.measurement import Draw
 from gradiometer.measurement.batch import Batch, Order
 from gradiometer.problems import Problem, load
 from gradiometer.problems.evaluation import evaluate
-from gradiometer.run.settings.planned import planned
+from gradiometer.run.planned import planned
 from gradiometer.train import train
 
 KINDS: dict[str, dict[str, Any]] = {

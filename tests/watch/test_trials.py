@@ -11,8 +11,7 @@ from gradiometer import Estimate, Finding, Issue, State
 from gradiometer.loop import Effect, Fork, alternative_of
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.readout import Readout
-from gradiometer.loop.recorded.plan import Plan
-from gradiometer.loop.recorded.record import ForkRecord
+from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.loop.recorded.trials import advised, alike, judged, with_trials
 from gradiometer.run import Run
 from gradiometer.verdict import say

@@ -71,6 +71,12 @@ def test_the_readings_are_those_of_a_loop_that_gives_its_batches(tmp_path: Path)
         assert moment[0] == pytest.approx(other.moments[name][0], nan_ok=True)
 
 
+def test_two_lines_keep_no_updates_for_forks(tmp_path: Path) -> None:
+    """A copy of the parameters at every step took seven times as long as the step of a small MLP."""
+    _, w = trained(tmp_path, watched=True)
+    assert "updates kept for forks" not in w.overhead["spent"]
+
+
 @pytest.mark.page
 def test_a_loop_whose_noise_cannot_be_seen_is_still_watched_for_what_limits_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -142,14 +148,50 @@ def test_a_batch_that_is_needed_is_asked_for_by_name(tmp_path: Path) -> None:
         w.step(loss)
 
 
-def test_a_state_without_an_axis_of_examples_is_one_example(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", [(20,), (1, 20)])
+@pytest.mark.parametrize("calls", [1, 5])
+def test_states_that_a_policy_sees_one_at_a_time_are_the_examples(
+    tmp_path: Path, shape: tuple[int, ...], calls: int
+) -> None:
     model = nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
         for _ in range(3):
             optimizer.zero_grad()
-            loss = sum(model(torch.randn(20)).square().sum() for _ in range(5))
+            loss = sum(model(torch.randn(shape)).square().sum() for _ in range(calls))
             loss.backward()
             w.step(loss)
             optimizer.step()
-    assert w.run is not None and w.run.configuration.batch_size == 1
+            with torch.no_grad():
+                model(torch.randn(shape))  # an evaluation is no example
+    assert w.run is not None and w.run.configuration.batch_size == calls
+
+
+class Graph(nn.Module):
+    """Takes the sparse features of the nodes of a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.1 * torch.randn(50, 3))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.sparse.mm(features, self.weight)
+
+
+def test_sparse_inputs_are_looked_at_without_their_moments(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    features, labels = (torch.rand(40, 50) < 0.1).float().to_sparse(), torch.randint(3, (40,))
+    model = Graph()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for step in range(60):
+            optimizer.zero_grad()
+            loss = LOSS(model(features), labels)
+            loss.backward()
+            w.step(loss)
+            optimizer.step()
+            if step % 20 == 19:
+                with torch.no_grad():
+                    w.evaluated(test=float(LOSS(model(features), labels)))
+    assert not w.run.warnings
+    assert len(w.run.signs) >= 5 and w.run.configuration.batch_size == 40

@@ -22,7 +22,7 @@ from gradients_by_hand import (
 )
 from gradiometer import BadArgument, Unsupported, UserCodeFailed, watch
 from gradiometer.integrations.watch import Watch
-from gradiometer.integrations.watch.updates import A_WHILE
+from gradiometer.integrations.watch.optimizers import A_WHILE
 from gradiometer.measurement import supervised
 from gradiometer.verdict import say
 

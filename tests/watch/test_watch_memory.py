@@ -109,7 +109,7 @@ def test_the_run_says_by_how_much_a_reading_raised_the_peak(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peaks = iter([100, 150, 150, 180, *[180] * 100])
-    monkeypatch.setattr(memory, "_peak", lambda accelerators: next(peaks))
+    monkeypatch.setattr("gradiometer.run.recorder.peak_of", lambda step: next(peaks))
     w = trained(tmp_path, ["noise"])
     assert w.overhead["memory"] == 50
     assert w.run is not None and w.run.overhead["memory"] == 50

@@ -23,7 +23,7 @@ from gradiometer.measurement import Finding, supervised
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.report.page import write_page
 from gradiometer.run import Run
-from gradiometer.run.settings.watched import WatchedConfiguration
+from gradiometer.run.configuration import WatchedConfiguration
 from gradiometer.verdict import diagnosis as chain
 from gradiometer.verdict import say
 from gradiometer.verdict.claims import Claim, Claimed

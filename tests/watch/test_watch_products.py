@@ -11,8 +11,8 @@ from memory import Allocated
 from torch import Tensor, nn
 
 from gradiometer import watch
+from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch import successive
-from gradiometer.integrations.watch.last_gradient import NEVER
 from gradiometer.integrations.watch.successive import CHAIN, Rule, rule_of
 from gradiometer.measurement.preconditioner import preconditioner_of
 
@@ -157,7 +157,7 @@ def test_one_copy_of_the_parameters_stays_and_a_second_one_lives_for_a_step(
     with watch(model, optimizer, out=tmp_path, page=False, quiet=True, budget=0.9) as w:
         for step in range(50):
             if step == 2:
-                w.on_the_way.next = NEVER  # forks keep updates for themselves
+                w.kept_updates.next = NEVER  # forks keep updates for themselves
                 allocated = Allocated()
                 allocated.__enter__()
             optimizer.zero_grad()

@@ -13,7 +13,11 @@ from gradients_by_hand import LOSSES, backward, batches, network, watched
 from gradiometer import BadArgument, sampling_of, watch
 from gradiometer.integrations.watch import capture
 from gradiometer.integrations.watch.checks.rows import LOOKS, Rows
+from gradiometer.integrations.watch.shield import Shield
+from gradiometer.integrations.watch.subject import Batches, Subject
 from gradiometer.measurement import Draw, Objective, Sampling, TrainingStep
+from gradiometer.run.budget import Budget
+from gradiometer.run.ranks import Ranks
 
 COPIES = 4
 
@@ -150,12 +154,22 @@ def test_examples_that_come_back_from_a_large_set_ask_for_nothing(
     examples: int, warned: bool
 ) -> None:
     told: list[str] = []
-    rows = Rows(torch.nn.Linear(2, 1), lambda text, **_: told.append(text), grouped=True)
+    model = torch.nn.Linear(2, 1)
+    subject = Subject(
+        objective=Objective(model, lambda model, batch: model(batch)),
+        called=model,
+        optimizers=[],
+        batches=Batches(Sampling(Draw.FRESH), groups=2, known=False),
+        budget=Budget(0.02),
+        ranks=Ranks(),
+        tell=told.append,
+    )
+    rows = Rows(subject, lambda text, **_: told.append(text), Shield(print))
     generator = torch.Generator().manual_seed(0)
     for _ in range(60):
         place = torch.randint(examples, (100, 1), generator=generator).double()
         batch = torch.cat([place, place**0.5], dim=1), place[:, 0]
-        rows.look(partial(tuple, batch), sampled=False)
+        rows.look(partial(tuple, batch))
     assert bool(told) == warned
 
 

@@ -364,7 +364,9 @@ def test_a_wrapped_optimizer_is_followed_and_a_foreign_one_refused_by_name(tmp_p
     assert len(w.run.series("noise")) == 6
     for foreign in (Wrapper(None), object(), None):
         with pytest.raises(
-            BadArgument, match="`optimizer` must be a torch optimizer, a wrapper of one or a list"
+            BadArgument,
+            match=r"`optimizer` must be a torch optimizer, a wrapper of one or a list.*"
+            r"In place of an update by hand.*torch.optim.SGD\(model.parameters\(\), lr\)",
         ):
             inspect.unwrap(watch)(model, foreign, loss=LOSSES)
 

@@ -15,9 +15,12 @@ from conftest import CASES
 from gradiometer import BadArgument, Unsupported, watch
 from gradiometer.exploration.temperature import Temperature
 from gradiometer.exploration.temperature.thermometer import heat_balance
-from gradiometer.integrations.watch.updates import Updates
+from gradiometer.integrations.watch.optimizers import Updates
+from gradiometer.integrations.watch.subject import Batches, Subject
 from gradiometer.measurement import Draw, Objective, Sampling
 from gradiometer.run import Run
+from gradiometer.run.budget import Budget
+from gradiometer.run.ranks import Ranks
 from gradiometer.verdict.words.say import say
 from own_loop import LOSS, SAMPLING, Loop, assert_closed, balance_of, sgd_of
 
@@ -105,7 +108,16 @@ def test_weight_decay_may_differ_and_a_parameter_without_gradient_stays(tmp_path
     _, w = Loop(tmp_path, optimizer=optimizer).go()
     assert_closed(balance_of(w))
     model = CASES["mlp"]().model.double()
-    updates = Updates([optimizer(model)], Objective(model, LOSS), SAMPLING)
+    subject = Subject(
+        objective=Objective(model, LOSS),
+        called=model,
+        optimizers=[optimizer(model)],
+        batches=Batches(SAMPLING),
+        budget=Budget(0.02),
+        ranks=Ranks(),
+        tell=print,
+    )
+    updates = Updates(subject)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     unused(model, 0)

@@ -20,7 +20,7 @@ NEVER = 10**6
 def test_losses_are_written_before_the_next_decision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gradiometer.integrations.watch.unmeasured.between.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("gradiometer.integrations.watch.losses.LOOK_SECONDS", 0.0)
     monkeypatch.setattr("gradiometer.run.cadence.cadence.LOOK_SECONDS", 0.0)
     monkeypatch.setattr("gradiometer.run.recorder.SECONDS_BETWEEN_WRITES", 0.0)
     model, optimizer, w = simple(tmp_path, every=NEVER)
@@ -54,10 +54,10 @@ def test_every_backward_of_an_unmeasured_step_is_charged(tmp_path: Path, accumul
     with w:
         between, charged = w._between, []
         w.budget.charge = lambda what, seconds: charged.append(seconds)
-        between._seconds, between._from, between._stretches = 0.25, 2, 1.0
+        between._seconds, between._from = 0.25, 2
         between.charge(6)
         del w.budget.charge
-    assert charged == [0.25 * 4 * accumulation + 1.0]
+    assert charged == [0.25 * 4 * accumulation]
 
 
 @pytest.mark.parametrize("change", [7, 150, 390])

@@ -11,7 +11,7 @@ from gradiometer.cli.progress import Counter, error_console, waiting
 if TYPE_CHECKING:
     from gradiometer.jobs.pool import Pool
     from gradiometer.loop.branch import BranchResult
-    from gradiometer.loop.recorded.plan import Plan
+    from gradiometer.loop.recorded.record import Plan
 
 
 class Advised:
@@ -84,5 +84,5 @@ def started(pool: str) -> "Iterator[Pool]":
     from gradiometer.jobs.choice import opened
 
     with opened(pool) as where:
-        where.start(["gradiometer.train.forking.run_loop"])
+        where.start(["gradiometer.train.restoring"])
         yield where

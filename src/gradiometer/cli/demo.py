@@ -65,7 +65,7 @@ def _try_the_advice(run: "Run", problem: "Problem", *, quiet: bool) -> None:
     with working("reading the findings", quiet=quiet):
         from gradiometer.loop.forking import fork
         from gradiometer.loop.recorded.trials import advised
-        from gradiometer.train.forking.run_loop import loop_at
+        from gradiometer.train.restoring import loop_at
         from gradiometer.verdict.diagnosis import diagnose
 
         alternatives = advised(diagnose(run).findings) or WITHOUT_ADVICE

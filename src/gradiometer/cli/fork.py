@@ -150,7 +150,7 @@ def fork(
     try:
         with started(pool) as where, following(quiet=as_json) as progress:
             from gradiometer.loop.forking import fork as train_fork
-            from gradiometer.train.forking.run_loop import loop_at
+            from gradiometer.train.restoring import loop_at
 
             begun = loop_at(opened, at) if own is None else _own_loop(opened, own, at)
             found = train_fork(
@@ -274,7 +274,7 @@ def _as_object(
     was_finished: bool,
     notes: tuple[str, ...],
 ) -> dict[str, Any]:
-    from gradiometer.loop.comparison.words import comparison, setting
+    from gradiometer.loop.branches import comparison, setting
 
     found = record.fork
     readout = effects[0].readout if effects else None
@@ -315,7 +315,8 @@ def _tell(
     """Print the sentence, the table, warnings, what more replicates would decide, and the place."""
     from rich.console import Console
 
-    from gradiometer.loop.comparison.words import at_end, comparison, setting, stopped, undecided
+    from gradiometer.loop.branches import at_end, comparison, setting
+    from gradiometer.loop.comparison.words import stopped, undecided
 
     found = record.fork
     if was_finished:

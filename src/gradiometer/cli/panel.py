@@ -34,7 +34,7 @@ from gradiometer.report.sections.questions import (
     Answer,
 )
 from gradiometer.run.cadence.overhead import of_the_budget, time_used, too_few
-from gradiometer.run.settings.planned import hyperparameters_of
+from gradiometer.run.planned import hyperparameters_of
 from gradiometer.verdict.diagnosis import judge
 from gradiometer.verdict.words.say import say
 

@@ -45,7 +45,7 @@ def load_last_checkpoint(training: "Training", path: Path) -> None:
     from gradiometer.run.checkpoints import load_latest
     from gradiometer.run.folder import RunFolder
     from gradiometer.train.averaged import end_at_average
-    from gradiometer.train.restoring.state import restore
+    from gradiometer.train.restoring import restore
 
     folder = RunFolder.open(path)
     checkpoint, warnings = load_latest(

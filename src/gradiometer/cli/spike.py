@@ -21,6 +21,7 @@ def explain_spike(run: "Run", step: int, *, pool: str, seed: int, as_json: bool)
     from gradiometer.run.spikes import spikes_of
     from gradiometer.train.forking.incident_cause import incident_cause
     from gradiometer.train.forking.run_spike import spike_causes
+    from gradiometer.verdict.words.incidents import how_to_go_on, why
 
     cause = None
     if any(spike.first <= step <= spike.last for spike in spikes_of(run)):
@@ -35,7 +36,7 @@ def explain_spike(run: "Run", step: int, *, pool: str, seed: int, as_json: bool)
             return
         _tell(found)
         if cause is not None:
-            click.echo("\n" + filled(f"{cause.why} {cause.go_on}"))
+            click.echo("\n" + filled(f"{why(cause)} {how_to_go_on(cause)}"))
         return
     cause = incident_cause(run, step)
     if as_json:
@@ -45,6 +46,8 @@ def explain_spike(run: "Run", step: int, *, pool: str, seed: int, as_json: bool)
 
 
 def _incident(found: "IncidentCause") -> dict[str, Any]:
+    from gradiometer.verdict.words.incidents import incident_sentence
+
     incident = found.incident
     return {
         "kind": incident.kind,
@@ -58,14 +61,16 @@ def _incident(found: "IncidentCause") -> dict[str, Any]:
         "examples": list(found.examples),
         "layer": found.layer,
         "factor": found.factor,
-        "sentence": found.sentence,
+        "sentence": incident_sentence(found),
         "tried": dict(found.tried),
     }
 
 
 def _tell_incident(found: "IncidentCause") -> None:
 
-    click.echo(filled(found.sentence) + "\n")
+    from gradiometer.verdict.words.incidents import incident_sentence
+
+    click.echo(filled(incident_sentence(found)) + "\n")
     width = max(map(len, found.tried))
     click.echo(f"{'from step ' + format(found.start, ','):<{width}}  came")
     for name, came in found.tried.items():

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.untouched import in_eval_mode
@@ -40,9 +41,9 @@ def tracking_layers(model: nn.Module) -> list[_BatchNorm]:
     ]
 
 
+# Most batches of a training, its newest ones, from which BatchNorm is measured again at an averaged
+# point.
 REFRESHED = 20
-"""Most batches of a training, its newest ones, from which BatchNorm is measured again at an
-averaged point."""
 
 
 def refresh_batch_norm(
@@ -93,10 +94,10 @@ def refresh_batch_norm(
         finally:
             for hook in hooks:
                 hook.remove()
-    if not any(statistics.count for statistics in pooled.values()):
-        raise BadArgument(
-            "`batches` must not be empty, and `forward` must call the BatchNorm layers."
-        )
+    require(
+        any(statistics.count for statistics in pooled.values()),
+        "`batches` must not be empty, and `forward` must call the BatchNorm layers.",
+    )
     for layer, statistics in pooled.items():
         statistics.put(layer)
 

@@ -10,21 +10,20 @@ import numpy as np
 
 from gradiometer.drift.stability import BELOW, BEYOND, HALF_THE_RATE, MomentumRule
 from gradiometer.errors import Unsupported
-from gradiometer.measurement.estimate import Estimate, Estimates
+from gradiometer.measurement import Estimate, Estimates, Moments, Series
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
-from gradiometer.measurement.reading import Moments, Series
 from gradiometer.measurement.uncertainty.now import SHARPNESS_PRIOR
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
 
+# Share of the lowest edge below which a rate is far below it. Tuned rates of small networks were at
+# 0.5 to 2 of it.
 FAR = 0.25
-"""Share of the lowest edge below which a rate is far below it. Tuned rates of small networks were
-at 0.5 to 2 of it."""
 
+# The changes that try a larger learning rate.
 LARGER_RATES = ("rate 2x", "rate 4x")
-"""The changes that try a larger learning rate."""
 
 
 @dataclass(frozen=True)

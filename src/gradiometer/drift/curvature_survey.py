@@ -10,17 +10,17 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtri, stdtrit
 
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import require
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
+# Distance, as a share of the largest node, within which two curvatures count as equal: single
+# precision.
 ROUNDING = 1e-6
-"""Distance, as a share of the largest node, within which two curvatures count as equal: single
-precision."""
 
+# Share of the weight, or of the largest node, that counts as zero in the recurrence.
 TINY = 1e-13
-"""Share of the weight, or of the largest node, that counts as zero in the recurrence."""
 
 
 def bounds_below(
@@ -55,7 +55,7 @@ def bounds_below(
     points, shares = nodes, weights
     if len(diagonal) == len(nodes) and len(nodes) > 1:
         points, shares = _radau(diagonal, beside, place / scale)
-        points = points * scale
+        points *= scale
     room = ROUNDING * scale
     return float(shares[points < place - room].sum()), float(
         min(shares[points <= place + room].sum(), 1.0)
@@ -69,19 +69,12 @@ def _radau(
     that."""
     matrix = np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
     inner = matrix[:-1, :-1] - place * np.eye(len(diagonal) - 1)
-    ending = np.zeros(len(inner))
-    ending[-1] = beside[-1] ** 2
     try:
         # The last entry is free: it is chosen so that `place` becomes a node.
+        ending = beside[-1] ** 2 * np.eye(len(inner))[-1]
         matrix[-1, -1] = place + np.linalg.solve(inner, ending)[-1]
     except np.linalg.LinAlgError:  # the shorter rule has a node there already
-        return _nodes(matrix[:-1, :-1])
-    return _nodes(matrix)
-
-
-def _nodes(
-    matrix: Float[np.ndarray, "rows rows"],
-) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
+        matrix = matrix[:-1, :-1]
     points, vectors = np.linalg.eigh(matrix)
     return points, vectors[0] ** 2
 
@@ -132,8 +125,7 @@ class SpectralDensity:
     dimension: int = 0
 
     def __post_init__(self) -> None:
-        if not self.width > 0:
-            raise BadArgument(f"`width` must be positive, got {self.width}.")
+        require(self.width > 0, f"`width` must be positive, got {self.width}.")
 
     @property
     def grid(self) -> Float[np.ndarray, " points"]:
@@ -259,8 +251,7 @@ class Survey(Artifact):
 
     def __post_init__(self) -> None:
         for name in ("largest", "smallest"):
-            if not getattr(self, name):
-                raise BadArgument(f"`{name}` must have at least one eigenvalue, got none.")
+            require(getattr(self, name), f"`{name}` must have at least one eigenvalue, got none.")
 
     @property
     def sharpness(self) -> Estimate:

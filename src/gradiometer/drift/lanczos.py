@@ -2,23 +2,24 @@
 error."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradiometer.arguments import require
 from gradiometer.drift.operator import Symmetric, empty_rows, images, orthogonalise, random_vectors
-from gradiometer.errors import BadArgument, Unsupported
+from gradiometer.errors import Unsupported
 from gradiometer.measurement.estimate import Estimate
 
 UNIT = "loss / parameter²"
+
+# Most numbers in the basis and its image, 1 GiB in single precision; a larger basis is restarted.
 BASIS_NUMBERS = 2**28
-"""Most numbers in the basis and its image, 1 GiB in single precision; a larger basis
-is restarted."""
+
+# Vectors that a basis may always hold in addition to the wanted ones, whatever the memory.
 SHORTEST_BASIS = 20
-"""Vectors that a basis may always hold in addition to the wanted ones, whatever the memory."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def eigenvalues(
     # Products are rounded to the operator's type: no residual is much smaller than 4 ε of it.
     reachable = max(tolerance, 4 * basis.epsilon)
     while not basis.complete and basis.products < most_products:
-        values, coefficients = basis.ritz()
+        values, coefficients = np.linalg.eigh(basis.projected)
         bound = reachable * max(abs(values[0]), abs(values[-1]))
         residuals = (
             basis.residual(values[p], coefficients[:, p])
@@ -115,7 +116,7 @@ def eigenvalues(
         # A start inside of an invariant space has no residual long before all pairs are found.
         if coarse is None and basis.size >= wanted:
             return _result(basis, largest, smallest, converged=True)
-        if basis.full:
+        if basis.size == basis.capacity:
             basis.compress(coefficients, largest, smallest)
         basis.add(random_vectors(operator, 1, generator)[0] if coarse is None else coarse)
     return _result(basis, largest, smallest, converged=basis.complete)
@@ -138,10 +139,6 @@ class _Basis:
     def epsilon(self) -> float:
         """ε of the type in which products are computed."""
         return float(torch.finfo(self._operator.like.dtype).eps)
-
-    @property
-    def full(self) -> bool:
-        return self.size == self.capacity
 
     @property
     def complete(self) -> bool:
@@ -190,18 +187,12 @@ class _Basis:
             f"leaves no direction beside {self.size} of them: use a wider type."
         )
 
-    def ritz(self) -> tuple[Float[np.ndarray, " basis"], Float[np.ndarray, "basis basis"]]:
-        """Values in increasing order, and the coefficients of their vectors as columns."""
-        values, coefficients = np.linalg.eigh(self.projected)
-        return values, coefficients
-
     def residual(
         self, value: float, coefficients: Float[np.ndarray, " basis"]
     ) -> Float[Tensor, " params"]:
         """H v − λ v."""
         weights = torch.from_numpy(coefficients.copy()).to(self._vectors)
-        residual: Tensor = weights @ self.images - float(value) * (weights @ self.vectors)
-        return residual
+        return weights @ self.images - float(value) * (weights @ self.vectors)
 
     def compress(
         self, coefficients: Float[np.ndarray, "basis basis"], largest: int, smallest: int
@@ -219,20 +210,22 @@ class _Basis:
 
 
 def _result(basis: _Basis, largest: int, smallest: int, converged: bool) -> Eigenvalues:
-    values, coefficients = basis.ritz()
+    values, coefficients = np.linalg.eigh(basis.projected)
     pairs = _ends(len(values), largest, smallest)
     rounding = 10 * basis.epsilon * max(abs(values[0]), abs(values[-1]))
-    settings: dict[str, Any] = {
-        "method": "Lanczos, residual",
-        "samples": basis.products,
-        "unit": UNIT,
-    }
     estimates = []
     for place in pairs:
         value = float(values[place])
         residual = float(basis.residual(value, coefficients[:, place]).norm()) + rounding
         estimates.append(
-            Estimate.bound(value, low=value - residual, high=value + residual, **settings)
+            Estimate.bound(
+                value,
+                low=value - residual,
+                high=value + residual,
+                method="Lanczos, residual",
+                samples=basis.products,
+                unit=UNIT,
+            )
         )
     chosen = torch.from_numpy(coefficients[:, pairs].T.copy()).to(basis.vectors)
     return Eigenvalues(
@@ -257,23 +250,22 @@ def _check(
     operator: Symmetric, largest: int, smallest: int, tolerance: float, most_products: int
 ) -> int:
     wanted = largest + smallest
-    if not (largest >= 0 and smallest >= 0 and wanted >= 1):
-        raise BadArgument(
-            f"`largest` and `smallest` must not be negative nor both 0, got {largest} and "
-            f"{smallest}."
-        )
-    if not wanted <= operator.dimension:
-        raise BadArgument(
-            f"`largest` and `smallest` ask for {wanted} eigenvalues, but the model has "
-            f"{operator.dimension} parameters."
-        )
-    if not 0 < tolerance < 1:
-        raise BadArgument(
-            f"`tolerance` must lie between 0 and 1, got {tolerance}: 0.01 is a residual of 1 %."
-        )
-    if not most_products >= wanted:
-        raise BadArgument(
-            f"`most_products` must be at least the {wanted} eigenvalues asked for, got "
-            f"{most_products}."
-        )
+    require(
+        largest >= 0 and smallest >= 0 and wanted >= 1,
+        f"`largest` and `smallest` must not be negative nor both 0, got {largest} and {smallest}.",
+    )
+    require(
+        wanted <= operator.dimension,
+        f"`largest` and `smallest` ask for {wanted} eigenvalues, but the model has "
+        f"{operator.dimension} parameters.",
+    )
+    require(
+        0 < tolerance < 1,
+        f"`tolerance` must lie between 0 and 1, got {tolerance}: 0.01 is a residual of 1 %.",
+    )
+    require(
+        most_products >= wanted,
+        f"`most_products` must be at least the {wanted} eigenvalues asked for, got "
+        f"{most_products}.",
+    )
     return wanted

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from gradiometer.drift.stability import HALF_THE_RATE
-from gradiometer.measurement.estimate import Estimates
-from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement import Estimates, Finding, Issue, Moments, Series, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
-from gradiometer.measurement.reading import Moments, Series
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step

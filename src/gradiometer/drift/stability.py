@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.arguments import require
+from gradiometer.measurement import Estimate, Finding, Issue, State
 
+# Training is at the edge between these shares of it: sharpness oscillates about the edge.
 BELOW, BEYOND = 0.8, 1.25
-"""Training is at the edge between these shares of it: sharpness oscillates about the edge."""
 
+# The change that tries a smaller learning rate.
 HALF_THE_RATE = "rate 0.5x"
-"""The change that tries a smaller learning rate."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,10 @@ class MomentumRule:
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1:
-            raise BadArgument(f"`momentum` must be at least 0 and below 1, got {self.momentum}.")
+        require(
+            0 <= self.momentum < 1,
+            f"`momentum` must be at least 0 and below 1, got {self.momentum}.",
+        )
 
     @property
     def limit(self) -> float:
@@ -77,10 +78,8 @@ def stability_limit(
         >>> stability_limit(0.1)  # 2/η
         20.0
     """
-    if not learning_rate > 0:
-        raise BadArgument(f"`learning_rate` must be positive, got {learning_rate}.")
-    if not weight_decay >= 0:
-        raise BadArgument(f"`weight_decay` must be at least 0, got {weight_decay}.")
+    require(learning_rate > 0, f"`learning_rate` must be positive, got {learning_rate}.")
+    require(weight_decay >= 0, f"`weight_decay` must be at least 0, got {weight_decay}.")
     return kind.limit / learning_rate - weight_decay
 
 

@@ -1,7 +1,7 @@
 from .batch_table import relative_updates as relative_updates
-from .example_norms import squared_norms as squared_norms
-from .heavy_examples import HeavyExamples as HeavyExamples
+from .micro_batches import squared_norms as squared_norms
 from .noise import GradientNoise as GradientNoise
+from .noise import NoiseSources as NoiseSources
+from .noise_shape import HeavyExamples as HeavyExamples
 from .noise_shape import NoiseShape as NoiseShape
-from .noise_sources import NoiseSources as NoiseSources
 from .preconditioned_noise import PreconditionedNoise as PreconditionedNoise

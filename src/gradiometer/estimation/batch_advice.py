@@ -6,8 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from gradiometer.estimation.batch_table import relative_updates
-from gradiometer.estimation.rate_brackets import PRECONDITIONED, rate_brackets
+from gradiometer.estimation.batch_table import PRECONDITIONED, rate_brackets, relative_updates
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, RunFacts

@@ -9,11 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.errors import BadArgument, Unsupported
-from gradiometer.measurement.batch import take
-from gradiometer.measurement.objective import Gradients
+from gradiometer.measurement.batch import Batch, batch_size, span, take
+from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.step import PER_EXAMPLE_NUMBERS
 
 if TYPE_CHECKING:
     import gradiometer.measurement.step
+
 
 MOST_NUMBERS = 2**27
 """Most numbers in the gradients of all micro-batches together: 512 MiB in single precision."""
@@ -60,7 +62,10 @@ def inner_products(
             for place, part in enumerate(dealt)
         ]
         stacked = [torch.stack(gradients) for gradients in zip(*each, strict=True)]
-    return _gram(stacked).cpu().numpy(), size
+    # In double precision, one parameter at a time.
+    wide = (gradients.flatten(1).double() for gradients in stacked)
+    gram = torch.stack([rows @ rows.T for rows in wide]).sum(dim=0)
+    return gram.cpu().numpy(), size
 
 
 def noise_of_draws(
@@ -81,7 +86,42 @@ def noise_of_draws(
     return by_layer * len(part) / 2
 
 
-def _gram(stacked: Gradients) -> Float[Tensor, "parts parts"]:
-    """The inner products in double precision, summed one parameter at a time."""
-    wide = (gradients.flatten(1).double() for gradients in stacked)
-    return torch.stack([rows @ rows.T for rows in wide]).sum(dim=0)
+def squared_norms(
+    objective: Objective, batch: Batch, *, seed: int = 0
+) -> Float[Tensor, " examples"]:
+    """‖g_i‖² of every example, in (loss / parameter)², in double precision.
+
+    Per-example gradients are computed by `vmap`, a few examples at a time.
+
+    Args:
+        objective: The model and its loss, in the mode the model is in.
+        batch: The examples.
+        seed: Seed for random numbers in the loss (Dropout).
+
+    Raises:
+        Unsupported: The loss couples the examples of a batch (batch statistics), so they have no
+            separate gradients.
+
+    Example:
+        >>> from gradiometer import Objective, supervised
+        >>> from torch import nn
+        >>> model = nn.Linear(1, 1, bias=False)  # the gradient of (w x - y)² is 2 (w x - y) x
+        >>> _ = nn.init.zeros_(model.weight)
+        >>> objective = Objective(model, supervised(lambda output, target: (output - target).square().sum(1)))
+        >>> inputs, targets = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[1.0], [0.5], [0.0]])
+        >>> squared_norms(objective, (inputs, targets)).round(decimals=4).tolist()
+        [4.0, 4.0, 0.0]
+    """
+    if objective.traits(batch, seed=seed).coupled:
+        raise Unsupported(
+            "`loss` couples the examples of a batch (batch statistics, or weights normalised over "
+            "the batch), so they have no separate gradients: measure in eval mode, or measure the "
+            "noise from micro-batches (`noise`)."
+        )
+    size, at_once = batch_size(batch), max(PER_EXAMPLE_NUMBERS // objective.dimension, 1)
+    parts = []
+    for start in range(0, size, at_once):
+        part = span(batch, start, min(start + at_once, size))
+        gradients = objective.per_example_gradients(part, seed=seed + start)
+        parts.append(torch.stack([g.flatten(1).double().square().sum(1) for g in gradients]).sum(0))
+    return torch.cat(parts)

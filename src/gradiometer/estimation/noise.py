@@ -10,14 +10,14 @@ from jaxtyping import Float
 
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import judge_batch_size
-from gradiometer.estimation.noise_readings import ReadingSource, means_of_neighbours, source_of
-from gradiometer.measurement.estimate import Estimate, Estimates
-from gradiometer.measurement.finding import Finding, Issue
+from gradiometer.estimation.products import ReadingSource, means_of_neighbours, source_of
+from gradiometer.measurement.estimate import LEVEL, Estimate, Estimates
+from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import GradientOf, Moments, Series, Spread, check_gradient_of
 from gradiometer.measurement.uncertainty.arithmetic import transform
-from gradiometer.measurement.uncertainty.heavy_tails import Tails
 from gradiometer.measurement.uncertainty.now import SIGNAL_PRIOR
+from gradiometer.measurement.uncertainty.skewed import Tails
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
@@ -107,7 +107,7 @@ class GradientNoise(Gauge):
             "gradient_norm_squared": norm_squared.tolist(),
         }
 
-    def estimate(self, series: Series, level: float = 0.9) -> Estimates:
+    def estimate(self, series: Series, level: float = LEVEL) -> Estimates:
         """Noise scale, tr Σ and its variation, ‖g‖², signal-to-noise ratio ‖g‖²/E‖ĝ − g‖², cosine
         of ĝ with g, and B.
 
@@ -124,7 +124,9 @@ class GradientNoise(Gauge):
         noise_to_signal = series.ratio(
             error.sum(axis=1), whole[1], level=level, prior=source.prior, rare_noise=rare_noise
         )
-        signal_to_noise = transform(noise_to_signal, _inverse)
+        signal_to_noise = transform(
+            noise_to_signal, lambda ratio: 1 / ratio if ratio > 0 else math.inf
+        )
         shares = {
             f"noise_share/{layer}": series.ratio(variance[:, place], whole[0], level=level)
             for place, layer in enumerate(_layers(series, variance))
@@ -202,7 +204,13 @@ def noise_scales(
     whole = scale(variance.sum(axis=1), norm_squared.sum(axis=1))
     for other in source.doubts:
         of_other = of_the_gradient_meant(other.variance, other.norm_squared, series, gradient_of)
-        whole = _containing(whole, scale(of_other[0].sum(axis=1), of_other[1].sum(axis=1)))
+        doubt = scale(of_other[0].sum(axis=1), of_other[1].sum(axis=1))
+        whole = replace(
+            whole,
+            low=min(whole.low, doubt.low),
+            high=max(whole.high, doubt.high),
+            method=f"{whole.method}, widened since two ways of reading ‖g‖² disagree",
+        )
     return {
         name: whole,
         **{
@@ -210,14 +218,6 @@ def noise_scales(
             for place, layer in enumerate(_layers(series, variance))
         },
     }
-
-
-def _containing(scale: Estimate, other: Estimate) -> Estimate:
-    """The estimate, with an interval that contains another's too."""
-    method = f"{scale.method}, widened since two ways of reading ‖g‖² disagree"
-    return replace(
-        scale, low=min(scale.low, other.low), high=max(scale.high, other.high), method=method
-    )
 
 
 def _layers(series: Series, moments: Float[np.ndarray, "steps layers"]) -> tuple[str, ...]:
@@ -229,10 +229,6 @@ def variation_of(variance: Float[np.ndarray, " steps"]) -> Estimate:
     """CV² of the readings of tr Σ that were made, without slow drift. It describes the readings, so
     it is exact."""
     return replace(Estimate.exact(Tails.of(variance).variation), samples=len(variance))
-
-
-def _inverse(ratio: float) -> float:
-    return 1 / ratio if ratio > 0 else math.inf
 
 
 def cosine(signal_to_noise: float) -> float:
@@ -291,3 +287,74 @@ def moments_of_norms(
     """
     variance = (small - big) * big_size / (big_size / small_size - 1)
     return variance, big - variance / big_size
+
+
+@dataclass(frozen=True)
+class NoiseSources(Gauge):
+    """tr Σ in two parts: noise from the data, and noise from random numbers in the model (Dropout,
+    augmentation).
+
+    tr Σ = tr Cov_x(E[g_i | x]) + E_x tr Cov(g_i | x), the law of total variance. For the second
+    part the same b
+    examples are run twice with different random numbers: ‖ĝ′ − ĝ″‖²·b/2. The first part is the
+    rest. Both are unbiased if every example has separate random numbers, as in Dropout; a draw for
+    the whole batch (a skipped layer) counts b times.
+
+    If the loss draws random numbers, it costs one step more than the noise gauge, whose
+    micro-batches it shares; if not, it costs nothing.
+
+    Source: the law of total variance; Wei, Kakade & Ma (2020), The Implicit and Explicit
+        Regularization Effects of Dropout.
+    """
+
+    name: ClassVar[str] = "noise_sources"
+    issue: ClassVar[Issue] = Issue.ESTIMATION
+    unit: ClassVar[str] = "(loss / parameter)²"
+    labels: ClassVar[Mapping[str, str]] = {
+        "noise_of_data": "noise from the data",
+        "noise_of_draws": "noise from random numbers in the model",
+        "drawn_share": "share of the noise from random numbers",
+    }
+    one_in: ClassVar[int] = 16
+
+    def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
+        """tr Σ by layer, and the part of it from random numbers in the model."""
+        variance, _ = noise_moments(step.spread(2))
+        drawn = np.zeros_like(variance)
+        if step.objective.traits(step.batch, seed=step.derived_seed("probe")).random:
+            from gradiometer.estimation.micro_batches import noise_of_draws  # noqa: PLC0415 (it needs torch)
+
+            drawn = noise_of_draws(step)
+        return {"gradient_variance": variance.tolist(), "drawn": drawn.tolist()}
+
+    def estimate(self, series: Series, level: float = LEVEL) -> Estimates:
+        """Both parts, and the share from random numbers in the model, in total and by layer."""
+        variance, drawn = series.moments["gradient_variance"], series.moments["drawn"]
+
+        def share(part: np.ndarray, whole: np.ndarray) -> Estimate:
+            ratio = series.ratio(part, whole, level=level)
+            return transform(ratio, lambda share: min(share, 1.0))
+
+        by_layer = {
+            f"drawn_share/{layer}": share(drawn[:, place], variance[:, place])
+            for place, layer in enumerate(series.layers)
+            if len(series.layers) > 1
+        }
+        return {
+            "noise_of_data": series.mean(
+                (variance - drawn).sum(axis=1), level=level, unit=self.unit
+            ),
+            "noise_of_draws": series.mean(drawn.sum(axis=1), level=level, unit=self.unit),
+            "drawn_share": share(drawn.sum(axis=1), variance.sum(axis=1)),
+            **by_layer,
+        }
+
+    def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
+        """How much of the noise comes from random numbers in the model; None if it draws none."""
+        share, drawn = estimates["drawn_share"], estimates["noise_of_draws"]
+        if drawn.low == drawn.high == 0 or not share.tells:
+            return None
+        claim, state = "noise_of_examples", State.OK
+        if share.low > 0.5:
+            claim, state = "noise_of_draws", State.LOOK
+        return Finding(self.name, self.issue, claim, state, {"drawn_share": share})

@@ -19,11 +19,12 @@ from gradiometer.estimation.noise import (
     of_the_gradient_meant,
     variation_of,
 )
-from gradiometer.estimation.noise_readings import means_of_neighbours, source_of
-from gradiometer.measurement.estimate import Estimate, Estimates
+from gradiometer.estimation.products import means_of_neighbours, source_of
+from gradiometer.measurement.estimate import LEVEL, Estimate, Estimates
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import GradientOf, Moments, Series, check_gradient_of
+from gradiometer.measurement.uncertainty.arithmetic import transform
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
@@ -129,7 +130,7 @@ class PreconditionedNoise(Gauge):
         variance, norm_squared = noise_moments(spread)
         return {"variance": variance.tolist(), "norm_squared": norm_squared.tolist()}
 
-    def estimate(self, series: Series, level: float = 0.9) -> Estimates:
+    def estimate(self, series: Series, level: float = LEVEL) -> Estimates:
         """The noise scale, also by layer; tr(PΣ) and its variation; gᵀPg; B; in a cool-down, η over
         its peak."""
         series = means_of_neighbours(series)
@@ -202,25 +203,15 @@ class PreconditionedNoise(Gauge):
         tokens = self.tokens
         if tokens is None:
             return examples
-        value, low, high = (
-            tokens * number for number in (examples.value, examples.low, examples.high)
-        )
-        earlier = (
-            None
-            if examples.earlier is None
-            else (examples.earlier[0], tokens * examples.earlier[1])
-        )
-        return replace(examples, value=value, low=low, high=high, unit="tokens", earlier=earlier)
+        found = transform(examples, lambda number: tokens * number, unit="tokens")
+        return replace(found, reached=examples.reached)
 
 
 def _share_of_peak(series: Series) -> float | None:
     """η over its peak if it is below half of it and still falls over the last quarter of the
     readings; else None."""
     recent = series.learning_rate[-max(len(series) // 4, 2) :]
-    share = (
-        float(recent[-1] / float(series.learning_rate.max()))
-        if float(series.learning_rate.max()) > 0
-        else 1.0
-    )
+    peak = float(series.learning_rate.max())
     # 0.5: below this share of its peak, a learning rate that falls is a cool-down.
-    return share if share < 0.5 and recent[-1] < recent.max() else None
+    cools = recent[-1] < 0.5 * peak and recent[-1] < recent.max()
+    return float(recent[-1]) / peak if cools else None

@@ -4,22 +4,20 @@ drift taken out.
 The product ⟨ĝ_{t−1}, ĝ_t⟩ of the gradients of two successive steps has no noise of its own in
 expectation, since their examples are drawn independently. But the noise of ĝ_{t−1} has moved the
 parameters at which ĝ_t is taken, so that its mean is ‖g‖² − b, with b = η(gᵀHg + tr(HΣ)/B) under
-plain SGD: at a stationary state twice ‖g‖². There are three ways to take b out.
+plain SGD: at a stationary state twice ‖g‖². There are two ways to take b out.
 
-1. *Two levels* (`by_levels`): run the batch of some steps again at the parameters before. Exact in
-   expectation.
-2. *Lags* (`by_lags`): with momentum the noise of a gradient moves the parameters little at first
+1. *Lags* (`by_lags`): with momentum the noise of a gradient moves the parameters little at first
    and by 1/(1 − μ) in the end. A product with the momentum buffer, which remembers earlier
    gradients, has seen more of it; a line through both gives the product at no displacement.
-3. *Slope of the loss* (`by_loss`): the loss falls along the mean of the gradients before and after
+2. *Slope of the loss* (`by_loss`): the loss falls along the mean of the gradients before and after
    a step, which is a relation between its slope, the products, and ‖g‖². Exact on quadratics at any
    rate. For SGD: under Adam the loss also falls along what P is clipped for, and P contains the
    batch when the step is made.
 
 In reshuffled epochs over N examples the noise of successive batches is correlated, by −tr Σ/(N − 1)
 at fixed parameters, and the coming batch has not been trained on yet. Simulated at stationarity (N
-= 200 and 1,400, one dimension, ηh from 0.01 to 0.3), the third way less tr Σ/N is 0.99 to 1.36 of
-‖g‖² wherever tr Σ/N is below ‖g‖²/3, with momentum and without, and the second way as it is 0.83 to
+= 200 and 1,400, one dimension, ηh from 0.01 to 0.3), the second way less tr Σ/N is 0.99 to 1.36 of
+‖g‖² wherever tr Σ/N is below ‖g‖²/3, with momentum and without, and the first way as it is 0.83 to
 1.18. Beyond, where the noise scale is near N, all are too large.
 """
 
@@ -31,13 +29,13 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.uncertainty.batch_means import batch_length, batch_means
+from gradiometer.measurement.reading import Draw, Series
+from gradiometer.measurement.uncertainty.means import batch_length, batch_means
 from gradiometer.measurement.uncertainty.now import NOISE_PRIOR
+from gradiometer.measurement.uncertainty.power_law import LAW, Drift
 
-PRODUCT_PRIOR = replace(NOISE_PRIOR, share=0.8, wander=0.26)
-"""The drift of 1/B read from products. Their noise is small, so that the wander decides: chosen on
-ten trainings (see benchmarks/products.py), where intervals covered in 0.87 of the cases with the
-wander of halves and 0.91 with this."""
+PRODUCT_PRIOR = Drift.of("products")
+"""The drift of 1/B read from products."""
 
 BIAS = 0.2
 """Standard deviation of the bias of the steadier way, as a share of ‖g‖², where the first
@@ -98,31 +96,6 @@ class GradientMemory:
         if self.nesterov:
             return 1 + self.decay / (1 - self.decay**2)
         return 1 / (1 - self.decay**2)
-
-
-def by_levels(product: Steps, norm_squared: Steps, level: Steps) -> Steps:
-    """‖g‖² from products and a few samples of their bias: p + (Σ −c / Σ n) n.
-
-    Args:
-        product: p, the products ⟨ĝ_{t−1}, ĝ_t⟩, shape [steps].
-        norm_squared: n, ‖ĝ‖², shape [steps].
-        level: c, ⟨ĝ_{t−1}, ĝ_t(Φ_t) − ĝ_t(Φ_{t−1})⟩ with the batch of step t at both, a sample of
-            −b. NaN where it was not taken. A few large samples carry it if few examples carry the
-            noise: too few then underestimate b.
-
-    Returns:
-        A reading for every step, shape [steps], unbiased in the mean over them.
-
-    >>> import numpy as np
-    >>> from gradiometer.estimation.products import by_levels
-    >>> by_levels(np.array([1.0, 1.0]), np.array([4.0, 4.0]), np.array([-0.5, np.nan]))
-    array([1.5, 1.5])
-    """
-    sampled = np.isfinite(level)
-    if not sampled.any():
-        raise BadArgument("`level` has no sample: take at least one, or use another way.")
-    readings: Steps = product - level[sampled].sum() / norm_squared[sampled].sum() * norm_squared
-    return readings
 
 
 def by_lags(product: Steps, memory: Steps, momentum: GradientMemory) -> Steps:
@@ -222,7 +195,8 @@ class Signal:
 
     Attributes:
         norm_squared: The combination of all ways, shape [steps].
-        ways: The readings of each way alone, by its name: "levels", "lags", "loss".
+        ways: The readings of each way alone, by its name: "lags", "loss"; and "floor",
+            what ‖g‖² is at least, which no combination holds.
     """
 
     norm_squared: Steps
@@ -233,19 +207,21 @@ class Signal:
         """Names of the ways that contradict the combination over the newest half of the readings.
 
         A way does if its mean differs by more than chance and by more than the bias that is
-        expected of it.
+        expected of it; the floor only if it is above.
         """
         newest = slice(-max(len(self.norm_squared) // 2, FEWEST_COMPARED), None)
         together = self.norm_squared[newest]
         least = BIAS * abs(float(together.mean()))
         # 2.6: standard errors beyond which two ways contradict each other: one comparison in a
         # hundred by chance.
-        return tuple(
-            name
-            for name, way in self.ways.items()
-            if abs(float((way[newest] - together).mean()))
-            > max(least, 2.6 * _error(way[newest] - together))
-        )
+        doubted = []
+        for name, way in self.ways.items():
+            difference = way[newest] - together
+            above = float(difference.mean())
+            distance = above if name == "floor" else abs(above)
+            if distance > max(least, 2.6 * _error(difference)):
+                doubted.append(name)
+        return tuple(doubted)
 
 
 def signal(
@@ -256,7 +232,6 @@ def signal(
     memory: Steps | None = None,
     loss: Steps | None = None,
     travelled: Steps | None = None,
-    level: Steps | None = None,
     share_of_examples: float = 0.0,
 ) -> Signal:
     """Readings of ‖g‖² by all ways that these numbers allow, and their combination.
@@ -270,7 +245,6 @@ def signal(
         loss: Mean losses at the same steps; None under another optimizer than SGD with one learning
             rate.
         travelled: Sum of η so far at each of them; needed with `loss`.
-        level: See `by_levels`.
         share_of_examples: B/N if batches are drawn in reshuffled epochs over N examples, 0 for
             independent draws.
 
@@ -297,17 +271,22 @@ def signal(
         reach = max(round(SLOPE_REACH * len(loss)), 2)
         falling = by_loss(product, memory, slope_of_loss(loss, travelled, reach), momentum)
         ways["loss"] = _without_epochs(falling, norm_squared, share_of_examples)
-    if level is not None:
-        ways["levels"] = by_levels(product, norm_squared, level)
+    # Under Adam at a high rate directions flip their sign within the memory, so that no line goes
+    # through the lags: ‖g‖² was 2.6 times too small in an autoencoder. The loss of a training does
+    # not rise in the mean, and that bounds ‖g‖² at any rate. In nine recorded trainings with AdamW
+    # the bound contradicted the lags at none of 144 places.
+    floor = None
+    if "lags" in ways and "loss" not in ways:
+        standing = by_loss(product, memory, np.zeros(len(product)), momentum)
+        floor = _without_epochs(standing, norm_squared, share_of_examples)
     if not ways:
         raise BadArgument(
-            "`product` alone is not enough: give `loss` and `travelled`, `memory`, or `level`."
+            "`product` alone is not enough: give `loss` and `travelled`, or `memory`."
         )
     first, *others = ways.values()
-    together = first
-    for other in others:
-        together = combination(together, other, bias=BIAS * float(np.mean(momentum.first)) ** 2)
-    return Signal(together, ways)
+    bias = BIAS * float(np.mean(momentum.first)) ** 2
+    together = combination(first, others[0], bias=bias) if others else first
+    return Signal(together, ways if floor is None else ways | {"floor": floor})
 
 
 def _without_epochs(readings: Steps, norm_squared: Steps, share_of_examples: float) -> Steps:
@@ -361,3 +340,107 @@ def _error(samples: Steps) -> float:
     length = batch_length(samples)
     means = batch_means(samples, length)
     return float(means.std(ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else math.inf
+
+
+HALVES = 2.0
+"""If all noise points one way, ⟨ĝ_1, ĝ_2⟩ of two halves has the standard deviation 2 tr Σ/B; it is
+less with more."""
+
+PRODUCT = "product"
+"""The moment that readings from products have, and others have not."""
+
+Moments = Float[np.ndarray, "steps layers"]
+
+
+def is_of_products(series: Series | None) -> bool:
+    """True for readings that are products of training's own gradients, for which no loss was run."""
+    return series is not None and PRODUCT in series.moments
+
+
+@dataclass(frozen=True)
+class ReadingSource:
+    """tr Σ and ‖g‖² at every reading, both as for independent examples.
+
+    Attributes:
+        variance: tr Σ, shape [steps, layers].
+        norm_squared: ‖g‖², shape [steps, layers].
+        prior: The drift that is expected of ‖g‖²/tr Σ.
+        pairs: Largest standard deviation that the noise can give one reading of ‖g‖², in units of
+            tr Σ/B.
+        doubts: The readings of every way that contradicts the others.
+    """
+
+    variance: Moments
+    norm_squared: Moments
+    prior: Drift = NOISE_PRIOR
+    pairs: float = HALVES
+    doubts: tuple["ReadingSource", ...] = ()
+
+
+def means_of_neighbours(series: Series) -> Series:
+    """The same with at most 96 readings if they are from products: each the mean of some
+    neighbours.
+
+    Single products are mostly noise, and readings are weighed by the size of their neighbours.
+    """
+    length = math.ceil(len(series) / LAW["most_readings"])
+    if PRODUCT not in series.moments or length < 2:
+        return series
+    first = len(series) % length
+
+    def means(values: np.ndarray) -> np.ndarray:
+        kept = values[first:].reshape(-1, length, *values.shape[1:])
+        mean: np.ndarray = kept.mean(axis=1)
+        return mean
+
+    return replace(
+        series,
+        steps=series.steps[first + length - 1 :: length],
+        batch_size=means(series.batch_size).round().astype(np.int64),
+        learning_rate=means(series.learning_rate),
+        moments={name: means(values) for name, values in series.moments.items()},
+    )
+
+
+def source_of(
+    series: Series, variance: str = "gradient_variance", norm_squared: str = "gradient_norm_squared"
+) -> ReadingSource:
+    """The readings of a series.
+
+    Args:
+        series: The readings of `GradientNoise`, or of `PreconditionedNoise`.
+        variance, norm_squared: Names of the moments, if the readings are not from products.
+    """
+    if PRODUCT not in series.moments:
+        return ReadingSource(series.moments[variance], series.moments[norm_squared])
+    moments = {name: values.reshape(len(series)) for name, values in series.moments.items()}
+    in_epochs = series.sampling.draw is Draw.RESHUFFLED
+    finite = 1 / series.sampling.examples if in_epochs and series.sampling.examples else 0.0
+    found = signal(
+        moments[PRODUCT],
+        moments["squared"],
+        momentum=GradientMemory(moments["momentum"], nesterov=bool(moments["nesterov"].all())),
+        memory=moments.get("memory"),
+        loss=moments.get("loss"),
+        travelled=moments.get("travelled"),
+        # 0.49: largest share of the examples in one batch for which the correction for reshuffled
+        # epochs is made.
+        share_of_examples=min(float(series.usual_batch_size) * finite, 0.49),
+    )
+
+    # runs of version 0.2 have batches of one size
+    inverse_size = moments.get("inverse_size", 1 / series.batch_size)
+
+    def source(readings: Steps, doubts: tuple[ReadingSource, ...] = ()) -> ReadingSource:
+        per_batch = inverse_size - finite
+        noise = np.where(
+            per_batch > 0,
+            (moments["squared"] - readings) / np.where(per_batch > 0, per_batch, 1.0),
+            0.0,
+        )
+        independent = readings - noise * finite
+        # 1.0: standard deviation of ⟨ĝ_1, ĝ_2⟩ of two whole batches if all noise points one way, in
+        # units of tr Σ/B.
+        return ReadingSource(noise[:, None], independent[:, None], PRODUCT_PRIOR, 1.0, doubts)
+
+    return source(found.norm_squared, tuple(source(found.ways[name]) for name in found.doubted))

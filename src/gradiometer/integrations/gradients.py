@@ -1,19 +1,83 @@
-"""Hooks that read the gradients as `backward` makes them, before clipping and before any
-all-reduce."""
+"""The gradients of training, as `backward` makes them: listened to, read by hooks, or kept from one
+step to the next."""
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from functools import partial
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from functools import partial, wraps
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from gradiometer.errors import Unsupported
 from gradiometer.measurement.objective import Gradients
 from gradiometer.measurement.parts import preconditioned_norms, squared_norms
 from gradiometer.run.budget import READINGS, Budget
+
+
+@dataclass(frozen=True, eq=False)
+class Listener:
+    """Functions that are called around every `backward`.
+
+    A `backward` inside of another one, as reentrant checkpointing makes it, is part of that one.
+    `after` is not called if `backward` raises.
+
+    Args:
+        before: Called before the gradients are computed, with the loss.
+        after: Called when they are in `.grad`, with the loss, detached. Both get None if `backward`
+            was not called on a single number.
+    """
+
+    before: Callable[[Tensor | None], None]
+    after: Callable[[Tensor | None], None]
+
+    def start(self) -> "Listener":
+        """Listen from now on."""
+        _listeners.append(self)
+        if len(_listeners) == 1:
+            torch.autograd.backward = _heard
+        return self
+
+    def remove(self) -> None:
+        """Do not listen any longer. After the last listener torch's own function is back in its
+        place."""
+        if self in _listeners:
+            _listeners.remove(self)
+        # unless another program has wrapped it since
+        if not _listeners and torch.autograd.backward is _heard:
+            torch.autograd.backward = _plain
+
+
+_plain = torch.autograd.backward
+_listeners: list[Listener] = []
+
+
+@wraps(_plain)
+def _heard(tensors: Any, *arguments: Any, **named: Any) -> None:
+    """`torch.autograd.backward` with listeners."""
+    if torch._C._current_graph_task_id() >= 0:  # this thread is inside of a backward
+        _plain(tensors, *arguments, **named)
+        return
+    listeners = list(_listeners)
+    loss = None
+    with suppress(Exception):  # training must not end here
+        loss = _loss(tensors)
+    for listener in listeners:
+        listener.before(loss)
+    _plain(tensors, *arguments, **named)
+    for listener in listeners:
+        listener.after(None if loss is None else loss.detach())
+
+
+def _loss(tensors: Any) -> Tensor | None:
+    """The only tensor, if it is a single number."""
+    if not isinstance(tensors, Tensor):
+        tensors = tensors[0] if isinstance(tensors, list | tuple) and len(tensors) == 1 else None
+    return tensors if isinstance(tensors, Tensor) and tensors.numel() == 1 else None
 
 
 class Preconditioner:
@@ -179,7 +243,7 @@ class GradientHooks:
         earlier."""
         self._ending = False
         with self._shield, self._budget.spending(READINGS), torch.no_grad():
-            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
+            grads = gradients_of(self._parameters)
             if self._keeps or not any(gradient.is_sparse for gradient in grads):
                 self.whole = numbers_of(grads, self._preconditioner if self._keeps else None)
 
@@ -235,10 +299,7 @@ class GradientsInPlace:
 
     def take(self) -> Gradients:
         """`.grad` of every parameter, zero where there is none."""
-        return [
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach()
-            for parameter in self._parameters
-        ]
+        return gradients_of(self._parameters)
 
     def norms(self) -> Float[Tensor, "1 numbers"]:
         """The numbers of every gradient, see `numbers_of`."""
@@ -271,3 +332,99 @@ def numbers_of(
 def at_the_end_of_backward(call: Callable[[], None]) -> None:
     """Queue a call for the end of the current backward. Calls may queue further calls."""
     torch.autograd.Variable._execution_engine.queue_callback(call)
+
+
+Flat = Float[Tensor, " params"]
+
+NEVER = 2**62
+"""A step that is not reached."""
+
+
+class LastGradient:
+    """ĝ of one step as a vector, kept until the next one is taken: one copy of the parameters.
+
+    Products may put P ĝ in its place.
+
+    Args:
+        parameters: The trainable parameters.
+        optimizers: Theirs.
+        scaler: The GradScaler, if there is one.
+    """
+
+    def __init__(
+        self, parameters: Sequence[Tensor], optimizers: Sequence[Optimizer], scaler: Any
+    ) -> None:
+        self.parameters = list(parameters)
+        self._optimizers = optimizers
+        self._scaler = scaler
+        self.vector: Flat | None = None
+        """ĝ, or P ĝ, of `step`."""
+        self.step = NEVER
+        self.is_plain = True
+        """True if the vector is ĝ itself."""
+        self.product: Tensor | None = None
+        """Of the vector before with ĝ of this step; None if that was of no step right before."""
+        self.product_is_plain = True
+        self.plain_at = NEVER
+        """The step whose product has to be that of ĝ with ĝ."""
+
+    def take(self, step: int) -> Flat:
+        """ĝ of this step, in the place of what was kept; the vector itself if it was taken
+        already."""
+        if self.vector is not None and step == self.step:
+            return self.vector
+        gradient = self.read()
+        self.product = None
+        if self.vector is not None and step == self.step + 1:
+            self.product = self.vector @ gradient
+        self.product_is_plain = self.is_plain
+        self.vector = gradient
+        self.step = step
+        self.is_plain = True
+        return gradient
+
+    def read(self, into: Flat | None = None) -> Flat:
+        """ĝ as one vector, without the factor of a GradScaler. A parameter without a gradient
+        counts as zero."""
+        gradient = flat(gradients_of(self.parameters), into)
+        if self._scaler is not None:
+            gradient /= self.scale()
+        return gradient
+
+    def free(self) -> None:
+        """Keep nothing."""
+        self.vector = None
+        self.product = None
+
+    def scale(self) -> Tensor:
+        """The factor that is in `.grad`: that of the GradScaler, until it is taken out by
+        `unscale_`; 1 without one."""
+        one = torch.ones((), device=self.parameters[0].device)
+        if self._scaler is None:
+            return one
+        states = getattr(self._scaler, "_per_optimizer_states", {})
+        stages = [
+            states[id(optimizer)]["stage"].name
+            for optimizer in self._optimizers
+            if id(optimizer) in states
+        ]
+        if "UNSCALED" in stages:
+            return one
+        scaled: Tensor = self._scaler.scale(one)
+        return scaled
+
+
+def gradients_of(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """`.grad` of every parameter, zeros where there is none."""
+    return [torch.zeros_like(one) if one.grad is None else one.grad.detach() for one in parameters]
+
+
+def flat(tensors: Sequence[Tensor], into: Flat | None = None) -> Flat:
+    """One vector of all of them, at least in single precision and on the device of the first: a new
+    one, or written into this one."""
+    device = tensors[0].device if into is None else into.device
+    parts = [tensor.detach().reshape(-1).to(device) for tensor in tensors]
+    if into is not None:
+        return torch.cat(parts, out=into)
+    joined = torch.cat(parts)
+    return joined.float() if joined.dtype in (torch.float16, torch.bfloat16) else joined

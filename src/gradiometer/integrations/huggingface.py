@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument, Interrupted, Unsupported
 from gradiometer.integrations.watch.description import sampling_of
-from gradiometer.integrations.watch.findings import Findings
+from gradiometer.integrations.watch.recording import Findings
+from gradiometer.integrations.watch.shield import Hook
 from gradiometer.integrations.watch.watch import watch
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
@@ -40,20 +41,6 @@ def output_loss(model: nn.Module, batch: Batch) -> Tensor:
 def _loss_in(output: Any) -> Any:
     """The loss in the output of a model, found as the Trainer finds it: by its name, or first."""
     return output.get("loss") if isinstance(output, Mapping) else output[0]
-
-
-class _Hook:
-    """A hook on a module. Copies and pickles of the module do nothing in its place."""
-
-    def __init__(self, call: Callable[..., None] | None = None) -> None:
-        self._call = call
-
-    def __call__(self, *arguments: Any) -> None:
-        if self._call is not None:
-            self._call(*arguments)
-
-    def __reduce__(self) -> tuple[type["_Hook"], tuple[()]]:
-        return _Hook, ()
 
 
 class HuggingFaceCallback(TrainerCallback):
@@ -118,7 +105,9 @@ class HuggingFaceCallback(TrainerCallback):
             if folder is not None and (kept := folder / STATE).exists():
                 self._continue(json.loads(read_file(kept)))
                 break
-        self._hook = model.register_forward_hook(_Hook(self._ran), with_kwargs=True)
+        self._hook = model.register_forward_hook(
+            Hook(self._watch.shield, self._ran), with_kwargs=True
+        )
         self._watch.__enter__()
 
     def _continue(self, state: dict[str, Any]) -> None:

@@ -2,26 +2,187 @@
 Megatron or Keras."""
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from gradiometer.arguments import check_level, check_number, check_whole
-from gradiometer.errors import BadArgument, summary
+from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise, moments_of_norms
-from gradiometer.integrations.announcements import Announcements
-from gradiometer.integrations.given_norms import GivenNorms, number
-from gradiometer.integrations.trackers import Trackers
-from gradiometer.integrations.watch.findings import Findings
-from gradiometer.integrations.watch.shield import reason_of
-from gradiometer.integrations.watch.warning_log import WarningLog, log
+from gradiometer.integrations.watch.recording import Announcements, Recording
+from gradiometer.integrations.watch.shield import attempt, log, reason_of
 from gradiometer.measurement.reading import Draw, Reading, Sampling
-from gradiometer.run.folder import WATCHED, RunFolder, file_name, versions
-from gradiometer.run.reader import Run
-from gradiometer.run.recorder import Recorder
-from gradiometer.verdict.diagnosis import diagnose
+from gradiometer.run.folder import WATCHED, versions
+
+ROUNDING = 0.02
+"""Largest relative error of a squared norm in bfloat16, with a margin."""
+
+WHOLE = "model"
+"""Name of the only layer if the norms are those of the whole model."""
+
+
+@dataclass(frozen=True)
+class GivenNorms:
+    """The squared norms of one step.
+
+    Args:
+        layers: Names of the layers.
+        small: Mean of ‖ĝ_j‖² over the micro-batches of b examples, by layer.
+        big: ‖ĝ‖² of all B examples, by layer.
+        complete: True if `small` is the mean over all micro-batches of the batch.
+    """
+
+    layers: tuple[str, ...]
+    small: Float[np.ndarray, " layers"]
+    big: Float[np.ndarray, " layers"]
+    complete: bool
+
+    @classmethod
+    def of(cls, small: Any, big: Any, sizes: Sequence[Any]) -> "GivenNorms":
+        """Check the arguments of `NormsWatch.norms`.
+
+        Raises:
+            BadArgument: A number is missing, negative or not finite, or the numbers cannot be norms
+                of one step.
+        """
+        check_sizes(sizes)
+        whole, each = by_layer("big", big), by_layer("small", small)
+        if whole.keys() != each.keys():
+            raise BadArgument(
+                f"`small` has the layers {', '.join(each)}, and `big` has {', '.join(whole)}: give "
+                "both by the same layers, or both for the whole model."
+            )
+        shapes = {values.shape for values in each.values()}
+        if len(shapes) > 1:
+            raise BadArgument(
+                f"`small` must have one number per micro-batch in every layer, got shapes {shapes}."
+            )
+        if any(values.ndim for values in whole.values()):
+            raise BadArgument(
+                "`big` must be one number, or one per layer: the squared norm of the mean gradient."
+            )
+        parts = next(iter(shapes), ())[:1]
+        if parts and parts[0] * sizes[0] > sizes[1]:
+            raise BadArgument(
+                f"`small` has {parts[0]} micro-batches of {sizes[0]} examples, more than the "
+                f"{sizes[1]} of the batch: `sizes` is (examples of a micro-batch, examples of the "
+                "whole batch)."
+            )
+        return cls(
+            tuple(whole),
+            np.array([each[layer].mean() for layer in whole]),
+            np.array([float(values) for values in whole.values()]),
+            complete=not parts or parts[0] * sizes[0] == sizes[1],
+        )
+
+    @property
+    def doubt(self) -> str:
+        """A sentence if these can hardly be the norms of one step; otherwise empty.
+
+        The mean of ‖ĝ_j‖² over all micro-batches is at least the ‖ĝ‖² of their mean, and equal only
+        without noise.
+        """
+        small, big = float(self.small.sum()), float(self.big.sum())
+        if self.complete and small < big * (1 - ROUNDING):
+            return (
+                f"`small` is {small:.4g}, less than `big`, {big:.4g}: give the mean of the squared "
+                "norms over all micro-batches as `small` (or a list of those that you have), and "
+                "the squared norm of the mean of their gradients, not of the sum, as `big`."
+            )
+        if big > 0 and np.allclose(self.small, self.big, rtol=1e-6, atol=0):
+            return (
+                f"`small` equals `big`, {big:.4g}: take the norms for `small` before the gradients "
+                "are averaged over micro-batches or devices."
+            )
+        return ""
+
+
+def check_sizes(sizes: Sequence[Any]) -> None:
+    """Raise unless these are b and B, with b below B."""
+    if not isinstance(sizes, Sequence) or len(sizes) != 2:
+        raise BadArgument(
+            "`sizes` must be (b, B), the examples of a micro-batch and of the batch, got "
+            f"{sizes!r}."
+        )
+    for size in sizes:
+        check_whole("sizes", size, 1)
+    if not sizes[0] < sizes[1]:
+        raise BadArgument(
+            f"`sizes` must be (b, B) with b below B, got ({sizes[0]}, {sizes[1]}): one size shows "
+            "no spread."
+        )
+
+
+def by_layer(name: str, value: Any) -> dict[str, Float[np.ndarray, "*micro_batches"]]:
+    """Non-negative numbers by layer, one for each micro-batch. Names of nested mappings are joined
+    by a dot.
+
+    >>> by_layer("small", {"dense": {"kernel": [1.0, 3.0], "bias": [0.5, 0.1]}})
+    {'dense.kernel': array([1., 3.]), 'dense.bias': array([0.5, 0.1])}
+    """
+    if (
+        isinstance(value, list | tuple)
+        and value
+        and all(isinstance(tree, Mapping) for tree in value)
+    ):
+        trees = [dict(_leaves(tree)) for tree in value]
+        if any(tree.keys() != trees[0].keys() for tree in trees):
+            raise BadArgument(
+                f"`{name}` has micro-batches with different layers: give the same ones for each."
+            )
+        leaves = {layer: [tree[layer] for tree in trees] for layer in trees[0]}
+    elif isinstance(value, Mapping):
+        leaves = dict(_leaves(value))
+    else:
+        leaves = {WHOLE: value}
+    if not leaves:
+        raise BadArgument(
+            f"`{name}` has no layer: give a number, or a mapping from layer to number."
+        )
+    return {layer: _numbers(name, layer, leaf) for layer, leaf in leaves.items()}
+
+
+def number(name: str, value: Any) -> float:
+    """One number of Python, NumPy or JAX, or a tensor with one element.
+
+    Raises:
+        BadArgument: It is none of these.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadArgument(
+            f"`{name}` must be a number, got {type(value).__name__} ({error})."
+        ) from error
+
+
+def _leaves(tree: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _numbers(name: str, layer: str, value: Any) -> Float[np.ndarray, "*micro_batches"]:
+    where = f"`{name}`" if layer == WHOLE else f"`{name}` of {layer}"
+    try:
+        numbers = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError):
+        numbers = np.empty((0, 0))
+    if value is None or isinstance(value, str | bytes) or numbers.ndim > 1 or not numbers.size:
+        shown = f"an array of shape {value.shape}" if hasattr(value, "shape") else repr(value)
+        raise BadArgument(f"{where} must be a number or a list of numbers, got {shown}.")
+    if not (np.isfinite(numbers) & (numbers >= 0)).all():
+        wrong = numbers[~(np.isfinite(numbers) & (numbers >= 0))].flat[0]
+        raise BadArgument(f"{where} must be squared norms, at least 0 and finite, got {wrong}.")
+    return numbers
+
 
 Number = Any
 """A number of Python, NumPy, JAX or TensorFlow, or a tensor with one element."""
@@ -31,7 +192,7 @@ Norm = Any
 possibly nested."""
 
 
-class NormsWatch:
+class NormsWatch(Recording):
     """Records a training from its squared gradient norms, for a program without a PyTorch loop.
 
     Two squared norms of one step, of gradients over b and over B examples, give unbiased estimates
@@ -91,8 +252,14 @@ class NormsWatch:
         check_level(level)
         if optimizer is not None and not (isinstance(optimizer, str) and optimizer.strip()):
             raise BadArgument(f"`optimizer` must be a name such as 'adamw', got {optimizer!r}.")
-        self._out = Path(out)
-        self._name = file_name(name)
+        super().__init__(
+            out=Path(out),
+            name=name,
+            level=level,
+            to=to,
+            tell=log,
+            announcements=Announcements(page, quiet),
+        )
         self._optimizer = optimizer
         self._level = level
         self._sampling = sampling or Sampling(Draw.REPLACEMENT)
@@ -101,19 +268,12 @@ class NormsWatch:
                 "`sampling` is reshuffled, over a training set of unknown size: give "
                 "its `examples`."
             )
-        self._announcements = Announcements(page, quiet)
-        self._log = WarningLog(lambda: self.steps, log)
-        self._trackers = Trackers(to, level, self._log)
-        self._recorder: Recorder | None = None
         self._layers: tuple[str, ...] = ()
-        self._restored: Mapping[str, Any] = {}
         self._warned: set[str] = set()
         self._inside = False
-        self.steps = 0
-        """The next step: one more than the last that was recorded."""
 
     def __enter__(self) -> "NormsWatch":
-        if self._inside or self._recorder is not None:
+        if self._inside or self._begun:
             raise BadArgument(
                 "`NormsWatch` can be entered only once, around the whole training: make another "
                 "for another training."
@@ -125,37 +285,8 @@ class NormsWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         self._inside = False
-        if self._recorder is None or self._recorder.closed:
-            return
-        reason = {} if error is None else {"reason": summary(error)}
-        try:
-            with self._recorder as recorder:
-                self._trackers.send(recorder, recorder.budget.clock(), at_once=True)
-                recorder.event("finished" if error is None else "interrupted", self.steps, **reason)
-        except Exception as failed:
-            self._warn(f"the end of the run was not recorded: {reason_of(failed)}", "end")
-        with suppress(Exception):
-            self._announcements.show(self.run)
-
-    @property
-    def run(self) -> Run | None:
-        """The run as it is on disk now; None before the first call of `norms`."""
-        if self._recorder is None:
-            return None
-        if not self._recorder.closed:
-            self._recorder.flush()
-        return Run.open(self._recorder.folder.place)
-
-    def findings(self) -> Findings:
-        """The findings so far, the most urgent first, and the warnings."""
-        run = self.run
-        diagnosis = None if run is None else diagnose(run)
-        found = () if diagnosis is None else diagnosis.findings
-        return Findings(found, dict.fromkeys(self._log.texts), diagnosis)
-
-    def _repr_html_(self) -> str:
-        """A card for notebooks: the run and its findings."""
-        return self.findings().card_of(self.run)
+        if self._recorder is not None and not self._recorder.closed:
+            self._close(error)
 
     def norms(
         self,
@@ -184,61 +315,33 @@ class NormsWatch:
             loss: Mean loss of the batch.
             step: The step's number, above that of the last call. By default the next one.
         """
-        if self._recorder is not None:
-            self._shielded(self._recorder, (small, big, sizes, learning_rate, loss, step))
-            return
-        if not self._inside:
+        if not (self._inside or self._begun):
             raise BadArgument(
                 "`norms` must be called inside `with NormsWatch(...) as w:`, which goes around the "
                 "whole training."
             )
-        reading, value = self._read(small, big, sizes, learning_rate, loss, step)
-        self._keep(self._begin(reading), reading, value)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain values for your checkpoint: with them the same run can be continued."""
-        if self._recorder is None:
-            return {"steps": self.steps}
-        if not self._recorder.closed:
-            self._recorder.flush()
-        return {
-            "steps": self.steps,
-            "run": str(self._recorder.folder.path),
-            "recorder": self._recorder.state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue the run of a checkpoint. Call it before the first `norms`."""
-        if self._recorder is not None:
-            raise BadArgument(
-                "`state` was loaded after the first `norms`: load it before, to continue the same "
-                "run."
-            )
-        if "steps" not in state:
-            raise BadArgument(
-                "`state` is not the state_dict of a NormsWatch: give what `state_dict()` returned."
-            )
-        self.steps = int(state["steps"])
-        self._restored = state
-
-    def _shielded(self, recorder: Recorder, given: tuple[Any, ...]) -> None:
-        """Record a step of a training that is under way. Nothing that happens here may end it."""
-        if recorder.closed:
+        if self._recorder is not None and self._recorder.closed:
             return
-        try:
-            self._keep(recorder, *self._read(*given))
-        except BadArgument as error:
-            step = given[-1]
-            self._warn(
-                f"step {self.steps if step is None else step} is not recorded: "
-                f"{str(error).rstrip('.')}",
-                error.argument,
-            )
-            self.steps += step is None
-        except Exception as error:
-            self._warn(f"nothing is recorded from step {self.steps} on: {reason_of(error)}", "end")
-            with suppress(Exception):
-                recorder.close()
+        with self.shield:
+            try:
+                reading = self._read(small, big, sizes, learning_rate, step)
+                value = None if loss is None else number("loss", loss)
+            except BadArgument as error:
+                if self._recorder is None:
+                    raise
+                index = self.steps if step is None else step
+                text = f"step {index} is not recorded: {str(error).rstrip('.')}"
+                self._warn_once(text, error.argument)
+                self.steps += step is None
+                return
+            self._record(reading, value)
+        self.shield.before_first_update = False
+
+    def _stop(self, error: Exception) -> None:
+        text = f"nothing is recorded from step {self.steps} on: {reason_of(error)}"
+        attempt(lambda: self._warn(text))
+        if self._recorder is not None:
+            attempt(self._recorder.close)
 
     def _read(
         self,
@@ -246,11 +349,11 @@ class NormsWatch:
         big: Norm,
         sizes: Sequence[Number],
         learning_rate: Number,
-        loss: Number | None,
         step: int | None,
-    ) -> tuple[Reading, float | None]:
-        """The reading and the loss, from the arguments of `norms`."""
-        index, rate = self.steps if step is None else step, number("learning_rate", learning_rate)
+    ) -> Reading:
+        """The reading, from the arguments of `norms`."""
+        index = self.steps if step is None else step
+        rate = number("learning_rate", learning_rate)
         check_number("learning_rate", rate)
         check_whole("step", index, self.steps)
         given = GivenNorms.of(small, big, sizes)
@@ -262,7 +365,7 @@ class NormsWatch:
         if doubt := given.doubt:
             if self._recorder is None:
                 raise BadArgument(doubt)
-            self._warn(f"step {index}: {doubt.rstrip('.')}", "doubt")
+            self._warn_once(f"step {index}: {doubt.rstrip('.')}", "doubt")
         self._layers = given.layers
         variance, norm_squared = moments_of_norms(
             given.small, given.big, float(sizes[0]), int(sizes[1])
@@ -271,26 +374,7 @@ class NormsWatch:
             "gradient_variance": variance.tolist(),
             "gradient_norm_squared": norm_squared.tolist(),
         }
-        reading = Reading(GradientNoise.name, int(index), int(sizes[1]), rate, moments)
-        return reading, None if loss is None else number("loss", loss)
-
-    def _begin(self, reading: Reading) -> Recorder:
-        """Make the run's folder and recorder, or open those of a checkpoint."""
-        known = "run" in self._restored
-        folder = (
-            RunFolder.open(self._restored["run"])
-            if known
-            else RunFolder.create(self._out, self._name, self._manifest(reading))
-        )
-        self._recorder = recorder = Recorder(folder, [GradientNoise()], mode="given")
-        self._log.attach(recorder)
-        self._announcements.say(folder.path)
-        if known:
-            recorder.load_state_dict(self._restored["recorder"])
-            recorder.resume(reading.step)
-        else:
-            recorder.event("started", reading.step)
-        return recorder
+        return Reading(GradientNoise.name, int(index), int(sizes[1]), rate, moments)
 
     def _manifest(self, reading: Reading) -> dict[str, Any]:
         """The contents of `run.toml`: only settings that are known."""
@@ -312,22 +396,30 @@ class NormsWatch:
             "problem": {"name": self._name, "description": WATCHED, "optimizer": self._optimizer},
         }
 
-    def _keep(self, recorder: Recorder, reading: Reading, loss: float | None) -> None:
+    def _record(self, reading: Reading, loss: float | None) -> None:
+        """Record a step, in a new run if it is the first one."""
+        recorder = self._recorder
+        if recorder is None:
+            manifest = self._manifest(reading)
+            recorder = self._new_recorder(manifest, [GradientNoise()], reading.step, mode="given")
+            self._recorder = recorder
+            self._begun = True
+            self._warn.attach(recorder)
+            self._announcements.say(recorder.folder.path)
         recorder.due(reading.step)
         recorder.record(reading)
         self.steps = reading.step + 1
         if loss is not None:
             recorder.loss(reading.step, loss)
             if not math.isfinite(loss):
-                self._warn(
-                    f"the loss is {loss} at step {reading.step:,}, for the first time in this run",
-                    "loss",
+                text = (
+                    f"the loss is {loss} at step {reading.step:,}, for the first time in this run"
                 )
+                self._warn_once(text, "loss")
         self._trackers.send(recorder, recorder.budget.clock())
 
-    def _warn(self, text: str, kind: str) -> None:
+    def _warn_once(self, text: str, kind: str) -> None:
         """Warn, once of each kind."""
         if kind not in self._warned:
             self._warned.add(kind)
-            with suppress(Exception):
-                self._log(text)
+            attempt(lambda: self._warn(text))

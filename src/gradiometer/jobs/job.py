@@ -3,7 +3,8 @@ depend on no place."""
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,18 @@ import torch
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument, UserCodeFailed, of_user, summary, user_line
 from gradiometer.interruption import StopAsked
-from gradiometer.jobs.threads import threads
 from gradiometer.randomness import untouched_randomness
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Set the number of torch's threads, since the bits of a sum depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from torch import Tensor, nn
 
-from gradiometer.lab.closed_forms.quadratic import output_losses
+from gradiometer.lab.closed_forms.quadratic import Place, output_losses
 from gradiometer.measurement.loss import supervised
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 
+# The coordinates of a point: floats, or arrays over runs.
 Coordinates = tuple[Any, ...]
-"""The coordinates of a point: floats, or arrays over runs."""
 
 
 class Counterexample(ABC):
@@ -52,6 +52,11 @@ class Counterexample(ABC):
     start: tuple[float, ...]
     mean: tuple[float, ...] = (0.0,)
     deviation: tuple[float, ...] = (0.0,)
+
+    def __init_subclass__(cls, name: str, schedule: str) -> None:
+        super().__init_subclass__()
+        cls.name = name
+        cls.schedule = schedule
 
     @abstractmethod
     def losses(
@@ -125,7 +130,7 @@ class Counterexample(ABC):
         ]
         return Problem(
             name=self.name,
-            model=lambda: Point(self),
+            model=lambda: Place(self.start, self.losses),
             loss=output_losses,
             train=Examples(law[0] + law[1] * drawn, "train"),
             model_name="point",
@@ -144,22 +149,8 @@ class Counterexample(ABC):
         )
 
 
-class Point(nn.Module):
-    """A point of a counterexample; its output is the loss of each example."""
-
-    def __init__(self, counterexample: Counterexample) -> None:
-        super().__init__()
-        self.position = nn.Parameter(torch.tensor(counterexample.start, dtype=torch.float64))
-        self.counterexample = counterexample
-
-    def forward(self, examples: Float[Tensor, "examples drawn"]) -> Float[Tensor, " examples"]:
-        """The loss of each example."""
-        losses: Tensor = self.counterexample.losses(self.position, examples)
-        return losses
-
-
 @dataclass(frozen=True)
-class Arctangent(Counterexample):
+class Arctangent(Counterexample, name="arctangent", schedule="1/t"):
     """π/2 − atan x: it has no stationary point, so x goes to infinity under every rate whose sum is
     infinite.
 
@@ -170,8 +161,6 @@ class Arctangent(Counterexample):
     """
 
     start: tuple[float, ...] = (0.0,)
-    name: ClassVar[str] = "arctangent"
-    schedule: ClassVar[str] = "1/t"
 
     def losses(
         self, position: Float[Tensor, " params"], examples: Float[Tensor, "examples drawn"]
@@ -193,7 +182,7 @@ class Arctangent(Counterexample):
 
 
 @dataclass(frozen=True)
-class Softplus(Counterexample):
+class Softplus(Counterexample, name="softplus", schedule="1/t**0.6"):
     """log(1 + e^-x), the loss of one separable example: x goes to infinity like log Σ η.
 
     x + eˣ grows by slightly more than η per step. In one dimension, this is the cross-entropy of a
@@ -204,8 +193,6 @@ class Softplus(Counterexample):
     """
 
     start: tuple[float, ...] = (0.0,)
-    name: ClassVar[str] = "softplus"
-    schedule: ClassVar[str] = "1/t**0.6"
 
     def losses(
         self, position: Float[Tensor, " params"], examples: Float[Tensor, "examples drawn"]
@@ -219,7 +206,7 @@ class Softplus(Counterexample):
 
 
 @dataclass(frozen=True)
-class LogCosh(Counterexample):
+class LogCosh(Counterexample, name="two-cycle", schedule="3"):
     """log cosh x, whose curvature is at most 1: above η = 2 gradient descent ends in a cycle of two
     points.
 
@@ -228,8 +215,6 @@ class LogCosh(Counterexample):
     """
 
     start: tuple[float, ...] = (0.5,)
-    name: ClassVar[str] = "two-cycle"
-    schedule: ClassVar[str] = "3"
 
     def losses(
         self, position: Float[Tensor, " params"], examples: Float[Tensor, "examples drawn"]
@@ -251,7 +236,7 @@ class LogCosh(Counterexample):
 
 
 @dataclass(frozen=True)
-class Saddle(Counterexample):
+class Saddle(Counterexample, name="saddle", schedule="1/(t + 1)"):
     """(1 + cos πx)/2 + y²/2, whose saddle at the origin attracts every start at x = 0, with or
     without noise in y.
 
@@ -261,8 +246,6 @@ class Saddle(Counterexample):
 
     start: tuple[float, ...] = (0.0, 1.0)
     deviation: tuple[float, ...] = (0.0,)
-    name: ClassVar[str] = "saddle"
-    schedule: ClassVar[str] = "1/(t + 1)"
     smallest_curvature: ClassVar[float] = -(math.pi**2) / 2
     """Along x, at the origin."""
 
@@ -289,7 +272,7 @@ class Saddle(Counterexample):
 
 
 @dataclass(frozen=True)
-class Mirrored(Counterexample):
+class Mirrored(Counterexample, name="mirrored", schedule="1/(t + 2)**0.6"):
     """(y − ab)²/2 from a = −b, a linear network of two layers: a = −b for ever, at any noise of the
     labels.
 
@@ -300,8 +283,6 @@ class Mirrored(Counterexample):
     start: tuple[float, ...] = (1.0, -1.0)
     mean: tuple[float, ...] = (1.0,)
     deviation: tuple[float, ...] = (0.5,)
-    name: ClassVar[str] = "mirrored"
-    schedule: ClassVar[str] = "1/(t + 2)**0.6"
 
     def losses(
         self, position: Float[Tensor, " params"], examples: Float[Tensor, "examples drawn"]
@@ -317,7 +298,7 @@ class Mirrored(Counterexample):
 
 
 @dataclass(frozen=True)
-class Winding(Counterexample):
+class Winding(Counterexample, name="winding", schedule="0.007/(1 + t/1000000)**0.6"):
     """u²(1 − r⁴/2 · sin(θ + pitch log u)) with u = 1 − r² inside the unit circle, and 0 outside it.
 
     The valley sin = 1 winds around the circle for ever as u → 0. Gradient descent follows it, the
@@ -334,8 +315,6 @@ class Winding(Counterexample):
 
     start: tuple[float, ...] = (0.0, 0.6)
     pitch: float = 12.0
-    name: ClassVar[str] = "winding"
-    schedule: ClassVar[str] = "0.007/(1 + t/1000000)**0.6"
 
     def losses(
         self, position: Float[Tensor, " params"], examples: Float[Tensor, "examples drawn"]
@@ -366,7 +345,7 @@ class Winding(Counterexample):
 
 
 @dataclass(frozen=True)
-class Ring(Counterexample):
+class Ring(Counterexample, name="ring", schedule="0.5/t**0.75"):
     """(r² − 1)²/4 with noise: every point of the unit circle is a minimum, with curvatures 2 and 0.
 
     Under rates with a finite Σ η² the angle converges to a random limit. At a constant rate it
@@ -377,8 +356,6 @@ class Ring(Counterexample):
     start: tuple[float, ...] = (1.0, 0.0)
     mean: tuple[float, ...] = (0.0, 0.0)
     deviation: tuple[float, ...] = (0.3, 0.3)
-    name: ClassVar[str] = "ring"
-    schedule: ClassVar[str] = "0.5/t**0.75"
 
     def losses(
         self, position: Float[Tensor, " params"], examples: Float[Tensor, "examples drawn"]

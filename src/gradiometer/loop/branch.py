@@ -4,20 +4,25 @@ file form of both."""
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.loop.changes.alternative import Alternative
-from gradiometer.loop.changes.text import alternative_of
-from gradiometer.loop.readout import Readout, plain_number
+from gradiometer.loop.readout import Readout, packed, unpacked
+from gradiometer.storage.journal import plain, restored
 
+# A number in a file.
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+
+# How the rate ends. linear: it falls to zero over the whole horizon. half, third: over its last
+# half or third. none: it does not.
 Tail = Literal["linear", "half", "third", "none"]
-"""How the rate ends. linear: it falls to zero over the whole horizon. half, third: over its last
-half or third. none: it does not."""
 
+# Share of the horizon before the rate starts to fall.
 HELD: dict[Tail, float] = {"linear": 0.0, "half": 0.5, "third": 2 / 3, "none": 1.0}
-"""Share of the horizon before the rate starts to fall."""
 
 
 def tail_factor(
@@ -85,25 +90,6 @@ class Branch:
             f"{self.tail}"
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """The branch as JSON types."""
-        return {
-            "alternative": self.alternative.to_dict(),
-            "replicate": self.replicate,
-            "horizon": self.horizon,
-            "tail": self.tail,
-        }
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> "Branch":
-        """The branch from the result of `to_dict`."""
-        return cls(
-            alternative_of(stored["alternative"]),
-            stored["replicate"],
-            stored["horizon"],
-            stored["tail"],
-        )
-
 
 def check_tail(tail: Any) -> None:
     """Raise unless `tail` is known."""
@@ -130,38 +116,27 @@ class BranchResult:
     """
 
     alternative: str
-    replicate: int
-    horizon: int
-    updates: int
-    examples: int
-    seconds: float
-    curve: tuple[tuple[int, float], ...]
+    replicate: Count
+    horizon: Count
+    updates: Count
+    examples: Count
+    # a file of another program may have any number
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+    curve: tuple[tuple[Count, float], ...]
     readouts: Mapping[str, Readout] = field(default_factory=dict)
     diverged: str | None = None
     highest: float = math.nan
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON types."""
-        return {
-            "alternative": self.alternative,
-            "replicate": self.replicate,
-            "horizon": self.horizon,
-            "updates": self.updates,
-            "examples": self.examples,
-            "seconds": self.seconds,
-            "curve": [[examples, plain_number(loss)] for examples, loss in self.curve],
-            "readouts": {name: readout.to_dict() for name, readout in self.readouts.items()},
-            "diverged": self.diverged,
-            "highest": plain_number(self.highest),
-        }
+        stored: dict[str, Any] = plain(msgspec.to_builtins(self, enc_hook=packed))
+        return stored
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "BranchResult":
-        """The result from the result of `to_dict`."""
-        curve = tuple((int(examples), float(loss)) for examples, loss in stored["curve"])
-        readouts = {
-            name: Readout.from_dict(readout) for name, readout in stored["readouts"].items()
-        }
-        return cls(
-            **{**stored, "curve": curve, "highest": float(stored["highest"]), "readouts": readouts}
-        )
+        """The result from the result of `to_dict`.
+
+        Raises:
+            ValidationError: A field is missing, or has another type.
+        """
+        return msgspec.convert(restored(stored), cls, dec_hook=unpacked)

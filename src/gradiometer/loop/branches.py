@@ -1,6 +1,7 @@
-"""`Fork`: a state, a baseline, alternatives, replicates; and what came of every branch."""
+"""`Fork`: a state, a baseline, alternatives, replicates; what came of every branch, and the fork in
+words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,16 +10,13 @@ import numpy as np
 from gradiometer.errors import BadArgument
 from gradiometer.loop.branch import BranchResult, Tail
 from gradiometer.loop.changes.alternative import Alternative, GoOn
-from gradiometer.loop.comparison.effects import Effect, effects_of, readout_name
-from gradiometer.loop.comparison.ends import effects_at_end
-from gradiometer.loop.comparison.rungs import SHORT
-from gradiometer.loop.comparison.words import at_end, comparison, setting
-from gradiometer.measurement.estimate import significant
+from gradiometer.loop.comparison.effects import Effect, effects_at_end, effects_of, readout_name
+from gradiometer.loop.comparison.racing import SHORT
+from gradiometer.loop.comparison.words import label_of, outcome
+from gradiometer.measurement.estimate import counted, significant
 
-GO_ON = GoOn()
-
+# Number of replicates below which an interval is called wide.
 FEW = 4
-"""Number of replicates below which an interval is called wide."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +29,6 @@ class Fork:
         replicates: Number of data orders, each common to all alternatives.
         horizon: Length of a branch in examples.
         results: The results of the branches.
-        baseline: What the alternatives are compared with.
         tail: How the rate of every branch ends.
         seed: Seed of the data orders and random draws.
         left: Examples that are left in the training; None if that is not known.
@@ -45,7 +42,6 @@ class Fork:
     replicates: int
     horizon: int
     results: tuple[BranchResult, ...]
-    baseline: Alternative = GO_ON
     tail: Tail = "linear"
     seed: int = 0
     left: int | None = None
@@ -56,8 +52,8 @@ class Fork:
     def __str__(self) -> str:
         """A sentence, and a row for each alternative: the readout at the end of its branches, its
         effect there, that at the end."""
-        if not any(result.alternative == self.baseline.name for result in self.results):
-            return f"Fork from step {self.step:,}: no branch of {self.baseline.name!r} is finished."
+        if not any(result.alternative == self.names[0] for result in self.results):
+            return f"Fork from step {self.step:,}: no branch of {self.names[0]!r} is finished."
         sentence = " ".join([setting(self), comparison(self, self.effects()), at_end(self)]).strip()
         effects = {effect.alternative: effect for effect in self.effects()}
         ends = {effect.alternative: effect for effect in self.at_end()} if self.shows_end else {}
@@ -105,7 +101,7 @@ class Fork:
             readout: Name of the readout; by default "test_loss" if there is one, else the first.
             level: Probability that all intervals cover.
         """
-        return effects_of(self.results, self.baseline.name, readout, level=level)
+        return effects_of(self.results, self.names[0], readout, level=level)
 
     def at_end(self, readout: str | None = None, level: float = 0.9) -> tuple[Effect, ...]:
         """Each alternative minus the baseline at the end of the training, by their trend: see
@@ -127,7 +123,7 @@ class Fork:
                 "`Loop`."
             )
         results = (*self.shorter, *self.results)
-        return effects_at_end(results, self.baseline.name, self.left, readout, level=level)
+        return effects_at_end(results, self.names[0], self.left, readout, level=level)
 
     @property
     def leaves_some(self) -> bool:
@@ -156,32 +152,19 @@ class Fork:
 
         def mean(alternative: str) -> float:
             ends = [result.readouts.get(name) for result in self.of(alternative)]
-            return float(
-                np.mean(
-                    [
-                        np.inf if end is None else end.mean if end.lower_is_better else -end.mean
-                        for end in ends
-                    ]
-                )
-            )
+            return float(np.mean([np.inf if end is None else end.cost for end in ends]))
 
         return min(self.names, key=mean)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the baseline and of the alternatives."""
-        return (self.baseline.name, *(alternative.name for alternative in self.alternatives))
+        return (GoOn().name, *(alternative.name for alternative in self.alternatives))
 
     @property
     def readouts(self) -> tuple[str, ...]:
         """The names of the readouts."""
         return tuple(dict.fromkeys(name for result in self.results for name in result.readouts))
-
-    @property
-    def curves(self) -> Mapping[str, tuple[tuple[int, float], ...]]:
-        """For every alternative the examples so far and the mini-batch loss, as the mean over its
-        replicates."""
-        return {name: _mean_curve(self.of(name)) for name in self.names}
 
     @property
     def leans(self) -> bool:
@@ -212,12 +195,56 @@ class Fork:
         return tuple(found)
 
 
-def _mean_curve(results: Sequence[BranchResult]) -> tuple[tuple[int, float], ...]:
-    """The mean of curves that have the same places; those that diverged earlier end earlier."""
-    by_place: dict[int, list[float]] = {}
-    for result in results:
-        for examples, loss in result.curve:
-            by_place.setdefault(examples, []).append(loss)
-    return tuple(
-        (examples, float(np.mean(losses))) for examples, losses in sorted(by_place.items())
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+TAILS = {
+    "linear": "each cooled to zero",
+    "half": "each cooled to zero over its second half",
+    "third": "each cooled to zero over its last third",
+    "none": "each at the rate of its schedule to the end",
+}
+
+
+def setting(fork: Fork) -> str:
+    """What was done: "From step 2,000, four replicates of 500 updates, each cooled to zero."."""
+    updates = [result.updates for result in fork.of(fork.names[0])]
+    number = NUMBERS[fork.replicates] if fork.replicates < len(NUMBERS) else f"{fork.replicates:,}"
+    replicates = "replicate" if fork.replicates == 1 else "replicates"
+    length = counted(max(updates), "update")
+    return f"From step {fork.step:,}, {number} {replicates} of {length}, {TAILS[fork.tail]}."
+
+
+def comparison(fork: Fork, effects: Sequence[Effect]) -> str:
+    """What came of it, one part for each alternative."""
+    parts = [
+        f"{effect.alternative} {outcome(effect)}{_updates(fork, effect)}" for effect in effects
+    ]
+    if not parts:
+        return ""
+    return f"Against going on as it is, in {label_of(effects[0].readout)}: {'; '.join(parts)}."
+
+
+def at_end(fork: Fork, readout: str | None = None, level: float = 0.9) -> str:
+    """What is expected at the end of the training, in a sentence; empty if the branches do not show
+    it."""
+    if not fork.shows_end or not fork.leaves_some:
+        return ""
+    effects = fork.at_end(readout, level)
+    parts = "; ".join(f"{effect.alternative} {outcome(effect)}" for effect in effects)
+    return (
+        "At the end of the training, by the trend from a quarter to a half of what is left: "
+        f"{parts}."
     )
+
+
+def _updates(fork: Fork, effect: Effect) -> str:
+    """How many updates it took, if they are more or fewer than those of the baseline."""
+    ours = max(result.updates for result in fork.of(fork.names[0]))
+    theirs = max(result.updates for result in fork.of(effect.alternative))
+    if effect.diverged or not ours or abs(theirs / ours - 1) < 0.1:
+        return ""
+    ratio = theirs / ours
+    words = {0.25: "a quarter of the updates", 0.5: "half the updates", 2.0: "twice the updates"}
+    nearest = min(words, key=lambda known: abs(known - ratio))
+    if abs(nearest - ratio) < 0.02 * nearest:
+        return f", in {words[nearest]}"
+    return f", in {significant(ratio, 2)} times the updates"

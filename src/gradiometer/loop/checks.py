@@ -13,9 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.loop.evaluation import examples_of, is_test_set
-from gradiometer.loop.unseen import RateByHand
-from gradiometer.measurement.optimizer.several import as_one, optimizers_in
-from gradiometer.measurement.optimizer.wrappers import bare_optimizer
+from gradiometer.loop.parts import RateByHand
+from gradiometer.measurement.optimizer.several import as_one, bare_optimizer, optimizers_in
 
 
 def check_functions(

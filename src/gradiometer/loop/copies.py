@@ -14,22 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.errors import Unsupported, summary
-from gradiometer.measurement.optimizer.clipping import Clipping, ValueClipping
-from gradiometer.measurement.optimizer.several import optimizers_in
-from gradiometer.measurement.optimizer.wrappers import bare_optimizer
+from gradiometer.measurement.optimizer.clipping import Clipping
+from gradiometer.measurement.optimizer.several import bare_optimizer, optimizers_in
 
+# Hooks of this package are those of a watch: on parameters, the optimizer, and layers while a step
+# is measured.
 OURS = "gradiometer."
-"""Hooks of this package are those of a watch: on parameters, the optimizer, and layers while a step
-is measured."""
 
 MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+# A scheduler replaces this method of its optimizer by a wrapper that counts; the wrapper holds the
+# original.
 STEP = "step"
-"""A scheduler replaces this method of its optimizer by a wrapper that counts; the wrapper holds the
-original."""
 
 
+# What training changes: the model, its optimizers, the schedulers, and the scaler or None.
 Parts = tuple[nn.Module, list[torch.optim.Optimizer], Sequence[Any], Any]
-"""What training changes: the model, its optimizers, the schedulers, and the scaler or None."""
 
 
 def copied(
@@ -108,7 +108,7 @@ def loaded(stored: bytes) -> Parts:
 
 def is_ours(hook: Any) -> bool:
     """True for a hook that a watch has put in place."""
-    if isinstance(hook, Clipping | ValueClipping):  # it belongs to the training
+    if isinstance(hook, Clipping):  # it belongs to the training
         return False
     while isinstance(hook, functools.partial):
         hook = hook.func

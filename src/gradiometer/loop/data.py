@@ -1,7 +1,6 @@
 """The data of a fork: what a person gives as `batches`, replayed in the order of any seed."""
 
 import itertools
-import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from torch.utils.data import (
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
+from gradiometer.loop.stream import Groups, Piece
 from gradiometer.measurement.batch import Batch, Order, batch_size, join_batches, span
 from gradiometer.measurement.reading import Draw
 from gradiometer.problems.examples import Examples
@@ -30,30 +30,24 @@ from gradiometer.randomness import GlobalStates
 INSTEAD = (
     "give batches=lambda seed: ..., a function that returns the batches in the order of a seed"
 )
+
+# Samplers of torch whose order depends on torch's random state only, once their own generator is
+# replaced.
 SHUFFLED = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
-"""Samplers of torch whose order depends on torch's random state only, once their own generator is
-replaced."""
 
 
 class Data(ABC):
     """The training data, replayed in the order of any seed.
 
     `epoch` is the number of examples in an epoch and `size` that in a batch, or None if they are
-    not known. `shards` is the number of processes of the original training, each of which sees such
-    a batch.
+    not known. `groups` says which rows of a batch are one example. `shards` is the number of
+    processes of the original training, each of which sees such a batch.
     """
 
     epoch: int | None = None
     size: int | None = None
     shards: int = 1
-
-    @property
-    def filled(self) -> float:
-        """Mean size of a batch in units of `size`: below 1 if an epoch ends with a smaller one; 1
-        if not known."""
-        if self.epoch is None or self.size is None:
-            return 1.0
-        return self.epoch / (math.ceil(self.epoch / self.size) * self.size)
+    groups: Groups = None
 
     @abstractmethod
     def batches(self, seed: int) -> Iterator[Batch]:
@@ -75,6 +69,10 @@ class Data(ABC):
     def some(self, count: int, seed: int) -> list[Batch]:
         """Some training examples, `count` of them if there are as many, in one batch if they can be
         joined."""
+        if self.groups is not None:
+            # Cut or joined, rows would be beside others than those that they are trained with.
+            whole = -(-min(count, self.epoch or count) // first_size(self, seed))
+            return list(itertools.islice(self.batches(seed), whole))
         chosen, total = list[Batch](), 0
         for batch in self.batches(seed):
             size = min(batch_size(batch), count - total)
@@ -224,13 +222,6 @@ class Listed(Data):
         self.size = batch_size(self._batches[0])
         self.epoch = sum(map(batch_size, self._batches))
 
-    @property
-    def filled(self) -> float:
-        """Mean size of a batch, in units of that of the first one."""
-        return sum(map(batch_size, self._batches)) / (
-            len(self._batches) * batch_size(self._batches[0])
-        )
-
     def batches(self, seed: int) -> Iterator[Batch]:
         """The batches in the order of a seed."""
         generator = torch.Generator().manual_seed(seed)
@@ -239,17 +230,20 @@ class Listed(Data):
                 yield self._batches[place]
 
 
-def data_of(batches: Any, size: int | None) -> Data:
+def data_of(batches: Any, size: int | None, groups: Groups = None) -> Data:
     """The data from what a person gives as `batches`.
 
     Args:
         batches: A DataLoader that shuffles; examples (tensors, a data set) with a batch size; a
             list of batches; or a function of a seed.
         size: The batch size, for examples.
+        groups: Rows of a batch that belong together: see `Loop`.
 
     Raises:
         BadArgument: They cannot be replayed.
     """
+    if groups is not None:
+        return grouped(data_of(batches, size), groups)
     if isinstance(batches, Data):
         return batches
     if isinstance(batches, DataLoader):
@@ -277,6 +271,29 @@ def data_of(batches: Any, size: int | None) -> Data:
     raise BadArgument(
         f"`batches` is a {type(batches).__name__}, which cannot be replayed: {INSTEAD}."
     )
+
+
+def grouped(data: Data, groups: Groups) -> Data:
+    """The same data, whose examples are groups of rows.
+
+    Raises:
+        BadArgument: The rows of an example do not come together.
+    """
+    if isinstance(data, Ordered):
+        raise BadArgument(
+            "`groups` needs batches that hold the rows of an example together, and `batches` are "
+            "rows that are drawn one by one: give a DataLoader, or a function of a seed."
+        )
+    if not callable(groups):
+        check_whole("groups", groups, 2)
+    data.groups = groups
+    first = next(data.batches(0), None)
+    if first is not None:
+        size = Piece.of(first, groups).size
+        if data.epoch is not None and data.size is not None:
+            data.epoch = data.epoch * size // data.size
+        data.size = size
+    return data
 
 
 def first_size(data: Data, seed: int) -> int:

@@ -1,4 +1,5 @@
-"""Branches: an alternative is trained from a loop to its horizon, and the model is read out."""
+"""Branches: an alternative is trained from a loop to its horizon, and the model is read out, beside a
+training that is not touched."""
 
 import math
 import time
@@ -7,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gradiometer.errors import UserCodeFailed
+from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.interruption import heed
 from gradiometer.loop.branch import Branch, BranchResult, tail_factor
 from gradiometer.loop.changes.alternative import Alternative
@@ -19,11 +21,11 @@ from gradiometer.loop.loop import Loop
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import untouched_randomness
 
+# Most points of the curve of a branch.
 PIECES = 48
-"""Most points of the curve of a branch."""
 
+# Fewest examples of the last batch, which is cut at the horizon: BatchNorm needs two.
 FEWEST = 2
-"""Fewest examples of the last batch, which is cut at the horizon: BatchNorm needs two."""
 
 
 def train_branch(loop: Loop, branch: Branch) -> BranchResult:
@@ -130,3 +132,50 @@ def _mean_and_most(losses: Sequence[Tensor | float]) -> tuple[float, float]:
 
 def _is_finite(model: nn.Module) -> bool:
     return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+
+
+@contextmanager
+def guarded_copy(original: Loop, seed: int) -> Iterator[Loop]:
+    """A copy of a training to start branches from. Gradients of the training are set aside inside.
+
+    Args:
+        original: The training.
+        seed: Seed of the branches.
+
+    Raises:
+        BadArgument: At the end, if the user's functions have changed the training in place of the
+            copies that they were called with. It is put back to what it was.
+    """
+    start = original.copy()
+    start.seed = seed
+    parameters = list(original.model.parameters())
+    gradients = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    try:
+        yield start
+    finally:
+        touched = any(parameter.grad is not None for parameter in parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        changed = not _same(original.state(), start.state())
+    if touched or changed:
+        if changed:
+            original.restore(start.state())
+        raise BadArgument(
+            "`loss`, `step`, `evaluate` or an alternative worked on the training itself: use only "
+            "the model, optimizer and batch that the function is called with. The training was put "
+            "back to what it was."
+        )
+
+
+def _same(one: Any, two: Any) -> bool:
+    """True if two trees of tensors and numbers have the same values."""
+    if isinstance(one, Tensor):
+        is_nan = one.is_floating_point() and torch.allclose(one, two, 0, 0, equal_nan=True)
+        return torch.equal(one, two) or is_nan
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(_same(one[key], two[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(two) and all(map(_same, one, two))
+    return not isinstance(one, int | float) or repr(one) == repr(two)

@@ -12,21 +12,22 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.loop.readout import Readout, lower_is_better
-from gradiometer.measurement.batch import Batch, batch_size, mapped
+from gradiometer.loop.stream import Groups, Piece
+from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.loss import Loss, checked_loss
 from gradiometer.measurement.untouched import Surroundings, in_eval_mode
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.user_code import user_code
 
+# Most test examples that are run at once.
 AT_ONCE = 1024
-"""Most test examples that are run at once."""
 
+# Keys of the labels in a batch that is a mapping.
 LABELS = ("labels", "label", "targets", "target", "y")
-"""Keys of the labels in a batch that is a mapping."""
 
 
 def losses_on(
-    batches: Iterator[Batch], loss: Loss, model: nn.Module, name: str
+    batches: Iterator[Batch], loss: Loss, model: nn.Module, name: str, groups: Groups = None
 ) -> dict[str, Readout]:
     """The loss on these batches, and the accuracy if the model's output and the labels are those of
     classes.
@@ -36,6 +37,7 @@ def losses_on(
         loss: The loss of training.
         model: The model, in eval mode.
         name: "train" or "test".
+        groups: Rows that belong together: the value of an example is the mean over its rows.
     """
     losses: list[Tensor] = []
     sizes: list[int] = []
@@ -52,8 +54,9 @@ def losses_on(
                 value = checked_loss(loss(model, batch), batch)
         finally:
             handle.remove()
-        losses.append(value.detach().double())
-        sizes.append(batch_size(batch))
+        piece = Piece.of(batch, groups)
+        losses.append(_by_example(value.detach().double(), piece))
+        sizes.append(piece.size)
         right.append(_right(outputs, batch))
     found = {f"{name}_loss": _loss(losses, sizes)}
     if name == "test" and all(each is not None for each in right):
@@ -62,6 +65,15 @@ def losses_on(
         )
         found["test_accuracy"] = Readout.of(correct, lower_is_better=False)
     return found
+
+
+def _by_example(values: Tensor, piece: Piece) -> Tensor:
+    """The mean value of each example over its rows; a mean over all rows stays one number."""
+    if piece.example is None or not values.dim():
+        return values
+    example = piece.example.to(values.device)
+    sums = values.new_zeros(piece.size).index_add(0, example, values)
+    return sums / example.bincount()
 
 
 def _loss(losses: Sequence[Tensor], sizes: Sequence[int]) -> Readout:
@@ -168,7 +180,12 @@ def is_test_set(evaluate: Any) -> bool:
 
 
 def readouts_of(
-    model: nn.Module, loss: Loss | None, some: Sequence[Batch], evaluate: Any, seed: int
+    model: nn.Module,
+    loss: Loss | None,
+    some: Sequence[Batch],
+    evaluate: Any,
+    seed: int,
+    groups: Groups = None,
 ) -> dict[str, Readout]:
     """The numbers that a model is judged by, in eval mode and with random numbers of their own.
 
@@ -178,12 +195,13 @@ def readouts_of(
         some: A few training examples.
         evaluate: A test set, a function of the model that returns metrics, or None.
         seed: Seed of the random numbers that loss and metrics draw.
+        groups: Rows of the training examples that belong together.
     """
     found: dict[str, Readout] = {}
     used = Surroundings((loss, evaluate), model)
     with used.untouched(seed), in_eval_mode(model):
         if loss is not None:
-            found |= losses_on(iter(some), loss, model, "train")
+            found |= losses_on(iter(some), loss, model, "train", groups)
         if is_test_set(evaluate):
             assert loss is not None
             found |= losses_on(held_out(evaluate), loss, model, "test")

@@ -9,8 +9,8 @@ from typing import Any
 
 from gradiometer.errors import BadArgument
 
+# Largest number of parts that a batch is cut into.
 FINEST = 64
-"""Largest number of parts that a batch is cut into."""
 
 UNITS = {
     "example": "examples",

@@ -17,29 +17,32 @@ from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument, UserCodeFailed, bounded
 from gradiometer.loop.checks import check_functions, check_scheduler, optimizer_from
-from gradiometer.loop.copies import copied, dumped, loaded
+from gradiometer.loop.copies import Parts, copied, dumped, loaded
 from gradiometer.loop.data import Data, data_of, first_size, updates_per_step
 from gradiometer.loop.evaluation import readouts_of
 from gradiometer.loop.horizon import Horizon
-from gradiometer.loop.parts import Gradient, Source, Step, Update, only
+from gradiometer.loop.parts import (
+    Gradient,
+    MovingAverage,
+    RateByHand,
+    Source,
+    Step,
+    Update,
+    only,
+    schedulers_from,
+)
 from gradiometer.loop.readout import Readout
-from gradiometer.loop.stream import ORIGINAL, Stream
-from gradiometer.loop.unseen import MovingAverage, RateByHand, schedulers_from
+from gradiometer.loop.stream import ORIGINAL, Groups, Stream
 from gradiometer.measurement.batch import Batch, batch_size, leaves
 from gradiometer.measurement.loss import Loss, checked_loss, with_graph
-from gradiometer.measurement.optimizer.ascent import moved_up
 from gradiometer.measurement.optimizer.averaged import averages_itself, to_average
-from gradiometer.measurement.optimizer.clipping import clip_before_steps
-from gradiometer.measurement.optimizer.several import optimizers_in
-from gradiometer.measurement.optimizer.wrappers import bare
+from gradiometer.measurement.optimizer.clipping import clip_before_steps, moved_up
+from gradiometer.measurement.optimizer.several import bare, optimizers_in
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
 
+# Most training examples of the readout "train_loss".
 TRAIN_EXAMPLES = 2048
-"""Most training examples of the readout "train_loss"."""
-
-DIGITS = 16
-"""Hexadecimal digits of a digest."""
 
 
 class Loop:
@@ -60,6 +63,8 @@ class Loop:
             `batch_size`; a list of batches; or a function of a seed that returns an iterable of
             batches.
         batch_size: Size of a batch, if `batches` are examples.
+        groups: Rows of a batch that are one example, such as its augmented copies: how many follow
+            each other, or a function of the batch that returns a label for every row.
         evaluate: A test set (tensors, data set, DataLoader), for the readouts "test_loss" and, with
             labels of classes, "test_accuracy"; or a function of the model that returns a number, or
             a mapping from names to numbers, to one value per example, or to `Readout`s. The model
@@ -124,6 +129,7 @@ class Loop:
         step: Step | None = None,
         batches: Any,
         batch_size: int | None = None,
+        groups: Groups = None,
         evaluate: Any = None,
         scheduler: Any = None,
         scheduler_each: Literal["update", "epoch"] = "update",
@@ -133,7 +139,7 @@ class Loop:
         index: int = 0,
         readout_examples: int = TRAIN_EXAMPLES,
     ) -> None:
-        self.data: Data = data_of(batches, batch_size)
+        self.data: Data = data_of(batches, batch_size, groups)
         if not isinstance(model, nn.Module):
             raise BadArgument(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
         self.model: nn.Module = bare(model)
@@ -217,19 +223,12 @@ class Loop:
         """
         if self.source is not None:
             self.source.bring(self)
-        made = Loop.__new__(Loop)
-        vars(made).update(vars(self))
-        made.model, optimizers, made.schedulers, made.scaler = copied(*self._parts)
-        made._planner = optimizers[0]
-        made.optimizer = optimizers[-1]
-        made._fixed, made._newest = dict(self._fixed), self._newest.copy()
-        return made
+        own = {"_fixed": dict(self._fixed), "_newest": self._newest.copy()}
+        return _loop_of(copied(*self._parts), {**vars(self), **own})
 
     @property
-    def _parts(self) -> tuple[nn.Module, list[torch.optim.Optimizer], Sequence[Any], Any]:
-        optimizers = (
-            [self._planner] if self._planner is self.optimizer else [self._planner, self.optimizer]
-        )
+    def _parts(self) -> Parts:
+        optimizers = list(dict.fromkeys([self._planner, self.optimizer]))
         return self.model, optimizers, self.schedulers, self.scaler
 
     def state(self) -> dict[str, Any]:
@@ -264,23 +263,23 @@ class Loop:
                 )
             else:
                 found.update(repr(leaf).encode())
-        return found.hexdigest()[:DIGITS]
+        return found.hexdigest()[:16]
 
     def __reduce__(self) -> tuple[Callable[..., "Loop"], tuple[Any, ...]]:
         if self.source is not None:
             return self.source.again(self)
         parts = {"model", "optimizer", "schedulers", "scaler", "_planner"}
         others = {name: value for name, value in vars(self).items() if name not in parts}
-        return _loaded, (
-            dumped(*self._parts),
-            {**others, "stream": Stream(iter(())), "_some": None},
-        )
+        others |= {"stream": Stream(iter(())), "_some": None}
+        return _loaded, (dumped(*self._parts), others)
 
     def begin(self, replicate: int) -> None:
         """Start a branch here: the data come in the order of this replicate."""
         device = next(self.model.parameters()).device
         batches = self.data.replicate(self.seed, replicate)
-        self.stream = Stream(batches, accumulation=self.accumulation, device=device)
+        self.stream = Stream(
+            batches, accumulation=self.accumulation, groups=self.data.groups, device=device
+        )
         for scheduler in self.schedulers:
             if isinstance(scheduler, RateByHand):
                 scheduler.begin()
@@ -344,14 +343,17 @@ class Loop:
         original = self.stream.original if self._schedule is not None else Fraction(0)
         taken = self.stream.take(self.batch_factor, most)
         loss = None
-        if taken.pieces and averages_itself(self.optimizer):
-            self._newest.extend(taken.pieces)
         if taken.pieces:
+            if averages_itself(self.optimizer):
+                self._newest.extend(taken.pieces)
             groups = self.optimizer.param_groups
             base = [group["lr"] for group in groups]
-            self._set(
-                self._planned(base, original), self.factor * tail(before, self.stream.examples)
-            )
+            multiplier = self.factor * tail(before, self.stream.examples)
+            for group, rate in zip(groups, self._planned(base, original), strict=True):
+                group["lr"] = rate * multiplier
+            for setting, values in self._fixed.items():
+                for group, value in zip(groups, values, strict=True):
+                    group[setting] = value
             loss = self._train(taken.pieces)
             for group, rate in zip(groups, base, strict=True):
                 group["lr"] = rate
@@ -388,7 +390,9 @@ class Loop:
             with untouched_randomness(seed, self.devices):  # a data set may draw, too
                 self._some = self.data.some(self.readout_examples, seed)
         with gradients, untouched_randomness(seed, self.devices):
-            return readouts_of(model, self.loss, self._some or [], self.evaluate, seed)
+            return readouts_of(
+                model, self.loss, self._some or [], self.evaluate, seed, self.data.groups
+            )
 
     def _planned(self, base: Sequence[Any], original: Fraction) -> Sequence[Any]:
         """The rate of every group at this update, without the factors."""
@@ -403,13 +407,6 @@ class Loop:
             now = max(float(group["lr"]) for group in self._planner.param_groups)
             return [rate * (now / max(self._rates)) for rate in base]
         return base
-
-    def _set(self, rates: Sequence[Any], multiplier: float) -> None:
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * multiplier
-        for setting, values in self._fixed.items():
-            for group, value in zip(self.optimizer.param_groups, values, strict=True):
-                group[setting] = value
 
     def _train(self, pieces: Sequence[Batch]) -> Tensor | float:
         """Train on these pieces, and return their mean loss."""
@@ -466,16 +463,14 @@ class Loop:
 
     def _check_gradient(self) -> None:
         """Raise if the first backward gave no gradient to the loop's own model."""
+        self._has_gradient = self._has_gradient or any(
+            p.grad is not None for group in self.optimizer.param_groups for p in group["params"]
+        )
         if not self._has_gradient:
-            groups = self.optimizer.param_groups
-            self._has_gradient = any(
-                p.grad is not None for group in groups for p in group["params"]
+            raise BadArgument(
+                "`loss` gave no gradient to the model that it was called with: use its arguments "
+                "(model, batch), not a model from outside."
             )
-            if not self._has_gradient:
-                raise BadArgument(
-                    "`loss` gave no gradient to the model that it was called with: use its "
-                    "arguments (model, batch), not a model from outside."
-                )
 
     def _count(self, updates: int) -> None:
         """Count the updates of the original training since the loop began, and step its schedulers
@@ -488,11 +483,16 @@ class Loop:
                 scheduler.step()
 
 
-def _loaded(parts: bytes, others: dict[str, Any]) -> Loop:
-    """The loop from what `Loop.__reduce__` has made."""
+def _loop_of(parts: Parts, others: dict[str, Any]) -> Loop:
+    """A loop with these parts and these other attributes."""
     loop = Loop.__new__(Loop)
     vars(loop).update(others)
-    loop.model, optimizers, loop.schedulers, loop.scaler = loaded(parts)
+    loop.model, optimizers, loop.schedulers, loop.scaler = parts
     loop._planner = optimizers[0]
     loop.optimizer = optimizers[-1]
     return loop
+
+
+def _loaded(parts: bytes, others: dict[str, Any]) -> Loop:
+    """The loop from what `Loop.__reduce__` has made."""
+    return _loop_of(loaded(parts), others)

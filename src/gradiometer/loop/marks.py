@@ -7,67 +7,71 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Gradients below this share of the largest are rounding: those of a bias before BatchNorm, which
+# Adam moves all the same, had 1e-8 of it.
 NO_GRADIENT = 1e-6
-"""Gradients below this share of the largest are rounding: those of a bias before BatchNorm, which
-Adam moves all the same, had 1e-8 of it."""
 
+# Whole numbers with as many bytes as a value, whose sums show if a bit differs.
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Whole numbers with as many bytes as a value, whose sums show if a bit differs."""
 
+# Whole numbers that are added up together. Two that change places are in other rows, or in other
+# columns.
 ROW = 256
-"""Whole numbers that are added up together. Two that change places are in other rows, or in other
-columns."""
 
+# Values of a tensor that are kept to see how far it is from another one, and the distance of their
+# places.
 SAMPLE, PRIME = 1024, 15_485_863
-"""Values of a tensor that are kept to see how far it is from another one, and the distance of their
-places."""
 
 
 @dataclass(frozen=True, eq=False)
-class Marks:
-    """What is kept of some tensors, to see later if others are the same. Nothing here waits for an
-    accelerator.
+class Mark:
+    """What is kept of a tensor. Nothing here waits for an accelerator.
 
     Args:
-        names: Their names.
-        bits: For each, sums of the words of its bits that are weighted by their place. They differ
-            if a bit differs.
-        norms: The norm of each.
-        largest: The largest absolute value of each.
-        samples: Some values of each, at fixed places.
-        sizes: The number of values of each.
+        bits: Sums of the words of its bits that are weighted by their place. They differ if a bit
+            differs.
+        norm: Its norm.
+        largest: Its largest absolute value.
+        sample: Some of its values, at fixed places.
+        size: The number of its values.
     """
 
-    names: tuple[str, ...]
-    bits: tuple[Tensor, ...]
-    norms: tuple[Tensor, ...]
-    largest: tuple[Tensor, ...]
-    samples: tuple[Tensor, ...]
-    sizes: tuple[int, ...]
+    bits: Tensor
+    norm: Tensor
+    largest: Tensor
+    sample: Tensor
+    size: int
+
+
+class Marks(dict[str, Mark]):
+    """What is kept of some tensors, by their names, to see later if others are the same."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Marks):
             return NotImplemented
-        return self.names == other.names and all(map(torch.equal, self.bits, other.bits))
+        return self.keys() == other.keys() and all(
+            torch.equal(one.bits, other[name].bits) for name, one in self.items()
+        )
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     @property
     def norm_of(self) -> dict[str, float]:
         """The norm of each tensor by its name."""
-        return dict(zip(self.names, map(float, self.norms), strict=True))
+        return {name: float(one.norm) for name, one in self.items()}
 
     @property
     def norm(self) -> float:
         """The norm of all tensors together."""
-        return math.hypot(*map(float, self.norms))
+        return math.hypot(*self.norm_of.values())
 
     def distance(self, other: "Marks", names: Collection[str]) -> float:
         """About the norm of the difference of these tensors, from the samples."""
-        theirs = dict(zip(other.names, other.samples, strict=True))
         squares = [
-            size / max(len(ours), 1) * float((ours - theirs[name]).square().sum())
-            for name, ours, size in zip(self.names, self.samples, self.sizes, strict=True)
+            one.size
+            / max(len(one.sample), 1)
+            * float((one.sample - other[name].sample).square().sum())
+            for name, one in self.items()
             if name in names
         ]
         return math.sqrt(math.fsum(squares))
@@ -77,33 +81,34 @@ class Marks:
         in the other."""
         ours, theirs = self.norm_of, other.norm_of
         least = NO_GRADIENT * max((*ours.values(), *theirs.values()), default=0.0)
-        names = [
-            name
+        both = {
+            name: (ours.get(name, 0.0), theirs.get(name, 0.0))
             for name in dict.fromkeys((*ours, *theirs))
-            if max(ours.get(name, 0.0), theirs.get(name, 0.0)) >= least
-        ]
-        name = max(names, key=lambda each: relative(ours.get(each, 0.0), theirs.get(each, 0.0)))
-        return name, ours.get(name, 0.0), theirs.get(name, 0.0)
+        }
+        large = [name for name, norms in both.items() if max(norms) >= least]
+        name = max(large, key=lambda each: relative(*both[each]))
+        return name, *both[name]
 
 
 @torch.no_grad()
 def marks_of(tensors: Mapping[str, Tensor]) -> Marks:
     """The marks of these tensors: a few passes over each, and no copy of it."""
-    bits, norms, largest, samples = [], [], [], []
-    for tensor in tensors.values():
-        flat = tensor.detach().contiguous().reshape(-1)
-        flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
-        values = flat if flat.is_floating_point() else flat.double()
-        norm = torch.linalg.vector_norm(
-            values, dtype=torch.promote_types(values.dtype, torch.float32)
-        )
-        most = torch.linalg.vector_norm(values, math.inf) if values.numel() else values.sum()
-        bits.append(_bits(flat.view(WORDS[flat.element_size()])))
-        norms.append(norm.double())
-        largest.append(most.double())
-        samples.append(values[_places(len(values), values.device)].double())
-    sizes = tuple(tensor.numel() * (2 if tensor.is_complex() else 1) for tensor in tensors.values())
-    return Marks(tuple(tensors), tuple(bits), tuple(norms), tuple(largest), tuple(samples), sizes)
+    return Marks((name, _mark(tensor.detach())) for name, tensor in tensors.items())
+
+
+def _mark(tensor: Tensor) -> Mark:
+    flat = tensor.contiguous().reshape(-1)
+    flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
+    values = flat if flat.is_floating_point() else flat.double()
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    largest = torch.linalg.vector_norm(values, math.inf) if values.numel() else values.sum()
+    return Mark(
+        _bits(flat.view(WORDS[flat.element_size()])),
+        torch.linalg.vector_norm(values, dtype=dtype).double(),
+        largest.double(),
+        values[_places(len(values), values.device)].double(),
+        len(values),
+    )
 
 
 def _bits(words: Tensor) -> Tensor:

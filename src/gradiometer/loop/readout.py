@@ -1,14 +1,12 @@
 """`Readout`: one number that a model is judged by."""
 
 import base64
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+# Parts of the names of metrics that are better if they are higher.
 HIGHER_IS_BETTER = (
     "accuracy",
     "acc",
@@ -22,7 +20,6 @@ HIGHER_IS_BETTER = (
     "rouge",
     "r2",
 )
-"""Parts of the names of metrics that are better if they are higher."""
 
 
 def lower_is_better(name: str) -> bool:
@@ -59,31 +56,17 @@ class Readout:
             each = values.astype(np.float32)
         return cls(float(np.mean(values, dtype=np.float64)), each, lower_is_better)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The readout as JSON types: the values as base64 of float32, little-endian."""
-        values = (
-            None
-            if self.values is None
-            else base64.b64encode(self.values.astype("<f4").tobytes()).decode()
-        )
-        return {
-            "mean": plain_number(self.mean),
-            "values": values,
-            "lower_is_better": self.lower_is_better,
-        }
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> "Readout":
-        """The readout from the result of `to_dict`."""
-        text = stored["values"]
-        values = (
-            None
-            if text is None
-            else np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float32)
-        )
-        return cls(float(stored["mean"]), values, bool(stored["lower_is_better"]))
+    @property
+    def cost(self) -> float:
+        """The number, with the sign with which lower is better."""
+        return self.mean if self.lower_is_better else -self.mean
 
 
-def plain_number(value: float) -> float | str:
-    """A number for JSON, which has no infinity and no NaN."""
-    return value if math.isfinite(value) else str(value)
+def packed(values: Float[np.ndarray, " examples"]) -> str:
+    """The values as a file has them: base64 of float32, little-endian."""
+    return base64.b64encode(values.astype("<f4").tobytes()).decode()
+
+
+def unpacked(_: type, text: str) -> Float[np.ndarray, " examples"]:
+    """The inverse of `packed`."""
+    return np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float32)

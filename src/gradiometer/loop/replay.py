@@ -12,30 +12,30 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.errors import Unsupported
+from gradiometer.loop.engine import guarded_copy
 from gradiometer.loop.loop import Loop
 from gradiometer.loop.marks import NO_GRADIENT, Marks, marks_of, relative
-from gradiometer.loop.unseen import MovingAverage, RateByHand
-from gradiometer.loop.untouched import guarded_copy
+from gradiometer.loop.parts import MovingAverage, RateByHand
 from gradiometer.measurement.batch import Batch, leaves, mapped
 from gradiometer.measurement.optimizer.several import optimizers_in
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import GlobalStates, untouched_randomness
 
+# Largest difference between an update and its copy, as a share of the update, that counts as
+# rounding. The same loss in another order, in double precision, or in halves gave 1e-7 to 2e-6 with
+# SGD and AdamW; gradients of SGD that are clipped to a norm that is 1 % off give 1e-2.
 ROUNDING = 1e-3
-"""Largest difference between an update and its copy, as a share of the update, that counts as
-rounding. The same loss in another order, in double precision, or in halves gave 1e-7 to 2e-6 with
-SGD and AdamW; gradients of SGD that are clipped to a norm that is 1 % off give 1e-2."""
 
+# Largest relative error of the share that a moving average takes, as single precision shows it: it
+# was 0.006 at a decay of 0.999.
 AVERAGED = 0.02
-"""Largest relative error of the share that a moving average takes, as single precision shows it: it
-was 0.006 at a decay of 0.999."""
 
+# Largest relative difference of weights without a gradient that is rounding: that of single
+# precision is 1e-7, and a decay of 0.999 in place of 0.998 gave 1e-5.
 STILL = 1e-6
-"""Largest relative difference of weights without a gradient that is rounding: that of single
-precision is 1e-7, and a decay of 0.999 in place of 0.998 gave 1e-5."""
 
+# Settings of a parameter group that a loop or a scheduler may change between updates.
 SETTINGS = ("lr", "momentum", "betas", "weight_decay", "nesterov", "eps")
-"""Settings of a parameter group that a loop or a scheduler may change between updates."""
 
 WAY_OUT = (
     "give `step=`, a function of (model, optimizer, batch) that makes one whole update as your "
@@ -185,9 +185,8 @@ class Again:
 
     def _still(self) -> float:
         """The difference of the parameters without a gradient, on the scale of the others."""
-        trained = set(self.kept.gradient.names)
-        still = [name for name in self.kept.weights.names if name not in trained]
-        if not still or self.weights.names != self.kept.weights.names:
+        still = [name for name in self.kept.weights if name not in self.kept.gradient]
+        if not still or self.weights.keys() != self.kept.weights.keys():
             return 0.0
         sizes = self.kept.weights.norm_of
         size = math.hypot(*(sizes[name] for name in still))
@@ -203,7 +202,7 @@ class Again:
 
     def _share(self, one: Marks, two: Marks) -> float:
         kept, names = self.kept, self.moved
-        if one.names != two.names or self.gradient.names != kept.gradient.names:
+        if one.keys() != two.keys() or self.gradient.keys() != kept.gradient.keys():
             return math.inf
         size = kept.weights.distance(kept.state, names)
         return one.distance(two, names) / size if size > 0 else math.inf
@@ -364,13 +363,10 @@ def _ascents(again: Again) -> Iterator[float]:
     """Distances by which the parameters may have been moved along the gradient before a second
     backward."""
     kept, made = again.kept, again.gradient
-    if kept.above is None or not made.names or kept.above.names != kept.weights.names:
+    if kept.above is None or not made or kept.above.keys() != kept.weights.keys():
         return
-    place = {name: number for number, name in enumerate(kept.weights.names)}
-    moves = [
-        kept.above.samples[place[name]] - kept.weights.samples[place[name]] for name in made.names
-    ]
-    move, gradient = torch.cat(moves), torch.cat(made.samples)
+    move = torch.cat([kept.above[name].sample - kept.weights[name].sample for name in made])
+    gradient = torch.cat([one.sample for one in made.values()])
     scale = float(move @ gradient / (gradient @ gradient))
     if scale > 0 and float((move - scale * gradient).norm()) < ROUNDING * float(move.norm()):
         yield from _rounded(scale * made.norm)
@@ -382,16 +378,16 @@ def _averages(kept: KeptUpdates) -> Iterator[MovingAverage]:
     if len(kept.updates) < 2:
         return
     before, after = kept.updates[0].weights, kept.updates[1].weights
-    trained = set(kept.updates[0].gradient.names)
-    if before.names != after.names:
+    trained = kept.updates[0].gradient
+    if before.keys() != after.keys():
         return
-    old = dict(zip(before.names, before.samples, strict=True))
-    new = dict(zip(after.names, after.samples, strict=True))
-    sizes = dict(zip(after.names, after.sizes, strict=True))
+    old = {name: one.sample for name, one in before.items()}
+    new = {name: one.sample for name, one in after.items()}
     slow = [name for name in old if name not in trained and not torch.equal(old[name], new[name])]
     pairs, shares = [], []
     for name in slow:
-        candidates = [fast for fast in trained if fast in sizes and sizes[fast] == sizes[name]]
+        size = after[name].size
+        candidates = [fast for fast in trained if fast in after and after[fast].size == size]
         gaps = {fast: float(_gap(old[name], new[name], new[fast])[1]) for fast in candidates}
         if not gaps:
             return
@@ -414,13 +410,13 @@ def _clippings(again: Again) -> Iterator[tuple[float | None, float | None]]:
     """Norms, or values, to which the gradient may have been clipped, those with few
     digits first."""
     seen, made = again.kept.gradient, again.gradient
-    if seen.names != made.names or not len(seen.names):
+    if seen.keys() != made.keys() or not seen:
         return
     ratio = again.common_ratio
     if ratio is not None and ratio < 1:
         for norm in _rounded(ratio * made.norm):
             yield norm, None
-    pairs = [(float(one), float(two)) for one, two in zip(seen.largest, made.largest, strict=True)]
+    pairs = [(float(one.largest), float(made[name].largest)) for name, one in seen.items()]
     values = [one for one, two in pairs if one < two]
     if values and max(values) - min(values) <= ROUNDING * max(values):
         for value in _rounded(max(values)):

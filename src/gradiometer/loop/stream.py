@@ -1,12 +1,18 @@
 """The examples that a branch is trained on, cut into updates of any size, the same examples for all
-alternatives."""
+alternatives; rows that belong together stay so."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
+from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
@@ -14,15 +20,104 @@ from gradiometer.loop.horizon import FINEST
 from gradiometer.measurement.batch import (
     Batch,
     batch_size,
-    chunks,
     join_batches,
     mapped,
     span,
+    take,
     tensors_of,
 )
+from gradiometer.problems.user_code import user_code
 
+# The size of an update of the original training.
 ORIGINAL = Fraction(1)
-"""The size of an update of the original training."""
+
+
+# Number of consecutive rows that are copies of one example, or a function of a batch that returns a
+# label for every row, equal for the copies of one example; None if each row is an example.
+Groups = int | Callable[[Batch], Any] | None
+
+
+def examples_in(batch: Batch, groups: Groups) -> Int[Tensor, " rows"] | None:
+    """The number of its example for every row of a batch; None if each row is one.
+
+    >>> from gradiometer.loop.stream import examples_in
+    >>> examples_in(torch.zeros(6, 2), 2), examples_in(torch.zeros(4), lambda batch: [7, 3, 7, 3])
+    (tensor([0, 0, 1, 1, 2, 2]), tensor([0, 1, 0, 1]))
+
+    Raises:
+        BadArgument: `groups` returned something else than a label for every row.
+    """
+    if groups is None:
+        return None
+    size = batch_size(batch)
+    if isinstance(groups, int):
+        return torch.arange(size, device="cpu") // groups
+    with user_code("groups"):
+        labels = torch.as_tensor(groups(batch), device="cpu")
+    if labels.shape != (size,) or len(labels.unique()) < 2:
+        raise BadArgument(
+            f"`groups` returned labels of shape {list(labels.shape)} for {size} rows: return "
+            "one label for every row, and at least two different ones."
+        )
+    found: dict[Any, int] = {}
+    return torch.tensor([found.setdefault(label, len(found)) for label in labels.tolist()])
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some examples of a batch.
+
+    Args:
+        batch: The rows.
+        example: The number of its example for every row; None if each row is one.
+    """
+
+    batch: Batch
+    example: Int[Tensor, " rows"] | None = None
+
+    @classmethod
+    def of(cls, batch: Batch, groups: Groups) -> "Piece":
+        """All examples of a batch."""
+        return cls(batch, examples_in(batch, groups))
+
+    @property
+    def size(self) -> int:
+        """The number of examples."""
+        return batch_size(self.batch) if self.example is None else int(self.example.max()) + 1
+
+    def part(self, start: int, stop: int) -> "Piece":
+        """The examples from `start` up to `stop`, each with all its rows."""
+        if self.example is None:
+            return Piece(span(self.batch, start, stop))
+        rows = ((self.example >= start) & (self.example < stop)).nonzero().flatten()
+        return Piece(take(self.batch, rows), self.example[rows] - start)
+
+    @property
+    def copies(self) -> Int[Tensor, " rows"]:
+        """For every row, how many rows of the same example are before it."""
+        assert self.example is not None
+        seen = Counter[int]()
+        numbers = []
+        for example in self.example.tolist():
+            numbers.append(seen[example])
+            seen[example] += 1
+        return torch.tensor(numbers)
+
+
+def joined(pieces: Sequence[Piece]) -> Batch:
+    """One batch with the rows of these pieces. Where all first copies come before all second ones,
+    as in a batch of two views, they do so in the whole.
+
+    Raises:
+        BadArgument: The batches differ in structure, or their examples in shape.
+    """
+    batch = join_batches([piece.batch for piece in pieces])
+    if any(piece.example is None for piece in pieces):
+        return batch
+    copies = [piece.copies for piece in pieces]
+    if not all(bool((each.diff() >= 0).all()) for each in copies):
+        return batch
+    return take(batch, torch.cat(copies).argsort(stable=True))
 
 
 @dataclass(frozen=True)
@@ -47,6 +142,7 @@ class Stream:
     Args:
         batches: The batches of the original training, from the first update on.
         accumulation: Number of these batches in one update of the original training.
+        groups: Rows of these batches that belong together, and are never in two updates.
         device: Where the tensors of a batch are moved; None leaves them where they are.
 
     >>> from gradiometer.loop.stream import Stream
@@ -60,17 +156,20 @@ class Stream:
         batches: Iterator[Batch],
         *,
         accumulation: int = 1,
+        groups: Groups = None,
         device: torch.device | str | None = None,
     ) -> None:
+        # The batches that come next, before they are cut.
         self.batches = batches
-        """The batches that come next, before they are cut."""
         self._accumulation = accumulation
+        self._groups = groups
         self._device = device
-        self._cut: list[tuple[Batch, Fraction]] = []
+        self._cut: list[tuple[Piece, Fraction]] = []
         self._skipped: list[tuple[int, int]] = []
         self._drawn = 0
+
+        # Number of examples so far.
         self.examples = 0
-        """Number of examples so far."""
         self._whole = 0
         self._rest = Fraction(0)
 
@@ -106,13 +205,14 @@ class Stream:
             if factor is ORIGINAL
             else _number_and_parts(factor, self._accumulation)
         )
-        pieces: list[Batch] = []
+        pieces: list[Piece] = []
         examples = 0
         for _ in range(number):
             piece, is_skipped = self._next(parts)
-            size = batch_size(piece)
+            size = piece.size
             if most is not None and examples + size >= most:
-                piece, size = span(piece, 0, most - examples), most - examples
+                size = most - examples
+                piece = piece.part(0, size)
             if not is_skipped and size:
                 pieces.append(piece)
             examples += size
@@ -121,7 +221,7 @@ class Stream:
         self.examples += examples
         return Taken(self._merged(pieces), examples)
 
-    def _next(self, parts: int) -> tuple[Batch, bool]:
+    def _next(self, parts: int) -> tuple[Piece, bool]:
         """The next batch, or the next of its parts, which is counted; True if it is skipped."""
         if parts == 1 and not self._cut:  # the usual case, without arithmetic of fractions
             piece = self._drawn_batch()
@@ -133,20 +233,20 @@ class Stream:
         place = (self._drawn - 1) // self._accumulation
         return piece, any(start <= place < stop for start, stop in self._skipped)
 
-    def _next_part(self, parts: int) -> Batch:
+    def _next_part(self, parts: int) -> Piece:
         if not self._cut:
             batch = self._drawn_batch()
-            if batch_size(batch) < parts:
-                raise BadArgument(
-                    f"`batch` of {batch_size(batch)} examples cannot be cut into {parts} parts."
-                )
+            size = batch.size
+            if size < parts:
+                raise BadArgument(f"`batch` of {size} examples cannot be cut into {parts} parts.")
             share = Fraction(1, parts * self._accumulation)
-            self._cut = [(part, share) for part in reversed(chunks(batch, parts))]
+            bounds = pairwise(size * place // parts for place in range(parts + 1))
+            self._cut = [(batch.part(*each), share) for each in bounds][::-1]
         part, share = self._cut.pop()
         self._rest += share
         return part
 
-    def _drawn_batch(self) -> Batch:
+    def _drawn_batch(self) -> Piece:
         batch = next(self.batches, None)
         if batch is None:
             raise BadArgument(
@@ -155,19 +255,17 @@ class Stream:
             )
         self._drawn += 1
         device = self._device
-        if device is None or all(tensor.device == device for tensor in tensors_of(batch)):
-            return batch
-        return mapped(batch, lambda tensor: tensor.to(device))
+        if device is not None and any(tensor.device != device for tensor in tensors_of(batch)):
+            batch = mapped(batch, lambda tensor: tensor.to(device))
+        return Piece.of(batch, self._groups)
 
-    def _merged(self, pieces: list[Batch]) -> list[Batch]:
+    def _merged(self, pieces: list[Piece]) -> list[Batch]:
         """One batch, unless training accumulates, or examples differ in shape (sequences of unequal
         length)."""
-        if self._accumulation > 1 or len(pieces) < 2:
-            return pieces
-        try:
-            return [join_batches(pieces)]
-        except BadArgument:
-            return pieces
+        if self._accumulation == 1 and len(pieces) > 1:
+            with suppress(BadArgument):
+                return [joined(pieces)]
+        return [piece.batch for piece in pieces]
 
 
 @lru_cache(maxsize=16)

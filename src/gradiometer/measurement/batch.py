@@ -67,14 +67,10 @@ def batch_size(batch: Batch, name: str = "batch") -> int:
 def take(batch: Batch, index: Int[Tensor, " chosen"]) -> Batch:
     """The examples at these positions, in the structure of the batch."""
 
-    def chosen(
-        tensor: Tensor,
-    ) -> Tensor:  # a copy of the index to an accelerator that does not wait for it
-        return (
-            tensor.index_select(0, index.to(tensor.device, non_blocking=True))
-            if tensor.dim()
-            else tensor
-        )
+    def chosen(tensor: Tensor) -> Tensor:
+        # The index is copied to an accelerator without waiting for it.
+        on_device = index.to(tensor.device, non_blocking=True)
+        return tensor.index_select(0, on_device) if tensor.dim() else tensor
 
     return mapped(batch, chosen)
 

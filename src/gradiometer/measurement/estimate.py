@@ -7,6 +7,9 @@ from typing import Any
 
 from gradiometer.errors import BadArgument
 
+LEVEL = 0.9
+"""The confidence level of every interval, unless another one is asked for."""
+
 
 @dataclass(frozen=True)
 class Estimate:

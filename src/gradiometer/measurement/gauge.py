@@ -9,7 +9,7 @@ import numpy as np
 
 from gradiometer.arguments import shown
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimate, Estimates
+from gradiometer.measurement.estimate import LEVEL, Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.measurement.reading import Moments, Series
@@ -138,7 +138,7 @@ class Gauge(ABC):
         return True
 
     @abstractmethod
-    def estimate(self, series: Series, level: float = 0.9) -> Estimates:
+    def estimate(self, series: Series, level: float = LEVEL) -> Estimates:
         """The gauge's quantities over a window of steps, each with its interval at `level`."""
 
     @abstractmethod

@@ -23,10 +23,10 @@ def checked_loss(value: Any, batch: Batch) -> Tensor:
     if not isinstance(value, Tensor) or not value.is_floating_point():
         got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
         raise UserCodeFailed(f"`loss` returned {got}: return a tensor of floating-point numbers.")
-    if value.dim() and tuple(value.shape) != (size := batch_size(batch),):
+    if value.dim() and tuple(value.shape) != (batch_size(batch),):
         raise UserCodeFailed(
             f"`loss` returned shape {list(value.shape)}: expected the mean, [], or one value per "
-            f"example, [{size}]."
+            f"example, [{batch_size(batch)}]."
         )
     return value
 

@@ -1,7 +1,9 @@
 """The objective: a model and its loss, as a function of parameters and a batch."""
 
-from collections.abc import Callable, Iterator, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -10,14 +12,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from gradiometer.errors import Unsupported, calling
-from gradiometer.measurement.batch import Batch, as_batch_of_one, example_axes, mapped
+from gradiometer.errors import Unsupported, UserCodeFailed, calling
+from gradiometer.measurement.batch import (
+    Batch,
+    as_batch_of_one,
+    batch_size,
+    chunks,
+    example_axes,
+    join_batches,
+    mapped,
+    span,
+)
 from gradiometer.measurement.loss import Loss, checked_loss, with_graph
-from gradiometer.measurement.states.places import Places
-from gradiometer.measurement.traits import Traits, probe_traits
 from gradiometer.measurement.untouched import Surroundings
-from gradiometer.randomness import untouched_randomness
+from gradiometer.randomness import numpy_state, untouched_randomness
 
 Result = TypeVar("Result")
 Gradients = list[Tensor]
@@ -27,6 +37,113 @@ WITHOUT_PARAMETERS = (
     "`model` has no trainable parameters, so there is no gradient to measure: "
     "call `requires_grad_(True)` on the parameters to train."
 )
+
+
+@dataclass(frozen=True)
+class Traits:
+    """The kind of function of the batch that a loss is.
+
+    Args:
+        random: The loss draws random numbers (Dropout, augmentation inside the model).
+        coupled: The loss of a batch is not the mean of the losses of its parts (batch statistics,
+            weights normalised over the batch, contrastive losses).
+    """
+
+    random: bool = False
+    coupled: bool = False
+
+    @property
+    def fixed(self) -> bool:
+        """True if the gradient of a batch is the mean of the gradients of its parts. Then one of
+        these gradients follows from the others by subtraction."""
+        return not (self.random or self.coupled)
+
+    def __or__(self, other: "Traits") -> "Traits":
+        return Traits(self.random or other.random, self.coupled or other.coupled)
+
+
+def probe_traits(
+    mean_loss: Callable[[Batch], Tensor],
+    model: nn.Module,
+    batch: Batch,
+    devices: Iterable[torch.device],
+    surroundings: Surroundings,
+) -> Traits:
+    """The traits that this batch shows: compares its loss with the losses of three parts of
+    different sizes.
+
+    Args:
+        mean_loss: The mean loss of a batch.
+        model: The model in this loss.
+        batch: The examples.
+        devices: Devices whose random state may change.
+        surroundings: Generators and other models that the loss may use.
+
+    Raises:
+        UserCodeFailed: The loss is a sum over the examples.
+    """
+    devices, size = list(devices), batch_size(batch)
+    pythons, before, own = random.getstate(), _generator_states(devices), surroundings.states()
+    whole = mean_loss(batch)
+    drawn = before != _generator_states(devices) or own != surroundings.states()
+    # perhaps for something else: checkers of types draw examples
+    if not drawn and pythons != random.getstate():
+        drawn = not torch.equal(whole, mean_loss(batch))
+    coupled = any(
+        isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+        for module in (*model.modules(), *surroundings.modules)
+    )
+    if drawn or coupled or size < 2:
+        # random numbers would hide a coupling of other kinds
+        return Traits(random=drawn, coupled=coupled)
+    parts = _uneven(batch, size)
+    losses = torch.stack([mean_loss(part) for part in parts])
+    twice = mean_loss(join_batches([parts[-1], parts[-1]]))
+    weights = torch.tensor(
+        [batch_size(part) / size for part in parts], dtype=losses.dtype, device=losses.device
+    )
+    tolerance = min(1e3 * torch.finfo(losses.dtype).eps, 1e-2)  # the rounding error of sums
+    differs = (whole - weights @ losses).abs() > tolerance * (weights @ losses.abs())
+    sums = torch.stack([whole - losses.sum(), twice - 2 * losses[-1]]).abs()
+    if differs and (sums <= tolerance * losses.abs().sum()).all():
+        raise UserCodeFailed(
+            "`loss` is the sum over the examples of a batch: return their mean, or one value per "
+            "example."
+        )
+    return Traits(coupled=bool(differs))
+
+
+def _uneven(batch: Batch, size: int) -> list[Batch]:
+    """Parts of different sizes. Equal halves could agree by chance if the loss divides
+    by a count."""
+    if size < 6:
+        return chunks(batch, 2)
+    return [
+        span(batch, 0, size // 6),
+        span(batch, size // 6, size // 2),
+        span(batch, size // 2, size),
+    ]
+
+
+def _generator_states(devices: Iterable[torch.device]) -> tuple[object, ...]:
+    """The states of NumPy's global generator, and of torch's on the CPU and on these devices."""
+    states = [
+        torch.get_device_module(device.type).get_rng_state(device).tolist()
+        for device in devices
+        if device.type != "cpu"
+    ]
+    return numpy_state(), torch.get_rng_state().tolist(), states
+
+
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """All modules of a model, each once. Faster than `model.modules()`, and in another order."""
+    found, waiting = {model: None}, [model]
+    while waiting:
+        for child in waiting.pop()._modules.values():
+            if child is not None and child not in found:
+                found[child] = None
+                waiting.append(child)
+    return list(found)
 
 
 class Objective:
@@ -65,17 +182,31 @@ class Objective:
         owners = [name.rpartition(".")[0] or "model" for name in self.names]
         self.layers = tuple(dict.fromkeys(owners))
         self.layer_of = [self.layers.index(owner) for owner in owners]
-        self._places = Places(model, self.names)
+        self._paths = [(name.split(".")[:-1], name.rpartition(".")[2]) for name in self.names]
         self._traits: dict[tuple[bool, ...], tuple[int, Traits]] = {}
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The trainable parameters, in the order of `names`."""
-        return self._places.parameters()
+        # Looked up at every call, since modules and parameters may be replaced meanwhile. Only the
+        # dictionaries of the modules are read, which takes a few microseconds.
+        found = []
+        for path, name in self._paths:
+            module: Any = self.model
+            for child in path:
+                module = module._modules[child]
+            found.append(module._parameters[name])
+        return found
 
     def trains(self, parameters: Sequence[nn.Parameter]) -> bool:
         """True if the model trains these parameters now, and no others."""
-        return self._places.trained == set(map(id, parameters))
+        trained = {
+            id(parameter)
+            for module in modules_of(self.model)
+            for parameter in module._parameters.values()
+            if parameter is not None and parameter.requires_grad
+        }
+        return trained == set(map(id, parameters))
 
     @property
     def devices(self) -> set[torch.device]:
@@ -203,7 +334,7 @@ class Objective:
         of the batch with the mean over three parts of different sizes. Costs about two forwards on
         each of these batches, nothing later.
         """
-        mode = tuple([module.training for module in self._places.modules])
+        mode = tuple([module.training for module in modules_of(self.model)])
         probed, traits = self._traits.get(mode, (0, Traits()))
         # 4: number of batches on which `Objective.traits` tests the loss. One batch could miss a
         # coupling by chance (class weights that happen to balance). Further batches can only change
@@ -228,5 +359,23 @@ class Objective:
         The work may include a backward. That is needed for a checkpointed module, which runs its
         forward again there.
         """
-        with self._places.replaced(parameters):
+        replacements = dict(zip(map(id, self.parameters), parameters, strict=True))
+        # A tensor that several modules share has one replacement for all of them.
+        copies: dict[int, Tensor] = {}
+        before: list[tuple[MutableMapping[str, Any], str, Tensor]] = []
+        try:
+            for module in modules_of(self.model):
+                for name, parameter in module._parameters.items():
+                    if parameter is not None and id(parameter) in replacements:
+                        before.append((module._parameters, name, parameter))
+                        module._parameters[name] = replacements[id(parameter)]  # type: ignore[assignment]
+                for name, buffer in module._buffers.items():
+                    if buffer is not None:
+                        before.append((module._buffers, name, buffer))
+                        if id(buffer) not in copies:
+                            copies[id(buffer)] = buffer.clone()
+                        module._buffers[name] = copies[id(buffer)]
             return work()
+        finally:
+            for tensors, name, tensor in before:
+                tensors[name] = tensor

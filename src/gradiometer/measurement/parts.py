@@ -110,13 +110,9 @@ def _fetch(*blocks: Sequence[Float[Tensor, "rows parameters"]]) -> Any:
 def _by_layer(
     squared: Float[np.ndarray, "rows parameters"], layer_of: Sequence[int]
 ) -> Float[np.ndarray, "rows layers"]:
-    """The sums over the parameters of each layer, by the way that takes fewer calls."""
-    if len(squared) <= len(layer_of):
-        layers = np.array(layer_of)
-        return np.stack([np.bincount(layers, weights=row) for row in squared])
+    """The sums over the parameters of each layer."""
     sums = np.zeros((len(squared), max(layer_of) + 1))
-    for place, layer in enumerate(layer_of):
-        sums[:, layer] += squared[:, place]
+    np.add.at(sums.T, list(layer_of), squared.T)
     return sums
 
 
@@ -192,6 +188,11 @@ def _with_short_ones(
     return sums
 
 
+def _each(number_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A number of each tensor, of lists with one tensor for every parameter."""
+    return lambda *lists: torch.stack([number_of(*one) for one in zip(*lists, strict=True)])
+
+
 def _flatten(tensors: Sequence[Tensor]) -> Float[Tensor, " numbers"]:
     """One vector of all numbers, in double precision."""
     if len({tensor.dtype for tensor in tensors}) > 1:
@@ -208,7 +209,7 @@ def preconditioned_norms(
     them is made."""
     if all(gradient.device.type == "cpu" for gradient in gradients):
         return _with_short_ones(
-            lambda g, p: p.mul_(g).mul_(g), _norms_under_each, gradients, preconditioner
+            lambda g, p: p.mul_(g).mul_(g), _each(_norm_under), gradients, preconditioner
         )[None]
     norms = []
     for piece in _pieces(gradients):
@@ -221,11 +222,8 @@ def preconditioned_norms(
 def _pieces(tensors: Sequence[Tensor], on_cpu: int = ON_CPU) -> Iterator[slice]:
     """Slices of a list of tensors, each with about as many numbers as are changed at once, or one
     tensor."""
-    start, numbers, at_once = (
-        0,
-        0,
-        on_cpu if all(tensor.is_cpu for tensor in tensors) else ON_ACCELERATOR,
-    )
+    start = numbers = 0
+    at_once = on_cpu if all(tensor.is_cpu for tensor in tensors) else ON_ACCELERATOR
     for stop, tensor in enumerate(tensors, 1):
         numbers += tensor.numel()
         if numbers >= at_once or stop == len(tensors):
@@ -268,19 +266,14 @@ def _join(norms: Sequence[Float[Tensor, "1 some"]]) -> Float[Tensor, "1 paramete
     )
 
 
-def _norms_under_each(
-    gradients: Sequence[Tensor], preconditioner: Sequence[Tensor]
-) -> Float[Tensor, " some"]:
-    return torch.stack([_norm_under(*pair) for pair in zip(gradients, preconditioner, strict=True)])
-
-
 def _norm_under(gradient: Tensor, preconditioner: Tensor) -> Float[Tensor, ""]:
     """Runs of a length that stays in the cache; over one of them a sum in single precision errs by
     1e-8."""
     runs = zip(
         gradient.reshape(-1).split(LONG), preconditioner.reshape(-1).split(LONG), strict=True
     )
-    sums = [torch.dot(weighted := p * g, g.to(weighted.dtype)) for g, p in runs]
+    weighted = ((p * g, g) for g, p in runs)
+    sums = [torch.dot(weight, g.to(weight.dtype)) for weight, g in weighted]
     return torch.stack(sums).sum(dtype=torch.float64)
 
 
@@ -289,7 +282,7 @@ def inner_products(
 ) -> Float[Tensor, " parameters"]:
     """⟨·, ·⟩ of two lists of one tensor per parameter, summed in double precision; on a CPU only
     over long runs."""
-    return _with_short_ones(lambda a, b: a.mul_(b), _inner_products, first, second)
+    return _with_short_ones(lambda a, b: a.mul_(b), _each(_inner_product), first, second)
 
 
 def difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
@@ -304,10 +297,6 @@ def squared_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> float
         squared_norms(difference(first[piece], second[piece])).sum() for piece in _pieces(first)
     ]
     return float(torch.stack([each.to(sums[0].device) for each in sums]).sum())
-
-
-def _inner_products(first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[Tensor, " some"]:
-    return torch.stack([_inner_product(a, b) for a, b in zip(first, second, strict=True)])
 
 
 def _inner_product(a: Tensor, b: Tensor) -> Float[Tensor, ""]:

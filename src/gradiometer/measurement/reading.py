@@ -7,17 +7,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 
 if TYPE_CHECKING:  # a run is read without scipy
     import gradiometer.measurement.uncertainty.power_law
-    import gradiometer.measurement.uncertainty.trends
 
 GradientOf = Literal["train", "population"]
 """The g that is meant: that of the training set, or that of the distribution from which it was
@@ -213,7 +212,9 @@ class Series:
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __getitem__(self, window: slice | Bool[np.ndarray, " steps"]) -> "Series":
+    def __getitem__(
+        self, window: slice | Bool[np.ndarray, " steps"] | Int[np.ndarray, " _"]
+    ) -> "Series":
         """The readings at these positions, a slice or a mask: `series[-200:]` is the last 200."""
         return replace(
             self,
@@ -236,7 +237,7 @@ class Series:
         self,
         samples: Float[np.ndarray, " steps"],
         *,
-        level: float = 0.9,
+        level: float = LEVEL,
         unit: str = "",
         prior: "gradiometer.measurement.uncertainty.power_law.Drift | None" = None,
         fourth_powers: bool = False,
@@ -252,33 +253,14 @@ class Series:
             fourth_powers: True if a reading is a fourth power of gradients. Then the estimate is
                 unknown if few readings carry it, and that of a window has room for skewness.
         """
-        from gradiometer.measurement.uncertainty.means import mean
-        from gradiometer.measurement.uncertainty.now import MOMENT_PRIOR, mean_now
-        from gradiometer.measurement.uncertainty.skewed import fourth_powers as careful
-        from gradiometer.measurement.uncertainty.trends import trend
-
-        def checked(estimate: Estimate) -> Estimate:
-            return careful(estimate, samples, newest=self.newest) if fourth_powers else estimate
-
-        if not self.newest:
-            return checked(mean(samples, level=level, unit=unit, spacing=self.spacing))
-        now = mean_now(
-            samples,
-            steps=self.steps,
-            learning_rate=self.learning_rate,
-            level=level,
-            unit=unit,
-            prior=prior or MOMENT_PRIOR,
-        )
-        now = checked(now)
-        return self._with_date(now, trend(samples, steps=self.steps, now=now, level=level))
+        return self._estimate([samples], level, unit, prior, fourth_powers)
 
     def ratio(
         self,
         numerator: Float[np.ndarray, " steps"],
         denominator: Float[np.ndarray, " steps"],
         *,
-        level: float = 0.9,
+        level: float = LEVEL,
         unit: str = "",
         nonnegative: bool = True,
         prior: "gradiometer.measurement.uncertainty.power_law.Drift | None" = None,
@@ -299,57 +281,58 @@ class Series:
             fourth_powers: See `mean`. Then the estimate is also unknown if the denominator may be
                 zero.
         """
-        from gradiometer.measurement.uncertainty.means import ratio_of_means
-        from gradiometer.measurement.uncertainty.now import MOMENT_PRIOR, ratio_now
-        from gradiometer.measurement.uncertainty.skewed import fourth_powers as careful
-        from gradiometer.measurement.uncertainty.trends import trend
-
-        def checked(estimate: Estimate) -> Estimate:
-            return (
-                careful(estimate, numerator, denominator, newest=self.newest)
-                if fourth_powers
-                else estimate
-            )
-
-        if not self.newest:
-            return checked(
-                ratio_of_means(
-                    numerator,
-                    denominator,
-                    level=level,
-                    unit=unit,
-                    spacing=self.spacing,
-                    nonnegative=nonnegative,
-                )
-            )
-        now = ratio_now(
-            numerator,
-            denominator,
-            steps=self.steps,
-            learning_rate=self.learning_rate,
-            level=level,
-            unit=unit,
+        return self._estimate(
+            [numerator, denominator],
+            level,
+            unit,
+            prior,
+            fourth_powers,
             nonnegative=nonnegative,
-            prior=prior or MOMENT_PRIOR,
             rare_noise=rare_noise,
         )
-        now = checked(now)
-        return self._with_date(
-            now, trend(numerator, denominator, steps=self.steps, now=now, level=level)
-        )
 
-    def _with_date(
-        self, now: Estimate, change: "gradiometer.measurement.uncertainty.trends.Trend | None"
+    def _estimate(
+        self,
+        samples: Sequence[Float[np.ndarray, " steps"]],
+        level: float,
+        unit: str,
+        prior: "gradiometer.measurement.uncertainty.power_law.Drift | None",
+        fourth_powers: bool,
+        *,
+        nonnegative: bool = True,
+        rare_noise: float | None = None,
     ) -> Estimate:
-        """The estimate with its step, and the early value if a change since is shown."""
-        shown = change is not None and change.direction != 0
-        needed = now.needed
-        if len(self) == 1:  # its distance from the next one is not in the readings
-            needed = math.ceil((now.needed or 0) * self.spacing)
-        earlier = (change.step, change.early.value) if change is not None and shown else None
-        step = int(self.steps[-1]) if len(self) else None
-        reached = self.reached if step is not None and self.reached > step else None
-        return replace(now, needed=needed, step=step, earlier=earlier, reached=reached)
+        """The mean of one number per reading, or the ratio of two means."""
+        from gradiometer.measurement.uncertainty import means, now, skewed
+
+        settings: dict[str, Any] = {"level": level, "unit": unit}
+        if len(samples) > 1:
+            settings["nonnegative"] = nonnegative
+        if not self.newest:
+            over_window: Any = means.ratio_of_means if len(samples) > 1 else means.mean
+            estimate: Estimate = over_window(*samples, **settings, spacing=self.spacing)
+        else:
+            settings |= {"steps": self.steps, "learning_rate": self.learning_rate}
+            settings["prior"] = prior or now.MOMENT_PRIOR
+            if len(samples) > 1:
+                estimate = now.ratio_now(*samples, **settings, rare_noise=rare_noise)
+            else:
+                estimate = now.mean_now(*samples, **settings)
+        if fourth_powers:
+            estimate = skewed.fourth_powers(estimate, *samples, newest=self.newest)
+        if not self.newest:
+            return estimate
+        change = now.trend(*samples, steps=self.steps, now=estimate, level=level)
+        step = int(self.steps[-1]) if len(self) else -1
+        # The distance of a single reading from the next one is not in the readings.
+        distance = self.spacing if len(self) == 1 else 1
+        return replace(
+            estimate,
+            needed=estimate.needed and math.ceil(estimate.needed * distance),
+            step=step if len(self) else None,
+            earlier=(change.step, change.early.value) if change and change.direction else None,
+            reached=self.reached if self.reached > step >= 0 else None,
+        )
 
     def setting(self, values: Shaped[np.ndarray, " steps"], last: int = 1) -> float:
         """A setting, such as η or B: its median over the window, or over the `last` readings before

@@ -2,8 +2,8 @@
 share."""
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -12,15 +12,36 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.apart import Apart
 from gradiometer.measurement.batch import Batch, batch_size, dealt, take
 from gradiometer.measurement.gradient_graph import GradientGraph, twice_differentiable
-from gradiometer.measurement.likely import LikelyGradient
 from gradiometer.measurement.motion import Motion
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.optimizer.groups import Group
-from gradiometer.measurement.parts import inner_products, squared_norms
+from gradiometer.measurement.parts import SpreadBuilder, inner_products, squared_norms
 from gradiometer.measurement.reading import Sampling, Spread
+
+PER_EXAMPLE_NUMBERS = 2**25
+"""Largest number of values in memory when gradients are computed per example: 128 MiB in single
+precision."""
+
+
+class LikelyGradient(ABC):
+    """ĝ of a step. A spread is measured with the likely one, and again if that turns out to be
+    wrong."""
+
+    @abstractmethod
+    def __call__(self) -> Sequence[Tensor] | None:
+        """ĝ, one tensor per trainable parameter; None if it is not available. May wait for an
+        accelerator."""
+
+    @abstractmethod
+    def likely(self) -> Sequence[Tensor] | None:
+        """What ĝ most likely is; None if it has to be asked for. Nothing waits."""
+
+    @abstractmethod
+    def was_right(self) -> bool:
+        """True if `likely` returned ĝ, or was not called. Waits only if the CPU has not waited
+        since."""
 
 
 class TrainingStep:
@@ -302,26 +323,90 @@ class TrainingStep:
         """
         if self._shared is not None:
             return self._shared
-        return self._apart(parts)
-
-    def _apart(self, parts: int | None) -> Spread:
-        """The spread of parts that are run again, kept for the next gauge."""
         count = self.batch_size if parts is None else parts
         if count not in self._spreads:
-            apart = Apart(
-                self.objective,
-                self.batch,
-                gradient=None if self._gradient is None else self._likely,
-                preconditioner=self.preconditioner,
-                example_of=self.example_of,
-                seed_of=self.derived_seed,
-            )
-            spread = apart.spread(count)
+            spread = self._of_parts(count, None if self._gradient is None else self._likely)
             self._arrived()
             if isinstance(self._gradient, LikelyGradient) and not self._gradient.was_right():
-                spread = replace(apart, gradient=lambda: self.gradient).spread(count)
-            self._spreads[count] = spread
+                spread = self._of_parts(count, lambda: self.gradient)
+            self._spreads[count] = spread  # for the next gauge
         return self._spreads[count]
+
+    def _of_parts(self, count: int, whole: Callable[[], Gradients] | None) -> Spread:
+        """The spread of `count` parts that are run again, or of as many as the loss and the labels
+        allow; ĝ by `whole`, if it is known."""
+        size = self.batch_size
+        if not 2 <= count <= size:
+            raise BadArgument(
+                f"`parts` must be at least 2, and at most the batch size {size}, got {count}: "
+                "the spread within a step needs two parts of at least one example each."
+            )
+        traits = self.objective.traits(self.batch, seed=self.derived_seed("probe"))
+        if self.example_of is not None:
+            count = min(count, len(self.example_of.unique()))
+        if traits.coupled:  # there are no batch statistics of one example
+            count = max(min(count, size // 2), 2)
+        elif count == size > 2 and self.example_of is None:
+            return self._per_example()
+        parts = dealt(size, count, self.generator("deal"), self.example_of)
+        if not (traits.fixed and whole is not None):
+            return self.all_run(parts)
+        return self._with_last_by_subtraction(parts, whole())
+
+    def all_run(self, parts: Sequence[Tensor]) -> Spread:
+        """Compute the gradient of every part, each with its own random numbers and batch
+        statistics; ĝ is their mean."""
+        builder, mean = self._builder, list[Tensor]()
+        for position, part in enumerate(parts):
+            gradients = self._part_gradient(part, position)
+            builder.add(len(part), gradients)
+            share = len(part) / self.batch_size
+            if mean:
+                torch._foreach_add_(mean, gradients, alpha=share)
+            else:  # a gradient may share its memory with another tensor, so it is not changed in place
+                mean = list(torch._foreach_mul(gradients, share))
+            del gradients
+        return builder.finish(mean)
+
+    def _with_last_by_subtraction(self, parts: Sequence[Tensor], whole: Gradients) -> Spread:
+        """Compute k − 1 gradients; Σ b_j ĝ_j = B ĝ gives the last, of which only the norms are
+        kept."""
+        builder, rest, left = self._builder, whole, self.batch_size
+        for position, part in enumerate(parts[:-1]):
+            gradients = self._part_gradient(part, position)
+            builder.add(len(part), gradients)
+            left -= len(part)
+            # The mean over the remaining examples: ((left + b) rest − b ĝ_j) / left.
+            weight = -len(part) / left
+            if position == len(parts) - 2:
+                builder.add_between(left, rest, gradients, weight)
+            elif position:
+                torch._foreach_lerp_(rest, gradients, weight)
+            else:
+                rest = list(torch._foreach_lerp(rest, gradients, weight))
+            del gradients
+        return builder.finish(whole)
+
+    def _per_example(self) -> Spread:
+        """Compute the gradient of every example by vmap, a few at a time; ĝ is their mean."""
+        builder, size = self._builder, self.batch_size
+        mean = [torch.zeros_like(parameter) for parameter in self.objective.parameters]
+        at_once = max(PER_EXAMPLE_NUMBERS // self.objective.dimension, 1)
+        for position, part in enumerate(torch.split(torch.arange(size, device="cpu"), at_once)):
+            seed = self.derived_seed(f"examples {position}")
+            gradients = self.objective.per_example_gradients(take(self.batch, part), seed=seed)
+            builder.add_each(gradients)
+            torch._foreach_add_(mean, [g.sum(0) for g in gradients], alpha=1 / size)
+        return builder.finish(mean)
+
+    @property
+    def _builder(self) -> SpreadBuilder:
+        """A new builder of a spread."""
+        return SpreadBuilder(self.objective.layer_of, preconditioner=self.preconditioner)
+
+    def _part_gradient(self, part: Tensor, position: int) -> Gradients:
+        seed = self.derived_seed(f"part {position}")
+        return self.objective.gradient(take(self.batch, part), seed=seed)
 
     def _likely(self) -> Gradients:
         """ĝ; on an accelerator what it most likely is, if it is not known yet."""

@@ -148,11 +148,11 @@ def _used_by(function: FunctionType) -> list[Any]:
         with suppress(ValueError):  # not filled yet
             used.append(cell.cell_contents)
     names = _names(function.__code__)
-    for name in names & function.__globals__.keys():
-        used.append(value := function.__globals__[name])
+    known = [function.__globals__[name] for name in names & function.__globals__.keys()]
+    for value in known:
         if isinstance(value, ModuleType) and value.__name__.partition(".")[0] not in LIBRARIES:
             used += [vars(value)[inner] for inner in names & vars(value).keys()]
-    return used
+    return used + known
 
 
 def _names(code: CodeType) -> set[str]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
 from gradiometer.measurement.batch import Batch, batch_size
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.evaluation import Evaluation
 from gradiometer.measurement.loss import checked_loss
 from gradiometer.measurement.uncertainty.proportions import proportion
@@ -25,7 +25,7 @@ AT_ONCE = 1024
 
 
 def evaluate(
-    problem: Problem, model: nn.Module, device: torch.device, level: float = 0.9
+    problem: Problem, model: nn.Module, device: torch.device, level: float = LEVEL
 ) -> Evaluation:
     """The loss and the accuracy on the test set, in eval mode, with intervals over its examples,
     and both for every example.

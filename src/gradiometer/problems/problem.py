@@ -85,11 +85,32 @@ class Problem:
     def __post_init__(self) -> None:
         if not self.name.strip():
             raise BadArgument("`name` must not be empty: the run folder is named after it.")
-        _check_model(self.model)
-        _check_loss(self.loss)
-        _check_examples("train", self.train)
-        if self.test is not None:
-            _check_examples("test", self.test)
+        if isinstance(self.model, nn.Module):
+            raise BadArgument(
+                "`model` must be a function that makes the model, got a "
+                f"{type(self.model).__name__}: write model=lambda: ..., so that each run starts "
+                "from its own seed."
+            )
+        # The usual slip: a criterion of torch takes outputs and targets.
+        if isinstance(self.loss, criteria._Loss):
+            raise BadArgument(
+                f"`loss` must be a function of (model, batch), got {type(self.loss).__name__}, a "
+                "criterion on (prediction, target): write "
+                f"supervised(nn.{type(self.loss).__name__}(reduction='none'))."
+            )
+        for name, does in (("model", "that makes the model"), ("loss", "of (model, batch)")):
+            given = getattr(self, name)
+            if not callable(given):
+                raise BadArgument(
+                    f"`{name}` must be a function {does}, got {type(given).__name__}."
+                )
+        for name in ("train", "test"):
+            part = getattr(self, name)
+            if not isinstance(part, Examples) and (name == "train" or part is not None):
+                raise BadArgument(
+                    f"`{name}` must be Examples, got {type(part).__name__}: write "
+                    f"{name}=Examples(...)."
+                )
         if self.correct is not None and not callable(self.correct):
             raise BadArgument(
                 "`correct` must be a function of (model, batch), got "
@@ -105,39 +126,6 @@ class Problem:
             self.test.fingerprint() if self.test is not None else "no test data",
         ]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
-
-
-def _check_model(model: Any) -> None:
-    if isinstance(model, nn.Module):
-        raise BadArgument(
-            f"`model` must be a function that makes the model, got a {type(model).__name__}: write "
-            "model=lambda: ..., so that each run starts from its own seed."
-        )
-    if not callable(model):
-        raise BadArgument(
-            f"`model` must be a function that makes the model, got {type(model).__name__}."
-        )
-
-
-def _check_loss(loss: Any) -> None:
-    # The usual slip: a criterion of torch takes outputs and targets.
-    if isinstance(loss, criteria._Loss):
-        raise BadArgument(
-            f"`loss` must be a function of (model, batch), got {type(loss).__name__}, a criterion "
-            "on (prediction, target): write "
-            f"supervised(nn.{type(loss).__name__}(reduction='none'))."
-        )
-    if not callable(loss):
-        raise BadArgument(
-            f"`loss` must be a function of (model, batch), got {type(loss).__name__}."
-        )
-
-
-def _check_examples(name: str, examples: Any) -> None:
-    if not isinstance(examples, Examples):
-        raise BadArgument(
-            f"`{name}` must be Examples, got {type(examples).__name__}: write {name}=Examples(...)."
-        )
 
 
 def new_model(problem: Problem) -> nn.Module:

@@ -149,8 +149,8 @@ class Budget:
 
         After the first alone it is `guess`, or for an expensive kind the first if that took longer.
         """
-        if costs := self._costs.get(kind):
-            return statistics.median(costs)
+        if self._costs.get(kind):
+            return statistics.median(self._costs[kind])
         return guess if kind == READINGS else max(guess, self._first.get(kind, 0.0))
 
     def fits(

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gradiometer.errors import BadArgument, RunDamaged
-from gradiometer.run.columns import StepNumber
 from gradiometer.run.folder import RunFolder
+from gradiometer.run.readings import StepNumber
 from gradiometer.storage.disk import (
     check_inside,
     interrupted_by_disk,

@@ -2,9 +2,7 @@
 Python."""
 
 import difflib
-import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +10,10 @@ import msgspec
 import tomli_w
 
 from gradiometer.errors import BadArgument
+from gradiometer.measurement.estimate import LEVEL
 from gradiometer.measurement.optimizer.groups import Group, family_of
-from gradiometer.run.settings.values import SCHEDULES, largest_rate, typed
-from gradiometer.storage.toml import read_toml
+from gradiometer.run.rules import SCHEDULES, check_values, largest_rate, typed
+from gradiometer.storage.disk import read_toml
 
 # Default of η.
 DEFAULT_RATES = {"sgd": 0.1, "adamw": 0.001, "schedulefree": 1.0}
@@ -29,24 +28,11 @@ GAUGES = {
 }
 """What is measured by default. Batch sharpness is for SGD, whose edge of stability is known."""
 
-# More threads help on no machine, and torch ends the process if the system refuses it a thread.
-MOST_THREADS = 512
-
-# Numbers of steps are below this. Above it, a float does not tell one step from the next.
-MOST_STEPS = 2**53
-
 # names of 0.1.0
 RENAMED = {
     "microbatches": "accumulation",
     "spread": "parts",
     "check_standing": "check_endpoint",
-}
-_LOWEST = {
-    "batch_size": 1,
-    "epochs": 1,
-    "accumulation": 1,
-    "keep_checkpoints": 1,
-    "checkpoint_seconds": 0,
 }
 
 
@@ -150,7 +136,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     check_edge: bool = True
     check_endpoint: bool = True
     every: int | None = None
-    level: float = 0.9
+    level: float = LEVEL
     seed: int = 0
     threads: int = 1
     device: str = "cpu"
@@ -171,14 +157,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             )
         elif self.learning_rate is None:
             msgspec.structs.force_setattr(self, "learning_rate", DEFAULT_RATES[self.optimizer])
-        for complaints in (
-            _general_complaints,
-            _training_complaints,
-            _fork_complaints,
-            _instrument_complaints,
-        ):
-            for complaint in complaints(self):
-                raise BadArgument(complaint)
+        check_values(self)
 
     @property
     def rate(self) -> float:
@@ -292,143 +271,84 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         }
 
 
-def _general_complaints(c: Configuration) -> Iterator[str]:
-    for name in ("problem", "model", "device", "data_dir"):
-        value = getattr(c, name)
-        if value is not None and not value.strip():
-            yield f"`{name}` must not be empty: give a value, or leave it out."
-    if not 0 <= c.seed < 2**63:
-        yield f"`seed` must be at least 0 and below 2^63, got {c.seed}."
-    if not 1 <= c.threads <= MOST_THREADS:
-        yield f"`threads` must lie between 1 and {MOST_THREADS}, got {c.threads}."
-    if not re.fullmatch(r"( *\d{1,15} *(, *\d{1,15} *)*)?", c.checkpoint_at):
-        yield (
-            "`checkpoint_at` must be steps with commas between them, such as 500,1000, got "
-            f"{c.checkpoint_at!r}."
-        )
-    for name in (
-        "batch_size",
-        "epochs",
-        "steps",
-        "accumulation",
-        "parts",
-        "every",
-        "snapshots",
-        "keep_checkpoints",
-    ):
-        if not (getattr(c, name) or 0) < MOST_STEPS:
-            yield f"`{name}` must be below 2^53, got about 2^{getattr(c, name).bit_length() - 1}."
-    for name, lowest in _LOWEST.items():
-        if not getattr(c, name) >= lowest:
-            yield f"`{name}` must be at least {lowest}, got {getattr(c, name)}."
-
-
-def _fork_complaints(c: Configuration) -> Iterator[str]:
-    if c.cool != "off" and c.schedule in ("cosine", "linear", "trapezoid"):
-        yield (
-            f"`cool` is {c.cool!r}, but the {c.schedule} schedule decays to zero by itself: leave "
-            "out one of the two."
-        )
-    for name in ("cool_budget", "fork_budget"):
-        if not 0 <= getattr(c, name) < math.inf:
-            yield f"`{name}` must be at least 0 and finite, got {getattr(c, name)}."
-    if c.cool != "off" and c.snapshots:
-        yield (
-            f"`cool` is {c.cool!r}, but the cycles of `snapshots` decay to zero by themselves: "
-            "leave out one."
-        )
-    if c.fork_budget and not (c.cool == "off" and c.level > 0.5):
-        yield (
-            f"`fork_budget` needs cool = off and a level above 0.5, got cool = {c.cool} and level "
-            f"= {c.level}."
-        )
-
-
-def _training_complaints(c: Configuration) -> Iterator[str]:
-    if not 0 < c.rate < math.inf:
-        yield f"`learning_rate` must be positive and finite, got {c.learning_rate}."
-    if not (c.snapshots == 0 or c.snapshots >= 2):
-        yield (
-            f"`snapshots` must be 0 or at least 2, got {c.snapshots}: the average of one model is "
-            "that model."
-        )
-    if c.schedule == "cycles" and c.snapshots == 0:
-        yield (
-            "`schedule` is cycles, and `snapshots` is the number of cycles: set snapshots, for "
-            "example to 5."
-        )
-    if not 0 <= c.held_out < 1:
-        yield f"`held_out` must be at least 0 and below 1, got {c.held_out}."
-    if not 0 <= c.momentum < 1:
-        yield f"`momentum` must be at least 0 and below 1, got {c.momentum}."
-    if c.optimizer != "sgd" and (c.momentum or c.nesterov):
-        yield (
-            f"`momentum` and `nesterov` are settings of SGD, and `optimizer` is {c.optimizer}: "
-            "leave them out."
-        )
-    if c.optimizer == "schedulefree" and (
-        c.schedule != "constant" or c.cool != "off" or c.snapshots
-    ):
-        yield (
-            "`optimizer` is schedulefree, which needs no schedule: leave out `schedule`, `cool` "
-            "and `snapshots`."
-        )
-    if c.nesterov and not c.momentum > 0:
-        yield (
-            f"`nesterov` needs a momentum above 0, got {c.momentum}: set momentum, for example to "
-            "0.9."
-        )
-    if not 0 <= c.weight_decay < math.inf:
-        yield f"`weight_decay` must be at least 0 and finite, got {c.weight_decay}."
-    if c.clip is not None and not 0 < c.clip < math.inf:
-        yield f"`clip` must be positive and finite, got {c.clip}."
-    if not c.accumulation <= c.batch_size:
-        yield (
-            f"`accumulation` must be at most batch_size = {c.batch_size}, got {c.accumulation} "
-            "micro-batches."
-        )
-
-
-def _instrument_complaints(c: Configuration) -> Iterator[str]:
-    if not 0 <= c.budget < 1:
-        yield (
-            "`budget` must be a share of the training time, at least 0 and below 1, got "
-            f"{c.budget}."
-        )
-    if c.steps is not None and not c.steps >= 1:
-        yield f"`steps` must be at least 1, got {c.steps}."
-    if c.every is not None and not c.every >= 1:
-        yield f"`every` must be at least 1 step, got {c.every}."
-    if c.every is not None and c.budget == 0:
-        yield (
-            f"`every` is {c.every}, but a budget of 0 switches measuring off: leave out one of the "
-            "two."
-        )
-    if not 0 < c.level < 1:
-        yield f"`level` must lie between 0 and 1, got {c.level}."
-    elif c.cool == "auto" and not c.level > 0.5:
-        yield (
-            "`level` must be above 0.5 for `cool` = auto, whose forks decide by one-sided bounds, "
-            f"got {c.level}."
-        )
-    if not (c.parts == 0 or c.parts >= 2):
-        yield (
-            f"`parts` must be 0 (per example) or at least 2, got {c.parts}: a single gradient has "
-            "no spread."
-        )
-    if c.budget > 0 and c.batch_size == 1:
-        yield (
-            "`batch_size` is 1, so a step has no spread: raise batch_size to 2 or more, or set "
-            "budget to 0."
-        )
-    if c.budget > 0 and c.accumulation == 1 and not c.parts <= c.batch_size:
-        yield (
-            f"`parts` must be at most batch_size, got {c.parts} parts of a batch of {c.batch_size}:"
-            " lower it, or set it to 0 to measure per example."
-        )
-
-
 def _place(where: str, lines: Mapping[str, int] | None, name: str) -> str:
     if not where:
         return ""
     return f"{where}:{lines[name]}: " if lines and name in lines else f"{where}: "
+
+
+class WatchedConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings of a watched run. `Run.hyperparameters` has its optimizer, learning rate and
+    momentum.
+
+    The fields have the meaning that they have in `Configuration`, and are checked in the same way.
+
+    Args:
+        problem: The name that was given to `watch`.
+        batch_size: Examples per update: of all its backwards, on all processes.
+        sampling: How batches are drawn: reshuffled, or replacement for independent draws.
+        accumulation: Number of backwards per update, on all processes.
+        parts: Number of parts of a batch whose gradients are compared if `accumulation` is 1; 0:
+            one per example.
+        budget: Share of the training time that measuring may use.
+        gauges: Comma-separated gauge names.
+        every: Measure at every n-th step and ignore the budget.
+        level: Confidence level of every interval.
+        seed: Seed of the random numbers that measuring draws.
+        threads: Number of CPU threads of one process.
+        device: Device of the model's parameters.
+
+    Raises:
+        BadArgument: A setting cannot be used.
+
+    >>> from gradiometer.run.configuration import WatchedConfiguration
+    >>> WatchedConfiguration(batch_size=64, every=10).to_dict()["batch_size"]
+    64
+    """
+
+    problem: str = "loop"
+    batch_size: int
+    sampling: Literal["reshuffled", "replacement"] = "replacement"
+    accumulation: int = 1
+    parts: int = 2
+    budget: float = 0.02
+    gauges: str = "noise"
+    every: int | None = None
+    level: float = LEVEL
+    seed: int = 0
+    threads: int = 1
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        Configuration(**_with_two_examples(self.to_dict()))
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> "WatchedConfiguration":
+        """Check names and values. Settings of a training that `watch` does not know are left out.
+
+        Args:
+            mapping: Values by name.
+            where: Prefix of the error messages, such as the name of the file.
+        """
+        checked = Configuration.from_mapping(_with_two_examples(mapping), where)
+        known = {name: getattr(checked, name) for name in cls.__struct_fields__}
+        known["batch_size"] = mapping.get("batch_size", checked.batch_size)
+        return cls(**{name: value for name, value in known.items() if value is not None})
+
+    @property
+    def measured(self) -> str:
+        """Comma-separated names of the gauges."""
+        return self.gauges
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values by name, without None, which TOML cannot store."""
+        return {
+            name: value for name, value in msgspec.structs.asdict(self).items() if value is not None
+        }
+
+
+def _with_two_examples(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without a batch of one example: a watched loop may have it, since successive steps
+    are compared."""
+    size = settings.get("batch_size")
+    return {**settings, "batch_size": 2} if size == 1 else dict(settings)

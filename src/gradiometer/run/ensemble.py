@@ -33,13 +33,14 @@ from gradiometer.exploration.ensembles.scores import (
     scores,
 )
 from gradiometer.exploration.ensembles.swag import SWAG
+from gradiometer.measurement.estimate import LEVEL
 from gradiometer.problems.evaluation import held_out_labels, log_probabilities
 from gradiometer.problems.problem import Problem, new_model, refresh
 from gradiometer.randomness import untouched_randomness
+from gradiometer.run.artifacts import load_snapshots
 from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.problem import problem_of
 from gradiometer.run.reader import Run
-from gradiometer.run.snapshots import load_snapshots
 
 # Test examples needed, so that every bin of the calibration error has enough.
 FEWEST_HELD_OUT = 2 * 3 * BINS
@@ -86,7 +87,12 @@ def evaluate_ensemble(
 
 
 def score_snapshots(
-    run: Run, problem: Problem, against: Sequence[Path] = (), *, points: int = 9, level: float = 0.9
+    run: Run,
+    problem: Problem,
+    against: Sequence[Path] = (),
+    *,
+    points: int = 9,
+    level: float = LEVEL,
 ) -> EnsembleEvaluation:
     """Score the snapshots of a run on the test examples of a problem. Arguments as in
     `evaluate_ensemble`."""

@@ -6,24 +6,26 @@ import os
 import platform
 import re
 import shutil
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
+import msgspec
 import tomli_w
 
 from gradiometer import __version__
 from gradiometer.errors import BadArgument, RunDamaged, RunNotFound, StorageFailed
 from gradiometer.measurement.reading import Draw, Sampling
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.manifest import read_manifest
-from gradiometer.run.settings.watched import WatchedConfiguration
+from gradiometer.run.configuration import Configuration, WatchedConfiguration
+from gradiometer.run.readings import StepNumber
+from gradiometer.run.rules import MOST_STEPS
 from gradiometer.run.trust import SIGNATURE, names_code, signature
-from gradiometer.storage.disk import reason_of, replace_file, sync_folder, writing
+from gradiometer.storage.disk import read_file, reason_of, replace_file, sync_folder, writing
 
 # Version of the layout of a run folder. It is raised if readers of the previous version cannot read
 # the new one.
@@ -333,3 +335,84 @@ def file_name(name: str, default: str = "loop") -> str:
     """A name that can begin the name of a folder on every system: mine:problem becomes
     mine-problem."""
     return "-".join(re.findall(r"\w[\w.]*", name))[:60] or default
+
+
+_Count = Annotated[int, msgspec.Meta(ge=1, lt=MOST_STEPS)]
+
+
+class _Drawn(TypedDict):
+    draw: Draw
+    examples: NotRequired[_Count | None]
+
+
+class _Problem(TypedDict, total=False):
+    name: str
+    model: str
+    parameters: StepNumber
+    fingerprint: str
+    description: str
+    optimizer: str
+
+
+# A gauge that was given as an object.
+class _Gauge(TypedDict):
+    name: str
+    path: str
+    repr: str
+    settings: NotRequired[str]
+
+
+# The types of what readers look into, apart from `configuration` and `format`, without which there
+# is no run.
+KINDS: dict[str, Any] = {
+    "name": str,
+    "created": str,
+    "made_by": str,
+    "versions": dict[str, str],
+    "seeds": dict[str, int],
+    "sampling": _Drawn,
+    "probe": _Drawn,
+    "layers": list[str],
+    "mode": str,
+    "ranks": _Count,
+    "steps": _Count,
+    "gauges": list[_Gauge],
+    "problem": _Problem,
+}
+
+
+def read_manifest(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The content of a `run.toml`, and a warning for each key that does not fit and was left out.
+
+    Raises:
+        OSError: It cannot be opened.
+        RunDamaged: It is not TOML, or its `configuration` is not a table.
+    """
+    try:
+        text = read_file(path).decode()
+        content = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RunDamaged(f"`{path}` is damaged: it is not valid TOML ({error}).") from error
+    if not isinstance(content.setdefault("configuration", {}), dict):
+        raise RunDamaged(f"`{path}` is damaged: `configuration` is not a table.")
+    warnings = []
+    for key in KINDS.keys() & content.keys():
+        try:
+            msgspec.convert(content[key], KINDS[key])
+        except (msgspec.ValidationError, OverflowError) as error:
+            warnings.append(
+                f"{path.name}:{_line_of(key, text)}: `{key}` is damaged: left out ({error})."
+            )
+            del content[key]
+    return content, warnings
+
+
+def _line_of(key: str, text: str) -> int:
+    """The number of the line of a table, or of a key above the first table; 1 if it is written in
+    another way."""
+    above = True
+    for number, line in enumerate(text.splitlines(), start=1):
+        above = above and not line.startswith("[")
+        if re.match(rf"\[+{key}\]", line) or (above and re.match(rf"{key} *=", line)):
+            return number
+    return 1

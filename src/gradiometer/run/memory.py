@@ -3,8 +3,6 @@ recorded."""
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -82,26 +80,11 @@ def _left_of_machine() -> int | None:
         return left
 
 
-class Peak:
-    """The most by which a measured step raised the peak memory of the process, in bytes."""
-
-    def __init__(self) -> None:
-        self.raised = 0
-
-    @contextmanager
-    def raised_by(self, step: Measurable) -> Iterator[None]:
-        """A region that measures a step."""
-        objective = getattr(step, "objective", None)
-        accelerators = (
-            [] if objective is None else [one for one in objective.devices if one.type != "cpu"]
-        )
-        before = _peak(accelerators)
-        yield
-        self.raised = max(self.raised, _peak(accelerators) - before)
-
-
-def _peak(accelerators: list[Any]) -> int:
-    """The peak so far: of the accelerators, or else of the process; 0 if it is not known."""
+def peak_of(step: Measurable) -> int:
+    """The peak memory so far, in bytes, where this step is measured: of the accelerators, or else of
+    the process; 0 if it is not known."""
+    devices = step.objective.devices if hasattr(step, "objective") else ()
+    accelerators = [one for one in devices if one.type != "cpu"]
     if not accelerators:
         try:
             import resource  # noqa: PLC0415 (not on Windows)

@@ -1,25 +1,27 @@
 """Read a run, without torch, while it is being written or after its process was killed."""
 
 import shlex
-from collections.abc import Sequence
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
 from gradiometer.errors import RunNotFound, StorageFailed
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER, Group, family_of
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.measurement.reading import Sampling, Series
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.events import events_of
+from gradiometer.run.configuration import Configuration, WatchedConfiguration
 from gradiometer.run.folder import RunFolder
-from gradiometer.run.readings import Readings
-from gradiometer.run.settings.watched import WatchedConfiguration
-from gradiometer.storage.journal import being_written, read_journal
+from gradiometer.run.readings import Readings, StepNumber
+from gradiometer.storage.journal import Line, being_written, read_journal
 
 Status = Literal["running", "finished", "interrupted", "diverged"]
 
@@ -210,7 +212,7 @@ class Run:
         if longest is not None:
             steps, rates = longest.steps.tolist(), longest.learning_rate.tolist()
         elif isinstance(c, Configuration):
-            from gradiometer.run.settings.planned import planned  # noqa: PLC0415 (slow)
+            from gradiometer.run.planned import planned  # noqa: PLC0415 (slow)
 
             steps = np.unique(np.linspace(0, self.steps, POINTS).round().astype(int)).tolist()
             schedule = planned(c, self.manifest.get("steps", self.steps + 1))
@@ -301,3 +303,143 @@ class Run:
     @cached_property
     def _series_and_warnings(self) -> tuple[dict[str, Series], list[str]]:
         return self._readings.series(self.measured_sampling, self.layers)
+
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+# NaN fails both comparisons.
+Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+Rate = Annotated[float, msgspec.Meta(ge=0, le=sys.float_info.max)]
+
+
+class _Event(msgspec.Struct):
+    event: Name
+    step: StepNumber
+    time: Finite
+
+
+class _Triage(_Event):
+    """What triage knows of the loop: one value for each parameter tensor, and what
+    holds for all."""
+
+    tensors: list[str]
+    sizes: list[StepNumber]
+    axes: list[Annotated[int, msgspec.Meta(ge=0, le=1000)]]
+    layers: list[str]
+    rows: list[StepNumber] | msgspec.UnsetType = msgspec.UNSET
+    untrained: list[str] = []
+    dropout: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    steps: StepNumber | msgspec.UnsetType = msgspec.UNSET
+    scheduled: StepNumber | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        if not len(self.tensors) == len(self.sizes) == len(self.axes) == len(self.layers):
+            raise ValueError("tensors, sizes, axes and layers are not equally many")
+        if self.rows is not msgspec.UNSET and len(self.rows) != len(self.tensors):
+            raise ValueError("rows and tensors are not equally many")
+
+
+def _with(kind: str, **fields: Any) -> Any:
+    """The type of an event with these fields: each a type, or a type and a default."""
+    listed = [
+        (name, *field) if isinstance(field, tuple) else (name, field)
+        for name, field in fields.items()
+    ]
+    return msgspec.defstruct(kind, listed, bases=(_Event,), kw_only=True)
+
+
+_OPTIONAL = (str | msgspec.UnsetType, msgspec.UNSET)
+
+# The types of the events that readers look into. Events of other kinds have a name, a step and a
+# time.
+KINDS: dict[str, Any] = {
+    "triage": _Triage,
+    "warning": _with(
+        "warning",
+        text=Annotated[str, msgspec.Meta(min_length=1)],
+        stopped=_OPTIONAL,
+        withholds=_OPTIONAL,
+        repeats=_OPTIONAL,
+        not_finite=_OPTIONAL,
+    ),
+    "evaluation": _with(
+        "evaluation",
+        estimates=(dict[str, Estimate], {}),
+        # where the numbers of single examples begin, and how many there are
+        examples=(dict[str, tuple[StepNumber, StepNumber]], {}),
+    ),
+    "snapshot": _with("snapshot", number=StepNumber),
+    "diverged": _with("diverged", reason=(str, "")),
+    "cooling": _with(
+        "cooling", fork=str | None, begins=StepNumber | None, outcome=str, spent=float
+    ),
+    "rate fork": _with("rate_fork", fork=str | None, factor=Rate, outcome=str, spent=float),
+    "cooled forecast": _with(
+        "cooled_forecast",
+        averaged=float,
+        forecast=Estimate | None,
+        fork=str | None,
+        seen=float | None,
+        going_on=float | None,
+        spent=float,
+    ),
+    "stationarity": _with(
+        "stationarity",
+        learning_rate=Rate,
+        steps=StepNumber,
+        left=float,
+        gain=Estimate,
+        predicted=Estimate,
+        stopped=bool,
+    ),
+    "cut scored": _with(
+        "cut_scored", cut_at=StepNumber, seen=float, within=bool, predicted=Estimate
+    ),
+}
+
+
+def events_of(path_name: str, lines: Iterable[Line]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The events of a journal, oldest first, and one warning for each kind of event that could not
+    be used.
+
+    Args:
+        path_name: Name of the file, for the warnings.
+        lines: Its lines.
+    """
+    found: list[dict[str, Any]] = []
+    refused: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
+    for number, record in lines:
+        kind = "event"
+        try:
+            kind = msgspec.convert(record, _Event).event
+            wanted = KINDS.get(kind) or _slow_kind(kind)
+            # The fields that are known are kept as their types have them, the others as they are.
+            known = {} if wanted is None else msgspec.to_builtins(msgspec.convert(record, wanted))
+            found.append(record | known)
+        except (msgspec.ValidationError, OverflowError) as error:
+            refused[kind].append((number, str(error)))
+    return found, [_sentence(path_name, kind, places) for kind, places in refused.items()]
+
+
+def _slow_kind(kind: str) -> Any:
+    """The type of an event whose room imports scipy, which a run without such events is read
+    without."""
+    if kind == "endpoint":
+        from gradiometer.convergence.trajectory.endpoint import Endpoint  # noqa: PLC0415
+
+        return Endpoint
+    if kind == "loss_examined":
+        from gradiometer.drift.spikes.evidence import Examined  # noqa: PLC0415
+
+        return Examined
+    return None
+
+
+def _sentence(path_name: str, kind: str, places: list[tuple[int, str]]) -> str:
+    number, reason = places[0]
+    named = (
+        "not an event (event, step and time)"
+        if kind == "event"
+        else f"the event `{kind}` is damaged"
+    )
+    more = f", and {len(places) - 1} more" if len(places) > 1 else ""
+    return f"{path_name}:{number}{more}: {named}: skipped ({reason})."

@@ -6,30 +6,138 @@ Lines are decoded in blocks and kept as arrays, which makes a million readings f
 import gc
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal
 
 import msgspec
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from gradiometer.errors import RunDamaged
 from gradiometer.measurement.optimizer.groups import Family, Group, read
-from gradiometer.measurement.reading import Sampling, Series
-from gradiometer.run.columns import (
-    Columns,
-    Number,
-    ReadingLine,
-    StepNumber,
-    columns_of,
-    in_order,
-    merge,
-    usable,
-)
+from gradiometer.measurement.reading import Draw, Sampling, Series
+from gradiometer.run.rules import MOST_STEPS
 from gradiometer.storage.disk import open_to_read, reason_of
 from gradiometer.storage.journal import is_incomplete, restored, skipped_lines
+
+# Names of the moments with their numbers of layers, −1 for a moment without layers.
+Shape = tuple[tuple[str, int], ...]
+
+
+Number = float | Literal["inf", "-inf", "nan"]
+StepNumber = Annotated[int, msgspec.Meta(ge=0, lt=MOST_STEPS)]
+
+
+class ReadingLine(msgspec.Struct, tag_field="kind", tag="reading", gc=False):
+    """A reading as a line of the journal."""
+
+    gauge: str
+    step: StepNumber
+    batch_size: Annotated[int, msgspec.Meta(ge=1, lt=MOST_STEPS)]
+    learning_rate: Number
+    moments: dict[str, Number | list[Number]]
+
+
+def _shape(line: ReadingLine) -> Shape:
+    return tuple(
+        sorted(
+            (name, len(value) if isinstance(value, list) else -1)
+            for name, value in line.moments.items()
+        )
+    )
+
+
+def _arrays_of(gauge: str, lines: Sequence[ReadingLine]) -> Series:
+    """The lines as arrays. How their batches were drawn is in another file.
+
+    Raises KeyError, TypeError or ValueError unless all lines have the shape of the first.
+    """
+    count, shape = len(lines), _shape(lines[0])
+    moments = [line.moments for line in lines]
+    if set(map(len, moments)) != {len(shape)}:
+        raise ValueError
+    return Series(
+        gauge,
+        np.fromiter([line.step for line in lines], np.int64, count),
+        np.fromiter([line.batch_size for line in lines], np.int64, count),
+        np.fromiter([line.learning_rate for line in lines], np.float64, count),
+        {name: _array([each[name] for each in moments], length) for name, length in shape},
+        Sampling(Draw.REPLACEMENT),
+    )
+
+
+def _array(values: list[Any], length: int) -> Float[np.ndarray, "readings ..."]:
+    """As doubles; "inf", "-inf" and "nan" become numbers. A flat iterator takes half the time of
+    nested lists."""
+    if length < 0:
+        return np.fromiter(values, np.float64, len(values))
+    if set(map(len, values)) != {length}:
+        raise ValueError
+    numbers = np.fromiter(chain.from_iterable(values), np.float64, len(values) * length)
+    return numbers.reshape(len(values), length)
+
+
+def _join(parts: Sequence[Series]) -> Series:
+    """Parts of one shape as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return replace(
+        parts[0],
+        steps=np.concatenate([part.steps for part in parts]),
+        batch_size=np.concatenate([part.batch_size for part in parts]),
+        learning_rate=np.concatenate([part.learning_rate for part in parts]),
+        moments={
+            name: np.concatenate([part.moments[name] for part in parts])
+            for name in parts[0].moments
+        },
+    )
+
+
+def _is_finite(series: Series) -> Bool[np.ndarray, " readings"]:
+    """True for readings whose moments are all finite."""
+    found = np.ones(len(series), dtype=bool)
+    for values in series.moments.values():
+        found &= np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+    return found
+
+
+def usable(parts: Sequence[Series]) -> tuple[Series | None, list[str]]:
+    """The readings of a gauge that can be used: finite, one for each step, and of the most frequent
+    of several shapes; and warnings about the others."""
+    # A mask copies, also where it leaves nothing out.
+    finite = [part if _is_finite(part).all() else part[_is_finite(part)] for part in parts]
+    total, good = sum(map(len, parts)), sum(map(len, finite))
+    warnings: list[str] = []
+    if good < total:
+        first = min(int(part.steps[~_is_finite(part)].min(initial=2**53)) for part in parts)
+        warnings.append(
+            f"{parts[0].gauge}: {total - good} of {total} readings are not finite, the first at "
+            f"step {first}: skipped."
+        )
+    if not good:
+        return None, warnings
+    usual = max(finite, key=len)
+    if len(usual) < good:
+        warnings.append(
+            f"{usual.gauge}: {good - len(usual)} readings have other moments than the rest: "
+            "skipped."
+        )
+    return usual[in_order(usual.steps)], warnings
+
+
+def in_order(steps: Int[np.ndarray, " _"]) -> slice | Int[np.ndarray, " _"]:
+    """Indices that sort by step and keep the last of equal steps; a slice if the steps increase
+    already."""
+    if bool((steps[1:] > steps[:-1]).all()):
+        return slice(None)
+    _, first = np.unique(steps[::-1], return_index=True)
+    return len(steps) - 1 - first
+
 
 # Bytes read at a time. The decoded lines then fit into the processor's cache, which halves the
 # time.
@@ -120,7 +228,7 @@ class Readings:
 
     def _start(self) -> None:
         self.overhead: dict[str, Any] = {}
-        self._columns: dict[str, list[Columns]] = {}
+        self._parts: defaultdict[str, dict[Shape, list[Series]]] = defaultdict(dict)
         self._losses: list[tuple[np.ndarray, np.ndarray]] = []
         # Steps and the groups of the optimizers at each.
         self.settings: list[tuple[int, tuple[Group, ...]]] = []
@@ -164,13 +272,14 @@ class Readings:
         file.seek(self._offset)
         with _no_garbage_collection():
             rest = b""
-            while piece := file.read(AT_ONCE):
+            for piece in iter(partial(file.read, AT_ONCE), b""):
                 whole, newline, rest = (rest + piece).rpartition(b"\n")
                 if newline:
                     self._take(whole)
                     self._offset += len(whole) + 1
         self._torn = bool(rest.strip())
-        if self._torn and (record := _decode(rest)) is not None:  # complete except for its newline
+        record = _decode(rest) if self._torn else None
+        if record is not None:  # complete except for its newline
             self._take_in([record])
             self._torn = False
             self._offset += len(rest)
@@ -226,12 +335,21 @@ class Readings:
 
     def _stack(self, readings: Mapping[str, list[ReadingLine]]) -> None:
         for gauge, lines in readings.items():
-            self._columns.setdefault(gauge, []).extend(columns_of(lines))
+            by_shape = self._parts[gauge]
+            try:
+                # Lines of several shapes are rare, and to ask every line for its shape takes as
+                # long as to read it.
+                part = _arrays_of(gauge, lines)
+                by_shape.setdefault(_shape(lines[0]), []).append(part)
+            except (KeyError, TypeError, ValueError):
+                for shape, alike in groupby(sorted(lines, key=_shape), key=_shape):
+                    by_shape.setdefault(shape, []).append(_arrays_of(gauge, list(alike)))
 
     def _drop_from(self, step: int) -> None:
         """Drop what the previous process wrote from this step on."""
-        for blocks in self._columns.values():
-            blocks[:] = [block.select(block.steps < step) for block in blocks]
+        for by_shape in self._parts.values():
+            for parts in by_shape.values():
+                parts[:] = [part[part.steps < step] for part in parts]
         self._losses = [
             (steps[steps < step], losses[steps < step]) for steps, losses in self._losses
         ]
@@ -257,15 +375,13 @@ class Readings:
         """The usable readings of every gauge, and warnings about the others."""
         found: dict[str, Series] = {}
         warnings: list[str] = []
-        for gauge, blocks in self._columns.items():
-            # joined once, for the next call
-            blocks[:] = merge([block for block in blocks if len(block)])
-            c, complaints = usable(gauge, blocks)
+        for gauge, by_shape in self._parts.items():
+            for parts in by_shape.values():
+                parts[:] = [_join(parts)]  # joined once, for the next call
+            series, complaints = usable([parts[0] for parts in by_shape.values()])
             warnings += complaints
-            if c is not None:
-                found[gauge] = Series(
-                    gauge, c.steps, c.batch_size, c.learning_rate, c.moments, sampling, layers
-                )
+            if series is not None:
+                found[gauge] = replace(series, sampling=sampling, layers=layers)
         return found, warnings
 
 

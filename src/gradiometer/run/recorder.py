@@ -10,13 +10,13 @@ from typing import Any, Literal
 from gradiometer.errors import BadArgument, Interrupted, Unsupported, UserCodeFailed
 from gradiometer.measurement.evaluation import Evaluation
 from gradiometer.measurement.gauge import Gauge, Measurable
-from gradiometer.measurement.optimizer.changes import Changes
+from gradiometer.measurement.optimizer.groups import Changes
 from gradiometer.measurement.reading import Moments, Reading, Series, is_finite
+from gradiometer.run.artifacts import FILE, write_examples
 from gradiometer.run.budget import READINGS, START, Budget
 from gradiometer.run.cadence.cadence import Cadence
-from gradiometer.run.examples import FILE, write_examples
 from gradiometer.run.folder import RunFolder
-from gradiometer.run.memory import Peak, measured
+from gradiometer.run.memory import measured, peak_of
 from gradiometer.storage.disk import interrupted_by_disk
 from gradiometer.storage.journal import JournalWriter
 
@@ -100,7 +100,8 @@ class Recorder:
         self._promises = bool(cadenced)
         # Takes the text of every warning too, before it is written; None to write only.
         self.tell: Callable[[str], object] | None = None
-        self._memory = Peak()
+        # The most bytes by which a measured step raised the peak memory.
+        self._raised = 0
         self._cadence = Cadence(cadenced, self.budget, every, self._share)
 
     def due(self, step: int) -> bool:
@@ -158,7 +159,8 @@ class Recorder:
             expensive = [
                 gauge for gauge in self.gauges if gauge.name in together and gauge not in turn
             ]
-        with self.budget.spending(READINGS), self._memory.raised_by(step):
+        with self.budget.spending(READINGS):
+            peak = peak_of(step)
             readings = [self._reading(gauge, step, together) for gauge in turn]
             for gauge in expensive:
                 with self.budget.spending(gauge.name):
@@ -167,6 +169,7 @@ class Recorder:
             made = [reading for reading in readings if reading is not None]
             for reading in made:
                 self._record(reading)
+            self._raised = max(self._raised, peak_of(step) - peak)
         if made:
             self._cadence.made(made[0].step)
         return made
@@ -335,7 +338,7 @@ class Recorder:
             "outside": sorted(self.budget.outside),
             "fixed": sorted(self.budget.fixed - {START}),
             "short_of": self.budget.short_of() if budgeted else None,
-            "memory": self._memory.raised,
+            "memory": self._raised,
             "beyond_allowance": budgeted and self.budget.beyond_allowance(),
         }
 

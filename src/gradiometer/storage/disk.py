@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -10,9 +11,9 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from gradiometer.errors import Interrupted, StorageFailed
+from gradiometer.errors import BadArgument, Interrupted, StorageFailed
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _FAILING = {errno.EIO, errno.EROFS, errno.EFBIG}
@@ -99,17 +100,31 @@ def is_run(folder: Path) -> bool:
 
 def write_new(path: Path, content: bytes) -> None:
     """Write a file and wait until it is on the disk (fsync). A link in its place is
-    not followed."""
+    refused."""
+    _write(path, content, os.O_TRUNC, sync=True)
+
+
+def append(path: Path, content: bytes) -> int:
+    """Add to the end of a file, and return at which byte the addition begins. A link in its place
+    is refused."""
+    return _write(path, content, os.O_APPEND, sync=False)
+
+
+def _write(path: Path, content: bytes, how: int, *, sync: bool) -> int:
+    """Write, and return at which byte the content begins."""
     check_inside(path)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | NO_LINK
+    flags = os.O_WRONLY | os.O_CREAT | how | getattr(os, "O_BINARY", 0) | NO_LINK
     descriptor = os.open(path, flags, 0o666)
     try:
+        begin = os.fstat(descriptor).st_size
         rest = memoryview(content)
         while rest:  # a write may be short
             rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
+        if sync:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    return begin
 
 
 def sync_folder(path: Path) -> None:
@@ -121,22 +136,6 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def append(path: Path, content: bytes) -> int:
-    """Add to the end of a file, and return at which byte the addition begins. A link in its place
-    is not followed."""
-    check_inside(path)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0) | NO_LINK
-    descriptor = os.open(path, flags, 0o666)
-    try:
-        begin = os.fstat(descriptor).st_size
-        rest = memoryview(content)
-        while rest:  # a write may be short
-            rest = rest[os.write(descriptor, rest) :]
-    finally:
-        os.close(descriptor)
-    return begin
 
 
 @contextmanager
@@ -251,3 +250,39 @@ def interrupted_by_disk(path: Path, folder: Path, safe: str, then: str = "") -> 
         raise Interrupted(
             f"`{path}` could not be written ({reason}), {safe}: {remedy}, then {then}."
         ) from error
+
+
+def read_toml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """The values of a file, and the line number of every key, with `_` for `-`.
+
+    Raises:
+        BadArgument: It cannot be read, or is no TOML.
+    """
+    try:
+        text = read_file(path).decode("utf-8-sig")
+        return tomllib.loads(text), _lines_of_keys(text)
+    except OSError as error:
+        raise BadArgument(
+            f"`{path}` cannot be read as a configuration: {reason_of(error)}."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise BadArgument(f"`{path}` is not UTF-8 text: a configuration is a TOML file.") from error
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        raise BadArgument(_syntax_sentence(path.name, str(error))) from error
+
+
+def _lines_of_keys(text: str) -> dict[str, int]:
+    """Line number of every key and every table name; the first one if a name is repeated."""
+    lines: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if key := re.match(r"""\s*(?:\[+\s*)?["']?([\w-]+)["']?\s*[=.\]]""", line):
+            lines.setdefault(key[1].replace("-", "_"), number)
+    return lines
+
+
+def _syntax_sentence(name: str, reason: str) -> str:
+    """The message of tomllib, with the line number at the front."""
+    found = re.match(r"(.*) \(at line (\d+), column (\d+)\)$", reason)
+    if found is None:
+        return f"{name}: not valid TOML: {reason}."
+    return f"{name}:{found[2]}: not valid TOML: {found[1]}, at column {found[3]}."

@@ -104,7 +104,13 @@ class JournalWriter:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a line. It is written by `flush` or when the buffer is full."""
-        self._buffer += _as_json(plain(record))
+        line = plain(record)
+        try:
+            self._buffer += _encode(line)
+        except UnicodeEncodeError:
+            # Letters that UTF-8 lacks, as in a file name of other bytes, become question marks.
+            text = json.dumps(line, ensure_ascii=False, allow_nan=False)
+            self._buffer += text.encode(errors="replace")
         self._buffer += b"\n"
         if len(self._buffer) >= _BUFFER:
             self.flush()
@@ -262,15 +268,6 @@ def restored(value: Any) -> Any:
     if isinstance(value, list):
         return [restored(part) for part in value]
     return value
-
-
-def _as_json(record: Any) -> bytes:
-    """A record as JSON. Letters that UTF-8 lacks, as in a file name of other bytes, become question
-    marks."""
-    try:
-        return _encode(record)
-    except UnicodeEncodeError:
-        return json.dumps(record, ensure_ascii=False, allow_nan=False).encode(errors="replace")
 
 
 def is_incomplete(text: bytes) -> bool:

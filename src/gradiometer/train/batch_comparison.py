@@ -11,24 +11,28 @@ import torch
 
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import judge_batch_size
-from gradiometer.estimation.batch_table import BatchTable, batch_sizes
+from gradiometer.estimation.batch_table import (
+    PRECONDITIONED,
+    BatchTable,
+    RateBracket,
+    StepTimes,
+    batch_sizes,
+    rate_brackets,
+    step_times,
+)
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
-from gradiometer.estimation.rate_brackets import PRECONDITIONED, RateBracket, rate_brackets
-from gradiometer.estimation.step_time import StepTimes, step_times
 from gradiometer.gauges import recorded_gauges
 from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.finding import Finding
 from gradiometer.measurement.gauge import RunFacts
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.measurement.reading import Series
-from gradiometer.run.configuration import Configuration
+from gradiometer.run.configuration import Configuration, WatchedConfiguration
+from gradiometer.run.planned import hyperparameters_of
 from gradiometer.run.reader import Run
-from gradiometer.run.settings.planned import hyperparameters_of
-from gradiometer.run.settings.watched import WatchedConfiguration
 from gradiometer.run.trust import check_trust
-from gradiometer.train.brief import advance, started
-from gradiometer.train.training import Training
+from gradiometer.train.training import Training, advance, started
 from gradiometer.verdict.words.say import as_dict, say
 
 # Steps measured at the end of a brief training.

@@ -20,7 +20,7 @@ from gradiometer.convergence.plateau.extrapolation import (
 from gradiometer.convergence.plateau.noise_floor import CUT, FINISH, forecast, gain_of_averaging
 from gradiometer.errors import BadArgument
 from gradiometer.loop.branch import tail_factor
-from gradiometer.loop.changes.rates import Hold
+from gradiometer.loop.changes.alternative import Hold
 from gradiometer.measurement.batch import Batch, chunks
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat

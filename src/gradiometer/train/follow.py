@@ -1,18 +1,18 @@
-"""A training on several processes: rank 0 runs the loop and sends commands, the others do their
-share."""
+"""A training on several processes, of which rank 0 runs the loop and the others do their share; and
+requests to stop."""
 
-from contextlib import suppress
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 
 from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.ranks import RankLost, Ranks
 from gradiometer.run.reader import Run
-from gradiometer.train.restoring.state import restore
-from gradiometer.train.stopping import asked_to_stop
-from gradiometer.train.training import Training
-
-# The commands that rank 0 sends.
-END, STEP, GO_ON, COOL = range(4)
+from gradiometer.train.restoring import restore
+from gradiometer.train.training import COOL, END, GO_ON, Training
 
 
 def follow(training: Training) -> Run:
@@ -53,3 +53,31 @@ def dismiss(ranks: Ranks) -> None:
     # After an error there may be nobody left to tell.
     with suppress(RankLost):
         ranks.told(END, False)
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[threading.Event]:
+    """An event that Ctrl-C, SIGTERM or a closed terminal (SIGHUP) sets. A second Ctrl-C stops at
+    once.
+
+    A signal that the process was started to ignore, as by `nohup` or in the background of a script,
+    is still ignored.
+    """
+    asked = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    numbers = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, ask) for number in heeded}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

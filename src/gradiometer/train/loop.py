@@ -1,44 +1,46 @@
-"""The training loop: batch, backward, measure, update; with checkpoints and evaluations."""
+"""The training loop: batch, backward, measure, update; with its watch, checkpoints, snapshots and
+evaluations."""
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import NoReturn, Protocol, runtime_checkable
 
 import msgspec
 
+from gradiometer.convergence.averaging import tracking_layers
 from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
 from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.errors import BadArgument, Diverged, GradiometerError, Interrupted, bounded
+from gradiometer.exploration.ensembles.snapshots import SnapshotCollector
 from gradiometer.gauges import Asked, GaugesAsked, recorded_gauges
+from gradiometer.integrations.watch.recording import Announcements
+from gradiometer.integrations.watch.subject import Batches, Probe, Subject
 from gradiometer.integrations.watch.triage.recorder import EVENT as FACTS
+from gradiometer.integrations.watch.watching import Watch
 from gradiometer.interruption import StopAsked, heeding
-from gradiometer.jobs.threads import threads
+from gradiometer.jobs.job import threads
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.problems.evaluation import evaluate
-from gradiometer.problems.problem import Problem
+from gradiometer.problems.problem import Problem, refresh
 from gradiometer.problems.user_code import user_code
+from gradiometer.run.artifacts import save_snapshot
 from gradiometer.run.budget import Budget
 from gradiometer.run.checkpoints import Checkpoint, load_latest, save
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder, versions
 from gradiometer.run.problem import configuration_of, problem_of
-from gradiometer.run.ranks import RankLost, together
+from gradiometer.run.ranks import RankLost, Ranks, together
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
 from gradiometer.train.averaged import end_at_average, evaluated
-from gradiometer.train.follow import STEP, dismiss, follow, lead
-from gradiometer.train.policies.chosen import policies_of
-from gradiometer.train.policies.policy import ForkPoint, remember
-from gradiometer.train.preparation import name_of_run
-from gradiometer.train.restoring.replay import check_repeatable
-from gradiometer.train.restoring.state import capture, fitting, restore
-from gradiometer.train.snapshots import collector_of
-from gradiometer.train.stopping import asked_to_stop
-from gradiometer.train.training import Training
-from gradiometer.train.watched import watch_of
+from gradiometer.train.follow import asked_to_stop, dismiss, follow, lead
+from gradiometer.train.policies import ForkPoint, policies_of, remember
+from gradiometer.train.restoring import capture, check_repeatable, fitting, restore
+from gradiometer.train.training import STEP, Training, name_of_run
 
 
 @runtime_checkable
@@ -380,3 +382,54 @@ class Trainer:
             f"state ({kept}) is kept in {self.folder.path}; {advice}; the cause: gradiometer fork "
             f"{shlex.quote(str(self.folder.path))} --spike {training.step}"
         )
+
+
+def collector_of(training: Training, folder: RunFolder) -> SnapshotCollector | None:
+    """The collector that writes this training's snapshots into its run folder, or None without
+    snapshots."""
+    if training.cycle is None:
+        return None
+    prepare = None
+    if tracking_layers(training.model):
+        size = training.configuration.batch_size
+        prepare = partial(refresh, training.problem, training.data, size=size)
+    return SnapshotCollector(training.cycle, partial(save_snapshot, folder.snapshots_path), prepare)
+
+
+def watch_of(training: Training, tell: Callable[[str], object]) -> Watch:
+    """A watch of this training, in the run that the training makes.
+
+    Args:
+        training: The training.
+        tell: Takes the text of every warning.
+    """
+    configuration = training.configuration
+    examples = Probe(training.data)
+    subject = Subject(
+        objective=training.objective,
+        called=training.model,
+        optimizers=[training.optimizer],
+        batches=Batches(
+            training.sampling, examples if configuration.probe else None, judges=examples
+        ),
+        budget=training.budget,
+        ranks=Ranks(),
+        tell=tell,
+        seed=configuration.seed,
+        spread=(lambda: training.spread) if training.shared else None,
+        origin=training.origin,
+        is_own=True,
+    )
+    return Watch(
+        subject,
+        out=Path(),
+        name=training.problem.name,
+        asked={
+            "every": configuration.every,
+            "parts": configuration.parts,
+            "level": configuration.level,
+        },
+        gauges=Asked(tuple(gauge.name for gauge in training.gauges), training.gauges),
+        to=(),
+        announcements=Announcements(page=False, quiet=True),
+    )

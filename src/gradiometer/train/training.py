@@ -1,39 +1,126 @@
-"""A model in training: what one step does, with nothing of the run around it."""
+"""A model in training: what is made before its first step, and what one step does, with nothing of the
+run around it."""
 
 import math
+import random
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.optim import SGD, AdamW, Optimizer
 
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.trajectory.endpoint import Endpoint, endpoint_of
 from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of, kind_of
 from gradiometer.drift.curvature import edge_warning
-from gradiometer.drift.stability import MomentumRule
-from gradiometer.errors import BadArgument
+from gradiometer.drift.curvature_survey import Survey
+from gradiometer.drift.stability import MomentumRule, edge_finding, no_edge_finding
+from gradiometer.errors import BadArgument, Diverged
 from gradiometer.exploration.ensembles.snapshots import checked_cycle
 from gradiometer.gauges import Asked
 from gradiometer.measurement.batch import Batch, Order, batch_size
+from gradiometer.measurement.finding import Finding
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.loss import checked_loss, with_graph
 from gradiometer.measurement.motion import Origin
 from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.optimizer.averaged import schedule_free
+from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.measurement.preconditioner import preconditioner_of
-from gradiometer.measurement.reading import Draw, Sampling, Series, Spread
+from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, Spread
+from gradiometer.measurement.step import TrainingStep
+from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem, new_model
+from gradiometer.problems.registry import load
 from gradiometer.problems.user_code import user_code
 from gradiometer.run.budget import COOLING, Budget, clock_for
-from gradiometer.run.configuration import MOST_STEPS, Configuration
+from gradiometer.run.configuration import OPTIMIZERS, Configuration
+from gradiometer.run.folder import file_name
+from gradiometer.run.planned import check_rates, planned
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.recorder import Mode
-from gradiometer.run.settings.planned import check_rates, planned
+from gradiometer.run.rules import MOST_STEPS
 from gradiometer.train.accumulation import Accumulator
 from gradiometer.train.cooling import Cooling
-from gradiometer.train.preparation import device_of, hold_out, new_optimizer, seed_everything
+
+
+def name_of_run(problem: Problem) -> str:
+    """Problem and model as a file name for every system: mine:problem becomes mine-problem."""
+    return file_name(f"{problem.name}-{problem.model_name}", "run")
+
+
+def new_optimizer(configuration: Configuration, parameters: Sequence[Tensor]) -> Optimizer:
+    """The optimizer that the configuration names."""
+    c = configuration
+    optimizer: Optimizer
+    if c.optimizer == "schedulefree":
+        optimizer = schedule_free(parameters, c.rate, c.weight_decay)
+    elif c.optimizer == "adamw":
+        optimizer = AdamW(parameters, lr=c.rate, weight_decay=c.weight_decay)
+    else:
+        optimizer = SGD(
+            parameters,
+            lr=c.rate,
+            momentum=c.momentum,
+            nesterov=c.nesterov,
+            weight_decay=c.weight_decay,
+        )
+    if c.clip is not None:
+        optimizer.register_step_pre_hook(Clipping(c.clip))
+    return optimizer
+
+
+def hold_out(examples: Examples, configuration: Configuration) -> tuple[Examples, Examples | None]:
+    """The examples that are trained on, and those that the configuration holds out, if any.
+
+    Raises:
+        BadArgument: None would be left of one of the two.
+    """
+    if not configuration.held_out:
+        return examples, None
+    count = round(configuration.held_out * len(examples))
+    if not 0 < count < len(examples):
+        raise BadArgument(
+            f"`held_out` {configuration.held_out:g} leaves {len(examples) - count:,} of "
+            f"{len(examples):,} training examples, and holds out {count:,}: both must be above 0."
+        )
+    order = torch.randperm(
+        len(examples), generator=torch.Generator().manual_seed(configuration.seed)
+    )
+    return examples.part(order[count:].sort().values), examples.part(order[:count])
+
+
+def seed_everything(seed: int) -> None:
+    """Torch's generators, Python's, and NumPy's global one: a model may draw from any of them."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (the global one is what models use)
+
+
+def device_of(name: str, ranks: Ranks) -> torch.device:
+    """The device with this name, if torch can use it here."""
+    if not (ranks.alone or name == "cpu"):
+        raise BadArgument(
+            f"`device` is {name!r}, but several processes train on the CPU only: leave it out, or "
+            "use `gradiometer.watch` in your own DistributedDataParallel loop."
+        )
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).item()  # "meta" is a device that holds no numbers
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise BadArgument(
+            f"`device` is {name!r}, which this machine's torch cannot use ({reason}): try 'cpu'."
+        ) from error
+    return device
+
+
+# The commands that rank 0 sends to the other processes of a training.
+END, STEP, GO_ON, COOL = range(4)
 
 # A loss this many times that of the first step is called diverged.
 EXPLODED = 1e4
@@ -306,3 +393,78 @@ class Training:
 def _where(step: int, batch: Batch) -> str:
     size = batch_size(batch)
     return f"at step {step:,}, of {size:,} example{'s' if size > 1 else ''}"
+
+
+def started(configuration: Configuration) -> Training:
+    """The configured training before its first step."""
+    problem = load(
+        configuration.problem,
+        model=configuration.model,
+        data_dir=configuration.data_dir,
+        seed=configuration.seed,
+    )
+    return Training(problem, configuration, Budget(0.0))
+
+
+def advance(
+    training: Training, steps: int, gauge: Gauge | None = None, last: int = 0
+) -> list[Reading]:
+    """Make some steps, and measure a gauge at the last ones. Batches of a single example are not
+    measured.
+
+    Raises:
+        Diverged: The loss or the gradient is not finite, or the loss exploded.
+
+    Example:
+        >>> from gradiometer import Configuration, GradientNoise
+        >>> training = started(Configuration(model="mlp"))
+        >>> readings = advance(training, 5, GradientNoise(), last=2)
+        >>> training.step, [reading.step for reading in readings]
+        (5, [3, 4])
+    """
+    readings = []
+    for left in range(steps, 0, -1):
+        batch = training.batch()
+        measured = gauge is not None and left <= last
+        loss = training.backward(batch, measured)
+        if (reason := training.divergence(loss)) is not None:
+            raise Diverged(
+                f"training diverged at step {training.step:,} with learning rate "
+                f"{training.configuration.rate:g}: {reason}; try a smaller --lr"
+            )
+        # A batch of one example has no spread.
+        if gauge is not None and measured and batch_size(batch) >= 2:
+            step = TrainingStep(
+                training.objective,
+                batch,
+                index=training.step,
+                learning_rate=training.learning_rate,
+                sampling=training.sampling,
+                gradient=[parameter.grad for parameter in training.parameters],
+                spread=training.spread,
+                preconditioner=training.preconditioner,
+                seed=training.configuration.seed,
+            )
+            moments = gauge.measure(step)
+            if moments is not None:
+                readings.append(
+                    Reading(gauge.name, step.index, step.batch_size, step.learning_rate, moments)
+                )
+        training.update()
+    return readings
+
+
+def rate_ahead(training: Training) -> float:
+    """η of the next step, or the initial η if a schedule has ended at zero."""
+    return training.learning_rate if training.learning_rate > 0 else training.configuration.rate
+
+
+def sharpness_finding(training: Training, found: Survey) -> Finding:
+    """Compare the sharpness of a survey with the edge of the training's learning rate."""
+    settings = training.configuration
+    if settings.optimizer != "sgd":
+        return no_edge_finding(found.sharpness, found.step, (OPTIMIZERS[settings.optimizer],))
+    kind = MomentumRule(settings.momentum, settings.nesterov)
+    return edge_finding(
+        found.sharpness, rate_ahead(training), kind, weight_decay=settings.weight_decay
+    )

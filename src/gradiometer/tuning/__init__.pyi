@@ -1,3 +1,3 @@
-from .of_loop import tune as tune
 from .of_problem import tune_problem as tune_problem
 from .tuned import Tuned as Tuned
+from .tuning import tune as tune

@@ -1,14 +1,18 @@
-"""`Lane`: a training at one rate, which a race stops and lets go on. It is judged by a branch that
-cools it."""
+"""`Lane`: a training at one rate, in memory or as a run, which a race stops and lets go on. It is judged
+by a branch that cools it."""
 
+import hashlib
 import math
 import zlib
-from typing import Any, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
-from gradiometer.errors import UserCodeFailed
+from gradiometer.errors import Diverged, UserCodeFailed
 from gradiometer.loop.branch import Branch, BranchResult, Tail
 from gradiometer.loop.changes.alternative import GoOn
 from gradiometer.loop.engine import train_branch
@@ -18,7 +22,16 @@ from gradiometer.loop.stream import Stream
 from gradiometer.measurement.optimizer.averaged import averages_itself
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.problems.examples import Examples
+from gradiometer.problems.problem import Problem
 from gradiometer.randomness import untouched_randomness
+from gradiometer.run.configuration import Configuration
+from gradiometer.run.folder import RunFolder, run_folders
+from gradiometer.run.reader import Run
+from gradiometer.run.recorder import Recorder
+from gradiometer.storage.disk import remove_folder
+from gradiometer.train.loop import resume, train
+from gradiometer.train.restoring import loop_at
+from gradiometer.train.training import Training
 from gradiometer.tuning.optimizers import Made
 
 # The loss that lanes are compared by, and that if examples are held out.
@@ -58,26 +71,30 @@ class MeanLoss:
             parameter.copy_(total / self.count)
 
 
-@runtime_checkable
-class Lane(Protocol):
+class Lane(ABC):
     """A training at one rate.
 
-    Attributes:
+    Args:
         made: The optimizer.
         rate: Its rate.
         size: Examples of an update.
         steps: Updates of the whole training.
+
+    Attributes:
         name: The lane in a few words, different for every lane.
         stops: The numbers of updates at which the race has stopped it, in order.
     """
 
-    made: Made
-    rate: float
-    size: int
-    steps: int
     name: str
-    stops: list[int]
 
+    def __init__(self, made: Made, rate: float, size: int, steps: int) -> None:
+        self.made = made
+        self.rate = rate
+        self.size = size
+        self.steps = steps
+        self.stops: list[int] = []
+
+    @abstractmethod
     def advance(self, mean: MeanLoss | None = None) -> Loop | None:
         """Train to the last stop. Returns the training there, or None if it diverged.
 
@@ -86,8 +103,8 @@ class Lane(Protocol):
         """
 
 
-class LoopLane:
-    """A lane of a person's loop, in memory. Attributes as of `Lane`.
+class LoopLane(Lane):
+    """A lane of a person's loop, in memory.
 
     Args:
         start: The training at its start, with the optimizer at this rate. It is copied.
@@ -98,13 +115,9 @@ class LoopLane:
     """
 
     def __init__(self, start: Loop, made: Made, rate: float, size: int, steps: int) -> None:
-        self.made = made
-        self.rate = rate
-        self.size = size
-        self.steps = steps
+        super().__init__(made, rate, size, steps)
         self.loop = start.copy()
         self.name = f"{made.words} at {rate:.4g}, batch {size}, {steps} updates, {start.digest()}"
-        self.stops: list[int] = []
         self.stream: Stream | None = None
 
     def advance(self, mean: MeanLoss | None = None) -> Loop | None:
@@ -203,3 +216,96 @@ def judge(
     return BranchResult(
         name, 1, stop * lane.size, stop, stop * lane.size, 0.0, (), readouts, diverged
     ), lane
+
+
+class RunLane(Lane):
+    """A lane that is a run on disk: if it is stopped, it goes on from its last checkpoint.
+
+    Args:
+        problem: What is trained.
+        configuration: How, apart from what a tuning chooses.
+        folder: Folder of the lanes.
+        start: The training at its start, with the optimizer at this rate.
+        made: The optimizer.
+        rate: Its rate.
+        size: Examples of an update.
+        steps: Updates of the whole training.
+
+    Attributes:
+        configuration: The configuration of the run.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        configuration: Configuration,
+        folder: Path,
+        start: Loop,
+        made: Made,
+        rate: float,
+        size: int,
+        steps: int,
+    ) -> None:
+        super().__init__(made, rate, size, steps)
+        self.problem = problem
+        # those of an optimizer without momentum
+        settings = {"momentum": 0.0, "nesterov": False, **made.settings}
+        self.configuration: Configuration = msgspec.structs.replace(
+            configuration,
+            optimizer=made.name,
+            learning_rate=rate,
+            schedule="constant" if made.is_schedule_free else "trapezoid",
+            steps=steps,
+            batch_size=size,
+            clip=made.clip,
+            **settings,
+        )
+        told = f"{self.configuration.to_toml()}{problem.fingerprint}{start.digest()}"
+        digits = hashlib.sha256(told.encode()).hexdigest()[:16]
+        self.name = f"{made.words} at {rate:.4g}, {digits}"
+        self.folder = folder / digits
+
+    @property
+    def path(self) -> Path | None:
+        """The folder of the run; None before it is trained."""
+        return next(iter(run_folders(self.folder)), None)
+
+    def advance(self, mean: MeanLoss | None = None) -> Loop | None:
+        """Train the run to the last stop."""
+        path, stop = self.path, self.stops[-1]
+        # it was stopped on the way, where the mean is not kept
+        if path is not None and mean is not None:
+            remove_folder(path)
+            path = None
+        try:
+            if path is None:
+                watcher = None if mean is None else _Taking(mean)
+                run = train(
+                    self.problem, self.configuration, self.folder, watcher, name="lane", until=stop
+                )
+            else:
+                run = Run.open(path)
+                if run.status == "diverged":
+                    return None
+                if run.steps < stop:
+                    run = resume(path, problem=self.problem, until=stop)
+        except Diverged:
+            return None
+        return loop_at(run, stop, problem=self.problem)
+
+
+class _Taking:
+    """A watcher that takes the parameters into a mean."""
+
+    def __init__(self, mean: MeanLoss) -> None:
+        self.mean = mean
+
+    def begin(self, training: Training, recorder: Recorder, folder: RunFolder) -> None:
+        """The run starts."""
+
+    def warn(self, text: str) -> None:
+        """A warning, which the run has on record."""
+
+    def update(self, training: Training, recorder: Recorder, loss: float) -> None:
+        """A step was made."""
+        self.mean.take(training.model, training.step)

@@ -1,9 +1,9 @@
-"""`tune_problem`: tune a training that a configuration describes. The winner is a run, and goes on
-as the training."""
+"""`tune_problem`: tune a training that a configuration describes. The winner is a run, and goes on as
+the training; the rungs of the race are kept as forks."""
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -12,9 +12,12 @@ import msgspec
 
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument, bounded
+from gradiometer.jobs.job import Outcome, threads
 from gradiometer.jobs.pool import Pool
-from gradiometer.jobs.threads import threads
+from gradiometer.loop.branch import Branch
+from gradiometer.loop.changes.alternative import Alternative, BatchSize, GoOn
 from gradiometer.loop.data import Ordered
+from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.measurement.batch import Order
 from gradiometer.measurement.reading import Draw
 from gradiometer.problems.problem import Problem, new_model
@@ -23,14 +26,12 @@ from gradiometer.run.folder import RunFolder
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.trust import SIGNATURE
 from gradiometer.storage.disk import one_at_a_time, replace_file, writing
-from gradiometer.train.preparation import device_of, hold_out, name_of_run, seed_everything
-from gradiometer.tuning.aim import Aim
-from gradiometer.tuning.forks import keep_forks
-from gradiometer.tuning.of_loop import BUDGET, CLIP
-from gradiometer.tuning.run_lane import RunLane
-from gradiometer.tuning.tuned import Tuned
-from gradiometer.tuning.tuning import Progress, run_race
-from gradiometer.tuning.variants import Amounts, Optimizers
+from gradiometer.train.training import device_of, hold_out, name_of_run, seed_everything
+from gradiometer.tuning.lane import RunLane, tail_of
+from gradiometer.tuning.optimizers import Amounts, Optimizers
+from gradiometer.tuning.start import Aim
+from gradiometer.tuning.tuned import Tried, Tuned
+from gradiometer.tuning.tuning import BUDGET, CLIP, Progress, run_race
 
 FILE = "tuned.toml"
 
@@ -207,3 +208,39 @@ def tune_problem(
         )
         keep_forks(path, tuned)
     return ProblemTuned(tuned, cast("RunLane", tuned.lane).configuration, path)
+
+
+def keep_forks(out: Path, tuned: Tuned) -> None:
+    """Keep every rung of a race as a fork, whose baseline is the best lane of it."""
+    for rung in tuned.rungs:
+        best = rung[0]
+        alternatives = [GoOn(), *(_alternative(one, best) for one in rung[1:])]
+        horizon, tail = best.result.horizon, tail_of(best.lane.made)
+        state = f"{best.lane.name} after {best.updates}"
+        left = tuned.steps * tuned.batch_size
+        record = ForkRecord.keep(
+            out,
+            Plan(best.updates, tuple(alternatives[1:]), 1, horizon, tail, left=left, state=state),
+        )
+        if record.finished:
+            continue
+        with record.ledger().opened() as write:
+            for alternative, one in zip(alternatives, rung, strict=True):
+                result = replace(
+                    one.result, alternative=alternative.name, replicate=0, horizon=horizon
+                )
+                write(
+                    Outcome(
+                        Branch(alternative, 0, horizon, tail).name, result, seconds=result.seconds
+                    )
+                )
+        record.finish()
+
+
+def _alternative(one: Tried, best: Tried) -> Alternative:
+    """A lane as seen from the best one."""
+    if one.lane.size != best.lane.size:
+        return BatchSize(
+            one.lane.size / best.lane.size, rate=float(f"{one.lane.rate / best.lane.rate:.3g}")
+        )
+    return one.lane.made.alternative(one.lane.rate)

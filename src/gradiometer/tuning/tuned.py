@@ -15,14 +15,14 @@ from gradiometer.convergence.schedules.named import trapezoid
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.schedules.shapes import Constant
 from gradiometer.errors import BadArgument
-from gradiometer.estimation.step_time import StepTimes
+from gradiometer.estimation.batch_table import StepTimes
 from gradiometer.loop.branch import BranchResult
-from gradiometer.loop.readout import plain_number
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
-from gradiometer.tuning.aim import Aim, times_to_dict
+from gradiometer.storage.journal import plain
 from gradiometer.tuning.lane import HELD_OUT_READOUT, READOUT, Lane, LoopLane, readout_of
 from gradiometer.tuning.optimizers import Made
+from gradiometer.tuning.start import Aim, times_to_dict
 
 # The losses that lanes are compared by, as text.
 WORDS = {READOUT: "training loss", HELD_OUT_READOUT: "held-out loss"}
@@ -74,7 +74,7 @@ class Tried:
             "learning_rate": self.lane.rate,
             "batch_size": self.lane.size,
             "updates": self.updates,
-            "loss": plain_number(self.loss),
+            "loss": plain(self.loss),
         }
 
 

@@ -29,13 +29,17 @@ from gradiometer.drift.spikes.finding import GAUGE as SPIKES
 from gradiometer.drift.spikes.finding import clearest, spikes_finding
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.estimation.batch_advice import is_outranked
+from gradiometer.estimation.batch_table import PRECONDITIONED
 from gradiometer.estimation.noise import GradientNoise
-from gradiometer.estimation.noise_readings import is_of_products
-from gradiometer.estimation.rate_brackets import PRECONDITIONED
+from gradiometer.estimation.products import is_of_products
 from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
 from gradiometer.loop.recorded.causes import causes_of
-from gradiometer.loop.recorded.decisions import cooled_finding, cooling_finding, rate_finding
-from gradiometer.loop.recorded.trials import with_trials
+from gradiometer.loop.recorded.trials import (
+    cooled_finding,
+    cooling_finding,
+    rate_finding,
+    with_trials,
+)
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State, Trial
 from gradiometer.measurement.gauge import Gauge, RunFacts, estimates_of, finding_of

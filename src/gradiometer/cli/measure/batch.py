@@ -17,8 +17,7 @@ from gradiometer.run.configuration import Configuration
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gradiometer.estimation.batch_table import BatchRow, BatchTable
-    from gradiometer.estimation.rate_brackets import RateBracket
+    from gradiometer.estimation.batch_table import BatchRow, BatchTable, RateBracket
     from gradiometer.train.batch_comparison import BatchComparison
 
 Of = Literal["now", "run"]
@@ -175,10 +174,10 @@ def _factors(text: str) -> list[float]:
 def _branch(path: Path, given: dict[str, Any], pool: str, as_json: bool) -> None:
     """Measure the critical batch of a run by branching, and print it."""
     from gradiometer.cli.branches import following
-    from gradiometer.loop.critical.of_loop import critical_batch
+    from gradiometer.loop.critical.batch import critical_batch
     from gradiometer.run.reader import Run
     from gradiometer.train.batch_comparison import noise_scale_at
-    from gradiometer.train.forking.run_loop import loop_at
+    from gradiometer.train.restoring import loop_at
 
     with following(quiet=as_json) as shown:
         run, level = Run.open(path), given.pop("level")

@@ -13,7 +13,8 @@ from gradiometer.cli.outcome import filled, printed_json, tell_finding
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import counted
-from gradiometer.run.configuration import MOST_STEPS, Configuration
+from gradiometer.run.configuration import Configuration
+from gradiometer.run.rules import MOST_STEPS
 from gradiometer.storage.disk import writing
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def sharpness(
     from gradiometer.cli.progress import working
     from gradiometer.drift.curvature import survey_examples
     from gradiometer.report.page.page import keep
-    from gradiometer.train.curvature import sharpness_finding
+    from gradiometer.train.training import sharpness_finding
 
     if png is not None and not png.parent.is_dir():
         raise BadArgument(f"`--png` {png}: the folder {png.parent} does not exist.")
@@ -152,7 +153,7 @@ def _training(
         training, run = training_at_start(Path(target), "measure sharpness")
         load_last_checkpoint(training, Path(target))
         return training, run
-    from gradiometer.train.brief import advance, started
+    from gradiometer.train.training import advance, started
 
     training = started(
         Configuration.from_mapping({"seed": seed, **settings, "problem": target}, "")
@@ -165,7 +166,7 @@ def _draw(found: "Survey", training: "Training", png: Path) -> Path:
     from gradiometer.drift.stability import MomentumRule, stability_limit
     from gradiometer.report.charts.charts import save_png
     from gradiometer.report.sections.drift import density_figure
-    from gradiometer.train.curvature import rate_ahead
+    from gradiometer.train.training import rate_ahead
 
     settings = training.configuration
     kind = MomentumRule(settings.momentum, settings.nesterov)

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from gradiometer.arguments import check_level, check_whole
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import check_level, check_whole, require
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.uncertainty.arithmetic import transform
 
+# Gradients below this share of the one at the start, and curvatures below this share of λ_max,
+# count as zero.
 TOLERANCE = 0.01
-"""Gradients below this share of the one at the start, and curvatures below this share of λ_max,
-count as zero."""
 
 
 class PointKind(StrEnum):
@@ -200,17 +199,17 @@ def _ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
         and Standard Deviation, Statistical Methods in Medical Research 21, section 2, for a ratio.
     """
     if denominator.method == "exact":
-        if not denominator.value > 0:
-            raise BadArgument(
-                f"`start` must be a positive squared gradient, got {denominator.value}."
-            )
+        require(
+            denominator.value > 0,
+            f"`start` must be a positive squared gradient, got {denominator.value}.",
+        )
         if numerator.method == "exact":
             return Estimate.exact(numerator.value / denominator.value)
         return transform(numerator, lambda value: value / denominator.value)
-    if not denominator.low > 0:
-        raise BadArgument(
-            f"`start` must be clearly above zero, got {denominator}: take more `--batches`."
-        )
+    require(
+        denominator.low > 0,
+        f"`start` must be clearly above zero, got {denominator}: take more `--batches`.",
+    )
     # In units of the two values, whose products could be beyond all floats.
     unit = abs(numerator.value) or 1.0
     a, low, high = numerator.value / unit, numerator.low / unit, numerator.high / unit

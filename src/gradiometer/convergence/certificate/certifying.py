@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
-from gradiometer.arguments import check_level, check_number, check_whole
+from gradiometer.arguments import check_level, check_number, check_whole, require
 from gradiometer.convergence.certificate.certificate import TOLERANCE, Certificate
 from gradiometer.convergence.certificate.lowest_curvature import (
     LowestCurvature,
@@ -23,18 +23,17 @@ from gradiometer.convergence.certificate.lowest_curvature import (
 )
 from gradiometer.drift.curvature import AT_ONCE, Curvature
 from gradiometer.errors import BadArgument, Diverged, bounded
+from gradiometer.measurement import Draw, Estimate, Objective, Sampling
 from gradiometer.measurement.batch import TrainingSet, leaves
-from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
-from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw, Sampling
-from gradiometer.measurement.traits import Traits
+from gradiometer.measurement.objective import Traits
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.randomness import untouched_randomness
 
 UNIT = "(loss / parameter)²"
+
+# With fewer batches, their spread is too uncertain for an interval.
 FEWEST_BATCHES = 8
-"""With fewer batches, their spread is too uncertain for an interval."""
 
 
 def squared_norm(
@@ -86,21 +85,21 @@ def squared_norm(
     26.0 [23.5, 28.7] (loss / parameter)²
     """
     count = len(gram)
-    if not count >= FEWEST_BATCHES:
-        raise BadArgument(
-            f"`gram` must be of at least {FEWEST_BATCHES} batches to measure their spread, got "
-            f"{count}."
-        )
+    require(
+        count >= FEWEST_BATCHES,
+        f"`gram` must be of at least {FEWEST_BATCHES} batches to measure their spread, got "
+        f"{count}.",
+    )
     if not np.isfinite(gram).all():
         raise Diverged("A gradient of the training loss is not finite: training has diverged here.")
     check_whole("batch_size", batch_size, 1)
     check_level(level)
     whole = sampling.examples if sampling.draw is Draw.RESHUFFLED else None
     share = 0.0 if whole is None else batch_size / whole
-    if not count * share <= 1:
-        raise BadArgument(
-            f"`gram` has {count} batches of {batch_size}, more than the {whole} examples there are."
-        )
+    require(
+        count * share <= 1,
+        f"`gram` has {count} batches of {batch_size}, more than the {whole} examples there are.",
+    )
     own = np.diag(gram)
     # A batch with itself would add its noise.
     pairs = float(gram.sum() - own.sum()) / (count * (count - 1))
@@ -141,15 +140,18 @@ def _within(value: float, along: float, across: float, quantile: float) -> tuple
     return value + half - reach, value + half + reach
 
 
+# Batches for the gradient, if it is not exact.
 BATCHES = 64
-"""Batches for the gradient, if it is not exact."""
+
+# Examples for the curvature; all if there are fewer.
 EXAMPLES = 2048
-"""Examples for the curvature; all if there are fewer."""
+
+# Independent samples that these are divided into, unless they are all examples.
 SAMPLES = 4
-"""Independent samples that these are divided into, unless they are all examples."""
+
+# Most numbers in the stored batch gradients, 1 GiB in single precision; above it, several batches
+# are averaged.
 KEPT_NUMBERS = 2**28
-"""Most numbers in the stored batch gradients, 1 GiB in single precision; above it, several batches
-are averaged."""
 
 
 @bounded
@@ -261,12 +263,11 @@ def gradient_squared(
     check_level(level)
     check_whole("seed", seed, 0)
     check_whole("batch_size", batch_size, 1)
-    if not isinstance(exact, bool):
-        raise BadArgument(f"`exact` must be True or False, got {exact!r}.")
-    if not 1 <= batch_size <= len(train):
-        raise BadArgument(
-            f"`batch_size` must lie between 1 and the {len(train):,} examples, got {batch_size}."
-        )
+    require(isinstance(exact, bool), f"`exact` must be True or False, got {exact!r}.")
+    require(
+        1 <= batch_size <= len(train),
+        f"`batch_size` must lie between 1 and the {len(train):,} examples, got {batch_size}.",
+    )
     why = _without_full_pass(objective, train, batch_size, seed)
     if exact and why:
         # NaN differs from itself, so a diverged model looks like one with random numbers or coupled
@@ -364,8 +365,7 @@ def _gram(rows: Float[Tensor, "batches params"]) -> Float[np.ndarray, "batches b
     # Doubles of a whole model would need twice its memory for every batch.
     for columns in rows.split(2**20, dim=1):
         total += columns.double() @ columns.double().T
-    gram: np.ndarray = total.cpu().numpy()
-    return gram
+    return total.cpu().numpy()
 
 
 def _curvature(
@@ -385,10 +385,10 @@ def _curvature(
         return of_all_examples(
             Curvature(objective, batches, seed=seed), resolution=resolution, level=level
         )
-    if not examples >= 4 * SAMPLES:
-        raise BadArgument(
-            f"`examples` must be at least {4 * SAMPLES}, or all {len(train):,}, got {examples}."
-        )
+    require(
+        examples >= 4 * SAMPLES,
+        f"`examples` must be at least {4 * SAMPLES}, or all {len(train):,}, got {examples}.",
+    )
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed + 1))[
         :examples
     ]

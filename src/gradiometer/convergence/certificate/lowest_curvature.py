@@ -14,19 +14,17 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 from torch import Tensor
 
-from gradiometer.arguments import check_level
+from gradiometer.arguments import check_level, require
 from gradiometer.drift.curvature import Curvature
 from gradiometer.drift.lanczos import UNIT
-from gradiometer.errors import BadArgument
-from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.objective import Objective
+from gradiometer.measurement import Batch, Estimate, Objective
 
+# A tolerance that is never reached: Lanczos then makes all its products, and the theorem counts
+# them.
 NEVER = 1e-12
-"""A tolerance that is never reached: Lanczos then makes all its products, and the theorem counts
-them."""
+
+# Independent samples of the examples; with fewer, Student's quantile is too large to be useful.
 FEWEST_SAMPLES = 3
-"""Independent samples of the examples; with fewer, Student's quantile is too large to be useful."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +133,10 @@ def of_samples(
 
     Source: Jensen's inequality; Student's interval.
     """
-    if not len(samples) >= FEWEST_SAMPLES:
-        raise BadArgument(
-            f"`samples` must be at least {FEWEST_SAMPLES} to measure their spread, got "
-            f"{len(samples)}."
-        )
+    require(
+        len(samples) >= FEWEST_SAMPLES,
+        f"`samples` must be at least {FEWEST_SAMPLES} to measure their spread, got {len(samples)}.",
+    )
     # Half of what may fail is for the lower end, and of that one half each for Lanczos and Student.
     failure = (1 - level) / 4
     found: list[_Ends] = []
@@ -221,8 +218,7 @@ class _Ends:
 def _student(values: Sequence[float], level: float) -> tuple[float, float, float]:
     """The mean of independent values, and the ends of its two-sided interval."""
     count = len(values)
-    if count < 2:
-        raise BadArgument(f"`samples` after the first must have at least 2 parts, got {count}.")
+    require(count >= 2, f"`samples` after the first must have at least 2 parts, got {count}.")
     middle = float(np.mean(values))
     margin = (
         float(stdtrit(count - 1, (1 + level) / 2))

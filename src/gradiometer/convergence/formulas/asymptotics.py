@@ -3,6 +3,10 @@
 A formula written for integers and floats runs unchanged on `Asymptotics`, and the result is a
 proof. So a schedule never states its decay a second time, and the two cannot disagree. A condition
 such as `step < 100` is answered for all large t.
+
+Every rule here is a proof. A rule that cannot be shown raises `Undecided`. An operation that is
+undefined for all large t raises `ZeroDivisionError` or `ValueError`, as the same operation on
+floats would.
 """
 
 import functools
@@ -13,34 +17,37 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Union
 
-from gradiometer.convergence.formulas.bounds import (
-    NIL,
-    UNIT,
-    Bounds,
-    bounded_limit,
-    hull,
-    maximum,
-    minimum,
-)
-from gradiometer.convergence.formulas.expansion import CONSTANT, TIME, Expansion
+from gradiometer.convergence.formulas.expansion import CONSTANT, FACTORS, Expansion, Monomial
 from gradiometer.convergence.formulas.number import (
     LARGEST_BITS,
-    MINUS_ONE,
-    ONE,
-    PI,
     ROUNDING,
     Amount,
-    Number,
+    Constant,
     Undecided,
 )
 
-LARGEST_PERIOD = 1024
-"""Longer periods are bounded as a whole, not step by step."""
-Real = Union[int, float, Fraction, Number, "Asymptotics"]
+# A formula with a longer period is bounded as a whole, not at every remainder of t: 1,024
+# remainders take over a second.
+LARGEST_PERIOD = 512
+
+# What follows the leading term is of a lower order, so any share of that term outgrows it.
+LITTLE = 2.0**-20
+NIL = Expansion()
+UNIT = Expansion.constant(1)
+Real = Union[int, float, Fraction, "Asymptotics"]
 Comparison = Callable[[Any, Any], bool]
+
+# A step, or a value computed from one: an int, a float or `Asymptotics`. Formulas use only
+# arithmetic on it.
 Time = Any
-"""A step, or a value computed from one: an int, a float or `Asymptotics`. Formulas use only
-arithmetic on it."""
+
+
+class LongerPeriod(Undecided):
+    """The formula is a simpler one at each remainder of t modulo this period."""
+
+    def __init__(self, period: int) -> None:
+        super().__init__(f"the formula has a period of {period}")
+        self.period = period
 
 
 def _on_the_left(combine: Callable[[Any, Any], Any]) -> Callable[[Any, Any], "Asymptotics"]:
@@ -54,51 +61,98 @@ def _comparison(holds: Comparison) -> Callable[[Any, Any], "Asymptotics"]:
 
 @dataclass(frozen=True, eq=False)
 class Asymptotics:
-    """f(t) for all large t: the r-th branch at t ≡ r modulo the number of branches.
+    """low ≤ f(t) ≤ high for all large t, or for those with one remainder modulo a period.
 
-    Built from `LARGE_T` (t itself) and `Asymptotics.constant` by arithmetic.
+    Built from `large_t` and `Asymptotics.constant` by arithmetic. In the expansions of the ends, t
+    stands for the multiple of the period below t.
+
+    Args:
+        low, high: The ends; equal if f is known.
+        often: f ≥ c·often for some c > 0, at a share of the steps of every long block; None if no
+            such monomial is known.
+        period: The period.
     """
 
-    branches: tuple[Bounds, ...]
+    low: Expansion
+    high: Expansion
+    often: Monomial | None = None
+    period: int = 1
 
     @classmethod
     def constant(cls, value: "Real") -> "Asymptotics":
         """A constant; a float stands for the decimal it prints as."""
         if isinstance(value, Asymptotics):
             return value
-        return cls((Bounds.exactly(Expansion.constant(value)),))
+        return cls(Expansion.constant(value), Expansion.constant(value))
 
     @property
-    def whole(self) -> Bounds:
-        """Bounds that hold for all branches."""
-        if len(self.branches) == 1:
-            return self.branches[0]
-        return hull(self.branches, at_known_shares=True)
+    def known(self) -> Expansion | None:
+        """The value if it is known to within the rest of an expansion, else None."""
+        return self.low if self.low == self.high else None
 
-    def each(self, function: Callable[[Bounds], Bounds]) -> "Asymptotics":
-        """A function of every branch."""
-        return Asymptotics(tuple(function(branch) for branch in self.branches))
+    @property
+    def truth(self) -> bool | None:
+        """True if it is not zero for all large t, False if it is zero, None if not known."""
+        if self.known == NIL:
+            return False
+        return True if self.low.sign > 0 or self.high.sign < 0 else None
 
     def __add__(self, other: "Real") -> "Asymptotics":
-        return _pairwise(operator.add, self, other)
+        one, two, period = _pair(self, other)
+        return Asymptotics(one.low + two.low, one.high + two.high, period=period)
+
+    def __neg__(self) -> "Asymptotics":
+        return Asymptotics(-self.high, -self.low, period=self.period)
 
     def __sub__(self, other: "Real") -> "Asymptotics":
-        return _pairwise(operator.sub, self, other)
+        return self + -Asymptotics.constant(other)
 
     def __mul__(self, other: "Real") -> "Asymptotics":
-        return _pairwise(operator.mul, self, other)
+        one, two, period = _pair(self, other)
+        ends = [a * b for a in {one.low, one.high} for b in {two.low, two.high}]
+        often = None
+        for swinging, factor in ((one, two), (two, one)):
+            if swinging.often is not None and factor.low.sign > 0:
+                often = swinging.often * factor.low.leading[1]
+        return Asymptotics(_smallest(*ends), _largest(*ends), often, period)
 
     def __truediv__(self, other: "Real") -> "Asymptotics":
-        return self * Asymptotics.constant(other).each(lambda branch: branch.power(MINUS_ONE))
+        return self * Asymptotics.constant(other) ** -1
+
+    def __pow__(self, other: "Real") -> "Asymptotics":
+        base, exponent, _ = _pair(self, other)
+        p = exponent.known.as_constant if exponent.known is not None else None
+        if p is not None:
+            return base.to_constant_power(p)
+        if base.known == NIL and exponent.low.sign > 0:
+            return base
+        power: Asymptotics = exponential(exponent * logarithm(base))
+        return power
+
+    def to_constant_power(self, p: Constant) -> "Asymptotics":
+        """f^p."""
+        if self.known is not None:
+            return self.each(lambda end: end.power(p))
+        # The sign of an even power is known even if that of its base is not.
+        base = abs(self) if isinstance(p, Fraction) and p % 2 == 0 else self
+        if base.low.sign < 0 or (p < 0 and not base.low.sign):
+            raise Undecided("a number that may be zero or negative is raised to a power")
+        ends = [base.low.power(p), base.high.power(p)]
+        return Asymptotics(_smallest(*ends), _largest(*ends), period=self.period)
+
+    def each(self, function: Callable[[Expansion], Expansion]) -> "Asymptotics":
+        """A rising function of both ends; any function if the value is known."""
+        return Asymptotics(function(self.low), function(self.high), period=self.period)
 
     def __floordiv__(self, other: "Real") -> "Asymptotics":
         return math.floor(self / other)
 
     def __mod__(self, other: "Real") -> "Asymptotics":
-        return _fraction(self / other) * other
-
-    def __pow__(self, other: "Real") -> "Asymptotics":
-        return _pairwise(_power, self, other)
+        quotient = self / other
+        whole = math.floor(quotient)
+        # Two roundings of f would not keep f − ⌊f⌋ between 0 and 1.
+        rest = quotient - whole if whole.known is not None else Asymptotics(NIL, UNIT)
+        return rest * other
 
     __radd__ = _on_the_left(operator.add)
     __rsub__ = _on_the_left(operator.sub)
@@ -107,26 +161,31 @@ class Asymptotics:
     __rfloordiv__ = _on_the_left(operator.floordiv)
     __rmod__ = _on_the_left(operator.mod)
     __rpow__ = _on_the_left(operator.pow)
-    __lt__, __le__, __gt__, __ge__ = map(
-        _comparison, (operator.lt, operator.le, operator.gt, operator.ge)
-    )
-
-    def __neg__(self) -> "Asymptotics":
-        return self.each(operator.neg)
+    __lt__ = _comparison(operator.lt)
+    __le__ = _comparison(operator.le)
+    __gt__ = _comparison(operator.gt)
+    __ge__ = _comparison(operator.ge)
 
     def __pos__(self) -> "Asymptotics":
         return self
 
     def __abs__(self) -> "Asymptotics":
-        return self.each(abs)
+        if self.low.sign >= 0:
+            return self
+        if self.high.sign <= 0:
+            return -self
+        return Asymptotics(NIL, _largest(-self.low, self.high), period=self.period)
 
     def __floor__(self) -> "Asymptotics":
-        """⌊f⌋. Exact for a + bt with rational a and b, with one branch for each remainder of t."""
-
-        def at(value: Expansion, here: Fraction) -> Bounds:
-            return Bounds.exactly(value + Expansion.constant(math.floor(here) - here))
-
-        return _by_remainder(self, at, Bounds.floor)
+        """⌊f⌋: exact for a + bt with rational a and b and for f with a limit, else between f − 1
+        and f."""
+        if self.known is not None:
+            whole = _floor_of_line(self.known, self.period)
+            if whole is None and self.known.limit is not None:
+                whole = _floor_of_limit(self.known, self.known.limit)
+            if whole is not None:
+                return Asymptotics(whole, whole, period=self.period)
+        return Asymptotics(self.low - UNIT, self.high, period=self.period)
 
     def __ceil__(self) -> "Asymptotics":
         return -math.floor(-self)
@@ -136,15 +195,28 @@ class Asymptotics:
         return whole
 
     def __bool__(self) -> bool:
-        truths = {_truth(branch) for branch in self.branches}
-        if len(truths) != 1 or None in truths:
+        if self.truth is None:
             raise Undecided("a condition holds at some steps and not at others")
-        return bool(truths.pop())
+        return self.truth
 
 
-LARGE_T = Asymptotics((Bounds.exactly(Expansion(((ONE, TIME),))),))
-"""t itself, the step counted from 1, for all large t."""
-PI_EXACT = Asymptotics.constant(Number(Fraction(1), ((PI, 1),)))
+def large_t(period: int, remainder: int) -> Asymptotics:
+    """t itself, the step counted from 1, for all large t with a remainder modulo a period."""
+    value = Expansion.of([(Fraction(1), FACTORS[1])]) + Expansion.constant(remainder)
+    return Asymptotics(value, value, period=period)
+
+
+def at_all_remainders(formula: Callable[[Time], Time]) -> list[Asymptotics]:
+    """A formula for all large t: one result for every remainder of t modulo its period."""
+    period = 1
+    while True:
+        try:
+            return [
+                Asymptotics.constant(formula(large_t(period, remainder)))
+                for remainder in range(period)
+            ]
+        except LongerPeriod as needed:
+            period = needed.period
 
 
 def compare(one: Time, holds: Comparison, two: Time) -> Time:
@@ -152,44 +224,40 @@ def compare(one: Time, holds: Comparison, two: Time) -> Time:
     between 0 and 1 if that is not known."""
     if not (isinstance(one, Asymptotics) or isinstance(two, Asymptotics)):
         return holds(one, two)
-
-    def answer(difference: Bounds) -> Bounds:
-        signs = {difference.sign} if difference.sign is not None else {-1, 0, 1}
-        if difference.sign is None and difference.low.sign >= 0:
-            signs.discard(-1)
-        if difference.sign is None and difference.high.sign <= 0:
-            signs.discard(1)
-        answers = {holds(sign, 0) for sign in signs}
-        if len(answers) == 2:
-            return Bounds(NIL, UNIT)
-        return Bounds.exactly(UNIT if answers.pop() else NIL)
-
-    return (Asymptotics.constant(one) - two).each(answer)
+    difference = Asymptotics.constant(one) - two
+    signs = range(difference.low.sign, difference.high.sign + 1)
+    answers = [UNIT if holds(sign, 0) else NIL for sign in signs]
+    return Asymptotics(_smallest(*answers), _largest(*answers), period=difference.period)
 
 
 def choose(test: Time, one: Callable[[], Time], two: Callable[[], Time]) -> Time:
     """The first value if the test is not zero, else the second. One that is never chosen is not
     computed: it may be undefined, as 1/(t − 9) is before step 10."""
-    if not isinstance(test, Asymptotics):
-        return one() if test else two()
-    truths = {_truth(branch) for branch in test.branches}
-    if len(truths) == 1 and None not in truths:
-        return one() if truths.pop() else two()
-    picks = [test, Asymptotics.constant(one()), Asymptotics.constant(two())]
-    period = _common_period(picks)
-    branches = []
-    for condition, first, second in zip(*(_spread(value, period) for value in picks), strict=True):
-        truth = _truth(condition)
-        if truth is None:
-            branches.append(hull((first, second), at_known_shares=False))
-        else:
-            branches.append(first if truth else second)
-    return Asymptotics(tuple(branches))
+    truth = test.truth if isinstance(test, Asymptotics) else bool(test)
+    if truth is not None:
+        return one() if truth else two()
+    return hull(one(), two())
+
+
+def hull(one: "Real", two: "Real") -> Asymptotics:
+    """A value that is between the two at every step."""
+    first, second, period = _pair(one, two)
+    return Asymptotics(
+        _smallest(first.low, second.low), _largest(first.high, second.high), period=period
+    )
 
 
 def mixture(one: "Real", two: "Real") -> Asymptotics:
-    """A value between the two that is near each of them at a positive share of the steps."""
-    return _pairwise(lambda first, second: hull((first, second), at_known_shares=True), one, two)
+    """A value between the two that is not near to either of them at a share of the steps."""
+    between = hull(one, two)
+    often = between.high.leading[1] if between.high.sign > 0 else None
+    return Asymptotics(between.low, between.high, often, between.period)
+
+
+def rounded(value: float) -> Asymptotics:
+    """A constant that is known only up to rounding."""
+    known = Expansion.of([(value, CONSTANT)])
+    return Asymptotics(known, known)
 
 
 def _of_either_kind(
@@ -219,134 +287,102 @@ def _power_of_numbers(base: Amount, exponent: Amount) -> Amount:
     return result
 
 
-def _cosine(value: Asymptotics) -> Asymptotics:
-    """Exact for π times a line with rational numbers, else between −1 and 1."""
+def _wave(function: Callable[[float], float]) -> Callable[[Asymptotics], Asymptotics]:
+    """A sine or a cosine: known for a constant, else between −1 and 1."""
 
-    def at(_: Expansion, halves: Fraction) -> Bounds:
-        return Bounds.exactly(Expansion.constant(_cosine_of_half_turns(halves)))
+    def wave(value: Asymptotics) -> Asymptotics:
+        angle = value.known.as_constant if value.known is not None else None
+        if angle is None:
+            return Asymptotics(-UNIT, UNIT)
+        # The rounding of an angle of 10⁶ is as large as the smallest height trusted.
+        if not abs(float(angle)) < 1e6:
+            raise Undecided("a wave of too large an angle")
+        height = function(float(angle))
+        if abs(height) > ROUNDING:
+            return rounded(height)
+        return Asymptotics(Expansion.constant(-ROUNDING), Expansion.constant(ROUNDING))
 
-    def otherwise(halves: Bounds) -> Bounds:
-        constant = None if halves.precise is None else halves.precise.as_constant
-        if constant is None:
-            return Bounds(-UNIT, UNIT)
-        angle = math.pi * float(constant)
-        # The rounding of an angle of 10⁶ half turns is as large as the smallest cosine trusted.
-        if not abs(angle) < math.pi * 1e6 or not abs(math.cos(angle)) > ROUNDING:
-            raise Undecided("a cosine is zero up to rounding, or of too large an angle")
-        return Bounds.exactly(Expansion.constant(Number.rounded(math.cos(angle))))
-
-    return _by_remainder(value / PI_EXACT, at, otherwise, repeats=2)
+    return wave
 
 
-def _cosine_of_half_turns(halves: Fraction) -> Number:
-    """cos(π x): exact if it is rational, by Niven's theorem only at multiples of π/3 and π/2."""
-    x = halves % 2
-    x = min(x, 2 - x)
-    exact = {0: "1", Fraction(1, 3): "1/2", Fraction(1, 2): "0", Fraction(2, 3): "-1/2", 1: "-1"}
-    if x in exact:
-        return Number(Fraction(exact[x]))
-    return Number.rounded(math.cos(math.pi * float(x)))
+def _logarithm(value: Asymptotics) -> Asymptotics:
+    if value.low.sign <= 0 < value.high.sign:
+        raise Undecided("the argument of a logarithm may not be positive")
+    return value.each(Expansion.log)
+
+
+def _maximum(one: Asymptotics, two: Asymptotics) -> Asymptotics:
+    _, _, period = _pair(one, two)
+    low = _larger(one.low, two.low, -LITTLE)
+    return Asymptotics(low, _larger(one.high, two.high), period=period)
+
+
+def _minimum(one: Asymptotics, two: Asymptotics) -> Asymptotics:
+    return -_maximum(-one, -two)
 
 
 power = _of_either_kind(_power_of_numbers, operator.pow)
 square_root = _of_either_kind(math.sqrt, lambda value: value ** Fraction(1, 2))
-exponential = _of_either_kind(math.exp, lambda value: value.each(Bounds.exp))
-logarithm = _of_either_kind(math.log, lambda value: value.each(Bounds.log))
-binary_logarithm = _of_either_kind(math.log2, lambda value: logarithm(value) / Number.of(2).log())
+exponential = _of_either_kind(math.exp, lambda value: value.each(Expansion.exp))
+logarithm = _of_either_kind(math.log, _logarithm)
+binary_logarithm = _of_either_kind(math.log2, lambda value: logarithm(value) / rounded(math.log(2)))
 decimal_logarithm = _of_either_kind(
-    math.log10, lambda value: logarithm(value) / Number.of(10).log()
+    math.log10, lambda value: logarithm(value) / rounded(math.log(10))
 )
-cosine = _of_either_kind(math.cos, _cosine)
-sine = _of_either_kind(math.sin, lambda value: _cosine(value - PI_EXACT / 2))
-larger = _of_either_kind(
-    max, lambda *values: functools.reduce(functools.partial(_pairwise, maximum), values)
-)
-smaller = _of_either_kind(
-    min, lambda *values: functools.reduce(functools.partial(_pairwise, minimum), values)
-)
+cosine = _of_either_kind(math.cos, _wave(math.cos))
+sine = _of_either_kind(math.sin, _wave(math.sin))
+larger = _of_either_kind(max, lambda *values: functools.reduce(_maximum, values))
+smaller = _of_either_kind(min, lambda *values: functools.reduce(_minimum, values))
 
 
-def _fraction(value: Asymptotics) -> Asymptotics:
-    """f − ⌊f⌋, which two roundings of f would not keep between 0 and 1."""
-
-    def otherwise(branch: Bounds) -> Bounds:
-        if branch.precise is not None and bounded_limit(branch.precise) is not None:
-            return branch - branch.floor()
-        return Bounds(NIL, UNIT)
-
-    return _by_remainder(
-        value,
-        lambda _, here: Bounds.exactly(Expansion.constant(here - math.floor(here))),
-        otherwise,
-    )
+def _pair(one: "Real", two: "Real") -> tuple[Asymptotics, Asymptotics, int]:
+    """Both as asymptotics, and their common period: that of constants is 1."""
+    first, second = Asymptotics.constant(one), Asymptotics.constant(two)
+    return first, second, max(first.period, second.period)
 
 
-def _truth(branch: Bounds) -> bool | None:
-    return None if branch.sign is None else branch.sign != 0
+def _largest(*values: Expansion) -> Expansion:
+    """The largest one for large t, or somewhat more than all if the leading terms are equal."""
+    return functools.reduce(_larger, values)
 
 
-def _common_period(values: list[Asymptotics]) -> int:
-    return math.lcm(*(len(value.branches) for value in values))
+def _smallest(*values: Expansion) -> Expansion:
+    return -_largest(*(-value for value in values))
 
 
-def _spread(value: Asymptotics, period: int) -> tuple[Bounds, ...]:
-    return value.branches * (period // len(value.branches))
+def _larger(one: Expansion, two: Expansion, more: float = LITTLE) -> Expansion:
+    """The larger one for large t. If their leading terms are equal, these times 1 + `more`."""
+    try:
+        return one if one == two or (one - two).sign >= 0 else two
+    except Undecided:
+        (c, size), (d, other) = one.leading, two.leading
+        if size != other:
+            raise
+        return Expansion(((max(float(c), float(d)) + more * abs(float(c)), size),))
 
 
-def _pairwise(
-    function: Callable[[Bounds, Bounds], Bounds], one: "Real", two: "Real"
-) -> Asymptotics:
-    values = [Asymptotics.constant(one), Asymptotics.constant(two)]
-    period = _common_period(values)
-    if period > LARGEST_PERIOD:
-        return Asymptotics((function(values[0].whole, values[1].whole),))
-    return Asymptotics(tuple(map(function, *(_spread(value, period) for value in values))))
-
-
-def _power(base: Bounds, exponent: Bounds) -> Bounds:
-    constant = exponent.precise.as_constant if exponent.precise is not None else None
-    if constant is not None:
-        return base.power(constant)
-    if base.precise is not None and base.precise.is_zero:
-        if exponent.low.sign > 0:
-            return base
-        raise Undecided("a power of zero")
-    return (exponent * base.log()).exp()
-
-
-def _by_remainder(
-    value: Asymptotics,
-    at: Callable[[Expansion, Fraction], Bounds],
-    otherwise: Callable[[Bounds], Bounds],
-    repeats: int = 1,
-) -> Asymptotics:
-    """Apply `at` to branches that are a line in t with rational numbers, `otherwise` to others.
-
-    `at` gets the branch and its value at a remainder of t. At all t with this remainder, the values
-    differ by whole numbers, and by whole multiples of `repeats`.
-    """
-    lines = [_line(branch) for branch in value.branches]
-    period = math.lcm(
-        len(lines), *(repeats * line[1].denominator for line in lines if line is not None)
-    )
-    if period > LARGEST_PERIOD:
-        return Asymptotics((otherwise(value.whole),))
-    branches = []
-    for residue, branch in enumerate(_spread(value, period)):
-        line = lines[residue % len(lines)]
-        if line is None:
-            branches.append(otherwise(branch))
-        else:
-            branches.append(at(branch.low, line[0] + line[1] * residue))
-    return Asymptotics(tuple(branches))
-
-
-def _line(branch: Bounds) -> tuple[Fraction, Fraction] | None:
-    """a and b if the branch is exactly a + bt, both of them rational, else None."""
-    value = branch.precise
-    if value is None or value.rest is not None:
-        return None
-    coefficients = {monomial: coefficient.rational for coefficient, monomial in value.terms}
+def _floor_of_line(value: Expansion, period: int) -> Expansion | None:
+    """⌊a + bt⌋ for rational a and b; None for another value, or if its period is too long."""
+    coefficients = {monomial: coefficient for coefficient, monomial in value.terms}
     a = coefficients.pop(CONSTANT, Fraction(0))
-    b = coefficients.pop(TIME, Fraction(0))
-    return None if coefficients or a is None or b is None else (a, b)
+    b = coefficients.pop(FACTORS[1], Fraction(0))
+    if coefficients or value.rest is not None:
+        return None
+    if not (isinstance(a, Fraction) and isinstance(b, Fraction)):
+        return None
+    common = math.lcm(period, b.denominator)
+    if common > LARGEST_PERIOD:
+        return None
+    if common > period:
+        raise LongerPeriod(common)
+    return value + Expansion.constant(math.floor(a) - a)
+
+
+def _floor_of_limit(value: Expansion, limit: Constant) -> Expansion:
+    """⌊f⌋ for large t if f has a limit."""
+    nearest = round(limit)
+    if isinstance(limit, float) and abs(limit - nearest) < ROUNDING * max(1.0, abs(limit)):
+        raise Undecided("a number is whole up to rounding")
+    whole = Expansion.constant(math.floor(limit))
+    # f goes to a whole number, and is below it for all large t.
+    return whole - UNIT if limit == nearest and (value - whole).sign < 0 else whole

@@ -1,10 +1,8 @@
 """Asymptotic expansions: a formula in t for large t, term by term, with a bound on the rest.
 
-The scale is made of t = L₀ and its iterated logarithms L₁ = log t, L₂ = log log t, … A monomial is
-exp(Σ w_k K_k), and each K_k is a product of powers of the L's: t^-p is exp(−p L₁), (log t)^-q is
-exp(−q L₂), exp(−a t^β) has K = L₀^β. The first weight in which two monomials differ decides which
-one is larger (Bertrand's rule). So the scale is totally ordered and closed under product, quotient
-and power.
+A monomial is exp(at) t^p (log t)^q (log log t)^r … The first power in which two of them differ
+decides which one is larger (Bertrand's rule). So the scale is totally ordered and closed under
+product, quotient and power.
 
 Powers, exponentials and logarithms keep the leading term alone: a rate is a product of such terms,
 and only a difference of two nearly equal ones, which nobody trains with, would need more.
@@ -13,100 +11,79 @@ Source: Hardy (1910), Orders of Infinity; Bertrand (1842), for the criterion of
 `Monomial.sum_converges`.
 """
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cmp_to_key
 
-from gradiometer.convergence.formulas.number import MINUS_ONE, ONE, ZERO, Amount, Number, Undecided
+from gradiometer.convergence.formulas.number import (
+    Amount,
+    Constant,
+    Undecided,
+    exact,
+    logarithm,
+    plus,
+    power,
+    sign,
+    times,
+)
 
+ZERO = Fraction(0)
+
+# Factors of a monomial: eᵗ, t and its iterated logarithms.
 DEPTH = 6
-"""Iterated logarithms in the scale, including t itself."""
+
+# Terms of an expansion; the first dropped one bounds the rest.
 TERMS = 4
-"""Terms of an expansion; the first dropped one bounds the rest."""
-
-Key = tuple[Fraction, ...]
-"""Powers of L₀ … L₅ in one product K."""
-
-
-def unit(level: int) -> Key:
-    """The key of L_level."""
-    return tuple(Fraction(int(level == place)) for place in range(DEPTH))
 
 
 @dataclass(frozen=True)
 class Monomial:
-    """exp(Σ w_k K_k), exactly. The weights are sorted from the fastest K to the slowest; no weight
-    is 0."""
+    """exp(at) t^p (log t)^q …, by its powers (a, p, q, …)."""
 
-    weights: tuple[tuple[Key, Number], ...] = ()
-
-    @classmethod
-    def of(cls, weights: dict[Key, Number]) -> "Monomial":
-        """A monomial from its weights, in any order."""
-        return cls(
-            tuple((key, weights[key]) for key in sorted(weights, reverse=True) if weights[key].sign)
-        )
+    powers: tuple[Constant, ...] = (ZERO,) * DEPTH
 
     def __mul__(self, other: "Monomial") -> "Monomial":
-        if not self.weights or not other.weights:
-            return self if self.weights else other
-        weights: dict[Key, Number] = dict(self.weights)
-        for key, weight in other.weights:
-            weights[key] = weights[key] + weight if key in weights else weight
-        return Monomial.of(weights)
+        return Monomial(tuple(map(plus, self.powers, other.powers)))
 
-    def power(self, exponent: Number) -> "Monomial":
-        """The monomial to a real power."""
-        return Monomial.of({key: weight * exponent for key, weight in self.weights})
+    def power(self, exponent: Constant) -> "Monomial":
+        """The monomial to a real power other than zero."""
+        return Monomial(tuple(times(power, exponent) if power else ZERO for power in self.powers))
 
     @property
     def direction(self) -> int:
         """1 if it grows without bound, −1 if it goes to zero, 0 for the constant 1."""
-        return self.weights[0][1].sign if self.weights else 0
+        return self.compare(CONSTANT)
 
     def compare(self, other: "Monomial") -> int:
         """1 if it outgrows the other, −1 if the other outgrows it, 0 if they are equal."""
-        if self == other:
-            return 0
-        mine, theirs = dict(self.weights), dict(other.weights)
-        for key in sorted({*mine, *theirs}, reverse=True):
-            one, two = mine.get(key, ZERO), theirs.get(key, ZERO)
+        for one, two in zip(self.powers, other.powers, strict=True):
             if one != two:
-                return (one - two).sign
+                return sign(plus(one, -two))
         return 0
 
     @property
     def sum_converges(self) -> bool:
-        """True if Σ over t is finite: its weights are lexicographically below those of 1/(t log t
+        """True if Σ over t is finite: its powers are lexicographically below those of 1/(t log t
         log log t …)."""
-        critical = Monomial.of({unit(level): -ONE for level in range(1, DEPTH)})
-        return self.compare(critical) < 0
+        return self.compare(Monomial((ZERO,) + (Fraction(-1),) * (DEPTH - 1))) < 0
 
     def logarithm(self) -> "Expansion":
-        """log of the monomial: Σ w_k K_k, each K written as a monomial."""
-        return Expansion.of([(weight, _product(key)) for key, weight in self.weights])
-
-    def as_key(self) -> Key:
-        """The powers of L₀ … L₅ if it is a product of them; raises Undecided if it is an
-        exponential."""
-        powers = dict(self.weights)
-        found = [powers.pop(unit(level), ZERO).rational for level in range(1, DEPTH)]
-        if powers or None in found:
-            raise Undecided("an exponential of an exponential is beyond the scale")
-        return (*(power for power in found if power is not None), Fraction(0))
-
-
-def _product(key: Key) -> Monomial:
-    if key[-1]:
-        raise Undecided("a logarithm is nested too deeply")
-    return Monomial.of({unit(level + 1): Number(power) for level, power in enumerate(key[:-1])})
+        """log of the monomial: at + p log t + q log log t …"""
+        if self.powers[-1]:
+            raise Undecided("a logarithm is nested too deeply")
+        return Expansion.of(list(zip(self.powers, FACTORS[1:], strict=False)))
 
 
 by_size = cmp_to_key(Monomial.compare)
-"""The key that sorts monomials by how fast they grow."""
 CONSTANT = Monomial()
-TIME = Monomial(((unit(1), ONE),))
-Term = tuple[Number, Monomial]
+
+# eᵗ, t, log t, …
+FACTORS = [
+    Monomial(tuple(Fraction(int(level == place)) for place in range(DEPTH)))
+    for level in range(DEPTH)
+]
+Term = tuple[Constant, Monomial]
 
 
 @dataclass(frozen=True)
@@ -122,33 +99,27 @@ class Expansion:
     rest: Monomial | None = None
 
     @classmethod
-    def of(cls, terms: list[Term], rest: Monomial | None = None) -> "Expansion":
+    def of(cls, terms: list[Term], *rests: Monomial | None) -> "Expansion":
         """From terms in any order: adds up equal monomials and drops those at or below the rest."""
-        summed: dict[Monomial, Number] = {}
+        summed: dict[Monomial, Constant] = {}
+        errors = [rest for rest in rests if rest is not None]
         for coefficient, monomial in terms:
             try:
-                summed[monomial] = summed.get(monomial, ZERO) + coefficient
+                summed[monomial] = plus(summed.get(monomial, ZERO), coefficient)
             except Undecided:
-                # the coefficients cancel to rounding, so the sum is known to be O(monomial) only
-                rest = _larger(rest, monomial)
-        kept = [
-            (c, m) for m, c in summed.items() if c.sign and (rest is None or m.compare(rest) > 0)
-        ]
-        kept.sort(key=lambda term: by_size(term[1]), reverse=True)
+                # The coefficients cancel to rounding, so the sum is known to be O(monomial) only.
+                errors.append(monomial)
+        kept = sorted((m for m, c in summed.items() if c), key=by_size, reverse=True)
         # The first dropped term bounds all that follow.
-        if len(kept) > TERMS:
-            rest = kept[TERMS][1]
-        return cls(tuple(kept[:TERMS]), rest)
+        errors += kept[TERMS : TERMS + 1]
+        rest = max(errors, key=by_size, default=None)
+        shown = [m for m in kept[:TERMS] if rest is None or m.compare(rest) > 0]
+        return cls(tuple((summed[m], m) for m in shown), rest)
 
     @classmethod
-    def constant(cls, value: Number | Fraction | Amount) -> "Expansion":
+    def constant(cls, value: Fraction | Amount) -> "Expansion":
         """A constant, exactly."""
-        return cls.of([(Number.of(value), CONSTANT)])
-
-    @property
-    def is_zero(self) -> bool:
-        """True if it is exactly zero from some t on."""
-        return not self.terms and self.rest is None
+        return cls.of([(exact(value), CONSTANT)])
 
     @property
     def leading(self) -> Term:
@@ -159,82 +130,89 @@ class Expansion:
 
     @property
     def sign(self) -> int:
-        """Its sign for all large t."""
-        return 0 if self.is_zero else self.leading[0].sign
+        """Its sign for all large t; 0 if it is exactly zero from some t on."""
+        return 0 if self == Expansion() else sign(self.leading[0])
 
     @property
-    def as_constant(self) -> Number | None:
-        """Its value if it is exactly a constant, else None."""
-        if self.is_zero:
+    def limit(self) -> Constant | None:
+        """Its limit if it is finite, else None."""
+        if self.rest is not None and self.rest.direction >= 0:
+            return None
+        if not self.terms or self.terms[0][1].direction < 0:
             return ZERO
-        alone = self.rest is None and len(self.terms) == 1 and self.terms[0][1] == CONSTANT
-        return self.terms[0][0] if alone else None
+        return self.terms[0][0] if self.terms[0][1] == CONSTANT else None
+
+    @property
+    def as_constant(self) -> Constant | None:
+        """Its value if it is exactly a constant, else None."""
+        alone = self.rest is None and all(m == CONSTANT for _, m in self.terms)
+        return self.limit if alone else None
 
     def __neg__(self) -> "Expansion":
         return Expansion(tuple((-c, m) for c, m in self.terms), self.rest)
 
     def __add__(self, other: "Expansion") -> "Expansion":
-        return Expansion.of([*self.terms, *other.terms], _larger(self.rest, other.rest))
+        return Expansion.of([*self.terms, *other.terms], self.rest, other.rest)
 
     def __sub__(self, other: "Expansion") -> "Expansion":
         return self + -other
 
     def __mul__(self, other: "Expansion") -> "Expansion":
-        if self.is_zero or other.is_zero:
+        products = [(times(c, d), m * n) for c, m in self.terms for d, n in other.terms]
+        mine, theirs = self._size, other._size
+        if mine is None or theirs is None:
             return Expansion()
-        products = [(c * d, m * n) for c, m in self.terms for d, n in other.terms]
-        rest: Monomial | None = None
-        for one, two in ((self, other), (other, self)):
-            if one.rest is not None:
-                rest = _larger(
-                    rest, one.rest * (two.terms[0][1] if two.terms else two.rest or CONSTANT)
-                )
-        return Expansion.of(products, rest)
+        return Expansion.of(
+            products,
+            *(rest * size for rest, size in ((self.rest, theirs), (other.rest, mine)) if rest),
+        )
 
-    def power(self, exponent: Number) -> "Expansion":
+    def power(self, exponent: Constant) -> "Expansion":
         """f^p, to leading order."""
-        if self.is_zero:
-            return Expansion.constant(ZERO.power(exponent))
+        if not exponent:
+            return Expansion.constant(1)
+        if self == Expansion():
+            if exponent < 0:
+                raise ZeroDivisionError("division by zero")
+            return self
         c, m = self.leading
-        return _leading(c.power(exponent), m.power(exponent), self._relative_rest)
+        return _leading(power(c, exponent), m.power(exponent), self._relative_rest)
 
     def exp(self) -> "Expansion":
         """e^f, to leading order: growing terms become a monomial."""
         if self.rest is not None and self.rest.direction >= 0:
             raise Undecided("an exponent is known too coarsely")
-        weights: dict[Key, Number] = {}
-        factor, small = ONE, self.rest
-        for c, m in self.terms:
-            if m.direction > 0:
-                weights[m.as_key()] = c
-            elif m.direction == 0:
-                factor = factor * c.exp()
-            else:
-                # e^x = 1 + O(x) for the vanishing terms, of which the first is the largest.
-                small = m
-                break
-        return _leading(factor, Monomial.of(weights), small)
+        growing = {m: c for c, m in self.terms if m.direction > 0}
+        if not set(growing) <= set(FACTORS[1:]):
+            raise Undecided("an exponential is beyond the scale")
+        powers = tuple(growing.get(factor, ZERO) for factor in (*FACTORS[1:], CONSTANT))
+        factors = [math.exp(c) for c, m in self.terms if m.direction == 0]
+        # e^x = 1 + O(x) for the vanishing terms, of which the first is the largest.
+        vanishing = [m for _, m in self.terms if m.direction < 0]
+        small = vanishing[0] if vanishing else self.rest
+        factor = times(factors[0], Fraction(1)) if factors else Fraction(1)
+        return _leading(factor, Monomial(powers), small)
 
     def log(self) -> "Expansion":
         """log f, to leading order, for an f that is positive for all large t."""
         if self.sign <= 0:
             raise ValueError("the logarithm of a number that is not positive")
         c, m = self.leading
-        return Expansion.constant(c.log()) + m.logarithm() + Expansion((), self._relative_rest)
+        coefficient = Expansion.of([(logarithm(c), CONSTANT)])
+        return coefficient + m.logarithm() + Expansion((), self._relative_rest)
+
+    @property
+    def _size(self) -> Monomial | None:
+        """f is O(this); None if it is 0."""
+        return self.terms[0][1] if self.terms else self.rest
 
     @property
     def _relative_rest(self) -> Monomial | None:
         """f/(c m) − 1 is O(this), with c m the leading term; None if it is 0."""
         following = self.terms[1][1] if len(self.terms) > 1 else self.rest
-        return None if following is None else following * self.leading[1].power(MINUS_ONE)
+        return None if following is None else following * self.leading[1].power(Fraction(-1))
 
 
-def _leading(c: Number, m: Monomial, rest: Monomial | None) -> Expansion:
+def _leading(c: Constant, m: Monomial, rest: Monomial | None) -> Expansion:
     """c m (1 + O(rest))."""
     return Expansion(((c, m),), None if rest is None else m * rest)
-
-
-def _larger(one: Monomial | None, two: Monomial | None) -> Monomial | None:
-    if one is None or two is None:
-        return one or two
-    return one if one.compare(two) >= 0 else two

@@ -12,8 +12,10 @@ import math
 import operator
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from types import EllipsisType
+from typing import Any
 
+from gradiometer.arguments import require
 from gradiometer.convergence.formulas import asymptotics
 from gradiometer.convergence.formulas.asymptotics import (
     Asymptotics,
@@ -22,11 +24,10 @@ from gradiometer.convergence.formulas.asymptotics import (
     choose,
     compare,
 )
-from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 
+# Characters in the longest formula accepted.
 LONGEST = 1000
-"""Characters in the longest formula accepted."""
 DEEPEST = 60
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "log": asymptotics.logarithm,
@@ -78,16 +79,16 @@ def formula_in(text: str) -> Callable[[Time], Time]:
     >>> formula_in("0.1/sqrt(t)")(4)
     0.05
     """
-    if not len(text) <= LONGEST:
-        raise BadArgument(
-            f"`expression` must have at most {LONGEST} characters, got {len(text):,}."
-        )
+    require(
+        len(text) <= LONGEST,
+        f"`expression` must have at most {LONGEST} characters, got {len(text):,}.",
+    )
     try:
         with warnings.catch_warnings():
             # The parser warns of forms such as `1if t else 2`, which are no formula either.
             warnings.simplefilter("error", SyntaxWarning)
             tree = ast.parse(text.strip(), mode="eval").body
-        _check(tree, text)
+        reading = _reading(tree, text)
     except BadArgument:
         raise
     except (SyntaxError, SyntaxWarning, ValueError, MemoryError, RecursionError):
@@ -95,7 +96,7 @@ def formula_in(text: str) -> Callable[[Time], Time]:
             f"`expression` {text[:80]!r} is not a formula: write one such as '0.1/sqrt(t)'."
         ) from None
     _refuse_impossible_constants(tree, text)
-    return _reading(tree)
+    return reading
 
 
 def _refuse_impossible_constants(node: ast.AST, text: str) -> None:
@@ -106,7 +107,7 @@ def _refuse_impossible_constants(node: ast.AST, text: str) -> None:
     elif isinstance(node, ast.expr) and not isinstance(node, ast.Name):
         part = ast.unparse(node)
         try:
-            if not math.isfinite(float(_reading(node)(1))):
+            if not math.isfinite(float(_reading(node, text)(1))):
                 raise OverflowError
         except OverflowError:
             raise BadArgument(f"`expression` {text!r}: {part} is too large for a double.") from None
@@ -114,46 +115,8 @@ def _refuse_impossible_constants(node: ast.AST, text: str) -> None:
             raise BadArgument(f"`expression` {text!r}: {part} has no value ({error}).") from None
 
 
-def _check(node: ast.AST, text: str, depth: int = 0) -> None:  # noqa: PLR0912  one case a rule
-    """Raise on the first part that is outside the grammar."""
-    match node:
-        case _ if depth > DEEPEST:
-            _refuse(text, f"it is nested more than {DEEPEST} deep")
-        case ast.Constant(value=value) if isinstance(value, bool) or not isinstance(
-            value, int | float
-        ):
-            _refuse(text, f"{ast.unparse(node)} is not a number")
-        # 1e999 is infinite for the parser.
-        case ast.Constant(value=float() as number) if not math.isfinite(number):
-            _refuse(text, "a constant is too large for a double")
-        case ast.Name(id=name) if name not in ("t", "pi"):
-            _refuse(text, f"unknown name {name}", nearest(name, ("pi", *FUNCTIONS)))
-        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in FUNCTIONS:
-            several = name in ("min", "max")
-            if not (len(arguments) >= 2 if several else len(arguments) == 1):
-                _refuse(text, f"{name} takes {'two numbers or more' if several else 'one number'}")
-        case ast.Call(func=ast.Name(id=name), keywords=[]):
-            _refuse(text, f"unknown name {name}", nearest(name, FUNCTIONS))
-        case ast.BinOp(op=ast.BitXor()):
-            _refuse(text, "a power is written **, not ^")
-        case ast.Constant() | ast.Name() | ast.IfExp():
-            pass
-        case ast.BinOp(op=op) if type(op) in OPERATORS:
-            pass
-        case ast.UnaryOp(op=ast.USub() | ast.UAdd()):
-            pass
-        case ast.Compare(ops=ops) if all(type(op) in COMPARISONS for op in ops):
-            pass
-        case _:
-            _refuse(text, f"{ast.unparse(node)} is not part of a formula")
-    children = node.args if isinstance(node, ast.Call) else ast.iter_child_nodes(node)
-    for child in children:
-        if isinstance(child, ast.expr):
-            _check(child, text, depth + 1)
-
-
-def _refuse(text: str, reason: str, hint: str = "") -> None:
-    raise BadArgument(
+def _refusal(text: str, reason: str, hint: str = "") -> BadArgument:
+    return BadArgument(
         f"`expression` {text!r}: {reason}.{hint} The grammar is numbers, t, pi, + - * / // % **, "
         f"comparisons, `a if c else b` and {', '.join(FUNCTIONS)}."
     )
@@ -165,38 +128,59 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]}?" if near else ""
 
 
-def _reading(node: ast.AST) -> Callable[[Time], Time]:  # noqa: PLR0911  one case a kind of node
+def _reading(  # noqa: PLR0911, PLR0912  one case a kind of node
+    node: ast.AST, text: str, depth: int = 0
+) -> Callable[[Time], Time]:
     """A part of a formula as a function of t, so that its tree is walked once and not at every
-    step."""
+    step; refuses the first part that is outside the grammar."""
+    if depth > DEEPEST:
+        raise _refusal(text, f"it is nested more than {DEEPEST} deep")
+
+    def part(child: ast.AST) -> Callable[[Time], Time]:
+        return _reading(child, text, depth + 1)
+
     match node:
-        case ast.Constant(value=value):
-            exact = Asymptotics.constant(cast("Amount", value))
+        case ast.Constant(value=bool() | complex() | str() | bytes() | None | EllipsisType()):
+            raise _refusal(text, f"{ast.unparse(node)} is not a number")
+        case ast.Constant(value=int() | float() as value):
+            # 1e999 is infinite for the parser.
+            if value == math.inf:
+                raise _refusal(text, "a constant is too large for a double")
+            # 0.1 + 0.2 is three tenths in the exact arithmetic, and not in doubles.
+            exact = Asymptotics.constant(value)
             return lambda t: exact if isinstance(t, Asymptotics) else value
         case ast.Name(id="t"):
             return lambda t: t
-        case ast.Name():
-            return lambda t: asymptotics.PI_EXACT if isinstance(t, Asymptotics) else math.pi
-        case ast.UnaryOp(op=op, operand=operand):
-            inner = _reading(operand)
-            return (lambda t: -inner(t)) if isinstance(op, ast.USub) else inner
-        case ast.BinOp(left=left, op=op, right=right):
-            combine = OPERATORS[type(op)]
-            one, two = _reading(left), _reading(right)
+        case ast.Name(id="pi"):
+            return lambda t: asymptotics.rounded(math.pi) if isinstance(t, Asymptotics) else math.pi
+        case ast.Name(id=name):
+            raise _refusal(text, f"unknown name {name}", nearest(name, ("pi", *FUNCTIONS)))
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            inner = part(operand)
+            return lambda t: -inner(t)
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return part(operand)
+        case ast.BinOp(op=ast.BitXor()):
+            raise _refusal(text, "a power is written **, not ^")
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
+            combine, one, two = OPERATORS[type(op)], part(left), part(right)
             return lambda t: combine(one(t), two(t))
-        case ast.Compare(left=left, ops=ops, comparators=comparators):
-            parts = [_reading(part) for part in (left, *comparators)]
-            links = list(
-                zip(parts, [COMPARISONS[type(sign)] for sign in ops], parts[1:], strict=False)
-            )
+        case ast.Compare(ops=ops) if all(type(op) in COMPARISONS for op in ops):
+            terms = [part(term) for term in (node.left, *node.comparators)]
+            signs = [COMPARISONS[type(op)] for op in ops]
             # a < b <= c is the product of its comparisons of neighbours.
-            return lambda t: functools.reduce(
-                operator.mul, [compare(one(t), holds, two(t)) for one, holds, two in links]
-            )
+            links = list(zip(terms, signs, terms[1:], strict=False))
+            return lambda t: math.prod(compare(a(t), holds, b(t)) for a, holds, b in links)
         case ast.IfExp(test=test, body=body, orelse=orelse):
-            asked, yes, no = (_reading(part) for part in (test, body, orelse))
+            asked, yes, no = part(test), part(body), part(orelse)
             return lambda t: choose(asked(t), lambda: yes(t), lambda: no(t))
-        case ast.Call(func=ast.Name(id=name), args=arguments):
-            function = FUNCTIONS[name]
-            parts = [_reading(part) for part in arguments]
-            return lambda t: function(*(part(t) for part in parts))
-    raise BadArgument(f"`expression`: {ast.unparse(node)} is not part of a formula.")
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
+            if name not in FUNCTIONS:
+                raise _refusal(text, f"unknown name {name}", nearest(name, FUNCTIONS))
+            several = name in ("min", "max")
+            if not (len(arguments) >= 2 if several else len(arguments) == 1):
+                wanted = "two numbers or more" if several else "one number"
+                raise _refusal(text, f"{name} takes {wanted}")
+            function, inputs = FUNCTIONS[name], [part(argument) for argument in arguments]
+            return lambda t: function(*(value(t) for value in inputs))
+    raise _refusal(text, f"{ast.unparse(node)} is not part of a formula")

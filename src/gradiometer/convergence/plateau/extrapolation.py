@@ -8,22 +8,22 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gradiometer.arguments import check_whole
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import check_whole, require
 
 Losses = Float[Tensor, " runs"]
 Points = Float[Tensor, "runs params"]
 
 BLOCKS_PER_OCTAVE = 4
+
+# Number of blocks of steps whose mean iterates span the subspace: the last four doublings of the
+# run.
 BLOCKS = 16
-"""Number of blocks of steps whose mean iterates span the subspace: the last four doublings of the
-run."""
 
+# Iterates per block whose loss is measured; all of them in a block of fewer steps.
 PER_BLOCK = 4
-"""Iterates per block whose loss is measured; all of them in a block of fewer steps."""
 
+# Names of the attributes that are lists of tensors.
 LISTS = ("taken", "means", "gradients", "losses")
-"""Names of the attributes that are lists of tensors."""
 
 
 @runtime_checkable
@@ -140,10 +140,10 @@ class Extrapolation:
     """
 
     def __init__(self, probe: PlateauProbe, *, share: float = 0.5, first: int = 16) -> None:
-        if not 0 < share <= 1:
-            raise BadArgument(
-                f"`share` of the gain of a cut must lie in (0, 1], got {share}: the default is 0.5."
-            )
+        require(
+            0 < share <= 1,
+            f"`share` of the gain of a cut must lie in (0, 1], got {share}: the default is 0.5.",
+        )
         self.probe = probe
         self.share = share
         self.looks = LookTimes(first, BLOCKS_PER_OCTAVE)

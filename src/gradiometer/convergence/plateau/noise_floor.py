@@ -13,29 +13,27 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import stdtrit
 
-from gradiometer.arguments import check_level, check_number
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import check_level, check_number, require
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.uncertainty.arithmetic import transform
-from gradiometer.measurement.uncertainty.means import mean
-from gradiometer.measurement.uncertainty.slopes import slope
+from gradiometer.measurement.uncertainty.means import mean, slope
 
+# A cut multiplies the learning rate by this.
 CUT = 0.1
-"""A cut multiplies the learning rate by this."""
 
+# Last share of the steps, in which cooling takes the rate linearly to zero unless forks decide
+# otherwise.
 FINISH = 0.2
-"""Last share of the steps, in which cooling takes the rate linearly to zero unless forks decide
-otherwise."""
 
+# Share of the averaged iterate's latest fall that is expected to be part of what a cut gains.
 DRIFT = 0.25
-"""Share of the averaged iterate's latest fall that is expected to be part of what a cut gains."""
 
+# How much branches that were cooled differ from the forecast by chance, as a share of the loss.
 NOISE_OF_BRANCHES = 0.1
-"""How much branches that were cooled differ from the forecast by chance, as a share of the loss."""
 
+# Shortest stretch of a run that is tested for a slope.
 FEWEST_STEPS = 256
-"""Shortest stretch of a run that is tested for a slope."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +75,10 @@ def plateau_since(
     4001
     """
     check_level(level)
-    if not np.isfinite(losses).all():
-        raise BadArgument(
-            "`losses` must be finite: leave out the steps up to the last loss that is not."
-        )
+    require(
+        np.isfinite(losses).all(),
+        "`losses` must be finite: leave out the steps up to the last loss that is not.",
+    )
     length = len(losses)
     while length >= FEWEST_STEPS:
         newest = losses[-length:]
@@ -169,10 +167,10 @@ def forecast(gain: Estimate, falling: float, learning_rate: float, cut: float) -
     >>> print(forecast(gain, falling=0.0, learning_rate=0.1, cut=0.01))
     0.0900 [0.0720, 0.108]
     """
-    if not 0 <= cut < learning_rate < math.inf:
-        raise BadArgument(
-            f"`cut` must be at least 0 and below the learning rate {learning_rate}, got {cut}."
-        )
+    require(
+        0 <= cut < learning_rate < math.inf,
+        f"`cut` must be at least 0 and below the learning rate {learning_rate}, got {cut}.",
+    )
     check_number("falling", falling)
     share = 1 - cut / learning_rate
     return Estimate.interval(
@@ -207,10 +205,10 @@ def if_cooled(averaged: float, before: float, *, level: float = 0.9) -> Estimate
     0.841 [0.640, 1.11]
     """
     for name, loss in (("averaged", averaged), ("before", before)):
-        if not math.isfinite(loss):
-            raise BadArgument(
-                f"`{name}` must be finite, got {loss}: a training that diverged has no forecast."
-            )
+        require(
+            math.isfinite(loss),
+            f"`{name}` must be finite, got {loss}: a training that diverged has no forecast.",
+        )
     # A loss below zero has no logarithm, and changes in its own unit.
     if averaged > 0 and before > 0:
         change = math.log(averaged / before)

@@ -3,15 +3,14 @@
 import itertools
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 
 from gradiometer.convergence.formulas.asymptotics import (
     Asymptotics,
     Time,
-    logarithm,
+    hull,
     mixture,
 )
-from gradiometer.convergence.formulas.number import Amount, Number
+from gradiometer.convergence.formulas.number import Amount, exact, logarithm_ratio
 from gradiometer.convergence.schedules.schedule import (
     Count,
     Lengthening,
@@ -111,16 +110,19 @@ class CosineRestarts(Schedule):
     def asymptotics(self, step: Asymptotics) -> Asymptotics:
         """η is a mixture of its two ends: the weight is above 0 and below 1 at nearly all steps of
         a cycle."""
-        cycle = step // self.steps
-        if self.lengthen > 1:
+        shrink = exact(self.shrink)
+        if self.lengthen == 1:
+            height = self.initial * Asymptotics.constant(shrink) ** (step / self.steps)
+        else:
             # Cycle k ends after steps (lengthen^k − 1)/(lengthen − 1), which is solved for k.
-            ratio = Fraction(repr(float(self.lengthen)))
-            cycle = math.floor(logarithm(1 + step * (ratio - 1) / self.steps) / Number(ratio).log())
-        height = self.initial * Asymptotics.constant(self.shrink) ** cycle
+            ratio = exact(self.lengthen)
+            steps = 1 + step * (ratio - 1) / self.steps
+            height = self.initial * steps.to_constant_power(logarithm_ratio(shrink, ratio))
         # A cycle of one step never leaves its height.
         if self.steps == 1 and self.lengthen == 1:
             return height
-        return mixture(height, self.final)
+        # The rate falls at the ends of the cycles, at most one factor later than this height.
+        return mixture(hull(height, height / shrink), self.final)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, SupportsIndex
 
+from gradiometer.arguments import require
 from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
@@ -17,9 +17,9 @@ from gradiometer.errors import BadArgument
 if TYPE_CHECKING:  # torch is loaded only when a schedule is attached to an optimizer
     import torch.optim.lr_scheduler
 
-READER = "gradiometer.convergence.schedules.text"
+
+# The largest step at which a schedule has a value.
 LAST_STEP = 2**1000
-"""The largest step at which a schedule has a value."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,10 @@ class Schedule(ABC):
             rate = math.inf
         except (ArithmeticError, ValueError):
             rate = math.nan
-        if not (rate >= 0 and math.isfinite(rate)):
-            raise BadArgument(
-                f"`{self!r}` gives {rate} at step {step}: a rate must be finite and not negative."
-            )
+        require(
+            rate >= 0 and math.isfinite(rate),
+            f"`{self!r}` gives {rate} at step {step}: a rate must be finite and not negative.",
+        )
         return rate
 
     def asymptotics(self, step: Asymptotics) -> Asymptotics:
@@ -147,10 +147,10 @@ class Schedule(ABC):
         from torch.optim.lr_scheduler import LambdaLR  # noqa: PLC0415  schedules are read on machines without torch
 
         unit = float(optimizer.defaults["lr"])
-        if not unit > 0:
-            raise BadArgument(
-                f"`lr` of the optimizer must be positive, got {unit}: it is what η is measured in."
-            )
+        require(
+            unit > 0,
+            f"`lr` of the optimizer must be positive, got {unit}: it is what η is measured in.",
+        )
         # Torch multiplies the rate of each group by this, so groups with rates of their own keep
         # them in proportion.
         return LambdaLR(optimizer, lambda step: self(step) / unit)
@@ -178,7 +178,9 @@ class Schedule(ABC):
             for name, value in settings.items()
             if name != "kind"
         }
-        return _schedule_of(settings["kind"], **given)
+        from gradiometer.convergence.schedules.text import build  # noqa: PLC0415
+
+        return build(settings["kind"], (), given)
 
     @classmethod
     def parse(cls, text: str) -> "Schedule":
@@ -189,14 +191,16 @@ class Schedule(ABC):
         >>> Schedule.parse("Linear(0.1, steps=100).warmed_up(5) * 0.5")(55)
         0.025
         """
-        made: Schedule = import_module(READER).parse(text)
-        return made
+        # The classes that a text names are in files that import this one.
+        from gradiometer.convergence.schedules.text import parse  # noqa: PLC0415
+
+        return parse(text)
 
     def _require(self, condition: bool, name: str, must: str) -> None:
-        if not condition:
-            raise BadArgument(
-                f"`{name}` of {type(self).__name__} must {must}, got {getattr(self, name)!r}."
-            )
+        require(
+            condition,
+            f"`{name}` of {type(self).__name__} must {must}, got {getattr(self, name)!r}.",
+        )
 
 
 def whole_step(step: SupportsIndex) -> int:
@@ -215,14 +219,10 @@ def power(base: Amount, exponent: Time) -> Time:
     return float(base) ** exponent if isinstance(exponent, int | float) else base**exponent
 
 
-def _schedule_of(kind: Any, *values: Any, **settings: Any) -> Schedule:
-    """A schedule by the name of its class; the classes are in files that import this one."""
-    made: Schedule = import_module(READER).build(kind, values, settings)
-    return made
-
-
 def _as_schedule(other: "Schedule | Amount") -> Schedule:
-    return other if isinstance(other, Schedule) else _schedule_of("Constant", other)
+    from gradiometer.convergence.schedules.shapes import Constant  # noqa: PLC0415
+
+    return other if isinstance(other, Schedule) else Constant(other)
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from gradiometer.convergence.schedules.schedule import (
     power,
 )
 
+# The decays of `WarmupStableDecay`, from 1 to 0.
 DECAYS: dict[str, Callable[[Amount], Amount]] = {
     "linear": lambda share: 1 - share,
     "cosine": lambda share: (1 + math.cos(math.pi * share)) / 2,
     "1-sqrt": lambda share: 1 - math.sqrt(share),
 }
-"""The decays of `WarmupStableDecay`, from 1 to 0."""
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from gradiometer.arguments import require
 from gradiometer.convergence.formulas.expression import DEEPEST, nearest
 from gradiometer.convergence.schedules import cycles as schedule_cycles
 from gradiometer.convergence.schedules import shapes as schedule_shapes
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
 
+# The files with the classes that a text can name.
 FAMILIES = (schedule_shapes, schedule_cycles)
-"""The files with the classes that a text can name."""
+
+# Characters in the longest text accepted.
 LONGEST = 20_000
-"""Characters in the longest text accepted."""
 METHODS = ("warmed_up", "then")
 
 
@@ -25,15 +27,11 @@ def parse(text: str) -> Schedule:
     >>> Schedule.parse("Cosine(0.1, steps=100) * 0.5")(0)
     0.05
     """
-    if not len(text) <= LONGEST:
-        raise BadArgument(f"`text` must have at most {LONGEST:,} characters, got {len(text):,}.")
+    require(
+        len(text) <= LONGEST, f"`text` must have at most {LONGEST:,} characters, got {len(text):,}."
+    )
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-        if _depth(tree) > DEEPEST:
-            raise BadArgument(
-                f"`text` {text[:40]!r}… is nested more than {DEEPEST} deep: combine fewer "
-                "schedules."
-            )
         schedule = _value(tree)
     except (SyntaxError, MemoryError, RecursionError):
         raise BadArgument(
@@ -71,55 +69,47 @@ def build(name: Any, values: Sequence[Any], settings: Mapping[str, Any]) -> Sche
         ) from None
 
 
-def _depth(tree: ast.AST) -> int:
-    """The number of levels, found without recursion."""
+def _value(node: ast.AST, depth: int = 0) -> Any:
     # The parser accepts deeper texts than a recursion over its tree survives.
-    levels, level = 0, [tree]
-    while level:
-        levels += 1
-        level = [child for node in level for child in ast.iter_child_nodes(node)]
-    return levels
+    require(depth < DEEPEST, f"`text` is nested more than {DEEPEST} deep: combine fewer schedules.")
 
+    def inner(part: ast.AST) -> Any:
+        return _value(part, depth + 1)
 
-def _value(node: ast.AST) -> Any:
+    def settings(keywords: Sequence[ast.keyword]) -> dict[str, Any]:
+        given = {word.arg: inner(word.value) for word in keywords if word.arg is not None}
+        names = ", ".join(str(word.arg) for word in keywords)
+        require(len(given) == len(keywords), f"`text`: a setting is given twice in {names}.")
+        return given
+
     match node:
         case ast.Constant(value=int() | float() | bool() | str() | None as value):
             return value
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
             return -value
         case ast.Tuple(elts=parts) | ast.List(elts=parts):
-            return tuple(map(_value, parts))
+            return tuple(map(inner, parts))
         case ast.Call(func=ast.Name(id=name), args=parts, keywords=keywords) if all(
             word.arg for word in keywords
         ):
-            return build(name, list(map(_value, parts)), _settings(keywords))
+            return build(name, list(map(inner, parts)), settings(keywords))
         case ast.Call(
             func=ast.Attribute(value=owner, attr=method), args=parts, keywords=keywords
         ) if method in METHODS:
-            return _call_method(
-                _value(owner), method, list(map(_value, parts)), _settings(keywords)
+            schedule = inner(owner)
+            require(
+                isinstance(schedule, Schedule),
+                f"`text`: .{method} needs a schedule on its left, got {schedule!r}.",
             )
+            try:
+                return getattr(schedule, method)(*map(inner, parts), **settings(keywords))
+            except TypeError as error:
+                raise BadArgument(
+                    f"`text`: .{method} does not accept these settings ({error})."
+                ) from None
         case ast.BinOp(left=left, op=ast.Mult(), right=right):
-            return _value(left) * _value(right)
+            return inner(left) * inner(right)
     raise BadArgument(f"`text`: {ast.unparse(node)[:80]} is not part of a schedule.")
-
-
-def _settings(keywords: Sequence[ast.keyword]) -> dict[str, Any]:
-    settings = {word.arg: _value(word.value) for word in keywords if word.arg is not None}
-    if len(settings) < len(keywords):
-        raise BadArgument(
-            f"`text`: a setting is given twice in {', '.join(str(word.arg) for word in keywords)}."
-        )
-    return settings
-
-
-def _call_method(owner: Any, method: str, values: list[Any], settings: dict[str, Any]) -> Any:
-    if not isinstance(owner, Schedule):
-        raise BadArgument(f"`text`: .{method} needs a schedule on its left, got {owner!r}.")
-    try:
-        return getattr(owner, method)(*values, **settings)
-    except TypeError as error:
-        raise BadArgument(f"`text`: .{method} does not accept these settings ({error}).") from None
 
 
 def _tuples(value: Any) -> Any:

@@ -11,19 +11,16 @@ Source: Bertsekas & Tsitsiklis (2000), Gradient Convergence in Gradient Methods 
 
 import itertools
 import re
-import signal
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from types import FrameType
-from typing import Any, TypeVar
+from fractions import Fraction
+from typing import Any
 
-from gradiometer.convergence.formulas.asymptotics import LARGE_T, Asymptotics
-from gradiometer.convergence.formulas.expansion import CONSTANT, DEPTH, Monomial, by_size, unit
-from gradiometer.convergence.formulas.number import ONE, Number, Undecided
-from gradiometer.convergence.schedules.schedule import Schedule
-from gradiometer.convergence.schedules.shapes import Formula
+from gradiometer.arguments import require
+from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, at_all_remainders
+from gradiometer.convergence.formulas.expansion import CONSTANT, Monomial, by_size
+from gradiometer.convergence.formulas.number import Constant, Undecided
+from gradiometer.convergence.schedules import Formula, Schedule
 from gradiometer.errors import BadArgument
 
 
@@ -44,18 +41,20 @@ class Conditions:
     sign: int | None
 
     @classmethod
-    def of(cls, asymptotics: Asymptotics) -> "Conditions":
-        """The conditions of a formula. Raises `Undecided` if its expansions do not decide them."""
-        bounds = asymptotics.whole
-        upper = None if bounds.magnitude.is_zero else bounds.magnitude.leading[1]
+    def of(cls, parts: list[Asymptotics]) -> "Conditions":
+        """The conditions of a formula from its parts, each at a positive share of the steps. Raises
+        `Undecided` if their expansions do not decide them."""
+        ends = [end for part in parts for end in (part.low, part.high) if end.sign]
+        upper = max((end.leading[1] for end in ends), key=by_size, default=None)
         # All later rates are negative: their sum may be −∞, and is never +∞.
-        if bounds.high.sign < 0:
-            return cls(upper, bounds.high.leading[1], -1)
-        if bounds.low.sign < 0:
+        if all(part.high.sign < 0 for part in parts):
+            highs = [part.high.leading[1] for part in parts]
+            return cls(upper, max(highs, key=by_size), -1)
+        if any(part.low.sign < 0 for part in parts):
             return cls(upper, None, None)
-        candidates = [bounds.low.leading[1]] if bounds.low.sign > 0 else []
-        candidates += [bounds.rise] if bounds.rise is not None else []
-        return cls(upper, max(candidates, key=by_size, default=None), 1)
+        lows = [part.low.leading[1] for part in parts if part.low.sign > 0]
+        lows += [part.often for part in parts if part.often is not None]
+        return cls(upper, max(lows, key=by_size, default=None), 1)
 
     @property
     def limit_zero(self) -> bool | None:
@@ -74,7 +73,7 @@ class Conditions:
     @property
     def sum_of_squares_converges(self) -> bool | None:
         """True if Σ η_t² < ∞."""
-        two = Number.of(2)
+        two = Fraction(2)
         if self.upper is None or _sum_converges(self.upper.power(two)):
             return True
         return (
@@ -90,8 +89,9 @@ class Conditions:
             return "is zero from some step on"
         if self.lower is None:
             return f"stays within a multiple of {as_text(self.upper)}"
-        if self.upper != self.lower:
-            return f"lies between the orders {as_text(self.lower)} and {as_text(self.upper)}"
+        lower, upper = as_text(self.lower), as_text(self.upper)
+        if lower != upper:
+            return f"lies between the orders {lower} and {upper}"
         verb = (
             "stays of order"
             if self.upper == CONSTANT
@@ -99,7 +99,7 @@ class Conditions:
             if self.upper.direction < 0
             else "grows as"
         )
-        return f"{verb} {as_text(self.upper)}"
+        return f"{verb} {upper}"
 
 
 def _sum_converges(monomial: Monomial) -> bool | None:
@@ -111,99 +111,29 @@ def _sum_converges(monomial: Monomial) -> bool | None:
 
 def as_text(monomial: Monomial) -> str:
     """A monomial as text: "t^-0.5 (log t)^-2", "exp(−0.01 t)", "1"."""
-    logarithms = ["t", *(f"({'log ' * level}t)" for level in range(1, DEPTH))]
-    names = {unit(level + 1): logarithms[level] for level in range(DEPTH - 1)}
-    factors = []
-    for key, weight in monomial.weights:
-        if key in names:
-            factors.append(names[key] + _exponent(weight))
-        else:
-            product = [
-                logarithms[level] + _exponent(Number.of(power))
-                for level, power in enumerate(key)
-                if power
-            ]
-            sign, size = ("−", -weight) if weight.sign < 0 else ("", weight)
-            factors.append(f"exp({sign}{_size(size, 3)} {' '.join(product)})")
+    rate, *powers = monomial.powers
+    factors = [f"exp({'−' if rate < 0 else ''}{abs(float(rate)):.3g} t)"] if rate else []
+    for level, power in enumerate(powers):
+        name = f"({'log ' * level}t)" if level else "t"
+        factors += [name + _exponent(power)] if power else []
     return " ".join(factors) or "1"
 
 
-def _size(number: Number, digits: int) -> str:
-    """A constant as text, which may be beyond all doubles."""
-    try:
-        return f"{float(number):.{digits}g}"
-    except (Undecided, OverflowError):
-        return f"{'−' if number.sign < 0 else ''}(over 1e308)"
-
-
-def _exponent(power: Number) -> str:
-    if power == ONE:
+def _exponent(power: Constant) -> str:
+    if power == 1:
         return ""
-    whole = power.rational is not None and power.rational.denominator == 1
-    return f"^{power.rational if whole else _size(power, 4)}"
+    whole = isinstance(power, Fraction) and power.denominator == 1
+    return f"^{power if whole else format(float(power), '.4g')}"
 
 
-Result = TypeVar("Result")
-
-
-class _OutOfTime(BaseException):
-    """The function took too long. Not an Exception, so that an `except Exception` in the function
-    cannot catch it."""
-
-
-def within(seconds: float, call: Callable[[], Result]) -> Result | None:
-    """What a call returns, or None if it takes longer. In other threads than the main one there is
-    no limit.
-
-    The time is that of the processor, so that a busy machine does not change an answer, up to four
-    times as long.
-    """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(
-        signal, "setitimer"
-    ):
-        return call()
-    # An exception of its own, as the call around this one may have a limit too.
-    ours = _OutOfTime()
-    # A signal that arrives after the answer must not stop the caller.
-    armed = [True]
-
-    def stop(_: int, __: FrameType | None) -> None:
-        if not armed:
-            return
-        if time.thread_time() - spent < seconds and time.monotonic() - began < 4 * seconds:
-            signal.setitimer(signal.ITIMER_REAL, seconds / 4)
-            return
-        armed.clear()
-        raise ours
-
-    began = time.monotonic()
-    spent = time.thread_time()
-    outer, _ = signal.getitimer(signal.ITIMER_REAL)
-    # The time of a call around this one is not stretched.
-    seconds = min(seconds, outer) if outer else seconds
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        found = call()
-        armed.clear()
-        return found
-    except _OutOfTime as error:
-        if error is not ours:
-            raise
-        return None
-    finally:
-        armed.clear()
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        if outer:  # the time of the outer call goes on
-            signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - began), 1e-3))
-
-
+# Time for a decision. After it, everything is undecided.
 SECONDS = 1.0
-"""Time for a decision. After it, everything is undecided."""
+
+# Every step from t = 1 to this one is evaluated; after it, powers of two.
 FIRST_STEPS = 256
-"""Every step from t = 1 to this one is evaluated; after it, powers of two."""
 LATER_STEPS = tuple(2**power for power in range(9, 61))
+
+# The three conditions, and how a verdict says that they hold or fail.
 CONDITIONS = {
     "limit_zero": ("it goes to zero", "it does not go to zero"),
     "sum_diverges": ("its sum is infinite", "its sum is finite"),
@@ -212,7 +142,6 @@ CONDITIONS = {
         "the sum of its squares is infinite",
     ),
 }
-"""The three conditions, and how a verdict says that they hold or fail."""
 SUM_OF_NEGATIVE_RATES = "its sum does not go to +∞"
 SUFFICIENT = "these conditions are sufficient, not necessary"
 
@@ -274,15 +203,16 @@ def theorem(subject: Subject) -> TheoremVerdict:
     """
     if isinstance(subject, str):
         return replace(theorem(read(subject)), expression=subject)
-    if not isinstance(subject, Schedule):
-        raise BadArgument(
-            f"`subject` must be a schedule or a formula in t, got {type(subject).__name__}."
-        )
-    verdict = within(SECONDS, lambda: _decide(subject))
-    if verdict is None:
-        late = f"It is undecided: there is no answer within {SECONDS:g} s."
-        return TheoremVerdict(getattr(subject, "text", repr(subject)), None, None, None, None, late)
-    return verdict
+    require(
+        isinstance(subject, Schedule),
+        f"`subject` must be a schedule or a formula in t, got {type(subject).__name__}.",
+    )
+    if isinstance(subject, Formula):
+        return _verdict(subject.text, _conditions(subject), _start_of(subject))
+    # A schedule that gives no rate is refused, as in training.
+    for step in range(FIRST_STEPS):
+        subject(step)
+    return _verdict(repr(subject), _conditions(subject), _Start())
 
 
 def read(text: str) -> Schedule:
@@ -296,23 +226,28 @@ def read(text: str) -> Schedule:
     return Schedule.parse(text) if re.search(r"\b[A-Z]\w*\s*\(", text) else Formula(text)
 
 
-def _decide(schedule: Schedule) -> TheoremVerdict:
-    if isinstance(schedule, Formula):
-        start = _start_of(schedule)
-        return _verdict(schedule.text, _conditions(schedule, LARGE_T - 1), start)
-    # A schedule that gives no rate is refused, as in training.
-    for step in range(FIRST_STEPS):
-        schedule(step)
-    return _verdict(repr(schedule), _conditions(schedule, LARGE_T - 1), _Start())
+def _conditions(schedule: Schedule) -> Conditions | None:
+    """The conditions for all large t, or None if the algebra does not decide them."""
+    end = time.thread_time() + SECONDS
 
+    def rate(t: Time) -> Time:
+        if time.thread_time() > end:
+            raise Undecided("the formula has too many different remainders")
+        return schedule.asymptotics(t - 1)
 
-def _conditions(schedule: Schedule, step: Asymptotics) -> Conditions | None:
-    """The conditions, or None if the algebra does not decide them."""
-    try:
-        return Conditions.of(schedule.asymptotics(step))
     # A schedule of one's own may do anything with what it gets in place of a step.
+    try:
+        return Conditions.of(at_all_remainders(rate))
     except (Undecided, ArithmeticError, ValueError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _is_negative(formula: Formula, t: int) -> bool:
+    """True if the rate is negative at this t, shown without rounding."""
+    try:
+        return formula.asymptotics(Asymptotics.constant(t - 1)).high.sign < 0
+    except (Undecided, ArithmeticError, ValueError):
+        return False
 
 
 def _start_of(formula: Formula) -> _Start:
@@ -330,11 +265,9 @@ def _start_of(formula: Formula) -> _Start:
                 reason = "division by zero" if isinstance(error, ZeroDivisionError) else str(error)
             last = t
             continue
-        if value < 0 and negative is None:
-            # Rounding alone may take a rate below zero, and says nothing about the formula.
-            exact = _conditions(formula, Asymptotics.constant(t - 1))
-            if exact is not None and exact.sign == -1:
-                negative = t
+        # Rounding alone may take a rate below zero, and says nothing about the formula.
+        if value < 0 and negative is None and _is_negative(formula, t):
+            negative = t
     if undefined is not None and last > FIRST_STEPS // 2:
         raise BadArgument(
             f"`expression` is undefined at t = {undefined} ({reason}) and again at t = {last}. It "

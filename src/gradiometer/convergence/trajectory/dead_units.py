@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.objective import Objective
+from gradiometer.measurement import Batch, Objective
 
 RELUS: tuple[Any, ...] = (
     *(functional.relu, functional.relu_, functional.relu6),

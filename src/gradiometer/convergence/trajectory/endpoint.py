@@ -12,8 +12,7 @@ from jaxtyping import Float
 
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.convergence.trajectory.path_facts import NO_END, OUTWARDS, Kind, Trail
-from gradiometer.measurement.estimate import Estimate, Estimates
-from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement import Estimate, Estimates, Finding, Issue, State
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.means import mean
 
@@ -25,20 +24,18 @@ if TYPE_CHECKING:  # runs are read on machines without torch
 
 NAME = "endpoint"
 
+# Share of small batches' gradients along the negative curvature below which noise does not reach
+# it. If a symmetry keeps the run there, it is zero up to rounding and the eigenvector's error; in
+# networks in training it was 0.02 to 0.06.
 BLIND = 0.01
-"""Share of small batches' gradients along the negative curvature below which noise does not reach
-it. If a symmetry keeps the run there, it is zero up to rounding and the eigenvector's error; in
-networks in training it was 0.02 to 0.06.
-"""
 
+# The name of all numbers of a tiny model, as rows (see `dead_units`).
 PARAMETERS = "parameters"
-"""The name of all numbers of a tiny model, as rows (see `dead_units`)."""
 
+# Share of dead units in a layer from which a finding is made. Twins in a layer are told whatever
+# their share: random initial weights have none. In a tiny model, in which each number is a row, two
+# may be equal for another reason.
 MANY = 0.5
-"""Share of dead units in a layer from which a finding is made. Twins in a layer are told whatever
-their share: random initial weights have none. In a tiny model, in which each number is a row, two
-may be equal for another reason.
-"""
 
 
 @dataclass(frozen=True)
@@ -186,9 +183,8 @@ def _share_seen(objective: "Objective", batch: "Batch", direction: "Tensor", see
     length = max(size // 8, 1)
     along = whole = 0.0
     for start in range(0, size, length):
-        gradient = flat(
-            objective.gradient(span(batch, start, min(start + length, size)), seed=seed)
-        ).double()
+        part = span(batch, start, min(start + length, size))
+        gradient = flat(objective.gradient(part, seed=seed)).double()
         along += float(gradient @ direction.double()) ** 2
         whole += float(gradient @ gradient)
     return min(math.sqrt(along / whole), 1.0) if whole > 0 else 0.0

@@ -13,32 +13,32 @@ from scipy.special import stdtrit
 from gradiometer.measurement.estimate import Estimate, Estimates
 from gradiometer.measurement.uncertainty.means import mean
 
+# Groups of three consecutive iterates per doubling of time; the sixteenth stored iterate is its
+# last.
 GROUPS = 5
-"""Groups of three consecutive iterates per doubling of time; the sixteenth stored iterate is its
-last."""
 
+# No iterate before this step is stored: the first ones depend mostly on the start.
 SETTLED_IN = 16
-"""No iterate before this step is stored: the first ones depend mostly on the start."""
 
 FEWEST_DOUBLINGS = 4
+
+# Only so many of the latest doublings are used.
 LONGEST_MEMORY = 10
-"""Only so many of the latest doublings are used."""
 
+# log₂ of the move length, change per doubling. Below this, only a few such moves are left; above,
+# perhaps no end.
 RECEDING = -0.2
-"""log₂ of the move length, change per doubling. Below this, only a few such moves are left; above,
-perhaps no end."""
 
+# log₂ of the growth of ‖Φ‖ in a doubling, change per doubling: above this, its sum has no end in
+# sight.
 NO_END = -0.2
-"""log₂ of the growth of ‖Φ‖ in a doubling, change per doubling: above this, its sum has no end in
-sight."""
 
+# Cosine between the last doubling's move and Φ from which the norm says where the parameters go.
 OUTWARDS = 0.7
-"""Cosine between the last doubling's move and Φ from which the norm says where the
-parameters go."""
 
+# p from which a path whose speed falls as (Σ η)^−p may come to rest; with p ≤ 1 its length has no
+# end.
 TO_REST = 1.25
-"""p from which a path whose speed falls as (Σ η)^−p may come to rest; with p ≤ 1 its length has no
-end."""
 
 METHOD = "least squares over doublings"
 
@@ -106,8 +106,7 @@ class Trail:
     @property
     def moves(self) -> Float[np.ndarray, "moves sketch"]:
         """The moves from each centre to the next."""
-        moves: np.ndarray = np.diff(self.centres, axis=0)
-        return moves
+        return np.diff(self.centres, axis=0)
 
     def last(self, doublings: int) -> "Trail":
         """The latest doublings only."""

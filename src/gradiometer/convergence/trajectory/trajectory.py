@@ -21,21 +21,19 @@ from gradiometer.convergence.trajectory.path_facts import (
     facts_of,
     kind_of,
 )
-from gradiometer.measurement.estimate import Estimate, Estimates
-from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement import Estimate, Estimates, Finding, Issue, Moments, Series, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
-from gradiometer.measurement.reading import Moments, Series
 
 if TYPE_CHECKING:  # runs are read on machines without torch
     from torch import Tensor
 
     from gradiometer.measurement.step import TrainingStep
 
+# Numbers in a sketch: a cosine between two moves has an error of about 1/√61 at most.
 NUMBERS = 61
-"""Numbers in a sketch: a cosine between two moves has an error of about 1/√61 at most."""
 
+# Number of random signs; they are reused, shifted, for the next entries.
 PERIOD = NUMBERS * 2**12
-"""Number of random signs; they are reused, shifted, for the next entries."""
 
 
 def keeps(step: int) -> bool:
@@ -158,6 +156,7 @@ class Trajectory(Gauge):
         return Finding(self.name, self.issue, claim, state, facts=facts)
 
 
+# For each kind of path: its claim, its state, and the names of the numbers that decided it.
 CLAIMS: dict[Kind, tuple[str, State, tuple[str, ...]]] = {
     Kind.CONVERGING: ("path_converging", State.OK, ("move_slope", "straightness")),
     Kind.WANDERING: ("path_wandering", State.OK, ("move_slope", "straightness")),
@@ -167,12 +166,11 @@ CLAIMS: dict[Kind, tuple[str, State, tuple[str, ...]]] = {
     Kind.CIRCLING: ("path_circling", State.LOOK, ("turns",)),
     Kind.CANNOT_TELL: ("path_unknown", State.CANNOT_TELL, ()),
 }
-"""For each kind of path: its claim, its state, and the names of the numbers that decided it."""
 
 
+# Variance of the mean of five squared moves, over its value for independent ones: neighbouring
+# moves share an iterate, and independent positions give their squares a correlation of a quarter.
 SHARED = 1.4 / 0.9
-"""Variance of the mean of five squared moves, over its value for independent ones: neighbouring
-moves share an iterate, and independent positions give their squares a correlation of a quarter."""
 
 
 @dataclass(frozen=True)

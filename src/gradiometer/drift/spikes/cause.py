@@ -10,7 +10,7 @@ from jaxtyping import Float
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.drift.spikes.evidence import ROSE, STAYED, Examined, Observation
 from gradiometer.drift.stability import MomentumRule
-from gradiometer.estimation.noise_readings import PRODUCT
+from gradiometer.estimation.products import PRODUCT
 from gradiometer.measurement.reading import Series
 
 
@@ -141,10 +141,7 @@ def usual_norms(step: int, series: Series) -> Float[np.ndarray, " layers"] | Non
 def _squared_norms(series: Series) -> Float[np.ndarray, "steps layers"]:
     """E‖ĝ‖² = ‖g‖² + tr Σ / B by layer, or in total if it was read from products."""
     if PRODUCT in series.moments:
-        whole: Float[np.ndarray, "steps layers"] = series.moments["squared"].reshape(
-            len(series), -1
-        )
-        return whole
+        return series.moments["squared"].reshape(len(series), -1)
     noise: Float[np.ndarray, "steps layers"] = (
         series.moments["gradient_variance"] / series.batch_size[:, None]
     )

@@ -1,37 +1,37 @@
 """Find the spikes in a record of losses."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.lib.stride_tricks import sliding_window_view
 
+from gradiometer.arguments import require
 from gradiometer.drift.spikes.noise import groups_of, noise_limit
-from gradiometer.errors import BadArgument
 
+# Values per block. The level and the spread are medians over blocks.
 BLOCK = 8
-"""Values per block. The level and the spread are medians over blocks."""
 
+# Number of blocks on each side that give the level and the spread.
 SIDE = 6
-"""Number of blocks on each side that give the level and the spread."""
 
+# The losses are searched one by one, and as medians of so many successive ones: these show spikes
+# that last.
 SCALES = (1, 4, 16, 64)
-"""The losses are searched one by one, and as medians of so many successive ones: these show spikes
-that last."""
 
+# The longest of these scales if the learning rate is not known: a warm restart looks like a longer
+# spike.
 SHORT = 4
-"""The longest of these scales if the learning rate is not known: a warm restart looks like a longer
-spike."""
 
+# The smallest rise that is reported, relative to the loss.
 SMALLEST = 0.05
-"""The smallest rise that is reported, relative to the loss."""
 
+# Degrees of freedom of the heaviest tail that noise may have, and of its medians.
 HEAVIEST, HEAVIEST_MEDIANS = 3, 4
-"""Degrees of freedom of the heaviest tail that noise may have, and of its medians."""
 
+# Number of blocks before a spike, at least.
 FEWEST = 3
-"""Number of blocks before a spike, at least."""
 
 _Values = Float[np.ndarray, " values"]
 
@@ -105,8 +105,7 @@ def find_spikes(
     >>> [(spike.first, spike.length, spike.height) for spike in find_spikes(losses)]
     [(500, 3, 4.0)]
     """
-    if not 0 < false_alarms < 1:
-        raise BadArgument(f"`false_alarms` must be between 0 and 1, got {false_alarms}.")
+    require(0 < false_alarms < 1, f"`false_alarms` must be between 0 and 1, got {false_alarms}.")
     values = np.asarray(losses, dtype=np.float64)
     # 1e150: larger numbers are left out: their squares are beyond a float.
     kept = np.flatnonzero(np.abs(values) < 1e150)
@@ -126,18 +125,28 @@ def find_spikes(
     for scale in SCALES if rates is not None else [scale for scale in SCALES if scale <= SHORT]:
         if len(heights) < scale * (FEWEST + 2) * BLOCK:
             break
-        stretches = _Search(heights, noise, rate, scale).spikes(false_alarms, smallest)
-        found = _merge(found, list(stretches), 4 * scale)
-    return [_in_losses(spike, values, kept, in_logs) for spike in found]
+        search = _Search(heights, noise, rate, scale)
+        found = _merge(found, list(search.spikes(false_alarms, smallest)), 4 * scale)
+    return [
+        replace(
+            spike,
+            first=int(kept[spike.first]),
+            peak=int(kept[spike.peak]),
+            last=int(kept[spike.last]),
+            level=float(np.exp(spike.level)) if in_logs else spike.level,
+            height=float(values[spike.peak]),
+        )
+        for spike in found
+    ]
 
 
 def _alike(values: _Values, given: Sequence[float] | _Values | None, name: str) -> _Values:
     """The numbers that go with the losses; NaN if they are not given."""
     numbers = np.full(len(values), np.nan) if given is None else np.asarray(given, dtype=np.float64)
-    if len(numbers) != len(values):
-        raise BadArgument(
-            f"`{name}` must have one number per loss, {len(values):,}, got {len(numbers):,}."
-        )
+    require(
+        len(numbers) == len(values),
+        f"`{name}` must have one number per loss, {len(values):,}, got {len(numbers):,}.",
+    )
     return numbers
 
 
@@ -150,8 +159,7 @@ class _Search:
         self.offset = len(heights) % scale
         self.heights = heights
         self.rate = rate
-        medians = heights[self.offset :].reshape(-1, scale)
-        self.series: _Values = heights if scale == 1 else np.median(medians, axis=1)
+        self.series: _Values = np.median(heights[self.offset :].reshape(-1, scale), axis=1)
         self.before, after, spread = _surroundings(self.series)
         self.spread = np.maximum(spread, 1e-9) * (noise if scale == 1 else 1)
         after = np.where(np.isnan(after), self.before, after)
@@ -196,17 +204,17 @@ class _Search:
 
     def _refine(self, begin: int, end: int, line: float) -> tuple[int, int]:
         """The first and the last high value of these medians, and of those next to them."""
-        first, last = self.offset + begin * self.scale, self.offset + (end + 1) * self.scale - 1
         high = self.heights > line
-        while first < last and not high[first]:
-            first += 1
-        while first > 0 and high[first - 1]:
-            first -= 1
-        while last > first and not high[last]:
-            last -= 1
-        while last < len(high) - 1 and high[last + 1]:
-            last += 1
-        return first, last
+        start, stop = self.offset + begin * self.scale, self.offset + (end + 1) * self.scale
+        inside = start + np.flatnonzero(high[start:stop])
+        if not len(inside):
+            inside = np.array([stop - 1])
+        low = np.flatnonzero(~high)
+        before, after = low[low < inside[0]], low[low > inside[-1]]
+        return (
+            int(before[-1]) + 1 if len(before) else 0,
+            int(after[0]) - 1 if len(after) else len(high) - 1,
+        )
 
     def _risen(self, first: int, peak: int) -> bool:
         """True if the learning rate rose just before or during the rise."""
@@ -255,11 +263,9 @@ def _extent(series: _Values, top: int, line: float) -> tuple[int, int]:
     before, after = pairs[pairs + 1 < top], pairs[pairs > top]
     begin = int(before[-1]) + 2 if len(before) else 0
     end = int(after[0]) - 1 if len(after) else len(series) - 1
-    while end > top and low[end]:
-        end -= 1
-    while begin < top and low[begin]:
-        begin += 1
-    return begin, end
+    low[top] = False
+    high = begin + np.flatnonzero(~low[begin : end + 1])
+    return int(high[0]), int(high[-1])
 
 
 def _merge(found: list[Spike], coarser: list[Spike], long: int) -> list[Spike]:
@@ -271,19 +277,3 @@ def _merge(found: list[Spike], coarser: list[Spike], long: int) -> list[Spike]:
             continue
         found = [each for each in found if each not in within] + [spike]
     return sorted(found, key=lambda spike: spike.first)
-
-
-def _in_losses(
-    spike: Spike, values: _Values, kept: Int[np.ndarray, " values"], in_logs: bool
-) -> Spike:
-    """In terms of the losses that were given."""
-    return Spike(
-        first=int(kept[spike.first]),
-        peak=int(kept[spike.peak]),
-        last=int(kept[spike.last]),
-        level=float(np.exp(spike.level)) if in_logs else spike.level,
-        height=float(values[spike.peak]),
-        score=spike.score,
-        limit=spike.limit,
-        ended=spike.ended,
-    )

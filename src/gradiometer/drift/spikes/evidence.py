@@ -9,15 +9,15 @@ from jaxtyping import Float
 
 from gradiometer.drift.spikes.detection import Spike
 
+# Name of the event.
 EVENT = "loss_examined"
-"""Name of the event."""
 
+# What the budget calls the time that examinations take.
 EXAMINATIONS = "examinations"
-"""What the budget calls the time that examinations take."""
 
+# The loss of other examples rose if it rose by at least this share of the rise; it stayed if by at
+# most this one.
 ROSE, STAYED = 0.5, 0.2
-"""The loss of other examples rose if it rose by at least this share of the rise; it stayed if by at
-most this one."""
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@ parameters."""
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from statistics import median_high
 from typing import Any
 
 import numpy as np
@@ -17,19 +18,19 @@ from gradiometer.measurement.batch import Batch, batch_size, mapped, span
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.parts import squared_norms
 
+# Losses that show the usual level, and the fewest of them.
 RECENT, FEWEST = 256, 64
-"""Losses that show the usual level, and the fewest of them."""
 
+# A loss is examined if it is above the usual one by so many spreads, and by this share of it.
 SPREADS, RISE = 8.0, 0.2
-"""A loss is examined if it is above the usual one by so many spreads, and by this share of it."""
 
+# Fewest steps between two examinations, most examinations in a row, and the steps after which one
+# more is allowed.
 PAUSE, MOST, ONE_MORE = 64, 5, 1000
-"""Fewest steps between two examinations, most examinations in a row, and the steps after which one
-more is allowed."""
 
+# The largest batch whose examples are looked at, the parts that are run first, and the most single
+# examples.
 LARGEST_BATCH, PARTS, SINGLES = 256, 8, 32
-"""The largest batch whose examples are looked at, the parts that are run first, and the most single
-examples."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +66,16 @@ class Examiner:
         anew."""
         self._recent.extend(filter(math.isfinite, losses))
         self._new += len(losses)
-        self._allow(len(losses))
+        # An unstable start should not use up the examinations of a long run.
+        more, self._steps = divmod(self._steps + len(losses), ONE_MORE)
+        self._count = max(self._count - more, 0)
         if self._new < PAUSE:
             return
         self._new = 0
         if self._count < MOST and len(self._recent) >= FEWEST:
-            self._usual = _median(self._recent)
-            spread = 1.4826 * _median([abs(recent - self._usual) for recent in self._recent])
+            self._usual = median_high(self._recent)
+            spread = 1.4826 * median_high([abs(recent - self._usual) for recent in self._recent])
             self.limit = self._usual + max(SPREADS * spread, RISE * abs(self._usual))
-
-    def _allow(self, steps: int) -> None:
-        """Count these steps: an unstable start should not use up the examinations of a long run."""
-        more, self._steps = divmod(self._steps + steps, ONE_MORE)
-        self._count = max(self._count - more, 0)
 
     def repeat(self, losses: Sequence[float]) -> None:
         """Take the losses of the steps before a resume, without the examinations that they had."""
@@ -114,12 +112,14 @@ class Examiner:
             gradients: The gradient of the batch, if `.grad` holds it as it is.
         """
         self.pause()
-        norms = [] if gradients is None else self._by_layer(gradients)
-        now = (
-            None
-            if before is None or _share_memory(before.batch, batch)
-            else self._loss(before.batch)
-        )
+        norms: list[float] = []
+        if gradients is not None:
+            squared = squared_norms(gradients)[0].cpu().numpy()
+            norms = np.bincount(self._objective.layer_of, weights=squared).tolist()
+        now = None
+        # A loop that fills one buffer again and again has no batch before.
+        if before is not None and not _addresses(before.batch) & _addresses(batch):
+            now = self._loss(before.batch)
         examples, share = self._heaviest(loss, batch)
         if now is None and not examples and share is None and not norms:
             return None
@@ -127,10 +127,6 @@ class Examiner:
         return asdict(
             Examined(loss, self._usual, batch_size(batch), examples, share, then, now, norms)
         )
-
-    def _by_layer(self, gradients: Sequence[Tensor]) -> list[float]:
-        squared = squared_norms(gradients)[0].cpu().numpy()
-        return [float(layer) for layer in np.bincount(self._objective.layer_of, weights=squared)]
 
     def _loss(self, batch: Batch) -> float | None:
         """The mean loss at the present parameters; None if it cannot be computed or is
@@ -180,18 +176,6 @@ class Examiner:
         cannot be run."""
         loss = self._loss(span(batch, part.start, part.stop))
         return None if loss is None else len(part) * (loss - self._usual)
-
-
-def _median(numbers: Iterable[float]) -> float:
-    """The upper median. For a few hundred numbers this is faster than numpy."""
-    ordered = sorted(numbers)
-    return ordered[len(ordered) // 2]
-
-
-def _share_memory(one: Batch, other: Batch) -> bool:
-    """True if both batches are in the same memory, as in a loop that fills one buffer again and
-    again."""
-    return bool(_addresses(one) & _addresses(other))
 
 
 def _addresses(batch: Batch) -> set[int]:

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import ndtri, stdtrit
 
+# The two upper quantiles that show the tail, and the fewest scores beyond the far one.
 MIDDLE, FAR, FEWEST_BEYOND = 0.15, 0.01, 12
-"""The two upper quantiles that show the tail, and the fewest scores beyond the far one."""
 
 _Scores = Float[np.ndarray, " scores"]
 

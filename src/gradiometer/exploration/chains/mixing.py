@@ -19,7 +19,7 @@ from scipy.special import fdtri, ndtri, stdtrit
 from scipy.stats import rankdata
 from torch import Tensor
 
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import require
 from gradiometer.measurement.estimate import Estimate, significant
 
 F_METHOD = "F of the half chains' means"
@@ -221,12 +221,11 @@ def size_of_slowest(path: Sequence[Float[Tensor, " params"]]) -> float:
 def autocorrelations(draws: Draws, lags: int) -> Float[np.ndarray, "lags chains"]:
     """Autocorrelation of each chain at lags 0, 1, …, about the chain's own mean, with n in the
     denominator."""
-    away = draws - draws.mean(axis=0)
-    # Padded to twice the length, so that the end of a chain does not meet its start.
-    size, padded = len(away), 2 ** math.ceil(math.log2(2 * len(away)))
-    power = np.abs(np.fft.rfft(away, padded, axis=0)) ** 2
-    covariances = np.fft.irfft(power, padded, axis=0)[: min(lags, size)]
-    correlations: np.ndarray = covariances / np.where(covariances[0] > 0, covariances[0], 1.0)
+    from arviz_stats.base.array import array_stats  # noqa: PLC0415 (half a second, only for this)
+
+    # A chain that never moves has no correlation.
+    with np.errstate(invalid="ignore"):
+        correlations: np.ndarray = np.nan_to_num(array_stats.autocorr(draws.T).T[:lags])
     return correlations
 
 
@@ -270,8 +269,8 @@ def _window(split: Float[np.ndarray, "size 2 chains"]) -> int:
     return 2 * int(negative[0]) if len(negative) else size
 
 
+# Largest R-hat of chains that count as mixed.
 STEADY = 1.01
-"""Largest R-hat of chains that count as mixed."""
 
 
 @dataclass(frozen=True)
@@ -397,16 +396,14 @@ def _mean(draws: Draws, size: float, level: float) -> Estimate:
 def _valid_draws(name: str, draws: Draws) -> Draws:
     values = np.asarray(draws, dtype=np.float64)
     # A half chain of fewer than four draws has no autocorrelation.
-    if not (values.ndim == 2 and values.shape[1] >= 2 and values.shape[0] >= 8):
-        raise BadArgument(
-            f"`{name}` must be at least 8 draws of 2 chains, [draws, chains], got shape "
-            f"{list(values.shape)}."
-        )
-    if not np.isfinite(values).all():
-        raise BadArgument(f"`{name}` must be finite: leave out chains that diverged.")
-    if not np.ptp(values) > 0:
-        raise BadArgument(
-            f"`{name}` must vary, got {values[0, 0]:g} in every draw: a constant cannot show "
-            "mixing."
-        )
+    require(
+        values.ndim == 2 and values.shape[1] >= 2 and values.shape[0] >= 8,
+        f"`{name}` must be at least 8 draws of 2 chains, [draws, chains], got shape "
+        f"{list(values.shape)}.",
+    )
+    require(np.isfinite(values).all(), f"`{name}` must be finite: leave out chains that diverged.")
+    require(
+        np.ptp(values) > 0,
+        f"`{name}` must vary, got {values[0, 0]:g} in every draw: a constant cannot show mixing.",
+    )
     return values

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gradiometer.arguments import check_whole
-from gradiometer.errors import BadArgument, bounded
+from gradiometer.arguments import check_whole, require
+from gradiometer.errors import bounded
 from gradiometer.exploration.chains.engines import (
     ChainState,
     DrawRecorder,
@@ -37,21 +37,20 @@ from gradiometer.exploration.temperature.equipartition import (
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.job import Job
 from gradiometer.jobs.pool import Here, Pool
+from gradiometer.measurement import Draw, Objective
 from gradiometer.measurement.batch import Batch, Order, take
 from gradiometer.measurement.batch import batch_size as size_of
 from gradiometer.measurement.estimate import Estimate, about, counted, significant
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.loss import Loss
-from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw
 from gradiometer.measurement.uncertainty.means import mean
 
+# Effective draws, at least: a chain that seems to have fewer has not shown how far its draws depend
+# on each other.
 ENOUGH = 30
-"""Effective draws, at least: a chain that seems to have fewer has not shown how far its draws
-depend on each other."""
 
+# The exact mean of a function, or its exact mean and standard deviation, if they are known.
 Known = float | tuple[float, float] | None
-"""The exact mean of a function, or its exact mean and standard deviation, if they are known."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +126,8 @@ class Moment:
 
 FEWEST_STEPS = 2 * BLOCKS
 
+# Makes the sampler of a chain from its parameters and its seed.
 MakeSampler = Callable[[list[nn.Parameter], int], Sampler]
-"""Makes the sampler of a chain from its parameters and its seed."""
 
 
 @dataclass(frozen=True)
@@ -360,8 +359,7 @@ def sample(
     virials = [Virial(flat(trainable(model)).detach(), steps, sizes) for model in models]
     equipartitions: dict[int, Equipartition] = {}
     groups = samplers[0].param_groups
-    if len(groups) > 1:
-        raise BadArgument(f"`sampler` must have 1 parameter group, got {len(groups)}.")
+    require(len(groups) <= 1, f"`sampler` must have 1 parameter group, got {len(groups)}.")
     chains = ChainState(models, seeds, samplers)
     recorder = DrawRecorder(watch or {})
     paths: list[Float[Tensor, "chains params"]] = []

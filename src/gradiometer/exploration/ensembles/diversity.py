@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from scipy.special import ndtri
 from torch import nn
 
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import require
 from gradiometer.exploration.ensembles.ensemble_report import LinearPath
 from gradiometer.exploration.ensembles.scores import Labels, LogProbabilities
 from gradiometer.measurement.estimate import Estimate
@@ -78,10 +78,10 @@ def _correlation(first: LogProbabilities, second: LogProbabilities, level: float
     xy, xx, yy = np.column_stack([total, total[:, None] - products])
     with np.errstate(invalid="ignore", divide="ignore"):
         found = xy / np.sqrt(xx * yy)
-    if not (np.isfinite(found).all() and examples >= 4):
-        raise BadArgument(
-            "`members` must vary in their predictions, and one is constant: it has no correlation."
-        )
+    require(
+        np.isfinite(found).all() and examples >= 4,
+        "`members` must vary in their predictions, and one is constant: it has no correlation.",
+    )
     whole, without = float(found[0]), found[1:]
     if not abs(whole) < 1 - 1e-12:  # one member is a copy of the other
         return Estimate.exact(float(round(whole)))
@@ -100,15 +100,14 @@ def _correlation(first: LogProbabilities, second: LogProbabilities, level: float
 
 
 def _need_two(members: Sequence[LogProbabilities]) -> None:
-    if not len(members) >= 2:
-        raise BadArgument(
-            f"`members` must be at least 2, got {len(members)}: one model has nothing to differ "
-            "from."
-        )
+    require(
+        len(members) >= 2,
+        f"`members` must be at least 2, got {len(members)}: one model has nothing to differ from.",
+    )
 
 
+# A function of a model: True for each held-out example whose class it gets wrong.
 Wrong = Callable[[nn.Module], Bool[np.ndarray, " examples"]]
-"""A function of a model: True for each held-out example whose class it gets wrong."""
 
 
 def linear_path(
@@ -150,8 +149,7 @@ def linear_path(
     Source: Frankle et al. (2020), Linear Mode Connectivity and the Lottery Ticket Hypothesis,
     section 2; Huang et al. (2017), Snapshot Ensembles, figure 5.
     """
-    if not points >= 1:
-        raise BadArgument(f"`points` must be at least 1, got {points}.")
+    require(points >= 1, f"`points` must be at least 1, got {points}.")
     shares, seen = np.linspace(0, 1, points + 2).tolist(), [wrong(first)]
     for share in shares[1:-1]:
         model = between(first, last, share)
@@ -161,11 +159,19 @@ def linear_path(
     seen.append(wrong(last))
     # Bonferroni over both ends at every point: the largest of several is chosen.
     strict = 1 - (1 - level) / (2 * points)
-    excesses = [
-        _excess(here, seen[0], seen[-1], share, strict)
-        for here, share in zip(seen, shares, strict=True)
-    ]
-    value, low, high = np.max(excesses[1:-1], axis=0).tolist()
+    excesses = []
+    for here, share in zip(seen[1:-1], shares[1:-1], strict=True):
+        to_first, to_last = (
+            difference_of_proportions(here, end, level=strict) for end in (seen[0], seen[-1])
+        )
+        # Both differences are at their ends at once.
+        excesses.append(
+            [
+                (1 - share) * getattr(to_first, end) + share * getattr(to_last, end)
+                for end in ("value", "low", "high")
+            ]
+        )
+    value, low, high = np.max(excesses, axis=0).tolist()
     barrier = Estimate.interval(
         value,
         low,
@@ -188,21 +194,3 @@ def between(first: nn.Module, last: nn.Module, share: float) -> nn.Module:
             if value.is_floating_point():
                 value.lerp_(target[name].to(value), share)
     return made
-
-
-def _excess(
-    here: Bool[np.ndarray, " examples"],
-    first: Bool[np.ndarray, " examples"],
-    last: Bool[np.ndarray, " examples"],
-    share: float,
-    level: float,
-) -> Float[np.ndarray, " 3"]:
-    """(1 − λ)(error − error_first) + λ(error − error_last), and its ends if both differences are at
-    theirs."""
-    to_first, to_last = (difference_of_proportions(here, end, level=level) for end in (first, last))
-    return np.array(
-        [
-            (1 - share) * getattr(to_first, end) + share * getattr(to_last, end)
-            for end in ("value", "low", "high")
-        ]
-    )

@@ -11,15 +11,15 @@ from jaxtyping import Bool, Float, Integer
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, ndtri
 
-from gradiometer.arguments import check_level
+from gradiometer.arguments import check_level, require
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import difference_of_means
 from gradiometer.measurement.uncertainty.proportions import difference_of_proportions, proportion
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 
+# Number of bins, of equal numbers of examples.
 BINS = 15
-"""Number of bins, of equal numbers of examples."""
 
 LogProbabilities = Float[np.ndarray, "examples classes"]
 Labels = Integer[np.ndarray, " examples"]
@@ -201,11 +201,10 @@ def _places(confidence: _Samples) -> Integer[np.ndarray, " examples"]:
     """Bins of equal numbers of examples, in the order of their confidence."""
     # the jackknife leaves one example out, and the rest must still have a variance
     least = 3 * BINS
-    if not len(confidence) >= least:
-        raise BadArgument(
-            f"`labels` must be of at least {least} examples, {BINS} bins of 3, got "
-            f"{len(confidence)}."
-        )
+    require(
+        len(confidence) >= least,
+        f"`labels` must be of at least {least} examples, {BINS} bins of 3, got {len(confidence)}.",
+    )
     places = np.empty(len(confidence), dtype=np.int64)
     # Stable, so that equal confidences fall into the same bins on every machine.
     places[np.argsort(confidence, kind="stable")] = (
@@ -285,6 +284,7 @@ class Predictions:
         }
 
 
+# The scores and their units. Lower is better for all.
 UNITS: Mapping[str, str] = {
     "error": "",
     "nll": "nats",
@@ -292,7 +292,6 @@ UNITS: Mapping[str, str] = {
     "brier": "",
     "calibration_error": "",
 }
-"""The scores and their units. Lower is better for all."""
 
 
 def scores(predictions: Predictions, level: float = 0.9) -> dict[str, Estimate]:
@@ -318,8 +317,10 @@ def differences(first: Predictions, second: Predictions, level: float = 0.9) -> 
     Raises:
         BadArgument: The two are not for the same examples.
     """
-    if not np.array_equal(first.labels, second.labels):
-        raise BadArgument("`first` and `second` must have the same labels: pair the same examples.")
+    require(
+        np.array_equal(first.labels, second.labels),
+        "`first` and `second` must have the same labels: pair the same examples.",
+    )
     count = len(first.labels)
     found = {"error": difference_of_proportions(~first.correct, ~second.correct, level=level)}
     for name, losses in first.losses.items():
@@ -388,11 +389,10 @@ def check_predictions(log_probabilities: np.ndarray, labels: np.ndarray) -> None
             f"`log_probabilities` of example {first} must sum to a probability of 1, got "
             f"{totals[first]:.4g}: take the log_softmax of the logits."
         )
-    if not ((labels >= 0) & (labels < log_probabilities.shape[1])).all():
-        raise BadArgument(
-            f"`labels` must lie between 0 and {log_probabilities.shape[1] - 1}, the predicted "
-            "classes."
-        )
+    require(
+        ((labels >= 0) & (labels < log_probabilities.shape[1])).all(),
+        f"`labels` must lie between 0 and {log_probabilities.shape[1] - 1}, the predicted classes.",
+    )
     losses = log_losses(log_probabilities, labels)
     if not np.isfinite(losses).all():
         raise BadArgument(

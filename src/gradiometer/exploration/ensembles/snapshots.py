@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradiometer.arguments import require
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.errors import BadArgument, RunDamaged
 from gradiometer.exploration.ensembles.ensemble_report import FEWEST
 
+# First entry of a snapshot's metadata: the kind of file, and the version of its layout.
 KIND = "gradiometer snapshot 1"
-"""First entry of a snapshot's metadata: the kind of file, and the version of its layout."""
 
+# Share of a cycle that the last cycle must complete. Before that, η is above 2.4 % of its start.
 COOLED = 0.9
-"""Share of a cycle that the last cycle must complete. Before that, η is above 2.4 %
-of its start."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class Snapshot:
                 f"`{name}` {_kind_of(state[name])}" if name in state else ""
                 for state in (own, theirs)
             )
-            if mine != stored:
-                raise BadArgument(
-                    f"`model` must have the architecture of {self.name}: it has "
-                    f"{mine or f'no `{name}`'}, the snapshot has {stored or f'no `{name}`'}."
-                )
+            require(
+                mine == stored,
+                f"`model` must have the architecture of {self.name}: it has "
+                f"{mine or f'no `{name}`'}, the snapshot has {stored or f'no `{name}`'}.",
+            )
         model.load_state_dict(theirs)
 
     @property
@@ -139,7 +139,17 @@ class Snapshot:
             )
             whole = metadata["kind"] == KIND and snapshot.digest == metadata["sha256"]
         # A damaged file may raise anything in the three libraries that read it.
-        except (SafetensorError, struct.error, ArithmeticError, LookupError, *_UNREADABLE) as error:
+        except (
+            SafetensorError,
+            struct.error,
+            ArithmeticError,
+            LookupError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+            MemoryError,
+        ) as error:
             reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
             raise RunDamaged(
                 f"{source} is not a complete snapshot ({reason}): {_WAY_OUT}"
@@ -151,7 +161,6 @@ class Snapshot:
         return snapshot
 
 
-_UNREADABLE = (ValueError, TypeError, AttributeError, RuntimeError, MemoryError)
 _WAY_OUT = "delete it, or train the run again."
 
 
@@ -220,11 +229,11 @@ def checked_cycle(cycle: SnapshotCycle) -> SnapshotCycle:
     A cycle is ⌈T/M⌉ steps, so the last one may be up to M − 1 steps shorter.
     """
     steps, wanted = cycle.steps, cycle.snapshots
-    if not wanted >= FEWEST:
-        raise BadArgument(
-            f"`snapshots` must be at least {FEWEST}, got {wanted}: the average of one model is "
-            "that model."
-        )
+    require(
+        wanted >= FEWEST,
+        f"`snapshots` must be at least {FEWEST}, got {wanted}: the average of one model is "
+        "that model.",
+    )
     # ⌈T/M⌉ steps a cycle leave a last one that may be short, and so still hot.
     last = _last_length(steps, wanted)
     if not last >= COOLED * cycle.length:

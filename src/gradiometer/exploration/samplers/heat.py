@@ -13,8 +13,8 @@ from gradiometer.errors import Diverged
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
+# Blocks of the memory. Their means give the error of the mean.
 BLOCKS = 10
-"""Blocks of the memory. Their means give the error of the mean."""
 
 
 @dataclass
@@ -87,21 +87,13 @@ class Heat:
         # The lower end behind an error is wrong in one of a thousand tests.
         return self.settled and self.estimate(0.998).low > temperature
 
-    def clear(self) -> None:
-        """Reset the record."""
-        self.mean = 0.0
-        self.readings = 0
-        self.partial = 0.0
-        self.pending = 0
-        self.blocks = []
 
-
+# Largest number of parameters of a group that is held in every direction.
 SMALL = 64
-"""Largest number of parameters of a group that is held in every direction."""
 
+# Steps between two eigendecompositions of the matrix, and of the first iteration for the hottest
+# direction.
 REFRESH = 20
-"""Steps between two eigendecompositions of the matrix, and of the first iteration for the hottest
-direction."""
 
 
 @dataclass
@@ -202,13 +194,13 @@ def _unit(vector: Float[Tensor, " params"]) -> Float[Tensor, " params"]:
     return found
 
 
+# By how much the hottest direction may be above the temperature, as a share of it, if the mean is
+# held.
 TOLERANCE = 0.05
-"""By how much the hottest direction may be above the temperature, as a share of it, if the mean is
-held."""
 
+# Largest heat of SGD itself along the hottest direction, as a share of T, if every direction is
+# held. It is below 1 because 1,000 steps know this heat only to about 5 %.
 ROOM = 0.9
-"""Largest heat of SGD itself along the hottest direction, as a share of T, if every direction is
-held. It is below 1 because 1,000 steps know this heat only to about 5 %."""
 
 
 @dataclass(frozen=True)
@@ -282,7 +274,7 @@ class GroupHeat:
 
     def clear(self) -> None:
         """Reset the record of all but the halves."""
-        self.mean.clear()
+        self.mean = Heat(self.mean.memory)
         self.matrix = HeatMatrix(self.mean.memory)
         self.hottest = Hottest(self.hottest.search, Heat(self.mean.memory))
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gradiometer.arguments import check_number, check_whole
+from gradiometer.arguments import check_number, check_whole, require
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.heat import ROOM, SMALL, TOLERANCE, Balance, GroupHeat
 from gradiometer.measurement.estimate import Estimate, significant
@@ -64,10 +64,6 @@ class Noise:
         if name not in self._generators:
             self._generators[name] = torch.Generator(device).manual_seed(self.seed)
         return self._generators[name]
-
-
-SCHEDULED = ("initial_lr",)
-"""The settings that torch's schedulers add to a group."""
 
 
 class Sampler(torch.optim.Optimizer, ABC):
@@ -153,10 +149,13 @@ class Sampler(torch.optim.Optimizer, ABC):
             "examples": examples,
             "temperature": temperature,
             "weight_decay": weight_decay,
+            "momentum": self.momentum if momentum is None else momentum,
+            "hold": hold,
+            "burn_in": burn_in,
+            "memory": memory,
+            "batch_size": batch_size,
         }
-        control = {"hold": hold, "burn_in": burn_in, "memory": memory, "batch_size": batch_size}
-        momentum = self.momentum if momentum is None else momentum
-        super().__init__(params, {**settings, "momentum": momentum, **control, **self._own})
+        super().__init__(params, {**settings, **self._own})
 
     @abstractmethod
     def _move(self, place: int, params: list[Tensor], gradients: list[Tensor]) -> None:
@@ -205,11 +204,11 @@ class Sampler(torch.optim.Optimizer, ABC):
             BadArgument: Mini-batch noise alone is hotter than the temperature asked for.
         """
         params = [param for group in self.param_groups for param in group["params"]]
-        if not len(first) == len(second) == len(params):
-            raise BadArgument(
-                f"`first` and `second` must contain a gradient for each of the {len(params)} "
-                f"parameters, got {len(first)} and {len(second)}."
-            )
+        require(
+            len(first) == len(second) == len(params),
+            f"`first` and `second` must contain a gradient for each of the {len(params)} "
+            f"parameters, got {len(first)} and {len(second)}.",
+        )
         differences = iter(torch._foreach_sub(list(first), list(second)))
         for place, group in enumerate(self.param_groups):
             difference = flat([next(differences) for _ in group["params"]])
@@ -293,26 +292,52 @@ class Sampler(torch.optim.Optimizer, ABC):
         # Judged when a block is full: a test at every step would soon find one by chance.
         judge = heat.add(reading, scale)
         temperature: float = group["temperature"]
-        group["injected"] = temperature
-        if group["hold"]:
-            group["injected"] = max(temperature - heat.temperature, 0.0)
+        injected = max(temperature - heat.temperature, 0.0) if group["hold"] else temperature
+        group["injected"] = injected
         if judge and group["hold"] and heat.readings > group["burn_in"] and heat.above(temperature):
             self._refuse(place, heat.estimate(), "SGD itself (mini-batch noise and finite steps)")
-        injected: float = group["injected"]
         return injected
 
-    def _small(self, group: dict[str, Any], size: int) -> bool:
-        """True if every direction of a group is held, not only their mean."""
-        return group["hold"] and size <= SMALL
+    def _thermal_noise(
+        self,
+        place: int,
+        params: list[Tensor],
+        gradients: list[Tensor],
+        old: Tensor,
+        new: Tensor,
+        scale: float,
+        patience: int = 0,
+    ) -> tuple[list[Tensor], float]:
+        """Noise and its factor, whose covariance is the temperature to inject; empty if there is
+        none.
 
-    def _noise_by_direction(self, place: int, params: list[Tensor], scale: float) -> list[Tensor]:
-        """Noise whose covariance is the temperature to inject by direction, see `HeatMatrix`."""
-        normal = flat(self._noise.draw(params, place))
-        noise = self._heats[place].matrix.colored_noise(
-            normal, self.param_groups[place]["temperature"], scale
-        )
-        pieces = noise.split([param.numel() for param in params])
-        return [piece.view_as(param) for piece, param in zip(pieces, params, strict=True)]
+        Args:
+            place: Index of the group.
+            params, gradients: Its parameters, and their gradients.
+            old, new: The own heat along a unit vector v is N scale ((v·new)² − (v·old)²).
+            scale: What converts a reading of the heat into a temperature.
+            patience: Readings of the heat by direction before a small group is held by it.
+        """
+        group, own = self.param_groups[place], self._heats[place]
+        examples = group["examples"]
+        injected = self._injection(place, examples * float(new @ new - old @ old) / len(new), scale)
+        small = group["hold"] and len(new) <= SMALL
+        if small:
+            own.matrix.add(examples * (torch.outer(new, new) - torch.outer(old, old)))
+        by_direction = small and own.matrix.readings > patience
+        if not own.hottest.found:
+            own.hottest.look(flat(gradients))
+        elif by_direction or not small:
+            along = examples * (own.hottest.along(new) - own.hottest.along(old))
+            self._judge_along(place, along, scale, small=small)
+        if not (by_direction or injected > 0):
+            return [], 0.0
+        noise = self._noise.draw(params, place)
+        if not by_direction:
+            return noise, math.sqrt(injected)
+        colored = own.matrix.colored_noise(flat(noise), group["temperature"], scale)
+        pieces = colored.split([param.numel() for param in params])
+        return [piece.view_as(param) for piece, param in zip(pieces, params, strict=True)], 1.0
 
     def _judge_along(self, place: int, reading: float, scale: float, *, small: bool) -> None:
         """Add a reading of the heat along the hottest direction, divided by `scale`. Raises if it
@@ -404,29 +429,27 @@ class Sampler(torch.optim.Optimizer, ABC):
 
     def _check(self, group: dict[str, Any]) -> None:
         """Validate the settings of a group."""
-        known = {*self.defaults, *SCHEDULED, "params", "injected"}
+        # Torch's schedulers add the first rate to a group.
+        known = {*self.defaults, "initial_lr", "params", "injected"}
         unknown = [name for name in group if name not in known]
         if unknown:
             settings = ", ".join(sorted(self.defaults))
             raise BadArgument(
                 f"`{unknown[0]}` is not a setting of {type(self).__name__}, which has {settings}."
             )
-        if group["examples"] is None:
-            raise BadArgument(
-                "`examples` is missing: T in posterior units needs N, because U = N × the mean "
-                "loss."
-            )
+        require(
+            group["examples"] is not None,
+            "`examples` is missing: T in posterior units needs N, because U = N × the mean loss.",
+        )
         check_whole("examples", group["examples"], 1)
         check_whole("burn_in", group["burn_in"], 0)
         check_whole("memory", group["memory"], 10)
         if group["batch_size"] is not None:
             check_whole("batch_size", group["batch_size"], 1)
         check_number("lr", group["lr"], positive=True)
-        check_number("temperature", group["temperature"])
-        check_number("weight_decay", group["weight_decay"])
-        check_number("momentum", group["momentum"])
-        if not group["momentum"] < 1:
-            raise BadArgument(f"`momentum` must lie in [0, 1), got {group['momentum']}.")
+        for name in ("temperature", "weight_decay", "momentum"):
+            check_number(name, group[name])
+        require(group["momentum"] < 1, f"`momentum` must lie in [0, 1), got {group['momentum']}.")
 
 
 def too_hot(mean: float) -> str:

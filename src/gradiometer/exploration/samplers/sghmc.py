@@ -53,7 +53,11 @@ class SGHMC(Sampler):
         noise: list[Tensor] = []
         size = 0.0
         if old is not None:
-            noise, size = self._thermal(place, params, gradients, old, flat(momenta))
+            # Few readings of a matrix fluctuate more than its mean, which is held until then.
+            scale = (1 + friction) / (4 * (1 - friction))
+            noise, size = self._thermal_noise(
+                place, params, gradients, old, flat(momenta), scale, group["memory"]
+            )
         torch._foreach_add_(params, momenta, alpha=pace / 2)
         torch._foreach_mul_(momenta, friction)
         if noise:
@@ -61,30 +65,6 @@ class SGHMC(Sampler):
                 momenta, noise, alpha=size * math.sqrt((1 - friction**2) / examples)
             )
         torch._foreach_add_(params, momenta, alpha=pace / 2)
-
-    def _thermal(
-        self, place: int, params: list[Tensor], gradients: list[Tensor], old: Tensor, new: Tensor
-    ) -> tuple[list[Tensor], float]:
-        """Noise and its factor, whose covariance is the temperature to inject, from the momenta
-        before and after B."""
-        group, own = self.param_groups[place], self._heats[place]
-        examples, scale = group["examples"], (1 + group["momentum"]) / (4 * (1 - group["momentum"]))
-        injected = self._injection(place, examples * float(new @ new - old @ old) / len(new), scale)
-        small = self._small(group, len(new))
-        if small:
-            own.matrix.add(examples * (torch.outer(new, new) - torch.outer(old, old)))
-        # Few readings of a matrix fluctuate more than its mean, which is held until there are enough.
-        by_direction = small and own.matrix.readings > group["memory"]
-        if not own.hottest.found:
-            own.hottest.look(flat(gradients))
-        elif by_direction or not small:
-            along = examples * (own.hottest.along(new) - own.hottest.along(old))
-            self._judge_along(place, along, scale, small=small)
-        if by_direction:
-            return self._noise_by_direction(place, params, scale), 1.0
-        if not injected > 0:
-            return [], 0.0
-        return self._noise.draw(params, place), math.sqrt(injected)
 
     def _minibatch_scale(self, group: dict[str, Any]) -> float:
         rate, friction = group["lr"], group["momentum"]

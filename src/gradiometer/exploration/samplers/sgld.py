@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import require
 from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.measurement.gradient_graph import flat
 
@@ -47,34 +47,12 @@ class SGLD(Sampler):
         noise: list[Tensor] = []
         size = 0.0
         if not self._cold(place):
-            noise, size = self._thermal(place, params, flat(gradients), rate / 2)
+            gradient = flat(gradients)
+            rest = torch.zeros_like(gradient)
+            noise, size = self._thermal_noise(place, params, gradients, rest, gradient, rate / 2)
         torch._foreach_add_(params, gradients, alpha=-rate)
         if noise:
             torch._foreach_add_(params, noise, alpha=size * math.sqrt(2 * rate / examples))
-
-    def _thermal(
-        self, place: int, params: list[Tensor], gradient: Tensor, scale: float
-    ) -> tuple[list[Tensor], float]:
-        """Noise and its factor, whose covariance is the temperature to inject, T or T − own; empty
-        if there is none."""
-        group, own = self.param_groups[place], self._heats[place]
-        examples = group["examples"]
-        injected = self._injection(
-            place, examples * float(gradient @ gradient) / len(gradient), scale
-        )
-        by_direction = self._small(group, len(gradient))
-        if own.hottest.found:
-            self._judge_along(
-                place, examples * own.hottest.along(gradient), scale, small=by_direction
-            )
-        else:
-            own.hottest.look(gradient)
-        if by_direction:
-            own.matrix.add(examples * torch.outer(gradient, gradient))
-            return self._noise_by_direction(place, params, scale), 1.0
-        if not injected > 0:
-            return [], 0.0
-        return self._noise.draw(params, place), math.sqrt(injected)
 
     def _minibatch_scale(self, group: dict[str, Any]) -> float:
         rate: float = group["lr"]
@@ -82,5 +60,7 @@ class SGLD(Sampler):
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
-        if not group["momentum"] == 0:
-            raise BadArgument(f"`momentum` must be 0 for SGLD, got {group['momentum']}: use SGHMC.")
+        require(
+            group["momentum"] == 0,
+            f"`momentum` must be 0 for SGLD, got {group['momentum']}: use SGHMC.",
+        )

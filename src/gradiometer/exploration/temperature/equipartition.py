@@ -14,8 +14,8 @@ from gradiometer.errors import Diverged
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
+# Blocks of a run. The spread of their temperatures gives the error.
 BLOCKS = 48
-"""Blocks of a run. The spread of their temperatures gives the error."""
 
 
 class Virial:
@@ -83,11 +83,11 @@ class Virial:
         return virials
 
 
+# Largest number of directions whose matrix of products is kept.
 DIRECTIONS = 32
-"""Largest number of directions whose matrix of products is kept."""
 
+# Level of the intervals behind a verdict on a temperature: one run is judged by many of them.
 SURE = 0.99
-"""Level of the intervals behind a verdict on a temperature: one run is judged by many of them."""
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.arguments import check_number, check_whole
+from gradiometer.arguments import check_number, check_whole, require
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import noise_moments
-from gradiometer.measurement.estimate import Estimate, Estimates
+from gradiometer.measurement import Draw, Estimate, Estimates, Moments, Sampling, Series
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
-from gradiometer.measurement.reading import Draw, Moments, Sampling, Series
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.now import TEMPERATURE_PRIOR
 
@@ -121,8 +120,7 @@ def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0
 
 def rates_of(series: Series) -> Float[np.ndarray, " steps"]:
     """η of every reading, times the factor by which its gradient was clipped."""
-    rates: Float[np.ndarray, " steps"] = series.learning_rate * series.moments.get("factor", 1.0)
-    return rates
+    return series.learning_rate * series.moments.get("factor", 1.0)
 
 
 def _batch_factor(
@@ -139,8 +137,8 @@ def _batch_factor(
     return 1 / batch_size - 1 / sampling.examples
 
 
+# Share of the heat in the drift above which Φ is still moving, not spread around one place.
 MOVING = 0.2
-"""Share of the heat in the drift above which Φ is still moving, not spread around one place."""
 
 
 @dataclass(frozen=True)
@@ -220,8 +218,10 @@ class Temperature(Gauge):
         MomentumRule(self.momentum, self.nesterov)
         check_number("weight_decay", self.weight_decay)
         check_number("injected", self.injected)
-        if self.units not in ("loss", "posterior"):
-            raise BadArgument(f"`units` must be 'loss' or 'posterior', got {self.units!r}.")
+        require(
+            self.units in ("loss", "posterior"),
+            f"`units` must be 'loss' or 'posterior', got {self.units!r}.",
+        )
         if self.examples is not None:
             check_whole("examples", self.examples, 1)
         if self.parts is not None:

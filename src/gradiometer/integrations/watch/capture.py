@@ -11,18 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.errors import BadArgument
-from gradiometer.integrations.fsdp import ShardHooks, is_sharded, norms_of_all, not_the_mean
+from gradiometer.integrations.fsdp import ShardHooks, norms_of_all, not_the_mean
 from gradiometer.integrations.gradients import GradientHooks, GradientsInPlace, Preconditioner
-from gradiometer.integrations.watch.accelerator.as_made import AsMade, Seen
-from gradiometer.integrations.watch.accelerator.copied import Copied
-from gradiometer.integrations.watch.accelerator.stopwatch import Stopwatch
-from gradiometer.integrations.watch.checks.accumulation import Shares
-from gradiometer.integrations.watch.checks.loss_check import LossCheck
+from gradiometer.integrations.watch.accelerator import AsMade, Copied, Seen, Stopwatch
+from gradiometer.integrations.watch.checks.loss_check import LossCheck, Shares
 from gradiometer.integrations.watch.checks.rows import Rows
-from gradiometer.integrations.watch.data import Batches
-from gradiometer.integrations.watch.part import Part
-from gradiometer.integrations.watch.processes.exchange import Exchange
-from gradiometer.integrations.watch.processes.together import OverProcesses, StepOf
+from gradiometer.integrations.watch.losses import Part
+from gradiometer.integrations.watch.processes import Exchange, OverProcesses, StepOf
 from gradiometer.integrations.watch.shield import Shield
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.batch import Batch, join_batches
@@ -41,10 +36,6 @@ class Capture:
 
     Args:
         subject: What is watched. One exchange per measured step joins what its processes read.
-        batches: How batches are drawn.
-        accumulation: Number of backwards per update on each process.
-        scaler: The GradScaler, if there is one: gradients are then read scaled.
-        seed: Seed of the random numbers that measuring draws.
         warn: Takes a warning, in one sentence.
         shield: Entered by everything that a backward calls.
         preconditioner: P of the optimizer, if a gauge needs it.
@@ -53,52 +44,47 @@ class Capture:
     def __init__(
         self,
         subject: Subject,
-        batches: Batches,
-        *,
-        accumulation: int,
-        scaler: Any,
-        seed: int,
         warn: Callable[[str], None],
         shield: Shield,
         preconditioner: Preconditioner | None = None,
     ) -> None:
-        objective, budget = subject.objective, subject.budget
+        objective = subject.objective
+        budget = subject.budget
+        parameters = objective.parameters
+        self._subject = subject
         self._objective = objective
-        self._batches = batches
+        self._batches = subject.batches
         self._ranks = subject.ranks
-        self._parameters = objective.parameters
-        self._accumulation = accumulation
-        self.scaler = scaler
-        self.has_loss = subject.has_loss and not is_sharded(objective.model)
-        self._seed = seed
+        self._parameters = parameters
+        self._accumulation = subject.accumulation
+        self.has_loss = subject.has_loss and not subject.sharded
+        self._seed = subject.seed
         self._warn = warn
         self._shield = shield
         self._preconditioner = preconditioner
-        self._spread_given = subject.spread
         self._gradients: GradientHooks | ShardHooks | GradientsInPlace
-        if is_sharded(objective.model):
+        if subject.sharded:
             self._gradients = ShardHooks(objective, budget, shield, preconditioner)
-        elif self._spread_given is not None:
-            self._gradients = GradientsInPlace(objective.parameters, preconditioner)
+        elif subject.spread is not None:
+            self._gradients = GradientsInPlace(parameters, preconditioner)
         else:
             self._gradients = GradientHooks(
-                objective.parameters, budget, shield, preconditioner, keeps=self.shared
+                parameters, budget, shield, preconditioner, keeps=self.shared
             )
         self._builder = SpreadBuilder(objective.layer_of)
-        self._rows = Rows(objective.model, warn, grouped=batches.groups is not None)
-        self._shares = Shares(accumulation, warn, is_checked=self.has_loss)
-        self._is_own = subject.is_own
+        self._rows = Rows(subject, warn, shield)
+        self._shares = Shares(subject.accumulation, warn, is_checked=self.has_loss)
         self._check = None
-        if self.has_loss and not self._is_own:
-            self._check = LossCheck(objective, warn, accumulation, seed)
+        if self.has_loss and not subject.is_own:
+            self._check = LossCheck(subject, warn)
         self._warned: set[str] = set()
-        self._divisor: Tensor | None = None
         self._factor: Copied | None = None
         self._seen = Seen()
         self.stopwatch = Stopwatch(budget)
-        self.together = OverProcesses((), self._ranks, budget, self._parameters[0].device)
-        numbers = self._kinds * len(self._parameters)
-        self.exchange = Exchange(self._ranks, accumulation, numbers, self._parameters[0].device)
+        device = parameters[0].device
+        self.together = OverProcesses((), self._ranks, budget, device)
+        numbers = self._kinds * len(parameters)
+        self.exchange = Exchange(self._ranks, subject.accumulation, numbers, device)
 
     @property
     def shared(self) -> bool:
@@ -192,21 +178,22 @@ class Capture:
             motion: A function of ‖ĝ‖² of every parameter, as `backward` made it, for gauges that
                 look back.
         """
-        if self.scaler is not None:
-            self._divisor = self.factor()
-            self._factor = Copied(self._divisor)
+        divisor = None
+        if self._subject.scaler is not None:
+            divisor = self._subject.scale()
+            self._factor = Copied(divisor)
         self._shares.decide([part.loss for part in parts], lambda: self._scaled)
         share = partial(self._share, parts, index, groups)
         spread = self._spread(proposal, chosen, share) if self.shared else None
-        if self._spread_given is not None:
-            spread = self._spread_given()
+        if self._subject.spread is not None:
+            spread = self._subject.spread()
         if self.changed:
             return None
         # made: ‖·‖² of every parameter's gradient, times the square of the scale
-        gradient, made = self._gradient()
+        gradient, made = self._gradient(divisor)
         if self._check is not None:
             self._check(parts[0].batch, parts[0].loss, None if self.shared else gradient)
-        in_halves = not self.shared and self._spread_given is None and self._halves(parts[0])
+        in_halves = not self.shared and self._subject.spread is None and self._halves(parts[0])
         if spread is None and not in_halves:
             return None
         if (probe := self._batches.probe) is not None:
@@ -214,7 +201,7 @@ class Capture:
                 self._objective, parts[0].size, index, groups, self._preconditioner, self._seed
             )
         batch_of = self._batch(parts)
-        self._rows.look(batch_of, sampled=self._batches.known)
+        self._rows.look(batch_of)
         judges = self._batches.judges
         return TrainingStep(
             self._objective,
@@ -294,10 +281,8 @@ class Capture:
         """The spread for the mean loss, from norms as they were read; None if one is not finite."""
         if not (squared.isfinite().all() and whole.isfinite().all()):
             return None
-        spread, scale = (
-            SpreadBuilder(self._objective.layer_of, sizes, [squared]).finish_from(whole),
-            self._scale,
-        )
+        spread = SpreadBuilder(self._objective.layer_of, sizes, [squared]).finish_from(whole)
+        scale = self._scale
         return Spread(
             spread.sizes,
             spread.squared_norms * (self._accumulation / scale) ** 2,
@@ -340,7 +325,7 @@ class Capture:
         return together
 
     def _gradient(
-        self,
+        self, divisor: Tensor | None
     ) -> tuple[Gradients | Callable[[], Gradients | None] | None, Callable[[], Norms] | None]:
         """ĝ or a function that returns it, and a function that returns ‖ĝ‖² of every parameter;
         None if unavailable."""
@@ -350,7 +335,7 @@ class Capture:
         if whole is not None and (self.shared or self._gradients.is_whole):
             self._gradients.forget()
             squared = whole[0, : len(self._parameters)]
-            made = AsMade(self._parameters, squared, lambda: self._scale, self._divisor, self._seen)
+            made = AsMade(self._parameters, squared, lambda: self._scale, divisor, self._seen)
             return made, lambda: squared
         if self._gradients.in_parts:
             self._gradients.forget()
@@ -368,18 +353,12 @@ class Capture:
             )
         return gradient, lambda: squared_norms(taken)[0]
 
-    def factor(self) -> Tensor:
-        """The factor of the GradScaler, on the device."""
-        scaled: Tensor = self.scaler.scale(torch.ones((), device=self._parameters[0].device))
-        return scaled
-
     def mean_loss(self, called: Tensor) -> Tensor:
         """The mean loss, from the scaled and divided one that `backward` was called on. It stays on
         its device."""
-        unscaled = (
-            called if self.scaler is None else called / self.scaler.scale(torch.ones_like(called))
-        )
-        return unscaled * self._accumulation if self._accumulation > 1 else unscaled
+        scaler = self._subject.scaler
+        unscaled = called if scaler is None else called / scaler.scale(torch.ones_like(called))
+        return unscaled * self._accumulation
 
     @property
     def _scale(self) -> float:

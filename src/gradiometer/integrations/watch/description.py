@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,18 +23,12 @@ from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.gauges import Asked, GaugesAsked
-from gradiometer.integrations.fsdp import is_sharded
-from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.subject import Subject
-from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.preconditioner import KNOWN, is_adaptive
 from gradiometer.measurement.reading import Draw, Sampling
-from gradiometer.run.budget import Budget
-from gradiometer.run.folder import WATCHED, RunFolder, versions
-from gradiometer.run.ranks import Ranks
-from gradiometer.run.recorder import Recorder
-from gradiometer.run.settings.watched import WatchedConfiguration
+from gradiometer.run.configuration import WatchedConfiguration
+from gradiometer.run.folder import WATCHED, versions
 
 PARTS = 2
 """The default of `parts`. Whoever asks for another number asks for the parts of a batch."""
@@ -157,16 +150,19 @@ def left_out(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) 
 
 
 def configuration_of(
-    objective: Objective, *, name: str, batch_size: int, accumulation: int, draw: Draw, **asked: Any
+    subject: Subject, name: str, batch_size: int, asked: Mapping[str, Any]
 ) -> WatchedConfiguration:
     """The configuration of the loop, from the settings of `watch` and the first batch."""
+    draw = subject.batches.sampling.draw
     return WatchedConfiguration(
         problem=name,
         batch_size=batch_size,
-        accumulation=accumulation,
+        accumulation=subject.accumulation * subject.ranks.count,
         sampling="reshuffled" if draw is Draw.RESHUFFLED else "replacement",
-        device=objective.parameters[0].device.type,
+        device=subject.parameters[0].device.type,
         threads=torch.get_num_threads(),
+        budget=subject.budget.share,
+        seed=subject.seed,
         **asked,
     )
 
@@ -217,30 +213,28 @@ def gauges_for(
     return asked
 
 
-def shows_products(
-    subject: Subject, batches: Batches, accumulation: int, asked: Mapping[str, Any]
-) -> bool:
+def shows_products(subject: Subject, asked: Mapping[str, Any]) -> bool:
     """True if the noise can be read from the gradients of successive steps, and nothing else was
     asked for."""
-    is_default = (
-        bool(asked["budget"])
-        and asked["every"] is None
-        and asked["parts"] == PARTS
-        and batches.probe is None
-        and batches.groups is None
+    batches = subject.batches
+    is_default = asked["every"] is None and asked["parts"] == PARTS
+    is_own_batch = batches.probe is None and batches.groups is None
+    is_simple = subject.accumulation == 1 and subject.spread is None and subject.ranks.alone
+    return (
+        bool(subject.budget.share)
+        and is_default
+        and is_own_batch
+        and is_simple
+        and not subject.sharded
     )
-    is_simple = accumulation == 1 and subject.spread is None and subject.ranks.alone
-    return is_default and is_simple and not is_sharded(subject.objective.model)
 
 
 def manifest_of(
-    configuration: WatchedConfiguration,
-    objective: Objective,
-    batches: Batches,
-    ranks: Ranks,
-    asked: Asked,
+    configuration: WatchedConfiguration, subject: Subject, asked: Asked
 ) -> dict[str, Any]:
     """The contents of `run.toml` for a watched loop."""
+    objective = subject.objective
+    batches = subject.batches
     return {
         "configuration": configuration.to_dict(),
         "versions": versions(),
@@ -249,7 +243,7 @@ def manifest_of(
         **({} if batches.probe is None else {"probe": batches.probe.sampling.to_dict()}),
         "layers": list(objective.layers),
         "mode": "shared" if configuration.accumulation > 1 else "apart",
-        "ranks": ranks.count,
+        "ranks": subject.ranks.count,
         "gauges": asked.manifest(),
         "problem": {
             "name": configuration.problem,
@@ -260,46 +254,30 @@ def manifest_of(
     }
 
 
-def recorder_of(
-    configuration: WatchedConfiguration,
-    manifest: Mapping[str, Any],
-    gauges: Sequence[Gauge],
-    out: Path,
-    budget: Budget,
-    restored: Mapping[str, Any],
-    step: int,
-    elsewhere: Sequence[str] = (),
-) -> Recorder:
-    """The recorder of a new run, or of a run that is continued from a checkpoint.
-
-    Args:
-        configuration: The configuration of the loop.
-        manifest: The contents of `run.toml`.
-        gauges: The gauges.
-        out: Folder of the runs.
-        budget: The budget of the run.
-        restored: The state of a checkpoint; empty if there is none.
-        step: The next step.
-        elsewhere: Names of gauges whose readings are made from products of gradients.
-    """
-    known = "run" in restored
-    folder = (
-        RunFolder.open(restored["run"])
-        if known
-        else RunFolder.create(out, configuration.problem, manifest)
-    )
-    recorder = Recorder(
-        folder, gauges, budget=budget, every=configuration.every, elsewhere=elsewhere
-    )
-    if known:
-        recorder.load_state_dict(restored["recorder"])
-        recorder.resume(step)
-    else:
-        recorder.event("started", step)
-    return recorder
-
-
 def is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:
     """True for SGD, with momentum or without: the edge of stability and the heat balance are known
     only for it."""
     return isinstance(optimizer, torch.optim.SGD)
+
+
+def check_spread(subject: Subject) -> None:
+    """Check that a step shows a spread: that a batch can be run in halves, or comes in several
+    backwards.
+
+    Raises:
+        BadArgument: It does not.
+    """
+    if subject.accumulation > 1 or not subject.ranks.alone:
+        return
+    if subject.sharded:
+        raise BadArgument(
+            "`model` is sharded (FSDP) over one process, where half of a batch cannot be run: "
+            "start several processes, or accumulate several backwards per update and give their "
+            "number as `accumulation`."
+        )
+    if not subject.has_loss:
+        raise BadArgument(
+            "`loss` is missing, and one backward per step shows no spread: give loss=lambda model, "
+            "batch: ..., or accumulate several backwards per update and give their number as "
+            "`accumulation`."
+        )

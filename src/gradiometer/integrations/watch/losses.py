@@ -1,23 +1,140 @@
-"""The losses of a watched loop: all are kept, and the first one that is not finite is reported."""
+"""The losses of a watched loop, and the steps at which only they are kept."""
 
 import math
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
+from typing import NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from gradiometer.compiler import as_written
 from gradiometer.drift.spikes.evidence import EVENT, EXAMINATIONS
 from gradiometer.drift.spikes.examination import Before, Examiner
 from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary, user_line
+from gradiometer.integrations.watch.accelerator import Copied
 from gradiometer.integrations.watch.nonfinite import culprit
-from gradiometer.integrations.watch.part import Part
-from gradiometer.integrations.watch.unmeasured.arriving import Arriving, Kept
-from gradiometer.measurement.batch import Batch, batch_size
+from gradiometer.integrations.watch.optimizers import Pace, Settings
+from gradiometer.integrations.watch.subject import Subject
+from gradiometer.measurement.batch import Batch, batch_size, tensors_of
 from gradiometer.measurement.loss import Loss
-from gradiometer.measurement.objective import Objective
+from gradiometer.run.budget import BOOKKEEPING
+from gradiometer.run.cadence.cadence import LOOK_SECONDS
 from gradiometer.run.recorder import Recorder
+
+
+class Part(NamedTuple):
+    """One backward: its examples, how many, and their mean loss."""
+
+    batch: Batch
+    size: int
+    loss: Tensor | float
+
+
+NO_PART = Part(None, 0, math.nan)
+"""A backward of which nothing is known."""
+
+_UNSIZED = -1
+
+
+def unsized(batch: Batch, loss: Tensor | float) -> Part:
+    """One backward whose examples are counted later, in `without_batches`: this takes less time
+    between two steps."""
+    return tuple.__new__(Part, (batch, _UNSIZED, loss))
+
+
+def without_batches(parts: Sequence[Part]) -> list[Part]:
+    """The backwards of a step with their sizes and losses only. Batches of an unknown size are
+    counted."""
+    return [
+        Part(None, first_size(batch) if size == _UNSIZED else size, loss)
+        for batch, size, loss in parts
+    ]
+
+
+def part_of(batch: Batch, loss: Tensor | float) -> Part:
+    """One backward of the mean loss of a batch. The sizes of all tensors of the batch
+    are compared."""
+    return Part(batch, batch_size(batch), value_of(loss))
+
+
+def value_of(loss: object) -> float | Tensor:
+    """The mean loss: a number on the CPU; on an accelerator a tensor, since fetching it makes
+    training wait.
+
+    The tensor is a copy. The replay of a CUDA graph writes every loss into the same place.
+    """
+    if isinstance(loss, Tensor):
+        if loss.is_meta or loss.is_complex():
+            raise BadArgument(
+                "`loss` of the step must hold a number, got a tensor "
+                f"{'on the meta device' if loss.is_meta else 'of complex numbers'}."
+            )
+        if loss.dim():
+            loss = loss.detach()
+            loss = (loss if loss.is_floating_point() else loss.double()).mean()
+        return loss.item() if loss.is_cpu else loss.detach().clone()
+    if not isinstance(loss, float | int | np.number):
+        raise BadArgument(
+            f"`loss` of the step must be a number or a tensor, got {type(loss).__name__}: give the loss itself, such "
+            'as output["loss"].'
+        )
+    try:
+        return float(loss)
+    except OverflowError:  # a whole number with hundreds of digits
+        raise BadArgument("`loss` of the step is too large for a number of 64 bits.") from None
+
+
+def first_size(batch: Batch) -> int:
+    """The length of the first axis of the first tensor, which is quick to see."""
+    lengths = [tensor.shape[0] for tensor in tensors_of(batch) if tensor.dim()]
+    return lengths[0] if lengths else batch_size(batch)
+
+
+Kept = float | Tensor | list[Part]
+"""The loss of a step: a number, a tensor, or the backwards of the step."""
+
+
+class Arriving:
+    """The losses of some successive steps, whose copy to the CPU has begun.
+
+    Args:
+        step: The first step.
+        losses: The losses of this step and of those that follow it.
+    """
+
+    def __init__(self, step: int, losses: Sequence[Kept]) -> None:
+        self.step = step
+        self._steps = [loss if isinstance(loss, list) else [Part(None, 1, loss)] for loss in losses]
+        self._copy: Copied | None = None
+        far = [
+            part.loss for parts in self._steps for part in parts if isinstance(part.loss, Tensor)
+        ]
+        if far:
+            place = far[0].device, far[0].dtype
+            self._copy = Copied(torch.stack([one.detach().reshape(()).to(*place) for one in far]))
+
+    @property
+    def on_cpu(self) -> bool:
+        """True if nothing had to be copied."""
+        return self._copy is None
+
+    def values(self) -> list[float]:
+        """The mean loss of every step, over its backwards. Waits for the end of the copy, if it is
+        not complete."""
+        copied = iter(() if self._copy is None else self._copy().tolist())
+        means = []
+        for parts in self._steps:
+            total = 0.0
+            for part in parts:
+                loss = next(copied) if isinstance(part.loss, Tensor) else part.loss
+                total += part.size * float(loss)
+            means.append(total / sum(part.size for part in parts))
+        return means
+
 
 WAITING = 64
 """Steps whose losses come from an accelerator by one copy. It is read after as many
@@ -28,35 +145,16 @@ class Losses:
     """Keeps the loss of every step.
 
     Args:
-        objective: Run again if a loss is not finite, to find the layer and the examples.
+        subject: The training. If a loss is not finite, its model is run again to find the layer and
+            the examples, unless it is sharded: no process can run such a model alone.
         warn: Takes the warning, which is kept with the run.
-        accumulation: Number of backwards per update.
-        rank: Rank of this process; None if there is only one.
-        seed: Seed of the random numbers that the loss draws when it is run again.
-        locate: True to look for the layer and the examples. No process can run a sharded model
-            alone.
-        has_loss: False if `watch` was given no loss: then only parameters and inputs are looked at.
     """
 
-    def __init__(
-        self,
-        objective: Objective,
-        warn: Callable[..., None],
-        *,
-        accumulation: int,
-        rank: int | None,
-        seed: int,
-        locate: bool = True,
-        has_loss: bool = True,
-    ) -> None:
-        self._objective = objective
+    def __init__(self, subject: Subject, warn: Callable[..., None]) -> None:
+        self._subject = subject
+        self._objective = subject.objective
         self._warn = warn
-        self._seed = seed
-        self._locate = locate
-        self._has_loss = has_loss
-        self._accumulation = accumulation
-        self._rank = rank
-        self.on_cpu = all(device.type == "cpu" for device in objective.devices)
+        self.on_cpu = all(device.type == "cpu" for device in subject.objective.devices)
         """True if the whole model is on the CPU, and with it the losses."""
         self.waiting: list[Kept] = []
         """The losses of the last steps, which are not written yet."""
@@ -64,7 +162,7 @@ class Losses:
         """The step of the first of them."""
         self._arriving: Arriving | None = None
         self._warned = False
-        self.examiner = Examiner(objective, seed)
+        self.examiner = Examiner(subject.objective, subject.seed)
         """Its `limit` is that of a loss worth an examination."""
         self.before: tuple[Batch, float] | None = None
         """The last batch whose loss is a number, and its loss."""
@@ -77,46 +175,42 @@ class Losses:
         On a CPU a loss that is not finite is reported at once, and one that is far above the last
         ones is examined.
         """
-        loss = parts[-1].loss
+        batch, _, loss = parts[-1]
         if not isinstance(loss, float):
             return
-        self.learn()
-        before, self.before = self.before, (parts[-1].batch, loss)
+        before = self.before
+        self.before = batch, loss
         if -math.inf < loss < self.examiner.limit:
             return
         if math.isfinite(loss):
-            self._examine(step, loss, parts[-1].batch, before)
-            return
-        if self._warned:
-            return
-        which = (
-            f", micro-batch {len(parts)} of {self._accumulation}" if self._accumulation > 1 else ""
-        )
-        which += "" if self._rank is None else f", on rank {self._rank}"
-        place = ""
-        fields: dict[str, str] = {}
-        if self._locate:
-            with as_written():
-                found = culprit(
-                    self._objective, parts[-1].batch, seed=self._seed, has_loss=self._has_loss
-                )
-            place, fields = f": {found}", {"not_finite": found.kind}
-        self._report(
-            f"the loss is {loss} at step {step:,}{which}, for the first time in this run{place}",
-            **fields,
-        )
+            self._examine(step, loss, batch, before)
+        elif not self._warned:
+            self._find_culprit(step, loss, parts)
 
-    def learn(self) -> None:
-        """Let the examiner learn what waits, if it then knows a new level: which steps are examined
-        must not depend on when losses are written. On an accelerator nothing waits for that."""
-        if self.on_cpu and len(self.waiting) >= self.examiner.awaits:
-            self.fetch()
+    def _find_culprit(self, step: int, loss: float, parts: Sequence[Part]) -> None:
+        """Report a loss that is not finite, with the layer and the examples that made it so."""
+        subject = self._subject
+        which = ""
+        if subject.accumulation > 1:
+            which = f", micro-batch {len(parts)} of {subject.accumulation}"
+        if not subject.ranks.alone:
+            which += f", on rank {subject.ranks.rank}"
+        text = f"the loss is {loss} at step {step:,}{which}, for the first time in this run"
+        if subject.sharded:
+            self._report(text)
+            return
+        with as_written():
+            found = culprit(
+                self._objective, parts[-1].batch, seed=subject.seed, has_loss=subject.has_loss
+            )
+        self._report(f"{text}: {found.text}", not_finite=found.kind)
 
     @property
     def steps_until_learning(self) -> int:
-        """The number of steps that may be kept before the examiner has to learn."""
-        due = self.examiner.awaits - len(self.waiting) if self.on_cpu else WAITING
-        return min(max(due, 1), WAITING)
+        """The number of steps that may be kept before the examiner has to learn: which steps are
+        examined must not depend on when losses are written. On an accelerator nothing waits for
+        that."""
+        return min(self.examiner.awaits, WAITING) if self.on_cpu else WAITING
 
     def keep(self, step: int, loss: Kept) -> None:
         """Keep the loss of a finished step, or those of its backwards."""
@@ -127,6 +221,11 @@ class Losses:
             self.waits_from = step
         self.waiting.append(loss)
         self.fetch(WAITING)
+
+    def write(self) -> None:
+        """Write the losses that wait. Those on an accelerator are written later, by one copy for
+        many steps."""
+        self.fetch(1 if self.on_cpu else WAITING)
 
     def leave_out(self) -> None:
         """Warn of a batch without examples, which has no loss."""
@@ -166,11 +265,11 @@ class Losses:
         self, step: int, loss: float, batch: Batch, before: tuple[Batch, float] | None
     ) -> None:
         """Keep what this step shows of a spike. Only rank 0 does, unless measuring is off."""
-        if self.recorder is None or not self._locate or not self.recorder.budget.share:
+        if self.recorder is None or self._subject.sharded or not self.recorder.budget.share:
             return
         gradients = [parameter.grad for parameter in self._objective.parameters]
         made = [gradient for gradient in gradients if gradient is not None]
-        is_whole = self._accumulation == 1 and len(made) == len(gradients)
+        is_whole = self._subject.accumulation == 1 and len(made) == len(gradients)
         self.fetch()
         with self.recorder.budget.spending(EXAMINATIONS), as_written():
             known = None if before is None else Before(*before)
@@ -208,3 +307,130 @@ def no_loss(model: nn.Module, batch: Batch) -> Tensor:
     raise BadArgument(
         "`loss` is missing, so measuring cannot run the model: give loss=lambda model, batch: ..."
     )
+
+
+WEIGHT = 0.1
+"""Weight of the newest timed step in the mean."""
+
+
+class Between:
+    """Keeps the losses of the steps up to the next one that may be measured.
+
+    They come in stretches of at most 64 steps, or a quarter of a second. At the end of a stretch
+    losses are written. Its last step is timed and stands for the others, and all are charged.
+
+    Args:
+        subject: The training.
+        losses: Takes the losses.
+        settings: The settings of the optimizers, which may be read at any step.
+        pace: Notices a step without an update.
+    """
+
+    def __init__(self, subject: Subject, losses: Losses, settings: Settings, pace: Pace) -> None:
+        self._losses = losses
+        self._settings = settings
+        self._pace = pace
+        self._budget = subject.budget
+        self._accumulation = subject.accumulation
+        self._from = 0
+        self._are_numbers = losses.on_cpu
+        """True until a loss of more than one number came: an error of `item` costs as much as ten
+        calls."""
+        self._seconds: float | None = None
+        self.waits = False
+        """True between a step and its update, if the step is not measured."""
+        self.planned = 0
+        """Steps before this one are given to `take`. The others may be measured."""
+        self.until = 0
+        """The last step of the stretch."""
+        self.late = 0.0
+        """The stretch ends at this time at the latest."""
+
+    def begin(self, step: int, planned: int) -> None:
+        """Nothing is measured at the steps from this one up to `planned`, without it."""
+        self._from = step
+        self.planned = planned
+        self.until = min(planned, step + self._losses.steps_until_learning) - 1
+        self.late = time.perf_counter() + LOOK_SECONDS
+
+    def end(self) -> None:
+        """Every step may be measured from now on."""
+        self.planned = 0
+
+    def take(self, step: int, parts: list[Part], loss: Tensor | float, batch: Batch) -> bool:
+        """Keep the loss of one backward.
+
+        Args:
+            step: The step.
+            parts: The earlier backwards of the step. This one is added, and they are cleared when
+                the step is complete.
+            loss: The mean loss of the batch.
+            batch: The batch.
+
+        Returns:
+            True if this was the last backward of its step.
+        """
+        losses = self._losses
+        value: float | Tensor | list[Part]
+        # training has used the caches, so that each call costs about 1 µs: `item` checks the shape
+        # by itself
+        try:
+            value = loss.item() if self._are_numbers and type(loss) is Tensor else value_of(loss)
+        except RuntimeError:
+            self._are_numbers = False
+            value = value_of(loss)
+        if value.__class__ is float:
+            if -math.inf < value < losses.examiner.limit:
+                losses.before = batch, value
+            else:
+                part = part_of(batch, value)
+                if not part.size:
+                    losses.leave_out()
+                    return False
+                losses.look_at(step, [*parts, part])
+        if self._accumulation > 1:
+            parts.append(unsized(batch, value))
+            if len(parts) < self._accumulation:
+                return False
+            value = without_batches(parts)
+        if not losses.waiting:
+            losses.waits_from = step
+        losses.waiting.append(value)
+        if step >= self._settings.next_look:
+            self._settings.stepped(step)
+        if self.waits:
+            self._pace.missed()
+        self.waits = True
+        if parts:
+            parts.clear()  # last: a step that could not be kept still has to be closed
+        return True
+
+    def take_last(self, step: int, parts: list[Part], loss: Tensor | float, batch: Batch) -> bool:
+        """`take` for the last step of a stretch, whose time stands for that of the others."""
+        began = time.thread_time()
+        is_complete = self.take(step, parts, loss, batch)
+        took = time.thread_time() - began
+        mean = took if self._seconds is None else self._seconds
+        self._seconds = mean + WEIGHT * (took - mean)
+        return is_complete
+
+    def keep(self, step: int, parts: list[Part]) -> None:
+        """Keep the losses of a complete step that may be measured, and clear its parts. They are
+        written at once if they are numbers.
+
+        A step with a backward of which nothing is known has no loss.
+        """
+        loss = parts[0].loss if len(parts) == 1 else without_batches(parts)
+        is_known = isinstance(parts[-1].loss, float)
+        if all(part.size for part in parts):
+            self._losses.keep(step, loss)
+        parts.clear()  # after it: a step whose losses cannot be kept still has to be closed
+        if is_known:
+            self._losses.fetch()
+
+    def charge(self, step: int) -> None:
+        """Charge the steps up to this one, without it."""
+        if self._seconds is not None and step > self._from:
+            seconds = self._seconds * (step - self._from) * self._accumulation
+            self._budget.charge(BOOKKEEPING, seconds)
+        self._from = step

@@ -1,8 +1,8 @@
 """Find the layer and the examples that made a loss infinite or NaN."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,21 +15,16 @@ FEW = 8
 """Most examples that are listed."""
 
 
-class Culprit(str):
-    """The place of the first number that is not finite, as text.
+class Culprit(NamedTuple):
+    """The place of the first number that is not finite.
 
     Args:
-        text: The place.
+        text: The place, as text.
         kind: "parameters", "inputs", "layers" or "unknown".
     """
 
+    text: str
     kind: str
-
-    def __new__(cls, text: str, kind: str) -> "Culprit":
-        """The text with its kind."""
-        made = super().__new__(cls, text)
-        made.kind = kind
-        return made
 
 
 def culprit(objective: Objective, batch: Batch, *, seed: int = 0, has_loss: bool = True) -> Culprit:
@@ -73,28 +68,18 @@ def _first_layer(objective: Objective, batch: Batch, seed: int) -> str:
     is none."""
     found: list[str] = []
 
-    def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
-            if not found and not _finite(output):
-                found.append(f"{name or 'the model'} ({type(module).__name__})")
+    def look(name: str, module: nn.Module, _: Any, output: Any) -> None:
+        if not found and not _finite(output):
+            found.append(f"{name or 'the model'} ({type(module).__name__})")
 
-        return hook
-
-    with _hooks(objective.model, look):
-        _loss(objective, batch, seed)
-    return found[0] if found else ""
-
-
-@contextmanager
-def _hooks(
-    model: nn.Module, look: Callable[[str], Callable[[nn.Module, Any, Any], None]]
-) -> Iterator[None]:
-    handles = [module.register_forward_hook(look(name)) for name, module in model.named_modules()]
+    modules = objective.model.named_modules()
+    handles = [module.register_forward_hook(partial(look, name)) for name, module in modules]
     try:
-        yield
+        _loss(objective, batch, seed)
     finally:
         for handle in handles:
             handle.remove()
+    return found[0] if found else ""
 
 
 def _loss(objective: Objective, batch: Batch, seed: int) -> Tensor:

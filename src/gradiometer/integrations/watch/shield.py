@@ -1,10 +1,12 @@
-"""The shield between measuring and training: after the first update, no error of measuring reaches
-the user's loop."""
+"""The shield between measuring and training, and the warnings that come of it."""
 
+import logging
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from gradiometer.errors import GradiometerError, summary
+from gradiometer.run.recorder import Recorder
 
 
 class Shield:
@@ -17,12 +19,19 @@ class Shield:
         stop: Takes the error. It should stop what failed, and warn. Its own errors are dropped.
         passes: True to let all errors pass, at any time: for a training that can go on from its
             last checkpoint.
+        before_first_update: False to let none pass at the start either.
     """
 
-    def __init__(self, stop: Callable[[Exception], None], *, passes: bool = False) -> None:
+    def __init__(
+        self,
+        stop: Callable[[Exception], None],
+        *,
+        passes: bool = False,
+        before_first_update: bool = True,
+    ) -> None:
         self._stop = stop
         self._passes = passes
-        self.before_first_update = True
+        self.before_first_update = before_first_update
         """True until the first update of the optimizer. Until then errors pass."""
 
     def __enter__(self) -> None:
@@ -89,3 +98,59 @@ def attempt(*calls: Callable[[], object]) -> None:
     for call in calls:
         with suppress(Exception):
             call()
+
+
+LOG = logging.getLogger("gradiometer")
+
+
+class WarningLog:
+    """Passes warnings to a person and to the run, each text once, and keeps them.
+
+    Args:
+        step: Returns the step of training, from 0.
+        tell: Takes each text: `log`, or `in_silence` on processes that do not log, because rank 0
+            does.
+    """
+
+    def __init__(self, step: Callable[[], int], tell: Callable[[str], object]) -> None:
+        self._step = step
+        self._tell = tell
+        self._recorder: Recorder | None = None
+        self._early: list[dict[str, Any]] = []
+        self.texts: list[str] = []
+        """All texts so far, in order."""
+
+    def __call__(self, text: str, **fields: Any) -> None:
+        """Warn, unless that was done before. Fields say what the warning means for the findings."""
+        if not self._log(text):
+            return
+        if self._recorder is None:
+            self._early.append({"text": text, **fields})
+        else:
+            self._recorder.event("warning", self._step(), text=text, **fields)
+
+    def attach(self, recorder: Recorder) -> None:
+        """Write into this run from now on, beginning with what came earlier, and log its own
+        warnings too."""
+        self._recorder = recorder
+        recorder.tell = self._log
+        for fields in self._early:
+            recorder.event("warning", self._step(), **fields)
+
+    def _log(self, text: str) -> bool:
+        """Log and keep a text. False if that was done before."""
+        if text in self.texts:
+            return False
+        self.texts.append(text)
+        self._tell(text)
+        return True
+
+
+def log(text: str) -> None:
+    """Give a text to the logger "gradiometer". Without handlers `logging` prints it to the standard
+    error."""
+    LOG.warning("%s", text)
+
+
+def in_silence(text: str) -> None:
+    """Tell nobody."""

@@ -1,30 +1,292 @@
-"""What a watch follows: the loop of a person, or a training of `gradiometer train`."""
+"""What a watch follows: the loop of a person or a training of ours, and the examples it is given."""
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
 
-from torch import nn
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from gradiometer.integrations.watch.losses import explained, no_loss
-from gradiometer.integrations.watch.warning_log import in_silence, log
+from gradiometer.errors import BadArgument
+from gradiometer.integrations.fsdp import is_sharded
+from gradiometer.integrations.gradients import Preconditioner
+from gradiometer.integrations.watch.shield import Hook, Shield
+from gradiometer.loop.stream import Groups, examples_in
+from gradiometer.measurement.batch import Batch, batch_size, mapped
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.motion import Origin
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Spread
-from gradiometer.run.budget import Budget, clock_for
+from gradiometer.measurement.optimizer.groups import Group, groups_of, largest_rate
+from gradiometer.measurement.reading import Draw, Sampling, Spread
+from gradiometer.measurement.step import TrainingStep
+from gradiometer.problems.examples import Examples
+from gradiometer.run.budget import Budget
 from gradiometer.run.ranks import Ranks
 
 
 @dataclass(frozen=True)
+class OnDevice:
+    """Examples whose batches are moved to a device when they are taken.
+
+    Args:
+        examples: The examples, wherever they are.
+        device: The device of the model.
+    """
+
+    examples: Examples
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def batch(self, index: Int[Tensor, " chosen"]) -> Batch:
+        """The examples at these positions. A position may occur twice."""
+        return mapped(self.examples.batch(index), lambda tensor: tensor.to(self.device))
+
+
+def examples_of(data: Any, name: str) -> Examples:
+    """The examples in a tree of tensors, a map-style data set, or the data set of a DataLoader with
+    its `collate_fn`.
+
+    Args:
+        data: The examples.
+        name: Name of the argument, for messages.
+
+    Raises:
+        BadArgument: They cannot be taken by position.
+    """
+    if isinstance(data, Examples):
+        return data
+    if isinstance(data, DataLoader):
+        return Examples(data.dataset, name, data.collate_fn)
+    return Examples(data, name)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Batches of independent examples, which are measured in place of training's own.
+
+    Args:
+        source: The examples that are drawn from, with replacement; or a function of a number of
+            examples that returns so many independent ones.
+    """
+
+    source: Examples | Callable[[int], Batch]
+
+    @classmethod
+    def of(cls, data: Any) -> "Probe":
+        """The probe from what a person gives as `probe`.
+
+        Raises:
+            BadArgument: No examples can be taken from it.
+        """
+        return cls(
+            data
+            if callable(data) and not isinstance(data, Examples)
+            else examples_of(data, "probe")
+        )
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the examples of the probe are drawn."""
+        if isinstance(self.source, Examples):
+            return Sampling(Draw.REPLACEMENT, len(self.source))
+        return Sampling(Draw.FRESH)
+
+    def draw(self, count: int, objective: Objective, seed: int) -> Batch:
+        """A batch on the model's device. The random states of training are not touched."""
+        device = objective.parameters[0].device
+        with objective.untouched_randomness(seed):
+            if isinstance(self.source, Examples):
+                return OnDevice(self.source, device).batch(
+                    torch.randint(len(self.source), (count,))
+                )
+            batch = mapped(self.source(count), lambda tensor: tensor.to(device))
+        if (size := batch_size(batch, "probe")) != count:
+            raise BadArgument(
+                f"`probe` returned {size} examples, and {count} were asked for: return as many."
+            )
+        return batch
+
+    def draw_for(
+        self, purpose: str, count: int, objective: Objective, index: int, seed: int
+    ) -> Batch:
+        """The batch of a step for a purpose. Another purpose has other examples."""
+        return self.draw(count, objective, zlib.crc32(f"{seed}/{index}/{purpose}".encode()))
+
+    def step(
+        self,
+        objective: Objective,
+        count: int,
+        index: int,
+        groups: tuple[Group, ...],
+        preconditioner: Preconditioner | None,
+        seed: int,
+    ) -> TrainingStep:
+        """The step that a batch of the probe would make, judged by another one. Arguments as in
+        `TrainingStep`."""
+
+        return TrainingStep(
+            objective,
+            self.draw_for("probe", count, objective, index, seed),
+            index=index,
+            learning_rate=largest_rate(groups),
+            groups=groups,
+            sampling=self.sampling,
+            probe=partial(self.draw_for, "judges", count, objective, index, seed),
+            preconditioner=preconditioner,
+            seed=seed,
+        )
+
+
+@dataclass
+class Batches:
+    """How batches are drawn. The sampling may become known before the first step.
+
+    Args:
+        sampling: Those of training.
+        probe: Those that are measured; None for training's own.
+        groups: Number of consecutive rows that are copies of one example, or a function of the
+            batch that returns a label for every row; None if there are no copies.
+        known: False if the sampling is only assumed.
+        axis: The axis of the examples in the batches of training.
+        judges: Independent examples on which a step is judged; None to judge it on one half of its
+            own batch.
+    """
+
+    sampling: Sampling
+    probe: Probe | None = None
+    groups: Groups = None
+    known: bool = True
+    axis: int = 0
+    judges: Probe | None = None
+
+    def examples_first(self, batch: Batch) -> Batch:
+        """A batch of training with the examples along the first axis."""
+        return moved(batch, self.axis, 0) if self.axis else batch
+
+    def loss_of(self, loss: Loss | None) -> Loss | None:
+        """The loss for batches with the examples along the first axis."""
+        if loss is None or not self.axis:
+            return loss
+        return lambda model, batch: loss(model, moved(batch, 0, self.axis))
+
+    def example_of(self, batch_of: Callable[[], Batch]) -> Int[Tensor, " rows"] | None:
+        """A label for every row of a batch, equal for the copies of one example; None if there are
+        no copies.
+
+        Raises:
+            BadArgument: `groups` returned something else.
+        """
+        return None if self.groups is None else examples_in(batch_of(), self.groups)
+
+
+def moved(batch: Batch, source: int, place: int) -> Batch:
+    """The batch with an axis moved in every tensor that has so many."""
+    least = max(source, place)
+    return mapped(
+        batch, lambda tensor: tensor.movedim(source, place) if tensor.dim() > least else tensor
+    )
+
+
+class Inputs:
+    """Keeps the first tensor of the newest call of the model, until `step` takes it or the batches
+    are given. A model that is called with one example at a time, as a policy is with every state,
+    has as many examples as such calls.
+
+    Args:
+        model: The model as the loop calls it: wrapped or compiled, so that compiled code does not
+            see the hook.
+        shield: Keeps errors from training.
+    """
+
+    def __init__(self, model: nn.Module, shield: Shield) -> None:
+        self._model = model
+        self._newest: Tensor | None = None
+        self._examples: list[Tensor] = []
+        self._hook: Any = None
+        if not isinstance(model, torch.jit.ScriptModule):  # it takes no hooks
+            self._hook = model.register_forward_pre_hook(Hook(shield, self._keep), with_kwargs=True)
+
+    def _keep(self, _: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        for value in (*given, *named.values()):
+            if isinstance(value, Tensor) and value.dim():
+                # inputs that another model made hold the graph of that model
+                self._newest = value.detach()
+                self._gather(self._newest)
+                return
+
+    def _gather(self, newest: Tensor) -> None:
+        """Add the newest inputs to those of the calls with one example each since the last step."""
+        if self._is_one_example(newest):
+            newest = newest[None]
+        if len(newest) != 1 or not torch.is_grad_enabled():
+            self._examples = []
+        else:
+            self._examples.append(newest)
+
+    def take(self, *, has_loss: bool) -> Tensor:
+        """The inputs of the newest call, which stand for the batch.
+
+        Args:
+            has_loss: True if `watch` has a loss, which needs the whole batch.
+
+        Raises:
+            BadArgument: The batch is needed, or no call of the model with a tensor was seen.
+        """
+        if has_loss:
+            raise BadArgument(
+                "`batch` is missing: `watch` was given `loss`, which needs the batch. Call "
+                "w.step(loss, batch)."
+            )
+        newest, self._newest = self._newest, None
+        examples, self._examples = self._examples, []
+        if newest is None:
+            raise BadArgument(
+                "`batch` is missing, and no call of the model with a tensor was seen since the "
+                "last step: call w.step(loss, batch)."
+            )
+        if len({one.shape for one in examples}) == 1:
+            return torch.cat(examples)
+        return newest[None] if self._is_one_example(newest) else newest
+
+    def _is_one_example(self, inputs: Tensor) -> bool:
+        """True for a vector of as many numbers as a layer takes of one example, such as the state
+        that a policy sees: it has no axis of examples."""
+        return inputs.dim() == 1 and any(
+            isinstance(layer, nn.Linear) and layer.in_features == len(inputs)
+            for layer in self._model.modules()
+        )
+
+    def remove(self) -> None:
+        """Stop looking: the loop gives its batches, or has ended."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = self._newest = None
+            self._examples = []
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Subject:
-    """The training that is watched.
+    """The training that is watched, and what was said about it.
 
     Args:
         objective: The bare model and its loss.
-        has_loss: True if the objective can be run.
+        called: The model as the loop calls it: wrapped or compiled.
+        optimizers: The optimizers of the loop. One that trains in place of another replaces it in
+            this list.
+        batches: How batches are drawn.
         budget: The account of the run.
         ranks: The processes that call the watch together.
         tell: Takes the text of every warning.
+        has_loss: True if the objective can be run.
+        accumulation: Number of backwards per update on each process.
+        scaler: The GradScaler, if there is one: gradients are then read scaled.
+        seed: Seed of the random numbers that measuring draws.
         spread: Returns the spread of the micro-batches that made the gradient of the step at hand,
             None if it has none; None for a training whose spread is read by the watch.
         origin: The earlier parameters that gauges measure from, if they are in the checkpoints of
@@ -34,24 +296,44 @@ class Subject:
     """
 
     objective: Objective
-    has_loss: bool
+    called: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    batches: Batches
     budget: Budget
     ranks: Ranks
     tell: Callable[[str], object]
+    has_loss: bool = True
+    accumulation: int = 1
+    scaler: Any = None
+    seed: int = 0
     spread: Callable[[], Spread | None] | None = None
     origin: Origin | None = None
     is_own: bool = False
 
-    @classmethod
-    def of_loop(cls, model: nn.Module, loss: Loss | None, share: float) -> "Subject":
-        """The loop of a person.
+    @cached_property
+    def sharded(self) -> bool:
+        """True if the model is sharded (FSDP2)."""
+        return is_sharded(self.objective.model)
 
-        Args:
-            model: The bare model.
-            loss: Its loss, for batches with the examples along the first axis.
-            share: Share of the training time that measuring may use.
-        """
-        objective = Objective(model, no_loss if loss is None else explained(loss))
-        ranks = Ranks.here()
-        budget = Budget(share, clock_for(objective.parameters[0].device.type))
-        return cls(objective, loss is not None, budget, ranks, log if ranks.first else in_silence)
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters."""
+        return self.objective.parameters
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The settings of all parameter groups of the model now."""
+        return groups_of(self.optimizers, self.own)
+
+    @cached_property
+    def own(self) -> frozenset[int]:
+        """`id` of every parameter that is trained."""
+        return frozenset(map(id, self.parameters))
+
+    def scale(self) -> Tensor:
+        """The factor of the GradScaler, on the device; 1 without one."""
+        one = torch.ones((), device=self.parameters[0].device)
+        if self.scaler is None:
+            return one
+        scaled: Tensor = self.scaler.scale(one)
+        return scaled

@@ -11,14 +11,15 @@ from torch.optim import SGD, Adam, Adamax, AdamW, NAdam, Optimizer
 
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
-from gradiometer.integrations.watch.accelerator.copied import Copied
-from gradiometer.integrations.watch.last_gradient import NEVER, Flat, LastGradient, flat
-from gradiometer.integrations.watch.part import first_size, value_of
+from gradiometer.integrations.gradients import NEVER, Flat, LastGradient, flat
+from gradiometer.integrations.watch.accelerator import Copied
+from gradiometer.integrations.watch.losses import first_size, value_of
 from gradiometer.integrations.watch.shield import Shield, reason_of
+from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.measurement.reading import Reading
-from gradiometer.run.budget import PRODUCTS, Budget
+from gradiometer.run.budget import PRODUCTS
 
 CHAIN = 8
 """Successive steps that are read together: their products need the gradient of one step before
@@ -97,13 +98,14 @@ def _rule(optimizer: Optimizer, group: dict[str, Any]) -> Rule | str:
 
 
 class Pair(NamedTuple):
-    """What is known of two successive steps beside their gradients."""
+    """Two successive steps: what is known of them, and the numbers of their gradients, which are on
+    the device."""
 
     gauge: str
     step: int
     size: int
-    travelled: float
-    momentum: float
+    known: dict[str, float]
+    numbers: Tensor
 
 
 class Successive:
@@ -118,35 +120,26 @@ class Successive:
     numbers are not finite (as with a GradScaler that skips a step).
 
     Args:
+        subject: The training.
         last: The gradient of the step before.
-        optimizers: The optimizers of the loop, as they are now.
-        rule: How they move the parameters.
-        budget: The account.
+        rule: How the optimizers move the parameters.
         gauges: Names of the gauges whose readings are made here.
     """
 
     def __init__(
-        self,
-        last: LastGradient,
-        optimizers: Sequence[Optimizer],
-        rule: Rule,
-        *,
-        budget: Budget,
-        gauges: Sequence[str],
+        self, subject: Subject, last: LastGradient, rule: Rule, gauges: Sequence[str]
     ) -> None:
         self._last = last
-        self._optimizers = optimizers
+        self._optimizers = subject.optimizers
         self._rule = rule
-        self._budget = budget
+        self._budget = subject.budget
         self._gauges = gauges
         self._record: Callable[[Reading], None] | None = None
         self._stopped: Callable[[str], None] = lambda why: None
-        self._shield = Shield(self._fail)
-        self._shield.before_first_update = False  # what fails here never reaches training
-        self._rows: list[Tensor] = []
+        self._shield = Shield(self._fail, before_first_update=False)
         self._pairs: list[Pair] = []
         self._waiting: tuple[list[Pair], Copied] | None = None
-        self._open: dict[str, list[dict[str, float]]] = {}
+        self._open: dict[str, list[tuple[Pair, dict[str, float]]]] = {}
         self._chains = 0
         self._under_way = False
         self._step_before = -1
@@ -154,9 +147,14 @@ class Successive:
         self._rate_before = 0.0
         self._spent = 0.0
         self._early = 0.0
-        rates = {float(group["lr"]) for one in optimizers for group in one.param_groups}
+        rates = {float(group["lr"]) for one in self._optimizers for group in one.param_groups}
         # With several rates, or along P ĝ, the loss does not fall along ĝ or its mean.
         self._has_slope = len(rates) == 1 and not rule.adaptive
+        self._names = ["squared", "product"]
+        if rule.buffer:
+            self._names.append("memory")
+        if self._has_slope:
+            self._names.append("loss")
         self.updated = True
         """Set by the optimizer's hook: an update was made since the last call."""
         self.next = NEVER
@@ -197,10 +195,8 @@ class Successive:
         self.next = NEVER
 
     def _read(self, step: int, loss: Tensor | float, batch: Batch) -> None:
-        rate = self._largest_rate()
-        self._travelled += (step - self._step_before) * (
-            self._rate_before if self._step_before >= 0 else 0.0
-        )
+        rate = max(float(group["lr"]) for one in self._optimizers for group in one.param_groups)
+        self._travelled += (step - self._step_before) * self._rate_before
         follows = self.updated and step == self._step_before + 1
         self.updated = False
         self._step_before = step
@@ -212,19 +208,16 @@ class Successive:
             self._pause(step)
             return
         product = last.product if follows else None
+        is_plain = last.product_is_plain
         if self._under_way and product is None:  # it was cut short, and has cost its steps
             self._pause(step)
             if self.next > step + 1:
                 return
         self._under_way = True
-        is_plain = last.product_is_plain
-        if product is not None:
-            gauge = GradientNoise.name if is_plain else PreconditionedNoise.name
-            size = first_size(batch)
-            self._pairs.append(Pair(gauge, step, size, self._travelled, self._momentum()))
         scratch = torch.empty_like(gradient)
         if product is not None and is_plain:
-            self._add(product, gradient, gradient, buffers, scratch, loss)
+            numbers = self._numbers(product, gradient, gradient, buffers, scratch, loss)
+            self._add(GradientNoise.name, step, batch, numbers)
         keeps_plain = self._keeps_plain(step)
         if not keeps_plain or (product is not None and not is_plain):
             weighted = self._weighted(gradient, scratch)
@@ -233,7 +226,8 @@ class Successive:
                 return
             if product is not None and not is_plain:
                 # There is room for one vector beside P ĝ, so that the buffers take the place of ĝ.
-                self._add(product, weighted, gradient, buffers, gradient, loss)
+                numbers = self._numbers(product, weighted, gradient, buffers, gradient, loss)
+                self._add(PreconditionedNoise.name, step, batch, numbers)
             if keeps_plain:
                 last.read(into=gradient)
             else:
@@ -264,7 +258,7 @@ class Successive:
         found = preconditioner_of(self._optimizers, self._last.parameters, into=places)
         return None if found is None else into.mul_(gradient)
 
-    def _add(
+    def _numbers(
         self,
         product: Tensor,
         weighted: Flat,
@@ -272,17 +266,27 @@ class Successive:
         buffers: Sequence[Tensor],
         scratch: Flat,
         loss: Tensor | float,
-    ) -> None:
-        """Add the numbers of one pair."""
+    ) -> Tensor:
+        """The numbers of one pair, in the order of `_names`."""
         numbers = [weighted @ gradient, product]
         if buffers:
             numbers.append(weighted @ flat(buffers, scratch))
         if self._has_slope:
             value = value_of(loss)
-            numbers.append(
-                value.to(gradient) if isinstance(value, Tensor) else gradient.new_tensor(value)
-            )
-        self._rows.append(torch.stack(numbers))
+            numbers.append(torch.as_tensor(value, dtype=gradient.dtype, device=gradient.device))
+        return torch.stack(numbers)
+
+    def _add(self, gauge: str, step: int, batch: Batch, numbers: Tensor) -> None:
+        """Add one pair to the chain."""
+        size = first_size(batch)
+        known = {
+            "momentum": self._momentum(),
+            "nesterov": float(self._rule.nesterov),
+            "inverse_size": 1 / size,
+        }
+        if self._has_slope:
+            known["travelled"] = self._travelled
+        self._pairs.append(Pair(gauge, step, size, known, numbers))
 
     def _pause(self, step: int) -> None:
         """End the chain, and choose the step of the next one."""
@@ -291,13 +295,12 @@ class Successive:
 
     def _end_chain(self) -> None:
         """Begin to fetch the numbers of a chain, and take in those of the one before."""
-        rows, pairs = self._rows, self._pairs
-        self._rows = []
+        pairs = self._pairs
         self._pairs = []
         self._under_way = False
-        if not rows:
+        if not pairs:
             return
-        numbers = torch.stack(rows)
+        numbers = torch.stack([pair.numbers for pair in pairs])
         self._fetch()
         self._waiting = pairs, Copied(numbers)
         self._chains += 1
@@ -323,42 +326,30 @@ class Successive:
             return
         for pair, row in known:
             if pair.gauge in self._gauges:
-                moments = self._open.setdefault(pair.gauge, [])
-                moments.append(self._moments(pair, row))
-                if len(moments) >= max(PAIRS_A_READING, pair.step / READINGS_A_RUN):
+                pairs_read = self._open.setdefault(pair.gauge, [])
+                pairs_read.append((pair, self._moments(pair, row)))
+                if len(pairs_read) >= max(PAIRS_A_READING, pair.step / READINGS_A_RUN):
                     self._write(pair.gauge)
 
     def _moments(self, pair: Pair, row: list[float]) -> dict[str, float]:
         """The moments of one pair."""
-        rule = self._rule
-        numbers = iter(row)
-        moments = {"squared": next(numbers), "product": next(numbers)}
-        if rule.buffer:
-            moments["memory"] = next(numbers) * (1.0 if rule.adaptive else 1 - pair.momentum)
-        moments["momentum"] = pair.momentum
-        moments["nesterov"] = float(rule.nesterov)
-        moments["inverse_size"] = 1 / pair.size
-        if self._has_slope:
-            moments["loss"] = next(numbers)
-            moments["travelled"] = pair.travelled
-        return moments | {"step": pair.step, "size": pair.size}
+        moments = dict(zip(self._names, row, strict=True)) | pair.known
+        if "memory" in moments and not self._rule.adaptive:
+            moments["memory"] *= 1 - pair.known["momentum"]  # SGD's buffer is a sum, Adam's a mean
+        return moments
 
     def _write(self, gauge: str) -> None:
         """Write one reading: the means over the pairs since the last one."""
         pairs = self._open.pop(gauge, [])
         if not pairs or self._record is None:
             return
-        last = pairs[-1]
-        means = {
-            name: sum(pair[name] for pair in pairs) / len(pairs)
-            for name in last
-            if name not in ("step", "size")
-        }
-        by_layer = {"squared", "product", "memory"}
-        moments = {name: [value] if name in by_layer else value for name, value in means.items()}
-        self._record(
-            Reading(gauge, int(last["step"]), int(last["size"]), self._rate_before, moments)
-        )
+        last, names = pairs[-1]
+        moments: dict[str, float | list[float]] = {}
+        for name in names:
+            mean = sum(numbers[name] for _, numbers in pairs) / len(pairs)
+            is_by_layer = name in ("squared", "product", "memory")
+            moments[name] = [mean] if is_by_layer else mean
+        self._record(Reading(gauge, last.step, last.size, self._rate_before, moments))
 
     @staticmethod
     def _is_clipped(squares: list[float]) -> bool:
@@ -382,12 +373,6 @@ class Successive:
             self.next = step + 1
             return
         self.next = step + 1 + int(min(missing / a_step, max(step // LATEST, CHAIN)))
-
-    def _largest_rate(self) -> float:
-        """η."""
-        return max(
-            float(group["lr"]) for optimizer in self._optimizers for group in optimizer.param_groups
-        )
 
     def _momentum(self) -> float:
         """μ, or β₁."""
@@ -419,7 +404,6 @@ class Successive:
     def _end(self, why: str) -> None:
         """Read nothing more."""
         self.next = NEVER
-        self._rows = []
         self._pairs = []
         self._last.free()
         self._open.clear()

@@ -2,29 +2,25 @@
 temperature."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import require
 from gradiometer.exploration.temperature.stationary_law import (
     WIDTHS_OF_A_LAW,
     SGDRule,
     passage_steps,
     small_rate_temperature,
 )
-from gradiometer.lab.closed_forms.quadratic import output_losses
+from gradiometer.lab.closed_forms.quadratic import Place, output_losses
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
-
-STEPS_AT_ONCE = 512
-"""Steps whose noise is drawn at once."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,13 @@ class DoubleWell:
         """V′(Φ) = 4ΔL Φ((Φ/w)² − 1)/w²."""
         scaled = position / self.half_distance
         return 4 * self.barrier / self.half_distance * scaled * (scaled**2 - 1)
+
+    def losses(
+        self, position: Float[Tensor, ""], examples: Float[Tensor, "examples 1"]
+    ) -> Float[Tensor, " examples"]:
+        """ΔL((Φ/w)² − 1)² − xΦ of every example x."""
+        loss = self.barrier * ((position / self.half_distance).square() - 1).square()
+        return loss - examples[:, 0] * position
 
     def temperature(self, learning_rate: float, batch_size: int) -> float:
         """T = ησ²/(2B), in units of the loss."""
@@ -120,11 +123,11 @@ class DoubleWell:
         # Rates of walkers have a mean with an interval; times of those that never crossed have
         # none.
         rate = mean(crossings / steps, level=level, batches=walkers)
-        if not rate.low > 0:
-            raise BadArgument(
-                f"`steps` is too small: {walkers:,} walkers made {int(crossings.sum())} crossings "
-                f"in {steps:,} steps. Take more steps, more walkers or a higher temperature."
-            )
+        require(
+            rate.low > 0,
+            f"`steps` is too small: {walkers:,} walkers made {int(crossings.sum())} crossings "
+            f"in {steps:,} steps. Take more steps, more walkers or a higher temperature.",
+        )
         return Estimate.interval(
             1 / rate.value,
             1 / rate.high,
@@ -144,49 +147,24 @@ class DoubleWell:
         # takes time.
         settling = math.ceil(20.0 / (learning_rate * self.curvature))
         generator, w = np.random.default_rng(seed), self.half_distance
+        pull = learning_rate * 4 * self.barrier / w**2
         position, side = np.full(walkers, -w), np.full(walkers, -1.0)
         crossings = np.zeros(walkers)
-        for start in range(-settling, steps, STEPS_AT_ONCE):
-            noise = generator.standard_normal((min(STEPS_AT_ONCE, steps - start), walkers))
-            noise *= spread
-            # a walker that diverges is found below
-            with np.errstate(over="ignore", invalid="ignore"):
-                for step, arrived in enumerate(
-                    self._moves(position, side, noise, learning_rate), start
-                ):
-                    if step >= 0:
-                        crossings += arrived
-            if not np.isfinite(position).all():
-                raise BadArgument(
-                    f"`learning_rate` {learning_rate:g} made a walker diverge within {steps:,} "
-                    "steps: take a smaller one."
-                )
+        # A walker that diverges is found below.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for step in range(-settling, steps):
+                kick = generator.standard_normal(walkers) * spread
+                position = position * (position * position * (-pull / w**2) + (1 + pull)) + kick
+                arrived = position * side <= -w
+                side = np.where(arrived, -side, side)
+                if step >= 0:
+                    crossings += arrived
+        require(
+            np.isfinite(position).all(),
+            f"`learning_rate` {learning_rate:g} made a walker diverge within {steps:,} steps: take "
+            "a smaller one.",
+        )
         return crossings
-
-    def _moves(
-        self,
-        position: Float[np.ndarray, " walkers"],
-        side: Float[np.ndarray, " walkers"],
-        noise: Float[np.ndarray, "steps walkers"],
-        learning_rate: float,
-    ) -> Iterator[np.ndarray | float]:
-        """Move all walkers in place. Yields at every step which walkers reached the other minimum,
-        0.0 if none did."""
-        w = self.half_distance
-        pull, ahead = learning_rate * 4 * self.barrier / w**2, np.empty_like(position)
-        for kick in noise:
-            np.multiply(position, position, out=ahead)
-            ahead *= -pull / w**2
-            ahead += 1 + pull
-            position *= ahead
-            position += kick
-            np.multiply(position, side, out=ahead)
-            if ahead.min() > -w:
-                yield 0.0
-                continue
-            arrived = ahead <= -w
-            np.negative(side, where=arrived, out=side)
-            yield arrived
 
     def problem(self, examples: int = 1000, seed: int = 0, start: float | None = None) -> Problem:
         """A finite training set of Gaussian x with mean exactly 0, and a test set of equal size, in
@@ -202,7 +180,7 @@ class DoubleWell:
         train, test = (torch.from_numpy(part - part.mean()) for part in drawn)
         return Problem(
             name="double-well",
-            model=lambda: Walker(self, -self.half_distance if start is None else start),
+            model=lambda: Place(-self.half_distance if start is None else start, self.losses),
             loss=output_losses,
             train=Examples(train, "train"),
             test=Examples(test, "test"),
@@ -215,27 +193,12 @@ class DoubleWell:
     def _checked_temperature(self, learning_rate: float, batch_size: int) -> float:
         """The temperature. The learning rate must be below the limit of the wells."""
         temperature = self.temperature(learning_rate, batch_size)
-        if not learning_rate < 2 / self.curvature:
-            raise BadArgument(
-                f"`learning_rate` must lie between 0 and 2/curvature = {2 / self.curvature:.4g}, "
-                f"got {learning_rate}: SGD diverges beyond."
-            )
+        require(
+            learning_rate < 2 / self.curvature,
+            f"`learning_rate` must lie between 0 and 2/curvature = {2 / self.curvature:.4g}, "
+            f"got {learning_rate}: SGD diverges beyond.",
+        )
         return temperature
-
-
-class Walker(nn.Module):
-    """A position Φ in a double well; its output is the loss of each example."""
-
-    def __init__(self, well: DoubleWell, start: float) -> None:
-        super().__init__()
-        self.well = well
-        self.position = nn.Parameter(torch.tensor(start, dtype=torch.float64))
-
-    def forward(self, examples: Float[Tensor, "examples 1"]) -> Float[Tensor, " examples"]:
-        """ΔL((Φ/w)² − 1)² − xΦ of every example x."""
-        loss = self.well.barrier * ((self.position / self.well.half_distance).square() - 1).square()
-        losses: Tensor = loss - examples[:, 0] * self.position
-        return losses
 
 
 def load(model: str = "walker", seed: int = 0) -> Problem:

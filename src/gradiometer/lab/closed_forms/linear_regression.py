@@ -85,15 +85,11 @@ class LinearRegression:
     @cached_property
     def mean(self) -> Float[np.ndarray, " params"]:
         """The posterior mean, at every temperature."""
-        mean: np.ndarray = np.linalg.solve(
-            self.curvature, self.inputs.T @ self.targets / self.noise**2
-        )
-        return mean
+        return np.linalg.solve(self.curvature, self.inputs.T @ self.targets / self.noise**2)
 
     def covariance(self, temperature: float = 1.0) -> Matrix:
         """The posterior covariance T·C."""
-        covariance: Matrix = temperature * np.linalg.inv(self.curvature)
-        return covariance
+        return temperature * np.linalg.inv(self.curvature)
 
     def mean_loss(self, temperature: float = 1.0) -> float:
         """E of the mean loss under exp(−U/T): its smallest value plus Td/(2N)."""

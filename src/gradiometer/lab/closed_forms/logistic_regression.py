@@ -122,8 +122,7 @@ class LogisticRegression:
         def loss(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
             inputs, signs = batch
             prior = share * sum(parameter.square().sum() for parameter in model.parameters())
-            losses: Tensor = nn.functional.softplus(-signs * model(inputs)) + prior
-            return losses
+            return nn.functional.softplus(-signs * model(inputs)) + prior
 
         size, precision = self.inputs.shape[1], self.precision
         return Problem(

@@ -1,6 +1,7 @@
 """The noisy quadratic in any dimension, on which SGD has closed forms."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 
 Matrix = Float[np.ndarray, "params params"]
+
+# The losses of the examples at a point.
+Losses = Callable[[Tensor, Tensor], Tensor]
 
 
 def symmetric(given: ArrayLike) -> Matrix:
@@ -90,8 +94,7 @@ class Quadratic:
 
     def gradient(self, position: ArrayLike) -> Point:
         """g = H(Φ − Φ*), in loss / parameter."""
-        gradient: Point = self.curvature @ (np.asarray(position) - self.minimum)
-        return gradient
+        return self.curvature @ (np.asarray(position) - self.minimum)
 
     def excess_loss(self, position: ArrayLike) -> float:
         """½(Φ − Φ*)ᵀ H (Φ − Φ*), the mean loss above its floor."""
@@ -225,6 +228,24 @@ def output_losses(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
     return losses
 
 
+class Place(nn.Module):
+    """A point whose output is the loss of each example.
+
+    Args:
+        start: The point.
+        losses: The losses of the examples at a point.
+    """
+
+    def __init__(self, start: float | Sequence[float], losses: Losses) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.tensor(start, dtype=torch.float64))
+        self.losses = losses
+
+    def forward(self, examples: Float[Tensor, "examples drawn"]) -> Float[Tensor, " examples"]:
+        """The loss of each example."""
+        return self.losses(self.position, examples)
+
+
 class Position(nn.Module):
     """A point Φ in a quadratic; its output is the loss of each example."""
 
@@ -245,8 +266,7 @@ class Position(nn.Module):
     def forward(self, examples: Float[Tensor, "examples params"]) -> Float[Tensor, " examples"]:
         """½(Φ − x)ᵀ H (Φ − x) of every example x."""
         away = self.position - examples
-        losses: Tensor = (away @ self.curvature * away).sum(dim=-1) / 2
-        return losses
+        return (away @ self.curvature * away).sum(dim=-1) / 2
 
 
 def load(model: str = "position", seed: int = 0) -> Problem:

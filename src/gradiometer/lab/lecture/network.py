@@ -15,20 +15,25 @@ from torch import Tensor, nn
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.lab.closed_forms.quadratic import Quadratic
 from gradiometer.lab.lecture.statement import LEVEL
-from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.estimate import Estimates
-from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement import (
+    Batch,
+    Draw,
+    Estimates,
+    Gauge,
+    Objective,
+    Reading,
+    Sampling,
+    Series,
+    TrainingStep,
+)
 from gradiometer.measurement.gradient_graph import flat
-from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.reading import Draw, Reading, Sampling, Series
-from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.images.digits import load
 
 MLP = "the digits' MLP, 64-64-10"
 
+# The parameters of a network, tensor by tensor.
 Weights = Sequence[Tensor]
-"""The parameters of a network, tensor by tensor."""
 
 
 @dataclass(frozen=True)
@@ -167,16 +172,13 @@ def digits_network(steps: int = 100) -> Network:
     return network
 
 
-def spaced_steps(last: int, count: int) -> tuple[int, ...]:
-    """Steps from 1 to the last, evenly spaced on a logarithmic axis."""
-    return tuple(int(step) for step in np.geomspace(1, last, count))
-
-
 RUNS = 64
+
+# The batch size of the runs.
 SIZE = 8
-"""The batch size of the runs."""
+
+# A weight decay that makes the loss strongly convex.
 DECAY = 0.1
-"""A weight decay that makes the loss strongly convex."""
 
 
 class Regressions:
@@ -202,8 +204,7 @@ class Regressions:
     @property
     def positions(self) -> Float[np.ndarray, "runs params"]:
         """The parameters of every run."""
-        found: np.ndarray = self.weights.flatten(1).numpy()
-        return found
+        return self.weights.flatten(1).numpy()
 
     def put(self, position: Float[np.ndarray, " params"]) -> None:
         """Put all runs at one point."""
@@ -234,17 +235,15 @@ class Regressions:
         self, probabilities: Float[Tensor, "runs examples classes"]
     ) -> Float[np.ndarray, " runs"]:
         """The mean cross-entropy of probabilities, without weight decay."""
-        values: np.ndarray = (
+        return (
             -probabilities[:, torch.arange(len(self.labels)), self.labels].log().mean(dim=1).numpy()
         )
-        return values
 
     def losses(self, weights: Float[Tensor, "runs inputs classes"]) -> Float[np.ndarray, " runs"]:
         """L_Train of every run, including weight decay."""
         scores = torch.log_softmax(self.inputs @ weights, dim=-1)
         entropy = -scores[:, torch.arange(len(self.labels)), self.labels].mean(dim=1)
-        values: np.ndarray = (entropy + DECAY / 2 * weights.square().sum(dim=(1, 2))).numpy()
-        return values
+        return (entropy + DECAY / 2 * weights.square().sum(dim=(1, 2))).numpy()
 
     @cached_property
     def largest_curvature(self) -> float:

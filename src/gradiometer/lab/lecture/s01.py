@@ -14,20 +14,23 @@ from gradiometer.lab.lecture.statement import (
     Rival,
     Statement,
     mean_estimate,
+    settings,
 )
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
-RATES = (0.01, 0.1, 1.0)
-BATCH = 32
-MOMENTUM = 0.9
-EXAMPLE, START = OneDimensional(mean=1.0, variance=4.0), 3.0
+NUMBERS = settings("S1")
+EXAMPLE = OneDimensional(NUMBERS.mean, NUMBERS.variance)
 
 
 def _one_step(rate: float) -> Estimate:
     """How far β moves towards E y in its first step, over many runs."""
     chains = EXAMPLE.simulate(
-        [rate], chains=4000, batch_size=BATCH, start=START, seed=RATES.index(rate)
+        [rate],
+        chains=NUMBERS.chains,
+        batch_size=NUMBERS.batch,
+        start=NUMBERS.start,
+        seed=NUMBERS.rates.index(rate),
     )
     return mean_estimate(chains[0] - chains[1])
 
@@ -36,18 +39,17 @@ def _along_gradient(rate: float, momentum: float = 0.0) -> Estimate:
     """−⟨ΔΦ, g⟩/‖g‖ of torch's own optimizer, with the network put back after every step."""
     network = digits_network()
     direction = network.gradient / network.gradient.norm()
-    # The first hundred moves are left out: a buffer that has just begun is not yet as long as it
-    # gets, and after them it has forgotten its start to 0.9¹⁰⁰ = 3e-5.
-    moves = network.moves(BATCH, 400, RATES.index(rate), rate, momentum)
+    seed = NUMBERS.rates.index(rate)
+    moves = network.moves(NUMBERS.batch, NUMBERS.moves, seed, rate, momentum)
     along = np.array([-float(move @ direction) for move in moves])
-    return mean(along[100:], level=LEVEL)
+    return mean(along[NUMBERS.forgotten :], level=LEVEL)
 
 
 def _experiments() -> tuple[Experiment, ...]:
-    network, gradient = digits_network(), EXAMPLE.gradient(START)
+    network, gradient = digits_network(), EXAMPLE.gradient(NUMBERS.start)
     norm = float(network.gradient.norm())
-    of_batch = math.sqrt(norm**2 + network.noise_of_batch(BATCH))
-    experiment = partial(Experiment, dial="learning rate, η", points=RATES)
+    of_batch = math.sqrt(norm**2 + network.noise_of_batch(NUMBERS.batch))
+    experiment = partial(Experiment, dial="learning rate, η", points=NUMBERS.rates)
     real = partial(experiment, where=MLP, quantity="move along −g, per step")
     return (
         experiment(
@@ -73,8 +75,8 @@ def _experiments() -> tuple[Experiment, ...]:
         real(
             name="momentum",
             setting=Circumstance.FAILS,
-            predict=lambda rate: rate * norm / (1 - MOMENTUM),
-            measure=lambda rate: _along_gradient(rate, MOMENTUM),
+            predict=lambda rate: rate * norm / (1 - NUMBERS.momentum),
+            measure=lambda rate: _along_gradient(rate, NUMBERS.momentum),
             claim=lambda rate: rate * norm,
             says=(
                 "With momentum 0.9 a step follows an average of past batch gradients. If the "

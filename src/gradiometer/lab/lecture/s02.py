@@ -12,19 +12,19 @@ from gradiometer.lab.lecture.statement import (
     Rival,
     Statement,
     mean_estimate,
+    settings,
 )
 from gradiometer.measurement.estimate import Estimate
 
-SIZES = (4, 16, 64, 256, 1024)
-BATCHES = 300
-CURVATURE, NOISE = [0.5, 1.0, 4.0], [1.0, 9.0, 2.0]
+NUMBERS = settings("S2")
 
 
 def _fresh(size: int) -> Estimate:
     """‖ĝ − g‖² of fresh batches at a point of the quadratic, from one step of many chains."""
-    quadratic = Quadratic(CURVATURE, NOISE)
-    start = np.array([1.0, -2.0, 0.5])
-    chains = quadratic.simulate([1.0], chains=4000, batch_size=size, start=start, seed=size)
+    quadratic, start = Quadratic(NUMBERS.curvature, NUMBERS.noise), np.array(NUMBERS.start)
+    chains = quadratic.simulate(
+        [1.0], chains=NUMBERS.chains, batch_size=size, start=start, seed=size
+    )
     return mean_estimate(((chains[0] - chains[1] - quadratic.gradient(start)) ** 2).sum(axis=1))
 
 
@@ -36,7 +36,7 @@ def _exact(size: int) -> float:
 def _errors(size: int) -> Estimate:
     """‖ĝ − g‖² of batches drawn without replacement, by torch's own backward."""
     network = digits_network()
-    gradients = map(network.batch_gradient, network.batches(size, BATCHES, seed=size))
+    gradients = map(network.batch_gradient, network.batches(size, NUMBERS.batches, seed=size))
     return mean_estimate(
         [float((gradient - network.gradient).square().sum()) for gradient in gradients]
     )
@@ -60,7 +60,7 @@ def _errors_by_class(size: int) -> Estimate:
     labels, errors = network.everything[1], []
     # A random example draws the class, so that a class comes as often as its examples: then E ĝ =
     # g.
-    for first in torch.randint(len(labels), (2 * BATCHES,), generator=generator):
+    for first in torch.randint(len(labels), (2 * NUMBERS.batches,), generator=generator):
         own = (labels == labels[first]).nonzero()[:, 0]
         chosen = own[torch.randperm(len(own), generator=generator)[:size]]
         errors.append(float((network.batch_gradient(chosen) - network.gradient).square().sum()))
@@ -77,8 +77,8 @@ def _experiments() -> tuple[Experiment, ...]:
             where="a noisy quadratic of three parameters, fresh batches",
             quantity="E‖ĝ − g‖²",
             dial="batch size, B",
-            points=SIZES,
-            predict=lambda size: sum(NOISE) / size,
+            points=NUMBERS.sizes,
+            predict=lambda size: sum(NUMBERS.noise) / size,
             measure=_fresh,
             says="tr Σ / B.",
         ),
@@ -88,7 +88,7 @@ def _experiments() -> tuple[Experiment, ...]:
             where=f"{MLP}, batches without replacement from 1,437 images",
             quantity="E‖ĝ − g‖²",
             dial="batch size, B",
-            points=SIZES,
+            points=NUMBERS.sizes,
             predict=_exact,
             measure=_errors,
             rival=Rival("independent draws, tr Σ / B", lambda size: trace / size),
@@ -103,11 +103,11 @@ def _experiments() -> tuple[Experiment, ...]:
             where=f"{MLP}: the instrument, from two halves of each batch",
             quantity="tr Σ",
             dial="batch size, B",
-            points=SIZES[:4],
+            points=NUMBERS.sizes[:-1],
             predict=lambda _: trace * total / (total - 1),
-            measure=lambda size: network.estimates(GradientNoise(), size, BATCHES, 3 * size, 0.1)[
-                "gradient_variance"
-            ],
+            measure=lambda size: network.estimates(
+                GradientNoise(), size, NUMBERS.batches, 3 * size, NUMBERS.rate
+            )["gradient_variance"],
             says=(
                 "The instrument uses one batch at a time, and finds the tr Σ of all 1,437 "
                 "gradients."
@@ -120,7 +120,7 @@ def _experiments() -> tuple[Experiment, ...]:
             where=f"{MLP}, all examples of a batch of one class",
             quantity="E‖ĝ − g‖²",
             dial="batch size, B",
-            points=SIZES[:3],
+            points=NUMBERS.sizes[:-2],
             predict=_by_class,
             measure=_errors_by_class,
             claim=_exact,

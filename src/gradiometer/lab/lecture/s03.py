@@ -16,24 +16,20 @@ from gradiometer.lab.lecture.statement import (
     Rival,
     Statement,
     mean_estimate,
+    settings,
 )
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement import Estimate, Objective
 from gradiometer.measurement.gradient_graph import flat
-from gradiometer.measurement.objective import Objective
 
-LENGTHS = (0.01, 1.0, 100.0)
-RATES = (0.003, 0.01, 0.03)
-BATCH = 32
-DISTANCES = (1.0, 2.0, 4.0)
-CURVATURE = np.array([[3.0, 1.0, 0.0], [1.0, 2.0, 0.5], [0.0, 0.5, 1.0]])
+NUMBERS = settings("S3")
 DIRECTION = np.array([1.0, -1.0, 1.0]) / np.sqrt(3)
 
 
 def _quadratic_drift(length: float) -> float:
     """‖g(Φ + Δ) − g(Φ)‖ by torch's own backward, on a training set of the quadratic."""
-    problem = Quadratic(CURVATURE, np.eye(3)).problem(examples=200, start=np.zeros(3))
+    problem = Quadratic(NUMBERS.curvature, np.eye(3)).problem(NUMBERS.examples, start=np.zeros(3))
     objective = Objective(problem.model(), problem.loss)
-    everything = problem.train.batch(torch.arange(200))
+    everything = problem.train.batch(torch.arange(NUMBERS.examples))
     here = [parameter.detach() for parameter in objective.parameters]
     there = [here[0] + torch.from_numpy(length * DIRECTION)]
     before, after = (flat(objective.gradient(everything, at=at)).double() for at in (here, there))
@@ -45,12 +41,13 @@ def _products() -> Float[np.ndarray, " batches"]:
     """‖Hĝ‖² of the Train loss for many batch gradients ĝ."""
     network = digits_network()
     curvature = Curvature.of(network.objective, network.everything)
-    # A third as many batches as readings: each costs a Hessian product.
     gradients = torch.stack(
-        [network.batch_gradient(chosen) for chosen in network.batches(BATCH, 100, seed=4)]
+        [
+            network.batch_gradient(chosen)
+            for chosen in network.batches(NUMBERS.batch, NUMBERS.products, seed=4)
+        ]
     )
-    images: np.ndarray = curvature.products(gradients.float()).double().square().sum(dim=1).numpy()
-    return images
+    return curvature.products(gradients.float()).double().square().sum(dim=1).numpy()
 
 
 @cache
@@ -66,9 +63,13 @@ def _measured_drift(rate: float) -> Estimate:
     network, draw = digits_network(), torch.Generator().manual_seed(5)
 
     def probe() -> object:
-        return network.train.batch(torch.randint(len(network.train), (8 * BATCH,), generator=draw))
+        return network.train.batch(
+            torch.randint(len(network.train), (NUMBERS.probe,), generator=draw)
+        )
 
-    return network.estimates(StepDrift(), BATCH, 300, 6, rate, probe)["drift_squared"]
+    return network.estimates(StepDrift(), NUMBERS.batch, NUMBERS.steps, 6, rate, probe)[
+        "drift_squared"
+    ]
 
 
 def _far_away(distance: float) -> float:
@@ -79,7 +80,7 @@ def _far_away(distance: float) -> float:
 
 
 def _experiments() -> tuple[Experiment, ...]:
-    image = float(np.linalg.norm(CURVATURE @ DIRECTION))
+    image = float(np.linalg.norm(np.array(NUMBERS.curvature) @ DIRECTION))
     drift = partial(
         Experiment,
         dial="length of the move, ‖Δ‖",
@@ -90,7 +91,7 @@ def _experiments() -> tuple[Experiment, ...]:
             name="quadratic",
             setting=Circumstance.KNOWN,
             where="a quadratic of three parameters",
-            points=LENGTHS,
+            points=NUMBERS.lengths,
             predict=lambda length: length * image,
             measure=_quadratic_drift,
             says="‖HΔ‖, for moves of any length: a quadratic has no third derivative.",
@@ -101,7 +102,7 @@ def _experiments() -> tuple[Experiment, ...]:
             where=f"{MLP}, steps of B = 32",
             quantity="E‖g(Φ − ηĝ) − g(Φ)‖²",
             dial="learning rate, η",
-            points=RATES,
+            points=NUMBERS.rates,
             predict=lambda rate: mean_estimate(rate**2 * _products()),
             measure=_measured_drift,
             rival=Rival("steps along g alone, η²‖Hg‖²", lambda rate: rate**2 * _without_noise()),
@@ -115,7 +116,7 @@ def _experiments() -> tuple[Experiment, ...]:
             name="far_away",
             setting=Circumstance.FAILS,
             where="log cosh x, from its minimum",
-            points=DISTANCES,
+            points=NUMBERS.distances,
             predict=np.tanh,
             measure=_far_away,
             claim=lambda distance: distance,

@@ -23,46 +23,36 @@ from gradiometer.lab.lecture.statement import (
     Rival,
     Statement,
     mean_estimate,
+    settings,
 )
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.problems.images.digits import load
 
-WELL = DoubleWell(variance=16.0)
-RATE = 0.05
-BATCHES = (1, 2, 3)
-"""T = ησ²/(2B): 0.4, 0.2 and 0.13 of the barrier."""
-
-PAIRS = 12
-STEPS = (100, 300, 1000)
-SPREADS = (0.1, 1.0, 3.0)
-"""Standard deviation of the weights at the start of the convex regressions."""
-
-WALK_RATE = 0.01
-BATCH = 32
-LENGTHS = (1, 4, 16)
+NUMBERS = settings("S5")
+WELL = DoubleWell(variance=NUMBERS.variance)
 
 
 def _crossing(batch_size: int) -> Estimate:
     """Mean steps from one minimum to the other, over many walkers, each long enough for many
     crossings."""
-    # Forty crossings a walker, or as many as fit into a few seconds.
-    steps = int(min(40 * WELL.exact_steps(RATE, batch_size), 60_000))
+    enough = NUMBERS.crossings * WELL.exact_steps(NUMBERS.rate, batch_size)
+    steps = int(min(enough, NUMBERS.most_steps))
     return WELL.crossing_steps(
-        RATE, batch_size, walkers=400, steps=steps, level=LEVEL, seed=batch_size
+        NUMBERS.rate, batch_size, walkers=NUMBERS.walkers, steps=steps, level=LEVEL, seed=batch_size
     )
 
 
 @cache
 def _weights_of(seed: int) -> dict[int, Weights]:
-    """The weights of a network with its own start and batches, after each of `STEPS`."""
+    """The weights of a network with its own start and batches, after each of `NUMBERS.steps`."""
     network = digits_network()
     torch.manual_seed(seed)
     model = load("mlp").model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=NUMBERS.network_rate)
     return {
         step: [parameter.detach().clone() for parameter in model.parameters()]
-        for step in network.sgd(model, optimizer, 32, STEPS[-1], seed=100 + seed)
-        if step in STEPS
+        for step in network.sgd(model, optimizer, NUMBERS.batch, NUMBERS.steps[-1], seed=100 + seed)
+        if step in NUMBERS.steps
     }
 
 
@@ -79,7 +69,7 @@ def by_symmetry(step: int, first: int = 0) -> Estimate:
     networks."""
     ends = [
         (_weights_of(seed)[step], permutation(_weights_of(seed)[step], seed))
-        for seed in range(first, first + 2 * PAIRS)
+        for seed in range(first, first + 2 * NUMBERS.pairs)
     ]
     return mean_estimate([digits_network().barrier(*pair) for pair in ends])
 
@@ -88,7 +78,7 @@ def between_runs(step: int, first: int = 0) -> Estimate:
     """L halfway between two runs less the mean of L at both, over independent pairs."""
     pairs = [
         (_weights_of(seed)[step], _weights_of(seed + 1)[step])
-        for seed in range(first, first + 2 * PAIRS, 2)
+        for seed in range(first, first + 2 * NUMBERS.pairs, 2)
     ]
     return mean_estimate([digits_network().barrier(*pair) for pair in pairs])
 
@@ -96,7 +86,7 @@ def between_runs(step: int, first: int = 0) -> Estimate:
 def spread_of_walks(network: Network, steps: int, seed: int = 0) -> Estimate:
     """2η² Σ_j E‖(I − ηH)^j ξ‖², with ξ the noise of a batch: tr Σ exactly, the rest from Hessian
     products."""
-    batches = network.batches(BATCH, 40, seed=700 + seed)
+    batches = network.batches(NUMBERS.batch, NUMBERS.pushes, seed=700 + seed)
     pushes = torch.stack(
         [network.batch_gradient(chosen) - network.gradient for chosen in batches]
     ).float()
@@ -105,9 +95,9 @@ def spread_of_walks(network: Network, steps: int, seed: int = 0) -> Estimate:
     total = torch.zeros(len(pushes))
     for step in range(steps):
         # The first push has not been pulled back yet.
-        pushes = pushes - WALK_RATE * curvature.products(pushes) if step else pushes
+        pushes = pushes - NUMBERS.walk_rate * curvature.products(pushes) if step else pushes
         total += pushes.square().sum(dim=1)
-    one_step = 2 * WALK_RATE**2 * network.noise_of_batch(BATCH)
+    one_step = 2 * NUMBERS.walk_rate**2 * network.noise_of_batch(NUMBERS.batch)
     if steps == 1:
         return Estimate.exact(one_step)
     # A ratio of means: its error is that of the residuals.
@@ -121,9 +111,11 @@ def separation(network: Network, steps: int, seed: int = 0) -> Estimate:
     """‖Φ_a − Φ_b‖² of two runs of torch's SGD from the same network on different batches, over
     pairs of runs."""
     apart = []
-    for pair in range(60):
+    for pair in range(NUMBERS.walks):
         ends = [
-            network.after(steps, BATCH, WALK_RATE, seed=10_000 * (seed + 1) + 2 * pair + end)
+            network.after(
+                steps, NUMBERS.batch, NUMBERS.walk_rate, seed=10_000 * (seed + 1) + 2 * pair + end
+            )
             for end in (0, 1)
         ]
         apart.append(float((ends[0] - ends[1]).square().sum()))
@@ -134,7 +126,7 @@ def separation(network: Network, steps: int, seed: int = 0) -> Estimate:
 def _runs_at_rest(spread: float) -> Regressions:
     """Convex regressions from random starts, after a run whose rate goes to zero."""
     runs = Regressions(seed=int(10 * spread), start=spread)
-    runs.train(Linear(0.2, steps=100), 100)
+    runs.train(Linear(NUMBERS.convex_rate, NUMBERS.convex_steps), NUMBERS.convex_steps)
     return runs
 
 
@@ -171,8 +163,8 @@ def _experiments() -> tuple[Experiment, ...]:
             where="a double well of barrier 1, η = 0.05, examples of variance 16",
             quantity="steps from one minimum to the other",
             dial="batch size, B",
-            points=BATCHES,
-            predict=lambda size: WELL.exact_steps(RATE, size),
+            points=NUMBERS.batches,
+            predict=lambda size: WELL.exact_steps(NUMBERS.rate, size),
             measure=_crossing,
             says=(
                 "The noise of batches carries SGD over a barrier. The time grows exponentially "
@@ -185,7 +177,7 @@ def _experiments() -> tuple[Experiment, ...]:
             setting=Circumstance.REAL,
             where=f"{MLP}, pairs of runs from different starts",
             dial="step, t",
-            points=STEPS,
+            points=NUMBERS.steps,
             predict=by_symmetry,
             measure=between_runs,
             rival=Rival("a convex loss: no barrier", lambda _: 0.0),
@@ -198,15 +190,17 @@ def _experiments() -> tuple[Experiment, ...]:
         Experiment(
             name="walk",
             setting=Circumstance.REAL,
-            where=f"{MLP}, pairs of runs from the same point on different batches, η = {WALK_RATE}",
+            where=f"{MLP}, pairs of runs from the same point on different batches, η = {NUMBERS.walk_rate}",
             quantity="E‖Φ_a − Φ_b‖²",
             dial="steps, K",
-            points=LENGTHS,
+            points=NUMBERS.lengths,
             predict=lambda steps: spread_of_walks(network, steps),
             measure=lambda steps: separation(network, steps),
             rival=Rival(
                 "a steady push apart: K² of one step",
-                lambda steps: 2 * (WALK_RATE * steps) ** 2 * network.noise_of_batch(BATCH),
+                lambda steps: (
+                    2 * (NUMBERS.walk_rate * steps) ** 2 * network.noise_of_batch(NUMBERS.batch)
+                ),
             ),
             says=(
                 "SGD searches as a random walk: 2η²K tr Σ/B, less what the curvature pulls back, "
@@ -218,7 +212,7 @@ def _experiments() -> tuple[Experiment, ...]:
             setting=Circumstance.FAILS,
             where="softmax regression with weight decay, from random starts",
             dial="spread of the starts",
-            points=SPREADS,
+            points=NUMBERS.spreads,
             predict=_valley,
             measure=_middle,
             claim=lambda _: 0.0,

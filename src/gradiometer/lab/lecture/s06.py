@@ -6,25 +6,20 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
-from gradiometer.lab.lecture.network import digits_network, spaced_steps
+from gradiometer.lab.lecture.network import digits_network
 from gradiometer.lab.lecture.statement import (
     Circumstance,
     Experiment,
     Rival,
     Statement,
     mean_estimate,
+    settings,
 )
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.problems.examples import Examples
 
-EXAMPLE = OneDimensional(mean=1.0, variance=4.0)
-BATCH = 4
-CHAINS = 8000
-STEPS = 200
-RATES = (0.05, 0.2, 0.5, 1.0, 1.5, 1.8)
-TIMES = spaced_steps(1000, 7)
-BEYOND = 2.2
-LATE = (5, 10, 20)
+NUMBERS = settings("S6")
+EXAMPLE = OneDimensional(NUMBERS.mean, NUMBERS.variance)
 
 
 def brightness() -> Float[np.ndarray, " examples"]:
@@ -41,39 +36,47 @@ def _spread(values: Float[np.ndarray, " chains"]) -> Estimate:
 
 
 def _chains(rates: Float[np.ndarray, " steps"], seed: int) -> Float[np.ndarray, "times chains"]:
-    return EXAMPLE.simulate(rates, chains=CHAINS, batch_size=BATCH, start=3.0, seed=seed)
+    return EXAMPLE.simulate(
+        rates, chains=NUMBERS.chains, batch_size=NUMBERS.batch, start=NUMBERS.start, seed=seed
+    )
 
 
 def _on_brightness(rate: float) -> Estimate:
     """SGD on the real y, batches of independent draws: the spread of β over chains that have
     forgotten their start."""
-    values, generator = brightness(), np.random.default_rng(30 + RATES.index(rate))
-    position = np.full(CHAINS, values[0])
-    for _ in range(STEPS):
-        batch = values[generator.integers(len(values), size=(CHAINS, BATCH))]
+    values, generator = brightness(), np.random.default_rng(30 + NUMBERS.rates.index(rate))
+    position = np.full(NUMBERS.chains, values[0])
+    for _ in range(NUMBERS.steps):
+        batch = values[generator.integers(len(values), size=(NUMBERS.chains, NUMBERS.batch))]
         position = position - rate * (position - batch.mean(axis=1))
     return _spread(position)
 
 
 def _experiments() -> tuple[Experiment, ...]:
     real = EXAMPLE.on(Examples(brightness()))
-    growing = EXAMPLE.law([BEYOND] * LATE[-1], BATCH)[1]
-    variance = partial(Experiment, quantity="variance of β", dial="learning rate, η", points=RATES)
+    growing = EXAMPLE.law([NUMBERS.beyond] * NUMBERS.late[-1], NUMBERS.batch)[1]
+    variance = partial(
+        Experiment, quantity="variance of β", dial="learning rate, η", points=NUMBERS.rates
+    )
     known = partial(variance, setting=Circumstance.KNOWN, where="Gaussian y of variance 4, B = 4")
     return (
         known(
             name="constant",
-            predict=lambda rate: EXAMPLE.stationary_variance(rate, BATCH),
-            measure=lambda rate: _spread(_chains(np.full(STEPS, rate), 10 + RATES.index(rate))[-1]),
+            predict=lambda rate: EXAMPLE.stationary_variance(rate, NUMBERS.batch),
+            measure=lambda rate: _spread(
+                _chains(np.full(NUMBERS.steps, rate), 10 + NUMBERS.rates.index(rate))[-1]
+            ),
             says="At a constant rate β never comes to rest: its variance stays at ησ²/(B(2 − η)).",
             log_dial=False,
         ),
         known(
             name="running_mean",
             dial="step, t",
-            points=TIMES,
-            predict=lambda time: EXAMPLE.running_mean_variance(time, BATCH),
-            measure=lambda time: _spread(_chains(1 / np.arange(1, TIMES[-1] + 1), 20)[time]),
+            points=NUMBERS.times,
+            predict=lambda time: EXAMPLE.running_mean_variance(time, NUMBERS.batch),
+            measure=lambda time: _spread(
+                _chains(1 / np.arange(1, NUMBERS.times[-1] + 1), 20)[time]
+            ),
             says=(
                 "At η = 1/t, β is the mean of all y so far: its variance is σ²/(Bt), and goes to "
                 "zero."
@@ -85,11 +88,12 @@ def _experiments() -> tuple[Experiment, ...]:
             where=(
                 "the mean brightness of a digit's image as y, in percent; a model of one parameter"
             ),
-            points=RATES[:4],
-            predict=lambda rate: real.stationary_variance(rate, BATCH),
+            points=NUMBERS.real_rates,
+            predict=lambda rate: real.stationary_variance(rate, NUMBERS.batch),
             measure=_on_brightness,
             rival=Rival(
-                "the law of a small rate, ησ²/(2B)", lambda rate: rate * real.variance / (2 * BATCH)
+                "the law of a small rate, ησ²/(2B)",
+                lambda rate: rate * real.variance / (2 * NUMBERS.batch),
             ),
             says="The same, for every distribution of y: only its variance matters.",
             log_dial=False,
@@ -99,10 +103,14 @@ def _experiments() -> tuple[Experiment, ...]:
             setting=Circumstance.FAILS,
             where="Gaussian y, η = 2.2",
             dial="step, t",
-            points=LATE,
+            points=NUMBERS.late,
             predict=lambda time: growing[time],
-            measure=lambda time: _spread(_chains(np.full(LATE[-1], BEYOND), 40)[time]),
-            claim=lambda _: BEYOND * EXAMPLE.variance / (BATCH * (2 - BEYOND)),
+            measure=lambda time: _spread(
+                _chains(np.full(NUMBERS.late[-1], NUMBERS.beyond), 40)[time]
+            ),
+            claim=lambda _: (
+                NUMBERS.beyond * EXAMPLE.variance / (NUMBERS.batch * (2 - NUMBERS.beyond))
+            ),
             says=(
                 "Beyond η = 2 there is no stationary law (the formula becomes negative): the "
                 "variance grows by a factor of (1 − η)² per step, without end."

@@ -13,9 +13,8 @@ from torch import nn
 from gradiometer.convergence.schedules.shapes import InversePower
 from gradiometer.convergence.theorem.theorem import read, theorem
 from gradiometer.drift.curvature import Curvature
-from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
-from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.network import digits_network, spaced_steps
+from gradiometer.lab.closed_forms import OneDimensional, Quadratic
+from gradiometer.lab.lecture.network import digits_network
 from gradiometer.lab.lecture.statement import (
     LEVEL,
     Circumstance,
@@ -23,44 +22,44 @@ from gradiometer.lab.lecture.statement import (
     Rival,
     Statement,
     mean_estimate,
+    settings,
 )
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement import Estimate, Objective
 from gradiometer.measurement.gradient_graph import flat
-from gradiometer.measurement.objective import Objective
 
-CURVATURE = np.array([0.5, 1.0, 2.0])
-NOISE = np.array([1.0, 4.0, 2.0])
-BATCH = 4
-START = np.array([2.0, -1.0, 1.0])
+NUMBERS = settings("S7")
+CURVATURE = np.array(NUMBERS.curvature)
+START = np.array(NUMBERS.start)
+EXAMPLE = OneDimensional(variance=NUMBERS.variance)
+
+# η_t = 0.5/(1 + t/10): the theorem's three conditions hold.
 ADMITTED = InversePower(0.5, time_constant=10.0)
-"""η_t = 0.5/(1 + t/10): the theorem's three conditions hold."""
-CHAINS = 2000
-TIMES = spaced_steps(2000, 7)
-
 NETWORK_RATE = InversePower(0.3, time_constant=100.0)
-NETWORK_TIMES = (100, 400, 1600)
-EXAMPLE = OneDimensional(variance=4.0)
-STALLS, ROOT = "1/(t + 1)**2", "0.5/sqrt(t)"
 
 
 def _squared_gradients() -> Float[np.ndarray, " times"]:
     """E‖g(Φ_t)‖² on the quadratic, exactly: its axes are its modes, and each is a recursion of two
     numbers."""
     means, variance, found = START.copy(), np.zeros(3), [float((CURVATURE**2 * START**2).sum())]
-    for step in range(TIMES[-1]):
+    for step in range(NUMBERS.times[-1]):
         rate = ADMITTED(step)
         means = (1 - rate * CURVATURE) * means
-        variance = (1 - rate * CURVATURE) ** 2 * variance + rate**2 * NOISE / BATCH
+        variance = (1 - rate * CURVATURE) ** 2 * variance + rate**2 * np.array(
+            NUMBERS.noise
+        ) / NUMBERS.batch
         found.append(float((CURVATURE**2 * (means**2 + variance)).sum()))
     return np.array(found)
 
 
 @cache
 def _measured_squared_gradients() -> Float[np.ndarray, "times chains"]:
-    rates, quadratic = [ADMITTED(step) for step in range(TIMES[-1])], Quadratic(CURVATURE, NOISE)
-    chains = quadratic.simulate(rates, chains=CHAINS, batch_size=BATCH, start=START, seed=7)[
-        list(TIMES)
-    ]
+    rates, quadratic = (
+        [ADMITTED(step) for step in range(NUMBERS.times[-1])],
+        Quadratic(CURVATURE, NUMBERS.noise),
+    )
+    chains = quadratic.simulate(
+        rates, chains=NUMBERS.chains, batch_size=NUMBERS.batch, start=START, seed=7
+    )[list(NUMBERS.times)]
     squares: np.ndarray = ((chains * CURVATURE) ** 2).sum(axis=2)
     return squares
 
@@ -117,16 +116,16 @@ class Trained:
 @cache
 def training(seed: int = 1, hidden: int = 32) -> Trained:
     """A tanh network (the theorem needs a smooth loss) on the digits, from its start."""
-    network, last = digits_network(), NETWORK_TIMES[-1]
+    network, last = digits_network(), NUMBERS.network_times[-1]
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.Tanh(), nn.Linear(hidden, 10))
     objective = Objective(model, network.objective.loss)
     optimizer = torch.optim.SGD(model.parameters(), lr=NETWORK_RATE(0))
     scheduler = NETWORK_RATE.scheduler(optimizer)
-    # Early on the curvature along ĝ changes at every step; later every fifth one is enough.
-    looks = np.array([*range(100), *range(100, last, 5)])
+    early = NUMBERS.early
+    looks = np.array([*range(early), *range(early, last, NUMBERS.later_every)])
     found, curvatures = [], []
-    for step, chosen in enumerate(network.batches(32, last, seed=7 + seed)):
+    for step, chosen in enumerate(network.batches(NUMBERS.network_batch, last, seed=7 + seed)):
         # One graph of all examples: a step takes one product at most.
         full = Curvature.of(objective, network.everything, at_once=len(network.train))
         optimizer.zero_grad()
@@ -151,14 +150,18 @@ def _rates(formula: str, steps: int) -> Float[np.ndarray, " steps"]:
 
 def _chains(formula: str, steps: int, start: float, seed: int) -> Float[np.ndarray, "times chains"]:
     return EXAMPLE.simulate(
-        _rates(formula, steps), chains=CHAINS, batch_size=BATCH, start=start, seed=seed
+        _rates(formula, steps),
+        chains=NUMBERS.chains,
+        batch_size=NUMBERS.batch,
+        start=start,
+        seed=seed,
     )
 
 
 def _experiments() -> tuple[Experiment, ...]:
     exact = _squared_gradients()
     fails = partial(Experiment, setting=Circumstance.FAILS, dial="step, t")
-    root = EXAMPLE.law(_rates(ROOT, TIMES[-1]), BATCH)[1]
+    root = EXAMPLE.law(_rates(NUMBERS.root, NUMBERS.times[-1]), NUMBERS.batch)[1]
     return (
         Experiment(
             name="quadratic",
@@ -166,9 +169,11 @@ def _experiments() -> tuple[Experiment, ...]:
             where="a noisy quadratic of three parameters at η_t = 0.5/(1 + t/10)",
             quantity="E‖∇L(Φ_t)‖²",
             dial="step, t",
-            points=TIMES,
+            points=NUMBERS.times,
             predict=lambda time: exact[time],
-            measure=lambda time: mean_estimate(_measured_squared_gradients()[TIMES.index(time)]),
+            measure=lambda time: mean_estimate(
+                _measured_squared_gradients()[NUMBERS.times.index(time)]
+            ),
             says=(
                 f"{theorem(ADMITTED).why} So the gradient goes to zero, here as fast as the exact "
                 "recursion says."
@@ -180,7 +185,7 @@ def _experiments() -> tuple[Experiment, ...]:
             where="a tanh network, 64-32-10, on the digits at η_t = 0.3/(1 + t/100)",
             quantity="‖∇L_Train‖², mean weighted by η_t",
             dial="steps",
-            points=NETWORK_TIMES,
+            points=NUMBERS.network_times,
             predict=lambda steps: training().balance(steps),
             measure=lambda steps: training().weighted_mean(steps),
             rival=Rival("no noise, (L_0 − L_t)/Σ η", lambda steps: training().without_noise(steps)),
@@ -194,22 +199,26 @@ def _experiments() -> tuple[Experiment, ...]:
             name="stalls",
             where="the one-dimensional example at η_t = 1/(t + 1)², from β = 1",
             quantity="mean distance from the minimum",
-            points=(10, 100, 1000),
+            points=NUMBERS.stall_times,
             predict=lambda time: (time + 2) / (2 * (time + 1)),
-            measure=lambda time: mean_estimate(_chains(STALLS, 1000, 1.0, 9)[time]),
+            measure=lambda time: mean_estimate(
+                _chains(NUMBERS.stalls, NUMBERS.stall_times[-1], 1.0, 9)[time]
+            ),
             claim=lambda _: 0.0,
-            says=f"{theorem(STALLS).why} Half of the way always remains.",
+            says=f"{theorem(NUMBERS.stalls).why} Half of the way always remains.",
             log=False,
         ),
         fails(
             name="not_necessary",
             where="the one-dimensional example at η_t = 0.5/√t",
             quantity="variance of β",
-            points=TIMES,
+            points=NUMBERS.times,
             predict=lambda time: root[time],
-            measure=lambda time: mean_estimate(_chains(ROOT, TIMES[-1], 0.0, 11)[time] ** 2),
+            measure=lambda time: mean_estimate(
+                _chains(NUMBERS.root, NUMBERS.times[-1], 0.0, 11)[time] ** 2
+            ),
             says=(
-                f"{theorem(ROOT).why} But it converges all the same: the conditions are "
+                f"{theorem(NUMBERS.root).why} But it converges all the same: the conditions are "
                 "sufficient, not necessary."
             ),
         ),

@@ -20,35 +20,21 @@ from gradiometer.lab.lecture.statement import (
     Rival,
     Statement,
     mean_estimate,
+    settings,
 )
 from gradiometer.measurement.estimate import Estimate
 
-TIMES = (10, 100, 1000, 10_000)
+NUMBERS = settings("S8")
 RUNAWAY = Arctangent()
-
-NOISY = Saddle(deviation=(0.5,))
-RUNS = 4000
+NOISY = Saddle(deviation=(NUMBERS.deviation,))
 CYCLE = LogCosh()
-CYCLE_RATES = (2.2, 2.5, 3.0, 4.0)
-
-TWIN_STEPS = (10, 100, 1000)
-TWIN_RATE = 0.1
-
-REACHED = (10, 30, 100)
-"""How small the loss of two classes becomes: −log L."""
-REACH = 0.2
-"""η R²/L_t of the separable regression, with R the largest norm of an example: below 2."""
-
-LEAVES = (2, 4, 6)
-LEAVING_RATE = 0.1
-KICK = 1e-3
 
 
 @cache
 def _runaway() -> tuple[Float[np.ndarray, " steps"], Float[np.ndarray, " times"]]:
-    """η_t = 1/t, and x after each of `TIMES`."""
-    rates = 1.0 / np.arange(1, TIMES[-1] + 1)
-    return rates, RUNAWAY.simulate(rates, kept=TIMES)[:, 0, 0]
+    """η_t = 1/t, and x after each of `NUMBERS.times`."""
+    rates = 1.0 / np.arange(1, NUMBERS.times[-1] + 1)
+    return rates, RUNAWAY.simulate(rates, kept=NUMBERS.times)[:, 0, 0]
 
 
 def _how_far(time: int) -> Estimate:
@@ -63,8 +49,8 @@ def _how_far(time: int) -> Estimate:
 @cache
 def _heights() -> Float[np.ndarray, "times runs"]:
     """y of runs with noise along y, from (0, 1)."""
-    rates = 1 / (np.arange(1, TIMES[2] + 1) + 1)
-    return NOISY.simulate(rates, runs=RUNS, seed=3, kept=TIMES[:3])[:, :, 1]
+    rates = 1 / (np.arange(1, NUMBERS.saddle_times[-1] + 1) + 1)
+    return NOISY.simulate(rates, runs=NUMBERS.runs, seed=3, kept=NUMBERS.saddle_times)[:, :, 1]
 
 
 @dataclass(frozen=True)
@@ -110,7 +96,7 @@ class Separable:
         """
         # No shorter w has this loss; the upper end loses only what a step of finite length wastes.
         low = (reached - math.log(len(self.signed_inputs))) / self.margin
-        high = (reached + math.log(math.log(2))) / self.margin / (1 - REACH / 2)
+        high = (reached + math.log(math.log(2))) / self.margin / (1 - NUMBERS.reach / 2)
         middle = reached / self.margin
         return Estimate.bound(
             middle, low=low, high=high, method="largest margin", samples=len(self.signed_inputs)
@@ -118,15 +104,15 @@ class Separable:
 
     @cached_property
     def lengths(self) -> dict[int, float]:
-        """‖w‖ of gradient descent from zero, when −log L reaches each of `REACHED`; the rate grows
+        """‖w‖ of gradient descent from zero, when −log L reaches each of `NUMBERS.reached`; the rate grows
         as 1/L."""
         weights, found = np.zeros(self.signed_inputs.shape[1]), dict[int, float]()
-        rate = REACH / float(np.square(self.signed_inputs).sum(axis=1).max())
-        while len(found) < len(REACHED):
+        rate = NUMBERS.reach / float(np.square(self.signed_inputs).sum(axis=1).max())
+        while len(found) < len(NUMBERS.reached):
             scores = self.signed_inputs @ weights
             loss = float(np.logaddexp(0, -scores).mean())
-            if -math.log(loss) >= REACHED[len(found)]:
-                found[REACHED[len(found)]] = float(np.linalg.norm(weights))
+            if -math.log(loss) >= NUMBERS.reached[len(found)]:
+                found[NUMBERS.reached[len(found)]] = float(np.linalg.norm(weights))
             # At a constant rate ‖w‖ grows as log t, and −log L = 100 would take e¹⁰⁰ steps.
             weights += rate / loss * (expit(-scores) @ self.signed_inputs) / len(self.signed_inputs)
         return found
@@ -137,21 +123,11 @@ def _separable() -> Separable:
     return Separable((0, 1))
 
 
-@dataclass(frozen=True)
-class Twins:
-    """Two hidden units that begin equal, in a network that is trained on the digits.
-
-    Args:
-        distance: Relative distance of the two, by the number of steps.
-        apart: The same if the noise of a batch pushed each of them on its own.
-    """
-
-    distance: dict[int, float]
-    apart: dict[int, float]
-
-
 @cache
-def _twins() -> Twins:
+def _twins() -> tuple[dict[int, float], dict[int, float]]:
+    """The relative distance of two hidden units that begin equal, in a network that is trained on
+    the digits, by the number of steps; and the same if the noise of a batch pushed each of them on
+    its own."""
     network = digits_network()
     torch.manual_seed(4)
     hidden, last = nn.Linear(64, 32), nn.Linear(32, 10)
@@ -161,35 +137,38 @@ def _twins() -> Twins:
             tensor[1] = tensor[0]
         last.weight[:, 1] = last.weight[:, 0]
     model = nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=TWIN_RATE)
+    optimizer = torch.optim.SGD(model.parameters(), lr=NUMBERS.twin_rate)
     distance, apart, pushed, before = {}, {}, 0.0, torch.zeros(64)
-    for step in network.sgd(model, optimizer, 32, TWIN_STEPS[-1], seed=5):
+    for step in network.sgd(model, optimizer, 32, NUMBERS.twin_steps[-1], seed=5):
         push = hidden.weight.grad[0].clone()  # type: ignore[index]  # there is one after a step
         # twice the noise of a batch
-        pushed += TWIN_RATE**2 * float((push - before).square().sum()) * (step > 1)
+        pushed += NUMBERS.twin_rate**2 * float((push - before).square().sum()) * (step > 1)
         before = push
-        if step in TWIN_STEPS:
+        if step in NUMBERS.twin_steps:
             length = float(hidden.weight[0].detach().norm())
             distance[step] = float((hidden.weight[1] - hidden.weight[0]).detach().norm()) / length
             apart[step] = math.sqrt(pushed) / length
-    return Twins(distance, apart)
+    return distance, apart
 
 
 def _leaving(time: int) -> Estimate:
     """E x² near the saddle, with a part of the noise along x."""
     generator = np.random.default_rng(6)
-    x, y = np.zeros(RUNS), np.ones(RUNS)
+    x, y = np.zeros(NUMBERS.runs), np.ones(NUMBERS.runs)
     for _ in range(time):
-        slope = NOISY.gradient((x, y), (np.zeros(RUNS),))
-        x = x - LEAVING_RATE * (slope[0] + KICK * generator.standard_normal(RUNS))
-        y = y - LEAVING_RATE * slope[1]
+        slope = NOISY.gradient((x, y), (np.zeros(NUMBERS.runs),))
+        x = x - NUMBERS.leaving_rate * (
+            slope[0] + NUMBERS.kick * generator.standard_normal(NUMBERS.runs)
+        )
+        y = y - NUMBERS.leaving_rate * slope[1]
     return mean_estimate(x**2)
 
 
 def _growth(time: int) -> float:
     """E x² at a time, to first order in x: the saddle pushes away, and each step adds (ηc)²."""
-    growth = (1 - LEAVING_RATE * NOISY.smallest_curvature) ** 2
-    return (LEAVING_RATE * KICK) ** 2 * (growth**time - 1) / (growth - 1)
+    growth = float(1 - NUMBERS.leaving_rate * NOISY.smallest_curvature) ** 2
+    kicked = float(NUMBERS.leaving_rate * NUMBERS.kick) ** 2
+    return kicked * (growth**time - 1) / (growth - 1)
 
 
 def _experiments() -> tuple[Experiment, ...]:
@@ -200,9 +179,9 @@ def _experiments() -> tuple[Experiment, ...]:
             where="π/2 − atan x at η_t = 1/t",
             quantity="x + x³/3",
             dial="step, t",
-            points=TIMES,
+            points=NUMBERS.times,
             predict=_how_far,
-            measure=lambda time: RUNAWAY.clock(_runaway()[1][TIMES.index(time)]),
+            measure=lambda time: RUNAWAY.clock(_runaway()[1][NUMBERS.times.index(time)]),
             says=(
                 "All three conditions hold, the loss converges, the gradient goes to zero, and x "
                 "goes to infinity as (3 Σ η)^⅓: there is no minimum."
@@ -213,9 +192,9 @@ def _experiments() -> tuple[Experiment, ...]:
             where="(1 + cos πx)/2 + y²/2 from (0, 1) at η_t = 1/(t + 1), noise along y",
             quantity="E y², with x = 0",
             dial="step, t",
-            points=TIMES[:3],
+            points=NUMBERS.saddle_times,
             predict=lambda time: NOISY.height(time) ** 2 + NOISY.height_variance(time),
-            measure=lambda time: mean_estimate(_heights()[TIMES.index(time)] ** 2),
+            measure=lambda time: mean_estimate(_heights()[NUMBERS.saddle_times.index(time)] ** 2),
             says=(
                 "Every run ends at the saddle (0, 0): the theorem promises a stationary point, not "
                 "a minimum."
@@ -226,9 +205,11 @@ def _experiments() -> tuple[Experiment, ...]:
             where="log cosh x, gradient descent at a constant rate",
             quantity="|x| after 2,000 steps",
             dial="learning rate, η",
-            points=CYCLE_RATES,
+            points=NUMBERS.cycle_rates,
             predict=CYCLE.orbit,
-            measure=lambda rate: abs(CYCLE.simulate([rate] * 2000, kept=[2000])[0, 0, 0]),
+            measure=lambda rate: abs(
+                CYCLE.simulate([rate] * NUMBERS.cycle_steps, kept=[NUMBERS.cycle_steps])[0, 0, 0]
+            ),
             says=(
                 "Above η = 2 it ends in a cycle of two points ±x with 2x = η tanh x, and never at "
                 "the minimum."
@@ -242,12 +223,12 @@ def _experiments() -> tuple[Experiment, ...]:
             where="zeros against ones of the digits, a linear classifier without decay",
             quantity="length of the weights, ‖w‖",
             dial="how small the loss is, −log L",
-            points=REACHED,
+            points=NUMBERS.reached,
             predict=lambda reached: _separable().length(reached),
             measure=lambda reached: _separable().lengths[reached],
             rival=Rival(
                 "rest at a minimum from the first point on",
-                lambda _: _separable().length(REACHED[0]).value,
+                lambda _: _separable().length(NUMBERS.reached[0]).value,
             ),
             says=(
                 "The loss goes to zero, and Φ to infinity: ‖w‖ grows as −log L/γ, with γ the "
@@ -262,13 +243,12 @@ def _experiments() -> tuple[Experiment, ...]:
             where="a network 64-32-10 on the digits, two of its hidden units equal at the start",
             quantity="distance of the two units, relative",
             dial="step, t",
-            points=TWIN_STEPS,
-            # Single-precision sums in different orders differ by up to 1e-5.
+            points=NUMBERS.twin_steps,
             predict=lambda time: Estimate.bound(
-                0.0, low=0.0, high=1e-5, method="symmetry", samples=time
+                0.0, low=0.0, high=NUMBERS.twin_rounding, method="symmetry", samples=time
             ),
-            measure=lambda time: _twins().distance[time],
-            rival=Rival("a random walk of each unit on its own", lambda time: _twins().apart[time]),
+            measure=lambda time: _twins()[0][time],
+            rival=Rival("a random walk of each unit on its own", lambda time: _twins()[1][time]),
             says=(
                 "The noise of batches cannot separate two equal units: they get the same "
                 "gradients, and stay one unit for ever. The set in which they are equal is a "
@@ -282,7 +262,7 @@ def _experiments() -> tuple[Experiment, ...]:
             where="the same saddle at η = 0.1 with a little noise along x",
             quantity="E x²",
             dial="step, t",
-            points=LEAVES,
+            points=NUMBERS.leaves,
             predict=_growth,
             measure=_leaving,
             claim=lambda _: 0.0,

@@ -10,14 +10,20 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from gradiometer.arguments import check_whole
+from gradiometer.arguments import check_whole, require
 from gradiometer.convergence.certificate.lowest_curvature import NEVER
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.drift.curvature import Curvature
-from gradiometer.errors import BadArgument
 from gradiometer.lab.closed_forms.quadratic import Quadratic
 from gradiometer.lab.lecture.network import MLP, digits_network
-from gradiometer.lab.lecture.statement import LEVEL, Circumstance, Experiment, Rival, Statement
+from gradiometer.lab.lecture.statement import (
+    LEVEL,
+    Circumstance,
+    Experiment,
+    Rival,
+    Statement,
+    settings,
+)
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
@@ -26,8 +32,10 @@ from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.examples import Examples
 
+NUMBERS = settings("S9")
+
+# Draws a batch, independently each time, so that its mean gradient is g.
 BatchDraw = Callable[[torch.Generator], Batch]
-"""Draws a batch, independently each time, so that its mean gradient is g."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +88,20 @@ class Ground:
             seed: Seed of everything random.
         """
         # The backward graphs of the examples are kept in memory for the products.
-        curvature = Curvature(objective, everything, kept=20_000, seed=seed)
+        curvature = Curvature(objective, everything, kept=NUMBERS.graphs, seed=seed)
         g = curvature.gradient.double()
         norm_squared = float(g @ g)
-        if not norm_squared > 0:
-            raise BadArgument(
-                "`objective` must have a gradient at the start, got zero: there is no direction to "
-                "move."
-            )
-        curvatures, weights = _quadrature(curvature, min(products, curvature.dimension))
+        require(
+            norm_squared > 0,
+            "`objective` must have a gradient at the start, got zero: there is no direction to "
+            "move.",
+        )
+        unit = curvature.gradient / curvature.gradient.norm()
+        most = min(products, curvature.dimension)
+        found = curvature.eigenvalues(start=unit[None], tolerance=NEVER, most_products=most)
+        # Ritz values from the Krylov space of g, and the share of ‖g‖² along the vector of each.
+        curvatures, vectors = np.linalg.eigh(found.projected)
+        along = vectors.T @ (found.basis.double() @ unit.double()).cpu().numpy()
         generator, size, squares = torch.Generator().manual_seed(seed), 0, []
         for place in range(batches):
             batch = draw(generator)
@@ -102,7 +115,7 @@ class Ground:
             part.view(shape)
             for part, shape in zip(curvature.gradient.split(sizes), shapes, strict=True)
         ]
-        return cls(parts, norm_squared, noise, size, curvatures, weights)
+        return cls(parts, norm_squared, noise, size, curvatures, np.square(along))
 
     def noise_of_mean(self, steps: int) -> Estimate:
         """tr Σ/(BK‖g‖²), the relative squared error of the mean of K batch gradients
@@ -188,18 +201,17 @@ def moves(
         level: Confidence level of the measured errors.
         seed: Seed of everything random.
     """
-    if not 0 < distance < math.inf:
-        raise BadArgument(f"`distance` must be positive, got {distance}.")
+    require(0 < distance < math.inf, f"`distance` must be positive, got {distance}.")
     check_whole("repeats", repeats, 4)
     for rate in learning_rates:
-        if not 0 < rate < math.inf:
-            raise BadArgument(f"`learning_rates` must be positive, got {rate}.")
+        require(0 < rate < math.inf, f"`learning_rates` must be positive, got {rate}.")
     generator = torch.Generator().manual_seed(seed)
     made = []
     for rate in learning_rates:
-        steps = steps_of(distance, rate, ground.norm)
+        # A whole number of steps is not rounded up to the next.
+        steps = max(math.ceil(distance / (rate * ground.norm) * (1 - 1e-12)), 1)
         ends = [
-            _gone(objective, ground, draw, float(rate), steps, generator) for _ in range(repeats)
+            _move(objective, ground, draw, float(rate), steps, generator) for _ in range(repeats)
         ]
         seen, moved = np.array(ends).T
         made.append(
@@ -216,23 +228,7 @@ def moves(
     return made
 
 
-def steps_of(distance: Amount, learning_rate: Amount, gradient_norm: float) -> int:
-    """K = ⌈Δ/(η‖g‖)⌉; a whole number is not rounded up to the next."""
-    return max(math.ceil(distance / (learning_rate * gradient_norm) * (1 - 1e-12)), 1)
-
-
-def _quadrature(
-    curvature: Curvature, products: int
-) -> tuple[Float[np.ndarray, " basis"], Float[np.ndarray, " basis"]]:
-    """Ritz values from the Krylov space of g, and the share of ‖g‖² along the vector of each."""
-    g = curvature.gradient / curvature.gradient.norm()
-    found = curvature.eigenvalues(largest=1, start=g[None], tolerance=NEVER, most_products=products)
-    values, vectors = np.linalg.eigh(found.projected)
-    along = vectors.T @ (found.basis.double() @ g.double()).cpu().numpy()
-    return values, np.square(along)
-
-
-def _gone(
+def _move(
     objective: Objective,
     ground: Ground,
     draw: BatchDraw,
@@ -250,42 +246,33 @@ def _gone(
         torch._foreach_add_(total, gradient)
         torch._foreach_add_(point, gradient, alpha=-rate)
     torch._foreach_div_(total, steps)
-    error = _squared_norm(torch._foreach_sub(total, ground.gradient)) / ground.norm_squared
-    return error, math.sqrt(_squared_norm(torch._foreach_sub(point, start)))
-
-
-def _squared_norm(parts: Gradients | tuple[torch.Tensor, ...]) -> float:
-    norms = torch._foreach_norm(list(parts), dtype=torch.float64)
-    return float(torch.stack(norms).square().sum())
-
-
-SHORT = 0.01
-LONG = 0.4
-"""η at which one step makes the whole of a short move, and of a long one."""
-RATES = tuple(SHORT / steps for steps in (100, 10, 1))
-LONG_RATES = (LONG / 400,)
-
-QUADRATIC = Quadratic([1.0, 0.3, 0.1], [4.0, 4.0, 4.0])
+    error, moved = (
+        float(torch.stack(torch._foreach_norm(parts, dtype=torch.float64)).square().sum())
+        for parts in (
+            torch._foreach_sub(total, ground.gradient),
+            torch._foreach_sub(point, start),
+        )
+    )
+    return error / ground.norm_squared, math.sqrt(moved)
 
 
 def _moves(
-    objective: Objective, examples: Examples, whole: float, rates: tuple[float, ...]
+    objective: Objective, examples: Examples, whole: float, rates: list[float]
 ) -> dict[float, Move]:
     """Moves of one length from the model's parameters, by their learning rate."""
 
     def draw(generator: torch.Generator) -> Batch:
-        return examples.batch(torch.randint(len(examples), (16,), generator=generator))
+        return examples.batch(torch.randint(len(examples), (NUMBERS.batch,), generator=generator))
 
     everything = [examples.batch(torch.arange(len(examples)))]
-    ground = Ground.of(objective, everything, draw, batches=400, level=LEVEL)
-    distance = whole * ground.norm
+    ground = Ground.of(objective, everything, draw, batches=NUMBERS.batches, level=LEVEL)
     made = moves(
         objective,
         ground,
         draw,
-        distance=distance,
+        distance=whole * ground.norm,
         learning_rates=rates,
-        repeats=24,
+        repeats=NUMBERS.repeats,
         level=LEVEL,
         seed=9,
     )
@@ -294,14 +281,19 @@ def _moves(
 
 @cache
 def _on_the_quadratic() -> dict[float, Move]:
-    problem = QUADRATIC.problem(examples=2000, seed=9, start=[2.0, -1.0, 1.0])
-    return _moves(Objective(problem.model(), problem.loss), problem.train, SHORT, RATES)
+    problem = Quadratic(NUMBERS.curvature, NUMBERS.noise).problem(
+        examples=NUMBERS.examples, seed=9, start=NUMBERS.start
+    )
+    objective = Objective(problem.model(), problem.loss)
+    return _moves(objective, problem.train, NUMBERS.short, NUMBERS.rates)
 
 
 @cache
-def _on_the_digits(whole: float, rates: tuple[float, ...]) -> dict[float, Move]:
+def _on_the_digits(*, far: bool) -> dict[float, Move]:
     network = digits_network()
-    return _moves(network.objective, network.train, whole, rates)
+    if far:
+        return _moves(network.objective, network.train, NUMBERS.long, NUMBERS.long_rates)
+    return _moves(network.objective, network.train, NUMBERS.short, NUMBERS.rates)
 
 
 def _prediction(move: Move) -> Estimate:
@@ -325,7 +317,7 @@ def _experiments() -> tuple[Experiment, ...]:
             name="quadratic",
             setting=Circumstance.KNOWN,
             where="a quadratic of three parameters, moves of one length",
-            points=RATES,
+            points=NUMBERS.rates,
             predict=lambda rate: _prediction(_on_the_quadratic()[rate]),
             measure=lambda rate: _on_the_quadratic()[rate].seen,
             says=(
@@ -337,12 +329,12 @@ def _experiments() -> tuple[Experiment, ...]:
             name="digits",
             setting=Circumstance.REAL,
             where=f"{MLP}, a hundred steps into training",
-            points=RATES,
-            predict=lambda rate: _prediction(_on_the_digits(SHORT, RATES)[rate]),
-            measure=lambda rate: _on_the_digits(SHORT, RATES)[rate].seen,
+            points=NUMBERS.rates,
+            predict=lambda rate: _prediction(_on_the_digits(far=False)[rate]),
+            measure=lambda rate: _on_the_digits(far=False)[rate].seen,
             rival=Rival(
                 "one gradient is as good as many",
-                lambda _: _on_the_digits(SHORT, RATES)[SHORT].predicted,
+                lambda _: _on_the_digits(far=False)[NUMBERS.short].predicted,
             ),
             says=(
                 "The same from a point of a real run: at a hundredth of the rate, the mean of the "
@@ -354,10 +346,10 @@ def _experiments() -> tuple[Experiment, ...]:
             name="long_move",
             setting=Circumstance.FAILS,
             where="the same network, a move forty times as long",
-            points=LONG_RATES,
-            predict=lambda rate: _prediction(_on_the_digits(LONG, LONG_RATES)[rate]),
-            measure=lambda rate: _on_the_digits(LONG, LONG_RATES)[rate].seen,
-            claim=lambda rate: _on_the_digits(LONG, LONG_RATES)[rate].noise.value,
+            points=NUMBERS.long_rates,
+            predict=lambda rate: _prediction(_on_the_digits(far=True)[rate]),
+            measure=lambda rate: _on_the_digits(far=True)[rate].seen,
+            claim=lambda rate: _on_the_digits(far=True)[rate].noise.value,
             says=(
                 "“At practically the same Φ” no longer holds. Over a long move the full gradient "
                 "itself changes, and no small rate averages that away. The change is computed "

@@ -14,25 +14,25 @@ from gradiometer.lab.lecture.statement import (
     Rival,
     Statement,
     mean_estimate,
+    settings,
 )
 from gradiometer.measurement.estimate import Estimate
 
-QUADRATIC = Quadratic([[2.0, 0.5], [0.5, 1.0]], [[3.0, -1.0], [-1.0, 2.0]])
-BATCH = 4
-RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
-
-REAL_RATES = (0.02, 0.05, 0.1)
-LOOKS = 12
-
-EXAMPLES = 200
-FLAT_RATES = (0.005, 0.02, 0.05)
+NUMBERS = settings("S10")
+QUADRATIC = Quadratic(NUMBERS.curvature, NUMBERS.noise)
 
 
 def _spread_of_chains(rate: float, start: float) -> Estimate:
     """tr S, the mean squared distance from the minimum."""
     seed = int(100 * rate) + int(start)
     begin = [start, -start]
-    chains = QUADRATIC.simulate([rate] * 300, chains=8000, batch_size=BATCH, start=begin, seed=seed)
+    chains = QUADRATIC.simulate(
+        [rate] * NUMBERS.steps,
+        chains=NUMBERS.chains,
+        batch_size=NUMBERS.batch,
+        start=begin,
+        seed=seed,
+    )
     return mean_estimate(((chains[-1] - QUADRATIC.minimum) ** 2).sum(axis=1))
 
 
@@ -45,33 +45,32 @@ def _on_digits(rate: float) -> Estimate:
     """tr S of the regressions: the mean over looks at every run; the runs are independent."""
     runs, center = Regressions(seed=int(1000 * rate)), minimum().minimum
     runs.put(center)
-    # Steps in proportion to 1/η, as a smaller rate forgets more slowly: η·steps = 30 is three times
-    # that of the flattest direction, of curvature 0.1.
-    runs.train(Constant(rate), int(30 / rate))
+    runs.train(Constant(rate), int(NUMBERS.forgetting / rate))
     looks = np.zeros(RUNS)
-    for _ in range(LOOKS):
-        runs.train(Constant(rate), int(2 / rate))
-        looks += ((runs.positions - center) ** 2).sum(axis=1) / LOOKS
+    for _ in range(NUMBERS.looks):
+        runs.train(Constant(rate), int(NUMBERS.between_looks / rate))
+        looks += ((runs.positions - center) ** 2).sum(axis=1) / NUMBERS.looks
     return mean_estimate(looks)
 
 
 def _variance_at_ends(rate: float) -> Estimate:
     """Var β at the ends of epochs over 200 values of y in random order, B = 1, over chains."""
     generator = np.random.default_rng(int(1000 * rate))
-    values = generator.standard_normal(EXAMPLES)
+    values = generator.standard_normal(NUMBERS.examples)
     values = (values - values.mean()) / values.std()
-    # Four times 1/η steps: what is left of the start is e⁻⁸ of the variance.
-    position = np.zeros(2000)
-    epochs = max(int(4 / (rate * EXAMPLES)), 1) + 1
+    position = np.zeros(NUMBERS.flat_chains)
+    epochs = max(int(NUMBERS.epochs / (rate * NUMBERS.examples)), 1) + 1
     for _ in range(epochs):
         order = generator.permuted(np.tile(values, (len(position), 1)), axis=1)
-        for step in range(EXAMPLES):
+        for step in range(NUMBERS.examples):
             position += rate * (order[:, step] - position)
     return mean_estimate(position**2)
 
 
 def _cold(rate: float) -> float:
-    law = reshuffled_covariance([[1.0]], [[1.0]], SGDRule(rate, batch_size=1), EXAMPLES, batches=0)
+    law = reshuffled_covariance(
+        [[1.0]], [[1.0]], SGDRule(rate, batch_size=1), NUMBERS.examples, batches=0
+    )
     return float(np.trace(law))
 
 
@@ -81,8 +80,8 @@ def _experiments() -> tuple[Experiment, ...]:
         spread,
         setting=Circumstance.KNOWN,
         where="a quadratic of two parameters, correlated noise, B = 4",
-        points=RATES,
-        predict=lambda rate: float(np.trace(QUADRATIC.stationary_covariance(rate, BATCH))),
+        points=NUMBERS.rates,
+        predict=lambda rate: float(np.trace(QUADRATIC.stationary_covariance(rate, NUMBERS.batch))),
     )
     return (
         known(
@@ -92,14 +91,14 @@ def _experiments() -> tuple[Experiment, ...]:
         ),
         known(
             name="from_far_away",
-            measure=lambda rate: _spread_of_chains(rate, 3.0),
+            measure=lambda rate: _spread_of_chains(rate, NUMBERS.far),
             says="The same from another start: a Markov chain forgets its start.",
         ),
         spread(
             name="digits",
             setting=Circumstance.REAL,
             where="softmax regression on the digits, 650 parameters, 64 runs at B = 8",
-            points=REAL_RATES,
+            points=NUMBERS.real_rates,
             predict=_spread_of_law,
             measure=_on_digits,
             rival=Rival("twice the temperature", lambda rate: 2 * _spread_of_law(rate)),
@@ -114,7 +113,7 @@ def _experiments() -> tuple[Experiment, ...]:
             where="the one-dimensional example on 200 values of y, reshuffled every epoch, B = 1",
             quantity="variance of β at the end of an epoch",
             dial="learning rate, η",
-            points=FLAT_RATES,
+            points=NUMBERS.flat_rates,
             predict=_cold,
             measure=_variance_at_ends,
             claim=lambda rate: rate / (2 - rate),

@@ -23,38 +23,25 @@ from gradiometer.lab.lecture.statement import (
     Rival,
     Statement,
     mean_estimate,
+    settings,
 )
 from gradiometer.measurement.estimate import Estimate
 
-CURVATURES = np.array([0.5, 1.0, 2.0])
-ISOTROPIC = np.array([4.0, 4.0, 4.0])
-RATES = (0.02, 0.05, 0.1, 0.2, 0.4)
-SIZES = (1, 4, 16, 64)
-BATCH = 4
-RATE = 0.05
-
-UNEVEN = np.array([8.0, 1.0, 0.25])
-MODES = (1, 2, 3)
-
-SAME_SIZES = (4, 8, 16)
-SAME = 160
-"""B of regressions at η = B/160."""
-LOOKS = 6
-
-REAL_RATES = (0.01, 0.1, 1.0)
-REAL_SIZES = (8, 32, 128)
+NUMBERS = settings("S11")
+CURVATURES = np.array(NUMBERS.curvatures)
+ISOTROPIC = np.array(NUMBERS.isotropic)
+UNEVEN = np.array(NUMBERS.uneven)
 
 
 def _stationary_iterates(
     noise: Float[np.ndarray, " params"], rate: float, size: int
 ) -> Float[np.ndarray, "chains params"]:
     """Iterates after they have forgotten that they started at the minimum."""
-    # After ηh·steps = 6 in the flattest direction the variance is within e⁻¹² of its final value.
-    steps = int(6.0 / (rate * CURVATURES.min()))
+    steps = int(NUMBERS.settling / (rate * CURVATURES.min()))
     seed = int(1000 * rate) + size
     quadratic = Quadratic(CURVATURES, noise)
     settled: np.ndarray = quadratic.simulate(
-        [rate] * steps, chains=8000, batch_size=size, seed=seed
+        [rate] * steps, chains=NUMBERS.chains, batch_size=size, seed=seed
     )[-1]
     return settled
 
@@ -74,7 +61,7 @@ def _exact(rate: float, size: int) -> float:
 
 def _heat(rate: float, size: int) -> Estimate:
     """‖ΔΦ‖²/(2ηd) of torch's own optimizer, with the network put back after every step."""
-    moves = digits_network().moves(size, 300, 300 + size, rate)
+    moves = digits_network().moves(size, NUMBERS.moves, 300 + size, rate)
     return mean_estimate([float(move.square().sum()) / (2 * rate * len(move)) for move in moves])
 
 
@@ -95,14 +82,13 @@ def _regressions(size: int) -> Regressions:
     """Runs from the minimum until they have forgotten it."""
     runs = Regressions(seed=1100 + size, batch_size=size)
     runs.put(minimum().minimum)
-    # η·steps = 30 is three times what the flattest direction, of curvature 0.1, needs to forget.
-    runs.train(Constant(size / SAME), int(30 * SAME / size))
+    runs.train(Constant(size / NUMBERS.same), int(NUMBERS.forgetting * NUMBERS.same / size))
     return runs
 
 
 def _law_of_regressions(size: int) -> float:
     return configurational_temperature(
-        minimum().curvature, minimum().stationary_covariance(size / SAME, size)
+        minimum().curvature, minimum().stationary_covariance(size / NUMBERS.same, size)
     )
 
 
@@ -110,10 +96,10 @@ def _temperature_of_regressions(size: int) -> Estimate:
     """The mean over looks at every run; the runs are independent."""
     runs, center, looks = _regressions(size), minimum().minimum, np.zeros(RUNS)
     everything = torch.arange(len(runs.labels)).expand(RUNS, -1)
-    for _ in range(LOOKS):
-        runs.train(Constant(size / SAME), int(2 * SAME / size))
+    for _ in range(NUMBERS.looks):
+        runs.train(Constant(size / NUMBERS.same), int(NUMBERS.between_looks * NUMBERS.same / size))
         slopes = runs.gradient(runs.weights, everything).flatten(1).numpy()
-        looks += ((runs.positions - center) * slopes).mean(axis=1) / LOOKS
+        looks += ((runs.positions - center) * slopes).mean(axis=1) / NUMBERS.looks
     return mean_estimate(looks)
 
 
@@ -130,14 +116,16 @@ def _experiments() -> tuple[Experiment, ...]:
         where=f"{MLP}, with fixed parameters",
         quantity="heat of a step, E‖ΔΦ‖²/(2ηd)",
     )
-    one = small_rate_temperature(float(UNEVEN.sum()), len(UNEVEN), SGDRule(RATE, BATCH))
+    one = small_rate_temperature(
+        float(UNEVEN.sum()), len(UNEVEN), SGDRule(NUMBERS.rate, NUMBERS.batch)
+    )
     return (
         known(
             name="rate",
             dial="learning rate, η",
-            points=RATES,
-            predict=lambda rate: _exact(rate, BATCH),
-            measure=lambda rate: _temperature(rate, BATCH),
+            points=NUMBERS.rates,
+            predict=lambda rate: _exact(rate, NUMBERS.batch),
+            measure=lambda rate: _temperature(rate, NUMBERS.batch),
             says=(
                 "Proportional to η while η is small, T = η tr Σ/(2dB); above that the length of "
                 "the steps adds to it."
@@ -146,9 +134,9 @@ def _experiments() -> tuple[Experiment, ...]:
         known(
             name="batch",
             dial="batch size, B",
-            points=SIZES,
-            predict=lambda size: _exact(RATE, size),
-            measure=lambda size: _temperature(RATE, size),
+            points=NUMBERS.sizes,
+            predict=lambda size: _exact(NUMBERS.rate, size),
+            measure=lambda size: _temperature(NUMBERS.rate, size),
             says=(
                 "And proportional to 1/B: for a temperature, doubling the batch is the same as "
                 "halving the rate."
@@ -157,10 +145,12 @@ def _experiments() -> tuple[Experiment, ...]:
         real(
             name="digits_rate",
             dial="learning rate, η",
-            points=REAL_RATES,
-            predict=lambda rate: _put_in(rate, 32),
-            measure=lambda rate: _heat(rate, 32),
-            rival=Rival("twice the temperature", lambda rate: 2 * _put_in(rate, 32)),
+            points=NUMBERS.real_rates,
+            predict=lambda rate: _put_in(rate, NUMBERS.real_batch),
+            measure=lambda rate: _heat(rate, NUMBERS.real_batch),
+            rival=Rival(
+                "twice the temperature", lambda rate: 2 * _put_in(rate, NUMBERS.real_batch)
+            ),
             says=(
                 "The steps of torch's SGD add η(tr Σ/B + ‖g‖²)/(2d), the heat of the noise and "
                 "that of the steps themselves, with Σ and g from the gradients of all examples."
@@ -169,12 +159,12 @@ def _experiments() -> tuple[Experiment, ...]:
         real(
             name="digits_batch",
             dial="batch size, B",
-            points=REAL_SIZES,
-            predict=lambda size: _put_in(0.1, size),
-            measure=lambda size: _heat(0.1, size),
+            points=NUMBERS.real_sizes,
+            predict=lambda size: _put_in(NUMBERS.real_rate, size),
+            measure=lambda size: _heat(NUMBERS.real_rate, size),
             rival=Rival(
                 "steps without noise, η‖g‖²/(2d)",
-                lambda _: _put_in(0.1, len(digits_network().train)),
+                lambda _: _put_in(NUMBERS.real_rate, len(digits_network().train)),
             ),
             says=(
                 "As B grows, the heat of the noise falls as 1/B, and the heat of the steps "
@@ -187,7 +177,7 @@ def _experiments() -> tuple[Experiment, ...]:
             where="softmax regression on the digits, 64 stationary runs at η = B/160",
             quantity="temperature, E⟨Φ − Φ*, g⟩/d",
             dial="batch size, B, with the rate in proportion",
-            points=SAME_SIZES,
+            points=NUMBERS.same_sizes,
             predict=_law_of_regressions,
             measure=_temperature_of_regressions,
             rival=Rival(
@@ -205,15 +195,18 @@ def _experiments() -> tuple[Experiment, ...]:
             where="the same quadratic with most of its noise in one direction",
             quantity="temperature of one direction, h Var Φ",
             dial="direction",
-            points=MODES,
+            points=NUMBERS.modes,
             predict=lambda mode: (
                 CURVATURES[mode - 1]
                 * mode_variance(
-                    float(CURVATURES[mode - 1]), float(UNEVEN[mode - 1]), SGDRule(RATE, BATCH)
+                    float(CURVATURES[mode - 1]),
+                    float(UNEVEN[mode - 1]),
+                    SGDRule(NUMBERS.rate, NUMBERS.batch),
                 )
             ),
             measure=lambda mode: mean_estimate(
-                CURVATURES[mode - 1] * _stationary_iterates(UNEVEN, RATE, BATCH)[:, mode - 1] ** 2
+                CURVATURES[mode - 1]
+                * _stationary_iterates(UNEVEN, NUMBERS.rate, NUMBERS.batch)[:, mode - 1] ** 2
             ),
             claim=lambda _: one,
             says=(

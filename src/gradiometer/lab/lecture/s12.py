@@ -21,30 +21,24 @@ from gradiometer.lab.lecture.statement import (
     Rival,
     Statement,
     mean_estimate,
+    settings,
 )
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.problems.images.digits import load
 
-SNAPSHOTS = 5
-COUNTS = tuple(range(1, SNAPSHOTS + 1))
-EXAMPLE = OneDimensional(variance=4.0)
-BATCH = 4
-CYCLE = SnapshotCycle(0.1, steps=SNAPSHOTS * 30, snapshots=SNAPSHOTS)
-"""Short enough for a snapshot to remember the one before: 0.22 of it."""
-
-SHORT_CYCLE = SnapshotCycle(0.2, steps=SNAPSHOTS * 10, snapshots=SNAPSHOTS)
-"""Of the regressions, from their minimum: the flattest direction keeps 0.9 of a snapshot for a
-cycle."""
-
-REAL_CYCLE = SnapshotCycle(0.2, steps=SNAPSHOTS * 90, snapshots=SNAPSHOTS)
-RUNS = 8
+NUMBERS = settings("S12")
+SNAPSHOTS = NUMBERS.snapshots
+COUNTS = range(1, SNAPSHOTS + 1)
+EXAMPLE = OneDimensional(variance=NUMBERS.variance)
+CYCLE = SnapshotCycle(NUMBERS.rate, SNAPSHOTS * NUMBERS.cycle, SNAPSHOTS)
+REAL_CYCLE = SnapshotCycle(NUMBERS.real_rate, SNAPSHOTS * NUMBERS.real_cycle, SNAPSHOTS)
 
 
 def _loss_of_average(count: int) -> float:
     """E ½(mean of the last snapshots)², exactly: a snapshot is a linear function of the one before,
     plus noise."""
     rates = [CYCLE(step) for step in range(CYCLE.steps)]
-    variances = EXAMPLE.law(rates, BATCH)[1][CYCLE.length :: CYCLE.length]
+    variances = EXAMPLE.law(rates, NUMBERS.batch)[1][CYCLE.length :: CYCLE.length]
     kept = float(np.prod(1 - np.array(rates[: CYCLE.length])))
     last = range(SNAPSHOTS - count, SNAPSHOTS)
     return (
@@ -55,9 +49,8 @@ def _loss_of_average(count: int) -> float:
 @cache
 def _ends() -> Float[np.ndarray, "snapshots chains"]:
     rates = [CYCLE(step) for step in range(CYCLE.steps)]
-    chains = EXAMPLE.simulate(rates, chains=8000, batch_size=BATCH, seed=12)
-    found: np.ndarray = chains[CYCLE.length :: CYCLE.length]
-    return found
+    chains = EXAMPLE.simulate(rates, chains=NUMBERS.chains, batch_size=NUMBERS.batch, seed=12)
+    return chains[CYCLE.length :: CYCLE.length]
 
 
 @cache
@@ -68,7 +61,9 @@ def _snapshots_of(seed: int) -> tuple[Snapshot, ...]:
     model = load("mlp").model()
     optimizer = torch.optim.SGD(model.parameters(), lr=REAL_CYCLE(0))
     scheduler = REAL_CYCLE.scheduler(optimizer)
-    for steps in network.sgd(model, optimizer, 32, REAL_CYCLE.steps, seed=200 + seed):
+    for steps in network.sgd(
+        model, optimizer, NUMBERS.real_batch, REAL_CYCLE.steps, seed=200 + seed
+    ):
         scheduler.step()
         collector.after(steps - 1, model)
     return tuple(collector.snapshots)
@@ -150,7 +145,8 @@ class RegressionCycles:
 
 @cache
 def _cycles() -> RegressionCycles:
-    return RegressionCycles(SHORT_CYCLE, SIZE, seed=1200)
+    cycle = SnapshotCycle(NUMBERS.short_rate, SNAPSHOTS * NUMBERS.short_cycle, SNAPSHOTS)
+    return RegressionCycles(cycle, SIZE, seed=1200)
 
 
 def _weights(snapshot: Snapshot) -> list[torch.Tensor]:
@@ -162,11 +158,16 @@ def _weights(snapshot: Snapshot) -> list[torch.Tensor]:
 def _one_basin(apart: int) -> Estimate:
     """Above less the mean loss of the ends, as no loss is below zero, and below a share of the
     barrier between runs."""
-    ends = [_snapshots_of(seed)[place] for seed in range(RUNS) for place in (-1 - apart, -1)]
+    ends = [
+        _snapshots_of(seed)[place] for seed in range(NUMBERS.runs) for place in (-1 - apart, -1)
+    ]
     least = -float(np.mean([digits_network().loss(_weights(end)) for end in ends]))
-    # A barrier counts as none below a tenth of the one between runs from different starts.
     return Estimate.bound(
-        0.0, low=least, high=0.1 * _between_runs(), method="one basin", samples=RUNS
+        0.0,
+        low=least,
+        high=NUMBERS.none * _between_runs(),
+        method="one basin",
+        samples=NUMBERS.runs,
     )
 
 
@@ -174,7 +175,7 @@ def _one_basin(apart: int) -> Estimate:
 def _between_runs() -> float:
     """The mean barrier between the last snapshots of runs from different starts."""
     # All pairs of runs: only their mean is used, so they need not be independent.
-    ends = [_weights(_snapshots_of(seed)[-1]) for seed in range(RUNS)]
+    ends = [_weights(_snapshots_of(seed)[-1]) for seed in range(NUMBERS.runs)]
     return float(
         np.mean([digits_network().barrier(one, other) for one, other in combinations(ends, 2)])
     )
@@ -182,7 +183,9 @@ def _between_runs() -> float:
 
 def _between_cycles(apart: int) -> Estimate:
     """The barrier between the last snapshot and one a number of cycles before, over runs."""
-    pairs = [(_snapshots_of(seed)[-1 - apart], _snapshots_of(seed)[-1]) for seed in range(RUNS)]
+    pairs = [
+        (_snapshots_of(seed)[-1 - apart], _snapshots_of(seed)[-1]) for seed in range(NUMBERS.runs)
+    ]
     return mean_estimate([digits_network().barrier(*map(_weights, pair)) for pair in pairs])
 
 

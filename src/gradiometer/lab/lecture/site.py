@@ -46,8 +46,9 @@ DASH_DOTTED = [8, 4, 1, 4]
 
 PREDICTED, MEASURED = "predicted", "measured"
 CLAIM, WRONG = "the claim", "a wrong theory"
+
+# The horizontal channel of a picture, for a field of its rows.
 Horizontal = Callable[[str], alt.X]
-"""The horizontal channel of a picture, for a field of its rows."""
 
 
 def svg(outcome: ExperimentResult, *, with_measurement: bool = True, page: str = "") -> str:
@@ -227,29 +228,30 @@ class Site:
             return self._write_index()
 
     def _write_page(self, place: int) -> None:
-        results = self.results
-        neighbours = {
-            "before": results[place - 1].statement if place else None,
-            "after": results[place + 1].statement if place + 1 < len(results) else None,
-        }
-        shown = results[place]
+        results, shown = self.results, self.results[place]
+        simulation = shown.statement.interactive
+        scripts = ["simulation.js", "dials.js", "project.js"] if simulation else ["project.js"]
+        name = page_name(shown)
         _write(
-            self.folder / page_name(shown),
+            self.folder / name,
             "statement.html.jinja",
             shown=shown,
-            **neighbours,
-            **_parts(shown),
+            before=results[place - 1].statement if place else None,
+            after=results[place + 1].statement if place + 1 < len(results) else None,
+            formula=Markup(source(TEMPLATES, f"formula_{name}")),
+            figures=[_figure(outcome) for outcome in shown.outcomes],
+            simulation=simulation,
+            scripts=[Markup(source(TEMPLATES, script)) for script in scripts],
         )
 
     def _write_index(self) -> Path:
-        index, rows = self.folder / "index.html", [_index_row(shown) for shown in self.results]
-        to_come = self.statements[len(self.results) :]
+        index = self.folder / "index.html"
         _write(
             index,
             "index.html.jinja",
             results=self.results,
-            rows=rows,
-            to_come=to_come,
+            rows=[_index_row(shown) for shown in self.results],
+            to_come=self.statements[len(self.results) :],
             left=self.left,
             level=LEVEL,
             scripts=[Markup(source(TEMPLATES, script)) for script in ("simulation.js", "dials.js")],
@@ -280,13 +282,12 @@ def page_name(shown: Result) -> str:
 
 
 def _write(path: Path, template: str, **parts: Any) -> None:
-    scripts = parts["scripts"]
     text = (
         environment(TEMPLATES, REPORT)
         .get_template(template)
         .render(
             style=Markup(source(REPORT, "page.css") + source(TEMPLATES, "lecture.css")),
-            script_hashes=[script_hash(script) for script in scripts],
+            script_hashes=[script_hash(script) for script in parts["scripts"]],
             version=__version__,
             page_name=page_name,
             **parts,
@@ -296,26 +297,12 @@ def _write(path: Path, template: str, **parts: Any) -> None:
     replace_file(path, text.encode())
 
 
-def _parts(shown: Result) -> dict[str, Any]:
-    """The parts of a statement's page."""
-    name = page_name(shown).removesuffix(".html")
-    simulation = shown.statement.interactive
-    scripts = ["simulation.js", "dials.js", "project.js"] if simulation else ["project.js"]
-    return {
-        "formula": Markup(source(TEMPLATES, f"formula_{name}.html")),
-        "figures": [_figure(outcome) for outcome in shown.outcomes],
-        "simulation": simulation,
-        "scripts": [Markup(source(TEMPLATES, script)) for script in scripts],
-    }
-
-
 def _figure(outcome: ExperimentResult) -> dict[str, Any]:
     where = outcome.experiment.where
     return {
         "experiment": outcome.experiment,
-        "heading": where[0].upper() + where[1:]
-        if where[0].isascii()
-        else where,  # a symbol keeps its case
+        # A symbol keeps its case.
+        "heading": where[0].upper() + where[1:] if where[0].isascii() else where,
         "held": outcome.held,
         "rival": _rival(outcome),
         "both": Markup(svg(outcome)),
@@ -327,12 +314,12 @@ def _figure(outcome: ExperimentResult) -> dict[str, Any]:
 
 def _rival(outcome: ExperimentResult) -> str:
     """What the wrong theory says at the last position, and whether it is excluded."""
-    if outcome.experiment.rival is None:
+    rival = outcome.experiment.rival
+    if rival is None:
         return ""
-    excluded = f"excluded at {outcome.refuted} of {len(outcome.rival)} points"
     return (
-        f"{outcome.experiment.rival.says}: {number(outcome.rival[-1])} at the last point, "
-        f"{excluded}"
+        f"{rival.says}: {number(outcome.rival[-1])} at the last point, excluded at "
+        f"{outcome.refuted} of {len(outcome.rival)} points"
     )
 
 
@@ -356,26 +343,17 @@ def prediction(estimate: Estimate) -> str:
 
 def _table(outcome: ExperimentResult) -> Numbers:
     experiment = outcome.experiment
-    claimed = experiment.claimed
-    others = {"the claim": claimed, "a wrong theory": outcome.rival}
-    names = [name for name, values in others.items() if values]
-    columns = (experiment.dial, "predicted", "measured", "interval", *names, "as predicted")
-    rows = []
-    for place, (point, ours, theirs, held) in enumerate(
-        zip(
-            experiment.points, outcome.predicted, outcome.measured, outcome.points_held, strict=True
-        )
-    ):
-        theories = [number(others[name][place]) for name in names]
-        cells = (
-            number(float(point)),
-            prediction(ours),
-            number(theirs.value),
-            interval(theirs),
-            *theories,
-        )
-        rows.append((*cells, "✓ yes" if held else "✗ no"))
-    return Numbers(columns, tuple(rows))
+    theories = {"the claim": experiment.claimed, "a wrong theory": outcome.rival}
+    theories = {name: values for name, values in theories.items() if values}
+    columns = {
+        experiment.dial: [number(float(point)) for point in experiment.points],
+        "predicted": map(prediction, outcome.predicted),
+        "measured": [number(each.value) for each in outcome.measured],
+        "interval": map(interval, outcome.measured),
+        **{name: map(number, values) for name, values in theories.items()},
+        "as predicted": ["✓ yes" if held else "✗ no" for held in outcome.points_held],
+    }
+    return Numbers(tuple(columns), tuple(zip(*columns.values(), strict=True)))
 
 
 def _index_row(shown: Result) -> dict[str, Any]:

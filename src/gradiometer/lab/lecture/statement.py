@@ -4,27 +4,39 @@ An experiment is a quantity along a dial, predicted at every position before it 
 """
 
 import math
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.resources import files
+from types import SimpleNamespace
 from typing import Any, SupportsFloat
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import require
 from gradiometer.jobs.job import Job
 from gradiometer.jobs.pool import Here, Pool
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
+# Confidence level of the lecture's intervals: more than a hundred are compared, and none should
+# miss by chance.
 LEVEL = 0.999
-"""Confidence level of the lecture's intervals: more than a hundred are compared, and none should
-miss by chance."""
+
+# Gives a number for a position of the dial; a plain float is exact.
+
+
+@cache
+def settings(statement: str) -> SimpleNamespace:
+    """The numbers of a statement's experiments, from `settings.toml`."""
+    text = (files("gradiometer.lab.lecture") / "settings.toml").read_text("utf-8")
+    return SimpleNamespace(**tomllib.loads(text)[statement])
+
 
 AtPoint = Callable[[Any], Estimate | SupportsFloat]
-"""Gives a number for a position of the dial; a plain float is exact."""
 
 
 class Circumstance(StrEnum):
@@ -88,8 +100,10 @@ class Experiment:
     log: bool = True
 
     def __post_init__(self) -> None:
-        if not len(self.points) >= 1:
-            raise BadArgument(f"`points` of {self.name} must have at least one position, got none.")
+        require(
+            len(self.points) >= 1,
+            f"`points` of {self.name} must have at least one position, got none.",
+        )
 
     @cached_property
     def claimed(self) -> tuple[float, ...]:

@@ -17,11 +17,10 @@ from gradiometer.jobs.choice import opened
 from gradiometer.jobs.job import Job, Outcome
 from gradiometer.jobs.pool import Pool
 from gradiometer.lab.selftest.known import KnownProblem, KnownQuadratic, Weights, known_problems
+from gradiometer.measurement import Objective, TrainingStep
 from gradiometer.measurement.batch import Batch, batch_size, chunks
-from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.parts import SpreadBuilder
 from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, Spread
-from gradiometer.measurement.step import TrainingStep
 from gradiometer.measurement.uncertainty.means import ratio_of_means
 from gradiometer.measurement.uncertainty.proportions import proportion
 
@@ -55,8 +54,8 @@ class SelfTest:
         return f"{self.quantity}, {self.problem}, B = {self.batch_size}"
 
 
+# The error exceeds this in 1 of 16,000 tests.
 STANDARD_ERRORS = 4
-"""The error exceeds this in 1 of 16,000 tests."""
 
 
 @dataclass(frozen=True)
@@ -201,9 +200,9 @@ def gradient_norm_squared(per_example: Float[Tensor, "examples params"]) -> floa
     return float(per_example.mean(0).square().sum())
 
 
+# Parallel runs of SGD: enough to make a step efficient, few enough to stay in the processor's
+# cache.
 CHAINS = 100
-"""Parallel runs of SGD: enough to make a step efficient, few enough to stay in the processor's
-cache."""
 
 
 @dataclass(frozen=True)
@@ -319,8 +318,9 @@ def half_moments(
 
 BATCH_SIZES = (2, 4, 32)
 LEVEL = 0.9
+
+# Allowed coverage of a 90 % interval.
 BAND = (0.87, 0.93)
-"""Allowed coverage of a 90 % interval."""
 
 Progress = Callable[[int, int], None]
 Part = Callable[[], list[SelfTest]]

@@ -13,17 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from gradiometer.lab.closed_forms.quadratic import Position, Quadratic, output_losses
-from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.objective import Objective
+from gradiometer.measurement import Batch, Objective
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.images import digits
 
+# N, small enough that a batch of 32 without replacement has half the noise of one with replacement.
 EXAMPLES = 64
-"""N, small enough that a batch of 32 without replacement has half the noise of one with
-replacement."""
 
+# Digits that look alike, so that a small network cannot separate all of them.
 LABELS = (3, 5, 8)
-"""Digits that look alike, so that a small network cannot separate all of them."""
 
 Points = Float[Tensor, "chains params"]
 Weights = Float[Tensor, "chains sets examples"]

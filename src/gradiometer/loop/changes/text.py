@@ -6,9 +6,22 @@ from typing import Any
 
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
-from gradiometer.loop.changes.alternative import Alternative, GoOn, Together
-from gradiometer.loop.changes.rates import BatchSize, CoolNow, Following, Hold, Rate, RestartHot
-from gradiometer.loop.changes.updates import Clip, Momentum, Shorter, Skip, WeightDecay
+from gradiometer.loop.changes.alternative import (
+    Alternative,
+    BatchSize,
+    Clip,
+    CoolNow,
+    Following,
+    GoOn,
+    Hold,
+    Momentum,
+    Rate,
+    RestartHot,
+    Shorter,
+    Skip,
+    Together,
+    WeightDecay,
+)
 
 # The digits after a point are only looked for behind one: if both groups could take them, a text of
 # 100,000 digits would be tried in 100,000 ways.
@@ -90,6 +103,7 @@ def _one(text: str) -> Alternative:
 def _from_dict(stored: Mapping[str, Any]) -> Alternative:
     settings = dict(stored)
     kind = settings.pop("kind", None)
+    kinds = {one.__name__: one for one in Alternative.__subclasses__()}
     try:
         match kind:
             case "Together":
@@ -100,8 +114,8 @@ def _from_dict(stored: Mapping[str, Any]) -> Alternative:
                 from gradiometer.loop.changes.replacements import stored_replacement  # noqa: PLC0415 (torch)
 
                 return stored_replacement(settings)
-            case str() if kind in Alternative.kinds:
-                return Alternative.kinds[kind](**settings)
+            case str() if kind in kinds:
+                return kinds[kind](**settings)
     except (KeyError, TypeError, AttributeError) as error:
         raise BadArgument(f"`alternatives` holds a damaged {kind}: {error}.") from error
     raise BadArgument(f"`alternatives` holds {dict(stored)}, which is not the result of `to_dict`.")

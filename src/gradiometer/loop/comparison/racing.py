@@ -1,30 +1,106 @@
-"""Racing: alternatives that are clearly worse are stopped early, and the rest of the budget goes to
-the close ones."""
+"""Racing: what a budget affords, and alternatives that are clearly worse are stopped early, so that the
+rest goes to the close ones."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.arguments import check_level, check_whole
+from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
-from gradiometer.loop.branch import Branch, BranchResult, Tail, check_tail
+from gradiometer.loop.branch import Branch, BranchResult, Tail
 from gradiometer.loop.changes.alternative import Alternative, GoOn
 from gradiometer.loop.comparison.effects import Effect, effects_of, readout_name
-from gradiometer.loop.comparison.rungs import Rung
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.simultaneous import simultaneous_means
+from gradiometer.measurement.uncertainty.differences import simultaneous_means
 
+# Each horizon is this many times the one before.
+GROWTH = 2
+
+# Most horizons, and the replicates that are planned for, at most and at least.
+MOST_RUNGS, REPLICATES, FEWEST_REPLICATES = 3, 4, 2
+
+# Share of what is left of the training, below which a horizon leans to small rates.
+SHORT = 0.2
+
+
+class Rung(msgspec.Struct, frozen=True, array_like=True):
+    """A stage of a race: all alternatives that are left, at this horizon, in this many replicates.
+
+    Args:
+        horizon: Length of the branches in examples.
+        replicates: Replicates of each alternative.
+    """
+
+    horizon: int
+    replicates: int
+
+    def __post_init__(self) -> None:
+        check_whole("horizon", self.horizon, 1)
+        check_whole("replicates", self.replicates, 2)
+
+
+def rungs_for(
+    alternatives: int, budget: int, *, left: int | None = None, shortest: int = 1
+) -> tuple[Rung, ...]:
+    """The stages of a race that this budget pays for even if no alternative is stopped.
+
+    Three horizons, each twice the one before, with four replicates. If the last horizon would be
+    below 20 % of what is left of the training, first replicates and then early stages are given up
+    for a longer one.
+
+    Args:
+        alternatives: Number of alternatives, with the baseline.
+        budget: Examples that all branches together may train on.
+        left: Examples that are left of the training: no horizon is longer.
+        shortest: Fewest examples of a horizon, such as those of 16 updates.
+
+    Raises:
+        BadArgument: The budget does not pay for two replicates of the shortest horizon.
+
+    >>> from gradiometer.loop.comparison.racing import rungs_for
+    >>> rungs_for(alternatives=5, budget=70_000, left=10_000)
+    (Rung(horizon=500, replicates=4), Rung(horizon=1000, replicates=4), Rung(horizon=2000, replicates=4))
+    """
+    check_whole("alternatives", alternatives, 2)
+    check_whole("budget", budget, 1)
+    check_whole("shortest", shortest, 1)
+    most = math.inf if left is None else left
+    wanted = shortest if left is None else max(SHORT * left, shortest)
+    plans = [
+        (REPLICATES, MOST_RUNGS),
+        (3, MOST_RUNGS),
+        (3, 2),
+        (FEWEST_REPLICATES, 2),
+        (FEWEST_REPLICATES, 1),
+    ]
+    for replicates, rungs in plans:
+        shares = [GROWTH**-back for back in reversed(range(rungs))]
+        last = int(min(budget / (alternatives * replicates * sum(shares)), most))
+        if last >= wanted or (replicates, rungs) == plans[-1]:
+            break
+    if not last >= shortest:
+        needed = shortest * alternatives * FEWEST_REPLICATES
+        raise BadArgument(
+            f"`budget` pays for branches of {last:,} examples, fewer than {shortest:,}: give at "
+            f"least {needed:,} examples, or fewer alternatives."
+        )
+    return tuple(
+        Rung(int(last * share), replicates) for share in shares if last * share >= shortest
+    )
+
+
+# Trains branches and gives their results, in any order.
 Grow = Callable[[Sequence[Branch]], Iterable[BranchResult]]
-"""Trains branches and gives their results, in any order."""
 
+# Looks after the last rung, each with twice the replicates.
 FURTHER_LOOKS = 2
-"""Looks after the last rung, each with twice the replicates."""
 
-GO_ON = GoOn()
+GO_ON = GoOn().name
 
 
 @dataclass(frozen=True)
@@ -49,48 +125,140 @@ class Stop:
     gap: Estimate | None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Race:
-    """What came of a race.
+    """A race, and what came of it. Made by `race`.
 
     Args:
+        grow: Trains branches.
+        live: The alternatives that are not stopped, with the baseline, by name.
+        tail: How the rate of every branch ends.
+        budget: Examples that all branches together may train on.
         results: All branches, also those of alternatives that were stopped.
         stops: The alternatives that were stopped, in order.
-        left: Names of the others, best first.
-        horizon: Length of the last branches in examples.
         spent: Examples that all branches trained on.
-        baseline: Name of the baseline.
-        readout: Name of the readout that decided.
-        level: Confidence level of the race and of `effects`.
+        horizon: Length of the last branches in examples.
     """
 
-    results: tuple[BranchResult, ...] = field(repr=False)
-    stops: tuple[Stop, ...]
-    left: tuple[str, ...]
-    horizon: int
-    spent: int
-    baseline: str
-    readout: str
-    level: float
+    grow: Grow = field(repr=False)
+    live: dict[str, Alternative] = field(repr=False)
+    tail: Tail
+    budget: int
+    results: list[BranchResult] = field(default_factory=list, repr=False)
+    stops: list[Stop] = field(default_factory=list)
+    spent: int = 0
+    horizon: int = 0
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Names of the alternatives that are not stopped, best first."""
+        means = {
+            name: float(np.mean([*found.values()])) if found else math.inf
+            for name, found in self.ends(self.horizon).items()
+        }
+        return tuple(sorted(self.live, key=lambda name: means[name]))
 
     @property
     def best(self) -> str:
         """Name of the alternative with the best mean at the last horizon."""
         return self.left[0]
 
-    def effects(self, readout: str | None = None) -> tuple[Effect, ...]:
-        """The effects at the last horizon, of the alternatives that got there.
+    def effects(self) -> tuple[Effect, ...]:
+        """The effects at the last horizon, of the alternatives that got there."""
+        return effects_of(self.results, GO_ON, horizon=self.horizon)
+
+    def run(self, rungs: Sequence[Rung]) -> None:
+        """All stages, and more replicates at the last horizon."""
+        last, decided = rungs[-1].horizon, False
+        # the truly best alternative is stopped in at most 10 % of races
+        error = 0.1 / (max(len(rungs) - 1, 1) + FURTHER_LOOKS)
+        for rung in rungs:
+            if len(self.live) > 1 or not self.horizon:
+                before, self.horizon = self.horizon, rung.horizon
+                self.train(range(rung.replicates))
+                decided = self.look(before, last, error)
+        replicates = rungs[-1].replicates
+        for _ in range(FURTHER_LOOKS):
+            affordable = replicates + int((self.budget - self.spent) // (len(self.live) * last))
+            more = min(2 * replicates, affordable)
+            if decided or self.horizon < last or more <= replicates:
+                break
+            self.train(range(replicates, more))
+            decided, replicates = self.look(0, last, error), more
+
+    def train(self, replicates: range) -> None:
+        """Branches of all alternatives that are left."""
+        wanted = [
+            Branch(one, place, self.horizon, self.tail)
+            for place in replicates
+            for one in self.live.values()
+        ]
+        self.spent += self.horizon * len(wanted)
+        self.results += self.grow(wanted)
+
+    def look(self, before: int, last: int, error: float) -> bool:
+        """Stop what is clearly worse than the best. True if nothing is left to decide.
 
         Args:
-            readout: Name of the readout; by default the one that decided.
+            before: The horizon before this one; 0 if this look does not compare with it.
+            last: The last horizon of the race.
+            error: The probability of an error that is left to this look.
         """
-        return effects_of(
-            self.results,
-            self.baseline,
-            readout or self.readout,
-            level=self.level,
-            horizon=self.horizon,
-        )
+        ends = self.ends(self.horizon)
+        means = {each: float(np.mean([*found.values()])) for each, found in ends.items() if found}
+        best = min(means, key=lambda each: means[each], default=GO_ON)
+        for result in self.results:
+            if (
+                result.horizon == self.horizon
+                and result.diverged is not None
+                and result.alternative in self.live
+            ):
+                ends.pop(result.alternative, None)
+                self.stop(result.alternative, best, None)
+        others = [each for each in ends if each != best and ends[each]]
+        gaps = _gaps(ends, others, best)
+        decisive = [gaps]
+        if self.horizon < last:
+            if not before:
+                return len(self.live) == 1
+            earlier = _gaps(self.ends(before), others, best)
+            common = min(len(gaps), len(earlier))
+            steepness = math.log(last / self.horizon) / math.log(self.horizon / before)
+            decisive.append(gaps[:common] + steepness * (gaps[:common] - earlier[:common]))
+        if not others or min(map(len, decisive)) < 2:
+            return not others
+        here, *there = (simultaneous_means(each, level=1 - 2 * error) for each in decisive)
+        worse = {
+            other: gap
+            for place, (other, gap) in enumerate(zip(others, here, strict=True))
+            if gap.low > 0 and all(each[place].low > 0 for each in there)
+        }
+        for other, gap in worse.items():
+            self.stop(other, best, gap)
+        return set(worse) == set(others)
+
+    def stop(self, name: str, best: str, gap: Estimate | None) -> None:
+        """Note why an alternative is stopped. The baseline is trained further."""
+        if name != GO_ON and self.live.pop(name, None) is not None:
+            branches = sum(
+                result.alternative == name and result.horizon == self.horizon
+                for result in self.results
+            )
+            reason: Literal["worse", "diverged"] = "worse" if gap else "diverged"
+            self.stops.append(Stop(name, self.horizon, branches, reason, best, gap))
+
+    def ends(self, horizon: int) -> dict[str, dict[int, float]]:
+        """The costs of the branches of each live alternative at a horizon, by replicate."""
+        name = readout_name(self.results, None)
+        found: dict[str, dict[int, float]] = {each: {} for each in self.live}
+        for result in sorted(self.results, key=lambda result: result.replicate):
+            if (
+                result.horizon == horizon
+                and result.alternative in found
+                and name in result.readouts
+            ):
+                found[result.alternative][result.replicate] = result.readouts[name].cost
+        return found
 
 
 def race(
@@ -98,19 +266,16 @@ def race(
     alternatives: Sequence[Alternative],
     rungs: Sequence[Rung],
     *,
-    baseline: Alternative = GO_ON,
     budget: int | None = None,
     tail: Tail = "linear",
-    readout: str | None = None,
-    level: float = 0.9,
 ) -> Race:
     """Race alternatives over growing horizons. Those that are clearly worse than the best are
     stopped.
 
     After every stage, each alternative is compared with the one that is best so far, paired by
     replicate. It is stopped
-    if it is worse at the level that is left to this look: (1 − level) divided by the number of
-    looks, with intervals that cover all alternatives together. Short horizons prefer small rates,
+    if it is worse at the level that is left to this look: 10 % divided by the number of looks, with
+    intervals that cover all alternatives together. Short horizons prefer small rates,
     so before the last horizon an alternative must also be worse at the last horizon, by a line
     through the last two horizons in the logarithm of their length; at the first horizon nothing is
     stopped for that reason. A branch that diverges stops its alternative. The baseline is never
@@ -124,13 +289,9 @@ def race(
         grow: Trains branches; called once for each look.
         alternatives: The alternatives, without the baseline.
         rungs: The stages, by growing horizon: see `rungs_for`.
-        baseline: The baseline.
         budget: Examples that all branches together may train on; by default what the rungs cost if
             nothing is stopped.
         tail: How the rate of every branch ends.
-        readout: Name of the readout that decides; by default "test_loss" if there is one, else the
-            first.
-        level: Probability that the truly best alternative is not stopped.
 
     Source: Maron & Moore (1994), Hoeffding Races; growing horizons: Jamieson & Talwalkar (2016),
         Non-stochastic Best Arm Identification and Hyperparameter Optimization.
@@ -138,7 +299,7 @@ def race(
     >>> from gradiometer.loop import Rate
     >>> from gradiometer.loop.branch import BranchResult
     >>> from gradiometer.loop.comparison.racing import race
-    >>> from gradiometer.loop.comparison.rungs import Rung
+    >>> from gradiometer.loop.comparison.racing import Rung
     >>> from gradiometer.loop.readout import Readout
     >>> def grow(branches):
     ...     for branch in branches:
@@ -151,146 +312,22 @@ def race(
     >>> found.best, [(stop.alternative, stop.horizon) for stop in found.stops]
     ('rate 2x', [('rate 4x', 200)])
     """
-    check_level(level)
-    check_tail(tail)
-    names = [one.name for one in (baseline, *alternatives)]
-    if len(set(names)) < len(names) or len(names) < 2:
+    everyone = (GoOn(), *alternatives)
+    live = {one.name: one for one in everyone}
+    if len(live) < len(everyone) or len(live) < 2:
         raise BadArgument(
             "`alternatives` must be different alternatives, and none the baseline, got "
-            f"{names[1:]}."
+            f"{[one.name for one in alternatives]}."
         )
     horizons = [rung.horizon for rung in rungs]
     if not horizons or sorted(set(horizons)) != horizons:
         raise BadArgument(f"`rungs` must have growing horizons, got {horizons}.")
-    full = sum(rung.horizon * rung.replicates for rung in rungs) * len(names)
-    if budget is not None:
-        check_whole("budget", budget, 1)
-    racing = _Racing(
-        grow,
-        {one.name: one for one in (baseline, *alternatives)},
-        baseline.name,
-        tail,
-        readout,
-        full if budget is None else budget,
-    )
-    return racing.run(list(rungs), level)
-
-
-@dataclass
-class _Racing:
-    """A race that is going on."""
-
-    grow: Grow
-    live: dict[str, Alternative]
-    baseline: str
-    tail: Tail
-    readout: str | None
-    budget: int
-    results: list[BranchResult] = field(default_factory=list)
-    stops: list[Stop] = field(default_factory=list)
-    spent: int = 0
-
-    def run(self, rungs: Sequence[Rung], level: float) -> Race:
-        """All stages, and more replicates at the last horizon."""
-        last, before, decided = rungs[-1].horizon, 0, False
-        error = (1 - level) / (max(len(rungs) - 1, 1) + FURTHER_LOOKS)
-        for rung in rungs:
-            if len(self.live) > 1 or not before:
-                self.train(rung.horizon, range(rung.replicates))
-                decided = self.look(rung.horizon, before, last, error)
-                before = rung.horizon
-        replicates = rungs[-1].replicates
-        for _ in range(FURTHER_LOOKS):
-            affordable = replicates + int((self.budget - self.spent) // (len(self.live) * last))
-            more = min(2 * replicates, affordable)
-            if decided or before < last or more <= replicates:
-                break
-            self.train(last, range(replicates, more))
-            decided, replicates = self.look(last, 0, last, error), more
-        name = readout_name(self.results, self.readout)
-        means = {each: self.ends(each, before, name).values() for each in self.live}
-        left = sorted(
-            self.live, key=lambda each: float(np.mean([*means[each]])) if means[each] else math.inf
-        )
-        return Race(
-            tuple(self.results),
-            tuple(self.stops),
-            tuple(left),
-            before,
-            self.spent,
-            self.baseline,
-            name,
-            level,
-        )
-
-    def train(self, horizon: int, replicates: range) -> None:
-        """Branches of all alternatives that are left."""
-        wanted = [
-            Branch(one, place, horizon, self.tail)
-            for place in replicates
-            for one in self.live.values()
-        ]
-        self.spent += horizon * len(wanted)
-        self.results += self.grow(wanted)
-
-    def look(self, horizon: int, before: int, last: int, error: float) -> bool:
-        """Stop what is clearly worse than the best. True if nothing is left to decide."""
-        name = readout_name(self.results, self.readout)
-        ends = {each: self.ends(each, horizon, name) for each in self.live}
-        means = {each: float(np.mean([*found.values()])) for each, found in ends.items() if found}
-        best = min(means, key=lambda each: means[each], default=self.baseline)
-        for result in self.results:
-            if (
-                result.horizon == horizon
-                and result.diverged is not None
-                and result.alternative in self.live
-            ):
-                ends.pop(result.alternative, None)
-                self.stop(result.alternative, horizon, best, None)
-        others = [each for each in ends if each != best and ends[each]]
-        gaps = _gaps(ends, others, best)
-        decisive = [gaps]
-        if horizon < last:
-            if not before:
-                return len(self.live) == 1
-            earlier = _gaps({each: self.ends(each, before, name) for each in ends}, others, best)
-            common = min(len(gaps), len(earlier))
-            steepness = math.log(last / horizon) / math.log(horizon / before)
-            decisive.append(gaps[:common] + steepness * (gaps[:common] - earlier[:common]))
-        if not others or min(map(len, decisive)) < 2:
-            return not others
-        here, *there = (simultaneous_means(each, level=1 - 2 * error) for each in decisive)
-        worse = {
-            other: gap
-            for place, (other, gap) in enumerate(zip(others, here, strict=True))
-            if gap.low > 0 and all(each[place].low > 0 for each in there)
-        }
-        for other, gap in worse.items():
-            self.stop(other, horizon, best, gap)
-        return set(worse) == set(others)
-
-    def stop(self, name: str, horizon: int, best: str, gap: Estimate | None) -> None:
-        """Note why an alternative is stopped. The baseline is trained further."""
-        if name != self.baseline and self.live.pop(name, None) is not None:
-            branches = sum(
-                result.alternative == name and result.horizon == horizon for result in self.results
-            )
-            self.stops.append(
-                Stop(name, horizon, branches, "worse" if gap else "diverged", best, gap)
-            )
-
-    def ends(self, name: str, horizon: int, readout: str) -> dict[int, float]:
-        """The readout by replicate, with the sign with which lower is better."""
-        found = {
-            result.replicate: result.readouts[readout]
-            for result in self.results
-            if (result.alternative, result.horizon) == (name, horizon)
-            and readout in result.readouts
-        }
-        return {
-            each: end.mean if end.lower_is_better else -end.mean
-            for each, end in sorted(found.items())
-        }
+    if budget is None:
+        budget = sum(rung.horizon * rung.replicates for rung in rungs) * len(live)
+    check_whole("budget", budget, 1)
+    found = Race(grow, live, tail, budget)
+    found.run(rungs)
+    return found
 
 
 def _gaps(

@@ -1,35 +1,161 @@
-"""The critical batch by branching: how many more examples a larger batch needs, each batch at its
-own best rate."""
+"""`critical_batch`: how many more examples a larger batch needs, each batch at its own best rate, by
+branching."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Float, Int
 from scipy.special import stdtrit
 
 from gradiometer.arguments import check_level, check_number, check_whole
 from gradiometer.convergence.formulas.number import Amount
-from gradiometer.errors import BadArgument
-from gradiometer.loop.branch import BranchResult, Tail, check_tail
-from gradiometer.loop.critical.cells import Cell, Grow, grown_cells
+from gradiometer.errors import BadArgument, bounded
+from gradiometer.jobs.choice import opened
+from gradiometer.jobs.ledger import Ledger
+from gradiometer.jobs.pool import Pool
+from gradiometer.loop.branch import Branch, BranchResult
+from gradiometer.loop.changes.alternative import BatchSize
+from gradiometer.loop.comparison.effects import readout_name
 from gradiometer.loop.critical.fit import BatchFit, batch_fit
+from gradiometer.loop.engine import guarded_copy
+from gradiometer.loop.forking import (
+    HORIZON,
+    REPLICATES,
+    check_loop,
+    check_start,
+    length_of,
+    train_branches,
+)
+from gradiometer.loop.loop import Loop
+from gradiometer.loop.recorded.record import FOLDER
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.uncertainty.arithmetic import ratio_of_estimates
 
+# Trains branches and gives their results, in any order.
+Grow = Callable[[Sequence[Branch]], Iterable[BranchResult]]
+
+# Ratio of neighbouring rates.
+STEP = 2.0
+
+LOPSIDED = 3.0
+
+# Most rates that are tried for one batch and horizon.
+MOST_RATES = 9
+
+
+@dataclass
+class Cell:
+    """The branches of one batch to one horizon.
+
+    Args:
+        factor: The batch as a multiple of the present one.
+        batch_size: The batch.
+        horizon: Length in examples.
+        losses: Loss of every replicate, by the factor of the rate; infinite if a branch diverged.
+    """
+
+    factor: Amount
+    batch_size: int
+    horizon: int
+    losses: dict[float, Float[np.ndarray, " replicates"]] = field(default_factory=dict)
+
+    @property
+    def best_rate(self) -> float:
+        """The factor of the rate with the lowest mean loss."""
+        return min(self.losses, key=lambda rate: float(self.losses[rate].mean()))
+
+    @property
+    def is_bracketed(self) -> bool:
+        """True if a lower and a higher rate than the best were tried."""
+        return min(self.losses) < self.best_rate < max(self.losses)
+
+    def loss(self, chosen: Int[np.ndarray, " chosen"]) -> float:
+        """The loss at the best rate, as a mean over these replicates: the lowest point of a
+        parabola in log rate.
+
+        Near the edge of stability the loss of the next rate may be huge, and is no part of a
+        parabola: the higher of the two neighbours counts at most `LOPSIDED` times as high above the
+        best as the lower one.
+        """
+        rates = sorted(self.losses)
+        means = [float(self.losses[rate][chosen].mean()) for rate in rates]
+        place = int(np.argmin(means))
+        if not 0 < place < len(rates) - 1:
+            return means[place]
+        lower, higher = sorted(means[side] - means[place] for side in (place - 1, place + 1))
+        if not 0 < lower < math.inf:
+            return means[place]
+        higher = min(higher, LOPSIDED * lower)
+        return means[place] - (higher - lower) ** 2 / (8 * (higher + lower))
+
+
+def grown_cells(
+    grow: Grow,
+    cells: Sequence[Cell],
+    centers: Mapping[Amount, float],
+    *,
+    replicates: int,
+    readout: str | None,
+) -> list[BranchResult]:
+    """Branches of every cell at three rates around its center, and at further ones until the best
+    is between others."""
+    results: list[BranchResult] = []
+    wanted = {
+        id(cell): [centers[cell.factor] * STEP**step for step in (-1, 0, 1)] for cell in cells
+    }
+    while any(wanted.values()):
+        branches = [
+            Branch(BatchSize(cell.factor, rate=rate), replicate, cell.horizon)
+            for cell in cells
+            for rate in wanted[id(cell)]
+            for replicate in range(replicates)
+        ]
+        found = list(grow(branches))
+        results += found
+        name = readout_name(results, readout)
+        by_branch = {(each.alternative, each.replicate, each.horizon): each for each in found}
+        for cell in cells:
+            for rate in wanted[id(cell)]:
+                text = BatchSize(cell.factor, rate=rate).name
+                ends = [
+                    by_branch.get((text, replicate, cell.horizon))
+                    for replicate in range(replicates)
+                ]
+                cell.losses[rate] = np.array([_loss(end, name) for end in ends])
+            wanted[id(cell)] = _further(cell)
+    return results
+
+
+def _further(cell: Cell) -> list[float]:
+    """The next rate beyond the end at which the best one is."""
+    if cell.is_bracketed or len(cell.losses) >= MOST_RATES:
+        return []
+    low, high = min(cell.losses), max(cell.losses)
+    return [high * STEP] if cell.best_rate == high and len(cell.losses) > 1 else [low / STEP]
+
+
+def _loss(result: BranchResult | None, readout: str) -> float:
+    """The readout, with the sign with which lower is better; infinite if the branch diverged."""
+    end = None if result is None else result.readouts.get(readout)
+    return math.inf if end is None else end.cost
+
+
+# Fewest updates of a branch: with fewer the rate can hardly be chosen.
 FEWEST_UPDATES = 12
-"""Fewest updates of a branch: with fewer the rate can hardly be chosen."""
 
+# The interval has an upper end up to this multiple of the largest batch that was tried.
 KNOWN = 4.0
-"""The interval has an upper end up to this multiple of the largest batch that was tried."""
 
+# Below this multiple of the smallest batch that was tried, the critical batch is not told from
+# zero.
 RESOLVED = 2.0
-"""Below this multiple of the smallest batch that was tried, the critical batch is not told from
-zero."""
 
+# A forecast within this factor has held.
 HELD = 2.0
-"""A forecast within this factor has held."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +261,6 @@ def critical_batch_by(
     replicates: int = 4,
     tolerance: Amount = 0.2,
     forecast: Estimate | None = None,
-    tail: Tail = "linear",
     readout: str | None = None,
     level: float = 0.9,
 ) -> CriticalBatch:
@@ -157,7 +282,6 @@ def critical_batch_by(
         tolerance: Share of examples that a larger batch may cost, for `largest`.
         forecast: The noise scale at this state, in examples: the preconditioned one under Adam and
             its kind.
-        tail: How the rate ends. Without a tail the best rates are those of short branches.
         readout: Name of the readout; by default "test_loss" if there is one, else the first.
         level: Confidence level.
 
@@ -169,7 +293,6 @@ def critical_batch_by(
         the Bootstrap, section 11.5.
     """
     check_level(level)
-    check_tail(tail)
     check_whole("batch_size", batch_size, 1)
     check_whole("replicates", replicates, 2)
     check_number("tolerance", tolerance, positive=True)
@@ -182,9 +305,7 @@ def critical_batch_by(
     centers = {factor: math.sqrt(factor) for factor in factors}
     for horizon in sorted({cell.horizon for cell in cells}):
         same = [cell for cell in cells if cell.horizon == horizon]
-        results += grown_cells(
-            grow, same, centers, replicates=replicates, tail=tail, readout=readout
-        )
+        results += grown_cells(grow, same, centers, replicates=replicates, readout=readout)
         centers |= {cell.factor: cell.best_rate for cell in same}
     everyone = np.arange(replicates)
     fits = [_fit(cells, np.delete(everyone, left_out)) for left_out in range(replicates)]
@@ -252,3 +373,119 @@ def _bounded(
         samples=replicates,
         unit="examples",
     )
+
+
+# Defaults: batches as multiples of the present one, and the tolerance.
+FACTORS, TOLERANCE = (0.25, 1, 4), 0.2
+
+# Horizons as shares of the longest.
+SHARES = (0.25, 0.5, 1)
+
+
+@bounded
+def critical_batch(
+    loop: Loop,
+    *,
+    horizon: str = HORIZON,
+    factors: Sequence[Amount] = FACTORS,
+    replicates: int = REPLICATES,
+    tolerance: Amount = TOLERANCE,
+    forecast: Estimate | None = None,
+    readout: str | None = None,
+    level: float = 0.9,
+    seed: int = 0,
+    pool: str | Pool = "here",
+    threads: int = 1,
+    out: Path | None = None,
+    progress: Callable[[BranchResult], None] | None = None,
+) -> CriticalBatch:
+    """Measure the critical batch of a training, by branches from its present state.
+
+    Call it as `fork`, between two updates. The training itself is not touched. Every batch is
+    trained at a quarter, a half and all of `horizon`, each at its own best rate, which is searched
+    for: see `critical_batch_by`. With the defaults that takes about 100 branches, which cost about
+    70 times the longest horizon.
+
+    Args:
+        loop: The training: one of your own, or that of a run at one of its steps, from
+            `gradiometer.train.loop_at`.
+        horizon: The longest branch: "500 updates", "2 epochs", "64_000 examples", "10 s", or "25%"
+            of what is left.
+        factors: Batches as multiples of the present one, at least two.
+        replicates: Number of data orders, at least 2.
+        tolerance: Share of examples that a larger batch may cost: see `CriticalBatch`.
+        forecast: The noise scale now, in examples, to compare with: the preconditioned one under
+            Adam and its kind.
+        readout: Name of the readout; by default "test_loss" if there is one, else the first.
+        level: Confidence level.
+        seed, pool, threads: See `fork`.
+        out: A folder. Finished branches are kept in its sub-folder `forks`, and are not trained
+            again if this is asked again for the same state of model and optimizer, with the same
+            functions and data.
+        progress: Called after every branch.
+
+    Raises:
+        BadArgument: An argument cannot be used, or the horizon is too short for two batches.
+        Unsupported: The training cannot be copied.
+        UserCodeFailed: The loss, the step, the optimizer or the evaluation raised.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from gradiometer import supervised
+        >>> from gradiometer.loop import Loop, critical_batch
+        >>> inputs = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
+        >>> model = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
+        >>> loop = Loop(
+        ...     model,
+        ...     torch.optim.SGD(model.parameters(), lr=0.1),
+        ...     loss=supervised(nn.MSELoss(reduction="none")),
+        ...     batches=(inputs, inputs.sum(dim=1) + torch.randn(256, generator=torch.Generator().manual_seed(1))),
+        ...     batch_size=4,
+        ... )
+        >>> found = critical_batch(loop, factors=[0.5, 1], horizon="24 updates", replicates=2)
+        >>> sorted(found.best_rates)
+        [2, 4]
+    """
+    check_loop(loop)
+    check_whole("seed", seed, 0)
+    lengths = _lengths(length_of(loop, horizon, seed), loop.size, factors)
+    ledger = None
+    if out is not None:
+        state = loop.digest() if loop.source is None else loop.index
+        path = out / FOLDER / f"critical-{state}-{seed}.jsonl"
+        ledger = Ledger(path, BranchResult.to_dict, BranchResult.from_dict)
+    with opened(pool) as where, guarded_copy(loop, seed) as start:
+        check_start(start, "linear")
+
+        def train(branches: Sequence[Branch]) -> Iterator[BranchResult]:
+            for result in train_branches(where, start, branches, ledger=ledger, threads=threads):
+                if progress is not None:
+                    progress(result)
+                yield result
+
+        return critical_batch_by(
+            train,
+            loop.size,
+            lengths,
+            factors=factors,
+            replicates=replicates,
+            tolerance=tolerance,
+            forecast=forecast,
+            readout=readout,
+            level=level,
+        )
+
+
+def _lengths(longest: int, batch_size: int, factors: Sequence[Amount]) -> list[int]:
+    """The horizons in examples, if two of them have enough updates with the two
+    smallest batches."""
+    found = [max(int(share * longest), 1) for share in SHARES]
+    second = max(sorted(factors)[:2], default=0) * batch_size
+    if not found[-2] >= FEWEST_UPDATES * second:
+        raise BadArgument(
+            f"`horizon` is {longest:,} examples, too few for two lengths of {FEWEST_UPDATES} "
+            f"updates with two batches: give at least {2 * FEWEST_UPDATES * second:,.0f}, or an "
+            "earlier step."
+        )
+    return found

@@ -10,14 +10,14 @@ from jaxtyping import Float
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 
+# Exponents p that are tried.
 POWERS = (0.05, 4.0)
-"""Exponents p that are tried."""
 
+# The critical batch is sought this many times below and above the batches that were tried.
 BEYOND = 16.0
-"""The critical batch is sought this many times below and above the batches that were tried."""
 
+# Places tried along each axis, and how often their range is narrowed to a fifth.
 POINTS, ZOOMS = 33, 4
-"""Places tried along each axis, and how often their range is narrowed to a fifth."""
 
 Cells = Float[np.ndarray, " cells"]
 

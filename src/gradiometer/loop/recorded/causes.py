@@ -10,23 +10,22 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.loop.branch import BranchResult
-from gradiometer.loop.changes.rates import Rate
-from gradiometer.loop.changes.updates import Skip
+from gradiometer.loop.changes.alternative import Rate, Skip
 from gradiometer.loop.recorded.record import ForkRecord, forks_of
 from gradiometer.measurement.estimate import significant
 from gradiometer.run.reader import Run
 
+# Updates before the spike, in which a smaller rate can act, and the fewest after it.
 LEAD = 8
-"""Updates before the spike, in which a smaller rate can act, and the fewest after it."""
 
+# Number of new orders of the data in which the spike is looked for.
 ORDERS = 4
-"""Number of new orders of the data in which the spike is looked for."""
 
+# A loss that rises at least by this share of the spike's rise is the spike again.
 SHARE = 0.5
-"""A loss that rises at least by this share of the spike's rise is the spike again."""
 
+# A rise by a smaller share than this is not mentioned.
 LOWER = 0.1
-"""A rise by a smaller share than this is not mentioned."""
 
 HALF = Rate(0.5)
 
@@ -85,13 +84,13 @@ class SpikeCauses:
     @classmethod
     def of(cls, run: Run, spike: Spike, own: ForkRecord, other: ForkRecord) -> "SpikeCauses":
         """From a finished fork on the run's own batches and one on new orders of the data."""
-        kept, names = own.fork, {own.fork.baseline.name: AGAIN, HALF.name: SLOWER}
+        kept, names = own.fork, {own.fork.names[0]: AGAIN, HALF.name: SLOWER}
         tried = [(names.get(name, name), kept.of(name)) for name in kept.names]
         tried += [
-            (OTHER_DATA, other.fork.of(other.fork.baseline)),
+            (OTHER_DATA, other.fork.of(other.fork.names[0])),
             (OTHER_SLOWER, other.fork.of(HALF)),
         ]
-        window, high = _shown(run, spike, own.fork.of(own.fork.baseline)[0].updates)
+        window, high = _shown(run, spike, own.fork.of(own.fork.names[0])[0].updates)
         needed = spike.peak + 1 - own.plan.step
         trials = tuple(
             _trial(name, results, window, high)

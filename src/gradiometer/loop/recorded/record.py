@@ -1,5 +1,5 @@
-"""Forks in a run's folder: `forks/0001/fork.json` is the plan, `branches.jsonl` has a line for each
-finished branch."""
+"""Forks in a folder: `forks/0001/fork.json` is the plan, what a fork is asked to do; `branches.jsonl`
+has a line for each finished branch."""
 
 import json
 import math
@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, RunDamaged
-from gradiometer.loop.branch import BranchResult, Tail
+from gradiometer.loop.branch import Branch, BranchResult, Count, Tail, check_tail
 from gradiometer.loop.branches import Fork
-from gradiometer.loop.comparison.racing import Stop
-from gradiometer.loop.readout import Readout
-from gradiometer.loop.recorded.plan import Plan
+from gradiometer.loop.changes.alternative import Alternative, GoOn
+from gradiometer.loop.changes.text import alternative_of
+from gradiometer.loop.comparison.racing import Rung, Stop
 from gradiometer.run.reader import Run
 from gradiometer.storage.disk import (
     check_inside,
@@ -33,29 +34,130 @@ from gradiometer.storage.journal import JournalWriter, being_written, plain, rea
 if TYPE_CHECKING:  # a run is read on a machine without torch
     from gradiometer.jobs.ledger import Ledger
 
-FORMAT = 1
-"""Version of the two files. It is raised if readers of the previous version cannot read the new
-one."""
 
-FOLDER, PLAN, BRANCHES, DAMAGED = "forks", "fork.json", "branches.jsonl", "branches.damaged.jsonl"
+# More would fill the memory before the first branch is trained.
+MOST_REPLICATES = 10_000
 
 
-_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+@dataclass(frozen=True)
+class Plan:
+    """What a fork is asked to do. The same plan from the same state gives the same numbers.
 
+    Args:
+        step: Index of the first update of the branches.
+        alternatives: What is compared with going on as it is.
+        replicates: Number of data orders, each common to all alternatives; at most 10,000.
+        horizon: Length of a branch in examples.
+        tail: How the rate of every branch ends.
+        seed: Seed of the data orders and random draws.
+        left: Examples that are left in the training; None if that is not known.
+        own_until: Step up to which all branches see the batches of the run itself.
+        rungs: The stages of a race, whose last horizon is `horizon`; empty if all branches are
+            trained.
+        state: Digits that identify the state, if it is not that of a run at `step`.
 
-class _StoredPlan(msgspec.Struct, forbid_unknown_fields=True):
-    """The types of a plan in the file."""
+    Raises:
+        BadArgument: A number or the tail cannot be used, or an alternative is given twice.
 
-    step: _Count
-    alternatives: list[dict[str, Any]]
-    replicates: _Count
-    horizon: _Count
+    >>> from gradiometer.loop import Rate
+    >>> from gradiometer.loop.recorded.record import Plan
+    >>> plan = Plan(step=100, alternatives=(Rate(2),), replicates=2, horizon=6_400)
+    >>> [branch.alternative.name for branch in plan.branches]
+    ['go on', 'rate 2x', 'go on', 'rate 2x']
+    """
+
+    step: Count
+    alternatives: tuple[Alternative, ...]
+    replicates: Count
+    horizon: Count
     tail: Tail = "linear"
     seed: int = 0
-    left: _Count | None = None
-    own_until: _Count = 0
-    rungs: list[tuple[_Count, _Count]] = []
+    left: Count | None = None
+    own_until: Count = 0
+    rungs: tuple[Rung, ...] = ()
     state: str = ""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("step", 0),
+            ("replicates", 1),
+            ("horizon", 1),
+            ("seed", 0),
+            ("own_until", 0),
+        ):
+            check_whole(name, getattr(self, name), least)
+        if self.replicates > MOST_REPLICATES:
+            raise BadArgument(
+                f"`replicates` must be at most {MOST_REPLICATES:,}, got {self.replicates:,}."
+            )
+        check_tail(self.tail)
+        if not self.alternatives:
+            raise BadArgument(
+                "`alternatives` must be a list of at least one alternative, such as ['rate 2x']."
+            )
+        for name in self.names:
+            if self.names.count(name) > 1:
+                raise BadArgument(
+                    f"`alternatives` has {name!r} twice; the baseline, 'go on', is always included."
+                )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the baseline and of the alternatives."""
+        return (GoOn().name, *(one.name for one in self.alternatives))
+
+    @property
+    def horizons(self) -> tuple[int, ...]:
+        """The lengths of branches in examples; several in a race."""
+        return tuple(rung.horizon for rung in self.rungs) or (self.horizon,)
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """All branches, one replicate after another. In a race, those that are trained if nothing
+        is stopped."""
+        stages = [(rung.horizon, rung.replicates) for rung in self.rungs] or [
+            (self.horizon, self.replicates)
+        ]
+        return tuple(
+            Branch(alternative, replicate, horizon, self.tail)
+            for horizon, replicates in stages
+            for replicate in range(replicates)
+            for alternative in (GoOn(), *self.alternatives)
+        )
+
+    def fork(self, results: Sequence[BranchResult]) -> Fork:
+        """The fork with the longest of these branches, and with the alternatives that have any of
+        them."""
+        longest = max((result.horizon for result in results), default=self.horizon)
+        chosen = [result for result in results if result.horizon == longest]
+        others = tuple(result for result in results if result.horizon != longest)
+        chosen.sort(key=lambda result: (result.replicate, self.names.index(result.alternative)))
+        tried = {result.alternative for result in chosen}
+        return Fork(
+            step=self.step,
+            alternatives=tuple(one for one in self.alternatives if one.name in tried),
+            replicates=len({result.replicate for result in chosen}),
+            horizon=longest,
+            results=tuple(chosen),
+            tail=self.tail,
+            seed=self.seed,
+            left=self.left,
+            shorter=others,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON types."""
+        return {
+            **vars(self),
+            "alternatives": [one.to_dict() for one in self.alternatives],
+            "rungs": msgspec.to_builtins(self.rungs),
+        }
+
+
+# Version of the two files. It is raised if readers of the previous version cannot read the new one.
+FORMAT = 1
+
+FOLDER, PLAN, BRANCHES, DAMAGED = "forks", "fork.json", "branches.jsonl", "branches.damaged.jsonl"
 
 
 class _Format(msgspec.Struct):
@@ -65,29 +167,8 @@ class _Format(msgspec.Struct):
 class _StoredFork(_Format):
     """The types of `fork.json`."""
 
-    plan: _StoredPlan
-    stops: list[Stop] | None
-
-
-class _StoredReadout(msgspec.Struct):
-    mean: float
-    values: str | None
-    lower_is_better: bool
-
-
-class _Stored(msgspec.Struct, forbid_unknown_fields=True):
-    """The types of a branch in the file."""
-
-    alternative: str
-    replicate: _Count
-    horizon: _Count
-    updates: _Count
-    examples: _Count
-    seconds: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
-    curve: list[tuple[_Count, float]]
-    readouts: dict[str, _StoredReadout]
-    diverged: str | None
-    highest: float
+    plan: Plan
+    stops: tuple[Stop, ...] | None
 
 
 @dataclass(frozen=True)
@@ -101,7 +182,7 @@ class ForkRecord:
 
     >>> from pathlib import Path
     >>> from gradiometer.loop import Rate
-    >>> from gradiometer.loop.recorded.plan import Plan
+    >>> from gradiometer.loop.recorded.record import Plan
     >>> from gradiometer.loop.recorded.record import ForkRecord
     >>> record = ForkRecord.keep(Path("."), Plan(step=100, alternatives=(Rate(2),), replicates=2, horizon=6_400))
     >>> record.name, record.finished, ForkRecord.open(record.path).plan == record.plan
@@ -122,7 +203,7 @@ class ForkRecord:
         folder = parent / FOLDER
         with writing(folder):
             check_inside(folder / PLAN)
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             with one_at_a_time(folder):
                 if (known := cls.find(parent, plan)) is not None:
                     return known
@@ -150,13 +231,14 @@ class ForkRecord:
             written = restored(msgspec.json.decode(read_file(path / PLAN)))
             if msgspec.convert(written, _Format).format > FORMAT:
                 raise RunDamaged(f"`{path}` was written by a newer gradiometer: install that one.")
-            content = msgspec.convert(written, _StoredFork)
-            plan = Plan.from_dict(msgspec.to_builtins(content.plan))
+            content = msgspec.convert(
+                written, _StoredFork, dec_hook=lambda _, stored: alternative_of(stored)
+            )
         except OSError as error:
             raise RunDamaged(f"`{path / PLAN}` cannot be read: {reason_of(error)}.") from error
         except (ValueError, msgspec.MsgspecError, RecursionError) as error:
             raise RunDamaged(f"`{path / PLAN}` is not the plan of a fork: {error}") from error
-        return cls(path, plan, None if content.stops is None else tuple(content.stops))
+        return cls(path, content.plan, content.stops)
 
     @classmethod
     def of(cls, fork: Fork) -> "ForkRecord":
@@ -270,9 +352,7 @@ class ForkRecord:
         Raises:
             ValueError: It belongs to no branch, or a number is missing.
         """
-        result = BranchResult.from_dict(
-            msgspec.to_builtins(msgspec.convert(restored(stored), _Stored))
-        )
+        result = BranchResult.from_dict(stored)
         known = result.alternative in self.plan.names and result.horizon in self.plan.horizons
         # a race may add replicates
         if not (known and (self.plan.rungs or result.replicate < self.plan.replicates)):
@@ -281,7 +361,8 @@ class ForkRecord:
                 f"{result.horizon!r} examples"
             )
         if result.diverged is None and not (
-            result.readouts and all(map(_is_finite, result.readouts.values()))
+            result.readouts
+            and all(math.isfinite(readout.mean) for readout in result.readouts.values())
         ):
             raise ValueError("it has no finite readout, and did not diverge")
         return result
@@ -312,7 +393,3 @@ def _records(parent: Path, unread: dict[str, str]) -> Iterator[ForkRecord]:
 def _newest(folder: Path) -> int:
     """The highest number, 0 without any."""
     return max((int(path.name) for path in folder.iterdir() if path.name.isdecimal()), default=0)
-
-
-def _is_finite(readout: Readout) -> bool:
-    return math.isfinite(readout.mean)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 
 class SeveralOptimizers(torch.optim.Optimizer):
@@ -77,3 +78,30 @@ def optimizers_in(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimize
 def as_one(optimizers: Sequence[torch.optim.Optimizer]) -> torch.optim.Optimizer:
     """The only optimizer, or several put together."""
     return optimizers[0] if len(optimizers) == 1 else SeveralOptimizers(optimizers)
+
+
+# Wrappers that torch puts around a model, by class name (importing them takes seconds), and where
+# they keep it.
+WRAPPERS = {
+    "DistributedDataParallel": "module",
+    "DataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+}
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model itself, without the wrappers of DDP and torch.compile."""
+    while type(model).__name__ in WRAPPERS:
+        model = getattr(model, WRAPPERS[type(model).__name__])
+    return model
+
+
+def bare_optimizer(optimizer: Any) -> Any:
+    """The torch optimizer in a wrapper, such as those of Accelerate and fastai. Other objects stay
+    as they are."""
+    for place in ("optimizer", "opt", "_optimizer"):
+        inner = getattr(optimizer, place, None)
+        found = None if inner is optimizer else bare_optimizer(inner)
+        if isinstance(found, torch.optim.Optimizer):
+            return found
+    return optimizer

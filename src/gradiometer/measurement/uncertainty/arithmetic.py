@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 
@@ -57,8 +59,8 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
         *(estimate.high - value for value, estimate in zip(values, estimates, strict=True))
     )
     count, value = len(estimates), math.fsum(values) / len(estimates)
-    kind = estimates[0].method.partition(",")[0]
-    method = estimates[0].method if count == 1 else f"mean of {count} windows, {kind}"
+    first = estimates[0].method
+    method = first if count == 1 else f"mean of {count} windows, {first.partition(',')[0]}"
     return _combination(estimates, value, value - below / count, value + above / count, method)
 
 
@@ -100,25 +102,20 @@ def weighted_slope(places: Sequence[float], estimates: Sequence[Estimate]) -> Es
             "`places` and `estimates` must have one length and at least two different places, "
             f"got {len(places)} and {len(estimates)}."
         )
-    widths = [estimate.high - estimate.low for estimate in estimates]
+    low, value, high = np.array([(each.low, each.value, each.high) for each in estimates]).T
+    widths = high - low
     for width in widths:
         if not 0 < width < math.inf:
             raise BadArgument(f"`estimates` must have intervals of finite width, got {width}.")
-    weights = [width**-2 for width in widths]
-    center = math.fsum(w * x for w, x in zip(weights, places, strict=True)) / math.fsum(weights)
-    spread = math.fsum(w * (x - center) ** 2 for w, x in zip(weights, places, strict=True))
-    shares = [w * (x - center) / spread for w, x in zip(weights, places, strict=True)]
-    value = math.fsum(
-        share * estimate.value for share, estimate in zip(shares, estimates, strict=True)
-    )
-    below, above = [], []
-    for share, estimate in zip(shares, estimates, strict=True):
-        sides = share * (estimate.value - estimate.low), share * (estimate.high - estimate.value)
-        below.append(sides[0] if share > 0 else sides[1])
-        above.append(sides[1] if share > 0 else sides[0])
+    weights = widths**-2.0
+    away = np.asarray(places, dtype=np.float64) - np.average(places, weights=weights)
+    shares = weights * away / (weights @ away**2)
+    slope = float(shares @ value)
+    below = shares * np.where(shares > 0, value - low, high - value)
+    above = shares * np.where(shares > 0, high - value, value - low)
     method = f"weighted line through {len(estimates)} points"
     return _combination(
-        estimates, value, value - math.hypot(*below), value + math.hypot(*above), method
+        estimates, slope, slope - math.hypot(*below), slope + math.hypot(*above), method
     )
 
 

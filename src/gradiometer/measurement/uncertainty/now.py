@@ -9,43 +9,34 @@ contradict the result, the interval contains theirs too.
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
 from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.arithmetic import transform
-from gradiometer.measurement.uncertainty.batch_means import finite_samples
-from gradiometer.measurement.uncertainty.heavy_tails import Tails, with_unseen_pairs
-from gradiometer.measurement.uncertainty.means import largest, mean, ratio_of_means
-from gradiometer.measurement.uncertainty.open_intervals import open_above
-from gradiometer.measurement.uncertainty.power_law import Drift, Mixture, power_law
+from gradiometer.measurement.uncertainty.means import (
+    FEWEST_READINGS,
+    finite_samples,
+    largest,
+    mean,
+    ratio_of_means,
+)
+from gradiometer.measurement.uncertainty.power_law import Drift, Mixture, open_above, power_law
+from gradiometer.measurement.uncertainty.skewed import Tails, with_unseen_pairs
 
-# 1/B, with B the noise scale: it falls along a run, and with the learning rate.
-NOISE_PRIOR = Drift(time=(-0.8, 0.8), rate=(0.7, 0.4))
-
-# ‖ĝ‖² over ĝᵀH_Bĝ, one over the batch sharpness: it falls with the learning rate.
-SHARPNESS_PRIOR = Drift(time=(-0.1, 0.4), rate=(0.5, 0.5), still=0.4, share=0.5, wander=0.18)
-
-# The temperature: it is proportional to the learning rate and to E‖ĝ‖², which drifts.
-TEMPERATURE_PRIOR = Drift(time=(-0.3, 0.6), rate=(1.2, 0.5), still=0.0, share=0.5, wander=0.2)
-
-# ‖g‖²: it falls along a run.
-SIGNAL_PRIOR = Drift(time=(-1.3, 0.9), rate=(0.9, 0.5), still=0.1)
-
-# A moment of which little is known, such as tr Σ.
-MOMENT_PRIOR = Drift(time=(-0.3, 0.8), rate=(0.2, 0.5), share=0.5, wander=0.15)
+# How fast each quantity is expected to drift.
+NOISE_PRIOR = Drift.of("noise")
+SHARPNESS_PRIOR = Drift.of("sharpness")
+TEMPERATURE_PRIOR = Drift.of("temperature")
+SIGNAL_PRIOR = Drift.of("signal")
+MOMENT_PRIOR = Drift.of("moment")
 
 # Smallest number of readings. Fewer do not show a drift.
 FEWEST = 16
-
-# Readings in the running mean by which each reading is divided.
-NEIGHBOURS = 15
-
-# Each guard is the newest 16th, 8th and 4th of the readings.
-GUARDS = (16, 8, 4)
 
 Readings = Float[np.ndarray, " steps"]
 Steps = Shaped[np.ndarray, " steps"]
@@ -57,7 +48,7 @@ def ratio_now(
     *,
     steps: Steps,
     learning_rate: Readings | None = None,
-    level: float = 0.9,
+    level: float = LEVEL,
     unit: str = "",
     nonnegative: bool = True,
     prior: Drift = NOISE_PRIOR,
@@ -153,9 +144,9 @@ def ratio_now(
             spread = float(np.std(below[used] / sizes[used] - value * weights) / weights.mean())
             rare_noise *= size[0] / size[1]
             high = with_unseen_pairs(value, high, spread, Tails.of(above).excess, rare_noise)
-        estimate = _estimate(
-            1 / value, _inverse(high), _inverse(low), len(steps), level, learning_rate
-        )
+        # An end of zero is the inverse of an open end.
+        least, most = (1 / end if end != 0 else math.inf for end in (high, low))
+        estimate = _estimate(1 / value, least, most, len(steps), level, learning_rate)
         estimate = _widen(estimate, recent)
         if positive:
             estimate = open_above(
@@ -170,7 +161,7 @@ def mean_now(
     *,
     steps: Steps,
     learning_rate: Readings | None = None,
-    level: float = 0.9,
+    level: float = LEVEL,
     unit: str = "",
     prior: Drift = MOMENT_PRIOR,
 ) -> Estimate:
@@ -266,10 +257,8 @@ def _neighbours(sizes: Readings) -> Readings:
     """
     sizes = np.abs(sizes)
     sums, place = np.concatenate([[0.0], np.cumsum(sizes)]), np.arange(len(sizes))
-    first, last = (
-        np.maximum(place - NEIGHBOURS // 2, 0),
-        np.minimum(place + NEIGHBOURS // 2 + 1, len(sizes)),
-    )
+    # Seven neighbours on either side, fewer at the ends.
+    first, last = np.maximum(place - 7, 0), np.minimum(place + 8, len(sizes))
     means: np.ndarray = (sums[last] - sums[first] - sizes) / (last - first - 1)
     means += 1e-9 * sizes.mean()
     return means
@@ -278,7 +267,8 @@ def _neighbours(sizes: Readings) -> Readings:
 def _widen(estimate: Estimate, recent: Callable[[int, float], Estimate]) -> Estimate:
     """The estimate, widened to contain the intervals of the newest readings that contradict it."""
     low, high, contradicted = estimate.low, estimate.high, False
-    for share in GUARDS:
+    # The newest 16th, 8th and 4th of the readings, and at least 8.
+    for share in (16, 8, 4):
         count = max(8, estimate.samples // share)
         strict = recent(count, 0.95)
         if not strict.low <= estimate.value <= strict.high:
@@ -287,15 +277,7 @@ def _widen(estimate: Estimate, recent: Callable[[int, float], Estimate]) -> Esti
     if not contradicted:
         return estimate
     method = f"{estimate.method}, widened to contain the newest readings"
-    return Estimate.interval(
-        estimate.value,
-        low,
-        high,
-        level=estimate.level,
-        method=method,
-        samples=estimate.samples,
-        unit=estimate.unit,
-    )
+    return replace(estimate, low=low, high=high, method=method)
 
 
 def _method(learning_rate: Readings | None) -> str:
@@ -322,18 +304,10 @@ def _estimate(
     return Estimate.interval(value, low, high, level=level, method=method, samples=samples)
 
 
-def _inverse(value: float) -> float:
-    return 1 / value if value != 0 else math.inf
-
-
 def _errors_above_zero(samples: Readings) -> float:
     """How many of its plain standard errors the mean is above zero."""
-    error = float(samples.std()) / math.sqrt(len(samples))
-    return (
-        float(samples.mean()) / error
-        if error > 0
-        else math.copysign(math.inf, float(samples.mean()))
-    )
+    mean, error = float(samples.mean()), float(samples.std()) / math.sqrt(len(samples))
+    return mean / error if error > 0 else math.copysign(math.inf, mean)
 
 
 def _too_few(steps: Readings, level: float, unit: str) -> Estimate:
@@ -369,3 +343,59 @@ def _as_doubles(
             f"`steps` must increase, got {steps[place]:g} and then {steps[place + 1]:g}."
         )
     return steps, learning_rate
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How a drifting quantity has changed since the beginning of its readings.
+
+    Attributes:
+        early: Its estimate over the first third of the readings.
+        step: The training step in the middle of them.
+        direction: 1 if it is shown to have risen since, −1 if fallen, 0 if neither is shown.
+    """
+
+    early: Estimate
+    step: int
+    direction: int
+
+
+def trend(
+    numerator: Readings,
+    denominator: Readings | None = None,
+    *,
+    steps: Steps,
+    now: Estimate,
+    level: float = LEVEL,
+) -> Trend | None:
+    """The early value of a ratio (or, without a denominator, of a mean), and if the change since is
+    shown.
+
+    A rise is shown if the low end now is above the high end of the first third. None with fewer
+    than 12 readings.
+
+    Args:
+        numerator, denominator, steps: As in `ratio_now`.
+        now: The estimate at the newest reading.
+        level: Confidence level of the early value.
+
+    >>> import numpy as np
+    >>> from gradiometer.measurement.uncertainty.now import ratio_now
+    >>> from gradiometer.measurement.uncertainty.now import trend
+    >>> steps, noise = np.arange(1, 201), np.random.default_rng(0).normal(size=200)
+    >>> variance, norm_squared = np.full(200, 100.0), 10 / steps * (1 + 0.3 * noise)
+    >>> now = ratio_now(variance, norm_squared, steps=steps)
+    >>> found = trend(variance, norm_squared, steps=steps, now=now)
+    >>> found.step, found.direction
+    (34, 1)
+    """
+    numerator = finite_samples(numerator, "numerator")
+    third = len(numerator) // 3
+    if third < FEWEST_READINGS:
+        return None
+    if denominator is None:
+        early = mean(numerator[:third], level=level, unit=now.unit)
+    else:
+        early = ratio_of_means(numerator[:third], denominator[:third], level=level, unit=now.unit)
+    direction = int(now.low > early.high) - int(now.high < early.low)
+    return Trend(early, round(float(np.median(steps[:third]))), direction)

@@ -2,42 +2,36 @@
 reading."""
 
 import math
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.resources import files
 
+import msgspec
 import numpy as np
 from jaxtyping import Float
-from scipy.special import ndtri, stdtr
+from scipy.special import log_ndtr, ndtr, ndtri, stdtr
 
 from gradiometer.arguments import check_number
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.uncertainty.batch_means import MOST_BATCHES
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.uncertainty.means import MOST_BATCHES, steps_to_bound
 
-# Longer series are averaged down to this many stretches.
-MOST_READINGS = 96
+# The numbers of the model and of the expected drifts, with what chose them.
+TABLES = tomllib.loads((files(__package__) / "drifts.toml").read_text("utf-8"))
+LAW = TABLES["law"]
 
-# Age of the oldest reading, as a share of the span. With the newest 70 % of a run it is about the
-# true age.
-OFFSET = 0.4
+# Ratio of the ends above which an interval of a positive quantity counts as open.
+WIDEST = 30.0
 
-# Share of the Gaussian likelihood in the weight of a pair of exponents; the rest is the score
-# test's.
-#
-# The score test is right for noise of any size, which changes along a run, but does not see how
-# small the residuals are.
-FIT = 0.2
-
-# What does not drift wanders less: share of the prior's wander.
-STILL_WANDER = 1 / 3
-
-TIME_POWERS = np.linspace(-3.6, 2.4, 21)
-RATE_POWERS = np.linspace(-0.5, 2.0, 9)
+# Exponents of time and of the learning rate.
+TIME_POWERS = np.linspace(*LAW["time_powers"])
+RATE_POWERS = np.linspace(*LAW["rate_powers"])
 
 # Where Student's distribution is tabulated: its function is called some ten thousand times for one
 # estimate.
-PLACES = np.sinh(np.linspace(-7.0, 7.0, 2_001))
-
-LARGEST_LOG = 60.0
+PLACES = np.sinh(np.linspace(*LAW["places"]))
 
 
 @dataclass(frozen=True)
@@ -58,9 +52,14 @@ class Drift:
 
     time: tuple[float, float]
     rate: tuple[float, float]
-    still: float = 0.3
-    share: float = 0.7
-    wander: float = 0.22
+    still: float = LAW["still"]
+    share: float = LAW["share"]
+    wander: float = LAW["wander"]
+
+    @classmethod
+    def of(cls, quantity: str) -> "Drift":
+        """What is expected of a quantity of the table."""
+        return msgspec.convert(TABLES["drifts"][quantity], cls)
 
     def __post_init__(self) -> None:
         for name in ("time", "rate"):
@@ -80,10 +79,10 @@ class Drift:
         """Log prior of the exponents. A fifth of the prior of β is 2.5 times as wide, for what is
         seldom seen."""
         place = (time - self.time[0]) / self.time[1]
-        narrow, wide = 0.8 * np.exp(-(place**2) / 2), 0.08 * np.exp(-((place / 2.5) ** 2) / 2)
-        density: np.ndarray = (
-            np.log(narrow + wide) - ((rate - self.rate[0]) / self.rate[1]) ** 2 / 2
-        )
+        wide, share = LAW["wide"], LAW["wide_share"]
+        law = (1 - share) * np.exp(-(place**2) / 2)
+        law = law + share / wide * np.exp(-((place / wide) ** 2) / 2)
+        density: np.ndarray = np.log(law) - ((rate - self.rate[0]) / self.rate[1]) ** 2 / 2
         return density
 
 
@@ -157,9 +156,11 @@ def power_law(
     powers, log_prior, wander = _grid(prior, varied=rate is not None)
     logs = sum(np.outer(power, clock) for power, clock in zip(powers, clocks, strict=False))
     logs = -logs if inverse else logs
-    expected = np.exp(np.clip(logs, -LARGEST_LOG, LARGEST_LOG)) * units
+    # e^±60 stands for zero and infinity, so that no product overflows.
+    expected = np.exp(np.clip(logs, -60, 60)) * units
     total = expected.sum(axis=1)
-    if not (possible := total > 0).any():
+    possible = total > 0
+    if not possible.any():
         return None
     expected, total, log_prior, wander = (
         each[possible] for each in (expected, total, log_prior, wander)
@@ -175,9 +176,10 @@ def power_law(
         _batch_sums((clock - (expected @ clock / total)[:, None]) * residuals, count)
         for clock in clocks
     ]
-    fit = FIT * np.log(squares + 1e-24 * squares.max() + np.finfo(float).tiny)
+    share = LAW["fit"]
+    fit = share * np.log(squares + 1e-24 * squares.max() + np.finfo(float).tiny)
     log_weights = log_prior - count / 2 * (
-        fit + (1 - FIT) * np.log1p(_chi_square(np.stack(scores)) / count)
+        fit + (1 - share) * np.log1p(_chi_square(np.stack(scores)) / count)
     )
     weights = np.exp(log_weights - log_weights.max())
     errors = np.maximum(np.sqrt(noise + wandered), 1e-12 * np.abs(centers) + np.finfo(float).tiny)
@@ -204,18 +206,17 @@ def _grid(
     wander = np.full(len(time), prior.wander)
     if not prior.still:
         return (time, rate), log_prior, wander
-    powers = np.append(time, 0.0), np.append(rate, 0.0)
     return (
-        powers,
+        (np.append(time, 0.0), np.append(rate, 0.0)),
         np.append(log_prior, math.log(prior.still)),
-        np.append(wander, STILL_WANDER * prior.wander),
+        np.append(wander, prior.wander / LAW["still_calmer"]),
     )
 
 
 def _log_age(steps: np.ndarray) -> np.ndarray:
     """Log of the age of each reading, relative to the newest."""
-    span = steps[-1] - steps[0]
-    age: np.ndarray = np.log((steps - steps[0] + OFFSET * span) / ((1 + OFFSET) * span))
+    before = LAW["offset"] * (steps[-1] - steps[0])
+    age: np.ndarray = np.log((steps - steps[0] + before) / (steps[-1] - steps[0] + before))
     return age
 
 
@@ -226,15 +227,15 @@ def _log_rate(learning_rate: np.ndarray | None) -> np.ndarray | None:
     # 1e-3: smallest learning rate that counts, as a share of the largest. Schedules start and end
     # at zero.
     rate = np.maximum(learning_rate, 1e-3 * learning_rate.max())
-    # 1.05: ratio of the largest rate to the smallest above which the rate counts as varied.
+    # A rate that differs by at most a twentieth counts as constant.
     return np.log(rate / rate[-1]) if rate.max() > 1.05 * rate.min() else None
 
 
 def _thin(series: np.ndarray) -> np.ndarray:
     """The means of equal stretches of a long series; the oldest remainder is dropped."""
-    if len(series) <= MOST_READINGS:
+    if len(series) <= LAW["most_readings"]:
         return series
-    length = math.ceil(len(series) / MOST_READINGS)
+    length = math.ceil(len(series) / LAW["most_readings"])
     means: np.ndarray = series[len(series) % length :].reshape(-1, length).mean(axis=1)
     return means
 
@@ -272,3 +273,76 @@ def _chi_square(scores: Float[np.ndarray, "clocks powers batches"]) -> Float[np.
         plain /= ridge**2 - cross**2
     result: np.ndarray = plain / np.maximum(1 - plain / batches, 1e-3)
     return result
+
+
+def open_above(
+    estimate: Estimate, mixture: Mixture, value: float, margin: float, span: float
+) -> Estimate:
+    """The estimate of a positive quantity, open above if its ends are more than 30 apart.
+
+    "At least L" is only said if one over the quantity came out small, which happens more often by
+    chance than a result of any size. So L is a limit for the results for which it is said.
+
+    Args:
+        estimate: The quantity.
+        mixture: What is known of one over it, before it is cut at zero.
+        value: One over the quantity.
+        margin: How far the lower end of its interval is below the value.
+        span: Training steps so far.
+    """
+    if estimate.high <= WIDEST * estimate.low:
+        return estimate
+    # The ends are 30 apart if value ± margin are, with margin = 29/31 of the value.
+    most = value * (WIDEST - 1) / (WIDEST + 1)
+    # None: widened for what was not seen
+    needed = steps_to_bound(most, margin, span) if margin > most else None
+    center, error = mixture.center_and_error(estimate.level)
+    # 0.5: standard errors by which the mixture is open earlier than a normal, because of its longer
+    # lower tail.
+    cutoff, level = 0.5 + _cutoff(estimate.level), estimate.level
+    if not error > 0:
+        limit = 0.0
+    elif center / error < cutoff:
+        limit = error * _limit(center / error, cutoff, 1 - level)
+    else:  # open because the newest readings contradict the others, so that both are in doubt
+        # 20.0: factor on the confidence of an end that the newest readings contradict.
+        limit = center + error * float(ndtri(1 - (1 - level) / 20.0))
+    low = min(estimate.low, 1 / limit) if limit > 0 else estimate.low
+    return replace(estimate, low=low, high=math.inf, needed=needed)
+
+
+def _limit(seen: float, cutoff: float, share: float) -> float:
+    """The largest mean of a unit normal for which a result below `cutoff` is at most `seen` in this
+    share of cases.
+
+    Source: conditional inference after a selection: Lee, Sun, Sun & Taylor (2016), Exact
+    Post-Selection Inference.
+    """
+    # 1e6: standard errors beyond which no limit is sought.
+    return _largest(
+        lambda mean: log_ndtr(seen - mean) - log_ndtr(cutoff - mean) > math.log(share), seen, 1e6
+    )
+
+
+@lru_cache
+def _cutoff(level: float) -> float:
+    """The mean, in standard errors, below which a normal's ends above zero are more
+    than 30 apart."""
+
+    def apart(mean: float) -> bool:
+        none = ndtr(-mean)
+        low, high = (
+            mean + float(ndtri(none + (1 - none) * share))
+            for share in ((1 - level) / 2, (1 + level) / 2)
+        )
+        return high > WIDEST * low
+
+    return _largest(apart, -5.0, 5.0)
+
+
+def _largest(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """The largest number between two for which this holds, by bisection."""
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low

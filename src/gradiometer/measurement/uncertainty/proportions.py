@@ -8,12 +8,12 @@ from scipy.special import ndtri
 
 from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 
 STEP = 1e-10
 
 
-def proportion(successes: int, trials: int, level: float = 0.9) -> Estimate:
+def proportion(successes: int, trials: int, level: float = LEVEL) -> Estimate:
     """The share of successes in independent trials, such as an accuracy on test examples, with
     Wilson's interval.
 
@@ -53,7 +53,7 @@ def difference_of_proportions(
     first: Shaped[np.ndarray, " trials"],
     second: Shaped[np.ndarray, " others"],
     *,
-    level: float = 0.9,
+    level: float = LEVEL,
 ) -> Estimate:
     """Share of the first minus share of the second, on the same independent trials, with Tango's
     score interval.

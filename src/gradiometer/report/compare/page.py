@@ -80,7 +80,7 @@ def tried_by(groups: Sequence[RunGroup]) -> tuple[ForkTried, ...]:
             here = list[Alternative]()
             for record in reversed(forks_of(compared.run)):
                 fork = record.fork
-                if not any(result.alternative == fork.baseline.name for result in fork.results):
+                if not any(result.alternative == fork.names[0] for result in fork.results):
                     continue
                 effects = {
                     effect.alternative: effect for effect in fork.effects(level=compared.level)

@@ -37,8 +37,8 @@ from gradiometer.report.sections.section import (
 )
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.configuration import Configuration
+from gradiometer.run.planned import planned
 from gradiometer.run.reader import Run
-from gradiometer.run.settings.planned import planned
 from gradiometer.verdict.diagnosis import Diagnosis
 from gradiometer.verdict.words.convergence import course_of_rate
 from gradiometer.verdict.words.say import say

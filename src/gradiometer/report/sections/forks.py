@@ -5,14 +5,11 @@ from collections.abc import Mapping, Sequence
 import altair as alt
 
 from gradiometer.loop.branch import BranchResult
-from gradiometer.loop.branches import Fork
+from gradiometer.loop.branches import Fork, at_end, comparison, setting
 from gradiometer.loop.comparison.effects import Effect
 from gradiometer.loop.comparison.words import (
-    at_end,
-    comparison,
     label_of,
     mean_end,
-    setting,
     signed,
     stopped,
     undecided,
@@ -35,7 +32,7 @@ def forks_section(run: Run, diagnosis: Diagnosis) -> Section:
     records = [
         record
         for record in reversed(forks_of(run))
-        if any(result.alternative == record.fork.baseline.name for result in record.fork.results)
+        if any(result.alternative == record.fork.names[0] for result in record.fork.results)
     ]
     level = run.configuration.level
     effects = {record.name: record.fork.effects(level=level) for record in records}
@@ -185,7 +182,7 @@ def branch_curve(
 ) -> list[tuple[float, float, float, float]]:
     """Step, mean, lowest and highest loss over the replicates, at the places that all
     of them have."""
-    updates = max(result.updates for result in fork.of(fork.baseline))
+    updates = max(result.updates for result in fork.of(fork.names[0]))
     batch = fork.horizon / max(updates, 1)
     by_place: dict[int, list[float]] = {}
     for result in results:

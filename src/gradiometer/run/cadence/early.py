@@ -93,20 +93,17 @@ class EarlyReadings:
         # A power above 1, so that the first readings are closer together.
         due: float = IN_TIME * self.by * (self.readings / self.target) ** 1.25
         # Cheap readings may use half of the allowance of the first 1,000 steps at once.
-        at_once = START_UP_STEPS / 2 * self._a_step if self._cheap else 0.0
-        if self.spent - self.bookkeeping <= max(self._small, at_once):
+        allowance = START_UP_STEPS * self._a_step
+        at_once = allowance / 2 if self._cheap else 0.0
+        # However short the run is, the first readings may use this much.
+        small = min(SMALL, max(allowance, 20 * self.share * SMALL))
+        if self.spent - self.bookkeeping <= max(small, at_once):
             return due
         return max(due, self._covered_at)
 
     @property
     def _cheap(self) -> bool:
         return self.cost < 1.25 * self.pace
-
-    @property
-    def _small(self) -> float:
-        """Seconds that the promised readings may use however short the run is."""
-        allowance = self._a_step * START_UP_STEPS
-        return min(SMALL, max(allowance, 20 * self.share * SMALL))
 
     @property
     def _a_step(self) -> float:

@@ -147,6 +147,7 @@ def _by_name(overhead: Mapping[str, Any], *, has_budget: bool) -> str:
     notes = {"outside": "outside the budget"} if has_budget else {}
     notes["fixed"] = "paid back in longer runs"
     for kind, note in notes.items():
-        if named := [name for name in overhead.get(kind) or () if name in spent]:
+        named = [name for name in overhead.get(kind) or () if name in spent]
+        if named:
             parts[-1] += f"; {' and '.join(named)} {note}"
     return f": {', '.join(parts)}"

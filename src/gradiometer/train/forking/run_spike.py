@@ -11,18 +11,16 @@ from gradiometer.drift.spikes.detection import Spike
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.jobs.pool import Pool
-from gradiometer.loop.changes.updates import Clip
-from gradiometer.loop.forking import fork
+from gradiometer.loop.changes.alternative import Clip
+from gradiometer.loop.forking import Progress, fork
 from gradiometer.loop.recorded.causes import HALF, LEAD, ORDERS, SpikeCauses, skipping, start_of
-from gradiometer.loop.recorded.growing import Progress
-from gradiometer.loop.recorded.plan import Plan
-from gradiometer.loop.recorded.record import ForkRecord
+from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.measurement.estimate import counted
 from gradiometer.problems.problem import Problem
 from gradiometer.run.problem import configuration_of
 from gradiometer.run.reader import Run
 from gradiometer.run.spikes import spikes_of
-from gradiometer.train.forking.run_loop import loop_at
+from gradiometer.train.restoring import loop_at
 
 
 def spike_causes(

@@ -20,17 +20,18 @@ from gradiometer.verdict.triage.thresholds import (
     FEWEST_LOOKS,
     FLAT_IN_A_LOG,
     GREW,
+    HALF_A_GUESS,
     JUMPED,
     JUMPED_IN_NOISE,
     JUMPS,
     LEAPT,
     LEARNT,
-    LEFT_A_GUESS,
     LITTLE_EXCESS,
     LITTLE_LEFT,
-    LONG_AT_A_GUESS,
     MOMENTUM_COUNTS,
     MOVED_FAST,
+    NEAR,
+    NEXT_TO_NOTHING,
     OPPOSED,
     OVERSHOT,
     REACH,
@@ -41,7 +42,6 @@ from gradiometer.verdict.triage.thresholds import (
     TO_AND_FRO,
     USUAL_DECAY,
     VANISHED,
-    WARM,
     WIDE_OUTPUTS,
     WORTH_OF_A_DECAY,
 )
@@ -82,7 +82,7 @@ def vanishing(signs: Signs, level: Level) -> Claimed | None:
     """From the start and while the loss stays at a guess, the first half of the layers has next to
     no gradient."""
     at_a_guess = steps_at_a_guess(signs, level)
-    if not at_a_guess > LONG_AT_A_GUESS * signs.steps:
+    if not at_a_guess:
         return None
     at_start, ratio = (
         first_over_last(signs, until=at_a_guess // 10),
@@ -90,9 +90,8 @@ def vanishing(signs: Signs, level: Level) -> Claimed | None:
     )
     if not (at_start < VANISHED and ratio < STAYS_VANISHED):
         return None
-    if late_deaths(signs) < DIED or ended_at(signs, level) > LEFT_A_GUESS:
-        # units that died on the way pass no gradient either, and a rate that is too high leaves a
-        # guess
+    # units that died on the way pass no gradient either
+    if late_deaths(signs) < DIED:
         return None
     cure = ("nn.init.kaiming_normal_(layer.weight)", "nn.BatchNorm1d(width)")
     return Claimed(Claim.VANISHING, {"ratio": at_start, "steps": float(at_a_guess)}, cure)
@@ -119,7 +118,11 @@ def rate_high(signs: Signs, level: Level) -> Claimed | None:
         return None
     moved, late, died = mean_movement(signs), ended_at(signs, level), late_deaths(signs)
     jumps = len(jumps_of(signs, level)) if usual_stride(signs) > CALM else 0
-    deadly = died < (DIED_BY_SGD if signs.family == "sgd" else DIED) and late > LEARNT
+    # a network under an adaptive optimizer often learns as well with the units that are left
+    if signs.family == "sgd":
+        deadly = died < DIED_BY_SGD and late > LEARNT
+    else:
+        deadly = died < DIED and late > HALF_A_GUESS
     # weights that grow do no harm to a loss that has come down to nearly nothing
     grown = grew(signs) and not late < LEARNT
     if not (diverged or grown or overshot(signs) or deadly or jumps >= JUMPS):
@@ -170,10 +173,9 @@ def grew(signs: Signs) -> bool:
 def overshot(signs: Signs) -> bool:
     """True if steps of SGD changed the network by about itself. With normalisation that does no
     harm."""
-    later = signs.strides[WARM:]
-    if signs.family != "sgd" or not len(later) or signs.is_normalised:
+    if signs.family != "sgd" or not signs.steps or signs.is_normalised:
         return False
-    return bool(np.quantile(later, 0.98) > OVERSHOT)
+    return bool(np.quantile(signs.strides, 0.98) > OVERSHOT)
 
 
 def jumps_of(signs: Signs, level: Level) -> list[int]:
@@ -213,33 +215,33 @@ def lasting_rises(losses: np.ndarray) -> np.ndarray:
 
 
 def rate_low(signs: Signs, level: Level) -> Claimed | None:
-    """The network has not come far, in slow steps, and its loss was still falling or has not left a
-    guess."""
-    if signs.is_short or not signs.has_ended or not is_near(signs):
+    """The network has not come far, and its loss was still falling or has not left a guess."""
+    if signs.is_short or not signs.has_ended:
+        return None
+    late, share = ended_at(signs, level), signs.reach / usual_reach(signs)
+    if not late > LEARNT or not share < (1 if late > HALF_A_GUESS else NEAR):
         return None
     plain = signs.family == "sgd" and not signs.momentum
-    if plain and signs.cosine < OPPOSED and not is_near(signs, share=0.5):
+    if plain and signs.cosine < OPPOSED and share > NEXT_TO_NOTHING:
         return None
-    late = ended_at(signs, level)
-    if not late > LEARNT or not (late > AT_A_GUESS or fall_by_rate(signs) > FALLS_BY_RATE):
+    if not (share < NEXT_TO_NOTHING or late > AT_A_GUESS or fall_by_rate(signs) > FALLS_BY_RATE):
         return None
-    factor = 8 if is_near(signs, share=0.25) else 4
-    share = signs.reach / usual_reach(signs)
+    factor = 8 if share < NEXT_TO_NOTHING else 4 if share < NEAR else 2
     numbers = {"reach": signs.reach, "share": share, "steps": float(signs.steps)}
     return Claimed(Claim.RATE_LOW, numbers, (f"rate {factor}x",), ("fine_tuning",))
 
 
-def is_near(signs: Signs, share: float = 1.0) -> bool:
-    """True if the network has come less far than this share of what a rate should bring it.
+def is_near(signs: Signs) -> bool:
+    """True if the network has come less far than a good rate brings it at least."""
+    return bool(signs.reach < usual_reach(signs))
+
+
+def usual_reach(signs: Signs) -> float:
+    """The least reach of trainings at a good rate, of this length and under this optimizer.
 
     In a short training that is less, so that each step is short as well: one that was stopped early
     is none.
     """
-    return bool(signs.reach < share * usual_reach(signs))
-
-
-def usual_reach(signs: Signs) -> float:
-    """The least reach of trainings at a good rate, of this length and under this optimizer."""
     limit = REACH if signs.family == "sgd" else REACH_OF_ADAM
     return limit * min(signs.steps / STEPS_OF_REACH, 1.0)
 
@@ -268,9 +270,10 @@ def no_decay(signs: Signs, level: Level) -> Claimed | None:
     shared, excess = late_cosine(signs), late_excess(signs, level)
     plain = signs.family == "sgd" and not signs.momentum
     to_and_fro = plain and shared < TO_AND_FRO and fell < STILL_LEARNS
-    noisy = excess > max(WORTH_OF_A_DECAY * fell, LITTLE_EXCESS)
+    far_above = excess > max(WORTH_OF_A_DECAY * fell, LITTLE_EXCESS)
+    noisy = left < HALF_A_GUESS and (to_and_fro or far_above)
     flat = not len(signs.looks) and fell < FLAT_IN_A_LOG  # all that a log has
-    if not (to_and_fro or noisy or flat) or not left > LITTLE_LEFT:
+    if not (noisy or flat) or not left > LITTLE_LEFT:
         return None
     numbers = {
         "movement": mean_movement(signs, since=0.5),

@@ -15,8 +15,9 @@ from gradiometer.verdict.triage.thresholds import (
     BEST_BEFORE,
     COMES_BACK,
     ERRORS,
+    HALF_A_GUESS,
+    HALF_LEARNT,
     LEAKED,
-    LEARNT_BEFORE,
     NEARLY_ALL,
     NEXT_RISE,
     NO_SIGNAL,
@@ -64,20 +65,31 @@ def leak(signs: Signs, _: Level) -> Claimed | None:
 
 
 def labels_random(signs: Signs, level: Level) -> Claimed | None:
-    """The weights travelled far, and the test loss never came below a guess."""
-    _, test = _tests(signs)
+    """The weights travelled far, and the test loss never came below a guess, not even while the
+    training loss did."""
+    steps, test = _tests(signs)
     if len(test) < 2 or signs.is_short or not level.value > 0:
         return None
     lowest = float(test.min() / level.value)
     if not lowest > RANDOM or is_near(signs) or not np.isfinite(signs.reach):
         return None
-    if signs.cosine > NO_SIGNAL or training_loss(signs) < AT_A_GUESS * level.value:
-        return (
-            None  # gradients that agree are about to learn; what is learnt by heart is overfitted
-        )
+    if training_loss(signs) < AT_A_GUESS * level.value:
+        # rows that are learnt by heart: right labels would have shown in the test loss on the way
+        if not is_half_learnt(signs, level, steps):
+            return None
+    elif signs.cosine > NO_SIGNAL:
+        return None  # gradients that agree are about to learn
     return Claimed(
         Claim.LABELS_RANDOM, {"lowest": lowest, "travel": signs.travel}, ("check the labels",)
     )
+
+
+def is_half_learnt(signs: Signs, level: Level, steps: np.ndarray) -> bool:
+    """True if the training loss was clearly below a guess, and not yet far, at one of these
+    steps."""
+    around = [signs.losses[max(int(step) - 10, 0) : int(step) + 10].mean() for step in steps]
+    shares = np.array(around) / level.value
+    return bool(((shares > HALF_LEARNT) & (shares < AT_A_GUESS)).any())
 
 
 def labels_noisy(signs: Signs, level: Level) -> Claimed | None:
@@ -123,7 +135,7 @@ def bad_batch(signs: Signs, level: Level) -> Claimed | None:
     elsewhere = np.concatenate([rises[: max(step - 10, 0)], rises[step + AFTER_A_RISE :]])
     if not rises[step] > BAD_RISE or (len(elsewhere) and elsewhere.max() > NEXT_RISE * rises[step]):
         return None
-    if not losses[step - 8 : step].max() < LEARNT_BEFORE * level.value:
+    if not losses[step - 8 : step].max() < HALF_A_GUESS * level.value:
         return None
     first, after = signs.step_of(step - 1) + 1, signs.step_of(step) + 1
     return Claimed(

@@ -6,14 +6,13 @@ from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.level import Level, trained_loss
 from gradiometer.verdict.triage.signs import NORMALISATIONS, Signs
 from gradiometer.verdict.triage.thresholds import (
+    ABOVE_TRAINING,
     CLEARED,
-    CLIPPED,
     DROPPED,
     DROPPED_IN_VAIN,
     FAR,
     FAR_IN_SPITE,
     HALF_CLIPPED,
-    NO_GAP,
     SORTED,
     STALE,
     UNDIVIDED,
@@ -84,7 +83,7 @@ def dropout(signs: Signs, _: Level) -> Claimed | None:
     """Dropout leaves too little, or half, although nothing is overfitted."""
     share = float(signs.facts.get("dropout", 0.0))
     known = np.isfinite(signs.test) & np.isfinite(signs.train)
-    in_vain = known.any() and signs.test[known][-1] < NO_GAP * signs.train[known][-1]
+    in_vain = known.any() and signs.test[known][-1] < ABOVE_TRAINING * signs.train[known][-1]
     if not (share >= DROPPED or (share >= DROPPED_IN_VAIN and in_vain and signs.has_ended)):
         return None
     return Claimed(Claim.DROPOUT, {"dropped": share}, ("nn.Dropout(0.1)",))
@@ -191,7 +190,7 @@ def clip_small(signs: Signs, _: Level) -> Claimed | None:
         return None
     left = float(np.median(shares))
     # a rate that was chosen together with the clipping leads far in spite of it
-    if not (left < CLIPPED or (left < HALF_CLIPPED and signs.reach < FAR_IN_SPITE)):
+    if not left < HALF_CLIPPED or signs.reach >= FAR_IN_SPITE:
         return None
     return Claimed(Claim.CLIP_SMALL, {"left": left}, (f"clip {_norm(signs):.2g}",))
 

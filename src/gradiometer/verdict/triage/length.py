@@ -14,9 +14,7 @@ from gradiometer.verdict.triage.thresholds import (
     FAR_ENOUGH,
     FAR_ENOUGH_FOR_ADAM,
     FEW_AN_EPOCH,
-    FEW_EPOCHS,
     FEW_LABELS,
-    FEW_UPDATES,
     FLAT,
     LARGE_BATCH,
     LEARNT,
@@ -39,7 +37,7 @@ def stopped_early(signs: Signs, level: Level) -> Claimed | None:
         return None
     epochs = signs.epochs
     fell, error = late_fall(signs)
-    if not (fell > STILL_FALLING and fell > 2 * error and epochs < FEW_EPOCHS):
+    if not (fell > STILL_FALLING and fell > 2 * error and epochs < SEEN_AGAIN):
         return None
     if (
         not (signs.reach < SHORT_REACH or fell > STILL_LEARNS)
@@ -79,7 +77,7 @@ def batch_large(signs: Signs, level: Level) -> Claimed | None:
     do not lead far."""
     if not signs.updates_an_epoch <= FEW_AN_EPOCH or not ended_at(signs, level) > LITTLE_LEFT:
         return None
-    alike = signs.updates_an_epoch <= FEW_UPDATES and signs.cosine > NO_NOISE
+    alike = signs.cosine > NO_NOISE
     limit = FAR_ENOUGH if signs.family == "sgd" else FAR_ENOUGH_FOR_ADAM
     seen_again = signs.has_ended and signs.epochs >= SEEN_AGAIN and signs.batch_size >= LARGE_BATCH
     short = signs.steps < STEPS_OF_REACH and signs.reach < limit

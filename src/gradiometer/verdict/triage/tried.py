@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from gradiometer.errors import BadArgument
 from gradiometer.loop.branches import Fork
-from gradiometer.loop.changes.alternative import Alternative
-from gradiometer.loop.changes.rates import CoolNow, Rate
+from gradiometer.loop.changes.alternative import Alternative, CoolNow, Rate
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.comparison.effects import Effect
 from gradiometer.loop.recorded.record import ForkRecord, forks_of

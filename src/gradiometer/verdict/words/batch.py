@@ -16,8 +16,7 @@ from gradiometer.estimation.batch_advice import (
 from gradiometer.estimation.preconditioned_noise import VALID
 from gradiometer.measurement.estimate import Estimate, about, counted, significant
 from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.measurement.optimizer.hyperparameters import list_values
-from gradiometer.measurement.optimizer.shape import number
+from gradiometer.measurement.optimizer.hyperparameters import list_values, number
 from gradiometer.verdict.words.sentences import Sentences, always
 
 # Factors of the best learning rate seen when B is doubled under AdamW: 2^p with p from −0.03 to

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gradiometer.loop.comparison.words import label_of, outcome
-from gradiometer.loop.recorded.scores import SOURCE, track_record
-from gradiometer.loop.recorded.trials import TOLERANCE
+from gradiometer.loop.recorded.trials import SOURCE, TOLERANCE, track_record
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.verdict.words.sentences import Sentences, always

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 from gradiometer.measurement.estimate import Estimate, counted
 from gradiometer.measurement.finding import Finding, State
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.settings.watched import WatchedConfiguration
+from gradiometer.run.configuration import Configuration, WatchedConfiguration
 from gradiometer.verdict.words.say import say
 
 

@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from gradiometer.loop.changes.rates import Rate
+from gradiometer.loop.changes.alternative import Rate
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.measurement.optimizer.shape import number
+from gradiometer.measurement.optimizer.hyperparameters import number
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.words.sentences import Sentences, always
 
@@ -99,7 +99,8 @@ WORDS: Mapping[Claim, Words] = {
     ),
     Claim.VANISHING: Words(
         "The gradient vanishes on its way through the network: at the start, no layer of the first "
-        "half has more than {ratio:%} of that in the last one, and nothing is learnt.",
+        "half has more than {ratio:%} of that in the last one, and the loss stays at a guess for "
+        "{steps} steps.",
         "Weights, activations or depth make gradients smaller from layer to layer.",
     ),
     Claim.RATE_HIGH: Words(
@@ -115,7 +116,7 @@ WORDS: Mapping[Claim, Words] = {
     ),
     Claim.RATE_LOW: Words(
         "The learning rate is too low: in {steps} steps the network went {share:%} of the way that "
-        "trainings at a good rate go at least, and the loss was still falling.",
+        "trainings at a good rate go at least.",
         "Steps this short need many more updates for the same loss.",
     ),
     Claim.NO_DECAY: Words(

@@ -3,11 +3,14 @@ in later ones."""
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gradiometer.integrations.watch.shield import Hook, Shield
+from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.batch import Batch, batch_size, tensors_of
 
 LOOKS = 4
@@ -36,26 +39,23 @@ class Rows:
     readings mean.
 
     Args:
-        model: The model.
+        subject: The training.
         warn: Takes a warning, in one sentence.
-        grouped: True if the user said which rows are copies of one example.
+        shield: Takes errors of hooks.
     """
 
-    def __init__(self, model: nn.Module, warn: Callable[..., None], *, grouped: bool) -> None:
+    def __init__(self, subject: Subject, warn: Callable[..., None], shield: Shield) -> None:
         self._warn = warn
+        self._batches = subject.batches
         self._has_looked_back = False
-        self._time_first = TimeFirst(model)
-        self._looks = 0 if grouped else LOOKS
+        self._time_first = TimeFirst(subject.objective.model, shield)
+        self._looks = LOOKS if subject.batches.groups is None else 0
         self._seen: set[int] = set()
         self._drawn = self._back = self._same = 0
 
-    def look(self, batch_of: Callable[[], Batch], *, sampled: bool) -> None:
-        """Look at one batch, if there is something to look for.
-
-        Args:
-            batch_of: Returns the batch.
-            sampled: True if it is known how batches are drawn.
-        """
+    def look(self, batch_of: Callable[[], Batch]) -> None:
+        """Look at the batch that is returned, if there is something to look for."""
+        sampled = self._batches.known
         if not (self._looks or self._time_first.has_looked) and (sampled or self._has_looked_back):
             return
         batch = batch_of()
@@ -172,14 +172,22 @@ class TimeFirst:
 
     Args:
         model: The model.
+        shield: Takes errors.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, shield: Shield) -> None:
         self._shapes: list[tuple[str, tuple[int, ...]]] = []
+        self._handles: dict[str, Any] = {}
         for name, module in model.named_modules():
             if getattr(module, "batch_first", None) is False:
-                look = _Look(f"{name or 'the model'} ({type(module).__name__})", self._shapes)
-                look.handle = module.register_forward_pre_hook(look)
+                shown = f"{name or 'the model'} ({type(module).__name__})"
+                hook = Hook(shield, partial(self._look, shown))
+                self._handles[shown] = module.register_forward_pre_hook(hook)
+
+    def _look(self, name: str, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if inputs and isinstance(inputs[0], Tensor):
+            self._shapes.append((name, tuple(inputs[0].shape)))
+        self._handles.pop(name).remove()
 
     @property
     def has_looked(self) -> bool:
@@ -189,7 +197,8 @@ class TimeFirst:
     def sentence(self, batch: Batch) -> str:
         """A sentence if the first axis of the batch is that of time; empty otherwise."""
         size = batch_size(batch)
-        shapes, self._shapes = self._shapes, []
+        shapes = self._shapes
+        self._shapes = []
         for name, shape in shapes:
             if len(shape) == 3 and shape[0] == size != shape[1]:
                 return (
@@ -197,24 +206,3 @@ class TimeFirst:
                     f"{shape[1]} examples, and the {shape[0]} count as examples; give batch_axis=1"
                 )
         return ""
-
-
-class _Look:
-    """A hook that keeps the shape of a module's first input, and then removes itself. Copies of it
-    do nothing."""
-
-    def __init__(
-        self, name: str = "", shapes: list[tuple[str, tuple[int, ...]]] | None = None
-    ) -> None:
-        self._name = name
-        self._shapes = shapes
-        self.handle: Any = None
-
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if self._shapes is not None and inputs and isinstance(inputs[0], Tensor):
-            self._shapes.append((self._name, tuple(inputs[0].shape)))
-        if self.handle is not None:
-            self.handle.remove()
-
-    def __reduce__(self) -> tuple[type["_Look"], tuple[()]]:
-        return _Look, ()

@@ -9,11 +9,8 @@ from jaxtyping import Float
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from gradiometer.errors import BadArgument, Unsupported
-from gradiometer.integrations.watch.capture import Capture
-from gradiometer.integrations.watch.data import Batches
 from gradiometer.integrations.watch.losses import no_loss
 from gradiometer.integrations.watch.requests.looks import Looks
-from gradiometer.integrations.watch.requests.on_the_way import OnTheWay
 from gradiometer.integrations.watch.triage.exact import schedulers_of
 from gradiometer.loop import Alternative, Fork, Loop, fork
 from gradiometer.loop.data import Data, data_of
@@ -38,11 +35,6 @@ OF_LOOP = frozenset(inspect.signature(Loop).parameters)
 class Forks(Looks):
     """Forks of a watched loop, on request."""
 
-    _accumulation: int
-    _batches: Batches
-    _capture: Capture
-    on_the_way: OnTheWay
-
     def fork(
         self,
         *,
@@ -54,10 +46,10 @@ class Forks(Looks):
         """What would have happened from here with other settings: `gradiometer.loop.fork` for the
         watched loop.
 
-        Model, optimizer, loss, scaler, accumulation and the number of updates are those of the
-        watch. Call it after `optimizer.step()`. The training stays the same, bit for bit, and the
-        fork is kept in the run. Its time is reported in `overhead`, outside the budget. On several
-        processes rank 0 forks and the others get None.
+        Model, optimizer, loss, scaler, accumulation, `groups` and the number of updates are those
+        of the watch. Call it after `optimizer.step()`. The training stays the same, bit for bit,
+        and the fork is kept in the run. Its time is reported in `overhead`, outside the budget. On
+        several processes rank 0 forks and the others get None.
 
         Args:
             batches: The training data, for example the DataLoader, as in `gradiometer.loop.fork`.
@@ -98,7 +90,7 @@ class Forks(Looks):
         charged_to: str = "forks on request",
         **settings: Any,
     ) -> Fork | None:
-        if self._batches.axis:
+        if self._subject.batches.axis:
             raise Unsupported(
                 "`batch_axis` is not 0, and a fork cuts batches along their first axis."
             )
@@ -110,14 +102,17 @@ class Forks(Looks):
                 raise BadArgument(
                     "`loss` is missing: give loss=lambda model, batch: ... to `watch` or here."
                 )
-            known: dict[str, Any] = {"index": self.steps}
+            known: dict[str, Any] = {"index": self.steps, "groups": self._subject.batches.groups}
             if own:
                 # decorators of the user's own stay on it
                 known["loss"] = vars(self._objective.loss)["__wrapped__"]
             if settings.get("step") is None:
-                known |= {"accumulation": self._accumulation, "scaler": self._capture.scaler}
+                known |= {
+                    "accumulation": self._subject.accumulation,
+                    "scaler": self._subject.scaler,
+                }
             known |= {name: settings.pop(name) for name in OF_LOOP if name in settings}
-            kept = self.on_the_way.kept.newest if at is None else self.on_the_way.kept.before(at)
+            kept = self.kept_updates.newest if at is None else self.kept_updates.before(at)
             notes = self._schedule(known, batches, Signs.of(run).rates)
             loop = Loop(self._objective.model, self._optimizers, batches=batches, **known)
             loop.warnings = (*notes, *self._replayed(loop, kept, run))
@@ -152,7 +147,7 @@ class Forks(Looks):
         """Compare updates of the loop with those of a copy. Returns what a reader of the fork
         should know."""
         if kept is None:
-            why = self.on_the_way.kept.why_none
+            why = self.kept_updates.why_none
             notes: tuple[str, ...] = (
                 f"No update of your loop was compared with that of a copy, since {why}.",
             )

@@ -1,16 +1,15 @@
 """Keeps a few updates of a watched loop, so that a fork can be compared with what the loop does."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradiometer.errors import BadArgument
-from gradiometer.integrations.fsdp import is_sharded
-from gradiometer.integrations.watch.last_gradient import NEVER
+from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.integrations.watch.triage.exact import schedulers_of
@@ -53,38 +52,22 @@ class KeptUpdatesOfLoop:
     Args:
         subject: The training. Nothing is kept of ours, with a budget of 0, on several processes, or
             if it is sharded.
-        called: The model as the loop calls it.
-        optimizers: The optimizers of the loop.
-        scaler: The GradScaler, if there is one.
-        accumulation: Number of calls of `step` for one update.
         warn: Takes a warning.
     """
 
-    def __init__(
-        self,
-        subject: Subject,
-        called: nn.Module,
-        optimizers: Sequence[torch.optim.Optimizer],
-        scaler: Any,
-        accumulation: int,
-        warn: Callable[[str], None],
-    ) -> None:
+    def __init__(self, subject: Subject, warn: Callable[[str], None]) -> None:
         self._warn = warn
-        model = subject.objective.model
-        self._model = model
-        self._called = called
-        self._optimizers = optimizers
-        self._loss = getattr(subject.objective.loss, "__wrapped__", None)
-        self._accumulation = accumulation
-        self._scaler = scaler
+        self._subject = subject
+        self._model = subject.objective.model
+        self._optimizers = subject.optimizers
         self._budget = subject.budget
-        self.shield = Shield(self._stop)
+        self.shield = Shield(self._stop, before_first_update=False)
         """The context for everything that training calls: an error ends the keeping, and nothing
         else."""
-        self.shield.before_first_update = False
         self.stretches: list[KeptUpdates] = []
         """The updates that are complete, the newest last."""
-        self._states = 0
+        self.states = 0
+        """Number of states that are kept, twice as far apart each time, to fork from them later."""
         self.why_none = "the loop has not made enough updates yet"
         """Why there are none, as the end of a sentence."""
         self._start = FIRST
@@ -102,7 +85,7 @@ class KeptUpdatesOfLoop:
         can_keep = (
             bool(self._budget.share)
             and subject.ranks.alone
-            and not (is_sharded(model) or subject.is_own)
+            and not (subject.sharded or subject.is_own)
         )
         self.next = FIRST - 1 if can_keep else NEVER
         """The next step at which `at_step` has something to do."""
@@ -113,10 +96,6 @@ class KeptUpdatesOfLoop:
                 "that needs a `budget` above 0 in `watch`, one process and a model that is not "
                 "sharded"
             )
-
-    def keep_states(self, count: int) -> None:
-        """Keep so many states, twice as far apart each time, to fork from them later."""
-        self._states = count
 
     @property
     def newest(self) -> KeptUpdates | None:
@@ -141,13 +120,16 @@ class KeptUpdatesOfLoop:
 
     def at_step(self, batch: Batch | None) -> None:
         """Take the batch of a backward, before the update."""
+        if batch is None:
+            # an update cannot be repeated, now or later: the coming one must not begin anew
+            with self.shield:
+                self._give_up("`w.step` was called without the batch", for_good=True)
+            return
         self.awaits_update = True
         if not self._is_open:
             return
         with self.shield, self._spending():
-            if batch is None:
-                self._give_up("`w.step` was called without the batch", for_good=True)
-            elif not self._batches or batch is not self._batches[-1]:
+            if not self._batches or batch is not self._batches[-1]:
                 # a closure takes the same batch several times
                 if self._state is None:
                     self._keep_state()  # the first call of the model was not seen
@@ -162,10 +144,10 @@ class KeptUpdatesOfLoop:
             if not self._is_open:
                 if step >= self._start - 1:
                     self._begin(step + 1)
-            elif len(self._batches) != self._accumulation:
+            elif len(self._batches) != self._subject.accumulation:
                 self._give_up(
                     f"an update took {len(self._batches)} calls of `w.step`, not "
-                    f"{self._accumulation}"
+                    f"{self._subject.accumulation}"
                 )
             else:
                 self._take(step)
@@ -191,7 +173,7 @@ class KeptUpdatesOfLoop:
             )
             return
         # without the model, whose hooks lead to the watch and its own generators
-        self._used = Surroundings(self._loss)
+        self._used = Surroundings(getattr(self._subject.objective.loss, "__wrapped__", None))
         self._is_open = True
         self.next = step
         self._prepare()
@@ -202,9 +184,9 @@ class KeptUpdatesOfLoop:
         self._state = KeptUpdates(
             {name: one.detach().clone() for name, one in tensors_of(self._model).items()},
             copy.deepcopy(as_one(self._optimizers).state_dict()),
-            _copy_of(self._scaler),
+            _copy_of(self._subject.scaler),
         )
-        if self._states:
+        if self.states:
             schedulers, _ = schedulers_of(self._optimizers, 0)
             self._state.schedulers = [copy.deepcopy(one.state_dict()) for one in schedulers]
 
@@ -224,7 +206,8 @@ class KeptUpdatesOfLoop:
         if takes_no_hooks(self._model):
             return
         # several networks in one module are called by themselves
-        for module in (self._called, *self._called.children()):
+        called = self._subject.called
+        for module in (called, *called.children()):
             if not isinstance(module, torch.jit.ScriptModule):
                 hook = Hook(self.shield, self._at_call)
                 self._handles.append(module.register_forward_pre_hook(hook))
@@ -243,7 +226,7 @@ class KeptUpdatesOfLoop:
             if self._state is None:
                 self._keep_state()
             self._modes = [module.training for module in self._model.modules()]
-        elif len(self._batches) == self._accumulation and self._above is None:
+        elif len(self._batches) == self._subject.accumulation and self._above is None:
             # after the last `w.step`: as SAM does
             self._above = marks_of(dict(self._model.named_parameters()))
 
@@ -270,7 +253,7 @@ class KeptUpdatesOfLoop:
             )
         )
         earlier = self.stretches[:-1] if kept is self.newest else self.stretches
-        self.stretches = [*earlier, kept][-max(self._states, 1) :]
+        self.stretches = [*earlier, kept][-max(self.states, 1) :]
         if len(kept.updates) < IN_A_ROW:
             self._prepare()
         else:
@@ -285,7 +268,7 @@ class KeptUpdatesOfLoop:
     def _end_stretch(self, step: int) -> None:
         self._close_stretch()
         while self._start <= step + 1:
-            self._start *= 2 if self._states else APART
+            self._start *= 2 if self.states else APART
         self.next = self._start - 1
 
     def _give_up(self, why: str, *, for_good: bool = False) -> None:

@@ -2,12 +2,14 @@
 page at the end."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from gradiometer.compiler import as_written
 from gradiometer.convergence.averaging import tracking_layers
@@ -23,34 +25,22 @@ from gradiometer.drift.curvature import survey_examples
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.estimation.noise import GradientNoise, of_the_gradient_meant
-from gradiometer.estimation.noise_readings import source_of
+from gradiometer.estimation.products import source_of
 from gradiometer.exploration.ensembles.snapshots import Snapshot
-from gradiometer.integrations.announcements import Announcements
-from gradiometer.integrations.fsdp import is_sharded
-from gradiometer.integrations.watch.data import OnDevice, examples_of
-from gradiometer.integrations.watch.findings import Findings
-from gradiometer.integrations.watch.kept import Kept, LossesGiven, evaluation
 from gradiometer.integrations.watch.losses import no_loss
-from gradiometer.integrations.watch.triage.recorder import TriageRecorder
+from gradiometer.integrations.watch.measuring import Measuring
+from gradiometer.integrations.watch.subject import OnDevice, examples_of
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.evaluation import Evaluation
-from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.evaluation import Evaluation, PerExample
 from gradiometer.measurement.uncertainty.means import mean
+from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.problems.problem import Problem
-from gradiometer.run.artifacts import save_artifact
-from gradiometer.run.budget import Budget
-from gradiometer.run.ranks import Ranks
+from gradiometer.run.artifacts import save_artifact, save_snapshot, snapshot_paths
 from gradiometer.run.reader import Run
-from gradiometer.run.recorder import Recorder
-from gradiometer.run.snapshots import save_snapshot, snapshot_paths
 
 if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
-
-KEPT_NUMBERS = 2**24
-"""Most parameters whose values at the start of training are kept for the certificate: 64 MiB in
-single precision."""
 
 AT_THE_START = 8
 """Readings whose mean is taken as ‖g‖² at the start of training, if its parameters
@@ -61,7 +51,11 @@ PENALTIES = (torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop, torch.optim
 not."""
 
 
-class Looks:
+LossesGiven = float | Tensor | Sequence[Any]
+"""A mean loss, or the losses of single examples."""
+
+
+class Looks(Measuring):
     """Looks at the model of a watched loop, on request. They are kept in the run and shown on its
     page.
 
@@ -70,34 +64,11 @@ class Looks:
     several processes rank 0 looks, and the others get None.
     """
 
-    ranks: Ranks
-    budget: Budget
-    steps: int
-    _objective: Objective
-    _optimizers: Sequence[torch.optim.Optimizer]
-    _recorder: Recorder | None
-    _kept: Kept
-    _announcements: Announcements
-    _restored: Mapping[str, Any]
-    _begun: bool
-    _triage: TriageRecorder
-    _at_start: list[torch.Tensor] | None = None
-
-    @property
-    def run(self) -> Run | None:
-        """The run as it is on disk now; None before the first step, if it cannot be read, and on
-        ranks other than 0."""
-        return self._kept.run
-
     @property
     def overhead(self) -> dict[str, Any]:
         """The share of the training time that measuring may use and has used; empty before the
         first step."""
         return {} if self._recorder is None else self._recorder.overhead
-
-    def findings(self) -> Findings:
-        """The findings so far, the most urgent first, and the warnings."""
-        return self._kept.findings()
 
     def evaluated(self, test: LossesGiven | None = None, train: LossesGiven | None = None) -> None:
         """Record an evaluation of the model as it is now, so that overfitting can be seen.
@@ -118,35 +89,10 @@ class Looks:
 
     def record_evaluation(self, evaluation: Evaluation) -> None:
         """Record an evaluation whose estimates are known, such as "test_loss"."""
-        self._kept.evaluate(self.steps, evaluation)
+        self._evaluations.append((self.steps, evaluation))
+        self._write_evaluations()
         with self._triage.shield:
             self._triage.evaluated()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain values, without tensors, for your checkpoint: with them the same run can be
-        continued."""
-        return {"steps": self.steps, **self._kept.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue the run of a checkpoint. Call it before the first step."""
-        if self._begun:
-            raise BadArgument(
-                "`state` came too late: load it before the first step, to continue the same run."
-            )
-        if "steps" not in state:
-            raise BadArgument(
-                "`state` is not the state_dict of a watch: give what `state_dict()` returned."
-            )
-        self.steps = int(state["steps"])
-        self._restored = state
-
-    def __repr__(self) -> str:
-        run = self.run
-        return f"<watch: {'no step yet' if run is None else f'{run.path}, {run.steps:,} steps'}>"
-
-    def _repr_html_(self) -> str:
-        """A card for notebooks: the run and its findings."""
-        return self.findings().card_of(self.run)
 
     def certify(
         self,
@@ -335,7 +281,7 @@ class Looks:
     def _looking(self, *, forks: str = "") -> Iterator[Run | None]:
         """The run, while the time is charged, that of forks to this name; None on every process
         except rank 0."""
-        if is_sharded(self._objective.model):
+        if self._subject.sharded:
             raise Unsupported("`model` is sharded (FSDP): no process can run it alone.")
         run = self.run
         if run is None and self.ranks.first:
@@ -360,15 +306,6 @@ class Looks:
         save_artifact(run, artifact)
         if self._recorder is not None and self._recorder.closed:
             self._announcements.show(run)
-
-    def _remember_start(self) -> None:
-        """Keep the parameters before the first update, unless there are too many, or the run is
-        continued."""
-        whole = "run" not in self._restored and not is_sharded(self._objective.model)
-        if whole and self._objective.dimension <= KEPT_NUMBERS:
-            self._at_start = [
-                parameter.detach().to("cpu", copy=True) for parameter in self._objective.parameters
-            ]
 
     def _gradient_at_start(
         self, run: Run, data: OnDevice, seed: int, settings: dict[str, Any]
@@ -415,3 +352,50 @@ def _start_of(run: Run, level: float) -> Estimate:
         f"`start` is missing, and {why}: give start=gradient_squared(Objective(model, loss), "
         "Examples(train))[0], measured before training."
     )
+
+
+def evaluation(**losses: LossesGiven | None) -> Evaluation:
+    """An evaluation, from the losses on the test and the training examples.
+
+    Raises:
+        BadArgument: None is given, or one is not a number, a tensor or a list of numbers.
+    """
+    estimates, examples = {}, {}
+    for name, value in losses.items():
+        if value is not None:
+            given = losses_given(name, value)
+            estimates[f"{name}_loss"] = mean_loss(given)
+            if name == "test" and given.size > 1:
+                examples[f"{name}_loss"] = given
+    if not estimates:
+        raise BadArgument(
+            "`test` and `train` are missing: give the loss on held-out examples as test=..."
+        )
+    return Evaluation(estimates, examples)
+
+
+def losses_given(name: str, value: Any) -> PerExample:
+    """What was given for an evaluation, as an array.
+
+    Raises:
+        BadArgument: It is not a number, a tensor or a list of numbers.
+    """
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().double().numpy()
+    try:
+        losses = np.asarray(value, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise BadArgument(
+            f"`{name}` must be a loss or the losses of single examples, got a "
+            f"{type(value).__name__}: give a number, a tensor or a list of numbers."
+        ) from error
+    if not losses.size:
+        raise BadArgument(f"`{name}` holds no loss: give a number, or the loss of every example.")
+    return losses
+
+
+def mean_loss(losses: PerExample) -> Estimate:
+    """The mean, with an interval if these are the losses of single examples."""
+    if not np.isfinite(losses).all():
+        return Estimate.unknown(level=0.9, method="a loss is not finite", samples=losses.size)
+    return Estimate.exact(float(losses[0])) if losses.size == 1 else skewed_mean(losses)

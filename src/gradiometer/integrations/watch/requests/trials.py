@@ -6,11 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from gradiometer.errors import GradiometerError
-from gradiometer.integrations.watch.last_gradient import NEVER
+from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.integrations.watch.triage.exact import schedulers_of
-from gradiometer.loop.changes.alternative import Alternative
-from gradiometer.loop.changes.rates import CoolNow, Rate
+from gradiometer.loop.changes.alternative import Alternative, CoolNow, Rate
 from gradiometer.run.budget import Budget
 from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim
@@ -64,10 +63,9 @@ class Trials:
         self._watched = watched
         self._say = say
         self._budget: Budget = watched.budget
-        self.shield = Shield(self._stop)
+        self.shield = Shield(self._stop, before_first_update=False)
         """The context for everything that training calls: an error ends the trials, and nothing
         else."""
-        self.shield.before_first_update = False
         self.data: Any = None
         """The loader of the training data; None if it is not known."""
         self._copies = float(COPIES)

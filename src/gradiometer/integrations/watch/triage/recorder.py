@@ -1,27 +1,27 @@
 """Records what triage needs, at every tenth step of a watched loop, from what training makes
 anyway."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gradiometer.integrations.watch.accelerator.copied import Copied
-from gradiometer.integrations.watch.last_gradient import NEVER, LastGradient, gradients_of
+from gradiometer.integrations.gradients import NEVER, LastGradient, gradients_of
+from gradiometer.integrations.watch.accelerator import Copied
 from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
+from gradiometer.integrations.watch.subject import Subject
 from gradiometer.integrations.watch.triage.batches import BatchSigns, logits_of, parts_of
 from gradiometer.integrations.watch.triage.exact import (
     BackwardsOfStep,
+    SharedRows,
     facts_of,
     planned_steps,
     sensitive_layers,
     together,
 )
-from gradiometer.integrations.watch.triage.rows import SharedRows
-from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.batch import Batch, tensors_of
 from gradiometer.measurement.objective import Objective
-from gradiometer.run.budget import Budget
 from gradiometer.run.recorder import Recorder
 
 DISTANCES = (7, 11, 13)
@@ -53,43 +53,27 @@ class TriageRecorder:
     device and are fetched at the next look, when they have arrived.
 
     Args:
-        objective: The model.
-        optimizers: The optimizers of the loop.
+        subject: The training. Nothing is recorded of it on other processes than the first, with a
+            budget of 0, or if it is sharded.
         last: The gradient of the step before.
-        accumulation: Number of calls of `step` for one update.
-        enabled: False to record nothing: on other processes than the first, for sharded models,
-            with a budget of 0.
-        scale: Returns the factor of the GradScaler as a tensor on the device; None without one.
         warn: Takes a warning.
-        budget: The account, whose clock times the looks.
     """
 
-    def __init__(
-        self,
-        objective: Objective,
-        optimizers: Sequence[torch.optim.Optimizer],
-        last: LastGradient,
-        *,
-        accumulation: int,
-        enabled: bool,
-        scale: Callable[[], Tensor] | None,
-        warn: Callable[[str], None],
-        budget: Budget,
-    ) -> None:
+    def __init__(self, subject: Subject, last: LastGradient, warn: Callable[[str], None]) -> None:
+        objective = subject.objective
+        budget = subject.budget
+        self._subject = subject
         self._objective = objective
-        self._optimizers = optimizers
-        self._accumulation = accumulation
-        self._scale = scale
+        self._optimizers = subject.optimizers
         self._warn = warn
         self._charge = budget.charge
         self._clock = budget.clock
-        self.shield = Shield(self._stop)
+        self.shield = Shield(self._stop, before_first_update=False)
         """The context for everything that training calls: an error ends triage, and
         nothing else."""
-        self.shield.before_first_update = False  # what fails here never reaches training
         self._last = last
         self._parameters_before: list[Tensor] = []
-        self._backwards = BackwardsOfStep(objective.parameters, optimizers, self.shield)
+        self._backwards = BackwardsOfStep(objective.parameters, subject.optimizers, self.shield)
         self._batches = BatchSigns()
         self._shared = SharedRows(objective.model, self.shield, budget)
         self._sensitive = sensitive_layers(objective.model)
@@ -109,14 +93,13 @@ class TriageRecorder:
         self._first = 0
         self._target: int | None = None
         """The step of the next look; None before the first step."""
-        self.next = 0 if enabled else NEVER
+        is_enabled = budget.share and subject.ranks.first and not subject.sharded
+        self.next = 0 if is_enabled else NEVER
         """The next step at which `at_step` has something to do."""
         self.awaits_update = False
         """True if `updated` has something to do after the coming update."""
 
-    def attach(
-        self, recorder: Recorder, planned: int | None, step: int, *, has_facts: bool = False
-    ) -> None:
+    def attach(self, recorder: Recorder, step: int, *, has_facts: bool = False) -> None:
         """Write into this run from now on, beginning with the facts that do not change, unless the
         run has them."""
         self._recorder = recorder
@@ -124,6 +107,7 @@ class TriageRecorder:
             return
         with self.shield:
             facts = facts_of(self._objective, self._optimizers) | planned_steps(self._optimizers)
+            planned = self._subject.budget.planned
             if planned is not None:
                 facts["steps"] = planned
             recorder.event(EVENT, step, **facts)
@@ -136,7 +120,7 @@ class TriageRecorder:
             calls: Number of earlier calls of `step` for this update.
             batch: The examples.
         """
-        if calls + 1 < self._accumulation:
+        if calls + 1 < self._subject.accumulation:
             return
         if self._target is None:
             self._first = self._target = step + 1
@@ -232,6 +216,8 @@ class TriageRecorder:
         heard = self._backwards
         self._look["gradient"] = heard.made
         inputs, labels = parts_of(batch)
+        if inputs is not None and inputs.layout is not torch.strided:
+            inputs = None  # the features of a graph, sparse: no moments, no fingerprints
         out = logits_of(self._output)
         if labels is None and heard.compared is not None:
             outputs, labels = heard.compared
@@ -244,16 +230,15 @@ class TriageRecorder:
         self._last.take(step)
         if self._last.product is not None and self._last.product_is_plain:
             # scaled as the norms are, which `backward` made
-            scale = 1.0 if self._scale is None else self._scale() ** 2
-            self._look["product"] = self._last.product * scale
-        if self._scale is not None:
-            self._look["scale"] = self._scale()
+            self._look["product"] = self._last.product * self._subject.scale() ** 2
+        if self._subject.scaler is not None:
+            self._look["scale"] = self._subject.scale()
         self._counts = {
             "without_gradient": sum(one.grad is None for one in self._objective.parameters),
             "backwards": heard.count,
             "in_eval": sum(not layer.training for layer in self._sensitive),
             "sensitive": len(self._sensitive),
-            "rows": rows_of(batch),
+            "rows": next((one.shape[0] for one in tensors_of(batch) if one.dim()), 0),
         }
         if heard.stale is not None:
             self._look["stale"] = heard.stale
@@ -382,14 +367,6 @@ def rounded(value: float) -> float:
 def parameters_of(objective: Objective) -> list[Tensor]:
     """The trainable parameters, detached."""
     return [parameter.detach() for parameter in objective.parameters]
-
-
-def rows_of(batch: Batch) -> int:
-    """Number of examples: the first axis of the first tensor; 0 if there is none."""
-    first = batch
-    while isinstance(first, tuple | list | dict) and first:
-        first = next(iter(first.values())) if isinstance(first, dict) else first[0]
-    return first.shape[0] if isinstance(first, Tensor) and first.dim() else 0
 
 
 def takes_no_hooks(model: nn.Module) -> bool:

@@ -1,0 +1,18 @@
+"""The networks and the data of all parts of the clinic, by name."""
+
+from functools import cache
+
+from clinic import data, networks, third
+from clinic.data import Data
+from clinic.networks import Network
+
+
+@cache
+def data_of(name: str) -> Data:
+    """The data set of this name."""
+    return (data.EARLIER | third.DATA)[name]()
+
+
+def network_of(name: str) -> Network:
+    """The network of this name."""
+    return (networks.EARLIER | third.NETWORKS)[name]

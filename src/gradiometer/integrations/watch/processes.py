@@ -1,0 +1,205 @@
+"""What the processes of one watched training exchange at a measured step."""
+
+import sys
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from gradiometer.errors import Interrupted, Unsupported
+from gradiometer.integrations.watch.shield import reason_of
+from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.gradient_graph import flat, unflat
+from gradiometer.measurement.objective import Gradients
+from gradiometer.measurement.reading import Moments
+from gradiometer.measurement.step import TrainingStep
+from gradiometer.run.budget import Budget
+from gradiometer.run.memory import measured
+from gradiometer.run.ranks import RankLost, Ranks
+from gradiometer.run.recorder import Made
+
+SAID = 3
+"""Numbers before the norms: the step that rank 0 measures next, the gauges of this one, and the
+size of a part."""
+
+LEAVING = -1.0
+"""In place of the next step to measure: this process measures no more."""
+
+
+class Exchange:
+    """Joins the norms of all processes. It also carries what rank 0 decides, which all have to
+    know.
+
+    Args:
+        ranks: The processes.
+        rows: Number of backwards per update on each process.
+        numbers: How many numbers are kept of every gradient of the whole model.
+        device: The device of the exchanges.
+    """
+
+    def __init__(self, ranks: Ranks, rows: int, numbers: int, device: torch.device) -> None:
+        self._ranks = ranks
+        self._rows = rows
+        self._numbers = numbers
+        self._device = device
+        self.next_due = 0
+        """The step that rank 0 measures next."""
+        self.bits = 0
+        """The gauges that all processes measure together at this step, see `Together`."""
+
+    def joined(
+        self,
+        proposal: int,
+        bits: int,
+        sizes: Sequence[int],
+        parts: Tensor,
+        whole: Float[Tensor, "1 numbers"],
+    ) -> tuple[list[int], Float[Tensor, "rows numbers"]]:
+        """The sizes of all parts on all processes, and all norms: see `norms_of_all`.
+
+        Args:
+            proposal: The step that this process would measure next.
+            bits: The gauges that it would run.
+            sizes: The examples of each of its backwards.
+            parts: The numbers of their gradients.
+            whole: Those of `.grad`.
+
+        Raises:
+            Interrupted: Another process has stopped measuring.
+        """
+        said = torch.tensor(
+            [[proposal, bits, size] for size in sizes], dtype=parts.dtype, device="cpu"
+        )
+        said = said.to(parts.device, non_blocking=True)
+        rows = torch.cat([torch.cat([said, parts], dim=1), pad(whole, (SAID, 0))])
+        everyone = self._ranks.gathered(rows).cpu()  # one copy: an accelerator waits once
+        if (everyone[:, 0] == LEAVING).any():
+            self.next_due = sys.maxsize
+            raise Interrupted("another process of this training has stopped measuring")
+        self.next_due = int(everyone[0, 0])
+        self.bits = int(everyone[0, 1])
+        known = everyone[:, 2]
+        return known[known > 0].int().tolist(), everyone[:, SAID:]
+
+    def leave(self) -> None:
+        """Take part in one more exchange, without numbers, so that the other processes stop
+        measuring too."""
+        rows = torch.zeros(
+            self._rows + 1, SAID + self._numbers, dtype=torch.float64, device=self._device
+        )
+        rows[:, 0] = LEAVING
+        self.next_due = sys.maxsize
+        self._ranks.gathered(rows)
+
+
+GRADIENT, MOMENTS, FAILED = 0.0, 1.0, 2.0
+"""The next thing that a process exchanges."""
+
+MOST = 62
+"""Most numbers in the moments of such a gauge."""
+
+StepOf = Callable[[Callable[[Gradients], Gradients]], TrainingStep]
+"""Makes the step of the examples of this process, from a function that averages gradients over the
+processes."""
+
+
+class OverProcesses:
+    """Measures, on every process, its share of the batch, and averages the moments over the
+    processes.
+
+    Before each exchange the processes exchange what it will be. So none waits for another that has
+    failed.
+
+    Args:
+        gauges: The gauges of the run, the same on all processes.
+        ranks: The processes.
+        budget: The account that each gauge is charged to.
+        device: The device of the exchanges.
+    """
+
+    def __init__(
+        self, gauges: Sequence[Gauge], ranks: Ranks, budget: Budget, device: torch.device
+    ) -> None:
+        self._ranks = ranks
+        self._budget = budget
+        self._device = device
+        self._gauges = (
+            []
+            if ranks.alone
+            else [each for each in gauges if each.needs_loss and each.processes != "one"]
+        )
+        self.made: Made | None = None
+        """What all processes have measured at the last measured step; None on one process."""
+
+    def bits(self, chosen: Collection[str]) -> int:
+        """The gauges with these names, as the bits of a number that all processes understand."""
+        return sum(2**place for place, gauge in enumerate(self._gauges) if gauge.name in chosen)
+
+    def measure(self, bits: int, step_of: StepOf) -> None:
+        """Measure these gauges into `made`. All processes call it with the same gauges."""
+        made = dict[str, Moments | str | None]()
+        for place, gauge in enumerate(self._gauges):
+            if bits >> place & 1:
+                with self._budget.spending(gauge.name):
+                    made[gauge.name] = self._measured(gauge, step_of)
+        self.made = made
+
+    def _measured(self, gauge: Gauge, step_of: StepOf) -> Moments | str | None:
+        try:
+            found = measured(gauge, step_of(self._mean)) or {}
+            numbers = [float(value) for each in found.values() for value in np.ravel(each)]
+            if len(numbers) > MOST:
+                raise Unsupported(
+                    f"its moments are {len(numbers)} numbers, and at most {MOST} can be exchanged"
+                )
+        except RankLost:
+            raise
+        except _ElsewhereFailed as error:
+            return str(error)
+        except Exception as error:
+            self._exchanged(FAILED)
+            return reason_of(error)
+        try:
+            averaged = iter(self._exchanged(MOMENTS, numbers))
+        except _ElsewhereFailed as error:
+            return str(error)
+        return {
+            name: [next(averaged) for _ in each] if isinstance(each, list) else next(averaged)
+            for name, each in found.items()
+        } or None
+
+    def _mean(self, gradients: Gradients) -> Gradients:
+        """The mean over the processes: the gradient of the whole batch."""
+        self._refuse_unless_all(self._exchanged_states(GRADIENT))
+        whole = flat(gradients).to(self._device)
+        self._ranks.add(whole)
+        return unflat(whole.div_(self._ranks.count), gradients)
+
+    def _exchanged(self, state: float, numbers: Sequence[float] = ()) -> list[float]:
+        """The means of these numbers over the processes."""
+        rows = self._exchanged_states(state, numbers)
+        if state != FAILED:
+            self._refuse_unless_all(rows)
+        return rows[:, 2 : 2 + len(numbers)].mean(dim=0).tolist()
+
+    def _exchanged_states(self, state: float, numbers: Sequence[float] = ()) -> Tensor:
+        row = torch.zeros(1, 2 + MOST, dtype=torch.float64, device=self._device)
+        row[0, : 2 + len(numbers)] = torch.tensor(
+            [state, len(numbers), *numbers], dtype=torch.float64
+        )
+        return self._ranks.gathered(row).cpu()
+
+    @staticmethod
+    def _refuse_unless_all(rows: Tensor) -> None:
+        """Raise if the processes do not exchange the same."""
+        if (rows[:, :2] != rows[0, :2]).any():
+            failed = (rows[:, 0] == FAILED).nonzero().flatten().tolist()
+            who = f"rank {failed[0]}" if failed else "another process"
+            raise _ElsewhereFailed(f"{who} could not measure its share of the batch")
+
+
+class _ElsewhereFailed(Unsupported):
+    """Another process could not measure its share."""

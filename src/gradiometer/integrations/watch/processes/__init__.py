@@ -1,1 +1,0 @@
-"""What the processes of one watched training exchange at a measured step."""

@@ -1,0 +1,292 @@
+"""The run of a watched training: written, read and described while training uses it."""
+
+import logging
+import sys
+import textwrap
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradiometer.errors import BadArgument, summary
+from gradiometer.integrations.trackers import Trackers
+from gradiometer.integrations.watch.shield import Shield, WarningLog, reason_of
+from gradiometer.measurement.finding import Finding
+from gradiometer.measurement.gauge import Gauge
+from gradiometer.run.configuration import WatchedConfiguration
+from gradiometer.run.folder import RunFolder, file_name
+from gradiometer.run.reader import Run
+from gradiometer.run.recorder import Recorder
+from gradiometer.verdict.diagnosis import Diagnosis, diagnose
+from gradiometer.verdict.words.say import say
+
+WIDTH = 80
+"""Maximum length of a printed line, in characters."""
+
+
+class Findings(tuple[Finding, ...]):
+    """Findings, the most urgent first. `print` shows the warnings, then the findings, in lines of
+    80 characters.
+
+    A notebook shows a card in which the intervals are drawn as bars.
+
+    Args:
+        findings: The findings.
+        warnings: What was wrong with the loop or with measuring it, oldest first.
+        diagnosis: The diagnosis with their estimates, which are drawn in a notebook.
+    """
+
+    warnings: tuple[str, ...]
+    diagnosis: Diagnosis | None
+
+    def __new__(
+        cls,
+        findings: Iterable[Finding] = (),
+        warnings: Iterable[str] = (),
+        diagnosis: Diagnosis | None = None,
+    ) -> "Findings":
+        """Findings and warnings."""
+        made = super().__new__(cls, findings)
+        made.warnings = tuple(warnings)
+        made.diagnosis = diagnosis
+        return made
+
+    def __str__(self) -> str:
+        warnings = [_filled(f"warning: {warning}", "! ") for warning in self.warnings]
+        findings = [
+            "\n".join(
+                _filled(text, "  " if place else f"{finding.state.symbol} ")
+                for place, text in enumerate(texts)
+            )
+            for finding in self
+            for texts in (say(finding).paragraphs,)
+        ]
+        return "\n".join([*warnings, *findings]) or "Nothing has been measured yet."
+
+    def card_of(self, run: Run | None) -> str:
+        """The findings as HTML for a notebook: without scripts, and in the colours of the notebook.
+
+        Args:
+            run: The run that is named on the card; None for no name.
+        """
+        from gradiometer.report.page.page import card  # noqa: PLC0415 (its charts take a second to import)
+
+        return card(self, self.warnings, self.diagnosis, run)
+
+    def _repr_html_(self) -> str:
+        return self.card_of(None)
+
+
+def _filled(text: str, first: str) -> str:
+    """A paragraph, indented by two. Commands and words with hyphens are not broken."""
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent="  ",
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+
+
+@dataclass(frozen=True)
+class Announcements:
+    """Prints on standard error where a run is, what is measured and where its page is, and writes
+    the page.
+
+    Args:
+        page: True to write the page.
+        quiet: True to print nothing.
+    """
+
+    page: bool = True
+    quiet: bool = False
+
+    def say(self, text: object) -> None:
+        """Print a line on standard error. A closed or missing one is no error."""
+        if not self.quiet and sys.stderr is not None:
+            with suppress(OSError, ValueError):
+                sys.stderr.write(f"gradiometer: {text}\n")
+
+    def begin(self, path: Path, configuration: WatchedConfiguration) -> None:
+        """Print where the run is, what is measured, and how often."""
+        if configuration.every is None and not configuration.budget:
+            self.say(f"{path}: nothing is measured (budget 0)")
+            return
+        if not configuration.gauges:
+            self.say(
+                f"{path}: looks for what limits the run. The gradient noise is not measured: that "
+                "needs loss=lambda model, batch: ... and w.step(loss, batch)"
+            )
+            return
+        often = f"in {100 * configuration.budget:.2g} % of the training time"
+        if configuration.every is not None:
+            often = (
+                "at every step"
+                if configuration.every == 1
+                else f"at one step in {configuration.every}"
+            )
+        self.say(f"{path}: measures {configuration.gauges.replace(',', ', ')} {often}")
+
+    def show(self, run: Run | None) -> None:
+        """Write the page of a run that was measured, and print its path. A page that fails is a
+        logged warning."""
+        if not (self.page and run is not None and (run.gauges or run.signs)):
+            return
+        from gradiometer.report.page.page import write_page  # noqa: PLC0415 (its charts take a second to import)
+
+        try:
+            self.say(write_page(run, diagnose(run)))
+        except Exception as error:
+            logging.getLogger("gradiometer").warning("the page was not written: %s", error)
+
+
+class Recording:
+    """What every watch has: its run, the findings, the state for a checkpoint, and a shield.
+
+    Args:
+        out: Folder of the runs.
+        name: Beginning of the run's name.
+        level: Confidence level of every interval.
+        to: Trackers that also get the estimates.
+        tell: Takes the text of every warning.
+        announcements: What is printed, and the page at the end.
+        gauges: Custom gauges of the run.
+        passes: True to let errors pass, see `Shield`.
+    """
+
+    def __init__(
+        self,
+        *,
+        out: Path,
+        name: str,
+        level: float,
+        to: Sequence[Any],
+        tell: Callable[[str], object],
+        announcements: Announcements,
+        gauges: tuple[Any, ...] = (),
+        passes: bool = False,
+    ) -> None:
+        self._out = out
+        self._name = file_name(name)
+        self._own_gauges = gauges
+        self._announcements = announcements
+        self.shield = Shield(self._stop, passes=passes)
+        """The context for everything that training calls: after the first update its errors become
+        warnings."""
+        self._warn = WarningLog(lambda: self.steps, tell)
+        self._trackers = Trackers(to, level, self._warn)
+        self._recorder: Recorder | None = None
+        self._restored: Mapping[str, Any] = {}
+        self._begun = False
+        self.steps = 0
+        """Number of updates so far, which is the index of the next step."""
+
+    @abstractmethod
+    def _stop(self, error: Exception) -> None:
+        """An error of our own after the first update: stop, and warn."""
+
+    def _give_what_waits(self) -> None:
+        """Give the recorder what is not written yet."""
+
+    @property
+    def run(self) -> Run | None:
+        """The run as it is on disk now; None before the first step, if it cannot be read, and on
+        ranks other than 0."""
+        if self._recorder is None:
+            return None
+        self._save()
+        with self.shield:
+            return Run.open(self._recorder.folder.place, gauges=self._own_gauges)
+        return None
+
+    def findings(self) -> Findings:
+        """The findings so far, the most urgent first, and the warnings."""
+        run = self.run
+        diagnosis = None
+        try:
+            diagnosis = None if run is None else diagnose(run)
+        except Exception as error:  # the measuring itself has not failed
+            if self.shield.before_first_update:
+                raise
+            self._warn(f"the findings could not be made: {reason_of(error)}")
+        found = () if diagnosis is None else diagnosis.findings
+        warnings = [*(run.warnings if run else ()), *self._warn.texts]
+        return Findings(found, dict.fromkeys(warnings), diagnosis)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, without tensors, for your checkpoint: with them the same run can be
+        continued."""
+        if self._recorder is None:
+            return {"steps": self.steps}
+        self._save()
+        return {
+            "steps": self.steps,
+            "run": str(self._recorder.folder.path),
+            "recorder": self._recorder.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue the run of a checkpoint. Call it before the first step."""
+        if self._begun:
+            raise BadArgument(
+                "`state` came too late: load it before the first step, to continue the same run."
+            )
+        if "steps" not in state:
+            raise BadArgument(
+                "`state` is not the state_dict of a watch: give what `state_dict()` returned."
+            )
+        self.steps = int(state["steps"])
+        self._restored = state
+
+    def __repr__(self) -> str:
+        run = self.run
+        return f"<watch: {'no step yet' if run is None else f'{run.path}, {run.steps:,} steps'}>"
+
+    def _repr_html_(self) -> str:
+        """A card for notebooks: the run and its findings."""
+        return self.findings().card_of(self.run)
+
+    def _new_recorder(
+        self, manifest: Mapping[str, Any], gauges: Sequence[Gauge], step: int, **settings: Any
+    ) -> Recorder:
+        """The recorder of a new run, or of a run that is continued from a checkpoint.
+
+        Args:
+            manifest: The contents of `run.toml`.
+            gauges: The gauges.
+            step: The next step.
+            settings: Further arguments of `Recorder`.
+        """
+        if "run" not in self._restored:
+            folder = RunFolder.create(self._out, self._name, manifest)
+            recorder = Recorder(folder, gauges, **settings)
+            recorder.event("started", step)
+            return recorder
+        recorder = Recorder(RunFolder.open(self._restored["run"]), gauges, **settings)
+        recorder.load_state_dict(self._restored["recorder"])
+        recorder.resume(step)
+        return recorder
+
+    def _save(self) -> None:
+        with self.shield:
+            if self._recorder is not None and not self._recorder.closed:
+                self._give_what_waits()
+                self._recorder.flush()
+
+    def _close(self, error: BaseException | None) -> None:
+        """Write and send everything, and the end of the training. `error` is the user's own, which
+        hides ours."""
+        if self._recorder is None:
+            return
+        with self.shield, suppress(*(Exception,) if error else ()), self._recorder as recorder:
+            with self.shield:
+                self._give_what_waits()
+            with self.shield:
+                self._trackers.send(recorder, recorder.budget.clock(), at_once=True)
+            reason = {} if error is None else {"reason": summary(error)}
+            recorder.event("finished" if error is None else "interrupted", self.steps, **reason)
+        with self.shield:
+            self._announcements.show(self.run)

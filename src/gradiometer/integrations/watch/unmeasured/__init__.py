@@ -1,1 +1,0 @@
-"""Steps of a watched loop at which nothing is measured."""

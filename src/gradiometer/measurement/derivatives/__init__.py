@@ -1,1 +1,0 @@
-"""Operations whose second derivatives are ours."""

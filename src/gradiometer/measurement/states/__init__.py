@@ -1,1 +1,0 @@
-"""The parameters of a model, which a measurement replaces and restores."""

@@ -1,1 +1,0 @@
-"""The configuration of a watched loop, and the schedule of a configuration."""

@@ -1,1 +1,0 @@
-"""What a training decides on its way, by forks."""

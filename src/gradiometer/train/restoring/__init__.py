@@ -1,1 +1,0 @@
-"""The training of a run: as it was recorded, and at any of its steps."""
