@@ -262,7 +262,7 @@ def named_series(names: Sequence[str]) -> dict[str, Any]:
     """Colour and shape by `series`, so that series never differ by colour alone. Two or more have a
     legend."""
     legend = (
-        alt.Legend(title=None, columns=alt.ExprRef("max(1, floor(width / 210))"))
+        alt.Legend(title=None, columns=alt.ExprRef("max(1, floor(width / 200))"))
         if len(names) > 1
         else None
     )
