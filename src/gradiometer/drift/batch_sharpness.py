@@ -18,13 +18,6 @@ from gradiometer.measurement.uncertainty.now import SHARPNESS_PRIOR
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
 
-# Share of the lowest edge below which a rate is far below it. Tuned rates of small networks were at
-# 0.5 to 2 of it.
-FAR = 0.25
-
-# The changes that try a larger learning rate.
-LARGER_RATES = ("rate 2x", "rate 4x")
-
 
 @dataclass(frozen=True)
 class BatchSharpness(Gauge):
@@ -183,8 +176,9 @@ def _against(share: Estimate, lowest: float, *, steady: bool) -> tuple[str, Stat
         lowest: The edge of small batches, as a share of the edge.
         steady: True if the rate neither warms up nor falls.
     """
-    if steady and share.high < FAR * lowest:
-        return "batch_sharpness_far_below_edge", State.LOOK, LARGER_RATES
+    # A quarter of the lowest edge: tuned rates of small networks were at 0.5 to 2 of it.
+    if steady and share.high < lowest / 4:
+        return "batch_sharpness_far_below_edge", State.LOOK, ("rate 2x", "rate 4x")
     if share.high < BELOW * lowest:
         return "batch_sharpness_below_edge", State.OK, ()
     if share.low > BEYOND:

@@ -7,6 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, SupportsIndex
 
 from gradiometer.arguments import require
@@ -18,8 +19,7 @@ if TYPE_CHECKING:  # torch is loaded only when a schedule is attached to an opti
     import torch.optim.lr_scheduler
 
 
-# The largest step at which a schedule has a value.
-LAST_STEP = 2**1000
+READER = "gradiometer.convergence.schedules.text"
 
 
 @dataclass(frozen=True)
@@ -178,9 +178,7 @@ class Schedule(ABC):
             for name, value in settings.items()
             if name != "kind"
         }
-        from gradiometer.convergence.schedules.text import build  # noqa: PLC0415
-
-        return build(settings["kind"], (), given)
+        return _schedule_of(settings["kind"], **given)
 
     @classmethod
     def parse(cls, text: str) -> "Schedule":
@@ -191,10 +189,8 @@ class Schedule(ABC):
         >>> Schedule.parse("Linear(0.1, steps=100).warmed_up(5) * 0.5")(55)
         0.025
         """
-        # The classes that a text names are in files that import this one.
-        from gradiometer.convergence.schedules.text import parse  # noqa: PLC0415
-
-        return parse(text)
+        made: Schedule = import_module(READER).parse(text)
+        return made
 
     def _require(self, condition: bool, name: str, must: str) -> None:
         require(
@@ -209,7 +205,7 @@ def whole_step(step: SupportsIndex) -> int:
         whole = operator.index(step)
     except TypeError:
         raise BadArgument(f"`step` must be a whole number, got {step!r}.") from None
-    if isinstance(step, bool) or not 0 <= whole <= LAST_STEP:
+    if isinstance(step, bool) or not 0 <= whole <= 2**1000:
         raise BadArgument(f"`step` must lie between 0 and 2^1000, got {step}.")
     return whole
 
@@ -219,10 +215,14 @@ def power(base: Amount, exponent: Time) -> Time:
     return float(base) ** exponent if isinstance(exponent, int | float) else base**exponent
 
 
-def _as_schedule(other: "Schedule | Amount") -> Schedule:
-    from gradiometer.convergence.schedules.shapes import Constant  # noqa: PLC0415
+def _schedule_of(kind: Any, *values: Any, **settings: Any) -> Schedule:
+    """A schedule by the name of its class; the classes are in files that import this one."""
+    made: Schedule = import_module(READER).build(kind, values, settings)
+    return made
 
-    return other if isinstance(other, Schedule) else Constant(other)
+
+def _as_schedule(other: "Schedule | Amount") -> Schedule:
+    return other if isinstance(other, Schedule) else _schedule_of("Constant", other)
 
 
 @dataclass(frozen=True)

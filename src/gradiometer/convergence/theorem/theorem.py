@@ -142,7 +142,6 @@ CONDITIONS = {
         "the sum of its squares is infinite",
     ),
 }
-SUM_OF_NEGATIVE_RATES = "its sum does not go to +∞"
 SUFFICIENT = "these conditions are sufficient, not necessary"
 
 Subject = Schedule | str
@@ -296,7 +295,7 @@ def _why(
 ) -> str:
     falls_below_zero = conditions is not None and conditions.sign == -1
     known = [
-        SUM_OF_NEGATIVE_RATES
+        "its sum does not go to +∞"
         if falls_below_zero and name == "sum_diverges"
         else CONDITIONS[name][0 if answer else 1]
         for name, answer in answers.items()

@@ -29,9 +29,6 @@ NAME = "endpoint"
 # networks in training it was 0.02 to 0.06.
 BLIND = 0.01
 
-# The name of all numbers of a tiny model, as rows (see `dead_units`).
-PARAMETERS = "parameters"
-
 # Share of dead units in a layer from which a finding is made. Twins in a layer are told whatever
 # their share: random initial weights have none. In a tiny model, in which each number is a row, two
 # may be equal for another reason.
@@ -108,7 +105,8 @@ class Endpoint:
             facts = {"layer": name, "dead": dead, "units": units, "examples": self.examples}
             state = State.ACT if dead == units else State.LOOK
             yield Finding(NAME, Issue.CONVERGENCE, "dead_relu", state, facts=facts)
-        worst = _most(self.twins, least=0.0 if PARAMETERS not in self.twins else MANY)
+        # All numbers of a tiny model have this one name, see `dead_units`.
+        worst = _most(self.twins, least=MANY if "parameters" in self.twins else 0.0)
         if worst:
             name, twins, rows = worst
             facts = {"weight": name, "twins": twins, "rows": rows}

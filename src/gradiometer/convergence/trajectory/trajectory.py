@@ -168,11 +168,6 @@ CLAIMS: dict[Kind, tuple[str, State, tuple[str, ...]]] = {
 }
 
 
-# Variance of the mean of five squared moves, over its value for independent ones: neighbouring
-# moves share an iterate, and independent positions give their squares a correlation of a quarter.
-SHARED = 1.4 / 0.9
-
-
 @dataclass(frozen=True)
 class MoveLength:
     """Lengths in one doubling of time.
@@ -240,7 +235,9 @@ def _root_mean_square(
     count, square = len(squares), float(squares.mean())
     if not square > 0:
         return Estimate.exact(0.0, unit="parameter")
-    relative = SHARED * float(squares.var(ddof=1)) / count / square**2 + (
+    # Neighbouring moves share an iterate: independent positions give their squares a correlation of a
+    # quarter, and the mean of five so much more variance than independent squares.
+    relative = 1.4 / 0.9 * float(squares.var(ddof=1)) / count / square**2 + (
         2 / NUMBERS if sketched else 0.0
     )
     factor = math.exp(float(stdtrit(count - 1, (1 + level) / 2)) * math.sqrt(relative) / 2)

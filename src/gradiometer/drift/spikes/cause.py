@@ -93,8 +93,11 @@ def sharpness_near(spike: Spike, series: Series, kind: MomentumRule) -> Observat
         series: The readings of the gauge `batch_sharpness`.
         kind: The kind of SGD.
     """
-    at = _last_until(spike.last, series)
-    if at is None or series.moments["norm_squared"][at] <= 0:
+    at = int(np.searchsorted(series.steps, spike.last, side="right")) - 1
+    # 3: a reading at most this many times the usual distance of readings away is near.
+    if at < 0 or spike.last - series.steps[at] > 3 * max(series.spacing, 1):
+        return None
+    if series.moments["norm_squared"][at] <= 0:
         return None
     sharpness = series.moments["curvature"][at] / series.moments["norm_squared"][at]
     product = float(series.learning_rate[at] * sharpness)
@@ -147,13 +150,3 @@ def _squared_norms(series: Series) -> Float[np.ndarray, "steps layers"]:
     )
     squares: Float[np.ndarray, "steps layers"] = series.moments["gradient_norm_squared"] + noise
     return squares
-
-
-def _last_until(step: int, series: Series) -> int | None:
-    """The place of the last reading at or before a step, if it is near."""
-    place = int(np.searchsorted(series.steps, step, side="right")) - 1
-    # 3: A reading at most this many times the usual distance of readings away from a spike is near
-    # it.
-    if place < 0 or step - series.steps[place] > 3 * max(series.spacing, 1):
-        return None
-    return place

@@ -20,10 +20,6 @@ SIDE = 6
 # that last.
 SCALES = (1, 4, 16, 64)
 
-# The longest of these scales if the learning rate is not known: a warm restart looks like a longer
-# spike.
-SHORT = 4
-
 # The smallest rise that is reported, relative to the loss.
 SMALLEST = 0.05
 
@@ -122,7 +118,8 @@ def find_spikes(
         np.ones(len(values)) if sizes is None else np.sqrt(np.fmax(np.nanmedian(size) / size, 1))
     )
     found: list[Spike] = []
-    for scale in SCALES if rates is not None else [scale for scale in SCALES if scale <= SHORT]:
+    # If the learning rate is not known, a warm restart looks like a longer spike.
+    for scale in SCALES if rates is not None else SCALES[:2]:
         if len(heights) < scale * (FEWEST + 2) * BLOCK:
             break
         search = _Search(heights, noise, rate, scale)

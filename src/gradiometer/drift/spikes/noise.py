@@ -42,7 +42,11 @@ def noise_limit(scores: _Scores, false_alarms: float, *, together: int, gap: flo
         usable[stretches[place]] = False
     # 20: the most peaks that may lie above a gap.
     peaks = np.append(tops[order[:20]], usual)
-    return min(_far_quantile(scores[usable], false_alarms), _after_a_gap(peaks, gap))
+    # 2.0: the lowest peak of noise that a gap may begin at, in units of the spread.
+    lower = np.maximum(peaks[1:], 2.0)
+    large = np.flatnonzero(peaks[:-1] >= gap * lower)
+    after_a_gap = gap * float(lower[large[-1]]) if len(large) else float("inf")
+    return min(_far_quantile(scores[usable], false_alarms), after_a_gap)
 
 
 def groups_of(high: Bool[np.ndarray, " _"], together: int) -> list[Int[np.ndarray, " _"]]:
@@ -102,11 +106,3 @@ def _ratios(far: float) -> tuple[Float[np.ndarray, " tails"], Float[np.ndarray, 
 def _quantile(tail: float, beyond: float) -> float:
     """The value that Student's t with 1 / `tail` degrees of freedom exceeds with a probability."""
     return float(-ndtri(beyond) if tail <= 0 else -stdtrit(1 / tail, beyond))
-
-
-def _after_a_gap(peaks: Float[np.ndarray, " peaks"], gap: float) -> float:
-    """The lower peak of the last large gap, times the gap; infinite if there is no large gap."""
-    # 2.0: the lowest peak of noise that a gap may begin at, in units of the spread.
-    lower = np.maximum(peaks[1:], 2.0)
-    large = np.flatnonzero(peaks[:-1] >= gap * lower)
-    return gap * float(lower[large[-1]]) if len(large) else float("inf")

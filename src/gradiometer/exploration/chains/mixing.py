@@ -22,8 +22,6 @@ from torch import Tensor
 from gradiometer.arguments import require
 from gradiometer.measurement.estimate import Estimate, significant
 
-F_METHOD = "F of the half chains' means"
-
 
 def rank_rhat(draws: Float[np.ndarray, "draws chains"], level: float = 0.9) -> Estimate:
     """The larger R-hat of ranks and of folded ranks, over half chains, with the interval of an F
@@ -78,7 +76,7 @@ def rank_rhat(draws: Float[np.ndarray, "draws chains"], level: float = 0.9) -> E
         min(low, value),
         max(high, value, 1.0),
         level=level,
-        method=F_METHOD,
+        method="F of the half chains' means",
         samples=draws.size,
     )
 
@@ -127,8 +125,6 @@ def _variance_of_means(means: Float[np.ndarray, "2 chains"]) -> tuple[float, flo
 
 
 Draws = Float[np.ndarray, "draws chains"]
-
-METHOD = "windowed autocorrelations, and a jackknife over chains"
 
 
 def bulk_size(draws: Draws, level: float = 0.9) -> Estimate:
@@ -253,7 +249,12 @@ def _size_estimate(
         float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt((by_chain + by_window) / 2)
     )
     return Estimate.interval(
-        value, value / factor, value * factor, level=level, method=METHOD, samples=draws.size
+        value,
+        value / factor,
+        value * factor,
+        level=level,
+        method="windowed autocorrelations, and a jackknife over chains",
+        samples=draws.size,
     )
 
 

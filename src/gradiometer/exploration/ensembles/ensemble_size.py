@@ -126,8 +126,18 @@ def deep_ensemble_equivalent(
     Deep Learning, section 4.1; the percentile bootstrap: Efron & Tibshirani (1993), chapter 13.
     """
     require(len(runs) >= 2, f"`runs` must be at least 2, got {len(runs)}: one run gives no curve.")
+    # The calibrated log-loss of each scored example, averaged over all ensembles of so many runs.
     curve = np.stack(
-        [_losses(runs, count, labels, validation) for count in range(1, len(runs) + 1)]
+        [
+            np.mean(
+                [
+                    Predictions.split(averaged(group), labels, validation).losses["calibrated_nll"]
+                    for group in itertools.combinations(runs, count)
+                ],
+                axis=0,
+            )
+            for count in range(1, len(runs) + 1)
+        ]
     )
     own = ensemble.losses["calibrated_nll"]
     require(
@@ -154,21 +164,6 @@ def deep_ensemble_equivalent(
         samples=examples,
         unit="runs",
     )
-
-
-def _losses(
-    runs: Sequence[LogProbabilities],
-    count: int,
-    labels: Labels,
-    validation: Bool[np.ndarray, " examples"],
-) -> Float[np.ndarray, " scored"]:
-    """Calibrated log-loss of each scored example, averaged over all ensembles of `count` runs."""
-    chosen = [
-        Predictions.split(averaged(group), labels, validation).losses["calibrated_nll"]
-        for group in itertools.combinations(runs, count)
-    ]
-    average: np.ndarray = np.mean(chosen, axis=0)
-    return average
 
 
 def _crossing(loss: float, curve: Float[np.ndarray, " runs"]) -> float:

@@ -41,9 +41,6 @@ from gradiometer.report.page.document import environment, script_hash, source
 from gradiometer.report.sections.section import Numbers
 from gradiometer.storage.disk import replace_file, writing
 
-DOTTED = [1, 4]
-DASH_DOTTED = [8, 4, 1, 4]
-
 PREDICTED, MEASURED = "predicted", "measured"
 CLAIM, WRONG = "the claim", "a wrong theory"
 
@@ -89,7 +86,7 @@ def chart(outcome: ExperimentResult, *, with_measurement: bool = True) -> alt.La
         scale = alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False)
         y = linear_y(experiment.quantity, NUMBER, scale)
     x = _dial(experiment)
-    theories = {CLAIM: (claimed, DOTTED), WRONG: (outcome.rival, DASH_DOTTED)}
+    theories = {CLAIM: (claimed, [1, 4]), WRONG: (outcome.rival, [8, 4, 1, 4])}
     theories = {name: theory for name, theory in theories.items() if theory[0]}
     series = _series([*([MEASURED] if with_measurement else []), PREDICTED, *theories])
     layers: list[alt.Chart | alt.LayerChart] = []

@@ -2,10 +2,13 @@
 and its intervals cover the true noise scale in many windows."""
 
 import math
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib.resources import files
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -54,8 +57,9 @@ class SelfTest:
         return f"{self.quantity}, {self.problem}, B = {self.batch_size}"
 
 
-# The error exceeds this in 1 of 16,000 tests.
-STANDARD_ERRORS = 4
+NUMBERS = SimpleNamespace(
+    **tomllib.loads((files("gradiometer.lab.selftest") / "settings.toml").read_text("utf-8"))
+)
 
 
 @dataclass(frozen=True)
@@ -165,12 +169,12 @@ class Bench:
         self, quantity: str, value: float, truth: float, readings: Float[np.ndarray, " steps"]
     ) -> SelfTest:
         """An estimate against its true value, in standard errors of independent readings."""
-        margin = STANDARD_ERRORS * float(readings.std(ddof=1)) / math.sqrt(len(readings))
+        margin = NUMBERS.standard_errors * float(readings.std(ddof=1)) / math.sqrt(len(readings))
         return SelfTest(
             problem=self.known.name,
             batch_size=self.batch_size,
             quantity=f"{quantity} ({self.manner})" if self.manner else quantity,
-            expected=f"{truth:.4g}, within {STANDARD_ERRORS} s.e.",
+            expected=f"{truth:.4g}, within {NUMBERS.standard_errors} s.e.",
             measured=float(value),
             low=float(value) - margin,
             high=float(value) + margin,
@@ -198,11 +202,6 @@ def gradient_variance(per_example: Float[Tensor, "examples params"]) -> float:
 def gradient_norm_squared(per_example: Float[Tensor, "examples params"]) -> float:
     """‖g‖² of the training set."""
     return float(per_example.mean(0).square().sum())
-
-
-# Parallel runs of SGD: enough to make a step efficient, few enough to stay in the processor's
-# cache.
-CHAINS = 100
 
 
 @dataclass(frozen=True)
@@ -241,8 +240,7 @@ def independent_windows(
     # examples.
     reduced = torch.linalg.qr(per_example.mT).R.mT
     moments = []
-    # 20_000: number of batches whose gradients are in memory at once.
-    for count in np.diff([*range(0, windows * steps, 20_000), windows * steps]):
+    for count in np.diff([*range(0, windows * steps, NUMBERS.at_once), windows * steps]):
         halves = drawn_halves(generator, int(count), batch_size, len(reduced)) @ reduced
         moments.append(half_moments(halves, batch_size))
     variance, norm_squared = np.concatenate(moments, axis=1).reshape(2, windows, steps)
@@ -271,17 +269,17 @@ def stationary_windows(
         known: The problem; batches are drawn from its training set with replacement.
         batch_size: B.
         learning_rate: η.
-        windows: Number of windows, a multiple of `CHAINS`.
+        windows: Number of windows, a multiple of the number of parallel runs.
         steps: Steps per window.
         burn_in: Steps before the first window.
         seed: Seed of the batches.
     """
     generator = torch.Generator().manual_seed(seed)
-    points = known.point.repeat(CHAINS, 1)
-    length = steps * (windows // CHAINS)
-    moments, exact = np.empty((length, 2, CHAINS)), np.empty((length, 2))
+    points = known.point.repeat(NUMBERS.chains, 1)
+    length = steps * (windows // NUMBERS.chains)
+    moments, exact = np.empty((length, 2, NUMBERS.chains)), np.empty((length, 2))
     for step in range(-burn_in, length):
-        drawn = drawn_halves(generator, CHAINS, batch_size, len(known.examples))
+        drawn = drawn_halves(generator, NUMBERS.chains, batch_size, len(known.examples))
         halves, full, gradient_variance = known.gradients(points, drawn)
         points -= learning_rate * halves.mean(1)
         if step >= 0:
@@ -316,11 +314,7 @@ def half_moments(
     return np.stack(noise_moments(spread))
 
 
-BATCH_SIZES = (2, 4, 32)
 LEVEL = 0.9
-
-# Allowed coverage of a 90 % interval.
-BAND = (0.87, 0.93)
 
 Progress = Callable[[int, int], None]
 Part = Callable[[], list[SelfTest]]
@@ -343,11 +337,10 @@ def run_checks(
         pool: Where the parts run: "here", "processes", "processes:4", "ray", or a `Pool`. The
             numbers are the same.
     """
-    parts = (
-        [*_tests_of_moments(3000, full=True), *_tests_of_coverage(4000)]
-        if full
-        else [*_tests_of_moments(2000), *_tests_of_coverage(1000)]
-    )
+    steps, windows = NUMBERS.steps, NUMBERS.windows
+    if full:
+        steps, windows = NUMBERS.full_steps, NUMBERS.full_windows
+    parts = [*_tests_of_moments(steps, full), *_tests_of_coverage(windows)]
     jobs = [Job(f"part {number}", part) for number, part in enumerate(parts, start=1)]
 
     def tell(_: Outcome, done: int, total: int) -> None:
@@ -363,7 +356,8 @@ def _tests_of_moments(steps: int, full: bool = False) -> Iterator[Part]:
     problems."""
     quadratic, logistic, network = known_problems()
     benches = [
-        Bench(known, size) for known, size in product((quadratic, logistic, network), BATCH_SIZES)
+        Bench(known, size)
+        for known, size in product((quadratic, logistic, network), NUMBERS.batch_sizes)
     ]
     benches += [
         Bench(quadratic, 4, parts=None),
@@ -378,7 +372,7 @@ def _tests_of_moments(steps: int, full: bool = False) -> Iterator[Part]:
 
 def _tests_of_coverage(windows: int) -> Iterator[Part]:
     """The intervals in this number of windows, or twice as many if they are cheap to simulate."""
-    problems = list(product(known_problems(), BATCH_SIZES))
+    problems = list(product(known_problems(), NUMBERS.batch_sizes))
     for known, size in problems:
         yield partial(independent_coverage, known, size, 2 * windows)
     for known, size in problems:
@@ -394,7 +388,7 @@ def _tests_of_coverage(windows: int) -> Iterator[Part]:
 
 def independent_coverage(known: KnownProblem, batch_size: int, windows: int) -> list[SelfTest]:
     """Independent batches at a fixed point, 100 readings per window."""
-    made = independent_windows(known, batch_size, windows, 100)
+    made = independent_windows(known, batch_size, windows, NUMBERS.independent)
     return [_coverage(known, batch_size, "independent readings", made)]
 
 
@@ -408,9 +402,12 @@ def stationary_coverage(known: KnownProblem, batch_size: int, windows: int) -> l
     """
     linear = isinstance(known, KnownQuadratic)
     skewed = known.name == "logistic regression" and batch_size == 2
-    learning_rate = 1.5 if linear or batch_size == 32 else 1.0
-    steps = 400 if skewed else 200
-    made = stationary_windows(known, batch_size, learning_rate, windows, steps, burn_in=200)
+    fast = linear or batch_size == NUMBERS.batch_sizes[-1]
+    learning_rate = NUMBERS.fast_rate if fast else NUMBERS.rate
+    steps = NUMBERS.along_skewed if skewed else NUMBERS.along
+    made = stationary_windows(
+        known, batch_size, learning_rate, windows, steps, burn_in=NUMBERS.burn_in
+    )
     return [_coverage(known, batch_size, f"along SGD, η = {learning_rate:g}", made)]
 
 
@@ -418,10 +415,12 @@ def undecided_coverage(windows: int) -> list[SelfTest]:
     """Windows that mostly give only a lower bound, because ‖g‖² may be zero: they cover more often
     than the level."""
     quadratic = known_problems()[0]
-    made = stationary_windows(quadratic, 2, 0.2, windows, 100, burn_in=200)
-    return [
-        _coverage(quadratic, 2, "along SGD, η = 0.2, ‖g‖² undecided", made, band=(BAND[0], 1.0))
-    ]
+    rate = NUMBERS.undecided_rate
+    made = stationary_windows(
+        quadratic, 2, rate, windows, NUMBERS.undecided, burn_in=NUMBERS.burn_in
+    )
+    how = f"along SGD, η = {rate:g}, ‖g‖² undecided"
+    return [_coverage(quadratic, 2, how, made, most=1.0)]
 
 
 def _coverage(
@@ -429,16 +428,17 @@ def _coverage(
     batch_size: int,
     how: str,
     windows: Windows,
-    band: tuple[float, float] = BAND,
+    most: float = NUMBERS.band[1],
 ) -> SelfTest:
+    least = NUMBERS.band[0]
     share = proportion(windows.covered(LEVEL), len(windows), level=LEVEL)
     return SelfTest(
         problem=known.name,
         batch_size=batch_size,
         quantity=f"coverage of the noise scale, {how}",
-        expected=f"{band[0]:.0%} to {band[1]:.0%}",
+        expected=f"{least:.0%} to {most:.0%}",
         measured=share.value,
         low=share.low,
         high=share.high,
-        passed=band[0] <= share.value <= band[1],
+        passed=least <= share.value <= most,
     )
