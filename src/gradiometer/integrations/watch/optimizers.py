@@ -289,7 +289,7 @@ class Updates:
             )
         if sampling.draw is Draw.RESHUFFLED and sampling.examples is None:
             raise BadArgument(
-                "`sampling` draws without replacement from a training set of unknown size: give "
+                "`sampling` is reshuffled, over a training set of unknown size: give "
                 "its `examples`, or leave temperature out."
             )
         self._optimizers = optimizers

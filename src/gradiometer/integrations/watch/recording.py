@@ -71,7 +71,7 @@ class Findings(tuple[Finding, ...]):
         Args:
             run: The run that is named on the card; None for no name.
         """
-        from gradiometer.report.page.notebook import card  # noqa: PLC0415 (its charts take a second to import)
+        from gradiometer.report.page.page import card  # noqa: PLC0415 (its charts take a second to import)
 
         return card(self, self.warnings, self.diagnosis, run)
 

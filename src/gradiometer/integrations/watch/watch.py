@@ -366,8 +366,7 @@ def sampling_from(sampling: Any, examples: int | None, replacement: bool | None)
     if sampling is not None and not isinstance(sampling, Sampling):
         raise BadArgument(
             f"`sampling` must be a DataLoader or a Sampling, got {type_name(sampling)}: give "
-            "sampling=loader, or examples=N with replacement=False for shuffled epochs and True "
-            "for independent draws."
+            "sampling=loader."
         )
     return sampling or Sampling(Draw.REPLACEMENT)
 
