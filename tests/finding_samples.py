@@ -31,8 +31,8 @@ from gradiometer.logs.log import Column
 from gradiometer.measurement import Finding, Gauge, Reading
 from gradiometer.measurement.uncertainty.differences import PairsNeeded
 from gradiometer.report.compare.contrast import Compared, Contrast, Difference, RunGroup, finding_of
+from gradiometer.report.sections.convergence import GIVEN, RateCurve
 from gradiometer.report.sections.convergence import _finding as schedule_finding
-from gradiometer.report.sections.rates import GIVEN, RateCurve
 from known_steps import kept_steps
 from report_run import run_in
 

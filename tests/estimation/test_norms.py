@@ -222,7 +222,7 @@ def test_a_reading_that_is_doubtful_by_chance_is_kept(tmp_path: Path) -> None:
         ({"level": 90.0}, "`level` must lie between 0 and 1, got 90"),
         (
             {"sampling": Sampling(Draw.RESHUFFLED)},
-            "`sampling` draws without replacement .* give its `examples`",
+            "`sampling` is reshuffled, over a training set of unknown size: give its `examples`",
         ),
         ({"to": [3]}, "`to` holds a int"),
     ],

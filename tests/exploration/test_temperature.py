@@ -346,8 +346,7 @@ def still(velocity=None) -> Motion:
         ),
         (
             lambda: Temperature().estimate(series_of_mlp(Sampling(Draw.RESHUFFLED), steps=5)),
-            "`sampling` draws without replacement from a training set of unknown size: give its "
-            "`examples`",
+            "`sampling` is reshuffled, over a training set of unknown size: give its `examples`",
         ),
     ],
 )

@@ -16,7 +16,7 @@ from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 from gradiometer.loop import forks_of
 from gradiometer.loop.branches import comparison, setting
 from gradiometer.loop.comparison.words import stopped
-from gradiometer.report.live.follow import Followed
+from gradiometer.report.live import Followed
 from gradiometer.run.artifacts import load_artifacts
 
 TUNE = ("tune", "quadratic", "--steps", "24", "--budget", "2")

@@ -17,7 +17,7 @@ from gradiometer import BadArgument
 from gradiometer.cli.doctor import doctor
 from gradiometer.logs import Log, log_findings, read_log
 from gradiometer.logs.log import Column
-from gradiometer.logs.rate import rate_findings
+from gradiometer.logs.verdicts import rate_findings
 from gradiometer.measurement import Finding, State
 from gradiometer.measurement.uncertainty.means import slope
 from gradiometer.verdict.words.say import say

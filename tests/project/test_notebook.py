@@ -12,7 +12,7 @@ from gradients_by_hand import backward, batches, network, watched
 from gradiometer import Diagnosis, State
 from gradiometer.integrations.watch.recording import Findings
 from gradiometer.measurement.finding import Trial
-from gradiometer.report.page.notebook import COLOURS
+from gradiometer.report.page.page import COLOURS
 from gradiometer.verdict import say
 from report_run import diagnosis_of
 

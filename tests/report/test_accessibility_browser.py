@@ -11,8 +11,7 @@ from gradiometer.lab.lecture.catalogue import STATEMENTS
 from gradiometer.lab.lecture.site import write_site
 from gradiometer.lab.lecture.statement import result
 from gradiometer.report.compare import compare, write_comparison
-from gradiometer.report.overview.listed import listing
-from gradiometer.report.overview.page import write_overview
+from gradiometer.report.overview import listing, write_overview
 from gradiometer.report.page import write_page
 from report_run import diagnosis_of, run_in
 

@@ -7,10 +7,9 @@ import pytest
 
 from finished_forks import kept
 from gradiometer.cli import main
-from gradiometer.cli.recorded.compare import _as_object
+from gradiometer.cli.runs import _as_object
 from gradiometer.report.compare import compare
-from gradiometer.report.compare.forks import forks_figures, forks_table, tried_by
-from gradiometer.report.compare.page import render
+from gradiometer.report.compare.page import forks_figures, forks_table, render, tried_by
 from gradiometer.run import Run
 from report_run import run_in
 

@@ -14,8 +14,7 @@ from gradiometer.measurement import Estimate, State
 from gradiometer.problems import load
 from gradiometer.report.charts.charts import page_spec
 from gradiometer.report.page.page import render
-from gradiometer.report.sections.convergence import convergence_section
-from gradiometer.report.sections.rates import rates_of
+from gradiometer.report.sections.convergence import convergence_section, rates_of
 from gradiometer.report.sections.section import Section
 from gradiometer.run import Configuration, Run
 from gradiometer.run.artifacts import save_artifact
@@ -80,7 +79,7 @@ def test_what_is_left_of_a_run_under_way_is_summed_from_where_it_stands(tmp_path
 def test_a_long_run_is_summed_at_one_step_in_so_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gradiometer.report.sections.rates.SUMMED", 2_000)
+    monkeypatch.setattr("gradiometer.report.sections.convergence.SUMMED", 2_000)
     run = run_in(tmp_path, steps=600, learning_rate=0.1, schedule="linear")
     run.manifest["steps"] = 15_000
     found = rates_of(run)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gradiometer.report.compare import compare, write_comparison
-from gradiometer.report.live.serve import Live
+from gradiometer.report.live import Live
 from gradiometer.run import Run
 from gradiometer.run.folder import run_folders
 from report_run import run_in

@@ -10,8 +10,7 @@ import pytest
 
 from command_line import called
 from gradiometer import BadArgument, Diagnosis, Run
-from gradiometer.report.overview.listed import ORDERS, listing
-from gradiometer.report.overview.page import write_overview
+from gradiometer.report.overview import ORDERS, listing, write_overview
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.words.brief import IN_BRIEF
 from report_run import run_in
@@ -29,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_run_that_is_deleted_while_it_is_read_is_left_out_with_a_word(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed = importlib.import_module("gradiometer.report.overview.listed")
+    listed = importlib.import_module("gradiometer.report.overview")
     diagnose = listed.diagnose
 
     def and_gone(run: Run) -> Diagnosis:
@@ -154,7 +153,7 @@ def test_long_names_and_schedules_fit_too(
 
 def test_the_orders_of_the_command_are_those_of_the_listing() -> None:
     # the package has the command under this name
-    command = importlib.import_module("gradiometer.cli.recorded.listing")
+    command = importlib.import_module("gradiometer.cli.runs")
     assert set(command.ORDERS) == set(ORDERS)
 
 

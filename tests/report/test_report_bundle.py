@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import vl_convert
 
-from gradiometer.report.page.bundle import SNIPPET, Bundle, bundle, cache_folder
+from gradiometer.report.page.document import SNIPPET, Bundle, bundle, cache_folder
 
 SCRIPT = f'"</script>";{SNIPPET}'
 
@@ -55,7 +55,7 @@ def test_the_script_is_put_together_once_and_ends_no_element_of_a_page(
 
 def test_another_version_has_another_file(made: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     bundle()
-    monkeypatch.setattr("gradiometer.report.page.bundle.version", lambda name: "99.0")
+    monkeypatch.setattr("gradiometer.report.page.document.version", lambda name: "99.0")
     again()
     assert len(made) == 2
     assert len(kept()) == 2

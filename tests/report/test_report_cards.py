@@ -15,10 +15,8 @@ from gradiometer.cli.outcome import answers
 from gradiometer.drift.stability import edge_finding
 from gradiometer.measurement import Estimate, Finding, Issue, State
 from gradiometer.report.charts.interval_strip import strip
-from gradiometer.report.page.cards import answers_of, cards, further_cards
-from gradiometer.report.page.checks import checks
+from gradiometer.report.page.cards import answers_of, cards, checks, further_cards, rows
 from gradiometer.report.page.page import render
-from gradiometer.report.page.rows import rows
 from gradiometer.report.sections.catalogue import sections
 from gradiometer.report.sections.questions import QUESTIONS, Answer
 from gradiometer.run import Run

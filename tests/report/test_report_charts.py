@@ -238,7 +238,7 @@ def test_a_page_has_no_digits_that_no_screen_shows() -> None:
 
 
 def test_a_chart_is_written_in_the_light_and_in_the_dark(tmp_path: Path) -> None:
-    chart = layers_chart(dict.fromkeys(LAYERS, BOUNDED), 32.0)
+    chart = layers_chart(dict.fromkeys(LAYERS, BOUNDED), Estimate.exact(32.0), "B = 32")
     light, dark = (
         save_svg(chart, tmp_path / "chart.svg", "Noise", palette).read_text()
         for palette in (LIGHT, DARK)

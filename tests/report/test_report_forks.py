@@ -13,7 +13,7 @@ from gradiometer.loop import alternative_of
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.readout import Readout
 from gradiometer.loop.recorded.record import ForkRecord, Plan
-from gradiometer.report.live.follow import Followed
+from gradiometer.report.live import Followed
 from gradiometer.report.page.page import render, write_charts
 from gradiometer.report.sections.forks import forks_section
 from report_run import diagnosis_of, run_in

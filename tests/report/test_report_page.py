@@ -17,9 +17,8 @@ import pytest
 
 from gradiometer import Diagnosis, Finding, Issue, State, StorageFailed, diagnose
 from gradiometer.measurement.finding import Trial
-from gradiometer.report.live.follow import Followed
-from gradiometer.report.overview.listed import listing
-from gradiometer.report.overview.page import write_overview
+from gradiometer.report.live import Followed
+from gradiometer.report.overview import listing, write_overview
 from gradiometer.report.page import write_page
 from gradiometer.report.page.page import render, write_charts
 from gradiometer.report.sections import catalogue

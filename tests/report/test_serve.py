@@ -18,8 +18,7 @@ from types import SimpleNamespace
 import pytest
 
 from gradiometer import BadArgument, RunNotFound
-from gradiometer.report.live.follow import SHARE, Followed
-from gradiometer.report.live.serve import Live
+from gradiometer.report.live import SHARE, Followed, Live
 from gradiometer.run import Run
 from gradiometer.run.readings import Readings
 from report_run import run_in

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from gradiometer.report.live import protocol, serve
-from gradiometer.report.live.serve import Live
+from gradiometer.report import live as serving
+from gradiometer.report.live import Live
 from report_run import run_in
 
 VIEWERS = 50
@@ -24,8 +24,8 @@ VIEWERS = 50
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     patch = pytest.MonkeyPatch()
-    patch.setattr(serve, "MOST_LISTENERS", VIEWERS)
-    patch.setattr(protocol, "SECONDS", 0.4)
+    patch.setattr(serving, "MOST_LISTENERS", VIEWERS)
+    patch.setattr(serving, "SECONDS", 0.4)
     served = Live([run_in(tmp_path_factory.mktemp("runs"), steps=60).path])
     thread = threading.Thread(target=served.serve)
     thread.start()
@@ -68,7 +68,7 @@ def test_a_run_that_cannot_be_drawn_does_not_end_the_updates(
 
     with caplog.at_level(logging.WARNING, "gradiometer"):
         monkeypatch.setattr(followed, "look", fails)
-        assert not serve._changed(followed)
+        assert not serving._changed(followed)
     assert (
         caplog.messages[-1].startswith(f"{followed.name}: ")
         and len(caplog.messages[-1].splitlines()) == 1
@@ -119,7 +119,7 @@ def test_a_body_that_never_comes_is_not_waited_for(live: Live) -> None:
 def test_three_hundred_half_sent_requests_deny_nobody(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "SECONDS", 60.0)
+    monkeypatch.setattr(serving, "SECONDS", 60.0)
     with ExitStack() as stack:
         for _ in range(300):
             half = stack.enter_context(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from command_line import called, run_cli
 from gradiometer import BadArgument, Run, supervised, watch
-from gradiometer.report.live.serve import Live
+from gradiometer.report.live import Live
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.ranks import Ranks
 from gradiometer.storage.journal import JournalWriter, read_journal

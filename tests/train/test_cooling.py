@@ -26,7 +26,7 @@ from gradiometer.loop.changes.alternative import GoOn
 from gradiometer.loop.engine import train_branch
 from gradiometer.measurement import Estimate, Objective, State
 from gradiometer.problems import Examples
-from gradiometer.report.sections.rates import rates_of
+from gradiometer.report.sections.convergence import rates_of
 from gradiometer.run import Configuration, Run
 from gradiometer.run import problem as recorded
 from gradiometer.run.budget import Budget

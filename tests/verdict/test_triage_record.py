@@ -85,8 +85,7 @@ def train(
     settings: dict[str, Any] | None = None,
     inputs: Tensor = INPUTS,
 ) -> tuple[list[Tensor], Run | None]:
-    """A plain loop, under `watch` if there is a folder for the run: its parameters at the end, and
-    the run."""
+    """A plain loop, under `watch` if there is a folder: its parameters at the end, and the run."""
     model = network() if model is None else model
     optimizer = optimizer_of(model)
     generator = torch.Generator().manual_seed(3)

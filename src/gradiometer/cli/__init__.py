@@ -21,12 +21,11 @@ from gradiometer.cli.ensemble import ensemble
 from gradiometer.cli.fork import fork
 from gradiometer.cli.learn import learn
 from gradiometer.cli.measure import measure
-from gradiometer.cli.recorded import runs
 from gradiometer.cli.renamed import answer
-from gradiometer.cli.resume import resume
+from gradiometer.cli.runs import runs
 from gradiometer.cli.show import show
 from gradiometer.cli.streams import Streams
-from gradiometer.cli.train import train
+from gradiometer.cli.train import resume, train
 from gradiometer.cli.tune import tune
 from gradiometer.errors import user_line
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gradiometer.cli.options import json_option, no_open_option, out_option
+from gradiometer.cli.outcome import conclude
 
 if TYPE_CHECKING:
     from gradiometer.problems.problem import Problem
@@ -42,7 +43,6 @@ def demo(out: Path, as_json: bool, no_open: bool) -> int:
     findings advise, to test their forecast. It prints all with intervals at the end, and writes the
     page.
     """
-    from gradiometer.cli.outcome import conclude
     from gradiometer.cli.panel import watching
     from gradiometer.run.configuration import Configuration
 
@@ -54,7 +54,7 @@ def demo(out: Path, as_json: bool, no_open: bool) -> int:
         problem = load(configuration.problem, model=configuration.model)
         run = train(problem, configuration, out, panel)
     _try_the_advice(run, problem, quiet=as_json)
-    return conclude(run, as_json=as_json, no_open=no_open, fail_on=None)
+    return conclude(run, as_json=as_json, no_open=no_open)
 
 
 def _try_the_advice(run: "Run", problem: "Problem", *, quiet: bool) -> None:

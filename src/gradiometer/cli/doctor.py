@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gradiometer.cli.options import json_option
+from gradiometer.cli.outcome import exit_code, filled, print_json, tell_finding
 
 if TYPE_CHECKING:
     from gradiometer.logs.log import Log
@@ -35,7 +36,6 @@ def doctor(path: Path, loss: str | None, fail_on: str | None, as_json: bool) -> 
     finds NaN and inf that the log hides, a staircase at the epochs, and a resume that lost its
     schedule. Exit code 2 means that less than half of the lines were understood.
     """
-    from gradiometer.cli.outcome import exit_code
     from gradiometer.logs.readers import read_log
     from gradiometer.logs.verdicts import log_findings
 
@@ -46,7 +46,6 @@ def doctor(path: Path, loss: str | None, fail_on: str | None, as_json: bool) -> 
 
 
 def _print_json(log: "Log", findings: "tuple[Finding, ...]") -> None:
-    from gradiometer.cli.outcome import print_json
     from gradiometer.verdict.words.say import as_dict
 
     print_json(
@@ -62,7 +61,6 @@ def _print_json(log: "Log", findings: "tuple[Finding, ...]") -> None:
 
 
 def _tell(log: "Log", findings: "tuple[Finding, ...]") -> None:
-    from gradiometer.cli.outcome import filled, tell_finding
 
     steps = max(int(column.steps.max()) for column in log.columns.values() if len(column))
     click.echo(filled(f"{log.path}: {log.tool}, {len(log.columns)} columns up to step {steps:,}."))

@@ -8,10 +8,11 @@ import click
 
 from gradiometer.cli.completion import runs
 from gradiometer.cli.options import json_option
+from gradiometer.cli.outcome import filled, printed_json
+from gradiometer.measurement.estimate import Estimate
 
 if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
-    from gradiometer.measurement.estimate import Estimate
     from gradiometer.run.ensemble import EnsembleEvaluation
 
 
@@ -69,8 +70,6 @@ def ensemble(
     report = found.report
     sentences = ensemble_in_words(report.finding(str(run)))
     if as_json:
-        from gradiometer.cli.outcome import printed_json
-
         derived = {"scores": report.scores, "sentences": sentences, "export": None, "report": None}
         with printed_json({"run": run, **asdict(report), **derived}) as result:
             result["report"] = keep(found.run, report)
@@ -91,7 +90,6 @@ def _export(found: "EnsembleEvaluation", path: Path) -> Path:
 
 def _print(report: "EnsembleReport", sentences: list[str]) -> None:
     """The scores, the differences, the diversity of the members, and the conclusions."""
-    from gradiometer.cli.outcome import filled
     from gradiometer.exploration.ensembles.ensemble_report import negative
 
     members = f"The average of the last {report.chosen} of {report.snapshots} snapshots"

@@ -7,6 +7,9 @@ import click
 
 from gradiometer.cli.completion import runs
 from gradiometer.cli.options import SEED, json_option, pool_option
+from gradiometer.cli.outcome import filled, line_width, printed_json
+from gradiometer.errors import BadArgument, Interrupted
+from gradiometer.measurement.estimate import significant
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,7 +18,6 @@ if TYPE_CHECKING:
     from gradiometer.loop.comparison.effects import Effect
     from gradiometer.loop.loop import Loop
     from gradiometer.loop.recorded.record import ForkRecord
-    from gradiometer.measurement.estimate import Estimate
     from gradiometer.run.reader import Run
 
 DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
@@ -131,7 +133,6 @@ def fork(
     """
     from gradiometer.cli.branches import following, started
     from gradiometer.cli.spike import explain_spike
-    from gradiometer.errors import BadArgument, Interrupted
     from gradiometer.loop.recorded.record import ForkRecord
     from gradiometer.run.reader import Run
 
@@ -172,8 +173,6 @@ def fork(
         ) from None
     effects, record = found.effects(readout, level=opened.configuration.level), ForkRecord.of(found)
     if as_json:
-        from gradiometer.cli.outcome import printed_json
-
         with printed_json(
             _as_object(opened, record, effects, was_finished=not progress.began, notes=found.notes)
         ) as result:
@@ -186,7 +185,6 @@ def fork(
 
 def _alternatives(run: "Run", changes: tuple[str, ...], advice: bool) -> "tuple[Alternative, ...]":
     """What is asked for, each once, or the default."""
-    from gradiometer.errors import BadArgument
     from gradiometer.loop.changes.text import alternative_of
 
     found = []
@@ -206,7 +204,6 @@ def _own_loop(run: "Run", name: str, at: int | None) -> "Loop":
     Raises:
         BadArgument: It is not the loop of this run.
     """
-    from gradiometer.errors import BadArgument
     from gradiometer.loop import Loop
     from gradiometer.problems.imported import function_of
     from gradiometer.problems.user_code import user_code
@@ -247,7 +244,6 @@ def _own_loop(run: "Run", name: str, at: int | None) -> "Loop":
 
 
 def _advised(run: "Run") -> "tuple[Alternative, ...]":
-    from gradiometer.errors import BadArgument
     from gradiometer.loop.recorded.trials import advised
     from gradiometer.verdict.diagnosis import diagnose
 
@@ -319,7 +315,6 @@ def _tell(
     """Print the sentence, the table, warnings, what more replicates would decide, and the place."""
     from rich.console import Console
 
-    from gradiometer.cli.outcome import filled, line_width
     from gradiometer.loop.branches import at_end, comparison, setting
     from gradiometer.loop.comparison.words import stopped, undecided
 
@@ -362,15 +357,8 @@ def _table(record: "ForkRecord", effects: "tuple[Effect, ...]") -> "Table":
             *[str(sum(result.diverged is not None for result in results) or "")] * diverging,
         )
         if effect is not None and effect.in_general is not None:
-            drawn.add_row("  in general", "", _interval(effect.in_general), "", "")
+            known = effect.in_general
+            ends = (significant(end, 2) for end in (known.low, known.high))
+            wide = f"[{', '.join(ends)}]" if known.tells else ""
+            drawn.add_row("  in general", "", wide, "", "")
     return drawn
-
-
-def _interval(estimate: "Estimate") -> str:
-    from gradiometer.measurement.estimate import significant
-
-    return (
-        f"[{significant(estimate.low, 2)}, {significant(estimate.high, 2)}]"
-        if estimate.tells
-        else ""
-    )

@@ -7,6 +7,7 @@ import textwrap
 import webbrowser
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,8 +15,6 @@ import click
 from gradiometer.cli.boundary import report_error
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from gradiometer.measurement.finding import Finding
     from gradiometer.report.sections.section import Section
     from gradiometer.run.reader import Run
@@ -25,11 +24,26 @@ WIDTH = 80
 """Maximum length of a line, in characters."""
 
 
-def conclude(run: "Run", *, as_json: bool, no_open: bool, fail_on: str | None) -> int:
-    """Diagnose a run, print the result, write its page and open it. Returns the exit code."""
+def conclude(
+    run: "Run",
+    *,
+    as_json: bool,
+    no_open: bool,
+    fail_on: str | None = None,
+    charts: Path | None = None,
+) -> int:
+    """Diagnose a run, print the result, write its page and open it. Returns the exit code.
+
+    Args:
+        run: The run.
+        as_json: Print one JSON object instead.
+        no_open: Do not open the page.
+        fail_on: The state from which a finding makes the exit code 3.
+        charts: Folder for the charts as PNG; None for none.
+    """
     if follows():
         return 0
-    from gradiometer.report.page.page import write_page
+    from gradiometer.report.page.page import write_charts, write_page
     from gradiometer.report.sections.catalogue import sections
     from gradiometer.verdict.diagnosis import diagnose
 
@@ -38,13 +52,23 @@ def conclude(run: "Run", *, as_json: bool, no_open: bool, fail_on: str | None) -
     if as_json:
         with printed_json(as_object(run, diagnosis)) as result:
             result["report"] = write_page(run, diagnosis, shown=shown)
-    else:
-        tell(run, diagnosis, shown)
-        page = write_page(run, diagnosis, shown=shown)
-        tell_place(run, page)
-        if not no_open and sys.stdout.isatty():
-            webbrowser.open(page.resolve().as_uri())
+            if charts is not None:
+                result["charts"] = write_charts(run, diagnosis, charts, shown=shown)
+        return exit_code(diagnosis.findings, fail_on)
+    tell(run, diagnosis, shown)
+    page = write_page(run, diagnosis, shown=shown)
+    click.echo(f"\nrun   {run.path}\npage  {page}")
+    if charts is not None:
+        for chart in write_charts(run, diagnosis, charts, shown=shown):
+            click.echo(f"chart {chart}")
+    open_in_browser(page.resolve().as_uri(), no_open=no_open)
     return exit_code(diagnosis.findings, fail_on)
+
+
+def open_in_browser(address: str, *, no_open: bool) -> None:
+    """Open a page, if a person is at the terminal and wants it."""
+    if not no_open and sys.stdout.isatty():
+        webbrowser.open(address)
 
 
 def follows() -> bool:
@@ -57,6 +81,7 @@ def as_object(run: "Run", diagnosis: "Diagnosis") -> dict[str, Any]:
     return {
         "run": str(run.path),
         "report": None,
+        "charts": [],
         "status": run.status,
         "steps": run.steps,
         "hyperparameters": {} if run.hyperparameters is None else run.hyperparameters.facts,
@@ -133,11 +158,6 @@ def tell(run: "Run", diagnosis: "Diagnosis", shown: "tuple[Section, ...]") -> No
     for finding in diagnosis.findings:
         tell_finding(finding)
     click.echo("\n" + filled(overhead_in_brief(run.overhead, run.configuration.every)))
-
-
-def tell_place(run: "Run", page: "Path") -> None:
-    """Print the paths of the run and its page."""
-    click.echo(f"\nrun   {run.path}\npage  {page}")
 
 
 def answers(

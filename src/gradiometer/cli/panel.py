@@ -23,9 +23,10 @@ from gradiometer.drift.spikes.cause import explain
 from gradiometer.drift.spikes.detection import find_spikes
 from gradiometer.drift.spikes.finding import spikes_finding
 from gradiometer.estimation.batch_advice import is_outranked
-from gradiometer.measurement.estimate import Estimate, counted, significant
+from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
 from gradiometer.measurement.finding import Finding, State
 from gradiometer.measurement.gauge import RunFacts, estimates_of
+from gradiometer.report.charts.interval_strip import interval
 from gradiometer.report.sections.questions import (
     NOT_MEASURED,
     NOT_MEASURED_SYMBOL,
@@ -38,7 +39,6 @@ from gradiometer.verdict.diagnosis import judge
 from gradiometer.verdict.words.say import say
 
 if TYPE_CHECKING:
-    from gradiometer.measurement.estimate import Estimates
     from gradiometer.measurement.gauge import Gauge
     from gradiometer.run.folder import RunFolder
     from gradiometer.run.recorder import Recorder
@@ -135,20 +135,19 @@ class Panel:
             self.live = None
 
     def _drawn(self, training: "Training", recorder: "Recorder") -> RenderableType:
-        bar = Table.grid(expand=True, padding=(0, 1))
-        bar.add_column(ratio=1)
-        bar.add_column(justify="right")
+        bar = Table.grid("bar", "words", expand=True, padding=(0, 1))
+        bar.columns[0].ratio = 1
         bar.add_row(
             ProgressBar(total=training.steps, completed=training.step),
             f"step {training.step:,} of {training.steps:,} · {self._time_left(training)} left",
         )
-        found = list(_estimates(training, recorder))
+        estimated = list(_estimates(training, recorder))
         width = min(WIDEST, self.console.width)
         return Box(
             Group(
                 bar,
-                self._numbers(training, found, width),
-                self._questions(training, found, width),
+                self._numbers(training, estimated, width),
+                self._questions(training, estimated, width),
                 Text(_cost(recorder), style="dim"),
             ),
             title=Text(f"gradiometer · {training.problem.name}"),
@@ -157,13 +156,12 @@ class Panel:
         )
 
     def _numbers(
-        self, training: "Training", found: "list[tuple[Gauge, Estimates]]", width: int
+        self, training: "Training", estimated: "list[tuple[Gauge, Estimates]]", width: int
     ) -> Table:
         """The loss with its curve, the present learning rate, and the noise scale now."""
-        scale = next(
-            (estimates["noise_scale"] for _, estimates in found if "noise_scale" in estimates), None
-        )
-        noise = "cannot tell yet" if scale is None or not scale.tells else _with_interval(scale)
+        scales = [found["noise_scale"] for _, found in estimated if "noise_scale" in found]
+        known = bool(scales) and scales[0].tells
+        noise = _with_interval(scales[0]) if known else "cannot tell yet"
         table = Table.grid(padding=(0, 1))
         table.add_column(width=NAMES + 3)
         table.add_column(no_wrap=True)
@@ -176,38 +174,35 @@ class Panel:
     def _questions(
         self, training: "Training", estimated: "list[tuple[Gauge, Estimates]]", width: int
     ) -> Table:
-        """The five questions in two lines each: the finding, or the command that would
-        measure it."""
-        found = list(_answers(training, estimated))
+        """The five questions in two lines each: the finding, or the command that would measure
+        it."""
         room = max(width - NAMES - 8, 20)
         table = Table.grid(padding=(0, 1))
-        table.add_column(width=2)
-        table.add_column(width=NAMES)
-        table.add_column(width=room)
+        for column in (2, NAMES, room):
+            table.add_column(width=column)
+
+        def add(short: str, finding: Finding) -> None:
+            style = COLOURS[finding.state]
+            body = two_lines(f"{finding.state}: {say(finding).seen}", room)
+            table.add_row(Text(finding.state.symbol, style), Text(short, style), Text(body))
+
+        answers = list(_answers(training, estimated))
         for question in QUESTIONS:
-            answers = question.answers(found)
-            if answers:
-                finding = answers[0].finding
-                symbol, style = finding.state.symbol, COLOURS[finding.state]
-                words = f"{finding.state}: {say(finding).seen}"
+            found = question.answers(answers)
+            if found:
+                add(question.short, found[0].finding)
             else:
                 command = question.command(self.path, training.configuration)
-                symbol, style, words = NOT_MEASURED_SYMBOL, "dim", f"{NOT_MEASURED} yet\n{command}"
-            body = two_lines(words, room)
-            table.add_row(Text(symbol, style=style), Text(question.short, style=style), Text(body))
-        if (spiked := self._spikes(training.step)) is not None:
-            style = COLOURS[spiked.state]
-            body = two_lines(f"{spiked.state}: {say(spiked).seen}", room)
-            table.add_row(
-                Text(spiked.state.symbol, style=style), Text("spikes", style=style), Text(body)
-            )
+                body = two_lines(f"{NOT_MEASURED} yet\n{command}", room)
+                dim = (Text(words, "dim") for words in (NOT_MEASURED_SYMBOL, question.short))
+                table.add_row(*dim, Text(body))
+        spikes = self._spikes(training.step)
+        if spikes is not None:
+            add("spikes", spikes)
         return table
 
     def _spikes(self, step: int) -> Finding | None:
         """The spikes in the last losses; None if there are none."""
-        spikes = find_spikes(np.array(self.losses), rates=np.array(self.rates))
-        if not spikes:
-            return None
         before = step - len(self.losses)
         moved = [
             replace(
@@ -216,23 +211,23 @@ class Panel:
                 peak=before + spike.peak,
                 last=before + spike.last,
             )
-            for spike in spikes
+            for spike in find_spikes(np.array(self.losses), rates=np.array(self.rates))
         ]
-        return spikes_finding(moved, explain)
+        return spikes_finding(moved, explain) if moved else None
 
     def _line(self, training: "Training", recorder: "Recorder") -> str:
         parts = [f"step {training.step:,}/{training.steps:,}", f"loss {self.loss:.4f}"]
         parts.append(f"learning rate {training.learning_rate:.3g}")
         for _, estimates in _estimates(training, recorder):
-            parts.append(_headline(estimates))
+            # the first estimate of a gauge is the one that it is about
+            name, estimate = next(iter(estimates.items()))
+            parts.append(f"{name.replace('_', ' ')} {_with_interval(estimate)}")
         return " · ".join([*parts, f"{self._time_left(training)} left"])
 
     def _time_left(self, training: "Training") -> str:
-        done = training.step - self.began_step
-        seconds = (
-            (time.monotonic() - self.began_at) / max(done, 1) * (training.steps - training.step)
-        )
-        return clock(seconds)
+        done = max(training.step - self.began_step, 1)
+        seconds = time.monotonic() - self.began_at
+        return clock(seconds / done * (training.steps - training.step))
 
 
 @contextmanager
@@ -281,12 +276,10 @@ def spark(values: Iterable[float], width: int) -> str:
     numbers = np.array([value for value in values if np.isfinite(value)])
     if not len(numbers) or width < 1:
         return ""
-    means = np.array([part.mean() for part in np.array_split(numbers, min(width, len(numbers)))])
-    if (means > 0).all():
-        means = np.log(means)
-    span = float(means.max() - means.min())
-    heights = (means - means.min()) / span if span > 0 else np.zeros(len(means))
-    return "".join(BLOCKS[round(float(height) * (len(BLOCKS) - 1))] for height in heights)
+    means = [part.mean() for part in np.array_split(numbers, min(width, len(numbers)))]
+    heights = np.log(means) if min(means) > 0 else np.array(means)
+    levels = (heights - heights.min()) / (np.ptp(heights) or 1.0) * (len(BLOCKS) - 1)
+    return "".join(BLOCKS[round(level)] for level in levels.tolist())
 
 
 def two_lines(words: str, width: int) -> str:
@@ -301,18 +294,9 @@ def two_lines(words: str, width: int) -> str:
     return "\n".join([*lines, "", ""][:2])
 
 
-def _headline(estimates: "Estimates") -> str:
-    """Name and value of a gauge's first estimate."""
-    name, estimate = next(iter(estimates.items()))
-    return f"{name.replace('_', ' ')} {_with_interval(estimate)}"
-
-
 def _with_interval(estimate: Estimate) -> str:
-    if not estimate.tells:
-        return str(estimate)
-    return (
-        f"{significant(estimate.value)} [{significant(estimate.low)}, {significant(estimate.high)}]"
-    )
+    value = significant(estimate.value)
+    return f"{value} {interval(estimate)}" if estimate.tells else str(estimate)
 
 
 def _cost(recorder: "Recorder") -> str:
@@ -321,4 +305,4 @@ def _cost(recorder: "Recorder") -> str:
     # of the first second.
     used = time_used({**overhead, "used": of_the_budget(overhead)}, recorder.every)
     measured = f"measured {counted(overhead['measured_steps'], 'step')}, using {used}"
-    return f"{measured}\n{text}" if (text := too_few(overhead, recorder.every)) else measured
+    return f"{measured}\n{too_few(overhead, recorder.every)}".rstrip()

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gradiometer.errors import RunDamaged, RunNotFound
+
 if TYPE_CHECKING:
     from gradiometer.run.reader import Run
     from gradiometer.train.training import Training
@@ -40,7 +42,6 @@ def load_last_checkpoint(training: "Training", path: Path) -> None:
         RunNotFound: The run has no checkpoint.
         RunDamaged: None of its checkpoints can be read.
     """
-    from gradiometer.errors import RunDamaged, RunNotFound
     from gradiometer.run.checkpoints import load_latest
     from gradiometer.run.folder import RunFolder
     from gradiometer.train.averaged import end_at_average

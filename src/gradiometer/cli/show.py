@@ -1,7 +1,5 @@
 """`gradiometer show`: the findings of a run and its page, once or live."""
 
-import sys
-import webbrowser
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,7 +7,8 @@ import click
 
 from gradiometer.cli.completion import runs as runs_of
 from gradiometer.cli.options import json_option, no_open_option
-from gradiometer.errors import BadArgument
+from gradiometer.cli.outcome import conclude, open_in_browser
+from gradiometer.errors import BadArgument, RunNotFound
 
 
 @click.command(epilog="Example: gradiometer show runs/digits-cnn-1")
@@ -66,56 +65,28 @@ def show(
             f"`RUNS` must be one run without --live, got {len(runs)}: `gradiometer runs` lists "
             "several."
         )
-    _report((runs or _newest())[0], charts, gauges, no_open=no_open, as_json=as_json)
-    return 0
-
-
-def _report(
-    path: Path, charts: Path | None, gauges: tuple[str, ...], *, no_open: bool, as_json: bool
-) -> None:
-    """Print the findings of a run, and write its page."""
-    from gradiometer.cli.outcome import as_object, printed_json, tell, tell_place
     from gradiometer.gauges import imported_gauge
-    from gradiometer.report.page.page import write_charts, write_page
-    from gradiometer.report.sections.catalogue import sections
     from gradiometer.run.reader import Run
-    from gradiometer.verdict.diagnosis import diagnose
 
+    (path,) = runs or _newest()
     run = Run.open(path, gauges=[type(imported_gauge(name)) for name in gauges])
-    diagnosis = diagnose(run)
-    shown = sections(run, diagnosis)
-    if as_json:
-        with printed_json(as_object(run, diagnosis) | {"charts": []}) as result:
-            result["report"] = write_page(run, diagnosis, shown=shown)
-            result["charts"] = (
-                write_charts(run, diagnosis, charts, shown=shown) if charts is not None else []
-            )
-        return
-    tell(run, diagnosis, shown)
-    page = write_page(run, diagnosis, shown=shown)
-    tell_place(run, page)
-    for chart in write_charts(run, diagnosis, charts, shown=shown) if charts is not None else []:
-        click.echo(f"chart {chart}")
-    if not no_open and sys.stdout.isatty():
-        webbrowser.open(page.resolve().as_uri())
+    return conclude(run, as_json=as_json, no_open=no_open, charts=charts)
 
 
 def _serve(runs: tuple[Path, ...], port: int, no_open: bool) -> int:
     """Serve the pages until Ctrl-C. The address is one that nobody can guess."""
-    from gradiometer.report.live.serve import Live
+    from gradiometer.report.live import Live
 
     live = Live(runs, port)
     click.echo(f"{', '.join(followed.name for followed in live.followed)}  {live.address}")
     click.echo("Press Ctrl-C to end.", err=True)
-    if not no_open and sys.stdout.isatty():
-        webbrowser.open(live.address)
+    open_in_browser(live.address, no_open=no_open)
     with suppress(KeyboardInterrupt):  # the normal end
         live.serve()
     return 0
 
 
 def _newest() -> tuple[Path, ...]:
-    from gradiometer.errors import RunNotFound
     from gradiometer.run.folder import run_folders
 
     found = run_folders("runs")

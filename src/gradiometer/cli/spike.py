@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gradiometer.cli.outcome import filled, print_json
+from gradiometer.measurement.estimate import significant
+
 if TYPE_CHECKING:
     from gradiometer.loop.recorded.causes import SpikeCauses
     from gradiometer.run.reader import Run
@@ -15,7 +18,6 @@ def explain_spike(run: "Run", step: int, *, pool: str, seed: int, as_json: bool)
     """Train branches from before a spike, or make the updates before another incident again, and
     print what became of it."""
     from gradiometer.cli.branches import following
-    from gradiometer.cli.outcome import filled, print_json
     from gradiometer.run.spikes import spikes_of
     from gradiometer.train.forking.incident_cause import incident_cause
     from gradiometer.train.forking.run_spike import spike_causes
@@ -65,7 +67,7 @@ def _incident(found: "IncidentCause") -> dict[str, Any]:
 
 
 def _tell_incident(found: "IncidentCause") -> None:
-    from gradiometer.cli.outcome import filled
+
     from gradiometer.verdict.words.incidents import incident_sentence
 
     click.echo(filled(incident_sentence(found)) + "\n")
@@ -99,8 +101,6 @@ def _as_object(run: "Run", found: "SpikeCauses") -> dict[str, Any]:
 
 
 def _tell(found: "SpikeCauses") -> None:
-    from gradiometer.cli.outcome import filled
-    from gradiometer.measurement.estimate import significant
 
     click.echo(filled(found.sentence) + "\n")
     width = max(len(trial.name) for trial in found.trials)

@@ -1,4 +1,4 @@
-"""`gradiometer train`: train a problem and measure it."""
+"""`gradiometer train`: train a problem and measure it; `gradiometer resume`: continue a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradiometer.cli.completion import problems
+from gradiometer.cli.completion import runs as runs_of
 from gradiometer.cli.options import (
     configuration_from,
     configuration_options,
@@ -14,6 +15,7 @@ from gradiometer.cli.options import (
     out_option,
     settings_of,
 )
+from gradiometer.cli.outcome import conclude, follows
 from gradiometer.cli.tune import (
     BUDGET,
     CHOSEN,
@@ -109,7 +111,6 @@ def train(
     PROBLEM is digits (the default), fashion-mnist, linear-regression, logistic-regression,
     one-dimensional, quadratic, double-well, counterexample, or your own as module:function.
     """
-    from gradiometer.cli.outcome import conclude, follows
     from gradiometer.cli.panel import watching
 
     flags["problem"] = problem
@@ -157,7 +158,6 @@ def _tuned(
     file: Path | None, flags: dict[str, Any], budget: float, out: Path, quiet: bool
 ) -> "ProblemTuned":
     """The tuning before the training."""
-    from gradiometer.cli.outcome import follows
 
     given = settings_of(flags)
     if chosen := [f"--{name.replace('_', '-')}" for name in CHOSEN if name in given]:
@@ -180,3 +180,21 @@ def _tuned(
         click.echo()
     made.save()
     return made
+
+
+@click.command(epilog="Example: gradiometer resume runs/digits-mlp-1")
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=runs_of)
+@json_option
+@no_open_option
+def resume(run: Path, as_json: bool, no_open: bool) -> int:
+    """Continue RUN from its last complete checkpoint.
+
+    The final weights are the same, bit for bit, as those of a run that was never stopped.
+    """
+    from gradiometer.cli.panel import watching
+
+    with watching(as_json or follows()) as panel:
+        from gradiometer.train import resume as resume_run
+
+        ended = resume_run(run, panel)
+    return conclude(ended, as_json=as_json, no_open=no_open)

@@ -14,7 +14,8 @@ from gradiometer.cli.options import (
     out_option,
     pool_option,
 )
-from gradiometer.errors import BadArgument
+from gradiometer.cli.outcome import filled, printed_json
+from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.run.configuration import Configuration
 
 if TYPE_CHECKING:
@@ -177,8 +178,6 @@ def tune(
     configuration = configuration_to_tune(file, {"problem": problem, **flags, **one_of(several)})
     made = tuned(configuration, out, budget, pool, quiet=as_json, **several, aim=aim)
     if as_json:
-        from gradiometer.cli.outcome import printed_json
-
         with printed_json(
             {**made.tuned.to_dict(), "folder": str(made.path), "file": None}
         ) as result:
@@ -254,7 +253,6 @@ def tuned(
 ) -> "ProblemTuned":
     """Tune a problem, and say where each lane has ended and how long the rest will take."""
     from gradiometer.cli.progress import counting
-    from gradiometer.errors import Interrupted
     from gradiometer.problems.registry import load
     from gradiometer.tuning.of_problem import tune_problem
 
@@ -284,7 +282,6 @@ def tuned(
 
 def say_tuned(made: "ProblemTuned") -> None:
     """Print what was chosen and why, and the lines to paste."""
-    from gradiometer.cli.outcome import filled
 
     for sentence in made.tuned.sentences:
         click.echo(filled(sentence))

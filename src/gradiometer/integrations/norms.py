@@ -265,7 +265,7 @@ class NormsWatch(Recording):
         self._sampling = sampling or Sampling(Draw.REPLACEMENT)
         if self._sampling.draw is Draw.RESHUFFLED and self._sampling.examples is None:
             raise BadArgument(
-                "`sampling` draws without replacement from a training set of unknown size: give "
+                "`sampling` is reshuffled, over a training set of unknown size: give "
                 "its `examples`."
             )
         self._layers: tuple[str, ...] = ()

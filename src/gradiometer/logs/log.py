@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -131,6 +132,19 @@ class Log:
                 f"`--loss` must be a column of the log, got {self.loss!r}: available are "
                 f"{', '.join(self.columns)}."
             )
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        tool: str,
+        rows: Iterable[Mapping[str, object]],
+        loss: str | None,
+        understood: tuple[int, int] | None = None,
+    ) -> "Log":
+        """The log in rows of named numbers."""
+        columns, notes = columns_of(rows)
+        return cls(str(path), tool, columns, notes, loss, understood)
 
     @property
     def losses(self) -> Column | None:

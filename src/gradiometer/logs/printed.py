@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from gradiometer.logs.log import STEP, Log, columns_of
+from gradiometer.logs.log import STEP, Log
 
 Row = dict[str, object]
 
@@ -77,8 +77,7 @@ def read_printed(path: Path, text: str, loss: str | None) -> Log | None:
         for row in rows:
             last[row["epoch"]] = {**last.get(row["epoch"], {}), **row}
         rows = list(last.values())
-    columns, notes = columns_of(rows)
-    return Log(str(path), "printed lines", columns, notes, loss, understood)
+    return Log.of(path, "printed lines", rows, loss, understood)
 
 
 def _rows(lines: list[str]) -> Iterator[Row]:
@@ -105,7 +104,7 @@ def _rows(lines: list[str]) -> Iterator[Row]:
             if found_step[2]:
                 row["of"] = _plain(found_step[2])
         numbers = {
-            _name(name): _plain(value)
+            name.strip().replace(" ", "_").lower(): _plain(value)
             for name, value in (*_SPACED.findall(line), *_NAMED.findall(line))
         }
         if "num_updates" in numbers:
@@ -113,10 +112,6 @@ def _rows(lines: list[str]) -> Iterator[Row]:
         numbers = {name: value for name, value in numbers.items() if name not in _TIMES}
         if numbers and ("step" in row or "epoch" in row):
             yield {**numbers, **row}
-
-
-def _name(words: str) -> str:
-    return words.strip().replace(" ", "_").lower()
 
 
 def _plain(number: str) -> str:

@@ -1,7 +1,9 @@
-"""Readers of logs: which reader a file needs, CSV (also Lightning's), and TensorBoard's event
-files."""
+"""Readers of logs: which reader a file needs, JSON, CSV (also Lightning's), MLflow's metrics, and
+TensorBoard's event files."""
 
 import csv
+import json
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,11 +14,141 @@ from typing import Any
 import numpy as np
 
 from gradiometer.errors import BadArgument
-from gradiometer.logs.json_logs import named_after, read_json
-from gradiometer.logs.log import Column, Log, columns_of
-from gradiometer.logs.mlflow import metrics_folder, read_metrics
+from gradiometer.logs.log import HELD_OUT, Column, Log, columns_of
 from gradiometer.logs.printed import read_printed
-from gradiometer.storage.disk import read_file, reason_of
+from gradiometer.storage.disk import open_to_read, read_file, reason_of
+
+FOLDER = "metrics"
+
+_LINE = re.compile(r"^\d{9,} \S+( \d+)?$")
+
+
+def metrics_folder(path: Path) -> Path | None:
+    """The folder `metrics` that this file or folder is, or is in, if its files are MLflow's; else
+    None."""
+    for folder in (path, *path.parents[:4]):
+        if folder.name == FOLDER and folder.is_dir() and _files(folder):
+            return folder
+    return None
+
+
+def read_metrics(folder: Path, loss: str | None) -> Log:
+    """All metrics of a run. In the name of a metric, `/` stands for a folder."""
+    rows: list[dict[str, object]] = []
+    for file in _files(folder):
+        name = file.relative_to(folder).as_posix()
+        for place, line in enumerate(read_file(file).decode(errors="replace").splitlines()):
+            if _LINE.match(line):
+                _, value, *step = line.split()
+                rows.append({"step": step[0] if step else place, name: value})
+    return Log.of(folder, "MLflow", rows, loss)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files whose first line has the form of a metric."""
+    return [file for file in sorted(folder.rglob("*")) if file.is_file() and _is_metric(file)]
+
+
+def _is_metric(file: Path) -> bool:
+    try:
+        with open_to_read(file) as lines:
+            return bool(_LINE.match(lines.readline(200).decode().rstrip("\r\n")))
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+Row = dict[str, Any]
+
+
+def read_json(path: Path, text: str, loss: str | None, supported: str) -> Log | None:
+    """The log in a JSON text; None if it is not JSON.
+
+    Args:
+        path: Where the text is from.
+        text: One object, a list of objects, or one object per line.
+        loss: Name of the training loss, if it is an unusual one.
+        supported: The formats to pass instead, for the error.
+    """
+    try:
+        whole: Any = json.loads(text)
+    except (json.JSONDecodeError, RecursionError, ValueError):
+        whole = None
+    if isinstance(whole, dict) and isinstance(whole.get("log_history"), list):
+        columns, notes = columns_of([row for row in whole["log_history"] if isinstance(row, dict)])
+        summary = "train_runtime" in columns  # the last row is a summary, under the name of a loss
+        columns = {
+            name: column
+            for name, column in columns.items()
+            if not (summary and name == "train_loss")
+        }
+        return Log(str(path), "Hugging Face's Trainer", columns, notes, loss)
+    if isinstance(whole, dict) and (history := _history(whole)):
+        return Log.of(path, "Keras", history, loss)
+    if (
+        isinstance(whole, list)
+        and whole
+        and all(isinstance(row, list) and len(row) == 3 for row in whole)
+    ):
+        # TensorBoard's download of one scalar: wall time, step, value
+        scalars = [{"step": step, named_after(path): value} for _, step, value in whole]
+        return Log.of(path, "TensorBoard's export", scalars, loss)
+    if isinstance(whole, list):
+        rows, torn = [row for row in whole if isinstance(row, dict)], 0
+    elif isinstance(whole, dict) and "\n" in text.strip():
+        raise BadArgument(
+            f"`{path}` is one JSON object without a `log_history` or lists of numbers: pass "
+            f"{supported}."
+        )
+    else:
+        rows, torn = _lines(text)
+    if not rows or torn > len(rows):
+        return None
+    return Log.of(path, "JSON lines", rows, loss, (len(rows), len(rows) + torn))
+
+
+def named_after(path: Path) -> str:
+    """The name of the only column of a file: a loss, on held-out examples if the file's name says
+    so."""
+    return "val_loss" if HELD_OUT.search(path.stem) else "loss"
+
+
+def _history(whole: Row) -> list[Row]:
+    """The rows of a `History` of Keras, a list per quantity with one number per epoch; empty if it
+    is none."""
+    lists = whole["history"] if isinstance(whole.get("history"), dict) else whole
+    columns = {
+        name: values
+        for name, values in lists.items()
+        if isinstance(values, list)
+        and values
+        and all(isinstance(value, int | float | str) for value in values)
+    }
+    if not columns or len({len(values) for values in columns.values()}) > 1:
+        return []
+    count = len(next(iter(columns.values())))
+    given = whole.get("epoch")
+    epochs = given if isinstance(given, list) and len(given) == count else range(1, count + 1)
+    rows = [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
+    return [{"epoch": epoch, **row} for epoch, row in zip(epochs, rows, strict=True)]
+
+
+def _lines(text: str) -> tuple[list[Row], int]:
+    """The objects in JSON lines, and the number of lines that are not objects."""
+    rows, torn = [], 0
+    for line in text.splitlines():
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, RecursionError, ValueError):
+                row = None
+            if isinstance(row, dict):
+                rows.append(row)
+            else:
+                torn += 1
+    return rows, torn
+
 
 SUPPORTED = (
     "a Hugging Face trainer_state.json, a CSV with a header (such as Lightning's metrics.csv), "

@@ -1,15 +1,296 @@
 """All findings about a log, and the limits of a log."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float, Int
 
 from gradiometer.arguments import check_level
-from gradiometer.logs.finite import finite_findings
-from gradiometer.logs.log import Log
-from gradiometer.logs.rate import rate_findings
-from gradiometer.logs.spikes import spike_finding
-from gradiometer.logs.staircase import staircase_finding
-from gradiometer.logs.triage import triage_findings
-from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.drift.spikes.cause import explain
+from gradiometer.drift.spikes.detection import find_spikes
+from gradiometer.drift.spikes.finding import spikes_finding
+from gradiometer.logs.log import Column, Log
+from gradiometer.measurement.finding import Doubt, Finding, Issue, State
+from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
+from gradiometer.verdict.claims import Claim
+from gradiometer.verdict.triage.findings import findings_of
+from gradiometer.verdict.triage.signs import Signs
+from gradiometer.verdict.triage.triage import triage_of
+
+FINITE = "log_finite"
+
+STUCK = 3
+"""Number of zeros in a row, at the end of a positive loss, that count as a hidden NaN."""
+
+
+def finite_findings(log: Log) -> Iterator[Finding]:
+    """NaN and inf in the losses and gradient norms, and zeros that may hide them."""
+    losses, norms = log.losses, log.gradient_norms
+    bad = [
+        column
+        for column in (losses, norms)
+        if column is not None and not np.isfinite(column.values).all()
+    ]
+    hidden = losses is not None and _hidden(losses, norms)
+    if bad:
+        yield _not_finite(bad, losses is not None and hidden)
+    elif hidden and losses is not None:
+        yield _zeros(losses)
+    elif losses is not None:
+        yield _all_well(losses, norms)
+
+
+def _hidden(losses: Column, norms: Column | None) -> bool:
+    """True for zeros at the end of a positive loss, or at a gradient that is not finite."""
+    zero = losses.values == 0
+    if (
+        norms is not None
+        and np.isin(losses.steps[zero], norms.steps[~np.isfinite(norms.values)]).any()
+    ):
+        return True
+    return len(zero) > STUCK and bool(zero[-STUCK:].all()) and bool((losses.values > 0).any())
+
+
+def _not_finite(columns: list[Column], hidden: bool) -> Finding:
+    places = []
+    for column in columns:
+        wrong = ~np.isfinite(column.values)
+        places.append((column.name, int(wrong.sum()), len(column), int(column.steps[wrong].min())))
+    lasted = any(not np.isfinite(column.values[-1]) for column in columns)
+    claim, state = (
+        ("log_not_finite_at_end", State.ACT) if lasted else ("log_not_finite", State.LOOK)
+    )
+    facts = {"places": tuple(places), "logged_as_zero": hidden}
+    return Finding(FINITE, Issue.CONVERGENCE, claim, state, facts=facts)
+
+
+def _zeros(losses: Column) -> Finding:
+    first = int(losses.steps[np.flatnonzero(losses.values != 0)[-1] + 1])
+    facts = {"loss": losses.name, "first_step": first}
+    return Finding(FINITE, Issue.CONVERGENCE, "log_zero_at_end", State.ACT, facts=facts)
+
+
+def _all_well(losses: Column, norms: Column | None) -> Finding:
+    columns = [losses] if norms is None else [losses, norms]
+    facts = {"columns": tuple((column.name, len(column)) for column in columns)}
+    doubts = (Doubt("no_gradient_norm"),) if norms is None else ()
+    return Finding(FINITE, Issue.CONVERGENCE, "log_finite", State.OK, facts=facts, doubts=doubts)
+
+
+def triage_findings(log: Log) -> tuple[Finding, ...]:
+    """What limits the training, as far as its log shows it; none without a training loss."""
+    signs = signs_of(log)
+    if signs is None:
+        return ()
+    found = findings_of(triage_of(signs))
+    return tuple(each for each in found if each.claim != Claim.UNDECIDED)
+
+
+def signs_of(log: Log) -> Signs | None:
+    """The signs in a log, one place for each of its losses; None without losses."""
+    if log.losses is None:
+        return None
+    losses = log.losses.latest.finite
+    if not len(losses):
+        return None
+    rates = np.array([])
+    if log.learning_rates is not None:
+        logged = log.learning_rates.latest.finite
+        if len(logged):
+            rates = np.interp(losses.steps, logged.steps, logged.values)
+    evaluated, test = np.array([], dtype=np.int64), np.array([])
+    if log.held_out_losses is not None:
+        held_out = log.held_out_losses.latest.finite
+        evaluated, test = np.searchsorted(losses.steps, held_out.steps), held_out.values
+    return Signs(
+        losses=losses.values,
+        rates=rates,
+        evaluated=evaluated,
+        test=test,
+        train=np.full(len(test), np.nan),
+        logged=losses.steps,
+    )
+
+
+SPIKES = "log_spikes"
+
+
+def spike_finding(log: Log) -> Finding | None:
+    """The spikes of the training loss; None without any. A rise of the logged learning rate
+    explains a rise."""
+    if log.losses is None:
+        return None
+    losses = log.losses.latest.finite
+    rates = None if log.learning_rates is None else log.learning_rates.latest.finite
+    known = (
+        None
+        if rates is None or not len(rates)
+        else np.interp(losses.steps, rates.steps, rates.values)
+    )
+    found = [
+        replace(
+            spike,
+            first=int(losses.steps[spike.first]),
+            peak=int(losses.steps[spike.peak]),
+            last=int(losses.steps[spike.last]),
+        )
+        for spike in find_spikes(losses.values, rates=known)
+    ]
+    if not found:
+        return None
+    spacing = float(np.median(np.diff(losses.steps)))
+    return replace(
+        spikes_finding(found, partial(explain, batches=spacing), losses.name), gauge=SPIKES
+    )
+
+
+STAIRCASE = "log_staircase"
+
+FEWEST = 4
+"""The smallest number of values in an epoch that separates its beginning from its end."""
+
+SHARE = 0.05
+"""The smallest fall at the beginning of an epoch that is reported, relative to the loss."""
+
+
+def staircase_finding(log: Log, level: float) -> Finding | None:
+    """The fall of the loss at the beginning of epochs, minus its trend; None without losses or
+    epochs."""
+    losses, epochs = log.losses, log.epochs
+    if losses is None or epochs is None:
+        return None
+    losses, epochs = losses.latest.finite, epochs.latest.finite
+    if not (len(losses) and len(epochs)):
+        return None
+    falls, size = _falls(losses, epochs)
+    if len(falls) < FEWEST_READINGS:
+        return None
+    fall = mean(falls, level=level, batches=len(falls))
+    if fall.low > 0 and fall.value >= SHARE * size:
+        claim, state = "log_staircase", State.LOOK
+    elif fall.high < SHARE * size:
+        claim, state = "log_no_staircase", State.OK
+    else:
+        claim, state = "log_staircase_unclear", State.CANNOT_TELL
+    facts = {"loss": losses.name, "fall": fall, "mean_loss": size}
+    return Finding(STAIRCASE, Issue.ESTIMATION, claim, state, facts=facts)
+
+
+def _falls(losses: Column, epochs: Column) -> tuple[Float[np.ndarray, " boundaries"], float]:
+    """The fall at every beginning of an epoch, apart from the trends of both epochs, and the mean
+    loss."""
+    number = np.ceil(np.interp(losses.steps, epochs.steps, epochs.values) - 1e-6)
+    if np.array_equal(epochs.values, np.floor(epochs.values)):  # whole epochs, counted from 0 or 1
+        place = np.searchsorted(epochs.steps, losses.steps, side="right") - 1
+        number = epochs.values[np.maximum(place, 0)]
+    parts = [np.flatnonzero(number == epoch) for epoch in np.unique(number)]
+    whole = [part for part in parts if len(part) >= FEWEST]
+    falls = []
+    for one, other in pairwise(whole):
+        if other[0] != one[-1] + 1:
+            continue
+        border = int(losses.steps[other[0]])
+        before, after = _at(losses, one, border), _at(losses, other, border)
+        falls.append(before - after)
+    return np.array(falls), float(np.abs(losses.values).mean()) if len(losses) else 0.0
+
+
+def _at(losses: Column, part: np.ndarray, step: int) -> float:
+    """The straight line through the losses of an epoch, at a step."""
+    steps, values = losses.steps[part].astype(np.float64), losses.values[part]
+    away = steps - steps.mean()
+    return float(values.mean() + (away @ values) / (away @ away) * (float(step) - steps.mean()))
+
+
+RATE = "log_learning_rate"
+
+LEAP = 1.3
+"""The smallest factor from one value to the next that counts as a jump."""
+
+OWN = 5.0
+"""A jump must be this many times larger than its neighbouring changes, in logarithms."""
+
+
+def rate_findings(log: Log) -> Iterator[Finding]:
+    """Steps that go back, and the course of the learning rate."""
+    backwards = _backwards(log)
+    if backwards is not None:
+        yield backwards
+    rates = log.learning_rates
+    if rates is None:
+        return
+    latest = rates.latest.finite
+    latest = Column(latest.name, latest.steps[latest.values > 0], latest.values[latest.values > 0])
+    if len(latest) < 3:
+        return
+    up = _leaps(latest, upwards=True)
+    yield _restarted(latest, up) if len(up) else _as_scheduled(latest)
+
+
+def _backwards(log: Log) -> Finding | None:
+    """Steps that go back: the run was resumed from an earlier checkpoint."""
+    column = log.losses or next(iter(log.columns.values()))
+    back = np.flatnonzero(np.diff(column.steps) < 0)
+    if not len(back):
+        return None
+    facts = {
+        "jumps": tuple((int(column.steps[place]), int(column.steps[place + 1])) for place in back),
+        "repeated": int((column.steps[back] - column.steps[back + 1]).sum()),
+    }
+    return Finding("log_steps", Issue.CONVERGENCE, "log_steps_back", State.LOOK, facts=facts)
+
+
+def _leaps(rates: Column, *, upwards: bool) -> Int[np.ndarray, " leaps"]:
+    """Places after which the rate leaps, by far more than it changes beside; a first rise is a
+    warm-up and no leap."""
+    changes = np.diff(np.log(rates.values)) * (1 if upwards else -1)
+    large = np.flatnonzero(changes > np.log(LEAP))
+    kept = []
+    for place in large:
+        neighbours = np.abs(
+            np.concatenate([changes[max(place - 3, 0) : place], changes[place + 1 : place + 4]])
+        )
+        # it has never gone down
+        warming = upwards and rates.values[: place + 1].max() < 1.05 * rates.values[place]
+        if not warming and changes[place] > OWN * np.median(neighbours):
+            kept.append(place)
+    return np.array(kept, dtype=np.int64)
+
+
+def _restarted(rates: Column, leaps: Int[np.ndarray, " leaps"]) -> Finding:
+    """Jumps up: a schedule with restarts if they are equally far apart, otherwise perhaps a broken
+    resume."""
+    gaps = np.diff(rates.steps[leaps])
+    regular = len(leaps) >= 2 and bool((np.abs(gaps - gaps.mean()) <= 0.1 * gaps.mean()).all())
+    claim, state = ("log_rate_restarts", State.OK) if regular else ("log_rate_jumps", State.LOOK)
+    jumps = tuple((_point(rates, place), _point(rates, place + 1)) for place in leaps.tolist())
+    return Finding(
+        RATE, Issue.CONVERGENCE, claim, state, facts={"rate": rates.name, "jumps": jumps}
+    )
+
+
+def _point(rates: Column, place: int) -> tuple[int, float]:
+    """Step and rate at a place."""
+    return int(rates.steps[place]), float(rates.values[place])
+
+
+def _as_scheduled(rates: Column) -> Finding:
+    """Describes the schedule: constant, warm-up, steps down, and where it ends."""
+    values = rates.values
+    top, place = float(values.max()), int(values.argmax())
+    facts = {
+        "rate": rates.name,
+        "highest": top,
+        "highest_step": int(rates.steps[place]),
+        "constant": bool(np.ptp(values) <= 1e-6 * top),
+        "rises": bool(values[0] < 0.9 * top),
+        "steps_down": tuple(int(rates.steps[leap + 1]) for leap in _leaps(rates, upwards=False)),
+        "last": float(values[-1]),
+    }
+    return Finding(RATE, Issue.CONVERGENCE, "log_rate_scheduled", State.OK, facts=facts)
 
 
 def log_findings(log: Log, level: float = 0.9) -> tuple[Finding, ...]:

@@ -90,7 +90,7 @@ class Sampling:
             return 0.0
         if self.examples is None:
             raise BadArgument(
-                "`sampling` draws without replacement from a training set of unknown size: give "
+                "`sampling` is reshuffled, over a training set of unknown size: give "
                 "its number of `examples`, or use `gradient_of='population'`."
             )
         return 1 / self.examples

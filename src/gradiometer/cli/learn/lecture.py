@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from gradiometer.cli.options import json_option, pool_option
+from gradiometer.cli.outcome import filled, printed_json
+from gradiometer.report.charts.interval_strip import number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +37,6 @@ def lecture(statements: tuple[str, ...], out: Path | None, pool: str, as_json: b
     import torch
     from rich.console import Console
 
-    from gradiometer.cli.outcome import printed_json
     from gradiometer.cli.progress import clock
     from gradiometer.jobs.choice import opened
     from gradiometer.lab.lecture.catalogue import chosen
@@ -80,10 +81,8 @@ def _tested(
         console: The console to print on.
         place: Its number, and the time that is left.
     """
-    from gradiometer.cli.outcome import filled
     from gradiometer.lab.lecture.site import prediction
     from gradiometer.lab.lecture.statement import Result
-    from gradiometer.report.charts.interval_strip import number
 
     console.print(f"\n[bold]{statement.name}[/bold]  {statement.title}  ({place})", soft_wrap=True)
     measured = []

@@ -9,7 +9,11 @@ import click
 
 from gradiometer.cli.completion import targets
 from gradiometer.cli.options import SEED, configuration_options, json_option, pool_option
+from gradiometer.cli.outcome import filled, printed_json
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
+from gradiometer.errors import BadArgument
+from gradiometer.measurement.estimate import significant
+from gradiometer.storage.disk import writing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -121,9 +125,7 @@ def sample(
     import torch
 
     from gradiometer.arguments import check_level
-    from gradiometer.cli.outcome import filled, printed_json
     from gradiometer.cli.progress import working
-    from gradiometer.errors import BadArgument
     from gradiometer.exploration.chains.sampling import agreement
 
     torch.set_num_threads(1)
@@ -186,8 +188,6 @@ def _problem_start(name: str, settings: dict[str, Any]) -> ChainStart:
 
 def _run_start(path: Path, settings: dict[str, Any]) -> ChainStart:
     import copy
-
-    from gradiometer.errors import BadArgument
 
     for name in ("model", "data_dir"):
         if settings[name] is not None:
@@ -292,7 +292,6 @@ def _pictures(found: "Sequence[Sampled]", settings: dict[str, Any], folder: Path
         rank_chart,
         trace_chart,
     )
-    from gradiometer.storage.disk import writing
 
     with writing(folder, "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -318,8 +317,6 @@ def _pictures(found: "Sequence[Sampled]", settings: dict[str, Any], folder: Path
 
 def _print(title: str, found: "Sampled") -> None:
     """The temperatures, the moments and the verdict of one chain."""
-    from gradiometer.cli.outcome import filled
-    from gradiometer.measurement.estimate import significant
 
     temperatures = {
         "asked": significant(found.asked),

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradiometer.cli.options import OutFile, json_option
+from gradiometer.cli.outcome import printed_json
+from gradiometer.errors import BadArgument
+from gradiometer.storage.disk import writing
 
 if TYPE_CHECKING:
     from gradiometer.convergence.schedules.horizon import RateOverRun
@@ -18,6 +21,8 @@ DRAWN = 1000
 """Steps drawn without --steps, and the length of a named schedule."""
 NAMES, RATE = ("constant", "cosine", "linear", "trapezoid"), 0.1
 """Schedules with a name, as in `gradiometer train`, and their first rate, which is its default."""
+
+WORDS = {True: "yes", False: "no", None: "undecided"}
 
 EXAMPLE = """\
 Example: gradiometer learn schedule '1/t' '0.1/sqrt(t)' 'Cosine(0.1, steps=1000)' --steps 1000
@@ -53,9 +58,7 @@ def schedule(
     finite sum of squares. A condition that cannot be decided for a formula is reported as
     undecided.
     """
-    from gradiometer.cli.outcome import printed_json
     from gradiometer.convergence.theorem.theorem import theorem
-    from gradiometer.errors import BadArgument
 
     if tuned is not None and steps is None:
         raise BadArgument("`--tuned` needs the length of the run. Add --steps.")
@@ -114,7 +117,6 @@ def _save_chart(
     if png is None:
         return
     from gradiometer.convergence.schedules.horizon import picture
-    from gradiometer.storage.disk import writing
 
     chart: Any = picture(dict(zip(expressions, shapes, strict=True)), steps or DRAWN)
     with writing(png, "choose another file"):
@@ -140,7 +142,7 @@ def _print(
             verdict.sum_of_squares_converges,
             verdict.theorem,
         )
-        table.add_row(Text(verdict.expression), *map(_word, answers))
+        table.add_row(Text(verdict.expression), *(WORDS[answer] for answer in answers))
     console.print(table)
     for place, verdict in enumerate(verdicts):
         console.print(f"\n{verdict.expression}: {verdict.why}")
@@ -158,7 +160,3 @@ def _print(
             "\nThe worst case is over convex losses, with a distance D to the minimum and "
             "gradients up to G (Defazio et al. 2023). It ranks shapes and predicts no loss."
         )
-
-
-def _word(answer: bool | None) -> str:
-    return "undecided" if answer is None else "yes" if answer else "no"

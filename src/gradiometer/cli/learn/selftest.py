@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import click
 
 from gradiometer.cli.options import json_option, pool_option
+from gradiometer.cli.outcome import print_json
+from gradiometer.measurement.estimate import significant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +35,6 @@ def selftest(full: bool, pool: str, as_json: bool) -> int:
     """
     from rich.console import Console
 
-    from gradiometer.cli.outcome import print_json
     from gradiometer.cli.progress import counting
     from gradiometer.lab.selftest.checks import run_checks
 
@@ -64,8 +65,6 @@ def _tables(checks: "list[SelfTest]") -> "Iterator[Table]":
     """One table per quantity, with one row per problem and batch size."""
     from rich.markup import escape
     from rich.table import Table
-
-    from gradiometer.measurement.estimate import significant
 
     for quantity in dict.fromkeys(check.quantity for check in checks):
         table = Table(title=quantity, title_justify="left", box=None, padding=(0, 2, 0, 0))

@@ -8,14 +8,16 @@ import click
 
 from gradiometer.cli.completion import targets
 from gradiometer.cli.options import configuration_options, json_option, pool_option
+from gradiometer.cli.outcome import filled, print_json
 from gradiometer.cli.place import is_run
+from gradiometer.errors import BadArgument
+from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.run.configuration import Configuration
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from gradiometer.estimation.batch_table import BatchRow, BatchTable, RateBracket
-    from gradiometer.measurement.estimate import Estimate
     from gradiometer.train.batch_comparison import BatchComparison
 
 Of = Literal["now", "run"]
@@ -114,7 +116,6 @@ def batch(
     Adam, AdamW, RMSprop and Adagrad only a range of learning rates is given, and for other
     optimizers nothing.
     """
-    from gradiometer.errors import BadArgument
     from gradiometer.train.batch_comparison import compare_for_problem, compare_for_run
 
     asked = {
@@ -142,8 +143,6 @@ def batch(
             seconds=budget,
         )
     if as_json:
-        from gradiometer.cli.outcome import print_json
-
         print_json(found.to_dict())
     else:
         _print(found)
@@ -151,7 +150,6 @@ def batch(
 
 def _level(settings: dict[str, Any]) -> float | None:
     """The confidence level, which is all that `--set` may change for a run."""
-    from gradiometer.errors import BadArgument
 
     for name in settings:
         if name != "level":
@@ -164,7 +162,6 @@ def _level(settings: dict[str, Any]) -> float | None:
 
 def _factors(text: str) -> list[float]:
     """The batches in a text such as "0.25x,1x,4x"."""
-    from gradiometer.errors import BadArgument
 
     try:
         return [float(part.strip().removesuffix("x")) for part in text.split(",")]
@@ -177,7 +174,6 @@ def _factors(text: str) -> list[float]:
 def _branch(path: Path, given: dict[str, Any], pool: str, as_json: bool) -> None:
     """Measure the critical batch of a run by branching, and print it."""
     from gradiometer.cli.branches import following
-    from gradiometer.cli.outcome import filled, print_json
     from gradiometer.loop.critical.batch import critical_batch
     from gradiometer.run.reader import Run
     from gradiometer.train.batch_comparison import noise_scale_at
@@ -207,7 +203,6 @@ def _print(found: "BatchComparison") -> None:
     batch sizes."""
     from rich.console import Console
 
-    from gradiometer.cli.outcome import filled
     from gradiometer.verdict.words.say import say
 
     said = say(found.finding)
@@ -237,8 +232,6 @@ def _print(found: "BatchComparison") -> None:
 def _bracket_table(brackets: "Sequence[RateBracket]", present: int) -> "Table":
     from rich.table import Table
 
-    from gradiometer.measurement.estimate import significant
-
     drawn = Table(box=None, pad_edge=False)
     for title in ("B", "η from", "to"):
         drawn.add_column(title, justify="right", no_wrap=True)
@@ -251,8 +244,6 @@ def _bracket_table(brackets: "Sequence[RateBracket]", present: int) -> "Table":
 
 def _table(table: "BatchTable", rate: str = "η") -> "Table":
     from rich.table import Table
-
-    from gradiometer.measurement.estimate import significant
 
     timed = any(row.time is not None for row in table.rows)
     drawn = Table(box=None, pad_edge=False)
@@ -271,7 +262,6 @@ def _table(table: "BatchTable", rate: str = "η") -> "Table":
 
 
 def _cell(estimate: "Estimate") -> str:
-    from gradiometer.measurement.estimate import significant
 
     value, low, high = (
         significant(end, 2) for end in (estimate.value, estimate.low, estimate.high)

@@ -9,11 +9,12 @@ import click
 
 from gradiometer.cli.completion import runs
 from gradiometer.cli.options import json_option
+from gradiometer.cli.outcome import filled, printed_json, tell_finding
 from gradiometer.cli.place import load_last_checkpoint, training_at_start
+from gradiometer.errors import BadArgument
 
 if TYPE_CHECKING:
     from gradiometer.convergence.certificate.certificate import Certificate
-    from gradiometer.measurement.estimate import Estimate
 
 SYMBOLS = {
     "gradient_norm": "‖g‖",
@@ -80,7 +81,6 @@ def certificate(
         found = _certified(run, examples, tolerance, mode, level, batches)
     finding = found.finding()
     if as_json:
-        from gradiometer.cli.outcome import printed_json
         from gradiometer.verdict.words.say import as_dict
 
         result = {
@@ -93,7 +93,6 @@ def certificate(
         with printed_json(result | {"page": None}) as result:
             result["page"] = keep(Run.reopen(run), found)
         return
-    from gradiometer.cli.outcome import tell_finding
 
     _show(found)
     tell_finding(finding, f"{found.verdict}, at {found.level:.0%}")
@@ -136,7 +135,6 @@ def _certified(
 
 def _gradient(batches: str) -> dict[str, Any]:
     """From what the gradient is taken: a number of batches, or all examples."""
-    from gradiometer.errors import BadArgument
 
     if batches == "all":
         return {"exact": True}
@@ -148,15 +146,12 @@ def _gradient(batches: str) -> dict[str, Any]:
 
 def _show(certificate: "Certificate") -> None:
     """Print the estimates, and the number of examples behind them."""
-    from gradiometer.cli.outcome import filled
 
     click.echo(f"The training loss at step {certificate.step:,}, in {certificate.mode} mode:\n")
     for name, symbol in SYMBOLS.items():
         estimate = certificate.estimates[name]
-        click.echo(filled(f"{symbol:<15}{estimate}   ({_method(estimate)})", indent=2, hanging=15))
+        level = "" if estimate.method == "exact" else f"{estimate.level:.0%}, "
+        line = f"{symbol:<15}{estimate}   ({level}{estimate.method})"
+        click.echo(filled(line, indent=2, hanging=15))
     covered = f"The gradient is from {certificate.gradients:,} of {certificate.of:,} examples"
     click.echo("\n" + filled(f"{covered}, the curvature from {certificate.curved:,}.", indent=2))
-
-
-def _method(estimate: "Estimate") -> str:
-    return "exact" if estimate.method == "exact" else f"{estimate.level:.0%}, {estimate.method}"

@@ -9,9 +9,13 @@ import click
 
 from gradiometer.cli.completion import targets
 from gradiometer.cli.options import SEED, OutFile, configuration_options, json_option
+from gradiometer.cli.outcome import filled, printed_json, tell_finding
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
+from gradiometer.errors import BadArgument
+from gradiometer.measurement.estimate import counted
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.rules import MOST_STEPS
+from gradiometer.storage.disk import writing
 
 if TYPE_CHECKING:
     from gradiometer.drift.curvature_survey import Survey
@@ -96,7 +100,6 @@ def sharpness(
     """
     from gradiometer.cli.progress import working
     from gradiometer.drift.curvature import survey_examples
-    from gradiometer.errors import BadArgument
     from gradiometer.report.page.page import keep
     from gradiometer.train.training import sharpness_finding
 
@@ -116,7 +119,6 @@ def sharpness(
         )
     finding = sharpness_finding(training, found)
     if as_json:
-        from gradiometer.cli.outcome import printed_json
         from gradiometer.verdict.words.say import as_dict
 
         result = {
@@ -141,7 +143,6 @@ def _training(
     target: str, steps: int, seed: int, settings: dict[str, Any]
 ) -> "tuple[Training, Run | None]":
     """A run at its last checkpoint, or a problem after `steps` steps."""
-    from gradiometer.errors import BadArgument
 
     if is_run(target):
         if steps or settings:
@@ -165,7 +166,6 @@ def _draw(found: "Survey", training: "Training", png: Path) -> Path:
     from gradiometer.drift.stability import MomentumRule, stability_limit
     from gradiometer.report.charts.charts import save_png
     from gradiometer.report.sections.drift import density_figure
-    from gradiometer.storage.disk import writing
     from gradiometer.train.training import rate_ahead
 
     settings = training.configuration
@@ -182,8 +182,6 @@ def _draw(found: "Survey", training: "Training", png: Path) -> Path:
 
 def _print(found: "Survey", finding: "Finding") -> None:
     """Print the numbers and the finding about the learning rate."""
-    from gradiometer.cli.outcome import filled, tell_finding
-    from gradiometer.measurement.estimate import counted
 
     dimension = counted(found.dimension, "parameter")
     click.echo(filled(f"The Hessian of {found.what}, at step {found.step:,}: {dimension}.") + "\n")

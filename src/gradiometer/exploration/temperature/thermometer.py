@@ -132,8 +132,7 @@ def _batch_factor(
         return 1 / batch_size
     if sampling.examples is None:
         raise BadArgument(
-            "`sampling` draws without replacement from a training set of unknown size: give its "
-            "`examples`."
+            "`sampling` is reshuffled, over a training set of unknown size: give its `examples`."
         )
     return 1 / batch_size - 1 / sampling.examples
 

@@ -72,7 +72,7 @@ class Findings(tuple[Finding, ...]):
         Args:
             run: The run that is named on the card; None for no name.
         """
-        from gradiometer.report.page.notebook import card  # noqa: PLC0415 (its charts take a second to import)
+        from gradiometer.report.page.page import card  # noqa: PLC0415 (its charts take a second to import)
 
         return card(self, self.warnings, self.diagnosis, run)
 
@@ -111,9 +111,24 @@ class Announcements:
             with suppress(OSError, ValueError):
                 sys.stderr.write(f"gradiometer: {text}\n")
 
-    def begin(self, path: Path, configuration: WatchedConfiguration) -> None:
-        """Print where the run is, what is measured, and how often."""
-        if configuration.every is None and not configuration.budget:
+    def begin(
+        self,
+        path: Path,
+        configuration: WatchedConfiguration,
+        *,
+        early: tuple[float, int],
+        planned: int | None,
+    ) -> None:
+        """Print where the run is, what is measured, what that costs, and what it shows.
+
+        Args:
+            path: Folder of the run.
+            configuration: Its settings.
+            early: The share of the training time that the first steps may pay, and their number.
+            planned: Number of updates of the whole training, if it is known.
+        """
+        share = configuration.budget
+        if configuration.every is None and not share:
             self.say(f"{path}: nothing is measured (budget 0)")
             return
         if not configuration.gauges:
@@ -122,14 +137,21 @@ class Announcements:
                 "needs loss=lambda model, batch: ... and w.step(loss, batch)"
             )
             return
-        often = f"in {100 * configuration.budget:.2g} % of the training time"
-        if configuration.every is not None:
-            often = (
-                "at every step"
-                if configuration.every == 1
-                else f"at one step in {configuration.every}"
+        most, steps = early
+        if configuration.every == 1:
+            cost = "at every step"
+        elif configuration.every is not None:
+            cost = f"at one step in {configuration.every}"
+        elif planned is not None and planned <= steps:
+            cost = f"in up to {100 * most:.2g} % of the time of these {planned:,} steps"
+        else:
+            cost = (
+                f"in {100 * share:.2g} % of the training time, and up to {100 * most:.2g} % in the "
+                f"first {steps:,} steps"
             )
-        self.say(f"{path}: measures {configuration.gauges.replace(',', ', ')} {often}")
+        gauges = configuration.gauges.split(",")
+        shown = ", to see if the batch is too small or too large" if "noise" in gauges else ""
+        self.say(f"{path}: measures {', '.join(gauges)} {cost}{shown}")
 
     def show(self, run: Run | None) -> None:
         """Write the page of a run that was measured, and print its path. A page that fails is a

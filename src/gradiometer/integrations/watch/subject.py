@@ -15,7 +15,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.gradients import Preconditioner
 from gradiometer.integrations.watch.shield import Hook, Shield
-from gradiometer.loop.stream import Groups, examples_in
+from gradiometer.loop.stream import Groups, labels_in
 from gradiometer.measurement.batch import Batch, batch_size, mapped
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.motion import Origin
@@ -184,7 +184,7 @@ class Batches:
         """
         if self.groups is None:
             return None
-        labels = examples_in(batch_of(), self.groups)
+        labels = labels_in(batch_of(), self.groups)
         if labels is not None and not labels.any():
             raise BadArgument(
                 f"`groups` is {self.groups}, and a batch has {len(labels):,} rows, which would all "

@@ -37,7 +37,7 @@ from gradiometer.report.charts.marks import (
     off_the_axis,
 )
 from gradiometer.report.charts.theme import PAGE, PAGE_FONT, config
-from gradiometer.report.page.markup import environment, script_hash, source
+from gradiometer.report.page.document import environment, script_hash, source
 from gradiometer.report.sections.section import Numbers
 from gradiometer.storage.disk import replace_file, writing
 

@@ -7,6 +7,9 @@ from typing import Any
 
 from gradiometer.measurement.estimate import Estimate
 
+Curve = Sequence[tuple[int, Estimate]]
+"""Estimates along a run: a step, and the estimate of the value there."""
+
 OPEN_ABOVE = "open above"
 OPEN_BELOW = "open below"
 UNKNOWN = "unknown"

@@ -1,42 +1,55 @@
-"""The charts of a run, one function each, and how they are written: for the page, as
-PNG or as SVG."""
+"""The charts of a run, one function each, and how they are written: for the page, as PNG or as
+SVG."""
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import altair as alt
+import numpy as np
 import vl_convert
 
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.report.charts.axes import LogAxis, plain_row
+from gradiometer.convergence.trajectory.trajectory import MoveLength
+from gradiometer.drift.curvature_survey import SpectralDensity
+from gradiometer.estimation.batch_table import BatchTable
+from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.report.charts.axes import Curve, LogAxis, plain_row
 from gradiometer.report.charts.blocks import Block
 from gradiometer.report.charts.marks import (
-    HEIGHT,
-    WIDTH,
-    Curve,
+    PLAIN,
+    Layer,
+    Vertical,
+    across,
     along_steps,
     band,
     bars,
     by_step,
+    curves,
     inline,
-    layered,
+    level,
     linear_y,
     log_x,
     log_y,
     named_series,
-    off_the_axis,
-    off_the_side,
-    points,
+    own_step_x,
+    sized,
+    step_x,
     tooltip,
+    upright,
 )
-from gradiometer.report.charts.theme import DASHES, LIGHT, Palette, config
+from gradiometer.report.charts.theme import DASHES, HEIGHT, LIGHT, THEME, Palette, config
 from gradiometer.storage.disk import replace_file
 
 STEEP = 20
-"""A loss that falls by more than this factor is drawn on a logarithmic axis."""
+"""Losses that fall by more than this factor, and rates, are drawn on a logarithmic axis."""
+
+MOST = len(DASHES)
+"""Most series of a chart: each has its own colour, shape and dash."""
+
+GAINS = ("gain of a cut to zero", "possible gain without a cut")
 
 
 def loss_chart(
@@ -60,60 +73,49 @@ def loss_chart(
         guess: The loss of the best answer that does not look at its input, drawn as a level.
         tried: By alternative, step and loss of branches that were trained from this run.
     """
-    tried = tried or {}
-    names = ["training loss"] * bool(training) + ["test loss"] * bool(test) + list(tried)
-    estimates = [block.mean for block in training] + [estimate for _, estimate in test]
-    estimates += [Estimate.exact(loss) for _, loss in batches]
-    estimates += [Estimate.exact(loss) for curve in tried.values() for _, loss in curve]
+    branches = {name: _exact(curve) for name, curve in (tried or {}).items()}
+    single = _exact(batches)
+    means = [(block.middle, block.mean) for block in training]
+    names = []
+    if training:
+        names.append("training loss")
+    if test:
+        names.append("test loss")
+    series = named_series([*names, *branches])
+    shown = [
+        estimate for curve in (means, test, single, *branches.values()) for _, estimate in curve
+    ]
     if guess is not None:
-        estimates.append(Estimate.exact(guess))
-    axis = LogAxis.holding(estimates)
+        shown.append(Estimate.exact(guess))
+    axis = LogAxis.holding(shown)
     title = "loss, mean over examples"
-    y, row = (
-        (log_y(axis, title), axis.row) if _steep(estimates, axis) else (linear_y(title), plain_row)
-    )
-    curve = by_step(
-        [{"step": block.middle, "series": names[0], **row(block.mean)} for block in training]
-    )
-    tests = by_step(
-        [{"step": step, "series": "test loss", **row(estimate)} for step, estimate in test]
-    )
-    series = named_series(names)
-    layers = [band(curve, y, **series)] * bool(training and not batches)
+    is_steep = _is_steep(shown, axis)
+    y = log_y(axis, title) if is_steep else linear_y(title)
+    row = axis.row if is_steep else plain_row
+
+    def base(name: str, curve: Iterable[tuple[Any, Estimate]]) -> alt.Chart:
+        return by_step([{"step": step, "series": name, **row(loss)} for step, loss in curve])
+
+    layers: list[Layer] = []
     if batches:
-        single = by_step(
-            [
-                {"step": step, "series": names[0], **row(Estimate.exact(loss))}
-                for step, loss in batches
-            ]
-        )
-        layers = [
-            band(single, y, **series),
-            *([bars(curve, y, **series)] if all(block.mean.tells for block in training) else []),
-        ]
-    layers += [bars(tests, y, **series)] * bool(test)
-    for (name, curve_tried), dash in zip(tried.items(), DASHES[1:], strict=False):
-        branch = by_step(
-            [
-                {"step": step, "series": name, **row(Estimate.exact(loss))}
-                for step, loss in curve_tried
-            ]
-        )
-        layers.append(band(branch, y, dash, **series))
+        layers.append(band(base(names[0], single), y, **series))
+    if training and not batches:
+        layers.append(band(base(names[0], means), y, **series))
+    elif training and all(block.mean.tells for block in training):
+        layers.append(bars(base(names[0], means), y, **series))
+    if test:
+        layers.append(bars(base("test loss", test), y, **series))
+    for (name, curve), dash in zip(branches.items(), DASHES[1:], strict=False):
+        layers.append(band(base(name, curve), y, dash, **series))
     if guess is not None:
-        level = alt.Chart(alt.Data(values=[{"guess": guess, "label": "a guess"}]))
-        label = level.mark_text(
-            style="reference-label", align="right", baseline="bottom", dx=-4, dy=-3
-        )
-        layers.append(level.mark_rule(style="reference").encode(y=y("guess")))
-        layers.append(label.encode(y=y("guess"), x=alt.value(alt.ExprRef("width")), text="label:N"))
+        layers += level(y, guess, "a guess", at_end=True)
     if events:
         marks = by_step([{"step": step, "interval": words} for step, words in events])
         layers.append(marks.mark_rule(style="event", clip=True))
     if readings:
         ticks = by_step([{"step": step, "interval": "measured"} for step in readings])
-        bottom = alt.ExprRef("height")
-        layers.append(ticks.mark_tick(style="reading", clip=True).encode(y=alt.YValue(bottom)))
+        bottom = alt.YValue(alt.ExprRef("height"))
+        layers.append(ticks.mark_tick(style="reading", clip=True).encode(y=bottom))
     return along_steps(*layers)
 
 
@@ -123,75 +125,324 @@ def accuracy_chart(test: Curve) -> alt.LayerChart:
     return along_steps(bars(base, linear_y("share of test examples classified correctly", "~%")))
 
 
+def together_chart(
+    runs: Mapping[str, Curve], title: str, format: str | None = None
+) -> alt.LayerChart:
+    """One quantity of several runs along their steps, each with the band of its intervals.
+
+    Args:
+        runs: Estimates along each run, by the run's name.
+        title: Title of the vertical axis.
+        format: Number format of a linear vertical axis. By default the axis is logarithmic for
+            steep curves.
+    """
+    estimates = [estimate for curve in runs.values() for _, estimate in curve]
+    axis = LogAxis.holding(estimates)
+    if format is None and _is_steep(estimates, axis):
+        return along_steps(*curves(runs, log_y(axis, title), axis.row))
+    return along_steps(*curves(runs, linear_y(title, format or PLAIN), plain_row))
+
+
 def noise_scale_chart(curve: Curve, batch_size: float) -> alt.LayerChart:
     """The gradient noise scale along the run, with a labelled rule at the batch size B.
 
     A point whose interval has no upper end is drawn as open at the top.
     """
     axis = LogAxis.holding((estimate for _, estimate in curve), also=(batch_size,))
-    rows, y = axis.rows(curve), log_y(axis, "examples")
-    base, reference = by_step(rows), _batch_size(batch_size)
-    rule = reference.mark_rule(style="reference").encode(y=y("batch_size"))
-    label = reference.mark_text(
-        style="reference-label", align="left", baseline="bottom", dx=4, dy=-4
-    )
+    y = log_y(axis, "examples")
     return along_steps(
-        band(base, y),
-        bars(base, y) if len(rows) < 3 else points(base, y),
-        *off_the_axis(base, rows, y),
-        rule,
-        label.encode(y=y("batch_size"), x=alt.value(0), text="label:N"),
+        *curves({"noise scale": curve}, y, axis.row),
+        *level(y, batch_size, f"B = {batch_size:,.0f}"),
     )
 
 
-def noise_and_gradient_chart(variance: Curve, norm_squared: Curve, unit: str) -> alt.LayerChart:
-    """tr Σ and ‖g‖² along the run on one logarithmic axis. The distance between them is the noise
-    scale."""
-    axis = LogAxis.holding(estimate for _, estimate in (*variance, *norm_squared))
-    y, series = (
-        log_y(axis, unit),
-        named_series(names := ("tr Σ, gradient variance", "‖g‖², squared gradient norm")),
+def logarithmic_chart(named: Mapping[str, Curve], title: str) -> alt.LayerChart:
+    """Up to six curves along the run on one logarithmic axis."""
+    axis = LogAxis.holding(estimate for curve in named.values() for _, estimate in curve)
+    return along_steps(*curves(named, log_y(axis, title), axis.row))
+
+
+def drift_share_chart(curve: Curve) -> alt.LayerChart:
+    """The share of the heat that moves the mean position of Φ, with a rule at zero: no net
+    movement."""
+    y = linear_y("share of the heat", "~%")
+    return along_steps(
+        *level(y, 0.0, "at rest"), *curves({"share that drifts": curve}, y, plain_row)
     )
-    layers: list[alt.Chart | alt.LayerChart] = []
-    for name, curve, dash in zip(names, (variance, norm_squared), ([1, 0], [6, 3]), strict=True):
-        rows = [{**row, "series": name} for row in axis.rows(curve)]
-        base = by_step(rows)
-        layers.append(band(base, y, dash, **series))
-        layers.append(bars(base, y, **series) if len(rows) < 3 else points(base, y, **series))
-        layers += [layer.encode(color=series["color"]) for layer in off_the_axis(base, rows, y)]
-    return along_steps(*layers)
 
 
-def layers_chart(estimates: Mapping[str, Estimate], batch_size: float) -> alt.LayerChart:
-    """The noise scale of each layer, as horizontal intervals, in the order given."""
-    axis = LogAxis.holding(estimates.values(), also=(batch_size,))
+def batch_chart(table: BatchTable) -> alt.LayerChart:
+    """Updates and examples against the batch size, relative to the current batch size, with
+    bands."""
+    axis = LogAxis.holding(factor for row in table.rows for factor in (row.updates, row.examples))
+    sizes = [float(row.batch_size) for row in table.rows]
+    x = log_x(LogAxis(min(sizes) / math.sqrt(2), max(sizes) * math.sqrt(2)), "batch size")
+    named = {
+        "updates": [(row.batch_size, row.updates) for row in table.rows],
+        "examples": [(row.batch_size, row.examples) for row in table.rows],
+    }
+    return sized(
+        *curves(named, log_y(axis, "relative to the current batch size"), axis.row, x=x),
+        *upright(x, {table.present: f"B = {table.present:,}"}),
+    )
+
+
+def layers_chart(
+    estimates: Mapping[str, Estimate],
+    reference: Estimate,
+    label: str,
+    unit: str = "examples",
+) -> alt.LayerChart:
+    """A quantity of each layer, as horizontal intervals, in the order given.
+
+    Args:
+        estimates: The quantity by layer.
+        reference: What all are compared with, drawn as a rule if it is positive.
+        label: Its label.
+        unit: The unit of the quantity.
+    """
+    axis = LogAxis.holding([*estimates.values(), reference])
     rows = [{"layer": layer, **axis.row(estimate)} for layer, estimate in estimates.items()]
-    place = alt.Y("layer:N", sort=None, axis=alt.Axis(title=None, labelLimit=130, grid=True))
-    base = alt.Chart(inline(rows)).encode(y=place, tooltip=tooltip("layer:N"))
-    x, reference = log_x(axis, "examples"), _batch_size(batch_size)
-    label = reference.mark_text(style="reference-label", align="left", baseline="bottom", dx=5)
-    return layered(
-        base.mark_rule(strokeWidth=5, opacity=0.4).encode(x=x("low"), x2="high:Q"),
-        base.transform_filter("datum.value !== null").mark_point(size=64).encode(x=x("value")),
-        *off_the_side(base, rows, x),
-        reference.mark_rule(style="reference").encode(x=x("batch_size")),
-        label.encode(x=x("batch_size"), y=alt.value(-4), text="label:N"),
-    ).properties(width=WIDTH, height=26 * len(rows))
+    x = log_x(axis, unit)
+    layers = across(rows, "layer", x)
+    if reference.value > 0:
+        layers += upright(x, {reference.value: label}, "above-start")
+    return sized(*layers, height=THEME["row_height"] * len(rows))
+
+
+def effects_chart(
+    effects: Mapping[str, Estimate], in_general: Mapping[str, Estimate], title: str
+) -> alt.LayerChart:
+    """The effects of alternatives as horizontal intervals against zero.
+
+    Args:
+        effects: By alternative; those that are not known are drawn as a question mark.
+        in_general: The wider intervals, if they are known.
+        title: Title of the horizontal axis.
+    """
+
+    def x(field: str) -> alt.X:
+        axis = alt.Axis(title=title, format=PLAIN, tickCount=6)
+        return alt.X(field, type="quantitative", axis=axis, scale=alt.Scale(zero=True, padding=12))
+
+    known, wide = (
+        [{"alternative": name, **plain_row(estimate)} for name, estimate in found.items()]
+        for found in (effects, in_general)
+    )
+    interval, point = across(known, "alternative", x)
+    unknown = alt.Chart(inline(known)).transform_filter("datum.value === null")
+    mark = unknown.mark_text(style="unknown", text="?")
+    return sized(
+        across(wide, "alternative", x)[0].mark_rule(strokeWidth=THEME["wide_interval_width"]),
+        interval,
+        point,
+        mark.encode(y=alt.Y("alternative:N", sort=None), x=alt.datum(0)),
+        *upright(x, {0.0: "going on as it is"}, "above-start"),
+        height=THEME["row_height"] * max(len(known), 1),
+    )
+
+
+def branches_chart(
+    branches: Mapping[str, Sequence[tuple[float, float, float, float]]],
+) -> alt.LayerChart:
+    """The mini-batch loss of the branches, as the mean over replicates with the band from the
+    lowest to the highest.
+
+    Args:
+        branches: By alternative: step, mean, lowest and highest loss. At most six alternatives.
+    """
+    named = {
+        name: [
+            (step, {"value": mean, "low": low, "high": high, "interval": f"{name}: {mean:.3g}"})
+            for step, mean, low, high in curve
+        ]
+        for name, curve in branches.items()
+    }
+    return sized(*curves(named, linear_y("mini-batch loss"), dict, x=own_step_x))
+
+
+def learning_rate_chart(
+    rates: Sequence[tuple[int, float]], now: int | None = None, *, to_zero: bool = False
+) -> alt.LayerChart:
+    """The learning rate η at every step of the run.
+
+    Args:
+        rates: Steps in order, with η at each. η is constant from one step to the next.
+        now: The current step, drawn as a rule; None if the run is complete.
+        to_zero: True if η ends at zero. The axis is then linear, so that the zero is visible.
+    """
+    rows = [
+        {"step": step, "rate": rate, "interval": f"η = {significant(rate)}"} for step, rate in rates
+    ]
+    y = _rate_axis([rate for _, rate in rates], to_zero)
+    line = by_step(rows).mark_line(interpolate="step-after", clip=True).encode(y=y("rate"))
+    here = [] if now is None else upright(step_x, {now: f"step {now:,}"})
+    return along_steps(line, *here)
+
+
+def _rate_axis(values: Sequence[float], to_zero: bool) -> Vertical:
+    title = "learning rate η"
+    axis = LogAxis(min(values), max(values))
+    if not to_zero and axis.low > 0 and axis.high / axis.low > STEEP:
+        return log_y(LogAxis.holding([], also=values), title)
+    # with a little room, so that the line is not at the edge
+    return linear_y(title, scale=alt.Scale(domain=[0, 1.08 * axis.high], nice=False))
+
+
+def plateau_chart(cut: Curve, on: Curve, begun: Sequence[int]) -> alt.LayerChart:
+    """The gain of a cut of the rate to zero, and the possible gain without a cut, at every test.
+
+    Args:
+        cut: Gain of a cut at each test.
+        on: Gain without a cut at each test.
+        begun: Steps from which the rate goes to zero, drawn as rules.
+    """
+    axis = LogAxis.holding(estimate for _, estimate in (*cut, *on))
+    named = dict(zip(GAINS, (cut, on), strict=True))
+    layers = curves(named, log_y(axis, "gain in the loss"), axis.row, apart=GAINS)
+    rules = upright(step_x, dict.fromkeys(begun, "to zero")) if begun else []
+    return along_steps(*layers, *rules)
+
+
+def move_lengths_chart(moves: Sequence[MoveLength]) -> alt.LayerChart:
+    """How far the parameters move in each doubling of the steps, and in one step, against the last
+    step of each."""
+    axis = LogAxis.holding(estimate for move in moves for estimate in (move.moved, move.stepped))
+    ends = LogAxis.holding([], also=[float(move.last) for move in moves])
+    named = {
+        "between groups": [(move.last, move.moved) for move in moves],
+        "in one step": [(move.last, move.stepped) for move in moves],
+    }
+    y = log_y(axis, "length of a move, in units of Φ")
+    return sized(*curves(named, y, axis.row, x=log_x(ends, "step")))
+
+
+def sharpness_chart(batch: Curve, full: Curve, edge: Curve, edge_words: str) -> alt.LayerChart:
+    """Batch sharpness along the run as a band, full-batch sharpness at each survey, and the edge of
+    stability.
+
+    Args:
+        batch: The batch sharpness along the run; may be empty.
+        full: λ_max at each survey; may be empty.
+        edge: The edge, which moves with the learning rate; may be empty.
+        edge_words: Label of the edge, such as 2/η.
+    """
+    axis = LogAxis.holding(estimate for _, estimate in (*batch, *full, *edge))
+    y = log_y(axis, "loss / parameter²")
+    named = {"batch sharpness": batch, "sharpness λ_max": full}
+    drawn = {name: curve for name, curve in named.items() if curve}
+    layers = curves(drawn, y, axis.row, apart=["sharpness λ_max"])
+    return along_steps(*layers, *_edge_line(edge, y, edge_words))
+
+
+def _edge_line(edge: Curve, y: Vertical, words: str) -> list[alt.Chart]:
+    """The edge as steps, with a label at its beginning."""
+    rows = [
+        {"step": step, "edge": plain_row(estimate)["value"], "interval": str(estimate)}
+        for step, estimate in edge
+    ]
+    drawn = [row for row in rows if row["edge"] is not None]
+    if not drawn:
+        return []
+    # the label is where the line is not
+    rises = max(row["edge"] for row in drawn) > drawn[0]["edge"]
+    base = by_step(rows)
+    line = base.mark_line(style="reference", interpolate="step-before")
+    line = base.mark_rule(style="reference") if len(rows) == 1 else line
+    label = by_step([drawn[0] | {"label": words}]).mark_text(
+        style=["reference-label", "below-start" if rises else "above-start"]
+    )
+    return [line.encode(y=y("edge")), label.encode(y=y("edge"), text="label:N")]
+
+
+def spike_chart(losses: Sequence[tuple[int, float]], first: int, last: int) -> alt.LayerChart:
+    """The losses of single batches around a spike, whose steps are shaded. It does not follow the
+    zoom of the page.
+
+    Args:
+        losses: Steps with their losses, in order.
+        first: The first step of the spike.
+        last: Its last step.
+    """
+    rows = [{"step": step, "loss": loss, "interval": significant(loss)} for step, loss in losses]
+    base = by_step(rows, own_step_x).encode(y=linear_y("loss, one batch")("loss"))
+    shade = alt.Chart(inline([{"step": first - 0.5, "end": last + 0.5}]))
+    return sized(
+        shade.mark_rect(style="shade").encode(x=own_step_x("step"), x2="end:Q"),
+        base.mark_line(strokeWidth=THEME["thin_line_width"]),
+        base.mark_point(style="small-point"),
+    )
+
+
+def density_chart(density: SpectralDensity, marked: Mapping[str, float]) -> alt.LayerChart:
+    """The spectral density with its band on a logarithmic axis.
+
+    Args:
+        density: The density of the Hessian's eigenvalues.
+        marked: Curvatures to draw as rules, by label: λ_max, the edge.
+    """
+    value, low, high = density.at(density.grid)
+    peak = float(high.max())
+    # a density below a millionth of its peak is that of a smoothed gap between eigenvalues
+    floor = 1e-6 * peak
+    middle = np.where(value > floor, value, np.nan)
+    columns = (density.grid, middle, np.maximum(low, floor), np.maximum(high, floor))
+    names = ("curvature", "value", "low", "high")
+    rows = [
+        dict(zip(names, numbers, strict=True))
+        for numbers in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+    for row in rows:
+        row["value"] = None if math.isnan(row["value"]) else row["value"]
+    y = log_y(LogAxis(floor, 2 * peak), "share of directions per loss / parameter²", "~e")
+
+    def x(field: str) -> alt.X:
+        axis = alt.Axis(title="curvature, loss / parameter²", format=PLAIN)
+        return alt.X(field, type="quantitative", axis=axis, scale=alt.Scale(nice=False))
+
+    numbers = [alt.Tooltip(f"{name}:Q", format=",.3~g") for name in names]
+    base = alt.Chart(inline(rows)).encode(x=x("curvature"), tooltip=numbers)
+    rules = upright(x, {at: label for label, at in marked.items()}, "left-of") if marked else []
+    return sized(band(base, y), *rules)
+
+
+def reliability_chart(curve: Sequence[tuple[float, Estimate]]) -> alt.LayerChart:
+    """The accuracy of a predictor against its confidence, with the diagonal on which they are
+    equal."""
+    x = alt.X(
+        "confidence:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="confidence", format="~%")
+    )
+    rows = [{"confidence": at, **plain_row(accuracy)} for at, accuracy in curve]
+    shown = [alt.Tooltip("confidence:Q", format=".1%"), alt.Tooltip("interval:N")]
+    ends = [{"confidence": at, "value": at} for at in (curve[0][0], curve[-1][0])]
+    # so that a point at 100 % is not cut off
+    y = linear_y("accuracy", "~%", alt.Scale(zero=False, domainMax=1.02))
+    line = alt.Chart(inline(ends)).mark_line(style="diagonal")
+    return sized(
+        line.encode(x=x, y=y("value")),
+        bars(alt.Chart(inline(rows)).encode(x=x, tooltip=shown), y),
+    )
+
+
+def members_chart(sizes: Sequence[tuple[int, Estimate]]) -> alt.LayerChart:
+    """The calibrated log-loss of the last m snapshots averaged, by m."""
+    rows = [{"m": m, **plain_row(estimate)} for m, estimate in sizes]
+    x = alt.X("m:O", axis=alt.Axis(title="m, number of last snapshots", labelAngle=0))
+    base = alt.Chart(inline(rows)).encode(x=x, tooltip=tooltip("m:O"))
+    return sized(bars(base, linear_y("log-loss, calibrated, nats")))
 
 
 def save_png(chart: alt.LayerChart, path: Path, title: str = "", palette: Palette = LIGHT) -> Path:
     """Write a chart as PNG, at twice the usual resolution."""
-    replace_file(
-        path, vl_convert.vegalite_to_png(_with_title(chart, title, palette), vl_version(), scale=2)
-    )
+    spec = _with_title(chart, title, palette)
+    replace_file(path, vl_convert.vegalite_to_png(spec, vl_version(), scale=2))
     return path
 
 
 def save_svg(chart: alt.LayerChart, path: Path, title: str = "", palette: Palette = LIGHT) -> Path:
     """Write a chart as SVG."""
-    replace_file(
-        path, vl_convert.vegalite_to_svg(_with_title(chart, title, palette), vl_version()).encode()
-    )
+    spec = _with_title(chart, title, palette)
+    replace_file(path, vl_convert.vegalite_to_svg(spec, vl_version()).encode())
     return path
 
 
@@ -237,13 +488,11 @@ def _with_title(chart: alt.LayerChart, title: str, palette: Palette) -> str:
     return json.dumps(spec | {"config": config(palette)})
 
 
-def _steep(estimates: Sequence[Estimate], axis: LogAxis) -> bool:
+def _is_steep(estimates: Sequence[Estimate], axis: LogAxis) -> bool:
     """True if all values are positive and they span more than a linear axis can show."""
     lowest = min((estimate.value for estimate in estimates), default=0.0)
     return lowest > 0 and axis.high / axis.low > STEEP
 
 
-def _batch_size(batch_size: float) -> alt.Chart:
-    return alt.Chart(
-        alt.Data(values=[{"batch_size": batch_size, "label": f"B = {batch_size:,.0f}"}])
-    )
+def _exact(curve: Iterable[tuple[Any, float]]) -> list[tuple[Any, Estimate]]:
+    return [(step, Estimate.exact(loss)) for step, loss in curve]

@@ -1,14 +1,13 @@
 """How an interval is drawn: as a band or a bar, and an open end as an arrow at the edge of the
 axis."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import altair as alt
 
-from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.axes import OPEN_ABOVE, OPEN_BELOW, UNKNOWN, LogAxis
-from gradiometer.report.charts.theme import SHAPES
+from gradiometer.report.charts.theme import DASHES, HEIGHT, SHAPES, THEME, WIDTH
 
 Row = dict[str, Any]
 """One drawn interval: `value`, `low` and `high` (None if unknown), `interval` as text, and its
@@ -17,10 +16,11 @@ Vertical = Callable[[str], alt.Y]
 Horizontal = Callable[[str], alt.X]
 """The vertical and the horizontal channel of a chart, for a field of its rows."""
 
-Curve = Sequence[tuple[int, Estimate]]
-"""Estimates along a run: a step, and the estimate of the value there."""
+Layer = alt.Chart | alt.LayerChart
 
-WIDTH, HEIGHT = 680, 280
+MOST_POINTS = 30
+"""With more points than these, a line is drawn without them: they would hide it."""
+
 NUMBER = ",~g"
 """Number format of an axis whose ticks we choose: 0.05, 1,200, 1e-7."""
 PLAIN = ",~r"
@@ -33,30 +33,39 @@ def inline(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
     return alt.InlineData(values=tuple(rows))
 
 
-def by_step(rows: Sequence[Row]) -> alt.Chart:
-    """Rows along the run, each with a tooltip."""
-    return alt.Chart(inline(rows)).encode(x=step_x(), tooltip=tooltip("step:Q"))
+def by_step(rows: Sequence[Row], x: Horizontal | None = None) -> alt.Chart:
+    """Rows along the run, or another axis of steps, each with a tooltip."""
+    return alt.Chart(inline(rows)).encode(x=(x or step_x)("step"), tooltip=tooltip("step:Q"))
 
 
-def step_x() -> alt.X:
+def step_x(field: str) -> alt.X:
     """The step axis that all charts of a run share. The page sets `span` in every chart."""
-    # a short run has ticks between steps
-    whole = "datum.value === floor(datum.value) ? datum.label : ''"
-    axis = alt.Axis(
+    return alt.X(
+        field,
+        type="quantitative",
+        scale=alt.Scale(domainRaw=alt.ExprRef("span"), nice=False, zero=True, padding=8),
+        axis=_step_axis(),
+    )
+
+
+def own_step_x(field: str) -> alt.X:
+    """The step axis of a chart that shows only a part of a run, whatever the zoom of the page."""
+    scale = alt.Scale(zero=False, nice=False, padding=8)
+    return alt.X(field, type="quantitative", scale=scale, axis=_step_axis())
+
+
+def _step_axis() -> alt.Axis:
+    return alt.Axis(
         title="step",
         format=",d",
         tickMinStep=1,
         tickCount=alt.ExprRef("max(2, width / 90)"),
-        labelExpr=whole,
-    )
-    return alt.X(
-        "step:Q",
-        scale=alt.Scale(domainRaw=alt.ExprRef("span"), nice=False, zero=True, padding=8),
-        axis=axis,
+        # a short run has ticks between steps
+        labelExpr="datum.value === floor(datum.value) ? datum.label : ''",
     )
 
 
-def along_steps(*layers: alt.Chart | alt.LayerChart) -> alt.LayerChart:
+def along_steps(*layers: Layer) -> alt.LayerChart:
     """Layers over the shared step axis. The whole run is shown until `span` is set."""
     chart = layered(*layers)
     # In place, because altair's `properties` and `add_params` each copy the whole chart.
@@ -66,14 +75,14 @@ def along_steps(*layers: alt.Chart | alt.LayerChart) -> alt.LayerChart:
     return chart
 
 
-def layered(*layers: alt.Chart | alt.LayerChart) -> alt.LayerChart:
+def layered(*layers: Layer) -> alt.LayerChart:
     """Layers on the same axes. They are flattened because altair copies nested layers
     many times."""
     flat = [part for layer in layers for part in _parts(layer)]
     return cast("alt.LayerChart", alt.layer(*flat))  # only a facet would make it a FacetChart
 
 
-def _parts(layer: alt.Chart | alt.LayerChart) -> Sequence[alt.Chart | alt.LayerChart]:
+def _parts(layer: Layer) -> Sequence[Layer]:
     """The layers of a layer, each with the data that altair moved to their parent."""
     if not isinstance(layer, alt.LayerChart) or layer.params is not alt.Undefined:
         return [layer]
@@ -83,29 +92,30 @@ def _parts(layer: alt.Chart | alt.LayerChart) -> Sequence[alt.Chart | alt.LayerC
     return parts
 
 
-def log_y(axis: LogAxis, title: str) -> Vertical:
+def log_y(axis: LogAxis, title: str, format: str = NUMBER) -> Vertical:
     """A logarithmic vertical axis."""
-    return lambda field: alt.Y(field, **_logarithmic(axis, title))
+    return lambda field: alt.Y(field, **_logarithmic(axis, title, format))
 
 
 def log_x(axis: LogAxis, title: str) -> Horizontal:
     """A logarithmic horizontal axis."""
-    return lambda field: alt.X(field, **_logarithmic(axis, title))
+    return lambda field: alt.X(field, **_logarithmic(axis, title, NUMBER))
 
 
-def _logarithmic(axis: LogAxis, title: str) -> dict[str, Any]:
-    scale = alt.Scale(type="log", domain=[axis.low, axis.high], nice=False)
+def _logarithmic(axis: LogAxis, title: str, format: str) -> dict[str, Any]:
     return {
         "type": "quantitative",
-        "scale": scale,
-        "axis": alt.Axis(title=title, values=axis.ticks, format=NUMBER),
+        "scale": alt.Scale(type="log", domain=[axis.low, axis.high], nice=False),
+        "axis": alt.Axis(title=title, values=axis.ticks, format=format),
     }
 
 
 def linear_y(title: str, format: str = PLAIN, scale: alt.Scale | None = None) -> Vertical:
     """A linear vertical axis that fits the data; it does not have to include zero."""
-    scale, axis = scale or alt.Scale(zero=False), alt.Axis(title=title, format=format, tickCount=6)
-    return lambda field: alt.Y(field, type="quantitative", scale=scale, axis=axis)
+    axis = alt.Axis(title=title, format=format, tickCount=6)
+    return lambda field: alt.Y(
+        field, type="quantitative", scale=scale or alt.Scale(zero=False), axis=axis
+    )
 
 
 def band(
@@ -139,37 +149,120 @@ def points(base: alt.Chart, y: Vertical, **series: Any) -> alt.Chart:
 def off_the_axis(base: alt.Chart, rows: Sequence[Row], y: Vertical) -> list[alt.Chart]:
     """An arrow at each open end of a vertical interval, and a question mark for an interval with no
     known end."""
-    found = _open_marks(base, rows, ("triangle-up", "triangle-down"))
-    return [mark.encode(y=y(field)) for field, mark in found]
-
-
-def off_the_side(base: alt.Chart, rows: Sequence[Row], x: Horizontal) -> list[alt.Chart]:
-    """The same for horizontal intervals."""
-    found = _open_marks(base, rows, ("triangle-right", "triangle-left"))
-    return [mark.encode(x=x(field)) for field, mark in found]
+    marks = _open_marks(base, rows, "triangle-up", "triangle-down")
+    return [mark.encode(y=y(field)) for field, mark in marks]
 
 
 def _open_marks(
-    base: alt.Chart, rows: Sequence[Row], arrows: tuple[str, str]
+    base: alt.Chart, rows: Sequence[Row], above: str, below: str
 ) -> list[tuple[str, alt.Chart]]:
     """The field at which each mark is drawn, and the mark."""
-    found = {row["open"] for row in rows}
+    kinds = {row.get("open") for row in rows}
     marks: list[tuple[str, alt.Chart]] = []
-    for kind, field, shape in zip((OPEN_ABOVE, OPEN_BELOW), ("high", "low"), arrows, strict=True):
-        if kind in found:
-            marks.append((field, _only(base, kind).mark_point(style="open", shape=shape)))
-    if UNKNOWN in found:
-        marks.append(
-            ("middle", _only(base, UNKNOWN).mark_text(style="unknown", text="?", clip=True))
-        )
+    for kind, field, shape in ((OPEN_ABOVE, "high", above), (OPEN_BELOW, "low", below)):
+        if kind in kinds:
+            ends = base.transform_filter(alt.datum.open == kind)
+            marks.append((field, ends.mark_point(style="open", shape=shape)))
+    if UNKNOWN in kinds:
+        unknown = base.transform_filter(alt.datum.open == UNKNOWN)
+        marks.append(("middle", unknown.mark_text(style="unknown", text="?", clip=True)))
     return marks
+
+
+def curves(
+    named: Mapping[str, Sequence[tuple[Any, Any]]],
+    y: Vertical,
+    row: Callable[[Any], Row],
+    *,
+    apart: Collection[str] = (),
+    x: Horizontal | None = None,
+) -> list[Layer]:
+    """Curves that differ in colour, shape and dash, as lines with bands, or as bars if they have
+    too few points for a line. Open ends have arrows.
+
+    Args:
+        named: The curves, by their names in the legend.
+        y: The vertical axis.
+        row: How an estimate is placed on it.
+        apart: Names of the curves whose points are not joined.
+        x: The horizontal axis; by default that of the steps of a run.
+    """
+    series = named_series(list(named))
+    layers: list[Layer] = []
+    for (name, curve), dash in zip(named.items(), DASHES, strict=False):
+        rows = [{"step": step, "series": name, **row(estimate)} for step, estimate in curve]
+        base = by_step(rows, x)
+        if name in apart or len(rows) < 3:
+            layers.append(bars(base, y, **series))
+        else:
+            layers.append(band(base, y, dash, **series))
+            if len(rows) <= MOST_POINTS:
+                layers.append(points(base, y, **series))
+        layers += [mark.encode(color=series["color"]) for mark in off_the_axis(base, rows, y)]
+    return layers
+
+
+def across(rows: Sequence[Row], place: str, x: Horizontal) -> list[alt.Chart]:
+    """Horizontal intervals below each other, in the order given, with arrows at their open ends.
+
+    Args:
+        rows: The intervals.
+        place: The field that names them.
+        x: The horizontal axis.
+    """
+    y = alt.Y(f"{place}:N", sort=None, axis=alt.Axis(title=None, grid=True))
+    base = alt.Chart(inline(rows)).encode(y=y, tooltip=tooltip(f"{place}:N"))
+    ends = base.transform_filter("datum.low !== null && datum.high !== null")
+    known = base.transform_filter("datum.value !== null")
+    arrows = _open_marks(base, rows, "triangle-right", "triangle-left")
+    # a width in a style does not reach a rule
+    thick = ends.mark_rule(style="interval", strokeWidth=THEME["interval_width"])
+    return [
+        thick.encode(x=x("low"), x2="high:Q"),
+        known.mark_point(style="estimate").encode(x=x("value")),
+        *(mark.encode(x=x(field)) for field, mark in arrows),
+    ]
+
+
+def level(y: Vertical, value: float, label: str, *, at_end: bool = False) -> list[alt.Chart]:
+    """A horizontal rule with its label at its start or its end."""
+    base = alt.Chart(alt.Data(values=[{"at": value, "label": label}]))
+    text = base.mark_text(style=["reference-label", "above-end" if at_end else "above-start"])
+    place = alt.value(alt.ExprRef("width") if at_end else 0)
+    return [
+        base.mark_rule(style="reference").encode(y=y("at")),
+        text.encode(y=y("at"), x=place, text="label:N"),
+    ]
+
+
+def upright(x: Horizontal, labels: Mapping[Any, str], style: str = "right-of") -> list[alt.Chart]:
+    """Vertical rules with their labels at the top.
+
+    Args:
+        x: The horizontal axis.
+        labels: The labels by their places.
+        style: Where a label is, as in the theme: "right-of" or "left-of" its rule, or "above-start"
+            for above the chart.
+    """
+    rows = [{"at": at, "label": label} for at, label in labels.items()]
+    base = alt.Chart(alt.Data(values=rows))
+    text = base.mark_text(style=["reference-label", style])
+    return [
+        base.mark_rule(style="reference").encode(x=x("at")),
+        text.encode(x=x("at"), y=alt.value(0), text="label:N"),
+    ]
+
+
+def sized(*layers: Layer, height: int = HEIGHT) -> alt.LayerChart:
+    """Layers as a chart of the usual width."""
+    return layered(*layers).properties(width=WIDTH, height=height)
 
 
 def named_series(names: Sequence[str]) -> dict[str, Any]:
     """Colour and shape by `series`, so that series never differ by colour alone. Two or more have a
     legend."""
     legend = (
-        alt.Legend(title=None, columns=alt.ExprRef("max(1, floor(width / 210))"))
+        alt.Legend(title=None, columns=alt.ExprRef("max(1, floor(width / 200))"))
         if len(names) > 1
         else None
     )
@@ -195,8 +288,3 @@ def tooltip(place: str) -> list[alt.Tooltip]:
 def _colour_of(series: dict[str, Any]) -> dict[str, Any]:
     """Colour without shape: a line with a shape would be drawn with points."""
     return {"color": series["color"]} if series else {}
-
-
-def _only(base: alt.Chart, kind: str) -> alt.Chart:
-    chart: alt.Chart = base.transform_filter(alt.datum.open == kind)
-    return chart

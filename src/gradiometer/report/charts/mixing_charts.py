@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from gradiometer.exploration.chains.mixing import autocorrelations, rank_counts
-from gradiometer.report.charts.marks import HEIGHT, PLAIN, WIDTH, inline, layered
-from gradiometer.report.charts.theme import DASHES, SERIES
+from gradiometer.report.charts.marks import PLAIN, inline, sized
+from gradiometer.report.charts.theme import DASHES
 
 Draws = Float[np.ndarray, "draws chains"]
 
@@ -38,7 +38,7 @@ def trace_chart(name: str, draws: Draws, steps: Int[np.ndarray, " draws"]) -> al
     ]
     x = alt.X("step:Q", title="step", axis=alt.Axis(format=",d"))
     y = alt.Y("value:Q", title=name, scale=alt.Scale(zero=False), axis=alt.Axis(format=PLAIN))
-    return _sized(
+    return sized(
         alt.Chart(inline(rows)).mark_line(clip=True).encode(x=x, y=y, **_by_chain(draws.shape[1]))
     )
 
@@ -64,7 +64,7 @@ def rank_chart(name: str, draws: Draws) -> alt.LayerChart:
     line = alt.Chart(inline(rows)).mark_line(interpolate="step", clip=True)
     band = alt.Chart(inline([{"low": max(expected - margin, 0.0), "high": expected + margin}]))
     flat = band.mark_rect(style="band", opacity=0.15).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"))
-    return _sized(flat, line.encode(x=x, y=y, **_by_chain(draws.shape[1])))
+    return sized(flat, line.encode(x=x, y=y, **_by_chain(draws.shape[1])))
 
 
 def autocorrelation_chart(name: str, draws: Draws) -> alt.LayerChart:
@@ -83,7 +83,7 @@ def autocorrelation_chart(name: str, draws: Draws) -> alt.LayerChart:
         .mark_rule(style="reference")
         .encode(y=alt.Y("correlation:Q"))
     )
-    return _sized(
+    return sized(
         zero,
         alt.Chart(inline(rows)).mark_line(clip=True).encode(x=x, y=y, **_by_chain(draws.shape[1])),
     )
@@ -91,7 +91,7 @@ def autocorrelation_chart(name: str, draws: Draws) -> alt.LayerChart:
 
 def _by_chain(chains: int) -> dict[str, Any]:
     """Colour and dash by chain. With too many chains to distinguish, all look the same."""
-    if chains > len(SERIES):
+    if chains > len(DASHES):
         return {"detail": alt.Detail("chain:N"), "opacity": alt.value(0.4)}
     domain = [str(chain) for chain in range(chains)]
     legend = alt.Legend(title="chain")
@@ -103,7 +103,3 @@ def _by_chain(chains: int) -> dict[str, Any]:
             legend=legend,
         ),
     }
-
-
-def _sized(*layers: alt.Chart) -> alt.LayerChart:
-    return layered(*layers).properties(width=WIDTH, height=HEIGHT)

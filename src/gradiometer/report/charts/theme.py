@@ -1,49 +1,29 @@
 """The theme of all charts, safe for colour-blind readers: light, dark, and in the colours of the
-page."""
+page. Its colours and sizes are in `theme.json`."""
 
+import json
 from collections.abc import Mapping
+from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
+
+THEME: Mapping[str, Any] = MappingProxyType(
+    json.loads((files(__package__) / "theme.json").read_text(encoding="utf-8"))
+)
+WIDTH: int = THEME["width"]
+HEIGHT: int = THEME["height"]
 
 Palette = Mapping[str, str]
 """Colours by role: ink, muted, grid, paper, and first to sixth for the series."""
 
-SERIES = ("first", "second", "third", "fourth", "fifth", "sixth")
-SHAPES = ("circle", "diamond", "square", "triangle-up", "cross", "triangle-down")
-DASHES = ((1, 0), (6, 3), (2, 2), (9, 3, 2, 3), (12, 3), (4, 2, 1, 2))
-"""Colours, shapes and dashes of up to six series, in the same order: series never differ by colour
-alone."""
-
-LIGHT: Palette = MappingProxyType(
-    {
-        "ink": "#1b1f24",
-        "muted": "#5b6570",
-        "grid": "#e4e8ec",
-        "paper": "#ffffff",
-        "first": "#0068a8",
-        "second": "#b34700",
-        "third": "#1d7a4f",
-        "fourth": "#8a3fa0",
-        "fifth": "#7a6200",
-        "sixth": "#b8265f",
-    }
-)
-DARK: Palette = MappingProxyType(
-    {
-        "ink": "#e6e9ec",
-        "muted": "#9aa5b1",
-        "grid": "#2c343d",
-        "paper": "#14181d",
-        "first": "#5db4ec",
-        "second": "#f0a35c",
-        "third": "#63c796",
-        "fourth": "#cf9be0",
-        "fifth": "#d3c04e",
-        "sixth": "#f58fb4",
-    }
-)
+LIGHT: Palette = MappingProxyType(THEME["light"])
+DARK: Palette = MappingProxyType(THEME["dark"])
 PAGE: Palette = MappingProxyType({role: f"var(--{role})" for role in LIGHT})
 """CSS variables of the page, so that its charts follow dark mode and printing."""
+
+SHAPES: tuple[str, ...] = tuple(THEME["shapes"])
+DASHES: tuple[list[int], ...] = tuple(THEME["dashes"])
+"""Shapes and dashes of up to six series: series never differ by colour alone."""
 
 FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
 PAGE_FONT = "system-ui, -apple-system, Segoe UI, Helvetica Neue, Arial, Liberation Sans, sans-serif"
@@ -57,85 +37,19 @@ def config(palette: Palette, font: str = FONT) -> dict[str, Any]:
         palette: `LIGHT`, `DARK` or `PAGE`.
         font: Font families, as in CSS.
     """
-    return {
+    coloured: dict[str, Any] = _coloured(THEME["config"], palette)
+    return coloured | {
         "background": None if palette is PAGE else palette["paper"],
         "font": font,
-        "padding": 4 if palette is PAGE else 16,
-        "view": {"stroke": None},
-        "axis": _axis(palette),
-        "axisX": {"grid": False, "titlePadding": 8},
-        "axisY": {
-            "domain": False,
-            "ticks": False,
-            "labelPadding": 8,
-            "titleAngle": 0,
-            "titleAlign": "left",
-            "titleBaseline": "bottom",
-            "titleX": 0,
-            "titleY": -10,
-        },
-        "legend": _legend(palette),
-        "title": {
-            "anchor": "start",
-            "color": palette["ink"],
-            "fontSize": 15,
-            "fontWeight": 600,
-            "offset": 14,
-            "subtitleColor": palette["muted"],
-            "subtitleFontSize": 12,
-            "subtitlePadding": 6,
-        },
-        "range": {
-            "category": [palette[role] for role in SERIES],
-            "symbol": list(SHAPES),
-        },
-        **_marks(palette),
+        "padding": THEME["page_padding" if palette is PAGE else "padding"],
     }
 
 
-def _axis(palette: Palette) -> dict[str, Any]:
-    return {
-        "gridColor": palette["grid"],
-        "domainColor": palette["muted"],
-        "tickColor": palette["muted"],
-        "tickSize": 4,
-        "labelColor": palette["muted"],
-        "labelFontSize": 11,
-        "labelOverlap": "greedy",
-        "labelSeparation": 8,
-        "titleColor": palette["muted"],
-        "titleFontSize": 11,
-        "titleFontWeight": "normal",
-    }
-
-
-def _legend(palette: Palette) -> dict[str, Any]:
-    return {
-        "orient": "top",
-        "title": None,
-        "labelColor": palette["ink"],
-        "labelFontSize": 12,
-        "symbolSize": 90,
-        "symbolStrokeWidth": 2,
-        "labelOffset": 8,
-        "columnPadding": 28,
-        "offset": 30,
-    }
-
-
-def _marks(palette: Palette) -> dict[str, Any]:
-    return {
-        "mark": {"color": palette["first"], "invalid": "break-paths-show-domains"},
-        "line": {"strokeWidth": 2, "strokeJoin": "round"},
-        "area": {"opacity": 0.18, "line": False},
-        "point": {"filled": True, "size": 34, "opacity": 1},
-        "rule": {"color": palette["first"], "strokeWidth": 2},
-        "style": {
-            "reference": {"color": palette["ink"], "strokeWidth": 1.25, "strokeDash": [5, 4]},
-            "reference-label": {"color": palette["ink"], "fontSize": 12, "fontWeight": 600},
-            "open": {"size": 52},
-            "event": {"color": palette["muted"], "strokeDash": [3, 3]},
-            "reading": {"color": palette["muted"], "thickness": 1, "size": 8, "orient": "vertical"},
-            "unknown": {"color": palette["muted"], "fontSize": 14, "fontWeight": 600},
-        },
-    }
+def _coloured(value: Any, palette: Palette) -> Any:
+    """The same with the colour of the palette in place of each role, such as "$ink"."""
+    if isinstance(value, dict):
+        return {name: _coloured(part, palette) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_coloured(part, palette) for part in value]
+    is_role = isinstance(value, str) and value.startswith("$")
+    return palette[value[1:]] if is_role else value

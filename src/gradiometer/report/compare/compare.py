@@ -10,7 +10,7 @@ intervals hold together.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import count, islice, product
+from itertools import count, product
 from string import ascii_uppercase
 from typing import NamedTuple
 
@@ -79,19 +79,14 @@ def compare(runs: Sequence[Run], level: float | None = None) -> Comparison:
     if len(found) == 1 and len(runs) == FEWEST:
         found = [[each] for each in found[0]]
     step = min(run.steps for run in runs)
+    # A to Z, AA, AB, …
+    letters = ("".join(name) for size in count(1) for name in product(ascii_uppercase, repeat=size))
     groups = tuple(
-        RunGroup(letters, tuple(group), step, _numbers(group, step, level))
-        for letters, group in zip(_names(), found, strict=False)
+        RunGroup(letter, tuple(group), step, _numbers(group, step, level))
+        for letter, group in zip(letters, found, strict=False)
     )
     return Comparison(
         groups, tuple(_contrast(groups[0], other, level, len(groups) - 1) for other in groups[1:])
-    )
-
-
-def _names() -> "islice[str]":
-    """A to Z, AA, AB, …"""
-    return islice(
-        ("".join(name) for size in count(1) for name in product(ascii_uppercase, repeat=size)), MOST
     )
 
 

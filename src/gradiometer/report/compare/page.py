@@ -1,18 +1,23 @@
-"""The page of a comparison: the differences between runs, with intervals, and their curves on the
-same axes."""
+"""The page of a comparison: the differences between runs, with intervals, their curves on the same
+axes, and their forks."""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.loop.changes.alternative import Alternative
+from gradiometer.loop.comparison.effects import Effect
+from gradiometer.loop.comparison.words import label_of, signed
+from gradiometer.loop.recorded.record import ForkRecord, forks_of
+from gradiometer.loop.recorded.trials import alike
+from gradiometer.measurement.estimate import Estimate, counted
 from gradiometer.measurement.uncertainty.differences import mean_over_pairs
+from gradiometer.report.charts.axes import Curve
 from gradiometer.report.charts.blocks import blocks
+from gradiometer.report.charts.charts import together_chart
 from gradiometer.report.charts.interval_strip import strip
-from gradiometer.report.charts.marks import Curve
-from gradiometer.report.compare.charts import together_chart
 from gradiometer.report.compare.contrast import (
     QUANTITIES,
     Compared,
@@ -21,13 +26,129 @@ from gradiometer.report.compare.contrast import (
     finding_of,
     verdict,
 )
-from gradiometer.report.compare.forks import forks_figures, tried_by
-from gradiometer.report.page.cards import Shown
+from gradiometer.report.page.cards import Card, Shown, Small
 from gradiometer.report.page.document import document
-from gradiometer.report.page.rows import Row, Small
+from gradiometer.report.sections.forks import drawn_effects, general_interval
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells, change
 from gradiometer.storage.disk import replace_file, writing
 from gradiometer.verdict.words.say import say
+
+NOTE = (
+    "Each effect is that of an alternative against going on as it is, in its own run, from its own "
+    "step. The intervals of one fork cover together; those of different runs do not."
+)
+
+
+@dataclass(frozen=True)
+class ForkTried:
+    """What the newest fork of a run with an alternative has shown.
+
+    Args:
+        group: The group of the run.
+        compared: The run.
+        record: The fork.
+        alternative: The alternative.
+        effect: What it changed.
+        named: The name under which it is compared: an alternative of another run may differ a
+            little.
+    """
+
+    group: RunGroup
+    compared: Compared
+    record: ForkRecord
+    alternative: Alternative
+    effect: Effect
+    named: str
+
+    @property
+    def runs(self) -> str:
+        """The letter of the group, with the seed if it has several runs."""
+        return (
+            self.group.letter
+            if len(self.group.runs) == 1
+            else f"{self.group.letter} {self.compared.seed_words}"
+        )
+
+
+def tried_by(groups: Sequence[RunGroup]) -> tuple[ForkTried, ...]:
+    """What was tried in the runs, by alternative and then by run; only the newest fork of each run
+    counts for each."""
+    found: list[ForkTried] = []
+    known: list[Alternative] = []
+    for group in groups:
+        for compared in group.runs:
+            here = list[Alternative]()
+            for record in reversed(forks_of(compared.run)):
+                fork = record.fork
+                if not any(result.alternative == fork.names[0] for result in fork.results):
+                    continue
+                effects = {
+                    effect.alternative: effect for effect in fork.effects(level=compared.level)
+                }
+                for one in fork.alternatives:
+                    # the lanes of a race have one branch each, and no effect
+                    is_known = one.name in effects and effects[one.name].estimate.tells
+                    if not is_known or any(alike(one, other) for other in here):
+                        continue
+                    here.append(one)
+                    first = next((other for other in known if alike(one, other)), one)
+                    known += [one] * (first is one)
+                    found.append(
+                        ForkTried(group, compared, record, one, effects[one.name], first.name)
+                    )
+    order = [one.name for one in known]
+    return tuple(sorted(found, key=lambda each: order.index(each.named)))
+
+
+def forks_table(tried: Sequence[ForkTried]) -> Numbers:
+    """One row for each run that has tried an alternative."""
+    rows = tuple(
+        (
+            each.alternative.name,
+            each.runs,
+            f"{each.record.plan.step:,}",
+            label_of(each.effect.readout),
+            signed(each.effect.estimate),
+            general_interval(each.effect),
+            each.effect.verdict,
+            f"{each.record.fork.replicates}",
+        )
+        for each in tried
+    )
+    return Numbers(
+        ("alternative", "run", "step", "readout", "change", "in general", "shown", "replicates"),
+        rows,
+    )
+
+
+def forks_figures(tried: Sequence[ForkTried], most: int) -> tuple[Figure, ...]:
+    """The effects as intervals against zero, a chart for each readout.
+
+    Args:
+        tried: What was tried.
+        most: Most groups that are drawn.
+    """
+    letters = {each.group.letter for each in tried}
+    # A to Z, then AA
+    first = sorted(letters, key=lambda letter: (len(letter), letter))[:most]
+    drawn = [each for each in tried if each.group.letter in first]
+    figures = []
+    for readout in dict.fromkeys(each.effect.readout for each in drawn):
+        here = [each for each in drawn if each.effect.readout == readout]
+        effects = {f"{each.named}, {each.runs}": each.effect for each in here}
+        sentences = (f"{name}: {signed(effect.estimate)}." for name, effect in effects.items())
+        figures.append(
+            Figure(
+                name=f"forks-{readout.replace('_', '-')}",
+                title=f"Forks: {label_of(readout)}",
+                chart=drawn_effects(effects),
+                summary=" ".join(sentences),
+                table=forks_table(here),
+                note=NOTE,
+            )
+        )
+    return tuple(figures)
+
 
 CONTENT = "compare.html.jinja"
 
@@ -60,6 +181,10 @@ def render(groups: Sequence[RunGroup], contrasts: Sequence[Contrast]) -> str:
     figures, runs = _figures(groups[:DRAWN]), [each for group in groups for each in group.runs]
     tried = tried_by(groups)
     forks = forks_figures(tried, DRAWN)
+    others = [_folded(figure.name, figure.title, (figure,)) for figure in figures[1:]]
+    if forks:
+        words = f"{counted(len(tried), 'trial')} in forks"
+        others.insert(0, _folded("forks", "What would have happened", forks, words))
     return document(
         CONTENT,
         " · ".join(group.name for group in groups[:DRAWN]),
@@ -81,21 +206,7 @@ def render(groups: Sequence[RunGroup], contrasts: Sequence[Contrast]) -> str:
         },
         differences=_differences_table(contrasts),
         caveat=CAVEAT,
-        others=[
-            *(
-                [
-                    _folded(
-                        "forks",
-                        "What would have happened",
-                        forks,
-                        f"{len(tried)} {'trial' if len(tried) == 1 else 'trials'} in forks",
-                    )
-                ]
-                if forks
-                else []
-            ),
-            *(_folded(figure.name, figure.title, (figure,)) for figure in figures[1:]),
-        ],
+        others=others,
     )
 
 
@@ -120,45 +231,38 @@ def in_words(estimate: Estimate) -> str:
     return " ".join(cells(estimate)) if estimate.tells else str(replace(estimate, unit=""))
 
 
-def _row(contrast: Contrast, *, alone: bool) -> Row:
+def _row(contrast: Contrast, *, alone: bool) -> Card:
     """The row of a contrast, with its deciding difference. If it is the only one, its sentence is
-    the page's title."""
+    the page's title, and it is open and has the same strip."""
     first, second = contrast.names
-    finding = finding_of(contrast)
+    finding, deciding = finding_of(contrast), contrast.deciding
     said = say(finding)
-    estimates = {f"{each.quantity} {second}": each.estimate for each in contrast.differences}
-    drawn = {
-        f"{each.quantity} {second}": strip(
-            each.estimate, {"no difference": Estimate.exact(each.none)}
-        )
-        for each in contrast.differences
-    }
+    estimates, drawn = {}, {}
+    for each in contrast.differences:
+        name = f"{each.quantity} {second}"
+        estimates[name] = each.estimate
+        drawn[name] = strip(each.estimate, {"no difference": Estimate.exact(each.none)})
     strips = {name: each for name, each in drawn.items() if each is not None}
-    deciding, said = contrast.deciding, say(finding)
     small = Small(
         str(deciding.estimate),
         strip(deciding.estimate, {"equal": Estimate.exact(deciding.none)}),
         f"{deciding.quantity} {second}",
         f"difference in {QUANTITIES[deciding.quantity]}",
     )
-    return Row(
+    return Card(
         name=f"{second}-{first}",
         title=f"{second} against {first}: {changes(contrast)}",
         state=finding.state.name.lower(),
         word="a difference" if contrast.shown else "none shown",
         symbol=finding.state.symbol,
-        small=None if alone else small,  # its row is open, and has the same strip
-        words="",
-        trend=None,
+        small=None if alone else small,
         shown=(Shown(finding, replace(said, seen="") if alone else said, estimates, strips),),
-        section=None,
     )
 
 
-def _folded(name: str, title: str, figures: tuple[Figure, ...], words: str = "") -> Row:
+def _folded(name: str, title: str, figures: tuple[Figure, ...], words: str = "") -> Card:
     """A row with charts inside."""
-    section = Section(name, title, "", figures, words=words)
-    return Row(name, title, "numbers", "", "", None, words, None, (), section)
+    return Card(name, title, words=words, section=Section(name, title, "", figures))
 
 
 def groups_table(groups: Sequence[RunGroup]) -> Numbers:

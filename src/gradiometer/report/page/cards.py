@@ -1,14 +1,25 @@
-"""One card per question: the findings, each interval with its threshold, or the command that
-measures it."""
+"""What the page says: the next action, a card for each question with its findings, a row for each
+of them, and the checks of the record."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from gradiometer.convergence.certificate.certificate import Certificate
 from gradiometer.gauges import GAUGES
 from gradiometer.measurement.estimate import Estimates
 from gradiometer.measurement.finding import Finding
-from gradiometer.report.charts.interval_strip import Strip, strips
+from gradiometer.report.charts.interval_strip import (
+    Sparkline,
+    Strip,
+    interval,
+    number,
+    sparkline,
+    strips,
+)
+from gradiometer.report.sections.loss import NAME as SPIKES
 from gradiometer.report.sections.questions import (
     NOT_MEASURED,
     NOT_MEASURED_SYMBOL,
@@ -16,8 +27,8 @@ from gradiometer.report.sections.questions import (
     Answer,
     Question,
 )
-from gradiometer.report.sections.section import Section
-from gradiometer.report.sections.spikes import NAME as SPIKES
+from gradiometer.report.sections.section import Figure, Section
+from gradiometer.run.cadence.overhead import of_the_budget, time_used
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis
@@ -67,30 +78,55 @@ class Shown:
         return cls(answer.finding, say(answer.finding), answer.estimates, drawn)
 
 
+class Small(NamedTuple):
+    """The number of a row.
+
+    Attributes:
+        words: The number with its interval and unit.
+        strip: The interval on a small axis; None if it cannot be drawn.
+        quantity: Name of the quantity.
+        ruler: What the axis of the strip shows, with its unit.
+    """
+
+    words: str
+    strip: Strip | None
+    quantity: str
+    ruler: str
+
+
 @dataclass(frozen=True)
 class Card:
-    """A card of the page: a question with its answers, or a further finding.
+    """A row of the page: a question with its answers, a further finding, or numbers without a
+    finding. The evidence is inside, to be opened.
 
     Attributes:
         name: Its anchor on the page.
-        short: The question in one or two words.
         title: The question.
-        state: Class in the stylesheet: ok, look, act, cannot_tell, or not_measured.
-        word, symbol: The state as a word and as a symbol.
+        state: Class in the stylesheet: ok, look, act, cannot_tell, not_measured, or numbers.
+        word, symbol: The state as a word and as a symbol; empty if there are only numbers.
         shown: The findings, the most urgent first; empty if nothing was measured.
-        section: Name of the section with the charts behind it.
+        words: The beginning of what was seen, if it has no number.
+        small: Its number; None if it has none.
+        trend: The number along the run as a small line; None if there is no curve.
+        section: The charts, numbers and formulas behind it; None if another row has them.
+        home: Name of that section.
+        short: The question in one or two words.
         needs: The measurements that an answer needs.
         command: The command that makes them.
     """
 
     name: str
-    short: str
     title: str
-    state: str
-    word: str
-    symbol: str
-    shown: tuple[Shown, ...]
-    section: str = ""
+    state: str = "numbers"
+    word: str = ""
+    symbol: str = ""
+    shown: tuple[Shown, ...] = ()
+    words: str = ""
+    small: Small | None = None
+    trend: Sparkline | None = None
+    section: Section | None = None
+    home: str = ""
+    short: str = ""
     needs: str = ""
     command: str = ""
 
@@ -108,25 +144,32 @@ def answers_of(diagnosis: Diagnosis, sections: Iterable[Section]) -> tuple[Answe
 def cards(run: Run, found: Iterable[Answer]) -> tuple[Card, ...]:
     """One card per question, in their order, with or without an answer."""
     found = tuple(found)
-    made = []
-    for question in QUESTIONS:
-        shown = tuple(Shown.of(answer) for answer in question.answers(found))
-        state = shown[0].finding.state if shown else None
-        made.append(
-            Card(
-                name=question.name,
-                short=question.short,
-                title=question.words,
-                state="not_measured" if state is None else state.name.lower(),
-                word=NOT_MEASURED if state is None else state.value,
-                symbol=NOT_MEASURED_SYMBOL if state is None else state.symbol,
-                shown=shown,
-                section=question.section,
-                needs=_needs(question, run),
-                command=_command(question, run),
-            )
+    return tuple(
+        Card(
+            name=question.name,
+            title=question.words,
+            home=question.section,
+            short=question.short,
+            needs=_unknown_law(question, run) or question.needs,
+            command=_command(question, run),
+            **_answered(question.answers(found)),
         )
-    return tuple(made)
+        for question in QUESTIONS
+    )
+
+
+def _answered(answers: Iterable[Answer]) -> dict[str, Any]:
+    """The findings of a card, with the state of the first one."""
+    shown = tuple(Shown.of(answer) for answer in answers)
+    if not shown:
+        return {"state": "not_measured", "word": NOT_MEASURED, "symbol": NOT_MEASURED_SYMBOL}
+    state = shown[0].finding.state
+    return {
+        "state": state.name.lower(),
+        "word": state.value,
+        "symbol": state.symbol,
+        "shown": shown,
+    }
 
 
 def _command(question: Question, run: Run) -> str:
@@ -136,12 +179,6 @@ def _command(question: Question, run: Run) -> str:
         return question.command(run.path, run.configuration)
     known = run.has_program_with_model and run.manifest.get("ranks", 1) == 1
     return question.in_a_loop if known and not _unknown_law(question, run) else ""
-
-
-def _needs(question: Question, run: Run) -> str:
-    """The measurements that an answer needs, or the reason that there is none for the optimizer of
-    this run."""
-    return _unknown_law(question, run) or question.needs
 
 
 def _unknown_law(question: Question, run: Run) -> str:
@@ -163,14 +200,11 @@ def further_cards(found: Iterable[Answer]) -> tuple[Card, ...]:
     return tuple(
         Card(
             name=f"also-{place}",
-            short=answer.finding.issue.value,
             title=answer.question
-            or FURTHER.get(answer.finding.gauge, _plain_title(answer.finding)),
-            state=answer.finding.state.name.lower(),
-            word=answer.finding.state.value,
-            symbol=answer.finding.state.symbol,
-            shown=(Shown.of(answer),),
-            section=_section_of(answer.finding),
+            or FURTHER.get(answer.finding.gauge)
+            or f"{answer.finding.issue.value} · {answer.finding.gauge.replace('_', ' ')}",
+            home=_section_of(answer.finding),
+            **_answered([answer]),
         )
         for place, answer in enumerate(sorted(found, key=lambda answer: answer.finding.state.rank))
         if not any(question.is_answered_by(answer) for question in QUESTIONS)
@@ -184,5 +218,167 @@ def _section_of(finding: Finding) -> str:
     return SPIKES if finding.gauge == SPIKES else finding.issue.value
 
 
-def _plain_title(finding: Finding) -> str:
-    return f"{finding.issue.value} · {finding.gauge.replace('_', ' ')}"
+LOSS = "loss"
+"""Name of the section whose first chart is at the top of the page."""
+
+LONGEST_UNIT = 10
+"""Most characters of a unit that a row has room for."""
+
+
+def rows(
+    diagnosis: Diagnosis,
+    sections: Sequence[Section],
+    asked: Sequence[Card],
+    further: Sequence[Card],
+) -> tuple[Card, ...]:
+    """A row for each answered question, each further finding, and each section that no finding
+    belongs to.
+
+    Of these sections, those with words in their row, such as the forks, come first.
+
+    Args:
+        diagnosis: The diagnosis of the run.
+        sections: The sections of the page.
+        asked: The cards of the questions; those without an answer get no row.
+        further: The cards of the other findings.
+    """
+    left = {section.name: section for section in sections}
+    placed = [*(card for card in asked if card.shown), *further]
+    # what limits the run comes first
+    placed.sort(key=lambda card: card.shown[0].finding.gauge != TRIAGE)
+    answered = [_row(card, left.pop(card.home, None), diagnosis) for card in placed]
+    others = [
+        Card(each.name, each.title, words=each.words, section=each)
+        for each in left.values()
+        if _figures(each) or (each.table is not None and each.table.rows) or each.words
+    ]
+    return (*answered, *sorted(others, key=lambda row: not row.words))
+
+
+def top_figure(sections: Iterable[Section]) -> Figure | None:
+    """The chart at the top of the page: the loss."""
+    return next(
+        (section.figures[0] for section in sections if section.name == LOSS and section.figures),
+        None,
+    )
+
+
+def _row(card: Card, section: Section | None, diagnosis: Diagnosis) -> Card:
+    small = _small(card.shown[0], diagnosis)
+    if small is None:
+        return replace(card, section=section, words=card.shown[0].said.beginning)
+    trend = sparkline(diagnosis.history.get(small.quantity, ()))
+    return replace(card, section=section, small=small, trend=trend)
+
+
+def _small(shown: Shown, diagnosis: Diagnosis) -> Small | None:
+    """The first number of a finding that can be drawn, or else the first that it names."""
+    names = [*shown.strips, *(name for name in shown.finding.numbers if name in shown.estimates)]
+    if not names:
+        return None
+    estimate = shown.estimates[names[0]]
+    unit = f" {estimate.unit}" if len(estimate.unit) <= LONGEST_UNIT else ""
+    words = (
+        f"{number(estimate.value)} {interval(estimate)}{unit}" if estimate.tells else str(estimate)
+    )
+    label = diagnosis.labels.get(names[0], names[0].replace("_", " "))
+    # the formula in a label is for those who open the row
+    ruler = ", ".join(part for part in (label.partition(",")[0], estimate.unit) if part)
+    return Small(words, shown.strips.get(names[0]), names[0], ruler)
+
+
+def _figures(section: Section) -> tuple[Figure, ...]:
+    """The charts of a section that are not at the top of the page."""
+    return section.figures[1:] if section.name == LOSS else section.figures
+
+
+FEWEST = 40
+"""With fewer readings, an interval is wide mostly for want of readings."""
+
+SLACK = 0.005
+"""Share of the training time by which the instrument may exceed its budget before the
+check fails."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check.
+
+    Args:
+        passed: True if it passed.
+        words: The check and its result, with numbers.
+    """
+
+    passed: bool
+    words: str
+
+
+def checks(run: Run, diagnosis: Diagnosis) -> tuple[Check, ...]:
+    """Check that the record is complete, its numbers finite, its intervals based on enough data,
+    the budget kept."""
+    return (*_of_the_record(run), *_of_the_intervals(diagnosis), *_of_the_budget(run))
+
+
+def _of_the_record(run: Run) -> Iterator[Check]:
+    steps, losses = run.losses
+    if len(steps):
+        expected = int(steps[-1] - steps[0]) + 1
+        missing = expected - len(steps)
+        yield Check(missing == 0, f"Steps whose loss is recorded: {len(steps):,} of {expected:,}.")
+        spoiled = int((~np.isfinite(losses)).sum())
+        yield Check(spoiled == 0, f"Losses that are not finite, and not in any mean: {spoiled:,}.")
+    skipped = [warning for warning in run.warnings if "skipped" in warning]
+    yield Check(not skipped, f"Parts of the record that could not be read: {len(skipped):,}.")
+    if resumed := [event["step"] for event in run.events if event["event"] == "resumed"]:
+        places = ", ".join(f"{step:,}" for step in resumed)
+        yield Check(
+            True,
+            f"Resumed at step {places}. What the stopped process wrote after that step is not "
+            "used.",
+        )
+
+
+def _of_the_intervals(diagnosis: Diagnosis) -> Iterator[Check]:
+    samples = [
+        estimate.samples for estimate in diagnosis.estimates.values() if 0 < estimate.level < 1
+    ]
+    if samples:
+        fewest = min(samples)
+        yield Check(
+            fewest >= FEWEST, f"Smallest number of readings behind an interval: {fewest:,}."
+        )
+    unknown = sum(not estimate.tells for estimate in diagnosis.estimates.values())
+    yield Check(
+        True, f"Estimates whose interval is still open: {unknown} of {len(diagnosis.estimates)}."
+    )
+
+
+def _of_the_budget(run: Run) -> Iterator[Check]:
+    used, allowed = run.overhead.get("used"), run.overhead.get("budget")
+    if (
+        used is None
+        or allowed is None
+        or run.configuration.every is not None
+        or run.overhead.get("mode") == "off"
+    ):
+        return
+    yield Check(
+        of_the_budget(run.overhead) <= allowed + SLACK,
+        f"The instrument used {time_used(run.overhead)}.",
+    )
+
+
+def action_of(findings: Iterable[Finding]) -> Shown | None:
+    """The most urgent finding that advises something; None if no finding does.
+
+    >>> from gradiometer.measurement import Finding, Issue, State
+    >>> facts = {"seen": "Seen.", "means": "Means.", "advice": "Less noise, if time matters more."}
+    >>> action = action_of([Finding("mine", Issue.ESTIMATION, "own", State.LOOK, facts=facts)])
+    >>> action.said.seen, action.said.advice
+    ('Seen.', 'Less noise, if time matters more.')
+    """
+    for finding in sorted(findings, key=lambda finding: finding.state.rank):
+        said = say(finding)
+        if said.advice:
+            return Shown(finding, said, {}, {})
+    return None

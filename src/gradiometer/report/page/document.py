@@ -1,19 +1,161 @@
 """A page as one file with its style, charts and their library. It makes no network request."""
 
+import base64
+import hashlib
+import json
+import os
+import re
+import sys
+import zlib
 from collections.abc import Mapping
-from functools import cache
+from contextlib import suppress
+from functools import cache, partial
+from importlib.metadata import version
 from importlib.resources import files
-from typing import Any
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from markupsafe import Markup
+import jinja2
+import vl_convert
+from markupsafe import Markup, escape
 
 from gradiometer import __version__
-from gradiometer.report.charts.charts import page_spec
-from gradiometer.report.charts.marks import HEIGHT
-from gradiometer.report.charts.theme import PAGE, PAGE_FONT, config
-from gradiometer.report.page.bundle import bundle
-from gradiometer.report.page.markup import environment, json_for_script, script_hash, source
+from gradiometer.report.charts.charts import page_spec, vl_version
+from gradiometer.report.charts.theme import HEIGHT, PAGE, PAGE_FONT, config
 from gradiometer.report.sections.section import Figure
+from gradiometer.storage.disk import read_file, replace_file
+
+
+def environment(*templates: Traversable) -> jinja2.Environment:
+    """Templates from several folders; the first folder that contains a name wins. All values are
+    escaped."""
+    made = jinja2.Environment(
+        loader=jinja2.ChoiceLoader(
+            [jinja2.FunctionLoader(partial(_found, folder)) for folder in templates]
+        ),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["code"] = _code
+    made.filters["csv_rows"] = lambda table: json.dumps(
+        [table.columns, *table.rows], separators=(",", ":")
+    )
+    return made
+
+
+def source(templates: Traversable, name: str) -> str:
+    """The text of a file in a folder of templates."""
+    return (templates / name).read_text(encoding="utf-8")
+
+
+def json_for_script(value: Any) -> Markup:
+    """JSON that is safe inside a script element: `<`, `>` and `&` are escaped."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)
+
+
+def script_hash(script: str) -> str:
+    """The hash that allows a script in a Content Security Policy."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _found(templates: Traversable, name: str) -> str | None:
+    return source(templates, name) if (templates / name).is_file() else None
+
+
+def _code(text: str) -> Markup:
+    """Escaped text; text between backticks becomes a `code` element."""
+    # a fraction such as 2/η is not broken at its stroke
+    whole = text.replace("/η", "/\N{WORD JOINER}η")
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(whole))))
+
+
+SNIPPET = "window.vegaEmbed = vegaEmbed;"
+"""The only global name that the script defines."""
+
+
+class Bundle(NamedTuple):
+    """The script as a page has it.
+
+    Attributes:
+        packed: The script, compressed with zlib, in base64.
+        script_hash: The hash that allows the unpacked script in a Content Security Policy.
+    """
+
+    packed: str
+    script_hash: str
+
+    @classmethod
+    def of(cls, script: str) -> "Bundle":
+        """Pack a script."""
+        return cls(
+            base64.b64encode(zlib.compress(script.encode(), 9)).decode(), script_hash(script)
+        )
+
+
+@cache
+def bundle() -> Bundle:
+    """The packed script. It is built again if the cache cannot be read."""
+    folder = cache_folder()
+    path = None if folder is None else folder / _name()
+    script = None if path is None else _kept(path)
+    if script is None:
+        script = vl_convert.javascript_bundle(SNIPPET, vl_version())
+        if path is not None:
+            _keep(path, script)
+    return Bundle.of(script)
+
+
+def cache_folder() -> Path | None:
+    """Our folder in the user's cache: below XDG_CACHE_HOME or ~/.cache on Linux.
+
+    Returns:
+        The folder, which may not exist yet; None if the user has no home folder.
+    """
+    variable, below = {
+        "win32": ("LOCALAPPDATA", "AppData/Local"),
+        "darwin": ("", "Library/Caches"),
+    }.get(sys.platform, ("XDG_CACHE_HOME", ".cache"))
+    named = Path(os.environ.get(variable, "")) if variable else Path()
+    if named.is_absolute():
+        return named / "gradiometer"
+    try:
+        return Path.home() / below / "gradiometer"
+    except RuntimeError:
+        return None
+
+
+def _name() -> str:
+    """Name of the file. It changes with the version of every part."""
+    asked = hashlib.sha256(SNIPPET.encode()).hexdigest()[:8]
+    return f"vega-{vl_version()}-by-vl-convert-{version('vl-convert-python')}-{asked}.js"
+
+
+def _kept(path: Path) -> str | None:
+    """The script from a complete file, whose first line is the checksum of the rest; otherwise
+    None."""
+    try:
+        checksum, _, content = read_file(path).partition(b"\n")
+    except OSError:
+        return None
+    return content.decode() if checksum == _checksum(content) else None
+
+
+def _keep(path: Path, script: str) -> None:
+    content = script.encode()
+    with suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_file(path, _checksum(content) + b"\n" + content)
+
+
+def _checksum(content: bytes) -> bytes:
+    return f"// {hashlib.sha256(content).hexdigest()}".encode()
+
 
 TEMPLATES = files("gradiometer.report") / "templates"
 

@@ -1,22 +1,29 @@
-"""The page of a run as one self-contained file, and its charts as PNG."""
+"""The page of a run as one self-contained file, its charts as PNG, and a small card for notebooks."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from gradiometer.measurement.artifact import Artifact
-from gradiometer.measurement.finding import State
+from gradiometer.measurement.finding import Finding, State
 from gradiometer.measurement.reading import Draw
 from gradiometer.report.charts.charts import save_png
-from gradiometer.report.page.action import Action, action_of
-from gradiometer.report.page.cards import answers_of, cards, further_cards
-from gradiometer.report.page.checks import checks
-from gradiometer.report.page.document import document
-from gradiometer.report.page.rows import rows, top_figure
+from gradiometer.report.page.cards import (
+    Shown,
+    action_of,
+    answers_of,
+    cards,
+    checks,
+    further_cards,
+    rows,
+    top_figure,
+)
+from gradiometer.report.page.document import document, rendered
 from gradiometer.report.sections.catalogue import sections
+from gradiometer.report.sections.questions import Answer
 from gradiometer.report.sections.section import Section
 from gradiometer.run.artifacts import save_artifact
 from gradiometer.run.cadence.overhead import overhead_sentence
@@ -133,14 +140,16 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
     }
 
 
-def _title(diagnosis: Diagnosis, action: Action | None) -> str:
+def _title(diagnosis: Diagnosis, action: Shown | None) -> str:
     """The verdict, or what the next action answers to if the verdict is only that one gauge finds
     something ok."""
     headline = diagnosis.headline
     said = f"{diagnosis.said[:1].upper()}{diagnosis.said[1:]}."
     if action is None or headline is None or headline.state is not State.OK:
         return said
-    return f"{said} {action.lead}." if headline.claim == Claim.HEALTHY else action.seen
+    return (
+        f"{said} {action.said.beginning}." if headline.claim == Claim.HEALTHY else action.said.seen
+    )
 
 
 def _facts(run: Run) -> tuple[str, ...]:
@@ -211,3 +220,38 @@ def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
             yield f"{prefix}{name}", ", ".join(str(part) for part in value)
         else:
             yield f"{prefix}{name}", "—" if value is None else str(value)
+
+
+COLOURS = {"act": "#d6595e", "look": "#b07a16", "cannot_tell": "#7d8894", "ok": "#37945c"}
+"""One colour for each state, with a contrast of 3 to 1 on white and on black. Words have the colour
+of the notebook."""
+
+
+def card(
+    findings: Sequence[Finding],
+    warnings: Iterable[str],
+    diagnosis: Diagnosis | None,
+    run: Run | None = None,
+) -> str:
+    """The card as HTML. All styles are inside the elements.
+
+    Args:
+        findings: The findings, the most urgent first.
+        warnings: What was wrong with the loop or with measuring it.
+        diagnosis: The diagnosis with their estimates; None if there are none to draw.
+        run: The run, whose name, state, steps and folder are shown; None to leave them out.
+    """
+    estimates = {} if diagnosis is None else diagnosis.estimates
+    gauges = {} if diagnosis is None else {gauge.name: gauge for gauge in diagnosis.gauges}
+    page = None if run is None else run.path / "report.html"
+    return rendered(
+        "notebook.html.jinja",
+        shown=[
+            Shown.of(Answer(finding, estimates, gauges.get(finding.gauge))) for finding in findings
+        ],
+        warnings=tuple(warnings),
+        quantities={} if diagnosis is None else diagnosis.labels,
+        colours=COLOURS,
+        run=run,
+        page=page if page is not None and page.is_file() else None,
+    )

@@ -11,9 +11,8 @@ from gradiometer.report.sections.ensemble import ensemble_section
 from gradiometer.report.sections.estimation import estimation_section
 from gradiometer.report.sections.exploration import exploration_section
 from gradiometer.report.sections.forks import forks_section
-from gradiometer.report.sections.loss import loss_section
+from gradiometer.report.sections.loss import loss_section, spikes_section
 from gradiometer.report.sections.section import Section
-from gradiometer.report.sections.spikes import spikes_section
 from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis
 

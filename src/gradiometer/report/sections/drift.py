@@ -2,6 +2,8 @@
 stability, the density."""
 
 import math
+from collections.abc import Iterable
+from itertools import chain
 
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.drift.stability import MomentumRule, edge_finding, no_edge_finding, stability_limit
@@ -10,8 +12,8 @@ from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Issue
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER, Group
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
-from gradiometer.report.charts.drift_charts import density_chart, sharpness_chart
-from gradiometer.report.charts.marks import Curve
+from gradiometer.report.charts.axes import Curve
+from gradiometer.report.charts.charts import density_chart, sharpness_chart
 from gradiometer.report.sections.questions import Answer
 from gradiometer.report.sections.section import (
     Figure,
@@ -26,13 +28,6 @@ from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis
 from gradiometer.verdict.words.drift import no_edge
 
-NEARLY_ZERO = 1e-3
-"""Share of the largest learning rate below which a schedule has ended, so that the edge is far
-away."""
-
-SEEN = 20
-"""The edge is drawn up to this multiple of its lowest value. Above it, η is nearly zero and the
-edge far away."""
 TITLE = "Curvature and change of the gradient"
 
 PLACES = 200
@@ -74,10 +69,8 @@ def density_figure(survey: Survey, edge: tuple[str, float] | None) -> Figure:
     marked = {f"λ_max = {significant(survey.sharpness.value)}": survey.sharpness.value}
     if edge is not None and edge[1] <= 2 * grid[-1]:
         marked[f"{edge[0]} = {significant(edge[1])}"] = edge[1]
-    columns = (
-        [significant(float(number)) for number in column[::8]]
-        for column in (grid, value, low, high)
-    )
+    # every eighth point of the curve: a table of all would have hundreds of rows
+    columns = (map(significant, column[::8].tolist()) for column in (grid, value, low, high))
     rows = tuple(
         (at, middle, f"[{one}, {other}]") for at, middle, one, other in zip(*columns, strict=True)
     )
@@ -105,12 +98,13 @@ def _sharpness_figure(batch: Curve, surveys: tuple[Survey, ...], edge: Curve, ru
     full = tuple((survey.step, survey.sharpness) for survey in surveys)
     formula, limit = _edge_at_peak(run)
     if not edge and math.isfinite(limit):
-        edge = tuple(
-            (step, Estimate.exact(limit)) for step in sorted({0, *(step for step, _ in full)})
-        )
-    parts = [f"The batch sharpness {change(batch)}."] if batch else []
-    parts += [f"The sharpness λ_max of {surveys[-1].what} {change(full)}."] if full else []
+        edge = [(step, Estimate.exact(limit)) for step in sorted({0, *(step for step, _ in full)})]
     lowest, moving = _moving_edge(run)
+    parts = []
+    if batch:
+        parts.append(f"The batch sharpness {change(batch)}.")
+    if full:
+        parts.append(f"The sharpness λ_max of {surveys[-1].what} {change(full)}.")
     if moving:
         parts.append(
             f"The edge {formula} is {significant(lowest)} at the largest η, and rises as η falls."
@@ -119,13 +113,18 @@ def _sharpness_figure(batch: Curve, surveys: tuple[Survey, ...], edge: Curve, ru
         parts.append(f"The edge {formula} is {significant(edge[-1][1].value)}.")
     else:
         parts.append(no_edge(_settings(run).names))
-    rows = [(f"{step:,}", "batch sharpness", *cells(estimate)) for step, estimate in batch]
-    rows += [(f"{step:,}", "sharpness λ_max", *cells(estimate)) for step, estimate in full]
-    rows += [(f"{step:,}", f"edge {formula}", *cells(estimate)) for step, estimate in edge]
+    quantities = {"batch sharpness": batch, "sharpness λ_max": full, f"edge {formula}": edge}
+    rows = [
+        (f"{step:,}", name, *cells(estimate))
+        for name, curve in quantities.items()
+        for step, estimate in curve
+    ]
+    if edge:  # drawn from the start to the current step
+        edge = ((0, edge[0][1]), *edge, (max(run.steps, edge[-1][0]), edge[-1][1]))
     return Figure(
         name="sharpness",
         title="Sharpness and the edge of stability",
-        chart=sharpness_chart(batch, full, moving or _from_the_start(edge, run), f"edge {formula}"),
+        chart=sharpness_chart(batch, full, moving or edge, f"edge {formula}"),
         summary=" ".join(parts),
         table=Numbers(("step", "quantity", "estimate", "interval"), tuple(rows)),
         note=(
@@ -138,19 +137,18 @@ def _sharpness_figure(batch: Curve, surveys: tuple[Survey, ...], edge: Curve, ru
 
 def _answer(survey: Survey, run: Run) -> Answer:
     """The finding of the latest survey about the learning rate at that step."""
-    group = _fastest(_settings(run).at(survey.step))
-    peak = _fastest_of_all(run)
-    if not group.learning_rate > NEARLY_ZERO * peak.learning_rate:
+    settings = _settings(run)
+    group = _fastest(settings.at(survey.step))
+    peak = _fastest_of_all(settings)
+    if not group.learning_rate > 1e-3 * peak.learning_rate:
+        # the schedule has ended, and the edge is far away
         group = peak
-    if not math.isfinite(_edge(group)):
-        finding = no_edge_finding(survey.sharpness, survey.step, _settings(run).names)
-        return Answer(finding, finding.numbers)
-    kind, decay, rate = (
-        MomentumRule(group.momentum, group.nesterov),
-        group.weight_decay,
-        group.learning_rate,
-    )
-    finding = edge_finding(survey.sharpness, rate, kind, weight_decay=decay)
+    if math.isfinite(_edge(group)):
+        finding = edge_finding(
+            survey.sharpness, group.learning_rate, _rule(group), weight_decay=group.weight_decay
+        )
+    else:
+        finding = no_edge_finding(survey.sharpness, survey.step, settings.names)
     return Answer(finding, finding.numbers)
 
 
@@ -162,56 +160,49 @@ def _settings(run: Run) -> Hyperparameters:
     )
 
 
-def _fastest(groups: tuple[Group, ...]) -> Group:
+def _fastest(groups: Iterable[Group]) -> Group:
     """The group with the largest η, whose edge is the lowest."""
     return max(groups, key=lambda group: group.learning_rate)
 
 
-def _fastest_of_all(run: Run) -> Group:
+def _fastest_of_all(settings: Hyperparameters) -> Group:
     """The group of the present optimizer at the largest η of the run."""
-    settings = _settings(run)
-    return _fastest(
-        tuple(
-            group
-            for groups in settings.groups
-            for group in groups
-            if group.optimizer in settings.names
-        )
-    )
+    groups = chain.from_iterable(settings.groups)
+    return _fastest(group for group in groups if group.optimizer in settings.names)
+
+
+def _rule(group: Group) -> MomentumRule:
+    return MomentumRule(group.momentum, group.nesterov)
 
 
 def _edge(group: Group) -> float:
     """The edge of one group; infinite for η = 0 and for an optimizer whose edge is not known."""
     if group.family != "sgd" or not group.learning_rate > 0:
         return math.inf
-    return stability_limit(group.learning_rate, MomentumRule(group.momentum, group.nesterov))
-
-
-def _moving_edge(run: Run) -> tuple[float, Curve]:
-    """The lowest edge so far, and the edge along the run (infinite above `SEEN` times that); empty
-    if constant."""
-    settings = _settings(run)
-    kept = [place for place, step in enumerate(settings.steps) if step <= run.steps]
-    limits = [_edge(_fastest(settings.groups[place])) for place in kept]
-    lowest = min(limits, default=math.inf)
-    if not math.isfinite(lowest) or not max(limits) > 1.01 * lowest:
-        return math.nan, ()
-    stride = -(-len(kept) // PLACES)
-    begun = [settings.steps[place] for place in kept[::stride]]
-    limits = [limit if limit <= SEEN * lowest else math.inf for limit in limits[::stride]]
-    ends = [*begun[1:], max(run.steps, begun[-1])]
-    return lowest, tuple(
-        (step, Estimate.exact(limit))
-        for step, limit in zip([0, *ends], [limits[0], *limits], strict=True)
-    )
-
-
-def _from_the_start(edge: Curve, run: Run) -> Curve:
-    """The edge extended to the start and to the current step, for drawing."""
-    return ((0, edge[0][1]), *edge, (max(run.steps, edge[-1][0]), edge[-1][1])) if edge else edge
+    return stability_limit(group.learning_rate, _rule(group))
 
 
 def _edge_at_peak(run: Run) -> tuple[str, float]:
     """Formula and value of the edge at the largest η of the run."""
-    group = _fastest_of_all(run)
-    return MomentumRule(group.momentum, group.nesterov).formula, _edge(group)
+    group = _fastest_of_all(_settings(run))
+    return _rule(group).formula, _edge(group)
+
+
+def _moving_edge(run: Run) -> tuple[float, Curve]:
+    """The lowest edge so far, and the edge along the run; empty if constant.
+
+    Above 20 times the lowest, the edge is infinite: η is nearly zero there, and the axis would be
+    the edge's alone.
+    """
+    settings = _settings(run)
+    begun = [step for step in settings.steps if step <= run.steps]
+    limits = [_edge(_fastest(groups)) for groups in settings.groups[: len(begun)]]
+    lowest = min(limits, default=math.inf)
+    if not math.isfinite(lowest) or not max(limits) > 1.01 * lowest:
+        return math.nan, ()
+    stride = -(-len(begun) // PLACES)
+    kept = [limit if limit <= 20 * lowest else math.inf for limit in limits[::stride]]
+    # each edge holds until the next one begins
+    ends = [0, *begun[stride::stride], max(run.steps, begun[-1])]
+    edges = [Estimate.exact(limit) for limit in (kept[0], *kept)]
+    return lowest, tuple(zip(ends, edges, strict=True))

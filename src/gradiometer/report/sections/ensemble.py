@@ -2,12 +2,9 @@
 
 import shlex
 
-import altair as alt
-
 from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.report.charts.axes import plain_row
-from gradiometer.report.charts.marks import HEIGHT, WIDTH, bars, layered, linear_y, points, tooltip
+from gradiometer.report.charts.charts import members_chart, reliability_chart
 from gradiometer.report.sections.questions import Answer
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells
 from gradiometer.run.artifacts import load_artifacts
@@ -51,21 +48,14 @@ def ensemble_section(run: Run, diagnosis: Diagnosis) -> Section:
 def size_figure(report: EnsembleReport) -> Figure:
     """The calibrated log-loss of the last m snapshots averaged."""
     sizes = [(size.members, size.scores["calibrated_nll"]) for size in report.sizes]
-    base = alt.Chart(alt.Data(values=[{"m": m, **plain_row(estimate)} for m, estimate in sizes]))
-    base = base.encode(
-        x=alt.X("m:O", axis=alt.Axis(title="m, number of last snapshots", labelAngle=0)),
-        tooltip=tooltip("m:O"),
-    )
-    added = ["", *(_interval(size.added["calibrated_nll"]) for size in report.sizes[1:])]
+    added = ["", *(" ".join(cells(size.added["calibrated_nll"])) for size in report.sizes[1:])]
     rows = tuple(
         (f"{m}", *cells(estimate), more) for (m, estimate), more in zip(sizes, added, strict=True)
     )
     return Figure(
         name="ensemble_size",
         title="Size of the ensemble",
-        chart=layered(bars(base, linear_y("log-loss, calibrated, nats"))).properties(
-            width=WIDTH, height=HEIGHT
-        ),
+        chart=members_chart(sizes),
         summary=(
             f"The calibrated log-loss is {sizes[0][1]} for the last snapshot alone and "
             f"{sizes[-1][1]} for all {report.snapshots}. On the validation examples, the last "
@@ -83,27 +73,12 @@ def size_figure(report: EnsembleReport) -> Figure:
 
 def reliability_figure(report: EnsembleReport) -> Figure:
     """The accuracy of the ensemble against its confidence."""
-    rows = [
-        {"confidence": part.confidence, **plain_row(part.accuracy)} for part in report.reliability
-    ]
-    base = alt.Chart(alt.Data(values=rows))
-    x = alt.X(
-        "confidence:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="confidence", format="~%")
-    )
-    base = base.encode(
-        x=x, tooltip=[alt.Tooltip("confidence:Q", format=".1%"), alt.Tooltip("interval:N")]
-    )
-    ends = [report.reliability[0].confidence, report.reliability[-1].confidence]
-    diagonal = alt.Chart(alt.Data(values=[{"confidence": end, "value": end} for end in ends]))
-    whole = alt.Scale(zero=False, domainMax=1.02)  # so that a point at 100 % is not cut off
-    y = linear_y("accuracy", "~%", whole)
-    line = diagonal.mark_line(strokeDash=[4, 4], opacity=0.6).encode(x=x, y=y("value"))
     most_confident = report.reliability[-1]
     accuracy = most_confident.accuracy
     return Figure(
         name="reliability",
         title="Calibration of the ensemble",
-        chart=layered(line, bars(base, y), points(base, y)).properties(width=WIDTH, height=HEIGHT),
+        chart=reliability_chart([(part.confidence, part.accuracy) for part in report.reliability]),
         summary=(
             f"The calibration error is {report.scores['calibration_error']}. In the bin with the "
             f"highest confidence, {most_confident.confidence:.1%}, the accuracy is "
@@ -138,8 +113,3 @@ def _table(report: EnsembleReport) -> Numbers:
     for number, path in enumerate(report.paths, start=1):
         rows.append(("error barrier", f"from {number} to {report.snapshots}", *cells(path.barrier)))
     return Numbers(("quantity", "of", "estimate", "interval"), tuple(rows))
-
-
-def _interval(estimate: Estimate) -> str:
-    value, interval = cells(estimate)
-    return f"{value} {interval}"

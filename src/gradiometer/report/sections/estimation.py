@@ -2,73 +2,66 @@
 size, and layers."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from gradiometer.estimation.batch_table import BatchTable, batch_sizes
 from gradiometer.gauges import labels_of
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Issue
-from gradiometer.report.charts.axes import OPEN_ABOVE, UNKNOWN, LogAxis
-from gradiometer.report.charts.batch_chart import batch_chart
+from gradiometer.report.charts.axes import OPEN_ABOVE, UNKNOWN, Curve, LogAxis
 from gradiometer.report.charts.charts import (
+    batch_chart,
     layers_chart,
-    noise_and_gradient_chart,
+    logarithmic_chart,
     noise_scale_chart,
 )
 from gradiometer.report.charts.interval_strip import number
-from gradiometer.report.charts.marks import Curve
 from gradiometer.report.sections.section import (
+    MOST_LAYERS,
     Figure,
     Numbers,
     Section,
     by_layer,
     cells,
+    cells_of,
     change,
+    extremes,
+    largest,
+    numbers_along,
     numbers_of,
     quantity_table,
 )
 from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis
 
-MOST_LAYERS = 40
-"""Maximum number of layers in the chart. The table has all of them."""
-
 
 def estimation_section(run: Run, diagnosis: Diagnosis) -> Section:
     """Issue 1: noise scale, noise and gradient along the run, and by layer."""
-    history, latest = diagnosis.history, diagnosis.estimates
+    latest = diagnosis.estimates
+    title = "Noise of the gradient"
     lead = "How accurate is ĝ, the gradient of one batch, as an estimate of the gradient g?"
     table = quantity_table(labels_of(diagnosis.gauges, Issue.ESTIMATION), latest)
     if "noise_scale" not in latest:
-        return Section(
-            "estimation",
-            "Noise of the gradient",
-            f"{lead} The noise has not been measured yet.",
-            (),
-            table,
-        )
-    figures = []
-    curve = history.get("noise_scale", ())
-    if curve:
-        figures.append(_noise_scale_figure(curve, latest["batch_size"].value))
-    variance, norm_squared = (
-        history.get("gradient_variance", ()),
-        history.get("gradient_norm_squared", ()),
+        lead += " The noise has not been measured yet."
+        return Section("estimation", title, lead, (), table)
+    batch_size = latest["batch_size"].value
+    curve, variance, norm_squared = (
+        diagnosis.history.get(name, ())
+        for name in ("noise_scale", "gradient_variance", "gradient_norm_squared")
     )
+    figures = []
+    if curve:
+        figures.append(_noise_scale_figure(curve, batch_size))
     if variance and norm_squared:
         figures.append(_noise_and_gradient_figure(variance, norm_squared))
     settings = run.hyperparameters
-    if (
-        settings is not None
-        and settings.family == "sgd"
-        and math.isfinite(latest["noise_scale"].low)
-    ):
-        present = round(latest["batch_size"].value)
-        figures.append(_batch_figure(latest["noise_scale"], present, max(settings.peaks), run))
-    layers, shares = by_layer(latest, "noise_scale/"), by_layer(latest, "noise_share/")
+    is_sgd = settings is not None and settings.family == "sgd"
+    if is_sgd and math.isfinite(latest["noise_scale"].low):
+        figures.append(_batch_figure(latest["noise_scale"], round(batch_size), run))
+    layers = by_layer(latest, "noise_scale/")
     if layers:
-        figures.append(_layers_figure(layers, shares, latest["batch_size"].value))
-    return Section("estimation", "Noise of the gradient", lead, tuple(figures), table)
+        figures.append(_layers_figure(layers, by_layer(latest, "noise_share/"), batch_size))
+    return Section("estimation", title, lead, tuple(figures), table)
 
 
 def _noise_scale_figure(curve: Curve, batch_size: float) -> Figure:
@@ -97,27 +90,29 @@ def _noise_and_gradient_figure(variance: Curve, norm_squared: Curve) -> Figure:
     if below:
         where = "" if len(norm_squared) == 1 else f" in {below} of {len(norm_squared)} points"
         summary += f" The interval of ‖g‖² reaches zero (▼){where}."
-    rows = [
-        (f"{step:,}", *cells(noise), *cells(norm))
-        for (step, noise), (_, norm) in zip(variance, norm_squared, strict=True)
-    ]
+    curves = {"tr Σ, gradient variance": variance, "‖g‖², squared gradient norm": norm_squared}
     return Figure(
         name="noise-and-gradient",
         title="Noise and gradient",
-        chart=noise_and_gradient_chart(variance, norm_squared, variance[0][1].unit),
+        chart=logarithmic_chart(curves, variance[0][1].unit),
         summary=summary,
-        table=Numbers(("step", "tr Σ", "interval", "‖g‖²", "interval"), tuple(rows)),
+        table=numbers_along({"tr Σ": variance, "‖g‖²": norm_squared}),
         note="On this logarithmic axis, the distance between the two is the noise scale.",
         single=len(variance) == 1,
     )
 
 
-def _batch_figure(noise_scale: Estimate, present: int, peak: float, run: Run) -> Figure:
+def _batch_figure(noise_scale: Estimate, present: int, run: Run) -> Figure:
     """Updates and examples at other batch sizes, with the noise scale of now. The forecast is one
     of SGD."""
-    sizes = batch_sizes(present, run.sampling.examples)
-    table = BatchTable.of([noise_scale], sizes, present=present, learning_rate=peak)
-    rows = [
+    assert run.hyperparameters is not None
+    table = BatchTable.of(
+        [noise_scale],
+        batch_sizes(present, run.sampling.examples),
+        present=present,
+        learning_rate=max(run.hyperparameters.peaks),
+    )
+    rows = tuple(
         (
             f"{row.batch_size:,}",
             number(row.learning_rate.value),
@@ -125,100 +120,90 @@ def _batch_figure(noise_scale: Estimate, present: int, peak: float, run: Run) ->
             *cells(row.examples),
         )
         for row in table.rows
-    ]
-    largest = table.rows[-1]
+    )
+    last = table.rows[-1]
+    note = (
+        "This is a prediction of a model from the noise scale of now, at the best learning rate "
+        "for each batch. `gradiometer measure batch RUN --of run` predicts for the whole run."
+    )
+    if not run.watched:
+        note += " `gradiometer measure batch` adds the time, measured on this machine."
     return Figure(
         name="batch-size",
         title="Effect of the batch size",
         chart=batch_chart(table),
         summary=(
-            f"To reach the same loss, a batch of {largest.batch_size:,} is predicted to take "
-            f"{largest.updates} times the updates of B = {table.present:,}, and {largest.examples} "
+            f"To reach the same loss, a batch of {last.batch_size:,} is predicted to take "
+            f"{last.updates} times the updates of B = {table.present:,}, and {last.examples} "
             "times the examples."
         ),
         table=Numbers(
             ("batch size", "peak learning rate", "updates", "interval", "examples", "interval"),
-            tuple(rows),
+            rows,
         ),
-        note=(
-            "This is a prediction of a model from the noise scale of now, at the best learning "
-            "rate for each batch. `gradiometer measure batch RUN --of run` predicts for the whole "
-            "run."
-            + (
-                ""
-                if run.watched
-                else " `gradiometer measure batch` adds the time, measured on this machine."
-            )
-        ),
+        note=note,
     )
 
 
 def _layers_figure(
-    layers: dict[str, Estimate], shares: dict[str, Estimate], batch_size: float
+    layers: Mapping[str, Estimate], shares: Mapping[str, Estimate], batch_size: float
 ) -> Figure:
-    largest = sorted(layers, key=lambda layer: -layers[layer].low)[:MOST_LAYERS]
-    drawn = {layer: estimate for layer, estimate in layers.items() if layer in largest}
-    known = {layer: estimate for layer, estimate in layers.items() if estimate.tells}
-    summary = f"The noise scale of {len(layers)} layers at the newest reading."
-    if known:
-        low, high = (pick(known, key=lambda layer: known[layer].value) for pick in (min, max))
-        if len(known) > 1:
-            summary += (
-                f" It is smallest in layer {low}, {known[low]}, and largest in layer {high}, "
-                f"{known[high]}"
-            )
-            summary += (
-                "."
-                if len(known) == len(layers)
-                else f", among the {len(known)} whose interval has both ends."
-            )
-        else:
-            summary += f" In layer {low} it is {known[low]}."
-    if known_shares := {layer: share for layer, share in shares.items() if share.tells}:
-        most = max(known_shares, key=lambda layer: known_shares[layer].value)
-        summary += f" Layer {most} has the largest share of the noise, {known_shares[most]}."
-    note = (
-        f"The {MOST_LAYERS} noisiest layers are drawn; the table has all."
-        if len(drawn) < len(layers)
-        else ""
-    )
+    drawn = largest(layers)
     rows = tuple(
-        (layer, *cells(scale), *_share_cells(shares.get(layer))) for layer, scale in layers.items()
+        (layer, *cells(scale), *cells_of(shares, layer)) for layer, scale in layers.items()
     )
+    note = f"The {MOST_LAYERS} noisiest layers are drawn; the table has all."
+    sentences = [*_layer_sentences(layers, shares), *_open_sentences(drawn.values(), "▶")]
     return Figure(
         name="noise-by-layer",
         title="Noise scale by layer",
-        chart=layers_chart(drawn, batch_size),
-        summary=" ".join([summary, *_open_sentences(drawn.values(), "▶")]),
+        chart=layers_chart(drawn, Estimate.exact(batch_size), f"B = {batch_size:,.0f}", "examples"),
+        summary=" ".join(sentences),
         table=Numbers(
             ("layer", "noise scale, examples", "interval", "share of tr Σ", "interval"), rows
         ),
-        note=note,
+        note=note if len(drawn) < len(layers) else "",
         single=len(layers) == 1,
     )
 
 
-def _share_cells(share: Estimate | None) -> tuple[str, str]:
-    """Empty cells if the diagnosis has no shares."""
-    return ("", "") if share is None else cells(share)
+def _layer_sentences(layers: Mapping[str, Estimate], shares: Mapping[str, Estimate]) -> list[str]:
+    """Which layers have the smallest and the largest noise scale, and the largest share."""
+    sentences = [f"The noise scale of {len(layers)} layers at the newest reading."]
+    known = {layer: estimate for layer, estimate in layers.items() if estimate.tells}
+    known_shares = {layer: share for layer, share in shares.items() if share.tells}
+    if len(known) == 1:
+        sentences += [f"In layer {layer} it is {scale}." for layer, scale in known.items()]
+    elif known:
+        low, high = extremes(known)
+        among = f", among the {len(known)} whose interval has both ends"
+        sentences.append(
+            f"It is smallest in layer {low}, {known[low]}, and largest in layer {high}, "
+            f"{known[high]}{among if len(known) < len(layers) else ''}."
+        )
+    if known_shares:
+        _, most = extremes(known_shares)
+        sentences.append(f"Layer {most} has the largest share of the noise, {known_shares[most]}.")
+    return sentences
 
 
 def _open_sentences(estimates: Iterable[Estimate], arrow: str) -> list[str]:
     """Sentences that explain the arrows and question marks of a chart."""
     estimates = list(estimates)
     axis = LogAxis.holding(estimates)
-    found = [axis.row(estimate)["open"] for estimate in estimates]
+    kinds = [axis.row(estimate)["open"] for estimate in estimates]
+    above, unknown = kinds.count(OPEN_ABOVE), kinds.count(UNKNOWN)
+
+    def some(count: int) -> str:
+        return "It" if len(kinds) == 1 else f"{count} of {len(kinds)}"
+
     sentences = []
-    if above := found.count(OPEN_ABOVE):
+    if above:
         have = "has" if above == 1 else "have"
-        subject = _some(above, len(found))
         sentences.append(
-            f"{subject} ({arrow}) {have} no upper end, because the gradient could be zero there."
+            f"{some(above)} ({arrow}) {have} no upper end, because the gradient could be zero "
+            "there."
         )
-    if unknown := found.count(UNKNOWN):
-        sentences.append(f"{_some(unknown, len(found))} (?) cannot be estimated yet.")
+    if unknown:
+        sentences.append(f"{some(unknown)} (?) cannot be estimated yet.")
     return sentences
-
-
-def _some(count: int, total: int) -> str:
-    return "It" if total == 1 else f"{count} of {total}"

@@ -1,208 +1,197 @@
-"""The section about the losses: training, test, and test accuracy."""
+"""The sections about the losses: training, test, and test accuracy; and the spikes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from gradiometer.drift.spikes.detection import Spike
+from gradiometer.drift.spikes.finding import clearest
 from gradiometer.loop.recorded.record import forks_of
-from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.estimate import Estimate, counted, significant
 from gradiometer.measurement.finding import State
+from gradiometer.report.charts.axes import Curve
 from gradiometer.report.charts.blocks import Block, blocks
-from gradiometer.report.charts.charts import accuracy_chart, loss_chart
-from gradiometer.report.charts.marks import Curve
+from gradiometer.report.charts.charts import accuracy_chart, loss_chart, spike_chart
 from gradiometer.report.sections.forks import branch_curve
-from gradiometer.report.sections.section import Figure, Numbers, Section, cells, change, numbers_of
+from gradiometer.report.sections.section import (
+    Figure,
+    Numbers,
+    Section,
+    cells,
+    change,
+    evenly,
+    numbers_of,
+)
 from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis
 from gradiometer.verdict.words.spikes import steps_in_words
 
-MOST_JUMPS = 12
-"""A learning rate that was recorded more often follows a curve, which has its own chart."""
-
 MOST_TICKS = 120
 """Maximum number of measured steps that are marked."""
 
-GUESS_IN_VIEW = 3.0
-"""A level of a guess further above the losses would flatten their curve."""
-
 BRANCH_POINTS = 15
 """Points of a branch: each is a mean over several batches, whose own losses would hide it."""
-
-FEW = 3
-"""With fewer blocks there is no line to see, so every loss is drawn."""
 
 
 def loss_section(run: Run, diagnosis: Diagnosis) -> Section:
     """Training and test loss, and test accuracy, along the run."""
     training = blocks(*run.losses, level=run.configuration.level)
+    test_loss, accuracy = _evaluations(run, "test_loss"), _evaluations(run, "test_accuracy")
     figures = []
-    test_loss, test_accuracy = _evaluations(run, "test_loss"), _evaluations(run, "test_accuracy")
     if training or test_loss:
-        batches = _single_batches(run) if len(training) < FEW else ()
-        figures.append(_loss_figure(training, test_loss, batches, diagnosis, run))
-    if test_accuracy:
+        figures.append(_loss_figure(training, test_loss, diagnosis, run))
+    if accuracy:
         figures.append(
             Figure(
                 name="accuracy",
                 title="Test accuracy",
-                chart=accuracy_chart(test_accuracy),
-                summary=f"Test accuracy {change(test_accuracy)}.",
-                table=numbers_of(test_accuracy, "test accuracy"),
-                single=len(test_accuracy) == 1,
+                chart=accuracy_chart(accuracy),
+                summary=f"Test accuracy {change(accuracy)}.",
+                table=numbers_of(accuracy, "test accuracy"),
+                single=len(accuracy) == 1,
             )
         )
     lead = "" if figures else "No loss has been recorded yet."
     return Section("loss", "Loss and test scores", lead, tuple(figures))
 
 
-def _single_batches(run: Run) -> tuple[tuple[int, float], ...]:
-    """The finite losses of a short run, one by one."""
-    steps, losses = run.losses
-    return tuple(
-        (int(step), float(loss))
-        for step, loss in zip(steps, losses, strict=True)
-        if np.isfinite(loss)
-    )
-
-
-def _loss_figure(
-    training: Sequence[Block],
-    test: Curve,
-    batches: Sequence[tuple[int, float]],
-    diagnosis: Diagnosis,
-    run: Run,
-) -> Figure:
-    spikes = diagnosis.spikes
-    ends = [(block.last, block.mean) for block in training if block.mean.tells or not batches]
-    parts = [
-        f"{name} {change(points)}"
-        for name, points in (("Training loss", ends), ("Test loss", test))
-        if points
+def _loss_figure(training: Sequence[Block], test: Curve, diagnosis: Diagnosis, run: Run) -> Figure:
+    # with fewer than three blocks there is no line to see, so every loss is drawn
+    batches = _single_batches(run) if len(training) < 3 else []
+    changes, tried = _rate_changes(run), _tried(run, diagnosis)
+    spikes = [
+        (spike.peak, f"spike from {significant(spike.level)} to {significant(spike.height)}")
+        for spike in diagnosis.spikes
     ]
-    if batches:
-        one, other = (
-            f"{significant(loss)} at step {step:,}" for step, loss in (batches[0], batches[-1])
-        )
-        parts.insert(0, f"The loss of a batch goes from {one} to {other}")
-    spoiled = sum(block.spoiled for block in training)
-    if spoiled:
-        first = next(block.first for block in training if block.spoiled)
-        parts.append(
-            f"{spoiled:,} losses from step {first:,} on are not finite; the means exclude them"
-        )
-    if spikes:
-        parts.append(f"The loss spiked at {steps_in_words([spike.first for spike in spikes])}")
-    changes = _rate_changes(run)
-    if changes:
-        parts.append("; ".join(f"{words} at step {step:,}" for step, words in changes))
-    place, tried = _place(diagnosis), _tried(run, diagnosis)
-    events = [*((spike.peak, _rise(spike)) for spike in spikes), *changes, *place]
-    marks = []
+    events = [*spikes, *changes, *_place(diagnosis)]
+    readings, guess = _measured_steps(run), _guess(training, diagnosis)
+    notes = [_block_note(training, is_short=bool(batches))]
     if events:
-        marks.append(
+        notes.append(
             "A vertical line marks a spike, a change of the rate, or the step of the verdict."
         )
-    guess = _guess(training, diagnosis)
+    if readings:
+        notes.append("A tick at the bottom marks a measured step.")
+    parts = _loss_sentences(training, test, batches)
+    if spikes:
+        firsts = [spike.first for spike in diagnosis.spikes]
+        parts.append(f"The loss spiked at {steps_in_words(firsts)}")
+    if changes:
+        parts.append("; ".join(f"{words} at step {step:,}" for step, words in changes))
     if guess is not None:
         parts.append(f"A guess, without a look at the inputs, costs {significant(guess)}")
     for name, curve in tried.items():
         parts.append(f"The branch with {name} ends at {significant(curve[-1][1])}")
-    readings = _measured_steps(run)
-    marks += ["A tick at the bottom marks a measured step."] * bool(readings)
-    note = " ".join(text for text in (_block_note(training, batches), *marks) if text)
+    title = "Training and test loss" if test else "Training loss"
     return Figure(
         name="loss",
-        title="Training and test loss"
-        if test and training
-        else ("Training loss" if training else "Test loss"),
+        title=title if training else "Test loss",
         chart=loss_chart(training, test, batches, events, readings, guess, tried),
         summary=". ".join(parts) + ".",
         table=_loss_table(training, test, batches),
-        note=note,
+        note=" ".join(filter(None, notes)),
     )
+
+
+def _loss_sentences(
+    training: Sequence[Block], test: Curve, batches: Sequence[tuple[int, float]]
+) -> list[str]:
+    """Where the losses begin and end, and how many are not finite."""
+    sentences = []
+    if batches:
+        (first, start), (last, end) = batches[0], batches[-1]
+        sentences.append(
+            f"The loss of a batch goes from {significant(start)} at step {first:,} to "
+            f"{significant(end)} at step {last:,}"
+        )
+    ends = [(block.last, block.mean) for block in training if block.mean.tells or not batches]
+    if ends:
+        sentences.append(f"Training loss {change(ends)}")
+    if test:
+        sentences.append(f"Test loss {change(test)}")
+    spoiled = [block for block in training if block.spoiled]
+    if spoiled:
+        sentences.append(
+            f"{sum(block.spoiled for block in spoiled):,} losses from step {spoiled[0].first:,} on "
+            "are not finite; the means exclude them"
+        )
+    return sentences
+
+
+def _single_batches(run: Run) -> list[tuple[int, float]]:
+    """The finite losses of a short run, one by one."""
+    steps, losses = run.losses
+    finite = np.isfinite(losses)
+    return list(zip(steps[finite].tolist(), losses[finite].tolist(), strict=True))
 
 
 def _guess(training: Sequence[Block], diagnosis: Diagnosis) -> float | None:
     """The level of a guess, if it is known and of the size of the losses that are drawn."""
     level = math.nan if diagnosis.triage is None else diagnosis.triage.level.value
     highest = max((block.mean.value for block in training), default=math.nan)
-    return level if 0 < level <= GUESS_IN_VIEW * highest else None
+    # a level further above the losses would flatten their curve
+    return level if 0 < level <= 3 * highest else None
 
 
 def _place(diagnosis: Diagnosis) -> list[tuple[int, str]]:
     """The step at which what the headline says has happened, if it is one step."""
     facts = {} if diagnosis.headline is None else diagnosis.headline.facts
-    step = facts.get("numbers", {}).get("step") if facts.get("numbers") else None
+    step = (facts.get("numbers") or {}).get("step")
     return [] if step is None else [(int(step), "here it happened")]
 
 
-def _tried(run: Run, diagnosis: Diagnosis) -> dict[str, list[tuple[float, float]]]:
+def _tried(run: Run, diagnosis: Diagnosis) -> Mapping[str, list[tuple[float, float]]]:
     """The branches in which the cure of the headline was tried, as step and loss, thinned out."""
     headline = diagnosis.headline
     if headline is None or headline.trial is None or headline.state is not State.ACT:
         return {}
-    forks = {result["fork"]: result["effect"].alternative for result in headline.trial.results}
-    found = {}
+    alternatives = {
+        result["fork"]: result["effect"].alternative for result in headline.trial.results
+    }
+    tried = {}
     for record in forks_of(run):
-        name = forks.get(record.name)
+        name = alternatives.get(record.name)
         curve = [] if name is None else branch_curve(record.fork, record.fork.of(name))
         if curve:
             groups = np.array_split(np.array(curve), min(len(curve), BRANCH_POINTS))
-            found[f"tried: {name}"] = [
-                (float(g[:, 0].mean()), float(g[:, 1].mean())) for g in groups
-            ]
-    return found
+            means = (group[:, :2].mean(axis=0).tolist() for group in groups)
+            tried[f"tried: {name}"] = [(step, loss) for step, loss in means]
+    return tried
 
 
 def _rate_changes(run: Run) -> list[tuple[int, str]]:
-    """The steps at which the learning rate jumped, with its new value; none if it
-    follows a curve."""
+    """The steps at which the learning rate jumped, with its new value; none if it follows a curve,
+    which has its own chart: that is recorded more often than a dozen times."""
     settings = run.hyperparameters
-    if settings is None or not settings.recorded or not 1 < len(settings.steps) <= MOST_JUMPS:
+    if settings is None or not settings.recorded or len(settings.steps) > 12:
         return []
-    rates = settings.rates.tolist()
-    pairs = zip(settings.steps[1:], rates, rates[1:], strict=False)
+    rates = zip(settings.steps, settings.rates.tolist(), strict=True)
     return [
         (step, f"learning rate {significant(after)}")
-        for step, before, after in pairs
+        for (_, before), (step, after) in pairwise(rates)
         if after != before
     ]
 
 
 def _measured_steps(run: Run) -> list[int]:
     """At most `MOST_TICKS` of the steps that were measured by any gauge, evenly chosen."""
-    series = [
-        found for gauge in run.gauges if (found := run.series(gauge)) is not None and len(found)
-    ]
-    steps = (
-        np.unique(np.concatenate([found.steps for found in series]))
-        if series
-        else np.array([], dtype=int)
-    )
-    chosen = (
-        steps[np.unique(np.linspace(0, len(steps) - 1, MOST_TICKS).round().astype(int))]
-        if len(steps)
-        else steps
-    )
-    return [int(step) for step in chosen]
+    measured = set[int]()
+    for gauge in run.gauges:
+        series = run.series(gauge)
+        if series is not None:
+            measured.update(series.steps.tolist())
+    steps = sorted(measured)
+    return [steps[place] for place in evenly(len(steps), MOST_TICKS)]
 
 
-def _rise(spike: Spike) -> str:
-    """The spike as text, for its mark and its row."""
-    return f"spike from {significant(spike.level)} to {significant(spike.height)}"
-
-
-def _block_note(training: Sequence[Block], batches: Sequence[tuple[int, float]]) -> str:
+def _block_note(training: Sequence[Block], *, is_short: bool) -> str:
     if not training:
         return ""
-    if batches:
-        mean = (
-            ", the point with a bar is their mean"
-            if all(block.mean.tells for block in training)
-            else ""
-        )
+    if is_short:
+        known = all(block.mean.tells for block in training)
+        mean = ", the point with a bar is their mean" if known else ""
         return f"The run is short, so the line is the loss of every batch{mean}."
     length = int(np.median([block.count for block in training]))
     level = training[0].mean.level
@@ -237,3 +226,66 @@ def _evaluations(run: Run, quantity: str) -> Curve:
         for event in run.evaluations
         if quantity in event["estimates"]
     )
+
+
+NAME = "spikes"
+
+MOST = 400
+"""Most losses that are drawn."""
+
+
+def spikes_section(run: Run, diagnosis: Diagnosis) -> Section:
+    """The losses around the clearest spike, and where every spike began, rose to and ended."""
+    spikes = diagnosis.spikes
+    lead = (
+        "A spike is a rise of the loss that noise alone does not explain, and that comes down "
+        "again."
+    )
+    figures = (_figure(run, clearest(spikes)),) if spikes else ()
+    table = _table(spikes) if spikes else None
+    return Section(NAME, "Spikes", lead, figures, table, heading="All spikes")
+
+
+def _figure(run: Run, spike: Spike) -> Figure:
+    steps, losses = run.losses
+    # three lengths of the spike on each side of it, and at least twenty losses
+    margin = max(3 * spike.length, 20)
+    near = (steps >= spike.first - margin) & (steps <= spike.last + margin) & np.isfinite(losses)
+    count = int(near.sum())
+    kept = np.flatnonzero(near)[evenly(count, MOST)]
+    drawn = list(zip(steps[kept].tolist(), losses[kept].tolist(), strict=True))
+    thinned = f" {len(kept):,} of {count:,} losses are drawn." if len(kept) < count else ""
+    end = f"back after {counted(spike.length, 'step')}" if spike.ended else "not back yet"
+    return Figure(
+        name="spike",
+        title=f"The loss around step {spike.first:,}",
+        chart=spike_chart(drawn, spike.first, spike.last),
+        summary=(
+            f"The loss of single batches, from {significant(spike.level)} before to "
+            f"{significant(spike.height)} at step {spike.peak:,}, {end}."
+        ),
+        table=Numbers(
+            ("step", "loss of the batch"),
+            tuple((f"{step:,}", significant(loss)) for step, loss in drawn),
+        ),
+        note=(
+            "The shaded steps are the spike. The level before it is the median of the batches "
+            f"there.{thinned}"
+        ),
+    )
+
+
+def _table(spikes: Sequence[Spike]) -> Numbers:
+    rows = tuple(
+        (
+            f"{spike.first:,} to {spike.last:,}",
+            significant(spike.level),
+            significant(spike.height),
+            f"{spike.peak:,}",
+            f"{significant(spike.score, 2)} ({significant(spike.limit, 2)})",
+            "yes" if spike.ended else "not yet",
+        )
+        for spike in spikes
+    )
+    rise = "rise in spreads (limit of noise)"
+    return Numbers(("steps", "level before", "highest", "at step", rise, "came back"), rows)

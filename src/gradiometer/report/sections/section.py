@@ -5,11 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import altair as alt
+import numpy as np
+from jaxtyping import Int
 
 from gradiometer.measurement.estimate import Estimate
+from gradiometer.report.charts.axes import Curve
 from gradiometer.report.charts.interval_strip import interval, number
-from gradiometer.report.charts.marks import Curve
 from gradiometer.report.sections.questions import Answer
+
+MOST_LAYERS = 40
+"""Maximum number of layers in a chart. Its table has all of them."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,28 @@ def by_layer(estimates: Mapping[str, Estimate], prefix: str) -> dict[str, Estima
     }
 
 
+def largest(layers: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """The layers that a chart has room for: those with the largest lower ends, in their order."""
+    names = sorted(layers, key=lambda layer: -layers[layer].low)[:MOST_LAYERS]
+    return {layer: estimate for layer, estimate in layers.items() if layer in names}
+
+
+def extremes(layers: Mapping[str, Estimate]) -> tuple[str, str]:
+    """The layers with the smallest and the largest value."""
+    in_order = sorted(layers, key=lambda layer: layers[layer].value)
+    return in_order[0], in_order[-1]
+
+
+def cells_of(estimates: Mapping[str, Estimate], name: str) -> tuple[str, str]:
+    """The number and its interval, as two cells; empty without this estimate."""
+    return cells(estimates[name]) if name in estimates else ("", "")
+
+
+def evenly(count: int, most: int) -> Int[np.ndarray, " chosen"]:
+    """At most so many of the places of a sequence, evenly chosen, with the first and the last."""
+    return np.unique(np.linspace(0, max(count - 1, 0), most).round().astype(int))[:count]
+
+
 def numbers_of(points: Curve, quantity: str) -> Numbers:
     """One row per point along the run: step, estimate, interval, and number of readings."""
     return Numbers(
@@ -111,23 +138,38 @@ def numbers_of(points: Curve, quantity: str) -> Numbers:
     )
 
 
+def numbers_along(curves: Mapping[str, Curve]) -> Numbers:
+    """One row per step: the numbers of several curves over the same steps, with their intervals."""
+    rows = [
+        (f"{points[0][0]:,}", *(cell for _, estimate in points for cell in cells(estimate)))
+        for points in zip(*curves.values(), strict=True)
+    ]
+    columns = [column for name in curves for column in (name, "interval")]
+    return Numbers(("step", *columns), tuple(rows))
+
+
 def quantity_table(labels: Mapping[str, str], estimates: Mapping[str, Estimate]) -> Numbers:
     """The estimates that have a label, in the order of the labels, with all their details."""
     rows = [
         (
             label,
-            *cells(estimate),
-            estimate.unit,
-            "" if estimate.level == 1 else f"{estimate.level:.0%}",
-            f"{estimate.samples:,}" if estimate.samples else "",
-            estimate.method,
+            *cells(estimates[name]),
+            estimates[name].unit,
+            level_of(estimates[name]),
+            f"{estimates[name].samples:,}" if estimates[name].samples else "",
+            estimates[name].method,
         )
         for name, label in labels.items()
-        if (estimate := estimates.get(name)) is not None
+        if name in estimates
     ]
     return Numbers(
         ("quantity", "estimate", "interval", "unit", "level", "readings", "method"), tuple(rows)
     )
+
+
+def level_of(estimate: Estimate) -> str:
+    """The level of its interval in percent; empty for an exact number."""
+    return "" if estimate.level == 1 else f"{estimate.level:.0%}"
 
 
 def cells(estimate: Estimate) -> tuple[str, str]:

@@ -96,8 +96,8 @@ class Rows:
             self._warn(
                 f"{self._back} rows of measured batches came back later, so that the training set "
                 f"has only about {float(f'{about:.1g}'):,.0f} examples, and `sampling` was not "
-                "given: give sampling=loader, or examples=N with replacement=False for shuffled "
-                "epochs; ‖g‖² is otherwise too small, by the relative amount noise scale / N"
+                "given: give sampling=loader; ‖g‖² is otherwise too small, by the relative amount "
+                "noise scale / N"
             )
         self._has_looked_back = self._back >= BACK or len(self._seen) > KEPT
 

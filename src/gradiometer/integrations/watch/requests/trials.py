@@ -40,9 +40,7 @@ MARGIN = 0.8
 EXAMPLES = 512
 """Training examples on which a trial reads the loss."""
 
-EXAMPLE = (
-    "data: give sampling=loader, or loop over w.batches(loader), with a DataLoader that shuffles"
-)
+EXAMPLE = "data: give sampling=loader, with a DataLoader that shuffles"
 
 
 class Trials:

@@ -1,8 +1,6 @@
-"""`gradiometer runs compare`: differences between runs."""
+"""`gradiometer runs`: the runs on disk, as a list, in comparison, or as a table of their numbers."""
 
 import math
-import sys
-import webbrowser
 from glob import glob
 from itertools import groupby
 from pathlib import Path
@@ -12,10 +10,82 @@ import click
 
 from gradiometer.cli.completion import runs as runs_of
 from gradiometer.cli.options import OutFile, json_option, no_open_option
+from gradiometer.cli.outcome import filled, line_width, open_in_browser, printed_json
 from gradiometer.storage.disk import is_run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gradiometer.report.compare.contrast import Contrast, RunGroup
+    from gradiometer.report.overview import RunRow
+
+ORDERS = ("age", "name", "loss", "score", "steps", "limits")
+
+
+@click.command("list", epilog="Example: gradiometer runs --sort loss --match 'digits-*'")
+@click.argument("folder", type=click.Path(path_type=Path), default=Path("runs"))
+@click.option(
+    "--sort",
+    type=click.Choice(ORDERS),
+    default=None,
+    help="Order: newest, name, lowest loss, best test score, most steps, or what limits it. "
+    "Default: age; with --page limits.",
+)
+@click.option("--match", default="*", show_default=True, help="Pattern for the names of the runs.")
+@click.option(
+    "--page",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Also write the list as an HTML page.",
+)
+@json_option
+def list_runs(folder: Path, sort: str | None, match: str, page: Path | None, as_json: bool) -> None:
+    """List the runs in FOLDER (default: runs), each with its last loss, test score and verdict."""
+    from gradiometer.report.overview import listing, write_overview
+
+    order = sort or ("age" if page is None else "limits")
+    found, warnings = listing(folder, sort=order, match=match)
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if as_json:
+        with printed_json({"runs": [run.to_dict() for run in found]}) as result:
+            if page is not None:
+                result["page"] = write_overview(found, page)
+        return
+    _print_list(found, folder)
+    if page is not None:
+        click.echo(f"\npage  {write_overview(found, page)}")
+
+
+def _print_list(found: "Sequence[RunRow]", folder: Path) -> None:
+    """Print a table, with optimizer and verdict of each run below its line."""
+    from gradiometer.report.page.page import STATUS_SYMBOLS
+
+    if not found:
+        click.echo(f"No such runs in `{folder}`.")
+        return
+    rows = [("run", "steps", "loss", "test", "age")] + [
+        (
+            f"{STATUS_SYMBOLS[run.status]} {run.path.name}",
+            f"{run.steps:,}",
+            run.loss_words,
+            run.score_words,
+            run.age_words,
+        )
+        for run in found
+    ]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    fits = sum(widths) + 2 * len(widths) <= line_width()
+    for place, (name, *numbers) in enumerate(rows):
+        cells = "  ".join(
+            cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True)
+        )
+        click.echo(f"{name:<{widths[0]}}  {cells}" if fits else f"{name}\n  {cells}")
+        if place:
+            run = found[place - 1]
+            click.echo(
+                filled(f"{run.brief} · {run.optimizer}" if run.optimizer else run.brief, indent=2)
+            )
 
 
 @click.command(epilog="Example: gradiometer runs compare runs/digits-mlp-1 runs/digits-mlp-2")
@@ -43,7 +113,6 @@ def compare(runs: tuple[Path, ...], out: Path, no_open: bool, as_json: bool) -> 
     run of each group says something about these runs only; several seeds of each say something
     about the configurations.
     """
-    from gradiometer.cli.outcome import printed_json
     from gradiometer.report.compare.compare import compare as compared_runs
     from gradiometer.report.compare.page import write_comparison
     from gradiometer.run.reader import Run
@@ -56,8 +125,7 @@ def compare(runs: tuple[Path, ...], out: Path, no_open: bool, as_json: bool) -> 
     _tell(groups, contrasts)
     page = write_comparison(groups, contrasts, out)
     click.echo(f"\npage  {page}")
-    if not no_open and sys.stdout.isatty():
-        webbrowser.open(page.resolve().as_uri())
+    open_in_browser(page.resolve().as_uri(), no_open=no_open)
 
 
 def _run_folders(given: tuple[Path, ...]) -> list[Path]:
@@ -79,7 +147,7 @@ def _run_folders(given: tuple[Path, ...]) -> list[Path]:
 
 def _as_object(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]") -> dict[str, Any]:
     from gradiometer.report.compare.contrast import claim, sentence, verdict
-    from gradiometer.report.compare.forks import tried_by
+    from gradiometer.report.compare.page import tried_by
 
     return {
         "verdict": verdict(groups, contrasts),
@@ -131,11 +199,9 @@ def _as_object(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]"
 def _tell(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]") -> None:
     """Print each group with its numbers, the verdict, and each contrast as sentences
     and numbers."""
-    from gradiometer.cli.outcome import filled
     from gradiometer.loop.comparison.words import label_of, outcome
     from gradiometer.report.compare.contrast import QUANTITIES, finding_of, verdict
-    from gradiometer.report.compare.forks import tried_by
-    from gradiometer.report.compare.page import CAVEAT, changes, in_words
+    from gradiometer.report.compare.page import CAVEAT, changes, in_words, tried_by
     from gradiometer.verdict.words.say import say
 
     for group in groups:
@@ -182,3 +248,49 @@ def _runs_of(group: "RunGroup") -> str:
         for each in group.runs
     )
     return ", ".join(words) if len(group.runs) == 1 else f"{group.seeds}: {', '.join(words)}"
+
+
+@click.command(epilog="Example: gradiometer runs export runs/digits-cnn-1 --out readings.csv")
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=runs_of)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="File to write, with the ending .csv or .parquet (needs pyarrow).",
+)
+@click.option(
+    "--what",
+    type=click.Choice(["readings", "losses", "evaluations"]),
+    default="readings",
+    show_default=True,
+    help=(
+        "Moments of every measured step, the loss of every step, or the estimates on held-out data."
+    ),
+)
+def export(run: Path, out: Path, what: str) -> None:
+    """Write all numbers of RUN as a table, one row per step."""
+    from gradiometer.report.table import table_of, write_table
+    from gradiometer.run.reader import Run
+
+    rows = write_table(table_of(Run.open(run), what), out)
+    click.echo(f"{rows:,} rows in {out}")
+
+
+class ListByDefault(click.Group):
+    """A group that lists if no command is named: `gradiometer runs FOLDER` is `gradiometer runs
+    list FOLDER`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The arguments, with the name of the command."""
+        named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if named else ["list", *args])
+
+
+@click.group(cls=ListByDefault, epilog="Example: gradiometer runs --sort loss --match 'digits-*'")
+def runs() -> None:
+    """List the runs of a folder (without a further command), compare some, or export one as a
+    table."""
+
+
+for verb in (list_runs, compare, export):
+    runs.add_command(verb)

@@ -1,23 +1,25 @@
-"""The runs of a folder, one line each."""
+"""The runs of a folder at a glance: one line for each, sorted and filtered, and a page."""
 
 import fnmatch
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import quote
 
 from gradiometer.errors import BadArgument, GradiometerError
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import State
 from gradiometer.report.charts.blocks import blocks
-from gradiometer.report.charts.interval_strip import interval, number
-from gradiometer.report.charts.sparklines import Sparkline, sparkline
+from gradiometer.report.charts.interval_strip import Sparkline, interval, number, sparkline
+from gradiometer.report.page.document import document
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import run_folders
 from gradiometer.run.reader import Run, Status
-from gradiometer.storage.disk import reason_of
+from gradiometer.storage.disk import reason_of, replace_file, writing
 from gradiometer.verdict.diagnosis import diagnose
 from gradiometer.verdict.words.brief import in_brief
 
@@ -145,7 +147,7 @@ def listing(
         BadArgument: The folder does not exist, or the order or a state is unknown.
         StorageFailed: The folder cannot be read.
 
-    >>> from gradiometer.report.overview.listed import listing
+    >>> from gradiometer.report.overview import listing
     >>> from gradiometer.run.folder import RunFolder
     >>> folder = RunFolder.create("some-runs", "empty", {})
     >>> runs, warnings = listing(folder.path.parent)
@@ -214,3 +216,46 @@ def _written(run: Run) -> float:
         if path.exists()
     ]
     return max([run.folder.manifest_path.stat().st_mtime, *times])
+
+
+CONTENT = "overview.html.jinja"
+
+_STATES = {state.rank: state for state in State}
+
+
+def write_overview(runs: Sequence[RunRow], path: Path) -> Path:
+    """Write the page of these runs; the file is complete or does not exist. Its links are relative
+    to its folder.
+
+    Raises:
+        BadArgument: The path is that of a folder.
+        StorageFailed: It cannot be written.
+    """
+    if path.is_dir() or not path.name:
+        raise BadArgument(
+            f"`page` must be a file, and `{path}` is a folder: write `--page {path / 'runs.html'}`."
+        )
+    page = document(
+        CONTENT, path.parent.resolve().name, (), runs=[_as_line(run, path.parent) for run in runs]
+    ).encode(errors="replace")
+    with writing(path, "choose another file"):
+        replace_file(path, page)
+    return path
+
+
+def _as_line(run: RunRow, folder: Path) -> dict[str, Any]:
+    report = run.path / "report.html"
+    return {
+        "name": run.path.name,
+        "link": quote(os.path.relpath(report, folder)) if report.exists() else "",
+        "optimizer": run.optimizer,
+        "steps": f"{run.steps:,}",
+        "status": run.status,
+        "loss": run.loss_words,
+        "score": run.score_words,
+        "age": run.age_words,
+        "verdict": run.brief,
+        "sentence": run.headline,
+        "state": _STATES[run.urgency],
+        "curve": run.curve,
+    }

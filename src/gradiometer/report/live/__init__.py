@@ -1,1 +1,0 @@
-"""The page of a run while it is written, served to this machine."""

@@ -1,1 +1,0 @@
-"""The runs of a folder at a glance: one line for each, sorted and filtered, and a page."""
