@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradiometer import BadArgument
 from gradiometer.drift.curvature import survey
-from gradiometer.drift.curvature_survey import bounds_below
+from gradiometer.drift.curvature_survey import SpectralDensity, bounds_below
 from gradiometer.drift.density import spectral_density, tridiagonal
 from gradiometer.drift.hutchinson import trace
 from gradiometer.drift.lanczos import eigenvalues
@@ -363,3 +363,11 @@ def test_density_of_a_hessian_of_low_rank_keeps_its_weights() -> None:
 def test_wrong_arguments_of_operators_are_refused(build, message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         build()
+
+
+def test_weights_that_do_not_sum_to_one_are_refused() -> None:
+    """They would be drawn on an axis without an end."""
+    nodes = np.array([[0.0, 1.0], [0.0, 2.0]])
+    SpectralDensity(nodes, np.full((2, 2), 0.5), 0.1, 0.9, 4)
+    with pytest.raises(ValueError, match="`weights` must sum to 1 over a probe, got one of 1e"):
+        SpectralDensity(nodes, np.full((2, 2), 1e308), 0.1, 0.9, 4)

@@ -126,6 +126,9 @@ class SpectralDensity:
 
     def __post_init__(self) -> None:
         require(self.width > 0, f"`width` must be positive, got {self.width}.")
+        largest = float(np.max(self.weights))
+        # room for rounding: they are squares that sum to 1
+        require(largest <= 1.001, f"`weights` must sum to 1 over a probe, got one of {largest}.")
 
     @property
     def grid(self) -> Float[np.ndarray, " points"]:
