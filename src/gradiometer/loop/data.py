@@ -201,11 +201,13 @@ class Called(Data):
         def made() -> Iterator[Batch]:
             with user_code("batches"):
                 found: Any = self._function(seed)
-            if not isinstance(found, Iterable):
+            try:
+                batches = iter(found)
+            except TypeError as error:  # also of a tensor with a single number
                 raise BadArgument(
                     f"`batches` returned a {type(found).__name__}: return an iterable of batches."
-                )
-            yield from found
+                ) from error
+            yield from batches
 
         return _apart(made(), seed)
 

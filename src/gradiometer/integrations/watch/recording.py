@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradiometer.errors import BadArgument, summary
+from gradiometer.errors import BadArgument, GradiometerError, summary
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.shield import Shield, WarningLog, reason_of
 from gradiometer.measurement.finding import Finding
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.run.configuration import WatchedConfiguration
 from gradiometer.run.folder import RunFolder, file_name
+from gradiometer.run.ranks import Ranks
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
 from gradiometer.verdict.diagnosis import Diagnosis, diagnose
@@ -179,6 +180,8 @@ class Recording:
         passes: True to let errors pass, see `Shield`.
     """
 
+    ranks: Ranks
+
     def __init__(
         self,
         *,
@@ -215,13 +218,22 @@ class Recording:
 
     @property
     def run(self) -> Run | None:
-        """The run as it is on disk now; None before the first step, if it cannot be read, and on
-        ranks other than 0."""
+        """The run as it is on disk now; None before the first step, unless a state was loaded, if it
+        cannot be read, and on ranks other than 0."""
         if self._recorder is None:
-            return None
+            return self._run_of_the_state()
         self._save()
         with self.shield:
             return Run.open(self._recorder.folder.place, gauges=self._own_gauges)
+        return None
+
+    def _run_of_the_state(self) -> Run | None:
+        """The run that will be continued: a loop that goes on may ask for a fork before its first
+        step, as it did before it stopped."""
+        if "run" not in self._restored or not self.ranks.first:
+            return None
+        with suppress(GradiometerError):  # the first step says what is wrong with it
+            return Run.open(Path(str(self._restored["run"])))
         return None
 
     def findings(self) -> Findings:
@@ -242,7 +254,8 @@ class Recording:
         """Plain values, without tensors, for your checkpoint: with them the same run can be
         continued."""
         if self._recorder is None:
-            return {"steps": self.steps}
+            # before the first step, what was loaded is still the state
+            return {**self._restored, "steps": self.steps}
         self._save()
         return {
             "steps": self.steps,

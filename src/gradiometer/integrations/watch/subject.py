@@ -180,9 +180,15 @@ class Batches:
         no copies.
 
         Raises:
-            BadArgument: `groups` returned something else.
+            BadArgument: `groups` returned something else, or all rows are copies of one example.
         """
-        return None if self.groups is None else labels_in(batch_of(), self.groups)
+        labels = None if self.groups is None else labels_in(batch_of(), self.groups)
+        if labels is not None and not labels.any():
+            raise BadArgument(
+                f"`groups` is {self.groups}, and a batch has {len(labels):,} rows, which would all "
+                "be copies of one example: give the number of rows that belong together."
+            )
+        return labels
 
 
 def moved(batch: Batch, source: int, place: int) -> Batch:
